@@ -1,0 +1,106 @@
+//! The committed generated code is what the proto files give.
+//!
+//! `UPDATE_PROTO=1 cargo test -p keyward-proto --test bootstrap` rewrites it. This test needs the
+//! crate to compile as it is: after a change of the proto files run it first, then edit the crate.
+
+use std::error::Error;
+use std::fs;
+use std::path::Path;
+
+use protox::Compiler;
+use protox::prost_reflect::{FieldDescriptor, Value};
+use tonic_prost_build::Config;
+
+const CODE: &str = "keyward.v1.rs";
+const DESCRIPTOR: &str = "descriptor.bin";
+const FILES: [&str; 2] = [CODE, DESCRIPTOR];
+const HEADER: &str = "//! The package `keyward.v1`, generated from `proto/keyward/v1`.\n";
+const UPDATE: &str = "UPDATE_PROTO=1 cargo test -p keyward-proto --test bootstrap";
+
+#[test]
+fn generated_code_is_up_to_date() -> Result<(), Box<dyn Error>> {
+    let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/gen");
+    let fresh = tempfile::tempdir()?;
+    generate(&compile()?, fresh.path())?;
+
+    for file in FILES {
+        let (new, old) = (fs::read(fresh.path().join(file))?, committed.join(file));
+        if std::env::var_os("UPDATE_PROTO").is_some() {
+            fs::write(old, new)?;
+        } else {
+            let same = fs::read(old).is_ok_and(|old| old == new);
+            assert!(
+                same,
+                "src/gen/{file} is out of date; to update it:\n\n    {UPDATE}\n"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What the codec and the redaction take for granted.
+#[test]
+fn names_tell_requests_and_secrets() -> Result<(), Box<dyn Error>> {
+    let pool = compile()?.descriptor_pool();
+    for method in pool
+        .services()
+        .flat_map(|service| service.methods().collect::<Vec<_>>())
+    {
+        assert!(method.input().name().ends_with("Request"), "{method:?}");
+        assert!(method.output().name().ends_with("Response"), "{method:?}");
+    }
+    for field in pool
+        .all_messages()
+        .flat_map(|message| message.fields().collect::<Vec<_>>())
+    {
+        let named_as_secret = ["api_key", "token"].contains(&field.name());
+        assert_eq!(named_as_secret, is_secret(&field), "{}", field.full_name());
+    }
+    Ok(())
+}
+
+fn compile() -> Result<Compiler, Box<dyn Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    let mut protos = fs::read_dir(root.join("keyward/v1"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()?;
+    protos.sort();
+
+    let mut compiler = Compiler::new([root])?;
+    compiler
+        .include_imports(true)
+        .include_source_info(true)
+        .open_files(protos)?;
+    Ok(compiler)
+}
+
+fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
+    // Not the set that goes to tonic below: prost's types drop options that they do not know.
+    fs::write(out.join(DESCRIPTOR), compiler.encode_file_descriptor_set())?;
+
+    let secretive = compiler
+        .descriptor_pool()
+        .all_messages()
+        .filter(|message| message.fields().any(|field| is_secret(&field)))
+        .map(|message| format!(".{}", message.full_name()))
+        .collect::<Vec<_>>();
+    let mut config = Config::new();
+    config.enable_type_names().btree_map(["."]);
+    tonic_prost_build::configure()
+        .out_dir(out)
+        .codec_path("crate::codec::KeywardCodec")
+        .skip_debug(secretive)
+        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+
+    let code = out.join(CODE);
+    fs::write(&code, HEADER.to_owned() + &fs::read_to_string(&code)?)?;
+    Ok(())
+}
+
+/// Whether the field is marked `debug_redact`: `Debug` of its message is then written by hand.
+fn is_secret(field: &FieldDescriptor) -> bool {
+    let options = field.options();
+    options
+        .get_field_by_name("debug_redact")
+        .is_some_and(|mark| *mark == Value::Bool(true))
+}

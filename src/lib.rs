@@ -1,0 +1,5 @@
+//! Keyward: an API-key authority whose revocations hold everywhere once they return.
+//!
+//! Data flows one way, `grpc` → `service` → `cache` → `store`; a module knows only what is below
+//! it. `ARCHITECTURE.md` draws the flow and names the line that upholds each invariant.
+
