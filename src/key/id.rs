@@ -1,0 +1,82 @@
+//! The public name of a key or of a caller's token.
+
+use std::fmt;
+
+use super::{Entropy, Timestamp};
+
+/// A UUIDv7: unique, in order of creation to the millisecond, and no secret.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(uuid::Uuid);
+
+impl KeyId {
+    /// Draws a new id for something created at `now`.
+    pub fn draw(now: Timestamp, entropy: &dyn Entropy) -> Self {
+        let mut random = [0; 10];
+        entropy.fill(&mut random);
+        Self(uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid())
+    }
+
+    /// From the 16 bytes that a store holds.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(uuid::Uuid::from_bytes(bytes))
+    }
+
+    /// The 16 bytes that a store holds.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// Reads the hyphenated text form; `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text.len() != uuid::fmt::Hyphenated::LENGTH {
+            return None;
+        }
+        uuid::Uuid::try_parse(text).ok().map(Self)
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.as_hyphenated(), f)
+    }
+}
+
+impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(u8);
+
+    impl Entropy for Fixed {
+        fn fill(&self, buffer: &mut [u8]) {
+            buffer.fill(self.0);
+        }
+    }
+
+    #[test]
+    fn ids_are_version_7_and_sort_by_creation() {
+        let early = KeyId::draw(Timestamp::from_micros(1_000_000), &Fixed(0xff));
+        let late = KeyId::draw(Timestamp::from_micros(1_001_000), &Fixed(0));
+        assert!(early < late);
+        assert_eq!(early.to_string().as_bytes()[14], b'7');
+        assert_eq!(KeyId::parse(&early.to_string()), Some(early));
+    }
+
+    #[test]
+    fn only_the_hyphenated_form_is_read() {
+        for wrong in [
+            "",
+            "x",
+            "00000000000070008000000000000000",
+            "{00000000-0000-7000-8000-000000000000}",
+        ] {
+            assert_eq!(KeyId::parse(wrong), None, "{wrong}");
+        }
+    }
+}

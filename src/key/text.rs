@@ -1,0 +1,310 @@
+//! The text form of a key: `<prefix>_<43 base62><6 base62>`. The 43 characters are 32 bytes, 24
+//! random and 8 a keyed tag; the last 6 are the CRC-32 of all that stands before. A scanner can
+//! recognise a key offline by the CRC; only the service can judge the tag (`crypto`).
+
+use std::fmt;
+
+/// Bytes of the body: random part and tag.
+pub const BODY_LEN: usize = 32;
+/// Random bytes of a key: 192 bits.
+pub const RANDOM_LEN: usize = 24;
+/// Bytes of the keyed tag.
+pub const TAG_LEN: usize = 8;
+
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+const BODY_DIGITS: usize = 43;
+const CRC_DIGITS: usize = 6;
+/// 62^10, the largest power of 62 below 2^64: ten digits are handled at a time.
+const CHUNK: u64 = 839_299_365_868_340_224;
+const CHUNK_DIGITS: usize = 10;
+
+/// What stands before the last underscore of a key: names the kind of secret and the deployment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefix(String);
+
+/// Why a text cannot be a prefix.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "'{0}' is no key prefix: it takes 1 to 16 of a-z and 0-9, in parts joined by single underscores"
+)]
+pub struct PrefixError(String);
+
+impl Prefix {
+    /// Takes 1 to 16 lower-case letters and digits, in parts joined by single underscores (so
+    /// that a double click selects the whole key).
+    pub fn new(text: &str) -> Result<Self, PrefixError> {
+        let parts_are_fine = text.split('_').all(|part| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        });
+        if text.len() <= 16 && parts_are_fine {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(PrefixError(text.to_owned()))
+        }
+    }
+
+    /// The prefix without the underscore that follows it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The 32 bytes behind a key's text: random part and tag. As secret as the text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Body(zeroize::Zeroizing<[u8; BODY_LEN]>);
+
+impl Body {
+    /// Puts a body together.
+    pub fn new(random: &[u8; RANDOM_LEN], tag: &[u8; TAG_LEN]) -> Self {
+        let mut bytes = zeroize::Zeroizing::new([0; BODY_LEN]);
+        bytes[..RANDOM_LEN].copy_from_slice(random);
+        bytes[RANDOM_LEN..].copy_from_slice(tag);
+        Self(bytes)
+    }
+
+    /// The random part.
+    pub fn random(&self) -> &[u8] {
+        &self.0[..RANDOM_LEN]
+    }
+
+    /// The keyed tag.
+    pub fn tag(&self) -> &[u8] {
+        &self.0[RANDOM_LEN..]
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Body(redacted)")
+    }
+}
+
+/// Why a text is not the text form of a key. Says nothing of the text itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// No underscore, or another prefix.
+    #[error("it does not start with a key prefix of this service")]
+    Prefix,
+    /// Too short or too long.
+    #[error("its length is wrong")]
+    Length,
+    /// A character outside base62, or digits that no 32 bytes give.
+    #[error("it holds a character that no key holds")]
+    Digits,
+    /// The checksum does not fit: mistyped or cut.
+    #[error("its checksum does not fit: it was mistyped or altered")]
+    Checksum,
+}
+
+/// Reading and writing the text form.
+#[derive(Debug)]
+pub struct TextForm;
+
+impl TextForm {
+    /// The text of a key.
+    pub fn write(prefix: &Prefix, body: &Body) -> super::SecretText {
+        let mut text = String::with_capacity(prefix.0.len() + 1 + BODY_DIGITS + CRC_DIGITS);
+        text.push_str(&prefix.0);
+        text.push('_');
+        write_body(&body.0, &mut text);
+        let crc = crc32fast::hash(text.as_bytes());
+        push_digits(u64::from(crc), CRC_DIGITS, &mut text);
+        super::SecretText::new(text)
+    }
+
+    /// Reads a text exactly as it is (nothing is trimmed) under one of `prefixes`; answers which
+    /// prefix it was.
+    pub fn read<'p>(text: &str, prefixes: &'p [Prefix]) -> Result<(&'p Prefix, Body), Malformed> {
+        let (before, digits) = text.rsplit_once('_').ok_or(Malformed::Prefix)?;
+        let prefix = prefixes
+            .iter()
+            .find(|prefix| prefix.0 == before)
+            .ok_or(Malformed::Prefix)?;
+        if digits.len() != BODY_DIGITS + CRC_DIGITS {
+            return Err(Malformed::Length);
+        }
+        let (body, crc) = digits.as_bytes().split_at(BODY_DIGITS);
+        let stated = read_digits(crc)?;
+        let covered = &text.as_bytes()[..text.len() - CRC_DIGITS];
+        if stated != u64::from(crc32fast::hash(covered)) {
+            return Err(Malformed::Checksum);
+        }
+        Ok((prefix, read_body(body)?))
+    }
+
+    /// The hint that names a key without disclosing it: its prefix and first four characters.
+    pub fn hint(text: &str) -> Option<&str> {
+        let underscore = text.rfind('_')?;
+        text.get(..underscore + 5)
+    }
+}
+
+/// Appends `count` digits of `value`, the highest first.
+fn push_digits(mut value: u64, count: usize, text: &mut String) {
+    let mut digits = zeroize::Zeroizing::new([0; CHUNK_DIGITS]);
+    for digit in digits[..count].iter_mut().rev() {
+        *digit = ALPHABET[usize::try_from(value % 62).unwrap_or(0)];
+        value /= 62;
+    }
+    text.extend(digits[..count].iter().map(|b| char::from(*b)));
+}
+
+fn read_digits(digits: &[u8]) -> Result<u64, Malformed> {
+    digits.iter().try_fold(0_u64, |value, byte| {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'A'..=b'Z' => byte - b'A' + 10,
+            b'a'..=b'z' => byte - b'a' + 36,
+            _ => return Err(Malformed::Digits),
+        };
+        Ok(value * 62 + u64::from(digit))
+    })
+}
+
+/// Writes 32 bytes as one big-endian number of 43 digits.
+fn write_body(bytes: &[u8; BODY_LEN], text: &mut String) {
+    let mut limbs = limbs_of(bytes);
+    let mut chunks = zeroize::Zeroizing::new([0_u64; 5]);
+    for chunk in chunks.iter_mut().rev() {
+        let mut rest = 0_u128;
+        for limb in limbs.iter_mut() {
+            let value = (rest << 64) | u128::from(*limb);
+            *limb = low_half(value / u128::from(CHUNK));
+            rest = value % u128::from(CHUNK);
+        }
+        *chunk = low_half(rest);
+    }
+    push_digits(chunks[0], BODY_DIGITS - 4 * CHUNK_DIGITS, text);
+    for chunk in &chunks[1..] {
+        push_digits(*chunk, CHUNK_DIGITS, text);
+    }
+}
+
+/// The reverse of `write_body`; a number of more than 32 bytes is refused, so that each body has
+/// exactly one text.
+fn read_body(digits: &[u8]) -> Result<Body, Malformed> {
+    let (first, rest) = digits.split_at(BODY_DIGITS - 4 * CHUNK_DIGITS);
+    let mut limbs = zeroize::Zeroizing::new([0_u64; 4]);
+    for chunk in std::iter::once(first).chain(rest.chunks(CHUNK_DIGITS)) {
+        let mut carry = u128::from(read_digits(chunk)?);
+        for limb in limbs.iter_mut().rev() {
+            let value = u128::from(*limb) * u128::from(CHUNK) + carry;
+            *limb = low_half(value);
+            carry = value >> 64;
+        }
+        if carry != 0 {
+            return Err(Malformed::Digits);
+        }
+    }
+    let mut bytes = zeroize::Zeroizing::new([0; BODY_LEN]);
+    for (slot, limb) in bytes.chunks_mut(8).zip(limbs.iter()) {
+        slot.copy_from_slice(&limb.to_be_bytes());
+    }
+    Ok(Body(bytes))
+}
+
+fn limbs_of(bytes: &[u8; BODY_LEN]) -> zeroize::Zeroizing<[u64; 4]> {
+    let mut limbs = zeroize::Zeroizing::new([0; 4]);
+    for (limb, slot) in limbs.iter_mut().zip(bytes.chunks(8)) {
+        *limb = slot
+            .iter()
+            .fold(0, |value, byte| (value << 8) | u64::from(*byte));
+    }
+    limbs
+}
+
+/// The low 64 bits.
+fn low_half(value: u128) -> u64 {
+    let bytes = value.to_le_bytes();
+    let mut low = [0; 8];
+    low.copy_from_slice(&bytes[..8]);
+    u64::from_le_bytes(low)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn kw() -> Vec<Prefix> {
+        vec![Prefix::new("kw").unwrap(), Prefix::new("kw_test").unwrap()]
+    }
+
+    proptest! {
+        #[test]
+        fn round_trip(bytes: [u8; BODY_LEN], which in 0..2_usize) {
+            let prefixes = kw();
+            let body = Body(zeroize::Zeroizing::new(bytes));
+            let text = TextForm::write(&prefixes[which], &body);
+            prop_assert_eq!(text.expose().len(), prefixes[which].as_str().len() + 50);
+            let (prefix, again) = TextForm::read(text.expose(), &prefixes).unwrap();
+            prop_assert_eq!(prefix, &prefixes[which]);
+            prop_assert!(again == body);
+        }
+
+        #[test]
+        fn a_changed_character_is_refused(bytes: [u8; BODY_LEN], at in 0..52_usize, with in "[ -~]") {
+            let prefixes = kw();
+            let text = TextForm::write(&prefixes[0], &Body(zeroize::Zeroizing::new(bytes)));
+            let mut changed = text.expose().to_owned();
+            changed.replace_range(at..=at, &with);
+            prop_assume!(changed != text.expose());
+            prop_assert!(TextForm::read(&changed, &prefixes).is_err());
+        }
+
+        #[test]
+        fn nothing_panics(text in "\\PC*") {
+            let _ = TextForm::read(&text, &kw());
+            let _ = TextForm::read(&format!("kw_{text}"), &kw());
+        }
+    }
+
+    #[test]
+    fn a_number_over_32_bytes_is_refused() {
+        let mut text = format!("kw_{}", "z".repeat(BODY_DIGITS));
+        push_digits(
+            u64::from(crc32fast::hash(text.as_bytes())),
+            CRC_DIGITS,
+            &mut text,
+        );
+        assert_eq!(TextForm::read(&text, &kw()).unwrap_err(), Malformed::Digits);
+    }
+
+    #[test]
+    fn the_extremes_have_their_text() {
+        for byte in [0, 0xff] {
+            let body = Body(zeroize::Zeroizing::new([byte; BODY_LEN]));
+            let text = TextForm::write(&kw()[0], &body);
+            assert!(TextForm::read(text.expose(), &kw()).unwrap().1 == body);
+        }
+    }
+
+    #[test]
+    fn prefixes_are_checked() {
+        for good in ["kw", "a", "acme_live", "k2"] {
+            assert!(Prefix::new(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "KW",
+            "a-b",
+            "_a",
+            "a_",
+            "a__b",
+            "sixteen_and_more_",
+            "é",
+        ] {
+            assert!(Prefix::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_hint_shows_four_characters() {
+        assert_eq!(TextForm::hint("kw_abcdefgh"), Some("kw_abcd"));
+        assert_eq!(TextForm::hint("none"), None);
+    }
+}
