@@ -1,0 +1,16 @@
+//! What only the holder of the keyring can do: make keys, recognise them, name their digests and
+//! seal their text. No secret of the keyring leaves this module.
+
+mod generation;
+mod keyring;
+pub mod keyring_files;
+mod material;
+mod seal;
+#[cfg(test)]
+mod testing;
+
+pub use generation::Digest;
+pub use keyring::{Keyring, Minted, NoKeyring};
+pub use keyring_files::KeyringError;
+pub use material::{CheckValue, GenerationKeys, KeyKind, KeyringMaterial, SecretKey};
+pub use seal::{MAX_SEALED_TEXT, OpenError, SealPurpose, Sealed, TooLongToSeal};
