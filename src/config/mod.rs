@@ -1,0 +1,173 @@
+//! The settings of a deployment: one table, from which the flags, the variables, the keys of
+//! `keyward.toml` and the documentation come. Flags beat variables, variables beat the file, the
+//! file beats the defaults; for each setting it is known which of them it came from.
+
+mod parse;
+mod source;
+mod table;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::key::Prefix;
+use crate::telemetry::LogFormat;
+
+pub use source::{Inputs, Source};
+pub use table::{Setting, TABLE, Takes, markdown};
+
+/// The settings in force.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where the gRPC service listens; port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// Where the side port listens; `None` when it is off.
+    pub http_listen: Option<SocketAddr>,
+    /// The directory that holds what the embedded default writes.
+    pub data_dir: PathBuf,
+    /// Where keys and tokens are kept.
+    pub store: Store,
+    /// How old what an instance knows may be when it answers: 2 s to 60 s.
+    pub max_staleness: Duration,
+    /// At least one; the first writes, all read.
+    pub key_prefixes: Vec<Prefix>,
+    /// Whether keys that can be shown again are refused.
+    pub forbid_recoverable: bool,
+    /// Whether an address that is not loopback may be listened on without TLS.
+    pub insecure: bool,
+    /// The directory of the keyring.
+    pub keyring: PathBuf,
+    /// Threads that verify, at most 256; 0: one thread does everything.
+    pub workers: usize,
+    /// How the log is written.
+    pub log_format: LogFormat,
+    /// Where spans are sent to; `None`: nowhere.
+    pub otlp_endpoint: Option<Url>,
+}
+
+/// Where keys and tokens are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// The embedded store: an SQLite database in this file.
+    Sqlite(PathBuf),
+}
+
+/// An `http` or `https` URL. A password in it is not shown, neither by `Display` nor by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url(String);
+
+impl Url {
+    /// Checks `text`.
+    ///
+    /// # Errors
+    ///
+    /// What it takes, when it is no URL with `http` or `https` and a host.
+    pub fn new(text: &str) -> Result<Self, String> {
+        parse::url(text)
+    }
+
+    /// The URL as it was given, with its password.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&parse::redact(&self.0))
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One setting as it is in force, and where it came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name in `keyward.toml`.
+    pub name: &'static str,
+    /// The value as text; a password in a URL is redacted.
+    pub value: String,
+    /// Where it came from.
+    pub source: Source,
+}
+
+/// The settings in force, and the provenance of each.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// The settings.
+    pub settings: Settings,
+    /// One entry for each setting, in the order of the table.
+    pub entries: Vec<Entry>,
+}
+
+/// Everything that is wrong with the settings, one line each.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct Errors(pub Vec<String>);
+
+/// Gathers the settings from `inputs`. Reads no other file than the one they name.
+///
+/// # Errors
+///
+/// Every unknown name, wrong value and refused combination at once; a file that is named but
+/// missing, and one that cannot be read.
+pub fn load(inputs: Inputs) -> Result<Effective, Errors> {
+    let (given, mut errors) = source::gather(inputs);
+    let mut settings = table::blank();
+    let mut entries = Vec::with_capacity(TABLE.len());
+    for setting in TABLE {
+        let (text, source) = match given.get(setting.name) {
+            Some((text, source)) => (text.clone(), source.clone()),
+            None => (setting.default_text(&settings), Source::Default),
+        };
+        if let Err(reason) = setting.set(&mut settings, &text) {
+            errors.push(wrong(setting.name, &text, &source, &reason));
+        }
+        entries.push(Entry {
+            name: setting.name,
+            value: setting.show(&settings),
+            source,
+        });
+    }
+    if errors.is_empty() {
+        errors.extend(exposed(&settings, &entries));
+    }
+    if errors.is_empty() {
+        Ok(Effective { settings, entries })
+    } else {
+        Err(Errors(errors))
+    }
+}
+
+/// The line that says what is wrong with one setting.
+fn wrong(name: &str, value: &str, source: &Source, reason: &str) -> String {
+    let shown: String = parse::redact(value).chars().take(200).collect();
+    format!("{name} = '{}' ({source}): {reason}", shown.escape_debug())
+}
+
+/// Callers' tokens and users' keys would cross a network in the clear.
+fn exposed(settings: &Settings, entries: &[Entry]) -> Vec<String> {
+    let addresses = [
+        ("listen", Some(settings.listen)),
+        ("http_listen", settings.http_listen),
+    ];
+    let is_exposed = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
+    addresses
+        .into_iter()
+        .filter(|(_, address)| !settings.insecure && address.is_some_and(is_exposed))
+        .filter_map(|(name, _)| entries.iter().find(|entry| entry.name == name))
+        .map(|entry| {
+            let reason = "is not a loopback address, and there is no TLS: secrets would cross the \
+                          network in the clear; listen on 127.0.0.1, or set insecure = true";
+            wrong(entry.name, &entry.value, &entry.source, reason)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

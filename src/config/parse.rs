@@ -1,0 +1,130 @@
+//! How each kind of value is read. Errors say what the setting takes.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{Store, Url};
+use crate::key::Prefix;
+use crate::telemetry::LogFormat;
+
+const MAX_WORKERS: usize = 256;
+const STALENESS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(2)..=Duration::from_secs(60);
+/// What callers' tokens start with.
+const TOKEN_PREFIX: &str = "kwt";
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "takes an IP address and a port, such as 127.0.0.1:50051 or [::1]:50051".into()
+    })
+}
+
+/// `none` and `off` stand for no value.
+pub(super) fn optional<T>(
+    text: &str,
+    read: fn(&str) -> Result<T, String>,
+) -> Result<Option<T>, String> {
+    match text {
+        "none" | "off" => Ok(None),
+        _ => read(text)
+            .map(Some)
+            .map_err(|reason| format!("{reason}, or none")),
+    }
+}
+
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("takes a path".into());
+    }
+    Ok(PathBuf::from(text))
+}
+
+pub(super) fn store(text: &str, data_dir: &Path) -> Result<Store, String> {
+    const TAKES: &str = "takes `sqlite:` (keyward.db in data_dir) or `sqlite:PATH`";
+    let Some(file) = text.strip_prefix("sqlite:") else {
+        return Err(format!("{TAKES}; no other store is supported"));
+    };
+    if file.is_empty() {
+        return Ok(Store::Sqlite(data_dir.join("keyward.db")));
+    }
+    // To SQLite ':memory:' is not a file, and a key must outlive the process.
+    if file.starts_with("//") || file.starts_with(':') || file.contains('?') {
+        return Err(format!(
+            "{TAKES}, where PATH is the plain path of a file, not a URL"
+        ));
+    }
+    path(file).map(Store::Sqlite)
+}
+
+pub(super) fn staleness(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .ok()
+        .filter(|duration| STALENESS.contains(duration))
+        .ok_or_else(|| "takes a duration from 2s to 60s".into())
+}
+
+pub(super) fn prefixes(text: &str) -> Result<Vec<Prefix>, String> {
+    let mut prefixes = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        let prefix = Prefix::new(name).map_err(|error| error.to_string())?;
+        if name == TOKEN_PREFIX {
+            return Err("'kwt' is what callers' tokens start with; choose another prefix".into());
+        }
+        if prefixes.contains(&prefix) {
+            return Err(format!("'{name}' stands there twice"));
+        }
+        prefixes.push(prefix);
+    }
+    Ok(prefixes)
+}
+
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    text.parse().map_err(|_| "takes true or false".into())
+}
+
+pub(super) fn workers(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|workers| *workers <= MAX_WORKERS)
+        .ok_or_else(|| format!("takes a number from 0 to {MAX_WORKERS}"))
+}
+
+/// Threads that can run at once here, as far as `workers` takes them; 1 when that is unknown.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(MAX_WORKERS)
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, String> {
+    [LogFormat::Text, LogFormat::Json]
+        .into_iter()
+        .find(|format| format.name() == text)
+        .ok_or_else(|| "takes text or json".into())
+}
+
+pub(super) fn url(text: &str) -> Result<Url, String> {
+    let is_fine = text.parse::<http::Uri>().is_ok_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|h| !h.is_empty())
+    });
+    if is_fine {
+        Ok(Url(text.to_owned()))
+    } else {
+        Err("takes a URL such as http://127.0.0.1:4317".into())
+    }
+}
+
+/// Hides the password of a URL, also of one that cannot be parsed.
+pub(super) fn redact(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    // A password may hold any character when it was not encoded, so the last '@' counts.
+    let Some((userinfo, host)) = rest.rsplit_once('@') else {
+        return text.to_owned();
+    };
+    let user = userinfo.split(':').next().unwrap_or_default();
+    format!("{scheme}://{user}:***@{host}")
+}

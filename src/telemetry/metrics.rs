@@ -1,0 +1,268 @@
+//! The metrics. What the hot path counts is a handle that was resolved beforehand: no look-up. A
+//! counter or gauge is one atomic operation; a histogram takes a short lock of its own.
+
+mod catalogue;
+mod groups;
+
+use std::fmt::{self, Write as _};
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use tonic::Code;
+
+use super::VERSION;
+use catalogue::{Catalogue, Described};
+pub use groups::{BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, RevokeMetrics};
+
+type One = [(&'static str, &'static str); 1];
+type Two = [(&'static str, &'static str); 2];
+
+/// What one RPC method counts.
+#[derive(Clone, Debug)]
+pub struct RpcMetrics {
+    method: &'static str,
+    ok: Counter,
+    total: Family<Two, Counter>,
+    duration: Histogram,
+}
+
+impl RpcMetrics {
+    /// Counts one call that ended with `code` after `elapsed`.
+    pub fn observe(&self, code: Code, elapsed: Duration) {
+        if code == Code::Ok {
+            self.ok.inc();
+        } else {
+            self.total
+                .get_or_create(&[("method", self.method), ("code", code_name(code))])
+                .inc();
+        }
+        self.duration.observe(elapsed.as_secs_f64());
+    }
+}
+
+/// All metrics of one process. Its fields are handles: cloning one names the same metric.
+pub struct Metrics {
+    catalogue: Catalogue,
+    rpc_total: Family<Two, Counter>,
+    rpc_duration: Family<One, Histogram, fn() -> Histogram>,
+    store_calls: Family<Two, Histogram, fn() -> Histogram>,
+    connections: Family<[(&'static str, String); 1], Gauge>,
+    verdicts: Vec<Counter>,
+    /// Keys refused without I/O.
+    pub garbage: GarbageMetrics,
+    /// The cache of keys.
+    pub key_cache: CacheMetrics,
+    /// The cache of callers' tokens.
+    pub token_cache: CacheMetrics,
+    /// Store calls refused because too many were under way.
+    pub store_permits_refused: Counter,
+    /// The fence.
+    pub fence: FenceMetrics,
+    /// Revocations and other changes that must hold everywhere.
+    pub revoke: RevokeMetrics,
+    /// Beats of the tail.
+    pub beats: BeatMetrics,
+}
+
+impl Metrics {
+    /// Registers all metrics. `verdicts` are the names of the verdicts, in the order of the index
+    /// that `verdict` takes.
+    pub fn new(verdicts: &[&'static str]) -> Self {
+        let mut catalogue = Catalogue::default();
+        let c = &mut catalogue;
+        let build: Family<One, Gauge> = c.add(
+            "keyward_build_info",
+            "gauge",
+            "version",
+            "1, with the running version",
+            Family::default(),
+        );
+        build.get_or_create(&[("version", VERSION)]).set(1);
+        let rpc_help = "Calls answered, by RPC and gRPC status code (`OK`, `UNAVAILABLE`, ...)";
+        let verdict: Family<One, Counter> =
+            c.counters("keyward_verify", "verdict", "Keys judged, by verdict");
+        let cache = CacheMetrics::register(c);
+        let store_help = "Time of a call to the store, by the call and how it ended";
+        let permits_help = "Store calls refused because too many were under way";
+        let connections_help = "Open gRPC connections, by verifying thread";
+        Self {
+            rpc_total: c.counters("keyward_rpc", "method, code", rpc_help),
+            rpc_duration: c.histograms(
+                "keyward_rpc_duration",
+                "method",
+                "Time to the answer of a call",
+            ),
+            verdicts: verdicts
+                .iter()
+                .map(|name| verdict.get_or_create_owned(&[("verdict", *name)]))
+                .collect(),
+            garbage: GarbageMetrics::register(c),
+            key_cache: CacheMetrics::of(&cache, "key"),
+            token_cache: CacheMetrics::of(&cache, "token"),
+            store_calls: c.histograms("keyward_store_call_duration", "call, outcome", store_help),
+            store_permits_refused: c.counter("keyward_store_permits_refused", permits_help),
+            fence: FenceMetrics::register(c),
+            revoke: RevokeMetrics::register(c),
+            beats: BeatMetrics::register(c),
+            connections: c.add(
+                "keyward_connections",
+                "gauge",
+                "worker",
+                connections_help,
+                Family::default(),
+            ),
+            catalogue,
+        }
+    }
+
+    /// The handles of one RPC; to be kept.
+    pub fn rpc(&self, method: &'static str) -> RpcMetrics {
+        RpcMetrics {
+            method,
+            ok: self
+                .rpc_total
+                .get_or_create_owned(&[("method", method), ("code", "OK")]),
+            total: self.rpc_total.clone(),
+            duration: self.rpc_duration.get_or_create_owned(&[("method", method)]),
+        }
+    }
+
+    /// Counts a verdict by its index in the names given to `new`; another index counts nothing.
+    pub fn verdict(&self, index: usize) {
+        if let Some(counter) = self.verdicts.get(index) {
+            counter.inc();
+        }
+    }
+
+    /// Notes a call to the store that ended with `outcome` (`ok` or `failed`) after `elapsed`.
+    pub fn store_call(&self, call: &'static str, outcome: &'static str, elapsed: Duration) {
+        let labels = [("call", call), ("outcome", outcome)];
+        self.store_calls
+            .get_or_create(&labels)
+            .observe(elapsed.as_secs_f64());
+    }
+
+    /// The gauge of one thread's open connections; to be kept.
+    pub fn connections(&self, worker: usize) -> Gauge {
+        self.connections
+            .get_or_create_owned(&[("worker", worker.to_string())])
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail, and every label is a plain text.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.catalogue.registry);
+        text
+    }
+
+    /// What the metrics are, as Markdown, for the documentation.
+    pub fn table() -> String {
+        let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+        for Described {
+            name,
+            kind,
+            labels,
+            help,
+        } in Self::new(&[]).catalogue.described
+        {
+            let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help}. |");
+        }
+        text
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+/// The name of a status code as gRPC's documentation writes it.
+const fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_shown() {
+        let metrics = Metrics::new(&["VALID", "NOT_FOUND"]);
+        metrics.verdict(1);
+        metrics.verdict(99);
+        let rpc = metrics.rpc("Verify");
+        rpc.observe(Code::Ok, Duration::from_micros(40));
+        rpc.observe(Code::Unavailable, Duration::from_secs(1));
+        metrics.store_call("find", "ok", Duration::from_millis(1));
+        metrics.connections(3).inc();
+        metrics.key_cache.hit.inc();
+        metrics.fence.freshness_age.set(0.25);
+        metrics.fence.applied_revision.set(7);
+        let text = metrics.encode();
+        for line in [
+            "keyward_verify_total{verdict=\"VALID\"} 0",
+            "keyward_verify_total{verdict=\"NOT_FOUND\"} 1",
+            "keyward_rpc_total{method=\"Verify\",code=\"OK\"} 1",
+            "keyward_rpc_total{method=\"Verify\",code=\"UNAVAILABLE\"} 1",
+            "keyward_rpc_duration_seconds_count{method=\"Verify\"} 2",
+            "keyward_store_call_duration_seconds_count{call=\"find\",outcome=\"ok\"} 1",
+            "keyward_connections{worker=\"3\"} 1",
+            "keyward_cache_total{cache=\"key\",outcome=\"hit\"} 1",
+            "keyward_freshness_age_seconds 0.25",
+            "keyward_applied_revision 7",
+            "# EOF",
+        ] {
+            assert!(
+                text.lines().any(|shown| shown == line),
+                "{line} is not in\n{text}"
+            );
+        }
+        assert!(text.contains(&format!("keyward_build_info{{version=\"{VERSION}\"}} 1")));
+    }
+
+    #[test]
+    fn the_table_names_what_is_shown() {
+        let table = Metrics::table();
+        let metrics = Metrics::new(&["VALID"]);
+        let (_, _) = (metrics.rpc("Get"), metrics.connections(0));
+        metrics.store_call("find", "ok", Duration::ZERO);
+        for line in metrics
+            .encode()
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+        {
+            let name = line.split(['{', ' ']).next().unwrap();
+            let name = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|s| name.strip_suffix(s))
+                .unwrap_or(name);
+            assert!(
+                table.contains(&format!("| `{name}` |")),
+                "{name} is not in\n{table}"
+            );
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Metrics that belong together, each group with what registers it.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+
+use super::catalogue::{Catalogue, histogram};
+use super::{One, Two};
+
+type Unsigned = Gauge<u64, AtomicU64>;
+
+/// What one cache does.
+#[derive(Clone, Debug)]
+pub struct CacheMetrics {
+    /// An entry was found and admitted.
+    pub hit: Counter,
+    /// There was no entry.
+    pub miss: Counter,
+    /// There was an entry, and it was not admitted.
+    pub refused: Counter,
+}
+
+/// Keys that were refused without any I/O.
+#[derive(Clone, Debug)]
+pub struct GarbageMetrics {
+    /// Prefix, digits or checksum were wrong.
+    pub malformed: Counter,
+    /// The keyed tag was wrong.
+    pub tag: Counter,
+}
+
+/// How changes that must hold everywhere ended.
+#[derive(Clone, Debug)]
+pub struct RevokeMetrics {
+    /// Every instance confirmed.
+    pub confirmed: Counter,
+    /// At least one instance was waited out.
+    pub waited_out: Counter,
+    /// It could not be proven in time.
+    pub failed: Counter,
+    /// Seconds from the commit to the proof.
+    pub wait: Histogram,
+}
+
+/// How beats of the tail ended.
+#[derive(Clone, Debug)]
+pub struct BeatMetrics {
+    /// Freshness was published.
+    pub fresh: Counter,
+    /// The store answered, but freshness could not be published.
+    pub not_fresh: Counter,
+    /// The store did not answer.
+    pub failed: Counter,
+}
+
+/// What the fence knows.
+#[derive(Clone, Debug)]
+pub struct FenceMetrics {
+    /// 1 while this instance is fresh enough to answer, otherwise 0.
+    pub fresh: Gauge,
+    /// Age of the proven freshness, in seconds; -1 when there never was any.
+    pub freshness_age: Gauge<f64, AtomicU64>,
+    /// The revision up to which this instance has applied the log.
+    pub applied_revision: Unsigned,
+    /// Tombstones held in memory.
+    pub tombstones: Unsigned,
+    /// The revision below which no cached entry is admitted.
+    pub floor_revision: Unsigned,
+}
+
+impl CacheMetrics {
+    pub(super) fn register(c: &mut Catalogue) -> Family<Two, Counter> {
+        c.counters(
+            "keyward_cache",
+            "cache, outcome",
+            "Look-ups in the caches of `key` and `token`: `hit`, `miss`, or `refused`, when an \
+             entry was not admitted",
+        )
+    }
+
+    pub(super) fn of(family: &Family<Two, Counter>, cache: &'static str) -> Self {
+        let outcome = |value| family.get_or_create_owned(&[("cache", cache), ("outcome", value)]);
+        Self {
+            hit: outcome("hit"),
+            miss: outcome("miss"),
+            refused: outcome("refused"),
+        }
+    }
+}
+
+impl GarbageMetrics {
+    pub(super) fn register(c: &mut Catalogue) -> Self {
+        let family: Family<One, Counter> = c.counters(
+            "keyward_verify_garbage",
+            "kind",
+            "Keys refused without any I/O: `malformed` text, or a wrong `tag`",
+        );
+        let kind = |value| family.get_or_create_owned(&[("kind", value)]);
+        Self {
+            malformed: kind("malformed"),
+            tag: kind("tag"),
+        }
+    }
+}
+
+impl RevokeMetrics {
+    pub(super) fn register(c: &mut Catalogue) -> Self {
+        let family: Family<One, Counter> = c.counters(
+            "keyward_revoke",
+            "outcome",
+            "Changes that must hold everywhere: `confirmed` by all, `waited_out`, or `failed` to \
+             be proven in time",
+        );
+        let wait = c.add(
+            "keyward_revoke_wait",
+            "histogram",
+            "",
+            "Time from the commit of a change until it was proven to hold everywhere",
+            histogram(),
+        );
+        let outcome = |value| family.get_or_create_owned(&[("outcome", value)]);
+        Self {
+            confirmed: outcome("confirmed"),
+            waited_out: outcome("waited_out"),
+            failed: outcome("failed"),
+            wait,
+        }
+    }
+}
+
+impl BeatMetrics {
+    pub(super) fn register(c: &mut Catalogue) -> Self {
+        let family: Family<One, Counter> = c.counters(
+            "keyward_tail_beats",
+            "outcome",
+            "Beats of the tail: `fresh`, `not_fresh` (answered, but proves no freshness), `failed`",
+        );
+        let outcome = |value| family.get_or_create_owned(&[("outcome", value)]);
+        Self {
+            fresh: outcome("fresh"),
+            not_fresh: outcome("not_fresh"),
+            failed: outcome("failed"),
+        }
+    }
+}
+
+impl FenceMetrics {
+    pub(super) fn register(c: &mut Catalogue) -> Self {
+        let freshness_age: Gauge<f64, AtomicU64> = c.add(
+            "keyward_freshness_age",
+            "gauge",
+            "",
+            "Age of the proven freshness; -1 before the first proof",
+            Gauge::default(),
+        );
+        freshness_age.set(-1.0);
+        Self {
+            fresh: c.gauge(
+                "keyward_fresh",
+                "1 while this instance may answer from memory, else 0",
+            ),
+            freshness_age,
+            applied_revision: c.gauge(
+                "keyward_applied_revision",
+                "The revision up to which the log is applied",
+            ),
+            tombstones: c.gauge("keyward_tombstones", "Tombstones held in memory"),
+            floor_revision: c.gauge(
+                "keyward_floor_revision",
+                "The revision below which no cached entry is admitted",
+            ),
+        }
+    }
+}
