@@ -7,4 +7,5 @@ pub mod config;
 pub mod crypto;
 pub mod fence;
 pub mod key;
+pub mod store;
 pub mod telemetry;

@@ -1,0 +1,281 @@
+-- The schema of the embedded store. It defends itself: a change of a key that could make a cached
+-- answer wrong cannot be made, by the service or by hand, without a row in the log.
+--
+-- Times are microseconds since the Unix epoch, UTC. Ids are the 16 bytes of a UUIDv7.
+
+-- The newest time this store has seen. A write takes max(newest, wall clock) as its time, so time
+-- as stored never falls.
+CREATE TABLE store_clock (
+    one     INTEGER PRIMARY KEY CHECK (one = 1),
+    newest  INTEGER NOT NULL
+) STRICT;
+INSERT INTO store_clock VALUES (1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER));
+
+-- The counter that changes take their revision from.
+CREATE TABLE log_head (
+    one       INTEGER PRIMARY KEY CHECK (one = 1),
+    revision  INTEGER NOT NULL
+) STRICT;
+INSERT INTO log_head VALUES (1, 0);
+
+CREATE TABLE log_state (
+    one          INTEGER PRIMARY KEY CHECK (one = 1),
+    -- Rows before this revision are trimmed; the row at it is kept.
+    pruned_to    INTEGER NOT NULL,
+    incarnation  INTEGER NOT NULL
+) STRICT;
+INSERT INTO log_state VALUES (1, 0, 1);
+
+-- The log: one row for each change, in commit order, without gaps. The last row is the head.
+CREATE TABLE key_changes (
+    revision  INTEGER PRIMARY KEY,
+    -- Random: tells this log from another log with the same numbers.
+    mark      BLOB NOT NULL CHECK (length(mark) = 8),
+    -- The key or caller's token that changed; NULL only in the first row.
+    key_id    BLOB CHECK (length(key_id) = 16),
+    kind      TEXT NOT NULL CHECK (kind IN ('origin', 'update', 'revoke', 'delete')),
+    -- Who asked for it; NULL for a change by hand.
+    actor     TEXT,
+    reason    TEXT,
+    time      INTEGER NOT NULL
+) STRICT;
+INSERT INTO key_changes
+SELECT 0, randomblob(8), NULL, 'origin', NULL, NULL, newest FROM store_clock;
+
+CREATE TABLE api_keys (
+    key_id         BLOB PRIMARY KEY CHECK (length(key_id) = 16),
+    -- HMAC-SHA256 of the key's text under the pepper of its generation.
+    digest         BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    generation     INTEGER NOT NULL,
+    account_id     TEXT NOT NULL CHECK (length(account_id) BETWEEN 1 AND 128),
+    -- The slot of the account.
+    name           TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
+    hint           TEXT NOT NULL,
+    scopes         TEXT NOT NULL CHECK (json_type(scopes) = 'array'),
+    metadata       TEXT NOT NULL CHECK (json_type(metadata) = 'object'),
+    allowed_cidrs  TEXT NOT NULL CHECK (json_type(allowed_cidrs) = 'array'),
+    recoverable    INTEGER NOT NULL CHECK (recoverable IN (0, 1)),
+    -- The sealed copy of a recoverable key; wiped by the trigger when a revoke time is set.
+    sealed         BLOB CHECK (sealed IS NULL OR recoverable = 1),
+    disabled       INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1)),
+    create_time    INTEGER NOT NULL,
+    expire_time    INTEGER,
+    -- Dead from then on; in the future during a grace.
+    revoke_time    INTEGER,
+    revoke_reason  TEXT CHECK (revoke_reason IS NULL OR revoke_time IS NOT NULL),
+    replaced_by    BLOB CHECK (replaced_by IS NULL OR (length(replaced_by) = 16 AND revoke_time IS NOT NULL)),
+    -- Who asks for the change that is being made; the log takes it from here.
+    changed_by     TEXT,
+    -- The last change of this row and its mark; written by the trigger.
+    revision       INTEGER NOT NULL DEFAULT 0,
+    mark           BLOB
+) STRICT, WITHOUT ROWID;
+
+-- At most one key without revoke time in a slot.
+CREATE UNIQUE INDEX api_keys_slot ON api_keys (account_id, name) WHERE revoke_time IS NULL;
+CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
+
+CREATE TABLE caller_tokens (
+    token_id     BLOB PRIMARY KEY CHECK (length(token_id) = 16),
+    digest       BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
+    generation   INTEGER NOT NULL,
+    name         TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
+    roles        TEXT NOT NULL CHECK (length(roles) > 0),
+    create_time  INTEGER NOT NULL,
+    revoke_time  INTEGER,
+    changed_by   TEXT,
+    revision     INTEGER NOT NULL DEFAULT 0,
+    mark         BLOB
+) STRICT, WITHOUT ROWID;
+
+-- Who did what. Appended to, never changed.
+CREATE TABLE audit (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    time        INTEGER NOT NULL,
+    actor_id    BLOB,
+    actor       TEXT NOT NULL,
+    action      TEXT NOT NULL CHECK (action IN
+                ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke')),
+    subject_id  BLOB,
+    account_id  TEXT,
+    detail      TEXT
+) STRICT;
+CREATE INDEX audit_subject ON audit (subject_id, id);
+
+-- What the keyring that this store was made with answers to a fixed question.
+CREATE TABLE keyring_checks (
+    kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal')),
+    number       INTEGER NOT NULL,
+    check_value  BLOB NOT NULL CHECK (length(check_value) = 16),
+    PRIMARY KEY (kind, number)
+) STRICT, WITHOUT ROWID;
+
+-- One row in the log: takes the next revision and, by hand or not, a time that does not fall.
+-- Everything that logs inserts into this view.
+CREATE VIEW log_change AS
+SELECT key_id, kind, actor, reason FROM key_changes WHERE 0;
+
+CREATE TRIGGER log_change_append INSTEAD OF INSERT ON log_change
+BEGIN
+    UPDATE store_clock
+       SET newest = max(newest, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER));
+    UPDATE log_head SET revision = revision + 1;
+    INSERT INTO key_changes (revision, mark, key_id, kind, actor, reason, time)
+    SELECT revision, randomblob(8), NEW.key_id, NEW.kind, NEW.actor, NEW.reason, newest
+      FROM log_head, store_clock;
+END;
+
+-- I3: the log is appended to, one revision after the other, and only trimmed rows go.
+CREATE TRIGGER key_changes_in_order BEFORE INSERT ON key_changes
+WHEN NEW.revision IS NOT (SELECT max(revision) + 1 FROM key_changes)
+  OR NEW.revision IS NOT (SELECT revision FROM log_head)
+BEGIN
+    SELECT RAISE(ABORT, 'key_changes is written by its triggers alone');
+END;
+
+CREATE TRIGGER key_changes_fixed BEFORE UPDATE ON key_changes
+BEGIN
+    SELECT RAISE(ABORT, 'key_changes cannot be rewritten');
+END;
+
+CREATE TRIGGER key_changes_kept BEFORE DELETE ON key_changes
+WHEN OLD.revision >= (SELECT pruned_to FROM log_state)
+BEGIN
+    SELECT RAISE(ABORT, 'only rows before log_state.pruned_to may be trimmed');
+END;
+
+CREATE TRIGGER log_head_rises BEFORE UPDATE ON log_head
+WHEN NEW.revision IS NOT OLD.revision + 1
+BEGIN
+    SELECT RAISE(ABORT, 'log_head counts one by one');
+END;
+
+CREATE TRIGGER log_head_kept BEFORE DELETE ON log_head
+BEGIN
+    SELECT RAISE(ABORT, 'log_head has one row, for ever');
+END;
+
+CREATE TRIGGER log_state_rises BEFORE UPDATE ON log_state
+WHEN NEW.pruned_to < OLD.pruned_to
+  OR NEW.pruned_to > (SELECT max(revision) FROM key_changes)
+  OR NEW.incarnation < OLD.incarnation
+BEGIN
+    SELECT RAISE(ABORT, 'log_state only rises, and pruned_to names a row of the log');
+END;
+
+CREATE TRIGGER log_state_kept BEFORE DELETE ON log_state
+BEGIN
+    SELECT RAISE(ABORT, 'log_state has one row, for ever');
+END;
+
+CREATE TRIGGER store_clock_rises BEFORE UPDATE ON store_clock
+WHEN NEW.newest < OLD.newest
+BEGIN
+    SELECT RAISE(ABORT, 'stored time never falls');
+END;
+
+-- An INSERT is not logged: nobody can have cached a fresh random key. So one that would REPLACE
+-- a row, and pass the log by, is refused.
+CREATE TRIGGER api_keys_new BEFORE INSERT ON api_keys
+WHEN EXISTS (SELECT 1 FROM api_keys WHERE key_id = NEW.key_id)
+  OR EXISTS (SELECT 1 FROM api_keys WHERE digest = NEW.digest)
+  OR (NEW.revoke_time IS NULL AND EXISTS (
+        SELECT 1 FROM api_keys
+         WHERE account_id = NEW.account_id AND name = NEW.name AND revoke_time IS NULL))
+BEGIN
+    SELECT RAISE(ABORT, 'a key with this key_id, digest or slot exists');
+END;
+
+CREATE TRIGGER api_keys_born_clean BEFORE INSERT ON api_keys
+WHEN NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'revision, mark and changed_by are not for an INSERT');
+END;
+
+CREATE TRIGGER api_keys_fixed BEFORE UPDATE ON api_keys
+WHEN NEW.key_id IS NOT OLD.key_id
+  OR NEW.digest IS NOT OLD.digest
+  OR NEW.generation IS NOT OLD.generation
+  OR NEW.account_id IS NOT OLD.account_id
+  OR NEW.name IS NOT OLD.name
+  OR NEW.hint IS NOT OLD.hint
+  OR NEW.recoverable IS NOT OLD.recoverable
+  OR NEW.create_time IS NOT OLD.create_time
+BEGIN
+    SELECT RAISE(ABORT, 'key_id, digest, generation, account_id, name, hint, recoverable and create_time of a key never change');
+END;
+
+-- Revoked is terminal; a grace can be shortened, never lengthened; a successor stays the one.
+CREATE TRIGGER api_keys_terminal BEFORE UPDATE ON api_keys
+WHEN OLD.revoke_time IS NOT NULL
+ AND (NEW.revoke_time IS NULL
+      OR NEW.revoke_time > OLD.revoke_time
+      OR NEW.replaced_by IS NOT OLD.replaced_by)
+BEGIN
+    SELECT RAISE(ABORT, 'a revoked key stays revoked, its revoke_time can only become earlier, and its successor is fixed');
+END;
+
+CREATE TRIGGER api_keys_changed
+AFTER UPDATE OF key_id, scopes, metadata, allowed_cidrs, disabled, expire_time, revoke_time,
+                revoke_reason, replaced_by ON api_keys
+BEGIN
+    INSERT INTO log_change (key_id, kind, actor, reason)
+    VALUES (NEW.key_id,
+            CASE WHEN NEW.revoke_time IS NOT OLD.revoke_time THEN 'revoke' ELSE 'update' END,
+            NEW.changed_by, NEW.revoke_reason);
+    -- Not logged: none of these is a column of the record.
+    UPDATE api_keys
+       SET revision = (SELECT revision FROM log_head),
+           mark = (SELECT mark FROM key_changes WHERE revision = (SELECT revision FROM log_head)),
+           changed_by = NULL,
+           sealed = CASE WHEN NEW.revoke_time IS NULL THEN NEW.sealed END
+     WHERE key_id = NEW.key_id;
+END;
+
+CREATE TRIGGER api_keys_deleted AFTER DELETE ON api_keys
+BEGIN
+    INSERT INTO log_change (key_id, kind, actor, reason) VALUES (OLD.key_id, 'delete', NULL, NULL);
+END;
+
+CREATE TRIGGER caller_tokens_new BEFORE INSERT ON caller_tokens
+WHEN EXISTS (SELECT 1 FROM caller_tokens WHERE token_id = NEW.token_id)
+  OR EXISTS (SELECT 1 FROM caller_tokens WHERE digest = NEW.digest)
+  OR NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'a token with this token_id or digest exists, or revision, mark or changed_by were given');
+END;
+
+CREATE TRIGGER caller_tokens_fixed BEFORE UPDATE ON caller_tokens
+WHEN NEW.token_id IS NOT OLD.token_id
+  OR NEW.digest IS NOT OLD.digest
+  OR NEW.generation IS NOT OLD.generation
+  OR NEW.create_time IS NOT OLD.create_time
+  OR (OLD.revoke_time IS NOT NULL
+      AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time))
+BEGIN
+    SELECT RAISE(ABORT, 'token_id, digest, generation and create_time of a token never change, and a revoked token stays revoked');
+END;
+
+CREATE TRIGGER caller_tokens_changed
+AFTER UPDATE OF token_id, name, roles, revoke_time ON caller_tokens
+BEGIN
+    INSERT INTO log_change (key_id, kind, actor, reason)
+    VALUES (NEW.token_id,
+            CASE WHEN NEW.revoke_time IS NOT OLD.revoke_time THEN 'revoke' ELSE 'update' END,
+            NEW.changed_by, NULL);
+    UPDATE caller_tokens
+       SET revision = (SELECT revision FROM log_head),
+           mark = (SELECT mark FROM key_changes WHERE revision = (SELECT revision FROM log_head)),
+           changed_by = NULL
+     WHERE token_id = NEW.token_id;
+END;
+
+CREATE TRIGGER caller_tokens_deleted AFTER DELETE ON caller_tokens
+BEGIN
+    INSERT INTO log_change (key_id, kind, actor, reason) VALUES (OLD.token_id, 'delete', NULL, NULL);
+END;
+
+CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit
+BEGIN
+    SELECT RAISE(ABORT, 'audit cannot be rewritten');
+END;

@@ -1,0 +1,57 @@
+//! Where store calls run: on the control runtime, in tasks that no caller can drop. A client that
+//! goes away, or a deadline that passes, ends the waiting for a call and never the call.
+
+use std::future::Future;
+
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+use tracing::Instrument;
+
+/// The task ended without an answer: it panicked, or the runtime is going down.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the work was not brought to its end")]
+pub struct Lost;
+
+/// A handle on the control runtime.
+#[derive(Clone, Debug)]
+pub struct Control {
+    runtime: Handle,
+    tasks: TaskTracker,
+}
+
+impl Control {
+    /// Runs work on `runtime`.
+    pub fn new(runtime: Handle) -> Self {
+        Self {
+            runtime,
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Runs `work` to its end, whether or not the returned future is polled on or dropped.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Lost> {
+        self.spawn(work).await.map_err(|error| {
+            if error.is_panic() {
+                tracing::error!("a task panicked; its caller gets INTERNAL or UNAVAILABLE");
+            }
+            Lost
+        })
+    }
+
+    /// Starts `work` without waiting for it.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.tasks.spawn_on(work.in_current_span(), &self.runtime)
+    }
+
+    /// Waits until all that was started has ended.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

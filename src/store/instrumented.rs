@@ -1,0 +1,166 @@
+//! A store that is watched: one span and one duration for each call, around any backend.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tracing::Instrument;
+
+use super::{
+    Actor, Audit, AuditEntry, Found, Issued, KeyChanges, KeyTarget, KeyringChecks, Keys, ListKeys,
+    Log, NewKey, NewToken, Result, Revocation, RevokeAnswer, Secrets, Store, StoreError,
+    TokenRevoked, Tokens, UpdateAnswer,
+};
+use crate::crypto::{CheckValue, Digest};
+use crate::fence::{Page, Start};
+use crate::key::{Clock, KeyId, KeyRecord, TokenRecord};
+use crate::telemetry::Metrics;
+
+/// Watches every call of `inner`.
+pub struct Instrumented<S> {
+    inner: S,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+impl<S> Instrumented<S> {
+    /// Watches `inner`, with durations by `clock`.
+    pub fn new(inner: S, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            inner,
+            clock,
+            metrics,
+        }
+    }
+
+    async fn watch<T>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        let begun = self.clock.boot();
+        let span = tracing::debug_span!("store", call, outcome = tracing::field::Empty);
+        let result = work.instrument(span.clone()).await;
+        let outcome = match &result {
+            Ok(_) => "ok",
+            Err(StoreError::Unavailable(_)) => "unavailable",
+            Err(StoreError::OutcomeUnknown(_)) => "unknown",
+            Err(StoreError::Damaged(_)) => "damaged",
+        };
+        span.record("outcome", outcome);
+        self.metrics
+            .store_call(call, outcome, self.clock.boot().since(begun));
+        result
+    }
+}
+
+impl<S> std::fmt::Debug for Instrumented<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Instrumented")
+    }
+}
+
+#[async_trait]
+impl<S: Store> Keys for Instrumented<S> {
+    async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
+        self.watch("issue", self.inner.issue(new, actor)).await
+    }
+
+    async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
+        self.watch("revoke", self.inner.revoke(revocation, actor))
+            .await
+    }
+
+    async fn update(&self, id: KeyId, changes: KeyChanges, actor: &Actor) -> Result<UpdateAnswer> {
+        self.watch("update", self.inner.update(id, changes, actor))
+            .await
+    }
+
+    async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
+        self.watch("find_key", self.inner.find_key(digest)).await
+    }
+
+    async fn get_key(&self, target: &KeyTarget) -> Result<Option<Secrets>> {
+        self.watch("get_key", self.inner.get_key(target)).await
+    }
+
+    async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
+        self.watch("list_keys", self.inner.list_keys(query)).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Log for Instrumented<S> {
+    async fn start(&self) -> Result<Start> {
+        self.watch("start", self.inner.start()).await
+    }
+
+    async fn tail(&self, applied: u64) -> Result<Page> {
+        self.watch("tail", self.inner.tail(applied)).await
+    }
+
+    async fn trim(&self) -> Result<u64> {
+        self.watch("trim", self.inner.trim()).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Tokens for Instrumented<S> {
+    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
+        self.watch("create_token", self.inner.create_token(new, actor))
+            .await
+    }
+
+    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
+        self.watch("find_token", self.inner.find_token(digest))
+            .await
+    }
+
+    async fn list_tokens(
+        &self,
+        include_revoked: bool,
+        after: Option<KeyId>,
+        limit: u32,
+    ) -> Result<Vec<TokenRecord>> {
+        self.watch(
+            "list_tokens",
+            self.inner.list_tokens(include_revoked, after, limit),
+        )
+        .await
+    }
+
+    async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>> {
+        self.watch("revoke_token", self.inner.revoke_token(id, actor))
+            .await
+    }
+
+    async fn has_tokens(&self) -> Result<bool> {
+        self.watch("has_tokens", self.inner.has_tokens()).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Audit for Instrumented<S> {
+    async fn record(&self, entry: AuditEntry, actor: &Actor) -> Result<()> {
+        self.watch("record", self.inner.record(entry, actor)).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> KeyringChecks for Instrumented<S> {
+    async fn check_values(&self) -> Result<Vec<CheckValue>> {
+        self.watch("check_values", self.inner.check_values()).await
+    }
+
+    async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
+        self.watch("add_check_values", self.inner.add_check_values(values))
+            .await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Store for Instrumented<S> {
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}

@@ -1,0 +1,457 @@
+//! API keys on SQLite. Each writing call is one `BEGIN IMMEDIATE` transaction with its audit row
+//! inside; what the log needs is written by the triggers.
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
+
+use super::super::{
+    Actor, AuditAction, AuditEntry, Committed, Found, Issued, KeyChanges, KeyTarget, Keys,
+    ListKeys, NewKey, Result, Revocation, RevokeAnswer, Revoked, Secrets, StoreError, Successor,
+    UpdateAnswer,
+};
+use super::rows::{self, key_columns};
+use super::tokens::audit;
+use super::{SqliteStore, WriteTx, unavailable};
+use crate::crypto::Digest;
+use crate::fence::{Stamp, state_at};
+use crate::key::{AccountId, KeyId, KeyRecord, KeyState, Reason, Timestamp};
+
+#[async_trait]
+impl Keys for SqliteStore {
+    async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
+        let mut tx = self.write().await?;
+        if let Some(row) = fetch(&mut tx, slot_query(&new)).await? {
+            let key = rows::secrets(&row)?;
+            if state_at(&key.record, tx.now) != KeyState::Expired {
+                tx.rollback().await?;
+                return Ok(Issued {
+                    key,
+                    created: false,
+                });
+            }
+            let ended = tx.now;
+            end(&mut tx, &key.record, ended, Some(new.id), None, actor).await?;
+            let detail = Some("expired".to_owned());
+            audit(
+                &mut tx,
+                &entry(AuditAction::Revoke, &key.record, detail),
+                actor,
+            )
+            .await?;
+        }
+        insert(&mut tx, &new).await?;
+        let key = by_id(&mut tx, new.id).await?.ok_or_else(vanished)?;
+        audit(
+            &mut tx,
+            &entry(AuditAction::Issue, &key.record, None),
+            actor,
+        )
+        .await?;
+        tx.commit().await?;
+        Ok(Issued { key, created: true })
+    }
+
+    async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
+        let mut tx = self.write().await?;
+        match revocation {
+            Revocation::Key {
+                target,
+                successor,
+                grace,
+                reason,
+            } => {
+                let Some(row) = find(&mut tx, &target).await? else {
+                    tx.rollback().await?;
+                    return Ok(RevokeAnswer::NotFound);
+                };
+                let record = rows::key(&row)?;
+                let expired = state_at(&record, tx.now) == KeyState::Expired;
+                if successor.is_some() && expired && record.revoke_time.is_none() {
+                    tx.rollback().await?;
+                    return Ok(RevokeAnswer::Expired);
+                }
+                let ends = tx.now.plus(grace);
+                revoke_one(tx, record, successor, ends, reason.as_ref(), actor).await
+            }
+            Revocation::Account { account, reason } => {
+                revoke_account(tx, &account, reason.as_ref(), actor).await
+            }
+        }
+    }
+
+    async fn update(&self, id: KeyId, changes: KeyChanges, actor: &Actor) -> Result<UpdateAnswer> {
+        let mut tx = self.write().await?;
+        let Some(found) = by_id(&mut tx, id).await? else {
+            tx.rollback().await?;
+            return Ok(UpdateAnswer::NotFound);
+        };
+        if found.record.revoke_time.is_some() {
+            tx.rollback().await?;
+            return Ok(UpdateAnswer::Revoked);
+        }
+        if state_at(&found.record, tx.now) == KeyState::Expired {
+            tx.rollback().await?;
+            return Ok(UpdateAnswer::Expired);
+        }
+        let changed = changed(&found.record, changes);
+        if changed == found.record {
+            // Nothing to write; the caller still waits for the row's last change.
+            let row = fetch(&mut tx, id_query(id)).await?.ok_or_else(vanished)?;
+            tx.rollback().await?;
+            let record = Box::new(found.record);
+            return Ok(UpdateAnswer::Done(record, rows::committed(&row)?));
+        }
+        sqlx::query(
+            "UPDATE api_keys SET scopes = ?, metadata = ?, allowed_cidrs = ?, expire_time = ?,
+                    disabled = ?, changed_by = ? WHERE key_id = ?",
+        )
+        .bind(rows::to_json(changed.scopes.as_slice())?)
+        .bind(rows::to_json(changed.metadata.entries())?)
+        .bind(rows::to_json(&changed.networks.to_texts())?)
+        .bind(changed.expire_time.map(Timestamp::as_micros))
+        .bind(changed.disabled)
+        .bind(actor.name.clone())
+        .bind(id.as_bytes().to_vec())
+        .execute(tx.on()?)
+        .await
+        .map_err(unavailable)?;
+        let row = fetch(&mut tx, id_query(id)).await?.ok_or_else(vanished)?;
+        let (record, committed) = (rows::key(&row)?, rows::committed(&row)?);
+        audit(&mut tx, &entry(AuditAction::Update, &record, None), actor).await?;
+        tx.commit().await?;
+        Ok(UpdateAnswer::Done(Box::new(record), committed))
+    }
+
+    async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
+        // I2: the record and the head come from one statement, which is one snapshot.
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            key_columns!(),
+            ",
+                    (SELECT max(revision) FROM key_changes) AS head,
+                    (SELECT incarnation FROM log_state) AS incarnation
+               FROM (SELECT 1) LEFT JOIN api_keys ON digest = ?"
+        ))
+        .bind(digest.as_bytes().to_vec())
+        .fetch_one(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        let found = rows::column::<Option<&[u8]>>(&row, "key_id")?.is_some();
+        Ok(Found {
+            record: if found { Some(rows::key(&row)?) } else { None },
+            stamp: self.stamp(&row)?,
+        })
+    }
+
+    async fn get_key(&self, target: &KeyTarget) -> Result<Option<Secrets>> {
+        target_query(target)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(unavailable)?
+            .map(|row| rows::secrets(&row))
+            .transpose()
+    }
+
+    async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
+        let found = sqlx::query(concat!(
+            "SELECT ",
+            key_columns!(),
+            " FROM api_keys
+              WHERE account_id = ?1 AND key_id > ?2
+                AND (?3 OR revoke_time IS NULL
+                     OR revoke_time > max((SELECT newest FROM store_clock), ?4))
+              ORDER BY key_id LIMIT ?5"
+        ))
+        .bind(query.account.as_str().to_owned())
+        .bind(
+            query
+                .after
+                .map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
+        )
+        .bind(query.include_revoked)
+        .bind(self.clock.wall().as_micros())
+        .bind(query.limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(unavailable)?;
+        found.iter().map(rows::key).collect()
+    }
+}
+
+impl SqliteStore {
+    /// The stamp of a row that carries `head` and `incarnation`.
+    pub(super) fn stamp(&self, row: &SqliteRow) -> Result<Stamp> {
+        Ok(Stamp {
+            epoch: self.epoch(rows::column(row, "incarnation")?)?,
+            revision: rows::revision(rows::column(row, "head")?)?,
+        })
+    }
+}
+
+type Statement = Query<'static, Sqlite, SqliteArguments>;
+
+async fn fetch(tx: &mut WriteTx, query: Statement) -> Result<Option<SqliteRow>> {
+    query.fetch_optional(tx.on()?).await.map_err(unavailable)
+}
+
+fn id_query(id: KeyId) -> Statement {
+    sqlx::query(concat!(
+        "SELECT ",
+        key_columns!(),
+        " FROM api_keys WHERE key_id = ?"
+    ))
+    .bind(id.as_bytes().to_vec())
+}
+
+fn target_query(target: &KeyTarget) -> Statement {
+    match target {
+        KeyTarget::Id(id) => id_query(*id),
+        KeyTarget::Digest(digest) => sqlx::query(concat!(
+            "SELECT ",
+            key_columns!(),
+            " FROM api_keys WHERE digest = ?"
+        ))
+        .bind(digest.as_bytes().to_vec()),
+    }
+}
+
+fn slot_query(new: &NewKey) -> Statement {
+    sqlx::query(concat!(
+        "SELECT ",
+        key_columns!(),
+        " FROM api_keys
+          WHERE account_id = ? AND name = ? AND revoke_time IS NULL"
+    ))
+    .bind(new.account.as_str().to_owned())
+    .bind(new.name.as_str().to_owned())
+}
+
+async fn find(tx: &mut WriteTx, target: &KeyTarget) -> Result<Option<SqliteRow>> {
+    fetch(tx, target_query(target)).await
+}
+
+async fn by_id(tx: &mut WriteTx, id: KeyId) -> Result<Option<Secrets>> {
+    fetch(tx, id_query(id))
+        .await?
+        .map(|row| rows::secrets(&row))
+        .transpose()
+}
+
+fn vanished() -> StoreError {
+    StoreError::Damaged("a row vanished within its transaction".to_owned())
+}
+
+fn entry(action: AuditAction, record: &KeyRecord, detail: Option<String>) -> AuditEntry {
+    AuditEntry {
+        action,
+        id: Some(record.id),
+        account: Some(record.account.clone()),
+        detail,
+    }
+}
+
+async fn insert(tx: &mut WriteTx, new: &NewKey) -> Result<()> {
+    let created = tx.now.as_micros();
+    sqlx::query(
+        "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
+                metadata, allowed_cidrs, recoverable, sealed, create_time, expire_time)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(new.id.as_bytes().to_vec())
+    .bind(new.digest.as_bytes().to_vec())
+    .bind(new.generation)
+    .bind(new.account.as_str().to_owned())
+    .bind(new.name.as_str().to_owned())
+    .bind(new.hint.0.clone())
+    .bind(rows::to_json(new.scopes.as_slice())?)
+    .bind(rows::to_json(new.metadata.entries())?)
+    .bind(rows::to_json(&new.networks.to_texts())?)
+    .bind(new.sealed.is_some())
+    .bind(new.sealed.as_ref().map(|sealed| sealed.as_bytes().to_vec()))
+    .bind(created)
+    .bind(new.expire_time.map(Timestamp::as_micros))
+    .execute(tx.on()?)
+    .await
+    .map(drop)
+    .map_err(unavailable)
+}
+
+/// Sets the revoke time of a key; the trigger logs it and wipes the sealed copy.
+async fn end(
+    tx: &mut WriteTx,
+    record: &KeyRecord,
+    at: Timestamp,
+    successor: Option<KeyId>,
+    reason: Option<&Reason>,
+    actor: &Actor,
+) -> Result<()> {
+    let reason = record.revoke_reason.as_ref().or(reason);
+    let successor = record.replaced_by.or(successor);
+    sqlx::query(
+        "UPDATE api_keys SET revoke_time = ?, revoke_reason = ?, replaced_by = ?, changed_by = ?
+          WHERE key_id = ?",
+    )
+    .bind(at.as_micros())
+    .bind(reason.map(|reason| reason.as_str().to_owned()))
+    .bind(successor.map(|id| id.as_bytes().to_vec()))
+    .bind(actor.name.clone())
+    .bind(record.id.as_bytes().to_vec())
+    .execute(tx.on()?)
+    .await
+    .map(drop)
+    .map_err(unavailable)
+}
+
+async fn revoke_one(
+    mut tx: WriteTx,
+    record: KeyRecord,
+    successor: Option<Successor>,
+    ends: Timestamp,
+    reason: Option<&Reason>,
+    actor: &Actor,
+) -> Result<RevokeAnswer> {
+    let first = record.revoke_time.is_none();
+    let created = if first { successor } else { None };
+    let changes = record.revoke_time.is_none_or(|before| ends < before);
+    // Nothing is changed on a key that is dead already, nor a grace lengthened.
+    let changes = changes && state_at(&record, tx.now) != KeyState::Revoked;
+    if changes {
+        let next = created.as_ref().map(|successor| successor.id);
+        end(&mut tx, &record, ends, next, reason, actor).await?;
+        let action = if next.is_some() {
+            AuditAction::Replace
+        } else {
+            AuditAction::Revoke
+        };
+        let detail = next.map(|id| format!("replaced_by={id}"));
+        audit(&mut tx, &entry(action, &record, detail), actor).await?;
+    }
+    if let Some(successor) = &created {
+        insert(&mut tx, &succession(&record, successor)).await?;
+    }
+    let row = fetch(&mut tx, id_query(record.id))
+        .await?
+        .ok_or_else(vanished)?;
+    let (record, committed) = (rows::key(&row)?, rows::committed(&row)?);
+    let successor = match record.replaced_by {
+        Some(id) => by_id(&mut tx, id).await?,
+        None => None,
+    };
+    if changes {
+        tx.commit().await?
+    } else {
+        tx.rollback().await?
+    }
+    Ok(RevokeAnswer::Done(Box::new(Revoked {
+        revoke_time: record.revoke_time,
+        keys: vec![record],
+        count: 1,
+        successor,
+        created: created.is_some(),
+        committed,
+    })))
+}
+
+/// The successor's row: all that is not its own it takes from its predecessor.
+fn succession(record: &KeyRecord, successor: &Successor) -> NewKey {
+    NewKey {
+        id: successor.id,
+        digest: successor.digest,
+        generation: successor.generation,
+        hint: successor.hint.clone(),
+        sealed: successor.sealed.clone(),
+        account: record.account.clone(),
+        name: record.name.clone(),
+        scopes: record.scopes.clone(),
+        metadata: record.metadata.clone(),
+        networks: record.networks.clone(),
+        expire_time: record.expire_time,
+    }
+}
+
+async fn revoke_account(
+    mut tx: WriteTx,
+    account: &AccountId,
+    reason: Option<&Reason>,
+    actor: &Actor,
+) -> Result<RevokeAnswer> {
+    let now = tx.now.as_micros();
+    let mut ids: Vec<Vec<u8>> = sqlx::query_scalar(
+        "UPDATE api_keys SET revoke_time = ?1, revoke_reason = coalesce(revoke_reason, ?2),
+                changed_by = ?3
+          WHERE account_id = ?4 AND (revoke_time IS NULL OR revoke_time > ?1)
+         RETURNING key_id",
+    )
+    .bind(now)
+    .bind(reason.map(|reason| reason.as_str().to_owned()))
+    .bind(actor.name.clone())
+    .bind(account.as_str().to_owned())
+    .fetch_all(tx.on()?)
+    .await
+    .map_err(unavailable)?;
+    ids.sort_unstable();
+    let mut keys = Vec::new();
+    for bytes in ids.iter().take(Revoked::LISTED) {
+        keys.push(
+            by_id(&mut tx, rows::id(bytes)?)
+                .await?
+                .ok_or_else(vanished)?
+                .record,
+        );
+    }
+    let last = sqlx::query(
+        "SELECT revision, mark FROM api_keys WHERE account_id = ? ORDER BY revision DESC LIMIT 1",
+    )
+    .bind(account.as_str().to_owned())
+    .fetch_optional(tx.on()?)
+    .await
+    .map_err(unavailable)?;
+    let committed = match &last {
+        Some(row) => rows::committed(row)?,
+        None => Committed {
+            revision: 0,
+            mark: None,
+        },
+    };
+    if ids.is_empty() {
+        tx.rollback().await?;
+    } else {
+        let entry = AuditEntry {
+            action: AuditAction::Revoke,
+            id: None,
+            account: Some(account.clone()),
+            detail: Some(format!("keys={}", ids.len())),
+        };
+        audit(&mut tx, &entry, actor).await?;
+        tx.commit().await?;
+    }
+    Ok(RevokeAnswer::Done(Box::new(Revoked {
+        revoke_time: keys.first().and_then(|key| key.revoke_time),
+        keys,
+        count: u64::try_from(ids.len()).unwrap_or(u64::MAX),
+        successor: None,
+        created: false,
+        committed,
+    })))
+}
+
+fn changed(record: &KeyRecord, changes: KeyChanges) -> KeyRecord {
+    let mut record = record.clone();
+    if let Some(scopes) = changes.scopes {
+        record.scopes = scopes;
+    }
+    if let Some(metadata) = changes.metadata {
+        record.metadata = metadata;
+    }
+    if let Some(networks) = changes.networks {
+        record.networks = networks;
+    }
+    if let Some(expire_time) = changes.expire_time {
+        record.expire_time = expire_time;
+    }
+    if let Some(disabled) = changes.disabled {
+        record.disabled = disabled;
+    }
+    record
+}

@@ -1,0 +1,110 @@
+//! The log on SQLite: start, tail, trim. A tail is a mere read, because the directory's lock
+//! proves what the write of a beat proves on a shared store; so a full disk stops writes only.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::Connection;
+
+use super::super::{Log, Result};
+use super::{SqliteStore, rows, unavailable};
+use crate::fence::{Change, MAX_ROWS, Page, Start};
+use crate::key::Timestamp;
+
+/// How long a log row is kept.
+const KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+#[async_trait]
+impl Log for SqliteStore {
+    async fn start(&self) -> Result<Start> {
+        let taken_at = self.clock.boot();
+        let page = self.tail(0).await?;
+        // A start is cold, so nothing before the head concerns it.
+        Ok(Start {
+            epoch: page.epoch,
+            floor: page.head,
+            applied: page.head,
+            mark: page.head_mark,
+            database_time: page.database_time,
+            taken_at,
+        })
+    }
+
+    async fn tail(&self, applied: u64) -> Result<Page> {
+        let after = rows::bindable(applied)?;
+        let mut connection = self.tail.acquire().await.map_err(unavailable)?;
+        // One transaction, one snapshot.
+        let mut tx = connection.begin().await.map_err(unavailable)?;
+        let state = sqlx::query(
+            "SELECT head.revision AS head, head.mark AS head_mark, pruned_to, incarnation, newest,
+                    (SELECT mark FROM key_changes WHERE revision = ?) AS mark_at_applied
+               FROM log_state, store_clock,
+                    (SELECT revision, mark FROM key_changes ORDER BY revision DESC LIMIT 1) AS head",
+        )
+        .bind(after)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(unavailable)?;
+        let head = rows::revision(rows::column(&state, "head")?)?;
+        let changes = if head > applied {
+            let limit = i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX);
+            sqlx::query(
+                "SELECT revision, mark, key_id FROM key_changes
+                  WHERE revision > ? ORDER BY revision LIMIT ?",
+            )
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(unavailable)?
+        } else {
+            Vec::new()
+        };
+        tx.rollback().await.map_err(unavailable)?;
+        let newest = Timestamp::from_micros(rows::column(&state, "newest")?);
+        Ok(Page {
+            epoch: self.epoch(rows::column(&state, "incarnation")?)?,
+            head,
+            head_mark: rows::mark(rows::column(&state, "head_mark")?)?,
+            pruned_to: rows::revision(rows::column(&state, "pruned_to")?)?,
+            mark_at_applied: rows::column::<Option<&[u8]>>(&state, "mark_at_applied")?
+                .map(rows::mark)
+                .transpose()?,
+            database_time: newest.max(self.clock.wall()),
+            rows: changes.iter().map(change).collect::<Result<_>>()?,
+        })
+    }
+
+    async fn trim(&self) -> Result<u64> {
+        let mut tx = self.write().await?;
+        let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
+        let before = tx.now.as_micros().saturating_sub(kept);
+        // The first row that is young enough stays, or else the last row: that is `pruned_to`.
+        sqlx::query(
+            "UPDATE log_state SET pruned_to = max(pruned_to, coalesce(
+                (SELECT min(revision) FROM key_changes WHERE time >= ?),
+                (SELECT max(revision) FROM key_changes)))",
+        )
+        .bind(before)
+        .execute(tx.on()?)
+        .await
+        .map_err(unavailable)?;
+        let trimmed = sqlx::query(
+            "DELETE FROM key_changes WHERE revision < (SELECT pruned_to FROM log_state)",
+        )
+        .execute(tx.on()?)
+        .await
+        .map_err(unavailable)?
+        .rows_affected();
+        tx.commit().await?;
+        Ok(trimmed)
+    }
+}
+
+fn change(row: &sqlx::sqlite::SqliteRow) -> Result<Change> {
+    Ok(Change {
+        revision: rows::revision(rows::column(row, "revision")?)?,
+        mark: rows::mark(rows::column(row, "mark")?)?,
+        id: rows::id(rows::column(row, "key_id")?)?,
+    })
+}
