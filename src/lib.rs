@@ -3,8 +3,11 @@
 //! Data flows one way, `grpc` → `service` → `cache` → `store`; a module knows only what is below
 //! it. `ARCHITECTURE.md` draws the flow and names the line that upholds each invariant.
 
+pub mod cache;
+pub mod caller;
 pub mod config;
 pub mod crypto;
+pub mod feed;
 pub mod fence;
 pub mod key;
 pub mod store;

@@ -1,0 +1,240 @@
+//! Finding the record behind a digest: memory first, then the store. Whatever was found, and
+//! wherever, the same predicate admits it. What is cached is the record with its revision, never
+//! a verdict.
+
+mod flights;
+mod l1;
+
+use std::sync::Arc;
+
+use crate::crypto::Digest;
+use crate::fence::{Admission, Fence, Look, Now, Stamp};
+use crate::key::{Clock, KeyId, KeyRecord, Timestamp, TokenRecord};
+use crate::store::{Found, StoreError};
+use crate::telemetry::CacheMetrics;
+
+pub use flights::{Fetch, Flights, Permits};
+pub use l1::{Entry, L1};
+
+/// How often a record that was refused is read again before the answer is UNAVAILABLE.
+const READ_AGAIN: usize = 3;
+
+/// A record that changes are logged for.
+pub trait Fenced: Send + Sync + 'static {
+    /// The id that the log names it by.
+    fn id(&self) -> KeyId;
+    /// About how many bytes it takes in memory.
+    fn weight(&self) -> usize;
+}
+
+impl Fenced for KeyRecord {
+    fn id(&self) -> KeyId {
+        self.id
+    }
+
+    fn weight(&self) -> usize {
+        let text = |length: usize| length + size_of::<String>();
+        size_of::<Self>()
+            + self.account.as_str().len()
+            + self
+                .scopes
+                .as_slice()
+                .iter()
+                .map(|scope| text(scope.len()))
+                .sum::<usize>()
+            + self
+                .metadata
+                .entries()
+                .iter()
+                .map(|(k, v)| text(k.len()) + text(v.len()))
+                .sum::<usize>()
+            + self.networks.to_texts().len() * size_of::<ipnet::IpNet>()
+    }
+}
+
+impl Fenced for TokenRecord {
+    fn id(&self) -> KeyId {
+        self.id
+    }
+
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.name.as_str().len()
+    }
+}
+
+/// Why no answer can be given. Never says anything about the key.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum LookupError {
+    /// This instance cannot prove now that it knows of every change.
+    #[error("freshness cannot be proven")]
+    NotFresh,
+    /// Too many reads are waiting for the store.
+    #[error("too many reads are waiting for the store")]
+    Overloaded,
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(Arc<StoreError>),
+}
+
+/// Where an answer may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// From memory, or from a read that another caller began.
+    Default,
+    /// From a read of the store that begins after the call did.
+    Strong,
+}
+
+/// A record that was admitted, and the database's time to judge it by.
+#[derive(Debug)]
+pub struct Admitted<R> {
+    /// The record.
+    pub entry: Arc<Entry<R>>,
+    /// The database's time at the admission.
+    pub at: Timestamp,
+}
+
+/// Looks records of one kind up.
+pub struct Lookup<R> {
+    fence: Arc<Fence>,
+    clock: Arc<dyn Clock>,
+    l1: L1<R>,
+    flights: Flights<R>,
+    metrics: CacheMetrics,
+}
+
+impl<R: Fenced> Lookup<R> {
+    /// Looks up in memory, and behind it through `flights`.
+    pub fn new(
+        fence: Arc<Fence>,
+        clock: Arc<dyn Clock>,
+        l1: L1<R>,
+        flights: Flights<R>,
+        metrics: CacheMetrics,
+    ) -> Self {
+        Self {
+            fence,
+            clock,
+            l1,
+            flights,
+            metrics,
+        }
+    }
+
+    /// The record behind `digest`, admitted; `None` when the store has none. Does not wait for
+    /// anything when the answer is in memory.
+    pub async fn find(
+        &self,
+        digest: &Digest,
+        consistency: Consistency,
+    ) -> Result<Option<Admitted<R>>, LookupError> {
+        if consistency == Consistency::Default {
+            // I4: the look comes before the entry.
+            let look = self.fence.look();
+            if let Some(entry) = self.l1.get(digest) {
+                match self.admit(&look, entry) {
+                    Ok(admitted) => {
+                        self.metrics.hit.inc();
+                        return Ok(Some(admitted));
+                    }
+                    Err(Refused::NotFresh) => return Err(LookupError::NotFresh),
+                    Err(Refused::Superseded) => self.metrics.refused.inc(),
+                };
+            } else {
+                self.metrics.miss.inc();
+            }
+        }
+        for _ in 0..=READ_AGAIN {
+            match self.read(digest, consistency).await? {
+                Ok(found) => return Ok(found),
+                Err(Refused::NotFresh) => return Err(LookupError::NotFresh),
+                Err(Refused::Superseded) => self.metrics.refused.inc(),
+            };
+        }
+        Err(LookupError::NotFresh)
+    }
+
+    /// One read of the store. The read may be shared; whether it is admitted each caller decides
+    /// for itself, by the look it took before.
+    async fn read(
+        &self,
+        digest: &Digest,
+        consistency: Consistency,
+    ) -> Result<Result<Option<Admitted<R>>, Refused>, LookupError> {
+        let look = self.fence.look();
+        if !look.is_fresh(Now::read(&*self.clock)) {
+            return Ok(Err(Refused::NotFresh));
+        }
+        let found = match consistency {
+            Consistency::Default => self.flights.join(digest).await?,
+            Consistency::Strong => self.flights.alone(digest).await?,
+        };
+        let Some(entry) = &found.record else {
+            let admission = look.admit_absence(found.stamp, Now::read(&*self.clock));
+            return Ok(refused(admission).map_or(Ok(None), Err));
+        };
+        let admitted = self.admit(&look, Arc::clone(entry));
+        if admitted.is_ok() {
+            self.l1.insert(*digest, Arc::clone(entry));
+        }
+        Ok(admitted.map(Some))
+    }
+
+    fn admit(&self, look: &Look<'_>, entry: Arc<Entry<R>>) -> Result<Admitted<R>, Refused> {
+        let now = Now::read(&*self.clock);
+        match look.admit(entry.record().id(), entry.stamp(), now) {
+            Admission::Admitted { restamp } => {
+                // I2: a later `applied` at which it was admitted, so that pruning does not chill
+                // what is in use.
+                entry.restamp(restamp);
+                Ok(Admitted {
+                    entry,
+                    at: look.database_time(now.boot),
+                })
+            }
+            Admission::Superseded => Err(Refused::Superseded),
+            Admission::NotFresh => Err(Refused::NotFresh),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    Superseded,
+    NotFresh,
+}
+
+fn refused(admission: Admission) -> Option<Refused> {
+    match admission {
+        Admission::Admitted { .. } => None,
+        Admission::Superseded => Some(Refused::Superseded),
+        Admission::NotFresh => Some(Refused::NotFresh),
+    }
+}
+
+impl<R> std::fmt::Debug for Lookup<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Lookup")
+    }
+}
+
+/// A read of the store as callers share it.
+#[derive(Debug)]
+pub struct Fetched<R> {
+    /// The record with its stamp, if there is one.
+    pub record: Option<Arc<Entry<R>>>,
+    /// How recent the answer is, also when there is none.
+    pub stamp: Stamp,
+}
+
+impl<R: Fenced> From<Found<R>> for Fetched<R> {
+    fn from(found: Found<R>) -> Self {
+        let stamp = found.stamp;
+        Self {
+            record: found
+                .record
+                .map(|record| Arc::new(Entry::new(record, stamp))),
+            stamp,
+        }
+    }
+}
