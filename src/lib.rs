@@ -10,5 +10,6 @@ pub mod crypto;
 pub mod feed;
 pub mod fence;
 pub mod key;
+pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -1,0 +1,167 @@
+//! Get and List: from the store, never a secret.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use sha2::{Digest as _, Sha256};
+
+use super::{Service, ServiceError};
+use crate::cache::Fenced;
+use crate::key::{AccountId, FieldError, KeyId, KeyRecord, SecretText, Timestamp};
+use crate::store::{KeyTarget, ListKeys};
+
+const DEFAULT_SIZE: u32 = 50;
+const LARGEST_SIZE: u32 = 1_000;
+/// In bytes, about: a page is cut here, since gRPC clients take 4 MiB by default.
+const LARGEST_PAGE: usize = 2 << 20;
+
+/// Which page is asked for.
+#[derive(Debug)]
+pub struct PageQuery {
+    /// At most so many; 0 means 50, over 1000 means 1000.
+    pub size: i32,
+    /// Where the page before ended; empty for the first.
+    pub token: String,
+}
+
+/// One page.
+#[derive(Debug)]
+pub struct Page<T> {
+    /// What is on it.
+    pub items: Vec<T>,
+    /// Where the next one begins; empty after the last.
+    pub next: String,
+    /// The store's time, to tell states by.
+    pub at: Timestamp,
+}
+
+impl PageQuery {
+    pub(super) fn limit(&self) -> Result<u32, FieldError> {
+        match u32::try_from(self.size) {
+            Ok(0) => Ok(DEFAULT_SIZE),
+            Ok(size) => Ok(size.min(LARGEST_SIZE)),
+            Err(_) => Err(FieldError::new("page_size", "must not be negative")),
+        }
+    }
+
+    /// The id that the page before ended with. A token is bound to the query that it came from.
+    pub(super) fn after(&self, query: &[&[u8]]) -> Result<Option<KeyId>, FieldError> {
+        if self.token.is_empty() {
+            return Ok(None);
+        }
+        let wrong = || {
+            FieldError::new(
+                "page_token",
+                "is not the next_page_token of a page of this very query",
+            )
+        };
+        let bytes = URL_SAFE_NO_PAD.decode(&self.token).map_err(|_| wrong())?;
+        let (bound, id) = bytes.split_at_checked(8).ok_or_else(wrong)?;
+        if bound != fingerprint(query) {
+            return Err(wrong());
+        }
+        id.try_into()
+            .map(|id| Some(KeyId::from_bytes(id)))
+            .map_err(|_| wrong())
+    }
+}
+
+/// The token of the page after `last`.
+pub(super) fn token_after(query: &[&[u8]], last: KeyId) -> String {
+    let mut bytes = fingerprint(query).to_vec();
+    bytes.extend_from_slice(last.as_bytes());
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Tells one query from another. No secret: a forged token shows no more than the query may.
+fn fingerprint(query: &[&[u8]]) -> [u8; 8] {
+    let mut hash = Sha256::new();
+    for part in query {
+        hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.finalize()[..8]);
+    first
+}
+
+/// Cuts what was read with one item too many into a page that any client takes.
+pub(super) fn page<T: Fenced>(
+    mut items: Vec<T>,
+    limit: u32,
+    query: &[&[u8]],
+    at: Timestamp,
+) -> Page<T> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut bytes = 0;
+    let fitting = items.iter().take_while(|item| {
+        bytes += item.weight();
+        bytes <= LARGEST_PAGE
+    });
+    let kept = fitting.count().clamp(1, limit);
+    let more = items.len() > kept;
+    items.truncate(kept);
+    let next = match items.last() {
+        Some(last) if more => token_after(query, last.id()),
+        _ => String::new(),
+    };
+    Page { items, next, at }
+}
+
+impl Service {
+    /// Shows one key by its public name, whatever its state.
+    pub async fn get(self: &Arc<Self>, id: KeyId) -> Result<(KeyRecord, Timestamp), ServiceError> {
+        self.get_by(KeyTarget::Id(id)).await
+    }
+
+    /// Shows one key by its text, whatever its state.
+    pub async fn get_by_text(
+        self: &Arc<Self>,
+        text: &SecretText,
+    ) -> Result<(KeyRecord, Timestamp), ServiceError> {
+        let digest = self
+            .recognise(text.expose())
+            .map_err(|_| ServiceError::KeyNotFound)?;
+        self.get_by(KeyTarget::Digest(digest)).await
+    }
+
+    async fn get_by(
+        self: &Arc<Self>,
+        target: KeyTarget,
+    ) -> Result<(KeyRecord, Timestamp), ServiceError> {
+        let found = self
+            .complete(|service| async move { Ok(service.store.get_key(&target).await?) })
+            .await?;
+        Ok((
+            found.ok_or(ServiceError::KeyNotFound)?.record,
+            self.store_time(),
+        ))
+    }
+
+    /// Shows the keys of an account, page by page.
+    pub async fn list(
+        self: &Arc<Self>,
+        account: AccountId,
+        include_revoked: bool,
+        page_query: PageQuery,
+    ) -> Result<Page<KeyRecord>, ServiceError> {
+        let query: [&[u8]; 3] = [
+            b"keys",
+            account.as_str().as_bytes(),
+            if include_revoked { b"all" } else { b"live" },
+        ];
+        let limit = page_query.limit()?;
+        let after = page_query.after(&query)?;
+        let list = ListKeys {
+            account: account.clone(),
+            include_revoked,
+            after,
+            limit: limit + 1,
+        };
+        let items = self
+            .complete(|service| async move { Ok(service.store.list_keys(list).await?) })
+            .await?;
+        Ok(page(items, limit, &query, self.store_time()))
+    }
+}
