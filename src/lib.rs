@@ -3,13 +3,17 @@
 //! Data flows one way, `grpc` → `service` → `cache` → `store`; a module knows only what is below
 //! it. `ARCHITECTURE.md` draws the flow and names the line that upholds each invariant.
 
+pub mod app;
 pub mod cache;
 pub mod caller;
+pub mod cli;
 pub mod config;
 pub mod crypto;
 pub mod feed;
 pub mod fence;
+pub mod grpc;
 pub mod key;
 pub mod service;
 pub mod store;
+pub mod system;
 pub mod telemetry;

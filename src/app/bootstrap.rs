@@ -1,0 +1,178 @@
+//! What a start makes sure of before it serves: a private data directory, the keyring that the
+//! store was made with, and at the very first start a keyring and a token.
+
+use std::fs::{DirBuilder, File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::StartError;
+use crate::caller::from_file_text;
+use crate::config::Settings;
+use crate::crypto::{CheckValue, Keyring, KeyringError, keyring_files};
+use crate::key::{Clock, Entropy, KeyId, Prefix, Roles, SecretText, SlotName, TextForm};
+use crate::store::{Actor, NewToken, Store};
+
+/// Makes the data directory, readable by its owner only, if there is none.
+pub(super) fn directory(path: &Path) -> Result<(), StartError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|error| {
+            StartError(format!(
+                "the data directory {} cannot be made: {error}; name another one with data_dir",
+                path.display()
+            ))
+        })
+}
+
+/// Loads the keyring, and refuses one that is not the store's. A new one is made only beside a
+/// store that has never had any: so never does a new keyring appear beside existing keys.
+pub(super) async fn keyring(
+    settings: &Settings,
+    store: &dyn Store,
+    entropy: &dyn Entropy,
+) -> Result<Keyring, StartError> {
+    let known = store.check_values().await.map_err(StartError::new)?;
+    let path = &settings.keyring;
+    let material = match keyring_files::load(path) {
+        Err(KeyringError::Missing { .. }) if known.is_empty() => {
+            tracing::info!(keyring = %path.display(), "a new keyring: back it up, keys die without it");
+            keyring_files::generate(path, entropy)
+        }
+        loaded => loaded,
+    }
+    .map_err(StartError::new)?;
+    let keyring = Keyring::new(&material, None).map_err(StartError::new)?;
+    let ours = keyring.check_values();
+    for check in &known {
+        match ours
+            .iter()
+            .find(|value| (value.kind, value.number) == (check.kind, check.number))
+        {
+            Some(value) if value.value == check.value => {}
+            Some(_) => return Err(foreign(check, path)),
+            None => return Err(absent(check, path)),
+        }
+    }
+    let new: Vec<_> = ours
+        .into_iter()
+        .filter(|value| !known.contains(value))
+        .collect();
+    if !new.is_empty() {
+        store
+            .add_check_values(&new)
+            .await
+            .map_err(StartError::new)?;
+    }
+    Ok(keyring)
+}
+
+fn foreign(check: &CheckValue, path: &Path) -> StartError {
+    StartError(format!(
+        "{} {} of the keyring {} is not the one that this store was made with; no key would be \
+         recognised. Put back the keyring that belongs to the store (nothing was changed)",
+        check.kind.name(),
+        check.number,
+        path.display()
+    ))
+}
+
+fn absent(check: &CheckValue, path: &Path) -> StartError {
+    StartError(format!(
+        "{} {} is missing from the keyring {}, and this store needs it; put it back from a backup \
+         (nothing was changed)",
+        check.kind.name(),
+        check.number,
+        path.display()
+    ))
+}
+
+/// The token that a first start makes, with every role.
+pub(super) struct FirstToken<'a> {
+    pub(super) file: PathBuf,
+    pub(super) prefix: &'a Prefix,
+    pub(super) keyring: &'a Keyring,
+}
+
+impl FirstToken<'_> {
+    /// Makes it if there has never been a token. The file comes before the row: a start that is
+    /// cut off in between is finished by the next one, with the token that the file holds.
+    pub(super) async fn ensure(
+        &self,
+        store: &dyn Store,
+        clock: &dyn Clock,
+        entropy: &dyn Entropy,
+    ) -> Result<(), StartError> {
+        if store.has_tokens().await.map_err(StartError::new)? {
+            return Ok(());
+        }
+        let text = match std::fs::read_to_string(&self.file) {
+            Ok(text) => from_file_text(&text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.write(entropy)?,
+            Err(error) => return Err(self.cannot("read", &error)),
+        };
+        let found = TextForm::read(text.expose(), std::slice::from_ref(self.prefix)).ok();
+        let (digest, generation) = found
+            .and_then(|(prefix, body)| self.keyring.digest_of(prefix, &body, text.expose()))
+            .ok_or_else(|| {
+                StartError(format!(
+                    "{} holds no token of this keyring, and this store has no token yet; move the \
+                     file away, and the next start makes a new one",
+                    self.file.display()
+                ))
+            })?;
+        let new = NewToken {
+            id: KeyId::draw(clock.wall(), entropy),
+            digest,
+            generation,
+            name: SlotName::new("name", "admin".to_owned()).map_err(StartError::new)?,
+            roles: Roles::all(),
+        };
+        let itself = Actor {
+            token: None,
+            name: "keyward".to_owned(),
+        };
+        store
+            .create_token(new, &itself)
+            .await
+            .map_err(StartError::new)?;
+        tracing::info!(file = %self.file.display(), "the first token, with every role");
+        Ok(())
+    }
+
+    /// Writes a new token to a file of its own mode, whole or not at all.
+    fn write(&self, entropy: &dyn Entropy) -> Result<SecretText, StartError> {
+        let text = self.keyring.mint(self.prefix, entropy).text;
+        let half = self.file.with_extension("token.new");
+        let write = || {
+            let mut file = File::options()
+                .create(true)
+                .write(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&half)?;
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            writeln!(file, "{}", text.expose())?;
+            file.sync_all()?;
+            std::fs::rename(&half, &self.file)?;
+            match self.file.parent() {
+                Some(directory) => File::open(directory)?.sync_all(),
+                None => Ok(()),
+            }
+        };
+        write().map_err(|error| self.cannot("written", &error))?;
+        Ok(text)
+    }
+
+    fn cannot(&self, what: &str, error: &std::io::Error) -> StartError {
+        StartError(format!(
+            "the token file {} cannot be {what}: {error}",
+            self.file.display()
+        ))
+    }
+}

@@ -1,0 +1,252 @@
+//! Reaching the service: endpoint, token, and what its errors mean to the user.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyward_proto::v1::admin_service_client::AdminServiceClient;
+use keyward_proto::v1::api_key_service_client::ApiKeyServiceClient;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use super::input::without_line_end;
+use super::{Failure, Reach};
+use crate::config::Url;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The service, as one caller reaches it.
+pub(super) struct Client {
+    pub(super) keys: ApiKeyServiceClient<InterceptedService<Channel, Bearer>>,
+    pub(super) admin: AdminServiceClient<InterceptedService<Channel, Bearer>>,
+    token_file: PathBuf,
+    timeout: Duration,
+}
+
+/// Adds the caller's token to each call.
+#[derive(Clone)]
+pub(super) struct Bearer(MetadataValue<Ascii>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request
+            .metadata_mut()
+            .insert("authorization", self.0.clone());
+        Ok(request)
+    }
+}
+
+impl Client {
+    /// Connects. Flags beat variables, variables beat what the settings say of the service here.
+    pub(super) async fn connect(reach: &Reach<'_>) -> Result<Self, Failure> {
+        let Reach {
+            options,
+            environment,
+            settings,
+        } = reach;
+        let url = endpoint(reach)?;
+        let token_file = match (
+            &options.token_file,
+            variable(environment, "KEYWARD_TOKEN_FILE"),
+        ) {
+            (Some(path), _) => path.clone(),
+            (None, Some(path)) => PathBuf::from(path),
+            (None, None) => settings.data_dir.join("admin.token"),
+        };
+        let bearer = bearer(&token_file)?;
+        let channel = Endpoint::from_shared(url.expose().to_owned())
+            .map_err(|error| Failure::Usage(format!("the endpoint {url}: {error}")))?
+            .connect_timeout(CONNECT_TIMEOUT.min(options.timeout))
+            .timeout(options.timeout)
+            .connect()
+            .await
+            .map_err(|error| {
+                let cause = innermost(&error);
+                Failure::Failed(format!(
+                    "cannot connect to {url}: {cause}\n  is the service running? another endpoint is \
+                     named with --endpoint or KEYWARD_ENDPOINT"
+                ))
+            })?;
+        Ok(Self {
+            keys: ApiKeyServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+            admin: AdminServiceClient::with_interceptor(channel, bearer),
+            token_file,
+            timeout: options.timeout,
+        })
+    }
+
+    /// What a call's error means, and what to do.
+    pub(super) fn explain(&self, status: &Status) -> Failure {
+        let mut text = match status.get_details_error_info() {
+            Some(info) => format!("{}: {}", info.reason, status.message()),
+            None => format!("{}: {}", status.code().description(), status.message()),
+        };
+        for violation in status
+            .get_details_bad_request()
+            .iter()
+            .flat_map(|b| &b.field_violations)
+        {
+            text.push_str(&format!(
+                "\n  {}: {}",
+                violation.field, violation.description
+            ));
+        }
+        if let Some(advice) = self.advice(status) {
+            text.push_str("\n  ");
+            text.push_str(&advice);
+        }
+        Failure::Failed(text)
+    }
+
+    fn advice(&self, status: &Status) -> Option<String> {
+        let info = status.get_details_error_info();
+        let file = self.token_file.display();
+        match (
+            status.code(),
+            info.as_ref().map(|info| info.reason.as_str()),
+        ) {
+            (_, Some("REVOKE_UNCONFIRMED")) => {
+                Some("it is committed; repeat the command until it is proven".into())
+            }
+            (_, Some("OUTCOME_UNKNOWN")) => Some(
+                "repeat the command; that is safe, except for token create: see token list first"
+                    .into(),
+            ),
+            (Code::Unauthenticated, _) => Some(format!(
+                "the token was read from {file}; another is named with --token-file"
+            )),
+            (Code::PermissionDenied, _) => Some(format!(
+                "use a token that holds the role; this one was read from {file}"
+            )),
+            (Code::Unavailable, Some(_)) => Some("repeat the command; that is safe".into()),
+            (Code::Cancelled | Code::DeadlineExceeded, None) => Some(format!(
+                "there was no answer within {}; a longer time is given with --timeout",
+                humantime::format_duration(self.timeout)
+            )),
+            (Code::Unavailable | Code::Unknown | Code::Unimplemented | Code::Internal, None) => {
+                Some("is the endpoint a keyward service, and does it still run?".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+fn variable<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsString> {
+    environment
+        .iter()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value)
+}
+
+fn endpoint(reach: &Reach<'_>) -> Result<Url, Failure> {
+    let Reach {
+        options,
+        environment,
+        settings,
+    } = reach;
+    let url = match (&options.endpoint, variable(environment, "KEYWARD_ENDPOINT")) {
+        (Some(url), _) => Ok(url.clone()),
+        (None, Some(text)) => Url::new(&text.to_string_lossy())
+            .map_err(|reason| Failure::Usage(format!("KEYWARD_ENDPOINT: {reason}"))),
+        (None, None) if settings.listen.port() == 0 => Err(Failure::Usage(
+            "the setting `listen` has port 0; name the service with --endpoint".into(),
+        )),
+        (None, None) => {
+            Url::new(&format!("http://{}", reachable(settings.listen))).map_err(Failure::Usage)
+        }
+    }?;
+    if url.expose().starts_with("https") {
+        return Err(Failure::Usage(format!(
+            "the endpoint {url}: takes http://, there is no TLS"
+        )));
+    }
+    Ok(url)
+}
+
+/// One listens on a wildcard, and connects to an address.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// The token in `path`, never repeated in an error.
+fn bearer(path: &Path) -> Result<Bearer, Failure> {
+    let at = path.display();
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let advice = match error.kind() {
+            ErrorKind::NotFound => {
+                "\n  the service writes its first token to admin.token in data_dir when it starts for \
+                 the first time; another file is named with --token-file or KEYWARD_TOKEN_FILE"
+            }
+            _ => "",
+        };
+        Failure::Failed(format!("the token file {at}: {error}{advice}"))
+    })?;
+    let text = zeroize::Zeroizing::new(text);
+    let token = without_line_end(&text);
+    let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let header = zeroize::Zeroizing::new(format!("Bearer {token}"));
+    match MetadataValue::try_from(header.as_str()) {
+        Ok(mut value) if is_token => {
+            value.set_sensitive(true);
+            Ok(Bearer(value))
+        }
+        _ => Err(Failure::Failed(format!(
+            "the token file {at} does not hold one token"
+        ))),
+    }
+}
+
+/// The transport's own text says no more than that there was an error.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_is_reached_on_loopback() {
+        for (listen, reached) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("192.0.2.7:1", "192.0.2.7:1"),
+        ] {
+            assert_eq!(reachable(listen.parse().unwrap()).to_string(), reached);
+        }
+    }
+
+    #[test]
+    fn a_token_file_is_not_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (text, fine) in [
+            ("kwt_canary\n", true),
+            ("", false),
+            ("kwt_canary x\n", false),
+            ("kwt_canary\n\n", false),
+        ] {
+            std::fs::write(file.path(), text).unwrap();
+            match bearer(file.path()) {
+                Ok(bearer) => assert!(fine && !format!("{:?}", bearer.0).contains("canary")),
+                Err(Failure::Failed(error) | Failure::Usage(error)) => {
+                    assert!(!fine && !error.contains("canary"), "{error}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Tests of the command line as a whole, without a service.
+
+mod service;
+
+use super::*;
+
+/// Runs a command; answers exit code, stdout and stderr.
+fn keyward(arguments: &[&str], input: &str) -> (u8, String, String) {
+    keyward_in(arguments, input, &[])
+}
+
+fn keyward_in(
+    arguments: &[&str],
+    input: &str,
+    environment: &[(&str, &str)],
+) -> (u8, String, String) {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let mut input = input.as_bytes();
+    let mut console = Console {
+        input: &mut input,
+        out: &mut out,
+        err: &mut err,
+    };
+    let arguments = std::iter::once("keyward")
+        .chain(arguments.iter().copied())
+        .map(OsString::from);
+    let environment = environment
+        .iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    let serve = |settings: Settings| Err(format!("listens on {}", settings.listen));
+    let code = run_on(&mut console, arguments, environment, serve);
+    (
+        code,
+        String::from_utf8(out).unwrap(),
+        String::from_utf8(err).unwrap(),
+    )
+}
+
+fn parse(arguments: &[&str]) -> Call {
+    let arguments = std::iter::once("keyward").chain(arguments.iter().copied());
+    Call::from_arg_matches(&args::command().try_get_matches_from(arguments).unwrap()).unwrap()
+}
+
+const ID: &str = "01970000-0000-7000-8000-000000000000";
+
+#[test]
+fn the_parser_is_sound() {
+    args::command().debug_assert();
+}
+
+#[test]
+fn serve_is_the_default_verb() {
+    for arguments in [
+        vec!["--listen", "127.0.0.1:7"],
+        vec!["serve", "--listen", "127.0.0.1:7"],
+        vec![
+            "--listen",
+            "127.0.0.1:8",
+            "serve",
+            "--listen",
+            "127.0.0.1:7",
+        ],
+    ] {
+        let (code, _, err) = keyward(&arguments, "");
+        assert_eq!(
+            (code, err.as_str()),
+            (FAILED, "error: listens on 127.0.0.1:7\n")
+        );
+    }
+}
+
+#[test]
+fn usage_errors_are_64() {
+    for arguments in [
+        vec!["--listn", "x"],
+        vec!["nonsense"],
+        vec!["issue"],
+        vec![
+            "issue",
+            "--account",
+            "1",
+            "--ttl",
+            "1d",
+            "--expire-time",
+            "2030-01-01T00:00:00Z",
+        ],
+        vec!["issue", "--account", "1", "--metadata", "x"],
+        vec!["get"],
+        vec!["get", ID, "--key", "-"],
+        vec!["revoke", ID, "--account", "1"],
+        vec!["revoke", "--account", "1", "--replace"],
+        vec!["revoke", "--key", "-", "--grace", "1m"],
+        vec!["update", ID],
+        vec!["update", ID, "--scope", "a", "--clear-scopes"],
+        vec!["update", ID, "--disable", "--enable"],
+        vec!["token"],
+        vec!["token", "create", "bot"],
+        vec!["token", "create", "bot", "--role", "root"],
+        vec!["token", "revoke", "x"],
+        vec!["get", ID, "--endpoint", "ftp://x"],
+        vec!["get", ID, "--workers", "1"],
+        vec!["--workers", "many"],
+    ] {
+        let (code, out, err) = keyward(&arguments, "");
+        assert_eq!((code, out.as_str()), (USAGE, ""), "{arguments:?}: {err}");
+        let names_it = err.starts_with("error: ") || err.contains("Usage: keyward token");
+        assert!(names_it, "{arguments:?}: {err}");
+    }
+}
+
+#[test]
+fn help_names_settings_and_exit_codes() {
+    for arguments in [["--help"].as_slice(), &["serve", "--help"]] {
+        let (code, out, _) = keyward(arguments, "");
+        assert_eq!(code, DONE);
+        for setting in config::TABLE {
+            assert!(
+                out.contains(&setting.flag()) && out.contains(&setting.variable()),
+                "{out}"
+            );
+        }
+    }
+    assert!(
+        keyward(&["--help"], "")
+            .1
+            .contains("64  the command line or a setting is wrong")
+    );
+    assert_eq!(keyward(&["--version"], "").0, DONE);
+    assert!(!keyward(&["issue", "--help"], "").1.contains("--workers"));
+}
+
+#[test]
+fn config_shows_where_settings_came_from() {
+    let environment = [
+        ("KEYWARD_WORKERS", "2"),
+        ("KEYWARD_OTLP_ENDPOINT", "http://u:hunter2@x:1"),
+    ];
+    let (code, out, _) = keyward_in(
+        &["config", "--insecure", "--output", "json"],
+        "",
+        &environment,
+    );
+    assert_eq!(code, DONE);
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["workers"]["source"], "variable KEYWARD_WORKERS");
+    assert_eq!(json["insecure"]["source"], "flag --insecure");
+    assert_eq!(json["insecure"]["value"], "true");
+    assert_eq!(json["otlp_endpoint"]["value"], "http://u:***@x:1");
+    let (_, out, _) = keyward_in(&["config"], "", &environment);
+    assert!(out.starts_with("NAME") && !out.contains("hunter2"), "{out}");
+    assert!(out.lines().any(|l| l.split_whitespace().eq([
+        "workers",
+        "2",
+        "variable",
+        "KEYWARD_WORKERS"
+    ])));
+}
+
+#[test]
+fn a_key_in_the_wrong_place_is_not_repeated() {
+    for arguments in [["get", "kw_canary"], ["revoke", "kw_canary"]] {
+        let (code, _, err) = keyward(&arguments, "");
+        assert_eq!(code, USAGE);
+        assert!(err.contains("--key -") && !err.contains("canary"), "{err}");
+    }
+}
+
+#[test]
+fn what_hinders_a_call_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir_text = dir.path().to_str().unwrap();
+    let (code, _, err) = keyward(&["get", ID, "--data-dir", dir_text], "");
+    assert_eq!(code, FAILED);
+    assert!(
+        err.contains("admin.token") && err.contains("--token-file"),
+        "{err}"
+    );
+
+    std::fs::write(dir.path().join("admin.token"), "kwt_canary\n").unwrap();
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let (code, _, err) = keyward(
+        &[
+            "get",
+            ID,
+            "--data-dir",
+            dir_text,
+            "--listen",
+            &free.to_string(),
+        ],
+        "",
+    );
+    assert_eq!(code, FAILED);
+    assert!(
+        err.contains(&format!("cannot connect to http://{free}: ")),
+        "{err}"
+    );
+    assert!(
+        err.contains("refused") && err.contains("is the service running?"),
+        "{err}"
+    );
+    let (code, _, err) = keyward_in(
+        &["get", ID, "--data-dir", dir_text],
+        "",
+        &[("KEYWARD_ENDPOINT", "https://x")],
+    );
+    assert_eq!(code, USAGE, "{err}");
+}
+
+#[test]
+fn requests_hold_what_was_given() {
+    let Call::Revoke(args) = parse(&[
+        "revoke",
+        ID,
+        "--replace",
+        "--grace",
+        "10m",
+        "--reason",
+        "leak",
+    ]) else {
+        panic!()
+    };
+    let request = keys::revoke_request(&args, &mut io::empty()).unwrap();
+    assert!(request.replace && request.reason == "leak");
+    assert_eq!(request.grace.unwrap().seconds, 600);
+
+    let Call::Verify(args) = parse(&["verify", "-", "--scope", "a", "--strong"]) else {
+        panic!()
+    };
+    let request = keys::verify_request(&args, &mut "kw_x\n".as_bytes()).unwrap();
+    assert_eq!((request.api_key.as_str(), request.consistency), ("kw_x", 2));
+
+    let Call::Issue(args) = parse(&[
+        "issue",
+        "--account",
+        "42",
+        "--metadata",
+        "a=b=c",
+        "--ttl",
+        "30d",
+    ]) else {
+        panic!()
+    };
+    let request = keys::issue_request(&args).unwrap();
+    assert_eq!(request.metadata["a"], "b=c");
+    assert_eq!(request.recoverable, None);
+}
+
+#[test]
+fn an_update_names_what_it_changes() {
+    for (arguments, paths) in [
+        (vec!["--scope", "a", "--enable"], vec!["scopes", "disabled"]),
+        (
+            vec!["--clear-metadata", "--clear-cidrs"],
+            vec!["metadata", "allowed_cidrs"],
+        ),
+        (vec!["--never-expires"], vec!["expire_time"]),
+        (vec!["--ttl", "1h"], vec!["expire_time"]),
+    ] {
+        let arguments = [vec!["update", ID], arguments].concat();
+        let Call::Update(args) = parse(&arguments) else {
+            panic!()
+        };
+        let request = keys::update_request(&args).unwrap();
+        assert_eq!(request.update_mask.unwrap().paths, paths);
+        let expires = request.key.unwrap().expire_time.is_some();
+        assert_eq!(expires, arguments.contains(&"--ttl"));
+    }
+}
+
+#[test]
+fn a_broken_pipe_is_no_panic() {
+    struct Broken;
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (mut out, mut err) = (Broken, Vec::new());
+    let mut console = Console {
+        input: &mut io::empty(),
+        out: &mut out,
+        err: &mut err,
+    };
+    let arguments = ["keyward", "config"].map(OsString::from);
+    assert_eq!(
+        run_on(&mut console, arguments, Vec::new(), |_| Ok(())),
+        FAILED
+    );
+    assert!(err.is_empty());
+}

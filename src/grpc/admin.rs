@@ -1,0 +1,60 @@
+//! `AdminService`: callers' tokens. Role `admin` throughout.
+
+use keyward_proto::v1;
+use keyward_proto::v1::admin_service_server::AdminService;
+use tonic::{Request, Response, Status};
+
+use super::{Api, convert};
+use crate::key::{Role, SecretText, SlotName};
+use crate::service::ServiceError;
+
+#[tonic::async_trait]
+impl AdminService for Api {
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        let caller = self.authorize(request.metadata(), Role::Admin).await?;
+        let request = request.into_inner();
+        let name = SlotName::new("name", request.name).map_err(ServiceError::from)?;
+        let roles = convert::roles(&request.roles).map_err(ServiceError::from)?;
+        let reply = self.service.create_token(&caller, name, roles).await?;
+        Ok(Response::new(v1::CreateTokenResponse {
+            caller_token: Some(convert::caller_token(&reply.record)),
+            token: SecretText::into_exposed(reply.secret),
+        }))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensResponse>, Status> {
+        self.authorize(request.metadata(), Role::Admin).await?;
+        let request = request.into_inner();
+        let query = convert::page(request.page_size, request.page_token);
+        let page = self
+            .service
+            .list_tokens(request.include_revoked, query)
+            .await?;
+        Ok(Response::new(v1::ListTokensResponse {
+            caller_tokens: page.items.iter().map(convert::caller_token).collect(),
+            next_page_token: page.next,
+        }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        let caller = self.authorize(request.metadata(), Role::Admin).await?;
+        let id = convert::key_id("token_id", &request.into_inner().token_id)
+            .map_err(ServiceError::from)?;
+        let reply = self.service.revoke_token(&caller, id).await?;
+        Ok(Response::new(v1::RevokeTokenResponse {
+            revision: reply.record.revision,
+            caller_token: Some(convert::caller_token(&reply.record)),
+            confirmed_instances: reply.receipt.confirmed,
+            waited_out_instances: reply.receipt.waited_out,
+        }))
+    }
+}

@@ -1,0 +1,293 @@
+//! Messages to domain types and back.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use keyward_proto::v1;
+
+use crate::cache::Consistency;
+use crate::fence::{Ask, state_at};
+use crate::key::{
+    AccountId, FieldError, KeyId, KeyRecord, KeyState, Metadata, Networks, Reason, Role, Roles,
+    Scopes, SecretText, SlotName, Timestamp, TokenRecord, Verdict,
+};
+use crate::service::{Expiry, Issue, PageQuery, Revoke, RevokeTarget, Verified, Verify};
+use crate::store::KeyChanges;
+
+type Checked<T> = Result<T, FieldError>;
+
+pub(super) fn issue(request: v1::IssueRequest) -> Checked<Issue> {
+    let expiry = match (request.expire_time, request.ttl) {
+        (None, None) => Expiry::Never,
+        (Some(time), None) => Expiry::At(timestamp("expire_time", time)?),
+        (None, Some(ttl)) => Expiry::After(duration("ttl", ttl)?),
+        (Some(_), Some(_)) => {
+            return Err(FieldError::new(
+                "ttl",
+                "and expire_time exclude each other: send one",
+            ));
+        }
+    };
+    Ok(Issue {
+        account: AccountId::new("account_id", request.account_id)?,
+        name: if request.name.is_empty() {
+            SlotName::default_slot()
+        } else {
+            SlotName::new("name", request.name)?
+        },
+        scopes: Scopes::new("scopes", request.scopes)?,
+        metadata: Metadata::new("metadata", request.metadata)?,
+        networks: Networks::new("allowed_cidrs", &request.allowed_cidrs)?,
+        recoverable: request.recoverable.unwrap_or(false),
+        expiry,
+    })
+}
+
+pub(super) fn revoke(request: v1::RevokeRequest) -> Checked<Revoke> {
+    use v1::revoke_request::Target;
+    let target = match request.target {
+        None => {
+            return Err(FieldError::new(
+                "target",
+                "one of key_id, api_key, account_id is needed",
+            ));
+        }
+        Some(Target::KeyId(text)) => RevokeTarget::Key(key_id("key_id", &text)?),
+        Some(Target::ApiKey(text)) => RevokeTarget::Text(SecretText::new(text)),
+        Some(Target::AccountId(text)) => RevokeTarget::Account(AccountId::new("account_id", text)?),
+    };
+    let reason = if request.reason.is_empty() {
+        None
+    } else {
+        Some(Reason::new("reason", request.reason)?)
+    };
+    Ok(Revoke {
+        target,
+        replace: request.replace,
+        grace: request
+            .grace
+            .map_or(Ok(Duration::ZERO), |grace| duration("grace", grace))?,
+        reason,
+    })
+}
+
+pub(super) fn verify(request: v1::VerifyRequest) -> Checked<Verify> {
+    let consistency = match v1::Consistency::try_from(request.consistency) {
+        Ok(v1::Consistency::Unspecified | v1::Consistency::Default) => Consistency::Default,
+        Ok(v1::Consistency::Strong) => Consistency::Strong,
+        Err(_) => return Err(FieldError::new("consistency", "is not a defined value")),
+    };
+    let client = match request.client_ip.as_str() {
+        "" => None,
+        text => Some(text.parse::<IpAddr>().map_err(|_| {
+            FieldError::new(
+                "client_ip",
+                "is neither an IPv4 nor an IPv6 address (without port)",
+            )
+        })?),
+    };
+    let scopes = Scopes::new("required_scopes", request.required_scopes)?;
+    Ok(Verify {
+        text: SecretText::new(request.api_key),
+        ask: Ask { scopes, client },
+        consistency,
+    })
+}
+
+pub(super) fn update(request: v1::UpdateRequest) -> Checked<(KeyId, KeyChanges)> {
+    let key = request
+        .key
+        .ok_or_else(|| FieldError::new("key", "is needed"))?;
+    let mask = request
+        .update_mask
+        .map(|mask| mask.paths)
+        .unwrap_or_default();
+    if mask.is_empty() {
+        return Err(FieldError::new(
+            "update_mask",
+            "must name at least one field",
+        ));
+    }
+    let within = |error: FieldError| error.within("key");
+    let id = key_id("key_id", &key.key_id).map_err(within)?;
+    let mut changes = KeyChanges::default();
+    for path in &mask {
+        match path.as_str() {
+            "scopes" => {
+                changes.scopes = Some(Scopes::new("scopes", key.scopes.clone()).map_err(within)?);
+            }
+            "metadata" => {
+                let metadata = Metadata::new("metadata", key.metadata.clone());
+                changes.metadata = Some(metadata.map_err(within)?);
+            }
+            "allowed_cidrs" => {
+                let networks = Networks::new("allowed_cidrs", &key.allowed_cidrs);
+                changes.networks = Some(networks.map_err(within)?);
+            }
+            "expire_time" => {
+                let end = key.expire_time.map(|time| timestamp("expire_time", time));
+                changes.expire_time = Some(end.transpose().map_err(within)?);
+            }
+            "disabled" => changes.disabled = Some(key.disabled),
+            other => {
+                let shown: String = other.chars().take(64).filter(|c| !c.is_control()).collect();
+                return Err(FieldError::new(
+                    "update_mask",
+                    format!(
+                        "'{shown}' cannot be changed; scopes, metadata, expire_time, allowed_cidrs \
+                         and disabled can"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok((id, changes))
+}
+
+pub(super) fn key_id(field: &'static str, text: &str) -> Checked<KeyId> {
+    KeyId::parse(text).ok_or_else(|| FieldError::new(field, "is not a UUID"))
+}
+
+pub(super) fn roles(values: &[i32]) -> Checked<Roles> {
+    let role = |value: &i32| match v1::Role::try_from(*value) {
+        Ok(v1::Role::Issuer) => Ok(Role::Issuer),
+        Ok(v1::Role::Verifier) => Ok(Role::Verifier),
+        Ok(v1::Role::Revealer) => Ok(Role::Revealer),
+        Ok(v1::Role::Reader) => Ok(Role::Reader),
+        Ok(v1::Role::Editor) => Ok(Role::Editor),
+        Ok(v1::Role::Reporter) => Ok(Role::Reporter),
+        Ok(v1::Role::Admin) => Ok(Role::Admin),
+        Ok(v1::Role::Unspecified) | Err(_) => {
+            Err(FieldError::new("roles", format!("{value} is not a role")))
+        }
+    };
+    values.iter().map(role).collect()
+}
+
+pub(super) fn page(size: i32, token: String) -> PageQuery {
+    PageQuery { size, token }
+}
+
+/// A time to the microsecond.
+fn timestamp(field: &'static str, time: prost_types::Timestamp) -> Checked<Timestamp> {
+    let wrong = || FieldError::new(field, "is not a time: its nanos are out of range");
+    let nanos = i64::from(time.nanos);
+    if !(0..1_000_000_000).contains(&nanos) {
+        return Err(wrong());
+    }
+    let micros = time
+        .seconds
+        .checked_mul(1_000_000)
+        .and_then(|us| us.checked_add(nanos / 1_000));
+    micros
+        .map(Timestamp::from_micros)
+        .ok_or_else(|| FieldError::new(field, "is out of range"))
+}
+
+/// A length of time to the microsecond, not negative.
+fn duration(field: &'static str, duration: prost_types::Duration) -> Checked<Duration> {
+    if duration.seconds < 0 || duration.nanos < 0 {
+        return Err(FieldError::new(field, "must not be negative"));
+    }
+    if duration.nanos > 999_999_999 {
+        return Err(FieldError::new(
+            field,
+            "is not a duration: its nanos are out of range",
+        ));
+    }
+    let seconds = u64::try_from(duration.seconds).unwrap_or(0);
+    let nanos = u32::try_from(duration.nanos).unwrap_or(0);
+    Ok(Duration::new(seconds, nanos / 1_000 * 1_000))
+}
+
+pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
+    let micros = time.as_micros();
+    prost_types::Timestamp {
+        seconds: micros.div_euclid(1_000_000),
+        nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or(0),
+    }
+}
+
+/// A key as it stands at `at`, the store's time.
+pub(super) fn api_key(record: &KeyRecord, at: Timestamp) -> v1::ApiKey {
+    let state = match state_at(record, at) {
+        KeyState::Active => v1::State::Active,
+        KeyState::Disabled => v1::State::Disabled,
+        KeyState::Expired => v1::State::Expired,
+        KeyState::Revoked => v1::State::Revoked,
+    };
+    v1::ApiKey {
+        key_id: record.id.to_string(),
+        account_id: record.account.to_string(),
+        name: record.name.to_string(),
+        hint: record.hint.0.clone(),
+        scopes: record.scopes.as_slice().to_vec(),
+        metadata: record.metadata.entries().clone(),
+        allowed_cidrs: record.networks.to_texts(),
+        recoverable: record.recoverable,
+        disabled: record.disabled,
+        create_time: Some(time(record.create_time)),
+        expire_time: record.expire_time.map(time),
+        revoke_time: record.revoke_time.map(time),
+        revoke_reason: record
+            .revoke_reason
+            .as_ref()
+            .map(Reason::to_string)
+            .unwrap_or_default(),
+        replaced_by: record
+            .replaced_by
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
+        state: state.into(),
+        revision: record.revision,
+    }
+}
+
+pub(super) fn caller_token(record: &TokenRecord) -> v1::CallerToken {
+    let role = |role| match role {
+        Role::Issuer => v1::Role::Issuer,
+        Role::Verifier => v1::Role::Verifier,
+        Role::Revealer => v1::Role::Revealer,
+        Role::Reader => v1::Role::Reader,
+        Role::Editor => v1::Role::Editor,
+        Role::Reporter => v1::Role::Reporter,
+        Role::Admin => v1::Role::Admin,
+    };
+    v1::CallerToken {
+        token_id: record.id.to_string(),
+        name: record.name.to_string(),
+        roles: record.roles.iter().map(|one| role(one).into()).collect(),
+        create_time: Some(time(record.create_time)),
+        revoke_time: record.revoke_time.map(time),
+        revision: record.revision,
+    }
+}
+
+/// A verdict as it is sent: everything but the verdict only with VALID.
+pub(super) fn verified(verified: &Verified) -> v1::VerifyResponse {
+    let verdict = match verified.verdict {
+        Verdict::Valid => v1::Verdict::Valid,
+        Verdict::NotFound => v1::Verdict::NotFound,
+        Verdict::Malformed => v1::Verdict::Malformed,
+        Verdict::Revoked => v1::Verdict::Revoked,
+        Verdict::Expired => v1::Verdict::Expired,
+        Verdict::Disabled => v1::Verdict::Disabled,
+        Verdict::InsufficientScope => v1::Verdict::InsufficientScope,
+        Verdict::IpNotAllowed => v1::Verdict::IpNotAllowed,
+    };
+    let mut response = v1::VerifyResponse {
+        verdict: verdict.into(),
+        ..Default::default()
+    };
+    if let Some(entry) = &verified.record {
+        let record = entry.record();
+        response.key_id = record.id.to_string();
+        response.account_id = record.account.to_string();
+        response.name = record.name.to_string();
+        response.scopes = record.scopes.as_slice().to_vec();
+        response.metadata = record.metadata.entries().clone();
+        response.expire_time = record.expire_time.map(time);
+        response.revision = record.revision;
+    }
+    response
+}

@@ -1,0 +1,222 @@
+//! The threads that serve: one current-thread runtime each, fed by one acceptor that hands every
+//! connection to the least loaded. With no such threads one runtime does it all.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::{Connected, TcpConnectInfo};
+
+use super::Server;
+use crate::telemetry::Metrics;
+
+/// How long the acceptor rests when the system has no more file descriptors.
+const REST: Duration = Duration::from_millis(50);
+
+/// One serving thread as the acceptor sees it.
+struct Worker {
+    connections: mpsc::UnboundedSender<std::net::TcpStream>,
+    load: Arc<AtomicUsize>,
+    ended: oneshot::Receiver<()>,
+}
+
+/// The serving threads.
+pub struct Workers(Vec<Worker>);
+
+impl Workers {
+    /// Starts `count` threads that serve `server` until `stop`, and drain then.
+    pub fn start(
+        count: usize,
+        server: &Server,
+        metrics: &Metrics,
+        stop: &CancellationToken,
+    ) -> io::Result<Self> {
+        (0..count)
+            .map(|n| {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()?;
+                let (worker, serving) = worker(n, server.clone(), metrics, stop.clone());
+                std::thread::Builder::new()
+                    .name(format!("verify-{n}"))
+                    .spawn(move || runtime.block_on(serving))?;
+                Ok(worker)
+            })
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// Serves on the runtime that this is called from: one thread for all.
+    pub fn here(server: &Server, metrics: &Metrics, stop: &CancellationToken) -> Self {
+        let (worker, serving) = worker(0, server.clone(), metrics, stop.clone());
+        tokio::spawn(serving);
+        Self(vec![worker])
+    }
+
+    /// Waits until every thread has drained.
+    pub async fn ended(self) {
+        for worker in self.0 {
+            // A thread that panicked has ended as well.
+            let _ = worker.ended.await;
+        }
+    }
+
+    /// Hands a connection to the least loaded thread.
+    fn hand_out(&self, stream: std::net::TcpStream) {
+        let least = self
+            .0
+            .iter()
+            .min_by_key(|worker| worker.load.load(Ordering::Relaxed));
+        if let Some(worker) = least {
+            worker.load.fetch_add(1, Ordering::Relaxed);
+            if worker.connections.send(stream).is_err() {
+                tracing::error!("a serving thread is gone; a connection was dropped");
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Workers({})", self.0.len())
+    }
+}
+
+fn worker(
+    n: usize,
+    server: Server,
+    metrics: &Metrics,
+    stop: CancellationToken,
+) -> (Worker, impl Future<Output = ()> + Send + 'static) {
+    let (connections, incoming) = mpsc::unbounded_channel();
+    let (done, ended) = oneshot::channel();
+    let load = Arc::new(AtomicUsize::new(0));
+    let (counted, gauge) = (Arc::clone(&load), metrics.connections(n));
+    let serving = async move {
+        let incoming = UnboundedReceiverStream::new(incoming)
+            .map(move |stream| Connection::new(stream, Arc::clone(&counted), gauge.clone()));
+        let served = server
+            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+            .await;
+        if let Err(error) = served {
+            tracing::error!(%error, "a serving thread ended");
+        }
+        // Nobody waits any more when the process is being aborted.
+        let _ = done.send(());
+    };
+    (
+        Worker {
+            connections,
+            load,
+            ended,
+        },
+        serving,
+    )
+}
+
+/// Accepts on `listener` and hands out, until `stop`; then gives the threads back.
+pub async fn accept(listener: TcpListener, workers: Workers, stop: CancellationToken) -> Workers {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return workers,
+        };
+        let stream = accepted.and_then(|(stream, _)| {
+            stream.set_nodelay(true)?;
+            stream.into_std()
+        });
+        match stream {
+            Ok(stream) => workers.hand_out(stream),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// A connection that counts as load for as long as it lives.
+struct Connection {
+    stream: TcpStream,
+    load: Arc<AtomicUsize>,
+    gauge: Gauge,
+}
+
+impl Connection {
+    fn new(stream: std::net::TcpStream, load: Arc<AtomicUsize>, gauge: Gauge) -> io::Result<Self> {
+        let stream = TcpStream::from_std(stream).inspect_err(|_| {
+            load.fetch_sub(1, Ordering::Relaxed);
+        })?;
+        gauge.inc();
+        Ok(Self {
+            stream,
+            load,
+            gauge,
+        })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.load.fetch_sub(1, Ordering::Relaxed);
+        self.gauge.dec();
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = TcpConnectInfo;
+
+    fn connect_info(&self) -> TcpConnectInfo {
+        self.stream.connect_info()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,58 @@
+//! The machine's clocks and its source of randomness: what `app` passes in outside tests.
+
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::key::{BootTime, Clock, Entropy, Timestamp};
+
+/// `CLOCK_BOOTTIME` and `CLOCK_REALTIME`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+fn micros(time: Timespec) -> i64 {
+    time.tv_sec
+        .saturating_mul(1_000_000)
+        .saturating_add(time.tv_nsec / 1_000)
+}
+
+impl Clock for SystemClock {
+    fn boot(&self) -> BootTime {
+        BootTime::from_micros(micros(clock_gettime(ClockId::Boottime)))
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_micros(micros(clock_gettime(ClockId::Realtime)))
+    }
+}
+
+/// The operating system's generator.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemEntropy;
+
+impl Entropy for SystemEntropy {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the Entropy that is passed in"
+    )]
+    #[expect(
+        clippy::expect_used,
+        reason = "going on without randomness would make guessable keys"
+    )]
+    fn fill(&self, buffer: &mut [u8]) {
+        getrandom::fill(buffer).expect("Linux has getrandom(2), which does not fail once seeded");
+    }
+}
+
+/// Keeps secrets out of core dumps: none is written, and no other process of this user can read
+/// this one's memory.
+pub fn forbid_core_dumps() -> std::io::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
