@@ -1,0 +1,60 @@
+# The targets that people and the CI run. `make` alone lists them.
+
+CARGO ?= cargo
+# More arguments for `cargo test`, for instance: make test TEST_FLAGS=--no-fail-fast
+TEST_FLAGS ?=
+
+SCRIPTS := .ci/run $(wildcard scripts/*.sh)
+
+# Where scripts/install-check-tools.sh puts what is missing.
+export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help test check fmt clippy deny proto doc shell advisories bench mutants soak \
+	test-tools check-tools
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: test-tools ## run every test (KEYWARD_TEST_PYTHON: another Python for the Python tests)
+	$(CARGO) test --workspace --locked $(TEST_FLAGS)
+
+check: fmt clippy deny proto doc shell ## formatting, lints, licences, proto files, docs, scripts
+
+fmt: ## formatting
+	$(CARGO) fmt --all --check
+
+clippy: ## lints
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+deny: check-tools ## licences, banned crates and sources of the dependencies
+	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
+
+proto: check-tools ## the proto files: lint and formatting
+	buf lint
+	buf format --diff --exit-code
+
+doc: ## the documentation of the code
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
+
+shell: check-tools ## the scripts
+	shellcheck --external-sources $(SCRIPTS)
+
+advisories: check-tools ## known holes in the dependencies (needs the network)
+	$(CARGO) deny --locked check --hide-inclusion-graph advisories
+
+bench: ## run the benchmarks
+	$(CARGO) bench --locked
+
+mutants: test-tools ## break the code with each patch of proof/mutants: a test must notice
+	scripts/mutants.sh
+
+soak: ## kill -9 under traffic, 200 rounds (KEYWARD_SOAK_ROUNDS sets how many)
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} \
+		$(CARGO) test --release --locked --test durability -- --nocapture
+
+test-tools:
+	scripts/install-test-tools.sh
+
+check-tools:
+	scripts/install-check-tools.sh

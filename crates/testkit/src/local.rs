@@ -1,0 +1,106 @@
+//! Keyward in this process, on the test's runtime, with what the test passes in.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward::app::{App, Parts};
+use keyward::config::{Settings, Store};
+use keyward::key::Prefix;
+use keyward::telemetry::LogFormat;
+
+use super::{Client, ManualClock, ManualEntropy};
+
+/// A running service and the directory it lives in.
+pub struct Local {
+    /// The service.
+    pub app: App,
+    /// Its clock.
+    pub clock: Arc<ManualClock>,
+    /// Its data directory, removed at the end.
+    pub directory: tempfile::TempDir,
+    /// Its first token, with every role.
+    pub token: String,
+}
+
+/// Settings for a service in `directory`, on any free port, with the shortest staleness.
+pub fn settings_in(directory: &Path) -> Settings {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    Settings {
+        listen: any,
+        http_listen: Some(any),
+        data_dir: directory.to_path_buf(),
+        store: Store::Sqlite(directory.join("keyward.db")),
+        max_staleness: Duration::from_secs(2),
+        key_prefixes: vec![Prefix::new("kw").expect("kw is a prefix")],
+        forbid_recoverable: false,
+        insecure: false,
+        keyring: directory.join("keyring"),
+        workers: 2,
+        log_format: LogFormat::Text,
+        otlp_endpoint: None,
+    }
+}
+
+impl Local {
+    /// Starts with the settings of [`settings_in`].
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}, |store| store).await
+    }
+
+    /// Starts with settings changed by `change` and a store wrapped by `around_store`.
+    pub async fn start_with(
+        change: impl FnOnce(&mut Settings),
+        around_store: fn(Arc<dyn keyward::store::Store>) -> Arc<dyn keyward::store::Store>,
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let mut settings = settings_in(directory.path());
+        change(&mut settings);
+        let clock = Arc::new(ManualClock::default());
+        let parts = Parts {
+            clock: Arc::<ManualClock>::clone(&clock),
+            entropy: Arc::new(ManualEntropy::System),
+            around_store,
+        };
+        let app = App::start(&settings, parts)
+            .await
+            .expect("the service starts");
+        let token = token_in(directory.path());
+        Self {
+            app,
+            clock,
+            directory,
+            token,
+        }
+    }
+
+    /// A client with every role.
+    pub async fn client(&self) -> Client {
+        Client::new(self.app.grpc_address(), Some(&self.token)).await
+    }
+
+    /// A client with these roles only.
+    pub async fn client_as(&self, roles: &[keyward_proto::v1::Role]) -> Client {
+        let token = self
+            .client()
+            .await
+            .token("test", roles)
+            .await
+            .expect("a token is made");
+        Client::new(self.app.grpc_address(), Some(&token)).await
+    }
+
+    /// The database, for changes by hand.
+    pub fn database(&self) -> std::path::PathBuf {
+        self.directory.path().join("keyward.db")
+    }
+}
+
+/// The first token of the service in `directory`.
+pub(crate) fn token_in(directory: &Path) -> String {
+    let text = std::fs::read_to_string(directory.join("admin.token"));
+    text.expect("the first start wrote admin.token")
+        .trim_end()
+        .to_owned()
+}

@@ -1,0 +1,179 @@
+//! Keyward as a process: started from its binary, stopped, killed, paused.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::Client;
+
+/// A start that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running `keyward serve`. Killed when dropped.
+pub struct Process {
+    child: Child,
+    /// Where it serves gRPC.
+    pub grpc: SocketAddr,
+    /// Where its side port is.
+    pub http: SocketAddr,
+    data_dir: PathBuf,
+    output: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// The command that starts `binary` on `data_dir` and free ports; without this process's
+    /// KEYWARD variables.
+    pub fn command(binary: &str, data_dir: &Path) -> Command {
+        let mut command = Command::new(binary);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("KEYWARD_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .current_dir(data_dir.parent().unwrap_or(data_dir))
+            .args([
+                "serve",
+                "--listen",
+                "127.0.0.1:0",
+                "--http-listen",
+                "127.0.0.1:0",
+            ])
+            .arg("--data-dir")
+            .arg(data_dir);
+        command
+    }
+
+    /// Starts `command` (see [`Self::command`]) and waits until it says that it is ready.
+    pub fn start(mut command: Command, data_dir: &Path) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary can be started");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let output = Arc::new(Mutex::new(String::new()));
+        let (tell, ready) = mpsc::channel();
+        let gathered = Arc::clone(&output);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if let Some(addresses) = addresses(&line) {
+                    // The test may have stopped waiting.
+                    let _ = tell.send(addresses);
+                }
+                gathered.lock().push_str(&(line + "\n"));
+            }
+        });
+        let Ok((grpc, http)) = ready.recv_timeout(PATIENCE) else {
+            let status = child.try_wait();
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
+            panic!(
+                "keyward did not become ready ({status:?}):\n{}",
+                output.lock()
+            );
+        };
+        Self {
+            child,
+            grpc,
+            http,
+            data_dir: data_dir.to_path_buf(),
+            output,
+        }
+    }
+
+    /// Runs `command` until it ends by itself: its status and what it said on stderr.
+    pub fn run_to_end(mut command: Command) -> (ExitStatus, String) {
+        let output = command
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary can be started");
+        (
+            output.status,
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
+    }
+
+    /// A client with every role.
+    pub async fn client(&self) -> Client {
+        Client::new(self.grpc, Some(&self.token())).await
+    }
+
+    /// The first token.
+    pub fn token(&self) -> String {
+        super::local::token_in(&self.data_dir)
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has said on stderr so far.
+    pub fn output(&self) -> String {
+        self.output.lock().clone()
+    }
+
+    /// Sends a signal by its name, such as `TERM`, `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.child.id().to_string()])
+            .status()
+            .expect("kill can be started");
+        assert!(sent.success(), "kill -s {name}");
+    }
+
+    /// Kills it, as a power cut would.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the process can be killed");
+        self.child.wait().expect("the process ends");
+    }
+
+    /// Asks it to stop, and waits until it has.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a deadline of the harness, not of the service"
+    )]
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal("TERM");
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self
+                .child
+                .try_wait()
+                .expect("the process can be waited for")
+            {
+                return status;
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "keyward did not stop:\n{}",
+                self.output()
+            );
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The addresses in the line that says it is ready.
+fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let rest = line.strip_prefix("keyward is ready: gRPC on ")?;
+    let (grpc, http) = rest.split_once(", metrics and probes on ")?;
+    Some((grpc.parse().ok()?, http.parse().ok()?))
+}

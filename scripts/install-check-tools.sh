@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Installs what `make check` needs beside Rust: cargo-deny, buf and shellcheck, each under target/.
+# A cargo-deny of the right version on PATH is used as it is; building one takes some minutes.
+# Does nothing the second time.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/lib.sh
+source scripts/lib.sh
+
+deny_version=0.20.2
+
+read -ra missing < <(python_packages) || true
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
+install_packages "${missing[@]}"
+
+make_venv target/venv-tools scripts/requirements.txt
+
+PATH="$PWD/target/tools/bin:$PATH"
+if [[ $(cargo-deny --version 2>/dev/null) != "cargo-deny $deny_version" ]]; then
+    echo "building cargo-deny $deny_version"
+    env -u CARGO_TARGET_DIR cargo install --quiet --locked --force \
+        --version "=$deny_version" --root target/tools cargo-deny
+fi

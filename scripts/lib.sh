@@ -1,0 +1,39 @@
+# shellcheck shell=bash
+# Functions that the other scripts share. They are run from the root of the repository.
+
+# install_packages PACKAGE...: Debian packages, as root or through sudo.
+install_packages() {
+    (($# > 0)) || return 0
+    local as_root=()
+    if ((EUID != 0)); then
+        as_root=(sudo)
+        # Without a terminal sudo must not ask for a password.
+        [[ -t 0 ]] || as_root=(sudo -n)
+    fi
+    echo "installing: $*"
+    if ! command -v apt-get >/dev/null \
+        || ! "${as_root[@]}" apt-get update -qq </dev/null \
+        || ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends "$@" </dev/null; then
+        echo "error: could not install packages; install these and try again: $*" >&2
+        return 1
+    fi
+}
+
+# python_packages: the Debian packages without which no Python venv can be made.
+python_packages() {
+    python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv
+}
+
+# make_venv DIRECTORY REQUIREMENTS: a Python venv with exactly these packages, made once.
+make_venv() {
+    local directory=$1 requirements=$2
+    if cmp -s "$requirements" "$directory/installed.txt" && "$directory/bin/python" -c ''; then
+        return 0
+    fi
+    rm -rf "$directory"
+    python3 -m venv "$directory"
+    "$directory/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --requirement "$requirements"
+    cp "$requirements" "$directory/installed.txt"
+}

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Shows that the tests can fail: applies each patch of proof/mutants/ to a copy of the tree and
+# runs the tests that the patch names, which must then fail. A patch opens with:
+#
+#   # why: what the patch breaks
+#   # test: arguments for `cargo test` (the line may occur again; every such run must fail)
+#
+# A patch that does not apply or compile is a failure, and so is having no patch. That the same
+# tests pass on the code as it is, `make test` shows.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+limit=${KEYWARD_MUTANT_TIMEOUT:-900}
+
+shopt -s nullglob
+patches=(proof/mutants/*.patch)
+if ((${#patches[@]} == 0)); then
+    echo "error: no mutants: there is no proof/mutants/*.patch" >&2
+    exit 1
+fi
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# One target directory for all, so that the dependencies are built once.
+export CARGO_TARGET_DIR=$root/target/mutants
+export KEYWARD_TEST_PYTHON=${KEYWARD_TEST_PYTHON:-$root/target/venv/bin/python}
+# In the copy git must not look for a repository further up: it would skip the whole patch.
+export GIT_CEILING_DIRECTORIES=$work
+
+# The copied files are new, never as old as the originals: cargo goes by the time of a file, and
+# would otherwise take what it built from the copy before.
+copy_tree() {
+    rm -rf "$work/tree"
+    mkdir "$work/tree"
+    git ls-files -z --cached --others --exclude-standard \
+        | while IFS= read -r -d '' file; do [[ ! -e $file ]] || printf '%s\0' "$file"; done \
+        | tar --create --null --files-from=- \
+        | tar --extract --touch --directory="$work/tree"
+}
+
+# judge PATCH LOG: prints one word or two, "caught" if every named test run failed.
+judge() {
+    local patch=$root/$1 log=$2 tests line arguments status
+    mapfile -t tests < <(sed -n '/^\(diff \|--- \)/q; s/^# test: *//p' "$patch")
+    ((${#tests[@]} > 0)) || { echo "names no test"; return; }
+    cd "$work/tree"
+    git apply "$patch" >>"$log" 2>&1 || { echo "does not apply"; return; }
+    for line in "${tests[@]}"; do
+        read -ra arguments <<<"$line"
+        cargo test --locked --no-run "${arguments[@]}" >>"$log" 2>&1 </dev/null \
+            || { echo "does not compile"; return; }
+        status=0
+        timeout "$limit" cargo test --locked "${arguments[@]}" >"$log.run" 2>&1 </dev/null \
+            || status=$?
+        cat "$log.run" >>"$log"
+        if ! grep -q '^running [1-9]' "$log.run"; then
+            echo "ran no test"
+            return
+        elif ((status == 0)); then
+            echo "survived"
+            return
+        elif ((status == 124)); then
+            echo "timed out"
+            return
+        elif ! grep -q '^test result: FAILED' "$log.run"; then
+            echo "no test failed"
+            return
+        fi
+    done
+    echo "caught"
+}
+
+failed=0
+rows=()
+for patch in "${patches[@]}"; do
+    name=$(basename "$patch" .patch)
+    log=$work/$name.log
+    echo "mutant $name" >&2
+    copy_tree
+    verdict=$(judge "$patch" "$log")
+    if [[ $verdict != caught ]]; then
+        failed=$((failed + 1))
+        [[ ! -e $log ]] || tail -n 40 "$log" >&2
+    fi
+    why=$(sed -n '/^\(diff \|--- \)/q; s/^# why: *//p' "$patch")
+    rows+=("$(printf '%-32s %-16s %s' "$name" "$verdict" "${why%%$'\n'*}")")
+done
+
+printf '%-32s %-16s %s\n' mutant result why
+printf '%s\n' "${rows[@]}"
+echo "$((${#patches[@]} - failed)) caught, $failed not"
+((failed == 0))
