@@ -20,8 +20,8 @@ const CHAIN: &[&str] = &[
 /// Modules beside the chain, and all that they may import. `keyward_proto` is the crate.
 const BESIDE: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
-    ("config", &["key"]),
-    ("cli", &["config", "keyward_proto"]),
+    ("config", &["key", "telemetry"]),
+    ("cli", &["config", "key", "keyward_proto", "telemetry"]),
 ];
 
 /// Where all is put together: these may import everything.

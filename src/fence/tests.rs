@@ -1,5 +1,6 @@
 //! The fence against a tiny world: a store with a log, clocks, and readers that may hold what
 //! they read for as long as they like. P1 is checked at every admission.
+#![expect(clippy::cast_possible_truncation, reason = "the worlds here are small")]
 
 use std::time::Duration;
 

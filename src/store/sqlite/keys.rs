@@ -170,7 +170,7 @@ impl Keys for SqliteStore {
                 .map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
         )
         .bind(query.include_revoked)
-        .bind(self.clock.wall().as_micros())
+        .bind(self.now(Timestamp::default()).as_micros())
         .bind(query.limit)
         .fetch_all(&self.readers)
         .await

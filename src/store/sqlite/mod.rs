@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
@@ -23,7 +24,7 @@ use sqlx::{ConnectOptions, Sqlite, SqliteConnection};
 
 use super::{OpenError, Result, Store, StoreError};
 use crate::fence::Epoch;
-use crate::key::{Clock, Entropy, Timestamp};
+use crate::key::{BootTime, Clock, Entropy, Timestamp};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -39,6 +40,8 @@ pub struct SqliteStore {
     /// The tail's own connection: reads under load must not make the instance stale.
     tail: SqlitePool,
     clock: Arc<dyn Clock>,
+    /// The last time that was told, and when by the boot clock: from there time only goes on.
+    told: Mutex<(Timestamp, BootTime)>,
     /// Drawn at each start: entries of an earlier process are of another epoch.
     system: u64,
     _lock: File,
@@ -81,6 +84,7 @@ impl SqliteStore {
             readers: pool(READERS, reading.clone()).await.map_err(cannot)?,
             tail: pool(1, reading).await.map_err(cannot)?,
             clock,
+            told: Mutex::default(),
             system: u64::from_be_bytes(system),
             _lock: lock,
         })
@@ -99,12 +103,24 @@ impl SqliteStore {
             .map_err(unavailable)?;
         let newest: i64 =
             sqlx::query_scalar("UPDATE store_clock SET newest = max(newest, ?) RETURNING newest")
-                .bind(self.clock.wall().as_micros())
+                .bind(self.now(Timestamp::default()).as_micros())
                 .fetch_one(tx.on()?)
                 .await
                 .map_err(unavailable)?;
         tx.now = Timestamp::from_micros(newest);
         Ok(tx)
+    }
+
+    /// The store's time: the wall clock's, but never below `newest`, which was stored, nor below
+    /// what was told before plus the boot time since. A wall clock that is set back changes
+    /// nothing here.
+    fn now(&self, newest: Timestamp) -> Timestamp {
+        let (wall, boot) = (self.clock.wall(), self.clock.boot());
+        let mut told = self.told.lock();
+        let (last, at) = *told;
+        let now = wall.max(newest).max(last.plus(boot.since(at)));
+        *told = (now, boot);
+        now
     }
 
     fn epoch(&self, incarnation: i64) -> Result<Epoch> {
