@@ -72,7 +72,7 @@ src/cache/l1.rs | macro_rules! m { () => { $crate::grpc::f() } } | cache may not
 src/telemetry/mod.rs | use crate::key::Id; | telemetry may not import key
 src/config.rs | use crate::store::Keys; | config may not import store
 src/cli/mod.rs | use keyward::service::Issue; | cli may not import service
-src/cli/mod.rs | use crate::telemetry; | cli may not import telemetry
+src/cli/mod.rs | use crate::fence; | cli may not import fence
 src/service/mod.rs | use ::keyward_proto::v1; | service may not import keyward_proto
 src/service/mod.rs | use crate::app::App; | service may not import app
 src/service/mod.rs | use crate::*; | service may not import *

@@ -11,7 +11,7 @@ CREATE TABLE store_clock (
 ) STRICT;
 INSERT INTO store_clock VALUES (1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER));
 
--- The counter that changes take their revision from.
+-- The counter that changes take their revision from: always the last revision of the log.
 CREATE TABLE log_head (
     one       INTEGER PRIMARY KEY CHECK (one = 1),
     revision  INTEGER NOT NULL
@@ -32,7 +32,7 @@ CREATE TABLE key_changes (
     -- Random: tells this log from another log with the same numbers.
     mark      BLOB NOT NULL CHECK (length(mark) = 8),
     -- The key or caller's token that changed; NULL only in the first row.
-    key_id    BLOB CHECK (length(key_id) = 16),
+    key_id    BLOB CHECK (length(key_id) = 16) CHECK ((key_id IS NULL) = (revision = 0)),
     kind      TEXT NOT NULL CHECK (kind IN ('origin', 'update', 'revoke', 'delete')),
     -- Who asked for it; NULL for a change by hand.
     actor     TEXT,
@@ -119,18 +119,22 @@ CREATE TRIGGER log_change_append INSTEAD OF INSERT ON log_change
 BEGIN
     UPDATE store_clock
        SET newest = max(newest, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER));
-    UPDATE log_head SET revision = revision + 1;
     INSERT INTO key_changes (revision, mark, key_id, kind, actor, reason, time)
-    SELECT revision, randomblob(8), NEW.key_id, NEW.kind, NEW.actor, NEW.reason, newest
+    SELECT revision + 1, randomblob(8), NEW.key_id, NEW.kind, NEW.actor, NEW.reason, newest
       FROM log_head, store_clock;
 END;
 
 -- I3: the log is appended to, one revision after the other, and only trimmed rows go.
 CREATE TRIGGER key_changes_in_order BEFORE INSERT ON key_changes
 WHEN NEW.revision IS NOT (SELECT max(revision) + 1 FROM key_changes)
-  OR NEW.revision IS NOT (SELECT revision FROM log_head)
+  OR NEW.revision IS NOT (SELECT revision + 1 FROM log_head)
 BEGIN
-    SELECT RAISE(ABORT, 'key_changes is written by its triggers alone');
+    SELECT RAISE(ABORT, 'key_changes is appended to, one revision after the other');
+END;
+
+CREATE TRIGGER key_changes_counted AFTER INSERT ON key_changes
+BEGIN
+    UPDATE log_head SET revision = NEW.revision;
 END;
 
 CREATE TRIGGER key_changes_fixed BEFORE UPDATE ON key_changes
@@ -144,10 +148,10 @@ BEGIN
     SELECT RAISE(ABORT, 'only rows before log_state.pruned_to may be trimmed');
 END;
 
-CREATE TRIGGER log_head_rises BEFORE UPDATE ON log_head
-WHEN NEW.revision IS NOT OLD.revision + 1
+CREATE TRIGGER log_head_follows BEFORE UPDATE ON log_head
+WHEN NEW.revision IS NOT (SELECT max(revision) FROM key_changes)
 BEGIN
-    SELECT RAISE(ABORT, 'log_head counts one by one');
+    SELECT RAISE(ABORT, 'log_head is the last revision of key_changes');
 END;
 
 CREATE TRIGGER log_head_kept BEFORE DELETE ON log_head
@@ -166,6 +170,26 @@ END;
 CREATE TRIGGER log_state_kept BEFORE DELETE ON log_state
 BEGIN
     SELECT RAISE(ABORT, 'log_state has one row, for ever');
+END;
+
+CREATE TRIGGER log_head_one BEFORE INSERT ON log_head
+BEGIN
+    SELECT RAISE(ABORT, 'log_head has one row, for ever');
+END;
+
+CREATE TRIGGER log_state_one BEFORE INSERT ON log_state
+BEGIN
+    SELECT RAISE(ABORT, 'log_state has one row, for ever');
+END;
+
+CREATE TRIGGER store_clock_one BEFORE INSERT ON store_clock
+BEGIN
+    SELECT RAISE(ABORT, 'store_clock has one row, for ever');
+END;
+
+CREATE TRIGGER store_clock_kept BEFORE DELETE ON store_clock
+BEGIN
+    SELECT RAISE(ABORT, 'store_clock has one row, for ever');
 END;
 
 CREATE TRIGGER store_clock_rises BEFORE UPDATE ON store_clock
@@ -276,6 +300,13 @@ BEGIN
 END;
 
 CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit
+BEGIN
+    SELECT RAISE(ABORT, 'audit cannot be rewritten');
+END;
+
+-- Nor by an INSERT that would REPLACE a line.
+CREATE TRIGGER audit_appended BEFORE INSERT ON audit
+WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)
 BEGIN
     SELECT RAISE(ABORT, 'audit cannot be rewritten');
 END;

@@ -70,7 +70,7 @@ impl Log for SqliteStore {
             mark_at_applied: rows::column::<Option<&[u8]>>(&state, "mark_at_applied")?
                 .map(rows::mark)
                 .transpose()?,
-            database_time: self.now(newest),
+            database_time: newest.max(self.now()),
             rows: changes.iter().map(change).collect::<Result<_>>()?,
         })
     }

@@ -4,6 +4,7 @@
 
 mod keys;
 mod log;
+mod revoke;
 mod rows;
 mod tokens;
 
@@ -40,8 +41,8 @@ pub struct SqliteStore {
     /// The tail's own connection: reads under load must not make the instance stale.
     tail: SqlitePool,
     clock: Arc<dyn Clock>,
-    /// The last time that was told, and when by the boot clock: from there time only goes on.
-    told: Mutex<(Timestamp, BootTime)>,
+    /// The time this store used last, and the boot time of that.
+    last: Mutex<(Timestamp, BootTime)>,
     /// Drawn at each start: entries of an earlier process are of another epoch.
     system: u64,
     _lock: File,
@@ -76,6 +77,10 @@ impl SqliteStore {
             .run(&writer)
             .await
             .map_err(|error| schema_error(path, error))?;
+        let newest: i64 = sqlx::query_scalar("SELECT newest FROM store_clock")
+            .fetch_one(&writer)
+            .await
+            .map_err(cannot)?;
         let reading = writing.pragma("query_only", "ON");
         let mut system = [0; 8];
         entropy.fill(&mut system);
@@ -83,8 +88,8 @@ impl SqliteStore {
             writer,
             readers: pool(READERS, reading.clone()).await.map_err(cannot)?,
             tail: pool(1, reading).await.map_err(cannot)?,
+            last: Mutex::new((Timestamp::from_micros(newest), clock.boot())),
             clock,
-            told: Mutex::default(),
             system: u64::from_be_bytes(system),
             _lock: lock,
         })
@@ -103,7 +108,7 @@ impl SqliteStore {
             .map_err(unavailable)?;
         let newest: i64 =
             sqlx::query_scalar("UPDATE store_clock SET newest = max(newest, ?) RETURNING newest")
-                .bind(self.now(Timestamp::default()).as_micros())
+                .bind(self.now().as_micros())
                 .fetch_one(tx.on()?)
                 .await
                 .map_err(unavailable)?;
@@ -111,15 +116,13 @@ impl SqliteStore {
         Ok(tx)
     }
 
-    /// The store's time: the wall clock's, but never below `newest`, which was stored, nor below
-    /// what was told before plus the boot time since. A wall clock that is set back changes
-    /// nothing here.
-    fn now(&self, newest: Timestamp) -> Timestamp {
-        let (wall, boot) = (self.clock.wall(), self.clock.boot());
-        let mut told = self.told.lock();
-        let (last, at) = *told;
-        let now = wall.max(newest).max(last.plus(boot.since(at)));
-        *told = (now, boot);
+    /// The wall clock, but never behind the time that was used last plus the boot time since: what
+    /// was found ended stays ended, and ends come, whatever happens to the wall clock.
+    fn now(&self) -> Timestamp {
+        let mut last = self.last.lock();
+        let boot = self.clock.boot();
+        let now = self.clock.wall().max(last.0.plus(boot.since(last.1)));
+        *last = (now, boot);
         now
     }
 
@@ -218,7 +221,7 @@ async fn pool(
 fn unavailable(error: sqlx::Error) -> StoreError {
     match &error {
         // A constraint or a trigger of the schema refused: the service asked for the impossible.
-        sqlx::Error::Database(refused) if refused.message().contains("constraint failed") => {
+        sqlx::Error::Database(refused) if is_constraint(refused.code().as_deref()) => {
             StoreError::Damaged(error.to_string())
         }
         sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => {
@@ -226,6 +229,12 @@ fn unavailable(error: sqlx::Error) -> StoreError {
         }
         _ => StoreError::Unavailable(error.to_string()),
     }
+}
+
+/// Whether an extended result code of SQLite is one of SQLITE_CONSTRAINT, its low byte.
+fn is_constraint(code: Option<&str>) -> bool {
+    code.and_then(|code| code.parse::<u32>().ok())
+        .is_some_and(|code| code & 0xff == 19)
 }
 
 fn schema_error(path: &Path, error: MigrateError) -> OpenError {

@@ -1,0 +1,172 @@
+//! Ending keys on SQLite: one key with or without a successor, or an account's at once. One
+//! transaction each; the triggers log every row and wipe the sealed copies.
+
+use super::super::{
+    Actor, AuditAction, AuditEntry, Committed, NewKey, Result, RevokeAnswer, Revoked, Successor,
+};
+use super::keys::{by_id, entry, fetch, id_query, insert, vanished};
+use super::rows;
+use super::tokens::audit;
+use super::{WriteTx, unavailable};
+use crate::fence::state_at;
+use crate::key::{AccountId, KeyId, KeyRecord, KeyState, Reason, Timestamp};
+
+/// Sets the revoke time of a key; the trigger logs it and wipes the sealed copy.
+pub(super) async fn end(
+    tx: &mut WriteTx,
+    record: &KeyRecord,
+    at: Timestamp,
+    successor: Option<KeyId>,
+    reason: Option<&Reason>,
+    actor: &Actor,
+) -> Result<()> {
+    let reason = record.revoke_reason.as_ref().or(reason);
+    let successor = record.replaced_by.or(successor);
+    sqlx::query(
+        "UPDATE api_keys SET revoke_time = ?, revoke_reason = ?, replaced_by = ?, changed_by = ?
+          WHERE key_id = ?",
+    )
+    .bind(at.as_micros())
+    .bind(reason.map(|reason| reason.as_str().to_owned()))
+    .bind(successor.map(|id| id.as_bytes().to_vec()))
+    .bind(actor.name.clone())
+    .bind(record.id.as_bytes().to_vec())
+    .execute(tx.on()?)
+    .await
+    .map(drop)
+    .map_err(unavailable)
+}
+
+pub(super) async fn revoke_one(
+    mut tx: WriteTx,
+    record: KeyRecord,
+    successor: Option<Successor>,
+    ends: Timestamp,
+    reason: Option<&Reason>,
+    actor: &Actor,
+) -> Result<RevokeAnswer> {
+    let first = record.revoke_time.is_none();
+    let created = if first { successor } else { None };
+    let changes = record.revoke_time.is_none_or(|before| ends < before);
+    // Nothing is changed on a key that is dead already, nor a grace lengthened.
+    let changes = changes && state_at(&record, tx.now) != KeyState::Revoked;
+    if changes {
+        let next = created.as_ref().map(|successor| successor.id);
+        end(&mut tx, &record, ends, next, reason, actor).await?;
+        let action = if next.is_some() {
+            AuditAction::Replace
+        } else {
+            AuditAction::Revoke
+        };
+        let detail = next.map(|id| format!("replaced_by={id}"));
+        audit(&mut tx, &entry(action, &record, detail), actor).await?;
+    }
+    if let Some(successor) = &created {
+        // A replacement is no way to switch a key on again: it takes over `disabled`, too.
+        insert(&mut tx, &succession(&record, successor), record.disabled).await?;
+    }
+    let row = fetch(&mut tx, id_query(record.id))
+        .await?
+        .ok_or_else(vanished)?;
+    let (record, committed) = (rows::key(&row)?, rows::committed(&row)?);
+    let successor = match record.replaced_by {
+        Some(id) => by_id(&mut tx, id).await?,
+        None => None,
+    };
+    if changes {
+        tx.commit().await?
+    } else {
+        tx.rollback().await?
+    }
+    Ok(RevokeAnswer::Done(Box::new(Revoked {
+        revoke_time: record.revoke_time,
+        keys: vec![record],
+        count: 1,
+        successor,
+        created: created.is_some(),
+        committed,
+    })))
+}
+
+/// The successor's row: all that is not its own it takes from its predecessor.
+fn succession(record: &KeyRecord, successor: &Successor) -> NewKey {
+    NewKey {
+        id: successor.id,
+        digest: successor.digest,
+        generation: successor.generation,
+        hint: successor.hint.clone(),
+        sealed: successor.sealed.clone(),
+        account: record.account.clone(),
+        name: record.name.clone(),
+        scopes: record.scopes.clone(),
+        metadata: record.metadata.clone(),
+        networks: record.networks.clone(),
+        expire_time: record.expire_time,
+    }
+}
+
+pub(super) async fn revoke_account(
+    mut tx: WriteTx,
+    account: &AccountId,
+    reason: Option<&Reason>,
+    actor: &Actor,
+) -> Result<RevokeAnswer> {
+    let now = tx.now.as_micros();
+    let mut ids: Vec<Vec<u8>> = sqlx::query_scalar(
+        "UPDATE api_keys SET revoke_time = ?1, revoke_reason = coalesce(revoke_reason, ?2),
+                changed_by = ?3
+          WHERE account_id = ?4 AND (revoke_time IS NULL OR revoke_time > ?1)
+         RETURNING key_id",
+    )
+    .bind(now)
+    .bind(reason.map(|reason| reason.as_str().to_owned()))
+    .bind(actor.name.clone())
+    .bind(account.as_str().to_owned())
+    .fetch_all(tx.on()?)
+    .await
+    .map_err(unavailable)?;
+    ids.sort_unstable();
+    let mut keys = Vec::new();
+    for bytes in ids.iter().take(Revoked::LISTED) {
+        keys.push(
+            by_id(&mut tx, rows::id(bytes)?)
+                .await?
+                .ok_or_else(vanished)?
+                .record,
+        );
+    }
+    let last = sqlx::query(
+        "SELECT revision, mark FROM api_keys WHERE account_id = ? ORDER BY revision DESC LIMIT 1",
+    )
+    .bind(account.as_str().to_owned())
+    .fetch_optional(tx.on()?)
+    .await
+    .map_err(unavailable)?;
+    let committed = match &last {
+        Some(row) => rows::committed(row)?,
+        None => Committed {
+            revision: 0,
+            mark: None,
+        },
+    };
+    if ids.is_empty() {
+        tx.rollback().await?;
+    } else {
+        let entry = AuditEntry {
+            action: AuditAction::Revoke,
+            id: None,
+            account: Some(account.clone()),
+            detail: Some(format!("keys={}", ids.len())),
+        };
+        audit(&mut tx, &entry, actor).await?;
+        tx.commit().await?;
+    }
+    Ok(RevokeAnswer::Done(Box::new(Revoked {
+        revoke_time: keys.first().and_then(|key| key.revoke_time),
+        keys,
+        count: u64::try_from(ids.len()).unwrap_or(u64::MAX),
+        successor: None,
+        created: false,
+        committed,
+    })))
+}

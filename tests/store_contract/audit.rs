@@ -1,0 +1,147 @@
+//! The audit: a line in the same commit as the change, for ever.
+
+use std::time::Duration;
+
+use keyward::store::{Actor, AuditAction, AuditEntry, KeyTarget, Revocation};
+
+use crate::world::{DAY, World, account, actor, disabled, end, kill, kill_all, replace};
+
+pub(crate) async fn a_record_is_kept_whole(world: World) {
+    let key = world.successor().id;
+    let entry = AuditEntry {
+        action: AuditAction::Reveal,
+        id: Some(key),
+        account: Some(account("42")),
+        detail: Some("again".to_owned()),
+    };
+    world.store.record(entry.clone(), &actor()).await.unwrap();
+    let nobody = Actor {
+        token: None,
+        name: "keyward".to_owned(),
+    };
+    let bare = AuditEntry {
+        id: None,
+        account: None,
+        detail: None,
+        ..entry
+    };
+    world.store.record(bare, &nobody).await.unwrap();
+    let world = world.abandoned_and_reopened().await;
+    assert_eq!(
+        world.audit().await,
+        ["reveal bot again", "reveal keyward -"]
+    );
+    let (subject, caller) = (world.id(key), world.id(actor().token.unwrap()));
+    let whole =
+        format!("audit WHERE subject_id = {subject} AND actor_id = {caller} AND account_id = '42'");
+    assert_eq!(world.count(&whole).await, 1);
+    let empty = "audit WHERE subject_id IS NULL AND actor_id IS NULL AND account_id IS NULL";
+    assert_eq!(world.count(empty).await, 1);
+}
+
+pub(crate) async fn each_change_has_its_line(world: World) {
+    let key = world.plain("42").await;
+    world.update(key.id, disabled(true)).await;
+    let successor = world.successor();
+    world.revoke(replace(key.id, successor.clone(), DAY)).await;
+    world.revoke(end(key.id, Duration::from_secs(1))).await;
+    world.revoke(kill_all("42")).await;
+    let token = world.token("cli").await;
+    world.store.revoke_token(token.id, &actor()).await.unwrap();
+    let lines = [
+        "issue bot -".to_owned(),
+        "update bot -".to_owned(),
+        format!("replace bot replaced_by={}", successor.id),
+        "revoke bot -".to_owned(),
+        "revoke bot keys=2".to_owned(),
+        "token_create bot name=cli roles=issuer,verifier,revealer,reader,editor,reporter,admin"
+            .to_owned(),
+        "token_revoke bot -".to_owned(),
+    ];
+    assert_eq!(world.audit().await, lines);
+    for (id, lines) in [(key.id, 4), (token.id, 2)] {
+        let of = format!("audit WHERE subject_id = {}", world.id(id));
+        assert_eq!(world.count(&of).await, lines);
+    }
+    assert_eq!(world.count("audit WHERE account_id = '42'").await, 5);
+    let caller = world.id(actor().token.unwrap());
+    assert_eq!(
+        world
+            .count(&format!("audit WHERE actor_id = {caller}"))
+            .await,
+        7
+    );
+}
+
+pub(crate) async fn what_changes_nothing_has_no_line(world: World) {
+    let key = world.plain("42").await;
+    world
+        .store
+        .issue(world.plain_key("42", "default"), &actor())
+        .await
+        .unwrap();
+    world.update(key.id, disabled(false)).await;
+    world.revoke(kill(key.id)).await;
+    world.revoke(replace(key.id, world.successor(), DAY)).await;
+    world.revoke(kill_all("42")).await;
+    world.store.revoke_token(key.id, &actor()).await.unwrap();
+    let target = KeyTarget::Digest(world.digest());
+    let unknown = Revocation::Key {
+        target,
+        successor: None,
+        grace: Duration::ZERO,
+        reason: None,
+    };
+    world.store.revoke(unknown, &actor()).await.unwrap();
+    assert_eq!(world.audit().await, ["issue bot -", "revoke bot -"]);
+}
+
+pub(crate) async fn a_change_whose_line_cannot_be_written_is_not_made(world: World) {
+    let (key, token) = (world.plain("42").await, world.token("bot").await);
+    world
+        .by_hand("ALTER TABLE audit RENAME TO audit_elsewhere")
+        .await;
+    let (store, actor) = (&world.store, &actor());
+    assert!(
+        store
+            .issue(world.plain_key("new", "default"), actor)
+            .await
+            .is_err()
+    );
+    assert!(store.update(key.id, disabled(true), actor).await.is_err());
+    let call = replace(key.id, world.successor(), Duration::ZERO);
+    assert!(store.revoke(call, actor).await.is_err());
+    assert!(store.revoke(kill_all("42"), actor).await.is_err());
+    assert!(
+        store
+            .create_token(world.new_token("new"), actor)
+            .await
+            .is_err()
+    );
+    assert!(store.revoke_token(token.id, actor).await.is_err());
+    world
+        .by_hand("ALTER TABLE audit_elsewhere RENAME TO audit")
+        .await;
+    assert_eq!(world.count("api_keys").await, 1);
+    assert_eq!(world.record(key.id).await, key);
+    assert_eq!(store.list_tokens(true, None, 10).await.unwrap(), [token]);
+    assert_eq!(world.head().await, 0);
+    assert_eq!(world.revoke(kill(key.id)).await.committed.revision, 1);
+}
+
+pub(crate) async fn a_line_cannot_be_rewritten(world: World) {
+    world.plain("42").await;
+    world
+        .refused(
+            "UPDATE audit SET actor = 'nobody'",
+            "audit cannot be rewritten",
+        )
+        .await;
+    world
+        .refused("UPDATE audit SET id = id + 1", "audit cannot be rewritten")
+        .await;
+    let replaced = "INSERT OR REPLACE INTO audit (id, time, actor, action)
+                    SELECT id, time, 'nobody', action FROM audit";
+    world.refused(replaced, "audit cannot be rewritten").await;
+    assert_eq!(world.audit().await, ["issue bot -"]);
+}

@@ -1,0 +1,3 @@
+//! The backends that the contract is proven on.
+
+pub(crate) mod sqlite;

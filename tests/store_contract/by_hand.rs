@@ -1,0 +1,362 @@
+//! Changes that pass the service by: logged like any other, or refused.
+
+use keyward::key::KeyId;
+use keyward::store::{NewKey, Secrets};
+
+use crate::world::{DAY, World, end, kill, replace, sealed};
+
+/// SQL that inserts a copy of the key `from` with its own id, digest and slot (given as SQL).
+fn copy(insert: &str, from: &str, id: &str, digest: &str, name: &str) -> String {
+    format!(
+        "{insert} INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
+                metadata, allowed_cidrs, recoverable, create_time)
+         SELECT {id}, {digest}, generation, account_id, {name}, hint, scopes, metadata,
+                allowed_cidrs, recoverable, create_time FROM api_keys WHERE key_id = {from}"
+    )
+}
+
+/// Asserts that the last change is one of `id`, the `revision`th, and stands on its row.
+async fn assert_logged(world: &World, revision: u64, id: KeyId, what: &str) {
+    let page = world.tail(revision - 1).await;
+    assert_eq!((page.head, page.rows.len()), (revision, 1), "{what}");
+    assert_eq!(page.rows[0].id, id, "{what}");
+    assert_eq!(world.record(id).await.revision, revision, "{what}");
+    let mark = world.bytes(&page.head_mark);
+    assert_eq!(
+        world.count(&format!("api_keys WHERE mark = {mark}")).await,
+        1,
+        "{what}"
+    );
+}
+
+pub(crate) async fn every_change_of_a_record_is_logged(world: World) {
+    let id = world.plain("42").await.id;
+    let other = world.bytes(&[5; 16]);
+    world.plain("another").await;
+    let changes = [
+        r#"scopes = '["x"]'"#.to_owned(),
+        r#"metadata = '{"a":"b"}'"#.to_owned(),
+        r#"allowed_cidrs = '["10.0.0.0/8"]'"#.to_owned(),
+        "disabled = TRUE".to_owned(),
+        "expire_time = create_time".to_owned(),
+        format!("revoke_time = create_time + 1, replaced_by = {other}"),
+        "revoke_time = create_time".to_owned(),
+        "revoke_reason = 'by hand'".to_owned(),
+    ];
+    for (revision, change) in (1..).zip(changes) {
+        let sql = format!(
+            "UPDATE api_keys SET {change} WHERE key_id = {}",
+            world.id(id)
+        );
+        assert_eq!(world.by_hand(&sql).await, 1);
+        assert_logged(&world, revision, id, &change).await;
+    }
+    assert_eq!(world.count("key_changes WHERE actor IS NOT NULL").await, 0);
+}
+
+pub(crate) async fn every_row_of_a_statement_is_logged(world: World) {
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c", "d", "e"] {
+        ids.push(world.issue(world.plain_key("42", name)).await.id);
+    }
+    for (statement, sql) in (0..).zip([
+        "UPDATE api_keys SET disabled = TRUE",
+        "DELETE FROM api_keys",
+    ]) {
+        assert_eq!(world.by_hand(sql).await, 5);
+        let page = world.tail(5 * statement).await;
+        assert!(
+            page.rows
+                .iter()
+                .map(|row| row.revision)
+                .eq(5 * statement + 1..=page.head)
+        );
+        let mut logged: Vec<_> = page.rows.iter().map(|row| row.id).collect();
+        logged.sort_unstable();
+        assert_eq!(logged, ids, "{sql}");
+    }
+}
+
+pub(crate) async fn a_delete_is_logged(world: World) {
+    let new = world.plain_key("42", "default");
+    let id = world.issue(new.clone()).await.id;
+    world
+        .by_hand(&format!(
+            "DELETE FROM api_keys WHERE key_id = {}",
+            world.id(id)
+        ))
+        .await;
+    let page = world.tail(0).await;
+    assert_eq!((page.head, page.rows[0].id), (1, id));
+    let found = world.store.find_key(&new.digest).await.unwrap();
+    assert_eq!((found.record, found.stamp.revision), (None, 1));
+}
+
+pub(crate) async fn an_insert_is_not_logged(world: World) {
+    let from = world.plain("42").await.id;
+    let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
+    let from = world.id(from);
+    assert_eq!(
+        world
+            .by_hand(&copy("INSERT", &from, &id, &digest, "'slot'"))
+            .await,
+        1
+    );
+    assert_eq!(world.head().await, 0);
+    assert_eq!(world.record(KeyId::from_bytes([5; 16])).await.revision, 0);
+}
+
+pub(crate) async fn what_is_no_part_of_the_record_is_not_logged(world: World) {
+    let new = NewKey {
+        sealed: Some(sealed(1)),
+        ..world.plain_key("42", "default")
+    };
+    let key = world.issue(new).await;
+    let moved = world.bytes(sealed(2).as_bytes());
+    world
+        .by_hand(&format!("UPDATE api_keys SET sealed = {moved}"))
+        .await;
+    world
+        .by_hand("UPDATE api_keys SET changed_by = 'somebody'")
+        .await;
+    assert_eq!(world.head().await, 0);
+    let Secrets { record, sealed } = world.get(key.id).await;
+    assert_eq!(
+        (record, sealed),
+        (key, Some(self::sealed(2))),
+        "as when a seal is moved"
+    );
+}
+
+pub(crate) async fn what_is_fixed_cannot_change(world: World) {
+    let key = world.plain("42").await;
+    let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
+    for change in [
+        format!("key_id = {id}"),
+        format!("digest = {digest}"),
+        "generation = generation + 1".to_owned(),
+        "account_id = 'thief'".to_owned(),
+        "name = 'other'".to_owned(),
+        "hint = 'kw_zzzz'".to_owned(),
+        "recoverable = NOT recoverable".to_owned(),
+        "create_time = create_time + 1".to_owned(),
+    ] {
+        world
+            .refused(format!("UPDATE api_keys SET {change}"), "never change")
+            .await;
+    }
+    assert_eq!(world.record(key.id).await, key);
+    assert_eq!(world.head().await, 0);
+}
+
+pub(crate) async fn a_revoked_key_cannot_be_revived(world: World) {
+    let dead = world.plain("dead").await.id;
+    let ending = world.plain("ending").await.id;
+    let replaced = world.plain("replaced").await.id;
+    world.revoke(kill(dead)).await;
+    world.revoke(end(ending, DAY)).await;
+    world
+        .revoke(replace(replaced, world.successor(), DAY))
+        .await;
+    let head = world.head().await;
+    let other = world.bytes(&[5; 16]);
+    for id in [dead, ending, replaced] {
+        let before = world.record(id).await;
+        for change in [
+            "revoke_time = NULL",
+            "revoke_time = NULL, revoke_reason = NULL, replaced_by = NULL",
+            "revoke_time = revoke_time + 1",
+            &format!("replaced_by = {other}"),
+        ] {
+            let sql = format!(
+                "UPDATE api_keys SET {change} WHERE key_id = {}",
+                world.id(id)
+            );
+            world.refused(sql, "a revoked key stays revoked").await;
+        }
+        assert_eq!(world.record(id).await, before);
+    }
+    let sql = format!(
+        "UPDATE api_keys SET replaced_by = NULL WHERE key_id = {}",
+        world.id(replaced)
+    );
+    world.refused(sql, "a revoked key stays revoked").await;
+    assert_eq!(world.head().await, head);
+}
+
+pub(crate) async fn a_slot_holds_one_key_without_revoke_time(world: World) {
+    let key = world.plain("42").await;
+    let from = world.id(key.id);
+    let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
+    let sql = copy("INSERT", &from, &id, &digest, "name");
+    assert!(world.try_by_hand(&sql).await.is_err());
+    world.revoke(end(key.id, DAY)).await;
+    assert_eq!(world.by_hand(&sql).await, 1, "free during a grace");
+}
+
+pub(crate) async fn a_replacing_insert_is_refused(world: World) {
+    let new = world.plain_key("42", "default");
+    let key = world.issue(new.clone()).await;
+    let gone = world.issue(world.plain_key("42", "gone")).await;
+    world.revoke(kill(gone.id)).await;
+    let before = world.tail(0).await;
+    let (own_id, own_digest) = (world.id(key.id), world.bytes(new.digest.as_bytes()));
+    let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
+    for insert in ["INSERT OR REPLACE", "REPLACE"] {
+        for sql in [
+            copy(insert, &own_id, &own_id, &digest, "'other'"),
+            copy(insert, &own_id, &id, &own_digest, "'other'"),
+            copy(insert, &own_id, &id, &digest, "name"),
+            copy(
+                insert,
+                &world.id(gone.id),
+                &world.id(gone.id),
+                &digest,
+                "name",
+            ),
+        ] {
+            world
+                .refused(sql, "a key with this key_id, digest or slot exists")
+                .await;
+        }
+        for sql in [
+            "INTO key_changes SELECT revision, randomblob(8), key_id, kind, actor, reason, time
+               FROM key_changes WHERE revision = 1",
+            "INTO log_head VALUES (1, 0)",
+            "INTO log_head VALUES (1, 9)",
+            "INTO log_state VALUES (1, 0, 1)",
+            "INTO store_clock VALUES (1, 0)",
+        ] {
+            assert!(
+                world.try_by_hand(&format!("{insert} {sql}")).await.is_err(),
+                "{sql}"
+            );
+        }
+    }
+    let after = world.tail(0).await;
+    assert_eq!((after.rows, after.epoch), (before.rows, before.epoch));
+    assert_eq!(world.record(key.id).await, key);
+    assert_eq!(
+        world.revoke(kill(key.id)).await.committed.revision,
+        before.head + 1
+    );
+}
+
+pub(crate) async fn the_sealed_copy_goes_in_the_same_transaction(world: World) {
+    let new = NewKey {
+        sealed: Some(sealed(1)),
+        ..world.plain_key("42", "default")
+    };
+    let key = world.issue(new).await;
+    let mut hand = world.connect().await;
+    hand.run("BEGIN").await.unwrap();
+    hand.run("UPDATE api_keys SET revoke_time = create_time")
+        .await
+        .unwrap();
+    let kept = "SELECT hint FROM api_keys WHERE sealed IS NOT NULL";
+    assert!(hand.read(kept).await.is_empty(), "wiped before the commit");
+    hand.run("ROLLBACK").await.unwrap();
+    let Secrets { record, sealed } = world.get(key.id).await;
+    assert_eq!((record, sealed), (key, Some(self::sealed(1))));
+}
+
+pub(crate) async fn the_log_cannot_be_rewritten(world: World) {
+    let key = world.plain("42").await;
+    world.revoke(kill(key.id)).await;
+    let before = world.tail(0).await;
+    let mark = world.bytes(&[5; 8]);
+    let id = world.bytes(&[5; 16]);
+    for change in [
+        format!("mark = {mark}"),
+        "revision = revision + 5".to_owned(),
+        format!("key_id = {id}"),
+        "actor = 'nobody'".to_owned(),
+        "time = time + 1".to_owned(),
+    ] {
+        world
+            .refused(
+                format!("UPDATE key_changes SET {change}"),
+                "cannot be rewritten",
+            )
+            .await;
+    }
+    for rows in ["", " WHERE revision = 0", " WHERE revision = 1"] {
+        world
+            .refused(format!("DELETE FROM key_changes{rows}"), "may be trimmed")
+            .await;
+    }
+    let after = world.tail(0).await;
+    assert_eq!(after.rows, before.rows);
+    assert_eq!(after.mark_at_applied, before.mark_at_applied);
+}
+
+pub(crate) async fn a_row_put_into_the_log_leaves_it_whole(world: World) {
+    let key = world.plain("42").await;
+    world.revoke(kill(key.id)).await;
+    let insert = |revision: u64, id: &str| {
+        let mark = world.bytes(&[5; 8]);
+        format!(
+            "INSERT INTO key_changes (revision, mark, key_id, kind, time)
+             SELECT {revision}, {mark}, {id}, 'update', time FROM key_changes WHERE revision = 0"
+        )
+    };
+    let id = world.bytes(&[5; 16]);
+    for sql in [insert(3, &id), insert(7, &id), insert(2, "NULL")] {
+        assert!(world.try_by_hand(&sql).await.is_err(), "{sql}");
+    }
+    // In its place it does no harm: refused, or a change more.
+    let added = world.try_by_hand(&insert(2, &id)).await.unwrap_or(0);
+    let other = world.plain("other").await;
+    let last = world.revoke(kill(other.id)).await.committed;
+    let page = world.tail(0).await;
+    assert_eq!((last.revision, page.head), (2 + added, 2 + added));
+    assert!(page.rows.iter().map(|row| row.revision).eq(1..=page.head));
+}
+
+pub(crate) async fn the_counter_of_the_log_cannot_be_moved(world: World) {
+    let key = world.plain("42").await;
+    for sql in [
+        "UPDATE log_head SET revision = revision + 1",
+        "UPDATE log_head SET revision = revision - 1",
+        "UPDATE log_head SET revision = 100",
+        "DELETE FROM log_head",
+        "INSERT INTO log_head SELECT * FROM log_head",
+    ] {
+        assert!(world.try_by_hand(sql).await.is_err(), "{sql}");
+    }
+    assert_eq!(world.revoke(kill(key.id)).await.committed.revision, 1);
+}
+
+pub(crate) async fn the_state_of_the_log_only_rises(world: World) {
+    let key = world.plain("42").await;
+    world.revoke(kill(key.id)).await;
+    world.clock.pass(2 * DAY);
+    world.store.trim().await.unwrap();
+    let before = world.tail(1).await;
+    for sql in [
+        "UPDATE log_state SET pruned_to = pruned_to - 1",
+        "UPDATE log_state SET pruned_to = pruned_to + 1",
+        "UPDATE log_state SET incarnation = incarnation - 1",
+    ] {
+        world.refused(sql, "log_state only rises").await;
+    }
+    assert!(world.try_by_hand("DELETE FROM log_state").await.is_err());
+    let after = world.tail(1).await;
+    assert_eq!(
+        (after.pruned_to, after.epoch),
+        (before.pruned_to, before.epoch)
+    );
+}
+
+pub(crate) async fn the_time_of_the_store_never_falls(world: World) {
+    world.plain("42").await;
+    let before = world.now().await;
+    for sql in [
+        "UPDATE store_clock SET newest = newest - 1",
+        "DELETE FROM store_clock",
+    ] {
+        assert!(world.try_by_hand(sql).await.is_err(), "{sql}");
+    }
+    assert_eq!(world.now().await, before);
+    world.plain("another").await;
+}

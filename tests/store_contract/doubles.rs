@@ -1,0 +1,64 @@
+//! Time and randomness that a test owns.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use keyward::key::{BootTime, Clock, Entropy, Timestamp};
+
+/// The first of January 2100: ahead of the real time that the triggers of a store go by, so that
+/// all time in a test comes from its clock.
+const BEGINNING: i64 = 4_102_444_800_000_000;
+
+/// A clock that stands until it is moved.
+pub(crate) struct ManualClock {
+    boot: AtomicI64,
+    wall: AtomicI64,
+}
+
+impl ManualClock {
+    pub(crate) fn new() -> Self {
+        Self {
+            boot: AtomicI64::new(1_000_000),
+            wall: AtomicI64::new(BEGINNING),
+        }
+    }
+
+    /// Time passes, on both clocks.
+    pub(crate) fn pass(&self, duration: Duration) {
+        self.boot.fetch_add(micros(duration), Ordering::SeqCst);
+        self.wall.fetch_add(micros(duration), Ordering::SeqCst);
+    }
+
+    /// Somebody sets the wall clock back.
+    pub(crate) fn set_back(&self, duration: Duration) {
+        self.wall.fetch_sub(micros(duration), Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn boot(&self) -> BootTime {
+        BootTime::from_micros(self.boot.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_micros(self.wall.load(Ordering::SeqCst))
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap()
+}
+
+/// Bytes that are never the same twice: a counter, at the end of each buffer.
+#[derive(Default)]
+pub(crate) struct Counting(AtomicU64);
+
+impl Entropy for Counting {
+    fn fill(&self, buffer: &mut [u8]) {
+        let next = self.0.fetch_add(1, Ordering::SeqCst) + 1;
+        buffer.fill(0);
+        for (slot, byte) in buffer.iter_mut().rev().zip(next.to_le_bytes()) {
+            *slot = byte;
+        }
+    }
+}

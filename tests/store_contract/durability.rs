@@ -1,0 +1,105 @@
+//! What was answered is there after the store was opened again.
+
+use std::time::Duration;
+
+use keyward::crypto::{CheckValue, KeyKind};
+use keyward::fence::{Change, Mark};
+use keyward::key::{KeyRecord, TokenRecord};
+use keyward::store::{AuditAction, AuditEntry, ListKeys};
+
+use crate::world::{DAY, World, account, actor, disabled, kill, replace, sealed};
+
+/// All that a store holds.
+#[derive(Debug, PartialEq)]
+struct Contents {
+    keys: Vec<(KeyRecord, Option<Vec<u8>>)>,
+    tokens: Vec<TokenRecord>,
+    log: (u64, Mark, Vec<Change>),
+    checks: Vec<CheckValue>,
+    audit: Vec<String>,
+}
+
+async fn contents(world: &World) -> Contents {
+    let query = ListKeys {
+        account: account("42"),
+        include_revoked: true,
+        after: None,
+        limit: 1_000,
+    };
+    let mut keys = Vec::new();
+    for record in world.store.list_keys(query).await.unwrap() {
+        let sealed = world.get(record.id).await.sealed;
+        keys.push((record, sealed.map(|sealed| sealed.as_bytes().to_vec())));
+    }
+    let page = world.tail(0).await;
+    Contents {
+        keys,
+        tokens: world.store.list_tokens(true, None, 1_000).await.unwrap(),
+        log: (page.pruned_to, page.head_mark, page.rows),
+        checks: world.store.check_values().await.unwrap(),
+        audit: world.audit().await,
+    }
+}
+
+/// One of everything.
+async fn fill(world: &World) {
+    let check = CheckValue {
+        kind: KeyKind::Seal,
+        number: 1,
+        value: [7; 16],
+    };
+    world.store.add_check_values(&[check]).await.unwrap();
+    world.issue(world.full_key("42", "recoverable").await).await;
+    let updated = world.issue(world.plain_key("42", "updated")).await;
+    world.update(updated.id, disabled(true)).await;
+    let replaced = world.issue(world.full_key("42", "replaced").await).await;
+    let successor = keyward::store::Successor {
+        sealed: Some(sealed(3)),
+        ..world.successor()
+    };
+    world.revoke(replace(replaced.id, successor, DAY)).await;
+    let dead = world.issue(world.plain_key("42", "dead")).await;
+    world.revoke(kill(dead.id)).await;
+    world.clock.pass(Duration::from_secs(2));
+    world.token("bot").await;
+    let token = world.token("old").await;
+    world.store.revoke_token(token.id, &actor()).await.unwrap();
+    let entry = AuditEntry {
+        action: AuditAction::Reveal,
+        id: Some(dead.id),
+        account: None,
+        detail: None,
+    };
+    world.store.record(entry, &actor()).await.unwrap();
+}
+
+pub(crate) async fn all_is_there_after_a_reopening(world: World) {
+    fill(&world).await;
+    let before = contents(&world).await;
+    assert_eq!(
+        (before.keys.len(), before.tokens.len(), before.log.2.len()),
+        (5, 2, 4)
+    );
+    let world = world.reopened().await;
+    assert_eq!(contents(&world).await, before);
+    assert_eq!(world.head().await, 4);
+    goes_on(&world).await;
+}
+
+pub(crate) async fn what_was_answered_stands_without_a_clean_end(world: World) {
+    fill(&world).await;
+    let before = contents(&world).await;
+    let world = world.abandoned_and_reopened().await;
+    assert_eq!(contents(&world).await, before);
+    goes_on(&world).await;
+}
+
+/// The log goes on where it stood.
+async fn goes_on(world: &World) {
+    let head = world.head().await;
+    let key = world.plain("after").await;
+    assert_eq!(
+        world.revoke(kill(key.id)).await.committed.revision,
+        head + 1
+    );
+}

@@ -1,0 +1,203 @@
+//! What every store must do, proven on each backend. A case takes a [`World`] (a fresh store, its
+//! clock, and connections that pass the service by) and says by its name what it proves.
+//!
+//! To add a backend: implement [`Backend`], and add its line at the end of this file. A case that
+//! cannot hold there is named in that line with the reason:
+//!
+//! ```text
+//! contract!(postgres => crate::backends::postgres::fresh,
+//!     except by_hand::a_replacing_insert_is_refused: "there is no REPLACE");
+//! ```
+//!
+//! To add a case: write it, and name it in the list below; one that is not listed is dead code,
+//! which the lints refuse.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on fails"
+)]
+
+mod audit;
+mod backends;
+mod by_hand;
+mod doubles;
+mod durability;
+mod issue;
+mod keyring;
+mod log;
+mod reads;
+mod revoke;
+mod time;
+mod tokens;
+mod update;
+mod world;
+
+use world::{Backend, World};
+
+/// One test for each case, on the backend that `$fresh` makes.
+macro_rules! contract {
+    ($backend:ident => $fresh:path
+     $(, except $group:ident :: $excluded:ident : $reason:literal)* $(,)?) => {
+        // An exclusion names a case that exists.
+        $(const _: () = { use crate::$group::$excluded as _; };)*
+        tests! { $backend $fresh,
+            [$((concat!(stringify!($group), "::", stringify!($excluded)), $reason)),*];
+            issue {
+                a_new_key_is_stored_whole
+                the_key_of_a_slot_is_returned_again
+                a_disabled_key_is_returned_as_it_is
+                an_expired_key_is_revoked_and_succeeded
+                a_slot_is_free_again_after_a_revoke
+                slots_and_accounts_are_apart
+                concurrent_calls_for_one_slot_give_one_key
+                concurrent_calls_for_an_expired_slot_give_one_successor
+                no_id_and_no_digest_is_taken_twice
+            }
+            revoke {
+                an_unknown_key_is_not_found
+                a_key_is_revoked_by_its_id
+                a_key_is_revoked_by_its_digest
+                a_revoked_key_stays_as_it_is
+                a_successor_takes_over_all_but_the_secret
+                a_repeated_replace_names_the_same_successor
+                a_key_revoked_without_successor_never_gets_one
+                concurrent_replaces_of_one_key_give_one_successor
+                an_expired_key_is_not_replaced
+                an_expired_key_is_revoked
+                the_slot_is_free_at_once_during_a_grace
+                a_grace_is_shortened_and_never_lengthened
+                a_later_revoke_ends_a_grace_and_keeps_the_successor
+                the_first_reason_stays
+                the_sealed_copy_is_wiped
+                an_account_is_revoked_at_once
+                an_account_with_many_keys_lists_a_hundred_and_counts_all
+                an_account_without_keys_is_done
+                an_account_revoked_again_still_names_its_highest_revision
+                revoking_an_account_ends_graces
+                a_successor_is_named_as_it_is_now
+            }
+            update {
+                each_field_is_changed_alone
+                an_expiry_is_set_and_taken_away
+                a_change_to_what_is_there_answers_the_last_change
+                an_unknown_key_is_not_found
+                a_revoked_key_is_refused_also_in_its_grace
+                an_expired_key_is_refused
+            }
+            log {
+                a_start_is_cold_at_the_head
+                each_start_is_another_epoch
+                a_tail_gives_the_rows_after_it_with_their_marks
+                a_tail_beyond_the_head_finds_no_mark
+                the_mark_on_a_row_is_the_one_in_the_log
+                actor_and_reason_stand_in_the_log
+                concurrent_changes_stand_in_commit_order_without_gaps
+                a_change_rolled_back_leaves_no_gap
+                a_tail_far_behind_reads_one_row_over_the_limit
+                a_trim_keeps_what_is_younger_than_a_day
+                a_trim_keeps_the_last_row
+                a_trim_of_a_new_log_does_nothing
+                an_incarnation_raised_by_hand_is_seen_at_once
+            }
+            by_hand {
+                every_change_of_a_record_is_logged
+                every_row_of_a_statement_is_logged
+                a_delete_is_logged
+                an_insert_is_not_logged
+                what_is_no_part_of_the_record_is_not_logged
+                what_is_fixed_cannot_change
+                a_revoked_key_cannot_be_revived
+                a_slot_holds_one_key_without_revoke_time
+                a_replacing_insert_is_refused
+                the_sealed_copy_goes_in_the_same_transaction
+                the_log_cannot_be_rewritten
+                a_row_put_into_the_log_leaves_it_whole
+                the_counter_of_the_log_cannot_be_moved
+                the_state_of_the_log_only_rises
+                the_time_of_the_store_never_falls
+            }
+            reads {
+                a_key_is_found_by_its_digest
+                an_absent_digest_has_the_stamp_of_the_head
+                a_key_is_got_with_its_sealed_copy
+                a_stamp_is_the_head_of_the_snapshot_that_read_the_record
+                an_open_transaction_of_another_is_neither_seen_nor_waited_for
+                a_long_read_of_another_holds_up_nothing
+                keys_are_listed_page_by_page_in_order_of_creation
+                a_list_leaves_out_the_dead
+                a_record_that_cannot_be_read_is_an_error
+            }
+            tokens {
+                a_token_is_stored_whole
+                an_absent_token_has_the_stamp_of_the_head
+                a_token_is_revoked_once
+                an_unknown_token_is_none
+                tokens_and_keys_share_one_log
+                tokens_are_listed_page_by_page_in_order_of_creation
+                there_has_been_a_token_also_after_it_was_revoked
+                no_id_and_no_digest_is_taken_twice
+                a_change_by_hand_is_logged
+                a_revoked_token_cannot_be_revived
+                a_replacing_insert_is_refused
+            }
+            audit {
+                a_record_is_kept_whole
+                each_change_has_its_line
+                what_changes_nothing_has_no_line
+                a_change_whose_line_cannot_be_written_is_not_made
+                a_line_cannot_be_rewritten
+            }
+            keyring {
+                check_values_are_given_back
+                a_check_value_is_never_replaced
+            }
+            time {
+                stored_times_never_fall
+                time_runs_on_while_the_wall_clock_is_behind
+                time_runs_on_after_a_reopening_with_the_wall_clock_behind
+                a_key_found_expired_stays_expired
+                a_key_expires_at_its_time
+                a_grace_ends_at_its_time
+            }
+            durability {
+                all_is_there_after_a_reopening
+                what_was_answered_stands_without_a_clean_end
+            }
+        }
+    };
+}
+
+macro_rules! tests {
+    ($backend:ident $fresh:path, $except:expr; $($group:ident { $($case:ident)* })*) => {
+        mod $backend { $( mod $group { $(
+            #[test]
+            fn $case() {
+                let name = concat!(stringify!($group), "::", stringify!($case));
+                crate::run(name, &$except, $fresh, crate::$group::$case);
+            }
+        )* } )* }
+    };
+}
+
+/// Runs one case on a fresh backend, unless it is excluded.
+#[expect(clippy::print_stdout, reason = "the test runner shows it")]
+fn run<B: Backend, F: Future<Output = ()>>(
+    name: &str,
+    except: &[(&str, &str)],
+    fresh: impl AsyncFnOnce() -> B,
+    case: impl FnOnce(World) -> F,
+) {
+    if let Some((_, reason)) = except.iter().find(|(excluded, _)| *excluded == name) {
+        println!("not for this backend: {reason}");
+        return;
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(async { case(World::new(fresh().await).await).await });
+}
+
+contract!(sqlite => crate::backends::sqlite::fresh);

@@ -1,0 +1,143 @@
+//! The store's time: what ends a key, and never falls.
+
+use std::time::Duration;
+
+use keyward::key::Timestamp;
+use keyward::store::{ListKeys, NewKey, RevokeAnswer, UpdateAnswer};
+
+use crate::world::{HOUR, World, account, actor, disabled, end, kill, replace};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn expiring(world: &World, after: Duration) -> keyward::key::KeyRecord {
+    let expire_time = Some(world.now().await.plus(after));
+    world
+        .issue(NewKey {
+            expire_time,
+            ..world.plain_key("42", "default")
+        })
+        .await
+}
+
+pub(crate) async fn stored_times_never_fall(world: World) {
+    let mut world = world;
+    let mut newest = Timestamp::default();
+    let mut rises = |time: Timestamp| {
+        assert!(time >= newest, "{time:?} < {newest:?}");
+        newest = time;
+    };
+    for round in ["1", "2", "3"] {
+        let key = world.plain(round).await;
+        rises(key.create_time);
+        rises(world.token(round).await.create_time);
+        world.clock.set_back(HOUR);
+        rises(world.plain(&format!("{round}, set back")).await.create_time);
+        rises(world.token(round).await.create_time);
+        rises(world.revoke(kill(key.id)).await.revoke_time.unwrap());
+        rises(world.now().await);
+        world = world.reopened().await;
+        rises(world.now().await);
+        rises(world.store.start().await.unwrap().database_time);
+    }
+    for (table, number) in [("key_changes", "revision"), ("audit", "id")] {
+        let falling = format!(
+            "{table} AS earlier JOIN {table} AS later ON later.{number} = earlier.{number} + 1
+             WHERE later.time < earlier.time"
+        );
+        assert_eq!(world.count(&falling).await, 0, "{table}");
+    }
+}
+
+pub(crate) async fn time_runs_on_while_the_wall_clock_is_behind(world: World) {
+    let key = expiring(&world, 10 * MINUTE).await;
+    let begun = world.now().await;
+    world.clock.set_back(HOUR);
+    world.clock.pass(9 * MINUTE);
+    world.update(key.id, disabled(true)).await;
+    world.clock.pass(MINUTE);
+    assert_eq!(world.now().await, begun.plus(10 * MINUTE));
+    let answer = world
+        .store
+        .update(key.id, disabled(false), &actor())
+        .await
+        .unwrap();
+    assert!(matches!(answer, UpdateAnswer::Expired));
+}
+
+pub(crate) async fn time_runs_on_after_a_reopening_with_the_wall_clock_behind(world: World) {
+    world.plain("42").await;
+    let begun = world.now().await;
+    world.clock.set_back(HOUR);
+    let world = world.reopened().await;
+    world.clock.pass(MINUTE);
+    assert_eq!(world.now().await, begun.plus(MINUTE));
+    assert_eq!(world.plain("43").await.create_time, begun.plus(MINUTE));
+}
+
+pub(crate) async fn a_key_found_expired_stays_expired(world: World) {
+    let key = expiring(&world, HOUR).await;
+    let is_expired = async || {
+        let update = world
+            .store
+            .update(key.id, disabled(true), &actor())
+            .await
+            .unwrap();
+        let call = replace(key.id, world.successor(), Duration::ZERO);
+        let revoke = world.store.revoke(call, &actor()).await.unwrap();
+        matches!(
+            (update, revoke),
+            (UpdateAnswer::Expired, RevokeAnswer::Expired)
+        )
+    };
+    world.clock.pass(HOUR);
+    assert!(is_expired().await);
+    world.clock.set_back(HOUR);
+    assert!(is_expired().await);
+    let issued = world
+        .store
+        .issue(world.plain_key("42", "default"), &actor())
+        .await
+        .unwrap();
+    assert!(issued.created);
+}
+
+pub(crate) async fn a_key_expires_at_its_time(world: World) {
+    let key = expiring(&world, HOUR).await;
+    let issue = async || {
+        let new = world.plain_key("42", "default");
+        world
+            .store
+            .issue(new, &actor())
+            .await
+            .unwrap()
+            .key
+            .record
+            .id
+    };
+    let moment = Duration::from_micros(1);
+    world.clock.pass(HOUR - moment);
+    assert_eq!(issue().await, key.id);
+    world.clock.pass(moment);
+    assert_ne!(issue().await, key.id);
+}
+
+pub(crate) async fn a_grace_ends_at_its_time(world: World) {
+    let key = world.plain("42").await;
+    world.revoke(end(key.id, HOUR)).await;
+    let listed = async || {
+        let query = ListKeys {
+            account: account("42"),
+            include_revoked: false,
+            after: None,
+            limit: 10,
+        };
+        world.store.list_keys(query).await.unwrap().len()
+    };
+    let moment = Duration::from_micros(1);
+    world.clock.pass(HOUR - moment);
+    assert_eq!(listed().await, 1);
+    world.clock.pass(moment);
+    assert_eq!(listed().await, 0);
+    world.clock.set_back(HOUR);
+    assert_eq!(listed().await, 0, "dead for good");
+}

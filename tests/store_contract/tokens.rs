@@ -1,0 +1,263 @@
+//! Callers' tokens: rows under the same log as keys.
+
+use keyward::key::{Role, TokenRecord};
+use keyward::store::{NewToken, StoreError};
+
+use crate::world::{HOUR, World, actor, disabled, slot};
+
+pub(crate) async fn a_token_is_stored_whole(world: World) {
+    assert!(!world.store.has_tokens().await.unwrap());
+    let roles = [Role::Issuer, Role::Revealer].into_iter().collect();
+    let new = NewToken {
+        roles,
+        ..world.new_token("bot")
+    };
+    let token = world
+        .store
+        .create_token(new.clone(), &actor())
+        .await
+        .unwrap();
+    let create_time = world.now().await;
+    let expected = TokenRecord {
+        id: new.id,
+        name: slot("bot"),
+        roles,
+        create_time,
+        revoke_time: None,
+        revision: 0,
+    };
+    assert_eq!(token, expected);
+    let found = world.store.find_token(&new.digest).await.unwrap();
+    assert_eq!((found.record, found.stamp.revision), (Some(expected), 0));
+    assert!(world.store.has_tokens().await.unwrap());
+}
+
+pub(crate) async fn an_absent_token_has_the_stamp_of_the_head(world: World) {
+    let token = world.token("bot").await;
+    world
+        .store
+        .revoke_token(token.id, &actor())
+        .await
+        .unwrap()
+        .unwrap();
+    let found = world.store.find_token(&world.digest()).await.unwrap();
+    assert_eq!((found.record, found.stamp.revision), (None, 1));
+    assert_eq!(found.stamp.epoch, world.tail(0).await.epoch);
+}
+
+pub(crate) async fn a_token_is_revoked_once(world: World) {
+    let new = world.new_token("bot");
+    world
+        .store
+        .create_token(new.clone(), &actor())
+        .await
+        .unwrap();
+    let first = world
+        .store
+        .revoke_token(new.id, &actor())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(first.record.revoke_time, Some(world.now().await));
+    let page = world.tail(0).await;
+    assert_eq!((page.head, page.rows[0].id), (1, new.id));
+    assert_eq!(
+        (first.committed.revision, first.committed.mark),
+        (1, Some(page.head_mark))
+    );
+    world.clock.pass(HOUR);
+    let again = world
+        .store
+        .revoke_token(new.id, &actor())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (&again.record, again.committed),
+        (&first.record, first.committed)
+    );
+    let found = world.store.find_token(&new.digest).await.unwrap();
+    assert_eq!(
+        (found.record, found.stamp.revision),
+        (Some(first.record), 1)
+    );
+    assert_eq!(world.audit().await.len(), 2);
+}
+
+pub(crate) async fn an_unknown_token_is_none(world: World) {
+    let key = world.plain("42").await;
+    for id in [world.successor().id, key.id] {
+        assert!(
+            world
+                .store
+                .revoke_token(id, &actor())
+                .await
+                .unwrap()
+                .is_none()
+        );
+    }
+    assert_eq!(world.head().await, 0);
+}
+
+pub(crate) async fn tokens_and_keys_share_one_log(world: World) {
+    let (key, token) = (world.plain("42").await, world.token("bot").await);
+    world.update(key.id, disabled(true)).await;
+    world.store.revoke_token(token.id, &actor()).await.unwrap();
+    world.update(key.id, disabled(false)).await;
+    let page = world.tail(0).await;
+    let logged: Vec<_> = page.rows.iter().map(|row| (row.revision, row.id)).collect();
+    assert_eq!(logged, [(1, key.id), (2, token.id), (3, key.id)]);
+}
+
+pub(crate) async fn tokens_are_listed_page_by_page_in_order_of_creation(world: World) {
+    let mut all = Vec::new();
+    for _ in 0..5 {
+        all.push(world.token("bot").await);
+    }
+    all[1] = world
+        .store
+        .revoke_token(all[1].id, &actor())
+        .await
+        .unwrap()
+        .unwrap()
+        .record;
+    let list = async |revoked, after: Option<&TokenRecord>, limit| {
+        world
+            .store
+            .list_tokens(revoked, after.map(|token| token.id), limit)
+            .await
+            .unwrap()
+    };
+    assert_eq!(list(true, None, 100).await, all);
+    assert_eq!(list(true, None, 2).await, all[..2]);
+    assert_eq!(list(true, Some(&all[1]), 2).await, all[2..4]);
+    assert_eq!(list(true, Some(&all[3]), 2).await, all[4..]);
+    assert!(list(true, Some(&all[4]), 2).await.is_empty());
+    assert_eq!(list(false, None, 2).await, [all[0].clone(), all[2].clone()]);
+}
+
+pub(crate) async fn there_has_been_a_token_also_after_it_was_revoked(world: World) {
+    let token = world.token("admin").await;
+    world.store.revoke_token(token.id, &actor()).await.unwrap();
+    assert!(
+        world.store.has_tokens().await.unwrap(),
+        "no second first token"
+    );
+}
+
+pub(crate) async fn no_id_and_no_digest_is_taken_twice(world: World) {
+    let first = world.new_token("bot");
+    let record = world
+        .store
+        .create_token(first.clone(), &actor())
+        .await
+        .unwrap();
+    let other = world.new_token("bot");
+    for again in [
+        NewToken {
+            id: first.id,
+            ..other.clone()
+        },
+        NewToken {
+            digest: first.digest,
+            ..other.clone()
+        },
+    ] {
+        let refused = world.store.create_token(again, &actor()).await;
+        assert!(
+            matches!(refused, Err(StoreError::Damaged(_))),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(
+        world.store.list_tokens(true, None, 10).await.unwrap(),
+        [record]
+    );
+}
+
+pub(crate) async fn a_change_by_hand_is_logged(world: World) {
+    let token = world.token("bot").await;
+    world
+        .by_hand("UPDATE caller_tokens SET changed_by = 'somebody'")
+        .await;
+    assert_eq!(world.head().await, 0, "no part of the record");
+    world
+        .by_hand("UPDATE caller_tokens SET changed_by = NULL")
+        .await;
+    for (revision, sql) in (1..).zip([
+        "UPDATE caller_tokens SET roles = 'verifier'",
+        "UPDATE caller_tokens SET name = 'other'",
+        "UPDATE caller_tokens SET revoke_time = create_time",
+        "DELETE FROM caller_tokens",
+    ]) {
+        world.by_hand(sql).await;
+        let page = world.tail(revision - 1).await;
+        assert_eq!((page.head, page.rows[0].id), (revision, token.id), "{sql}");
+        if let [record] = &world.store.list_tokens(true, None, 10).await.unwrap()[..] {
+            assert_eq!(record.revision, revision);
+        }
+    }
+    assert!(!world.store.has_tokens().await.unwrap());
+    assert_eq!(world.count("key_changes WHERE actor IS NOT NULL").await, 0);
+}
+
+pub(crate) async fn a_revoked_token_cannot_be_revived(world: World) {
+    let new = world.new_token("bot");
+    world
+        .store
+        .create_token(new.clone(), &actor())
+        .await
+        .unwrap();
+    let revoked = world
+        .store
+        .revoke_token(new.id, &actor())
+        .await
+        .unwrap()
+        .unwrap();
+    let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
+    for change in [
+        "revoke_time = NULL".to_owned(),
+        "revoke_time = revoke_time + 1".to_owned(),
+        format!("token_id = {id}"),
+        format!("digest = {digest}"),
+        "generation = generation + 1".to_owned(),
+        "create_time = create_time + 1".to_owned(),
+    ] {
+        world
+            .refused(
+                format!("UPDATE caller_tokens SET {change}"),
+                "a revoked token stays revoked",
+            )
+            .await;
+    }
+    let found = world.store.find_token(&new.digest).await.unwrap();
+    assert_eq!(
+        (found.record, found.stamp.revision),
+        (Some(revoked.record), 1)
+    );
+}
+
+pub(crate) async fn a_replacing_insert_is_refused(world: World) {
+    let new = world.new_token("bot");
+    let token = world
+        .store
+        .create_token(new.clone(), &actor())
+        .await
+        .unwrap();
+    let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
+    let (own_id, own_digest) = (world.id(token.id), world.bytes(new.digest.as_bytes()));
+    for (id, digest) in [(&own_id, &digest), (&id, &own_digest)] {
+        let sql = format!(
+            "INSERT OR REPLACE INTO caller_tokens
+                 (token_id, digest, generation, name, roles, create_time)
+             SELECT {id}, {digest}, generation, name, 'admin', create_time FROM caller_tokens"
+        );
+        world
+            .refused(sql, "a token with this token_id or digest exists")
+            .await;
+    }
+    assert_eq!(
+        world.store.list_tokens(true, None, 10).await.unwrap(),
+        [token]
+    );
+}

@@ -1,0 +1,404 @@
+//! What a case works with: a store on a fresh backend, and helpers that keep cases short.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyward::crypto::{Digest, Sealed};
+use keyward::fence::Page;
+use keyward::key::{
+    AccountId, Clock, Entropy, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
+    SlotName, Timestamp, TokenRecord,
+};
+use keyward::store::{
+    Actor, Committed, KeyChanges, KeyTarget, NewKey, NewToken, OpenError, Revocation, RevokeAnswer,
+    Revoked, Secrets, Store, Successor, UpdateAnswer,
+};
+
+use crate::doubles::{Counting, ManualClock};
+
+/// A place for one store's data.
+#[async_trait]
+pub(crate) trait Backend: Send + Sync + 'static {
+    /// Opens the store, making it when there is none yet.
+    async fn open(
+        &self,
+        clock: Arc<dyn Clock>,
+        entropy: &dyn Entropy,
+    ) -> Result<Arc<dyn Store>, OpenError>;
+
+    /// A connection that passes the service by.
+    async fn connect(&self) -> Box<dyn ByHand>;
+
+    /// Bytes as they stand in SQL.
+    fn bytes(&self, bytes: &[u8]) -> String;
+}
+
+/// What an operator has: a connection, and SQL.
+#[async_trait]
+pub(crate) trait ByHand: Send {
+    /// Runs SQL; answers how many rows it changed, or the message of the refusal.
+    async fn run(&mut self, sql: &str) -> Result<u64, String>;
+
+    /// Reads a query's one column of text.
+    async fn read(&mut self, sql: &str) -> Vec<String>;
+}
+
+/// A store and all around it.
+pub(crate) struct World {
+    backend: Box<dyn Backend>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Arc<ManualClock>,
+    entropy: Counting,
+}
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3_600);
+
+impl World {
+    pub(crate) async fn new(backend: impl Backend) -> Self {
+        let (clock, entropy) = (Arc::new(ManualClock::new()), Counting::default());
+        let store = backend.open(clock.clone(), &entropy).await.unwrap();
+        Self {
+            backend: Box::new(backend),
+            store,
+            clock,
+            entropy,
+        }
+    }
+
+    /// Ends the store as `end` does it, and opens it again.
+    async fn reopened_after(self, end: impl AsyncFnOnce(Arc<dyn Store>)) -> Self {
+        let Self {
+            backend,
+            store,
+            clock,
+            entropy,
+        } = self;
+        end(store).await;
+        let store = backend.open(clock.clone(), &entropy).await.unwrap();
+        Self {
+            backend,
+            store,
+            clock,
+            entropy,
+        }
+    }
+
+    /// Ends the store cleanly and opens it again.
+    pub(crate) async fn reopened(self) -> Self {
+        self.reopened_after(async |store| store.close().await).await
+    }
+
+    /// Drops the store as it stands and opens it again.
+    pub(crate) async fn abandoned_and_reopened(self) -> Self {
+        self.reopened_after(async |store| drop(store)).await
+    }
+
+    // By hand.
+
+    pub(crate) async fn connect(&self) -> Box<dyn ByHand> {
+        self.backend.connect().await
+    }
+
+    /// Runs SQL from another connection; answers how many rows it changed.
+    pub(crate) async fn by_hand(&self, sql: &str) -> u64 {
+        self.try_by_hand(sql)
+            .await
+            .unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Runs SQL from another connection, which the schema may refuse.
+    pub(crate) async fn try_by_hand(&self, sql: &str) -> Result<u64, String> {
+        self.connect().await.run(sql).await
+    }
+
+    /// Asserts that the schema refuses `sql` with a message that holds `message`.
+    #[track_caller]
+    pub(crate) fn refused(
+        &self,
+        sql: impl Into<String>,
+        message: &'static str,
+    ) -> impl Future<Output = ()> {
+        let (sql, caller) = (sql.into(), std::panic::Location::caller());
+        async move {
+            let error = self
+                .try_by_hand(&sql)
+                .await
+                .expect_err(&format!("{caller}: {sql}"));
+            assert!(error.contains(message), "{caller}: {sql}: {error}");
+        }
+    }
+
+    pub(crate) async fn read(&self, sql: &str) -> Vec<String> {
+        self.connect().await.read(sql).await
+    }
+
+    /// How many rows `from` (a table and its conditions) has.
+    pub(crate) async fn count(&self, from: &str) -> usize {
+        self.read(&format!("SELECT CAST(count(*) AS TEXT) FROM {from}"))
+            .await[0]
+            .parse()
+            .unwrap()
+    }
+
+    /// An id as it stands in SQL.
+    pub(crate) fn id(&self, id: KeyId) -> String {
+        self.bytes(id.as_bytes())
+    }
+
+    pub(crate) fn bytes(&self, bytes: &[u8]) -> String {
+        self.backend.bytes(bytes)
+    }
+
+    /// The lines of the audit: action, actor and detail.
+    pub(crate) async fn audit(&self) -> Vec<String> {
+        self.read(
+            "SELECT action || ' ' || actor || ' ' || coalesce(detail, '-') FROM audit ORDER BY id",
+        )
+        .await
+    }
+
+    // Through the store.
+
+    pub(crate) async fn head(&self) -> u64 {
+        self.tail(0).await.head
+    }
+
+    /// The store's time.
+    pub(crate) async fn now(&self) -> Timestamp {
+        self.tail(0).await.database_time
+    }
+
+    pub(crate) async fn tail(&self, applied: u64) -> Page {
+        self.store.tail(applied).await.unwrap()
+    }
+
+    /// A key for a slot, with nothing that is optional.
+    pub(crate) fn plain_key(&self, account: &str, name: &str) -> NewKey {
+        let Successor {
+            id,
+            digest,
+            generation,
+            hint,
+            sealed,
+        } = self.successor();
+        NewKey {
+            id,
+            digest,
+            generation,
+            hint,
+            sealed,
+            account: self::account(account),
+            name: slot(name),
+            scopes: Scopes::default(),
+            metadata: Metadata::default(),
+            networks: Networks::default(),
+            expire_time: None,
+        }
+    }
+
+    /// A recoverable key with everything set.
+    pub(crate) async fn full_key(&self, account: &str, name: &str) -> NewKey {
+        NewKey {
+            sealed: Some(sealed(7)),
+            scopes: scopes(&["orders:read", "orders:write"]),
+            metadata: metadata(&[("team", "payments ✓"), ("empty", "")]),
+            networks: networks(&["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]),
+            expire_time: Some(self.now().await.plus(30 * DAY)),
+            ..self.plain_key(account, name)
+        }
+    }
+
+    /// A secret that is not stored yet, not recoverable.
+    pub(crate) fn successor(&self) -> Successor {
+        Successor {
+            id: KeyId::draw(self.clock.wall(), &self.entropy),
+            digest: self.digest(),
+            generation: 1,
+            hint: Hint("kw_abcd".to_owned()),
+            sealed: None,
+        }
+    }
+
+    /// A digest of nothing that is stored.
+    pub(crate) fn digest(&self) -> Digest {
+        let mut bytes = [0; 32];
+        self.entropy.fill(&mut bytes);
+        Digest::from_bytes(bytes)
+    }
+
+    pub(crate) async fn issue(&self, new: NewKey) -> KeyRecord {
+        let issued = self.store.issue(new, &actor()).await.unwrap();
+        assert!(issued.created);
+        issued.key.record
+    }
+
+    /// A new plain key in the slot `default`.
+    pub(crate) async fn plain(&self, account: &str) -> KeyRecord {
+        self.issue(self.plain_key(account, "default")).await
+    }
+
+    /// A new plain key that is already expired.
+    pub(crate) async fn expired(&self, account: &str) -> KeyRecord {
+        let expire_time = Some(self.now().await);
+        self.issue(NewKey {
+            expire_time,
+            ..self.plain_key(account, "default")
+        })
+        .await
+    }
+
+    pub(crate) async fn get(&self, id: KeyId) -> Secrets {
+        self.store
+            .get_key(&KeyTarget::Id(id))
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    pub(crate) async fn record(&self, id: KeyId) -> KeyRecord {
+        self.get(id).await.record
+    }
+
+    pub(crate) async fn revoke(&self, revocation: Revocation) -> Revoked {
+        done(self.store.revoke(revocation, &actor()).await.unwrap())
+    }
+
+    pub(crate) async fn update(&self, id: KeyId, changes: KeyChanges) -> (KeyRecord, Committed) {
+        match self.store.update(id, changes, &actor()).await.unwrap() {
+            UpdateAnswer::Done(record, committed) => (*record, committed),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn new_token(&self, name: &str) -> NewToken {
+        let Successor {
+            id,
+            digest,
+            generation,
+            ..
+        } = self.successor();
+        NewToken {
+            id,
+            digest,
+            generation,
+            name: slot(name),
+            roles: Roles::all(),
+        }
+    }
+
+    pub(crate) async fn token(&self, name: &str) -> TokenRecord {
+        self.store
+            .create_token(self.new_token(name), &actor())
+            .await
+            .unwrap()
+    }
+}
+
+/// Runs `count` calls at once and gives their results.
+pub(crate) async fn at_once<T: Send + 'static, F>(count: usize, call: impl Fn(usize) -> F) -> Vec<T>
+where
+    F: Future<Output = T> + Send + 'static,
+{
+    let calls: Vec<_> = (0..count)
+        .map(|number| tokio::spawn(call(number)))
+        .collect();
+    let mut results = Vec::new();
+    for call in calls {
+        results.push(call.await.unwrap());
+    }
+    results
+}
+
+pub(crate) fn done(answer: RevokeAnswer) -> Revoked {
+    match answer {
+        RevokeAnswer::Done(revoked) => *revoked,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn actor() -> Actor {
+    Actor {
+        token: Some(KeyId::from_bytes([0xac; 16])),
+        name: "bot".to_owned(),
+    }
+}
+
+pub(crate) fn account(text: &str) -> AccountId {
+    AccountId::new("account_id", text.to_owned()).unwrap()
+}
+
+pub(crate) fn slot(text: &str) -> SlotName {
+    SlotName::new("name", text.to_owned()).unwrap()
+}
+
+pub(crate) fn reason(text: &str) -> Option<Reason> {
+    Some(Reason::new("reason", text.to_owned()).unwrap())
+}
+
+pub(crate) fn scopes(texts: &[&str]) -> Scopes {
+    Scopes::new("scopes", owned(texts)).unwrap()
+}
+
+pub(crate) fn metadata(entries: &[(&str, &str)]) -> Metadata {
+    let entries = entries
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    Metadata::new("metadata", entries.collect::<BTreeMap<_, _>>()).unwrap()
+}
+
+pub(crate) fn networks(texts: &[&str]) -> Networks {
+    Networks::new("allowed_cidrs", &owned(texts)).unwrap()
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// A sealed copy: opaque to a store.
+pub(crate) fn sealed(byte: u8) -> Sealed {
+    Sealed::from_bytes(vec![byte; 96])
+}
+
+/// Changes one key's `disabled`.
+pub(crate) fn disabled(disabled: bool) -> KeyChanges {
+    KeyChanges {
+        disabled: Some(disabled),
+        ..KeyChanges::default()
+    }
+}
+
+/// Revokes one key at once.
+pub(crate) fn kill(id: KeyId) -> Revocation {
+    end(id, Duration::ZERO)
+}
+
+/// Revokes one key after `grace`.
+pub(crate) fn end(id: KeyId, grace: Duration) -> Revocation {
+    Revocation::Key {
+        target: KeyTarget::Id(id),
+        successor: None,
+        grace,
+        reason: None,
+    }
+}
+
+/// Replaces one key, which lives on for `grace`.
+pub(crate) fn replace(id: KeyId, successor: Successor, grace: Duration) -> Revocation {
+    Revocation::Key {
+        target: KeyTarget::Id(id),
+        successor: Some(successor),
+        grace,
+        reason: None,
+    }
+}
+
+/// Revokes all keys of an account.
+pub(crate) fn kill_all(account: &str) -> Revocation {
+    Revocation::Account {
+        account: self::account(account),
+        reason: None,
+    }
+}
