@@ -88,7 +88,7 @@ CREATE TABLE caller_tokens (
     mark         BLOB
 ) STRICT, WITHOUT ROWID;
 
--- Who did what. Appended to, never changed.
+-- Who did what. Appended to, never changed; old lines may be deleted by whoever keeps the store.
 CREATE TABLE audit (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     time        INTEGER NOT NULL,
@@ -107,8 +107,12 @@ CREATE TABLE keyring_checks (
     kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal')),
     number       INTEGER NOT NULL,
     check_value  BLOB NOT NULL CHECK (length(check_value) = 16),
+    -- The one generation that new keys are born in: a file that merely lies in the keyring is not
+    -- used before every instance has it.
+    active       INTEGER NOT NULL DEFAULT 0 CHECK (active IN (0, 1) AND (active = 0 OR kind = 'generation')),
     PRIMARY KEY (kind, number)
 ) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active = 1;
 
 -- One row in the log: takes the next revision and, by hand or not, a time that does not fall.
 -- Everything that logs inserts into this view.
@@ -212,8 +216,9 @@ END;
 
 CREATE TRIGGER api_keys_born_clean BEFORE INSERT ON api_keys
 WHEN NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL
+  OR (NEW.sealed IS NOT NULL AND NEW.revoke_time IS NOT NULL)
 BEGIN
-    SELECT RAISE(ABORT, 'revision, mark and changed_by are not for an INSERT');
+    SELECT RAISE(ABORT, 'revision, mark and changed_by are not for an INSERT, nor a seal for a revoked key');
 END;
 
 CREATE TRIGGER api_keys_fixed BEFORE UPDATE ON api_keys
@@ -227,6 +232,23 @@ WHEN NEW.key_id IS NOT OLD.key_id
   OR NEW.create_time IS NOT OLD.create_time
 BEGIN
     SELECT RAISE(ABORT, 'key_id, digest, generation, account_id, name, hint, recoverable and create_time of a key never change');
+END;
+
+-- A sealed copy that was wiped stays away.
+CREATE TRIGGER api_keys_sealed BEFORE UPDATE OF sealed ON api_keys
+WHEN OLD.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'a revoked key keeps no sealed copy');
+END;
+
+-- A row's revision and mark are those of its last change: a repeated Revoke waits for them.
+CREATE TRIGGER api_keys_revision BEFORE UPDATE OF revision, mark ON api_keys
+WHEN (NEW.revision IS NOT OLD.revision OR NEW.mark IS NOT OLD.mark)
+ AND NOT EXISTS (SELECT 1 FROM key_changes
+                  WHERE revision = NEW.revision AND mark = NEW.mark AND key_id = NEW.key_id
+                    AND revision = (SELECT revision FROM log_head))
+BEGIN
+    SELECT RAISE(ABORT, 'revision and mark are written by the triggers alone');
 END;
 
 -- Revoked is terminal; a grace can be shortened, never lengthened; a successor stays the one.
@@ -278,6 +300,15 @@ WHEN NEW.token_id IS NOT OLD.token_id
       AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time))
 BEGIN
     SELECT RAISE(ABORT, 'token_id, digest, generation and create_time of a token never change, and a revoked token stays revoked');
+END;
+
+CREATE TRIGGER caller_tokens_revision BEFORE UPDATE OF revision, mark ON caller_tokens
+WHEN (NEW.revision IS NOT OLD.revision OR NEW.mark IS NOT OLD.mark)
+ AND NOT EXISTS (SELECT 1 FROM key_changes
+                  WHERE revision = NEW.revision AND mark = NEW.mark AND key_id = NEW.token_id
+                    AND revision = (SELECT revision FROM log_head))
+BEGIN
+    SELECT RAISE(ABORT, 'revision and mark are written by the triggers alone');
 END;
 
 CREATE TRIGGER caller_tokens_changed

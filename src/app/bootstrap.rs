@@ -6,10 +6,12 @@ use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::StartError;
-use crate::caller::from_file_text;
+use crate::caller::from_file;
 use crate::config::Settings;
-use crate::crypto::{CheckValue, Keyring, KeyringError, keyring_files};
+use crate::crypto::{CheckValue, KeyKind, Keyring, KeyringError, keyring_files};
 use crate::key::{Clock, Entropy, KeyId, Prefix, Roles, SecretText, SlotName, TextForm};
 use crate::store::{Actor, NewToken, Store};
 
@@ -30,24 +32,35 @@ pub(super) fn directory(path: &Path) -> Result<(), StartError> {
         })
 }
 
-/// Loads the keyring, and refuses one that is not the store's. A new one is made only beside a
-/// store that has never had any: so never does a new keyring appear beside existing keys.
+/// Whether nothing was ever issued from this store, and no token either: then, and only then, a
+/// start may make secrets of its own.
+async fn is_untouched(store: &dyn Store) -> Result<bool, StartError> {
+    let tokens = store.has_tokens().await.map_err(StartError::new)?;
+    // A token that was deleted by hand has left its row in the log.
+    let log = store.start().await.map_err(StartError::new)?;
+    Ok(!tokens && log.applied == 0)
+}
+
+/// Loads the keyring, and refuses one that is not the store's. A new one is made only beside an
+/// untouched store: so never does a new keyring appear beside existing keys.
 pub(super) async fn keyring(
     settings: &Settings,
     store: &dyn Store,
     entropy: &dyn Entropy,
 ) -> Result<Keyring, StartError> {
     let known = store.check_values().await.map_err(StartError::new)?;
+    let active = store.active_generation().await.map_err(StartError::new)?;
     let path = &settings.keyring;
+    let untouched = known.is_empty() && is_untouched(store).await?;
     let material = match keyring_files::load(path) {
-        Err(KeyringError::Missing { .. }) if known.is_empty() => {
+        Err(KeyringError::Missing { .. }) if untouched => {
             tracing::info!(keyring = %path.display(), "a new keyring: back it up, keys die without it");
             keyring_files::generate(path, entropy)
         }
         loaded => loaded,
     }
     .map_err(StartError::new)?;
-    let keyring = Keyring::new(&material, None).map_err(StartError::new)?;
+    let keyring = Keyring::new(&material, active).map_err(StartError::new)?;
     let ours = keyring.check_values();
     for check in &known {
         match ours
@@ -59,13 +72,29 @@ pub(super) async fn keyring(
             None => return Err(absent(check, path)),
         }
     }
+    if !untouched && known.is_empty() {
+        return Err(StartError(
+            "this store has tokens or keys but no check values of its keyring: it was changed by \
+             hand; restore it from a backup"
+                .to_owned(),
+        ));
+    }
+    // A sealing key writes as soon as it is there; a generation only once it was activated.
     let new: Vec<_> = ours
         .into_iter()
         .filter(|value| !known.contains(value))
+        .filter(|value| untouched || value.kind == KeyKind::Seal)
         .collect();
     if !new.is_empty() {
         store
             .add_check_values(&new)
+            .await
+            .map_err(StartError::new)?;
+    }
+    if active.is_none() {
+        let first = keyring.active();
+        store
+            .activate_generation(first)
             .await
             .map_err(StartError::new)?;
     }
@@ -100,29 +129,36 @@ pub(super) struct FirstToken<'a> {
 }
 
 impl FirstToken<'_> {
-    /// Makes it if there has never been a token. The file comes before the row: a start that is
-    /// cut off in between is finished by the next one, with the token that the file holds.
+    /// Makes it if no token lives that could make others: at the first start, or after the last
+    /// such token was revoked. The file comes before the row: a start that is cut off in between
+    /// is finished by the next one, with the token that the file holds.
     pub(super) async fn ensure(
         &self,
         store: &dyn Store,
         clock: &dyn Clock,
         entropy: &dyn Entropy,
     ) -> Result<(), StartError> {
-        if store.has_tokens().await.map_err(StartError::new)? {
+        if store.has_admin().await.map_err(StartError::new)? {
             return Ok(());
         }
-        let text = match std::fs::read_to_string(&self.file) {
-            Ok(text) => from_file_text(&text),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.write(entropy)?,
-            Err(error) => return Err(self.cannot("read", &error)),
+        let text = match self.read()? {
+            None => self.write(entropy)?,
+            Some(text) if is_untouched(store).await? => text,
+            Some(_) => {
+                return Err(StartError(format!(
+                    "no token with the role admin lives any more, and {} holds an old one; move \
+                     the file away, and the next start makes a new one",
+                    self.file.display()
+                )));
+            }
         };
         let found = TextForm::read(text.expose(), std::slice::from_ref(self.prefix)).ok();
         let (digest, generation) = found
             .and_then(|(prefix, body)| self.keyring.digest_of(prefix, &body, text.expose()))
             .ok_or_else(|| {
                 StartError(format!(
-                    "{} holds no token of this keyring, and this store has no token yet; move the \
-                     file away, and the next start makes a new one",
+                    "{} holds no token of this keyring; move the file away, and the next start \
+                     makes a new one",
                     self.file.display()
                 ))
             })?;
@@ -141,8 +177,17 @@ impl FirstToken<'_> {
             .create_token(new, &itself)
             .await
             .map_err(StartError::new)?;
-        tracing::info!(file = %self.file.display(), "the first token, with every role");
+        tracing::info!(file = %self.file.display(), "a new token with every role");
         Ok(())
+    }
+
+    /// The token in the file, if there is one.
+    fn read(&self) -> Result<Option<SecretText>, StartError> {
+        match std::fs::read(&self.file).map(Zeroizing::new) {
+            Ok(bytes) => Ok(Some(from_file(&bytes))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.cannot("read", &error)),
+        }
     }
 
     /// Writes a new token to a file of its own mode, whole or not at all.

@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod run;
+mod stop;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,12 +17,12 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::cache::{Fenced, Fetch, Flights, L1, Lookup, Permits};
-use crate::caller::{Callers, TOKEN_PREFIX};
+use crate::caller::Callers;
 use crate::config::{self, Settings};
 use crate::feed::{Barrier, Tail, watch_freshness};
 use crate::fence::{Fence, MAX_TOMBSTONES, Now};
 use crate::grpc::{self, Api, SERVICE_NAME, Workers};
-use crate::key::{Clock, Entropy, KeyRecord, Prefix, TokenRecord, Verdict};
+use crate::key::{Clock, Entropy, KeyRecord, Prefix, TOKEN_PREFIX, TokenRecord, Verdict};
 use crate::service::Service;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Control, Instrumented, Store};
@@ -30,16 +31,17 @@ use crate::telemetry::{CacheMetrics, Metrics, http};
 
 pub use run::serve;
 
-/// How long calls under way may take to end at a stop.
-const GRACE: Duration = Duration::from_secs(10);
-/// How long work that has lost its caller may take to end after that.
-const LAST_WORK: Duration = Duration::from_secs(5);
+/// What `/readyz` says while nothing can be admitted.
+const NOT_FRESH: &str = "not fresh: this instance cannot prove that it knows of every change";
 
 /// About so many keys are kept in memory, in at most so many bytes.
 const CACHED_KEYS: (usize, u64) = (200_000, 128 << 20);
 const CACHED_TOKENS: (usize, u64) = (1_000, 1 << 20);
 /// Reads of the store at a time, reads that may wait for that, and how long.
 const READS: (usize, usize, Duration) = (16, 4_096, Duration::from_secs(2));
+
+/// The names that health is asked for: the whole server, and its service.
+const HEALTH_NAMES: [&str; 2] = ["", SERVICE_NAME];
 
 /// Why the service cannot start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +54,9 @@ impl StartError {
     }
 }
 
+/// Wraps a store.
+pub type AroundStore = Box<dyn FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send>;
+
 /// What comes from outside: the machine's clocks and randomness, or a test's.
 pub struct Parts {
     /// The clock.
@@ -59,7 +64,7 @@ pub struct Parts {
     /// The source of randomness.
     pub entropy: Arc<dyn Entropy>,
     /// Put around the store, so that a test can stall or break it.
-    pub around_store: fn(Arc<dyn Store>) -> Arc<dyn Store>,
+    pub around_store: AroundStore,
 }
 
 impl Parts {
@@ -68,7 +73,7 @@ impl Parts {
         Self {
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
-            around_store: |store| store,
+            around_store: Box::new(|store| store),
         }
     }
 }
@@ -192,34 +197,6 @@ impl App {
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http
     }
-
-    /// Stops in order: NOT_SERVING, calls under way end, freshness ends, the store is closed. No
-    /// acknowledged write is lost: it was durable when it was acknowledged.
-    pub async fn stop(self) {
-        self.watch.abort();
-        set_health(&self.health, false).await;
-        self.stops.serving.cancel();
-        if let Ok(workers) = self.acceptor.await
-            && tokio::time::timeout(GRACE, workers.ended()).await.is_err()
-        {
-            tracing::warn!("some calls did not end within {GRACE:?}");
-        }
-        // Changes that still wait end as unconfirmed: their callers ask again.
-        self.stops.waiting.cancel();
-        if tokio::time::timeout(LAST_WORK, self.control.finish())
-            .await
-            .is_err()
-        {
-            tracing::warn!("some work did not end within {LAST_WORK:?}");
-        }
-        self.stops.background.cancel();
-        for task in self.background {
-            if let Err(error) = task.await {
-                tracing::error!(%error, "a background task failed");
-            }
-        }
-        self.store.close().await;
-    }
 }
 
 impl std::fmt::Debug for App {
@@ -315,11 +292,15 @@ impl Base {
 
     fn side_port(&self, listener: TcpListener) -> JoinHandle<()> {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let ready = move || match fence.is_fresh(Now::read(&*clock)) {
-            true => Ok(()),
-            false => Err(
-                "not fresh: this instance cannot prove that it knows of every change".to_owned(),
-            ),
+        let stopping = self.stops.serving.clone();
+        let ready = move || {
+            if stopping.is_cancelled() {
+                return Err("stopping".to_owned());
+            }
+            if !fence.is_fresh(Now::read(&*clock)) {
+                return Err(NOT_FRESH.to_owned());
+            }
+            Ok(())
         };
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let metrics = Arc::clone(&self.metrics);
@@ -381,7 +362,7 @@ async fn set_health(health: &HealthReporter, fresh: bool) {
     } else {
         ServingStatus::NotServing
     };
-    for name in ["", SERVICE_NAME] {
+    for name in HEALTH_NAMES {
         health.set_service_status(name, status).await;
     }
 }

@@ -53,9 +53,14 @@ async fn live(settings: Settings) -> Result<(), StartError> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping: NOT_SERVING, calls under way end");
-    app.stop().await;
-    tracing::info!("stopped");
-    Ok(())
+    tokio::select! {
+        () = app.stop() => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        // A person who presses Ctrl-C again means it; a supervisor may say TERM twice.
+        _ = interrupt.recv() => Err(StartError("stopped at once by an interrupt".to_owned())),
+    }
 }
 
 /// The one line that whoever started the process may wait for.

@@ -116,10 +116,10 @@ impl<R: Fenced> Flights<R> {
     fn start(&self, digest: Digest, shared: bool) -> Flight<R> {
         let (fetch, permits) = (Arc::clone(&self.fetch), Arc::clone(&self.permits));
         let refused = self.refused.clone();
-        let under_way = shared.then(|| UnderWay(Arc::clone(&self.under_way), digest));
+        let board = shared.then(|| Arc::clone(&self.under_way));
         let task = self.control.spawn(async move {
             // Gone before the answer is seen: who comes after that reads anew.
-            let _under_way = under_way;
+            let _under_way = board.map(|board| UnderWay(board, digest));
             match permits.take().await {
                 Some(_permit) => fetch(digest)
                     .await

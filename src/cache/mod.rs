@@ -48,7 +48,7 @@ impl Fenced for KeyRecord {
                 .iter()
                 .map(|(k, v)| text(k.len()) + text(v.len()))
                 .sum::<usize>()
-            + self.networks.to_texts().len() * size_of::<ipnet::IpNet>()
+            + self.networks.count() * size_of::<ipnet::IpNet>()
     }
 }
 

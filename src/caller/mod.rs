@@ -9,9 +9,6 @@ use crate::fence::token_lives;
 use crate::key::{Prefix, Role, SecretText, TextForm, TokenRecord};
 use crate::store::Actor;
 
-/// The prefix of callers' tokens: tells them from keys in every place a secret can leak to.
-pub const TOKEN_PREFIX: &str = "kwt";
-
 /// Why a caller is not let in.
 #[derive(Debug, thiserror::Error)]
 pub enum Denied {
@@ -74,7 +71,7 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Judges tokens with the prefix `prefix` (see [`TOKEN_PREFIX`]).
+    /// Judges tokens with the prefix `prefix`.
     pub fn new(prefix: Prefix, keyring: Arc<Keyring>, tokens: Lookup<TokenRecord>) -> Self {
         Self {
             prefixes: [prefix],
@@ -120,8 +117,9 @@ impl Callers {
     }
 }
 
-/// Reads a token from a file: its one line.
-pub fn from_file_text(text: &str) -> SecretText {
+/// The token that a file holds: its one line. What is no text is no token either.
+pub fn from_file(bytes: &[u8]) -> SecretText {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
     SecretText::new(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 

@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind as ClapKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{ArgMatches, FromArgMatches as _};
 
 use crate::config::{self, Effective, Inputs, Settings};
@@ -71,7 +71,7 @@ fn run_on(
 ) -> u8 {
     let matches = match args::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(error) => return show_clap(console, &error),
+        Err(error) => return show_clap(console, &discreet(error)),
     };
     let (text, code) = match execute(console.input, &matches, environment, serve) {
         Ok((text, code)) => (text, code),
@@ -92,6 +92,27 @@ fn run_on(
             FAILED,
         ),
     }
+}
+
+/// Takes out of a usage error what may be a key that was pasted in the wrong place: a surplus
+/// argument, and whatever is longer than any verb or flag.
+fn discreet(mut error: clap::Error) -> clap::Error {
+    const LONGEST: usize = 20;
+    const HIDDEN: &str = "(not shown)";
+    let surplus = error.kind() == ClapKind::UnknownArgument;
+    let mut kinds = vec![ContextKind::InvalidSubcommand, ContextKind::InvalidValue];
+    // In other errors it is the name of an argument that is known.
+    kinds.extend(surplus.then_some(ContextKind::InvalidArg));
+    for kind in kinds {
+        let Some(ContextValue::String(text)) = error.get(kind) else {
+            continue;
+        };
+        if text.len() > LONGEST || (surplus && !text.starts_with('-')) {
+            error.insert(kind, ContextValue::String(HIDDEN.to_owned()));
+            error.remove(ContextKind::Suggested);
+        }
+    }
+    error
 }
 
 /// Help and version are done work; all else that clap says is a usage error.

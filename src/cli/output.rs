@@ -142,8 +142,14 @@ pub(super) fn judged(answer: &VerifyResponse) -> Report {
         "expire_time": answer.expire_time.as_ref().map(time),
         "revision": answer.revision,
     });
-    let text = lines(&json, &VERDICT_FIELDS);
     let is_valid = answer.verdict == i32::from(Verdict::Valid);
+    // All else is set for a valid key only.
+    let fields = if is_valid {
+        &VERDICT_FIELDS[..]
+    } else {
+        &["verdict"]
+    };
+    let text = lines(&json, fields);
     Report {
         exit: if is_valid {
             super::DONE
@@ -307,11 +313,7 @@ mod tests {
         };
         let report = judged(&answer);
         assert_eq!(report.json["verdict"], "NOT_FOUND");
-        assert!(
-            report.text.starts_with("verdict:     NOT_FOUND\n"),
-            "{}",
-            report.text
-        );
+        assert_eq!(report.text, "verdict: NOT_FOUND\n");
         assert_eq!(
             judged(&VerifyResponse {
                 verdict: 99,

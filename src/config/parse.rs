@@ -5,14 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Store, Url};
-use crate::key::Prefix;
+use crate::key::{Prefix, TOKEN_PREFIX};
 use crate::telemetry::LogFormat;
 
 const MAX_WORKERS: usize = 256;
 const STALENESS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(2)..=Duration::from_secs(60);
-/// What callers' tokens start with.
-const TOKEN_PREFIX: &str = "kwt";
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {

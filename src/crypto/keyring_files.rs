@@ -29,7 +29,7 @@ const MAX_FILE: u64 = 4_096;
 pub enum KeyringError {
     /// The directory is not there, or is empty.
     #[error(
-        "there is no keyring in {0:?}: restore it from its backup; only where no key was ever issued, make one with `keyward init`"
+        "there is no keyring in {0:?}: restore it from its backup, or every key of this store is lost"
     )]
     Missing(PathBuf),
     /// No generation among the files.

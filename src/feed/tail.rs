@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::fence::{Absorbed, Fence, Now, Refused};
 use crate::key::Clock;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::telemetry::BeatMetrics;
 
 /// How often the log is asked when nothing pokes.
@@ -91,6 +91,9 @@ impl Tail {
             Ok(page) => page,
             Err(error) => {
                 self.metrics.failed.inc();
+                if matches!(error, StoreError::Damaged(_)) {
+                    self.fence.stop_being_fresh();
+                }
                 return Err(error.to_string());
             }
         };

@@ -5,8 +5,7 @@ use keyward_proto::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
 
 use super::{Api, convert};
-use crate::key::{Role, SecretText, SlotName};
-use crate::service::ServiceError;
+use crate::key::{Role, SecretText};
 
 #[tonic::async_trait]
 impl AdminService for Api {
@@ -14,10 +13,7 @@ impl AdminService for Api {
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
-        let caller = self.authorize(request.metadata(), Role::Admin).await?;
-        let request = request.into_inner();
-        let name = SlotName::new("name", request.name).map_err(ServiceError::from)?;
-        let roles = convert::roles(&request.roles).map_err(ServiceError::from)?;
+        let (caller, (name, roles)) = self.admit(request, Role::Admin, convert::new_token).await?;
         let reply = self.service.create_token(&caller, name, roles).await?;
         Ok(Response::new(v1::CreateTokenResponse {
             caller_token: Some(convert::caller_token(&reply.record)),
@@ -29,13 +25,10 @@ impl AdminService for Api {
         &self,
         request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
-        self.authorize(request.metadata(), Role::Admin).await?;
-        let request = request.into_inner();
-        let query = convert::page(request.page_size, request.page_token);
-        let page = self
-            .service
-            .list_tokens(request.include_revoked, query)
+        let (_, (include_revoked, query)) = self
+            .admit(request, Role::Admin, convert::list_tokens)
             .await?;
+        let page = self.service.list_tokens(include_revoked, query).await?;
         Ok(Response::new(v1::ListTokensResponse {
             caller_tokens: page.items.iter().map(convert::caller_token).collect(),
             next_page_token: page.next,
@@ -46,9 +39,7 @@ impl AdminService for Api {
         &self,
         request: Request<v1::RevokeTokenRequest>,
     ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
-        let caller = self.authorize(request.metadata(), Role::Admin).await?;
-        let id = convert::key_id("token_id", &request.into_inner().token_id)
-            .map_err(ServiceError::from)?;
+        let (caller, id) = self.admit(request, Role::Admin, convert::token_id).await?;
         let reply = self.service.revoke_token(&caller, id).await?;
         Ok(Response::new(v1::RevokeTokenResponse {
             revision: reply.record.revision,

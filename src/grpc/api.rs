@@ -1,14 +1,13 @@
 //! `ApiKeyService`: who may call, what was asked, what is answered.
 
+use keyward_proto::v1;
 use keyward_proto::v1::api_key_service_server::ApiKeyService;
-use keyward_proto::v1::{self, get_request};
 use tonic::{Request, Response, Status};
 
+use super::convert::Shown;
 use super::{Api, convert};
-use crate::key::{FieldError, Role, SecretText};
-use crate::service::{RevokeReply, ServiceError};
-
-const MAX_BATCH: usize = 256;
+use crate::key::{Role, SecretText};
+use crate::service::RevokeReply;
 
 #[tonic::async_trait]
 impl ApiKeyService for Api {
@@ -16,8 +15,7 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::IssueRequest>,
     ) -> Result<Response<v1::IssueResponse>, Status> {
-        let caller = self.authorize(request.metadata(), Role::Issuer).await?;
-        let issue = convert::issue(request.into_inner()).map_err(ServiceError::from)?;
+        let (caller, issue) = self.admit(request, Role::Issuer, convert::issue).await?;
         let reply = self.service.issue(&caller, issue).await?;
         Ok(Response::new(v1::IssueResponse {
             key: Some(convert::api_key(&reply.record, reply.at)),
@@ -34,8 +32,7 @@ impl ApiKeyService for Api {
         request: Request<v1::RevokeRequest>,
     ) -> Result<Response<v1::RevokeResponse>, Status> {
         // Issuer, or reporter for a key's text: the use case tells them apart.
-        let caller = self.authenticate(request.metadata()).await?;
-        let revoke = convert::revoke(request.into_inner()).map_err(ServiceError::from)?;
+        let (caller, revoke) = self.admit(request, None, convert::revoke).await?;
         let reply = self.service.revoke(&caller, revoke).await?;
         Ok(Response::new(reply.map(revoked).unwrap_or_default()))
     }
@@ -44,8 +41,7 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<v1::VerifyResponse>, Status> {
-        self.authorize(request.metadata(), Role::Verifier).await?;
-        let verify = convert::verify(request.into_inner()).map_err(ServiceError::from)?;
+        let (_, verify) = self.admit(request, Role::Verifier, convert::verify).await?;
         let verified = self.service.verify(&verify).await?;
         Ok(Response::new(convert::verified(&verified)))
     }
@@ -54,21 +50,9 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::VerifyBatchRequest>,
     ) -> Result<Response<v1::VerifyBatchResponse>, Status> {
-        self.authorize(request.metadata(), Role::Verifier).await?;
-        let requests = request.into_inner().requests;
-        if requests.len() > MAX_BATCH {
-            let reason = format!("takes at most {MAX_BATCH}, there are {}", requests.len());
-            return Err(ServiceError::from(FieldError::new("requests", reason)).into());
-        }
-        let one = |(n, request)| {
-            convert::verify(request).map_err(|error| error.within(&format!("requests[{n}]")))
-        };
-        let batch = requests
-            .into_iter()
-            .enumerate()
-            .map(one)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(ServiceError::from)?;
+        let (_, batch) = self
+            .admit(request, Role::Verifier, convert::verify_batch)
+            .await?;
         let verified = self.service.verify_batch(&batch).await?;
         let responses = verified.iter().map(convert::verified).collect();
         Ok(Response::new(v1::VerifyBatchResponse { responses }))
@@ -78,46 +62,31 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
-        self.authorize(request.metadata(), Role::Reader).await?;
-        let (record, at) = match request.into_inner().target {
-            None => {
-                let error = FieldError::new("target", "one of key_id, api_key is needed");
-                return Err(ServiceError::from(error).into());
-            }
-            Some(get_request::Target::KeyId(text)) => {
-                let id = convert::key_id("key_id", &text).map_err(ServiceError::from)?;
-                self.service.get(id).await?
-            }
-            Some(get_request::Target::ApiKey(text)) => {
-                self.service.get_by_text(&SecretText::new(text)).await?
-            }
+        let (_, shown) = self.admit(request, Role::Reader, convert::get).await?;
+        let (record, at) = match shown {
+            Shown::Id(id) => self.service.get(id).await?,
+            Shown::Text(text) => self.service.get_by_text(&text).await?,
         };
-        Ok(Response::new(v1::GetResponse {
-            key: Some(convert::api_key(&record, at)),
-        }))
+        let key = Some(convert::api_key(&record, at));
+        Ok(Response::new(v1::GetResponse { key }))
     }
 
     async fn list(
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
-        self.authorize(request.metadata(), Role::Reader).await?;
-        let request = request.into_inner();
-        let account = crate::key::AccountId::new("account_id", request.account_id)
-            .map_err(ServiceError::from)?;
-        let query = convert::page(request.page_size, request.page_token);
-        let page = self
-            .service
-            .list(account, request.include_revoked, query)
-            .await?;
+        let (_, (account, include_revoked, query)) =
+            self.admit(request, Role::Reader, convert::list).await?;
+        let page = self.service.list(account, include_revoked, query).await?;
         let keys = page
             .items
             .iter()
             .map(|record| convert::api_key(record, page.at))
             .collect();
+        let next_page_token = page.next;
         Ok(Response::new(v1::ListResponse {
             keys,
-            next_page_token: page.next,
+            next_page_token,
         }))
     }
 
@@ -125,8 +94,7 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::UpdateRequest>,
     ) -> Result<Response<v1::UpdateResponse>, Status> {
-        let caller = self.authorize(request.metadata(), Role::Editor).await?;
-        let (id, changes) = convert::update(request.into_inner()).map_err(ServiceError::from)?;
+        let (caller, (id, changes)) = self.admit(request, Role::Editor, convert::update).await?;
         let reply = self.service.update(&caller, id, changes).await?;
         Ok(Response::new(v1::UpdateResponse {
             revision: reply.record.revision,

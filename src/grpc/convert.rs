@@ -9,10 +9,13 @@ use crate::cache::Consistency;
 use crate::fence::{Ask, state_at};
 use crate::key::{
     AccountId, FieldError, KeyId, KeyRecord, KeyState, Metadata, Networks, Reason, Role, Roles,
-    Scopes, SecretText, SlotName, Timestamp, TokenRecord, Verdict,
+    Scopes, SecretText, SlotName, Timestamp, TokenRecord, Verdict, shown,
 };
-use crate::service::{Expiry, Issue, PageQuery, Revoke, RevokeTarget, Verified, Verify};
-use crate::store::KeyChanges;
+use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, Verified, Verify};
+use crate::store::{Expiry, KeyChanges};
+
+/// Requests of one VerifyBatch.
+const MAX_BATCH: usize = 256;
 
 type Checked<T> = Result<T, FieldError>;
 
@@ -72,6 +75,8 @@ pub(super) fn revoke(request: v1::RevokeRequest) -> Checked<Revoke> {
 }
 
 pub(super) fn verify(request: v1::VerifyRequest) -> Checked<Verify> {
+    // First: the text is wiped when it goes, also when something else is wrong.
+    let text = SecretText::new(request.api_key);
     let consistency = match v1::Consistency::try_from(request.consistency) {
         Ok(v1::Consistency::Unspecified | v1::Consistency::Default) => Consistency::Default,
         Ok(v1::Consistency::Strong) => Consistency::Strong,
@@ -88,7 +93,7 @@ pub(super) fn verify(request: v1::VerifyRequest) -> Checked<Verify> {
     };
     let scopes = Scopes::new("required_scopes", request.required_scopes)?;
     Ok(Verify {
-        text: SecretText::new(request.api_key),
+        text,
         ask: Ask { scopes, client },
         consistency,
     })
@@ -130,7 +135,7 @@ pub(super) fn update(request: v1::UpdateRequest) -> Checked<(KeyId, KeyChanges)>
             }
             "disabled" => changes.disabled = Some(key.disabled),
             other => {
-                let shown: String = other.chars().take(64).filter(|c| !c.is_control()).collect();
+                let shown = shown(other);
                 return Err(FieldError::new(
                     "update_mask",
                     format!(
@@ -144,11 +149,43 @@ pub(super) fn update(request: v1::UpdateRequest) -> Checked<(KeyId, KeyChanges)>
     Ok((id, changes))
 }
 
-pub(super) fn key_id(field: &'static str, text: &str) -> Checked<KeyId> {
+/// All requests of a batch; each text is wrapped before anything is refused.
+pub(super) fn verify_batch(request: v1::VerifyBatchRequest) -> Checked<Vec<Verify>> {
+    let count = request.requests.len();
+    let all: Vec<_> = request.requests.into_iter().map(verify).collect();
+    if count > MAX_BATCH {
+        let reason = format!("takes at most {MAX_BATCH}, there are {count}");
+        return Err(FieldError::new("requests", reason));
+    }
+    let named = |(n, one): (usize, Checked<Verify>)| {
+        one.map_err(|error| error.within(&format!("requests[{n}]")))
+    };
+    all.into_iter().enumerate().map(named).collect()
+}
+
+/// Which key to show.
+pub(super) enum Shown {
+    Id(KeyId),
+    Text(SecretText),
+}
+
+pub(super) fn get(request: v1::GetRequest) -> Checked<Shown> {
+    use v1::get_request::Target;
+    match request.target {
+        None => Err(FieldError::new(
+            "target",
+            "one of key_id, api_key is needed",
+        )),
+        Some(Target::KeyId(text)) => key_id("key_id", &text).map(Shown::Id),
+        Some(Target::ApiKey(text)) => Ok(Shown::Text(SecretText::new(text))),
+    }
+}
+
+fn key_id(field: &'static str, text: &str) -> Checked<KeyId> {
     KeyId::parse(text).ok_or_else(|| FieldError::new(field, "is not a UUID"))
 }
 
-pub(super) fn roles(values: &[i32]) -> Checked<Roles> {
+fn roles(values: &[i32]) -> Checked<Roles> {
     let role = |value: &i32| match v1::Role::try_from(*value) {
         Ok(v1::Role::Issuer) => Ok(Role::Issuer),
         Ok(v1::Role::Verifier) => Ok(Role::Verifier),
@@ -164,8 +201,29 @@ pub(super) fn roles(values: &[i32]) -> Checked<Roles> {
     values.iter().map(role).collect()
 }
 
-pub(super) fn page(size: i32, token: String) -> PageQuery {
-    PageQuery { size, token }
+pub(super) fn list(request: v1::ListRequest) -> Checked<(AccountId, bool, PageQuery)> {
+    let account = AccountId::new("account_id", request.account_id)?;
+    let query = PageQuery {
+        size: request.page_size,
+        token: request.page_token,
+    };
+    Ok((account, request.include_revoked, query))
+}
+
+pub(super) fn new_token(request: v1::CreateTokenRequest) -> Checked<(SlotName, Roles)> {
+    Ok((SlotName::new("name", request.name)?, roles(&request.roles)?))
+}
+
+pub(super) fn list_tokens(request: v1::ListTokensRequest) -> Checked<(bool, PageQuery)> {
+    let query = PageQuery {
+        size: request.page_size,
+        token: request.page_token,
+    };
+    Ok((request.include_revoked, query))
+}
+
+pub(super) fn token_id(request: v1::RevokeTokenRequest) -> Checked<KeyId> {
+    key_id("token_id", &request.token_id)
 }
 
 /// A time to the microsecond.

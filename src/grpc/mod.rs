@@ -13,14 +13,14 @@ use std::sync::Arc;
 use keyward_proto::FILE_DESCRIPTOR_SET;
 use keyward_proto::v1::admin_service_server::AdminServiceServer;
 use keyward_proto::v1::api_key_service_server::ApiKeyServiceServer;
-use tonic::metadata::MetadataMap;
+use tonic::Request;
 use tonic::service::Routes;
 use tonic::transport::server::Router;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 
 use crate::caller::{Caller, Callers};
-use crate::key::{Clock, Role};
+use crate::key::{Clock, FieldError, Role};
 use crate::service::{Service, ServiceError};
 use crate::telemetry::Metrics;
 
@@ -52,20 +52,24 @@ impl Api {
         Self { service, callers }
     }
 
-    /// Lets in a caller that holds `role`.
-    async fn authorize(&self, metadata: &MetadataMap, role: Role) -> Result<Caller, ServiceError> {
-        let caller = self.authenticate(metadata).await?;
-        caller.require(role)?;
-        Ok(caller)
-    }
-
-    /// Lets in any caller; what it may do is for the use case to say.
-    async fn authenticate(&self, metadata: &MetadataMap) -> Result<Caller, ServiceError> {
-        let values = metadata.get_all("authorization").into_iter();
-        Ok(self
-            .callers
-            .authenticate(values.map(|value| value.as_encoded_bytes()))
-            .await?)
+    /// Reads a request and lets its caller in, if it holds `role` (where there is one; otherwise
+    /// the use case tells). The message is read first, so that a secret in it is wiped when it
+    /// goes, and refused last, so that a stranger learns nothing of it.
+    async fn admit<M, T>(
+        &self,
+        request: Request<M>,
+        role: impl Into<Option<Role>>,
+        read: impl FnOnce(M) -> Result<T, FieldError>,
+    ) -> Result<(Caller, T), ServiceError> {
+        let (metadata, _, message) = request.into_parts();
+        let read = read(message);
+        let sent = metadata.get_all("authorization").into_iter();
+        let sent = sent.map(|value| value.as_encoded_bytes());
+        let caller = self.callers.authenticate(sent).await?;
+        if let Some(role) = role.into() {
+            caller.require(role)?;
+        }
+        Ok((caller, read?))
     }
 }
 

@@ -208,6 +208,9 @@ fn metadata_of(error: &ServiceError) -> HashMap<String, String> {
 /// The text of a status. What the store said stays in the log.
 fn text_of(error: &ServiceError) -> String {
     match error {
+        ServiceError::Denied(Denied::Lookup(_)) if reason_of(error) == Reason::Internal => {
+            ServiceError::Internal.to_string()
+        }
         ServiceError::Denied(Denied::Lookup(_)) => {
             "the token cannot be judged now: ask another instance, or again soon".to_owned()
         }

@@ -71,18 +71,18 @@ impl Workers {
         }
     }
 
-    /// Hands a connection to the least loaded thread.
-    fn hand_out(&self, stream: std::net::TcpStream) {
-        let least = self
-            .0
-            .iter()
-            .min_by_key(|worker| worker.load.load(Ordering::Relaxed));
-        if let Some(worker) = least {
+    /// Hands a connection to the least loaded thread; one that is gone gets none.
+    fn hand_out(&self, mut stream: std::net::TcpStream) {
+        let mut alive: Vec<&Worker> = self.0.iter().collect();
+        alive.sort_by_key(|worker| worker.load.load(Ordering::Relaxed));
+        for worker in alive {
             worker.load.fetch_add(1, Ordering::Relaxed);
-            if worker.connections.send(stream).is_err() {
-                tracing::error!("a serving thread is gone; a connection was dropped");
+            match worker.connections.send(stream) {
+                Ok(()) => return,
+                Err(mpsc::error::SendError(returned)) => stream = returned,
             }
         }
+        tracing::error!("every serving thread is gone; a connection was dropped");
     }
 }
 
@@ -131,16 +131,19 @@ pub async fn accept(listener: TcpListener, workers: Workers, stop: CancellationT
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return workers,
         };
-        let stream = accepted.and_then(|(stream, _)| {
-            stream.set_nodelay(true)?;
-            stream.into_std()
-        });
-        match stream {
-            Ok(stream) => workers.hand_out(stream),
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
+                // Out of file descriptors or memory: others must end first.
                 tokio::time::sleep(REST).await;
+                continue;
             }
+        };
+        match stream.set_nodelay(true).and_then(|()| stream.into_std()) {
+            Ok(stream) => workers.hand_out(stream),
+            Err(error) => tracing::debug!(%error, "a connection was gone before it was served"),
         }
     }
 }

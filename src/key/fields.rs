@@ -248,18 +248,36 @@ impl Networks {
             })
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The networks in CIDR notation.
     pub fn to_texts(&self) -> Vec<String> {
         self.0.iter().map(IpNet::to_string).collect()
     }
 }
 
+/// What an error may repeat of a text: less than any key, which may have been pasted in the wrong
+/// place.
+pub fn shown(text: &str) -> String {
+    match text.len() {
+        0..=49 => text.chars().filter(|c| !c.is_control()).collect(),
+        _ => "...".to_owned(),
+    }
+}
+
 fn network(text: &str) -> Result<IpNet, String> {
-    let shown: String = text.chars().take(64).filter(|c| !c.is_control()).collect();
-    let parsed = text
-        .parse::<IpNet>()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| format!("'{shown}' is neither a network like 10.0.0.0/8 nor an address"))?;
+    let shown = shown(text);
+    // The standard library is stricter than ipnet, which takes 010.0.0.0 for 10.0.0.0.
+    let (address, length) = text.split_once('/').unzip();
+    let address = address.unwrap_or(text).parse::<IpAddr>().ok();
+    let parsed = match length {
+        Some(_) => address.and_then(|_| text.parse::<IpNet>().ok()),
+        None => address.map(IpNet::from),
+    }
+    .ok_or_else(|| format!("'{shown}' is neither a network like 10.0.0.0/8 nor an address"))?;
     if parsed.addr() != parsed.network() {
         return Err(format!(
             "'{shown}' has host bits set; the network is {}",
@@ -324,7 +342,14 @@ mod tests {
         assert!(allow("10.1.2.3") && allow("::ffff:10.1.2.3") && allow("2001:db8::1"));
         assert!(allow("192.0.2.7") && !allow("192.0.2.8") && !networks.allow(None));
         assert!(Networks::default().allow(None));
-        for bad in ["10.0.0.1/8", "10.0.0.0/33", "", "x", "::ffff:10.0.0.0/104"] {
+        for bad in [
+            "10.0.0.1/8",
+            "010.0.0.0/8",
+            "10.0.0.0/33",
+            "",
+            "x",
+            "::ffff:10.0.0.0/104",
+        ] {
             assert!(read(&[bad]).is_err(), "{bad}");
         }
     }

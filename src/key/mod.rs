@@ -10,11 +10,13 @@ mod text;
 mod verdict;
 
 pub use fields::{
-    AccountId, FieldError, MAX_GRACE, MAX_TTL, Metadata, Networks, Reason, Scopes, SlotName,
+    AccountId, FieldError, MAX_GRACE, MAX_TTL, Metadata, Networks, Reason, Scopes, SlotName, shown,
 };
 pub use id::KeyId;
 pub use ports::{BootTime, Clock, Entropy, Timestamp};
 pub use record::{Hint, KeyRecord, KeyState, Role, Roles, TokenRecord};
 pub use secret::SecretText;
-pub use text::{BODY_LEN, Body, Malformed, Prefix, PrefixError, RANDOM_LEN, TAG_LEN, TextForm};
+pub use text::{
+    BODY_LEN, Body, Malformed, Prefix, PrefixError, RANDOM_LEN, TAG_LEN, TOKEN_PREFIX, TextForm,
+};
 pub use verdict::Verdict;

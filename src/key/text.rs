@@ -11,6 +11,10 @@ pub const RANDOM_LEN: usize = 24;
 /// Bytes of the keyed tag.
 pub const TAG_LEN: usize = 8;
 
+/// The prefix of callers' tokens, which have the same text form: tells them from keys in every
+/// place a secret can leak to.
+pub const TOKEN_PREFIX: &str = "kwt";
+
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const BODY_DIGITS: usize = 43;
 const CRC_DIGITS: usize = 6;

@@ -86,18 +86,9 @@ impl From<StoreError> for ServiceError {
 impl From<&StoreError> for ServiceError {
     fn from(error: &StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) => {
-                tracing::warn!(%error, "a store call failed");
-                Self::StoreUnavailable
-            }
-            StoreError::OutcomeUnknown(_) => {
-                tracing::warn!(%error, "a store call ended unclear");
-                Self::OutcomeUnknown { replacement: None }
-            }
-            StoreError::Damaged(_) => {
-                tracing::error!(%error, "a store call found damage");
-                Self::Internal
-            }
+            StoreError::Unavailable(_) => Self::StoreUnavailable,
+            StoreError::OutcomeUnknown(_) => Self::OutcomeUnknown { replacement: None },
+            StoreError::Damaged(_) => Self::Internal,
         }
     }
 }

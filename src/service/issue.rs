@@ -9,21 +9,10 @@ use crate::key::{
     AccountId, FieldError, KeyRecord, MAX_TTL, Metadata, Networks, Role, Scopes, SecretText,
     SlotName, Timestamp,
 };
-use crate::store::{Actor, NewKey};
+use crate::store::{Actor, Expiry, NewKey};
 
 /// 9999-01-01T00:00:00Z, the first time that is refused as an end.
 const LATEST: Timestamp = Timestamp::from_micros(253_370_764_800_000_000);
-
-/// When a new key expires.
-#[derive(Clone, Copy, Debug)]
-pub enum Expiry {
-    /// Never.
-    Never,
-    /// At a time.
-    At(Timestamp),
-    /// So long after its creation.
-    After(Duration),
-}
 
 /// The slot, and what a key that is created for it is like.
 #[derive(Debug)]
@@ -68,7 +57,7 @@ impl Service {
             return Err(ServiceError::RecoverableForbidden);
         }
         let (actor, may_see) = (caller.actor(), caller.has(Role::Revealer));
-        self.complete(|service| async move { service.issue_now(issue, &actor, may_see).await })
+        self.change(|service| async move { service.issue_now(issue, &actor, may_see).await })
             .await
     }
 
@@ -78,7 +67,7 @@ impl Service {
         actor: &Actor,
         may_see: bool,
     ) -> Result<IssueReply, ServiceError> {
-        let expire_time = self.end_of(issue.expiry)?;
+        let expiry = self.check_expiry(issue.expiry)?;
         let (id, minted) = self.mint()?;
         let sealed = issue
             .recoverable
@@ -95,7 +84,7 @@ impl Service {
             scopes: issue.scopes,
             metadata: issue.metadata,
             networks: issue.networks,
-            expire_time,
+            expiry,
         };
         let issued = self.store.issue(new, actor).await?;
         let secret = if issued.created {
@@ -114,31 +103,27 @@ impl Service {
         })
     }
 
-    /// The end that an expiry means now; in the future by the store's time.
-    fn end_of(&self, expiry: Expiry) -> Result<Option<Timestamp>, FieldError> {
-        let now = self.store_time();
+    fn check_expiry(&self, expiry: Expiry) -> Result<Expiry, FieldError> {
         match expiry {
-            Expiry::Never => Ok(None),
-            Expiry::At(end) => self.check_end("expire_time", end).map(Some),
-            Expiry::After(ttl) if ttl < Duration::from_secs(1) || ttl > MAX_TTL => Err(
-                FieldError::new("ttl", "takes 1 second to 100 years of 365 days"),
-            ),
-            Expiry::After(ttl) => Ok(Some(now.plus(ttl))),
+            Expiry::Never => {}
+            Expiry::At(end) => self.check_end("expire_time", end)?,
+            Expiry::After(ttl) if ttl >= Duration::from_secs(1) && ttl <= MAX_TTL => {}
+            Expiry::After(_) => {
+                let takes = "takes 1 second to 100 years of 365 days";
+                return Err(FieldError::new("ttl", takes));
+            }
         }
+        Ok(expiry)
     }
 
     /// Refuses an end that has passed by the store's time, or is out of reason.
-    pub(super) fn check_end(
-        &self,
-        field: &'static str,
-        end: Timestamp,
-    ) -> Result<Timestamp, FieldError> {
+    pub(super) fn check_end(&self, field: &'static str, end: Timestamp) -> Result<(), FieldError> {
         if end <= self.store_time() {
             return Err(FieldError::new(field, "must be in the future"));
         }
         if end >= LATEST {
             return Err(FieldError::new(field, "must be before the year 9999"));
         }
-        Ok(end)
+        Ok(())
     }
 }

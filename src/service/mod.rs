@@ -13,7 +13,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 pub use errors::ServiceError;
-pub use issue::{Expiry, Issue, IssueReply};
+pub use issue::{Issue, IssueReply};
 pub use query::{Page, PageQuery};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
 pub use tokens::{TokenReply, TokenRevokeReply};
@@ -59,20 +59,40 @@ pub struct Service {
 }
 
 impl Service {
-    /// Runs `work` to its end on the control runtime; a caller that goes away stops waiting for
-    /// it, and nothing else.
-    async fn complete<T: Send + 'static, F>(
+    /// Runs a change to its end on the control runtime; a caller that goes away stops waiting for
+    /// it, and nothing else. If its end is not seen, nobody knows what was committed.
+    async fn change<T: Send + 'static, F>(
         self: &Arc<Self>,
         work: impl FnOnce(Arc<Self>) -> F,
     ) -> Result<T, ServiceError>
     where
         F: Future<Output = Result<T, ServiceError>> + Send + 'static,
     {
+        let unknown = ServiceError::OutcomeUnknown { replacement: None };
+        self.complete(unknown, work).await
+    }
+
+    /// The same for work that changes nothing.
+    async fn read<T: Send + 'static, F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<T, ServiceError>
+    where
+        F: Future<Output = Result<T, ServiceError>> + Send + 'static,
+    {
+        self.complete(ServiceError::StoreUnavailable, work).await
+    }
+
+    async fn complete<T: Send + 'static, F>(
+        self: &Arc<Self>,
+        lost: ServiceError,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<T, ServiceError>
+    where
+        F: Future<Output = Result<T, ServiceError>> + Send + 'static,
+    {
         let work = work(Arc::clone(self));
-        self.control
-            .run(work)
-            .await
-            .map_err(|_| ServiceError::Internal)?
+        self.control.run(work).await.unwrap_or(Err(lost))
     }
 
     /// The store's time as this instance knows it: never behind the store.

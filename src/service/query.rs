@@ -131,7 +131,7 @@ impl Service {
         target: KeyTarget,
     ) -> Result<(KeyRecord, Timestamp), ServiceError> {
         let found = self
-            .complete(|service| async move { Ok(service.store.get_key(&target).await?) })
+            .read(|service| async move { Ok(service.store.get_key(&target).await?) })
             .await?;
         Ok((
             found.ok_or(ServiceError::KeyNotFound)?.record,
@@ -160,7 +160,7 @@ impl Service {
             limit: limit + 1,
         };
         let items = self
-            .complete(|service| async move { Ok(service.store.list_keys(list).await?) })
+            .read(|service| async move { Ok(service.store.list_keys(list).await?) })
             .await?;
         Ok(page(items, limit, &query, self.store_time()))
     }

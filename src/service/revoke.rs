@@ -65,11 +65,12 @@ impl Service {
         check(&revoke)?;
         let (actor, may_see) = (caller.actor(), caller.has(Role::Revealer));
         let reply = self
-            .complete(|service| async move { service.revoke_now(revoke, &actor, may_see).await })
+            .change(|service| async move { service.revoke_now(revoke, &actor, may_see).await })
             .await;
         match reply {
             // A reporter learns nothing of the key, not even whether there is one.
             Ok(_) | Err(ServiceError::KeyNotFound) if reporting => Ok(None),
+            Err(error) if reporting => Err(error.with_replacement(None)),
             other => other.map(Some),
         }
     }
@@ -87,6 +88,9 @@ impl Service {
             }
             _ => (None, None),
         };
+        // A successor is shown to the call that asks for one by the key's public name: whoever
+        // found a key's text may kill it, not inherit it.
+        let asked = successor.is_some();
         let planned = successor.as_ref().map(|successor| successor.id);
         let revocation = self.revocation(revoke, successor)?;
         let answer = self.store.revoke(revocation, actor).await;
@@ -110,7 +114,11 @@ impl Service {
             .map_err(|unconfirmed| ServiceError::from(unconfirmed).with_replacement(made))?;
         let secret = match &revoked.successor {
             Some(_) if revoked.created => minted,
-            Some(successor) if may_see => self.reveal(successor, actor).await?,
+            // The change is made, whatever becomes of showing it: the same call may ask again.
+            Some(successor) if asked && may_see => {
+                let unshown = ServiceError::Unconfirmed { replacement: made };
+                self.reveal(successor, actor).await.map_err(|_| unshown)?
+            }
             _ => None,
         };
         Ok(RevokeReply {

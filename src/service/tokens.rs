@@ -48,7 +48,7 @@ impl Service {
         };
         let actor = caller.actor();
         let record = self
-            .complete(|service| async move { Ok(service.store.create_token(new, &actor).await?) })
+            .change(|service| async move { Ok(service.store.create_token(new, &actor).await?) })
             .await?;
         Ok(TokenReply {
             record,
@@ -66,7 +66,7 @@ impl Service {
         let limit = page_query.limit()?;
         let after = page_query.after(&query)?;
         let items = self
-            .complete(|service| async move {
+            .read(|service| async move {
                 Ok(service
                     .store
                     .list_tokens(include_revoked, after, limit + 1)
@@ -83,7 +83,7 @@ impl Service {
         id: KeyId,
     ) -> Result<TokenRevokeReply, ServiceError> {
         let actor = caller.actor();
-        self.complete(|service| async move {
+        self.change(|service| async move {
             let revoked = service.store.revoke_token(id, &actor).await?;
             let answered_at = service.clock.boot();
             let revoked = revoked.ok_or(ServiceError::TokenNotFound)?;

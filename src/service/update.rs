@@ -31,7 +31,7 @@ impl Service {
             self.check_end("key.expire_time", end)?;
         }
         let actor = caller.actor();
-        self.complete(|service| async move { service.update_now(id, changes, &actor).await })
+        self.change(|service| async move { service.update_now(id, changes, &actor).await })
             .await
     }
 

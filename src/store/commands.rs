@@ -41,8 +41,19 @@ pub struct NewKey {
     pub metadata: Metadata,
     /// From where it may be used.
     pub networks: Networks,
-    /// From when on it is expired.
-    pub expire_time: Option<Timestamp>,
+    /// When it expires.
+    pub expiry: Expiry,
+}
+
+/// When a new key expires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// Never.
+    Never,
+    /// At a time.
+    At(Timestamp),
+    /// So long after its creation, by the store's time.
+    After(Duration),
 }
 
 /// What Issue found or made.

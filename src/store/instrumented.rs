@@ -2,8 +2,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tracing::Instrument;
 
 use super::{
@@ -13,7 +15,7 @@ use super::{
 };
 use crate::crypto::{CheckValue, Digest};
 use crate::fence::{Page, Start};
-use crate::key::{Clock, KeyId, KeyRecord, TokenRecord};
+use crate::key::{BootTime, Clock, KeyId, KeyRecord, TokenRecord};
 use crate::telemetry::Metrics;
 
 /// Watches every call of `inner`.
@@ -21,6 +23,8 @@ pub struct Instrumented<S> {
     inner: S,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+    /// When a failure was last logged.
+    complained: Mutex<Option<BootTime>>,
 }
 
 impl<S> Instrumented<S> {
@@ -30,7 +34,18 @@ impl<S> Instrumented<S> {
             inner,
             clock,
             metrics,
+            complained: Mutex::default(),
         }
+    }
+
+    /// One line a second at most: an outage must not flood the log with every call it meets.
+    fn may_complain(&self, now: BootTime) -> bool {
+        let mut complained = self.complained.lock();
+        let quiet = complained.is_some_and(|at| now.since(at) < Duration::from_secs(1));
+        if !quiet {
+            *complained = Some(now);
+        }
+        !quiet
     }
 
     async fn watch<T>(
@@ -48,8 +63,13 @@ impl<S> Instrumented<S> {
             Err(StoreError::Damaged(_)) => "damaged",
         };
         span.record("outcome", outcome);
-        self.metrics
-            .store_call(call, outcome, self.clock.boot().since(begun));
+        let ended = self.clock.boot();
+        self.metrics.store_call(call, outcome, ended.since(begun));
+        if let Err(error) = &result
+            && self.may_complain(ended)
+        {
+            tracing::warn!(call, outcome, %error, "a store call failed");
+        }
         result
     }
 }
@@ -137,6 +157,10 @@ impl<S: Store> Tokens for Instrumented<S> {
     async fn has_tokens(&self) -> Result<bool> {
         self.watch("has_tokens", self.inner.has_tokens()).await
     }
+
+    async fn has_admin(&self) -> Result<bool> {
+        self.watch("has_admin", self.inner.has_admin()).await
+    }
 }
 
 #[async_trait]
@@ -155,6 +179,19 @@ impl<S: Store> KeyringChecks for Instrumented<S> {
     async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
         self.watch("add_check_values", self.inner.add_check_values(values))
             .await
+    }
+
+    async fn active_generation(&self) -> Result<Option<u32>> {
+        self.watch("active_generation", self.inner.active_generation())
+            .await
+    }
+
+    async fn activate_generation(&self, number: u32) -> Result<()> {
+        self.watch(
+            "activate_generation",
+            self.inner.activate_generation(number),
+        )
+        .await
     }
 }
 

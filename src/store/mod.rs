@@ -8,9 +8,9 @@ mod instrumented;
 pub mod sqlite;
 
 pub use commands::{
-    Actor, AuditAction, AuditEntry, Committed, Found, Issued, KeyChanges, KeyTarget, ListKeys,
-    NewKey, NewToken, Revocation, RevokeAnswer, Revoked, Secrets, Successor, TokenRevoked,
-    UpdateAnswer,
+    Actor, AuditAction, AuditEntry, Committed, Expiry, Found, Issued, KeyChanges, KeyTarget,
+    ListKeys, NewKey, NewToken, Revocation, RevokeAnswer, Revoked, Secrets, Successor,
+    TokenRevoked, UpdateAnswer,
 };
 pub use control::{Control, Lost};
 pub use instrumented::Instrumented;
@@ -101,8 +101,11 @@ pub trait Tokens: Send + Sync + 'static {
     /// Revokes a token; one that is revoked already stays as it is. `None` when there is none.
     async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>>;
 
-    /// Whether there has ever been a token: if not, this is a first start.
+    /// Whether there has ever been a token: if not, there has never been a key either.
     async fn has_tokens(&self) -> Result<bool>;
+
+    /// Whether a token with the role `admin` lives: if not, nobody can make another one.
+    async fn has_admin(&self) -> Result<bool>;
 }
 
 /// The record of who did what.
@@ -118,8 +121,14 @@ pub trait KeyringChecks: Send + Sync + 'static {
     /// All check values.
     async fn check_values(&self) -> Result<Vec<CheckValue>>;
 
-    /// Adds check values of generations that are new to the store.
+    /// Adds check values that are new to the store.
     async fn add_check_values(&self, values: &[CheckValue]) -> Result<()>;
+
+    /// The generation that new keys are born in; `None` before the first was activated.
+    async fn active_generation(&self) -> Result<Option<u32>>;
+
+    /// Lets new keys be born in this generation, whose check value the store must hold.
+    async fn activate_generation(&self, number: u32) -> Result<()>;
 }
 
 /// All of it: what a backend implements.

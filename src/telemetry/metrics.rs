@@ -137,7 +137,8 @@ impl Metrics {
         }
     }
 
-    /// Notes a call to the store that ended with `outcome` (`ok` or `failed`) after `elapsed`.
+    /// Notes a call to the store that ended with `outcome` (`ok`, `unavailable`, `unknown` or
+    /// `damaged`) after `elapsed`.
     pub fn store_call(&self, call: &'static str, outcome: &'static str, elapsed: Duration) {
         let labels = [("call", call), ("outcome", outcome)];
         self.store_calls

@@ -52,6 +52,7 @@ pub(crate) async fn each_change_has_its_line(world: World) {
         "issue bot -".to_owned(),
         "update bot -".to_owned(),
         format!("replace bot replaced_by={}", successor.id),
+        format!("issue bot replaces={}", key.id),
         "revoke bot -".to_owned(),
         "revoke bot keys=2".to_owned(),
         "token_create bot name=cli roles=issuer,verifier,revealer,reader,editor,reporter,admin"
@@ -63,13 +64,13 @@ pub(crate) async fn each_change_has_its_line(world: World) {
         let of = format!("audit WHERE subject_id = {}", world.id(id));
         assert_eq!(world.count(&of).await, lines);
     }
-    assert_eq!(world.count("audit WHERE account_id = '42'").await, 5);
+    assert_eq!(world.count("audit WHERE account_id = '42'").await, 6);
     let caller = world.id(actor().token.unwrap());
     assert_eq!(
         world
             .count(&format!("audit WHERE actor_id = {caller}"))
             .await,
-        7
+        8
     );
 }
 

@@ -1,6 +1,6 @@
 //! Issue: get or create.
 
-use keyward::store::{NewKey, StoreError};
+use keyward::store::{Expiry, NewKey, StoreError};
 
 use crate::world::{DAY, World, account, actor, at_once, disabled, kill, scopes, sealed, slot};
 
@@ -18,7 +18,7 @@ pub(crate) async fn a_new_key_is_stored_whole(world: World) {
         (&record.metadata, &record.networks),
         (&new.metadata, &new.networks)
     );
-    assert_eq!(record.expire_time, new.expire_time);
+    assert_eq!(record.expire_time.map(Expiry::At), Some(new.expiry));
     assert!(record.recoverable && !record.disabled);
     assert_eq!(
         (
@@ -63,10 +63,10 @@ pub(crate) async fn a_disabled_key_is_returned_as_it_is(world: World) {
 }
 
 pub(crate) async fn an_expired_key_is_revoked_and_succeeded(world: World) {
-    let expire_time = Some(world.now().await);
+    let expiry = Expiry::At(world.now().await);
     let old = world
         .issue(NewKey {
-            expire_time,
+            expiry,
             sealed: Some(sealed(1)),
             ..world.plain_key("42", "default")
         })
@@ -127,10 +127,10 @@ pub(crate) async fn concurrent_calls_for_one_slot_give_one_key(world: World) {
 
 pub(crate) async fn concurrent_calls_for_an_expired_slot_give_one_successor(world: World) {
     let old = world.expired("42").await;
-    let expire_time = Some(world.now().await.plus(DAY));
+    let expiry = Expiry::At(world.now().await.plus(DAY));
     let issued = at_once(50, |_| {
         let new = NewKey {
-            expire_time,
+            expiry,
             ..world.plain_key("42", "default")
         };
         let store = world.store.clone();

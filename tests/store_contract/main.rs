@@ -136,6 +136,7 @@ macro_rules! contract {
                 tokens_and_keys_share_one_log
                 tokens_are_listed_page_by_page_in_order_of_creation
                 there_has_been_a_token_also_after_it_was_revoked
+                an_admin_is_there_until_the_last_one_is_revoked
                 no_id_and_no_digest_is_taken_twice
                 a_change_by_hand_is_logged
                 a_revoked_token_cannot_be_revived

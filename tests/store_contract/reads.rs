@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyward::key::{KeyId, KeyRecord};
-use keyward::store::{KeyChanges, KeyTarget, ListKeys, StoreError};
+use keyward::store::{Expiry, KeyChanges, KeyTarget, ListKeys, StoreError};
 
 use crate::world::{DAY, World, account, actor, disabled, end, kill, metadata};
 
@@ -172,11 +172,13 @@ pub(crate) async fn keys_are_listed_page_by_page_in_order_of_creation(world: Wor
 }
 
 pub(crate) async fn a_list_leaves_out_the_dead(world: World) {
-    let expire_time = Some(world.now().await);
+    let now = world.now().await;
     let mut all = Vec::new();
     for name in ["live", "dead", "ending", "expired", "disabled"] {
         let mut new = world.plain_key("42", name);
-        new.expire_time = expire_time.filter(|_| name == "expired");
+        if name == "expired" {
+            new.expiry = Expiry::At(now);
+        }
         all.push(world.issue(new).await.id);
     }
     world.revoke(kill(all[1])).await;

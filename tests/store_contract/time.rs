@@ -3,17 +3,17 @@
 use std::time::Duration;
 
 use keyward::key::Timestamp;
-use keyward::store::{ListKeys, NewKey, RevokeAnswer, UpdateAnswer};
+use keyward::store::{Expiry, ListKeys, NewKey, RevokeAnswer, UpdateAnswer};
 
 use crate::world::{HOUR, World, account, actor, disabled, end, kill, replace};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 async fn expiring(world: &World, after: Duration) -> keyward::key::KeyRecord {
-    let expire_time = Some(world.now().await.plus(after));
+    let expiry = Expiry::At(world.now().await.plus(after));
     world
         .issue(NewKey {
-            expire_time,
+            expiry,
             ..world.plain_key("42", "default")
         })
         .await

@@ -145,6 +145,28 @@ pub(crate) async fn there_has_been_a_token_also_after_it_was_revoked(world: Worl
     );
 }
 
+pub(crate) async fn an_admin_is_there_until_the_last_one_is_revoked(world: World) {
+    let admin = |name| NewToken {
+        roles: [Role::Admin, Role::Reader].into_iter().collect(),
+        ..world.new_token(name)
+    };
+    let reader = NewToken {
+        roles: [Role::Reader].into_iter().collect(),
+        ..world.new_token("reader")
+    };
+    world.store.create_token(reader, &actor()).await.unwrap();
+    assert!(!world.store.has_admin().await.unwrap());
+    let (one, two) = (admin("one"), admin("two"));
+    for new in [&one, &two] {
+        let made = world.store.create_token(new.clone(), &actor()).await;
+        made.unwrap();
+    }
+    for (id, left) in [(one.id, true), (two.id, false)] {
+        world.store.revoke_token(id, &actor()).await.unwrap();
+        assert_eq!(world.store.has_admin().await.unwrap(), left);
+    }
+}
+
 pub(crate) async fn no_id_and_no_digest_is_taken_twice(world: World) {
     let first = world.new_token("bot");
     let record = world

@@ -1,7 +1,7 @@
 //! Update: the fields that may change.
 
 use keyward::key::KeyRecord;
-use keyward::store::{Committed, KeyChanges, NewKey, UpdateAnswer};
+use keyward::store::{Committed, Expiry, KeyChanges, NewKey, UpdateAnswer};
 
 use crate::world::{DAY, World, actor, disabled, end, kill, metadata, networks, scopes, sealed};
 
@@ -122,10 +122,10 @@ pub(crate) async fn a_revoked_key_is_refused_also_in_its_grace(world: World) {
 }
 
 pub(crate) async fn an_expired_key_is_refused(world: World) {
-    let expire_time = Some(world.now().await);
+    let expiry = Expiry::At(world.now().await);
     let key = world
         .issue(NewKey {
-            expire_time,
+            expiry,
             ..world.plain_key("42", "default")
         })
         .await;

@@ -12,8 +12,8 @@ use keyward::key::{
     SlotName, Timestamp, TokenRecord,
 };
 use keyward::store::{
-    Actor, Committed, KeyChanges, KeyTarget, NewKey, NewToken, OpenError, Revocation, RevokeAnswer,
-    Revoked, Secrets, Store, Successor, UpdateAnswer,
+    Actor, Committed, Expiry, KeyChanges, KeyTarget, NewKey, NewToken, OpenError, Revocation,
+    RevokeAnswer, Revoked, Secrets, Store, Successor, UpdateAnswer,
 };
 
 use crate::doubles::{Counting, ManualClock};
@@ -195,7 +195,7 @@ impl World {
             scopes: Scopes::default(),
             metadata: Metadata::default(),
             networks: Networks::default(),
-            expire_time: None,
+            expiry: Expiry::Never,
         }
     }
 
@@ -206,7 +206,7 @@ impl World {
             scopes: scopes(&["orders:read", "orders:write"]),
             metadata: metadata(&[("team", "payments ✓"), ("empty", "")]),
             networks: networks(&["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]),
-            expire_time: Some(self.now().await.plus(30 * DAY)),
+            expiry: Expiry::At(self.now().await.plus(30 * DAY)),
             ..self.plain_key(account, name)
         }
     }
@@ -242,9 +242,9 @@ impl World {
 
     /// A new plain key that is already expired.
     pub(crate) async fn expired(&self, account: &str) -> KeyRecord {
-        let expire_time = Some(self.now().await);
+        let expiry = Expiry::At(self.now().await);
         self.issue(NewKey {
-            expire_time,
+            expiry,
             ..self.plain_key(account, "default")
         })
         .await

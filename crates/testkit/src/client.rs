@@ -6,6 +6,8 @@ use std::time::Duration;
 use keyward_proto::v1;
 use keyward_proto::v1::admin_service_client::AdminServiceClient;
 use keyward_proto::v1::api_key_service_client::ApiKeyServiceClient;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -46,6 +48,24 @@ pub async fn connect(address: SocketAddr) -> Channel {
         .connect()
         .await
         .expect("Keyward takes connections")
+}
+
+/// What the side port answers to a GET of `path`: status line, headers and body.
+pub async fn http_get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address)
+        .await
+        .expect("the side port takes connections");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("the side port reads");
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .await
+        .expect("the side port answers");
+    answer
 }
 
 impl Client {

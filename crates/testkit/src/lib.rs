@@ -11,8 +11,12 @@ mod client;
 mod doubles;
 mod local;
 mod process;
+mod refusal;
+mod stalling;
 
-pub use client::{Client, connect};
+pub use client::{Client, connect, http_get};
 pub use doubles::{ManualClock, ManualEntropy};
 pub use local::{Local, settings_in};
 pub use process::Process;
+pub use refusal::{invalid, refused};
+pub use stalling::{Faults, Gate, StallingStore};

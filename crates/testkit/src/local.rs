@@ -10,7 +10,7 @@ use keyward::config::{Settings, Store};
 use keyward::key::Prefix;
 use keyward::telemetry::LogFormat;
 
-use super::{Client, ManualClock, ManualEntropy};
+use super::{Client, Faults, ManualClock, ManualEntropy, StallingStore};
 
 /// A running service and the directory it lives in.
 pub struct Local {
@@ -52,7 +52,9 @@ impl Local {
     /// Starts with settings changed by `change` and a store wrapped by `around_store`.
     pub async fn start_with(
         change: impl FnOnce(&mut Settings),
-        around_store: fn(Arc<dyn keyward::store::Store>) -> Arc<dyn keyward::store::Store>,
+        around_store: impl FnOnce(Arc<dyn keyward::store::Store>) -> Arc<dyn keyward::store::Store>
+        + Send
+        + 'static,
     ) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let mut settings = settings_in(directory.path());
@@ -61,7 +63,7 @@ impl Local {
         let parts = Parts {
             clock: Arc::<ManualClock>::clone(&clock),
             entropy: Arc::new(ManualEntropy::System),
-            around_store,
+            around_store: Box::new(around_store),
         };
         let app = App::start(&settings, parts)
             .await
@@ -73,6 +75,14 @@ impl Local {
             directory,
             token,
         }
+    }
+
+    /// Starts with settings changed by `change` and a store that the faults answered here stall.
+    pub async fn start_stalling(change: impl FnOnce(&mut Settings)) -> (Self, Arc<Faults>) {
+        let faults = Arc::<Faults>::default();
+        let handle = Arc::clone(&faults);
+        let local = Self::start_with(change, |store| StallingStore::around(store, handle)).await;
+        (local, faults)
     }
 
     /// A client with every role.

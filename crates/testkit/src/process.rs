@@ -1,6 +1,6 @@
 //! Keyward as a process: started from its binary, stopped, killed, paused.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -90,15 +90,32 @@ impl Process {
         }
     }
 
-    /// Runs `command` until it ends by itself: its status and what it said on stderr.
+    /// Runs `command` until it ends by itself: its status and what it said on stderr. One that
+    /// goes on is killed, which its status tells.
     pub fn run_to_end(mut command: Command) -> (ExitStatus, String) {
-        let output = command
+        let mut child = command
             .stdin(Stdio::null())
-            .output()
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
             .expect("the binary can be started");
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let (tell, ended) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut said = Vec::new();
+            // What cannot be read was not said.
+            let _ = stderr.read_to_end(&mut said);
+            // The test may have stopped waiting.
+            let _ = tell.send(said);
+        });
+        let said = ended.recv_timeout(PATIENCE).or_else(|_| {
+            child.kill().expect("the process can be killed");
+            ended.recv()
+        });
+        let said = said.expect("stderr was read");
         (
-            output.status,
-            String::from_utf8_lossy(&output.stderr).into_owned(),
+            child.wait().expect("the process ends"),
+            String::from_utf8_lossy(&said).into_owned(),
         )
     }
 

@@ -164,6 +164,23 @@ fn a_key_in_the_wrong_place_is_not_repeated() {
         assert_eq!(code, USAGE);
         assert!(err.contains("--key -") && !err.contains("canary"), "{err}");
     }
+    const KEY: &str = "kw_canary_is_as_long_as_a_key";
+    for arguments in [
+        &["revoke", ID, "kw_canary"][..],
+        &["verify", "-", "--", "kw_canary"],
+        &["issue", "--account", "42", KEY],
+        &["list", "--account", "42", "--page-size", KEY],
+        &["update", ID, "--ttl", KEY],
+        &["verify", &format!("--{KEY}")],
+        &["token", KEY],
+        &[KEY],
+    ] {
+        let (code, out, err) = keyward(arguments, "");
+        assert_eq!((code, out.as_str()), (USAGE, ""));
+        assert!(!err.contains("canary"), "{err}");
+    }
+    let (_, _, err) = keyward(&["isue"], "");
+    assert!(err.contains("'isue'") && err.contains("'issue'"), "{err}");
 }
 
 #[test]

@@ -188,7 +188,7 @@ fn a_mounted_secret_is_read_through_its_links() {
 #[test]
 fn a_missing_or_incomplete_keyring_is_refused() {
     let (home, dir) = generated();
-    let none = "there is no keyring in \"DIR\": restore it from its backup; only where no key was ever issued, make one with `keyward init`";
+    let none = "there is no keyring in \"DIR\": restore it from its backup, or every key of this store is lost";
     assert_eq!(refusal(&home.path().join("none")), none);
     fs::remove_file(dir.join("seal-1")).unwrap();
     assert_eq!(

@@ -6,13 +6,13 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
 
 use super::super::{
-    Actor, AuditAction, AuditEntry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer,
+    Actor, AuditAction, AuditEntry, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys,
+    NewKey, Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer,
 };
+use super::audit::audit;
 use super::revoke::{end, revoke_account, revoke_one};
 use super::rows::{self, key_columns};
-use super::tokens::audit;
-use super::{SqliteStore, WriteTx, unavailable};
+use super::{SqliteStore, WriteTx, store_error};
 use crate::crypto::Digest;
 use crate::fence::{Stamp, state_at};
 use crate::key::{KeyId, KeyRecord, KeyState, Timestamp};
@@ -115,7 +115,7 @@ impl Keys for SqliteStore {
         .bind(id.as_bytes().to_vec())
         .execute(tx.on()?)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         let row = fetch(&mut tx, id_query(id)).await?.ok_or_else(vanished)?;
         let (record, committed) = (rows::key(&row)?, rows::committed(&row)?);
         audit(&mut tx, &entry(AuditAction::Update, &record, None), actor).await?;
@@ -136,7 +136,7 @@ impl Keys for SqliteStore {
         .bind(digest.as_bytes().to_vec())
         .fetch_one(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         let found = rows::column::<Option<&[u8]>>(&row, "key_id")?.is_some();
         Ok(Found {
             record: if found { Some(rows::key(&row)?) } else { None },
@@ -148,7 +148,7 @@ impl Keys for SqliteStore {
         target_query(target)
             .fetch_optional(&self.readers)
             .await
-            .map_err(unavailable)?
+            .map_err(store_error)?
             .map(|row| rows::secrets(&row))
             .transpose()
     }
@@ -174,7 +174,7 @@ impl Keys for SqliteStore {
         .bind(query.limit)
         .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         found.iter().map(rows::key).collect()
     }
 }
@@ -192,7 +192,7 @@ impl SqliteStore {
 type Statement = Query<'static, Sqlite, SqliteArguments>;
 
 pub(super) async fn fetch(tx: &mut WriteTx, query: Statement) -> Result<Option<SqliteRow>> {
-    query.fetch_optional(tx.on()?).await.map_err(unavailable)
+    query.fetch_optional(tx.on()?).await.map_err(store_error)
 }
 
 pub(super) fn id_query(id: KeyId) -> Statement {
@@ -252,7 +252,12 @@ pub(super) fn entry(action: AuditAction, record: &KeyRecord, detail: Option<Stri
 }
 
 pub(super) async fn insert(tx: &mut WriteTx, new: &NewKey, disabled: bool) -> Result<()> {
-    let created = tx.now.as_micros();
+    let created = tx.now;
+    let expire_time = match new.expiry {
+        Expiry::Never => None,
+        Expiry::At(end) => Some(end),
+        Expiry::After(ttl) => Some(created.plus(ttl)),
+    };
     sqlx::query(
         "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
                 metadata, allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time)
@@ -270,12 +275,12 @@ pub(super) async fn insert(tx: &mut WriteTx, new: &NewKey, disabled: bool) -> Re
     .bind(new.sealed.is_some())
     .bind(new.sealed.as_ref().map(|sealed| sealed.as_bytes().to_vec()))
     .bind(disabled)
-    .bind(created)
-    .bind(new.expire_time.map(Timestamp::as_micros))
+    .bind(created.as_micros())
+    .bind(expire_time.map(Timestamp::as_micros))
     .execute(tx.on()?)
     .await
     .map(drop)
-    .map_err(unavailable)
+    .map_err(store_error)
 }
 
 fn changed(record: &KeyRecord, changes: KeyChanges) -> KeyRecord {

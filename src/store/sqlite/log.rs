@@ -4,10 +4,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Connection;
+use sqlx::{Connection, SqliteConnection};
 
 use super::super::{Log, Result};
-use super::{SqliteStore, rows, unavailable};
+use super::{SqliteStore, rows, store_error};
 use crate::fence::{Change, MAX_ROWS, Page, Start};
 use crate::key::Timestamp;
 
@@ -17,62 +17,43 @@ const KEPT: Duration = Duration::from_secs(24 * 3_600);
 #[async_trait]
 impl Log for SqliteStore {
     async fn start(&self) -> Result<Start> {
-        let taken_at = self.clock.boot();
-        let page = self.tail(0).await?;
+        let (taken_at, now) = (self.clock.boot(), self.now());
+        let mut connection = self.tail.acquire().await.map_err(store_error)?;
+        let head = self.head(&mut connection, 0, now).await?;
         // A start is cold, so nothing before the head concerns it.
         Ok(Start {
-            epoch: page.epoch,
-            floor: page.head,
-            applied: page.head,
-            mark: page.head_mark,
-            database_time: page.database_time,
+            epoch: head.epoch,
+            floor: head.head,
+            applied: head.head,
+            mark: head.head_mark,
+            database_time: head.database_time,
             taken_at,
         })
     }
 
     async fn tail(&self, applied: u64) -> Result<Page> {
-        let after = rows::bindable(applied)?;
-        let mut connection = self.tail.acquire().await.map_err(unavailable)?;
+        self.place.check()?;
+        // Before the read: time must not run ahead by as long as a read may take.
+        let now = self.now();
+        let mut connection = self.tail.acquire().await.map_err(store_error)?;
         // One transaction, one snapshot.
-        let mut tx = connection.begin().await.map_err(unavailable)?;
-        let state = sqlx::query(
-            "SELECT head.revision AS head, head.mark AS head_mark, pruned_to, incarnation, newest,
-                    (SELECT mark FROM key_changes WHERE revision = ?) AS mark_at_applied
-               FROM log_state, store_clock,
-                    (SELECT revision, mark FROM key_changes ORDER BY revision DESC LIMIT 1) AS head",
-        )
-        .bind(after)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(unavailable)?;
-        let head = rows::revision(rows::column(&state, "head")?)?;
-        let changes = if head > applied {
+        let mut tx = connection.begin().await.map_err(store_error)?;
+        let mut page = self.head(&mut tx, applied, now).await?;
+        if page.head > applied {
             let limit = i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX);
-            sqlx::query(
+            let rows = sqlx::query(
                 "SELECT revision, mark, key_id FROM key_changes
                   WHERE revision > ? ORDER BY revision LIMIT ?",
             )
-            .bind(after)
+            .bind(rows::bindable(applied)?)
             .bind(limit)
             .fetch_all(&mut *tx)
             .await
-            .map_err(unavailable)?
-        } else {
-            Vec::new()
-        };
-        tx.rollback().await.map_err(unavailable)?;
-        let newest = Timestamp::from_micros(rows::column(&state, "newest")?);
-        Ok(Page {
-            epoch: self.epoch(rows::column(&state, "incarnation")?)?,
-            head,
-            head_mark: rows::mark(rows::column(&state, "head_mark")?)?,
-            pruned_to: rows::revision(rows::column(&state, "pruned_to")?)?,
-            mark_at_applied: rows::column::<Option<&[u8]>>(&state, "mark_at_applied")?
-                .map(rows::mark)
-                .transpose()?,
-            database_time: newest.max(self.now()),
-            rows: changes.iter().map(change).collect::<Result<_>>()?,
-        })
+            .map_err(store_error)?;
+            page.rows = rows.iter().map(change).collect::<Result<_>>()?;
+        }
+        tx.rollback().await.map_err(store_error)?;
+        Ok(page)
     }
 
     async fn trim(&self) -> Result<u64> {
@@ -88,16 +69,44 @@ impl Log for SqliteStore {
         .bind(before)
         .execute(tx.on()?)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         let trimmed = sqlx::query(
             "DELETE FROM key_changes WHERE revision < (SELECT pruned_to FROM log_state)",
         )
         .execute(tx.on()?)
         .await
-        .map_err(unavailable)?
+        .map_err(store_error)?
         .rows_affected();
         tx.commit().await?;
         Ok(trimmed)
+    }
+}
+
+impl SqliteStore {
+    /// Where the log stands, beside an instance that stands at `applied`; without the rows.
+    async fn head(&self, on: &mut SqliteConnection, applied: u64, now: Timestamp) -> Result<Page> {
+        let state = sqlx::query(
+            "SELECT head.revision AS head, head.mark AS head_mark, pruned_to, incarnation, newest,
+                    (SELECT mark FROM key_changes WHERE revision = ?) AS mark_at_applied
+               FROM log_state, store_clock,
+                    (SELECT revision, mark FROM key_changes ORDER BY revision DESC LIMIT 1) AS head",
+        )
+        .bind(rows::bindable(applied)?)
+        .fetch_one(on)
+        .await
+        .map_err(store_error)?;
+        let newest = Timestamp::from_micros(rows::column(&state, "newest")?);
+        Ok(Page {
+            epoch: self.epoch(rows::column(&state, "incarnation")?)?,
+            head: rows::revision(rows::column(&state, "head")?)?,
+            head_mark: rows::mark(rows::column(&state, "head_mark")?)?,
+            pruned_to: rows::revision(rows::column(&state, "pruned_to")?)?,
+            mark_at_applied: rows::column::<Option<&[u8]>>(&state, "mark_at_applied")?
+                .map(rows::mark)
+                .transpose()?,
+            database_time: newest.max(now),
+            rows: Vec::new(),
+        })
     }
 }
 

@@ -2,15 +2,15 @@
 //! the log; here are connections, the lock that proves there is no second instance, and writing
 //! transactions that end either committed or with their connection.
 
+mod audit;
 mod keys;
 mod log;
+mod place;
 mod revoke;
 mod rows;
 mod tokens;
 
-use std::fs::{File, TryLockError};
-use std::io::{Read, Seek, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ use sqlx::{ConnectOptions, Sqlite, SqliteConnection};
 use super::{OpenError, Result, Store, StoreError};
 use crate::fence::Epoch;
 use crate::key::{BootTime, Clock, Entropy, Timestamp};
+use place::Place;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -45,7 +46,7 @@ pub struct SqliteStore {
     last: Mutex<(Timestamp, BootTime)>,
     /// Drawn at each start: entries of an earlier process are of another epoch.
     system: u64,
-    _lock: File,
+    place: Place,
 }
 
 impl SqliteStore {
@@ -57,18 +58,19 @@ impl SqliteStore {
         clock: Arc<dyn Clock>,
         entropy: &dyn Entropy,
     ) -> std::result::Result<Self, OpenError> {
-        let lock = lock_directory_of(path)?;
+        let place = Place::take(path)?;
         let cannot = |error: sqlx::Error| {
             OpenError(format!(
                 "the database {} cannot be opened: {error}",
                 path.display()
             ))
         };
-        create_private(path)?;
         let writing = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
+            // A wiped seal leaves no bytes behind in free pages.
+            .pragma("secure_delete", "ON")
             .busy_timeout(PATIENCE)
             // `Instrumented` tells of each call.
             .disable_statement_logging();
@@ -84,20 +86,24 @@ impl SqliteStore {
         let reading = writing.pragma("query_only", "ON");
         let mut system = [0; 8];
         entropy.fill(&mut system);
-        Ok(Self {
+        let store = Self {
             writer,
             readers: pool(READERS, reading.clone()).await.map_err(cannot)?,
             tail: pool(1, reading).await.map_err(cannot)?,
             last: Mutex::new((Timestamp::from_micros(newest), clock.boot())),
             clock,
             system: u64::from_be_bytes(system),
-            _lock: lock,
-        })
+            place,
+        };
+        // What was found ended in an earlier life of the store stays ended in this one.
+        store.note_time().await;
+        Ok(store)
     }
 
     /// Begins a writing transaction; its time never falls below any time stored before.
     async fn write(&self) -> Result<WriteTx> {
-        let connection = self.writer.acquire().await.map_err(unavailable)?;
+        let connection = self.writer.acquire().await.map_err(store_error)?;
+        self.place.check()?;
         let mut tx = WriteTx {
             connection: Some(connection),
             now: Timestamp::default(),
@@ -105,15 +111,25 @@ impl SqliteStore {
         sqlx::query("BEGIN IMMEDIATE")
             .execute(tx.on()?)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
         let newest: i64 =
             sqlx::query_scalar("UPDATE store_clock SET newest = max(newest, ?) RETURNING newest")
                 .bind(self.now().as_micros())
                 .fetch_one(tx.on()?)
                 .await
-                .map_err(unavailable)?;
+                .map_err(store_error)?;
         tx.now = Timestamp::from_micros(newest);
         Ok(tx)
+    }
+
+    /// Stores the time, so that after a restart with a wall clock set back nothing that had ended
+    /// lives again; what is left open after a crash is the time since the last write. A full disk
+    /// must not keep the service from starting or stopping.
+    async fn note_time(&self) {
+        let noted = async { self.write().await?.commit().await };
+        if let Err(error) = noted.await {
+            tracing::warn!(%error, "the time could not be stored");
+        }
     }
 
     /// The wall clock, but never behind the time that was used last plus the boot time since: what
@@ -144,6 +160,7 @@ impl std::fmt::Debug for SqliteStore {
 #[async_trait]
 impl Store for SqliteStore {
     async fn close(&self) {
+        self.note_time().await;
         self.tail.close().await;
         self.readers.close().await;
         // The last connection writes the log of the WAL back into the database.
@@ -217,8 +234,8 @@ async fn pool(
         .await
 }
 
-/// A statement failed before anything was made durable.
-fn unavailable(error: sqlx::Error) -> StoreError {
+/// A statement failed before anything was made durable: an outage, or damage.
+fn store_error(error: sqlx::Error) -> StoreError {
     match &error {
         // A constraint or a trigger of the schema refused: the service asked for the impossible.
         sqlx::Error::Database(refused) if is_constraint(refused.code().as_deref()) => {
@@ -255,68 +272,4 @@ fn schema_error(path: &Path, error: MigrateError) -> OpenError {
         ),
         other => format!("the schema of the database {path} cannot be brought up to date: {other}"),
     })
-}
-
-/// Creates the database file readable by its owner only; what SQLite puts beside it inherits that.
-fn create_private(path: &Path) -> std::result::Result<(), OpenError> {
-    use std::os::unix::fs::OpenOptionsExt;
-    File::options()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(path)
-        .map(drop)
-        .map_err(|error| {
-            OpenError(format!(
-                "the database {} cannot be written: {error}",
-                path.display()
-            ))
-        })
-}
-
-/// Takes the lock of the database's directory. While it is held no other process is an instance
-/// on this database: that is what a committed beat proves on a shared store (I5).
-fn lock_directory_of(path: &Path) -> std::result::Result<File, OpenError> {
-    let directory = path
-        .parent()
-        .map_or_else(|| PathBuf::from("."), Path::to_path_buf);
-    let name = directory.join("lock");
-    let cannot = |error: std::io::Error| {
-        OpenError(format!(
-            "{} cannot be opened for writing: {error}; the data directory must exist and belong \
-             to the user that keyward runs as",
-            name.display()
-        ))
-    };
-    let mut lock = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&name)
-        .map_err(cannot)?;
-    match lock.try_lock() {
-        Ok(()) => {
-            // Who holds it, for the message that the next process prints.
-            let note = lock
-                .set_len(0)
-                .and_then(|()| lock.rewind())
-                .and_then(|()| writeln!(lock, "{}", std::process::id()));
-            if let Err(error) = note {
-                tracing::debug!(%error, "the process id could not be noted in the lock");
-            }
-            Ok(lock)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            let known = lock.read_to_string(&mut holder).is_ok() && !holder.trim().is_empty();
-            let holder = if known { holder.trim() } else { "unknown" };
-            Err(OpenError(format!(
-                "{} is held by another keyward (process {holder}): the embedded store serves one \
-                 process; stop that one, or give this one another data_dir",
-                name.display()
-            )))
-        }
-        Err(TryLockError::Error(error)) => Err(cannot(error)),
-    }
 }

@@ -2,12 +2,13 @@
 //! transaction each; the triggers log every row and wipe the sealed copies.
 
 use super::super::{
-    Actor, AuditAction, AuditEntry, Committed, NewKey, Result, RevokeAnswer, Revoked, Successor,
+    Actor, AuditAction, AuditEntry, Committed, Expiry, NewKey, Result, RevokeAnswer, Revoked,
+    Successor,
 };
+use super::audit::audit;
 use super::keys::{by_id, entry, fetch, id_query, insert, vanished};
 use super::rows;
-use super::tokens::audit;
-use super::{WriteTx, unavailable};
+use super::{WriteTx, store_error};
 use crate::fence::state_at;
 use crate::key::{AccountId, KeyId, KeyRecord, KeyState, Reason, Timestamp};
 
@@ -34,7 +35,7 @@ pub(super) async fn end(
     .execute(tx.on()?)
     .await
     .map(drop)
-    .map_err(unavailable)
+    .map_err(store_error)
 }
 
 pub(super) async fn revoke_one(
@@ -63,7 +64,15 @@ pub(super) async fn revoke_one(
     }
     if let Some(successor) = &created {
         // A replacement is no way to switch a key on again: it takes over `disabled`, too.
-        insert(&mut tx, &succession(&record, successor), record.disabled).await?;
+        let new = succession(&record, successor);
+        insert(&mut tx, &new, record.disabled).await?;
+        let birth = AuditEntry {
+            action: AuditAction::Issue,
+            id: Some(new.id),
+            account: Some(new.account),
+            detail: Some(format!("replaces={}", record.id)),
+        };
+        audit(&mut tx, &birth, actor).await?;
     }
     let row = fetch(&mut tx, id_query(record.id))
         .await?
@@ -101,7 +110,7 @@ fn succession(record: &KeyRecord, successor: &Successor) -> NewKey {
         scopes: record.scopes.clone(),
         metadata: record.metadata.clone(),
         networks: record.networks.clone(),
-        expire_time: record.expire_time,
+        expiry: record.expire_time.map_or(Expiry::Never, Expiry::At),
     }
 }
 
@@ -124,7 +133,7 @@ pub(super) async fn revoke_account(
     .bind(account.as_str().to_owned())
     .fetch_all(tx.on()?)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     ids.sort_unstable();
     let mut keys = Vec::new();
     for bytes in ids.iter().take(Revoked::LISTED) {
@@ -141,7 +150,7 @@ pub(super) async fn revoke_account(
     .bind(account.as_str().to_owned())
     .fetch_optional(tx.on()?)
     .await
-    .map_err(unavailable)?;
+    .map_err(store_error)?;
     let committed = match &last {
         Some(row) => rows::committed(row)?,
         None => Committed {

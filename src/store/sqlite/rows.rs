@@ -8,7 +8,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::super::{Committed, Secrets, StoreError};
-use super::unavailable;
+use super::store_error;
 use crate::crypto::Sealed;
 use crate::key::{
     AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
@@ -43,7 +43,7 @@ pub(super) fn column<'r, T>(row: &'r SqliteRow, name: &str) -> Result<T>
 where
     T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
 {
-    row.try_get(name).map_err(unavailable)
+    row.try_get(name).map_err(store_error)
 }
 
 /// A revision as the log counts it.

@@ -1,15 +1,16 @@
-//! Callers' tokens, the audit and the keyring's check values on SQLite.
+//! Callers' tokens and the keyring's check values on SQLite.
 
 use async_trait::async_trait;
 
 use super::super::{
-    Actor, Audit, AuditAction, AuditEntry, Found, KeyringChecks, NewToken, Result, StoreError,
+    Actor, AuditAction, AuditEntry, Found, KeyringChecks, NewToken, Result, StoreError,
     TokenRevoked, Tokens,
 };
+use super::audit::audit;
 use super::rows::{self, token_columns};
-use super::{SqliteStore, WriteTx, unavailable};
+use super::{SqliteStore, store_error};
 use crate::crypto::{CheckValue, Digest, KeyKind};
-use crate::key::{KeyId, TokenRecord};
+use crate::key::{KeyId, Role, Roles, TokenRecord};
 
 #[async_trait]
 impl Tokens for SqliteStore {
@@ -29,7 +30,7 @@ impl Tokens for SqliteStore {
         .bind(now)
         .fetch_one(tx.on()?)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         let record = rows::token(&row)?;
         let detail = format!("name={} roles={}", record.name, record.roles.to_text());
         audit(
@@ -55,7 +56,7 @@ impl Tokens for SqliteStore {
         .bind(digest.as_bytes().to_vec())
         .fetch_one(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         let found = rows::column::<Option<&[u8]>>(&row, "token_id")?.is_some();
         Ok(Found {
             record: if found {
@@ -84,7 +85,7 @@ impl Tokens for SqliteStore {
         .bind(limit)
         .fetch_all(&self.readers)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         found.iter().map(rows::token).collect()
     }
 
@@ -100,7 +101,7 @@ impl Tokens for SqliteStore {
         .bind(id.as_bytes().to_vec())
         .execute(tx.on()?)
         .await
-        .map_err(unavailable)?
+        .map_err(store_error)?
         .rows_affected();
         let row = sqlx::query(concat!(
             "SELECT ",
@@ -110,7 +111,7 @@ impl Tokens for SqliteStore {
         .bind(id.as_bytes().to_vec())
         .fetch_optional(tx.on()?)
         .await
-        .map_err(unavailable)?;
+        .map_err(store_error)?;
         if changed > 0 {
             audit(&mut tx, &entry(AuditAction::TokenRevoke, id, None), actor).await?;
             tx.commit().await?;
@@ -130,16 +131,17 @@ impl Tokens for SqliteStore {
         sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM caller_tokens)")
             .fetch_one(&self.readers)
             .await
-            .map_err(unavailable)
+            .map_err(store_error)
     }
-}
 
-#[async_trait]
-impl Audit for SqliteStore {
-    async fn record(&self, entry: AuditEntry, actor: &Actor) -> Result<()> {
-        let mut tx = self.write().await?;
-        audit(&mut tx, &entry, actor).await?;
-        tx.commit().await
+    async fn has_admin(&self) -> Result<bool> {
+        let living: Vec<String> =
+            sqlx::query_scalar("SELECT roles FROM caller_tokens WHERE revoke_time IS NULL")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(store_error)?;
+        let mut roles = living.iter().filter_map(|text| Roles::parse(text));
+        Ok(roles.any(|roles| roles.contains(Role::Admin)))
     }
 }
 
@@ -149,7 +151,7 @@ impl KeyringChecks for SqliteStore {
         let found = sqlx::query("SELECT kind, number, check_value FROM keyring_checks")
             .fetch_all(&self.readers)
             .await
-            .map_err(unavailable)?;
+            .map_err(store_error)?;
         found
             .iter()
             .map(|row| {
@@ -177,7 +179,29 @@ impl KeyringChecks for SqliteStore {
                 .bind(check.value.to_vec())
                 .execute(tx.on()?)
                 .await
-                .map_err(unavailable)?;
+                .map_err(store_error)?;
+        }
+        tx.commit().await
+    }
+
+    async fn active_generation(&self) -> Result<Option<u32>> {
+        sqlx::query_scalar("SELECT number FROM keyring_checks WHERE active = 1")
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(store_error)
+    }
+
+    async fn activate_generation(&self, number: u32) -> Result<()> {
+        let mut tx = self.write().await?;
+        for statement in [
+            "UPDATE keyring_checks SET active = 0 WHERE active = 1 AND number <> ?",
+            "UPDATE keyring_checks SET active = 1 WHERE kind = 'generation' AND number = ?",
+        ] {
+            sqlx::query(statement)
+                .bind(number)
+                .execute(tx.on()?)
+                .await
+                .map_err(store_error)?;
         }
         tx.commit().await
     }
@@ -190,29 +214,4 @@ fn entry(action: AuditAction, id: KeyId, detail: Option<String>) -> AuditEntry {
         account: None,
         detail,
     }
-}
-
-/// Writes an audit row within the transaction whose change it records.
-pub(super) async fn audit(tx: &mut WriteTx, entry: &AuditEntry, actor: &Actor) -> Result<()> {
-    let now = tx.now.as_micros();
-    sqlx::query(
-        "INSERT INTO audit (time, actor_id, actor, action, subject_id, account_id, detail)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(now)
-    .bind(actor.token.map(|id| id.as_bytes().to_vec()))
-    .bind(actor.name.clone())
-    .bind(entry.action.name())
-    .bind(entry.id.map(|id| id.as_bytes().to_vec()))
-    .bind(
-        entry
-            .account
-            .as_ref()
-            .map(|account| account.as_str().to_owned()),
-    )
-    .bind(entry.detail.clone())
-    .execute(tx.on()?)
-    .await
-    .map(drop)
-    .map_err(unavailable)
 }

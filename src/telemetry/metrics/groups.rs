@@ -61,7 +61,7 @@ pub struct BeatMetrics {
 pub struct FenceMetrics {
     /// 1 while this instance is fresh enough to answer, otherwise 0.
     pub fresh: Gauge,
-    /// Age of the proven freshness, in seconds; -1 when there never was any.
+    /// Age of the proven freshness, in seconds; -1 when there is none.
     pub freshness_age: Gauge<f64, AtomicU64>,
     /// The revision up to which this instance has applied the log.
     pub applied_revision: Unsigned,

@@ -727,7 +727,8 @@ pub struct ApiKey {
     #[prost(string, repeated, tag = "5")]
     pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Notes that the key carries and Verify gives back: at most 32 entries. A key is 1 to 64 of
-    /// `A-Z a-z 0-9 . _ -`, a value at most 512 bytes without control characters. Not for secrets.
+    /// `A-Z a-z 0-9 . _ -`, a value at most 512 bytes without control characters; 8 KiB in all. Not for
+    /// secrets.
     #[prost(btree_map = "string, string", tag = "6")]
     pub metadata: ::prost::alloc::collections::BTreeMap<
         ::prost::alloc::string::String,
@@ -905,7 +906,8 @@ impl ::prost::Name for IssueResponse {
 #[prost(skip_debug)]
 pub struct RevokeRequest {
     /// Whether to make a successor in the same transaction. It takes over the slot, `scopes`,
-    /// `metadata`, `allowed_cidrs`, `recoverable`, `disabled` and `expire_time`. Only with `key_id`,
+    /// `metadata`, `allowed_cidrs`, `recoverable` (unless the deployment forbids it by now), `disabled`
+    /// and `expire_time`. Only with `key_id`,
     /// otherwise INVALID_FIELD: whoever found a key may kill it, not inherit it. A key that was revoked
     /// before without a successor gets none; Issue fills its slot. An expired key that is not revoked
     /// yet is KEY_EXPIRED.
@@ -969,8 +971,8 @@ pub struct RevokeResponse {
     #[prost(message, optional, tag = "3")]
     pub replacement: ::core::option::Option<ApiKey>,
     /// The SECRET of the replacement, for its owner only; never log or store it. Set if this call made
-    /// the replacement, or if it is recoverable and lives and the caller is also `revealer`. Otherwise
-    /// empty.
+    /// the replacement; or if the call names the key by `key_id` with `replace`, the replacement is
+    /// recoverable and lives, and the caller is also `revealer`. Otherwise empty.
     #[prost(string, tag = "4")]
     pub api_key: ::prost::alloc::string::String,
     /// From when on all of `revoked` are dead; it lies ahead if there is a `grace`. Absent if no key was

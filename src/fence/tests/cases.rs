@@ -1,0 +1,292 @@
+//! One case of the fence each: what it refuses, and what it keeps.
+
+use super::*;
+
+fn fresh_fence(world: &World, at: i64) -> Fence {
+    let fence = Fence::new(BOUND, 10, world.start());
+    fence.absorb(now(at), &world.page(fence.applied())).unwrap();
+    fence
+}
+
+#[test]
+fn nothing_is_admitted_before_the_first_tail() {
+    let world = World::default();
+    let fence = Fence::new(BOUND, 10, world.start());
+    let stamp = Stamp {
+        epoch: EPOCH,
+        revision: 0,
+    };
+    assert_eq!(
+        fence.look().admit(id(1), stamp, now(1)),
+        Admission::NotFresh
+    );
+    assert_eq!(
+        fence.look().admit_absence(stamp, now(1)),
+        Admission::NotFresh
+    );
+}
+
+#[test]
+fn freshness_ends_by_either_clock() {
+    let fence = fresh_fence(&World::default(), 0);
+    let end = i64::try_from(BOUND.as_micros()).unwrap();
+    assert!(fence.is_fresh(now(end)) && !fence.is_fresh(now(end + 1)));
+    // The boot clock stood still (a frozen machine), the wall clock did not.
+    let frozen = Now {
+        boot: now(0).boot,
+        wall: now(end + 1).wall,
+    };
+    assert!(!fence.is_fresh(frozen));
+    // A wall clock set back an hour changes nothing.
+    let back = Now {
+        boot: now(5).boot,
+        wall: Timestamp::from_micros(-3_600_000_000),
+    };
+    assert!(fence.is_fresh(back));
+}
+
+#[test]
+fn freshness_is_that_of_the_question_not_of_the_answer() {
+    let world = World::default();
+    let fence = Fence::new(BOUND, 10, world.start());
+    let page = world.page(0);
+    fence.absorb(now(0), &page).unwrap();
+    assert_eq!(
+        fence.freshness_age(now(100)),
+        Some(Duration::from_micros(100))
+    );
+}
+
+#[test]
+fn a_lost_tail_is_refused_until_a_new_start() {
+    let mut world = World::default();
+    for _ in 0..3 {
+        world.change(1, 1);
+    }
+    let fence = fresh_fence(&world, 2);
+    let mut other = world.page(3);
+    other.mark_at_applied = Some(mark(3, 1));
+    let lost = Refused::LogLost {
+        applied: 3,
+        head: 3,
+    };
+    assert_eq!(fence.absorb(now(3), &other), Err(lost));
+    assert!(!fence.is_fresh(now(3)));
+    assert_eq!(
+        fence.absorb(now(4), &world.page(3)),
+        Err(lost),
+        "it does not heal by itself"
+    );
+    fence.restart(world.start());
+    assert!(!fence.is_fresh(now(5)));
+    fence.absorb(now(5), &world.page(3)).unwrap();
+    assert!(fence.is_fresh(now(5)));
+}
+
+#[test]
+fn a_head_below_applied_is_a_lost_tail() {
+    let mut world = World::default();
+    world.change(1, 1);
+    let fence = fresh_fence(&world, 2);
+    let refused = fence.absorb(now(3), &World::default().page(1));
+    assert_eq!(
+        refused,
+        Err(Refused::LogLost {
+            applied: 1,
+            head: 0
+        })
+    );
+}
+
+#[test]
+fn a_gap_and_a_trimmed_log_are_refused() {
+    let mut world = World::default();
+    let fence = fresh_fence(&world, 1);
+    world.change(1, 2);
+    world.change(2, 2);
+    let mut page = world.page(0);
+    page.rows.remove(0);
+    assert_eq!(fence.absorb(now(3), &page), Err(Refused::Gap { after: 0 }));
+    let mut page = world.page(0);
+    page.rows.pop();
+    assert_eq!(fence.absorb(now(3), &page), Err(Refused::Gap { after: 1 }));
+    world.pruned_to = 1;
+    let trimmed = Refused::Trimmed {
+        applied: 0,
+        pruned_to: 1,
+    };
+    assert_eq!(fence.absorb(now(3), &world.page(0)), Err(trimmed));
+    assert!(!fence.is_fresh(now(3)));
+}
+
+#[test]
+fn a_new_epoch_refuses_what_was_read_in_the_old() {
+    let world = World::default();
+    let fence = fresh_fence(&world, 1);
+    let mut page = world.page(0);
+    page.epoch.timeline = 2;
+    fence.absorb(now(2), &page).unwrap();
+    let old = Stamp {
+        epoch: EPOCH,
+        revision: 0,
+    };
+    assert_eq!(
+        fence.look().admit(id(1), old, now(3)),
+        Admission::Superseded
+    );
+    let ours = Stamp {
+        epoch: page.epoch,
+        revision: 0,
+    };
+    assert_eq!(
+        fence.look().admit(id(1), ours, now(3)),
+        Admission::Admitted { restamp: 0 }
+    );
+}
+
+#[test]
+fn too_far_behind_starts_cold_at_the_head() {
+    let mut world = World::default();
+    let fence = fresh_fence(&world, 1);
+    for _ in 0..=MAX_ROWS {
+        world.change(1, 2);
+    }
+    assert_eq!(fence.absorb(now(3), &world.page(0)), Ok(Absorbed::Jumped));
+    assert_eq!(
+        (fence.applied(), fence.floor()),
+        (world.head(), world.head())
+    );
+    let before = Stamp {
+        epoch: EPOCH,
+        revision: world.head() - 1,
+    };
+    assert_eq!(
+        fence.look().admit(id(5), before, now(3)),
+        Admission::Superseded
+    );
+}
+
+#[test]
+fn pruning_raises_the_floor_and_keeps_later_changes() {
+    let mut world = World::default();
+    let fence = Fence::new(BOUND, 2, world.start());
+    for key in [1, 2, 1, 3] {
+        world.change(key, 1);
+    }
+    fence.absorb(now(2), &world.page(0)).unwrap();
+    // Key 2 (revision 2) is the oldest tombstone: key 1 changed again at 3.
+    assert_eq!((fence.tombstones(), fence.floor()), (2, 2));
+    let at = |revision| Stamp {
+        epoch: EPOCH,
+        revision,
+    };
+    assert_eq!(
+        fence.look().admit(id(1), at(2), now(3)),
+        Admission::Superseded
+    );
+    assert_eq!(
+        fence.look().admit(id(2), at(1), now(3)),
+        Admission::Superseded
+    );
+    assert_eq!(
+        fence.look().admit(id(2), at(2), now(3)),
+        Admission::Admitted { restamp: 4 }
+    );
+}
+
+#[test]
+fn database_time_never_falls() {
+    let world = World::default();
+    let fence = Fence::new(BOUND, 10, world.start());
+    let mut page = world.page(0);
+    page.database_time = Timestamp::from_micros(1_000);
+    fence.absorb(now(10), &page).unwrap();
+    assert_eq!(
+        fence.look().database_time(now(60).boot),
+        Timestamp::from_micros(1_050)
+    );
+    page.database_time = Timestamp::from_micros(0);
+    fence.absorb(now(110), &page).unwrap();
+    assert_eq!(
+        fence.look().database_time(now(110).boot),
+        Timestamp::from_micros(1_100)
+    );
+}
+
+#[test]
+fn a_key_that_changes_for_ever_does_not_fill_the_memory() {
+    let tombstones = Tombstones::default();
+    for revision in 0..10_000 {
+        tombstones.set(id(1), revision);
+    }
+    assert_eq!(
+        (tombstones.len(), tombstones.oldest()),
+        (1, Some((id(1), 9_999)))
+    );
+}
+
+/// What a start has not read it refuses: the floor stands for the log before it.
+#[test]
+fn a_start_admits_nothing_from_before_it() {
+    let mut world = World::default();
+    world.change(1, 1);
+    let fence = fresh_fence(&world, 2);
+    let before = Stamp {
+        epoch: EPOCH,
+        revision: 0,
+    };
+    assert_eq!(
+        fence.look().admit(id(1), before, now(3)),
+        Admission::Superseded
+    );
+}
+
+/// I2, I4: what is applied between the look and the admission was not looked for.
+#[test]
+fn an_admission_stamps_with_what_was_applied_at_the_look() {
+    let mut world = World::default();
+    let fence = fresh_fence(&world, 1);
+    let look = fence.look();
+    world.change(2, 2);
+    fence.absorb(now(3), &world.page(0)).unwrap();
+    let stamp = Stamp {
+        epoch: EPOCH,
+        revision: 0,
+    };
+    assert_eq!(
+        look.admit(id(1), stamp, now(4)),
+        Admission::Admitted { restamp: 0 }
+    );
+}
+
+/// Freshness ends also for a look that was taken while it lasted.
+#[test]
+fn a_look_grows_old() {
+    let fence = fresh_fence(&World::default(), 0);
+    let look = fence.look();
+    let stamp = Stamp {
+        epoch: EPOCH,
+        revision: 0,
+    };
+    let end = i64::try_from(BOUND.as_micros()).unwrap();
+    assert_eq!(
+        look.admit(id(1), stamp, now(end)),
+        Admission::Admitted { restamp: 0 }
+    );
+    assert_eq!(look.admit(id(1), stamp, now(end + 1)), Admission::NotFresh);
+}
+
+#[test]
+fn a_jump_compares_the_mark_first() {
+    let mut world = World::default();
+    let fence = fresh_fence(&world, 1);
+    for _ in 0..=MAX_ROWS {
+        world.change(1, 2);
+    }
+    let mut page = world.page(0);
+    page.mark_at_applied = Some(mark(0, 1));
+    assert!(matches!(
+        fence.absorb(now(3), &page),
+        Err(Refused::LogLost { .. })
+    ));
+}

@@ -1,0 +1,179 @@
+//! Get and List: what is known of keys, never a secret.
+
+use keyward_proto::v1::{self, State, get_request};
+use keyward_testkit::{Client, refused};
+use tonic::{Code, Status};
+
+use super::*;
+
+async fn get_by_text(client: &Client, api_key: &str) -> Result<v1::GetResponse, Status> {
+    let target = Some(get_request::Target::ApiKey(api_key.to_owned()));
+    let found = client.keys.clone().get(v1::GetRequest { target }).await;
+    found.map(tonic::Response::into_inner)
+}
+
+/// Every page of an account's keys, in pages of `page_size`.
+async fn pages(client: &Client, include_revoked: bool, page_size: i32) -> Vec<Vec<v1::ApiKey>> {
+    let mut pages = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListRequest {
+            account_id: "42".to_owned(),
+            include_revoked,
+            page_size,
+            page_token,
+        };
+        let page = client
+            .keys
+            .clone()
+            .list(request)
+            .await
+            .unwrap()
+            .into_inner();
+        pages.push(page.keys);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return pages;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_found_by_its_id_and_by_its_text_whatever_its_state() {
+    let (_local, client) = start().await;
+    let issued = issue(&client, recoverable("42")).await.unwrap();
+    let key = issued.key.unwrap();
+    let (id, text) = (key.key_id.clone(), issued.api_key);
+    let both = async |state| {
+        let found = get(&client, &id).await;
+        let by_text = get_by_text(&client, &text).await.unwrap();
+        assert_eq!(by_text.key.as_ref(), Some(&found));
+        assert_eq!(found.state(), state);
+        assert!(
+            !format!("{found:?}").contains(&text[8..]),
+            "never the secret"
+        );
+    };
+    both(State::Active).await;
+    assert_eq!(
+        get(&client, &id.to_uppercase()).await,
+        key,
+        "a UUID in any case"
+    );
+    disable(&client, &id, true).await;
+    both(State::Disabled).await;
+    client.revoke(&id).await.unwrap();
+    both(State::Revoked).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_key_is_not_found() {
+    let (_local, client) = start().await;
+    let unknown = "01890000-0000-7000-8000-000000000000".to_owned();
+    let target = Some(get_request::Target::KeyId(unknown));
+    let outcome = client.keys.clone().get(v1::GetRequest { target }).await;
+    refused(outcome, Code::NotFound, "KEY_NOT_FOUND");
+    for text in ["", "no key at all", " "] {
+        let outcome = get_by_text(&client, text).await;
+        refused(outcome, Code::NotFound, "KEY_NOT_FOUND");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_keys_are_listed_page_by_page_in_the_order_of_their_creation() {
+    let (_local, client) = start().await;
+    let mut all = Vec::new();
+    let mut live = Vec::new();
+    for n in 0..120 {
+        let (id, _) = client.issue("42", &format!("slot-{n}")).await.unwrap();
+        if n % 3 == 0 {
+            client.revoke(&id).await.unwrap();
+        } else {
+            live.push(id.clone());
+        }
+        all.push(id);
+    }
+    client.issue("43", "").await.unwrap();
+    all.sort();
+    live.sort();
+
+    let listed = pages(&client, true, 50).await;
+    assert_eq!(
+        listed.iter().map(Vec::len).collect::<Vec<_>>(),
+        [50, 50, 20]
+    );
+    let listed = listed.concat();
+    assert!(listed.iter().map(|key| &key.key_id).eq(&all));
+    let revoked = listed.iter().filter(|key| key.state() == State::Revoked);
+    assert_eq!(revoked.count(), 40);
+    assert_eq!(listed[7], get(&client, &all[7]).await);
+
+    let listed = pages(&client, false, 50).await;
+    assert_eq!(listed.iter().map(Vec::len).collect::<Vec<_>>(), [50, 30]);
+    assert!(listed.concat().iter().map(|key| &key.key_id).eq(&live));
+
+    assert_eq!(pages(&client, true, 0).await[0].len(), 50, "the default");
+    assert_eq!(
+        pages(&client, true, 120).await.len(),
+        1,
+        "no empty last page"
+    );
+    assert_eq!(pages(&client, true, i32::MAX).await.len(), 1);
+    assert_eq!(pages(&client, true, 1).await.len(), 120);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_may_follow_with_another_size_and_sees_what_came_since() {
+    let (_local, client) = start().await;
+    for n in 0..3 {
+        client.issue("42", &format!("slot-{n}")).await.unwrap();
+    }
+    let list = async |page_size, page_token: &str| {
+        let request = v1::ListRequest {
+            account_id: "42".to_owned(),
+            page_size,
+            page_token: page_token.to_owned(),
+            ..Default::default()
+        };
+        client
+            .keys
+            .clone()
+            .list(request)
+            .await
+            .unwrap()
+            .into_inner()
+    };
+    let first = list(1, "").await;
+    let last = list(10, &first.next_page_token).await;
+    assert_eq!((last.keys.len(), last.next_page_token.as_str()), (2, ""));
+    client.revoke(&last.keys[0].key_id).await.unwrap();
+    let again = list(10, &first.next_page_token).await;
+    assert_eq!(again.keys, last.keys[1..]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_key_is_listed_until_it_is_revoked_and_a_graced_one_until_its_end() {
+    let (local, client) = start().await;
+    let short = v1::IssueRequest {
+        ttl: seconds(600),
+        ..slot("42")
+    };
+    let expired = issue(&client, short).await.unwrap().key.unwrap().key_id;
+    let (graced, _) = client.issue("42", "graced").await.unwrap();
+    let grace = v1::RevokeRequest {
+        grace: seconds(600),
+        ..by_id(&graced)
+    };
+    revoke(&client, grace).await.unwrap();
+    assert_eq!(pages(&client, false, 0).await[0].len(), 2);
+    pass(&local, 601).await;
+    let live = pages(&client, false, 0).await.concat();
+    assert_eq!((live.len(), &live[0].key_id), (1, &expired));
+    assert_eq!(live[0].state(), State::Expired);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_without_keys_gives_an_empty_page() {
+    let (_local, client) = start().await;
+    assert_eq!(pages(&client, true, 0).await, [[]]);
+}

@@ -1,0 +1,165 @@
+//! Revoke with `replace`: one successor, and who sees its secret.
+
+use keyward_proto::v1::{self, State, Verdict};
+use keyward_testkit::{Local, invalid, refused};
+use tonic::Code;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_successor_inherits_what_the_key_was() {
+    let (_local, client) = start().await;
+    let old = issue(&client, all_fields("42")).await.unwrap();
+    let old_key = old.key.unwrap();
+    disable(&client, &old_key.key_id, true).await;
+    let reply = revoke(&client, replacing(&old_key.key_id)).await.unwrap();
+    let new = reply.replacement.unwrap();
+    let inherited = v1::ApiKey {
+        key_id: new.key_id.clone(),
+        hint: reply.api_key[..7].to_owned(),
+        disabled: true,
+        create_time: reply.revoke_time,
+        state: State::Disabled.into(),
+        revision: new.revision,
+        ..old_key.clone()
+    };
+    assert_eq!(new, inherited);
+    assert_eq!(reply.revoked[0].replaced_by, new.key_id);
+    assert_eq!(client.verify(&old.api_key).await.unwrap(), Verdict::Revoked);
+    assert_eq!(
+        client.verify(&reply.api_key).await.unwrap(),
+        Verdict::Disabled
+    );
+    disable(&client, &new.key_id, false).await;
+    let from_within = v1::VerifyRequest {
+        client_ip: "10.1.2.3".to_owned(),
+        ..asking(&reply.api_key)
+    };
+    assert_eq!(verdict_of(&client, from_within).await, Verdict::Valid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repetition_names_the_same_successor_and_hides_its_secret() {
+    let (local, client) = start().await;
+    let (id, _) = client.issue("42", "").await.unwrap();
+    let first = revoke(&client, replacing(&id)).await.unwrap();
+    assert_eq!(client.verify(&first.api_key).await.unwrap(), Verdict::Valid);
+    for client in [&client, &issuer(&local).await, &bot(&local).await] {
+        for request in [replacing(&id), by_id(&id)] {
+            let again = revoke(client, request).await.unwrap();
+            assert_eq!(again.replacement, first.replacement);
+            assert_eq!(again.api_key, "", "it was to be shown once");
+            assert_eq!(again.revoke_time, first.revoke_time);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recoverable_successor_is_shown_to_a_revealer_while_it_lives() {
+    let local = Local::start().await;
+    let (issuer, bot) = (issuer(&local).await, bot(&local).await);
+    let old = issue(&issuer, recoverable("42")).await.unwrap();
+    let id = old.key.unwrap().key_id;
+    let first = revoke(&issuer, replacing(&id)).await.unwrap();
+    assert!(!first.api_key.is_empty() && first.api_key != old.api_key);
+
+    assert_eq!(revoke(&issuer, replacing(&id)).await.unwrap().api_key, "");
+    let shown = revoke(&bot, replacing(&id)).await.unwrap();
+    assert_eq!(shown.api_key, first.api_key);
+    assert_eq!(
+        issue(&bot, slot("42")).await.unwrap().api_key,
+        first.api_key
+    );
+
+    let successor = first.replacement.unwrap().key_id;
+    bot.revoke(&successor).await.unwrap();
+    let dead = revoke(&bot, replacing(&id)).await.unwrap();
+    let replacement = dead.replacement.unwrap();
+    assert_eq!(replacement.key_id, successor);
+    assert_eq!(dead.api_key, "");
+    assert_eq!(replacement.state(), State::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_successor_is_not_shown() {
+    let (local, client) = start().await;
+    let request = v1::IssueRequest {
+        ttl: seconds(600),
+        ..recoverable("42")
+    };
+    let id = issue(&client, request).await.unwrap().key.unwrap().key_id;
+    revoke(&client, replacing(&id)).await.unwrap();
+    pass(&local, 601).await;
+    let again = revoke(&client, replacing(&id)).await.unwrap();
+    assert_eq!(again.replacement.unwrap().state(), State::Expired);
+    assert_eq!(again.api_key, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_grace_both_keys_live_until_it_ends() {
+    let (local, client) = start().await;
+    let (id, old) = client.issue("42", "").await.unwrap();
+    let request = v1::RevokeRequest {
+        grace: seconds(600),
+        ..replacing(&id)
+    };
+    let reply = revoke(&client, request).await.unwrap();
+    for key in [&old, &reply.api_key] {
+        assert_eq!(client.verify(key).await.unwrap(), Verdict::Valid);
+    }
+    let found = issue(&client, slot("42")).await.unwrap();
+    assert_eq!(found.key, reply.replacement, "it has the slot");
+    pass(&local, 601).await;
+    assert_eq!(client.verify(&old).await.unwrap(), Verdict::Revoked);
+    assert_eq!(client.verify(&reply.api_key).await.unwrap(), Verdict::Valid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_revoked_without_a_successor_never_gets_one() {
+    let (_local, client) = start().await;
+    let (dead, _) = client.issue("dead", "").await.unwrap();
+    client.revoke(&dead).await.unwrap();
+    let (graced, _) = client.issue("graced", "").await.unwrap();
+    let grace = v1::RevokeRequest {
+        grace: seconds(600),
+        ..by_id(&graced)
+    };
+    revoke(&client, grace).await.unwrap();
+    for (account, id) in [("dead", dead), ("graced", graced)] {
+        let reply = revoke(&client, replacing(&id)).await.unwrap();
+        assert_eq!((reply.replacement, reply.api_key.as_str()), (None, ""));
+        assert_eq!(reply.revoked[0].replaced_by, "");
+        assert!(issue(&client, slot(account)).await.unwrap().created);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_found_a_key_cannot_inherit_it() {
+    let (_local, client) = start().await;
+    let (_, key) = client.issue("42", "").await.unwrap();
+    for target in [by_text(&key), by_account("42")] {
+        let request = v1::RevokeRequest {
+            replace: true,
+            ..target
+        };
+        invalid(revoke(&client, request).await, "replace");
+    }
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_key_is_revoked_but_not_replaced() {
+    let (local, client) = start().await;
+    let request = v1::IssueRequest {
+        ttl: seconds(600),
+        ..slot("42")
+    };
+    let issued = issue(&client, request).await.unwrap();
+    let id = issued.key.unwrap().key_id;
+    pass(&local, 601).await;
+    let outcome = revoke(&client, replacing(&id)).await;
+    refused(outcome, Code::FailedPrecondition, "KEY_EXPIRED");
+    assert_eq!(get(&client, &id).await.state(), State::Expired);
+    client.revoke(&id).await.unwrap();
+    assert_eq!(get(&client, &id).await.state(), State::Revoked);
+}

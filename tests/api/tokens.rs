@@ -1,0 +1,179 @@
+//! AdminService: callers' tokens.
+
+use keyward_proto::v1::{self, Role};
+use keyward_testkit::{Client, Local, invalid, refused};
+use tonic::{Code, Status};
+
+use super::*;
+
+async fn create(
+    client: &Client,
+    name: &str,
+    roles: &[i32],
+) -> Result<v1::CreateTokenResponse, Status> {
+    let request = v1::CreateTokenRequest {
+        name: name.to_owned(),
+        roles: roles.to_vec(),
+    };
+    let reply = client.admin.clone().create_token(request).await?;
+    Ok(reply.into_inner())
+}
+
+async fn list(client: &Client, include_revoked: bool) -> Vec<v1::CallerToken> {
+    let request = v1::ListTokensRequest {
+        include_revoked,
+        ..Default::default()
+    };
+    let reply = client.admin.clone().list_tokens(request).await.unwrap();
+    reply.into_inner().caller_tokens
+}
+
+async fn end(client: &Client, token_id: &str) -> Result<v1::RevokeTokenResponse, Status> {
+    let token_id = token_id.to_owned();
+    let request = v1::RevokeTokenRequest { token_id };
+    let reply = client.admin.clone().revoke_token(request).await?;
+    Ok(reply.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_made_listed_and_revoked() {
+    let (local, client) = start().await;
+    let roles = [Role::Reader, Role::Issuer, Role::Reader].map(i32::from);
+    let made = create(&client, "bot", &roles).await.unwrap();
+    let token = made.caller_token.unwrap();
+    assert!(made.token.starts_with("kwt_"));
+    assert_eq!(token.name, "bot");
+    assert!(
+        token.roles().eq([Role::Issuer, Role::Reader]),
+        "in their order, once"
+    );
+    assert!(token.create_time.is_some() && token.revoke_time.is_none());
+    assert_eq!(token.revision, 0);
+
+    let listed = list(&client, false).await;
+    assert_eq!(listed.len(), 2);
+    assert_eq!(
+        (listed[0].name.as_str(), listed[0].roles.len()),
+        ("admin", 7)
+    );
+    assert_eq!(listed[1], token);
+
+    let bot = Client::new(local.app.grpc_address(), Some(&made.token)).await;
+    bot.issue("42", "").await.unwrap();
+    let ended = end(&client, &token.token_id).await.unwrap();
+    refused(
+        bot.issue("42", "").await,
+        Code::Unauthenticated,
+        "TOKEN_INVALID",
+    );
+    let revoked = ended.caller_token.clone().unwrap();
+    assert!(revoked.revoke_time.is_some());
+    assert_eq!(ended.revision, revoked.revision);
+    assert_eq!(
+        (ended.confirmed_instances, ended.waited_out_instances),
+        (1, 0)
+    );
+    assert_eq!(list(&client, true).await[1], revoked);
+    assert_eq!(list(&client, false).await, listed[..1]);
+
+    assert_eq!(
+        end(&client, &token.token_id).await.unwrap(),
+        ended,
+        "idempotent"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_may_share_a_name_so_that_one_takes_over() {
+    let (local, client) = start().await;
+    let roles = [Role::Issuer.into()];
+    let old = create(&client, "bot", &roles).await.unwrap();
+    let new = create(&client, "bot", &roles).await.unwrap();
+    assert_ne!(old.token, new.token);
+    end(&client, &old.caller_token.unwrap().token_id)
+        .await
+        .unwrap();
+    let bot = Client::new(local.app.grpc_address(), Some(&new.token)).await;
+    bot.issue("42", "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_may_revoke_its_own_token() {
+    let (_local, client) = start().await;
+    let own = list(&client, false).await.remove(0).token_id;
+    end(&client, &own).await.unwrap();
+    let outcome = client.token("next", &[Role::Reader]).await;
+    refused(outcome, Code::Unauthenticated, "TOKEN_INVALID");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tokens_of_the_first_start_stay_at_the_next() {
+    let local = Local::start().await;
+    let settings = keyward_testkit::settings_in(local.directory.path());
+    local.app.stop().await;
+    let parts = keyward::app::Parts::system();
+    let app = keyward::app::App::start(&settings, parts).await.unwrap();
+    let client = Client::new(app.grpc_address(), Some(&local.token)).await;
+    assert_eq!(list(&client, true).await.len(), 1);
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_listed_page_by_page() {
+    let (_local, client) = start().await;
+    for n in 0..4 {
+        client
+            .token(&format!("n{n}"), &[Role::Reader])
+            .await
+            .unwrap();
+    }
+    let mut names = Vec::new();
+    let mut request = v1::ListTokensRequest {
+        page_size: 2,
+        ..Default::default()
+    };
+    loop {
+        let page = client.admin.clone().list_tokens(request.clone()).await;
+        let page = page.unwrap().into_inner();
+        names.push(
+            page.caller_tokens
+                .into_iter()
+                .map(|token| token.name)
+                .collect(),
+        );
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    names
+        .iter_mut()
+        .for_each(|page: &mut Vec<String>| page.sort());
+    assert_eq!(names.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2, 1]);
+    let mut all = names.concat();
+    all.sort();
+    assert_eq!(all, ["admin", "n0", "n1", "n2", "n3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_keeps_its_limits() {
+    let (_local, client) = start().await;
+    let roles = [Role::Issuer.into()];
+    for name in ["", "a b", "é", "a\n", &"x".repeat(65)] {
+        invalid(create(&client, name, &roles).await, "name");
+    }
+    for roles in [&[] as &[i32], &[0], &[1, 99], &[-1]] {
+        invalid(create(&client, "bot", roles).await, "roles");
+    }
+    create(&client, &"x".repeat(64), &roles).await.unwrap();
+    assert_eq!(list(&client, true).await.len(), 2);
+
+    for wrong in ["", "x", "0189000000007000800000000000000000"] {
+        invalid(end(&client, wrong).await, "token_id");
+    }
+    let key_id = client.issue("42", "").await.unwrap().0;
+    for unknown in ["01890000-0000-7000-8000-000000000000", &key_id] {
+        let outcome = end(&client, unknown).await;
+        refused(outcome, Code::NotFound, "TOKEN_NOT_FOUND");
+    }
+}

@@ -1,0 +1,245 @@
+//! Verify and VerifyBatch: every verdict, and what comes with it.
+
+use keyward_proto::v1::{self, Consistency, Verdict};
+use keyward_testkit::{Client, Local};
+
+use super::*;
+
+/// The verdict by either consistency, which must be the same; everything else only with VALID.
+async fn judged(client: &Client, request: v1::VerifyRequest) -> Verdict {
+    let mut verdicts = [Consistency::Default, Consistency::Strong].map(|_| Verdict::Unspecified);
+    for (verdict, how) in verdicts
+        .iter_mut()
+        .zip([Consistency::Default, Consistency::Strong])
+    {
+        let mut request = request.clone();
+        request.set_consistency(how);
+        let reply = client.keys.clone().verify(request).await.unwrap();
+        let reply = reply.into_inner();
+        *verdict = reply.verdict();
+        if *verdict != Verdict::Valid {
+            let bare = v1::VerifyResponse {
+                verdict: reply.verdict,
+                ..Default::default()
+            };
+            assert_eq!(
+                reply, bare,
+                "nothing else is said of a key that is not valid"
+            );
+        }
+    }
+    assert_eq!(verdicts[0], verdicts[1]);
+    verdicts[0]
+}
+
+async fn plain(client: &Client, api_key: &str) -> Verdict {
+    judged(client, asking(api_key)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_valid_key_comes_with_all_that_is_known_of_it() {
+    let (_local, client) = start().await;
+    let issued = issue(&client, all_fields("42")).await.unwrap();
+    let key = issued.key.unwrap();
+    let request = v1::VerifyRequest {
+        client_ip: "192.0.2.7".to_owned(),
+        required_scopes: vec!["read".to_owned()],
+        ..asking(&issued.api_key)
+    };
+    let expected = v1::VerifyResponse {
+        verdict: Verdict::Valid.into(),
+        key_id: key.key_id.clone(),
+        account_id: key.account_id,
+        name: key.name,
+        scopes: key.scopes,
+        metadata: key.metadata,
+        expire_time: key.expire_time,
+        revision: 0,
+    };
+    let verified = client.keys.clone().verify(request.clone()).await.unwrap();
+    assert_eq!(verified.into_inner(), expected);
+
+    disable(&client, &key.key_id, true).await;
+    let revision = disable(&client, &key.key_id, false).await.revision;
+    assert!(revision > 0);
+    let verified = client.keys.clone().verify(request).await.unwrap();
+    assert_eq!(
+        verified.into_inner(),
+        v1::VerifyResponse {
+            revision,
+            ..expected
+        }
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_never_a_key_is_malformed_and_what_is_unknown_not_found() {
+    let (local, client) = start().await;
+    let (id, key) = client.issue("42", "").await.unwrap();
+    for malformed in [
+        "",
+        "kw_",
+        "hello",
+        &key[..key.len() - 1],
+        &format!("{key}0"),
+    ] {
+        assert_eq!(plain(&client, malformed).await, Verdict::Malformed);
+    }
+    assert_eq!(plain(&client, &local.token).await, Verdict::Malformed);
+
+    let other = Local::start().await;
+    let (_, foreign) = other.client().await.issue("42", "").await.unwrap();
+    assert_eq!(plain(&client, &foreign).await, Verdict::NotFound, "the tag");
+
+    let store = sqlx::SqlitePool::connect_lazy(&local.database().display().to_string()).unwrap();
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+    sqlx::query("DELETE FROM api_keys")
+        .execute(&store)
+        .await
+        .unwrap();
+    let strong = v1::VerifyRequest {
+        consistency: Consistency::Strong.into(),
+        ..asking(&key)
+    };
+    let verified = client
+        .keys
+        .clone()
+        .verify(strong)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(
+        verified.verdict(),
+        Verdict::NotFound,
+        "{id} is gone from the store"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_reasons_the_first_in_the_list_is_told() {
+    let (local, client) = start().await;
+    let request = v1::IssueRequest {
+        allowed_cidrs: vec!["10.0.0.0/8".to_owned()],
+        ttl: seconds(600),
+        ..slot("42")
+    };
+    let issued = issue(&client, request).await.unwrap();
+    let (key, id) = (issued.api_key, issued.key.unwrap().key_id);
+    let all_wrong = v1::VerifyRequest {
+        required_scopes: vec!["admin".to_owned()],
+        ..asking(&key)
+    };
+    assert_eq!(plain(&client, &key).await, Verdict::IpNotAllowed);
+    let judge = || judged(&client, all_wrong.clone());
+    assert_eq!(judge().await, Verdict::InsufficientScope);
+    disable(&client, &id, true).await;
+    assert_eq!(judge().await, Verdict::Disabled);
+    pass(&local, 600).await;
+    assert_eq!(judge().await, Verdict::Expired);
+    client.revoke(&id).await.unwrap();
+    assert_eq!(judge().await, Verdict::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn required_scopes_are_compared_as_whole_strings() {
+    let (_local, client) = start().await;
+    let request = v1::IssueRequest {
+        scopes: ["orders:read", "orders:*"].map(str::to_owned).into(),
+        ..slot("42")
+    };
+    let key = issue(&client, request).await.unwrap().api_key;
+    for (required, verdict) in [
+        (&[] as &[&str], Verdict::Valid),
+        (&["orders:read"], Verdict::Valid),
+        (&["orders:*", "orders:read", "orders:read"], Verdict::Valid),
+        (&["orders:write"], Verdict::InsufficientScope),
+        (&["orders:read", "x"], Verdict::InsufficientScope),
+        (&["*"], Verdict::InsufficientScope),
+        (&["ORDERS:READ"], Verdict::InsufficientScope),
+    ] {
+        let request = v1::VerifyRequest {
+            required_scopes: required.iter().map(|scope| (*scope).to_owned()).collect(),
+            ..asking(&key)
+        };
+        assert_eq!(judged(&client, request).await, verdict, "{required:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_used_only_from_its_networks() {
+    let (_local, client) = start().await;
+    let bound = issue(&client, all_fields("42")).await.unwrap().api_key;
+    let free = issue(&client, slot("43")).await.unwrap().api_key;
+    for (client_ip, verdict) in [
+        ("10.255.0.1", Verdict::Valid),
+        ("::ffff:10.255.0.1", Verdict::Valid),
+        ("::ffff:aff:1", Verdict::Valid),
+        ("192.0.2.7", Verdict::Valid),
+        ("2001:db8:1::1", Verdict::Valid),
+        ("192.0.2.8", Verdict::IpNotAllowed),
+        ("::ffff:192.0.2.8", Verdict::IpNotAllowed),
+        ("2001:db9::1", Verdict::IpNotAllowed),
+        ("::a00:1", Verdict::IpNotAllowed),
+        ("", Verdict::IpNotAllowed),
+    ] {
+        let from_there = |key: &str| v1::VerifyRequest {
+            client_ip: client_ip.to_owned(),
+            ..asking(key)
+        };
+        assert_eq!(
+            judged(&client, from_there(&bound)).await,
+            verdict,
+            "{client_ip}"
+        );
+        assert_eq!(judged(&client, from_there(&free)).await, Verdict::Valid);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strong_read_sees_every_committed_change() {
+    let (_local, client) = start().await;
+    for n in 0..20 {
+        let (id, key) = client.issue("42", &format!("slot-{n}")).await.unwrap();
+        assert_eq!(plain(&client, &key).await, Verdict::Valid);
+        client.revoke(&id).await.unwrap();
+        assert_eq!(plain(&client, &key).await, Verdict::Revoked);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_256_is_answered_in_order() {
+    let (_local, client) = start().await;
+    let (_, valid) = client.issue("42", "valid").await.unwrap();
+    let (dead, revoked) = client.issue("42", "revoked").await.unwrap();
+    client.revoke(&dead).await.unwrap();
+    let (off, disabled) = client.issue("42", "disabled").await.unwrap();
+    disable(&client, &off, true).await;
+    let unscoped = v1::VerifyRequest {
+        required_scopes: vec!["x".to_owned()],
+        ..asking(&valid)
+    };
+    let kinds = [
+        (asking(&valid), Verdict::Valid),
+        (asking("x"), Verdict::Malformed),
+        (asking(&revoked), Verdict::Revoked),
+        (asking(&disabled), Verdict::Disabled),
+        (unscoped, Verdict::InsufficientScope),
+    ];
+    let mixed: Vec<_> = (0..256).map(|n| &kinds[n % kinds.len()]).collect();
+    let requests = mixed.iter().map(|(request, _)| request.clone()).collect();
+    let reply = client
+        .keys
+        .clone()
+        .verify_batch(v1::VerifyBatchRequest { requests })
+        .await;
+    let responses = reply.unwrap().into_inner().responses;
+    assert_eq!(responses.len(), 256);
+    for (response, (_, verdict)) in responses.iter().zip(mixed) {
+        assert_eq!(response.verdict(), *verdict);
+        assert_eq!(response.account_id == "42", *verdict == Verdict::Valid);
+    }
+
+    let none = v1::VerifyBatchRequest::default();
+    let reply = client.keys.clone().verify_batch(none).await.unwrap();
+    assert!(reply.into_inner().responses.is_empty());
+}

@@ -1,0 +1,346 @@
+//! Fields beyond their limits. Every refusal names the field, and nothing is changed.
+
+use keyward_proto::v1::{self, Verdict};
+use keyward_testkit::{Client, invalid};
+use prost_types::{Duration, FieldMask, Timestamp};
+use tonic::{Response, Status};
+
+use super::*;
+
+const YEAR: i64 = 365 * 24 * 3_600;
+/// 9999-01-01T00:00:00Z.
+const YEAR_9999: i64 = 253_370_764_800;
+
+async fn issue(
+    client: &Client,
+    request: v1::IssueRequest,
+) -> Result<Response<v1::IssueResponse>, Status> {
+    client.keys.clone().issue(request).await
+}
+
+/// Asserts that a key with these values can neither be issued nor be made by Update.
+async fn refuse(client: &Client, wrong: v1::IssueRequest, field: &str) {
+    invalid(issue(client, wrong.clone()).await, field);
+
+    let (id, _) = client.issue("updated", "").await.unwrap();
+    let update = v1::UpdateRequest {
+        key: Some(v1::ApiKey {
+            key_id: id.clone(),
+            scopes: wrong.scopes,
+            metadata: wrong.metadata,
+            allowed_cidrs: wrong.allowed_cidrs,
+            expire_time: wrong.expire_time,
+            ..Default::default()
+        }),
+        update_mask: Some(FieldMask {
+            paths: vec![field.to_owned()],
+        }),
+    };
+    let outcome = client.keys.clone().update(update).await;
+    invalid(outcome, &format!("key.{field}"));
+    assert_eq!(get(client, &id).await.revision, 0, "nothing was changed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn accounts() {
+    let (_local, client) = start().await;
+    let long = "x".repeat(129);
+    for account in ["", &long, "a\tb", "a\nb", "\0", "\u{7f}", "é", " a", "a "] {
+        invalid(issue(&client, slot(account)).await, "account_id");
+        let list = v1::ListRequest {
+            account_id: account.to_owned(),
+            ..Default::default()
+        };
+        invalid(client.keys.clone().list(list).await, "account_id");
+        let target = v1::revoke_request::Target::AccountId(account.to_owned());
+        let revoke = v1::RevokeRequest {
+            target: Some(target),
+            ..Default::default()
+        };
+        invalid(client.keys.clone().revoke(revoke).await, "account_id");
+    }
+    issue(&client, slot(&long[..128])).await.unwrap();
+    issue(&client, slot("a b ~ !")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names() {
+    let (_local, client) = start().await;
+    let long = "x".repeat(65);
+    let named = |name: &str| v1::IssueRequest {
+        name: name.to_owned(),
+        ..slot("42")
+    };
+    for name in [long.as_str(), "a b", "a/b", "é", "a\n", "\0"] {
+        invalid(issue(&client, named(name)).await, "name");
+    }
+    issue(&client, named(&long[..64])).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn scopes() {
+    let (_local, client) = start().await;
+    let scoped = |scopes: Vec<String>| v1::IssueRequest {
+        scopes,
+        ..slot("42")
+    };
+    let many = |count| (0..count).map(|n| format!("scope:{n}")).collect();
+    refuse(&client, scoped(many(10_000)), "scopes").await;
+    refuse(&client, scoped(many(65)), "scopes").await;
+    refuse(&client, scoped(vec!["x".repeat(65)]), "scopes").await;
+    for scope in ["", "a b", "a\n", "é", "a,b"] {
+        refuse(&client, scoped(vec![scope.to_owned()]), "scopes").await;
+    }
+    let most = (0..64).map(|n| format!("{n:064}")).collect();
+    issue(&client, scoped(most)).await.unwrap();
+
+    for required in [many(10_000), vec!["a b".to_owned()], vec![String::new()]] {
+        let request = v1::VerifyRequest {
+            required_scopes: required,
+            ..asking("x")
+        };
+        let outcome = client.keys.clone().verify(request).await;
+        invalid(outcome, "required_scopes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata() {
+    let (_local, client) = start().await;
+    let noted = |entries: Vec<(String, String)>| v1::IssueRequest {
+        metadata: entries.into_iter().collect(),
+        ..slot("42")
+    };
+    let one = |key: &str, value: &str| noted(vec![(key.to_owned(), value.to_owned())]);
+    let sized = |count: usize, bytes: usize| {
+        noted(
+            (0..count)
+                .map(|n| (format!("{n:02}"), "x".repeat(bytes)))
+                .collect(),
+        )
+    };
+    for (wrong, why) in [
+        (sized(33, 1), "33 entries"),
+        (one("k", &"x".repeat(513)), "a value of 513 bytes"),
+        (sized(16, 511), "8,208 bytes in all"),
+        (one("", "v"), "an empty key"),
+        (one(&"x".repeat(65), "v"), "a key of 65 bytes"),
+        (one("a b", "v"), "a space in a key"),
+        (one("é", "v"), "a key that is not ASCII"),
+        (one("k", "a\nb"), "a control character"),
+        (one("k", "\u{85}"), "a control character of Unicode"),
+    ] {
+        println!("{why}");
+        refuse(&client, wrong, "metadata").await;
+    }
+    issue(&client, sized(16, 510)).await.unwrap();
+    issue(
+        &client,
+        v1::IssueRequest {
+            name: "b".to_owned(),
+            ..sized(32, 254)
+        },
+    )
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks() {
+    let (_local, client) = start().await;
+    let bound = |networks: Vec<String>| v1::IssueRequest {
+        allowed_cidrs: networks,
+        ..slot("42")
+    };
+    for broken in [
+        "",
+        "x",
+        "10.0.0.0/33",
+        "10.0.0.1/8",
+        "10.0.0/8",
+        "10.0.0.0/",
+        "10.0.0.0/-1",
+        " 10.0.0.0/8",
+        "10.0.0.0/8\n",
+        "2001:db8::1/32",
+        "::/129",
+        "::ffff:10.0.0.0/104",
+        "::ffff:10.0.0.1",
+        "fe80::1%eth0",
+        "10.0.0.0:80",
+        "010.0.0.0/8",
+        "10.0.0.0/+8",
+        "10.0.0.0/8/8",
+    ] {
+        println!("{broken:?}");
+        refuse(
+            &client,
+            bound(vec!["192.0.2.1".to_owned(), broken.to_owned()]),
+            "allowed_cidrs",
+        )
+        .await;
+    }
+    let many = |count| (0..count).map(|n| format!("10.0.{n}.0/24")).collect();
+    refuse(&client, bound(many(33)), "allowed_cidrs").await;
+    issue(&client, bound(many(32))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn expiries() {
+    let (_local, client) = start().await;
+    let ending = |seconds, nanos| v1::IssueRequest {
+        expire_time: Some(Timestamp { seconds, nanos }),
+        ..slot("42")
+    };
+    for (seconds, nanos) in [
+        (1_000_000_000, 0),
+        (0, 0),
+        (-1, 0),
+        (YEAR_9999, 0),
+        (i64::MAX, 0),
+        (i64::MIN, 999_999_999),
+        (4_000_000_000, -1),
+        (4_000_000_000, 1_000_000_000),
+    ] {
+        refuse(&client, ending(seconds, nanos), "expire_time").await;
+    }
+    issue(&client, ending(YEAR_9999 - 1, 999_999_999))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_to_live() {
+    let (_local, client) = start().await;
+    let living = |seconds, nanos| v1::IssueRequest {
+        ttl: Some(Duration { seconds, nanos }),
+        ..slot("42")
+    };
+    for (seconds, nanos) in [
+        (-1, 0),
+        (0, -1),
+        (60, -1),
+        (0, 0),
+        (0, 999_999_999),
+        (101 * YEAR, 0),
+        (100 * YEAR, 1_000),
+        (i64::MAX, 0),
+        (i64::MIN, 0),
+        (60, 1_000_000_000),
+    ] {
+        invalid(issue(&client, living(seconds, nanos)).await, "ttl");
+    }
+    let both = v1::IssueRequest {
+        expire_time: Some(Timestamp {
+            seconds: 4_000_000_000,
+            nanos: 0,
+        }),
+        ..living(60, 0)
+    };
+    invalid(issue(&client, both).await, "ttl");
+    issue(&client, living(100 * YEAR, 0)).await.unwrap();
+}
+
+/// The fields that are used only if a key is created are checked in any case.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filled_slot_is_no_excuse() {
+    let (_local, client) = start().await;
+    client.issue("42", "").await.unwrap();
+    let wrong = v1::IssueRequest {
+        scopes: vec![String::new()],
+        ..slot("42")
+    };
+    invalid(issue(&client, wrong).await, "scopes");
+    let past = v1::IssueRequest {
+        expire_time: Some(Timestamp::default()),
+        ..slot("42")
+    };
+    invalid(issue(&client, past).await, "expire_time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reasons_and_targets() {
+    let (_local, client) = start().await;
+    let (id, key) = client.issue("42", "").await.unwrap();
+    let target = v1::revoke_request::Target::KeyId;
+    let revoke = async |target, reason: &str| {
+        let request = v1::RevokeRequest {
+            target,
+            reason: reason.to_owned(),
+            ..Default::default()
+        };
+        client.keys.clone().revoke(request).await
+    };
+    for reason in ["a\nb", "\u{7f}", &"x".repeat(257)] {
+        invalid(revoke(Some(target(id.clone())), reason).await, "reason");
+    }
+    invalid(revoke(None, "").await, "target");
+    for wrong in ["", "x", &id[1..], &format!("{id} "), &id.replace('-', "")] {
+        invalid(revoke(Some(target(wrong.to_owned())), "").await, "key_id");
+        let target = Some(v1::get_request::Target::KeyId(wrong.to_owned()));
+        let outcome = client.keys.clone().get(v1::GetRequest { target }).await;
+        invalid(outcome, "key_id");
+    }
+    let nothing = client.keys.clone().get(v1::GetRequest::default()).await;
+    invalid(nothing, "target");
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+    revoke(Some(target(id)), &"x".repeat(256)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn masks() {
+    let (_local, client) = start().await;
+    let (id, _) = client.issue("42", "").await.unwrap();
+    let key = v1::ApiKey {
+        key_id: id.clone(),
+        disabled: true,
+        ..Default::default()
+    };
+    let update = async |key: Option<v1::ApiKey>, paths: &[&str]| {
+        let paths = paths.iter().map(|path| (*path).to_owned()).collect();
+        let update_mask = Some(FieldMask { paths });
+        client
+            .keys
+            .clone()
+            .update(v1::UpdateRequest { key, update_mask })
+            .await
+    };
+    for path in [
+        "*",
+        "",
+        "nothing",
+        "Disabled",
+        "key.disabled",
+        "disabled ",
+        "scopes.0",
+        "metadata.a",
+        "name",
+        "account_id",
+        "recoverable",
+        "revoke_time",
+        "key_id",
+        "a\nb",
+        "disabled,scopes",
+    ] {
+        invalid(
+            update(Some(key.clone()), &["disabled", path]).await,
+            "update_mask",
+        );
+    }
+    invalid(update(Some(key.clone()), &[]).await, "update_mask");
+    let no_mask = v1::UpdateRequest {
+        key: Some(key.clone()),
+        update_mask: None,
+    };
+    invalid(client.keys.clone().update(no_mask).await, "update_mask");
+    invalid(update(None, &["disabled"]).await, "key");
+    for wrong in ["", "x"] {
+        let key = v1::ApiKey {
+            key_id: wrong.to_owned(),
+            ..key.clone()
+        };
+        invalid(update(Some(key), &["disabled"]).await, "key.key_id");
+    }
+    assert!(!get(&client, &id).await.disabled, "nothing was changed");
+    update(Some(key), &["disabled", "disabled"]).await.unwrap();
+}

@@ -1,0 +1,149 @@
+//! Clients that go away in the middle: what was acknowledged holds, and the rest is whole.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keyward::app::{App, Parts};
+use keyward_proto::v1::{self, State, Verdict};
+use keyward_testkit::settings_in;
+use sqlx::Row;
+use tokio::task::JoinSet;
+
+use super::*;
+
+/// Stops the service, which ends all work under way, and starts it anew on its directory.
+async fn restarted(local: Local) -> (App, Client, tempfile::TempDir) {
+    let Local {
+        app,
+        directory,
+        token,
+        ..
+    } = local;
+    app.stop().await;
+    let settings = settings_in(directory.path());
+    let app = App::start(&settings, Parts::system()).await.unwrap();
+    let client = Client::new(app.grpc_address(), Some(&token)).await;
+    (app, client, directory)
+}
+
+/// Asserts that the log has every revision up to its head, and that each change stands in it.
+async fn assert_whole(directory: &Path) {
+    let database = directory.join("keyward.db").display().to_string();
+    let store = sqlx::SqlitePool::connect(&database).await.unwrap();
+    let counted = sqlx::query(
+        "SELECT (SELECT count(*) FROM key_changes) AS rows,
+                (SELECT revision FROM log_head) AS head,
+                (SELECT count(*) FROM api_keys WHERE revoke_time IS NOT NULL AND NOT EXISTS
+                   (SELECT 1 FROM key_changes AS log WHERE log.key_id = api_keys.key_id
+                       AND log.revision = api_keys.revision AND log.kind = 'revoke')) AS unlogged,
+                (SELECT count(*) FROM api_keys WHERE replaced_by IS NOT NULL AND NOT EXISTS
+                   (SELECT 1 FROM api_keys AS next WHERE next.key_id = api_keys.replaced_by))
+                   AS orphans",
+    );
+    let row = counted.fetch_one(&store).await.unwrap();
+    let count = |name: &str| row.get::<i64, _>(name);
+    assert_eq!(count("rows"), count("head") + 1, "the log has no gap");
+    assert_eq!((count("unlogged"), count("orphans")), (0, 0));
+    store.close().await;
+}
+
+/// Asserts that every key is as one of the two: alive as a whole, or dead as a whole.
+async fn assert_consistent(client: &Client, keys: &BTreeMap<String, String>) {
+    for (id, key) in keys {
+        let expected = match get(client, id).await.state() {
+            State::Active => Verdict::Valid,
+            State::Revoked => Verdict::Revoked,
+            other => panic!("{id} is {other:?}"),
+        };
+        assert_eq!(strong(client, key).await, expected);
+        assert_eq!(client.verify(key).await.unwrap(), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_breaks_loses_no_acknowledged_revoke() {
+    let (local, client) = start().await;
+    let mut keys = BTreeMap::new();
+    for n in 0..200 {
+        let (id, key) = client.issue("42", &format!("slot-{n}")).await.unwrap();
+        keys.insert(id, key);
+    }
+    let leaver = local.client().await;
+    let mut calls = JoinSet::new();
+    for id in keys.keys().cloned() {
+        let leaver = leaver.clone();
+        calls.spawn(async move { leaver.revoke(&id).await.map(|_| id) });
+    }
+    drop(leaver);
+    let mut acknowledged = Vec::new();
+    while acknowledged.len() < 50 {
+        acknowledged.push(calls.join_next().await.unwrap().unwrap().unwrap());
+    }
+    calls.abort_all();
+    while let Some(ended) = calls.join_next().await {
+        // One that was answered before it was aborted counts as well.
+        acknowledged.extend(ended.ok().map(Result::unwrap));
+    }
+    for id in &acknowledged {
+        assert_eq!(client.verify(&keys[id]).await.unwrap(), Verdict::Revoked);
+        assert_eq!(strong(&client, &keys[id]).await, Verdict::Revoked);
+        assert_eq!(get(&client, id).await.state(), State::Revoked);
+    }
+
+    let (app, client, directory) = restarted(local).await;
+    for id in &acknowledged {
+        assert_eq!(client.verify(&keys[id]).await.unwrap(), Verdict::Revoked);
+    }
+    assert_consistent(&client, &keys).await;
+    assert_whole(directory.path()).await;
+    app.stop().await;
+}
+
+/// Drops a call after a longer and longer while, so that it falls between any two of its steps.
+async fn dropped_after<T>(step: u32, call: impl Future<Output = T>) -> Option<T> {
+    let while_ = Duration::from_micros(40 * u64::from(step));
+    tokio::time::timeout(while_, call).await.ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_dropped_at_any_point_is_done_or_not_and_spoils_no_other() {
+    let (local, client) = start().await;
+    let mut keys = BTreeMap::new();
+    let mut revoked = Vec::new();
+    for step in 0..150 {
+        let slot = format!("slot-{step}");
+        let issued = dropped_after(step, client.issue("issued", &slot)).await;
+        if let Some(issued) = issued {
+            let (id, key) = issued.unwrap();
+            keys.insert(id, key);
+        }
+        let (id, key) = client.issue("revoked", &slot).await.unwrap();
+        let target = v1::revoke_request::Target::KeyId(id.clone());
+        let request = v1::RevokeRequest {
+            target: Some(target),
+            replace: true,
+            ..Default::default()
+        };
+        let mut service = client.keys.clone();
+        let outcome = dropped_after(step, service.revoke(request)).await;
+        if let Some(outcome) = outcome {
+            let reply = outcome.unwrap().into_inner();
+            let successor = reply.replacement.unwrap().key_id;
+            keys.insert(successor, reply.api_key);
+            revoked.push(key.clone());
+        }
+        keys.insert(id, key);
+        // What comes next is neither swallowed nor undone by what was dropped.
+        let (id, key) = client.issue("next", &slot).await.unwrap();
+        client.revoke(&id).await.unwrap();
+        revoked.push(key.clone());
+        keys.insert(id, key);
+    }
+    let (app, client, directory) = restarted(local).await;
+    for key in &revoked {
+        assert_eq!(client.verify(key).await.unwrap(), Verdict::Revoked);
+    }
+    assert_consistent(&client, &keys).await;
+    assert_whole(directory.path()).await;
+    app.stop().await;
+}

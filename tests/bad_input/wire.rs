@@ -1,0 +1,126 @@
+//! Bytes that are no request, and requests that are too large.
+
+use keyward_proto::v1::{self, Verdict};
+use keyward_testkit::Client;
+use prost::bytes::{Buf, BufMut};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::{Code, Request, Status};
+
+use super::*;
+
+/// Sends bytes as they are, and gives back what came.
+#[derive(Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining()).to_vec()))
+    }
+}
+
+/// Sends `bytes` as the request of a method of `ApiKeyService`, with the token.
+async fn send(local: &Local, method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
+    let client = Client::new(local.app.grpc_address(), None).await;
+    let mut grpc = tonic::client::Grpc::new(client.channel);
+    grpc.ready().await.unwrap();
+    let path = format!("/keyward.v1.ApiKeyService/{method}")
+        .parse()
+        .unwrap();
+    let mut request = Request::new(bytes.to_vec());
+    let token = format!("Bearer {}", local.token).parse().unwrap();
+    request.metadata_mut().insert("authorization", token);
+    Ok(grpc.unary(request, path, Raw).await?.into_inner())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invalid_utf8_and_broken_messages_are_the_callers_fault() {
+    let (local, client) = start().await;
+    // Field 1, a text; field 4, a map from text to text.
+    for (method, bytes) in [
+        ("Issue", &b"\x0a\x02a\xff"[..]),
+        ("Issue", b"\x0a\x0242\x22\x06\x0a\x01k\x12\x01\xff"),
+        ("Verify", b"\x0a\x01\xc3"),
+        ("Revoke", b"\x0a\x01\xff"),
+        ("Revoke", b"\x1a\x01\xff"),
+        ("Get", b"\x12\x01\xff"),
+        ("List", b"\x0a\x01\xff"),
+        ("Verify", b"\x0a\x05ab"),
+        ("Verify", b"\x08\x01"),
+        ("Verify", b"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
+        ("VerifyBatch", b"\x0a\x03\x0a\x01\xff"),
+        ("Update", b"\x0a\x03\x0a\x01\xff"),
+    ] {
+        let status = send(&local, method, bytes).await.unwrap_err();
+        assert_eq!(
+            status.code(),
+            Code::InvalidArgument,
+            "{method} {bytes:?}: {status}"
+        );
+        assert!(status.message().contains("keyward.v1"), "{status}");
+    }
+    client.issue("42", "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_field_is_passed_over() {
+    let (local, _client) = start().await;
+    // Field 1: "x"; field 99: 1.
+    send(&local, "Verify", b"\x0a\x01x\x98\x06\x01")
+        .await
+        .unwrap();
+}
+
+/// A `oneof` that is sent twice: the last one wins, as protobuf says, and only that is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_targets_the_last_one_counts() {
+    let (local, client) = start().await;
+    let (_, key) = client.issue("42", "").await.unwrap();
+    let bytes = [b"\x1a\x0242", &b"\x1a\x06nobody"[..]].concat();
+    send(&local, "Revoke", &bytes).await.unwrap();
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_over_a_mebibyte_is_out_of_range() {
+    let (_local, client) = start().await;
+    let just = v1::VerifyRequest {
+        // Tag and length take four bytes.
+        api_key: "x".repeat((1 << 20) - 4),
+        ..Default::default()
+    };
+    let reply = client.keys.clone().verify(just).await.unwrap();
+    assert_eq!(reply.into_inner().verdict(), Verdict::Malformed);
+    for bytes in [(1 << 20) - 3, 3 << 20] {
+        let status = client.verify(&"x".repeat(bytes)).await.unwrap_err();
+        assert_eq!(status.code(), Code::OutOfRange, "{status}");
+    }
+    client.issue("42", "").await.unwrap();
+}

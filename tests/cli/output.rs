@@ -1,0 +1,220 @@
+//! What each verb prints, in both forms.
+
+use serde_json::Value;
+
+use super::harness::{Service, holds_secret, text};
+
+#[test]
+fn every_verb_prints_json_with_the_names_of_the_wire() {
+    let service = Service::start();
+    let created = service.json(
+        "IssueResponse",
+        &[
+            "issue",
+            "--account",
+            "42",
+            "--name",
+            "main",
+            "--scope",
+            "b",
+            "--scope",
+            "a",
+            "--metadata",
+            "team=x",
+            "--cidr",
+            "10.0.0.0/8",
+            "--recoverable",
+            "--ttl",
+            "30d",
+        ],
+        "",
+    );
+    let (id, secret) = (text(&created["key"]["key_id"]), text(&created["api_key"]));
+    assert_eq!(created["created"], true);
+    assert_eq!(created["key"]["scopes"], serde_json::json!(["a", "b"]));
+    assert_eq!(created["key"]["metadata"]["team"], "x");
+    assert_eq!(created["key"]["allowed_cidrs"][0], "10.0.0.0/8");
+    assert_eq!(created["key"]["state"], "ACTIVE");
+    assert_eq!(created["key"]["replaced_by"], Value::Null);
+
+    let again = service.json(
+        "IssueResponse",
+        &["issue", "--account", "42", "--name", "main"],
+        "",
+    );
+    assert_eq!(
+        (&again["created"], &again["api_key"]),
+        (&false.into(), &created["api_key"])
+    );
+    let by_id = service.json("GetResponse", &["get", &id], "");
+    let by_text = service.json(
+        "GetResponse",
+        &["get", "--key", "-"],
+        &format!("{secret}\n"),
+    );
+    assert_eq!((&by_id, &by_id["key"]), (&by_text, &created["key"]));
+
+    let verify = ["verify", "-", "--scope", "a", "--client-ip", "10.1.2.3"];
+    let valid = service.json("VerifyResponse", &verify, &secret);
+    assert_eq!(
+        (&valid["verdict"], &valid["account_id"]),
+        (&"VALID".into(), &"42".into())
+    );
+    assert_eq!(valid["expire_time"], created["key"]["expire_time"]);
+    let strong = service.json(
+        "VerifyResponse",
+        &[&verify[..], &["--strong"]].concat(),
+        &secret,
+    );
+    assert_eq!(strong, valid);
+
+    let update = [
+        "update",
+        &id,
+        "--clear-scopes",
+        "--never-expires",
+        "--disable",
+    ];
+    let updated = service.json("UpdateResponse", &update, "");
+    assert_eq!(
+        (&updated["key"]["state"], &updated["key"]["scopes"]),
+        (&"DISABLED".into(), &serde_json::json!([]))
+    );
+    assert_eq!(
+        (&updated["confirmed_instances"], &updated["revision"]),
+        (&1.into(), &1.into())
+    );
+
+    let revoke = ["revoke", &id, "--replace", "--reason", "leaked"];
+    let replaced = service.json("RevokeResponse", &revoke, "");
+    assert_eq!(replaced["revoked"][0]["revoke_reason"], "leaked");
+    assert_eq!(
+        replaced["revoked"][0]["replaced_by"],
+        replaced["replacement"]["key_id"]
+    );
+    assert_eq!(
+        (&replaced["revoked_count"], &replaced["confirmed_instances"]),
+        (&1.into(), &1.into())
+    );
+    let repeated = service.json("RevokeResponse", &revoke, "");
+    assert_eq!(repeated["replacement"], replaced["replacement"]);
+
+    let listed = service.json("ListResponse", &["list", "--account", "42"], "");
+    assert_eq!(listed["keys"].as_array().unwrap().len(), 1);
+    let page = [
+        "list",
+        "--account",
+        "42",
+        "--all",
+        "--page-size",
+        "1",
+        "--page-token",
+    ];
+    let first = service.json("ListResponse", &[&page[..], &[""]].concat(), "");
+    let token = text(&first["next_page_token"]);
+    let second = service.json("ListResponse", &[&page[..], &[&token]].concat(), "");
+    assert_eq!(
+        (&first["keys"][0]["key_id"], &second["keys"][0]),
+        (&id.into(), &listed["keys"][0])
+    );
+
+    let token = service.json(
+        "CreateTokenResponse",
+        &["token", "create", "bot", "--role", "issuer"],
+        "",
+    );
+    assert_eq!(
+        token["caller_token"]["roles"],
+        serde_json::json!(["ISSUER"])
+    );
+    assert!(text(&token["token"]).starts_with("kwt_"));
+    let tokens = service.json("ListTokensResponse", &["token", "list"], "");
+    assert_eq!(tokens["caller_tokens"][1], token["caller_token"]);
+    let dead = ["token", "revoke", &text(&token["caller_token"]["token_id"])];
+    assert!(
+        service.json("RevokeTokenResponse", &dead, "")["caller_token"]["revoke_time"].is_string()
+    );
+}
+
+#[test]
+fn every_verb_prints_lines_for_people() {
+    let service = Service::start();
+    let new = service.call(&["issue", "--account", "42"], "").done();
+    let (facts, secret) = new.split_once("\n\n").unwrap();
+    assert!(facts.starts_with("created: true\nkey_id:        "), "{new}");
+    assert!(
+        secret.starts_with("kw_") && secret.lines().count() == 1,
+        "{new}"
+    );
+    let id = facts
+        .lines()
+        .find_map(|line| line.strip_prefix("key_id:        "))
+        .unwrap();
+    let again = service.call(&["issue", "--account", "42"], "").done();
+    assert!(
+        again.contains("created: false") && again.contains("keyward revoke --replace"),
+        "{again}"
+    );
+    assert!(!holds_secret(&again));
+
+    assert!(
+        service
+            .call(&["get", id], "")
+            .done()
+            .contains("state:         ACTIVE\n")
+    );
+    let list = service.call(&["list", "--account", "42"], "").done();
+    assert!(
+        list.starts_with("KEY_ID ") && list.lines().count() == 2,
+        "{list}"
+    );
+    let valid = service.call(&["verify", "-"], secret).done();
+    assert!(
+        valid.starts_with("verdict:     VALID\n") && valid.contains("account_id:  42\n"),
+        "{valid}"
+    );
+    let updated = service
+        .call(&["update", id, "--metadata", "team=x"], "")
+        .done();
+    assert!(
+        updated.contains("team=x") && updated.contains("confirmed_instances:  1"),
+        "{updated}"
+    );
+    let revoked = service.call(&["revoke", id, "--replace"], "").done();
+    assert!(
+        revoked.contains("revoked_count: 1\n") && revoked.contains("\nreplacement\n"),
+        "{revoked}"
+    );
+    assert!(holds_secret(revoked.lines().last().unwrap()));
+    let dead = service.call(&["verify", "-"], secret);
+    assert_eq!(
+        (dead.code, dead.out.as_str(), dead.err.as_str()),
+        (2, "verdict: REVOKED\n", "")
+    );
+    let none = service.call(&["revoke", "--account", "nobody"], "").done();
+    assert!(none.starts_with("revoked_count: 0\n"), "{none}");
+
+    let token = service
+        .call(&["token", "create", "bot", "--role", "reader"], "")
+        .done();
+    assert!(
+        token.contains("roles:       READER\n") && token.contains("\n\nkwt_"),
+        "{token}"
+    );
+    let tokens = service.call(&["token", "list"], "").done();
+    assert!(
+        tokens.starts_with("TOKEN_ID ") && tokens.lines().count() == 3,
+        "{tokens}"
+    );
+    assert!(!holds_secret(&tokens));
+    let id = token
+        .lines()
+        .find_map(|line| line.strip_prefix("token_id:    "))
+        .unwrap();
+    assert!(
+        service
+            .call(&["token", "revoke", id], "")
+            .done()
+            .contains("revoke_time:")
+    );
+}

@@ -1,0 +1,239 @@
+//! Runs the README's commands in order and compares what they print.
+//!
+//! Ids, secrets and times differ from run to run: where the README shows one, the run must show
+//! one too, and the same one wherever the README repeats it. Commands are run with the run's own
+//! ids and secrets in the README's stead.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::process::Command;
+use std::time::Duration;
+
+use keyward_testkit::Process;
+use regex::Regex;
+
+use super::shell::Shell;
+use super::{BINARY, updating};
+
+/// Stands in the README for the start of the binary.
+const START: &str = "cargo run --release";
+/// Where the README's service listens; the test's takes free ports.
+const ADDRESSES: [&str; 2] = ["127.0.0.1:50051", "127.0.0.1:9464"];
+
+/// One piece of the README.
+enum Piece {
+    /// Text that is left as it is.
+    Text(String),
+    /// A command, and what the README says that it prints.
+    Command(String, String),
+    /// A file to be put into the directory: its name and its text.
+    File(String, String),
+}
+
+pub(super) struct Transcript(Vec<Piece>);
+
+impl Transcript {
+    pub(super) fn of(text: &str) -> Self {
+        let mut pieces = vec![Piece::Text(String::new())];
+        let mut block = String::new();
+        for line in text.split_inclusive('\n') {
+            let fence = line.strip_prefix("```").map(str::trim_end);
+            match fence {
+                Some("") if !block.is_empty() => block.clear(),
+                Some(opens) => opens.clone_into(&mut block),
+                None if block == "console" => match line.strip_prefix("$ ") {
+                    Some(command) => {
+                        pieces.push(Piece::Command(command.trim_end().to_owned(), String::new()));
+                    }
+                    None => match pieces.last_mut() {
+                        Some(Piece::Command(_, output)) => output.push_str(line),
+                        _ => panic!("a console block opens without a command: {line}"),
+                    },
+                },
+                None => {
+                    if let Some(name) = block.strip_prefix("python ") {
+                        match pieces.last_mut() {
+                            Some(Piece::File(file, text)) if file == name => text.push_str(line),
+                            _ => pieces.push(Piece::File(name.to_owned(), line.to_owned())),
+                        }
+                        continue;
+                    }
+                }
+            }
+            if fence.is_some() || block != "console" {
+                match pieces.last_mut() {
+                    Some(Piece::Text(text)) => text.push_str(line),
+                    _ => pieces.push(Piece::Text(line.to_owned())),
+                }
+            }
+        }
+        Self(pieces)
+    }
+
+    /// Runs it; answers the README as it should be: as it is, if what was printed differs in
+    /// nothing but ids, secrets and times, otherwise all of it as one run printed it.
+    pub(super) fn run(self) -> String {
+        self.run_once(false)
+            .or_else(|| self.run_once(true))
+            .unwrap_or_default()
+    }
+
+    /// `None` when the README does not say what was printed, unless it is to be rewritten.
+    fn run_once(&self, rewrite: bool) -> Option<String> {
+        let mut run = Run::new();
+        let mut text = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(piece) => text.push_str(piece),
+                Piece::File(name, piece) => {
+                    std::fs::write(run.directory.path().join(name), run.localised(piece)).unwrap();
+                    text.push_str(piece);
+                }
+                Piece::Command(command, says) => {
+                    let printed = run.execute(command);
+                    let fits = run.compare(says, &printed);
+                    if fits && !rewrite {
+                        let _ = write!(text, "$ {command}\n{says}");
+                        continue;
+                    }
+                    assert!(
+                        updating(),
+                        "$ {command}\nREADME.md says\n{says}\nand printed was\n{printed}"
+                    );
+                    if !rewrite {
+                        return None;
+                    }
+                    let command = run.in_this_run(command);
+                    let _ = write!(text, "$ {command}\n{printed}");
+                }
+            }
+        }
+        Some(text)
+    }
+}
+
+struct Run {
+    directory: tempfile::TempDir,
+    shell: Shell,
+    service: Option<Process>,
+    /// What stands in the README, and what this run has in its stead.
+    same: HashMap<String, String>,
+    volatile: Regex,
+}
+
+impl Run {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let shell = Shell::start(directory.path());
+        let volatile = Regex::new(
+            r"\bkwt?_[0-9A-Za-z]{49}\b|\bkwt?_[0-9A-Za-z]{4}\b|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z",
+        )
+        .unwrap();
+        Self {
+            directory,
+            shell,
+            service: None,
+            same: HashMap::new(),
+            volatile,
+        }
+    }
+
+    /// The README's text with this run's addresses.
+    fn localised(&self, text: &str) -> String {
+        let Some(service) = &self.service else {
+            return text.to_owned();
+        };
+        text.replace(ADDRESSES[0], &service.grpc.to_string())
+            .replace(ADDRESSES[1], &service.http.to_string())
+    }
+
+    /// The command with this run's ids and secrets.
+    fn in_this_run(&self, command: &str) -> String {
+        let command = self
+            .volatile
+            .replace_all(command, |found: &regex::Captures<'_>| {
+                let known = self.same.get(&found[0]);
+                known
+                    .unwrap_or_else(|| panic!("{} stands in no output before", &found[0]))
+                    .clone()
+            });
+        command.into_owned()
+    }
+
+    fn execute(&mut self, command: &str) -> String {
+        if command == START {
+            return self.start();
+        }
+        let command = self.localised(&self.in_this_run(command));
+        let printed = self.shell.execute(&command);
+        self.as_in_readme(&printed)
+    }
+
+    /// Starts the service as `cargo run --release` does, but on free ports.
+    fn start(&mut self) -> String {
+        let data = self.directory.path().join("keyward-data");
+        let mut command = Command::new(BINARY);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("KEYWARD_") || name == "RUST_LOG" {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(self.directory.path());
+        command
+            .env("KEYWARD_LISTEN", "127.0.0.1:0")
+            .env("KEYWARD_HTTP_LISTEN", "127.0.0.1:0");
+        let service = Process::start(command, &data);
+        self.shell
+            .execute(&format!("export KEYWARD_ENDPOINT=http://{}", service.grpc));
+        // The last line of the log may come after the one that says that it is ready.
+        for _ in 0..500 {
+            if service.output().contains("fresh: serving") {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let printed = service.output();
+        self.service = Some(service);
+        let (mut log, ready): (Vec<_>, Vec<_>) = printed
+            .lines()
+            .partition(|line| !line.starts_with("keyward is ready"));
+        log.extend(ready);
+        self.as_in_readme(&(log.join("\n") + "\n"))
+    }
+
+    fn as_in_readme(&self, printed: &str) -> String {
+        let Some(service) = &self.service else {
+            return printed.to_owned();
+        };
+        printed
+            .replace(&service.grpc.to_string(), ADDRESSES[0])
+            .replace(&service.http.to_string(), ADDRESSES[1])
+    }
+
+    /// Whether what the README says differs in nothing but ids, secrets and times. Notes which of
+    /// them stands for which of this run.
+    fn compare(&mut self, says: &str, printed: &str) -> bool {
+        // Columns are as wide as what stands in them.
+        let wide = Regex::new(" {2,}").unwrap();
+        let stencil = |text: &str| {
+            let text = self.volatile.replace_all(text, "*").into_owned();
+            let lines = text
+                .lines()
+                .map(|line| wide.replace_all(line.trim_end(), "  ") + "\n");
+            lines.collect::<String>()
+        };
+        let finds = |text: &str| {
+            let found = self.volatile.find_iter(text);
+            found
+                .map(|found| found.as_str().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let (theirs, ours) = (finds(says), finds(printed));
+        let known = |(their, our): (&String, &String)| {
+            self.same.get(their).is_none_or(|known| known == our)
+        };
+        let fits = stencil(says) == stencil(printed) && theirs.iter().zip(&ours).all(known);
+        self.same.extend(theirs.into_iter().zip(ours));
+        fits
+    }
+}

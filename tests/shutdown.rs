@@ -1,0 +1,168 @@
+//! A stop by SIGTERM: whoever is being answered is answered, nothing that was acknowledged is lost.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use keyward_proto::v1::Verdict;
+use keyward_testkit::{Client, Local, Process, connect};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt as _;
+
+/// With nobody who holds it up a stop takes far less than the grace of ten seconds.
+const PROMPT: Duration = Duration::from_secs(5);
+
+#[expect(clippy::disallowed_methods, reason = "a deadline of the test's own")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn start(data: &Path) -> Process {
+    Process::start(Process::command(env!("CARGO_BIN_EXE_keyward"), data), data)
+}
+
+/// What one caller got until its first error.
+struct Calls {
+    acknowledged: Vec<String>,
+    ended_by: tonic::Status,
+}
+
+async fn issue_until_it_fails(client: Client, caller: usize, done: Arc<AtomicUsize>) -> Calls {
+    let mut acknowledged = Vec::new();
+    loop {
+        let account = format!("{caller}-{}", acknowledged.len());
+        let issued = match client.issue(&account, "").await {
+            Ok((_, key)) => client.verify(&key).await.map(|verdict| (key, verdict)),
+            Err(status) => Err(status),
+        };
+        match issued {
+            Ok((key, verdict)) => {
+                assert_eq!(verdict, Verdict::Valid);
+                acknowledged.push(key);
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(ended_by) => {
+                return Calls {
+                    acknowledged,
+                    ended_by,
+                };
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_under_traffic_loses_nothing_and_says_so_to_everybody() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let mut process = start(&data);
+    let mut health = HealthClient::new(connect(process.grpc).await);
+    let watch = health.watch(HealthCheckRequest::default()).await;
+    let mut watch = watch.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    let done = Arc::new(AtomicUsize::new(0));
+    let mut callers = Vec::new();
+    for n in 0..4 {
+        let client = process.client().await;
+        callers.push(tokio::spawn(issue_until_it_fails(
+            client,
+            n,
+            Arc::clone(&done),
+        )));
+    }
+    while done.load(Ordering::Relaxed) < 50 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    let stopping = now();
+    // The second one does no harm.
+    process.signal("TERM");
+    process.signal("TERM");
+    let next = watch.message().await.unwrap().unwrap();
+    assert_eq!(next.status(), ServingStatus::NotServing);
+    let mut ends = BTreeMap::new();
+    let mut acknowledged = Vec::new();
+    for caller in callers {
+        let calls = caller.await.unwrap();
+        let status = &calls.ended_by;
+        // In the middle of a stop a connection goes away; a call says so and nothing else.
+        assert!(
+            [Code::Unavailable, Code::Cancelled].contains(&status.code()),
+            "{status:?}"
+        );
+        *ends.entry(format!("{:?}", status.code())).or_insert(0) += 1;
+        acknowledged.extend(calls.acknowledged);
+    }
+    assert!(process.stop().success(), "{}", process.output());
+    let took = stopping.elapsed();
+    assert!(took < PROMPT, "{took:?}, with a watch of health open");
+    println!(
+        "{} keys, callers ended {ends:?} in {took:?}",
+        acknowledged.len()
+    );
+    assert!(
+        !data.join("keyward.db-wal").exists(),
+        "the database was not closed"
+    );
+
+    let mut process = start(&data);
+    let client = process.client().await;
+    for key in &acknowledged {
+        assert_eq!(client.verify(key).await.unwrap(), Verdict::Valid);
+    }
+    assert!(process.stop().success());
+}
+
+/// Whoever connects and says nothing, or half of something, does not hold up the stop for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_connections_do_not_hold_up_the_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let mut process = start(&data);
+    let mut silent = Vec::new();
+    for (port, half) in [
+        (process.grpc, ""),
+        (process.grpc, "PRI * HTTP/2.0\r\n"),
+        (process.http, ""),
+        (process.http, "GET /metr"),
+        (process.http, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"),
+    ] {
+        let mut stream = TcpStream::connect(port).await.unwrap();
+        stream.write_all(half.as_bytes()).await.unwrap();
+        silent.push(stream);
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(process.stop().success(), "{}", process.output());
+    drop(silent);
+    start(&data);
+}
+
+/// A revoke that cannot be confirmed any more ends with a reason, not with its connection; and a
+/// store that does not answer does not keep the process alive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_that_waits_at_the_stop_ends_as_unconfirmed() {
+    let staleness = Duration::from_secs(60);
+    let (local, faults) =
+        Local::start_stalling(|settings| settings.max_staleness = staleness).await;
+    let client = local.client().await;
+    let (id, _) = client.issue("42", "").await.unwrap();
+    faults.tail.close();
+    faults.tail.is_holding().await;
+    let revoke = tokio::spawn(async move { client.revoke(&id).await });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stop = local.app.stop();
+    let stopped = tokio::time::timeout(Duration::from_secs(25), stop).await;
+    assert!(stopped.is_ok(), "the stop hangs");
+    let status = revoke.await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+    let reason = status.get_details_error_info().map(|info| info.reason);
+    assert_eq!(reason.as_deref(), Some("REVOKE_UNCONFIRMED"));
+}
