@@ -306,3 +306,21 @@ async fn a_collector_that_is_not_there_disturbs_nothing() {
         .count();
     assert!(complaints <= 2, "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_goes_to_the_least_loaded_thread() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = start(directory.path(), &["--workers", "2"]);
+    let mut clients = Vec::new();
+    for open in 1..=8_usize {
+        clients.push(process.client().await);
+        clients[open - 1].verify("").await.unwrap();
+        let of = |worker: &str| {
+            let name = format!("keyward_connections{{worker=\"{worker}\"}}");
+            samples(process.http)[&name]
+        };
+        let (one, other) = (of("0"), of("1"));
+        assert_eq!(one + other, f64::from(u32::try_from(open).unwrap()));
+        assert!((one - other).abs() <= 1.0, "{one} and {other}");
+    }
+}

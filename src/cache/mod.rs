@@ -5,6 +5,9 @@
 mod flights;
 mod l1;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use crate::crypto::Digest;

@@ -1,0 +1,259 @@
+//! Lookups against a store that the test holds in its hand: who reads, how often, and who is
+//! turned away.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::fence::{Change, Epoch, Page, Start};
+use crate::key::{BootTime, Role, SlotName};
+use crate::store::Control;
+use crate::telemetry::Metrics;
+
+const EPOCH: Epoch = Epoch {
+    system: 1,
+    timeline: 1,
+    incarnation: 1,
+};
+const ID: KeyId = KeyId::from_bytes([7; 16]);
+const SHORT: Duration = Duration::from_millis(50);
+
+struct Still;
+
+impl Clock for Still {
+    fn boot(&self) -> BootTime {
+        BootTime::from_micros(1)
+    }
+
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_micros(1)
+    }
+}
+
+/// A store whose reads wait until the test lets them go.
+struct World {
+    fence: Arc<Fence>,
+    reads: AtomicUsize,
+    answers: Semaphore,
+    /// The revision that every read says it saw.
+    head: Mutex<u64>,
+}
+
+impl World {
+    /// An instance that has applied one change of the record, at revision 1, and is fresh.
+    fn new() -> Arc<Self> {
+        let start = Start {
+            epoch: EPOCH,
+            floor: 0,
+            applied: 0,
+            mark: [0; 8],
+            database_time: Timestamp::from_micros(1),
+            taken_at: BootTime::from_micros(1),
+        };
+        let fence = Arc::new(Fence::new(Duration::from_secs(2), 10, start));
+        let page = Page {
+            epoch: EPOCH,
+            head: 1,
+            head_mark: [1; 8],
+            pruned_to: 0,
+            mark_at_applied: Some([0; 8]),
+            database_time: Timestamp::from_micros(1),
+            rows: vec![Change {
+                revision: 1,
+                mark: [1; 8],
+                id: ID,
+            }],
+        };
+        fence.absorb(Now::read(&Still), &page).unwrap();
+        Arc::new(Self {
+            fence,
+            reads: AtomicUsize::new(0),
+            answers: Semaphore::new(0),
+            head: Mutex::new(1),
+        })
+    }
+
+    fn lookup(self: &Arc<Self>, permits: Permits) -> Arc<Lookup<TokenRecord>> {
+        let world = Arc::clone(self);
+        let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
+            let world = Arc::clone(&world);
+            async move { world.read(digest).await }.boxed()
+        });
+        let metrics = Metrics::new(&[]);
+        let control = Control::new(tokio::runtime::Handle::current());
+        let refused = metrics.store_permits_refused.clone();
+        let flights = Flights::new(fetch, Arc::new(permits), control, refused);
+        Arc::new(Lookup::new(
+            Arc::clone(&self.fence),
+            Arc::new(Still),
+            L1::new(10, 1 << 20),
+            flights,
+            metrics.token_cache.clone(),
+        ))
+    }
+
+    async fn read(&self, digest: Digest) -> Result<Found<TokenRecord>, StoreError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.answers.acquire().await.unwrap().forget();
+        let record = TokenRecord {
+            id: ID,
+            name: SlotName::default_slot(),
+            roles: [Role::Issuer].into_iter().collect(),
+            create_time: Timestamp::from_micros(0),
+            revoke_time: None,
+            revision: 0,
+        };
+        let stamp = Stamp {
+            epoch: EPOCH,
+            revision: *self.head.lock(),
+        };
+        let known = digest == known(1);
+        Ok(Found {
+            record: known.then_some(record),
+            stamp,
+        })
+    }
+
+    fn reads(&self) -> usize {
+        self.reads.load(Ordering::SeqCst)
+    }
+
+    async fn until_reads(&self, count: usize) {
+        while self.reads() < count {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn known(n: u8) -> Digest {
+    Digest::from_bytes([n; 32])
+}
+
+fn many() -> Permits {
+    Permits::new(10, 10, SHORT)
+}
+
+type Outcome = Result<Option<Admitted<TokenRecord>>, LookupError>;
+
+fn ask(
+    lookup: &Arc<Lookup<TokenRecord>>,
+    digest: Digest,
+    consistency: Consistency,
+) -> tokio::task::JoinHandle<Outcome> {
+    let lookup = Arc::clone(lookup);
+    tokio::spawn(async move { lookup.find(&digest, consistency).await })
+}
+
+#[tokio::test]
+async fn callers_share_one_read_and_the_next_finds_it_in_memory() {
+    let world = World::new();
+    let lookup = world.lookup(many());
+    let callers: Vec<_> = (0..20)
+        .map(|_| ask(&lookup, known(1), Consistency::Default))
+        .collect();
+    world.until_reads(1).await;
+    world.answers.add_permits(1);
+    for caller in callers {
+        assert!(caller.await.unwrap().unwrap().is_some());
+    }
+    assert!(
+        lookup
+            .find(&known(1), Consistency::Default)
+            .await
+            .unwrap()
+            .is_some()
+    );
+    assert_eq!(world.reads(), 1);
+}
+
+#[tokio::test]
+async fn a_strong_read_joins_nobody_and_takes_nothing_from_memory() {
+    let world = World::new();
+    let lookup = world.lookup(many());
+    let default = ask(&lookup, known(1), Consistency::Default);
+    world.until_reads(1).await;
+    let strong = ask(&lookup, known(1), Consistency::Strong);
+    world.until_reads(2).await;
+    world.answers.add_permits(3);
+    assert!(default.await.unwrap().is_ok() && strong.await.unwrap().is_ok());
+    lookup.find(&known(1), Consistency::Strong).await.unwrap();
+    assert_eq!(world.reads(), 3);
+}
+
+#[tokio::test]
+async fn absence_is_not_remembered() {
+    let world = World::new();
+    let lookup = world.lookup(many());
+    world.answers.add_permits(2);
+    for _ in 0..2 {
+        let found = lookup.find(&known(2), Consistency::Default).await;
+        assert!(found.unwrap().is_none());
+    }
+    assert_eq!(world.reads(), 2);
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_ends_no_read() {
+    let world = World::new();
+    let lookup = world.lookup(many());
+    let leaver = ask(&lookup, known(1), Consistency::Default);
+    world.until_reads(1).await;
+    leaver.abort();
+    let other = ask(&lookup, known(1), Consistency::Default);
+    world.answers.add_permits(1);
+    assert!(other.await.unwrap().unwrap().is_some());
+    assert_eq!(world.reads(), 1);
+}
+
+#[tokio::test]
+async fn a_record_older_than_a_known_change_is_read_again_three_times_then_unavailable() {
+    let world = World::new();
+    *world.head.lock() = 0;
+    let lookup = world.lookup(many());
+    world.answers.add_permits(10);
+    let outcome = lookup.find(&known(1), Consistency::Default).await;
+    assert!(matches!(outcome, Err(LookupError::NotFresh)));
+    assert_eq!(world.reads(), 4);
+}
+
+#[tokio::test]
+async fn an_instance_that_is_not_fresh_does_not_even_read() {
+    let world = World::new();
+    world.fence.stop_being_fresh();
+    let lookup = world.lookup(many());
+    let outcome = lookup.find(&known(1), Consistency::Default).await;
+    assert!(matches!(outcome, Err(LookupError::NotFresh)));
+    assert_eq!(world.reads(), 0);
+}
+
+/// A flood of unknown keys: so many are read, so many wait, the rest is turned away at once, and
+/// who waits too long as well. What is in memory is not touched by it.
+#[tokio::test]
+async fn misses_find_a_bounded_number_of_places() {
+    let world = World::new();
+    let lookup = world.lookup(Permits::new(2, 3, SHORT));
+    world.answers.add_permits(1);
+    lookup.find(&known(1), Consistency::Default).await.unwrap();
+    let flood: Vec<_> = (10..30)
+        .map(|n| ask(&lookup, known(n), Consistency::Default))
+        .collect();
+    world.until_reads(1 + 2).await;
+    let hit = lookup.find(&known(1), Consistency::Default).await;
+    assert!(hit.unwrap().is_some(), "memory answers during the flood");
+    let mut turned_away = 0;
+    for (n, caller) in flood.into_iter().enumerate() {
+        if n >= 2 {
+            let outcome = caller.await.unwrap();
+            turned_away += usize::from(matches!(outcome, Err(LookupError::Overloaded)));
+        }
+    }
+    assert_eq!((turned_away, world.reads()), (18, 3));
+    // The places are free again.
+    world.answers.add_permits(3);
+    lookup.find(&known(40), Consistency::Default).await.unwrap();
+}
