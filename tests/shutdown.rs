@@ -1,13 +1,15 @@
 //! A stop by SIGTERM: whoever is being answered is answered, nothing that was acknowledged is lost.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use keyward_proto::v1::Verdict;
-use keyward_testkit::{Client, Local, Process, connect};
+use keyward_proto::v1::revoke_request::Target;
+use keyward_proto::v1::{self, Role, Verdict};
+use keyward_testkit::{Client, Faults, Local, Process, connect, http_get, refused};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -26,6 +28,21 @@ fn now() -> Instant {
 
 fn start(data: &Path) -> Process {
     Process::start(Process::command(env!("CARGO_BIN_EXE_keyward"), data), data)
+}
+
+/// A service whose tail can be stalled, and that stays fresh without it.
+async fn stalling() -> (Local, Arc<Faults>) {
+    Local::start_stalling(|settings| settings.max_staleness = Duration::from_secs(60)).await
+}
+
+/// Waits until the store has answered so many revokes: from then on they wait for the tail.
+async fn revoked_in_the_store(side: SocketAddr, count: usize) {
+    let line = format!(
+        "keyward_store_call_duration_seconds_count{{call=\"revoke\",outcome=\"ok\"}} {count}\n"
+    );
+    while !http_get(side, "/metrics").await.contains(&line) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// What one caller got until its first error.
@@ -149,15 +166,14 @@ async fn silent_connections_do_not_hold_up_the_stop() {
 /// store that does not answer does not keep the process alive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoke_that_waits_at_the_stop_ends_as_unconfirmed() {
-    let staleness = Duration::from_secs(60);
-    let (local, faults) =
-        Local::start_stalling(|settings| settings.max_staleness = staleness).await;
+    let (local, faults) = stalling().await;
     let client = local.client().await;
+    let side = local.app.http_address().unwrap();
     let (id, _) = client.issue("42", "").await.unwrap();
     faults.tail.close();
     faults.tail.is_holding().await;
     let revoke = tokio::spawn(async move { client.revoke(&id).await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    revoked_in_the_store(side, 1).await;
     let stop = local.app.stop();
     let stopped = tokio::time::timeout(Duration::from_secs(25), stop).await;
     assert!(stopped.is_ok(), "the stop hangs");
@@ -165,4 +181,68 @@ async fn a_revoke_that_waits_at_the_stop_ends_as_unconfirmed() {
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     let reason = status.get_details_error_info().map(|info| info.reason);
     assert_eq!(reason.as_deref(), Some("REVOKE_UNCONFIRMED"));
+}
+
+/// Who found a key's text may kill the key, and learns nothing of it, not even from an error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reporter_who_waits_at_the_stop_hears_of_no_successor() {
+    let (local, faults) = stalling().await;
+    let side = local.app.http_address().unwrap();
+    let issuer = local.client().await;
+    let reporter = local.client_as(&[Role::Reporter]).await;
+    let (id, key) = issuer.issue("42", "").await.unwrap();
+    faults.tail.close();
+    faults.tail.is_holding().await;
+    let mut ends = Vec::new();
+    for (client, target, replace) in [
+        (issuer, Target::KeyId(id), true),
+        (reporter, Target::ApiKey(key), false),
+    ] {
+        let request = v1::RevokeRequest {
+            target: Some(target),
+            replace,
+            ..Default::default()
+        };
+        ends.push(tokio::spawn(async move {
+            client.keys.clone().revoke(request).await
+        }));
+        revoked_in_the_store(side, ends.len()).await;
+    }
+    local.app.stop().await;
+    for (end, told) in ends.into_iter().zip([true, false]) {
+        let end = end.await.unwrap();
+        let why = refused(end, Code::Unavailable, "REVOKE_UNCONFIRMED");
+        assert_eq!(why.contains_key("replacement_key_id"), told, "{why:?}");
+    }
+}
+
+/// Whoever balances load by the side port sends nothing more to an instance that takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_calls_end_the_side_port_says_that_it_is_stopping() {
+    let (local, faults) = stalling().await;
+    let side = local.app.http_address().unwrap();
+    let client = local.client().await;
+    let (id, _) = client.issue("42", "").await.unwrap();
+    assert!(http_get(side, "/readyz").await.starts_with("HTTP/1.1 200"));
+    faults.tail.close();
+    faults.tail.is_holding().await;
+    let revoke = tokio::spawn(async move { client.revoke(&id).await });
+    revoked_in_the_store(side, 1).await;
+    let Local {
+        app,
+        directory: _directory,
+        ..
+    } = local;
+    let stop = tokio::spawn(app.stop());
+    let mut ready = http_get(side, "/readyz").await;
+    while ready.starts_with("HTTP/1.1 200") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        ready = http_get(side, "/readyz").await;
+    }
+    assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+    assert!(ready.contains("stopping"), "{ready}");
+    assert!(http_get(side, "/livez").await.starts_with("HTTP/1.1 200"));
+    faults.tail.open();
+    assert_eq!(revoke.await.unwrap().unwrap().confirmed_instances, 1);
+    stop.await.unwrap();
 }

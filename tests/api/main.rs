@@ -182,3 +182,10 @@ async fn issuer(local: &Local) -> Client {
 async fn bot(local: &Local) -> Client {
     local.client_as(&[Role::Issuer, Role::Revealer]).await
 }
+
+/// Runs SQL that passes the service by.
+async fn by_hand(local: &Local, sql: &'static str) {
+    let store = sqlx::SqlitePool::connect_lazy(&local.database().display().to_string()).unwrap();
+    sqlx::query(sql).execute(&store).await.unwrap();
+    store.close().await;
+}

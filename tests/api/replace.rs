@@ -163,3 +163,54 @@ async fn an_expired_key_is_revoked_but_not_replaced() {
     client.revoke(&id).await.unwrap();
     assert_eq!(get(&client, &id).await.state(), State::Revoked);
 }
+
+/// How often the audit says that a secret was shown again.
+async fn reveals(local: &Local) -> i64 {
+    let store = sqlx::SqlitePool::connect_lazy(&local.database().display().to_string()).unwrap();
+    let counted = sqlx::query_scalar("SELECT count(*) FROM audit WHERE action = 'reveal'");
+    let count = counted.fetch_one(&store).await.unwrap();
+    store.close().await;
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_is_shown_only_to_who_asks_for_one_by_the_id() {
+    let local = Local::start().await;
+    let bot = bot(&local).await;
+    let old = issue(&bot, recoverable("42")).await.unwrap();
+    let id = old.key.unwrap().key_id;
+    let first = revoke(&bot, replacing(&id)).await.unwrap();
+    for request in [by_text(&old.api_key), by_id(&id)] {
+        let again = revoke(&bot, request).await.unwrap();
+        assert_eq!(again.replacement, first.replacement);
+        assert_eq!(again.api_key, "");
+        assert_eq!(reveals(&local).await, 0);
+    }
+    let asked = revoke(&bot, replacing(&id)).await.unwrap();
+    assert_eq!(asked.api_key, first.api_key);
+    assert_eq!(reveals(&local).await, 1);
+}
+
+/// The audit comes before the secret; what was revoked before that is not taken back, so nobody is
+/// told that nothing was changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_cannot_be_shown_is_made_all_the_same() {
+    let local = Local::start().await;
+    let bot = bot(&local).await;
+    let old = issue(&bot, recoverable("42")).await.unwrap();
+    let id = old.key.unwrap().key_id;
+    let first = revoke(&bot, replacing(&id)).await.unwrap();
+    // Fails as a store does that is out of order for a while.
+    by_hand(
+        &local,
+        "CREATE TRIGGER out_of_order BEFORE INSERT ON audit WHEN NEW.action = 'reveal'
+         BEGIN SELECT json('{'); END",
+    )
+    .await;
+    let outcome = revoke(&bot, replacing(&id)).await;
+    let why = refused(outcome, Code::Unavailable, "REVOKE_UNCONFIRMED");
+    assert_eq!(why["replacement_key_id"], first.replacement.unwrap().key_id);
+    by_hand(&local, "DROP TRIGGER out_of_order").await;
+    let again = revoke(&bot, replacing(&id)).await.unwrap();
+    assert_eq!(again.api_key, first.api_key, "the same call again is safe");
+}

@@ -1,7 +1,9 @@
 //! Callers without a token, with a wrong one, and with too many.
 
-use keyward_proto::v1::{self, Role, Verdict};
-use keyward_testkit::{Client, refused};
+use std::time::Duration;
+
+use keyward_proto::v1::{self, Consistency, Role, Verdict};
+use keyward_testkit::{Client, Process, refused};
 use tonic::{Code, Request, Status};
 
 use super::*;
@@ -104,4 +106,40 @@ async fn a_refusal_repeats_no_secret() {
     };
     let status = every_role.keys.clone().get(request).await.unwrap_err();
     assert!(!format!("{status:?}").contains(&key[8..]), "{status:?}");
+}
+
+/// Waits until the log has a line with both texts.
+async fn logged(process: &Process, texts: [&str; 2]) {
+    let has_both = |line: &str| texts.iter().all(|text| line.contains(text));
+    let found = async {
+        while !process.output().lines().any(has_both) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let found = tokio::time::timeout(Duration::from_secs(10), found).await;
+    assert!(found.is_ok(), "{}", process.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_cannot_be_read_is_a_fault_and_the_log_says_which() {
+    for consistency in [Consistency::Default, Consistency::Strong] {
+        let (_directory, data_dir) = fresh_directory();
+        let process = serve(&data_dir);
+        let admin = process.client().await;
+        let token = admin.token("edge", &[Role::Verifier]).await.unwrap();
+        by_hand(
+            &data_dir,
+            "UPDATE caller_tokens SET roles = 'verifier,auditor' WHERE name = 'edge'",
+        )
+        .await;
+        let edge = Client::new(process.grpc, Some(&token)).await;
+        let request = v1::VerifyRequest {
+            consistency: consistency.into(),
+            ..asking("x")
+        };
+        let status = edge.keys.clone().verify(request).await.unwrap_err();
+        assert!(status.message().contains("see its log"), "{status}");
+        refused(Err::<(), _>(status), Code::Internal, "INTERNAL");
+        logged(&process, ["a store call failed", "find_token"]).await;
+    }
 }

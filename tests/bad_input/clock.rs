@@ -28,6 +28,26 @@ fn living(account: &str, seconds: i64) -> v1::IssueRequest {
     }
 }
 
+/// Stops the service and starts it on the same directory, with the machine's time on its clock.
+async fn restarted(local: Local) -> (App, Arc<ManualClock>, Client, tempfile::TempDir) {
+    let Local {
+        app,
+        directory,
+        token,
+        ..
+    } = local;
+    app.stop().await;
+    let settings = settings_in(directory.path());
+    let clock = Arc::new(ManualClock::default());
+    let parts = Parts {
+        clock: Arc::<ManualClock>::clone(&clock),
+        ..Parts::system()
+    };
+    let app = App::start(&settings, parts).await.unwrap();
+    let client = Client::new(app.grpc_address(), Some(&token)).await;
+    (app, clock, client, directory)
+}
+
 fn micros(time: Option<prost_types::Timestamp>) -> i64 {
     let time = time.unwrap();
     time.seconds * 1_000_000 + i64::from(time.nanos / 1_000)
@@ -132,21 +152,7 @@ async fn a_restart_with_the_wall_clock_set_back_forgets_nothing() {
     let (id, revoked) = client.issue("revoked", "").await.unwrap();
     client.revoke(&id).await.unwrap();
 
-    let Local {
-        app,
-        directory,
-        token,
-        ..
-    } = local;
-    app.stop().await;
-    let settings = settings_in(directory.path());
-    let clock = Arc::new(ManualClock::default());
-    let parts = Parts {
-        clock: Arc::<ManualClock>::clone(&clock),
-        ..Parts::system()
-    };
-    let app = App::start(&settings, parts).await.unwrap();
-    let client = Client::new(app.grpc_address(), Some(&token)).await;
+    let (app, clock, client, _directory) = restarted(local).await;
     for (key, verdict) in [
         (&expired.api_key, Verdict::Expired),
         (&revoked, Verdict::Revoked),
@@ -166,5 +172,21 @@ async fn a_restart_with_the_wall_clock_set_back_forgets_nothing() {
     );
     let last = client.keys.clone().issue(slot("expired")).await.unwrap();
     assert!(last.into_inner().created);
+    app.stop().await;
+}
+
+/// Nothing was written since the key expired: only the stop can have stored that this time came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_expired_while_nothing_was_written_stays_expired_after_a_restart() {
+    let (local, client) = start().await;
+    let issued = client.keys.clone().issue(living("42", 600)).await;
+    let key = issued.unwrap().into_inner().api_key;
+    local.clock.step_boot(601);
+    local.clock.step_wall(601);
+    settled(&client).await;
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Expired);
+    let (app, _clock, client, _directory) = restarted(local).await;
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Expired);
+    assert_eq!(strong(&client, &key).await, Verdict::Expired);
     app.stop().await;
 }

@@ -5,6 +5,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use keyward::crypto::keyring_files;
+use keyward::system::SystemEntropy;
 use keyward_proto::v1::Verdict;
 
 use super::*;
@@ -35,6 +37,29 @@ impl Deployment {
 
     fn file(&self, name: &str) -> PathBuf {
         self.keyring().join(name)
+    }
+
+    /// Puts a generation 2 into the keyring, as it is told to whoever prepares a change of keys.
+    fn add_generation_2(&self) {
+        let other = self.data_dir.join("other");
+        keyring_files::generate(&other, &SystemEntropy).unwrap();
+        let first = fs::read_to_string(other.join("generation-1")).unwrap();
+        let second = first.replace("generation = 1", "generation = 2");
+        let (covered, _) = second.rsplit_once("crc32 = ").unwrap();
+        let crc = crc32fast::hash(covered.as_bytes());
+        let path = self.file("generation-2");
+        fs::write(&path, format!("{covered}crc32 = {crc:08x}\n")).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// The generations that keys were born in.
+    async fn generations(&self) -> Vec<u32> {
+        let database = self.data_dir.join("keyward.db").display().to_string();
+        let store = sqlx::SqlitePool::connect(&database).await.unwrap();
+        let found = sqlx::query_scalar("SELECT generation FROM api_keys ORDER BY key_id");
+        let found = found.fetch_all(&store).await.unwrap();
+        store.close().await;
+        found
     }
 
     /// Every file of the keyring with what it holds.
@@ -91,13 +116,7 @@ async fn a_missing_keyring_is_not_made_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_with_keys_gets_no_new_keyring_whatever_was_done_to_it() {
     let deployment = Deployment::new().await;
-    let database = deployment.data_dir.join("keyward.db").display().to_string();
-    let store = sqlx::SqlitePool::connect(&database).await.unwrap();
-    sqlx::query("DELETE FROM keyring_checks")
-        .execute(&store)
-        .await
-        .unwrap();
-    store.close().await;
+    by_hand(&deployment.data_dir, "DELETE FROM keyring_checks").await;
     let away = deployment.data_dir.join("away");
     fs::rename(deployment.keyring(), &away).unwrap();
     deployment.refuses("there is no keyring in");
@@ -186,5 +205,26 @@ async fn what_does_not_belong_into_a_keyring_is_named() {
     fs::set_permissions(&path, Permissions::from_mode(0o604)).unwrap();
     deployment.refuses("can be read or changed by every user");
     fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    deployment.serves().await;
+}
+
+/// A file that merely lies in the keyring makes no keys: another instance may not have it yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_was_not_activated_mints_nothing() {
+    let deployment = Deployment::new().await;
+    deployment.add_generation_2();
+    let mut process = serve(&deployment.data_dir);
+    let client = process.client().await;
+    let (_, key) = client.issue("43", "").await.unwrap();
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+    assert!(process.stop().success());
+    assert_eq!(deployment.generations().await, [1, 1]);
+
+    // Nor does it stand in for the one that does.
+    let kept = deployment.data_dir.join("kept");
+    fs::rename(deployment.file("generation-1"), &kept).unwrap();
+    deployment.refuses("lacks generation 1, which is the active one");
+    fs::rename(kept, deployment.file("generation-1")).unwrap();
+    fs::remove_file(deployment.file("generation-2")).unwrap();
     deployment.serves().await;
 }

@@ -81,3 +81,11 @@ fn fresh_directory() -> (tempfile::TempDir, std::path::PathBuf) {
     let data_dir = directory.path().join("data");
     (directory, data_dir)
 }
+
+/// Runs SQL that passes the service by.
+async fn by_hand(data_dir: &Path, sql: &'static str) {
+    let database = data_dir.join("keyward.db").display().to_string();
+    let store = sqlx::SqlitePool::connect(&database).await.unwrap();
+    sqlx::query(sql).execute(&store).await.unwrap();
+    store.close().await;
+}

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 
 use keyward_proto::v1::{self, Verdict};
+use keyward_testkit::refused;
+use tonic::Code;
 
 use super::*;
 
@@ -111,13 +113,8 @@ async fn a_database_of_a_newer_schema_is_left_alone() {
     let mut first = serve(&data_dir);
     let (_, key) = first.client().await.issue("42", "").await.unwrap();
     assert!(first.stop().success());
-    let by_hand = async |change: &'static str| {
-        let database = data_dir.join("keyward.db").display().to_string();
-        let store = sqlx::SqlitePool::connect(&database).await.unwrap();
-        sqlx::query(change).execute(&store).await.unwrap();
-        store.close().await;
-    };
     by_hand(
+        &data_dir,
         "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
          VALUES (9999, 'of tomorrow', TRUE, x'00', 0)",
     )
@@ -126,7 +123,11 @@ async fn a_database_of_a_newer_schema_is_left_alone() {
     assert!(said.contains("has schema 9999"), "{said}");
     assert!(said.contains("a newer keyward; run that one"), "{said}");
 
-    by_hand("DELETE FROM _sqlx_migrations WHERE version = 9999").await;
+    by_hand(
+        &data_dir,
+        "DELETE FROM _sqlx_migrations WHERE version = 9999",
+    )
+    .await;
     let again = serve(&data_dir);
     let client = again.client().await;
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
@@ -169,5 +170,28 @@ async fn the_last_admin_token_can_be_had_again() {
     fs::rename(&file, data_dir.join("admin.token.old")).unwrap();
     let process = serve(&data_dir);
     assert_ne!(process.token(), dead);
+    process.client().await.issue("42", "").await.unwrap();
+}
+
+/// Who deletes a token by hand means it: that its file lies there still does not bring it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_deleted_by_hand_stays_away() {
+    let (_directory, data_dir) = fresh_directory();
+    let mut process = serve(&data_dir);
+    let deleted = process.token();
+    assert!(process.stop().success());
+    by_hand(&data_dir, "DELETE FROM caller_tokens").await;
+
+    let said = refusal_of(Process::command(KEYWARD, &data_dir));
+    assert!(
+        said.contains("no token with the role admin lives any more"),
+        "{said}"
+    );
+    assert!(said.contains("move the file away"), "{said}");
+    fs::remove_file(data_dir.join("admin.token")).unwrap();
+    let process = serve(&data_dir);
+    let outcome = Client::new(process.grpc, Some(&deleted)).await;
+    let outcome = outcome.issue("42", "").await;
+    refused(outcome, Code::Unauthenticated, "TOKEN_INVALID");
     process.client().await.issue("42", "").await.unwrap();
 }

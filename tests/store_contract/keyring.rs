@@ -48,3 +48,39 @@ pub(crate) async fn a_check_value_is_never_replaced(world: World) {
     );
     assert_eq!(stored(&world).await, first, "all of them, or none");
 }
+
+pub(crate) async fn the_generation_activated_last_is_the_active_one(world: World) {
+    assert_eq!(world.store.active_generation().await.unwrap(), None);
+    let values = [
+        check(KeyKind::Generation, 1, 1),
+        check(KeyKind::Generation, 2, 2),
+        check(KeyKind::Seal, 1, 3),
+    ];
+    world.store.add_check_values(&values).await.unwrap();
+    assert_eq!(world.store.active_generation().await.unwrap(), None);
+    for number in [1, 2, 2, 1] {
+        world.store.activate_generation(number).await.unwrap();
+        let active = world.store.active_generation().await.unwrap();
+        assert_eq!(active, Some(number));
+        assert_eq!(world.count("keyring_checks WHERE active <> 0").await, 1);
+    }
+    assert_eq!(stored(&world).await, values);
+}
+
+pub(crate) async fn a_generation_without_check_value_is_not_activated(world: World) {
+    let values = [check(KeyKind::Generation, 1, 1), check(KeyKind::Seal, 2, 2)];
+    world.store.add_check_values(&values).await.unwrap();
+    for active in [None, Some(1)] {
+        if let Some(number) = active {
+            world.store.activate_generation(number).await.unwrap();
+        }
+        for absent in [2, 7] {
+            let refused = world.store.activate_generation(absent).await;
+            assert!(
+                matches!(refused, Err(StoreError::Damaged(_))),
+                "{refused:?}"
+            );
+            assert_eq!(world.store.active_generation().await.unwrap(), active);
+        }
+    }
+}

@@ -23,6 +23,7 @@ mod backends;
 mod by_hand;
 mod doubles;
 mod durability;
+mod fixed;
 mod issue;
 mod keyring;
 mod log;
@@ -117,6 +118,11 @@ macro_rules! contract {
                 the_state_of_the_log_only_rises
                 the_time_of_the_store_never_falls
             }
+            fixed {
+                a_revoked_key_gets_no_sealed_copy
+                the_last_change_of_a_key_is_not_set_by_hand
+                the_last_change_of_a_token_is_not_set_by_hand
+            }
             reads {
                 a_key_is_found_by_its_digest
                 an_absent_digest_has_the_stamp_of_the_head
@@ -152,6 +158,8 @@ macro_rules! contract {
             keyring {
                 check_values_are_given_back
                 a_check_value_is_never_replaced
+                the_generation_activated_last_is_the_active_one
+                a_generation_without_check_value_is_not_activated
             }
             time {
                 stored_times_never_fall

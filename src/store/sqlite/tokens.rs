@@ -193,15 +193,23 @@ impl KeyringChecks for SqliteStore {
 
     async fn activate_generation(&self, number: u32) -> Result<()> {
         let mut tx = self.write().await?;
+        let mut activated = 0;
         for statement in [
             "UPDATE keyring_checks SET active = 0 WHERE active = 1 AND number <> ?",
             "UPDATE keyring_checks SET active = 1 WHERE kind = 'generation' AND number = ?",
         ] {
-            sqlx::query(statement)
+            activated = sqlx::query(statement)
                 .bind(number)
                 .execute(tx.on()?)
                 .await
-                .map_err(store_error)?;
+                .map_err(store_error)?
+                .rows_affected();
+        }
+        if activated == 0 {
+            tx.rollback().await?;
+            return Err(StoreError::Damaged(format!(
+                "generation {number} has no check value, so it cannot be the active one"
+            )));
         }
         tx.commit().await
     }
