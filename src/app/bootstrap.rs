@@ -41,6 +41,11 @@ async fn is_untouched(store: &dyn Store) -> Result<bool, StartError> {
     Ok(!tokens && log.applied == 0)
 }
 
+/// Where the first token is written.
+pub(super) fn token_file(settings: &Settings) -> PathBuf {
+    settings.data_dir.join("admin.token")
+}
+
 /// Loads the keyring, and refuses one that is not the store's. A new one is made only beside an
 /// untouched store: so never does a new keyring appear beside existing keys.
 pub(super) async fn keyring(
@@ -52,6 +57,14 @@ pub(super) async fn keyring(
     let active = store.active_generation().await.map_err(StartError::new)?;
     let path = &settings.keyring;
     let untouched = known.is_empty() && is_untouched(store).await?;
+    if untouched && token_file(settings).exists() {
+        // The token is written after the check values: this one belongs to another database.
+        return Err(StartError(format!(
+            "the database is a new one, but {} is there: was the database it belongs to moved or \
+             lost? Put that back; or, to begin anew, move the file and the keyring away",
+            token_file(settings).display()
+        )));
+    }
     let material = match keyring_files::load(path) {
         Err(KeyringError::Missing { .. }) if untouched => {
             tracing::info!(keyring = %path.display(), "a new keyring: back it up, keys die without it");
@@ -130,7 +143,8 @@ pub(super) struct FirstToken<'a> {
 
 impl FirstToken<'_> {
     /// Makes it if no token lives that could make others: at the first start, or after the last
-    /// such token was revoked. The file comes before the row: a start that is cut off in between
+    /// such token was revoked; but an old file is neither overwritten nor believed, and verifying
+    /// goes on. The file comes before the row: a start that is cut off in between
     /// is finished by the next one, with the token that the file holds.
     pub(super) async fn ensure(
         &self,
@@ -145,11 +159,12 @@ impl FirstToken<'_> {
             None => self.write(entropy)?,
             Some(text) if is_untouched(store).await? => text,
             Some(_) => {
-                return Err(StartError(format!(
-                    "no token with the role admin lives any more, and {} holds an old one; move \
+                tracing::error!(
+                    "no token with the role admin lives any more, and {} holds an old one: move \
                      the file away, and the next start makes a new one",
                     self.file.display()
-                )));
+                );
+                return Ok(());
             }
         };
         let found = TextForm::read(text.expose(), std::slice::from_ref(self.prefix)).ok();

@@ -31,8 +31,8 @@ use crate::telemetry::{CacheMetrics, Metrics, http};
 
 pub use run::serve;
 
-/// What `/readyz` says while nothing can be admitted.
-const NOT_FRESH: &str = "not fresh: this instance cannot prove that it knows of every change";
+/// What `/readyz` says while nothing can be admitted and the tail knows no reason.
+const NOT_FRESH: &str = "this instance cannot prove that it knows of every change";
 
 /// About so many keys are kept in memory, in at most so many bytes.
 const CACHED_KEYS: (usize, u64) = (200_000, 128 << 20);
@@ -114,9 +114,9 @@ impl App {
         let verdicts: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.name()).collect();
         let metrics = Arc::new(Metrics::new(&verdicts));
         // Bound before anything is written: a port in use leaves no trace.
-        let listener = listen(settings.listen).await?;
+        let listener = listen("listen", settings.listen).await?;
         let side = match settings.http_listen {
-            Some(address) => Some(listen(address).await?),
+            Some(address) => Some(listen("http_listen", address).await?),
             None => None,
         };
         let grpc = listener.local_addr().map_err(StartError::new)?;
@@ -126,7 +126,7 @@ impl App {
         let keyring = Arc::new(bootstrap::keyring(settings, &*store, &*entropy).await?);
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
         let first = bootstrap::FirstToken {
-            file: settings.data_dir.join("admin.token"),
+            file: bootstrap::token_file(settings),
             prefix: &token_prefix,
             keyring: &keyring,
         };
@@ -161,7 +161,9 @@ impl App {
             forbid_recoverable: settings.forbid_recoverable,
         };
         let (health, health_server) = tonic_health::server::health_reporter();
-        set_health(&health, false).await;
+        // Before anybody is told that the service is ready.
+        set_health(&health, true).await;
+        tracing::info!(applied = base.fence.applied(), "fresh: serving");
         let api = Api::new(Arc::new(service), Arc::new(callers));
         let clock = Arc::clone(&base.clock);
         let server =
@@ -174,7 +176,7 @@ impl App {
             })?,
         };
         let mut background = base.background(&tail);
-        background.extend(side.map(|side| base.side_port(side)));
+        background.extend(side.map(|side| base.side_port(side, &tail)));
         Ok(Self {
             grpc,
             http,
@@ -284,13 +286,14 @@ impl Base {
     fn watch(&self, health: HealthReporter) -> JoinHandle<()> {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let stop = self.stops.background.clone();
-        tokio::spawn(watch_freshness(fence, clock, stop, move |fresh| {
+        tokio::spawn(watch_freshness(true, fence, clock, stop, move |fresh| {
             let health = health.clone();
             async move { set_health(&health, fresh).await }.boxed()
         }))
     }
 
-    fn side_port(&self, listener: TcpListener) -> JoinHandle<()> {
+    fn side_port(&self, listener: TcpListener, tail: &Arc<Tail>) -> JoinHandle<()> {
+        let tail = Arc::clone(tail);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let stopping = self.stops.serving.clone();
         let ready = move || {
@@ -298,7 +301,8 @@ impl Base {
                 return Err("stopping".to_owned());
             }
             if !fence.is_fresh(Now::read(&*clock)) {
-                return Err(NOT_FRESH.to_owned());
+                let trouble = tail.trouble().unwrap_or_else(|| NOT_FRESH.to_owned());
+                return Err(format!("not fresh: {trouble}"));
             }
             Ok(())
         };
@@ -332,10 +336,14 @@ impl Base {
     }
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| StartError(format!("{address} cannot be listened on: {error}")))
+/// Binds the address of a setting.
+async fn listen(setting: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| {
+        StartError(format!(
+            "{address} cannot be listened on: {error}; does another keyward run there? The setting \
+             `{setting}` names another address"
+        ))
+    })
 }
 
 async fn open_store(

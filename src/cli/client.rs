@@ -92,10 +92,11 @@ impl Client {
             .iter()
             .flat_map(|b| &b.field_violations)
         {
-            text.push_str(&format!(
-                "\n  {}: {}",
-                violation.field, violation.description
-            ));
+            // Mostly the text says so already.
+            let said = format!("{}: {}", violation.field, violation.description);
+            if !text.contains(&said) {
+                text.push_str(&format!("\n  {said}"));
+            }
         }
         if let Some(advice) = self.advice(status) {
             text.push_str("\n  ");

@@ -40,6 +40,9 @@ impl KeyText {
                     .read_to_string(&mut text)
                     .map_err(|error| Failure::Usage(format!("the key on stdin: {error}")))?;
                 text.truncate(without_line_end(&text).len());
+                if text.is_empty() {
+                    return Err(Failure::Usage("there is no key on stdin".to_owned()));
+                }
                 Ok(SecretText::new(text))
             }
         }
@@ -54,7 +57,7 @@ pub(super) fn without_line_end(text: &str) -> &str {
 /// Refuses what is no id without repeating it: it may be a key that was pasted in the wrong place.
 pub(super) fn id(name: &str, text: &str) -> Result<String, Failure> {
     let advice = if name == "KEY_ID" {
-        "; to name a key by its text, pass it with --key -"
+        "; of a key whose text you have, `keyward get --key -` tells it"
     } else {
         ""
     };
@@ -100,12 +103,13 @@ mod tests {
             ("kw_x\n", "kw_x"),
             ("kw_x\r\n", "kw_x"),
             (" kw_x \n\n", " kw_x \n"),
-            ("", ""),
         ] {
             let text = KeyText::Stdin.read(&mut given.as_bytes()).unwrap();
             assert_eq!(text.expose(), read);
         }
-        assert!(KeyText::Stdin.read(&mut [0xff_u8].as_slice()).is_err());
+        for wrong in [&[0xff_u8][..], b"", b"\n"] {
+            assert!(KeyText::Stdin.read(&mut &*wrong).is_err());
+        }
     }
 
     #[test]

@@ -157,12 +157,17 @@ impl Client {
     }
 
     pub(super) async fn revoke(&mut self, request: RevokeRequest) -> Result<Report, Failure> {
+        let replace = request.replace;
         let answer = self
             .keys
             .revoke(request)
             .await
-            .map_err(|status| self.explain(&status))?;
-        Ok(output::revoked(&answer.into_inner()))
+            .map_err(|status| self.explain(&status))?
+            .into_inner();
+        Ok(Report {
+            note: replace.then(|| output::unreplaced(&answer)).flatten(),
+            ..output::revoked(&answer)
+        })
     }
 
     pub(super) async fn update(&mut self, request: UpdateRequest) -> Result<Report, Failure> {

@@ -73,17 +73,23 @@ fn run_on(
         Ok(matches) => matches,
         Err(error) => return show_clap(console, &discreet(error)),
     };
-    let (text, code) = match execute(console.input, &matches, environment, serve) {
-        Ok((text, code)) => (text, code),
+    let (text, note, code) = match execute(console.input, &matches, environment, serve) {
+        Ok(done) => done,
         Err(Failure::Failed(text)) => return complain(console, &text, FAILED),
         Err(Failure::Usage(text)) => return complain(console, &text, USAGE),
     };
-    match console
+    let written = console
         .out
         .write_all(text.as_bytes())
-        .and_then(|()| console.out.flush())
-    {
-        Ok(()) => code,
+        .and_then(|()| console.out.flush());
+    match written {
+        Ok(()) => {
+            if let Some(note) = note {
+                // The work is done, whoever hears of it.
+                let _ = writeln!(console.err, "note: {note}");
+            }
+            code
+        }
         // Whoever read the output went away and wants no more, not even an error.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => FAILED,
         Err(error) => complain(
@@ -138,13 +144,13 @@ fn complain(console: &mut Console<'_>, text: &str, code: u8) -> u8 {
     code
 }
 
-/// Does the work; answers what to print, and the exit code.
+/// Does the work; answers what to print, what to note beside it, and the exit code.
 fn execute(
     input: &mut dyn Read,
     matches: &ArgMatches,
     environment: Vec<(OsString, OsString)>,
     serve: impl FnOnce(Settings) -> Result<(), String>,
-) -> Result<(String, u8), Failure> {
+) -> Result<(String, Option<String>, u8), Failure> {
     let verb = match matches.subcommand_name() {
         Some(_) => Verb::from_arg_matches(matches)
             .map_err(|error| Failure::Usage(error.render().to_string()))?,
@@ -154,9 +160,11 @@ fn execute(
     let call = match verb {
         Verb::Serve => {
             let served = serve(effective.settings).map_err(Failure::Failed);
-            return served.map(|()| (String::new(), DONE));
+            return served.map(|()| (String::new(), None, DONE));
         }
-        Verb::Config(args) => return Ok((output::config(&effective, args.output), DONE)),
+        Verb::Config(args) => {
+            return Ok((output::config(&effective, args.output), None, DONE));
+        }
         Verb::Call(call) => call,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -169,7 +177,8 @@ fn execute(
         settings: &effective.settings,
     };
     let report = runtime.block_on(answer(input, &call, &reach))?;
-    Ok((report.render(reach.options.output), report.exit))
+    let text = report.render(reach.options.output);
+    Ok((text, report.note, report.exit))
 }
 
 /// All that is needed to reach the service.

@@ -56,15 +56,35 @@ pub(super) fn issued(answer: &IssueResponse) -> Report {
         "created": answer.created,
     });
     let mut text = lines(&json, &["created"]) + &lines(&json["key"], &KEY_FIELDS);
-    if answer.api_key.is_empty() {
-        text.push_str(
-            "\nThe key exists, and its secret is not shown again. To have a new one in its stead:\n\
-             keyward revoke --replace KEY_ID\n",
-        );
-    } else {
+    if !answer.api_key.is_empty() {
         text.push_str(&secret(&answer.api_key));
     }
-    Report::new(json, text)
+    Report {
+        note: answer.key.as_ref().and_then(|key| not_created(answer, key)),
+        ..Report::new(json, text)
+    }
+}
+
+/// What to know of a key that was there already.
+fn not_created(answer: &IssueResponse, key: &ApiKey) -> Option<String> {
+    if answer.created {
+        return None;
+    }
+    let shown = if !answer.api_key.is_empty() {
+        String::new()
+    } else if key.recoverable {
+        "\n  its secret is shown only to a token that also holds the role revealer".to_owned()
+    } else {
+        format!(
+            "\n  its secret is not shown again; to have a new key in its stead: keyward revoke {} \
+             --replace",
+            key.key_id
+        )
+    };
+    Some(format!(
+        "the slot held this key already, and what was asked for a new one was not applied (see \
+         keyward update){shown}"
+    ))
 }
 
 pub(super) fn shown(answer: Option<&ApiKey>) -> Report {
@@ -82,6 +102,7 @@ pub(super) fn listed(keys: &[ApiKey], next_page_token: &str) -> Report {
         "state",
         "create_time",
         "expire_time",
+        "revoke_time",
     ];
     let text = table(&columns, &keys) + &next_page(next_page_token);
     Report::new(
@@ -117,7 +138,14 @@ pub(super) fn revoked(answer: &RevokeResponse) -> Report {
     if !revoked.is_empty() {
         text.push('\n');
         text.push_str(&table(
-            &["key_id", "account_id", "name", "hint", "state"],
+            &[
+                "key_id",
+                "account_id",
+                "name",
+                "hint",
+                "state",
+                "revoke_time",
+            ],
             &revoked,
         ));
     }
@@ -129,6 +157,26 @@ pub(super) fn revoked(answer: &RevokeResponse) -> Report {
         text.push_str(&secret(&answer.api_key));
     }
     Report::new(json, text)
+}
+
+/// What to know of a `--replace` that gave no new secret.
+pub(super) fn unreplaced(answer: &RevokeResponse) -> Option<String> {
+    let note = match &answer.replacement {
+        _ if !answer.api_key.is_empty() => return None,
+        None => {
+            "the key had been revoked without a replacement and gets none now; keyward issue fills \
+             its slot"
+        }
+        Some(key) if key.recoverable => {
+            "it had been replaced before; the secret of the replacement is shown only to a token \
+             that also holds the role revealer"
+        }
+        Some(_) => {
+            "it had been replaced before, and the secret of the replacement is not shown again; to \
+             have another, replace the replacement"
+        }
+    };
+    Some(note.to_owned())
 }
 
 pub(super) fn judged(answer: &VerifyResponse) -> Report {
@@ -301,7 +349,7 @@ mod tests {
             key: Some(sample()),
             ..IssueResponse::default()
         });
-        assert!(report.text.contains("keyward revoke --replace"));
+        assert!(report.note.is_some_and(|note| note.contains("a new")));
         assert_eq!(report.json["api_key"], Value::Null);
     }
 

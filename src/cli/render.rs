@@ -11,6 +11,8 @@ use super::args::Format;
 pub(super) struct Report {
     pub(super) json: Value,
     pub(super) text: String,
+    /// What a person should know besides; on stderr, so that it is never taken for the answer.
+    pub(super) note: Option<String>,
     /// The exit code.
     pub(super) exit: u8,
 }
@@ -20,6 +22,7 @@ impl Report {
         Self {
             json,
             text,
+            note: None,
             exit: super::DONE,
         }
     }

@@ -110,7 +110,7 @@ pub(super) fn url(text: &str) -> Result<Url, String> {
     if is_fine {
         Ok(Url(text.to_owned()))
     } else {
-        Err("takes a URL such as http://127.0.0.1:4317".into())
+        Err("takes a URL such as http://127.0.0.1:PORT".into())
     }
 }
 

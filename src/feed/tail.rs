@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,8 @@ pub struct Tail {
     metrics: BeatMetrics,
     poke: Notify,
     applied: watch::Sender<u64>,
+    /// What keeps it from being fresh, as the log was told.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Tail {
@@ -43,12 +46,18 @@ impl Tail {
             metrics,
             poke: Notify::new(),
             applied,
+            trouble: Mutex::default(),
         }
     }
 
     /// Asks for a read at once: a change was committed.
     pub fn poke(&self) {
         self.poke.notify_one();
+    }
+
+    /// What keeps it from being fresh, if anything does.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.lock().clone()
     }
 
     /// Tells of every advance of `applied`.
@@ -63,16 +72,15 @@ impl Tail {
 
     /// Reads until `stop`; freshness ends with it.
     pub async fn run(&self, stop: CancellationToken) {
-        let mut told = None;
         loop {
             let trouble = self.beat().await.err();
             // A line when the state changes, not for each beat.
-            if trouble != told {
+            if trouble != self.trouble() {
                 match &trouble {
                     Some(trouble) => tracing::error!("the tail is in trouble: {trouble}"),
                     None => tracing::info!("the tail is well again"),
                 }
-                told = trouble;
+                *self.trouble.lock() = trouble;
             }
             tokio::select! {
                 () = tokio::time::sleep(BEAT) => {}

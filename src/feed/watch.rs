@@ -11,25 +11,25 @@ use crate::key::Clock;
 
 const TICK: Duration = Duration::from_millis(100);
 
-/// Calls `changed` at the start and whenever freshness comes or goes, until `stop`; says so in
-/// the log.
+/// Calls `changed` whenever freshness comes or goes, until `stop`, and says so in the log. `fresh`
+/// is what the caller has told already.
 pub async fn watch_freshness(
+    fresh: bool,
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
     changed: impl Fn(bool) -> BoxFuture<'static, ()> + Send,
 ) {
-    let mut before = None;
+    let mut told = fresh;
     loop {
         let fresh = fence.is_fresh(Now::read(&*clock));
-        if before != Some(fresh) {
-            match (before, fresh) {
-                (_, true) => tracing::info!(applied = fence.applied(), "fresh: serving"),
-                (Some(_), false) => tracing::error!("not fresh: Verify answers UNAVAILABLE"),
-                (None, false) => {}
+        if told != fresh {
+            match fresh {
+                true => tracing::info!(applied = fence.applied(), "fresh: serving"),
+                false => tracing::error!("not fresh: Verify answers UNAVAILABLE"),
             }
             changed(fresh).await;
-            before = Some(fresh);
+            told = fresh;
         }
         tokio::select! {
             () = tokio::time::sleep(TICK) => {}

@@ -164,8 +164,14 @@ async fn the_last_admin_token_can_be_had_again() {
     let dead = process.token();
     assert!(process.stop().success());
 
-    let said = refusal_of(Process::command(KEYWARD, &data_dir));
-    assert!(said.contains("holds an old one"), "{said}");
+    // Until then it serves whoever has a token, and says what is wrong.
+    let mut process = serve(&data_dir);
+    let said = process.output();
+    assert!(
+        said.contains("holds an old one: move the file away"),
+        "{said}"
+    );
+    assert!(process.stop().success());
     let file = data_dir.join("admin.token");
     fs::rename(&file, data_dir.join("admin.token.old")).unwrap();
     let process = serve(&data_dir);
@@ -182,16 +188,39 @@ async fn a_token_deleted_by_hand_stays_away() {
     assert!(process.stop().success());
     by_hand(&data_dir, "DELETE FROM caller_tokens").await;
 
-    let said = refusal_of(Process::command(KEYWARD, &data_dir));
-    assert!(
-        said.contains("no token with the role admin lives any more"),
-        "{said}"
-    );
-    assert!(said.contains("move the file away"), "{said}");
+    let is_refused = async |process: &Process| {
+        let outcome = Client::new(process.grpc, Some(&deleted)).await;
+        let outcome = outcome.issue("42", "").await;
+        refused(outcome, Code::Unauthenticated, "TOKEN_INVALID");
+    };
+    let mut process = serve(&data_dir);
+    is_refused(&process).await;
+    assert!(process.stop().success());
     fs::remove_file(data_dir.join("admin.token")).unwrap();
     let process = serve(&data_dir);
-    let outcome = Client::new(process.grpc, Some(&deleted)).await;
-    let outcome = outcome.issue("42", "").await;
-    refused(outcome, Code::Unauthenticated, "TOKEN_INVALID");
+    is_refused(&process).await;
     process.client().await.issue("42", "").await.unwrap();
+}
+
+/// A volume that is not mounted, a database moved away: every key would be NOT_FOUND.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_database_is_not_replaced_by_an_empty_one() {
+    let (_directory, data_dir) = fresh_directory();
+    let mut process = serve(&data_dir);
+    let (_, key) = process.client().await.issue("42", "").await.unwrap();
+    assert!(process.stop().success());
+    let (database, away) = (data_dir.join("keyward.db"), data_dir.join("away.db"));
+    fs::rename(&database, &away).unwrap();
+    for _ in 0..2 {
+        let said = refusal_of(Process::command(KEYWARD, &data_dir));
+        assert!(said.contains("the database is a new one"), "{said}");
+    }
+    for name in ["keyward.db", "keyward.db-wal", "keyward.db-shm"] {
+        // The refused start may have left an empty one.
+        let _ = fs::remove_file(data_dir.join(name));
+    }
+    fs::rename(&away, &database).unwrap();
+    let process = serve(&data_dir);
+    let client = process.client().await;
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
 }

@@ -150,11 +150,11 @@ fn every_verb_prints_lines_for_people() {
         .lines()
         .find_map(|line| line.strip_prefix("key_id:        "))
         .unwrap();
-    let again = service.call(&["issue", "--account", "42"], "").done();
-    assert!(
-        again.contains("created: false") && again.contains("keyward revoke --replace"),
-        "{again}"
-    );
+    let again = service.call(&["issue", "--account", "42"], "");
+    let advice = format!("keyward revoke {id} --replace");
+    assert!(again.err.contains(&advice), "{}", again.err);
+    let again = again.done();
+    assert!(again.starts_with("created: false"), "{again}");
     assert!(!holds_secret(&again));
 
     assert!(
