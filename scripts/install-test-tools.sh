@@ -1,16 +1,52 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside Rust: Debian packages that are missing, and a Python venv
-# under target/ with the packages of tests/python/requirements.txt. Does nothing the second time.
+# Installs what the tests need beside Rust: Debian packages that are missing (a C compiler, sqlite3,
+# Postgres), and a Python venv under target/ with the packages of tests/python/requirements.txt.
+# Does nothing the second time.
 #
 # KEYWARD_TEST_PYTHON names another interpreter for the tests; then no venv is made.
+# KEYWARD_TEST_POSTGRES names the directory of another Postgres, with initdb, postgres and pg_ctl;
+# then none is installed. The tests start servers of their own and leave the system's alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
+# has_postgres DIRECTORY: whether all that the tests run is there.
+has_postgres() {
+    [[ -x $1/initdb && -x $1/postgres && -x $1/pg_ctl ]]
+}
+
+# find_postgres: whether the tests will find a Postgres.
+find_postgres() {
+    local directory
+    for directory in /usr/lib/postgresql/*/bin; do
+        if has_postgres "$directory"; then return 0; fi
+    done
+    command -v initdb >/dev/null && command -v postgres >/dev/null && command -v pg_ctl >/dev/null
+}
+
+# prevent_cluster: lets Debian's package make and start no server at its installation. A system that
+# has the package or a setting for it keeps what it has.
+prevent_cluster() {
+    local file=/etc/postgresql-common/createcluster.conf
+    if [[ -e $file ]] || is_installed postgresql-common; then return 0; fi
+    "${as_root[@]}" mkdir -p "${file%/*}"
+    echo 'create_main_cluster = false' | "${as_root[@]}" tee "$file" >/dev/null
+}
+
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v sqlite3 >/dev/null || missing+=(sqlite3)
+if [[ -n ${KEYWARD_TEST_POSTGRES:-} ]]; then
+    if ! has_postgres "$KEYWARD_TEST_POSTGRES"; then
+        echo "error: KEYWARD_TEST_POSTGRES=$KEYWARD_TEST_POSTGRES lacks initdb, postgres or pg_ctl;" \
+            "name their directory, or unset it" >&2
+        exit 1
+    fi
+elif ! find_postgres; then
+    prevent_cluster
+    missing+=(postgresql)
+fi
 if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
     read -ra python < <(python_packages) || true
     missing+=("${python[@]}")

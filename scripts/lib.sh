@@ -1,15 +1,17 @@
 # shellcheck shell=bash
 # Functions that the other scripts share. They are run from the root of the repository.
 
+# What a command is run by to be run as root.
+as_root=()
+if ((EUID != 0)); then
+    as_root=(sudo)
+    # Without a terminal sudo must not ask for a password.
+    [[ -t 0 ]] || as_root=(sudo -n)
+fi
+
 # install_packages PACKAGE...: Debian packages, as root or through sudo.
 install_packages() {
     (($# > 0)) || return 0
-    local as_root=()
-    if ((EUID != 0)); then
-        as_root=(sudo)
-        # Without a terminal sudo must not ask for a password.
-        [[ -t 0 ]] || as_root=(sudo -n)
-    fi
     echo "installing: $*"
     if ! command -v apt-get >/dev/null \
         || ! "${as_root[@]}" apt-get update -qq </dev/null \
@@ -18,6 +20,11 @@ install_packages() {
         echo "error: could not install packages; install these and try again: $*" >&2
         return 1
     fi
+}
+
+# is_installed PACKAGE: whether this Debian package is.
+is_installed() {
+    [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
 
 # python_packages: the Debian packages without which no Python venv can be made.

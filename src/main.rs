@@ -1,9 +1,37 @@
 //! The `keyward` binary: the service, and a client of it.
 
+use std::path::Path;
 use std::process::ExitCode;
 
+use keyward::config::Settings;
+use keyward::{app, cli};
+
 fn main() -> ExitCode {
-    keyward::cli::run(std::env::args_os(), std::env::vars_os(), |settings| {
-        keyward::app::serve(settings).map_err(|error| error.to_string())
-    })
+    cli::run(std::env::args_os(), std::env::vars_os(), &Here)
+}
+
+/// What is done by this process itself.
+struct Here;
+
+impl cli::Operations for Here {
+    fn serve(&self, settings: Settings) -> Result<(), String> {
+        app::serve(settings).map_err(|error| error.to_string())
+    }
+
+    fn migrate(&self, settings: &Settings, service_role: Option<&str>) -> Result<String, String> {
+        app::migrate(settings, service_role).map_err(|error| error.to_string())
+    }
+
+    fn init(
+        &self,
+        settings: &Settings,
+        service_role: Option<&str>,
+        token_file: Option<&Path>,
+    ) -> Result<String, String> {
+        app::init(settings, service_role, token_file).map_err(|error| error.to_string())
+    }
+
+    fn advance_epoch(&self, settings: &Settings, reason: &str) -> Result<String, String> {
+        app::advance_epoch(settings, reason).map_err(|error| error.to_string())
+    }
 }

@@ -311,7 +311,8 @@ fn help_and_version_are_answers() {
     assert_eq!(version, format!("keyward {}\n", env!("CARGO_PKG_VERSION")));
     let help = alone(&["--help"]).done();
     let verbs = [
-        "serve", "config", "issue", "get", "list", "revoke", "update", "verify", "token",
+        "serve", "config", "migrate", "init", "epoch", "issue", "get", "list", "revoke", "update",
+        "verify", "token",
     ];
     for verb in verbs {
         assert!(

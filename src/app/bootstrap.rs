@@ -34,11 +34,11 @@ pub(super) fn directory(path: &Path) -> Result<(), StartError> {
 
 /// Whether nothing was ever issued from this store, and no token either: then, and only then, a
 /// start may make secrets of its own.
-async fn is_untouched(store: &dyn Store) -> Result<bool, StartError> {
+pub(super) async fn is_untouched(store: &dyn Store) -> Result<bool, StartError> {
     let tokens = store.has_tokens().await.map_err(StartError::new)?;
     // A token that was deleted by hand has left its row in the log.
-    let log = store.start().await.map_err(StartError::new)?;
-    Ok(!tokens && log.applied == 0)
+    let log = store.tail(0).await.map_err(StartError::new)?;
+    Ok(!tokens && log.head == 0)
 }
 
 /// Where the first token is written.
@@ -46,16 +46,32 @@ pub(super) fn token_file(settings: &Settings) -> PathBuf {
     settings.data_dir.join("admin.token")
 }
 
-/// Loads the keyring, and refuses one that is not the store's. A new one is made only beside an
-/// untouched store: so never does a new keyring appear beside existing keys.
+/// Whether a start may make secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum May {
+    /// A keyring, beside an untouched store: so never does a new one appear beside existing keys.
+    Make,
+    /// Nothing: the store is shared, and `keyward init` makes its secrets once.
+    Load,
+}
+
+/// Loads the keyring, and refuses one that is not the store's; makes a new one where it may.
 pub(super) async fn keyring(
     settings: &Settings,
     store: &dyn Store,
     entropy: &dyn Entropy,
+    may: May,
 ) -> Result<Keyring, StartError> {
     let known = store.check_values().await.map_err(StartError::new)?;
     let active = store.active_generation().await.map_err(StartError::new)?;
     let path = &settings.keyring;
+    if may == May::Load && known.is_empty() {
+        return Err(StartError(
+            "this database has no keyring yet: run `keyward init` once, with the owner's URL in \
+             `store`"
+                .to_owned(),
+        ));
+    }
     let untouched = known.is_empty() && is_untouched(store).await?;
     if untouched && token_file(settings).exists() {
         // The token is written after the check values: this one belongs to another database.
@@ -99,10 +115,7 @@ pub(super) async fn keyring(
         .filter(|value| untouched || value.kind == KeyKind::Seal)
         .collect();
     if !new.is_empty() {
-        store
-            .add_check_values(&new)
-            .await
-            .map_err(StartError::new)?;
+        add(store, &new).await?;
     }
     if active.is_none() {
         let first = keyring.active();
@@ -112,6 +125,18 @@ pub(super) async fn keyring(
             .map_err(StartError::new)?;
     }
     Ok(keyring)
+}
+
+/// Adds check values; another instance may have added the same ones meanwhile.
+async fn add(store: &dyn Store, new: &[CheckValue]) -> Result<(), StartError> {
+    let Err(error) = store.add_check_values(new).await else {
+        return Ok(());
+    };
+    let known = store.check_values().await.map_err(StartError::new)?;
+    if new.iter().all(|value| known.contains(value)) {
+        return Ok(());
+    }
+    Err(StartError::new(error))
 }
 
 fn foreign(check: &CheckValue, path: &Path) -> StartError {

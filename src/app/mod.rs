@@ -2,6 +2,7 @@
 //! concrete type.
 
 mod bootstrap;
+mod owner;
 mod run;
 mod stop;
 
@@ -19,16 +20,18 @@ use tonic_health::server::HealthReporter;
 use crate::cache::{Fenced, Fetch, Flights, L1, Lookup, Permits};
 use crate::caller::Callers;
 use crate::config::{self, Settings};
-use crate::feed::{Barrier, Tail, watch_freshness};
+use crate::feed::{Barrier, Member, Tail, follow_hints, reap_the_silent, watch_freshness};
 use crate::fence::{Fence, MAX_TOMBSTONES, Now};
 use crate::grpc::{self, Api, SERVICE_NAME, Workers};
 use crate::key::{Clock, Entropy, KeyRecord, Prefix, TOKEN_PREFIX, TokenRecord, Verdict};
 use crate::service::Service;
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Control, Instrumented, Store};
-use crate::system::{SystemClock, SystemEntropy};
+use crate::system::{SystemClock, SystemEntropy, host_name};
 use crate::telemetry::{CacheMetrics, Metrics, http};
 
+pub use owner::{advance_epoch, init, migrate};
 pub use run::serve;
 
 /// What `/readyz` says while nothing can be admitted and the tail knows no reason.
@@ -123,14 +126,20 @@ impl App {
         let http = side.as_ref().and_then(|side| side.local_addr().ok());
 
         let store = around_store(open_store(settings, &clock, &*entropy, &metrics).await?);
-        let keyring = Arc::new(bootstrap::keyring(settings, &*store, &*entropy).await?);
-        let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
-        let first = bootstrap::FirstToken {
-            file: bootstrap::token_file(settings),
-            prefix: &token_prefix,
-            keyring: &keyring,
+        let may = match store.shared() {
+            true => bootstrap::May::Load,
+            false => bootstrap::May::Make,
         };
-        first.ensure(&*store, &*clock, &*entropy).await?;
+        let keyring = Arc::new(bootstrap::keyring(settings, &*store, &*entropy, may).await?);
+        let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
+        if may == bootstrap::May::Make {
+            let first = bootstrap::FirstToken {
+                file: bootstrap::token_file(settings),
+                prefix: &token_prefix,
+                keyring: &keyring,
+            };
+            first.ensure(&*store, &*clock, &*entropy).await?;
+        }
 
         let start = store.start().await.map_err(StartError::new)?;
         let fence = Arc::new(Fence::new(settings.max_staleness, MAX_TOMBSTONES, start));
@@ -143,7 +152,14 @@ impl App {
             control,
             stops: Stops::default(),
         };
-        let tail = base.tail();
+        let member = Member::new(
+            format!("{} {grpc}", host_name()),
+            settings.max_staleness,
+            keyring.generations().collect(),
+            Arc::clone(&entropy),
+            base.metrics.members.clone(),
+        );
+        let tail = base.tail(member);
         tail.catch_up().await.map_err(StartError)?;
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), base.tokens());
         let service = Service {
@@ -218,12 +234,13 @@ struct Base {
 }
 
 impl Base {
-    fn tail(&self) -> Arc<Tail> {
+    fn tail(&self, member: Member) -> Arc<Tail> {
         let (store, fence) = (Arc::clone(&self.store), Arc::clone(&self.fence));
         Arc::new(Tail::new(
             store,
             fence,
             Arc::clone(&self.clock),
+            member,
             self.metrics.beats.clone(),
         ))
     }
@@ -232,6 +249,7 @@ impl Base {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let waiting = self.stops.waiting.clone();
         Barrier::new(
+            &self.store,
             Arc::clone(tail),
             fence,
             clock,
@@ -276,9 +294,34 @@ impl Base {
     fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<()>> {
         let (running, trimming) = (Arc::clone(tail), Arc::clone(tail));
         let (stop, stop_trimming) = (self.stops.background.clone(), self.stops.background.clone());
-        vec![
+        let mut tasks = vec![
             tokio::spawn(async move { running.run(stop).await }),
             tokio::spawn(async move { trimming.trim(stop_trimming).await }),
+        ];
+        if self.store.shared() {
+            tasks.extend(self.among_others(tail));
+        }
+        tasks
+    }
+
+    /// What an instance does that is not the only one.
+    fn among_others(&self, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
+        let metrics = self.metrics.members.clone();
+        let stop = self.stops.background.clone();
+        [
+            tokio::spawn(follow_hints(
+                Arc::clone(&self.store),
+                Arc::clone(tail),
+                metrics.clone(),
+                stop.clone(),
+            )),
+            tokio::spawn(reap_the_silent(
+                Arc::clone(&self.store),
+                Arc::clone(tail),
+                Arc::clone(&self.clock),
+                metrics,
+                stop,
+            )),
         ]
     }
 
@@ -352,16 +395,29 @@ async fn open_store(
     entropy: &dyn Entropy,
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn Store>, StartError> {
-    bootstrap::directory(&settings.data_dir)?;
-    let config::Store::Sqlite(path) = &settings.store;
-    let store = SqliteStore::open(path, Arc::clone(clock), entropy)
-        .await
-        .map_err(StartError::new)?;
-    Ok(Arc::new(Instrumented::new(
-        store,
-        Arc::clone(clock),
-        Arc::clone(metrics),
-    )))
+    fn watched<S: Store>(
+        store: S,
+        clock: &Arc<dyn Clock>,
+        metrics: &Arc<Metrics>,
+    ) -> Arc<dyn Store> {
+        Arc::new(Instrumented::new(
+            store,
+            Arc::clone(clock),
+            Arc::clone(metrics),
+        ))
+    }
+    match &settings.store {
+        config::Store::Sqlite(path) => {
+            bootstrap::directory(&settings.data_dir)?;
+            let store = SqliteStore::open(path, Arc::clone(clock), entropy).await;
+            Ok(watched(store.map_err(StartError::new)?, clock, metrics))
+        }
+        config::Store::Postgres(urls) => {
+            let store =
+                PostgresStore::open(urls.expose(), settings.max_staleness, Arc::clone(clock)).await;
+            Ok(watched(store.map_err(StartError::new)?, clock, metrics))
+        }
+    }
 }
 
 async fn set_health(health: &HealthReporter, fresh: bool) {

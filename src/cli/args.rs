@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 
 use super::flags;
-use super::input::{KeyText, key_text, pair, role, time};
+use super::input::{KeyText, key_text, pair, reason, role, service_role, time};
 use crate::config::Url;
 use crate::telemetry::VERSION;
 use keyward_proto::v1::Role;
@@ -31,7 +31,8 @@ pub(super) fn command() -> Command {
         .about("An API-key authority whose revocations hold everywhere once they return")
         .after_help(AFTER_HELP)
         .mut_subcommands(|verb| match verb.get_name() {
-            "serve" | "config" => flags::all(verb),
+            "serve" | "config" | "migrate" | "init" => flags::all(verb),
+            "epoch" => verb.mut_subcommands(flags::all),
             "token" => verb.mut_subcommands(flags::for_clients),
             _ => flags::for_clients(verb),
         });
@@ -39,14 +40,26 @@ pub(super) fn command() -> Command {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub(super) enum Verb {
     /// Start the service; the same as no verb
     Serve,
     /// Show the settings in force, and where each came from
     Config(Config),
     #[command(flatten)]
+    Direct(Direct),
+    #[command(flatten)]
     Call(Call),
+}
+
+/// The verbs that go straight to the store: for when no instance can serve.
+#[derive(Subcommand)]
+pub(super) enum Direct {
+    /// Bring the schema of a Postgres store up to date; `store` names its owner as the user
+    Migrate(Migrate),
+    /// Migrate a new Postgres store, and make its keyring and its first token
+    Init(Init),
+    /// Manage the epoch of a Postgres store
+    Epoch(Epoch),
 }
 
 /// The verbs that call the service.
@@ -325,6 +338,42 @@ pub(super) struct TokenRevoke {
     pub(super) token_id: String,
     #[command(flatten)]
     pub(super) client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct Migrate {
+    /// The Postgres role that the service runs as; it is granted what it needs
+    #[arg(long, value_name = "ROLE", value_parser = service_role)]
+    pub(super) service_role: Option<String>,
+}
+
+#[derive(Args)]
+pub(super) struct Init {
+    #[command(flatten)]
+    pub(super) migrate: Migrate,
+    /// Where the first token is written; it must not exist [default: admin.token in data_dir]
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(super) struct Epoch {
+    #[command(subcommand)]
+    pub(super) verb: EpochVerb,
+}
+
+#[derive(Subcommand)]
+pub(super) enum EpochVerb {
+    /// Begin a new epoch after the log lost its tail: instances that refused serve again, and what
+    /// was lost with the old primary stays lost
+    Advance(EpochAdvance),
+}
+
+#[derive(Args)]
+pub(super) struct EpochAdvance {
+    /// Why; kept in the audit
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    pub(super) reason: String,
 }
 
 #[derive(Args)]

@@ -93,6 +93,24 @@ pub(super) fn role(text: &str) -> Result<Role, String> {
         .ok_or_else(|| format!("takes one of {}", known().collect::<Vec<_>>().join(", ")))
 }
 
+/// What Postgres takes as the name of a role.
+pub(super) fn service_role(text: &str) -> Result<String, String> {
+    plain(text, 63)
+}
+
+pub(super) fn reason(text: &str) -> Result<String, String> {
+    plain(text, 500)
+}
+
+fn plain(text: &str, most: usize) -> Result<String, String> {
+    if text.is_empty() || text.len() > most || text.contains(char::is_control) {
+        return Err(format!(
+            "takes 1 to {most} bytes without control characters"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,6 +136,20 @@ mod tests {
             assert!(role(name).is_ok(), "{name}");
         }
         assert!(role("root").unwrap_err().contains("issuer, verifier"));
+    }
+
+    #[test]
+    fn roles_of_postgres_and_reasons_have_bounds() {
+        for (read, most) in [(service_role as fn(&str) -> _, 63), (reason, 500)] {
+            assert_eq!(read(&"x".repeat(most)), Ok("x".repeat(most)));
+            assert_eq!(read("a b 'c\" é"), Ok("a b 'c\" é".to_owned()));
+            // A letter of two bytes that ends behind the bound.
+            let long = "x".repeat(most - 1) + "é";
+            for wrong in ["", "a\nb", "\u{7f}", "\u{85}", &long] {
+                let error = read(wrong).unwrap_err();
+                assert!(error.contains(&format!("1 to {most} bytes")), "{error}");
+            }
+        }
     }
 
     #[test]

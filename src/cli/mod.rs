@@ -1,7 +1,9 @@
-//! The command line: it starts the service, and its other verbs are a client of it.
+//! The command line: it starts the service, some verbs go straight to the store, and the others are
+//! a client of the service.
 
 mod args;
 mod client;
+mod direct;
 mod flags;
 mod input;
 mod keys;
@@ -21,6 +23,8 @@ use crate::config::{self, Effective, Inputs, Settings};
 use args::{Call, ClientArgs, TokenVerb, Verb};
 use client::Client;
 use render::Report;
+
+pub use direct::Operations;
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -44,13 +48,12 @@ struct Console<'a> {
 }
 
 /// Runs the command that `arguments` (the program's name first) and `environment` ask for.
-/// `serve` is called with the settings when that is to start the service; it returns when the
-/// service has ended. The exit code is 0 when the work is done, 1 when it failed, 2 when a key was
+/// `operations` do what no service is called for. The exit code is 0 when the work is done, 1 when it failed, 2 when a key was
 /// judged and is not VALID, 64 when the command line or a setting is wrong.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-    serve: impl FnOnce(Settings) -> Result<(), String>,
+    operations: &dyn Operations,
 ) -> ExitCode {
     // Not locked: the service writes its log to stderr while this function is still under way.
     let (mut input, mut out, mut err) = (io::stdin(), io::stdout(), io::stderr());
@@ -60,20 +63,20 @@ pub fn run(
         err: &mut err,
     };
     let environment = environment.into_iter().collect();
-    ExitCode::from(run_on(&mut console, arguments, environment, serve))
+    ExitCode::from(run_on(&mut console, arguments, environment, operations))
 }
 
 fn run_on(
     console: &mut Console<'_>,
     arguments: impl IntoIterator<Item = OsString>,
     environment: Vec<(OsString, OsString)>,
-    serve: impl FnOnce(Settings) -> Result<(), String>,
+    operations: &dyn Operations,
 ) -> u8 {
     let matches = match args::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => return show_clap(console, &discreet(error)),
     };
-    let (text, note, code) = match execute(console.input, &matches, environment, serve) {
+    let (text, note, code) = match execute(console.input, &matches, environment, operations) {
         Ok(done) => done,
         Err(Failure::Failed(text)) => return complain(console, &text, FAILED),
         Err(Failure::Usage(text)) => return complain(console, &text, USAGE),
@@ -149,7 +152,7 @@ fn execute(
     input: &mut dyn Read,
     matches: &ArgMatches,
     environment: Vec<(OsString, OsString)>,
-    serve: impl FnOnce(Settings) -> Result<(), String>,
+    operations: &dyn Operations,
 ) -> Result<(String, Option<String>, u8), Failure> {
     let verb = match matches.subcommand_name() {
         Some(_) => Verb::from_arg_matches(matches)
@@ -159,11 +162,17 @@ fn execute(
     let effective = load(matches, &environment)?;
     let call = match verb {
         Verb::Serve => {
-            let served = serve(effective.settings).map_err(Failure::Failed);
+            let served = operations
+                .serve(effective.settings)
+                .map_err(Failure::Failed);
             return served.map(|()| (String::new(), None, DONE));
         }
         Verb::Config(args) => {
             return Ok((output::config(&effective, args.output), None, DONE));
+        }
+        Verb::Direct(verb) => {
+            let text = direct::run(&verb, &effective.settings, operations)?;
+            return Ok((text, None, DONE));
         }
         Verb::Call(call) => call,
     };

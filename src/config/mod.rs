@@ -3,6 +3,7 @@
 //! file beats the defaults; for each setting it is known which of them it came from.
 
 mod parse;
+mod postgres;
 mod source;
 mod table;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 use crate::key::Prefix;
 use crate::telemetry::LogFormat;
 
+pub use postgres::PostgresUrls;
 pub use source::{Inputs, Source};
 pub use table::{Setting, TABLE, Takes, markdown};
 
@@ -24,7 +26,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where the side port listens; `None` when it is off.
     pub http_listen: Option<SocketAddr>,
-    /// The directory that holds what the embedded default writes.
+    /// The directory of what this program writes: the embedded store, the keyring, the first token.
     pub data_dir: PathBuf,
     /// Where keys and tokens are kept.
     pub store: Store,
@@ -34,7 +36,8 @@ pub struct Settings {
     pub key_prefixes: Vec<Prefix>,
     /// Whether keys that can be shown again are refused.
     pub forbid_recoverable: bool,
-    /// Whether an address that is not loopback may be listened on without TLS.
+    /// Whether an address that is not loopback may be listened on without TLS, and Postgres reached
+    /// on another host without proof of who answers there.
     pub insecure: bool,
     /// The directory of the keyring.
     pub keyring: PathBuf,
@@ -51,6 +54,8 @@ pub struct Settings {
 pub enum Store {
     /// The embedded store: an SQLite database in this file.
     Sqlite(PathBuf),
+    /// One Postgres database, on these hosts.
+    Postgres(PostgresUrls),
 }
 
 /// An `http` or `https` URL. A password in it is not shown, neither by `Display` nor by `Debug`.
@@ -144,29 +149,51 @@ pub fn load(inputs: Inputs) -> Result<Effective, Errors> {
     }
 }
 
-/// The line that says what is wrong with one setting.
+/// The line that says what is wrong with one setting, whose value is text that somebody gave.
 fn wrong(name: &str, value: &str, source: &Source, reason: &str) -> String {
-    let shown: String = parse::redact(value).chars().take(200).collect();
+    refused(name, &parse::redact(value), source, reason)
+}
+
+/// The same, of a value that can be shown.
+fn refused(name: &str, shown: &str, source: &Source, reason: &str) -> String {
+    let shown: String = shown.chars().take(200).collect();
     format!("{name} = '{}' ({source}): {reason}", shown.escape_debug())
 }
 
-/// Callers' tokens and users' keys would cross a network in the clear.
+/// Tokens, keys and the store's password would cross a network in the clear, or go to a server
+/// that did not prove who it is.
 fn exposed(settings: &Settings, entries: &[Entry]) -> Vec<String> {
-    let addresses = [
-        ("listen", Some(settings.listen)),
-        ("http_listen", settings.http_listen),
-    ];
-    let is_exposed = |address: SocketAddr| !address.ip().to_canonical().is_loopback();
-    addresses
-        .into_iter()
-        .filter(|(_, address)| !settings.insecure && address.is_some_and(is_exposed))
-        .filter_map(|(name, _)| entries.iter().find(|entry| entry.name == name))
-        .map(|entry| {
-            let reason = "is not a loopback address, and there is no TLS: secrets would cross the \
-                          network in the clear; listen on 127.0.0.1, or set insecure = true";
-            wrong(entry.name, &entry.value, &entry.source, reason)
+    let is_exposed = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
+    let listener = |address: Option<SocketAddr>| {
+        address.filter(is_exposed).map(|_| {
+            "is not a loopback address, and there is no TLS: secrets would cross the network in \
+             the clear; listen on 127.0.0.1, or set insecure = true"
+                .to_owned()
         })
-        .collect()
+    };
+    let store = match &settings.store {
+        Store::Sqlite(_) => None,
+        Store::Postgres(urls) => urls.first_unsafe().map(|url| {
+            format!(
+                "{url} leads to another host without sslmode=verify-full: whoever sits between \
+                 could read and change what is stored; write ?sslmode=verify-full after the \
+                 database (and &sslrootcert=FILE if the system does not know the CA), or set \
+                 insecure = true"
+            )
+        }),
+    };
+    [
+        ("listen", listener(Some(settings.listen))),
+        ("http_listen", listener(settings.http_listen)),
+        ("store", store),
+    ]
+    .into_iter()
+    .filter(|_| !settings.insecure)
+    .filter_map(|(name, reason)| {
+        let entry = entries.iter().find(|entry| entry.name == name)?;
+        Some(refused(name, &entry.value, &entry.source, &reason?))
+    })
+    .collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Store, Url};
+use super::postgres::SCHEMES;
+use super::{PostgresUrls, Store, Url};
 use crate::key::{Prefix, TOKEN_PREFIX};
 use crate::telemetry::LogFormat;
 
@@ -40,8 +41,13 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
 
 pub(super) fn store(text: &str, data_dir: &Path) -> Result<Store, String> {
     const TAKES: &str = "takes `sqlite:` (keyward.db in data_dir) or `sqlite:PATH`";
+    if SCHEMES.iter().any(|scheme| text.starts_with(scheme)) {
+        return PostgresUrls::parse(text).map(Store::Postgres);
+    }
     let Some(file) = text.strip_prefix("sqlite:") else {
-        return Err(format!("{TAKES}; no other store is supported"));
+        return Err(format!(
+            "{TAKES}, or `postgres://USER:PASSWORD@HOST/DATABASE`; no other store is supported"
+        ));
     };
     if file.is_empty() {
         return Ok(Store::Sqlite(data_dir.join("keyward.db")));
@@ -114,15 +120,52 @@ pub(super) fn url(text: &str) -> Result<Url, String> {
     }
 }
 
-/// Hides the password of a URL, also of one that cannot be parsed.
+/// Hides the passwords of a URL, or of several of Postgres that are separated by commas, also when
+/// they cannot be parsed; then rather too much is hidden than too little.
 pub(super) fn redact(text: &str) -> String {
-    let Some((scheme, rest)) = text.split_once("://") else {
-        return text.to_owned();
+    let mut urls: Vec<String> = Vec::new();
+    for part in text.split(',') {
+        let begins = SCHEMES.iter().any(|s| part.trim_start().starts_with(s));
+        match urls.last_mut() {
+            // A comma within a URL, or within a list of something else.
+            Some(url) if !begins => {
+                url.push(',');
+                url.push_str(part);
+            }
+            _ => urls.push(part.to_owned()),
+        }
+    }
+    let shown: Vec<_> = urls.iter().map(|url| redact_url(url)).collect();
+    shown.join(",")
+}
+
+fn redact_url(url: &str) -> String {
+    const PARAMETER: &str = "password=";
+    let begin = url.find("://").map_or(0, |at| at + "://".len());
+    let (scheme, rest) = url.split_at(begin);
+    // Where an unencoded password ends cannot be known: all after it is hidden.
+    let rest = match rest.to_ascii_lowercase().find(PARAMETER) {
+        Some(at) => format!("{}***", &rest[..at + PARAMETER.len()]),
+        None => rest.to_owned(),
     };
     // A password may hold any character when it was not encoded, so the last '@' counts.
-    let Some((userinfo, host)) = rest.rsplit_once('@') else {
-        return text.to_owned();
+    if let Some((userinfo, host)) = rest.rsplit_once('@') {
+        let user = userinfo.split(':').next().unwrap_or_default();
+        return format!("{scheme}{user}:***@{host}");
+    }
+    // Without a host, a password stands where a port would.
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let brackets = match authority.starts_with('[') {
+        true => authority.find(']').unwrap_or_default(),
+        false => 0,
     };
-    let user = userinfo.split(':').next().unwrap_or_default();
-    format!("{scheme}://{user}:***@{host}")
+    let colon = authority[brackets..].find(':').map(|at| brackets + at + 1);
+    match colon.map(|at| authority.split_at(at)) {
+        Some((before, port))
+            if !scheme.is_empty() && !port.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
+            format!("{scheme}{before}***")
+        }
+        _ => format!("{scheme}{rest}"),
+    }
 }

@@ -96,7 +96,8 @@ pub const TABLE: &[Setting] = &[
     Setting {
         name: "data_dir",
         takes: Takes::Value("DIRECTORY"),
-        help: "Directory of what the embedded default writes: database, keyring, first token",
+        help: "Directory of what this program writes: the embedded store's database, and by default \
+               the keyring and the first token",
         default: Default::Text("./keyward-data"),
         set: |s, text| parse::path(text).map(|path| s.data_dir = path),
         show: |s| s.data_dir.display().to_string(),
@@ -104,18 +105,21 @@ pub const TABLE: &[Setting] = &[
     Setting {
         name: "store",
         takes: Takes::Value("STORE"),
-        help: "Where keys and tokens are kept: `sqlite:PATH`, or `sqlite:` for keyward.db in data_dir",
+        help: "Where keys and tokens are kept: `sqlite:PATH`, or `sqlite:` for keyward.db in data_dir; \
+               or `postgres://USER:PASSWORD@HOST/DATABASE`, several separated by commas for the \
+               hosts of one database, each with `sslmode=verify-full` unless it is this host",
         default: Default::Text("sqlite:"),
         set: |s, text| parse::store(text, &s.data_dir).map(|store| s.store = store),
-        show: |s| {
-            let Store::Sqlite(path) = &s.store;
-            format!("sqlite:{}", path.display())
+        show: |s| match &s.store {
+            Store::Sqlite(path) => format!("sqlite:{}", path.display()),
+            Store::Postgres(urls) => urls.to_string(),
         },
     },
     Setting {
         name: "keyring",
         takes: Takes::Value("DIRECTORY"),
-        help: "Directory of the keyring",
+        help: "Directory of the keyring: made at the first start with the embedded store, with \
+               Postgres by `keyward init`; all instances on one database need the same",
         default: Default::Derived(
             |s| text_of(&s.data_dir.join("keyring")),
             "keyring in data_dir",
@@ -158,7 +162,8 @@ pub const TABLE: &[Setting] = &[
     Setting {
         name: "insecure",
         takes: Takes::Switch,
-        help: "Allow listening on an address that is not loopback, without TLS",
+        help: "Allow listening on an address that is not loopback, without TLS, and Postgres on \
+               another host without `sslmode=verify-full`",
         default: Default::Text("false"),
         set: |s, text| parse::switch(text).map(|on| s.insecure = on),
         show: |s| s.insecure.to_string(),

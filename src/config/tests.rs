@@ -5,6 +5,8 @@ use std::path::Path;
 
 use super::*;
 
+mod postgres;
+
 struct Case {
     dir: tempfile::TempDir,
     inputs: Inputs,
@@ -210,7 +212,10 @@ fn values_are_checked() {
         ("listen", "none"),
         ("http_listen", ""),
         ("data_dir", ""),
-        ("store", "postgres://u:hunter2@db/x"),
+        ("store", "postgres://u:hunter2@db"),
+        ("store", "postgres:u:hunter2@db/x"),
+        ("store", "host=db user=u password=hunter2"),
+        ("store", "mysql://u:hunter2@db/x"),
         ("store", "sqlite::memory:"),
         ("store", "sqlite:///x"),
         ("max_staleness", "61s"),

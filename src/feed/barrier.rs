@@ -1,31 +1,27 @@
 //! What a change waits for before its call returns: that every instance has applied it or can no
-//! longer answer without it (I7). The embedded store has one instance, this one.
+//! longer answer without it (I7). The embedded store has one instance, this one; on a shared
+//! store the watcher looks at the rows of all.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
-use crate::fence::{Fence, Progress, Wait};
+use super::watcher::{Held, Watcher};
+use crate::fence::{Committed, Fence, Progress, Receipt, Wait};
 use crate::key::{BootTime, Clock};
-use crate::store::Committed;
+use crate::store::Store;
 use crate::telemetry::RevokeMetrics;
 
 /// The timer runs on another clock than the wait, which may stand still or jump: look again at
 /// least this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Changes that may be handed to the watcher at once.
+const QUEUE: usize = 1_024;
 
-/// How a change came to hold everywhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Receipt {
-    /// Instances that have applied it.
-    pub confirmed: u32,
-    /// Instances whose bound passed instead.
-    pub waited_out: u32,
-}
-
-/// The change is committed, but this process ends before it is proven to hold everywhere.
+/// The change is committed, but it could not be proven in time to hold everywhere.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the change is committed but not confirmed")]
 pub struct Unconfirmed;
@@ -37,23 +33,39 @@ pub struct Barrier {
     clock: Arc<dyn Clock>,
     closing: CancellationToken,
     metrics: RevokeMetrics,
+    /// To the watcher of a shared store.
+    watcher: Option<mpsc::Sender<Held>>,
 }
 
 impl Barrier {
-    /// Waits for what `tail` applies to `fence`; gives up when `closing` is cancelled.
+    /// Waits for what `tail` applies to `fence`, and on a shared store for all other instances;
+    /// gives up when `closing` is cancelled. Starts the watcher on the current runtime.
     pub fn new(
+        store: &Arc<dyn Store>,
         tail: Arc<Tail>,
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         closing: CancellationToken,
         metrics: RevokeMetrics,
     ) -> Self {
+        let watcher = store.shared().then(|| {
+            let (held, asked) = mpsc::channel(QUEUE);
+            let watcher = Watcher {
+                store: Arc::clone(store),
+                tail: Arc::clone(&tail),
+                fence: Arc::clone(&fence),
+                clock: Arc::clone(&clock),
+            };
+            tokio::spawn(watcher.run(asked, closing.clone()));
+            held
+        });
         Self {
             tail,
             fence,
             clock,
             closing,
             metrics,
+            watcher,
         }
     }
 
@@ -63,45 +75,67 @@ impl Barrier {
         change: Committed,
         answered_at: BootTime,
     ) -> Result<Receipt, Unconfirmed> {
+        self.tail.poke();
+        let held = match &self.watcher {
+            Some(watcher) if change != Committed::NOTHING => {
+                everywhere(watcher, change, answered_at).await
+            }
+            _ => self.here(change, answered_at).await,
+        };
+        match &held {
+            Ok(receipt) => {
+                self.metrics.confirmed.inc_by(u64::from(receipt.confirmed));
+                self.metrics
+                    .waited_out
+                    .inc_by(u64::from(receipt.waited_out));
+                self.metrics
+                    .wait
+                    .observe(self.clock.boot().since(answered_at).as_secs_f64());
+            }
+            Err(Unconfirmed) => {
+                self.metrics.failed.inc();
+            }
+        }
+        held
+    }
+
+    /// Waits for this instance alone.
+    async fn here(&self, change: Committed, answered_at: BootTime) -> Result<Receipt, Unconfirmed> {
         let mut advances = self.tail.advances();
         let wait = Wait::new(change.revision, answered_at, self.fence.max_staleness());
-        self.tail.poke();
-        let receipt = loop {
+        loop {
             let applied = *advances.borrow_and_update();
             let now = self.clock.boot();
-            match wait.progress(applied, now) {
-                Progress::Acknowledged => {
-                    break Receipt {
-                        confirmed: 1,
-                        waited_out: 0,
-                    };
+            let (confirmed, waited_out) = match wait.progress(applied, now) {
+                Progress::Acknowledged => (1, 0),
+                Progress::WaitedOut => (0, 1),
+                Progress::Pending => {
+                    tokio::select! {
+                        _ = advances.changed() => {}
+                        () = tokio::time::sleep(wait.remaining(now).min(LOOK_AGAIN)) => {}
+                        () = self.closing.cancelled() => return Err(Unconfirmed),
+                    }
+                    continue;
                 }
-                Progress::WaitedOut => {
-                    break Receipt {
-                        confirmed: 0,
-                        waited_out: 1,
-                    };
-                }
-                Progress::Pending => {}
-            }
-            tokio::select! {
-                _ = advances.changed() => {}
-                () = tokio::time::sleep(wait.remaining(now).min(LOOK_AGAIN)) => {}
-                () = self.closing.cancelled() => {
-                    self.metrics.failed.inc();
-                    return Err(Unconfirmed);
-                }
-            }
-        };
-        self.metrics.confirmed.inc_by(u64::from(receipt.confirmed));
-        self.metrics
-            .waited_out
-            .inc_by(u64::from(receipt.waited_out));
-        self.metrics
-            .wait
-            .observe(self.clock.boot().since(answered_at).as_secs_f64());
-        Ok(receipt)
+            };
+            return Ok(Receipt {
+                confirmed,
+                waited_out,
+            });
+        }
     }
+}
+
+/// Waits for all instances: the watcher tells. It ends without an answer when the process closes.
+async fn everywhere(
+    watcher: &mpsc::Sender<Held>,
+    change: Committed,
+    answered_at: BootTime,
+) -> Result<Receipt, Unconfirmed> {
+    let (tell, told) = oneshot::channel();
+    let held = Held::new(change, answered_at, tell);
+    watcher.send(held).await.map_err(|_| Unconfirmed)?;
+    told.await.map_err(|_| Unconfirmed)?
 }
 
 impl std::fmt::Debug for Barrier {

@@ -2,6 +2,8 @@
 //! admits it: the same rule for the cache in memory, for a shared cache, for a direct read and
 //! for a record that another caller's read brought.
 
+use std::sync::atomic::Ordering;
+
 use crate::key::{BootTime, KeyId, Timestamp};
 
 use super::{Epoch, Fence, Now, Published};
@@ -35,12 +37,18 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Look<'f> {
     fence: &'f Fence,
+    /// Which tombstones and floor it goes by.
+    life: u64,
     published: Published,
 }
 
 impl<'f> Look<'f> {
-    pub(super) fn new(fence: &'f Fence, published: Published) -> Self {
-        Self { fence, published }
+    pub(super) fn new(fence: &'f Fence, life: u64, published: Published) -> Self {
+        Self {
+            fence,
+            life,
+            published,
+        }
     }
 
     /// Whether the record of `id` with this stamp may be used at `now`. The record must have been
@@ -56,6 +64,7 @@ impl<'f> Look<'f> {
         if stamp.epoch != self.published.epoch
             || stamp.revision < floor
             || tombstone.is_some_and(|revision| stamp.revision < revision)
+            || self.outlived()
         {
             return Admission::Superseded;
         }
@@ -70,12 +79,19 @@ impl<'f> Look<'f> {
         if !self.is_fresh(now) {
             return Admission::NotFresh;
         }
-        if stamp.epoch != self.published.epoch || stamp.revision < self.fence.floor() {
+        let floor = self.fence.floor();
+        if stamp.epoch != self.published.epoch || stamp.revision < floor || self.outlived() {
             return Admission::Superseded;
         }
         Admission::Admitted {
             restamp: stamp.revision,
         }
+    }
+
+    /// Whether tombstones and floor were begun anew since this look was taken. Asked after they
+    /// were read: those of the new life say nothing of the old.
+    fn outlived(&self) -> bool {
+        self.fence.lives.load(Ordering::SeqCst) != self.life
     }
 
     /// Whether freshness is young enough at `now` (I1 then covers all that is older).

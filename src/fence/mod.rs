@@ -3,12 +3,14 @@
 //!
 //! One log of changes, one predicate. The tail (`feed`) hands the log to [`Fence::absorb`]; a
 //! verifier takes a [`Look`], gets a record from wherever, and asks [`Look::admit`]. What is
-//! admitted is judged by [`judge`]. A change that must hold everywhere waits by [`Wait`].
+//! admitted is judged by [`judge`]. A change that must hold everywhere waits by [`Wait`], for
+//! each instance of a [`Roster`]; [`Silence`] says whose row may go.
 //!
-//! Upholds I1, I4, I8 and, with `cache`, I2 (each named at its line).
+//! Upholds I1, I4, I8 and, with `cache`, I2, with `feed` I7 and I9 (each named at its line).
 
 mod judge;
 mod look;
+mod roster;
 mod tail;
 mod tombstones;
 mod wait;
@@ -18,6 +20,7 @@ mod tests;
 
 pub use judge::{Ask, judge, state_at, token_lives};
 pub use look::{Admission, Look, Stamp};
+pub use roster::{BootId, Committed, Member, Quorum, Receipt, Roster, Silence};
 pub use tail::{Absorbed, Change, MAX_ROWS, Mark, Page, Refused, Start};
 pub use wait::{Progress, Wait, bound};
 
@@ -96,6 +99,8 @@ pub struct Fence {
     tombstones: Tombstones,
     /// Entries below it are refused whatever their key: stands for all tombstones that went.
     floor: AtomicU64,
+    /// How often tombstones and floor were begun anew: a look that began before is refused.
+    lives: AtomicU64,
     /// What only the tail touches: its place in the log.
     place: Mutex<tail::Place>,
 }
@@ -119,18 +124,25 @@ impl Fence {
             }),
             tombstones: Tombstones::default(),
             floor: AtomicU64::new(start.floor),
+            lives: AtomicU64::new(0),
             place: Mutex::new(tail::Place::new(start.mark)),
         }
     }
 
     /// Reads `(F, applied)`: the first step of every verification (I4).
     pub fn look(&self) -> Look<'_> {
-        Look::new(self, **self.published.load())
+        let life = self.lives.load(Ordering::SeqCst);
+        Look::new(self, life, **self.published.load())
     }
 
     /// How old freshness is allowed to become.
     pub fn max_staleness(&self) -> Duration {
         self.max_staleness
+    }
+
+    /// The epoch of the last page that was taken in.
+    pub fn epoch(&self) -> Epoch {
+        self.published.load().epoch
     }
 
     /// The revision up to which this instance has applied the log.

@@ -1,5 +1,7 @@
 //! How the fence takes in the log: start, apply, jump, refuse, prune.
 
+use std::sync::atomic::Ordering;
+
 use crate::key::{BootTime, KeyId, Timestamp};
 
 use super::{Epoch, Fence, Now};
@@ -101,8 +103,9 @@ pub enum Refused {
 pub(super) struct Place {
     /// The mark of the row at `applied`.
     mark: Mark,
-    /// Set when the log was found to have lost its tail; only a new start clears it.
-    lost: Option<Refused>,
+    /// Set when the log was found to have lost its tail, with the incarnation in which that was:
+    /// only a new start clears it.
+    lost: Option<(Refused, u64)>,
 }
 
 impl Place {
@@ -112,11 +115,20 @@ impl Place {
 }
 
 impl Fence {
-    /// Takes in a page that was asked for at `t0` (both clocks, read before the read was sent)
-    /// with the present `applied`.
+    /// Takes in the page of a beat that was asked for at `t0` (both clocks, read before the beat
+    /// was sent) with the present `applied`, and whose commit was answered (I5).
     pub fn absorb(&self, t0: Now, page: &Page) -> Result<Absorbed, Refused> {
+        self.take_in(t0, page, true)
+    }
+
+    /// Takes in a page that was merely read, at a hint: it advances `applied`, never freshness.
+    pub fn absorb_hint(&self, t0: Now, page: &Page) -> Result<Absorbed, Refused> {
+        self.take_in(t0, page, false)
+    }
+
+    fn take_in(&self, t0: Now, page: &Page, proven: bool) -> Result<Absorbed, Refused> {
         let mut place = self.place.lock();
-        if let Some(lost) = place.lost {
+        if let Some((lost, _)) = place.lost {
             return Err(lost);
         }
         let applied = self.applied();
@@ -124,7 +136,7 @@ impl Fence {
         if let Err(refused) = check_place(&place, applied, page) {
             self.lose_freshness();
             if matches!(refused, Refused::LogLost { .. }) {
-                place.lost = Some(refused);
+                place.lost = Some((refused, page.epoch.incarnation));
             }
             return Err(refused);
         }
@@ -149,7 +161,9 @@ impl Fence {
             published.database_time = page.database_time.max(published.database_time_at(t0.boot));
             published.anchor = t0.boot;
             published.applied = page.head;
-            published.fresh = Some(t0);
+            if proven {
+                published.fresh = Some(t0);
+            }
         });
         self.prune();
         Ok(if jumped {
@@ -159,10 +173,25 @@ impl Fence {
         })
     }
 
+    /// Whether an operator has decided, since the log was found to have lost its tail, that it
+    /// goes on as it stands (`epoch`): then a new start is in order.
+    pub fn may_restart(&self, epoch: Epoch) -> bool {
+        let lost = self.place.lock().lost;
+        lost.is_some_and(|(_, incarnation)| epoch.incarnation > incarnation)
+    }
+
     /// Begins anew at `start`, after a refusal. The floor keeps entries of before from being
-    /// admitted; not fresh until a page was absorbed.
+    /// admitted; not fresh until a page was absorbed. After a lost tail, tombstones and floor
+    /// would speak of revisions that now mean other changes: they begin anew, too, and whatever
+    /// look was taken before is refused.
     pub fn restart(&self, start: Start) {
         let mut place = self.place.lock();
+        if place.lost.is_some() {
+            self.lose_freshness();
+            self.lives.fetch_add(1, Ordering::SeqCst);
+            self.tombstones.clear();
+            self.floor.store(start.floor, Ordering::SeqCst);
+        }
         self.raise_floor(start.floor);
         self.publish(|published| {
             published.fresh = None;

@@ -75,6 +75,11 @@ impl Tombstones {
         }
     }
 
+    /// Forgets all.
+    pub(super) fn clear(&self) {
+        self.clear_up_to(u64::MAX);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }

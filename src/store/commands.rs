@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::crypto::{Digest, Sealed};
-use crate::fence::{Mark, Stamp};
+use crate::fence::{BootId, Committed, Epoch, Stamp};
 use crate::key::{
     AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes, SlotName,
     Timestamp, TokenRecord,
@@ -155,15 +155,6 @@ impl Revoked {
     pub const LISTED: usize = 100;
 }
 
-/// A change that must hold everywhere before the call returns. Revision 0: nothing to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Committed {
-    /// Its place in the log.
-    pub revision: u64,
-    /// Its mark; `None` for revision 0.
-    pub mark: Option<Mark>,
-}
-
 /// The fields to change; `None` leaves a field as it is.
 #[derive(Clone, Debug, Default)]
 pub struct KeyChanges {
@@ -283,4 +274,38 @@ pub struct AuditEntry {
     pub account: Option<AccountId>,
     /// What else is worth keeping; never key material.
     pub detail: Option<String>,
+}
+
+/// An instance that registers.
+#[derive(Clone, Debug)]
+pub struct NewInstance {
+    /// Its name for this registration.
+    pub boot: BootId,
+    /// For people: host and address.
+    pub name: String,
+    /// How long it may answer without news.
+    pub max_staleness: Duration,
+    /// Generations of the keyring that it has loaded.
+    pub generations: Vec<u32>,
+}
+
+/// Whether changes still stand, asked by a statement that also committed a write of this
+/// instance's row.
+#[derive(Clone, Debug)]
+pub struct Confirmed {
+    /// The epoch in which it was asked.
+    pub epoch: Epoch,
+    /// Whether the instance has a row.
+    pub registered: bool,
+    /// For each change in order, whether its revision and mark stand on the row or in the log.
+    pub stands: Vec<bool>,
+}
+
+/// What came of waiting for a hint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Some instance has changed something.
+    Changed,
+    /// Hints may have been lost: look.
+    Lost,
 }

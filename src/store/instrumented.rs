@@ -9,12 +9,12 @@ use parking_lot::Mutex;
 use tracing::Instrument;
 
 use super::{
-    Actor, Audit, AuditEntry, Found, Issued, KeyChanges, KeyTarget, KeyringChecks, Keys, ListKeys,
-    Log, NewKey, NewToken, Result, Revocation, RevokeAnswer, Secrets, Store, StoreError,
-    TokenRevoked, Tokens, UpdateAnswer,
+    Actor, Audit, AuditEntry, Committed, Confirmed, Found, Heard, Issued, KeyChanges, KeyTarget,
+    KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken, Result, Revocation,
+    RevokeAnswer, Secrets, Store, StoreError, TokenRevoked, Tokens, UpdateAnswer,
 };
 use crate::crypto::{CheckValue, Digest};
-use crate::fence::{Page, Start};
+use crate::fence::{BootId, Page, Roster, Start};
 use crate::key::{BootTime, Clock, KeyId, KeyRecord, TokenRecord};
 use crate::telemetry::Metrics;
 
@@ -192,6 +192,51 @@ impl<S: Store> KeyringChecks for Instrumented<S> {
             self.inner.activate_generation(number),
         )
         .await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Members for Instrumented<S> {
+    fn shared(&self) -> bool {
+        self.inner.shared()
+    }
+
+    async fn register(&self, instance: &NewInstance) -> Result<()> {
+        self.watch("register", self.inner.register(instance)).await
+    }
+
+    async fn beat(&self, boot: BootId, applied: u64) -> Result<Option<Page>> {
+        self.watch("beat", self.inner.beat(boot, applied)).await
+    }
+
+    async fn acknowledge(&self, boot: BootId, applied: u64) -> Result<()> {
+        self.watch("acknowledge", self.inner.acknowledge(boot, applied))
+            .await
+    }
+
+    async fn leave(&self, boot: BootId) -> Result<()> {
+        self.watch("leave", self.inner.leave(boot)).await
+    }
+
+    async fn roster(&self) -> Result<Option<Roster>> {
+        self.watch("roster", self.inner.roster()).await
+    }
+
+    async fn reap(&self, boot: BootId, beat: u64) -> Result<bool> {
+        self.watch("reap", self.inner.reap(boot, beat)).await
+    }
+
+    async fn confirm(&self, boot: BootId, changes: &[Committed]) -> Result<Option<Confirmed>> {
+        self.watch("confirm", self.inner.confirm(boot, changes))
+            .await
+    }
+
+    async fn announce(&self) -> Result<()> {
+        self.watch("announce", self.inner.announce()).await
+    }
+
+    async fn hint(&self) -> Heard {
+        self.inner.hint().await
     }
 }
 

@@ -5,11 +5,14 @@
 mod commands;
 mod control;
 mod instrumented;
+mod plan;
+pub mod postgres;
 pub mod sqlite;
 
+pub use crate::fence::Committed;
 pub use commands::{
-    Actor, AuditAction, AuditEntry, Committed, Expiry, Found, Issued, KeyChanges, KeyTarget,
-    ListKeys, NewKey, NewToken, Revocation, RevokeAnswer, Revoked, Secrets, Successor,
+    Actor, AuditAction, AuditEntry, Confirmed, Expiry, Found, Heard, Issued, KeyChanges, KeyTarget,
+    ListKeys, NewInstance, NewKey, NewToken, Revocation, RevokeAnswer, Revoked, Secrets, Successor,
     TokenRevoked, UpdateAnswer,
 };
 pub use control::{Control, Lost};
@@ -18,7 +21,7 @@ pub use instrumented::Instrumented;
 use async_trait::async_trait;
 
 use crate::crypto::{CheckValue, Digest};
-use crate::fence::{Page, Start};
+use crate::fence::{BootId, Page, Roster, Start};
 use crate::key::{KeyId, KeyRecord, TokenRecord};
 
 /// Why a store call failed. The texts are for operators' logs; callers get a status.
@@ -81,6 +84,65 @@ pub trait Log: Send + Sync + 'static {
     async fn trim(&self) -> Result<u64>;
 }
 
+/// The instances that share a store. What is given here is for a store that serves one process,
+/// which needs no row to prove that it is the only one; a shared store does all of it itself.
+#[async_trait]
+pub trait Members: Log {
+    /// Whether other processes may serve from this store at the same time.
+    fn shared(&self) -> bool {
+        false
+    }
+
+    /// Adds an instance's row, in a commit of its own, which is answered when this returns.
+    async fn register(&self, _instance: &NewInstance) -> Result<()> {
+        Ok(())
+    }
+
+    /// One statement that writes the instance's row, `beat + 1` and `applied`, and reads the log
+    /// like [`Log::tail`]. `None` when there is no such row. [`StoreError::OutcomeUnknown`] when
+    /// it hung and was given up: it may still hold the row.
+    async fn beat(&self, _boot: BootId, applied: u64) -> Result<Option<Page>> {
+        self.tail(applied).await.map(Some)
+    }
+
+    /// Writes to the instance's row that it has applied the log up to `applied`. It need not
+    /// survive a crash: it only states what that instance's memory holds.
+    async fn acknowledge(&self, _boot: BootId, _applied: u64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Deletes the instance's own row; its freshness is off.
+    async fn leave(&self, _boot: BootId) -> Result<()> {
+        Ok(())
+    }
+
+    /// All rows, in a new snapshot; `None` when the store is not shared.
+    async fn roster(&self) -> Result<Option<Roster>> {
+        Ok(None)
+    }
+
+    /// Deletes the row of a silent instance if its beat is still this one; whether it did.
+    async fn reap(&self, _boot: BootId, _beat: u64) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Whether `changes` stand, asked by a statement that also commits a write of `boot`'s row;
+    /// `None` when the store is not shared.
+    async fn confirm(&self, _boot: BootId, _changes: &[Committed]) -> Result<Option<Confirmed>> {
+        Ok(None)
+    }
+
+    /// Hints to all instances that something has changed. It may be lost.
+    async fn announce(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Waits for a hint.
+    async fn hint(&self) -> Heard {
+        std::future::pending().await
+    }
+}
+
 /// Callers' tokens.
 #[async_trait]
 pub trait Tokens: Send + Sync + 'static {
@@ -133,7 +195,7 @@ pub trait KeyringChecks: Send + Sync + 'static {
 
 /// All of it: what a backend implements.
 #[async_trait]
-pub trait Store: Keys + Log + Tokens + Audit + KeyringChecks {
+pub trait Store: Keys + Log + Members + Tokens + Audit + KeyringChecks {
     /// Ends all connections; what was committed is on disk.
     async fn close(&self);
 }

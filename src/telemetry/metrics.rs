@@ -15,7 +15,9 @@ use tonic::Code;
 
 use super::VERSION;
 use catalogue::{Catalogue, Described};
-pub use groups::{BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, RevokeMetrics};
+pub use groups::{
+    BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, MemberMetrics, RevokeMetrics,
+};
 
 type One = [(&'static str, &'static str); 1];
 type Two = [(&'static str, &'static str); 2];
@@ -65,6 +67,8 @@ pub struct Metrics {
     pub revoke: RevokeMetrics,
     /// Beats of the tail.
     pub beats: BeatMetrics,
+    /// The other instances.
+    pub members: MemberMetrics,
 }
 
 impl Metrics {
@@ -107,6 +111,7 @@ impl Metrics {
             fence: FenceMetrics::register(c),
             revoke: RevokeMetrics::register(c),
             beats: BeatMetrics::register(c),
+            members: MemberMetrics::register(c),
             connections: c.add(
                 "keyward_connections",
                 "gauge",

@@ -11,7 +11,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
-    BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, Metrics, RevokeMetrics, RpcMetrics,
+    BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, MemberMetrics, Metrics, RevokeMetrics,
+    RpcMetrics,
 };
 
 /// The name and version under which the service shows itself.

@@ -141,6 +141,11 @@ pub(crate) async fn a_line_cannot_be_rewritten(world: World) {
     world
         .refused("UPDATE audit SET id = id + 1", "audit cannot be rewritten")
         .await;
+    assert_eq!(world.audit().await, ["issue bot -"]);
+}
+
+pub(crate) async fn a_replacing_insert_is_refused(world: World) {
+    world.plain("42").await;
     let replaced = "INSERT OR REPLACE INTO audit (id, time, actor, action)
                     SELECT id, time, 'nobody', action FROM audit";
     world.refused(replaced, "audit cannot be rewritten").await;

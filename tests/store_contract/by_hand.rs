@@ -39,7 +39,10 @@ pub(crate) async fn every_change_of_a_record_is_logged(world: World) {
         r#"allowed_cidrs = '["10.0.0.0/8"]'"#.to_owned(),
         "disabled = TRUE".to_owned(),
         "expire_time = create_time".to_owned(),
-        format!("revoke_time = create_time + 1, replaced_by = {other}"),
+        format!(
+            "revoke_time = {}, replaced_by = {other}",
+            world.a_tick_after("create_time")
+        ),
         "revoke_time = create_time".to_owned(),
         "revoke_reason = 'by hand'".to_owned(),
     ];
@@ -139,7 +142,7 @@ pub(crate) async fn what_is_fixed_cannot_change(world: World) {
         "name = 'other'".to_owned(),
         "hint = 'kw_zzzz'".to_owned(),
         "recoverable = NOT recoverable".to_owned(),
-        "create_time = create_time + 1".to_owned(),
+        format!("create_time = {}", world.a_tick_after("create_time")),
     ] {
         world
             .refused(format!("UPDATE api_keys SET {change}"), "never change")
@@ -165,7 +168,7 @@ pub(crate) async fn a_revoked_key_cannot_be_revived(world: World) {
         for change in [
             "revoke_time = NULL",
             "revoke_time = NULL, revoke_reason = NULL, replaced_by = NULL",
-            "revoke_time = revoke_time + 1",
+            &format!("revoke_time = {}", world.a_tick_after("revoke_time")),
             &format!("replaced_by = {other}"),
         ] {
             let sql = format!(
@@ -271,7 +274,7 @@ pub(crate) async fn the_log_cannot_be_rewritten(world: World) {
         "revision = revision + 5".to_owned(),
         format!("key_id = {id}"),
         "actor = 'nobody'".to_owned(),
-        "time = time + 1".to_owned(),
+        format!("time = {}", world.a_tick_after("time")),
     ] {
         world
             .refused(

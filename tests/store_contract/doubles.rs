@@ -1,5 +1,7 @@
 //! Time and randomness that a test owns.
 
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -13,6 +15,8 @@ const BEGINNING: i64 = 4_102_444_800_000_000;
 pub(crate) struct ManualClock {
     boot: AtomicI64,
     wall: AtomicI64,
+    /// A file that shows the wall clock, for a server that is to go by it.
+    shown: OnceLock<PathBuf>,
 }
 
 impl ManualClock {
@@ -20,6 +24,22 @@ impl ManualClock {
         Self {
             boot: AtomicI64::new(1_000_000),
             wall: AtomicI64::new(BEGINNING),
+            shown: OnceLock::new(),
+        }
+    }
+
+    /// Shows the wall clock in a file from now on.
+    pub(crate) fn show_in(&self, file: PathBuf) {
+        self.shown.set(file).unwrap();
+        self.show();
+    }
+
+    /// Replaces the file at once: it is never seen half-written.
+    fn show(&self) {
+        if let Some(file) = self.shown.get() {
+            let half = file.with_extension("half");
+            std::fs::write(&half, self.wall().as_micros().to_string()).unwrap();
+            std::fs::rename(half, file).unwrap();
         }
     }
 
@@ -27,11 +47,13 @@ impl ManualClock {
     pub(crate) fn pass(&self, duration: Duration) {
         self.boot.fetch_add(micros(duration), Ordering::SeqCst);
         self.wall.fetch_add(micros(duration), Ordering::SeqCst);
+        self.show();
     }
 
     /// Somebody sets the wall clock back.
     pub(crate) fn set_back(&self, duration: Duration) {
         self.wall.fetch_sub(micros(duration), Ordering::SeqCst);
+        self.show();
     }
 }
 

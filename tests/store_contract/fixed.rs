@@ -7,10 +7,11 @@ use crate::world::{DAY, World, actor, disabled, end, kill, sealed};
 /// SQL that inserts a recoverable key with these columns set, too.
 fn insert_with(world: &World, columns: &str, values: &str) -> String {
     let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
+    let time = world.time(1);
     format!(
         "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
                 metadata, allowed_cidrs, recoverable, create_time, {columns})
-         VALUES ({id}, {digest}, 1, '42', 'x', '', '[]', '{{}}', '[]', TRUE, 1, {values})"
+         VALUES ({id}, {digest}, 1, '42', 'x', '', '[]', '{{}}', '[]', TRUE, {time}, {values})"
     )
 }
 
@@ -34,7 +35,8 @@ pub(crate) async fn a_revoked_key_gets_no_sealed_copy(world: World) {
     world
         .by_hand(&set("revoke_time = create_time, ", ids[2]))
         .await;
-    let insert = insert_with(&world, "revoke_time, sealed", &format!("1, {copy}"));
+    let values = format!("{}, {copy}", world.time(1));
+    let insert = insert_with(&world, "revoke_time, sealed", &values);
     world.refused(insert, "nor a seal for a revoked key").await;
     assert_eq!(world.count("api_keys WHERE sealed IS NOT NULL").await, 0);
 }
@@ -83,11 +85,12 @@ pub(crate) async fn the_last_change_of_a_token_is_not_set_by_hand(world: World) 
         world.refused(sql, "written by the triggers alone").await;
     }
     let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
+    let time = world.time(1);
     for (column, value) in [("revision", "1"), ("mark", &mark), ("changed_by", "'bot'")] {
         let sql = format!(
             "INSERT INTO caller_tokens
                  (token_id, digest, generation, name, roles, create_time, {column})
-             VALUES ({id}, {digest}, 1, 'x', 'admin', 1, {value})"
+             VALUES ({id}, {digest}, 1, 'x', 'admin', {time}, {value})"
         );
         world
             .refused(sql, "revision, mark or changed_by were given")

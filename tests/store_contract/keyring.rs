@@ -62,7 +62,7 @@ pub(crate) async fn the_generation_activated_last_is_the_active_one(world: World
         world.store.activate_generation(number).await.unwrap();
         let active = world.store.active_generation().await.unwrap();
         assert_eq!(active, Some(number));
-        assert_eq!(world.count("keyring_checks WHERE active <> 0").await, 1);
+        assert_eq!(world.count("keyring_checks WHERE active = TRUE").await, 1);
     }
     assert_eq!(stored(&world).await, values);
 }

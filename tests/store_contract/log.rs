@@ -56,7 +56,9 @@ pub(crate) async fn a_tail_gives_the_rows_after_it_with_their_marks(world: World
         (one.id, false),
         (two.id, false),
     ] {
-        let Committed { revision, mark } = world.update(id, disabled(on)).await.1;
+        let committed = world.update(id, disabled(on)).await.1;
+        assert_eq!(committed.id, Some(id));
+        let Committed { revision, mark, .. } = committed;
         expected.push(Change {
             revision,
             mark: mark.unwrap(),

@@ -41,7 +41,10 @@ macro_rules! contract {
     ($backend:ident => $fresh:path
      $(, except $group:ident :: $excluded:ident : $reason:literal)* $(,)?) => {
         // An exclusion names a case that exists.
-        $(const _: () = { use crate::$group::$excluded as _; };)*
+        $(const _: () = {
+            #[expect(unused_imports, reason = "naming it is the check")]
+            use crate::$group::$excluded as _;
+        };)*
         tests! { $backend $fresh,
             [$((concat!(stringify!($group), "::", stringify!($excluded)), $reason)),*];
             issue {
@@ -154,6 +157,7 @@ macro_rules! contract {
                 what_changes_nothing_has_no_line
                 a_change_whose_line_cannot_be_written_is_not_made
                 a_line_cannot_be_rewritten
+                a_replacing_insert_is_refused
             }
             keyring {
                 check_values_are_given_back
@@ -168,6 +172,7 @@ macro_rules! contract {
                 a_key_found_expired_stays_expired
                 a_key_expires_at_its_time
                 a_grace_ends_at_its_time
+                an_ended_grace_stays_ended
             }
             durability {
                 all_is_there_after_a_reopening
@@ -210,3 +215,17 @@ fn run<B: Backend, F: Future<Output = ()>>(
 }
 
 contract!(sqlite => crate::backends::sqlite::fresh);
+
+contract!(postgres => crate::backends::postgres::fresh,
+    except log::a_start_is_cold_at_the_head: "a start reads what the log still holds, from pruned_to on",
+    except log::each_start_is_another_epoch: "the epoch is the database's, and outlives a process",
+    except by_hand::a_replacing_insert_is_refused: "there is no REPLACE",
+    except by_hand::the_time_of_the_store_never_falls: "the database's clock is its time",
+    except tokens::a_replacing_insert_is_refused: "there is no REPLACE",
+    except audit::a_replacing_insert_is_refused: "there is no REPLACE",
+    except time::stored_times_never_fall: "the database's clock is its time; as used it never falls, by the fence",
+    except time::time_runs_on_while_the_wall_clock_is_behind: "the database's clock is its time",
+    except time::time_runs_on_after_a_reopening_with_the_wall_clock_behind: "the database's clock is its time",
+    except time::a_key_found_expired_stays_expired: "the database's clock is its time",
+    except time::an_ended_grace_stays_ended: "the database's clock is its time",
+);

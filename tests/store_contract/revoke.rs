@@ -352,13 +352,7 @@ pub(crate) async fn an_account_without_keys_is_done(world: World) {
     let revoked = world.revoke(kill_all("42")).await;
     assert!(revoked.keys.is_empty());
     assert_eq!((revoked.count, revoked.revoke_time), (0, None));
-    assert_eq!(
-        revoked.committed,
-        Committed {
-            revision: 0,
-            mark: None
-        }
-    );
+    assert_eq!(revoked.committed, Committed::NOTHING);
 }
 
 pub(crate) async fn an_account_revoked_again_still_names_its_highest_revision(world: World) {

@@ -239,11 +239,11 @@ pub(crate) async fn a_revoked_token_cannot_be_revived(world: World) {
     let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
     for change in [
         "revoke_time = NULL".to_owned(),
-        "revoke_time = revoke_time + 1".to_owned(),
+        format!("revoke_time = {}", world.a_tick_after("revoke_time")),
         format!("token_id = {id}"),
         format!("digest = {digest}"),
         "generation = generation + 1".to_owned(),
-        "create_time = create_time + 1".to_owned(),
+        format!("create_time = {}", world.a_tick_after("create_time")),
     ] {
         world
             .refused(

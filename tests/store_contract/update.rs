@@ -79,10 +79,7 @@ pub(crate) async fn an_expiry_is_set_and_taken_away(world: World) {
 
 pub(crate) async fn a_change_to_what_is_there_answers_the_last_change(world: World) {
     let key = world.plain("42").await;
-    let nothing = Committed {
-        revision: 0,
-        mark: None,
-    };
+    let nothing = Committed::NOTHING;
     assert_eq!(
         world.update(key.id, disabled(false)).await,
         (key.clone(), nothing)

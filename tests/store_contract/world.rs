@@ -31,8 +31,17 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// A connection that passes the service by.
     async fn connect(&self) -> Box<dyn ByHand>;
 
-    /// Bytes as they stand in SQL.
+    /// Bytes as they stand in SQL; 16 of them are an id.
     fn bytes(&self, bytes: &[u8]) -> String;
+
+    /// A time, in microseconds since the Unix epoch, as it stands in SQL.
+    fn time(&self, micros: i64) -> String;
+
+    /// A microsecond, to be added to a time in SQL.
+    fn tick(&self) -> &'static str;
+
+    /// Lets the store's own clock, if it has one, follow the test's.
+    fn follow(&self, _clock: &ManualClock) {}
 }
 
 /// What an operator has: a connection, and SQL.
@@ -59,6 +68,7 @@ pub(crate) const DAY: Duration = Duration::from_secs(24 * 3_600);
 impl World {
     pub(crate) async fn new(backend: impl Backend) -> Self {
         let (clock, entropy) = (Arc::new(ManualClock::new()), Counting::default());
+        backend.follow(&clock);
         let store = backend.open(clock.clone(), &entropy).await.unwrap();
         Self {
             backend: Box::new(backend),
@@ -150,6 +160,16 @@ impl World {
 
     pub(crate) fn bytes(&self, bytes: &[u8]) -> String {
         self.backend.bytes(bytes)
+    }
+
+    /// A time as it stands in SQL.
+    pub(crate) fn time(&self, micros: i64) -> String {
+        self.backend.time(micros)
+    }
+
+    /// A microsecond more than `column`, in SQL.
+    pub(crate) fn a_tick_after(&self, column: &str) -> String {
+        format!("{column} + {}", self.backend.tick())
     }
 
     /// The lines of the audit: action, actor and detail.

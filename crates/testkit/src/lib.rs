@@ -10,6 +10,7 @@
 mod client;
 mod doubles;
 mod local;
+mod postgres;
 mod process;
 mod refusal;
 mod stalling;
@@ -17,6 +18,7 @@ mod stalling;
 pub use client::{Client, connect, http_get};
 pub use doubles::{ManualClock, ManualEntropy};
 pub use local::{Local, settings_in};
+pub use postgres::{Database, Postgres, connect as connect_to_postgres};
 pub use process::Process;
 pub use refusal::{invalid, refused};
 pub use stalling::{Faults, Gate, StallingStore};

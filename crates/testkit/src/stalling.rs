@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use keyward::crypto::{CheckValue, Digest};
-use keyward::fence::{Page, Start};
+use keyward::fence::{BootId, Page, Roster, Start};
 use keyward::key::{KeyId, KeyRecord, TokenRecord};
 use keyward::store::{
-    Actor, Audit, AuditEntry, Found, Issued, KeyChanges, KeyTarget, KeyringChecks, Keys, ListKeys,
-    Log, NewKey, NewToken, Result, Revocation, RevokeAnswer, Secrets, Store, TokenRevoked, Tokens,
-    UpdateAnswer,
+    Actor, Audit, AuditEntry, Committed, Confirmed, Found, Heard, Issued, KeyChanges, KeyTarget,
+    KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken, Result, Revocation,
+    RevokeAnswer, Secrets, Store, TokenRevoked, Tokens, UpdateAnswer,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -89,6 +89,15 @@ impl Faults {
         let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         self.page_delay.store(millis, Ordering::SeqCst);
     }
+
+    /// Holds a page back after it was read.
+    async fn late(&self) {
+        self.page.pass().await;
+        let delay = self.page_delay.load(Ordering::SeqCst);
+        if delay > 0 {
+            tokio::time::sleep(Duration::from_millis(delay)).await;
+        }
+    }
 }
 
 /// Delegates to a store, through the gates of its [`Faults`].
@@ -113,16 +122,58 @@ impl Log for StallingStore {
     async fn tail(&self, applied: u64) -> Result<Page> {
         self.faults.tail.pass().await;
         let page = self.inner.tail(applied).await;
-        self.faults.page.pass().await;
-        let delay = self.faults.page_delay.load(Ordering::SeqCst);
-        if delay > 0 {
-            tokio::time::sleep(Duration::from_millis(delay)).await;
-        }
+        self.faults.late().await;
         page
     }
 
     async fn trim(&self) -> Result<u64> {
         self.inner.trim().await
+    }
+}
+
+#[async_trait]
+impl Members for StallingStore {
+    fn shared(&self) -> bool {
+        self.inner.shared()
+    }
+
+    async fn register(&self, instance: &NewInstance) -> Result<()> {
+        self.inner.register(instance).await
+    }
+
+    async fn beat(&self, boot: BootId, applied: u64) -> Result<Option<Page>> {
+        self.faults.tail.pass().await;
+        let page = self.inner.beat(boot, applied).await;
+        self.faults.late().await;
+        page
+    }
+
+    async fn acknowledge(&self, boot: BootId, applied: u64) -> Result<()> {
+        self.inner.acknowledge(boot, applied).await
+    }
+
+    async fn leave(&self, boot: BootId) -> Result<()> {
+        self.inner.leave(boot).await
+    }
+
+    async fn roster(&self) -> Result<Option<Roster>> {
+        self.inner.roster().await
+    }
+
+    async fn reap(&self, boot: BootId, beat: u64) -> Result<bool> {
+        self.inner.reap(boot, beat).await
+    }
+
+    async fn confirm(&self, boot: BootId, changes: &[Committed]) -> Result<Option<Confirmed>> {
+        self.inner.confirm(boot, changes).await
+    }
+
+    async fn announce(&self) -> Result<()> {
+        self.inner.announce().await
+    }
+
+    async fn hint(&self) -> Heard {
+        self.inner.hint().await
     }
 }
 

@@ -1,8 +1,40 @@
 //! Tests of the command line as a whole, without a service.
 
+mod direct;
 mod service;
 
+use std::path::Path;
+
 use super::*;
+
+/// Does nothing, and tells what it was to do.
+struct Told;
+
+impl Operations for Told {
+    fn serve(&self, settings: Settings) -> Result<(), String> {
+        Err(format!("listens on {}", settings.listen))
+    }
+
+    fn migrate(&self, settings: &Settings, service_role: Option<&str>) -> Result<String, String> {
+        Ok(format!("migrate {:?} {service_role:?}", settings.store))
+    }
+
+    fn init(
+        &self,
+        settings: &Settings,
+        service_role: Option<&str>,
+        token_file: Option<&Path>,
+    ) -> Result<String, String> {
+        Ok(format!(
+            "init {:?} {service_role:?} {token_file:?}",
+            settings.store
+        ))
+    }
+
+    fn advance_epoch(&self, settings: &Settings, reason: &str) -> Result<String, String> {
+        Err(format!("advance {:?} {reason}", settings.store))
+    }
+}
 
 /// Runs a command; answers exit code, stdout and stderr.
 fn keyward(arguments: &[&str], input: &str) -> (u8, String, String) {
@@ -28,8 +60,7 @@ fn keyward_in(
         .iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
-    let serve = |settings: Settings| Err(format!("listens on {}", settings.listen));
-    let code = run_on(&mut console, arguments, environment, serve);
+    let code = run_on(&mut console, arguments, environment, &Told);
     (
         code,
         String::from_utf8(out).unwrap(),
@@ -306,9 +337,6 @@ fn a_broken_pipe_is_no_panic() {
         err: &mut err,
     };
     let arguments = ["keyward", "config"].map(OsString::from);
-    assert_eq!(
-        run_on(&mut console, arguments, Vec::new(), |_| Ok(())),
-        FAILED
-    );
+    assert_eq!(run_on(&mut console, arguments, Vec::new(), &Told), FAILED);
     assert!(err.is_empty());
 }

@@ -5,9 +5,10 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
 
+use super::super::plan::{Ending, changed, ending, entry};
 use super::super::{
-    Actor, AuditAction, AuditEntry, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys,
-    NewKey, Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer,
+    Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
+    Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer,
 };
 use super::audit::audit;
 use super::revoke::{end, revoke_account, revoke_one};
@@ -66,13 +67,15 @@ impl Keys for SqliteStore {
                     return Ok(RevokeAnswer::NotFound);
                 };
                 let record = rows::key(&row)?;
-                let expired = state_at(&record, tx.now) == KeyState::Expired;
-                if successor.is_some() && expired && record.revoke_time.is_none() {
-                    tx.rollback().await?;
-                    return Ok(RevokeAnswer::Expired);
-                }
                 let ends = tx.now.plus(grace);
-                revoke_one(tx, record, successor, ends, reason.as_ref(), actor).await
+                match ending(&record, successor, tx.now, ends, reason) {
+                    Ending::Expired => {
+                        tx.rollback().await?;
+                        Ok(RevokeAnswer::Expired)
+                    }
+                    Ending::Stands => revoke_one(tx, record, None, actor).await,
+                    Ending::Ends(end) => revoke_one(tx, record, Some(end), actor).await,
+                }
             }
             Revocation::Account { account, reason } => {
                 revoke_account(tx, &account, reason.as_ref(), actor).await
@@ -242,15 +245,6 @@ pub(super) fn vanished() -> StoreError {
     StoreError::Damaged("a row vanished within its transaction".to_owned())
 }
 
-pub(super) fn entry(action: AuditAction, record: &KeyRecord, detail: Option<String>) -> AuditEntry {
-    AuditEntry {
-        action,
-        id: Some(record.id),
-        account: Some(record.account.clone()),
-        detail,
-    }
-}
-
 pub(super) async fn insert(tx: &mut WriteTx, new: &NewKey, disabled: bool) -> Result<()> {
     let created = tx.now;
     let expire_time = match new.expiry {
@@ -281,24 +275,4 @@ pub(super) async fn insert(tx: &mut WriteTx, new: &NewKey, disabled: bool) -> Re
     .await
     .map(drop)
     .map_err(store_error)
-}
-
-fn changed(record: &KeyRecord, changes: KeyChanges) -> KeyRecord {
-    let mut record = record.clone();
-    if let Some(scopes) = changes.scopes {
-        record.scopes = scopes;
-    }
-    if let Some(metadata) = changes.metadata {
-        record.metadata = metadata;
-    }
-    if let Some(networks) = changes.networks {
-        record.networks = networks;
-    }
-    if let Some(expire_time) = changes.expire_time {
-        record.expire_time = expire_time;
-    }
-    if let Some(disabled) = changes.disabled {
-        record.disabled = disabled;
-    }
-    record
 }

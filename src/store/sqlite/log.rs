@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::{Connection, SqliteConnection};
 
-use super::super::{Log, Result};
+use super::super::{Log, Members, Result};
 use super::{SqliteStore, rows, store_error};
 use crate::fence::{Change, MAX_ROWS, Page, Start};
 use crate::key::Timestamp;
@@ -81,6 +81,9 @@ impl Log for SqliteStore {
         Ok(trimmed)
     }
 }
+
+// One process: its locks prove what rows would prove.
+impl Members for SqliteStore {}
 
 impl SqliteStore {
     /// Where the log stands, beside an instance that stands at `applied`; without the rows.

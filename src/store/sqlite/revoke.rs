@@ -1,16 +1,16 @@
 //! Ending keys on SQLite: one key with or without a successor, or an account's at once. One
 //! transaction each; the triggers log every row and wipe the sealed copies.
 
+use super::super::plan::End;
 use super::super::{
     Actor, AuditAction, AuditEntry, Committed, Expiry, NewKey, Result, RevokeAnswer, Revoked,
     Successor,
 };
 use super::audit::audit;
-use super::keys::{by_id, entry, fetch, id_query, insert, vanished};
+use super::keys::{by_id, fetch, id_query, insert, vanished};
 use super::rows;
 use super::{WriteTx, store_error};
-use crate::fence::state_at;
-use crate::key::{AccountId, KeyId, KeyRecord, KeyState, Reason, Timestamp};
+use crate::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
 
 /// Sets the revoke time of a key; the trigger logs it and wipes the sealed copy.
 pub(super) async fn end(
@@ -38,41 +38,23 @@ pub(super) async fn end(
     .map_err(store_error)
 }
 
+/// Gives the key its end, if it gets one, and answers how it stands.
 pub(super) async fn revoke_one(
     mut tx: WriteTx,
     record: KeyRecord,
-    successor: Option<Successor>,
-    ends: Timestamp,
-    reason: Option<&Reason>,
+    ends: Option<End>,
     actor: &Actor,
 ) -> Result<RevokeAnswer> {
-    let first = record.revoke_time.is_none();
-    let created = if first { successor } else { None };
-    let changes = record.revoke_time.is_none_or(|before| ends < before);
-    // Nothing is changed on a key that is dead already, nor a grace lengthened.
-    let changes = changes && state_at(&record, tx.now) != KeyState::Revoked;
-    if changes {
-        let next = created.as_ref().map(|successor| successor.id);
-        end(&mut tx, &record, ends, next, reason, actor).await?;
-        let action = if next.is_some() {
-            AuditAction::Replace
-        } else {
-            AuditAction::Revoke
-        };
-        let detail = next.map(|id| format!("replaced_by={id}"));
-        audit(&mut tx, &entry(action, &record, detail), actor).await?;
-    }
-    if let Some(successor) = &created {
-        // A replacement is no way to switch a key on again: it takes over `disabled`, too.
-        let new = succession(&record, successor);
-        insert(&mut tx, &new, record.disabled).await?;
-        let birth = AuditEntry {
-            action: AuditAction::Issue,
-            id: Some(new.id),
-            account: Some(new.account),
-            detail: Some(format!("replaces={}", record.id)),
-        };
-        audit(&mut tx, &birth, actor).await?;
+    if let Some(ending) = &ends {
+        let (next, reason) = (ending.replaced_by(&record), ending.reason.as_ref());
+        end(&mut tx, &record, ending.at, next, reason, actor).await?;
+        if let Some(successor) = &ending.successor {
+            // A replacement is no way to switch a key on again: it takes over `disabled`, too.
+            insert(&mut tx, &succession(&record, successor), record.disabled).await?;
+        }
+        for line in ending.audit(&record) {
+            audit(&mut tx, &line, actor).await?;
+        }
     }
     let row = fetch(&mut tx, id_query(record.id))
         .await?
@@ -82,7 +64,7 @@ pub(super) async fn revoke_one(
         Some(id) => by_id(&mut tx, id).await?,
         None => None,
     };
-    if changes {
+    if ends.is_some() {
         tx.commit().await?
     } else {
         tx.rollback().await?
@@ -92,7 +74,7 @@ pub(super) async fn revoke_one(
         keys: vec![record],
         count: 1,
         successor,
-        created: created.is_some(),
+        created: ends.is_some_and(|end| end.successor.is_some()),
         committed,
     })))
 }
@@ -145,7 +127,7 @@ pub(super) async fn revoke_account(
         );
     }
     let last = sqlx::query(
-        "SELECT revision, mark FROM api_keys WHERE account_id = ? ORDER BY revision DESC LIMIT 1",
+        "SELECT key_id, revision, mark FROM api_keys WHERE account_id = ? ORDER BY revision DESC LIMIT 1",
     )
     .bind(account.as_str().to_owned())
     .fetch_optional(tx.on()?)
@@ -153,10 +135,7 @@ pub(super) async fn revoke_account(
     .map_err(store_error)?;
     let committed = match &last {
         Some(row) => rows::committed(row)?,
-        None => Committed {
-            revision: 0,
-            mark: None,
-        },
+        None => Committed::NOTHING,
     };
     if ids.is_empty() {
         tx.rollback().await?;

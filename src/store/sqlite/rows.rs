@@ -125,14 +125,25 @@ pub(super) fn token(row: &SqliteRow) -> Result<TokenRecord> {
     })
 }
 
-/// The last change of a row.
+/// The last change of a row of `key_columns`.
 pub(super) fn committed(row: &SqliteRow) -> Result<Committed> {
-    let mark = column::<Option<&[u8]>>(row, "mark")?
-        .map(mark)
-        .transpose()?;
+    last_change(row, "key_id")
+}
+
+/// The last change of a row of `token_columns`.
+pub(super) fn token_committed(row: &SqliteRow) -> Result<Committed> {
+    last_change(row, "token_id")
+}
+
+fn last_change(row: &SqliteRow, id_column: &str) -> Result<Committed> {
+    let revision = revision(column(row, "revision")?)?;
+    if revision == 0 {
+        return Ok(Committed::NOTHING);
+    }
     Ok(Committed {
-        revision: revision(column(row, "revision")?)?,
-        mark,
+        revision,
+        mark: Some(mark(column(row, "mark")?)?),
+        id: Some(id(column(row, id_column)?)?),
     })
 }
 

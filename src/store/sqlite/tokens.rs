@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 
+use super::super::plan::token_entry;
 use super::super::{
-    Actor, AuditAction, AuditEntry, Found, KeyringChecks, NewToken, Result, StoreError,
-    TokenRevoked, Tokens,
+    Actor, AuditAction, Found, KeyringChecks, NewToken, Result, StoreError, TokenRevoked, Tokens,
 };
 use super::audit::audit;
 use super::rows::{self, token_columns};
@@ -35,7 +35,7 @@ impl Tokens for SqliteStore {
         let detail = format!("name={} roles={}", record.name, record.roles.to_text());
         audit(
             &mut tx,
-            &entry(AuditAction::TokenCreate, record.id, Some(detail)),
+            &token_entry(AuditAction::TokenCreate, record.id, Some(detail)),
             actor,
         )
         .await?;
@@ -113,7 +113,12 @@ impl Tokens for SqliteStore {
         .await
         .map_err(store_error)?;
         if changed > 0 {
-            audit(&mut tx, &entry(AuditAction::TokenRevoke, id, None), actor).await?;
+            audit(
+                &mut tx,
+                &token_entry(AuditAction::TokenRevoke, id, None),
+                actor,
+            )
+            .await?;
             tx.commit().await?;
         } else {
             tx.rollback().await?;
@@ -121,7 +126,7 @@ impl Tokens for SqliteStore {
         row.map(|row| {
             Ok(TokenRevoked {
                 record: rows::token(&row)?,
-                committed: rows::committed(&row)?,
+                committed: rows::token_committed(&row)?,
             })
         })
         .transpose()
@@ -212,14 +217,5 @@ impl KeyringChecks for SqliteStore {
             )));
         }
         tx.commit().await
-    }
-}
-
-fn entry(action: AuditAction, id: KeyId, detail: Option<String>) -> AuditEntry {
-    AuditEntry {
-        action,
-        id: Some(id),
-        account: None,
-        detail,
     }
 }

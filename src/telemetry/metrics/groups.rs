@@ -56,6 +56,21 @@ pub struct BeatMetrics {
     pub failed: Counter,
 }
 
+/// What this instance has to do with the others that share its store.
+#[derive(Clone, Debug)]
+pub struct MemberMetrics {
+    /// It registered.
+    pub registrations: Counter,
+    /// It deleted the row of one that was silent for too long.
+    pub reaped: Counter,
+    /// It was told that something has changed.
+    pub hints_changed: Counter,
+    /// Hints may have been lost.
+    pub hints_lost: Counter,
+    /// Rows of instances, as it saw them last.
+    pub instances: Unsigned,
+}
+
 /// What the fence knows.
 #[derive(Clone, Debug)]
 pub struct FenceMetrics {
@@ -143,6 +158,34 @@ impl BeatMetrics {
             fresh: outcome("fresh"),
             not_fresh: outcome("not_fresh"),
             failed: outcome("failed"),
+        }
+    }
+}
+
+impl MemberMetrics {
+    pub(super) fn register(c: &mut Catalogue) -> Self {
+        let hints: Family<One, Counter> = c.counters(
+            "keyward_hints",
+            "kind",
+            "Hints from other instances: `changed`, or `lost` when some may not have come",
+        );
+        let hint = |value| hints.get_or_create_owned(&[("kind", value)]);
+        Self {
+            registrations: c.counter(
+                "keyward_registrations",
+                "Rows that this instance has registered; more than one says that it was reaped or \
+                 that a beat hung",
+            ),
+            reaped: c.counter(
+                "keyward_reaped",
+                "Rows of silent instances that this one has deleted",
+            ),
+            hints_changed: hint("changed"),
+            hints_lost: hint("lost"),
+            instances: c.gauge(
+                "keyward_instances",
+                "Instances that share the store, as this one saw them last; 0 on the embedded store",
+            ),
         }
     }
 }

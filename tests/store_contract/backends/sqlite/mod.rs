@@ -51,6 +51,14 @@ impl Backend for Sqlite {
     fn bytes(&self, bytes: &[u8]) -> String {
         format!("x'{}'", hex::encode(bytes))
     }
+
+    fn time(&self, micros: i64) -> String {
+        micros.to_string()
+    }
+
+    fn tick(&self) -> &'static str {
+        "1"
+    }
 }
 
 #[async_trait]

@@ -1,0 +1,467 @@
+-- The schema on Postgres (15 or later). It defends itself: a change of a key that could make a cached
+-- answer wrong cannot be made, by the service or by hand, without a row in the log. Triggers are
+-- ENABLE ALWAYS, so that session_replication_role does not switch them off, and the functions behind
+-- them are SECURITY DEFINER with the search_path of this migration: the role that serves needs no
+-- right on the log, and has none.
+--
+-- Times are the database's own. Ids are UUIDv7.
+
+-- The time of this store.
+CREATE FUNCTION store_time() RETURNS timestamptz
+LANGUAGE sql VOLATILE PARALLEL SAFE AS 'SELECT clock_timestamp()';
+
+-- The counter that changes take their revision from: the last revision of the log. Writers of changes
+-- queue at this row; readers read the last row of key_changes, which does not bloat.
+CREATE TABLE log_head (
+    one       boolean PRIMARY KEY DEFAULT true CHECK (one),
+    revision  bigint NOT NULL CHECK (revision >= 0)
+) WITH (fillfactor = 10);
+
+CREATE TABLE log_state (
+    one               boolean PRIMARY KEY DEFAULT true CHECK (one),
+    -- Rows before this revision are trimmed; the row at it is kept.
+    pruned_to         bigint NOT NULL CHECK (pruned_to >= 0),
+    -- Raised by an operator who accepts that the log lost its tail.
+    incarnation       bigint NOT NULL CHECK (incarnation >= 1),
+    -- The system and timeline that revocations may be confirmed on at once.
+    settled_system    bigint,
+    settled_timeline  integer,
+    CHECK ((settled_system IS NULL) = (settled_timeline IS NULL))
+);
+
+-- The log: one row for each change, in commit order, without gaps (I3). The last row is the head.
+CREATE TABLE key_changes (
+    revision  bigint PRIMARY KEY CHECK (revision >= 0),
+    -- Random: tells this log from another log with the same numbers.
+    mark      bytea NOT NULL CHECK (octet_length(mark) = 8),
+    -- The key or caller's token that changed; NULL only in the first row.
+    key_id    uuid CHECK ((key_id IS NULL) = (revision = 0)),
+    kind      text NOT NULL CHECK (kind IN ('origin', 'update', 'revoke', 'delete')),
+    -- Who asked for it; NULL for a change by hand.
+    actor     text,
+    reason    text,
+    time      timestamptz NOT NULL
+);
+
+CREATE TABLE api_keys (
+    key_id         uuid PRIMARY KEY,
+    -- HMAC-SHA256 of the key's text under the pepper of its generation.
+    digest         bytea NOT NULL UNIQUE CHECK (octet_length(digest) = 32),
+    generation     bigint NOT NULL CHECK (generation BETWEEN 1 AND 4294967295),
+    account_id     text NOT NULL CHECK (length(account_id) BETWEEN 1 AND 128),
+    -- The slot of the account.
+    name           text NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
+    hint           text NOT NULL,
+    scopes         jsonb NOT NULL CHECK (jsonb_typeof(scopes) = 'array'),
+    metadata       jsonb NOT NULL CHECK (jsonb_typeof(metadata) = 'object'),
+    allowed_cidrs  jsonb NOT NULL CHECK (jsonb_typeof(allowed_cidrs) = 'array'),
+    recoverable    boolean NOT NULL,
+    -- The sealed copy of a recoverable key; wiped by the trigger when a revoke time is set.
+    sealed         bytea CHECK (sealed IS NULL OR recoverable),
+    disabled       boolean NOT NULL DEFAULT false,
+    create_time    timestamptz NOT NULL,
+    expire_time    timestamptz,
+    -- Dead from then on; in the future during a grace.
+    revoke_time    timestamptz,
+    revoke_reason  text CHECK (revoke_reason IS NULL OR revoke_time IS NOT NULL),
+    replaced_by    uuid CHECK (replaced_by IS NULL OR revoke_time IS NOT NULL),
+    -- Who asks for the change that is being made; the log takes it from here.
+    changed_by     text,
+    -- The last change of this row and its mark; written by the trigger.
+    revision       bigint NOT NULL DEFAULT 0 CHECK (revision >= 0),
+    mark           bytea CHECK (octet_length(mark) = 8),
+    -- Neither 'infinity' nor a year that no program can hold.
+    CONSTRAINT times_are_readable CHECK (
+        create_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC'
+        AND expire_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC'
+        AND revoke_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC')
+) WITH (fillfactor = 80);
+
+-- At most one key without revoke time in a slot.
+CREATE UNIQUE INDEX api_keys_slot ON api_keys (account_id, name) WHERE revoke_time IS NULL;
+CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
+
+CREATE TABLE caller_tokens (
+    token_id     uuid PRIMARY KEY,
+    digest       bytea NOT NULL UNIQUE CHECK (octet_length(digest) = 32),
+    generation   bigint NOT NULL CHECK (generation BETWEEN 1 AND 4294967295),
+    name         text NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
+    roles        text NOT NULL CHECK (length(roles) > 0),
+    create_time  timestamptz NOT NULL,
+    revoke_time  timestamptz,
+    changed_by   text,
+    revision     bigint NOT NULL DEFAULT 0 CHECK (revision >= 0),
+    mark         bytea CHECK (octet_length(mark) = 8),
+    CONSTRAINT times_are_readable CHECK (
+        create_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC'
+        AND revoke_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC')
+);
+
+-- The instances that serve. A row is written by the boot that made it, and goes only by that boot
+-- after its freshness is off, or by the reaping rule (I9). No index on the columns that change, so
+-- that a beat is a HOT update.
+CREATE TABLE instances (
+    boot_id             uuid PRIMARY KEY,
+    -- For people: host and address.
+    name                text NOT NULL,
+    applied_revision    bigint NOT NULL DEFAULT 0 CHECK (applied_revision >= 0),
+    -- How long this instance may answer without news, in milliseconds.
+    max_staleness       bigint NOT NULL CHECK (max_staleness BETWEEN 1 AND 60000),
+    beat                bigint NOT NULL DEFAULT 0,
+    -- How often a change was confirmed through this row.
+    confirms            bigint NOT NULL DEFAULT 0,
+    -- Generations of the keyring that this instance has loaded.
+    loaded_generations  bigint[] NOT NULL,
+    since               timestamptz NOT NULL DEFAULT store_time()
+) WITH (fillfactor = 50);
+
+-- Who did what. Appended to, never changed; old lines may be deleted by whoever keeps the store.
+CREATE TABLE audit (
+    id          bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
+    time        timestamptz NOT NULL DEFAULT store_time(),
+    actor_id    uuid,
+    actor       text NOT NULL,
+    action      text NOT NULL CHECK (action IN
+                ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
+                 'epoch_advance')),
+    subject_id  uuid,
+    account_id  text,
+    detail      text
+);
+CREATE INDEX audit_subject ON audit (subject_id, id);
+
+-- What the keyring that this store was made with answers to a fixed question.
+CREATE TABLE keyring_checks (
+    kind         text NOT NULL CHECK (kind IN ('generation', 'seal')),
+    number       bigint NOT NULL CHECK (number BETWEEN 1 AND 4294967295),
+    check_value  bytea NOT NULL CHECK (octet_length(check_value) = 16),
+    -- The one generation that new keys are born in.
+    active       boolean NOT NULL DEFAULT false CHECK (NOT active OR kind = 'generation'),
+    PRIMARY KEY (kind, number)
+);
+CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active;
+
+INSERT INTO log_head (revision) VALUES (0);
+INSERT INTO log_state (pruned_to, incarnation) VALUES (0, 1);
+
+-- Eight random bytes, without an extension: a version 4 UUID has 122 random bits, of which none of
+-- these is a fixed one.
+CREATE FUNCTION log_mark() RETURNS bytea
+LANGUAGE sql VOLATILE AS $$
+    SELECT substring(b FROM 1 FOR 6) || substring(b FROM 10 FOR 2)
+      FROM (SELECT uuid_send(gen_random_uuid()) AS b OFFSET 0) AS drawn
+$$;
+
+INSERT INTO key_changes (revision, mark, key_id, kind, time)
+VALUES (0, log_mark(), NULL, 'origin', store_time());
+
+-- What the triggers below share: refuses, with the message that the trigger was made with.
+CREATE FUNCTION refuse() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'integrity_constraint_violation';
+END
+$$;
+
+-- I3: the log is appended to, one revision after the other. Checked at the end of the statement that
+-- appends, and again at its commit, by log_head.
+CREATE FUNCTION log_in_order() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    added bigint; first bigint; last bigint;
+BEGIN
+    SELECT count(*), min(revision), max(revision) INTO added, first, last FROM appended;
+    IF added > 0 AND (last - first + 1 <> added
+        OR NOT EXISTS (SELECT FROM key_changes WHERE revision = first - 1)
+        OR last <> (SELECT revision FROM log_head)) THEN
+        RAISE EXCEPTION 'key_changes is appended to, one revision after the other'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER key_changes_in_order AFTER INSERT ON key_changes
+    REFERENCING NEW TABLE AS appended
+    FOR EACH STATEMENT EXECUTE FUNCTION log_in_order();
+CREATE TRIGGER key_changes_fixed BEFORE UPDATE ON key_changes
+    FOR EACH ROW EXECUTE FUNCTION refuse('key_changes cannot be rewritten');
+
+CREATE FUNCTION log_kept() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF OLD.revision >= (SELECT pruned_to FROM log_state) THEN
+        RAISE EXCEPTION 'only rows before log_state.pruned_to may be trimmed'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN OLD;
+END
+$$;
+
+CREATE TRIGGER key_changes_kept BEFORE DELETE ON key_changes
+    FOR EACH ROW EXECUTE FUNCTION log_kept();
+
+-- The counter is the head at each commit; between a change's two statements it is ahead.
+CREATE FUNCTION log_head_is_head() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF (SELECT revision FROM log_head)
+        IS DISTINCT FROM (SELECT revision FROM key_changes ORDER BY revision DESC LIMIT 1) THEN
+        RAISE EXCEPTION 'log_head is the last revision of key_changes'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE CONSTRAINT TRIGGER log_head_follows AFTER UPDATE ON log_head
+    DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION log_head_is_head();
+CREATE TRIGGER log_head_kept BEFORE DELETE ON log_head
+    FOR EACH ROW EXECUTE FUNCTION refuse('log_head has one row, for ever');
+
+CREATE FUNCTION log_state_only_rises() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF NEW.pruned_to < OLD.pruned_to
+        OR (NEW.pruned_to > OLD.pruned_to
+            AND NOT EXISTS (SELECT FROM key_changes WHERE revision = NEW.pruned_to))
+        OR NEW.incarnation < OLD.incarnation THEN
+        RAISE EXCEPTION 'log_state only rises, and pruned_to names a row of the log'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER log_state_rises BEFORE UPDATE ON log_state
+    FOR EACH ROW EXECUTE FUNCTION log_state_only_rises();
+CREATE TRIGGER log_state_kept BEFORE DELETE ON log_state
+    FOR EACH ROW EXECUTE FUNCTION refuse('log_state has one row, for ever');
+
+-- Keys. An INSERT is not logged: nobody can have cached a fresh random key.
+CREATE FUNCTION api_keys_born_clean() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL
+        OR (NEW.sealed IS NOT NULL AND NEW.revoke_time IS NOT NULL) THEN
+        RAISE EXCEPTION 'revision, mark and changed_by are not for an INSERT, nor a seal for a revoked key'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION api_keys_guard() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF (NEW.key_id, NEW.digest, NEW.generation, NEW.account_id, NEW.name, NEW.hint,
+        NEW.recoverable, NEW.create_time)
+        IS DISTINCT FROM (OLD.key_id, OLD.digest, OLD.generation, OLD.account_id, OLD.name,
+        OLD.hint, OLD.recoverable, OLD.create_time) THEN
+        RAISE EXCEPTION 'key_id, digest, generation, account_id, name, hint, recoverable and create_time of a key never change'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    -- Revoked is terminal; a grace can be shortened, never lengthened; a successor stays the one.
+    IF OLD.revoke_time IS NOT NULL
+        AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time
+             OR NEW.replaced_by IS DISTINCT FROM OLD.replaced_by) THEN
+        RAISE EXCEPTION 'a revoked key stays revoked, its revoke_time can only become earlier, and its successor is fixed'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    IF OLD.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL THEN
+        RAISE EXCEPTION 'a revoked key keeps no sealed copy'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    -- A row's revision and mark are those of its last change: a repeated Revoke waits for them.
+    IF (NEW.revision, NEW.mark) IS DISTINCT FROM (OLD.revision, OLD.mark)
+        AND (NEW.revision <= OLD.revision
+             OR NOT EXISTS (SELECT FROM key_changes AS c
+                             WHERE c.revision = NEW.revision AND c.mark = NEW.mark
+                               AND c.key_id = NEW.key_id)) THEN
+        RAISE EXCEPTION 'revision and mark are written by the triggers alone'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    IF NEW.revoke_time IS NOT NULL THEN
+        NEW.sealed := NULL;
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+-- One log row for each key whose record changed. Revisions are taken in one step for the whole
+-- statement; the counter's row lock is held until its transaction ends, so revision order is commit
+-- order (I3). The UPDATE of revision and mark fires this trigger again, which finds no record changed.
+CREATE FUNCTION api_keys_log() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    changes bigint; base bigint;
+BEGIN
+    SELECT count(*) INTO changes FROM old_rows AS o JOIN new_rows AS n USING (key_id)
+     WHERE (o.scopes, o.metadata, o.allowed_cidrs, o.disabled, o.expire_time, o.revoke_time,
+            o.revoke_reason, o.replaced_by)
+           IS DISTINCT FROM (n.scopes, n.metadata, n.allowed_cidrs, n.disabled, n.expire_time,
+            n.revoke_time, n.revoke_reason, n.replaced_by);
+    IF changes = 0 THEN
+        RETURN NULL;
+    END IF;
+    UPDATE log_head SET revision = revision + changes RETURNING revision - changes INTO base;
+    INSERT INTO key_changes (revision, mark, key_id, kind, actor, reason, time)
+    SELECT base + row_number() OVER (ORDER BY n.key_id), log_mark(), n.key_id,
+           CASE WHEN n.revoke_time IS DISTINCT FROM o.revoke_time THEN 'revoke' ELSE 'update' END,
+           n.changed_by, n.revoke_reason, store_time()
+      FROM old_rows AS o JOIN new_rows AS n USING (key_id)
+     WHERE (o.scopes, o.metadata, o.allowed_cidrs, o.disabled, o.expire_time, o.revoke_time,
+            o.revoke_reason, o.replaced_by)
+           IS DISTINCT FROM (n.scopes, n.metadata, n.allowed_cidrs, n.disabled, n.expire_time,
+            n.revoke_time, n.revoke_reason, n.replaced_by);
+    UPDATE api_keys AS k SET revision = c.revision, mark = c.mark, changed_by = NULL
+      FROM key_changes AS c
+     WHERE c.revision > base AND c.key_id = k.key_id;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER api_keys_new BEFORE INSERT ON api_keys
+    FOR EACH ROW EXECUTE FUNCTION api_keys_born_clean();
+CREATE TRIGGER api_keys_guarded BEFORE UPDATE ON api_keys
+    FOR EACH ROW EXECUTE FUNCTION api_keys_guard();
+CREATE TRIGGER api_keys_changed AFTER UPDATE ON api_keys
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION api_keys_log();
+
+-- Callers' tokens: rows under the same log.
+CREATE FUNCTION caller_tokens_born_clean() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL THEN
+        RAISE EXCEPTION 'revision, mark or changed_by were given, which are not for an INSERT'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION caller_tokens_guard() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    IF (NEW.token_id, NEW.digest, NEW.generation, NEW.create_time)
+        IS DISTINCT FROM (OLD.token_id, OLD.digest, OLD.generation, OLD.create_time)
+        OR (OLD.revoke_time IS NOT NULL
+            AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time)) THEN
+        RAISE EXCEPTION 'token_id, digest, generation and create_time of a token never change, and a revoked token stays revoked'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    IF (NEW.revision, NEW.mark) IS DISTINCT FROM (OLD.revision, OLD.mark)
+        AND (NEW.revision <= OLD.revision
+             OR NOT EXISTS (SELECT FROM key_changes AS c
+                             WHERE c.revision = NEW.revision AND c.mark = NEW.mark
+                               AND c.key_id = NEW.token_id)) THEN
+        RAISE EXCEPTION 'revision and mark are written by the triggers alone'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE FUNCTION caller_tokens_log() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    changes bigint; base bigint;
+BEGIN
+    SELECT count(*) INTO changes FROM old_rows AS o JOIN new_rows AS n USING (token_id)
+     WHERE (o.name, o.roles, o.revoke_time) IS DISTINCT FROM (n.name, n.roles, n.revoke_time);
+    IF changes = 0 THEN
+        RETURN NULL;
+    END IF;
+    UPDATE log_head SET revision = revision + changes RETURNING revision - changes INTO base;
+    INSERT INTO key_changes (revision, mark, key_id, kind, actor, time)
+    SELECT base + row_number() OVER (ORDER BY n.token_id), log_mark(), n.token_id,
+           CASE WHEN n.revoke_time IS DISTINCT FROM o.revoke_time THEN 'revoke' ELSE 'update' END,
+           n.changed_by, store_time()
+      FROM old_rows AS o JOIN new_rows AS n USING (token_id)
+     WHERE (o.name, o.roles, o.revoke_time) IS DISTINCT FROM (n.name, n.roles, n.revoke_time);
+    UPDATE caller_tokens AS t SET revision = c.revision, mark = c.mark, changed_by = NULL
+      FROM key_changes AS c
+     WHERE c.revision > base AND c.key_id = t.token_id;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER caller_tokens_new BEFORE INSERT ON caller_tokens
+    FOR EACH ROW EXECUTE FUNCTION caller_tokens_born_clean();
+CREATE TRIGGER caller_tokens_guarded BEFORE UPDATE ON caller_tokens
+    FOR EACH ROW EXECUTE FUNCTION caller_tokens_guard();
+CREATE TRIGGER caller_tokens_changed AFTER UPDATE ON caller_tokens
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION caller_tokens_log();
+
+-- A DELETE of keys or tokens; the argument names the column of their id.
+CREATE FUNCTION deletions_log() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    gone uuid[]; base bigint;
+BEGIN
+    SELECT array_agg((to_jsonb(o) ->> TG_ARGV[0])::uuid ORDER BY to_jsonb(o) ->> TG_ARGV[0])
+      INTO gone FROM old_rows AS o;
+    IF gone IS NULL THEN
+        RETURN NULL;
+    END IF;
+    UPDATE log_head SET revision = revision + cardinality(gone)
+    RETURNING revision - cardinality(gone) INTO base;
+    INSERT INTO key_changes (revision, mark, key_id, kind, time)
+    SELECT base + n, log_mark(), id, 'delete', store_time()
+      FROM unnest(gone) WITH ORDINALITY AS g(id, n);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER api_keys_deleted AFTER DELETE ON api_keys
+    REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION deletions_log('key_id');
+CREATE TRIGGER caller_tokens_deleted AFTER DELETE ON caller_tokens
+    REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION deletions_log('token_id');
+
+CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit
+    FOR EACH ROW EXECUTE FUNCTION refuse('audit cannot be rewritten');
+
+-- TRUNCATE fires no trigger for rows, so it is refused where a row's going must be logged.
+DO $$
+DECLARE
+    t text;
+BEGIN
+    FOREACH t IN ARRAY ARRAY['api_keys', 'caller_tokens', 'key_changes', 'log_head', 'log_state', 'instances'] LOOP
+        EXECUTE format(
+            'CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse(%L)',
+            t || '_not_truncated', t, t || ' cannot be truncated: no row would be logged');
+    END LOOP;
+    -- Whatever session_replication_role says.
+    FOR t IN SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', tgrelid::regclass, tgname)
+               FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
+              WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace LOOP
+        EXECUTE t;
+    END LOOP;
+END
+$$;
+
+-- Trims the log; answers how many rows went. pruned_to moves in the same transaction.
+CREATE FUNCTION trim_log(kept interval) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    trimmed bigint;
+BEGIN
+    -- A shorter time would be a way to make every instance start cold.
+    IF kept < interval '1 hour' THEN
+        RAISE EXCEPTION 'the log is kept for an hour at least';
+    END IF;
+    -- The first row that is young enough stays, or else the last row: that is pruned_to.
+    UPDATE log_state SET pruned_to = greatest(pruned_to, coalesce(
+        (SELECT min(revision) FROM key_changes WHERE time >= store_time() - kept),
+        (SELECT max(revision) FROM key_changes)));
+    DELETE FROM key_changes WHERE revision < (SELECT pruned_to FROM log_state);
+    GET DIAGNOSTICS trimmed = ROW_COUNT;
+    RETURN trimmed;
+END
+$$;
+REVOKE ALL ON FUNCTION trim_log(interval) FROM PUBLIC;

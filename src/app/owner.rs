@@ -1,0 +1,147 @@
+//! What an operator does to a shared store by itself, when no instance need serve: moving its
+//! schema, making its secrets once, and raising its epoch.
+
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::{StartError, bootstrap};
+use crate::config::{PostgresUrls, Settings, Store};
+use crate::crypto::keyring_files;
+use crate::key::{Prefix, TOKEN_PREFIX};
+use crate::store::postgres::{PostgresOwner, PostgresStore};
+use crate::store::{KeyringChecks as _, Store as _, Tokens as _};
+use crate::system::{SystemClock, SystemEntropy};
+
+/// Brings the schema up to date, and gives `service_role` what serving needs. May be repeated.
+///
+/// # Errors
+///
+/// One sentence that says what to do.
+pub fn migrate(settings: &Settings, service_role: Option<&str>) -> Result<String, StartError> {
+    run(async {
+        owner(settings)
+            .await?
+            .migrate(service_role)
+            .await
+            .map_err(StartError::new)?;
+        Ok(schema_line(service_role))
+    })
+}
+
+/// Prepares a new database: schema, keyring, and one token with every role, in `token_file` or
+/// else `admin.token` in the data directory. Overwrites neither.
+///
+/// # Errors
+///
+/// One sentence that says what to do.
+pub fn init(
+    settings: &Settings,
+    service_role: Option<&str>,
+    token_file: Option<&Path>,
+) -> Result<String, StartError> {
+    let token = token_file.map_or_else(|| bootstrap::token_file(settings), Path::to_path_buf);
+    run(async {
+        if token.exists() {
+            return Err(StartError(format!(
+                "{} exists and is not overwritten: name another file with --token-file, or move it \
+                 away",
+                token.display()
+            )));
+        }
+        let mut owner = owner(settings).await?;
+        owner.migrate(service_role).await.map_err(StartError::new)?;
+        owner.settle_first().await.map_err(StartError::new)?;
+        make_secrets(settings, &token).await?;
+        Ok(format!(
+            "{}\nkeyring: {} (back it up: keys die without it; every instance needs a copy)\ntoken: \
+             {} (every role; for the first calls and for emergencies)",
+            schema_line(service_role),
+            settings.keyring.display(),
+            token.display()
+        ))
+    })
+}
+
+/// Raises the epoch: the operator accepts the log as it stands after it lost its tail.
+///
+/// # Errors
+///
+/// One sentence that says what to do.
+pub fn advance_epoch(settings: &Settings, reason: &str) -> Result<String, StartError> {
+    run(async {
+        let mut owner = owner(settings).await?;
+        let incarnation = owner.advance_epoch(reason).await.map_err(StartError::new)?;
+        Ok(format!(
+            "the epoch is {incarnation} now: instances that had refused begin anew within a second. \
+             What was revoked and is lost with the log's tail must be revoked again"
+        ))
+    })
+}
+
+fn schema_line(service_role: Option<&str>) -> String {
+    match service_role {
+        Some(role) => format!("schema: up to date; the role {role} may serve from it"),
+        None => "schema: up to date".to_owned(),
+    }
+}
+
+async fn make_secrets(settings: &Settings, token: &Path) -> Result<(), StartError> {
+    let (clock, entropy) = (Arc::new(SystemClock), SystemEntropy);
+    let urls = urls(settings)?;
+    let store = PostgresStore::open(urls.expose(), settings.max_staleness, clock.clone());
+    let store = store.await.map_err(StartError::new)?;
+    let known = store.check_values().await.map_err(StartError::new)?;
+    if store.has_tokens().await.map_err(StartError::new)? {
+        return Err(StartError(
+            "this database has its keyring and tokens already; its schema is up to date".to_owned(),
+        ));
+    }
+    let exists = keyring_files::load(&settings.keyring);
+    if known.is_empty() && !matches!(exists, Err(keyring_files::KeyringError::Missing { .. })) {
+        return Err(StartError(format!(
+            "there is a keyring in {} already, which belongs to another database and is not \
+             overwritten: name another directory with keyring, or move it away",
+            settings.keyring.display()
+        )));
+    }
+    for path in [Some(settings.data_dir.as_path()), token.parent()] {
+        let path = path.filter(|path| !path.as_os_str().is_empty());
+        path.map_or(Ok(()), bootstrap::directory)?;
+    }
+    // The keyring first: a token is one of its generation.
+    let keyring = bootstrap::keyring(settings, &store, &entropy, bootstrap::May::Make).await?;
+    let prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
+    let first = bootstrap::FirstToken {
+        file: token.to_path_buf(),
+        prefix: &prefix,
+        keyring: &keyring,
+    };
+    first.ensure(&store, &*clock, &entropy).await?;
+    store.close().await;
+    Ok(())
+}
+
+async fn owner(settings: &Settings) -> Result<PostgresOwner, StartError> {
+    let urls = urls(settings)?;
+    PostgresOwner::connect(urls.expose(), Arc::new(SystemClock))
+        .await
+        .map_err(StartError::new)
+}
+
+fn urls(settings: &Settings) -> Result<&PostgresUrls, StartError> {
+    match &settings.store {
+        Store::Postgres(urls) => Ok(urls),
+        Store::Sqlite(_) => Err(StartError(
+            "the embedded store needs none of this".to_owned(),
+        )),
+    }
+}
+
+fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, StartError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(StartError::new)?
+        .block_on(work)
+}

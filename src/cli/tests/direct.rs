@@ -1,0 +1,114 @@
+//! Tests of the verbs that go straight to the store: what they are told to do, and when they are
+//! refused.
+
+use super::{DONE, FAILED, USAGE, keyward, keyward_in};
+
+const STORE: &str = "postgres://owner:hunter2@127.0.0.1/keyward";
+const SHOWN: &str = "Postgres(postgres://owner:***@127.0.0.1/keyward)";
+
+#[test]
+fn each_verb_gets_its_settings_and_arguments() {
+    for (arguments, expected) in [
+        (&["migrate"][..], format!("migrate {SHOWN} None\n")),
+        (
+            &["migrate", "--service-role", "key ward"],
+            format!("migrate {SHOWN} Some(\"key ward\")\n"),
+        ),
+        (&["init"], format!("init {SHOWN} None None\n")),
+        (
+            &["init", "--service-role", "kw", "--token-file", "/x/y"],
+            format!("init {SHOWN} Some(\"kw\") Some(\"/x/y\")\n"),
+        ),
+    ] {
+        let by_flag = [arguments, &["--store", STORE]].concat();
+        let done = (DONE, expected, String::new());
+        assert_eq!(keyward(&by_flag, ""), done);
+        assert_eq!(keyward_in(arguments, "", &[("KEYWARD_STORE", STORE)]), done);
+    }
+}
+
+#[test]
+fn why_it_failed_is_told_on_stderr() {
+    let reason = "restored, ticket 7";
+    let arguments = ["epoch", "advance", "--reason", reason, "--store", STORE];
+    let err = format!("error: advance {SHOWN} {reason}\n");
+    assert_eq!(keyward(&arguments, ""), (FAILED, String::new(), err));
+}
+
+#[test]
+fn the_variable_of_the_callers_token_is_not_where_a_first_one_is_written() {
+    let environment = [("KEYWARD_TOKEN_FILE", "/x/y"), ("KEYWARD_STORE", STORE)];
+    let (code, out, _) = keyward_in(&["init"], "", &environment);
+    assert_eq!((code, out), (DONE, format!("init {SHOWN} None None\n")));
+}
+
+#[test]
+fn the_embedded_store_does_it_by_itself() {
+    for (arguments, reason) in [
+        (
+            &["migrate"][..],
+            "brings its schema up to date by itself at each start",
+        ),
+        (&["init"], "makes its keyring and its first token by itself"),
+        (
+            &["epoch", "advance", "--reason", "x"],
+            "begins a new epoch by itself at each start",
+        ),
+    ] {
+        for store in ["sqlite:", "sqlite:/x/y.db"] {
+            let arguments = [arguments, &["--store", store]].concat();
+            let (code, out, err) = keyward(&arguments, "");
+            assert_eq!((code, out.as_str()), (USAGE, ""));
+            let named = format!("`keyward {}", arguments[0]);
+            assert!(err.contains(reason) && err.contains(&named), "{err}");
+        }
+    }
+}
+
+#[test]
+fn wrong_arguments_are_64_and_no_password_is_repeated() {
+    let long_role = "r".repeat(64);
+    let long_reason = "r".repeat(501);
+    for arguments in [
+        &["migrate", "--service-role", ""][..],
+        &["migrate", "--service-role", &long_role],
+        &["init", "--service-role", "a\nb"],
+        &["migrate", "--token-file", "x"],
+        &["migrate", STORE],
+        &["migrate", &format!("--stor={STORE}")],
+        &["init", "--output", "json"],
+        &["epoch"],
+        &["epoch", "advance"],
+        &["epoch", "advance", "--reason", ""],
+        &["epoch", "advance", "--reason", "a\tb"],
+        &["epoch", "advance", "--reason", &long_reason],
+        &["epoch", "advance", "--reason", "x", "--workers", "many"],
+        &["migrate", "--store", "postgres://owner:hunter2@127.0.0.1"],
+    ] {
+        let arguments = [&["--store", STORE], arguments].concat();
+        let (code, out, err) = keyward(&arguments, "");
+        assert_eq!((code, out.as_str()), (USAGE, ""), "{arguments:?}: {err}");
+        assert!(!err.contains("hunter2"), "{err}");
+    }
+}
+
+#[test]
+fn their_help_names_the_settings() {
+    for (arguments, own) in [
+        (&["migrate", "--help"][..], "--service-role <ROLE>"),
+        (&["init", "--help"], "--token-file <FILE>"),
+        (&["epoch", "advance", "--help"], "--reason <TEXT>"),
+    ] {
+        let (code, out, _) = keyward(arguments, "");
+        assert_eq!(code, DONE);
+        for expected in [
+            own,
+            "--store <STORE>",
+            "--keyring <DIRECTORY>",
+            "--insecure",
+        ] {
+            assert!(out.contains(expected), "{expected}: {out}");
+        }
+        assert!(!out.contains("--endpoint"), "{out}");
+    }
+}

@@ -1,0 +1,334 @@
+//! Tests of Postgres URLs: which are refused, that the driver reads the others alike, and that no
+//! password is shown.
+
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+
+use super::Case;
+use crate::config::{PostgresUrls, Store, parse};
+
+const LOCAL: &str = "postgres://kw:hunter2@127.0.0.1:5433/keyward";
+
+#[track_caller]
+fn refusal(text: &str) -> String {
+    let error = PostgresUrls::parse(text).unwrap_err();
+    assert!(error.starts_with("takes postgres://USER:PASSWORD@HOST/DATABASE, "));
+    error
+}
+
+#[test]
+fn urls_keep_their_order_and_their_passwords() {
+    let second = "postgresql://kw:p%40ss@[::1]/keyward?sslmode=require";
+    let urls = PostgresUrls::parse(&format!("{LOCAL} , {second}")).unwrap();
+    assert_eq!(urls.expose().collect::<Vec<_>>(), [LOCAL, second]);
+    let shown = "postgres://kw:***@127.0.0.1:5433/keyward,\
+                 postgresql://kw:***@[::1]/keyward?sslmode=require";
+    assert_eq!(urls.to_string(), shown);
+    assert_eq!(format!("{urls:?}"), shown);
+}
+
+#[test]
+fn at_most_eight_are_taken() {
+    let text = |count| vec![LOCAL; count].join(",");
+    assert_eq!(PostgresUrls::parse(&text(8)).unwrap().expose().len(), 8);
+    assert!(refusal(&text(9)).ends_with(", 8 at most"));
+}
+
+#[test]
+fn what_is_wrong_is_named_without_repeating_it() {
+    for (url, reason) in [
+        ("", "does not begin with postgres://"),
+        ("hunter2", "does not begin with postgres://"),
+        (
+            "postgress://kw:hunter2@h/db",
+            "does not begin with postgres://",
+        ),
+        ("postgres://", "names no database"),
+        ("postgres://kw:hunter2@h", "names no database"),
+        ("postgres://kw:hunter2@h/", "names no database"),
+        ("postgres://kw:hunter2@h?user=kw", "names no database"),
+        ("postgres://kw:hunter2@h//db", "names no database"),
+        ("postgres://h/db", "names no user"),
+        ("postgres://:hunter2@h/db", "names no user"),
+        ("postgres:///db?user=kw", "names no host"),
+        ("postgres://kw:hunter2@/db", "names no host"),
+        ("postgres://kw:hunter2@:5432/db", "names no host"),
+        (
+            "postgres://kw@/db?host=/run",
+            "names no host; beside host=DIRECTORY",
+        ),
+        (
+            "postgres:///db?user=kw&host=h",
+            "parameter host that is no absolute directory",
+        ),
+        (
+            "postgres://kw@h,postgres://kw@h/db",
+            "URL 1 names no database",
+        ),
+        ("postgres://kw:hunter2@h,i/db", "URL 1 names no database"),
+        ("postgres://kw@h/db,postgres://i/db", "URL 2 names no user"),
+        ("postgres://kw@h/db,", "URL 2 does not begin with"),
+        ("postgres://kw:hunter2,3@h/db", "URL 1 names no database"),
+        (
+            "postgres://kw:hunter2@3@h/db",
+            "percent-encoded; in a password @ is written as %40",
+        ),
+        (
+            "postgres://kw:hunter2/3@h/db",
+            "holds a / or a ? before the @",
+        ),
+        (
+            "postgres://kw:hunter2?3@h/db",
+            "holds a / or a ? before the @",
+        ),
+        ("postgres://kw:hunter2#3@h/db", "must be percent-encoded"),
+        ("postgres://kw:hunter2\\3@h/db", "must be percent-encoded"),
+        ("postgres://kw:hunter2 3@h/db", "must be percent-encoded"),
+        ("postgres://kw:hunter2\n@h/db", "must be percent-encoded"),
+        ("postgres://kw:h\u{fc}nter2@h/db", "must be percent-encoded"),
+        ("postgres://kw:hunter2/db", "names no user"),
+        ("postgres://kw@h:0/db", "port that is no number"),
+        ("postgres://kw@h:/db", "port that is no number"),
+        ("postgres://kw@h:+5/db", "port that is no number"),
+        ("postgres://kw@h:65536/db", "port that is no number"),
+        ("postgres://kw@h/db?port=x", "port that is no number"),
+        ("postgres://kw@[::1/db", "port that is no number"),
+        ("postgres://kw@[h]/db", "no IPv6 address"),
+        ("postgres://kw@h%31/db", "neither a name nor an address"),
+        (
+            "postgres://kw@h/db?sslmode=verify_full",
+            "none of disable, allow, prefer, require, ",
+        ),
+        (
+            "postgres://kw@h/db?sslmode=VERIFY-FULL",
+            "none of disable, allow, prefer, require, ",
+        ),
+        (
+            "postgres://kw@h/db?sslmode",
+            "parameter sslmode without a value",
+        ),
+        (
+            "postgres://kw@h/db?password=",
+            "parameter password without a value",
+        ),
+        ("postgres://kw@h/db?", "parameter that is not known"),
+        (
+            "postgres://kw@h/db?hostaddr=10.0.0.1",
+            "parameter that is not known",
+        ),
+        (
+            "postgres://kw@h/db?pass%77ord=hunter2",
+            "parameter that is not known",
+        ),
+        (
+            "postgres://kw@h/db?password=x&hunter2",
+            "in a password & is written as %26",
+        ),
+        (
+            "postgres://kw@h/db?sslmode=verify-full&sslmode=disable",
+            "parameter sslmode twice",
+        ),
+        (
+            "postgres://kw@127.0.0.1/db?host=/run",
+            "gives the host twice",
+        ),
+        ("postgres://kw@127.0.0.1/db?host=h", "gives the host twice"),
+        ("postgres://kw:1@h/db?user=x", "gives the user twice"),
+        (
+            "postgres://kw:hunter2@h/db?password=hunter2",
+            "gives the password twice",
+        ),
+        ("postgres://kw@h:1/db?port=2", "gives the port twice"),
+    ] {
+        let error = refusal(url);
+        assert!(error.contains(reason), "{url}: {error}");
+        assert!(!error.contains("hunter2"), "{error}");
+    }
+}
+
+#[test]
+fn the_driver_reads_them_alike() {
+    let socket = Some("/run/postgresql");
+    for (url, host, port, directory, mode) in [
+        (LOCAL, "127.0.0.1", 5433, None, PgSslMode::Prefer),
+        (
+            "postgres://kw@db.example/keyward?sslmode=verify-full&sslrootcert=/ca.pem&sslcert=/c&sslkey=/k",
+            "db.example",
+            5432,
+            None,
+            PgSslMode::VerifyFull,
+        ),
+        (
+            "postgresql://kw@[2001:db8::1]:1/keyward?sslmode=verify-ca",
+            "[2001:db8::1]",
+            1,
+            None,
+            PgSslMode::VerifyCa,
+        ),
+        (
+            "postgres://h:7/keyward?user=kw&password=a%26b&sslmode=disable",
+            "h",
+            7,
+            None,
+            PgSslMode::Disable,
+        ),
+        (
+            "postgres://kw@%2Frun%2Fpostgresql/keyward?sslmode=allow",
+            "",
+            5432,
+            socket,
+            PgSslMode::Allow,
+        ),
+        (
+            "postgres:///keyward?host=/run/postgresql&port=7&user=kw&application_name=x&options=-c%20a=b",
+            "",
+            7,
+            socket,
+            PgSslMode::Prefer,
+        ),
+        (
+            "postgres:///keyward?user=kw&host=%2Frun%2Fpostgresql",
+            "",
+            5432,
+            socket,
+            PgSslMode::Prefer,
+        ),
+    ] {
+        let urls = PostgresUrls::parse(url).unwrap();
+        assert_eq!(urls.expose().collect::<Vec<_>>(), [url]);
+        let read: PgConnectOptions = url.parse().unwrap();
+        assert_eq!(
+            (read.get_username(), read.get_database()),
+            ("kw", Some("keyward")),
+            "{url}"
+        );
+        assert_eq!(read.get_port(), port, "{url}");
+        assert_eq!(
+            read.get_socket().and_then(|path| path.to_str()),
+            directory,
+            "{url}"
+        );
+        assert!(directory.is_some() || read.get_host() == host, "{url}");
+        assert_eq!(
+            format!("{:?}", read.get_ssl_mode()),
+            format!("{mode:?}"),
+            "{url}"
+        );
+    }
+}
+
+#[test]
+fn another_host_takes_verify_full() {
+    let case = |url: &str| Case::new().flag("store", url);
+    for url in [
+        "postgres://kw:hunter2@db.example/keyward",
+        "postgres://kw:hunter2@db.example/keyward?sslmode=disable",
+        "postgres://kw:hunter2@db.example/keyward?sslmode=require",
+        "postgres://kw:hunter2@db.example/keyward?sslmode=verify-ca&sslrootcert=/ca.pem",
+        "postgres://kw:hunter2@10.0.0.1/keyward",
+        "postgres://kw:hunter2@0.0.0.0/keyward",
+        "postgres://kw:hunter2@localhost.example/keyward",
+        "postgres://kw:hunter2@127.0.0.1.example/keyward",
+        "postgres://kw:hunter2@[2001:db8::1]/keyward",
+        "postgres://db.example/keyward?user=kw&password=hunter2",
+    ] {
+        let errors = case(url).errors();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].starts_with("store = 'postgres://"), "{errors:?}");
+        for expected in [
+            "(flag --store): the URL leads to another host",
+            "?sslmode=verify-full",
+            "sslrootcert=FILE",
+            "insecure = true",
+        ] {
+            assert!(errors[0].contains(expected), "{expected}: {errors:?}");
+        }
+        assert!(!errors[0].contains("hunter2"), "{errors:?}");
+        assert!(case(url).flag("insecure", "true").load().is_ok());
+        let verified = format!("postgres://kw@db.example/keyward?sslmode=verify-full,{url}");
+        assert!(case(&verified).errors()[0].contains("): URL 2 leads to another host"));
+    }
+    for url in [
+        LOCAL,
+        "postgres://kw@localhost/keyward",
+        "postgres://kw@LocalHost/keyward?sslmode=disable",
+        "postgres://kw@127.9.9.9/keyward",
+        "postgres://kw@[::1]/keyward",
+        "postgres://kw@[::ffff:127.0.0.1]/keyward",
+        "postgres:///keyward?host=/run/postgresql&user=kw",
+        "postgres://kw@%2Frun%2Fpostgresql/keyward",
+        "postgres://kw@db.example/keyward?sslmode=verify-full",
+    ] {
+        let settings = case(url).load().unwrap().settings;
+        assert_eq!(
+            settings.store,
+            Store::Postgres(PostgresUrls::parse(url).unwrap())
+        );
+    }
+}
+
+#[test]
+fn settings_in_force_show_no_password() {
+    let text = format!("{LOCAL},postgres://localhost/kw?user=kw&password=hunter2&sslmode=disable");
+    let case = Case::new().flag("store", &text);
+    let effective = case.load().unwrap();
+    assert_eq!(
+        case.entry("store").0,
+        "postgres://kw:***@127.0.0.1:5433/keyward,\
+         postgres://localhost/kw?user=kw&password=***&sslmode=disable"
+    );
+    assert!(!format!("{effective:?}").contains("hunter2"));
+    let Store::Postgres(urls) = effective.settings.store else {
+        panic!("{text}")
+    };
+    assert!(urls.expose().all(|url| url.contains("hunter2")));
+}
+
+#[test]
+fn a_wrong_value_shows_no_password() {
+    for (text, shown) in [
+        // Each URL has its own.
+        (
+            "postgres://a:hunter2@x, postgres://b:hunter2@y",
+            "postgres://a:***@x, postgres://b:***@y",
+        ),
+        // One is not a URL of Postgres: it counts as a part of the other one.
+        (
+            "postgres://a:hunter2@x/d,mysql://b:hunter2@y/d",
+            "postgres://a:***@y/d",
+        ),
+        (
+            "[\"postgres://a:hunter2@x\", \"postgres://b:hunter2@y\"]",
+            "[\"postgres://a:***@y\"]",
+        ),
+        // What should have been encoded.
+        ("postgres://a:hunter2,hunter2@x/d", "postgres://a:***@x/d"),
+        ("postgres://a:hunter2@hunter2@x/d", "postgres://a:***@x/d"),
+        ("postgres://a:hunter2/?#hunter2@x/d", "postgres://a:***@x/d"),
+        (
+            "postgres://x/d?password=hunter2&hunter2",
+            "postgres://x/d?password=***",
+        ),
+        (
+            "postgres://x/d?Password=hunter2@hunter2",
+            "postgres://x/d?Password=***",
+        ),
+        (
+            "postgres://a:hunter2@x/d?password=hunter2",
+            "postgres://a:***@x/d?password=***",
+        ),
+        ("http://x/?password=hunter2", "http://x/?password=***"),
+        // What is missing.
+        ("postgres://a:hunter2/d", "postgres://a:***"),
+        ("postgres://a:hunter2:hunter2", "postgres://a:***"),
+        ("a:hunter2@x/d", "a:***@x/d"),
+        ("host=x password='hunter2 hunter2'", "host=x password=***"),
+        // What holds none.
+        ("http://x:4317/y", "http://x:4317/y"),
+        ("http://[::a]:4317", "http://[::a]:4317"),
+        ("http://[fe80::a]/", "http://[fe80::a]/"),
+        ("kw,acme", "kw,acme"),
+        ("127.0.0.1:x", "127.0.0.1:x"),
+    ] {
+        assert_eq!(parse::redact(text), shown, "{text}");
+    }
+}

@@ -1,0 +1,42 @@
+//! Hints that something has changed: each pokes the tail. They may be lost; the beat is the truth.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Tail;
+use crate::store::{Heard, Store};
+use crate::telemetry::MemberMetrics;
+
+/// How long it rests after hints may have been lost, so that a store that is away is not asked
+/// without a pause.
+const REST: Duration = Duration::from_millis(200);
+
+/// Listens until `stop`.
+pub async fn follow_hints(
+    store: Arc<dyn Store>,
+    tail: Arc<Tail>,
+    metrics: MemberMetrics,
+    stop: CancellationToken,
+) {
+    loop {
+        let heard = tokio::select! {
+            heard = store.hint() => heard,
+            () = stop.cancelled() => return,
+        };
+        tail.poke();
+        match heard {
+            Heard::Changed => {
+                metrics.hints_changed.inc();
+            }
+            Heard::Lost => {
+                metrics.hints_lost.inc();
+                tokio::select! {
+                    () = tokio::time::sleep(REST) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The shared store: Postgres 15 or later, many instances. The triggers of `migrations/postgres`
+//! write the log; here are connections that never carry half a transaction from one call to the
+//! next, and the statements.
+
+mod audit;
+mod ends;
+mod failure;
+mod gather;
+mod keys;
+mod link;
+mod links;
+mod log;
+mod members;
+mod migrate;
+mod revoke;
+mod rows;
+mod tail_link;
+mod tokens;
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgConnectOptions, PgListener, PgRow};
+use tokio::sync::Mutex;
+
+use super::{OpenError, Result, Store, StoreError};
+use crate::fence::Page;
+use crate::key::Clock;
+use gather::{Gather, READERS};
+use link::{Connector, Link};
+use links::{Links, Statement};
+use revoke::Revoker;
+use tail_link::TailLink;
+
+pub use migrate::PostgresOwner;
+
+/// Connections that write keys and tokens; two of them revoke.
+const WRITERS: usize = 4;
+/// Connections for what instances say of themselves and ask of each other.
+const MEMBERS: usize = 2;
+/// How often a transaction is tried that was chosen as the victim of a deadlock.
+const ATTEMPTS: usize = 8;
+
+/// The shared store, as one instance has it.
+pub struct PostgresStore {
+    connector: Arc<Connector>,
+    writers: Arc<Links>,
+    readers: Arc<Links>,
+    members: Links,
+    tail: TailLink,
+    listener: Mutex<Option<PgListener>>,
+    gather: Gather,
+    revoker: Revoker,
+    clock: Arc<dyn Clock>,
+}
+
+impl PostgresStore {
+    /// Connects to the first of `urls` that is a primary, on the current runtime. Refuses when
+    /// none answers, when a timeline cannot be told, and when the schema lacks what this program
+    /// needs. `max_staleness` is that of this instance: a beat that takes a good part of it is
+    /// given up.
+    pub async fn open<'u>(
+        urls: impl IntoIterator<Item = &'u str>,
+        max_staleness: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> std::result::Result<Self, OpenError> {
+        let connector = Arc::new(Connector::new(hosts(urls)?, Arc::clone(&clock)));
+        let mut first = connector
+            .open()
+            .await
+            .map_err(|failure| unreachable(&failure.error))?;
+        migrate::check(&mut first).await?;
+        first.close().await;
+        let links = |most| Links::new(Arc::clone(&connector), most);
+        let (writers, readers) = (Arc::new(links(WRITERS)), Arc::new(links(READERS)));
+        Ok(Self {
+            gather: Gather::start(&readers),
+            revoker: Revoker::start(&writers),
+            members: links(MEMBERS),
+            tail: TailLink::new(Arc::clone(&connector), max_staleness),
+            listener: Mutex::default(),
+            writers,
+            readers,
+            connector,
+            clock,
+        })
+    }
+
+    /// Reads a page over the tail's own link.
+    async fn on_tail(&self, statement: Statement) -> Result<Page> {
+        let read = |found: &[PgRow], link: &Link| log::read_page(found, link);
+        Ok(self.tail.run(statement, read).await?)
+    }
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PostgresStore")
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn close(&self) {
+        self.tail.close().await;
+        self.members.close().await;
+        self.readers.close().await;
+        self.writers.close().await;
+        *self.listener.lock().await = None;
+    }
+}
+
+/// The hosts of a list of URLs; no error repeats a URL, which may hold a password.
+fn hosts<'u>(
+    urls: impl IntoIterator<Item = &'u str>,
+) -> std::result::Result<Vec<PgConnectOptions>, OpenError> {
+    let read = |url| {
+        PgConnectOptions::from_str(url)
+            .map_err(|error| OpenError(format!("a URL of `store` cannot be used: {error}")))
+    };
+    urls.into_iter().map(read).collect()
+}
+
+fn unreachable(error: &StoreError) -> OpenError {
+    OpenError(match error {
+        StoreError::Unavailable(why) => format!("no Postgres primary answers: {why}"),
+        other => other.to_string(),
+    })
+}

@@ -1,0 +1,129 @@
+//! The shared store: a database of its own for each case, on one private server. Cases own the
+//! time: the database's `store_time()` reads it from a file that the test's clock keeps.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use keyward::key::{Clock, Entropy};
+use keyward::store::postgres::{PostgresOwner, PostgresStore};
+use keyward::store::{OpenError, Store};
+use keyward::system::SystemClock;
+use keyward_testkit::{Database, Postgres as Server};
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use crate::doubles::ManualClock;
+use crate::world::{Backend, ByHand};
+
+/// The `max_staleness` of the store's instance.
+const STALENESS: Duration = Duration::from_secs(2);
+const SERVICE: &str = "keyward_service";
+
+/// One for all cases; it goes with this process.
+fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(Server::start)
+}
+
+/// A database with its schema, and a directory for the clock.
+pub(crate) struct Postgres {
+    database: Database,
+    directory: tempfile::TempDir,
+}
+
+/// An empty database.
+async fn empty() -> Database {
+    server().new_database().await
+}
+
+/// As the owner.
+async fn owner(database: &Database) -> PostgresOwner {
+    let url = database.owner_url();
+    PostgresOwner::connect([url.as_str()], Arc::new(SystemClock))
+        .await
+        .unwrap()
+}
+
+pub(crate) async fn fresh() -> Postgres {
+    let database = empty().await;
+    owner(&database).await.migrate(Some(SERVICE)).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    // The server runs as another user.
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    Postgres {
+        database,
+        directory,
+    }
+}
+
+impl Postgres {
+    async fn open_store(&self, clock: Arc<dyn Clock>) -> Result<PostgresStore, OpenError> {
+        let url = self.database.service_url();
+        PostgresStore::open([url.as_str()], STALENESS, clock).await
+    }
+}
+
+#[async_trait]
+impl Backend for Postgres {
+    async fn open(
+        &self,
+        clock: Arc<dyn Clock>,
+        _: &dyn Entropy,
+    ) -> Result<Arc<dyn Store>, OpenError> {
+        let file = self.directory.path().join("clock");
+        let time = format!(
+            "CREATE OR REPLACE FUNCTION store_time() RETURNS timestamptz
+             LANGUAGE sql VOLATILE SECURITY DEFINER AS $$
+                 SELECT 'epoch'::timestamptz + (shown / 1000000) * interval '1 second'
+                        + (shown % 1000000) * interval '1 microsecond'
+                   FROM (SELECT pg_read_file('{}')::bigint AS shown) AS clock
+             $$;
+             ALTER FUNCTION store_time() OWNER TO postgres",
+            file.display()
+        );
+        self.database.execute(&time).await;
+        Ok(Arc::new(self.open_store(clock).await?))
+    }
+
+    async fn connect(&self) -> Box<dyn ByHand> {
+        Box::new(self.database.connect().await)
+    }
+
+    fn bytes(&self, bytes: &[u8]) -> String {
+        match uuid::Uuid::from_slice(bytes) {
+            Ok(id) => format!("'{id}'::uuid"),
+            Err(_) => format!("'\\x{}'::bytea", hex::encode(bytes)),
+        }
+    }
+
+    fn time(&self, micros: i64) -> String {
+        format!("'epoch'::timestamptz + {micros} * {}", self.tick())
+    }
+
+    fn tick(&self) -> &'static str {
+        "interval '1 microsecond'"
+    }
+
+    fn follow(&self, clock: &ManualClock) {
+        clock.show_in(self.directory.path().join("clock"));
+    }
+}
+
+#[async_trait]
+impl ByHand for PgConnection {
+    async fn run(&mut self, sql: &str) -> Result<u64, String> {
+        sqlx::raw_sql(AssertSqlSafe(sql))
+            .execute(self)
+            .await
+            .map(|done| done.rows_affected())
+            .map_err(|error| error.to_string())
+    }
+
+    async fn read(&mut self, sql: &str) -> Vec<String> {
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .fetch_all(self)
+            .await
+            .unwrap()
+    }
+}
