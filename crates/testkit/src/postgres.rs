@@ -1,344 +1,350 @@
-//! A private Postgres server: started from the installed binaries in a directory of its own, on a
-//! free port, so that a test can kill, pause and restart it. It goes with this process, however
-//! that ends.
+//! Postgres: a private server on a port of its own, that can be stopped, killed and paused. Nothing
+//! is left behind, however this process ends.
 
-mod binaries;
-mod template;
+mod database;
+mod guard;
+mod place;
+mod processes;
+mod tls;
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions as _, PgConnection};
+use rustix::process::Signal;
+use sqlx::{Connection, PgConnection};
 
-use binaries::Binaries;
-use template::Template;
+use crate::deadline::wait_until;
+use database::DATABASE;
+pub use database::{Database, User};
+use guard::Guard;
+use place::Place;
 
-/// A server that takes longer to start or stop has failed.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Waits for the end of this process, which closes its stdin; then ends the server and removes
-/// its directory. (A parent-death signal would come when the thread that started it ends.)
-const WATCHDOG: &str = "read -r _; kill -QUIT $(head -n 1 \"$0/data/postmaster.pid\") 2>/dev/null; \
-                        sleep 0.2; rm -rf \"$0\"";
+/// A start or a stop that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Ports to draw from: below those that connections get, so that the port of a server that is down
+/// is still free when it comes back.
+const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
-/// The owner of the schema, the role that serves, and the superuser; their passwords are their
-/// names.
-pub(crate) const OWNER: &str = "keyward_owner";
-pub(crate) const SERVICE: &str = "keyward_service";
-pub(crate) const SUPERUSER: &str = "postgres";
-
-/// A running server.
+/// A private server. It ends when this is dropped, and when this process ends.
 pub struct Postgres {
-    binaries: Binaries,
-    directory: PathBuf,
-    port: u16,
+    guard: Guard,
+    place: Place,
+    settings: Vec<(String, String)>,
+    database: Database,
+    authority: Option<PathBuf>,
     server: Mutex<Option<Child>>,
-    watchdog: Child,
-    /// Closed when this process ends.
-    _lifeline: ChildStdin,
-    databases: AtomicU32,
-}
-
-/// How to reach one database of a server.
-#[derive(Clone, Debug)]
-pub struct Database {
-    /// Its name.
-    pub name: String,
-    address: SocketAddr,
-}
-
-impl Database {
-    /// A URL for the owner of the schema.
-    pub fn owner_url(&self) -> String {
-        self.url(OWNER)
-    }
-
-    /// A URL for the role that serves.
-    pub fn service_url(&self) -> String {
-        self.url(SERVICE)
-    }
-
-    /// A URL for the superuser.
-    pub fn superuser_url(&self) -> String {
-        self.url(SUPERUSER)
-    }
-
-    /// The same database at another address, a proxy's.
-    pub fn at(&self, address: SocketAddr) -> Self {
-        Self {
-            name: self.name.clone(),
-            address,
-        }
-    }
-
-    fn url(&self, user: &str) -> String {
-        format!("postgres://{user}:{user}@{}/{}", self.address, self.name)
-    }
-
-    /// A connection of the superuser.
-    pub async fn connect(&self) -> PgConnection {
-        connect(&self.superuser_url()).await
-    }
-
-    /// Runs SQL as the superuser.
-    pub async fn execute(&self, sql: &str) {
-        let mut connection = self.connect().await;
-        sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(&mut connection)
-            .await
-            .unwrap_or_else(|error| panic!("{sql}: {error}"));
-    }
-}
-
-/// A connection that passes the service by.
-pub async fn connect(url: &str) -> PgConnection {
-    url.parse::<PgConnectOptions>()
-        .expect("a test's URL is right")
-        .disable_statement_logging()
-        .connect()
-        .await
-        .expect("the private Postgres takes connections")
 }
 
 impl Postgres {
-    /// Starts a server that loses what a crash of the machine would lose, and is fast.
+    /// Starts a server, without fsync.
     pub fn start() -> Self {
-        Self::start_with(&[("fsync", "off")])
+        Self::start_with(&[])
     }
 
-    /// Starts a server with these settings.
+    /// Starts a server with these settings besides, such as `("fsync", "on")`.
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
-        let binaries = Binaries::find();
-        let template = Template::of(&binaries);
-        let directory = tempfile::Builder::new()
-            .prefix("keyward-postgres-")
-            .tempdir()
-            .expect("a temporary directory can be made")
-            .keep();
-        template.copy_to(&directory);
-        let mut lines = String::new();
-        for (name, value) in settings {
-            lines += &format!("{name} = '{value}'\n");
+        let place = Place::find();
+        let guard = Guard::new();
+        place.prepare(guard.home());
+        Self::run(place, guard, settings, None)
+    }
+
+    /// Starts a server that takes TLS, with a certificate for `localhost`; see [`Self::tls_url`].
+    pub fn start_tls() -> Self {
+        let place = Place::find();
+        let guard = Guard::new();
+        place.prepare(guard.home());
+        let files = tls::write(guard.home());
+        for path in [&files.authority, &files.certificate, &files.key] {
+            place.give(path);
         }
-        let configuration = directory.join("data/postgresql.auto.conf");
-        fs::write(&configuration, lines).expect("the settings can be written");
-        binaries.give(&configuration);
-        let mut watchdog = Command::new("sh")
-            .args(["-c", WATCHDOG])
-            .arg(&directory)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .expect("sh can be started");
-        let lifeline = watchdog.stdin.take().expect("stdin is piped");
+        let text = |path: &Path| path.to_str().expect("a path is text").to_owned();
+        let settings = [
+            ("ssl", "on"),
+            ("ssl_cert_file", &text(&files.certificate)),
+            ("ssl_key_file", &text(&files.key)),
+        ];
+        Self::run(place, guard, &settings, Some(files.authority))
+    }
+
+    /// The server that all tests of this process share; each takes a database of its own.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    fn run(
+        place: Place,
+        guard: Guard,
+        settings: &[(&str, &str)],
+        authority: Option<PathBuf>,
+    ) -> Self {
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let mut postgres = Self {
-            binaries,
-            directory,
-            port: 0,
-            server: Mutex::default(),
-            watchdog,
-            _lifeline: lifeline,
-            databases: AtomicU32::new(0),
+            guard,
+            place,
+            settings: settings.iter().map(own).collect(),
+            database: Database::new(DATABASE, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            authority,
+            server: Mutex::new(None),
         };
-        postgres.take_a_port();
-        postgres
-    }
-
-    /// Starts on a free port; another process may be quicker to take it.
-    fn take_a_port(&mut self) {
-        for _ in 0..20 {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-            self.port = free.local_addr().expect("it has an address").port();
-            drop(free);
-            if self.try_start() {
-                return;
-            }
-        }
-        panic!("Postgres does not start:\n{}", self.log());
-    }
-
-    fn try_start(&self) -> bool {
-        let data = self.directory.join("data");
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.directory.join("log"))
-            .expect("the log can be opened");
-        let errors = log.try_clone().expect("the log can be shared");
-        let mut child = self
-            .binaries
-            .command("postgres")
-            .arg("-D")
-            .arg(&data)
-            .args(["-p", &self.port.to_string()])
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(errors)
-            .spawn()
-            .expect("postgres can be started");
-        let begun = begin();
         loop {
-            let pid_file = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
-            if pid_file
-                .lines()
-                .nth(7)
-                .is_some_and(|line| line.trim() == "ready")
-            {
-                *self.server.lock() = Some(child);
-                return true;
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, draw_port()));
+            postgres.database = Database::new(DATABASE, address);
+            match postgres.launch() {
+                Ok(()) => return postgres,
+                Err(log) if is_taken(&log) => {}
+                Err(log) => panic!("Postgres does not start:\n{log}"),
             }
-            if child.try_wait().expect("it can be waited for").is_some() {
-                return false;
-            }
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "Postgres does not become ready:\n{}",
-                self.log()
-            );
-            sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.address().port()
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+        self.database.address()
     }
 
-    /// The database `keyward`, which is there from the beginning.
-    pub fn database(&self) -> Database {
-        Database {
-            name: "keyward".to_owned(),
-            address: self.address(),
-        }
+    /// The database `keyward`, which is there from the start.
+    pub fn database(&self) -> &Database {
+        &self.database
     }
 
-    /// A new empty database of the owner's.
-    pub async fn new_database(&self) -> Database {
-        let n = self.databases.fetch_add(1, Ordering::Relaxed);
-        let name = format!("keyward_{n}");
-        self.database()
-            .execute(&format!("CREATE DATABASE {name} OWNER {OWNER}"))
+    /// The URL of `keyward` for the owner.
+    pub fn owner_url(&self) -> String {
+        self.database.owner_url()
+    }
+
+    /// The URL of `keyward` for the role that serves.
+    pub fn service_url(&self) -> String {
+        self.database.service_url()
+    }
+
+    /// The URL of `keyward` for the superuser.
+    pub fn superuser_url(&self) -> String {
+        self.database.superuser_url()
+    }
+
+    /// The URL of `keyward` for `user` through a proxy that listens at `address`.
+    pub fn url_via(&self, user: User, address: SocketAddr) -> String {
+        self.database.url_via(user, address)
+    }
+
+    /// The certificate of the authority that signed the server's, with [`Self::start_tls`].
+    pub fn authority(&self) -> &Path {
+        self.authority.as_deref().expect("started with start_tls")
+    }
+
+    /// The URL for `user` by the name that the certificate is for, checked in full.
+    pub fn tls_url(&self, user: User) -> String {
+        let (name, password, port) = (user.name(), user.password(), self.port());
+        let authority = self.authority().display();
+        format!(
+            "postgres://{name}:{password}@localhost:{port}/{DATABASE}\
+             ?sslmode=verify-full&sslrootcert={authority}"
+        )
+    }
+
+    /// Makes an empty database that the owner owns. `name` is a name in small letters; the database
+    /// has it, and a number.
+    pub async fn fresh_database(&self, name: &str) -> Database {
+        static NUMBER: AtomicU16 = AtomicU16::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{name}_{number}");
+        let owner = User::Owner.name();
+        self.execute(&format!("CREATE DATABASE {name} OWNER {owner}"))
             .await;
-        Database {
-            name,
-            address: self.address(),
-        }
+        Database::new(&name, self.address())
     }
 
-    /// What the server has written to its log.
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    /// A connection.
+    pub async fn connect(url: &str) -> PgConnection {
+        PgConnection::connect(url)
+            .await
+            .expect("Postgres takes the connection")
     }
 
-    /// Ends every process of it at once, as a power cut would.
+    /// Runs statements in `keyward` as the superuser, in one go.
+    pub async fn execute(&self, statements: &str) {
+        self.database.execute(statements).await;
+    }
+
+    /// Kills every process of it, as a power cut would.
     pub fn kill(&self) {
-        self.signal_all("KILL");
-        self.wait();
-        match fs::remove_file(self.directory.join("data/postmaster.pid")) {
-            Err(error) if error.kind() != ErrorKind::NotFound => panic!("{error}"),
-            _ => {}
+        let mut server = self.server.lock();
+        let Some(mut postmaster) = server.take() else {
+            return;
+        };
+        let pid = id(&postmaster);
+        // Stopped, it has no new children.
+        processes::stop(pid);
+        let children = processes::children(pid);
+        for child in &children {
+            processes::send(*child, Signal::KILL);
         }
+        postmaster.kill().expect("the postmaster can be killed");
+        postmaster.wait().expect("the postmaster ends");
+        for child in children {
+            processes::wait_for_end(child);
+        }
+        self.clear_up();
     }
 
-    /// Stops every process of it; connections stay open, and nothing answers.
+    /// What a killed server leaves: a file with its id, and a piece of shared memory.
+    fn clear_up(&self) {
+        let file = self.guard.home().join("data/postmaster.pid");
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        if let Some(memory) = text
+            .lines()
+            .nth(6)
+            .and_then(|line| line.split_whitespace().nth(1))
+        {
+            // The next start would remove it, too.
+            let _ = Command::new("ipcrm")
+                .args(["-m", memory])
+                .stderr(Stdio::null())
+                .status();
+        }
+        // It may not have come so far as to write one.
+        let _ = std::fs::remove_file(file);
+    }
+
+    /// Stops every process of it, as SIGSTOP does, until [`Self::resume`].
     pub fn pause(&self) {
-        self.signal_all("STOP");
-    }
-
-    /// Lets all go on after [`Self::pause`].
-    pub fn resume(&self) {
-        self.signal_all("CONT");
-    }
-
-    /// Stops it; its clients are cut off.
-    pub fn stop(&self) {
-        signal("INT", &[self.pid()]);
-        self.wait();
-    }
-
-    /// Starts it again, on the same data and port.
-    pub fn start_again(&self) {
-        let begun = begin();
-        while !self.try_start() {
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "it does not start:\n{}",
-                self.log()
-            );
-            sleep(Duration::from_millis(50));
+        let server = self.server.lock();
+        let pid = id(server.as_ref().expect("the server runs"));
+        processes::stop(pid);
+        for child in processes::children(pid) {
+            processes::stop(child);
         }
     }
 
-    /// The process id of the postmaster.
-    fn pid(&self) -> u32 {
+    /// Lets it go on.
+    pub fn resume(&self) {
         let server = self.server.lock();
-        server.as_ref().expect("Postgres is running").id()
+        let pid = id(server.as_ref().expect("the server runs"));
+        for child in processes::children(pid) {
+            processes::send(child, Signal::CONT);
+        }
+        processes::send(pid, Signal::CONT);
     }
 
-    fn wait(&self) {
-        let mut server = self.server.lock().take().expect("Postgres is running");
-        server.wait().expect("it can be waited for");
+    /// Stops it cleanly; connections are closed, and what they had open is rolled back.
+    pub fn stop(&self) {
+        let Some(mut postmaster) = self.server.lock().take() else {
+            return;
+        };
+        processes::send(id(&postmaster), Signal::INT);
+        wait_until("Postgres stops", PATIENCE, || {
+            postmaster
+                .try_wait()
+                .expect("it can be waited for")
+                .is_some()
+        });
     }
 
-    /// Backends have sessions of their own, so each process is told.
-    fn signal_all(&self, name: &str) {
-        let postmaster = self.pid();
-        // First the one that could start others.
-        signal(name, &[postmaster]);
-        let children = fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"));
-        let children = children.unwrap_or_default();
-        let children: Vec<u32> = children
-            .split(' ')
-            .filter_map(|id| id.parse().ok())
-            .collect();
-        signal(name, &children);
+    /// Starts it again after [`Self::stop`] or [`Self::kill`]: the same data, the same port.
+    pub fn start_again(&self) {
+        assert!(self.server.lock().is_none(), "the server runs");
+        wait_until("Postgres starts again", PATIENCE, || match self.launch() {
+            Ok(()) => true,
+            Err(log) if is_taken(&log) => false,
+            Err(log) => panic!("Postgres does not start again:\n{log}"),
+        });
+    }
+
+    /// Stops it cleanly and starts it again.
+    pub fn restart(&self) {
+        self.stop();
+        self.start_again();
+    }
+
+    /// Starts the server and waits until it takes connections; its log when it ends instead.
+    fn launch(&self) -> Result<(), String> {
+        let home = self.guard.home();
+        let data = home.join("data");
+        let log = home.join("log");
+        let file = File::create(&log).expect("the log can be written");
+        let mut command = self.place.command("postgres", home);
+        command.arg("-D").arg(&data);
+        let port = self.port().to_string();
+        let ours = [
+            ("port", port.as_str()),
+            ("listen_addresses", "127.0.0.1"),
+            ("unix_socket_directories", ""),
+            ("dynamic_shared_memory_type", "mmap"),
+            ("max_connections", "200"),
+            ("fsync", "off"),
+        ];
+        let given = self.settings.iter();
+        let given = given.map(|(name, value)| (name.as_str(), value.as_str()));
+        for (name, value) in ours.into_iter().chain(given) {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        let mut postmaster = command
+            .process_group(0)
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .expect("postgres can be started");
+        let mut ended = None;
+        wait_until("Postgres is ready", PATIENCE, || {
+            ended = postmaster.try_wait().expect("it can be waited for");
+            ended.is_some() || is_ready(&data)
+        });
+        match ended {
+            None => {
+                *self.server.lock() = Some(postmaster);
+                Ok(())
+            }
+            Some(_) => Err(std::fs::read_to_string(&log).unwrap_or_default()),
+        }
     }
 }
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if self.server.lock().is_some() {
-            self.signal_all("CONT");
-            self.signal_all("KILL");
-            self.wait();
+        self.kill();
+    }
+}
+
+fn id(postmaster: &Child) -> i32 {
+    i32::try_from(postmaster.id()).expect("a process id is an i32")
+}
+
+/// The eighth line of this file is the server's state.
+fn is_ready(data: &Path) -> bool {
+    let text = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    text.lines()
+        .nth(7)
+        .is_some_and(|state| state.trim() == "ready")
+}
+
+fn is_taken(log: &str) -> bool {
+    log.contains("Address already in use")
+}
+
+/// A port that is free now.
+fn draw_port() -> u16 {
+    static DRAWN: AtomicU16 = AtomicU16::new(0);
+    let seed = std::process::id().wrapping_mul(7_919);
+    loop {
+        let number = u32::from(DRAWN.fetch_add(1, Ordering::Relaxed));
+        let offset = seed.wrapping_add(number) % u32::from(PORTS.end - PORTS.start);
+        let port = PORTS.start + u16::try_from(offset).expect("an offset within the ports");
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
         }
-        // Both may be gone already.
-        let _ = self.watchdog.kill();
-        let _ = self.watchdog.wait();
-        let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-/// A process that has ended meanwhile needs no signal.
-fn signal(name: &str, ids: &[u32]) {
-    if !ids.is_empty() {
-        let _ = Command::new("kill")
-            .args(["-s", name])
-            .args(ids.iter().map(u32::to_string))
-            .stderr(Stdio::null())
-            .status();
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a deadline of the harness, not of the service"
-)]
-fn begin() -> Instant {
-    Instant::now()
-}
-
-/// Where files that outlive a run are kept.
-fn cache() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/testkit")
 }

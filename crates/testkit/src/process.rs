@@ -1,7 +1,7 @@
 //! Keyward as a process: started from its binary, stopped, killed, paused.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
@@ -30,12 +30,7 @@ impl Process {
     /// The command that starts `binary` on `data_dir` and free ports; without this process's
     /// KEYWARD variables.
     pub fn command(binary: &str, data_dir: &Path) -> Command {
-        let mut command = Command::new(binary);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("KEYWARD_") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = without_settings(binary);
         command
             .current_dir(data_dir.parent().unwrap_or(data_dir))
             .args([
@@ -51,7 +46,12 @@ impl Process {
     }
 
     /// Starts `command` (see [`Self::command`]) and waits until it says that it is ready.
-    pub fn start(mut command: Command, data_dir: &Path) -> Self {
+    pub fn start(command: Command, data_dir: &Path) -> Self {
+        Self::spawn(command, data_dir).ready()
+    }
+
+    /// Starts `command` and does not wait.
+    pub fn spawn(mut command: Command, data_dir: &Path) -> Starting {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -71,23 +71,15 @@ impl Process {
                 gathered.lock().push_str(&(line + "\n"));
             }
         });
-        let Ok((grpc, http)) = ready.recv_timeout(PATIENCE) else {
-            let status = child.try_wait();
-            // It may have ended by itself.
-            let _ = child.kill();
-            let _ = child.wait();
-            panic!(
-                "keyward did not become ready ({status:?}):\n{}",
-                output.lock()
-            );
-        };
-        Self {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let process = Self {
             child,
-            grpc,
-            http,
+            grpc: nowhere,
+            http: nowhere,
             data_dir: data_dir.to_path_buf(),
             output,
-        }
+        };
+        Starting { process, ready }
     }
 
     /// Runs `command` until it ends by itself: its status and what it said on stderr. One that
@@ -178,6 +170,43 @@ impl Process {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// A process that was started and is not known to be ready. Killed when dropped.
+pub struct Starting {
+    process: Process,
+    ready: mpsc::Receiver<(SocketAddr, SocketAddr)>,
+}
+
+impl Starting {
+    /// Waits until it says that it is ready.
+    pub fn ready(mut self) -> Process {
+        let Ok((grpc, http)) = self.ready.recv_timeout(PATIENCE) else {
+            let status = self.process.child.try_wait();
+            panic!(
+                "keyward did not become ready ({status:?}):\n{}",
+                self.process.output()
+            );
+        };
+        (self.process.grpc, self.process.http) = (grpc, http);
+        self.process
+    }
+
+    /// What it has said on stderr so far.
+    pub fn output(&self) -> String {
+        self.process.output()
+    }
+}
+
+/// `binary` without this process's KEYWARD variables.
+pub(crate) fn without_settings(binary: &str) -> Command {
+    let mut command = Command::new(binary);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KEYWARD_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 impl Drop for Process {

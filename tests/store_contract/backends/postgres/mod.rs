@@ -2,7 +2,7 @@
 //! time: the database's `store_time()` reads it from a file that the test's clock keeps.
 
 use std::os::unix::fs::PermissionsExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,12 +20,6 @@ use crate::world::{Backend, ByHand};
 const STALENESS: Duration = Duration::from_secs(2);
 const SERVICE: &str = "keyward_service";
 
-/// One for all cases; it goes with this process.
-fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(Server::start)
-}
-
 /// A database with its schema, and a directory for the clock.
 pub(crate) struct Postgres {
     database: Database,
@@ -34,7 +28,7 @@ pub(crate) struct Postgres {
 
 /// An empty database.
 async fn empty() -> Database {
-    server().new_database().await
+    Server::shared().fresh_database("contract").await
 }
 
 /// As the owner.
@@ -87,7 +81,7 @@ impl Backend for Postgres {
     }
 
     async fn connect(&self) -> Box<dyn ByHand> {
-        Box::new(self.database.connect().await)
+        Box::new(Server::connect(&self.database.superuser_url()).await)
     }
 
     fn bytes(&self, bytes: &[u8]) -> String {

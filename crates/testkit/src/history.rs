@@ -1,0 +1,123 @@
+//! A history: what callers saw of their keys, by one monotonic clock, one JSON line for each event;
+//! and what the promise says of it.
+
+mod checker;
+mod report;
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use keyward_proto::v1::Verdict;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::deadline::now;
+pub use checker::{Unreadable, check};
+pub use report::{Counts, Fault, Report, Violation};
+
+/// One line. Times are microseconds since the history began.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
+enum Event {
+    /// The key is there from now on.
+    Issued { key: String, at: u64 },
+    /// A call that ends it is about to be sent; until then it lives.
+    Dying { key: String, at: u64 },
+    /// It is promised dead from then on.
+    Dead { key: String, at: u64 },
+    /// What an instance said of it; `None` for UNAVAILABLE.
+    Verify {
+        key: String,
+        instance: usize,
+        began: u64,
+        ended: u64,
+        // Missing is malformed; null is not.
+        #[serde(deserialize_with = "Option::deserialize")]
+        verdict: Option<String>,
+    },
+}
+
+/// A verdict's name in a history: that of the wire, without what all have in common.
+fn name_of(verdict: Verdict) -> &'static str {
+    let name = verdict.as_str_name();
+    name.strip_prefix("VERDICT_").unwrap_or(name)
+}
+
+/// Whether a verdict has this name.
+fn is_verdict(name: &str) -> bool {
+    Verdict::from_str_name(&format!("VERDICT_{name}")).is_some()
+}
+
+/// Writes a history. Its clones write the same one.
+#[derive(Clone)]
+pub struct Recorder {
+    zero: Instant,
+    path: PathBuf,
+    lines: Arc<Mutex<BufWriter<File>>>,
+}
+
+impl Recorder {
+    /// Begins a history in a new file at `path`.
+    pub fn new(path: &Path) -> Self {
+        let file = File::create_new(path).expect("the history can be written");
+        Self {
+            zero: now(),
+            path: path.to_path_buf(),
+            lines: Arc::new(Mutex::new(BufWriter::new(file))),
+        }
+    }
+
+    /// The time of this history, in microseconds.
+    pub fn now(&self) -> u64 {
+        micros(self.zero.elapsed())
+    }
+
+    /// The key is there. To be told before anybody verifies it.
+    pub fn issued(&self, key: &str) {
+        let (key, at) = (key.to_owned(), self.now());
+        self.write(&Event::Issued { key, at });
+    }
+
+    /// The call that ends the key is about to be sent.
+    pub fn dying(&self, key: &str) {
+        let (key, at) = (key.to_owned(), self.now());
+        self.write(&Event::Dying { key, at });
+    }
+
+    /// The key is promised dead once `after` has passed from now on.
+    pub fn dead(&self, key: &str, after: Duration) {
+        let (key, at) = (key.to_owned(), self.now() + micros(after));
+        self.write(&Event::Dead { key, at });
+    }
+
+    /// A Verify that began at `began` was answered just now: with a verdict, or with UNAVAILABLE.
+    pub fn verify(&self, key: &str, instance: usize, began: u64, verdict: Option<Verdict>) {
+        self.write(&Event::Verify {
+            key: key.to_owned(),
+            instance,
+            began,
+            ended: self.now(),
+            verdict: verdict.map(|verdict| name_of(verdict).to_owned()),
+        });
+    }
+
+    /// The file, with all that was told so far.
+    pub fn finish(&self) -> &Path {
+        let flushed = self.lines.lock().flush();
+        flushed.expect("the history can be written");
+        &self.path
+    }
+
+    fn write(&self, event: &Event) {
+        let line = serde_json::to_string(event).expect("an event is JSON");
+        let written = writeln!(self.lines.lock(), "{line}");
+        written.expect("the history can be written");
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,46 @@
+//! A certificate authority of a test's own, and the certificate of a server that is `localhost`.
+
+use std::path::{Path, PathBuf};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+/// The files that [`write`] made.
+pub(super) struct Files {
+    /// The authority's certificate, for clients.
+    pub(super) authority: PathBuf,
+    /// The server's certificate.
+    pub(super) certificate: PathBuf,
+    /// The server's private key.
+    pub(super) key: PathBuf,
+}
+
+/// Draws an authority and a certificate for `localhost`, and writes them into `directory`.
+pub(super) fn write(directory: &Path) -> Files {
+    let files = Files {
+        authority: directory.join("ca.crt"),
+        certificate: directory.join("server.crt"),
+        key: directory.join("server.key"),
+    };
+    let authority_key = KeyPair::generate().expect("a key can be drawn");
+    let mut authority = CertificateParams::default();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority
+        .distinguished_name
+        .push(DnType::CommonName, "Keyward's tests");
+    let root = authority
+        .self_signed(&authority_key)
+        .expect("an authority signs itself");
+    let issuer = Issuer::new(authority, authority_key);
+    let key = KeyPair::generate().expect("a key can be drawn");
+    let certificate = CertificateParams::new(["localhost".to_owned()])
+        .expect("localhost is a name")
+        .signed_by(&key, &issuer)
+        .expect("the authority signs");
+    let write = |path: &Path, text: String| {
+        std::fs::write(path, text).expect("a certificate can be written");
+    };
+    write(&files.authority, root.pem());
+    write(&files.certificate, certificate.pem());
+    write(&files.key, key.serialize_pem());
+    files
+}

@@ -1,0 +1,191 @@
+//! The proxy does to a connection what the test says, and nothing else.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use keyward_testkit::{Postgres, Proxy, User};
+use sqlx::postgres::PgListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What has not come by then does not come.
+const SHORT: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server that says back what it hears.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                tokio::io::copy(&mut from, &mut to).await
+            });
+        }
+    });
+    address
+}
+
+async fn say(stream: &mut TcpStream, text: &str) {
+    stream.write_all(text.as_bytes()).await.unwrap();
+}
+
+async fn hear(stream: &mut TcpStream, text: &str) {
+    let mut bytes = vec![0; text.len()];
+    let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut bytes)).await;
+    read.unwrap().unwrap();
+    assert_eq!(bytes, text.as_bytes());
+}
+
+/// Whether nothing comes, not even an end.
+async fn is_silent(stream: &mut TcpStream) -> bool {
+    tokio::time::timeout(SHORT, stream.read_u8()).await.is_err()
+}
+
+/// Whether it was closed from the other side.
+async fn is_closed(stream: &mut TcpStream) -> bool {
+    let read = tokio::time::timeout(PATIENCE, stream.read_u8()).await;
+    read.is_ok_and(|read| read.is_err())
+}
+
+#[tokio::test]
+async fn everything_passes_and_so_does_the_end() {
+    let proxy = Proxy::to(echo().await);
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    say(&mut stream, "hello").await;
+    hear(&mut stream, "hello").await;
+    let long = "much ".repeat(100_000);
+    let (mut from, mut to) = stream.split();
+    let mut heard = String::new();
+    let (said, read) = tokio::join!(
+        async {
+            to.write_all(long.as_bytes()).await?;
+            to.shutdown().await
+        },
+        from.read_to_string(&mut heard)
+    );
+    said.unwrap();
+    read.unwrap();
+    assert!(heard == long);
+}
+
+#[tokio::test]
+async fn a_black_hole_holds_everything_back_and_then_lets_it_pass() {
+    let proxy = Proxy::to(echo().await);
+    let mut old = TcpStream::connect(proxy.address()).await.unwrap();
+    say(&mut old, "before").await;
+    hear(&mut old, "before").await;
+
+    proxy.black_hole(true);
+    let mut new = TcpStream::connect(proxy.address()).await.unwrap();
+    for stream in [&mut old, &mut new] {
+        say(stream, "during").await;
+        stream.shutdown().await.unwrap();
+        assert!(is_silent(stream).await);
+    }
+    proxy.black_hole(false);
+    for stream in [&mut old, &mut new] {
+        hear(stream, "during").await;
+        assert!(is_closed(stream).await);
+    }
+}
+
+#[tokio::test]
+async fn a_cut_closes_what_is_open_and_nothing_else() {
+    let proxy = Proxy::to(echo().await);
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        say(&mut stream, "hello").await;
+        hear(&mut stream, "hello").await;
+        open.push(stream);
+    }
+    proxy.cut();
+    for stream in &mut open {
+        assert!(is_closed(stream).await);
+    }
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    say(&mut stream, "again").await;
+    hear(&mut stream, "again").await;
+    proxy.black_hole(true);
+    proxy.cut();
+    assert!(is_closed(&mut stream).await, "also in a black hole");
+}
+
+#[tokio::test]
+async fn refused_connections_are_closed_and_open_ones_go_on() {
+    let proxy = Proxy::to(echo().await);
+    let mut old = TcpStream::connect(proxy.address()).await.unwrap();
+    say(&mut old, "hello").await;
+    hear(&mut old, "hello").await;
+    proxy.refuse(true);
+    let mut new = TcpStream::connect(proxy.address()).await.unwrap();
+    assert!(is_closed(&mut new).await);
+    say(&mut old, "still here").await;
+    hear(&mut old, "still here").await;
+    proxy.refuse(false);
+    let mut new = TcpStream::connect(proxy.address()).await.unwrap();
+    say(&mut new, "hello").await;
+    hear(&mut new, "hello").await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_a_connection_that_closes() {
+    let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let proxy = Proxy::to(address);
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    assert!(is_closed(&mut stream).await);
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_dropped_takes_its_connections_along() {
+    let proxy = Proxy::to(echo().await);
+    let address = proxy.address();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    say(&mut stream, "hello").await;
+    hear(&mut stream, "hello").await;
+    drop(proxy);
+    assert!(is_closed(&mut stream).await);
+    assert!(TcpStream::connect(address).await.is_err());
+}
+
+#[tokio::test]
+async fn notifications_are_lost_while_all_else_passes() {
+    let database = Postgres::shared().fresh_database("notify").await;
+    let proxy = Proxy::to(database.address());
+    let url = database.url_via(User::Service, proxy.address());
+    let mut listener = PgListener::connect(&url).await.unwrap();
+    listener.listen("news").await.unwrap();
+    let notify = async |payload: &str| {
+        database.execute(&format!("NOTIFY news, '{payload}'")).await;
+    };
+
+    notify("first").await;
+    assert_eq!(heard(&mut listener).await.as_deref(), Some("first"));
+    assert_eq!(proxy.dropped(), 0);
+    proxy.drop_notifications(true);
+    notify("second").await;
+    assert_eq!(heard(&mut listener).await, None);
+    assert_eq!(proxy.dropped(), 1);
+    // The same connection answers: nothing else was lost.
+    let answer: i32 = sqlx::query_scalar("SELECT 42")
+        .fetch_one(&mut listener)
+        .await
+        .unwrap();
+    assert_eq!(answer, 42);
+    proxy.drop_notifications(false);
+    notify("third").await;
+    assert_eq!(heard(&mut listener).await.as_deref(), Some("third"));
+}
+
+async fn heard(listener: &mut PgListener) -> Option<String> {
+    let wait = tokio::time::timeout(SHORT, listener.try_recv())
+        .await
+        .ok()?;
+    let notification = wait.unwrap().unwrap();
+    Some(notification.payload().to_owned())
+}
