@@ -13,6 +13,7 @@ trap '' HUP INT TERM
 cat > /dev/null
 if read -r pid < "$1/data/postmaster.pid"; then
     kill -QUIT "$pid"
+    pkill -CONT -P "$pid"
     kill -CONT "$pid"
     n=0
     while [ -e "$1/data/postmaster.pid" ] && [ "$n" -lt 150 ]; do
@@ -22,6 +23,15 @@ if read -r pid < "$1/data/postmaster.pid"; then
 fi
 rm -rf "$1"
 "#;
+
+/// Where temporary files that may grow go: `/tmp` is often memory, or crowded.
+fn place() -> PathBuf {
+    let large = PathBuf::from("/var/tmp");
+    match std::env::var_os("TMPDIR") {
+        None if large.is_dir() => large,
+        _ => std::env::temp_dir(),
+    }
+}
 
 /// A temporary directory with a watchdog.
 pub(super) struct Guard {
@@ -34,7 +44,7 @@ impl Guard {
     pub(super) fn new() -> Self {
         let home = tempfile::Builder::new()
             .prefix("keyward-postgres-")
-            .tempdir()
+            .tempdir_in(place())
             .expect("a temporary directory can be made")
             .keep();
         let watchdog = Command::new("sh")

@@ -133,7 +133,7 @@ impl Place {
             .args(["-c", "fsync=off", "-c", "exit_on_error=on"])
             .arg("-D")
             .arg(&data)
-            .arg("postgres")
+            .arg("template1")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -172,7 +172,8 @@ impl Place {
     }
 }
 
-/// One statement a line: so a server in single-user mode wants it.
+/// One statement a line: so a server in single-user mode wants it. Databases that nobody uses go: they
+/// are most of the files to copy.
 fn setup() -> String {
     let password = |user: User| format!("PASSWORD '{}'", user.password());
     format!(
@@ -180,7 +181,10 @@ fn setup() -> String {
          ALTER ROLE postgres {};\n\
          CREATE ROLE keyward_owner LOGIN {};\n\
          CREATE ROLE keyward_service LOGIN {};\n\
-         CREATE DATABASE {DATABASE} OWNER keyward_owner;\n",
+         CREATE DATABASE {DATABASE} OWNER keyward_owner;\n\
+         DROP DATABASE postgres;\n\
+         UPDATE pg_database SET datistemplate = false WHERE datname = 'template0';\n\
+         DROP DATABASE template0;\n",
         password(User::Superuser),
         password(User::Owner),
         password(User::Service)

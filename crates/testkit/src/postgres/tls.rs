@@ -1,5 +1,6 @@
 //! A certificate authority of a test's own, and the certificate of a server that is `localhost`.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -42,5 +43,8 @@ pub(super) fn write(directory: &Path) -> Files {
     write(&files.authority, root.pem());
     write(&files.certificate, certificate.pem());
     write(&files.key, key.serialize_pem());
+    // The server takes no key that others can read.
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&files.key, private).expect("the key's mode can be set");
     files
 }
