@@ -10,7 +10,7 @@ SCRIPTS := .ci/run $(wildcard scripts/*.sh)
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fmt clippy deny proto doc shell advisories bench mutants soak \
+.PHONY: help test check fmt clippy deny proto doc shell advisories bench cluster mutants soak \
 	test-tools check-tools
 
 help: ## list the targets
@@ -45,6 +45,10 @@ advisories: check-tools ## known holes in the dependencies (needs the network)
 
 bench: ## run the benchmarks
 	$(CARGO) bench --locked
+
+cluster: test-tools ## Postgres and three instances on this machine, until Ctrl-C
+	$(CARGO) build --release --locked
+	scripts/cluster.sh
 
 mutants: test-tools ## break the code with each patch of proof/mutants: a test must notice
 	scripts/mutants.sh

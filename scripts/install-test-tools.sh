@@ -11,20 +11,6 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-# has_postgres DIRECTORY: whether all that the tests run is there.
-has_postgres() {
-    [[ -x $1/initdb && -x $1/postgres && -x $1/pg_ctl ]]
-}
-
-# find_postgres: whether the tests will find a Postgres.
-find_postgres() {
-    local directory
-    for directory in /usr/lib/postgresql/*/bin; do
-        if has_postgres "$directory"; then return 0; fi
-    done
-    command -v initdb >/dev/null && command -v postgres >/dev/null && command -v pg_ctl >/dev/null
-}
-
 # prevent_cluster: lets Debian's package make and start no server at its installation. A system that
 # has the package or a setting for it keeps what it has.
 prevent_cluster() {
@@ -37,13 +23,12 @@ prevent_cluster() {
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v sqlite3 >/dev/null || missing+=(sqlite3)
-if [[ -n ${KEYWARD_TEST_POSTGRES:-} ]]; then
-    if ! has_postgres "$KEYWARD_TEST_POSTGRES"; then
+if ! postgres_directory >/dev/null; then
+    if [[ -n ${KEYWARD_TEST_POSTGRES:-} ]]; then
         echo "error: KEYWARD_TEST_POSTGRES=$KEYWARD_TEST_POSTGRES lacks initdb, postgres or pg_ctl;" \
             "name their directory, or unset it" >&2
         exit 1
     fi
-elif ! find_postgres; then
     prevent_cluster
     missing+=(postgresql)
 fi

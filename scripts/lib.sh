@@ -27,6 +27,28 @@ is_installed() {
     [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
 
+# has_postgres DIRECTORY: whether all that is run of Postgres is there.
+has_postgres() {
+    [[ -x $1/initdb && -x $1/postgres && -x $1/pg_ctl ]]
+}
+
+# postgres_directory: prints where Postgres' programs are, as the tests find them.
+postgres_directory() {
+    local directory
+    if [[ -n ${KEYWARD_TEST_POSTGRES:-} ]]; then
+        has_postgres "$KEYWARD_TEST_POSTGRES" && echo "$KEYWARD_TEST_POSTGRES"
+        return
+    fi
+    while read -r directory; do
+        if has_postgres "$directory"; then
+            echo "$directory"
+            return 0
+        fi
+    done < <(printf '%s\n' /usr/lib/postgresql/*/bin | sort --version-sort --reverse)
+    directory=$(dirname "$(command -v initdb)") || return 1
+    has_postgres "$directory" && echo "$directory"
+}
+
 # python_packages: the Debian packages without which no Python venv can be made.
 python_packages() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv

@@ -1,6 +1,11 @@
 //! The shared store: a database of its own for each case, on one private server. Cases own the
 //! time: the database's `store_time()` reads it from a file that the test's clock keeps.
 
+mod members;
+mod rights;
+mod schema;
+mod writes;
+
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,235 @@
+//! The rows of the instances: made once, beaten, acknowledged, confirmed through, reaped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward::fence::BootId;
+use keyward::store::{Committed, Heard, NewInstance, Store, StoreError};
+use keyward_testkit::eventually;
+
+use super::{STALENESS, fresh};
+use crate::world::{DAY, World, disabled, kill};
+
+fn boot(number: u8) -> BootId {
+    BootId::from_bytes([number; 16])
+}
+
+fn instance(number: u8) -> NewInstance {
+    NewInstance {
+        boot: boot(number),
+        name: format!("test {number}"),
+        max_staleness: STALENESS,
+        generations: vec![1, 7],
+    }
+}
+
+async fn world_with(instances: &[u8]) -> World {
+    let world = World::new(fresh().await).await;
+    for number in instances {
+        world.store.register(&instance(*number)).await.unwrap();
+    }
+    world
+}
+
+/// Beat and applied revision of an instance, as the roster shows them.
+async fn row(store: &Arc<dyn Store>, number: u8) -> Option<(u64, u64)> {
+    let roster = store.roster().await.unwrap().unwrap();
+    let found = roster
+        .members
+        .iter()
+        .find(|member| member.boot == boot(number));
+    found.map(|member| (member.beat, member.applied))
+}
+
+async fn confirm(world: &World, number: u8, changes: &[Committed]) -> (bool, Vec<bool>) {
+    let answer = world.store.confirm(boot(number), changes).await.unwrap();
+    let answer = answer.unwrap();
+    assert_eq!(answer.epoch, world.tail(0).await.epoch);
+    (answer.registered, answer.stands)
+}
+
+#[tokio::test]
+async fn a_registration_makes_one_row_and_never_another() {
+    let world = world_with(&[1]).await;
+    let roster = world.store.roster().await.unwrap().unwrap();
+    assert_eq!(roster.epoch, world.tail(0).await.epoch);
+    assert_eq!(roster.members.len(), 1);
+    assert_eq!(roster.members[0].max_staleness, STALENESS);
+    assert_eq!(row(&world.store, 1).await, Some((0, 0)));
+    assert!(
+        world.store.register(&instance(1)).await.is_err(),
+        "never an upsert"
+    );
+    assert_eq!(world.count("instances").await, 1);
+}
+
+#[tokio::test]
+async fn a_beat_writes_the_row_and_reads_the_log_in_one_step() {
+    let world = world_with(&[1, 2]).await;
+    let key = world.plain("42").await;
+    let committed = world.update(key.id, disabled(true)).await.1;
+    let page = world.store.beat(boot(1), 0).await.unwrap().unwrap();
+    let read = world.tail(0).await;
+    assert_eq!((page.head, &page.rows), (1, &read.rows));
+    assert_eq!(
+        (page.head_mark, page.mark_at_applied),
+        (read.head_mark, read.mark_at_applied)
+    );
+    assert_eq!((page.epoch, page.pruned_to), (read.epoch, 0));
+    assert_eq!(row(&world.store, 1).await, Some((1, 0)));
+    let page = world.store.beat(boot(1), 1).await.unwrap().unwrap();
+    assert_eq!(page.mark_at_applied, committed.mark);
+    assert!(page.rows.is_empty());
+    assert_eq!(row(&world.store, 1).await, Some((2, 1)));
+    assert_eq!(row(&world.store, 2).await, Some((0, 0)), "its own row only");
+}
+
+#[tokio::test]
+async fn a_beat_without_a_row_writes_nothing_and_says_so() {
+    let world = world_with(&[1]).await;
+    assert!(world.store.beat(boot(9), 0).await.unwrap().is_none());
+    world.store.leave(boot(1)).await.unwrap();
+    assert!(world.store.beat(boot(1), 0).await.unwrap().is_none());
+    assert_eq!(world.count("instances").await, 0);
+    world.store.leave(boot(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_acknowledgement_raises_the_applied_revision_and_is_no_beat() {
+    let world = world_with(&[1]).await;
+    for (applied, shown) in [(3, 3), (2, 3), (5, 5)] {
+        world.store.acknowledge(boot(1), applied).await.unwrap();
+        assert_eq!(row(&world.store, 1).await, Some((0, shown)));
+    }
+    // The next commit of the same connection is a durable one again.
+    world.store.beat(boot(1), 4).await.unwrap();
+    assert_eq!(row(&world.store, 1).await, Some((1, 5)));
+}
+
+#[tokio::test]
+async fn a_row_is_reaped_only_while_its_beat_is_the_one_that_was_seen() {
+    let world = world_with(&[1, 2]).await;
+    world.store.beat(boot(1), 0).await.unwrap();
+    assert!(!world.store.reap(boot(1), 0).await.unwrap());
+    assert!(world.store.reap(boot(1), 1).await.unwrap());
+    assert!(!world.store.reap(boot(1), 1).await.unwrap());
+    assert_eq!(row(&world.store, 1).await, None);
+    assert!(row(&world.store, 2).await.is_some());
+}
+
+#[tokio::test]
+async fn a_change_is_confirmed_while_it_stands_in_the_log_or_on_its_row() {
+    let world = world_with(&[1]).await;
+    let key = world.plain("42").await;
+    let first = world.update(key.id, disabled(true)).await.1;
+    let last = world.revoke(kill(key.id)).await.committed;
+    let token = world.token("bot").await;
+    let of_token = world
+        .store
+        .revoke_token(token.id, &crate::world::actor())
+        .await;
+    let of_token = of_token.unwrap().unwrap().committed;
+    let all = [last, first, of_token];
+    assert_eq!(confirm(&world, 1, &all).await, (true, vec![true; 3]));
+    let foreign = Committed {
+        mark: Some([9; 8]),
+        ..last
+    };
+    let beyond = Committed {
+        revision: 99,
+        ..last
+    };
+    assert_eq!(
+        confirm(&world, 1, &[foreign, last, beyond]).await.1,
+        [false, true, false]
+    );
+    world.clock.pass(2 * DAY);
+    let other = world.plain("other").await;
+    world.revoke(kill(other.id)).await;
+    assert!(world.store.trim().await.unwrap() > 0);
+    assert_eq!(
+        confirm(&world, 1, &all).await.1,
+        [true, false, true],
+        "what is trimmed stands on its row, if it was the row's last change"
+    );
+}
+
+#[tokio::test]
+async fn a_confirmation_commits_a_write_of_its_own_row() {
+    let world = world_with(&[1]).await;
+    let before = world.read("SELECT confirms::text FROM instances").await;
+    assert!(confirm(&world, 1, &[Committed::NOTHING]).await.0);
+    assert_ne!(
+        world.read("SELECT confirms::text FROM instances").await,
+        before
+    );
+    assert!(
+        !confirm(&world, 9, &[Committed::NOTHING]).await.0,
+        "without a row it is none"
+    );
+}
+
+/// It is given up in time, and what it held is free again: its backend is ended.
+#[tokio::test]
+async fn a_beat_that_hangs_is_given_up_and_its_backend_ended() {
+    let world = world_with(&[1]).await;
+    let mut hand = world.connect().await;
+    hand.run("BEGIN").await.unwrap();
+    hand.run("SELECT FROM instances FOR UPDATE").await.unwrap();
+    let hung = world.store.beat(boot(1), 0).await;
+    assert!(
+        matches!(hung, Err(StoreError::OutcomeUnknown(_))),
+        "{hung:?}"
+    );
+    let waiting =
+        "pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    assert_eq!(world.count(waiting).await, 1);
+    world.store.register(&instance(2)).await.unwrap();
+    assert!(world.store.beat(boot(2), 0).await.unwrap().is_some());
+    let patience = Duration::from_secs(5);
+    eventually("the backend ends", patience, || async {
+        world.count(waiting).await == 0
+    })
+    .await;
+    hand.run("COMMIT").await.unwrap();
+    assert_eq!(row(&world.store, 1).await, Some((0, 0)), "it never beat");
+}
+
+#[tokio::test]
+async fn a_hint_reaches_whoever_listens() {
+    let world = world_with(&[]).await;
+    assert_eq!(world.store.hint().await, Heard::Lost, "it begins to listen");
+    world.store.announce().await.unwrap();
+    let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
+    assert_eq!(heard, Ok(Heard::Changed));
+    // A listener that was cut off may have missed some, also when it can listen again at once.
+    world
+        .by_hand(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE query LIKE 'LISTEN%' AND datname = current_database()",
+        )
+        .await;
+    let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
+    assert_eq!(heard, Ok(Heard::Lost));
+    assert_eq!(world.store.hint().await, Heard::Lost);
+    world.store.announce().await.unwrap();
+    let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
+    assert_eq!(heard, Ok(Heard::Changed));
+}
+
+#[tokio::test]
+async fn a_start_begins_at_what_the_log_still_holds() {
+    let world = world_with(&[]).await;
+    let key = world.plain("42").await;
+    world.update(key.id, disabled(true)).await;
+    let start = world.store.start().await.unwrap();
+    assert_eq!((start.floor, start.applied), (0, 0));
+    assert_eq!(world.tail(0).await.mark_at_applied, Some(start.mark));
+    world.clock.pass(2 * DAY);
+    world.update(key.id, disabled(false)).await;
+    world.store.trim().await.unwrap();
+    let start = world.store.start().await.unwrap();
+    assert_eq!((start.floor, start.applied), (2, 2));
+    assert_eq!(start.epoch, world.tail(2).await.epoch);
+    assert!(start.epoch.system != 0 && start.epoch.timeline == 1);
+}

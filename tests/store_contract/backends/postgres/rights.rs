@@ -1,0 +1,135 @@
+//! What the role that serves may not do, and what not even a superuser does past the log.
+
+use keyward_testkit::Postgres as Server;
+
+use super::fresh;
+use crate::world::{ByHand, World, kill};
+
+/// Runs SQL as the role that serves; the message of the refusal.
+async fn refusal(url: &str, sql: &str) -> String {
+    let mut connection = Server::connect(url).await;
+    let refused = connection.run(sql).await;
+    refused.expect_err(&format!("{sql} is refused"))
+}
+
+#[tokio::test]
+async fn the_role_that_serves_can_neither_drop_a_trigger_nor_rewrite_the_log() {
+    let backend = fresh().await;
+    let url = backend.database.service_url();
+    for sql in [
+        "DROP TRIGGER api_keys_changed ON api_keys",
+        "ALTER TABLE api_keys DISABLE TRIGGER api_keys_changed",
+        "ALTER TABLE api_keys DISABLE TRIGGER ALL",
+        "CREATE OR REPLACE FUNCTION api_keys_log() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "DROP TABLE key_changes",
+        "TRUNCATE api_keys",
+        "TRUNCATE key_changes",
+        "TRUNCATE instances",
+        "INSERT INTO key_changes (revision, mark, kind, time) VALUES (1, '\\x0000000000000000', 'update', now())",
+        "UPDATE key_changes SET mark = mark",
+        "DELETE FROM key_changes",
+        "UPDATE log_head SET revision = revision + 1",
+        "UPDATE log_state SET incarnation = incarnation + 1",
+        "UPDATE log_state SET pruned_to = pruned_to + 1",
+        "DELETE FROM api_keys",
+        "DELETE FROM caller_tokens",
+        "UPDATE api_keys SET revision = revision + 1",
+        "UPDATE api_keys SET digest = digest",
+        "UPDATE audit SET actor = 'nobody'",
+        "DELETE FROM audit",
+        "UPDATE keyring_checks SET check_value = check_value",
+        "INSERT INTO _sqlx_migrations SELECT 9, '', now(), true, '', 0",
+    ] {
+        let message = refusal(&url, sql).await;
+        let denied = message.contains("permission denied") || message.contains("must be owner");
+        assert!(denied, "{sql}: {message}");
+    }
+    let message = refusal(&url, "SET session_replication_role = 'replica'").await;
+    assert!(message.contains("permission denied"), "{message}");
+    let message = refusal(&url, "SELECT trim_log('0')").await;
+    assert!(message.contains("kept for an hour"), "{message}");
+}
+
+#[tokio::test]
+async fn a_change_is_logged_whatever_session_replication_role_says() {
+    let world = World::new(fresh().await).await;
+    let key = world.plain("42").await;
+    let mut hand = world.connect().await;
+    hand.run("SET session_replication_role = 'replica'")
+        .await
+        .unwrap();
+    hand.run("UPDATE api_keys SET disabled = true")
+        .await
+        .unwrap();
+    assert_eq!(world.tail(0).await.rows[0].id, key.id);
+    hand.run("DELETE FROM api_keys").await.unwrap();
+    assert_eq!(world.head().await, 2);
+}
+
+#[tokio::test]
+async fn a_table_whose_rows_are_logged_cannot_be_truncated() {
+    let world = World::new(fresh().await).await;
+    world.plain("42").await;
+    for table in [
+        "api_keys",
+        "caller_tokens",
+        "key_changes",
+        "log_head",
+        "log_state",
+        "instances",
+    ] {
+        let sql = format!("TRUNCATE {table} CASCADE");
+        world.refused(sql, "cannot be truncated").await;
+    }
+    assert_eq!(world.count("api_keys").await, 1);
+}
+
+#[tokio::test]
+async fn a_time_that_no_calendar_holds_is_refused() {
+    let world = World::new(fresh().await).await;
+    world.plain("42").await;
+    for time in ["'infinity'", "'-infinity'", "'10000-01-01'"] {
+        for column in ["expire_time", "revoke_time"] {
+            let sql = format!("UPDATE api_keys SET {column} = {time}");
+            world.refused(sql, "times_are_readable").await;
+        }
+    }
+}
+
+/// An INSERT that turns into an UPDATE is an UPDATE to the log.
+#[tokio::test]
+async fn an_upsert_by_hand_is_logged() {
+    let world = World::new(fresh().await).await;
+    let key = world.plain("42").await;
+    world
+        .by_hand(
+            "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
+                    metadata, allowed_cidrs, recoverable, create_time)
+             SELECT key_id, digest, generation, account_id, name, hint, scopes, metadata,
+                    allowed_cidrs, recoverable, create_time FROM api_keys
+                 ON CONFLICT (key_id) DO UPDATE SET disabled = true",
+        )
+        .await;
+    assert_eq!(world.tail(0).await.rows[0].id, key.id);
+    assert_eq!(world.record(key.id).await.revision, 1);
+}
+
+/// A change in a transaction of a stricter kind is logged, or the transaction fails.
+#[tokio::test]
+async fn a_serializable_change_by_hand_leaves_no_gap() {
+    let world = World::new(fresh().await).await;
+    let (one, two) = (world.plain("1").await, world.plain("2").await);
+    let mut hand = world.connect().await;
+    hand.run("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        .await
+        .unwrap();
+    hand.read("SELECT hint FROM api_keys").await;
+    world.revoke(kill(one.id)).await;
+    let id = world.id(two.id);
+    let sql = format!("UPDATE api_keys SET disabled = true WHERE key_id = {id}");
+    let refused = hand.run(&sql).await.unwrap_err();
+    assert!(refused.contains("could not serialize"), "{refused}");
+    hand.run("ROLLBACK").await.unwrap();
+    assert_eq!(world.head().await, 1);
+    assert!(world.store.shared());
+}
