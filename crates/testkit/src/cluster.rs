@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::local::token_in;
 use super::process::without_settings;
-use super::{Client, Postgres, Process, Proxy, Starting, User};
+use super::{Client, Local, Postgres, Process, Proxy, Starting, User};
 
 /// How instances are started.
 #[derive(Clone, Debug)]
@@ -177,6 +177,13 @@ impl Cluster {
     /// A client of an instance, over a connection of its own, with every role.
     pub async fn client(&self, number: usize) -> Client {
         Client::new(self.grpc(number), Some(&self.token)).await
+    }
+
+    /// Starts one more instance, in this process and with a clock of the test's own. It has no
+    /// number.
+    pub async fn local(&self) -> Local {
+        let (store, staleness) = (self.postgres.service_url(), self.max_staleness());
+        Local::start_on_postgres(&store, &self.keyring(), &self.token, staleness).await
     }
 
     fn take(&mut self, number: usize) -> Instance {

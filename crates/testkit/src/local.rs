@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::app::{App, Parts};
-use keyward::config::{Settings, Store};
+use keyward::config::{Inputs, Settings, Store, load};
 use keyward::key::Prefix;
 use keyward::telemetry::LogFormat;
 
@@ -83,6 +83,48 @@ impl Local {
         let handle = Arc::clone(&faults);
         let local = Self::start_with(change, |store| StallingStore::around(store, handle)).await;
         (local, faults)
+    }
+
+    /// Starts as one more instance on the Postgres behind `store`, a URL, beside those that have
+    /// this keyring and token.
+    pub async fn start_on_postgres(
+        store: &str,
+        keyring: &Path,
+        token: &str,
+        max_staleness: Duration,
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let text = |path: &Path| path.to_str().expect("a path is text").to_owned();
+        let staleness = format!("{}ms", max_staleness.as_millis());
+        let flags = [
+            ("listen", "127.0.0.1:0".to_owned()),
+            ("http_listen", "127.0.0.1:0".to_owned()),
+            ("data_dir", text(directory.path())),
+            ("store", store.to_owned()),
+            ("keyring", text(keyring)),
+            ("max_staleness", staleness),
+            ("workers", "2".to_owned()),
+        ];
+        let inputs = Inputs {
+            flags: flags.map(|(name, value)| (name.to_owned(), value)).into(),
+            default_file: directory.path().join("keyward.toml"),
+            ..Inputs::default()
+        };
+        let settings = load(inputs).expect("the settings are right").settings;
+        let clock = Arc::new(ManualClock::default());
+        let parts = Parts {
+            clock: Arc::<ManualClock>::clone(&clock),
+            ..Parts::system()
+        };
+        let app = App::start(&settings, parts)
+            .await
+            .expect("the service starts");
+        Self {
+            app,
+            clock,
+            directory,
+            token: token.to_owned(),
+        }
     }
 
     /// A client with every role.

@@ -1,0 +1,128 @@
+//! Faults of instances: paused, killed, joining and leaving, cut off, deaf.
+
+use std::time::Duration;
+
+use keyward_testkit::{Cluster, http_get, now};
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::load::Load;
+use super::{Plan, TOO_LONG, health, issued, pass, recovery, tell};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_promise_holds_when_all_is_well() {
+    Plan::new("all is well")
+        .run(async |_: &mut Cluster, load: &Load| {
+            load.wait_for_ends(60).await;
+            pass(Duration::from_secs(3)).await;
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_promise_holds_with_an_instance_paused_for_too_long_and_resumed() {
+    Plan::new("an instance paused")
+        .run(async |cluster: &mut Cluster, load: &Load| {
+            for number in [1, 0] {
+                load.wait_for_ends(5).await;
+                cluster.instance(number).signal("STOP");
+                pass(TOO_LONG).await;
+                cluster.instance(number).signal("CONT");
+                pass(Duration::from_millis(700)).await;
+            }
+        })
+        .await;
+}
+
+/// Killed ones are replaced; others join and leave as they should, all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_promise_holds_with_instances_killed_joining_and_leaving() {
+    let plan = Plan {
+        coming_and_going: true,
+        ..Plan::new("instances come and go")
+    };
+    plan.run(async |cluster: &mut Cluster, load: &Load| {
+        for round in 0..3 {
+            let running = cluster.running();
+            // The last two go; the first ones stay, and must wait for those that went.
+            let [.., killed, stopped] = running[..] else {
+                panic!("three run");
+            };
+            load.wait_for_ends(3).await;
+            cluster.kill(killed);
+            load.leave(killed);
+            let joined = cluster.add();
+            load.join(joined, cluster.client(joined).await);
+            load.wait_for_ends(3).await;
+            cluster.stop(stopped);
+            load.leave(stopped);
+            let joined = cluster.add();
+            load.join(joined, cluster.client(joined).await);
+            pass(Duration::from_millis(300 * round)).await;
+        }
+        load.wait_for_ends(5).await;
+        pass(Duration::from_secs(2)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_promise_holds_with_an_instance_cut_off_which_says_so_and_comes_back() {
+    let plan = Plan {
+        proxies: true,
+        ..Plan::new("an instance cut off")
+    };
+    plan.run(async |cluster: &mut Cluster, load: &Load| {
+        let client = cluster.client(0).await;
+        let (_, text) = issued(&client).await;
+        for _ in 0..2 {
+            load.wait_for_ends(5).await;
+            cluster.proxy(0).black_hole(true);
+            pass(TOO_LONG).await;
+            assert_eq!(health(&client).await, ServingStatus::NotServing);
+            let ready = http_get(cluster.instance(0).http, "/readyz").await;
+            assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
+            let refused = client.verify(&text).await.unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+            // The others go on.
+            load.wait_for_ends(5).await;
+            cluster.proxy(0).black_hole(false);
+            let took = recovery(&client, &text).await;
+            tell("cut off, fresh again after", took);
+            let others = health(&cluster.client(1).await).await;
+            assert_eq!(others, ServingStatus::Serving);
+        }
+        let begun = now();
+        while health(&client).await != ServingStatus::Serving {
+            assert!(begun.elapsed() < Duration::from_secs(10), "health lags");
+            pass(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// As a connection that breaks, or a listener that is late, loses them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_promise_holds_with_all_notifications_lost() {
+    let plan = Plan {
+        proxies: true,
+        ..Plan::new("notifications lost")
+    };
+    plan.run(async |cluster: &mut Cluster, load: &Load| {
+        let numbers = cluster.running();
+        let lost = || -> u64 {
+            let proxies = numbers.iter().map(|number| cluster.proxy(*number));
+            proxies.map(keyward_testkit::Proxy::dropped).sum()
+        };
+        let before = lost();
+        for number in &numbers {
+            cluster.proxy(*number).drop_notifications(true);
+        }
+        load.wait_for_ends(20).await;
+        pass(Duration::from_secs(3)).await;
+        assert!(lost() > before, "there was nothing to lose");
+        for number in &numbers {
+            cluster.proxy(*number).drop_notifications(false);
+        }
+    })
+    .await;
+}

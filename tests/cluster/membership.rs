@@ -1,0 +1,93 @@
+//! Whom a Revoke waits for: an instance that died, until it is reaped; one that left, not at all.
+
+use std::time::Duration;
+
+use keyward_proto::v1::RevokeResponse;
+use keyward_testkit::{Client, Cluster, Options, Postgres, eventually, now};
+
+use super::calls::patiently;
+use super::{BINARY, RECOVERY, issued, tell};
+
+/// What a Revoke takes with all instances healthy, on a busy machine.
+const FAST: Duration = Duration::from_millis(500);
+
+async fn registered(cluster: &Cluster) -> i64 {
+    let mut connection = Postgres::connect(&cluster.postgres.superuser_url()).await;
+    let count = sqlx::query_scalar("SELECT count(*) FROM instances");
+    count.fetch_one(&mut connection).await.unwrap()
+}
+
+/// Revokes a new key: the receipt, and how long that took.
+async fn revoke(client: &Client) -> (RevokeResponse, Duration) {
+    let (id, _) = issued(client).await;
+    let begun = now();
+    let receipt = patiently(async || client.revoke(&id).await).await;
+    (receipt, begun.elapsed())
+}
+
+/// The fastest of five: the machine may be busy.
+async fn fastest_revoke(client: &Client) -> Duration {
+    let mut best = Duration::MAX;
+    for _ in 0..5 {
+        best = best.min(revoke(client).await.1);
+    }
+    best
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_instance_is_waited_for_until_it_is_reaped() {
+    let mut cluster = Cluster::start(BINARY, 3, Options::default());
+    let client = cluster.client(0).await;
+    assert_eq!(registered(&cluster).await, 3);
+    let healthy = fastest_revoke(&client).await;
+    assert!(healthy < FAST, "{healthy:?}");
+
+    cluster.kill(2);
+    let (receipt, took) = revoke(&client).await;
+    // It might have answered all that time, as far as anybody could know.
+    assert!(took > Duration::from_millis(1_200), "{took:?}");
+    assert_eq!(
+        receipt.confirmed_instances + receipt.waited_out_instances,
+        3,
+        "{receipt:?}"
+    );
+    let reaped = eventually("the row of the dead goes", RECOVERY, async || {
+        registered(&cluster).await == 2
+    })
+    .await;
+    let after = fastest_revoke(&client).await;
+    assert!(after < FAST, "{after:?}");
+    tell("revoke: healthy, killed, reaped", (healthy, took, after));
+    tell("reaped so long after that", reaped);
+    let (receipt, _) = revoke(&client).await;
+    let counts = (receipt.confirmed_instances, receipt.waited_out_instances);
+    assert_eq!(counts, (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_stops_leaves_at_once() {
+    let mut cluster = Cluster::start(BINARY, 3, Options::default());
+    let client = cluster.client(0).await;
+    for left in [2, 1] {
+        cluster.stop(usize::try_from(left).unwrap());
+        assert_eq!(registered(&cluster).await, left);
+        let (receipt, took) = revoke(&client).await;
+        assert_eq!(receipt.waited_out_instances, 0, "{took:?}");
+        assert_eq!(i64::from(receipt.confirmed_instances), left);
+    }
+    assert!(fastest_revoke(&client).await < FAST);
+    cluster.stop(0);
+    assert_eq!(registered(&cluster).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_joins_counts_from_then_on() {
+    let mut cluster = Cluster::start(BINARY, 1, Options::default());
+    for count in 2..4 {
+        let number = cluster.add();
+        assert_eq!(registered(&cluster).await, count);
+        let (receipt, _) = revoke(&cluster.client(number).await).await;
+        let counts = (receipt.confirmed_instances, receipt.waited_out_instances);
+        assert_eq!(counts, (u32::try_from(count).unwrap(), 0));
+    }
+}
