@@ -144,13 +144,9 @@ CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active;
 INSERT INTO log_head (revision) VALUES (0);
 INSERT INTO log_state (pruned_to, incarnation) VALUES (0, 1);
 
--- Eight random bytes, without an extension: a version 4 UUID has 122 random bits, of which none of
--- these is a fixed one.
+-- Eight bytes, without an extension: of a version 4 UUID the half that is random but for two bits.
 CREATE FUNCTION log_mark() RETURNS bytea
-LANGUAGE sql VOLATILE AS $$
-    SELECT substring(b FROM 1 FOR 6) || substring(b FROM 10 FOR 2)
-      FROM (SELECT uuid_send(gen_random_uuid()) AS b OFFSET 0) AS drawn
-$$;
+LANGUAGE sql VOLATILE AS 'SELECT substring(uuid_send(gen_random_uuid()) FROM 9)';
 
 INSERT INTO key_changes (revision, mark, key_id, kind, time)
 VALUES (0, log_mark(), NULL, 'origin', store_time());
@@ -252,42 +248,53 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION api_keys_guard() RETURNS trigger
+-- Rules for one row stand in WHEN clauses, which cost little when they hold: an account may have a
+-- hundred thousand keys. They are asked in the order of the triggers' names.
+CREATE FUNCTION wipe_seal() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    NEW.sealed := NULL;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER api_keys_fixed BEFORE UPDATE ON api_keys FOR EACH ROW
+    WHEN ((NEW.key_id, NEW.digest, NEW.generation, NEW.account_id, NEW.name, NEW.hint,
+           NEW.recoverable, NEW.create_time)
+          IS DISTINCT FROM (OLD.key_id, OLD.digest, OLD.generation, OLD.account_id, OLD.name,
+           OLD.hint, OLD.recoverable, OLD.create_time))
+    EXECUTE FUNCTION refuse('key_id, digest, generation, account_id, name, hint, recoverable and create_time of a key never change');
+CREATE TRIGGER api_keys_sealed BEFORE UPDATE ON api_keys FOR EACH ROW
+    WHEN (OLD.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL)
+    EXECUTE FUNCTION refuse('a revoked key keeps no sealed copy');
+-- Revoked is terminal; a grace can be shortened, never lengthened; a successor stays the one.
+CREATE TRIGGER api_keys_terminal BEFORE UPDATE ON api_keys FOR EACH ROW
+    WHEN (OLD.revoke_time IS NOT NULL
+          AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time
+               OR NEW.replaced_by IS DISTINCT FROM OLD.replaced_by))
+    EXECUTE FUNCTION refuse('a revoked key stays revoked, its revoke_time can only become earlier, and its successor is fixed');
+CREATE TRIGGER api_keys_wiped BEFORE UPDATE ON api_keys FOR EACH ROW
+    WHEN (NEW.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL)
+    EXECUTE FUNCTION wipe_seal();
+
+-- A row's revision and mark are those of its last change: a repeated Revoke waits for them.
+CREATE FUNCTION api_keys_last_change_guard() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-    IF (NEW.key_id, NEW.digest, NEW.generation, NEW.account_id, NEW.name, NEW.hint,
-        NEW.recoverable, NEW.create_time)
-        IS DISTINCT FROM (OLD.key_id, OLD.digest, OLD.generation, OLD.account_id, OLD.name,
-        OLD.hint, OLD.recoverable, OLD.create_time) THEN
-        RAISE EXCEPTION 'key_id, digest, generation, account_id, name, hint, recoverable and create_time of a key never change'
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    -- Revoked is terminal; a grace can be shortened, never lengthened; a successor stays the one.
-    IF OLD.revoke_time IS NOT NULL
-        AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time
-             OR NEW.replaced_by IS DISTINCT FROM OLD.replaced_by) THEN
-        RAISE EXCEPTION 'a revoked key stays revoked, its revoke_time can only become earlier, and its successor is fixed'
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    IF OLD.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL THEN
-        RAISE EXCEPTION 'a revoked key keeps no sealed copy'
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    -- A row's revision and mark are those of its last change: a repeated Revoke waits for them.
-    IF (NEW.revision, NEW.mark) IS DISTINCT FROM (OLD.revision, OLD.mark)
-        AND (NEW.revision <= OLD.revision
-             OR NOT EXISTS (SELECT FROM key_changes AS c
-                             WHERE c.revision = NEW.revision AND c.mark = NEW.mark
-                               AND c.key_id = NEW.key_id)) THEN
+    IF NEW.revision <= OLD.revision
+        OR NOT EXISTS (SELECT FROM key_changes AS c
+                        WHERE c.revision = NEW.revision AND c.mark = NEW.mark
+                          AND c.key_id = NEW.key_id) THEN
         RAISE EXCEPTION 'revision and mark are written by the triggers alone'
             USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    IF NEW.revoke_time IS NOT NULL THEN
-        NEW.sealed := NULL;
     END IF;
     RETURN NEW;
 END
 $$;
+
+CREATE TRIGGER api_keys_last_change BEFORE UPDATE ON api_keys FOR EACH ROW
+    WHEN ((NEW.revision, NEW.mark) IS DISTINCT FROM (OLD.revision, OLD.mark))
+    EXECUTE FUNCTION api_keys_last_change_guard();
 
 -- One log row for each key whose record changed. Revisions are taken in one step for the whole
 -- statement; the counter's row lock is held until its transaction ends, so revision order is commit
@@ -295,26 +302,36 @@ $$;
 CREATE FUNCTION api_keys_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    changes bigint; base bigint;
+    ids uuid[]; kinds text[]; actors text[]; reasons text[]; base bigint;
 BEGIN
-    SELECT count(*) INTO changes FROM old_rows AS o JOIN new_rows AS n USING (key_id)
-     WHERE (o.scopes, o.metadata, o.allowed_cidrs, o.disabled, o.expire_time, o.revoke_time,
-            o.revoke_reason, o.replaced_by)
-           IS DISTINCT FROM (n.scopes, n.metadata, n.allowed_cidrs, n.disabled, n.expire_time,
-            n.revoke_time, n.revoke_reason, n.replaced_by);
-    IF changes = 0 THEN
+    -- No join: its plan is kept from a statement of one row, and would not end for a hundred thousand.
+    PERFORM FROM (
+        SELECT key_id, scopes, metadata, allowed_cidrs, disabled, expire_time, revoke_time,
+               revoke_reason, replaced_by FROM new_rows
+        EXCEPT
+        SELECT key_id, scopes, metadata, allowed_cidrs, disabled, expire_time, revoke_time,
+               revoke_reason, replaced_by FROM old_rows) AS changed;
+    IF NOT FOUND THEN
         RETURN NULL;
     END IF;
-    UPDATE log_head SET revision = revision + changes RETURNING revision - changes INTO base;
+    -- Planned anew each time, before the counter is taken.
+    EXECUTE $query$
+        SELECT array_agg(n.key_id ORDER BY n.key_id),
+               array_agg(CASE WHEN n.revoke_time IS DISTINCT FROM o.revoke_time
+                              THEN 'revoke' ELSE 'update' END ORDER BY n.key_id),
+               array_agg(n.changed_by ORDER BY n.key_id),
+               array_agg(n.revoke_reason ORDER BY n.key_id)
+          FROM old_rows AS o JOIN new_rows AS n USING (key_id)
+         WHERE (o.scopes, o.metadata, o.allowed_cidrs, o.disabled, o.expire_time, o.revoke_time,
+                o.revoke_reason, o.replaced_by)
+               IS DISTINCT FROM (n.scopes, n.metadata, n.allowed_cidrs, n.disabled, n.expire_time,
+                n.revoke_time, n.revoke_reason, n.replaced_by)
+    $query$ INTO ids, kinds, actors, reasons;
+    UPDATE log_head SET revision = revision + cardinality(ids)
+    RETURNING revision - cardinality(ids) INTO base;
     INSERT INTO key_changes (revision, mark, key_id, kind, actor, reason, time)
-    SELECT base + row_number() OVER (ORDER BY n.key_id), log_mark(), n.key_id,
-           CASE WHEN n.revoke_time IS DISTINCT FROM o.revoke_time THEN 'revoke' ELSE 'update' END,
-           n.changed_by, n.revoke_reason, store_time()
-      FROM old_rows AS o JOIN new_rows AS n USING (key_id)
-     WHERE (o.scopes, o.metadata, o.allowed_cidrs, o.disabled, o.expire_time, o.revoke_time,
-            o.revoke_reason, o.replaced_by)
-           IS DISTINCT FROM (n.scopes, n.metadata, n.allowed_cidrs, n.disabled, n.expire_time,
-            n.revoke_time, n.revoke_reason, n.replaced_by);
+    SELECT base + n, log_mark(), id, kind, actor, reason, store_time()
+      FROM unnest(ids, kinds, actors, reasons) WITH ORDINALITY AS c(id, kind, actor, reason, n);
     UPDATE api_keys AS k SET revision = c.revision, mark = c.mark, changed_by = NULL
       FROM key_changes AS c
      WHERE c.revision > base AND c.key_id = k.key_id;
@@ -324,8 +341,6 @@ $$;
 
 CREATE TRIGGER api_keys_new BEFORE INSERT ON api_keys
     FOR EACH ROW EXECUTE FUNCTION api_keys_born_clean();
-CREATE TRIGGER api_keys_guarded BEFORE UPDATE ON api_keys
-    FOR EACH ROW EXECUTE FUNCTION api_keys_guard();
 CREATE TRIGGER api_keys_changed AFTER UPDATE ON api_keys
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION api_keys_log();
@@ -342,27 +357,29 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION caller_tokens_guard() RETURNS trigger
+CREATE TRIGGER caller_tokens_fixed BEFORE UPDATE ON caller_tokens FOR EACH ROW
+    WHEN ((NEW.token_id, NEW.digest, NEW.generation, NEW.create_time)
+          IS DISTINCT FROM (OLD.token_id, OLD.digest, OLD.generation, OLD.create_time)
+          OR (OLD.revoke_time IS NOT NULL
+              AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time)))
+    EXECUTE FUNCTION refuse('token_id, digest, generation and create_time of a token never change, and a revoked token stays revoked');
+CREATE FUNCTION caller_tokens_last_change_guard() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-    IF (NEW.token_id, NEW.digest, NEW.generation, NEW.create_time)
-        IS DISTINCT FROM (OLD.token_id, OLD.digest, OLD.generation, OLD.create_time)
-        OR (OLD.revoke_time IS NOT NULL
-            AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time)) THEN
-        RAISE EXCEPTION 'token_id, digest, generation and create_time of a token never change, and a revoked token stays revoked'
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    IF (NEW.revision, NEW.mark) IS DISTINCT FROM (OLD.revision, OLD.mark)
-        AND (NEW.revision <= OLD.revision
-             OR NOT EXISTS (SELECT FROM key_changes AS c
-                             WHERE c.revision = NEW.revision AND c.mark = NEW.mark
-                               AND c.key_id = NEW.token_id)) THEN
+    IF NEW.revision <= OLD.revision
+        OR NOT EXISTS (SELECT FROM key_changes AS c
+                        WHERE c.revision = NEW.revision AND c.mark = NEW.mark
+                          AND c.key_id = NEW.token_id) THEN
         RAISE EXCEPTION 'revision and mark are written by the triggers alone'
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
     RETURN NEW;
 END
 $$;
+
+CREATE TRIGGER caller_tokens_last_change BEFORE UPDATE ON caller_tokens FOR EACH ROW
+    WHEN ((NEW.revision, NEW.mark) IS DISTINCT FROM (OLD.revision, OLD.mark))
+    EXECUTE FUNCTION caller_tokens_last_change_guard();
 
 CREATE FUNCTION caller_tokens_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
@@ -390,8 +407,6 @@ $$;
 
 CREATE TRIGGER caller_tokens_new BEFORE INSERT ON caller_tokens
     FOR EACH ROW EXECUTE FUNCTION caller_tokens_born_clean();
-CREATE TRIGGER caller_tokens_guarded BEFORE UPDATE ON caller_tokens
-    FOR EACH ROW EXECUTE FUNCTION caller_tokens_guard();
 CREATE TRIGGER caller_tokens_changed AFTER UPDATE ON caller_tokens
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION caller_tokens_log();

@@ -129,7 +129,16 @@ impl<'l> Lease<'l> {
     }
 
     pub(super) async fn fetch_one(&mut self, statement: Statement) -> Result<PgRow, Failure> {
-        let outcome = within(ANSWER, statement.fetch_one(self.on())).await;
+        self.fetch_one_within(ANSWER, statement).await
+    }
+
+    /// The same for a statement that may take longer than others.
+    pub(super) async fn fetch_one_within(
+        &mut self,
+        limit: Duration,
+        statement: Statement,
+    ) -> Result<PgRow, Failure> {
+        let outcome = within(limit, statement.fetch_one(self.on())).await;
         self.judge(outcome)
     }
 

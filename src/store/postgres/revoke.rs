@@ -24,6 +24,8 @@ use crate::store::{
 
 /// Revocations in one transaction at most.
 const MOST: usize = 64;
+/// How long an account's keys may take to end: a hundred thousand take several seconds.
+const ACCOUNT: Duration = Duration::from_secs(120);
 /// Transactions of them under way at a time.
 const WRITERS: usize = 2;
 
@@ -317,6 +319,9 @@ impl PostgresStore {
         actor: &Actor,
     ) -> std::result::Result<RevokeAnswer, Failure> {
         let mut lease = self.writers.begin().await?;
+        lease
+            .execute(sqlx::query("SET LOCAL statement_timeout = '115s'"))
+            .await?;
         let ended = sqlx::query(
             "WITH clock AS MATERIALIZED (SELECT store_time() AS now),
                   living AS MATERIALIZED (
@@ -338,7 +343,7 @@ impl PostgresStore {
         .bind(reason.map(|reason| reason.as_str().to_owned()))
         .bind(actor.name.clone())
         .bind(i32::try_from(Revoked::LISTED).unwrap_or(i32::MAX));
-        let row = lease.fetch_one(ended).await?;
+        let row = lease.fetch_one_within(ACCOUNT, ended).await?;
         let count = rows::revision(&row, "count")?;
         let listed: Option<Vec<uuid::Uuid>> = rows::column(&row, "listed")?;
         let listed: Vec<KeyId> = listed
