@@ -10,11 +10,11 @@ SCRIPTS := .ci/run $(wildcard scripts/*.sh)
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fmt clippy deny proto doc shell advisories bench cluster mutants soak \
+.PHONY: help test check fmt clippy deny proto doc shell advisories bench bench-revoke cluster mutants soak \
 	test-tools check-tools
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: test-tools ## run every test (KEYWARD_TEST_PYTHON: another Python for the Python tests)
 	$(CARGO) test --workspace --locked $(TEST_FLAGS)
@@ -43,8 +43,11 @@ shell: check-tools ## the scripts
 advisories: check-tools ## known holes in the dependencies (needs the network)
 	$(CARGO) deny --locked check --hide-inclusion-graph advisories
 
-bench: ## run the benchmarks
-	$(CARGO) bench --locked
+bench: ## what a Verify hit costs beside an empty call
+	$(CARGO) bench --locked --bench verify
+
+bench-revoke: test-tools ## what a Revoke costs on three instances; writes docs/results.md
+	$(CARGO) bench --locked --bench revoke
 
 cluster: test-tools ## Postgres and three instances on this machine, until Ctrl-C
 	$(CARGO) build --release --locked

@@ -13,6 +13,8 @@ source scripts/lib.sh
 instances=${KEYWARD_CLUSTER_INSTANCES:-3}
 first=${KEYWARD_CLUSTER_PORT:-50051}
 keyward=${KEYWARD_CLUSTER_BINARY:-$PWD/target/release/keyward}
+# The service refuses variables that it does not know.
+unset KEYWARD_CLUSTER_INSTANCES KEYWARD_CLUSTER_PORT KEYWARD_CLUSTER_BINARY
 database_port=55432
 
 postgres=$(postgres_directory) || {
