@@ -31,7 +31,7 @@ const FREE: &[&str] = &["app", "lib", "main", "system"];
 const PURE: &[&str] = &["key", "fence"];
 
 /// Each store by module and type. Only `app`, `store` itself and tests may name one.
-const STORES: &[(&str, &str)] = &[("sqlite", "SqliteStore")];
+const STORES: &[(&str, &str)] = &[("sqlite", "SqliteStore"), ("postgres", "PostgresStore")];
 
 const MAX_LINES: usize = 450;
 const UNFINISHED: &[&str] = &[concat!("TO", "DO"), concat!("FIX", "ME")];

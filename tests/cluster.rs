@@ -10,6 +10,8 @@ mod hand;
 mod instances;
 #[path = "cluster/load.rs"]
 mod load;
+#[path = "cluster/lost_log.rs"]
+mod lost_log;
 #[path = "cluster/membership.rs"]
 mod membership;
 #[path = "cluster/outcome.rs"]

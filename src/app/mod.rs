@@ -3,6 +3,7 @@
 
 mod bootstrap;
 mod owner;
+mod parts;
 mod run;
 mod stop;
 
@@ -10,26 +11,25 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::cache::{Fenced, Fetch, Flights, L1, Lookup, Permits};
 use crate::caller::Callers;
 use crate::config::{self, Settings};
-use crate::feed::{Barrier, Member, Tail, follow_hints, reap_the_silent, watch_freshness};
-use crate::fence::{Fence, MAX_TOMBSTONES, Now};
+use crate::feed::Member;
+use crate::fence::{Fence, MAX_TOMBSTONES};
 use crate::grpc::{self, Api, SERVICE_NAME, Workers};
-use crate::key::{Clock, Entropy, KeyRecord, Prefix, TOKEN_PREFIX, TokenRecord, Verdict};
+use crate::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
 use crate::service::Service;
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Control, Instrumented, Store};
 use crate::system::{SystemClock, SystemEntropy, host_name};
-use crate::telemetry::{CacheMetrics, Metrics, http};
+use crate::telemetry::Metrics;
+use parts::Base;
 
 pub use owner::{advance_epoch, init, migrate};
 pub use run::serve;
@@ -85,12 +85,13 @@ impl Parts {
 pub struct App {
     grpc: SocketAddr,
     http: Option<SocketAddr>,
+    api: Api,
     store: Arc<dyn Store>,
     control: Control,
     health: HealthReporter,
     acceptor: JoinHandle<Workers>,
     watch: JoinHandle<()>,
-    /// The tail, the trimming of the log, the side port.
+    /// The tail, the watcher, the trimming of the log, the side port.
     background: Vec<JoinHandle<()>>,
     stops: Stops,
 }
@@ -104,6 +105,32 @@ struct Stops {
     waiting: CancellationToken,
     /// The rest.
     background: CancellationToken,
+    /// Something ended that must not: the process is of no more use.
+    broken: CancellationToken,
+}
+
+impl Stops {
+    /// Starts work that goes on until the process stops. If it ends before, by a panic, the process
+    /// must not live on without it.
+    fn guard(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> JoinHandle<()> {
+        let (task, stops) = (tokio::spawn(work), self.clone());
+        tokio::spawn(async move {
+            let ended = task.await;
+            let stopping = stops.waiting.is_cancelled() || stops.background.is_cancelled();
+            if !stopping {
+                tracing::error!(
+                    name,
+                    ?ended,
+                    "work ended that the service cannot do without"
+                );
+                stops.broken.cancel();
+            }
+        })
+    }
 }
 
 impl App {
@@ -161,6 +188,7 @@ impl App {
         );
         let tail = base.tail(member);
         tail.catch_up().await.map_err(StartError)?;
+        let (barrier, watching) = base.barrier(&tail);
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), base.tokens());
         let service = Service {
             store: Arc::clone(&base.store),
@@ -169,7 +197,7 @@ impl App {
             keyring,
             prefixes: settings.key_prefixes.clone(),
             token_prefix,
-            barrier: base.barrier(&tail),
+            barrier,
             control: base.control.clone(),
             clock: Arc::clone(&base.clock),
             entropy,
@@ -182,8 +210,8 @@ impl App {
         tracing::info!(applied = base.fence.applied(), "fresh: serving");
         let api = Api::new(Arc::new(service), Arc::new(callers));
         let clock = Arc::clone(&base.clock);
-        let server =
-            grpc::server(api, health_server, &base.metrics, clock).map_err(StartError::new)?;
+        let server = grpc::server(api.clone(), health_server, &base.metrics, clock)
+            .map_err(StartError::new)?;
         let stop = &base.stops.serving;
         let workers = match settings.workers {
             0 => Workers::here(&server, &base.metrics, stop),
@@ -192,10 +220,12 @@ impl App {
             })?,
         };
         let mut background = base.background(&tail);
+        background.extend(watching.map(|watching| base.stops.guard("watcher", watching)));
         background.extend(side.map(|side| base.side_port(side, &tail)));
         Ok(Self {
             grpc,
             http,
+            api,
             watch: base.watch(health.clone()),
             health,
             background,
@@ -206,9 +236,19 @@ impl App {
         })
     }
 
+    /// Ends when something has ended that the service cannot do without.
+    pub async fn broken(&self) {
+        self.stops.broken.cancelled().await;
+    }
+
     /// Where the gRPC service listens.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc
+    }
+
+    /// What the port serves, for a test that drives a call itself.
+    pub fn api(&self) -> &Api {
+        &self.api
     }
 
     /// Where the side port listens, if it does.
@@ -220,162 +260,6 @@ impl App {
 impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "App({})", self.grpc)
-    }
-}
-
-/// What most parts are made from.
-struct Base {
-    store: Arc<dyn Store>,
-    fence: Arc<Fence>,
-    clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
-    control: Control,
-    stops: Stops,
-}
-
-impl Base {
-    fn tail(&self, member: Member) -> Arc<Tail> {
-        let (store, fence) = (Arc::clone(&self.store), Arc::clone(&self.fence));
-        Arc::new(Tail::new(
-            store,
-            fence,
-            Arc::clone(&self.clock),
-            member,
-            self.metrics.beats.clone(),
-        ))
-    }
-
-    fn barrier(&self, tail: &Arc<Tail>) -> Barrier {
-        let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let waiting = self.stops.waiting.clone();
-        Barrier::new(
-            &self.store,
-            Arc::clone(tail),
-            fence,
-            clock,
-            waiting,
-            self.metrics.revoke.clone(),
-        )
-    }
-
-    fn keys(&self) -> Lookup<KeyRecord> {
-        let store = Arc::clone(&self.store);
-        let fetch: Fetch<KeyRecord> = Arc::new(move |digest| {
-            let store = Arc::clone(&store);
-            async move { store.find_key(&digest).await }.boxed()
-        });
-        self.lookup(fetch, CACHED_KEYS, self.metrics.key_cache.clone())
-    }
-
-    fn tokens(&self) -> Lookup<TokenRecord> {
-        let store = Arc::clone(&self.store);
-        let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
-            let store = Arc::clone(&store);
-            async move { store.find_token(&digest).await }.boxed()
-        });
-        self.lookup(fetch, CACHED_TOKENS, self.metrics.token_cache.clone())
-    }
-
-    /// Keys and tokens have permits of their own: unknown keys cannot keep callers out.
-    fn lookup<R: Fenced>(
-        &self,
-        fetch: Fetch<R>,
-        (items, bytes): (usize, u64),
-        metrics: CacheMetrics,
-    ) -> Lookup<R> {
-        let (running, waiting, patience) = READS;
-        let permits = Arc::new(Permits::new(running, waiting, patience));
-        let refused = self.metrics.store_permits_refused.clone();
-        let flights = Flights::new(fetch, permits, self.control.clone(), refused);
-        let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        Lookup::new(fence, clock, L1::new(items, bytes), flights, metrics)
-    }
-
-    fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<()>> {
-        let (running, trimming) = (Arc::clone(tail), Arc::clone(tail));
-        let (stop, stop_trimming) = (self.stops.background.clone(), self.stops.background.clone());
-        let mut tasks = vec![
-            tokio::spawn(async move { running.run(stop).await }),
-            tokio::spawn(async move { trimming.trim(stop_trimming).await }),
-        ];
-        if self.store.shared() {
-            tasks.extend(self.among_others(tail));
-        }
-        tasks
-    }
-
-    /// What an instance does that is not the only one.
-    fn among_others(&self, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
-        let metrics = self.metrics.members.clone();
-        let stop = self.stops.background.clone();
-        [
-            tokio::spawn(follow_hints(
-                Arc::clone(&self.store),
-                Arc::clone(tail),
-                metrics.clone(),
-                stop.clone(),
-            )),
-            tokio::spawn(reap_the_silent(
-                Arc::clone(&self.store),
-                Arc::clone(tail),
-                Arc::clone(&self.clock),
-                metrics,
-                stop,
-            )),
-        ]
-    }
-
-    /// Health says SERVING only while freshness holds.
-    fn watch(&self, health: HealthReporter) -> JoinHandle<()> {
-        let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let stop = self.stops.background.clone();
-        tokio::spawn(watch_freshness(true, fence, clock, stop, move |fresh| {
-            let health = health.clone();
-            async move { set_health(&health, fresh).await }.boxed()
-        }))
-    }
-
-    fn side_port(&self, listener: TcpListener, tail: &Arc<Tail>) -> JoinHandle<()> {
-        let tail = Arc::clone(tail);
-        let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let stopping = self.stops.serving.clone();
-        let ready = move || {
-            if stopping.is_cancelled() {
-                return Err("stopping".to_owned());
-            }
-            if !fence.is_fresh(Now::read(&*clock)) {
-                let trouble = tail.trouble().unwrap_or_else(|| NOT_FRESH.to_owned());
-                return Err(format!("not fresh: {trouble}"));
-            }
-            Ok(())
-        };
-        let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let metrics = Arc::clone(&self.metrics);
-        let scrape = move || {
-            let now = Now::read(&*clock);
-            let age = fence
-                .freshness_age(now)
-                .map_or(-1.0, |age| age.as_secs_f64());
-            metrics.fence.fresh.set(i64::from(fence.is_fresh(now)));
-            metrics.fence.freshness_age.set(age);
-            metrics.fence.applied_revision.set(fence.applied());
-            metrics
-                .fence
-                .tombstones
-                .set(fence.tombstones().try_into().unwrap_or(u64::MAX));
-            metrics.fence.floor_revision.set(fence.floor());
-            metrics.encode()
-        };
-        let probes = http::Probes {
-            metrics: Box::new(scrape),
-            ready: Box::new(ready),
-        };
-        let stop = self.stops.background.clone().cancelled_owned();
-        tokio::spawn(async move {
-            if let Err(error) = http::serve(listener, probes, stop).await {
-                tracing::error!(%error, "the side port ended");
-            }
-        })
     }
 }
 

@@ -51,6 +51,10 @@ async fn live(settings: Settings) -> Result<(), StartError> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        () = app.broken() => {
+            app.stop().await;
+            return Err(StartError("a part of the service failed; its log says which".to_owned()));
+        }
     }
     tracing::info!("stopping: NOT_SERVING, calls under way end");
     tokio::select! {

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +41,8 @@ pub struct Barrier {
 
 impl Barrier {
     /// Waits for what `tail` applies to `fence`, and on a shared store for all other instances;
-    /// gives up when `closing` is cancelled. Starts the watcher on the current runtime.
+    /// gives up when `closing` is cancelled. Beside it the work of the watcher, which has to run
+    /// for as long as there is a barrier.
     pub fn new(
         store: &Arc<dyn Store>,
         tail: Arc<Tail>,
@@ -47,8 +50,8 @@ impl Barrier {
         clock: Arc<dyn Clock>,
         closing: CancellationToken,
         metrics: RevokeMetrics,
-    ) -> Self {
-        let watcher = store.shared().then(|| {
+    ) -> (Self, Option<BoxFuture<'static, ()>>) {
+        let (watcher, watching) = if store.shared() {
             let (held, asked) = mpsc::channel(QUEUE);
             let watcher = Watcher {
                 store: Arc::clone(store),
@@ -56,17 +59,20 @@ impl Barrier {
                 fence: Arc::clone(&fence),
                 clock: Arc::clone(&clock),
             };
-            tokio::spawn(watcher.run(asked, closing.clone()));
-            held
-        });
-        Self {
+            let watching = watcher.run(asked, closing.clone()).boxed();
+            (Some(held), Some(watching))
+        } else {
+            (None, None)
+        };
+        let barrier = Self {
             tail,
             fence,
             clock,
             closing,
             metrics,
             watcher,
-        }
+        };
+        (barrier, watching)
     }
 
     /// Returns when `change`, whose commit was answered at `answered_at`, holds everywhere.

@@ -104,12 +104,14 @@ impl Member {
         Ok(boot)
     }
 
-    /// Deletes the rows of earlier registrations; those that stay are reaped by others.
+    /// Deletes the rows of earlier registrations. Those that cannot be deleted now are tried again;
+    /// others reap them, too.
     pub(super) async fn clean_up(&self, store: &dyn Store) {
         let rows = std::mem::take(&mut self.state.lock().left_behind);
         for boot in rows {
             if let Err(error) = store.leave(boot).await {
-                tracing::debug!(%error, %boot, "a row was left behind; another instance reaps it");
+                tracing::debug!(%error, %boot, "a row stays behind for now");
+                self.state.lock().left_behind.push(boot);
             }
         }
     }

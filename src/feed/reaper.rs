@@ -32,6 +32,7 @@ pub async fn reap_the_silent(
             () = tokio::time::sleep(LOOK) => {}
             () = stop.cancelled() => return,
         }
+        tail.clean_up().await;
         // A failure says nothing of anybody's silence: what was seen stays seen.
         let Ok(Some(roster)) = store.roster().await else {
             continue;

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::member::Member;
 use crate::fence::{Absorbed, BootId, Fence, Now, Page, Refused};
-use crate::key::Clock;
+use crate::key::{BootTime, Clock};
 use crate::store::{Store, StoreError};
 use crate::telemetry::BeatMetrics;
 
@@ -23,6 +23,11 @@ pub const BEAT: Duration = Duration::from_millis(250);
 const TRIM: Duration = Duration::from_secs(3_600);
 /// How often a start begins anew because the log was trimmed meanwhile.
 const STARTS: usize = 3;
+/// How often the log is told again that it lost its tail.
+const REMIND: Duration = Duration::from_secs(60);
+/// What an operator can do about a log that lost its tail.
+const ADVANCE: &str = "; nothing is answered until that is decided, and `keyward epoch advance \
+                       --reason ...` says that the log goes on as it stands";
 /// How long a clean stop waits for the deletion of its row; else others reap it.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -35,8 +40,34 @@ pub struct Tail {
     metrics: BeatMetrics,
     poke: Notify,
     applied: watch::Sender<u64>,
-    /// What keeps it from being fresh, as the log was told.
-    trouble: Mutex<Option<String>>,
+    /// What keeps it from being fresh, and when the log was told.
+    trouble: Mutex<Option<(Trouble, BootTime)>>,
+}
+
+/// What keeps an instance from being fresh.
+#[derive(Debug)]
+struct Trouble {
+    kind: Kind,
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The store does not answer as it should.
+    Store,
+    /// This instance has no row.
+    Unregistered,
+    /// The log lost its tail.
+    Lost,
+    /// A page was refused for another reason.
+    Refused,
+}
+
+impl Trouble {
+    fn new(kind: Kind, error: impl std::fmt::Display) -> Self {
+        let text = error.to_string();
+        Self { kind, text }
+    }
 }
 
 impl Tail {
@@ -68,7 +99,13 @@ impl Tail {
 
     /// What keeps it from being fresh, if anything does.
     pub fn trouble(&self) -> Option<String> {
-        self.trouble.lock().clone()
+        let told = self.trouble.lock();
+        told.as_ref().map(|(trouble, _)| trouble.text.clone())
+    }
+
+    /// Deletes the rows of earlier registrations.
+    pub(super) async fn clean_up(&self) {
+        self.member.clean_up(&*self.store).await;
     }
 
     /// This instance's present registration.
@@ -90,7 +127,7 @@ impl Tail {
             }
             outcome = self.beat().await;
         }
-        outcome
+        outcome.map_err(|trouble| trouble.text)
     }
 
     /// Reads until `stop`; freshness ends with it, and then this instance's row goes.
@@ -129,31 +166,43 @@ impl Tail {
         }
     }
 
-    /// A line when the state changes, not for each beat.
-    fn note(&self, trouble: Option<String>) {
+    /// A line when the state changes, not for each beat. A log that lost its tail is told of again
+    /// and again: it stays so until somebody decides.
+    fn note(&self, trouble: Option<Trouble>) {
         let mut told = self.trouble.lock();
+        let now = self.clock.boot();
+        let again = |at: BootTime| now.since(at) > REMIND;
         match (&*told, &trouble) {
-            (None, Some(trouble)) => tracing::error!("the tail is in trouble: {trouble}"),
+            (Some((Trouble { kind, .. }, at)), Some(new))
+                if *kind == new.kind && !(*kind == Kind::Lost && again(*at)) =>
+            {
+                let at = *at;
+                *told = trouble.map(|trouble| (trouble, at));
+                return;
+            }
+            (_, Some(new)) => tracing::error!("the tail is in trouble: {}", new.text),
             (Some(_), None) => tracing::info!("the tail is well again"),
-            _ => {}
+            (None, None) => {}
         }
-        *told = trouble;
+        *told = trouble.map(|trouble| (trouble, now));
     }
 
     /// One beat. I1: `t0` is taken before it is sent, so whatever is visible by then is in the
     /// page. I5: it is sent under a registration that was answered, and counts when it was
     /// answered itself.
-    async fn beat(&self) -> Result<(), String> {
+    async fn beat(&self) -> Result<(), Trouble> {
         let boot = self.registered().await?;
         let t0 = Now::read(&*self.clock);
-        let page = match self.store.beat(boot, self.fence.applied()).await {
+        let asked = self.fence.applied();
+        let page = match self.store.beat(boot, asked).await {
             Ok(Some(page)) => page,
             Ok(None) => {
                 // Nobody waits for an instance without a row: it must not be fresh.
                 self.fence.stop_being_fresh();
                 self.member.forget();
                 self.metrics.not_fresh.inc();
-                return Err("this instance's row is gone: it registers again".to_owned());
+                let gone = "this instance's row is gone: it registers again";
+                return Err(Trouble::new(Kind::Unregistered, gone));
             }
             Err(error) => {
                 self.metrics.failed.inc();
@@ -163,14 +212,15 @@ impl Tail {
                     StoreError::OutcomeUnknown(_) => self.member.doubt(),
                     StoreError::Unavailable(_) => {}
                 }
-                return Err(error.to_string());
+                return Err(Trouble::new(Kind::Store, error));
             }
         };
         match self.fence.absorb(t0, &page) {
             Ok(how) => {
                 self.metrics.fresh.inc();
                 self.applied(how, &page);
-                self.member.clean_up(&*self.store).await;
+                // The row says what was applied before this page: nobody should wait for the next beat.
+                self.acknowledge(asked).await;
                 Ok(())
             }
             Err(refused) => {
@@ -182,12 +232,13 @@ impl Tail {
 
     /// The registration to beat under; a new one if there is none, or if a beat of the present
     /// one hangs.
-    async fn registered(&self) -> Result<BootId, String> {
+    async fn registered(&self) -> Result<BootId, Trouble> {
         if let Some(boot) = self.member.sure() {
             return Ok(boot);
         }
         let fresh_until_now = || self.fence.stop_being_fresh();
-        self.member.join(&*self.store, fresh_until_now).await
+        let joined = self.member.join(&*self.store, fresh_until_now).await;
+        joined.map_err(|error| Trouble::new(Kind::Store, error))
     }
 
     /// I6: who waits is told after the tombstones stand.
@@ -199,25 +250,31 @@ impl Tail {
     }
 
     /// A refused page: a new start where one is in order.
-    async fn refused(&self, refused: Refused, page: &Page) -> Result<(), String> {
+    async fn refused(&self, refused: Refused, page: &Page) -> Result<(), Trouble> {
         let new_start = match refused {
             Refused::Trimmed { .. } => true,
             Refused::LogLost { .. } => self.fence.may_restart(page.epoch),
             Refused::Gap { .. } => false,
         };
+        let kind = match refused {
+            Refused::LogLost { .. } => Kind::Lost,
+            Refused::Trimmed { .. } | Refused::Gap { .. } => Kind::Refused,
+        };
         if !new_start {
-            return Err(refused.to_string());
+            let advance = kind == Kind::Lost && self.store.shared();
+            let next = if advance { ADVANCE } else { "" };
+            return Err(Trouble::new(kind, format_args!("{refused}{next}")));
         }
         // Under a new registration: the old one's acknowledgements spoke of another life.
         self.fence.stop_being_fresh();
         self.member.doubt();
-        let start = self
-            .store
-            .start()
-            .await
-            .map_err(|error| error.to_string())?;
+        let start = self.store.start().await;
+        let start = start.map_err(|error| Trouble::new(Kind::Store, error))?;
         self.fence.restart(start);
-        Err(format!("{refused}; it starts anew"))
+        Err(Trouble::new(
+            kind,
+            format_args!("{refused}; it starts anew"),
+        ))
     }
 
     /// Reads the log at a hint, applies, acknowledges. What goes wrong here the next beat tells.
@@ -231,8 +288,14 @@ impl Tail {
             return;
         };
         self.applied(how, &page);
+        self.acknowledge(before).await;
+    }
+
+    /// Tells in this instance's row what was applied since the row said `told` (I6).
+    async fn acknowledge(&self, told: u64) {
         let applied = self.fence.applied();
-        if applied > before
+        if applied > told
+            && self.store.shared()
             && let Some(boot) = self.member.sure()
             && let Err(error) = self.store.acknowledge(boot, applied).await
         {

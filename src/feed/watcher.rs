@@ -16,12 +16,11 @@ use crate::fence::{Committed, Epoch, Fence, Quorum, Receipt, Roster, bound};
 use crate::key::{BootTime, Clock};
 use crate::store::Store;
 
-/// How long it rests between two looks: the first ones come quicker, since a healthy instance
+/// How long it rests between two looks; not at all between the first ones, since a healthy instance
 /// acknowledges within a millisecond.
-const LOOK_SOON: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(2);
-/// How many looks come quickly.
-const SOON: u32 = 8;
+/// How many looks come without a rest.
+const SOON: u32 = 6;
 /// How long it rests when the store does not answer.
 const REST: Duration = Duration::from_millis(50);
 /// How much longer than the longest bound a change waits for its proof.
@@ -120,27 +119,23 @@ impl Watcher {
                 let Some(first) = first else { break };
                 held.push(first);
             }
-            let known = held.iter().filter(|held| held.looks > 0).count();
             while let Ok(more) = asked.try_recv() {
                 held.push(more);
             }
-            if held.len() > known {
-                self.hint().await;
+            let rest = tokio::select! {
+                rest = self.look(&mut held) => rest,
+                () = closing.cancelled() => break,
+            };
+            if rest.is_zero() {
+                tokio::task::yield_now().await;
+                continue;
             }
-            let rest = self.look(&mut held).await;
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
                 () = closing.cancelled() => break,
             }
         }
         // Dropping what is held tells those who wait that it is not confirmed.
-    }
-
-    /// Tells the others that there is something to read. It may be lost.
-    async fn hint(&self) {
-        if let Err(error) = self.store.announce().await {
-            tracing::debug!(%error, "a hint was not sent; the beats will do");
-        }
     }
 
     /// One look at the rows, and the confirmation of what is due. Answers how long to rest.
@@ -161,7 +156,7 @@ impl Watcher {
         }
         self.give_up_overdue(held, self.clock.boot());
         if held.iter().any(|one| one.looks < SOON) {
-            LOOK_SOON
+            Duration::ZERO
         } else {
             LOOK
         }

@@ -231,10 +231,6 @@ impl<S: Store> Members for Instrumented<S> {
             .await
     }
 
-    async fn announce(&self) -> Result<()> {
-        self.watch("announce", self.inner.announce()).await
-    }
-
     async fn hint(&self) -> Heard {
         self.inner.hint().await
     }

@@ -132,12 +132,8 @@ pub trait Members: Log {
         Ok(None)
     }
 
-    /// Hints to all instances that something has changed. It may be lost.
-    async fn announce(&self) -> Result<()> {
-        Ok(())
-    }
-
-    /// Waits for a hint.
+    /// Waits for a hint that some instance has changed something; whoever changes gives one, after
+    /// its commit. It may be lost.
     async fn hint(&self) -> Heard {
         std::future::pending().await
     }

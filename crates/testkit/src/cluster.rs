@@ -110,6 +110,16 @@ impl Cluster {
         (Process::spawn(command, &data), proxy)
     }
 
+    /// The binary as an operator runs it: with the owner's URL, and arguments to come.
+    pub fn operator(&self) -> Command {
+        let mut command = without_settings(&self.binary);
+        command
+            .current_dir(self.directory.path())
+            .env("KEYWARD_STORE", self.postgres.owner_url())
+            .env("KEYWARD_KEYRING", self.keyring());
+        command
+    }
+
     /// The command that starts an instance on `store`, with `data` as its directory.
     pub fn command(&self, data: &Path, store: &str) -> Command {
         let staleness = format!("{}ms", self.options.max_staleness.as_millis());

@@ -168,10 +168,6 @@ impl Members for StallingStore {
         self.inner.confirm(boot, changes).await
     }
 
-    async fn announce(&self) -> Result<()> {
-        self.inner.announce().await
-    }
-
     async fn hint(&self) -> Heard {
         self.inner.hint().await
     }

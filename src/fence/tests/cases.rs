@@ -290,3 +290,75 @@ fn a_jump_compares_the_mark_first() {
         Err(Refused::LogLost { .. })
     ));
 }
+
+/// Freshness comes from a beat that wrote its row, never from a mere read.
+#[test]
+fn a_hint_is_applied_and_gives_no_freshness() {
+    let mut world = World::default();
+    let fence = Fence::new(BOUND, 10, world.start());
+    world.change(1, 1);
+    let page = world.page(fence.applied());
+    assert_eq!(fence.absorb_hint(now(2), &page), Ok(Absorbed::Fresh));
+    assert!(!fence.is_fresh(now(2)));
+    assert_eq!(fence.applied(), 1);
+    fence.absorb(now(3), &world.page(1)).unwrap();
+    world.change(2, 4);
+    fence.absorb_hint(now(5), &world.page(1)).unwrap();
+    assert_eq!(fence.freshness_age(now(5)), Some(Duration::from_micros(2)));
+    let stamp = Stamp {
+        epoch: EPOCH,
+        revision: 1,
+    };
+    let look = fence.look();
+    assert_eq!(look.admit(id(2), stamp, now(5)), Admission::Superseded);
+}
+
+/// An operator accepts the log as it stands: what this instance knew of lost revisions must not
+/// refuse the changes that have their numbers now, nor may a look of before go by what is new.
+#[test]
+fn after_a_lost_tail_a_new_start_begins_with_nothing_and_refuses_older_looks() {
+    let mut world = World::default();
+    for _ in 0..3 {
+        world.change(1, 1);
+    }
+    let fence = fresh_fence(&world, 2);
+    let raised = Epoch {
+        incarnation: EPOCH.incarnation + 1,
+        ..EPOCH
+    };
+    // The log that is left is shorter, and its first change is another one.
+    let mut left = World::default();
+    left.change(2, 1);
+    let before = fence.look();
+    assert!(fence.absorb(now(3), &left.page(3)).is_err());
+    assert!(!fence.may_restart(EPOCH) && fence.may_restart(raised));
+    let start = Start {
+        epoch: raised,
+        floor: 0,
+        applied: 0,
+        ..left.start()
+    };
+    let start = Start {
+        mark: mark(0, 0),
+        ..start
+    };
+    fence.restart(start);
+    assert!(!fence.may_restart(raised), "it did");
+    let page = Page {
+        epoch: raised,
+        ..left.page(0)
+    };
+    fence.absorb(now(4), &page).unwrap();
+    let admit = |look: Look<'_>, key, epoch, revision| {
+        let stamp = Stamp { epoch, revision };
+        look.admit(id(key), stamp, now(5))
+    };
+    let fresh = admit(fence.look(), 1, raised, 1);
+    assert_eq!(
+        fresh,
+        Admission::Admitted { restamp: 1 },
+        "not by its old tombstone"
+    );
+    assert_eq!(admit(fence.look(), 2, raised, 0), Admission::Superseded);
+    assert_eq!(admit(before, 3, EPOCH, 3), Admission::Superseded);
+}

@@ -32,6 +32,24 @@ impl Failure {
         }
     }
 
+    /// The same failure of a statement before which nothing was done: a broken connection is no
+    /// reason not to try another one.
+    pub(super) fn before_anything(self) -> Self {
+        let kind = match self.kind {
+            Kind::Broken => Kind::Again,
+            kind => kind,
+        };
+        Self { kind, ..self }
+    }
+
+    /// The same failure of a statement after which something was done.
+    pub(super) fn after_a_write(self) -> Self {
+        Self {
+            error: StoreError::OutcomeUnknown(self.error.to_string()),
+            kind: Kind::Broken,
+        }
+    }
+
     /// The same failure of a statement that may have changed something.
     pub(super) fn of_a_commit(self) -> Self {
         match (self.kind, self.error) {

@@ -169,6 +169,7 @@ impl PostgresStore {
         audit(&mut lease, &[(line, actor.clone())]).await?;
         let made = lease.fetch_one(insert).await?;
         lease.commit().await?;
+        self.hints.give();
         Ok(Some(rows::secrets(&made)?))
     }
 
@@ -205,6 +206,7 @@ impl PostgresStore {
         lease.execute(write(&changed, actor)?).await?;
         let row = lease.fetch_one(by_ids(&[id], "")).await?;
         lease.commit().await?;
+        self.hints.give();
         let committed = rows::committed(&row, "key_id")?;
         Ok(UpdateAnswer::Done(Box::new(rows::key(&row)?), committed))
     }

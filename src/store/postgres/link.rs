@@ -10,6 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, Row};
+use tokio::sync::watch;
 
 use super::failure::{Failure, failed};
 use crate::fence::Epoch;
@@ -20,15 +21,17 @@ use crate::store::StoreError;
 const CONNECT: Duration = Duration::from_millis(1_500);
 /// After a failure nobody tries again for so long: a server that comes back is not met by a herd.
 const REST: Duration = Duration::from_millis(100);
-/// How long the answer to a statement is waited for: longer than the server takes to end it.
+/// How long the answer to a statement that writes is waited for: longer than the server takes to
+/// end it.
 pub(super) const ANSWER: Duration = Duration::from_secs(17);
 
 /// What every session is set to, whatever the role or the database say. A commit must be durable
-/// where the operator's setting says so, and at least here.
+/// where the operator's setting says so, and at least here. All our statements go by an index, so
+/// each is planned once for a session, and never by what a table held when it was small.
 const SESSION: &str = "\
 SET statement_timeout = '15s'; SET lock_timeout = '10s'; \
 SET idle_in_transaction_session_timeout = '20s'; SET default_transaction_isolation = 'read committed'; \
-SET jit = off; SET client_connection_check_interval = '2s'; \
+SET jit = off; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET client_connection_check_interval = '2s'; \
 SELECT set_config('synchronous_commit', 'on', false) \
  WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
 
@@ -87,6 +90,8 @@ pub(super) struct Connector {
     /// The host that was a primary last.
     current: AtomicUsize,
     era: AtomicU64,
+    /// The last era whose links hung: none of them is waited for any longer.
+    lost: watch::Sender<u64>,
     /// The last failure, and when.
     failed: Mutex<Option<(BootTime, String)>>,
     clock: Arc<dyn Clock>,
@@ -102,7 +107,8 @@ impl Connector {
         Self {
             hosts: hosts.collect(),
             current: AtomicUsize::new(0),
-            era: AtomicU64::new(0),
+            era: AtomicU64::new(1),
+            lost: watch::Sender::new(0),
             failed: Mutex::default(),
             clock,
         }
@@ -124,6 +130,33 @@ impl Connector {
         let _ = self
             .era
             .compare_exchange(era, era + 1, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Notes that a link of this era hangs: so will all that were opened like it, and nobody waits
+    /// for them any longer.
+    pub(super) fn hangs(&self, era: u64) {
+        self.broke(era);
+        self.lost.send_if_modified(|lost| {
+            let newer = era > *lost;
+            *lost = era.max(*lost);
+            newer
+        });
+    }
+
+    /// Waits for an answer over a link of `era`, for so long, and no longer than such links are
+    /// believed in.
+    pub(super) async fn answer<T>(
+        &self,
+        era: u64,
+        limit: Duration,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Failure> {
+        let mut lost = self.lost.subscribe();
+        tokio::select! {
+            biased;
+            answer = within(limit, work) => answer,
+            _ = lost.wait_for(|lost| *lost >= era) => Err(Failure::hung(limit)),
+        }
     }
 
     pub(super) fn era_of(link: &Link) -> u64 {

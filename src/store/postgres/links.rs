@@ -13,7 +13,7 @@ use sqlx::{PgConnection, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::failure::{Failure, Kind};
-use super::link::{ANSWER, Connector, Link, within};
+use super::link::{Connector, Link};
 use crate::store::StoreError;
 
 /// How long the answer to a COMMIT is waited for.
@@ -28,14 +28,17 @@ pub(super) struct Links {
     connector: Arc<Connector>,
     idle: Mutex<Vec<Link>>,
     permits: Arc<Semaphore>,
+    /// How long an answer is waited for.
+    limit: Duration,
 }
 
 impl Links {
-    pub(super) fn new(connector: Arc<Connector>, most: usize) -> Self {
+    pub(super) fn new(connector: Arc<Connector>, most: usize, limit: Duration) -> Self {
         Self {
             connector,
             idle: Mutex::default(),
             permits: Arc::new(Semaphore::new(most)),
+            limit,
         }
     }
 
@@ -105,31 +108,35 @@ impl<'l> Lease<'l> {
         &self.link
     }
 
-    fn on(&mut self) -> &mut PgConnection {
-        self.link.on()
-    }
-
-    /// Notes what a failure says about other links.
-    fn judge<T>(&self, outcome: Result<T, Failure>) -> Result<T, Failure> {
+    /// Waits for an answer, and notes what a failure says about other links.
+    async fn answer<T>(
+        &mut self,
+        limit: Duration,
+        ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Failure> {
+        let (connector, era) = (&self.links.connector, Connector::era_of(&self.link));
+        let outcome = connector.answer(era, limit, ask(self.link.on())).await;
         outcome.inspect_err(|failure| {
             if failure.kind == Kind::Broken {
-                self.links.connector.broke(Connector::era_of(&self.link));
+                connector.broke(era);
             }
         })
     }
 
     pub(super) async fn execute(&mut self, statement: Statement) -> Result<u64, Failure> {
-        let outcome = within(ANSWER, statement.execute(self.on())).await;
-        self.judge(outcome.map(|done| done.rows_affected()))
+        let limit = self.links.limit;
+        let done = self.answer(limit, async |on| statement.execute(on).await);
+        Ok(done.await?.rows_affected())
     }
 
     pub(super) async fn fetch_all(&mut self, statement: Statement) -> Result<Vec<PgRow>, Failure> {
-        let outcome = within(ANSWER, statement.fetch_all(self.on())).await;
-        self.judge(outcome)
+        let limit = self.links.limit;
+        self.answer(limit, async |on| statement.fetch_all(on).await)
+            .await
     }
 
     pub(super) async fn fetch_one(&mut self, statement: Statement) -> Result<PgRow, Failure> {
-        self.fetch_one_within(ANSWER, statement).await
+        self.fetch_one_within(self.links.limit, statement).await
     }
 
     /// The same for a statement that may take longer than others.
@@ -138,23 +145,25 @@ impl<'l> Lease<'l> {
         limit: Duration,
         statement: Statement,
     ) -> Result<PgRow, Failure> {
-        let outcome = within(limit, statement.fetch_one(self.on())).await;
-        self.judge(outcome)
+        self.answer(limit, async |on| statement.fetch_one(on).await)
+            .await
     }
 
     pub(super) async fn fetch_optional(
         &mut self,
         statement: Statement,
     ) -> Result<Option<PgRow>, Failure> {
-        let outcome = within(ANSWER, statement.fetch_optional(self.on())).await;
-        self.judge(outcome)
+        let limit = self.links.limit;
+        self.answer(limit, async |on| statement.fetch_optional(on).await)
+            .await
     }
 
     /// Makes a transaction durable. Without an answer nobody knows whether it is, and the
     /// connection is closed; the same call again is safe.
     pub(super) async fn commit(mut self) -> Result<(), Failure> {
-        let outcome = within(COMMIT, sqlx::query("COMMIT").execute(self.on())).await;
-        self.judge(outcome).map_err(Failure::of_a_commit)?;
+        self.answer(COMMIT, async |on| sqlx::query("COMMIT").execute(on).await)
+            .await
+            .map_err(Failure::of_a_commit)?;
         self.done();
         Ok(())
     }

@@ -9,7 +9,7 @@ use sqlx::postgres::types::PgInterval;
 
 use super::link::Link;
 use super::links::Statement;
-use super::{PostgresStore, rows};
+use super::{LONG, LONG_ANSWER, PostgresStore, rows};
 use crate::fence::{Change, MAX_ROWS, Page, Start};
 use crate::key::KeyId;
 use crate::store::{Log, Result};
@@ -77,8 +77,9 @@ impl Log for PostgresStore {
             microseconds: kept,
         };
         let mut lease = self.writers.begin().await?;
+        lease.execute(sqlx::query(LONG)).await?;
         let trimmed = sqlx::query("SELECT trim_log($1) AS trimmed").bind(kept);
-        let row = lease.fetch_one(trimmed).await?;
+        let row = lease.fetch_one_within(LONG_ANSWER, trimmed).await?;
         lease.commit().await?;
         rows::revision(&row, "trimmed")
     }

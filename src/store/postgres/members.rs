@@ -6,20 +6,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgListener, PgPoolOptions, PgRow};
+use sqlx::postgres::PgRow;
 
-use super::failure::Kind;
+use super::failure::{Failure, Kind};
 use super::link::Link;
 use super::log::{page, read_page, with_place};
 use super::{PostgresStore, rows};
 use crate::fence::{BootId, Member, Page, Roster};
 use crate::store::{Committed, Confirmed, Heard, Members, NewInstance, Result};
-
-/// The channel of hints.
-const CHANNEL: &str = "keyward_changes";
-/// How long nothing is heard before this instance hints to itself; after as long again in
-/// silence the listener is made anew. A connection into a black hole says nothing by itself.
-const SILENCE: Duration = Duration::from_secs(5);
 
 #[async_trait]
 impl Members for PostgresStore {
@@ -39,9 +33,9 @@ impl Members for PostgresStore {
         .bind(instance.name.clone())
         .bind(staleness)
         .bind(generations);
-        let mut lease = self.members.begin().await?;
-        lease.execute(insert).await?;
-        Ok(lease.commit().await?)
+        // Over the tail's own link: one statement, and a commit of its own.
+        let outcome = self.tail.run(insert, |_, _| Ok(())).await;
+        Ok(outcome.map_err(Failure::of_a_commit)?)
     }
 
     async fn beat(&self, boot: BootId, applied: u64) -> Result<Option<Page>> {
@@ -161,70 +155,8 @@ impl Members for PostgresStore {
         Ok(Some(confirmed))
     }
 
-    async fn announce(&self) -> Result<()> {
-        let mut lease = self.members.lease().await?;
-        let notify = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
-        lease.execute(notify).await?;
-        lease.done();
-        Ok(())
-    }
-
     async fn hint(&self) -> Heard {
-        let mut listener = self.listener.lock().await;
-        let heard = match &mut *listener {
-            Some(listening) => self.listen(listening).await,
-            None => match self.new_listener().await {
-                Ok(listening) => {
-                    *listener = Some(listening);
-                    // Whatever was said before it listened was not heard.
-                    return Heard::Lost;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "no listener for hints");
-                    false
-                }
-            },
-        };
-        if heard {
-            return Heard::Changed;
-        }
-        *listener = None;
-        Heard::Lost
-    }
-}
-
-impl PostgresStore {
-    /// Waits for a hint; `false` when some may have been lost. Anything but a hint is a loss: the
-    /// listener's own reconnection may have missed some.
-    async fn listen(&self, listener: &mut PgListener) -> bool {
-        for waited in [false, true] {
-            match tokio::time::timeout(SILENCE, listener.try_recv()).await {
-                Ok(received) => return matches!(received, Ok(Some(_))),
-                Err(_) if waited => return false,
-                Err(_) => {
-                    if let Err(error) = self.announce().await {
-                        tracing::debug!(%error, "no hint to oneself");
-                        return false;
-                    }
-                }
-            }
-        }
-        false
-    }
-
-    async fn new_listener(&self) -> std::result::Result<PgListener, sqlx::Error> {
-        let pool = PgPoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(Duration::from_secs(2))
-            .max_lifetime(None)
-            .idle_timeout(None)
-            .connect_lazy_with(self.connector.current());
-        let mut listener = PgListener::connect_with(&pool).await?;
-        // An eager reconnection would hide that it was away.
-        listener.eager_reconnect(false);
-        // A server that is in recovery refuses this.
-        listener.listen(CHANNEL).await?;
-        Ok(listener)
+        self.hints.hear(&self.connector).await
     }
 }
 

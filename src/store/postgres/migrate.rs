@@ -143,7 +143,9 @@ pub(super) async fn check(link: &mut Link) -> std::result::Result<(), OpenError>
     let applied = sqlx::query_as::<_, (i64, Vec<u8>, bool)>(
         "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version",
     );
-    let applied = match applied.fetch_all(link.on()).await {
+    let asked = tokio::time::timeout(ANSWER, applied.fetch_all(link.on())).await;
+    let asked = asked.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+    let applied = match asked {
         Ok(applied) => applied,
         // There is no such table, or nothing may be read from it.
         Err(error) if code(&error) == Some("42P01".to_owned()) => Vec::new(),

@@ -2,10 +2,12 @@
 //! write the log; here are connections that never carry half a transaction from one call to the
 //! next, and the statements.
 
+mod account;
 mod audit;
 mod ends;
 mod failure;
 mod gather;
+mod hints;
 mod keys;
 mod link;
 mod links;
@@ -22,14 +24,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgRow};
-use tokio::sync::Mutex;
+use sqlx::postgres::{PgConnectOptions, PgRow};
 
 use super::{OpenError, Result, Store, StoreError};
 use crate::fence::Page;
 use crate::key::Clock;
 use gather::{Gather, READERS};
-use link::{Connector, Link};
+use hints::Hints;
+use link::{ANSWER, Connector, Link};
 use links::{Links, Statement};
 use revoke::Revoker;
 use tail_link::TailLink;
@@ -40,6 +42,11 @@ pub use migrate::PostgresOwner;
 const WRITERS: usize = 4;
 /// Connections for what instances say of themselves and ask of each other.
 const MEMBERS: usize = 2;
+/// How long an answer is waited for that is a matter of microseconds: the statement waits for nobody.
+const SOON: Duration = Duration::from_secs(3);
+/// Lets a statement of a transaction take longer: one that is about very many rows.
+const LONG: &str = "SET LOCAL statement_timeout = '115s'";
+const LONG_ANSWER: Duration = Duration::from_secs(120);
 /// How often a transaction is tried that was chosen as the victim of a deadlock.
 const ATTEMPTS: usize = 8;
 
@@ -48,9 +55,9 @@ pub struct PostgresStore {
     connector: Arc<Connector>,
     writers: Arc<Links>,
     readers: Arc<Links>,
-    members: Links,
+    members: Arc<Links>,
     tail: TailLink,
-    listener: Mutex<Option<PgListener>>,
+    hints: Arc<Hints>,
     gather: Gather,
     revoker: Revoker,
     clock: Arc<dyn Clock>,
@@ -73,14 +80,17 @@ impl PostgresStore {
             .map_err(|failure| unreachable(&failure.error))?;
         migrate::check(&mut first).await?;
         first.close().await;
-        let links = |most| Links::new(Arc::clone(&connector), most);
-        let (writers, readers) = (Arc::new(links(WRITERS)), Arc::new(links(READERS)));
+        let links = |most, limit| Links::new(Arc::clone(&connector), most, limit);
+        let writers = Arc::new(links(WRITERS, ANSWER));
+        let readers = Arc::new(links(READERS, SOON));
+        let members = Arc::new(links(MEMBERS, SOON));
+        let hints = Arc::new(Hints::start(&members));
         Ok(Self {
             gather: Gather::start(&readers),
-            revoker: Revoker::start(&writers),
-            members: links(MEMBERS),
+            revoker: Revoker::start(&writers, &hints),
+            members,
+            hints,
             tail: TailLink::new(Arc::clone(&connector), max_staleness),
-            listener: Mutex::default(),
             writers,
             readers,
             connector,
@@ -108,7 +118,7 @@ impl Store for PostgresStore {
         self.members.close().await;
         self.readers.close().await;
         self.writers.close().await;
-        *self.listener.lock().await = None;
+        self.hints.close().await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! Revoking on Postgres. Writers of changes queue at the log's counter, so single revocations are
-//! gathered: what is asked while a transaction is under way goes into the next one together, on
-//! one of two links. An account's keys end in one statement of its own.
+//! gathered: what is asked while a statement is under way goes into the next one together, on one of
+//! two links.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,24 +9,22 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
+use super::ATTEMPTS;
 use super::ends::{Written, write_ends};
 use super::failure::{Failure, Kind};
+use super::hints::Hints;
 use super::keys::by_ids;
 use super::links::{Lease, Links};
 use super::rows::{self, key_columns};
-use super::{ATTEMPTS, PostgresStore};
-use crate::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
+use crate::key::{KeyId, KeyRecord, Reason, Timestamp};
 use crate::store::plan::{End, Ending, ending};
 use crate::store::{
-    Actor, AuditAction, AuditEntry, Committed, KeyTarget, Result, RevokeAnswer, Revoked, Secrets,
-    StoreError, Successor,
+    Actor, KeyTarget, Result, RevokeAnswer, Revoked, Secrets, StoreError, Successor,
 };
 
-/// Revocations in one transaction at most.
+/// Revocations in one statement at most.
 const MOST: usize = 64;
-/// How long an account's keys may take to end: a hundred thousand take several seconds.
-const ACCOUNT: Duration = Duration::from_secs(120);
-/// Transactions of them under way at a time.
+/// Statements of them under way at a time.
 const WRITERS: usize = 2;
 
 /// One revocation, asked for.
@@ -48,11 +46,15 @@ pub(super) struct Revoker {
 
 impl Revoker {
     /// Starts the writers on the current runtime; they end when this is dropped.
-    pub(super) fn start(links: &Arc<Links>) -> Self {
+    pub(super) fn start(links: &Arc<Links>, hints: &Arc<Hints>) -> Self {
         let (queue, asked) = mpsc::channel(MOST * WRITERS);
         let asked = Arc::new(Mutex::new(asked));
         for _ in 0..WRITERS {
-            tokio::spawn(write(Arc::clone(links), Arc::clone(&asked)));
+            let writer = Writer {
+                links: Arc::clone(links),
+                hints: Arc::clone(hints),
+            };
+            tokio::spawn(writer.run(Arc::clone(&asked)));
         }
         Self { queue }
     }
@@ -84,33 +86,122 @@ impl Revoker {
     }
 }
 
-async fn write(links: Arc<Links>, queue: Arc<Mutex<mpsc::Receiver<(Asked, Answer)>>>) {
-    let mut batch = Vec::with_capacity(MOST);
-    loop {
-        if queue.lock().await.recv_many(&mut batch, MOST).await == 0 {
-            return;
-        }
-        let (asked, answers): (Vec<Asked>, Vec<Answer>) = batch.drain(..).unzip();
-        let outcomes = match revoke_all(&links, &asked).await {
-            Ok(outcomes) => outcomes,
-            // One that cannot be written must not fail the others.
-            Err(failure) if failure.kind == Kind::Refused && asked.len() > 1 => {
-                let mut outcomes = Vec::with_capacity(asked.len());
-                for one in &asked {
-                    let outcome = revoke_all(&links, std::slice::from_ref(one)).await;
-                    outcomes.push(outcome.map_or_else(
-                        |failure| Err(failure.error),
-                        |mut outcomes| outcomes.remove(0),
-                    ));
-                }
-                outcomes
+/// One that takes what was asked for and writes it.
+struct Writer {
+    links: Arc<Links>,
+    hints: Arc<Hints>,
+}
+
+impl Writer {
+    async fn run(self, queue: Arc<Mutex<mpsc::Receiver<(Asked, Answer)>>>) {
+        let mut batch = Vec::with_capacity(MOST);
+        while queue.lock().await.recv_many(&mut batch, MOST).await > 0 {
+            let (asked, answers): (Vec<Asked>, Vec<Answer>) = batch.drain(..).unzip();
+            let outcomes = match self.revoke_all(&asked).await {
+                Ok(outcomes) => outcomes,
+                // One that cannot be written must not fail the others.
+                Err(StoreError::Damaged(_)) if asked.len() > 1 => self.one_by_one(&asked).await,
+                Err(error) => asked.iter().map(|_| Err(copy(&error))).collect(),
+            };
+            for (tell, outcome) in answers.into_iter().zip(outcomes) {
+                // Whoever asked may have gone; it is done.
+                let _ = tell.send(outcome);
             }
-            Err(failure) => asked.iter().map(|_| Err(copy(&failure.error))).collect(),
-        };
-        for (tell, outcome) in answers.into_iter().zip(outcomes) {
-            // Whoever asked may have gone; it is done.
-            let _ = tell.send(outcome);
         }
+    }
+
+    async fn one_by_one(&self, asked: &[Asked]) -> Vec<Result<RevokeAnswer>> {
+        let mut outcomes = Vec::with_capacity(asked.len());
+        for one in asked {
+            let outcome = self.revoke_all(std::slice::from_ref(one)).await;
+            outcomes.push(outcome.and_then(|mut outcomes| outcomes.remove(0)));
+        }
+        outcomes
+    }
+
+    /// Revokes all that was asked for; an outcome for each. What could not be done in one round, since
+    /// its key changed meanwhile or another request for that key went first, has its turn in the next.
+    async fn revoke_all(&self, asked: &[Asked]) -> Result<Vec<Result<RevokeAnswer>>> {
+        let mut outcomes: Vec<Option<Result<RevokeAnswer>>> = asked.iter().map(|_| None).collect();
+        // As many rounds as requests, if all name one key; and some for other writers.
+        for _ in 0..asked.len() + ATTEMPTS {
+            let open: Vec<usize> = (0..asked.len())
+                .filter(|n| outcomes[*n].is_none())
+                .collect();
+            if open.is_empty() {
+                break;
+            }
+            let round: Vec<&Asked> = open.iter().map(|n| &asked[*n]).collect();
+            match self.one_round(&round).await {
+                Ok(answered) => {
+                    for (n, outcome) in open.into_iter().zip(answered) {
+                        outcomes[n] = outcome;
+                    }
+                }
+                Err(failure) if failure.kind == Kind::Again => {}
+                Err(failure) if open.len() == asked.len() => return Err(failure.error),
+                // What earlier rounds did is done and stays answered.
+                Err(failure) => {
+                    for n in open {
+                        outcomes[n] = Some(Err(copy(&failure.error)));
+                    }
+                }
+            }
+        }
+        let busy = || {
+            let busy = "the key is changed again and again".to_owned();
+            Err(StoreError::Unavailable(busy))
+        };
+        let outcomes = outcomes.into_iter();
+        Ok(outcomes.map(|done| done.unwrap_or_else(busy)).collect())
+    }
+
+    /// One round: look, decide, write what still stands as it was seen, look again. `None` for a request
+    /// that needs another round.
+    async fn one_round(
+        &self,
+        asked: &[&Asked],
+    ) -> std::result::Result<Vec<Option<Result<RevokeAnswer>>>, Failure> {
+        let mut lease = self.links.lease().await?;
+        // An idle link may have died unnoticed: nothing was asked of it yet.
+        let seen = look(&mut lease, asked)
+            .await
+            .map_err(Failure::before_anything)?;
+        let mut taken = HashSet::new();
+        let plans: Vec<Plan> = asked
+            .iter()
+            .map(|one| plan(one, &seen, &mut taken))
+            .collect();
+        let mut written = Vec::new();
+        for (one, plan) in asked.iter().zip(&plans) {
+            if let Plan::Key(record, Some(end)) = plan {
+                let actor = &one.actor;
+                written.push(Written { record, end, actor });
+            }
+        }
+        let ended = match written.is_empty() {
+            true => HashSet::new(),
+            false => write_ends(&mut lease, &written).await?,
+        };
+        if !ended.is_empty() {
+            self.hints.give();
+        }
+        let now = stand(&mut lease, &plans).await;
+        // It is written: whether it can be read again now is another matter, and asking again is safe.
+        let now = match ended.is_empty() {
+            true => now?,
+            false => now.map_err(Failure::after_a_write)?,
+        };
+        lease.done();
+        Ok(plans
+            .into_iter()
+            .map(|plan| match plan {
+                Plan::Answer(answer) => Some(answer),
+                Plan::Later => None,
+                Plan::Key(record, Some(_)) if !ended.contains(&record.id) => None,
+                Plan::Key(record, end) => Some(answer(record.id, end.as_ref(), &now)),
+            })
+            .collect())
     }
 }
 
@@ -123,91 +214,18 @@ fn copy(error: &StoreError) -> StoreError {
     }
 }
 
-/// Revokes all that was asked for; an outcome for each. Several that name one key are revoked one
-/// after the other, in transactions of their own.
-async fn revoke_all(
-    links: &Links,
-    asked: &[Asked],
-) -> std::result::Result<Vec<Result<RevokeAnswer>>, Failure> {
-    let mut outcomes: Vec<Option<Result<RevokeAnswer>>> = asked.iter().map(|_| None).collect();
-    let mut attempts = ATTEMPTS;
-    while outcomes.iter().any(Option::is_none) {
-        let open: Vec<usize> = (0..asked.len())
-            .filter(|n| outcomes[*n].is_none())
-            .collect();
-        let round: Vec<&Asked> = open.iter().map(|n| &asked[*n]).collect();
-        match revoke_each_once(links, &round).await {
-            Ok(answered) => {
-                for (n, outcome) in open.into_iter().zip(answered) {
-                    outcomes[n] = outcome;
-                }
-            }
-            Err(failure) if failure.kind == Kind::Again && attempts > 1 => attempts -= 1,
-            Err(failure) => {
-                // What earlier rounds did is done and stays answered.
-                if outcomes.iter().all(Option::is_none) {
-                    return Err(failure);
-                }
-                for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
-                    *outcome = Some(Err(copy(&failure.error)));
-                }
-            }
-        }
-    }
-    Ok(outcomes.into_iter().flatten().collect())
-}
-
-/// What one request comes to in this transaction.
+/// What one request comes to.
 enum Plan {
     /// It is answered without a change.
     Answer(Result<RevokeAnswer>),
-    /// Another request for its key goes first; it has its turn in the next transaction.
+    /// Another request for its key goes first.
     Later,
     /// The key and its new end, if it gets one.
     Key(Box<KeyRecord>, Option<End>),
 }
 
-/// One transaction; `None` for a request that has to wait for another one for its key.
-async fn revoke_each_once(
-    links: &Links,
-    asked: &[&Asked],
-) -> std::result::Result<Vec<Option<Result<RevokeAnswer>>>, Failure> {
-    let mut lease = links.begin().await?;
-    let locked = lock(&mut lease, asked).await?;
-    let mut taken = HashSet::new();
-    let plans: Vec<Plan> = asked
-        .iter()
-        .map(|one| plan(one, &locked, &mut taken))
-        .collect();
-    let mut written = Vec::new();
-    for (one, plan) in asked.iter().zip(&plans) {
-        if let Plan::Key(record, Some(end)) = plan {
-            let actor = &one.actor;
-            written.push(Written { record, end, actor });
-        }
-    }
-    if !written.is_empty() {
-        write_ends(&mut lease, &written).await?;
-    }
-    let changed = !written.is_empty();
-    let now = stand(&mut lease, &plans).await?;
-    if changed {
-        lease.commit().await?;
-    } else {
-        lease.rollback().await?;
-    }
-    Ok(plans
-        .into_iter()
-        .map(|plan| match plan {
-            Plan::Answer(answer) => Some(answer),
-            Plan::Later => None,
-            Plan::Key(record, end) => Some(answer(record.id, end.as_ref(), &now)),
-        })
-        .collect())
-}
-
-/// Locks the keys that are meant, in the order of their ids: whoever locks several does it so.
-async fn lock(lease: &mut Lease<'_>, asked: &[&Asked]) -> std::result::Result<Vec<PgRow>, Failure> {
+/// The keys that are meant, as they are now.
+async fn look(lease: &mut Lease<'_>, asked: &[&Asked]) -> std::result::Result<Vec<PgRow>, Failure> {
     let (mut ids, mut digests) = (Vec::new(), Vec::new());
     for one in asked {
         match &one.target {
@@ -219,14 +237,14 @@ async fn lock(lease: &mut Lease<'_>, asked: &[&Asked]) -> std::result::Result<Ve
         "SELECT ",
         key_columns!(),
         ", digest, store_time() AS now FROM api_keys
-          WHERE key_id = ANY($1) OR digest = ANY($2) ORDER BY key_id FOR UPDATE"
+          WHERE key_id = ANY($1) OR digest = ANY($2)"
     ));
     lease.fetch_all(statement.bind(ids).bind(digests)).await
 }
 
-fn plan(asked: &Asked, locked: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
+fn plan(asked: &Asked, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
     let read = || {
-        for row in locked {
+        for row in seen {
             let is_it = match &asked.target {
                 KeyTarget::Id(id) => rows::id(row, "key_id")? == *id,
                 KeyTarget::Digest(digest) => {
@@ -280,7 +298,7 @@ fn answer(id: KeyId, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAnswer> {
         }
         Ok(None)
     };
-    let row = find(id)?.ok_or_else(|| rows::damaged("a row vanished within its transaction"))?;
+    let row = find(id)?.ok_or_else(|| rows::damaged("a key vanished while it was revoked"))?;
     let record = rows::key(row)?;
     let successor: Option<Secrets> = match record.replaced_by {
         Some(id) => find(id)?.map(rows::secrets).transpose()?,
@@ -294,100 +312,4 @@ fn answer(id: KeyId, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAnswer> {
         created: end.is_some_and(|end| end.successor.is_some()),
         committed: rows::committed(row, "key_id")?,
     })))
-}
-
-impl PostgresStore {
-    pub(super) async fn revoke_account(
-        &self,
-        account: &AccountId,
-        reason: Option<&Reason>,
-        actor: &Actor,
-    ) -> Result<RevokeAnswer> {
-        let mut attempts = ATTEMPTS;
-        loop {
-            match self.try_revoke_account(account, reason, actor).await {
-                Err(failure) if failure.kind == Kind::Again && attempts > 1 => attempts -= 1,
-                outcome => return Ok(outcome?),
-            }
-        }
-    }
-
-    async fn try_revoke_account(
-        &self,
-        account: &AccountId,
-        reason: Option<&Reason>,
-        actor: &Actor,
-    ) -> std::result::Result<RevokeAnswer, Failure> {
-        let mut lease = self.writers.begin().await?;
-        lease
-            .execute(sqlx::query("SET LOCAL statement_timeout = '115s'"))
-            .await?;
-        let ended = sqlx::query(
-            "WITH clock AS MATERIALIZED (SELECT store_time() AS now),
-                  living AS MATERIALIZED (
-                      SELECT key_id FROM api_keys, clock
-                       WHERE account_id = $1 AND (revoke_time IS NULL OR revoke_time > now)
-                       ORDER BY key_id FOR UPDATE OF api_keys),
-                  ended AS (
-                      UPDATE api_keys AS k
-                         SET revoke_time = clock.now, revoke_reason = coalesce(revoke_reason, $2),
-                             changed_by = $3
-                        FROM living, clock
-                       WHERE k.key_id = living.key_id
-                         AND (k.revoke_time IS NULL OR k.revoke_time > clock.now)
-                      RETURNING k.key_id)
-             SELECT count(*) AS count, (array_agg(key_id ORDER BY key_id))[1:$4] AS listed
-               FROM ended",
-        )
-        .bind(account.as_str().to_owned())
-        .bind(reason.map(|reason| reason.as_str().to_owned()))
-        .bind(actor.name.clone())
-        .bind(i32::try_from(Revoked::LISTED).unwrap_or(i32::MAX));
-        let row = lease.fetch_one_within(ACCOUNT, ended).await?;
-        let count = rows::revision(&row, "count")?;
-        let listed: Option<Vec<uuid::Uuid>> = rows::column(&row, "listed")?;
-        let listed: Vec<KeyId> = listed
-            .into_iter()
-            .flatten()
-            .map(|id| KeyId::from_bytes(id.into_bytes()))
-            .collect();
-        let mut keys = lease
-            .fetch_all(by_ids(&listed, ""))
-            .await?
-            .iter()
-            .map(rows::key)
-            .collect::<Result<Vec<_>>>()?;
-        keys.sort_unstable_by_key(|key| key.id);
-        let last = sqlx::query(
-            "SELECT key_id, revision, mark FROM api_keys
-              WHERE account_id = $1 ORDER BY revision DESC LIMIT 1",
-        );
-        let last = lease
-            .fetch_optional(last.bind(account.as_str().to_owned()))
-            .await?;
-        let committed = match &last {
-            Some(row) => rows::committed(row, "key_id")?,
-            None => Committed::NOTHING,
-        };
-        if count == 0 {
-            lease.rollback().await?;
-        } else {
-            let entry = AuditEntry {
-                action: AuditAction::Revoke,
-                id: None,
-                account: Some(account.clone()),
-                detail: Some(format!("keys={count}")),
-            };
-            super::audit::audit(&mut lease, &[(entry, actor.clone())]).await?;
-            lease.commit().await?;
-        }
-        Ok(RevokeAnswer::Done(Box::new(Revoked {
-            revoke_time: keys.first().and_then(|key| key.revoke_time),
-            keys,
-            count,
-            successor: None,
-            created: false,
-            committed,
-        })))
-    }
 }

@@ -9,7 +9,7 @@ use sqlx::postgres::PgRow;
 use tokio::sync::Mutex;
 
 use super::failure::{Failure, Kind};
-use super::link::{ANSWER, Backend, Connector, Link, within};
+use super::link::{Backend, Connector, Link, within};
 use super::links::Statement;
 
 /// The one link of the tail.
@@ -60,8 +60,7 @@ impl TailLink {
                     Kind::Refused | Kind::Again => state.link = Some(link),
                     Kind::Broken => self.connector.broke(Connector::era_of(&link)),
                     Kind::Hung => {
-                        // Links that were opened like it are likely to hang as well.
-                        self.connector.broke(Connector::era_of(&link));
+                        self.connector.hangs(Connector::era_of(&link));
                         state.hung = Some(link.backend.clone());
                     }
                 }
@@ -72,14 +71,15 @@ impl TailLink {
 
     async fn open(&self, state: &mut State) -> Result<Link, Failure> {
         let mut link = self.connector.open().await?;
-        if let Some(hung) = state.hung.take() {
+        if let Some(hung) = state.hung.clone() {
             let end = sqlx::query(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                   WHERE pid = $1 AND backend_start::text = $2",
             )
             .bind(hung.pid)
             .bind(hung.started);
-            within(ANSWER, end.execute(link.on())).await?;
+            within(self.patience, end.execute(link.on())).await?;
+            state.hung = None;
         }
         Ok(link)
     }

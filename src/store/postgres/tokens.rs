@@ -168,6 +168,7 @@ impl PostgresStore {
             let line = token_entry(AuditAction::TokenRevoke, id, None);
             audit(&mut lease, &[(line, actor.clone())]).await?;
             lease.commit().await?;
+            self.hints.give();
         } else {
             lease.rollback().await?;
         }

@@ -198,8 +198,9 @@ async fn a_beat_that_hangs_is_given_up_and_its_backend_ended() {
 #[tokio::test]
 async fn a_hint_reaches_whoever_listens() {
     let world = world_with(&[]).await;
+    let key = world.plain("42").await;
     assert_eq!(world.store.hint().await, Heard::Lost, "it begins to listen");
-    world.store.announce().await.unwrap();
+    world.update(key.id, disabled(true)).await;
     let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
     assert_eq!(heard, Ok(Heard::Changed));
     // A listener that was cut off may have missed some, also when it can listen again at once.
@@ -212,7 +213,7 @@ async fn a_hint_reaches_whoever_listens() {
     let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
     assert_eq!(heard, Ok(Heard::Lost));
     assert_eq!(world.store.hint().await, Heard::Lost);
-    world.store.announce().await.unwrap();
+    world.revoke(kill(key.id)).await;
     let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
     assert_eq!(heard, Ok(Heard::Changed));
 }

@@ -1,6 +1,7 @@
 //! The shared store: a database of its own for each case, on one private server. Cases own the
 //! time: the database's `store_time()` reads it from a file that the test's clock keeps.
 
+mod drops;
 mod members;
 mod rights;
 mod schema;

@@ -5,9 +5,12 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use keyward::store::RevokeAnswer;
+use keyward_testkit::eventually;
 
 use super::fresh;
-use crate::world::{World, actor, at_once, disabled, done, kill, kill_all, replace};
+use crate::world::{
+    DAY, HOUR, World, actor, at_once, disabled, done, end, kill, kill_all, replace,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_revocations_share_transactions() {
@@ -90,6 +93,70 @@ async fn writers_of_the_same_keys_all_come_to_their_end() {
     assert_eq!(world.count("api_keys WHERE revoke_time IS NULL").await, 0);
 }
 
+/// Waits until a call of the store waits for a lock.
+async fn waits_for_a_lock(world: &World) {
+    let waiting = "pg_stat_activity
+        WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    let patience = Duration::from_secs(5);
+    eventually("a call waits", patience, || async {
+        world.count(waiting).await > 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_meanwhile_is_planned_anew() {
+    let world = World::new(fresh().await).await;
+    let key = world.plain("42").await;
+    let id = world.id(key.id);
+    let mut hand = world.connect().await;
+    hand.run("BEGIN").await.unwrap();
+    // Sooner than the grace that is asked for below: that must not lengthen it.
+    let sooner = format!(
+        "UPDATE api_keys SET revoke_time = create_time + interval '1 hour' WHERE key_id = {id}"
+    );
+    hand.run(&sooner).await.unwrap();
+    let store = world.store.clone();
+    let call = end(key.id, DAY);
+    let revoking = tokio::spawn(async move { store.revoke(call, &actor()).await });
+    waits_for_a_lock(&world).await;
+    hand.run("COMMIT").await.unwrap();
+    let revoked = done(revoking.await.unwrap().unwrap());
+    assert_eq!(revoked.revoke_time, Some(key.create_time.plus(HOUR)));
+    assert_eq!(revoked.committed.revision, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_that_is_made_meanwhile_dies_with_its_account() {
+    let world = World::new(fresh().await).await;
+    let key = world.plain("42").await;
+    let (id, new) = (world.id(key.id), world.bytes(&[5; 16]));
+    let digest = world.bytes(&[5; 32]);
+    let mut hand = world.connect().await;
+    for sql in [
+        "BEGIN".to_owned(),
+        format!(
+            "UPDATE api_keys SET revoke_time = create_time, replaced_by = {new} WHERE key_id = {id}"
+        ),
+        format!(
+            "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
+                    metadata, allowed_cidrs, recoverable, create_time)
+             SELECT {new}, {digest}, generation, account_id, name, hint, scopes, metadata,
+                    allowed_cidrs, recoverable, create_time FROM api_keys WHERE key_id = {id}"
+        ),
+    ] {
+        hand.run(&sql).await.unwrap();
+    }
+    let store = world.store.clone();
+    let revoking = tokio::spawn(async move { store.revoke(kill_all("42"), &actor()).await });
+    waits_for_a_lock(&world).await;
+    hand.run("COMMIT").await.unwrap();
+    let revoked = done(revoking.await.unwrap().unwrap());
+    assert_eq!(revoked.count, 1, "the successor");
+    assert_eq!(world.count("api_keys WHERE revoke_time IS NULL").await, 0);
+    assert_eq!(revoked.committed.revision, 2);
+}
+
 /// A deadlock that a session by hand takes part in is broken by the server, and tried again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadlock_is_tried_again() {
@@ -108,19 +175,7 @@ async fn a_deadlock_is_tried_again() {
     hand.run(&sql(one.id)).await.unwrap();
     let store = world.store.clone();
     let revoking = tokio::spawn(async move { store.revoke(kill(two.id), &actor()).await });
-    let waiting = "pg_locks WHERE NOT granted AND database = (SELECT oid FROM pg_database
-                   WHERE datname = current_database())";
-    let patience = Duration::from_secs(5);
-    keyward_testkit::eventually("the revocation waits", patience, || async {
-        world
-            .count(
-                "pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",
-            )
-            .await
-            > 0
-            || world.count(waiting).await > 0
-    })
-    .await;
+    waits_for_a_lock(&world).await;
     hand.run(&sql(two.id)).await.unwrap();
     hand.run("COMMIT").await.unwrap();
     let answer = revoking.await.unwrap().unwrap();

@@ -1,0 +1,134 @@
+//! A log that lost its tail, as an asynchronous failover or a restored backup does it: refused by
+//! who had applied it, never confirmed, and gone on with when an operator says so.
+
+use std::time::Duration;
+
+use keyward_proto::v1::Verdict;
+use keyward_testkit::{Client, Cluster, Options, Postgres, Process, eventually, http_get};
+use sqlx::AssertSqlSafe;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_types::StatusExt;
+
+use super::calls::patiently;
+use super::{BINARY, RECOVERY, health, issued, pass, recovery};
+
+/// Takes the last change of a key back, past every trigger: key and log are as they were before.
+async fn lose_last_change(cluster: &Cluster, key_id: &str) {
+    let sql = format!(
+        "BEGIN;
+         ALTER TABLE api_keys DISABLE TRIGGER ALL;
+         ALTER TABLE key_changes DISABLE TRIGGER ALL;
+         ALTER TABLE log_head DISABLE TRIGGER ALL;
+         UPDATE api_keys SET revoke_time = NULL, revoke_reason = NULL, revision = 0, mark = NULL
+          WHERE key_id = '{key_id}';
+         DELETE FROM key_changes WHERE key_id = '{key_id}';
+         UPDATE log_head SET revision = (SELECT max(revision) FROM key_changes);
+         ALTER TABLE api_keys ENABLE ALWAYS TRIGGER api_keys_changed;
+         ALTER TABLE key_changes ENABLE ALWAYS TRIGGER key_changes_in_order;
+         ALTER TABLE log_head ENABLE ALWAYS TRIGGER log_head_follows;
+         COMMIT"
+    );
+    let mut hand = Postgres::connect(&cluster.postgres.superuser_url()).await;
+    sqlx::raw_sql(AssertSqlSafe(sql))
+        .execute(&mut hand)
+        .await
+        .unwrap();
+}
+
+async fn clients(cluster: &Cluster) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for number in cluster.running() {
+        clients.push(cluster.client(number).await);
+    }
+    clients
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
+    let mut cluster = Cluster::start(BINARY, 2, Options::default());
+    let clients = clients(&cluster).await;
+    let (_, alive) = issued(&clients[0]).await;
+    let (id, text) = issued(&clients[0]).await;
+    for client in &clients {
+        assert_eq!(client.verify(&text).await.unwrap(), Verdict::Valid);
+        assert_eq!(client.verify(&alive).await.unwrap(), Verdict::Valid);
+    }
+    patiently(async || clients[0].revoke(&id).await).await;
+    lose_last_change(&cluster, &id).await;
+    for (number, client) in clients.iter().enumerate() {
+        eventually("the loss is noticed", RECOVERY, async || {
+            health(client).await == ServingStatus::NotServing
+        })
+        .await;
+        let ready = http_get(cluster.instance(number).http, "/readyz").await;
+        assert!(ready.contains("the log lost its tail"), "{ready}");
+        assert!(ready.contains("epoch advance"), "{ready}");
+        for key in [&text, &alive] {
+            let refused = client.verify(key).await.unwrap_err();
+            let reason = refused.get_details_error_info().unwrap().reason;
+            assert_eq!(reason, "NOT_FRESH", "{refused}");
+        }
+        let said = cluster.instance(number).output();
+        assert!(said.contains("the log lost its tail"), "{said}");
+    }
+    // It stays so, whatever is written meanwhile.
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(health(&clients[0]).await, ServingStatus::NotServing);
+
+    let mut advance = cluster.operator();
+    advance.args(["epoch", "advance", "--reason", "failover on the 25th"]);
+    let (status, said) = Process::run_to_end(advance);
+    assert!(status.success(), "{said}");
+    for client in &clients {
+        recovery(client, &alive).await;
+        let verdict = patiently(async || client.verify(&alive).await).await;
+        assert_eq!(verdict, Verdict::Valid);
+        // The loss is what the operator has accepted: revoke again what was revoked since.
+        let verdict = patiently(async || client.verify(&text).await).await;
+        assert_eq!(verdict, Verdict::Valid);
+    }
+    patiently(async || clients[1].revoke(&id).await).await;
+    for client in &clients {
+        let verdict = patiently(async || client.verify(&text).await).await;
+        assert_eq!(verdict, Verdict::Revoked);
+    }
+    let mut hand = Postgres::connect(&cluster.postgres.superuser_url()).await;
+    let noted = "SELECT detail FROM audit WHERE action = 'epoch_advance'";
+    let noted: Vec<String> = sqlx::query_scalar(noted)
+        .fetch_all(&mut hand)
+        .await
+        .unwrap();
+    assert_eq!(noted, ["failover on the 25th"]);
+    cluster.stop(0);
+    cluster.stop(1);
+}
+
+/// A Revoke waits for a paused instance; meanwhile its commit is lost. It must not say OK.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_whose_commit_is_lost_while_it_waits_is_not_confirmed() {
+    let cluster = Cluster::start(BINARY, 2, Options::default());
+    let client = cluster.client(0).await;
+    let (id, _) = issued(&client).await;
+    cluster.instance(1).signal("STOP");
+    let revoking = {
+        let (client, id) = (client.clone(), id.clone());
+        tokio::spawn(async move { client.revoke(&id).await })
+    };
+    let mut hand = Postgres::connect(&cluster.postgres.superuser_url()).await;
+    let committed = "SELECT EXISTS (SELECT FROM api_keys WHERE key_id = $1::uuid AND revision > 0)";
+    let begun = keyward_testkit::now();
+    while !sqlx::query_scalar::<_, bool>(committed)
+        .bind(&id)
+        .fetch_one(&mut hand)
+        .await
+        .unwrap()
+    {
+        assert!(begun.elapsed() < RECOVERY, "it is never committed");
+        pass(Duration::from_millis(5)).await;
+    }
+    lose_last_change(&cluster, &id).await;
+    let refused = revoking.await.unwrap().unwrap_err();
+    let reason = refused.get_details_error_info().unwrap().reason;
+    assert_eq!(reason, "REVOKE_UNCONFIRMED", "{refused}");
+    cluster.instance(1).signal("CONT");
+}
