@@ -56,9 +56,11 @@ cluster: test-tools ## Postgres and three instances on this machine, until Ctrl-
 mutants: test-tools ## break the code with each patch of proof/mutants: a test must notice
 	scripts/mutants.sh
 
-soak: ## kill -9 under traffic, 200 rounds (KEYWARD_SOAK_ROUNDS sets how many)
+soak: test-tools ## kill -9 under traffic 200 times, and each fault of a cluster 20 times (KEYWARD_SOAK_ROUNDS)
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} \
 		$(CARGO) test --release --locked --test durability -- --nocapture
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} \
+		$(CARGO) test --release --locked --test cluster -- --nocapture
 
 test-tools:
 	scripts/install-test-tools.sh

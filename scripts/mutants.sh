@@ -5,6 +5,8 @@
 #   # why: what the patch breaks
 #   # test: arguments for `cargo test` (the line may occur again; every such run must fail)
 #
+# With arguments, names of patches without their ending, only those are run.
+#
 # A patch that does not apply or compile is a failure, and so is having no patch. That the same
 # tests pass on the code as it is, `make test` shows.
 set -euo pipefail
@@ -14,6 +16,10 @@ limit=${KEYWARD_MUTANT_TIMEOUT:-900}
 
 shopt -s nullglob
 patches=(proof/mutants/*.patch)
+if (($# > 0)); then
+    patches=("${@/%/.patch}")
+    patches=("${patches[@]/#/proof/mutants/}")
+fi
 if ((${#patches[@]} == 0)); then
     echo "error: no mutants: there is no proof/mutants/*.patch" >&2
     exit 1

@@ -14,6 +14,8 @@ mod load;
 mod lost_log;
 #[path = "cluster/membership.rs"]
 mod membership;
+#[path = "cluster/operator.rs"]
+mod operator;
 #[path = "cluster/outcome.rs"]
 mod outcome;
 #[path = "cluster/server.rs"]

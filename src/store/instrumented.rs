@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,13 +19,27 @@ use crate::fence::{BootId, Page, Roster, Start};
 use crate::key::{BootTime, Clock, KeyId, KeyRecord, TokenRecord};
 use crate::telemetry::Metrics;
 
+/// How long no call may fail until the store counts as well again.
+const WELL: Duration = Duration::from_secs(1);
+/// How often an outage that goes on is told again.
+const REMIND: Duration = Duration::from_secs(60);
+
 /// Watches every call of `inner`.
 pub struct Instrumented<S> {
     inner: S,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
-    /// When a failure was last logged.
-    complained: Mutex<Option<BootTime>>,
+    /// Whether there is an outage, so that a call that went well need not look closer.
+    failing: AtomicBool,
+    outage: Mutex<Option<Outage>>,
+}
+
+/// Calls fail: told when that begins and ends, not for each of them.
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    failed: u64,
+    told: BootTime,
+    last: BootTime,
 }
 
 impl<S> Instrumented<S> {
@@ -34,18 +49,36 @@ impl<S> Instrumented<S> {
             inner,
             clock,
             metrics,
-            complained: Mutex::default(),
+            failing: AtomicBool::new(false),
+            outage: Mutex::default(),
         }
     }
 
-    /// One line a second at most: an outage must not flood the log with every call it meets.
-    fn may_complain(&self, now: BootTime) -> bool {
-        let mut complained = self.complained.lock();
-        let quiet = complained.is_some_and(|at| now.since(at) < Duration::from_secs(1));
-        if !quiet {
-            *complained = Some(now);
+    fn note_failure(&self, call: &'static str, error: &StoreError, now: BootTime) {
+        let mut outage = self.outage.lock();
+        let begins = outage.is_none();
+        let current = outage.get_or_insert(Outage {
+            failed: 0,
+            told: now,
+            last: now,
+        });
+        current.failed += 1;
+        current.last = now;
+        self.failing.store(true, Ordering::Relaxed);
+        if begins {
+            tracing::warn!(call, %error, "a store call failed");
+        } else if now.since(current.told) >= REMIND {
+            current.told = now;
+            tracing::warn!(call, failed = current.failed, %error, "store calls go on failing");
         }
-        !quiet
+    }
+
+    fn note_success(&self, now: BootTime) {
+        let mut outage = self.outage.lock();
+        if let Some(over) = outage.take_if(|outage| now.since(outage.last) >= WELL) {
+            self.failing.store(false, Ordering::Relaxed);
+            tracing::info!(failed = over.failed, "store calls succeed again");
+        }
     }
 
     async fn watch<T>(
@@ -65,10 +98,10 @@ impl<S> Instrumented<S> {
         span.record("outcome", outcome);
         let ended = self.clock.boot();
         self.metrics.store_call(call, outcome, ended.since(begun));
-        if let Err(error) = &result
-            && self.may_complain(ended)
-        {
-            tracing::warn!(call, outcome, %error, "a store call failed");
+        match &result {
+            Err(error) => self.note_failure(call, error, ended),
+            Ok(_) if self.failing.load(Ordering::Relaxed) => self.note_success(ended),
+            Ok(_) => {}
         }
         result
     }

@@ -128,7 +128,11 @@ async fn a_revoke_whose_commit_is_lost_while_it_waits_is_not_confirmed() {
     }
     lose_last_change(&cluster, &id).await;
     let refused = revoking.await.unwrap().unwrap_err();
+    // The one when the loss is seen as the answer is put together, the other when it is confirmed.
     let reason = refused.get_details_error_info().unwrap().reason;
-    assert_eq!(reason, "REVOKE_UNCONFIRMED", "{refused}");
+    assert!(
+        ["OUTCOME_UNKNOWN", "REVOKE_UNCONFIRMED"].contains(&reason.as_str()),
+        "{refused}"
+    );
     cluster.instance(1).signal("CONT");
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keyward_proto::v1::RevokeResponse;
 use keyward_testkit::{Client, Cluster, Options, Postgres, eventually, now};
 
@@ -90,4 +91,31 @@ async fn an_instance_that_joins_counts_from_then_on() {
         let counts = (receipt.confirmed_instances, receipt.waited_out_instances);
         assert_eq!(counts, (u32::try_from(count).unwrap(), 0));
     }
+}
+
+/// What confirms a change confirms all that are due.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_revokes_shares_one_watcher() {
+    const CROWD: usize = 400;
+    let cluster = Cluster::start(BINARY, 2, Options::default());
+    let client = cluster.client(0).await;
+    let issued: Vec<_> = (0..CROWD).map(|_| issued(&client)).collect();
+    let issued = join_all(issued).await;
+    let revokes = issued.iter().map(|(id, _)| {
+        let client = client.clone();
+        async move { patiently(async || client.revoke(id).await).await }
+    });
+    let receipts = join_all(revokes).await;
+    for receipt in receipts {
+        let counts = (receipt.confirmed_instances, receipt.waited_out_instances);
+        assert_eq!(counts, (2, 0));
+    }
+    let mut hand = Postgres::connect(&cluster.postgres.superuser_url()).await;
+    let confirms = "SELECT sum(confirms)::bigint FROM instances";
+    let confirms: i64 = sqlx::query_scalar(confirms)
+        .fetch_one(&mut hand)
+        .await
+        .unwrap();
+    tell("confirmations of 400 changes", confirms);
+    assert!(confirms < 100, "{confirms}");
 }

@@ -199,7 +199,7 @@ impl Writer {
                 Plan::Answer(answer) => Some(answer),
                 Plan::Later => None,
                 Plan::Key(record, Some(_)) if !ended.contains(&record.id) => None,
-                Plan::Key(record, end) => Some(answer(record.id, end.as_ref(), &now)),
+                Plan::Key(record, end) => Some(answer(&record, end.as_ref(), &now)),
             })
             .collect())
     }
@@ -289,7 +289,8 @@ async fn stand(lease: &mut Lease<'_>, plans: &[Plan]) -> std::result::Result<Vec
     lease.fetch_all(by_ids(&ids, "")).await
 }
 
-fn answer(id: KeyId, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAnswer> {
+/// What is answered about a key that stood as `seen`, and got `end` if that is one: how it stands now.
+fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAnswer> {
     let find = |id: KeyId| -> Result<Option<&PgRow>> {
         for row in now {
             if rows::id(row, "key_id")? == id {
@@ -298,8 +299,18 @@ fn answer(id: KeyId, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAnswer> {
         }
         Ok(None)
     };
-    let row = find(id)?.ok_or_else(|| rows::damaged("a key vanished while it was revoked"))?;
+    let gone = || {
+        let gone =
+            "what was written is not there any more: was the database restored or failed over?";
+        StoreError::OutcomeUnknown(gone.to_owned())
+    };
+    let row = find(seen.id)?.ok_or_else(gone)?;
     let record = rows::key(row)?;
+    // It was read after the commit: nothing may be answered, or waited for, that was lost since.
+    let at_least = seen.revision + u64::from(end.is_some());
+    if record.revision < at_least || record.revoke_time.is_none() {
+        return Err(gone());
+    }
     let successor: Option<Secrets> = match record.replaced_by {
         Some(id) => find(id)?.map(rows::secrets).transpose()?,
         None => None,
