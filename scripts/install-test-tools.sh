@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust: Debian packages that are missing (a C compiler, sqlite3,
-# Postgres), and a Python venv under target/ with the packages of tests/python/requirements.txt.
-# Does nothing the second time.
+# Postgres, Redis), and a Python venv under target/ with the packages of
+# tests/python/requirements.txt. Does nothing the second time.
 #
 # KEYWARD_TEST_PYTHON names another interpreter for the tests; then no venv is made.
 # KEYWARD_TEST_POSTGRES names the directory of another Postgres, with initdb, postgres and pg_ctl;
-# then none is installed. The tests start servers of their own and leave the system's alone.
+# then none is installed. KEYWARD_TEST_REDIS names the directory of another redis-server or
+# valkey-server; then none is installed. The tests start servers of their own and leave the system's
+# alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
@@ -31,6 +33,15 @@ if ! postgres_directory >/dev/null; then
     fi
     prevent_cluster
     missing+=(postgresql)
+fi
+if ! redis_server >/dev/null; then
+    if [[ -n ${KEYWARD_TEST_REDIS:-} ]]; then
+        echo "error: KEYWARD_TEST_REDIS=$KEYWARD_TEST_REDIS lacks redis-server and valkey-server;" \
+            "name the directory of one, or unset it" >&2
+        exit 1
+    fi
+    # The server's program without the service that redis-server would start.
+    missing+=(redis-tools)
 fi
 if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
     read -ra python < <(python_packages) || true

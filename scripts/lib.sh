@@ -49,6 +49,23 @@ postgres_directory() {
     has_postgres "$directory" && echo "$directory"
 }
 
+# redis_server: prints a program that is a Redis server, as the tests find it. Debian's redis-tools has
+# it as redis-check-rdb, which the tests start under the server's name.
+redis_server() {
+    local name
+    if [[ -n ${KEYWARD_TEST_REDIS:-} ]]; then
+        for name in redis-server valkey-server; do
+            [[ -x $KEYWARD_TEST_REDIS/$name ]] && echo "$KEYWARD_TEST_REDIS/$name" && return
+        done
+        return 1
+    fi
+    command -v redis-server || command -v valkey-server && return
+    for name in redis-server valkey-server redis-check-rdb; do
+        [[ -x /usr/bin/$name ]] && echo "/usr/bin/$name" && return
+    done
+    return 1
+}
+
 # python_packages: the Debian packages without which no Python venv can be made.
 python_packages() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv

@@ -1,6 +1,7 @@
 //! What the tests share: Keyward as a process that can be killed, Keyward in this process with a
-//! clock and a store of the test's own, and a client for both; a private Postgres, a proxy before
-//! it, and many instances on it; a history of what callers saw. No fixed port, nothing left behind.
+//! clock and a store of the test's own, and a client for both; a private Postgres, private Redis
+//! servers, a proxy before either, and many instances on Postgres; a history of what callers saw. No
+//! fixed port, nothing left behind.
 //!
 //! A harness has nobody to report an error to, so it panics with what went wrong.
 #![expect(
@@ -12,13 +13,18 @@ mod client;
 mod cluster;
 mod deadline;
 mod doubles;
+mod guard;
 mod history;
 mod local;
+mod ports;
 mod postgres;
 mod process;
+mod processes;
 mod proxy;
+mod redis;
 mod refusal;
 mod stalling;
+mod tls;
 
 pub use client::{Client, connect, http_get};
 pub use cluster::{Cluster, Options};
@@ -28,6 +34,7 @@ pub use history::{Counts, Fault, Recorder, Report, Unreadable, Violation, check}
 pub use local::{Local, settings_in};
 pub use postgres::{Database, Postgres, User};
 pub use process::{Process, Starting};
-pub use proxy::Proxy;
+pub use proxy::{Proxy, Swallowed};
+pub use redis::{Redis, RedisCluster, RedisConnection, RedisOptions, RedisSentinel, Reply};
 pub use refusal::{invalid, refused};
 pub use stalling::{Faults, Gate, StallingStore};

@@ -2,13 +2,10 @@
 //! is left behind, however this process ends.
 
 mod database;
-mod guard;
 mod place;
-mod processes;
-mod tls;
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -21,16 +18,16 @@ use rustix::process::Signal;
 use sqlx::{Connection, PgConnection};
 
 use crate::deadline::wait_until;
+use crate::guard::{END_POSTGRES, Guard};
+use crate::ports::draw_port;
+use crate::processes::{self, id};
+use crate::tls;
 use database::DATABASE;
 pub use database::{Database, User};
-use guard::Guard;
 use place::Place;
 
 /// A start or a stop that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Ports to draw from: below those that connections get, so that the port of a server that is down
-/// is still free when it comes back.
-const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
 /// A private server. It ends when this is dropped, and when this process ends.
 pub struct Postgres {
@@ -51,7 +48,7 @@ impl Postgres {
     /// Starts a server with these settings besides, such as `("fsync", "on")`.
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
         let place = Place::find();
-        let guard = Guard::new();
+        let guard = Guard::new("postgres", END_POSTGRES);
         place.prepare(guard.home());
         Self::run(place, guard, settings, None)
     }
@@ -59,9 +56,9 @@ impl Postgres {
     /// Starts a server that takes TLS, with a certificate for `localhost`; see [`Self::tls_url`].
     pub fn start_tls() -> Self {
         let place = Place::find();
-        let guard = Guard::new();
+        let guard = Guard::new("postgres", END_POSTGRES);
         place.prepare(guard.home());
-        let files = tls::write(guard.home());
+        let files = tls::write(guard.home(), &["localhost"]);
         for path in [&files.authority, &files.certificate, &files.key] {
             place.give(path);
         }
@@ -183,21 +180,10 @@ impl Postgres {
     /// Kills every process of it, as a power cut would.
     pub fn kill(&self) {
         let mut server = self.server.lock();
-        let Some(mut postmaster) = server.take() else {
+        let Some(postmaster) = server.take() else {
             return;
         };
-        let pid = id(&postmaster);
-        // Stopped, it has no new children.
-        processes::stop(pid);
-        let children = processes::children(pid);
-        for child in &children {
-            processes::send(*child, Signal::KILL);
-        }
-        postmaster.kill().expect("the postmaster can be killed");
-        postmaster.wait().expect("the postmaster ends");
-        for child in children {
-            processes::wait_for_end(child);
-        }
+        processes::kill_family(postmaster);
         self.clear_up();
     }
 
@@ -319,10 +305,6 @@ impl Drop for Postgres {
     }
 }
 
-fn id(postmaster: &Child) -> i32 {
-    i32::try_from(postmaster.id()).expect("a process id is an i32")
-}
-
 /// The eighth line of this file is the server's state.
 fn is_ready(data: &Path) -> bool {
     let text = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
@@ -333,18 +315,4 @@ fn is_ready(data: &Path) -> bool {
 
 fn is_taken(log: &str) -> bool {
     log.contains("Address already in use")
-}
-
-/// A port that is free now.
-fn draw_port() -> u16 {
-    static DRAWN: AtomicU16 = AtomicU16::new(0);
-    let seed = std::process::id().wrapping_mul(7_919);
-    loop {
-        let number = u32::from(DRAWN.fetch_add(1, Ordering::Relaxed));
-        let offset = seed.wrapping_add(number) % u32::from(PORTS.end - PORTS.start);
-        let port = PORTS.start + u16::try_from(offset).expect("an offset within the ports");
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return port;
-        }
-    }
 }

@@ -1,7 +1,9 @@
-//! A TCP proxy that a test can cut, stop up or make lose Postgres' notifications. It runs on a
-//! thread and a runtime of its own, so that a test that blocks does not block it.
+//! A TCP proxy before any server, that a test can cut, stop up or make lie; of a Postgres it can lose
+//! the notifications alone. It runs on a thread and a runtime of its own, so that a test that blocks
+//! does not block it.
 
 mod frames;
+mod noise;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,6 +16,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use frames::Frames;
+use noise::Noise;
+
+/// Which way of a connection is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swallowed {
+    /// What clients send does not arrive.
+    Requests,
+    /// What the server answers does not arrive.
+    Answers,
+}
 
 /// What is done to connections.
 #[derive(Clone, Copy, Default)]
@@ -21,6 +33,8 @@ struct Mode {
     black_hole: bool,
     refuse: bool,
     drop_notifications: bool,
+    half_open: Option<Swallowed>,
+    garbage: bool,
     /// How often all connections were cut.
     cuts: u64,
 }
@@ -74,6 +88,18 @@ impl Proxy {
     /// While on, new connections are closed at once.
     pub fn refuse(&self, on: bool) {
         self.change(|mode| mode.refuse = on);
+    }
+
+    /// From now on all that comes this way is lost, and so is the end of it, while the other way is
+    /// open; connections stay so, and new ones are taken. With `None` what comes passes again.
+    pub fn half_open(&self, swallowed: Option<Swallowed>) {
+        self.change(|mode| mode.half_open = swallowed);
+    }
+
+    /// While on, every byte of the server's answers is another one, such as no text and no message
+    /// of Redis has.
+    pub fn garbage(&self, on: bool) {
+        self.change(|mode| mode.garbage = on);
     }
 
     /// While on, `NotificationResponse` messages of a Postgres server are lost; the connection must
@@ -152,15 +178,20 @@ async fn connection(
         server.set_nodelay(true).ok()?;
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let mut frames = Frames::default();
+        let (mut frames, mut noise) = (Frames::default(), Noise::default());
         let filter = passing.clone();
         let filtered = move |bytes: &mut Vec<u8>| {
-            let lost = frames.filter(bytes, filter.borrow().drop_notifications);
+            let mode = *filter.borrow();
+            let lost = frames.filter(bytes, mode.drop_notifications);
             dropped.fetch_add(lost, Ordering::Relaxed);
+            if mode.garbage {
+                noise.replace(bytes);
+            }
         };
+        let (requests, answers) = (Swallowed::Requests, Swallowed::Answers);
         tokio::try_join!(
-            pump(from_client, to_server, passing.clone(), |_| {}),
-            pump(from_server, to_client, passing, filtered),
+            pump(from_client, to_server, requests, passing.clone(), |_| {}),
+            pump(from_server, to_client, answers, passing, filtered),
         )
         .ok()
     };
@@ -171,10 +202,11 @@ async fn connection(
     }
 }
 
-/// Passes on what comes, and the end of it, unless there is a black hole.
+/// Passes on what comes this way, and the end of it, unless there is a black hole or the way is dead.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
+    way: Swallowed,
     mut mode: watch::Receiver<Mode>,
     mut filter: impl FnMut(&mut Vec<u8>),
 ) -> io::Result<()> {
@@ -182,10 +214,16 @@ async fn pump(
     loop {
         bytes.clear();
         let read = from.read_buf(&mut bytes).await?;
-        let open = mode.wait_for(|mode| !mode.black_hole).await.map(drop);
-        open.map_err(io::Error::other)?;
+        let passes = |mode: &Mode| !mode.black_hole;
         if read == 0 {
+            let ends = |mode: &Mode| passes(mode) && mode.half_open != Some(way);
+            let open = mode.wait_for(ends).await.map(drop);
+            open.map_err(io::Error::other)?;
             return to.shutdown().await;
+        }
+        let open = mode.wait_for(passes).await.map(|mode| *mode);
+        if open.map_err(io::Error::other)?.half_open == Some(way) {
+            continue;
         }
         filter(&mut bytes);
         to.write_all(&bytes).await?;

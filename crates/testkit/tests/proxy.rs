@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use keyward_testkit::{Postgres, Proxy, User};
+use keyward_testkit::{Postgres, Proxy, Swallowed, User};
 use sqlx::postgres::PgListener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -129,6 +129,64 @@ async fn refused_connections_are_closed_and_open_ones_go_on() {
     let mut new = TcpStream::connect(proxy.address()).await.unwrap();
     say(&mut new, "hello").await;
     hear(&mut new, "hello").await;
+}
+
+/// The end is swallowed like all else, so that the other side still waits.
+#[tokio::test]
+async fn a_half_open_connection_loses_one_way_and_stays_open() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let proxy = Proxy::to(listener.local_addr().unwrap());
+    for swallowed in [Swallowed::Requests, Swallowed::Answers] {
+        let mut client = TcpStream::connect(proxy.address()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        say(&mut client, "hello").await;
+        hear(&mut server, "hello").await;
+        say(&mut server, "welcome").await;
+        hear(&mut client, "welcome").await;
+
+        proxy.half_open(Some(swallowed));
+        let (lost, passing) = match swallowed {
+            Swallowed::Requests => (&mut client, &mut server),
+            Swallowed::Answers => (&mut server, &mut client),
+        };
+        say(lost, "lost").await;
+        assert!(is_silent(passing).await, "{swallowed:?}");
+        say(passing, "this arrives").await;
+        hear(lost, "this arrives").await;
+        proxy.half_open(None);
+        say(lost, "this, too").await;
+        hear(passing, "this, too").await;
+
+        proxy.half_open(Some(swallowed));
+        lost.shutdown().await.unwrap();
+        assert!(is_silent(passing).await, "{swallowed:?}: the end");
+        proxy.cut();
+        assert!(is_closed(passing).await);
+        proxy.half_open(None);
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_as_long_as_the_answer_and_nothing_of_it() {
+    let proxy = Proxy::to(echo().await);
+    let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+    proxy.garbage(true);
+    let mut heard = Vec::new();
+    for text in ["+PONG\r\n", "$5\r\nvalue\r\n"] {
+        say(&mut stream, text).await;
+        let mut bytes = vec![0; text.len()];
+        let read = tokio::time::timeout(PATIENCE, stream.read_exact(&mut bytes)).await;
+        read.unwrap().unwrap();
+        assert!(bytes.iter().all(|byte| !byte.is_ascii()), "{bytes:?}");
+        heard.extend(bytes);
+    }
+    heard.sort_unstable();
+    heard.dedup();
+    assert!(heard.len() > 9, "it hardly varies: {heard:?}");
+    assert!(is_silent(&mut stream).await);
+    proxy.garbage(false);
+    say(&mut stream, "+PONG\r\n").await;
+    hear(&mut stream, "+PONG\r\n").await;
 }
 
 #[tokio::test]

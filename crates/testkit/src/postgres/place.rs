@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::database::{DATABASE, User};
-use super::guard::Guard;
+use crate::guard::{END_POSTGRES, Guard};
 
 /// Names a directory with `initdb` and `postgres`.
 const VARIABLE: &str = "KEYWARD_TEST_POSTGRES";
@@ -100,7 +100,7 @@ impl Place {
         }
         std::fs::create_dir_all(&store).expect("target/testkit can be made");
         let half = tempfile::tempdir_in(&store).expect("a directory can be made in target/testkit");
-        let made = Guard::new();
+        let made = Guard::new("postgres", END_POSTGRES);
         self.give(made.home());
         self.initialise(made.home());
         let mine = Self {

@@ -81,6 +81,9 @@ async fn a_beat_writes_the_row_and_reads_the_log_in_one_step() {
     assert_eq!(page.mark_at_applied, committed.mark);
     assert!(page.rows.is_empty());
     assert_eq!(row(&world.store, 1).await, Some((2, 1)));
+    // The same once more, as after an unclear end: never the same beat again.
+    world.store.beat(boot(1), 1).await.unwrap().unwrap();
+    assert_eq!(row(&world.store, 1).await, Some((3, 1)));
     assert_eq!(row(&world.store, 2).await, Some((0, 0)), "its own row only");
 }
 

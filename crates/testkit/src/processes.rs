@@ -1,6 +1,7 @@
 //! A process and its children, as `/proc` shows them: Postgres' backends leave the process group of
 //! their postmaster, so that a signal for the group does not reach them.
 
+use std::process::Child;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -20,7 +21,7 @@ fn stat(pid: i32) -> Option<(char, i32)> {
 }
 
 /// Those whose parent `pid` is.
-pub(super) fn children(pid: i32) -> Vec<i32> {
+pub(crate) fn children(pid: i32) -> Vec<i32> {
     let processes = std::fs::read_dir("/proc").expect("/proc can be read");
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
@@ -28,13 +29,34 @@ pub(super) fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
+/// Its process id.
+pub(crate) fn id(child: &Child) -> i32 {
+    i32::try_from(child.id()).expect("a process id is an i32")
+}
+
+/// Kills a child of this process and all children of its own, and waits until they are gone.
+pub(crate) fn kill_family(mut parent: Child) {
+    let pid = id(&parent);
+    // Stopped, it has no new children.
+    stop(pid);
+    let children = children(pid);
+    for child in &children {
+        send(*child, Signal::KILL);
+    }
+    parent.kill().expect("a child can be killed");
+    parent.wait().expect("a child ends");
+    for child in children {
+        wait_for_end(child);
+    }
+}
+
 /// Whether it runs no more; one that nobody has reaped runs no more, either.
-pub(super) fn is_gone(pid: i32) -> bool {
+fn is_gone(pid: i32) -> bool {
     stat(pid).is_none_or(|(state, _)| state == 'Z')
 }
 
 /// Sends a signal; a process that is gone takes none.
-pub(super) fn send(pid: i32, signal: Signal) {
+pub(crate) fn send(pid: i32, signal: Signal) {
     let Some(pid) = Pid::from_raw(pid) else {
         return;
     };
@@ -45,7 +67,7 @@ pub(super) fn send(pid: i32, signal: Signal) {
 }
 
 /// Stops it, and waits until it is: from then on it has no new children.
-pub(super) fn stop(pid: i32) {
+pub(crate) fn stop(pid: i32) {
     send(pid, Signal::STOP);
     wait_until("a process stops", PATIENCE, || {
         stat(pid).is_none_or(|(state, _)| ['T', 'Z'].contains(&state))
@@ -53,6 +75,6 @@ pub(super) fn stop(pid: i32) {
 }
 
 /// Waits until it is gone.
-pub(super) fn wait_for_end(pid: i32) {
+fn wait_for_end(pid: i32) {
     wait_until("a process ends", PATIENCE, || is_gone(pid));
 }

@@ -1,4 +1,4 @@
-//! A certificate authority of a test's own, and the certificate of a server that is `localhost`.
+//! A certificate authority of a test's own, and the certificate of a server that it signed.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -6,17 +6,18 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// The files that [`write`] made.
-pub(super) struct Files {
+pub(crate) struct Files {
     /// The authority's certificate, for clients.
-    pub(super) authority: PathBuf,
+    pub(crate) authority: PathBuf,
     /// The server's certificate.
-    pub(super) certificate: PathBuf,
+    pub(crate) certificate: PathBuf,
     /// The server's private key.
-    pub(super) key: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
-/// Draws an authority and a certificate for `localhost`, and writes them into `directory`.
-pub(super) fn write(directory: &Path) -> Files {
+/// Draws an authority and a certificate for these names and addresses, and writes them into
+/// `directory`.
+pub(crate) fn write(directory: &Path, names: &[&str]) -> Files {
     let files = Files {
         authority: directory.join("ca.crt"),
         certificate: directory.join("server.crt"),
@@ -33,8 +34,9 @@ pub(super) fn write(directory: &Path) -> Files {
         .expect("an authority signs itself");
     let issuer = Issuer::new(authority, authority_key);
     let key = KeyPair::generate().expect("a key can be drawn");
-    let certificate = CertificateParams::new(["localhost".to_owned()])
-        .expect("localhost is a name")
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    let certificate = CertificateParams::new(names)
+        .expect("they are names")
         .signed_by(&key, &issuer)
         .expect("the authority signs");
     let write = |path: &Path, text: String| {
