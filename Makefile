@@ -10,7 +10,7 @@ SCRIPTS := .ci/run $(wildcard scripts/*.sh)
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fmt clippy deny proto doc shell advisories bench bench-revoke cluster mutants soak \
+.PHONY: help test check fmt clippy deny proto doc shell advisories bench bench-revoke bench-faults cluster mutants soak \
 	test-tools check-tools
 
 help: ## list the targets
@@ -48,6 +48,9 @@ bench: ## what a Verify hit costs beside an empty call
 
 bench-revoke: test-tools ## what a Revoke costs on three instances; writes docs/results.md
 	$(CARGO) bench --locked --bench revoke
+
+bench-faults: test-tools ## what faults of Redis cost, and what it gives; writes docs/faults.md
+	$(CARGO) bench --locked --bench faults
 
 cluster: test-tools ## Postgres and three instances on this machine, until Ctrl-C
 	$(CARGO) build --release --locked

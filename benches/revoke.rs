@@ -9,9 +9,10 @@
     reason = "a benchmark measures by the real clock, prints figures, and stops at the first fault"
 )]
 
+mod shared;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keyward_proto::v1::Verdict;
@@ -19,33 +20,18 @@ use keyward_testkit::{Client, Cluster, Options};
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 
+use shared::{CALLERS, Times, clients, issue, verify_each, write_between};
+
 const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/results.md");
 const INSTANCES: usize = 3;
 /// Revocations by one caller, and by many.
 const ALONE: usize = 400;
 const TOGETHER: usize = 3_000;
-const CALLERS: usize = 64;
 /// Keys that a cold instance is asked for.
 const COLD: usize = 20_000;
 /// How long an idle instance is watched.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// How long each of some calls took.
-struct Times(Vec<Duration>);
-
-impl Times {
-    fn at(&mut self, share: f64) -> f64 {
-        self.0.sort_unstable();
-        let last = self.0.len() - 1;
-        let place = (last as f64 * share).round();
-        let place = (0..=last).min_by(|a, b| {
-            let off = |n: &usize| (*n as f64 - place).abs();
-            off(a).total_cmp(&off(b))
-        });
-        self.0[place.unwrap()].as_secs_f64() * 1_000.0
-    }
-}
 
 /// The table as it grows.
 #[derive(Default)]
@@ -77,40 +63,6 @@ fn options(postgres: &[(&'static str, &'static str)]) -> Options {
         variables: vec![("KEYWARD_WORKERS", "1".to_owned())],
         ..Options::default()
     }
-}
-
-async fn clients(cluster: &Cluster) -> Vec<Client> {
-    let mut clients = Vec::new();
-    for number in cluster.running() {
-        clients.push(cluster.client(number).await);
-    }
-    clients
-}
-
-/// Issues so many keys, many at a time: ids and texts, and how long it took.
-async fn issue(clients: &[Client], name: &str, count: usize) -> (Vec<(String, String)>, Duration) {
-    let next = Arc::new(AtomicUsize::new(0));
-    let begun = Instant::now();
-    let mut callers = JoinSet::new();
-    for n in 0..CALLERS {
-        let (client, next, name) = (
-            clients[n % clients.len()].clone(),
-            Arc::clone(&next),
-            name.to_owned(),
-        );
-        callers.spawn(async move {
-            let mut keys = Vec::new();
-            loop {
-                let n = next.fetch_add(1, Ordering::Relaxed);
-                if n >= count {
-                    return keys;
-                }
-                keys.push(client.issue(&format!("{name}-{n}"), "").await.unwrap());
-            }
-        });
-    }
-    let keys = callers.join_all().await.into_iter().flatten().collect();
-    (keys, begun.elapsed())
 }
 
 /// Revokes `keys`, so many at a time, over all instances; every key is verified on each instance
@@ -266,20 +218,8 @@ async fn carried(table: &mut Table) {
     let new = cluster.add();
     let cold = cluster.client(new).await;
     let texts: Arc<Vec<String>> = Arc::new(keys.iter().map(|(_, text)| text.clone()).collect());
-    let (next, begun) = (Arc::new(AtomicUsize::new(0)), Instant::now());
-    let mut callers = JoinSet::new();
-    for _ in 0..2 * CALLERS {
-        let (client, texts, next) = (cold.clone(), Arc::clone(&texts), Arc::clone(&next));
-        callers.spawn(async move {
-            loop {
-                let Some(text) = texts.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                    return;
-                };
-                assert_eq!(client.verify(text).await.unwrap(), Verdict::Valid);
-            }
-        });
-    }
-    callers.join_all().await;
+    let begun = Instant::now();
+    verify_each(&cold, &texts, 2 * CALLERS).await;
     let took = begun.elapsed().as_secs_f64();
     table.note(&format!(
         "cold Verify, each key for the first time, on one instance: {:.0}/s by {} callers",
@@ -344,11 +284,6 @@ async fn main() {
     ));
     carried(&mut table).await;
     idle(&mut table).await;
-    let says = std::fs::read_to_string(RESULTS).unwrap();
-    let (begin, end) = ("<!-- revoke -->\n", "<!-- end -->");
-    let at = says.find(begin).unwrap() + begin.len();
-    let until = at + says[at..].find(end).unwrap();
-    let new = format!("{}{}{}", &says[..at], table.text, &says[until..]);
-    std::fs::write(RESULTS, new).unwrap();
+    write_between(RESULTS, "revoke", &table.text);
     assert_eq!(table.valid, 0);
 }

@@ -34,4 +34,8 @@ impl cli::Operations for Here {
     fn advance_epoch(&self, settings: &Settings, reason: &str) -> Result<String, String> {
         app::advance_epoch(settings, reason).map_err(|error| error.to_string())
     }
+
+    fn add_cache_key(&self, settings: &Settings) -> Result<String, String> {
+        app::add_cache_key(settings).map_err(|error| error.to_string())
+    }
 }

@@ -178,13 +178,13 @@ fn an_unknown_setting_is_refused_with_the_nearest_name() {
     assert!(err.contains("did you mean KEYWARD_MAX_STALENESS?"), "{err}");
     std::fs::write(
         directory.path().join("keyward.toml"),
-        "max_stalenes = '3s'\nredis = 'redis://x'\n",
+        "max_stalenes = '3s'\nforeign_formats = 'uuid'\n",
     )
     .unwrap();
     let err = run(command(directory.path(), &["serve"]), "").refused(64);
     assert!(err.contains("did you mean max_staleness?"), "{err}");
     assert!(
-        err.contains("key 'redis' is unknown"),
+        err.contains("key 'foreign_formats' is unknown"),
         "what is not there yet is unknown: {err}"
     );
     assert_eq!(err.lines().count(), 2, "{err}");

@@ -2,6 +2,8 @@
 //! going on. `KEYWARD_SOAK_ROUNDS` says how often each fault is gone through.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "cluster/attacker.rs"]
+mod attacker;
 #[path = "cluster/calls.rs"]
 mod calls;
 #[path = "cluster/hand.rs"]
@@ -18,6 +20,8 @@ mod membership;
 mod operator;
 #[path = "cluster/outcome.rs"]
 mod outcome;
+#[path = "cluster/redis.rs"]
+mod redis;
 #[path = "cluster/server.rs"]
 mod server;
 #[path = "cluster/slots.rs"]
@@ -45,6 +49,8 @@ struct Plan {
     proxies: bool,
     /// Whether instances come and go, so that calls may end without an answer.
     coming_and_going: bool,
+    /// The Redis that instances share, if they do.
+    redis: Option<String>,
 }
 
 impl Plan {
@@ -53,13 +59,16 @@ impl Plan {
             name,
             proxies: false,
             coming_and_going: false,
+            redis: None,
         }
     }
 
     /// Puts a load on three instances while `fault` goes on, and holds what was seen to the promise.
     async fn run(self, fault: impl AsyncFn(&mut Cluster, &Load)) {
+        let redis = self.redis.into_iter();
         let options = Options {
             proxies: self.proxies,
+            variables: redis.map(|url| ("KEYWARD_REDIS", url)).collect(),
             ..Options::default()
         };
         let mut cluster = Cluster::start(BINARY, 3, options);

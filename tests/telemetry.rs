@@ -51,10 +51,10 @@ fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
     assert_eq!(status, 200);
     assert!(text.ends_with("\n# EOF\n"), "{text}");
     let sample = regex::Regex::new(
-        r#"^([a-z_]+(?:\{[a-z]+="[^"\\]*"(?:,[a-z]+="[^"\\]*")*\})?) (-?[0-9.e+-]+)$"#,
+        r#"^([a-z0-9_]+(?:\{[a-z]+="[^"\\]*"(?:,[a-z]+="[^"\\]*")*\})?) (-?[0-9.e+-]+)$"#,
     )
     .unwrap();
-    let comment = regex::Regex::new(r"^# (EOF|(HELP|TYPE|UNIT) [a-z_]+ \S.*)$").unwrap();
+    let comment = regex::Regex::new(r"^# (EOF|(HELP|TYPE|UNIT) [a-z0-9_]+ \S.*)$").unwrap();
     let mut samples = BTreeMap::new();
     for line in text.lines().filter(|line| !comment.is_match(line)) {
         let found = sample

@@ -3,6 +3,7 @@
 //! `UPDATE_VECTORS=1 cargo test --test vectors` writes the file anew.
 #![cfg(test)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -91,6 +92,7 @@ fn keyring(generations: &[Generation], active: Option<u32>) -> Keyring {
             .map(|each| (each.number, keys(each)))
             .collect(),
         seals: [(1, SecretKey::new(&[9; 32]))].into(),
+        caches: BTreeMap::new(),
     };
     Keyring::new(&material, active).unwrap()
 }

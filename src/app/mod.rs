@@ -5,6 +5,7 @@ mod bootstrap;
 mod owner;
 mod parts;
 mod run;
+mod shared_cache;
 mod stop;
 
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ use crate::system::{SystemClock, SystemEntropy, host_name};
 use crate::telemetry::Metrics;
 use parts::Base;
 
-pub use owner::{advance_epoch, init, migrate};
+pub use owner::{add_cache_key, advance_epoch, init, migrate};
 pub use run::serve;
 
 /// What `/readyz` says while nothing can be admitted and the tail knows no reason.
@@ -171,13 +172,17 @@ impl App {
         let start = store.start().await.map_err(StartError::new)?;
         let fence = Arc::new(Fence::new(settings.max_staleness, MAX_TOMBSTONES, start));
         let control = Control::new(tokio::runtime::Handle::current());
+        let stops = Stops::default();
+        let stop = &stops.background;
+        let l2 = shared_cache::start(settings, &keyring, &entropy, &metrics.l2, stop)?;
         let base = Base {
             store,
             fence,
             clock,
             metrics,
             control,
-            stops: Stops::default(),
+            stops,
+            l2,
         };
         let member = Member::new(
             format!("{} {grpc}", host_name()),

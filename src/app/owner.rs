@@ -145,3 +145,17 @@ fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, StartE
         .map_err(StartError::new)?
         .block_on(work)
 }
+
+/// Adds a new version of the cache key to the keyring of `settings`.
+///
+/// # Errors
+///
+/// When the keyring cannot be read or written; it is as it was then.
+pub fn add_cache_key(settings: &Settings) -> Result<String, StartError> {
+    let path = &settings.keyring;
+    let version = keyring_files::add_cache_key(path, &SystemEntropy).map_err(StartError::new)?;
+    Ok(format!(
+        "a new cache key: {}\ngive the file to all instances, and start them anew",
+        path.join(format!("cache-{version}")).display()
+    ))
+}

@@ -9,8 +9,11 @@ use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
 use super::{CACHED_KEYS, CACHED_TOKENS, NOT_FRESH, READS, Stops, set_health};
-use crate::cache::{Fenced, Fetch, Flights, L1, Lookup, Permits};
-use crate::feed::{Barrier, Member, Tail, follow_hints, reap_the_silent, watch_freshness};
+use crate::cache::l2::L2;
+use crate::cache::{Fenced, Fetch, Flights, Grounds, L1, Lookup, Permits, Shared};
+use crate::feed::{
+    Barrier, Member, Tail, follow_announcements, follow_hints, reap_the_silent, watch_freshness,
+};
 use crate::fence::{Fence, Now};
 use crate::key::{Clock, KeyRecord, TokenRecord};
 use crate::store::{Control, Store};
@@ -24,6 +27,7 @@ pub(super) struct Base {
     pub(super) metrics: Arc<Metrics>,
     pub(super) control: Control,
     pub(super) stops: Stops,
+    pub(super) l2: Option<Arc<L2>>,
 }
 
 impl Base {
@@ -41,14 +45,15 @@ impl Base {
     pub(super) fn barrier(&self, tail: &Arc<Tail>) -> (Barrier, Option<BoxFuture<'static, ()>>) {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let waiting = self.stops.waiting.clone();
-        Barrier::new(
+        let (barrier, watching) = Barrier::new(
             &self.store,
             Arc::clone(tail),
             fence,
             clock,
             waiting,
             self.metrics.revoke.clone(),
-        )
+        );
+        (barrier.with(self.l2.clone()), watching)
     }
 
     pub(super) fn keys(&self) -> Lookup<KeyRecord> {
@@ -57,7 +62,8 @@ impl Base {
             let store = Arc::clone(&store);
             async move { store.find_key(&digest).await }.boxed()
         });
-        self.lookup(fetch, CACHED_KEYS, self.metrics.key_cache.clone())
+        let shared = self.l2.clone().map(|l2| l2 as Arc<dyn Shared<KeyRecord>>);
+        self.lookup(fetch, shared, CACHED_KEYS, self.metrics.key_cache.clone())
     }
 
     pub(super) fn tokens(&self) -> Lookup<TokenRecord> {
@@ -66,20 +72,27 @@ impl Base {
             let store = Arc::clone(&store);
             async move { store.find_token(&digest).await }.boxed()
         });
-        self.lookup(fetch, CACHED_TOKENS, self.metrics.token_cache.clone())
+        self.lookup(fetch, None, CACHED_TOKENS, self.metrics.token_cache.clone())
     }
 
     /// Keys and tokens have permits of their own: unknown keys cannot keep callers out.
     fn lookup<R: Fenced>(
         &self,
         fetch: Fetch<R>,
+        shared: Option<Arc<dyn Shared<R>>>,
         (items, bytes): (usize, u64),
         metrics: CacheMetrics,
     ) -> Lookup<R> {
         let (running, waiting, patience) = READS;
-        let permits = Arc::new(Permits::new(running, waiting, patience));
-        let refused = self.metrics.store_permits_refused.clone();
-        let flights = Flights::new(fetch, permits, self.control.clone(), refused);
+        let flights = Flights::new(Grounds {
+            fetch,
+            shared,
+            fence: Arc::clone(&self.fence),
+            clock: Arc::clone(&self.clock),
+            control: self.control.clone(),
+            permits: Permits::new(running, waiting, patience),
+            refused: self.metrics.store_permits_refused.clone(),
+        });
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         Lookup::new(fence, clock, L1::new(items, bytes), flights, metrics)
     }
@@ -97,6 +110,11 @@ impl Base {
         ];
         if self.store.shared() {
             tasks.extend(self.among_others(tail));
+        }
+        if let Some(l2) = &self.l2 {
+            let stop = self.stops.background.clone();
+            let following = follow_announcements(Arc::clone(l2), Arc::clone(tail), stop);
+            tasks.push(guard.guard("announcements", following));
         }
         tasks
     }

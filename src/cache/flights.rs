@@ -1,5 +1,6 @@
-//! Reads of the store that callers share: one in flight for each digest, and no more at a time
-//! than there are permits, so that a flood of unknown keys cannot starve the rest.
+//! Reads that callers share, of the cache behind the memory and of the store: one in flight for each
+//! digest, and no more of the store at a time than there are permits, so that neither a flood of
+//! unknown keys nor a shared cache that comes back empty can starve the rest.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,12 +8,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Shared};
+use futures_util::future::{self, BoxFuture};
 use parking_lot::Mutex;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 
-use super::{Fenced, Fetched, LookupError};
+use super::{Entry, Fenced, Fetched, LookupError, Shared, Source};
 use crate::crypto::Digest;
+use crate::fence::{Admission, Fence, Now, Stamp};
+use crate::key::Clock;
 use crate::store::{Control, Found, StoreError};
 
 /// Reads the record behind a digest from the store.
@@ -20,7 +24,7 @@ pub type Fetch<R> =
     Arc<dyn Fn(Digest) -> BoxFuture<'static, Result<Found<R>, StoreError>> + Send + Sync>;
 
 type Landed<R> = Result<Arc<Fetched<R>>, LookupError>;
-type Flight<R> = Shared<BoxFuture<'static, Landed<R>>>;
+type Flight<R> = future::Shared<BoxFuture<'static, Landed<R>>>;
 
 /// How many reads may be under way, and how many may wait for that.
 #[derive(Debug)]
@@ -73,63 +77,87 @@ impl Drop for Place<'_> {
 
 /// The reads under way.
 pub struct Flights<R> {
-    under_way: Arc<Mutex<HashMap<Digest, Flight<R>>>>,
+    under_way: Board<R>,
     fetch: Fetch<R>,
+    shared: Option<Arc<dyn Shared<R>>>,
+    fence: Arc<Fence>,
+    clock: Arc<dyn Clock>,
     permits: Arc<Permits>,
     control: Control,
-    refused: prometheus_client::metrics::counter::Counter,
+    refused: Counter,
+}
+
+type Board<R> = Arc<Mutex<HashMap<(Digest, Source), Flight<R>>>>;
+
+/// What the reads stand on.
+pub struct Grounds<R> {
+    /// Reads the store.
+    pub fetch: Fetch<R>,
+    /// Stands before it, if there is one.
+    pub shared: Option<Arc<dyn Shared<R>>>,
+    /// Says what may be kept there.
+    pub fence: Arc<Fence>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Runs the reads.
+    pub control: Control,
+    /// How many of the store may be under way.
+    pub permits: Permits,
+    /// Counts what found no place.
+    pub refused: Counter,
 }
 
 impl<R: Fenced> Flights<R> {
-    /// Reads by `fetch`, on `control`, under `permits`; counts in `refused` what found no place.
-    pub fn new(
-        fetch: Fetch<R>,
-        permits: Arc<Permits>,
-        control: Control,
-        refused: prometheus_client::metrics::counter::Counter,
-    ) -> Self {
+    /// Reads that stand on `grounds`.
+    pub fn new(grounds: Grounds<R>) -> Self {
         Self {
             under_way: Arc::default(),
-            fetch,
-            permits,
-            control,
-            refused,
+            fetch: grounds.fetch,
+            shared: grounds.shared,
+            fence: grounds.fence,
+            clock: grounds.clock,
+            permits: Arc::new(grounds.permits),
+            control: grounds.control,
+            refused: grounds.refused,
         }
     }
 
-    /// A read that may have begun before this call: its stamp says how recent it is.
-    pub(super) async fn join(&self, digest: &Digest) -> Landed<R> {
+    /// A read. Unless it goes to the store alone, it may have begun before this call: its stamp
+    /// says how recent it is.
+    pub(super) async fn read(&self, digest: &Digest, source: Source) -> Landed<R> {
+        if source == Source::StoreAlone {
+            return self.start(*digest, source).await;
+        }
         let flight = self
             .under_way
             .lock()
-            .entry(*digest)
-            .or_insert_with(|| self.start(*digest, true))
+            .entry((*digest, source))
+            .or_insert_with(|| self.start(*digest, source))
             .clone();
         flight.await
     }
 
-    /// A read of one's own, which sees all that was committed before the call.
-    pub(super) async fn alone(&self, digest: &Digest) -> Landed<R> {
-        self.start(*digest, false).await
+    /// Counts that an entry of the shared cache was not admitted.
+    pub(super) fn note_refused(&self) {
+        if let Some(shared) = &self.shared {
+            shared.note_refused();
+        }
     }
 
-    fn start(&self, digest: Digest, shared: bool) -> Flight<R> {
-        let (fetch, permits) = (Arc::clone(&self.fetch), Arc::clone(&self.permits));
-        let refused = self.refused.clone();
-        let board = shared.then(|| Arc::clone(&self.under_way));
+    fn start(&self, digest: Digest, source: Source) -> Flight<R> {
+        let board = (source != Source::StoreAlone).then(|| Arc::clone(&self.under_way));
+        let route = Route {
+            fetch: Arc::clone(&self.fetch),
+            shared: self.shared.clone(),
+            fence: Arc::clone(&self.fence),
+            clock: Arc::clone(&self.clock),
+            permits: Arc::clone(&self.permits),
+            refused: self.refused.clone(),
+        };
         let task = self.control.spawn(async move {
             // Gone before the answer is seen: who comes after that reads anew.
-            let _under_way = board.map(|board| UnderWay(board, digest));
-            match permits.take().await {
-                Some(_permit) => fetch(digest)
-                    .await
-                    .map(|found| Arc::new(Fetched::from(found)))
-                    .map_err(|error| LookupError::Store(Arc::new(error))),
-                None => {
-                    refused.inc();
-                    Err(LookupError::Overloaded)
-                }
-            }
+            let _under_way = board.map(|board| UnderWay(board, (digest, source)));
+            route.fly(digest, source).await
         });
         task.map(|ended| {
             ended.unwrap_or_else(|_| {
@@ -142,8 +170,54 @@ impl<R: Fenced> Flights<R> {
     }
 }
 
+/// The way of one read.
+struct Route<R> {
+    fetch: Fetch<R>,
+    shared: Option<Arc<dyn Shared<R>>>,
+    fence: Arc<Fence>,
+    clock: Arc<dyn Clock>,
+    permits: Arc<Permits>,
+    refused: Counter,
+}
+
+impl<R: Fenced> Route<R> {
+    async fn fly(self, digest: Digest, source: Source) -> Landed<R> {
+        if source == Source::Nearest
+            && let Some(shared) = &self.shared
+            && let Some((record, stamp)) = shared.get(&digest).await
+        {
+            return Ok(Arc::new(Fetched {
+                record: Some(Arc::new(Entry::new(record, stamp))),
+                stamp,
+                shared: true,
+            }));
+        }
+        let Some(_permit) = self.permits.take().await else {
+            self.refused.inc();
+            return Err(LookupError::Overloaded);
+        };
+        // I4: the look comes before what is read.
+        let look = self.fence.look();
+        let found = (self.fetch)(digest)
+            .await
+            .map_err(|error| LookupError::Store(Arc::new(error)))?;
+        if let (Some(shared), Some(record)) = (&self.shared, &found.record) {
+            let now = Now::read(&*self.clock);
+            // What would not be admitted is not worth keeping; whoever reads it admits it again.
+            if let Admission::Admitted { restamp } = look.admit(record.id(), found.stamp, now) {
+                let stamp = Stamp {
+                    revision: restamp,
+                    ..found.stamp
+                };
+                shared.put(&digest, record, stamp);
+            }
+        }
+        Ok(Arc::new(Fetched::from(found)))
+    }
+}
+
 /// A flight's place on the board; taken down when the flight ends, however it ends.
-struct UnderWay<R>(Arc<Mutex<HashMap<Digest, Flight<R>>>>, Digest);
+struct UnderWay<R>(Board<R>, (Digest, Source));
 
 impl<R> Drop for UnderWay<R> {
     fn drop(&mut self) {

@@ -1,9 +1,11 @@
-//! Finding the record behind a digest: memory first, then the store. Whatever was found, and
-//! wherever, the same predicate admits it. What is cached is the record with its revision, never
+//! Finding the record behind a digest: memory first, then the cache that instances share, then the
+//! store. Whatever was found, and wherever, the same predicate admits it. What is cached is the record with its revision, never
 //! a verdict.
 
 mod flights;
 mod l1;
+pub mod l2;
+mod shared;
 
 #[cfg(test)]
 mod tests;
@@ -16,8 +18,9 @@ use crate::key::{Clock, KeyId, KeyRecord, Timestamp, TokenRecord};
 use crate::store::{Found, StoreError};
 use crate::telemetry::CacheMetrics;
 
-pub use flights::{Fetch, Flights, Permits};
+pub use flights::{Fetch, Flights, Grounds, Permits};
 pub use l1::{Entry, L1};
+pub use shared::Shared;
 
 /// How often a record that was refused is read again before the answer is UNAVAILABLE.
 const READ_AGAIN: usize = 3;
@@ -147,8 +150,14 @@ impl<R: Fenced> Lookup<R> {
                 self.metrics.miss.inc();
             }
         }
-        for _ in 0..=READ_AGAIN {
-            match self.read(digest, consistency).await? {
+        for again in 0..=READ_AGAIN {
+            let source = match (consistency, again) {
+                (Consistency::Default, 0) => Source::Nearest,
+                // What was refused the store must tell.
+                (Consistency::Default, _) => Source::Store,
+                (Consistency::Strong, _) => Source::StoreAlone,
+            };
+            match self.read(digest, source).await? {
                 Ok(found) => return Ok(found),
                 Err(Refused::NotFresh) => return Err(LookupError::NotFresh),
                 Err(Refused::Superseded) => self.metrics.refused.inc(),
@@ -157,28 +166,27 @@ impl<R: Fenced> Lookup<R> {
         Err(LookupError::NotFresh)
     }
 
-    /// One read of the store. The read may be shared; whether it is admitted each caller decides
-    /// for itself, by the look it took before.
+    /// One read behind the memory. The read may be shared; whether it is admitted each caller
+    /// decides for itself, by the look it took before.
     async fn read(
         &self,
         digest: &Digest,
-        consistency: Consistency,
+        source: Source,
     ) -> Result<Result<Option<Admitted<R>>, Refused>, LookupError> {
         let look = self.fence.look();
         if !look.is_fresh(Now::read(&*self.clock)) {
             return Ok(Err(Refused::NotFresh));
         }
-        let found = match consistency {
-            Consistency::Default => self.flights.join(digest).await?,
-            Consistency::Strong => self.flights.alone(digest).await?,
-        };
+        let found = self.flights.read(digest, source).await?;
         let Some(entry) = &found.record else {
             let admission = look.admit_absence(found.stamp, Now::read(&*self.clock));
             return Ok(refused(admission).map_or(Ok(None), Err));
         };
         let admitted = self.admit(&look, Arc::clone(entry));
-        if admitted.is_ok() {
-            self.l1.insert(*digest, Arc::clone(entry));
+        match &admitted {
+            Ok(_) => self.l1.insert(*digest, Arc::clone(entry)),
+            Err(Refused::Superseded) if found.shared => self.flights.note_refused(),
+            Err(_) => {}
         }
         Ok(admitted.map(Some))
     }
@@ -201,6 +209,17 @@ impl<R: Fenced> Lookup<R> {
     }
 }
 
+/// Where a read behind the memory goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    /// To the cache that instances share, and where that has nothing to the store.
+    Nearest,
+    /// To the store.
+    Store,
+    /// To the store, by a read of one's own, which sees all that was committed before the call.
+    StoreAlone,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
     Superseded,
@@ -221,13 +240,15 @@ impl<R> std::fmt::Debug for Lookup<R> {
     }
 }
 
-/// A read of the store as callers share it.
+/// A read as callers share it.
 #[derive(Debug)]
 pub struct Fetched<R> {
     /// The record with its stamp, if there is one.
     pub record: Option<Arc<Entry<R>>>,
     /// How recent the answer is, also when there is none.
     pub stamp: Stamp,
+    /// Whether it came from the cache that instances share.
+    pub shared: bool,
 }
 
 impl<R: Fenced> From<Found<R>> for Fetched<R> {
@@ -238,6 +259,7 @@ impl<R: Fenced> From<Found<R>> for Fetched<R> {
                 .record
                 .map(|record| Arc::new(Entry::new(record, stamp))),
             stamp,
+            shared: false,
         }
     }
 }

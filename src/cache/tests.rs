@@ -1,10 +1,12 @@
 //! Lookups against a store that the test holds in its hand: who reads, how often, and who is
 //! turned away.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -42,6 +44,24 @@ struct World {
     answers: Semaphore,
     /// The revision that every read says it saw.
     head: Mutex<u64>,
+    /// What the cache that instances share holds, by digest.
+    shared: Mutex<HashMap<Digest, (TokenRecord, Stamp)>>,
+    refused: AtomicUsize,
+}
+
+#[async_trait]
+impl Shared<TokenRecord> for World {
+    async fn get(&self, digest: &Digest) -> Option<(TokenRecord, Stamp)> {
+        self.shared.lock().get(digest).cloned()
+    }
+
+    fn put(&self, digest: &Digest, record: &TokenRecord, stamp: Stamp) {
+        self.shared.lock().insert(*digest, (record.clone(), stamp));
+    }
+
+    fn note_refused(&self) {
+        self.refused.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl World {
@@ -75,19 +95,41 @@ impl World {
             reads: AtomicUsize::new(0),
             answers: Semaphore::new(0),
             head: Mutex::new(1),
+            shared: Mutex::default(),
+            refused: AtomicUsize::new(0),
         })
     }
 
     fn lookup(self: &Arc<Self>, permits: Permits) -> Arc<Lookup<TokenRecord>> {
+        self.lookup_behind(None, permits)
+    }
+
+    /// An instance that shares a cache with others.
+    fn sharing(self: &Arc<Self>) -> Arc<Lookup<TokenRecord>> {
+        let shared = Arc::clone(self) as Arc<dyn Shared<TokenRecord>>;
+        self.lookup_behind(Some(shared), many())
+    }
+
+    fn lookup_behind(
+        self: &Arc<Self>,
+        shared: Option<Arc<dyn Shared<TokenRecord>>>,
+        permits: Permits,
+    ) -> Arc<Lookup<TokenRecord>> {
         let world = Arc::clone(self);
         let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
             let world = Arc::clone(&world);
             async move { world.read(digest).await }.boxed()
         });
         let metrics = Metrics::new(&[]);
-        let control = Control::new(tokio::runtime::Handle::current());
-        let refused = metrics.store_permits_refused.clone();
-        let flights = Flights::new(fetch, Arc::new(permits), control, refused);
+        let flights = Flights::new(Grounds {
+            fetch,
+            shared,
+            fence: Arc::clone(&self.fence),
+            clock: Arc::new(Still),
+            control: Control::new(tokio::runtime::Handle::current()),
+            permits,
+            refused: metrics.store_permits_refused.clone(),
+        });
         Arc::new(Lookup::new(
             Arc::clone(&self.fence),
             Arc::new(Still),
@@ -100,22 +142,10 @@ impl World {
     async fn read(&self, digest: Digest) -> Result<Found<TokenRecord>, StoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
         self.answers.acquire().await.unwrap().forget();
-        let record = TokenRecord {
-            id: ID,
-            name: SlotName::default_slot(),
-            roles: [Role::Issuer].into_iter().collect(),
-            create_time: Timestamp::from_micros(0),
-            revoke_time: None,
-            revision: 0,
-        };
-        let stamp = Stamp {
-            epoch: EPOCH,
-            revision: *self.head.lock(),
-        };
         let known = digest == known(1);
         Ok(Found {
-            record: known.then_some(record),
-            stamp,
+            record: known.then(record),
+            stamp: at(*self.head.lock()),
         })
     }
 
@@ -127,6 +157,24 @@ impl World {
         while self.reads() < count {
             tokio::task::yield_now().await;
         }
+    }
+}
+
+fn record() -> TokenRecord {
+    TokenRecord {
+        id: ID,
+        name: SlotName::default_slot(),
+        roles: [Role::Issuer].into_iter().collect(),
+        create_time: Timestamp::from_micros(0),
+        revoke_time: None,
+        revision: 0,
+    }
+}
+
+fn at(revision: u64) -> Stamp {
+    Stamp {
+        epoch: EPOCH,
+        revision,
     }
 }
 
@@ -256,4 +304,69 @@ async fn misses_find_a_bounded_number_of_places() {
     // The places are free again.
     world.answers.add_permits(3);
     lookup.find(&known(40), Consistency::Default).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_another_instance_shares_spares_the_store() {
+    let world = World::new();
+    world.put(&known(1), &record(), at(1));
+    let lookup = world.sharing();
+    for _ in 0..2 {
+        let found = lookup.find(&known(1), Consistency::Default).await.unwrap();
+        assert!(found.is_some());
+    }
+    assert_eq!(world.reads(), 0);
+    world.answers.add_permits(1);
+    lookup.find(&known(1), Consistency::Strong).await.unwrap();
+    assert_eq!(world.reads(), 1, "a strong read asks the store");
+}
+
+#[tokio::test]
+async fn what_is_read_is_shared_with_the_revision_that_admitted_it() {
+    let world = World::new();
+    *world.head.lock() = 5;
+    world.answers.add_permits(2);
+    let lookup = world.sharing();
+    lookup.find(&known(1), Consistency::Default).await.unwrap();
+    let (kept, stamp) = world.shared.lock().get(&known(1)).cloned().unwrap();
+    assert_eq!((kept, stamp), (record(), at(5)));
+    lookup.find(&known(2), Consistency::Default).await.unwrap();
+    assert_eq!(world.shared.lock().len(), 1, "absence is not shared");
+}
+
+/// The fill that comes after the eviction: it names a revision from before the change.
+#[tokio::test]
+async fn what_is_shared_too_late_is_refused_and_replaced() {
+    let world = World::new();
+    for stale in [
+        at(0),
+        Stamp {
+            epoch: Epoch {
+                timeline: 2,
+                ..EPOCH
+            },
+            revision: 9,
+        },
+    ] {
+        world.put(&known(1), &record(), stale);
+        world.answers.add_permits(1);
+        let lookup = world.sharing();
+        let found = lookup.find(&known(1), Consistency::Default).await.unwrap();
+        assert_eq!(found.unwrap().entry.stamp(), at(1), "the store's own");
+        assert_eq!(world.shared.lock().get(&known(1)).unwrap().1, at(1));
+    }
+    assert_eq!(world.reads(), 2);
+    assert_eq!(world.refused.load(Ordering::SeqCst), 2);
+}
+
+/// A read that is older than what this instance knows is answered to nobody, and kept nowhere.
+#[tokio::test]
+async fn what_is_not_admitted_is_not_shared() {
+    let world = World::new();
+    *world.head.lock() = 0;
+    world.answers.add_permits(10);
+    let lookup = world.sharing();
+    let refused = lookup.find(&known(1), Consistency::Default).await;
+    assert!(matches!(refused, Err(LookupError::NotFresh)), "{refused:?}");
+    assert!(world.shared.lock().is_empty());
 }

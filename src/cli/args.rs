@@ -32,7 +32,7 @@ pub(super) fn command() -> Command {
         .after_help(AFTER_HELP)
         .mut_subcommands(|verb| match verb.get_name() {
             "serve" | "config" | "migrate" | "init" => flags::all(verb),
-            "epoch" => verb.mut_subcommands(flags::all),
+            "epoch" | "keyring" => verb.mut_subcommands(flags::all),
             "token" => verb.mut_subcommands(flags::for_clients),
             _ => flags::for_clients(verb),
         });
@@ -60,6 +60,8 @@ pub(super) enum Direct {
     Init(Init),
     /// Manage the epoch of a Postgres store
     Epoch(Epoch),
+    /// Manage the keyring on this machine
+    Keyring(Keyring),
 }
 
 /// The verbs that call the service.
@@ -374,6 +376,19 @@ pub(super) struct EpochAdvance {
     /// Why; kept in the audit
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(super) reason: String,
+}
+
+#[derive(Args)]
+pub(super) struct Keyring {
+    #[command(subcommand)]
+    pub(super) verb: KeyringVerb,
+}
+
+#[derive(Subcommand)]
+pub(super) enum KeyringVerb {
+    /// Add a new version of the cache key, which `redis` needs: instances use the newest one that
+    /// they find at their start, and share nothing with those that use another
+    Cache,
 }
 
 #[derive(Args)]

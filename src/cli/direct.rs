@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::Failure;
-use super::args::{Direct, EpochVerb};
+use super::args::{Direct, EpochVerb, KeyringVerb};
 use crate::config::{Settings, Store};
 
 /// What the command line does on this machine. An error is one sentence that says what to do; what
@@ -45,6 +45,13 @@ pub trait Operations {
     ///
     /// Why the epoch is still the old one.
     fn advance_epoch(&self, settings: &Settings, reason: &str) -> Result<String, String>;
+
+    /// Adds a new version of the cache key to the keyring.
+    ///
+    /// # Errors
+    ///
+    /// Why the keyring is still as it was.
+    fn add_cache_key(&self, settings: &Settings) -> Result<String, String>;
 }
 
 /// Does it; answers what to print.
@@ -53,8 +60,10 @@ pub(super) fn run(
     settings: &Settings,
     operations: &dyn Operations,
 ) -> Result<String, Failure> {
-    if let Store::Sqlite(_) = settings.store {
-        return Err(Failure::Usage(by_itself(verb)));
+    if let Store::Sqlite(_) = settings.store
+        && let Some(why) = by_itself(verb)
+    {
+        return Err(Failure::Usage(why));
     }
     let text = match verb {
         Direct::Migrate(args) => operations.migrate(settings, args.service_role.as_deref()),
@@ -66,12 +75,15 @@ pub(super) fn run(
         Direct::Epoch(args) => match &args.verb {
             EpochVerb::Advance(args) => operations.advance_epoch(settings, &args.reason),
         },
+        Direct::Keyring(args) => match &args.verb {
+            KeyringVerb::Cache => operations.add_cache_key(settings),
+        },
     };
     text.map(|text| text + "\n").map_err(Failure::Failed)
 }
 
-/// Why the embedded store needs no such verb.
-fn by_itself(verb: &Direct) -> String {
+/// Why the embedded store needs no such verb, if it does not.
+fn by_itself(verb: &Direct) -> Option<String> {
     let (name, does) = match verb {
         Direct::Migrate(_) => (
             "migrate",
@@ -85,9 +97,10 @@ fn by_itself(verb: &Direct) -> String {
             "epoch advance",
             "begins a new epoch by itself at each start",
         ),
+        Direct::Keyring(_) => return None,
     };
-    format!(
+    Some(format!(
         "the embedded store {does}: `keyward {name}` is for another one, which the setting `store` \
          names, such as --store postgres://USER@HOST/DATABASE"
-    )
+    ))
 }

@@ -4,6 +4,7 @@
 
 mod parse;
 mod postgres;
+mod redis;
 mod source;
 mod table;
 
@@ -16,6 +17,7 @@ use crate::key::Prefix;
 use crate::telemetry::LogFormat;
 
 pub use postgres::PostgresUrls;
+pub use redis::{RedisKind, RedisServers};
 pub use source::{Inputs, Source};
 pub use table::{Setting, TABLE, Takes, markdown};
 
@@ -30,14 +32,16 @@ pub struct Settings {
     pub data_dir: PathBuf,
     /// Where keys and tokens are kept.
     pub store: Store,
+    /// The cache that instances share; `None`: there is none.
+    pub redis: Option<RedisServers>,
     /// How old what an instance knows may be when it answers: 2 s to 60 s.
     pub max_staleness: Duration,
     /// At least one; the first writes, all read.
     pub key_prefixes: Vec<Prefix>,
     /// Whether keys that can be shown again are refused.
     pub forbid_recoverable: bool,
-    /// Whether an address that is not loopback may be listened on without TLS, and Postgres reached
-    /// on another host without proof of who answers there.
+    /// Whether an address that is not loopback may be listened on without TLS, Postgres reached on
+    /// another host without proof of who answers there, and Redis sent a password without TLS.
     pub insecure: bool,
     /// The directory of the keyring.
     pub keyring: PathBuf,
@@ -140,6 +144,7 @@ pub fn load(inputs: Inputs) -> Result<Effective, Errors> {
         });
     }
     if errors.is_empty() {
+        errors.extend(useless(&settings, &entries));
         errors.extend(exposed(&settings, &entries));
     }
     if errors.is_empty() {
@@ -160,8 +165,27 @@ fn refused(name: &str, shown: &str, source: &Source, reason: &str) -> String {
     format!("{name} = '{}' ({source}): {reason}", shown.escape_debug())
 }
 
-/// Tokens, keys and the store's password would cross a network in the clear, or go to a server
-/// that did not prove who it is.
+/// The same, of a setting that is refused for what another one says.
+fn refused_entry(name: &str, reason: &str, entries: &[Entry]) -> Option<String> {
+    let entry = entries.iter().find(|entry| entry.name == name)?;
+    Some(refused(name, &entry.value, &entry.source, reason))
+}
+
+/// Nothing would use what is given.
+fn useless(settings: &Settings, entries: &[Entry]) -> Option<String> {
+    match (&settings.store, &settings.redis) {
+        (Store::Sqlite(_), Some(_)) => refused_entry(
+            "redis",
+            "has no use with the embedded store, which one process serves: remove it, or name a \
+             Postgres store",
+            entries,
+        ),
+        _ => None,
+    }
+}
+
+/// Tokens, keys and passwords would cross a network in the clear, or go to a server that did not
+/// prove who it is.
 fn exposed(settings: &Settings, entries: &[Entry]) -> Vec<String> {
     let is_exposed = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
     let listener = |address: Option<SocketAddr>| {
@@ -182,17 +206,25 @@ fn exposed(settings: &Settings, entries: &[Entry]) -> Vec<String> {
             )
         }),
     };
+    let redis = settings
+        .redis
+        .as_ref()
+        .filter(|servers| servers.is_exposed());
+    let redis = redis.map(|_| {
+        "leads to another host without TLS: its password would cross the network in the clear; \
+         write rediss in place of redis (and ?ca=FILE if the system does not know the CA), or set \
+         insecure = true"
+            .to_owned()
+    });
     [
         ("listen", listener(Some(settings.listen))),
         ("http_listen", listener(settings.http_listen)),
         ("store", store),
+        ("redis", redis),
     ]
     .into_iter()
     .filter(|_| !settings.insecure)
-    .filter_map(|(name, reason)| {
-        let entry = entries.iter().find(|entry| entry.name == name)?;
-        Some(refused(name, &entry.value, &entry.source, &reason?))
-    })
+    .filter_map(|(name, reason)| refused_entry(name, &reason?, entries))
     .collect()
 }
 

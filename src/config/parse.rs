@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::postgres::SCHEMES;
+use super::postgres::{SCHEMES, host_and_port};
 use super::{PostgresUrls, Store, Url};
 use crate::key::{Prefix, TOKEN_PREFIX};
 use crate::telemetry::LogFormat;
 
+/// What schemes hold that somebody may try for Redis.
+const OF_REDIS: [&str; 3] = ["redis", "valkey", "unix"];
 const MAX_WORKERS: usize = 256;
 const STALENESS: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(2)..=Duration::from_secs(60);
@@ -120,8 +122,9 @@ pub(super) fn url(text: &str) -> Result<Url, String> {
     }
 }
 
-/// Hides the passwords of a URL, or of several of Postgres that are separated by commas, also when
-/// they cannot be parsed; then rather too much is hidden than too little.
+/// Hides the passwords of a URL, of several of Postgres that are separated by commas, or of one of
+/// Redis with several hosts, also when they cannot be parsed; then rather too much is hidden than
+/// too little.
 pub(super) fn redact(text: &str) -> String {
     let mut urls: Vec<String> = Vec::new();
     for part in text.split(',') {
@@ -143,6 +146,10 @@ fn redact_url(url: &str) -> String {
     const PARAMETER: &str = "password=";
     let begin = url.find("://").map_or(0, |at| at + "://".len());
     let (scheme, rest) = url.split_at(begin);
+    let name = scheme.to_ascii_lowercase();
+    if OF_REDIS.iter().any(|known| name.contains(known)) {
+        return format!("{scheme}{}", redact_redis(rest));
+    }
     // Where an unencoded password ends cannot be known: all after it is hidden.
     let rest = match rest.to_ascii_lowercase().find(PARAMETER) {
         Some(at) => format!("{}***", &rest[..at + PARAMETER.len()]),
@@ -150,8 +157,12 @@ fn redact_url(url: &str) -> String {
     };
     // A password may hold any character when it was not encoded, so the last '@' counts.
     if let Some((userinfo, host)) = rest.rsplit_once('@') {
-        let user = userinfo.split(':').next().unwrap_or_default();
-        return format!("{scheme}{user}:***@{host}");
+        return match userinfo.split_once(':') {
+            // Without a scheme it may be a password alone, as Redis takes one.
+            None if scheme.is_empty() => format!("***@{host}"),
+            None => format!("{scheme}{userinfo}:***@{host}"),
+            Some((user, _)) => format!("{scheme}{user}:***@{host}"),
+        };
     }
     // Without a host, a password stands where a port would.
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -167,5 +178,34 @@ fn redact_url(url: &str) -> String {
             format!("{scheme}{before}***")
         }
         _ => format!("{scheme}{rest}"),
+    }
+}
+
+/// The same of what follows a scheme of Redis, where a password often stands alone before the `@`
+/// or in a parameter of another name.
+fn redact_redis(rest: &str) -> String {
+    let (place, query) = match rest.split_once('?') {
+        // The ? of an unencoded password, or the @ of one in a parameter.
+        Some((_, query)) if query.contains('@') => return "***".to_owned(),
+        Some((place, _)) => (place, "?***"),
+        None => (rest, ""),
+    };
+    if let Some((userinfo, hosts)) = place.rsplit_once('@') {
+        return match userinfo.split_once(':') {
+            Some((user, password)) if !password.is_empty() => {
+                format!("{user}:***@{hosts}{query}")
+            }
+            _ => format!("***@{hosts}{query}"),
+        };
+    }
+    // Without hosts, a password stands where a port would.
+    let has_port_at_most = |host: &str| match host_and_port(host) {
+        (host, Some(port)) => !host.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()),
+        (_, None) => true,
+    };
+    let authority = place.split(['/', '#']).next().unwrap_or_default();
+    match authority.split(',').all(has_port_at_most) {
+        true => format!("{place}{query}"),
+        false => "***".to_owned(),
     }
 }

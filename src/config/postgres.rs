@@ -34,7 +34,8 @@ const MODES: [&str; 6] = [
 const VERIFIED: &str = "verify-full";
 const TAKES: &str = "takes postgres://USER:PASSWORD@HOST/DATABASE, several separated by commas for \
                      the hosts of one database";
-const ENCODED: &str = "in a password @ is written as %40, / as %2F, ? as %3F, # as %23, a comma as \
+/// How a password is written, for errors.
+pub(super) const ENCODED: &str = "in a password @ is written as %40, / as %2F, ? as %3F, # as %23, a comma as \
                        %2C, a space as %20";
 
 /// One to eight URLs of one Postgres database, which differ in the host. Neither `Display` nor
@@ -127,7 +128,10 @@ fn read(url: &str) -> Result<PostgresUrl, String> {
         return Err("names no database".to_owned());
     }
     let authority = Authority::read(authority)?;
-    let query = query.map(Query::read).transpose()?.unwrap_or_default();
+    let query = query
+        .map(|query| Query::read(query, &PARAMETERS))
+        .transpose()?
+        .unwrap_or_default();
     Ok(PostgresUrl {
         text: url.to_owned(),
         shown: format!("{scheme}{}{path}{}", authority.shown(), query.shown()),
@@ -151,10 +155,7 @@ fn is_safe(authority: &Authority<'_>, query: &Query<'_>) -> Result<bool, String>
         return Err("names no user".to_owned());
     }
     if let Some(port) = authority.port.or(query.value("port")) {
-        let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
-        if !is_number || !port.parse::<u16>().is_ok_and(|port| port > 0) {
-            return Err("has a port that is no number from 1 to 65535".to_owned());
-        }
+        port_number(port)?;
     }
     let mode = query.value("sslmode");
     if mode.is_some_and(|mode| !MODES.contains(&mode)) {
@@ -183,8 +184,26 @@ fn is_socket(host: &str) -> bool {
     host.starts_with('/') || host.starts_with("%2F") || host.starts_with("%2f")
 }
 
+/// Splits at the colon before the port: those of an IPv6 address stand in brackets.
+pub(super) fn host_and_port(address: &str) -> (&str, Option<&str>) {
+    let brackets = address.find(']').map_or(0, |at| at + 1);
+    match address[brackets..].find(':') {
+        Some(at) => (
+            &address[..brackets + at],
+            Some(&address[brackets + at + 1..]),
+        ),
+        None => (address, None),
+    }
+}
+
+pub(super) fn port_number(text: &str) -> Result<u16, String> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    let port = text.parse().ok().filter(|port| is_number && *port > 0);
+    port.ok_or_else(|| "has a port that is no number from 1 to 65535".to_owned())
+}
+
 /// Whether the host of a URL is this one.
-fn is_local(host: &str) -> Result<bool, String> {
+pub(super) fn is_local(host: &str) -> Result<bool, String> {
     let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
     if let Some(address) = host.strip_prefix('[') {
         let address = address.strip_suffix(']').unwrap_or_default();
@@ -222,15 +241,7 @@ impl<'a> Authority<'a> {
             Some((user, password)) => (present(user), present(password)),
             None => (None, None),
         };
-        // The colons of an IPv6 address stand in brackets.
-        let brackets = address.find(']').map_or(0, |at| at + 1);
-        let (host, port) = match address[brackets..].find(':') {
-            Some(at) => (
-                &address[..brackets + at],
-                Some(&address[brackets + at + 1..]),
-            ),
-            None => (address, None),
-        };
+        let (host, port) = host_and_port(address);
         let host = present(host);
         if host.is_none() && !text.is_empty() {
             return Err(
@@ -258,19 +269,19 @@ impl<'a> Authority<'a> {
 
 /// The parameters, each known and given once.
 #[derive(Default)]
-struct Query<'a>(Vec<(&'a str, &'a str)>);
+pub(super) struct Query<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Query<'a> {
-    fn read(text: &'a str) -> Result<Self, String> {
+    pub(super) fn read(text: &'a str, known: &[&str]) -> Result<Self, String> {
         let mut query = Self::default();
         for pair in text.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             // What is not known is not repeated: it may be the rest of a password.
-            if !PARAMETERS.contains(&name) {
+            if !known.contains(&name) {
                 return Err(format!(
                     "has a parameter that is not known; known are {}, and in a password & is \
                      written as %26",
-                    PARAMETERS.join(", ")
+                    known.join(", ")
                 ));
             }
             if value.is_empty() {
@@ -284,14 +295,14 @@ impl<'a> Query<'a> {
         Ok(query)
     }
 
-    fn value(&self, name: &str) -> Option<&'a str> {
+    pub(super) fn value(&self, name: &str) -> Option<&'a str> {
         self.0
             .iter()
             .find(|(known, _)| *known == name)
             .map(|(_, value)| *value)
     }
 
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         let pairs = self.0.iter().map(|(name, value)| match *name {
             "password" => "password=***".to_owned(),
             _ => format!("{name}={value}"),
@@ -303,6 +314,7 @@ impl<'a> Query<'a> {
     }
 }
 
-fn present(text: &str) -> Option<&str> {
+/// What is empty is absent.
+pub(super) fn present(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }

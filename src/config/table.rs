@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Settings, Store, parse};
+use super::{RedisServers, Settings, Store, parse};
 use crate::telemetry::LogFormat;
 
 /// One setting: `max_staleness` in `keyward.toml`, `--max-staleness`, `KEYWARD_MAX_STALENESS`.
@@ -116,6 +116,18 @@ pub const TABLE: &[Setting] = &[
         },
     },
     Setting {
+        name: "redis",
+        takes: Takes::Value("URL"),
+        help: "Cache that instances share, and faster hints; nothing depends on it for being right: \
+               `redis://USER:PASSWORD@HOST:PORT/DB`, `redis+unix:///SOCKET`, \
+               `redis+sentinel://HOST,HOST/SERVICE` or `redis+cluster://HOST,HOST`; `rediss` in \
+               place of `redis` means TLS, with `?ca=FILE` for a private CA; with a Postgres store \
+               only; `none` switches it off",
+        default: Default::Text("none"),
+        set: |s, text| parse::optional(text, RedisServers::parse).map(|servers| s.redis = servers),
+        show: |s| shown(s.redis.as_ref()),
+    },
+    Setting {
         name: "keyring",
         takes: Takes::Value("DIRECTORY"),
         help: "Directory of the keyring: made at the first start with the embedded store, with \
@@ -162,8 +174,9 @@ pub const TABLE: &[Setting] = &[
     Setting {
         name: "insecure",
         takes: Takes::Switch,
-        help: "Allow listening on an address that is not loopback, without TLS, and Postgres on \
-               another host without `sslmode=verify-full`",
+        help: "Allow listening on an address that is not loopback, without TLS, Postgres on \
+               another host without `sslmode=verify-full`, and a password for Redis on another host \
+               without TLS",
         default: Default::Text("false"),
         set: |s, text| parse::switch(text).map(|on| s.insecure = on),
         show: |s| s.insecure.to_string(),
@@ -202,6 +215,7 @@ pub(super) fn blank() -> Settings {
         http_listen: None,
         data_dir: PathBuf::new(),
         store: Store::Sqlite(PathBuf::new()),
+        redis: None,
         max_staleness: Duration::ZERO,
         key_prefixes: Vec::new(),
         forbid_recoverable: false,

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::*;
 
 mod postgres;
+mod redis;
 
 struct Case {
     dir: tempfile::TempDir,
@@ -70,6 +71,7 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(settings.key_prefixes, [Prefix::new("kw").unwrap()]);
     assert!(!settings.insecure && !settings.forbid_recoverable);
     assert!(settings.workers >= 1 && settings.otlp_endpoint.is_none());
+    assert_eq!(settings.redis, None);
     assert!(
         effective
             .entries
@@ -218,6 +220,10 @@ fn values_are_checked() {
         ("store", "mysql://u:hunter2@db/x"),
         ("store", "sqlite::memory:"),
         ("store", "sqlite:///x"),
+        ("redis", ""),
+        ("redis", "h:6379"),
+        ("redis", "redis://hunter2@h"),
+        ("redis", "hunter2@h:6379"),
         ("max_staleness", "61s"),
         ("max_staleness", "15"),
         ("key_prefixes", "kwt"),

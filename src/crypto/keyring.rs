@@ -3,10 +3,12 @@
 //! born in.
 
 use std::fmt;
+use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::cache_key::CacheKey;
 use super::generation::{Digest, Generation};
 use super::material::{CheckValue, KeyringMaterial};
 use super::seal::{Binding, OpenError, SealPurpose, Sealed, SealingKey, TooLongToSeal};
@@ -48,11 +50,12 @@ pub struct Keyring {
     others: Vec<Generation>,
     writing: SealingKey,
     older: Vec<SealingKey>,
+    cache: Option<Arc<CacheKey>>,
 }
 
 impl Keyring {
     /// A keyring that mints under generation `active`, or under the highest one when `None`, and
-    /// seals under the highest version.
+    /// seals and shares a cache under the highest version of each.
     pub fn new(material: &KeyringMaterial, active: Option<u32>) -> Result<Self, NoKeyring> {
         let highest = *material
             .generations
@@ -80,6 +83,10 @@ impl Keyring {
             older: seals
                 .map(|(version, seal)| SealingKey::new(*version, seal))
                 .collect(),
+            cache: material
+                .caches
+                .last_key_value()
+                .map(|(version, key)| Arc::new(CacheKey::new(*version, key))),
         })
     }
 
@@ -147,6 +154,11 @@ impl Keyring {
         generations
             .chain(self.all_seals().map(|key| key.check))
             .collect()
+    }
+
+    /// What protects a shared cache; `None` when this keyring has no cache key.
+    pub fn cache_key(&self) -> Option<Arc<CacheKey>> {
+        self.cache.clone()
     }
 
     /// The number of the generation that mints.

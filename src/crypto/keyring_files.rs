@@ -1,11 +1,11 @@
-//! The keyring as a directory of small text files, as a mounted secret is: `generation-<n>` and
-//! `seal-<n>`. Whatever is not exactly as `generate` writes it is refused, with what to do; no
-//! error holds anything of a file's contents.
+//! The keyring as a directory of small text files, as a mounted secret is: `generation-<n>`,
+//! `seal-<n>` and `cache-<n>`. Whatever is not exactly as `generate` writes it is refused, with what
+//! to do; no error holds anything of a file's contents.
 //!
 //! ```text
 //! keyward keyring v1          the same in every file
-//! generation = 1              or `seal = 1`; the file's name again
-//! tag_key = <64 hex digits>   in a seal, one line instead: `key = ...`
+//! generation = 1              or `seal = 1`, `cache = 1`; the file's name again
+//! tag_key = <64 hex digits>   in the others, one line instead: `key = ...`
 //! pepper = <64 hex digits>
 //! crc32 = <8 hex digits>      CRC-32 of all bytes before this line
 //! ```
@@ -40,7 +40,7 @@ pub enum KeyringError {
     NoSeal(PathBuf),
     /// Something else lies in the directory.
     #[error(
-        "{0:?} is no file of a keyring, which holds generation-<number> and seal-<number> only: move it elsewhere, or rename it if its name was changed"
+        "{0:?} is no file of a keyring, which holds generation-<number>, seal-<number> and cache-<number> only: move it elsewhere, or rename it if its name was changed"
     )]
     Unknown(PathBuf),
     /// A number that is not written as it should be.
@@ -132,6 +132,10 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
                 let key = take("key")?;
                 material.seals.insert(number, key);
             }
+            KeyKind::Cache => {
+                let key = take("key")?;
+                material.caches.insert(number, key);
+            }
         }
         if lines.next().is_some() {
             return Err(damaged("it holds a line too many"));
@@ -146,7 +150,7 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
     Ok(material)
 }
 
-/// Makes a new keyring in `dir`, generation 1 and seal 1, and reads it back. The directory (mode
+/// Makes a new keyring in `dir`, generation 1, seal 1 and cache 1, and reads it back. The directory (mode
 /// 0700, files 0600) appears whole or not at all; one that exists and is not empty is refused. A
 /// crash can leave a directory `.<name>.<16 hex digits>` beside it, which nothing uses.
 pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, KeyringError> {
@@ -177,6 +181,32 @@ pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, Ke
         });
     }
     load(dir)
+}
+
+/// Adds the next version of the cache key to the keyring in `dir`, whole or not at all, and answers
+/// its number.
+pub fn add_cache_key(dir: &Path, entropy: &dyn Entropy) -> Result<u32, KeyringError> {
+    let material = load(dir)?;
+    let failed = |cause| KeyringError::Write {
+        path: dir.to_owned(),
+        cause,
+    };
+    let highest = material.caches.last_key_value().map_or(0, |last| *last.0);
+    let number = highest
+        .checked_add(1)
+        .ok_or_else(|| failed(io::ErrorKind::QuotaExceeded.into()))?;
+    let key = SecretKey::draw(entropy);
+    // Under a hidden name first, which nothing reads.
+    let name = format!("{}-{number}", KeyKind::Cache.name());
+    let half = dir.join(format!(".{name}"));
+    let _ = fs::remove_file(&half);
+    write_secret(&half, KeyKind::Cache, number, &[("key", &key)])
+        .and_then(|()| fs::hard_link(&half, dir.join(&name)))
+        .and_then(|()| File::open(dir)?.sync_all())
+        .map_err(failed)?;
+    // What is left over does no harm.
+    let _ = fs::remove_file(&half);
+    Ok(number)
 }
 
 /// The files of a keyring, sorted, so that the same fault gives the same error.
@@ -322,12 +352,14 @@ fn temporary_beside(dir: &Path, entropy: &dyn Entropy) -> io::Result<(PathBuf, P
 
 fn write_files(dir: &Path, entropy: &dyn Entropy) -> io::Result<()> {
     let (generation, seal) = (GenerationKeys::draw(entropy), SecretKey::draw(entropy));
+    let cache = SecretKey::draw(entropy);
     let keys = [
         ("tag_key", &generation.tag_key),
         ("pepper", &generation.pepper),
     ];
     write_file(dir, KeyKind::Generation, 1, &keys)?;
     write_file(dir, KeyKind::Seal, 1, &[("key", &seal)])?;
+    write_file(dir, KeyKind::Cache, 1, &[("key", &cache)])?;
     File::open(dir)?.sync_all()
 }
 
@@ -338,6 +370,15 @@ fn write_file(
     keys: &[(&str, &SecretKey)],
 ) -> io::Result<()> {
     let path = dir.join(format!("{}-{number}", kind.name()));
+    write_secret(&path, kind, number, keys)
+}
+
+fn write_secret(
+    path: &Path,
+    kind: KeyKind,
+    number: u32,
+    keys: &[(&str, &SecretKey)],
+) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -106,6 +106,8 @@ pub struct KeyringMaterial {
     pub generations: BTreeMap<u32, GenerationKeys>,
     /// The sealing keys by version.
     pub seals: BTreeMap<u32, SecretKey>,
+    /// The cache keys by version; needed only where a cache is shared.
+    pub caches: BTreeMap<u32, SecretKey>,
 }
 
 impl KeyringMaterial {
@@ -114,6 +116,7 @@ impl KeyringMaterial {
         let mut generations = self.generations.values();
         generations.any(|keys| keys.tag_key == *key || keys.pepper == *key)
             || self.seals.values().any(|seal| seal == key)
+            || self.caches.values().any(|cache| cache == key)
     }
 }
 
@@ -124,17 +127,20 @@ pub enum KeyKind {
     Generation,
     /// A sealing key.
     Seal,
+    /// A cache key: what it protects can be made again, so no store keeps a check value of it.
+    Cache,
 }
 
 impl KeyKind {
-    /// Both kinds.
-    pub const ALL: [Self; 2] = [Self::Generation, Self::Seal];
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Generation, Self::Seal, Self::Cache];
 
     /// The name used in stores and in file names.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Generation => "generation",
             Self::Seal => "seal",
+            Self::Cache => "cache",
         }
     }
 }
@@ -225,7 +231,8 @@ mod tests {
                 },
             )]
             .into(),
-            seals: [(1, key)].into(),
+            seals: [(1, key.clone())].into(),
+            caches: [(1, key)].into(),
         };
         let shown = format!("{material:?}");
         assert!(

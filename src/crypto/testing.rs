@@ -37,5 +37,6 @@ pub(super) fn material(generations: &[u32], seals: &[u32]) -> KeyringMaterial {
             .iter()
             .map(|version| (*version, key(*version, 3)))
             .collect(),
+        caches: [(1, key(1, 4))].into(),
     }
 }

@@ -12,6 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::Tail;
 use super::watcher::{Held, Watcher};
+use crate::cache::l2::L2;
+use crate::crypto::Digest;
 use crate::fence::{Committed, Fence, Progress, Receipt, Wait};
 use crate::key::{BootTime, Clock};
 use crate::store::Store;
@@ -37,6 +39,8 @@ pub struct Barrier {
     metrics: RevokeMetrics,
     /// To the watcher of a shared store.
     watcher: Option<mpsc::Sender<Held>>,
+    /// Tells the others sooner; nothing is waited for.
+    l2: Option<Arc<L2>>,
 }
 
 impl Barrier {
@@ -71,8 +75,24 @@ impl Barrier {
             closing,
             metrics,
             watcher,
+            l2: None,
         };
         (barrier, watching)
+    }
+
+    /// The same, which announces changes by `l2`, too.
+    pub fn with(self, l2: Option<Arc<L2>>) -> Self {
+        Self { l2, ..self }
+    }
+
+    /// Tells all instances of a change that was committed, and that what a shared cache holds under
+    /// these digests is of no more use. Does not wait: it may be lost.
+    pub fn announce(&self, change: Committed, digests: &[Digest]) {
+        if let Some(l2) = &self.l2
+            && change != Committed::NOTHING
+        {
+            l2.announce(change.revision, digests);
+        }
     }
 
     /// Returns when `change`, whose commit was answered at `answered_at`, holds everywhere.

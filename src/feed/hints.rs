@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
+use crate::cache::l2::{L2, Told};
 use crate::store::{Heard, Store};
 use crate::telemetry::MemberMetrics;
 
@@ -37,6 +38,21 @@ pub async fn follow_hints(
                     () = stop.cancelled() => return,
                 }
             }
+        }
+    }
+}
+
+/// The same for the hints that come by way of the shared cache. One that says what is applied already
+/// pokes nobody.
+pub async fn follow_announcements(l2: Arc<L2>, tail: Arc<Tail>, stop: CancellationToken) {
+    loop {
+        let told = tokio::select! {
+            told = l2.hear() => told,
+            () = stop.cancelled() => return,
+        };
+        match told {
+            Told::Reached(revision) if revision <= tail.applied() => {}
+            Told::Reached(_) | Told::Lost => tail.poke(),
         }
     }
 }

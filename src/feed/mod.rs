@@ -11,7 +11,7 @@ mod watcher;
 
 pub use crate::fence::Receipt;
 pub use barrier::{Barrier, Unconfirmed};
-pub use hints::follow_hints;
+pub use hints::{follow_announcements, follow_hints};
 pub use member::Member;
 pub use reaper::reap_the_silent;
 pub use tail::{BEAT, Tail};

@@ -113,6 +113,11 @@ impl Tail {
         self.member.boot()
     }
 
+    /// The revision up to which the log is applied.
+    pub(super) fn applied(&self) -> u64 {
+        self.fence.applied()
+    }
+
     /// Tells of every advance of `applied`.
     pub(super) fn advances(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
@@ -218,7 +223,7 @@ impl Tail {
         match self.fence.absorb(t0, &page) {
             Ok(how) => {
                 self.metrics.fresh.inc();
-                self.applied(how, &page);
+                self.note_applied(how, &page);
                 // The row says what was applied before this page: nobody should wait for the next beat.
                 self.acknowledge(asked).await;
                 Ok(())
@@ -242,7 +247,7 @@ impl Tail {
     }
 
     /// I6: who waits is told after the tombstones stand.
-    fn applied(&self, how: Absorbed, page: &Page) {
+    fn note_applied(&self, how: Absorbed, page: &Page) {
         if how == Absorbed::Jumped {
             tracing::warn!(head = page.head, "too far behind the log: starting cold");
         }
@@ -287,7 +292,7 @@ impl Tail {
         let Ok(how) = self.fence.absorb_hint(t0, &page) else {
             return;
         };
-        self.applied(how, &page);
+        self.note_applied(how, &page);
         self.acknowledge(before).await;
     }
 

@@ -102,6 +102,7 @@ impl Service {
             Ok(RevokeAnswer::Expired) => return Err(ServiceError::KeyExpired),
             Err(error) => return Err(ServiceError::from(error).with_replacement(planned)),
         };
+        self.barrier.announce(revoked.committed, &revoked.digests);
         // P2: no reply before the change holds everywhere.
         let made = revoked
             .successor

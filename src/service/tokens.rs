@@ -87,6 +87,7 @@ impl Service {
             let revoked = service.store.revoke_token(id, &actor).await?;
             let answered_at = service.clock.boot();
             let revoked = revoked.ok_or(ServiceError::TokenNotFound)?;
+            service.barrier.announce(revoked.committed, &[]);
             let receipt = service.barrier.hold(revoked.committed, answered_at).await?;
             Ok(TokenRevokeReply {
                 record: revoked.record,

@@ -47,10 +47,11 @@ impl Service {
             UpdateAnswer::NotFound => Err(ServiceError::KeyNotFound),
             UpdateAnswer::Revoked => Err(ServiceError::KeyRevoked),
             UpdateAnswer::Expired => Err(ServiceError::KeyExpired),
-            UpdateAnswer::Done(record, committed) => {
-                let receipt = self.barrier.hold(committed, answered_at).await?;
+            UpdateAnswer::Done(updated) => {
+                self.barrier.announce(updated.committed, &[updated.digest]);
+                let receipt = self.barrier.hold(updated.committed, answered_at).await?;
                 Ok(UpdateReply {
-                    record: *record,
+                    record: updated.record,
                     receipt,
                     at: self.store_time(),
                 })

@@ -138,6 +138,8 @@ pub struct Revoked {
     /// For a single target the key, for an account the keys this call changed; at most
     /// [`Revoked::LISTED`].
     pub keys: Vec<KeyRecord>,
+    /// The digests of `keys`, in any order: under them a shared cache may hold them.
+    pub digests: Vec<Digest>,
     /// How many there are in all.
     pub count: u64,
     /// The successor, made by this call or an earlier one.
@@ -179,8 +181,19 @@ pub enum UpdateAnswer {
     Revoked,
     /// The key has expired, by the store's time; nothing was changed.
     Expired,
-    /// The key as it is now, and its last change.
-    Done(Box<KeyRecord>, Committed),
+    /// It is changed, or was as asked for.
+    Done(Box<Updated>),
+}
+
+/// What Update did.
+#[derive(Clone, Debug)]
+pub struct Updated {
+    /// The key as it is now.
+    pub record: KeyRecord,
+    /// Under what a shared cache may hold it.
+    pub digest: Digest,
+    /// Its last change.
+    pub committed: Committed,
 }
 
 /// What a store holds under a digest, with the head of the same snapshot (I2).

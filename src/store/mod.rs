@@ -13,7 +13,7 @@ pub use crate::fence::Committed;
 pub use commands::{
     Actor, AuditAction, AuditEntry, Confirmed, Expiry, Found, Heard, Issued, KeyChanges, KeyTarget,
     ListKeys, NewInstance, NewKey, NewToken, Revocation, RevokeAnswer, Revoked, Secrets, Successor,
-    TokenRevoked, UpdateAnswer,
+    TokenRevoked, UpdateAnswer, Updated,
 };
 pub use control::{Control, Lost};
 pub use instrumented::Instrumented;

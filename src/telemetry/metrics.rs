@@ -16,7 +16,8 @@ use tonic::Code;
 use super::VERSION;
 use catalogue::{Catalogue, Described};
 pub use groups::{
-    BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, MemberMetrics, RevokeMetrics,
+    BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, L2Metrics, MemberMetrics,
+    RevokeMetrics,
 };
 
 type One = [(&'static str, &'static str); 1];
@@ -69,6 +70,8 @@ pub struct Metrics {
     pub beats: BeatMetrics,
     /// The other instances.
     pub members: MemberMetrics,
+    /// The cache that instances share.
+    pub l2: L2Metrics,
 }
 
 impl Metrics {
@@ -112,6 +115,7 @@ impl Metrics {
             revoke: RevokeMetrics::register(c),
             beats: BeatMetrics::register(c),
             members: MemberMetrics::register(c),
+            l2: L2Metrics::register(c),
             connections: c.add(
                 "keyward_connections",
                 "gauge",

@@ -11,8 +11,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
-    BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, MemberMetrics, Metrics, RevokeMetrics,
-    RpcMetrics,
+    BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, L2Metrics, MemberMetrics, Metrics,
+    RevokeMetrics, RpcMetrics,
 };
 
 /// The name and version under which the service shows itself.
@@ -100,10 +100,11 @@ pub fn init(
 /// each failed attempt. `otlp` tells of an outage once.
 fn env_filter(text: Option<&str>) -> Result<EnvFilter, InitError> {
     let text = text.filter(|text| !text.is_empty()).unwrap_or("info");
+    // The driver of Redis repeats what a server says, which may be what was sent.
     let quiet = if text.contains("opentelemetry") {
-        ""
+        ",redis=off"
     } else {
-        ",opentelemetry=off"
+        ",redis=off,opentelemetry=off"
     };
     EnvFilter::try_new(format!("{text}{quiet}"))
         .map_err(|error| InitError::Filter(error.to_string()))
@@ -118,7 +119,7 @@ mod tests {
         assert!(env_filter(None).is_ok() && env_filter(Some("")).is_ok());
         assert_eq!(
             env_filter(Some("debug")).unwrap().to_string(),
-            "opentelemetry=off,debug"
+            "opentelemetry=off,redis=off,debug"
         );
         assert!(
             !env_filter(Some("opentelemetry=debug"))

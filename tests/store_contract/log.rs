@@ -167,9 +167,10 @@ pub(crate) async fn concurrent_changes_stand_in_commit_order_without_gaps(world:
                     .update(id, disabled(change % 2 == 0), &actor())
                     .await
                     .unwrap();
-                let UpdateAnswer::Done(_, committed) = answer else {
+                let UpdateAnswer::Done(updated) = answer else {
                     panic!("{answer:?}")
                 };
+                let committed = updated.committed;
                 let page = store.tail(committed.revision).await.unwrap();
                 assert_eq!(
                     page.mark_at_applied, committed.mark,

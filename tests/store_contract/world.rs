@@ -288,7 +288,7 @@ impl World {
 
     pub(crate) async fn update(&self, id: KeyId, changes: KeyChanges) -> (KeyRecord, Committed) {
         match self.store.update(id, changes, &actor()).await.unwrap() {
-            UpdateAnswer::Done(record, committed) => (*record, committed),
+            UpdateAnswer::Done(updated) => (updated.record, updated.committed),
             other => panic!("{other:?}"),
         }
     }

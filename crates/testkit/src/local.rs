@@ -32,6 +32,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         http_listen: Some(any),
         data_dir: directory.to_path_buf(),
         store: Store::Sqlite(directory.join("keyward.db")),
+        redis: None,
         max_staleness: Duration::from_secs(2),
         key_prefixes: vec![Prefix::new("kw").expect("kw is a prefix")],
         forbid_recoverable: false,

@@ -34,6 +34,10 @@ impl Operations for Told {
     fn advance_epoch(&self, settings: &Settings, reason: &str) -> Result<String, String> {
         Err(format!("advance {:?} {reason}", settings.store))
     }
+
+    fn add_cache_key(&self, settings: &Settings) -> Result<String, String> {
+        Ok(format!("cache key in {}", settings.keyring.display()))
+    }
 }
 
 /// Runs a command; answers exit code, stdout and stderr.

@@ -65,7 +65,7 @@ fn what_was_generated_is_loaded() {
 fn only_the_owner_may_read_it() {
     let (_home, dir) = generated();
     assert_eq!(mode(&dir), 0o700);
-    for name in ["generation-1", "seal-1"] {
+    for name in ["generation-1", "seal-1", "cache-1"] {
         assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
     }
 }
@@ -174,7 +174,7 @@ fn a_mounted_secret_is_read_through_its_links() {
     fs::create_dir(&mount).unwrap();
     fs::rename(&dir, mount.join("..2024_05_01")).unwrap();
     symlink("..2024_05_01", mount.join("..data")).unwrap();
-    for name in ["generation-1", "seal-1"] {
+    for name in ["generation-1", "seal-1", "cache-1"] {
         symlink(format!("..data/{name}"), mount.join(name)).unwrap();
     }
     assert!(load(&mount).is_ok());
@@ -196,6 +196,7 @@ fn a_missing_or_incomplete_keyring_is_refused() {
         "the keyring \"DIR\" holds no file seal-<number>: restore it from its backup"
     );
     fs::rename(dir.join("generation-1"), home.path().join("elsewhere")).unwrap();
+    fs::remove_file(dir.join("cache-1")).unwrap();
     assert_eq!(refusal(&dir), none);
     write(
         &dir.join("seal-1"),
@@ -388,4 +389,21 @@ fn the_last_line_may_lack_its_end() {
     let text = fs::read_to_string(dir.join("seal-1")).unwrap();
     write(&dir.join("seal-1"), text.trim_end());
     assert!(load(&dir).is_ok());
+}
+
+#[test]
+fn a_cache_key_is_added_and_the_newest_is_used() {
+    let (_home, dir) = generated();
+    let version = || {
+        let keyring = Keyring::new(&load(&dir).unwrap(), None).unwrap();
+        keyring.cache_key().unwrap().version()
+    };
+    assert_eq!(version(), 1);
+    let entropy = Counting::default();
+    entropy.fill(&mut [0; 150]);
+    for number in [2, 3] {
+        assert_eq!(add_cache_key(&dir, &entropy).unwrap(), number);
+        assert_eq!(mode(&dir.join(format!("cache-{number}"))), 0o600);
+        assert_eq!(version(), number);
+    }
 }

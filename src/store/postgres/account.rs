@@ -7,6 +7,7 @@ use super::failure::{Failure, Kind};
 use super::keys::by_ids;
 use super::links::Lease;
 use super::{ATTEMPTS, LONG, LONG_ANSWER, PostgresStore, rows};
+use crate::crypto::Digest;
 use crate::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
 use crate::store::{
     Actor, AuditAction, AuditEntry, Committed, Result, RevokeAnswer, Revoked, StoreError,
@@ -64,7 +65,7 @@ impl PostgresStore {
             all.listed.extend(more.listed);
             all.listed.truncate(Revoked::LISTED);
         }
-        let keys = listed(&mut lease, &all.listed).await?;
+        let (keys, digests) = listed(&mut lease, &all.listed).await?;
         let committed = last_change(&mut lease, account).await?;
         if all.count == 0 {
             lease.rollback().await?;
@@ -82,6 +83,7 @@ impl PostgresStore {
         Ok(RevokeAnswer::Done(Box::new(Revoked {
             revoke_time: keys.first().and_then(|key| key.revoke_time),
             keys,
+            digests,
             count: all.count,
             successor: None,
             created: false,
@@ -134,15 +136,16 @@ async fn end(
     })
 }
 
-/// The records of the first keys, as they are now.
+/// The records of the first keys, as they are now, and their digests.
 async fn listed(
     lease: &mut Lease<'_>,
     ids: &[KeyId],
-) -> std::result::Result<Vec<KeyRecord>, Failure> {
+) -> std::result::Result<(Vec<KeyRecord>, Vec<Digest>), Failure> {
     let found = lease.fetch_all(by_ids(ids, "")).await?;
     let mut keys = found.iter().map(rows::key).collect::<Result<Vec<_>>>()?;
     keys.sort_unstable_by_key(|key| key.id);
-    Ok(keys)
+    let digests = found.iter().map(rows::digest).collect::<Result<_>>()?;
+    Ok((keys, digests))
 }
 
 /// The last change of any key of the account, those that were revoked before included.

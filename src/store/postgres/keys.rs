@@ -2,6 +2,7 @@
 //! INSERT is not logged, so Issue does not queue at the log's counter.
 
 use async_trait::async_trait;
+use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
 
@@ -16,7 +17,7 @@ use crate::key::{KeyId, KeyRecord, KeyState, Timestamp};
 use crate::store::plan::{changed, entry};
 use crate::store::{
     Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer,
+    Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -197,8 +198,7 @@ impl PostgresStore {
         if changed == record {
             // Nothing to write; the caller still waits for the row's last change.
             lease.rollback().await?;
-            let committed = rows::committed(&row, "key_id")?;
-            return Ok(UpdateAnswer::Done(Box::new(record), committed));
+            return Ok(UpdateAnswer::Done(Box::new(updated(&row)?)));
         }
         // The line before the change: from there on the log's counter is held.
         let line = entry(AuditAction::Update, &record, None);
@@ -207,23 +207,31 @@ impl PostgresStore {
         let row = lease.fetch_one(by_ids(&[id], "")).await?;
         lease.commit().await?;
         self.hints.give();
-        let committed = rows::committed(&row, "key_id")?;
-        Ok(UpdateAnswer::Done(Box::new(rows::key(&row)?), committed))
+        Ok(UpdateAnswer::Done(Box::new(updated(&row)?)))
     }
 }
 
-/// Keys by id, with their sealed copies and the store's time; locked, if `lock` says so.
+/// What is answered about a key whose row is now this one.
+fn updated(row: &PgRow) -> Result<Updated> {
+    Ok(Updated {
+        record: rows::key(row)?,
+        digest: rows::digest(row)?,
+        committed: rows::committed(row, "key_id")?,
+    })
+}
+
+/// Keys by id, with their sealed copies, digests and the store's time; locked, if `lock` says so.
 pub(super) fn by_ids(ids: &[KeyId], lock: &'static str) -> Statement {
     let text = match lock {
         "" => concat!(
             "SELECT ",
             key_columns!(),
-            ", sealed, store_time() AS now FROM api_keys WHERE key_id = ANY($1)"
+            ", sealed, digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)"
         ),
         _ => concat!(
             "SELECT ",
             key_columns!(),
-            ", sealed, store_time() AS now FROM api_keys WHERE key_id = ANY($1)
+            ", sealed, digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)
               ORDER BY key_id FOR UPDATE"
         ),
     };

@@ -113,7 +113,10 @@ impl PostgresOwner {
     /// Raises the epoch: the operator accepts the log as it stands. Answers the new incarnation.
     pub async fn advance_epoch(&mut self, reason: &str) -> Result<u64> {
         let raise = sqlx::query(
-            "WITH raised AS (UPDATE log_state SET incarnation = incarnation + 1
+            // No number comes again, also when the same backup is restored twice: what a shared cache
+            // holds from the first time must not fit the second.
+            "WITH raised AS (UPDATE log_state
+                                SET incarnation = incarnation + 1 + floor(random() * 1e9)::bigint
                              RETURNING incarnation),
                   line AS (INSERT INTO audit (actor, action, detail)
                            SELECT current_user, 'epoch_advance', $1 FROM raised)

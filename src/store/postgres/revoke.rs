@@ -318,6 +318,7 @@ fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAn
     Ok(RevokeAnswer::Done(Box::new(Revoked {
         revoke_time: record.revoke_time,
         keys: vec![record],
+        digests: vec![rows::digest(row)?],
         count: 1,
         successor,
         created: end.is_some_and(|end| end.successor.is_some()),

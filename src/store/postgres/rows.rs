@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::failure::failed;
-use crate::crypto::Sealed;
+use crate::crypto::{Digest, Sealed};
 use crate::fence::{BootId, Mark};
 use crate::key::{
     AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
@@ -162,6 +162,14 @@ pub(super) fn secrets(row: &PgRow) -> Result<Secrets> {
         record: key(row)?,
         sealed,
     })
+}
+
+/// The column `digest`.
+pub(super) fn digest(row: &PgRow) -> Result<Digest> {
+    column::<&[u8]>(row, "digest")?
+        .try_into()
+        .map(Digest::from_bytes)
+        .map_err(|_| damaged("a digest that is not 32 bytes"))
 }
 
 /// The record in a row of `token_columns`.

@@ -8,7 +8,7 @@ use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
 use super::super::plan::{Ending, changed, ending, entry};
 use super::super::{
     Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer,
+    Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer, Updated,
 };
 use super::audit::audit;
 use super::revoke::{end, revoke_account, revoke_one};
@@ -102,8 +102,7 @@ impl Keys for SqliteStore {
             // Nothing to write; the caller still waits for the row's last change.
             let row = fetch(&mut tx, id_query(id)).await?.ok_or_else(vanished)?;
             tx.rollback().await?;
-            let record = Box::new(found.record);
-            return Ok(UpdateAnswer::Done(record, rows::committed(&row)?));
+            return Ok(UpdateAnswer::Done(Box::new(updated(&row)?)));
         }
         sqlx::query(
             "UPDATE api_keys SET scopes = ?, metadata = ?, allowed_cidrs = ?, expire_time = ?,
@@ -120,10 +119,11 @@ impl Keys for SqliteStore {
         .await
         .map_err(store_error)?;
         let row = fetch(&mut tx, id_query(id)).await?.ok_or_else(vanished)?;
-        let (record, committed) = (rows::key(&row)?, rows::committed(&row)?);
-        audit(&mut tx, &entry(AuditAction::Update, &record, None), actor).await?;
+        let updated = updated(&row)?;
+        let line = entry(AuditAction::Update, &updated.record, None);
+        audit(&mut tx, &line, actor).await?;
         tx.commit().await?;
-        Ok(UpdateAnswer::Done(Box::new(record), committed))
+        Ok(UpdateAnswer::Done(Box::new(updated)))
     }
 
     async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
@@ -232,6 +232,15 @@ fn slot_query(new: &NewKey) -> Statement {
 
 async fn find(tx: &mut WriteTx, target: &KeyTarget) -> Result<Option<SqliteRow>> {
     fetch(tx, target_query(target)).await
+}
+
+/// What is answered about a key whose row is now this one.
+fn updated(row: &SqliteRow) -> Result<Updated> {
+    Ok(Updated {
+        record: rows::key(row)?,
+        digest: rows::digest(row)?,
+        committed: rows::committed(row)?,
+    })
 }
 
 pub(super) async fn by_id(tx: &mut WriteTx, id: KeyId) -> Result<Option<Secrets>> {

@@ -60,6 +60,7 @@ pub(super) async fn revoke_one(
         .await?
         .ok_or_else(vanished)?;
     let (record, committed) = (rows::key(&row)?, rows::committed(&row)?);
+    let digests = vec![rows::digest(&row)?];
     let successor = match record.replaced_by {
         Some(id) => by_id(&mut tx, id).await?,
         None => None,
@@ -72,6 +73,7 @@ pub(super) async fn revoke_one(
     Ok(RevokeAnswer::Done(Box::new(Revoked {
         revoke_time: record.revoke_time,
         keys: vec![record],
+        digests,
         count: 1,
         successor,
         created: ends.is_some_and(|end| end.successor.is_some()),
@@ -117,14 +119,12 @@ pub(super) async fn revoke_account(
     .await
     .map_err(store_error)?;
     ids.sort_unstable();
-    let mut keys = Vec::new();
+    let (mut keys, mut digests) = (Vec::new(), Vec::new());
     for bytes in ids.iter().take(Revoked::LISTED) {
-        keys.push(
-            by_id(&mut tx, rows::id(bytes)?)
-                .await?
-                .ok_or_else(vanished)?
-                .record,
-        );
+        let row = fetch(&mut tx, id_query(rows::id(bytes)?)).await?;
+        let row = row.ok_or_else(vanished)?;
+        keys.push(rows::key(&row)?);
+        digests.push(rows::digest(&row)?);
     }
     let last = sqlx::query(
         "SELECT key_id, revision, mark FROM api_keys WHERE account_id = ? ORDER BY revision DESC LIMIT 1",
@@ -152,6 +152,7 @@ pub(super) async fn revoke_account(
     Ok(RevokeAnswer::Done(Box::new(Revoked {
         revoke_time: keys.first().and_then(|key| key.revoke_time),
         keys,
+        digests,
         count: u64::try_from(ids.len()).unwrap_or(u64::MAX),
         successor: None,
         created: false,

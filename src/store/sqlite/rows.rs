@@ -9,7 +9,7 @@ use sqlx::sqlite::SqliteRow;
 
 use super::super::{Committed, Secrets, StoreError};
 use super::store_error;
-use crate::crypto::Sealed;
+use crate::crypto::{Digest, Sealed};
 use crate::key::{
     AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
     SlotName, Timestamp, TokenRecord,
@@ -21,7 +21,7 @@ type Result<T> = super::super::Result<T>;
 macro_rules! key_columns {
     () => {
         "key_id, account_id, name, hint, scopes, metadata, allowed_cidrs, recoverable, disabled, \
-         create_time, expire_time, revoke_time, revoke_reason, replaced_by, revision, mark, sealed"
+         create_time, expire_time, revoke_time, revoke_reason, replaced_by, revision, mark, sealed, digest"
     };
 }
 
@@ -111,6 +111,14 @@ pub(super) fn secrets(row: &SqliteRow) -> Result<Secrets> {
         record: key(row)?,
         sealed,
     })
+}
+
+/// The column `digest`.
+pub(super) fn digest(row: &SqliteRow) -> Result<Digest> {
+    column::<&[u8]>(row, "digest")?
+        .try_into()
+        .map(Digest::from_bytes)
+        .map_err(|_| damaged("a digest that is not 32 bytes"))
 }
 
 /// The record in a row of `token_columns`.

@@ -23,6 +23,37 @@ pub struct CacheMetrics {
     pub refused: Counter,
 }
 
+/// What the cache does that instances share.
+#[derive(Clone, Debug)]
+pub struct L2Metrics {
+    /// An entry was found; whether it is admitted is another matter.
+    pub hit: Counter,
+    /// There was no entry.
+    pub miss: Counter,
+    /// There was an entry, and it was not admitted.
+    pub refused: Counter,
+    /// What stood there was not made by a holder of the cache key.
+    pub bad: Counter,
+    /// It was not answered in time, or not with an answer.
+    pub failed: Counter,
+    /// It was not asked: there is no connection that answers.
+    pub skipped: Counter,
+    /// An entry was written.
+    pub written: Counter,
+    /// An entry was not written.
+    pub dropped: Counter,
+    /// A hint that said more than those before.
+    pub hints_news: Counter,
+    /// A hint that said nothing new.
+    pub hints_known: Counter,
+    /// A message that no holder of the cache key made.
+    pub hints_forged: Counter,
+    /// Hints may have been lost.
+    pub hints_lost: Counter,
+    /// 0 while calls are let through, 1 while a connection is tried, 2 while there is none.
+    pub breaker: Gauge,
+}
+
 /// Keys that were refused without any I/O.
 #[derive(Clone, Debug)]
 pub struct GarbageMetrics {
@@ -102,6 +133,51 @@ impl CacheMetrics {
             hit: outcome("hit"),
             miss: outcome("miss"),
             refused: outcome("refused"),
+        }
+    }
+}
+
+impl L2Metrics {
+    pub(super) fn register(c: &mut Catalogue) -> Self {
+        let reads: Family<One, Counter> = c.counters(
+            "keyward_l2",
+            "outcome",
+            "Look-ups in Redis: `hit`, `miss`, `refused` (there was an entry, and it was not \
+             admitted; it counts as `hit`, too), `bad_mac` (somebody else wrote there), `failed` \
+             (no answer in time), `skipped` (Redis is away)",
+        );
+        let writes: Family<One, Counter> = c.counters(
+            "keyward_l2_writes",
+            "outcome",
+            "Entries for Redis: `written` or `dropped`",
+        );
+        let hints: Family<One, Counter> = c.counters(
+            "keyward_l2_hints",
+            "kind",
+            "Hints by Redis: `news`, `known` when they said nothing new, `forged` when somebody \
+             else made them, `lost` when some may not have come",
+        );
+        let read = |value| reads.get_or_create_owned(&[("outcome", value)]);
+        let write = |value| writes.get_or_create_owned(&[("outcome", value)]);
+        let hint = |value| hints.get_or_create_owned(&[("kind", value)]);
+        Self {
+            hit: read("hit"),
+            miss: read("miss"),
+            refused: read("refused"),
+            bad: read("bad_mac"),
+            failed: read("failed"),
+            skipped: read("skipped"),
+            written: write("written"),
+            dropped: write("dropped"),
+            hints_news: hint("news"),
+            hints_known: hint("known"),
+            hints_forged: hint("forged"),
+            hints_lost: hint("lost"),
+            breaker: c.gauge(
+                "keyward_l2_breaker",
+                "The breaker before Redis: 0 closed (calls are let through), 1 half-open (a \
+                 connection is tried), 2 open; 0 without Redis, too",
+            ),
         }
     }
 }

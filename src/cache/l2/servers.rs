@@ -1,0 +1,356 @@
+//! The kinds of Redis, and what is asked of each. Every connection is multiplexed: one that was left
+//! in the middle of an answer could hand that to the next who asks.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClient;
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    Pipeline, ProtocolVersion, RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode,
+};
+use tokio::sync::Mutex;
+
+use super::inbox::{Inbox, Slot};
+use super::link::{CONNECT, is_refusal};
+use crate::key::SecretText;
+
+/// The largest entry that is read or written, in bytes: more than the largest record takes. Of a
+/// larger value only so much is read.
+pub(super) const MAX_ENTRY: usize = 32 << 10;
+/// Calls are bounded by their callers; this ends what nobody waits for any more.
+const RESPONSE: Duration = Duration::from_secs(2);
+
+/// Which servers there are, and how to log in.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Where they are.
+    pub nodes: Nodes,
+    /// The user; `None` for the default one.
+    pub user: Option<String>,
+    /// The password.
+    pub password: Option<SecretText>,
+    /// The number of the database.
+    pub database: i64,
+    /// Whether TLS is spoken; who answers must prove its name.
+    pub tls: bool,
+    /// A file of the authorities that are believed, in PEM; `None` for the system's.
+    pub ca: Option<PathBuf>,
+}
+
+/// Host and port.
+pub type Node = (String, u16);
+
+/// Where servers are.
+#[derive(Clone, Debug)]
+pub enum Nodes {
+    /// One server.
+    Single(Node),
+    /// One server, by its socket.
+    Socket(PathBuf),
+    /// Sentinels, and the service they watch.
+    Sentinel(Vec<Node>, String),
+    /// Some nodes of a cluster.
+    Cluster(Vec<Node>),
+}
+
+/// Why the servers cannot be connected to, whatever they do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct AddressError(String);
+
+/// Makes connections.
+pub(super) struct Servers {
+    address: Address,
+    certificates: TlsCertificates,
+    /// It is asked anew for each connection: the primary may be another one by now.
+    sentinels: Option<Mutex<SentinelClient>>,
+}
+
+impl Servers {
+    pub(super) fn new(address: Address) -> Result<Self, AddressError> {
+        let root_cert = match &address.ca {
+            Some(path) => Some(std::fs::read(path).map_err(|error| {
+                let path = path.display();
+                AddressError(format!(
+                    "the file {path} of `redis` cannot be read: {error}"
+                ))
+            })?),
+            None => None,
+        };
+        let certificates = TlsCertificates {
+            client_tls: None,
+            root_cert,
+        };
+        let mut servers = Self {
+            address,
+            certificates,
+            sentinels: None,
+        };
+        servers.sentinels = servers
+            .sentinel_client()
+            .map_err(|error| AddressError(format!("`redis` cannot be used: {error}")))?
+            .map(Mutex::new);
+        Ok(servers)
+    }
+
+    /// How long it may take to find and reach them: one that does not answer must not keep the others
+    /// from being asked.
+    pub(super) const fn patience(&self) -> Duration {
+        match &self.address.nodes {
+            Nodes::Single(_) | Nodes::Socket(_) => CONNECT,
+            Nodes::Sentinel(..) | Nodes::Cluster(_) => CONNECT.saturating_mul(5),
+        }
+    }
+
+    /// A new connection; with `inbox` one that hears, too.
+    pub(super) async fn connect(&self, inbox: Option<&Arc<Inbox>>) -> RedisResult<Connection> {
+        let mut config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT))
+            .set_response_timeout(Some(RESPONSE))
+            .set_pipeline_buffer_size(1_024);
+        if let Some(inbox) = inbox {
+            config = config.set_push_sender(Slot(Arc::clone(inbox)));
+        }
+        let client = match (&self.address.nodes, &self.sentinels) {
+            (Nodes::Cluster(nodes), _) => return self.cluster(nodes, inbox).await,
+            (_, Some(sentinels)) => sentinels.lock().await.async_get_client().await?,
+            (Nodes::Single(node), None) => self.client(self.tcp(node))?,
+            (Nodes::Socket(path), None) => self.client(ConnectionAddr::Unix(path.clone()))?,
+            (Nodes::Sentinel(..), None) => {
+                return Err((redis::ErrorKind::EmptySentinelList, "no sentinels").into());
+            }
+        };
+        let connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        Ok(Connection::One(connection))
+    }
+
+    async fn cluster(&self, nodes: &[Node], inbox: Option<&Arc<Inbox>>) -> RedisResult<Connection> {
+        let nodes = nodes.iter().map(|node| self.info(self.tcp(node)));
+        let nodes = nodes.collect::<RedisResult<Vec<_>>>()?;
+        let mut builder = ClusterClient::builder(nodes)
+            .retries(1)
+            .connection_timeout(CONNECT / 4)
+            .response_timeout(RESPONSE)
+            .tcp_settings(tcp_settings())
+            .use_protocol(ProtocolVersion::RESP3);
+        if self.address.tls {
+            let certificates = self.certificates.clone();
+            builder = builder.tls(TlsMode::Secure).certs(certificates);
+        }
+        if let Some(inbox) = inbox {
+            builder = builder.push_sender(Slot(Arc::clone(inbox)));
+        }
+        let connection = builder.build()?.get_async_connection().await?;
+        Ok(Connection::Many(connection))
+    }
+
+    fn client(&self, address: ConnectionAddr) -> RedisResult<Client> {
+        let info = self.info(address)?;
+        match self.address.tls {
+            true => Client::build_with_tls(info, self.certificates.clone()),
+            false => Client::open(info),
+        }
+    }
+
+    fn tcp(&self, (host, port): &Node) -> ConnectionAddr {
+        match self.address.tls {
+            true => ConnectionAddr::TcpTls {
+                host: host.clone(),
+                port: *port,
+                insecure: false,
+                tls_params: None,
+            },
+            false => ConnectionAddr::Tcp(host.clone(), *port),
+        }
+    }
+
+    fn info(&self, address: ConnectionAddr) -> RedisResult<ConnectionInfo> {
+        let mut login = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name()
+            .set_db(self.address.database);
+        if let Some(user) = &self.address.user {
+            login = login.set_username(user);
+        }
+        if let Some(password) = &self.address.password {
+            login = login.set_password(password.expose());
+        }
+        let info = address.into_connection_info()?;
+        Ok(info
+            .set_redis_settings(login)
+            .set_tcp_settings(tcp_settings()))
+    }
+
+    fn sentinel_client(&self) -> RedisResult<Option<SentinelClient>> {
+        let Nodes::Sentinel(nodes, service) = &self.address.nodes else {
+            return Ok(None);
+        };
+        let nodes = nodes.iter().map(|node| self.tcp(node));
+        let mut builder = SentinelClientBuilder::new(nodes, service, SentinelServerType::Master)?
+            .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+            .set_client_to_redis_db(self.address.database)
+            .set_client_to_redis_tcp_settings(tcp_settings())
+            .set_client_to_sentinel_tcp_settings(tcp_settings());
+        if self.address.tls {
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_redis_certificates(self.certificates.clone())
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_certificates(self.certificates.clone());
+        }
+        if let Some(user) = &self.address.user {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = &self.address.password {
+            builder = builder.set_client_to_redis_password(password.expose());
+        }
+        builder.build().map(Some)
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Servers({:?})", self.address.nodes)
+    }
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default()
+        .set_nodelay(true)
+        .set_keepalive(
+            socket2::TcpKeepalive::new()
+                .with_time(Duration::from_secs(2))
+                .with_interval(Duration::from_secs(1))
+                .with_retries(2),
+        )
+        .set_user_timeout(Duration::from_secs(2))
+}
+
+/// A connection, to be cloned by each who asks.
+#[derive(Clone)]
+pub(super) enum Connection {
+    One(MultiplexedConnection),
+    Many(ClusterConnection),
+}
+
+impl Connection {
+    /// Whether it connects anew by itself: that some calls break says nothing of the next.
+    pub(super) const fn heals_itself(&self) -> bool {
+        matches!(self, Self::Many(_))
+    }
+
+    pub(super) async fn ping(mut self) -> RedisResult<()> {
+        let ping = redis::cmd("PING");
+        match &mut self {
+            Self::One(one) => ping.query_async(one).await,
+            Self::Many(many) => ping.query_async(many).await,
+        }
+    }
+
+    pub(super) async fn subscribe(&mut self, channel: &str) -> RedisResult<()> {
+        match self {
+            Self::One(one) => one.subscribe(channel).await,
+            Self::Many(many) => many.subscribe(channel).await,
+        }
+    }
+
+    /// What stands under each name, in one round trip; empty where there is nothing, `None` where
+    /// the server refuses. Not by MGET, which would have to take in whatever somebody has put
+    /// there, however large.
+    pub(super) async fn read(self, names: Vec<String>) -> RedisResult<Vec<Option<Vec<u8>>>> {
+        let mut reads = Vec::with_capacity(names.len());
+        for name in &names {
+            let mut read = redis::cmd("GETRANGE");
+            read.arg(name).arg(0).arg(MAX_ENTRY);
+            reads.push(read);
+        }
+        let found = self.all(reads).await?;
+        Ok(found.into_iter().map(RedisResult::ok).collect())
+    }
+
+    /// Writes what is to stand under each name for so many seconds: how many were written.
+    pub(super) async fn write(self, entries: &[(String, Vec<u8>, u64)]) -> RedisResult<usize> {
+        let mut writes = Vec::with_capacity(entries.len());
+        for (name, value, seconds) in entries {
+            let mut write = redis::cmd("SET");
+            write.arg(name).arg(value).arg("EX").arg(*seconds);
+            writes.push(write);
+        }
+        let written = self.all::<redis::Value>(writes).await?;
+        Ok(written.iter().filter(|one| one.is_ok()).count())
+    }
+
+    /// Says `hint` on `channel`, and deletes what stands under the names.
+    pub(super) async fn announce(
+        self,
+        channel: &str,
+        hint: &[u8],
+        names: &[String],
+    ) -> RedisResult<()> {
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(channel).arg(hint);
+        let mut calls = vec![publish];
+        for name in names {
+            let mut delete = redis::cmd("DEL");
+            delete.arg(name);
+            calls.push(delete);
+        }
+        self.all::<redis::Value>(calls).await.map(drop)
+    }
+
+    /// All calls in one round trip, each with its own outcome: what one name is refused says nothing of
+    /// the others. A cluster takes each to the node of its name.
+    ///
+    /// # Errors
+    ///
+    /// When no call has succeeded, or one says that this is not the server that is wanted.
+    async fn all<T: redis::FromRedisValue>(
+        self,
+        calls: Vec<Cmd>,
+    ) -> RedisResult<Vec<RedisResult<T>>> {
+        let many = self.heals_itself();
+        let outcomes = self.each(calls).await?;
+        let unwanted = outcomes
+            .iter()
+            .filter_map(|outcome| outcome.as_ref().err())
+            .find(|error| !many && !is_refusal(error));
+        let all_failed = outcomes.iter().all(RedisResult::is_err);
+        let first = outcomes.first().and_then(|first| first.as_ref().err());
+        match unwanted.or(first.filter(|_| all_failed)) {
+            Some(error) => Err(error.clone()),
+            None => Ok(outcomes),
+        }
+    }
+
+    async fn each<T: redis::FromRedisValue>(
+        mut self,
+        calls: Vec<Cmd>,
+    ) -> RedisResult<Vec<RedisResult<T>>> {
+        match &mut self {
+            Self::One(one) => {
+                let mut pipeline = Pipeline::with_capacity(calls.len());
+                for call in calls {
+                    pipeline.add_command(call);
+                }
+                pipeline.ignore_errors().query_async(one).await
+            }
+            Self::Many(many) => {
+                let asked = calls.into_iter().map(|call| {
+                    let mut many = many.clone();
+                    async move { call.query_async(&mut many).await }
+                });
+                Ok(join_all(asked).await)
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Redis in the hands of somebody who wants a dead key to live: who reads and writes all that is
+//! there, and says what he likes on the channel.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use keyward_testkit::{Cluster, Redis, Reply, http_get};
+
+use super::calls::patiently;
+use super::load::Load;
+use super::redis::{HIT, counted, sharing, with};
+use super::{issued, pass, tell};
+
+/// So many false hints an instance listens to for sure.
+const BORNE: usize = 800;
+
+/// Goes on until it is dropped.
+struct Attack {
+    stop: Arc<AtomicBool>,
+    replayed: Arc<AtomicUsize>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Attack {
+    /// `donors` are entries of keys that live.
+    fn start(redis: &Arc<Redis>, donors: Vec<Vec<u8>>) -> Self {
+        let (stop, replayed) = (Arc::default(), Arc::default());
+        let threads = vec![
+            spawn(redis, &stop, {
+                let replayed = Arc::clone(&replayed);
+                let mut seen = HashMap::new();
+                move |redis: &Redis| replay(redis, &mut seen, &donors, &replayed)
+            }),
+            spawn(redis, &stop, shout),
+        ];
+        Self {
+            stop,
+            replayed,
+            threads,
+        }
+    }
+}
+
+impl Drop for Attack {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn spawn(
+    redis: &Arc<Redis>,
+    stop: &Arc<AtomicBool>,
+    mut round: impl FnMut(&Redis) + Send + 'static,
+) -> std::thread::JoinHandle<()> {
+    let (redis, stop) = (Arc::clone(redis), Arc::clone(stop));
+    std::thread::spawn(move || {
+        while !stop.load(Ordering::Relaxed) {
+            round(&redis);
+        }
+    })
+}
+
+fn names(redis: &Redis) -> Vec<Vec<u8>> {
+    let Reply::Array(found) = redis.query(&[b"KEYS", b"keyward:*"]) else {
+        panic!("KEYS gives an array");
+    };
+    let bulk = |reply| match reply {
+        Reply::Bulk(name) => name,
+        other => panic!("{other:?}"),
+    };
+    found.into_iter().map(bulk).collect()
+}
+
+/// Puts every entry that ever was back under its name, now and then that of a living key instead, one
+/// with a byte changed, or something huge.
+fn replay(
+    redis: &Redis,
+    seen: &mut HashMap<Vec<u8>, Vec<u8>>,
+    donors: &[Vec<u8>],
+    replayed: &AtomicUsize,
+) {
+    for name in names(redis) {
+        if let Reply::Bulk(value) = redis.query(&[b"GET", &name])
+            && value.len() < 10_000
+        {
+            seen.entry(name).or_insert(value);
+        }
+    }
+    let round = replayed.load(Ordering::Relaxed);
+    for (n, (name, value)) in seen.iter().enumerate() {
+        let turn = n + round;
+        let put = match turn % 8 {
+            0..3 => donors[turn % donors.len()].clone(),
+            3 if turn.is_multiple_of(5) => vec![b'x'; 10 << 20],
+            4 => {
+                let mut altered = value.clone();
+                let at = turn % altered.len();
+                altered[at] ^= 1;
+                altered
+            }
+            _ => value.clone(),
+        };
+        redis.query(&[b"SET", name, &put]);
+        replayed.fetch_add(1, Ordering::Relaxed);
+    }
+    std::thread::sleep(Duration::from_millis(5));
+}
+
+/// False and huge hints, ten thousand a second and more, on whatever channel somebody listens to.
+fn shout(redis: &Redis) {
+    let Reply::Array(channels) = redis.query(&[b"PUBSUB", b"CHANNELS"]) else {
+        panic!("PUBSUB gives an array");
+    };
+    for channel in channels {
+        let Reply::Bulk(channel) = channel else {
+            continue;
+        };
+        let (short, huge) = (vec![0xff; 24], vec![b'x'; 1 << 20]);
+        let publish: [&[u8]; 3] = [b"PUBLISH", &channel, &short];
+        let mut connection = redis.connect().unwrap();
+        for _ in 0..BORNE {
+            connection.query(&publish).unwrap();
+        }
+        redis.query(&[b"PUBLISH", &channel, &huge]);
+    }
+    std::thread::sleep(Duration::from_millis(50));
+}
+
+/// Entries that appear when a key is verified that nobody ends.
+async fn donors(cluster: &Cluster, redis: &Redis) -> Vec<Vec<u8>> {
+    let client = cluster.client(0).await;
+    let before = names(redis);
+    let (_, text) = issued(&client).await;
+    patiently(async || client.verify(&text).await).await;
+    pass(Duration::from_millis(30)).await;
+    let new = names(redis)
+        .into_iter()
+        .filter(|name| !before.contains(name));
+    let values = new.map(|name| redis.query(&[b"GET", &name]));
+    let bulk = |value| match value {
+        Reply::Bulk(value) => Some(value),
+        _ => None,
+    };
+    let values: Vec<_> = values.filter_map(bulk).collect();
+    assert!(!values.is_empty(), "nothing to give away");
+    values
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_promise_holds_with_redis_in_the_hands_of_an_attacker() {
+    let redis = Arc::new(Redis::start());
+    with("redis in the hands of an attacker", &redis.url())
+        .run(async |cluster: &mut Cluster, load: &Load| {
+            sharing(cluster, load).await;
+            let attack = Attack::start(&redis, donors(cluster, &redis).await);
+            // One that joins knows nothing but what it is given: also of the keys that just died.
+            for _ in 0..3 {
+                load.wait_for_ends(20).await;
+                let joined = cluster.add();
+                load.join(joined, cluster.client(joined).await);
+                pass(Duration::from_secs(1)).await;
+            }
+            tell("replayed", attack.replayed.load(Ordering::Relaxed));
+            for kind in ["bad_mac", "refused"] {
+                let line = format!("keyward_l2_total{{outcome=\"{kind}\"}}");
+                assert!(counted(cluster, &line).await > 0, "no {kind}");
+            }
+            let forged = counted(cluster, "keyward_l2_hints_total{kind=\"forged\"}").await;
+            tell("forged hints", forged);
+            assert!(forged > 0);
+            assert!(counted(cluster, HIT).await > 0);
+            for number in cluster.running() {
+                let ready = http_get(cluster.instance(number).http, "/readyz").await;
+                assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
+                let said = cluster.instance(number).output();
+                assert!(said.matches("was not made by an instance").count() <= 1);
+                assert!(!said.contains("not fresh"), "{said}");
+            }
+            drop(attack);
+        })
+        .await;
+}
+
+/// What is said by somebody who may not makes nobody read the log, and is not listened to for long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_false_hints_does_not_reach_postgres() {
+    let redis = Arc::new(Redis::start());
+    let options = keyward_testkit::Options {
+        variables: vec![("KEYWARD_REDIS", redis.url())],
+        ..keyward_testkit::Options::default()
+    };
+    let cluster = Cluster::start(super::BINARY, 1, options);
+    let reads = "keyward_store_call_duration_seconds_count{call=\"tail\",outcome=\"ok\"}";
+    let forged = "keyward_l2_hints_total{kind=\"forged\"}";
+    let client = cluster.client(0).await;
+    let (id, _) = issued(&client).await;
+    patiently(async || client.revoke(&id).await).await;
+    let (before, begun) = (counted(&cluster, reads).await, keyward_testkit::now());
+    keyward_testkit::eventually("it is flooded", super::RECOVERY, async || {
+        shout(&redis);
+        counted(&cluster, forged).await >= BORNE as u64
+    })
+    .await;
+    let said = counted(&cluster, forged).await;
+    // Then it does not listen any more.
+    while begun.elapsed() < Duration::from_secs(4) {
+        shout(&redis);
+    }
+    let read = counted(&cluster, reads).await - before;
+    tell("reads of the log for so many false hints", (read, said));
+    assert!(read < 20, "{read} reads of the log");
+    let told = cluster.instance(0).output();
+    assert!(told.contains("somebody floods the channel"), "{told}");
+}
