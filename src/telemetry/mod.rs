@@ -125,7 +125,7 @@ mod tests {
             !env_filter(Some("opentelemetry=debug"))
                 .unwrap()
                 .to_string()
-                .contains("off")
+                .contains("opentelemetry=off")
         );
         assert!(env_filter(Some("keyward=loudly")).is_err());
     }
