@@ -84,11 +84,13 @@ fn replay(
     donors: &[Vec<u8>],
     replayed: &AtomicUsize,
 ) {
+    let mut hand = redis.connect().unwrap();
+    let mut ask = |parts: &[&[u8]]| hand.query(parts).unwrap();
     for name in names(redis) {
-        if let Reply::Bulk(value) = redis.query(&[b"GET", &name])
-            && value.len() < 10_000
+        if !seen.contains_key(&name)
+            && let Reply::Bulk(value) = ask(&[b"GET", &name])
         {
-            seen.entry(name).or_insert(value);
+            seen.insert(name, value);
         }
     }
     let round = replayed.load(Ordering::Relaxed);
@@ -96,7 +98,7 @@ fn replay(
         let turn = n + round;
         let put = match turn % 8 {
             0..3 => donors[turn % donors.len()].clone(),
-            3 if turn.is_multiple_of(5) => vec![b'x'; 10 << 20],
+            3 if turn.is_multiple_of(25) => vec![b'x'; 10 << 20],
             4 => {
                 let mut altered = value.clone();
                 let at = turn % altered.len();
@@ -105,7 +107,7 @@ fn replay(
             }
             _ => value.clone(),
         };
-        redis.query(&[b"SET", name, &put]);
+        ask(&[b"SET", name, &put]);
         replayed.fetch_add(1, Ordering::Relaxed);
     }
     std::thread::sleep(Duration::from_millis(5));
