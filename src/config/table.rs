@@ -118,7 +118,7 @@ pub const TABLE: &[Setting] = &[
     Setting {
         name: "redis",
         takes: Takes::Value("URL"),
-        help: "Cache that instances share, and faster hints; nothing depends on it for being right: \
+        help: "Cache that instances share, and one more way for hints; nothing depends on it for being right: \
                `redis://USER:PASSWORD@HOST:PORT/DB`, `redis+unix:///SOCKET`, \
                `redis+sentinel://HOST,HOST/SERVICE` or `redis+cluster://HOST,HOST`; `rediss` in \
                place of `redis` means TLS, with `?ca=FILE` for a private CA; with a Postgres store \

@@ -85,23 +85,20 @@ impl Barrier {
         Self { l2, ..self }
     }
 
-    /// Tells all instances of a change that was committed, and that what a shared cache holds under
-    /// these digests is of no more use. Does not wait: it may be lost.
-    pub fn announce(&self, change: Committed, digests: &[Digest]) {
+    /// Returns when `change`, whose commit was answered at `answered_at`, holds everywhere. What a
+    /// shared cache holds under `digests` is of no more use.
+    pub async fn hold(
+        &self,
+        change: Committed,
+        digests: &[Digest],
+        answered_at: BootTime,
+    ) -> Result<Receipt, Unconfirmed> {
+        self.tail.poke();
         if let Some(l2) = &self.l2
             && change != Committed::NOTHING
         {
             l2.announce(change.revision, digests);
         }
-    }
-
-    /// Returns when `change`, whose commit was answered at `answered_at`, holds everywhere.
-    pub async fn hold(
-        &self,
-        change: Committed,
-        answered_at: BootTime,
-    ) -> Result<Receipt, Unconfirmed> {
-        self.tail.poke();
         let held = match &self.watcher {
             Some(watcher) if change != Committed::NOTHING => {
                 everywhere(watcher, change, answered_at).await

@@ -102,7 +102,6 @@ impl Service {
             Ok(RevokeAnswer::Expired) => return Err(ServiceError::KeyExpired),
             Err(error) => return Err(ServiceError::from(error).with_replacement(planned)),
         };
-        self.barrier.announce(revoked.committed, &revoked.digests);
         // P2: no reply before the change holds everywhere.
         let made = revoked
             .successor
@@ -110,7 +109,7 @@ impl Service {
             .map(|successor| successor.record.id);
         let receipt = self
             .barrier
-            .hold(revoked.committed, answered_at)
+            .hold(revoked.committed, &revoked.digests, answered_at)
             .await
             .map_err(|unconfirmed| ServiceError::from(unconfirmed).with_replacement(made))?;
         let secret = match &revoked.successor {

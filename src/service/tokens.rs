@@ -87,8 +87,8 @@ impl Service {
             let revoked = service.store.revoke_token(id, &actor).await?;
             let answered_at = service.clock.boot();
             let revoked = revoked.ok_or(ServiceError::TokenNotFound)?;
-            service.barrier.announce(revoked.committed, &[]);
-            let receipt = service.barrier.hold(revoked.committed, answered_at).await?;
+            let held = service.barrier.hold(revoked.committed, &[], answered_at);
+            let receipt = held.await?;
             Ok(TokenRevokeReply {
                 record: revoked.record,
                 receipt,

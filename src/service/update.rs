@@ -48,8 +48,9 @@ impl Service {
             UpdateAnswer::Revoked => Err(ServiceError::KeyRevoked),
             UpdateAnswer::Expired => Err(ServiceError::KeyExpired),
             UpdateAnswer::Done(updated) => {
-                self.barrier.announce(updated.committed, &[updated.digest]);
-                let receipt = self.barrier.hold(updated.committed, answered_at).await?;
+                let digests = [updated.digest];
+                let held = self.barrier.hold(updated.committed, &digests, answered_at);
+                let receipt = held.await?;
                 Ok(UpdateReply {
                     record: updated.record,
                     receipt,

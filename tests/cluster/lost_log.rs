@@ -99,6 +99,12 @@ async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
         .await
         .unwrap();
     assert_eq!(noted, ["failover on the 25th"]);
+    // Not the next number, which the same backup would give again: what Redis keeps would fit it.
+    let incarnation: i64 = sqlx::query_scalar("SELECT incarnation FROM log_state")
+        .fetch_one(&mut hand)
+        .await
+        .unwrap();
+    assert!(incarnation > 100, "{incarnation}");
     cluster.stop(0);
     cluster.stop(1);
 }

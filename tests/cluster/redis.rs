@@ -1,6 +1,7 @@
 //! Faults of the Redis that instances share, with the load of the promise going on: killed, paused,
 //! empty, cut off, talking nonsense, full, failed over. It makes things slower at most.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
@@ -204,9 +205,32 @@ async fn serves(name: &str, url: &str) {
     .await;
 }
 
+const PASSWORD: &str = "a-password-to-hide";
+
+/// The access list that is recommended, with a password.
+fn rules() -> String {
+    include_str!("../../deploy/redis.acl").replace("CHANGE-ME", PASSWORD)
+}
+
+/// Lets its user in where a server runs already.
+fn admit<'r>(servers: impl IntoIterator<Item = &'r Redis>) {
+    let rules = rules();
+    let user = rules
+        .lines()
+        .find_map(|line| line.strip_prefix("user keyward "));
+    let rights: Vec<_> = user.unwrap().split(' ').collect();
+    for server in servers {
+        server.command(&[&["ACL", "SETUSER", "keyward"], &rights[..]].concat());
+    }
+}
+
+fn as_user(url: &str) -> String {
+    url.replace("://", &format!("://keyward:{PASSWORD}@"))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_redis_serves() {
-    let rules = include_str!("../../deploy/redis.acl").replace("CHANGE-ME", "a-password");
+    let rules = rules();
     let rules: Vec<_> = rules
         .lines()
         .filter(|line| line.starts_with("user"))
@@ -218,7 +242,7 @@ async fn every_kind_of_redis_serves() {
     let port = guarded.address().port();
     serves(
         "a user with few rights",
-        &format!("redis://keyward:a-password@127.0.0.1:{port}"),
+        &format!("redis://keyward:{PASSWORD}@127.0.0.1:{port}"),
     )
     .await;
     let tls = Redis::with(RedisOptions {
@@ -227,8 +251,12 @@ async fn every_kind_of_redis_serves() {
     });
     serves("TLS with a CA", &tls.url()).await;
     serves("a socket", &Redis::start().socket_url()).await;
-    serves("a sentinel", &RedisSentinel::start().url()).await;
-    serves("a cluster", &RedisCluster::start().url()).await;
+    let sentinel = RedisSentinel::start();
+    admit([&sentinel.primary, &sentinel.replica]);
+    serves("a sentinel", &as_user(&sentinel.url())).await;
+    let cluster = RedisCluster::start();
+    admit(&cluster.nodes);
+    serves("a cluster", &as_user(&cluster.url())).await;
 }
 
 /// Redis is away at the start, wants another password, or is no Redis: nobody waits for it.
@@ -253,6 +281,45 @@ async fn an_instance_starts_without_redis() {
         cluster.instance(0).output().contains("redis answers again")
     })
     .await;
+}
+
+/// A server that says what it was sent, the password included.
+fn parrot() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(20) {
+            let mut stream = stream.unwrap();
+            let mut heard = [0; 1_024];
+            let read = stream.read(&mut heard).unwrap_or(0);
+            let words = String::from_utf8_lossy(&heard[..read]).replace("\r\n", " ");
+            let _ = write!(stream, "-ERR unknown command, with args: {words}\r\n");
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_repeats_of_the_password_is_not_told() {
+    let url = format!("redis://keyward:{PASSWORD}@{}", parrot());
+    let options = Options {
+        variables: vec![("KEYWARD_REDIS", url), ("RUST_LOG", "trace".to_owned())],
+        ..Options::default()
+    };
+    let cluster = Cluster::start(BINARY, 1, options);
+    eventually(
+        "it is told that redis does not answer",
+        RECOVERY,
+        async || {
+            cluster
+                .instance(0)
+                .output()
+                .contains("redis does not answer")
+        },
+    )
+    .await;
+    let said = cluster.instance(0).output();
+    assert!(!said.contains(PASSWORD), "{said}");
 }
 
 /// All names and values.

@@ -17,7 +17,6 @@ use async_trait::async_trait;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use crate::crypto::{CACHE_SEAL_LEN, CacheKey, Digest};
@@ -63,7 +62,6 @@ pub struct L2 {
     reads: mpsc::Sender<Asked>,
     writes: mpsc::Sender<(String, Vec<u8>, u64)>,
     changes: mpsc::Sender<Change>,
-    tasks: TaskTracker,
 }
 
 impl L2 {
@@ -94,29 +92,18 @@ impl L2 {
             reads,
             writes,
             changes,
-            tasks: TaskTracker::new(),
         });
         let kept = Arc::clone(&link).keep(Arc::clone(&servers), metrics.clone(), stop.clone());
-        l2.spawn(kept, stop);
+        spawn(kept, stop);
         let channel = format!("{PREFIX}{}", key.channel());
-        l2.spawn(listen(servers, inbox, channel.clone()), stop);
+        spawn(listen(servers, inbox, channel.clone()), stop);
         let read = Arc::new(Mutex::new(read));
         for _ in 0..READERS {
-            l2.spawn(answer(Arc::clone(&link), Arc::clone(&read)), stop);
+            spawn(answer(Arc::clone(&link), Arc::clone(&read)), stop);
         }
-        l2.spawn(write_down(Arc::clone(&link), write, metrics), stop);
-        l2.spawn(announce(link, change, key, channel), stop);
+        spawn(write_down(Arc::clone(&link), write, metrics), stop);
+        spawn(announce(link, change, key, channel), stop);
         Ok(l2)
-    }
-
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static, stop: &CancellationToken) {
-        let stop = stop.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = work => {}
-                () = stop.cancelled() => {}
-            }
-        });
     }
 
     /// Tells all instances that the log has reached `revision`, and forgets what stands under these
@@ -209,6 +196,18 @@ impl std::fmt::Debug for L2 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("L2")
     }
+}
+
+/// Starts work that goes on until `stop`. Should it end before, by a panic, the service goes on without
+/// it, and says so.
+fn spawn(work: impl Future<Output = ()> + Send + 'static, stop: &CancellationToken) {
+    let stop = stop.clone();
+    let task = tokio::spawn(async move { stop.run_until_cancelled(work).await });
+    tokio::spawn(async move {
+        if let Err(ended) = task.await {
+            tracing::error!(%ended, "work with redis ended: start this instance anew to have it back");
+        }
+    });
 }
 
 /// Gathers what is asked while a round trip is under way into the next one.
