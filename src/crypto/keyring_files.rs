@@ -200,12 +200,13 @@ pub fn add_cache_key(dir: &Path, entropy: &dyn Entropy) -> Result<u32, KeyringEr
     let name = format!("{}-{number}", KeyKind::Cache.name());
     let half = dir.join(format!(".{name}"));
     let _ = fs::remove_file(&half);
-    write_secret(&half, KeyKind::Cache, number, &[("key", &key)])
-        .and_then(|()| fs::hard_link(&half, dir.join(&name)))
+    let added = write_secret(&half, KeyKind::Cache, number, &[("key", &key)])
+        .and_then(|()| fs::hard_link(&half, dir.join(&name)));
+    // Whatever came of it; what cannot be removed is as private as the keyring.
+    let _ = fs::remove_file(&half);
+    added
         .and_then(|()| File::open(dir)?.sync_all())
         .map_err(failed)?;
-    // What is left over does no harm.
-    let _ = fs::remove_file(&half);
     Ok(number)
 }
 

@@ -406,4 +406,6 @@ fn a_cache_key_is_added_and_the_newest_is_used() {
         assert_eq!(mode(&dir.join(format!("cache-{number}"))), 0o600);
         assert_eq!(version(), number);
     }
+    let left = fs::read_dir(&dir).unwrap().count();
+    assert_eq!(left, 5, "nothing half done is left");
 }
