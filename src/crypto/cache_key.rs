@@ -24,7 +24,10 @@ const FORM: u8 = 1;
 const NAME_LEN: usize = 16;
 const NONCE_LEN: usize = 24;
 const MAC_LEN: usize = 16;
-const REVISION_LEN: usize = 8;
+const SENDER_LEN: usize = 8;
+const SAID_LEN: usize = SENDER_LEN + size_of::<u64>();
+/// The length of a sealed hint, in bytes.
+const HINT_LEN: usize = SAID_LEN + MAC_LEN;
 /// What sealing adds to an entry, in bytes.
 pub const CACHE_SEAL_LEN: usize = NONCE_LEN + MAC_LEN;
 
@@ -106,26 +109,49 @@ impl CacheKey {
         Some(plain)
     }
 
-    /// A hint that the log has reached `revision`, which only a holder of the key can make.
-    pub fn hint(&self, revision: u64) -> [u8; REVISION_LEN + MAC_LEN] {
-        let revision = revision.to_be_bytes();
-        let mut hint = [0; REVISION_LEN + MAC_LEN];
-        hint[..REVISION_LEN].copy_from_slice(&revision);
-        hint[REVISION_LEN..].copy_from_slice(&self.mac_of(revision));
-        hint
+    /// A hint that only a holder of the key can make.
+    pub fn seal_hint(&self, hint: Hint) -> [u8; HINT_LEN] {
+        let mut sealed = [0; HINT_LEN];
+        let said = hint.said();
+        sealed[..SAID_LEN].copy_from_slice(&said);
+        sealed[SAID_LEN..].copy_from_slice(&self.mac_of(&said));
+        sealed
     }
 
-    /// The revision of a hint; `None` when no holder of the key made it.
-    pub fn read_hint(&self, hint: &[u8]) -> Option<u64> {
-        let hint: &[u8; REVISION_LEN + MAC_LEN] = hint.try_into().ok()?;
-        let (revision, mac) = hint.split_first_chunk::<REVISION_LEN>()?;
-        bool::from(self.mac_of(*revision).ct_eq(mac)).then(|| u64::from_be_bytes(*revision))
+    /// What a hint says; `None` when no holder of the key made it.
+    pub fn read_hint(&self, sealed: &[u8]) -> Option<Hint> {
+        let sealed: &[u8; HINT_LEN] = sealed.try_into().ok()?;
+        let (said, mac) = sealed.split_first_chunk::<SAID_LEN>()?;
+        let (sender, number) = said.split_first_chunk::<SENDER_LEN>()?;
+        bool::from(self.mac_of(said).ct_eq(mac)).then_some(Hint {
+            sender: u64::from_be_bytes(*sender),
+            number: u64::from_be_bytes(number.try_into().ok()?),
+        })
     }
 
-    fn mac_of(&self, revision: [u8; REVISION_LEN]) -> [u8; MAC_LEN] {
+    fn mac_of(&self, said: &[u8; SAID_LEN]) -> [u8; MAC_LEN] {
         let mut mac = self.hints.clone();
-        mac.update(&revision);
+        mac.update(said);
         truncated(&mac)
+    }
+}
+
+/// A hint that something has changed. It says who gives it, and which of that one's it is, so that one
+/// that is repeated is known for what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hint {
+    /// Drawn anew by each start of an instance.
+    pub sender: u64,
+    /// Its hints are numbered, from 1.
+    pub number: u64,
+}
+
+impl Hint {
+    fn said(self) -> [u8; SAID_LEN] {
+        let mut said = [0; SAID_LEN];
+        said[..SENDER_LEN].copy_from_slice(&self.sender.to_be_bytes());
+        said[SENDER_LEN..].copy_from_slice(&self.number.to_be_bytes());
+        said
     }
 }
 
@@ -194,13 +220,19 @@ mod tests {
         }
 
         #[test]
-        fn a_hint_is_read_by_who_shares_the_key(revision: u64, at in 0..24_usize, flip in 1..=255_u8) {
-            let mut hint = key(1).hint(revision);
-            prop_assert_eq!(key(1).read_hint(&hint), Some(revision));
-            prop_assert_eq!(key(2).read_hint(&hint), None);
-            prop_assert_eq!(key(1).read_hint(&hint[1..]), None);
-            hint[at] ^= flip;
-            prop_assert_eq!(key(1).read_hint(&hint), None);
+        fn a_hint_is_read_by_who_shares_the_key(
+            sender: u64,
+            number: u64,
+            at in 0..HINT_LEN,
+            flip in 1..=255_u8,
+        ) {
+            let hint = Hint { sender, number };
+            let mut sealed = key(1).seal_hint(hint);
+            prop_assert_eq!(key(1).read_hint(&sealed), Some(hint));
+            prop_assert_eq!(key(2).read_hint(&sealed), None);
+            prop_assert_eq!(key(1).read_hint(&sealed[1..]), None);
+            sealed[at] ^= flip;
+            prop_assert_eq!(key(1).read_hint(&sealed), None);
         }
     }
 }

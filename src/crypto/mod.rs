@@ -10,7 +10,7 @@ mod seal;
 #[cfg(test)]
 mod testing;
 
-pub use cache_key::{CACHE_SEAL_LEN, CacheKey};
+pub use cache_key::{CACHE_SEAL_LEN, CacheKey, Hint};
 pub use generation::Digest;
 pub use keyring::{Keyring, Minted, NoKeyring};
 pub use keyring_files::KeyringError;

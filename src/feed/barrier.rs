@@ -39,7 +39,7 @@ pub struct Barrier {
     metrics: RevokeMetrics,
     /// To the watcher of a shared store.
     watcher: Option<mpsc::Sender<Held>>,
-    /// Tells the others sooner; nothing is waited for.
+    /// Forgets what died.
     l2: Option<Arc<L2>>,
 }
 
@@ -80,7 +80,7 @@ impl Barrier {
         (barrier, watching)
     }
 
-    /// The same, which announces changes by `l2`, too.
+    /// The same, which has `l2` forget what died.
     pub fn with(self, l2: Option<Arc<L2>>) -> Self {
         Self { l2, ..self }
     }
@@ -94,10 +94,8 @@ impl Barrier {
         answered_at: BootTime,
     ) -> Result<Receipt, Unconfirmed> {
         self.tail.poke();
-        if let Some(l2) = &self.l2
-            && change != Committed::NOTHING
-        {
-            l2.announce(change.revision, digests);
+        if let Some(l2) = &self.l2 {
+            l2.forget(digests);
         }
         let held = match &self.watcher {
             Some(watcher) if change != Committed::NOTHING => {

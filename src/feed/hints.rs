@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
-use crate::cache::l2::{L2, Told};
+use crate::cache::l2::L2;
 use crate::store::{Heard, Store};
 use crate::telemetry::MemberMetrics;
 
@@ -42,17 +42,9 @@ pub async fn follow_hints(
     }
 }
 
-/// The same for the hints that come by way of the shared cache. One that says what is applied already
-/// pokes nobody.
+/// The same for the hints that come by way of the shared cache.
 pub async fn follow_announcements(l2: Arc<L2>, tail: Arc<Tail>, stop: CancellationToken) {
-    loop {
-        let told = tokio::select! {
-            told = l2.hear() => told,
-            () = stop.cancelled() => return,
-        };
-        match told {
-            Told::Reached(revision) if revision <= tail.applied() => {}
-            Told::Reached(_) | Told::Lost => tail.poke(),
-        }
+    while stop.run_until_cancelled(l2.hear()).await.is_some() {
+        tail.poke();
     }
 }

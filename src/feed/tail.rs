@@ -113,11 +113,6 @@ impl Tail {
         self.member.boot()
     }
 
-    /// The revision up to which the log is applied.
-    pub(super) fn applied(&self) -> u64 {
-        self.fence.applied()
-    }
-
     /// Tells of every advance of `applied`.
     pub(super) fn advances(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()

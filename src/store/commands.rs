@@ -314,6 +314,9 @@ pub struct Confirmed {
     pub stands: Vec<bool>,
 }
 
+/// Tells by another way that something has changed.
+pub type Herald = Box<dyn Fn() + Send + Sync>;
+
 /// What came of waiting for a hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Heard {

@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use tracing::Instrument;
 
 use super::{
-    Actor, Audit, AuditEntry, Committed, Confirmed, Found, Heard, Issued, KeyChanges, KeyTarget,
-    KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken, Result, Revocation,
-    RevokeAnswer, Secrets, Store, StoreError, TokenRevoked, Tokens, UpdateAnswer,
+    Actor, Audit, AuditEntry, Committed, Confirmed, Found, Heard, Herald, Issued, KeyChanges,
+    KeyTarget, KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken, Result,
+    Revocation, RevokeAnswer, Secrets, Store, StoreError, TokenRevoked, Tokens, UpdateAnswer,
 };
 use crate::crypto::{CheckValue, Digest};
 use crate::fence::{BootId, Page, Roster, Start};
@@ -266,6 +266,10 @@ impl<S: Store> Members for Instrumented<S> {
 
     async fn hint(&self) -> Heard {
         self.inner.hint().await
+    }
+
+    fn also_hint_by(&self, herald: Herald) {
+        self.inner.also_hint_by(herald);
     }
 }
 

@@ -11,9 +11,9 @@ pub mod sqlite;
 
 pub use crate::fence::Committed;
 pub use commands::{
-    Actor, AuditAction, AuditEntry, Confirmed, Expiry, Found, Heard, Issued, KeyChanges, KeyTarget,
-    ListKeys, NewInstance, NewKey, NewToken, Revocation, RevokeAnswer, Revoked, Secrets, Successor,
-    TokenRevoked, UpdateAnswer, Updated,
+    Actor, AuditAction, AuditEntry, Confirmed, Expiry, Found, Heard, Herald, Issued, KeyChanges,
+    KeyTarget, ListKeys, NewInstance, NewKey, NewToken, Revocation, RevokeAnswer, Revoked, Secrets,
+    Successor, TokenRevoked, UpdateAnswer, Updated,
 };
 pub use control::{Control, Lost};
 pub use instrumented::Instrumented;
@@ -137,6 +137,10 @@ pub trait Members: Log {
     async fn hint(&self) -> Heard {
         std::future::pending().await
     }
+
+    /// Has `herald` called right after each commit that changes something, beside the store's own hint.
+    /// It must not block; only the first one counts.
+    fn also_hint_by(&self, _herald: Herald) {}
 }
 
 /// Callers' tokens.

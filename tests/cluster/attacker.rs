@@ -113,6 +113,33 @@ fn replay(
     std::thread::sleep(Duration::from_millis(5));
 }
 
+/// What an instance says on the channel of hints when a key ends.
+async fn true_hint(cluster: &Cluster, redis: &Redis) -> (Vec<u8>, Vec<u8>) {
+    let channel = || match redis.query(&[b"PUBSUB", b"CHANNELS"]) {
+        Reply::Array(channels) => channels.into_iter().next(),
+        other => panic!("PUBSUB gives an array: {other:?}"),
+    };
+    keyward_testkit::eventually("a channel is listened to", super::RECOVERY, async || {
+        channel().is_some()
+    })
+    .await;
+    let Some(Reply::Bulk(channel)) = channel() else {
+        panic!("nobody listens any more");
+    };
+    let mut hearing = redis.connect().unwrap();
+    hearing.query(&[b"SUBSCRIBE", &channel]).unwrap();
+    let client = cluster.client(0).await;
+    let (id, _) = issued(&client).await;
+    patiently(async || client.revoke(&id).await).await;
+    let Reply::Array(message) = hearing.reply().unwrap() else {
+        panic!("a message is an array");
+    };
+    let Some(Reply::Bulk(hint)) = message.last().cloned() else {
+        panic!("{message:?}");
+    };
+    (channel, hint)
+}
+
 /// False and huge hints, ten thousand a second and more, on whatever channel somebody listens to.
 fn shout(redis: &Redis) {
     let Reply::Array(channels) = redis.query(&[b"PUBSUB", b"CHANNELS"]) else {
@@ -122,7 +149,7 @@ fn shout(redis: &Redis) {
         let Reply::Bulk(channel) = channel else {
             continue;
         };
-        let (short, huge) = (vec![0xff; 24], vec![b'x'; 1 << 20]);
+        let (short, huge) = (vec![0xff; 32], vec![b'x'; 1 << 20]);
         let publish: [&[u8]; 3] = [b"PUBLISH", &channel, &short];
         let mut connection = redis.connect().unwrap();
         for _ in 0..BORNE {
@@ -199,10 +226,17 @@ async fn a_flood_of_false_hints_does_not_reach_postgres() {
     let cluster = Cluster::start(super::BINARY, 1, options);
     let reads = "keyward_store_call_duration_seconds_count{call=\"tail\",outcome=\"ok\"}";
     let forged = "keyward_l2_hints_total{kind=\"forged\"}";
-    let client = cluster.client(0).await;
-    let (id, _) = issued(&client).await;
-    patiently(async || client.revoke(&id).await).await;
-    let (before, begun) = (counted(&cluster, reads).await, keyward_testkit::now());
+    let (channel, hint) = true_hint(&cluster, &redis).await;
+    let before = counted(&cluster, reads).await;
+    for _ in 0..100 {
+        redis.query(&[b"PUBLISH", &channel, &hint]);
+    }
+    let repeated = "keyward_l2_hints_total{kind=\"repeated\"}";
+    keyward_testkit::eventually("repeated hints are heard", super::RECOVERY, async || {
+        counted(&cluster, repeated).await >= 100
+    })
+    .await;
+    let begun = keyward_testkit::now();
     keyward_testkit::eventually("it is flooded", super::RECOVERY, async || {
         shout(&redis);
         counted(&cluster, forged).await >= BORNE as u64

@@ -9,9 +9,9 @@ use keyward::crypto::{CheckValue, Digest};
 use keyward::fence::{BootId, Page, Roster, Start};
 use keyward::key::{KeyId, KeyRecord, TokenRecord};
 use keyward::store::{
-    Actor, Audit, AuditEntry, Committed, Confirmed, Found, Heard, Issued, KeyChanges, KeyTarget,
-    KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken, Result, Revocation,
-    RevokeAnswer, Secrets, Store, TokenRevoked, Tokens, UpdateAnswer,
+    Actor, Audit, AuditEntry, Committed, Confirmed, Found, Heard, Herald, Issued, KeyChanges,
+    KeyTarget, KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken, Result,
+    Revocation, RevokeAnswer, Secrets, Store, TokenRevoked, Tokens, UpdateAnswer,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -170,6 +170,10 @@ impl Members for StallingStore {
 
     async fn hint(&self) -> Heard {
         self.inner.hint().await
+    }
+
+    fn also_hint_by(&self, herald: Herald) {
+        self.inner.also_hint_by(herald);
     }
 }
 

@@ -1,35 +1,28 @@
-//! Hints as they come in. Only what was made with the cache key is one, and of those only the highest
-//! revision counts, so that whoever floods the channel makes nobody read the log. A flood itself is not
-//! listened to for long.
+//! Hints as they come in. Only what was made with the cache key is one, and each counts once, so that
+//! whoever floods the channel, or repeats what was said there, makes nobody read the log. A flood itself
+//! is not listened to for long.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt;
+use parking_lot::Mutex;
 use redis::aio::{AsyncPushSender, SendError};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
-use crate::crypto::CacheKey;
+use crate::crypto::{CacheKey, Hint};
 use crate::telemetry::L2Metrics;
-
-/// What came of waiting for a hint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
-    /// The log has reached this revision.
-    Reached(u64),
-    /// Hints may have been lost: look.
-    Lost,
-}
 
 /// Where hints are put by the connection that hears them.
 pub(super) struct Inbox {
     key: Arc<CacheKey>,
+    /// This instance as a sender.
+    own: u64,
     metrics: L2Metrics,
-    highest: AtomicU64,
-    /// The highest that was handed on.
-    told: AtomicU64,
-    lost: AtomicBool,
+    /// The number of the last hint of each sender.
+    last: Mutex<HashMap<u64, u64>>,
     news: Notify,
     /// What false hints have cost since [`Self::bear`].
     cost: AtomicU64,
@@ -37,17 +30,18 @@ pub(super) struct Inbox {
     pub(super) broken: Notify,
 }
 
-/// So many false hints, each counted once and once more for each KiB, are borne on one connection.
+/// Senders that are remembered; more are instances that started anew, and all are forgotten then.
+const SENDERS: usize = 1_024;
+/// So many hints that are false or repeated, each counted once and once more for each KiB, are borne on one connection.
 const BEARABLE: u64 = 1_000;
 
 impl Inbox {
-    pub(super) fn new(key: Arc<CacheKey>, metrics: L2Metrics) -> Self {
+    pub(super) fn new(key: Arc<CacheKey>, own: u64, metrics: L2Metrics) -> Self {
         Self {
             key,
+            own,
             metrics,
-            highest: AtomicU64::new(0),
-            told: AtomicU64::new(0),
-            lost: AtomicBool::new(false),
+            last: Mutex::default(),
             news: Notify::new(),
             cost: AtomicU64::new(0),
             broken: Notify::new(),
@@ -57,7 +51,6 @@ impl Inbox {
     /// Notes that hints may have been lost.
     pub(super) fn note_loss(&self) {
         self.metrics.hints_lost.inc();
-        self.lost.store(true, Ordering::SeqCst);
         self.news.notify_one();
     }
 
@@ -73,36 +66,41 @@ impl Inbox {
         self.cost.load(Ordering::SeqCst) > BEARABLE
     }
 
-    /// Waits for a hint that says more than those before.
-    pub(super) async fn hear(&self) -> Told {
-        loop {
-            if self.lost.swap(false, Ordering::SeqCst) {
-                return Told::Lost;
-            }
-            let highest = self.highest.load(Ordering::SeqCst);
-            if self.told.fetch_max(highest, Ordering::SeqCst) < highest {
-                return Told::Reached(highest);
-            }
-            self.news.notified().await;
-        }
+    /// Waits until another instance has changed something, or may have.
+    pub(super) async fn hear(&self) {
+        self.news.notified().await;
     }
 
     fn take(&self, payload: &[u8]) {
-        match self.key.read_hint(payload) {
-            Some(revision) if self.highest.fetch_max(revision, Ordering::SeqCst) < revision => {
-                self.metrics.hints_news.inc();
-                self.news.notify_one();
-            }
-            Some(_) => {
-                self.metrics.hints_known.inc();
-            }
-            None => {
-                self.metrics.hints_forged.inc();
-                let cost = 1 + payload.len() as u64 / 1_024;
-                if self.cost.fetch_add(cost, Ordering::SeqCst) + cost > BEARABLE {
-                    self.broken.notify_one();
-                }
-            }
+        let Some(hint) = self.key.read_hint(payload) else {
+            self.metrics.hints_forged.inc();
+            return self.charge(1 + payload.len() as u64 / 1_024);
+        };
+        if !self.is_first(hint) {
+            self.metrics.hints_repeated.inc();
+            self.charge(1);
+        } else if hint.sender == self.own {
+            self.metrics.hints_own.inc();
+        } else {
+            self.metrics.hints_news.inc();
+            self.news.notify_one();
+        }
+    }
+
+    fn is_first(&self, hint: Hint) -> bool {
+        let mut last = self.last.lock();
+        if last.len() >= SENDERS && !last.contains_key(&hint.sender) {
+            last.clear();
+        }
+        let number = last.entry(hint.sender).or_default();
+        let first = *number < hint.number;
+        *number = hint.number.max(*number);
+        first
+    }
+
+    fn charge(&self, cost: u64) {
+        if self.cost.fetch_add(cost, Ordering::SeqCst) + cost > BEARABLE {
+            self.broken.notify_one();
         }
     }
 }
@@ -140,35 +138,70 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_a_true_hint_that_says_more_is_handed_on() {
-        let key = cache_key(1);
+    fn inbox() -> Slot {
         let metrics = Metrics::new(&[]).l2;
-        let slot = Slot(Arc::new(Inbox::new(Arc::clone(&key), metrics)));
-        let heard = || slot.0.hear().now_or_never();
+        Slot(Arc::new(Inbox::new(cache_key(1), 1, metrics)))
+    }
+
+    #[test]
+    fn only_a_true_hint_of_another_instance_is_handed_on_and_only_once() {
+        let slot = inbox();
+        let heard = || slot.0.hear().now_or_never().is_some();
         let say = |payload: &[u8]| slot.send(message(payload)).unwrap();
-        assert_eq!(heard(), None);
-        say(&key.hint(5));
-        say(&key.hint(9));
-        say(&key.hint(7));
-        assert_eq!(heard(), Some(Told::Reached(9)));
-        say(&key.hint(9));
-        say(&cache_key(2).hint(100));
+        let hint = |sender, number| cache_key(1).seal_hint(Hint { sender, number });
+        assert!(!heard());
+        say(&hint(2, 1));
+        say(&hint(2, 3));
+        assert!(heard());
+        assert!(!heard(), "what was not yet heard is heard as one");
+        say(&hint(2, 2));
+        say(&hint(2, 3));
+        say(&hint(1, 9));
+        say(&cache_key(2).seal_hint(Hint {
+            sender: 3,
+            number: 1,
+        }));
         say(b"");
-        say(&[0xff; 24]);
-        say(&vec![0; 1 << 20]);
-        assert_eq!(heard(), None);
-        assert_eq!(slot.0.metrics.hints_forged.get(), 4);
-        assert!(slot.0.is_flooded(), "a huge one counts for its size");
-        slot.0.bear();
-        assert!(!slot.0.is_flooded());
-        assert_eq!(slot.0.metrics.hints_known.get(), 2);
+        say(&[0xff; 32]);
+        assert!(!heard());
+        say(&hint(3, 1));
+        assert!(heard());
+        let metrics = &slot.0.metrics;
+        assert_eq!(metrics.hints_news.get(), 3);
+        assert_eq!(metrics.hints_own.get(), 1);
+        assert_eq!(metrics.hints_repeated.get(), 2);
+        assert_eq!(metrics.hints_forged.get(), 3);
         slot.send(PushInfo {
             kind: PushKind::Disconnection,
             data: Vec::new(),
         })
         .unwrap();
-        assert_eq!(heard(), Some(Told::Lost));
-        assert_eq!(heard(), None);
+        assert!(heard(), "some may be lost");
+    }
+
+    #[test]
+    fn a_flood_is_not_borne_whether_it_is_invented_or_repeated_or_huge() {
+        let hint = cache_key(1).seal_hint(Hint {
+            sender: 2,
+            number: 1,
+        });
+        let (small, huge) = (vec![0; 32], vec![0; 1 << 20]);
+        let floods = [
+            (&hint[..], BEARABLE + 2),
+            (&small[..], BEARABLE + 1),
+            (&huge[..], 1),
+        ];
+        for (payload, times) in floods {
+            let slot = inbox();
+            for _ in 1..times {
+                slot.send(message(payload)).unwrap();
+            }
+            assert!(!slot.0.is_flooded());
+            slot.send(message(payload)).unwrap();
+            assert!(slot.0.is_flooded());
+            assert!(slot.0.broken.notified().now_or_never().is_some());
+            slot.0.bear();
+            assert!(!slot.0.is_flooded());
+        }
     }
 }

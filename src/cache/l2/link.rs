@@ -19,8 +19,10 @@ use crate::telemetry::L2Metrics;
 pub(super) const BOUND: Duration = Duration::from_millis(50);
 /// How long a connection may take to be made.
 pub(super) const CONNECT: Duration = Duration::from_secs(1);
-/// So many calls in a row that fail end a connection.
+/// So many calls that fail end a connection, in a row or among calls that succeed: each of those makes
+/// good for one part in [`WEIGHT`] of a failure, so that one call in ten may fail, and not one in eight.
 const PATIENCE: u32 = 3;
+const WEIGHT: u32 = 8;
 /// How long it rests after a connection ended, and at most when the next ones do not do either.
 const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// How often a connection is asked whether it still answers.
@@ -44,10 +46,21 @@ pub(super) enum Failed {
 /// A connection that answers.
 struct Session {
     connection: Connection,
+    /// What failures weigh that were not made good for.
     failures: AtomicU32,
     /// Whether the log was told that the server refuses calls.
     told: AtomicBool,
     over: CancellationToken,
+}
+
+impl Session {
+    fn note_answer(&self) {
+        let made_good = |failures: u32| failures.checked_sub(1);
+        // Nothing to make good for is fine, too.
+        let _ = self
+            .failures
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, made_good);
+    }
 }
 
 /// Where there is a connection, or none.
@@ -75,11 +88,11 @@ impl Link {
         let session = self.session.load_full().ok_or(Failed::Open)?;
         let (failed, at_once) = match timeout(BOUND, ask(session.connection.clone())).await {
             Ok(Ok(answer)) => {
-                session.failures.store(0, Ordering::Relaxed);
+                session.note_answer();
                 return Ok(answer);
             }
             Ok(Err(error)) if is_refusal(&error) => {
-                session.failures.store(0, Ordering::Relaxed);
+                session.note_answer();
                 if !session.told.swap(true, Ordering::Relaxed) {
                     tracing::warn!(why = told(&error), "redis refuses calls");
                 }
@@ -88,8 +101,8 @@ impl Link {
             Ok(Err(_)) => (Failed::Broken, !session.connection.heals_itself()),
             Err(_) => (Failed::Timeout, false),
         };
-        let failures = session.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if at_once || failures >= PATIENCE {
+        let failures = session.failures.fetch_add(WEIGHT, Ordering::Relaxed) + WEIGHT;
+        if at_once || failures > (PATIENCE - 1) * WEIGHT {
             session.over.cancel();
             // Nobody else should wait for it; by now there may be another one.
             self.session.compare_and_swap(&session, None);
@@ -110,13 +123,12 @@ impl Link {
             metrics.breaker.set(HALF_OPEN);
             match probe(&servers).await {
                 Ok(connection) => {
-                    if told.take().is_some() {
-                        tracing::info!("redis answers again");
-                    }
-                    let begun = tokio::time::Instant::now();
-                    self.hold(connection, &metrics, &stop).await;
-                    if begun.elapsed() >= GOOD {
+                    if self.hold(connection, &metrics, &mut told, &stop).await {
                         rest = REST.0;
+                    }
+                    if told.is_none() && !stop.is_cancelled() {
+                        tracing::warn!("redis does not answer as it should, and is done without");
+                        told = Some(String::new());
                     }
                 }
                 Err(why) => {
@@ -136,7 +148,16 @@ impl Link {
         }
     }
 
-    async fn hold(&self, connection: Connection, metrics: &L2Metrics, stop: &CancellationToken) {
+    /// Lets calls through to `connection` until it does not do any more; whether it was a good one.
+    /// What was `told` is taken back once it is.
+    async fn hold(
+        &self,
+        connection: Connection,
+        metrics: &L2Metrics,
+        told: &mut Option<String>,
+        stop: &CancellationToken,
+    ) -> bool {
+        let begun = tokio::time::Instant::now();
         let over = CancellationToken::new();
         self.session.store(Some(Arc::new(Session {
             connection,
@@ -151,10 +172,14 @@ impl Link {
                 () = stop.cancelled() => break,
                 () = tokio::time::sleep(HEARTBEAT) => {}
             }
+            if begun.elapsed() >= GOOD && told.take().is_some() {
+                tracing::info!("redis answers again");
+            }
             // One that nobody asks anything must not go wrong unnoticed. What fails counts.
             let _ = self.call(Connection::ping).await;
         }
         self.session.store(None);
+        begun.elapsed() >= GOOD
     }
 }
 

@@ -14,17 +14,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::crypto::{CACHE_SEAL_LEN, CacheKey, Digest};
+use crate::crypto::{CACHE_SEAL_LEN, CacheKey, Digest, Hint};
 use crate::fence::Stamp;
 use crate::key::{Entropy, KeyRecord};
 use crate::telemetry::L2Metrics;
 use inbox::Inbox;
-pub use inbox::Told;
 use link::{BOUND, CONNECT, Link};
 pub use servers::{Address, AddressError, Node, Nodes};
 use servers::{MAX_ENTRY, Servers};
@@ -38,7 +37,7 @@ const KEEP: (Duration, Duration) = (Duration::from_secs(3_600), Duration::from_s
 const MOST: usize = 64;
 /// Reads under way at a time.
 const READERS: usize = 4;
-/// Entries that wait to be written, and changes that wait to be announced; more are dropped.
+/// Entries that wait to be written, and names that wait to be forgotten; more are dropped.
 const QUEUE: usize = 1_024;
 /// How often the connection that hears is asked whether it still does, and how long it may rest.
 const ASK: Duration = Duration::from_secs(1);
@@ -46,11 +45,6 @@ const ASK: Duration = Duration::from_secs(1);
 const DEAF: Duration = Duration::from_secs(10);
 
 type Asked = (String, oneshot::Sender<Option<Vec<u8>>>);
-
-struct Change {
-    revision: u64,
-    names: Vec<String>,
-}
 
 /// The cache that instances share.
 pub struct L2 {
@@ -61,7 +55,9 @@ pub struct L2 {
     inbox: Arc<Inbox>,
     reads: mpsc::Sender<Asked>,
     writes: mpsc::Sender<(String, Vec<u8>, u64)>,
-    changes: mpsc::Sender<Change>,
+    stale: mpsc::Sender<String>,
+    /// A hint is due.
+    due: Arc<Notify>,
 }
 
 impl L2 {
@@ -77,12 +73,16 @@ impl L2 {
         metrics: L2Metrics,
         stop: &CancellationToken,
     ) -> Result<Arc<Self>, AddressError> {
-        let servers = Arc::new(Servers::new(address)?);
+        // Each has servers of its own: one that looks for the primary does not keep the other from it.
+        let kept_by = Arc::new(Servers::new(address.clone())?);
+        let heard_from = Arc::new(Servers::new(address)?);
         let link = Arc::new(Link::new());
-        let inbox = Arc::new(Inbox::new(Arc::clone(&key), metrics.clone()));
+        let sender = drawn(&*entropy);
+        let inbox = Arc::new(Inbox::new(Arc::clone(&key), sender, metrics.clone()));
         let (reads, read) = mpsc::channel(MOST * READERS);
         let (writes, write) = mpsc::channel(QUEUE);
-        let (changes, change) = mpsc::channel(QUEUE);
+        let (stale, forgotten) = mpsc::channel(QUEUE);
+        let due = Arc::new(Notify::new());
         let l2 = Arc::new(Self {
             key: Arc::clone(&key),
             entropy,
@@ -91,32 +91,39 @@ impl L2 {
             inbox: Arc::clone(&inbox),
             reads,
             writes,
-            changes,
+            stale,
+            due: Arc::clone(&due),
         });
-        let kept = Arc::clone(&link).keep(Arc::clone(&servers), metrics.clone(), stop.clone());
+        let kept = Arc::clone(&link).keep(kept_by, metrics.clone(), stop.clone());
         spawn(kept, stop);
         let channel = format!("{PREFIX}{}", key.channel());
-        spawn(listen(servers, inbox, channel.clone()), stop);
+        spawn(listen(heard_from, inbox, channel.clone()), stop);
         let read = Arc::new(Mutex::new(read));
         for _ in 0..READERS {
             spawn(answer(Arc::clone(&link), Arc::clone(&read)), stop);
         }
         spawn(write_down(Arc::clone(&link), write, metrics), stop);
-        spawn(announce(link, change, key, channel), stop);
+        spawn(forget(Arc::clone(&link), forgotten), stop);
+        spawn(hint(link, due, key, sender, channel), stop);
         Ok(l2)
     }
 
-    /// Tells all instances that the log has reached `revision`, and forgets what stands under these
-    /// digests. Does not wait for it; it may be lost.
-    pub fn announce(&self, revision: u64, digests: &[Digest]) {
-        let names = digests.iter().map(|digest| self.name(digest)).collect();
-        // Full: nobody is told, and the beats will do.
-        let _ = self.changes.try_send(Change { revision, names });
+    /// Hints to all instances that something has changed. Does not wait for it; it may be lost.
+    pub fn hint(&self) {
+        self.due.notify_one();
     }
 
-    /// Waits for a hint of another instance.
-    pub async fn hear(&self) -> Told {
-        self.inbox.hear().await
+    /// Forgets what stands under these digests, soon; that may be left undone.
+    pub fn forget(&self, digests: &[Digest]) {
+        for digest in digests {
+            // Full: what stands there is not admitted any more anyway.
+            let _ = self.stale.try_send(self.name(digest));
+        }
+    }
+
+    /// Waits until another instance has changed something, or may have.
+    pub async fn hear(&self) {
+        self.inbox.hear().await;
     }
 
     fn name(&self, digest: &Digest) -> String {
@@ -150,17 +157,21 @@ impl Shared<KeyRecord> for L2 {
             self.metrics.miss.inc();
             return None;
         }
-        let opened = self.key.open(digest, &sealed);
-        let entry = opened.and_then(|plain| entry::decode(&plain));
-        if entry.is_some() {
-            self.metrics.hit.inc();
-        } else if self.metrics.bad.inc() == 0 {
+        let Some(plain) = self.key.open(digest, &sealed) else {
             // Once: whoever can do it can do it again and again.
-            tracing::error!(
-                "an entry in redis was not made by an instance with this cache key: somebody else \
-                 writes there; it counts as absent (keyward_l2_total, outcome bad_mac)"
-            );
-        }
+            if self.metrics.bad.inc() == 0 {
+                tracing::error!(
+                    "an entry in redis was not made by an instance with this cache key: somebody \
+                     else writes there; it counts as absent (keyward_l2_total, outcome bad_mac)"
+                );
+            }
+            return None;
+        };
+        let entry = entry::decode(&plain);
+        match &entry {
+            Some(_) => self.metrics.hit.inc(),
+            None => self.metrics.unreadable.inc(),
+        };
         entry
     }
 
@@ -257,24 +268,37 @@ async fn write_down(
     }
 }
 
-async fn announce(
-    link: Arc<Link>,
-    mut changes: mpsc::Receiver<Change>,
-    key: Arc<CacheKey>,
-    channel: String,
-) {
+async fn forget(link: Arc<Link>, mut stale: mpsc::Receiver<String>) {
     let mut batch = Vec::with_capacity(MOST);
-    while changes.recv_many(&mut batch, MOST).await > 0 {
-        let highest = batch.iter().map(|change| change.revision).max();
-        let hint = key.hint(highest.unwrap_or_default());
-        let names: Vec<_> = batch.drain(..).flat_map(|change| change.names).collect();
+    while stale.recv_many(&mut batch, MOST).await > 0 {
+        let names = std::mem::take(&mut batch);
+        if link
+            .call(|connection| connection.delete(names))
+            .await
+            .is_err()
+        {
+            tracing::debug!("entries of dead keys were not deleted; nobody admits them");
+        }
+    }
+}
+
+/// Gives hints, one at a time: what changes meanwhile is told by the next one.
+async fn hint(link: Arc<Link>, due: Arc<Notify>, key: Arc<CacheKey>, sender: u64, channel: String) {
+    for number in 1.. {
+        due.notified().await;
+        let hint = key.seal_hint(Hint { sender, number });
         let channel = channel.as_str();
-        let said = link
-            .call(|connection| async move { connection.announce(channel, &hint, &names).await });
+        let said = link.call(|connection| async move { connection.publish(channel, &hint).await });
         if said.await.is_err() {
             tracing::debug!("a hint was not sent; the beats will do");
         }
     }
+}
+
+fn drawn(entropy: &dyn Entropy) -> u64 {
+    let mut bytes = [0; 8];
+    entropy.fill(&mut bytes);
+    u64::from_be_bytes(bytes)
 }
 
 /// Hears on a connection of its own: a flood of hints must not hold entries up.

@@ -290,22 +290,23 @@ impl Connection {
         Ok(written.iter().filter(|one| one.is_ok()).count())
     }
 
-    /// Says `hint` on `channel`, and deletes what stands under the names.
-    pub(super) async fn announce(
-        self,
-        channel: &str,
-        hint: &[u8],
-        names: &[String],
-    ) -> RedisResult<()> {
-        let mut publish = redis::cmd("PUBLISH");
-        publish.arg(channel).arg(hint);
-        let mut calls = vec![publish];
-        for name in names {
+    /// Deletes what stands under the names.
+    pub(super) async fn delete(self, names: Vec<String>) -> RedisResult<()> {
+        let deletes = names.into_iter().map(|name| {
             let mut delete = redis::cmd("DEL");
             delete.arg(name);
-            calls.push(delete);
+            delete
+        });
+        self.all::<redis::Value>(deletes.collect()).await.map(drop)
+    }
+
+    pub(super) async fn publish(mut self, channel: &str, hint: &[u8]) -> RedisResult<()> {
+        let mut publish = redis::cmd("PUBLISH");
+        publish.arg(channel).arg(hint);
+        match &mut self {
+            Self::One(one) => publish.query_async(one).await,
+            Self::Many(many) => publish.query_async(many).await,
         }
-        self.all::<redis::Value>(calls).await.map(drop)
     }
 
     /// All calls in one round trip, each with its own outcome: what one name is refused says nothing of

@@ -1,7 +1,7 @@
 //! Hints between instances, by NOTIFY: after a commit, never in a trigger, where they would serialise
 //! commits. They may be lost; the beat is the truth.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::postgres::{PgListener, PgPoolOptions};
@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::failure::Failure;
 use super::link::Connector;
 use super::links::Links;
-use crate::store::Heard;
+use crate::store::{Heard, Herald};
 
 const CHANNEL: &str = "keyward_changes";
 /// How long nothing is heard before this instance hints to itself; after as long again in
@@ -24,6 +24,7 @@ pub(super) struct Hints {
     /// Full when a hint is waiting to be sent: that one will do.
     pending: mpsc::Sender<()>,
     listener: Mutex<Option<PgListener>>,
+    herald: OnceLock<Herald>,
 }
 
 impl Hints {
@@ -41,11 +42,25 @@ impl Hints {
         Self {
             pending,
             listener: Mutex::default(),
+            herald: OnceLock::new(),
         }
     }
 
     /// Hints to all instances that something has changed, without waiting for it.
     pub(super) fn give(&self) {
+        if let Some(herald) = self.herald.get() {
+            herald();
+        }
+        self.notify();
+    }
+
+    /// Gives each hint by `herald` as well.
+    pub(super) fn also_by(&self, herald: Herald) {
+        // Only the first one counts.
+        let _ = self.herald.set(herald);
+    }
+
+    fn notify(&self) {
         // Full: one is waiting. Closed: nobody serves any more.
         let _ = self.pending.try_send(());
     }
@@ -82,7 +97,7 @@ impl Hints {
             match tokio::time::timeout(SILENCE, listener.try_recv()).await {
                 Ok(received) => return matches!(received, Ok(Some(_))),
                 Err(_) if waited => return false,
-                Err(_) => self.give(),
+                Err(_) => self.notify(),
             }
         }
         false

@@ -13,7 +13,7 @@ use super::link::Link;
 use super::log::{page, read_page, with_place};
 use super::{PostgresStore, rows};
 use crate::fence::{BootId, Member, Page, Roster};
-use crate::store::{Committed, Confirmed, Heard, Members, NewInstance, Result};
+use crate::store::{Committed, Confirmed, Heard, Herald, Members, NewInstance, Result};
 
 #[async_trait]
 impl Members for PostgresStore {
@@ -157,6 +157,10 @@ impl Members for PostgresStore {
 
     async fn hint(&self) -> Heard {
         self.hints.hear(&self.connector).await
+    }
+
+    fn also_hint_by(&self, herald: Herald) {
+        self.hints.also_by(herald);
     }
 }
 

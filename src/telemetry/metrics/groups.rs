@@ -34,6 +34,8 @@ pub struct L2Metrics {
     pub refused: Counter,
     /// What stood there was not made by a holder of the cache key.
     pub bad: Counter,
+    /// A holder of the cache key made it, and it cannot be read.
+    pub unreadable: Counter,
     /// It was not answered in time, or not with an answer.
     pub failed: Counter,
     /// It was not asked: there is no connection that answers.
@@ -42,10 +44,12 @@ pub struct L2Metrics {
     pub written: Counter,
     /// An entry was not written.
     pub dropped: Counter,
-    /// A hint that said more than those before.
+    /// A hint of another instance.
     pub hints_news: Counter,
-    /// A hint that said nothing new.
-    pub hints_known: Counter,
+    /// A hint of this instance.
+    pub hints_own: Counter,
+    /// A hint that was heard before.
+    pub hints_repeated: Counter,
     /// A message that no holder of the cache key made.
     pub hints_forged: Counter,
     /// Hints may have been lost.
@@ -143,8 +147,8 @@ impl L2Metrics {
             "keyward_l2",
             "outcome",
             "Look-ups in Redis: `hit`, `miss`, `refused` (there was an entry, and it was not \
-             admitted; it counts as `hit`, too), `bad_mac` (somebody else wrote there), `failed` \
-             (no answer in time), `skipped` (Redis is away)",
+             admitted; it counts as `hit`, too), `bad_mac` (somebody else wrote there), \
+             `unreadable` (another version wrote there), `failed` (no answer in time), `skipped` (Redis is away)",
         );
         let writes: Family<One, Counter> = c.counters(
             "keyward_l2_writes",
@@ -154,8 +158,8 @@ impl L2Metrics {
         let hints: Family<One, Counter> = c.counters(
             "keyward_l2_hints",
             "kind",
-            "Hints by Redis: `news`, `known` when they said nothing new, `forged` when somebody \
-             else made them, `lost` when some may not have come",
+            "Hints by Redis: `news` from another instance, `own`, `repeated` or `forged` by somebody \
+             else, `lost` when some may not have come",
         );
         let read = |value| reads.get_or_create_owned(&[("outcome", value)]);
         let write = |value| writes.get_or_create_owned(&[("outcome", value)]);
@@ -165,12 +169,14 @@ impl L2Metrics {
             miss: read("miss"),
             refused: read("refused"),
             bad: read("bad_mac"),
+            unreadable: read("unreadable"),
             failed: read("failed"),
             skipped: read("skipped"),
             written: write("written"),
             dropped: write("dropped"),
             hints_news: hint("news"),
-            hints_known: hint("known"),
+            hints_own: hint("own"),
+            hints_repeated: hint("repeated"),
             hints_forged: hint("forged"),
             hints_lost: hint("lost"),
             breaker: c.gauge(

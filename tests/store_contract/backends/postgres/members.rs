@@ -1,6 +1,7 @@
 //! The rows of the instances: made once, beaten, acknowledged, confirmed through, reaped.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use keyward::fence::BootId;
@@ -219,6 +220,26 @@ async fn a_hint_reaches_whoever_listens() {
     world.revoke(kill(key.id)).await;
     let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
     assert_eq!(heard, Ok(Heard::Changed));
+}
+
+#[tokio::test]
+async fn a_herald_is_called_for_each_commit_that_changes_something_and_for_no_other() {
+    let world = world_with(&[]).await;
+    let told = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&told);
+    let herald = move || {
+        count.fetch_add(1, Ordering::SeqCst);
+    };
+    world.store.also_hint_by(Box::new(herald));
+    let since = || told.swap(0, Ordering::SeqCst);
+    let key = world.plain("42").await;
+    assert_eq!(since(), 0, "nobody can have cached a key that is new");
+    world.update(key.id, disabled(true)).await;
+    assert_eq!(since(), 1);
+    world.revoke(kill(key.id)).await;
+    assert_eq!(since(), 1);
+    world.revoke(kill(key.id)).await;
+    assert_eq!(since(), 0, "it is dead already");
 }
 
 #[tokio::test]
