@@ -46,20 +46,29 @@ pub(super) enum Failed {
 /// A connection that answers.
 struct Session {
     connection: Connection,
-    /// What failures weigh that were not made good for.
-    failures: AtomicU32,
+    failures: Failures,
     /// Whether the log was told that the server refuses calls.
     told: AtomicBool,
     over: CancellationToken,
 }
 
-impl Session {
+/// What failures weigh that were not made good for.
+#[derive(Default)]
+struct Failures(AtomicU32);
+
+impl Failures {
     fn note_answer(&self) {
-        let made_good = |failures: u32| failures.checked_sub(1);
+        let made_good = |weight: u32| weight.checked_sub(1);
         // Nothing to make good for is fine, too.
         let _ = self
-            .failures
+            .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, made_good);
+    }
+
+    /// Whether it is one too many.
+    fn note_failure(&self) -> bool {
+        let weight = self.0.fetch_add(WEIGHT, Ordering::Relaxed) + WEIGHT;
+        weight > (PATIENCE - 1) * WEIGHT
     }
 }
 
@@ -88,11 +97,11 @@ impl Link {
         let session = self.session.load_full().ok_or(Failed::Open)?;
         let (failed, at_once) = match timeout(BOUND, ask(session.connection.clone())).await {
             Ok(Ok(answer)) => {
-                session.note_answer();
+                session.failures.note_answer();
                 return Ok(answer);
             }
             Ok(Err(error)) if is_refusal(&error) => {
-                session.note_answer();
+                session.failures.note_answer();
                 if !session.told.swap(true, Ordering::Relaxed) {
                     tracing::warn!(why = told(&error), "redis refuses calls");
                 }
@@ -101,8 +110,7 @@ impl Link {
             Ok(Err(_)) => (Failed::Broken, !session.connection.heals_itself()),
             Err(_) => (Failed::Timeout, false),
         };
-        let failures = session.failures.fetch_add(WEIGHT, Ordering::Relaxed) + WEIGHT;
-        if at_once || failures > (PATIENCE - 1) * WEIGHT {
+        if session.failures.note_failure() || at_once {
             session.over.cancel();
             // Nobody else should wait for it; by now there may be another one.
             self.session.compare_and_swap(&session, None);
@@ -161,7 +169,7 @@ impl Link {
         let over = CancellationToken::new();
         self.session.store(Some(Arc::new(Session {
             connection,
-            failures: AtomicU32::new(0),
+            failures: Failures::default(),
             told: AtomicBool::new(false),
             over: over.clone(),
         })));
@@ -220,5 +228,41 @@ pub(super) fn is_refusal(error: &RedisError) -> bool {
         ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => false,
         ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// After how many calls it is too much when each `every`th fails.
+    fn borne(every: u32) -> Option<u32> {
+        let failures = Failures::default();
+        (1..=10_000_u32).find(|call| {
+            if call.is_multiple_of(every) {
+                return failures.note_failure();
+            }
+            failures.note_answer();
+            false
+        })
+    }
+
+    #[test]
+    fn some_failures_are_borne_and_not_many_whether_in_a_row_or_between_answers() {
+        assert_eq!(borne(1), Some(PATIENCE));
+        assert_eq!(borne(2), Some(2 * PATIENCE));
+        assert!(borne(8).is_some());
+        assert_eq!(borne(10), None);
+    }
+
+    #[test]
+    fn what_was_made_good_for_is_forgotten() {
+        let failures = Failures::default();
+        assert!(!failures.note_failure());
+        assert!(!failures.note_failure());
+        for _ in 0..2 * WEIGHT {
+            failures.note_answer();
+        }
+        assert!(!failures.note_failure());
     }
 }
