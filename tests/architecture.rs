@@ -43,7 +43,7 @@ fn every_module_imports_only_what_the_table_allows() {
 
 #[test]
 fn every_file_keeps_the_house_rules() {
-    let roots = ["src", "crates", "tests", "benches", "build.rs"];
+    let roots = ["src", "crates", "tests", "benches", "examples", "build.rs"];
     report(&files(&roots).unwrap(), house_rules);
 }
 

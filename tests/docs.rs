@@ -14,11 +14,12 @@ const DOCUMENTS: [&str; 5] = [
     "SECURITY.md",
     "CHANGELOG.md",
 ];
-const ROOTS: [&str; 9] = [
+const ROOTS: [&str; 10] = [
     "src",
     "crates",
     "tests",
     "benches",
+    "examples",
     "migrations",
     "proto",
     "proof",

@@ -30,16 +30,17 @@ impl Process {
     /// The command that starts `binary` on `data_dir` and free ports; without this process's
     /// KEYWARD variables.
     pub fn command(binary: &str, data_dir: &Path) -> Command {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Self::command_on(binary, data_dir, any)
+    }
+
+    /// The same with gRPC on `listen`: where an earlier one was, say.
+    pub fn command_on(binary: &str, data_dir: &Path, listen: SocketAddr) -> Command {
         let mut command = without_settings(binary);
         command
             .current_dir(data_dir.parent().unwrap_or(data_dir))
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--http-listen",
-                "127.0.0.1:0",
-            ])
+            .args(["serve", "--listen", &listen.to_string()])
+            .args(["--http-listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(data_dir);
         command

@@ -1,0 +1,154 @@
+//! What a refusal looks like to the one who is refused: two presets, or anything.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use serde_json::Value;
+
+use super::Refusal;
+
+/// Status, content type and body of a refusal. `WWW-Authenticate` and `Retry-After` are added to it.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    /// The status; mostly [`Refusal::status`].
+    pub status: StatusCode,
+    /// The content type.
+    pub content_type: HeaderValue,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Rendered {
+    /// A body with the status that goes with the refusal.
+    pub fn new(refusal: &Refusal, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self {
+            status: refusal.status(),
+            content_type: HeaderValue::from_static(content_type),
+            body: body.into(),
+        }
+    }
+}
+
+/// Makes the body of a refusal; any function `Fn(&Refusal) -> Rendered` does.
+pub trait RefusalBody: Send + Sync + 'static {
+    /// The answer to a request that does not pass.
+    fn render(&self, refusal: &Refusal) -> Rendered;
+}
+
+impl<F: Fn(&Refusal) -> Rendered + Send + Sync + 'static> RefusalBody for F {
+    fn render(&self, refusal: &Refusal) -> Rendered {
+        self(refusal)
+    }
+}
+
+/// `application/problem+json` by RFC 9457, with [`Refusal::code`] as `code` besides. The default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Problem;
+
+impl RefusalBody for Problem {
+    fn render(&self, refusal: &Refusal) -> Rendered {
+        let status = refusal.status();
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": refusal.detail(),
+            "code": refusal.code(),
+        });
+        Rendered::new(refusal, "application/problem+json", body.to_string())
+    }
+}
+
+/// `{"error":true,"message":"API_KEY_REQUIRED","data":null}`.
+///
+/// The message is [`Refusal::code`]; except that a key that does not pass is `INVALID_API_KEY`,
+/// whatever is wrong with it: clients of this form know that one message.
+#[derive(Clone, Copy)]
+pub struct Envelope {
+    message: fn(&Refusal) -> String,
+}
+
+impl Envelope {
+    /// With messages of one's own, such as `TSAS:106 API_KEY_REQUIRED`.
+    pub const fn with_messages(message: fn(&Refusal) -> String) -> Self {
+        Self { message }
+    }
+
+    /// An envelope around any message of one's own, so that other errors can look the same.
+    pub fn wrap(message: &str) -> String {
+        let message = Value::from(message);
+        format!(r#"{{"error":true,"message":{message},"data":null}}"#)
+    }
+
+    /// The message of a refusal, unless there are messages of one's own.
+    pub fn message(refusal: &Refusal) -> String {
+        let message = match refusal {
+            Refusal::KeyRevoked | Refusal::KeyExpired | Refusal::KeyDisabled => {
+                Refusal::KeyUnknown.code()
+            }
+            other => other.code(),
+        };
+        message.to_owned()
+    }
+}
+
+impl Default for Envelope {
+    fn default() -> Self {
+        Self::with_messages(Self::message)
+    }
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Envelope")
+    }
+}
+
+impl RefusalBody for Envelope {
+    fn render(&self, refusal: &Refusal) -> Rendered {
+        let body = Self::wrap(&(self.message)(refusal));
+        Rendered::new(refusal, "application/json", body)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_envelope_is_that_of_the_domain() {
+        let text = |envelope: Envelope, refusal| envelope.render(&refusal).body;
+        assert_eq!(
+            text(Envelope::default(), Refusal::KeyMissing),
+            r#"{"error":true,"message":"API_KEY_REQUIRED","data":null}"#
+        );
+        for refusal in [
+            Refusal::KeyUnknown,
+            Refusal::KeyRevoked,
+            Refusal::KeyExpired,
+        ] {
+            assert_eq!(
+                text(Envelope::default(), refusal),
+                r#"{"error":true,"message":"INVALID_API_KEY","data":null}"#
+            );
+        }
+        let own = Envelope::with_messages(|refusal| format!("\"7\" {}", refusal.code()));
+        assert_eq!(
+            text(own, Refusal::KeyMissing),
+            r#"{"error":true,"message":"\"7\" API_KEY_REQUIRED","data":null}"#
+        );
+    }
+
+    #[test]
+    fn a_problem_is_that_of_the_rfc() {
+        let rendered = Problem.render(&Refusal::KeyRevoked);
+        assert_eq!(rendered.content_type, "application/problem+json");
+        let body: Value = serde_json::from_slice(&rendered.body).unwrap();
+        assert_eq!(body["status"], 401);
+        assert_eq!(body["title"], "Unauthorized");
+        assert_eq!(body["type"], "about:blank");
+        assert_eq!(body["code"], "API_KEY_REVOKED");
+        assert_eq!(body["detail"], "The API key has been revoked.");
+    }
+}

@@ -1,0 +1,230 @@
+//! Why a request does not pass, and what that is in HTTP and in gRPC.
+//!
+//! A caller learns whether its key is revoked, expired or disabled. That is safe: such a verdict is
+//! given only on the exact text of a key, which nobody can guess, so it tells something only to who
+//! holds that key; and it tells an honest user what to do next. Why a text is no key at all (a typing
+//! error, or no such key) is not told apart.
+
+use std::time::Duration;
+
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::{Error, Verdict};
+
+/// Why a request does not pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It holds no key.
+    KeyMissing,
+    /// It holds two different keys.
+    KeyAmbiguous,
+    /// A header that should hold a key is not ASCII text.
+    KeyUnreadable,
+    /// There is no such key.
+    KeyUnknown,
+    /// The key is revoked, for good.
+    KeyRevoked,
+    /// The key has expired, for good.
+    KeyExpired,
+    /// The key is switched off for now.
+    KeyDisabled,
+    /// The key lives, but lacks a required scope.
+    ScopeMissing,
+    /// The key lives, but may not be used from this address.
+    AddressNotAllowed,
+    /// Keyward could not say. Nothing is known about the key.
+    Unavailable {
+        /// When to try again.
+        retry_after: Duration,
+    },
+}
+
+/// When to try again, unless Keyward said.
+const RETRY: Duration = Duration::from_secs(1);
+
+impl Refusal {
+    /// The status that it has in HTTP.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::KeyAmbiguous | Self::KeyUnreadable => StatusCode::BAD_REQUEST,
+            Self::KeyMissing
+            | Self::KeyUnknown
+            | Self::KeyRevoked
+            | Self::KeyExpired
+            | Self::KeyDisabled => StatusCode::UNAUTHORIZED,
+            Self::ScopeMissing | Self::AddressNotAllowed => StatusCode::FORBIDDEN,
+            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// A name for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::KeyMissing => "API_KEY_REQUIRED",
+            Self::KeyAmbiguous => "AMBIGUOUS_API_KEY",
+            Self::KeyUnreadable => "UNREADABLE_API_KEY",
+            Self::KeyUnknown => "INVALID_API_KEY",
+            Self::KeyRevoked => "API_KEY_REVOKED",
+            Self::KeyExpired => "API_KEY_EXPIRED",
+            Self::KeyDisabled => "API_KEY_DISABLED",
+            Self::ScopeMissing => "INSUFFICIENT_SCOPE",
+            Self::AddressNotAllowed => "IP_NOT_ALLOWED",
+            Self::Unavailable { .. } => "SERVICE_UNAVAILABLE",
+        }
+    }
+
+    /// A sentence for people.
+    pub fn detail(&self) -> &'static str {
+        match self {
+            Self::KeyMissing => {
+                "Send an API key in the header apikey, x-api-key or authorization: Bearer."
+            }
+            Self::KeyAmbiguous => "The request holds two different API keys. Send one.",
+            Self::KeyUnreadable => "The header with the API key is not ASCII text.",
+            Self::KeyUnknown => "There is no such API key.",
+            Self::KeyRevoked => "The API key has been revoked.",
+            Self::KeyExpired => "The API key has expired.",
+            Self::KeyDisabled => "The API key is disabled.",
+            Self::ScopeMissing => "The API key lacks a scope that this request takes.",
+            Self::AddressNotAllowed => "The API key may not be used from this address.",
+            Self::Unavailable { .. } => "API keys cannot be checked now. Try again soon.",
+        }
+    }
+
+    /// Adds the headers that go with the status: what would let the request pass (RFC 9110, 11.6.1;
+    /// RFC 6750, 3), or when to try again.
+    pub(super) fn add_headers(&self, headers: &mut HeaderMap, realm: &str, scopes: &[String]) {
+        if let Self::Unavailable { retry_after } = self {
+            headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(*retry_after)));
+        }
+        let realm = quoted(realm);
+        let bearer = match self {
+            Self::KeyMissing => format!("Bearer realm={realm}"),
+            Self::KeyUnknown | Self::KeyRevoked | Self::KeyExpired | Self::KeyDisabled => {
+                format!("Bearer realm={realm}, error=\"invalid_token\"")
+            }
+            Self::ScopeMissing => {
+                let scopes = quoted(&scopes.join(" "));
+                format!("Bearer realm={realm}, error=\"insufficient_scope\", scope={scopes}")
+            }
+            _ => return,
+        };
+        for challenge in [format!("ApiKey realm={realm}"), bearer] {
+            // What was quoted is a header's text.
+            if let Ok(value) = HeaderValue::try_from(challenge) {
+                headers.append(WWW_AUTHENTICATE, value);
+            }
+        }
+    }
+
+    /// The same in gRPC.
+    pub(super) fn grpc(&self) -> Status {
+        let code = match self.status() {
+            StatusCode::BAD_REQUEST => Code::InvalidArgument,
+            StatusCode::UNAUTHORIZED => Code::Unauthenticated,
+            StatusCode::FORBIDDEN => Code::PermissionDenied,
+            _ => Code::Unavailable,
+        };
+        let text = format!("{}: {}", self.code(), self.detail());
+        match self {
+            Self::Unavailable { retry_after } => {
+                let details = ErrorDetails::with_retry_info(Some(*retry_after));
+                Status::with_error_details(code, text, details)
+            }
+            _ => Status::new(code, text),
+        }
+    }
+
+    /// What the verdict says against the key, if anything.
+    pub(super) fn of(verdict: Verdict) -> Result<crate::Identity, Self> {
+        match verdict {
+            Verdict::Valid(identity) => Ok(identity),
+            Verdict::NotFound | Verdict::Malformed => Err(Self::KeyUnknown),
+            Verdict::Revoked => Err(Self::KeyRevoked),
+            Verdict::Expired => Err(Self::KeyExpired),
+            Verdict::Disabled => Err(Self::KeyDisabled),
+            Verdict::InsufficientScope => Err(Self::ScopeMissing),
+            Verdict::IpNotAllowed => Err(Self::AddressNotAllowed),
+        }
+    }
+}
+
+/// Whatever the error is, also one of this deployment's own: it says nothing about the key.
+impl From<&Error> for Refusal {
+    fn from(error: &Error) -> Self {
+        Self::Unavailable {
+            retry_after: error.retry_after.unwrap_or(RETRY),
+        }
+    }
+}
+
+/// Rounded up: not earlier than asked for, and at least one.
+fn whole_seconds(time: Duration) -> u64 {
+    let more = u64::from(time.subsec_nanos() > 0);
+    time.as_secs().saturating_add(more).max(1)
+}
+
+/// A quoted string of RFC 9110, without what cannot stand in one.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for sign in text.chars().filter(|sign| matches!(sign, ' '..='~')) {
+        if matches!(sign, '"' | '\\') {
+            quoted.push('\\');
+        }
+        quoted.push(sign);
+    }
+    quoted + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quoted_string_stays_one() {
+        assert_eq!(quoted(r#"a "b" \ "#), r#""a \"b\" \\ ""#);
+        assert_eq!(quoted("é\r\nx"), r#""x""#);
+    }
+
+    #[test]
+    fn seconds_are_rounded_up() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_999, 60)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds);
+        }
+    }
+
+    #[test]
+    fn challenges_say_what_is_missing() {
+        let challenges = |refusal: Refusal| {
+            let mut headers = HeaderMap::new();
+            refusal.add_headers(&mut headers, "orders", &["a:b".to_owned(), "c".to_owned()]);
+            let values = headers.get_all(WWW_AUTHENTICATE);
+            let texts = values
+                .iter()
+                .map(|value| value.to_str().unwrap().to_owned());
+            texts.collect::<Vec<_>>()
+        };
+        let ours = r#"ApiKey realm="orders""#;
+        assert_eq!(
+            challenges(Refusal::KeyMissing),
+            [ours, r#"Bearer realm="orders""#]
+        );
+        assert_eq!(
+            challenges(Refusal::KeyRevoked),
+            [ours, r#"Bearer realm="orders", error="invalid_token""#]
+        );
+        assert_eq!(
+            challenges(Refusal::ScopeMissing),
+            [
+                ours,
+                r#"Bearer realm="orders", error="insufficient_scope", scope="a:b c""#
+            ]
+        );
+        assert!(challenges(Refusal::AddressNotAllowed).is_empty());
+        assert!(challenges(Refusal::Unavailable { retry_after: RETRY }).is_empty());
+    }
+}

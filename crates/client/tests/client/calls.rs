@@ -1,0 +1,239 @@
+//! What answers and errors of the service become.
+
+use std::time::{Duration, SystemTime};
+
+use keyward_client::{Consistency, Error, ErrorKind, Secret, Verdict, VerifyRequest, v1};
+use tonic::Code;
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::fake::{Fake, client, status, valid};
+
+fn key() -> VerifyRequest {
+    VerifyRequest::new(Secret::new("kw_canary"))
+}
+
+#[tokio::test]
+async fn every_verdict_is_told() {
+    let fake = Fake::start().await;
+    let client = fake.client();
+    for (wire, expected) in [
+        (v1::Verdict::NotFound, Verdict::NotFound),
+        (v1::Verdict::Malformed, Verdict::Malformed),
+        (v1::Verdict::Revoked, Verdict::Revoked),
+        (v1::Verdict::Expired, Verdict::Expired),
+        (v1::Verdict::Disabled, Verdict::Disabled),
+        (v1::Verdict::InsufficientScope, Verdict::InsufficientScope),
+        (v1::Verdict::IpNotAllowed, Verdict::IpNotAllowed),
+    ] {
+        *fake.script.verdict.lock() = v1::VerifyResponse {
+            verdict: wire.into(),
+            ..Default::default()
+        };
+        assert_eq!(client.verify(key()).await.unwrap(), expected);
+        assert_eq!(client.verify_batch(vec![key()]).await.unwrap(), [expected]);
+    }
+    *fake.script.verdict.lock() = valid();
+    let Verdict::Valid(identity) = client.verify(key()).await.unwrap() else {
+        panic!("it is valid");
+    };
+    assert_eq!(
+        (identity.key_id.as_str(), identity.account_id.as_str()),
+        ("0197-key", "42")
+    );
+    assert_eq!((identity.name.as_str(), identity.revision), ("default", 7));
+    assert_eq!(identity.scopes, ["orders:read", "orders:write"]);
+    assert_eq!(identity.metadata["plan"], "gold");
+    let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+    assert_eq!(identity.expire_time, Some(expected));
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_not_valid() {
+    let fake = Fake::start().await;
+    let client = fake.client();
+    let changes: [fn(&mut v1::VerifyResponse); 5] = [
+        |answer| answer.verdict = v1::Verdict::Unspecified.into(),
+        |answer| answer.verdict = 99,
+        |answer| answer.key_id.clear(),
+        |answer| answer.account_id.clear(),
+        |answer| answer.expire_time.as_mut().unwrap().seconds = i64::MIN,
+    ];
+    for change in changes {
+        let mut answer = valid();
+        change(&mut answer);
+        *fake.script.verdict.lock() = answer;
+        let error = client.verify(key()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+        let error = client.verify_batch(vec![key()]).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    }
+    *fake.script.verdict.lock() = valid();
+    let missing = VerifyRequest::new(Secret::new("kw_skip"));
+    let error = client.verify_batch(vec![key(), missing]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    assert_eq!(client.verify_batch(Vec::new()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn the_request_says_what_was_asked() {
+    let fake = Fake::start().await;
+    fake.script.before(|seen| {
+        assert_eq!(seen.text("authorization"), Some("Bearer kwt_test"));
+        assert!(seen.text("grpc-timeout").is_some());
+        assert!(
+            seen.text("user-agent")
+                .unwrap()
+                .starts_with("keyward-client/")
+        );
+        Ok(())
+    });
+    let request = VerifyRequest {
+        api_key: Secret::new("kw_canary"),
+        required_scopes: vec!["a:b".to_owned()],
+        client_ip: Some("2001:db8::1".parse().unwrap()),
+        consistency: Consistency::Strong,
+    };
+    assert!(!format!("{request:?}").contains("canary"));
+    assert!(matches!(
+        fake.client().verify(request).await,
+        Ok(Verdict::Valid(_))
+    ));
+    assert!(matches!(
+        fake.client().verify(key()).await,
+        Ok(Verdict::Valid(_))
+    ));
+    let asked = fake.script.asked.lock();
+    assert_eq!(asked[0].api_key, "kw_canary");
+    assert_eq!(asked[0].required_scopes, ["a:b"]);
+    assert_eq!(asked[0].client_ip, "2001:db8::1");
+    assert_eq!(asked[0].consistency(), v1::Consistency::Strong);
+    assert_eq!(asked[1].client_ip, "");
+    assert_eq!(asked[1].consistency(), v1::Consistency::Default);
+}
+
+#[tokio::test]
+async fn changes_and_reads_pass_their_messages() {
+    let fake = Fake::start().await;
+    let client = fake.client();
+    let issued = client.issue(v1::IssueRequest::default()).await.unwrap();
+    assert_eq!(issued.api_key, "kw_new");
+    let revoked = client.revoke(v1::RevokeRequest::default()).await.unwrap();
+    assert_eq!(revoked.revoked_count, 1);
+    let shown = client.get(v1::GetRequest::default()).await.unwrap();
+    assert!(shown.key.is_some());
+    let page = client.list(v1::ListRequest::default()).await.unwrap();
+    assert_eq!(page.next_page_token, "more");
+    let updated = client.update(v1::UpdateRequest::default()).await.unwrap();
+    assert_eq!(updated.revision, 9);
+    assert_eq!(fake.script.calls(), 5);
+}
+
+#[tokio::test]
+async fn each_reason_has_its_kind_and_only_unavailable_is_asked_again() {
+    let fake = Fake::start().await;
+    let client = fake.client();
+    for (code, reason, kind) in [
+        (
+            Code::Unauthenticated,
+            "TOKEN_MISSING",
+            ErrorKind::Unauthorized,
+        ),
+        (
+            Code::Unauthenticated,
+            "TOKEN_INVALID",
+            ErrorKind::Unauthorized,
+        ),
+        (
+            Code::PermissionDenied,
+            "ROLE_REQUIRED",
+            ErrorKind::Unauthorized,
+        ),
+        (Code::InvalidArgument, "INVALID_FIELD", ErrorKind::Invalid),
+        (Code::FailedPrecondition, "KEY_REVOKED", ErrorKind::Invalid),
+        (Code::FailedPrecondition, "KEY_EXPIRED", ErrorKind::Invalid),
+        (
+            Code::FailedPrecondition,
+            "RECOVERABLE_FORBIDDEN",
+            ErrorKind::Invalid,
+        ),
+        (Code::NotFound, "KEY_NOT_FOUND", ErrorKind::NotFound),
+        (Code::Internal, "INTERNAL", ErrorKind::Internal),
+        (Code::Unavailable, "NOT_FRESH", ErrorKind::Unavailable),
+        (
+            Code::Unavailable,
+            "STORE_UNAVAILABLE",
+            ErrorKind::Unavailable,
+        ),
+        (Code::Unavailable, "OVERLOADED", ErrorKind::Unavailable),
+        (Code::Unavailable, "OUTCOME_UNKNOWN", ErrorKind::Unavailable),
+        (
+            Code::Unavailable,
+            "REVOKE_UNCONFIRMED",
+            ErrorKind::Unavailable,
+        ),
+    ] {
+        fake.script.refuse(code, reason);
+        let check = |error: Error, calls: usize| {
+            assert_eq!((error.kind, error.reason.as_deref()), (kind, Some(reason)));
+            assert_eq!(error.message, "it is so");
+            assert_eq!(error.metadata["replacement_key_id"], "0198");
+            assert_eq!(error.retry_after, None);
+            let expected = if kind == ErrorKind::Unavailable { 4 } else { 1 };
+            assert_eq!(fake.script.calls() - calls, expected, "{reason}");
+        };
+        let calls = fake.script.calls();
+        check(client.verify(key()).await.unwrap_err(), calls);
+        let calls = fake.script.calls();
+        let revoke = client.revoke(v1::RevokeRequest::default());
+        check(revoke.await.unwrap_err(), calls);
+    }
+}
+
+#[tokio::test]
+async fn a_change_is_made_again_until_it_is_confirmed() {
+    let fake = Fake::start().await;
+    let mut left = 2;
+    fake.script.before(move |_| {
+        if left == 0 {
+            return Ok(());
+        }
+        left -= 1;
+        Err(status(Code::Unavailable, "REVOKE_UNCONFIRMED"))
+    });
+    let revoked = fake.client().revoke(v1::RevokeRequest::default()).await;
+    assert_eq!(revoked.unwrap().revoked_count, 1);
+    assert_eq!(fake.script.calls(), 3);
+}
+
+#[tokio::test]
+async fn when_to_come_back_is_passed_on_and_kept() {
+    let fake = Fake::start().await;
+    let later = Duration::from_secs(3600);
+    fake.script.before(move |_| {
+        let details = ErrorDetails::with_retry_info(Some(later));
+        Err(tonic::Status::with_error_details(
+            Code::Unavailable,
+            "later",
+            details,
+        ))
+    });
+    let error = fake.client().verify(key()).await.unwrap_err();
+    assert_eq!(error.retry_after, Some(later));
+    assert_eq!(fake.script.calls(), 1, "not before the time");
+}
+
+#[tokio::test]
+async fn health_is_that_of_any_instance() {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let router = tonic::transport::Server::builder().add_service(health);
+    let healthy = crate::fake::Running::serve(router).await;
+    let without = Fake::start().await;
+    let url = format!("http://{}", healthy.address);
+    let client = client([without.url(), "http://127.0.0.1:1".to_owned(), url]);
+    let client = client.build().unwrap();
+    client.health().await.unwrap();
+    let not_serving = tonic_health::ServingStatus::NotServing;
+    reporter.set_service_status("", not_serving).await;
+    let error = client.health().await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+}

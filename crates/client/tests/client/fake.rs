@@ -1,0 +1,297 @@
+//! An `ApiKeyService` that answers what the test tells it to.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use keyward_client::{Builder, Client, Secret, v1};
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::codegen::http::Extensions;
+use tonic::metadata::MetadataMap;
+use tonic::transport::server::{Router, Server, ServerTlsConfig, TcpIncoming};
+use tonic::{Request, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+use v1::api_key_service_server::{ApiKeyService, ApiKeyServiceServer};
+
+/// Any free port on loopback.
+pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+/// For whatever must happen, and then happens soon.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a call brought along besides its message.
+pub(crate) struct Seen<'a> {
+    pub(crate) metadata: &'a MetadataMap,
+    pub(crate) extensions: &'a Extensions,
+}
+
+impl Seen<'_> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        self.metadata.get(name).map(|value| value.to_str().unwrap())
+    }
+}
+
+type Before = dyn FnMut(Seen<'_>) -> Result<(), Status> + Send;
+
+/// What it answers, and what it saw.
+pub(crate) struct Script {
+    /// Asked before every answer.
+    before: Mutex<Box<Before>>,
+    /// The answer to Verify.
+    pub(crate) verdict: Mutex<v1::VerifyResponse>,
+    /// What Verify was asked.
+    pub(crate) asked: Mutex<Vec<v1::VerifyRequest>>,
+    calls: AtomicUsize,
+}
+
+/// The answer to a good key.
+pub(crate) fn valid() -> v1::VerifyResponse {
+    v1::VerifyResponse {
+        verdict: v1::Verdict::Valid.into(),
+        key_id: "0197-key".to_owned(),
+        account_id: "42".to_owned(),
+        name: "default".to_owned(),
+        scopes: vec!["orders:read".to_owned(), "orders:write".to_owned()],
+        metadata: [("plan".to_owned(), "gold".to_owned())].into(),
+        expire_time: Some(prost_types::Timestamp {
+            seconds: 2_000_000_000,
+            nanos: 0,
+        }),
+        revision: 7,
+    }
+}
+
+/// A status as Keyward makes them.
+pub(crate) fn status(code: tonic::Code, reason: &str) -> Status {
+    let metadata = [("replacement_key_id".to_owned(), "0198".to_owned())];
+    let details = ErrorDetails::with_error_info(reason, "keyward", metadata);
+    Status::with_error_details(code, "it is so", details)
+}
+
+impl Script {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            before: Mutex::new(Box::new(|_| Ok(()))),
+            verdict: Mutex::new(valid()),
+            asked: Mutex::default(),
+            calls: AtomicUsize::new(0),
+        })
+    }
+
+    /// From now on asks `before` before every answer.
+    pub(crate) fn before(
+        &self,
+        before: impl FnMut(Seen<'_>) -> Result<(), Status> + Send + 'static,
+    ) {
+        *self.before.lock() = Box::new(before);
+    }
+
+    /// From now on refuses every call.
+    pub(crate) fn refuse(&self, code: tonic::Code, reason: &'static str) {
+        self.before(move |_| Err(status(code, reason)));
+    }
+
+    /// How many calls came.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+
+    fn enter<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let seen = Seen {
+            metadata: request.metadata(),
+            extensions: request.extensions(),
+        };
+        (self.before.lock())(seen)
+    }
+}
+
+/// The service of a script.
+pub(crate) struct Service(pub(crate) Arc<Script>);
+
+#[async_trait::async_trait]
+impl ApiKeyService for Service {
+    async fn issue(
+        &self,
+        request: Request<v1::IssueRequest>,
+    ) -> Result<Response<v1::IssueResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::IssueResponse {
+            api_key: "kw_new".to_owned(),
+            created: true,
+            ..Default::default()
+        }))
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::RevokeRequest>,
+    ) -> Result<Response<v1::RevokeResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::RevokeResponse {
+            revoked_count: 1,
+            ..Default::default()
+        }))
+    }
+
+    async fn verify(
+        &self,
+        request: Request<v1::VerifyRequest>,
+    ) -> Result<Response<v1::VerifyResponse>, Status> {
+        self.0.enter(&request)?;
+        self.0.asked.lock().push(request.into_inner());
+        Ok(Response::new(self.0.verdict.lock().clone()))
+    }
+
+    async fn verify_batch(
+        &self,
+        request: Request<v1::VerifyBatchRequest>,
+    ) -> Result<Response<v1::VerifyBatchResponse>, Status> {
+        self.0.enter(&request)?;
+        let answer = self.0.verdict.lock().clone();
+        let requests = request.into_inner().requests;
+        // A key that it does not answer, so that an answer that is not whole can be had.
+        let answered = requests.iter().filter(|key| key.api_key != "kw_skip");
+        let responses = answered.map(|_| answer.clone()).collect();
+        Ok(Response::new(v1::VerifyBatchResponse { responses }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::GetResponse {
+            key: Some(v1::ApiKey::default()),
+        }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::ListResponse {
+            next_page_token: "more".to_owned(),
+            ..Default::default()
+        }))
+    }
+
+    async fn update(
+        &self,
+        request: Request<v1::UpdateRequest>,
+    ) -> Result<Response<v1::UpdateResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::UpdateResponse {
+            revision: 9,
+            ..Default::default()
+        }))
+    }
+}
+
+/// A running server.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+/// Over when the server shall stop.
+pub(crate) type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Running {
+    /// Serves `router` on a port that is free.
+    pub(crate) async fn serve(router: Router) -> Self {
+        Self::serve_on(ANY, router).await
+    }
+
+    async fn serve_on(address: SocketAddr, router: Router) -> Self {
+        Self::start(address, |incoming, until| {
+            router.serve_with_incoming_shutdown(incoming, until)
+        })
+        .await
+    }
+
+    /// Runs what `serve` makes of the connections to `address`.
+    pub(crate) async fn start<F>(
+        address: SocketAddr,
+        serve: impl FnOnce(TcpIncoming, Until) -> F,
+    ) -> Self
+    where
+        F: Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
+    {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let until = Box::pin(async {
+            // Stopped, or dropped with the test.
+            let _ = stopped.await;
+        });
+        let serving = serve(TcpIncoming::from(listener), until);
+        let task = tokio::spawn(async { serving.await.unwrap() });
+        Self {
+            address,
+            stop,
+            task,
+        }
+    }
+
+    pub(crate) async fn stop(self) -> SocketAddr {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap();
+        self.address
+    }
+}
+
+/// A service that runs, and its script.
+pub(crate) struct Fake {
+    pub(crate) script: Arc<Script>,
+    pub(crate) running: Running,
+}
+
+impl Fake {
+    pub(crate) async fn start() -> Self {
+        Self::start_on(ANY).await
+    }
+
+    /// Starts where another one was.
+    pub(crate) async fn start_on(address: SocketAddr) -> Self {
+        let script = Script::new();
+        let router = Server::builder().add_service(service(&script));
+        let running = Running::serve_on(address, router).await;
+        Self { script, running }
+    }
+
+    pub(crate) async fn start_tls(tls: ServerTlsConfig) -> Self {
+        let script = Script::new();
+        let mut server = Server::builder().tls_config(tls).unwrap();
+        let running = Running::serve(server.add_service(service(&script))).await;
+        Self { script, running }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.running.address)
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        client([self.url()]).build().unwrap()
+    }
+}
+
+pub(crate) fn service(script: &Arc<Script>) -> ApiKeyServiceServer<Service> {
+    ApiKeyServiceServer::new(Service(Arc::clone(script)))
+}
+
+/// A client with a token, and with time enough on a busy machine.
+pub(crate) fn client(urls: impl IntoIterator<Item = String>) -> Builder {
+    Client::builder()
+        .endpoints(urls)
+        .token(Secret::new("kwt_test"))
+        .timeout(PATIENCE)
+        .change_timeout(PATIENCE)
+}

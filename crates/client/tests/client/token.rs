@@ -1,0 +1,80 @@
+//! A token file that changes while the client lives.
+
+use std::sync::Arc;
+
+use keyward_client::{Client, ErrorKind, Secret, Verdict, VerifyRequest};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tonic::Code;
+
+use crate::fake::{Fake, PATIENCE, status};
+
+fn key() -> VerifyRequest {
+    VerifyRequest::new(Secret::new("kw_a"))
+}
+
+fn client(fake: &Fake, file: &std::path::Path) -> Client {
+    let builder = Client::builder().endpoint(fake.url()).token_file(file);
+    builder.timeout(PATIENCE).build().unwrap()
+}
+
+/// Lets only `accepted` in.
+fn accept(fake: &Fake, accepted: &'static str) {
+    fake.script.before(move |seen| {
+        if seen.text("authorization") == Some(accepted) {
+            Ok(())
+        } else {
+            Err(status(Code::Unauthenticated, "TOKEN_INVALID"))
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_rotated_token_is_used_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "kwt_old\n").unwrap();
+    let fake = Fake::start().await;
+    let client = client(&fake, &file);
+    accept(&fake, "Bearer kwt_old");
+    assert!(matches!(client.verify(key()).await, Ok(Verdict::Valid(_))));
+
+    // The file first, then the old token ends: the very next call passes.
+    std::fs::write(&file, "kwt_new\n").unwrap();
+    accept(&fake, "Bearer kwt_new");
+    let verdict = client.verify(key()).await;
+    assert!(matches!(verdict, Ok(Verdict::Valid(_))), "{verdict:?}");
+
+    // No new token: asked once, and told.
+    accept(&fake, "Bearer kwt_other");
+    let calls = fake.script.calls();
+    let error = client.verify(key()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unauthorized);
+    assert_eq!(fake.script.calls(), calls + 1);
+}
+
+#[tokio::test]
+async fn the_file_is_looked_at_while_calls_are_made_and_a_bad_one_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "kwt_old").unwrap();
+    let fake = Fake::start().await;
+    let client = client(&fake, &file);
+    let seen = Arc::new(Mutex::new(String::new()));
+    let sees = Arc::clone(&seen);
+    fake.script.before(move |call| {
+        *sees.lock() = call.text("authorization").unwrap().to_owned();
+        Ok(())
+    });
+    std::fs::write(&file, "").unwrap();
+    let begun = Instant::now();
+    while begun.elapsed() < std::time::Duration::from_millis(1300) {
+        assert!(matches!(client.verify(key()).await, Ok(Verdict::Valid(_))));
+        assert_eq!(*seen.lock(), "Bearer kwt_old");
+    }
+    std::fs::write(&file, "kwt_new").unwrap();
+    while *seen.lock() != "Bearer kwt_new" {
+        assert!(matches!(client.verify(key()).await, Ok(Verdict::Valid(_))));
+        assert!(begun.elapsed() < PATIENCE, "the new token is not used");
+    }
+}
