@@ -4,9 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use keyward::config::Settings;
-use keyward::{app, cli};
+use keyward::{app, cli, system};
 
 fn main() -> ExitCode {
+    system::choose_cryptography();
     cli::run(std::env::args_os(), std::env::vars_os(), &Here)
 }
 

@@ -42,6 +42,12 @@ impl Entropy for SystemEntropy {
     }
 }
 
+/// Makes ring what TLS computes with everywhere in this process, whoever sets it up.
+pub fn choose_cryptography() {
+    // Err says that it was chosen before.
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+}
+
 /// Keeps secrets out of core dumps: none is written, and no other process of this user can read
 /// this one's memory.
 pub fn forbid_core_dumps() -> std::io::Result<()> {

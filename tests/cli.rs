@@ -16,6 +16,8 @@ mod harness;
 mod names;
 #[path = "cli/output.rs"]
 mod output;
+#[path = "cli/tls.rs"]
+mod tls;
 
 const ID: &str = "01970000-0000-7000-8000-000000000000";
 
@@ -159,12 +161,6 @@ fn the_service_is_found_through_its_settings() {
     )
     .refused(64);
     assert!(err.contains("--endpoint"), "{err}");
-    let err = run(
-        command(directory, &["token", "list", "--endpoint", "https://x"]),
-        "",
-    )
-    .refused(64);
-    assert!(err.contains("there is no TLS"), "{err}");
 }
 
 #[test]
@@ -312,7 +308,7 @@ fn help_and_version_are_answers() {
     let help = alone(&["--help"]).done();
     let verbs = [
         "serve", "config", "migrate", "init", "epoch", "issue", "get", "list", "revoke", "update",
-        "verify", "token",
+        "verify", "token", "health",
     ];
     for verb in verbs {
         assert!(

@@ -150,6 +150,7 @@ impl App {
             Some(address) => Some(listen("http_listen", address).await?),
             None => None,
         };
+        let tls = parts::listener_tls(settings, &clock, &metrics)?;
         let grpc = listener.local_addr().map_err(StartError::new)?;
         let http = side.as_ref().and_then(|side| side.local_addr().ok());
 
@@ -222,14 +223,15 @@ impl App {
             .map_err(StartError::new)?;
         let stop = &base.stops.serving;
         let workers = match settings.workers {
-            0 => Workers::here(&server, &base.metrics, stop),
-            count => Workers::start(count, &server, &base.metrics, stop).map_err(|error| {
-                StartError(format!("the serving threads cannot start: {error}"))
-            })?,
+            0 => Workers::here(&server, tls.as_ref(), &base.metrics, stop),
+            count => Workers::start(count, &server, tls.as_ref(), &base.metrics, stop).map_err(
+                |error| StartError(format!("the serving threads cannot start: {error}")),
+            )?,
         };
         let mut background = base.background(&tail);
         background.extend(watching.map(|watching| base.stops.guard("watcher", watching)));
         background.extend(side.map(|side| base.side_port(side, &tail)));
+        background.extend(tls.map(|tls| base.certificate(tls)));
         Ok(Self {
             grpc,
             http,

@@ -8,16 +8,32 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
-use super::{CACHED_KEYS, CACHED_TOKENS, NOT_FRESH, READS, Stops, set_health};
+use super::{CACHED_KEYS, CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
 use crate::cache::l2::L2;
 use crate::cache::{Fenced, Fetch, Flights, Grounds, L1, Lookup, Permits, Shared};
+use crate::config::Settings;
 use crate::feed::{
     Barrier, Member, Tail, follow_announcements, follow_hints, reap_the_silent, watch_freshness,
 };
 use crate::fence::{Fence, Now};
+use crate::grpc::Tls;
 use crate::key::{Clock, KeyRecord, TokenRecord};
 use crate::store::{Control, Store};
 use crate::telemetry::{CacheMetrics, Metrics, http};
+
+/// The listener's TLS, if the settings name a certificate.
+pub(super) fn listener_tls(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<Option<Tls>, StartError> {
+    let Some((certificate, key)) = settings.tls() else {
+        return Ok(None);
+    };
+    Tls::load(certificate, key, Arc::clone(clock), metrics.tls.clone())
+        .map(Some)
+        .map_err(StartError::new)
+}
 
 /// What most parts are made from.
 pub(super) struct Base {
@@ -135,6 +151,12 @@ impl Base {
             self.stops.guard("hints", hints),
             self.stops.guard("reaper", reaper),
         ]
+    }
+
+    /// Keeps the listener's certificate up to date with its files.
+    pub(super) fn certificate(&self, tls: Tls) -> JoinHandle<()> {
+        let stop = self.stops.background.clone();
+        self.stops.guard("certificate", tls.follow(stop))
     }
 
     /// Health says SERVING only while freshness holds.

@@ -48,7 +48,7 @@ pub(super) enum Verb {
     #[command(flatten)]
     Direct(Direct),
     #[command(flatten)]
-    Call(Call),
+    Call(Box<Call>),
 }
 
 /// The verbs that go straight to the store: for when no instance can serve.
@@ -81,6 +81,8 @@ pub(super) enum Call {
     Verify(Verify),
     /// Manage the tokens of callers
     Token(Token),
+    /// Ask whether the service serves, which takes no token: exits with 0 if it does, with 1 if not
+    Health(Health),
 }
 
 impl Call {
@@ -93,6 +95,7 @@ impl Call {
             Self::Revoke(args) => &args.client,
             Self::Update(args) => &args.client,
             Self::Verify(args) => &args.client,
+            Self::Health(args) => &args.client,
             Self::Token(args) => match &args.verb {
                 TokenVerb::Create(args) => &args.client,
                 TokenVerb::List(args) => &args.client,
@@ -112,9 +115,14 @@ pub(super) enum Format {
 #[derive(Args)]
 #[command(next_help_heading = "Client")]
 pub(super) struct ClientArgs {
-    /// The service [env: KEYWARD_ENDPOINT] [default: http:// and the setting `listen`]
+    /// The service, http:// or https:// [env: KEYWARD_ENDPOINT] [default: where `listen` and
+    /// `tls_cert` say that it is]
     #[arg(long, value_name = "URL", value_parser = Url::new)]
     pub(super) endpoint: Option<Url>,
+    /// File of the authorities that are believed in place of the system's, in PEM [env:
+    /// KEYWARD_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
     /// File that holds the caller's token [env: KEYWARD_TOKEN_FILE] [default: admin.token in
     /// data_dir]
     #[arg(long, value_name = "FILE")]
@@ -292,6 +300,12 @@ pub(super) struct Verify {
     /// Read the store, even if the answer is known from memory
     #[arg(long)]
     pub(super) strong: bool,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
+#[derive(Args)]
+pub(super) struct Health {
     #[command(flatten)]
     pub(super) client: ClientArgs,
 }

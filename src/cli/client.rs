@@ -11,13 +11,13 @@ use keyward_proto::v1::api_key_service_client::ApiKeyServiceClient;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::input::without_line_end;
-use super::{Failure, Reach};
-use crate::config::Url;
+use super::{Failure, Reach, trust};
+use crate::config::{Settings, Url};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -50,7 +50,6 @@ impl Client {
             environment,
             settings,
         } = reach;
-        let url = endpoint(reach)?;
         let token_file = match (
             &options.token_file,
             variable(environment, "KEYWARD_TOKEN_FILE"),
@@ -60,19 +59,7 @@ impl Client {
             (None, None) => settings.data_dir.join("admin.token"),
         };
         let bearer = bearer(&token_file)?;
-        let channel = Endpoint::from_shared(url.expose().to_owned())
-            .map_err(|error| Failure::Usage(format!("the endpoint {url}: {error}")))?
-            .connect_timeout(CONNECT_TIMEOUT.min(options.timeout))
-            .timeout(options.timeout)
-            .connect()
-            .await
-            .map_err(|error| {
-                let cause = innermost(&error);
-                Failure::Failed(format!(
-                    "cannot connect to {url}: {cause}\n  is the service running? another endpoint is \
-                     named with --endpoint or KEYWARD_ENDPOINT"
-                ))
-            })?;
+        let channel = channel(reach).await?;
         Ok(Self {
             keys: ApiKeyServiceClient::with_interceptor(channel.clone(), bearer.clone()),
             admin: AdminServiceClient::with_interceptor(channel, bearer),
@@ -131,11 +118,43 @@ impl Client {
                 humantime::format_duration(self.timeout)
             )),
             (Code::Unavailable | Code::Unknown | Code::Unimplemented | Code::Internal, None) => {
-                Some("is the endpoint a keyward service, and does it still run?".into())
+                Some(
+                    "is the endpoint a keyward service, and does it still run? one with TLS takes \
+                     https://"
+                        .into(),
+                )
             }
             _ => None,
         }
     }
+}
+
+/// Connects, without a token.
+pub(super) async fn channel(reach: &Reach<'_>) -> Result<Channel, Failure> {
+    let (url, tls) = endpoint(reach)?;
+    let timeout = reach.options.timeout;
+    let refused = |error| Failure::Usage(format!("the endpoint {url}: {}", innermost(&error)));
+    let mut endpoint = Endpoint::from_shared(url.expose().to_owned())
+        .map_err(refused)?
+        .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+        .timeout(timeout);
+    if let Some(tls) = tls {
+        endpoint = endpoint.tls_config(tls).map_err(refused)?;
+    }
+    endpoint.connect().await.map_err(|error| {
+        let cause = innermost(&error);
+        let advice = match cause.contains("certificate") {
+            true => {
+                "another authority is named with --ca-file or KEYWARD_CA_FILE, the name that is \
+                 proven is that of the endpoint"
+            }
+            false => {
+                "is the service running? another endpoint is named with --endpoint or \
+                 KEYWARD_ENDPOINT"
+            }
+        };
+        Failure::Failed(format!("cannot connect to {url}: {cause}\n  {advice}"))
+    })
 }
 
 fn variable<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsString> {
@@ -145,29 +164,50 @@ fn variable<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&
         .map(|(_, value)| value)
 }
 
-fn endpoint(reach: &Reach<'_>) -> Result<Url, Failure> {
+/// Where the service is, and whom to believe that it is the service, if that is to be proven.
+fn endpoint(reach: &Reach<'_>) -> Result<(Url, Option<ClientTlsConfig>), Failure> {
     let Reach {
         options,
         environment,
         settings,
     } = reach;
+    let ca_file = match (&options.ca_file, variable(environment, "KEYWARD_CA_FILE")) {
+        (Some(path), _) => Some(path.clone()),
+        (None, path) => path.map(PathBuf::from),
+    };
     let url = match (&options.endpoint, variable(environment, "KEYWARD_ENDPOINT")) {
-        (Some(url), _) => Ok(url.clone()),
+        (Some(url), _) => url.clone(),
         (None, Some(text)) => Url::new(&text.to_string_lossy())
-            .map_err(|reason| Failure::Usage(format!("KEYWARD_ENDPOINT: {reason}"))),
-        (None, None) if settings.listen.port() == 0 => Err(Failure::Usage(
+            .map_err(|reason| Failure::Usage(format!("KEYWARD_ENDPOINT: {reason}")))?,
+        (None, None) => return of_this_machine(settings, ca_file.as_deref()),
+    };
+    let tls = match url.expose().starts_with("https") {
+        true => Some(trust::named(ca_file.as_deref())?),
+        false => None,
+    };
+    Ok((url, tls))
+}
+
+/// The service that the settings here speak of.
+fn of_this_machine(
+    settings: &Settings,
+    ca_file: Option<&Path>,
+) -> Result<(Url, Option<ClientTlsConfig>), Failure> {
+    if settings.listen.port() == 0 {
+        return Err(Failure::Usage(
             "the setting `listen` has port 0; name the service with --endpoint".into(),
-        )),
-        (None, None) => {
-            Url::new(&format!("http://{}", reachable(settings.listen))).map_err(Failure::Usage)
-        }
-    }?;
-    if url.expose().starts_with("https") {
-        return Err(Failure::Usage(format!(
-            "the endpoint {url}: takes http://, there is no TLS"
-        )));
+        ));
     }
-    Ok(url)
+    let reached = reachable(settings.listen);
+    let (scheme, tls) = match &settings.tls_cert {
+        Some(own) => {
+            let tls = trust::of_this_machine(ca_file, own, reached.ip())?;
+            ("https", Some(tls))
+        }
+        None => ("http", None),
+    };
+    let url = Url::new(&format!("{scheme}://{reached}")).map_err(Failure::Usage)?;
+    Ok((url, tls))
 }
 
 /// One listens on a wildcard, and connects to an address.

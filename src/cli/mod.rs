@@ -5,11 +5,13 @@ mod args;
 mod client;
 mod direct;
 mod flags;
+mod health;
 mod input;
 mod keys;
 mod output;
 mod render;
 mod token;
+mod trust;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
@@ -221,6 +223,7 @@ async fn answer(input: &mut dyn Read, call: &Call, reach: &Reach<'_>) -> Result<
             let request = keys::verify_request(args, input)?;
             Client::connect(reach).await?.verify(request).await
         }
+        Call::Health(_) => health::ask(reach).await,
         Call::Token(args) => match &args.verb {
             TokenVerb::Create(args) => {
                 let request = token::create_request(args);

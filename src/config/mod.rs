@@ -10,7 +10,7 @@ mod table;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::key::Prefix;
@@ -28,6 +28,10 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where the side port listens; `None` when it is off.
     pub http_listen: Option<SocketAddr>,
+    /// The certificate of the gRPC service; with it there is a `tls_key`.
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key.
+    pub tls_key: Option<PathBuf>,
     /// The directory of what this program writes: the embedded store, the keyring, the first token.
     pub data_dir: PathBuf,
     /// Where keys and tokens are kept.
@@ -51,6 +55,13 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// Where spans are sent to; `None`: nowhere.
     pub otlp_endpoint: Option<Url>,
+}
+
+impl Settings {
+    /// The files of the certificate and its key, if the service speaks TLS.
+    pub fn tls(&self) -> Option<(&Path, &Path)> {
+        Some((self.tls_cert.as_deref()?, self.tls_key.as_deref()?))
+    }
 }
 
 /// Where keys and tokens are kept.
@@ -145,6 +156,7 @@ pub fn load(inputs: Inputs) -> Result<Effective, Errors> {
     }
     if errors.is_empty() {
         errors.extend(useless(&settings, &entries));
+        errors.extend(half(&settings, &entries));
         errors.extend(exposed(&settings, &entries));
     }
     if errors.is_empty() {
@@ -184,14 +196,26 @@ fn useless(settings: &Settings, entries: &[Entry]) -> Option<String> {
     }
 }
 
+/// A certificate without its key, or the other way round.
+fn half(settings: &Settings, entries: &[Entry]) -> Option<String> {
+    let (given, missing) = match (&settings.tls_cert, &settings.tls_key) {
+        (Some(_), None) => ("tls_cert", "tls_key"),
+        (None, Some(_)) => ("tls_key", "tls_cert"),
+        _ => return None,
+    };
+    let reason = format!("is set without {missing}: TLS takes both, or neither");
+    refused_entry(given, &reason, entries)
+}
+
 /// Tokens, keys and passwords would cross a network in the clear, or go to a server that did not
 /// prove who it is.
 fn exposed(settings: &Settings, entries: &[Entry]) -> Vec<String> {
     let is_exposed = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
     let listener = |address: Option<SocketAddr>| {
-        address.filter(is_exposed).map(|_| {
+        let address = address.filter(|address| is_exposed(address) && settings.tls().is_none());
+        address.map(|_| {
             "is not a loopback address, and there is no TLS: secrets would cross the network in \
-             the clear; listen on 127.0.0.1, or set insecure = true"
+             the clear; set tls_cert and tls_key, listen on 127.0.0.1, or set insecure = true"
                 .to_owned()
         })
     };

@@ -51,7 +51,12 @@ pub(super) type Given = HashMap<&'static str, (String, Source)>;
 const PREFIX: &str = "KEYWARD_";
 const CONFIG_VARIABLE: &str = "KEYWARD_CONFIG";
 /// Variables that are not settings of the service.
-const OTHER_VARIABLES: [&str; 3] = [CONFIG_VARIABLE, "KEYWARD_ENDPOINT", "KEYWARD_TOKEN_FILE"];
+const OTHER_VARIABLES: [&str; 4] = [
+    CONFIG_VARIABLE,
+    "KEYWARD_ENDPOINT",
+    "KEYWARD_TOKEN_FILE",
+    "KEYWARD_CA_FILE",
+];
 
 /// The values that are given, the strongest source of each, and what is wrong with the sources.
 pub(super) fn gather(inputs: Inputs) -> (Given, Vec<String>) {

@@ -88,10 +88,30 @@ pub const TABLE: &[Setting] = &[
     Setting {
         name: "http_listen",
         takes: Takes::Value("ADDRESS"),
-        help: "Address and port of /metrics, /livez, /readyz and /version; `none` switches it off",
+        help: "Address and port of /metrics, /livez, /readyz and /version, which hold no secret and are \
+               always without TLS; `none` switches it off",
         default: Default::Text("127.0.0.1:9464"),
         set: |s, text| parse::optional(text, parse::address).map(|address| s.http_listen = address),
         show: |s| shown(s.http_listen.as_ref()),
+    },
+    Setting {
+        name: "tls_cert",
+        takes: Takes::Value("FILE"),
+        help: "Certificate of the gRPC service, with those between it and its authority, in PEM: with \
+               it and `tls_key` the service speaks TLS alone; read again when it changes; `none` \
+               switches TLS off",
+        default: Default::Text("none"),
+        set: |s, text| parse::optional(text, parse::path).map(|path| s.tls_cert = path),
+        show: |s| shown(s.tls_cert.as_deref().map(text_of).as_ref()),
+    },
+    Setting {
+        name: "tls_key",
+        takes: Takes::Value("FILE"),
+        help: "Private key of `tls_cert`, in PEM, not readable by every user of the machine; read \
+               again when it changes",
+        default: Default::Text("none"),
+        set: |s, text| parse::optional(text, parse::path).map(|path| s.tls_key = path),
+        show: |s| shown(s.tls_key.as_deref().map(text_of).as_ref()),
     },
     Setting {
         name: "data_dir",
@@ -213,6 +233,8 @@ pub(super) fn blank() -> Settings {
     Settings {
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         http_listen: None,
+        tls_cert: None,
+        tls_key: None,
         data_dir: PathBuf::new(),
         store: Store::Sqlite(PathBuf::new()),
         redis: None,

@@ -168,6 +168,7 @@ fn variables_of_others_are_left_alone() {
     let mut case = Case::new()
         .variable("KEYWARD_ENDPOINT", "http://x")
         .variable("KEYWARD_TOKEN_FILE", "x")
+        .variable("KEYWARD_CA_FILE", "x")
         .variable("KEYWARD_BOT_TELEGRAM_TOKEN", "x")
         .variable("KEYWARD_SERVICE_HOST", "10.0.0.1")
         .variable("KEYWARD_PORT", "tcp://10.0.0.1:50051")
@@ -300,4 +301,31 @@ fn the_documentation_names_every_setting_once() {
             setting.name
         );
     }
+}
+
+#[test]
+fn tls_takes_both_files_and_makes_insecure_needless() {
+    for (given, missing) in [("tls_cert", "tls_key"), ("tls_key", "tls_cert")] {
+        let errors = Case::new().flag(given, "x.pem").errors();
+        assert_eq!(
+            errors,
+            [format!(
+                "{given} = 'x.pem' (flag --{}): is set without {missing}: TLS takes both, or neither",
+                given.replace('_', "-")
+            )]
+        );
+    }
+    let case = Case::new()
+        .flag("tls_cert", "c.pem")
+        .variable("KEYWARD_TLS_KEY", "k.pem")
+        .flag("listen", "0.0.0.0:50051")
+        .flag("http_listen", "[::]:9464");
+    let settings = case.load().unwrap().settings;
+    assert_eq!(
+        settings.tls(),
+        Some((Path::new("c.pem"), Path::new("k.pem")))
+    );
+    assert_eq!(case.entry("tls_key").0, "k.pem");
+    let case = Case::new().flag("tls_cert", "none").flag("tls_key", "off");
+    assert_eq!(case.load().unwrap().settings.tls(), None);
 }

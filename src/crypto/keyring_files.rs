@@ -11,18 +11,19 @@
 //! ```
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use super::material::{GenerationKeys, KeyKind, KeyringMaterial, SecretKey};
+use super::private_file::{self, PrivateFileError};
 use crate::key::Entropy;
 
 const HEADER: &str = "keyward keyring v1\n";
 /// No file of a keyring comes near this many bytes.
-const MAX_FILE: u64 = 4_096;
+const MAX_FILE: usize = 4_096;
 
 /// Why a keyring cannot be loaded or made. Each says what is wrong, where, and what to do.
 #[derive(Debug, thiserror::Error)]
@@ -255,30 +256,19 @@ fn kind_of(path: &Path) -> Result<(KeyKind, u32), KeyringError> {
 }
 
 fn read_text(path: &Path) -> Result<Zeroizing<String>, KeyringError> {
-    let failed = |cause| KeyringError::Read {
-        path: path.to_owned(),
-        cause,
-    };
-    // Looked at before it is opened: opening a pipe would wait for its writer.
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(KeyringError::Unknown(path.to_owned()));
-    }
-    let file = File::open(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.permissions().mode() & 0o007 != 0 {
-        return Err(KeyringError::Exposed(path.to_owned()));
-    }
-    // Room for all of it: a buffer that grew would leave secrets behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(8_192));
-    file.take(MAX_FILE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
     let damaged = |reason| KeyringError::Damaged {
         path: path.to_owned(),
         reason,
     };
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(damaged("it is too long"));
-    }
+    let bytes = private_file::read(path, MAX_FILE).map_err(|error| match error {
+        PrivateFileError::NoFile => KeyringError::Unknown(path.to_owned()),
+        PrivateFileError::Exposed => KeyringError::Exposed(path.to_owned()),
+        PrivateFileError::TooLong => damaged("it is too long"),
+        PrivateFileError::Read(cause) => KeyringError::Read {
+            path: path.to_owned(),
+            cause,
+        },
+    })?;
     let text = std::str::from_utf8(&bytes).map_err(|_| damaged("it is no text"))?;
     Ok(Zeroizing::new(text.to_owned()))
 }

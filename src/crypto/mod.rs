@@ -6,6 +6,7 @@ mod generation;
 mod keyring;
 pub mod keyring_files;
 mod material;
+pub mod private_file;
 mod seal;
 #[cfg(test)]
 mod testing;

@@ -3,9 +3,11 @@
 
 mod admin;
 mod api;
+mod connection;
 mod convert;
 mod observe;
 mod status;
+mod tls;
 mod workers;
 
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use crate::service::{Service, ServiceError};
 use crate::telemetry::Metrics;
 
 pub use status::reasons_table;
+pub use tls::{Tls, TlsError};
 pub use workers::{Workers, accept};
 
 use observe::ObserveLayer;

@@ -2,22 +2,20 @@
 //! connection to the least loaded. With no such threads one runtime does it all.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use futures_util::future::Either;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::Server;
+use super::connection::{Connection, Counted};
+use super::tls::{Tls, handshakes};
 use crate::telemetry::Metrics;
 
 /// How long the acceptor rests when the system has no more file descriptors.
@@ -34,10 +32,12 @@ struct Worker {
 pub struct Workers(Vec<Worker>);
 
 impl Workers {
-    /// Starts `count` threads that serve `server` until `stop`, and drain then.
+    /// Starts `count` threads that serve `server` until `stop`, and drain then; through `tls`, if
+    /// there is one.
     pub fn start(
         count: usize,
         server: &Server,
+        tls: Option<&Tls>,
         metrics: &Metrics,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
@@ -46,7 +46,7 @@ impl Workers {
                 let runtime = tokio::runtime::Builder::new_current_thread()
                     .enable_all()
                     .build()?;
-                let (worker, serving) = worker(n, server.clone(), metrics, stop.clone());
+                let (worker, serving) = worker(n, server.clone(), tls.cloned(), metrics, stop);
                 std::thread::Builder::new()
                     .name(format!("verify-{n}"))
                     .spawn(move || runtime.block_on(serving))?;
@@ -57,8 +57,13 @@ impl Workers {
     }
 
     /// Serves on the runtime that this is called from: one thread for all.
-    pub fn here(server: &Server, metrics: &Metrics, stop: &CancellationToken) -> Self {
-        let (worker, serving) = worker(0, server.clone(), metrics, stop.clone());
+    pub fn here(
+        server: &Server,
+        tls: Option<&Tls>,
+        metrics: &Metrics,
+        stop: &CancellationToken,
+    ) -> Self {
+        let (worker, serving) = worker(0, server.clone(), tls.cloned(), metrics, stop);
         tokio::spawn(serving);
         Self(vec![worker])
     }
@@ -95,16 +100,26 @@ impl std::fmt::Debug for Workers {
 fn worker(
     n: usize,
     server: Server,
+    tls: Option<Tls>,
     metrics: &Metrics,
-    stop: CancellationToken,
+    stop: &CancellationToken,
 ) -> (Worker, impl Future<Output = ()> + Send + 'static) {
     let (connections, incoming) = mpsc::unbounded_channel();
     let (done, ended) = oneshot::channel();
     let load = Arc::new(AtomicUsize::new(0));
     let (counted, gauge) = (Arc::clone(&load), metrics.connections(n));
+    let stop = stop.clone();
     let serving = async move {
-        let incoming = UnboundedReceiverStream::new(incoming)
-            .map(move |stream| Connection::new(stream, Arc::clone(&counted), gauge.clone()));
+        let accepted = UnboundedReceiverStream::new(incoming).filter_map(move |stream| {
+            adopt(stream, Counted::new(Arc::clone(&counted), gauge.clone()))
+        });
+        let incoming = match tls {
+            None => {
+                Either::Left(accepted.map(|(stream, counted)| Connection::plain(stream, counted)))
+            }
+            Some(tls) => Either::Right(handshakes(accepted, tls, stop.clone())),
+        };
+        let incoming = incoming.map(Ok::<_, io::Error>);
         let served = server
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
             .await;
@@ -122,6 +137,17 @@ fn worker(
         },
         serving,
     )
+}
+
+/// A connection that was handed out, as one of this thread's runtime.
+fn adopt(stream: std::net::TcpStream, counted: Counted) -> Option<(TcpStream, Counted)> {
+    match TcpStream::from_std(stream) {
+        Ok(stream) => Some((stream, counted)),
+        Err(error) => {
+            tracing::debug!(%error, "a connection was gone before it was served");
+            None
+        }
+    }
 }
 
 /// Accepts on `listener` and hands out, until `stop`; then gives the threads back.
@@ -145,81 +171,5 @@ pub async fn accept(listener: TcpListener, workers: Workers, stop: CancellationT
             Ok(stream) => workers.hand_out(stream),
             Err(error) => tracing::debug!(%error, "a connection was gone before it was served"),
         }
-    }
-}
-
-/// A connection that counts as load for as long as it lives.
-struct Connection {
-    stream: TcpStream,
-    load: Arc<AtomicUsize>,
-    gauge: Gauge,
-}
-
-impl Connection {
-    fn new(stream: std::net::TcpStream, load: Arc<AtomicUsize>, gauge: Gauge) -> io::Result<Self> {
-        let stream = TcpStream::from_std(stream).inspect_err(|_| {
-            load.fetch_sub(1, Ordering::Relaxed);
-        })?;
-        gauge.inc();
-        Ok(Self {
-            stream,
-            load,
-            gauge,
-        })
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.load.fetch_sub(1, Ordering::Relaxed);
-        self.gauge.dec();
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

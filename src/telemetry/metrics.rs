@@ -17,7 +17,7 @@ use super::VERSION;
 use catalogue::{Catalogue, Described};
 pub use groups::{
     BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, L2Metrics, MemberMetrics,
-    RevokeMetrics,
+    RevokeMetrics, TlsMetrics,
 };
 
 type One = [(&'static str, &'static str); 1];
@@ -72,6 +72,8 @@ pub struct Metrics {
     pub members: MemberMetrics,
     /// The cache that instances share.
     pub l2: L2Metrics,
+    /// The listener's TLS.
+    pub tls: TlsMetrics,
 }
 
 impl Metrics {
@@ -116,6 +118,7 @@ impl Metrics {
             beats: BeatMetrics::register(c),
             members: MemberMetrics::register(c),
             l2: L2Metrics::register(c),
+            tls: TlsMetrics::register(c),
             connections: c.add(
                 "keyward_connections",
                 "gauge",

@@ -12,7 +12,7 @@ use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
     BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, L2Metrics, MemberMetrics, Metrics,
-    RevokeMetrics, RpcMetrics,
+    RevokeMetrics, RpcMetrics, TlsMetrics,
 };
 
 /// The name and version under which the service shows itself.

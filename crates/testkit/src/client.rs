@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error};
 use tonic::{Request, Status};
 
 /// Sends the token with every call, if there is one.
@@ -48,6 +48,21 @@ pub async fn connect(address: SocketAddr) -> Channel {
         .connect()
         .await
         .expect("Keyward takes connections")
+}
+
+/// Connects by TLS, if who answers there has a certificate for the address, of an authority in `trusted`
+/// (in PEM).
+///
+/// # Errors
+///
+/// Whatever hinders the connection.
+pub async fn connect_tls(address: SocketAddr, trusted: &str) -> Result<Channel, Error> {
+    let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(trusted));
+    Endpoint::from_shared(format!("https://{address}"))?
+        .connect_timeout(Duration::from_secs(20))
+        .tls_config(tls)?
+        .connect()
+        .await
 }
 
 /// What the side port answers to a GET of `path`: status line, headers and body.

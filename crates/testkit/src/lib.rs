@@ -27,7 +27,7 @@ mod refusal;
 mod stalling;
 mod tls;
 
-pub use client::{Client, connect, http_get};
+pub use client::{Client, connect, connect_tls, http_get};
 pub use cluster::{Cluster, Options};
 pub use deadline::{eventually, now, wait_until};
 pub use doubles::{ManualClock, ManualEntropy};
@@ -40,3 +40,4 @@ pub use proxy::{Proxy, Swallowed};
 pub use redis::{Redis, RedisCluster, RedisConnection, RedisOptions, RedisSentinel, Reply};
 pub use refusal::{invalid, refused};
 pub use stalling::{Faults, Gate, StallingStore};
+pub use tls::{Authority, Identity};

@@ -30,6 +30,8 @@ pub fn settings_in(directory: &Path) -> Settings {
     Settings {
         listen: any,
         http_listen: Some(any),
+        tls_cert: None,
+        tls_key: None,
         data_dir: directory.to_path_buf(),
         store: Store::Sqlite(directory.join("keyward.db")),
         redis: None,

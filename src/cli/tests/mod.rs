@@ -254,12 +254,14 @@ fn what_hinders_a_call_is_told() {
         err.contains("refused") && err.contains("is the service running?"),
         "{err}"
     );
-    let (code, _, err) = keyward_in(
-        &["get", ID, "--data-dir", dir_text],
-        "",
-        &[("KEYWARD_ENDPOINT", "https://x")],
-    );
-    assert_eq!(code, USAGE, "{err}");
+    for (endpoint, expected) in [("ftp://x", USAGE), ("https://127.0.0.1:1", FAILED)] {
+        let (code, _, err) = keyward_in(
+            &["get", ID, "--data-dir", dir_text],
+            "",
+            &[("KEYWARD_ENDPOINT", endpoint)],
+        );
+        assert_eq!(code, expected, "{err}");
+    }
 }
 
 #[test]

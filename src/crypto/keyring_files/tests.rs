@@ -1,6 +1,7 @@
 //! The keyring's files: each refused case with its message, and the rule that a keyring appears
 //! whole, with its permissions, or not at all.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 
 use proptest::prelude::*;

@@ -58,6 +58,21 @@ pub struct L2Metrics {
     pub breaker: Gauge,
 }
 
+/// The listener's TLS.
+#[derive(Clone, Debug)]
+pub struct TlsMetrics {
+    /// A client and this service have shaken hands.
+    pub done: Counter,
+    /// They could not agree, or the client went away.
+    pub failed: Counter,
+    /// The client took too long.
+    pub timed_out: Counter,
+    /// There were too many that did not come to their end, and this was the oldest.
+    pub displaced: Counter,
+    /// When the certificate in use ends, in seconds since the Unix epoch; 0 without TLS.
+    pub expire_time: Gauge,
+}
+
 /// Keys that were refused without any I/O.
 #[derive(Clone, Debug)]
 pub struct GarbageMetrics {
@@ -183,6 +198,28 @@ impl L2Metrics {
                 "keyward_l2_breaker",
                 "The breaker before Redis: 0 closed (calls are let through), 1 half-open (a \
                  connection is tried), 2 open; 0 without Redis, too",
+            ),
+        }
+    }
+}
+
+impl TlsMetrics {
+    pub(super) fn register(c: &mut Catalogue) -> Self {
+        let family: Family<One, Counter> = c.counters(
+            "keyward_tls_handshakes",
+            "outcome",
+            "TLS handshakes: `done`, `failed`, `timed_out` (the client took longer than 10 s), \
+             `displaced` (there were too many unfinished ones)",
+        );
+        let outcome = |value| family.get_or_create_owned(&[("outcome", value)]);
+        Self {
+            done: outcome("done"),
+            failed: outcome("failed"),
+            timed_out: outcome("timed_out"),
+            displaced: outcome("displaced"),
+            expire_time: c.gauge(
+                "keyward_tls_certificate_expire_time_seconds",
+                "When the certificate of the gRPC service ends, in seconds since 1970; 0 without TLS",
             ),
         }
     }

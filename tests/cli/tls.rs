@@ -1,0 +1,138 @@
+//! The command line as a client of a service with TLS.
+
+use std::path::Path;
+use std::process::Command;
+
+use keyward_testkit::{Authority, Process};
+
+use super::harness::{alone, command, run};
+
+/// A service with TLS, for these names, and a directory to call it from.
+struct Secure {
+    process: Process,
+    authority: Authority,
+    directory: tempfile::TempDir,
+}
+
+impl Secure {
+    fn start(names: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::new();
+        authority.sign(names).write(directory.path());
+        std::fs::write(directory.path().join("ca.crt"), authority.pem()).unwrap();
+        let data = directory.path().join("keyward-data");
+        let serve = [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--http-listen",
+            "127.0.0.1:0",
+            "--tls-cert",
+            "server.crt",
+            "--tls-key",
+            "server.key",
+        ];
+        let process = Process::start(command(directory.path(), &serve), &data);
+        Self {
+            process,
+            authority,
+            directory,
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn list(&self, more: &[&str]) -> Command {
+        command(self.path(), &[&["token", "list"], more].concat())
+    }
+}
+
+#[test]
+fn a_named_endpoint_is_believed_by_its_authority() {
+    let service = Secure::start(&["localhost", "127.0.0.1"]);
+    let https = format!("https://{}", service.process.grpc);
+    let named = ["--endpoint", &https, "--ca-file", "ca.crt"];
+    run(service.list(&named), "").done();
+    let mut by_variable = service.list(&["--endpoint", &https]);
+    by_variable.env("KEYWARD_CA_FILE", service.path().join("ca.crt"));
+    run(by_variable, "").done();
+
+    // The authorities of the system have not signed it, and neither has another one.
+    let other = Authority::new();
+    std::fs::write(service.path().join("other.crt"), other.pem()).unwrap();
+    for more in [&[][..], &["--ca-file", "other.crt"]] {
+        let more = [&["--endpoint", &https], more].concat();
+        let err = run(service.list(&more), "").refused(1);
+        assert!(err.contains("cannot connect to"), "{err}");
+    }
+    let err = run(
+        service.list(&["--endpoint", &https, "--ca-file", "other.crt"]),
+        "",
+    )
+    .refused(1);
+    assert!(err.contains("--ca-file or KEYWARD_CA_FILE"), "{err}");
+
+    for (file, expected) in [
+        ("nowhere.crt", "nowhere.crt"),
+        ("server.key", "holds no certificate"),
+    ] {
+        let err = run(service.list(&["--endpoint", &https, "--ca-file", file]), "").refused(1);
+        assert!(err.contains(expected), "{err}");
+    }
+    let http = format!("http://{}", service.process.grpc);
+    let err = run(service.list(&["--endpoint", &http]), "").refused(1);
+    assert!(err.contains("one with TLS takes https://"), "{err}");
+}
+
+#[test]
+fn the_service_of_the_settings_here_is_believed_by_its_certificate() {
+    // The name is not that of the address, and the file holds the authority's certificate as well.
+    let service = Secure::start(&["keyward.example"]);
+    let chain = service.path().join("server.crt");
+    let mut text = std::fs::read_to_string(&chain).unwrap();
+    text.push_str(service.authority.pem());
+    std::fs::write(&chain, text).unwrap();
+    let listen = service.process.grpc.to_string();
+    let settings =
+        format!("listen = '{listen}'\ntls_cert = 'server.crt'\ntls_key = 'server.key'\n");
+    std::fs::write(service.path().join("keyward.toml"), settings).unwrap();
+    run(service.list(&[]), "").done();
+    run(service.list(&["--ca-file", "ca.crt"]), "").done();
+
+    // Another certificate than the one that is shown.
+    let stranger = Authority::new();
+    std::fs::write(&chain, stranger.sign(&["keyward.example"]).certificate).unwrap();
+    let err = run(service.list(&[]), "").refused(1);
+    assert!(err.contains("certificate"), "{err}");
+    run(service.list(&["--ca-file", "ca.crt"]), "").done();
+}
+
+#[test]
+fn tls_is_not_spoken_where_there_is_none() {
+    let service = super::harness::Service::start();
+    let https = format!("https://{}", service.process.grpc);
+    let err = service
+        .call(&["token", "list", "--endpoint", &https], "")
+        .refused(1);
+    assert!(err.contains("cannot connect to https://"), "{err}");
+    assert!(alone(&["--help"]).done().contains("tls-cert"));
+}
+
+#[test]
+fn health_is_asked_without_a_token() {
+    let mut service = Secure::start(&["localhost", "127.0.0.1"]);
+    let https = format!("https://{}", service.process.grpc);
+    let health = ["health", "--endpoint", &https, "--ca-file", "ca.crt"];
+    std::fs::remove_file(service.path().join("keyward-data/admin.token")).unwrap();
+    assert_eq!(
+        run(command(service.path(), &health), "").done(),
+        "status: SERVING\n"
+    );
+    let json = [&health[..], &["--output", "json"]].concat();
+    let json = run(command(service.path(), &json), "").done();
+    assert_eq!(json, "{\n  \"status\": \"SERVING\"\n}\n");
+    assert!(service.process.stop().success());
+    run(command(service.path(), &health), "").refused(1);
+}

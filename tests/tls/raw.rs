@@ -1,0 +1,59 @@
+//! Handshakes by themselves, to see what was agreed on and which certificate was shown.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
+
+/// What a client trusts and speaks; with one offer sessions are taken up again.
+pub(super) struct Offer(TlsConnector);
+
+/// What came of a handshake.
+#[derive(Debug)]
+pub(super) struct Shaken {
+    pub(super) protocol: Option<Vec<u8>>,
+    pub(super) certificate: Vec<u8>,
+    pub(super) resumed: bool,
+}
+
+impl Offer {
+    pub(super) fn new(trusted: &str, protocols: &[&[u8]]) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap())
+            .unwrap();
+        let provider = Arc::new(ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Self(TlsConnector::from(Arc::new(config)))
+    }
+}
+
+pub(super) async fn shake(address: SocketAddr, offer: &Offer) -> io::Result<Shaken> {
+    let stream = TcpStream::connect(address).await?;
+    let name = ServerName::from(address.ip());
+    let mut stream = offer.0.connect(name, stream).await?;
+    // What a session is taken up with comes after the handshake, with the first bytes of HTTP/2.
+    let mut first = [0; 9];
+    let read = tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut first));
+    read.await??;
+    let connection = stream.get_ref().1;
+    let certificates = connection.peer_certificates().unwrap_or_default();
+    Ok(Shaken {
+        protocol: connection.alpn_protocol().map(<[u8]>::to_vec),
+        certificate: certificates.first().map(|c| c.to_vec()).unwrap_or_default(),
+        resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+    })
+}
