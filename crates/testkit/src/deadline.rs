@@ -15,6 +15,17 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// The seconds since 1970 by the harness's wall clock.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the clock of the harness, not of the service"
+)]
+pub(crate) fn unix_time() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let seconds = since.expect("it is later than 1970").as_secs();
+    seconds.try_into().expect("a time of this age")
+}
+
 /// Blocks until `is_so` says yes: how long that took.
 ///
 /// # Panics

@@ -21,7 +21,7 @@ use crate::deadline::wait_until;
 use crate::guard::{END_POSTGRES, Guard};
 use crate::ports::draw_port;
 use crate::processes::{self, id};
-use crate::tls;
+use crate::tls::{self, Files, Identity};
 use database::DATABASE;
 pub use database::{Database, User};
 use place::Place;
@@ -59,6 +59,19 @@ impl Postgres {
         let guard = Guard::new("postgres", END_POSTGRES);
         place.prepare(guard.home());
         let files = tls::write(guard.home(), &["localhost"]);
+        Self::run_tls(place, guard, files)
+    }
+
+    /// The same with this certificate, which the authority (in PEM) has signed.
+    pub fn start_tls_as(authority: &str, identity: &Identity) -> Self {
+        let place = Place::find();
+        let guard = Guard::new("postgres", END_POSTGRES);
+        place.prepare(guard.home());
+        let files = tls::write_signed(guard.home(), authority, identity);
+        Self::run_tls(place, guard, files)
+    }
+
+    fn run_tls(place: Place, guard: Guard, files: Files) -> Self {
         for path in [&files.authority, &files.certificate, &files.key] {
             place.give(path);
         }

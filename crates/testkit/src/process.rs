@@ -200,7 +200,7 @@ impl Starting {
 }
 
 /// `binary` without this process's KEYWARD variables.
-pub(crate) fn without_settings(binary: &str) -> Command {
+pub(crate) fn without_settings(binary: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("KEYWARD_") {

@@ -22,7 +22,7 @@ use crate::deadline::wait_until;
 use crate::guard::{Guard, KILL_ALL};
 use crate::ports::draw_port;
 use crate::processes::{self, id};
-use crate::tls;
+use crate::tls::{self, Identity};
 pub use cluster::RedisCluster;
 pub use sentinel::RedisSentinel;
 pub use wire::{RedisConnection, Reply};
@@ -45,6 +45,8 @@ pub struct RedisOptions {
     /// Whether the port takes TLS, and nothing else, with a certificate for `localhost` and
     /// `127.0.0.1`; see [`Redis::ca`].
     pub tls: bool,
+    /// With `tls`: another certificate, and that of the authority (in PEM) which signed it.
+    pub identity: Option<(String, Identity)>,
     /// Host and port of a primary.
     pub replica_of: Option<(String, u16)>,
 }
@@ -84,9 +86,11 @@ impl Redis {
     fn run(kind: Kind, options: RedisOptions) -> Self {
         let guard = Guard::new("redis", KILL_ALL);
         let home = guard.home();
-        let ca = options
-            .tls
-            .then(|| tls::write(home, &["localhost", "127.0.0.1"]).authority);
+        let files = options.tls.then(|| match &options.identity {
+            Some((authority, identity)) => tls::write_signed(home, authority, identity),
+            None => tls::write(home, &["localhost", "127.0.0.1"]),
+        });
+        let ca = files.map(|files| files.authority);
         if let Some(acl) = &options.acl {
             let [name, password] = HARNESS;
             let acl = format!("{acl}\nuser {name} on >{password} ~* &* +@all\n");

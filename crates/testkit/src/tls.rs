@@ -1,5 +1,6 @@
 //! A certificate authority of a test's own, and the certificates of servers that it signs.
 
+use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ pub struct Authority {
 }
 
 /// A server's certificate and its private key, in PEM.
+#[derive(Clone)]
 pub struct Identity {
     /// The certificate.
     pub certificate: String,
@@ -78,7 +80,25 @@ impl Authority {
     }
 }
 
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identity")
+    }
+}
+
 impl Identity {
+    /// What the files `{name}.crt` and `{name}.key` in `directory` hold.
+    pub fn read(directory: &Path, name: &str) -> Self {
+        let read = |ending| {
+            let path = directory.join(format!("{name}.{ending}"));
+            std::fs::read_to_string(path).expect("there is a certificate and its key")
+        };
+        Self {
+            certificate: read("crt"),
+            key: read("key"),
+        }
+    }
+
     /// Writes both into `directory`, as `server.crt` and `server.key`, which others cannot read. Files
     /// that are there are replaced, each at once.
     pub fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
@@ -103,9 +123,14 @@ fn put(path: &Path, text: &str, mode: u32) {
 /// `directory`.
 pub(crate) fn write(directory: &Path, names: &[&str]) -> Files {
     let authority = Authority::new();
+    write_signed(directory, authority.pem(), &authority.sign(names))
+}
+
+/// Writes the certificate of an authority and what it signed into `directory`.
+pub(crate) fn write_signed(directory: &Path, authority: &str, identity: &Identity) -> Files {
     let path = directory.join("ca.crt");
-    put(&path, authority.pem(), 0o644);
-    let (certificate, key) = authority.sign(names).write(directory);
+    put(&path, authority, 0o644);
+    let (certificate, key) = identity.write(directory);
     Files {
         authority: path,
         certificate,

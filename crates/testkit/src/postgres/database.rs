@@ -32,7 +32,7 @@ impl User {
 
     /// The password, which is no secret: the server is reached from this machine only, and gone
     /// after the test.
-    pub(super) fn password(self) -> &'static str {
+    pub(crate) fn password(self) -> &'static str {
         match self {
             Self::Owner => "owner-secret",
             Self::Service => "service-secret",

@@ -1,0 +1,112 @@
+//! Where updates come in, from a poll or a webhook, and are handed to the lane of their user.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use teloxide_core::types::Update;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::events::Event;
+use crate::handler::Handler;
+use crate::in_flight::{InFlight, Running};
+use crate::lanes::Lanes;
+
+/// Users who are served at the same time.
+const AT_ONCE: usize = 64;
+/// Updates of one user that may wait. What is beyond is a flood: it is dropped, and confirmed.
+const MAX_WAITING: usize = 50;
+/// How often to look for keys that are to be hidden.
+const SWEEP: Duration = Duration::from_millis(500);
+
+enum Job {
+    Event(Event, Running),
+    HideDue(u64),
+}
+
+/// Takes updates on.
+pub struct Desk {
+    handler: Arc<Handler>,
+    lanes: Arc<Lanes<Job>>,
+    in_flight: Arc<InFlight>,
+}
+
+impl Desk {
+    /// The desk of `handler`.
+    pub fn new(handler: Arc<Handler>) -> Arc<Self> {
+        let working = Arc::clone(&handler);
+        let run = move |job| {
+            let handler = Arc::clone(&working);
+            let work: futures_util::future::BoxFuture<'static, ()> = Box::pin(async move {
+                match job {
+                    Job::Event(event, running) => {
+                        handler.handle(event).await;
+                        // Only now it may be confirmed.
+                        drop(running);
+                    }
+                    Job::HideDue(user) => handler.hide_due(user).await,
+                }
+            });
+            work
+        };
+        Arc::new(Self {
+            handler,
+            lanes: Lanes::new(AT_ONCE, Box::new(run)),
+            in_flight: InFlight::new(),
+        })
+    }
+
+    /// What is under way.
+    pub fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// Who handles.
+    pub fn handler(&self) -> &Handler {
+        &self.handler
+    }
+
+    /// Takes an update on, unless it is under way already; its id.
+    pub fn accept(&self, update: Update) -> u32 {
+        let id = update.id.0;
+        let Some(running) = self.in_flight.begin(id) else {
+            return id;
+        };
+        let event = Event::of(update, self.handler.telegram.username());
+        let drop_as = |outcome| {
+            self.handler
+                .metrics
+                .update(event.kind(), outcome, Duration::ZERO);
+            id
+        };
+        let Some(person) = event.person() else {
+            return drop_as("ignored");
+        };
+        if self.lanes.waiting(person.id) >= MAX_WAITING {
+            self.handler.metrics.limited("waiting");
+            return drop_as("flood");
+        }
+        self.lanes.push(person.id, Job::Event(event, running));
+        id
+    }
+
+    /// Hides keys when their time comes, until `stop`.
+    pub async fn sweep(&self, stop: CancellationToken) {
+        while stop
+            .run_until_cancelled(tokio::time::sleep(SWEEP))
+            .await
+            .is_some()
+        {
+            for user in self.handler.shown.users_due(Instant::now()) {
+                // Behind what the user does now; a busy lane is asked again.
+                self.lanes.push_if_idle(user, || Job::HideDue(user));
+            }
+        }
+    }
+
+    /// Brings the gauges up to date.
+    pub fn observe(&self) {
+        let count = i64::try_from(self.in_flight.count()).unwrap_or(i64::MAX);
+        self.handler.metrics.in_flight.set(count);
+    }
+}

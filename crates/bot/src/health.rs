@@ -1,0 +1,128 @@
+//! Whether users are served, and the side port that tells: `/livez`, `/readyz`, `/metrics`.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::telegram::POLL;
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// After so long without an answer of Telegram, a poll hangs.
+const STALE: Duration = Duration::from_secs(2 * POLL.as_secs() + 10);
+
+/// What is known of the way to Telegram.
+pub struct Health {
+    state: Mutex<(Result<(), String>, Instant)>,
+    /// Updates are pushed: that none come says nothing.
+    is_pushed: bool,
+}
+
+impl Health {
+    /// Nothing is known yet. `is_pushed`: updates come to a webhook.
+    pub fn new(is_pushed: bool) -> Self {
+        let unknown = Err("Telegram was not reached yet".to_owned());
+        Self {
+            state: Mutex::new((unknown, Instant::now())),
+            is_pushed,
+        }
+    }
+
+    /// Whether updates come to a webhook.
+    pub const fn is_pushed(&self) -> bool {
+        self.is_pushed
+    }
+
+    /// Notes how the last call for updates ended.
+    pub fn set(&self, outcome: Result<(), String>) {
+        *self.state.lock() = (outcome, Instant::now());
+    }
+
+    /// Whether users are served now.
+    ///
+    /// # Errors
+    ///
+    /// Why not.
+    pub fn ready(&self) -> Result<(), String> {
+        self.ready_at(Instant::now())
+    }
+
+    fn ready_at(&self, now: Instant) -> Result<(), String> {
+        let state = self.state.lock();
+        match &state.0 {
+            Ok(()) if !self.is_pushed && now > state.1 + STALE => {
+                Err("Telegram has not answered for long".to_owned())
+            }
+            known => known.clone(),
+        }
+    }
+}
+
+/// What the side port asks.
+pub struct Probes {
+    /// The metrics as OpenMetrics text.
+    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
+    /// Whether users are served.
+    pub health: Arc<Health>,
+}
+
+/// Serves the side port until `stop`.
+///
+/// # Errors
+///
+/// Those of the listener.
+pub async fn serve(
+    listener: TcpListener,
+    probes: Probes,
+    stop: CancellationToken,
+) -> io::Result<()> {
+    let router = Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(Arc::new(probes));
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
+}
+
+async fn metrics(State(probes): State<Arc<Probes>>) -> Response {
+    ([(CONTENT_TYPE, OPENMETRICS)], (probes.metrics)()).into_response()
+}
+
+async fn ready(State(probes): State<Arc<Probes>>) -> Response {
+    let (status, text) = match probes.health.ready() {
+        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+    };
+    (status, [(CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_is_who_has_had_an_answer_of_late() {
+        for is_pushed in [false, true] {
+            let health = Health::new(is_pushed);
+            assert!(health.ready().is_err());
+            health.set(Ok(()));
+            assert_eq!(health.ready(), Ok(()));
+            let later = Instant::now() + STALE + Duration::from_secs(1);
+            assert_eq!(health.ready_at(later).is_ok(), is_pushed);
+            health.set(Err("away".to_owned()));
+            assert_eq!(health.ready(), Err("away".to_owned()));
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! The real binary: what it says, how it ends, and that no secret is in what it says.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use keyward_bot::i18n::Id;
+use keyward_testkit::telegram::{Fault, When};
+use parking_lot::Mutex;
+
+use crate::world::{World, key_in};
+
+/// What takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running bot. Killed when dropped.
+struct Bot {
+    child: Child,
+    said: Arc<Mutex<String>>,
+}
+
+impl Drop for Bot {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyward-bot"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("KEYWARD_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// The bot between the two, with these settings in place of the usual ones.
+fn bot(world: &World, other: &[(&str, &str)]) -> Command {
+    let mut command = command();
+    command
+        .current_dir(world.files.path())
+        .env("RUST_LOG", "trace");
+    let mut flags: std::collections::BTreeMap<_, _> = world.flags().into_iter().collect();
+    for (name, value) in other {
+        flags.insert((*name).to_owned(), (*value).to_owned());
+    }
+    for (name, value) in flags {
+        command
+            .arg(format!("--{}", name.replace('_', "-")))
+            .arg(value);
+    }
+    command
+}
+
+impl Bot {
+    /// Starts it, and waits until it says where its side port is.
+    async fn start(mut command: Command) -> (Self, String) {
+        let mut child = command.spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let said = Arc::new(Mutex::new(String::new()));
+        let (tell, ready) = mpsc::channel();
+        let gathered = Arc::clone(&said);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if let Some(ready) = line.strip_prefix("keyward-bot is ready: @") {
+                    let (_, address) = ready.split_once(", metrics and probes on ").unwrap();
+                    tell.send(address.to_owned()).unwrap();
+                }
+                gathered.lock().push_str(&(line + "\n"));
+            }
+        });
+        let bot = Self { child, said };
+        let ready = move || ready.recv_timeout(PATIENCE);
+        let address = tokio::task::spawn_blocking(ready).await.unwrap();
+        (bot, address.expect("it becomes ready"))
+    }
+
+    async fn stop(&mut self) -> i32 {
+        let id = self.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args(["-s", "TERM", &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let begun = tokio::time::Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code().unwrap();
+            }
+            assert!(
+                begun.elapsed() < PATIENCE,
+                "it goes on:\n{}",
+                self.said.lock()
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+async fn get(address: &str, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn it_serves_stops_and_keeps_its_secrets() {
+    let world = World::new().await;
+    let (mut bot, address) = Bot::start(bot(&world, &[])).await;
+    let who = world.telegram.person(5, "en");
+    let (asked, old) = world.ask_to_revoke(&who).await;
+    world.keyward.keys.lock().is_unproven = true;
+    let unclear = world.press(&who, &asked, Id::BUTTON_CONFIRM).await;
+    who.tap_data(unclear.id, "v1.forged");
+    who.send("canary-text");
+    world
+        .telegram
+        .fault("editMessageText", 1, Fault::Drop(When::After));
+    world.keyward.keys.lock().is_unproven = false;
+    let done = world.press(&who, &unclear, Id::BUTTON_RETRY).await;
+    let new = key_in(&done);
+
+    assert!(get(&address, "/livez").await.starts_with("HTTP/1.1 200"));
+    assert!(get(&address, "/readyz").await.starts_with("HTTP/1.1 200"));
+    let metrics = get(&address, "/metrics").await;
+    for line in [
+        "keyward_bot_revokes_total{outcome=\"replaced\"} 1",
+        "keyward_bot_revokes_total{outcome=\"unclear\"} 1",
+        "keyward_bot_forged_buttons_total 1",
+        "keyward_bot_messages_showing_a_key 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    assert_eq!(bot.stop().await, 0);
+    let hidden = who.message(done.id).unwrap();
+    assert!(hidden.key().is_none(), "{hidden}");
+    let said = bot.said.lock().clone();
+    assert!(said.contains("REVOKE_UNCONFIRMED"), "{said}");
+    let (_, token) = world.telegram.token().split_once(':').unwrap();
+    let data = asked
+        .button("✅ Confirm")
+        .and_then(|button| button.data.as_deref());
+    for secret in [
+        old.as_str(),
+        &new,
+        token,
+        "kwt_canary",
+        "canary-text",
+        data.unwrap(),
+    ] {
+        assert!(
+            !said.contains(secret) && !metrics.contains(secret),
+            "{secret}\n{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_telegram_it_waits_and_says_so() {
+    let world = World::new().await;
+    // Nobody listens: the port was free a moment ago.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let side = free.local_addr().unwrap().to_string();
+    drop(free);
+    let away = [
+        ("telegram_api_url", "http://127.0.0.1:1"),
+        ("http_listen", side.as_str()),
+    ];
+    let mut command = bot(&world, &away);
+    let mut child = Bot {
+        child: command.spawn().unwrap(),
+        said: Arc::default(),
+    };
+    let mut stderr = BufReader::new(child.child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("Telegram is away") {
+        line.clear();
+        assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it ended");
+    }
+    let answer = get(&side, "/readyz").await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("cannot reach Telegram"), "{answer}");
+    assert_eq!(child.stop().await, 0);
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert!(!(line + &rest).contains("canary"));
+}
+
+#[tokio::test]
+async fn a_wrong_start_is_one_clear_line_and_an_exit_code() {
+    let world = World::new().await;
+    std::fs::write(world.files.path().join("other"), "4243:canary-other").unwrap();
+    let other = world.files.path().join("other").display().to_string();
+    for (name, value, code, expected) in [
+        (
+            "hide_after",
+            "soon",
+            64,
+            "hide_after = 'soon' (flag --hide-after)",
+        ),
+        ("hide_aftr", "1m", 64, "--hide-after"),
+        ("telegram_token", "1:canary-other", 64, "--telegram-token"),
+        (
+            "telegram_token_file",
+            &other,
+            1,
+            "Telegram does not know this bot",
+        ),
+        ("endpoint", "https://:0", 64, "endpoint"),
+        ("token_file", "/nowhere/token", 1, "/nowhere/token"),
+    ] {
+        let mut command = bot(&world, &[(name, value)]);
+        let output = tokio::task::spawn_blocking(move || command.output());
+        let output = output.await.unwrap().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{name}\n{said}");
+        assert!(said.contains(expected), "{name}\n{said}");
+        assert!(!said.contains("canary-"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn the_screens_can_be_printed() {
+    let mut command = command();
+    command
+        .args(["screens", "--output", "json"])
+        .stdout(Stdio::piped());
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(output.status.success());
+    let screens: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    for language in ["en", "zh", "ru"] {
+        let own = screens
+            .iter()
+            .filter(|screen| screen["language"] == language);
+        assert!(own.clone().count() > 20);
+        assert!(own.clone().any(|screen| screen["screen"] == "replaced"));
+    }
+}

@@ -1,0 +1,54 @@
+//! Updates that are pushed.
+
+use keyward_bot::i18n::Id;
+use keyward_testkit::http_ask;
+
+use crate::world::{World, key_in};
+
+const SECRET: &str = "canary-secret-of-the-webhook";
+
+#[tokio::test]
+async fn pushed_updates_are_handled_before_they_are_answered() {
+    let mut world = World::new().await;
+    let file = world.files.path().join("webhook");
+    std::fs::write(&file, SECRET).unwrap();
+    let flags = [
+        ("webhook_url", "https://bot.example/hook"),
+        ("webhook_listen", "127.0.0.1:0"),
+        ("webhook_secret_file", file.to_str().unwrap()),
+    ];
+    let ready = world.start_bot(&flags).await;
+    let address = ready.webhook.unwrap();
+    world.telegram.resolve("bot.example", address);
+    let who = world.telegram.person(5, "en");
+    let (asked, old) = world.ask_to_revoke(&who).await;
+    let new = world.press(&who, &asked, Id::BUTTON_CONFIRM).await;
+    assert!(key_in(&new) != old && key_in(&new) == world.live(&who));
+    assert!(world.telegram.calls_of("getUpdates").is_empty());
+
+    // Nobody else can push.
+    let before = world.keyward.count();
+    let update = r#"{"update_id":1,"message":{"message_id":1,"date":1,"text":"/apikey",
+        "from":{"id":5,"is_bot":false,"first_name":"x"},
+        "chat":{"id":5,"type":"private","first_name":"x"}}}"#;
+    let secret = |text| [("x-telegram-bot-api-secret-token", text)];
+    for (headers, body, status) in [
+        (vec![], update, 401),
+        (secret("").into(), update, 401),
+        (secret("canary-secret-of-the-webhooj").into(), update, 401),
+        (secret(SECRET).into(), "not json", 200),
+    ] {
+        let answer = http_ask(address, "POST", "/hook", &headers, body).await;
+        assert_eq!(answer.unwrap().status, status);
+    }
+    assert_eq!(world.keyward.count(), before);
+    // It may be cut off before it is told.
+    let large = " ".repeat(2 << 20);
+    let answer = http_ask(address, "POST", "/hook", &secret(SECRET), &large).await;
+    assert!(answer.map_or(413, |answer| answer.status) == 413);
+    world.stop_bot().await;
+    assert!(
+        who.message(new.id)
+            .is_some_and(|screen| screen.key().is_none())
+    );
+}

@@ -1,0 +1,401 @@
+//! `deploy/compose.yaml` as processes of this machine: the very commands, variables and secrets that it
+//! names. Postgres and Redis are private servers in place of those images; paths, host names and ports of
+//! containers are put into words of this machine, by a list that [`Deployment::start`] makes.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::deadline::wait_until;
+use crate::guard::{Guard, KILL_ALL};
+use crate::ports::draw_port;
+use crate::process::without_settings;
+use crate::{Client, Compose, Identity, Postgres, Redis, RedisOptions, User, connect_tls};
+
+/// A service that takes longer to be healthy, or to do its work, has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What the bot is called at Telegram, where nobody asks who it is.
+const INSTANCES: [&str; 3] = ["keyward-a", "keyward-b", "keyward-c"];
+
+/// A running deployment. All of it ends when this is dropped, and when this process ends.
+pub struct Deployment {
+    running: BTreeMap<String, Child>,
+    /// The bot's binary, and the other words for what the compose file says to it.
+    binaries: BTreeMap<&'static str, PathBuf>,
+    compose: Compose,
+    words: Words,
+    ports: Ports,
+    /// The server in place of the image.
+    pub postgres: Postgres,
+    /// The server in place of the image.
+    pub redis: Redis,
+    guard: Guard,
+}
+
+/// Which port of this machine stands for which service.
+struct Ports {
+    grpc: BTreeMap<&'static str, u16>,
+    http: BTreeMap<&'static str, u16>,
+    balancer: u16,
+}
+
+/// What is said in containers, and what it is called here: the longer words first.
+struct Words(Vec<(String, String)>);
+
+impl Words {
+    fn say(&self, text: &str) -> String {
+        let words = self.0.iter();
+        words.fold(text.to_owned(), |text, (there, here)| {
+            text.replace(there, here)
+        })
+    }
+}
+
+impl Deployment {
+    /// Makes the secrets with `deploy/secrets.sh` and starts every service of `deploy/compose.yaml` but
+    /// the bot, in the order of what they depend on: `keyward` is the binary. `repository` is the root of
+    /// the repository.
+    pub fn start(repository: &Path, keyward: &Path) -> Self {
+        let deploy = repository.join("deploy");
+        let guard = Guard::new("deployment", KILL_ALL);
+        let home = guard.home().to_path_buf();
+        let made = without_settings(deploy.join("secrets.sh"))
+            .arg(&home)
+            .env("TELEGRAM_TOKEN", crate::telegram::TOKEN)
+            .output();
+        let made = made.expect("deploy/secrets.sh can be run");
+        assert!(made.status.success(), "deploy/secrets.sh: {made:?}");
+        let variables = variables(&read(&home.join(".env")));
+        let compose = Compose::read(&read(&deploy.join("compose.yaml")), &variables);
+
+        let secrets = home.join("secrets");
+        let authority = read(&secrets.join("ca.pem"));
+        let postgres = Postgres::start_tls_as(&authority, &Identity::read(&secrets, "postgres"));
+        make_roles(&deploy, &secrets, &postgres);
+        let redis = Redis::with(RedisOptions {
+            acl: Some(read(&secrets.join("redis.acl"))),
+            tls: true,
+            identity: Some((authority, Identity::read(&secrets, "redis"))),
+            ..RedisOptions::default()
+        });
+
+        let ports = Ports {
+            grpc: INSTANCES.map(|name| (name, draw_port())).into(),
+            http: INSTANCES.map(|name| (name, draw_port())).into(),
+            balancer: draw_port(),
+        };
+        let words = words(&home, keyward, &compose, &ports, &postgres, &redis);
+        // The files with secrets and settings, in words of this machine.
+        let run = home.join("run");
+        fs::create_dir(&run).expect("a directory can be made");
+        for (name, file) in compose.secret_files() {
+            write(&run.join(name), &words.say(&read(&home.join(file))));
+        }
+        let balancer = words.say(&read(&deploy.join("haproxy.cfg")));
+        write(&home.join("haproxy.cfg"), &balancer);
+        let mut deployment = Self {
+            running: BTreeMap::new(),
+            binaries: BTreeMap::from([("keyward", keyward.to_path_buf())]),
+            compose,
+            words,
+            ports,
+            postgres,
+            redis,
+            guard,
+        };
+        let order: Vec<_> = deployment.compose.in_order();
+        let order: Vec<_> = order.into_iter().map(str::to_owned).collect();
+        for service in order {
+            if !["postgres", "redis", "bot"].contains(&service.as_str()) {
+                deployment.up(&service);
+            }
+        }
+        deployment
+    }
+
+    /// Starts the service `bot`, whose binary this is, with another Bot API than Telegram's. It need not
+    /// be ready when this returns.
+    pub fn start_bot(&mut self, binary: &Path, telegram_api_url: &str) {
+        self.binaries.insert("keyward-bot", binary.to_path_buf());
+        let mut command = self.command("bot");
+        command
+            .env("KEYWARD_BOT_TELEGRAM_API_URL", telegram_api_url)
+            .env("KEYWARD_BOT_HTTP_LISTEN", "127.0.0.1:0");
+        self.spawn("bot", command);
+    }
+
+    /// Starts a service that was stopped or killed, and waits until it is healthy; one that runs once is
+    /// run to its end: what it said.
+    pub fn up(&mut self, service: &str) -> String {
+        let command = self.command(service);
+        if self.compose.is_once(service) {
+            let (status, said) = self.run_to_end(service, command);
+            assert!(status.success(), "{service}: {status}\n{said}");
+            return said;
+        }
+        self.spawn(service, command);
+        if let Some(check) = self.compose.check(service) {
+            self.wait_until_healthy(service, &check);
+        }
+        String::new()
+    }
+
+    /// Kills a service, as a power cut would.
+    pub fn kill(&mut self, service: &str) {
+        let child = self.running.remove(service).expect("the service runs");
+        end(child);
+    }
+
+    /// Tells a service to stop, and waits until it has.
+    pub fn stop(&mut self, service: &str) -> ExitStatus {
+        let mut child = self.running.remove(service).expect("the service runs");
+        let pid = Pid::from_child(&child);
+        rustix::process::kill_process(pid, Signal::TERM).expect("a child can be told to stop");
+        let mut ended = None;
+        wait_until(&format!("{service} stops"), PATIENCE, || {
+            ended = child.try_wait().expect("a child can be waited for");
+            ended.is_some()
+        });
+        ended.expect("it has ended")
+    }
+
+    /// Whether a service still runs.
+    pub fn is_running(&mut self, service: &str) -> bool {
+        let child = self.running.get_mut(service);
+        child.is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()))
+    }
+
+    /// What a service has said since it was started, on both its outputs.
+    pub fn log(&self, service: &str) -> String {
+        fs::read_to_string(self.log_file(service)).unwrap_or_default()
+    }
+
+    /// Where callers reach the balancer.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.balancer))
+    }
+
+    /// The side ports of the instances.
+    pub fn side_ports(&self) -> Vec<SocketAddr> {
+        let ports = self.ports.http.values();
+        ports
+            .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, *port)))
+            .collect()
+    }
+
+    /// The file of the authority that callers believe.
+    pub fn authority(&self) -> PathBuf {
+        self.guard.home().join("secrets/ca.pem")
+    }
+
+    /// A token: `operator/admin.token`, or `bot/token`.
+    pub fn token(&self, file: &str) -> String {
+        let text = read(&self.guard.home().join("state").join(file));
+        text.trim_end().to_owned()
+    }
+
+    /// A client through the balancer, with this token.
+    pub async fn client(&self, token: &str) -> Client {
+        let channel = connect_tls(self.address(), &read(&self.authority())).await;
+        Client::over(
+            channel.expect("the balancer takes connections"),
+            Some(token),
+        )
+    }
+
+    /// The command of a service, as its container would run it.
+    fn command(&self, service: &str) -> Command {
+        let mut words = self.compose.command(service);
+        let program = match self.binaries.get(self.compose.image(service)) {
+            Some(binary) => binary.clone(),
+            None => PathBuf::from(words.remove(0)),
+        };
+        let own = self.own(service);
+        let mut command = without_settings(program);
+        command
+            .args(words.iter().map(|word| own.say(word)))
+            .current_dir(self.guard.home());
+        for (name, value) in self.compose.environment(service) {
+            command.env(name, own.say(value));
+        }
+        command
+    }
+
+    /// The words of a service: an instance listens on a port of its own.
+    fn own(&self, service: &str) -> Words {
+        let mut words = self.words.0.clone();
+        if let (Some(grpc), Some(http)) =
+            (self.ports.grpc.get(service), self.ports.http.get(service))
+        {
+            let say = |there: &str, here: String| (there.to_owned(), here);
+            words.push(say("0.0.0.0:50051", format!("127.0.0.1:{grpc}")));
+            words.push(say("localhost:50051", format!("localhost:{grpc}")));
+            words.push(say("0.0.0.0:9464", format!("127.0.0.1:{http}")));
+        }
+        if service == "balancer" {
+            let here = format!("127.0.0.1/{}", self.ports.balancer);
+            words.push(("127.0.0.1/50051".to_owned(), here));
+        }
+        Words(words)
+    }
+
+    fn log_file(&self, service: &str) -> PathBuf {
+        self.guard.home().join(format!("{service}.log"))
+    }
+
+    fn spawn(&mut self, service: &str, mut command: Command) {
+        let log = File::create(self.log_file(service)).expect("a log can be written");
+        let child = command
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a file can be shared"))
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| {
+                panic!("{service} cannot be started ({error}): run scripts/install-test-tools.sh")
+            });
+        self.running.insert(service.to_owned(), child);
+    }
+
+    fn run_to_end(&mut self, service: &str, command: Command) -> (ExitStatus, String) {
+        self.spawn(service, command);
+        let mut child = self.running.remove(service).expect("it was started");
+        let mut ended = None;
+        wait_until(&format!("{service} ends"), PATIENCE, || {
+            ended = child.try_wait().expect("a child can be waited for");
+            ended.is_some()
+        });
+        (ended.expect("it has ended"), self.log(service))
+    }
+
+    fn wait_until_healthy(&mut self, service: &str, check: &[String]) {
+        let own = self.own(service);
+        let check: Vec<_> = check.iter().map(|word| own.say(word)).collect();
+        let mut said = String::new();
+        wait_until(&format!("{service} is healthy"), PATIENCE, || {
+            assert!(
+                self.is_running(service),
+                "{service} ended:\n{}",
+                self.log(service)
+            );
+            let asked = without_settings(&check[0])
+                .args(&check[1..])
+                .current_dir("/")
+                .output();
+            let asked = asked.expect("a health check can be run");
+            said = String::from_utf8_lossy(&asked.stderr).into_owned();
+            asked.status.success()
+        });
+    }
+}
+
+impl Drop for Deployment {
+    fn drop(&mut self) {
+        for (_, child) in std::mem::take(&mut self.running) {
+            end(child);
+        }
+    }
+}
+
+/// Kills a service and its children, which are a group of their own.
+fn end(mut child: Child) {
+    // It may have ended already.
+    let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    let _ = child.wait();
+}
+
+/// The list of what is called otherwise here.
+fn words(
+    home: &Path,
+    keyward: &Path,
+    compose: &Compose,
+    ports: &Ports,
+    postgres: &Postgres,
+    redis: &Redis,
+) -> Words {
+    let mut words = vec![
+        ("/usr/local/bin/keyward".to_owned(), keyward.to_path_buf()),
+        ("/run/secrets".to_owned(), home.join("run")),
+        (
+            "/usr/local/etc/haproxy/haproxy.cfg".to_owned(),
+            home.join("haproxy.cfg"),
+        ),
+    ];
+    for service in compose.services().keys() {
+        let mounts = compose.mounts(service).into_iter();
+        let state = mounts.filter(|(source, _)| source.starts_with("./state/"));
+        words.extend(state.map(|(source, target)| (target, home.join(&source[2..]))));
+    }
+    let mut words: Vec<(String, String)> = words
+        .into_iter()
+        .map(|(there, here)| (there, here.to_str().expect("a path is text").to_owned()))
+        .collect();
+    words.sort_by_key(|(there, _)| std::cmp::Reverse(there.len()));
+    words.dedup();
+    let balancer = ports.balancer;
+    let mut say = |there: &str, here: String| words.push((there.to_owned(), here));
+    say("@postgres/", format!("@localhost:{}/", postgres.port()));
+    say("@redis:6379", format!("@localhost:{}", redis.port()));
+    say("//balancer:50051", format!("//localhost:{balancer}"));
+    say("bind :50051", format!("bind 127.0.0.1:{balancer}"));
+    for name in INSTANCES {
+        let (grpc, http) = (ports.grpc[name], ports.http[name]);
+        say(
+            &format!("{name}:50051 port 9464"),
+            format!("127.0.0.1:{grpc} port {http}"),
+        );
+    }
+    Words(words)
+}
+
+/// What the image of Postgres runs when it makes its data directory.
+fn make_roles(deploy: &Path, secrets: &Path, postgres: &Postgres) {
+    let mut command = without_settings(deploy.join("postgres-roles.sh"));
+    if let Some(directory) = std::env::var_os("KEYWARD_TEST_POSTGRES") {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let both = [PathBuf::from(directory)]
+            .into_iter()
+            .chain(std::env::split_paths(&path));
+        command.env(
+            "PATH",
+            std::env::join_paths(both).expect("paths are a PATH"),
+        );
+    }
+    let done = command
+        .env("PGHOST", "127.0.0.1")
+        .env("PGPORT", postgres.port().to_string())
+        .env("PGPASSWORD", User::Superuser.password())
+        .env("POSTGRES_DB", postgres.database().name())
+        .env("KEYWARD_SECRETS", secrets)
+        .output();
+    let done = done.expect("deploy/postgres-roles.sh can be run");
+    assert!(done.status.success(), "deploy/postgres-roles.sh: {done:?}");
+}
+
+/// The variables of a file `.env`.
+fn variables(text: &str) -> BTreeMap<String, String> {
+    let lines = text.lines().filter_map(|line| line.split_once('='));
+    lines
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn write(path: &Path, text: &str) {
+    use std::io::Write as _;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    let mut file = options.open(path).expect("a file can be made");
+    file.write_all(text.as_bytes())
+        .expect("a file can be written");
+}

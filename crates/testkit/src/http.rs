@@ -1,0 +1,106 @@
+//! A request over HTTP/1.1 to a server on this machine: one connection for each.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// What a server answered.
+#[derive(Clone, Debug)]
+pub struct HttpAnswer {
+    /// Such as 200.
+    pub status: u16,
+    /// Names in small letters, and values.
+    pub headers: Vec<(String, String)>,
+    /// The body, as it is on the wire unless it is chunked.
+    pub body: String,
+}
+
+impl HttpAnswer {
+    /// The first header of this name, in small letters.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let header = self.headers.iter().find(|(known, _)| known == name);
+        header.map(|(_, value)| value.as_str())
+    }
+}
+
+/// Asks, and reads until the server closes the connection.
+///
+/// # Errors
+///
+/// When there is no connection, or what comes is no answer.
+pub async fn ask(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<HttpAnswer> {
+    let mut stream = TcpStream::connect(address).await?;
+    let mut request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    request.push_str(body);
+    stream.write_all(request.as_bytes()).await?;
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).await?;
+    read(&bytes).ok_or_else(|| io::Error::other("no HTTP answer"))
+}
+
+fn read(bytes: &[u8]) -> Option<HttpAnswer> {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let mut lines = head.split("\r\n");
+    let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+    let headers: Vec<_> = lines
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+        .collect();
+    let chunked = headers.iter().any(|(_, value)| value == "chunked");
+    let body = if chunked {
+        joined(body)?
+    } else {
+        body.to_owned()
+    };
+    Some(HttpAnswer {
+        status,
+        headers,
+        body,
+    })
+}
+
+/// The chunks of a body in one. A size counts bytes, so the text must be whole.
+fn joined(mut rest: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (size, after) = rest.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.push_str(after.get(..size)?);
+        rest = after.get(size..)?.strip_prefix("\r\n")?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_read_whole_or_in_chunks() {
+        let plain = read(b"HTTP/1.1 200 OK\r\nContent-Type: a/b\r\n\r\nhello").unwrap();
+        assert_eq!((plain.status, plain.body.as_str()), (200, "hello"));
+        assert_eq!(plain.header("content-type"), Some("a/b"));
+        let chunked = b"HTTP/1.1 401 X\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n";
+        let chunked = read(chunked).unwrap();
+        assert_eq!((chunked.status, chunked.body.as_str()), (401, "hello!"));
+        assert!(read(b"nonsense").is_none());
+    }
+}

@@ -1,0 +1,102 @@
+//! Keyboards under messages, and the limits of their buttons.
+
+use serde_json::{Map, Value, json};
+
+use super::calls::Refusal;
+use super::parameters::Parameters as _;
+
+/// The longest callback data, in bytes.
+const DATA: usize = 64;
+/// The longest text that a button copies, in characters.
+const COPIED: usize = 256;
+/// The most buttons of a keyboard.
+const MOST: usize = 100;
+
+/// A button under a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Button {
+    /// What stands on it.
+    pub label: String,
+    /// What the bot is told when it is tapped.
+    pub data: Option<String>,
+    /// What a tap copies; the bot is not told.
+    pub copies: Option<String>,
+    /// Where it leads.
+    pub url: Option<String>,
+}
+
+/// The rows of buttons that a call wants.
+pub(super) fn rows(arguments: &Map<String, Value>) -> Result<Vec<Vec<Button>>, Refusal> {
+    let Some(markup) = arguments.value("reply_markup") else {
+        return Ok(Vec::new());
+    };
+    let Some(rows) = markup.get("inline_keyboard") else {
+        return match markup {
+            Value::Object(_) => Ok(Vec::new()),
+            _ => Err(Refusal::bad("object expected as reply markup")),
+        };
+    };
+    let rows: Vec<_> = array(rows)?
+        .iter()
+        .map(|row| array(row)?.iter().map(button).collect())
+        .collect::<Result<_, _>>()?;
+    if rows.iter().map(Vec::len).sum::<usize>() > MOST {
+        return Err(Refusal::bad("reply markup is too long"));
+    }
+    Ok(rows.into_iter().filter(|row| !row.is_empty()).collect())
+}
+
+fn array(value: &Value) -> Result<&Vec<Value>, Refusal> {
+    let array = value.as_array();
+    array.ok_or_else(|| Refusal::bad("can't parse inline keyboard: an Array is expected"))
+}
+
+fn button(value: &Value) -> Result<Button, Refusal> {
+    let text = |value: Option<&Value>| Some(value?.as_str()?.to_owned());
+    let label = text(value.get("text")).unwrap_or_default();
+    if label.trim().is_empty() {
+        return Err(Refusal::bad(
+            "can't parse inline keyboard button: Text must be non-empty",
+        ));
+    }
+    let button = Button {
+        label,
+        data: text(value.get("callback_data")),
+        copies: text(value.get("copy_text").and_then(|copy| copy.get("text"))),
+        url: text(value.get("url")),
+    };
+    let kinds = [&button.data, &button.copies, &button.url];
+    if kinds.iter().filter(|kind| kind.is_some()).count() != 1 {
+        return Err(Refusal::bad(
+            "can't parse inline keyboard button: exactly one kind of action is expected",
+        ));
+    }
+    let data = button.data.as_ref().map(String::len);
+    if data.is_some_and(|length| !(1..=DATA).contains(&length)) {
+        return Err(Refusal::bad("BUTTON_DATA_INVALID"));
+    }
+    let copied = button.copies.as_ref().map(|text| text.chars().count());
+    if copied.is_some_and(|length| !(1..=COPIED).contains(&length)) {
+        return Err(Refusal::bad("BUTTON_COPY_TEXT_INVALID"));
+    }
+    Ok(button)
+}
+
+/// The keyboard as the bot sees it.
+pub(super) fn json(rows: &[Vec<Button>]) -> Value {
+    let button = |button: &Button| {
+        let mut json = json!({ "text": button.label });
+        if let Some(data) = &button.data {
+            json["callback_data"] = json!(data);
+        }
+        if let Some(text) = &button.copies {
+            json["copy_text"] = json!({ "text": text });
+        }
+        if let Some(url) = &button.url {
+            json["url"] = json!(url);
+        }
+        json
+    };
+    let rows = rows.iter().map(|row| row.iter().map(button).collect());
+    json!({ "inline_keyboard": rows.collect::<Vec<Value>>() })
+}
