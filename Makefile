@@ -4,13 +4,14 @@ CARGO ?= cargo
 # More arguments for `cargo test`, for instance: make test TEST_FLAGS=--no-fail-fast
 TEST_FLAGS ?=
 
-SCRIPTS := .ci/run $(wildcard scripts/*.sh)
+SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh)
 
 # Where scripts/install-check-tools.sh puts what is missing.
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fmt clippy deny proto doc shell advisories bench bench-revoke bench-faults cluster mutants soak \
+.PHONY: help test check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults cluster examples demo \
+	mutants soak \
 	test-tools check-tools
 
 help: ## list the targets
@@ -19,7 +20,7 @@ help: ## list the targets
 test: test-tools ## run every test (KEYWARD_TEST_PYTHON: another Python for the Python tests)
 	$(CARGO) test --workspace --locked $(TEST_FLAGS)
 
-check: fmt clippy deny proto doc shell ## formatting, lints, licences, proto files, docs, scripts
+check: fmt clippy deny proto doc shell deploy ## formatting, lints, licences, proto files, docs, scripts, deploy/
 
 fmt: ## formatting
 	$(CARGO) fmt --all --check
@@ -40,6 +41,9 @@ doc: ## the documentation of the code
 shell: check-tools ## the scripts
 	shellcheck --external-sources $(SCRIPTS)
 
+deploy: check-tools ## what is in deploy/: Dockerfile, compose.yaml, the balancer, the systemd units
+	scripts/check-deploy.sh
+
 advisories: check-tools ## known holes in the dependencies (needs the network)
 	$(CARGO) deny --locked check --hide-inclusion-graph advisories
 
@@ -56,14 +60,23 @@ cluster: test-tools ## Postgres and three instances on this machine, until Ctrl-
 	$(CARGO) build --release --locked
 	scripts/cluster.sh
 
+examples: test-tools check-tools ## the examples in Python, Go and TypeScript, against a service
+	$(CARGO) build --locked
+	scripts/examples.sh
+
+demo: ## play the story in the terminal: a person, the bot, an API; only Telegram is played
+	$(CARGO) run --quiet --locked --example demo
+
 mutants: test-tools ## break the code with each patch of proof/mutants: a test must notice
 	scripts/mutants.sh
 
-soak: test-tools ## kill -9 under traffic 200 times, and each fault of a cluster 20 times (KEYWARD_SOAK_ROUNDS)
+soak: test-tools ## kill -9 under traffic 200 times, each fault of a cluster 20, each race of the story 100 (KEYWARD_SOAK_ROUNDS)
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} \
 		$(CARGO) test --release --locked --test durability -- --nocapture
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} \
 		$(CARGO) test --release --locked --test cluster -- --nocapture
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-100} \
+		$(CARGO) test --release --locked --test story -- --nocapture
 
 test-tools:
 	scripts/install-test-tools.sh

@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Installs what `make check` needs beside Rust: cargo-deny, buf and shellcheck, each under target/.
+# Installs what `make check` needs beside Rust: cargo-deny and what scripts/requirements.txt names, each
+# under target/; and from Debian what is missing of haproxy and systemd, which are only asked what they
+# think of deploy/.
 # A cargo-deny of the right version on PATH is used as it is; building one takes some minutes.
 # Does nothing the second time.
 set -euo pipefail
@@ -11,6 +13,9 @@ deny_version=0.20.2
 
 read -ra missing < <(python_packages) || true
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
+command -v haproxy >/dev/null || missing+=(haproxy)
+command -v systemd-analyze >/dev/null || missing+=(systemd)
+command -v openssl >/dev/null || missing+=(openssl)
 install_packages "${missing[@]}"
 
 make_venv target/venv-tools scripts/requirements.txt

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Rust: Debian packages that are missing (a C compiler, sqlite3,
-# Postgres, Redis), and a Python venv under target/ with the packages of
+# Postgres, Redis, haproxy, openssl), and a Python venv under target/ with the packages of
 # tests/python/requirements.txt. Does nothing the second time.
 #
 # KEYWARD_TEST_PYTHON names another interpreter for the tests; then no venv is made.
@@ -25,6 +25,8 @@ prevent_cluster() {
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v sqlite3 >/dev/null || missing+=(sqlite3)
+command -v haproxy >/dev/null || missing+=(haproxy)
+command -v openssl >/dev/null || missing+=(openssl)
 if ! postgres_directory >/dev/null; then
     if [[ -n ${KEYWARD_TEST_POSTGRES:-} ]]; then
         echo "error: KEYWARD_TEST_POSTGRES=$KEYWARD_TEST_POSTGRES lacks initdb, postgres or pg_ctl;" \
@@ -51,7 +53,7 @@ install_packages "${missing[@]}"
 
 if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
     make_venv target/venv tests/python/requirements.txt
-elif ! "$KEYWARD_TEST_PYTHON" -c 'import google.protobuf, grpc, grpc_reflection'; then
+elif ! "$KEYWARD_TEST_PYTHON" -c 'import google.protobuf, grpc, grpc_reflection, grpc_tools'; then
     echo "error: KEYWARD_TEST_PYTHON=$KEYWARD_TEST_PYTHON lacks packages of" \
         "tests/python/requirements.txt; install them there, or unset it" >&2
     exit 1

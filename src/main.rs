@@ -28,8 +28,9 @@ impl cli::Operations for Here {
         settings: &Settings,
         service_role: Option<&str>,
         token_file: Option<&Path>,
+        if_new: bool,
     ) -> Result<String, String> {
-        app::init(settings, service_role, token_file).map_err(|error| error.to_string())
+        app::init(settings, service_role, token_file, if_new).map_err(|error| error.to_string())
     }
 
     fn advance_epoch(&self, settings: &Settings, reason: &str) -> Result<String, String> {

@@ -30,7 +30,8 @@ pub fn migrate(settings: &Settings, service_role: Option<&str>) -> Result<String
 }
 
 /// Prepares a new database: schema, keyring, and one token with every role, in `token_file` or
-/// else `admin.token` in the data directory. Overwrites neither.
+/// else `admin.token` in the data directory. Overwrites neither; a database that has both is refused,
+/// or with `if_new` left as it is.
 ///
 /// # Errors
 ///
@@ -39,20 +40,31 @@ pub fn init(
     settings: &Settings,
     service_role: Option<&str>,
     token_file: Option<&Path>,
+    if_new: bool,
 ) -> Result<String, StartError> {
     let token = token_file.map_or_else(|| bootstrap::token_file(settings), Path::to_path_buf);
     run(async {
-        if token.exists() {
-            return Err(StartError(format!(
-                "{} exists and is not overwritten: name another file with --token-file, or move it \
-                 away",
-                token.display()
-            )));
+        if !if_new {
+            refuse_to_overwrite(&token)?;
         }
         let mut owner = owner(settings).await?;
         owner.migrate(service_role).await.map_err(StartError::new)?;
         owner.settle_first().await.map_err(StartError::new)?;
-        make_secrets(settings, &token).await?;
+        match make_secrets(settings, &token).await? {
+            Made::Both => {}
+            Made::Before if if_new => {
+                let schema = schema_line(service_role);
+                return Ok(format!(
+                    "{schema}\nthe keyring and the tokens were made before"
+                ));
+            }
+            Made::Before => {
+                return Err(StartError(
+                    "this database has its keyring and tokens already; its schema is up to date"
+                        .to_owned(),
+                ));
+            }
+        }
         Ok(format!(
             "{}\nkeyring: {} (back it up: keys die without it; every instance needs a copy)\ntoken: \
              {} (every role; for the first calls and for emergencies)",
@@ -86,17 +98,35 @@ fn schema_line(service_role: Option<&str>) -> String {
     }
 }
 
-async fn make_secrets(settings: &Settings, token: &Path) -> Result<(), StartError> {
+fn refuse_to_overwrite(token: &Path) -> Result<(), StartError> {
+    match token.exists() {
+        false => Ok(()),
+        true => Err(StartError(format!(
+            "{} exists and is not overwritten: name another file with --token-file, or move it away",
+            token.display()
+        ))),
+    }
+}
+
+/// Whether secrets are new.
+enum Made {
+    /// The keyring and the token are.
+    Both,
+    /// The database had them; nothing was made.
+    Before,
+}
+
+async fn make_secrets(settings: &Settings, token: &Path) -> Result<Made, StartError> {
     let (clock, entropy) = (Arc::new(SystemClock), SystemEntropy);
     let urls = urls(settings)?;
     let store = PostgresStore::open(urls.expose(), settings.max_staleness, clock.clone());
     let store = store.await.map_err(StartError::new)?;
     let known = store.check_values().await.map_err(StartError::new)?;
     if store.has_tokens().await.map_err(StartError::new)? {
-        return Err(StartError(
-            "this database has its keyring and tokens already; its schema is up to date".to_owned(),
-        ));
+        store.close().await;
+        return Ok(Made::Before);
     }
+    refuse_to_overwrite(token)?;
     let exists = keyring_files::load(&settings.keyring);
     if known.is_empty() && !matches!(exists, Err(keyring_files::KeyringError::Missing { .. })) {
         return Err(StartError(format!(
@@ -119,7 +149,7 @@ async fn make_secrets(settings: &Settings, token: &Path) -> Result<(), StartErro
     };
     first.ensure(&store, &*clock, &entropy).await?;
     store.close().await;
-    Ok(())
+    Ok(Made::Both)
 }
 
 async fn owner(settings: &Settings) -> Result<PostgresOwner, StartError> {

@@ -335,6 +335,10 @@ pub(super) struct TokenCreate {
     /// reporter, admin
     #[arg(long, value_name = "ROLE", required = true, value_parser = role)]
     pub(super) role: Vec<Role>,
+    /// Write the token into this file, with mode 0600, and do not show it; if the file is there,
+    /// nothing is made
+    #[arg(long, value_name = "FILE")]
+    pub(super) into: Option<PathBuf>,
     #[command(flatten)]
     pub(super) client: ClientArgs,
 }
@@ -370,6 +374,9 @@ pub(super) struct Init {
     /// Where the first token is written; it must not exist [default: admin.token in data_dir]
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+    /// Exit with 0 if the store has its keyring and tokens already; its schema is brought up to date
+    #[arg(long)]
+    pub(super) if_new: bool,
 }
 
 #[derive(Args)]

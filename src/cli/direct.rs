@@ -26,7 +26,8 @@ pub trait Operations {
     fn migrate(&self, settings: &Settings, service_role: Option<&str>) -> Result<String, String>;
 
     /// Migrates, and makes the keyring and a token with every role, which is written to
-    /// `token_file` (`None`: `admin.token` in `data_dir`). Never called for the embedded store.
+    /// `token_file` (`None`: `admin.token` in `data_dir`). A store that has both is an error, or with
+    /// `if_new` none. Never called for the embedded store.
     ///
     /// # Errors
     ///
@@ -36,6 +37,7 @@ pub trait Operations {
         settings: &Settings,
         service_role: Option<&str>,
         token_file: Option<&Path>,
+        if_new: bool,
     ) -> Result<String, String>;
 
     /// Begins a new epoch, so that instances that refused a log without its tail serve again.
@@ -71,6 +73,7 @@ pub(super) fn run(
             settings,
             args.migrate.service_role.as_deref(),
             args.token_file.as_deref(),
+            args.if_new,
         ),
         Direct::Epoch(args) => match &args.verb {
             EpochVerb::Advance(args) => operations.advance_epoch(settings, &args.reason),

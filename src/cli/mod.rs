@@ -225,10 +225,7 @@ async fn answer(input: &mut dyn Read, call: &Call, reach: &Reach<'_>) -> Result<
         }
         Call::Health(_) => health::ask(reach).await,
         Call::Token(args) => match &args.verb {
-            TokenVerb::Create(args) => {
-                let request = token::create_request(args);
-                Client::connect(reach).await?.create_token(request).await
-            }
+            TokenVerb::Create(args) => token::create(args, reach).await,
             TokenVerb::List(args) => Client::connect(reach).await?.list_tokens(args).await,
             TokenVerb::Revoke(args) => {
                 let request = token::revoke_request(args)?;

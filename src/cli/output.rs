@@ -211,9 +211,12 @@ pub(super) fn judged(answer: &VerifyResponse) -> Report {
 pub(super) fn token_created(answer: &CreateTokenResponse) -> Report {
     let json = json!({
         "caller_token": answer.caller_token.as_ref().map(token),
-        "token": answer.token,
+        "token": present(&answer.token),
     });
-    let text = lines(&json["caller_token"], &TOKEN_FIELDS) + &secret(&answer.token);
+    let mut text = lines(&json["caller_token"], &TOKEN_FIELDS);
+    if !answer.token.is_empty() {
+        text.push_str(&secret(&answer.token));
+    }
     Report::new(json, text)
 }
 

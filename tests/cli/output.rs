@@ -218,3 +218,51 @@ fn every_verb_prints_lines_for_people() {
             .contains("revoke_time:")
     );
 }
+
+#[test]
+fn a_token_may_go_into_a_file_and_is_made_once() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let service = Service::start();
+    let file = service.directory.path().join("bot.token");
+    let create = [
+        "token",
+        "create",
+        "bot",
+        "--role",
+        "verifier",
+        "--into",
+        "bot.token",
+    ];
+    let json = service.json("CreateTokenResponse", &create, "");
+    assert!(json["token"].is_null() && json["caller_token"]["name"] == "bot");
+    let token = std::fs::read_to_string(&file).unwrap();
+    let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+
+    let again = service.call(&create, "");
+    assert_eq!((again.code, again.out.as_str()), (0, ""));
+    assert!(again.err.contains("no token was made"), "{}", again.err);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), token);
+
+    let key = service.issue("42").1;
+    let verify = ["verify", "-", "--token-file", "bot.token"];
+    assert_eq!(service.call(&verify, &key).code, 0);
+
+    // Where nothing can be written no token is made.
+    let nowhere = [
+        "token", "create", "lost", "--role", "verifier", "--into", "no/such",
+    ];
+    let err = service.call(&nowhere, "").refused(1);
+    assert!(err.contains("no/such cannot be written"), "{err}");
+    let listed = service.call(&["token", "list", "--all"], "").done();
+    assert!(
+        listed.contains(" bot ") && !listed.contains(" lost "),
+        "{listed}"
+    );
+    let left = std::fs::read_dir(service.directory.path()).unwrap();
+    let left = left.filter(|entry| {
+        let name = entry.as_ref().unwrap().file_name();
+        name.to_string_lossy().starts_with('.')
+    });
+    assert_eq!(left.count(), 0);
+}

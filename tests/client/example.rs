@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
 use keyward_client::v1::{self, Role, revoke_request::Target};
-use keyward_testkit::{example, wait_until};
+use keyward_testkit::{Programs, wait_until};
 
 use crate::http::{Reply, ask};
 use crate::{Keyward, PATIENCE};
@@ -20,7 +20,7 @@ struct Api {
 
 impl Api {
     fn start(keyward: &Keyward, token_file: &Path, more: &[&str]) -> Self {
-        let mut child = Command::new(example("rest_api"))
+        let mut child = Command::new(&Programs::get().rest_api)
             .args(["--listen", "127.0.0.1:0", "--keyward", &keyward.url()])
             .arg("--token-file")
             .arg(token_file)

@@ -19,6 +19,10 @@ fn each_verb_gets_its_settings_and_arguments() {
             &["init", "--service-role", "kw", "--token-file", "/x/y"],
             format!("init {SHOWN} Some(\"kw\") Some(\"/x/y\")\n"),
         ),
+        (
+            &["init", "--if-new"],
+            format!("init {SHOWN} None None if new\n"),
+        ),
     ] {
         let by_flag = [arguments, &["--store", STORE]].concat();
         let done = (DONE, expected, String::new());

@@ -24,10 +24,12 @@ impl Operations for Told {
         settings: &Settings,
         service_role: Option<&str>,
         token_file: Option<&Path>,
+        if_new: bool,
     ) -> Result<String, String> {
         Ok(format!(
-            "init {:?} {service_role:?} {token_file:?}",
-            settings.store
+            "init {:?} {service_role:?} {token_file:?}{}",
+            settings.store,
+            if if_new { " if new" } else { "" }
         ))
     }
 

@@ -1,0 +1,48 @@
+// Command verify reads an API key from stdin and says what Keyward thinks of it; it exits with 0 if the
+// key is VALID.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	keyward "keyward.example/verify/gen/keyward/v1"
+)
+
+func main() {
+	scheme, address, _ := strings.Cut(os.Getenv("KEYWARD_ENDPOINT"), "://")
+	transport := insecure.NewCredentials()
+	if scheme == "https" {
+		transport = must(credentials.NewClientTLSFromFile(os.Getenv("KEYWARD_CA_FILE"), ""))
+	}
+	token := strings.TrimSpace(string(must(os.ReadFile(os.Getenv("KEYWARD_TOKEN_FILE")))))
+	key := strings.TrimSpace(string(must(io.ReadAll(os.Stdin))))
+	connection := must(grpc.NewClient(address, grpc.WithTransportCredentials(transport)))
+
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+	// An error speaks about the call, and never means that the key is bad.
+	answer := must(keyward.NewApiKeyServiceClient(connection).Verify(ctx, &keyward.VerifyRequest{ApiKey: key}))
+	fmt.Println(answer.GetVerdict(), answer.GetAccountId())
+	if answer.GetVerdict() != keyward.Verdict_VERDICT_VALID {
+		os.Exit(2)
+	}
+}
+
+func must[T any](value T, err error) T {
+	if err != nil {
+		log.Fatal(err)
+	}
+	return value
+}

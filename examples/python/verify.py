@@ -1,0 +1,27 @@
+"""Reads an API key from stdin and says what Keyward thinks of it; exits with 0 if it is VALID."""
+
+import os
+import pathlib
+import sys
+
+import grpc
+
+PROTO = pathlib.Path(__file__).resolve().parents[2] / "proto"
+sys.path.append(str(PROTO))
+messages, services = grpc.protos_and_services("keyward/v1/api_key_service.proto")
+
+scheme, _, address = os.environ.get("KEYWARD_ENDPOINT", "http://127.0.0.1:50051").partition("://")
+authority = os.environ.get("KEYWARD_CA_FILE")
+trusted = pathlib.Path(authority).read_bytes() if authority else None
+tls = grpc.ssl_channel_credentials(trusted)
+channel = grpc.secure_channel(address, tls) if scheme == "https" else grpc.insecure_channel(address)
+token = pathlib.Path(os.environ["KEYWARD_TOKEN_FILE"]).read_text().strip()
+
+answer = services.ApiKeyServiceStub(channel).Verify(
+    messages.VerifyRequest(api_key=sys.stdin.read().strip()),
+    metadata=[("authorization", f"Bearer {token}")],
+    timeout=2,
+)
+# An error is an exception: it speaks about the call, and never means that the key is bad.
+print(messages.Verdict.Name(answer.verdict), answer.account_id)
+sys.exit(0 if answer.verdict == messages.VERDICT_VALID else 2)
