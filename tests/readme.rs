@@ -14,8 +14,12 @@ use regex::Regex;
 
 use transcript::Transcript;
 
+#[path = "readme/screens.rs"]
+mod screens;
 #[path = "readme/shell.rs"]
 mod shell;
+#[path = "readme/story.rs"]
+mod story;
 #[path = "readme/transcript.rs"]
 mod transcript;
 
@@ -49,12 +53,13 @@ fn settle(says: &str, ours: &str) {
 
 #[test]
 fn it_says_what_is() {
-    // One test, since both parts may write the file.
+    // One test, since each part may write the file.
     let says = readme();
     let with_tables = with_tables(&says);
     settle(&says, &with_tables);
     let with_outputs = Transcript::of(&with_tables).run();
     settle(&with_tables, &with_outputs);
+    settle(&with_outputs, &story::with_story(&with_outputs));
 }
 
 /// Puts the code's tables between the marks `<!-- NAME -->` and `<!-- end -->`.
