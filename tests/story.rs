@@ -116,53 +116,48 @@ async fn flow(stage: &Stage, actor: &Actor) {
     assert_whole(stage, actor, &new, &[&old]).await;
 }
 
+const HIDE_AFTER: Duration = Duration::from_secs(2);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_hidden_after_its_time_and_shown_again() {
-    let hide_after = Duration::from_secs(2);
     let stage = Stage::start(&[("KEYWARD_BOT_HIDE_AFTER", "2s")]);
-    for (number, (file, tag)) in (1001..).zip(LANGUAGES) {
-        let actor = Actor::new(&stage, number, file, tag);
-        let menu = actor.start().await;
-        actor.tap("button-account");
-        actor.sees("account-text").await;
-        let mut shown = Vec::new();
-        for button in ["button-key", "button-show-again"] {
-            actor.tap(button);
-            let before = shown.len();
-            let is_hidden = |screen: &_| actor.words.says(screen, "key-hidden");
-            let states = || {
-                let states = stage.telegram.shown().into_iter();
-                states.filter(|state| state.chat == actor.person.chat())
-            };
-            let keys = || states().filter_map(|state| state.key().map(str::to_owned));
-            // It may be hidden before this test has seen it: what was shown is kept.
-            let waited = format!("the key, and then that it is hidden, for {button}");
-            let hidden = actor
-                .person
-                .sees(&waited, |screen| {
-                    keys().count() > before && is_hidden(screen)
-                })
-                .await;
-            assert_eq!((hidden.id, hidden.key()), (menu.id, None));
-            shown = keys().collect();
-        }
-        let edits = stage.telegram.calls_of("editMessageText");
-        let edits: Vec<_> = edits
-            .iter()
-            .filter(|call| call.arguments["chat_id"] == actor.person.chat())
-            .collect();
-        // The account, the key, the hint, the key, the hint.
-        assert_eq!(edits.len(), 5);
-        for at in [1, 3] {
-            let time = edits[at + 1].at - edits[at].at;
-            assert!(time >= hide_after, "hidden after {time:?}");
-        }
-        assert_eq!(shown.len(), 2);
-        assert_eq!(shown[0], shown[1]);
-        assert_eq!(stage.request(&shown[0]).await.status, 200);
-        assert_eq!(
-            keys_of(&stage.client().await, &actor.account()).await.len(),
-            1
-        );
+    let stage = &stage;
+    let actors = (1001..).zip(LANGUAGES);
+    let hides = actors.map(|(number, (file, tag))| async move {
+        hides(stage, &Actor::new(stage, number, file, tag)).await;
+    });
+    futures_util::future::join_all(hides).await;
+}
+
+async fn hides(stage: &Stage, actor: &Actor) {
+    let menu = actor.start().await;
+    actor.tap("button-account");
+    actor.sees("account-text").await;
+    // It may be hidden before this test has seen it: what was shown is kept.
+    let keys = || {
+        let states = stage.telegram.shown().into_iter();
+        let states = states.filter(|state| state.chat == actor.person.chat());
+        states.filter_map(|state| state.key().map(str::to_owned))
+    };
+    for (times, button) in (1..).zip(["button-key", "button-show-again"]) {
+        actor.tap(button);
+        let waited = format!("the key, and then that it is hidden, for {button}");
+        let is_over =
+            |screen: &_| keys().count() == times && actor.words.says(screen, "key-hidden");
+        let hidden = actor.person.sees(&waited, is_over).await;
+        assert_eq!((hidden.id, hidden.key()), (menu.id, None));
     }
+    let mut edits = stage.telegram.calls_of("editMessageText");
+    edits.retain(|call| call.arguments["chat_id"] == actor.person.chat());
+    // The account, the key, the hint, the key, the hint.
+    assert_eq!(edits.len(), 5);
+    for at in [1, 3] {
+        let time = edits[at + 1].at - edits[at].at;
+        assert!(time >= HIDE_AFTER, "hidden after {time:?}");
+    }
+    let shown: Vec<_> = keys().collect();
+    assert_eq!(shown[0], shown[1]);
+    assert_eq!(stage.request(&shown[0]).await.status, 200);
+    let keys = keys_of(&stage.client().await, &actor.account()).await;
+    assert_eq!(keys.len(), 1);
 }

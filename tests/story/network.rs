@@ -19,10 +19,6 @@ async fn a_telegram_that_fails_delays_the_new_key_and_changes_nothing() {
         Fault::Drop(When::Before),
         Fault::Drop(When::After),
         Fault::bad_gateway(),
-        Fault::Answer {
-            status: 500,
-            body: String::new(),
-        },
         Fault::Slow(Duration::from_secs(2)),
     ];
     for (id, fault) in (1001..).zip(faults) {

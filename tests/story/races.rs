@@ -31,11 +31,17 @@ async fn two_phones_with_a_question_each_make_one_new_key() {
         let (same, second) = actor.ask().await;
         assert_eq!(same, old);
         assert_ne!(first.id, second.id);
+        // And one that shows the key, where nothing is tapped.
+        actor.person.send("/apikey");
+        let third = actor.sees_key().await;
         actor.confirm(&first);
         actor.confirm(&second);
         stage.telegram.settled().await;
-        let new = actor.sees_other_key(&old).await.key().unwrap().to_owned();
+        let new = actor.person.message(first.id).unwrap();
+        let new = new.key().unwrap().to_owned();
         assert_whole(&stage, &actor, &new, &[&old]).await;
+        let left = actor.person.message(third.id).unwrap();
+        assert!(actor.words.says(&left, "key-dead"), "{left}");
         // Both questions were answered.
         for ask in [first, second] {
             let screen = actor.person.message(ask.id).unwrap();
@@ -98,6 +104,9 @@ async fn a_bot_killed_anywhere_in_a_confirm_goes_on_from_there() {
         let held = death.hold(&stage);
         actor.confirm(&ask);
         held.arrived().await;
+        // It goes on asking Telegram, and must not confirm by it what is not handled.
+        let polls = stage.telegram.calls_of("getUpdates").len();
+        stage.telegram.called("getUpdates", polls + 2).await;
         if !matches!(death, Death::BeforeRevoke) {
             dies(&stage, &old).await;
         }

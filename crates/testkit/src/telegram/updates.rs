@@ -23,6 +23,9 @@ pub(super) async fn poll(
     let this = shared.change(|world| begin(world, arguments))?;
     let answer = async {
         loop {
+            if shared.read(|world| !world.updates.again.is_empty()) {
+                shared.change(|world| world.updates.confirm(0));
+            }
             if let Some(answer) = shared.read(|world| ready(world, this, limit)) {
                 return answer;
             }
