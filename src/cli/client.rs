@@ -143,15 +143,14 @@ pub(super) async fn channel(reach: &Reach<'_>) -> Result<Channel, Failure> {
     }
     endpoint.connect().await.map_err(|error| {
         let cause = innermost(&error);
-        let advice = match cause.contains("certificate") {
-            true => {
-                "another authority is named with --ca-file or KEYWARD_CA_FILE, the name that is \
-                 proven is that of the endpoint"
-            }
-            false => {
-                "is the service running? another endpoint is named with --endpoint or \
-                 KEYWARD_ENDPOINT"
-            }
+        let advice = if cause.contains("CaUsedAsEndEntity") {
+            "the service shows the certificate of an authority, which is not taken for its own: one that \
+             signs itself is made with -addext basicConstraints=critical,CA:FALSE"
+        } else if cause.contains("certificate") {
+            "another authority is named with --ca-file or KEYWARD_CA_FILE, the name that is proven is \
+             that of the endpoint"
+        } else {
+            "is the service running? another endpoint is named with --endpoint or KEYWARD_ENDPOINT"
         };
         Failure::Failed(format!("cannot connect to {url}: {cause}\n  {advice}"))
     })

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use keyward_testkit::{Authority, Process};
+use keyward_testkit::{Authority, Identity, Process};
 
 use super::harness::{alone, command, run};
 
@@ -16,9 +16,13 @@ struct Secure {
 
 impl Secure {
     fn start(names: &[&str]) -> Self {
+        Self::showing(|authority| authority.sign(names))
+    }
+
+    fn showing(signed: impl FnOnce(&Authority) -> Identity) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::new();
-        authority.sign(names).write(directory.path());
+        signed(&authority).write(directory.path());
         std::fs::write(directory.path().join("ca.crt"), authority.pem()).unwrap();
         let data = directory.path().join("keyward-data");
         let serve = [
@@ -107,6 +111,15 @@ fn the_service_of_the_settings_here_is_believed_by_its_certificate() {
     let err = run(service.list(&[]), "").refused(1);
     assert!(err.contains("certificate"), "{err}");
     run(service.list(&["--ca-file", "ca.crt"]), "").done();
+}
+
+#[test]
+fn a_certificate_that_is_an_authoritys_is_told_for_what_it_is() {
+    let service = Secure::showing(|authority| authority.sign_as_authority(&["127.0.0.1"]));
+    let https = format!("https://{}", service.process.grpc);
+    let named = ["--endpoint", &https, "--ca-file", "ca.crt"];
+    let err = run(service.list(&named), "").refused(1);
+    assert!(err.contains("CA:FALSE"), "{err}");
 }
 
 #[test]

@@ -65,6 +65,14 @@ impl Authority {
         })
     }
 
+    /// The same, but the certificate says that it is an authority's, as those do that `openssl req -x509`
+    /// makes unless it is told otherwise.
+    pub fn sign_as_authority(&self, names: &[&str]) -> Identity {
+        self.sign_with(names, |params| {
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        })
+    }
+
     fn sign_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("they are names");
