@@ -1,7 +1,7 @@
 //! What happens at the same time, and what happens twice.
 
-use keyward_testkit::Stage;
 use keyward_testkit::telegram::{Held, When};
+use keyward_testkit::{Stage, Swallowed};
 
 use super::actor::Actor;
 use super::rounds;
@@ -71,7 +71,7 @@ async fn an_update_that_comes_again_changes_nothing() {
 /// Where the bot dies.
 #[derive(Clone, Copy, Debug)]
 enum Death {
-    /// It has answered the tap, and asked for no Revoke yet.
+    /// It has taken the tap, and its Revoke has not come to Keyward.
     BeforeRevoke,
     /// The old key is dead, and the person has not been told.
     BeforeMessage,
@@ -102,20 +102,26 @@ async fn a_bot_killed_anywhere_in_a_confirm_goes_on_from_there() {
         let actor = Actor::english(&stage, 1000 + id);
         let (old, ask) = actor.ask().await;
         let held = death.hold(&stage);
+        let is_before = matches!(death, Death::BeforeRevoke);
+        stage
+            .proxy
+            .half_open(is_before.then_some(Swallowed::Requests));
         actor.confirm(&ask);
         held.arrived().await;
         // It goes on asking Telegram, and must not confirm by it what is not handled.
         let polls = stage.telegram.calls_of("getUpdates").len();
         stage.telegram.called("getUpdates", polls + 2).await;
-        if !matches!(death, Death::BeforeRevoke) {
+        if !is_before {
             dies(&stage, &old).await;
         }
         stage.kill_bot();
         held.abandoned().await;
         held.release();
-        if matches!(death, Death::BeforeRevoke) {
+        if is_before {
             assert_eq!(stage.request(&old).await.status, 200);
         }
+        stage.proxy.cut();
+        stage.proxy.half_open(None);
         stage.start_bot();
         stage.telegram.settled().await;
         let new = actor.sees_other_key(&old).await.key().unwrap().to_owned();

@@ -6,7 +6,7 @@
 menu-text =
     <b>API access</b>
 
-    This bot shows you the API key of your account, and replaces it when you say so.
+    This bot shows you the API key of your account <code>{ $account }</code>, and replaces it when you say so.
 account-text =
     <b>User info</b>
 

@@ -6,7 +6,7 @@
 menu-text =
     <b>API 访问</b>
 
-    在这里可以查看您账户的 API 密钥，并在需要时更换。
+    在这里可以查看您的账户 <code>{ $account }</code> 的 API 密钥，并在需要时更换。
 account-text =
     <b>用户信息</b>
 

@@ -148,7 +148,8 @@ pub async fn serve(
     Ok(())
 }
 
-fn handler(settings: &Settings) -> Result<Handler, StartError> {
+/// What handles updates with these settings. Makes no call.
+pub(crate) fn handler(settings: &Settings) -> Result<Handler, StartError> {
     let metrics = Arc::new(Metrics::new());
     let client = keyward_client::Client::builder()
         .endpoints(settings.endpoints.clone())
@@ -244,7 +245,7 @@ async fn push(
     desk: &Desk,
     health: &Health,
     url: &str,
-    secret: &crate::secret::SecretText,
+    secret: &keyward_client::Secret,
     stop: &CancellationToken,
 ) {
     let telegram = &desk.handler().telegram;

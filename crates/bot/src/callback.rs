@@ -11,7 +11,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use uuid::Uuid;
 
-use crate::secret::SecretText;
+use keyward_client::Secret;
 
 /// The version of the format. A new one gets a new name, which also goes into the MAC.
 const VERSION: &str = "v1";
@@ -85,7 +85,7 @@ pub struct Codec {
 
 impl Codec {
     /// The codec of the bot that has this token.
-    pub fn new(token: &SecretText) -> Self {
+    pub fn new(token: &Secret) -> Self {
         let mut derived = hmac_of(token.expose().as_bytes());
         derived.update(LABEL);
         Self {
@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     fn codec() -> Codec {
-        Codec::new(&SecretText::new("123:canary".to_owned()))
+        Codec::new(&Secret::new("123:canary".to_owned()))
     }
 
     fn actions() -> impl Strategy<Value = Action> {
@@ -193,7 +193,7 @@ mod tests {
             prop_assume!(user != other);
             let data = codec().write(user, action);
             prop_assert_eq!(codec().read(other, &data), Err(Refused::Forged));
-            let other_bot = Codec::new(&SecretText::new("124:canary".to_owned()));
+            let other_bot = Codec::new(&Secret::new("124:canary".to_owned()));
             prop_assert_eq!(other_bot.read(user, &data), Err(Refused::Forged));
         }
 

@@ -6,11 +6,9 @@
 
 use std::time::Duration;
 
-use keyward_client::{Error, ErrorKind, v1};
+use keyward_client::{Error, ErrorKind, Secret, v1};
 use time::OffsetDateTime;
 use uuid::Uuid;
-
-use crate::secret::SecretText;
 
 /// A key as it is named without being disclosed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +27,7 @@ pub enum Present {
         /// Which key.
         key: Named,
         /// Its text.
-        api_key: SecretText,
+        api_key: Secret,
         /// Nobody can show it again.
         once: bool,
     },
@@ -49,7 +47,7 @@ impl Present {
 
     /// `None` for a key that is dead, not of `account`, or no key.
     fn of(account: &str, key: v1::ApiKey, api_key: String) -> Option<Self> {
-        let api_key = SecretText::new(api_key);
+        let api_key = Secret::new(api_key);
         let state = key.state();
         if key.account_id != account {
             return None;
@@ -115,7 +113,12 @@ pub enum Revoked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum View {
     /// The main menu.
-    Menu(Option<Note>),
+    Menu {
+        /// The account id in Keyward.
+        account: String,
+        /// Why it is shown, if not for the asking.
+        note: Option<Note>,
+    },
     /// The account of the user.
     Account {
         /// The account id in Keyward.

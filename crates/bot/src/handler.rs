@@ -54,8 +54,19 @@ type Place = Option<i32>;
 impl Handler {
     /// Handles an event to its end, whatever happens.
     pub async fn handle(&self, event: Event) {
-        let (kind, person, begun) = (event.kind(), event.person(), Instant::now());
-        let turn = AssertUnwindSafe(self.turn(event)).catch_unwind().await;
+        let (kind, person) = (event.kind(), event.person());
+        self.guard(kind, person, self.turn(event)).await;
+    }
+
+    /// Takes a turn of this user, counts it, and ends a panic here: others are served on.
+    async fn guard(
+        &self,
+        kind: &'static str,
+        person: Option<Person>,
+        turn: impl Future<Output = &'static str>,
+    ) {
+        let begun = Instant::now();
+        let turn = AssertUnwindSafe(turn).catch_unwind().await;
         let outcome = turn.unwrap_or("panicked");
         if let (Some(person), "panicked") = (person, outcome) {
             tracing::error!(kind, "handling an update panicked");
@@ -77,7 +88,7 @@ impl Handler {
         }
         match event {
             Event::Command(person, Command::Start) => {
-                self.say(person, None, &View::Menu(None)).await
+                self.say(person, None, &self.menu(person, None)).await
             }
             Event::Command(person, Command::Help) | Event::Other(person) => {
                 self.say(person, None, &View::Help).await;
@@ -108,8 +119,8 @@ impl Handler {
             Ok(action) => action,
             Err(Refused::Version) => {
                 self.answer(person, &tap, None).await;
-                self.say(person, place, &View::Menu(Some(Note::OldButton)))
-                    .await;
+                let menu = self.menu(person, Some(Note::OldButton));
+                self.say(person, place, &menu).await;
                 return "old";
             }
             Err(Refused::Forged) => {
@@ -118,10 +129,19 @@ impl Handler {
                 return "forged";
             }
         };
-        // At once: until then the button turns, and people press again.
-        self.answer(person, &tap, None).await;
+        // At once: until then the button turns, and people press again. But Telegram may be slow
+        // to take it, and a Revoke waits for nothing.
+        tokio::join!(
+            self.answer(person, &tap, None),
+            self.act(person, message, action)
+        );
+        "ok"
+    }
+
+    async fn act(&self, person: Person, message: i32, action: Action) {
+        let place = Some(message);
         match action {
-            Action::Menu => self.say(person, place, &View::Menu(None)).await,
+            Action::Menu => self.say(person, place, &self.menu(person, None)).await,
             Action::Account => {
                 let view = View::Account {
                     account: self.accounts.of(person.id),
@@ -137,7 +157,13 @@ impl Handler {
             }
             Action::Confirm(key_id) => self.confirm(person, place, key_id).await,
         }
-        "ok"
+    }
+
+    fn menu(&self, person: Person, note: Option<Note>) -> View {
+        View::Menu {
+            account: self.accounts.of(person.id),
+            note,
+        }
     }
 
     /// Shows the key as it is now; but while the end of a Revoke is unclear, that comes first.
@@ -363,3 +389,6 @@ fn log_failure<T>(doing: &str, outcome: Result<T, Failure>) {
         Err(failure) => tracing::warn!(%failure, "{doing} failed"),
     }
 }
+
+#[cfg(test)]
+mod tests;

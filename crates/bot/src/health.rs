@@ -1,6 +1,8 @@
-//! Whether users are served, and the side port that tells: `/livez`, `/readyz`, `/metrics`.
+//! Whether users are served, the side port that tells (`/livez`, `/readyz`, `/metrics`), and how a
+//! running bot is asked.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,10 +18,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::telegram::POLL;
+use crate::telegram::failure::cause;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// After so long without an answer of Telegram, a poll hangs.
 const STALE: Duration = Duration::from_secs(2 * POLL.as_secs() + 10);
+
+/// How much of a reason is repeated, in characters.
+const MAX_REASON: usize = 500;
 
 /// What is known of the way to Telegram.
 pub struct Health {
@@ -106,6 +112,38 @@ async fn ready(State(probes): State<Arc<Probes>>) -> Response {
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     };
     (status, [(CACHE_CONTROL, "no-store")], text).into_response()
+}
+
+/// Asks the bot whose side port this is whether it serves users, for at most `timeout`.
+///
+/// # Errors
+///
+/// Why it does not, or why it cannot be asked.
+pub async fn ask(side_port: SocketAddr, timeout: Duration) -> Result<(), String> {
+    let mut at = side_port;
+    // Listened to is every address of this host, and this is one of them.
+    match at.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => at.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => at.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    // It is on this host, whatever leads to others.
+    let client = reqwest::Client::builder().no_proxy().timeout(timeout);
+    let client = client.build().map_err(|error| cause(&error))?;
+    let asked = client.get(format!("http://{at}/readyz")).send().await;
+    let mut answer =
+        asked.map_err(|error| format!("the bot does not answer: {}", cause(&error)))?;
+    // The first piece holds the reason; a stranger that listens there may send without end.
+    let said = answer.chunk().await.ok().flatten().unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    let said: String = said.trim_end().chars().take(MAX_REASON).collect();
+    match answer.status() {
+        StatusCode::OK => Ok(()),
+        StatusCode::SERVICE_UNAVAILABLE => {
+            Err(format!("users are not served: {}", said.escape_debug()))
+        }
+        other => Err(format!("that is no bot: it answers {other}")),
+    }
 }
 
 #[cfg(test)]

@@ -2,15 +2,17 @@
 //! time, up to a bound.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 type Run<J> = Box<dyn Fn(J) -> BoxFuture<'static, ()> + Send + Sync>;
 
-/// Lanes by number. The work itself must not panic: a panic blocks its lane.
+/// Lanes by number.
 pub struct Lanes<J> {
     run: Run<J>,
     /// A lane is here while it has a worker.
@@ -62,7 +64,11 @@ impl<J: Send + 'static> Lanes<J> {
         while let Some(job) = next {
             // The semaphore is never closed.
             let permit = self.permits.acquire().await;
-            (self.run)(job).await;
+            // A panic ends its job, and not its lane.
+            let run = AssertUnwindSafe(async { (self.run)(job).await });
+            if run.catch_unwind().await.is_err() {
+                tracing::error!("a job panicked");
+            }
             drop(permit);
             let mut queues = self.queues.lock();
             next = queues.get_mut(&lane).and_then(VecDeque::pop_front);
@@ -81,6 +87,28 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_panic_does_not_block_its_lane() {
+        let (done, mut finished) = mpsc::unbounded_channel();
+        let lanes = Lanes::new(
+            1,
+            Box::new(move |job: u32| {
+                assert_ne!(job, 1, "before there is a future");
+                let done = done.clone();
+                Box::pin(async move {
+                    assert_ne!(job, 2, "within it");
+                    done.send(job).unwrap();
+                })
+            }),
+        );
+        for job in 1..=3 {
+            lanes.push(7, job);
+        }
+        assert_eq!(finished.recv().await, Some(3));
+        lanes.push(7, 4);
+        assert_eq!(finished.recv().await, Some(4));
+    }
 
     #[tokio::test]
     async fn a_lane_keeps_its_order_and_lanes_do_not_wait_for_each_other() {

@@ -26,7 +26,6 @@ pub mod log;
 pub mod metrics;
 pub mod samples;
 pub mod screens;
-pub mod secret;
 pub mod settings;
 pub mod shown;
 pub mod telegram;

@@ -1,4 +1,5 @@
-//! The `keyward-bot` binary: flags, exit codes, and the subcommand that prints the screens.
+//! The `keyward-bot` binary: flags, exit codes, and the subcommands that print the screens and ask
+//! a running bot how it is.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -8,10 +9,12 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use keyward_bot::settings::{DEFAULT_FILE, Inputs, Place, Setting, TABLE};
-use keyward_bot::{app, log, screens, settings};
+use keyward_bot::{app, health, log, screens, settings};
 
 /// EX_USAGE: what was asked for cannot be done as it was asked.
 const USAGE: u8 = 64;
+/// How long a running bot may take to say how it is.
+const ASKING: Duration = Duration::from_secs(3);
 const ABOUT: &str = "Telegram front end of Keyward: shows users their API key, and replaces it";
 const AFTER: &str = "\
 Each setting is a flag, a variable, or a key in the file of settings (--hide-after there is \
@@ -30,17 +33,21 @@ fn main() -> ExitCode {
             return ExitCode::from(if is_wrong { USAGE } else { 0 });
         }
     };
-    if matches.subcommand_name() == Some("screens") {
-        return print_screens();
+    match matches.subcommand() {
+        Some(("screens", _)) => print_screens(),
+        Some(("health", matches)) => ask_health(matches),
+        _ => match settings::load(inputs(&matches)) {
+            Ok(settings) => run(settings),
+            Err(errors) => failed(USAGE, &errors.to_string()),
+        },
     }
-    let inputs = Inputs {
-        flags: flags(&matches),
+}
+
+fn inputs(matches: &ArgMatches) -> Inputs {
+    Inputs {
+        flags: flags(matches),
         config: matches.get_one::<PathBuf>("config").cloned(),
         environment: std::env::vars_os().collect(),
-    };
-    match settings::load(inputs) {
-        Ok(settings) => run(settings),
-        Err(errors) => failed(USAGE, &errors.to_string()),
     }
 }
 
@@ -89,6 +96,30 @@ fn print_screens() -> ExitCode {
     }
 }
 
+/// Done when the bot that runs with these settings serves users, failed when it does not.
+fn ask_health(matches: &ArgMatches) -> ExitCode {
+    let side_port = match settings::side_port(inputs(matches)) {
+        Ok(Some(side_port)) if side_port.port() != 0 => side_port,
+        Ok(_) => return failed(USAGE, "http_listen names no port that could be asked"),
+        Err(errors) => return failed(USAGE, &errors.to_string()),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let asked = match runtime {
+        Ok(runtime) => runtime.block_on(health::ask(side_port, ASKING)),
+        Err(error) => Err(format!("the runtime: {error}")),
+    };
+    match asked {
+        Ok(()) => {
+            // Who closed the output reads the exit code.
+            let _ = writeln!(std::io::stdout().lock(), "ok");
+            ExitCode::SUCCESS
+        }
+        Err(reason) => failed(1, &reason),
+    }
+}
+
 fn command() -> Command {
     let config = Arg::new("config")
         .long("config")
@@ -97,6 +128,14 @@ fn command() -> Command {
         .help(format!(
             "File of settings [env: KEYWARD_BOT_CONFIG] [default: ./{DEFAULT_FILE}, if it exists]"
         ));
+    let side_port = TABLE.iter().filter(|s| s.name == "http_listen").map(flag);
+    let health = Command::new("health")
+        .about("Ask the bot that runs with these settings on this host whether users are served")
+        .after_help(
+            "Exit codes: 0 if they are, 1 if not or after 3 seconds, 64 for a wrong setting.",
+        )
+        .arg(config.clone())
+        .args(side_port);
     let output = Arg::new("output")
         .long("output")
         .value_name("FORMAT")
@@ -119,6 +158,7 @@ fn command() -> Command {
                 .map(flag),
         )
         .subcommand(screens)
+        .subcommand(health)
 }
 
 fn flag(setting: &'static Setting) -> Arg {
@@ -144,7 +184,7 @@ fn flag(setting: &'static Setting) -> Arg {
 /// The settings that are given as flags.
 fn flags(matches: &ArgMatches) -> Vec<(String, String)> {
     let given = TABLE.iter().filter(|setting| {
-        setting.place != Place::VariableOnly
+        matches!(matches.try_contains_id(setting.name), Ok(true))
             && matches.value_source(setting.name) == Some(ValueSource::CommandLine)
     });
     given

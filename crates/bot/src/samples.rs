@@ -6,8 +6,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::flow::{Named, Note, Present, Trouble, View};
-use crate::secret::SecretText;
+use keyward_client::Secret;
 
+const ACCOUNT: &str = "tg-123456789";
 const OLD: (Uuid, &str) = (
     Uuid::from_u128(0x0199_0000_7000_8000_0000_0000_0000_0001),
     "kw_3fGq",
@@ -33,7 +34,7 @@ fn shown(key: (Uuid, &str), once: bool) -> Present {
     );
     Present::Shown {
         key: named(key),
-        api_key: SecretText::new(api_key),
+        api_key: Secret::new(api_key),
         once,
     }
 }
@@ -46,16 +47,20 @@ fn time() -> OffsetDateTime {
 /// Each view with its name.
 pub fn views() -> Vec<(&'static str, View)> {
     let hint = || OLD.1.to_owned();
+    let menu = |note| View::Menu {
+        account: ACCOUNT.to_owned(),
+        note,
+    };
     let unclear = |committed| View::Unclear {
         key_id: OLD.0,
         committed,
     };
     vec![
-        ("menu", View::Menu(None)),
+        ("menu", menu(None)),
         (
             "account",
             View::Account {
-                account: "tg-123456789".to_owned(),
+                account: ACCOUNT.to_owned(),
                 user_id: 123_456_789,
             },
         ),
@@ -107,7 +112,7 @@ pub fn views() -> Vec<(&'static str, View)> {
         ("hidden", View::Hidden(hint())),
         ("dead", View::Dead(hint(), time())),
         ("gone", View::Gone(hint())),
-        ("old-button", View::Menu(Some(Note::OldButton))),
+        ("old-button", menu(Some(Note::OldButton))),
         ("help", View::Help),
         ("group", View::Group),
         ("failed", View::Failed),

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use crate::callback::Action;
 use crate::flow::{Named, Note, Present, Trouble, View};
 use crate::i18n::{Id, Language, Texts, Value};
-use crate::secret::SecretText;
+use keyward_client::Secret;
 
 /// Telegram's limit for a button that copies.
 const MAX_COPY: usize = 256;
@@ -21,7 +21,7 @@ pub enum Press {
     /// The bot does something.
     Do(Action),
     /// The client copies this.
-    Copy(SecretText),
+    Copy(Secret),
     /// The client opens the chat with the bot.
     OpenBot,
 }
@@ -39,7 +39,7 @@ pub struct Button {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Screen {
     /// HTML as Telegram takes it; may hold a key.
-    pub text: SecretText,
+    pub text: Secret,
     /// The buttons, row by row.
     pub rows: Vec<Vec<Button>>,
     /// The key that the text discloses.
@@ -84,7 +84,7 @@ impl Screens {
             language,
         };
         let (text, rows) = match view {
-            View::Menu(note) => say.menu(note.as_ref()),
+            View::Menu { account, note } => say.menu(account, note.as_ref()),
             View::Account { account, user_id } => say.account(account, *user_id),
             View::Key(note, present) => say.key(note.as_ref(), present),
             View::Ask { key_id, hint } => say.ask(*key_id, hint.as_deref()),
@@ -112,7 +112,7 @@ impl Screens {
             _ => None,
         };
         Screen {
-            text: SecretText::new(text),
+            text: Secret::new(text),
             rows,
             discloses,
         }
@@ -164,8 +164,8 @@ impl Say<'_> {
         vec![vec![self.button(Id::BUTTON_KEY, Action::Key)]]
     }
 
-    fn menu(&self, note: Option<&Note>) -> Parts {
-        let text = self.plain(Id::MENU_TEXT);
+    fn menu(&self, account: &str, note: Option<&Note>) -> Parts {
+        let text = self.get(Id::MENU_TEXT, "account", Value::Text(escape(account)));
         (
             paragraphs(note.map(|note| self.note(note)), [text]),
             self.main(),

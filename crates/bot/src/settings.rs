@@ -13,7 +13,7 @@ use http::Uri;
 
 use crate::account::Accounts;
 use crate::log::LogFormat;
-use crate::secret::SecretText;
+use keyward_client::Secret;
 pub use source::{DEFAULT_FILE, Inputs};
 use source::{Given, Source};
 pub use table::{Place, Setting, TABLE};
@@ -28,7 +28,7 @@ const SECRET: std::ops::RangeInclusive<usize> = 16..=256;
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The bot's token.
-    pub telegram_token: SecretText,
+    pub telegram_token: Secret,
     /// The Bot API.
     pub telegram_api_url: String,
     /// The instances of Keyward.
@@ -73,7 +73,7 @@ pub struct WebhookSettings {
     /// Where it listens.
     pub listen: SocketAddr,
     /// What Telegram sends with each update.
-    pub secret: SecretText,
+    pub secret: Secret,
 }
 
 /// Everything that is wrong with the settings, one line each.
@@ -92,6 +92,22 @@ pub fn load(inputs: Inputs) -> Result<Settings, Errors> {
     let settings = reader.settings();
     match (settings, reader.errors) {
         (Some(settings), errors) if errors.is_empty() => Ok(settings),
+        (_, errors) => Err(Errors(errors)),
+    }
+}
+
+/// Where the side port of a bot with these settings is. `None`: it has none. What else is given is
+/// not looked at, so it can be asked without the secrets.
+///
+/// # Errors
+///
+/// Those of `load` that bear upon it.
+pub fn side_port(inputs: Inputs) -> Result<Option<SocketAddr>, Errors> {
+    let (given, errors) = source::gather(inputs);
+    let mut reader = Reader { given, errors };
+    let address = reader.optional("http_listen", address);
+    match (address, reader.errors) {
+        (Some(address), errors) if errors.is_empty() => Ok(address),
         (_, errors) => Err(Errors(errors)),
     }
 }
@@ -191,12 +207,12 @@ impl Reader {
         })
     }
 
-    fn telegram_token(&mut self) -> Option<SecretText> {
+    fn telegram_token(&mut self) -> Option<Secret> {
         const TAKES: &str = "takes the token of a bot, as BotFather gives it: 123456:ABC...";
         let (token, source) = self.text("telegram_token");
         let (file, _) = self.text("telegram_token_file");
         let (token, from) = match (token.is_empty(), file.is_empty()) {
-            (false, true) => (SecretText::new(token), source.to_string()),
+            (false, true) => (Secret::new(token), source.to_string()),
             (true, false) => (
                 self.secret_in("telegram_token_file", &file)?,
                 format!("file {file}"),
@@ -230,11 +246,11 @@ impl Reader {
         is_fine.then_some(token)
     }
 
-    fn secret_in(&mut self, name: &str, file: &str) -> Option<SecretText> {
+    fn secret_in(&mut self, name: &str, file: &str) -> Option<Secret> {
         match std::fs::read_to_string(Path::new(file)) {
             Ok(text) => {
                 let text = zeroize::Zeroizing::new(text);
-                Some(SecretText::new(text.trim_end().to_owned()))
+                Some(Secret::new(text.trim_end().to_owned()))
             }
             Err(error) => {
                 self.errors

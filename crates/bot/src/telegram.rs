@@ -23,8 +23,8 @@ use crate::events::Command;
 use crate::i18n::{Id, Language, Texts};
 use crate::metrics::Metrics;
 use crate::screens::{Press, Screen};
-use crate::secret::SecretText;
 use failure::Failure;
+use keyward_client::Secret;
 
 /// How long Telegram may wait for an update before it answers that there is none.
 pub const POLL: Duration = Duration::from_secs(25);
@@ -65,7 +65,7 @@ impl Telegram {
     /// # Errors
     ///
     /// A URL that is none; TLS that cannot be set up.
-    pub fn new(token: &SecretText, api_url: &str, metrics: Arc<Metrics>) -> Result<Self, String> {
+    pub fn new(token: &Secret, api_url: &str, metrics: Arc<Metrics>) -> Result<Self, String> {
         let bot = |timeout| {
             let client = net::default_reqwest_settings()
                 .connect_timeout(CONNECT_TIMEOUT)
@@ -144,7 +144,7 @@ impl Telegram {
     /// # Errors
     ///
     /// After three attempts.
-    pub async fn set_webhook(&self, url: &str, secret: &SecretText) -> Result<(), Failure> {
+    pub async fn set_webhook(&self, url: &str, secret: &Secret) -> Result<(), Failure> {
         let url = url
             .parse()
             .map_err(|_| Failure::Refused("webhook_url".to_owned()))?;

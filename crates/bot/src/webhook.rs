@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::Desk;
-use crate::secret::SecretText;
+use keyward_client::Secret;
 
 const HEADER: &str = "x-telegram-bot-api-secret-token";
 /// Telegram's updates are far smaller.
@@ -25,7 +25,7 @@ const MAX_IN_FLIGHT: usize = 200;
 
 struct Webhook {
     desk: Arc<Desk>,
-    secret: SecretText,
+    secret: Secret,
 }
 
 /// Serves the webhook at `path` until `stop`, then ends when the requests under way are answered.
@@ -36,7 +36,7 @@ struct Webhook {
 pub async fn serve(
     listener: TcpListener,
     path: &str,
-    secret: SecretText,
+    secret: Secret,
     desk: Arc<Desk>,
     stop: CancellationToken,
 ) -> io::Result<()> {

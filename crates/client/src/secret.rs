@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 /// A secret. It has no `Display`, its `Debug` is redacted, and its memory is wiped when it is
@@ -21,6 +22,15 @@ impl Secret {
     }
 }
 
+/// In a time that tells nothing of the secret but its length.
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for Secret {}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(redacted)")
@@ -39,5 +49,14 @@ mod tests {
             "Secret(redacted) Secret(redacted)"
         );
         assert_eq!(secret.expose(), "kw_canary");
+    }
+
+    #[test]
+    fn equal_is_what_has_the_same_text() {
+        let secret = Secret::new("kw_canary");
+        assert_eq!(secret, Secret::new("kw_canary"));
+        for other in ["", "kw_canar", "kw_canarz", "kw_canaryy"] {
+            assert_ne!(secret, Secret::new(other));
+        }
     }
 }

@@ -29,7 +29,7 @@ fn named(key_id: Uuid) -> Named {
 fn shown(key_id: Uuid, once: bool) -> Present {
     Present::Shown {
         key: named(key_id),
-        api_key: SecretText::new("kw_canary".to_owned()),
+        api_key: Secret::new("kw_canary".to_owned()),
         once,
     }
 }

@@ -69,7 +69,7 @@ fn buttons_name_the_key_they_mean() {
             | View::LimitedRevokes(_) => vec![Action::Key, Action::Account],
             View::Dead(..) | View::Gone(_) => vec![Action::Key],
             View::Account { .. } => vec![Action::Key, Action::Menu],
-            View::Menu(_) | View::Help | View::Failed => vec![Action::Account],
+            View::Menu { .. } | View::Help | View::Failed => vec![Action::Account],
         };
         assert_eq!(found, expected, "{name}");
     }
@@ -111,7 +111,7 @@ fn what_is_put_in_is_escaped_and_a_long_key_has_no_copy_button() {
     let escaped = "&lt;a href=&quot;x&quot;&gt;&amp;";
     assert!(screen.text.expose().contains(escaped));
 
-    let long = SecretText::new("x".repeat(MAX_COPY + 1));
+    let long = Secret::new("x".repeat(MAX_COPY + 1));
     let View::Key(_, Present::Shown { key, once, .. }) = sample("key") else {
         panic!("the sample shows a key");
     };

@@ -144,7 +144,7 @@ impl fmt::Display for Failure {
 }
 
 /// The innermost cause: what the operating system or TLS says. The layers around it name the URL.
-pub(super) fn cause(error: &dyn Error) -> String {
+pub(crate) fn cause(error: &dyn Error) -> String {
     let Some(mut inner) = error.source() else {
         return "the request failed".to_owned();
     };

@@ -11,7 +11,7 @@ use super::*;
 const TOKEN: &str = "123456:canary-of-the-token";
 
 fn telegram(url: &str) -> Telegram {
-    let token = SecretText::new(TOKEN.to_owned());
+    let token = Secret::new(TOKEN.to_owned());
     Telegram::new(&token, url, Arc::new(Metrics::new())).unwrap()
 }
 

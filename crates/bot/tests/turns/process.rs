@@ -119,6 +119,56 @@ async fn get(address: &str, path: &str) -> String {
     answer
 }
 
+/// Asks the bot whose side port this is how it is: the exit code, and what is said.
+async fn health(side_port: &str) -> (Option<i32>, String) {
+    let mut command = command();
+    command
+        .args(["health", "--http-listen", side_port])
+        // It is not for this host.
+        .env("http_proxy", "http://127.0.0.1:1")
+        .stdout(Stdio::piped());
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = output.await.unwrap().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    (output.status.code(), said)
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_how_it_is_gets_a_clear_line() {
+    let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = stranger.local_addr().unwrap().to_string();
+    let serve = async {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut stream, _) = stranger.accept().await.unwrap();
+        stream.read_u8().await.unwrap();
+        let answer = b"HTTP/1.1 418 No\r\ncontent-length: 2\r\n\r\nno";
+        stream.write_all(answer).await.unwrap();
+        // The next one gets no answer.
+        std::future::pending::<()>().await;
+    };
+    let ask = async {
+        let no_bot = (Some(1), "keyward-bot: that is no bot: it answers 418");
+        let silent = (Some(1), "keyward-bot: the bot does not answer: ");
+        let no_port = "keyward-bot: http_listen names no port that could be asked";
+        let wrong = "keyward-bot: http_listen = 'here' (flag --http-listen): takes an IP address";
+        for (side_port, (code, expected)) in [
+            (address.as_str(), no_bot),
+            (&address, silent),
+            ("none", (Some(64), no_port)),
+            ("127.0.0.1:0", (Some(64), no_port)),
+            ("here", (Some(64), wrong)),
+        ] {
+            let (exit, said) = health(side_port).await;
+            assert_eq!(exit, code, "{side_port}: {said}");
+            assert!(said.starts_with(expected), "{side_port}: {said}");
+        }
+    };
+    tokio::select! {
+        () = serve => {}
+        () = ask => {}
+    }
+}
+
 #[tokio::test]
 async fn it_serves_stops_and_keeps_its_secrets() {
     let world = World::new().await;
@@ -136,6 +186,9 @@ async fn it_serves_stops_and_keeps_its_secrets() {
     let done = world.press(&who, &unclear, Id::BUTTON_RETRY).await;
     let new = key_in(&done);
 
+    assert_eq!(health(&address).await, (Some(0), "ok\n".to_owned()));
+    let everywhere = address.replace("127.0.0.1", "0.0.0.0");
+    assert_eq!(health(&everywhere).await.0, Some(0));
     assert!(get(&address, "/livez").await.starts_with("HTTP/1.1 200"));
     assert!(get(&address, "/readyz").await.starts_with("HTTP/1.1 200"));
     let metrics = get(&address, "/metrics").await;
@@ -148,6 +201,12 @@ async fn it_serves_stops_and_keeps_its_secrets() {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
     assert_eq!(bot.stop().await, 0);
+    let (code, said) = health(&address).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        said.starts_with("keyward-bot: the bot does not answer: "),
+        "{said}"
+    );
     let hidden = who.message(done.id).unwrap();
     assert!(hidden.key().is_none(), "{hidden}");
     let said = bot.said.lock().clone();
@@ -196,6 +255,10 @@ async fn without_telegram_it_waits_and_says_so() {
     let answer = get(&side, "/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("cannot reach Telegram"), "{answer}");
+    let (code, said) = health(&side).await;
+    assert_eq!(code, Some(1));
+    let expected = "keyward-bot: users are not served: cannot reach Telegram";
+    assert!(said.starts_with(expected), "{said}");
     assert_eq!(child.stop().await, 0);
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).unwrap();

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use keyward_bot::i18n::Id;
-use keyward_testkit::telegram::When;
+use keyward_testkit::telegram::{Screen, When};
 
 use crate::world::{World, key_in};
 
@@ -30,6 +30,21 @@ async fn a_double_confirm_gives_one_new_key() {
         world.keyward.count().0,
         usize::try_from(2 * ROUNDS).unwrap()
     );
+}
+
+#[tokio::test]
+async fn a_revoke_does_not_wait_for_telegram_to_take_the_answer_to_the_tap() {
+    let world = World::start(&[]).await;
+    let who = world.telegram.person(5, "en");
+    let (asked, old) = world.ask_to_revoke(&who).await;
+    let held = world.telegram.hold("answerCallbackQuery", When::Before);
+    who.tap_on(&asked, "✅ Confirm");
+    held.arrived().await;
+    let is_new = |screen: &Screen| screen.key().is_some_and(|key| key != old);
+    let new = who.sees("the new key", is_new).await;
+    assert_eq!(key_in(&new), world.live(&who));
+    held.release();
+    world.telegram.settled().await;
 }
 
 #[tokio::test]
@@ -60,7 +75,7 @@ async fn an_unclear_end_is_said_and_the_same_revoke_is_asked_again() {
     let said = "not yet certain that the old key is dead everywhere";
     assert!(unclear.text.contains(said), "{unclear}");
     assert_eq!(unclear.labels(), ["🔄 Retry"]);
-    let data = |screen: &keyward_testkit::telegram::Screen, label| {
+    let data = |screen: &Screen, label| {
         screen
             .button(label)
             .and_then(|button| button.data.clone())
