@@ -42,10 +42,7 @@ fn every_service_is_hardened() {
             if once { "no" } else { "unless-stopped" },
             "{name}"
         );
-        assert!(
-            once || name == "bot" || !service["healthcheck"].is_null(),
-            "{name}"
-        );
+        assert!(once || !service["healthcheck"].is_null(), "{name}");
         for never in ["privileged", "network_mode", "pid", "cap_add", "env_file"] {
             assert!(service[never].is_null(), "{name}: {never}");
         }

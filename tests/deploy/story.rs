@@ -62,9 +62,12 @@ async fn the_story_is_played_on_what_compose_yaml_starts() {
     let client = deployment.client(&token).await;
     let url = format!("https://localhost:{}", deployment.address().port());
     play(&telegram, &client, &url, &deployment.authority()).await;
+    assert_eq!(deployment.check("bot"), Ok(()));
     assert!(
         deployment.stop("bot").success(),
         "{}",
         deployment.log("bot")
     );
+    let unhealthy = deployment.check("bot").unwrap_err();
+    assert!(unhealthy.contains("does not answer"), "{unhealthy}");
 }

@@ -1,6 +1,8 @@
 //! `deploy/compose.yaml` as processes of this machine: the very commands, variables and secrets that it
 //! names. Postgres and Redis are private servers in place of those images; paths, host names and ports of
-//! containers are put into words of this machine, by a list that [`Deployment::start`] makes.
+//! containers are put into words of this machine (`words`).
+
+mod words;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,14 +17,12 @@ use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::deadline::wait_until;
 use crate::guard::{Guard, KILL_ALL};
-use crate::ports::draw_port;
 use crate::process::without_settings;
 use crate::{Client, Compose, Identity, Postgres, Redis, RedisOptions, User, connect_tls};
+use words::{Ports, Words};
 
 /// A service that takes longer to be healthy, or to do its work, has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What the bot is called at Telegram, where nobody asks who it is.
-const INSTANCES: [&str; 3] = ["keyward-a", "keyward-b", "keyward-c"];
 
 /// A running deployment. All of it ends when this is dropped, and when this process ends.
 pub struct Deployment {
@@ -37,25 +37,6 @@ pub struct Deployment {
     /// The server in place of the image.
     pub redis: Redis,
     guard: Guard,
-}
-
-/// Which port of this machine stands for which service.
-struct Ports {
-    grpc: BTreeMap<&'static str, u16>,
-    http: BTreeMap<&'static str, u16>,
-    balancer: u16,
-}
-
-/// What is said in containers, and what it is called here: the longer words first.
-struct Words(Vec<(String, String)>);
-
-impl Words {
-    fn say(&self, text: &str) -> String {
-        let words = self.0.iter();
-        words.fold(text.to_owned(), |text, (there, here)| {
-            text.replace(there, here)
-        })
-    }
 }
 
 impl Deployment {
@@ -86,12 +67,8 @@ impl Deployment {
             ..RedisOptions::default()
         });
 
-        let ports = Ports {
-            grpc: INSTANCES.map(|name| (name, draw_port())).into(),
-            http: INSTANCES.map(|name| (name, draw_port())).into(),
-            balancer: draw_port(),
-        };
-        let words = words(&home, keyward, &compose, &ports, &postgres, &redis);
+        let ports = Ports::draw();
+        let words = Words::new(&home, keyward, &compose, &ports, &postgres, &redis);
         // The files with secrets and settings, in words of this machine.
         let run = home.join("run");
         fs::create_dir(&run).expect("a directory can be made");
@@ -120,15 +97,25 @@ impl Deployment {
         deployment
     }
 
-    /// Starts the service `bot`, whose binary this is, with another Bot API than Telegram's. It need not
-    /// be ready when this returns.
+    /// Starts the service `bot`, whose binary this is, with another Bot API than Telegram's, and waits until
+    /// it is healthy.
     pub fn start_bot(&mut self, binary: &Path, telegram_api_url: &str) {
         self.binaries.insert("keyward-bot", binary.to_path_buf());
+        self.words.put_first("/usr/local/bin/keyward-bot", binary);
         let mut command = self.command("bot");
-        command
-            .env("KEYWARD_BOT_TELEGRAM_API_URL", telegram_api_url)
-            .env("KEYWARD_BOT_HTTP_LISTEN", "127.0.0.1:0");
+        command.env("KEYWARD_BOT_TELEGRAM_API_URL", telegram_api_url);
         self.spawn("bot", command);
+        let check = self.compose.check("bot").expect("the bot has a check");
+        self.wait_until_healthy("bot", &check);
+    }
+
+    /// Asks a service once how it is, as its container would be asked: what it says if it is not healthy.
+    pub fn check(&self, service: &str) -> Result<(), String> {
+        let check = self
+            .compose
+            .check(service)
+            .expect("the service has a check");
+        self.asked(service, &check)
     }
 
     /// Starts a service that was stopped or killed, and waits until it is healthy; one that runs once is
@@ -217,7 +204,7 @@ impl Deployment {
             Some(binary) => binary.clone(),
             None => PathBuf::from(words.remove(0)),
         };
-        let own = self.own(service);
+        let own = self.words.of(service, &self.ports);
         let mut command = without_settings(program);
         command
             .args(words.iter().map(|word| own.say(word)))
@@ -226,24 +213,6 @@ impl Deployment {
             command.env(name, own.say(value));
         }
         command
-    }
-
-    /// The words of a service: an instance listens on a port of its own.
-    fn own(&self, service: &str) -> Words {
-        let mut words = self.words.0.clone();
-        if let (Some(grpc), Some(http)) =
-            (self.ports.grpc.get(service), self.ports.http.get(service))
-        {
-            let say = |there: &str, here: String| (there.to_owned(), here);
-            words.push(say("0.0.0.0:50051", format!("127.0.0.1:{grpc}")));
-            words.push(say("localhost:50051", format!("localhost:{grpc}")));
-            words.push(say("0.0.0.0:9464", format!("127.0.0.1:{http}")));
-        }
-        if service == "balancer" {
-            let here = format!("127.0.0.1/{}", self.ports.balancer);
-            words.push(("127.0.0.1/50051".to_owned(), here));
-        }
-        Words(words)
     }
 
     fn log_file(&self, service: &str) -> PathBuf {
@@ -276,23 +245,31 @@ impl Deployment {
     }
 
     fn wait_until_healthy(&mut self, service: &str, check: &[String]) {
-        let own = self.own(service);
-        let check: Vec<_> = check.iter().map(|word| own.say(word)).collect();
-        let mut said = String::new();
         wait_until(&format!("{service} is healthy"), PATIENCE, || {
             assert!(
                 self.is_running(service),
                 "{service} ended:\n{}",
                 self.log(service)
             );
-            let asked = without_settings(&check[0])
-                .args(&check[1..])
-                .current_dir("/")
-                .output();
-            let asked = asked.expect("a health check can be run");
-            said = String::from_utf8_lossy(&asked.stderr).into_owned();
-            asked.status.success()
+            self.asked(service, check).is_ok()
         });
+    }
+
+    /// Runs a health check where and with what the service itself runs.
+    fn asked(&self, service: &str, check: &[String]) -> Result<(), String> {
+        let own = self.words.of(service, &self.ports);
+        let check: Vec<_> = check.iter().map(|word| own.say(word)).collect();
+        let environment = self.compose.environment(service).into_iter();
+        let asked = without_settings(&check[0])
+            .args(&check[1..])
+            .envs(environment.map(|(name, value)| (name, own.say(value))))
+            .current_dir("/")
+            .output();
+        let asked = asked.expect("a health check can be run");
+        match asked.status.success() {
+            true => Ok(()),
+            false => Err(String::from_utf8_lossy(&asked.stderr).into_owned()),
+        }
     }
 }
 
@@ -309,50 +286,6 @@ fn end(mut child: Child) {
     // It may have ended already.
     let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
     let _ = child.wait();
-}
-
-/// The list of what is called otherwise here.
-fn words(
-    home: &Path,
-    keyward: &Path,
-    compose: &Compose,
-    ports: &Ports,
-    postgres: &Postgres,
-    redis: &Redis,
-) -> Words {
-    let mut words = vec![
-        ("/usr/local/bin/keyward".to_owned(), keyward.to_path_buf()),
-        ("/run/secrets".to_owned(), home.join("run")),
-        (
-            "/usr/local/etc/haproxy/haproxy.cfg".to_owned(),
-            home.join("haproxy.cfg"),
-        ),
-    ];
-    for service in compose.services().keys() {
-        let mounts = compose.mounts(service).into_iter();
-        let state = mounts.filter(|(source, _)| source.starts_with("./state/"));
-        words.extend(state.map(|(source, target)| (target, home.join(&source[2..]))));
-    }
-    let mut words: Vec<(String, String)> = words
-        .into_iter()
-        .map(|(there, here)| (there, here.to_str().expect("a path is text").to_owned()))
-        .collect();
-    words.sort_by_key(|(there, _)| std::cmp::Reverse(there.len()));
-    words.dedup();
-    let balancer = ports.balancer;
-    let mut say = |there: &str, here: String| words.push((there.to_owned(), here));
-    say("@postgres/", format!("@localhost:{}/", postgres.port()));
-    say("@redis:6379", format!("@localhost:{}", redis.port()));
-    say("//balancer:50051", format!("//localhost:{balancer}"));
-    say("bind :50051", format!("bind 127.0.0.1:{balancer}"));
-    for name in INSTANCES {
-        let (grpc, http) = (ports.grpc[name], ports.http[name]);
-        say(
-            &format!("{name}:50051 port 9464"),
-            format!("127.0.0.1:{grpc} port {http}"),
-        );
-    }
-    Words(words)
 }
 
 /// What the image of Postgres runs when it makes its data directory.
