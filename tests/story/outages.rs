@@ -19,17 +19,13 @@ fn assert_nothing_is_claimed(actor: &Actor) {
 
 /// Waits until the bot says that it does not know, and offers Retry.
 async fn unclear(actor: &Actor) -> Screen {
+    let is_unclear = |screen: &Screen| {
+        let mut ways = ["unclear-unknown", "unclear-unconfirmed"].iter();
+        ways.any(|say| actor.words.says(screen, say))
+    };
+    let screen = actor.person.sees("that it is unclear", is_unclear).await;
     let retry = actor.words.label("button-retry");
-    let screen = actor
-        .person
-        .sees("Retry", |screen| screen.button(retry).is_some())
-        .await;
-    assert!(
-        ["unclear-unknown", "unclear-unconfirmed"]
-            .iter()
-            .any(|say| actor.words.says(&screen, say)),
-        "{screen}"
-    );
+    assert!(screen.button(retry).is_some(), "{screen}");
     assert_nothing_is_claimed(actor);
     screen
 }

@@ -48,16 +48,16 @@ ask-text =
 
     Everything that uses it stops working at once: your programs, trading bots and integrations, until you give them the new key. This cannot be undone.
 ask-hint = Key: <code>{ $hint }…</code>
-revoking-text = Revoking the key… This can take up to a minute. Please wait for the answer.
+revoking-text = Revoking the key… This can take up to a minute. If no answer comes, press Retry. No second key will be made.
 unclear-unconfirmed =
     <b>Not finished yet</b>
 
-    The key is being revoked, but it is not yet certain that the old key is dead everywhere: do not rely on it. Press Retry until it is confirmed. No second key will be made.
+    The key is being revoked, but it is not yet certain that it is dead everywhere: it may still work somewhere for a while. Press Retry until it is confirmed. No second key will be made.
 unclear-unknown =
     <b>The outcome is not known</b>
 
     The service did not answer, so the old key may be dead or may still work: do not rely on either. Press Retry to ask again. No second key will be made.
-unavailable-text = The service cannot be reached at the moment. Nothing was revoked. Please try again.
+unavailable-text = The service cannot be reached at the moment. Please try again.
 present-unavailable = Your present key cannot be shown at the moment. Please try again.
 fault-text = The service refuses this bot at the moment. This is not a fault of yours or of your key. Please try again later.
 support-text = If it stays so, write to { $contact }.
@@ -86,6 +86,7 @@ note-already = ℹ️ The key of that message was already revoked: it has been d
 note-expired = ℹ️ The key of that message had expired, so it was not revoked but succeeded. This is how things are now:
 note-unknown-key = ℹ️ The key of that message does not exist any more. This is how things are now:
 note-cancelled = Nothing was changed.
+note-changed = ℹ️ That message is about a key that is no longer the key of your account. This is how things are now:
 note-old-button = ℹ️ That button is from an older version of this bot. Please go on from here.
 
 ## Answers to a tap, without markup

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
+use crate::board::Board;
 use crate::confirmed::Confirmed;
 use crate::desk::Desk;
 use crate::handler::Handler;
@@ -27,7 +28,9 @@ use crate::{updates, webhook};
 /// How long updates under way may take to end at a stop. What does not comes again.
 const GRACE: Duration = Duration::from_secs(10);
 /// How long hiding the keys that are shown may take.
-const HIDING: Duration = Duration::from_secs(5);
+const HIDING: Duration = Duration::from_secs(12);
+/// How often to look whether Telegram delivers updates.
+const LOOKING: Duration = Duration::from_secs(10);
 /// How long a listener may take to end.
 const LISTENERS: Duration = Duration::from_secs(2);
 
@@ -122,7 +125,7 @@ pub async fn serve(
         return Ok(());
     }
     ready(Ready {
-        username: desk.handler().telegram.username().to_owned(),
+        username: desk.handler().board.telegram.username().to_owned(),
         http,
         webhook: pushed.as_ref().map(|(_, bound)| *bound),
         format: settings.log_format,
@@ -167,7 +170,13 @@ pub(crate) fn handler(settings: &Settings) -> Result<Handler, StartError> {
     const HOUR: Duration = Duration::from_secs(3600);
     const MINUTE: Duration = Duration::from_secs(60);
     Ok(Handler {
-        telegram: telegram.map_err(StartError::Telegram)?,
+        board: Board {
+            telegram: telegram.map_err(StartError::Telegram)?,
+            screens: Screens::new(settings.hide_after, settings.support.as_deref()),
+            hide_after: settings.hide_after,
+            shown: Shown::default(),
+            metrics: Arc::clone(&metrics),
+        },
         authority: Authority {
             client: client.build()?,
             slot: settings.slot.clone(),
@@ -175,15 +184,12 @@ pub(crate) fn handler(settings: &Settings) -> Result<Handler, StartError> {
             metrics: Arc::clone(&metrics),
         },
         accounts: settings.accounts.clone(),
-        screens: Screens::new(settings.hide_after, settings.support.as_deref()),
         limits: Limits {
             reveals: Limit::new(settings.reveals_per_hour, HOUR),
             revokes: Limit::new(settings.revokes_per_hour, HOUR),
             updates: Limit::new(settings.updates_per_minute, MINUTE),
         },
-        hide_after: settings.hide_after,
         confirmed: Confirmed::default(),
-        shown: Shown::default(),
         metrics,
     })
 }
@@ -204,7 +210,7 @@ async fn introduced(
     health: &Health,
     stop: &CancellationToken,
 ) -> Result<bool, StartError> {
-    let telegram = &desk.handler().telegram;
+    let telegram = &desk.handler().board.telegram;
     let mut failures = 0;
     loop {
         let Some(answer) = stop.run_until_cancelled(telegram.introduce()).await else {
@@ -224,7 +230,7 @@ async fn introduced(
         }
     }
     // The list only helps users; without it everything works.
-    let commands = telegram.set_commands(desk.handler().screens.texts());
+    let commands = telegram.set_commands(desk.handler().board.screens.texts());
     if let Some(Err(failure)) = stop.run_until_cancelled(commands).await {
         tracing::warn!(%failure, "the list of commands was not registered");
     }
@@ -240,7 +246,8 @@ async fn introduced(
     Ok(true)
 }
 
-/// Has updates pushed until `stop`.
+/// Has updates pushed until `stop`, and looks whether they are: another program may take the webhook
+/// away, and Telegram may not reach it.
 async fn push(
     desk: &Desk,
     health: &Health,
@@ -248,36 +255,62 @@ async fn push(
     secret: &keyward_client::Secret,
     stop: &CancellationToken,
 ) {
-    let telegram = &desk.handler().telegram;
-    let mut failures = 0;
+    let (mut failures, mut registered) = (0, None);
     while let Some(answer) = stop
-        .run_until_cancelled(telegram.set_webhook(url, secret))
+        .run_until_cancelled(pushed(desk, url, secret, &mut registered))
         .await
     {
-        let Err(failure) = answer else {
-            health.set(Ok(()));
-            break;
+        let pause = match answer {
+            Ok(known) => {
+                failures = 0;
+                if let Err(reason) = &known {
+                    tracing::warn!(reason, "updates are not delivered");
+                }
+                health.set(known);
+                LOOKING
+            }
+            Err(failure) => {
+                failures += 1;
+                tracing::warn!(%failure, "Telegram does not tell of the webhook; trying again");
+                health.set(Err(failure.to_string()));
+                updates::pause(&failure, failures)
+            }
         };
-        failures += 1;
-        tracing::warn!(%failure, "the webhook could not be registered; trying again");
-        health.set(Err(failure.to_string()));
-        updates::rest(updates::pause(&failure, failures), stop).await;
+        updates::rest(pause, stop).await;
     }
-    stop.cancelled().await;
+}
+
+/// Registers the webhook if it is not, or not by this process, whose secret may be another one; and
+/// says whether updates fail to be delivered. `registered` is when that had last happened, when this
+/// was last asked.
+async fn pushed(
+    desk: &Desk,
+    url: &str,
+    secret: &keyward_client::Secret,
+    registered: &mut Option<Option<i64>>,
+) -> Result<Result<(), String>, Failure> {
+    let telegram = &desk.handler().board.telegram;
+    let webhook = telegram.webhook(url).await?;
+    if registered.is_none() || !webhook.is_ours {
+        telegram.set_webhook(url, secret).await?;
+    }
+    let before = registered.replace(webhook.failed);
+    let fails = before.is_some_and(|before| webhook.failed > before);
+    Ok(match fails {
+        true => Err(format!("Telegram cannot deliver updates: {}", webhook.why)),
+        false => Ok(()),
+    })
 }
 
 /// Ends what is under way, confirms it, and hides what is shown.
 async fn end(desk: &Desk, is_polled: bool) {
-    if tokio::time::timeout(GRACE, desk.in_flight().idle())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(GRACE, desk.idle()).await.is_err() {
         tracing::warn!("some updates were not handled within {GRACE:?}; they come again");
     }
     if is_polled {
         updates::confirm(desk).await;
     }
-    if tokio::time::timeout(HIDING, desk.handler().hide_all())
+    if tokio::time::timeout(HIDING, desk.handler().board.settle_all())
         .await
         .is_err()
     {

@@ -29,8 +29,8 @@ pub enum Action {
     Account,
     /// Shows the key of the account as it is now.
     Key,
-    /// The same, after the question whether to revoke was answered with no.
-    Cancel,
+    /// The same, after the question whether to revoke this key was answered with no.
+    Cancel(Uuid),
     /// Asks whether to revoke this key.
     Revoke(Uuid),
     /// Revokes this key and makes its successor. Pressed again, it asks for the same again.
@@ -43,7 +43,7 @@ impl Action {
             Self::Menu => 'm',
             Self::Account => 'a',
             Self::Key => 'k',
-            Self::Cancel => 'n',
+            Self::Cancel(_) => 'n',
             Self::Revoke(_) => 'r',
             Self::Confirm(_) => 'c',
         }
@@ -51,8 +51,8 @@ impl Action {
 
     const fn key_id(self) -> Option<Uuid> {
         match self {
-            Self::Revoke(key_id) | Self::Confirm(key_id) => Some(key_id),
-            Self::Menu | Self::Account | Self::Key | Self::Cancel => None,
+            Self::Cancel(key_id) | Self::Revoke(key_id) | Self::Confirm(key_id) => Some(key_id),
+            Self::Menu | Self::Account | Self::Key => None,
         }
     }
 
@@ -61,7 +61,7 @@ impl Action {
             ("m", None) => Self::Menu,
             ("a", None) => Self::Account,
             ("k", None) => Self::Key,
-            ("n", None) => Self::Cancel,
+            ("n", Some(key_id)) => Self::Cancel(key_id),
             ("r", Some(key_id)) => Self::Revoke(key_id),
             ("c", Some(key_id)) => Self::Confirm(key_id),
             _ => return None,
@@ -174,7 +174,7 @@ mod tests {
             Just(Action::Menu),
             Just(Action::Account),
             Just(Action::Key),
-            Just(Action::Cancel),
+            key_id.clone().prop_map(Action::Cancel),
             key_id.clone().prop_map(Action::Revoke),
             key_id.prop_map(Action::Confirm),
         ]

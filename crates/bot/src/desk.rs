@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teloxide_core::types::Update;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -16,12 +17,15 @@ use crate::lanes::Lanes;
 const AT_ONCE: usize = 64;
 /// Updates of one user that may wait. What is beyond is a flood: it is dropped, and confirmed.
 const MAX_WAITING: usize = 50;
-/// How often to look for keys that are to be hidden.
+/// How often to look for messages that are to be replaced, and for how many users at the same time.
 const SWEEP: Duration = Duration::from_millis(500);
+const SETTLING: usize = 8;
+/// How often to look whether all is done.
+const LOOK: Duration = Duration::from_millis(10);
 
 enum Job {
     Event(Event, Running),
-    HideDue(u64),
+    Settle(u64, OwnedSemaphorePermit),
 }
 
 /// Takes updates on.
@@ -29,6 +33,7 @@ pub struct Desk {
     handler: Arc<Handler>,
     lanes: Arc<Lanes<Job>>,
     in_flight: Arc<InFlight>,
+    settling: Arc<Semaphore>,
 }
 
 impl Desk {
@@ -44,7 +49,10 @@ impl Desk {
                         // Only now it may be confirmed.
                         drop(running);
                     }
-                    Job::HideDue(user) => handler.hide_due(user).await,
+                    Job::Settle(user, permit) => {
+                        handler.board.settle(user, None).await;
+                        drop(permit);
+                    }
                 }
             });
             work
@@ -53,6 +61,7 @@ impl Desk {
             handler,
             lanes: Lanes::new(AT_ONCE, Box::new(run)),
             in_flight: InFlight::new(),
+            settling: Arc::new(Semaphore::new(SETTLING)),
         })
     }
 
@@ -72,7 +81,7 @@ impl Desk {
         let Some(running) = self.in_flight.begin(id) else {
             return id;
         };
-        let event = Event::of(update, self.handler.telegram.username());
+        let event = Event::of(update, self.handler.board.telegram.username());
         let drop_as = |outcome| {
             self.handler
                 .metrics
@@ -90,17 +99,28 @@ impl Desk {
         id
     }
 
-    /// Hides keys when their time comes, until `stop`.
+    /// Replaces messages when their time comes, until `stop`.
     pub async fn sweep(&self, stop: CancellationToken) {
         while stop
             .run_until_cancelled(tokio::time::sleep(SWEEP))
             .await
             .is_some()
         {
-            for user in self.handler.shown.users_due(Instant::now()) {
+            for user in self.handler.board.shown.users_due(Instant::now()) {
+                // Those who ask come first, however many messages are due.
+                let Ok(permit) = Arc::clone(&self.settling).try_acquire_owned() else {
+                    break;
+                };
                 // Behind what the user does now; a busy lane is asked again.
-                self.lanes.push_if_idle(user, || Job::HideDue(user));
+                self.lanes.push_if_idle(user, || Job::Settle(user, permit));
             }
+        }
+    }
+
+    /// Waits until nothing is being done.
+    pub async fn idle(&self) {
+        while !self.lanes.is_idle() {
+            tokio::time::sleep(LOOK).await;
         }
     }
 

@@ -45,11 +45,12 @@ impl Present {
         }
     }
 
-    /// `None` for a key that is dead, not of `account`, or no key.
+    /// `None` for a key that is dead or is to die, is not of `account`, or is no key.
     fn of(account: &str, key: v1::ApiKey, api_key: String) -> Option<Self> {
         let api_key = Secret::new(api_key);
         let state = key.state();
-        if key.account_id != account {
+        // One that lives on for a grace is no longer the key of its slot.
+        if key.account_id != account || key.revoke_time.is_some() {
             return None;
         }
         let named = Named {
@@ -80,8 +81,10 @@ pub enum Note {
     Expired,
     /// There is no such key.
     UnknownKey,
-    /// The question was answered with no.
+    /// The question was answered with no, and is about the key shown.
     Cancelled,
+    /// The button was about a key that is not the key of the account now.
+    Changed,
     /// The button was of another version of the bot.
     OldButton,
 }
@@ -129,14 +132,12 @@ pub enum View {
     /// The key as it is now.
     Key(Option<Note>, Present),
     /// Whether to revoke this key.
-    Ask {
+    Ask(Named),
+    /// The Revoke of this key is under way.
+    Revoking {
         /// Which key.
         key_id: Uuid,
-        /// Its beginning, if it is known here.
-        hint: Option<String>,
     },
-    /// A Revoke is under way.
-    Revoking,
     /// It is not known how the Revoke of this key ended.
     Unclear {
         /// Which key.
@@ -150,8 +151,8 @@ pub enum View {
     LimitedReveals(Duration),
     /// Keys were revoked too often; it goes on after this time.
     LimitedRevokes(Duration),
-    /// A message that showed the key of this hint.
-    Hidden(String),
+    /// A message that showed the key of this hint, or was to.
+    Hidden(Option<Note>, String),
     /// A message that showed a key that is dead since then.
     Dead(String, OffsetDateTime),
     /// A message that showed a key that is no more.
@@ -162,6 +163,18 @@ pub enum View {
     Failed,
     /// A group: not here.
     Group,
+}
+
+impl View {
+    /// The same without the key that it discloses; `None` if it discloses none.
+    pub fn without_key(&self) -> Option<Self> {
+        match self {
+            Self::Key(note, Present::Shown { key, .. }) => {
+                Some(Self::Hidden(note.clone(), key.hint.clone()))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The present state, from what Issue answered.
@@ -185,6 +198,14 @@ pub fn present(
         Ok(_) => Err(Trouble::Fault),
         Err(error) if error.kind == ErrorKind::Unavailable => Err(Trouble::Unavailable),
         Err(_) => Err(Trouble::Fault),
+    }
+}
+
+/// What is said of the present key, when the question whether to revoke a key was answered with no.
+pub fn kept(key_id: Uuid, present: &Present) -> Note {
+    match present.key().key_id == key_id {
+        true => Note::Cancelled,
+        false => Note::Changed,
     }
 }
 

@@ -11,45 +11,33 @@ use uuid::Uuid;
 
 use crate::account::Accounts;
 use crate::authority::Authority;
+use crate::board::{Board, Place, log_failure};
 use crate::callback::{Action, Refused};
 use crate::confirmed::{Confirmed, End};
 use crate::events::{Command, Event, Person, Tap};
-use crate::flow::{self, Note, Revoked, View};
+use crate::flow::{self, Note, Present, Revoked, Trouble, View};
 use crate::i18n::Id;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::screens::{Screen, Screens};
-use crate::shown::{self, Shown};
-use crate::telegram::Telegram;
-use crate::telegram::failure::Failure;
 
 /// A Revoke that takes longer is announced.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// What handling takes.
 pub struct Handler {
-    /// Where users are.
-    pub telegram: Telegram,
+    /// Where things are shown.
+    pub board: Board,
     /// Where keys are.
     pub authority: Authority,
     /// Whose account is whose.
     pub accounts: Accounts,
-    /// What things look like.
-    pub screens: Screens,
     /// How often users may do them.
     pub limits: Limits,
-    /// When a shown key is hidden. `None`: not by time.
-    pub hide_after: Option<Duration>,
     /// What users have confirmed.
     pub confirmed: Confirmed,
-    /// Which messages show a key.
-    pub shown: Shown,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
-
-/// Where a screen goes: in the place of this message, or into a new one.
-type Place = Option<i32>;
 
 impl Handler {
     /// Handles an event to its end, whatever happens.
@@ -95,8 +83,8 @@ impl Handler {
             }
             Event::Command(person, Command::ApiKey) => self.show(person, None, None).await,
             Event::Group(person, chat) => {
-                let screen = self.screens.render(person.language, &View::Group);
-                let sent = self.telegram.send_to_group(chat, &screen).await;
+                let screen = self.board.screens.render(person.language, &View::Group);
+                let sent = self.board.telegram.send_to_group(chat, &screen).await;
                 log_failure("saying in a group that this is not the place", sent);
             }
             Event::Tap(person, tap) => return self.tap(person, tap).await,
@@ -108,7 +96,7 @@ impl Handler {
     async fn tap(&self, person: Person, tap: Tap) -> &'static str {
         let (Some(message), action) = (
             tap.message,
-            self.telegram.codec().read(person.id, &tap.data),
+            self.board.telegram.codec().read(person.id, &tap.data),
         ) else {
             self.answer(person, &tap, Some(Id::ANSWER_PRIVATE_ONLY))
                 .await;
@@ -150,11 +138,8 @@ impl Handler {
                 self.say(person, place, &view).await;
             }
             Action::Key => self.show(person, place, None).await,
-            Action::Cancel => self.show(person, place, Some(Note::Cancelled)).await,
-            Action::Revoke(key_id) => {
-                let hint = self.shown.hint(person.id, message, key_id);
-                self.say(person, place, &View::Ask { key_id, hint }).await;
-            }
+            Action::Cancel(key_id) => self.show(person, place, Some(key_id)).await,
+            Action::Revoke(key_id) => self.ask(person, message, key_id).await,
             Action::Confirm(key_id) => self.confirm(person, place, key_id).await,
         }
     }
@@ -166,8 +151,9 @@ impl Handler {
         }
     }
 
-    /// Shows the key as it is now; but while the end of a Revoke is unclear, that comes first.
-    async fn show(&self, person: Person, place: Place, note: Option<Note>) {
+    /// Shows the key as it is now; but while the end of a Revoke is unclear, that comes first. With
+    /// `kept`, the question whether to revoke that key was answered with no.
+    async fn show(&self, person: Person, place: Place, kept: Option<Uuid>) {
         if let Some(key_id) = self.confirmed.unclear(person.id) {
             return self.revoke(person, place, key_id).await;
         }
@@ -175,15 +161,39 @@ impl Handler {
             self.metrics.limited("reveals");
             return self.say(person, place, &View::LimitedReveals(wait)).await;
         }
-        self.present(person, place, note).await;
+        let view = match self.present(person).await {
+            Ok(present) => View::Key(kept.map(|key_id| flow::kept(key_id, &present)), present),
+            Err(trouble) => View::Trouble(None, trouble),
+        };
+        self.say(person, place, &view).await;
     }
 
-    async fn present(&self, person: Person, place: Place, note: Option<Note>) {
+    async fn present(&self, person: Person) -> Result<Present, Trouble> {
         let account = self.accounts.of(person.id);
-        let answer = self.authority.present(&account).await;
-        let view = match flow::present(&account, answer) {
-            Ok(present) => View::Key(note, present),
-            Err(trouble) => View::Trouble(note, trouble),
+        flow::present(&account, self.authority.present(&account).await)
+    }
+
+    /// Asks whether to revoke this key, if it is the key of the account; otherwise says so. What
+    /// this process has shown in this message, and not replaced since, need not be looked up.
+    async fn ask(&self, person: Person, message: i32, key_id: Uuid) {
+        let place = Some(message);
+        if let Some(key_id) = self.confirmed.unclear(person.id) {
+            return self.revoke(person, place, key_id).await;
+        }
+        let known = self.board.key(person, message);
+        if let Some(key) = known.filter(|key| key.key_id == key_id) {
+            return self.say(person, place, &View::Ask(key)).await;
+        }
+        let view = match self.present(person).await {
+            Ok(present) if present.key().key_id == key_id => View::Ask(present.key().clone()),
+            Ok(present) => {
+                if let Err(wait) = self.limits.reveals.take(person.id, Instant::now()) {
+                    self.metrics.limited("reveals");
+                    return self.say(person, place, &View::LimitedReveals(wait)).await;
+                }
+                View::Key(Some(Note::Changed), present)
+            }
+            Err(trouble) => View::Trouble(None, trouble),
         };
         self.say(person, place, &view).await;
     }
@@ -195,6 +205,11 @@ impl Handler {
         let limited = match self.confirmed.end(person.id, key_id) {
             Some(End::Unclear) => None,
             Some(End::Clear) => {
+                let shown = place.and_then(|message| self.board.key(person, message));
+                if shown.is_some_and(|key| key.key_id != key_id) {
+                    // A second tap: what it asks for stands here already.
+                    return;
+                }
                 let taken = self.limits.reveals.take(person.id, now);
                 taken
                     .err()
@@ -222,7 +237,10 @@ impl Handler {
         tokio::pin!(revoking);
         let (place, answer) = match tokio::time::timeout(SLOW, &mut revoking).await {
             Ok(answer) => (place, answer),
-            Err(_) => tokio::join!(self.put(person, place, &View::Revoking), revoking),
+            Err(_) => {
+                let announced = View::Revoking { key_id };
+                tokio::join!(self.board.put(person, place, &announced), revoking)
+            }
         };
         let account = self.accounts.of(person.id);
         let revoked = flow::revoked(&account, answer);
@@ -232,142 +250,44 @@ impl Handler {
             Revoked::Replaced(..) | Revoked::See(_) => End::Clear,
         };
         self.confirmed.set(person.id, key_id, end);
-        // Taken out first: the message in `place` is about to show something else.
-        let others = self.shown.take_of_key(person.id, key_id);
-        let others = others.into_iter().filter(|other| Some(other.id) != place);
-        let hidden: fn(String, Option<Note>) -> View = |hint, note| match note {
+        let elsewhere: fn(String, Option<Note>) -> View = |hint, note| match note {
             Some(Note::Replaced(time) | Note::Already(time)) => View::Dead(hint, time),
             Some(_) => View::Gone(hint),
-            None => View::Hidden(hint),
+            None => View::Hidden(None, hint),
         };
-        let note = match revoked {
-            Revoked::Replaced(time, present) => {
-                let note = Some(Note::Replaced(time));
-                self.say(person, place, &View::Key(note.clone(), present))
-                    .await;
-                note
-            }
-            Revoked::See(note) => {
-                self.present(person, place, Some(note.clone())).await;
-                Some(note)
-            }
-            Revoked::Unclear { committed } => {
-                self.say(person, place, &View::Unclear { key_id, committed })
-                    .await;
-                None
-            }
+        let note = match &revoked {
+            Revoked::Replaced(time, _) => Some(Note::Replaced(*time)),
+            Revoked::See(note) => Some(note.clone()),
+            Revoked::Unclear { .. } => None,
         };
-        for other in others {
-            let view = hidden(other.key.hint.clone(), note.clone());
-            self.replace(other, &view, "revoked").await;
-        }
+        let others = |hint| elsewhere(hint, note.clone());
+        tokio::join!(
+            self.board.supersede(person.id, key_id, place, others),
+            self.tell(person, place, key_id, revoked)
+        );
     }
 
-    /// Hides the messages of a user whose time has come.
-    pub async fn hide_due(&self, user: u64) {
-        for message in self.shown.take_due(user, Instant::now()) {
-            let view = View::Hidden(message.key.hint.clone());
-            self.replace(message, &view, "time").await;
-        }
-    }
-
-    /// Hides every message that is known to show a key.
-    pub async fn hide_all(&self) {
-        const AT_ONCE: usize = 8;
-        let hiding = self.shown.take_all().into_iter().map(|message| async {
-            let view = View::Hidden(message.key.hint.clone());
-            self.replace(message, &view, "stop").await;
-        });
-        let hiding: Vec<_> = hiding.collect();
-        futures_util::StreamExt::for_each_concurrent(
-            futures_util::stream::iter(hiding),
-            AT_ONCE,
-            |one| one,
-        )
-        .await;
-    }
-
-    /// Puts a view without a key in the place of a message that showed one.
-    async fn replace(&self, message: shown::Message, view: &View, cause: &'static str) {
-        let screen = self.screens.render(message.language, view);
-        match self.telegram.edit(message.user, message.id, &screen).await {
-            Ok(()) => self.metrics.hidden(cause),
-            // There is nothing to hide, or nobody to hide it from.
-            Err(Failure::Gone | Failure::Blocked) => {}
-            Err(failure) => {
-                tracing::warn!(%failure, "a key could not be hidden yet");
-                self.shown.put_back(message, Instant::now());
-            }
-        }
-        self.count_shown();
+    /// Tells how a Revoke of this key ended.
+    async fn tell(&self, person: Person, place: Place, key_id: Uuid, revoked: Revoked) {
+        let view = match revoked {
+            Revoked::Replaced(time, present) => View::Key(Some(Note::Replaced(time)), present),
+            Revoked::See(note) => match self.present(person).await {
+                Ok(present) => View::Key(Some(note), present),
+                Err(trouble) => View::Trouble(Some(note), trouble),
+            },
+            Revoked::Unclear { committed } => View::Unclear { key_id, committed },
+        };
+        self.say(person, place, &view).await;
     }
 
     async fn say(&self, person: Person, place: Place, view: &View) {
-        self.put(person, place, view).await;
-    }
-
-    /// Shows a view in `place`, or in a new message if there is none; gives where it is.
-    async fn put(&self, person: Person, place: Place, view: &View) -> Place {
-        let screen = self.screens.render(person.language, view);
-        if let Some(message) = place {
-            // Before the edit: it may come through without an answer.
-            self.note(person, message, &screen);
-            match self.telegram.edit(person.id, message, &screen).await {
-                Ok(()) => return self.disclosed(&screen, message),
-                Err(Failure::Gone) => drop(self.shown.remove(person.id, message)),
-                failed => {
-                    log_failure("editing a message", failed);
-                    return place;
-                }
-            }
-        }
-        match self.telegram.send(person.id, &screen).await {
-            Ok(message) => {
-                self.note(person, message, &screen);
-                self.disclosed(&screen, message)
-            }
-            failed => {
-                log_failure("sending a message", failed);
-                None
-            }
-        }
-    }
-
-    fn disclosed(&self, screen: &Screen, message: i32) -> Place {
-        if screen.discloses.is_some() {
-            self.metrics.reveals.inc();
-        }
-        Some(message)
-    }
-
-    /// Remembers whether the message shows a key.
-    fn note(&self, person: Person, message: i32, screen: &Screen) {
-        let now = Instant::now();
-        match &screen.discloses {
-            Some(key) => self.shown.put(
-                shown::Message {
-                    user: person.id,
-                    id: message,
-                    key: key.clone(),
-                    language: person.language,
-                    hide_at: self.hide_after.map(|after| now + after),
-                    attempts: 0,
-                },
-                now,
-            ),
-            None => drop(self.shown.remove(person.id, message)),
-        }
-        self.count_shown();
-    }
-
-    fn count_shown(&self) {
-        let count = i64::try_from(self.shown.count()).unwrap_or(i64::MAX);
-        self.metrics.showing.set(count);
+        self.board.put(person, place, view).await;
     }
 
     async fn answer(&self, person: Person, tap: &Tap, text: Option<Id>) {
-        let text = text.map(|id| self.screens.texts().plain(person.language, id));
-        let answered = self.telegram.answer(&tap.query, text).await;
+        let texts = self.board.screens.texts();
+        let text = text.map(|id| texts.plain(person.language, id));
+        let answered = self.board.telegram.answer(&tap.query, text).await;
         log_failure("answering a tap", answered);
     }
 }
@@ -379,14 +299,6 @@ const fn outcome(revoked: &Revoked) -> &'static str {
         Revoked::See(Note::UnknownKey) => "unknown_key",
         Revoked::See(_) => "already",
         Revoked::Unclear { .. } => "unclear",
-    }
-}
-
-/// A user who has blocked the bot is no failure worth a line.
-fn log_failure<T>(doing: &str, outcome: Result<T, Failure>) {
-    match outcome {
-        Ok(_) | Err(Failure::Blocked) => {}
-        Err(failure) => tracing::warn!(%failure, "{doing} failed"),
     }
 }
 

@@ -98,6 +98,7 @@ messages! {
     NOTE_EXPIRED = "note-expired",
     NOTE_UNKNOWN_KEY = "note-unknown-key",
     NOTE_CANCELLED = "note-cancelled",
+    NOTE_CHANGED = "note-changed",
     NOTE_OLD_BUTTON = "note-old-button",
     ANSWER_NOT_YOURS = "answer-not-yours",
     ANSWER_PRIVATE_ONLY = "answer-private-only",

@@ -2,10 +2,11 @@
 //! update is confirmed only when it and all before it are done. Until it is confirmed, Telegram
 //! gives it again with every answer; it is not done again.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The updates under way.
 pub struct InFlight {
@@ -14,7 +15,8 @@ pub struct InFlight {
 
 #[derive(Debug, Default)]
 struct State {
-    running: BTreeSet<u32>,
+    /// Each with the time since which.
+    running: BTreeMap<u32, Instant>,
     /// Done, and maybe given again.
     done: BTreeSet<u32>,
     /// One more than the highest id seen.
@@ -39,7 +41,10 @@ impl InFlight {
     pub fn begin(self: &Arc<Self>, id: u32) -> Option<Running> {
         let mut is_new = false;
         self.state.send_modify(|state| {
-            is_new = !state.done.contains(&id) && state.running.insert(id);
+            is_new = !state.done.contains(&id) && !state.running.contains_key(&id);
+            if is_new {
+                state.running.insert(id, Instant::now());
+            }
             state.next = state.next.max(id.checked_add(1));
         });
         let all = Arc::clone(self);
@@ -50,7 +55,7 @@ impl InFlight {
     /// before it are done. `None`: nothing was seen yet.
     pub fn offset(&self) -> Option<u32> {
         let state = self.state.borrow();
-        state.running.first().copied().or(state.next)
+        state.running.keys().next().copied().or(state.next)
     }
 
     /// Forgets what is done and below `offset`: Telegram has answered a call with it, so it does not
@@ -58,6 +63,28 @@ impl InFlight {
     pub fn forget_below(&self, offset: u32) {
         self.state
             .send_modify(|state| state.done = state.done.split_off(&offset));
+    }
+
+    /// One more than the highest id seen.
+    pub fn next(&self) -> Option<u32> {
+        self.state.borrow().next
+    }
+
+    /// Counts as done what was under way before `then`: how many that are.
+    pub fn give_up(&self, then: Instant) -> usize {
+        let mut count = 0;
+        self.state.send_modify(|state| {
+            let old = state.running.extract_if(.., |_, since| *since < then);
+            let old: Vec<_> = old.map(|(id, _)| id).collect();
+            count = old.len();
+            state.done.extend(old);
+        });
+        count
+    }
+
+    /// Telegram has begun to number anew, below what was seen.
+    pub fn begin_anew(&self) {
+        self.state.send_modify(|state| state.next = None);
     }
 
     /// Forgets that an update is done: if it comes again, that is Telegram's wish.
@@ -79,7 +106,7 @@ impl InFlight {
 
     /// Waits until this update is not under way.
     pub async fn done(&self, id: u32) {
-        self.until(|state| !state.running.contains(&id)).await;
+        self.until(|state| !state.running.contains_key(&id)).await;
     }
 
     async fn until(&self, is_so: impl FnMut(&State) -> bool) {
@@ -99,6 +126,8 @@ impl Drop for Running {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -141,6 +170,33 @@ mod tests {
         );
         all.forget(6);
         assert!(all.begin(6).is_some());
+    }
+
+    #[test]
+    fn what_takes_too_long_no_longer_holds_up_the_rest() {
+        let all = InFlight::new();
+        let begun = Instant::now();
+        let five = all.begin(5).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+        let then = Instant::now();
+        let six = all.begin(6).unwrap();
+        assert_eq!(all.give_up(begun), 0);
+        assert_eq!(all.give_up(then), 1);
+        assert_eq!((all.offset(), all.count()), (Some(6), 1));
+        assert!(all.begin(5).is_none(), "it is still being done");
+        drop((five, six));
+        assert_eq!(all.offset(), Some(7));
+    }
+
+    #[test]
+    fn numbers_may_begin_anew() {
+        let all = InFlight::new();
+        drop(all.begin(900));
+        all.begin_anew();
+        let five = all.begin(5).unwrap();
+        assert_eq!(all.offset(), Some(5));
+        drop(five);
+        assert_eq!((all.offset(), all.next()), (Some(6), Some(6)));
     }
 
     /// Telegram, as it gives updates: those from the highest offset on, again and again.

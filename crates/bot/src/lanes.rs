@@ -54,6 +54,11 @@ impl<J: Send + 'static> Lanes<J> {
         tokio::spawn(async move { lanes.work(lane, job).await });
     }
 
+    /// Whether nothing is being done.
+    pub fn is_idle(&self) -> bool {
+        self.queues.lock().is_empty()
+    }
+
     /// How many jobs wait in a lane behind the one that is being done.
     pub fn waiting(&self, lane: u64) -> usize {
         self.queues.lock().get(&lane).map_or(0, VecDeque::len)

@@ -11,6 +11,7 @@
 pub mod account;
 pub mod app;
 pub mod authority;
+pub mod board;
 pub mod callback;
 pub mod confirmed;
 pub mod desk;

@@ -65,14 +65,8 @@ pub fn views() -> Vec<(&'static str, View)> {
             },
         ),
         ("key", View::Key(None, shown(OLD, false))),
-        (
-            "ask",
-            View::Ask {
-                key_id: OLD.0,
-                hint: Some(hint()),
-            },
-        ),
-        ("revoking", View::Revoking),
+        ("ask", View::Ask(named(OLD))),
+        ("revoking", View::Revoking { key_id: OLD.0 }),
         (
             "replaced",
             View::Key(Some(Note::Replaced(time())), shown(NEW, false)),
@@ -86,6 +80,7 @@ pub fn views() -> Vec<(&'static str, View)> {
             View::Key(Some(Note::Already(time())), shown(NEW, false)),
         ),
         ("expired", View::Key(Some(Note::Expired), shown(NEW, false))),
+        ("changed", View::Key(Some(Note::Changed), shown(NEW, false))),
         (
             "unknown-key",
             View::Key(Some(Note::UnknownKey), shown(NEW, false)),
@@ -109,7 +104,11 @@ pub fn views() -> Vec<(&'static str, View)> {
             "limited-revokes",
             View::LimitedRevokes(Duration::from_secs(300)),
         ),
-        ("hidden", View::Hidden(hint())),
+        ("hidden", View::Hidden(None, hint())),
+        (
+            "hidden-new",
+            View::Hidden(Some(Note::Replaced(time())), NEW.1.to_owned()),
+        ),
         ("dead", View::Dead(hint(), time())),
         ("gone", View::Gone(hint())),
         ("old-button", menu(Some(Note::OldButton))),

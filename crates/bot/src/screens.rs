@@ -87,20 +87,19 @@ impl Screens {
             View::Menu { account, note } => say.menu(account, note.as_ref()),
             View::Account { account, user_id } => say.account(account, *user_id),
             View::Key(note, present) => say.key(note.as_ref(), present),
-            View::Ask { key_id, hint } => say.ask(*key_id, hint.as_deref()),
-            View::Revoking => (say.plain(Id::REVOKING_TEXT), Vec::new()),
+            View::Ask(key) => say.ask(key),
+            View::Revoking { key_id } => (say.plain(Id::REVOKING_TEXT), say.retry(*key_id)),
             View::Unclear { key_id, committed } => {
                 let id = match committed {
                     true => Id::UNCLEAR_UNCONFIRMED,
                     false => Id::UNCLEAR_UNKNOWN,
                 };
-                let retry = say.button(Id::BUTTON_RETRY, Action::Confirm(*key_id));
-                (say.with_support(vec![say.plain(id)]), vec![vec![retry]])
+                (say.with_support(vec![say.plain(id)]), say.retry(*key_id))
             }
             View::Trouble(note, trouble) => say.trouble(note.as_ref(), *trouble),
             View::LimitedReveals(wait) => (say.limited(Id::LIMITED_REVEALS, *wait), say.again()),
             View::LimitedRevokes(wait) => (say.limited(Id::LIMITED_REVOKES, *wait), say.again()),
-            View::Hidden(hint) => (say.hinted(Id::KEY_HIDDEN, hint), say.again()),
+            View::Hidden(note, hint) => say.hidden(note.as_ref(), hint),
             View::Dead(hint, time) => (say.dead(hint, *time), say.to_present()),
             View::Gone(hint) => (say.hinted(Id::KEY_GONE, hint), say.to_present()),
             View::Help => (say.plain(Id::HELP_TEXT), say.main()),
@@ -158,6 +157,17 @@ impl Say<'_> {
     fn again(&self) -> Vec<Vec<Button>> {
         let again = self.button(Id::BUTTON_SHOW_AGAIN, Action::Key);
         vec![vec![again], vec![self.back()]]
+    }
+
+    /// The same Revoke again.
+    fn retry(&self, key_id: uuid::Uuid) -> Vec<Vec<Button>> {
+        vec![vec![self.button(Id::BUTTON_RETRY, Action::Confirm(key_id))]]
+    }
+
+    fn hidden(&self, note: Option<&Note>, hint: &str) -> Parts {
+        let note = note.map(|note| self.note(note));
+        let text = self.hinted(Id::KEY_HIDDEN, hint);
+        (paragraphs(note, [text]), self.again())
     }
 
     fn to_present(&self) -> Vec<Vec<Button>> {
@@ -220,11 +230,13 @@ impl Say<'_> {
         }
     }
 
-    fn ask(&self, key_id: uuid::Uuid, hint: Option<&str>) -> Parts {
-        let mut text = vec![self.plain(Id::ASK_TEXT)];
-        text.extend(hint.map(|hint| self.hinted(Id::ASK_HINT, hint)));
-        let confirm = self.button(Id::BUTTON_CONFIRM, Action::Confirm(key_id));
-        let cancel = self.button(Id::BUTTON_CANCEL, Action::Cancel);
+    fn ask(&self, key: &Named) -> Parts {
+        let text = [
+            self.plain(Id::ASK_TEXT),
+            self.hinted(Id::ASK_HINT, &key.hint),
+        ];
+        let confirm = self.button(Id::BUTTON_CONFIRM, Action::Confirm(key.key_id));
+        let cancel = self.button(Id::BUTTON_CANCEL, Action::Cancel(key.key_id));
         (paragraphs(None, text), vec![vec![confirm, cancel]])
     }
 
@@ -255,6 +267,7 @@ impl Say<'_> {
             Note::Expired => self.plain(Id::NOTE_EXPIRED),
             Note::UnknownKey => self.plain(Id::NOTE_UNKNOWN_KEY),
             Note::Cancelled => self.plain(Id::NOTE_CANCELLED),
+            Note::Changed => self.plain(Id::NOTE_CHANGED),
             Note::OldButton => self.plain(Id::NOTE_OLD_BUTTON),
         }
     }

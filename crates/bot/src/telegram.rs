@@ -34,11 +34,26 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPTS: u32 = 3;
 /// A longer wait is not waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long Telegram may take to hear that a tap was taken.
+const ANSWERING: Duration = Duration::from_secs(3);
+/// How many updates Telegram may push at the same time: as many as it can.
+const MAX_CONNECTIONS: u8 = 100;
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 
 /// What the bot wants to be told of.
 fn wanted() -> [AllowedUpdate; 2] {
     [AllowedUpdate::Message, AllowedUpdate::CallbackQuery]
+}
+
+/// A webhook as Telegram knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// Whether it leads where it should.
+    pub is_ours: bool,
+    /// When an update last could not be delivered, in seconds since 1970.
+    pub failed: Option<i64>,
+    /// Why.
+    pub why: String,
 }
 
 /// The Bot API.
@@ -50,12 +65,14 @@ pub struct Telegram {
     username: OnceLock<String>,
 }
 
-/// Whether a call that may have come through may be made again.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Repeat {
+/// Whether a call that failed is made again, up to three times in all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// Also when it may have come through.
     Yes,
     /// Only when it cannot have come through.
     Unsent,
+    /// Its caller does, or it is not worth the time.
     No,
 }
 
@@ -149,10 +166,27 @@ impl Telegram {
             .parse()
             .map_err(|_| Failure::Refused("webhook_url".to_owned()))?;
         let request = self.calls.set_webhook(url).secret_token(secret.expose());
-        let request = request.allowed_updates(wanted());
+        let request = request
+            .allowed_updates(wanted())
+            .max_connections(MAX_CONNECTIONS);
         self.call("setWebhook", Repeat::Yes, request)
             .await
             .map(drop)
+    }
+
+    /// Whether Telegram sends updates to `url`, and when that last failed.
+    ///
+    /// # Errors
+    ///
+    /// After three attempts.
+    pub async fn webhook(&self, url: &str) -> Result<Webhook, Failure> {
+        let request = self.calls.get_webhook_info();
+        let info = self.call("getWebhookInfo", Repeat::Yes, request).await?;
+        Ok(Webhook {
+            is_ours: info.url.is_some() && info.url == url.parse().ok(),
+            failed: info.last_error_date.map(|at| at.timestamp()),
+            why: failure::words(&info.last_error_message.unwrap_or_default()),
+        })
     }
 
     /// Registers the list of commands for each language, English for all others.
@@ -194,18 +228,18 @@ impl Telegram {
         Ok(sent.id.0)
     }
 
-    /// Says something in a group.
+    /// Says something in a group: once, for a group may be kept busy by anybody.
     ///
     /// # Errors
     ///
-    /// As `send`.
+    /// At once.
     pub async fn send_to_group(&self, chat: i64, screen: &Screen) -> Result<(), Failure> {
         let request = self
             .calls
             .send_message(ChatId(chat), screen.text.expose())
             .parse_mode(ParseMode::Html)
             .reply_markup(self.keyboard(0, screen));
-        self.call("sendMessage", Repeat::Unsent, request)
+        self.call("sendMessage", Repeat::No, request)
             .await
             .map(drop)
     }
@@ -214,15 +248,21 @@ impl Telegram {
     ///
     /// # Errors
     ///
-    /// `Gone` if there is no such message, or it cannot be edited; others after three attempts.
-    pub async fn edit(&self, user: u64, message: i32, screen: &Screen) -> Result<(), Failure> {
+    /// `Gone` if there is no such message, or it cannot be edited; others as `repeat` says.
+    pub async fn edit(
+        &self,
+        user: u64,
+        message: i32,
+        screen: &Screen,
+        repeat: Repeat,
+    ) -> Result<(), Failure> {
         let request = self
             .calls
             .edit_message_text(private(user), MessageId(message), screen.text.expose())
             .parse_mode(ParseMode::Html)
             .link_preview_options(no_preview())
             .reply_markup(self.keyboard(user, screen));
-        match self.call("editMessageText", Repeat::Yes, request).await {
+        match self.call("editMessageText", repeat, request).await {
             Ok(_) | Err(Failure::Same) => Ok(()),
             Err(failure) => Err(failure),
         }
@@ -232,7 +272,7 @@ impl Telegram {
     ///
     /// # Errors
     ///
-    /// After three attempts. A query that is too old is fine.
+    /// After three attempts with `text`, or 3 seconds without. A query that is too old is fine.
     pub async fn answer(
         &self,
         query: &CallbackQueryId,
@@ -240,8 +280,19 @@ impl Telegram {
     ) -> Result<(), Failure> {
         let mut request = self.calls.answer_callback_query(query.clone());
         request.show_alert = text.is_some().then_some(true);
+        let repeat = match text.is_some() {
+            true => Repeat::Yes,
+            false => Repeat::No,
+        };
         request.text = text;
-        match self.call("answerCallbackQuery", Repeat::Yes, request).await {
+        let answering = self.call("answerCallbackQuery", repeat, request);
+        let answered = match repeat {
+            Repeat::No => tokio::time::timeout(ANSWERING, answering)
+                .await
+                .unwrap_or_else(|_| Err(Failure::Lost("there was no answer in time".to_owned()))),
+            _ => answering.await,
+        };
+        match answered {
             Ok(_) | Err(Failure::Stale) => Ok(()),
             Err(failure) => Err(failure),
         }

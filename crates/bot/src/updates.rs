@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use teloxide_core::types::Update;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::Desk;
@@ -13,6 +15,8 @@ use crate::telegram::failure::Failure;
 /// As many as Telegram gives at once. Since what is under way is given again, there are never more
 /// under way.
 const LIMIT: u8 = 100;
+/// If nothing newer comes for what is under way, this is how long it may hold that up.
+const HOLDING_UP: Duration = Duration::from_secs(10);
 /// While something is under way, Telegram answers at once, with it; so it is asked only so often.
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -23,7 +27,7 @@ const LAST: Duration = Duration::from_secs(3);
 
 /// Fetches updates for `desk` until `stop`.
 pub async fn poll(desk: &Desk, health: &Health, stop: &CancellationToken) {
-    let telegram = &desk.handler().telegram;
+    let telegram = &desk.handler().board.telegram;
     let mut failures = 0;
     while !stop.is_cancelled() {
         // After a failure the first answer is to come soon, so that it is known to be over.
@@ -44,10 +48,7 @@ pub async fn poll(desk: &Desk, health: &Health, stop: &CancellationToken) {
                 }
                 failures = 0;
                 health.set(Ok(()));
-                for update in updates {
-                    desk.accept(update);
-                }
-                offset.inspect(|offset| desk.in_flight().forget_below(*offset));
+                take(desk, offset, updates);
                 let idle = tokio::time::timeout(PAUSE, desk.in_flight().idle());
                 // Whichever comes first, Telegram is asked again.
                 let _ = stop.run_until_cancelled(idle).await;
@@ -65,12 +66,42 @@ pub async fn poll(desk: &Desk, health: &Health, stop: &CancellationToken) {
     }
 }
 
+/// Takes on the updates that came for `offset`.
+fn take(desk: &Desk, offset: Option<u32>, updates: Vec<Update>) {
+    let all = desk.in_flight();
+    let (count, before) = (updates.len(), all.next());
+    let highest = updates.iter().map(|update| update.id.0).max();
+    // After a week without any, Telegram numbers updates anew, and takes the old offset for none.
+    let is_anew = matches!((highest, offset), (Some(highest), Some(offset)) if highest < offset);
+    if is_anew {
+        all.begin_anew();
+    }
+    for update in updates {
+        desk.accept(update);
+    }
+    if is_anew {
+        return;
+    }
+    offset.inspect(|offset| all.forget_below(*offset));
+    // Telegram gives no more at once, so what came later than these waits for the first of them.
+    if count >= usize::from(LIMIT) && all.next() == before {
+        let then = Instant::now().checked_sub(HOLDING_UP);
+        let given_up = then.map_or(0, |then| all.give_up(then));
+        if given_up > 0 {
+            tracing::warn!(
+                given_up,
+                "updates that take long are confirmed before their end"
+            );
+        }
+    }
+}
+
 /// Confirms what was handled: nothing else would tell Telegram after the last poll.
 pub async fn confirm(desk: &Desk) {
     let Some(offset) = desk.in_flight().offset() else {
         return;
     };
-    let telegram = &desk.handler().telegram;
+    let telegram = &desk.handler().board.telegram;
     let confirming = telegram.updates(Some(offset), 1, Duration::ZERO);
     match tokio::time::timeout(LAST, confirming).await {
         Ok(Ok(_)) => {}

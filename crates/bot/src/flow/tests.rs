@@ -189,3 +189,40 @@ fn nothing_but_a_proof_is_clear() {
     let empty = Ok(v1::RevokeResponse::default());
     assert_eq!(revoked(ACCOUNT, empty), unclear(false));
 }
+
+#[test]
+fn a_key_that_is_to_die_is_not_the_present_one() {
+    let time = prost_types::Timestamp::default();
+    let dying = v1::ApiKey {
+        revoke_time: Some(time),
+        ..key(NEW, v1::State::Active)
+    };
+    let answer = revoked(ACCOUNT, replaced(Some(dying.clone()), "kw_canary"));
+    assert!(
+        matches!(answer, Revoked::See(Note::Already(_))),
+        "{answer:?}"
+    );
+    assert_eq!(
+        present(ACCOUNT, issued(dying, "kw_canary")),
+        Err(Trouble::Unavailable)
+    );
+}
+
+#[test]
+fn no_is_an_answer_about_the_key_that_was_asked_about() {
+    assert_eq!(kept(NEW, &shown(NEW, false)), Note::Cancelled);
+    assert_eq!(kept(OLD, &shown(NEW, false)), Note::Changed);
+}
+
+#[test]
+fn what_is_owed_discloses_no_key() {
+    for (name, view) in crate::samples::views() {
+        let keyless = view.without_key();
+        assert!(
+            keyless.is_none_or(|view| matches!(view, View::Hidden(..))),
+            "{name}"
+        );
+        let is_key = matches!(view, View::Key(_, Present::Shown { .. }));
+        assert_eq!(view.without_key().is_some(), is_key, "{name}");
+    }
+}

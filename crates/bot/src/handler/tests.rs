@@ -45,7 +45,7 @@ async fn a_panic_ends_one_turn_and_its_user_is_told() {
     let turn = async { panic!("on purpose") };
     handler.guard("tap", Some(person), turn).await;
     let failed = who.screen().unwrap();
-    let texts = handler.screens.texts();
+    let texts = handler.board.screens.texts();
     assert_eq!(failed.text, texts.plain(person.language, Id::FAILED_TEXT));
     assert_eq!(who.message(menu.id), Some(menu), "it stays as it was");
     begin(Command::Help).await;

@@ -58,13 +58,15 @@ fn buttons_name_the_key_they_mean() {
             View::Key(_, present @ (Present::Shown { .. } | Present::NotShown(_))) => {
                 vec![Action::Revoke(present.key().key_id), Action::Account]
             }
-            View::Ask { key_id, .. } => vec![Action::Confirm(*key_id), Action::Cancel],
+            View::Ask(key) => vec![Action::Confirm(key.key_id), Action::Cancel(key.key_id)],
             // Nothing but the same Revoke leads on: no Issue, no way back.
-            View::Unclear { key_id, .. } => vec![Action::Confirm(*key_id)],
-            View::Revoking | View::Group => vec![],
+            View::Unclear { key_id, .. } | View::Revoking { key_id } => {
+                vec![Action::Confirm(*key_id)]
+            }
+            View::Group => vec![],
             View::Key(_, Present::Disabled(_)) => vec![Action::Account],
             View::Trouble(..)
-            | View::Hidden(_)
+            | View::Hidden(..)
             | View::LimitedReveals(_)
             | View::LimitedRevokes(_) => vec![Action::Key, Action::Account],
             View::Dead(..) | View::Gone(_) => vec![Action::Key],

@@ -155,7 +155,7 @@ pub(crate) fn cause(error: &dyn Error) -> String {
 }
 
 /// The first words, those left out that are too long to be words.
-fn words(text: &str) -> String {
+pub(super) fn words(text: &str) -> String {
     let words = text.split_whitespace().take(MOST_WORDS);
     let words = words.map(|word| match word.chars().count() > LONGEST_WORD {
         true => "…",

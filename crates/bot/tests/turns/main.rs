@@ -4,6 +4,7 @@
 
 mod hostile;
 mod keyward;
+mod owed;
 mod process;
 mod races;
 mod story;

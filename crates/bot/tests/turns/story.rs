@@ -111,7 +111,7 @@ async fn a_stop_hides_keys_and_confirms_what_was_handled() {
     held.release();
     stopping.await;
     let hidden = who.screen().unwrap();
-    assert!(hidden.key().is_none() && hidden.edits == 1, "{hidden}");
+    assert!(hidden.key().is_none() && hidden.edits == 2, "{hidden}");
     // Confirmed by nothing but the stop.
     world.telegram.settled().await;
 }

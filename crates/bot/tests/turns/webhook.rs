@@ -1,5 +1,7 @@
 //! Updates that are pushed.
 
+use std::net::SocketAddr;
+
 use keyward_bot::i18n::Id;
 use keyward_testkit::http_ask;
 
@@ -7,8 +9,8 @@ use crate::world::{World, key_in};
 
 const SECRET: &str = "canary-secret-of-the-webhook";
 
-#[tokio::test]
-async fn pushed_updates_are_handled_before_they_are_answered() {
+/// A bot that is pushed to, and where.
+async fn pushed() -> (World, SocketAddr) {
     let mut world = World::new().await;
     let file = world.files.path().join("webhook");
     std::fs::write(&file, SECRET).unwrap();
@@ -17,9 +19,36 @@ async fn pushed_updates_are_handled_before_they_are_answered() {
         ("webhook_listen", "127.0.0.1:0"),
         ("webhook_secret_file", file.to_str().unwrap()),
     ];
-    let ready = world.start_bot(&flags).await;
-    let address = ready.webhook.unwrap();
+    let address = world.start_bot(&flags).await.webhook.unwrap();
     world.telegram.resolve("bot.example", address);
+    (world, address)
+}
+
+#[tokio::test]
+async fn a_webhook_that_was_taken_away_is_registered_again() {
+    let (world, _) = pushed().await;
+    let who = world.telegram.person(5, "en");
+    world.ask(&who, "/start").await;
+    let url = format!(
+        "{}/bot{}/deleteWebhook",
+        world.telegram.url(),
+        world.telegram.token()
+    );
+    let (host, path) = url["http://".len()..].split_once('/').unwrap();
+    let path = format!("/{path}");
+    let gone = http_ask(host.parse().unwrap(), "POST", &path, &[], "").await;
+    assert_eq!(gone.unwrap().status, 200);
+    let before = who.screens().len();
+    who.send("/start");
+    who.sees("another menu", |screen| {
+        screen.id > 0 && who.screens().len() > before
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn pushed_updates_are_handled_before_they_are_answered() {
+    let (mut world, address) = pushed().await;
     let who = world.telegram.person(5, "en");
     let (asked, old) = world.ask_to_revoke(&who).await;
     let new = world.press(&who, &asked, Id::BUTTON_CONFIRM).await;

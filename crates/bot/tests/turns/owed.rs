@@ -1,0 +1,162 @@
+//! What Telegram does not take at first, and screens that are older than what they show: no dead key
+//! stays as if it lived, no end of a Revoke stays unsaid, and nothing untrue is said.
+
+use keyward_bot::i18n::Id;
+use keyward_testkit::telegram::{Fault, Screen, When};
+
+use crate::world::{World, en, key_in};
+
+/// The next edit fails, however often it is tried at once.
+fn fail_an_edit(world: &World, when: When) {
+    world
+        .telegram
+        .fault("editMessageText", 3, Fault::Drop(when));
+}
+
+#[tokio::test]
+async fn a_message_that_could_not_be_changed_still_counts_as_showing_its_key() {
+    let world = World::start(&[]).await;
+    let who = world.telegram.person(5, "en");
+    let (first, old) = world.open_key(&who).await;
+    let (asked, _) = world.ask_to_revoke(&who).await;
+    fail_an_edit(&world, When::Before);
+    who.tap_on(&first, "‹ Back");
+    world.telegram.settled().await;
+    assert_eq!(who.message(first.id).unwrap().key(), Some(&*old));
+    who.tap_on(&asked, "✅ Confirm");
+    world.telegram.settled().await;
+    let dead = who.message(first.id).unwrap();
+    assert!(
+        dead.key().is_none() && dead.text.contains("dead since"),
+        "{dead}"
+    );
+}
+
+#[tokio::test]
+async fn the_end_of_a_revoke_is_told_when_telegram_takes_it_again() {
+    for when in [When::Before, When::After] {
+        let world = World::start(&[]).await;
+        let who = world.telegram.person(5, "en");
+        let (asked, old) = world.ask_to_revoke(&who).await;
+        fail_an_edit(&world, when);
+        let told = |screen: &Screen| screen.key().is_none() && screen.text.contains("dead since");
+        who.tap_on(&asked, "✅ Confirm");
+        // It comes late, so without the key, which may be dead by then.
+        let late = who.sees("what happened", told).await;
+        assert!(late.text.contains(&world.live(&who)[..7]), "{late}");
+        let shown = world.press(&who, &late, Id::BUTTON_SHOW_AGAIN).await;
+        assert!(key_in(&shown) == world.live(&who) && key_in(&shown) != old);
+        assert_eq!(world.keyward.count().2, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_new_message_whose_id_is_lost_shows_no_key() {
+    let world = World::start(&[]).await;
+    let who = world.telegram.person(5, "en");
+    world
+        .telegram
+        .fault("sendMessage", 1, Fault::Drop(When::After));
+    let lost = world.ask(&who, "/apikey").await;
+    assert!(
+        lost.key().is_none() && lost.text.contains(&world.live(&who)[..7]),
+        "{lost}"
+    );
+    let shown = world.press(&who, &lost, Id::BUTTON_SHOW_AGAIN).await;
+    assert_eq!(key_in(&shown), world.live(&who));
+}
+
+#[tokio::test]
+async fn cancel_after_confirm_does_not_say_that_nothing_was_changed() {
+    let mut world = World::start(&[]).await;
+    let who = world.telegram.person(5, "en");
+    for restarts in [false, true] {
+        let (asked, old) = world.ask_to_revoke(&who).await;
+        let (other, _) = world.ask_to_revoke(&who).await;
+        who.tap_on(&asked, "✅ Confirm");
+        world.telegram.settled().await;
+        if restarts {
+            world.kill_bot().await;
+            world.start_bot(&[]).await;
+        }
+        who.tap_on(&asked, "✖️ Cancel");
+        who.tap_on(&other, "✖️ Cancel");
+        world.telegram.settled().await;
+        for id in [asked.id, other.id] {
+            let now = who.message(id).unwrap();
+            assert!(!now.text.contains(&en(Id::NOTE_CANCELLED)), "{now}");
+            assert!(now.text.contains(&en(Id::NOTE_CHANGED)), "{now}");
+            assert!(key_in(&now) == world.live(&who) && key_in(&now) != old);
+        }
+    }
+}
+
+#[tokio::test]
+async fn revoke_on_an_old_screen_says_what_is_and_asks_nothing() {
+    let mut world = World::start(&[]).await;
+    let who = world.telegram.person(5, "en");
+    let (old, _) = world.open_key(&who).await;
+    // The key of a screen that the bot does not remember is looked up.
+    world.kill_bot().await;
+    world.start_bot(&[]).await;
+    let asked = world.press(&who, &old, Id::BUTTON_REVOKE).await;
+    assert!(asked.button("✅ Confirm").is_some(), "{asked}");
+    let (again, _) = world.ask_to_revoke(&who).await;
+    who.tap_on(&again, "✅ Confirm");
+    world.telegram.settled().await;
+    world.kill_bot().await;
+    world.start_bot(&[]).await;
+    // The tap of before, on what stood there.
+    who.tap_on(&old, "♻️ Revoke");
+    world.telegram.settled().await;
+    let now = who.message(old.id).unwrap();
+    assert!(now.text.contains(&en(Id::NOTE_CHANGED)), "{now}");
+    assert_eq!(key_in(&now), world.live(&who));
+    world.keyward.keys.lock().is_down = true;
+    who.tap_on(&old, "♻️ Revoke");
+    world.telegram.settled().await;
+    let now = who.message(old.id).unwrap();
+    assert!(
+        now.button("🔄 Retry").is_some() && now.key().is_none(),
+        "{now}"
+    );
+}
+
+#[tokio::test]
+async fn a_second_tap_beyond_the_limit_leaves_the_new_key_where_it_is() {
+    let world = World::start(&[("reveals_per_hour", "1")]).await;
+    let who = world.telegram.person(5, "en");
+    let (asked, old) = world.ask_to_revoke(&who).await;
+    for _ in 0..3 {
+        who.tap_on(&asked, "✅ Confirm");
+    }
+    world.telegram.settled().await;
+    let now = who.message(asked.id).unwrap();
+    assert!(key_in(&now) == world.live(&who) && key_in(&now) != old);
+    assert!(now.text.contains("dead since"), "{now}");
+}
+
+#[tokio::test]
+async fn one_who_waits_long_does_not_hold_up_a_crowd() {
+    let world = World::start(&[]).await;
+    let who = world.telegram.person(5, "en");
+    let (asked, _) = world.ask_to_revoke(&who).await;
+    world.keyward.keys.lock().delay = std::time::Duration::from_secs(30);
+    who.tap_on(&asked, "✅ Confirm");
+    let revoking = |screen: &Screen| screen.text.contains("Revoking");
+    who.sees("the announcement", revoking).await;
+    // More than Telegram gives at once.
+    let crowd: Vec<_> = (1001..=1150)
+        .map(|id| world.telegram.person(id, "en"))
+        .collect();
+    for one in &crowd {
+        one.send("/start");
+    }
+    for one in &crowd {
+        one.sees("the menu", |screen| screen.button("👤 User Info").is_some())
+            .await;
+    }
+    assert!(revoking(&who.message(asked.id).unwrap()), "still under way");
+    who.sees("the new key", |screen| screen.key().is_some())
+        .await;
+}
