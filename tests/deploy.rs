@@ -11,6 +11,8 @@ use keyward_testkit::{Client, Deployment, eventually, http_get};
 
 #[path = "deploy/files.rs"]
 mod files;
+#[path = "deploy/secrets.rs"]
+mod secrets;
 #[path = "deploy/story.rs"]
 mod story;
 #[path = "deploy/unit.rs"]

@@ -12,8 +12,9 @@ use keyward_proto::v1::Verdict;
 use keyward_testkit::{
     Authority, Client, Identity, Process, connect, connect_tls, eventually, http_get, now,
 };
-use raw::{Offer, shake};
+use raw::{Offer, open, shake};
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 #[path = "tls/raw.rs"]
@@ -204,6 +205,57 @@ async fn a_thousand_silent_connections_hinder_nobody() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+/// Two who do not greet: one says nothing, one half of what it should.
+async fn rude(address: SocketAddr, offer: Option<&Offer>) -> Vec<Box<dyn Stream>> {
+    let mut all: Vec<Box<dyn Stream>> = Vec::new();
+    for said in ["", "PRI * HTTP/2"] {
+        let mut stream: Box<dyn Stream> = match offer {
+            Some(offer) => Box::new(open(address, offer).await.unwrap()),
+            None => Box::new(TcpStream::connect(address).await.unwrap()),
+        };
+        stream.write_all(said.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        all.push(stream);
+    }
+    all
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_greet_is_let_go_and_holds_up_no_stop() {
+    let place = Place::new();
+    let offer = Offer::new(place.authority.pem(), &[b"h2"]);
+    let plain = tempfile::tempdir().unwrap();
+    let data = plain.path().join("data");
+    let plain = Process::start(Process::command(BINARY, &data), &data);
+    for (mut process, offer) in [(place.start(), Some(&offer)), (plain, None)] {
+        let polite = match offer {
+            Some(_) => place.client(&process).await,
+            None => Client::new(process.grpc, Some(&process.token())).await,
+        };
+        let begun = now();
+        for mut stream in rude(process.grpc, offer).await {
+            let mut said = Vec::new();
+            // However it ends.
+            let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await;
+            assert!(ended.is_ok(), "it is still open");
+        }
+        let waited = begun.elapsed();
+        assert!(waited > Duration::from_secs(5), "{waited:?}");
+        // Who has greeted may be as silent, and is served on.
+        polite.issue("42", "").await.unwrap();
+
+        let held = rude(process.grpc, offer).await;
+        let begun = now();
+        assert!(process.stop().success(), "{}", process.output());
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        drop(held);
+    }
 }
 
 /// The thousand connections take more files than some systems give a process at first.

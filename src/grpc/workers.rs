@@ -113,12 +113,16 @@ fn worker(
         let accepted = UnboundedReceiverStream::new(incoming).filter_map(move |stream| {
             adopt(stream, Counted::new(Arc::clone(&counted), gauge.clone()))
         });
-        let incoming = match tls {
-            None => {
-                Either::Left(accepted.map(|(stream, counted)| Connection::plain(stream, counted)))
-            }
-            Some(tls) => Either::Right(handshakes(accepted, tls, stop.clone())),
-        };
+        let incoming =
+            match tls {
+                None => {
+                    let stop = stop.clone();
+                    Either::Left(accepted.map(move |(stream, counted)| {
+                        Connection::plain(stream, counted, stop.clone())
+                    }))
+                }
+                Some(tls) => Either::Right(handshakes(accepted, tls, stop.clone())),
+            };
         let incoming = incoming.map(Ok::<_, io::Error>);
         let served = server
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
@@ -152,6 +156,7 @@ fn adopt(stream: std::net::TcpStream, counted: Counted) -> Option<(TcpStream, Co
 
 /// Accepts on `listener` and hands out, until `stop`; then gives the threads back.
 pub async fn accept(listener: TcpListener, workers: Workers, stop: CancellationToken) -> Workers {
+    let mut failures = 0_u64;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -161,7 +166,11 @@ pub async fn accept(listener: TcpListener, workers: Workers, stop: CancellationT
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                // Said about once a second.
+                if failures % 20 == 0 {
+                    tracing::warn!(%error, "connections cannot be accepted");
+                }
+                failures += 1;
                 // Out of file descriptors or memory: others must end first.
                 tokio::time::sleep(REST).await;
                 continue;

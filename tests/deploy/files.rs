@@ -55,6 +55,33 @@ fn every_service_is_hardened() {
 }
 
 #[test]
+fn each_image_of_ours_is_built_by_one_service() {
+    let compose = compose();
+    let services = compose.services().values();
+    let built = services.filter(|service| !service["build"].is_null());
+    let mut images: Vec<_> = built.map(|service| &service["image"]).collect();
+    images.sort_by_key(|image| image.to_string());
+    // By several at once, all but the first would fail.
+    assert_eq!(images, ["keyward-bot:0.1.0", "keyward:0.1.0"]);
+}
+
+#[test]
+fn the_bot_reaches_the_balancer_and_nothing_behind_it() {
+    let compose = compose();
+    let networks = |service: &str| -> Vec<String> {
+        let all = compose.services()[service]["networks"].as_array();
+        let all = all.unwrap().iter();
+        all.map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(networks("bot"), ["front", "outside"]);
+    for service in compose.services().keys() {
+        let shared = networks(service).contains(&"front".to_owned());
+        let expected = ["balancer", "bot", "bot-token"].contains(&service.as_str());
+        assert_eq!(shared, expected, "{service}");
+    }
+}
+
+#[test]
 fn no_secret_stands_in_a_variable_or_a_command() {
     let compose = compose();
     let files: BTreeMap<_, _> = compose.secret_files().into_iter().collect();

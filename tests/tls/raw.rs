@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
@@ -41,10 +42,17 @@ impl Offer {
     }
 }
 
-pub(super) async fn shake(address: SocketAddr, offer: &Offer) -> io::Result<Shaken> {
+/// A connection on which hands were shaken, and nothing was said yet.
+pub(super) async fn open(address: SocketAddr, offer: &Offer) -> io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
-    let name = ServerName::from(address.ip());
-    let mut stream = offer.0.connect(name, stream).await?;
+    offer
+        .0
+        .connect(ServerName::from(address.ip()), stream)
+        .await
+}
+
+pub(super) async fn shake(address: SocketAddr, offer: &Offer) -> io::Result<Shaken> {
+    let mut stream = open(address, offer).await?;
     // What a session is taken up with comes after the handshake, with the first bytes of HTTP/2.
     let mut first = [0; 9];
     let read = tokio::time::timeout(Duration::from_secs(20), stream.read_exact(&mut first));

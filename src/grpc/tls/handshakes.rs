@@ -3,7 +3,6 @@
 //! that is not done gives way, so that silent connections cannot keep others out.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -13,10 +12,8 @@ use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Tls;
-use crate::grpc::connection::{Connection, Counted};
+use crate::grpc::connection::{Connection, Counted, PATIENCE};
 
-/// How long a client may take. A slow one on another continent takes a second.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// Handshakes of a thread at a time; each holds up to about 64 KiB.
 const AT_A_TIME: usize = 512;
 
@@ -39,7 +36,7 @@ pub(in crate::grpc) fn handshakes(
                 break;
             };
             make_room(&mut pending, &tls);
-            let shaking = shake(stream, counted, tls.clone(), done.clone());
+            let shaking = shake(stream, counted, tls.clone(), done.clone(), stop.clone());
             pending.push_back(tokio::spawn(shaking).abort_handle());
         }
         // Nobody serves them any more.
@@ -63,12 +60,13 @@ async fn shake(
     counted: Counted,
     tls: Tls,
     done: mpsc::UnboundedSender<Connection>,
+    stop: CancellationToken,
 ) {
     match tokio::time::timeout(PATIENCE, tls.acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             tls.metrics.done.inc();
             // The thread stops serving: the connection ends with it.
-            let _ = done.send(Connection::tls(stream, counted));
+            let _ = done.send(Connection::tls(stream, counted, stop));
         }
         Ok(Err(error)) => {
             tls.metrics.failed.inc();
