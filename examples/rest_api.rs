@@ -16,11 +16,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::to_bytes;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -36,6 +37,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// So many orders are kept, of all accounts together: the memory has a bound.
 const KEPT: usize = 10_000;
+/// An order has so many bytes at most, and takes no longer to come.
+const MAX_BODY: usize = 4096;
+const READING: Duration = Duration::from_secs(5);
 /// How often the limiter forgets the keys that have rested.
 const FORGET: Duration = Duration::from_secs(60);
 
@@ -92,7 +96,6 @@ fn app(client: Client, options: &Options, limits: Limits) -> Router {
     Router::new()
         .route("/v1/orders", post(order).get(orders))
         .with_state(Shop::default())
-        .layer(DefaultBodyLimit::max(4096))
         .layer(from_fn_with_state(limits, limit_rate))
         // These lines let nobody in without a good key, and say who came in.
         .layer(
@@ -100,6 +103,7 @@ fn app(client: Client, options: &Options, limits: Limits) -> Router {
                 .scopes(options.scope.clone())
                 .body(Envelope::default()),
         )
+        .layer(from_fn(read_first))
         // What is added after the layer is open to everybody.
         .route("/healthz", get(async || "ok\n"))
 }
@@ -125,6 +129,17 @@ async fn order(
         orders.kept.pop_front();
     }
     (StatusCode::CREATED, Json(order)).into_response()
+}
+
+/// Reads the body before the key is judged, and not for long: else a request could be let in, and
+/// withhold its order until long after its key is dead.
+async fn read_first(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match tokio::time::timeout(READING, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(head, body.into())).await,
+        Ok(Err(_)) => refuse(StatusCode::PAYLOAD_TOO_LARGE, "INVALID_ORDER"),
+        Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
+    }
 }
 
 /// The caller's own orders: whose they are comes from the key alone.

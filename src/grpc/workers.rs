@@ -167,7 +167,7 @@ pub async fn accept(listener: TcpListener, workers: Workers, stop: CancellationT
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 // Said about once a second.
-                if failures % 20 == 0 {
+                if failures.is_multiple_of(20) {
                     tracing::warn!(%error, "connections cannot be accepted");
                 }
                 failures += 1;

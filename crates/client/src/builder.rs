@@ -154,12 +154,12 @@ impl Builder {
             Patience {
                 total: self.timeout,
                 pause: VERIFY_PAUSE,
-                hurries: true,
+                reads: true,
             },
             Patience {
                 total: self.change_timeout,
                 pause: CHANGE_PAUSE,
-                hurries: false,
+                reads: false,
             },
         ))
     }

@@ -26,6 +26,11 @@ pub(crate) struct Reach {
 
 /// The connection to `text`, an endpoint as the user named it.
 pub(crate) fn connection(text: &str, reach: &Reach) -> Result<Channel, BuildError> {
+    // What stands before an @ may be a secret, also where the rest is no URL.
+    if let Some((_, host)) = text.rsplit_once('@') {
+        let why = "it takes no user or password";
+        return Err(BuildError::Endpoint(host.to_owned(), why));
+    }
     let wrong = |why: &'static str| BuildError::Endpoint(text.to_owned(), why);
     let uri: Uri = text.parse().map_err(|_| wrong("it is no URL"))?;
     let tls = match uri.scheme_str() {
@@ -36,16 +41,6 @@ pub(crate) fn connection(text: &str, reach: &Reach) -> Result<Channel, BuildErro
     let host = uri.host().filter(|host| !host.is_empty());
     let host = host.ok_or_else(|| wrong("it names no host"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    if uri
-        .authority()
-        .is_some_and(|part| part.as_str().contains('@'))
-    {
-        // Not repeated: what stands there may be a secret.
-        return Err(BuildError::Endpoint(
-            host.to_owned(),
-            "it takes no user or password",
-        ));
-    }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(wrong("it takes no path"));
     }
@@ -133,7 +128,18 @@ mod tests {
         ] {
             assert!(refused(text, true).is_some(), "{text}");
         }
-        let why = refused("http://me:canary@127.0.0.1", true).unwrap();
-        assert!(!why.contains("canary"), "{why}");
+        for text in [
+            "http://me:canary@127.0.0.1",
+            "me:canary@127.0.0.1:50051",
+            "ftp://me:canary@127.0.0.1",
+            "https://me:canary#x@127.0.0.1",
+            "https://me:canary@x@127.0.0.1",
+        ] {
+            let why = refused(text, true).unwrap();
+            assert!(
+                !why.contains("canary") && why.contains("127.0.0.1"),
+                "{why}"
+            );
+        }
     }
 }

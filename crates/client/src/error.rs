@@ -103,7 +103,7 @@ impl Error {
     /// Whether the failure speaks against the instance that was asked. A change that another
     /// instance has not confirmed yet does not, nor does a request that is none.
     pub(crate) fn speaks_against_endpoint(&self) -> bool {
-        self.kind == ErrorKind::Unavailable
+        matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Internal)
             && !matches!(
                 self.reason.as_deref(),
                 Some("REVOKE_UNCONFIRMED" | "OUTCOME_UNKNOWN")
@@ -118,7 +118,9 @@ fn kind_of(code: Code) -> ErrorKind {
         | Code::DeadlineExceeded
         | Code::Cancelled
         | Code::ResourceExhausted
-        | Code::Aborted => ErrorKind::Unavailable,
+        | Code::Aborted
+        // Keyward has no such answer: the call broke on its way.
+        | Code::Unknown => ErrorKind::Unavailable,
         Code::Unauthenticated | Code::PermissionDenied => ErrorKind::Unauthorized,
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => ErrorKind::Invalid,
         Code::NotFound => ErrorKind::NotFound,
@@ -172,7 +174,7 @@ mod tests {
             (Code::NotFound, ErrorKind::NotFound),
             (Code::Internal, ErrorKind::Internal),
             (Code::Unimplemented, ErrorKind::Internal),
-            (Code::Unknown, ErrorKind::Internal),
+            (Code::Unknown, ErrorKind::Unavailable),
         ] {
             let error = Error::from_status(&Status::new(code, "x"), "http://a");
             assert_eq!(error.kind, kind, "{code:?}");

@@ -1,7 +1,8 @@
 //! This client's own token: given once, or read from a file that may change.
 //!
-//! A rotated token needs no restart, and a file that is bad for a while (half written, empty, gone)
-//! changes nothing: the last good token stays.
+//! A rotated token needs no restart, and a file that holds no token for a while (empty, gone, two
+//! words) changes nothing: the last token stays. A part of a token looks like a token, so whoever
+//! rotates one puts a whole file in the place of the old one.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,8 @@ use crate::{BuildError, Secret};
 /// How often the file is read at most: it is a small file, and its text tells of every change,
 /// which times and inodes do not.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// While the token is refused, each call that is refused asks for the file; it is read so often.
+const MOMENT: Duration = Duration::from_millis(20);
 /// What is longer is no token.
 const MAX_LENGTH: usize = 4096;
 
@@ -34,6 +37,9 @@ pub(crate) struct TokenSource {
     /// `None`: it never changes.
     file: Option<PathBuf>,
     state: Mutex<State>,
+    /// When the file was last read because the token was refused. Who holds it reads; the others
+    /// wait for what comes of it.
+    refused: tokio::sync::Mutex<Option<Instant>>,
 }
 
 struct State {
@@ -74,6 +80,7 @@ impl TokenSource {
         Self {
             file,
             state: Mutex::new(state),
+            refused: tokio::sync::Mutex::default(),
         }
     }
 
@@ -88,16 +95,33 @@ impl TokenSource {
             due
         };
         if due {
-            self.look().await;
+            self.read().await;
         }
+        self.last()
+    }
+
+    /// The token that is known.
+    pub(crate) fn last(&self) -> Token {
         self.state.lock().token.clone()
     }
 
-    /// Reads the file now.
-    pub(crate) async fn look(&self) {
+    /// Whether there is another token than the one of `generation`, which was refused. The file is
+    /// read for that; once, however many calls were refused in the same moment.
+    pub(crate) async fn is_renewed(&self, generation: u64) -> bool {
+        let mut refused = self.refused.lock().await;
+        let is_due = refused.is_none_or(|at| at.elapsed() >= MOMENT);
+        if self.last().generation == generation && is_due {
+            self.read().await;
+            *refused = Some(Instant::now());
+        }
+        self.last().generation != generation
+    }
+
+    async fn read(&self) {
         let Some(path) = &self.file else { return };
         let read = read(path).await;
         let mut state = self.state.lock();
+        state.looked = Instant::now();
         match read {
             Ok(header) if header == state.token.header => state.told = false,
             Ok(header) => {
@@ -169,8 +193,8 @@ mod tests {
         std::fs::write(&path, "kwt_first\n").unwrap();
         let source = TokenSource::file(path.clone()).unwrap();
         let shown = async || {
-            source.look().await;
-            let token = source.current().await;
+            source.read().await;
+            let token = source.last();
             (token.header.to_str().unwrap().to_owned(), token.generation)
         };
         let first = ("Bearer kwt_first".to_owned(), 0);

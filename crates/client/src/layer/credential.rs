@@ -8,6 +8,8 @@ use crate::Secret;
 
 /// Headers whose whole value is a key.
 const PLAIN: [&str; 2] = ["apikey", "x-api-key"];
+/// What is longer is no key: Keyward need not be asked.
+const MAX_KEY: usize = 1024;
 /// The scheme of `authorization` whose credentials are a key.
 const SCHEME: &str = "bearer";
 
@@ -48,7 +50,11 @@ fn find(headers: &HeaderMap) -> Result<Secret, Refusal> {
         }
         found = Some(key);
     }
-    found.map(Secret::new).ok_or(Refusal::KeyMissing)
+    match found {
+        None => Err(Refusal::KeyMissing),
+        Some(key) if key.len() > MAX_KEY => Err(Refusal::KeyUnknown),
+        Some(key) => Ok(Secret::new(key)),
+    }
 }
 
 fn text(value: &HeaderValue) -> Result<&str, Refusal> {
@@ -134,6 +140,16 @@ mod tests {
         for (place, expected) in cases {
             let refusal = take(&mut headers(place)).map(|_| ()).unwrap_err();
             assert_eq!(refusal, expected, "{place:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_much_too_long_is_no_key() {
+        for (length, expected) in [(MAX_KEY, None), (MAX_KEY + 1, Some(Refusal::KeyUnknown))] {
+            let mut headers = HeaderMap::new();
+            let long = HeaderValue::try_from("k".repeat(length)).unwrap();
+            headers.append("apikey", long);
+            assert_eq!(take(&mut headers).err(), expected);
         }
     }
 

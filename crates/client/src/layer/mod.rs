@@ -26,15 +26,19 @@
 //! | 403 | the key lives, but lacks a scope or may not be used from this address | `WWW-Authenticate` for a scope |
 //! | 503 | Keyward could not say, for whatever reason | `Retry-After` |
 //!
-//! A request whose content type is `application/grpc` is answered in gRPC's form instead:
-//! INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE.
+//! With [`RequireApiKey::grpc`], for tonic, they are INVALID_ARGUMENT, UNAUTHENTICATED,
+//! PERMISSION_DENIED and UNAVAILABLE.
 //!
 //! **Fails closed:** nothing passes without a verdict that says VALID, and no fault of Keyward's is
 //! taken for a bad key.
 //!
 //! **The client's address** is that of the peer unless told otherwise: see [`ClientIp`].
 //!
-//! **Where to put it.** Preflight requests of browsers carry no key: a CORS layer belongs outside
+//! **A request is judged when its head has come.** One that withholds its body, or a stream without
+//! an end, acts later, maybe on a key that was revoked since: bound how long that may take, or read
+//! the body first, in a layer outside of this one, as `examples/rest_api.rs` does.
+//!
+//! **Where to put it.** Once: it takes the key off, so a second one further in finds none. Preflight requests of browsers carry no key: a CORS layer belongs outside
 //! this one. With `Router::route_layer` paths that do not exist stay 404 for everybody.
 
 mod address;

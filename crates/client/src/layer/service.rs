@@ -6,18 +6,24 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::{Either, Full};
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tonic::server::NamedService;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{ClientIp, Problem, Refusal, RefusalBody, credential};
 use crate::{Client, Consistency, ErrorKind, Identity, VerifyRequest};
+
+/// How often a fault of the deployment is said.
+const TELLING: Duration = Duration::from_secs(1);
 
 /// The body of an answer: the guarded service's own, or that of a refusal.
 pub type ResponseBody<B> = Either<B, Full<Bytes>>;
@@ -39,6 +45,8 @@ struct Guard {
     consistency: Consistency,
     realm: String,
     body: Arc<dyn RefusalBody>,
+    speaks_grpc: bool,
+    told: Arc<Mutex<Option<Instant>>>,
 }
 
 impl RequireApiKey {
@@ -51,13 +59,15 @@ impl RequireApiKey {
             consistency: Consistency::Default,
             realm: "api".to_owned(),
             body: Arc::new(Problem),
+            speaks_grpc: false,
+            told: Arc::default(),
         }))
     }
 
-    /// The scopes that a key must all hold.
+    /// The scopes that a key must all hold, besides those of an earlier call.
     pub fn scopes<S: Into<String>>(self, scopes: impl IntoIterator<Item = S>) -> Self {
-        let scopes = scopes.into_iter().map(Into::into).collect();
-        self.with(|guard| guard.scopes = scopes)
+        let scopes = scopes.into_iter().map(Into::into);
+        self.with(|guard| guard.scopes.extend(scopes))
     }
 
     /// How the address of the end user is found; [`ClientIp::Peer`] unless set.
@@ -74,6 +84,12 @@ impl RequireApiKey {
     pub fn realm(self, realm: impl Into<String>) -> Self {
         let realm = realm.into();
         self.with(|guard| guard.realm = realm)
+    }
+
+    /// Refuses as gRPC does: with the status 200 and the refusal in `grpc-status`. For tonic alone:
+    /// whoever looks at the HTTP status would take a refusal for a success.
+    pub fn grpc(self) -> Self {
+        self.with(|guard| guard.speaks_grpc = true)
     }
 
     /// What a refusal looks like; [`Problem`] unless set. gRPC has a form of its own.
@@ -156,7 +172,7 @@ where
                     let answer = inner.call(Request::from_parts(parts, body)).await?;
                     Ok(answer.map(Either::Left))
                 }
-                Err(refusal) => Ok(guard.refuse(&parts, &refusal).map(Either::Right)),
+                Err(refusal) => Ok(guard.refuse(&refusal).map(Either::Right)),
             }
         })
     }
@@ -175,19 +191,29 @@ impl Guard {
         match self.client.verify(request).await {
             Ok(verdict) => Refusal::of(verdict),
             Err(error) => {
-                if error.kind == ErrorKind::Unavailable {
-                    tracing::debug!(%error, "a key could not be checked");
-                } else {
+                if error.kind != ErrorKind::Unavailable && self.is_to_be_told() {
                     tracing::error!(%error, "keys cannot be checked: the deployment is at fault");
+                } else {
+                    tracing::debug!(%error, "a key could not be checked");
                 }
                 Err(Refusal::from(&error))
             }
         }
     }
 
-    fn refuse(&self, parts: &Parts, refusal: &Refusal) -> Response<Full<Bytes>> {
+    /// Once a second: every request may meet the same fault.
+    fn is_to_be_told(&self) -> bool {
+        let (mut told, now) = (self.told.lock(), Instant::now());
+        let is_due = told.is_none_or(|told| now.duration_since(told) >= TELLING);
+        if is_due {
+            *told = Some(now);
+        }
+        is_due
+    }
+
+    fn refuse(&self, refusal: &Refusal) -> Response<Full<Bytes>> {
         tracing::debug!(why = refusal.code(), "a request is refused");
-        if is_grpc(parts) {
+        if self.speaks_grpc {
             return refusal.grpc().into_http();
         }
         let rendered = self.body.render(refusal);
@@ -198,9 +224,4 @@ impl Guard {
         refusal.add_headers(headers, &self.realm, &self.scopes);
         response
     }
-}
-
-fn is_grpc(parts: &Parts) -> bool {
-    let kind = parts.headers.get(CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }

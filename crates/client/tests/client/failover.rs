@@ -73,6 +73,29 @@ async fn one_that_cannot_answer_is_passed_over_and_rests() {
     }
 }
 
+/// One that cannot read what it finds, or a proxy that has an error of its own.
+#[tokio::test]
+async fn one_that_is_broken_is_passed_over_when_nothing_is_changed() {
+    for code in [Code::Internal, Code::Unknown, Code::Unimplemented] {
+        let (sound, broken) = (Fake::start().await, Fake::start().await);
+        broken.script.refuse(code, "");
+        let client = client([broken.url(), sound.url()]).build().unwrap();
+        for _ in 0..10 {
+            assert!(passes(&client).await, "{code:?}");
+        }
+        assert!((1..=3).contains(&broken.script.calls()), "it rests");
+    }
+    // A change may have been made: it is not made again for an error that promises nothing.
+    let (one, other) = (Fake::start().await, Fake::start().await);
+    for fake in [&one, &other] {
+        fake.script.refuse(Code::Internal, "INTERNAL");
+    }
+    let client = client([one.url(), other.url()]).build().unwrap();
+    let revoke = client.revoke(keyward_client::v1::RevokeRequest::default());
+    assert_eq!(revoke.await.unwrap_err().kind, ErrorKind::Internal);
+    assert_eq!(one.script.calls() + other.script.calls(), 1);
+}
+
 #[tokio::test]
 async fn a_change_that_is_not_confirmed_is_asked_of_another_that_rests_not() {
     let (one, other) = (Fake::start().await, Fake::start().await);

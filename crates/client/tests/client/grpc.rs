@@ -44,7 +44,7 @@ async fn a_tonic_server_is_answered_in_its_own_form() {
         *sees.lock() = seen.extensions.get::<Identity>().cloned();
         Ok(())
     });
-    let layer = RequireApiKey::new(keyward.client());
+    let layer = RequireApiKey::new(keyward.client()).grpc();
     let router = Server::builder()
         .layer(layer)
         .add_service(service(&guarded));
@@ -87,7 +87,7 @@ async fn a_tonic_server_is_answered_in_its_own_form() {
 async fn one_service_is_guarded_and_another_is_open() {
     let keyward = Fake::start().await;
     let guarded = Script::new();
-    let layer = RequireApiKey::new(keyward.client());
+    let layer = RequireApiKey::new(keyward.client()).grpc();
     let (_reporter, health) = tonic_health::server::health_reporter();
     let router = Server::builder()
         .add_service(layer.layer(service(&guarded)))

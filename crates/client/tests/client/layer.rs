@@ -1,6 +1,7 @@
 //! The layer before an axum router.
 
 use std::net::SocketAddr;
+use std::task::{Context, Poll};
 
 use axum::body::{Body, to_bytes};
 use axum::extract::ConnectInfo;
@@ -11,7 +12,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use keyward_client::layer::{ClientIp, Envelope, Refusal, Rendered, RequireApiKey};
 use keyward_client::{Consistency, Identity, v1};
 use tonic::Code;
-use tower::ServiceExt as _;
+use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::fake::{Fake, status};
 
@@ -62,6 +63,62 @@ async fn a_key_passes_wherever_it_stands_and_is_seen_by_nobody_behind() {
         );
         assert_eq!(request.required_scopes, ["orders:write"]);
         assert_eq!(request.consistency(), v1::Consistency::Strong);
+    }
+}
+
+/// Whoever looks at the HTTP status, such as a proxy that asks whether a request may pass, must not
+/// be told of a success.
+#[tokio::test]
+async fn a_request_that_calls_itself_grpc_is_refused_like_any_other() {
+    let fake = Fake::start().await;
+    let app = app(RequireApiKey::new(fake.client()));
+    for kind in [
+        "application/grpc",
+        "application/grpc-web",
+        "application/grpc+proto",
+    ] {
+        let response = ask(&app, &[("content-type", kind)]).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{kind}");
+        assert!(response.headers().contains_key(WWW_AUTHENTICATE));
+        assert!(!response.headers().contains_key("grpc-status"));
+    }
+}
+
+/// Ready only after it was asked whether it is; a clone of it is not.
+#[derive(Default)]
+struct OnceReady(bool);
+
+impl Clone for OnceReady {
+    fn clone(&self) -> Self {
+        Self(false)
+    }
+}
+
+impl Service<Request<Body>> for OnceReady {
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Response<Body>, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.0 = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        assert!(std::mem::take(&mut self.0), "it was not ready");
+        std::future::ready(Ok(Response::new(Body::empty())))
+    }
+}
+
+#[tokio::test]
+async fn the_service_that_is_called_is_the_one_that_was_ready() {
+    let fake = Fake::start().await;
+    let mut guarded = RequireApiKey::new(fake.client()).layer(OnceReady::default());
+    for _ in 0..3 {
+        let request = Request::builder().header("apikey", "kw_a");
+        let request = request.body(Body::empty()).unwrap();
+        let response = guarded.ready().await.unwrap().call(request).await;
+        assert_eq!(response.unwrap().status(), StatusCode::OK);
     }
 }
 
