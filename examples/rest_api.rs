@@ -6,7 +6,8 @@
 //!     -d '{"item":"energy","amount":3}' http://127.0.0.1:8080/v1/orders
 //! ```
 //!
-//! Its token needs the role `verifier` alone: `keyward token create api --role verifier`.
+//! Its token needs the role `verifier` alone:
+//! `keyward token create api --role verifier --into verifier.token`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -133,27 +133,40 @@ impl Client {
 pub(super) async fn channel(reach: &Reach<'_>) -> Result<Channel, Failure> {
     let (url, tls) = endpoint(reach)?;
     let timeout = reach.options.timeout;
+    let patience = CONNECT_TIMEOUT.min(timeout);
     let refused = |error| Failure::Usage(format!("the endpoint {url}: {}", innermost(&error)));
     let mut endpoint = Endpoint::from_shared(url.expose().to_owned())
         .map_err(refused)?
-        .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+        .connect_timeout(patience)
         .timeout(timeout);
     if let Some(tls) = tls {
         endpoint = endpoint.tls_config(tls).map_err(refused)?;
     }
-    endpoint.connect().await.map_err(|error| {
-        let cause = innermost(&error);
-        let advice = if cause.contains("CaUsedAsEndEntity") {
-            "the service shows the certificate of an authority, which is not taken for its own: one that \
-             signs itself is made with -addext basicConstraints=critical,CA:FALSE"
-        } else if cause.contains("certificate") {
-            "another authority is named with --ca-file or KEYWARD_CA_FILE, the name that is proven is \
-             that of the endpoint"
-        } else {
-            "is the service running? another endpoint is named with --endpoint or KEYWARD_ENDPOINT"
-        };
-        Failure::Failed(format!("cannot connect to {url}: {cause}\n  {advice}"))
-    })
+    // The endpoint's own bound ends with TCP, and leaves out TLS.
+    match tokio::time::timeout(patience, endpoint.connect()).await {
+        Ok(Ok(channel)) => Ok(channel),
+        Ok(Err(error)) => Err(unconnected(&url, &innermost(&error))),
+        Err(_) => Err(unconnected(
+            &url,
+            &format!("no answer within {}", humantime::format_duration(patience)),
+        )),
+    }
+}
+
+/// That there is no connection, why, and what to look at.
+fn unconnected(url: &Url, cause: &str) -> Failure {
+    let advice = if cause.contains("CaUsedAsEndEntity") {
+        "the service shows the certificate of an authority, which is not taken for its own: one that \
+         signs itself is made with -addext basicConstraints=critical,CA:FALSE"
+    } else if cause.contains("certificate") {
+        "another authority is named with --ca-file or KEYWARD_CA_FILE, the name that is proven is \
+         that of the endpoint"
+    } else if cause.contains("InvalidContentType") {
+        "it speaks no TLS: is it a keyward service that takes http://?"
+    } else {
+        "is the service running? another endpoint is named with --endpoint or KEYWARD_ENDPOINT"
+    };
+    Failure::Failed(format!("cannot connect to {url}: {cause}\n  {advice}"))
 }
 
 fn variable<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsString> {

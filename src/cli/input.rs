@@ -57,7 +57,7 @@ pub(super) fn without_line_end(text: &str) -> &str {
 /// Refuses what is no id without repeating it: it may be a key that was pasted in the wrong place.
 pub(super) fn id(name: &str, text: &str) -> Result<String, Failure> {
     let advice = if name == "KEY_ID" {
-        "; of a key whose text you have, `keyward get --key -` tells it"
+        "; a key whose text you have is named with `--key -`, and read from stdin"
     } else {
         ""
     };

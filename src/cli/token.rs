@@ -22,7 +22,13 @@ pub(super) async fn create(args: &args::TokenCreate, reach: &Reach<'_>) -> Resul
     let Some(path) = &args.into else {
         return Client::connect(reach).await?.create_token(request).await;
     };
-    if path.exists() {
+    if let Ok(there) = fs::metadata(path) {
+        if !there.is_file() || there.len() == 0 {
+            return Err(Failure::Failed(format!(
+                "{} is there and holds no token: no token was made\n  name another file, or remove it",
+                path.display()
+            )));
+        }
         let mut report = output::token_created(&CreateTokenResponse::default());
         report.note = Some(format!("{} is there: no token was made", path.display()));
         return Ok(report);

@@ -114,12 +114,21 @@ pub(super) fn url(text: &str) -> Result<Url, String> {
     let is_fine = text.parse::<http::Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https"))
             && uri.host().is_some_and(|h| !h.is_empty())
+            && has_port_or_none(&uri)
     });
     if is_fine {
         Ok(Url(text.to_owned()))
     } else {
         Err("takes a URL such as http://127.0.0.1:PORT".into())
     }
+}
+
+/// A port that is none is otherwise taken for that of the scheme, where somebody else may listen.
+fn has_port_or_none(uri: &http::Uri) -> bool {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let after_user = authority.rsplit('@').next().unwrap_or_default();
+    let after_host = after_user.strip_prefix(uri.host().unwrap_or_default());
+    after_host == Some("") || uri.port_u16().is_some_and(|port| port != 0)
 }
 
 /// Hides the passwords of a URL, of several of Postgres that are separated by commas, or of one of

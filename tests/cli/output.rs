@@ -248,6 +248,17 @@ fn a_token_may_go_into_a_file_and_is_made_once() {
     let verify = ["verify", "-", "--token-file", "bot.token"];
     assert_eq!(service.call(&verify, &key).code, 0);
 
+    // What is there and holds none is not taken for one.
+    std::fs::write(service.directory.path().join("empty"), "").unwrap();
+    for path in ["empty", "."] {
+        let create = [
+            "token", "create", "lost", "--role", "verifier", "--into", path,
+        ];
+        let err = service.call(&create, "").refused(1);
+        assert!(err.contains("holds no token"), "{err}");
+    }
+    std::fs::remove_file(service.directory.path().join("empty")).unwrap();
+
     // Where nothing can be written no token is made.
     let nowhere = [
         "token", "create", "lost", "--role", "verifier", "--into", "no/such",

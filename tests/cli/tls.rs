@@ -149,3 +149,34 @@ fn health_is_asked_without_a_token() {
     assert!(service.process.stop().success());
     run(command(service.path(), &health), "").refused(1);
 }
+
+/// Whoever takes the connection and never shakes hands does not keep a command for ever.
+#[test]
+fn a_handshake_without_an_end_takes_no_longer_than_was_allowed() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let https = format!("https://{}", silent.local_addr().unwrap());
+    let err = alone(&["health", "--endpoint", &https, "--timeout", "1s"]).refused(1);
+    assert!(err.contains("no answer within 1s"), "{err}");
+    drop(silent);
+}
+
+#[test]
+fn a_service_without_tls_is_said_to_have_none() {
+    let plain = super::harness::Service::start();
+    let https = format!("https://{}", plain.process.grpc);
+    let err = plain.call(&["health", "--endpoint", &https], "").refused(1);
+    assert!(err.contains("http://"), "{err}");
+}
+
+#[test]
+fn a_port_that_is_none_is_refused_and_not_taken_for_another() {
+    for endpoint in [
+        "http://127.0.0.1:99999",
+        "http://127.0.0.1:0",
+        "http://127.0.0.1:",
+        "https://[::1]:70000",
+    ] {
+        let err = alone(&["health", "--endpoint", endpoint]).refused(64);
+        assert!(err.contains("takes a URL"), "{endpoint}: {err}");
+    }
+}

@@ -12,6 +12,7 @@ fn secrets(home: &Path, variables: &[(&str, &str)]) -> Output {
     command
         .arg(home)
         .env_remove("TELEGRAM_TOKEN")
+        .env_remove("KEYWARD_NAMES")
         .env_remove("SUDO_UID")
         .env_remove("SUDO_GID");
     command.envs(variables.iter().copied()).output().unwrap()

@@ -8,10 +8,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
+use keyward_client::Secret;
 use sha2::Sha256;
 use uuid::Uuid;
-
-use keyward_client::Secret;
 
 /// The version of the format. A new one gets a new name, which also goes into the MAC.
 const VERSION: &str = "v1";

@@ -1,6 +1,7 @@
 //! Which updates are being handled, and with it how far Telegram may be told that they were: an
-//! update is confirmed only when it and all before it are done. Until it is confirmed, Telegram
-//! gives it again with every answer; it is not done again.
+//! update is confirmed only when it and all before it are done, or given up because they hold up all
+//! that comes later. Until it is confirmed, Telegram gives it again with every answer; it is not done
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

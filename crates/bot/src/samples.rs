@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use keyward_client::Secret;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::flow::{Named, Note, Present, Trouble, View};
-use keyward_client::Secret;
 
 const ACCOUNT: &str = "tg-123456789";
 const OLD: (Uuid, &str) = (

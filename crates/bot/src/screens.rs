@@ -4,13 +4,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use keyward_client::Secret;
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::callback::Action;
 use crate::flow::{Named, Note, Present, Trouble, View};
 use crate::i18n::{Id, Language, Texts, Value};
-use keyward_client::Secret;
 
 /// Telegram's limit for a button that copies.
 const MAX_COPY: usize = 256;

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Uri;
+use keyward_client::Secret;
 
 use crate::account::Accounts;
 use crate::log::LogFormat;
-use keyward_client::Secret;
 pub use source::{DEFAULT_FILE, Inputs};
 use source::{Given, Source};
 pub use table::{Place, Setting, TABLE};
@@ -312,6 +312,11 @@ fn url(text: &str, is_open: bool) -> Result<String, String> {
         .is_some_and(|authority| authority.as_str().contains('@'))
     {
         return Err(TAKES.into());
+    }
+    // A port that is none is otherwise taken for that of the scheme, where somebody else may listen.
+    let has_port = uri.port_u16().is_some_and(|port| port != 0);
+    if !has_port && uri.authority().is_some_and(|part| part.as_str() != host) {
+        return Err("its port is none: it takes 1 to 65535".into());
     }
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let is_here = host == "localhost"

@@ -10,6 +10,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use keyward_client::Secret;
 use teloxide_core::payloads::setters::*;
 use teloxide_core::requests::{Output, Request, Requester as _};
 use teloxide_core::types::{
@@ -24,7 +25,6 @@ use crate::i18n::{Id, Language, Texts};
 use crate::metrics::Metrics;
 use crate::screens::{Press, Screen};
 use failure::Failure;
-use keyward_client::Secret;
 
 /// How long Telegram may wait for an update before it answers that there is none.
 pub const POLL: Duration = Duration::from_secs(25);

@@ -1,5 +1,5 @@
 //! Long polling. An update is confirmed to Telegram, by asking for later ones only, when it and
-//! all before it were handled: what a crash interrupts comes again.
+//! all before it were handled: what a crash interrupts comes again. One exception: `HOLDING_UP`.
 
 use std::time::Duration;
 
@@ -15,7 +15,9 @@ use crate::telegram::failure::Failure;
 /// As many as Telegram gives at once. Since what is under way is given again, there are never more
 /// under way.
 const LIMIT: u8 = 100;
-/// If nothing newer comes for what is under way, this is how long it may hold that up.
+/// Telegram gives so many at once and no more, so one that is under way holds up what comes after the
+/// others. It may for so long, and is then confirmed before its end: nobody else shall wait for a
+/// Revoke that waits for a lost instance. A crash right then loses it, and its user asks again.
 const HOLDING_UP: Duration = Duration::from_secs(10);
 /// While something is under way, Telegram answers at once, with it; so it is asked only so often.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -9,13 +9,13 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
+use keyward_client::Secret;
 use subtle::ConstantTimeEq as _;
 use teloxide_core::types::Update;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::desk::Desk;
-use keyward_client::Secret;
 
 const HEADER: &str = "x-telegram-bot-api-secret-token";
 /// Telegram's updates are far smaller.

@@ -41,6 +41,15 @@ pub(crate) fn connection(text: &str, reach: &Reach) -> Result<Channel, BuildErro
     let host = uri.host().filter(|host| !host.is_empty());
     let host = host.ok_or_else(|| wrong("it names no host"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
+    // A port that is none is otherwise taken for that of the scheme, where somebody else may listen.
+    let has_port = uri.port_u16().is_some_and(|port| port != 0);
+    if !has_port
+        && uri
+            .authority()
+            .is_some_and(|part| Some(part.as_str()) != uri.host())
+    {
+        return Err(wrong("its port is none"));
+    }
     if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
         return Err(wrong("it takes no path"));
     }
@@ -125,6 +134,10 @@ mod tests {
             "http://",
             "https://a/b",
             "https://a?b",
+            "http://127.0.0.1:99999",
+            "https://keyward:0",
+            "https://keyward:",
+            "https://[::1]:70000",
         ] {
             assert!(refused(text, true).is_some(), "{text}");
         }

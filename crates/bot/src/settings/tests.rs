@@ -149,6 +149,8 @@ fn a_wrong_value_is_refused_with_what_it_takes() {
             "http://127.0.0.1:1,http://keyward:2",
             "leads to another host without TLS",
         ),
+        ("endpoint", "http://127.0.0.1:99999", "its port is none"),
+        ("endpoint", "https://[::1]:0", "its port is none"),
         ("http_listen", "9465", "takes an IP address and a port"),
         (
             "hide_after",

@@ -38,8 +38,8 @@
 //! an end, acts later, maybe on a key that was revoked since: bound how long that may take, or read
 //! the body first, in a layer outside of this one, as `examples/rest_api.rs` does.
 //!
-//! **Where to put it.** Once: it takes the key off, so a second one further in finds none. Preflight requests of browsers carry no key: a CORS layer belongs outside
-//! this one. With `Router::route_layer` paths that do not exist stay 404 for everybody.
+//! **Where to put it.** Once: it takes the key off, so a second one further in finds none. Preflight
+//! requests of browsers carry no key: a CORS layer belongs outside this one. With `Router::route_layer` paths that do not exist stay 404 for everybody.
 
 mod address;
 mod body;

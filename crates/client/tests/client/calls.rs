@@ -220,6 +220,23 @@ async fn when_to_come_back_is_passed_on_and_kept() {
     let error = fake.client().verify(key()).await.unwrap_err();
     assert_eq!(error.retry_after, Some(later));
     assert_eq!(fake.script.calls(), 1, "not before the time");
+
+    // It holds for the one that said so, and however long it is.
+    let other = Fake::start().await;
+    let both = client([fake.url(), other.url()]).build().unwrap();
+    for _ in 0..4 {
+        assert!(both.verify(key()).await.is_ok());
+    }
+    fake.script.before(|_| {
+        let later = Some(Duration::from_secs(i64::MAX as u64));
+        let details = ErrorDetails::with_retry_info(later);
+        Err(tonic::Status::with_error_details(
+            Code::Unavailable,
+            "later",
+            details,
+        ))
+    });
+    assert!(fake.client().verify(key()).await.is_err());
 }
 
 #[tokio::test]
