@@ -4,16 +4,11 @@
 //! it. `ARCHITECTURE.md` draws the flow and names the line that upholds each invariant.
 
 pub mod app;
+pub mod auth;
 pub mod cache;
-pub mod caller;
 pub mod cli;
 pub mod config;
-pub mod crypto;
-pub mod feed;
-pub mod fence;
 pub mod grpc;
-pub mod key;
+pub mod replication;
 pub mod service;
-pub mod store;
 pub mod system;
-pub mod telemetry;

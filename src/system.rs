@@ -2,7 +2,7 @@
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use crate::key::{BootTime, Clock, Entropy, Timestamp};
+use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
 
 /// `CLOCK_BOOTTIME` and `CLOCK_REALTIME`.
 #[derive(Clone, Copy, Debug, Default)]

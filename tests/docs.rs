@@ -124,11 +124,11 @@ fn the_code_names_the_invariants_it_upholds() {
     let invariant = Regex::new(r"\bI[1-8]\b").unwrap();
     let mut named = BTreeSet::new();
     for directory in [
-        "src/fence",
-        "src/feed",
+        "crates/core/src/fence",
+        "src/replication",
         "src/cache",
-        "src/store",
-        "src/store/sqlite",
+        "crates/store/src",
+        "crates/store-sqlite/src",
         "migrations/sqlite",
     ] {
         for entry in std::fs::read_dir(root().join(directory)).unwrap() {

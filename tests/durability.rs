@@ -11,8 +11,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use keyward::key::Entropy as _;
 use keyward::system::SystemEntropy;
+use keyward_core::key::Entropy as _;
 use keyward_proto::v1::Verdict;
 use keyward_testkit::Process;
 use ledger::Slot;

@@ -6,8 +6,8 @@
 //! put there as that file before the next command.
 #![cfg(test)]
 
-use keyward::key::Verdict;
-use keyward::telemetry::Metrics;
+use keyward_core::key::Verdict;
+use keyward_ops::Metrics;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use regex::Regex;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward::telemetry::Metrics;
+use keyward_ops::Metrics;
 use keyward_proto::v1::Verdict;
 use keyward_testkit::{Client, Process};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
 
-use keyward::crypto::{GenerationKeys, Keyring, KeyringMaterial, SecretKey};
-use keyward::key::{Body, Entropy, Malformed, Prefix, RANDOM_LEN, TAG_LEN, TextForm};
+use keyward_core::key::{Body, Entropy, Malformed, Prefix, RANDOM_LEN, TAG_LEN, TextForm};
+use keyward_crypto::{GenerationKeys, Keyring, KeyringMaterial, SecretKey};
 use serde::{Deserialize, Serialize};
 
 const ABOUT: &str = "Test vectors of Keyward keys. A key is <prefix>_<43 base62><6 base62>, digits 0-9A-Za-z, highest first: \

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::StartError;
-use crate::caller::from_file;
+use crate::auth::from_file;
 use crate::config::Settings;
-use crate::crypto::{CheckValue, KeyKind, Keyring, KeyringError, keyring_files};
-use crate::key::{Clock, Entropy, KeyId, Prefix, Roles, SecretText, SlotName, TextForm};
-use crate::store::{Actor, NewToken, Store};
+use keyward_core::key::{Clock, Entropy, KeyId, Prefix, Roles, SecretText, SlotName, TextForm};
+use keyward_crypto::{CheckValue, KeyKind, Keyring, KeyringError, keyring_files};
+use keyward_store::{Actor, NewToken, Store};
 
 /// Makes the data directory, readable by its owner only, if there is none.
 pub(super) fn directory(path: &Path) -> Result<(), StartError> {

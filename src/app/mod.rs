@@ -18,18 +18,18 @@ use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::caller::Callers;
+use crate::auth::Callers;
 use crate::config::{self, Settings};
-use crate::feed::Member;
-use crate::fence::{Fence, MAX_TOMBSTONES};
 use crate::grpc::{self, Api, SERVICE_NAME, Workers};
-use crate::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
+use crate::replication::Member;
 use crate::service::Service;
-use crate::store::postgres::PostgresStore;
-use crate::store::sqlite::SqliteStore;
-use crate::store::{Control, Instrumented, Store};
 use crate::system::{SystemClock, SystemEntropy, host_name};
-use crate::telemetry::Metrics;
+use keyward_core::fence::{Fence, MAX_TOMBSTONES};
+use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
+use keyward_ops::Metrics;
+use keyward_store::{Control, Instrumented, Store};
+use keyward_store_postgres::PostgresStore;
+use keyward_store_sqlite::SqliteStore;
 use parts::Base;
 
 pub use owner::{add_cache_key, advance_epoch, init, migrate};

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use super::{StartError, bootstrap};
 use crate::config::{PostgresUrls, Settings, Store};
-use crate::crypto::keyring_files;
-use crate::key::{Prefix, TOKEN_PREFIX};
-use crate::store::postgres::{PostgresOwner, PostgresStore};
-use crate::store::{KeyringChecks as _, Store as _, Tokens as _};
 use crate::system::{SystemClock, SystemEntropy};
+use keyward_core::key::{Prefix, TOKEN_PREFIX};
+use keyward_crypto::keyring_files;
+use keyward_store::{KeyringChecks as _, Store as _, Tokens as _};
+use keyward_store_postgres::{PostgresOwner, PostgresStore};
 
 /// Brings the schema up to date, and gives `service_role` what serving needs. May be repeated.
 ///

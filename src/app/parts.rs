@@ -12,14 +12,14 @@ use super::{CACHED_KEYS, CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set
 use crate::cache::l2::L2;
 use crate::cache::{Fenced, Fetch, Flights, Grounds, L1, Lookup, Permits, Shared};
 use crate::config::Settings;
-use crate::feed::{
+use crate::grpc::Tls;
+use crate::replication::{
     Barrier, Member, Tail, follow_announcements, follow_hints, reap_the_silent, watch_freshness,
 };
-use crate::fence::{Fence, Now};
-use crate::grpc::Tls;
-use crate::key::{Clock, KeyRecord, TokenRecord};
-use crate::store::{Control, Store};
-use crate::telemetry::{CacheMetrics, Metrics, http};
+use keyward_core::fence::{Fence, Now};
+use keyward_core::key::{Clock, KeyRecord, TokenRecord};
+use keyward_ops::{CacheMetrics, Metrics, http};
+use keyward_store::{Control, Store};
 
 /// The listener's TLS, if the settings name a certificate.
 pub(super) fn listener_tls(

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{App, Parts, StartError};
 use crate::config::Settings;
 use crate::system;
-use crate::telemetry::{self, LogFormat};
+use keyward_ops::{self, LogFormat};
 
 /// A write over a file-size limit raises it; as with a full disk, the write shall fail and the
 /// process live on.
@@ -24,8 +24,9 @@ pub fn serve(settings: Settings) -> Result<(), StartError> {
         .otlp_endpoint
         .as_ref()
         .map(|url| url.expose().to_owned());
-    let _telemetry = telemetry::init(settings.log_format, filter.as_deref(), collector.as_deref())
-        .map_err(StartError::new)?;
+    let _telemetry =
+        keyward_ops::init(settings.log_format, filter.as_deref(), collector.as_deref())
+            .map_err(StartError::new)?;
     let mut runtime = match settings.workers {
         0 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),

@@ -8,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::StartError;
 use crate::cache::l2::{Address, L2, Nodes};
 use crate::config::{RedisKind, RedisServers, Settings};
-use crate::crypto::Keyring;
-use crate::key::Entropy;
-use crate::telemetry::L2Metrics;
+use keyward_core::key::Entropy;
+use keyward_crypto::Keyring;
+use keyward_ops::L2Metrics;
 
 /// Starts it, if there is to be one. It connects by itself, whenever Redis is there.
 pub(super) fn start(

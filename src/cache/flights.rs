@@ -14,10 +14,10 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 
 use super::{Entry, Fenced, Fetched, LookupError, Shared, Source};
-use crate::crypto::Digest;
-use crate::fence::{Admission, Fence, Now, Stamp};
-use crate::key::Clock;
-use crate::store::{Control, Found, StoreError};
+use keyward_core::fence::{Admission, Fence, Now, Stamp};
+use keyward_core::key::Clock;
+use keyward_crypto::Digest;
+use keyward_store::{Control, Found, StoreError};
 
 /// Reads the record behind a digest from the store.
 pub type Fetch<R> =

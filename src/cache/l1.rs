@@ -7,8 +7,8 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::Fenced;
-use crate::crypto::Digest;
-use crate::fence::{Epoch, Stamp};
+use keyward_core::fence::{Epoch, Stamp};
+use keyward_crypto::Digest;
 
 /// A record and how recent it is. The record never changes; its revision only rises, by an
 /// admission (I2).

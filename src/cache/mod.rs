@@ -12,11 +12,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use crate::crypto::Digest;
-use crate::fence::{Admission, Fence, Look, Now, Stamp};
-use crate::key::{Clock, KeyId, KeyRecord, Timestamp, TokenRecord};
-use crate::store::{Found, StoreError};
-use crate::telemetry::CacheMetrics;
+use keyward_core::fence::{Admission, Fence, Look, Now, Stamp};
+use keyward_core::key::{Clock, KeyId, KeyRecord, Timestamp, TokenRecord};
+use keyward_crypto::Digest;
+use keyward_ops::CacheMetrics;
+use keyward_store::{Found, StoreError};
 
 pub use flights::{Fetch, Flights, Grounds, Permits};
 pub use l1::{Entry, L1};

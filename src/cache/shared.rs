@@ -3,8 +3,8 @@
 
 use async_trait::async_trait;
 
-use crate::crypto::Digest;
-use crate::fence::Stamp;
+use keyward_core::fence::Stamp;
+use keyward_crypto::Digest;
 
 /// A cache behind the one in memory.
 #[async_trait]

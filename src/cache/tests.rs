@@ -12,10 +12,10 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
-use crate::fence::{Change, Epoch, Page, Start};
-use crate::key::{BootTime, Role, SlotName};
-use crate::store::Control;
-use crate::telemetry::Metrics;
+use keyward_core::fence::{Change, Epoch, Page, Start};
+use keyward_core::key::{BootTime, Role, SlotName};
+use keyward_ops::Metrics;
+use keyward_store::Control;
 
 const EPOCH: Epoch = Epoch {
     system: 1,

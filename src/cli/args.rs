@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 use super::flags;
 use super::input::{KeyText, key_text, pair, reason, role, service_role, time};
 use crate::config::Url;
-use crate::telemetry::VERSION;
+use keyward_ops::VERSION;
 use keyward_proto::v1::Role;
 
 const AFTER_HELP: &str = "\

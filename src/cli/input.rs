@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Failure;
-use crate::key::{KeyId, SecretText};
+use keyward_core::key::{KeyId, SecretText};
 
 /// More than any key; the service judges the rest.
 const MAX_KEY_BYTES: u64 = 64 * 1024;
@@ -83,9 +83,9 @@ pub(super) fn time(text: &str) -> Result<Timestamp, String> {
 
 pub(super) fn role(text: &str) -> Result<Role, String> {
     let known = || {
-        crate::key::Role::ALL
+        keyward_core::key::Role::ALL
             .into_iter()
-            .map(crate::key::Role::name)
+            .map(keyward_core::key::Role::name)
     };
     known()
         .find(|name| *name == text)
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn every_role_is_known_on_the_wire() {
-        for name in crate::key::Role::ALL.map(crate::key::Role::name) {
+        for name in keyward_core::key::Role::ALL.map(keyward_core::key::Role::name) {
             assert!(role(name).is_ok(), "{name}");
         }
         assert!(role("root").unwrap_err().contains("issuer, verifier"));

@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::key::Prefix;
-use crate::telemetry::LogFormat;
+use keyward_core::key::Prefix;
+use keyward_ops::LogFormat;
 
 pub use postgres::PostgresUrls;
 pub use redis::{RedisKind, RedisServers};

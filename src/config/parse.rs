@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::postgres::{SCHEMES, host_and_port};
 use super::{PostgresUrls, Store, Url};
-use crate::key::{Prefix, TOKEN_PREFIX};
-use crate::telemetry::LogFormat;
+use keyward_core::key::{Prefix, TOKEN_PREFIX};
+use keyward_ops::LogFormat;
 
 /// What schemes hold that somebody may try for Redis.
 const OF_REDIS: [&str; 3] = ["redis", "valkey", "unix"];

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use percent_encoding::percent_decode_str;
 
 use super::postgres::{ENCODED, Query, host_and_port, is_local, port_number, present};
-use crate::key::SecretText;
+use keyward_core::key::SecretText;
 
 /// More hosts than one has to know of any cluster.
 const MAX_HOSTS: usize = 16;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{RedisServers, Settings, Store, parse};
-use crate::telemetry::LogFormat;
+use keyward_ops::LogFormat;
 
 /// One setting: `max_staleness` in `keyward.toml`, `--max-staleness`, `KEYWARD_MAX_STALENESS`.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use keyward_proto::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
 
 use super::{Api, convert};
-use crate::key::{Role, SecretText};
+use keyward_core::key::{Role, SecretText};
 
 #[tonic::async_trait]
 impl AdminService for Api {

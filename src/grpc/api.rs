@@ -6,8 +6,8 @@ use tonic::{Request, Response, Status};
 
 use super::convert::Shown;
 use super::{Api, convert};
-use crate::key::{Role, SecretText};
 use crate::service::RevokeReply;
+use keyward_core::key::{Role, SecretText};
 
 #[tonic::async_trait]
 impl ApiKeyService for Api {

@@ -6,13 +6,13 @@ use std::time::Duration;
 use keyward_proto::v1;
 
 use crate::cache::Consistency;
-use crate::fence::{Ask, state_at};
-use crate::key::{
+use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, Verified, Verify};
+use keyward_core::fence::{Ask, state_at};
+use keyward_core::key::{
     AccountId, FieldError, KeyId, KeyRecord, KeyState, Metadata, Networks, Reason, Role, Roles,
     Scopes, SecretText, SlotName, Timestamp, TokenRecord, Verdict, shown,
 };
-use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, Verified, Verify};
-use crate::store::{Expiry, KeyChanges};
+use keyward_store::{Expiry, KeyChanges};
 
 /// Requests of one VerifyBatch.
 const MAX_BATCH: usize = 256;

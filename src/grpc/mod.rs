@@ -21,10 +21,10 @@ use tonic::transport::server::Router;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 
-use crate::caller::{Caller, Callers};
-use crate::key::{Clock, FieldError, Role};
+use crate::auth::{Caller, Callers};
 use crate::service::{Service, ServiceError};
-use crate::telemetry::Metrics;
+use keyward_core::key::{Clock, FieldError, Role};
+use keyward_ops::Metrics;
 
 pub use status::reasons_table;
 pub use tls::{Tls, TlsError};

@@ -11,8 +11,8 @@ use tonic::Code;
 use tower::{Layer, Service};
 use tracing::Instrument;
 
-use crate::key::Clock;
-use crate::telemetry::{Metrics, RpcMetrics};
+use keyward_core::key::Clock;
+use keyward_ops::{Metrics, RpcMetrics};
 
 /// The methods that are counted by name; all others are counted as `other`, so that a client
 /// cannot invent labels.

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::auth::Denied;
 use crate::cache::LookupError;
-use crate::caller::Denied;
-use crate::key::KeyId;
 use crate::service::ServiceError;
-use crate::store::StoreError;
+use keyward_core::key::KeyId;
+use keyward_store::StoreError;
 
 /// `ErrorInfo.domain` of every error.
 const DOMAIN: &str = "keyward";

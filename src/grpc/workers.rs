@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Server;
 use super::connection::{Connection, Counted};
 use super::tls::{Tls, handshakes};
-use crate::telemetry::Metrics;
+use keyward_ops::Metrics;
 
 /// How long the acceptor rests when the system has no more file descriptors.
 const REST: Duration = Duration::from_millis(50);

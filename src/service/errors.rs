@@ -1,10 +1,10 @@
 //! What a use case can end with, beside its reply. `grpc::status` turns each into a status.
 
+use crate::auth::Denied;
 use crate::cache::LookupError;
-use crate::caller::Denied;
-use crate::feed::Unconfirmed;
-use crate::key::{FieldError, KeyId};
-use crate::store::StoreError;
+use crate::replication::Unconfirmed;
+use keyward_core::key::{FieldError, KeyId};
+use keyward_store::StoreError;
 
 /// Why a call failed. Never carries key material.
 #[derive(Debug, thiserror::Error)]

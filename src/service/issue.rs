@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Service, ServiceError};
-use crate::caller::Caller;
-use crate::key::{
+use crate::auth::Caller;
+use keyward_core::key::{
     AccountId, FieldError, KeyRecord, MAX_TTL, Metadata, Networks, Role, Scopes, SecretText,
     SlotName, Timestamp,
 };
-use crate::store::{Actor, Expiry, NewKey};
+use keyward_store::{Actor, Expiry, NewKey};
 
 /// 9999-01-01T00:00:00Z, the first time that is refused as an end.
 const LATEST: Timestamp = Timestamp::from_micros(253_370_764_800_000_000);

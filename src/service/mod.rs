@@ -21,14 +21,14 @@ pub use update::UpdateReply;
 pub use verify::{Verified, Verify};
 
 use crate::cache::Lookup;
-use crate::crypto::{Digest, Keyring, Minted, SealPurpose, Sealed};
-use crate::feed::Barrier;
-use crate::fence::{Fence, state_at};
-use crate::key::{
+use crate::replication::Barrier;
+use keyward_core::fence::{Fence, state_at};
+use keyward_core::key::{
     AccountId, Clock, Entropy, KeyId, KeyRecord, KeyState, Prefix, SecretText, TextForm, Timestamp,
 };
-use crate::store::{Actor, AuditAction, AuditEntry, Control, Secrets, Store};
-use crate::telemetry::Metrics;
+use keyward_crypto::{Digest, Keyring, Minted, SealPurpose, Sealed};
+use keyward_ops::Metrics;
+use keyward_store::{Actor, AuditAction, AuditEntry, Control, Secrets, Store};
 
 /// What the use cases stand on.
 pub struct Service {

@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Service, ServiceError};
 use crate::cache::Fenced;
-use crate::key::{AccountId, FieldError, KeyId, KeyRecord, SecretText, Timestamp};
-use crate::store::{KeyTarget, ListKeys};
+use keyward_core::key::{AccountId, FieldError, KeyId, KeyRecord, SecretText, Timestamp};
+use keyward_store::{KeyTarget, ListKeys};
 
 const DEFAULT_SIZE: u32 = 50;
 const LARGEST_SIZE: u32 = 1_000;

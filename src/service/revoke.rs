@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Service, ServiceError};
-use crate::caller::Caller;
-use crate::feed::Receipt;
-use crate::key::{
+use crate::auth::Caller;
+use crate::replication::Receipt;
+use keyward_core::key::{
     AccountId, FieldError, KeyId, KeyRecord, MAX_GRACE, Reason, Role, SecretText, Timestamp,
 };
-use crate::store::{Actor, KeyTarget, Revocation, RevokeAnswer, Revoked, Successor};
+use keyward_store::{Actor, KeyTarget, Revocation, RevokeAnswer, Revoked, Successor};
 
 /// What to revoke.
 #[derive(Debug)]

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::query::page;
 use super::{Page, PageQuery, Service, ServiceError};
-use crate::caller::Caller;
-use crate::feed::Receipt;
-use crate::key::{FieldError, KeyId, Roles, SecretText, SlotName, TokenRecord};
-use crate::store::NewToken;
+use crate::auth::Caller;
+use crate::replication::Receipt;
+use keyward_core::key::{FieldError, KeyId, Roles, SecretText, SlotName, TokenRecord};
+use keyward_store::NewToken;
 
 /// A new token.
 #[derive(Debug)]

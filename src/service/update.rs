@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{Service, ServiceError};
-use crate::caller::Caller;
-use crate::feed::Receipt;
-use crate::key::{KeyId, KeyRecord, Timestamp};
-use crate::store::{Actor, KeyChanges, UpdateAnswer};
+use crate::auth::Caller;
+use crate::replication::Receipt;
+use keyward_core::key::{KeyId, KeyRecord, Timestamp};
+use keyward_store::{Actor, KeyChanges, UpdateAnswer};
 
 /// The changed key, and the proof.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::{NotOurs, Service, ServiceError};
 use crate::cache::{Consistency, Entry};
-use crate::fence::{Ask, judge};
-use crate::key::{KeyRecord, SecretText, Verdict};
+use keyward_core::fence::{Ask, judge};
+use keyward_core::key::{KeyRecord, SecretText, Verdict};
 
 /// One key to verify.
 #[derive(Debug)]

@@ -5,8 +5,8 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use keyward::crypto::keyring_files;
 use keyward::system::SystemEntropy;
+use keyward_crypto::keyring_files;
 use keyward_proto::v1::Verdict;
 
 use super::*;

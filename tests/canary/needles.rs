@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use keyward::key::{Prefix, TextForm};
+use keyward_core::key::{Prefix, TextForm};
 
 /// What must not be found, each with what it is.
 #[derive(Default)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyward::store::{Actor, AuditAction, AuditEntry, KeyTarget, Revocation};
+use keyward_store::{Actor, AuditAction, AuditEntry, KeyTarget, Revocation};
 
 use crate::world::{DAY, World, account, actor, disabled, end, kill, kill_all, replace};
 

@@ -1,7 +1,7 @@
 //! Changes that pass the service by: logged like any other, or refused.
 
-use keyward::key::KeyId;
-use keyward::store::{NewKey, Secrets};
+use keyward_core::key::KeyId;
+use keyward_store::{NewKey, Secrets};
 
 use crate::world::{DAY, World, end, kill, replace, sealed};
 

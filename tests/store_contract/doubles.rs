@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use keyward::key::{BootTime, Clock, Entropy, Timestamp};
+use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
 
 /// The first of January 2100: ahead of the real time that the triggers of a store go by, so that
 /// all time in a test comes from its clock.

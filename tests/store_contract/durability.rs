@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use keyward::crypto::{CheckValue, KeyKind};
-use keyward::fence::{Change, Mark};
-use keyward::key::{KeyRecord, TokenRecord};
-use keyward::store::{AuditAction, AuditEntry, ListKeys};
+use keyward_core::fence::{Change, Mark};
+use keyward_core::key::{KeyRecord, TokenRecord};
+use keyward_crypto::{CheckValue, KeyKind};
+use keyward_store::{AuditAction, AuditEntry, ListKeys};
 
 use crate::world::{DAY, World, account, actor, disabled, kill, replace, sealed};
 
@@ -53,7 +53,7 @@ async fn fill(world: &World) {
     let updated = world.issue(world.plain_key("42", "updated")).await;
     world.update(updated.id, disabled(true)).await;
     let replaced = world.issue(world.full_key("42", "replaced").await).await;
-    let successor = keyward::store::Successor {
+    let successor = keyward_store::Successor {
         sealed: Some(sealed(3)),
         ..world.successor()
     };

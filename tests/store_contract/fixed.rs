@@ -1,6 +1,6 @@
 //! What nobody sets by hand: the sealed copy of a dead key, and which change of a row was its last.
 
-use keyward::store::NewKey;
+use keyward_store::NewKey;
 
 use crate::world::{DAY, World, actor, disabled, end, kill, sealed};
 

@@ -1,6 +1,6 @@
 //! Issue: get or create.
 
-use keyward::store::{Expiry, NewKey, StoreError};
+use keyward_store::{Expiry, NewKey, StoreError};
 
 use crate::world::{DAY, World, account, actor, at_once, disabled, kill, scopes, sealed, slot};
 

@@ -1,7 +1,7 @@
 //! The check values of the keyring.
 
-use keyward::crypto::{CheckValue, KeyKind};
-use keyward::store::StoreError;
+use keyward_crypto::{CheckValue, KeyKind};
+use keyward_store::StoreError;
 
 use crate::world::World;
 

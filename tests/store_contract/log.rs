@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use keyward::fence::{Change, MAX_ROWS, Page};
-use keyward::store::{Committed, NewKey, Store, UpdateAnswer};
+use keyward_core::fence::{Change, MAX_ROWS, Page};
+use keyward_store::{Committed, NewKey, Store, UpdateAnswer};
 
 use crate::world::{DAY, HOUR, World, actor, at_once, disabled, kill, kill_all, reason, replace};
 
@@ -116,7 +116,7 @@ pub(crate) async fn actor_and_reason_stand_in_the_log(world: World) {
     let account = crate::world::account("42");
     let reason = reason("closed");
     world
-        .revoke(keyward::store::Revocation::Account { account, reason })
+        .revoke(keyward_store::Revocation::Account { account, reason })
         .await;
     world.by_hand("UPDATE api_keys SET disabled = FALSE").await;
     world.by_hand("DELETE FROM api_keys").await;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use keyward::key::{KeyId, KeyRecord};
-use keyward::store::{Expiry, KeyChanges, KeyTarget, ListKeys, StoreError};
+use keyward_core::key::{KeyId, KeyRecord};
+use keyward_store::{Expiry, KeyChanges, KeyTarget, ListKeys, StoreError};
 
 use crate::world::{DAY, World, account, actor, disabled, end, kill, metadata};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use keyward::key::KeyId;
-use keyward::store::{Committed, KeyTarget, NewKey, Revocation, RevokeAnswer, Revoked, Successor};
+use keyward_core::key::KeyId;
+use keyward_store::{Committed, KeyTarget, NewKey, Revocation, RevokeAnswer, Revoked, Successor};
 
 use crate::world::{
     DAY, HOUR, World, account, actor, at_once, disabled, done, end, kill, kill_all, reason,
@@ -90,7 +90,7 @@ pub(crate) async fn a_successor_takes_over_all_but_the_secret(world: World) {
     let made = revoked.successor.unwrap();
     assert_eq!(made.sealed, successor.sealed);
     assert_ne!(made.record.create_time, key.create_time);
-    let expected = keyward::key::KeyRecord {
+    let expected = keyward_core::key::KeyRecord {
         id: successor.id,
         hint: successor.hint.clone(),
         create_time: made.record.create_time,

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use keyward::key::Timestamp;
-use keyward::store::{Expiry, ListKeys, NewKey, RevokeAnswer, UpdateAnswer};
+use keyward_core::key::Timestamp;
+use keyward_store::{Expiry, ListKeys, NewKey, RevokeAnswer, UpdateAnswer};
 
 use crate::world::{HOUR, World, account, actor, disabled, end, kill, replace};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-async fn expiring(world: &World, after: Duration) -> keyward::key::KeyRecord {
+async fn expiring(world: &World, after: Duration) -> keyward_core::key::KeyRecord {
     let expiry = Expiry::At(world.now().await.plus(after));
     world
         .issue(NewKey {

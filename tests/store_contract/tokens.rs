@@ -1,7 +1,7 @@
 //! Callers' tokens: rows under the same log as keys.
 
-use keyward::key::{Role, TokenRecord};
-use keyward::store::{NewToken, StoreError};
+use keyward_core::key::{Role, TokenRecord};
+use keyward_store::{NewToken, StoreError};
 
 use crate::world::{HOUR, World, actor, disabled, slot};
 

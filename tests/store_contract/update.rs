@@ -1,7 +1,7 @@
 //! Update: the fields that may change.
 
-use keyward::key::KeyRecord;
-use keyward::store::{Committed, Expiry, KeyChanges, NewKey, UpdateAnswer};
+use keyward_core::key::KeyRecord;
+use keyward_store::{Committed, Expiry, KeyChanges, NewKey, UpdateAnswer};
 
 use crate::world::{DAY, World, actor, disabled, end, kill, metadata, networks, scopes, sealed};
 

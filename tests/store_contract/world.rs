@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyward::crypto::{Digest, Sealed};
-use keyward::fence::Page;
-use keyward::key::{
+use keyward_core::fence::Page;
+use keyward_core::key::{
     AccountId, Clock, Entropy, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
     SlotName, Timestamp, TokenRecord,
 };
-use keyward::store::{
+use keyward_crypto::{Digest, Sealed};
+use keyward_store::{
     Actor, Committed, Expiry, KeyChanges, KeyTarget, NewKey, NewToken, OpenError, Revocation,
     RevokeAnswer, Revoked, Secrets, Store, Successor, UpdateAnswer,
 };

@@ -2,8 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use keyward::key::{BootTime, Clock, Entropy, Timestamp};
 use keyward::system::{SystemClock, SystemEntropy};
+use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
 
 /// The machine's clocks, each shifted by as much as the test says.
 #[derive(Debug, Default)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use keyward::app::{App, Parts};
 use keyward::config::{Inputs, Settings, Store, load};
-use keyward::key::Prefix;
-use keyward::telemetry::LogFormat;
+use keyward_core::key::Prefix;
+use keyward_ops::LogFormat;
 
 use super::{Client, Faults, ManualClock, ManualEntropy, StallingStore};
 
@@ -55,7 +55,7 @@ impl Local {
     /// Starts with settings changed by `change` and a store wrapped by `around_store`.
     pub async fn start_with(
         change: impl FnOnce(&mut Settings),
-        around_store: impl FnOnce(Arc<dyn keyward::store::Store>) -> Arc<dyn keyward::store::Store>
+        around_store: impl FnOnce(Arc<dyn keyward_store::Store>) -> Arc<dyn keyward_store::Store>
         + Send
         + 'static,
     ) -> Self {

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyward::crypto::{CheckValue, Digest};
-use keyward::fence::{BootId, Page, Roster, Start};
-use keyward::key::{KeyId, KeyRecord, TokenRecord};
-use keyward::store::{
+use keyward_core::fence::{BootId, Page, Roster, Start};
+use keyward_core::key::{KeyId, KeyRecord, TokenRecord};
+use keyward_crypto::{CheckValue, Digest};
+use keyward_store::{
     Actor, Audit, AuditEntry, Committed, Confirmed, Found, Heard, Herald, Issued, KeyChanges,
     KeyTarget, KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken, Result,
     Revocation, RevokeAnswer, Secrets, Store, TokenRevoked, Tokens, UpdateAnswer,

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use crate::fence::{Epoch, Stamp};
-use crate::key::{
+use keyward_core::fence::{Epoch, Stamp};
+use keyward_core::key::{
     AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, Timestamp,
 };
 

@@ -12,8 +12,8 @@ use redis::aio::{AsyncPushSender, SendError};
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::Notify;
 
-use crate::crypto::{CacheKey, Hint};
-use crate::telemetry::L2Metrics;
+use keyward_crypto::{CacheKey, Hint};
+use keyward_ops::L2Metrics;
 
 /// Where hints are put by the connection that hears them.
 pub(super) struct Inbox {
@@ -126,7 +126,7 @@ impl AsyncPushSender for Slot {
 mod tests {
     use super::*;
     use crate::cache::l2::testing::cache_key;
-    use crate::telemetry::Metrics;
+    use keyward_ops::Metrics;
 
     fn message(payload: &[u8]) -> PushInfo {
         PushInfo {

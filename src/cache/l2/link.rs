@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::servers::{Connection, Servers};
-use crate::telemetry::L2Metrics;
+use keyward_ops::L2Metrics;
 
 /// How long one call may take.
 pub(super) const BOUND: Duration = Duration::from_millis(50);

@@ -19,11 +19,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::crypto::{CACHE_SEAL_LEN, CacheKey, Digest, Hint};
-use crate::fence::Stamp;
-use crate::key::{Entropy, KeyRecord};
-use crate::telemetry::L2Metrics;
 use inbox::Inbox;
+use keyward_core::fence::Stamp;
+use keyward_core::key::{Entropy, KeyRecord};
+use keyward_crypto::{CACHE_SEAL_LEN, CacheKey, Digest, Hint};
+use keyward_ops::L2Metrics;
 use link::{BOUND, CONNECT, Link};
 pub use servers::{Address, AddressError, Node, Nodes};
 use servers::{MAX_ENTRY, Servers};

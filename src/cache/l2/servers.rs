@@ -20,7 +20,7 @@ use tokio::sync::Mutex;
 
 use super::inbox::{Inbox, Slot};
 use super::link::{CONNECT, is_refusal};
-use crate::key::SecretText;
+use keyward_core::key::SecretText;
 
 /// The largest entry that is read or written, in bytes: more than the largest record takes. Of a
 /// larger value only so much is read.

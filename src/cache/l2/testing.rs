@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::crypto::{CacheKey, GenerationKeys, Keyring, KeyringMaterial, SecretKey};
+use keyward_crypto::{CacheKey, GenerationKeys, Keyring, KeyringMaterial, SecretKey};
 
 /// A cache key that depends on `byte` alone.
 pub(crate) fn cache_key(byte: u8) -> Arc<CacheKey> {

@@ -12,7 +12,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
-use crate::crypto::private_file::{self, PrivateFileError};
+use keyward_crypto::private_file::{self, PrivateFileError};
 
 /// No certificate with its chain, and no key, comes near this many bytes.
 const MAX_FILE: usize = 256 << 10;

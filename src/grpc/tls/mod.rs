@@ -21,9 +21,9 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
-use crate::key::Clock;
-use crate::telemetry::TlsMetrics;
 use files::{Files, Identities, Pair};
+use keyward_core::key::Clock;
+use keyward_ops::TlsMetrics;
 
 pub use files::TlsError;
 pub(super) use handshakes::handshakes;

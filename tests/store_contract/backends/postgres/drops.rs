@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use keyward::fence::BootId;
-use keyward::key::KeyId;
-use keyward::store::{Committed, NewInstance, Store};
+use keyward_core::fence::BootId;
+use keyward_core::key::KeyId;
+use keyward_store::{Committed, NewInstance, Store};
 use keyward_testkit::eventually;
 
 use super::{STALENESS, fresh};

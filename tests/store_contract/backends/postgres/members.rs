@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use keyward::fence::BootId;
-use keyward::store::{Committed, Heard, NewInstance, Store, StoreError};
+use keyward_core::fence::BootId;
+use keyward_store::{Committed, Heard, NewInstance, Store, StoreError};
 use keyward_testkit::eventually;
 
 use super::{STALENESS, fresh};

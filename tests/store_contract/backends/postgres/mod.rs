@@ -12,10 +12,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyward::key::{Clock, Entropy};
-use keyward::store::postgres::{PostgresOwner, PostgresStore};
-use keyward::store::{OpenError, Store};
 use keyward::system::SystemClock;
+use keyward_core::key::{Clock, Entropy};
+use keyward_store::{OpenError, Store};
+use keyward_store_postgres::{PostgresOwner, PostgresStore};
 use keyward_testkit::{Database, Postgres as Server};
 use sqlx::{AssertSqlSafe, PgConnection};
 

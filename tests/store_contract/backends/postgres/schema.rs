@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use keyward::store::postgres::{PostgresOwner, PostgresStore};
-use keyward::store::{KeyringChecks as _, Log as _, Store as _};
 use keyward::system::SystemClock;
+use keyward_store::{KeyringChecks as _, Log as _, Store as _};
+use keyward_store_postgres::{PostgresOwner, PostgresStore};
 use keyward_testkit::{Database, Postgres as Server, User};
 
 use super::{SERVICE, STALENESS, empty, fresh, owner};

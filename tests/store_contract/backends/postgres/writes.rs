@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use keyward::store::RevokeAnswer;
+use keyward_store::RevokeAnswer;
 use keyward_testkit::eventually;
 
 use super::fresh;

@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use keyward::store::Store;
-use keyward::store::sqlite::SqliteStore;
+use keyward_store::Store;
+use keyward_store_sqlite::SqliteStore;
 
 use super::{Sqlite, fresh};
 use crate::doubles::{Counting, ManualClock};

@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use keyward::key::{Clock, Entropy};
-use keyward::store::sqlite::SqliteStore;
-use keyward::store::{OpenError, Store};
+use keyward_core::key::{Clock, Entropy};
+use keyward_store::{OpenError, Store};
+use keyward_store_sqlite::SqliteStore;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
 

@@ -1,0 +1,5 @@
+//! What a key is ([`key`]) and what decides whether it lives ([`fence`]). Pure: no I/O, no async;
+//! clock and randomness are passed in.
+
+pub mod fence;
+pub mod key;

@@ -1,0 +1,243 @@
+//! The secrets that a keyring is made of, as its files hold them. They are never printed, lie on
+//! the heap, where a move leaves no copy behind, and are wiped when they go.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use keyward_core::key::Entropy;
+
+/// Bytes of every secret of a keyring.
+pub(super) const SECRET_LEN: usize = 32;
+/// Bytes of a check value.
+const CHECK_LEN: usize = 16;
+
+/// One secret of a keyring: 32 random bytes.
+#[derive(Clone)]
+pub struct SecretKey(Box<Zeroizing<[u8; SECRET_LEN]>>);
+
+impl SecretKey {
+    /// Copies 32 bytes; wiping those is left to the caller.
+    pub fn new(bytes: &[u8; SECRET_LEN]) -> Self {
+        let mut key = Self::zero();
+        key.0.copy_from_slice(bytes);
+        key
+    }
+
+    /// To be filled in place.
+    fn zero() -> Self {
+        Self(Box::new(Zeroizing::new([0; SECRET_LEN])))
+    }
+
+    /// Draws a new secret.
+    pub fn draw(entropy: &dyn Entropy) -> Self {
+        let mut key = Self::zero();
+        entropy.fill(&mut key.0[..]);
+        key
+    }
+
+    /// Reads 64 hexadecimal digits; `None` for anything else.
+    pub(super) fn from_hex(digits: &str) -> Option<Self> {
+        let mut key = Self::zero();
+        hex::decode_to_slice(digits, &mut key.0[..]).ok()?;
+        Some(key)
+    }
+
+    /// The reverse of `from_hex`, digit by digit, so that no copy is left behind.
+    pub(super) fn hex_digits(&self) -> impl Iterator<Item = char> {
+        let halves = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        halves.filter_map(|half| char::from_digit(u32::from(half), 16))
+    }
+
+    pub(super) fn expose(&self) -> &[u8; SECRET_LEN] {
+        &self.0
+    }
+
+    /// An HMAC-SHA256 under this key, to be cloned for each use: the key is absorbed once.
+    pub(super) fn hmac(&self) -> Hmac<Sha256> {
+        // HMAC itself pads a key with zeros to a block of 64 bytes; this spares its fallible form.
+        let mut block = Zeroizing::new([0; 2 * SECRET_LEN]);
+        block[..SECRET_LEN].copy_from_slice(self.expose());
+        Hmac::new((&*block).into())
+    }
+}
+
+impl PartialEq for SecretKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&**other.0).into()
+    }
+}
+
+impl Eq for SecretKey {}
+
+impl fmt::Debug for SecretKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretKey(redacted)")
+    }
+}
+
+/// The two secrets of a generation.
+#[derive(Clone, Debug)]
+pub struct GenerationKeys {
+    /// Tags keys, so that an invented one is refused without I/O; gains nothing else.
+    pub tag_key: SecretKey,
+    /// Makes the digest under which a key is stored.
+    pub pepper: SecretKey,
+}
+
+impl GenerationKeys {
+    /// Draws a new generation.
+    pub fn draw(entropy: &dyn Entropy) -> Self {
+        Self {
+            tag_key: SecretKey::draw(entropy),
+            pepper: SecretKey::draw(entropy),
+        }
+    }
+}
+
+/// Everything that a keyring is made of; numbers start at 1.
+#[derive(Clone, Debug, Default)]
+pub struct KeyringMaterial {
+    /// The generations by number.
+    pub generations: BTreeMap<u32, GenerationKeys>,
+    /// The sealing keys by version.
+    pub seals: BTreeMap<u32, SecretKey>,
+    /// The cache keys by version; needed only where a cache is shared.
+    pub caches: BTreeMap<u32, SecretKey>,
+}
+
+impl KeyringMaterial {
+    /// Whether `key` is one of these secrets, whatever for.
+    pub(super) fn holds(&self, key: &SecretKey) -> bool {
+        let mut generations = self.generations.values();
+        generations.any(|keys| keys.tag_key == *key || keys.pepper == *key)
+            || self.seals.values().any(|seal| seal == key)
+            || self.caches.values().any(|cache| cache == key)
+    }
+}
+
+/// What a numbered part of a keyring is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum KeyKind {
+    /// A generation: tag key and pepper.
+    Generation,
+    /// A sealing key.
+    Seal,
+    /// A cache key: what it protects can be made again, so no store keeps a check value of it.
+    Cache,
+}
+
+impl KeyKind {
+    /// All kinds.
+    pub const ALL: [Self; 3] = [Self::Generation, Self::Seal, Self::Cache];
+
+    /// The name used in stores and in file names.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Generation => "generation",
+            Self::Seal => "seal",
+            Self::Cache => "cache",
+        }
+    }
+}
+
+/// Tells one keyring from another without saying anything about its secrets, so that a store
+/// notices at start that it is used with a foreign one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckValue {
+    /// What the secrets are for.
+    pub kind: KeyKind,
+    /// The generation's number or the sealing key's version.
+    pub number: u32,
+    /// A truncated HMAC under all secrets of this number.
+    pub value: [u8; CHECK_LEN],
+}
+
+impl CheckValue {
+    /// Covers every one of `keys`: each HMAC goes into the next.
+    pub(super) fn over<const N: usize>(
+        kind: KeyKind,
+        number: u32,
+        keys: [&Hmac<Sha256>; N],
+    ) -> Self {
+        let mut covered = [0; 32];
+        for key in keys {
+            let mut mac = key.clone();
+            // No text that is tagged or digested starts with this byte.
+            mac.update(b"\0keyward check value v1 ");
+            mac.update(kind.name().as_bytes());
+            mac.update(&number.to_be_bytes());
+            mac.update(&covered);
+            covered = mac.finalize().into_bytes().into();
+        }
+        let mut value = [0; CHECK_LEN];
+        value.copy_from_slice(&covered[..CHECK_LEN]);
+        Self {
+            kind,
+            number,
+            value,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hmac_is_that_of_the_unpadded_key() {
+        // RFC 4231 has no 32-byte key; HMAC defines a short key as padded with zeros.
+        let key = SecretKey::new(&[0x0b; 32]);
+        let mut standard = Hmac::<Sha256>::new_from_slice(key.expose()).unwrap();
+        let mut ours = key.hmac();
+        standard.update(b"Hi There");
+        ours.update(b"Hi There");
+        assert_eq!(
+            ours.finalize().into_bytes(),
+            standard.finalize().into_bytes()
+        );
+    }
+
+    #[test]
+    fn secrets_survive_their_digits() {
+        let key = SecretKey::new(&std::array::from_fn(|i| u8::try_from(i * 8).unwrap()));
+        let digits: String = key.hex_digits().collect();
+        assert!(digits.starts_with("0008101820") && digits.len() == 64);
+        assert!(SecretKey::from_hex(&digits).is_some_and(|again| again == key));
+        for wrong in [
+            "",
+            &digits[1..],
+            &digits[2..],
+            &format!("{digits}00"),
+            &digits.replace('8', "g"),
+        ] {
+            assert!(SecretKey::from_hex(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn debug_is_redacted() {
+        let key = SecretKey::new(&[0xab; 32]);
+        let material = KeyringMaterial {
+            generations: [(
+                1,
+                GenerationKeys {
+                    tag_key: key.clone(),
+                    pepper: key.clone(),
+                },
+            )]
+            .into(),
+            seals: [(1, key.clone())].into(),
+            caches: [(1, key)].into(),
+        };
+        let shown = format!("{material:?}");
+        assert!(
+            shown.contains("redacted") && !shown.contains("171") && !shown.contains("ab"),
+            "{shown}"
+        );
+    }
+}

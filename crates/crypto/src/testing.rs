@@ -1,0 +1,42 @@
+//! What the tests of this module share: randomness that repeats, and keyrings made of it.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::{GenerationKeys, KeyringMaterial, SecretKey};
+use keyward_core::key::Entropy;
+
+/// Counts up from 0, a byte at a time.
+#[derive(Default)]
+pub(super) struct Counting(AtomicU8);
+
+impl Entropy for Counting {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill_with(|| self.0.fetch_add(1, Ordering::Relaxed));
+    }
+}
+
+/// Secrets that depend on their number alone.
+pub(super) fn material(generations: &[u32], seals: &[u32]) -> KeyringMaterial {
+    let key = |number: u32, what: u8| {
+        let mut bytes = [what; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        SecretKey::new(&bytes)
+    };
+    let generation = |number: &u32| {
+        (
+            *number,
+            GenerationKeys {
+                tag_key: key(*number, 1),
+                pepper: key(*number, 2),
+            },
+        )
+    };
+    KeyringMaterial {
+        generations: generations.iter().map(generation).collect(),
+        seals: seals
+            .iter()
+            .map(|version| (*version, key(*version, 3)))
+            .collect(),
+        caches: [(1, key(1, 4))].into(),
+    }
+}

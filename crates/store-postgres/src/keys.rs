@@ -1,0 +1,324 @@
+//! API keys on Postgres: issue, update, reads. What the log needs is written by the triggers; an
+//! INSERT is not logged, so Issue does not queue at the log's counter.
+
+use async_trait::async_trait;
+use sqlx::postgres::PgRow;
+use sqlx::postgres::types::PgInterval;
+use sqlx::types::Json;
+
+use super::audit::audit;
+use super::failure::{Failure, Kind};
+use super::links::Statement;
+use super::rows::{self, key_columns};
+use super::{ATTEMPTS, PostgresStore};
+use keyward_core::fence::state_at;
+use keyward_core::key::{KeyId, KeyRecord, KeyState, Timestamp};
+use keyward_crypto::Digest;
+use keyward_store::plan::{changed, entry};
+use keyward_store::{
+    Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
+    Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer, Updated,
+};
+
+#[async_trait]
+impl Keys for PostgresStore {
+    async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
+        for _ in 0..ATTEMPTS {
+            let attempt = match self.in_slot(&new).await? {
+                Some((key, now)) if state_at(&key.record, now) != KeyState::Expired => {
+                    return Ok(Issued {
+                        key,
+                        created: false,
+                    });
+                }
+                Some(_) => self.succeed_expired(&new, actor).await,
+                None => self.create(&new, actor).await,
+            };
+            match attempt {
+                Ok(Some(key)) => return Ok(Issued { key, created: true }),
+                // Somebody else was quicker.
+                Ok(None) => {}
+                Err(failure) if failure.kind == Kind::Again => {}
+                Err(failure) => return Err(failure.into()),
+            }
+        }
+        Err(StoreError::Unavailable(
+            "the slot changed hands again and again".to_owned(),
+        ))
+    }
+
+    async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
+        match revocation {
+            Revocation::Key {
+                target,
+                successor,
+                grace,
+                reason,
+            } => {
+                self.revoker
+                    .revoke(target, successor, grace, reason, actor)
+                    .await
+            }
+            Revocation::Account { account, reason } => {
+                self.revoke_account(&account, reason.as_ref(), actor).await
+            }
+        }
+    }
+
+    async fn update(&self, id: KeyId, changes: KeyChanges, actor: &Actor) -> Result<UpdateAnswer> {
+        let mut attempts = ATTEMPTS;
+        loop {
+            match self.try_update(id, changes.clone(), actor).await {
+                Err(failure) if failure.kind == Kind::Again && attempts > 1 => attempts -= 1,
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
+        self.gather.find(digest).await
+    }
+
+    async fn get_key(&self, target: &KeyTarget) -> Result<Option<Secrets>> {
+        let statement = match target {
+            KeyTarget::Id(id) => by_ids(&[*id], ""),
+            KeyTarget::Digest(digest) => sqlx::query(concat!(
+                "SELECT ",
+                key_columns!(),
+                ", sealed FROM api_keys WHERE digest = $1"
+            ))
+            .bind(digest.as_bytes().to_vec()),
+        };
+        let mut lease = self.readers.lease().await?;
+        let found = lease.fetch_optional(statement).await?;
+        lease.done();
+        found.map(|row| rows::secrets(&row)).transpose()
+    }
+
+    async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
+        let statement = sqlx::query(concat!(
+            "SELECT ",
+            key_columns!(),
+            "  FROM api_keys
+              WHERE account_id = $1 AND ($2::uuid IS NULL OR key_id > $2)
+                AND ($3 OR revoke_time IS NULL OR revoke_time > store_time())
+              ORDER BY key_id LIMIT $4"
+        ))
+        .bind(query.account.as_str().to_owned())
+        .bind(query.after.map(rows::uuid))
+        .bind(query.include_revoked)
+        .bind(i64::from(query.limit));
+        let mut lease = self.readers.lease().await?;
+        let found = lease.fetch_all(statement).await?;
+        lease.done();
+        found.iter().map(rows::key).collect()
+    }
+}
+
+impl PostgresStore {
+    /// The key that holds the slot, and the store's time.
+    async fn in_slot(&self, new: &NewKey) -> Result<Option<(Secrets, Timestamp)>> {
+        let mut lease = self.readers.lease().await?;
+        let found = lease.fetch_optional(slot_query(new, "")).await?;
+        lease.done();
+        found
+            .map(|row| Ok((rows::secrets(&row)?, rows::time(&row, "now")?)))
+            .transpose()
+    }
+
+    /// One statement: the key and its line of the audit, or nothing if the slot is taken.
+    async fn create(
+        &self,
+        new: &NewKey,
+        actor: &Actor,
+    ) -> std::result::Result<Option<Secrets>, Failure> {
+        let statement = insert(new, actor)?;
+        let mut lease = self.writers.lease().await?;
+        let made = lease.fetch_optional(statement).await;
+        let made = made.map_err(Failure::of_a_commit)?;
+        lease.done();
+        Ok(made.map(|row| rows::secrets(&row)).transpose()?)
+    }
+
+    /// Ends the expired key of a slot and puts `new` there; `None` when there is no such key now.
+    async fn succeed_expired(
+        &self,
+        new: &NewKey,
+        actor: &Actor,
+    ) -> std::result::Result<Option<Secrets>, Failure> {
+        let insert = insert(new, actor)?;
+        let mut lease = self.writers.begin().await?;
+        let Some(row) = lease.fetch_optional(slot_query(new, " FOR UPDATE")).await? else {
+            lease.rollback().await?;
+            return Ok(None);
+        };
+        let (record, now) = (rows::key(&row)?, rows::time(&row, "now")?);
+        if state_at(&record, now) != KeyState::Expired {
+            lease.rollback().await?;
+            return Ok(None);
+        }
+        let ended = sqlx::query(
+            "UPDATE api_keys SET revoke_time = $2, replaced_by = $3, changed_by = $4
+              WHERE key_id = $1",
+        )
+        .bind(rows::uuid(record.id))
+        .bind(rows::instant(now)?)
+        .bind(rows::uuid(new.id))
+        .bind(actor.name.clone());
+        lease.execute(ended).await?;
+        let line = entry(AuditAction::Revoke, &record, Some("expired".to_owned()));
+        audit(&mut lease, &[(line, actor.clone())]).await?;
+        let made = lease.fetch_one(insert).await?;
+        lease.commit().await?;
+        self.hints.give();
+        Ok(Some(rows::secrets(&made)?))
+    }
+
+    async fn try_update(
+        &self,
+        id: KeyId,
+        changes: KeyChanges,
+        actor: &Actor,
+    ) -> std::result::Result<UpdateAnswer, Failure> {
+        let mut lease = self.writers.begin().await?;
+        let Some(row) = lease.fetch_optional(by_ids(&[id], " FOR UPDATE")).await? else {
+            lease.rollback().await?;
+            return Ok(UpdateAnswer::NotFound);
+        };
+        let (record, now) = (rows::key(&row)?, rows::time(&row, "now")?);
+        if record.revoke_time.is_some() {
+            lease.rollback().await?;
+            return Ok(UpdateAnswer::Revoked);
+        }
+        if state_at(&record, now) == KeyState::Expired {
+            lease.rollback().await?;
+            return Ok(UpdateAnswer::Expired);
+        }
+        let changed = changed(&record, changes);
+        if changed == record {
+            // Nothing to write; the caller still waits for the row's last change.
+            lease.rollback().await?;
+            return Ok(UpdateAnswer::Done(Box::new(updated(&row)?)));
+        }
+        // The line before the change: from there on the log's counter is held.
+        let line = entry(AuditAction::Update, &record, None);
+        audit(&mut lease, &[(line, actor.clone())]).await?;
+        lease.execute(write(&changed, actor)?).await?;
+        let row = lease.fetch_one(by_ids(&[id], "")).await?;
+        lease.commit().await?;
+        self.hints.give();
+        Ok(UpdateAnswer::Done(Box::new(updated(&row)?)))
+    }
+}
+
+/// What is answered about a key whose row is now this one.
+fn updated(row: &PgRow) -> Result<Updated> {
+    Ok(Updated {
+        record: rows::key(row)?,
+        digest: rows::digest(row)?,
+        committed: rows::committed(row, "key_id")?,
+    })
+}
+
+/// Keys by id, with their sealed copies, digests and the store's time; locked, if `lock` says so.
+pub(super) fn by_ids(ids: &[KeyId], lock: &'static str) -> Statement {
+    let text = match lock {
+        "" => concat!(
+            "SELECT ",
+            key_columns!(),
+            ", sealed, digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)"
+        ),
+        _ => concat!(
+            "SELECT ",
+            key_columns!(),
+            ", sealed, digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)
+              ORDER BY key_id FOR UPDATE"
+        ),
+    };
+    let ids: Vec<_> = ids.iter().map(|id| rows::uuid(*id)).collect();
+    sqlx::query(text).bind(ids)
+}
+
+fn slot_query(new: &NewKey, lock: &'static str) -> Statement {
+    let text = match lock {
+        "" => concat!(
+            "SELECT ",
+            key_columns!(),
+            ", sealed, store_time() AS now FROM api_keys
+              WHERE account_id = $1 AND name = $2 AND revoke_time IS NULL"
+        ),
+        _ => concat!(
+            "SELECT ",
+            key_columns!(),
+            ", sealed, store_time() AS now FROM api_keys
+              WHERE account_id = $1 AND name = $2 AND revoke_time IS NULL FOR UPDATE"
+        ),
+    };
+    sqlx::query(text)
+        .bind(new.account.as_str().to_owned())
+        .bind(new.name.as_str().to_owned())
+}
+
+fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
+    let (at, after) = match new.expiry {
+        Expiry::Never => (None, None),
+        Expiry::At(end) => (Some(rows::instant(end)?), None),
+        Expiry::After(ttl) => (
+            None,
+            Some(PgInterval {
+                months: 0,
+                days: 0,
+                microseconds: i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX),
+            }),
+        ),
+    };
+    let statement = sqlx::query(concat!(
+        "WITH made AS (
+             INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
+                    metadata, allowed_cidrs, recoverable, sealed, create_time, expire_time)
+             SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::bytea IS NOT NULL, $10, now,
+                    coalesce($11, now + $12)
+               FROM (SELECT store_time() AS now) AS clock
+                 ON CONFLICT (account_id, name) WHERE revoke_time IS NULL DO NOTHING
+             RETURNING *
+         ), line AS (
+             INSERT INTO audit (actor_id, actor, action, subject_id, account_id)
+             SELECT $13, $14, 'issue', key_id, account_id FROM made
+         )
+         SELECT ",
+        key_columns!(),
+        ", sealed FROM made"
+    ));
+    Ok(statement
+        .bind(rows::uuid(new.id))
+        .bind(new.digest.as_bytes().to_vec())
+        .bind(i64::from(new.generation))
+        .bind(new.account.as_str().to_owned())
+        .bind(new.name.as_str().to_owned())
+        .bind(new.hint.0.clone())
+        .bind(Json(new.scopes.as_slice().to_vec()))
+        .bind(Json(new.metadata.entries().clone()))
+        .bind(Json(new.networks.to_texts()))
+        .bind(new.sealed.as_ref().map(|sealed| sealed.as_bytes().to_vec()))
+        .bind(at)
+        .bind(after)
+        .bind(actor.token.map(rows::uuid))
+        .bind(actor.name.clone()))
+}
+
+/// Writes what Update may change.
+fn write(record: &KeyRecord, actor: &Actor) -> Result<Statement> {
+    let expire_time = record.expire_time.map(rows::instant).transpose()?;
+    let statement = sqlx::query(
+        "UPDATE api_keys SET scopes = $2, metadata = $3, allowed_cidrs = $4, expire_time = $5,
+                disabled = $6, changed_by = $7 WHERE key_id = $1",
+    );
+    Ok(statement
+        .bind(rows::uuid(record.id))
+        .bind(Json(record.scopes.as_slice().to_vec()))
+        .bind(Json(record.metadata.entries().clone()))
+        .bind(Json(record.networks.to_texts()))
+        .bind(expire_time)
+        .bind(record.disabled)
+        .bind(actor.name.clone()))
+}

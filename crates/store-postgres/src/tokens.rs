@@ -1,0 +1,253 @@
+//! Callers' tokens and the keyring's check values on Postgres.
+
+use async_trait::async_trait;
+
+use super::audit::audit;
+use super::failure::{Failure, Kind};
+use super::links::Statement;
+use super::rows::{self, token_columns};
+use super::{ATTEMPTS, PostgresStore};
+use keyward_core::fence::Stamp;
+use keyward_core::key::{KeyId, Role, Roles, TokenRecord};
+use keyward_crypto::{CheckValue, Digest, KeyKind};
+use keyward_store::plan::token_entry;
+use keyward_store::{
+    Actor, AuditAction, Found, KeyringChecks, NewToken, Result, StoreError, TokenRevoked, Tokens,
+};
+
+#[async_trait]
+impl Tokens for PostgresStore {
+    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
+        let insert = sqlx::query(concat!(
+            "INSERT INTO caller_tokens (token_id, digest, generation, name, roles, create_time)
+             VALUES ($1, $2, $3, $4, $5, store_time()) RETURNING ",
+            token_columns!()
+        ))
+        .bind(rows::uuid(new.id))
+        .bind(new.digest.as_bytes().to_vec())
+        .bind(i64::from(new.generation))
+        .bind(new.name.as_str().to_owned())
+        .bind(new.roles.to_text());
+        let mut lease = self.writers.begin().await?;
+        let record = rows::token(&lease.fetch_one(insert).await?)?;
+        let detail = format!("name={} roles={}", record.name, record.roles.to_text());
+        let line = token_entry(AuditAction::TokenCreate, record.id, Some(detail));
+        audit(&mut lease, &[(line, actor.clone())]).await?;
+        lease.commit().await?;
+        Ok(record)
+    }
+
+    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
+        // I2: the record and the head come from one statement, which is one snapshot.
+        let find = || {
+            sqlx::query(concat!(
+                "SELECT head.revision AS head, incarnation, t.*
+                   FROM log_state
+                  CROSS JOIN (SELECT revision FROM key_changes
+                               ORDER BY revision DESC LIMIT 1) AS head
+                   LEFT JOIN LATERAL (SELECT ",
+                token_columns!(),
+                " FROM caller_tokens WHERE digest = $1) AS t ON true"
+            ))
+            .bind(digest.as_bytes().to_vec())
+        };
+        let (row, stamp) = match self.find_one(find()).await {
+            // The link may have died while it was idle: a read can be asked anew.
+            Err(failure) if failure.kind == Kind::Broken => self.find_one(find()).await?,
+            outcome => outcome?,
+        };
+        let found = rows::column::<Option<uuid::Uuid>>(&row, "token_id")?.is_some();
+        Ok(Found {
+            record: if found {
+                Some(rows::token(&row)?)
+            } else {
+                None
+            },
+            stamp,
+        })
+    }
+
+    async fn list_tokens(
+        &self,
+        include_revoked: bool,
+        after: Option<KeyId>,
+        limit: u32,
+    ) -> Result<Vec<TokenRecord>> {
+        let statement = sqlx::query(concat!(
+            "SELECT ",
+            token_columns!(),
+            " FROM caller_tokens
+              WHERE ($1::uuid IS NULL OR token_id > $1) AND ($2 OR revoke_time IS NULL)
+              ORDER BY token_id LIMIT $3"
+        ))
+        .bind(after.map(rows::uuid))
+        .bind(include_revoked)
+        .bind(i64::from(limit));
+        let mut lease = self.readers.lease().await?;
+        let found = lease.fetch_all(statement).await?;
+        lease.done();
+        found.iter().map(rows::token).collect()
+    }
+
+    async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>> {
+        let mut attempts = ATTEMPTS;
+        loop {
+            match self.try_revoke_token(id, actor).await {
+                Err(failure) if failure.kind == Kind::Again && attempts > 1 => attempts -= 1,
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    async fn has_tokens(&self) -> Result<bool> {
+        self.ask(sqlx::query(
+            "SELECT EXISTS (SELECT FROM caller_tokens) AS answer",
+        ))
+        .await
+    }
+
+    async fn has_admin(&self) -> Result<bool> {
+        let mut lease = self.readers.lease().await?;
+        let living = sqlx::query("SELECT roles FROM caller_tokens WHERE revoke_time IS NULL");
+        let living = lease.fetch_all(living).await?;
+        lease.done();
+        for row in &living {
+            let roles = Roles::parse(rows::column(row, "roles")?);
+            if roles.is_some_and(|roles| roles.contains(Role::Admin)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl PostgresStore {
+    async fn find_one(
+        &self,
+        statement: Statement,
+    ) -> std::result::Result<(sqlx::postgres::PgRow, Stamp), Failure> {
+        let mut lease = self.readers.lease().await?;
+        let row = lease.fetch_one(statement).await?;
+        let incarnation = rows::revision(&row, "incarnation")?;
+        let stamp = Stamp {
+            epoch: lease.link().epoch(incarnation),
+            revision: rows::revision(&row, "head")?,
+        };
+        lease.done();
+        Ok((row, stamp))
+    }
+
+    /// A yes or no.
+    async fn ask(&self, statement: Statement) -> Result<bool> {
+        let mut lease = self.readers.lease().await?;
+        let row = lease.fetch_one(statement).await?;
+        lease.done();
+        rows::column(&row, "answer")
+    }
+
+    async fn try_revoke_token(
+        &self,
+        id: KeyId,
+        actor: &Actor,
+    ) -> std::result::Result<Option<TokenRevoked>, Failure> {
+        let mut lease = self.writers.begin().await?;
+        let revoke = sqlx::query(
+            "UPDATE caller_tokens SET revoke_time = store_time(), changed_by = $2
+              WHERE token_id = $1 AND revoke_time IS NULL",
+        )
+        .bind(rows::uuid(id))
+        .bind(actor.name.clone());
+        let changed = lease.execute(revoke).await?;
+        let now = sqlx::query(concat!(
+            "SELECT ",
+            token_columns!(),
+            " FROM caller_tokens WHERE token_id = $1"
+        ));
+        let row = lease.fetch_optional(now.bind(rows::uuid(id))).await?;
+        if changed > 0 {
+            let line = token_entry(AuditAction::TokenRevoke, id, None);
+            audit(&mut lease, &[(line, actor.clone())]).await?;
+            lease.commit().await?;
+            self.hints.give();
+        } else {
+            lease.rollback().await?;
+        }
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(TokenRevoked {
+            record: rows::token(&row)?,
+            committed: rows::committed(&row, "token_id")?,
+        }))
+    }
+}
+
+#[async_trait]
+impl KeyringChecks for PostgresStore {
+    async fn check_values(&self) -> Result<Vec<CheckValue>> {
+        let mut lease = self.readers.lease().await?;
+        let all = sqlx::query("SELECT kind, number, check_value FROM keyring_checks");
+        let found = lease.fetch_all(all).await?;
+        lease.done();
+        let broken = || rows::damaged("an unreadable keyring check");
+        let check = |row| {
+            let kind: &str = rows::column(row, "kind")?;
+            let value: &[u8] = rows::column(row, "check_value")?;
+            Ok(CheckValue {
+                kind: KeyKind::ALL
+                    .into_iter()
+                    .find(|known| known.name() == kind)
+                    .ok_or_else(broken)?,
+                number: number(rows::column(row, "number")?)?,
+                value: value.try_into().map_err(|_| broken())?,
+            })
+        };
+        found.iter().map(check).collect()
+    }
+
+    async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
+        let mut lease = self.writers.begin().await?;
+        for check in values {
+            let insert = sqlx::query(
+                "INSERT INTO keyring_checks (kind, number, check_value) VALUES ($1, $2, $3)",
+            )
+            .bind(check.kind.name())
+            .bind(i64::from(check.number))
+            .bind(check.value.to_vec());
+            lease.execute(insert).await?;
+        }
+        Ok(lease.commit().await?)
+    }
+
+    async fn active_generation(&self) -> Result<Option<u32>> {
+        let mut lease = self.readers.lease().await?;
+        let active = sqlx::query("SELECT number FROM keyring_checks WHERE active");
+        let found = lease.fetch_optional(active).await?;
+        lease.done();
+        found
+            .map(|row| number(rows::column(&row, "number")?))
+            .transpose()
+    }
+
+    async fn activate_generation(&self, number: u32) -> Result<()> {
+        let mut lease = self.writers.begin().await?;
+        let mut activated = 0;
+        for statement in [
+            "UPDATE keyring_checks SET active = false WHERE active AND number <> $1",
+            "UPDATE keyring_checks SET active = true WHERE kind = 'generation' AND number = $1",
+        ] {
+            activated = lease
+                .execute(sqlx::query(statement).bind(i64::from(number)))
+                .await?;
+        }
+        if activated == 0 {
+            lease.rollback().await?;
+            return Err(StoreError::Damaged(format!(
+                "generation {number} has no check value, so it cannot be the active one"
+            )));
+        }
+        Ok(lease.commit().await?)
+    }
+}
+
+fn number(value: i64) -> Result<u32> {
+    u32::try_from(value).map_err(|_| rows::damaged("a number of the keyring out of range"))
+}

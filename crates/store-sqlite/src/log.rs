@@ -1,0 +1,122 @@
+//! The log on SQLite: start, tail, trim. A tail is a mere read, because the directory's lock
+//! proves what the write of a beat proves on a shared store; so a full disk stops writes only.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::{Connection, SqliteConnection};
+
+use super::{SqliteStore, rows, store_error};
+use keyward_core::fence::{Change, MAX_ROWS, Page, Start};
+use keyward_core::key::Timestamp;
+use keyward_store::{Log, Members, Result};
+
+/// How long a log row is kept.
+const KEPT: Duration = Duration::from_secs(24 * 3_600);
+
+#[async_trait]
+impl Log for SqliteStore {
+    async fn start(&self) -> Result<Start> {
+        let (taken_at, now) = (self.clock.boot(), self.now());
+        let mut connection = self.tail.acquire().await.map_err(store_error)?;
+        let head = self.head(&mut connection, 0, now).await?;
+        // A start is cold, so nothing before the head concerns it.
+        Ok(Start {
+            epoch: head.epoch,
+            floor: head.head,
+            applied: head.head,
+            mark: head.head_mark,
+            database_time: head.database_time,
+            taken_at,
+        })
+    }
+
+    async fn tail(&self, applied: u64) -> Result<Page> {
+        self.place.check()?;
+        // Before the read: time must not run ahead by as long as a read may take.
+        let now = self.now();
+        let mut connection = self.tail.acquire().await.map_err(store_error)?;
+        // One transaction, one snapshot.
+        let mut tx = connection.begin().await.map_err(store_error)?;
+        let mut page = self.head(&mut tx, applied, now).await?;
+        if page.head > applied {
+            let limit = i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX);
+            let rows = sqlx::query(
+                "SELECT revision, mark, key_id FROM key_changes
+                  WHERE revision > ? ORDER BY revision LIMIT ?",
+            )
+            .bind(rows::bindable(applied)?)
+            .bind(limit)
+            .fetch_all(&mut *tx)
+            .await
+            .map_err(store_error)?;
+            page.rows = rows.iter().map(change).collect::<Result<_>>()?;
+        }
+        tx.rollback().await.map_err(store_error)?;
+        Ok(page)
+    }
+
+    async fn trim(&self) -> Result<u64> {
+        let mut tx = self.write().await?;
+        let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
+        let before = tx.now.as_micros().saturating_sub(kept);
+        // The first row that is young enough stays, or else the last row: that is `pruned_to`.
+        sqlx::query(
+            "UPDATE log_state SET pruned_to = max(pruned_to, coalesce(
+                (SELECT min(revision) FROM key_changes WHERE time >= ?),
+                (SELECT max(revision) FROM key_changes)))",
+        )
+        .bind(before)
+        .execute(tx.on()?)
+        .await
+        .map_err(store_error)?;
+        let trimmed = sqlx::query(
+            "DELETE FROM key_changes WHERE revision < (SELECT pruned_to FROM log_state)",
+        )
+        .execute(tx.on()?)
+        .await
+        .map_err(store_error)?
+        .rows_affected();
+        tx.commit().await?;
+        Ok(trimmed)
+    }
+}
+
+// One process: its locks prove what rows would prove.
+impl Members for SqliteStore {}
+
+impl SqliteStore {
+    /// Where the log stands, beside an instance that stands at `applied`; without the rows.
+    async fn head(&self, on: &mut SqliteConnection, applied: u64, now: Timestamp) -> Result<Page> {
+        let state = sqlx::query(
+            "SELECT head.revision AS head, head.mark AS head_mark, pruned_to, incarnation, newest,
+                    (SELECT mark FROM key_changes WHERE revision = ?) AS mark_at_applied
+               FROM log_state, store_clock,
+                    (SELECT revision, mark FROM key_changes ORDER BY revision DESC LIMIT 1) AS head",
+        )
+        .bind(rows::bindable(applied)?)
+        .fetch_one(on)
+        .await
+        .map_err(store_error)?;
+        let newest = Timestamp::from_micros(rows::column(&state, "newest")?);
+        Ok(Page {
+            epoch: self.epoch(rows::column(&state, "incarnation")?)?,
+            head: rows::revision(rows::column(&state, "head")?)?,
+            head_mark: rows::mark(rows::column(&state, "head_mark")?)?,
+            pruned_to: rows::revision(rows::column(&state, "pruned_to")?)?,
+            mark_at_applied: rows::column::<Option<&[u8]>>(&state, "mark_at_applied")?
+                .map(rows::mark)
+                .transpose()?,
+            database_time: newest.max(now),
+            rows: Vec::new(),
+        })
+    }
+}
+
+fn change(row: &sqlx::sqlite::SqliteRow) -> Result<Change> {
+    Ok(Change {
+        revision: rows::revision(rows::column(row, "revision")?)?,
+        mark: rows::mark(rows::column(row, "mark")?)?,
+        id: rows::id(rows::column(row, "key_id")?)?,
+    })
+}

@@ -1,0 +1,221 @@
+//! Callers' tokens and the keyring's check values on SQLite.
+
+use async_trait::async_trait;
+
+use super::audit::audit;
+use super::rows::{self, token_columns};
+use super::{SqliteStore, store_error};
+use keyward_core::key::{KeyId, Role, Roles, TokenRecord};
+use keyward_crypto::{CheckValue, Digest, KeyKind};
+use keyward_store::plan::token_entry;
+use keyward_store::{
+    Actor, AuditAction, Found, KeyringChecks, NewToken, Result, StoreError, TokenRevoked, Tokens,
+};
+
+#[async_trait]
+impl Tokens for SqliteStore {
+    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
+        let mut tx = self.write().await?;
+        let now = tx.now.as_micros();
+        let row = sqlx::query(concat!(
+            "INSERT INTO caller_tokens (token_id, digest, generation, name, roles, create_time)
+             VALUES (?, ?, ?, ?, ?, ?) RETURNING ",
+            token_columns!()
+        ))
+        .bind(new.id.as_bytes().to_vec())
+        .bind(new.digest.as_bytes().to_vec())
+        .bind(new.generation)
+        .bind(new.name.as_str().to_owned())
+        .bind(new.roles.to_text())
+        .bind(now)
+        .fetch_one(tx.on()?)
+        .await
+        .map_err(store_error)?;
+        let record = rows::token(&row)?;
+        let detail = format!("name={} roles={}", record.name, record.roles.to_text());
+        audit(
+            &mut tx,
+            &token_entry(AuditAction::TokenCreate, record.id, Some(detail)),
+            actor,
+        )
+        .await?;
+        tx.commit().await?;
+        Ok(record)
+    }
+
+    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
+        // I2: the record and the head come from one statement, which is one snapshot.
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            token_columns!(),
+            ",
+                    (SELECT max(revision) FROM key_changes) AS head,
+                    (SELECT incarnation FROM log_state) AS incarnation
+               FROM (SELECT 1) LEFT JOIN caller_tokens ON digest = ?"
+        ))
+        .bind(digest.as_bytes().to_vec())
+        .fetch_one(&self.readers)
+        .await
+        .map_err(store_error)?;
+        let found = rows::column::<Option<&[u8]>>(&row, "token_id")?.is_some();
+        Ok(Found {
+            record: if found {
+                Some(rows::token(&row)?)
+            } else {
+                None
+            },
+            stamp: self.stamp(&row)?,
+        })
+    }
+
+    async fn list_tokens(
+        &self,
+        include_revoked: bool,
+        after: Option<KeyId>,
+        limit: u32,
+    ) -> Result<Vec<TokenRecord>> {
+        let found = sqlx::query(concat!(
+            "SELECT ",
+            token_columns!(),
+            " FROM caller_tokens
+              WHERE token_id > ? AND (? OR revoke_time IS NULL) ORDER BY token_id LIMIT ?"
+        ))
+        .bind(after.map_or_else(Vec::new, |id| id.as_bytes().to_vec()))
+        .bind(include_revoked)
+        .bind(limit)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        found.iter().map(rows::token).collect()
+    }
+
+    async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>> {
+        let mut tx = self.write().await?;
+        let now = tx.now.as_micros();
+        let changed = sqlx::query(
+            "UPDATE caller_tokens SET revoke_time = ?, changed_by = ?
+              WHERE token_id = ? AND revoke_time IS NULL",
+        )
+        .bind(now)
+        .bind(actor.name.clone())
+        .bind(id.as_bytes().to_vec())
+        .execute(tx.on()?)
+        .await
+        .map_err(store_error)?
+        .rows_affected();
+        let row = sqlx::query(concat!(
+            "SELECT ",
+            token_columns!(),
+            " FROM caller_tokens WHERE token_id = ?"
+        ))
+        .bind(id.as_bytes().to_vec())
+        .fetch_optional(tx.on()?)
+        .await
+        .map_err(store_error)?;
+        if changed > 0 {
+            audit(
+                &mut tx,
+                &token_entry(AuditAction::TokenRevoke, id, None),
+                actor,
+            )
+            .await?;
+            tx.commit().await?;
+        } else {
+            tx.rollback().await?;
+        }
+        row.map(|row| {
+            Ok(TokenRevoked {
+                record: rows::token(&row)?,
+                committed: rows::token_committed(&row)?,
+            })
+        })
+        .transpose()
+    }
+
+    async fn has_tokens(&self) -> Result<bool> {
+        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM caller_tokens)")
+            .fetch_one(&self.readers)
+            .await
+            .map_err(store_error)
+    }
+
+    async fn has_admin(&self) -> Result<bool> {
+        let living: Vec<String> =
+            sqlx::query_scalar("SELECT roles FROM caller_tokens WHERE revoke_time IS NULL")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(store_error)?;
+        let mut roles = living.iter().filter_map(|text| Roles::parse(text));
+        Ok(roles.any(|roles| roles.contains(Role::Admin)))
+    }
+}
+
+#[async_trait]
+impl KeyringChecks for SqliteStore {
+    async fn check_values(&self) -> Result<Vec<CheckValue>> {
+        let found = sqlx::query("SELECT kind, number, check_value FROM keyring_checks")
+            .fetch_all(&self.readers)
+            .await
+            .map_err(store_error)?;
+        found
+            .iter()
+            .map(|row| {
+                let broken = || StoreError::Damaged("an unreadable keyring check".to_owned());
+                let kind: &str = rows::column(row, "kind")?;
+                let value: &[u8] = rows::column(row, "check_value")?;
+                Ok(CheckValue {
+                    kind: KeyKind::ALL
+                        .into_iter()
+                        .find(|known| known.name() == kind)
+                        .ok_or_else(broken)?,
+                    number: rows::column(row, "number")?,
+                    value: value.try_into().map_err(|_| broken())?,
+                })
+            })
+            .collect()
+    }
+
+    async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
+        let mut tx = self.write().await?;
+        for check in values {
+            sqlx::query("INSERT INTO keyring_checks (kind, number, check_value) VALUES (?, ?, ?)")
+                .bind(check.kind.name())
+                .bind(check.number)
+                .bind(check.value.to_vec())
+                .execute(tx.on()?)
+                .await
+                .map_err(store_error)?;
+        }
+        tx.commit().await
+    }
+
+    async fn active_generation(&self) -> Result<Option<u32>> {
+        sqlx::query_scalar("SELECT number FROM keyring_checks WHERE active = 1")
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(store_error)
+    }
+
+    async fn activate_generation(&self, number: u32) -> Result<()> {
+        let mut tx = self.write().await?;
+        let mut activated = 0;
+        for statement in [
+            "UPDATE keyring_checks SET active = 0 WHERE active = 1 AND number <> ?",
+            "UPDATE keyring_checks SET active = 1 WHERE kind = 'generation' AND number = ?",
+        ] {
+            activated = sqlx::query(statement)
+                .bind(number)
+                .execute(tx.on()?)
+                .await
+                .map_err(store_error)?
+                .rows_affected();
+        }
+        if activated == 0 {
+            tx.rollback().await?;
+            return Err(StoreError::Damaged(format!(
+                "generation {number} has no check value, so it cannot be the active one"
+            )));
+        }
+        tx.commit().await
+    }
+}
