@@ -1,6 +1,8 @@
 //! The rules of the source that neither Cargo nor a lint enforces: which module of `src/` imports
 //! which, that every file says what lives in it, and that no file grows too long.
 
+#![cfg(test)]
+
 use std::path::{Path, PathBuf};
 
 use regex::Regex;

@@ -127,7 +127,7 @@ impl Run {
         once
     }
 
-    /// Secrets in the wrong place: none of these errors may repeat them.
+    /// StoredKey in the wrong place: none of these errors may repeat them.
     async fn mistakes(&mut self, client: &mut Client, key: &str) {
         let get = |target| v1::GetRequest {
             target: Some(target),

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-const DOCUMENTS: [&str; 5] = [
+const DOCUMENTS: [&str; 6] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
+    "docs/design/glossary.md",
 ];
 const ROOTS: [&str; 10] = [
     "src",

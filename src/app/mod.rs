@@ -177,7 +177,7 @@ impl App {
         let stop = &stops.background;
         let l2 = shared_cache::start(settings, &keyring, &entropy, &metrics.l2, stop)?;
         if let Some(l2) = l2.clone() {
-            store.also_hint_by(Box::new(move || l2.hint()));
+            store.set_on_commit(Box::new(move || l2.hint()));
         }
         let base = Base {
             store,

@@ -10,7 +10,7 @@ use tonic_health::server::HealthReporter;
 
 use super::{CACHED_KEYS, CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
 use crate::cache::l2::L2;
-use crate::cache::{Fenced, Fetch, Flights, Grounds, L1, Lookup, Permits, Shared};
+use crate::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, Shared, SingleFlight};
 use crate::config::Settings;
 use crate::grpc::Tls;
 use crate::replication::{
@@ -100,13 +100,13 @@ impl Base {
         metrics: CacheMetrics,
     ) -> Lookup<R> {
         let (running, waiting, patience) = READS;
-        let flights = Flights::new(Grounds {
+        let flights = SingleFlight::new(Dependencies {
             fetch,
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
             control: self.control.clone(),
-            permits: Permits::new(running, waiting, patience),
+            permits: Limiter::new(running, waiting, patience),
             refused: self.metrics.store_permits_refused.clone(),
         });
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));

@@ -47,7 +47,7 @@ impl<R> Entry<R> {
         }
     }
 
-    /// Notes that it was admitted by a look at `revision`.
+    /// Notes that it was admitted by a snapshot at `revision`.
     pub(super) fn restamp(&self, revision: u64) {
         if revision > self.revision.load(Ordering::Relaxed) {
             self.revision.fetch_max(revision, Ordering::AcqRel);

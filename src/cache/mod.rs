@@ -2,25 +2,25 @@
 //! store. Whatever was found, and wherever, the same predicate admits it. What is cached is the record with its revision, never
 //! a verdict.
 
-mod flights;
 mod l1;
 pub mod l2;
 mod shared;
+mod single_flight;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use keyward_core::fence::{Admission, Fence, Look, Now, Stamp};
+use keyward_core::fence::{Admission, Fence, Now, Snapshot, Stamp};
 use keyward_core::key::{Clock, KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_ops::CacheMetrics;
 use keyward_store::{Found, StoreError};
 
-pub use flights::{Fetch, Flights, Grounds, Permits};
 pub use l1::{Entry, L1};
 pub use shared::Shared;
+pub use single_flight::{Dependencies, Fetch, Limiter, SingleFlight};
 
 /// How often a record that was refused is read again before the answer is UNAVAILABLE.
 const READ_AGAIN: usize = 3;
@@ -105,7 +105,7 @@ pub struct Lookup<R> {
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
     l1: L1<R>,
-    flights: Flights<R>,
+    flights: SingleFlight<R>,
     metrics: CacheMetrics,
 }
 
@@ -115,7 +115,7 @@ impl<R: Fenced> Lookup<R> {
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         l1: L1<R>,
-        flights: Flights<R>,
+        flights: SingleFlight<R>,
         metrics: CacheMetrics,
     ) -> Self {
         Self {
@@ -135,10 +135,10 @@ impl<R: Fenced> Lookup<R> {
         consistency: Consistency,
     ) -> Result<Option<Admitted<R>>, LookupError> {
         if consistency == Consistency::Default {
-            // I4: the look comes before the entry.
-            let look = self.fence.look();
+            // I4: the snapshot comes before the entry.
+            let snapshot = self.fence.snapshot();
             if let Some(entry) = self.l1.get(digest) {
-                match self.admit(&look, entry) {
+                match self.admit(&snapshot, entry) {
                     Ok(admitted) => {
                         self.metrics.hit.inc();
                         return Ok(Some(admitted));
@@ -167,22 +167,22 @@ impl<R: Fenced> Lookup<R> {
     }
 
     /// One read behind the memory. The read may be shared; whether it is admitted each caller
-    /// decides for itself, by the look it took before.
+    /// decides for itself, by the snapshot it took before.
     async fn read(
         &self,
         digest: &Digest,
         source: Source,
     ) -> Result<Result<Option<Admitted<R>>, Refused>, LookupError> {
-        let look = self.fence.look();
-        if !look.is_fresh(Now::read(&*self.clock)) {
+        let snapshot = self.fence.snapshot();
+        if !snapshot.is_fresh(Now::read(&*self.clock)) {
             return Ok(Err(Refused::NotFresh));
         }
         let found = self.flights.read(digest, source).await?;
         let Some(entry) = &found.record else {
-            let admission = look.admit_absence(found.stamp, Now::read(&*self.clock));
+            let admission = snapshot.admit_absence(found.stamp, Now::read(&*self.clock));
             return Ok(refused(admission).map_or(Ok(None), Err));
         };
-        let admitted = self.admit(&look, Arc::clone(entry));
+        let admitted = self.admit(&snapshot, Arc::clone(entry));
         match &admitted {
             Ok(_) => self.l1.insert(*digest, Arc::clone(entry)),
             Err(Refused::Superseded) if found.shared => self.flights.note_refused(),
@@ -191,16 +191,16 @@ impl<R: Fenced> Lookup<R> {
         Ok(admitted.map(Some))
     }
 
-    fn admit(&self, look: &Look<'_>, entry: Arc<Entry<R>>) -> Result<Admitted<R>, Refused> {
+    fn admit(&self, snapshot: &Snapshot<'_>, entry: Arc<Entry<R>>) -> Result<Admitted<R>, Refused> {
         let now = Now::read(&*self.clock);
-        match look.admit(entry.record().id(), entry.stamp(), now) {
+        match snapshot.admit(entry.record().id(), entry.stamp(), now) {
             Admission::Admitted { restamp } => {
                 // I2: a later `applied` at which it was admitted, so that pruning does not chill
                 // what is in use.
                 entry.restamp(restamp);
                 Ok(Admitted {
                     entry,
-                    at: look.database_time(now.boot),
+                    at: snapshot.database_time(now.boot),
                 })
             }
             Admission::Superseded => Err(Refused::Superseded),

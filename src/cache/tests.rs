@@ -100,7 +100,7 @@ impl World {
         })
     }
 
-    fn lookup(self: &Arc<Self>, permits: Permits) -> Arc<Lookup<TokenRecord>> {
+    fn lookup(self: &Arc<Self>, permits: Limiter) -> Arc<Lookup<TokenRecord>> {
         self.lookup_behind(None, permits)
     }
 
@@ -113,7 +113,7 @@ impl World {
     fn lookup_behind(
         self: &Arc<Self>,
         shared: Option<Arc<dyn Shared<TokenRecord>>>,
-        permits: Permits,
+        permits: Limiter,
     ) -> Arc<Lookup<TokenRecord>> {
         let world = Arc::clone(self);
         let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
@@ -121,7 +121,7 @@ impl World {
             async move { world.read(digest).await }.boxed()
         });
         let metrics = Metrics::new(&[]);
-        let flights = Flights::new(Grounds {
+        let flights = SingleFlight::new(Dependencies {
             fetch,
             shared,
             fence: Arc::clone(&self.fence),
@@ -182,8 +182,8 @@ fn known(n: u8) -> Digest {
     Digest::from_bytes([n; 32])
 }
 
-fn many() -> Permits {
-    Permits::new(10, 10, SHORT)
+fn many() -> Limiter {
+    Limiter::new(10, 10, SHORT)
 }
 
 type Outcome = Result<Option<Admitted<TokenRecord>>, LookupError>;
@@ -284,7 +284,7 @@ async fn an_instance_that_is_not_fresh_does_not_even_read() {
 #[tokio::test]
 async fn misses_find_a_bounded_number_of_places() {
     let world = World::new();
-    let lookup = world.lookup(Permits::new(2, 3, SHORT));
+    let lookup = world.lookup(Limiter::new(2, 3, SHORT));
     world.answers.add_permits(1);
     lookup.find(&known(1), Consistency::Default).await.unwrap();
     let flood: Vec<_> = (10..30)

@@ -43,7 +43,7 @@ impl Interceptor for Bearer {
 }
 
 impl Client {
-    /// Connects. Flags beat variables, variables beat what the settings say of the service here.
+    /// Connects. Flags heartbeat variables, variables heartbeat what the settings say of the service here.
     pub(super) async fn connect(reach: &Reach<'_>) -> Result<Self, Failure> {
         let Reach {
             options,

@@ -1,6 +1,6 @@
 //! The settings of a deployment: one table, from which the flags, the variables, the keys of
-//! `keyward.toml` and the documentation come. Flags beat variables, variables beat the file, the
-//! file beats the defaults; for each setting it is known which of them it came from.
+//! `keyward.toml` and the documentation come. Flags heartbeat variables, variables heartbeat the file, the
+//! file heartbeats the defaults; for each setting it is known which of them it came from.
 
 mod parse;
 mod postgres;

@@ -13,7 +13,9 @@ impl AdminService for Api {
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
-        let (caller, (name, roles)) = self.admit(request, Role::Admin, convert::new_token).await?;
+        let (caller, (name, roles)) = self
+            .authorize(request, Role::Admin, convert::new_token)
+            .await?;
         let reply = self.service.create_token(&caller, name, roles).await?;
         Ok(Response::new(v1::CreateTokenResponse {
             caller_token: Some(convert::caller_token(&reply.record)),
@@ -26,7 +28,7 @@ impl AdminService for Api {
         request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
         let (_, (include_revoked, query)) = self
-            .admit(request, Role::Admin, convert::list_tokens)
+            .authorize(request, Role::Admin, convert::list_tokens)
             .await?;
         let page = self.service.list_tokens(include_revoked, query).await?;
         Ok(Response::new(v1::ListTokensResponse {
@@ -39,7 +41,9 @@ impl AdminService for Api {
         &self,
         request: Request<v1::RevokeTokenRequest>,
     ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
-        let (caller, id) = self.admit(request, Role::Admin, convert::token_id).await?;
+        let (caller, id) = self
+            .authorize(request, Role::Admin, convert::token_id)
+            .await?;
         let reply = self.service.revoke_token(&caller, id).await?;
         Ok(Response::new(v1::RevokeTokenResponse {
             revision: reply.record.revision,

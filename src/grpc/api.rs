@@ -15,7 +15,9 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::IssueRequest>,
     ) -> Result<Response<v1::IssueResponse>, Status> {
-        let (caller, issue) = self.admit(request, Role::Issuer, convert::issue).await?;
+        let (caller, issue) = self
+            .authorize(request, Role::Issuer, convert::issue)
+            .await?;
         let reply = self.service.issue(&caller, issue).await?;
         Ok(Response::new(v1::IssueResponse {
             key: Some(convert::api_key(&reply.record, reply.at)),
@@ -32,7 +34,7 @@ impl ApiKeyService for Api {
         request: Request<v1::RevokeRequest>,
     ) -> Result<Response<v1::RevokeResponse>, Status> {
         // Issuer, or reporter for a key's text: the use case tells them apart.
-        let (caller, revoke) = self.admit(request, None, convert::revoke).await?;
+        let (caller, revoke) = self.authorize(request, None, convert::revoke).await?;
         let reply = self.service.revoke(&caller, revoke).await?;
         Ok(Response::new(reply.map(revoked).unwrap_or_default()))
     }
@@ -41,7 +43,9 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<v1::VerifyResponse>, Status> {
-        let (_, verify) = self.admit(request, Role::Verifier, convert::verify).await?;
+        let (_, verify) = self
+            .authorize(request, Role::Verifier, convert::verify)
+            .await?;
         let verified = self.service.verify(&verify).await?;
         Ok(Response::new(convert::verified(&verified)))
     }
@@ -51,7 +55,7 @@ impl ApiKeyService for Api {
         request: Request<v1::VerifyBatchRequest>,
     ) -> Result<Response<v1::VerifyBatchResponse>, Status> {
         let (_, batch) = self
-            .admit(request, Role::Verifier, convert::verify_batch)
+            .authorize(request, Role::Verifier, convert::verify_batch)
             .await?;
         let verified = self.service.verify_batch(&batch).await?;
         let responses = verified.iter().map(convert::verified).collect();
@@ -62,7 +66,7 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
-        let (_, shown) = self.admit(request, Role::Reader, convert::get).await?;
+        let (_, shown) = self.authorize(request, Role::Reader, convert::get).await?;
         let (record, at) = match shown {
             Shown::Id(id) => self.service.get(id).await?,
             Shown::Text(text) => self.service.get_by_text(&text).await?,
@@ -76,7 +80,7 @@ impl ApiKeyService for Api {
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
         let (_, (account, include_revoked, query)) =
-            self.admit(request, Role::Reader, convert::list).await?;
+            self.authorize(request, Role::Reader, convert::list).await?;
         let page = self.service.list(account, include_revoked, query).await?;
         let keys = page
             .items
@@ -94,7 +98,9 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::UpdateRequest>,
     ) -> Result<Response<v1::UpdateResponse>, Status> {
-        let (caller, (id, changes)) = self.admit(request, Role::Editor, convert::update).await?;
+        let (caller, (id, changes)) = self
+            .authorize(request, Role::Editor, convert::update)
+            .await?;
         let reply = self.service.update(&caller, id, changes).await?;
         Ok(Response::new(v1::UpdateResponse {
             revision: reply.record.revision,

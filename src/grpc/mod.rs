@@ -58,7 +58,7 @@ impl Api {
     /// Reads a request and lets its caller in, if it holds `role` (where there is one; otherwise
     /// the use case tells). The message is read first, so that a secret in it is wiped when it
     /// goes, and refused last, so that a stranger learns nothing of it.
-    async fn admit<M, T>(
+    async fn authorize<M, T>(
         &self,
         request: Request<M>,
         role: impl Into<Option<Role>>,

@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
-use super::watcher::{Held, Watcher};
+use super::watcher::{PendingConfirmation, Watcher};
 use crate::cache::l2::L2;
-use keyward_core::fence::{Committed, Fence, Progress, Receipt, Wait};
+use keyward_core::fence::{CommittedChange, Fence, Progress, Receipt, Wait};
 use keyward_core::key::{BootTime, Clock};
 use keyward_crypto::Digest;
 use keyward_ops::RevokeMetrics;
@@ -38,7 +38,7 @@ pub struct Barrier {
     closing: CancellationToken,
     metrics: RevokeMetrics,
     /// To the watcher of a shared store.
-    watcher: Option<mpsc::Sender<Held>>,
+    watcher: Option<mpsc::Sender<PendingConfirmation>>,
     /// Forgets what died.
     l2: Option<Arc<L2>>,
 }
@@ -89,16 +89,16 @@ impl Barrier {
     /// shared cache holds under `digests` is of no more use.
     pub async fn hold(
         &self,
-        change: Committed,
+        change: CommittedChange,
         digests: &[Digest],
         answered_at: BootTime,
     ) -> Result<Receipt, Unconfirmed> {
-        self.tail.poke();
+        self.tail.wake();
         if let Some(l2) = &self.l2 {
             l2.forget(digests);
         }
         let held = match &self.watcher {
-            Some(watcher) if change != Committed::NOTHING => {
+            Some(watcher) if change != CommittedChange::NOTHING => {
                 everywhere(watcher, change, answered_at).await
             }
             _ => self.here(change, answered_at).await,
@@ -121,7 +121,11 @@ impl Barrier {
     }
 
     /// Waits for this instance alone.
-    async fn here(&self, change: Committed, answered_at: BootTime) -> Result<Receipt, Unconfirmed> {
+    async fn here(
+        &self,
+        change: CommittedChange,
+        answered_at: BootTime,
+    ) -> Result<Receipt, Unconfirmed> {
         let mut advances = self.tail.advances();
         let wait = Wait::new(change.revision, answered_at, self.fence.max_staleness());
         loop {
@@ -149,12 +153,12 @@ impl Barrier {
 
 /// Waits for all instances: the watcher tells. It ends without an answer when the process closes.
 async fn everywhere(
-    watcher: &mpsc::Sender<Held>,
-    change: Committed,
+    watcher: &mpsc::Sender<PendingConfirmation>,
+    change: CommittedChange,
     answered_at: BootTime,
 ) -> Result<Receipt, Unconfirmed> {
     let (tell, told) = oneshot::channel();
-    let held = Held::new(change, answered_at, tell);
+    let held = PendingConfirmation::new(change, answered_at, tell);
     watcher.send(held).await.map_err(|_| Unconfirmed)?;
     told.await.map_err(|_| Unconfirmed)?
 }

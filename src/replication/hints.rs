@@ -1,4 +1,4 @@
-//! Hints that something has changed: each pokes the tail. They may be lost; the beat is the truth.
+//! Hints that something has changed: each wakes the tail. They may be lost; the heartbeat is the truth.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Tail;
 use crate::cache::l2::L2;
 use keyward_ops::MemberMetrics;
-use keyward_store::{Heard, Store};
+use keyward_store::{ChangeNotice, Store};
 
 /// How long it rests after hints may have been lost, so that a store that is away is not asked
 /// without a pause.
@@ -26,12 +26,12 @@ pub async fn follow_hints(
             heard = store.hint() => heard,
             () = stop.cancelled() => return,
         };
-        tail.poke();
+        tail.wake();
         match heard {
-            Heard::Changed => {
+            ChangeNotice::Changed => {
                 metrics.hints_changed.inc();
             }
-            Heard::Lost => {
+            ChangeNotice::Lost => {
                 metrics.hints_lost.inc();
                 tokio::select! {
                     () = tokio::time::sleep(REST) => {}
@@ -45,6 +45,6 @@ pub async fn follow_hints(
 /// The same for the hints that come by way of the shared cache.
 pub async fn follow_announcements(l2: Arc<L2>, tail: Arc<Tail>, stop: CancellationToken) {
     while stop.run_until_cancelled(l2.hear()).await.is_some() {
-        tail.poke();
+        tail.wake();
     }
 }

@@ -1,5 +1,5 @@
 //! This instance as one of those that share a store: it joins, it leaves, and it registers again
-//! when its row is gone or a beat of it hangs.
+//! when its row is gone or a heartbeat of it hangs.
 //!
 //! Upholds the owner's half of I9: a row of its own goes only after its freshness is off.
 
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use keyward_core::fence::BootId;
+use keyward_core::fence::RegistrationId;
 use keyward_core::key::Entropy;
 use keyward_ops::MemberMetrics;
 use keyward_store::{NewInstance, Store};
@@ -25,11 +25,11 @@ pub struct Member {
 
 #[derive(Default)]
 struct State {
-    boot: Option<BootId>,
-    /// A statement about the row may still be under way: register anew before the next beat.
+    registration: Option<RegistrationId>,
+    /// A statement about the row may still be under way: register anew before the next heartbeat.
     doubted: bool,
     /// Rows of earlier registrations, freshness from which is off.
-    left_behind: Vec<BootId>,
+    left_behind: Vec<RegistrationId>,
 }
 
 impl Member {
@@ -51,19 +51,19 @@ impl Member {
         }
     }
 
-    pub(super) fn boot(&self) -> Option<BootId> {
-        self.state.lock().boot
+    pub(super) fn registration(&self) -> Option<RegistrationId> {
+        self.state.lock().registration
     }
 
-    /// The registration, if a beat may be sent under it.
-    pub(super) fn sure(&self) -> Option<BootId> {
+    /// The registration, if a heartbeat may be sent under it.
+    pub(super) fn sure(&self) -> Option<RegistrationId> {
         let state = self.state.lock();
-        state.boot.filter(|_| !state.doubted)
+        state.registration.filter(|_| !state.doubted)
     }
 
     /// The row is gone.
     pub(super) fn forget(&self) {
-        self.state.lock().boot = None;
+        self.state.lock().registration = None;
     }
 
     /// The row may be held by a statement that was given up, or speaks of an earlier life.
@@ -77,10 +77,10 @@ impl Member {
         &self,
         store: &dyn Store,
         end_freshness: impl FnOnce() + Send,
-    ) -> Result<BootId, String> {
-        let boot = BootId::draw(&*self.entropy);
+    ) -> Result<RegistrationId, String> {
+        let registration = RegistrationId::draw(&*self.entropy);
         let instance = NewInstance {
-            boot,
+            registration,
             name: self.name.clone(),
             max_staleness: self.max_staleness,
             generations: self.generations.clone(),
@@ -92,26 +92,26 @@ impl Member {
         end_freshness();
         let before = {
             let mut state = self.state.lock();
-            let before = state.boot.replace(boot);
+            let before = state.registration.replace(registration);
             state.doubted = false;
             state.left_behind.extend(before);
             before
         };
         match before {
-            None => tracing::debug!(%boot, "registered"),
-            Some(before) => tracing::info!(%boot, %before, "registered anew"),
+            None => tracing::debug!(boot = %registration, "registered"),
+            Some(before) => tracing::info!(boot = %registration, %before, "registered anew"),
         }
-        Ok(boot)
+        Ok(registration)
     }
 
     /// Deletes the rows of earlier registrations. Those that cannot be deleted now are tried again;
     /// others reap them, too.
     pub(super) async fn clean_up(&self, store: &dyn Store) {
         let rows = std::mem::take(&mut self.state.lock().left_behind);
-        for boot in rows {
-            if let Err(error) = store.leave(boot).await {
-                tracing::debug!(%error, %boot, "a row stays behind for now");
-                self.state.lock().left_behind.push(boot);
+        for registration in rows {
+            if let Err(error) = store.leave(registration).await {
+                tracing::debug!(%error, boot = %registration, "a row stays behind for now");
+                self.state.lock().left_behind.push(registration);
             }
         }
     }
@@ -120,8 +120,8 @@ impl Member {
     pub(super) async fn leave(&self, store: &dyn Store) {
         {
             let mut state = self.state.lock();
-            let boot = state.boot.take();
-            state.left_behind.extend(boot);
+            let registration = state.registration.take();
+            state.left_behind.extend(registration);
         }
         self.clean_up(store).await;
     }
@@ -129,6 +129,6 @@ impl Member {
 
 impl std::fmt::Debug for Member {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Member({}, {:?})", self.name, self.boot())
+        write!(f, "Member({}, {:?})", self.name, self.registration())
     }
 }

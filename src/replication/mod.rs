@@ -14,5 +14,5 @@ pub use hints::{follow_announcements, follow_hints};
 pub use keyward_core::fence::Receipt;
 pub use member::Member;
 pub use reaper::reap_the_silent;
-pub use tail::{BEAT, Tail};
+pub use tail::{HEARTBEAT, Tail};
 pub use watch::watch_freshness;

@@ -1,8 +1,8 @@
 //! Reaps the rows of instances that have been silent for longer than they may answer without
-//! news, so that no revocation waits for them. Merely ignoring such a row would be wrong: a beat
+//! news, so that no revocation waits for them. Merely ignoring such a row would be wrong: a heartbeat
 //! of it that is blocked may still commit.
 //!
-//! Upholds the other half of I9, with `fence::Silence`.
+//! Upholds the other half of I9, with `fence::FailureDetector`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
-use keyward_core::fence::Silence;
+use keyward_core::fence::FailureDetector;
 use keyward_core::key::Clock;
 use keyward_ops::MemberMetrics;
 use keyward_store::Store;
@@ -26,7 +26,7 @@ pub async fn reap_the_silent(
     metrics: MemberMetrics,
     stop: CancellationToken,
 ) {
-    let mut silence = Silence::default();
+    let mut detector = FailureDetector::default();
     loop {
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
@@ -34,25 +34,27 @@ pub async fn reap_the_silent(
         }
         tail.clean_up().await;
         // A failure says nothing of anybody's silence: what was seen stays seen.
-        let Ok(Some(roster)) = store.roster().await else {
+        let Ok(Some(membership)) = store.membership().await else {
             continue;
         };
         let answered_at = clock.boot();
         metrics
             .instances
-            .set(roster.members.len().try_into().unwrap_or(u64::MAX));
-        let own = tail.boot();
-        for (boot, beat) in silence.observe(&roster, answered_at) {
-            if Some(boot) == own {
+            .set(membership.members.len().try_into().unwrap_or(u64::MAX));
+        let own = tail.registration();
+        for (registration, beat) in detector.observe(&membership, answered_at) {
+            if Some(registration) == own {
                 continue;
             }
-            match store.reap(boot, beat).await {
+            match store.reap(registration, beat).await {
                 Ok(true) => {
                     metrics.reaped.inc();
-                    tracing::warn!(%boot, "an instance was silent for too long: its row is gone");
+                    tracing::warn!(boot = %registration, "an instance was silent for too long: its row is gone");
                 }
                 Ok(false) => {}
-                Err(error) => tracing::debug!(%error, %boot, "a silent row could not be reaped"),
+                Err(error) => {
+                    tracing::debug!(%error, boot = %registration, "a silent row could not be reaped")
+                }
             }
         }
     }

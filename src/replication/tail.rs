@@ -1,6 +1,6 @@
-//! The loop that keeps this instance fresh. Every beat writes its row and asks the log for what
-//! came after `applied`; at every poke the log is merely read. Both hand what they found to the
-//! fence; freshness comes from a beat alone.
+//! The loop that keeps this instance fresh. Every heartbeat writes its row and asks the log for what
+//! came after `applied`; at every wake the log is merely read. Both hand what they found to the
+//! fence; freshness comes from a heartbeat alone.
 //!
 //! Upholds I1, I5, I6 and the owner's half of I9.
 
@@ -12,13 +12,13 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::member::Member;
-use keyward_core::fence::{Absorbed, BootId, Fence, Now, Page, Refused};
+use keyward_core::fence::{Absorbed, Fence, Now, Page, Refused, RegistrationId};
 use keyward_core::key::{BootTime, Clock};
-use keyward_ops::BeatMetrics;
+use keyward_ops::HeartbeatMetrics;
 use keyward_store::{Store, StoreError};
 
-/// How often the log is asked when nothing pokes.
-pub const BEAT: Duration = Duration::from_millis(250);
+/// How often the log is asked when nothing wakes.
+pub const HEARTBEAT: Duration = Duration::from_millis(250);
 /// How often the log is trimmed.
 const TRIM: Duration = Duration::from_secs(3_600);
 /// How often a start begins anew because the log was trimmed meanwhile.
@@ -37,8 +37,8 @@ pub struct Tail {
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
     member: Member,
-    metrics: BeatMetrics,
-    poke: Notify,
+    metrics: HeartbeatMetrics,
+    wake: Notify,
     applied: watch::Sender<u64>,
     /// What keeps it from being fresh, and when the log was told.
     trouble: Mutex<Option<(Trouble, BootTime)>>,
@@ -77,7 +77,7 @@ impl Tail {
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         member: Member,
-        metrics: BeatMetrics,
+        metrics: HeartbeatMetrics,
     ) -> Self {
         let applied = watch::Sender::new(fence.applied());
         Self {
@@ -86,15 +86,15 @@ impl Tail {
             clock,
             member,
             metrics,
-            poke: Notify::new(),
+            wake: Notify::new(),
             applied,
             trouble: Mutex::default(),
         }
     }
 
     /// Asks for a read at once: a change was committed.
-    pub fn poke(&self) {
-        self.poke.notify_one();
+    pub fn wake(&self) {
+        self.wake.notify_one();
     }
 
     /// What keeps it from being fresh, if anything does.
@@ -109,8 +109,8 @@ impl Tail {
     }
 
     /// This instance's present registration.
-    pub(super) fn boot(&self) -> Option<BootId> {
-        self.member.boot()
+    pub(super) fn registration(&self) -> Option<RegistrationId> {
+        self.member.registration()
     }
 
     /// Tells of every advance of `applied`.
@@ -120,12 +120,12 @@ impl Tail {
 
     /// Registers and reads, so that whoever starts the service serves at once.
     pub async fn catch_up(&self) -> Result<(), String> {
-        let mut outcome = self.beat().await;
+        let mut outcome = self.heartbeat().await;
         for _ in 1..STARTS {
             if outcome.is_ok() {
                 break;
             }
-            outcome = self.beat().await;
+            outcome = self.heartbeat().await;
         }
         outcome.map_err(|trouble| trouble.text)
     }
@@ -133,13 +133,13 @@ impl Tail {
     /// Reads until `stop`; freshness ends with it, and then this instance's row goes.
     pub async fn run(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let due = tokio::time::sleep(BEAT);
+            let due = tokio::time::sleep(HEARTBEAT);
             tokio::pin!(due);
             let registered = self.member.sure().is_some();
-            let mut outcome = self.beat().await;
+            let mut outcome = self.heartbeat().await;
             // The row went, or may be held: it registers again at once.
             if outcome.is_err() && registered && self.member.sure().is_none() {
-                outcome = self.beat().await;
+                outcome = self.heartbeat().await;
             }
             self.note(outcome.err());
             loop {
@@ -147,7 +147,7 @@ impl Tail {
                     biased;
                     () = stop.cancelled() => break,
                     () = &mut due => break,
-                    () = self.poke.notified() => {
+                    () = self.wake.notified() => {
                         if !self.store.shared() {
                             break;
                         }
@@ -166,7 +166,7 @@ impl Tail {
         }
     }
 
-    /// A line when the state changes, not for each beat. A log that lost its tail is told of again
+    /// A line when the state changes, not for each heartbeat. A log that lost its tail is told of again
     /// and again: it stays so until somebody decides.
     fn note(&self, trouble: Option<Trouble>) {
         let mut told = self.trouble.lock();
@@ -187,14 +187,14 @@ impl Tail {
         *told = trouble.map(|trouble| (trouble, now));
     }
 
-    /// One beat. I1: `t0` is taken before it is sent, so whatever is visible by then is in the
+    /// One heartbeat. I1: `t0` is taken before it is sent, so whatever is visible by then is in the
     /// page. I5: it is sent under a registration that was answered, and counts when it was
     /// answered itself.
-    async fn beat(&self) -> Result<(), Trouble> {
-        let boot = self.registered().await?;
+    async fn heartbeat(&self) -> Result<(), Trouble> {
+        let registration = self.registered().await?;
         let t0 = Now::read(&*self.clock);
         let asked = self.fence.applied();
-        let page = match self.store.beat(boot, asked).await {
+        let page = match self.store.heartbeat(registration, asked).await {
             Ok(Some(page)) => page,
             Ok(None) => {
                 // Nobody waits for an instance without a row: it must not be fresh.
@@ -219,7 +219,7 @@ impl Tail {
             Ok(how) => {
                 self.metrics.fresh.inc();
                 self.note_applied(how, &page);
-                // The row says what was applied before this page: nobody should wait for the next beat.
+                // The row says what was applied before this page: nobody should wait for the next heartbeat.
                 self.acknowledge(asked).await;
                 Ok(())
             }
@@ -230,11 +230,11 @@ impl Tail {
         }
     }
 
-    /// The registration to beat under; a new one if there is none, or if a beat of the present
+    /// The registration to heartbeat under; a new one if there is none, or if a heartbeat of the present
     /// one hangs.
-    async fn registered(&self) -> Result<BootId, Trouble> {
-        if let Some(boot) = self.member.sure() {
-            return Ok(boot);
+    async fn registered(&self) -> Result<RegistrationId, Trouble> {
+        if let Some(registration) = self.member.sure() {
+            return Ok(registration);
         }
         let fresh_until_now = || self.fence.stop_being_fresh();
         let joined = self.member.join(&*self.store, fresh_until_now).await;
@@ -277,7 +277,7 @@ impl Tail {
         ))
     }
 
-    /// Reads the log at a hint, applies, acknowledges. What goes wrong here the next beat tells.
+    /// Reads the log at a hint, applies, acknowledges. What goes wrong here the next heartbeat tells.
     async fn follow_hint(&self) {
         let t0 = Now::read(&*self.clock);
         let before = self.fence.applied();
@@ -296,8 +296,8 @@ impl Tail {
         let applied = self.fence.applied();
         if applied > told
             && self.store.shared()
-            && let Some(boot) = self.member.sure()
-            && let Err(error) = self.store.acknowledge(boot, applied).await
+            && let Some(registration) = self.member.sure()
+            && let Err(error) = self.store.acknowledge(registration, applied).await
         {
             tracing::debug!(%error, "an acknowledgement was not written; the next beat brings it");
         }

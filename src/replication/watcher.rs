@@ -2,7 +2,7 @@
 //! confirms all that is due in one statement. A thousand concurrent revocations cost what one
 //! does.
 //!
-//! Upholds I7 on a shared store, with `fence::Quorum`.
+//! Upholds I7 on a shared store, with `fence::AckSet`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Tail;
 use super::barrier::Unconfirmed;
-use keyward_core::fence::{Committed, Epoch, Fence, Quorum, Receipt, Roster, bound};
+use keyward_core::fence::{AckSet, CommittedChange, Epoch, Fence, Membership, Receipt, bound};
 use keyward_core::key::{BootTime, Clock};
 use keyward_store::Store;
 
@@ -31,12 +31,12 @@ const MOST: usize = 1_024;
 type Proof = Result<Receipt, Unconfirmed>;
 
 /// A change that waits, and who hears of it.
-pub(super) struct Held {
-    change: Committed,
+pub(super) struct PendingConfirmation {
+    change: CommittedChange,
     answered_at: BootTime,
     tell: oneshot::Sender<Proof>,
-    /// Set by the first roster that was asked for after the commit was answered, with its epoch.
-    quorum: Option<(Epoch, Quorum)>,
+    /// Set by the first membership that was asked for after the commit was answered, with its epoch.
+    quorum: Option<(Epoch, AckSet)>,
     /// Nobody is waited for any more.
     receipt: Option<Receipt>,
     /// The longest bound of those it waits for.
@@ -44,9 +44,9 @@ pub(super) struct Held {
     looks: u32,
 }
 
-impl Held {
+impl PendingConfirmation {
     pub(super) fn new(
-        change: Committed,
+        change: CommittedChange,
         answered_at: BootTime,
         tell: oneshot::Sender<Proof>,
     ) -> Self {
@@ -61,29 +61,29 @@ impl Held {
         }
     }
 
-    /// Takes in a roster. In another epoch it begins again: what was waited for may be no more.
-    fn observe(&mut self, roster: &Roster, now: BootTime) {
+    /// Takes in a membership. In another epoch it begins again: what was waited for may be no more.
+    fn observe(&mut self, membership: &Membership, now: BootTime) {
         self.looks = self.looks.saturating_add(1);
         if self
             .quorum
             .as_ref()
-            .is_some_and(|(epoch, _)| *epoch != roster.epoch)
+            .is_some_and(|(epoch, _)| *epoch != membership.epoch)
         {
             self.begin_again();
         }
         if self.quorum.is_none() {
-            let bounds = roster
+            let bounds = membership
                 .members
                 .iter()
                 .map(|member| bound(member.max_staleness));
             self.longest = self.longest.max(bounds.max().unwrap_or_default());
         }
         let (_, quorum) = self.quorum.get_or_insert_with(|| {
-            let quorum = Quorum::new(self.change.revision, self.answered_at, roster);
-            (roster.epoch, quorum)
+            let quorum = AckSet::new(self.change.revision, self.answered_at, membership);
+            (membership.epoch, quorum)
         });
         if self.receipt.is_none() {
-            self.receipt = quorum.observe(roster, now);
+            self.receipt = quorum.observe(membership, now);
         }
     }
 
@@ -108,8 +108,12 @@ pub(super) struct Watcher {
 
 impl Watcher {
     /// Watches until `closing`, or until nobody can ask any more.
-    pub(super) async fn run(self, mut asked: mpsc::Receiver<Held>, closing: CancellationToken) {
-        let mut held: Vec<Held> = Vec::new();
+    pub(super) async fn run(
+        self,
+        mut asked: mpsc::Receiver<PendingConfirmation>,
+        closing: CancellationToken,
+    ) {
+        let mut held: Vec<PendingConfirmation> = Vec::new();
         loop {
             if held.is_empty() {
                 let first = tokio::select! {
@@ -139,20 +143,20 @@ impl Watcher {
     }
 
     /// One look at the rows, and the confirmation of what is due. Answers how long to rest.
-    async fn look(&self, held: &mut Vec<Held>) -> Duration {
+    async fn look(&self, held: &mut Vec<PendingConfirmation>) -> Duration {
         // Asked for now, after the commits of all that is held were answered.
-        let roster = self.store.roster().await;
+        let membership = self.store.membership().await;
         let now = self.clock.boot();
-        let Ok(Some(roster)) = roster else {
+        let Ok(Some(membership)) = membership else {
             self.give_up_overdue(held, now);
             return REST;
         };
-        let roster = self.with_own_memory(roster);
+        let membership = self.with_own_memory(membership);
         for one in held.iter_mut() {
-            one.observe(&roster, now);
+            one.observe(&membership, now);
         }
         if held.iter().any(|one| one.receipt.is_some()) {
-            self.confirm(held, roster.epoch).await;
+            self.confirm(held, membership.epoch).await;
         }
         self.give_up_overdue(held, self.clock.boot());
         if held.iter().any(|one| one.looks < SOON) {
@@ -163,32 +167,35 @@ impl Watcher {
     }
 
     /// What this instance has applied its memory tells, before its row does (I6).
-    fn with_own_memory(&self, mut roster: Roster) -> Roster {
-        let (own, applied) = (self.tail.boot(), self.fence.applied());
-        for member in &mut roster.members {
-            if Some(member.boot) == own {
+    fn with_own_memory(&self, mut membership: Membership) -> Membership {
+        let (own, applied) = (self.tail.registration(), self.fence.applied());
+        for member in &mut membership.members {
+            if Some(member.registration) == own {
                 member.applied = member.applied.max(applied);
             }
         }
-        roster
+        membership
     }
 
     /// Confirms what is due: by a statement that also commits a write, so that only a primary can
     /// answer it. Without a row of this instance, or in another epoch, it is asked again later.
-    async fn confirm(&self, held: &mut Vec<Held>, epoch: Epoch) {
-        let Some(boot) = self.tail.boot() else { return };
-        let (mut due, waiting): (Vec<Held>, Vec<Held>) = std::mem::take(held)
-            .into_iter()
-            .partition(|one| one.receipt.is_some());
+    async fn confirm(&self, held: &mut Vec<PendingConfirmation>, epoch: Epoch) {
+        let Some(registration) = self.tail.registration() else {
+            return;
+        };
+        let (mut due, waiting): (Vec<PendingConfirmation>, Vec<PendingConfirmation>) =
+            std::mem::take(held)
+                .into_iter()
+                .partition(|one| one.receipt.is_some());
         *held = waiting;
         held.extend(due.split_off(due.len().min(MOST)));
-        let changes: Vec<Committed> = due.iter().map(|one| one.change).collect();
-        let confirmed = match self.store.confirm(boot, &changes).await {
+        let changes: Vec<CommittedChange> = due.iter().map(|one| one.change).collect();
+        let confirmed = match self.store.confirm(registration, &changes).await {
             Ok(Some(confirmed)) => confirmed,
             Ok(None) | Err(_) => return held.extend(due),
         };
         if confirmed.epoch != epoch {
-            due.iter_mut().for_each(Held::begin_again);
+            due.iter_mut().for_each(PendingConfirmation::begin_again);
             return held.extend(due);
         }
         if !confirmed.registered {
@@ -209,7 +216,7 @@ impl Watcher {
         }
     }
 
-    fn give_up_overdue(&self, held: &mut Vec<Held>, now: BootTime) {
+    fn give_up_overdue(&self, held: &mut Vec<PendingConfirmation>, now: BootTime) {
         let own = self.fence.max_staleness();
         held.retain(|one| !one.is_overdue(own, now));
     }

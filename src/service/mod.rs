@@ -28,7 +28,7 @@ use keyward_core::key::{
 };
 use keyward_crypto::{Digest, Keyring, Minted, SealPurpose, Sealed};
 use keyward_ops::Metrics;
-use keyward_store::{Actor, AuditAction, AuditEntry, Control, Secrets, Store};
+use keyward_store::{Actor, AuditAction, AuditEntry, Control, Store, StoredKey};
 
 /// What the use cases stand on.
 pub struct Service {
@@ -97,7 +97,7 @@ impl Service {
 
     /// The store's time as this instance knows it: never behind the store.
     fn store_time(&self) -> Timestamp {
-        self.fence.look().database_time(self.clock.boot())
+        self.fence.snapshot().database_time(self.clock.boot())
     }
 
     /// A new key's secret under the first prefix.
@@ -140,7 +140,7 @@ impl Service {
     /// there is no sealed copy or the key does not live.
     async fn reveal(
         &self,
-        key: &Secrets,
+        key: &StoredKey,
         actor: &Actor,
     ) -> Result<Option<SecretText>, ServiceError> {
         let ended = matches!(

@@ -133,7 +133,7 @@ fn later(time: prost_types::Timestamp, seconds: i64) -> prost_types::Timestamp {
     }
 }
 
-/// Lets time pass on both clocks. The instance is not fresh until its next beat: waits for that.
+/// Lets time pass on both clocks. The instance is not fresh until its next heartbeat: waits for that.
 async fn pass(local: &Local, seconds: i64) {
     local.clock.step_boot(seconds);
     local.clock.step_wall(seconds);

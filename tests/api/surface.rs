@@ -41,7 +41,7 @@ async fn health_says_serving_only_while_freshness_holds_and_takes_no_token() {
     let unknown = health(&client, "keyward.v1.Nothing").await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
 
-    // Time runs away from every beat.
+    // Time runs away from every heartbeat.
     until(&client, ServingStatus::NotServing, || {
         local.clock.step_boot(10)
     })

@@ -73,7 +73,7 @@ async fn a_database_that_was_replaced_is_noticed_before_anything_is_acknowledged
     assert_ne!(refused.code(), Code::Ok);
     let answer = loop {
         match client.verify(&key).await {
-            // Until the next beat the instance is still fresh as of the last one.
+            // Until the next heartbeat the instance is still fresh as of the last one.
             Ok(Verdict::Valid) => tokio::task::yield_now().await,
             other => break other,
         }

@@ -1,4 +1,4 @@
-//! Secrets in every form they could leak in, and the search for them.
+//! StoredKey in every form they could leak in, and the search for them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};

@@ -83,7 +83,7 @@ pub(crate) fn is_unavailable(status: &Status) -> bool {
 }
 
 /// Makes a call again and again while the service says that it cannot tell now: on a busy machine an
-/// instance may be late with its beat. What it says in the end.
+/// instance may be late with its heartbeat. What it says in the end.
 pub(crate) async fn patiently<T>(call: impl AsyncFn() -> Result<T, Status>) -> T {
     for _ in 0..50 {
         match call().await {

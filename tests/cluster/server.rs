@@ -125,7 +125,7 @@ async fn assert_goes_on_and_then_stops(client: &Client, known: &str, unknown: &s
         pass(Duration::from_millis(10)).await;
     }
     tell("postgres away, last VALID after", last_valid);
-    // A beat may have been due just then, on a busy machine.
+    // A heartbeat may have been due just then, on a busy machine.
     assert!(last_valid > Duration::from_millis(900), "{last_valid:?}");
     assert!(last_valid < Duration::from_millis(2_300), "{last_valid:?}");
     assert!(refusals > 20);

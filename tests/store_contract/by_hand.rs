@@ -1,7 +1,7 @@
 //! Changes that pass the service by: logged like any other, or refused.
 
 use keyward_core::key::KeyId;
-use keyward_store::{NewKey, Secrets};
+use keyward_store::{NewKey, StoredKey};
 
 use crate::world::{DAY, World, end, kill, replace, sealed};
 
@@ -123,7 +123,7 @@ pub(crate) async fn what_is_no_part_of_the_record_is_not_logged(world: World) {
         .by_hand("UPDATE api_keys SET changed_by = 'somebody'")
         .await;
     assert_eq!(world.head().await, 0);
-    let Secrets { record, sealed } = world.get(key.id).await;
+    let StoredKey { record, sealed } = world.get(key.id).await;
     assert_eq!(
         (record, sealed),
         (key, Some(self::sealed(2))),
@@ -259,7 +259,7 @@ pub(crate) async fn the_sealed_copy_goes_in_the_same_transaction(world: World) {
     let kept = "SELECT hint FROM api_keys WHERE sealed IS NOT NULL";
     assert!(hand.read(kept).await.is_empty(), "wiped before the commit");
     hand.run("ROLLBACK").await.unwrap();
-    let Secrets { record, sealed } = world.get(key.id).await;
+    let StoredKey { record, sealed } = world.get(key.id).await;
     assert_eq!((record, sealed), (key, Some(self::sealed(1))));
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyward_core::fence::{Change, MAX_ROWS, Page};
-use keyward_store::{Committed, NewKey, Store, UpdateAnswer};
+use keyward_store::{CommittedChange, NewKey, Store, UpdateAnswer};
 
 use crate::world::{DAY, HOUR, World, actor, at_once, disabled, kill, kill_all, reason, replace};
 
@@ -58,7 +58,7 @@ pub(crate) async fn a_tail_gives_the_rows_after_it_with_their_marks(world: World
     ] {
         let committed = world.update(id, disabled(on)).await.1;
         assert_eq!(committed.id, Some(id));
-        let Committed { revision, mark, .. } = committed;
+        let CommittedChange { revision, mark, .. } = committed;
         expected.push(Change {
             revision,
             mark: mark.unwrap(),

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use keyward_core::key::KeyId;
-use keyward_store::{Committed, KeyTarget, NewKey, Revocation, RevokeAnswer, Revoked, Successor};
+use keyward_store::{
+    CommittedChange, KeyTarget, NewKey, Revocation, RevokeAnswer, Revoked, Successor,
+};
 
 use crate::world::{
     DAY, HOUR, World, account, actor, at_once, disabled, done, end, kill, kill_all, reason,
@@ -352,7 +354,7 @@ pub(crate) async fn an_account_without_keys_is_done(world: World) {
     let revoked = world.revoke(kill_all("42")).await;
     assert!(revoked.keys.is_empty());
     assert_eq!((revoked.count, revoked.revoke_time), (0, None));
-    assert_eq!(revoked.committed, Committed::NOTHING);
+    assert_eq!(revoked.committed, CommittedChange::NOTHING);
 }
 
 pub(crate) async fn an_account_revoked_again_still_names_its_highest_revision(world: World) {

@@ -1,7 +1,7 @@
 //! Update: the fields that may change.
 
 use keyward_core::key::KeyRecord;
-use keyward_store::{Committed, Expiry, KeyChanges, NewKey, UpdateAnswer};
+use keyward_store::{CommittedChange, Expiry, KeyChanges, NewKey, UpdateAnswer};
 
 use crate::world::{DAY, World, actor, disabled, end, kill, metadata, networks, scopes, sealed};
 
@@ -79,7 +79,7 @@ pub(crate) async fn an_expiry_is_set_and_taken_away(world: World) {
 
 pub(crate) async fn a_change_to_what_is_there_answers_the_last_change(world: World) {
     let key = world.plain("42").await;
-    let nothing = Committed::NOTHING;
+    let nothing = CommittedChange::NOTHING;
     assert_eq!(
         world.update(key.id, disabled(false)).await,
         (key.clone(), nothing)

@@ -12,8 +12,8 @@ use keyward_core::key::{
 };
 use keyward_crypto::{Digest, Sealed};
 use keyward_store::{
-    Actor, Committed, Expiry, KeyChanges, KeyTarget, NewKey, NewToken, OpenError, Revocation,
-    RevokeAnswer, Revoked, Secrets, Store, Successor, UpdateAnswer,
+    Actor, CommittedChange, Expiry, KeyChanges, KeyTarget, NewKey, NewToken, OpenError, Revocation,
+    RevokeAnswer, Revoked, Store, StoredKey, Successor, UpdateAnswer,
 };
 
 use crate::doubles::{Counting, ManualClock};
@@ -270,7 +270,7 @@ impl World {
         .await
     }
 
-    pub(crate) async fn get(&self, id: KeyId) -> Secrets {
+    pub(crate) async fn get(&self, id: KeyId) -> StoredKey {
         self.store
             .get_key(&KeyTarget::Id(id))
             .await
@@ -286,7 +286,11 @@ impl World {
         done(self.store.revoke(revocation, &actor()).await.unwrap())
     }
 
-    pub(crate) async fn update(&self, id: KeyId, changes: KeyChanges) -> (KeyRecord, Committed) {
+    pub(crate) async fn update(
+        &self,
+        id: KeyId,
+        changes: KeyChanges,
+    ) -> (KeyRecord, CommittedChange) {
         match self.store.update(id, changes, &actor()).await.unwrap() {
             UpdateAnswer::Done(updated) => (updated.record, updated.committed),
             other => panic!("{other:?}"),

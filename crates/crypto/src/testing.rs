@@ -15,7 +15,7 @@ impl Entropy for Counting {
     }
 }
 
-/// Secrets that depend on their number alone.
+/// StoredKey that depend on their number alone.
 pub(super) fn material(generations: &[u32], seals: &[u32]) -> KeyringMaterial {
     let key = |number: u32, what: u8| {
         let mut bytes = [what; 32];

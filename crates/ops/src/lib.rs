@@ -11,8 +11,8 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
-    BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, L2Metrics, MemberMetrics, Metrics,
-    RevokeMetrics, RpcMetrics, TlsMetrics,
+    CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, L2Metrics, MemberMetrics,
+    Metrics, RevokeMetrics, RpcMetrics, TlsMetrics,
 };
 
 /// The name and version under which the service shows itself.

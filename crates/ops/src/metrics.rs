@@ -16,7 +16,7 @@ use tonic::Code;
 use super::VERSION;
 use catalogue::{Catalogue, Described};
 pub use groups::{
-    BeatMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, L2Metrics, MemberMetrics,
+    CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, L2Metrics, MemberMetrics,
     RevokeMetrics, TlsMetrics,
 };
 
@@ -67,7 +67,7 @@ pub struct Metrics {
     /// Revocations and other changes that must hold everywhere.
     pub revoke: RevokeMetrics,
     /// Beats of the tail.
-    pub beats: BeatMetrics,
+    pub beats: HeartbeatMetrics,
     /// The other instances.
     pub members: MemberMetrics,
     /// The cache that instances share.
@@ -115,7 +115,7 @@ impl Metrics {
             store_permits_refused: c.counter("keyward_store_permits_refused", permits_help),
             fence: FenceMetrics::register(c),
             revoke: RevokeMetrics::register(c),
-            beats: BeatMetrics::register(c),
+            beats: HeartbeatMetrics::register(c),
             members: MemberMetrics::register(c),
             l2: L2Metrics::register(c),
             tls: TlsMetrics::register(c),

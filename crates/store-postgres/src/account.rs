@@ -10,7 +10,7 @@ use super::{ATTEMPTS, LONG, LONG_ANSWER, PostgresStore, rows};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::{
-    Actor, AuditAction, AuditEntry, Committed, Result, RevokeAnswer, Revoked, StoreError,
+    Actor, AuditAction, AuditEntry, CommittedChange, Result, RevokeAnswer, Revoked, StoreError,
 };
 
 /// Keys that a revocation ended.
@@ -152,7 +152,7 @@ async fn listed(
 async fn last_change(
     lease: &mut Lease<'_>,
     account: &AccountId,
-) -> std::result::Result<Committed, Failure> {
+) -> std::result::Result<CommittedChange, Failure> {
     let last = sqlx::query(
         "SELECT key_id, revision, mark FROM api_keys
           WHERE account_id = $1 ORDER BY revision DESC LIMIT 1",
@@ -162,6 +162,6 @@ async fn last_change(
         .await?;
     Ok(match &last {
         Some(row) => rows::committed(row, "key_id")?,
-        None => Committed::NOTHING,
+        None => CommittedChange::NOTHING,
     })
 }

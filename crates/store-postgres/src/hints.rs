@@ -1,5 +1,5 @@
 //! Hints between instances, by NOTIFY: after a commit, never in a trigger, where they would serialise
-//! commits. They may be lost; the beat is the truth.
+//! commits. They may be lost; the heartbeat is the truth.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::failure::Failure;
 use super::link::Connector;
 use super::links::Links;
-use keyward_store::{Heard, Herald};
+use keyward_store::{ChangeNotice, OnCommit};
 
 const CHANNEL: &str = "keyward_changes";
 /// How long nothing is heard before this instance hints to itself; after as long again in
@@ -24,7 +24,7 @@ pub(super) struct Hints {
     /// Full when a hint is waiting to be sent: that one will do.
     pending: mpsc::Sender<()>,
     listener: Mutex<Option<PgListener>>,
-    herald: OnceLock<Herald>,
+    on_commit: OnceLock<OnCommit>,
 }
 
 impl Hints {
@@ -42,22 +42,22 @@ impl Hints {
         Self {
             pending,
             listener: Mutex::default(),
-            herald: OnceLock::new(),
+            on_commit: OnceLock::new(),
         }
     }
 
     /// Hints to all instances that something has changed, without waiting for it.
     pub(super) fn give(&self) {
-        if let Some(herald) = self.herald.get() {
-            herald();
+        if let Some(on_commit) = self.on_commit.get() {
+            on_commit();
         }
         self.notify();
     }
 
-    /// Gives each hint by `herald` as well.
-    pub(super) fn also_by(&self, herald: Herald) {
+    /// Gives each hint by `on_commit` as well.
+    pub(super) fn also_by(&self, on_commit: OnCommit) {
         // Only the first one counts.
-        let _ = self.herald.set(herald);
+        let _ = self.on_commit.set(on_commit);
     }
 
     fn notify(&self) {
@@ -66,7 +66,7 @@ impl Hints {
     }
 
     /// Waits for a hint.
-    pub(super) async fn hear(&self, connector: &Connector) -> Heard {
+    pub(super) async fn hear(&self, connector: &Connector) -> ChangeNotice {
         let mut listener = self.listener.lock().await;
         let heard = match &mut *listener {
             Some(listening) => self.listen(listening).await,
@@ -74,7 +74,7 @@ impl Hints {
                 Ok(Ok(listening)) => {
                     *listener = Some(listening);
                     // Whatever was said before it listened was not heard.
-                    return Heard::Lost;
+                    return ChangeNotice::Lost;
                 }
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "no listener for hints");
@@ -84,10 +84,10 @@ impl Hints {
             },
         };
         if heard {
-            return Heard::Changed;
+            return ChangeNotice::Changed;
         }
         *listener = None;
-        Heard::Lost
+        ChangeNotice::Lost
     }
 
     /// Waits for a hint; `false` when some may have been lost. Anything but a hint is a loss: the

@@ -17,7 +17,7 @@ use keyward_crypto::Digest;
 use keyward_store::plan::{changed, entry};
 use keyward_store::{
     Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer, Updated,
+    Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -79,7 +79,7 @@ impl Keys for PostgresStore {
         self.gather.find(digest).await
     }
 
-    async fn get_key(&self, target: &KeyTarget) -> Result<Option<Secrets>> {
+    async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
         let statement = match target {
             KeyTarget::Id(id) => by_ids(&[*id], ""),
             KeyTarget::Digest(digest) => sqlx::query(concat!(
@@ -117,7 +117,7 @@ impl Keys for PostgresStore {
 
 impl PostgresStore {
     /// The key that holds the slot, and the store's time.
-    async fn in_slot(&self, new: &NewKey) -> Result<Option<(Secrets, Timestamp)>> {
+    async fn in_slot(&self, new: &NewKey) -> Result<Option<(StoredKey, Timestamp)>> {
         let mut lease = self.readers.lease().await?;
         let found = lease.fetch_optional(slot_query(new, "")).await?;
         lease.done();
@@ -131,7 +131,7 @@ impl PostgresStore {
         &self,
         new: &NewKey,
         actor: &Actor,
-    ) -> std::result::Result<Option<Secrets>, Failure> {
+    ) -> std::result::Result<Option<StoredKey>, Failure> {
         let statement = insert(new, actor)?;
         let mut lease = self.writers.lease().await?;
         let made = lease.fetch_optional(statement).await;
@@ -145,7 +145,7 @@ impl PostgresStore {
         &self,
         new: &NewKey,
         actor: &Actor,
-    ) -> std::result::Result<Option<Secrets>, Failure> {
+    ) -> std::result::Result<Option<StoredKey>, Failure> {
         let insert = insert(new, actor)?;
         let mut lease = self.writers.begin().await?;
         let Some(row) = lease.fetch_optional(slot_query(new, " FOR UPDATE")).await? else {

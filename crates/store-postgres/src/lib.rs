@@ -66,7 +66,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects to the first of `urls` that is a primary, on the current runtime. Refuses when
     /// none answers, when a timeline cannot be told, and when the schema lacks what this program
-    /// needs. `max_staleness` is that of this instance: a beat that takes a good part of it is
+    /// needs. `max_staleness` is that of this instance: a heartbeat that takes a good part of it is
     /// given up.
     pub async fn open<'u>(
         urls: impl IntoIterator<Item = &'u str>,

@@ -41,7 +41,7 @@ pub(super) use page;
 
 #[async_trait]
 impl Log for PostgresStore {
-    /// From `pruned_to` on: the first beat reads all that the log still holds.
+    /// From `pruned_to` on: the first heartbeat reads all that the log still holds.
     async fn start(&self) -> Result<Start> {
         let taken_at = self.clock.boot();
         let mut lease = self.members.lease().await?;

@@ -1,6 +1,6 @@
 //! The rows of the instances that share a database (DESIGN 5, join and leave).
 //!
-//! Upholds I5: a beat is one statement that writes the row and reads the log, with
+//! Upholds I5: a heartbeat is one statement that writes the row and reads the log, with
 //! `synchronous_commit` at least `on`; and the row's half of I9.
 
 use std::time::Duration;
@@ -12,8 +12,10 @@ use super::failure::{Failure, Kind};
 use super::link::Link;
 use super::log::{page, read_page, with_place};
 use super::{PostgresStore, rows};
-use keyward_core::fence::{BootId, Member, Page, Roster};
-use keyward_store::{Committed, Confirmed, Heard, Herald, Members, NewInstance, Result};
+use keyward_core::fence::{Member, Membership, Page, RegistrationId};
+use keyward_store::{
+    ChangeNotice, CommittedChange, Confirmed, Members, NewInstance, OnCommit, Result,
+};
 
 #[async_trait]
 impl Members for PostgresStore {
@@ -29,7 +31,7 @@ impl Members for PostgresStore {
             "INSERT INTO instances (boot_id, name, max_staleness, loaded_generations)
              VALUES ($1, $2, $3, $4)",
         )
-        .bind(rows::boot(instance.boot))
+        .bind(rows::boot(instance.registration))
         .bind(instance.name.clone())
         .bind(staleness)
         .bind(generations);
@@ -38,14 +40,14 @@ impl Members for PostgresStore {
         Ok(outcome.map_err(Failure::of_a_commit)?)
     }
 
-    async fn beat(&self, boot: BootId, applied: u64) -> Result<Option<Page>> {
+    async fn heartbeat(&self, registration: RegistrationId, applied: u64) -> Result<Option<Page>> {
         let statement = sqlx::query(concat!(
             "WITH mine AS (UPDATE instances
                               SET beat = beat + 1, applied_revision = greatest(applied_revision, $1)
                             WHERE boot_id = $3 RETURNING beat) ",
             page!(" CROSS JOIN mine")
         ));
-        let statement = with_place(statement, applied)?.bind(rows::boot(boot));
+        let statement = with_place(statement, applied)?.bind(rows::boot(registration));
         let read = |found: &[PgRow], link: &Link| match found {
             [] => Ok(None),
             found => read_page(found, link).map(Some),
@@ -56,26 +58,27 @@ impl Members for PostgresStore {
         }
     }
 
-    async fn acknowledge(&self, boot: BootId, applied: u64) -> Result<()> {
+    async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()> {
         // `off` for this commit alone: freshness never comes from it.
         let statement = sqlx::query(
             "UPDATE instances SET applied_revision = $2
               WHERE boot_id = $1 AND applied_revision < $2
                 AND set_config('synchronous_commit', 'off', true) = 'off'",
         )
-        .bind(rows::boot(boot))
+        .bind(rows::boot(registration))
         .bind(rows::bindable(applied)?);
         Ok(self.tail.run(statement, |_, _| Ok(())).await?)
     }
 
-    async fn leave(&self, boot: BootId) -> Result<()> {
-        let delete = sqlx::query("DELETE FROM instances WHERE boot_id = $1").bind(rows::boot(boot));
+    async fn leave(&self, registration: RegistrationId) -> Result<()> {
+        let delete =
+            sqlx::query("DELETE FROM instances WHERE boot_id = $1").bind(rows::boot(registration));
         let mut lease = self.members.begin().await?;
         lease.execute(delete).await?;
         Ok(lease.commit().await?)
     }
 
-    async fn roster(&self) -> Result<Option<Roster>> {
+    async fn membership(&self) -> Result<Option<Membership>> {
         let mut lease = self.members.lease().await?;
         let found = lease
             .fetch_all(sqlx::query(
@@ -94,12 +97,12 @@ impl Members for PostgresStore {
             }
         }
         lease.done();
-        Ok(Some(Roster { epoch, members }))
+        Ok(Some(Membership { epoch, members }))
     }
 
-    async fn reap(&self, boot: BootId, beat: u64) -> Result<bool> {
+    async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool> {
         let delete = sqlx::query("DELETE FROM instances WHERE boot_id = $1 AND beat = $2")
-            .bind(rows::boot(boot))
+            .bind(rows::boot(registration))
             .bind(rows::bindable(beat)?);
         let mut lease = self.members.begin().await?;
         let gone = lease.execute(delete).await?;
@@ -107,7 +110,11 @@ impl Members for PostgresStore {
         Ok(gone > 0)
     }
 
-    async fn confirm(&self, boot: BootId, changes: &[Committed]) -> Result<Option<Confirmed>> {
+    async fn confirm(
+        &self,
+        registration: RegistrationId,
+        changes: &[CommittedChange],
+    ) -> Result<Option<Confirmed>> {
         let mut revisions = Vec::with_capacity(changes.len());
         for change in changes {
             revisions.push(rows::bindable(change.revision)?);
@@ -134,7 +141,7 @@ impl Members for PostgresStore {
                  AS due(revision, mark, id, place)
               ORDER BY place",
         )
-        .bind(rows::boot(boot))
+        .bind(rows::boot(registration))
         .bind(revisions)
         .bind(marks)
         .bind(ids);
@@ -155,18 +162,20 @@ impl Members for PostgresStore {
         Ok(Some(confirmed))
     }
 
-    async fn hint(&self) -> Heard {
+    async fn hint(&self) -> ChangeNotice {
         self.hints.hear(&self.connector).await
     }
 
-    fn also_hint_by(&self, herald: Herald) {
-        self.hints.also_by(herald);
+    fn set_on_commit(&self, on_commit: OnCommit) {
+        self.hints.also_by(on_commit);
     }
 }
 
 fn member(row: &PgRow) -> Result<Member> {
     Ok(Member {
-        boot: BootId::from_bytes(rows::column::<uuid::Uuid>(row, "boot_id")?.into_bytes()),
+        registration: RegistrationId::from_bytes(
+            rows::column::<uuid::Uuid>(row, "boot_id")?.into_bytes(),
+        ),
         beat: rows::revision(row, "beat")?,
         applied: rows::revision(row, "applied_revision")?,
         max_staleness: Duration::from_millis(rows::revision(row, "max_staleness")?),

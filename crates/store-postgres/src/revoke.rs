@@ -17,9 +17,9 @@ use super::keys::by_ids;
 use super::links::{Lease, Links};
 use super::rows::{self, key_columns};
 use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
-use keyward_store::plan::{End, Ending, ending};
+use keyward_store::plan::{End, RevocationPlan, ending};
 use keyward_store::{
-    Actor, KeyTarget, Result, RevokeAnswer, Revoked, Secrets, StoreError, Successor,
+    Actor, KeyTarget, Result, RevokeAnswer, Revoked, StoreError, StoredKey, Successor,
 };
 
 /// Revocations in one statement at most.
@@ -267,9 +267,9 @@ fn plan(asked: &Asked, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
     }
     let (successor, reason) = (asked.successor.clone(), asked.reason.clone());
     match ending(&record, successor, now, now.plus(asked.grace), reason) {
-        Ending::Expired => Plan::Answer(Ok(RevokeAnswer::Expired)),
-        Ending::Stands => Plan::Key(Box::new(record), None),
-        Ending::Ends(end) => Plan::Key(Box::new(record), Some(end)),
+        RevocationPlan::Expired => Plan::Answer(Ok(RevokeAnswer::Expired)),
+        RevocationPlan::Stands => Plan::Key(Box::new(record), None),
+        RevocationPlan::Ends(end) => Plan::Key(Box::new(record), Some(end)),
     }
 }
 
@@ -311,7 +311,7 @@ fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAn
     if record.revision < at_least || record.revoke_time.is_none() {
         return Err(gone());
     }
-    let successor: Option<Secrets> = match record.replaced_by {
+    let successor: Option<StoredKey> = match record.replaced_by {
         Some(id) => find(id)?.map(rows::secrets).transpose()?,
         None => None,
     };

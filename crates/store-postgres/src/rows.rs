@@ -9,13 +9,13 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::failure::failed;
-use keyward_core::fence::{BootId, Mark};
+use keyward_core::fence::{Mark, RegistrationId};
 use keyward_core::key::{
     AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
     SlotName, Timestamp, TokenRecord,
 };
 use keyward_crypto::{Digest, Sealed};
-use keyward_store::{Committed, Result, Secrets, StoreError};
+use keyward_store::{CommittedChange, Result, StoreError, StoredKey};
 
 /// The columns of a key's record, in a query's text; each with the table's name, if that is given.
 macro_rules! key_columns {
@@ -97,7 +97,7 @@ pub(super) fn uuid(id: KeyId) -> Uuid {
 }
 
 /// A boot id as a statement takes it.
-pub(super) fn boot(id: BootId) -> Uuid {
+pub(super) fn boot(id: RegistrationId) -> Uuid {
     Uuid::from_bytes(*id.as_bytes())
 }
 
@@ -156,9 +156,9 @@ pub(super) fn key(row: &PgRow) -> Result<KeyRecord> {
 }
 
 /// The record in a row of `key_columns`, and the sealed copy beside it.
-pub(super) fn secrets(row: &PgRow) -> Result<Secrets> {
+pub(super) fn secrets(row: &PgRow) -> Result<StoredKey> {
     let sealed = column::<Option<Vec<u8>>>(row, "sealed")?.map(Sealed::from_bytes);
-    Ok(Secrets {
+    Ok(StoredKey {
         record: key(row)?,
         sealed,
     })
@@ -185,12 +185,12 @@ pub(super) fn token(row: &PgRow) -> Result<TokenRecord> {
 }
 
 /// The last change of a row, whose id stands in the column `id_column`.
-pub(super) fn committed(row: &PgRow, id_column: &str) -> Result<Committed> {
+pub(super) fn committed(row: &PgRow, id_column: &str) -> Result<CommittedChange> {
     let revision = revision(row, "revision")?;
     if revision == 0 {
-        return Ok(Committed::NOTHING);
+        return Ok(CommittedChange::NOTHING);
     }
-    Ok(Committed {
+    Ok(CommittedChange {
         revision,
         mark: Some(mark(column(row, "mark")?)?),
         id: Some(id(row, id_column)?),

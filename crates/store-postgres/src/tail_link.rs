@@ -1,4 +1,4 @@
-//! The tail's own link: reads under load must not make the instance stale. A beat that hangs is
+//! The tail's own link: reads under load must not make the instance stale. A heartbeat that hangs is
 //! given up: its connection is closed, and its backend, which may still hold the instance's row,
 //! is ended as soon as a server can be asked to.
 

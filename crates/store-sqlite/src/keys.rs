@@ -12,10 +12,10 @@ use super::{SqliteStore, WriteTx, store_error};
 use keyward_core::fence::{Stamp, state_at};
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Timestamp};
 use keyward_crypto::Digest;
-use keyward_store::plan::{Ending, changed, ending, entry};
+use keyward_store::plan::{RevocationPlan, changed, ending, entry};
 use keyward_store::{
     Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, Secrets, StoreError, UpdateAnswer, Updated,
+    Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -69,12 +69,12 @@ impl Keys for SqliteStore {
                 let record = rows::key(&row)?;
                 let ends = tx.now.plus(grace);
                 match ending(&record, successor, tx.now, ends, reason) {
-                    Ending::Expired => {
+                    RevocationPlan::Expired => {
                         tx.rollback().await?;
                         Ok(RevokeAnswer::Expired)
                     }
-                    Ending::Stands => revoke_one(tx, record, None, actor).await,
-                    Ending::Ends(end) => revoke_one(tx, record, Some(end), actor).await,
+                    RevocationPlan::Stands => revoke_one(tx, record, None, actor).await,
+                    RevocationPlan::Ends(end) => revoke_one(tx, record, Some(end), actor).await,
                 }
             }
             Revocation::Account { account, reason } => {
@@ -147,7 +147,7 @@ impl Keys for SqliteStore {
         })
     }
 
-    async fn get_key(&self, target: &KeyTarget) -> Result<Option<Secrets>> {
+    async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
         target_query(target)
             .fetch_optional(&self.readers)
             .await
@@ -243,7 +243,7 @@ fn updated(row: &SqliteRow) -> Result<Updated> {
     })
 }
 
-pub(super) async fn by_id(tx: &mut WriteTx, id: KeyId) -> Result<Option<Secrets>> {
+pub(super) async fn by_id(tx: &mut WriteTx, id: KeyId) -> Result<Option<StoredKey>> {
     fetch(tx, id_query(id))
         .await?
         .map(|row| rows::secrets(&row))

@@ -1,5 +1,5 @@
 //! The log on SQLite: start, tail, trim. A tail is a mere read, because the directory's lock
-//! proves what the write of a beat proves on a shared store; so a full disk stops writes only.
+//! proves what the write of a heartbeat proves on a shared store; so a full disk stops writes only.
 
 use std::time::Duration;
 

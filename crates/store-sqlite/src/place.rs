@@ -1,6 +1,6 @@
 //! The place of the database: one process holds it, and notices when its file is no longer there.
 //!
-//! Upholds what a committed beat upholds on a shared store (I5): while the locks are held no other
+//! Upholds what a committed heartbeat upholds on a shared store (I5): while the locks are held no other
 //! process is an instance on this database.
 
 use std::fs::{File, TryLockError};

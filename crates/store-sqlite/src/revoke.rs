@@ -1,4 +1,4 @@
-//! Ending keys on SQLite: one key with or without a successor, or an account's at once. One
+//! RevocationPlan keys on SQLite: one key with or without a successor, or an account's at once. One
 //! transaction each; the triggers log every row and wipe the sealed copies.
 
 use super::audit::audit;
@@ -8,7 +8,7 @@ use super::{WriteTx, store_error};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
 use keyward_store::plan::End;
 use keyward_store::{
-    Actor, AuditAction, AuditEntry, Committed, Expiry, NewKey, Result, RevokeAnswer, Revoked,
+    Actor, AuditAction, AuditEntry, CommittedChange, Expiry, NewKey, Result, RevokeAnswer, Revoked,
     Successor,
 };
 
@@ -135,7 +135,7 @@ pub(super) async fn revoke_account(
     .map_err(store_error)?;
     let committed = match &last {
         Some(row) => rows::committed(row)?,
-        None => Committed::NOTHING,
+        None => CommittedChange::NOTHING,
     };
     if ids.is_empty() {
         tx.rollback().await?;

@@ -13,7 +13,7 @@ use keyward_core::key::{
     SlotName, Timestamp, TokenRecord,
 };
 use keyward_crypto::{Digest, Sealed};
-use keyward_store::{Committed, Secrets, StoreError};
+use keyward_store::{CommittedChange, StoreError, StoredKey};
 
 type Result<T> = keyward_store::Result<T>;
 
@@ -105,9 +105,9 @@ pub(super) fn key(row: &SqliteRow) -> Result<KeyRecord> {
 }
 
 /// The record in a row of `key_columns`, and the sealed copy.
-pub(super) fn secrets(row: &SqliteRow) -> Result<Secrets> {
+pub(super) fn secrets(row: &SqliteRow) -> Result<StoredKey> {
     let sealed = column::<Option<Vec<u8>>>(row, "sealed")?.map(Sealed::from_bytes);
-    Ok(Secrets {
+    Ok(StoredKey {
         record: key(row)?,
         sealed,
     })
@@ -134,21 +134,21 @@ pub(super) fn token(row: &SqliteRow) -> Result<TokenRecord> {
 }
 
 /// The last change of a row of `key_columns`.
-pub(super) fn committed(row: &SqliteRow) -> Result<Committed> {
+pub(super) fn committed(row: &SqliteRow) -> Result<CommittedChange> {
     last_change(row, "key_id")
 }
 
 /// The last change of a row of `token_columns`.
-pub(super) fn token_committed(row: &SqliteRow) -> Result<Committed> {
+pub(super) fn token_committed(row: &SqliteRow) -> Result<CommittedChange> {
     last_change(row, "token_id")
 }
 
-fn last_change(row: &SqliteRow, id_column: &str) -> Result<Committed> {
+fn last_change(row: &SqliteRow, id_column: &str) -> Result<CommittedChange> {
     let revision = revision(column(row, "revision")?)?;
     if revision == 0 {
-        return Ok(Committed::NOTHING);
+        return Ok(CommittedChange::NOTHING);
     }
-    Ok(Committed {
+    Ok(CommittedChange {
         revision,
         mark: Some(mark(column(row, "mark")?)?),
         id: Some(id(column(row, id_column)?)?),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyward_core::fence::{BootId, Committed, Epoch, Stamp};
+use keyward_core::fence::{CommittedChange, Epoch, RegistrationId, Stamp};
 use keyward_core::key::{
     AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes, SlotName,
     Timestamp, TokenRecord,
@@ -60,14 +60,14 @@ pub enum Expiry {
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The key that holds the slot now.
-    pub key: Secrets,
+    pub key: StoredKey,
     /// Whether it was made by this call.
     pub created: bool,
 }
 
 /// A record and the sealed copy beside it.
 #[derive(Clone, Debug)]
-pub struct Secrets {
+pub struct StoredKey {
     /// The record.
     pub record: KeyRecord,
     /// The sealed copy; only a recoverable key without revoke time has one.
@@ -143,13 +143,13 @@ pub struct Revoked {
     /// How many there are in all.
     pub count: u64,
     /// The successor, made by this call or an earlier one.
-    pub successor: Option<Secrets>,
+    pub successor: Option<StoredKey>,
     /// Whether this call made the successor.
     pub created: bool,
     /// From when on all of `keys` are dead; `None` when there are none.
     pub revoke_time: Option<Timestamp>,
     /// The highest change on the targeted rows, those that were revoked before included.
-    pub committed: Committed,
+    pub committed: CommittedChange,
 }
 
 impl Revoked {
@@ -193,7 +193,7 @@ pub struct Updated {
     /// Under what a shared cache may hold it.
     pub digest: Digest,
     /// Its last change.
-    pub committed: Committed,
+    pub committed: CommittedChange,
 }
 
 /// What a store holds under a digest, with the head of the same snapshot (I2).
@@ -239,7 +239,7 @@ pub struct TokenRevoked {
     /// The token as it is now.
     pub record: TokenRecord,
     /// Its last change.
-    pub committed: Committed,
+    pub committed: CommittedChange,
 }
 
 /// What was done.
@@ -293,7 +293,7 @@ pub struct AuditEntry {
 #[derive(Clone, Debug)]
 pub struct NewInstance {
     /// Its name for this registration.
-    pub boot: BootId,
+    pub registration: RegistrationId,
     /// For people: host and address.
     pub name: String,
     /// How long it may answer without news.
@@ -315,11 +315,11 @@ pub struct Confirmed {
 }
 
 /// Tells by another way that something has changed.
-pub type Herald = Box<dyn Fn() + Send + Sync>;
+pub type OnCommit = Box<dyn Fn() + Send + Sync>;
 
 /// What came of waiting for a hint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum ChangeNotice {
     /// Some instance has changed something.
     Changed,
     /// Hints may have been lost: look.

@@ -10,11 +10,12 @@ use parking_lot::Mutex;
 use tracing::Instrument;
 
 use super::{
-    Actor, Audit, AuditEntry, Committed, Confirmed, Found, Heard, Herald, Issued, KeyChanges,
-    KeyTarget, KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken, Result,
-    Revocation, RevokeAnswer, Secrets, Store, StoreError, TokenRevoked, Tokens, UpdateAnswer,
+    Actor, Audit, AuditEntry, ChangeNotice, CommittedChange, Confirmed, Found, Issued, KeyChanges,
+    KeyTarget, KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken,
+    OnCommit, Result, Revocation, RevokeAnswer, Store, StoreError, StoredKey, TokenRevoked, Tokens,
+    UpdateAnswer,
 };
-use keyward_core::fence::{BootId, Page, Roster, Start};
+use keyward_core::fence::{Membership, Page, RegistrationId, Start};
 use keyward_core::key::{BootTime, Clock, KeyId, KeyRecord, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 use keyward_ops::Metrics;
@@ -133,7 +134,7 @@ impl<S: Store> Keys for Instrumented<S> {
         self.watch("find_key", self.inner.find_key(digest)).await
     }
 
-    async fn get_key(&self, target: &KeyTarget) -> Result<Option<Secrets>> {
+    async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
         self.watch("get_key", self.inner.get_key(target)).await
     }
 
@@ -238,38 +239,44 @@ impl<S: Store> Members for Instrumented<S> {
         self.watch("register", self.inner.register(instance)).await
     }
 
-    async fn beat(&self, boot: BootId, applied: u64) -> Result<Option<Page>> {
-        self.watch("beat", self.inner.beat(boot, applied)).await
-    }
-
-    async fn acknowledge(&self, boot: BootId, applied: u64) -> Result<()> {
-        self.watch("acknowledge", self.inner.acknowledge(boot, applied))
+    async fn heartbeat(&self, registration: RegistrationId, applied: u64) -> Result<Option<Page>> {
+        self.watch("beat", self.inner.heartbeat(registration, applied))
             .await
     }
 
-    async fn leave(&self, boot: BootId) -> Result<()> {
-        self.watch("leave", self.inner.leave(boot)).await
-    }
-
-    async fn roster(&self) -> Result<Option<Roster>> {
-        self.watch("roster", self.inner.roster()).await
-    }
-
-    async fn reap(&self, boot: BootId, beat: u64) -> Result<bool> {
-        self.watch("reap", self.inner.reap(boot, beat)).await
-    }
-
-    async fn confirm(&self, boot: BootId, changes: &[Committed]) -> Result<Option<Confirmed>> {
-        self.watch("confirm", self.inner.confirm(boot, changes))
+    async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()> {
+        self.watch("acknowledge", self.inner.acknowledge(registration, applied))
             .await
     }
 
-    async fn hint(&self) -> Heard {
+    async fn leave(&self, registration: RegistrationId) -> Result<()> {
+        self.watch("leave", self.inner.leave(registration)).await
+    }
+
+    async fn membership(&self) -> Result<Option<Membership>> {
+        self.watch("membership", self.inner.membership()).await
+    }
+
+    async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool> {
+        self.watch("reap", self.inner.reap(registration, beat))
+            .await
+    }
+
+    async fn confirm(
+        &self,
+        registration: RegistrationId,
+        changes: &[CommittedChange],
+    ) -> Result<Option<Confirmed>> {
+        self.watch("confirm", self.inner.confirm(registration, changes))
+            .await
+    }
+
+    async fn hint(&self) -> ChangeNotice {
         self.inner.hint().await
     }
 
-    fn also_hint_by(&self, herald: Herald) {
-        self.inner.also_hint_by(herald);
+    fn set_on_commit(&self, on_commit: OnCommit) {
+        self.inner.set_on_commit(on_commit);
     }
 }
 

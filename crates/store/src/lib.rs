@@ -8,17 +8,17 @@ mod instrumented;
 pub mod plan;
 
 pub use commands::{
-    Actor, AuditAction, AuditEntry, Confirmed, Expiry, Found, Heard, Herald, Issued, KeyChanges,
-    KeyTarget, ListKeys, NewInstance, NewKey, NewToken, Revocation, RevokeAnswer, Revoked, Secrets,
-    Successor, TokenRevoked, UpdateAnswer, Updated,
+    Actor, AuditAction, AuditEntry, ChangeNotice, Confirmed, Expiry, Found, Issued, KeyChanges,
+    KeyTarget, ListKeys, NewInstance, NewKey, NewToken, OnCommit, Revocation, RevokeAnswer,
+    Revoked, StoredKey, Successor, TokenRevoked, UpdateAnswer, Updated,
 };
 pub use control::{Control, Lost};
 pub use instrumented::Instrumented;
-pub use keyward_core::fence::Committed;
+pub use keyward_core::fence::CommittedChange;
 
 use async_trait::async_trait;
 
-use keyward_core::fence::{BootId, Page, Roster, Start};
+use keyward_core::fence::{Membership, Page, RegistrationId, Start};
 use keyward_core::key::{KeyId, KeyRecord, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 
@@ -62,7 +62,7 @@ pub trait Keys: Send + Sync + 'static {
     async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>>;
 
     /// The record of a key and its sealed copy, if it keeps one; never from a cache.
-    async fn get_key(&self, target: &KeyTarget) -> Result<Option<Secrets>>;
+    async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>>;
 
     /// Keys of an account in order of creation.
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>>;
@@ -96,49 +96,53 @@ pub trait Members: Log {
         Ok(())
     }
 
-    /// One statement that writes the instance's row, `beat + 1` and `applied`, and reads the log
+    /// One statement that writes the instance's row, `heartbeat + 1` and `applied`, and reads the log
     /// like [`Log::tail`]. `None` when there is no such row. [`StoreError::OutcomeUnknown`] when
     /// it hung and was given up: it may still hold the row.
-    async fn beat(&self, _boot: BootId, applied: u64) -> Result<Option<Page>> {
+    async fn heartbeat(&self, _boot: RegistrationId, applied: u64) -> Result<Option<Page>> {
         self.tail(applied).await.map(Some)
     }
 
     /// Writes to the instance's row that it has applied the log up to `applied`. It need not
     /// survive a crash: it only states what that instance's memory holds.
-    async fn acknowledge(&self, _boot: BootId, _applied: u64) -> Result<()> {
+    async fn acknowledge(&self, _boot: RegistrationId, _applied: u64) -> Result<()> {
         Ok(())
     }
 
     /// Deletes the instance's own row; its freshness is off.
-    async fn leave(&self, _boot: BootId) -> Result<()> {
+    async fn leave(&self, _boot: RegistrationId) -> Result<()> {
         Ok(())
     }
 
     /// All rows, in a new snapshot; `None` when the store is not shared.
-    async fn roster(&self) -> Result<Option<Roster>> {
+    async fn membership(&self) -> Result<Option<Membership>> {
         Ok(None)
     }
 
-    /// Deletes the row of a silent instance if its beat is still this one; whether it did.
-    async fn reap(&self, _boot: BootId, _beat: u64) -> Result<bool> {
+    /// Deletes the row of a silent instance if its heartbeat is still this one; whether it did.
+    async fn reap(&self, _boot: RegistrationId, _beat: u64) -> Result<bool> {
         Ok(false)
     }
 
     /// Whether `changes` stand, asked by a statement that also commits a write of `boot`'s row;
     /// `None` when the store is not shared.
-    async fn confirm(&self, _boot: BootId, _changes: &[Committed]) -> Result<Option<Confirmed>> {
+    async fn confirm(
+        &self,
+        _boot: RegistrationId,
+        _changes: &[CommittedChange],
+    ) -> Result<Option<Confirmed>> {
         Ok(None)
     }
 
     /// Waits for a hint that some instance has changed something; whoever changes gives one, after
     /// its commit. It may be lost.
-    async fn hint(&self) -> Heard {
+    async fn hint(&self) -> ChangeNotice {
         std::future::pending().await
     }
 
-    /// Has `herald` called right after each commit that changes something, beside the store's own hint.
+    /// Has `on_commit` called right after each commit that changes something, beside the store's own hint.
     /// It must not block; only the first one counts.
-    fn also_hint_by(&self, _herald: Herald) {}
+    fn set_on_commit(&self, _herald: OnCommit) {}
 }
 
 /// Callers' tokens.

@@ -27,7 +27,7 @@ pub fn changed(record: &KeyRecord, changes: KeyChanges) -> KeyRecord {
 
 /// What revoking one key comes to.
 #[derive(Debug)]
-pub enum Ending {
+pub enum RevocationPlan {
     /// A successor was asked for, but the key has expired.
     Expired,
     /// Nothing changes: the key is dead already, or has an end that is no later.
@@ -78,17 +78,17 @@ pub fn ending(
     now: Timestamp,
     ends: Timestamp,
     reason: Option<Reason>,
-) -> Ending {
+) -> RevocationPlan {
     let first = record.revoke_time.is_none();
     let state = state_at(record, now);
     if successor.is_some() && first && state == KeyState::Expired {
-        return Ending::Expired;
+        return RevocationPlan::Expired;
     }
     let sooner = record.revoke_time.is_none_or(|before| ends < before);
     if !sooner || state == KeyState::Revoked {
-        return Ending::Stands;
+        return RevocationPlan::Stands;
     }
-    Ending::Ends(End {
+    RevocationPlan::Ends(End {
         at: ends,
         reason: record.revoke_reason.clone().or(reason),
         successor: successor.filter(|_| first),

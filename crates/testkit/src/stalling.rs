@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyward_core::fence::{BootId, Page, Roster, Start};
+use keyward_core::fence::{Membership, Page, RegistrationId, Start};
 use keyward_core::key::{KeyId, KeyRecord, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 use keyward_store::{
-    Actor, Audit, AuditEntry, Committed, Confirmed, Found, Heard, Herald, Issued, KeyChanges,
-    KeyTarget, KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken, Result,
-    Revocation, RevokeAnswer, Secrets, Store, TokenRevoked, Tokens, UpdateAnswer,
+    Actor, Audit, AuditEntry, ChangeNotice, CommittedChange, Confirmed, Found, Issued, KeyChanges,
+    KeyTarget, KeyringChecks, Keys, ListKeys, Log, Members, NewInstance, NewKey, NewToken,
+    OnCommit, Result, Revocation, RevokeAnswer, Store, StoredKey, TokenRevoked, Tokens,
+    UpdateAnswer,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -141,39 +142,43 @@ impl Members for StallingStore {
         self.inner.register(instance).await
     }
 
-    async fn beat(&self, boot: BootId, applied: u64) -> Result<Option<Page>> {
+    async fn heartbeat(&self, registration: RegistrationId, applied: u64) -> Result<Option<Page>> {
         self.faults.tail.pass().await;
-        let page = self.inner.beat(boot, applied).await;
+        let page = self.inner.heartbeat(registration, applied).await;
         self.faults.late().await;
         page
     }
 
-    async fn acknowledge(&self, boot: BootId, applied: u64) -> Result<()> {
-        self.inner.acknowledge(boot, applied).await
+    async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()> {
+        self.inner.acknowledge(registration, applied).await
     }
 
-    async fn leave(&self, boot: BootId) -> Result<()> {
-        self.inner.leave(boot).await
+    async fn leave(&self, registration: RegistrationId) -> Result<()> {
+        self.inner.leave(registration).await
     }
 
-    async fn roster(&self) -> Result<Option<Roster>> {
-        self.inner.roster().await
+    async fn membership(&self) -> Result<Option<Membership>> {
+        self.inner.membership().await
     }
 
-    async fn reap(&self, boot: BootId, beat: u64) -> Result<bool> {
-        self.inner.reap(boot, beat).await
+    async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool> {
+        self.inner.reap(registration, beat).await
     }
 
-    async fn confirm(&self, boot: BootId, changes: &[Committed]) -> Result<Option<Confirmed>> {
-        self.inner.confirm(boot, changes).await
+    async fn confirm(
+        &self,
+        registration: RegistrationId,
+        changes: &[CommittedChange],
+    ) -> Result<Option<Confirmed>> {
+        self.inner.confirm(registration, changes).await
     }
 
-    async fn hint(&self) -> Heard {
+    async fn hint(&self) -> ChangeNotice {
         self.inner.hint().await
     }
 
-    fn also_hint_by(&self, herald: Herald) {
-        self.inner.also_hint_by(herald);
+    fn set_on_commit(&self, on_commit: OnCommit) {
+        self.inner.set_on_commit(on_commit);
     }
 }
 
@@ -197,7 +202,7 @@ impl Keys for StallingStore {
         found
     }
 
-    async fn get_key(&self, target: &KeyTarget) -> Result<Option<Secrets>> {
+    async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
         self.inner.get_key(target).await
     }
 

@@ -117,10 +117,10 @@ impl Tls {
             }
             let follower = Arc::clone(&self.follower);
             // Reading files may block, and a stop does not wait for that.
-            let look = tokio::task::spawn_blocking(move || follower.look());
+            let snapshot = tokio::task::spawn_blocking(move || follower.look());
             tokio::select! {
                 // One that panicked is followed by another.
-                _ = look => {}
+                _ = snapshot => {}
                 () = stop.cancelled() => return,
             }
         }

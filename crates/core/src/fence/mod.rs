@@ -2,15 +2,15 @@
 //! so that a test, a model or a simulation can drive these very types.
 //!
 //! One log of changes, one predicate. The tail (`feed`) hands the log to [`Fence::absorb`]; a
-//! verifier takes a [`Look`], gets a record from wherever, and asks [`Look::admit`]. What is
+//! verifier takes a [`Snapshot`], gets a record from wherever, and asks [`Snapshot::admit`]. What is
 //! admitted is judged by [`judge`]. A change that must hold everywhere waits by [`Wait`], for
-//! each instance of a [`Roster`]; [`Silence`] says whose row may go.
+//! each instance of a [`Membership`]; [`FailureDetector`] says whose row may go.
 //!
 //! Upholds I1, I4, I8 and, with `cache`, I2, with `feed` I7 and I9 (each named at its line).
 
 mod judge;
-mod look;
-mod roster;
+mod membership;
+mod snapshot;
 mod tail;
 mod tombstones;
 mod wait;
@@ -19,8 +19,10 @@ mod wait;
 mod tests;
 
 pub use judge::{Ask, judge, state_at, token_lives};
-pub use look::{Admission, Look, Stamp};
-pub use roster::{BootId, Committed, Member, Quorum, Receipt, Roster, Silence};
+pub use membership::{
+    AckSet, CommittedChange, FailureDetector, Member, Membership, Receipt, RegistrationId,
+};
+pub use snapshot::{Admission, Snapshot, Stamp};
 pub use tail::{Absorbed, Change, MAX_ROWS, Mark, Page, Refused, Start};
 pub use wait::{Progress, Wait, bound};
 
@@ -99,8 +101,8 @@ pub struct Fence {
     tombstones: Tombstones,
     /// Entries below it are refused whatever their key: stands for all tombstones that went.
     floor: AtomicU64,
-    /// How often tombstones and floor were begun anew: a look that began before is refused.
-    lives: AtomicU64,
+    /// How often tombstones and floor were begun anew: a snapshot that began before is refused.
+    restarts: AtomicU64,
     /// What only the tail touches: its place in the log.
     place: Mutex<tail::Place>,
 }
@@ -124,15 +126,15 @@ impl Fence {
             }),
             tombstones: Tombstones::default(),
             floor: AtomicU64::new(start.floor),
-            lives: AtomicU64::new(0),
+            restarts: AtomicU64::new(0),
             place: Mutex::new(tail::Place::new(start.mark)),
         }
     }
 
     /// Reads `(F, applied)`: the first step of every verification (I4).
-    pub fn look(&self) -> Look<'_> {
-        let life = self.lives.load(Ordering::SeqCst);
-        Look::new(self, life, **self.published.load())
+    pub fn snapshot(&self) -> Snapshot<'_> {
+        let life = self.restarts.load(Ordering::SeqCst);
+        Snapshot::new(self, life, **self.published.load())
     }
 
     /// How old freshness is allowed to become.
@@ -167,7 +169,7 @@ impl Fence {
 
     /// Whether anything can be admitted at `now`.
     pub fn is_fresh(&self, now: Now) -> bool {
-        self.look().is_fresh(now)
+        self.snapshot().is_fresh(now)
     }
 
     /// Gives up freshness: nothing is admitted until a later tail was absorbed.

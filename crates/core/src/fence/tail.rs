@@ -115,7 +115,7 @@ impl Place {
 }
 
 impl Fence {
-    /// Takes in the page of a beat that was asked for at `t0` (both clocks, read before the beat
+    /// Takes in the page of a heartbeat that was asked for at `t0` (both clocks, read before the heartbeat
     /// was sent) with the present `applied`, and whose commit was answered (I5).
     pub fn absorb(&self, t0: Now, page: &Page) -> Result<Absorbed, Refused> {
         self.take_in(t0, page, true)
@@ -183,12 +183,12 @@ impl Fence {
     /// Begins anew at `start`, after a refusal. The floor keeps entries of before from being
     /// admitted; not fresh until a page was absorbed. After a lost tail, tombstones and floor
     /// would speak of revisions that now mean other changes: they begin anew, too, and whatever
-    /// look was taken before is refused.
+    /// snapshot was taken before is refused.
     pub fn restart(&self, start: Start) {
         let mut place = self.place.lock();
         if place.lost.is_some() {
             self.lose_freshness();
-            self.lives.fetch_add(1, Ordering::SeqCst);
+            self.restarts.fetch_add(1, Ordering::SeqCst);
             self.tombstones.clear();
             self.floor.store(start.floor, Ordering::SeqCst);
         }

@@ -156,9 +156,9 @@ proptest! {
                     fence.absorb(t0, &page).unwrap();
                 },
                 Step::Verify(key) => {
-                    let look = fence.look();
+                    let snapshot = fence.snapshot();
                     let Some((read_at, stamp)) = &mut cache[key] else { continue };
-                    if let Admission::Admitted { restamp } = look.admit(id(key), *stamp, at) {
+                    if let Admission::Admitted { restamp } = snapshot.admit(id(key), *stamp, at) {
                         let bound = i64::try_from(BOUND.as_micros()).unwrap();
                         prop_assert!(!world.misses_change(key, *read_at, boot - bound));
                         let applied = fence.applied() as usize;
@@ -186,7 +186,7 @@ proptest! {
         let page = world.page(fence.applied());
         fence.absorb(now(10), &page).unwrap();
         let stamp = Stamp { epoch: EPOCH, revision: world.head() };
-        let admission = fence.look().admit(id(key), stamp, now(20));
+        let admission = fence.snapshot().admit(id(key), stamp, now(20));
         prop_assert_eq!(admission, Admission::Admitted { restamp: world.head() });
     }
 }

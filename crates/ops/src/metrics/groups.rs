@@ -95,9 +95,9 @@ pub struct RevokeMetrics {
     pub wait: Histogram,
 }
 
-/// How beats of the tail ended.
+/// How heartbeats of the tail ended.
 #[derive(Clone, Debug)]
-pub struct BeatMetrics {
+pub struct HeartbeatMetrics {
     /// Freshness was published.
     pub fresh: Counter,
     /// The store answered, but freshness could not be published.
@@ -141,7 +141,7 @@ impl CacheMetrics {
         c.counters(
             "keyward_cache",
             "cache, outcome",
-            "Look-ups in the caches of `key` and `token`: `hit`, `miss`, or `refused`, when an \
+            "Snapshot-ups in the caches of `key` and `token`: `hit`, `miss`, or `refused`, when an \
              entry was not admitted",
         )
     }
@@ -161,7 +161,7 @@ impl L2Metrics {
         let reads: Family<One, Counter> = c.counters(
             "keyward_l2",
             "outcome",
-            "Look-ups in Redis: `hit`, `miss`, `refused` (there was an entry, and it was not \
+            "Snapshot-ups in Redis: `hit`, `miss`, `refused` (there was an entry, and it was not \
              admitted; it counts as `hit`, too), `bad_mac` (somebody else wrote there), \
              `unreadable` (another version wrote there), `failed` (no answer in time), `skipped` (Redis is away)",
         );
@@ -265,7 +265,7 @@ impl RevokeMetrics {
     }
 }
 
-impl BeatMetrics {
+impl HeartbeatMetrics {
     pub(super) fn register(c: &mut Catalogue) -> Self {
         let family: Family<One, Counter> = c.counters(
             "keyward_tail_beats",

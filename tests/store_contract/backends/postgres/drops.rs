@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use keyward_core::fence::BootId;
+use keyward_core::fence::RegistrationId;
 use keyward_core::key::KeyId;
-use keyward_store::{Committed, NewInstance, Store};
+use keyward_store::{CommittedChange, NewInstance, Store};
 use keyward_testkit::eventually;
 
 use super::{STALENESS, fresh};
@@ -163,22 +163,28 @@ async fn a_revoke_of_an_account_that_is_dropped_is_made_whole_or_not_at_all() {
 async fn what_an_instance_says_of_itself_may_be_dropped_anywhere() {
     let world = World::new(fresh().await).await;
     for times in 1..ENOUGH {
-        let boot = BootId::from_bytes([u8::try_from(times).unwrap(); 16]);
+        let registration = RegistrationId::from_bytes([u8::try_from(times).unwrap(); 16]);
         let instance = NewInstance {
-            boot,
+            registration,
             name: String::new(),
             max_staleness: STALENESS,
             generations: Vec::new(),
         };
         let registered = polled(times, world.store.register(&instance)).await;
-        let beaten = polled(times, world.store.beat(boot, 0)).await;
-        let confirmed = polled(times, world.store.confirm(boot, &[Committed::NOTHING])).await;
-        let listed = polled(times, world.store.roster()).await;
+        let beaten = polled(times, world.store.heartbeat(registration, 0)).await;
+        let confirmed = polled(
+            times,
+            world
+                .store
+                .confirm(registration, &[CommittedChange::NOTHING]),
+        )
+        .await;
+        let listed = polled(times, world.store.membership()).await;
         // Each finds a connection of its own, or a whole one.
         world.store.tail(0).await.unwrap();
-        world.store.roster().await.unwrap();
+        world.store.membership().await.unwrap();
         if let Some(Ok(())) = registered {
-            let row = world.store.beat(boot, 0).await.unwrap();
+            let row = world.store.heartbeat(registration, 0).await.unwrap();
             assert!(
                 row.is_some(),
                 "registered after {times} polls, and not there"

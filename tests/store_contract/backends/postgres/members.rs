@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use keyward_core::fence::BootId;
-use keyward_store::{Committed, Heard, NewInstance, Store, StoreError};
+use keyward_core::fence::RegistrationId;
+use keyward_store::{ChangeNotice, CommittedChange, NewInstance, Store, StoreError};
 use keyward_testkit::eventually;
 
 use super::{STALENESS, fresh};
 use crate::world::{DAY, World, disabled, kill};
 
-fn boot(number: u8) -> BootId {
-    BootId::from_bytes([number; 16])
+fn boot(number: u8) -> RegistrationId {
+    RegistrationId::from_bytes([number; 16])
 }
 
 fn instance(number: u8) -> NewInstance {
     NewInstance {
-        boot: boot(number),
+        registration: boot(number),
         name: format!("test {number}"),
         max_staleness: STALENESS,
         generations: vec![1, 7],
@@ -32,17 +32,17 @@ async fn world_with(instances: &[u8]) -> World {
     world
 }
 
-/// Beat and applied revision of an instance, as the roster shows them.
+/// Beat and applied revision of an instance, as the membership shows them.
 async fn row(store: &Arc<dyn Store>, number: u8) -> Option<(u64, u64)> {
-    let roster = store.roster().await.unwrap().unwrap();
-    let found = roster
+    let membership = store.membership().await.unwrap().unwrap();
+    let found = membership
         .members
         .iter()
-        .find(|member| member.boot == boot(number));
+        .find(|member| member.registration == boot(number));
     found.map(|member| (member.beat, member.applied))
 }
 
-async fn confirm(world: &World, number: u8, changes: &[Committed]) -> (bool, Vec<bool>) {
+async fn confirm(world: &World, number: u8, changes: &[CommittedChange]) -> (bool, Vec<bool>) {
     let answer = world.store.confirm(boot(number), changes).await.unwrap();
     let answer = answer.unwrap();
     assert_eq!(answer.epoch, world.tail(0).await.epoch);
@@ -52,10 +52,10 @@ async fn confirm(world: &World, number: u8, changes: &[Committed]) -> (bool, Vec
 #[tokio::test]
 async fn a_registration_makes_one_row_and_never_another() {
     let world = world_with(&[1]).await;
-    let roster = world.store.roster().await.unwrap().unwrap();
-    assert_eq!(roster.epoch, world.tail(0).await.epoch);
-    assert_eq!(roster.members.len(), 1);
-    assert_eq!(roster.members[0].max_staleness, STALENESS);
+    let membership = world.store.membership().await.unwrap().unwrap();
+    assert_eq!(membership.epoch, world.tail(0).await.epoch);
+    assert_eq!(membership.members.len(), 1);
+    assert_eq!(membership.members[0].max_staleness, STALENESS);
     assert_eq!(row(&world.store, 1).await, Some((0, 0)));
     assert!(
         world.store.register(&instance(1)).await.is_err(),
@@ -69,7 +69,7 @@ async fn a_beat_writes_the_row_and_reads_the_log_in_one_step() {
     let world = world_with(&[1, 2]).await;
     let key = world.plain("42").await;
     let committed = world.update(key.id, disabled(true)).await.1;
-    let page = world.store.beat(boot(1), 0).await.unwrap().unwrap();
+    let page = world.store.heartbeat(boot(1), 0).await.unwrap().unwrap();
     let read = world.tail(0).await;
     assert_eq!((page.head, &page.rows), (1, &read.rows));
     assert_eq!(
@@ -78,12 +78,12 @@ async fn a_beat_writes_the_row_and_reads_the_log_in_one_step() {
     );
     assert_eq!((page.epoch, page.pruned_to), (read.epoch, 0));
     assert_eq!(row(&world.store, 1).await, Some((1, 0)));
-    let page = world.store.beat(boot(1), 1).await.unwrap().unwrap();
+    let page = world.store.heartbeat(boot(1), 1).await.unwrap().unwrap();
     assert_eq!(page.mark_at_applied, committed.mark);
     assert!(page.rows.is_empty());
     assert_eq!(row(&world.store, 1).await, Some((2, 1)));
-    // The same once more, as after an unclear end: never the same beat again.
-    world.store.beat(boot(1), 1).await.unwrap().unwrap();
+    // The same once more, as after an unclear end: never the same heartbeat again.
+    world.store.heartbeat(boot(1), 1).await.unwrap().unwrap();
     assert_eq!(row(&world.store, 1).await, Some((3, 1)));
     assert_eq!(row(&world.store, 2).await, Some((0, 0)), "its own row only");
 }
@@ -91,9 +91,9 @@ async fn a_beat_writes_the_row_and_reads_the_log_in_one_step() {
 #[tokio::test]
 async fn a_beat_without_a_row_writes_nothing_and_says_so() {
     let world = world_with(&[1]).await;
-    assert!(world.store.beat(boot(9), 0).await.unwrap().is_none());
+    assert!(world.store.heartbeat(boot(9), 0).await.unwrap().is_none());
     world.store.leave(boot(1)).await.unwrap();
-    assert!(world.store.beat(boot(1), 0).await.unwrap().is_none());
+    assert!(world.store.heartbeat(boot(1), 0).await.unwrap().is_none());
     assert_eq!(world.count("instances").await, 0);
     world.store.leave(boot(1)).await.unwrap();
 }
@@ -106,14 +106,14 @@ async fn an_acknowledgement_raises_the_applied_revision_and_is_no_beat() {
         assert_eq!(row(&world.store, 1).await, Some((0, shown)));
     }
     // The next commit of the same connection is a durable one again.
-    world.store.beat(boot(1), 4).await.unwrap();
+    world.store.heartbeat(boot(1), 4).await.unwrap();
     assert_eq!(row(&world.store, 1).await, Some((1, 5)));
 }
 
 #[tokio::test]
 async fn a_row_is_reaped_only_while_its_beat_is_the_one_that_was_seen() {
     let world = world_with(&[1, 2]).await;
-    world.store.beat(boot(1), 0).await.unwrap();
+    world.store.heartbeat(boot(1), 0).await.unwrap();
     assert!(!world.store.reap(boot(1), 0).await.unwrap());
     assert!(world.store.reap(boot(1), 1).await.unwrap());
     assert!(!world.store.reap(boot(1), 1).await.unwrap());
@@ -135,11 +135,11 @@ async fn a_change_is_confirmed_while_it_stands_in_the_log_or_on_its_row() {
     let of_token = of_token.unwrap().unwrap().committed;
     let all = [last, first, of_token];
     assert_eq!(confirm(&world, 1, &all).await, (true, vec![true; 3]));
-    let foreign = Committed {
+    let foreign = CommittedChange {
         mark: Some([9; 8]),
         ..last
     };
-    let beyond = Committed {
+    let beyond = CommittedChange {
         revision: 99,
         ..last
     };
@@ -162,13 +162,13 @@ async fn a_change_is_confirmed_while_it_stands_in_the_log_or_on_its_row() {
 async fn a_confirmation_commits_a_write_of_its_own_row() {
     let world = world_with(&[1]).await;
     let before = world.read("SELECT confirms::text FROM instances").await;
-    assert!(confirm(&world, 1, &[Committed::NOTHING]).await.0);
+    assert!(confirm(&world, 1, &[CommittedChange::NOTHING]).await.0);
     assert_ne!(
         world.read("SELECT confirms::text FROM instances").await,
         before
     );
     assert!(
-        !confirm(&world, 9, &[Committed::NOTHING]).await.0,
+        !confirm(&world, 9, &[CommittedChange::NOTHING]).await.0,
         "without a row it is none"
     );
 }
@@ -180,7 +180,7 @@ async fn a_beat_that_hangs_is_given_up_and_its_backend_ended() {
     let mut hand = world.connect().await;
     hand.run("BEGIN").await.unwrap();
     hand.run("SELECT FROM instances FOR UPDATE").await.unwrap();
-    let hung = world.store.beat(boot(1), 0).await;
+    let hung = world.store.heartbeat(boot(1), 0).await;
     assert!(
         matches!(hung, Err(StoreError::OutcomeUnknown(_))),
         "{hung:?}"
@@ -189,7 +189,7 @@ async fn a_beat_that_hangs_is_given_up_and_its_backend_ended() {
         "pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
     assert_eq!(world.count(waiting).await, 1);
     world.store.register(&instance(2)).await.unwrap();
-    assert!(world.store.beat(boot(2), 0).await.unwrap().is_some());
+    assert!(world.store.heartbeat(boot(2), 0).await.unwrap().is_some());
     let patience = Duration::from_secs(5);
     eventually("the backend ends", patience, || async {
         world.count(waiting).await == 0
@@ -203,10 +203,14 @@ async fn a_beat_that_hangs_is_given_up_and_its_backend_ended() {
 async fn a_hint_reaches_whoever_listens() {
     let world = world_with(&[]).await;
     let key = world.plain("42").await;
-    assert_eq!(world.store.hint().await, Heard::Lost, "it begins to listen");
+    assert_eq!(
+        world.store.hint().await,
+        ChangeNotice::Lost,
+        "it begins to listen"
+    );
     world.update(key.id, disabled(true)).await;
     let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
-    assert_eq!(heard, Ok(Heard::Changed));
+    assert_eq!(heard, Ok(ChangeNotice::Changed));
     // A listener that was cut off may have missed some, also when it can listen again at once.
     world
         .by_hand(
@@ -215,11 +219,11 @@ async fn a_hint_reaches_whoever_listens() {
         )
         .await;
     let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
-    assert_eq!(heard, Ok(Heard::Lost));
-    assert_eq!(world.store.hint().await, Heard::Lost);
+    assert_eq!(heard, Ok(ChangeNotice::Lost));
+    assert_eq!(world.store.hint().await, ChangeNotice::Lost);
     world.revoke(kill(key.id)).await;
     let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
-    assert_eq!(heard, Ok(Heard::Changed));
+    assert_eq!(heard, Ok(ChangeNotice::Changed));
 }
 
 #[tokio::test]
@@ -227,10 +231,10 @@ async fn a_herald_is_called_for_each_commit_that_changes_something_and_for_no_ot
     let world = world_with(&[]).await;
     let told = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&told);
-    let herald = move || {
+    let on_commit = move || {
         count.fetch_add(1, Ordering::SeqCst);
     };
-    world.store.also_hint_by(Box::new(herald));
+    world.store.set_on_commit(Box::new(on_commit));
     let since = || told.swap(0, Ordering::SeqCst);
     let key = world.plain("42").await;
     assert_eq!(since(), 0, "nobody can have cached a key that is new");

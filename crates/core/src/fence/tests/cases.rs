@@ -17,11 +17,11 @@ fn nothing_is_admitted_before_the_first_tail() {
         revision: 0,
     };
     assert_eq!(
-        fence.look().admit(id(1), stamp, now(1)),
+        fence.snapshot().admit(id(1), stamp, now(1)),
         Admission::NotFresh
     );
     assert_eq!(
-        fence.look().admit_absence(stamp, now(1)),
+        fence.snapshot().admit_absence(stamp, now(1)),
         Admission::NotFresh
     );
 }
@@ -131,7 +131,7 @@ fn a_new_epoch_refuses_what_was_read_in_the_old() {
         revision: 0,
     };
     assert_eq!(
-        fence.look().admit(id(1), old, now(3)),
+        fence.snapshot().admit(id(1), old, now(3)),
         Admission::Superseded
     );
     let ours = Stamp {
@@ -139,7 +139,7 @@ fn a_new_epoch_refuses_what_was_read_in_the_old() {
         revision: 0,
     };
     assert_eq!(
-        fence.look().admit(id(1), ours, now(3)),
+        fence.snapshot().admit(id(1), ours, now(3)),
         Admission::Admitted { restamp: 0 }
     );
 }
@@ -161,7 +161,7 @@ fn too_far_behind_starts_cold_at_the_head() {
         revision: world.head() - 1,
     };
     assert_eq!(
-        fence.look().admit(id(5), before, now(3)),
+        fence.snapshot().admit(id(5), before, now(3)),
         Admission::Superseded
     );
 }
@@ -181,15 +181,15 @@ fn pruning_raises_the_floor_and_keeps_later_changes() {
         revision,
     };
     assert_eq!(
-        fence.look().admit(id(1), at(2), now(3)),
+        fence.snapshot().admit(id(1), at(2), now(3)),
         Admission::Superseded
     );
     assert_eq!(
-        fence.look().admit(id(2), at(1), now(3)),
+        fence.snapshot().admit(id(2), at(1), now(3)),
         Admission::Superseded
     );
     assert_eq!(
-        fence.look().admit(id(2), at(2), now(3)),
+        fence.snapshot().admit(id(2), at(2), now(3)),
         Admission::Admitted { restamp: 4 }
     );
 }
@@ -202,13 +202,13 @@ fn database_time_never_falls() {
     page.database_time = Timestamp::from_micros(1_000);
     fence.absorb(now(10), &page).unwrap();
     assert_eq!(
-        fence.look().database_time(now(60).boot),
+        fence.snapshot().database_time(now(60).boot),
         Timestamp::from_micros(1_050)
     );
     page.database_time = Timestamp::from_micros(0);
     fence.absorb(now(110), &page).unwrap();
     assert_eq!(
-        fence.look().database_time(now(110).boot),
+        fence.snapshot().database_time(now(110).boot),
         Timestamp::from_micros(1_100)
     );
 }
@@ -236,17 +236,17 @@ fn a_start_admits_nothing_from_before_it() {
         revision: 0,
     };
     assert_eq!(
-        fence.look().admit(id(1), before, now(3)),
+        fence.snapshot().admit(id(1), before, now(3)),
         Admission::Superseded
     );
 }
 
-/// I2, I4: what is applied between the look and the admission was not looked for.
+/// I2, I4: what is applied between the snapshot and the admission was not looked for.
 #[test]
 fn an_admission_stamps_with_what_was_applied_at_the_look() {
     let mut world = World::default();
     let fence = fresh_fence(&world, 1);
-    let look = fence.look();
+    let snapshot = fence.snapshot();
     world.change(2, 2);
     fence.absorb(now(3), &world.page(0)).unwrap();
     let stamp = Stamp {
@@ -254,26 +254,29 @@ fn an_admission_stamps_with_what_was_applied_at_the_look() {
         revision: 0,
     };
     assert_eq!(
-        look.admit(id(1), stamp, now(4)),
+        snapshot.admit(id(1), stamp, now(4)),
         Admission::Admitted { restamp: 0 }
     );
 }
 
-/// Freshness ends also for a look that was taken while it lasted.
+/// Freshness ends also for a snapshot that was taken while it lasted.
 #[test]
 fn a_look_grows_old() {
     let fence = fresh_fence(&World::default(), 0);
-    let look = fence.look();
+    let snapshot = fence.snapshot();
     let stamp = Stamp {
         epoch: EPOCH,
         revision: 0,
     };
     let end = i64::try_from(BOUND.as_micros()).unwrap();
     assert_eq!(
-        look.admit(id(1), stamp, now(end)),
+        snapshot.admit(id(1), stamp, now(end)),
         Admission::Admitted { restamp: 0 }
     );
-    assert_eq!(look.admit(id(1), stamp, now(end + 1)), Admission::NotFresh);
+    assert_eq!(
+        snapshot.admit(id(1), stamp, now(end + 1)),
+        Admission::NotFresh
+    );
 }
 
 #[test]
@@ -291,7 +294,7 @@ fn a_jump_compares_the_mark_first() {
     ));
 }
 
-/// Freshness comes from a beat that wrote its row, never from a mere read.
+/// Freshness comes from a heartbeat that wrote its row, never from a mere read.
 #[test]
 fn a_hint_is_applied_and_gives_no_freshness() {
     let mut world = World::default();
@@ -309,12 +312,12 @@ fn a_hint_is_applied_and_gives_no_freshness() {
         epoch: EPOCH,
         revision: 1,
     };
-    let look = fence.look();
-    assert_eq!(look.admit(id(2), stamp, now(5)), Admission::Superseded);
+    let snapshot = fence.snapshot();
+    assert_eq!(snapshot.admit(id(2), stamp, now(5)), Admission::Superseded);
 }
 
 /// An operator accepts the log as it stands: what this instance knew of lost revisions must not
-/// refuse the changes that have their numbers now, nor may a look of before go by what is new.
+/// refuse the changes that have their numbers now, nor may a snapshot of before go by what is new.
 #[test]
 fn after_a_lost_tail_a_new_start_begins_with_nothing_and_refuses_older_looks() {
     let mut world = World::default();
@@ -329,7 +332,7 @@ fn after_a_lost_tail_a_new_start_begins_with_nothing_and_refuses_older_looks() {
     // The log that is left is shorter, and its first change is another one.
     let mut left = World::default();
     left.change(2, 1);
-    let before = fence.look();
+    let before = fence.snapshot();
     assert!(fence.absorb(now(3), &left.page(3)).is_err());
     assert!(!fence.may_restart(EPOCH) && fence.may_restart(raised));
     let start = Start {
@@ -349,16 +352,16 @@ fn after_a_lost_tail_a_new_start_begins_with_nothing_and_refuses_older_looks() {
         ..left.page(0)
     };
     fence.absorb(now(4), &page).unwrap();
-    let admit = |look: Look<'_>, key, epoch, revision| {
+    let admit = |snapshot: Snapshot<'_>, key, epoch, revision| {
         let stamp = Stamp { epoch, revision };
-        look.admit(id(key), stamp, now(5))
+        snapshot.admit(id(key), stamp, now(5))
     };
-    let fresh = admit(fence.look(), 1, raised, 1);
+    let fresh = admit(fence.snapshot(), 1, raised, 1);
     assert_eq!(
         fresh,
         Admission::Admitted { restamp: 1 },
         "not by its old tombstone"
     );
-    assert_eq!(admit(fence.look(), 2, raised, 0), Admission::Superseded);
+    assert_eq!(admit(fence.snapshot(), 2, raised, 0), Admission::Superseded);
     assert_eq!(admit(before, 3, EPOCH, 3), Admission::Superseded);
 }

@@ -1,4 +1,4 @@
-//! The one predicate. A record may be used only if a [`Look`] that was taken before it was got
+//! The one predicate. A record may be used only if a [`Snapshot`] that was taken before it was got
 //! admits it: the same rule for the cache in memory, for a shared cache, for a direct read and
 //! for a record that another caller's read brought.
 
@@ -35,14 +35,14 @@ pub enum Admission {
 
 /// The state of the fence before a record was got.
 #[derive(Debug)]
-pub struct Look<'f> {
+pub struct Snapshot<'f> {
     fence: &'f Fence,
     /// Which tombstones and floor it goes by.
     life: u64,
     published: Published,
 }
 
-impl<'f> Look<'f> {
+impl<'f> Snapshot<'f> {
     pub(super) fn new(fence: &'f Fence, life: u64, published: Published) -> Self {
         Self {
             fence,
@@ -52,12 +52,12 @@ impl<'f> Look<'f> {
     }
 
     /// Whether the record of `id` with this stamp may be used at `now`. The record must have been
-    /// got after this look was taken, and `now` read after that (I4).
+    /// got after this snapshot was taken, and `now` read after that (I4).
     pub fn admit(&self, id: KeyId, stamp: Stamp, now: Now) -> Admission {
         if !self.is_fresh(now) {
             return Admission::NotFresh;
         }
-        // I4: (F, applied) came with the look, then the entry; now the tombstone, then the floor.
+        // I4: (F, applied) came with the snapshot, then the entry; now the tombstone, then the floor.
         // Were the floor read first, a tombstone pruned in between would be missed by both.
         let tombstone = self.fence.tombstones.get(id);
         let floor = self.fence.floor();
@@ -88,10 +88,10 @@ impl<'f> Look<'f> {
         }
     }
 
-    /// Whether tombstones and floor were begun anew since this look was taken. Asked after they
+    /// Whether tombstones and floor were begun anew since this snapshot was taken. Asked after they
     /// were read: those of the new life say nothing of the old.
     fn outlived(&self) -> bool {
-        self.fence.lives.load(Ordering::SeqCst) != self.life
+        self.fence.restarts.load(Ordering::SeqCst) != self.life
     }
 
     /// Whether freshness is young enough at `now` (I1 then covers all that is older).

@@ -14,9 +14,9 @@ use crate::key::{BootTime, Entropy, KeyId};
 /// Names one registration of one instance. Drawn anew for each: an acknowledgement of an earlier
 /// life must never speak for a later one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct BootId(uuid::Uuid);
+pub struct RegistrationId(uuid::Uuid);
 
-impl BootId {
+impl RegistrationId {
     /// Draws a new one.
     pub fn draw(entropy: &dyn Entropy) -> Self {
         let mut random = [0; 16];
@@ -35,13 +35,13 @@ impl BootId {
     }
 }
 
-impl fmt::Display for BootId {
+impl fmt::Display for RegistrationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0.as_hyphenated(), f)
     }
 }
 
-impl fmt::Debug for BootId {
+impl fmt::Debug for RegistrationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -49,7 +49,7 @@ impl fmt::Debug for BootId {
 
 /// A change that must hold everywhere before the call returns. Revision 0: nothing to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Committed {
+pub struct CommittedChange {
     /// Its place in the log.
     pub revision: u64,
     /// Its mark; `None` for revision 0.
@@ -58,7 +58,7 @@ pub struct Committed {
     pub id: Option<KeyId>,
 }
 
-impl Committed {
+impl CommittedChange {
     /// Nothing to wait for.
     pub const NOTHING: Self = Self {
         revision: 0,
@@ -71,7 +71,7 @@ impl Committed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Which registration.
-    pub boot: BootId,
+    pub registration: RegistrationId,
     /// How often it has beaten; never the same twice in a row.
     pub beat: u64,
     /// The revision up to which it has applied the log.
@@ -82,7 +82,7 @@ pub struct Member {
 
 /// All registered instances, read in one snapshot.
 #[derive(Clone, Debug)]
-pub struct Roster {
+pub struct Membership {
     /// The epoch in which it was read.
     pub epoch: Epoch,
     /// One for each row.
@@ -98,38 +98,38 @@ pub struct Receipt {
     pub waited_out: u32,
 }
 
-/// What one committed change waits for: every instance of the first roster that was read after
+/// What one committed change waits for: every instance of the first membership that was read after
 /// its commit was answered, each by its own bound.
 #[derive(Debug)]
-pub struct Quorum {
-    waiting: Vec<(BootId, Wait)>,
+pub struct AckSet {
+    waiting: Vec<(RegistrationId, Wait)>,
     receipt: Receipt,
 }
 
-impl Quorum {
+impl AckSet {
     /// For `revision`, whose commit was answered at `answered_at`. `first` was asked for after
     /// that: an instance that registered later has seen the change before it became fresh (I7).
-    pub fn new(revision: u64, answered_at: BootTime, first: &Roster) -> Self {
+    pub fn new(revision: u64, answered_at: BootTime, first: &Membership) -> Self {
         let wait = |member: &Member| Wait::new(revision, answered_at, member.max_staleness);
         Self {
             waiting: first
                 .members
                 .iter()
-                .map(|member| (member.boot, wait(member)))
+                .map(|member| (member.registration, wait(member)))
                 .collect(),
             receipt: Receipt::default(),
         }
     }
 
-    /// Takes in a roster that was read at `now` or before; the receipt when nobody is waited for
+    /// Takes in a membership that was read at `now` or before; the receipt when nobody is waited for
     /// any more. An instance that is gone has left with its freshness off, or was reaped.
-    pub fn observe(&mut self, roster: &Roster, now: BootTime) -> Option<Receipt> {
+    pub fn observe(&mut self, membership: &Membership, now: BootTime) -> Option<Receipt> {
         let receipt = &mut self.receipt;
         self.waiting.retain(|(boot, wait)| {
-            let acknowledged = roster
+            let acknowledged = membership
                 .members
                 .iter()
-                .find(|member| member.boot == *boot)
+                .find(|member| member.registration == *boot)
                 .map_or(u64::MAX, |member| member.applied);
             match wait.progress(acknowledged, now) {
                 Progress::Pending => return true,
@@ -144,26 +144,30 @@ impl Quorum {
 
 /// Who has been silent since when, by this process's boot clock.
 #[derive(Debug, Default)]
-pub struct Silence {
-    seen: HashMap<BootId, (u64, BootTime)>,
+pub struct FailureDetector {
+    seen: HashMap<RegistrationId, (u64, BootTime)>,
 }
 
-impl Silence {
-    /// Takes in a roster whose read was answered at `answered_at`; answers whose rows may be
-    /// deleted, each only if its beat is still the one given here (I9). Silence is counted from
-    /// the answer of the read that first showed a beat, never from its sending, and lasts until
+impl FailureDetector {
+    /// Takes in a membership whose read was answered at `answered_at`; answers whose rows may be
+    /// deleted, each only if its heartbeat is still the one given here (I9). FailureDetector is counted from
+    /// the answer of the read that first showed a heartbeat, never from its sending, and lasts until
     /// the row's own bound has passed: its last freshness is older than that.
-    pub fn observe(&mut self, roster: &Roster, answered_at: BootTime) -> Vec<(BootId, u64)> {
-        let mut seen = HashMap::with_capacity(roster.members.len());
+    pub fn observe(
+        &mut self,
+        membership: &Membership,
+        answered_at: BootTime,
+    ) -> Vec<(RegistrationId, u64)> {
+        let mut seen = HashMap::with_capacity(membership.members.len());
         let mut silent = Vec::new();
-        for member in &roster.members {
-            let since = match self.seen.get(&member.boot) {
+        for member in &membership.members {
+            let since = match self.seen.get(&member.registration) {
                 Some((beat, since)) if *beat == member.beat => *since,
                 _ => answered_at,
             };
-            seen.insert(member.boot, (member.beat, since));
+            seen.insert(member.registration, (member.beat, since));
             if answered_at.since(since) > bound(member.max_staleness) {
-                silent.push((member.boot, member.beat));
+                silent.push((member.registration, member.beat));
             }
         }
         self.seen = seen;
@@ -179,15 +183,15 @@ mod tests {
 
     fn member(boot: u8, beat: u64, applied: u64, max_staleness: Duration) -> Member {
         Member {
-            boot: BootId::from_bytes([boot; 16]),
+            registration: RegistrationId::from_bytes([boot; 16]),
             beat,
             applied,
             max_staleness,
         }
     }
 
-    fn roster(members: &[Member]) -> Roster {
-        Roster {
+    fn membership(members: &[Member]) -> Membership {
+        Membership {
             epoch: Epoch {
                 system: 1,
                 timeline: 1,
@@ -203,27 +207,27 @@ mod tests {
 
     #[test]
     fn a_change_waits_for_each_instance_of_the_first_roster() {
-        let first = roster(&[member(1, 0, 7, TWO), member(2, 0, 6, TWO)]);
-        let mut quorum = Quorum::new(7, at(0), &first);
+        let first = membership(&[member(1, 0, 7, TWO), member(2, 0, 6, TWO)]);
+        let mut quorum = AckSet::new(7, at(0), &first);
         assert_eq!(quorum.observe(&first, at(1)), None);
         let joined = member(3, 0, 0, TWO);
-        let later = roster(&[member(1, 1, 7, TWO), member(2, 1, 7, TWO), joined]);
+        let later = membership(&[member(1, 1, 7, TWO), member(2, 1, 7, TWO), joined]);
         let receipt = quorum.observe(&later, at(2)).unwrap();
         assert_eq!((receipt.confirmed, receipt.waited_out), (2, 0));
     }
 
     #[test]
     fn who_has_left_is_not_waited_for() {
-        let mut quorum = Quorum::new(7, at(0), &roster(&[member(1, 0, 6, TWO)]));
-        let receipt = quorum.observe(&roster(&[]), at(1)).unwrap();
+        let mut quorum = AckSet::new(7, at(0), &membership(&[member(1, 0, 6, TWO)]));
+        let receipt = quorum.observe(&membership(&[]), at(1)).unwrap();
         assert_eq!((receipt.confirmed, receipt.waited_out), (1, 0));
     }
 
     /// Not the revoker's own bound, nor one for all.
     #[test]
     fn each_instance_is_waited_for_by_its_own_bound() {
-        let first = roster(&[member(1, 0, 6, TWO), member(2, 0, 6, 2 * TWO)]);
-        let mut quorum = Quorum::new(7, at(0), &first);
+        let first = membership(&[member(1, 0, 6, TWO), member(2, 0, 6, 2 * TWO)]);
+        let mut quorum = AckSet::new(7, at(0), &first);
         assert_eq!(quorum.observe(&first, at(2_140)), None);
         assert_eq!(quorum.observe(&first, at(2_141)), None);
         assert_eq!(quorum.observe(&first, at(4_180)), None);
@@ -233,24 +237,24 @@ mod tests {
 
     #[test]
     fn a_silent_row_may_go_after_its_own_bound() {
-        let mut silence = Silence::default();
+        let mut detector = FailureDetector::default();
         let quiet = [member(1, 5, 0, TWO), member(2, 5, 0, 2 * TWO)];
-        assert!(silence.observe(&roster(&quiet), at(1_000)).is_empty());
-        assert!(silence.observe(&roster(&quiet), at(3_140)).is_empty());
-        let silent = silence.observe(&roster(&quiet), at(3_141));
-        assert_eq!(silent, [(quiet[0].boot, 5)]);
+        assert!(detector.observe(&membership(&quiet), at(1_000)).is_empty());
+        assert!(detector.observe(&membership(&quiet), at(3_140)).is_empty());
+        let silent = detector.observe(&membership(&quiet), at(3_141));
+        assert_eq!(silent, [(quiet[0].registration, 5)]);
     }
 
     #[test]
     fn a_beat_ends_the_silence() {
-        let mut silence = Silence::default();
-        let row = |beat| roster(&[member(1, beat, 0, TWO)]);
-        assert!(silence.observe(&row(5), at(0)).is_empty());
-        assert!(silence.observe(&row(6), at(3_000)).is_empty());
-        assert!(silence.observe(&row(6), at(5_000)).is_empty());
-        assert_eq!(silence.observe(&row(6), at(5_200)).len(), 1);
+        let mut detector = FailureDetector::default();
+        let row = |beat| membership(&[member(1, beat, 0, TWO)]);
+        assert!(detector.observe(&row(5), at(0)).is_empty());
+        assert!(detector.observe(&row(6), at(3_000)).is_empty());
+        assert!(detector.observe(&row(6), at(5_000)).is_empty());
+        assert_eq!(detector.observe(&row(6), at(5_200)).len(), 1);
         // A row that went and came back was not seen in between.
-        assert!(silence.observe(&roster(&[]), at(5_300)).is_empty());
-        assert!(silence.observe(&row(6), at(9_000)).is_empty());
+        assert!(detector.observe(&membership(&[]), at(5_300)).is_empty());
+        assert!(detector.observe(&row(6), at(9_000)).is_empty());
     }
 }

@@ -23,19 +23,19 @@ use keyward_store::{Control, Found, StoreError};
 pub type Fetch<R> =
     Arc<dyn Fn(Digest) -> BoxFuture<'static, Result<Found<R>, StoreError>> + Send + Sync>;
 
-type Landed<R> = Result<Arc<Fetched<R>>, LookupError>;
-type Flight<R> = future::Shared<BoxFuture<'static, Landed<R>>>;
+type ReadResult<R> = Result<Arc<Fetched<R>>, LookupError>;
+type Flight<R> = future::Shared<BoxFuture<'static, ReadResult<R>>>;
 
 /// How many reads may be under way, and how many may wait for that.
 #[derive(Debug)]
-pub struct Permits {
+pub struct Limiter {
     running: Semaphore,
     waiting: AtomicUsize,
     most_waiting: usize,
     patience: Duration,
 }
 
-impl Permits {
+impl Limiter {
     /// At most `running` reads at a time, at most `waiting` more that wait up to `patience`.
     pub fn new(running: usize, waiting: usize, patience: Duration) -> Self {
         Self {
@@ -76,13 +76,13 @@ impl Drop for Place<'_> {
 }
 
 /// The reads under way.
-pub struct Flights<R> {
+pub struct SingleFlight<R> {
     under_way: Board<R>,
     fetch: Fetch<R>,
     shared: Option<Arc<dyn Shared<R>>>,
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
-    permits: Arc<Permits>,
+    permits: Arc<Limiter>,
     control: Control,
     refused: Counter,
 }
@@ -90,7 +90,7 @@ pub struct Flights<R> {
 type Board<R> = Arc<Mutex<HashMap<(Digest, Source), Flight<R>>>>;
 
 /// What the reads stand on.
-pub struct Grounds<R> {
+pub struct Dependencies<R> {
     /// Reads the store.
     pub fetch: Fetch<R>,
     /// Stands before it, if there is one.
@@ -102,14 +102,14 @@ pub struct Grounds<R> {
     /// Runs the reads.
     pub control: Control,
     /// How many of the store may be under way.
-    pub permits: Permits,
+    pub permits: Limiter,
     /// Counts what found no place.
     pub refused: Counter,
 }
 
-impl<R: Fenced> Flights<R> {
+impl<R: Fenced> SingleFlight<R> {
     /// Reads that stand on `grounds`.
-    pub fn new(grounds: Grounds<R>) -> Self {
+    pub fn new(grounds: Dependencies<R>) -> Self {
         Self {
             under_way: Arc::default(),
             fetch: grounds.fetch,
@@ -124,7 +124,7 @@ impl<R: Fenced> Flights<R> {
 
     /// A read. Unless it goes to the store alone, it may have begun before this call: its stamp
     /// says how recent it is.
-    pub(super) async fn read(&self, digest: &Digest, source: Source) -> Landed<R> {
+    pub(super) async fn read(&self, digest: &Digest, source: Source) -> ReadResult<R> {
         if source == Source::StoreAlone {
             return self.start(*digest, source).await;
         }
@@ -157,7 +157,7 @@ impl<R: Fenced> Flights<R> {
         let task = self.control.spawn(async move {
             // Gone before the answer is seen: who comes after that reads anew.
             let _under_way = board.map(|board| UnderWay(board, (digest, source)));
-            route.fly(digest, source).await
+            route.execute(digest, source).await
         });
         task.map(|ended| {
             ended.unwrap_or_else(|_| {
@@ -176,12 +176,12 @@ struct Route<R> {
     shared: Option<Arc<dyn Shared<R>>>,
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
-    permits: Arc<Permits>,
+    permits: Arc<Limiter>,
     refused: Counter,
 }
 
 impl<R: Fenced> Route<R> {
-    async fn fly(self, digest: Digest, source: Source) -> Landed<R> {
+    async fn execute(self, digest: Digest, source: Source) -> ReadResult<R> {
         if source == Source::Nearest
             && let Some(shared) = &self.shared
             && let Some((record, stamp)) = shared.get(&digest).await
@@ -196,15 +196,15 @@ impl<R: Fenced> Route<R> {
             self.refused.inc();
             return Err(LookupError::Overloaded);
         };
-        // I4: the look comes before what is read.
-        let look = self.fence.look();
+        // I4: the snapshot comes before what is read.
+        let snapshot = self.fence.snapshot();
         let found = (self.fetch)(digest)
             .await
             .map_err(|error| LookupError::Store(Arc::new(error)))?;
         if let (Some(shared), Some(record)) = (&self.shared, &found.record) {
             let now = Now::read(&*self.clock);
             // What would not be admitted is not worth keeping; whoever reads it admits it again.
-            if let Admission::Admitted { restamp } = look.admit(record.id(), found.stamp, now) {
+            if let Admission::Admitted { restamp } = snapshot.admit(record.id(), found.stamp, now) {
                 let stamp = Stamp {
                     revision: restamp,
                     ..found.stamp
@@ -225,8 +225,8 @@ impl<R> Drop for UnderWay<R> {
     }
 }
 
-impl<R> std::fmt::Debug for Flights<R> {
+impl<R> std::fmt::Debug for SingleFlight<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Flights({} under way)", self.under_way.lock().len())
+        write!(f, "SingleFlight({} under way)", self.under_way.lock().len())
     }
 }
