@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH
 
 .DEFAULT_GOAL := help
 .PHONY: help test check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults cluster examples demo \
-	mutants soak \
+	mutants soak update-docs \
 	test-tools check-tools
 
 help: ## list the targets
@@ -35,8 +35,12 @@ proto: check-tools ## the proto files: lint and formatting
 	buf lint
 	buf format --diff --exit-code
 
-doc: ## the documentation of the code
+doc: check-tools ## the documentation: of the code, and the book in docs/ (into target/book)
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
+	mdbook build docs
+
+update-docs: test-tools ## rewrite what the documents take from the code: tables, outputs, pictures
+	UPDATE_DOCS=1 $(CARGO) test --locked --test readme
 
 shell: check-tools ## the scripts
 	shellcheck --external-sources $(SCRIPTS)

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Installs what `make check` needs beside Rust: cargo-deny and what scripts/requirements.txt names, each
-# under target/; and from Debian what is missing of haproxy and systemd, which are only asked what they
-# think of deploy/.
-# A cargo-deny of the right version on PATH is used as it is; building one takes some minutes.
-# Does nothing the second time.
+# Installs what `make check` needs beside Rust. cargo-deny, mdbook and the packages of
+# scripts/requirements.txt go under target/. haproxy and systemd, which only check the files of deploy/,
+# come from Debian if they are missing.
+# A cargo-deny or mdbook of the right version on PATH is used as it is; each build takes some minutes.
+# The second run changes nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
 deny_version=0.20.2
+mdbook_version=0.5.4
 
 read -ra missing < <(python_packages) || true
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
@@ -21,8 +22,20 @@ install_packages "${missing[@]}"
 make_venv target/venv-tools scripts/requirements.txt
 
 PATH="$PWD/target/tools/bin:$PATH"
-if [[ $(cargo-deny --version 2>/dev/null) != "cargo-deny $deny_version" ]]; then
-    echo "building cargo-deny $deny_version"
+
+# build NAME VERSION [FLAG...]: builds a tool from its released source and lock file.
+build() {
+    local name=$1 version=$2
+    shift 2
+    echo "building $name $version"
     env -u CARGO_TARGET_DIR cargo install --quiet --locked --force \
-        --version "=$deny_version" --root target/tools cargo-deny
+        --version "=$version" --root target/tools "$@" "$name"
+}
+
+if [[ $(cargo-deny --version 2>/dev/null) != "cargo-deny $deny_version" ]]; then
+    build cargo-deny "$deny_version"
+fi
+# Without its web server, which `mdbook build` does not need.
+if [[ $(mdbook --version 2>/dev/null) != "mdbook v$mdbook_version" ]]; then
+    build mdbook "$mdbook_version" --no-default-features --features search
 fi
