@@ -1,5 +1,6 @@
-//! The documentation names what is there: every path that it mentions exists, every name after
-//! `::` stands in that file, every link leads somewhere, and each invariant has its place.
+//! The documents name only what exists: paths, functions, tests, links and anchors. The top-level
+//! documents keep their size limits, every page is in the book's table of contents, and each
+//! invariant names the function that upholds it.
 #![cfg(test)]
 
 use std::collections::BTreeSet;
@@ -7,15 +8,14 @@ use std::path::{Path, PathBuf};
 
 use regex::Regex;
 
-const DOCUMENTS: [&str; 6] = [
+const TOP: [&str; 5] = [
     "README.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
     "CHANGELOG.md",
-    "docs/design/glossary.md",
 ];
-const ROOTS: [&str; 10] = [
+const ROOTS: [&str; 12] = [
     "src",
     "crates",
     "tests",
@@ -25,7 +25,17 @@ const ROOTS: [&str; 10] = [
     "proto",
     "proof",
     "scripts",
+    "deploy",
+    "docs",
     ".ci",
+];
+/// Paths that `deploy/secrets.sh` creates.
+const CREATED: [&str; 2] = ["deploy/secrets", "deploy/state"];
+/// The largest size in bytes.
+const LIMITS: [(&str, usize); 3] = [
+    ("README.md", 8_000),
+    ("ARCHITECTURE.md", 10_000),
+    ("CONTRIBUTING.md", 5_000),
 ];
 
 fn root() -> PathBuf {
@@ -36,33 +46,65 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// What stands in single backquotes outside fenced blocks, with the number of its line.
-fn quoted(text: &str) -> Vec<(usize, String)> {
-    let quotes = Regex::new("`([^`]+)`").unwrap();
+/// Each file with `extension` below `directory`, relative to the root.
+fn files(directory: &str, extension: &str) -> Vec<String> {
+    let mut open = vec![PathBuf::from(directory)];
+    let mut files = Vec::new();
+    while let Some(path) = open.pop() {
+        if root().join(&path).is_dir() {
+            for entry in std::fs::read_dir(root().join(&path)).unwrap() {
+                open.push(path.join(entry.unwrap().file_name()));
+            }
+        } else if path.extension().is_some_and(|found| found == extension) {
+            files.push(path.to_str().unwrap().to_owned());
+        }
+    }
+    files
+}
+
+fn documents() -> Vec<String> {
+    let mut documents = files("docs", "md");
+    documents.extend(TOP.map(str::to_owned));
+    documents
+}
+
+/// The lines outside fenced blocks, with their numbers.
+fn prose(text: &str) -> Vec<(usize, &str)> {
     let mut fenced = false;
-    let mut found = Vec::new();
+    let mut lines = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        if line.starts_with("```") {
+        if line.trim_start().starts_with("```") {
             fenced = !fenced;
         } else if !fenced {
-            found.extend(
-                quotes
-                    .captures_iter(line)
-                    .map(|quote| (index + 1, quote[1].to_owned())),
-            );
+            lines.push((index + 1, line));
         }
+    }
+    lines
+}
+
+/// The texts in single backquotes outside fenced blocks, with the numbers of their lines.
+fn quoted(text: &str) -> Vec<(usize, String)> {
+    let quotes = Regex::new("`([^`]+)`").unwrap();
+    let mut found = Vec::new();
+    for (number, line) in prose(text) {
+        let quotes = quotes.captures_iter(line);
+        found.extend(quotes.map(|quote| (number, quote[1].to_owned())));
     }
     found
 }
 
-/// Why `named`, a path with or without `::name`, is not there; `None` if it is or is no path.
+/// Why `named`, a path with or without `::name`, does not exist; `None` if it does or is no path.
 fn missing(named: &str) -> Option<String> {
     let (path, item) = match named.split_once("::") {
         Some((path, item)) => (path, Some(item)),
         None => (named, None),
     };
     let first = path.split('/').next().unwrap_or_default();
-    if !path.contains('/') || path.contains(['*', ' ', '<']) || !ROOTS.contains(&first) {
+    let is_path = path.contains('/') && ROOTS.contains(&first) || path.ends_with(".md");
+    let is_created = CREATED
+        .iter()
+        .any(|created| Path::new(path).starts_with(created));
+    if !is_path || is_created || path.contains(['*', ' ', '<']) {
         return None;
     }
     let at = root().join(path);
@@ -82,8 +124,8 @@ fn missing(named: &str) -> Option<String> {
 #[test]
 fn every_path_and_name_exists() {
     let mut wrong = Vec::new();
-    for document in DOCUMENTS {
-        for (line, named) in quoted(&read(document)) {
+    for document in documents() {
+        for (line, named) in quoted(&read(&document)) {
             wrong.extend(missing(&named).map(|why| format!("{document}:{line}: {why}")));
         }
     }
@@ -121,59 +163,162 @@ fn every_invariant_names_the_function_that_upholds_it() {
 
 #[test]
 fn the_code_names_the_invariants_it_upholds() {
-    // I5, I7 and I9 come in full with a second instance.
-    let invariant = Regex::new(r"\bI[1-8]\b").unwrap();
+    let invariant = Regex::new(r"\bI[1-9]\b").unwrap();
     let mut named = BTreeSet::new();
-    for directory in [
-        "crates/core/src/fence",
-        "src/replication",
-        "src/cache",
-        "crates/store/src",
-        "crates/store-sqlite/src",
-        "migrations/sqlite",
-    ] {
-        for entry in std::fs::read_dir(root().join(directory)).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                let text = std::fs::read_to_string(path).unwrap();
-                named.extend(
-                    invariant
-                        .find_iter(&text)
-                        .map(|found| found.as_str().to_owned()),
-                );
-            }
+    for directory in ["crates", "src", "migrations"] {
+        for file in [files(directory, "rs"), files(directory, "sql")].concat() {
+            let text = read(&file);
+            let found = invariant.find_iter(&text);
+            named.extend(found.map(|found| found.as_str().to_owned()));
         }
     }
     let named: Vec<_> = named.iter().map(String::as_str).collect();
-    assert_eq!(named, ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8"]);
+    assert_eq!(
+        named,
+        ["I1", "I2", "I3", "I4", "I5", "I6", "I7", "I8", "I9"]
+    );
 }
 
 #[test]
-fn every_module_stands_in_the_table() {
+fn every_module_and_crate_is_in_the_map() {
     let text = read("ARCHITECTURE.md");
-    for entry in std::fs::read_dir(root().join("src")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if ["lib.rs", "main.rs"].contains(&name.as_str()) {
-            continue;
+    for directory in ["src", "crates"] {
+        for entry in std::fs::read_dir(root().join(directory)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if ["lib.rs", "main.rs"].contains(&name.as_str()) {
+                continue;
+            }
+            assert!(
+                text.contains(&format!("\n| `{directory}/{name}` |")),
+                "{directory}/{name} is not in a table of ARCHITECTURE.md"
+            );
         }
-        assert!(
-            text.contains(&format!("\n| `src/{name}` |")),
-            "{name} is not in the table"
+    }
+}
+
+#[test]
+fn every_test_that_proves_a_claim_exists() {
+    let mut functions = BTreeSet::new();
+    let function = Regex::new(r"\bfn (\w+)").unwrap();
+    for directory in ["crates", "src", "tests"] {
+        for file in files(directory, "rs") {
+            let text = read(&file);
+            let found = function.captures_iter(&text);
+            functions.extend(found.map(|found| found[1].to_owned()));
+        }
+    }
+    let name = Regex::new("^[a-z0-9]+(_[a-z0-9]+)+$").unwrap();
+    let page = "docs/development/claims.md";
+    let named: Vec<_> = quoted(&read(page))
+        .into_iter()
+        .filter(|(_, named)| name.is_match(named))
+        .collect();
+    assert!(named.len() > 50, "{named:?}");
+    let wrong: Vec<_> = named
+        .into_iter()
+        .filter(|(_, test)| !functions.contains(test))
+        .map(|(line, test)| format!("{page}:{line}: there is no test {test}"))
+        .collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// The anchors of a document: its headings as GitHub and mdBook write them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = prose(text)
+        .into_iter()
+        .filter_map(|(_, line)| line.strip_prefix('#'));
+    let anchor = |heading: &str| {
+        let text = heading.trim_start_matches('#').trim().to_lowercase();
+        let kept = text.chars().filter_map(|c| match c {
+            ' ' => Some('-'),
+            c if c.is_alphanumeric() || c == '-' || c == '_' => Some(c),
+            _ => None,
+        });
+        kept.collect()
+    };
+    headings.map(anchor).collect()
+}
+
+/// Why the link `target` of `document` leads nowhere.
+fn dead(document: &str, target: &str) -> Option<String> {
+    if target.starts_with("https://") {
+        return None;
+    }
+    let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let mut at = Path::new(document)
+        .parent()
+        .unwrap_or(Path::new(""))
+        .to_owned();
+    for part in path.split('/') {
+        match part {
+            ".." => assert!(at.pop(), "{document}: {target} leaves the repository"),
+            part => at.push(part),
+        }
+    }
+    let at = if path.is_empty() {
+        document.to_owned()
+    } else {
+        at.to_str().unwrap().to_owned()
+    };
+    if !root().join(&at).exists() {
+        return Some(format!("there is no {at}"));
+    }
+    // The book contains only docs/; a page names other files by their path.
+    if document.starts_with("docs/") && !at.starts_with("docs/") {
+        return Some(format!("{at} is not in the book"));
+    }
+    let is_there = anchor.is_empty() || anchors(&read(&at)).iter().any(|found| found == anchor);
+    (!is_there).then(|| format!("{at} has no heading #{anchor}"))
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
+    let mut wrong = Vec::new();
+    for document in documents() {
+        for (line, text) in prose(&read(&document)) {
+            for target in link.captures_iter(text) {
+                let why = dead(&document, &target[1]);
+                wrong.extend(why.map(|why| format!("{document}:{line}: {why}")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_dead_link_is_found() {
+    let page = "docs/guide/install.md";
+    assert_eq!(dead(page, "../reference/api.md#verdicts"), None);
+    assert_eq!(dead(page, "#build"), None);
+    assert!(dead(page, "nowhere.md").is_some());
+    assert!(dead(page, "../../README.md").is_some());
+    assert!(dead(page, "../reference/api.md#no-such-heading").is_some());
+    assert!(missing("src/grpc/no_such_file.rs").is_some());
+    assert!(missing("src/grpc/mod.rs::no_such_function").is_some());
+}
+
+#[test]
+fn every_page_is_in_the_table_of_contents_once() {
+    let summary = read("docs/SUMMARY.md");
+    for page in files("docs", "md") {
+        let page = page.strip_prefix("docs/").unwrap();
+        let expected = usize::from(page != "SUMMARY.md");
+        assert_eq!(
+            summary.matches(&format!("]({page})")).count(),
+            expected,
+            "{page}"
         );
     }
 }
 
 #[test]
-fn every_link_leads_somewhere() {
-    let link = Regex::new(r"\]\(([^)#]+)(?:#[^)]*)?\)").unwrap();
-    for document in DOCUMENTS {
-        for target in link.captures_iter(&read(document)) {
-            let target = &target[1];
-            let outside = target.starts_with("https://");
-            assert!(
-                outside || Path::new(&root()).join(target).exists(),
-                "{document}: {target}"
-            );
-        }
+fn documents_keep_their_size_limits() {
+    for (document, limit) in LIMITS {
+        let size = read(document).len();
+        assert!(
+            size <= limit,
+            "{document} has {size} bytes, {limit} are allowed"
+        );
     }
 }

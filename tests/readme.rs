@@ -1,10 +1,12 @@
-//! The README is true: its commands are run and their output is compared, its tables are those of
-//! the code. `UPDATE_README=1 cargo test --test readme` writes what was really printed.
+//! The documents are true: their commands are run and the output is compared, their tables are those
+//! of the code. `UPDATE_DOCS=1` (or `make update-docs`) writes the current tables and outputs.
 //!
-//! Each block marked `console` holds `$ command` lines and what they print; all are run in order
-//! in one shell, against the real binary in an empty directory. A block marked `python FILE` is
-//! put there as that file before the next command.
+//! Each block marked `console` holds `$ command` lines and their output. All commands of a document
+//! run in order in one shell, against the real binary in an empty directory. A block marked
+//! `python FILE` is written to that file before the next command.
 #![cfg(test)]
+
+use std::path::{Path, PathBuf};
 
 use keyward_core::key::Verdict;
 use keyward_ops::Metrics;
@@ -23,65 +25,76 @@ mod story;
 #[path = "readme/transcript.rs"]
 mod transcript;
 
-const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+/// The documents whose commands are run.
+const TRANSCRIPTS: [&str; 2] = ["README.md", "docs/guide/first-key.md"];
+/// The page that tells the story of the bot.
+const STORY: &str = "docs/guide/bot.md";
 const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
 
 fn updating() -> bool {
-    std::env::var_os("UPDATE_README").is_some_and(|value| value == "1")
+    std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1")
 }
 
-fn readme() -> String {
-    std::fs::read_to_string(README).unwrap()
+fn path(document: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(document)
 }
 
-/// Fails when `ours` is not what the README says, or writes it there.
-fn settle(says: &str, ours: &str) {
-    if says == ours {
+fn read(document: &str) -> String {
+    let text = std::fs::read_to_string(path(document));
+    text.unwrap_or_else(|error| panic!("{document}: {error}"))
+}
+
+/// Fails if `document` is not `expected`, or rewrites it.
+fn settle(document: &str, expected: &str) {
+    let actual = read(document);
+    if actual == expected {
         return;
     }
     if updating() {
-        std::fs::write(README, ours).unwrap();
+        std::fs::write(path(document), expected).unwrap();
         return;
     }
-    let differs = |(says, ours): &(&str, &str)| says != ours;
-    let first = says.lines().zip(ours.lines()).find(differs);
-    panic!(
-        "README.md does not say what is: {first:#?}\nrun UPDATE_README=1 cargo test --test readme \
-         and look at the difference"
-    );
+    let differs = |(actual, expected): &(&str, &str)| actual != expected;
+    let first = actual.lines().zip(expected.lines()).find(differs);
+    panic!("{document} is outdated: {first:#?}\nrun `make update-docs` and read the difference");
 }
 
 #[test]
-fn it_says_what_is() {
-    // One test, since each part may write the file.
-    let says = readme();
-    let with_tables = with_tables(&says);
-    settle(&says, &with_tables);
-    let with_outputs = Transcript::of(&with_tables).run();
-    settle(&with_tables, &with_outputs);
-    settle(&with_outputs, &story::with_story(&with_outputs));
+fn commands_print_what_the_documents_show() {
+    for document in TRANSCRIPTS {
+        let expected = Transcript::of(document, &read(document)).run();
+        settle(document, &expected);
+    }
 }
 
-/// Puts the code's tables between the marks `<!-- NAME -->` and `<!-- end -->`.
-fn with_tables(text: &str) -> String {
-    let tables = [
+#[test]
+fn the_story_is_what_the_demo_prints() {
+    settle(STORY, &story::with_story(&read(STORY)));
+}
+
+#[test]
+fn tables_are_those_of_the_code() {
+    for (name, table) in [
         ("errors", keyward::grpc::reasons_table()),
         ("settings", keyward::config::markdown()),
         ("metrics", Metrics::table()),
-    ];
-    let mut text = text.to_owned();
-    for (name, table) in tables {
-        let mark = format!("<!-- {name} -->\n");
-        let begin = text.find(&mark).unwrap_or_else(|| panic!("no {mark}")) + mark.len();
-        let end = begin + text[begin..].find("<!-- end -->").unwrap();
-        text.replace_range(begin..end, &table);
+    ] {
+        let document = format!("docs/reference/{name}.md");
+        settle(&document, &with_table(&read(&document), name, &table));
     }
-    text
+}
+
+/// Puts `table` between the marks `<!-- NAME -->` and `<!-- end -->`.
+fn with_table(text: &str, name: &str, table: &str) -> String {
+    let mark = format!("<!-- {name} -->\n");
+    let begin = text.find(&mark).unwrap_or_else(|| panic!("no {mark}")) + mark.len();
+    let end = begin + text[begin..].find("<!-- end -->").unwrap();
+    [&text[..begin], table, &text[end..]].concat()
 }
 
 #[test]
-fn it_names_every_rpc_with_its_role_and_every_verdict() {
-    let text = readme();
+fn the_api_page_names_every_rpc_with_its_role_and_every_verdict() {
+    let text = read("docs/reference/api.md");
     let row = |name: &str| {
         let rows: Vec<_> = text
             .lines()
@@ -140,7 +153,7 @@ fn the_scanners_expression_is_that_of_the_vectors() {
         serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
     let expression = vectors["scanner_regex"].as_str().unwrap();
     assert!(
-        readme().contains(&format!("\n{expression}\n")),
+        read("docs/reference/key-format.md").contains(&format!("\n{expression}\n")),
         "{expression}"
     );
 }

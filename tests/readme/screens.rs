@@ -55,8 +55,7 @@ fn the_pictures_of_the_bot_are_those_of_its_texts() {
         let (picture, ours) = (read(&committed), read(drawn.path()));
         assert!(
             picture == ours,
-            "docs/screens/{language}.svg is not what the bot says: run UPDATE_README=1 cargo test \
-             --test readme, and look at it"
+            "docs/screens/{language}.svg is outdated: run `make update-docs` and look at it"
         );
         assert!(ours.matches("<g ").count() > 20, "each screen is there");
     }

@@ -1,4 +1,4 @@
-//! The story in the README is what `make demo` prints.
+//! The story of the bot is what `make demo` prints.
 
 use std::collections::HashMap;
 use std::process::Command;
@@ -11,10 +11,10 @@ use super::updating;
 const BEGIN: &str = "<!-- story -->\n```text\n";
 const END: &str = "```\n<!-- end -->";
 
-/// The README as it should be: as it is, if the demo prints the same but for keys and times,
-/// otherwise with what it printed.
+/// The page as it should be: unchanged, if the demo prints the same except for keys and times;
+/// otherwise with the demo's output.
 pub(super) fn with_story(text: &str) -> String {
-    let begin = text.find(BEGIN).expect("the README holds the story") + BEGIN.len();
+    let begin = text.find(BEGIN).expect("the page contains the story") + BEGIN.len();
     let end = begin + text[begin..].find(END).expect("the story ends");
     let says = &text[begin..end];
     let printed = play();
@@ -23,7 +23,7 @@ pub(super) fn with_story(text: &str) -> String {
     }
     assert!(
         updating(),
-        "README.md says\n{says}\nand printed was\n{printed}"
+        "the page shows\n{says}\nand the demo printed\n{printed}"
     );
     [&text[..begin], &printed, &text[end..]].concat()
 }

@@ -1,8 +1,8 @@
-//! Runs the README's commands in order and compares what they print.
+//! Runs the commands of a document in order and compares their output.
 //!
-//! Ids, secrets and times differ from run to run: where the README shows one, the run must show
-//! one too, and the same one wherever the README repeats it. Commands are run with the run's own
-//! ids and secrets in the README's stead.
+//! Ids, secrets and times differ from run to run. Where the document shows one, the run must print
+//! one too, and the same one wherever the document repeats it. Commands run with the ids and
+//! secrets of the run, in place of those in the document.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -15,25 +15,28 @@ use regex::Regex;
 use super::shell::Shell;
 use super::{BINARY, updating};
 
-/// Stands in the README for the start of the binary.
-const START: &str = "cargo run --release";
-/// Where the README's service listens; the test's takes free ports.
+/// The commands that start the service.
+const STARTS: [&str; 2] = ["cargo run --release", "keyward serve"];
+/// The addresses of the service in the documents; the test's service takes free ports.
 const ADDRESSES: [&str; 2] = ["127.0.0.1:50051", "127.0.0.1:9464"];
 
-/// One piece of the README.
+/// One piece of a document.
 enum Piece {
-    /// Text that is left as it is.
+    /// Text that stays as it is.
     Text(String),
-    /// A command, and what the README says that it prints.
+    /// A command, and its output in the document.
     Command(String, String),
-    /// A file to be put into the directory: its name and its text.
+    /// A file of the directory: its name and its text.
     File(String, String),
 }
 
-pub(super) struct Transcript(Vec<Piece>);
+pub(super) struct Transcript<'d> {
+    document: &'d str,
+    pieces: Vec<Piece>,
+}
 
-impl Transcript {
-    pub(super) fn of(text: &str) -> Self {
+impl<'d> Transcript<'d> {
+    pub(super) fn of(document: &'d str, text: &str) -> Self {
         let mut pieces = vec![Piece::Text(String::new())];
         let mut block = String::new();
         for line in text.split_inclusive('\n') {
@@ -67,22 +70,22 @@ impl Transcript {
                 }
             }
         }
-        Self(pieces)
+        Self { document, pieces }
     }
 
-    /// Runs it; answers the README as it should be: as it is, if what was printed differs in
-    /// nothing but ids, secrets and times, otherwise all of it as one run printed it.
+    /// The document as it should be: unchanged, if the output differs only in ids, secrets and
+    /// times; otherwise completely as one run printed it.
     pub(super) fn run(self) -> String {
         self.run_once(false)
             .or_else(|| self.run_once(true))
             .unwrap_or_default()
     }
 
-    /// `None` when the README does not say what was printed, unless it is to be rewritten.
+    /// `None` if the output differs and `rewrite` is not set.
     fn run_once(&self, rewrite: bool) -> Option<String> {
         let mut run = Run::new();
         let mut text = String::new();
-        for piece in &self.0 {
+        for piece in &self.pieces {
             match piece {
                 Piece::Text(piece) => text.push_str(piece),
                 Piece::File(name, piece) => {
@@ -98,7 +101,8 @@ impl Transcript {
                     }
                     assert!(
                         updating(),
-                        "$ {command}\nREADME.md says\n{says}\nand printed was\n{printed}"
+                        "$ {command}\n{} shows\n{says}\nand the run printed\n{printed}",
+                        self.document
                     );
                     if !rewrite {
                         return None;
@@ -116,7 +120,7 @@ struct Run {
     directory: tempfile::TempDir,
     shell: Shell,
     service: Option<Process>,
-    /// What stands in the README, and what this run has in its stead.
+    /// Each id, secret and time of the document, with the run's own.
     same: HashMap<String, String>,
     volatile: Regex,
 }
@@ -138,7 +142,7 @@ impl Run {
         }
     }
 
-    /// The README's text with this run's addresses.
+    /// The document's text with this run's addresses.
     fn localised(&self, text: &str) -> String {
         let Some(service) = &self.service else {
             return text.to_owned();
@@ -154,22 +158,22 @@ impl Run {
             .replace_all(command, |found: &regex::Captures<'_>| {
                 let known = self.same.get(&found[0]);
                 known
-                    .unwrap_or_else(|| panic!("{} stands in no output before", &found[0]))
+                    .unwrap_or_else(|| panic!("no earlier output contains {}", &found[0]))
                     .clone()
             });
         command.into_owned()
     }
 
     fn execute(&mut self, command: &str) -> String {
-        if command == START {
+        if STARTS.contains(&command) {
             return self.start();
         }
         let command = self.localised(&self.in_this_run(command));
         let printed = self.shell.execute(&command);
-        self.as_in_readme(&printed)
+        self.as_documented(&printed)
     }
 
-    /// Starts the service as `cargo run --release` does, but on free ports.
+    /// Starts the service as the command does, but on free ports.
     fn start(&mut self) -> String {
         let data = self.directory.path().join("keyward-data");
         let mut command = Command::new(BINARY);
@@ -185,9 +189,10 @@ impl Run {
         let service = Process::start(command, &data);
         self.shell
             .execute(&format!("export KEYWARD_ENDPOINT=http://{}", service.grpc));
-        // The last line of the log may come after the one that says that it is ready.
+        // The last line of the log and the line `keyward is ready` may arrive in either order.
         for _ in 0..500 {
-            if service.output().contains("fresh: serving") {
+            let output = service.output();
+            if output.contains("fresh: serving") && output.contains("keyward is ready") {
                 break;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -198,10 +203,10 @@ impl Run {
             .lines()
             .partition(|line| !line.starts_with("keyward is ready"));
         log.extend(ready);
-        self.as_in_readme(&(log.join("\n") + "\n"))
+        self.as_documented(&(log.join("\n") + "\n"))
     }
 
-    fn as_in_readme(&self, printed: &str) -> String {
+    fn as_documented(&self, printed: &str) -> String {
         let Some(service) = &self.service else {
             return printed.to_owned();
         };
@@ -210,8 +215,8 @@ impl Run {
             .replace(&service.http.to_string(), ADDRESSES[1])
     }
 
-    /// Whether what the README says differs in nothing but ids, secrets and times. Notes which of
-    /// them stands for which of this run.
+    /// Whether the document's output differs only in ids, secrets and times. Records which of them
+    /// stands for which of this run.
     fn compare(&mut self, says: &str, printed: &str) -> bool {
         // Columns are as wide as what stands in them.
         let wide = Regex::new(" {2,}").unwrap();
