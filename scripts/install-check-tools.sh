@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what `make check` needs beside Rust. cargo-deny, mdbook and the packages of
-# scripts/requirements.txt go under target/. haproxy and systemd, which only check the files of deploy/,
-# come from Debian if they are missing.
+# Installs what `make check` needs beside Rust.
+# cargo-deny, mdbook and the packages of scripts/requirements.txt go under target/. haproxy and systemd,
+# which only check the files of deploy/, come from Debian if they are missing.
 # A cargo-deny or mdbook of the right version on PATH is used as it is; each build takes some minutes.
 # The second run changes nothing.
 set -euo pipefail

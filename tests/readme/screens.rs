@@ -1,4 +1,4 @@
-//! The pictures of the bot's screens are those of its texts.
+//! The pictures of the bot show its current texts.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,11 @@ fn python() -> PathBuf {
 }
 
 fn draw(directory: &Path) {
-    let told = Command::new(&Programs::get().bot)
+    let screens = Command::new(&Programs::get().bot)
         .args(["screens", "--output", "json"])
         .output()
         .unwrap();
-    assert!(told.status.success(), "{told:?}");
+    assert!(screens.status.success(), "{screens:?}");
     let mut drawing = Command::new(python())
         .arg(Path::new(ROOT).join("scripts/screens.py"))
         .arg(directory)
@@ -34,7 +34,7 @@ fn draw(directory: &Path) {
         .stdin
         .take()
         .unwrap()
-        .write_all(&told.stdout)
+        .write_all(&screens.stdout)
         .unwrap();
     assert!(drawing.wait().unwrap().success());
 }

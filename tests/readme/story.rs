@@ -16,14 +16,14 @@ const END: &str = "```\n<!-- end -->";
 pub(super) fn with_story(text: &str) -> String {
     let begin = text.find(BEGIN).expect("the page contains the story") + BEGIN.len();
     let end = begin + text[begin..].find(END).expect("the story ends");
-    let says = &text[begin..end];
+    let shown = &text[begin..end];
     let printed = play();
-    if stencil(says) == stencil(&printed) {
+    if stencil(shown) == stencil(&printed) {
         return text.to_owned();
     }
     assert!(
         updating(),
-        "the page shows\n{says}\nand the demo printed\n{printed}"
+        "the page shows\n{shown}\nand the demo printed\n{printed}"
     );
     [&text[..begin], &printed, &text[end..]].concat()
 }
@@ -34,8 +34,8 @@ fn play() -> String {
         .arg("--fast")
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}: {said}", output.status);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {errors}", output.status);
     String::from_utf8(output.stdout)
         .unwrap()
         .trim_end()

@@ -92,16 +92,16 @@ impl<'d> Transcript<'d> {
                     std::fs::write(run.directory.path().join(name), run.localised(piece)).unwrap();
                     text.push_str(piece);
                 }
-                Piece::Command(command, says) => {
+                Piece::Command(command, shown) => {
                     let printed = run.execute(command);
-                    let fits = run.compare(says, &printed);
+                    let fits = run.compare(shown, &printed);
                     if fits && !rewrite {
-                        let _ = write!(text, "$ {command}\n{says}");
+                        let _ = write!(text, "$ {command}\n{shown}");
                         continue;
                     }
                     assert!(
                         updating(),
-                        "$ {command}\n{} shows\n{says}\nand the run printed\n{printed}",
+                        "$ {command}\n{} shows\n{shown}\nand the run printed\n{printed}",
                         self.document
                     );
                     if !rewrite {
@@ -217,7 +217,7 @@ impl Run {
 
     /// Whether the document's output differs only in ids, secrets and times. Records which of them
     /// stands for which of this run.
-    fn compare(&mut self, says: &str, printed: &str) -> bool {
+    fn compare(&mut self, shown: &str, printed: &str) -> bool {
         // Columns are as wide as what stands in them.
         let wide = Regex::new(" {2,}").unwrap();
         let stencil = |text: &str| {
@@ -233,11 +233,11 @@ impl Run {
                 .map(|found| found.as_str().to_owned())
                 .collect::<Vec<_>>()
         };
-        let (theirs, ours) = (finds(says), finds(printed));
+        let (theirs, ours) = (finds(shown), finds(printed));
         let known = |(their, our): (&String, &String)| {
             self.same.get(their).is_none_or(|known| known == our)
         };
-        let fits = stencil(says) == stencil(printed) && theirs.iter().zip(&ours).all(known);
+        let fits = stencil(shown) == stencil(printed) && theirs.iter().zip(&ours).all(known);
         self.same.extend(theirs.into_iter().zip(ours));
         fits
     }
