@@ -72,11 +72,11 @@ mutants: test-tools ## break the code with each patch of proof/mutants: a test m
 
 soak: test-tools ## kill -9 under traffic 200 times, each fault of a cluster 20, each race of the story 100 (KEYWARD_SOAK_ROUNDS)
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} \
-		$(CARGO) test --release --locked --test durability -- --nocapture
+		$(CARGO) test --release --locked --test e2e durability:: -- --nocapture
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} \
-		$(CARGO) test --release --locked --test cluster -- --nocapture
+		$(CARGO) test --release --locked --test e2e cluster:: -- --nocapture
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-100} \
-		$(CARGO) test --release --locked --test story -- --nocapture
+		$(CARGO) test --release --locked --test e2e story:: -- --nocapture
 
 test-tools:
 	scripts/install-test-tools.sh

@@ -1,0 +1,63 @@
+//! The pictures of the bot's screens are those of its texts.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use keyward_testkit::Programs;
+
+use super::updating;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn python() -> PathBuf {
+    let named = std::env::var_os("KEYWARD_TEST_PYTHON").filter(|name| !name.is_empty());
+    named.map_or_else(
+        || Path::new(ROOT).join("target/venv/bin/python"),
+        PathBuf::from,
+    )
+}
+
+fn draw(directory: &Path) {
+    let told = Command::new(&Programs::get().bot)
+        .args(["screens", "--output", "json"])
+        .output()
+        .unwrap();
+    assert!(told.status.success(), "{told:?}");
+    let mut drawing = Command::new(python())
+        .arg(Path::new(ROOT).join("scripts/screens.py"))
+        .arg(directory)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drawing
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(&told.stdout)
+        .unwrap();
+    assert!(drawing.wait().unwrap().success());
+}
+
+#[test]
+fn the_pictures_of_the_bot_are_those_of_its_texts() {
+    let committed = Path::new(ROOT).join("docs/screens");
+    if updating() {
+        draw(&committed);
+    }
+    let drawn = tempfile::tempdir().unwrap();
+    draw(drawn.path());
+    for language in ["en", "zh", "ru"] {
+        let read = |directory: &Path| {
+            let path = directory.join(language).with_extension("svg");
+            std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"))
+        };
+        let (picture, ours) = (read(&committed), read(drawn.path()));
+        assert!(
+            picture == ours,
+            "docs/screens/{language}.svg is not what the bot says: run UPDATE_README=1 cargo test \
+             --test docs, and look at it"
+        );
+        assert!(ours.matches("<g ").count() > 20, "each screen is there");
+    }
+}
