@@ -40,7 +40,7 @@ doc: check-tools ## the documentation: of the code, and the book in docs/ (into 
 	mdbook build docs
 
 update-docs: test-tools ## rewrite what the documents take from the code: tables, outputs, pictures
-	UPDATE_DOCS=1 $(CARGO) test --locked --test readme
+	UPDATE_DOCS=1 $(CARGO) test --locked --test docs
 
 shell: check-tools ## the scripts
 	shellcheck --external-sources $(SCRIPTS)
@@ -76,11 +76,11 @@ mutants: test-tools ## break the code with each patch of proof/mutants: a test m
 
 soak: test-tools ## kill -9 under traffic 200 times, each fault of a cluster 20, each race of the story 100 (KEYWARD_SOAK_ROUNDS)
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} \
-		$(CARGO) test --release --locked --test durability -- --nocapture
+		$(CARGO) test --release --locked --test e2e durability:: -- --nocapture
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} \
-		$(CARGO) test --release --locked --test cluster -- --nocapture
+		$(CARGO) test --release --locked --test e2e cluster:: -- --nocapture
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-100} \
-		$(CARGO) test --release --locked --test story -- --nocapture
+		$(CARGO) test --release --locked --test e2e story:: -- --nocapture
 
 test-tools:
 	scripts/install-test-tools.sh

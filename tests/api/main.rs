@@ -1,7 +1,9 @@
 //! What each RPC promises, through gRPC with a real client.
-#![cfg(test)]
 
+mod bad_input;
+mod cancellation;
 mod issue;
+mod promise;
 mod query;
 mod replace;
 mod revoke;
@@ -9,6 +11,7 @@ mod roles;
 mod surface;
 mod tokens;
 mod update;
+mod vectors;
 mod verify;
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a store must do: the contract that every backend passes (`tests/store_contract`). No
+//! What a store must do: the contract that every backend passes (`tests/contract`). No
 //! driver's type or error passes this line. A call must not run in a future that a caller can
 //! drop ([`Control`] runs them): a write that was begun is always brought to its end.
 

@@ -1,0 +1,154 @@
+//! The documents are true: their commands are run and the output is compared, their tables are those
+//! of the code. `UPDATE_DOCS=1` (or `make update-docs`) writes the current tables and outputs.
+//!
+//! Each block marked `console` holds `$ command` lines and their output. All commands of a document
+//! run in order in one shell, against the real binary in an empty directory. A block marked
+//! `python FILE` is written to that file before the next command.
+
+use std::path::{Path, PathBuf};
+
+use keyward_core::key::Verdict;
+use keyward_ops::Metrics;
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use regex::Regex;
+
+use transcript::Transcript;
+
+mod screens;
+mod shell;
+mod story;
+mod transcript;
+
+/// The documents whose commands are run.
+const TRANSCRIPTS: [&str; 2] = ["README.md", "docs/guide/first-key.md"];
+/// The page that tells the story of the bot.
+const STORY: &str = "docs/guide/bot.md";
+const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
+
+fn updating() -> bool {
+    std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1")
+}
+
+fn path(document: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(document)
+}
+
+fn read(document: &str) -> String {
+    let text = std::fs::read_to_string(path(document));
+    text.unwrap_or_else(|error| panic!("{document}: {error}"))
+}
+
+/// Fails if `document` is not `expected`, or rewrites it.
+fn settle(document: &str, expected: &str) {
+    let actual = read(document);
+    if actual == expected {
+        return;
+    }
+    if updating() {
+        std::fs::write(path(document), expected).unwrap();
+        return;
+    }
+    let differs = |(actual, expected): &(&str, &str)| actual != expected;
+    let first = actual.lines().zip(expected.lines()).find(differs);
+    panic!("{document} is outdated: {first:#?}\nrun `make update-docs` and read the difference");
+}
+
+#[test]
+fn commands_print_what_the_documents_show() {
+    for document in TRANSCRIPTS {
+        let expected = Transcript::of(document, &read(document)).run();
+        settle(document, &expected);
+    }
+}
+
+#[test]
+fn the_story_is_what_the_demo_prints() {
+    settle(STORY, &story::with_story(&read(STORY)));
+}
+
+#[test]
+fn tables_are_those_of_the_code() {
+    for (name, table) in [
+        ("errors", keyward::grpc::reasons_table()),
+        ("settings", keyward::config::markdown()),
+        ("metrics", Metrics::table()),
+    ] {
+        let document = format!("docs/reference/{name}.md");
+        settle(&document, &with_table(&read(&document), name, &table));
+    }
+}
+
+/// Puts `table` between the marks `<!-- NAME -->` and `<!-- end -->`.
+fn with_table(text: &str, name: &str, table: &str) -> String {
+    let mark = format!("<!-- {name} -->\n");
+    let begin = text.find(&mark).unwrap_or_else(|| panic!("no {mark}")) + mark.len();
+    let end = begin + text[begin..].find("<!-- end -->").unwrap();
+    [&text[..begin], table, &text[end..]].concat()
+}
+
+#[test]
+fn the_api_page_names_every_rpc_with_its_role_and_every_verdict() {
+    let text = read("docs/reference/api.md");
+    let row = |name: &str| {
+        let rows: Vec<_> = text
+            .lines()
+            .filter(|l| l.starts_with(&format!("| `{name}`")))
+            .collect();
+        assert_eq!(rows.len(), 1, "{name}: {rows:?}");
+        rows[0].to_owned()
+    };
+    for verdict in Verdict::ALL {
+        row(verdict.name());
+    }
+    let set = FileDescriptorSet::decode(keyward_proto::FILE_DESCRIPTOR_SET).unwrap();
+    let services = set.file.iter().flat_map(|file| &file.service);
+    let mut methods: Vec<_> = services
+        .flat_map(|service| &service.method)
+        .map(|m| m.name())
+        .collect();
+    let protos = ["api_key_service", "admin_service"].map(|name| {
+        let file = format!(
+            "{}/proto/keyward/v1/{name}.proto",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        std::fs::read_to_string(file).unwrap()
+    });
+    methods.retain(|method| {
+        protos
+            .iter()
+            .any(|proto| proto.contains(&format!("rpc {method}(")))
+    });
+    assert!(methods.len() >= 10, "{methods:?}");
+    let role = Regex::new("Role `([a-z]+)`").unwrap();
+    for method in methods {
+        let row = row(method);
+        // The role stands in the comment above the RPC, or above AdminService as a whole.
+        let commented = protos[0].split(&format!("  rpc {method}(")).next().unwrap();
+        let commented = commented.rsplit("\n\n").next().unwrap();
+        let role = if protos[0].contains(&format!("rpc {method}(")) {
+            let text = commented.replace("\n  // ", " ");
+            role.captures(&text)
+                .unwrap_or_else(|| panic!("{method}: {text}"))[1]
+                .to_owned()
+        } else {
+            "admin".to_owned()
+        };
+        assert!(
+            row.contains(&format!("| `{role}`")),
+            "{method} takes the role {role}: {row}"
+        );
+    }
+}
+
+#[test]
+fn the_scanners_expression_is_that_of_the_vectors() {
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/keys.json");
+    let vectors: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let expression = vectors["scanner_regex"].as_str().unwrap();
+    assert!(
+        read("docs/reference/key-format.md").contains(&format!("\n{expression}\n")),
+        "{expression}"
+    );
+}

@@ -1,0 +1,332 @@
+//! The real binary from end to end: what its verbs print, its exit codes, its settings, and that
+//! no secret ever reaches stderr.
+
+use std::io::Read;
+use std::process::Stdio;
+
+use harness::{Service, alone, command, run, text};
+use keyward_testkit::Process;
+use names::same_names;
+use serde_json::Value;
+
+mod harness;
+mod names;
+mod output;
+mod tls;
+
+const ID: &str = "01970000-0000-7000-8000-000000000000";
+
+#[test]
+fn a_key_is_read_from_stdin_without_its_line_end() {
+    let service = Service::start();
+    let (id, key) = service.issue("42");
+    for (input, verdict) in [
+        (key.clone(), "VALID"),
+        (format!("{key}\n"), "VALID"),
+        (format!("{key}\r\n"), "VALID"),
+        (format!("{key}\n\n"), "MALFORMED"),
+        (format!(" {key}"), "MALFORMED"),
+        (format!("Bearer {key}"), "MALFORMED"),
+    ] {
+        let outcome = service.json_of(&["verify", "-"], &input);
+        let json: Value = serde_json::from_str(&outcome.out).unwrap();
+        same_names(&json, "VerifyResponse");
+        assert_eq!(json["verdict"], verdict);
+        assert_eq!(outcome.code, if verdict == "VALID" { 0 } else { 2 });
+    }
+    let err = service.call(&["verify", "-"], "").refused(64);
+    assert!(err.contains("there is no key on stdin"), "{err}");
+    let json = service.json("RevokeResponse", &["revoke", "--key", "-"], &key);
+    assert_eq!(json["revoked"][0]["key_id"], id.as_str());
+    assert_eq!(service.call(&["verify", &key], "").code, 2);
+}
+
+#[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let service = Service::start();
+    let (id, key) = service.issue("42");
+    for arguments in [
+        &["get", &key][..],
+        &["revoke", &key],
+        &["revoke", &id, &key],
+        &["revoke", &id, "--grace", &key],
+        &["update", &key, "--disable"],
+        &["verify", "-", &key],
+        &["verify", "-", "--timeout", &key],
+        &["issue", "--account", "42", &key],
+        &["list", "--account", "42", "--page-size", &key],
+        &["token", "create", "bot", "--role", &key],
+        &["token", "revoke", &key],
+        &["token", &key],
+        &[&key],
+        &["--", &key],
+    ] {
+        // `run` looks for it on stderr.
+        service.call(arguments, "").refused(64);
+    }
+    for arguments in [
+        &["verify", "-", "--client-ip", &key][..],
+        &["list", "--account", &format!("{key}\n")],
+    ] {
+        service.call(arguments, &key).refused(1);
+    }
+    assert_eq!(service.call(&["verify", "-"], &key).code, 0);
+}
+
+#[test]
+fn what_hinders_a_call_is_told_with_exit_code_1() {
+    let service = Service::start();
+    let err = service.call(&["get", ID], "").refused(1);
+    assert!(err.starts_with("error: KEY_NOT_FOUND: "), "{err}");
+    let err = service
+        .call(&["issue", "--account", "x\u{7f}"], "")
+        .refused(1);
+    assert!(
+        err.starts_with("error: INVALID_FIELD: account_id: ") && err.lines().count() == 1,
+        "{err}"
+    );
+
+    let err = service
+        .call(&["get", ID, "--token-file", "nowhere"], "")
+        .refused(1);
+    assert!(
+        err.contains("nowhere") && err.contains("--token-file"),
+        "{err}"
+    );
+    let token_file = service.directory.path().join("token");
+    for (token, expected) in [
+        ("kwt_invented\n", "TOKEN_INVALID"),
+        ("", "does not hold one token"),
+    ] {
+        std::fs::write(&token_file, token).unwrap();
+        let mut command = service.command(&["get", ID]);
+        command.env("KEYWARD_TOKEN_FILE", &token_file);
+        let err = run(command, "").refused(1);
+        assert!(err.contains(expected), "{err}");
+    }
+    let created = service.json(
+        "CreateTokenResponse",
+        &["token", "create", "b", "--role", "verifier"],
+        "",
+    );
+    std::fs::write(&token_file, text(&created["token"])).unwrap();
+    let err = service
+        .call(&["get", ID, "--token-file", "token"], "")
+        .refused(1);
+    assert!(
+        err.contains("ROLE_REQUIRED") && err.contains("role reader"),
+        "{err}"
+    );
+
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let endpoint = format!("http://{free}");
+    let err = service
+        .call(&["get", ID, "--endpoint", &endpoint], "")
+        .refused(1);
+    assert!(
+        err.contains(&format!("cannot connect to {endpoint}")),
+        "{err}"
+    );
+    assert!(err.contains("is the service running?"), "{err}");
+}
+
+#[test]
+fn the_service_is_found_through_its_settings() {
+    let service = Service::start();
+    let directory = service.directory.path();
+    let listen = service.process.grpc.to_string();
+    run(
+        command(directory, &["token", "list", "--listen", &listen]),
+        "",
+    )
+    .done();
+    let mut by_variable = command(directory, &["token", "list"]);
+    by_variable.env("KEYWARD_LISTEN", &listen);
+    run(by_variable, "").done();
+    let data = directory.join("keyward-data");
+    let file = format!("listen = '{listen}'\ndata_dir = '{}'\n", data.display());
+    std::fs::write(directory.join("keyward.toml"), &file).unwrap();
+    run(command(directory, &["token", "list"]), "").done();
+    let err = run(
+        command(directory, &["token", "list", "--listen", "127.0.0.1:0"]),
+        "",
+    )
+    .refused(64);
+    assert!(err.contains("--endpoint"), "{err}");
+}
+
+#[test]
+fn an_unknown_setting_is_refused_with_the_nearest_name() {
+    let err = alone(&["--max-stalenes", "3s"]).refused(64);
+    assert!(err.contains("'--max-staleness'"), "{err}");
+    let directory = tempfile::tempdir().unwrap();
+    let mut by_variable = command(directory.path(), &["serve"]);
+    by_variable.env("KEYWARD_MAX_STALENES", "3s");
+    let err = run(by_variable, "").refused(64);
+    assert!(err.contains("did you mean KEYWARD_MAX_STALENESS?"), "{err}");
+    std::fs::write(
+        directory.path().join("keyward.toml"),
+        "max_stalenes = '3s'\nforeign_formats = 'uuid'\n",
+    )
+    .unwrap();
+    let err = run(command(directory.path(), &["serve"]), "").refused(64);
+    assert!(err.contains("did you mean max_staleness?"), "{err}");
+    assert!(
+        err.contains("key 'foreign_formats' is unknown"),
+        "what is not there yet is unknown: {err}"
+    );
+    assert_eq!(err.lines().count(), 2, "{err}");
+    std::fs::write(
+        directory.path().join("keyward.toml"),
+        "max_staleness = '1s'\n",
+    )
+    .unwrap();
+    let err = run(command(directory.path(), &["serve"]), "").refused(64);
+    assert!(
+        err.contains("max_staleness = '1s'") && err.contains("2s to 60s"),
+        "{err}"
+    );
+    let files = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(files, 1, "a refused start writes nothing");
+}
+
+#[test]
+fn config_shows_values_and_sources_and_no_password() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keyward.toml");
+    std::fs::write(
+        &file,
+        "max_staleness = '5s'\nworkers = 3\nkey_prefixes = ['kw', 'acme_live']\n",
+    )
+    .unwrap();
+    let config = |arguments: &[&str]| {
+        let arguments = [&["config", "--workers", "4"], arguments].concat();
+        let mut command = command(directory.path(), &arguments);
+        command.env("KEYWARD_MAX_STALENESS", "7s");
+        command.env(
+            "KEYWARD_OTLP_ENDPOINT",
+            "http://user:hunter2@127.0.0.1:4317",
+        );
+        run(command, "").done()
+    };
+    let shown = config(&[]);
+    let row = |name: &str| {
+        let line = shown
+            .lines()
+            .find(|line| line.split_whitespace().next() == Some(name));
+        line.unwrap_or_else(|| panic!("{name} is not in\n{shown}"))
+            .split_whitespace()
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    assert_eq!(row("workers"), "workers 4 flag --workers");
+    assert_eq!(
+        row("max_staleness"),
+        "max_staleness 7s variable KEYWARD_MAX_STALENESS"
+    );
+    assert!(
+        row("key_prefixes").starts_with("key_prefixes kw,acme_live file "),
+        "{shown}"
+    );
+    assert_eq!(row("insecure"), "insecure false default");
+    assert!(
+        row("otlp_endpoint").contains("http://user:***@127.0.0.1:4317"),
+        "{shown}"
+    );
+    let json: Value = serde_json::from_str(&config(&["--output", "json"])).unwrap();
+    for setting in keyward::config::TABLE {
+        assert!(
+            json[setting.name]["value"].is_string() && json[setting.name]["source"].is_string()
+        );
+    }
+    assert!(!shown.contains("hunter2") && !json.to_string().contains("hunter2"));
+}
+
+#[test]
+fn an_open_address_takes_insecure() {
+    let directory = tempfile::tempdir().unwrap();
+    let serve = ["serve", "--listen", "0.0.0.0:0", "--http-listen", "none"];
+    let err = run(command(directory.path(), &serve), "").refused(64);
+    assert!(
+        err.contains("listen = '0.0.0.0:0' (flag --listen)") && err.contains("insecure = true"),
+        "{err}"
+    );
+    assert!(!directory.path().join("keyward-data").exists());
+
+    let serve = ["--listen", "127.0.0.1:0", "--http-listen", "[::]:0"];
+    let err = run(command(directory.path(), &serve), "").refused(64);
+    assert!(err.contains("http_listen = '[::]:0'"), "{err}");
+
+    let data = directory.path().join("keyward-data");
+    let serve = [
+        "--listen",
+        "0.0.0.0:0",
+        "--http-listen",
+        "127.0.0.1:0",
+        "--insecure",
+    ];
+    let mut process = Process::start(command(directory.path(), &serve), &data);
+    assert!(process.grpc.ip().is_unspecified());
+    assert!(process.stop().success());
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_panic() {
+    let directory = tempfile::tempdir().unwrap();
+    for arguments in [&["config"][..], &["--help"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = command(directory.path(), arguments);
+        let mut child = command
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut err = String::new();
+        child
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut err)
+            .unwrap();
+        assert_eq!((child.wait().unwrap().code(), err.as_str()), (Some(1), ""));
+    }
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    let version = alone(&["--version"]).done();
+    assert_eq!(version, format!("keyward {}\n", env!("CARGO_PKG_VERSION")));
+    let help = alone(&["--help"]).done();
+    let verbs = [
+        "serve", "config", "migrate", "init", "epoch", "issue", "get", "list", "revoke", "update",
+        "verify", "token", "health",
+    ];
+    for verb in verbs {
+        assert!(
+            help.lines()
+                .any(|line| line.starts_with(&format!("  {verb} "))),
+            "{verb}: {help}"
+        );
+        assert!(alone(&[verb, "--help"]).done().contains("Usage: keyward"));
+    }
+    for code in [
+        "  0   done",
+        "  1   failed",
+        "  2   a key was judged",
+        "  64  the command line",
+    ] {
+        assert!(help.contains(code), "{help}");
+    }
+    for verb in ["create", "list", "revoke"] {
+        assert!(
+            alone(&["token", verb, "--help"])
+                .done()
+                .contains("--token-file")
+        );
+    }
+    assert!(alone(&["isue"]).refused(64).contains("'issue'"));
+}

@@ -1,0 +1,143 @@
+//! The client's calls.
+
+use keyward_client::v1::{self, Role, revoke_request::Target};
+use keyward_client::{Consistency, ErrorKind, Secret, Verdict, VerifyRequest};
+
+use super::Keyward;
+
+fn slot(account: &str) -> v1::IssueRequest {
+    v1::IssueRequest {
+        account_id: account.to_owned(),
+        recoverable: Some(true),
+        ..Default::default()
+    }
+}
+
+fn replacing(key_id: &str) -> v1::RevokeRequest {
+    v1::RevokeRequest {
+        target: Some(Target::KeyId(key_id.to_owned())),
+        replace: true,
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_issued_verified_replaced_and_shown() {
+    let keyward = Keyward::start();
+    let all = [
+        Role::Issuer,
+        Role::Revealer,
+        Role::Verifier,
+        Role::Reader,
+        Role::Editor,
+    ];
+    let (_, file) = keyward.token("all", &all).await;
+    let client = keyward.client(&file);
+    client.health().await.unwrap();
+
+    let issued = client.issue(slot("42")).await.unwrap();
+    let old = issued.key.unwrap().key_id;
+    let verify = |text: &str| {
+        let request = VerifyRequest::new(Secret::new(text));
+        client.verify(request)
+    };
+    let Verdict::Valid(who) = verify(&issued.api_key).await.unwrap() else {
+        panic!("it lives");
+    };
+    assert_eq!(
+        (who.key_id.as_str(), who.account_id.as_str()),
+        (old.as_str(), "42")
+    );
+    assert_eq!(who.name, "default");
+
+    let revoked = client.revoke(replacing(&old)).await.unwrap();
+    assert_eq!(verify(&issued.api_key).await.unwrap(), Verdict::Revoked);
+    let again = client.revoke(replacing(&old)).await.unwrap();
+    assert_eq!(
+        again.api_key, revoked.api_key,
+        "the same call names the same successor"
+    );
+
+    let texts = [&issued.api_key, &revoked.api_key, "kw_nonsense"];
+    let requests = texts.map(|text| VerifyRequest {
+        consistency: Consistency::Strong,
+        ..VerifyRequest::new(Secret::new(text))
+    });
+    let verdicts = client.verify_batch(requests.into()).await.unwrap();
+    assert_eq!(
+        (&verdicts[0], &verdicts[2]),
+        (&Verdict::Revoked, &Verdict::Malformed)
+    );
+    assert!(matches!(verdicts[1], Verdict::Valid(_)));
+
+    let key = revoked.replacement.unwrap();
+    let target = Some(v1::get_request::Target::KeyId(key.key_id.clone()));
+    let shown = client.get(v1::GetRequest { target }).await.unwrap();
+    assert_eq!(shown.key.as_ref(), Some(&key));
+    let page = v1::ListRequest {
+        account_id: "42".to_owned(),
+        include_revoked: true,
+        ..Default::default()
+    };
+    assert_eq!(client.list(page).await.unwrap().keys.len(), 2);
+    let disable = v1::UpdateRequest {
+        key: Some(v1::ApiKey {
+            disabled: true,
+            ..key
+        }),
+        update_mask: Some(prost_types::FieldMask {
+            paths: vec!["disabled".to_owned()],
+        }),
+    };
+    assert!(client.update(disable).await.unwrap().key.unwrap().disabled);
+    assert_eq!(verify(&revoked.api_key).await.unwrap(), Verdict::Disabled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_say_whose_fault_they_are() {
+    let mut keyward = Keyward::start();
+    let (_, verifier) = keyward.token("verifier", &[Role::Verifier]).await;
+    let (_, issuer) = keyward.token("issuer", &[Role::Issuer]).await;
+    let (verifier, issuer) = (keyward.client(&verifier), keyward.client(&issuer));
+    let key = || VerifyRequest::new(Secret::new("kw_nonsense"));
+
+    let error = verifier.issue(slot("42")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unauthorized);
+    assert_eq!(error.reason.as_deref(), Some("ROLE_REQUIRED"));
+    assert_eq!(error.metadata["role"], "issuer");
+    let error = issuer.verify(key()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unauthorized);
+    let error = issuer.issue(slot("")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid);
+    assert_eq!(error.reason.as_deref(), Some("INVALID_FIELD"));
+    let unknown = replacing("01a20b11-8492-7e42-b326-8de5b51fb5d5");
+    let error = issuer.revoke(unknown).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::NotFound);
+
+    std::fs::write(keyward.path("made up"), "kwt_made_up").unwrap();
+    let stranger = keyward.client(&keyward.path("made up"));
+    let error = stranger.verify(key()).await.unwrap_err();
+    assert_eq!(error.reason.as_deref(), Some("TOKEN_INVALID"));
+
+    assert!(keyward.process.stop().success());
+    let error = verifier.verify(key()).await.unwrap_err();
+    assert_eq!((error.kind, error.reason), (ErrorKind::Unavailable, None));
+    assert!(verifier.health().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_rotated_without_a_restart() {
+    let keyward = Keyward::start();
+    let (old, file) = keyward.token("verifier", &[Role::Verifier]).await;
+    let client = keyward.client(&file);
+    let key = || VerifyRequest::new(Secret::new("kw_nonsense"));
+    assert_eq!(client.verify(key()).await.unwrap(), Verdict::Malformed);
+
+    keyward
+        .token_into(&file, "verifier", &[Role::Verifier])
+        .await;
+    let mut admin = keyward.process.client().await.admin;
+    let request = v1::RevokeTokenRequest { token_id: old };
+    admin.revoke_token(request).await.unwrap();
+    assert_eq!(client.verify(key()).await.unwrap(), Verdict::Malformed);
+}

@@ -1,0 +1,149 @@
+//! `examples/rest_api.rs` as a process.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+
+use keyward_client::v1::{self, Role, revoke_request::Target};
+use keyward_testkit::{Programs, wait_until};
+
+use super::http::{Reply, ask};
+use super::{Keyward, PATIENCE};
+
+/// The example, killed when dropped.
+struct Api {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Api {
+    fn start(keyward: &Keyward, token_file: &Path, more: &[&str]) -> Self {
+        let mut child = Command::new(&Programs::get().rest_api)
+            .args(["--listen", "127.0.0.1:0", "--keyward", &keyward.url()])
+            .arg("--token-file")
+            .arg(token_file)
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let (tell, said) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                // The test may have stopped listening.
+                let _ = tell.send(line);
+            }
+        });
+        let line = said.recv_timeout(PATIENCE).unwrap();
+        let address = line.strip_prefix("rest_api is ready: http://");
+        let address = address.unwrap_or_else(|| panic!("{line}")).parse().unwrap();
+        Self { child, address }
+    }
+
+    async fn list(&self, key: &str) -> Reply {
+        ask(self.address, "/v1/orders", &[("apikey", key)], None).await
+    }
+
+    async fn order(&self, key: &str, body: &str) -> Reply {
+        ask(self.address, "/v1/orders", &[("apikey", key)], Some(body)).await
+    }
+
+    fn stop(mut self) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
+        assert!(sent.unwrap().success());
+        wait_until("the example stops", PATIENCE, || {
+            self.child.try_wait().unwrap().is_some()
+        });
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_lives_by_the_keys() {
+    let keyward = Keyward::start();
+    let (_, issuer) = keyward.token("issuer", &[Role::Issuer]).await;
+    let (_, verifier) = keyward.token("verifier", &[Role::Verifier]).await;
+    let issuer = keyward.client(&issuer);
+    let issue = async |account: &str| {
+        let request = v1::IssueRequest {
+            account_id: account.to_owned(),
+            ..Default::default()
+        };
+        let issued = issuer.issue(request).await.unwrap();
+        (issued.key.unwrap().key_id, issued.api_key)
+    };
+    let ((id, key), (_, other)) = (issue("42").await, issue("43").await);
+    let api = Api::start(&keyward, &verifier, &["--rate", "1000"]);
+
+    let health = ask(api.address, "/healthz", &[], None).await;
+    assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
+    let made = api.order(&key, r#"{"item":"energy","amount":3}"#).await;
+    let expected = r#"{"id":1,"item":"energy","amount":3}"#;
+    assert_eq!((made.status, made.body.as_str()), (201, expected));
+    let own = api.list(&key).await;
+    assert_eq!((own.status, own.body), (200, format!("[{expected}]")));
+    let others = api.list(&other).await;
+    assert_eq!((others.status, others.body.as_str()), (200, "[]"));
+    let wrong = api.order(&key, r#"{"item":"energy"}"#).await;
+    assert!(wrong.is_refusal(422, "INVALID_ORDER"), "{wrong:?}");
+
+    let none = ask(api.address, "/v1/orders", &[], None).await;
+    assert!(none.is_refusal(401, "API_KEY_REQUIRED"), "{none:?}");
+    let revoke = v1::RevokeRequest {
+        target: Some(Target::KeyId(id)),
+        replace: true,
+        ..Default::default()
+    };
+    let successor = issuer.revoke(revoke).await.unwrap().api_key;
+    let dead = api.list(&key).await;
+    assert!(dead.is_refusal(401, "INVALID_API_KEY"), "{dead:?}");
+    assert_eq!(api.list(&successor).await.status, 200);
+    api.stop();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_limits_the_rate_of_each_key() {
+    let keyward = Keyward::start();
+    let (_, file) = keyward.token("both", &[Role::Issuer, Role::Verifier]).await;
+    let client = keyward.client(&file);
+    let issue = async |account: &str| {
+        let request = v1::IssueRequest {
+            account_id: account.to_owned(),
+            ..Default::default()
+        };
+        client.issue(request).await.unwrap().api_key
+    };
+    let (key, other) = (issue("42").await, issue("43").await);
+    let api = Api::start(&keyward, &file, &["--rate", "1"]);
+    assert_eq!(api.list(&key).await.status, 200);
+    // One a second: unless this machine is slow beyond measure, one of the next is too early.
+    let mut limited = None;
+    for _ in 0..20 {
+        let reply = api.list(&key).await;
+        if reply.status == 429 {
+            limited = Some(reply);
+            break;
+        }
+    }
+    let limited = limited.expect("the rate is limited");
+    assert!(
+        limited.is_refusal(429, "RATE_LIMIT_EXCEEDED"),
+        "{limited:?}"
+    );
+    assert_eq!(limited.header("retry-after"), Some("1"));
+    assert_eq!(api.list(&other).await.status, 200, "each key has its own");
+    api.stop();
+}

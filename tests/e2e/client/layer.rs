@@ -1,0 +1,119 @@
+//! The layer before an axum application, over real sockets.
+
+use std::time::Duration;
+
+use axum::http::HeaderMap;
+use axum::routing::post;
+use axum::{Extension, Router};
+use keyward_client::layer::RequireApiKey;
+use keyward_client::v1::{self, Role, revoke_request::Target};
+use keyward_client::{Client, Identity};
+use keyward_testkit::eventually;
+
+use super::http::ask;
+use super::{Keyward, PATIENCE, serve};
+
+async fn order(Extension(who): Extension<Identity>, headers: HeaderMap) -> String {
+    let seen = headers.values().any(|value| {
+        let text = value.to_str().unwrap_or_default();
+        text.contains("kw_")
+    });
+    format!("{} {seen}", who.account_id)
+}
+
+fn app(client: Client) -> Router {
+    Router::new()
+        .route("/v1/orders", post(order))
+        .layer(RequireApiKey::new(client).scopes(["orders:write"]))
+}
+
+/// Issues a key: its id and its text.
+async fn issue(client: &Client, account: &str, scope: &str, cidr: &str) -> (String, String) {
+    let request = v1::IssueRequest {
+        account_id: account.to_owned(),
+        scopes: vec![scope.to_owned()],
+        allowed_cidrs: vec![cidr.to_owned()],
+        ..Default::default()
+    };
+    let issued = client.issue(request).await.unwrap();
+    (issued.key.unwrap().key_id, issued.api_key)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_passes_while_it_lives_and_not_after() {
+    let mut keyward = Keyward::start();
+    let (_, issuer) = keyward.token("issuer", &[Role::Issuer]).await;
+    let (_, verifier) = keyward.token("verifier", &[Role::Verifier]).await;
+    let issuer = keyward.client(&issuer);
+    // What is said while Keyward is away need not be waited for.
+    let builder = keyward.builder(&verifier).timeout(Duration::from_secs(5));
+    let api = serve(app(builder.build().unwrap())).await;
+    let order = async |headers: &[(&str, &str)]| ask(api, "/v1/orders", headers, Some("")).await;
+
+    let (id, key) = issue(&issuer, "42", "orders:write", "127.0.0.0/8").await;
+    let bearer = format!("bearer {key}");
+    for header in [
+        ("apikey", key.as_str()),
+        ("X-Api-Key", &key),
+        ("Authorization", &bearer),
+    ] {
+        let reply = order(&[header]).await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, "42 false"));
+    }
+    let both = order(&[("apikey", &key), ("authorization", &bearer)]).await;
+    assert_eq!(both.status, 200, "the same key twice");
+
+    let reply = order(&[]).await;
+    assert_eq!(reply.status, 401);
+    assert!(reply.header("www-authenticate").is_some(), "{reply:?}");
+    let (_, other) = issue(&issuer, "43", "orders:read", "127.0.0.0/8").await;
+    let reply = order(&[("apikey", &key), ("x-api-key", &other)]).await;
+    assert_eq!(reply.status, 400, "{reply:?}");
+    let reply = order(&[("apikey", &other)]).await;
+    assert_eq!(reply.status, 403, "{reply:?}");
+    assert!(reply.body.contains("INSUFFICIENT_SCOPE"), "{reply:?}");
+    let (_, far) = issue(&issuer, "44", "orders:write", "10.0.0.0/8").await;
+    let reply = order(&[("apikey", &far), ("x-forwarded-for", "10.0.0.1")]).await;
+    assert_eq!(reply.status, 403, "{reply:?}");
+    assert!(reply.body.contains("IP_NOT_ALLOWED"), "{reply:?}");
+
+    let revoke = v1::RevokeRequest {
+        target: Some(Target::KeyId(id)),
+        ..Default::default()
+    };
+    issuer.revoke(revoke).await.unwrap();
+    let reply = order(&[("apikey", &key)]).await;
+    assert_eq!(reply.status, 401, "{reply:?}");
+    assert!(reply.body.contains("API_KEY_REVOKED"), "{reply:?}");
+    assert!(reply.header("www-authenticate").is_some(), "{reply:?}");
+
+    let (_, next) = issue(&issuer, "42", "orders:write", "127.0.0.1/32").await;
+    assert_eq!(order(&[("apikey", &next)]).await.status, 200);
+    assert!(keyward.process.stop().success());
+    for key in [&next, &key] {
+        let reply = order(&[("apikey", key)]).await;
+        assert_eq!(reply.status, 503, "away is not invalid: {reply:?}");
+        assert!(reply.header("retry-after").is_some(), "{reply:?}");
+        assert!(reply.header("www-authenticate").is_none(), "{reply:?}");
+    }
+    keyward.start_again();
+    let back = async || {
+        let reply = order(&[("apikey", &next)]).await;
+        assert!([200, 503].contains(&reply.status), "{reply:?}");
+        reply.status == 200
+    };
+    eventually("the key passes again", PATIENCE, back).await;
+}
+
+/// A token that lacks the role is this deployment's fault, and nobody passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_token_that_may_not_verify_nobody_passes_and_no_key_is_blamed() {
+    let keyward = Keyward::start();
+    let (_, issuer) = keyward.token("issuer", &[Role::Issuer]).await;
+    let issuer = keyward.client(&issuer);
+    let (_, key) = issue(&issuer, "42", "orders:write", "127.0.0.1/32").await;
+    let api = serve(app(issuer)).await;
+    let reply = ask(api, "/v1/orders", &[("apikey", &key)], Some("")).await;
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert!(reply.header("retry-after").is_some(), "{reply:?}");
+}

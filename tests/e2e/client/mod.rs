@@ -1,0 +1,87 @@
+//! The client crate and its layer against the real service: issued, used, revoked, and away.
+
+mod calls;
+mod example;
+mod http;
+mod layer;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keyward_client::{Builder, Client};
+use keyward_proto::v1::{self, Role};
+use keyward_testkit::Process;
+
+/// For whatever must happen, and then happens soon.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Keyward as a process, and a directory for the files of those who call it.
+struct Keyward {
+    process: Process,
+    directory: tempfile::TempDir,
+}
+
+impl Keyward {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let command = Process::command(env!("CARGO_BIN_EXE_keyward"), &data);
+        let process = Process::start(command, &data);
+        Self { process, directory }
+    }
+
+    /// Starts it again where it was.
+    fn start_again(&mut self) {
+        let data = self.directory.path().join("data");
+        let binary = env!("CARGO_BIN_EXE_keyward");
+        let command = Process::command_on(binary, &data, self.process.grpc);
+        self.process = Process::start(command, &data);
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.process.grpc)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Makes a token with these roles, and a file with it: its id and the file.
+    async fn token(&self, name: &str, roles: &[Role]) -> (String, PathBuf) {
+        let file = self.path(name);
+        let id = self.token_into(&file, name, roles).await;
+        (id, file)
+    }
+
+    async fn token_into(&self, file: &Path, name: &str, roles: &[Role]) -> String {
+        let request = v1::CreateTokenRequest {
+            name: name.to_owned(),
+            roles: roles.iter().map(|role| *role as i32).collect(),
+        };
+        let mut admin = self.process.client().await.admin;
+        let made = admin.create_token(request).await.unwrap().into_inner();
+        std::fs::write(file, made.token + "\n").unwrap();
+        made.caller_token.unwrap().token_id
+    }
+
+    /// A client with the token in `file`, and with time enough on a busy machine.
+    fn client(&self, file: &Path) -> Client {
+        self.builder(file).build().unwrap()
+    }
+
+    fn builder(&self, file: &Path) -> Builder {
+        let builder = Client::builder().endpoint(self.url()).token_file(file);
+        builder.timeout(PATIENCE).change_timeout(PATIENCE)
+    }
+}
+
+/// A server of a test's own, until the runtime ends.
+async fn serve(app: axum::Router) -> SocketAddr {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = tokio::net::TcpListener::bind(any).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}

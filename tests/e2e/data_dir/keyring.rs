@@ -1,0 +1,230 @@
+//! A keyring that is missing, cut short, changed or another one: each stops the start, and never
+//! does a new keyring appear beside existing keys.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use keyward::system::SystemEntropy;
+use keyward_crypto::keyring_files;
+use keyward_proto::v1::Verdict;
+
+use super::*;
+
+/// A stopped deployment with one key.
+struct Deployment {
+    _directory: tempfile::TempDir,
+    data_dir: PathBuf,
+    key: String,
+}
+
+impl Deployment {
+    async fn new() -> Self {
+        let (directory, data_dir) = fresh_directory();
+        let mut process = serve(&data_dir);
+        let (_, key) = process.client().await.issue("42", "").await.unwrap();
+        assert!(process.stop().success());
+        Self {
+            _directory: directory,
+            data_dir,
+            key,
+        }
+    }
+
+    fn keyring(&self) -> PathBuf {
+        self.data_dir.join("keyring")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.keyring().join(name)
+    }
+
+    /// Puts a generation 2 into the keyring, as it is told to whoever prepares a change of keys.
+    fn add_generation_2(&self) {
+        let other = self.data_dir.join("other");
+        keyring_files::generate(&other, &SystemEntropy).unwrap();
+        let first = fs::read_to_string(other.join("generation-1")).unwrap();
+        let second = first.replace("generation = 1", "generation = 2");
+        let (covered, _) = second.rsplit_once("crc32 = ").unwrap();
+        let crc = crc32fast::hash(covered.as_bytes());
+        let path = self.file("generation-2");
+        fs::write(&path, format!("{covered}crc32 = {crc:08x}\n")).unwrap();
+        fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// The generations that keys were born in.
+    async fn generations(&self) -> Vec<u32> {
+        let database = self.data_dir.join("keyward.db").display().to_string();
+        let store = sqlx::SqlitePool::connect(&database).await.unwrap();
+        let found = sqlx::query_scalar("SELECT generation FROM api_keys ORDER BY key_id");
+        let found = found.fetch_all(&store).await.unwrap();
+        store.close().await;
+        found
+    }
+
+    /// Every file of the keyring with what it holds.
+    fn files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let Ok(entries) = fs::read_dir(self.keyring()) else {
+            return Vec::new();
+        };
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = paths
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// Asserts that the start is refused with `message`, and leaves the keyring as it is.
+    #[track_caller]
+    fn refuses(&self, message: &str) {
+        let before = self.files();
+        let said = refusal_of(Process::command(BINARY, &self.data_dir));
+        assert!(said.contains(message), "{said}");
+        assert_eq!(self.files(), before, "the keyring was touched");
+        let beside = fs::read_dir(&self.data_dir).unwrap();
+        let names = beside.map(|entry| entry.unwrap().file_name());
+        let hidden = names.filter(|name| name.to_string_lossy().contains(".keyring."));
+        assert_eq!(hidden.count(), 0);
+    }
+
+    /// Asserts that all is well again.
+    async fn serves(&self) {
+        let mut process = serve(&self.data_dir);
+        let client = process.client().await;
+        assert_eq!(client.verify(&self.key).await.unwrap(), Verdict::Valid);
+        assert!(process.stop().success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_keyring_is_not_made_anew() {
+    let deployment = Deployment::new().await;
+    let away = deployment.data_dir.join("away");
+    fs::rename(deployment.keyring(), &away).unwrap();
+    deployment.refuses("there is no keyring in");
+    assert!(!deployment.keyring().exists());
+    fs::create_dir(deployment.keyring()).unwrap();
+    deployment.refuses("restore it from its backup");
+
+    fs::remove_dir(deployment.keyring()).unwrap();
+    fs::rename(away, deployment.keyring()).unwrap();
+    deployment.serves().await;
+}
+
+/// Not even when the store no longer knows which keyring it was made with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_with_keys_gets_no_new_keyring_whatever_was_done_to_it() {
+    let deployment = Deployment::new().await;
+    by_hand(&deployment.data_dir, "DELETE FROM keyring_checks").await;
+    let away = deployment.data_dir.join("away");
+    fs::rename(deployment.keyring(), &away).unwrap();
+    deployment.refuses("there is no keyring in");
+    assert!(!deployment.keyring().exists());
+    // Not even one that is there is believed: it could be another deployment's.
+    fs::rename(away, deployment.keyring()).unwrap();
+    deployment.refuses("no check values of its keyring");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_missing_is_asked_for() {
+    let deployment = Deployment::new().await;
+    for (name, message) in [
+        ("generation-1", "holds no file generation-<number>"),
+        ("seal-1", "holds no file seal-<number>"),
+    ] {
+        let kept = fs::read(deployment.file(name)).unwrap();
+        fs::remove_file(deployment.file(name)).unwrap();
+        deployment.refuses(message);
+        fs::write(deployment.file(name), kept).unwrap();
+        fs::set_permissions(deployment.file(name), Permissions::from_mode(0o600)).unwrap();
+    }
+    deployment.serves().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_cut_short_or_changed_is_noticed() {
+    let deployment = Deployment::new().await;
+    for name in ["generation-1", "seal-1"] {
+        let path = deployment.file(name);
+        let whole = fs::read_to_string(&path).unwrap();
+        let half = &whole[..whole.len() / 2];
+        let line_less = &whole[..whole.find("crc32").unwrap()];
+        let digit = whole.len() / 2;
+        let other = if &whole[digit..=digit] == "0" {
+            "1"
+        } else {
+            "0"
+        };
+        let changed = format!("{}{other}{}", &whole[..digit], &whole[digit + 1..]);
+        for (text, why) in [
+            ("", "it is empty"),
+            (half, "cut short"),
+            (line_less, "cut short"),
+            (&changed, "checksum"),
+            ("something else\n", "first line"),
+        ] {
+            fs::write(&path, text).unwrap();
+            deployment.refuses(why);
+        }
+        fs::write(&path, [0xff; 64]).unwrap();
+        deployment.refuses("is damaged");
+        fs::write(&path, whole).unwrap();
+    }
+    deployment.serves().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keyring_of_another_deployment_is_refused() {
+    let (ours, theirs) = (Deployment::new().await, Deployment::new().await);
+    let away = ours.data_dir.join("away");
+    fs::rename(ours.keyring(), &away).unwrap();
+    fs::rename(theirs.keyring(), ours.keyring()).unwrap();
+    ours.refuses("is not the one that this store was made with");
+
+    // Nor half of it.
+    fs::copy(away.join("generation-1"), ours.file("generation-1")).unwrap();
+    ours.refuses("seal 1 of the keyring");
+    fs::copy(away.join("seal-1"), ours.file("seal-1")).unwrap();
+    ours.serves().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_belong_into_a_keyring_is_named() {
+    let deployment = Deployment::new().await;
+    for (name, message) in [
+        ("notes.txt", "is no file of a keyring"),
+        ("generation-01", "the number in the name"),
+        ("seal-0", "the number in the name"),
+    ] {
+        fs::write(deployment.file(name), "x").unwrap();
+        deployment.refuses(message);
+        fs::remove_file(deployment.file(name)).unwrap();
+    }
+    let path = deployment.file("seal-1");
+    fs::set_permissions(&path, Permissions::from_mode(0o604)).unwrap();
+    deployment.refuses("can be read or changed by every user");
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    deployment.serves().await;
+}
+
+/// A file that merely lies in the keyring makes no keys: another instance may not have it yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generation_that_was_not_activated_mints_nothing() {
+    let deployment = Deployment::new().await;
+    deployment.add_generation_2();
+    let mut process = serve(&deployment.data_dir);
+    let client = process.client().await;
+    let (_, key) = client.issue("43", "").await.unwrap();
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+    assert!(process.stop().success());
+    assert_eq!(deployment.generations().await, [1, 1]);
+
+    // Nor does it stand in for the one that does.
+    let kept = deployment.data_dir.join("kept");
+    fs::rename(deployment.file("generation-1"), &kept).unwrap();
+    deployment.refuses("lacks generation 1, which is the active one");
+    fs::rename(kept, deployment.file("generation-1")).unwrap();
+    fs::remove_file(deployment.file("generation-2")).unwrap();
+    deployment.serves().await;
+}

@@ -1,0 +1,126 @@
+//! deploy/ without a container engine: what compose.yaml and the systemd units say is started as processes,
+//! serves, and survives the loss of an instance; and everything in them is as hardened as it should be.
+
+use std::path::Path;
+use std::time::Duration;
+
+use keyward_proto::v1::revoke_request::Target;
+use keyward_proto::v1::{self, Verdict};
+use keyward_testkit::{Client, Deployment, eventually, http_get};
+
+mod files;
+mod secrets;
+mod story;
+mod unit;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn start() -> Deployment {
+    Deployment::start(repository(), Path::new(env!("CARGO_BIN_EXE_keyward")))
+}
+
+/// The value of a metric at each instance.
+async fn metric(deployment: &Deployment, name: &str) -> Vec<u64> {
+    let mut values = Vec::new();
+    for port in deployment.side_ports() {
+        let text = http_get(port, "/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        values.push(line.map_or(0, |value| value.trim().parse().unwrap()));
+    }
+    values
+}
+
+async fn verify(client: &Client, key: &str, times: usize) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for _ in 0..times {
+        verdicts.push(client.verify(key).await.unwrap());
+    }
+    verdicts
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_services_of_compose_yaml_serve_behind_the_balancer() {
+    let mut deployment = start();
+    let admin = deployment.token("operator/admin.token");
+    let client = deployment.client(&admin).await;
+    let (id, key) = client.issue("42", "").await.unwrap();
+    assert_eq!(verify(&client, &key, 60).await, [Verdict::Valid; 60]);
+    // One connection, and calls on every instance.
+    let calls = "keyward_rpc_total{method=\"Verify\",code=\"OK\"} ";
+    let calls = metric(&deployment, calls).await;
+    assert!(calls.iter().all(|calls| *calls > 0), "{calls:?}");
+    // What one has verified the others need not ask Postgres for.
+    let shared = metric(&deployment, "keyward_l2_total{outcome=\"hit\"} ").await;
+    assert!(shared.iter().sum::<u64>() > 0, "{shared:?}");
+
+    let revoked = client.revoke(&id).await.unwrap();
+    assert_eq!(revoked.confirmed_instances, 3);
+    assert_eq!(verify(&client, &key, 30).await, [Verdict::Revoked; 30]);
+
+    // Whoever does not believe the authority is not spoken to, and nobody without TLS is.
+    let stranger = keyward_testkit::Authority::new();
+    let refused = keyward_testkit::connect_tls(deployment.address(), stranger.pem()).await;
+    refused.unwrap_err();
+
+    // An instance that is gone gets no calls, and one that comes back gets some again.
+    let (_, key) = client.issue("43", "").await.unwrap();
+    deployment.kill("keyward-b");
+    eventually("the other two serve", PATIENCE, async || {
+        let mut all = true;
+        for _ in 0..20 {
+            all &= client.verify(&key).await.is_ok();
+        }
+        all
+    })
+    .await;
+    deployment.up("keyward-b");
+    let calls = "keyward_rpc_total{method=\"Verify\",code=\"OK\"} ";
+    eventually("it gets calls again", PATIENCE, async || {
+        let _ = client.verify(&key).await;
+        metric(&deployment, calls).await[1] > 0
+    })
+    .await;
+    assert!(deployment.stop("keyward-c").success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_once_may_run_again_and_the_bot_may_do_what_it_needs() {
+    let mut deployment = start();
+    let (admin, bot) = (
+        deployment.token("operator/admin.token"),
+        deployment.token("bot/token"),
+    );
+    let said = deployment.up("init");
+    assert!(said.contains("were made before"), "{said}");
+    let said = deployment.up("bot-token");
+    assert!(said.contains("no token was made"), "{said}");
+    assert_eq!(deployment.token("operator/admin.token"), admin);
+    assert_eq!(deployment.token("bot/token"), bot);
+
+    let client = deployment.client(&bot).await;
+    let request = || v1::IssueRequest {
+        account_id: "tg-1".to_owned(),
+        recoverable: Some(true),
+        ..Default::default()
+    };
+    let first = client.keys.clone().issue(request()).await.unwrap();
+    let again = client.keys.clone().issue(request()).await.unwrap();
+    assert_eq!(first.get_ref().api_key, again.get_ref().api_key);
+    let id = first.into_inner().key.unwrap().key_id;
+    let mut keys = client.keys.clone();
+    let replaced = keys.revoke(v1::RevokeRequest {
+        target: Some(Target::KeyId(id)),
+        replace: true,
+        ..Default::default()
+    });
+    assert!(!replaced.await.unwrap().into_inner().api_key.is_empty());
+    let denied = client
+        .verify(&again.into_inner().api_key)
+        .await
+        .unwrap_err();
+    assert_eq!(denied.code(), tonic::Code::PermissionDenied);
+}

@@ -1,0 +1,113 @@
+//! `kill -9` at random moments: what was acknowledged is there, everything else is there whole or
+//! not at all, and the log has no gap.
+
+mod disk;
+mod ledger;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use keyward::system::SystemEntropy;
+use keyward_core::key::Entropy as _;
+use keyward_proto::v1::Verdict;
+use keyward_testkit::Process;
+use ledger::Slot;
+
+use crate::BINARY;
+/// Callers at a time.
+const CALLERS: usize = 6;
+/// The kill comes at some moment up to so late.
+const LONGEST: Duration = Duration::from_millis(400);
+
+/// 20, or as many as `KEYWARD_SOAK_ROUNDS` says.
+fn rounds() -> usize {
+    std::env::var("KEYWARD_SOAK_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
+}
+
+fn random_up_to(longest: Duration) -> Duration {
+    let mut bytes = [0; 4];
+    SystemEntropy.fill(&mut bytes);
+    longest.mul_f64(f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX))
+}
+
+fn start(data: &Path) -> Process {
+    Process::start(Process::command(BINARY, data), data)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_a_kill_and_the_rest_is_whole_or_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let mut all: Vec<Slot> = Vec::new();
+    let mut process = start(&data);
+    for round in 0..rounds() {
+        let client = process.client().await;
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|n| {
+                let client = client.clone();
+                tokio::spawn(ledger::call_until_it_fails(client, format!("{round}-{n}")))
+            })
+            .collect();
+        tokio::time::sleep(random_up_to(LONGEST)).await;
+        process.kill();
+        let mut slots = Vec::new();
+        for caller in callers {
+            slots.extend(caller.await.unwrap());
+        }
+        disk::check(&data).await;
+        process = start(&data);
+        let client = process.client().await;
+        for slot in &slots {
+            slot.check(&client).await;
+        }
+        all.extend(slots);
+    }
+    let client = process.client().await;
+    for slot in &all {
+        slot.check(&client).await;
+    }
+    let replaced = all.iter().filter(|slot| slot.is_replaced()).count();
+    println!(
+        "{} slots, {replaced} of them with an acknowledged successor",
+        all.len()
+    );
+    assert!(replaced >= rounds(), "too little happened: {replaced}");
+    assert!(process.stop().success());
+    disk::check(&data).await;
+}
+
+/// The very first start makes a keyring, a database and a token. Cut off anywhere, the next start
+/// finishes it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_start_that_is_killed_is_finished_by_the_next() {
+    let made = ["keyward.db", "keyring", "admin.token"];
+    let mut stages = [0; 4];
+    for _ in 0..rounds() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = directory.path().join("data");
+        let mut first = Process::command(BINARY, &data)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(random_up_to(Duration::from_millis(80))).await;
+        first.kill().unwrap();
+        first.wait().unwrap();
+        stages[made.iter().filter(|name| data.join(name).exists()).count()] += 1;
+        let mut process = start(&data);
+        let client = process.client().await;
+        let (_, key) = client.issue("42", "").await.unwrap();
+        assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+        let mut keyring: Vec<_> = std::fs::read_dir(data.join("keyring"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        keyring.sort();
+        assert_eq!(keyring, ["cache-1", "generation-1", "seal-1"]);
+        assert!(process.stop().success());
+        assert_eq!(disk::tokens(&data).await, 1);
+    }
+    println!("killed with 0, 1, 2, 3 of {made:?} made: {stages:?}");
+}

@@ -1,0 +1,325 @@
+//! What the real binary shows of itself: the side port, and spans for a collector.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_ops::Metrics;
+use keyward_proto::v1::Verdict;
+use keyward_testkit::{Client, Process};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use parking_lot::Mutex;
+use prost::Message;
+use tonic::transport::server::TcpIncoming;
+use tonic::{Request, Response, Status};
+
+use crate::BINARY;
+
+/// Status and body of a GET.
+fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nhost: keyward\r\nconnection: close\r\n\r\n"
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (
+        head.split(' ').nth(1).unwrap().parse().unwrap(),
+        body.to_owned(),
+    )
+}
+
+/// All samples by name and labels. Fails on text that is not in the OpenMetrics format.
+fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
+    let (status, text) = get(address, "/metrics");
+    assert_eq!(status, 200);
+    assert!(text.ends_with("\n# EOF\n"), "{text}");
+    let sample = regex::Regex::new(
+        r#"^([a-z0-9_]+(?:\{[a-z]+="[^"\\]*"(?:,[a-z]+="[^"\\]*")*\})?) (-?[0-9.e+-]+)$"#,
+    )
+    .unwrap();
+    let comment = regex::Regex::new(r"^# (EOF|(HELP|TYPE|UNIT) [a-z0-9_]+ \S.*)$").unwrap();
+    let mut samples = BTreeMap::new();
+    for line in text.lines().filter(|line| !comment.is_match(line)) {
+        let found = sample
+            .captures(line)
+            .unwrap_or_else(|| panic!("no sample: {line}"));
+        let value = found[2].parse().unwrap();
+        assert_eq!(
+            samples.insert(found[1].to_owned(), value),
+            None,
+            "twice: {line}"
+        );
+    }
+    samples
+}
+
+fn start(directory: &Path, flags: &[&str]) -> Process {
+    let data = directory.join("keyward-data");
+    let mut command = Process::command(BINARY, &data);
+    command.args(flags);
+    Process::start(command, &data)
+}
+
+/// A key that lives, is judged, and dies; and some calls that go wrong.
+async fn traffic(client: &Client) -> String {
+    let (id, key) = client.issue("42", "").await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+    }
+    assert_eq!(client.verify("garbage").await.unwrap(), Verdict::Malformed);
+    client.revoke(&id).await.unwrap();
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Revoked);
+    assert!(client.issue("", "").await.is_err());
+    key
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_side_port_shows_every_metric_of_the_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = start(directory.path(), &[]);
+    let before = samples(process.http);
+    traffic(&process.client().await).await;
+    let after = samples(process.http);
+    let table = Metrics::table();
+    let named: Vec<_> = table
+        .lines()
+        .skip(2)
+        .map(|row| row.split('`').nth(1).unwrap())
+        .collect();
+    assert!(named.len() > 10, "{table}");
+    for name in &named {
+        let shown = |sample: &String| {
+            let sample = sample.split('{').next().unwrap();
+            sample == *name
+                || ["_bucket", "_sum", "_count"]
+                    .iter()
+                    .any(|s| sample.strip_suffix(s) == Some(name))
+        };
+        assert!(after.keys().any(shown), "{name} is not in {after:#?}");
+    }
+    let moved = |sample: &str| after[sample] - before.get(sample).unwrap_or(&0.0);
+    for (sample, by) in [
+        ("keyward_rpc_total{method=\"Verify\",code=\"OK\"}", 5.0),
+        ("keyward_rpc_total{method=\"Issue\",code=\"OK\"}", 1.0),
+        (
+            "keyward_rpc_total{method=\"Issue\",code=\"INVALID_ARGUMENT\"}",
+            1.0,
+        ),
+        ("keyward_rpc_duration_seconds_count{method=\"Verify\"}", 5.0),
+        ("keyward_verify_total{verdict=\"VALID\"}", 3.0),
+        ("keyward_verify_total{verdict=\"REVOKED\"}", 1.0),
+        ("keyward_verify_total{verdict=\"MALFORMED\"}", 1.0),
+        ("keyward_verify_garbage_total{kind=\"malformed\"}", 1.0),
+        ("keyward_cache_total{cache=\"key\",outcome=\"hit\"}", 2.0),
+        ("keyward_cache_total{cache=\"key\",outcome=\"miss\"}", 1.0),
+        (
+            "keyward_cache_total{cache=\"key\",outcome=\"refused\"}",
+            1.0,
+        ),
+        (
+            "keyward_store_call_duration_seconds_count{call=\"issue\",outcome=\"ok\"}",
+            1.0,
+        ),
+        (
+            "keyward_store_call_duration_seconds_count{call=\"find_key\",outcome=\"ok\"}",
+            2.0,
+        ),
+        ("keyward_revoke_total{outcome=\"confirmed\"}", 1.0),
+        ("keyward_revoke_wait_seconds_count", 1.0),
+        ("keyward_applied_revision", 1.0),
+        ("keyward_tombstones", 1.0),
+        ("keyward_store_permits_refused_total", 0.0),
+    ] {
+        assert!(
+            (moved(sample) - by).abs() < 0.1,
+            "{sample} moved by {} instead of {by}",
+            moved(sample)
+        );
+    }
+    assert!(moved("keyward_tail_beats_total{outcome=\"fresh\"}") >= 1.0);
+    assert!((after["keyward_fresh"] - 1.0).abs() < 0.1);
+    let age = after["keyward_freshness_age_seconds"];
+    assert!((0.0..15.0).contains(&age), "{age}");
+    let build = format!(
+        "keyward_build_info{{version=\"{}\"}}",
+        env!("CARGO_PKG_VERSION")
+    );
+    assert!(after.contains_key(&build));
+    assert!(process.stop().success());
+}
+
+#[test]
+fn the_side_port_answers_probes_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = start(directory.path(), &[]);
+    assert_eq!(get(process.http, "/livez"), (200, "ok\n".to_owned()));
+    assert_eq!(get(process.http, "/readyz"), (200, "ok\n".to_owned()));
+    let (status, version) = get(process.http, "/version");
+    let version: serde_json::Value = serde_json::from_str(&version).unwrap();
+    assert_eq!(
+        (status, &version["version"]),
+        (200, &env!("CARGO_PKG_VERSION").into())
+    );
+    for path in [
+        "/",
+        "/metrics/",
+        "/debug",
+        "/keyward.v1.ApiKeyService/Verify",
+    ] {
+        assert_eq!(get(process.http, path).0, 404, "{path}");
+    }
+    assert!(process.stop().success());
+    assert!(TcpStream::connect(process.http).is_err());
+}
+
+/// A collector that keeps what it is sent.
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.0.lock().push(request.into_inner());
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+fn attribute(span: &Span, name: &str) -> String {
+    let found = span
+        .attributes
+        .iter()
+        .find(|attribute| attribute.key == name);
+    found.map_or_else(String::new, |attribute| format!("{:?}", attribute.value))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_gets_a_span_for_each_rpc_and_store_call() {
+    let collector = Collector::default();
+    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = format!("http://{}", incoming.local_addr().unwrap());
+    let service = TraceServiceServer::new(collector.clone());
+    tokio::spawn(
+        tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming(incoming),
+    );
+
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = start(directory.path(), &["--otlp-endpoint", &endpoint]);
+    let key = traffic(&process.client().await).await;
+    let token = process.token();
+    // The last spans are sent at the stop.
+    let status = tokio::task::spawn_blocking(move || process.stop())
+        .await
+        .unwrap();
+    assert!(status.success());
+
+    let sent = collector.0.lock();
+    let resources: Vec<_> = sent
+        .iter()
+        .flat_map(|request| &request.resource_spans)
+        .collect();
+    assert!(format!("{:?}", resources[0].resource).contains("keyward"));
+    let spans: Vec<&Span> = resources
+        .iter()
+        .flat_map(|resource| &resource.scope_spans)
+        .flat_map(|scope| &scope.spans)
+        .collect();
+    let rpcs: Vec<_> = spans.iter().filter(|span| span.name == "rpc").collect();
+    let of = |method: &str, code: &str| {
+        let is = |span: &&&&Span| {
+            attribute(span, "method").contains(&format!("\"{method}\""))
+                && attribute(span, "code").contains(code)
+        };
+        rpcs.iter().filter(is).count()
+    };
+    assert_eq!(
+        (
+            of("Verify", "Ok"),
+            of("Issue", "InvalidArgument"),
+            of("Revoke", "Ok")
+        ),
+        (5, 1, 1),
+        "{rpcs:#?}"
+    );
+    let stores: Vec<_> = spans.iter().filter(|span| span.name == "store").collect();
+    for call in ["issue", "revoke", "find_key", "find_token"] {
+        // The start looks a token up as well, and stands under no RPC.
+        let mut called = stores
+            .iter()
+            .filter(|span| attribute(span, "call").contains(&format!("\"{call}\"")));
+        let span = called.next_back();
+        let span = span.unwrap_or_else(|| panic!("no span of {call} in {stores:#?}"));
+        assert!(attribute(span, "outcome").contains("\"ok\""), "{span:?}");
+        let parent = rpcs.iter().find(|rpc| rpc.span_id == span.parent_span_id);
+        assert!(
+            parent.is_some_and(|rpc| rpc.trace_id == span.trace_id),
+            "{span:?} stands under no rpc"
+        );
+    }
+    let bytes: Vec<u8> = sent.iter().flat_map(Message::encode_to_vec).collect();
+    for secret in [key.as_bytes(), token.as_bytes()] {
+        assert!(
+            !bytes.windows(secret.len()).any(|window| window == secret),
+            "a span holds a secret"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_is_not_there_disturbs_nothing() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut process = start(
+        directory.path(),
+        &["--otlp-endpoint", &format!("http://{free}")],
+    );
+    traffic(&process.client().await).await;
+    assert!(process.stop().success());
+    let log = process.output();
+    let complaints = log
+        .lines()
+        .filter(|line| line.contains("otlp") || line.contains("ERROR"))
+        .count();
+    assert!(complaints <= 2, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_goes_to_the_least_loaded_thread() {
+    let directory = tempfile::tempdir().unwrap();
+    let process = start(directory.path(), &["--workers", "2"]);
+    let mut clients = Vec::new();
+    for open in 1..=8_usize {
+        clients.push(process.client().await);
+        clients[open - 1].verify("").await.unwrap();
+        let of = |worker: &str| {
+            let name = format!("keyward_connections{{worker=\"{worker}\"}}");
+            samples(process.http)[&name]
+        };
+        let (one, other) = (of("0"), of("1"));
+        assert_eq!(one + other, f64::from(u32::try_from(open).unwrap()));
+        assert!((one - other).abs() <= 1.0, "{one} and {other}");
+    }
+}

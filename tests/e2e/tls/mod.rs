@@ -1,0 +1,379 @@
+//! The listener's TLS on the real process: who is let in, what a bad certificate leads to, a
+//! certificate that is replaced, and handshakes that never end.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use keyward_proto::v1::Verdict;
+use keyward_testkit::{
+    Authority, Client, Identity, Process, connect, connect_tls, eventually, http_get, now,
+};
+use raw::{Offer, open, shake};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+mod raw;
+
+const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
+const PATIENCE: Duration = Duration::from_secs(30);
+use crate::BINARY;
+
+/// A directory with a certificate, and an authority that made it.
+struct Place {
+    authority: Authority,
+    directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let place = Self {
+            authority: Authority::new(),
+            directory: tempfile::tempdir().unwrap(),
+        };
+        place.replace(&place.authority.sign(&NAMES));
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn replace(&self, identity: &Identity) {
+        identity.write(self.directory.path());
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Process::command(BINARY, &self.path("data"));
+        command
+            .arg("--tls-cert")
+            .arg(self.path("server.crt"))
+            .arg("--tls-key")
+            .arg(self.path("server.key"));
+        command
+    }
+
+    fn start(&self) -> Process {
+        Process::start(self.command(), &self.path("data"))
+    }
+
+    async fn client(&self, process: &Process) -> Client {
+        let channel = connect_tls(process.grpc, self.authority.pem()).await;
+        Client::over(channel.unwrap(), Some(&process.token()))
+    }
+}
+
+async fn metric(process: &Process, name: &str) -> i64 {
+    let text = http_get(process.http, "/metrics").await;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.unwrap_or_else(|| panic!("no {name} in\n{text}"));
+    value.trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_valid_through_tls_and_nobody_else_is_served() {
+    let place = Place::new();
+    let mut process = place.start();
+    let client = place.client(&process).await;
+    let (id, key) = client.issue("42", "").await.unwrap();
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+    client.revoke(&id).await.unwrap();
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Revoked);
+
+    // In the clear nobody is answered, also if the token is right.
+    let plain = Client::over(connect(process.grpc).await, Some(&process.token()));
+    plain.verify(&key).await.unwrap_err();
+    // An authority that did not sign, and a name that is not in the certificate.
+    let other = Authority::new();
+    connect_tls(process.grpc, other.pem()).await.unwrap_err();
+    place.replace(&place.authority.sign(&["keyward.example"]));
+    assert!(process.stop().success());
+    let log = process.output();
+    assert!(log.contains("TLS is on"), "{log}");
+    assert_eq!(log.matches("keyward is ready").count(), 1, "{log}");
+    process = place.start();
+    let refused = connect_tls(process.grpc, place.authority.pem()).await;
+    let refused = format!("{:?}", refused.unwrap_err());
+    assert!(refused.contains("NotValidForName"), "{refused}");
+    assert!(process.stop().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_http_2_is_agreed_on_and_a_session_is_taken_up_again() {
+    let place = Place::new();
+    let process = place.start();
+    let offer = Offer::new(place.authority.pem(), &[b"h2"]);
+    let first = shake(process.grpc, &offer).await.unwrap();
+    assert_eq!(first.protocol.as_deref(), Some(&b"h2"[..]));
+    assert!(!first.resumed);
+    assert!(shake(process.grpc, &offer).await.unwrap().resumed);
+    let offer = Offer::new(place.authority.pem(), &[b"http/1.1"]);
+    let refused = shake(process.grpc, &offer).await.unwrap_err().to_string();
+    assert!(refused.contains("NoApplicationProtocol"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
+    let place = Place::new();
+    let mut process = place.start();
+    let client = place.client(&process).await;
+    let (_, key) = client.issue("42", "").await.unwrap();
+    let shown = async |process: &Process| {
+        let offer = Offer::new(place.authority.pem(), &[b"h2"]);
+        shake(process.grpc, &offer).await.unwrap().certificate
+    };
+    let first = shown(&process).await;
+
+    // A certificate without its key is not used, and said once.
+    let second = place.authority.sign(&NAMES);
+    std::fs::write(place.path("server.crt"), &second.certificate).unwrap();
+    let kept = "the new TLS certificate is not used, the one before stays";
+    eventually("it says that it is not used", PATIENCE, async || {
+        process.output().contains(kept)
+    })
+    .await;
+    assert_eq!(shown(&process).await, first);
+
+    place.replace(&second);
+    eventually("the new one is shown", PATIENCE, async || {
+        shown(&process).await != first
+    })
+    .await;
+    let log = process.output();
+    assert_eq!(log.matches(kept).count(), 1, "{log}");
+    assert!(
+        log.contains("does not belong to the first certificate"),
+        "{log}"
+    );
+    assert!(log.contains("a new TLS certificate is in use"), "{log}");
+
+    // The connection of before goes on.
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+    let expires = "keyward_tls_certificate_expire_time_seconds ";
+    assert!(metric(&process, expires).await > 2_000_000_000);
+    place.replace(&place.authority.sign_expired(&NAMES));
+    eventually("the end of the newest is shown", PATIENCE, async || {
+        metric(&process, expires).await < 1_100_000_000
+    })
+    .await;
+    assert!(process.output().contains("has expired: clients refuse it"));
+    assert!(process.stop().success());
+}
+
+/// Whoever connects and says nothing neither keeps others out nor holds up the stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_silent_connections_hinder_nobody() {
+    more_files();
+    let place = Place::new();
+    let mut command = place.command();
+    // One thread has room for half of them.
+    command.args(["--workers", "1"]);
+    let mut process = Process::start(command, &place.path("data"));
+    let silent = async |address: SocketAddr| TcpStream::connect(address).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..1_000 {
+        held.push(silent(process.grpc).await);
+    }
+    let client = place.client(&process).await;
+    let (_, key) = client.issue("42", "").await.unwrap();
+    let displaced = "keyward_tls_handshakes_total{outcome=\"displaced\"} ";
+    eventually("the oldest give way", PATIENCE, async || {
+        metric(&process, displaced).await >= 400
+    })
+    .await;
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+    place.client(&process).await;
+
+    // Those that stayed are given up in time.
+    let timed_out = "keyward_tls_handshakes_total{outcome=\"timed_out\"} ";
+    eventually("the others take too long", PATIENCE, async || {
+        metric(&process, timed_out).await >= 400
+    })
+    .await;
+    for _ in 0..300 {
+        held.push(silent(process.grpc).await);
+    }
+    let begun = now();
+    assert!(process.stop().success(), "{}", process.output());
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+/// Two who do not greet: one says nothing, one half of what it should.
+async fn rude(address: SocketAddr, offer: Option<&Offer>) -> Vec<Box<dyn Stream>> {
+    let mut all: Vec<Box<dyn Stream>> = Vec::new();
+    for said in ["", "PRI * HTTP/2"] {
+        let mut stream: Box<dyn Stream> = match offer {
+            Some(offer) => Box::new(open(address, offer).await.unwrap()),
+            None => Box::new(TcpStream::connect(address).await.unwrap()),
+        };
+        stream.write_all(said.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        all.push(stream);
+    }
+    all
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_greet_is_let_go_and_holds_up_no_stop() {
+    let place = Place::new();
+    let offer = Offer::new(place.authority.pem(), &[b"h2"]);
+    let plain = tempfile::tempdir().unwrap();
+    let data = plain.path().join("data");
+    let plain = Process::start(Process::command(BINARY, &data), &data);
+    for (mut process, offer) in [(place.start(), Some(&offer)), (plain, None)] {
+        let polite = match offer {
+            Some(_) => place.client(&process).await,
+            None => Client::new(process.grpc, Some(&process.token())).await,
+        };
+        let begun = now();
+        for mut stream in rude(process.grpc, offer).await {
+            let mut said = Vec::new();
+            // However it ends.
+            let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await;
+            assert!(ended.is_ok(), "it is still open");
+        }
+        let waited = begun.elapsed();
+        assert!(waited > Duration::from_secs(5), "{waited:?}");
+        // Who has greeted may be as silent, and is served on.
+        polite.issue("42", "").await.unwrap();
+
+        let held = rude(process.grpc, offer).await;
+        let begun = now();
+        assert!(process.stop().success(), "{}", process.output());
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(8), "{took:?}");
+        drop(held);
+    }
+}
+
+/// The thousand connections take more files than some systems give a process at first.
+fn more_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+/// Starts with these files and expects it to end: what it said.
+fn refused(command: Command, code: i32) -> String {
+    let (status, said) = Process::run_to_end(command);
+    assert_eq!(status.code(), Some(code), "{said}");
+    let complaints: Vec<_> = said.lines().filter(|l| l.starts_with("error: ")).collect();
+    assert_eq!(complaints.len(), 1, "{said}");
+    assert!(!said.contains("PRIVATE KEY"), "{said}");
+    complaints[0].to_owned()
+}
+
+#[test]
+fn a_bad_pair_is_refused_in_one_line_that_says_why() {
+    let place = Place::new();
+    let (crt, key) = (place.path("server.crt"), place.path("server.key"));
+    let good = place.authority.sign(&NAMES);
+    let other = place.authority.sign(&NAMES);
+    let locked = good.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let broken = good.certificate.replacen("MII", "MIA", 1);
+    let cases: [(&str, &str, &[&str]); 7] = [
+        (
+            "",
+            &good.key,
+            &["server.crt", "tls_cert", "holds no certificate"],
+        ),
+        (
+            "nothing",
+            &good.key,
+            &["server.crt", "holds no certificate"],
+        ),
+        (&broken, &good.key, &["server.crt", "damaged"]),
+        (
+            &good.certificate,
+            "",
+            &["server.key", "tls_key", "no private key"],
+        ),
+        (
+            &good.certificate,
+            &locked,
+            &["server.key", "without a password"],
+        ),
+        (&good.certificate, &good.certificate, &["no private key"]),
+        (
+            &good.certificate,
+            &other.key,
+            &["does not belong", "server.crt", "server.key"],
+        ),
+    ];
+    for (certificate, private, expected) in cases {
+        std::fs::write(&crt, certificate).unwrap();
+        std::fs::write(&key, private).unwrap();
+        let said = refused(place.command(), 1);
+        for part in expected {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+    place.replace(&good);
+    mode(&key, 0o604);
+    let said = refused(place.command(), 1);
+    assert!(
+        said.contains("chmod o-rwx") && said.contains("tls_key"),
+        "{said}"
+    );
+    mode(&key, 0o640);
+    std::fs::remove_file(&crt).unwrap();
+    let said = refused(place.command(), 1);
+    assert!(
+        said.contains("server.crt") && said.contains("No such file"),
+        "{said}"
+    );
+    // None of these starts left anything behind.
+    assert!(!place.path("data").exists());
+
+    place.replace(&place.authority.sign_expired(&NAMES));
+    let process = place.start();
+    let log = process.output();
+    assert!(log.contains("WARN") && log.contains("has expired"), "{log}");
+}
+
+fn mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn one_file_without_the_other_is_refused() {
+    let place = Place::new();
+    for (flag, said) in [
+        ("--tls-cert", "without tls_key"),
+        ("--tls-key", "without tls_cert"),
+    ] {
+        let mut command = Process::command(BINARY, &place.path("data"));
+        command.arg(flag).arg(place.path("server.crt"));
+        assert!(refused(command, 64).contains(said));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_for_others_takes_no_insecure_with_tls() {
+    let place = Place::new();
+    let mut command = Command::new(BINARY);
+    command
+        .env_clear()
+        .current_dir(place.directory.path())
+        .args(["--listen", "0.0.0.0:0", "--http-listen", "0.0.0.0:0"])
+        .args(["--tls-cert", "server.crt", "--tls-key", "server.key"])
+        .args(["--data-dir", "data"]);
+    let process = Process::start(command, &place.path("data"));
+    assert!(process.grpc.ip().is_unspecified());
+    let address = SocketAddr::from(([127, 0, 0, 1], process.grpc.port()));
+    connect_tls(address, place.authority.pem()).await.unwrap();
+    // The side port holds no secret, and stays as it is.
+    let side = SocketAddr::from(([127, 0, 0, 1], process.http.port()));
+    assert!(http_get(side, "/livez").await.starts_with("HTTP/1.1 200"));
+}
