@@ -21,7 +21,7 @@ use tonic_health::server::HealthReporter;
 use crate::auth::Callers;
 use crate::config::{self, Settings};
 use crate::grpc::{self, Api, SERVICE_NAME, Workers};
-use crate::replication::Member;
+use crate::replication::Registration;
 use crate::service::Service;
 use crate::system::{SystemClock, SystemEntropy, host_name};
 use keyward_core::fence::{Fence, MAX_TOMBSTONES};
@@ -176,8 +176,9 @@ impl App {
         let stops = Stops::default();
         let stop = &stops.background;
         let l2 = shared_cache::start(settings, &keyring, &entropy, &metrics.l2, stop)?;
-        if let Some(l2) = l2.clone() {
-            store.set_on_commit(Box::new(move || l2.hint()));
+        if let Some(l2) = &l2 {
+            let notices = Arc::clone(&l2.notices);
+            store.set_on_commit(Box::new(move || notices.publish()));
         }
         let base = Base {
             store,
@@ -188,14 +189,14 @@ impl App {
             stops,
             l2,
         };
-        let member = Member::new(
+        let registration = Registration::new(
             format!("{} {grpc}", host_name()),
             settings.max_staleness,
             keyring.generations().collect(),
             Arc::clone(&entropy),
             base.metrics.members.clone(),
         );
-        let tail = base.tail(member);
+        let tail = base.tail(registration);
         tail.catch_up().await.map_err(StartError)?;
         let (barrier, watching) = base.barrier(&tail);
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), base.tokens());

@@ -10,11 +10,12 @@ use tonic_health::server::HealthReporter;
 
 use super::{CACHED_KEYS, CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
 use crate::cache::l2::L2;
-use crate::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, Shared, SingleFlight};
+use crate::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, SharedCache, SingleFlight};
 use crate::config::Settings;
 use crate::grpc::Tls;
 use crate::replication::{
-    Barrier, Member, Tail, follow_announcements, follow_hints, reap_the_silent, watch_freshness,
+    Barrier, Registration, Tail, reap_unresponsive, wake_on_l2_notices, wake_on_store_notices,
+    watch_freshness,
 };
 use keyward_core::fence::{Fence, Now};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
@@ -43,17 +44,17 @@ pub(super) struct Base {
     pub(super) metrics: Arc<Metrics>,
     pub(super) control: Control,
     pub(super) stops: Stops,
-    pub(super) l2: Option<Arc<L2>>,
+    pub(super) l2: Option<L2>,
 }
 
 impl Base {
-    pub(super) fn tail(&self, member: Member) -> Arc<Tail> {
+    pub(super) fn tail(&self, registration: Registration) -> Arc<Tail> {
         let (store, fence) = (Arc::clone(&self.store), Arc::clone(&self.fence));
         Arc::new(Tail::new(
             store,
             fence,
             Arc::clone(&self.clock),
-            member,
+            registration,
             self.metrics.beats.clone(),
         ))
     }
@@ -69,7 +70,8 @@ impl Base {
             waiting,
             self.metrics.revoke.clone(),
         );
-        (barrier.with(self.l2.clone()), watching)
+        let entries = self.l2.as_ref().map(|l2| Arc::clone(&l2.entries));
+        (barrier.with(entries), watching)
     }
 
     pub(super) fn keys(&self) -> Lookup<KeyRecord> {
@@ -78,7 +80,8 @@ impl Base {
             let store = Arc::clone(&store);
             async move { store.find_key(&digest).await }.boxed()
         });
-        let shared = self.l2.clone().map(|l2| l2 as Arc<dyn Shared<KeyRecord>>);
+        let entries = self.l2.as_ref().map(|l2| Arc::clone(&l2.entries));
+        let shared = entries.map(|entries| entries as Arc<dyn SharedCache<KeyRecord>>);
         self.lookup(fetch, shared, CACHED_KEYS, self.metrics.key_cache.clone())
     }
 
@@ -95,7 +98,7 @@ impl Base {
     fn lookup<R: Fenced>(
         &self,
         fetch: Fetch<R>,
-        shared: Option<Arc<dyn Shared<R>>>,
+        shared: Option<Arc<dyn SharedCache<R>>>,
         (items, bytes): (usize, u64),
         metrics: CacheMetrics,
     ) -> Lookup<R> {
@@ -106,7 +109,7 @@ impl Base {
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
             control: self.control.clone(),
-            permits: Limiter::new(running, waiting, patience),
+            limiter: Limiter::new(running, waiting, patience),
             refused: self.metrics.store_permits_refused.clone(),
         });
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
@@ -129,8 +132,8 @@ impl Base {
         }
         if let Some(l2) = &self.l2 {
             let stop = self.stops.background.clone();
-            let following = follow_announcements(Arc::clone(l2), Arc::clone(tail), stop);
-            tasks.push(guard.guard("announcements", following));
+            let notices = wake_on_l2_notices(Arc::clone(&l2.notices), Arc::clone(tail), stop);
+            tasks.push(guard.guard("redis notices", notices));
         }
         tasks
     }
@@ -140,15 +143,15 @@ impl Base {
         let metrics = self.metrics.members.clone();
         let stop = self.stops.background.clone();
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
-        let hints = follow_hints(
+        let notices = wake_on_store_notices(
             Arc::clone(&store),
             Arc::clone(tail),
             metrics.clone(),
             stop.clone(),
         );
-        let reaper = reap_the_silent(store, Arc::clone(tail), clock, metrics, stop);
+        let reaper = reap_unresponsive(store, Arc::clone(tail), clock, metrics, stop);
         [
-            self.stops.guard("hints", hints),
+            self.stops.guard("store notices", notices),
             self.stops.guard("reaper", reaper),
         ]
     }

@@ -19,7 +19,7 @@ pub(super) fn start(
     entropy: &Arc<dyn Entropy>,
     metrics: &L2Metrics,
     stop: &CancellationToken,
-) -> Result<Option<Arc<L2>>, StartError> {
+) -> Result<Option<L2>, StartError> {
     let Some(servers) = &settings.redis else {
         return Ok(None);
     };

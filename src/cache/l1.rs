@@ -1,4 +1,4 @@
-//! The cache in memory: digest to record, bounded by weight.
+//! L1: the cache in memory, from digest to record, bounded by size. I2: an entry's stamp only rises.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,8 +10,8 @@ use super::Fenced;
 use keyward_core::fence::{Epoch, Stamp};
 use keyward_crypto::Digest;
 
-/// A record and how recent it is. The record never changes; its revision only rises, by an
-/// admission (I2).
+/// A record and its stamp. The record never changes. I2: the revision of the stamp only rises, and
+/// only by an admission.
 #[derive(Debug)]
 pub struct Entry<R> {
     record: R,
@@ -21,7 +21,7 @@ pub struct Entry<R> {
 }
 
 impl<R: Fenced> Entry<R> {
-    /// An entry as it was read.
+    /// An entry for a record that was read under `stamp`.
     pub fn new(record: R, stamp: Stamp) -> Self {
         let weight = record.weight() + size_of::<Self>() + size_of::<Digest>();
         Self {
@@ -39,7 +39,7 @@ impl<R> Entry<R> {
         &self.record
     }
 
-    /// How recent it is.
+    /// The stamp.
     pub fn stamp(&self) -> Stamp {
         Stamp {
             epoch: self.epoch,
@@ -47,7 +47,7 @@ impl<R> Entry<R> {
         }
     }
 
-    /// Notes that it was admitted by a snapshot at `revision`.
+    /// Raises the stamp to `revision`, which an admission returned (I2).
     pub(super) fn restamp(&self, revision: u64) {
         if revision > self.revision.load(Ordering::Relaxed) {
             self.revision.fetch_max(revision, Ordering::AcqRel);

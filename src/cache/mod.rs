@@ -1,10 +1,11 @@
-//! Finding the record behind a digest: memory first, then the cache that instances share, then the
-//! store. Whatever was found, and wherever, the same predicate admits it. What is cached is the record with its revision, never
-//! a verdict.
+//! The lookup of the record for a digest: first in L1, then in L2, then in the store. The fence admits
+//! the record from every source. A cache holds records with their stamps, never verdicts.
+//!
+//! Upholds I2 and I4, with `fence`.
 
 mod l1;
 pub mod l2;
-mod shared;
+mod shared_cache;
 mod single_flight;
 
 #[cfg(test)]
@@ -19,17 +20,17 @@ use keyward_ops::CacheMetrics;
 use keyward_store::{Found, StoreError};
 
 pub use l1::{Entry, L1};
-pub use shared::Shared;
+pub use shared_cache::SharedCache;
 pub use single_flight::{Dependencies, Fetch, Limiter, SingleFlight};
 
-/// How often a record that was refused is read again before the answer is UNAVAILABLE.
-const READ_AGAIN: usize = 3;
+/// The number of further reads for a record that was not admitted. Then the answer is UNAVAILABLE.
+const RETRIES: usize = 3;
 
-/// A record that changes are logged for.
+/// A record whose changes are in the log.
 pub trait Fenced: Send + Sync + 'static {
-    /// The id that the log names it by.
+    /// The id in the log.
     fn id(&self) -> KeyId;
-    /// About how many bytes it takes in memory.
+    /// The approximate size in memory, in bytes.
     fn weight(&self) -> usize;
 }
 
@@ -68,170 +69,166 @@ impl Fenced for TokenRecord {
     }
 }
 
-/// Why no answer can be given. Never says anything about the key.
+/// Why a lookup has no answer. It says nothing about the key.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LookupError {
-    /// This instance cannot prove now that it knows of every change.
+    /// This instance cannot prove that it knows every change.
     #[error("freshness cannot be proven")]
     NotFresh,
     /// Too many reads are waiting for the store.
     #[error("too many reads are waiting for the store")]
     Overloaded,
-    /// The store did not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(Arc<StoreError>),
 }
 
-/// Where an answer may come from.
+/// The allowed sources of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
-    /// From memory, or from a read that another caller began.
+    /// L1, L2, or a read that another caller began.
     Default,
-    /// From a read of the store that begins after the call did.
+    /// Only a read of the store that begins after the call.
     Strong,
 }
 
-/// A record that was admitted, and the database's time to judge it by.
+/// An admitted record, and the store's time for its verdict.
 #[derive(Debug)]
 pub struct Admitted<R> {
     /// The record.
     pub entry: Arc<Entry<R>>,
-    /// The database's time at the admission.
+    /// The store's time at the admission.
     pub at: Timestamp,
 }
 
-/// Looks records of one kind up.
+/// Looks up records of one kind.
 pub struct Lookup<R> {
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
     l1: L1<R>,
-    flights: SingleFlight<R>,
+    reads: SingleFlight<R>,
     metrics: CacheMetrics,
 }
 
 impl<R: Fenced> Lookup<R> {
-    /// Looks up in memory, and behind it through `flights`.
+    /// A lookup in `l1`, and behind it through `reads`.
     pub fn new(
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         l1: L1<R>,
-        flights: SingleFlight<R>,
+        reads: SingleFlight<R>,
         metrics: CacheMetrics,
     ) -> Self {
         Self {
             fence,
             clock,
             l1,
-            flights,
+            reads,
             metrics,
         }
     }
 
-    /// The record behind `digest`, admitted; `None` when the store has none. Does not wait for
-    /// anything when the answer is in memory.
+    /// Finds the record for `digest`; `None` if the store has none. A hit in L1 does not wait.
     pub async fn find(
         &self,
         digest: &Digest,
         consistency: Consistency,
     ) -> Result<Option<Admitted<R>>, LookupError> {
         if consistency == Consistency::Default {
-            // I4: the snapshot comes before the entry.
+            // I4: the snapshot is taken before the entry is read.
             let snapshot = self.fence.snapshot();
             if let Some(entry) = self.l1.get(digest) {
-                match self.admit(&snapshot, entry) {
-                    Ok(admitted) => {
-                        self.metrics.hit.inc();
-                        return Ok(Some(admitted));
-                    }
-                    Err(Refused::NotFresh) => return Err(LookupError::NotFresh),
-                    Err(Refused::Superseded) => self.metrics.refused.inc(),
-                };
+                if let Some(admitted) = self.admit(&snapshot, entry)? {
+                    self.metrics.hit.inc();
+                    return Ok(Some(admitted));
+                }
+                self.metrics.refused.inc();
             } else {
                 self.metrics.miss.inc();
             }
         }
-        for again in 0..=READ_AGAIN {
-            let source = match (consistency, again) {
-                (Consistency::Default, 0) => Source::Nearest,
-                // What was refused the store must tell.
+        for retry in 0..=RETRIES {
+            let source = match (consistency, retry) {
+                (Consistency::Default, 0) => Source::SharedCacheFirst,
                 (Consistency::Default, _) => Source::Store,
-                (Consistency::Strong, _) => Source::StoreAlone,
+                (Consistency::Strong, _) => Source::StoreUnshared,
             };
             match self.read(digest, source).await? {
-                Ok(found) => return Ok(found),
-                Err(Refused::NotFresh) => return Err(LookupError::NotFresh),
-                Err(Refused::Superseded) => self.metrics.refused.inc(),
+                ReadOutcome::Found(admitted) => return Ok(Some(admitted)),
+                ReadOutcome::Absent => return Ok(None),
+                ReadOutcome::Superseded => self.metrics.refused.inc(),
             };
         }
         Err(LookupError::NotFresh)
     }
 
-    /// One read behind the memory. The read may be shared; whether it is admitted each caller
-    /// decides for itself, by the snapshot it took before.
-    async fn read(
-        &self,
-        digest: &Digest,
-        source: Source,
-    ) -> Result<Result<Option<Admitted<R>>, Refused>, LookupError> {
+    /// Reads behind L1. Callers may share the read, but not its admission: each caller uses the
+    /// snapshot that it took before (I4).
+    async fn read(&self, digest: &Digest, source: Source) -> Result<ReadOutcome<R>, LookupError> {
         let snapshot = self.fence.snapshot();
         if !snapshot.is_fresh(Now::read(&*self.clock)) {
-            return Ok(Err(Refused::NotFresh));
+            return Err(LookupError::NotFresh);
         }
-        let found = self.flights.read(digest, source).await?;
+        let found = self.reads.read(digest, source).await?;
         let Some(entry) = &found.record else {
-            let admission = snapshot.admit_absence(found.stamp, Now::read(&*self.clock));
-            return Ok(refused(admission).map_or(Ok(None), Err));
+            return match snapshot.admit_absence(found.stamp, Now::read(&*self.clock)) {
+                Admission::Admitted { .. } => Ok(ReadOutcome::Absent),
+                Admission::Superseded => Ok(ReadOutcome::Superseded),
+                Admission::NotFresh => Err(LookupError::NotFresh),
+            };
         };
-        let admitted = self.admit(&snapshot, Arc::clone(entry));
-        match &admitted {
-            Ok(_) => self.l1.insert(*digest, Arc::clone(entry)),
-            Err(Refused::Superseded) if found.shared => self.flights.note_refused(),
-            Err(_) => {}
-        }
-        Ok(admitted.map(Some))
+        let Some(admitted) = self.admit(&snapshot, Arc::clone(entry))? else {
+            if found.from_shared_cache {
+                self.reads.note_refused();
+            }
+            return Ok(ReadOutcome::Superseded);
+        };
+        self.l1.insert(*digest, Arc::clone(entry));
+        Ok(ReadOutcome::Found(admitted))
     }
 
-    fn admit(&self, snapshot: &Snapshot<'_>, entry: Arc<Entry<R>>) -> Result<Admitted<R>, Refused> {
+    /// Asks the fence; `None` if the record is superseded.
+    fn admit(
+        &self,
+        snapshot: &Snapshot<'_>,
+        entry: Arc<Entry<R>>,
+    ) -> Result<Option<Admitted<R>>, LookupError> {
         let now = Now::read(&*self.clock);
         match snapshot.admit(entry.record().id(), entry.stamp(), now) {
             Admission::Admitted { restamp } => {
-                // I2: a later `applied` at which it was admitted, so that pruning does not chill
-                // what is in use.
+                // I2: the higher stamp keeps an entry in use above the floor when tombstones are
+                // pruned.
                 entry.restamp(restamp);
-                Ok(Admitted {
+                Ok(Some(Admitted {
                     entry,
                     at: snapshot.database_time(now.boot),
-                })
+                }))
             }
-            Admission::Superseded => Err(Refused::Superseded),
-            Admission::NotFresh => Err(Refused::NotFresh),
+            Admission::Superseded => Ok(None),
+            Admission::NotFresh => Err(LookupError::NotFresh),
         }
     }
 }
 
-/// Where a read behind the memory goes.
+/// The source of a read behind L1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
-    /// To the cache that instances share, and where that has nothing to the store.
-    Nearest,
-    /// To the store.
+    /// The shared cache, and the store if the shared cache has no entry.
+    SharedCacheFirst,
+    /// The store, by a read that callers may share.
     Store,
-    /// To the store, by a read of one's own, which sees all that was committed before the call.
-    StoreAlone,
+    /// The store, by a read for this caller alone. It sees every change committed before the call.
+    StoreUnshared,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refused {
+/// The outcome of a read behind L1.
+enum ReadOutcome<R> {
+    /// The record, admitted.
+    Found(Admitted<R>),
+    /// The store has no such key, admitted.
+    Absent,
+    /// The result may be older than a change that this instance knows. Read again.
     Superseded,
-    NotFresh,
-}
-
-fn refused(admission: Admission) -> Option<Refused> {
-    match admission {
-        Admission::Admitted { .. } => None,
-        Admission::Superseded => Some(Refused::Superseded),
-        Admission::NotFresh => Some(Refused::NotFresh),
-    }
 }
 
 impl<R> std::fmt::Debug for Lookup<R> {
@@ -240,15 +237,15 @@ impl<R> std::fmt::Debug for Lookup<R> {
     }
 }
 
-/// A read as callers share it.
+/// The result of a read, which callers share.
 #[derive(Debug)]
 pub struct Fetched<R> {
-    /// The record with its stamp, if there is one.
+    /// The record with its stamp; `None` without a record.
     pub record: Option<Arc<Entry<R>>>,
-    /// How recent the answer is, also when there is none.
+    /// The stamp of the read, also without a record.
     pub stamp: Stamp,
-    /// Whether it came from the cache that instances share.
-    pub shared: bool,
+    /// Whether the record came from the shared cache.
+    pub from_shared_cache: bool,
 }
 
 impl<R: Fenced> From<Found<R>> for Fetched<R> {
@@ -259,7 +256,7 @@ impl<R: Fenced> From<Found<R>> for Fetched<R> {
                 .record
                 .map(|record| Arc::new(Entry::new(record, stamp))),
             stamp,
-            shared: false,
+            from_shared_cache: false,
         }
     }
 }

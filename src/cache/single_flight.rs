@@ -1,6 +1,6 @@
-//! Reads that callers share, of the cache behind the memory and of the store: one in flight for each
-//! digest, and no more of the store at a time than there are permits, so that neither a flood of
-//! unknown keys nor a shared cache that comes back empty can starve the rest.
+//! Reads behind L1. Concurrent callers that need the same record share one read, and a limiter bounds
+//! concurrent reads of the store. So neither a flood of unknown keys nor an empty L2 overloads the
+//! store.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 
-use super::{Entry, Fenced, Fetched, LookupError, Shared, Source};
+use super::{Entry, Fenced, Fetched, LookupError, SharedCache, Source};
 use keyward_core::fence::{Admission, Fence, Now, Stamp};
 use keyward_core::key::Clock;
 use keyward_crypto::Digest;
@@ -24,144 +24,127 @@ pub type Fetch<R> =
     Arc<dyn Fn(Digest) -> BoxFuture<'static, Result<Found<R>, StoreError>> + Send + Sync>;
 
 type ReadResult<R> = Result<Arc<Fetched<R>>, LookupError>;
-type Flight<R> = future::Shared<BoxFuture<'static, ReadResult<R>>>;
+type SharedRead<R> = future::Shared<BoxFuture<'static, ReadResult<R>>>;
+/// The reads in progress.
+type InFlight<R> = Arc<Mutex<HashMap<(Digest, Source), SharedRead<R>>>>;
 
-/// How many reads may be under way, and how many may wait for that.
+/// Bounds the concurrent reads of the store and the reads that wait for one of their places.
 #[derive(Debug)]
 pub struct Limiter {
     running: Semaphore,
     waiting: AtomicUsize,
-    most_waiting: usize,
-    patience: Duration,
+    max_waiting: usize,
+    timeout: Duration,
 }
 
 impl Limiter {
-    /// At most `running` reads at a time, at most `waiting` more that wait up to `patience`.
-    pub fn new(running: usize, waiting: usize, patience: Duration) -> Self {
+    /// Allows `running` concurrent reads, and `waiting` more that each wait for at most `timeout`.
+    pub fn new(running: usize, waiting: usize, timeout: Duration) -> Self {
         Self {
             running: Semaphore::new(running),
             waiting: AtomicUsize::new(0),
-            most_waiting: waiting,
-            patience,
+            max_waiting: waiting,
+            timeout,
         }
     }
 
-    async fn take(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
+    /// A permit for one read; `None` if too many reads wait or the wait times out.
+    async fn acquire(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
         if let Ok(permit) = self.running.try_acquire() {
             return Some(permit);
         }
-        let _place = Place::take(&self.waiting, self.most_waiting)?;
-        tokio::time::timeout(self.patience, self.running.acquire())
+        let _slot = QueueSlot::take(&self.waiting, self.max_waiting)?;
+        tokio::time::timeout(self.timeout, self.running.acquire())
             .await
             .ok()?
             .ok()
     }
 }
 
-/// A place in the queue; given up when dropped.
-struct Place<'w>(&'w AtomicUsize);
+/// A slot in the limiter's queue, released on drop.
+struct QueueSlot<'w>(&'w AtomicUsize);
 
-impl<'w> Place<'w> {
-    fn take(waiting: &'w AtomicUsize, most: usize) -> Option<Self> {
+impl<'w> QueueSlot<'w> {
+    fn take(waiting: &'w AtomicUsize, max: usize) -> Option<Self> {
         let before = waiting.fetch_add(1, Ordering::Relaxed);
-        let place = Self(waiting);
-        (before < most).then_some(place)
+        let slot = Self(waiting);
+        (before < max).then_some(slot)
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// The reads under way.
+/// Shares reads between concurrent callers.
 pub struct SingleFlight<R> {
-    under_way: Board<R>,
-    fetch: Fetch<R>,
-    shared: Option<Arc<dyn Shared<R>>>,
-    fence: Arc<Fence>,
-    clock: Arc<dyn Clock>,
-    permits: Arc<Limiter>,
-    control: Control,
-    refused: Counter,
+    in_flight: InFlight<R>,
+    dependencies: Arc<Dependencies<R>>,
 }
 
-type Board<R> = Arc<Mutex<HashMap<(Digest, Source), Flight<R>>>>;
-
-/// What the reads stand on.
+/// The dependencies of a [`SingleFlight`].
 pub struct Dependencies<R> {
     /// Reads the store.
     pub fetch: Fetch<R>,
-    /// Stands before it, if there is one.
-    pub shared: Option<Arc<dyn Shared<R>>>,
-    /// Says what may be kept there.
+    /// The shared cache in front of the store, if there is one.
+    pub shared: Option<Arc<dyn SharedCache<R>>>,
+    /// Admits records to the shared cache.
     pub fence: Arc<Fence>,
-    /// The clock.
+    /// The clock of the admissions.
     pub clock: Arc<dyn Clock>,
     /// Runs the reads.
     pub control: Control,
-    /// How many of the store may be under way.
-    pub permits: Limiter,
-    /// Counts what found no place.
+    /// Bounds the concurrent reads of the store.
+    pub limiter: Limiter,
+    /// Counts reads that the limiter refused.
     pub refused: Counter,
 }
 
 impl<R: Fenced> SingleFlight<R> {
-    /// Reads that stand on `grounds`.
-    pub fn new(grounds: Dependencies<R>) -> Self {
+    /// A single flight without reads.
+    pub fn new(dependencies: Dependencies<R>) -> Self {
         Self {
-            under_way: Arc::default(),
-            fetch: grounds.fetch,
-            shared: grounds.shared,
-            fence: grounds.fence,
-            clock: grounds.clock,
-            permits: Arc::new(grounds.permits),
-            control: grounds.control,
-            refused: grounds.refused,
+            in_flight: Arc::default(),
+            dependencies: Arc::new(dependencies),
         }
     }
 
-    /// A read. Unless it goes to the store alone, it may have begun before this call: its stamp
-    /// says how recent it is.
+    /// Reads a record. A shared read may have begun before this call; its stamp says how recent the
+    /// result is.
     pub(super) async fn read(&self, digest: &Digest, source: Source) -> ReadResult<R> {
-        if source == Source::StoreAlone {
+        if source == Source::StoreUnshared {
             return self.start(*digest, source).await;
         }
-        let flight = self
-            .under_way
+        let read = self
+            .in_flight
             .lock()
             .entry((*digest, source))
             .or_insert_with(|| self.start(*digest, source))
             .clone();
-        flight.await
+        read.await
     }
 
-    /// Counts that an entry of the shared cache was not admitted.
+    /// Counts an entry of the shared cache that the fence did not admit.
     pub(super) fn note_refused(&self) {
-        if let Some(shared) = &self.shared {
+        if let Some(shared) = &self.dependencies.shared {
             shared.note_refused();
         }
     }
 
-    fn start(&self, digest: Digest, source: Source) -> Flight<R> {
-        let board = (source != Source::StoreAlone).then(|| Arc::clone(&self.under_way));
-        let route = Route {
-            fetch: Arc::clone(&self.fetch),
-            shared: self.shared.clone(),
-            fence: Arc::clone(&self.fence),
-            clock: Arc::clone(&self.clock),
-            permits: Arc::clone(&self.permits),
-            refused: self.refused.clone(),
-        };
-        let task = self.control.spawn(async move {
-            // Gone before the answer is seen: who comes after that reads anew.
-            let _under_way = board.map(|board| UnderWay(board, (digest, source)));
-            route.execute(digest, source).await
+    fn start(&self, digest: Digest, source: Source) -> SharedRead<R> {
+        let is_shared = source != Source::StoreUnshared;
+        let in_flight = is_shared.then(|| Arc::clone(&self.in_flight));
+        let dependencies = Arc::clone(&self.dependencies);
+        let task = self.dependencies.control.spawn(async move {
+            // Removed before the result is visible: a later caller starts a new read.
+            let _guard = in_flight.map(|reads| InFlightGuard(reads, (digest, source)));
+            dependencies.execute(digest, source).await
         });
         task.map(|ended| {
             ended.unwrap_or_else(|_| {
-                let lost = StoreError::Unavailable("a read was not brought to its end".to_owned());
+                let lost = StoreError::Unavailable("a read ended without a result".to_owned());
                 Err(LookupError::Store(Arc::new(lost)))
             })
         })
@@ -170,40 +153,32 @@ impl<R: Fenced> SingleFlight<R> {
     }
 }
 
-/// The way of one read.
-struct Route<R> {
-    fetch: Fetch<R>,
-    shared: Option<Arc<dyn Shared<R>>>,
-    fence: Arc<Fence>,
-    clock: Arc<dyn Clock>,
-    permits: Arc<Limiter>,
-    refused: Counter,
-}
-
-impl<R: Fenced> Route<R> {
-    async fn execute(self, digest: Digest, source: Source) -> ReadResult<R> {
-        if source == Source::Nearest
+impl<R: Fenced> Dependencies<R> {
+    /// Performs one read: from the shared cache if `source` allows it, otherwise from the store. A
+    /// record from the store is put into the shared cache.
+    async fn execute(&self, digest: Digest, source: Source) -> ReadResult<R> {
+        if source == Source::SharedCacheFirst
             && let Some(shared) = &self.shared
             && let Some((record, stamp)) = shared.get(&digest).await
         {
             return Ok(Arc::new(Fetched {
                 record: Some(Arc::new(Entry::new(record, stamp))),
                 stamp,
-                shared: true,
+                from_shared_cache: true,
             }));
         }
-        let Some(_permit) = self.permits.take().await else {
+        let Some(_permit) = self.limiter.acquire().await else {
             self.refused.inc();
             return Err(LookupError::Overloaded);
         };
-        // I4: the snapshot comes before what is read.
+        // I4: the snapshot is taken before the read.
         let snapshot = self.fence.snapshot();
         let found = (self.fetch)(digest)
             .await
             .map_err(|error| LookupError::Store(Arc::new(error)))?;
         if let (Some(shared), Some(record)) = (&self.shared, &found.record) {
             let now = Now::read(&*self.clock);
-            // What would not be admitted is not worth keeping; whoever reads it admits it again.
+            // Only an admitted record is worth an entry. Each reader of the entry admits it again.
             if let Admission::Admitted { restamp } = snapshot.admit(record.id(), found.stamp, now) {
                 let stamp = Stamp {
                     revision: restamp,
@@ -216,10 +191,10 @@ impl<R: Fenced> Route<R> {
     }
 }
 
-/// A flight's place on the board; taken down when the flight ends, however it ends.
-struct UnderWay<R>(Board<R>, (Digest, Source));
+/// Removes a read from the reads in progress on drop, also after a panic.
+struct InFlightGuard<R>(InFlight<R>, (Digest, Source));
 
-impl<R> Drop for UnderWay<R> {
+impl<R> Drop for InFlightGuard<R> {
     fn drop(&mut self) {
         self.0.lock().remove(&self.1);
     }
@@ -227,6 +202,6 @@ impl<R> Drop for UnderWay<R> {
 
 impl<R> std::fmt::Debug for SingleFlight<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SingleFlight({} under way)", self.under_way.lock().len())
+        write!(f, "SingleFlight({} reads)", self.in_flight.lock().len())
     }
 }

@@ -1,5 +1,5 @@
-//! Lookups against a store that the test holds in its hand: who reads, how often, and who is
-//! turned away.
+//! Lookups against a store that the test controls: how often it is read, and which calls are
+//! refused.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,20 +37,20 @@ impl Clock for Still {
     }
 }
 
-/// A store whose reads wait until the test lets them go.
+/// A store whose reads wait for a permit of the test.
 struct World {
     fence: Arc<Fence>,
     reads: AtomicUsize,
     answers: Semaphore,
-    /// The revision that every read says it saw.
+    /// The head that every read returns.
     head: Mutex<u64>,
-    /// What the cache that instances share holds, by digest.
+    /// The entries of the shared cache.
     shared: Mutex<HashMap<Digest, (TokenRecord, Stamp)>>,
     refused: AtomicUsize,
 }
 
 #[async_trait]
-impl Shared<TokenRecord> for World {
+impl SharedCache<TokenRecord> for World {
     async fn get(&self, digest: &Digest) -> Option<(TokenRecord, Stamp)> {
         self.shared.lock().get(digest).cloned()
     }
@@ -100,20 +100,20 @@ impl World {
         })
     }
 
-    fn lookup(self: &Arc<Self>, permits: Limiter) -> Arc<Lookup<TokenRecord>> {
-        self.lookup_behind(None, permits)
+    fn lookup(self: &Arc<Self>, limiter: Limiter) -> Arc<Lookup<TokenRecord>> {
+        self.lookup_behind(None, limiter)
     }
 
-    /// An instance that shares a cache with others.
+    /// A lookup with the shared cache.
     fn sharing(self: &Arc<Self>) -> Arc<Lookup<TokenRecord>> {
-        let shared = Arc::clone(self) as Arc<dyn Shared<TokenRecord>>;
+        let shared = Arc::clone(self) as Arc<dyn SharedCache<TokenRecord>>;
         self.lookup_behind(Some(shared), many())
     }
 
     fn lookup_behind(
         self: &Arc<Self>,
-        shared: Option<Arc<dyn Shared<TokenRecord>>>,
-        permits: Limiter,
+        shared: Option<Arc<dyn SharedCache<TokenRecord>>>,
+        limiter: Limiter,
     ) -> Arc<Lookup<TokenRecord>> {
         let world = Arc::clone(self);
         let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
@@ -121,20 +121,20 @@ impl World {
             async move { world.read(digest).await }.boxed()
         });
         let metrics = Metrics::new(&[]);
-        let flights = SingleFlight::new(Dependencies {
+        let reads = SingleFlight::new(Dependencies {
             fetch,
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::new(Still),
             control: Control::new(tokio::runtime::Handle::current()),
-            permits,
+            limiter,
             refused: metrics.store_permits_refused.clone(),
         });
         Arc::new(Lookup::new(
             Arc::clone(&self.fence),
             Arc::new(Still),
             L1::new(10, 1 << 20),
-            flights,
+            reads,
             metrics.token_cache.clone(),
         ))
     }
@@ -198,7 +198,7 @@ fn ask(
 }
 
 #[tokio::test]
-async fn callers_share_one_read_and_the_next_finds_it_in_memory() {
+async fn concurrent_callers_share_one_read_and_later_callers_hit_l1() {
     let world = World::new();
     let lookup = world.lookup(many());
     let callers: Vec<_> = (0..20)
@@ -220,7 +220,7 @@ async fn callers_share_one_read_and_the_next_finds_it_in_memory() {
 }
 
 #[tokio::test]
-async fn a_strong_read_joins_nobody_and_takes_nothing_from_memory() {
+async fn a_strong_read_always_reads_the_store_by_itself() {
     let world = World::new();
     let lookup = world.lookup(many());
     let default = ask(&lookup, known(1), Consistency::Default);
@@ -234,7 +234,7 @@ async fn a_strong_read_joins_nobody_and_takes_nothing_from_memory() {
 }
 
 #[tokio::test]
-async fn absence_is_not_remembered() {
+async fn absence_is_not_cached() {
     let world = World::new();
     let lookup = world.lookup(many());
     world.answers.add_permits(2);
@@ -246,12 +246,12 @@ async fn absence_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_ends_no_read() {
+async fn a_cancelled_caller_does_not_cancel_the_read() {
     let world = World::new();
     let lookup = world.lookup(many());
-    let leaver = ask(&lookup, known(1), Consistency::Default);
+    let cancelled = ask(&lookup, known(1), Consistency::Default);
     world.until_reads(1).await;
-    leaver.abort();
+    cancelled.abort();
     let other = ask(&lookup, known(1), Consistency::Default);
     world.answers.add_permits(1);
     assert!(other.await.unwrap().unwrap().is_some());
@@ -259,7 +259,7 @@ async fn a_caller_that_goes_away_ends_no_read() {
 }
 
 #[tokio::test]
-async fn a_record_older_than_a_known_change_is_read_again_three_times_then_unavailable() {
+async fn a_superseded_record_is_read_three_more_times_then_the_lookup_fails() {
     let world = World::new();
     *world.head.lock() = 0;
     let lookup = world.lookup(many());
@@ -270,7 +270,7 @@ async fn a_record_older_than_a_known_change_is_read_again_three_times_then_unava
 }
 
 #[tokio::test]
-async fn an_instance_that_is_not_fresh_does_not_even_read() {
+async fn an_instance_that_is_not_fresh_does_not_read() {
     let world = World::new();
     world.fence.stop_being_fresh();
     let lookup = world.lookup(many());
@@ -279,10 +279,10 @@ async fn an_instance_that_is_not_fresh_does_not_even_read() {
     assert_eq!(world.reads(), 0);
 }
 
-/// A flood of unknown keys: so many are read, so many wait, the rest is turned away at once, and
-/// who waits too long as well. What is in memory is not touched by it.
+/// A flood of unknown keys: the limiter admits some reads, lets some wait, and refuses the others at
+/// once. Reads that wait too long are refused as well. L1 still answers.
 #[tokio::test]
-async fn misses_find_a_bounded_number_of_places() {
+async fn concurrent_misses_are_limited_and_hits_are_not() {
     let world = World::new();
     let lookup = world.lookup(Limiter::new(2, 3, SHORT));
     world.answers.add_permits(1);
@@ -292,22 +292,22 @@ async fn misses_find_a_bounded_number_of_places() {
         .collect();
     world.until_reads(1 + 2).await;
     let hit = lookup.find(&known(1), Consistency::Default).await;
-    assert!(hit.unwrap().is_some(), "memory answers during the flood");
-    let mut turned_away = 0;
+    assert!(hit.unwrap().is_some(), "L1 answers during the flood");
+    let mut refused = 0;
     for (n, caller) in flood.into_iter().enumerate() {
         if n >= 2 {
             let outcome = caller.await.unwrap();
-            turned_away += usize::from(matches!(outcome, Err(LookupError::Overloaded)));
+            refused += usize::from(matches!(outcome, Err(LookupError::Overloaded)));
         }
     }
-    assert_eq!((turned_away, world.reads()), (18, 3));
-    // The places are free again.
+    assert_eq!((refused, world.reads()), (18, 3));
+    // The permits are free again.
     world.answers.add_permits(3);
     lookup.find(&known(40), Consistency::Default).await.unwrap();
 }
 
 #[tokio::test]
-async fn what_another_instance_shares_spares_the_store() {
+async fn an_entry_of_another_instance_saves_the_store_read() {
     let world = World::new();
     world.put(&known(1), &record(), at(1));
     let lookup = world.sharing();
@@ -322,21 +322,21 @@ async fn what_another_instance_shares_spares_the_store() {
 }
 
 #[tokio::test]
-async fn what_is_read_is_shared_with_the_revision_that_admitted_it() {
+async fn a_record_is_put_into_the_shared_cache_with_its_admitted_revision() {
     let world = World::new();
     *world.head.lock() = 5;
     world.answers.add_permits(2);
     let lookup = world.sharing();
     lookup.find(&known(1), Consistency::Default).await.unwrap();
-    let (kept, stamp) = world.shared.lock().get(&known(1)).cloned().unwrap();
-    assert_eq!((kept, stamp), (record(), at(5)));
+    let (shared, stamp) = world.shared.lock().get(&known(1)).cloned().unwrap();
+    assert_eq!((shared, stamp), (record(), at(5)));
     lookup.find(&known(2), Consistency::Default).await.unwrap();
     assert_eq!(world.shared.lock().len(), 1, "absence is not shared");
 }
 
-/// The fill that comes after the eviction: it names a revision from before the change.
+/// An instance may put an old record after the removal. Its stamp is from before the change.
 #[tokio::test]
-async fn what_is_shared_too_late_is_refused_and_replaced() {
+async fn a_late_put_of_an_old_record_is_refused_and_replaced() {
     let world = World::new();
     for stale in [
         at(0),
@@ -352,16 +352,16 @@ async fn what_is_shared_too_late_is_refused_and_replaced() {
         world.answers.add_permits(1);
         let lookup = world.sharing();
         let found = lookup.find(&known(1), Consistency::Default).await.unwrap();
-        assert_eq!(found.unwrap().entry.stamp(), at(1), "the store's own");
+        assert_eq!(found.unwrap().entry.stamp(), at(1), "the store's record");
         assert_eq!(world.shared.lock().get(&known(1)).unwrap().1, at(1));
     }
     assert_eq!(world.reads(), 2);
     assert_eq!(world.refused.load(Ordering::SeqCst), 2);
 }
 
-/// A read that is older than what this instance knows is answered to nobody, and kept nowhere.
+/// A superseded read is neither returned nor cached.
 #[tokio::test]
-async fn what_is_not_admitted_is_not_shared() {
+async fn a_superseded_record_is_not_put_into_the_shared_cache() {
     let world = World::new();
     *world.head.lock() = 0;
     world.answers.add_permits(10);

@@ -1,6 +1,6 @@
-//! What a change waits for before its call returns: that every instance has applied it or can no
-//! longer answer without it (I7). The embedded store has one instance, this one; on a shared
-//! store the watcher looks at the rows of all.
+//! The wait between the commit of a change and the return of its call: until every instance has
+//! applied the change or can no longer answer without it (I7). The embedded store has one instance,
+//! this one. On a shared store the confirmer polls the membership.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,42 +11,41 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
-use super::watcher::{PendingConfirmation, Watcher};
-use crate::cache::l2::L2;
+use super::confirmer::{Confirmer, PendingConfirmation};
+use crate::cache::l2::Entries;
 use keyward_core::fence::{CommittedChange, Fence, Progress, Receipt, Wait};
 use keyward_core::key::{BootTime, Clock};
 use keyward_crypto::Digest;
 use keyward_ops::RevokeMetrics;
 use keyward_store::Store;
 
-/// The timer runs on another clock than the wait, which may stand still or jump: look again at
-/// least this often.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Changes that may be handed to the watcher at once.
+/// The longest sleep. The timer's clock is not the boot clock, which may jump while it sleeps.
+const MAX_SLEEP: Duration = Duration::from_millis(100);
+/// The most changes in the confirmer's queue.
 const QUEUE: usize = 1_024;
 
-/// The change is committed, but it could not be proven in time to hold everywhere.
+/// The change is committed, but it was not proven in time that every instance has applied it.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the change is committed but not confirmed")]
 pub struct Unconfirmed;
 
-/// Lets committed changes wait.
+/// Lets committed changes wait until they are effective on every instance.
 pub struct Barrier {
     tail: Arc<Tail>,
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
     closing: CancellationToken,
     metrics: RevokeMetrics,
-    /// To the watcher of a shared store.
-    watcher: Option<mpsc::Sender<PendingConfirmation>>,
-    /// Forgets what died.
-    l2: Option<Arc<L2>>,
+    /// The confirmer's queue, on a shared store.
+    confirmer: Option<mpsc::Sender<PendingConfirmation>>,
+    l2: Option<Arc<Entries>>,
 }
 
 impl Barrier {
-    /// Waits for what `tail` applies to `fence`, and on a shared store for all other instances;
-    /// gives up when `closing` is cancelled. Beside it the work of the watcher, which has to run
-    /// for as long as there is a barrier.
+    /// A barrier on the log that `tail` applies to `fence`. Waits fail when `closing` is cancelled.
+    ///
+    /// On a shared store it also returns the confirmer's task, which must run as long as the barrier
+    /// is in use.
     pub fn new(
         store: &Arc<dyn Store>,
         tail: Arc<Tail>,
@@ -55,16 +54,16 @@ impl Barrier {
         closing: CancellationToken,
         metrics: RevokeMetrics,
     ) -> (Self, Option<BoxFuture<'static, ()>>) {
-        let (watcher, watching) = if store.shared() {
-            let (held, asked) = mpsc::channel(QUEUE);
-            let watcher = Watcher {
+        let (confirmer, task) = if store.shared() {
+            let (sender, receiver) = mpsc::channel(QUEUE);
+            let confirmer = Confirmer {
                 store: Arc::clone(store),
                 tail: Arc::clone(&tail),
                 fence: Arc::clone(&fence),
                 clock: Arc::clone(&clock),
             };
-            let watching = watcher.run(asked, closing.clone()).boxed();
-            (Some(held), Some(watching))
+            let task = confirmer.run(receiver, closing.clone()).boxed();
+            (Some(sender), Some(task))
         } else {
             (None, None)
         };
@@ -74,20 +73,20 @@ impl Barrier {
             clock,
             closing,
             metrics,
-            watcher,
+            confirmer,
             l2: None,
         };
-        (barrier, watching)
+        (barrier, task)
     }
 
-    /// The same, which has `l2` forget what died.
-    pub fn with(self, l2: Option<Arc<L2>>) -> Self {
+    /// The same barrier, which also removes the entries of changed keys from L2.
+    pub fn with(self, l2: Option<Arc<Entries>>) -> Self {
         Self { l2, ..self }
     }
 
-    /// Returns when `change`, whose commit was answered at `answered_at`, holds everywhere. What a
-    /// shared cache holds under `digests` is of no more use.
-    pub async fn hold(
+    /// Waits until `change` is effective on every instance. Its commit was answered at
+    /// `answered_at`; `digests` are those of the changed keys.
+    pub async fn wait(
         &self,
         change: CommittedChange,
         digests: &[Digest],
@@ -95,15 +94,15 @@ impl Barrier {
     ) -> Result<Receipt, Unconfirmed> {
         self.tail.wake();
         if let Some(l2) = &self.l2 {
-            l2.forget(digests);
+            l2.remove(digests);
         }
-        let held = match &self.watcher {
-            Some(watcher) if change != CommittedChange::NOTHING => {
-                everywhere(watcher, change, answered_at).await
+        let outcome = match &self.confirmer {
+            Some(confirmer) if change != CommittedChange::NOTHING => {
+                wait_for_all(confirmer, change, answered_at).await
             }
-            _ => self.here(change, answered_at).await,
+            _ => self.wait_for_this_instance(change, answered_at).await,
         };
-        match &held {
+        match &outcome {
             Ok(receipt) => {
                 self.metrics.confirmed.inc_by(u64::from(receipt.confirmed));
                 self.metrics
@@ -117,27 +116,26 @@ impl Barrier {
                 self.metrics.failed.inc();
             }
         }
-        held
+        outcome
     }
 
-    /// Waits for this instance alone.
-    async fn here(
+    async fn wait_for_this_instance(
         &self,
         change: CommittedChange,
         answered_at: BootTime,
     ) -> Result<Receipt, Unconfirmed> {
-        let mut advances = self.tail.advances();
+        let mut applied = self.tail.subscribe_applied();
         let wait = Wait::new(change.revision, answered_at, self.fence.max_staleness());
         loop {
-            let applied = *advances.borrow_and_update();
+            let acknowledged = *applied.borrow_and_update();
             let now = self.clock.boot();
-            let (confirmed, waited_out) = match wait.progress(applied, now) {
+            let (confirmed, waited_out) = match wait.progress(acknowledged, now) {
                 Progress::Acknowledged => (1, 0),
                 Progress::WaitedOut => (0, 1),
                 Progress::Pending => {
                     tokio::select! {
-                        _ = advances.changed() => {}
-                        () = tokio::time::sleep(wait.remaining(now).min(LOOK_AGAIN)) => {}
+                        _ = applied.changed() => {}
+                        () = tokio::time::sleep(wait.remaining(now).min(MAX_SLEEP)) => {}
                         () = self.closing.cancelled() => return Err(Unconfirmed),
                     }
                     continue;
@@ -151,16 +149,17 @@ impl Barrier {
     }
 }
 
-/// Waits for all instances: the watcher tells. It ends without an answer when the process closes.
-async fn everywhere(
-    watcher: &mpsc::Sender<PendingConfirmation>,
+/// Hands the change to the confirmer and waits for the receipt.
+async fn wait_for_all(
+    confirmer: &mpsc::Sender<PendingConfirmation>,
     change: CommittedChange,
     answered_at: BootTime,
 ) -> Result<Receipt, Unconfirmed> {
-    let (tell, told) = oneshot::channel();
-    let held = PendingConfirmation::new(change, answered_at, tell);
-    watcher.send(held).await.map_err(|_| Unconfirmed)?;
-    told.await.map_err(|_| Unconfirmed)?
+    let (sender, receiver) = oneshot::channel();
+    let pending = PendingConfirmation::new(change, answered_at, sender);
+    confirmer.send(pending).await.map_err(|_| Unconfirmed)?;
+    // The confirmer drops the sender if the confirmation times out or the process closes.
+    receiver.await.map_err(|_| Unconfirmed)?
 }
 
 impl std::fmt::Debug for Barrier {

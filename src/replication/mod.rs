@@ -1,18 +1,26 @@
-//! The tail: reads the log, drives the fence, and lets a change wait until it holds everywhere.
-//! And what makes an instance one of several: it joins and leaves, hears hints, reaps the silent.
+//! The replication of the log into this instance, and this instance's membership.
+//!
+//! - [`Tail`] sends heartbeats, reads the log and drives the fence.
+//! - [`Barrier`] lets a committed change wait until it is effective on every instance. On a shared
+//!   store the confirmer does so for all changes of the process.
+//! - [`Registration`] is this instance's row. [`reap_unresponsive`] deletes the rows of others.
+//! - [`wake_on_store_notices`] and [`wake_on_l2_notices`] wake the tail at a change notice.
+//! - [`watch_freshness`] reports when freshness starts and ends.
+//!
+//! Upholds I1, I5, I6, I7 and I9 with `fence`.
 
 mod barrier;
-mod hints;
-mod member;
+mod confirmer;
+mod freshness;
+mod notices;
 mod reaper;
+mod registration;
 mod tail;
-mod watch;
-mod watcher;
 
 pub use barrier::{Barrier, Unconfirmed};
-pub use hints::{follow_announcements, follow_hints};
+pub use freshness::watch_freshness;
 pub use keyward_core::fence::Receipt;
-pub use member::Member;
-pub use reaper::reap_the_silent;
+pub use notices::{wake_on_l2_notices, wake_on_store_notices};
+pub use reaper::reap_unresponsive;
+pub use registration::Registration;
 pub use tail::{HEARTBEAT, Tail};
-pub use watch::watch_freshness;

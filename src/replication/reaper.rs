@@ -1,8 +1,7 @@
-//! Reaps the rows of instances that have been silent for longer than they may answer without
-//! news, so that no revocation waits for them. Merely ignoring such a row would be wrong: a heartbeat
-//! of it that is blocked may still commit.
+//! Reaps the rows of unresponsive instances, so that no revocation waits for them. To ignore such a
+//! row is not enough: a blocked heartbeat of that instance may still commit.
 //!
-//! Upholds the other half of I9, with `fence::FailureDetector`.
+//! Upholds the reaper's half of I9, with `fence::FailureDetector`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +14,10 @@ use keyward_core::key::Clock;
 use keyward_ops::MemberMetrics;
 use keyward_store::Store;
 
-/// How often the rows are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks and reaps until `stop`.
-pub async fn reap_the_silent(
+/// Polls the membership and reaps unresponsive instances, until `stop`.
+pub async fn reap_unresponsive(
     store: Arc<dyn Store>,
     tail: Arc<Tail>,
     clock: Arc<dyn Clock>,
@@ -29,11 +27,11 @@ pub async fn reap_the_silent(
     let mut detector = FailureDetector::default();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = stop.cancelled() => return,
         }
         tail.clean_up().await;
-        // A failure says nothing of anybody's silence: what was seen stays seen.
+        // A failed read says nothing about the instances: the detector keeps its state.
         let Ok(Some(membership)) = store.membership().await else {
             continue;
         };
@@ -42,18 +40,19 @@ pub async fn reap_the_silent(
             .instances
             .set(membership.members.len().try_into().unwrap_or(u64::MAX));
         let own = tail.registration();
-        for (registration, beat) in detector.observe(&membership, answered_at) {
+        for (registration, heartbeat) in detector.observe(&membership, answered_at) {
             if Some(registration) == own {
                 continue;
             }
-            match store.reap(registration, beat).await {
+            // I9: the row is deleted only if its heartbeat has not changed.
+            match store.reap(registration, heartbeat).await {
                 Ok(true) => {
                     metrics.reaped.inc();
-                    tracing::warn!(boot = %registration, "an instance was silent for too long: its row is gone");
+                    tracing::warn!(%registration, "reaped an unresponsive instance");
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::debug!(%error, boot = %registration, "a silent row could not be reaped")
+                    tracing::debug!(%error, %registration, "an unresponsive instance could not be reaped");
                 }
             }
         }

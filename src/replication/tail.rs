@@ -1,6 +1,6 @@
-//! The loop that keeps this instance fresh. Every heartbeat writes its row and asks the log for what
-//! came after `applied`; at every wake the log is merely read. Both hand what they found to the
-//! fence; freshness comes from a heartbeat alone.
+//! The tail: the task that keeps this instance fresh. Each heartbeat writes the instance's row and
+//! reads the log after `applied`, in one statement. Between heartbeats, a wake only reads the log. The
+//! fence absorbs both pages; only a heartbeat gives freshness.
 //!
 //! Upholds I1, I5, I6 and the owner's half of I9.
 
@@ -11,40 +11,40 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::member::Member;
+use super::registration::Registration;
 use keyward_core::fence::{Absorbed, Fence, Now, Page, Refused, RegistrationId};
 use keyward_core::key::{BootTime, Clock};
 use keyward_ops::HeartbeatMetrics;
 use keyward_store::{Store, StoreError};
 
-/// How often the log is asked when nothing wakes.
+/// The interval between heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
-/// How often the log is trimmed.
-const TRIM: Duration = Duration::from_secs(3_600);
-/// How often a start begins anew because the log was trimmed meanwhile.
-const STARTS: usize = 3;
-/// How often the log is told again that it lost its tail.
-const REMIND: Duration = Duration::from_secs(60);
-/// What an operator can do about a log that lost its tail.
-const ADVANCE: &str = "; nothing is answered until that is decided, and `keyward epoch advance \
-                       --reason ...` says that the log goes on as it stands";
-/// How long a clean stop waits for the deletion of its row; else others reap it.
-const LEAVE: Duration = Duration::from_secs(2);
+const TRIM_INTERVAL: Duration = Duration::from_secs(3_600);
+/// The number of heartbeats that a start tries: the log may be trimmed in between.
+const START_ATTEMPTS: usize = 3;
+/// The interval at which a log that lost changes is logged again.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
+/// The advice for a log that lost changes.
+const ADVICE: &str = ". Verify answers UNAVAILABLE until you restore the log, or accept it \
+                      with `keyward epoch advance --reason ...`.";
+/// The longest time for which a clean stop waits for the deletion of its row. Otherwise another
+/// instance reaps the row.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Reads the log of one store into one fence.
+/// Applies the log of one store to one fence.
 pub struct Tail {
     store: Arc<dyn Store>,
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
-    member: Member,
+    registration: Registration,
     metrics: HeartbeatMetrics,
     wake: Notify,
     applied: watch::Sender<u64>,
-    /// What keeps it from being fresh, and when the log was told.
+    /// Why the instance is not fresh, and when that was logged.
     trouble: Mutex<Option<(Trouble, BootTime)>>,
 }
 
-/// What keeps an instance from being fresh.
+/// A reason why the instance is not fresh.
 #[derive(Debug)]
 struct Trouble {
     kind: Kind,
@@ -53,13 +53,13 @@ struct Trouble {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// The store does not answer as it should.
+    /// The store failed.
     Store,
     /// This instance has no row.
     Unregistered,
-    /// The log lost its tail.
-    Lost,
-    /// A page was refused for another reason.
+    /// The log lost changes.
+    LogLost,
+    /// The fence refused a page for another reason.
     Refused,
 }
 
@@ -71,12 +71,12 @@ impl Trouble {
 }
 
 impl Tail {
-    /// A tail that stands where `fence` does; it reads nothing until it is run.
+    /// A tail at the position of `fence`. It reads nothing until it runs.
     pub fn new(
         store: Arc<dyn Store>,
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
-        member: Member,
+        registration: Registration,
         metrics: HeartbeatMetrics,
     ) -> Self {
         let applied = watch::Sender::new(fence.applied());
@@ -84,7 +84,7 @@ impl Tail {
             store,
             fence,
             clock,
-            member,
+            registration,
             metrics,
             wake: Notify::new(),
             applied,
@@ -92,36 +92,36 @@ impl Tail {
         }
     }
 
-    /// Asks for a read at once: a change was committed.
+    /// Makes the tail read the log now, because a change was committed.
     pub fn wake(&self) {
         self.wake.notify_one();
     }
 
-    /// What keeps it from being fresh, if anything does.
+    /// Why the instance is not fresh, if the latest heartbeat failed.
     pub fn trouble(&self) -> Option<String> {
-        let told = self.trouble.lock();
-        told.as_ref().map(|(trouble, _)| trouble.text.clone())
+        let logged = self.trouble.lock();
+        logged.as_ref().map(|(trouble, _)| trouble.text.clone())
     }
 
     /// Deletes the rows of earlier registrations.
     pub(super) async fn clean_up(&self) {
-        self.member.clean_up(&*self.store).await;
+        self.registration.clean_up(&*self.store).await;
     }
 
-    /// This instance's present registration.
+    /// This instance's current registration.
     pub(super) fn registration(&self) -> Option<RegistrationId> {
-        self.member.registration()
+        self.registration.id()
     }
 
-    /// Tells of every advance of `applied`.
-    pub(super) fn advances(&self) -> watch::Receiver<u64> {
+    /// Receives each new value of `applied`.
+    pub(super) fn subscribe_applied(&self) -> watch::Receiver<u64> {
         self.applied.subscribe()
     }
 
-    /// Registers and reads, so that whoever starts the service serves at once.
+    /// Registers and sends the first heartbeat, so that the service starts fresh.
     pub async fn catch_up(&self) -> Result<(), String> {
         let mut outcome = self.heartbeat().await;
-        for _ in 1..STARTS {
+        for _ in 1..START_ATTEMPTS {
             if outcome.is_ok() {
                 break;
             }
@@ -130,18 +130,18 @@ impl Tail {
         outcome.map_err(|trouble| trouble.text)
     }
 
-    /// Reads until `stop`; freshness ends with it, and then this instance's row goes.
+    /// Runs until `stop`. Then it ends freshness and deletes this instance's row.
     pub async fn run(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let due = tokio::time::sleep(HEARTBEAT);
             tokio::pin!(due);
-            let registered = self.member.sure().is_some();
+            let was_registered = self.registration.usable_id().is_some();
             let mut outcome = self.heartbeat().await;
-            // The row went, or may be held: it registers again at once.
-            if outcome.is_err() && registered && self.member.sure().is_none() {
+            // The row is gone or may be locked: register again at once.
+            if outcome.is_err() && was_registered && self.registration.usable_id().is_none() {
                 outcome = self.heartbeat().await;
             }
-            self.note(outcome.err());
+            self.log_trouble(outcome.err());
             loop {
                 tokio::select! {
                     biased;
@@ -151,155 +151,165 @@ impl Tail {
                         if !self.store.shared() {
                             break;
                         }
-                        self.follow_hint().await;
+                        self.read_log().await;
                     }
                 }
             }
         }
         self.fence.stop_being_fresh();
-        // I9: only now, when nothing is admitted here any more.
-        if tokio::time::timeout(LEAVE, self.member.leave(&*self.store))
+        // I9: the row is deleted only now, when this instance admits nothing.
+        if tokio::time::timeout(LEAVE_TIMEOUT, self.registration.leave(&*self.store))
             .await
             .is_err()
         {
-            tracing::warn!("this instance's row could not be deleted; another one will reap it");
+            tracing::warn!(
+                "this instance's row could not be deleted; another instance will reap it"
+            );
         }
     }
 
-    /// A line when the state changes, not for each heartbeat. A log that lost its tail is told of again
-    /// and again: it stays so until somebody decides.
-    fn note(&self, trouble: Option<Trouble>) {
-        let mut told = self.trouble.lock();
+    /// Logs changes of the state, not each failed heartbeat. A log that lost changes is logged again at
+    /// an interval, because it needs an operator's decision.
+    fn log_trouble(&self, trouble: Option<Trouble>) {
+        let mut logged = self.trouble.lock();
         let now = self.clock.boot();
-        let again = |at: BootTime| now.since(at) > REMIND;
-        match (&*told, &trouble) {
+        let is_due = |at: BootTime| now.since(at) > REMINDER_INTERVAL;
+        match (&*logged, &trouble) {
             (Some((Trouble { kind, .. }, at)), Some(new))
-                if *kind == new.kind && !(*kind == Kind::Lost && again(*at)) =>
+                if *kind == new.kind && !(*kind == Kind::LogLost && is_due(*at)) =>
             {
                 let at = *at;
-                *told = trouble.map(|trouble| (trouble, at));
+                *logged = trouble.map(|trouble| (trouble, at));
                 return;
             }
-            (_, Some(new)) => tracing::error!("the tail is in trouble: {}", new.text),
-            (Some(_), None) => tracing::info!("the tail is well again"),
+            (_, Some(new)) => tracing::error!("the heartbeat failed: {}", new.text),
+            (Some(_), None) => tracing::info!("the heartbeat succeeds again"),
             (None, None) => {}
         }
-        *told = trouble.map(|trouble| (trouble, now));
+        *logged = trouble.map(|trouble| (trouble, now));
     }
 
-    /// One heartbeat. I1: `t0` is taken before it is sent, so whatever is visible by then is in the
-    /// page. I5: it is sent under a registration that was answered, and counts when it was
-    /// answered itself.
+    /// Sends one heartbeat and absorbs its page.
+    ///
+    /// I1: `t0` is read before the heartbeat is sent, so the page contains every change that was
+    /// visible at `t0`. I5: the commit of the registration was answered before, and the heartbeat
+    /// counts only when its own commit was answered.
     async fn heartbeat(&self) -> Result<(), Trouble> {
-        let registration = self.registered().await?;
+        let registration = self.ensure_registered().await?;
         let t0 = Now::read(&*self.clock);
-        let asked = self.fence.applied();
-        let page = match self.store.heartbeat(registration, asked).await {
+        let before = self.fence.applied();
+        let page = match self.store.heartbeat(registration, before).await {
             Ok(Some(page)) => page,
             Ok(None) => {
-                // Nobody waits for an instance without a row: it must not be fresh.
+                // No change waits for an instance without a row, so it must not be fresh.
                 self.fence.stop_being_fresh();
-                self.member.forget();
+                self.registration.forget();
                 self.metrics.not_fresh.inc();
-                let gone = "this instance's row is gone: it registers again";
+                let gone = "this instance's row is gone; it registers again";
                 return Err(Trouble::new(Kind::Unregistered, gone));
             }
             Err(error) => {
                 self.metrics.failed.inc();
                 match error {
                     StoreError::Damaged(_) => self.fence.stop_being_fresh(),
-                    // It hung, and may still hold the row: another registration goes on.
-                    StoreError::OutcomeUnknown(_) => self.member.doubt(),
+                    // The statement hung and may still lock the row: register under another id.
+                    StoreError::OutcomeUnknown(_) => self.registration.mark_doubtful(),
                     StoreError::Unavailable(_) => {}
                 }
                 return Err(Trouble::new(Kind::Store, error));
             }
         };
         match self.fence.absorb(t0, &page) {
-            Ok(how) => {
+            Ok(absorbed) => {
                 self.metrics.fresh.inc();
-                self.note_applied(how, &page);
-                // The row says what was applied before this page: nobody should wait for the next heartbeat.
-                self.acknowledge(asked).await;
+                self.publish_applied(absorbed, &page);
+                // The row still has the old `applied`. Do not make changes wait for the next heartbeat.
+                self.acknowledge(before).await;
                 Ok(())
             }
             Err(refused) => {
                 self.metrics.not_fresh.inc();
-                self.refused(refused, &page).await
+                self.handle_refusal(refused, &page).await
             }
         }
     }
 
-    /// The registration to heartbeat under; a new one if there is none, or if a heartbeat of the present
-    /// one hangs.
-    async fn registered(&self) -> Result<RegistrationId, Trouble> {
-        if let Some(registration) = self.member.sure() {
+    /// The registration for the next heartbeat. Registers again if it is missing or doubtful.
+    async fn ensure_registered(&self) -> Result<RegistrationId, Trouble> {
+        if let Some(registration) = self.registration.usable_id() {
             return Ok(registration);
         }
-        let fresh_until_now = || self.fence.stop_being_fresh();
-        let joined = self.member.join(&*self.store, fresh_until_now).await;
-        joined.map_err(|error| Trouble::new(Kind::Store, error))
+        let end_freshness = || self.fence.stop_being_fresh();
+        let registered = self
+            .registration
+            .register(&*self.store, end_freshness)
+            .await;
+        registered.map_err(|error| Trouble::new(Kind::Store, error))
     }
 
-    /// I6: who waits is told after the tombstones stand.
-    fn note_applied(&self, how: Absorbed, page: &Page) {
-        if how == Absorbed::Jumped {
-            tracing::warn!(head = page.head, "too far behind the log: starting cold");
+    /// I6: waiting changes see `applied` only after its tombstones are set.
+    fn publish_applied(&self, absorbed: Absorbed, page: &Page) {
+        if absorbed == Absorbed::Jumped {
+            tracing::warn!(
+                head = page.head,
+                "too far behind the log: starting with a cold cache"
+            );
         }
         self.applied.send_replace(self.fence.applied());
     }
 
-    /// A refused page: a new start where one is in order.
-    async fn refused(&self, refused: Refused, page: &Page) -> Result<(), Trouble> {
-        let new_start = match refused {
+    /// Restarts the fence if the refusal allows it.
+    async fn handle_refusal(&self, refused: Refused, page: &Page) -> Result<(), Trouble> {
+        let may_restart = match refused {
             Refused::Trimmed { .. } => true,
             Refused::LogLost { .. } => self.fence.may_restart(page.epoch),
             Refused::Gap { .. } => false,
         };
         let kind = match refused {
-            Refused::LogLost { .. } => Kind::Lost,
+            Refused::LogLost { .. } => Kind::LogLost,
             Refused::Trimmed { .. } | Refused::Gap { .. } => Kind::Refused,
         };
-        if !new_start {
-            let advance = kind == Kind::Lost && self.store.shared();
-            let next = if advance { ADVANCE } else { "" };
-            return Err(Trouble::new(kind, format_args!("{refused}{next}")));
+        if !may_restart {
+            let lost = kind == Kind::LogLost && self.store.shared();
+            let advice = if lost { ADVICE } else { "" };
+            return Err(Trouble::new(kind, format_args!("{refused}{advice}")));
         }
-        // Under a new registration: the old one's acknowledgements spoke of another life.
+        // Register again: the old row's acknowledgement does not fit the new position in the log.
         self.fence.stop_being_fresh();
-        self.member.doubt();
+        self.registration.mark_doubtful();
         let start = self.store.start().await;
         let start = start.map_err(|error| Trouble::new(Kind::Store, error))?;
         self.fence.restart(start);
         Err(Trouble::new(
             kind,
-            format_args!("{refused}; it starts anew"),
+            format_args!("{refused}; this instance starts with a cold cache"),
         ))
     }
 
-    /// Reads the log at a hint, applies, acknowledges. What goes wrong here the next heartbeat tells.
-    async fn follow_hint(&self) {
+    /// Reads the log after a wake, applies it and acknowledges it. The next heartbeat reports errors.
+    async fn read_log(&self) {
         let t0 = Now::read(&*self.clock);
         let before = self.fence.applied();
         let Ok(page) = self.store.tail(before).await else {
             return;
         };
-        let Ok(how) = self.fence.absorb_hint(t0, &page) else {
+        let Ok(absorbed) = self.fence.absorb_read(t0, &page) else {
             return;
         };
-        self.note_applied(how, &page);
+        self.publish_applied(absorbed, &page);
         self.acknowledge(before).await;
     }
 
-    /// Tells in this instance's row what was applied since the row said `told` (I6).
-    async fn acknowledge(&self, told: u64) {
+    /// Writes `applied` to this instance's row if it is above `written`, the row's present value. I6: it
+    /// acknowledges only what the fence has applied.
+    async fn acknowledge(&self, written: u64) {
         let applied = self.fence.applied();
-        if applied > told
+        if applied > written
             && self.store.shared()
-            && let Some(registration) = self.member.sure()
+            && let Some(registration) = self.registration.usable_id()
             && let Err(error) = self.store.acknowledge(registration, applied).await
         {
-            tracing::debug!(%error, "an acknowledgement was not written; the next beat brings it");
+            tracing::debug!(%error, "an acknowledgement was not written; the next heartbeat writes it");
         }
     }
 
@@ -307,12 +317,14 @@ impl Tail {
     pub async fn trim(&self, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(TRIM) => {}
+                () = tokio::time::sleep(TRIM_INTERVAL) => {}
                 () = stop.cancelled() => return,
             }
             match self.store.trim().await {
                 Ok(rows) => tracing::info!(rows, "trimmed the log"),
-                Err(error) => tracing::warn!(%error, "the log could not be trimmed"),
+                Err(error) => {
+                    tracing::warn!(%error, "the log could not be trimmed; the next attempt is in an hour")
+                }
             }
         }
     }

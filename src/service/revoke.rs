@@ -109,7 +109,7 @@ impl Service {
             .map(|successor| successor.record.id);
         let receipt = self
             .barrier
-            .hold(revoked.committed, &revoked.digests, answered_at)
+            .wait(revoked.committed, &revoked.digests, answered_at)
             .await
             .map_err(|unconfirmed| ServiceError::from(unconfirmed).with_replacement(made))?;
         let secret = match &revoked.successor {

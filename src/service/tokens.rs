@@ -87,8 +87,8 @@ impl Service {
             let revoked = service.store.revoke_token(id, &actor).await?;
             let answered_at = service.clock.boot();
             let revoked = revoked.ok_or(ServiceError::TokenNotFound)?;
-            let held = service.barrier.hold(revoked.committed, &[], answered_at);
-            let receipt = held.await?;
+            let confirmed = service.barrier.wait(revoked.committed, &[], answered_at);
+            let receipt = confirmed.await?;
             Ok(TokenRevokeReply {
                 record: revoked.record,
                 receipt,

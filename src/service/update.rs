@@ -49,8 +49,8 @@ impl Service {
             UpdateAnswer::Expired => Err(ServiceError::KeyExpired),
             UpdateAnswer::Done(updated) => {
                 let digests = [updated.digest];
-                let held = self.barrier.hold(updated.committed, &digests, answered_at);
-                let receipt = held.await?;
+                let confirmed = self.barrier.wait(updated.committed, &digests, answered_at);
+                let receipt = confirmed.await?;
                 Ok(UpdateReply {
                     record: updated.record,
                     receipt,

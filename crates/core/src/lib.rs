@@ -1,5 +1,5 @@
-//! What a key is ([`key`]) and what decides whether it lives ([`fence`]). Pure: no I/O, no async;
-//! clock and randomness are passed in.
+//! The types of a key ([`key`]) and the code that decides whether a cached record may be used
+//! ([`fence`]). Pure: no I/O, no async; clock and randomness are passed in.
 
 pub mod fence;
 pub mod key;

@@ -1,7 +1,6 @@
-//! What protects a cache that others can read and write: nobody who reads it learns a key, a digest
-//! or an account, nobody who writes it can put a record under another key's name or make one up.
-//! What is kept there can be made again, so one version is in use at a time, and a new one begins
-//! with an empty cache.
+//! The protection of the shared cache, which other programs may read and write. A reader learns no
+//! key, digest or account; a writer cannot invent a record or move one to another name. Only one
+//! version of the cache key is in use: a new version starts with an empty cache.
 
 use std::fmt;
 
@@ -18,24 +17,24 @@ use super::generation::Digest;
 use super::material::SecretKey;
 use keyward_core::key::Entropy;
 
-/// The form of what is kept. Whoever changes what an entry holds, or what it means, raises it: two
+/// The format of the entries. Raise it when the fields of an entry or their meaning change: two
 /// versions of the service that run side by side then never read each other's entries.
-const FORM: u8 = 1;
+const FORMAT: u8 = 1;
 const NAME_LEN: usize = 16;
 const NONCE_LEN: usize = 24;
 const MAC_LEN: usize = 16;
 const SENDER_LEN: usize = 8;
-const SAID_LEN: usize = SENDER_LEN + size_of::<u64>();
-/// The length of a sealed hint, in bytes.
-const HINT_LEN: usize = SAID_LEN + MAC_LEN;
-/// What sealing adds to an entry, in bytes.
+const ID_LEN: usize = SENDER_LEN + size_of::<u64>();
+/// The length of a change notice, in bytes.
+const NOTICE_LEN: usize = ID_LEN + MAC_LEN;
+/// The bytes that sealing adds to an entry.
 pub const CACHE_SEAL_LEN: usize = NONCE_LEN + MAC_LEN;
 
-/// One version of the cache key. The states wipe themselves when they go.
+/// One version of the cache key. Its secrets are wiped on drop.
 pub struct CacheKey {
     version: u32,
     names: Hmac<Sha256>,
-    hints: Hmac<Sha256>,
+    notices: Hmac<Sha256>,
     channel: String,
     cipher: XChaCha20Poly1305,
 }
@@ -45,7 +44,7 @@ impl CacheKey {
         let derived = |purpose: &str| {
             let mut mac = key.hmac();
             mac.update(b"keyward cache ");
-            mac.update(&[FORM]);
+            mac.update(&[FORMAT]);
             mac.update(purpose.as_bytes());
             let mut bytes = Zeroizing::new([0; 32]);
             bytes.copy_from_slice(&mac.finalize().into_bytes());
@@ -55,33 +54,33 @@ impl CacheKey {
         Self {
             version,
             names: derived("names").hmac(),
-            hints: derived("hints").hmac(),
+            // Released versions derive this key under the name "hints".
+            notices: derived("hints").hmac(),
             channel: URL_SAFE_NO_PAD.encode(channel),
             cipher: XChaCha20Poly1305::new(derived("entries").expose().into()),
         }
     }
 
-    /// The number in the name of its file.
+    /// The number in the name of the key's file.
     pub const fn version(&self) -> u32 {
         self.version
     }
 
-    /// Under what name the record behind `digest` is kept: says nothing of the digest.
+    /// The name of the entry for `digest`. It does not disclose the digest.
     pub fn name(&self, digest: &Digest) -> String {
         let mut mac = self.names.clone();
         mac.update(digest.as_bytes());
         URL_SAFE_NO_PAD.encode(truncated(&mac))
     }
 
-    /// Where hints are published: another one for each cache key, so that deployments that share a
-    /// server do not hear each other.
+    /// The channel of the change notices. Each cache key has its own, so that deployments that share
+    /// a server do not receive each other's notices.
     pub fn channel(&self) -> &str {
         &self.channel
     }
 
-    /// Seals what is kept under the name of `digest`: a nonce of 24 bytes, the ciphertext and its
-    /// 16 bytes of authentication, which cover the digest. `None` only for more than the cipher
-    /// takes, 256 GiB.
+    /// Seals the entry for `digest`: a nonce of 24 bytes, the ciphertext, and a MAC of 16 bytes, which
+    /// covers the digest. `None` only above the cipher's limit of 256 GiB.
     pub fn seal(&self, digest: &Digest, plain: &[u8], entropy: &dyn Entropy) -> Option<Vec<u8>> {
         let mut nonce = XNonce::default();
         entropy.fill(&mut nonce);
@@ -97,7 +96,7 @@ impl CacheKey {
         Some(sealed)
     }
 
-    /// Opens what was sealed for the same digest under the same key; `None` for anything else.
+    /// Opens an entry that was sealed for the same digest under the same key; otherwise `None`.
     pub fn open(&self, digest: &Digest, sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, rest) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let (cipher_text, mac) = rest.split_last_chunk::<MAC_LEN>()?;
@@ -109,49 +108,48 @@ impl CacheKey {
         Some(plain)
     }
 
-    /// A hint that only a holder of the key can make.
-    pub fn seal_hint(&self, hint: Hint) -> [u8; HINT_LEN] {
-        let mut sealed = [0; HINT_LEN];
-        let said = hint.said();
-        sealed[..SAID_LEN].copy_from_slice(&said);
-        sealed[SAID_LEN..].copy_from_slice(&self.mac_of(&said));
-        sealed
+    /// Signs a change notice. Only a holder of the cache key can do so.
+    pub fn sign_notice(&self, id: NoticeId) -> [u8; NOTICE_LEN] {
+        let mut notice = [0; NOTICE_LEN];
+        let id = id.to_bytes();
+        notice[..ID_LEN].copy_from_slice(&id);
+        notice[ID_LEN..].copy_from_slice(&self.mac_of(&id));
+        notice
     }
 
-    /// What a hint says; `None` when no holder of the key made it.
-    pub fn read_hint(&self, sealed: &[u8]) -> Option<Hint> {
-        let sealed: &[u8; HINT_LEN] = sealed.try_into().ok()?;
-        let (said, mac) = sealed.split_first_chunk::<SAID_LEN>()?;
-        let (sender, number) = said.split_first_chunk::<SENDER_LEN>()?;
-        bool::from(self.mac_of(said).ct_eq(mac)).then_some(Hint {
+    /// Verifies a change notice; `None` if no holder of the cache key signed it.
+    pub fn verify_notice(&self, notice: &[u8]) -> Option<NoticeId> {
+        let notice: &[u8; NOTICE_LEN] = notice.try_into().ok()?;
+        let (id, mac) = notice.split_first_chunk::<ID_LEN>()?;
+        let (sender, number) = id.split_first_chunk::<SENDER_LEN>()?;
+        bool::from(self.mac_of(id).ct_eq(mac)).then_some(NoticeId {
             sender: u64::from_be_bytes(*sender),
             number: u64::from_be_bytes(number.try_into().ok()?),
         })
     }
 
-    fn mac_of(&self, said: &[u8; SAID_LEN]) -> [u8; MAC_LEN] {
-        let mut mac = self.hints.clone();
-        mac.update(said);
+    fn mac_of(&self, id: &[u8; ID_LEN]) -> [u8; MAC_LEN] {
+        let mut mac = self.notices.clone();
+        mac.update(id);
         truncated(&mac)
     }
 }
 
-/// A hint that something has changed. It says who gives it, and which of that one's it is, so that one
-/// that is repeated is known for what it is.
+/// The identity of a change notice, by which a receiver recognises a repeated one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hint {
-    /// Drawn anew by each start of an instance.
+pub struct NoticeId {
+    /// The sender. Each start of an instance draws a new number.
     pub sender: u64,
-    /// Its hints are numbered, from 1.
+    /// The number of the notice, counted by its sender from 1.
     pub number: u64,
 }
 
-impl Hint {
-    fn said(self) -> [u8; SAID_LEN] {
-        let mut said = [0; SAID_LEN];
-        said[..SENDER_LEN].copy_from_slice(&self.sender.to_be_bytes());
-        said[SENDER_LEN..].copy_from_slice(&self.number.to_be_bytes());
-        said
+impl NoticeId {
+    fn to_bytes(self) -> [u8; ID_LEN] {
+        let mut bytes = [0; ID_LEN];
+        bytes[..SENDER_LEN].copy_from_slice(&self.sender.to_be_bytes());
+        bytes[SENDER_LEN..].copy_from_slice(&self.number.to_be_bytes());
+        bytes
     }
 }
 
@@ -183,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_opens_for_its_own_digest_and_key_only() {
+    fn an_entry_opens_only_with_its_own_digest_and_key() {
         let sealed = key(1).seal(&digest(1), b"a record", &Counting::default());
         let sealed = sealed.unwrap();
         assert_eq!(sealed.len(), b"a record".len() + CACHE_SEAL_LEN);
@@ -194,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn names_say_nothing_and_differ() {
+    fn names_differ_by_digest_and_key() {
         let names = [
             key(1).name(&digest(1)),
             key(1).name(&digest(2)),
@@ -211,7 +209,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_altered_does_not_open(at in 0..48_usize, flip in 1..=255_u8, cut in 0..48_usize) {
+        fn an_altered_or_cut_entry_does_not_open(at in 0..48_usize, flip in 1..=255_u8, cut in 0..48_usize) {
             let sealed = key(1).seal(&digest(1), b"a record", &Counting::default()).unwrap();
             let mut altered = sealed.clone();
             altered[at] ^= flip;
@@ -220,19 +218,19 @@ mod tests {
         }
 
         #[test]
-        fn a_hint_is_read_by_who_shares_the_key(
+        fn a_notice_is_verified_by_holders_of_the_key_only(
             sender: u64,
             number: u64,
-            at in 0..HINT_LEN,
+            at in 0..NOTICE_LEN,
             flip in 1..=255_u8,
         ) {
-            let hint = Hint { sender, number };
-            let mut sealed = key(1).seal_hint(hint);
-            prop_assert_eq!(key(1).read_hint(&sealed), Some(hint));
-            prop_assert_eq!(key(2).read_hint(&sealed), None);
-            prop_assert_eq!(key(1).read_hint(&sealed[1..]), None);
-            sealed[at] ^= flip;
-            prop_assert_eq!(key(1).read_hint(&sealed), None);
+            let id = NoticeId { sender, number };
+            let mut notice = key(1).sign_notice(id);
+            prop_assert_eq!(key(1).verify_notice(&notice), Some(id));
+            prop_assert_eq!(key(2).verify_notice(&notice), None);
+            prop_assert_eq!(key(1).verify_notice(&notice[1..]), None);
+            notice[at] ^= flip;
+            prop_assert_eq!(key(1).verify_notice(&notice), None);
         }
     }
 }

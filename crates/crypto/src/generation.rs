@@ -1,5 +1,5 @@
-//! One generation of the keyring: its tag tells a key that was minted here from an invented one
-//! without I/O, its pepper names the digest under which the key is stored.
+//! One generation of the keyring. Its tag key recognises minted keys without I/O; its pepper yields
+//! the digest under which a key is stored.
 
 use std::fmt;
 
@@ -10,18 +10,18 @@ use zeroize::Zeroizing;
 use super::material::{CheckValue, GenerationKeys, KeyKind};
 use keyward_core::key::{Prefix, TAG_LEN};
 
-/// Under what a key is stored and looked up: HMAC-SHA256 of its text under a pepper. Comparing
-/// two need not take constant time: whoever lacks the pepper cannot choose one.
+/// The digest under which a key is stored and looked up: HMAC-SHA256 of its text under a pepper. A
+/// comparison need not take constant time: without the pepper, nobody can choose a digest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
 impl Digest {
-    /// From the 32 bytes that a store holds.
+    /// Decodes the 32 bytes from a store.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The 32 bytes that a store holds.
+    /// The 32 bytes for a store.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -33,8 +33,8 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// One generation, its keys absorbed once: each use clones the state instead (verify is the hot
-/// path). The states wipe themselves when they go.
+/// One generation. The HMAC states have absorbed the keys, and each use clones a state: Verify is
+/// the hot path. The states are wiped on drop.
 pub(super) struct Generation {
     pub(super) number: u32,
     tag: Hmac<Sha256>,
@@ -50,7 +50,8 @@ impl Generation {
         }
     }
 
-    /// The keyed tag over prefix and random part, which is of fixed length: unambiguous.
+    /// The tag over prefix and random part. It is unambiguous, because the random part has a fixed
+    /// length.
     pub(super) fn tag(&self, prefix: &Prefix, random: &[u8]) -> Zeroizing<[u8; TAG_LEN]> {
         let mut mac = self.tag.clone();
         mac.update(prefix.as_str().as_bytes());
@@ -78,14 +79,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_states_wipe_themselves() {
+    fn hmac_and_cipher_states_are_wiped_on_drop() {
         fn wipes<T: zeroize::ZeroizeOnDrop>() {}
         wipes::<sha2::block_api::Sha256VarCore>();
         wipes::<chacha20poly1305::XChaCha20Poly1305>();
     }
 
     #[test]
-    fn digests_are_what_was_stored() {
+    fn a_digest_keeps_its_bytes_and_is_not_printed() {
         let digest = Digest::from_bytes([0xab; 32]);
         assert_eq!(digest.as_bytes(), &[0xab; 32]);
         assert_eq!(format!("{digest:?}"), "Digest(redacted)");

@@ -1,6 +1,5 @@
-//! The keyring: makes keys, names the digest of a key's text, and seals. The tag that matches
-//! names the generation, so a digest never moves and a key lives on under the generation it was
-//! born in.
+//! The keyring mints keys, computes their digests and seals their text. The matching tag identifies
+//! the generation of a key, so a key keeps its digest when a new generation becomes active.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,36 +18,34 @@ use keyward_core::key::{
 /// A new key or caller's token.
 #[derive(Clone, Debug)]
 pub struct Minted {
-    /// The secret, to be handed to its owner.
+    /// The secret, for its owner.
     pub text: SecretText,
-    /// Under what to store it.
+    /// The digest under which to store it.
     pub digest: Digest,
-    /// The generation it was born in.
+    /// The generation that minted it.
     pub generation: u32,
-    /// How people name it.
+    /// The hint by which people recognise it.
     pub hint: Hint,
 }
 
-/// Why a keyring cannot be made of some material.
+/// Why some material makes no keyring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoKeyring {
-    /// There is no generation at all.
+    /// The material holds no generation.
     #[error("the keyring holds no generation")]
     NoGeneration,
-    /// There is no sealing key at all.
+    /// The material holds no sealing key.
     #[error("the keyring holds no sealing key")]
     NoSeal,
-    /// The generation that is to be active is not there.
-    #[error(
-        "the keyring lacks generation {0}, which is the active one: restore the file generation-{0}"
-    )]
+    /// The material lacks the active generation.
+    #[error("the keyring lacks the active generation {0}: restore the file generation-{0}")]
     NotThere(u32),
 }
 
-/// The secrets of a deployment, ready for use. Wiped when it goes; its `Debug` shows numbers only.
+/// The secrets of a deployment, ready for use. They are wiped on drop; `Debug` shows numbers only.
 pub struct Keyring {
     active: Generation,
-    /// The newest first.
+    /// The other generations, the newest first.
     others: Vec<Generation>,
     writing: SealingKey,
     older: Vec<SealingKey>,
@@ -56,8 +53,8 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// A keyring that mints under generation `active`, or under the highest one when `None`, and
-    /// seals and shares a cache under the highest version of each.
+    /// A keyring that mints under generation `active`, or under the highest generation for `None`. It
+    /// uses the highest version of the sealing key and of the cache key.
     pub fn new(material: &KeyringMaterial, active: Option<u32>) -> Result<Self, NoKeyring> {
         let highest = *material
             .generations
@@ -92,7 +89,7 @@ impl Keyring {
         })
     }
 
-    /// Makes a new key, or a caller's token, under the active generation.
+    /// Mints a new key, or a caller's token, under the active generation.
     pub fn mint(&self, prefix: &Prefix, entropy: &dyn Entropy) -> Minted {
         let mut random = Zeroizing::new([0; RANDOM_LEN]);
         entropy.fill(&mut *random);
@@ -109,9 +106,8 @@ impl Keyring {
         }
     }
 
-    /// The digest of a text that `TextForm::read` took apart into `prefix` and `body`, with the
-    /// generation it was born in; `None` when no generation's tag matches: it was never minted
-    /// here. No I/O.
+    /// The digest and the generation of a text that `TextForm::read` split into `prefix` and `body`.
+    /// `None` if no generation's tag matches: this keyring did not mint the key. No I/O.
     pub fn digest_of(&self, prefix: &Prefix, body: &Body, text: &str) -> Option<(Digest, u32)> {
         let generation = self.all_generations().find(|generation| {
             let tag = generation.tag(prefix, body.random());
@@ -133,8 +129,8 @@ impl Keyring {
             .seal(&Binding::new(purpose, id, account), text, entropy)
     }
 
-    /// Opens what was sealed for the same purpose, key and account, under any version of the
-    /// sealing key that is still here.
+    /// Opens a text that was sealed for the same purpose, key and account, under any version of the
+    /// sealing key in this keyring.
     pub fn open(
         &self,
         purpose: SealPurpose,
@@ -149,8 +145,8 @@ impl Keyring {
             .open(&Binding::new(purpose, id, account), sealed)
     }
 
-    /// One value for each generation and sealing key, the same for the same secrets only: a store
-    /// that keeps them notices a foreign keyring. They disclose nothing.
+    /// One check value for each generation and sealing key. A store keeps them to detect a foreign
+    /// keyring. They disclose nothing.
     pub fn check_values(&self) -> Vec<CheckValue> {
         let generations = self.all_generations().map(Generation::check);
         generations
@@ -158,12 +154,12 @@ impl Keyring {
             .collect()
     }
 
-    /// What protects a shared cache; `None` when this keyring has no cache key.
+    /// The newest cache key; `None` if the keyring has none.
     pub fn cache_key(&self) -> Option<Arc<CacheKey>> {
         self.cache.clone()
     }
 
-    /// The number of the generation that mints.
+    /// The number of the active generation.
     pub const fn active(&self) -> u32 {
         self.active.number
     }
@@ -234,7 +230,7 @@ mod tests {
         }
 
         #[test]
-        fn an_invented_key_is_not(random: [u8; RANDOM_LEN], at in 0..32_usize, flip in 1..=255_u8) {
+        fn an_invented_key_is_not_recognised(random: [u8; RANDOM_LEN], at in 0..32_usize, flip in 1..=255_u8) {
             let (keyring, prefixes) = (keyring(&[1, 2], &[1]), prefixes());
             let minted = keyring.mint(&prefixes[0], &Fixed(random));
             let (_, body) = TextForm::read(minted.text.expose(), &prefixes).unwrap();
@@ -242,20 +238,20 @@ mod tests {
             bytes[at] ^= flip;
             let (random, tag) = bytes.split_at(RANDOM_LEN);
             let altered = Body::new(random.try_into().unwrap(), tag.try_into().unwrap());
-            // Written anew, so the checksum fits.
+            // `write` computes a new checksum, so only the tag is wrong.
             prop_assert_eq!(judge(&keyring, TextForm::write(&prefixes[0], &altered).expose()), None);
             prop_assert_eq!(judge(&keyring, TextForm::write(&prefixes[1], &body).expose()), None);
         }
     }
 
     #[test]
-    fn another_keyring_does_not_recognise_it() {
+    fn another_keyring_does_not_recognise_a_key() {
         let minted = keyring(&[1], &[1]).mint(&prefixes()[0], &Counting::default());
         assert_eq!(judge(&keyring(&[2, 3], &[1]), minted.text.expose()), None);
     }
 
     #[test]
-    fn old_keys_live_on_under_their_generation() {
+    fn a_key_of_an_older_generation_is_recognised() {
         let prefix = &prefixes()[0];
         let old = keyring(&[1], &[1]).mint(prefix, &Counting::default());
         let both = keyring(&[1, 2], &[1]);
@@ -296,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_version_seals_and_all_open() {
+    fn the_highest_version_seals_and_every_version_opens() {
         let (id, account) = (
             KeyId::from_bytes([1; 16]),
             AccountId::new("account_id", "42".to_owned()).unwrap(),
@@ -326,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn check_values_tell_keyrings_apart() {
+    fn check_values_distinguish_keyrings() {
         let ours = keyring(&[1, 2], &[1]).check_values();
         let names: Vec<_> = ours
             .iter()
@@ -340,7 +336,7 @@ mod tests {
             change(&mut material);
             Keyring::new(&material, None).unwrap().check_values()
         };
-        // Each secret counts, and so does the number it stands under.
+        // Each secret and each number changes the value.
         let tag = with(&|m| m.generations.get_mut(&1).unwrap().tag_key = other.clone());
         let pepper = with(&|m| m.generations.get_mut(&1).unwrap().pepper = other.clone());
         let seal = with(&|m| m.seals = [(1, other.clone())].into());

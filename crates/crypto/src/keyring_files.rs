@@ -1,11 +1,11 @@
-//! The keyring as a directory of small text files, as a mounted secret is: `generation-<n>`,
-//! `seal-<n>` and `cache-<n>`. Whatever is not exactly as `generate` writes it is refused, with what
-//! to do; no error holds anything of a file's contents.
+//! The keyring as a directory of small text files, like a mounted secret: `generation-<n>`,
+//! `seal-<n>` and `cache-<n>`. `load` refuses every file that differs from the form that `generate`
+//! writes. No error contains any of a file's contents.
 //!
 //! ```text
 //! keyward keyring v1          the same in every file
-//! generation = 1              or `seal = 1`, `cache = 1`; the file's name again
-//! tag_key = <64 hex digits>   in the others, one line instead: `key = ...`
+//! generation = 1              or `seal = 1` or `cache = 1`, as in the file's name
+//! tag_key = <64 hex digits>   a seal or cache file has one line instead: `key = ...`
 //! pepper = <64 hex digits>
 //! crc32 = <8 hex digits>      CRC-32 of all bytes before this line
 //! ```
@@ -22,80 +22,76 @@ use super::private_file::{self, PrivateFileError};
 use keyward_core::key::Entropy;
 
 const HEADER: &str = "keyward keyring v1\n";
-/// No file of a keyring comes near this many bytes.
+/// The limit of a file's size, in bytes. All files of a keyring are much smaller.
 const MAX_FILE: usize = 4_096;
 
-/// Why a keyring cannot be loaded or made. Each says what is wrong, where, and what to do.
+/// Why a keyring could not be loaded or written. Each text says what failed and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
-    /// The directory is not there, or is empty.
+    /// The directory does not exist or is empty.
     #[error(
         "there is no keyring in {0:?}: restore it from its backup, or every key of this store is lost"
     )]
     Missing(PathBuf),
-    /// No generation among the files.
+    /// The directory holds no generation.
     #[error("the keyring {0:?} holds no file generation-<number>: restore it from its backup")]
     NoGeneration(PathBuf),
-    /// No sealing key among the files.
+    /// The directory holds no sealing key.
     #[error("the keyring {0:?} holds no file seal-<number>: restore it from its backup")]
     NoSeal(PathBuf),
-    /// Something else lies in the directory.
+    /// The directory holds a file that does not belong to a keyring.
     #[error(
-        "{0:?} is no file of a keyring, which holds generation-<number>, seal-<number> and cache-<number> only: move it elsewhere, or rename it if its name was changed"
+        "{0:?} does not belong in a keyring, which holds only generation-<number>, seal-<number> and cache-<number>: move it elsewhere, or restore its name if it was renamed"
     )]
     Unknown(PathBuf),
-    /// A number that is not written as it should be.
+    /// The number in a file's name is not in canonical form.
     #[error(
-        "the number in the name of {0:?} is not one from 1 to 4294967295 without leading zeros: give the file its old name back"
+        "the number in the name of {0:?} is not from 1 to 4294967295 without leading zeros: restore the file's old name"
     )]
     Number(PathBuf),
-    /// Every user of the machine can read or change a file.
+    /// Every user of the machine can read or change the file.
     #[error(
         "{0:?} can be read or changed by every user of this machine: run `chmod o-rwx {0:?}`, or in Kubernetes set the volume's defaultMode to 0440"
     )]
     Exposed(PathBuf),
-    /// A file does not hold what it should.
+    /// A file has wrong contents.
     #[error("{path:?} is damaged ({reason}): restore it from the keyring's backup")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         reason: &'static str,
     },
-    /// A file repeats a secret.
-    #[error(
-        "{0:?} holds a secret that stands in this keyring already: restore it from the keyring's backup"
-    )]
+    /// Two parts of the keyring hold the same secret.
+    #[error("{0:?} repeats a secret of this keyring: restore it from the keyring's backup")]
     Duplicate(PathBuf),
-    /// There is something where a keyring is to be made.
+    /// The directory for a new keyring exists and is not empty.
     #[error(
         "{0:?} exists and is not empty, and a keyring is never overwritten: keep it, or name another directory"
     )]
     Exists(PathBuf),
     /// A file or the directory could not be read.
-    #[error(
-        "cannot read {path:?} ({cause}): check that it is what it should be and that this user may read it"
-    )]
+    #[error("cannot read {path:?} ({cause}): check the path, and that this user may read it")]
     Read {
         /// The file or the directory.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
     /// The keyring could not be written.
     #[error(
-        "cannot make a keyring at {path:?} ({cause}): check that the directory above it exists, has room and can be written by this user, and that nothing is mounted there"
+        "cannot make a keyring at {path:?} ({cause}): check that the directory above it exists, has free space and is writable by this user, and that nothing is mounted there"
     )]
     Write {
         /// The directory.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
 }
 
-/// Reads the keyring in `dir`. Names that start with a dot are left out and links are followed:
-/// so a mounted Kubernetes secret looks.
+/// Reads the keyring in `dir`. It ignores names that start with a dot and follows links, as a
+/// mounted Kubernetes secret requires.
 pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
     let mut material = KeyringMaterial::default();
     let files = files_in(dir)?;
@@ -139,7 +135,7 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
             }
         }
         if lines.next().is_some() {
-            return Err(damaged("it holds a line too many"));
+            return Err(damaged("it has an extra line"));
         }
     }
     if material.generations.is_empty() {
@@ -151,9 +147,9 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
     Ok(material)
 }
 
-/// Makes a new keyring in `dir`, generation 1, seal 1 and cache 1, and reads it back. The directory (mode
-/// 0700, files 0600) appears whole or not at all; one that exists and is not empty is refused. A
-/// crash can leave a directory `.<name>.<16 hex digits>` beside it, which nothing uses.
+/// Makes a new keyring in `dir` with generation 1, seal 1 and cache 1, and reads it back. The
+/// directory (mode 0700, files 0600) appears complete or not at all. A directory that is not empty
+/// is refused. A crash can leave an unused directory `.<name>.<16 hex digits>` beside it.
 pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, KeyringError> {
     let failed = |cause| KeyringError::Write {
         path: dir.to_owned(),
@@ -174,7 +170,7 @@ pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, Ke
         .and_then(|()| fs::rename(&temporary, dir))
         .and_then(|()| File::open(&parent)?.sync_all());
     if let Err(error) = made {
-        // The error is about the keyring; what is left over does no harm.
+        // The first error is the one to report. A leftover directory does no harm.
         let _ = fs::remove_dir_all(&temporary);
         return Err(match error.kind() {
             io::ErrorKind::DirectoryNotEmpty => KeyringError::Exists(dir.to_owned()),
@@ -184,7 +180,7 @@ pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, Ke
     load(dir)
 }
 
-/// Adds the next version of the cache key to the keyring in `dir`, whole or not at all, and answers
+/// Adds the next version of the cache key to the keyring in `dir`, complete or not at all. Returns
 /// its number.
 pub fn add_cache_key(dir: &Path, entropy: &dyn Entropy) -> Result<u32, KeyringError> {
     let material = load(dir)?;
@@ -197,21 +193,21 @@ pub fn add_cache_key(dir: &Path, entropy: &dyn Entropy) -> Result<u32, KeyringEr
         .checked_add(1)
         .ok_or_else(|| failed(io::ErrorKind::QuotaExceeded.into()))?;
     let key = SecretKey::draw(entropy);
-    // Under a hidden name first, which nothing reads.
+    // First under a hidden name, which `load` ignores.
     let name = format!("{}-{number}", KeyKind::Cache.name());
-    let half = dir.join(format!(".{name}"));
-    let _ = fs::remove_file(&half);
-    let added = write_secret(&half, KeyKind::Cache, number, &[("key", &key)])
-        .and_then(|()| fs::hard_link(&half, dir.join(&name)));
-    // Whatever came of it; what cannot be removed is as private as the keyring.
-    let _ = fs::remove_file(&half);
+    let hidden = dir.join(format!(".{name}"));
+    let _ = fs::remove_file(&hidden);
+    let added = write_secret(&hidden, KeyKind::Cache, number, &[("key", &key)])
+        .and_then(|()| fs::hard_link(&hidden, dir.join(&name)));
+    // A hidden file that cannot be removed is as private as the keyring.
+    let _ = fs::remove_file(&hidden);
     added
         .and_then(|()| File::open(dir)?.sync_all())
         .map_err(failed)?;
     Ok(number)
 }
 
-/// The files of a keyring, sorted, so that the same fault gives the same error.
+/// The files of a keyring, sorted, so that the same fault always gives the same error.
 fn files_in(dir: &Path) -> Result<Vec<PathBuf>, KeyringError> {
     let failed = |cause: io::Error| match cause.kind() {
         io::ErrorKind::NotFound => KeyringError::Missing(dir.to_owned()),
@@ -269,11 +265,11 @@ fn read_text(path: &Path) -> Result<Zeroizing<String>, KeyringError> {
             cause,
         },
     })?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| damaged("it is no text"))?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| damaged("it is not text"))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 
-/// The lines that hold the keys, of a file that is whole and under its own name.
+/// The lines with the keys, after a check of header, name and CRC.
 fn checked_lines(
     kind: KeyKind,
     number: u32,
@@ -288,15 +284,15 @@ fn checked_lines(
     let (covered, crc) = text
         .rsplit_once("crc32 = ")
         .ok_or("it is cut short: its last line is missing")?;
-    // An editor, or whatever carried the secret here, may have dropped the last line's end.
+    // An editor or a secret manager may have removed the last newline.
     let crc = crc.strip_suffix('\n').unwrap_or(crc);
     if crc != crc_of(covered) {
-        return Err("its checksum does not fit");
+        return Err("its checksum is wrong");
     }
     let head = format!("{HEADER}{} = {number}\n", kind.name());
     let keys = covered
         .strip_prefix(head.as_str())
-        .ok_or("its second line does not say what its name says")?;
+        .ok_or("its second line does not match its name")?;
     Ok(keys.lines())
 }
 
@@ -328,7 +324,7 @@ fn contents(kind: KeyKind, number: u32, keys: &[(&str, &SecretKey)]) -> Zeroizin
     text
 }
 
-/// The directory that holds `dir`, and a new name in it: the rename stays on one file system.
+/// The parent of `dir`, and a new name in it: the rename stays on one file system.
 fn temporary_beside(dir: &Path, entropy: &dyn Entropy) -> io::Result<(PathBuf, PathBuf)> {
     let name = dir.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
     let parent = match dir.parent() {

@@ -1,5 +1,5 @@
-//! What only the holder of the keyring can do: make keys, recognise them, name their digests and
-//! seal their text. No secret of the keyring leaves this module.
+//! The operations of the keyring: mint and recognise keys, compute their digests, seal their text,
+//! and protect the shared cache. No secret of the keyring leaves this crate.
 
 mod cache_key;
 mod generation;
@@ -11,7 +11,7 @@ mod seal;
 #[cfg(test)]
 mod testing;
 
-pub use cache_key::{CACHE_SEAL_LEN, CacheKey, Hint};
+pub use cache_key::{CACHE_SEAL_LEN, CacheKey, NoticeId};
 pub use generation::Digest;
 pub use keyring::{Keyring, Minted, NoKeyring};
 pub use keyring_files::KeyringError;

@@ -1,5 +1,5 @@
-//! The secrets that a keyring is made of, as its files hold them. They are never printed, lie on
-//! the heap, where a move leaves no copy behind, and are wiped when they go.
+//! The secrets of a keyring, as in its files. They are never printed and are wiped on drop. They are
+//! on the heap, where a move leaves no copy behind.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,14 +21,14 @@ const CHECK_LEN: usize = 16;
 pub struct SecretKey(Box<Zeroizing<[u8; SECRET_LEN]>>);
 
 impl SecretKey {
-    /// Copies 32 bytes; wiping those is left to the caller.
+    /// Copies 32 bytes. The caller wipes the original.
     pub fn new(bytes: &[u8; SECRET_LEN]) -> Self {
         let mut key = Self::zero();
         key.0.copy_from_slice(bytes);
         key
     }
 
-    /// To be filled in place.
+    /// A secret of zeros, to be filled in place.
     fn zero() -> Self {
         Self(Box::new(Zeroizing::new([0; SECRET_LEN])))
     }
@@ -40,14 +40,14 @@ impl SecretKey {
         key
     }
 
-    /// Reads 64 hexadecimal digits; `None` for anything else.
+    /// Parses 64 hexadecimal digits; `None` for any other text.
     pub(super) fn from_hex(digits: &str) -> Option<Self> {
         let mut key = Self::zero();
         hex::decode_to_slice(digits, &mut key.0[..]).ok()?;
         Some(key)
     }
 
-    /// The reverse of `from_hex`, digit by digit, so that no copy is left behind.
+    /// The reverse of `from_hex`, one digit at a time, so that no copy is left behind.
     pub(super) fn hex_digits(&self) -> impl Iterator<Item = char> {
         let halves = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
         halves.filter_map(|half| char::from_digit(u32::from(half), 16))
@@ -57,9 +57,9 @@ impl SecretKey {
         &self.0
     }
 
-    /// An HMAC-SHA256 under this key, to be cloned for each use: the key is absorbed once.
+    /// An HMAC-SHA256 state that has absorbed this key. Clone it for each use.
     pub(super) fn hmac(&self) -> Hmac<Sha256> {
-        // HMAC itself pads a key with zeros to a block of 64 bytes; this spares its fallible form.
+        // HMAC pads a key with zeros to a block of 64 bytes. With a full block, `new` cannot fail.
         let mut block = Zeroizing::new([0; 2 * SECRET_LEN]);
         block[..SECRET_LEN].copy_from_slice(self.expose());
         Hmac::new((&*block).into())
@@ -83,9 +83,9 @@ impl fmt::Debug for SecretKey {
 /// The two secrets of a generation.
 #[derive(Clone, Debug)]
 pub struct GenerationKeys {
-    /// Tags keys, so that an invented one is refused without I/O; gains nothing else.
+    /// The key of the tag, which refuses an invented key without I/O.
     pub tag_key: SecretKey,
-    /// Makes the digest under which a key is stored.
+    /// The key of the digest under which a key is stored.
     pub pepper: SecretKey,
 }
 
@@ -99,19 +99,19 @@ impl GenerationKeys {
     }
 }
 
-/// Everything that a keyring is made of; numbers start at 1.
+/// All secrets of a keyring. Numbers start at 1.
 #[derive(Clone, Debug, Default)]
 pub struct KeyringMaterial {
     /// The generations by number.
     pub generations: BTreeMap<u32, GenerationKeys>,
     /// The sealing keys by version.
     pub seals: BTreeMap<u32, SecretKey>,
-    /// The cache keys by version; needed only where a cache is shared.
+    /// The cache keys by version. Only a shared cache needs one.
     pub caches: BTreeMap<u32, SecretKey>,
 }
 
 impl KeyringMaterial {
-    /// Whether `key` is one of these secrets, whatever for.
+    /// Whether `key` is one of these secrets, of any kind.
     pub(super) fn holds(&self, key: &SecretKey) -> bool {
         let mut generations = self.generations.values();
         generations.any(|keys| keys.tag_key == *key || keys.pepper == *key)
@@ -120,14 +120,14 @@ impl KeyringMaterial {
     }
 }
 
-/// What a numbered part of a keyring is for.
+/// The kind of a numbered part of a keyring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyKind {
     /// A generation: tag key and pepper.
     Generation,
     /// A sealing key.
     Seal,
-    /// A cache key: what it protects can be made again, so no store keeps a check value of it.
+    /// A cache key. No store keeps its check value, because a shared cache can be filled again.
     Cache,
 }
 
@@ -135,7 +135,7 @@ impl KeyKind {
     /// All kinds.
     pub const ALL: [Self; 3] = [Self::Generation, Self::Seal, Self::Cache];
 
-    /// The name used in stores and in file names.
+    /// The name in stores and in file names.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Generation => "generation",
@@ -145,20 +145,20 @@ impl KeyKind {
     }
 }
 
-/// Tells one keyring from another without saying anything about its secrets, so that a store
-/// notices at start that it is used with a foreign one.
+/// A value that identifies the secrets of one number without disclosing them. A store compares it at
+/// start, to detect a foreign keyring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CheckValue {
-    /// What the secrets are for.
+    /// The kind of the secrets.
     pub kind: KeyKind,
-    /// The generation's number or the sealing key's version.
+    /// The generation's number, or the sealing key's version.
     pub number: u32,
     /// A truncated HMAC under all secrets of this number.
     pub value: [u8; CHECK_LEN],
 }
 
 impl CheckValue {
-    /// Covers every one of `keys`: each HMAC goes into the next.
+    /// The value over all of `keys`: each HMAC covers the one before.
     pub(super) fn over<const N: usize>(
         kind: KeyKind,
         number: u32,
@@ -167,7 +167,7 @@ impl CheckValue {
         let mut covered = [0; 32];
         for key in keys {
             let mut mac = key.clone();
-            // No text that is tagged or digested starts with this byte.
+            // No tagged or digested text starts with this byte.
             mac.update(b"\0keyward check value v1 ");
             mac.update(kind.name().as_bytes());
             mac.update(&number.to_be_bytes());
@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hmac_is_that_of_the_unpadded_key() {
+    fn the_padded_key_gives_the_standard_hmac() {
         // RFC 4231 has no 32-byte key; HMAC defines a short key as padded with zeros.
         let key = SecretKey::new(&[0x0b; 32]);
         let mut standard = Hmac::<Sha256>::new_from_slice(key.expose()).unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_survive_their_digits() {
+    fn a_secret_is_parsed_from_its_digits() {
         let key = SecretKey::new(&std::array::from_fn(|i| u8::try_from(i * 8).unwrap()));
         let digits: String = key.hex_digits().collect();
         assert!(digits.starts_with("0008101820") && digits.len() == 64);

@@ -1,5 +1,5 @@
-//! Reading a file that holds a secret: whole, bounded, into memory that is wiped; and not at all when
-//! every user of the machine could read or change it.
+//! Reads a file that holds a secret, with a size limit, into memory that is wiped. It refuses a file
+//! that every user of the machine can read or change.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -8,27 +8,27 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-/// Why a private file is not read.
+/// Why a private file was not read.
 #[derive(Debug)]
 pub enum PrivateFileError {
-    /// It is there, and is no file.
+    /// The path is not a regular file.
     NoFile,
-    /// Every user of the machine can read or change it.
+    /// Every user of the machine can read or change the file.
     Exposed,
-    /// It holds more bytes than it may.
+    /// The file is larger than the limit.
     TooLong,
-    /// The system does not let it be read.
+    /// The system returned an error.
     Read(io::Error),
 }
 
-/// Reads the file at `path` of at most `limit` bytes. Links are followed: so a mounted Kubernetes
-/// secret looks.
+/// Reads the file at `path`, of at most `limit` bytes. It follows links, because a mounted
+/// Kubernetes secret consists of links.
 ///
 /// # Errors
 ///
-/// What is wrong with the file; never anything of its contents.
+/// The error never contains any of the file's contents.
 pub fn read(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, PrivateFileError> {
-    // Looked at before it is opened: opening a pipe would wait for its writer.
+    // Check the type first: to open a pipe would wait for its writer.
     if !fs::metadata(path)?.is_file() {
         return Err(PrivateFileError::NoFile);
     }
@@ -36,7 +36,7 @@ pub fn read(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, PrivateFile
     if file.metadata()?.permissions().mode() & 0o007 != 0 {
         return Err(PrivateFileError::Exposed);
     }
-    // Room for all of it: a buffer that grew would leave secrets behind.
+    // Full capacity from the start: a buffer that grows leaves copies of the secret behind.
     let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 64));
     file.take(limit as u64 + 1).read_to_end(&mut bytes)?;
     match bytes.len() > limit {

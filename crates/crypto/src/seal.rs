@@ -1,6 +1,5 @@
-//! Sealed copies of recoverable keys: XChaCha20-Poly1305 under a versioned sealing key. A seal
-//! opens only for the key id, the account and the purpose it was made for, so a row that is copied
-//! over another one discloses nothing.
+//! Sealed copies of recoverable keys: XChaCha20-Poly1305 under a versioned sealing key. A sealed copy
+//! is bound to its key id, account and purpose, so a copy in another row cannot be opened.
 
 use std::fmt;
 
@@ -18,33 +17,33 @@ const VERSION_LEN: usize = 4;
 const NONCE_LEN: usize = 24;
 const MAC_LEN: usize = 16;
 
-/// What a seal is made for. Part of what it is bound to, so that a later purpose cannot be served
-/// with the seals of this one.
+/// The purpose of a sealed text. The text is bound to it, so that it cannot be used for another
+/// purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SealPurpose(&'static str);
 
 impl SealPurpose {
-    /// The text of a recoverable key, to be shown again to its owner.
+    /// The text of a recoverable key, which its owner may see again.
     pub const RECOVERABLE_KEY: Self = Self("recoverable-key");
 }
 
-/// A sealed text as a store holds it: the sealing key's version (4 bytes, big-endian), a nonce of
-/// 24 bytes, the ciphertext and its 16 bytes of authentication.
+/// A sealed text as in a store: the version of the sealing key (4 bytes, big-endian), a nonce of 24
+/// bytes, the ciphertext, and a MAC of 16 bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Sealed(Vec<u8>);
 
 impl Sealed {
-    /// From the bytes that a store holds; whether they open is judged by `Keyring::open`.
+    /// Wraps the bytes from a store without a check; `Keyring::open` checks them.
     pub const fn from_bytes(bytes: Vec<u8>) -> Self {
         Self(bytes)
     }
 
-    /// The bytes that a store holds.
+    /// The bytes for a store.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The version of the sealing key it was made under; `None` when it is cut short.
+    /// The version of the sealing key; `None` if the text is cut short.
     pub fn version(&self) -> Option<u32> {
         self.0.first_chunk().copied().map(u32::from_be_bytes)
     }
@@ -56,27 +55,27 @@ impl fmt::Debug for Sealed {
     }
 }
 
-/// A text over `MAX_SEALED_TEXT` was to be sealed.
+/// The text is longer than `MAX_SEALED_TEXT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a text of more than {MAX_SEALED_TEXT} bytes cannot be sealed")]
 pub struct TooLongToSeal;
 
-/// Why a seal was not opened.
+/// Why a sealed text could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// The keyring lacks the sealing key it was made under.
+    /// The keyring lacks the sealing key.
     #[error(
         "it is sealed under version {0} of the sealing key, which this keyring lacks: restore the file seal-{0}"
     )]
     UnknownVersion(u32),
-    /// It was altered or cut, or belongs to another key, account or purpose, or another keyring.
+    /// The text was altered or cut, or belongs to another key, account, purpose or keyring.
     #[error(
-        "it does not open: it was altered, or was sealed for another key or by another keyring"
+        "it cannot be decrypted: it was altered, or was sealed for another key or by another keyring"
     )]
     DoesNotOpen,
 }
 
-/// One version of the sealing key. The cipher wipes its key when it goes.
+/// One version of the sealing key. The cipher wipes its key on drop.
 pub(super) struct SealingKey {
     pub(super) check: CheckValue,
     cipher: XChaCha20Poly1305,
@@ -106,7 +105,7 @@ impl SealingKey {
         }
         let mut nonce = XNonce::default();
         entropy.fill(&mut nonce);
-        // Room for all of it: a buffer that grew would leave the plain text behind.
+        // Full capacity from the start: a buffer that grows leaves copies of the plain text behind.
         let mut sealed = Vec::with_capacity(VERSION_LEN + NONCE_LEN + text.len() + MAC_LEN);
         sealed.extend_from_slice(&self.version().to_be_bytes());
         sealed.extend_from_slice(&nonce);
@@ -140,8 +139,8 @@ impl SealingKey {
     }
 }
 
-/// What a seal is bound to: the associated data. Each part follows its length, so that no two
-/// rows give the same bytes.
+/// The associated data of a sealed text. Each part follows its length, so that no two rows give the
+/// same bytes.
 pub(super) struct Binding(Vec<u8>);
 
 impl Binding {
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seal_opens_for_its_own_row_only() {
+    fn a_sealed_text_opens_for_its_own_row_only() {
         let sealed = sealed("kw_secret");
         let open = |binding| key(7, 1).open(&binding, &sealed);
         assert_eq!(open(row(PURPOSE, 1, "42")).unwrap().expose(), "kw_secret");
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_row_cannot_run_together() {
+    fn different_rows_give_different_bindings() {
         let (one, other) = (
             row(SealPurpose("ab"), b'b', "c"),
             row(SealPurpose("a"), b'b', "bc"),
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_altered_seal_does_not_open() {
+    fn an_altered_or_cut_sealed_text_does_not_open() {
         let Sealed(bytes) = sealed("kw_secret");
         for at in VERSION_LEN..bytes.len() {
             for bit in 0..8 {
@@ -236,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_store_holds_is_as_documented() {
+    fn the_stored_form_is_as_documented() {
         let sealed = sealed("kw_secret");
         assert_eq!(sealed.version(), Some(7));
         assert_eq!(sealed.as_bytes().len(), 4 + 24 + "kw_secret".len() + 16);
@@ -246,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn two_seals_of_one_text_differ() {
+    fn two_sealings_of_one_text_differ() {
         let (entropy, text) = (Counting::default(), SecretText::new("kw_secret".to_owned()));
         let seal = || {
             key(1, 1)
@@ -271,7 +270,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_text_comes_back(text in "\\PC{0,200}", account in "[!-~]{1,128}") {
+        fn every_text_is_opened_again(text in "\\PC{0,200}", account in "[!-~]{1,128}") {
             let binding = row(PURPOSE, 3, &account);
             let sealed = key(1, 9).seal(&binding, &SecretText::new(text.clone()), &Counting::default()).unwrap();
             let opened = key(1, 9).open(&binding, &sealed).unwrap();
@@ -279,7 +278,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(bytes: Vec<u8>) {
+        fn no_sealed_text_panics(bytes: Vec<u8>) {
             prop_assert!(key(1, 9).open(&row(PURPOSE, 1, "42"), &Sealed(bytes)).is_err());
         }
     }

@@ -1,11 +1,11 @@
-//! What the tests of this module share: randomness that repeats, and keyrings made of it.
+//! Helpers for the tests of this crate: deterministic randomness and keyrings.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::{GenerationKeys, KeyringMaterial, SecretKey};
 use keyward_core::key::Entropy;
 
-/// Counts up from 0, a byte at a time.
+/// Yields the bytes 0, 1, 2 and so on.
 #[derive(Default)]
 pub(super) struct Counting(AtomicU8);
 
@@ -15,7 +15,7 @@ impl Entropy for Counting {
     }
 }
 
-/// StoredKey that depend on their number alone.
+/// Material whose secrets depend on their numbers only.
 pub(super) fn material(generations: &[u32], seals: &[u32]) -> KeyringMaterial {
     let key = |number: u32, what: u8| {
         let mut bytes = [what; 32];

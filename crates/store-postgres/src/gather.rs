@@ -1,6 +1,6 @@
-//! Verifies that miss the cache: gathered into one statement for many digests, over a few links.
-//! A cold instance so asks a few big questions instead of thousands of small ones; the tail and
-//! the writers have links of their own.
+//! Cache misses: concurrent lookups of keys are gathered into one statement for many digests. A cold
+//! instance thus sends few large statements instead of thousands of small ones. The tail and the
+//! writers have their own links.
 
 use std::sync::Arc;
 
@@ -15,74 +15,74 @@ use keyward_core::key::KeyRecord;
 use keyward_crypto::Digest;
 use keyward_store::{Found, Result, StoreError};
 
-/// Digests in one statement at most.
-const MOST: usize = 64;
-/// Statements under way at a time.
+/// The most digests in one statement.
+const BATCH: usize = 64;
+/// The number of concurrent statements.
 pub(super) const READERS: usize = 4;
 
-type Question = (Digest, oneshot::Sender<Result<Found<KeyRecord>>>);
+type Request = (Digest, oneshot::Sender<Result<Found<KeyRecord>>>);
 
-/// Takes questions and gathers them.
+/// Looks up keys in batches.
 pub(super) struct Gather {
-    questions: mpsc::Sender<Question>,
+    requests: mpsc::Sender<Request>,
 }
 
 impl Gather {
-    /// Starts the readers on the current runtime; they end when this is dropped.
+    /// Starts the readers on the current runtime. They end when this is dropped.
     pub(super) fn start(links: &Arc<Links>) -> Self {
-        let (questions, asked) = mpsc::channel(MOST * READERS);
-        let asked = Arc::new(Mutex::new(asked));
+        let (requests, queue) = mpsc::channel(BATCH * READERS);
+        let queue = Arc::new(Mutex::new(queue));
         for _ in 0..READERS {
-            tokio::spawn(read(Arc::clone(links), Arc::clone(&asked)));
+            tokio::spawn(read_all(Arc::clone(links), Arc::clone(&queue)));
         }
-        Self { questions }
+        Self { requests }
     }
 
     pub(super) async fn find(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
-        let (tell, told) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
         let closed = || StoreError::Unavailable("the store is being closed".to_owned());
-        self.questions
-            .send((*digest, tell))
+        self.requests
+            .send((*digest, sender))
             .await
             .map_err(|_| closed())?;
-        told.await.map_err(|_| closed())?
+        receiver.await.map_err(|_| closed())?
     }
 }
 
-async fn read(links: Arc<Links>, asked: Arc<Mutex<mpsc::Receiver<Question>>>) {
-    let mut batch: Vec<Question> = Vec::with_capacity(MOST);
+async fn read_all(links: Arc<Links>, queue: Arc<Mutex<mpsc::Receiver<Request>>>) {
+    let mut batch: Vec<Request> = Vec::with_capacity(BATCH);
     loop {
-        // While one reader waits for an answer, the next gathers.
-        if asked.lock().await.recv_many(&mut batch, MOST).await == 0 {
+        // The lock is released before the read, so that the next reader gathers meanwhile.
+        if queue.lock().await.recv_many(&mut batch, BATCH).await == 0 {
             return;
         }
         let digests: Vec<Vec<u8>> = batch
             .iter()
             .map(|(digest, _)| digest.as_bytes().to_vec())
             .collect();
-        let answers = look_up(&links, digests).await;
-        for (n, (_, tell)) in batch.drain(..).enumerate() {
-            let answer = match &answers {
-                Ok(found) => found
+        let found = read(&links, digests).await;
+        for (n, (_, sender)) in batch.drain(..).enumerate() {
+            let answer = match &found {
+                Ok(rows) => rows
                     .get(n)
-                    .ok_or_else(|| rows::damaged("an answer is missing"))
+                    .ok_or_else(|| rows::damaged("a row of the answer is missing"))
                     .and_then(|(row, stamp)| record(row, *stamp)),
                 Err(why) => Err(StoreError::Unavailable(why.clone())),
             };
-            // Whoever asked may have gone.
-            let _ = tell.send(answer);
+            // The caller may have stopped waiting.
+            let _ = sender.send(answer);
         }
     }
 }
 
-/// One row for each digest, in order, with its stamp (I2: one statement, one snapshot).
-async fn look_up(
+/// One row for each digest, in the same order, with its stamp. I2: one statement is one snapshot.
+async fn read(
     links: &Links,
     digests: Vec<Vec<u8>>,
 ) -> std::result::Result<Vec<(PgRow, Stamp)>, String> {
-    let mut again = true;
+    let mut may_retry = true;
     loop {
-        let ask = async {
+        let attempt = async {
             let mut lease = links.lease().await?;
             let statement = sqlx::query(concat!(
                 "SELECT head.revision AS head, incarnation, ",
@@ -107,10 +107,10 @@ async fn look_up(
             lease.done();
             Ok::<_, super::failure::Failure>(answers)
         };
-        match ask.await {
+        match attempt.await {
             Ok(answers) => return Ok(answers),
-            // The link may have died while it was idle: a read can be asked anew.
-            Err(failure) if failure.kind == Kind::Broken && again => again = false,
+            // The link may have broken while it was idle. A read can be retried.
+            Err(failure) if failure.kind == Kind::Broken && may_retry => may_retry = false,
             Err(failure) => return Err(failure.error.to_string()),
         }
     }

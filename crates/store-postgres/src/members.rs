@@ -176,7 +176,7 @@ fn member(row: &PgRow) -> Result<Member> {
         registration: RegistrationId::from_bytes(
             rows::column::<uuid::Uuid>(row, "boot_id")?.into_bytes(),
         ),
-        beat: rows::revision(row, "beat")?,
+        heartbeat: rows::revision(row, "beat")?,
         applied: rows::revision(row, "applied_revision")?,
         max_staleness: Duration::from_millis(rows::revision(row, "max_staleness")?),
     })

@@ -1,6 +1,5 @@
-//! Revoking on Postgres. Writers of changes queue at the log's counter, so single revocations are
-//! gathered: what is asked while a statement is under way goes into the next one together, on one of
-//! two links.
+//! Revocations of single keys on Postgres. All writers of changes queue for the log's counter, so
+//! concurrent revocations are gathered into batches, on one of two links.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,14 +21,14 @@ use keyward_store::{
     Actor, KeyTarget, Result, RevokeAnswer, Revoked, StoreError, StoredKey, Successor,
 };
 
-/// Revocations in one statement at most.
-const MOST: usize = 64;
-/// Statements of them under way at a time.
+/// The most revocations in one statement.
+const BATCH: usize = 64;
+/// The number of concurrent statements.
 const WRITERS: usize = 2;
 
-/// One revocation, asked for.
+/// One revocation.
 #[derive(Clone)]
-struct Asked {
+struct Request {
     target: KeyTarget,
     successor: Option<Successor>,
     grace: Duration,
@@ -37,26 +36,27 @@ struct Asked {
     actor: Actor,
 }
 
-type Answer = oneshot::Sender<Result<RevokeAnswer>>;
+type Answer = Result<RevokeAnswer>;
+type Queue = mpsc::Receiver<(Request, oneshot::Sender<Answer>)>;
 
-/// Takes revocations and gathers them.
+/// Revokes single keys in batches.
 pub(super) struct Revoker {
-    queue: mpsc::Sender<(Asked, Answer)>,
+    requests: mpsc::Sender<(Request, oneshot::Sender<Answer>)>,
 }
 
 impl Revoker {
-    /// Starts the writers on the current runtime; they end when this is dropped.
+    /// Starts the writers on the current runtime. They end when this is dropped.
     pub(super) fn start(links: &Arc<Links>, hints: &Arc<Hints>) -> Self {
-        let (queue, asked) = mpsc::channel(MOST * WRITERS);
-        let asked = Arc::new(Mutex::new(asked));
+        let (requests, queue) = mpsc::channel(BATCH * WRITERS);
+        let queue = Arc::new(Mutex::new(queue));
         for _ in 0..WRITERS {
             let writer = Writer {
                 links: Arc::clone(links),
                 hints: Arc::clone(hints),
             };
-            tokio::spawn(writer.run(Arc::clone(&asked)));
+            tokio::spawn(writer.run(Arc::clone(&queue)));
         }
-        Self { queue }
+        Self { requests }
     }
 
     pub(super) async fn revoke(
@@ -66,116 +66,119 @@ impl Revoker {
         grace: Duration,
         reason: Option<Reason>,
         actor: &Actor,
-    ) -> Result<RevokeAnswer> {
-        let (tell, told) = oneshot::channel();
-        let asked = Asked {
+    ) -> Answer {
+        let (sender, receiver) = oneshot::channel();
+        let request = Request {
             target,
             successor,
             grace,
             reason,
             actor: actor.clone(),
         };
-        self.queue
-            .send((asked, tell))
+        self.requests
+            .send((request, sender))
             .await
             .map_err(|_| StoreError::Unavailable("the store is being closed".to_owned()))?;
-        told.await.unwrap_or_else(|_| {
-            let lost = "a revocation was not brought to its end".to_owned();
+        receiver.await.unwrap_or_else(|_| {
+            let lost = "a revocation ended without an answer".to_owned();
             Err(StoreError::OutcomeUnknown(lost))
         })
     }
 }
 
-/// One that takes what was asked for and writes it.
+/// Writes batches of revocations.
 struct Writer {
     links: Arc<Links>,
     hints: Arc<Hints>,
 }
 
 impl Writer {
-    async fn run(self, queue: Arc<Mutex<mpsc::Receiver<(Asked, Answer)>>>) {
-        let mut batch = Vec::with_capacity(MOST);
-        while queue.lock().await.recv_many(&mut batch, MOST).await > 0 {
-            let (asked, answers): (Vec<Asked>, Vec<Answer>) = batch.drain(..).unzip();
-            let outcomes = match self.revoke_all(&asked).await {
-                Ok(outcomes) => outcomes,
-                // One that cannot be written must not fail the others.
-                Err(StoreError::Damaged(_)) if asked.len() > 1 => self.one_by_one(&asked).await,
-                Err(error) => asked.iter().map(|_| Err(copy(&error))).collect(),
+    async fn run(self, queue: Arc<Mutex<Queue>>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while queue.lock().await.recv_many(&mut batch, BATCH).await > 0 {
+            let (requests, senders): (Vec<Request>, Vec<_>) = batch.drain(..).unzip();
+            let answers = match self.revoke_all(&requests).await {
+                Ok(answers) => answers,
+                // One damaged row must not fail the other requests.
+                Err(StoreError::Damaged(_)) if requests.len() > 1 => {
+                    self.one_by_one(&requests).await
+                }
+                Err(error) => requests.iter().map(|_| Err(copy(&error))).collect(),
             };
-            for (tell, outcome) in answers.into_iter().zip(outcomes) {
-                // Whoever asked may have gone; it is done.
-                let _ = tell.send(outcome);
+            for (sender, answer) in senders.into_iter().zip(answers) {
+                // The caller may have stopped waiting. The change is committed anyway.
+                let _ = sender.send(answer);
             }
         }
     }
 
-    async fn one_by_one(&self, asked: &[Asked]) -> Vec<Result<RevokeAnswer>> {
-        let mut outcomes = Vec::with_capacity(asked.len());
-        for one in asked {
-            let outcome = self.revoke_all(std::slice::from_ref(one)).await;
-            outcomes.push(outcome.and_then(|mut outcomes| outcomes.remove(0)));
+    async fn one_by_one(&self, requests: &[Request]) -> Vec<Answer> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for request in requests {
+            let answer = self.revoke_all(std::slice::from_ref(request)).await;
+            answers.push(answer.and_then(|mut answers| answers.remove(0)));
         }
-        outcomes
+        answers
     }
 
-    /// Revokes all that was asked for; an outcome for each. What could not be done in one round, since
-    /// its key changed meanwhile or another request for that key went first, has its turn in the next.
-    async fn revoke_all(&self, asked: &[Asked]) -> Result<Vec<Result<RevokeAnswer>>> {
-        let mut outcomes: Vec<Option<Result<RevokeAnswer>>> = asked.iter().map(|_| None).collect();
-        // As many rounds as requests, if all name one key; and some for other writers.
-        for _ in 0..asked.len() + ATTEMPTS {
-            let open: Vec<usize> = (0..asked.len())
-                .filter(|n| outcomes[*n].is_none())
+    /// Revokes in rounds. A request goes into another round if its key has changed meanwhile, or if
+    /// another request for the same key is in this round.
+    async fn revoke_all(&self, requests: &[Request]) -> Result<Vec<Answer>> {
+        let mut answers: Vec<Option<Answer>> = requests.iter().map(|_| None).collect();
+        // One round for each request, in case all name one key, and some for other writers.
+        for _ in 0..requests.len() + ATTEMPTS {
+            let open: Vec<usize> = (0..requests.len())
+                .filter(|n| answers[*n].is_none())
                 .collect();
             if open.is_empty() {
                 break;
             }
-            let round: Vec<&Asked> = open.iter().map(|n| &asked[*n]).collect();
+            let round: Vec<&Request> = open.iter().map(|n| &requests[*n]).collect();
             match self.one_round(&round).await {
-                Ok(answered) => {
-                    for (n, outcome) in open.into_iter().zip(answered) {
-                        outcomes[n] = outcome;
+                Ok(results) => {
+                    for (n, result) in open.into_iter().zip(results) {
+                        if let RoundResult::Answered(answer) = result {
+                            answers[n] = Some(answer);
+                        }
                     }
                 }
                 Err(failure) if failure.kind == Kind::Again => {}
-                Err(failure) if open.len() == asked.len() => return Err(failure.error),
-                // What earlier rounds did is done and stays answered.
+                Err(failure) if open.len() == requests.len() => return Err(failure.error),
+                // Answers of earlier rounds stay: their changes are committed.
                 Err(failure) => {
                     for n in open {
-                        outcomes[n] = Some(Err(copy(&failure.error)));
+                        answers[n] = Some(Err(copy(&failure.error)));
                     }
                 }
             }
         }
         let busy = || {
-            let busy = "the key is changed again and again".to_owned();
+            let busy = "other writers keep changing the key; try again later".to_owned();
             Err(StoreError::Unavailable(busy))
         };
-        let outcomes = outcomes.into_iter();
-        Ok(outcomes.map(|done| done.unwrap_or_else(busy)).collect())
+        let answers = answers.into_iter();
+        Ok(answers.map(|answer| answer.unwrap_or_else(busy)).collect())
     }
 
-    /// One round: look, decide, write what still stands as it was seen, look again. `None` for a request
-    /// that needs another round.
+    /// One round: read the keys, plan, write the plans whose key has not changed, read again.
     async fn one_round(
         &self,
-        asked: &[&Asked],
-    ) -> std::result::Result<Vec<Option<Result<RevokeAnswer>>>, Failure> {
+        requests: &[&Request],
+    ) -> std::result::Result<Vec<RoundResult>, Failure> {
         let mut lease = self.links.lease().await?;
-        // An idle link may have died unnoticed: nothing was asked of it yet.
-        let seen = look(&mut lease, asked)
+        // An idle link may have broken unnoticed, but nothing was written over it yet.
+        let seen = read_targets(&mut lease, requests)
             .await
             .map_err(Failure::before_anything)?;
         let mut taken = HashSet::new();
-        let plans: Vec<Plan> = asked
+        let plans: Vec<Plan> = requests
             .iter()
-            .map(|one| plan(one, &seen, &mut taken))
+            .map(|request| plan(request, &seen, &mut taken))
             .collect();
         let mut written = Vec::new();
-        for (one, plan) in asked.iter().zip(&plans) {
+        for (request, plan) in requests.iter().zip(&plans) {
             if let Plan::Key(record, Some(end)) = plan {
-                let actor = &one.actor;
+                let actor = &request.actor;
                 written.push(Written { record, end, actor });
             }
         }
@@ -186,8 +189,8 @@ impl Writer {
         if !ended.is_empty() {
             self.hints.give();
         }
-        let now = stand(&mut lease, &plans).await;
-        // It is written: whether it can be read again now is another matter, and asking again is safe.
+        let now = read_again(&mut lease, &plans).await;
+        // After a write, a failed read leaves the outcome unknown. The same call again is safe.
         let now = match ended.is_empty() {
             true => now?,
             false => now.map_err(Failure::after_a_write)?,
@@ -196,10 +199,12 @@ impl Writer {
         Ok(plans
             .into_iter()
             .map(|plan| match plan {
-                Plan::Answer(answer) => Some(answer),
-                Plan::Later => None,
-                Plan::Key(record, Some(_)) if !ended.contains(&record.id) => None,
-                Plan::Key(record, end) => Some(answer(&record, end.as_ref(), &now)),
+                Plan::Answer(answer) => RoundResult::Answered(answer),
+                Plan::NextRound => RoundResult::NextRound,
+                Plan::Key(record, Some(_)) if !ended.contains(&record.id) => RoundResult::NextRound,
+                Plan::Key(record, end) => {
+                    RoundResult::Answered(answer(&record, end.as_ref(), &now))
+                }
             })
             .collect())
     }
@@ -214,21 +219,31 @@ fn copy(error: &StoreError) -> StoreError {
     }
 }
 
-/// What one request comes to.
+/// The result of one request in one round.
+enum RoundResult {
+    Answered(Answer),
+    /// The request needs another round.
+    NextRound,
+}
+
+/// The plan for one request in one round.
 enum Plan {
-    /// It is answered without a change.
-    Answer(Result<RevokeAnswer>),
-    /// Another request for its key goes first.
-    Later,
-    /// The key and its new end, if it gets one.
+    /// The answer needs no change.
+    Answer(Answer),
+    /// Another request for the same key is in this round.
+    NextRound,
+    /// The key, and its new end unless it stays unchanged.
     Key(Box<KeyRecord>, Option<End>),
 }
 
-/// The keys that are meant, as they are now.
-async fn look(lease: &mut Lease<'_>, asked: &[&Asked]) -> std::result::Result<Vec<PgRow>, Failure> {
+/// Reads the keys that the requests name.
+async fn read_targets(
+    lease: &mut Lease<'_>,
+    requests: &[&Request],
+) -> std::result::Result<Vec<PgRow>, Failure> {
     let (mut ids, mut digests) = (Vec::new(), Vec::new());
-    for one in asked {
-        match &one.target {
+    for request in requests {
+        match &request.target {
             KeyTarget::Id(id) => ids.push(rows::uuid(*id)),
             KeyTarget::Digest(digest) => digests.push(digest.as_bytes().to_vec()),
         }
@@ -242,16 +257,16 @@ async fn look(lease: &mut Lease<'_>, asked: &[&Asked]) -> std::result::Result<Ve
     lease.fetch_all(statement.bind(ids).bind(digests)).await
 }
 
-fn plan(asked: &Asked, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
+fn plan(request: &Request, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
     let read = || {
         for row in seen {
-            let is_it = match &asked.target {
+            let is_target = match &request.target {
                 KeyTarget::Id(id) => rows::id(row, "key_id")? == *id,
                 KeyTarget::Digest(digest) => {
                     rows::column::<&[u8]>(row, "digest")? == digest.as_bytes()
                 }
             };
-            if is_it {
+            if is_target {
                 return Ok(Some((rows::key(row)?, rows::time(row, "now")?)));
             }
         }
@@ -263,18 +278,21 @@ fn plan(asked: &Asked, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
         Err(error) => return Plan::Answer(Err(error)),
     };
     if !taken.insert(record.id) {
-        return Plan::Later;
+        return Plan::NextRound;
     }
-    let (successor, reason) = (asked.successor.clone(), asked.reason.clone());
-    match ending(&record, successor, now, now.plus(asked.grace), reason) {
+    let (successor, reason) = (request.successor.clone(), request.reason.clone());
+    match ending(&record, successor, now, now.plus(request.grace), reason) {
         RevocationPlan::Expired => Plan::Answer(Ok(RevokeAnswer::Expired)),
         RevocationPlan::Stands => Plan::Key(Box::new(record), None),
         RevocationPlan::Ends(end) => Plan::Key(Box::new(record), Some(end)),
     }
 }
 
-/// The keys and their successors as they stand now.
-async fn stand(lease: &mut Lease<'_>, plans: &[Plan]) -> std::result::Result<Vec<PgRow>, Failure> {
+/// Reads the keys and their successors after the write.
+async fn read_again(
+    lease: &mut Lease<'_>,
+    plans: &[Plan],
+) -> std::result::Result<Vec<PgRow>, Failure> {
     let mut ids = Vec::new();
     for plan in plans {
         if let Plan::Key(record, end) = plan {
@@ -289,8 +307,8 @@ async fn stand(lease: &mut Lease<'_>, plans: &[Plan]) -> std::result::Result<Vec
     lease.fetch_all(by_ids(&ids, "")).await
 }
 
-/// What is answered about a key that stood as `seen`, and got `end` if that is one: how it stands now.
-fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAnswer> {
+/// The answer for a key that was read as `seen`, with its new `end` if it has one.
+fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Answer {
     let find = |id: KeyId| -> Result<Option<&PgRow>> {
         for row in now {
             if rows::id(row, "key_id")? == id {
@@ -301,12 +319,12 @@ fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAn
     };
     let gone = || {
         let gone =
-            "what was written is not there any more: was the database restored or failed over?";
+            "a committed change is missing; check whether the database was restored or failed over";
         StoreError::OutcomeUnknown(gone.to_owned())
     };
     let row = find(seen.id)?.ok_or_else(gone)?;
     let record = rows::key(row)?;
-    // It was read after the commit: nothing may be answered, or waited for, that was lost since.
+    // The row was read after the commit. A change that was lost since then must not be answered.
     let at_least = seen.revision + u64::from(end.is_some());
     if record.revision < at_least || record.revoke_time.is_none() {
         return Err(gone());

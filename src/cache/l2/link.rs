@@ -1,6 +1,6 @@
-//! One connection to Redis that is made anew whenever it does not do, with the breaker that follows
-//! from it: while there is no connection that answers, nobody asks. A new one has to answer a probe
-//! in time before anybody does.
+//! One connection to Redis that reconnects by itself, behind a circuit breaker. Without a working
+//! connection the breaker is open and every call fails at once. A new connection must answer a probe
+//! in time before the breaker closes.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,31 +15,32 @@ use tokio_util::sync::CancellationToken;
 use super::servers::{Connection, Servers};
 use keyward_ops::L2Metrics;
 
-/// How long one call may take.
+/// The longest time for one call.
 pub(super) const BOUND: Duration = Duration::from_millis(50);
-/// How long a connection may take to be made.
+/// The longest time to connect to one server.
 pub(super) const CONNECT: Duration = Duration::from_secs(1);
-/// So many calls that fail end a connection, in a row or among calls that succeed: each of those makes
-/// good for one part in [`WEIGHT`] of a failure, so that one call in ten may fail, and not one in eight.
-const PATIENCE: u32 = 3;
-const WEIGHT: u32 = 8;
-/// How long it rests after a connection ended, and at most when the next ones do not do either.
-const REST: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// How often a connection is asked whether it still answers.
-const HEARTBEAT: Duration = Duration::from_secs(1);
-/// A connection that lived so long was a good one.
-const GOOD: Duration = Duration::from_secs(5);
+/// The number of consecutive failures that end a connection. Each success offsets one part in
+/// [`FAILURE_WEIGHT`] of a failure: a connection survives one failure in ten calls, but not one in
+/// eight.
+const MAX_FAILURES: u32 = 3;
+const FAILURE_WEIGHT: u32 = 8;
+/// The first and the longest pause before the next connection.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// The interval at which a connection is probed.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that lasted this long was stable.
+const STABLE_AFTER: Duration = Duration::from_secs(5);
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug)]
 pub(super) enum Failed {
-    /// There is no connection that answers.
+    /// The breaker is open.
     Open,
-    /// It took longer than the bound.
+    /// The call took longer than the bound.
     Timeout,
-    /// The connection broke, or says what is no answer.
+    /// The connection broke, or the answer was invalid.
     Broken,
-    /// The server refused it.
+    /// The server refused the call.
     Refused,
 }
 
@@ -47,32 +48,32 @@ pub(super) enum Failed {
 struct Session {
     connection: Connection,
     failures: Failures,
-    /// Whether the log was told that the server refuses calls.
-    told: AtomicBool,
-    over: CancellationToken,
+    is_refusal_logged: AtomicBool,
+    /// Cancelled when the connection is to be replaced.
+    ended: CancellationToken,
 }
 
-/// What failures weigh that were not made good for.
+/// The weight of failures that successes have not offset.
 #[derive(Default)]
 struct Failures(AtomicU32);
 
 impl Failures {
-    fn note_answer(&self) {
-        let made_good = |weight: u32| weight.checked_sub(1);
-        // Nothing to make good for is fine, too.
+    fn note_success(&self) {
+        let offset = |weight: u32| weight.checked_sub(1);
+        // Without failures there is nothing to offset.
         let _ = self
             .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, made_good);
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, offset);
     }
 
-    /// Whether it is one too many.
+    /// Whether the connection has too many failures now.
     fn note_failure(&self) -> bool {
-        let weight = self.0.fetch_add(WEIGHT, Ordering::Relaxed) + WEIGHT;
-        weight > (PATIENCE - 1) * WEIGHT
+        let weight = self.0.fetch_add(FAILURE_WEIGHT, Ordering::Relaxed) + FAILURE_WEIGHT;
+        weight > (MAX_FAILURES - 1) * FAILURE_WEIGHT
     }
 }
 
-/// Where there is a connection, or none.
+/// The current connection, if there is one.
 pub(super) struct Link {
     session: ArcSwapOption<Session>,
 }
@@ -84,110 +85,114 @@ impl Link {
         }
     }
 
-    /// Whether calls are let through.
+    /// Whether the breaker lets calls through.
     pub(super) fn is_closed(&self) -> bool {
         self.session.load().is_some()
     }
 
     /// Makes a call within the bound.
-    pub(super) async fn call<T, F>(&self, ask: impl FnOnce(Connection) -> F) -> Result<T, Failed>
+    pub(super) async fn call<T, F>(&self, call: impl FnOnce(Connection) -> F) -> Result<T, Failed>
     where
         F: Future<Output = RedisResult<T>>,
     {
         let session = self.session.load_full().ok_or(Failed::Open)?;
-        let (failed, at_once) = match timeout(BOUND, ask(session.connection.clone())).await {
+        let (failed, is_broken) = match timeout(BOUND, call(session.connection.clone())).await {
             Ok(Ok(answer)) => {
-                session.failures.note_answer();
+                session.failures.note_success();
                 return Ok(answer);
             }
             Ok(Err(error)) if is_refusal(&error) => {
-                session.failures.note_answer();
-                if !session.told.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(why = told(&error), "redis refuses calls");
+                session.failures.note_success();
+                if !session.is_refusal_logged.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(why = printable(&error), "redis refuses calls");
                 }
                 return Err(Failed::Refused);
             }
-            Ok(Err(_)) => (Failed::Broken, !session.connection.heals_itself()),
+            Ok(Err(_)) => (Failed::Broken, !session.connection.reconnects_itself()),
             Err(_) => (Failed::Timeout, false),
         };
-        if session.failures.note_failure() || at_once {
-            session.over.cancel();
-            // Nobody else should wait for it; by now there may be another one.
+        if session.failures.note_failure() || is_broken {
+            session.ended.cancel();
+            // No other call should use it. Another connection may have replaced it already.
             self.session.compare_and_swap(&session, None);
         }
         Err(failed)
     }
 
-    /// Keeps a connection until `stop`.
-    pub(super) async fn keep(
+    /// Keeps up a connection until `stop`.
+    pub(super) async fn maintain(
         self: Arc<Self>,
-        servers: Arc<Servers>,
+        servers: Servers,
         metrics: L2Metrics,
         stop: CancellationToken,
     ) {
-        let mut rest = REST.0;
-        let mut told = None;
+        let mut pause = PAUSE.0;
+        let mut logged = None;
         loop {
             metrics.breaker.set(HALF_OPEN);
             match probe(&servers).await {
                 Ok(connection) => {
-                    if self.hold(connection, &metrics, &mut told, &stop).await {
-                        rest = REST.0;
+                    if self.serve(connection, &metrics, &mut logged, &stop).await {
+                        pause = PAUSE.0;
                     }
-                    if told.is_none() && !stop.is_cancelled() {
-                        tracing::warn!("redis does not answer as it should, and is done without");
-                        told = Some(String::new());
+                    if logged.is_none() && !stop.is_cancelled() {
+                        tracing::warn!(
+                            "the connection to redis broke; this instance works without it"
+                        );
+                        logged = Some(String::new());
                     }
                 }
                 Err(why) => {
-                    // A line when the state changes, not for each attempt.
-                    if told.as_ref() != Some(&why) {
-                        tracing::warn!("redis does not answer, and is done without: {why}");
-                        told = Some(why);
+                    // Log changes of the state, not each attempt.
+                    if logged.as_ref() != Some(&why) {
+                        tracing::warn!(
+                            "redis does not answer; this instance works without it: {why}"
+                        );
+                        logged = Some(why);
                     }
                 }
             }
             metrics.breaker.set(OPEN);
             tokio::select! {
-                () = tokio::time::sleep(rest) => {}
+                () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => return,
             }
-            rest = (rest * 2).min(REST.1);
+            pause = (pause * 2).min(PAUSE.1);
         }
     }
 
-    /// Lets calls through to `connection` until it does not do any more; whether it was a good one.
-    /// What was `told` is taken back once it is.
-    async fn hold(
+    /// Lets calls through to `connection` until it breaks. Returns whether it was stable; then it
+    /// also clears the `logged` failure.
+    async fn serve(
         &self,
         connection: Connection,
         metrics: &L2Metrics,
-        told: &mut Option<String>,
+        logged: &mut Option<String>,
         stop: &CancellationToken,
     ) -> bool {
-        let begun = tokio::time::Instant::now();
-        let over = CancellationToken::new();
+        let started = tokio::time::Instant::now();
+        let ended = CancellationToken::new();
         self.session.store(Some(Arc::new(Session {
             connection,
             failures: Failures::default(),
-            told: AtomicBool::new(false),
-            over: over.clone(),
+            is_refusal_logged: AtomicBool::new(false),
+            ended: ended.clone(),
         })));
         metrics.breaker.set(CLOSED);
         loop {
             tokio::select! {
-                () = over.cancelled() => break,
+                () = ended.cancelled() => break,
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(HEARTBEAT) => {}
+                () = tokio::time::sleep(PROBE_INTERVAL) => {}
             }
-            if begun.elapsed() >= GOOD && told.take().is_some() {
+            if started.elapsed() >= STABLE_AFTER && logged.take().is_some() {
                 tracing::info!("redis answers again");
             }
-            // One that nobody asks anything must not go wrong unnoticed. What fails counts.
+            // Detects a broken connection without calls. A failed probe counts as a failure.
             let _ = self.call(Connection::ping).await;
         }
         self.session.store(None);
-        begun.elapsed() >= GOOD
+        started.elapsed() >= STABLE_AFTER
     }
 }
 
@@ -195,34 +200,34 @@ const CLOSED: i64 = 0;
 const HALF_OPEN: i64 = 1;
 const OPEN: i64 = 2;
 
-/// A new connection, which answers in time.
+/// Makes a connection and checks that it answers in time.
 async fn probe(servers: &Servers) -> Result<Connection, String> {
     let connection = connect(servers).await?;
     match timeout(BOUND, connection.clone().ping()).await {
         Ok(Ok(())) => Ok(connection),
-        Ok(Err(error)) => Err(told(&error)),
-        Err(_) => Err(format!("it takes longer than {BOUND:?} to answer")),
+        Ok(Err(error)) => Err(printable(&error)),
+        Err(_) => Err(format!("an answer takes longer than {BOUND:?}")),
     }
 }
 
 async fn connect(servers: &Servers) -> Result<Connection, String> {
     let patience = servers.patience();
     match timeout(patience, servers.connect(None)).await {
-        Ok(made) => made.map_err(|error| told(&error)),
+        Ok(made) => made.map_err(|error| printable(&error)),
         Err(_) => Err(format!("no connection within {patience:?}")),
     }
 }
 
-/// What may be told of an error. A server's own words may repeat what was sent, the password included.
-fn told(error: &RedisError) -> String {
+/// The loggable part of an error. A server's text may repeat the command, with the password.
+fn printable(error: &RedisError) -> String {
     match error.kind() {
         ErrorKind::Io => error.to_string(),
         _ => error.category().to_owned(),
     }
 }
 
-/// Whether the server answered, with a refusal of this one call. One that is no primary any more is
-/// not the server that is wanted.
+/// Whether the server refused this one call. A server that is not a primary any more does not count:
+/// its connection must be replaced.
 pub(super) fn is_refusal(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) => false,
@@ -235,33 +240,33 @@ pub(super) fn is_refusal(error: &RedisError) -> bool {
 mod tests {
     use super::*;
 
-    /// After how many calls it is too much when each `every`th fails.
-    fn borne(every: u32) -> Option<u32> {
+    /// The call that ends a connection on which every `every`th call fails.
+    fn last_call(every: u32) -> Option<u32> {
         let failures = Failures::default();
         (1..=10_000_u32).find(|call| {
             if call.is_multiple_of(every) {
                 return failures.note_failure();
             }
-            failures.note_answer();
+            failures.note_success();
             false
         })
     }
 
     #[test]
-    fn some_failures_are_borne_and_not_many_whether_in_a_row_or_between_answers() {
-        assert_eq!(borne(1), Some(PATIENCE));
-        assert_eq!(borne(2), Some(2 * PATIENCE));
-        assert!(borne(8).is_some());
-        assert_eq!(borne(10), None);
+    fn many_failures_end_a_connection_and_few_do_not() {
+        assert_eq!(last_call(1), Some(MAX_FAILURES));
+        assert_eq!(last_call(2), Some(2 * MAX_FAILURES));
+        assert!(last_call(8).is_some());
+        assert_eq!(last_call(10), None);
     }
 
     #[test]
-    fn what_was_made_good_for_is_forgotten() {
+    fn successes_offset_failures() {
         let failures = Failures::default();
         assert!(!failures.note_failure());
         assert!(!failures.note_failure());
-        for _ in 0..2 * WEIGHT {
-            failures.note_answer();
+        for _ in 0..2 * FAILURE_WEIGHT {
+            failures.note_success();
         }
         assert!(!failures.note_failure());
     }

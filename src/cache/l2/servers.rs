@@ -1,5 +1,5 @@
-//! The kinds of Redis, and what is asked of each. Every connection is multiplexed: one that was left
-//! in the middle of an answer could hand that to the next who asks.
+//! The kinds of Redis deployments, and the commands to each. Every connection is multiplexed: a plain
+//! connection whose call was cancelled could give its answer to the next call.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,50 +18,50 @@ use redis::{
 };
 use tokio::sync::Mutex;
 
-use super::inbox::{Inbox, Slot};
 use super::link::{CONNECT, is_refusal};
+use super::notice_receiver::{NoticeReceiver, PushSink};
 use keyward_core::key::SecretText;
 
-/// The largest entry that is read or written, in bytes: more than the largest record takes. Of a
-/// larger value only so much is read.
+/// The largest entry that is read or written, in bytes. It is above the size of every record. Only
+/// this much of a larger value is read.
 pub(super) const MAX_ENTRY: usize = 32 << 10;
-/// Calls are bounded by their callers; this ends what nobody waits for any more.
-const RESPONSE: Duration = Duration::from_secs(2);
+/// The limit of abandoned calls. The callers have shorter limits.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Which servers there are, and how to log in.
+/// The servers and the login.
 #[derive(Clone, Debug)]
 pub struct Address {
-    /// Where they are.
+    /// The servers.
     pub nodes: Nodes,
-    /// The user; `None` for the default one.
+    /// The user; `None` for the default user.
     pub user: Option<String>,
     /// The password.
     pub password: Option<SecretText>,
     /// The number of the database.
     pub database: i64,
-    /// Whether TLS is spoken; who answers must prove its name.
+    /// Whether to use TLS. The server must prove its name.
     pub tls: bool,
-    /// A file of the authorities that are believed, in PEM; `None` for the system's.
+    /// A PEM file of trusted certificate authorities; `None` for those of the system.
     pub ca: Option<PathBuf>,
 }
 
 /// Host and port.
 pub type Node = (String, u16);
 
-/// Where servers are.
+/// The kind of deployment, with its servers.
 #[derive(Clone, Debug)]
 pub enum Nodes {
     /// One server.
     Single(Node),
-    /// One server, by its socket.
+    /// One server, by its Unix socket.
     Socket(PathBuf),
-    /// Sentinels, and the service they watch.
+    /// Sentinels, and the service that they monitor.
     Sentinel(Vec<Node>, String),
     /// Some nodes of a cluster.
     Cluster(Vec<Node>),
 }
 
-/// Why the servers cannot be connected to, whatever they do.
+/// Why an address cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct AddressError(String);
@@ -70,7 +70,7 @@ pub struct AddressError(String);
 pub(super) struct Servers {
     address: Address,
     certificates: TlsCertificates,
-    /// It is asked anew for each connection: the primary may be another one by now.
+    /// Asked again for each connection, because the primary may have changed.
     sentinels: Option<Mutex<SentinelClient>>,
 }
 
@@ -101,8 +101,7 @@ impl Servers {
         Ok(servers)
     }
 
-    /// How long it may take to find and reach them: one that does not answer must not keep the others
-    /// from being asked.
+    /// The longest time to find and reach a server. It allows for other servers that do not answer.
     pub(super) const fn patience(&self) -> Duration {
         match &self.address.nodes {
             Nodes::Single(_) | Nodes::Socket(_) => CONNECT,
@@ -110,17 +109,20 @@ impl Servers {
         }
     }
 
-    /// A new connection; with `inbox` one that hears, too.
-    pub(super) async fn connect(&self, inbox: Option<&Arc<Inbox>>) -> RedisResult<Connection> {
+    /// Connects. With a `receiver`, the connection also receives notices.
+    pub(super) async fn connect(
+        &self,
+        receiver: Option<&Arc<NoticeReceiver>>,
+    ) -> RedisResult<Connection> {
         let mut config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(RESPONSE))
+            .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_pipeline_buffer_size(1_024);
-        if let Some(inbox) = inbox {
-            config = config.set_push_sender(Slot(Arc::clone(inbox)));
+        if let Some(receiver) = receiver {
+            config = config.set_push_sender(PushSink(Arc::clone(receiver)));
         }
         let client = match (&self.address.nodes, &self.sentinels) {
-            (Nodes::Cluster(nodes), _) => return self.cluster(nodes, inbox).await,
+            (Nodes::Cluster(nodes), _) => return self.cluster(nodes, receiver).await,
             (_, Some(sentinels)) => sentinels.lock().await.async_get_client().await?,
             (Nodes::Single(node), None) => self.client(self.tcp(node))?,
             (Nodes::Socket(path), None) => self.client(ConnectionAddr::Unix(path.clone()))?,
@@ -134,21 +136,25 @@ impl Servers {
         Ok(Connection::One(connection))
     }
 
-    async fn cluster(&self, nodes: &[Node], inbox: Option<&Arc<Inbox>>) -> RedisResult<Connection> {
+    async fn cluster(
+        &self,
+        nodes: &[Node],
+        receiver: Option<&Arc<NoticeReceiver>>,
+    ) -> RedisResult<Connection> {
         let nodes = nodes.iter().map(|node| self.info(self.tcp(node)));
         let nodes = nodes.collect::<RedisResult<Vec<_>>>()?;
         let mut builder = ClusterClient::builder(nodes)
             .retries(1)
             .connection_timeout(CONNECT / 4)
-            .response_timeout(RESPONSE)
+            .response_timeout(RESPONSE_TIMEOUT)
             .tcp_settings(tcp_settings())
             .use_protocol(ProtocolVersion::RESP3);
         if self.address.tls {
             let certificates = self.certificates.clone();
             builder = builder.tls(TlsMode::Secure).certs(certificates);
         }
-        if let Some(inbox) = inbox {
-            builder = builder.push_sender(Slot(Arc::clone(inbox)));
+        if let Some(receiver) = receiver {
+            builder = builder.push_sender(PushSink(Arc::clone(receiver)));
         }
         let connection = builder.build()?.get_async_connection().await?;
         Ok(Connection::Many(connection))
@@ -236,7 +242,7 @@ fn tcp_settings() -> TcpSettings {
         .set_user_timeout(Duration::from_secs(2))
 }
 
-/// A connection, to be cloned by each who asks.
+/// A connection. Each call uses a clone.
 #[derive(Clone)]
 pub(super) enum Connection {
     One(MultiplexedConnection),
@@ -244,8 +250,8 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Whether it connects anew by itself: that some calls break says nothing of the next.
-    pub(super) const fn heals_itself(&self) -> bool {
+    /// Whether it reconnects by itself. Then a broken call does not mean a broken connection.
+    pub(super) const fn reconnects_itself(&self) -> bool {
         matches!(self, Self::Many(_))
     }
 
@@ -264,9 +270,8 @@ impl Connection {
         }
     }
 
-    /// What stands under each name, in one round trip; empty where there is nothing, `None` where
-    /// the server refuses. Not by MGET, which would have to take in whatever somebody has put
-    /// there, however large.
+    /// Reads the values of all names in one round trip. A missing value is empty; a refused read is
+    /// `None`. It does not use MGET, which would also read values above the size limit.
     pub(super) async fn read(self, names: Vec<String>) -> RedisResult<Vec<Option<Vec<u8>>>> {
         let mut reads = Vec::with_capacity(names.len());
         for name in &names {
@@ -278,7 +283,7 @@ impl Connection {
         Ok(found.into_iter().map(RedisResult::ok).collect())
     }
 
-    /// Writes what is to stand under each name for so many seconds: how many were written.
+    /// Writes (name, value, lifetime in seconds) in one round trip. Returns the number of successes.
     pub(super) async fn write(self, entries: &[(String, Vec<u8>, u64)]) -> RedisResult<usize> {
         let mut writes = Vec::with_capacity(entries.len());
         for (name, value, seconds) in entries {
@@ -287,10 +292,10 @@ impl Connection {
             writes.push(write);
         }
         let written = self.all::<redis::Value>(writes).await?;
-        Ok(written.iter().filter(|one| one.is_ok()).count())
+        Ok(written.iter().filter(|outcome| outcome.is_ok()).count())
     }
 
-    /// Deletes what stands under the names.
+    /// Deletes the values of all names in one round trip.
     pub(super) async fn delete(self, names: Vec<String>) -> RedisResult<()> {
         let deletes = names.into_iter().map(|name| {
             let mut delete = redis::cmd("DEL");
@@ -300,34 +305,34 @@ impl Connection {
         self.all::<redis::Value>(deletes.collect()).await.map(drop)
     }
 
-    pub(super) async fn publish(mut self, channel: &str, hint: &[u8]) -> RedisResult<()> {
+    pub(super) async fn publish(mut self, channel: &str, notice: &[u8]) -> RedisResult<()> {
         let mut publish = redis::cmd("PUBLISH");
-        publish.arg(channel).arg(hint);
+        publish.arg(channel).arg(notice);
         match &mut self {
             Self::One(one) => publish.query_async(one).await,
             Self::Many(many) => publish.query_async(many).await,
         }
     }
 
-    /// All calls in one round trip, each with its own outcome: what one name is refused says nothing of
-    /// the others. A cluster takes each to the node of its name.
+    /// Makes all calls in one round trip, each with its own outcome. In a cluster, each call goes to
+    /// the node of its name.
     ///
     /// # Errors
     ///
-    /// When no call has succeeded, or one says that this is not the server that is wanted.
+    /// All calls failed, or the server is not a primary any more.
     async fn all<T: redis::FromRedisValue>(
         self,
         calls: Vec<Cmd>,
     ) -> RedisResult<Vec<RedisResult<T>>> {
-        let many = self.heals_itself();
+        let many = self.reconnects_itself();
         let outcomes = self.each(calls).await?;
-        let unwanted = outcomes
+        let wrong_server = outcomes
             .iter()
             .filter_map(|outcome| outcome.as_ref().err())
             .find(|error| !many && !is_refusal(error));
         let all_failed = outcomes.iter().all(RedisResult::is_err);
         let first = outcomes.first().and_then(|first| first.as_ref().err());
-        match unwanted.or(first.filter(|_| all_failed)) {
+        match wrong_server.or(first.filter(|_| all_failed)) {
             Some(error) => Err(error.clone()),
             None => Ok(outcomes),
         }
@@ -346,11 +351,11 @@ impl Connection {
                 pipeline.ignore_errors().query_async(one).await
             }
             Self::Many(many) => {
-                let asked = calls.into_iter().map(|call| {
+                let calls = calls.into_iter().map(|call| {
                     let mut many = many.clone();
                     async move { call.query_async(&mut many).await }
                 });
-                Ok(join_all(asked).await)
+                Ok(join_all(calls).await)
             }
         }
     }

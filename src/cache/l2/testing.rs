@@ -1,4 +1,4 @@
-//! What the tests of this module share.
+//! Helpers for the tests of L2.
 
 use std::sync::Arc;
 

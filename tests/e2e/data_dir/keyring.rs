@@ -193,7 +193,7 @@ async fn a_keyring_of_another_deployment_is_refused() {
 async fn what_does_not_belong_into_a_keyring_is_named() {
     let deployment = Deployment::new().await;
     for (name, message) in [
-        ("notes.txt", "is no file of a keyring"),
+        ("notes.txt", "does not belong in a keyring"),
         ("generation-01", "the number in the name"),
         ("seal-0", "the number in the name"),
     ] {
@@ -223,7 +223,7 @@ async fn a_generation_that_was_not_activated_mints_nothing() {
     // Nor does it stand in for the one that does.
     let kept = deployment.data_dir.join("kept");
     fs::rename(deployment.file("generation-1"), &kept).unwrap();
-    deployment.refuses("lacks generation 1, which is the active one");
+    deployment.refuses("lacks the active generation 1");
     fs::rename(kept, deployment.file("generation-1")).unwrap();
     fs::remove_file(deployment.file("generation-2")).unwrap();
     deployment.serves().await;

@@ -1,20 +1,20 @@
-//! The verdict on an admitted record. Ends, scopes and networks are judged at each call; nothing
-//! of this is ever cached.
+//! The verdict on an admitted record. Expiry, revocation, scopes and networks are judged at each
+//! call: a verdict is never cached.
 
 use std::net::IpAddr;
 
 use crate::key::{KeyRecord, KeyState, Scopes, Timestamp, TokenRecord, Verdict};
 
-/// What a caller of Verify asks of the key, beside that it lives.
+/// The requirements of one Verify call, in addition to an active key.
 #[derive(Clone, Debug, Default)]
 pub struct Ask {
-    /// Scopes the key must hold, all of them.
+    /// The scopes that the key must have. All are required.
     pub scopes: Scopes,
-    /// Where the key is used from, as far as the caller knows.
+    /// The address of the client that uses the key, if the caller knows it.
     pub client: Option<IpAddr>,
 }
 
-/// Where a key stands at `now`, the database's time. An end that is reached has passed.
+/// The state of a key at `now`, the store's time. A key is dead from its end on, inclusive.
 pub fn state_at(record: &KeyRecord, now: Timestamp) -> KeyState {
     if record.revoke_time.is_some_and(|end| now >= end) {
         KeyState::Revoked
@@ -27,7 +27,7 @@ pub fn state_at(record: &KeyRecord, now: Timestamp) -> KeyState {
     }
 }
 
-/// The verdict on a record that was admitted, at `now`, the database's time.
+/// The verdict on an admitted record at `now`, the store's time.
 pub fn judge(record: &KeyRecord, ask: &Ask, now: Timestamp) -> Verdict {
     match state_at(record, now) {
         KeyState::Revoked => Verdict::Revoked,
@@ -39,7 +39,7 @@ pub fn judge(record: &KeyRecord, ask: &Ask, now: Timestamp) -> Verdict {
     }
 }
 
-/// Whether a caller's token that was admitted lives at `now`, the database's time.
+/// Whether an admitted token is valid at `now`, the store's time.
 pub fn token_lives(record: &TokenRecord, now: Timestamp) -> bool {
     record.revoke_time.is_none_or(|end| now < end)
 }

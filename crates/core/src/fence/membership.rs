@@ -1,7 +1,7 @@
-//! The instances that share a store, as far as they decide anything: whom a committed change waits
-//! for, and who has been silent for so long that its row may go.
+//! Decisions about the instances that share a store: which instances a committed change waits for
+//! ([`AckSet`]), and which rows may be reaped ([`FailureDetector`]).
 //!
-//! Upholds I7 with `wait`, and the reaping half of I9.
+//! Upholds I7 (with `wait`) and the reaper's half of I9.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,25 +11,25 @@ use super::wait::{Progress, Wait, bound};
 use super::{Epoch, Mark};
 use crate::key::{BootTime, Entropy, KeyId};
 
-/// Names one registration of one instance. Drawn anew for each: an acknowledgement of an earlier
-/// life must never speak for a later one.
+/// Identifies one registration of one instance. Each registration draws a new id, so that an
+/// acknowledgement under an earlier registration never counts for a later one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RegistrationId(uuid::Uuid);
 
 impl RegistrationId {
-    /// Draws a new one.
+    /// Draws a new random id.
     pub fn draw(entropy: &dyn Entropy) -> Self {
         let mut random = [0; 16];
         entropy.fill(&mut random);
         Self(uuid::Builder::from_random_bytes(random).into_uuid())
     }
 
-    /// From the 16 bytes that a store holds.
+    /// Decodes the 16 bytes from a store.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(uuid::Uuid::from_bytes(bytes))
     }
 
-    /// The 16 bytes that a store holds.
+    /// The 16 bytes for a store.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
@@ -47,19 +47,19 @@ impl fmt::Debug for RegistrationId {
     }
 }
 
-/// A change that must hold everywhere before the call returns. Revision 0: nothing to wait for.
+/// A change that must be effective on every instance before its call returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommittedChange {
-    /// Its place in the log.
+    /// Its revision in the log; 0 if there is nothing to wait for.
     pub revision: u64,
     /// Its mark; `None` for revision 0.
     pub mark: Option<Mark>,
-    /// The key or token whose row carries both; `None` for revision 0.
+    /// The key or token whose row holds the revision and the mark; `None` for revision 0.
     pub id: Option<KeyId>,
 }
 
 impl CommittedChange {
-    /// Nothing to wait for.
+    /// No change: there is nothing to wait for.
     pub const NOTHING: Self = Self {
         revision: 0,
         mark: None,
@@ -67,39 +67,39 @@ impl CommittedChange {
     };
 }
 
-/// One registered instance, as its row says.
+/// One row of `instances`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Which registration.
+    /// The registration that wrote the row.
     pub registration: RegistrationId,
-    /// How often it has beaten; never the same twice in a row.
-    pub beat: u64,
-    /// The revision up to which it has applied the log.
+    /// The number of heartbeats so far. Each heartbeat raises it.
+    pub heartbeat: u64,
+    /// The revision up to which the instance has applied the log.
     pub applied: u64,
-    /// How long it may answer without news.
+    /// The longest time for which the instance answers without news from the store.
     pub max_staleness: Duration,
 }
 
-/// All registered instances, read in one snapshot.
+/// All registered instances, read in one snapshot of the database.
 #[derive(Clone, Debug)]
 pub struct Membership {
-    /// The epoch in which it was read.
+    /// The epoch of the read.
     pub epoch: Epoch,
-    /// One for each row.
+    /// One member for each row.
     pub members: Vec<Member>,
 }
 
-/// How a change came to hold everywhere.
+/// How a change became effective on every instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
-    /// Instances that have applied it, or have left since.
+    /// The number of instances that have applied the change or have left.
     pub confirmed: u32,
-    /// Instances whose bound passed instead.
+    /// The number of instances whose bound passed first.
     pub waited_out: u32,
 }
 
-/// What one committed change waits for: every instance of the first membership that was read after
-/// its commit was answered, each by its own bound.
+/// The instances that one committed change waits for: all instances of the first membership that
+/// was read after the commit was answered. Each instance has its own bound.
 #[derive(Debug)]
 pub struct AckSet {
     waiting: Vec<(RegistrationId, Wait)>,
@@ -107,8 +107,10 @@ pub struct AckSet {
 }
 
 impl AckSet {
-    /// For `revision`, whose commit was answered at `answered_at`. `first` was asked for after
-    /// that: an instance that registered later has seen the change before it became fresh (I7).
+    /// The ack set of `revision`, whose commit was answered at `answered_at`.
+    ///
+    /// I7: the read of `first` began after `answered_at`. An instance that is not in `first`
+    /// registers later, so it applies the change before it becomes fresh.
     pub fn new(revision: u64, answered_at: BootTime, first: &Membership) -> Self {
         let wait = |member: &Member| Wait::new(revision, answered_at, member.max_staleness);
         Self {
@@ -121,15 +123,18 @@ impl AckSet {
         }
     }
 
-    /// Takes in a membership that was read at `now` or before; the receipt when nobody is waited for
-    /// any more. An instance that is gone has left with its freshness off, or was reaped.
+    /// Updates the set from a membership whose read ended at `now` or before. Returns the receipt
+    /// when no instance is left to wait for.
+    ///
+    /// An instance without a row has left after it gave up freshness, or was reaped (I9). Both
+    /// count as an acknowledgement.
     pub fn observe(&mut self, membership: &Membership, now: BootTime) -> Option<Receipt> {
         let receipt = &mut self.receipt;
-        self.waiting.retain(|(boot, wait)| {
+        self.waiting.retain(|(registration, wait)| {
             let acknowledged = membership
                 .members
                 .iter()
-                .find(|member| member.registration == *boot)
+                .find(|member| member.registration == *registration)
                 .map_or(u64::MAX, |member| member.applied);
             match wait.progress(acknowledged, now) {
                 Progress::Pending => return true,
@@ -142,36 +147,40 @@ impl AckSet {
     }
 }
 
-/// Who has been silent since when, by this process's boot clock.
+/// Finds unresponsive instances: those whose heartbeat has not changed for longer than their bound.
 #[derive(Debug, Default)]
 pub struct FailureDetector {
+    /// For each instance the last heartbeat, and when this process first saw it.
     seen: HashMap<RegistrationId, (u64, BootTime)>,
 }
 
 impl FailureDetector {
-    /// Takes in a membership whose read was answered at `answered_at`; answers whose rows may be
-    /// deleted, each only if its heartbeat is still the one given here (I9). FailureDetector is counted from
-    /// the answer of the read that first showed a heartbeat, never from its sending, and lasts until
-    /// the row's own bound has passed: its last freshness is older than that.
+    /// Updates the detector from a membership whose read was answered at `answered_at`. Returns the
+    /// unresponsive instances, each with its heartbeat.
+    ///
+    /// I9: a row may be reaped only if its heartbeat is still the returned one. The time without a
+    /// heartbeat counts from the answer of the first read that showed the heartbeat, not from the
+    /// start of that read. It must exceed the row's own bound: then the instance's last freshness
+    /// has ended.
     pub fn observe(
         &mut self,
         membership: &Membership,
         answered_at: BootTime,
     ) -> Vec<(RegistrationId, u64)> {
         let mut seen = HashMap::with_capacity(membership.members.len());
-        let mut silent = Vec::new();
+        let mut unresponsive = Vec::new();
         for member in &membership.members {
             let since = match self.seen.get(&member.registration) {
-                Some((beat, since)) if *beat == member.beat => *since,
+                Some((heartbeat, since)) if *heartbeat == member.heartbeat => *since,
                 _ => answered_at,
             };
-            seen.insert(member.registration, (member.beat, since));
+            seen.insert(member.registration, (member.heartbeat, since));
             if answered_at.since(since) > bound(member.max_staleness) {
-                silent.push((member.registration, member.beat));
+                unresponsive.push((member.registration, member.heartbeat));
             }
         }
         self.seen = seen;
-        silent
+        unresponsive
     }
 }
 
@@ -181,10 +190,10 @@ mod tests {
 
     const TWO: Duration = Duration::from_secs(2);
 
-    fn member(boot: u8, beat: u64, applied: u64, max_staleness: Duration) -> Member {
+    fn member(id: u8, heartbeat: u64, applied: u64, max_staleness: Duration) -> Member {
         Member {
-            registration: RegistrationId::from_bytes([boot; 16]),
-            beat,
+            registration: RegistrationId::from_bytes([id; 16]),
+            heartbeat,
             applied,
             max_staleness,
         }
@@ -206,54 +215,54 @@ mod tests {
     }
 
     #[test]
-    fn a_change_waits_for_each_instance_of_the_first_roster() {
+    fn a_change_waits_for_each_instance_of_the_first_membership() {
         let first = membership(&[member(1, 0, 7, TWO), member(2, 0, 6, TWO)]);
-        let mut quorum = AckSet::new(7, at(0), &first);
-        assert_eq!(quorum.observe(&first, at(1)), None);
+        let mut ack_set = AckSet::new(7, at(0), &first);
+        assert_eq!(ack_set.observe(&first, at(1)), None);
         let joined = member(3, 0, 0, TWO);
         let later = membership(&[member(1, 1, 7, TWO), member(2, 1, 7, TWO), joined]);
-        let receipt = quorum.observe(&later, at(2)).unwrap();
+        let receipt = ack_set.observe(&later, at(2)).unwrap();
         assert_eq!((receipt.confirmed, receipt.waited_out), (2, 0));
     }
 
     #[test]
-    fn who_has_left_is_not_waited_for() {
-        let mut quorum = AckSet::new(7, at(0), &membership(&[member(1, 0, 6, TWO)]));
-        let receipt = quorum.observe(&membership(&[]), at(1)).unwrap();
+    fn a_change_does_not_wait_for_an_instance_that_left() {
+        let mut ack_set = AckSet::new(7, at(0), &membership(&[member(1, 0, 6, TWO)]));
+        let receipt = ack_set.observe(&membership(&[]), at(1)).unwrap();
         assert_eq!((receipt.confirmed, receipt.waited_out), (1, 0));
     }
 
-    /// Not the revoker's own bound, nor one for all.
+    /// The wait must use neither the revoker's bound nor one bound for all instances.
     #[test]
-    fn each_instance_is_waited_for_by_its_own_bound() {
+    fn a_change_waits_for_each_instance_by_its_own_bound() {
         let first = membership(&[member(1, 0, 6, TWO), member(2, 0, 6, 2 * TWO)]);
-        let mut quorum = AckSet::new(7, at(0), &first);
-        assert_eq!(quorum.observe(&first, at(2_140)), None);
-        assert_eq!(quorum.observe(&first, at(2_141)), None);
-        assert_eq!(quorum.observe(&first, at(4_180)), None);
-        let receipt = quorum.observe(&first, at(4_181)).unwrap();
+        let mut ack_set = AckSet::new(7, at(0), &first);
+        assert_eq!(ack_set.observe(&first, at(2_140)), None);
+        assert_eq!(ack_set.observe(&first, at(2_141)), None);
+        assert_eq!(ack_set.observe(&first, at(4_180)), None);
+        let receipt = ack_set.observe(&first, at(4_181)).unwrap();
         assert_eq!((receipt.confirmed, receipt.waited_out), (0, 2));
     }
 
     #[test]
-    fn a_silent_row_may_go_after_its_own_bound() {
+    fn an_instance_is_unresponsive_after_its_own_bound() {
         let mut detector = FailureDetector::default();
         let quiet = [member(1, 5, 0, TWO), member(2, 5, 0, 2 * TWO)];
         assert!(detector.observe(&membership(&quiet), at(1_000)).is_empty());
         assert!(detector.observe(&membership(&quiet), at(3_140)).is_empty());
-        let silent = detector.observe(&membership(&quiet), at(3_141));
-        assert_eq!(silent, [(quiet[0].registration, 5)]);
+        let unresponsive = detector.observe(&membership(&quiet), at(3_141));
+        assert_eq!(unresponsive, [(quiet[0].registration, 5)]);
     }
 
     #[test]
-    fn a_beat_ends_the_silence() {
+    fn a_heartbeat_restarts_the_detection() {
         let mut detector = FailureDetector::default();
-        let row = |beat| membership(&[member(1, beat, 0, TWO)]);
+        let row = |heartbeat| membership(&[member(1, heartbeat, 0, TWO)]);
         assert!(detector.observe(&row(5), at(0)).is_empty());
         assert!(detector.observe(&row(6), at(3_000)).is_empty());
         assert!(detector.observe(&row(6), at(5_000)).is_empty());
         assert_eq!(detector.observe(&row(6), at(5_200)).len(), 1);
-        // A row that went and came back was not seen in between.
+        // A row that disappears and comes back counts as new.
         assert!(detector.observe(&membership(&[]), at(5_300)).is_empty());
         assert!(detector.observe(&row(6), at(9_000)).is_empty());
     }

@@ -1,29 +1,31 @@
-//! The fence: what decides whether a key lives. Pure and synchronous: time comes in as values,
-//! so that a test, a model or a simulation can drive these very types.
+//! The fence decides whether a cached record may be used. It is pure and synchronous: time is
+//! passed in as a value, so tests, models and simulations drive these same types.
 //!
-//! One log of changes, one predicate. The tail (`feed`) hands the log to [`Fence::absorb`]; a
-//! verifier takes a [`Snapshot`], gets a record from wherever, and asks [`Snapshot::admit`]. What is
-//! admitted is judged by [`judge`]. A change that must hold everywhere waits by [`Wait`], for
-//! each instance of a [`Membership`]; [`FailureDetector`] says whose row may go.
+//! - The tail (`replication`) reads the log and hands each page to [`Fence::absorb`].
+//! - A verification takes a [`Snapshot`], then reads a record from any source, then asks
+//!   [`Snapshot::admit`]. Only then does [`judge`] decide the verdict.
+//! - A committed change waits for the instances of its [`AckSet`], each for at most one [`Wait`].
+//! - The [`FailureDetector`] finds instances whose rows may be reaped.
 //!
-//! Upholds I1, I4, I8 and, with `cache`, I2, with `feed` I7 and I9 (each named at its line).
+//! Upholds I1, I4 and I8; I2 with `cache`; I5, I6, I7 and I9 with `replication`. A comment with the
+//! invariant's number marks the line that upholds it.
 
+mod apply;
 mod judge;
 mod membership;
 mod snapshot;
-mod tail;
 mod tombstones;
 mod wait;
 
 #[cfg(test)]
 mod tests;
 
+pub use apply::{Absorbed, Change, MAX_ROWS, Mark, Page, Refused, Start};
 pub use judge::{Ask, judge, state_at, token_lives};
 pub use membership::{
     AckSet, CommittedChange, FailureDetector, Member, Membership, Receipt, RegistrationId,
 };
 pub use snapshot::{Admission, Snapshot, Stamp};
-pub use tail::{Absorbed, Change, MAX_ROWS, Mark, Page, Refused, Start};
 pub use wait::{Progress, Wait, bound};
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,23 +35,24 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::key::{BootTime, Timestamp};
+use apply::LogPosition;
 use tombstones::Tombstones;
 
-/// Which history a revision belongs to. Entries of another epoch are never admitted.
+/// The history that a revision belongs to. An entry of another epoch is never admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Epoch {
-    /// The database: the system identifier on Postgres, drawn at each start on SQLite.
+    /// The database: the system identifier on Postgres; drawn at each start on SQLite.
     pub system: u64,
     /// The timeline of the primary; 1 on SQLite.
     pub timeline: u32,
-    /// Raised by an operator who accepts that the log lost its tail.
+    /// Raised by an operator who accepts that the log lost changes.
     pub incarnation: u64,
 }
 
 /// Both clocks, read at one point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// The boot-time clock.
+    /// The boot clock.
     pub boot: BootTime,
     /// The wall clock.
     pub wall: Timestamp,
@@ -64,8 +67,8 @@ impl Now {
         }
     }
 
-    /// The larger of what the two clocks say has passed since `earlier`: a machine that was
-    /// paused or restored finds itself old, whichever clock noticed.
+    /// The time since `earlier`, by the clock that shows more. A machine that was paused or
+    /// restored from a snapshot may see it on one clock only.
     fn age(self, earlier: Self) -> Duration {
         self.boot
             .since(earlier.boot)
@@ -73,15 +76,16 @@ impl Now {
     }
 }
 
-/// What the tail has established, published as one value so that `(F, applied)` is read in one
-/// step (I4).
+/// What the tail has established. I4: it is one value, so that a snapshot reads `(F, applied)` in
+/// one step.
 #[derive(Clone, Copy, Debug)]
 struct Published {
     epoch: Epoch,
-    /// `F`: every change visible by then is a tombstone here or at most `floor` (I1).
+    /// Freshness, `F`. I1: each change that was visible by then has a tombstone here or is at most
+    /// `floor`.
     fresh: Option<Now>,
     applied: u64,
-    /// The database's time at `anchor`; as used it never falls.
+    /// The store's time at `anchor`. The time derived from it never falls.
     database_time: Timestamp,
     anchor: BootTime,
 }
@@ -92,26 +96,26 @@ impl Published {
     }
 }
 
-/// The state of one instance: freshness, applied revision, tombstones, floor and epoch.
+/// The state of one instance: freshness, `applied`, epoch, tombstones and floor.
 #[derive(Debug)]
 pub struct Fence {
     max_staleness: Duration,
     max_tombstones: usize,
     published: ArcSwap<Published>,
     tombstones: Tombstones,
-    /// Entries below it are refused whatever their key: stands for all tombstones that went.
+    /// No entry below this revision is admitted. It stands for the pruned tombstones.
     floor: AtomicU64,
-    /// How often tombstones and floor were begun anew: a snapshot that began before is refused.
+    /// How often tombstones and floor were reset. A snapshot from before a reset admits nothing.
     restarts: AtomicU64,
-    /// What only the tail touches: its place in the log.
-    place: Mutex<tail::Place>,
+    /// Used by the tail only. Its lock also serialises all writers of `published`.
+    position: Mutex<LogPosition>,
 }
 
-/// Tombstones kept before the oldest are pruned into the floor.
+/// The number of tombstones above which the oldest are pruned.
 pub const MAX_TOMBSTONES: usize = 100_000;
 
 impl Fence {
-    /// A fence at the start of an instance: not fresh until a tail was absorbed.
+    /// The fence of a new instance. It is not fresh until it has absorbed a heartbeat's page.
     /// `max_tombstones` is [`MAX_TOMBSTONES`] outside tests.
     pub fn new(max_staleness: Duration, max_tombstones: usize, start: Start) -> Self {
         Self {
@@ -127,22 +131,22 @@ impl Fence {
             tombstones: Tombstones::default(),
             floor: AtomicU64::new(start.floor),
             restarts: AtomicU64::new(0),
-            place: Mutex::new(tail::Place::new(start.mark)),
+            position: Mutex::new(LogPosition::new(start.mark)),
         }
     }
 
-    /// Reads `(F, applied)`: the first step of every verification (I4).
+    /// Takes a snapshot. I4: this is the first step of every verification.
     pub fn snapshot(&self) -> Snapshot<'_> {
-        let life = self.restarts.load(Ordering::SeqCst);
-        Snapshot::new(self, life, **self.published.load())
+        let restarts = self.restarts.load(Ordering::SeqCst);
+        Snapshot::new(self, restarts, **self.published.load())
     }
 
-    /// How old freshness is allowed to become.
+    /// The longest time for which the instance answers without news from the store.
     pub fn max_staleness(&self) -> Duration {
         self.max_staleness
     }
 
-    /// The epoch of the last page that was taken in.
+    /// The epoch of the latest page.
     pub fn epoch(&self) -> Epoch {
         self.published.load().epoch
     }
@@ -152,29 +156,29 @@ impl Fence {
         self.published.load().applied
     }
 
-    /// Entries below this revision are refused.
+    /// The revision below which no entry is admitted.
     pub fn floor(&self) -> u64 {
         self.floor.load(Ordering::SeqCst)
     }
 
-    /// How many tombstones are kept.
+    /// The number of tombstones.
     pub fn tombstones(&self) -> usize {
         self.tombstones.len()
     }
 
-    /// How old freshness is; `None` when there is none.
+    /// The age of freshness at `now`; `None` without freshness.
     pub fn freshness_age(&self, now: Now) -> Option<Duration> {
         self.published.load().fresh.map(|fresh| now.age(fresh))
     }
 
-    /// Whether anything can be admitted at `now`.
+    /// Whether the instance can admit records at `now`.
     pub fn is_fresh(&self, now: Now) -> bool {
         self.snapshot().is_fresh(now)
     }
 
-    /// Gives up freshness: nothing is admitted until a later tail was absorbed.
+    /// Ends freshness. Nothing is admitted until a later heartbeat restores it.
     pub fn stop_being_fresh(&self) {
-        let _place = self.place.lock();
+        let _position = self.position.lock();
         self.lose_freshness();
     }
 
@@ -182,14 +186,14 @@ impl Fence {
         self.publish(|published| published.fresh = None);
     }
 
-    /// Publishes a new state; whoever calls it holds `place`, so no two changes cross.
+    /// Publishes a new state. The caller holds the lock of `position`, so no two writers cross.
     fn publish(&self, change: impl Fn(&mut Published)) {
         let mut published = **self.published.load();
         change(&mut published);
         self.published.store(std::sync::Arc::new(published));
     }
 
-    /// Raises the floor. I8: it never falls, and rises before a tombstone goes.
+    /// Raises the floor. I8: the floor never falls, and it rises before a tombstone is removed.
     fn raise_floor(&self, to: u64) {
         self.floor.fetch_max(to, Ordering::SeqCst);
     }

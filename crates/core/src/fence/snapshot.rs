@@ -1,6 +1,8 @@
-//! The one predicate. A record may be used only if a [`Snapshot`] that was taken before it was got
-//! admits it: the same rule for the cache in memory, for a shared cache, for a direct read and
-//! for a record that another caller's read brought.
+//! The fence's one predicate, [`Snapshot::admit`]. It is the same for every source of a record: L1,
+//! L2, a read of the store, and a read that another caller started. The caller takes the snapshot
+//! first and reads the record afterwards.
+//!
+//! Upholds I4 and, by the new stamp, I2.
 
 use std::sync::atomic::Ordering;
 
@@ -8,79 +10,83 @@ use crate::key::{BootTime, KeyId, Timestamp};
 
 use super::{Epoch, Fence, Now, Published};
 
-/// How recent a record is: the head of the log in the snapshot that read it, or a later `applied`
-/// at which it was admitted (I2).
+/// How recent a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// The history the revision belongs to.
+    /// The history that the revision belongs to.
     pub epoch: Epoch,
-    /// Every change of the record up to this revision is in it.
+    /// The record contains each of its changes up to this revision. I2: it is the head of the log
+    /// in the snapshot that read the record, or a later `applied` that an admission established.
     pub revision: u64,
 }
 
-/// The answer of the predicate.
+/// The decision of the predicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// The record may be judged. It may be stamped anew with the revision given here: the
-    /// `applied` that was read before the tombstones.
+    /// The record may be used.
     Admitted {
-        /// The stamp that the record has earned by this admission.
+        /// The record's new stamp: `applied` as it was before the tombstones were read, or the old
+        /// stamp if that is higher.
         restamp: u64,
     },
-    /// The record may be older than a change that this instance knows of: read it again.
+    /// The record may be older than a change that this instance knows. Read it again.
     Superseded,
-    /// This instance cannot prove that it knows of every change: answer UNAVAILABLE.
+    /// This instance cannot prove that it knows every change. Answer UNAVAILABLE.
     NotFresh,
 }
 
-/// The state of the fence before a record was got.
+/// The state of the fence before a record was read.
 #[derive(Debug)]
 pub struct Snapshot<'f> {
     fence: &'f Fence,
-    /// Which tombstones and floor it goes by.
-    life: u64,
+    /// The fence's count of restarts when the snapshot was taken.
+    restarts: u64,
     published: Published,
 }
 
 impl<'f> Snapshot<'f> {
-    pub(super) fn new(fence: &'f Fence, life: u64, published: Published) -> Self {
+    pub(super) fn new(fence: &'f Fence, restarts: u64, published: Published) -> Self {
         Self {
             fence,
-            life,
+            restarts,
             published,
         }
     }
 
-    /// Whether the record of `id` with this stamp may be used at `now`. The record must have been
-    /// got after this snapshot was taken, and `now` read after that (I4).
+    /// Decides whether the record of `id` with this stamp may be used at `now`.
+    ///
+    /// I4: the caller read the record after it took this snapshot, and read `now` after the record.
     pub fn admit(&self, id: KeyId, stamp: Stamp, now: Now) -> Admission {
         if !self.is_fresh(now) {
             return Admission::NotFresh;
         }
-        // I4: (F, applied) came with the snapshot, then the entry; now the tombstone, then the floor.
-        // Were the floor read first, a tombstone pruned in between would be missed by both.
+        // I4: the order is (F, applied), entry, tombstone, floor. With the floor read before the
+        // tombstone, both reads would miss a tombstone that is pruned between them.
         let tombstone = self.fence.tombstones.get(id);
         let floor = self.fence.floor();
         if stamp.epoch != self.published.epoch
             || stamp.revision < floor
             || tombstone.is_some_and(|revision| stamp.revision < revision)
-            || self.outlived()
+            || self.fence_has_restarted()
         {
             return Admission::Superseded;
         }
-        // I2: `applied` was read before the tombstones, so every change up to it was looked at.
+        // I2: `applied` was read before the tombstones, so this check covers every change up to it.
         Admission::Admitted {
             restamp: stamp.revision.max(self.published.applied),
         }
     }
 
-    /// Whether "the store has no such key", read under this stamp, may be answered at `now`.
+    /// Decides whether "the store has no such key", read under this stamp, may be answered at `now`.
     pub fn admit_absence(&self, stamp: Stamp, now: Now) -> Admission {
         if !self.is_fresh(now) {
             return Admission::NotFresh;
         }
         let floor = self.fence.floor();
-        if stamp.epoch != self.published.epoch || stamp.revision < floor || self.outlived() {
+        if stamp.epoch != self.published.epoch
+            || stamp.revision < floor
+            || self.fence_has_restarted()
+        {
             return Admission::Superseded;
         }
         Admission::Admitted {
@@ -88,21 +94,21 @@ impl<'f> Snapshot<'f> {
         }
     }
 
-    /// Whether tombstones and floor were begun anew since this snapshot was taken. Asked after they
-    /// were read: those of the new life say nothing of the old.
-    fn outlived(&self) -> bool {
-        self.fence.restarts.load(Ordering::SeqCst) != self.life
+    /// Whether tombstones and floor were reset after this snapshot. Call it after they were read:
+    /// after a reset they do not describe the log that the snapshot belongs to.
+    fn fence_has_restarted(&self) -> bool {
+        self.fence.restarts.load(Ordering::SeqCst) != self.restarts
     }
 
-    /// Whether freshness is young enough at `now` (I1 then covers all that is older).
+    /// Whether freshness is at most `max_staleness` old at `now`. I1 covers all older changes.
     pub fn is_fresh(&self, now: Now) -> bool {
         self.published
             .fresh
             .is_some_and(|fresh| now.age(fresh) <= self.fence.max_staleness)
     }
 
-    /// The database's time at `boot`, by which ends are judged: what the last tail read, plus the
-    /// boot time since that read was sent. Never behind the database, whatever the wall clock says.
+    /// The store's time at `boot`: the time in the latest page, plus the boot time since that read
+    /// was sent. It is never behind the database and does not depend on the wall clock.
     pub fn database_time(&self, boot: BootTime) -> Timestamp {
         self.published.database_time_at(boot)
     }

@@ -1,6 +1,9 @@
-//! The fence against a tiny world: a store with a log, clocks, and readers that may hold what
-//! they read for as long as they like. P1 is checked at every admission.
-#![expect(clippy::cast_possible_truncation, reason = "these worlds are small")]
+//! The fence in a small model: a store with a log, two clocks, and readers that may keep a record
+//! for any time. P1 is checked at every admission.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "the model's numbers are small"
+)]
 
 use std::time::Duration;
 
@@ -46,7 +49,7 @@ fn now(micros: i64) -> Now {
     }
 }
 
-/// The store: a log, and when each change was committed.
+/// The store: a log of (key, commit time).
 #[derive(Default)]
 struct World {
     log: Vec<(usize, i64)>,
@@ -106,8 +109,8 @@ enum Step {
     Change(usize),
     /// Read a record into the cache.
     Read(usize),
-    /// Ask for a page; it is absorbed some steps later, or never.
-    Ask,
+    /// Send a heartbeat. Its page is absorbed some steps later, or never.
+    Send,
     Absorb,
     Verify(usize),
     Pass(u32),
@@ -118,7 +121,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (0..KEYS).prop_map(Step::Change),
         3 => (0..KEYS).prop_map(Step::Read),
-        3 => Just(Step::Ask),
+        3 => Just(Step::Send),
         3 => Just(Step::Absorb),
         6 => (0..KEYS).prop_map(Step::Verify),
         2 => (1..1_500_000_u32).prop_map(Step::Pass),
@@ -129,15 +132,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
-    /// P1: nothing is admitted that misses a change committed longer than the bound ago; and
-    /// nothing is admitted that misses a change this instance has applied.
+    /// P1: an admitted record contains every change that was committed longer than the bound ago,
+    /// and every change that this instance has applied.
     #[test]
     fn nothing_old_is_admitted(steps in steps(), max_tombstones in 0..4_usize) {
         let mut world = World::default();
         let fence = Fence::new(BOUND, max_tombstones, world.start());
-        // Per key: the revision it was truly read at, and its stamp.
+        // For each key the revision of the read, and the stamp.
         let mut cache: [Option<(u64, Stamp)>; KEYS] = [None; KEYS];
-        let mut asked: Option<(Now, Page)> = None;
+        let mut sent: Option<(Now, Page)> = None;
         let (mut boot, mut wall_step) = (1_i64, 0_i64);
         for step in steps {
             boot += 1;
@@ -151,8 +154,8 @@ proptest! {
                     let stamp = Stamp { epoch: EPOCH, revision: world.head() };
                     cache[key] = Some((world.head(), stamp));
                 }
-                Step::Ask => asked = Some((at, world.page(fence.applied()))),
-                Step::Absorb => if let Some((t0, page)) = asked.take() {
+                Step::Send => sent = Some((at, world.page(fence.applied()))),
+                Step::Absorb => if let Some((t0, page)) = sent.take() {
                     fence.absorb(t0, &page).unwrap();
                 },
                 Step::Verify(key) => {
@@ -175,9 +178,9 @@ proptest! {
         }
     }
 
-    /// A healthy instance admits what it read last: the predicate is not merely strict.
+    /// The predicate is not too strict: a healthy instance admits a current record.
     #[test]
-    fn what_was_read_last_is_admitted(changes in proptest::collection::vec(0..KEYS, 0..40), key in 0..KEYS) {
+    fn a_current_record_is_admitted(changes in proptest::collection::vec(0..KEYS, 0..40), key in 0..KEYS) {
         let mut world = World::default();
         let fence = Fence::new(BOUND, 3, world.start());
         for change in changes {

@@ -1,4 +1,5 @@
-//! Which keys changed at which revision. Read by every verification, written by the tail alone.
+//! The tombstones: for each changed key, the revision of its latest change. Every verification
+//! reads them; only the tail writes them. A removed tombstone is covered by the floor (I8).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,13 +10,12 @@ use crate::key::KeyId;
 
 const SHARDS: usize = 64;
 
-/// Key id to the revision of its last change, in shards so that verifying threads do not meet.
+/// The latest change of each key. Shards keep verifying threads from contending for one lock.
 #[derive(Debug)]
 pub(super) struct Tombstones {
     shards: Vec<RwLock<HashMap<KeyId, u64>>>,
     count: AtomicUsize,
-    /// In order of revision; an element whose key changed again since is skipped when its turn
-    /// comes.
+    /// In revision order. An element is outdated if its key has changed again; `oldest` skips it.
     order: Mutex<VecDeque<(KeyId, u64)>>,
 }
 
@@ -30,7 +30,7 @@ impl Default for Tombstones {
 }
 
 impl Tombstones {
-    /// The revision of the key's last change, if one is kept.
+    /// The revision of the key's latest change, unless it was pruned.
     pub(super) fn get(&self, id: KeyId) -> Option<u64> {
         self.shard(id).read().get(&id).copied()
     }
@@ -41,7 +41,7 @@ impl Tombstones {
         }
         let mut order = self.order.lock();
         order.push_back((id, revision));
-        // A key that changes again and again leaves dead elements behind: sweep them in bulk.
+        // A key that changes repeatedly leaves outdated elements. Remove them in bulk.
         if order.len() > 2 * self.len() + 1_024 {
             order.retain(|(id, revision)| self.get(*id) == Some(*revision));
         }
@@ -59,7 +59,7 @@ impl Tombstones {
         None
     }
 
-    /// Removes the tombstone only if it is still the one of `revision`: a later change stays.
+    /// Removes the key's tombstone if it is still at `revision`. A later change stays.
     pub(super) fn remove(&self, id: KeyId, revision: u64) {
         let mut shard = self.shard(id).write();
         if shard.get(&id) == Some(&revision) {
@@ -68,14 +68,14 @@ impl Tombstones {
         }
     }
 
-    /// Removes all that a floor at `revision` covers.
+    /// Removes all tombstones up to `revision`. The floor must already be there (I8).
     pub(super) fn clear_up_to(&self, revision: u64) {
         while let Some((id, at)) = self.oldest().filter(|(_, at)| *at <= revision) {
             self.remove(id, at);
         }
     }
 
-    /// Forgets all.
+    /// Removes all tombstones.
     pub(super) fn clear(&self) {
         self.clear_up_to(u64::MAX);
     }

@@ -1,58 +1,63 @@
-//! How long a change waits until it holds everywhere.
+//! How long a committed change waits for one instance: until the instance acknowledges the change,
+//! or until the instance's bound has passed. After the bound, the instance is either not fresh or
+//! has applied the change.
+//!
+//! Upholds the time half of I7.
 
 use std::time::Duration;
 
 use crate::key::BootTime;
 
-/// How long after a commit was answered an instance may still admit what it cached before: its
-/// own `max_staleness`, 2 % for clocks of different rates, and 100 ms.
+/// The longest time after a commit for which an instance may admit an older record: its own
+/// `max_staleness`, plus 2 % for clocks of different rates, plus 100 ms.
 pub fn bound(max_staleness: Duration) -> Duration {
     max_staleness + max_staleness / 50 + Duration::from_millis(100)
 }
 
-/// One instance that a committed change waits for.
+/// The wait of one committed change for one instance.
 #[derive(Clone, Copy, Debug)]
 pub struct Wait {
     revision: u64,
-    over_at: BootTime,
+    ends_at: BootTime,
 }
 
-/// How far a wait has come.
+/// The state of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Neither yet.
+    /// The instance has not acknowledged the change, and its bound has not passed.
     Pending,
     /// The instance has applied the change.
     Acknowledged,
-    /// The instance's bound has passed: it is not fresh, or has applied the change since.
+    /// The instance's bound has passed: the instance is not fresh, or has applied the change.
     WaitedOut,
 }
 
 impl Wait {
-    /// Waits until `revision` is applied by an instance whose own bound is `max_staleness`.
-    /// `answered_at` is this process's boot clock after the answer of the commit came (I7): before
-    /// the commit an instance may become fresh without the change.
+    /// Waits until an instance with this `max_staleness` has applied `revision`.
+    ///
+    /// I7: `answered_at` is this process's boot time after the commit was answered. An instance
+    /// can still become fresh without the change until the commit.
     pub fn new(revision: u64, answered_at: BootTime, max_staleness: Duration) -> Self {
         Self {
             revision,
-            over_at: answered_at.plus(bound(max_staleness)),
+            ends_at: answered_at.plus(bound(max_staleness)),
         }
     }
 
-    /// Where the wait stands, given what the instance has acknowledged.
+    /// The state at `now`, given the revision that the instance has acknowledged.
     pub fn progress(&self, acknowledged: u64, now: BootTime) -> Progress {
         if acknowledged >= self.revision {
             Progress::Acknowledged
-        } else if now > self.over_at {
+        } else if now > self.ends_at {
             Progress::WaitedOut
         } else {
             Progress::Pending
         }
     }
 
-    /// How long from `now` until the wait is over by time alone.
+    /// The time from `now` until the bound has passed.
     pub fn remaining(&self, now: BootTime) -> Duration {
-        self.over_at.since(now) + Duration::from_micros(1)
+        self.ends_at.since(now) + Duration::from_micros(1)
     }
 }
 
@@ -61,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_bound_itself_is_still_waited_for() {
+    fn a_wait_ends_after_its_bound_not_at_it() {
         let two = Duration::from_secs(2);
         let answered = BootTime::from_micros(5);
         let wait = Wait::new(7, answered, two);

@@ -1,4 +1,4 @@
-//! The fields of a key that a caller chooses, each a type that only holds what its limits allow.
+//! The fields of a key that a caller chooses. Each is a type whose constructor enforces its limits.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -15,23 +15,23 @@ pub const MAX_TTL: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
 
 const MAX_SCOPES: usize = 64;
 const MAX_METADATA: usize = 32;
-/// Keys and values together: keeps the answer to a full VerifyBatch below the 4 MiB that gRPC
-/// clients take by default.
+/// Keys and values together. It keeps the response of a full VerifyBatch below 4 MiB, the default
+/// limit of gRPC clients.
 const MAX_METADATA_BYTES: usize = 8_192;
 const MAX_NETWORKS: usize = 32;
 
-/// Why a field's value is refused.
+/// A refused value of a field.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {reason}")]
 pub struct FieldError {
     /// The field's path on the wire, such as `scopes` or `requests[3].client_ip`.
     pub field: Cow<'static, str>,
-    /// What was wrong and what it takes.
+    /// What is wrong, or which values are allowed.
     pub reason: String,
 }
 
 impl FieldError {
-    /// Refuses `field` for `reason`.
+    /// An error of `field` with this `reason`.
     pub fn new(field: &'static str, reason: impl Into<String>) -> Self {
         Self {
             field: Cow::Borrowed(field),
@@ -39,7 +39,7 @@ impl FieldError {
         }
     }
 
-    /// The same, about a field of the message at `path`.
+    /// The same error for a field of the message at `path`.
     pub fn within(self, path: &str) -> Self {
         Self {
             field: Cow::Owned(format!("{path}.{}", self.field)),
@@ -48,7 +48,7 @@ impl FieldError {
     }
 }
 
-/// A text field whose constructor checks it.
+/// Defines a text type whose constructor checks the text.
 macro_rules! checked_text {
     ($(#[$doc:meta])* $name:ident, $check:expr) => {
         $(#[$doc])*
@@ -78,7 +78,7 @@ macro_rules! checked_text {
 }
 
 checked_text!(
-    /// Whose key it is: 1 to 128 bytes of printable ASCII, no space at either end.
+    /// The account that owns a key: 1 to 128 bytes of printable ASCII, without a space at either end.
     AccountId,
     |text| {
         length(text, 1, 128)?;
@@ -93,19 +93,19 @@ checked_text!(
 );
 
 checked_text!(
-    /// A slot of an account, or the name of a caller: 1 to 64 of letters, digits and `._-`.
+    /// The name of a slot or of a caller: 1 to 64 ASCII letters, digits and `._-`.
     SlotName,
     |text| length(text, 1, 64).and_then(|()| characters(text, "._-"))
 );
 
 checked_text!(
-    /// Why a key was revoked: at most 256 bytes, no control characters.
+    /// The reason for a revocation: at most 256 bytes, no control characters.
     Reason,
     |text| length(text, 0, 256).and_then(|()| no_control(text))
 );
 
 impl SlotName {
-    /// The slot that is meant when none is named.
+    /// The slot of a request that names none.
     pub fn default_slot() -> Self {
         Self("default".to_owned())
     }
@@ -156,8 +156,8 @@ fn at_most(field: &'static str, count: usize, most: usize) -> Result<(), FieldEr
     Ok(())
 }
 
-/// What a key may do: at most 64 scopes of 1 to 64 bytes, compared as whole strings; sorted,
-/// without duplicates.
+/// The scopes of a key: at most 64, of 1 to 64 bytes each, sorted, without duplicates. They are
+/// compared as whole strings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scopes(Vec<String>);
 
@@ -175,7 +175,7 @@ impl Scopes {
         Ok(Self(scopes))
     }
 
-    /// Whether every scope of `required` is among these.
+    /// Whether these scopes contain every scope of `required`.
     pub fn cover(&self, required: &Self) -> bool {
         required
             .0
@@ -189,8 +189,8 @@ impl Scopes {
     }
 }
 
-/// The owner's notes: at most 32 entries, keys of 1 to 64 of letters, digits and `._-`, values of
-/// at most 512 bytes without control characters, 8 KiB in all.
+/// The owner's notes: at most 32 entries and 8 KiB in total. A key is 1 to 64 ASCII letters, digits
+/// and `._-`; a value is at most 512 bytes without control characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata(BTreeMap<String, String>);
 
@@ -223,12 +223,12 @@ impl Metadata {
     }
 }
 
-/// From where a key may be used: at most 32 IPv4 or IPv6 networks; empty is anywhere.
+/// The networks from which a key may be used: at most 32, IPv4 or IPv6. Empty allows all addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
 
 impl Networks {
-    /// Reads networks in CIDR notation (host bits zero) or single addresses.
+    /// Parses networks in CIDR notation, with host bits zero, and single addresses.
     pub fn new(field: &'static str, texts: &[String]) -> Result<Self, FieldError> {
         at_most(field, texts.len(), MAX_NETWORKS)?;
         texts
@@ -238,8 +238,8 @@ impl Networks {
             .map(Self)
     }
 
-    /// Whether a client at `address` may use the key; an IPv4-mapped IPv6 address counts as IPv4,
-    /// and an unknown address is allowed only where any is.
+    /// Whether a client at `address` may use the key. An IPv4-mapped IPv6 address counts as IPv4. An
+    /// unknown address is allowed only if all addresses are.
     pub fn allow(&self, address: Option<IpAddr>) -> bool {
         self.0.is_empty()
             || address.is_some_and(|address| {
@@ -248,7 +248,7 @@ impl Networks {
             })
     }
 
-    /// How many there are.
+    /// The number of networks.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -259,8 +259,8 @@ impl Networks {
     }
 }
 
-/// What an error may repeat of a text: less than any key, which may have been pasted in the wrong
-/// place.
+/// The part of a text that an error may repeat: texts shorter than any key. The text may be a key
+/// that was pasted into the wrong field.
 pub fn shown(text: &str) -> String {
     match text.len() {
         0..=49 => text.chars().filter(|c| !c.is_control()).collect(),
@@ -270,7 +270,7 @@ pub fn shown(text: &str) -> String {
 
 fn network(text: &str) -> Result<IpNet, String> {
     let shown = shown(text);
-    // The standard library is stricter than ipnet, which takes 010.0.0.0 for 10.0.0.0.
+    // The standard library is stricter than ipnet, which accepts 010.0.0.0 as 10.0.0.0.
     let (address, length) = text.split_once('/').unzip();
     let address = address.unwrap_or(text).parse::<IpAddr>().ok();
     let parsed = match length {
@@ -286,7 +286,7 @@ fn network(text: &str) -> Result<IpNet, String> {
     }
     if parsed.addr().to_canonical() != parsed.addr() {
         return Err(format!(
-            "'{shown}' is an IPv4 network in IPv6 clothing; write it as IPv4"
+            "'{shown}' is an IPv4 network written as IPv6; write it as IPv4"
         ));
     }
     Ok(parsed)
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_keep_their_limits() {
+    fn account_ids_are_checked() {
         assert!(
             account("4").is_ok() && account(&"x".repeat(128)).is_ok() && account("a b").is_ok()
         );
@@ -321,16 +321,13 @@ mod tests {
         assert_eq!(scopes.as_slice(), ["a:*", "b"]);
         let one = |s: &str| Scopes::new("scopes", vec![s.into()]).unwrap();
         assert!(scopes.cover(&one("b")) && scopes.cover(&Scopes::default()));
-        assert!(
-            !scopes.cover(&one("a:x")),
-            "no wildcards: whole strings are compared"
-        );
+        assert!(!scopes.cover(&one("a:x")), "scopes have no wildcards");
         assert!(Scopes::new("scopes", vec!["a".into(); 65]).is_err());
         assert!(Scopes::new("scopes", vec!["a b".into()]).is_err());
     }
 
     #[test]
-    fn networks_are_read_strictly() {
+    fn networks_are_parsed_strictly() {
         let read = |texts: &[&str]| {
             Networks::new(
                 "allowed_cidrs",

@@ -1,32 +1,32 @@
-//! The public name of a key or of a caller's token.
+//! The public id of a key or of a caller's token.
 
 use std::fmt;
 
 use super::{Entropy, Timestamp};
 
-/// A UUIDv7: unique, in order of creation to the millisecond, and no secret.
+/// A UUIDv7: unique, ordered by creation time to the millisecond, and not secret.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(uuid::Uuid);
 
 impl KeyId {
-    /// Draws a new id for something created at `now`.
+    /// Draws a new id for a key or token created at `now`.
     pub fn draw(now: Timestamp, entropy: &dyn Entropy) -> Self {
         let mut random = [0; 10];
         entropy.fill(&mut random);
         Self(uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid())
     }
 
-    /// From the 16 bytes that a store holds.
+    /// Decodes the 16 bytes from a store.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(uuid::Uuid::from_bytes(bytes))
     }
 
-    /// The 16 bytes that a store holds.
+    /// The 16 bytes for a store.
     pub const fn as_bytes(&self) -> &[u8; 16] {
         self.0.as_bytes()
     }
 
-    /// Reads the hyphenated text form; `None` for anything else.
+    /// Parses the hyphenated text form; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != uuid::fmt::Hyphenated::LENGTH {
             return None;
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_hyphenated_form_is_read() {
+    fn only_the_hyphenated_form_is_parsed() {
         for wrong in [
             "",
             "x",

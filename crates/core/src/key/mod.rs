@@ -1,5 +1,4 @@
-//! What a key is: its text form, its id, its record and its verdict. Pure: no I/O, no async;
-//! the clock and the source of randomness are passed in.
+//! A key: its text form, id, fields, record and verdict, and the ports for time and randomness.
 
 mod fields;
 mod id;

@@ -1,14 +1,14 @@
-//! Time and randomness as values and as ports. Everything below `app` gets them passed in, so
-//! that a test or a simulation can own them.
+//! Time and randomness, as values and as ports. `app` passes them to all other code, so that a test
+//! or a simulation can control them.
 
 use std::time::Duration;
 
-/// A point of calendar time: microseconds since the Unix epoch, UTC.
+/// A point in calendar time: microseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// From microseconds since the Unix epoch.
+    /// The time at `micros` microseconds since the Unix epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
@@ -18,30 +18,30 @@ impl Timestamp {
         self.0
     }
 
-    /// Milliseconds since the Unix epoch, never negative (what a UUIDv7 holds).
+    /// Milliseconds since the Unix epoch, as in a UUIDv7; 0 for earlier times.
     pub fn as_millis(self) -> u64 {
         u64::try_from(self.0 / 1_000).unwrap_or(0)
     }
 
-    /// This time plus `by`; stays at the last representable time instead of overflowing.
+    /// This time plus `by`, or the last representable time instead of an overflow.
     pub fn plus(self, by: Duration) -> Self {
         Self(self.0.saturating_add(micros(by)))
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// The time since `earlier`; zero if this time is not later.
     pub fn since(self, earlier: Self) -> Duration {
         let micros = self.0.saturating_sub(earlier.0);
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))
     }
 }
 
-/// A point on the boot-time clock: microseconds since this machine started, running on while the
-/// machine is suspended. Comparable only within one boot of one machine.
+/// A point on the boot clock: microseconds since this machine started, including suspended time.
+/// Comparable only within one boot of one machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootTime(i64);
 
 impl BootTime {
-    /// From microseconds since boot.
+    /// The time at `micros` microseconds since boot.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
@@ -51,7 +51,7 @@ impl BootTime {
         Self(self.0.saturating_add(micros(by)))
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// The time since `earlier`; zero if this time is not later.
     pub fn since(self, earlier: Self) -> Duration {
         let micros = self.0.saturating_sub(earlier.0);
         Duration::from_micros(u64::try_from(micros).unwrap_or(0))
@@ -62,11 +62,11 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Reads the two clocks of this machine.
+/// The two clocks of this machine.
 pub trait Clock: Send + Sync + 'static {
-    /// The boot-time clock: monotonic, runs on while the machine is suspended.
+    /// The boot clock: monotonic, and it runs on while the machine is suspended.
     fn boot(&self) -> BootTime;
-    /// The wall clock: may be stepped in either direction at any time.
+    /// The wall clock: it may step in either direction at any time.
     fn wall(&self) -> Timestamp;
 }
 

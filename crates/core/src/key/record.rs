@@ -1,91 +1,91 @@
-//! The records that a store holds: a key's and a caller's token's. They hold no secret: the
-//! digest and the sealed copy stay in the store's own rows.
+//! The records of keys and of callers' tokens. They hold no secret: the digest and the sealed copy
+//! stay in the store's rows.
 
 use super::{AccountId, KeyId, Metadata, Networks, Reason, Scopes, SlotName, Timestamp};
 
-/// Prefix and first four characters of a key's text: names it without disclosing it.
+/// The prefix and the first four characters of a key. It identifies the key without disclosing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hint(pub String);
 
-/// All that is known of a key, but nothing that would let one use it.
+/// All data of a key except its secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
-    /// Its public name.
+    /// The public id.
     pub id: KeyId,
-    /// Whose balance it can spend.
+    /// The account that owns the key.
     pub account: AccountId,
-    /// Its slot in the account: at most one key without revoke time for each.
+    /// The slot in the account. A slot has at most one key without a revoke time.
     pub name: SlotName,
-    /// How people name it.
+    /// The hint by which people recognise the key.
     pub hint: Hint,
-    /// What it may do.
+    /// The scopes of the key.
     pub scopes: Scopes,
     /// The owner's notes.
     pub metadata: Metadata,
-    /// From where it may be used; empty is anywhere.
+    /// The networks from which the key may be used.
     pub networks: Networks,
-    /// Whether a sealed copy was kept at creation.
+    /// Whether the store keeps a sealed copy.
     pub recoverable: bool,
-    /// Switched off for now.
+    /// Whether the key is disabled. It can be enabled again.
     pub disabled: bool,
-    /// When it was created.
+    /// The time of creation.
     pub create_time: Timestamp,
-    /// From when on it is expired.
+    /// The time from which the key is expired.
     pub expire_time: Option<Timestamp>,
-    /// From when on it is revoked; in the future during a grace.
+    /// The time from which the key is revoked. It is in the future during a grace.
     pub revoke_time: Option<Timestamp>,
-    /// What the revoker gave as reason.
+    /// The reason that the revoker gave.
     pub revoke_reason: Option<Reason>,
-    /// The key that was made in its stead.
+    /// The successor.
     pub replaced_by: Option<KeyId>,
-    /// The revision of its last change; 0 when it never changed.
+    /// The revision of the latest change; 0 if there was none.
     pub revision: u64,
 }
 
-/// Where a key stands at a given time.
+/// The state of a key at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {
-    /// Lives.
+    /// The key is alive.
     Active,
-    /// Switched off.
+    /// The key is disabled.
     Disabled,
-    /// Past its `expire_time`.
+    /// The `expire_time` has passed.
     Expired,
-    /// Past its `revoke_time`.
+    /// The `revoke_time` has passed.
     Revoked,
 }
 
-/// A caller's token: who may call what.
+/// A caller's token, which authenticates the caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRecord {
-    /// Its public name.
+    /// The public id.
     pub id: KeyId,
-    /// The caller's name; several tokens may share one.
+    /// The caller's name. Several tokens may share one name.
     pub name: SlotName,
-    /// What it may call.
+    /// The roles of the caller.
     pub roles: Roles,
-    /// When it was created.
+    /// The time of creation.
     pub create_time: Timestamp,
-    /// From when on it is dead.
+    /// The time from which the token is revoked.
     pub revoke_time: Option<Timestamp>,
-    /// The revision of its last change; 0 when it never changed.
+    /// The revision of the latest change; 0 if there was none.
     pub revision: u64,
 }
 
-/// What a caller may do.
+/// A right of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Issue, Revoke.
     Issuer,
     /// Verify, VerifyBatch.
     Verifier,
-    /// See a recoverable secret again.
+    /// Reveal a recoverable key.
     Revealer,
     /// Get, List.
     Reader,
     /// Update.
     Editor,
-    /// Revoke by key text only, and see nothing back.
+    /// Revoke by key text only, without the record in the response.
     Reporter,
     /// AdminService.
     Admin,
@@ -103,7 +103,7 @@ impl Role {
         Self::Admin,
     ];
 
-    /// The name used in stores, in the CLI and in errors.
+    /// The name in stores, in the CLI and in errors.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Issuer => "issuer",
@@ -116,7 +116,7 @@ impl Role {
         }
     }
 
-    /// The role of this name.
+    /// The role with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
@@ -131,17 +131,17 @@ impl Role {
 pub struct Roles(u8);
 
 impl Roles {
-    /// Every role: what the first token of a deployment holds.
+    /// Every role. The first token of a deployment has them all.
     pub fn all() -> Self {
         Role::ALL.into_iter().collect()
     }
 
-    /// Whether `role` is among them.
+    /// Whether the set contains `role`.
     pub const fn contains(self, role: Role) -> bool {
         self.0 & role.bit() != 0
     }
 
-    /// Whether there is none.
+    /// Whether the set is empty.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -153,12 +153,12 @@ impl Roles {
             .filter(move |role| self.contains(*role))
     }
 
-    /// The names joined by commas: how a store holds a set.
+    /// The names joined by commas, as in a store.
     pub fn to_text(self) -> String {
         self.iter().map(Role::name).collect::<Vec<_>>().join(",")
     }
 
-    /// The reverse of `to_text`; `None` when a name is unknown.
+    /// The reverse of `to_text`; `None` if a name is unknown.
     pub fn parse(text: &str) -> Option<Self> {
         text.split(',')
             .filter(|name| !name.is_empty())
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_survive_their_text() {
+    fn roles_are_parsed_from_their_text() {
         assert_eq!(Roles::parse(&Roles::all().to_text()), Some(Roles::all()));
         let two: Roles = [Role::Issuer, Role::Admin].into_iter().collect();
         assert_eq!(two.to_text(), "issuer,admin");

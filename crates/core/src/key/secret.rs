@@ -1,11 +1,11 @@
-//! Text that must never be printed.
+//! Secret text that must never be printed.
 
 use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// The text of a key or of a caller's token. It has no `Display`, its `Debug` is redacted, and
-/// its memory is wiped when it goes.
+/// The text of a key or of a caller's token. It has no `Display`, its `Debug` is redacted, and its
+/// memory is wiped on drop.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretText(Zeroizing<String>);
 
@@ -15,12 +15,12 @@ impl SecretText {
         Self(Zeroizing::new(text))
     }
 
-    /// The secret itself: for digests, seals and the one response that hands it out.
+    /// The secret, for digests, seals and the response that returns it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Moves the secret out, into a response that hands it to its owner.
+    /// Moves the secret into the response that returns it to its owner.
     pub fn into_exposed(mut self) -> String {
         std::mem::take(&mut *self.0)
     }

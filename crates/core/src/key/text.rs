@@ -1,6 +1,6 @@
-//! The text form of a key: `<prefix>_<43 base62><6 base62>`. The 43 characters are 32 bytes, 24
-//! random and 8 a keyed tag; the last 6 are the CRC-32 of all that stands before. A scanner can
-//! recognise a key offline by the CRC; only the service can judge the tag (`crypto`).
+//! The text form of a key: `<prefix>_<43 base62><6 base62>`. The 43 characters encode 32 bytes: 24
+//! random bytes and a keyed tag of 8 bytes. The last 6 characters are the CRC-32 of the text before
+//! them. A scanner recognises a key offline by its CRC; only the keyring can check the tag.
 
 use std::fmt;
 
@@ -11,39 +11,39 @@ pub const RANDOM_LEN: usize = 24;
 /// Bytes of the keyed tag.
 pub const TAG_LEN: usize = 8;
 
-/// The prefix of callers' tokens, which have the same text form: tells them from keys in every
-/// place a secret can leak to.
+/// The prefix of callers' tokens, which have the same text form. It distinguishes a leaked token
+/// from a leaked key.
 pub const TOKEN_PREFIX: &str = "kwt";
 
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const BODY_DIGITS: usize = 43;
 const CRC_DIGITS: usize = 6;
-/// 62^10, the largest power of 62 below 2^64: ten digits are handled at a time.
+/// 62^10, the largest power of 62 below 2^64. The code converts ten digits at a time.
 const CHUNK: u64 = 839_299_365_868_340_224;
 const CHUNK_DIGITS: usize = 10;
 
-/// What stands before the last underscore of a key: names the kind of secret and the deployment.
+/// The part of a key before its last underscore. It names the kind of secret and the deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefix(String);
 
-/// Why a text cannot be a prefix.
+/// A text that cannot be a prefix.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{0}' is no key prefix: it takes 1 to 16 of a-z and 0-9, in parts joined by single underscores"
+    "'{0}' is not a valid key prefix: use 1 to 16 characters, a-z and 0-9, in parts joined by single underscores"
 )]
 pub struct PrefixError(String);
 
 impl Prefix {
-    /// Takes 1 to 16 lower-case letters and digits, in parts joined by single underscores (so
-    /// that a double click selects the whole key).
+    /// Accepts 1 to 16 lower-case letters and digits, in parts joined by single underscores. A
+    /// double click then selects the whole key.
     pub fn new(text: &str) -> Result<Self, PrefixError> {
-        let parts_are_fine = text.split('_').all(|part| {
+        let has_valid_parts = text.split('_').all(|part| {
             !part.is_empty()
                 && part
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         });
-        if text.len() <= 16 && parts_are_fine {
+        if text.len() <= 16 && has_valid_parts {
             Ok(Self(text.to_owned()))
         } else {
             Err(PrefixError(text.to_owned()))
@@ -56,12 +56,12 @@ impl Prefix {
     }
 }
 
-/// The 32 bytes behind a key's text: random part and tag. As secret as the text.
+/// The 32 bytes of a key: random part and tag. They are as secret as the text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Body(zeroize::Zeroizing<[u8; BODY_LEN]>);
 
 impl Body {
-    /// Puts a body together.
+    /// Joins the random part and the tag.
     pub fn new(random: &[u8; RANDOM_LEN], tag: &[u8; TAG_LEN]) -> Self {
         let mut bytes = zeroize::Zeroizing::new([0; BODY_LEN]);
         bytes[..RANDOM_LEN].copy_from_slice(random);
@@ -86,29 +86,29 @@ impl fmt::Debug for Body {
     }
 }
 
-/// Why a text is not the text form of a key. Says nothing of the text itself.
+/// Why a text is not the text form of a key. It contains no part of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// No underscore, or another prefix.
+    /// The underscore is missing, or the prefix is another one.
     #[error("it does not start with a key prefix of this service")]
     Prefix,
-    /// Too short or too long.
+    /// The text is too short or too long.
     #[error("its length is wrong")]
     Length,
-    /// A character outside base62, or digits that no 32 bytes give.
-    #[error("it holds a character that no key holds")]
+    /// A character is outside base62, or the digits encode more than 32 bytes.
+    #[error("it contains a character that no key contains")]
     Digits,
-    /// The checksum does not fit: mistyped or cut.
-    #[error("its checksum does not fit: it was mistyped or altered")]
+    /// The checksum is wrong: the text was mistyped or altered.
+    #[error("its checksum is wrong: it was mistyped or altered")]
     Checksum,
 }
 
-/// Reading and writing the text form.
+/// Reads and writes the text form.
 #[derive(Debug)]
 pub struct TextForm;
 
 impl TextForm {
-    /// The text of a key.
+    /// Writes the text of a key.
     pub fn write(prefix: &Prefix, body: &Body) -> super::SecretText {
         let mut text = String::with_capacity(prefix.0.len() + 1 + BODY_DIGITS + CRC_DIGITS);
         text.push_str(&prefix.0);
@@ -119,8 +119,8 @@ impl TextForm {
         super::SecretText::new(text)
     }
 
-    /// Reads a text exactly as it is (nothing is trimmed) under one of `prefixes`; answers which
-    /// prefix it was.
+    /// Reads a text with one of `prefixes`, and returns the prefix and the body. The text is not
+    /// trimmed.
     pub fn read<'p>(text: &str, prefixes: &'p [Prefix]) -> Result<(&'p Prefix, Body), Malformed> {
         let (before, digits) = text.rsplit_once('_').ok_or(Malformed::Prefix)?;
         let prefix = prefixes
@@ -139,7 +139,7 @@ impl TextForm {
         Ok((prefix, read_body(body)?))
     }
 
-    /// The hint that names a key without disclosing it: its prefix and first four characters.
+    /// The hint of a key: its prefix and first four characters.
     pub fn hint(text: &str) -> Option<&str> {
         let underscore = text.rfind('_')?;
         text.get(..underscore + 5)
@@ -187,7 +187,7 @@ fn write_body(bytes: &[u8; BODY_LEN], text: &mut String) {
     }
 }
 
-/// The reverse of `write_body`; a number of more than 32 bytes is refused, so that each body has
+/// The reverse of `write_body`. It refuses a number of more than 32 bytes, so that each body has
 /// exactly one text.
 fn read_body(digits: &[u8]) -> Result<Body, Malformed> {
     let (first, rest) = digits.split_at(BODY_DIGITS - 4 * CHUNK_DIGITS);
@@ -261,7 +261,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text in "\\PC*") {
+        fn no_text_panics(text in "\\PC*") {
             let _ = TextForm::read(&text, &kw());
             let _ = TextForm::read(&format!("kw_{text}"), &kw());
         }
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_extremes_have_their_text() {
+    fn the_lowest_and_highest_body_are_read_back() {
         for byte in [0, 0xff] {
             let body = Body(zeroize::Zeroizing::new([byte; BODY_LEN]));
             let text = TextForm::write(&kw()[0], &body);

@@ -1,23 +1,23 @@
-//! What Verify says about a key.
+//! The verdict of Verify.
 
-/// The verdict on one key. Every value but `Valid` refuses it.
+/// The verdict on one key. Every value except `Valid` refuses the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// The key lives and may do what was asked.
+    /// The key is alive and meets the requirements of the call.
     Valid,
-    /// The tag is wrong, or no such key is stored.
+    /// The tag is wrong, or the store has no such key.
     NotFound,
-    /// The prefix, the base62 or the CRC is wrong: this was never one of our keys.
+    /// The prefix, the base62 or the CRC is wrong: the text was never a key of this service.
     Malformed,
-    /// Revoked, at its `revoke_time`.
+    /// The `revoke_time` has passed.
     Revoked,
-    /// Past its `expire_time`.
+    /// The `expire_time` has passed.
     Expired,
-    /// Switched off by an Update; can be switched on again.
+    /// Disabled by an Update. Another Update can enable the key.
     Disabled,
-    /// Lives, but lacks a required scope.
+    /// The key is alive but lacks a required scope.
     InsufficientScope,
-    /// Lives, but not for this client address.
+    /// The key is alive but not allowed for this client address.
     IpNotAllowed,
 }
 
@@ -34,7 +34,7 @@ impl Verdict {
         Self::IpNotAllowed,
     ];
 
-    /// The name as it stands on the wire and in metrics.
+    /// The name on the wire and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Valid => "VALID",

@@ -1,5 +1,5 @@
-//! The keyring's files: each refused case with its message, and the rule that a keyring appears
-//! whole, with its permissions, or not at all.
+//! The keyring's files: each refused case with its message. A keyring appears complete, with its
+//! permissions, or not at all.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,7 @@ use super::super::testing::Counting;
 use super::*;
 use crate::Keyring;
 
-/// A generated keyring in a directory of its own.
+/// A new keyring in a temporary directory.
 fn generated() -> (TempDir, PathBuf) {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("keyring");
@@ -19,7 +19,7 @@ fn generated() -> (TempDir, PathBuf) {
     (home, dir)
 }
 
-/// What a load says, without the directory's own path.
+/// The error of a load, without the path of the directory.
 fn refusal(dir: &Path) -> String {
     let error = load(dir).unwrap_err().to_string();
     error.replace(dir.to_str().unwrap(), "DIR")
@@ -44,7 +44,7 @@ fn checks(material: &KeyringMaterial) -> Vec<crate::CheckValue> {
 }
 
 #[test]
-fn what_was_generated_is_loaded() {
+fn a_generated_keyring_is_loaded() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("keyring");
     let made = generate(&dir, &Counting::default()).unwrap();
@@ -63,7 +63,7 @@ fn what_was_generated_is_loaded() {
 }
 
 #[test]
-fn only_the_owner_may_read_it() {
+fn only_the_owner_may_read_a_keyring() {
     let (_home, dir) = generated();
     assert_eq!(mode(&dir), 0o700);
     for name in ["generation-1", "seal-1", "cache-1"] {
@@ -101,7 +101,7 @@ fn a_keyring_is_never_overwritten() {
     assert_eq!(fs::read(dir.join("seal-1")).unwrap(), before);
 }
 
-/// Makes a keyring at the same place in the meantime.
+/// Makes a keyring in the same directory at the same time.
 struct Rival(PathBuf);
 
 impl Entropy for Rival {
@@ -114,7 +114,7 @@ impl Entropy for Rival {
 }
 
 #[test]
-fn of_two_at_once_one_makes_it() {
+fn of_two_concurrent_calls_one_makes_the_keyring() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("keyring");
     let error = generate(&dir, &Rival(dir.clone())).unwrap_err();
@@ -137,7 +137,7 @@ fn an_empty_directory_is_filled() {
 }
 
 #[test]
-fn what_a_crash_left_does_not_block() {
+fn leftovers_of_a_crash_do_not_block_a_new_keyring() {
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join("keyring");
     let left = home.path().join(".keyring.ffffffffffffffff");
@@ -258,7 +258,7 @@ fn numbers_have_one_form() {
         assert_eq!(
             refusal(&dir),
             format!(
-                "the number in the name of \"DIR/{name}\" is not one from 1 to 4294967295 without leading zeros: give the file its old name back"
+                "the number in the name of \"DIR/{name}\" is not from 1 to 4294967295 without leading zeros: restore the file's old name"
             )
         );
     }
@@ -277,7 +277,7 @@ fn damaged_files_are_refused() {
         (HEADER, "it is cut short: its last line is missing"),
         (
             &seal(&format!("key = {key}\n")).replace("ab", "ac"),
-            "its checksum does not fit",
+            "its checksum is wrong",
         ),
         (
             &seal(&format!("key = {key}\n")).replace('\n', "\r\n"),
@@ -285,11 +285,11 @@ fn damaged_files_are_refused() {
         ),
         (
             &text_of(KeyKind::Seal, 3, &format!("key = {key}\n")),
-            "its second line does not say what its name says",
+            "its second line does not match its name",
         ),
         (
             &text_of(KeyKind::Generation, 2, &format!("key = {key}\n")),
-            "its second line does not say what its name says",
+            "its second line does not match its name",
         ),
         (&seal(""), "a line is missing or out of place"),
         (
@@ -306,7 +306,7 @@ fn damaged_files_are_refused() {
         ),
         (
             &seal(&format!("key = {key}\nkey = {key}\n")),
-            "it holds a line too many",
+            "it has an extra line",
         ),
         (&"x".repeat(5_000), "it is too long"),
     ];
@@ -320,18 +320,18 @@ fn damaged_files_are_refused() {
     }
     let (_home, dir) = generated();
     fs::write(dir.join("seal-1"), [0xff, 0xfe]).unwrap();
-    assert!(refusal(&dir).contains("it is no text"));
+    assert!(refusal(&dir).contains("it is not text"));
 }
 
 #[test]
 fn a_file_under_another_name_is_refused() {
     let (_home, dir) = generated();
     fs::copy(dir.join("seal-1"), dir.join("seal-2")).unwrap();
-    assert!(refusal(&dir).contains("its second line does not say what its name says"));
+    assert!(refusal(&dir).contains("its second line does not match its name"));
 }
 
 #[test]
-fn a_secret_stands_once() {
+fn a_repeated_secret_is_refused() {
     let used: String = {
         let (_home, dir) = generated();
         load(&dir).unwrap().generations[&1]
@@ -359,7 +359,7 @@ fn a_secret_stands_once() {
         );
         let error = refusal(&dir);
         assert!(
-            error.contains("-2\" holds a secret that stands in this keyring already"),
+            error.contains("-2\" repeats a secret of this keyring"),
             "{error}"
         );
     }
@@ -368,7 +368,7 @@ fn a_secret_stands_once() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Only the last line's end may go. No message shows anything of the contents.
+    /// Only the last newline may be missing. No message shows any of the contents.
     #[test]
     fn a_cut_or_altered_file_is_refused(at in 0..160_usize, bit in 0..8_u8, cut: bool, seal: bool) {
         let (_home, dir) = generated();
@@ -385,7 +385,7 @@ proptest! {
 }
 
 #[test]
-fn the_last_line_may_lack_its_end() {
+fn the_last_newline_may_be_missing() {
     let (_home, dir) = generated();
     let text = fs::read_to_string(dir.join("seal-1")).unwrap();
     write(&dir.join("seal-1"), text.trim_end());
@@ -408,5 +408,5 @@ fn a_cache_key_is_added_and_the_newest_is_used() {
         assert_eq!(version(), number);
     }
     let left = fs::read_dir(&dir).unwrap().count();
-    assert_eq!(left, 5, "nothing half done is left");
+    assert_eq!(left, 5, "no hidden file is left");
 }

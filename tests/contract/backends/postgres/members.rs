@@ -39,7 +39,7 @@ async fn row(store: &Arc<dyn Store>, number: u8) -> Option<(u64, u64)> {
         .members
         .iter()
         .find(|member| member.registration == boot(number));
-    found.map(|member| (member.beat, member.applied))
+    found.map(|member| (member.heartbeat, member.applied))
 }
 
 async fn confirm(world: &World, number: u8, changes: &[CommittedChange]) -> (bool, Vec<bool>) {

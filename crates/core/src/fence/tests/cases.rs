@@ -1,4 +1,4 @@
-//! One case of the fence each: what it refuses, and what it keeps.
+//! Single cases of the fence: what it refuses and what it keeps.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn fresh_fence(world: &World, at: i64) -> Fence {
 }
 
 #[test]
-fn nothing_is_admitted_before_the_first_tail() {
+fn nothing_is_admitted_before_the_first_heartbeat() {
     let world = World::default();
     let fence = Fence::new(BOUND, 10, world.start());
     let stamp = Stamp {
@@ -31,13 +31,13 @@ fn freshness_ends_by_either_clock() {
     let fence = fresh_fence(&World::default(), 0);
     let end = i64::try_from(BOUND.as_micros()).unwrap();
     assert!(fence.is_fresh(now(end)) && !fence.is_fresh(now(end + 1)));
-    // The boot clock stood still (a frozen machine), the wall clock did not.
+    // A frozen machine: its boot clock stopped, its wall clock did not.
     let frozen = Now {
         boot: now(0).boot,
         wall: now(end + 1).wall,
     };
     assert!(!fence.is_fresh(frozen));
-    // A wall clock set back an hour changes nothing.
+    // A wall clock that was set back changes nothing.
     let back = Now {
         boot: now(5).boot,
         wall: Timestamp::from_micros(-3_600_000_000),
@@ -46,7 +46,7 @@ fn freshness_ends_by_either_clock() {
 }
 
 #[test]
-fn freshness_is_that_of_the_question_not_of_the_answer() {
+fn freshness_counts_from_the_request_of_the_heartbeat() {
     let world = World::default();
     let fence = Fence::new(BOUND, 10, world.start());
     let page = world.page(0);
@@ -58,7 +58,7 @@ fn freshness_is_that_of_the_question_not_of_the_answer() {
 }
 
 #[test]
-fn a_lost_tail_is_refused_until_a_new_start() {
+fn a_log_that_lost_changes_is_refused_until_a_restart() {
     let mut world = World::default();
     for _ in 0..3 {
         world.change(1, 1);
@@ -75,7 +75,7 @@ fn a_lost_tail_is_refused_until_a_new_start() {
     assert_eq!(
         fence.absorb(now(4), &world.page(3)),
         Err(lost),
-        "it does not heal by itself"
+        "a later page does not end the refusal"
     );
     fence.restart(world.start());
     assert!(!fence.is_fresh(now(5)));
@@ -84,7 +84,7 @@ fn a_lost_tail_is_refused_until_a_new_start() {
 }
 
 #[test]
-fn a_head_below_applied_is_a_lost_tail() {
+fn a_head_below_applied_means_lost_changes() {
     let mut world = World::default();
     world.change(1, 1);
     let fence = fresh_fence(&world, 2);
@@ -120,7 +120,7 @@ fn a_gap_and_a_trimmed_log_are_refused() {
 }
 
 #[test]
-fn a_new_epoch_refuses_what_was_read_in_the_old() {
+fn an_entry_of_an_older_epoch_is_refused() {
     let world = World::default();
     let fence = fresh_fence(&world, 1);
     let mut page = world.page(0);
@@ -145,7 +145,7 @@ fn a_new_epoch_refuses_what_was_read_in_the_old() {
 }
 
 #[test]
-fn too_far_behind_starts_cold_at_the_head() {
+fn an_instance_too_far_behind_jumps_to_the_head() {
     let mut world = World::default();
     let fence = fresh_fence(&world, 1);
     for _ in 0..=MAX_ROWS {
@@ -174,7 +174,7 @@ fn pruning_raises_the_floor_and_keeps_later_changes() {
         world.change(key, 1);
     }
     fence.absorb(now(2), &world.page(0)).unwrap();
-    // Key 2 (revision 2) is the oldest tombstone: key 1 changed again at 3.
+    // Key 2 (revision 2) has the oldest tombstone: key 1 changed again at revision 3.
     assert_eq!((fence.tombstones(), fence.floor()), (2, 2));
     let at = |revision| Stamp {
         epoch: EPOCH,
@@ -214,7 +214,7 @@ fn database_time_never_falls() {
 }
 
 #[test]
-fn a_key_that_changes_for_ever_does_not_fill_the_memory() {
+fn repeated_changes_of_one_key_keep_one_tombstone() {
     let tombstones = Tombstones::default();
     for revision in 0..10_000 {
         tombstones.set(id(1), revision);
@@ -225,7 +225,7 @@ fn a_key_that_changes_for_ever_does_not_fill_the_memory() {
     );
 }
 
-/// What a start has not read it refuses: the floor stands for the log before it.
+/// The floor stands for the part of the log that a new instance has not read.
 #[test]
 fn a_start_admits_nothing_from_before_it() {
     let mut world = World::default();
@@ -241,9 +241,9 @@ fn a_start_admits_nothing_from_before_it() {
     );
 }
 
-/// I2, I4: what is applied between the snapshot and the admission was not looked for.
+/// I2, I4: the admission did not check changes that were applied after the snapshot.
 #[test]
-fn an_admission_stamps_with_what_was_applied_at_the_look() {
+fn an_admission_restamps_with_applied_of_its_snapshot() {
     let mut world = World::default();
     let fence = fresh_fence(&world, 1);
     let snapshot = fence.snapshot();
@@ -259,9 +259,9 @@ fn an_admission_stamps_with_what_was_applied_at_the_look() {
     );
 }
 
-/// Freshness ends also for a snapshot that was taken while it lasted.
+/// A snapshot does not prolong the freshness under which it was taken.
 #[test]
-fn a_look_grows_old() {
+fn a_snapshot_admits_nothing_after_freshness_has_ended() {
     let fence = fresh_fence(&World::default(), 0);
     let snapshot = fence.snapshot();
     let stamp = Stamp {
@@ -294,19 +294,19 @@ fn a_jump_compares_the_mark_first() {
     ));
 }
 
-/// Freshness comes from a heartbeat that wrote its row, never from a mere read.
+/// Only a heartbeat that wrote its row gives freshness.
 #[test]
-fn a_hint_is_applied_and_gives_no_freshness() {
+fn a_read_without_a_heartbeat_is_applied_and_gives_no_freshness() {
     let mut world = World::default();
     let fence = Fence::new(BOUND, 10, world.start());
     world.change(1, 1);
     let page = world.page(fence.applied());
-    assert_eq!(fence.absorb_hint(now(2), &page), Ok(Absorbed::Fresh));
+    assert_eq!(fence.absorb_read(now(2), &page), Ok(Absorbed::Applied));
     assert!(!fence.is_fresh(now(2)));
     assert_eq!(fence.applied(), 1);
     fence.absorb(now(3), &world.page(1)).unwrap();
     world.change(2, 4);
-    fence.absorb_hint(now(5), &world.page(1)).unwrap();
+    fence.absorb_read(now(5), &world.page(1)).unwrap();
     assert_eq!(fence.freshness_age(now(5)), Some(Duration::from_micros(2)));
     let stamp = Stamp {
         epoch: EPOCH,
@@ -316,10 +316,10 @@ fn a_hint_is_applied_and_gives_no_freshness() {
     assert_eq!(snapshot.admit(id(2), stamp, now(5)), Admission::Superseded);
 }
 
-/// An operator accepts the log as it stands: what this instance knew of lost revisions must not
-/// refuse the changes that have their numbers now, nor may a snapshot of before go by what is new.
+/// An operator accepts the shorter log. The old tombstones must not refuse changes that now have
+/// their revisions, and an older snapshot must not use the new tombstones.
 #[test]
-fn after_a_lost_tail_a_new_start_begins_with_nothing_and_refuses_older_looks() {
+fn a_restart_after_lost_changes_resets_tombstones_and_refuses_older_snapshots() {
     let mut world = World::default();
     for _ in 0..3 {
         world.change(1, 1);
@@ -329,38 +329,38 @@ fn after_a_lost_tail_a_new_start_begins_with_nothing_and_refuses_older_looks() {
         incarnation: EPOCH.incarnation + 1,
         ..EPOCH
     };
-    // The log that is left is shorter, and its first change is another one.
-    let mut left = World::default();
-    left.change(2, 1);
+    // The remaining log is shorter, and its first change is another one.
+    let mut remaining = World::default();
+    remaining.change(2, 1);
     let before = fence.snapshot();
-    assert!(fence.absorb(now(3), &left.page(3)).is_err());
+    assert!(fence.absorb(now(3), &remaining.page(3)).is_err());
     assert!(!fence.may_restart(EPOCH) && fence.may_restart(raised));
     let start = Start {
         epoch: raised,
         floor: 0,
         applied: 0,
-        ..left.start()
+        ..remaining.start()
     };
     let start = Start {
         mark: mark(0, 0),
         ..start
     };
     fence.restart(start);
-    assert!(!fence.may_restart(raised), "it did");
+    assert!(!fence.may_restart(raised), "the restart is done");
     let page = Page {
         epoch: raised,
-        ..left.page(0)
+        ..remaining.page(0)
     };
     fence.absorb(now(4), &page).unwrap();
     let admit = |snapshot: Snapshot<'_>, key, epoch, revision| {
         let stamp = Stamp { epoch, revision };
         snapshot.admit(id(key), stamp, now(5))
     };
-    let fresh = admit(fence.snapshot(), 1, raised, 1);
+    let admission = admit(fence.snapshot(), 1, raised, 1);
     assert_eq!(
-        fresh,
+        admission,
         Admission::Admitted { restamp: 1 },
-        "not by its old tombstone"
+        "the old tombstone is gone"
     );
     assert_eq!(admit(fence.snapshot(), 2, raised, 0), Admission::Superseded);
     assert_eq!(admit(before, 3, EPOCH, 3), Admission::Superseded);

@@ -1,4 +1,5 @@
-//! Watches freshness, which ends by the mere passing of time.
+//! Reports when this instance becomes fresh or stops being fresh. Freshness ends by the passing of
+//! time alone, so the fence is polled.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,30 +10,30 @@ use tokio_util::sync::CancellationToken;
 use keyward_core::fence::{Fence, Now};
 use keyward_core::key::Clock;
 
-const TICK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Calls `changed` whenever freshness comes or goes, until `stop`, and says so in the log. `fresh`
-/// is what the caller has told already.
+/// Logs each start and end of freshness and calls `on_change`, until `stop`. `fresh` is the state
+/// that the caller has already reported.
 pub async fn watch_freshness(
     fresh: bool,
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
-    changed: impl Fn(bool) -> BoxFuture<'static, ()> + Send,
+    on_change: impl Fn(bool) -> BoxFuture<'static, ()> + Send,
 ) {
-    let mut told = fresh;
+    let mut reported = fresh;
     loop {
         let fresh = fence.is_fresh(Now::read(&*clock));
-        if told != fresh {
+        if reported != fresh {
             match fresh {
                 true => tracing::info!(applied = fence.applied(), "fresh: serving"),
                 false => tracing::error!("not fresh: Verify answers UNAVAILABLE"),
             }
-            changed(fresh).await;
-            told = fresh;
+            on_change(fresh).await;
+            reported = fresh;
         }
         tokio::select! {
-            () = tokio::time::sleep(TICK) => {}
+            () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = stop.cancelled() => return,
         }
     }

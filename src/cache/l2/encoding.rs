@@ -1,19 +1,19 @@
-//! What is kept of a record: its fields in protobuf's encoding, with the stamp. It is read back
-//! through the checks of each field; what does not pass is no entry.
+//! The encoding of an entry: the record's fields and the stamp, as a protobuf message. Decoding runs
+//! the check of each field and refuses the whole entry if one fails.
 //!
-//! Whoever changes the fields raises `FORM` in `crypto/cache_key.rs`.
+//! When you change the fields, raise `FORMAT` in `crates/crypto/src/cache_key.rs`.
 
 use std::collections::BTreeMap;
 
-use prost::Message;
+use prost::Message as _;
 
 use keyward_core::fence::{Epoch, Stamp};
 use keyward_core::key::{
     AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, Timestamp,
 };
 
-#[derive(Message)]
-struct Kept {
+#[derive(prost::Message)]
+struct Message {
     #[prost(fixed64, tag = "1")]
     system: u64,
     #[prost(uint32, tag = "2")]
@@ -54,9 +54,9 @@ struct Kept {
     changed_at: u64,
 }
 
-/// The bytes that are sealed and kept.
+/// Encodes an entry, to be sealed.
 pub(super) fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
-    Kept {
+    Message {
         system: stamp.epoch.system,
         timeline: stamp.epoch.timeline,
         incarnation: stamp.epoch.incarnation,
@@ -83,42 +83,42 @@ pub(super) fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
     .encode_to_vec()
 }
 
-/// The reverse of `encode`.
+/// The reverse of `encode`; `None` if any field is invalid.
 pub(super) fn decode(bytes: &[u8]) -> Option<(KeyRecord, Stamp)> {
-    let kept = Kept::decode(bytes).ok()?;
+    let message = Message::decode(bytes).ok()?;
     let id = |bytes: &[u8]| bytes.try_into().ok().map(KeyId::from_bytes);
     let reason = |text| Reason::new("revoke_reason", text).ok();
     let record = KeyRecord {
-        id: id(&kept.id)?,
-        account: AccountId::new("account_id", kept.account).ok()?,
-        name: SlotName::new("name", kept.name).ok()?,
-        hint: Hint(kept.hint),
-        scopes: Scopes::new("scopes", kept.scopes).ok()?,
-        metadata: Metadata::new("metadata", kept.metadata).ok()?,
-        networks: Networks::new("allowed_cidrs", &kept.networks).ok()?,
-        recoverable: kept.recoverable,
-        disabled: kept.disabled,
-        create_time: Timestamp::from_micros(kept.create_time),
-        expire_time: kept.expire_time.map(Timestamp::from_micros),
-        revoke_time: kept.revoke_time.map(Timestamp::from_micros),
-        // What is there must be readable: an end that is lost would let a dead key live.
-        revoke_reason: match kept.revoke_reason {
+        id: id(&message.id)?,
+        account: AccountId::new("account_id", message.account).ok()?,
+        name: SlotName::new("name", message.name).ok()?,
+        hint: Hint(message.hint),
+        scopes: Scopes::new("scopes", message.scopes).ok()?,
+        metadata: Metadata::new("metadata", message.metadata).ok()?,
+        networks: Networks::new("allowed_cidrs", &message.networks).ok()?,
+        recoverable: message.recoverable,
+        disabled: message.disabled,
+        create_time: Timestamp::from_micros(message.create_time),
+        expire_time: message.expire_time.map(Timestamp::from_micros),
+        revoke_time: message.revoke_time.map(Timestamp::from_micros),
+        // A field that is present but invalid refuses the entry, instead of being dropped.
+        revoke_reason: match message.revoke_reason {
             Some(text) => Some(reason(text)?),
             None => None,
         },
-        replaced_by: match kept.replaced_by {
+        replaced_by: match message.replaced_by {
             Some(bytes) => Some(id(&bytes)?),
             None => None,
         },
-        revision: kept.changed_at,
+        revision: message.changed_at,
     };
     let stamp = Stamp {
         epoch: Epoch {
-            system: kept.system,
-            timeline: kept.timeline,
-            incarnation: kept.incarnation,
+            system: message.system,
+            timeline: message.timeline,
+            incarnation: message.incarnation,
         },
-        revision: kept.revision,
+        revision: message.revision,
     };
     Some((record, stamp))
 }
@@ -160,7 +160,7 @@ mod tests {
     };
 
     #[test]
-    fn a_record_survives() {
+    fn a_record_is_decoded_as_it_was_encoded() {
         for full in [false, true] {
             let record = record(full);
             assert_eq!(decode(&encode(&record, STAMP)), Some((record, STAMP)));
@@ -168,19 +168,19 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_its_limits_do_not_allow_is_no_entry() {
-        let mut kept = Kept::decode(&encode(&record(true), STAMP)[..]).unwrap();
-        kept.replaced_by = Some(vec![1]);
-        assert_eq!(decode(&kept.encode_to_vec()), None);
-        let mut kept = Kept::decode(&encode(&record(true), STAMP)[..]).unwrap();
-        kept.account = String::new();
-        assert_eq!(decode(&kept.encode_to_vec()), None);
+    fn an_entry_with_an_invalid_field_is_refused() {
+        let mut message = Message::decode(&encode(&record(true), STAMP)[..]).unwrap();
+        message.replaced_by = Some(vec![1]);
+        assert_eq!(decode(&message.encode_to_vec()), None);
+        let mut message = Message::decode(&encode(&record(true), STAMP)[..]).unwrap();
+        message.account = String::new();
+        assert_eq!(decode(&message.encode_to_vec()), None);
         assert_eq!(decode(&[]), None);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
+        fn no_bytes_panic(bytes: Vec<u8>) {
             let _ = decode(&bytes);
         }
     }

@@ -1,0 +1,208 @@
+//! The cache of records in Redis. Each entry is sealed with the cache key. Reads are gathered into
+//! batches and bounded in time; writes and removals are queued, and dropped if the queue is full.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::link::{BOUND, Link};
+use super::servers::MAX_ENTRY;
+use super::{PREFIX, encoding, spawn};
+use crate::cache::SharedCache;
+use keyward_core::fence::Stamp;
+use keyward_core::key::{Entropy, KeyRecord};
+use keyward_crypto::{CACHE_SEAL_LEN, CacheKey, Digest};
+use keyward_ops::L2Metrics;
+
+/// The shortest lifetime of an entry, and the most that is added to it. The addition varies, so that
+/// entries that were written together do not expire together.
+const LIFETIME: (Duration, Duration) = (Duration::from_secs(3_600), Duration::from_secs(600));
+/// The most entries in one round trip.
+const BATCH: usize = 64;
+/// The number of concurrent round trips that read.
+const READERS: usize = 4;
+/// The most entries that wait to be written, and the most names that wait to be removed.
+const QUEUE: usize = 1_024;
+
+/// One read: a name, and the sender of its value. A missing value is empty; a refused read is `None`.
+type Read = (String, oneshot::Sender<Option<Vec<u8>>>);
+/// One write: name, sealed entry and lifetime in seconds.
+type Write = (String, Vec<u8>, u64);
+
+/// The cache of key records in Redis.
+pub struct Entries {
+    key: Arc<CacheKey>,
+    entropy: Arc<dyn Entropy>,
+    metrics: L2Metrics,
+    link: Arc<Link>,
+    reads: mpsc::Sender<Read>,
+    writes: mpsc::Sender<Write>,
+    removals: mpsc::Sender<String>,
+}
+
+impl Entries {
+    /// Starts the tasks on the current runtime, until `stop`.
+    pub(super) fn start(
+        link: Arc<Link>,
+        key: Arc<CacheKey>,
+        entropy: Arc<dyn Entropy>,
+        metrics: L2Metrics,
+        stop: &CancellationToken,
+    ) -> Arc<Self> {
+        let (reads, queue) = mpsc::channel(BATCH * READERS);
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..READERS {
+            spawn(read_all(Arc::clone(&link), Arc::clone(&queue)), stop);
+        }
+        let (writes, queue) = mpsc::channel(QUEUE);
+        spawn(write_all(Arc::clone(&link), queue, metrics.clone()), stop);
+        let (removals, queue) = mpsc::channel(QUEUE);
+        spawn(remove_all(Arc::clone(&link), queue), stop);
+        Arc::new(Self {
+            key,
+            entropy,
+            metrics,
+            link,
+            reads,
+            writes,
+            removals,
+        })
+    }
+
+    /// Queues the removal of the entries for `digests`. It is best effort.
+    pub fn remove(&self, digests: &[Digest]) {
+        for digest in digests {
+            // The queue may be full. The fence does not admit the entry anyway.
+            let _ = self.removals.try_send(self.name(digest));
+        }
+    }
+
+    fn name(&self, digest: &Digest) -> String {
+        format!("{PREFIX}{}", self.key.name(digest))
+    }
+
+    /// Reads the sealed entry for `digest`; empty without an entry, `None` without an answer in time.
+    async fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
+        if !self.link.is_closed() {
+            self.metrics.skipped.inc();
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        let read = async {
+            self.reads.send((self.name(digest), sender)).await.ok()?;
+            receiver.await.ok()?
+        };
+        let answer = timeout(BOUND, read).await.ok().flatten();
+        if answer.is_none() {
+            self.metrics.failed.inc();
+        }
+        answer
+    }
+}
+
+#[async_trait]
+impl SharedCache<KeyRecord> for Entries {
+    async fn get(&self, digest: &Digest) -> Option<(KeyRecord, Stamp)> {
+        let sealed = self.read(digest).await?;
+        if sealed.is_empty() {
+            self.metrics.miss.inc();
+            return None;
+        }
+        let Some(plain) = self.key.open(digest, &sealed) else {
+            // Log the first one only: an attacker can cause any number.
+            if self.metrics.bad.inc() == 0 {
+                tracing::error!(
+                    "an entry in redis was not made with this cache key: another program writes \
+                     there. The entry counts as a miss (keyward_l2_total, outcome bad_mac)"
+                );
+            }
+            return None;
+        };
+        let entry = encoding::decode(&plain);
+        match &entry {
+            Some(_) => self.metrics.hit.inc(),
+            None => self.metrics.unreadable.inc(),
+        };
+        entry
+    }
+
+    fn put(&self, digest: &Digest, record: &KeyRecord, stamp: Stamp) {
+        if !self.link.is_closed() {
+            return;
+        }
+        let plain = encoding::encode(record, stamp);
+        if plain.len() + CACHE_SEAL_LEN > MAX_ENTRY {
+            return;
+        }
+        let Some(sealed) = self.key.seal(digest, &plain, &*self.entropy) else {
+            return;
+        };
+        let (shortest, spread) = LIFETIME;
+        let random = u64::from(sealed.first().copied().unwrap_or_default());
+        let seconds = shortest.as_secs() + spread.as_secs() * random / 255;
+        let write = (self.name(digest), sealed, seconds);
+        if self.writes.try_send(write).is_err() {
+            self.metrics.dropped.inc();
+        }
+    }
+
+    fn note_refused(&self) {
+        self.metrics.refused.inc();
+    }
+}
+
+impl std::fmt::Debug for Entries {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Entries")
+    }
+}
+
+/// Reads in batches: the reads that arrive during a round trip form the next batch.
+async fn read_all(link: Arc<Link>, queue: Arc<Mutex<mpsc::Receiver<Read>>>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.lock().await.recv_many(&mut batch, BATCH).await > 0 {
+        // Skip the reads that have timed out.
+        batch.retain(|(_, sender)| !sender.is_closed());
+        if batch.is_empty() {
+            continue;
+        }
+        let (names, senders): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
+        // After a failure the senders are dropped, and the callers read the store.
+        let Ok(values) = link.call(|connection| connection.read(names)).await else {
+            continue;
+        };
+        for (sender, value) in senders.into_iter().zip(values) {
+            // The caller may have stopped waiting.
+            let _ = sender.send(value);
+        }
+    }
+}
+
+async fn write_all(link: Arc<Link>, mut queue: mpsc::Receiver<Write>, metrics: L2Metrics) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+        let entries = &batch;
+        let written = link.call(|connection| async move { connection.write(entries).await });
+        let written = written.await.unwrap_or_default();
+        let written = u64::try_from(written).unwrap_or(u64::MAX);
+        metrics.written.inc_by(written);
+        metrics.dropped.inc_by(count.saturating_sub(written));
+        batch.clear();
+    }
+}
+
+async fn remove_all(link: Arc<Link>, mut queue: mpsc::Receiver<String>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        let names = std::mem::take(&mut batch);
+        let removed = link.call(|connection| connection.delete(names));
+        if removed.await.is_err() {
+            tracing::debug!("entries of changed keys were not removed; the fence refuses them");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The contract of a cache that instances share. Correctness never depends on it: the fence admits
+//! each record that it returns.
+
+use async_trait::async_trait;
+
+use keyward_core::fence::Stamp;
+use keyward_crypto::Digest;
+
+/// A cache behind L1, shared by instances.
+#[async_trait]
+pub trait SharedCache<R>: Send + Sync + 'static {
+    /// The entry for `digest`; `None` also if the cache is unavailable. The call has a time limit.
+    async fn get(&self, digest: &Digest) -> Option<(R, Stamp)>;
+
+    /// Stores an admitted record without waiting for the result. It may fail silently.
+    fn put(&self, digest: &Digest, record: &R, stamp: Stamp);
+
+    /// Counts an entry of this cache that the fence did not admit.
+    fn note_refused(&self);
+}

@@ -1,0 +1,54 @@
+//! Wakes the tail at each change notice, from the store and from Redis. A notice may be lost: the
+//! heartbeat finds the change later.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::Tail;
+use crate::cache::l2::ChangeNotices;
+use keyward_ops::MemberMetrics;
+use keyward_store::{ChangeNotice, Store};
+
+/// The pause after a possible loss, so that an unreachable store is not called in a tight loop.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Wakes `tail` at the store's change notices, until `stop`.
+pub async fn wake_on_store_notices(
+    store: Arc<dyn Store>,
+    tail: Arc<Tail>,
+    metrics: MemberMetrics,
+    stop: CancellationToken,
+) {
+    loop {
+        let notice = tokio::select! {
+            notice = store.hint() => notice,
+            () = stop.cancelled() => return,
+        };
+        tail.wake();
+        match notice {
+            ChangeNotice::Changed => {
+                metrics.hints_changed.inc();
+            }
+            ChangeNotice::Lost => {
+                metrics.hints_lost.inc();
+                tokio::select! {
+                    () = tokio::time::sleep(PAUSE) => {}
+                    () = stop.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+/// Wakes `tail` at the change notices of Redis, until `stop`.
+pub async fn wake_on_l2_notices(
+    notices: Arc<ChangeNotices>,
+    tail: Arc<Tail>,
+    stop: CancellationToken,
+) {
+    while stop.run_until_cancelled(notices.wait()).await.is_some() {
+        tail.wake();
+    }
+}

@@ -1,0 +1,136 @@
+//! This instance's registration, its row in the membership. The instance registers at start, and
+//! again if the row is gone or a heartbeat hangs.
+//!
+//! Upholds the owner's half of I9: an instance deletes its row only after its freshness has ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use keyward_core::fence::RegistrationId;
+use keyward_core::key::Entropy;
+use keyward_ops::MemberMetrics;
+use keyward_store::{NewInstance, Store};
+
+/// This instance's data and its current registration.
+pub struct Registration {
+    name: String,
+    max_staleness: Duration,
+    generations: Vec<u32>,
+    entropy: Arc<dyn Entropy>,
+    metrics: MemberMetrics,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    id: Option<RegistrationId>,
+    /// The instance must register again before its next heartbeat.
+    is_doubtful: bool,
+    /// Earlier registrations whose rows are still to be deleted. Freshness from them has ended.
+    left_behind: Vec<RegistrationId>,
+}
+
+impl Registration {
+    /// An instance that has not registered yet. `name` is for operators.
+    pub fn new(
+        name: String,
+        max_staleness: Duration,
+        generations: Vec<u32>,
+        entropy: Arc<dyn Entropy>,
+        metrics: MemberMetrics,
+    ) -> Self {
+        Self {
+            name,
+            max_staleness,
+            generations,
+            entropy,
+            metrics,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The current id.
+    pub(super) fn id(&self) -> Option<RegistrationId> {
+        self.state.lock().id
+    }
+
+    /// The current id, if heartbeats may be sent under it.
+    pub(super) fn usable_id(&self) -> Option<RegistrationId> {
+        let state = self.state.lock();
+        state.id.filter(|_| !state.is_doubtful)
+    }
+
+    /// Notes that the row is gone.
+    pub(super) fn forget(&self) {
+        self.state.lock().id = None;
+    }
+
+    /// Notes that the instance must register again: an abandoned statement may still lock the row,
+    /// or the row's acknowledgements belong to another log.
+    pub(super) fn mark_doubtful(&self) {
+        self.state.lock().is_doubtful = true;
+    }
+
+    /// Registers under a new id. Calls `end_freshness` before the row of an earlier registration may
+    /// be deleted (I9).
+    pub(super) async fn register(
+        &self,
+        store: &dyn Store,
+        end_freshness: impl FnOnce() + Send,
+    ) -> Result<RegistrationId, String> {
+        let id = RegistrationId::draw(&*self.entropy);
+        let instance = NewInstance {
+            registration: id,
+            name: self.name.clone(),
+            max_staleness: self.max_staleness,
+            generations: self.generations.clone(),
+        };
+        // While this fails, cached records are used until freshness has run out.
+        let registered = store.register(&instance).await;
+        registered.map_err(|error| error.to_string())?;
+        self.metrics.registrations.inc();
+        end_freshness();
+        let earlier = {
+            let mut state = self.state.lock();
+            let earlier = state.id.replace(id);
+            state.is_doubtful = false;
+            state.left_behind.extend(earlier);
+            earlier
+        };
+        match earlier {
+            None => tracing::debug!(registration = %id, "registered"),
+            Some(earlier) => tracing::info!(registration = %id, %earlier, "registered again"),
+        }
+        Ok(id)
+    }
+
+    /// Deletes the rows of earlier registrations. It retries failed deletions at the next call;
+    /// other instances reap these rows as well.
+    pub(super) async fn clean_up(&self, store: &dyn Store) {
+        let rows = std::mem::take(&mut self.state.lock().left_behind);
+        for id in rows {
+            if let Err(error) = store.leave(id).await {
+                tracing::debug!(%error, registration = %id, "an earlier row could not be deleted yet");
+                self.state.lock().left_behind.push(id);
+            }
+        }
+    }
+
+    /// Deletes the row. I9: freshness has ended.
+    pub(super) async fn leave(&self, store: &dyn Store) {
+        {
+            let mut state = self.state.lock();
+            let id = state.id.take();
+            state.left_behind.extend(id);
+        }
+        self.clean_up(store).await;
+    }
+}
+
+impl std::fmt::Debug for Registration {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Registration({}, {:?})", self.name, self.id())
+    }
+}
