@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use super::inbox::{Inbox, Slot};
 use super::link::{CONNECT, is_refusal};
 use keyward_core::key::SecretText;
+use keyward_ops::settings::values::is_local;
 
 /// The largest entry that is read or written, in bytes: more than the largest record takes. Of a
 /// larger value only so much is read.
@@ -28,37 +29,58 @@ pub(super) const MAX_ENTRY: usize = 32 << 10;
 /// Calls are bounded by their callers; this ends what nobody waits for any more.
 const RESPONSE: Duration = Duration::from_secs(2);
 
-/// Which servers there are, and how to log in.
-#[derive(Clone, Debug)]
+/// Where Redis is and how to log in. `Display` hides the password.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
-    /// Where they are.
+    /// The servers.
     pub nodes: Nodes,
-    /// The user; `None` for the default one.
+    /// The user; `None` means Redis's default user.
     pub user: Option<String>,
     /// The password.
     pub password: Option<SecretText>,
-    /// The number of the database.
+    /// The number of the database; 0 for a cluster.
     pub database: i64,
-    /// Whether TLS is spoken; who answers must prove its name.
+    /// Whether to connect over TLS, where the server must prove its name.
     pub tls: bool,
-    /// A file of the authorities that are believed, in PEM; `None` for the system's.
+    /// The PEM file of the trusted authorities; `None` means the system's.
     pub ca: Option<PathBuf>,
+    /// The URL without the password.
+    pub shown: String,
 }
 
-/// Host and port.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// Host and port. An IPv6 address has no brackets.
 pub type Node = (String, u16);
 
-/// Where servers are.
-#[derive(Clone, Debug)]
+/// The servers of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Nodes {
     /// One server.
     Single(Node),
-    /// One server, by its socket.
+    /// One server on this machine, by the path of its socket.
     Socket(PathBuf),
-    /// Sentinels, and the service they watch.
+    /// Sentinels, and the name by which they know the primary.
     Sentinel(Vec<Node>, String),
-    /// Some nodes of a cluster.
+    /// Some nodes of a cluster; they name the others.
     Cluster(Vec<Node>),
+}
+
+impl Nodes {
+    /// Whether all named servers are on this machine.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Single((host, _)) => is_local(host),
+            Self::Socket(_) => true,
+            Self::Sentinel(nodes, _) | Self::Cluster(nodes) => {
+                nodes.iter().all(|(host, _)| is_local(host))
+            }
+        }
+    }
 }
 
 /// Why the servers cannot be connected to, whatever they do.
