@@ -28,7 +28,7 @@ pub struct Metrics {
     pub reveals: Counter,
     /// Taps on forged buttons, and on buttons of other users.
     pub forged: Counter,
-    /// Updates in work.
+    /// Updates that the bot is handling.
     pub in_flight: Gauge,
     /// Messages that show a key.
     pub showing: Gauge,
@@ -97,7 +97,10 @@ impl Metrics {
                 "keyward_bot_forged_buttons",
                 "Taps on forged buttons, and on buttons of other users",
             ),
-            in_flight: c.metric("keyward_bot_updates_in_flight", "Updates in work"),
+            in_flight: c.metric(
+                "keyward_bot_updates_in_flight",
+                "Updates that the bot is handling",
+            ),
             showing: c.metric(
                 "keyward_bot_messages_showing_a_key",
                 "Messages that show a key",

@@ -134,7 +134,7 @@ impl<S: Schema> Setting<S> {
         format!("{prefix}{}", self.name.to_uppercase())
     }
 
-    /// The default as documentation shows it; empty if there is none.
+    /// The default as documentation shows it; empty without a default.
     pub const fn documented_default(&self) -> &'static str {
         self.default
     }
