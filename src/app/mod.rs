@@ -309,7 +309,7 @@ async fn open_store(
         }
         config::Store::Postgres(urls) => {
             let store =
-                PostgresStore::open(urls.expose(), settings.max_staleness, Arc::clone(clock)).await;
+                PostgresStore::open(urls.hosts(), settings.max_staleness, Arc::clone(clock)).await;
             Ok(watched(store.map_err(StartError::new)?, clock, metrics))
         }
     }

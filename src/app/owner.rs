@@ -119,7 +119,7 @@ enum Made {
 async fn make_secrets(settings: &Settings, token: &Path) -> Result<Made, StartError> {
     let (clock, entropy) = (Arc::new(SystemClock), SystemEntropy);
     let urls = urls(settings)?;
-    let store = PostgresStore::open(urls.expose(), settings.max_staleness, clock.clone());
+    let store = PostgresStore::open(urls.hosts(), settings.max_staleness, clock.clone());
     let store = store.await.map_err(StartError::new)?;
     let known = store.check_values().await.map_err(StartError::new)?;
     if store.has_tokens().await.map_err(StartError::new)? {
@@ -154,7 +154,7 @@ async fn make_secrets(settings: &Settings, token: &Path) -> Result<Made, StartEr
 
 async fn owner(settings: &Settings) -> Result<PostgresOwner, StartError> {
     let urls = urls(settings)?;
-    PostgresOwner::connect(urls.expose(), Arc::new(SystemClock))
+    PostgresOwner::connect(urls.hosts(), Arc::new(SystemClock))
         .await
         .map_err(StartError::new)
 }

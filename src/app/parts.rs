@@ -204,6 +204,7 @@ impl Base {
             metrics.encode()
         };
         let probes = http::Probes {
+            name: "keyward",
             metrics: Box::new(scrape),
             ready: Box::new(ready),
         };

@@ -1,4 +1,4 @@
-//! The life of the process: from its settings to its end by a signal.
+//! The service process: from its settings to its end by a signal.
 
 use std::io::Write;
 
@@ -7,26 +7,23 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{App, Parts, StartError};
 use crate::config::Settings;
 use crate::system;
-use keyward_ops::{self, LogFormat};
+use keyward_ops::{LogFormat, OtherCrates};
 
-/// A write over a file-size limit raises it; as with a full disk, the write shall fail and the
-/// process live on.
+/// The signal of a write beyond a file-size limit. The write must fail as on a full disk, and the
+/// process must continue.
 const SIGXFSZ: i32 = 25;
 
-/// Threads of the control runtime: the tail goes on while a write computes.
+/// Threads of the control runtime. Two, so that the tail runs while a write computes.
 const CONTROL_THREADS: usize = 2;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn serve(settings: Settings) -> Result<(), StartError> {
     system::forbid_core_dumps().map_err(StartError::new)?;
     let filter = std::env::var("RUST_LOG").ok();
-    let collector = settings
-        .otlp_endpoint
-        .as_ref()
-        .map(|url| url.expose().to_owned());
+    let collector = settings.otlp_endpoint.as_ref().map(|url| url.expose());
+    let (format, others) = (settings.log_format, OtherCrates::Filtered);
     let _telemetry =
-        keyward_ops::init(settings.log_format, filter.as_deref(), collector.as_deref())
-            .map_err(StartError::new)?;
+        keyward_ops::init(format, filter.as_deref(), others, collector).map_err(StartError::new)?;
     let mut runtime = match settings.workers {
         0 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
@@ -37,10 +34,10 @@ pub fn serve(settings: Settings) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(StartError::new)?
-        .block_on(live(settings))
+        .block_on(run_until_signal(settings))
 }
 
-async fn live(settings: Settings) -> Result<(), StartError> {
+async fn run_until_signal(settings: Settings) -> Result<(), StartError> {
     let catch = |kind| signal(kind).map_err(StartError::new);
     let (mut terminate, mut interrupt) = (
         catch(SignalKind::terminate())?,
@@ -54,21 +51,21 @@ async fn live(settings: Settings) -> Result<(), StartError> {
         _ = interrupt.recv() => {}
         () = app.broken() => {
             app.stop().await;
-            return Err(StartError("a part of the service failed; its log says which".to_owned()));
+            return Err(StartError("a part of the service failed; see the log".to_owned()));
         }
     }
-    tracing::info!("stopping: NOT_SERVING, calls under way end");
+    tracing::info!("stopping: NOT_SERVING, waiting for open calls");
     tokio::select! {
         () = app.stop() => {
             tracing::info!("stopped");
             Ok(())
         }
-        // A person who presses Ctrl-C again means it; a supervisor may say TERM twice.
-        _ = interrupt.recv() => Err(StartError("stopped at once by an interrupt".to_owned())),
+        // A second Ctrl-C is deliberate; a supervisor can send TERM twice.
+        _ = interrupt.recv() => Err(StartError("stopped at once by a second interrupt".to_owned())),
     }
 }
 
-/// The one line that whoever started the process may wait for.
+/// Prints the line that supervisors and scripts can wait for.
 fn say_ready(app: &App, format: LogFormat) {
     let grpc = app.grpc_address();
     let http = app

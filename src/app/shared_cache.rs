@@ -1,4 +1,4 @@
-//! The cache that instances share, as the settings name it.
+//! The start of L2, the cache in Redis that instances share.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,13 +6,13 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
-use crate::cache::l2::{Address, L2, Nodes};
-use crate::config::{RedisKind, RedisServers, Settings};
+use crate::cache::l2::L2;
+use crate::config::Settings;
 use keyward_core::key::Entropy;
 use keyward_crypto::Keyring;
 use keyward_ops::L2Metrics;
 
-/// Starts it, if there is to be one. It connects by itself, whenever Redis is there.
+/// Starts L2 if the settings name a Redis. It connects in the background.
 pub(super) fn start(
     settings: &Settings,
     keyring: &Keyring,
@@ -20,40 +20,23 @@ pub(super) fn start(
     metrics: &L2Metrics,
     stop: &CancellationToken,
 ) -> Result<Option<L2>, StartError> {
-    let Some(servers) = &settings.redis else {
+    let Some(address) = &settings.redis else {
         return Ok(None);
     };
     let key = keyring
         .cache_key()
         .ok_or_else(|| no_cache_key(&settings.keyring))?;
-    tracing::info!(cache_key = key.version(), "redis: {servers}");
+    tracing::info!(cache_key = key.version(), "redis: {address}");
     let entropy = Arc::clone(entropy);
-    L2::start(address(servers), key, entropy, metrics.clone(), stop)
+    L2::start(address.clone(), key, entropy, metrics.clone(), stop)
         .map(Some)
         .map_err(StartError::new)
 }
 
 fn no_cache_key(keyring: &Path) -> StartError {
     StartError(format!(
-        "the keyring {} holds no file cache-<number>, which `redis` needs: run `keyward keyring \
-         cache` to add one, and give it to all instances, or remove the setting `redis`",
+        "the keyring {} has no file cache-<number>, which `redis` needs: run `keyward keyring \
+         cache` to add one and copy it to all instances, or remove the setting `redis`",
         keyring.display()
     ))
-}
-
-fn address(servers: &RedisServers) -> Address {
-    let nodes = match servers.kind() {
-        RedisKind::Single { host, port } => Nodes::Single((host.clone(), *port)),
-        RedisKind::Socket(path) => Nodes::Socket(path.clone()),
-        RedisKind::Sentinel { nodes, service } => Nodes::Sentinel(nodes.clone(), service.clone()),
-        RedisKind::Cluster { nodes } => Nodes::Cluster(nodes.clone()),
-    };
-    Address {
-        nodes,
-        user: servers.user().map(str::to_owned),
-        password: servers.password().cloned(),
-        database: servers.database(),
-        tls: servers.tls(),
-        ca: servers.ca().map(Path::to_owned),
-    }
 }

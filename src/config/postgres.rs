@@ -1,15 +1,20 @@
-//! The URLs of a Postgres store: checked before anything connects, and shown without a password.
+//! The URLs of a Postgres store, checked before anything connects and shown without a password.
 //!
-//! The driver must read a URL as it is read here, or the rule on TLS would judge another host than
-//! the one that is connected to. So what can be read in two ways is refused: a second `@`, a host
-//! or a parameter given twice, a parameter that is not known.
+//! The driver's own parser reads each URL once, and its result is what connects. The checks here
+//! refuse what that parser would ignore or what a reader could misread: an unknown parameter, a part
+//! that is given twice, a second `@`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
 
-/// More hosts than any failover has.
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use url::Url;
+
+use keyward_ops::settings::values::is_local;
+
+/// More hosts than a failover group has.
 const MAX_URLS: usize = 8;
-/// What a URL begins with.
+/// The prefixes of a URL.
 pub(super) const SCHEMES: [&str; 2] = ["postgres://", "postgresql://"];
 const PARAMETERS: [&str; 10] = [
     "application_name",
@@ -23,32 +28,20 @@ const PARAMETERS: [&str; 10] = [
     "sslrootcert",
     "user",
 ];
-const MODES: [&str; 6] = [
-    "disable",
-    "allow",
-    "prefer",
-    "require",
-    "verify-ca",
-    "verify-full",
-];
-const VERIFIED: &str = "verify-full";
 const TAKES: &str = "takes postgres://USER:PASSWORD@HOST/DATABASE, several separated by commas for \
                      the hosts of one database";
-/// How a password is written, for errors.
-pub(super) const ENCODED: &str = "in a password @ is written as %40, / as %2F, ? as %3F, # as %23, a comma as \
-                       %2C, a space as %20";
+/// How to encode a password, for errors.
+const ENCODING: &str = "in a password write @ as %40, / as %2F, ? as %3F, # as %23, a comma as \
+                        %2C, a space as %20";
+const WRONG_PORT: &str = "has a port that is not a number from 1 to 65535";
 
-/// One to eight URLs of one Postgres database, which differ in the host. Neither `Display` nor
-/// `Debug` shows a password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct PostgresUrls(Vec<PostgresUrl>);
-
-#[derive(Clone, PartialEq, Eq)]
-struct PostgresUrl {
-    text: String,
+/// One to eight URLs of one Postgres database, which differ in the host. `Display` and `Debug` hide
+/// the passwords.
+#[derive(Clone)]
+pub struct PostgresUrls {
+    hosts: Vec<PgConnectOptions>,
     shown: String,
-    /// It stays on this machine, or the server proves who it is.
-    is_safe: bool,
+    first_unsafe: Option<String>,
 }
 
 impl PostgresUrls {
@@ -56,36 +49,47 @@ impl PostgresUrls {
     ///
     /// # Errors
     ///
-    /// What is wrong with the first wrong one, without repeating any part of it.
+    /// The first error, without any part of the URLs.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let urls: Vec<_> = text.split(',').map(str::trim).collect();
-        if urls.len() > MAX_URLS {
-            return Err(format!("{TAKES}, {MAX_URLS} at most"));
+        let texts: Vec<_> = text.split(',').map(str::trim).collect();
+        if texts.len() > MAX_URLS {
+            return Err(format!("{TAKES}, at most {MAX_URLS}"));
         }
-        let numbered = |(index, url)| {
-            read(url).map_err(|reason| format!("{TAKES}; {} {reason}", named(index, urls.len())))
+        let mut urls = Self {
+            hosts: Vec::new(),
+            shown: String::new(),
+            first_unsafe: None,
         };
-        let urls = urls.iter().copied().enumerate().map(numbered);
-        urls.collect::<Result<_, _>>().map(Self)
+        for (index, text) in texts.iter().enumerate() {
+            let name = match texts.len() {
+                1 => "the URL".to_owned(),
+                _ => format!("URL {}", index + 1),
+            };
+            let (host, shown) = read(text).map_err(|reason| format!("{TAKES}; {name} {reason}"))?;
+            if !is_safe(&host) {
+                urls.first_unsafe.get_or_insert(name);
+            }
+            let separator = if index == 0 { "" } else { "," };
+            urls.shown.extend([separator, &shown]);
+            urls.hosts.push(host);
+        }
+        Ok(urls)
     }
 
-    /// Each URL as it was given, with its password, in the order in which they were given.
-    pub fn expose(&self) -> impl ExactSizeIterator<Item = &str> {
-        self.0.iter().map(|url| url.text.as_str())
+    /// How the driver connects to each host, in the order of the URLs.
+    pub fn hosts(&self) -> &[PgConnectOptions] {
+        &self.hosts
     }
 
-    /// The first URL that leads to another host without proof of who answers there, as a text may
-    /// name it.
-    pub(super) fn first_unsafe(&self) -> Option<String> {
-        let index = self.0.iter().position(|url| !url.is_safe)?;
-        Some(named(index, self.0.len()))
+    /// The name of the first URL that leads to another host without proof of its identity.
+    pub(super) fn first_unsafe(&self) -> Option<&str> {
+        self.first_unsafe.as_deref()
     }
 }
 
 impl fmt::Display for PostgresUrls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown: Vec<_> = self.0.iter().map(|url| url.shown.as_str()).collect();
-        f.write_str(&shown.join(","))
+        f.write_str(&self.shown)
     }
 }
 
@@ -95,226 +99,216 @@ impl fmt::Debug for PostgresUrls {
     }
 }
 
-fn named(index: usize, of: usize) -> String {
-    match of {
-        1 => "the URL".to_owned(),
-        _ => format!("URL {}", index + 1),
-    }
+/// Whether the connection stays on this machine, or the server must prove its identity.
+fn is_safe(host: &PgConnectOptions) -> bool {
+    host.get_socket().is_some()
+        || is_local(host.get_host())
+        || matches!(host.get_ssl_mode(), PgSslMode::VerifyFull)
 }
 
-/// Reads one URL. An error goes on after "the URL".
-fn read(url: &str) -> Result<PostgresUrl, String> {
-    let scheme = SCHEMES.iter().find(|scheme| url.starts_with(**scheme));
-    let Some((scheme, rest)) = scheme.map(|scheme| url.split_at(scheme.len())) else {
+/// Reads one URL, and its text without the password. An error continues "the URL".
+fn read(text: &str) -> Result<(PgConnectOptions, String), String> {
+    let scheme = SCHEMES.iter().find(|scheme| text.starts_with(**scheme));
+    let Some(rest) = scheme.and_then(|scheme| text.strip_prefix(scheme)) else {
         return Err(format!(
-            "does not begin with postgres:// or postgresql://; {ENCODED}"
+            "does not begin with postgres:// or postgresql://; {ENCODING}"
         ));
     };
-    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '#' | '\\');
-    if !rest.chars().all(is_plain) || rest.matches('@').count() > 1 {
-        return Err(format!(
-            "holds a character that must be percent-encoded; {ENCODED}"
-        ));
+    let parts = Parts::split(rest)?;
+    if parts.authority.ends_with(':') {
+        return Err(WRONG_PORT.to_owned());
     }
-    let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-    if rest.contains('@') {
-        return Err(format!("holds a / or a ? before the @; {ENCODED}"));
+    let url = Url::parse(text).map_err(|error| match error {
+        url::ParseError::EmptyHost => {
+            "has no host; with host=DIRECTORY, give the user and the port as parameters".to_owned()
+        }
+        // A password without its @ is read as a port.
+        url::ParseError::InvalidPort => format!("{WRONG_PORT}; {ENCODING}"),
+        other => format!("is wrong: {other}"),
+    })?;
+    check(&url, &parts)?;
+    // The driver's error can repeat the text.
+    let options = PgConnectOptions::from_url(&url)
+        .map_err(|_| "has a part that is not percent-encoded UTF-8, or a wrong port".to_owned())?;
+    if options.get_port() == 0 {
+        return Err(WRONG_PORT.to_owned());
     }
-    let (path, query) = match rest.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (rest, None),
-    };
-    if path.len() < 2 || path.matches('/').count() != 1 {
+    if options.get_socket().is_none() {
+        check_host(options.get_host())?;
+    }
+    Ok((options, shown(url, &parts.query)))
+}
+
+/// The URL as text, without its password.
+fn shown(mut url: Url, query: &Query<'_>) -> String {
+    if url.password().is_some() {
+        // It fails only for a URL without a host, which has no password either.
+        let _ = url.set_password(Some("***"));
+    }
+    url.set_query(query.shown().as_deref());
+    url.into()
+}
+
+/// Refuses what the driver would replace by a default, by a variable, or by the later of two values.
+fn check(url: &Url, parts: &Parts<'_>) -> Result<(), String> {
+    let database = parts.path.strip_prefix('/').unwrap_or_default();
+    if database.is_empty() || database.contains('/') {
         return Err("names no database".to_owned());
     }
-    let authority = Authority::read(authority)?;
-    let query = query
-        .map(|query| Query::read(query, &PARAMETERS))
-        .transpose()?
-        .unwrap_or_default();
-    Ok(PostgresUrl {
-        text: url.to_owned(),
-        shown: format!("{scheme}{}{path}{}", authority.shown(), query.shown()),
-        is_safe: is_safe(&authority, &query)?,
-    })
-}
-
-/// Checks what authority and parameters say together.
-fn is_safe(authority: &Authority<'_>, query: &Query<'_>) -> Result<bool, String> {
-    for (name, given) in [
-        ("user", authority.user),
-        ("password", authority.password),
-        ("host", authority.host),
-        ("port", authority.port),
+    let query = &parts.query;
+    query.allow(&PARAMETERS)?;
+    let host = url.host_str().filter(|host| !host.is_empty());
+    for (name, is_given) in [
+        ("user", !url.username().is_empty()),
+        (
+            "password",
+            url.password().is_some_and(|text| !text.is_empty()),
+        ),
+        ("host", host.is_some()),
+        ("port", url.port().is_some()),
     ] {
-        if given.is_some() && query.value(name).is_some() {
+        let parameter = query.value(name);
+        if is_given && parameter.is_some() {
             return Err(format!("gives the {name} twice"));
         }
-    }
-    if authority.user.or(query.value("user")).is_none() {
-        return Err("names no user".to_owned());
-    }
-    if let Some(port) = authority.port.or(query.value("port")) {
-        port_number(port)?;
-    }
-    let mode = query.value("sslmode");
-    if mode.is_some_and(|mode| !MODES.contains(&mode)) {
-        return Err(format!(
-            "has an sslmode that is none of {}",
-            MODES.join(", ")
-        ));
-    }
-    let is_local = match (authority.host, query.value("host")) {
-        (Some(host), _) => is_socket(host) || is_local(host)?,
-        (None, Some(directory)) if is_socket(directory) => true,
-        (None, Some(_)) => {
-            return Err(
-                "has a parameter host that is no absolute directory of a socket; other hosts \
-                 stand before the database"
-                    .to_owned(),
-            );
+        if matches!(name, "user" | "host") && !is_given && parameter.is_none() {
+            return Err(format!("names no {name}"));
         }
-        (None, None) => return Err("names no host".to_owned()),
-    };
-    Ok(is_local || mode == Some(VERIFIED))
-}
-
-/// Whether it is the directory of a socket.
-fn is_socket(host: &str) -> bool {
-    host.starts_with('/') || host.starts_with("%2F") || host.starts_with("%2f")
-}
-
-/// Splits at the colon before the port: those of an IPv6 address stand in brackets.
-pub(super) fn host_and_port(address: &str) -> (&str, Option<&str>) {
-    let brackets = address.find(']').map_or(0, |at| at + 1);
-    match address[brackets..].find(':') {
-        Some(at) => (
-            &address[..brackets + at],
-            Some(&address[brackets + at + 1..]),
+    }
+    if query
+        .value("port")
+        .is_some_and(|port| port_number(port).is_err())
+    {
+        return Err(WRONG_PORT.to_owned());
+    }
+    let is_directory = |host: &str| host.starts_with('/') || host.to_lowercase().starts_with("%2f");
+    if query.value("host").is_some_and(|host| !is_directory(host)) {
+        return Err(
+            "has a parameter host that is not the absolute directory of a socket; write other hosts \
+             before the database"
+                .to_owned(),
+        );
+    }
+    let is_mode = |mode: &str| mode.parse::<PgSslMode>().is_ok() && mode == mode.to_lowercase();
+    match query.value("sslmode").is_none_or(is_mode) {
+        true => Ok(()),
+        false => Err(
+            "has an sslmode other than disable, allow, prefer, require, verify-ca, verify-full"
+                .to_owned(),
         ),
-        None => (address, None),
     }
 }
 
+/// A port from 1 to 65535.
 pub(super) fn port_number(text: &str) -> Result<u16, String> {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     let port = text.parse().ok().filter(|port| is_number && *port > 0);
-    port.ok_or_else(|| "has a port that is no number from 1 to 65535".to_owned())
+    port.ok_or_else(|| WRONG_PORT.to_owned())
 }
 
-/// Whether the host of a URL is this one.
-pub(super) fn is_local(host: &str) -> Result<bool, String> {
-    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+/// Refuses a host that is neither a name nor an address; an IPv6 address has brackets.
+pub(super) fn check_host(host: &str) -> Result<(), String> {
     if let Some(address) = host.strip_prefix('[') {
         let address = address.strip_suffix(']').unwrap_or_default();
-        return match address.parse::<Ipv6Addr>() {
-            Ok(address) => Ok(is_loopback(address.into())),
-            Err(_) => Err("has a host that is no IPv6 address".to_owned()),
+        return match address.parse::<std::net::Ipv6Addr>() {
+            Ok(_) => Ok(()),
+            Err(_) => Err("has a host that is not an IPv6 address".to_owned()),
         };
     }
-    if !host
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
-    {
-        return Err("has a host that is neither a name nor an address".to_owned());
+    let of_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    match host.bytes().all(of_host) {
+        true => Ok(()),
+        false => Err("has a host that is neither a name nor an address".to_owned()),
     }
-    Ok(host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback))
 }
 
-/// What stands between the scheme and the database; what is empty is absent.
-struct Authority<'a> {
-    user: Option<&'a str>,
-    password: Option<&'a str>,
-    host: Option<&'a str>,
-    port: Option<&'a str>,
-    address: &'a str,
+/// The parts of a URL after its scheme, as they are written.
+pub(super) struct Parts<'a> {
+    pub(super) authority: &'a str,
+    pub(super) path: &'a str,
+    pub(super) query: Query<'a>,
 }
 
-impl<'a> Authority<'a> {
-    fn read(text: &'a str) -> Result<Self, String> {
-        let (userinfo, address) = match text.split_once('@') {
-            Some((userinfo, address)) => (Some(userinfo), address),
-            None => (None, text),
-        };
-        let (user, password) = match userinfo.map(|info| info.split_once(':').unwrap_or((info, "")))
-        {
-            Some((user, password)) => (present(user), present(password)),
-            None => (None, None),
-        };
-        let (host, port) = host_and_port(address);
-        let host = present(host);
-        if host.is_none() && !text.is_empty() {
-            return Err(
-                "names no host; beside host=DIRECTORY the user and the port are parameters, too"
-                    .to_owned(),
-            );
+impl<'a> Parts<'a> {
+    /// Splits the text after the scheme. Refuses characters that two parsers could read in two ways.
+    pub(super) fn split(rest: &'a str) -> Result<Self, String> {
+        let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '#' | '\\');
+        if !rest.chars().all(is_plain) || rest.matches('@').count() > 1 {
+            return Err(not_encoded());
         }
+        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        if rest.contains('@') {
+            return Err(format!("has a / or a ? before the @; {ENCODING}"));
+        }
+        let (path, query) = match rest.split_once('?') {
+            Some((path, query)) => (path, Query::read(query)),
+            None => (rest, Query::default()),
+        };
         Ok(Self {
-            user,
-            password,
-            host,
-            port,
-            address,
+            authority,
+            path,
+            query,
         })
     }
-
-    fn shown(&self) -> String {
-        match (self.user, self.password) {
-            (None, None) => self.address.to_owned(),
-            (user, None) => format!("{}@{}", user.unwrap_or_default(), self.address),
-            (user, Some(_)) => format!("{}:***@{}", user.unwrap_or_default(), self.address),
-        }
-    }
 }
 
-/// The parameters, each known and given once.
+/// The error for a character that has a meaning of its own in URLs.
+pub(super) fn not_encoded() -> String {
+    format!("has a character that must be percent-encoded; {ENCODING}")
+}
+
+/// The parameters of a URL, each with a value and given once.
 #[derive(Default)]
 pub(super) struct Query<'a>(Vec<(&'a str, &'a str)>);
 
 impl<'a> Query<'a> {
-    pub(super) fn read(text: &'a str, known: &[&str]) -> Result<Self, String> {
-        let mut query = Self::default();
-        for pair in text.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            // What is not known is not repeated: it may be the rest of a password.
-            if !known.contains(&name) {
+    fn read(text: &'a str) -> Self {
+        let pairs = text
+            .split('&')
+            .map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        Self(pairs.collect())
+    }
+
+    /// Refuses parameters that are not in `known`, have no value or are given twice. The error does
+    /// not repeat an unknown name, which can be the rest of a password.
+    pub(super) fn allow(&self, known: &[&str]) -> Result<(), String> {
+        for (index, (name, value)) in self.0.iter().enumerate() {
+            if !known.contains(name) {
                 return Err(format!(
-                    "has a parameter that is not known; known are {}, and in a password & is \
-                     written as %26",
+                    "has an unknown parameter; known are {}, and in a password & is written as %26",
                     known.join(", ")
                 ));
             }
             if value.is_empty() {
                 return Err(format!("has a parameter {name} without a value"));
             }
-            if query.value(name).is_some() {
+            if self.0[..index].iter().any(|(before, _)| before == name) {
                 return Err(format!("gives the parameter {name} twice"));
             }
-            query.0.push((name, value));
         }
-        Ok(query)
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a value contains `character`.
+    pub(super) fn has(&self, character: char) -> bool {
+        self.0.iter().any(|(_, value)| value.contains(character))
     }
 
     pub(super) fn value(&self, name: &str) -> Option<&'a str> {
-        self.0
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| *value)
+        let pair = self.0.iter().find(|(known, _)| *known == name);
+        pair.map(|(_, value)| *value)
     }
 
-    pub(super) fn shown(&self) -> String {
+    /// The parameters as text, without the password.
+    pub(super) fn shown(&self) -> Option<String> {
         let pairs = self.0.iter().map(|(name, value)| match *name {
             "password" => "password=***".to_owned(),
             _ => format!("{name}={value}"),
         });
-        match pairs.collect::<Vec<_>>().join("&") {
-            pairs if pairs.is_empty() => pairs,
-            pairs => format!("?{pairs}"),
-        }
+        (!self.is_empty()).then(|| pairs.collect::<Vec<_>>().join("&"))
     }
-}
-
-/// What is empty is absent.
-pub(super) fn present(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty())
 }

@@ -9,7 +9,7 @@ use regex::Regex;
 /// crates; `app` and `main` put everything together.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("system", &[]),
-    ("config", &[]),
+    ("config", &["cache"]),
     ("cli", &["config"]),
     ("cache", &[]),
     ("replication", &["cache"]),

@@ -50,6 +50,13 @@ impl Accounts {
     }
 }
 
+impl Default for Accounts {
+    fn default() -> Self {
+        let template = Self::DEFAULT.to_owned();
+        Self { template }
+    }
+}
+
 impl fmt::Display for Accounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.template)

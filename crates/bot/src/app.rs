@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyward_ops::{LogFormat, http};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -14,9 +15,8 @@ use crate::board::Board;
 use crate::confirmed::Confirmed;
 use crate::desk::Desk;
 use crate::handler::Handler;
-use crate::health::{self, Health, Probes};
+use crate::health::Health;
 use crate::limits::{Limit, Limits};
-use crate::log::LogFormat;
 use crate::metrics::Metrics;
 use crate::screens::Screens;
 use crate::settings::Settings;
@@ -104,15 +104,17 @@ pub async fn serve(
     let http = match settings.http_listen {
         Some(address) => {
             let (listener, bound) = bind("http_listen", address).await?;
-            let observed = Arc::clone(&desk);
-            let probes = Probes {
+            let (observed, health) = (Arc::clone(&desk), Arc::clone(&health));
+            let probes = http::Probes {
+                name: "keyward-bot",
                 metrics: Box::new(move || {
                     observed.observe();
                     observed.handler().metrics.encode()
                 }),
-                health: Arc::clone(&health),
+                ready: Box::new(move || health.ready()),
             };
-            listeners.spawn(health::serve(listener, probes, ended.clone()));
+            let stop = ended.clone().cancelled_owned();
+            listeners.spawn(http::serve(listener, probes, stop));
             Some(bound)
         }
         None => None,

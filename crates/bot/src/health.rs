@@ -1,41 +1,30 @@
-//! Whether users are served, the side port that tells (`/livez`, `/readyz`, `/metrics`), and how a
-//! running bot is asked.
+//! Whether the bot serves users, and how another process asks a running bot.
 
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use http::StatusCode;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use crate::telegram::POLL;
 use crate::telegram::failure::cause;
 
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-/// After so long without an answer of Telegram, a poll hangs.
+/// After this time without an answer from Telegram, a poll hangs.
 const STALE: Duration = Duration::from_secs(2 * POLL.as_secs() + 10);
 
-/// How much of a reason is repeated, in characters.
+/// The longest part of a reason that is shown, in characters.
 const MAX_REASON: usize = 500;
 
-/// What is known of the way to Telegram.
+/// Whether the bot reaches Telegram.
 pub struct Health {
     state: Mutex<(Result<(), String>, Instant)>,
-    /// Updates are pushed: that none come says nothing.
+    /// Telegram pushes updates, so their absence proves nothing.
     is_pushed: bool,
 }
 
 impl Health {
-    /// Nothing is known yet. `is_pushed`: updates come to a webhook.
+    /// Before the first call to Telegram. `is_pushed`: Telegram pushes updates to a webhook.
     pub fn new(is_pushed: bool) -> Self {
         let unknown = Err("Telegram was not reached yet".to_owned());
         Self {
@@ -44,21 +33,21 @@ impl Health {
         }
     }
 
-    /// Whether updates come to a webhook.
+    /// Whether Telegram pushes updates to a webhook.
     pub const fn is_pushed(&self) -> bool {
         self.is_pushed
     }
 
-    /// Notes how the last call for updates ended.
+    /// Records the outcome of the last call for updates.
     pub fn set(&self, outcome: Result<(), String>) {
         *self.state.lock() = (outcome, Instant::now());
     }
 
-    /// Whether users are served now.
+    /// Whether the bot serves users now.
     ///
     /// # Errors
     ///
-    /// Why not.
+    /// The reason why it does not.
     pub fn ready(&self) -> Result<(), String> {
         self.ready_at(Instant::now())
     }
@@ -67,82 +56,42 @@ impl Health {
         let state = self.state.lock();
         match &state.0 {
             Ok(()) if !self.is_pushed && now > state.1 + STALE => {
-                Err("Telegram has not answered for long".to_owned())
+                Err("Telegram has not answered for too long".to_owned())
             }
             known => known.clone(),
         }
     }
 }
 
-/// What the side port asks.
-pub struct Probes {
-    /// The metrics as OpenMetrics text.
-    pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Whether users are served.
-    pub health: Arc<Health>,
-}
-
-/// Serves the side port until `stop`.
+/// Asks the bot with this side port whether it serves users, for at most `timeout`.
 ///
 /// # Errors
 ///
-/// Those of the listener.
-pub async fn serve(
-    listener: TcpListener,
-    probes: Probes,
-    stop: CancellationToken,
-) -> io::Result<()> {
-    let router = Router::new()
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .with_state(Arc::new(probes));
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-}
-
-async fn metrics(State(probes): State<Arc<Probes>>) -> Response {
-    ([(CONTENT_TYPE, OPENMETRICS)], (probes.metrics)()).into_response()
-}
-
-async fn ready(State(probes): State<Arc<Probes>>) -> Response {
-    let (status, text) = match probes.health.ready() {
-        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-    };
-    (status, [(CACHE_CONTROL, "no-store")], text).into_response()
-}
-
-/// Asks the bot whose side port this is whether it serves users, for at most `timeout`.
-///
-/// # Errors
-///
-/// Why it does not, or why it cannot be asked.
+/// The reason why it does not, or why it does not answer.
 pub async fn ask(side_port: SocketAddr, timeout: Duration) -> Result<(), String> {
     let mut at = side_port;
-    // Listened to is every address of this host, and this is one of them.
+    // An unspecified address means all addresses of this host.
     match at.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => at.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => at.set_ip(Ipv6Addr::LOCALHOST.into()),
         _ => {}
     }
-    // It is on this host, whatever leads to others.
+    // The bot runs on this host, so no proxy is needed.
     let client = reqwest::Client::builder().no_proxy().timeout(timeout);
     let client = client.build().map_err(|error| cause(&error))?;
-    let asked = client.get(format!("http://{at}/readyz")).send().await;
-    let mut answer =
-        asked.map_err(|error| format!("the bot does not answer: {}", cause(&error)))?;
-    // The first piece holds the reason; a stranger that listens there may send without end.
-    let said = answer.chunk().await.ok().flatten().unwrap_or_default();
-    let said = String::from_utf8_lossy(&said);
-    let said: String = said.trim_end().chars().take(MAX_REASON).collect();
-    match answer.status() {
+    let response = client.get(format!("http://{at}/readyz")).send().await;
+    let mut response =
+        response.map_err(|error| format!("the bot does not answer: {}", cause(&error)))?;
+    // The first chunk holds the reason; another program on this port could send without end.
+    let reason = response.chunk().await.ok().flatten().unwrap_or_default();
+    let reason = String::from_utf8_lossy(&reason);
+    let reason: String = reason.trim_end().chars().take(MAX_REASON).collect();
+    match response.status() {
         StatusCode::OK => Ok(()),
         StatusCode::SERVICE_UNAVAILABLE => {
-            Err(format!("users are not served: {}", said.escape_debug()))
+            Err(format!("users are not served: {}", reason.escape_debug()))
         }
-        other => Err(format!("that is no bot: it answers {other}")),
+        other => Err(format!("another program answers there: {other}")),
     }
 }
 
@@ -151,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_is_who_has_had_an_answer_of_late() {
+    fn bot_is_ready_only_after_a_recent_answer() {
         for is_pushed in [false, true] {
             let health = Health::new(is_pushed);
             assert!(health.ready().is_err());

@@ -23,7 +23,6 @@ pub mod i18n;
 pub mod in_flight;
 pub mod lanes;
 pub mod limits;
-pub mod log;
 pub mod metrics;
 pub mod samples;
 pub mod screens;

@@ -1,34 +1,36 @@
-//! The `keyward-bot` binary: flags, exit codes, and the subcommands that print the screens and ask
-//! a running bot how it is.
+//! The `keyward-bot` binary: flags, exit codes, and the subcommands that print the screens and
+//! report the health of a running bot.
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use keyward_bot::settings::{DEFAULT_FILE, Inputs, Place, Setting, TABLE};
-use keyward_bot::{app, health, log, screens, settings};
+use clap::{Arg, ArgMatches, Command};
+use keyward_bot::settings::{Inputs, Values};
+use keyward_bot::{app, health, screens, settings};
+use keyward_ops::OtherCrates;
+use keyward_ops::settings::{Schema as _, flags, flags_of, given_flags};
 
-/// EX_USAGE: what was asked for cannot be done as it was asked.
+/// EX_USAGE: the command line or a setting is wrong.
 const USAGE: u8 = 64;
-/// How long a running bot may take to say how it is.
-const ASKING: Duration = Duration::from_secs(3);
+/// How long a running bot may take to report its health.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 const ABOUT: &str = "Telegram front end of Keyward: shows users their API key, and replaces it";
 const AFTER: &str = "\
-Each setting is a flag, a variable, or a key in the file of settings (--hide-after there is \
-hide_after); flags beat variables, variables beat the file. The bot's token is no flag: give it as \
-KEYWARD_BOT_TELEGRAM_TOKEN, or in a file.
+Each setting is a flag, a variable, or a key in the settings file (--hide-after is hide_after there). \
+Flags override variables, variables override the file. The bot's token is not a flag: set \
+KEYWARD_BOT_TELEGRAM_TOKEN, or name a file with --telegram-token-file.
 
-Exit codes: 0 after SIGTERM or SIGINT, 64 for a wrong setting, 1 if it cannot start otherwise.";
+Exit codes: 0 after SIGTERM or SIGINT, 64 for a wrong setting, 1 if the bot cannot start for another \
+reason.";
 
 fn main() -> ExitCode {
     let matches = match command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => {
             let is_wrong = error.use_stderr();
-            // Who closed the output does not want to know.
+            // If the output is closed, the exit code is all that remains.
             let _ = error.print();
             return ExitCode::from(if is_wrong { USAGE } else { 0 });
         }
@@ -44,31 +46,41 @@ fn main() -> ExitCode {
 }
 
 fn inputs(matches: &ArgMatches) -> Inputs {
+    let (flags, config) = given_flags::<Values>(matches);
     Inputs {
-        flags: flags(matches),
-        config: matches.get_one::<PathBuf>("config").cloned(),
+        flags,
+        config,
         environment: std::env::vars_os().collect(),
+        default_file: PathBuf::from(Values::FILE),
     }
 }
 
 fn run(settings: settings::Settings) -> ExitCode {
     let filter = std::env::var("RUST_LOG").ok();
-    if let Err(error) = log::init(settings.log_format, filter.as_deref()) {
-        return failed(USAGE, &error);
-    }
+    // The URLs of the Bot API contain the token, and other crates log URLs.
+    let others = OtherCrates::WarningsOnly;
+    let _telemetry = match keyward_ops::init(settings.log_format, filter.as_deref(), others, None) {
+        Ok(telemetry) => telemetry,
+        Err(error) => return failed(USAGE, &error.to_string()),
+    };
+    // The text of a panic can contain what a user wrote, so the log has only its place.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place = place.unwrap_or_default(), "panicked");
+    }));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
-    let ended = match runtime {
-        // What hangs in a task that was given up must not keep the process.
+    let result = match runtime {
         Ok(runtime) => {
-            let ended = runtime.block_on(app::run(settings));
+            let result = runtime.block_on(app::run(settings));
+            // An abandoned task must not keep the process alive.
             runtime.shutdown_timeout(Duration::from_secs(1));
-            ended.map_err(|error| error.to_string())
+            result.map_err(|error| error.to_string())
         }
         Err(error) => Err(format!("the runtime: {error}")),
     };
-    match ended {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(1, &error),
     }
@@ -76,13 +88,13 @@ fn run(settings: settings::Settings) -> ExitCode {
 
 fn failed(code: u8, text: &str) -> ExitCode {
     for line in text.lines() {
-        // Who closed stderr does not want to know.
+        // If stderr is closed, the exit code is all that remains.
         let _ = writeln!(std::io::stderr().lock(), "keyward-bot: {line}");
     }
     ExitCode::from(code)
 }
 
-/// Every screen in every language as JSON, with invented data: for pictures.
+/// Prints every screen in every language as JSON, with sample data: for pictures.
 fn print_screens() -> ExitCode {
     let hide_after = Some(Duration::from_secs(600));
     let pictures = screens::pictures(&screens::Screens::new(hide_after, None));
@@ -96,23 +108,23 @@ fn print_screens() -> ExitCode {
     }
 }
 
-/// Done when the bot that runs with these settings serves users, failed when it does not.
+/// Succeeds if the bot with these settings serves users.
 fn ask_health(matches: &ArgMatches) -> ExitCode {
     let side_port = match settings::side_port(inputs(matches)) {
         Ok(Some(side_port)) if side_port.port() != 0 => side_port,
-        Ok(_) => return failed(USAGE, "http_listen names no port that could be asked"),
+        Ok(_) => return failed(USAGE, "http_listen names no port to ask"),
         Err(errors) => return failed(USAGE, &errors.to_string()),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let asked = match runtime {
-        Ok(runtime) => runtime.block_on(health::ask(side_port, ASKING)),
+    let health = match runtime {
+        Ok(runtime) => runtime.block_on(health::ask(side_port, HEALTH_TIMEOUT)),
         Err(error) => Err(format!("the runtime: {error}")),
     };
-    match asked {
+    match health {
         Ok(()) => {
-            // Who closed the output reads the exit code.
+            // If the output is closed, the exit code is all that remains.
             let _ = writeln!(std::io::stdout().lock(), "ok");
             ExitCode::SUCCESS
         }
@@ -121,76 +133,27 @@ fn ask_health(matches: &ArgMatches) -> ExitCode {
 }
 
 fn command() -> Command {
-    let config = Arg::new("config")
-        .long("config")
-        .value_name("FILE")
-        .value_parser(value_parser!(PathBuf))
-        .help(format!(
-            "File of settings [env: KEYWARD_BOT_CONFIG] [default: ./{DEFAULT_FILE}, if it exists]"
-        ));
-    let side_port = TABLE.iter().filter(|s| s.name == "http_listen").map(flag);
     let health = Command::new("health")
-        .about("Ask the bot that runs with these settings on this host whether users are served")
+        .about("Ask the bot with these settings on this host whether it serves users")
         .after_help(
-            "Exit codes: 0 if they are, 1 if not or after 3 seconds, 64 for a wrong setting.",
+            "Exit codes: 0 if it does, 1 if not or after 3 seconds, 64 for a wrong setting.",
         )
-        .arg(config.clone())
-        .args(side_port);
+        .args(flags_of::<Values>(&["http_listen"]));
     let output = Arg::new("output")
         .long("output")
         .value_name("FORMAT")
         .value_parser(["json"])
         .default_value("json")
-        .help("How they are printed");
+        .help("The format of the output");
     let screens = Command::new("screens")
-        .about("Print every screen in every language, with invented data, and exit")
+        .about("Print every screen in every language, with sample data, and exit")
         .arg(output);
     Command::new("keyward-bot")
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
         .after_help(AFTER)
         .args_conflicts_with_subcommands(true)
-        .arg(config)
-        .args(
-            TABLE
-                .iter()
-                .filter(|s| s.place != Place::VariableOnly)
-                .map(flag),
-        )
+        .args(flags::<Values>())
         .subcommand(screens)
         .subcommand(health)
-}
-
-fn flag(setting: &'static Setting) -> Arg {
-    let default = match setting.default {
-        "" => String::new(),
-        default => format!(" [default: {default}]"),
-    };
-    let help = format!("{} [env: {}]{default}", setting.help, setting.variable());
-    let flag = Arg::new(setting.name)
-        .long(setting.name.replace('_', "-"))
-        .action(ArgAction::Set)
-        .help(help);
-    match setting.takes {
-        Some(name) => flag.value_name(name),
-        None => flag
-            .value_name("BOOL")
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true"),
-    }
-}
-
-/// The settings that are given as flags.
-fn flags(matches: &ArgMatches) -> Vec<(String, String)> {
-    let given = TABLE.iter().filter(|setting| {
-        matches!(matches.try_contains_id(setting.name), Ok(true))
-            && matches.value_source(setting.name) == Some(ValueSource::CommandLine)
-    });
-    given
-        .filter_map(|setting| {
-            let text = matches.get_one::<String>(setting.name)?;
-            Some((setting.name.to_owned(), text.clone()))
-        })
-        .collect()
 }

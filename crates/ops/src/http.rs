@@ -15,15 +15,17 @@ use super::VERSION;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the side port asks the service.
+/// What the side port reports about a program.
 pub struct Probes {
-    /// The metrics as OpenMetrics text; called for each scrape, so it can bring gauges up to date.
+    /// The name of the program.
+    pub name: &'static str,
+    /// The metrics as OpenMetrics text. Each scrape calls it, so it can update gauges.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Whether the service can serve now; otherwise why not.
+    /// Whether the program can serve now, or the reason why it cannot.
     pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
 
-/// Serves the side port on `listener` until `shutdown` ends, then finishes what is under way.
+/// Serves the side port on `listener` until `shutdown` ends, then finishes the open requests.
 ///
 /// # Errors
 ///
@@ -59,8 +61,9 @@ async fn ready(State(probes): State<Arc<Probes>>) -> Response {
     (status, [(CACHE_CONTROL, "no-store")], text).into_response()
 }
 
-async fn version() -> Response {
-    axum::Json(serde_json::json!({ "name": "keyward", "version": VERSION })).into_response()
+async fn version(State(probes): State<Arc<Probes>>) -> Response {
+    let version = serde_json::json!({ "name": probes.name, "version": VERSION });
+    axum::Json(version).into_response()
 }
 
 #[cfg(test)]
@@ -79,11 +82,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_and_ends() {
+    async fn side_port_answers_until_shutdown() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let probes = Probes {
+            name: "example",
             metrics: Box::new(|| "keyward_fresh 1\n# EOF\n".to_owned()),
             ready: Box::new(|| Err("not fresh".to_owned())),
         };
@@ -98,7 +102,7 @@ mod tests {
             answer.starts_with("HTTP/1.1 503") && answer.ends_with("not fresh\n"),
             "{answer}"
         );
-        let expected = format!("{{\"name\":\"keyward\",\"version\":\"{VERSION}\"}}");
+        let expected = format!("{{\"name\":\"example\",\"version\":\"{VERSION}\"}}");
         assert!(get(address, "/version").await.ends_with(&expected));
         assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));
 

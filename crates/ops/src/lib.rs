@@ -1,29 +1,31 @@
-//! What the service shows of itself: the log, spans for a collector, metrics, the side port. A
-//! leaf: it imports nothing else of this crate.
+//! What an operator meets in every program of Keyward: its settings, log, spans, metrics and side
+//! port.
 
 pub mod http;
 mod metrics;
 mod otlp;
+pub mod settings;
 
-use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
+use tracing::Level;
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
-    CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, L2Metrics, MemberMetrics,
-    Metrics, RevokeMetrics, RpcMetrics, TlsMetrics,
+    CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics, HeartbeatMetrics, Kind,
+    L2Metrics, MemberMetrics, Metrics, One, RevokeMetrics, RpcMetrics, TlsMetrics, Two,
 };
 
-/// The name and version under which the service shows itself.
+/// The version of all programs of this workspace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How the log is written.
+/// The format of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// One line for each event, for people.
     Text,
-    /// One JSON object on a line for each event.
+    /// One JSON object for each event, on one line.
     Json,
 }
 
@@ -37,38 +39,47 @@ impl LogFormat {
     }
 }
 
+/// What the log contains of other crates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherCrates {
+    /// What the filter lets through.
+    Filtered,
+    /// At most warnings: finer events of these crates contain secrets.
+    WarningsOnly,
+}
+
 /// Why telemetry cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// `RUST_LOG` cannot be read.
+    /// `RUST_LOG` cannot be parsed.
     #[error("RUST_LOG: {0}")]
     Filter(String),
     /// The exporter cannot be built.
     #[error("otlp_endpoint: {0}")]
     Exporter(String),
-    /// There is a subscriber already.
+    /// The process already has a subscriber.
     #[error("the log: {0}")]
     Subscriber(String),
 }
 
-/// Keeps telemetry going; when it goes, the spans gathered so far are sent, for at most 3 seconds.
-#[must_use = "spans that were not sent yet are lost without it"]
+/// Keeps telemetry running. Dropping it sends the spans collected so far, for at most 3 seconds.
+#[must_use = "without it, spans that were not sent yet are lost"]
 #[derive(Debug)]
 pub struct Guard {
     _exporter: Option<otlp::Exporter>,
 }
 
-/// Starts the log on stderr, filtered by `filter` (the text of `RUST_LOG`; `info` if there is
-/// none), and sends spans of this service, at level DEBUG and above, to `otlp_endpoint` (OTLP over
-/// gRPC). A collector that cannot be reached costs neither time nor more than two lines of log for
-/// each outage: spans are dropped.
+/// Starts the log on stderr, filtered by `filter` (the text of `RUST_LOG`; `info` by default). Sends
+/// Keyward's spans of level DEBUG and above to `otlp_endpoint` (OTLP over gRPC). An unreachable
+/// collector costs no time and at most two log lines for each outage; its spans are dropped.
 ///
 /// # Errors
 ///
-/// A filter or an endpoint that cannot be read, a second call in one process.
+/// An invalid filter or endpoint; a second call in one process.
 pub fn init(
     format: LogFormat,
     filter: Option<&str>,
+    others: OtherCrates,
     otlp_endpoint: Option<&str>,
 ) -> Result<Guard, InitError> {
     let log = fmt::layer().with_writer(std::io::stderr);
@@ -79,15 +90,20 @@ pub fn init(
         LogFormat::Json => log.json().boxed(),
     };
     let exporter = otlp_endpoint.map(otlp::Exporter::start).transpose()?;
-    // Only our own spans, or the exporter's own traffic would be traced and exported in turn.
+    // Other spans include those of the exporter's own calls, which it would export in turn.
     let ours = Targets::new().with_target("keyward", LevelFilter::DEBUG);
     let spans = exporter.as_ref().map(|exporter| {
         tracing_opentelemetry::layer()
             .with_tracer(exporter.tracer())
             .with_filter(ours)
     });
+    let is_logged = filter_fn(move |event| {
+        others == OtherCrates::Filtered
+            || event.target().starts_with("keyward")
+            || *event.level() <= Level::WARN
+    });
     tracing_subscriber::registry()
-        .with(log.with_filter(env_filter(filter)?))
+        .with(log.with_filter(env_filter(filter)?.and(is_logged)))
         .with(spans)
         .try_init()
         .map_err(|error| InitError::Subscriber(error.to_string()))?;
@@ -96,11 +112,11 @@ pub fn init(
     })
 }
 
-/// Unless it is asked for, leaves out what the exporter's library says: it says the same again at
-/// each failed attempt. `otlp` tells of an outage once.
+/// The filter in `text`. It silences the exporter's library, which logs every failed attempt, unless
+/// `text` names it; `otlp` logs each outage once.
 fn env_filter(text: Option<&str>) -> Result<EnvFilter, InitError> {
     let text = text.filter(|text| !text.is_empty()).unwrap_or("info");
-    // The driver of Redis repeats what a server says, which may be what was sent.
+    // The Redis driver logs server replies, which can repeat what was sent.
     let quiet = if text.contains("opentelemetry") {
         ",redis=off"
     } else {

@@ -1,10 +1,10 @@
-//! The metrics. What the hot path counts is a handle that was resolved beforehand: no look-up. A
-//! counter or gauge is one atomic operation; a histogram takes a short lock of its own.
+//! The metrics of the service. The hot path counts with handles that were resolved beforehand,
+//! without a lookup. A counter or a gauge costs one atomic operation; a histogram takes a short lock.
 
 mod catalogue;
 mod groups;
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -13,17 +13,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use tonic::Code;
 
-use super::VERSION;
-use catalogue::{Catalogue, Described};
+use catalogue::histogram;
+pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
     CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, L2Metrics, MemberMetrics,
     RevokeMetrics, TlsMetrics,
 };
 
-type One = [(&'static str, &'static str); 1];
-type Two = [(&'static str, &'static str); 2];
-
-/// What one RPC method counts.
+/// The metrics of one RPC.
 #[derive(Clone, Debug)]
 pub struct RpcMetrics {
     method: &'static str,
@@ -33,7 +30,7 @@ pub struct RpcMetrics {
 }
 
 impl RpcMetrics {
-    /// Counts one call that ended with `code` after `elapsed`.
+    /// Counts a call that ended with `code` after `elapsed`.
     pub fn observe(&self, code: Code, elapsed: Duration) {
         if code == Code::Ok {
             self.ok.inc();
@@ -46,12 +43,12 @@ impl RpcMetrics {
     }
 }
 
-/// All metrics of one process. Its fields are handles: cloning one names the same metric.
+/// All metrics of one process. The fields are handles: a clone is the same metric.
 pub struct Metrics {
     catalogue: Catalogue,
     rpc_total: Family<Two, Counter>,
-    rpc_duration: Family<One, Histogram, fn() -> Histogram>,
-    store_calls: Family<Two, Histogram, fn() -> Histogram>,
+    rpc_duration: Durations<One>,
+    store_calls: Durations<Two>,
     connections: Family<[(&'static str, String); 1], Gauge>,
     verdicts: Vec<Counter>,
     /// Keys refused without I/O.
@@ -60,77 +57,77 @@ pub struct Metrics {
     pub key_cache: CacheMetrics,
     /// The cache of callers' tokens.
     pub token_cache: CacheMetrics,
-    /// Store calls refused because too many were under way.
+    /// Store calls refused because too many were open.
     pub store_permits_refused: Counter,
     /// The fence.
     pub fence: FenceMetrics,
-    /// Revocations and other changes that must hold everywhere.
+    /// Changes that must hold on every instance.
     pub revoke: RevokeMetrics,
-    /// Beats of the tail.
+    /// Heartbeats of the tail.
     pub beats: HeartbeatMetrics,
     /// The other instances.
     pub members: MemberMetrics,
-    /// The cache that instances share.
+    /// The cache in Redis.
     pub l2: L2Metrics,
     /// The listener's TLS.
     pub tls: TlsMetrics,
 }
 
 impl Metrics {
-    /// Registers all metrics. `verdicts` are the names of the verdicts, in the order of the index
-    /// that `verdict` takes.
+    /// Registers all metrics. `verdicts` are the names of the verdicts, by the index that `verdict`
+    /// takes.
     pub fn new(verdicts: &[&'static str]) -> Self {
         let mut catalogue = Catalogue::default();
         let c = &mut catalogue;
-        let build: Family<One, Gauge> = c.add(
-            "keyward_build_info",
-            "gauge",
-            "version",
-            "1, with the running version",
-            Family::default(),
-        );
-        build.get_or_create(&[("version", VERSION)]).set(1);
-        let rpc_help = "Calls answered, by RPC and gRPC status code (`OK`, `UNAVAILABLE`, ...)";
+        c.build_info("keyward_build_info");
         let verdict: Family<One, Counter> =
-            c.counters("keyward_verify", "verdict", "Keys judged, by verdict");
-        let cache = CacheMetrics::register(c);
-        let store_help = "Time of a call to the store, by the call and how it ended";
-        let permits_help = "Store calls refused because too many were under way";
-        let connections_help = "Open gRPC connections, by verifying thread";
-        Self {
-            rpc_total: c.counters("keyward_rpc", "method, code", rpc_help),
-            rpc_duration: c.histograms(
+            c.counters("keyward_verify", "verdict", "Verified keys, by verdict");
+        let count = |name: &&'static str| verdict.get_or_create_owned(&[("verdict", *name)]);
+        let [key_cache, token_cache] = CacheMetrics::register(c);
+        let metrics = Self {
+            rpc_total: c.counters(
+                "keyward_rpc",
+                "method, code",
+                "Answered calls, by RPC and gRPC status code (`OK`, `UNAVAILABLE`, ...)",
+            ),
+            rpc_duration: c.durations(
                 "keyward_rpc_duration",
                 "method",
-                "Time to the answer of a call",
+                "Time from a call to its answer",
+                histogram,
             ),
-            verdicts: verdicts
-                .iter()
-                .map(|name| verdict.get_or_create_owned(&[("verdict", *name)]))
-                .collect(),
+            verdicts: verdicts.iter().map(count).collect(),
             garbage: GarbageMetrics::register(c),
-            key_cache: CacheMetrics::of(&cache, "key"),
-            token_cache: CacheMetrics::of(&cache, "token"),
-            store_calls: c.histograms("keyward_store_call_duration", "call, outcome", store_help),
-            store_permits_refused: c.counter("keyward_store_permits_refused", permits_help),
+            key_cache,
+            token_cache,
+            store_calls: c.durations(
+                "keyward_store_call_duration",
+                "call, outcome",
+                "Time of a store call, by call and outcome",
+                histogram,
+            ),
+            store_permits_refused: c.metric(
+                "keyward_store_permits_refused",
+                "Store calls refused because too many were open",
+            ),
             fence: FenceMetrics::register(c),
             revoke: RevokeMetrics::register(c),
             beats: HeartbeatMetrics::register(c),
             members: MemberMetrics::register(c),
             l2: L2Metrics::register(c),
             tls: TlsMetrics::register(c),
-            connections: c.add(
+            connections: c.gauges(
                 "keyward_connections",
-                "gauge",
                 "worker",
-                connections_help,
-                Family::default(),
+                "Open gRPC connections, by verifying thread",
             ),
             catalogue,
-        }
+        };
+        metrics.fence.freshness_age.set(-1.0);
+        metrics
     }
 
-    /// The handles of one RPC; to be kept.
+    /// The handles of one RPC. Keep them: this looks them up.
     pub fn rpc(&self, method: &'static str) -> RpcMetrics {
         RpcMetrics {
             method,
@@ -142,15 +139,15 @@ impl Metrics {
         }
     }
 
-    /// Counts a verdict by its index in the names given to `new`; another index counts nothing.
+    /// Counts a verdict by its index in the names of `new`; other indexes count nothing.
     pub fn verdict(&self, index: usize) {
         if let Some(counter) = self.verdicts.get(index) {
             counter.inc();
         }
     }
 
-    /// Notes a call to the store that ended with `outcome` (`ok`, `unavailable`, `unknown` or
-    /// `damaged`) after `elapsed`.
+    /// Counts a store call that ended with `outcome` (`ok`, `unavailable`, `unknown` or `damaged`)
+    /// after `elapsed`.
     pub fn store_call(&self, call: &'static str, outcome: &'static str, elapsed: Duration) {
         let labels = [("call", call), ("outcome", outcome)];
         self.store_calls
@@ -158,7 +155,7 @@ impl Metrics {
             .observe(elapsed.as_secs_f64());
     }
 
-    /// The gauge of one thread's open connections; to be kept.
+    /// The gauge of one thread's open connections. Keep it: this looks it up.
     pub fn connections(&self, worker: usize) -> Gauge {
         self.connections
             .get_or_create_owned(&[("worker", worker.to_string())])
@@ -166,25 +163,12 @@ impl Metrics {
 
     /// All metrics in the OpenMetrics text format.
     pub fn encode(&self) -> String {
-        let mut text = String::new();
-        // Writing to a String cannot fail, and every label is a plain text.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.catalogue.registry);
-        text
+        self.catalogue.encode()
     }
 
-    /// What the metrics are, as Markdown, for the documentation.
+    /// The metrics as a Markdown table, for the documentation.
     pub fn table() -> String {
-        let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
-        for Described {
-            name,
-            kind,
-            labels,
-            help,
-        } in Self::new(&[]).catalogue.described
-        {
-            let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help}. |");
-        }
-        text
+        Self::new(&[]).catalogue.table()
     }
 }
 
@@ -220,9 +204,10 @@ const fn code_name(code: Code) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::VERSION;
 
     #[test]
-    fn what_is_counted_is_shown() {
+    fn encoded_text_has_every_count() {
         let metrics = Metrics::new(&["VALID", "NOT_FOUND"]);
         metrics.verdict(1);
         metrics.verdict(99);
@@ -257,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_names_what_is_shown() {
+    fn table_lists_every_encoded_metric() {
         let table = Metrics::table();
         let metrics = Metrics::new(&["VALID"]);
         let (_, _) = (metrics.rpc("Get"), metrics.connections(0));

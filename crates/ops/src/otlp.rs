@@ -1,4 +1,4 @@
-//! Sending spans to a collector without ever depending on it.
+//! The exporter of spans. The service works the same without its collector.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,24 +14,24 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 use super::{InitError, VERSION};
 
-/// The longest one batch may take; also bounds what an export holds up at the end.
+/// The longest time for one batch, also for the last one at the end.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Gathers spans and sends them in batches, on threads of its own. A full queue drops spans.
+/// Collects spans and sends them in batches, on separate threads. A full queue drops spans.
 #[derive(Debug)]
 pub(super) struct Exporter {
     provider: SdkTracerProvider,
-    /// Taken only by `drop`.
+    /// `None` only after `drop`.
     runtime: Option<Runtime>,
 }
 
 impl Exporter {
-    /// Does not connect yet: the collector may come later, and may go.
+    /// Does not connect: the collector can start later, and can stop.
     pub(super) fn start(endpoint: &str) -> Result<Self, InitError> {
         let failed = |error: &dyn std::fmt::Display| InitError::Exporter(error.to_string());
-        // The SDK's batching thread has no tokio runtime, which the gRPC channel needs, and those
-        // of the service may have a single thread that must not wait for a collector.
+        // The gRPC channel needs a tokio runtime, and the SDK's batching thread has none. The runtimes
+        // of the service can have a single thread, which must not wait for a collector.
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("keyward-otlp")
@@ -48,7 +48,7 @@ impl Exporter {
         }
         let exporter = {
             let _context = runtime.enter();
-            // The library's text may hold the endpoint and with it a password.
+            // The library's error can repeat the endpoint with its password.
             builder
                 .build()
                 .map_err(|_| failed(&"no exporter can be built for this URL"))?
@@ -82,14 +82,14 @@ impl Drop for Exporter {
         if let Err(error) = self.provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT) {
             tracing::debug!(%error, "the last spans were not sent");
         }
-        // Waits for nothing, and may therefore be called from within another runtime.
+        // It does not wait, so it can run inside another runtime.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// Exports on its own runtime within a bound, and logs an outage once, not once a batch.
+/// Exports on its own runtime within a bound. Logs each outage once instead of once per batch.
 #[derive(Debug)]
 struct Calm {
     inner: Arc<SpanExporter>,
@@ -111,9 +111,9 @@ impl opentelemetry_sdk::trace::SpanExporter for Calm {
         let was_failing = self.failing.swap(result.is_err(), Ordering::Relaxed);
         match &result {
             Err(error) if !was_failing => {
-                tracing::warn!(%error, "spans cannot be sent to otlp_endpoint; they are dropped until it answers");
+                tracing::warn!(%error, "cannot send spans to otlp_endpoint; they are dropped until it answers");
             }
-            Ok(()) if was_failing => tracing::info!("spans are sent to otlp_endpoint again"),
+            Ok(()) if was_failing => tracing::info!("sending spans to otlp_endpoint again"),
             _ => {}
         }
         result
@@ -124,7 +124,7 @@ impl opentelemetry_sdk::trace::SpanExporter for Calm {
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        // Called while the pipeline is put together, before any export shares the exporter.
+        // The SDK calls it while it builds the pipeline, before an export shares the exporter.
         if let Some(inner) = Arc::get_mut(&mut self.inner) {
             inner.set_resource(resource);
         }
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collector_that_never_answers_is_sent_spans_and_holds_nothing_up() {
+    fn a_silent_collector_gets_spans_and_delays_nothing() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", silent.local_addr().unwrap());
         let (done, finished) = mpsc::channel();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_may_start_and_end_within_a_runtime() {
+    async fn exporter_starts_and_ends_inside_a_runtime() {
         for endpoint in ["http://127.0.0.1:9", "https://127.0.0.1:9"] {
             let exporter = Exporter::start(endpoint).unwrap();
             drop(exporter.tracer().start("span"));

@@ -19,7 +19,6 @@ mod rows;
 mod tail_link;
 mod tokens;
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,16 +63,16 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects to the first of `urls` that is a primary, on the current runtime. Refuses when
+    /// Connects to the first of `hosts` that is a primary, on the current runtime. Refuses when
     /// none answers, when a timeline cannot be told, and when the schema lacks what this program
     /// needs. `max_staleness` is that of this instance: a heartbeat that takes a good part of it is
     /// given up.
-    pub async fn open<'u>(
-        urls: impl IntoIterator<Item = &'u str>,
+    pub async fn open(
+        hosts: &[PgConnectOptions],
         max_staleness: Duration,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, OpenError> {
-        let connector = Arc::new(Connector::new(hosts(urls)?, Arc::clone(&clock)));
+        let connector = Arc::new(Connector::new(hosts.to_vec(), Arc::clone(&clock)));
         let mut first = connector
             .open()
             .await
@@ -120,17 +119,6 @@ impl Store for PostgresStore {
         self.writers.close().await;
         self.hints.close().await;
     }
-}
-
-/// The hosts of a list of URLs; no error repeats a URL, which may hold a password.
-fn hosts<'u>(
-    urls: impl IntoIterator<Item = &'u str>,
-) -> std::result::Result<Vec<PgConnectOptions>, OpenError> {
-    let read = |url| {
-        PgConnectOptions::from_str(url)
-            .map_err(|error| OpenError(format!("a URL of `store` cannot be used: {error}")))
-    };
-    urls.into_iter().map(read).collect()
 }
 
 fn unreachable(error: &StoreError) -> OpenError {

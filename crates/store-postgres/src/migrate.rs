@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgConnectOptions;
 
 use super::failure::failed;
 use super::link::{ANSWER, Connector, Link, within};
 use super::rows;
-use super::{hosts, unreachable};
+use super::unreachable;
 use keyward_core::key::Clock;
 use keyward_store::{OpenError, Result};
 
@@ -40,12 +41,12 @@ pub struct PostgresOwner {
 }
 
 impl PostgresOwner {
-    /// Connects to the first of `urls` that is a primary.
-    pub async fn connect<'u>(
-        urls: impl IntoIterator<Item = &'u str>,
+    /// Connects to the first of `hosts` that is a primary.
+    pub async fn connect(
+        hosts: &[PgConnectOptions],
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, OpenError> {
-        let connector = Connector::new(hosts(urls)?, clock);
+        let connector = Connector::new(hosts.to_vec(), clock);
         let link = connector
             .open()
             .await

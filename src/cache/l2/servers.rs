@@ -21,6 +21,7 @@ use tokio::sync::Mutex;
 use super::link::{CONNECT, is_refusal};
 use super::notice_receiver::{NoticeReceiver, PushSink};
 use keyward_core::key::SecretText;
+use keyward_ops::settings::values::is_local;
 
 /// The largest entry that is read or written, in bytes. It is above the size of every record. Only
 /// this much of a larger value is read.
@@ -28,40 +29,61 @@ pub(super) const MAX_ENTRY: usize = 32 << 10;
 /// The limit of abandoned calls. The callers have shorter limits.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The servers and the login.
-#[derive(Clone, Debug)]
+/// Where Redis is and how to log in. `Display` hides the password.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     /// The servers.
     pub nodes: Nodes,
-    /// The user; `None` for the default user.
+    /// The user; `None` means Redis's default user.
     pub user: Option<String>,
     /// The password.
     pub password: Option<SecretText>,
-    /// The number of the database.
+    /// The number of the database; 0 for a cluster.
     pub database: i64,
-    /// Whether to use TLS. The server must prove its name.
+    /// Whether to connect over TLS, where the server must prove its name.
     pub tls: bool,
-    /// A PEM file of trusted certificate authorities; `None` for those of the system.
+    /// The PEM file of the trusted authorities; `None` means the system's.
     pub ca: Option<PathBuf>,
+    /// The URL without the password.
+    pub shown: String,
 }
 
-/// Host and port.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// Host and port. An IPv6 address has no brackets.
 pub type Node = (String, u16);
 
-/// The kind of deployment, with its servers.
-#[derive(Clone, Debug)]
+/// The servers of an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Nodes {
     /// One server.
     Single(Node),
-    /// One server, by its Unix socket.
+    /// One server on this machine, by the path of its socket.
     Socket(PathBuf),
-    /// Sentinels, and the service that they monitor.
+    /// Sentinels, and the name by which they know the primary.
     Sentinel(Vec<Node>, String),
-    /// Some nodes of a cluster.
+    /// Some nodes of a cluster; they name the others.
     Cluster(Vec<Node>),
 }
 
-/// Why an address cannot be used.
+impl Nodes {
+    /// Whether all named servers are on this machine.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Single((host, _)) => is_local(host),
+            Self::Socket(_) => true,
+            Self::Sentinel(nodes, _) | Self::Cluster(nodes) => {
+                nodes.iter().all(|(host, _)| is_local(host))
+            }
+        }
+    }
+}
+
+/// Why the servers cannot be connected to, whatever they do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct AddressError(String);

@@ -1,10 +1,9 @@
-//! Tests of Postgres URLs: which are refused, that the driver reads the others alike, and that no
-//! password is shown.
+//! Tests of Postgres URLs: which are refused, what the driver reads, and that no password is shown.
 
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::postgres::PgSslMode;
 
 use super::Case;
-use crate::config::{PostgresUrls, Store, parse};
+use crate::config::{PostgresUrls, Store};
 
 const LOCAL: &str = "postgres://kw:hunter2@127.0.0.1:5433/keyward";
 
@@ -16,10 +15,13 @@ fn refusal(text: &str) -> String {
 }
 
 #[test]
-fn urls_keep_their_order_and_their_passwords() {
+fn urls_keep_their_order_and_passwords() {
     let second = "postgresql://kw:p%40ss@[::1]/keyward?sslmode=require";
     let urls = PostgresUrls::parse(&format!("{LOCAL} , {second}")).unwrap();
-    assert_eq!(urls.expose().collect::<Vec<_>>(), [LOCAL, second]);
+    let hosts = urls.hosts().iter().map(|host| host.get_host());
+    assert_eq!(hosts.collect::<Vec<_>>(), ["127.0.0.1", "[::1]"]);
+    let debug = format!("{:?}", urls.hosts());
+    assert!(debug.contains("hunter2") && debug.contains("p@ss"));
     let shown = "postgres://kw:***@127.0.0.1:5433/keyward,\
                  postgresql://kw:***@[::1]/keyward?sslmode=require";
     assert_eq!(urls.to_string(), shown);
@@ -27,14 +29,14 @@ fn urls_keep_their_order_and_their_passwords() {
 }
 
 #[test]
-fn at_most_eight_are_taken() {
+fn at_most_eight_urls_are_accepted() {
     let text = |count| vec![LOCAL; count].join(",");
-    assert_eq!(PostgresUrls::parse(&text(8)).unwrap().expose().len(), 8);
-    assert!(refusal(&text(9)).ends_with(", 8 at most"));
+    assert_eq!(PostgresUrls::parse(&text(8)).unwrap().hosts().len(), 8);
+    assert!(refusal(&text(9)).ends_with(", at most 8"));
 }
 
 #[test]
-fn what_is_wrong_is_named_without_repeating_it() {
+fn an_error_names_the_fault_and_no_part_of_the_url() {
     for (url, reason) in [
         ("", "does not begin with postgres://"),
         ("hunter2", "does not begin with postgres://"),
@@ -50,15 +52,15 @@ fn what_is_wrong_is_named_without_repeating_it() {
         ("postgres://h/db", "names no user"),
         ("postgres://:hunter2@h/db", "names no user"),
         ("postgres:///db?user=kw", "names no host"),
-        ("postgres://kw:hunter2@/db", "names no host"),
-        ("postgres://kw:hunter2@:5432/db", "names no host"),
+        ("postgres://kw:hunter2@/db", "has no host"),
+        ("postgres://kw:hunter2@:5432/db", "has no host"),
         (
             "postgres://kw@/db?host=/run",
-            "names no host; beside host=DIRECTORY",
+            "has no host; with host=DIRECTORY",
         ),
         (
             "postgres:///db?user=kw&host=h",
-            "parameter host that is no absolute directory",
+            "parameter host that is not the absolute directory",
         ),
         (
             "postgres://kw@h,postgres://kw@h/db",
@@ -67,40 +69,40 @@ fn what_is_wrong_is_named_without_repeating_it() {
         ("postgres://kw:hunter2@h,i/db", "URL 1 names no database"),
         ("postgres://kw@h/db,postgres://i/db", "URL 2 names no user"),
         ("postgres://kw@h/db,", "URL 2 does not begin with"),
-        ("postgres://kw:hunter2,3@h/db", "URL 1 names no database"),
+        ("postgres://kw:hunter2,3@h/db", "a comma as %2C"),
         (
             "postgres://kw:hunter2@3@h/db",
-            "percent-encoded; in a password @ is written as %40",
+            "percent-encoded; in a password write @ as %40",
         ),
         (
             "postgres://kw:hunter2/3@h/db",
-            "holds a / or a ? before the @",
+            "has a / or a ? before the @",
         ),
         (
             "postgres://kw:hunter2?3@h/db",
-            "holds a / or a ? before the @",
+            "has a / or a ? before the @",
         ),
         ("postgres://kw:hunter2#3@h/db", "must be percent-encoded"),
         ("postgres://kw:hunter2\\3@h/db", "must be percent-encoded"),
         ("postgres://kw:hunter2 3@h/db", "must be percent-encoded"),
         ("postgres://kw:hunter2\n@h/db", "must be percent-encoded"),
         ("postgres://kw:h\u{fc}nter2@h/db", "must be percent-encoded"),
-        ("postgres://kw:hunter2/db", "names no user"),
-        ("postgres://kw@h:0/db", "port that is no number"),
-        ("postgres://kw@h:/db", "port that is no number"),
-        ("postgres://kw@h:+5/db", "port that is no number"),
-        ("postgres://kw@h:65536/db", "port that is no number"),
-        ("postgres://kw@h/db?port=x", "port that is no number"),
-        ("postgres://kw@[::1/db", "port that is no number"),
-        ("postgres://kw@[h]/db", "no IPv6 address"),
+        ("postgres://kw:hunter2/db", "port that is not a number"),
+        ("postgres://kw@h:0/db", "port that is not a number"),
+        ("postgres://kw@h:/db", "port that is not a number"),
+        ("postgres://kw@h:+5/db", "port that is not a number"),
+        ("postgres://kw@h:65536/db", "port that is not a number"),
+        ("postgres://kw@h/db?port=x", "port that is not a number"),
+        ("postgres://kw@[::1/db", "invalid IPv6 address"),
+        ("postgres://kw@[h]/db", "invalid IPv6 address"),
         ("postgres://kw@h%31/db", "neither a name nor an address"),
         (
             "postgres://kw@h/db?sslmode=verify_full",
-            "none of disable, allow, prefer, require, ",
+            "an sslmode other than disable, allow, prefer, ",
         ),
         (
             "postgres://kw@h/db?sslmode=VERIFY-FULL",
-            "none of disable, allow, prefer, require, ",
+            "an sslmode other than disable, allow, prefer, ",
         ),
         (
             "postgres://kw@h/db?sslmode",
@@ -110,14 +112,14 @@ fn what_is_wrong_is_named_without_repeating_it() {
             "postgres://kw@h/db?password=",
             "parameter password without a value",
         ),
-        ("postgres://kw@h/db?", "parameter that is not known"),
+        ("postgres://kw@h/db?", "an unknown parameter"),
         (
             "postgres://kw@h/db?hostaddr=10.0.0.1",
-            "parameter that is not known",
+            "an unknown parameter",
         ),
         (
             "postgres://kw@h/db?pass%77ord=hunter2",
-            "parameter that is not known",
+            "an unknown parameter",
         ),
         (
             "postgres://kw@h/db?password=x&hunter2",
@@ -146,7 +148,7 @@ fn what_is_wrong_is_named_without_repeating_it() {
 }
 
 #[test]
-fn the_driver_reads_them_alike() {
+fn the_driver_gets_every_part() {
     let socket = Some("/run/postgresql");
     for (url, host, port, directory, mode) in [
         (LOCAL, "127.0.0.1", 5433, None, PgSslMode::Prefer),
@@ -194,8 +196,9 @@ fn the_driver_reads_them_alike() {
         ),
     ] {
         let urls = PostgresUrls::parse(url).unwrap();
-        assert_eq!(urls.expose().collect::<Vec<_>>(), [url]);
-        let read: PgConnectOptions = url.parse().unwrap();
+        let [read] = urls.hosts() else {
+            panic!("{urls}")
+        };
         assert_eq!(
             (read.get_username(), read.get_database()),
             ("kw", Some("keyward")),
@@ -217,7 +220,7 @@ fn the_driver_reads_them_alike() {
 }
 
 #[test]
-fn another_host_takes_verify_full() {
+fn another_host_needs_verify_full() {
     let case = |url: &str| Case::new().flag("store", url);
     for url in [
         "postgres://kw:hunter2@db.example/keyward",
@@ -259,10 +262,7 @@ fn another_host_takes_verify_full() {
         "postgres://kw@db.example/keyward?sslmode=verify-full",
     ] {
         let settings = case(url).load().unwrap().settings;
-        assert_eq!(
-            settings.store,
-            Store::Postgres(PostgresUrls::parse(url).unwrap())
-        );
+        assert!(matches!(settings.store, Store::Postgres(_)), "{url}");
     }
 }
 
@@ -277,58 +277,4 @@ fn settings_in_force_show_no_password() {
          postgres://localhost/kw?user=kw&password=***&sslmode=disable"
     );
     assert!(!format!("{effective:?}").contains("hunter2"));
-    let Store::Postgres(urls) = effective.settings.store else {
-        panic!("{text}")
-    };
-    assert!(urls.expose().all(|url| url.contains("hunter2")));
-}
-
-#[test]
-fn a_wrong_value_shows_no_password() {
-    for (text, shown) in [
-        // Each URL has its own.
-        (
-            "postgres://a:hunter2@x, postgres://b:hunter2@y",
-            "postgres://a:***@x, postgres://b:***@y",
-        ),
-        // One is not a URL of Postgres: it counts as a part of the other one.
-        (
-            "postgres://a:hunter2@x/d,mysql://b:hunter2@y/d",
-            "postgres://a:***@y/d",
-        ),
-        (
-            "[\"postgres://a:hunter2@x\", \"postgres://b:hunter2@y\"]",
-            "[\"postgres://a:***@y\"]",
-        ),
-        // What should have been encoded.
-        ("postgres://a:hunter2,hunter2@x/d", "postgres://a:***@x/d"),
-        ("postgres://a:hunter2@hunter2@x/d", "postgres://a:***@x/d"),
-        ("postgres://a:hunter2/?#hunter2@x/d", "postgres://a:***@x/d"),
-        (
-            "postgres://x/d?password=hunter2&hunter2",
-            "postgres://x/d?password=***",
-        ),
-        (
-            "postgres://x/d?Password=hunter2@hunter2",
-            "postgres://x/d?Password=***",
-        ),
-        (
-            "postgres://a:hunter2@x/d?password=hunter2",
-            "postgres://a:***@x/d?password=***",
-        ),
-        ("http://x/?password=hunter2", "http://x/?password=***"),
-        // What is missing.
-        ("postgres://a:hunter2/d", "postgres://a:***"),
-        ("postgres://a:hunter2:hunter2", "postgres://a:***"),
-        ("a:hunter2@x/d", "a:***@x/d"),
-        ("host=x password='hunter2 hunter2'", "host=x password=***"),
-        // What holds none.
-        ("http://x:4317/y", "http://x:4317/y"),
-        ("http://[::a]:4317", "http://[::a]:4317"),
-        ("http://[fe80::a]/", "http://[fe80::a]/"),
-        ("kw,acme", "kw,acme"),
-        ("127.0.0.1:x", "127.0.0.1:x"),
-    ] {
-        assert_eq!(parse::redact(text), shown, "{text}");
-    }
 }

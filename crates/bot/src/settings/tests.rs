@@ -1,7 +1,8 @@
-//! What is given where, what is refused and how that is said, and that no secret is said at all.
+//! Tests of the bot's settings: sources, refusals, and that no error contains a secret.
 
 use std::ffi::OsString;
 use std::io::Write as _;
+use std::path::Path;
 
 use super::*;
 
@@ -15,6 +16,7 @@ fn inputs(flags: &[(&str, &str)], variables: &[(&str, &str)], config: Option<&Pa
         flags: flags.iter().map(owned).collect(),
         config: config.map(Path::to_owned),
         environment: variables.iter().map(variable).collect(),
+        ..Inputs::default()
     }
 }
 
@@ -25,13 +27,13 @@ fn file(text: &str) -> tempfile::NamedTempFile {
 }
 
 fn refused(inputs: Inputs) -> String {
-    let said = load(inputs).unwrap_err().to_string();
-    assert!(!said.contains("canary"), "{said}");
-    said
+    let error = load(inputs).unwrap_err().to_string();
+    assert!(!error.contains("canary"), "{error}");
+    error
 }
 
 #[test]
-fn the_defaults_need_a_token_for_each_side() {
+fn the_defaults_need_two_tokens() {
     let settings = load(inputs(&[], &[TOKEN, TOKEN_FILE], None)).unwrap();
     assert_eq!(settings.telegram_api_url, "https://api.telegram.org");
     assert_eq!(settings.endpoints, ["http://127.0.0.1:50051"]);
@@ -48,94 +50,69 @@ fn the_defaults_need_a_token_for_each_side() {
     assert!(settings.webhook.is_none() && settings.support.is_none());
     assert!(!format!("{settings:?}").contains("canary"));
 
-    let said = refused(inputs(&[], &[], None));
+    let error = refused(inputs(&[], &[], None));
     assert!(
-        said.contains("telegram_token is missing: set KEYWARD_BOT_TELEGRAM_TOKEN"),
-        "{said}"
+        error.contains("telegram_token is missing: set KEYWARD_BOT_TELEGRAM_TOKEN"),
+        "{error}"
     );
     assert!(
-        said.contains("token_file = '' (default): is needed"),
-        "{said}"
+        error.contains("token_file is missing: name the file"),
+        "{error}"
     );
 }
 
 #[test]
-fn flags_beat_variables_and_variables_the_file() {
-    let config = file("slot = \"file\"\nrevokes_per_hour = 3\nscopes = [\"a\", \"b\"]\n");
+fn the_bot_has_variables_and_a_file_of_its_own() {
+    let config = file("slot = \"file\"\nscopes = [\"a\", \"b\"]\n");
+    let path = config.path().to_str().unwrap();
     let variables = [
         TOKEN,
         TOKEN_FILE,
-        ("KEYWARD_BOT_SLOT", "variable"),
+        ("KEYWARD_BOT_CONFIG", path),
         ("KEYWARD_BOT_SUPPORT", "@us"),
+        ("KEYWARD_MAX_STALENESS", "2s"),
+        ("KEYWARD_BOT_PORT", "tcp://10.0.0.1:9465"),
     ];
-    let settings = load(inputs(&[("slot", "flag")], &variables, Some(config.path()))).unwrap();
-    assert_eq!(settings.slot, "flag");
-    assert_eq!(settings.revokes_per_hour, 3);
+    let settings = load(inputs(&[], &variables, None)).unwrap();
+    assert_eq!(settings.slot, "file");
     assert_eq!(settings.scopes, ["a", "b"]);
     assert_eq!(settings.support.as_deref(), Some("@us"));
-    let settings = load(inputs(&[], &variables, Some(config.path()))).unwrap();
-    assert_eq!(settings.slot, "variable");
 
-    let path = config.path().to_str().unwrap();
-    let variables = [TOKEN, TOKEN_FILE, ("KEYWARD_BOT_CONFIG", path)];
-    assert_eq!(load(inputs(&[], &variables, None)).unwrap().slot, "file");
+    let variables = [TOKEN, TOKEN_FILE, ("KEYWARD_BOT_SLOTT", "x")];
+    let error = refused(inputs(&[], &variables, None));
+    let expected = "variable KEYWARD_BOT_SLOTT is unknown; did you mean KEYWARD_BOT_SLOT?";
+    assert!(error.contains(expected), "{error}");
 }
 
 #[test]
-fn the_token_may_stand_in_a_file_of_its_own_and_nowhere_else() {
+fn the_token_comes_from_a_variable_or_a_file_of_its_own() {
     let token = file("123:canary\n");
     let flags = [("telegram_token_file", token.path().to_str().unwrap())];
     let settings = load(inputs(&flags, &[TOKEN_FILE], None)).unwrap();
     assert_eq!(settings.telegram_token.expose(), "123:canary");
-    let said = refused(inputs(&flags, &[TOKEN, TOKEN_FILE], None));
-    assert!(said.contains("both given"), "{said}");
+    let error = refused(inputs(&flags, &[TOKEN, TOKEN_FILE], None));
+    assert!(error.contains("both set"), "{error}");
 
     let config = file("telegram_token = \"123:canary\"\n");
-    let said = refused(inputs(&[], &[TOKEN, TOKEN_FILE], Some(config.path())));
+    let error = refused(inputs(&[], &[TOKEN, TOKEN_FILE], Some(config.path())));
     assert!(
-        said.contains("may not stand in a file of settings"),
-        "{said}"
+        error.contains("telegram_token is a secret and cannot be set in a settings file"),
+        "{error}"
     );
     for wrong in ["canary", ":canary", "123:", "12a:canary", "123:canary x"] {
-        let said = refused(inputs(
+        let error = refused(inputs(
             &[],
             &[("KEYWARD_BOT_TELEGRAM_TOKEN", wrong), TOKEN_FILE],
             None,
         ));
-        assert!(said.contains("takes the token of a bot"), "{said}");
+        assert!(error.contains("takes the token of a bot"), "{error}");
     }
     let config = file("telegram_token = \"123:canary\n");
     refused(inputs(&[], &[TOKEN, TOKEN_FILE], Some(config.path())));
 }
 
 #[test]
-fn what_is_misspelt_is_named_with_what_was_meant() {
-    let config = file("hide_affter = \"1m\"\nsomething_else = 1\n");
-    let variables = [
-        TOKEN,
-        TOKEN_FILE,
-        ("KEYWARD_BOT_SLOTT", "x"),
-        ("KEYWARD_MAX_STALENESS", "2s"),
-    ];
-    let said = refused(inputs(&[], &variables, Some(config.path())));
-    for expected in [
-        "setting 'hide_affter' is unknown; did you mean hide_after?",
-        "setting 'something_else' is unknown; --help lists the settings",
-        "variable KEYWARD_BOT_SLOTT is unknown; did you mean KEYWARD_BOT_SLOT?",
-    ] {
-        assert!(said.contains(expected), "{expected} is not in\n{said}");
-    }
-    assert!(!said.contains("STALENESS"), "{said}");
-    let said = refused(inputs(
-        &[],
-        &[TOKEN, TOKEN_FILE],
-        Some(Path::new("/nowhere.toml")),
-    ));
-    assert!(said.contains("file /nowhere.toml"), "{said}");
-}
-
-#[test]
-fn a_wrong_value_is_refused_with_what_it_takes() {
+fn an_error_says_what_the_setting_takes() {
     for (name, value, expected) in [
         (
             "telegram_api_url",
@@ -143,14 +120,22 @@ fn a_wrong_value_is_refused_with_what_it_takes() {
             "leads to another host without TLS",
         ),
         ("telegram_api_url", "ftp://x", "takes a URL"),
-        ("telegram_api_url", "https://user:p@x", "takes a URL"),
+        (
+            "telegram_api_url",
+            "https://user:canary@x",
+            "a URL without a user",
+        ),
         (
             "endpoint",
             "http://127.0.0.1:1,http://keyward:2",
             "leads to another host without TLS",
         ),
-        ("endpoint", "http://127.0.0.1:99999", "its port is none"),
-        ("endpoint", "https://[::1]:0", "its port is none"),
+        (
+            "endpoint",
+            "http://127.0.0.1:99999",
+            "a port from 1 to 65535",
+        ),
+        ("endpoint", "https://[::1]:0", "a port from 1 to 65535"),
         ("http_listen", "9465", "takes an IP address and a port"),
         (
             "hide_after",
@@ -158,7 +143,7 @@ fn a_wrong_value_is_refused_with_what_it_takes() {
             "takes a duration from 1s to 30days, or none",
         ),
         ("hide_after", "soon", "takes a duration"),
-        ("account_template", "me", "holds {user_id} once"),
+        ("account_template", "me", "{user_id} once"),
         ("slot", "a b", "takes 1 to 64"),
         ("scopes", "a,,b", "takes up to 64 scopes"),
         ("reveals_per_hour", "0", "takes a number from 1 to 100000"),
@@ -172,10 +157,10 @@ fn a_wrong_value_is_refused_with_what_it_takes() {
             "webhook_secret_file is needed",
         ),
     ] {
-        let said = refused(inputs(&[(name, value)], &[TOKEN, TOKEN_FILE], None));
+        let error = refused(inputs(&[(name, value)], &[TOKEN, TOKEN_FILE], None));
         assert!(
-            said.contains(expected) && said.contains(name),
-            "{name}: {said}"
+            error.contains(expected) && error.contains(name),
+            "{name}: {error}"
         );
     }
     let flags = [
@@ -188,7 +173,7 @@ fn a_wrong_value_is_refused_with_what_it_takes() {
 }
 
 #[test]
-fn a_webhook_has_a_secret() {
+fn a_webhook_needs_a_secret() {
     let secret = file("canary-canary-canary\n");
     let path = secret.path().to_str().unwrap();
     let flags = [
@@ -209,8 +194,8 @@ fn a_webhook_has_a_secret() {
         ("webhook_url", "https://bot.example/tg"),
         ("webhook_secret_file", path),
     ];
-    let said = refused(inputs(&flags, &[TOKEN, TOKEN_FILE], None));
-    assert!(said.contains("holds 16 to 256"), "{said}");
+    let error = refused(inputs(&flags, &[TOKEN, TOKEN_FILE], None));
+    assert!(error.contains("must contain 16 to 256"), "{error}");
 }
 
 #[test]
@@ -229,20 +214,19 @@ fn every_setting_is_read() {
             continue;
         }
         let flags = [(setting.name, "\u{7}")];
-        let said = refused(inputs(&flags, &[TOKEN, TOKEN_FILE], None));
-        assert!(said.contains(&format!("{} = ", setting.name)), "{said}");
+        let error = refused(inputs(&flags, &[TOKEN, TOKEN_FILE], None));
+        assert!(error.contains(setting.name), "{error}");
     }
 }
 
 #[test]
-fn the_readme_lists_every_setting() {
-    let readme = include_str!("../../README.md");
-    for setting in TABLE {
-        let default = match setting.default {
-            "" => String::new(),
-            default => format!("`{default}`"),
-        };
-        let row = format!("| `{}` | {default} | {}. |", setting.name, setting.help);
-        assert!(readme.contains(&row), "{row}");
-    }
+fn readme_has_the_table_of_settings() {
+    let (readme, table) = (
+        include_str!("../../README.md"),
+        engine::markdown::<Values>(),
+    );
+    assert!(
+        readme.contains(&table),
+        "README.md needs this table:\n{table}"
+    );
 }

@@ -147,9 +147,9 @@ async fn what_cannot_be_asked_how_it_is_gets_a_clear_line() {
         std::future::pending::<()>().await;
     };
     let ask = async {
-        let no_bot = (Some(1), "keyward-bot: that is no bot: it answers 418");
+        let no_bot = (Some(1), "keyward-bot: another program answers there: 418");
         let silent = (Some(1), "keyward-bot: the bot does not answer: ");
-        let no_port = "keyward-bot: http_listen names no port that could be asked";
+        let no_port = "keyward-bot: http_listen names no port to ask";
         let wrong = "keyward-bot: http_listen = 'here' (flag --http-listen): takes an IP address";
         for (side_port, (code, expected)) in [
             (address.as_str(), no_bot),

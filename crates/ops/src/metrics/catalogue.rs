@@ -1,35 +1,86 @@
-//! The registry of metrics, and what was registered in it.
+//! The registry of a program's metrics, and their description for the documentation.
+
+use std::fmt::{self, Write as _};
+use std::hash::Hash;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets_range};
 use prometheus_client::registry::{Metric, Registry, Unit};
 
-/// From 50 us to 30 s: 20 buckets, each twice as wide as the one before.
+use crate::VERSION;
+
+/// Label names and values of a metric with one label.
+pub type One = [(&'static str, &'static str); 1];
+/// Label names and values of a metric with two labels.
+pub type Two = [(&'static str, &'static str); 2];
+/// Histograms of durations in seconds, by labels.
+pub type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// Buckets from 50 us to 30 s: 20 of them, each twice as wide as the one before.
 pub(super) fn histogram() -> Histogram {
     Histogram::new(exponential_buckets_range(50e-6, 30.0, 20))
 }
 
-pub(super) struct Described {
-    pub(super) name: String,
-    pub(super) kind: &'static str,
-    pub(super) labels: &'static str,
-    pub(super) help: &'static str,
+/// A type of metric without labels.
+pub trait Kind: Metric + Clone {
+    /// Its name in OpenMetrics.
+    const NAME: &'static str;
+
+    /// A new metric.
+    fn create() -> Self;
 }
 
-/// The registry, and what was registered, so that the documentation can be held to it.
+impl Kind for Counter {
+    const NAME: &'static str = "counter";
+
+    fn create() -> Self {
+        Self::default()
+    }
+}
+
+impl<N, A: Default> Kind for Gauge<N, A>
+where
+    Self: Metric + Clone,
+{
+    const NAME: &'static str = "gauge";
+
+    fn create() -> Self {
+        Self::default()
+    }
+}
+
+impl Kind for Histogram {
+    const NAME: &'static str = "histogram";
+
+    fn create() -> Self {
+        histogram()
+    }
+}
+
+/// All metrics of one program, each with its description.
 #[derive(Default)]
-pub(super) struct Catalogue {
-    pub(super) registry: Registry,
-    pub(super) described: Vec<Described>,
+pub struct Catalogue {
+    registry: Registry,
+    described: Vec<Described>,
+}
+
+struct Described {
+    name: String,
+    kind: &'static str,
+    labels: &'static str,
+    help: &'static str,
 }
 
 impl Catalogue {
-    pub(super) fn counter(&mut self, name: &str, help: &'static str) -> Counter {
-        self.add(name, "counter", "", help, Counter::default())
+    /// Registers a metric without labels.
+    pub fn metric<K: Kind>(&mut self, name: &str, help: &'static str) -> K {
+        self.add(name, K::NAME, "", help, K::create())
     }
 
-    pub(super) fn counters<L>(
+    /// Registers counters by `labels`.
+    pub fn counters<L>(
         &mut self,
         name: &str,
         labels: &'static str,
@@ -38,38 +89,46 @@ impl Catalogue {
     where
         Family<L, Counter>: Metric + Clone + Default,
     {
-        self.add(name, "counter", labels, help, Family::default())
+        self.add(name, Counter::NAME, labels, help, Family::default())
     }
 
-    pub(super) fn histograms<L>(
+    /// Registers gauges by `labels`.
+    pub fn gauges<L>(
         &mut self,
         name: &str,
         labels: &'static str,
         help: &'static str,
-    ) -> Family<L, Histogram, fn() -> Histogram>
+    ) -> Family<L, Gauge>
     where
-        L: Clone + std::hash::Hash + Eq,
-        Family<L, Histogram, fn() -> Histogram>: Metric,
+        Family<L, Gauge>: Metric + Clone + Default,
     {
-        self.add(
-            name,
-            "histogram",
-            labels,
-            help,
-            Family::new_with_constructor(histogram),
-        )
+        self.add(name, Gauge::<i64>::NAME, labels, help, Family::default())
     }
 
-    pub(super) fn gauge<G: Metric + Clone + Default>(
+    /// Registers histograms of durations by `labels`; `create` sets their buckets.
+    pub fn durations<L>(
         &mut self,
         name: &str,
+        labels: &'static str,
         help: &'static str,
-    ) -> G {
-        self.add(name, "gauge", "", help, G::default())
+        create: fn() -> Histogram,
+    ) -> Durations<L>
+    where
+        L: Clone + Hash + Eq,
+        Durations<L>: Metric,
+    {
+        let family = Family::new_with_constructor(create);
+        self.add(name, Histogram::NAME, labels, help, family)
     }
 
-    /// Registers `metric`. Names of times get their unit and those of counters `_total`.
-    pub(super) fn add<M: Metric + Clone>(
+    /// Registers a gauge `name` with the value 1 and the running version as its label.
+    pub fn build_info(&mut self, name: &str) {
+        let build: Family<One, Gauge> = self.gauges(name, "version", "1, with the running version");
+        build.get_or_create(&[("version", VERSION)]).set(1);
+    }
+
+    /// Registers `metric`. Durations and ages get the unit seconds, counters the suffix `_total`.
+    fn add<M: Metric + Clone>(
         &mut self,
         name: &str,
         kind: &'static str,
@@ -77,12 +136,11 @@ impl Catalogue {
         help: &'static str,
         metric: M,
     ) -> M {
-        let is_time = kind == "histogram" || name.ends_with("_age");
+        let is_time = kind == Histogram::NAME || name.ends_with("_age");
         let unit = if is_time { "_seconds" } else { "" };
-        let suffix = if kind == "counter" { "_total" } else { "" };
-        let name_shown = format!("{name}{unit}{suffix}");
+        let suffix = if kind == Counter::NAME { "_total" } else { "" };
         self.described.push(Described {
-            name: name_shown,
+            name: format!("{name}{unit}{suffix}"),
             kind,
             labels,
             help,
@@ -94,5 +152,35 @@ impl Catalogue {
             self.registry.register(name, help, metric.clone());
         }
         metric
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail, and all labels are plain text.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        text
+    }
+
+    /// The metrics as a Markdown table, for the documentation.
+    pub fn table(&self) -> String {
+        let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+        for Described {
+            name,
+            kind,
+            labels,
+            help,
+        } in &self.described
+        {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help}. |");
+        }
+        text
+    }
+}
+
+impl fmt::Debug for Catalogue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Catalogue of {} metrics", self.described.len())
     }
 }

@@ -1,4 +1,5 @@
-//! Metrics that belong together, each group with what registers it.
+//! The metrics of the service in groups. Each group is one declaration: its counters by the value of
+//! a label, then its other metrics.
 
 use std::sync::atomic::AtomicU64;
 
@@ -7,333 +8,217 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 
-use super::catalogue::{Catalogue, histogram};
-use super::{One, Two};
+use super::catalogue::{Catalogue, One, Two};
 
 type Unsigned = Gauge<u64, AtomicU64>;
 
-/// What one cache does.
+macro_rules! groups {
+    ($(
+        $(#[$doc:meta])*
+        $group:ident {
+            $(counters $family:literal by $label:literal, $help:literal {
+                $($(#[$counter_doc:meta])* $counter:ident = $value:literal,)+
+            })*
+            $($(#[$metric_doc:meta])* metric $metric:ident: $kind:ty = $name:literal, $metric_help:literal;)*
+        }
+    )+) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub struct $group {
+            $($($(#[$counter_doc])* pub $counter: Counter,)+)*
+            $($(#[$metric_doc])* pub $metric: $kind,)*
+        }
+
+        impl $group {
+            pub(super) fn register(catalogue: &mut Catalogue) -> Self {
+                $(
+                    let family: Family<One, Counter> = catalogue.counters($family, $label, $help);
+                    $(let $counter = family.get_or_create_owned(&[($label, $value)]);)+
+                )*
+                Self {
+                    $($($counter,)+)*
+                    $($metric: catalogue.metric($name, $metric_help),)*
+                }
+            }
+        }
+    )+};
+}
+
+groups! {
+    /// Keys that are refused without I/O.
+    GarbageMetrics {
+        counters "keyward_verify_garbage" by "kind",
+            "Keys refused without I/O: `malformed` text, or a wrong `tag`" {
+            /// The prefix, the digits or the checksum is wrong.
+            malformed = "malformed",
+            /// The tag is wrong.
+            tag = "tag",
+        }
+    }
+
+    /// The fence's knowledge.
+    FenceMetrics {
+        /// Age of the proven freshness in seconds; -1 before the first proof.
+        metric freshness_age: Gauge<f64, AtomicU64> = "keyward_freshness_age",
+            "Age of the proven freshness; -1 before the first proof";
+        /// 1 while this instance is fresh enough to answer, otherwise 0.
+        metric fresh: Gauge = "keyward_fresh",
+            "1 while this instance may answer from memory, otherwise 0";
+        /// The revision up to which this instance has applied the log.
+        metric applied_revision: Unsigned = "keyward_applied_revision",
+            "The revision up to which this instance has applied the log";
+        /// Tombstones in memory.
+        metric tombstones: Unsigned = "keyward_tombstones", "Tombstones in memory";
+        /// The floor of the fence.
+        metric floor_revision: Unsigned = "keyward_floor_revision",
+            "The revision below which the fence admits no cached entry";
+    }
+
+    /// Outcomes of changes that wait until they hold on every instance.
+    RevokeMetrics {
+        counters "keyward_revoke" by "outcome",
+            "Changes that must hold on every instance: `confirmed` by all, `waited_out` at least one \
+             instance, or `failed` to be proven in time" {
+            /// Every instance confirmed.
+            confirmed = "confirmed",
+            /// At least one instance was unresponsive for its whole bound.
+            waited_out = "waited_out",
+            /// No proof in time.
+            failed = "failed",
+        }
+        /// Seconds from the commit to the proof.
+        metric wait: Histogram = "keyward_revoke_wait",
+            "Time from the commit of a change to the proof that it holds on every instance";
+    }
+
+    /// Heartbeats of the tail.
+    HeartbeatMetrics {
+        counters "keyward_tail_beats" by "outcome",
+            "Heartbeats of the tail: `fresh`, `not_fresh` (the store answered, but the answer proves \
+             no freshness), `failed`" {
+            /// The heartbeat proved freshness.
+            fresh = "fresh",
+            /// The store answered, but the answer proves no freshness.
+            not_fresh = "not_fresh",
+            /// The store did not answer.
+            failed = "failed",
+        }
+    }
+
+    /// The other instances on the store.
+    MemberMetrics {
+        counters "keyward_hints" by "kind",
+            "Change notices from other instances: `changed`, or `lost` if some may be missing" {
+            /// A notice that something changed.
+            hints_changed = "changed",
+            /// Some notices may be lost.
+            hints_lost = "lost",
+        }
+        /// Registrations of this instance.
+        metric registrations: Counter = "keyward_registrations",
+            "Registrations of this instance; after the first, each means that it was reaped or that a \
+             heartbeat hung";
+        /// Rows of unresponsive instances that this one deleted.
+        metric reaped: Counter = "keyward_reaped",
+            "Rows of unresponsive instances that this one deleted";
+        /// Instances in the last membership that this one read.
+        metric instances: Unsigned = "keyward_instances",
+            "Instances on the store in the last membership that this one read; 0 on the embedded store";
+    }
+
+    /// L2, the cache in Redis.
+    L2Metrics {
+        counters "keyward_l2" by "outcome",
+            "Lookups in Redis: `hit`, `miss`, `refused` (an entry that the fence did not admit; it also \
+             counts as `hit`), `bad_mac` (written without the cache key), `unreadable` (written by \
+             another version), `failed` (no answer in time), `skipped` (Redis is unreachable)" {
+            /// Redis had an entry, admitted or not.
+            hit = "hit",
+            /// Redis had no entry.
+            miss = "miss",
+            /// Redis had an entry, and the fence did not admit it.
+            refused = "refused",
+            /// The entry was written without the cache key.
+            bad = "bad_mac",
+            /// The entry was written with the cache key but cannot be decoded.
+            unreadable = "unreadable",
+            /// Redis gave no valid answer in time.
+            failed = "failed",
+            /// Redis was not asked, because no connection works.
+            skipped = "skipped",
+        }
+        counters "keyward_l2_writes" by "outcome", "Entries for Redis: `written` or `dropped`" {
+            /// Redis took the entry.
+            written = "written",
+            /// The entry was dropped.
+            dropped = "dropped",
+        }
+        counters "keyward_l2_hints" by "kind",
+            "Change notices through Redis: `news` from another instance, `own`, `repeated` or `forged` \
+             by another program, `lost` if some may be missing" {
+            /// A notice of another instance.
+            hints_news = "news",
+            /// A notice of this instance.
+            hints_own = "own",
+            /// A notice that arrived before.
+            hints_repeated = "repeated",
+            /// A message that was made without the cache key.
+            hints_forged = "forged",
+            /// Some notices may be lost.
+            hints_lost = "lost",
+        }
+        /// 0 while the breaker is closed, 1 while it is half-open, 2 while it is open.
+        metric breaker: Gauge = "keyward_l2_breaker",
+            "The breaker before Redis: 0 closed (calls pass), 1 half-open (one connection is tried), 2 \
+             open (no calls); 0 without Redis";
+    }
+
+    /// The listener's TLS.
+    TlsMetrics {
+        counters "keyward_tls_handshakes" by "outcome",
+            "TLS handshakes: `done`, `failed`, `timed_out` (the client took longer than 10 s), \
+             `displaced` (too many were unfinished, and this one was the oldest)" {
+            /// The handshake succeeded.
+            done = "done",
+            /// The two sides did not agree, or the client left.
+            failed = "failed",
+            /// The client took too long.
+            timed_out = "timed_out",
+            /// Too many handshakes were unfinished, and this one was the oldest.
+            displaced = "displaced",
+        }
+        /// End of the certificate in use, in seconds since the Unix epoch; 0 without TLS.
+        metric expire_time: Gauge = "keyward_tls_certificate_expire_time_seconds",
+            "End of the certificate of the gRPC service, in seconds since 1970; 0 without TLS";
+    }
+}
+
+/// Lookups in one cache in memory.
 #[derive(Clone, Debug)]
 pub struct CacheMetrics {
-    /// An entry was found and admitted.
+    /// The cache had an entry, and the fence admitted it.
     pub hit: Counter,
-    /// There was no entry.
+    /// The cache had no entry.
     pub miss: Counter,
-    /// There was an entry, and it was not admitted.
+    /// The cache had an entry, and the fence did not admit it.
     pub refused: Counter,
-}
-
-/// What the cache does that instances share.
-#[derive(Clone, Debug)]
-pub struct L2Metrics {
-    /// An entry was found; whether it is admitted is another matter.
-    pub hit: Counter,
-    /// There was no entry.
-    pub miss: Counter,
-    /// There was an entry, and it was not admitted.
-    pub refused: Counter,
-    /// What stood there was not made by a holder of the cache key.
-    pub bad: Counter,
-    /// A holder of the cache key made it, and it cannot be read.
-    pub unreadable: Counter,
-    /// It was not answered in time, or not with an answer.
-    pub failed: Counter,
-    /// It was not asked: there is no connection that answers.
-    pub skipped: Counter,
-    /// An entry was written.
-    pub written: Counter,
-    /// An entry was not written.
-    pub dropped: Counter,
-    /// A hint of another instance.
-    pub hints_news: Counter,
-    /// A hint of this instance.
-    pub hints_own: Counter,
-    /// A hint that was heard before.
-    pub hints_repeated: Counter,
-    /// A message that no holder of the cache key made.
-    pub hints_forged: Counter,
-    /// Hints may have been lost.
-    pub hints_lost: Counter,
-    /// 0 while calls are let through, 1 while a connection is tried, 2 while there is none.
-    pub breaker: Gauge,
-}
-
-/// The listener's TLS.
-#[derive(Clone, Debug)]
-pub struct TlsMetrics {
-    /// A client and this service have shaken hands.
-    pub done: Counter,
-    /// They could not agree, or the client went away.
-    pub failed: Counter,
-    /// The client took too long.
-    pub timed_out: Counter,
-    /// There were too many that did not come to their end, and this was the oldest.
-    pub displaced: Counter,
-    /// When the certificate in use ends, in seconds since the Unix epoch; 0 without TLS.
-    pub expire_time: Gauge,
-}
-
-/// Keys that were refused without any I/O.
-#[derive(Clone, Debug)]
-pub struct GarbageMetrics {
-    /// Prefix, digits or checksum were wrong.
-    pub malformed: Counter,
-    /// The keyed tag was wrong.
-    pub tag: Counter,
-}
-
-/// How changes that must hold everywhere ended.
-#[derive(Clone, Debug)]
-pub struct RevokeMetrics {
-    /// Every instance confirmed.
-    pub confirmed: Counter,
-    /// At least one instance was waited out.
-    pub waited_out: Counter,
-    /// It could not be proven in time.
-    pub failed: Counter,
-    /// Seconds from the commit to the proof.
-    pub wait: Histogram,
-}
-
-/// How heartbeats of the tail ended.
-#[derive(Clone, Debug)]
-pub struct HeartbeatMetrics {
-    /// Freshness was published.
-    pub fresh: Counter,
-    /// The store answered, but freshness could not be published.
-    pub not_fresh: Counter,
-    /// The store did not answer.
-    pub failed: Counter,
-}
-
-/// What this instance has to do with the others that share its store.
-#[derive(Clone, Debug)]
-pub struct MemberMetrics {
-    /// It registered.
-    pub registrations: Counter,
-    /// It deleted the row of one that was silent for too long.
-    pub reaped: Counter,
-    /// It was told that something has changed.
-    pub hints_changed: Counter,
-    /// Hints may have been lost.
-    pub hints_lost: Counter,
-    /// Rows of instances, as it saw them last.
-    pub instances: Unsigned,
-}
-
-/// What the fence knows.
-#[derive(Clone, Debug)]
-pub struct FenceMetrics {
-    /// 1 while this instance is fresh enough to answer, otherwise 0.
-    pub fresh: Gauge,
-    /// Age of the proven freshness, in seconds; -1 when there is none.
-    pub freshness_age: Gauge<f64, AtomicU64>,
-    /// The revision up to which this instance has applied the log.
-    pub applied_revision: Unsigned,
-    /// Tombstones held in memory.
-    pub tombstones: Unsigned,
-    /// The revision below which no cached entry is admitted.
-    pub floor_revision: Unsigned,
 }
 
 impl CacheMetrics {
-    pub(super) fn register(c: &mut Catalogue) -> Family<Two, Counter> {
-        c.counters(
+    pub(super) fn register(catalogue: &mut Catalogue) -> [Self; 2] {
+        let family: Family<Two, Counter> = catalogue.counters(
             "keyward_cache",
             "cache, outcome",
-            "Snapshot-ups in the caches of `key` and `token`: `hit`, `miss`, or `refused`, when an \
-             entry was not admitted",
-        )
-    }
-
-    pub(super) fn of(family: &Family<Two, Counter>, cache: &'static str) -> Self {
-        let outcome = |value| family.get_or_create_owned(&[("cache", cache), ("outcome", value)]);
-        Self {
-            hit: outcome("hit"),
-            miss: outcome("miss"),
-            refused: outcome("refused"),
-        }
-    }
-}
-
-impl L2Metrics {
-    pub(super) fn register(c: &mut Catalogue) -> Self {
-        let reads: Family<One, Counter> = c.counters(
-            "keyward_l2",
-            "outcome",
-            "Snapshot-ups in Redis: `hit`, `miss`, `refused` (there was an entry, and it was not \
-             admitted; it counts as `hit`, too), `bad_mac` (somebody else wrote there), \
-             `unreadable` (another version wrote there), `failed` (no answer in time), `skipped` (Redis is away)",
+            "Lookups in the caches `key` and `token`: `hit`, `miss`, or `refused` (an entry that the \
+             fence did not admit)",
         );
-        let writes: Family<One, Counter> = c.counters(
-            "keyward_l2_writes",
-            "outcome",
-            "Entries for Redis: `written` or `dropped`",
-        );
-        let hints: Family<One, Counter> = c.counters(
-            "keyward_l2_hints",
-            "kind",
-            "Hints by Redis: `news` from another instance, `own`, `repeated` or `forged` by somebody \
-             else, `lost` when some may not have come",
-        );
-        let read = |value| reads.get_or_create_owned(&[("outcome", value)]);
-        let write = |value| writes.get_or_create_owned(&[("outcome", value)]);
-        let hint = |value| hints.get_or_create_owned(&[("kind", value)]);
-        Self {
-            hit: read("hit"),
-            miss: read("miss"),
-            refused: read("refused"),
-            bad: read("bad_mac"),
-            unreadable: read("unreadable"),
-            failed: read("failed"),
-            skipped: read("skipped"),
-            written: write("written"),
-            dropped: write("dropped"),
-            hints_news: hint("news"),
-            hints_own: hint("own"),
-            hints_repeated: hint("repeated"),
-            hints_forged: hint("forged"),
-            hints_lost: hint("lost"),
-            breaker: c.gauge(
-                "keyward_l2_breaker",
-                "The breaker before Redis: 0 closed (calls are let through), 1 half-open (a \
-                 connection is tried), 2 open; 0 without Redis, too",
-            ),
-        }
-    }
-}
-
-impl TlsMetrics {
-    pub(super) fn register(c: &mut Catalogue) -> Self {
-        let family: Family<One, Counter> = c.counters(
-            "keyward_tls_handshakes",
-            "outcome",
-            "TLS handshakes: `done`, `failed`, `timed_out` (the client took longer than 10 s), \
-             `displaced` (there were too many unfinished ones)",
-        );
-        let outcome = |value| family.get_or_create_owned(&[("outcome", value)]);
-        Self {
-            done: outcome("done"),
-            failed: outcome("failed"),
-            timed_out: outcome("timed_out"),
-            displaced: outcome("displaced"),
-            expire_time: c.gauge(
-                "keyward_tls_certificate_expire_time_seconds",
-                "When the certificate of the gRPC service ends, in seconds since 1970; 0 without TLS",
-            ),
-        }
-    }
-}
-
-impl GarbageMetrics {
-    pub(super) fn register(c: &mut Catalogue) -> Self {
-        let family: Family<One, Counter> = c.counters(
-            "keyward_verify_garbage",
-            "kind",
-            "Keys refused without any I/O: `malformed` text, or a wrong `tag`",
-        );
-        let kind = |value| family.get_or_create_owned(&[("kind", value)]);
-        Self {
-            malformed: kind("malformed"),
-            tag: kind("tag"),
-        }
-    }
-}
-
-impl RevokeMetrics {
-    pub(super) fn register(c: &mut Catalogue) -> Self {
-        let family: Family<One, Counter> = c.counters(
-            "keyward_revoke",
-            "outcome",
-            "Changes that must hold everywhere: `confirmed` by all, `waited_out`, or `failed` to \
-             be proven in time",
-        );
-        let wait = c.add(
-            "keyward_revoke_wait",
-            "histogram",
-            "",
-            "Time from the commit of a change until it was proven to hold everywhere",
-            histogram(),
-        );
-        let outcome = |value| family.get_or_create_owned(&[("outcome", value)]);
-        Self {
-            confirmed: outcome("confirmed"),
-            waited_out: outcome("waited_out"),
-            failed: outcome("failed"),
-            wait,
-        }
-    }
-}
-
-impl HeartbeatMetrics {
-    pub(super) fn register(c: &mut Catalogue) -> Self {
-        let family: Family<One, Counter> = c.counters(
-            "keyward_tail_beats",
-            "outcome",
-            "Beats of the tail: `fresh`, `not_fresh` (answered, but proves no freshness), `failed`",
-        );
-        let outcome = |value| family.get_or_create_owned(&[("outcome", value)]);
-        Self {
-            fresh: outcome("fresh"),
-            not_fresh: outcome("not_fresh"),
-            failed: outcome("failed"),
-        }
-    }
-}
-
-impl MemberMetrics {
-    pub(super) fn register(c: &mut Catalogue) -> Self {
-        let hints: Family<One, Counter> = c.counters(
-            "keyward_hints",
-            "kind",
-            "Hints from other instances: `changed`, or `lost` when some may not have come",
-        );
-        let hint = |value| hints.get_or_create_owned(&[("kind", value)]);
-        Self {
-            registrations: c.counter(
-                "keyward_registrations",
-                "Rows that this instance has registered; more than one says that it was reaped or \
-                 that a beat hung",
-            ),
-            reaped: c.counter(
-                "keyward_reaped",
-                "Rows of silent instances that this one has deleted",
-            ),
-            hints_changed: hint("changed"),
-            hints_lost: hint("lost"),
-            instances: c.gauge(
-                "keyward_instances",
-                "Instances that share the store, as this one saw them last; 0 on the embedded store",
-            ),
-        }
-    }
-}
-
-impl FenceMetrics {
-    pub(super) fn register(c: &mut Catalogue) -> Self {
-        let freshness_age: Gauge<f64, AtomicU64> = c.add(
-            "keyward_freshness_age",
-            "gauge",
-            "",
-            "Age of the proven freshness; -1 before the first proof",
-            Gauge::default(),
-        );
-        freshness_age.set(-1.0);
-        Self {
-            fresh: c.gauge(
-                "keyward_fresh",
-                "1 while this instance may answer from memory, else 0",
-            ),
-            freshness_age,
-            applied_revision: c.gauge(
-                "keyward_applied_revision",
-                "The revision up to which the log is applied",
-            ),
-            tombstones: c.gauge("keyward_tombstones", "Tombstones held in memory"),
-            floor_revision: c.gauge(
-                "keyward_floor_revision",
-                "The revision below which no cached entry is admitted",
-            ),
-        }
+        ["key", "token"].map(|cache| {
+            let count = |value| family.get_or_create_owned(&[("cache", cache), ("outcome", value)]);
+            Self {
+                hit: count("hit"),
+                miss: count("miss"),
+                refused: count("refused"),
+            }
+        })
     }
 }

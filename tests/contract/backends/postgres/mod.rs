@@ -40,7 +40,7 @@ async fn empty() -> Database {
 /// As the owner.
 async fn owner(database: &Database) -> PostgresOwner {
     let url = database.owner_url();
-    PostgresOwner::connect([url.as_str()], Arc::new(SystemClock))
+    PostgresOwner::connect(&[url.parse().unwrap()], Arc::new(SystemClock))
         .await
         .unwrap()
 }
@@ -60,7 +60,7 @@ pub(crate) async fn fresh() -> Postgres {
 impl Postgres {
     async fn open_store(&self, clock: Arc<dyn Clock>) -> Result<PostgresStore, OpenError> {
         let url = self.database.service_url();
-        PostgresStore::open([url.as_str()], STALENESS, clock).await
+        PostgresStore::open(&[url.parse().unwrap()], STALENESS, clock).await
     }
 }
 

@@ -11,7 +11,8 @@ use super::{SERVICE, STALENESS, empty, fresh, owner};
 use crate::world::ByHand;
 
 async fn open(urls: &[&str]) -> Result<PostgresStore, String> {
-    PostgresStore::open(urls.iter().copied(), STALENESS, Arc::new(SystemClock))
+    let hosts: Vec<_> = urls.iter().map(|url| url.parse().unwrap()).collect();
+    PostgresStore::open(&hosts, STALENESS, Arc::new(SystemClock))
         .await
         .map_err(|error| error.to_string())
 }
@@ -67,7 +68,7 @@ async fn a_role_that_does_not_exist_is_named() {
 async fn who_does_not_own_the_database_cannot_migrate() {
     let database = empty().await;
     let url = database.service_url();
-    let mut other = PostgresOwner::connect([url.as_str()], Arc::new(SystemClock))
+    let mut other = PostgresOwner::connect(&[url.parse().unwrap()], Arc::new(SystemClock))
         .await
         .unwrap();
     let message = other.migrate(None).await.unwrap_err().to_string();
@@ -118,7 +119,7 @@ async fn the_first_host_that_is_a_primary_is_used() {
 async fn a_server_proves_who_it_is_by_its_certificate() {
     let server = Server::start_tls();
     let owner_url = server.tls_url(User::Owner);
-    let mut owner = PostgresOwner::connect([owner_url.as_str()], Arc::new(SystemClock))
+    let mut owner = PostgresOwner::connect(&[owner_url.parse().unwrap()], Arc::new(SystemClock))
         .await
         .unwrap();
     owner.migrate(Some(SERVICE)).await.unwrap();

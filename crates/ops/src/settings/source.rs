@@ -1,0 +1,216 @@
+//! The sources of settings: flags, environment variables, the settings file.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use super::{Schema, Setting, Takes};
+
+/// The source of a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// No source gives a value.
+    Default,
+    /// The settings file at this path.
+    File(PathBuf),
+    /// The environment variable of this name.
+    Variable(String),
+    /// The flag of this name, with its dashes.
+    Flag(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Variable(name) => write!(f, "variable {name}"),
+            Self::Flag(name) => write!(f, "flag {name}"),
+        }
+    }
+}
+
+/// Everything that settings are loaded from.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    /// Values of flags by the setting's name; unknown names are ignored.
+    pub flags: Vec<(String, String)>,
+    /// The file that `--config` names.
+    pub config: Option<PathBuf>,
+    /// All environment variables. Variables without the prefix are ignored.
+    pub environment: Vec<(OsString, OsString)>,
+    /// The file to read if the operator names none. It need not exist.
+    pub default_file: PathBuf,
+}
+
+/// Values as text, by the setting's name.
+pub(super) type Given = HashMap<&'static str, (String, Source)>;
+
+/// The value of each setting from its strongest source, and the errors of the sources.
+pub(super) fn gather<S: Schema>(inputs: Inputs) -> (Given, Vec<String>) {
+    let mut errors = Vec::new();
+    let (variables, named) = from_variables::<S>(&inputs.environment, &mut errors);
+    let mut given = match inputs.config.or(named) {
+        Some(path) => from_file::<S>(&path, true, &mut errors),
+        None => from_file::<S>(&inputs.default_file, false, &mut errors),
+    };
+    given.extend(variables);
+    for (name, text) in inputs.flags {
+        if let Some(setting) = find::<S>(&name) {
+            given.insert(setting.name, (text, Source::Flag(setting.flag())));
+        }
+    }
+    (given, errors)
+}
+
+fn find<S: Schema>(name: &str) -> Option<&'static Setting<S>> {
+    S::TABLE.iter().find(|setting| setting.name == name)
+}
+
+/// The settings among the variables, and the settings file that a variable names.
+fn from_variables<S: Schema>(
+    environment: &[(OsString, OsString)],
+    errors: &mut Vec<String>,
+) -> (Given, Option<PathBuf>) {
+    let (mut given, mut file) = (Given::new(), None);
+    let config = format!("{}CONFIG", S::PREFIX);
+    for (name, value) in environment {
+        let name = name.to_string_lossy();
+        if name == config {
+            file = Some(PathBuf::from(value));
+            continue;
+        }
+        match S::TABLE.iter().find(|setting| setting.variable() == name) {
+            Some(setting) => match value.to_str() {
+                Some(text) => {
+                    let source = Source::Variable(setting.variable());
+                    given.insert(setting.name, (text.to_owned(), source));
+                }
+                None => errors.push(format!("variable {name} is not UTF-8")),
+            },
+            None if name.starts_with(S::PREFIX) && !is_foreign::<S>(&name, value) => {
+                let known = S::TABLE.iter().map(Setting::variable);
+                let known = known.chain([config.clone()]).chain(exact_names::<S>());
+                let known = known.collect::<Vec<_>>();
+                errors.push(unknown::<S>(&format!("variable {name}"), &name, &known));
+            }
+            None => {}
+        }
+    }
+    (given, file)
+}
+
+/// The foreign variables that the schema lists with their full names.
+fn exact_names<S: Schema>() -> impl Iterator<Item = String> {
+    let names = S::FOREIGN.iter().filter(|name| !name.ends_with('*'));
+    names.map(|name| (*name).to_owned())
+}
+
+/// Whether the variable belongs to another program, or Kubernetes injects it for a service whose
+/// name starts like the prefix: `KEYWARD_PORT=tcp://...`, `KEYWARD_METRICS_SERVICE_HOST`.
+fn is_foreign<S: Schema>(name: &str, value: &OsString) -> bool {
+    let is_listed = |listed: &&str| match listed.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => name == *listed,
+    };
+    let value = value.to_string_lossy();
+    let begins = |schemes: &[&str]| schemes.iter().any(|scheme| value.starts_with(scheme));
+    let contains = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
+    let rest = name.strip_prefix(S::PREFIX).unwrap_or(name);
+    S::FOREIGN.iter().any(|listed| is_listed(&listed))
+        || rest == "PORT"
+        || rest.starts_with("PORT_")
+        || rest.starts_with("SERVICE_")
+        || rest.ends_with("_SERVICE_HOST")
+        || rest.ends_with("_SERVICE_PORT")
+        || contains(&["_SERVICE_PORT_", "_TCP_", "_UDP_", "_SCTP_"])
+        || begins(&["tcp://", "udp://", "sctp://"])
+}
+
+fn from_file<S: Schema>(path: &Path, must_exist: bool, errors: &mut Vec<String>) -> Given {
+    let mut given = Given::new();
+    let at = path.display();
+    let table = match read_table(path, must_exist) {
+        Ok(table) => table,
+        Err(error) => {
+            errors.push(format!("{at}{error}"));
+            return given;
+        }
+    };
+    let source = Source::File(path.to_owned());
+    for (key, value) in table {
+        match find::<S>(&key) {
+            Some(setting) if setting.is_variable_only => errors.push(format!(
+                "{at}: {key} is a secret and cannot be set in a settings file; set the variable {}",
+                setting.variable()
+            )),
+            Some(setting) => match text_of(&value, setting.takes) {
+                Ok(text) => drop(given.insert(setting.name, (text, source.clone()))),
+                Err(reason) => {
+                    errors.push(setting.refusal(&value.to_string(), &source, reason));
+                }
+            },
+            None => {
+                let known = S::TABLE.iter().filter(|setting| !setting.is_variable_only);
+                let known: Vec<_> = known.map(|setting| setting.name.to_owned()).collect();
+                let what = format!("{at}: key '{}'", key.escape_debug());
+                errors.push(unknown::<S>(&what, &key, &known));
+            }
+        }
+    }
+    given
+}
+
+/// The keys of the file; none if it does not exist and need not. An error continues the path.
+fn read_table(path: &Path, must_exist: bool) -> Result<toml::Table, String> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return match must_exist {
+                true => Err(": there is no such file".to_owned()),
+                false => Ok(toml::Table::new()),
+            };
+        }
+        Err(error) => return Err(format!(": cannot be read: {error}")),
+    };
+    text.parse().map_err(|error: toml::de::Error| {
+        // The error's own text repeats the line, which can contain a secret.
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let line = before.unwrap_or_default().matches('\n').count() + 1;
+        format!(", line {line}: {}", error.message())
+    })
+}
+
+/// The text that a flag would need for the same value.
+fn text_of(value: &toml::Value, takes: Takes) -> Result<String, &'static str> {
+    match (value, takes) {
+        (toml::Value::String(text), _) => Ok(text.clone()),
+        (toml::Value::Integer(number), Takes::Value(_)) => Ok(number.to_string()),
+        (toml::Value::Boolean(on), Takes::Switch) => Ok(on.to_string()),
+        (toml::Value::Array(values), Takes::List(_)) => {
+            let texts = values.iter().map(toml::Value::as_str);
+            let texts = texts.collect::<Option<Vec<_>>>();
+            texts
+                .map(|texts| texts.join(","))
+                .ok_or("takes an array of strings")
+        }
+        (_, Takes::List(_)) => Err("takes an array of strings"),
+        (_, Takes::Switch) => Err("takes true or false"),
+        (_, Takes::Value(_)) => Err("takes a string or a number"),
+    }
+}
+
+/// The error for an unknown name. Suggests the nearest known name, or lists all if none is near.
+fn unknown<S: Schema>(what: &str, name: &str, known: &[String]) -> String {
+    let stem = |name: &str| name.strip_prefix(S::PREFIX).unwrap_or(name).to_lowercase();
+    let name = stem(name);
+    let distance = |candidate: &&String| strsim::damerau_levenshtein(&name, &stem(candidate));
+    match known.iter().min_by_key(distance) {
+        Some(nearest) if distance(&nearest) <= 1 + name.chars().count() / 4 => {
+            format!("{what} is unknown; did you mean {nearest}?")
+        }
+        _ => format!("{what} is unknown; known are {}", known.join(", ")),
+    }
+}
