@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Installs what `make check` needs beside Rust: cargo-deny and what scripts/requirements.txt names, each
-# under target/; and from Debian what is missing of haproxy and systemd, which are only asked what they
-# think of deploy/.
-# A cargo-deny of the right version on PATH is used as it is; building one takes some minutes.
-# Does nothing the second time.
+# Installs the tools of `make check`, besides Rust: cargo-deny and the packages of
+# scripts/requirements.txt under target/, and missing Debian packages. haproxy and systemd only check
+# deploy/. A cargo-deny of the right version on PATH is used; otherwise building it takes some minutes.
+# Idempotent.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/lib.sh
