@@ -138,7 +138,10 @@ async fn a_token_that_cannot_be_read_is_a_fault_and_the_log_says_which() {
             ..asking("x")
         };
         let status = edge.keys.clone().verify(request).await.unwrap_err();
-        assert!(status.message().contains("see its log"), "{status}");
+        assert!(
+            status.message().contains("its log has the details"),
+            "{status}"
+        );
         refused(Err::<(), _>(status), Code::Internal, "INTERNAL");
         logged(&process, ["a store call failed", "find_token"]).await;
     }

@@ -168,7 +168,7 @@ async fn the_last_admin_token_can_be_had_again() {
     let mut process = serve(&data_dir);
     let said = process.output();
     assert!(
-        said.contains("holds an old one: move the file away"),
+        said.contains("contains an old token. Move the file away"),
         "{said}"
     );
     assert!(process.stop().success());
@@ -213,7 +213,7 @@ async fn a_lost_database_is_not_replaced_by_an_empty_one() {
     fs::rename(&database, &away).unwrap();
     for _ in 0..2 {
         let said = refusal_of(Process::command(KEYWARD, &data_dir));
-        assert!(said.contains("the database is a new one"), "{said}");
+        assert!(said.contains("the database is new"), "{said}");
     }
     for name in ["keyward.db", "keyward.db-wal", "keyward.db-shm"] {
         // The refused start may have left an empty one.
