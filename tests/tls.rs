@@ -161,7 +161,7 @@ async fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
         metric(&process, expires).await < 1_100_000_000
     })
     .await;
-    assert!(process.output().contains("has expired: clients refuse it"));
+    assert!(process.output().contains("has expired; clients refuse it"));
     assert!(process.stop().success());
 }
 
