@@ -1,12 +1,12 @@
-# The targets that people and the CI run. `make` alone lists them.
+# The targets for developers and for CI. `make` without a target lists them.
 
 CARGO ?= cargo
-# More arguments for `cargo test`, for instance: make test TEST_FLAGS=--no-fail-fast
+# Additional arguments for `cargo test`, for example: make test TEST_FLAGS=--no-fail-fast
 TEST_FLAGS ?=
 
 SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh)
 
-# Where scripts/install-check-tools.sh puts what is missing.
+# The directories of the tools that scripts/install-check-tools.sh installs.
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -14,67 +14,67 @@ export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH
 	mutants soak update-docs \
 	test-tools check-tools
 
-help: ## list the targets
+help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: test-tools ## run every test (KEYWARD_TEST_PYTHON: another Python for the Python tests)
+test: test-tools ## run all tests (KEYWARD_TEST_PYTHON: the interpreter for the Python tests)
 	$(CARGO) test --workspace --locked $(TEST_FLAGS)
 
-check: fmt clippy deny proto doc shell deploy ## formatting, lints, licences, proto files, docs, scripts, deploy/
+check: fmt clippy deny proto doc shell deploy ## run all checks: fmt, clippy, deny, proto, doc, shell, deploy
 
-fmt: ## formatting
+fmt: ## check the formatting
 	$(CARGO) fmt --all --check
 
-clippy: ## lints
+clippy: ## check the lints
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 
-deny: check-tools ## licences, banned crates and sources of the dependencies
+deny: check-tools ## check the licences and sources of the dependencies, and banned crates
 	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
 
-proto: check-tools ## the proto files: lint and formatting
+proto: check-tools ## check the lints and the formatting of the proto files
 	buf lint
 	buf format --diff --exit-code
 
-doc: check-tools ## the documentation: of the code, and the book in docs/ (into target/book)
+doc: check-tools ## build the documentation of the code and the book (into target/book)
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked
 	mdbook build docs
 
-update-docs: test-tools ## rewrite what the documents take from the code: tables, outputs, pictures
+update-docs: test-tools ## rewrite tables, outputs and pictures in the documents from the code
 	UPDATE_DOCS=1 $(CARGO) test --locked --test docs
 
-shell: check-tools ## the scripts
+shell: check-tools ## check the shell scripts
 	shellcheck --external-sources $(SCRIPTS)
 
-deploy: check-tools ## what is in deploy/: Dockerfile, compose.yaml, the balancer, the systemd units
+deploy: check-tools ## check deploy/: Dockerfile, compose.yaml, load balancer, systemd units
 	scripts/check-deploy.sh
 
-advisories: check-tools ## known holes in the dependencies (needs the network)
+advisories: check-tools ## check the dependencies for known vulnerabilities (requires the network)
 	$(CARGO) deny --locked check --hide-inclusion-graph advisories
 
-bench: ## what a Verify hit costs beside an empty call
+bench: ## measure the cost of a Verify hit, compared with an empty call
 	$(CARGO) bench --locked --bench verify
 
-bench-revoke: test-tools ## what a Revoke costs on three instances; writes docs/results.md
+bench-revoke: test-tools ## measure the cost of a Revoke on three instances; writes docs/results.md
 	$(CARGO) bench --locked --bench revoke
 
-bench-faults: test-tools ## what faults of Redis cost, and what it gives; writes docs/faults.md
+bench-faults: test-tools ## measure the benefit of Redis and the cost of its faults; writes docs/faults.md
 	$(CARGO) bench --locked --bench faults
 
-cluster: test-tools ## Postgres and three instances on this machine, until Ctrl-C
+cluster: test-tools ## run Postgres and three instances on this machine until Ctrl-C
 	$(CARGO) build --release --locked
 	scripts/cluster.sh
 
-examples: test-tools check-tools ## the examples in Python, Go and TypeScript, against a service
+examples: test-tools check-tools ## run the examples in Python, Go and TypeScript against a service
 	$(CARGO) build --locked
 	scripts/examples.sh
 
-demo: ## play the story in the terminal: a person, the bot, an API; only Telegram is played
+demo: ## show a user, the bot and an API in the terminal; only Telegram is simulated
 	$(CARGO) run --quiet --locked --example demo
 
-mutants: test-tools ## break the code with each patch of proof/mutants: a test must notice
+mutants: test-tools ## apply each faulty patch of proof/mutants; a test must fail
 	scripts/mutants.sh
 
-soak: test-tools ## kill -9 under traffic 200 times, each fault of a cluster 20, each race of the story 100 (KEYWARD_SOAK_ROUNDS)
+soak: test-tools ## repeat kill -9 under traffic 200 times, cluster faults 20, story races 100 (KEYWARD_SOAK_ROUNDS)
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} \
 		$(CARGO) test --release --locked --test e2e durability:: -- --nocapture
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} \

@@ -1,12 +1,12 @@
-//! What Redis gives, and what its faults cost: verifies on three instances with each fault going on; an
-//! L2 hit beside a raw GET; a Revoke with and without its hint; what a cold instance asks of Postgres with
-//! and without it. Writes the tables of `docs/faults.md`.
+//! Measures the benefit of Redis and the cost of its faults: Verify on three instances during each fault;
+//! an L2 hit compared with a raw GET; Revoke with and without the change notice; the statements of a cold
+//! instance on Postgres with and without Redis. Writes the tables of `docs/faults.md`.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
-    reason = "a benchmark measures by the real clock, prints figures, and stops at the first fault"
+    reason = "a benchmark uses the real clock, prints results, and stops at the first error"
 )]
 
 mod shared;
@@ -26,15 +26,15 @@ use shared::{CALLERS, Times, clients, issue, verify_each, write_between};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/faults.md");
-/// How long each fault goes on.
-const SPELL: Duration = Duration::from_secs(8);
-/// Callers that issue, verify, revoke and verify again.
+/// The duration of each fault.
+const FAULT: Duration = Duration::from_secs(8);
+/// The number of callers that issue, verify, revoke and verify again.
 const WRITERS: usize = 6;
-/// Keys that a cold instance is asked for.
+/// The number of keys that a cold instance verifies.
 const COLD: usize = 20_000;
-/// Revocations that are compared.
+/// The number of compared revocations.
 const REVOKES: usize = 300;
-/// What no call may wait longer for Redis.
+/// The maximum time that a call may wait for Redis.
 const BOUND: Duration = Duration::from_millis(50);
 
 fn options(redis: Option<String>) -> Options {
@@ -47,21 +47,23 @@ fn options(redis: Option<String>) -> Options {
     }
 }
 
-/// What the callers saw while a fault went on.
+/// The results of all callers during one fault.
 #[derive(Default)]
-struct Seen {
+struct Results {
     times: Mutex<Vec<Duration>>,
+    /// The number of verifies that started after the Revoke of their key had returned.
     after: AtomicUsize,
+    /// The number of these that were VALID.
     valid: AtomicUsize,
     unavailable: AtomicUsize,
 }
 
-impl Seen {
-    /// One Verify; whether it began after its key's Revoke had returned.
+impl Results {
+    /// Verifies a key. `after` means that the Revoke of the key has returned.
     async fn verify(&self, client: &Client, text: &str, after: bool) {
-        let begun = Instant::now();
+        let start = Instant::now();
         let verdict = client.verify(text).await;
-        self.times.lock().push(begun.elapsed());
+        self.times.lock().push(start.elapsed());
         self.after.fetch_add(usize::from(after), Ordering::Relaxed);
         match verdict {
             Ok(Verdict::Valid) if after => self.valid.fetch_add(1, Ordering::Relaxed),
@@ -71,8 +73,9 @@ impl Seen {
     }
 }
 
-/// Issues keys, verifies each on every instance, where it is cold at first, revokes it and verifies again.
-async fn work(clients: Vec<Client>, seen: Arc<Seen>, n: usize, stop: Arc<AtomicBool>) {
+/// Issues keys, verifies each twice on every instance (the first time is cold), revokes it and verifies
+/// again.
+async fn work(clients: Vec<Client>, results: Arc<Results>, n: usize, stop: Arc<AtomicBool>) {
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
         round += 1;
@@ -82,7 +85,7 @@ async fn work(clients: Vec<Client>, seen: Arc<Seen>, n: usize, stop: Arc<AtomicB
         };
         for _ in 0..2 {
             for client in &clients {
-                seen.verify(client, &text, false).await;
+                results.verify(client, &text, false).await;
             }
         }
         if clients[(n + round) % clients.len()]
@@ -90,49 +93,48 @@ async fn work(clients: Vec<Client>, seen: Arc<Seen>, n: usize, stop: Arc<AtomicB
             .await
             .is_ok()
         {
-            let asks = clients
+            let calls = clients
                 .iter()
-                .map(|client| seen.verify(client, &text, true));
-            futures_util::future::join_all(asks).await;
+                .map(|client| results.verify(client, &text, true));
+            futures_util::future::join_all(calls).await;
         }
     }
 }
 
-async fn spell(
+/// Runs the callers during one fault and adds a row to the table. `tick` runs every 10 ms. Returns the
+/// number of VALID answers after a Revoke.
+async fn measure(
     table: &mut String,
-    what: &str,
+    name: &str,
     clients: &[Client],
     mut tick: impl FnMut(),
 ) -> usize {
-    let (seen, stop) = (Arc::new(Seen::default()), Arc::new(AtomicBool::new(false)));
+    let results = Arc::new(Results::default());
+    let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = JoinSet::new();
     for n in 0..WRITERS {
-        tasks.spawn(work(
-            clients.to_vec(),
-            Arc::clone(&seen),
-            n,
-            Arc::clone(&stop),
-        ));
+        let (results, stop) = (Arc::clone(&results), Arc::clone(&stop));
+        tasks.spawn(work(clients.to_vec(), results, n, stop));
     }
-    let begun = Instant::now();
-    while begun.elapsed() < SPELL {
+    let start = Instant::now();
+    while start.elapsed() < FAULT {
         tick();
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     stop.store(true, Ordering::Relaxed);
     tasks.join_all().await;
-    let valid = seen.valid.load(Ordering::Relaxed);
+    let valid = results.valid.load(Ordering::Relaxed);
     let (after, unavailable) = (
-        seen.after.load(Ordering::Relaxed),
-        seen.unavailable.load(Ordering::Relaxed),
+        results.after.load(Ordering::Relaxed),
+        results.unavailable.load(Ordering::Relaxed),
     );
-    let mut times = Times(std::mem::take(&mut *seen.times.lock()));
+    let mut times = Times(std::mem::take(&mut *results.times.lock()));
     let count = times.0.len();
     let slow = times.0.iter().filter(|time| **time > BOUND).count();
-    let (p50, p99, most) = (times.at(0.5), times.at(0.99), times.at(1.0));
+    let [p50, p99, max] = [0.5, 0.99, 1.0].map(|quantile| times.quantile(quantile));
     let share = 100.0 * slow as f64 / count as f64;
     let row = format!(
-        "| {what} | {count} | {after} | {valid} | {unavailable} | {p50:.2} | {p99:.2} | {most:.1} | {share:.2} % |\n"
+        "| {name} | {count} | {after} | {valid} | {unavailable} | {p50:.2} | {p99:.2} | {max:.1} | {share:.2} % |\n"
     );
     print!("{row}");
     table.push_str(&row);
@@ -153,39 +155,39 @@ async fn faults(table: &mut String) -> usize {
         let texts = Arc::new(warm.iter().map(|(_, text)| text.clone()).collect());
         verify_each(client, &texts, CALLERS).await;
     }
-    let mut valid = spell(table, "none", &clients, || {}).await;
+    let mut valid = measure(table, "none", &clients, || {}).await;
     redis.kill();
-    valid += spell(table, "killed", &clients, || {}).await;
+    valid += measure(table, "killed", &clients, || {}).await;
     redis.restart();
     tokio::time::sleep(Duration::from_secs(3)).await;
     redis.pause();
-    valid += spell(table, "paused (SIGSTOP)", &clients, || {}).await;
+    valid += measure(table, "paused (SIGSTOP)", &clients, || {}).await;
     redis.resume();
     tokio::time::sleep(Duration::from_secs(3)).await;
-    valid += spell(table, "FLUSHALL 100 times a second", &clients, || {
+    valid += measure(table, "FLUSHALL 100 times per second", &clients, || {
         redis.query(&[b"FLUSHALL"]);
     })
     .await;
     type Fault = fn(&Proxy, bool);
     let network: [(&str, Fault); 3] = [
-        ("a black hole before it", Proxy::black_hole),
-        ("its answers lost", |proxy, on| {
+        ("all packets lost (black hole)", Proxy::black_hole),
+        ("responses lost", |proxy, on| {
             proxy.half_open(on.then_some(Swallowed::Answers))
         }),
-        ("its answers garbage", Proxy::garbage),
+        ("responses replaced by random bytes", Proxy::garbage),
     ];
-    for (what, fault) in network {
+    for (name, fault) in network {
         fault(&proxy, true);
-        valid += spell(table, what, &clients, || {}).await;
+        valid += measure(table, name, &clients, || {}).await;
         fault(&proxy, false);
         tokio::time::sleep(Duration::from_secs(3)).await;
     }
     redis.query(&[b"CONFIG", b"SET", b"maxmemory", b"1"]);
-    valid += spell(table, "full", &clients, || {}).await;
+    valid += measure(table, "out of memory", &clients, || {}).await;
     redis.query(&[b"CONFIG", b"SET", b"maxmemory", b"0"]);
-    valid += spell(
+    valid += measure(
         table,
-        "false and huge hints, 10,000 a second",
+        "forged and huge change notices, 10,000 per second",
         &clients,
         || {
             if let Reply::Array(channels) = redis.query(&[b"PUBSUB", b"CHANNELS"]) {
@@ -203,17 +205,17 @@ async fn faults(table: &mut String) -> usize {
         },
     )
     .await;
-    valid + without(table).await
+    valid + without_redis(table).await
 }
 
-async fn without(table: &mut String) -> usize {
+async fn without_redis(table: &mut String) -> usize {
     let cluster = Cluster::start(BINARY, 3, options(None));
     let clients = clients(&cluster).await;
     issue(&clients, "warm", 300).await;
-    spell(table, "no Redis at all", &clients, || {}).await
+    measure(table, "no Redis configured", &clients, || {}).await
 }
 
-/// User and system time that a process has taken.
+/// The CPU time of a process, user and system.
 fn cpu(process: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split(' ').collect();
@@ -221,48 +223,53 @@ fn cpu(process: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-async fn statements(hand: &mut PgConnection) -> i64 {
-    // Backends tell what they did with some delay.
+/// The number of committed transactions on Postgres.
+async fn statements(connection: &mut PgConnection) -> i64 {
+    // Backends report their statistics with a delay.
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let count = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
-    sqlx::query_scalar(count).fetch_one(hand).await.unwrap()
+    sqlx::query_scalar(count)
+        .fetch_one(connection)
+        .await
+        .unwrap()
 }
 
-/// A cold instance is asked for many keys, then for the same again: CPU of each, and what Postgres got.
+/// Verifies many keys on a cold instance, then the same keys again. Adds a row with the CPU time of both
+/// and the statements on Postgres. Returns the difference of the CPU times, in microseconds.
 async fn cold(
     cluster: &mut Cluster,
     texts: &Arc<Vec<String>>,
-    what: &str,
+    name: &str,
     table: &mut String,
 ) -> f64 {
     let new = cluster.add();
     let client = cluster.client(new).await;
     let process = cluster.instance(new).id();
-    let mut hand = PgConnection::connect(&cluster.postgres.superuser_url())
+    let mut connection = PgConnection::connect(&cluster.postgres.superuser_url())
         .await
         .unwrap();
-    let before = statements(&mut hand).await;
-    let begun = (Instant::now(), cpu(process));
+    let statements_before = statements(&mut connection).await;
+    let (start, cpu_before) = (Instant::now(), cpu(process));
     verify_each(&client, texts, CALLERS).await;
-    let first = cpu(process) - begun.1;
-    let took = begun.0.elapsed().as_secs_f64();
-    let asked = statements(&mut hand).await - before;
-    let begun = cpu(process);
+    let first = cpu(process) - cpu_before;
+    let seconds = start.elapsed().as_secs_f64();
+    let executed = statements(&mut connection).await - statements_before;
+    let cpu_before = cpu(process);
     verify_each(&client, texts, CALLERS).await;
-    let second = cpu(process) - begun;
+    let second = cpu(process) - cpu_before;
     let each = |time: Duration| time.as_secs_f64() * 1e6 / texts.len() as f64;
     let (cold, hot) = (each(first), each(second));
-    let per = 100_000.0 * asked as f64 / texts.len() as f64;
+    let per = 100_000.0 * executed as f64 / texts.len() as f64;
     let row = format!(
-        "| {what} | {:.0} | {cold:.1} | {hot:.1} | {per:.0} |\n",
-        texts.len() as f64 / took
+        "| {name} | {:.0} | {cold:.1} | {hot:.1} | {per:.0} |\n",
+        texts.len() as f64 / seconds
     );
     print!("{row}");
     table.push_str(&row);
     cold - hot
 }
 
-/// What a GET costs whoever sends it, at as many in flight.
+/// The client's CPU time for a raw GET with the same number of concurrent calls, in microseconds.
 async fn raw_gets(redis: &Redis) -> f64 {
     let size = 300;
     redis.query(&[b"SET", b"raw", &vec![b'x'; size]]);
@@ -289,14 +296,14 @@ async fn raw_gets(redis: &Redis) -> f64 {
 
 async fn caches(text: &mut String) {
     text.push_str(
-        "\n| a cold instance, 64 callers | verifies/s | CPU us each | the same again, CPU us each | statements of Postgres per 100,000 verifies |\n|---|---|---|---|---|\n",
+        "\n| a cold instance, 64 callers | verifies/s | CPU us per Verify | repeated, CPU us per Verify | Postgres statements per 100,000 verifies |\n|---|---|---|---|---|\n",
     );
     let redis = Redis::start();
     let mut cluster = Cluster::start(BINARY, 1, options(Some(redis.url())));
     let clients = clients(&cluster).await;
     let (keys, _) = issue(&clients, "cold", COLD).await;
     let texts = Arc::new(keys.into_iter().map(|(_, text)| text).collect::<Vec<_>>());
-    // Fills Redis.
+    // Fill Redis.
     verify_each(&clients[0], &texts, CALLERS).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let hit = cold(&mut cluster, &texts, "with Redis", text).await;
@@ -305,29 +312,29 @@ async fn caches(text: &mut String) {
     let clients = shared::clients(&cluster).await;
     let (keys, _) = issue(&clients, "cold", COLD).await;
     let texts = Arc::new(keys.into_iter().map(|(_, text)| text).collect::<Vec<_>>());
-    let read = cold(&mut cluster, &texts, "without", text).await;
+    let read = cold(&mut cluster, &texts, "without Redis", text).await;
     let raw = raw_gets(&redis).await;
     let _ = writeln!(
         text,
-        "\n- CPU of an instance for an L2 hit, over that of a hit in memory: {hit:.1} us; for a read of \
-         Postgres: {read:.1} us; of a client for a raw GET of 300 bytes, 64 in flight: {raw:.1} us"
+        "\n- CPU time of an instance, more than for an L1 hit: {hit:.1} us for an L2 hit, {read:.1} us for \
+         a read of Postgres. CPU time of a client for a raw GET of 300 bytes, 64 concurrent: {raw:.1} us"
     );
 }
 
-/// The same Revokes on two sets of three instances, in turns.
-async fn hints(text: &mut String) {
+/// Compares Revoke on two clusters of three instances, which take turns.
+async fn change_notices(text: &mut String) {
     let redis = Redis::start();
-    let sets = [
-        ("with the hint of Redis", options(Some(redis.url()))),
-        ("without", options(None)),
+    let clusters = [
+        ("with change notices on Redis", options(Some(redis.url()))),
+        ("without Redis", options(None)),
     ];
     text.push_str(
         "\n| Revoke on three instances, 1 caller | calls | p50 ms | p99 ms |\n|---|---|---|---|\n",
     );
     let mut times = [Vec::new(), Vec::new()];
-    let sets = sets.map(|(what, options)| (what, Cluster::start(BINARY, 3, options)));
+    let clusters = clusters.map(|(name, options)| (name, Cluster::start(BINARY, 3, options)));
     for _ in 0..3 {
-        for ((_, cluster), times) in sets.iter().zip(&mut times) {
+        for ((_, cluster), times) in clusters.iter().zip(&mut times) {
             let clients = clients(cluster).await;
             let name = format!("{:?}", Instant::now());
             let (keys, _) = issue(&clients, &name, REVOKES / 3).await;
@@ -335,31 +342,32 @@ async fn hints(text: &mut String) {
                 for client in &clients {
                     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
                 }
-                let begun = Instant::now();
+                let start = Instant::now();
                 clients[0].revoke(&id).await.unwrap();
-                times.push(begun.elapsed());
+                times.push(start.elapsed());
             }
         }
     }
-    for ((what, _), times) in sets.iter().zip(times) {
+    for ((name, _), times) in clusters.iter().zip(times) {
         let mut times = Times(times);
-        let (count, p50, p99) = (times.0.len(), times.at(0.5), times.at(0.99));
-        let _ = writeln!(text, "| {what} | {count} | {p50:.2} | {p99:.2} |");
+        let count = times.0.len();
+        let (p50, p99) = (times.quantile(0.5), times.quantile(0.99));
+        let _ = writeln!(text, "| {name} | {count} | {p50:.2} | {p99:.2} |");
     }
 }
 
 #[tokio::main]
 async fn main() {
-    // `cargo test --benches` builds it, and asks for nothing.
+    // `cargo test --benches` runs the program with `--test`.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
     let mut text = String::from(
-        "| what is wrong with Redis | verifies | after a Revoke's return | VALID of these | UNAVAILABLE | p50 ms | p99 ms | most ms | over 50 ms |\n|---|---|---|---|---|---|---|---|---|\n",
+        "| fault of Redis | verifies | after Revoke returned | of these VALID | UNAVAILABLE | p50 ms | p99 ms | max ms | over 50 ms |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     let valid = faults(&mut text).await;
     caches(&mut text).await;
-    hints(&mut text).await;
+    change_notices(&mut text).await;
     println!("{text}");
     write_between(RESULTS, "faults", &text);
     assert_eq!(valid, 0);

@@ -1,12 +1,12 @@
-//! What a Revoke costs on three instances and a real Postgres: healthy, with slow commits, with an
-//! instance paused, with one reaped; and what Postgres carries. Writes the table of
-//! `docs/results.md`. Beside the times of a Revoke stands that of a bare commit in the same run.
+//! Measures a Revoke on three instances and Postgres: in normal operation, with slow commits, with a
+//! paused instance, and with a reaped instance. Also measures the throughput on Postgres. For comparison
+//! each run measures a bare commit. Writes the table of `docs/results.md`.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
-    reason = "a benchmark measures by the real clock, prints figures, and stops at the first fault"
+    reason = "a benchmark uses the real clock, prints results, and stops at the first error"
 )]
 
 mod shared;
@@ -25,33 +25,36 @@ use shared::{CALLERS, Times, clients, issue, verify_each, write_between};
 const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/results.md");
 const INSTANCES: usize = 3;
-/// Revocations by one caller, and by many.
-const ALONE: usize = 400;
-const TOGETHER: usize = 3_000;
-/// Keys that a cold instance is asked for.
+/// The number of revocations by one caller, and by many.
+const ONE_CALLER_REVOKES: usize = 400;
+const MANY_CALLERS_REVOKES: usize = 3_000;
+/// The number of keys that a cold instance verifies.
 const COLD: usize = 20_000;
-/// How long an idle instance is watched.
+/// The duration of the measurement of an idle instance.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// The table as it grows.
+/// The table of results.
 #[derive(Default)]
 struct Table {
     text: String,
-    looked: usize,
+    /// The number of verifies that started after the Revoke of their key had returned.
+    verified: usize,
+    /// The number of these that were VALID.
     valid: usize,
 }
 
 impl Table {
-    fn row(&mut self, what: &str, mut times: Times) {
-        let (count, p50, p99) = (times.0.len(), times.at(0.5), times.at(0.99));
-        let row = format!("| {what} | {count} | {p50:.2} | {p99:.2} |\n");
+    fn row(&mut self, name: &str, mut times: Times) {
+        let count = times.0.len();
+        let (p50, p99) = (times.quantile(0.5), times.quantile(0.99));
+        let row = format!("| {name} | {count} | {p50:.2} | {p99:.2} |\n");
         print!("{row}");
         self.text += &row;
     }
 
-    fn note(&mut self, what: &str) {
-        println!("{what}");
-        let _ = writeln!(self.text, "- {what}");
+    fn note(&mut self, note: &str) {
+        println!("{note}");
+        let _ = writeln!(self.text, "- {note}");
     }
 }
 
@@ -65,62 +68,62 @@ fn options(postgres: &[(&'static str, &'static str)]) -> Options {
     }
 }
 
-/// Revokes `keys`, so many at a time, over all instances; every key is verified on each instance
-/// before and after. What each Revoke took, how many answers came after a return, how many of
-/// them were VALID, and how long all of it took.
+/// Revokes `keys` on all instances with this number of callers. With `verify`, each key is verified on
+/// each instance before and after its revocation. Returns the duration of each Revoke, the number of
+/// verifies after a return, the number of these that were VALID, and the total duration.
 async fn revoke(
     clients: &[Client],
     keys: Vec<(String, String)>,
     callers: usize,
-    look: bool,
+    verify: bool,
 ) -> (Times, usize, usize, Duration) {
     let keys = Arc::new(parking_lot::Mutex::new(keys));
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut tasks = JoinSet::new();
     for n in 0..callers {
         let (clients, keys) = (clients.to_vec(), Arc::clone(&keys));
         tasks.spawn(async move {
-            let (mut times, mut looked, mut valid) = (Vec::new(), 0, 0);
+            let (mut times, mut verified, mut valid) = (Vec::new(), 0, 0);
             loop {
                 let Some((id, text)) = keys.lock().pop() else {
-                    return (times, looked, valid);
+                    return (times, verified, valid);
                 };
-                if look {
+                if verify {
                     for client in &clients {
                         assert_eq!(client.verify(&text).await.unwrap(), Verdict::Valid);
                     }
                 }
-                let begun = Instant::now();
+                let start = Instant::now();
                 clients[n % clients.len()].revoke(&id).await.unwrap();
-                times.push(begun.elapsed());
-                if look {
-                    let asks = clients.iter().map(|client| client.verify(&text));
-                    for verdict in futures_util::future::join_all(asks).await {
-                        looked += 1;
+                times.push(start.elapsed());
+                if verify {
+                    let calls = clients.iter().map(|client| client.verify(&text));
+                    for verdict in futures_util::future::join_all(calls).await {
+                        verified += 1;
                         valid += usize::from(verdict.unwrap() == Verdict::Valid);
                     }
                 }
             }
         });
     }
-    let (mut all, mut looked, mut valid) = (Vec::new(), 0, 0);
-    for (times, l, v) in tasks.join_all().await {
+    let (mut all, mut verified, mut valid) = (Vec::new(), 0, 0);
+    for (times, more_verified, more_valid) in tasks.join_all().await {
         all.extend(times);
-        looked += l;
-        valid += v;
+        verified += more_verified;
+        valid += more_valid;
     }
-    (Times(all), looked, valid, begun.elapsed())
+    (Times(all), verified, valid, start.elapsed())
 }
 
-async fn measure(table: &mut Table, what: &str, clients: &[Client], count: usize, callers: usize) {
-    let (keys, _) = issue(clients, what, count).await;
-    let (times, looked, valid, _) = revoke(clients, keys, callers, true).await;
-    table.row(what, times);
-    table.looked += looked;
+async fn measure(table: &mut Table, name: &str, clients: &[Client], count: usize, callers: usize) {
+    let (keys, _) = issue(clients, name, count).await;
+    let (times, verified, valid, _) = revoke(clients, keys, callers, true).await;
+    table.row(name, times);
+    table.verified += verified;
     table.valid += valid;
 }
 
-/// One row changed and committed, again and again: what Postgres itself takes for that.
+/// Measures the commit of one changed row without Keyward.
 async fn bare_commits(cluster: &Cluster) -> Times {
     let mut connection = PgConnection::connect(&cluster.postgres.superuser_url())
         .await
@@ -128,54 +131,32 @@ async fn bare_commits(cluster: &Cluster) -> Times {
     let make = "CREATE TABLE IF NOT EXISTS bare (n int); INSERT INTO bare VALUES (0)";
     sqlx::raw_sql(make).execute(&mut connection).await.unwrap();
     let mut times = Vec::new();
-    for _ in 0..ALONE {
-        let begun = Instant::now();
+    for _ in 0..ONE_CALLER_REVOKES {
+        let start = Instant::now();
         sqlx::query("UPDATE bare SET n = n + 1")
             .execute(&mut connection)
             .await
             .unwrap();
-        times.push(begun.elapsed());
+        times.push(start.elapsed());
     }
     Times(times)
 }
 
-async fn healthy(table: &mut Table) {
-    let cluster = Cluster::start(BINARY, INSTANCES, options(&[]));
+/// Measures a bare commit and Revoke on Postgres with additional settings.
+async fn commits(table: &mut Table, prefix: &str, postgres: &[(&'static str, &'static str)]) {
+    let cluster = Cluster::start(BINARY, INSTANCES, options(postgres));
     let clients = clients(&cluster).await;
-    // Whatever is prepared or connected at the first call.
+    // The first calls prepare statements and open connections: do not measure them.
     let (warm, _) = issue(&clients, "warm", 200).await;
     revoke(&clients, warm, CALLERS, true).await;
-    table.row("a bare commit", bare_commits(&cluster).await);
-    measure(table, "Revoke, 1 caller", &clients, ALONE, 1).await;
-    measure(table, "Revoke, 64 callers", &clients, TOGETHER, CALLERS).await;
-}
-
-async fn slow_commits(table: &mut Table) {
-    let slow = [("commit_delay", "2000"), ("commit_siblings", "0")];
-    let cluster = Cluster::start(BINARY, INSTANCES, options(&slow));
-    let clients = clients(&cluster).await;
-    let (warm, _) = issue(&clients, "warm", 200).await;
-    revoke(&clients, warm, CALLERS, true).await;
-    table.row(
-        "2 ms more a commit: a bare commit",
-        bare_commits(&cluster).await,
-    );
-    measure(
-        table,
-        "2 ms more a commit: Revoke, 1 caller",
-        &clients,
-        ALONE,
-        1,
-    )
-    .await;
-    measure(
-        table,
-        "2 ms more a commit: Revoke, 64 callers",
-        &clients,
-        TOGETHER,
-        CALLERS,
-    )
-    .await;
+    let name = |name: &str| format!("{prefix}{name}");
+    table.row(&name("a bare commit"), bare_commits(&cluster).await);
+    for (label, count, callers) in [
+        ("Revoke, 1 caller", ONE_CALLER_REVOKES, 1),
+        ("Revoke, 64 callers", MANY_CALLERS_REVOKES, CALLERS),
+    ] {
+        measure(table, &name(label), &clients, count, callers).await;
+    }
 }
 
 async fn paused(table: &mut Table) {
@@ -183,61 +164,62 @@ async fn paused(table: &mut Table) {
     let clients = clients(&cluster).await;
     let (keys, _) = issue(&clients, "paused", CALLERS).await;
     cluster.instance(2).signal("STOP");
-    let rest = &clients[..2];
-    let (times, ..) = revoke(rest, keys, CALLERS, false).await;
+    let others = &clients[..2];
+    let (times, ..) = revoke(others, keys, CALLERS, false).await;
     table.row("one instance paused (max_staleness 2 s), 64 callers", times);
-    let mut hand = PgConnection::connect(&cluster.postgres.superuser_url())
+    let mut connection = PgConnection::connect(&cluster.postgres.superuser_url())
         .await
         .unwrap();
     let count = "SELECT count(*) FROM instances";
-    let begun = Instant::now();
+    let start = Instant::now();
     while sqlx::query_scalar::<_, i64>(count)
-        .fetch_one(&mut hand)
+        .fetch_one(&mut connection)
         .await
         .unwrap()
         > 2
     {
         assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "it is not reaped"
+            start.elapsed() < Duration::from_secs(20),
+            "the paused instance was not reaped"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    measure(table, "one instance reaped, 1 caller", rest, ALONE, 1).await;
+    let name = "one instance reaped, 1 caller";
+    measure(table, name, others, ONE_CALLER_REVOKES, 1).await;
     cluster.instance(2).signal("CONT");
 }
 
-async fn carried(table: &mut Table) {
+async fn throughput(table: &mut Table) {
     let mut cluster = Cluster::start(BINARY, INSTANCES, options(&[]));
     let clients = clients(&cluster).await;
-    let (keys, took) = issue(&clients, "many", COLD).await;
+    let (keys, duration) = issue(&clients, "many", COLD).await;
     table.note(&format!(
         "Issue: {:.0}/s by {CALLERS} callers",
-        COLD as f64 / took.as_secs_f64()
+        COLD as f64 / duration.as_secs_f64()
     ));
     let new = cluster.add();
     let cold = cluster.client(new).await;
     let texts: Arc<Vec<String>> = Arc::new(keys.iter().map(|(_, text)| text.clone()).collect());
-    let begun = Instant::now();
+    let start = Instant::now();
     verify_each(&cold, &texts, 2 * CALLERS).await;
-    let took = begun.elapsed().as_secs_f64();
+    let seconds = start.elapsed().as_secs_f64();
     table.note(&format!(
         "cold Verify, each key for the first time, on one instance: {:.0}/s by {} callers",
-        COLD as f64 / took,
+        COLD as f64 / seconds,
         2 * CALLERS
     ));
     let count = keys.len();
-    let (_, _, _, took) = revoke(&clients, keys, 4 * CALLERS, false).await;
+    let (_, _, _, duration) = revoke(&clients, keys, 4 * CALLERS, false).await;
     table.note(&format!(
         "Revoke: {:.0}/s by {} callers",
-        count as f64 / took.as_secs_f64(),
+        count as f64 / duration.as_secs_f64(),
         4 * CALLERS
     ));
 }
 
 async fn idle(table: &mut Table) {
     let mut cluster = Cluster::start(BINARY, 1, options(&[("autovacuum", "off")]));
-    let mut hand = PgConnection::connect(&cluster.postgres.superuser_url())
+    let mut connection = PgConnection::connect(&cluster.postgres.superuser_url())
         .await
         .unwrap();
     let mut rates = Vec::new();
@@ -246,43 +228,48 @@ async fn idle(table: &mut Table) {
             cluster.stop(0);
         }
         sqlx::raw_sql("CHECKPOINT")
-            .execute(&mut hand)
+            .execute(&mut connection)
             .await
             .unwrap();
-        let before: i64 = wal(&mut hand).await;
+        let before: i64 = wal(&mut connection).await;
         tokio::time::sleep(IDLE).await;
-        rates.push((wal(&mut hand).await - before) as f64 / IDLE.as_secs_f64());
+        rates.push((wal(&mut connection).await - before) as f64 / IDLE.as_secs_f64());
     }
     table.note(&format!(
-        "WAL of an idle instance: {:.0} bytes/s (without one: {:.0})",
+        "WAL with one idle instance: {:.0} bytes/s (without an instance: {:.0})",
         rates[0], rates[1]
     ));
 }
 
-async fn wal(hand: &mut PgConnection) -> i64 {
-    let place = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint";
-    sqlx::query_scalar(place).fetch_one(hand).await.unwrap()
+/// The position of the WAL, in bytes.
+async fn wal(connection: &mut PgConnection) -> i64 {
+    let position = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint";
+    sqlx::query_scalar(position)
+        .fetch_one(connection)
+        .await
+        .unwrap()
 }
 
 #[tokio::main]
 async fn main() {
-    // `cargo test --benches` builds it, and asks for nothing.
+    // `cargo test --benches` runs the program with `--test`.
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
     let mut table = Table::default();
     table.text +=
         "| three instances on one machine | calls | p50 ms | p99 ms |\n|---|---|---|---|\n";
-    healthy(&mut table).await;
-    slow_commits(&mut table).await;
+    commits(&mut table, "", &[]).await;
+    let slow = [("commit_delay", "2000"), ("commit_siblings", "0")];
+    commits(&mut table, "2 ms slower commits: ", &slow).await;
     paused(&mut table).await;
     table.text.push('\n');
-    let (looked, valid) = (table.looked, table.valid);
+    let (verified, valid) = (table.verified, table.valid);
     table.note(&format!(
-        "VALID to a Verify that began after its key's Revoke had returned, asked on every instance at \
-         once: {valid} of {looked}"
+        "VALID answers to a Verify that started after the Revoke of its key had returned, on all \
+         instances concurrently: {valid} of {verified}"
     ));
-    carried(&mut table).await;
+    throughput(&mut table).await;
     idle(&mut table).await;
     write_between(RESULTS, "revoke", &table.text);
     assert_eq!(table.valid, 0);

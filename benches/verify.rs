@@ -1,13 +1,13 @@
-//! What a Verify hit costs beside an empty tonic call that carries the same bytes, in one run.
+//! Compares a Verify hit with an empty tonic call that carries the same bytes.
 //!
-//! Both servers are processes of their own with one serving thread, and take turns; the figure is
-//! the CPU time that the server spends on a call, so a noisy machine disturbs it little.
+//! Both servers run in their own processes with one serving thread, and take turns. The result is the
+//! server's CPU time for a call, which other load on the machine affects little.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
-    reason = "a benchmark measures by the real clock, prints figures, and stops at the first fault"
+    reason = "a benchmark uses the real clock, prints results, and stops at the first error"
 )]
 
 use std::io::{BufRead, BufReader};
@@ -27,11 +27,11 @@ const ROUND: Duration = Duration::from_secs(3);
 const CONNECTIONS: usize = 4;
 const IN_FLIGHT: usize = 16;
 
-/// Answers every Verify with the same bytes, and does nothing else.
+/// Answers every Verify with the same response.
 struct Empty(v1::VerifyResponse);
 
-fn not_here<T>() -> Result<Response<T>, Status> {
-    Err(Status::unimplemented("only Verify is measured"))
+fn unimplemented<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented("the benchmark calls only Verify"))
 }
 
 #[tonic::async_trait]
@@ -48,43 +48,43 @@ impl ApiKeyService for Empty {
         &self,
         _: Request<v1::IssueRequest>,
     ) -> Result<Response<v1::IssueResponse>, Status> {
-        not_here()
+        unimplemented()
     }
 
     async fn revoke(
         &self,
         _: Request<v1::RevokeRequest>,
     ) -> Result<Response<v1::RevokeResponse>, Status> {
-        not_here()
+        unimplemented()
     }
 
     async fn verify_batch(
         &self,
         _: Request<v1::VerifyBatchRequest>,
     ) -> Result<Response<v1::VerifyBatchResponse>, Status> {
-        not_here()
+        unimplemented()
     }
 
     async fn get(&self, _: Request<v1::GetRequest>) -> Result<Response<v1::GetResponse>, Status> {
-        not_here()
+        unimplemented()
     }
 
     async fn list(
         &self,
         _: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
-        not_here()
+        unimplemented()
     }
 
     async fn update(
         &self,
         _: Request<v1::UpdateRequest>,
     ) -> Result<Response<v1::UpdateResponse>, Status> {
-        not_here()
+        unimplemented()
     }
 }
 
-/// The other process: serves `answer` on one thread until it is killed.
+/// The process of the empty server: serves `answer` on one thread until it is killed.
 async fn serve_empty(answer: v1::VerifyResponse) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
@@ -120,7 +120,7 @@ impl Drop for EmptyServer {
     }
 }
 
-/// CPU time that a process has used, user and system.
+/// The CPU time of a process, user and system.
 fn cpu(process: u32) -> Duration {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = stat
@@ -130,30 +130,30 @@ fn cpu(process: u32) -> Duration {
         .split_whitespace()
         .collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // Linux reports in ticks of 10 ms to user space, on every architecture we run on.
+    // Linux reports ticks of 10 ms on all architectures that we use.
     Duration::from_millis(ticks * 10)
 }
 
-/// What one round showed.
+/// The results of one round.
 struct Figures {
     per_second: f64,
     cpu_micros: f64,
 }
 
-/// Keeps `CONNECTIONS` × `IN_FLIGHT` calls going for one round.
+/// Keeps `CONNECTIONS` × `IN_FLIGHT` calls in flight for one round.
 async fn load(address: SocketAddr, token: &str, key: &str, process: u32) -> Figures {
     let mut clients = Vec::new();
     for _ in 0..CONNECTIONS {
         clients.push(Client::new(address, Some(token)).await);
     }
-    let (before, begun) = (cpu(process), Instant::now());
+    let (before, start) = (cpu(process), Instant::now());
     let mut tasks = JoinSet::new();
     for client in clients {
         for _ in 0..IN_FLIGHT {
             let (client, key) = (client.clone(), key.to_owned());
             tasks.spawn(async move {
                 let mut calls = 0_u64;
-                while begun.elapsed() < ROUND {
+                while start.elapsed() < ROUND {
                     assert_eq!(client.verify(&key).await.unwrap(), v1::Verdict::Valid);
                     calls += 1;
                 }
@@ -162,7 +162,7 @@ async fn load(address: SocketAddr, token: &str, key: &str, process: u32) -> Figu
         }
     }
     let calls: u64 = tasks.join_all().await.into_iter().sum();
-    let (elapsed, used) = (begun.elapsed(), cpu(process) - before);
+    let (elapsed, used) = (start.elapsed(), cpu(process) - before);
     Figures {
         per_second: calls as f64 / elapsed.as_secs_f64(),
         cpu_micros: used.as_secs_f64() * 1e6 / calls as f64,
@@ -204,15 +204,15 @@ async fn measure() {
     let show = |name: &str, rounds: &[Figures]| {
         let cpu = median(rounds.iter().map(|figures| figures.cpu_micros).collect());
         let rate = median(rounds.iter().map(|figures| figures.per_second).collect());
-        println!("{name:<12} {rate:>9.0} calls/s {cpu:>7.2} us CPU a call");
+        println!("{name:<12} {rate:>9.0} calls/s {cpu:>7.2} us CPU per call");
         (cpu, rate)
     };
-    let (one, base) = show("empty call", &plain);
-    let (other, rate) = show("Verify hit", &verify);
+    let (empty_cpu, empty_rate) = show("empty call", &plain);
+    let (verify_cpu, verify_rate) = show("Verify hit", &verify);
     println!(
         "ratio        {:>9.2} of the calls {:>5.2} of the CPU",
-        rate / base,
-        other / one
+        verify_rate / empty_rate,
+        verify_cpu / empty_cpu
     );
 }
 

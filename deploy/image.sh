@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# image.sh FROM TO: lays out the root of an image for each program in FROM: TO/keyward and
-# TO/keyward-bot, each with the program, the libraries that it is linked to, the certificate authorities
-# of this system, and a user without rights. Both programs must be there.
+# image.sh FROM TO: creates the root file systems of the two images, TO/keyward and TO/keyward-bot, from
+# the programs in FROM. Each contains the program, its linked libraries, the certificate authorities of
+# this system, and an unprivileged user. FROM must contain both programs.
 set -euo pipefail
 
 from=$1

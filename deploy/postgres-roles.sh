@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes the two roles and the database, once, when Postgres makes its data directory: the image runs
-# what stands in /docker-entrypoint-initdb.d. It may be run again; then it sets the passwords.
+# Creates the two roles and the database. The Postgres image runs the scripts in
+# /docker-entrypoint-initdb.d once, when it creates its data directory. If you run this script again, it
+# sets the passwords again.
 set -euo pipefail
 
 secrets=${KEYWARD_SECRETS:-/run/secrets}

@@ -1,17 +1,21 @@
 #!/usr/bin/env bash
-# Makes what deploy/compose.yaml takes as files, beside it: secrets/ with an authority, certificates,
-# passwords and the settings that hold a password; state/ for the keyring and tokens; and .env, which
-# says that the containers run as you, so that nobody else need be able to read the files. For root they
-# run as who called sudo, or as 10001, to whom the files are given. An engine that gives containers other
-# users than the machine has (rootless, userns-remap) cannot read them.
+# Creates the files that deploy/compose.yaml requires, in its directory:
+#   secrets/  a certificate authority, certificates, passwords, and the settings that contain a password
+#   state/    for the keyring and the tokens
+#   .env      the user of the containers
 #
-#   deploy/secrets.sh [DIRECTORY]     DIRECTORY in place of deploy/
+#   deploy/secrets.sh [DIRECTORY]     uses DIRECTORY instead of deploy/
 #
-# The bot's token, as BotFather gives it, is read from TELEGRAM_TOKEN, or put it into
-# secrets/telegram.token later. KEYWARD_NAMES holds the names and IPv4 addresses by which callers on other
-# machines reach this one, such as "keys.example.org 10.0.0.5"; it is kept in .env. What is there is kept,
-# what you wrote into it too. To renew the certificates, which are good for a year, or to give them other
-# names, remove secrets/*.crt, call this again, and restart the services.
+# The containers run as your user, so that no other user must be able to read the files. If you are root,
+# they run as the user who called sudo, or as 10001, and that user owns the files. Container engines that
+# map users (rootless, userns-remap) cannot read the files.
+#
+# TELEGRAM_TOKEN: the bot's token from BotFather. You can also write it to secrets/telegram.token later.
+# KEYWARD_NAMES: the host names and IPv4 addresses of this machine for callers on other machines, such as
+#   "keys.example.org 10.0.0.5". It is stored in .env.
+#
+# Existing files are kept, including your changes. The certificates are valid for a year. To renew them or
+# to change their names, remove secrets/*.crt, run this script again, and restart the services.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -22,44 +26,45 @@ umask 077
 mkdir -p secrets state/keyward state/operator state/bot
 touch .env
 
-# setting NAME: prints what .env says of it.
+# setting NAME: prints the value of NAME in .env.
 setting() {
     sed -n "s/^$1=//p" .env
 }
 
-# remember NAME VALUE: puts it into .env, where other lines stay as they are.
+# remember NAME VALUE: sets NAME in .env and keeps the other lines.
 remember() {
     { grep -v "^$1=" .env || true; } >.env.new
     printf '%s=%s\n' "$1" "$2" >>.env.new
     mv .env.new .env
 }
 
-# quietly COMMAND...: runs it; what it says on stderr is only shown if it fails.
+# quietly COMMAND...: runs the command and prints its stderr only if it fails.
 quietly() {
-    local said
-    said=$(mktemp)
-    "$@" 2>"$said" || {
-        cat "$said" >&2
-        rm -f "$said"
+    local errors
+    errors=$(mktemp)
+    "$@" 2>"$errors" || {
+        cat "$errors" >&2
+        rm -f "$errors"
         return 1
     }
-    rm -f "$said"
+    rm -f "$errors"
 }
 
-# password NAME: prints the password of that name, which is made at the first time.
+# password NAME: prints the password of that name. The first call creates it.
 password() {
     [[ -s secrets/$1.password ]] || openssl rand -hex 24 >"secrets/$1.password"
     cat "secrets/$1.password"
 }
 
-# certificate FILE NAME...: a certificate for these names and this machine, signed by the authority.
+# certificate FILE NAME...: creates a certificate for these names and for localhost, signed by the
+# authority.
 certificate() {
     local file=secrets/$1 name names=DNS:localhost,IP:127.0.0.1
     shift
     [[ ! -s $file.crt || ! -s $file.key ]] || return 0
     for name in "$@"; do
         [[ $name =~ ^[A-Za-z0-9.-]+$ ]] || {
-            echo "error: KEYWARD_NAMES: '$name' is no host name and no IPv4 address" >&2
+            echo "error: KEYWARD_NAMES: '$name' is not a host name or an IPv4 address; correct it" >&2
             return 1
         }
         [[ $name =~ ^[0-9.]+$ ]] && names+=,IP:$name || names+=,DNS:$name
@@ -75,7 +80,7 @@ certificate() {
 }
 
 [[ $(openssl version) == "OpenSSL 3"* ]] || {
-    echo "error: this takes OpenSSL 3, not $(openssl version)" >&2
+    echo "error: OpenSSL 3 is required; this is $(openssl version)" >&2
     exit 1
 }
 if [[ ! -s secrets/ca.pem ]]; then
@@ -104,7 +109,7 @@ if [[ -n ${TELEGRAM_TOKEN:-} ]]; then
     printf '%s\n' "$TELEGRAM_TOKEN" >secrets/telegram.token
 elif [[ ! -e secrets/telegram.token ]]; then
     : >secrets/telegram.token
-    echo "note: put the bot's token into $directory/secrets/telegram.token" >&2
+    echo "note: write the bot's token to $directory/secrets/telegram.token" >&2
 fi
 user=$(id -u):$(id -g)
 if [[ $user == 0:* ]]; then

@@ -1,17 +1,17 @@
-//! The story in the terminal, for a person to watch: Keyward, the bot and an API are started, Telegram
-//! is played, and Anna gets her key, lives by it and replaces it. `--fast` does not pause.
+//! Demonstrates Keyward in the terminal: starts Keyward, the bot and an API, and simulates Telegram. Anna
+//! gets her key, uses it and replaces it. `--fast` skips the pauses.
 
 use std::time::Duration;
 
 use keyward_testkit::telegram::{Person, Screen};
 use keyward_testkit::{HttpAnswer, Stage, http_ask};
 
-/// Time to read what was said.
+/// The time for reading each step.
 const PAUSE: Duration = Duration::from_millis(2500);
-/// Where the README's API listens; that of this run has a free port.
+/// The address of the API in the README. The API of this run uses a free port.
 const API: &str = "http://127.0.0.1:8080";
 
-/// What stands on the buttons that Anna taps.
+/// The labels of the buttons that Anna taps.
 const USER_INFO: &str = "👤 User Info";
 const API_KEY: &str = "🔑 API key";
 const REVOKE: &str = "♻️ Revoke";
@@ -24,7 +24,7 @@ struct Show {
     is_fast: bool,
 }
 
-#[expect(clippy::print_stdout, reason = "it is what one watches")]
+#[expect(clippy::print_stdout, reason = "the output is the demonstration")]
 impl Show {
     async fn say(&self, text: &str) {
         println!("{text}\n");
@@ -33,7 +33,7 @@ impl Show {
         }
     }
 
-    /// Shows a screen as it is in the chat.
+    /// Prints a screen as the chat shows it.
     async fn show(&self, screen: &Screen) {
         let text = screen.to_string();
         let lines = text
@@ -42,19 +42,19 @@ impl Show {
         self.say(&lines.collect::<Vec<_>>().join("\n")).await;
     }
 
-    /// Anna taps, and sees what comes of it.
+    /// Taps a button and prints the next screen.
     async fn tap(&self, button: &str, is_next: impl Fn(&Screen) -> bool) -> Screen {
         self.say(&format!("Anna taps {button}")).await;
         self.anna.tap(button);
         let screen = self
             .anna
-            .sees(&format!("what {button} leads to"), is_next)
+            .sees(&format!("the screen after {button}"), is_next)
             .await;
         self.show(&screen).await;
         screen
     }
 
-    /// Anna's program asks the API, with this key and an order or without.
+    /// Anna's program calls the API with this key, and places an order if there is one.
     async fn order(&self, key: &str, order: Option<&str>) -> HttpAnswer {
         let headers = [("apikey", key), ("content-type", "application/json")];
         let (method, body) = order.map_or(("GET", ""), |order| ("POST", order));
@@ -66,10 +66,10 @@ impl Show {
             None => (&headers[..1], String::new()),
         };
         let answer = http_ask(self.stage.api(), method, "/v1/orders", headers, body).await;
-        let answer = answer.unwrap_or_else(|error| panic!("the API does not answer: {error}"));
-        let said = format!("{} {}", answer.status, answer.body);
+        let answer = answer.unwrap_or_else(|error| panic!("the API does not respond: {error}"));
+        let output = format!("{} {}", answer.status, answer.body);
         self.say(&format!(
-            "$ curl -H 'apikey: {key}'{data} {API}/v1/orders\n{said}"
+            "$ curl -H 'apikey: {key}'{data} {API}/v1/orders\n{output}"
         ))
         .await;
         answer
@@ -82,7 +82,7 @@ fn key_of(screen: &Screen) -> String {
 
 async fn play(mut show: Show) {
     let shows = |button: &'static str| move |screen: &Screen| screen.button(button).is_some();
-    show.say("Keyward, the bot and an order API run as processes; only Telegram is played.")
+    show.say("Keyward, the bot and an order API run as processes; only Telegram is simulated.")
         .await;
     show.say("Anna writes /start").await;
     show.anna.send("/start");
@@ -97,23 +97,23 @@ async fn play(mut show: Show) {
         .order(&old, Some(r#"{"item":"energy","amount":3}"#))
         .await;
     assert_eq!(answer.status, 201);
-    show.say("The key was seen by others, so she wants another one. Or not yet?")
+    show.say("Others have seen her key, so she starts to replace it, but then cancels.")
         .await;
     show.tap(REVOKE, shows(CONFIRM)).await;
     let kept = show.tap(CANCEL, shows(REVOKE)).await;
     assert_eq!(key_of(&kept), old);
     assert_eq!(show.order(&old, None).await.status, 200);
 
-    show.say("Nothing had changed. Now she does it.").await;
+    show.say("Nothing has changed. Now she confirms.").await;
     show.tap(REVOKE, shows(CONFIRM)).await;
     let new = |screen: &Screen| screen.key().is_some_and(|key| key != old);
     let new = key_of(&show.tap(CONFIRM, new).await);
-    show.say("The old key is dead in the very next request, and the new one works.")
+    show.say("The next request with the old key fails, and the new key works.")
         .await;
     assert_eq!(show.order(&old, None).await.status, 401);
     assert_eq!(show.order(&new, None).await.status, 200);
 
-    show.say("The bot is stopped. It hides what it has shown, as it does after some minutes.")
+    show.say("The bot stops. It hides the displayed key, as it also does after some minutes.")
         .await;
     show.stage.stop_bot();
     let hidden = show
@@ -128,7 +128,7 @@ async fn main() {
     let is_fast = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
         [] => false,
         [flag] if flag == "--fast" => true,
-        other => panic!("takes --fast or nothing, not {other:?}"),
+        other => panic!("unknown arguments {other:?}; the only argument is --fast"),
     };
     let stage = Stage::start(&[]);
     let anna = stage.telegram.person(1001, "en");

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs examples/python, examples/go and examples/typescript against a service that it starts, with TLS: each
-# must find a live key VALID and a revoked one not. All that it makes is in a temporary directory and under
-# the examples' own ignored directories.
+# Starts a service with TLS and runs examples/python, examples/go and examples/typescript against it. Each
+# must accept an active key and refuse a revoked one. All files are in a temporary directory and in ignored
+# directories of the examples.
 #
-# KEYWARD_EXAMPLES_BINARY names another binary than target/debug/keyward.
+# KEYWARD_EXAMPLES_BINARY: the program (default target/debug/keyward).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 keyward=${KEYWARD_EXAMPLES_BINARY:-$PWD/target/debug/keyward}
 python=${KEYWARD_TEST_PYTHON:-$PWD/target/venv/bin/python}
-# The service refuses variables that it does not know.
+# The service refuses unknown variables.
 unset KEYWARD_EXAMPLES_BINARY KEYWARD_TEST_PYTHON
 
 missing=()
@@ -20,7 +20,7 @@ command -v buf >/dev/null || missing+=("buf (make check-tools installs it)")
 command -v openssl >/dev/null || missing+=("openssl")
 "$python" -c 'import grpc_tools' 2>/dev/null || missing+=("a Python with grpcio-tools (make test-tools)")
 if ((${#missing[@]} > 0)); then
-    printf 'error: the examples need %s, which is not here\n' "${missing[@]}" >&2
+    printf 'error: the examples require %s; install it\n' "${missing[@]}" >&2
     exit 1
 fi
 
@@ -59,7 +59,7 @@ export KEYWARD_ENDPOINT=https://localhost:${address##*:}
 export KEYWARD_CA_FILE=$work/tls/secrets/ca.pem
 export KEYWARD_TOKEN_FILE=$work/data/admin.token
 
-# run NAME: an example, by its name.
+# run NAME: runs the example.
 run() {
     case $1 in
         python) "$python" examples/python/verify.py ;;
@@ -68,17 +68,17 @@ run() {
     esac
 }
 
-# expect STATUS TEXT: every example says so of the key, and exits so.
+# expect STATUS TEXT: runs every example with $key and checks its exit status and its output.
 expect() {
-    local name said status
+    local name output status
     for name in python go typescript; do
         status=0
-        said=$(run "$name" <<<"$key") || status=$?
-        if [[ $status != "$1" || $said != "$2" ]]; then
-            echo "error: $name exited with $status and said: $said; expected $1 and: $2" >&2
+        output=$(run "$name" <<<"$key") || status=$?
+        if [[ $status != "$1" || $output != "$2" ]]; then
+            echo "error: $name exited with $status and printed '$output'; expected $1 and '$2'" >&2
             exit 1
         fi
-        echo "$name: $said"
+        echo "$name: $output"
     done
 }
 

@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# Functions that the other scripts share. They are run from the root of the repository.
+# Shared functions of the other scripts. Call them from the root of the repository.
 
-# What a command is run by to be run as root.
+# The prefix that runs a command as root.
 as_root=()
 if ((EUID != 0)); then
     as_root=(sudo)
-    # Without a terminal sudo must not ask for a password.
+    # Without a terminal, sudo must not ask for a password.
     [[ -t 0 ]] || as_root=(sudo -n)
 fi
 
-# install_packages PACKAGE...: Debian packages, as root or through sudo.
+# install_packages PACKAGE...: installs Debian packages, as root or with sudo.
 install_packages() {
     (($# > 0)) || return 0
     echo "installing: $*"
@@ -17,22 +17,22 @@ install_packages() {
         || ! "${as_root[@]}" apt-get update -qq </dev/null \
         || ! "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
             apt-get install -y -qq --no-install-recommends "$@" </dev/null; then
-        echo "error: could not install packages; install these and try again: $*" >&2
+        echo "error: cannot install packages; install these yourself and try again: $*" >&2
         return 1
     fi
 }
 
-# is_installed PACKAGE: whether this Debian package is.
+# is_installed PACKAGE: whether this Debian package is installed.
 is_installed() {
     [[ $(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null) == installed ]]
 }
 
-# has_postgres DIRECTORY: whether all that is run of Postgres is there.
+# has_postgres DIRECTORY: whether the directory has all required programs of Postgres.
 has_postgres() {
     [[ -x $1/initdb && -x $1/postgres && -x $1/pg_ctl ]]
 }
 
-# postgres_directory: prints where Postgres' programs are, as the tests find them.
+# postgres_directory: prints the directory of Postgres' programs. The tests use the same search.
 postgres_directory() {
     local directory
     if [[ -n ${KEYWARD_TEST_POSTGRES:-} ]]; then
@@ -49,8 +49,8 @@ postgres_directory() {
     has_postgres "$directory" && echo "$directory"
 }
 
-# redis_server: prints a program that is a Redis server, as the tests find it. Debian's redis-tools has
-# it as redis-check-rdb, which the tests start under the server's name.
+# redis_server: prints the path of a Redis server. The tests use the same search. In Debian's redis-tools
+# the server is the program redis-check-rdb; the tests start it under the server's name.
 redis_server() {
     local name
     if [[ -n ${KEYWARD_TEST_REDIS:-} ]]; then
@@ -66,12 +66,12 @@ redis_server() {
     return 1
 }
 
-# python_packages: the Debian packages without which no Python venv can be made.
+# python_packages: prints the missing Debian packages for a Python venv.
 python_packages() {
     python3 -c 'import venv, ensurepip' 2>/dev/null || echo python3 python3-venv
 }
 
-# make_venv DIRECTORY REQUIREMENTS: a Python venv with exactly these packages, made once.
+# make_venv DIRECTORY REQUIREMENTS: creates a Python venv with exactly these packages, if it is missing.
 make_venv() {
     local directory=$1 requirements=$2
     if cmp -s "$requirements" "$directory/installed.txt" && "$directory/bin/python" -c ''; then

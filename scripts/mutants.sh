@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Shows that the tests can fail: applies each patch of proof/mutants/ to a copy of the tree and
-# runs the tests that the patch names, which must then fail. A patch opens with:
+# Shows that the tests find faults. Applies each patch of proof/mutants/ to a copy of the tree and runs
+# the tests that the patch names. They must fail. A patch starts with:
 #
 #   # why: what the patch breaks
-#   # test: arguments for `cargo test` (the line may occur again; every such run must fail)
+#   # test: arguments for `cargo test` (several such lines are allowed; every run must fail)
 #
-# With arguments, names of patches without their ending, only those are run.
+# Arguments are the names of patches without their suffix; then only these run.
 #
-# A patch that does not apply or compile is a failure, and so is having no patch. That the same
-# tests pass on the code as it is, `make test` shows.
+# A patch that does not apply or compile is a failure, and so is a directory without patches. `make test`
+# shows that the same tests pass without a patch.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 root=$PWD
@@ -21,20 +21,20 @@ if (($# > 0)); then
     patches=("${patches[@]/#/proof/mutants/}")
 fi
 if ((${#patches[@]} == 0)); then
-    echo "error: no mutants: there is no proof/mutants/*.patch" >&2
+    echo "error: proof/mutants has no patches" >&2
     exit 1
 fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# One target directory for all, so that the dependencies are built once.
+# All mutants share one target directory, so that the dependencies are built once.
 export CARGO_TARGET_DIR=$root/target/mutants
 export KEYWARD_TEST_PYTHON=${KEYWARD_TEST_PYTHON:-$root/target/venv/bin/python}
-# In the copy git must not look for a repository further up: it would skip the whole patch.
+# git must not find a repository above the copy, because it would then skip the whole patch.
 export GIT_CEILING_DIRECTORIES=$work
 
-# The copied files are new, never as old as the originals: cargo goes by the time of a file, and
-# would otherwise take what it built from the copy before.
+# Copies the tree. The copied files get new modification times; otherwise cargo would reuse the build of
+# the previous mutant.
 copy_tree() {
     rm -rf "$work/tree"
     mkdir "$work/tree"
@@ -44,7 +44,7 @@ copy_tree() {
         | tar --extract --touch --directory="$work/tree"
 }
 
-# judge PATCH LOG: prints one word or two, "caught" if every named test run failed.
+# judge PATCH LOG: prints the result: "caught" if every named test run failed.
 judge() {
     local patch=$root/$1 log=$2 tests line arguments status
     mapfile -t tests < <(sed -n '/^\(diff \|--- \)/q; s/^# test: *//p' "$patch")
@@ -94,5 +94,5 @@ done
 
 printf '%-32s %-16s %s\n' mutant result why
 printf '%s\n' "${rows[@]}"
-echo "$((${#patches[@]} - failed)) caught, $failed not"
+echo "$((${#patches[@]} - failed)) caught, $failed not caught"
 ((failed == 0))

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Draws the bot's screens from its real texts: reads `keyward-bot screens --output json` from stdin,
-and writes one sheet for each language into a directory.
+"""Draws the bot's screens. Reads `keyward-bot screens --output json` from stdin, and writes one sheet for
+each language into a directory.
 
     target/debug/keyward-bot screens --output json | scripts/screens.py docs/screens
 
-Widths are estimated: a picture must not depend on the fonts of the machine that draws it.
+Text widths are estimated, so that a picture does not depend on the fonts of the machine.
 """
 
 import html
@@ -18,7 +18,7 @@ COLUMNS = 3
 CARD = 330  # Width of a screen, in pixels.
 GAP = 24
 PAD = 14
-SIZE = 14  # Of the text.
+SIZE = 14  # The font size.
 LINE = 20
 BUTTON = 34
 FONT = "system-ui, 'Noto Sans', 'Noto Sans CJK SC', sans-serif"
@@ -58,7 +58,7 @@ def width(char, style):
 
 
 def words(text):
-    """What may stand on a line of its own: words with the space after them, and each wide character."""
+    """The units of line breaking: each word with its trailing space, and each wide character."""
     word = ""
     for char in text:
         wide = unicodedata.east_asian_width(char) in "WF"
@@ -114,7 +114,7 @@ def drawn_text(rows, x, y):
 
 
 def card(picture):
-    """The parts of one screen, from (0, 0), and its height."""
+    """The SVG elements of one screen at (0, 0), and its height."""
     rows = []
     for line in Pieces(picture["text"]).lines:
         rows.extend(wrapped(line, CARD - 2 * PAD))

@@ -1,7 +1,7 @@
-//! Keyward: an API-key authority whose revocations hold everywhere once they return.
+//! Keyward: an API-key authority. After Revoke returns, no instance accepts the key.
 //!
-//! Data flows one way, `grpc` → `service` → `cache` → `store`; a module knows only what is below
-//! it. `ARCHITECTURE.md` draws the flow and names the line that upholds each invariant.
+//! Data flows in one direction: `grpc` → `service` → `cache` → `store`. A module uses only modules
+//! below it. `ARCHITECTURE.md` shows the flow and names the line that upholds each invariant.
 
 pub mod app;
 pub mod auth;

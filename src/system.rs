@@ -1,4 +1,4 @@
-//! The machine's clocks and its source of randomness: what `app` passes in outside tests.
+//! The machine's clocks and source of randomness, which `app` uses outside tests.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
@@ -31,25 +31,25 @@ pub struct SystemEntropy;
 impl Entropy for SystemEntropy {
     #[expect(
         clippy::disallowed_methods,
-        reason = "this is the Entropy that is passed in"
+        reason = "this is the implementation of Entropy"
     )]
     #[expect(
         clippy::expect_used,
-        reason = "going on without randomness would make guessable keys"
+        reason = "keys without randomness would be guessable"
     )]
     fn fill(&self, buffer: &mut [u8]) {
         getrandom::fill(buffer).expect("Linux has getrandom(2), which does not fail once seeded");
     }
 }
 
-/// Makes ring what TLS computes with everywhere in this process, whoever sets it up.
+/// Makes ring the default cryptography of TLS in this process.
 pub fn choose_cryptography() {
-    // Err says that it was chosen before.
+    // An error means that a default is already installed.
     let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
 }
 
-/// Keeps secrets out of core dumps: none is written, and no other process of this user can read
-/// this one's memory.
+/// Protects secrets in memory: disables core dumps, and prevents other processes of this user from
+/// reading this process's memory.
 pub fn forbid_core_dumps() -> std::io::Result<()> {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     setrlimit(
@@ -63,7 +63,7 @@ pub fn forbid_core_dumps() -> std::io::Result<()> {
     Ok(())
 }
 
-/// The name of this machine.
+/// The host name of this machine.
 pub fn host_name() -> String {
     rustix::system::uname()
         .nodename()

@@ -1,4 +1,4 @@
-//! What the benchmarks of many instances share.
+//! Shared functions of the benchmarks with several instances.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,27 +8,25 @@ use keyward_proto::v1::Verdict;
 use keyward_testkit::{Client, Cluster};
 use tokio::task::JoinSet;
 
-/// Callers at a time, when there are many.
+/// The number of concurrent callers.
 pub(crate) const CALLERS: usize = 64;
 
-/// How long each of some calls took.
+/// The durations of calls.
 pub(crate) struct Times(pub(crate) Vec<Duration>);
 
 impl Times {
-    /// In milliseconds, what this share of the calls took at most.
-    pub(crate) fn at(&mut self, share: f64) -> f64 {
+    /// A quantile of the durations, in milliseconds.
+    pub(crate) fn quantile(&mut self, quantile: f64) -> f64 {
         self.0.sort_unstable();
         let last = self.0.len() - 1;
-        let place = (last as f64 * share).round();
-        let place = (0..=last).min_by(|a, b| {
-            let off = |n: &usize| (*n as f64 - place).abs();
-            off(a).total_cmp(&off(b))
-        });
-        self.0[place.unwrap()].as_secs_f64() * 1_000.0
+        let rank = (last as f64 * quantile).round();
+        let distance = |n: &usize| (*n as f64 - rank).abs();
+        let index = (0..=last).min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        self.0[index.unwrap()].as_secs_f64() * 1_000.0
     }
 }
 
-/// A client of each instance that runs.
+/// One client for each running instance.
 pub(crate) async fn clients(cluster: &Cluster) -> Vec<Client> {
     let mut clients = Vec::new();
     for number in cluster.running() {
@@ -37,14 +35,14 @@ pub(crate) async fn clients(cluster: &Cluster) -> Vec<Client> {
     clients
 }
 
-/// Issues so many keys, many at a time: ids and texts, and how long it took.
+/// Issues `count` keys concurrently. Returns their ids and texts, and the duration.
 pub(crate) async fn issue(
     clients: &[Client],
     name: &str,
     count: usize,
 ) -> (Vec<(String, String)>, Duration) {
     let next = Arc::new(AtomicUsize::new(0));
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut callers = JoinSet::new();
     for n in 0..CALLERS {
         let (client, next, name) = (
@@ -64,10 +62,10 @@ pub(crate) async fn issue(
         });
     }
     let keys = callers.join_all().await.into_iter().flatten().collect();
-    (keys, begun.elapsed())
+    (keys, start.elapsed())
 }
 
-/// Verifies each key once on one instance, by so many callers; all live.
+/// Verifies each key once on one instance, with this number of callers. All keys must be valid.
 pub(crate) async fn verify_each(client: &Client, texts: &Arc<Vec<String>>, callers: usize) {
     let next = Arc::new(AtomicUsize::new(0));
     let mut tasks = JoinSet::new();
@@ -85,12 +83,12 @@ pub(crate) async fn verify_each(client: &Client, texts: &Arc<Vec<String>>, calle
     tasks.join_all().await;
 }
 
-/// Puts `text` between the marks `name` of a document.
+/// Replaces the text between the marker `name` and the end marker in a document.
 pub(crate) fn write_between(path: &str, name: &str, text: &str) {
-    let says = std::fs::read_to_string(path).unwrap();
+    let document = std::fs::read_to_string(path).unwrap();
     let (begin, end) = (format!("<!-- {name} -->\n"), "<!-- end -->");
-    let at = says.find(&begin).unwrap() + begin.len();
-    let until = at + says[at..].find(end).unwrap();
-    let new = format!("{}{text}{}", &says[..at], &says[until..]);
+    let from = document.find(&begin).unwrap() + begin.len();
+    let to = from + document[from..].find(end).unwrap();
+    let new = format!("{}{text}{}", &document[..from], &document[to..]);
     std::fs::write(path, new).unwrap();
 }

@@ -1,5 +1,5 @@
-// Command verify reads an API key from stdin and says what Keyward thinks of it; it exits with 0 if the
-// key is VALID.
+// Command verify reads an API key from stdin and prints the verdict of Keyward. It exits with 0 if the key
+// is VALID, and with 2 otherwise.
 package main
 
 import (
@@ -32,7 +32,7 @@ func main() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
-	// An error speaks about the call, and never means that the key is bad.
+	// An error concerns the call. It says nothing about the key.
 	answer := must(keyward.NewApiKeyServiceClient(connection).Verify(ctx, &keyward.VerifyRequest{ApiKey: key}))
 	fmt.Println(answer.GetVerdict(), answer.GetAccountId())
 	if answer.GetVerdict() != keyward.Verdict_VERDICT_VALID {

@@ -1,4 +1,4 @@
-"""Reads an API key from stdin and says what Keyward thinks of it; exits with 0 if it is VALID."""
+"""Reads an API key from stdin and prints the verdict of Keyward. Exits with 0 if the key is VALID."""
 
 import os
 import pathlib
@@ -22,6 +22,6 @@ answer = services.ApiKeyServiceStub(channel).Verify(
     metadata=[("authorization", f"Bearer {token}")],
     timeout=2,
 )
-# An error is an exception: it speaks about the call, and never means that the key is bad.
+# An error is an exception. It concerns the call and says nothing about the key.
 print(messages.Verdict.Name(answer.verdict), answer.account_id)
 sys.exit(0 if answer.verdict == messages.VERDICT_VALID else 2)

@@ -1,4 +1,4 @@
-// Reads an API key from stdin and says what Keyward thinks of it; exits with 0 if it is VALID.
+// Reads an API key from stdin and prints the verdict of Keyward. Exits with 0 if the key is VALID.
 import { readFileSync } from "node:fs";
 import * as grpc from "@grpc/grpc-js";
 import { loadSync } from "@grpc/proto-loader";
@@ -23,7 +23,7 @@ metadata.set("authorization", `Bearer ${readFileSync(process.env.KEYWARD_TOKEN_F
 const request = { apiKey: readFileSync(0, "utf8").trim() };
 
 client.verify(request, metadata, { deadline: Date.now() + 2000 }, (error: Error | null, answer: Answer) => {
-  // An error speaks about the call, and never means that the key is bad.
+  // An error concerns the call. It says nothing about the key.
   if (error) throw error;
   console.log(answer.verdict, answer.accountId);
   client.close();

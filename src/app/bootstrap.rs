@@ -1,5 +1,5 @@
-//! What a start makes sure of before it serves: a private data directory, the keyring that the
-//! store was made with, and at the very first start a keyring and a token.
+//! Prepares a start: a private data directory, the keyring that belongs to the store and, at the
+//! first start, a new keyring and a token.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::Write;
@@ -15,7 +15,7 @@ use keyward_core::key::{Clock, Entropy, KeyId, Prefix, Roles, SecretText, SlotNa
 use keyward_crypto::{CheckValue, KeyKind, Keyring, KeyringError, keyring_files};
 use keyward_store::{Actor, NewToken, Store};
 
-/// Makes the data directory, readable by its owner only, if there is none.
+/// Creates the data directory if it is missing. Only its owner can read it.
 pub(super) fn directory(path: &Path) -> Result<(), StartError> {
     if path.is_dir() {
         return Ok(());
@@ -26,46 +26,46 @@ pub(super) fn directory(path: &Path) -> Result<(), StartError> {
         .create(path)
         .map_err(|error| {
             StartError(format!(
-                "the data directory {} cannot be made: {error}; name another one with data_dir",
+                "cannot create the data directory {}: {error}. Check the permissions, or set \
+                 `data_dir` to another directory",
                 path.display()
             ))
         })
 }
 
-/// Whether nothing was ever issued from this store, and no token either: then, and only then, a
-/// start may make secrets of its own.
+/// Whether the store has never contained a key or a token. Only then may a start create secrets.
 pub(super) async fn is_untouched(store: &dyn Store) -> Result<bool, StartError> {
     let tokens = store.has_tokens().await.map_err(StartError::new)?;
-    // A token that was deleted by hand has left its row in the log.
+    // The log still has the row of a token that was deleted manually.
     let log = store.tail(0).await.map_err(StartError::new)?;
     Ok(!tokens && log.head == 0)
 }
 
-/// Where the first token is written.
+/// The default file of the first token.
 pub(super) fn token_file(settings: &Settings) -> PathBuf {
     settings.data_dir.join("admin.token")
 }
 
-/// Whether a start may make secrets.
+/// Whether a start may create secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum May {
-    /// A keyring, beside an untouched store: so never does a new one appear beside existing keys.
-    Make,
-    /// Nothing: the store is shared, and `keyward init` makes its secrets once.
+pub(super) enum SecretPolicy {
+    /// Create a keyring, but only for an untouched store, never for a store with keys.
+    Create,
+    /// Create nothing: the store is shared, and `keyward init` creates its secrets once.
     Load,
 }
 
-/// Loads the keyring, and refuses one that is not the store's; makes a new one where it may.
+/// Loads the keyring and checks that it belongs to the store. Creates a new one if `policy` allows it.
 pub(super) async fn keyring(
     settings: &Settings,
     store: &dyn Store,
     entropy: &dyn Entropy,
-    may: May,
+    policy: SecretPolicy,
 ) -> Result<Keyring, StartError> {
     let known = store.check_values().await.map_err(StartError::new)?;
     let active = store.active_generation().await.map_err(StartError::new)?;
     let path = &settings.keyring;
-    if may == May::Load && known.is_empty() {
+    if policy == SecretPolicy::Load && known.is_empty() {
         return Err(StartError(
             "this database has no keyring yet: run `keyward init` once, with the owner's URL in \
              `store`"
@@ -74,16 +74,16 @@ pub(super) async fn keyring(
     }
     let untouched = known.is_empty() && is_untouched(store).await?;
     if untouched && token_file(settings).exists() {
-        // The token is written after the check values: this one belongs to another database.
+        // The token is written after the check values, so this file belongs to another database.
         return Err(StartError(format!(
-            "the database is a new one, but {} is there: was the database it belongs to moved or \
-             lost? Put that back; or, to begin anew, move the file and the keyring away",
+            "the database is new, but {} exists and belongs to another database. Restore that \
+             database, or move the file and the keyring away to start with a new one",
             token_file(settings).display()
         )));
     }
     let material = match keyring_files::load(path) {
         Err(KeyringError::Missing { .. }) if untouched => {
-            tracing::info!(keyring = %path.display(), "a new keyring: back it up, keys die without it");
+            tracing::info!(keyring = %path.display(), "created a new keyring; back it up: without it all keys are lost");
             keyring_files::generate(path, entropy)
         }
         loaded => loaded,
@@ -103,12 +103,13 @@ pub(super) async fn keyring(
     }
     if !untouched && known.is_empty() {
         return Err(StartError(
-            "this store has tokens or keys but no check values of its keyring: it was changed by \
-             hand; restore it from a backup"
+            "this store has tokens or keys, but no check values of its keyring: it was changed \
+             manually. Restore it from a backup"
                 .to_owned(),
         ));
     }
-    // A sealing key writes as soon as it is there; a generation only once it was activated.
+    // A sealing key is used immediately, so it is registered now. A generation is registered when it
+    // is activated.
     let new: Vec<_> = ours
         .into_iter()
         .filter(|value| !known.contains(value))
@@ -127,7 +128,7 @@ pub(super) async fn keyring(
     Ok(keyring)
 }
 
-/// Adds check values; another instance may have added the same ones meanwhile.
+/// Adds check values. Another instance may have added the same ones in the meantime.
 async fn add(store: &dyn Store, new: &[CheckValue]) -> Result<(), StartError> {
     let Err(error) = store.add_check_values(new).await else {
         return Ok(());
@@ -141,8 +142,8 @@ async fn add(store: &dyn Store, new: &[CheckValue]) -> Result<(), StartError> {
 
 fn foreign(check: &CheckValue, path: &Path) -> StartError {
     StartError(format!(
-        "{} {} of the keyring {} is not the one that this store was made with; no key would be \
-         recognised. Put back the keyring that belongs to the store (nothing was changed)",
+        "{} {} of the keyring {} does not belong to this store, so no key would be recognised. \
+         Nothing was changed. Restore the keyring that belongs to the store",
         check.kind.name(),
         check.number,
         path.display()
@@ -151,15 +152,15 @@ fn foreign(check: &CheckValue, path: &Path) -> StartError {
 
 fn absent(check: &CheckValue, path: &Path) -> StartError {
     StartError(format!(
-        "{} {} is missing from the keyring {}, and this store needs it; put it back from a backup \
-         (nothing was changed)",
+        "{} {} is missing from the keyring {}, and this store requires it. Nothing was changed. \
+         Restore the file from a backup",
         check.kind.name(),
         check.number,
         path.display()
     ))
 }
 
-/// The token that a first start makes, with every role.
+/// The token with every role that the first start creates.
 pub(super) struct FirstToken<'a> {
     pub(super) file: PathBuf,
     pub(super) prefix: &'a Prefix,
@@ -167,10 +168,10 @@ pub(super) struct FirstToken<'a> {
 }
 
 impl FirstToken<'_> {
-    /// Makes it if no token lives that could make others: at the first start, or after the last
-    /// such token was revoked; but an old file is neither overwritten nor believed, and verifying
-    /// goes on. The file comes before the row: a start that is cut off in between
-    /// is finished by the next one, with the token that the file holds.
+    /// Creates the token if no valid token with the role `admin` exists: at the first start, or after
+    /// the last one was revoked. An old file is neither overwritten nor used; the service starts
+    /// without an admin token then. The file is written before the row, so that the next start can
+    /// complete an interrupted one with the token in the file.
     pub(super) async fn ensure(
         &self,
         store: &dyn Store,
@@ -185,8 +186,8 @@ impl FirstToken<'_> {
             Some(text) if is_untouched(store).await? => text,
             Some(_) => {
                 tracing::error!(
-                    "no token with the role admin lives any more, and {} holds an old one: move \
-                     the file away, and the next start makes a new one",
+                    "no valid token has the role admin, and {} contains an old token. Move the file \
+                     away and restart: the start creates a new token",
                     self.file.display()
                 );
                 return Ok(());
@@ -197,8 +198,8 @@ impl FirstToken<'_> {
             .and_then(|(prefix, body)| self.keyring.digest_of(prefix, &body, text.expose()))
             .ok_or_else(|| {
                 StartError(format!(
-                    "{} holds no token of this keyring; move the file away, and the next start \
-                     makes a new one",
+                    "{} contains no token of this keyring. Move the file away: the next start \
+                     creates a new token",
                     self.file.display()
                 ))
             })?;
@@ -209,15 +210,15 @@ impl FirstToken<'_> {
             name: SlotName::new("name", "admin".to_owned()).map_err(StartError::new)?,
             roles: Roles::all(),
         };
-        let itself = Actor {
+        let actor = Actor {
             token: None,
             name: "keyward".to_owned(),
         };
         store
-            .create_token(new, &itself)
+            .create_token(new, &actor)
             .await
             .map_err(StartError::new)?;
-        tracing::info!(file = %self.file.display(), "a new token with every role");
+        tracing::info!(file = %self.file.display(), "created a token with every role");
         Ok(())
     }
 
@@ -226,11 +227,11 @@ impl FirstToken<'_> {
         match std::fs::read(&self.file).map(Zeroizing::new) {
             Ok(bytes) => Ok(Some(from_file(&bytes))),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.cannot("read", &error)),
+            Err(error) => Err(self.failed("read", &error)),
         }
     }
 
-    /// Writes a new token to a file of its own mode, whole or not at all.
+    /// Writes a new token atomically to a file that only its owner can read.
     fn write(&self, entropy: &dyn Entropy) -> Result<SecretText, StartError> {
         let text = self.keyring.mint(self.prefix, entropy).text;
         let half = self.file.with_extension("token.new");
@@ -250,13 +251,13 @@ impl FirstToken<'_> {
                 None => Ok(()),
             }
         };
-        write().map_err(|error| self.cannot("written", &error))?;
+        write().map_err(|error| self.failed("write", &error))?;
         Ok(text)
     }
 
-    fn cannot(&self, what: &str, error: &std::io::Error) -> StartError {
+    fn failed(&self, action: &str, error: &std::io::Error) -> StartError {
         StartError(format!(
-            "the token file {} cannot be {what}: {error}",
+            "cannot {action} the token file {}: {error}. Check the path and its permissions",
             self.file.display()
         ))
     }

@@ -1,9 +1,9 @@
-//! Puts the service together, and takes it apart in order. The only place that names every
+//! Assembles the service from its components, and stops it in order. Only this module names every
 //! concrete type.
 
 mod bootstrap;
-mod owner;
-mod parts;
+mod components;
+mod operations;
 mod run;
 mod shared_cache;
 mod stop;
@@ -24,30 +24,31 @@ use crate::grpc::{self, Api, SERVICE_NAME, Workers};
 use crate::replication::Registration;
 use crate::service::Service;
 use crate::system::{SystemClock, SystemEntropy, host_name};
+use bootstrap::SecretPolicy;
+use components::Base;
 use keyward_core::fence::{Fence, MAX_TOMBSTONES};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
 use keyward_ops::Metrics;
 use keyward_store::{Control, Instrumented, Store};
 use keyward_store_postgres::PostgresStore;
 use keyward_store_sqlite::SqliteStore;
-use parts::Base;
 
-pub use owner::{add_cache_key, advance_epoch, init, migrate};
+pub use operations::{add_cache_key, advance_epoch, init, migrate};
 pub use run::serve;
 
-/// What `/readyz` says while nothing can be admitted and the tail knows no reason.
-const NOT_FRESH: &str = "this instance cannot prove that it knows of every change";
+/// The answer of `/readyz` if the instance is not fresh and the tail reports no cause.
+const NOT_FRESH: &str = "this instance cannot prove that it knows every change";
 
-/// About so many keys are kept in memory, in at most so many bytes.
+/// The sizes of the L1 caches: the approximate number of records, and the maximum in bytes.
 const CACHED_KEYS: (usize, u64) = (200_000, 128 << 20);
 const CACHED_TOKENS: (usize, u64) = (1_000, 1 << 20);
-/// Reads of the store at a time, reads that may wait for that, and how long.
+/// The limits of store reads: concurrent reads, waiting reads, and the maximum wait.
 const READS: (usize, usize, Duration) = (16, 4_096, Duration::from_secs(2));
 
-/// The names that health is asked for: the whole server, and its service.
+/// The names of the health checks: the empty name for the whole server, and the service.
 const HEALTH_NAMES: [&str; 2] = ["", SERVICE_NAME];
 
-/// Why the service cannot start: one sentence that says what to do.
+/// Why the service cannot start, and what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct StartError(pub String);
@@ -61,18 +62,18 @@ impl StartError {
 /// Wraps a store.
 pub type AroundStore = Box<dyn FnOnce(Arc<dyn Store>) -> Arc<dyn Store> + Send>;
 
-/// What comes from outside: the machine's clocks and randomness, or a test's.
+/// The external dependencies: those of the machine, or those of a test.
 pub struct Parts {
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The source of randomness.
     pub entropy: Arc<dyn Entropy>,
-    /// Put around the store, so that a test can stall or break it.
+    /// Wraps the store, so that a test can stall or break it.
     pub around_store: AroundStore,
 }
 
 impl Parts {
-    /// The machine's own.
+    /// The dependencies of the machine.
     pub fn system() -> Self {
         Self {
             clock: Arc::new(SystemClock),
@@ -92,27 +93,27 @@ pub struct App {
     health: HealthReporter,
     acceptor: JoinHandle<Workers>,
     watch: JoinHandle<()>,
-    /// The tail, the watcher, the trimming of the log, the side port.
+    /// The tail, the watcher, trimming of the log, and the side port, among others.
     background: Vec<JoinHandle<()>>,
     stops: Stops,
 }
 
-/// What ends when, in this order.
+/// Stops the phases of the service, in this order.
 #[derive(Clone, Default)]
 struct Stops {
     /// Accepting and serving.
     serving: CancellationToken,
     /// Waiting for changes to hold everywhere.
     waiting: CancellationToken,
-    /// The rest.
+    /// All other tasks.
     background: CancellationToken,
-    /// Something ended that must not: the process is of no more use.
+    /// A required task has failed, so the process must end.
     broken: CancellationToken,
 }
 
 impl Stops {
-    /// Starts work that goes on until the process stops. If it ends before, by a panic, the process
-    /// must not live on without it.
+    /// Starts a required task. If the task ends before a stop, for example by a panic, the process
+    /// must end.
     fn guard(
         &self,
         name: &'static str,
@@ -120,14 +121,10 @@ impl Stops {
     ) -> JoinHandle<()> {
         let (task, stops) = (tokio::spawn(work), self.clone());
         tokio::spawn(async move {
-            let ended = task.await;
+            let result = task.await;
             let stopping = stops.waiting.is_cancelled() || stops.background.is_cancelled();
             if !stopping {
-                tracing::error!(
-                    name,
-                    ?ended,
-                    "work ended that the service cannot do without"
-                );
+                tracing::error!(name, ?result, "a required task ended unexpectedly");
                 stops.broken.cancel();
             }
         })
@@ -144,24 +141,24 @@ impl App {
         } = parts;
         let verdicts: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.name()).collect();
         let metrics = Arc::new(Metrics::new(&verdicts));
-        // Bound before anything is written: a port in use leaves no trace.
+        // Bind the ports before writing anything, so that a port in use leaves no traces.
         let listener = listen("listen", settings.listen).await?;
         let side = match settings.http_listen {
             Some(address) => Some(listen("http_listen", address).await?),
             None => None,
         };
-        let tls = parts::listener_tls(settings, &clock, &metrics)?;
+        let tls = components::listener_tls(settings, &clock, &metrics)?;
         let grpc = listener.local_addr().map_err(StartError::new)?;
         let http = side.as_ref().and_then(|side| side.local_addr().ok());
 
         let store = around_store(open_store(settings, &clock, &*entropy, &metrics).await?);
-        let may = match store.shared() {
-            true => bootstrap::May::Load,
-            false => bootstrap::May::Make,
+        let policy = match store.shared() {
+            true => SecretPolicy::Load,
+            false => SecretPolicy::Create,
         };
-        let keyring = Arc::new(bootstrap::keyring(settings, &*store, &*entropy, may).await?);
+        let keyring = Arc::new(bootstrap::keyring(settings, &*store, &*entropy, policy).await?);
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
-        if may == bootstrap::May::Make {
+        if policy == SecretPolicy::Create {
             let first = bootstrap::FirstToken {
                 file: bootstrap::token_file(settings),
                 prefix: &token_prefix,
@@ -215,7 +212,7 @@ impl App {
             forbid_recoverable: settings.forbid_recoverable,
         };
         let (health, health_server) = tonic_health::server::health_reporter();
-        // Before anybody is told that the service is ready.
+        // Set before the service reports that it is ready.
         set_health(&health, true).await;
         tracing::info!(applied = base.fence.applied(), "fresh: serving");
         let api = Api::new(Arc::new(service), Arc::new(callers));
@@ -226,7 +223,7 @@ impl App {
         let workers = match settings.workers {
             0 => Workers::here(&server, tls.as_ref(), &base.metrics, stop),
             count => Workers::start(count, &server, tls.as_ref(), &base.metrics, stop).map_err(
-                |error| StartError(format!("the serving threads cannot start: {error}")),
+                |error| StartError(format!("cannot start the serving threads: {error}")),
             )?,
         };
         let mut background = base.background(&tail);
@@ -247,22 +244,22 @@ impl App {
         })
     }
 
-    /// Ends when something has ended that the service cannot do without.
+    /// Returns when a required task has failed.
     pub async fn broken(&self) {
         self.stops.broken.cancelled().await;
     }
 
-    /// Where the gRPC service listens.
+    /// The address of the gRPC port.
     pub fn grpc_address(&self) -> SocketAddr {
         self.grpc
     }
 
-    /// What the port serves, for a test that drives a call itself.
+    /// The handler of the gRPC port, for tests that call it directly.
     pub fn api(&self) -> &Api {
         &self.api
     }
 
-    /// Where the side port listens, if it does.
+    /// The address of the side port, if there is one.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http
     }
@@ -278,8 +275,8 @@ impl std::fmt::Debug for App {
 async fn listen(setting: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|error| {
         StartError(format!(
-            "{address} cannot be listened on: {error}; does another keyward run there? The setting \
-             `{setting}` names another address"
+            "cannot listen on {address}: {error}. Stop the process that uses this address, or set \
+             `{setting}` to another address"
         ))
     })
 }

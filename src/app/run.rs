@@ -1,4 +1,4 @@
-//! The service process: from its settings to its end by a signal.
+//! Runs the process from its start to its end by a signal.
 
 use std::io::Write;
 
@@ -9,11 +9,11 @@ use crate::config::Settings;
 use crate::system;
 use keyward_ops::{LogFormat, OtherCrates};
 
-/// The signal of a write beyond a file-size limit. The write must fail as on a full disk, and the
-/// process must continue.
+/// The signal of a write over the file-size limit. It is caught, so that the write fails as on a full
+/// disk and the process continues.
 const SIGXFSZ: i32 = 25;
 
-/// Threads of the control runtime. Two, so that the tail runs while a write computes.
+/// The number of control threads: the tail must run while a write uses the other thread.
 const CONTROL_THREADS: usize = 2;
 
 /// Serves until SIGTERM or SIGINT.
@@ -34,10 +34,10 @@ pub fn serve(settings: Settings) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(StartError::new)?
-        .block_on(run_until_signal(settings))
+        .block_on(run(settings))
 }
 
-async fn run_until_signal(settings: Settings) -> Result<(), StartError> {
+async fn run(settings: Settings) -> Result<(), StartError> {
     let catch = |kind| signal(kind).map_err(StartError::new);
     let (mut terminate, mut interrupt) = (
         catch(SignalKind::terminate())?,
@@ -45,28 +45,28 @@ async fn run_until_signal(settings: Settings) -> Result<(), StartError> {
     );
     let _over_limit: Signal = catch(SignalKind::from_raw(SIGXFSZ))?;
     let app = App::start(&settings, Parts::system()).await?;
-    say_ready(&app, settings.log_format);
+    report_ready(&app, settings.log_format);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = app.broken() => {
             app.stop().await;
-            return Err(StartError("a part of the service failed; see the log".to_owned()));
+            return Err(StartError("a required task failed; the log names it".to_owned()));
         }
     }
-    tracing::info!("stopping: NOT_SERVING, waiting for open calls");
+    tracing::info!("stopping: health is NOT_SERVING; calls in progress can finish");
     tokio::select! {
         () = app.stop() => {
             tracing::info!("stopped");
             Ok(())
         }
-        // A second Ctrl-C is deliberate; a supervisor can send TERM twice.
-        _ = interrupt.recv() => Err(StartError("stopped at once by a second interrupt".to_owned())),
+        // A second Ctrl-C stops immediately. A second SIGTERM does not: some supervisors send two.
+        _ = interrupt.recv() => Err(StartError("stopped immediately by a second interrupt".to_owned())),
     }
 }
 
-/// Prints the line that supervisors and scripts can wait for.
-fn say_ready(app: &App, format: LogFormat) {
+/// Writes the line that the parent process can wait for.
+fn report_ready(app: &App, format: LogFormat) {
     let grpc = app.grpc_address();
     let http = app
         .http_address()
@@ -79,6 +79,6 @@ fn say_ready(app: &App, format: LogFormat) {
         }
     };
     if let Err(error) = writeln!(std::io::stderr(), "{line}") {
-        tracing::warn!(%error, "stderr is gone");
+        tracing::warn!(%error, "cannot write to stderr");
     }
 }

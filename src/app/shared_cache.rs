@@ -1,4 +1,4 @@
-//! The start of L2, the cache in Redis that instances share.
+//! Builds the L2 cache from the settings.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use keyward_core::key::Entropy;
 use keyward_crypto::Keyring;
 use keyward_ops::L2Metrics;
 
-/// Starts L2 if the settings name a Redis. It connects in the background.
+/// Starts the L2 cache, if the settings name one. It connects in the background.
 pub(super) fn start(
     settings: &Settings,
     keyring: &Keyring,
@@ -35,8 +35,8 @@ pub(super) fn start(
 
 fn no_cache_key(keyring: &Path) -> StartError {
     StartError(format!(
-        "the keyring {} has no file cache-<number>, which `redis` needs: run `keyward keyring \
-         cache` to add one and copy it to all instances, or remove the setting `redis`",
+        "the keyring {} has no file cache-<number>, which the setting `redis` requires. Run `keyward \
+         keyring cache` and copy the new file to all instances, or remove the setting `redis`",
         keyring.display()
     ))
 }

@@ -1,4 +1,4 @@
-//! The end of the service, in order and within bounds: whatever hangs, the process ends.
+//! Stops the service in order. Each step has a time limit, so that the process always ends.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use tonic_health::server::HealthReporter;
 
 use super::{App, HEALTH_NAMES, set_health};
 
-/// How long calls under way may take to end at a stop.
-const GRACE: Duration = Duration::from_secs(10);
-/// How long the last answers may take to be sent after that.
-const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// How long each of the rest may take to end after that.
-const LAST_WORK: Duration = Duration::from_secs(5);
+/// The time limit for calls in progress.
+const CALLS: Duration = Duration::from_secs(10);
+/// The time limit for sending the remaining responses after that.
+const RESPONSES: Duration = Duration::from_secs(1);
+/// The time limit for each of the following steps.
+const STEP: Duration = Duration::from_secs(5);
 
 impl App {
-    /// Stops in order: NOT_SERVING, calls under way end, freshness ends, the store is closed. No
-    /// acknowledged write is lost: it was durable when it was acknowledged.
+    /// Stops in order: sets NOT_SERVING, drains calls, ends the background tasks, closes the store. No
+    /// acknowledged write is lost, because a write is durable before it is acknowledged.
     pub async fn stop(mut self) {
         self.watch.abort();
-        // It was aborted: a last SERVING of its own must not come after this.
+        // Wait for the aborted task, so that it cannot set SERVING after the next line.
         let _ = self.watch.await;
         set_health(&self.health, false).await;
         end_watches_of_health(&self.health).await;
@@ -27,33 +27,32 @@ impl App {
         if let Ok(workers) = self.acceptor.await {
             let ended = workers.ended();
             tokio::pin!(ended);
-            if tokio::time::timeout(GRACE, &mut ended).await.is_err() {
-                tracing::warn!("some calls did not end within {GRACE:?}");
-                // Changes that still wait end as unconfirmed, and their callers hear that.
+            if within(CALLS, "calls", &mut ended).await.is_none() {
+                // Pending confirmations end as unconfirmed, and their callers get that response.
                 self.stops.waiting.cancel();
-                within(LAST_ANSWERS, "answers", ended).await;
+                within(RESPONSES, "responses", ended).await;
             }
         }
         self.stops.waiting.cancel();
-        within(LAST_WORK, "work", self.control.finish()).await;
+        within(STEP, "work on the control runtime", self.control.finish()).await;
         self.stops.background.cancel();
-        // A store that does not answer, or half a request on the side port, is not waited for.
-        let ends = futures_util::future::join_all(&mut self.background);
-        for end in within(LAST_WORK, "background work", ends)
+        // An unresponsive store or an incomplete request on the side port must not delay the stop.
+        let tasks = futures_util::future::join_all(&mut self.background);
+        for result in within(STEP, "background tasks", tasks)
             .await
             .into_iter()
             .flatten()
         {
-            if let Err(error) = end {
+            if let Err(error) = result {
                 tracing::error!(%error, "a background task failed");
             }
         }
         self.background.iter().for_each(JoinHandle::abort);
-        within(LAST_WORK, "the store", self.store.close()).await;
+        within(STEP, "the store", self.store.close()).await;
     }
 }
 
-/// Waits for `work` for so long; says so when that was not enough.
+/// Waits for `work` until `limit`, and logs a warning if it does not end.
 async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> Option<T> {
     let ended = tokio::time::timeout(limit, work).await.ok();
     if ended.is_none() {
@@ -62,8 +61,8 @@ async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -
     ended
 }
 
-/// Ends the streams that watch health, once they have been told: otherwise each would hold up the
-/// stop until its client goes away. Who asks after that is told NOT_SERVING.
+/// Ends the health streams after their last message. Otherwise each would delay the stop until its
+/// client disconnects. Later health checks get NOT_SERVING.
 async fn end_watches_of_health(health: &HealthReporter) {
     let mut ending = health.clone();
     for name in HEALTH_NAMES {

@@ -1,5 +1,5 @@
-//! Who is calling: a bearer token, judged under the same log and predicate as a key, and the
-//! roles it carries.
+//! Authenticates callers: checks a bearer token under the same log and fence as a key, and knows the
+//! roles of the token.
 
 use std::sync::Arc;
 
@@ -9,39 +9,39 @@ use keyward_core::key::{Prefix, Role, SecretText, TextForm, TokenRecord};
 use keyward_crypto::Keyring;
 use keyward_store::Actor;
 
-/// Why a caller is not let in.
+/// Why a caller is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Denied {
-    /// No token was sent.
-    #[error("no token was sent: send metadata `authorization: Bearer <token>`")]
+    /// The request has no token.
+    #[error("the request has no token; send the metadata `authorization: Bearer <token>`")]
     Missing,
-    /// What was sent is no living token.
+    /// The token is malformed, unknown or revoked.
     #[error("{0}")]
     Invalid(&'static str),
-    /// The token lives, but lacks the role that the call takes.
-    #[error("the token '{name}' lacks the role {role}", role = .role.name())]
+    /// The token is valid, but lacks the role that the call requires.
+    #[error("the token '{name}' lacks the role {role}; use a token with that role", role = .role.name())]
     RoleRequired {
         /// The caller's name.
         name: String,
-        /// The role that is needed.
+        /// The required role.
         role: Role,
     },
-    /// The token cannot be judged now.
+    /// The token cannot be checked now.
     #[error(transparent)]
     Lookup(#[from] LookupError),
 }
 
-/// A caller that was let in.
+/// An authenticated caller.
 #[derive(Clone, Debug)]
 pub struct Caller(Arc<Entry<TokenRecord>>);
 
 impl Caller {
-    /// Whether the caller holds `role`.
+    /// Whether the caller has `role`.
     pub fn has(&self, role: Role) -> bool {
         self.0.record().roles.contains(role)
     }
 
-    /// Refuses a caller that does not hold `role`.
+    /// Refuses a caller that does not have `role`.
     pub fn require(&self, role: Role) -> Result<(), Denied> {
         if self.has(role) {
             return Ok(());
@@ -62,7 +62,7 @@ impl Caller {
     }
 }
 
-/// Judges tokens.
+/// Authenticates callers.
 #[derive(Debug)]
 pub struct Callers {
     prefixes: [Prefix; 1],
@@ -71,7 +71,7 @@ pub struct Callers {
 }
 
 impl Callers {
-    /// Judges tokens with the prefix `prefix`.
+    /// Accepts tokens with the prefix `prefix`.
     pub fn new(prefix: Prefix, keyring: Arc<Keyring>, tokens: Lookup<TokenRecord>) -> Self {
         Self {
             prefixes: [prefix],
@@ -80,22 +80,24 @@ impl Callers {
         }
     }
 
-    /// Lets in whoever sent these values of `authorization`. Invented tokens are refused without
-    /// any I/O.
+    /// Authenticates a caller by its values of `authorization`. Invented tokens are refused without
+    /// I/O.
     pub async fn authenticate<'v>(
         &self,
         mut authorization: impl Iterator<Item = &'v [u8]>,
     ) -> Result<Caller, Denied> {
         let value = authorization.next().ok_or(Denied::Missing)?;
         if authorization.next().is_some() {
-            return Err(Denied::Invalid("two tokens were sent: send one"));
+            return Err(Denied::Invalid(
+                "the request has more than one token; send one",
+            ));
         }
         let text = bearer(value).ok_or(Denied::Invalid(
-            "the authorization metadata is not of the form `Bearer <token>`",
+            "the authorization metadata does not have the form `Bearer <token>`",
         ))?;
-        let unknown = || Denied::Invalid("the token is not known, or is revoked");
+        let unknown = || Denied::Invalid("the token is unknown or revoked");
         let (prefix, body) = TextForm::read(text, &self.prefixes)
-            .map_err(|_| Denied::Invalid("the token is not the text of a Keyward token"))?;
+            .map_err(|_| Denied::Invalid("the text does not have the form of a Keyward token"))?;
         let (digest, _) = self
             .keyring
             .digest_of(prefix, &body, text)
@@ -117,7 +119,7 @@ impl Callers {
     }
 }
 
-/// The token that a file holds: its one line. What is no text is no token either.
+/// The token in a file: its only line. Bytes that are not UTF-8 give an empty token.
 pub fn from_file(bytes: &[u8]) -> SecretText {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
     SecretText::new(text.trim_end_matches(['\r', '\n']).to_owned())
@@ -136,7 +138,7 @@ mod tests {
     use super::bearer;
 
     #[test]
-    fn the_scheme_is_read_as_http_says() {
+    fn the_bearer_scheme_ignores_case_and_spaces() {
         assert_eq!(bearer(b"Bearer kwt_x"), Some("kwt_x"));
         assert_eq!(bearer(b"bearer  kwt_x"), Some("kwt_x"));
         for wrong in [&b"kwt_x"[..], b"Basic kwt_x", b"Bearer", b"Bearer \xff"] {

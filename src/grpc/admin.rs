@@ -1,4 +1,4 @@
-//! `AdminService`: callers' tokens. Role `admin` throughout.
+//! `AdminService`: the tokens of callers. Every RPC requires the role `admin`.
 
 use keyward_proto::v1;
 use keyward_proto::v1::admin_service_server::AdminService;

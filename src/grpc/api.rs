@@ -1,10 +1,10 @@
-//! `ApiKeyService`: who may call, what was asked, what is answered.
+//! `ApiKeyService`: authorizes each call, converts it, and passes it to the use case.
 
 use keyward_proto::v1;
 use keyward_proto::v1::api_key_service_server::ApiKeyService;
 use tonic::{Request, Response, Status};
 
-use super::convert::Shown;
+use super::convert::GetTarget;
 use super::{Api, convert};
 use crate::service::RevokeReply;
 use keyward_core::key::{Role, SecretText};
@@ -33,7 +33,7 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::RevokeRequest>,
     ) -> Result<Response<v1::RevokeResponse>, Status> {
-        // Issuer, or reporter for a key's text: the use case tells them apart.
+        // The target decides between `issuer` and `reporter`, so the use case checks the role.
         let (caller, revoke) = self.authorize(request, None, convert::revoke).await?;
         let reply = self.service.revoke(&caller, revoke).await?;
         Ok(Response::new(reply.map(revoked).unwrap_or_default()))
@@ -66,10 +66,10 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
-        let (_, shown) = self.authorize(request, Role::Reader, convert::get).await?;
-        let (record, at) = match shown {
-            Shown::Id(id) => self.service.get(id).await?,
-            Shown::Text(text) => self.service.get_by_text(&text).await?,
+        let (_, target) = self.authorize(request, Role::Reader, convert::get).await?;
+        let (record, at) = match target {
+            GetTarget::Id(id) => self.service.get(id).await?,
+            GetTarget::Text(text) => self.service.get_by_text(&text).await?,
         };
         let key = Some(convert::api_key(&record, at));
         Ok(Response::new(v1::GetResponse { key }))

@@ -1,5 +1,5 @@
-//! A connection that was accepted: it counts as load of its serving thread for as long as it lives,
-//! is read and written plainly or through TLS, and ends if its client does not greet in time.
+//! An accepted connection, plain or with TLS. It counts as load of its serving thread while it is
+//! open. It is closed if its client does not send the HTTP/2 preface in time.
 
 use std::io;
 use std::pin::Pin;
@@ -16,61 +16,60 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
-/// How long a client may take for its TLS handshake, and then to greet: a slow one on another
-/// continent takes a second. One that has greeted is asked for signs of life by HTTP/2.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
-/// The client's preface of HTTP/2 (RFC 9113, 3.4), in bytes.
-const PREFACE: usize = 24;
+/// The time limit for the TLS handshake, and again for the preface. A slow client on another
+/// continent needs one second. After the preface, HTTP/2 keepalive finds dead connections.
+pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The size of the client's HTTP/2 preface (RFC 9113, 3.4), in bytes.
+const PREFACE_SIZE: usize = 24;
 
 /// A connection of a client.
 pub(super) struct Connection {
     transport: Transport,
-    /// Until it has come.
-    greeting: Option<Greeting>,
-    _counted: Counted,
+    /// `None` after the preface has arrived.
+    preface: Option<Preface>,
+    _load: LoadGuard,
 }
 
-/// The client's preface. Before it nothing else looks after the connection, and a stop would wait
-/// for it.
-struct Greeting {
-    missing: usize,
-    is_over: BoxFuture<'static, ()>,
+/// The expected preface. Without its deadline, a silent connection would stay open and delay a stop.
+struct Preface {
+    missing_bytes: usize,
+    deadline: BoxFuture<'static, ()>,
 }
 
-impl Greeting {
+impl Preface {
     fn new(stop: CancellationToken) -> Self {
-        let is_over = async move {
-            // Either is the end.
-            let _ = tokio::time::timeout(PATIENCE, stop.cancelled()).await;
+        let deadline = async move {
+            // Both the timeout and the stop end the wait.
+            let _ = tokio::time::timeout(OPENING_TIMEOUT, stop.cancelled()).await;
         };
         Self {
-            missing: PREFACE,
-            is_over: Box::pin(is_over),
+            missing_bytes: PREFACE_SIZE,
+            deadline: Box::pin(deadline),
         }
     }
 }
 
-/// What carries the bytes. The one that is many times larger has a box: one for each connection.
+/// Carries the bytes. The TLS stream is boxed because it is many times larger than the TCP stream.
 enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// A connection as load of a thread and in its gauge.
-pub(super) struct Counted {
+/// Counts a connection as load of a thread, and in the gauge, until it is dropped.
+pub(super) struct LoadGuard {
     load: Arc<AtomicUsize>,
     gauge: Gauge,
 }
 
-impl Counted {
-    /// Counts one that `load` counts already.
+impl LoadGuard {
+    /// Counts in `gauge`. The acceptor has already counted the connection in `load`.
     pub(super) fn new(load: Arc<AtomicUsize>, gauge: Gauge) -> Self {
         gauge.inc();
         Self { load, gauge }
     }
 }
 
-impl Drop for Counted {
+impl Drop for LoadGuard {
     fn drop(&mut self) {
         self.load.fetch_sub(1, Ordering::Relaxed);
         self.gauge.dec();
@@ -78,43 +77,43 @@ impl Drop for Counted {
 }
 
 impl Connection {
-    /// `stop` ends it only before its client has greeted.
-    pub(super) fn plain(stream: TcpStream, counted: Counted, stop: CancellationToken) -> Self {
-        Self {
-            transport: Transport::Plain(stream),
-            greeting: Some(Greeting::new(stop)),
-            _counted: counted,
-        }
+    /// `stop` closes the connection only before the preface has arrived.
+    pub(super) fn plain(stream: TcpStream, load: LoadGuard, stop: CancellationToken) -> Self {
+        Self::new(Transport::Plain(stream), load, stop)
     }
 
-    /// As `plain`, after the handshake.
+    /// Like `plain`, after the TLS handshake.
     pub(super) fn tls(
         stream: TlsStream<TcpStream>,
-        counted: Counted,
+        load: LoadGuard,
         stop: CancellationToken,
     ) -> Self {
+        Self::new(Transport::Tls(Box::new(stream)), load, stop)
+    }
+
+    fn new(transport: Transport, load: LoadGuard, stop: CancellationToken) -> Self {
         Self {
-            transport: Transport::Tls(Box::new(stream)),
-            greeting: Some(Greeting::new(stop)),
-            _counted: counted,
+            transport,
+            preface: Some(Preface::new(stop)),
+            _load: load,
         }
     }
 
-    /// Looks at what was read while the client has not greeted: so many bytes, or none yet.
-    fn greeted(
+    /// Counts the bytes of a read towards the preface. Fails a pending read after the deadline.
+    fn check_preface(
         &mut self,
         cx: &mut Context<'_>,
         read: Poll<io::Result<()>>,
         bytes: usize,
     ) -> Poll<io::Result<()>> {
-        let Some(greeting) = &mut self.greeting else {
+        let Some(preface) = &mut self.preface else {
             return read;
         };
-        greeting.missing = greeting.missing.saturating_sub(bytes);
-        if greeting.missing == 0 {
-            self.greeting = None;
+        preface.missing_bytes = preface.missing_bytes.saturating_sub(bytes);
+        if preface.missing_bytes == 0 {
+            self.preface = None;
         } else if read.is_pending() {
-            ready!(greeting.is_over.as_mut().poll(cx));
+            ready!(preface.deadline.as_mut().poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
@@ -144,7 +143,7 @@ impl AsyncRead for Connection {
             Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         };
         let bytes = buf.filled().len() - before;
-        self.greeted(cx, read, bytes)
+        self.check_preface(cx, read, bytes)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Messages to domain types and back.
+//! Converts messages to domain types and back.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use keyward_core::key::{
 };
 use keyward_store::{Expiry, KeyChanges};
 
-/// Requests of one VerifyBatch.
+/// The maximum number of requests in one VerifyBatch.
 const MAX_BATCH: usize = 256;
 
 type Checked<T> = Result<T, FieldError>;
@@ -27,7 +27,7 @@ pub(super) fn issue(request: v1::IssueRequest) -> Checked<Issue> {
         (Some(_), Some(_)) => {
             return Err(FieldError::new(
                 "ttl",
-                "and expire_time exclude each other: send one",
+                "cannot be combined with expire_time; send one of them",
             ));
         }
     };
@@ -52,7 +52,7 @@ pub(super) fn revoke(request: v1::RevokeRequest) -> Checked<Revoke> {
         None => {
             return Err(FieldError::new(
                 "target",
-                "one of key_id, api_key, account_id is needed",
+                "is missing; set one of key_id, api_key, account_id",
             ));
         }
         Some(Target::KeyId(text)) => RevokeTarget::Key(key_id("key_id", &text)?),
@@ -75,19 +75,22 @@ pub(super) fn revoke(request: v1::RevokeRequest) -> Checked<Revoke> {
 }
 
 pub(super) fn verify(request: v1::VerifyRequest) -> Checked<Verify> {
-    // First: the text is wiped when it goes, also when something else is wrong.
+    // Wrapped first, so that the text is wiped even if another field is invalid.
     let text = SecretText::new(request.api_key);
     let consistency = match v1::Consistency::try_from(request.consistency) {
         Ok(v1::Consistency::Unspecified | v1::Consistency::Default) => Consistency::Default,
         Ok(v1::Consistency::Strong) => Consistency::Strong,
-        Err(_) => return Err(FieldError::new("consistency", "is not a defined value")),
+        Err(_) => {
+            let reason = format!("{} is not a defined value", request.consistency);
+            return Err(FieldError::new("consistency", reason));
+        }
     };
     let client = match request.client_ip.as_str() {
         "" => None,
         text => Some(text.parse::<IpAddr>().map_err(|_| {
             FieldError::new(
                 "client_ip",
-                "is neither an IPv4 nor an IPv6 address (without port)",
+                "is not an IPv4 or IPv6 address; send the address without port and zone",
             )
         })?),
     };
@@ -102,7 +105,7 @@ pub(super) fn verify(request: v1::VerifyRequest) -> Checked<Verify> {
 pub(super) fn update(request: v1::UpdateRequest) -> Checked<(KeyId, KeyChanges)> {
     let key = request
         .key
-        .ok_or_else(|| FieldError::new("key", "is needed"))?;
+        .ok_or_else(|| FieldError::new("key", "is missing"))?;
     let mask = request
         .update_mask
         .map(|mask| mask.paths)
@@ -139,8 +142,8 @@ pub(super) fn update(request: v1::UpdateRequest) -> Checked<(KeyId, KeyChanges)>
                 return Err(FieldError::new(
                     "update_mask",
                     format!(
-                        "'{shown}' cannot be changed; scopes, metadata, expire_time, allowed_cidrs \
-                         and disabled can"
+                        "cannot contain '{shown}'; the fields that can be changed are scopes, \
+                         metadata, expire_time, allowed_cidrs and disabled"
                     ),
                 ));
             }
@@ -149,35 +152,36 @@ pub(super) fn update(request: v1::UpdateRequest) -> Checked<(KeyId, KeyChanges)>
     Ok((id, changes))
 }
 
-/// All requests of a batch; each text is wrapped before anything is refused.
+/// Converts all requests of a batch. Wraps each text before it refuses anything, so that every text
+/// is wiped.
 pub(super) fn verify_batch(request: v1::VerifyBatchRequest) -> Checked<Vec<Verify>> {
     let count = request.requests.len();
     let all: Vec<_> = request.requests.into_iter().map(verify).collect();
     if count > MAX_BATCH {
-        let reason = format!("takes at most {MAX_BATCH}, there are {count}");
+        let reason = format!("has {count} requests; the maximum is {MAX_BATCH}");
         return Err(FieldError::new("requests", reason));
     }
-    let named = |(n, one): (usize, Checked<Verify>)| {
-        one.map_err(|error| error.within(&format!("requests[{n}]")))
+    let with_index = |(n, request): (usize, Checked<Verify>)| {
+        request.map_err(|error| error.within(&format!("requests[{n}]")))
     };
-    all.into_iter().enumerate().map(named).collect()
+    all.into_iter().enumerate().map(with_index).collect()
 }
 
-/// Which key to show.
-pub(super) enum Shown {
+/// The key to show.
+pub(super) enum GetTarget {
     Id(KeyId),
     Text(SecretText),
 }
 
-pub(super) fn get(request: v1::GetRequest) -> Checked<Shown> {
+pub(super) fn get(request: v1::GetRequest) -> Checked<GetTarget> {
     use v1::get_request::Target;
     match request.target {
         None => Err(FieldError::new(
             "target",
-            "one of key_id, api_key is needed",
+            "is missing; set one of key_id, api_key",
         )),
-        Some(Target::KeyId(text)) => key_id("key_id", &text).map(Shown::Id),
-        Some(Target::ApiKey(text)) => Ok(Shown::Text(SecretText::new(text))),
+        Some(Target::KeyId(text)) => key_id("key_id", &text).map(GetTarget::Id),
+        Some(Target::ApiKey(text)) => Ok(GetTarget::Text(SecretText::new(text))),
     }
 }
 
@@ -195,7 +199,8 @@ fn roles(values: &[i32]) -> Checked<Roles> {
         Ok(v1::Role::Reporter) => Ok(Role::Reporter),
         Ok(v1::Role::Admin) => Ok(Role::Admin),
         Ok(v1::Role::Unspecified) | Err(_) => {
-            Err(FieldError::new("roles", format!("{value} is not a role")))
+            let reason = format!("contains {value}, which is not a role");
+            Err(FieldError::new("roles", reason))
         }
     };
     values.iter().map(role).collect()
@@ -226,12 +231,12 @@ pub(super) fn token_id(request: v1::RevokeTokenRequest) -> Checked<KeyId> {
     key_id("token_id", &request.token_id)
 }
 
-/// A time to the microsecond.
+/// Converts a time and cuts it to the microsecond.
 fn timestamp(field: &'static str, time: prost_types::Timestamp) -> Checked<Timestamp> {
-    let wrong = || FieldError::new(field, "is not a time: its nanos are out of range");
     let nanos = i64::from(time.nanos);
     if !(0..1_000_000_000).contains(&nanos) {
-        return Err(wrong());
+        let reason = format!("has {nanos} nanos; the range is 0 to 999999999");
+        return Err(FieldError::new(field, reason));
     }
     let micros = time
         .seconds
@@ -242,16 +247,14 @@ fn timestamp(field: &'static str, time: prost_types::Timestamp) -> Checked<Times
         .ok_or_else(|| FieldError::new(field, "is out of range"))
 }
 
-/// A length of time to the microsecond, not negative.
+/// Converts a duration, which must not be negative, and cuts it to the microsecond.
 fn duration(field: &'static str, duration: prost_types::Duration) -> Checked<Duration> {
     if duration.seconds < 0 || duration.nanos < 0 {
         return Err(FieldError::new(field, "must not be negative"));
     }
     if duration.nanos > 999_999_999 {
-        return Err(FieldError::new(
-            field,
-            "is not a duration: its nanos are out of range",
-        ));
+        let reason = format!("has {} nanos; the range is 0 to 999999999", duration.nanos);
+        return Err(FieldError::new(field, reason));
     }
     let seconds = u64::try_from(duration.seconds).unwrap_or(0);
     let nanos = u32::try_from(duration.nanos).unwrap_or(0);
@@ -266,7 +269,7 @@ pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-/// A key as it stands at `at`, the store's time.
+/// The public data of a key, with its state at `at`, the store's time.
 pub(super) fn api_key(record: &KeyRecord, at: Timestamp) -> v1::ApiKey {
     let state = match state_at(record, at) {
         KeyState::Active => v1::State::Active,
@@ -314,14 +317,14 @@ pub(super) fn caller_token(record: &TokenRecord) -> v1::CallerToken {
     v1::CallerToken {
         token_id: record.id.to_string(),
         name: record.name.to_string(),
-        roles: record.roles.iter().map(|one| role(one).into()).collect(),
+        roles: record.roles.iter().map(|r| role(r).into()).collect(),
         create_time: Some(time(record.create_time)),
         revoke_time: record.revoke_time.map(time),
         revision: record.revision,
     }
 }
 
-/// A verdict as it is sent: everything but the verdict only with VALID.
+/// The response for a verdict. Only VALID carries the data of the key.
 pub(super) fn verified(verified: &Verified) -> v1::VerifyResponse {
     let verdict = match verified.verdict {
         Verdict::Valid => v1::Verdict::Valid,

@@ -1,5 +1,5 @@
-//! The gRPC surface: translation only. Every message becomes domain types here and every error a
-//! status in `status`; what is done stands in `service`.
+//! The gRPC server. It only translates: messages to domain types, and errors to statuses (`status`).
+//! The use cases are in `service`.
 
 mod admin;
 mod api;
@@ -32,17 +32,18 @@ pub use workers::{Workers, accept};
 
 use observe::ObserveLayer;
 
-/// The most bytes of one request.
+/// The maximum size of a request, in bytes.
 const MAX_REQUEST: usize = 1 << 20;
-/// The most streams of one connection at a time; a client that wants more opens another.
+/// The maximum number of concurrent streams of a connection. A client that needs more opens another
+/// connection.
 const MAX_STREAMS: u32 = 1_024;
-/// The most bytes of a request's headers.
+/// The maximum size of a request's headers, in bytes.
 const MAX_HEADERS: u32 = 16 << 10;
 
-/// The name that health is asked for, beside the empty one.
+/// The service name for health checks, besides the empty name.
 pub const SERVICE_NAME: &str = "keyward.v1.ApiKeyService";
 
-/// What both services share.
+/// The handler of both services.
 #[derive(Clone, Debug)]
 pub struct Api {
     service: Arc<Service>,
@@ -50,36 +51,36 @@ pub struct Api {
 }
 
 impl Api {
-    /// Serves `service` to those whom `callers` lets in.
+    /// Serves the use cases of `service` to the callers that `callers` authenticates.
     pub fn new(service: Arc<Service>, callers: Arc<Callers>) -> Self {
         Self { service, callers }
     }
 
-    /// Reads a request and lets its caller in, if it holds `role` (where there is one; otherwise
-    /// the use case tells). The message is read first, so that a secret in it is wiped when it
-    /// goes, and refused last, so that a stranger learns nothing of it.
+    /// Authenticates the caller, requires `role` (if any; otherwise the use case checks the role),
+    /// and converts the message. The conversion runs first, so that a secret in the message is
+    /// always wiped. Its error is returned last, so that an unknown caller learns nothing from it.
     async fn authorize<M, T>(
         &self,
         request: Request<M>,
         role: impl Into<Option<Role>>,
-        read: impl FnOnce(M) -> Result<T, FieldError>,
+        convert: impl FnOnce(M) -> Result<T, FieldError>,
     ) -> Result<(Caller, T), ServiceError> {
         let (metadata, _, message) = request.into_parts();
-        let read = read(message);
-        let sent = metadata.get_all("authorization").into_iter();
-        let sent = sent.map(|value| value.as_encoded_bytes());
-        let caller = self.callers.authenticate(sent).await?;
+        let converted = convert(message);
+        let values = metadata.get_all("authorization").into_iter();
+        let values = values.map(|value| value.as_encoded_bytes());
+        let caller = self.callers.authenticate(values).await?;
         if let Some(role) = role.into() {
             caller.require(role)?;
         }
-        Ok((caller, read?))
+        Ok((caller, converted?))
     }
 }
 
-/// A server with this surface, ready to take connections.
+/// A configured server, ready to accept connections.
 pub type Server = Router<Stack<ObserveLayer, Identity>>;
 
-/// Everything on the port: both services, health, and reflection in both its versions.
+/// Builds the server: both services, health checks, and both versions of reflection.
 pub fn server(
     api: Api,
     health: HealthServer<impl Health>,

@@ -1,4 +1,4 @@
-//! One span, one count and one duration for each RPC, around all services.
+//! Records one span, one count and one duration for each RPC of all services.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -14,8 +14,8 @@ use tracing::Instrument;
 use keyward_core::key::Clock;
 use keyward_ops::{Metrics, RpcMetrics};
 
-/// The methods that are counted by name; all others are counted as `other`, so that a client
-/// cannot invent labels.
+/// The methods that have their own metric labels. All others count as `other`, so that a client
+/// cannot create labels.
 const METHODS: &[&str] = &[
     "/keyward.v1.ApiKeyService/Issue",
     "/keyward.v1.ApiKeyService/Revoke",
@@ -30,25 +30,25 @@ const METHODS: &[&str] = &[
     "/grpc.health.v1.Health/Check",
 ];
 
-struct Watched {
+struct Observer {
     methods: HashMap<&'static str, (&'static str, RpcMetrics)>,
     other: RpcMetrics,
     clock: Arc<dyn Clock>,
 }
 
-/// Puts [`Observe`] around a service.
+/// Wraps a service in [`Observe`].
 #[derive(Clone)]
-pub struct ObserveLayer(Arc<Watched>);
+pub struct ObserveLayer(Arc<Observer>);
 
 impl ObserveLayer {
-    /// Counts in `metrics`, with durations by `clock`.
+    /// Counts in `metrics` and measures durations with `clock`.
     pub fn new(metrics: &Metrics, clock: Arc<dyn Clock>) -> Self {
         let short = |path: &'static str| path.rsplit('/').next().unwrap_or(path);
         let methods = METHODS
             .iter()
             .map(|path| (*path, (short(path), metrics.rpc(short(path)))))
             .collect();
-        Self(Arc::new(Watched {
+        Self(Arc::new(Observer {
             methods,
             other: metrics.rpc("other"),
             clock,
@@ -68,16 +68,16 @@ impl<S> Layer<S> for ObserveLayer {
     fn layer(&self, inner: S) -> Observe<S> {
         Observe {
             inner,
-            watched: Arc::clone(&self.0),
+            observer: Arc::clone(&self.0),
         }
     }
 }
 
-/// Watches every call of `inner`.
+/// Observes every call of `inner`.
 #[derive(Clone)]
 pub struct Observe<S> {
     inner: S,
-    watched: Arc<Watched>,
+    observer: Arc<Observer>,
 }
 
 impl<S, B, R> Service<Request<B>> for Observe<S>
@@ -94,26 +94,27 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let begun = self.watched.clock.boot();
-        let known = self.watched.methods.get(request.uri().path());
+        let start = self.observer.clock.boot();
+        let known = self.observer.methods.get(request.uri().path());
         let (method, metrics) = known.map_or_else(
-            || ("other", self.watched.other.clone()),
+            || ("other", self.observer.other.clone()),
             |(method, metrics)| (*method, metrics.clone()),
         );
         let span = tracing::debug_span!("rpc", method, code = tracing::field::Empty);
         let work = self.inner.call(request).instrument(span.clone());
-        let clock = Arc::clone(&self.watched.clock);
+        let clock = Arc::clone(&self.observer.clock);
         Box::pin(async move {
             let response = work.await?;
             let code = code_of(&response);
             span.record("code", tracing::field::debug(code));
-            metrics.observe(code, clock.boot().since(begun));
+            metrics.observe(code, clock.boot().since(start));
             Ok(response)
         })
     }
 }
 
-/// An RPC that fails says so in its headers; one that goes well only in its trailers.
+/// The status code of a response. A failed RPC has `grpc-status` in its headers; a successful one
+/// has it in its trailers.
 fn code_of<R>(response: &Response<R>) -> Code {
     response
         .headers()

@@ -1,4 +1,4 @@
-//! The one place where an error becomes a `tonic::Status`: code, text, reason.
+//! Maps each error to a `tonic::Status`: code, message, reason and details.
 
 use std::collections::HashMap;
 
@@ -8,142 +8,134 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::auth::Denied;
 use crate::cache::LookupError;
 use crate::service::ServiceError;
-use keyward_core::key::KeyId;
 use keyward_store::StoreError;
 
 /// `ErrorInfo.domain` of every error.
 const DOMAIN: &str = "keyward";
 
-/// What callers can act on: reason, code, and what it means and what to do, for the README.
-const REASONS: &[(Reason, Code, &str)] = &[
-    (
-        Reason::TokenMissing,
-        Code::Unauthenticated,
-        "Send `authorization: Bearer <token>`.",
-    ),
-    (
-        Reason::TokenInvalid,
-        Code::Unauthenticated,
-        "The token is unknown, malformed or revoked, or more than one was sent.",
-    ),
-    (
-        Reason::RoleRequired,
-        Code::PermissionDenied,
-        "The token lacks the role; metadata `role` names it.",
-    ),
-    (
-        Reason::InvalidField,
-        Code::InvalidArgument,
-        "A field breaks its limits; `BadRequest` names it.",
-    ),
-    (Reason::KeyNotFound, Code::NotFound, "There is no such key."),
-    (
-        Reason::TokenNotFound,
-        Code::NotFound,
-        "There is no such caller token.",
-    ),
-    (
-        Reason::KeyRevoked,
-        Code::FailedPrecondition,
-        "The key has a `revoke_time`, which is for good: Issue another.",
-    ),
-    (
-        Reason::KeyExpired,
-        Code::FailedPrecondition,
-        "The key has expired, which is for good: Issue another.",
-    ),
-    (
-        Reason::RecoverableForbidden,
-        Code::FailedPrecondition,
-        "This deployment keeps no copies of secrets.",
-    ),
-    (
-        Reason::NotFresh,
-        Code::Unavailable,
-        "The instance cannot prove that it knows of every change. Ask another one, or again soon.",
-    ),
-    (
-        Reason::StoreUnavailable,
-        Code::Unavailable,
-        "The store did not answer; nothing was changed.",
-    ),
-    (
-        Reason::OutcomeUnknown,
-        Code::Unavailable,
-        "The change may or may not be made. The same call again is safe.",
-    ),
-    (
-        Reason::RevokeUnconfirmed,
-        Code::Unavailable,
-        "The change is made, but not yet proven to hold everywhere. The same call again is safe.",
-    ),
-    (
-        Reason::Overloaded,
-        Code::Unavailable,
-        "Too many reads wait for the store.",
-    ),
-    (
-        Reason::Internal,
-        Code::Internal,
-        "A fault of the service; its log says more.",
-    ),
-];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reason {
-    TokenMissing,
-    TokenInvalid,
-    RoleRequired,
-    InvalidField,
-    KeyNotFound,
-    TokenNotFound,
-    KeyRevoked,
-    KeyExpired,
-    RecoverableForbidden,
-    NotFresh,
-    StoreUnavailable,
-    OutcomeUnknown,
-    RevokeUnconfirmed,
-    Overloaded,
-    Internal,
+/// A reason that a client's code can act on.
+struct Reason {
+    /// `ErrorInfo.reason`.
+    name: &'static str,
+    code: Code,
+    /// What happened and what to do, for the documentation.
+    meaning: &'static str,
 }
 
 impl Reason {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::TokenMissing => "TOKEN_MISSING",
-            Self::TokenInvalid => "TOKEN_INVALID",
-            Self::RoleRequired => "ROLE_REQUIRED",
-            Self::InvalidField => "INVALID_FIELD",
-            Self::KeyNotFound => "KEY_NOT_FOUND",
-            Self::TokenNotFound => "TOKEN_NOT_FOUND",
-            Self::KeyRevoked => "KEY_REVOKED",
-            Self::KeyExpired => "KEY_EXPIRED",
-            Self::RecoverableForbidden => "RECOVERABLE_FORBIDDEN",
-            Self::NotFresh => "NOT_FRESH",
-            Self::StoreUnavailable => "STORE_UNAVAILABLE",
-            Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
-            Self::RevokeUnconfirmed => "REVOKE_UNCONFIRMED",
-            Self::Overloaded => "OVERLOADED",
-            Self::Internal => "INTERNAL",
+    const fn new(name: &'static str, code: Code, meaning: &'static str) -> Self {
+        Self {
+            name,
+            code,
+            meaning,
         }
-    }
-
-    fn code(self) -> Code {
-        REASONS
-            .iter()
-            .find(|(reason, ..)| *reason == self)
-            .map_or(Code::Internal, |(_, code, _)| *code)
     }
 }
 
-/// The errors as the README shows them.
+static TOKEN_MISSING: Reason = Reason::new(
+    "TOKEN_MISSING",
+    Code::Unauthenticated,
+    "The request has no token. Send `authorization: Bearer <token>`.",
+);
+static TOKEN_INVALID: Reason = Reason::new(
+    "TOKEN_INVALID",
+    Code::Unauthenticated,
+    "The token is unknown, malformed or revoked, or there is more than one. Check the token.",
+);
+static ROLE_REQUIRED: Reason = Reason::new(
+    "ROLE_REQUIRED",
+    Code::PermissionDenied,
+    "The token lacks the required role; the metadata `role` names it. Use a token with that role.",
+);
+static INVALID_FIELD: Reason = Reason::new(
+    "INVALID_FIELD",
+    Code::InvalidArgument,
+    "A field breaks its limits; `BadRequest` names the field and the limit.",
+);
+static KEY_NOT_FOUND: Reason =
+    Reason::new("KEY_NOT_FOUND", Code::NotFound, "The key does not exist.");
+static TOKEN_NOT_FOUND: Reason = Reason::new(
+    "TOKEN_NOT_FOUND",
+    Code::NotFound,
+    "The caller token does not exist.",
+);
+static KEY_REVOKED: Reason = Reason::new(
+    "KEY_REVOKED",
+    Code::FailedPrecondition,
+    "The key has a `revoke_time`. A revocation is final: issue another key.",
+);
+static KEY_EXPIRED: Reason = Reason::new(
+    "KEY_EXPIRED",
+    Code::FailedPrecondition,
+    "The key has expired. An expiry is final: issue another key.",
+);
+static RECOVERABLE_FORBIDDEN: Reason = Reason::new(
+    "RECOVERABLE_FORBIDDEN",
+    Code::FailedPrecondition,
+    "This deployment does not allow recoverable keys. Leave `recoverable` out.",
+);
+static NOT_FRESH: Reason = Reason::new(
+    "NOT_FRESH",
+    Code::Unavailable,
+    "The instance cannot prove that it knows every change. Retry, or call another instance.",
+);
+static STORE_UNAVAILABLE: Reason = Reason::new(
+    "STORE_UNAVAILABLE",
+    Code::Unavailable,
+    "The store did not respond. Nothing was changed. Retry.",
+);
+static OUTCOME_UNKNOWN: Reason = Reason::new(
+    "OUTCOME_UNKNOWN",
+    Code::Unavailable,
+    "The connection to the store failed; the change may have been committed. Repeat the same call: this is safe for every RPC except CreateToken.",
+);
+static REVOKE_UNCONFIRMED: Reason = Reason::new(
+    "REVOKE_UNCONFIRMED",
+    Code::Unavailable,
+    "The change is committed, but not yet proven to hold everywhere. Repeat the same call: this is safe.",
+);
+static OVERLOADED: Reason = Reason::new(
+    "OVERLOADED",
+    Code::Unavailable,
+    "Too many calls wait for the store. Retry later.",
+);
+static INTERNAL: Reason = Reason::new(
+    "INTERNAL",
+    Code::Internal,
+    "The service has a fault. Its log has the details.",
+);
+
+/// All reasons, in the order of the documentation.
+static REASONS: [&Reason; 15] = [
+    &TOKEN_MISSING,
+    &TOKEN_INVALID,
+    &ROLE_REQUIRED,
+    &INVALID_FIELD,
+    &KEY_NOT_FOUND,
+    &TOKEN_NOT_FOUND,
+    &KEY_REVOKED,
+    &KEY_EXPIRED,
+    &RECOVERABLE_FORBIDDEN,
+    &NOT_FRESH,
+    &STORE_UNAVAILABLE,
+    &OUTCOME_UNKNOWN,
+    &REVOKE_UNCONFIRMED,
+    &OVERLOADED,
+    &INTERNAL,
+];
+
+/// The table of all reasons, for the documentation.
 pub fn reasons_table() -> String {
     let mut table =
         String::from("| reason | status | what it means, and what to do |\n|---|---|---|\n");
-    for (reason, code, meaning) in REASONS {
+    for Reason {
+        name,
+        code,
+        meaning,
+    } in REASONS
+    {
         let code = code_name(*code);
-        table.push_str(&format!("| `{}` | {code} | {meaning} |\n", reason.name()));
+        table.push_str(&format!("| `{name}` | {code} | {meaning} |\n"));
     }
     table
 }
@@ -160,59 +152,62 @@ const fn code_name(code: Code) -> &'static str {
     }
 }
 
-fn reason_of(error: &ServiceError) -> Reason {
+fn reason_of(error: &ServiceError) -> &'static Reason {
     match error {
-        ServiceError::Denied(Denied::Missing) => Reason::TokenMissing,
-        ServiceError::Denied(Denied::Invalid(_)) => Reason::TokenInvalid,
-        ServiceError::Denied(Denied::RoleRequired { .. }) => Reason::RoleRequired,
+        ServiceError::Denied(Denied::Missing) => &TOKEN_MISSING,
+        ServiceError::Denied(Denied::Invalid(_)) => &TOKEN_INVALID,
+        ServiceError::Denied(Denied::RoleRequired { .. }) => &ROLE_REQUIRED,
         ServiceError::Denied(Denied::Lookup(error)) => match error {
-            LookupError::NotFresh => Reason::NotFresh,
-            LookupError::Overloaded => Reason::Overloaded,
+            LookupError::NotFresh => &NOT_FRESH,
+            LookupError::Overloaded => &OVERLOADED,
             LookupError::Store(error) => match **error {
-                StoreError::Damaged(_) => Reason::Internal,
-                _ => Reason::StoreUnavailable,
+                StoreError::Damaged(_) => &INTERNAL,
+                _ => &STORE_UNAVAILABLE,
             },
         },
-        ServiceError::Field(_) => Reason::InvalidField,
-        ServiceError::KeyNotFound => Reason::KeyNotFound,
-        ServiceError::TokenNotFound => Reason::TokenNotFound,
-        ServiceError::KeyRevoked => Reason::KeyRevoked,
-        ServiceError::KeyExpired => Reason::KeyExpired,
-        ServiceError::RecoverableForbidden => Reason::RecoverableForbidden,
-        ServiceError::NotFresh => Reason::NotFresh,
-        ServiceError::StoreUnavailable => Reason::StoreUnavailable,
-        ServiceError::OutcomeUnknown { .. } => Reason::OutcomeUnknown,
-        ServiceError::Unconfirmed { .. } => Reason::RevokeUnconfirmed,
-        ServiceError::Overloaded => Reason::Overloaded,
-        ServiceError::Internal => Reason::Internal,
+        ServiceError::Field(_) => &INVALID_FIELD,
+        ServiceError::KeyNotFound => &KEY_NOT_FOUND,
+        ServiceError::TokenNotFound => &TOKEN_NOT_FOUND,
+        ServiceError::KeyRevoked => &KEY_REVOKED,
+        ServiceError::KeyExpired => &KEY_EXPIRED,
+        ServiceError::RecoverableForbidden => &RECOVERABLE_FORBIDDEN,
+        ServiceError::NotFresh => &NOT_FRESH,
+        ServiceError::StoreUnavailable => &STORE_UNAVAILABLE,
+        ServiceError::OutcomeUnknown { .. } => &OUTCOME_UNKNOWN,
+        ServiceError::Unconfirmed { .. } => &REVOKE_UNCONFIRMED,
+        ServiceError::Overloaded => &OVERLOADED,
+        ServiceError::Internal => &INTERNAL,
     }
 }
 
-/// What a client's code may want to read: never key material.
+/// `ErrorInfo.metadata`: details for the client's code, never key material.
 fn metadata_of(error: &ServiceError) -> HashMap<String, String> {
-    let replacement = |id: &Option<KeyId>| {
-        id.iter()
-            .map(|id| ("replacement_key_id".to_owned(), id.to_string()))
-            .collect()
-    };
-    match error {
-        ServiceError::OutcomeUnknown { replacement: id }
-        | ServiceError::Unconfirmed { replacement: id } => replacement(id),
-        ServiceError::Denied(Denied::RoleRequired { role, .. }) => {
-            HashMap::from([("role".to_owned(), role.name().to_owned())])
+    let entry = match error {
+        ServiceError::OutcomeUnknown { replacement }
+        | ServiceError::Unconfirmed { replacement } => {
+            replacement.map(|id| ("replacement_key_id", id.to_string()))
         }
-        _ => HashMap::new(),
-    }
+        ServiceError::Denied(Denied::RoleRequired { role, .. }) => {
+            Some(("role", role.name().to_owned()))
+        }
+        _ => None,
+    };
+    entry
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect()
 }
 
-/// The text of a status. What the store said stays in the log.
-fn text_of(error: &ServiceError) -> String {
+/// The message of a status. The store's own error text stays in the log.
+fn message_of(error: &ServiceError) -> String {
     match error {
-        ServiceError::Denied(Denied::Lookup(_)) if reason_of(error) == Reason::Internal => {
+        ServiceError::Denied(Denied::Lookup(LookupError::Store(cause)))
+            if matches!(**cause, StoreError::Damaged(_)) =>
+        {
             ServiceError::Internal.to_string()
         }
         ServiceError::Denied(Denied::Lookup(_)) => {
-            "the token cannot be judged now: ask another instance, or again soon".to_owned()
+            "this instance cannot check the token now; retry, or call another instance".to_owned()
         }
         other => other.to_string(),
     }
@@ -221,11 +216,11 @@ fn text_of(error: &ServiceError) -> String {
 impl From<ServiceError> for Status {
     fn from(error: ServiceError) -> Self {
         let reason = reason_of(&error);
-        let mut details = ErrorDetails::with_error_info(reason.name(), DOMAIN, metadata_of(&error));
+        let mut details = ErrorDetails::with_error_info(reason.name, DOMAIN, metadata_of(&error));
         if let ServiceError::Field(field) = &error {
             details.add_bad_request_violation(field.field.clone(), field.reason.clone());
         }
-        Self::with_error_details(reason.code(), text_of(&error), details)
+        Self::with_error_details(reason.code, message_of(&error), details)
     }
 }
 
@@ -234,10 +229,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_stands_in_the_proto_with_its_status() {
+    fn the_proto_lists_every_reason_with_its_status() {
         let proto = include_str!("../../proto/keyward/v1/api_key_service.proto");
-        for (reason, code, _) in REASONS {
-            let (name, code) = (format!("| `{}`", reason.name()), code_name(*code));
+        for reason in REASONS {
+            let (name, code) = (format!("| `{}`", reason.name), code_name(reason.code));
             let line = proto.lines().find(|line| line.contains(&name));
             assert!(
                 line.is_some_and(|line| line.contains(code)),

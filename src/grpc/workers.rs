@@ -1,5 +1,5 @@
-//! The threads that serve: one current-thread runtime each, fed by one acceptor that hands every
-//! connection to the least loaded. With no such threads one runtime does it all.
+//! The serving threads: each has its own current-thread runtime. One acceptor passes every connection
+//! to the least loaded thread. With `workers = 0` the calling runtime serves.
 
 use std::io;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::Server;
-use super::connection::{Connection, Counted};
+use super::connection::{Connection, LoadGuard};
 use super::tls::{Tls, handshakes};
 use keyward_ops::Metrics;
 
-/// How long the acceptor rests when the system has no more file descriptors.
-const REST: Duration = Duration::from_millis(50);
+/// The pause of the acceptor after a failed accept, for example without free file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// One serving thread as the acceptor sees it.
+/// The acceptor's view of one serving thread.
 struct Worker {
     connections: mpsc::UnboundedSender<std::net::TcpStream>,
     load: Arc<AtomicUsize>,
@@ -32,8 +32,7 @@ struct Worker {
 pub struct Workers(Vec<Worker>);
 
 impl Workers {
-    /// Starts `count` threads that serve `server` until `stop`, and drain then; through `tls`, if
-    /// there is one.
+    /// Starts `count` threads that serve `server`, with TLS if `tls` is set. After `stop` they drain.
     pub fn start(
         count: usize,
         server: &Server,
@@ -56,7 +55,7 @@ impl Workers {
             .map(Self)
     }
 
-    /// Serves on the runtime that this is called from: one thread for all.
+    /// Serves on the calling runtime, without additional threads.
     pub fn here(
         server: &Server,
         tls: Option<&Tls>,
@@ -71,13 +70,13 @@ impl Workers {
     /// Waits until every thread has drained.
     pub async fn ended(self) {
         for worker in self.0 {
-            // A thread that panicked has ended as well.
+            // An error means that the thread panicked, so it has ended as well.
             let _ = worker.ended.await;
         }
     }
 
-    /// Hands a connection to the least loaded thread; one that is gone gets none.
-    fn hand_out(&self, mut stream: std::net::TcpStream) {
+    /// Passes a connection to the least loaded thread that still runs.
+    fn dispatch(&self, mut stream: std::net::TcpStream) {
         let mut alive: Vec<&Worker> = self.0.iter().collect();
         alive.sort_by_key(|worker| worker.load.load(Ordering::Relaxed));
         for worker in alive {
@@ -87,7 +86,7 @@ impl Workers {
                 Err(mpsc::error::SendError(returned)) => stream = returned,
             }
         }
-        tracing::error!("every serving thread is gone; a connection was dropped");
+        tracing::error!("no serving thread runs; dropped a connection");
     }
 }
 
@@ -111,26 +110,26 @@ fn worker(
     let stop = stop.clone();
     let serving = async move {
         let accepted = UnboundedReceiverStream::new(incoming).filter_map(move |stream| {
-            adopt(stream, Counted::new(Arc::clone(&counted), gauge.clone()))
+            register(stream, LoadGuard::new(Arc::clone(&counted), gauge.clone()))
         });
-        let incoming =
-            match tls {
-                None => {
-                    let stop = stop.clone();
-                    Either::Left(accepted.map(move |(stream, counted)| {
-                        Connection::plain(stream, counted, stop.clone())
-                    }))
-                }
-                Some(tls) => Either::Right(handshakes(accepted, tls, stop.clone())),
-            };
+        let incoming = match tls {
+            None => {
+                let stop = stop.clone();
+                Either::Left(
+                    accepted
+                        .map(move |(stream, load)| Connection::plain(stream, load, stop.clone())),
+                )
+            }
+            Some(tls) => Either::Right(handshakes(accepted, tls, stop.clone())),
+        };
         let incoming = incoming.map(Ok::<_, io::Error>);
         let served = server
             .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
             .await;
         if let Err(error) = served {
-            tracing::error!(%error, "a serving thread ended");
+            tracing::error!(%error, "a serving thread failed");
         }
-        // Nobody waits any more when the process is being aborted.
+        // The receiver is gone if the process is being aborted.
         let _ = done.send(());
     };
     (
@@ -143,18 +142,18 @@ fn worker(
     )
 }
 
-/// A connection that was handed out, as one of this thread's runtime.
-fn adopt(stream: std::net::TcpStream, counted: Counted) -> Option<(TcpStream, Counted)> {
+/// Registers a dispatched connection with this thread's runtime.
+fn register(stream: std::net::TcpStream, load: LoadGuard) -> Option<(TcpStream, LoadGuard)> {
     match TcpStream::from_std(stream) {
-        Ok(stream) => Some((stream, counted)),
+        Ok(stream) => Some((stream, load)),
         Err(error) => {
-            tracing::debug!(%error, "a connection was gone before it was served");
+            tracing::debug!(%error, "a connection closed before it was served");
             None
         }
     }
 }
 
-/// Accepts on `listener` and hands out, until `stop`; then gives the threads back.
+/// Accepts connections on `listener` and dispatches them until `stop`. Returns the threads.
 pub async fn accept(listener: TcpListener, workers: Workers, stop: CancellationToken) -> Workers {
     let mut failures = 0_u64;
     loop {
@@ -166,19 +165,19 @@ pub async fn accept(listener: TcpListener, workers: Workers, stop: CancellationT
             Ok((stream, _)) => stream,
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                // Said about once a second.
+                // About once a second.
                 if failures.is_multiple_of(20) {
-                    tracing::warn!(%error, "connections cannot be accepted");
+                    tracing::warn!(%error, "cannot accept connections; retrying");
                 }
                 failures += 1;
-                // Out of file descriptors or memory: others must end first.
-                tokio::time::sleep(REST).await;
+                // Without file descriptors or memory, other connections must end first.
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         match stream.set_nodelay(true).and_then(|()| stream.into_std()) {
-            Ok(stream) => workers.hand_out(stream),
-            Err(error) => tracing::debug!(%error, "a connection was gone before it was served"),
+            Ok(stream) => workers.dispatch(stream),
+            Err(error) => tracing::debug!(%error, "a connection closed before it was served"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a use case can end with, beside its reply. `grpc::status` turns each into a status.
+//! The errors of the use cases. `grpc::status` maps each to a status.
 
 use crate::auth::Denied;
 use crate::cache::LookupError;
@@ -6,62 +6,62 @@ use crate::replication::Unconfirmed;
 use keyward_core::key::{FieldError, KeyId};
 use keyward_store::StoreError;
 
-/// Why a call failed. Never carries key material.
+/// Why a call failed. Never contains key material.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The caller is not let in.
+    /// The caller is not authorized, or its token cannot be checked now.
     #[error(transparent)]
     Denied(#[from] Denied),
     /// A field breaks its limits.
     #[error("{0}")]
     Field(FieldError),
-    /// There is no such key.
-    #[error("there is no such key")]
+    /// The key does not exist.
+    #[error("the key does not exist")]
     KeyNotFound,
-    /// There is no such caller token.
-    #[error("there is no such token")]
+    /// The caller token does not exist.
+    #[error("the token does not exist")]
     TokenNotFound,
-    /// The key has a revoke time, which is for good.
-    #[error("the key is revoked, or will be at the end of its grace: issue another one")]
+    /// The key has a revoke time. A revocation is final.
+    #[error("the key is revoked, or will be at the end of its grace; issue another key")]
     KeyRevoked,
-    /// The key has expired, which is for good.
-    #[error("the key has expired: issue another one")]
+    /// The key has expired. An expiry is final.
+    #[error("the key has expired; issue another key")]
     KeyExpired,
-    /// The deployment keeps no copies of secrets.
-    #[error("this deployment forbids recoverable keys: leave `recoverable` out")]
+    /// The deployment does not allow recoverable keys.
+    #[error("this deployment does not allow recoverable keys; leave `recoverable` out")]
     RecoverableForbidden,
-    /// This instance cannot prove now that it knows of every change.
+    /// This instance cannot prove that it knows every change.
     #[error(
-        "this instance cannot prove that it knows of every change: ask another one, or again soon"
+        "this instance cannot prove that it knows every change; retry, or call another instance"
     )]
     NotFresh,
-    /// The store did not answer; nothing was changed.
-    #[error("the store does not answer; nothing was changed: ask again")]
+    /// The store did not respond. Nothing was changed.
+    #[error("the store did not respond; nothing was changed; retry")]
     StoreUnavailable,
-    /// The store may or may not have made the change.
-    #[error("it is not known whether the change was made: the same call again is safe")]
+    /// The store may have committed the change.
+    #[error("the change may have been committed; repeat the same call to find out")]
     OutcomeUnknown {
-        /// The successor that would have been made.
+        /// The successor that may have been created.
         replacement: Option<KeyId>,
     },
-    /// The change is made, but not proven to hold everywhere.
+    /// The change is committed, but not proven to hold everywhere.
     #[error(
-        "the change is made but not yet proven to hold everywhere: the same call again is safe"
+        "the change is committed, but not yet proven to hold everywhere; repeating the same call is safe"
     )]
     Unconfirmed {
-        /// The successor that was made.
+        /// The successor that was created.
         replacement: Option<KeyId>,
     },
-    /// Too much is under way.
-    #[error("too much is under way: ask again later")]
+    /// Too many calls wait for the store.
+    #[error("too many calls wait for the store; retry later")]
     Overloaded,
-    /// A fault of the service.
-    #[error("a fault of the service: see its log")]
+    /// The service has a fault.
+    #[error("the service has a fault; its log has the details")]
     Internal,
 }
 
 impl ServiceError {
-    /// Names the successor whose fate is open, for whoever has to ask again.
+    /// Adds the successor, so that the caller can find it before it repeats the call.
     pub(super) fn with_replacement(self, id: Option<KeyId>) -> Self {
         match self {
             Self::OutcomeUnknown { .. } => Self::OutcomeUnknown { replacement: id },

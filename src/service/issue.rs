@@ -1,4 +1,4 @@
-//! Issue: get-or-create the key of a slot.
+//! Issue: gets or creates the key of a slot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,43 +11,43 @@ use keyward_core::key::{
 };
 use keyward_store::{Actor, Expiry, NewKey};
 
-/// 9999-01-01T00:00:00Z, the first time that is refused as an end.
-const LATEST: Timestamp = Timestamp::from_micros(253_370_764_800_000_000);
+/// 9999-01-01T00:00:00Z: an expiry must be earlier.
+const EXPIRY_LIMIT: Timestamp = Timestamp::from_micros(253_370_764_800_000_000);
 
-/// The slot, and what a key that is created for it is like.
+/// The slot, and the properties of the key if one is created.
 #[derive(Debug)]
 pub struct Issue {
-    /// Whose key it is.
+    /// The account that owns the key.
     pub account: AccountId,
-    /// The slot.
+    /// The slot of the account.
     pub name: SlotName,
-    /// What it may do.
+    /// The scopes of the key.
     pub scopes: Scopes,
-    /// The owner's notes.
+    /// The notes of the key.
     pub metadata: Metadata,
-    /// From where it may be used.
+    /// The networks from which the key can be used.
     pub networks: Networks,
-    /// Whether to keep a sealed copy.
+    /// Whether to keep a sealed copy of the secret.
     pub recoverable: bool,
-    /// When it expires.
+    /// When the key expires.
     pub expiry: Expiry,
 }
 
 /// The key of the slot.
 #[derive(Debug)]
 pub struct IssueReply {
-    /// Its record.
+    /// The record of the key.
     pub record: KeyRecord,
-    /// Its secret, if this caller may see it now.
+    /// The secret, if this caller may see it.
     pub secret: Option<SecretText>,
-    /// Whether this call created it.
+    /// Whether this call created the key.
     pub created: bool,
-    /// The store's time, to tell its state by.
+    /// The store's time, which decides the key's state.
     pub at: Timestamp,
 }
 
 impl Service {
-    /// Gives the key of a slot, and creates it if there is none.
+    /// Returns the key of a slot, and creates it if the slot has none.
     pub async fn issue(
         self: &Arc<Self>,
         caller: &Caller,
@@ -56,8 +56,8 @@ impl Service {
         if issue.recoverable && self.forbid_recoverable {
             return Err(ServiceError::RecoverableForbidden);
         }
-        let (actor, may_see) = (caller.actor(), caller.has(Role::Revealer));
-        self.change(|service| async move { service.issue_now(issue, &actor, may_see).await })
+        let (actor, is_revealer) = (caller.actor(), caller.has(Role::Revealer));
+        self.change(|service| async move { service.issue_now(issue, &actor, is_revealer).await })
             .await
     }
 
@@ -65,7 +65,7 @@ impl Service {
         &self,
         issue: Issue,
         actor: &Actor,
-        may_see: bool,
+        is_revealer: bool,
     ) -> Result<IssueReply, ServiceError> {
         let expiry = self.check_expiry(issue.expiry)?;
         let (id, minted) = self.mint()?;
@@ -89,17 +89,16 @@ impl Service {
         let issued = self.store.issue(new, actor).await?;
         let secret = if issued.created {
             Some(minted.text)
-        } else if may_see {
+        } else if is_revealer {
             self.reveal(&issued.key, actor).await?
         } else {
             None
         };
-        let at = self.store_time();
         Ok(IssueReply {
             record: issued.key.record,
             secret,
             created: issued.created,
-            at,
+            at: self.store_time(),
         })
     }
 
@@ -109,19 +108,19 @@ impl Service {
             Expiry::At(end) => self.check_end("expire_time", end)?,
             Expiry::After(ttl) if ttl >= Duration::from_secs(1) && ttl <= MAX_TTL => {}
             Expiry::After(_) => {
-                let takes = "takes 1 second to 100 years of 365 days";
-                return Err(FieldError::new("ttl", takes));
+                let reason = "must be 1 second to 100 years of 365 days";
+                return Err(FieldError::new("ttl", reason));
             }
         }
         Ok(expiry)
     }
 
-    /// Refuses an end that has passed by the store's time, or is out of reason.
+    /// Refuses an expiry that is not after the store's time or not before `EXPIRY_LIMIT`.
     pub(super) fn check_end(&self, field: &'static str, end: Timestamp) -> Result<(), FieldError> {
         if end <= self.store_time() {
             return Err(FieldError::new(field, "must be in the future"));
         }
-        if end >= LATEST {
+        if end >= EXPIRY_LIMIT {
             return Err(FieldError::new(field, "must be before the year 9999"));
         }
         Ok(())

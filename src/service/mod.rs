@@ -1,5 +1,5 @@
-//! The use cases, in domain types: what Issue, Revoke, Verify, Update, Get, List and the callers'
-//! tokens do. Each that touches the store runs on the control runtime, to its end.
+//! The use cases, in domain types: Issue, Revoke, Verify, Update, Get, List, and the callers' tokens.
+//! A use case that accesses the store runs on the control runtime, to its end.
 
 mod errors;
 mod issue;
@@ -30,37 +30,37 @@ use keyward_crypto::{Digest, Keyring, Minted, SealPurpose, Sealed};
 use keyward_ops::Metrics;
 use keyward_store::{Actor, AuditAction, AuditEntry, Control, Store, StoredKey};
 
-/// What the use cases stand on.
+/// The use cases and their dependencies.
 pub struct Service {
-    /// Where keys and tokens are kept.
+    /// Stores keys and tokens.
     pub store: Arc<dyn Store>,
-    /// Whether a key lives.
+    /// Decides whether a record may be used.
     pub fence: Arc<Fence>,
     /// Finds the records of keys.
     pub keys: Lookup<KeyRecord>,
-    /// Mints, recognises and seals.
+    /// Mints, recognises and seals keys.
     pub keyring: Arc<Keyring>,
-    /// The first writes, all read.
+    /// The prefixes of valid keys. New keys use the first one.
     pub prefixes: Vec<Prefix>,
     /// The prefix of callers' tokens.
     pub token_prefix: Prefix,
-    /// Lets a change wait until it holds everywhere.
+    /// Makes a change wait until it holds everywhere.
     pub barrier: Barrier,
-    /// Runs what must come to its end.
+    /// Runs work to its end.
     pub control: Control,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The source of randomness.
     pub entropy: Arc<dyn Entropy>,
-    /// Counts.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Whether this deployment refuses to keep sealed copies.
+    /// Whether this deployment forbids recoverable keys.
     pub forbid_recoverable: bool,
 }
 
 impl Service {
-    /// Runs a change to its end on the control runtime; a caller that goes away stops waiting for
-    /// it, and nothing else. If its end is not seen, nobody knows what was committed.
+    /// Runs a change to its end on the control runtime, even if the caller disconnects. If the task
+    /// is lost, the change may have been committed.
     async fn change<T: Send + 'static, F>(
         self: &Arc<Self>,
         work: impl FnOnce(Arc<Self>) -> F,
@@ -68,11 +68,12 @@ impl Service {
     where
         F: Future<Output = Result<T, ServiceError>> + Send + 'static,
     {
-        let unknown = ServiceError::OutcomeUnknown { replacement: None };
-        self.complete(unknown, work).await
+        let lost = ServiceError::OutcomeUnknown { replacement: None };
+        let work = work(Arc::clone(self));
+        self.control.run(work).await.unwrap_or(Err(lost))
     }
 
-    /// The same for work that changes nothing.
+    /// Like `change`, for work that changes nothing.
     async fn read<T: Send + 'static, F>(
         self: &Arc<Self>,
         work: impl FnOnce(Arc<Self>) -> F,
@@ -80,35 +81,25 @@ impl Service {
     where
         F: Future<Output = Result<T, ServiceError>> + Send + 'static,
     {
-        self.complete(ServiceError::StoreUnavailable, work).await
-    }
-
-    async fn complete<T: Send + 'static, F>(
-        self: &Arc<Self>,
-        lost: ServiceError,
-        work: impl FnOnce(Arc<Self>) -> F,
-    ) -> Result<T, ServiceError>
-    where
-        F: Future<Output = Result<T, ServiceError>> + Send + 'static,
-    {
+        let lost = ServiceError::StoreUnavailable;
         let work = work(Arc::clone(self));
         self.control.run(work).await.unwrap_or(Err(lost))
     }
 
-    /// The store's time as this instance knows it: never behind the store.
+    /// This instance's estimate of the store's time. It is never behind the store.
     fn store_time(&self) -> Timestamp {
         self.fence.snapshot().database_time(self.clock.boot())
     }
 
-    /// A new key's secret under the first prefix.
+    /// Mints a key with the first prefix.
     fn mint(&self) -> Result<(KeyId, Minted), ServiceError> {
-        // Configuration refuses an empty list of prefixes.
+        // The configuration refuses an empty list of prefixes.
         let prefix = self.prefixes.first().ok_or(ServiceError::Internal)?;
         let minted = self.keyring.mint(prefix, &*self.entropy);
         Ok((KeyId::draw(self.store_time(), &*self.entropy), minted))
     }
 
-    /// The sealed copy of a key that can be shown again.
+    /// Seals a copy of a recoverable key.
     fn seal(
         &self,
         id: KeyId,
@@ -126,18 +117,18 @@ impl Service {
             .map_err(|_| ServiceError::Internal)
     }
 
-    /// The digest of a key's text, or why it is none. No I/O.
-    fn recognise(&self, text: &str) -> Result<Digest, NotOurs> {
+    /// The digest of a key's text, or why the text is not a key. No I/O.
+    fn recognise(&self, text: &str) -> Result<Digest, Unrecognised> {
         let (prefix, body) =
-            TextForm::read(text, &self.prefixes).map_err(|_| NotOurs::Malformed)?;
+            TextForm::read(text, &self.prefixes).map_err(|_| Unrecognised::Malformed)?;
         self.keyring
             .digest_of(prefix, &body, text)
             .map(|(digest, _)| digest)
-            .ok_or(NotOurs::Tag)
+            .ok_or(Unrecognised::Tag)
     }
 
-    /// Shows a recoverable key again: the audit says so before the secret leaves. `None` when
-    /// there is no sealed copy or the key does not live.
+    /// Opens the sealed copy of a recoverable key. The audit entry is written before the secret is
+    /// returned. `None` if the key has no sealed copy, or is revoked or expired.
     async fn reveal(
         &self,
         key: &StoredKey,
@@ -157,7 +148,7 @@ impl Service {
             sealed,
         );
         let text = opened.map_err(|error| {
-            tracing::error!(key_id = %key.record.id, %error, "a sealed copy does not open");
+            tracing::error!(key_id = %key.record.id, %error, "cannot open the sealed copy of a key");
             ServiceError::Internal
         })?;
         let entry = AuditEntry {
@@ -177,11 +168,11 @@ impl std::fmt::Debug for Service {
     }
 }
 
-/// Why a text is refused without any I/O.
+/// Why a text is refused without I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NotOurs {
-    /// Not the text form of a key.
+enum Unrecognised {
+    /// The text does not have the form of a key.
     Malformed,
-    /// The form is right, the tag is not: invented.
+    /// The form is correct, but the tag is wrong: an invented key.
     Tag,
 }

@@ -1,4 +1,4 @@
-//! Get and List: from the store, never a secret.
+//! Get and List: read records from the store, never secrets.
 
 use std::sync::Arc;
 
@@ -12,27 +12,27 @@ use keyward_core::key::{AccountId, FieldError, KeyId, KeyRecord, SecretText, Tim
 use keyward_store::{KeyTarget, ListKeys};
 
 const DEFAULT_SIZE: u32 = 50;
-const LARGEST_SIZE: u32 = 1_000;
-/// In bytes, about: a page is cut here, since gRPC clients take 4 MiB by default.
-const LARGEST_PAGE: usize = 2 << 20;
+const MAX_SIZE: u32 = 1_000;
+/// The approximate maximum of a page, in bytes. gRPC clients accept 4 MiB by default.
+const MAX_PAGE_BYTES: usize = 2 << 20;
 
-/// Which page is asked for.
+/// The requested page.
 #[derive(Debug)]
 pub struct PageQuery {
-    /// At most so many; 0 means 50, over 1000 means 1000.
+    /// The maximum number of items; 0 means 50, more than 1000 means 1000.
     pub size: i32,
-    /// Where the page before ended; empty for the first.
+    /// The token of the previous page; empty for the first page.
     pub token: String,
 }
 
 /// One page.
 #[derive(Debug)]
 pub struct Page<T> {
-    /// What is on it.
+    /// The items of the page.
     pub items: Vec<T>,
-    /// Where the next one begins; empty after the last.
+    /// The token for the next page; empty on the last page.
     pub next: String,
-    /// The store's time, to tell states by.
+    /// The store's time, which decides the keys' states.
     pub at: Timestamp,
 }
 
@@ -40,12 +40,12 @@ impl PageQuery {
     pub(super) fn limit(&self) -> Result<u32, FieldError> {
         match u32::try_from(self.size) {
             Ok(0) => Ok(DEFAULT_SIZE),
-            Ok(size) => Ok(size.min(LARGEST_SIZE)),
+            Ok(size) => Ok(size.min(MAX_SIZE)),
             Err(_) => Err(FieldError::new("page_size", "must not be negative")),
         }
     }
 
-    /// The id that the page before ended with. A token is bound to the query that it came from.
+    /// The last id of the previous page. A token is valid only for the query that returned it.
     pub(super) fn after(&self, query: &[&[u8]]) -> Result<Option<KeyId>, FieldError> {
         if self.token.is_empty() {
             return Ok(None);
@@ -53,7 +53,7 @@ impl PageQuery {
         let wrong = || {
             FieldError::new(
                 "page_token",
-                "is not the next_page_token of a page of this very query",
+                "is not valid for this query; send the next_page_token of its previous page",
             )
         };
         let bytes = URL_SAFE_NO_PAD.decode(&self.token).map_err(|_| wrong())?;
@@ -74,7 +74,7 @@ pub(super) fn token_after(query: &[&[u8]], last: KeyId) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// Tells one query from another. No secret: a forged token shows no more than the query may.
+/// Distinguishes queries. It needs no secret: a forged token shows nothing that the query would not.
 fn fingerprint(query: &[&[u8]]) -> [u8; 8] {
     let mut hash = Sha256::new();
     for part in query {
@@ -86,7 +86,7 @@ fn fingerprint(query: &[&[u8]]) -> [u8; 8] {
     first
 }
 
-/// Cuts what was read with one item too many into a page that any client takes.
+/// Cuts `items`, which were read with one item more than `limit`, to a page within all limits.
 pub(super) fn page<T: Fenced>(
     mut items: Vec<T>,
     limit: u32,
@@ -97,7 +97,7 @@ pub(super) fn page<T: Fenced>(
     let mut bytes = 0;
     let fitting = items.iter().take_while(|item| {
         bytes += item.weight();
-        bytes <= LARGEST_PAGE
+        bytes <= MAX_PAGE_BYTES
     });
     let kept = fitting.count().clamp(1, limit);
     let more = items.len() > kept;
@@ -110,12 +110,12 @@ pub(super) fn page<T: Fenced>(
 }
 
 impl Service {
-    /// Shows one key by its public name, whatever its state.
+    /// Shows one key, in any state, by its public name.
     pub async fn get(self: &Arc<Self>, id: KeyId) -> Result<(KeyRecord, Timestamp), ServiceError> {
         self.get_by(KeyTarget::Id(id)).await
     }
 
-    /// Shows one key by its text, whatever its state.
+    /// Shows one key, in any state, by its text.
     pub async fn get_by_text(
         self: &Arc<Self>,
         text: &SecretText,
@@ -139,7 +139,7 @@ impl Service {
         ))
     }
 
-    /// Shows the keys of an account, page by page.
+    /// Lists the keys of an account, page by page.
     pub async fn list(
         self: &Arc<Self>,
         account: AccountId,

@@ -1,4 +1,4 @@
-//! Revoke: commit, then wait until it holds everywhere, then say so.
+//! Revoke: commits the revocation, waits until it holds everywhere, then replies. Upholds P2.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use keyward_core::key::{
 };
 use keyward_store::{Actor, KeyTarget, Revocation, RevokeAnswer, Revoked, Successor};
 
-/// What to revoke.
+/// The keys to revoke.
 #[derive(Debug)]
 pub enum RevokeTarget {
     /// One key by its public name.
@@ -22,35 +22,35 @@ pub enum RevokeTarget {
     Account(AccountId),
 }
 
-/// What to revoke, and how.
+/// The keys to revoke, and how to revoke them.
 #[derive(Debug)]
 pub struct Revoke {
-    /// Which keys.
+    /// The keys to revoke.
     pub target: RevokeTarget,
-    /// Whether to make a successor.
+    /// Whether to create a successor.
     pub replace: bool,
-    /// How long the key lives on.
+    /// How long the key remains usable.
     pub grace: Duration,
-    /// Why.
+    /// The reason, if the caller gave one.
     pub reason: Option<Reason>,
 }
 
-/// What was revoked, and the proof.
+/// The revoked keys, and how their revocation was confirmed.
 #[derive(Debug)]
 pub struct RevokeReply {
-    /// What the store did.
+    /// The result of the store.
     pub revoked: Revoked,
     /// The successor's secret, if this caller may see it.
     pub secret: Option<SecretText>,
-    /// How it came to hold everywhere.
+    /// How the revocation was confirmed.
     pub receipt: Receipt,
-    /// The store's time, to tell states by.
+    /// The store's time, which decides the keys' states.
     pub at: Timestamp,
 }
 
 impl Service {
-    /// Revokes, and returns when that holds everywhere. `None` for a caller who may report a
-    /// leaked key and see nothing back.
+    /// Revokes, and returns after the revocation holds everywhere. `None` for a reporter of a leaked
+    /// key, who gets an empty response.
     pub async fn revoke(
         self: &Arc<Self>,
         caller: &Caller,
@@ -63,12 +63,12 @@ impl Service {
             caller.require(Role::Issuer)?;
         }
         check(&revoke)?;
-        let (actor, may_see) = (caller.actor(), caller.has(Role::Revealer));
+        let (actor, is_revealer) = (caller.actor(), caller.has(Role::Revealer));
         let reply = self
-            .change(|service| async move { service.revoke_now(revoke, &actor, may_see).await })
+            .change(|service| async move { service.revoke_now(revoke, &actor, is_revealer).await })
             .await;
         match reply {
-            // A reporter learns nothing of the key, not even whether there is one.
+            // A reporter learns nothing about the key, not even whether it exists.
             Ok(_) | Err(ServiceError::KeyNotFound) if reporting => Ok(None),
             Err(error) if reporting => Err(error.with_replacement(None)),
             other => other.map(Some),
@@ -79,7 +79,7 @@ impl Service {
         &self,
         revoke: Revoke,
         actor: &Actor,
-        may_see: bool,
+        is_revealer: bool,
     ) -> Result<RevokeReply, ServiceError> {
         let (successor, minted) = match (&revoke.target, revoke.replace) {
             (RevokeTarget::Key(id), true) => {
@@ -88,13 +88,13 @@ impl Service {
             }
             _ => (None, None),
         };
-        // A successor is shown to the call that asks for one by the key's public name: whoever
-        // found a key's text may kill it, not inherit it.
-        let asked = successor.is_some();
+        // Only a call that requests a successor by the key's public name may see the secret: the
+        // finder of a key's text may revoke it, but must not receive its successor.
+        let requests_successor = successor.is_some();
         let planned = successor.as_ref().map(|successor| successor.id);
         let revocation = self.revocation(revoke, successor)?;
         let answer = self.store.revoke(revocation, actor).await;
-        // From here the bound is counted: the commit has been answered.
+        // The bound of other instances is counted from here: the commit is earlier.
         let answered_at = self.clock.boot();
         let revoked = match answer {
             Ok(RevokeAnswer::Done(revoked)) => *revoked,
@@ -103,7 +103,7 @@ impl Service {
             Err(error) => return Err(ServiceError::from(error).with_replacement(planned)),
         };
         // P2: no reply before the change holds everywhere.
-        let made = revoked
+        let created = revoked
             .successor
             .as_ref()
             .map(|successor| successor.record.id);
@@ -111,13 +111,15 @@ impl Service {
             .barrier
             .wait(revoked.committed, &revoked.digests, answered_at)
             .await
-            .map_err(|unconfirmed| ServiceError::from(unconfirmed).with_replacement(made))?;
+            .map_err(|unconfirmed| ServiceError::from(unconfirmed).with_replacement(created))?;
         let secret = match &revoked.successor {
             Some(_) if revoked.created => minted,
-            // The change is made, whatever becomes of showing it: the same call may ask again.
-            Some(successor) if asked && may_see => {
-                let unshown = ServiceError::Unconfirmed { replacement: made };
-                self.reveal(successor, actor).await.map_err(|_| unshown)?
+            // The change is committed, so a failure here must allow the caller to repeat the call.
+            Some(successor) if requests_successor && is_revealer => {
+                let retry = ServiceError::Unconfirmed {
+                    replacement: created,
+                };
+                self.reveal(successor, actor).await.map_err(|_| retry)?
             }
             _ => None,
         };
@@ -153,8 +155,8 @@ impl Service {
         })
     }
 
-    /// The secret of a successor. Account and recoverability of a key never change, so they can be
-    /// read before the transaction that makes the successor.
+    /// Prepares a successor and its secret. The account and the recoverability of a key never change,
+    /// so this can read them before the transaction.
     async fn successor_of(&self, id: KeyId) -> Result<(Successor, SecretText), ServiceError> {
         let found = self.store.get_key(&KeyTarget::Id(id)).await?;
         let predecessor: KeyRecord = found.ok_or(ServiceError::KeyNotFound)?.record;
@@ -173,17 +175,18 @@ impl Service {
     }
 }
 
-/// `replace` and `grace` need a `key_id`: whoever found a key may kill it, not inherit it.
+/// `replace` and `grace` require a `key_id`: the finder of a key may revoke it immediately, but must
+/// not receive its successor.
 fn check(revoke: &Revoke) -> Result<(), FieldError> {
     let by_id = matches!(revoke.target, RevokeTarget::Key(_));
     if revoke.replace && !by_id {
-        return Err(FieldError::new("replace", "goes with key_id only"));
+        return Err(FieldError::new("replace", "requires the target key_id"));
     }
     if !revoke.grace.is_zero() && !by_id {
-        return Err(FieldError::new("grace", "goes with key_id only"));
+        return Err(FieldError::new("grace", "requires the target key_id"));
     }
     if revoke.grace > MAX_GRACE {
-        return Err(FieldError::new("grace", "takes 0 to 30 days"));
+        return Err(FieldError::new("grace", "must be 0 to 30 days"));
     }
     Ok(())
 }

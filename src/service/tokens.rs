@@ -1,4 +1,4 @@
-//! Callers' tokens: create, list, revoke.
+//! The tokens of callers: create, list, revoke. Revoking upholds P2.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use keyward_store::NewToken;
 /// A new token.
 #[derive(Debug)]
 pub struct TokenReply {
-    /// Its record.
+    /// The record of the token.
     pub record: TokenRecord,
-    /// Its secret, shown once.
+    /// The secret, shown once.
     pub secret: SecretText,
 }
 
-/// A revoked token, and the proof.
+/// A revoked token, and how its revocation was confirmed.
 #[derive(Debug)]
 pub struct TokenRevokeReply {
-    /// Its record.
+    /// The record of the token.
     pub record: TokenRecord,
-    /// How it came to hold everywhere.
+    /// How the revocation was confirmed.
     pub receipt: Receipt,
 }
 
@@ -36,7 +36,7 @@ impl Service {
         roles: Roles,
     ) -> Result<TokenReply, ServiceError> {
         if roles.is_empty() {
-            return Err(FieldError::new("roles", "takes at least one role").into());
+            return Err(FieldError::new("roles", "must contain at least one role").into());
         }
         let minted = self.keyring.mint(&self.token_prefix, &*self.entropy);
         let new = NewToken {
@@ -56,7 +56,7 @@ impl Service {
         })
     }
 
-    /// Shows tokens, page by page.
+    /// Lists tokens, page by page.
     pub async fn list_tokens(
         self: &Arc<Self>,
         include_revoked: bool,
@@ -76,7 +76,7 @@ impl Service {
         Ok(page(items, limit, &query, self.store_time()))
     }
 
-    /// Revokes a token, and returns when that holds everywhere.
+    /// Revokes a token, and returns after the revocation holds everywhere.
     pub async fn revoke_token(
         self: &Arc<Self>,
         caller: &Caller,
@@ -87,8 +87,9 @@ impl Service {
             let revoked = service.store.revoke_token(id, &actor).await?;
             let answered_at = service.clock.boot();
             let revoked = revoked.ok_or(ServiceError::TokenNotFound)?;
-            let confirmed = service.barrier.wait(revoked.committed, &[], answered_at);
-            let receipt = confirmed.await?;
+            // P2: no reply before the change holds everywhere.
+            let confirmation = service.barrier.wait(revoked.committed, &[], answered_at);
+            let receipt = confirmation.await?;
             Ok(TokenRevokeReply {
                 record: revoked.record,
                 receipt,

@@ -1,4 +1,4 @@
-//! Update: commit, then wait until it is in force everywhere, like a revoke.
+//! Update: commits the change, waits until it is in force everywhere, then replies. Upholds P2.
 
 use std::sync::Arc;
 
@@ -8,19 +8,19 @@ use crate::replication::Receipt;
 use keyward_core::key::{KeyId, KeyRecord, Timestamp};
 use keyward_store::{Actor, KeyChanges, UpdateAnswer};
 
-/// The changed key, and the proof.
+/// The changed key, and how the change was confirmed.
 #[derive(Debug)]
 pub struct UpdateReply {
-    /// The key as it is now.
+    /// The current record of the key.
     pub record: KeyRecord,
-    /// How it came to be in force everywhere.
+    /// How the change was confirmed.
     pub receipt: Receipt,
-    /// The store's time, to tell its state by.
+    /// The store's time, which decides the key's state.
     pub at: Timestamp,
 }
 
 impl Service {
-    /// Changes a key, and returns when that is in force everywhere.
+    /// Changes a key, and returns after the change is in force everywhere.
     pub async fn update(
         self: &Arc<Self>,
         caller: &Caller,
@@ -49,8 +49,9 @@ impl Service {
             UpdateAnswer::Expired => Err(ServiceError::KeyExpired),
             UpdateAnswer::Done(updated) => {
                 let digests = [updated.digest];
-                let confirmed = self.barrier.wait(updated.committed, &digests, answered_at);
-                let receipt = confirmed.await?;
+                // P2: no reply before the change holds everywhere.
+                let confirmation = self.barrier.wait(updated.committed, &digests, answered_at);
+                let receipt = confirmation.await?;
                 Ok(UpdateReply {
                     record: updated.record,
                     receipt,

@@ -1,9 +1,9 @@
-//! Verify: recognise without I/O, find, admit, judge. Nothing here says VALID by itself: the
-//! fence admits the record, and the fence judges it.
+//! Verify: recognises the text without I/O, finds the record, admits it and judges it. Only the fence
+//! admits and judges, so only the fence can make a verdict VALID.
 
 use std::sync::Arc;
 
-use super::{NotOurs, Service, ServiceError};
+use super::{Service, ServiceError, Unrecognised};
 use crate::cache::{Consistency, Entry};
 use keyward_core::fence::{Ask, judge};
 use keyward_core::key::{KeyRecord, SecretText, Verdict};
@@ -11,11 +11,11 @@ use keyward_core::key::{KeyRecord, SecretText, Verdict};
 /// One key to verify.
 #[derive(Debug)]
 pub struct Verify {
-    /// The key's text as it was sent.
+    /// The key's text as the caller sent it.
     pub text: SecretText,
-    /// What is asked of the key.
+    /// The scopes and the client address that the key must allow.
     pub ask: Ask,
-    /// Where the answer may come from.
+    /// The source of the answer.
     pub consistency: Consistency,
 }
 
@@ -24,46 +24,37 @@ pub struct Verify {
 pub struct Verified {
     /// The verdict.
     pub verdict: Verdict,
-    /// The record of a key that is valid; of no other.
+    /// The record, if the key is valid.
     pub record: Option<Arc<Entry<KeyRecord>>>,
 }
 
 impl Service {
-    /// Judges one key. An error speaks about the call, never about the key.
+    /// Verifies one key. An error concerns the call, never the key.
     pub async fn verify(&self, verify: &Verify) -> Result<Verified, ServiceError> {
-        let verified = match self.recognise(verify.text.expose()) {
-            Err(NotOurs::Malformed) => {
+        let (verdict, record) = match self.recognise(verify.text.expose()) {
+            Err(Unrecognised::Malformed) => {
                 self.metrics.garbage.malformed.inc();
-                Verified {
-                    verdict: Verdict::Malformed,
-                    record: None,
-                }
+                (Verdict::Malformed, None)
             }
-            Err(NotOurs::Tag) => {
+            Err(Unrecognised::Tag) => {
                 self.metrics.garbage.tag.inc();
-                Verified {
-                    verdict: Verdict::NotFound,
-                    record: None,
-                }
+                (Verdict::NotFound, None)
             }
             Ok(digest) => match self.keys.find(&digest, verify.consistency).await? {
-                None => Verified {
-                    verdict: Verdict::NotFound,
-                    record: None,
-                },
+                None => (Verdict::NotFound, None),
                 Some(found) => {
                     let verdict = judge(found.entry.record(), &verify.ask, found.at);
-                    let record = (verdict == Verdict::Valid).then_some(found.entry);
-                    Verified { verdict, record }
+                    let is_valid = verdict == Verdict::Valid;
+                    (verdict, is_valid.then_some(found.entry))
                 }
             },
         };
-        self.metrics.verdict(verified.verdict as usize);
-        Ok(verified)
+        self.metrics.verdict(verdict as usize);
+        Ok(Verified { verdict, record })
     }
 
-    /// Judges several keys at once, in order.
+    /// Verifies several keys concurrently. The results are in the order of `batch`.
     pub async fn verify_batch(&self, batch: &[Verify]) -> Result<Vec<Verified>, ServiceError> {
-        futures_util::future::try_join_all(batch.iter().map(|one| self.verify(one))).await
+        futures_util::future::try_join_all(batch.iter().map(|verify| self.verify(verify))).await
     }
 }

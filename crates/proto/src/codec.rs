@@ -1,17 +1,16 @@
-//! The codec of every RPC: protobuf, where a request that cannot be decoded is the caller's fault.
+//! The codec of every RPC: protobuf, except that an invalid request is an error of the caller.
 
 use prost::{Message, Name};
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic::{Code, Status};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-/// tonic's protobuf codec, except that a *request* which is no valid message is INVALID_ARGUMENT.
+/// tonic's protobuf codec, except that an invalid *request* is INVALID_ARGUMENT.
 ///
-/// tonic answers INTERNAL, which blames the service. For a *response* INTERNAL is right and stays.
-/// Server and client are generated with one codec type, so the message itself tells the two apart:
-/// by the rules of buf's STANDARD lint every request, and nothing else, is named `...Request`.
-/// Errors that do not come from decoding, such as OUT_OF_RANGE for a message over the size limit,
-/// never pass here.
+/// tonic returns INTERNAL, which blames the service. For an invalid *response* INTERNAL is correct.
+/// The generated server and client use the same codec type, so the name of the message decides: by
+/// buf's STANDARD lint, all requests, and only requests, are named `...Request`. Errors that do not
+/// come from decoding, such as OUT_OF_RANGE for a large message, do not pass through this codec.
 #[derive(Clone, Debug)]
 pub struct KeywardCodec<T, U>(ProstCodec<T, U>);
 
@@ -78,9 +77,9 @@ mod tests {
     use super::*;
     use crate::v1::{VerifyRequest, VerifyResponse};
 
-    /// A frame of one byte: field 1 as a number, cut off.
+    /// A frame of one byte: field 1 as a number, truncated.
     const BROKEN: &str = "\0\0\0\0\x01\x08";
-    /// A frame of three bytes: field 1 as a text of one byte, the first half of the `é`.
+    /// A frame of three bytes: field 1 as a text of one byte, the first byte of an `é`.
     const HALF_A_CHARACTER: &str = "\0\0\0\0\x03\x0a\x01é";
 
     fn request(frame: &str, limit: Option<usize>) -> Result<Option<VerifyRequest>, Status> {
@@ -104,16 +103,16 @@ mod tests {
         ))
     }
 
-    /// The first message; all of it is there, so there is nothing to wait for.
+    /// The first message. The stream is complete, so it never waits.
     fn first<M>(mut stream: Streaming<M>) -> Result<Option<M>, Status> {
         match pin!(stream.message()).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(message) => message,
-            Poll::Pending => panic!("the message is whole, yet the stream waits"),
+            Poll::Pending => panic!("the stream waits although the message is complete"),
         }
     }
 
     #[test]
-    fn a_broken_request_is_the_callers_fault() {
+    fn an_invalid_request_is_invalid_argument() {
         for frame in [BROKEN, HALF_A_CHARACTER] {
             let status = request(frame, None).unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument);
@@ -127,12 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_response_is_not() {
+    fn an_invalid_response_is_internal() {
         assert_eq!(response(BROKEN).unwrap_err().code(), Code::Internal);
     }
 
     #[test]
-    fn a_request_that_is_too_large_stays_out_of_range() {
+    fn a_large_request_is_out_of_range() {
         assert_eq!(
             request(HALF_A_CHARACTER, Some(2)).unwrap_err().code(),
             Code::OutOfRange
@@ -140,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_request_passes() {
+    fn a_valid_request_is_decoded() {
         let request = request("\0\0\0\0\x04\x0a\x02kw", None).unwrap().unwrap();
         assert_eq!(request.api_key, "kw");
     }

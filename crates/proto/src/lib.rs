@@ -1,7 +1,7 @@
 //! The gRPC API of Keyward: messages, clients and servers generated from `proto/keyward/v1`.
 //!
-//! What is under `gen/` is committed; `tests/bootstrap.rs` compares it with the proto files and
-//! rewrites it on request.
+//! The generated files in `gen/` are committed. `tests/bootstrap.rs` compares them with the proto
+//! files and can regenerate them.
 
 pub mod codec;
 mod redacted;
@@ -12,10 +12,10 @@ mod redacted;
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     unused_qualifications,
-    reason = "generated code is as its generator writes it"
+    reason = "the generator determines the generated code"
 )]
 #[path = "gen/keyward.v1.rs"]
 pub mod v1;
 
-/// The compiled proto files with their imports and comments: what server reflection serves.
+/// The compiled proto files with their imports and comments, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptor.bin");

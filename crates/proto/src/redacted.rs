@@ -1,7 +1,7 @@
-//! `Debug` for the messages that carry a secret: the secret does not appear.
+//! `Debug` for the messages with a secret. The output does not contain the secret.
 //!
-//! A message with a `debug_redact` field is generated without `Debug`. Here each is taken apart
-//! without `..`, so that a new field does not compile until someone has decided how it is shown.
+//! A message with a `debug_redact` field is generated without `Debug`. The implementations here
+//! destructure it without `..`, so that a new field does not compile until it is handled.
 
 use std::fmt::{Debug, Formatter, Result};
 
@@ -10,7 +10,7 @@ use crate::v1::{
     get_request, revoke_request,
 };
 
-/// Stands for a secret: tells only whether there is one.
+/// Replaces a secret: shows only whether it is empty.
 struct Redacted<'a>(&'a str);
 
 impl Debug for Redacted<'_> {
@@ -146,7 +146,7 @@ mod tests {
     const CANARY: &str = "kw_canary";
 
     #[test]
-    fn secrets_do_not_show() {
+    fn secrets_are_redacted() {
         let api_key = || CANARY.to_owned();
         let verify = VerifyRequest {
             api_key: api_key(),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_secret_shows() {
+    fn other_fields_are_shown() {
         let target = Some(revoke_request::Target::KeyId("0197".to_owned()));
         let shown = format!(
             "{:?}",

@@ -1,7 +1,7 @@
-//! The committed generated code is what the proto files give.
+//! The committed generated code matches the proto files.
 //!
-//! `UPDATE_PROTO=1 cargo test -p keyward-proto --test bootstrap` rewrites it. This test needs the
-//! crate to compile as it is: after a change of the proto files run it first, then edit the crate.
+//! `UPDATE_PROTO=1 cargo test -p keyward-proto --test bootstrap` regenerates it. The crate must compile
+//! for this test: after a change of the proto files, run it before you edit the crate.
 
 use std::error::Error;
 use std::fs;
@@ -38,9 +38,9 @@ fn generated_code_is_up_to_date() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// What the codec and the redaction take for granted.
+/// The codec and the redaction rely on these names.
 #[test]
-fn names_tell_requests_and_secrets() -> Result<(), Box<dyn Error>> {
+fn names_identify_requests_and_secrets() -> Result<(), Box<dyn Error>> {
     let pool = compile()?.descriptor_pool();
     for method in pool
         .services()
@@ -75,10 +75,10 @@ fn compile() -> Result<Compiler, Box<dyn Error>> {
 }
 
 fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
-    // Not the set that goes to tonic below: prost's types drop options that they do not know.
+    // Not the set that tonic gets below, because prost's types drop unknown options.
     fs::write(out.join(DESCRIPTOR), compiler.encode_file_descriptor_set())?;
 
-    let secretive = compiler
+    let with_secrets = compiler
         .descriptor_pool()
         .all_messages()
         .filter(|message| message.fields().any(|field| is_secret(&field)))
@@ -89,7 +89,7 @@ fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .out_dir(out)
         .codec_path("crate::codec::KeywardCodec")
-        .skip_debug(secretive)
+        .skip_debug(with_secrets)
         .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
 
     let code = out.join(CODE);
@@ -97,7 +97,7 @@ fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Whether the field is marked `debug_redact`: `Debug` of its message is then written by hand.
+/// Whether the field is marked `debug_redact`. `Debug` of its message is then not generated.
 fn is_secret(field: &FieldDescriptor) -> bool {
     let options = field.options();
     options

@@ -14,7 +14,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error};
 use tonic::{Request, Status};
 
-/// Sends the token with every call, if there is one.
+/// Adds the token, if there is one, to every call.
 #[derive(Clone)]
 pub struct Bearer(Option<MetadataValue<Ascii>>);
 
@@ -29,18 +29,19 @@ impl Interceptor for Bearer {
     }
 }
 
-/// Both services with one token over one connection. The fields may be cloned for concurrent use.
+/// Clients of both services with one token over one connection. Clone the fields for concurrent
+/// use.
 #[derive(Clone)]
 pub struct Client {
     /// `ApiKeyService`.
     pub keys: ApiKeyServiceClient<InterceptedService<Channel, Bearer>>,
     /// `AdminService`.
     pub admin: AdminServiceClient<InterceptedService<Channel, Bearer>>,
-    /// The connection, for services that take no token.
+    /// The connection, for services that need no token.
     pub channel: Channel,
 }
 
-/// Connects to a Keyward that listens there.
+/// Connects to a Keyward at this address.
 pub async fn connect(address: SocketAddr) -> Channel {
     Endpoint::from_shared(format!("http://{address}"))
         .expect("an address makes an endpoint")
@@ -50,12 +51,12 @@ pub async fn connect(address: SocketAddr) -> Channel {
         .expect("Keyward takes connections")
 }
 
-/// Connects by TLS, if who answers there has a certificate for the address, of an authority in `trusted`
-/// (in PEM).
+/// Connects with TLS. The server must have a certificate for the address from an authority in
+/// `trusted` (PEM).
 ///
 /// # Errors
 ///
-/// Whatever hinders the connection.
+/// The connection failed.
 pub async fn connect_tls(address: SocketAddr, trusted: &str) -> Result<Channel, Error> {
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(trusted));
     Endpoint::from_shared(format!("https://{address}"))?
@@ -65,7 +66,7 @@ pub async fn connect_tls(address: SocketAddr, trusted: &str) -> Result<Channel, 
         .await
 }
 
-/// What the side port answers to a GET of `path`: status line, headers and body.
+/// The response of the side port to a GET of `path`: status line, headers and body.
 pub async fn http_get(address: SocketAddr, path: &str) -> String {
     let mut stream = TcpStream::connect(address)
         .await
@@ -84,12 +85,12 @@ pub async fn http_get(address: SocketAddr, path: &str) -> String {
 }
 
 impl Client {
-    /// A client with `token`, or with none.
+    /// A client with `token`, or without a token.
     pub async fn new(address: SocketAddr, token: Option<&str>) -> Self {
         Self::over(connect(address).await, token)
     }
 
-    /// A client over a connection that exists.
+    /// A client over an existing connection.
     pub fn over(channel: Channel, token: Option<&str>) -> Self {
         let value = token.map(|token| {
             format!("Bearer {token}")
@@ -105,7 +106,7 @@ impl Client {
         }
     }
 
-    /// Issues the key of a slot: its id and its secret.
+    /// Issues the key of a slot. Returns its id and its secret.
     pub async fn issue(&self, account: &str, name: &str) -> Result<(String, String), Status> {
         let request = v1::IssueRequest {
             account_id: account.to_owned(),
@@ -141,7 +142,7 @@ impl Client {
         Ok(self.keys.clone().revoke(request).await?.into_inner())
     }
 
-    /// Makes a token with these roles.
+    /// Creates a token with these roles.
     pub async fn token(&self, name: &str, roles: &[v1::Role]) -> Result<String, Status> {
         let request = v1::CreateTokenRequest {
             name: name.to_owned(),

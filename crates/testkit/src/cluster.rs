@@ -1,5 +1,5 @@
-//! Many instances on one Postgres: processes that start, stop and die one by one, each behind a
-//! proxy of its own if the test wants to cut it off.
+//! A cluster of instances on one Postgres. The instances are processes that a test starts, stops
+//! and kills. A proxy before each instance can cut it off from Postgres.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,21 +10,21 @@ use super::local::token_in;
 use super::process::without_settings;
 use super::{Client, Local, Postgres, Process, Proxy, Starting, User};
 
-/// How instances are started.
+/// The options of a cluster.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long an instance may answer without news.
+    /// The `max_staleness` of the instances.
     pub max_staleness: Duration,
-    /// Whether each instance reaches Postgres through a proxy of its own.
+    /// Whether each instance connects to Postgres through its own proxy.
     pub proxies: bool,
-    /// Settings of Postgres, besides those of [`Postgres::start`].
+    /// Settings of Postgres, in addition to those of [`Postgres::start`].
     pub postgres: Vec<(&'static str, &'static str)>,
-    /// Variables for each instance, such as `("KEYWARD_WORKERS", "1")`.
+    /// Environment variables of each instance, such as `("KEYWARD_WORKERS", "1")`.
     pub variables: Vec<(&'static str, String)>,
 }
 
 impl Default for Options {
-    /// The shortest staleness there is; no proxies.
+    /// The minimum of `max_staleness`; no proxies.
     fn default() -> Self {
         Self {
             max_staleness: Duration::from_secs(2),
@@ -40,12 +40,12 @@ struct Instance {
     proxy: Option<Proxy>,
 }
 
-/// A Postgres and instances on it. Instances are numbered in the order of their starts; a number is
-/// not used again.
+/// A Postgres and its instances. Instances are numbered in the order of their starts. A number is
+/// never reused.
 pub struct Cluster {
-    // Before the server they use.
+    // Dropped before the server that they use.
     instances: Vec<Option<Instance>>,
-    /// The server; its database `keyward` is the store.
+    /// The server. Its database `keyward` is the store.
     pub postgres: Postgres,
     binary: String,
     options: Options,
@@ -54,7 +54,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a server, makes the store with `keyward init`, and starts so many instances of
+    /// Starts a server, prepares the store with `keyward init`, and starts `count` instances of
     /// `binary`.
     pub fn start(binary: &str, instances: usize, options: Options) -> Self {
         let postgres = Postgres::start_with(&options.postgres);
@@ -66,8 +66,8 @@ impl Cluster {
             .env("KEYWARD_STORE", postgres.owner_url())
             .env("KEYWARD_KEYRING", directory.path().join("keyring"))
             .env("KEYWARD_DATA_DIR", &first);
-        let (status, said) = Process::run_to_end(init);
-        assert!(status.success(), "keyward init: {status}\n{said}");
+        let (status, output) = Process::run_to_end(init);
+        assert!(status.success(), "keyward init: {status}\n{output}");
         let mut cluster = Self {
             instances: Vec::new(),
             postgres,
@@ -76,7 +76,7 @@ impl Cluster {
             token: token_in(&first),
             directory,
         };
-        // All at once, and then each is waited for.
+        // Start all, then wait for each.
         let starting: Vec<_> = (0..instances)
             .map(|number| cluster.launch(number))
             .collect();
@@ -87,7 +87,7 @@ impl Cluster {
         cluster
     }
 
-    /// Starts one more instance: its number.
+    /// Starts one more instance and returns its number.
     pub fn add(&mut self) -> usize {
         let number = self.instances.len();
         let (starting, proxy) = self.launch(number);
@@ -110,7 +110,8 @@ impl Cluster {
         (Process::spawn(command, &data), proxy)
     }
 
-    /// The binary as an operator runs it: with the owner's URL, and arguments to come.
+    /// The command `keyward` as an operator runs it, with the owner's URL. The caller adds the
+    /// arguments.
     pub fn operator(&self) -> Command {
         let mut command = without_settings(&self.binary);
         command
@@ -120,7 +121,7 @@ impl Cluster {
         command
     }
 
-    /// The command that starts an instance on `store`, with `data` as its directory.
+    /// The command that starts an instance on `store` with the data directory `data`.
     pub fn command(&self, data: &Path, store: &str) -> Command {
         let staleness = format!("{}ms", self.options.max_staleness.as_millis());
         let mut command = Process::command(&self.binary, data);
@@ -137,12 +138,12 @@ impl Cluster {
         command
     }
 
-    /// The directory of the keyring that all instances have.
+    /// The keyring that all instances share.
     pub fn keyring(&self) -> PathBuf {
         self.directory.path().join("keyring")
     }
 
-    /// A directory that goes with the cluster.
+    /// A directory that is removed with the cluster.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -152,12 +153,12 @@ impl Cluster {
         &self.token
     }
 
-    /// The longest time that an instance answers without news.
+    /// The bound of an instance: `max_staleness` plus margin.
     pub fn max_staleness(&self) -> Duration {
         self.options.max_staleness
     }
 
-    /// The numbers of the instances that run.
+    /// The numbers of the running instances.
     pub fn running(&self) -> Vec<usize> {
         let running = |number: &usize| self.instances[*number].is_some();
         (0..self.instances.len()).filter(running).collect()
@@ -168,28 +169,28 @@ impl Cluster {
         instance.unwrap_or_else(|| panic!("instance {number} does not run"))
     }
 
-    /// An instance that runs.
+    /// A running instance.
     pub fn instance(&self, number: usize) -> &Process {
         &self.running_one(number).process
     }
 
-    /// Where an instance serves gRPC.
+    /// The gRPC address of an instance.
     pub fn grpc(&self, number: usize) -> SocketAddr {
         self.instance(number).grpc
     }
 
-    /// What is between an instance and Postgres; with [`Options::proxies`].
+    /// The proxy between an instance and Postgres. Requires [`Options::proxies`].
     pub fn proxy(&self, number: usize) -> &Proxy {
         let proxy = self.running_one(number).proxy.as_ref();
         proxy.expect("the cluster was started with proxies")
     }
 
-    /// A client of an instance, over a connection of its own, with every role.
+    /// A client of an instance with every role, over a new connection.
     pub async fn client(&self, number: usize) -> Client {
         Client::new(self.grpc(number), Some(&self.token)).await
     }
 
-    /// Starts one more instance, in this process and with a clock of the test's own. It has no
+    /// Starts one more instance in this process, with a clock that the test controls. It has no
     /// number.
     pub async fn local(&self) -> Local {
         let (store, staleness) = (self.postgres.service_url(), self.max_staleness());
@@ -201,11 +202,11 @@ impl Cluster {
         instance.unwrap_or_else(|| panic!("instance {number} does not run"))
     }
 
-    /// Asks an instance to stop, and waits until it has.
+    /// Stops an instance and waits for its end.
     ///
     /// # Panics
     ///
-    /// When it does not end well.
+    /// The instance ends with an error.
     pub fn stop(&mut self, number: usize) {
         let mut instance = self.take(number);
         let status = instance.process.stop();
@@ -213,7 +214,7 @@ impl Cluster {
         assert!(status.success(), "instance {number}: {status}\n{output}");
     }
 
-    /// Kills an instance, as a power cut would.
+    /// Kills an instance with SIGKILL, like a power failure.
     pub fn kill(&mut self, number: usize) {
         self.take(number).process.kill();
     }

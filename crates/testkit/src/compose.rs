@@ -1,33 +1,33 @@
-//! Reads a compose file as far as a deployment on this machine needs it: commands, variables, secrets,
-//! mounts, health checks, and what depends on what.
+//! Reads the parts of a Compose file that a deployment on this machine needs: commands, variables,
+//! secrets, mounts, health checks and dependencies.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-/// A compose file.
+/// A Compose file.
 pub struct Compose(Value);
 
-/// What a health check runs: a program and its arguments.
+/// The command of a health check: a program and its arguments.
 pub(crate) type Check = Vec<String>;
 
 impl Compose {
-    /// Reads `text`, with `variables` in place of `${NAME}`.
+    /// Parses `text` and replaces `${NAME}` by `variables`.
     ///
     /// # Panics
     ///
-    /// When it cannot be read, and when a variable is neither given nor has a default.
+    /// The file cannot be parsed, or a variable has neither a value nor a default.
     pub fn read(text: &str, variables: &BTreeMap<String, String>) -> Self {
         let text = interpolate(text, variables);
         Self(serde_saphyr::from_str(&text).expect("the compose file is YAML"))
     }
 
-    /// The services, by their names.
+    /// The services by name.
     pub fn services(&self) -> &Map<String, Value> {
         self.0["services"].as_object().expect("there are services")
     }
 
-    /// The files of the secrets, by their names, as the compose file names them.
+    /// The files of the secrets by name, as written in the Compose file.
     pub fn secret_files(&self) -> Vec<(&str, &str)> {
         let secrets = self.0["secrets"].as_object().expect("there are secrets");
         let files = secrets.iter();
@@ -36,7 +36,7 @@ impl Compose {
             .collect()
     }
 
-    /// The services in an order in which each comes after those that it depends on.
+    /// The services, each after its dependencies.
     pub fn in_order(&self) -> Vec<&str> {
         let mut order: Vec<&str> = Vec::new();
         while order.len() < self.services().len() {
@@ -68,7 +68,7 @@ impl Compose {
             .collect()
     }
 
-    /// What is mounted: the source as the file names it, and the path in the container.
+    /// The mounts: the source as written in the file, and the path in the container.
     pub(crate) fn mounts(&self, service: &str) -> Vec<(String, String)> {
         let mounts = texts(&self.services()[service]["volumes"]);
         let split = mounts.iter().map(|mount| {
@@ -78,12 +78,12 @@ impl Compose {
         split.map(|(a, b)| (a.to_owned(), b.to_owned())).collect()
     }
 
-    /// Whether it runs once, to its end.
+    /// Whether the service runs once and ends.
     pub(crate) fn is_once(&self, service: &str) -> bool {
         self.services()[service]["restart"] == "no"
     }
 
-    /// Its health check, if it has one that needs no shell.
+    /// The health check, if there is one that needs no shell.
     pub(crate) fn check(&self, service: &str) -> Option<Check> {
         let test = &self.services()[service]["healthcheck"]["test"];
         let mut words = (!test.is_null()).then(|| texts(test))?;
@@ -97,13 +97,13 @@ fn text(value: &Value) -> &str {
         .unwrap_or_else(|| panic!("{value} is no text"))
 }
 
-/// An array of texts; nothing of null.
+/// An array of strings; empty for null.
 fn texts(value: &Value) -> Vec<String> {
     let values = value.as_array().into_iter().flatten();
     values.map(|value| text(value).to_owned()).collect()
 }
 
-/// Puts variables in place of `${NAME}`, `${NAME:-default}` and `${NAME:?error}`.
+/// Replaces `${NAME}`, `${NAME:-default}` and `${NAME:?error}`.
 fn interpolate(text: &str, variables: &BTreeMap<String, String>) -> String {
     let mut done = String::new();
     let mut rest = text;

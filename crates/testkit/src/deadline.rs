@@ -1,9 +1,9 @@
-//! Waiting for something, for so long and no longer: by the harness's clock, which no service reads.
+//! Waits with a deadline, by the harness's clock, which no service reads.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// How long to sleep before looking again.
+/// The pause between two checks.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The harness's clock.
@@ -15,7 +15,7 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// The seconds since 1970 by the harness's wall clock.
+/// The seconds since 1970 by the machine's wall clock.
 #[expect(
     clippy::disallowed_methods,
     reason = "the clock of the harness, not of the service"
@@ -26,29 +26,29 @@ pub(crate) fn unix_time() -> i64 {
     seconds.try_into().expect("a time of this age")
 }
 
-/// Blocks until `is_so` says yes: how long that took.
+/// Blocks until `is_so` returns true, and returns the elapsed time.
 ///
 /// # Panics
 ///
-/// When `patience` has passed; with what was waited for.
+/// `patience` has passed. The message contains the description of the wait.
 #[track_caller]
 pub fn wait_until(what: &str, patience: Duration, mut is_so: impl FnMut() -> bool) -> Duration {
     let begun = now();
     while !is_so() {
         assert!(
             begun.elapsed() < patience,
-            "waited {patience:?} in vain: {what}"
+            "timed out after {patience:?}: {what}"
         );
         std::thread::sleep(PAUSE);
     }
     begun.elapsed()
 }
 
-/// Asks `ask` again and again until it says yes: how long that took.
+/// Calls `ask` until it returns true, and returns the elapsed time.
 ///
 /// # Panics
 ///
-/// When `patience` has passed; with what was waited for.
+/// `patience` has passed. The message contains the description of the wait.
 pub async fn eventually<F: Future<Output = bool>>(
     what: &str,
     patience: Duration,
@@ -58,7 +58,7 @@ pub async fn eventually<F: Future<Output = bool>>(
     while !ask().await {
         assert!(
             begun.elapsed() < patience,
-            "waited {patience:?} in vain: {what}"
+            "timed out after {patience:?}: {what}"
         );
         tokio::time::sleep(PAUSE).await;
     }

@@ -1,6 +1,6 @@
-//! `deploy/compose.yaml` as processes of this machine: the very commands, variables and secrets that it
-//! names. Postgres and Redis are private servers in place of those images; paths, host names and ports of
-//! containers are put into words of this machine (`words`).
+//! Runs `deploy/compose.yaml` as processes of this machine, with the same commands, variables and
+//! secrets. Private servers replace the images of Postgres and Redis. `words` translates paths,
+//! host names and ports of containers.
 
 mod words;
 
@@ -21,38 +21,38 @@ use crate::process::without_settings;
 use crate::{Client, Compose, Identity, Postgres, Redis, RedisOptions, User, connect_tls};
 use words::{Ports, Words};
 
-/// A service that takes longer to be healthy, or to do its work, has failed.
+/// The time limit for a service to become healthy or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A running deployment. All of it ends when this is dropped, and when this process ends.
+/// A running deployment. All its processes end when it is dropped or when this process ends.
 pub struct Deployment {
     running: BTreeMap<String, Child>,
-    /// The bot's binary, and the other words for what the compose file says to it.
+    /// The bot's binary, and the bot's translations.
     binaries: BTreeMap<&'static str, PathBuf>,
     compose: Compose,
     words: Words,
     ports: Ports,
-    /// The server in place of the image.
+    /// Replaces the image of Postgres.
     pub postgres: Postgres,
-    /// The server in place of the image.
+    /// Replaces the image of Redis.
     pub redis: Redis,
     guard: Guard,
 }
 
 impl Deployment {
-    /// Makes the secrets with `deploy/secrets.sh` and starts every service of `deploy/compose.yaml` but
-    /// the bot, in the order of what they depend on: `keyward` is the binary. `repository` is the root of
-    /// the repository.
+    /// Creates the secrets with `deploy/secrets.sh` and starts every service of
+    /// `deploy/compose.yaml` except the bot, in the order of their dependencies. `keyward` is the
+    /// binary; `repository` is the root of the repository.
     pub fn start(repository: &Path, keyward: &Path) -> Self {
         let deploy = repository.join("deploy");
         let guard = Guard::new("deployment", KILL_ALL);
         let home = guard.home().to_path_buf();
-        let made = without_settings(deploy.join("secrets.sh"))
+        let output = without_settings(deploy.join("secrets.sh"))
             .arg(&home)
             .env("TELEGRAM_TOKEN", crate::telegram::TOKEN)
             .output();
-        let made = made.expect("deploy/secrets.sh can be run");
-        assert!(made.status.success(), "deploy/secrets.sh: {made:?}");
+        let output = output.expect("deploy/secrets.sh can be run");
+        assert!(output.status.success(), "deploy/secrets.sh: {output:?}");
         let variables = variables(&read(&home.join(".env")));
         let compose = Compose::read(&read(&deploy.join("compose.yaml")), &variables);
 
@@ -69,7 +69,7 @@ impl Deployment {
 
         let ports = Ports::draw();
         let words = Words::new(&home, keyward, &compose, &ports, &postgres, &redis);
-        // The files with secrets and settings, in words of this machine.
+        // Translate the files with secrets and settings.
         let run = home.join("run");
         fs::create_dir(&run).expect("a directory can be made");
         for (name, file) in compose.secret_files() {
@@ -97,8 +97,8 @@ impl Deployment {
         deployment
     }
 
-    /// Starts the service `bot`, whose binary this is, with another Bot API than Telegram's, and waits until
-    /// it is healthy.
+    /// Starts the service `bot` with this binary and another Bot API, and waits until it is
+    /// healthy.
     pub fn start_bot(&mut self, binary: &Path, telegram_api_url: &str) {
         self.binaries.insert("keyward-bot", binary.to_path_buf());
         self.words.put_first("/usr/local/bin/keyward-bot", binary);
@@ -109,23 +109,23 @@ impl Deployment {
         self.wait_until_healthy("bot", &check);
     }
 
-    /// Asks a service once how it is, as its container would be asked: what it says if it is not healthy.
+    /// Runs the health check of a service once. Returns its output if the service is not healthy.
     pub fn check(&self, service: &str) -> Result<(), String> {
         let check = self
             .compose
             .check(service)
             .expect("the service has a check");
-        self.asked(service, &check)
+        self.run_check(service, &check)
     }
 
-    /// Starts a service that was stopped or killed, and waits until it is healthy; one that runs once is
-    /// run to its end: what it said.
+    /// Starts a stopped or killed service and waits until it is healthy. A service that runs once
+    /// runs to its end. Returns its output.
     pub fn up(&mut self, service: &str) -> String {
         let command = self.command(service);
         if self.compose.is_once(service) {
-            let (status, said) = self.run_to_end(service, command);
-            assert!(status.success(), "{service}: {status}\n{said}");
-            return said;
+            let (status, output) = self.run_to_end(service, command);
+            assert!(status.success(), "{service}: {status}\n{output}");
+            return output;
         }
         self.spawn(service, command);
         if let Some(check) = self.compose.check(service) {
@@ -134,17 +134,17 @@ impl Deployment {
         String::new()
     }
 
-    /// Kills a service, as a power cut would.
+    /// Kills a service with SIGKILL, like a power failure.
     pub fn kill(&mut self, service: &str) {
         let child = self.running.remove(service).expect("the service runs");
         end(child);
     }
 
-    /// Tells a service to stop, and waits until it has.
+    /// Stops a service and waits for its end.
     pub fn stop(&mut self, service: &str) -> ExitStatus {
         let mut child = self.running.remove(service).expect("the service runs");
         let pid = Pid::from_child(&child);
-        rustix::process::kill_process(pid, Signal::TERM).expect("a child can be told to stop");
+        rustix::process::kill_process(pid, Signal::TERM).expect("a child can be signalled");
         let mut ended = None;
         wait_until(&format!("{service} stops"), PATIENCE, || {
             ended = child.try_wait().expect("a child can be waited for");
@@ -159,12 +159,12 @@ impl Deployment {
         child.is_some_and(|child| child.try_wait().is_ok_and(|ended| ended.is_none()))
     }
 
-    /// What a service has said since it was started, on both its outputs.
+    /// The output of a service since its start, stdout and stderr.
     pub fn log(&self, service: &str) -> String {
         fs::read_to_string(self.log_file(service)).unwrap_or_default()
     }
 
-    /// Where callers reach the balancer.
+    /// The address of the load balancer.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.ports.balancer))
     }
@@ -177,7 +177,7 @@ impl Deployment {
             .collect()
     }
 
-    /// The file of the authority that callers believe.
+    /// The certificate authority that callers trust.
     pub fn authority(&self) -> PathBuf {
         self.guard.home().join("secrets/ca.pem")
     }
@@ -188,7 +188,7 @@ impl Deployment {
         text.trim_end().to_owned()
     }
 
-    /// A client through the balancer, with this token.
+    /// A client through the load balancer with this token.
     pub async fn client(&self, token: &str) -> Client {
         let channel = connect_tls(self.address(), &read(&self.authority())).await;
         Client::over(
@@ -197,7 +197,7 @@ impl Deployment {
         )
     }
 
-    /// The command of a service, as its container would run it.
+    /// The command of a service, as its container runs it.
     fn command(&self, service: &str) -> Command {
         let mut words = self.compose.command(service);
         let program = match self.binaries.get(self.compose.image(service)) {
@@ -228,7 +228,7 @@ impl Deployment {
             .stderr(log)
             .spawn()
             .unwrap_or_else(|error| {
-                panic!("{service} cannot be started ({error}): run scripts/install-test-tools.sh")
+                panic!("cannot start {service}: {error}. Run scripts/install-test-tools.sh")
             });
         self.running.insert(service.to_owned(), child);
     }
@@ -251,24 +251,24 @@ impl Deployment {
                 "{service} ended:\n{}",
                 self.log(service)
             );
-            self.asked(service, check).is_ok()
+            self.run_check(service, check).is_ok()
         });
     }
 
-    /// Runs a health check where and with what the service itself runs.
-    fn asked(&self, service: &str, check: &[String]) -> Result<(), String> {
+    /// Runs a health check with the same directory and variables as the service.
+    fn run_check(&self, service: &str, check: &[String]) -> Result<(), String> {
         let own = self.words.of(service, &self.ports);
         let check: Vec<_> = check.iter().map(|word| own.say(word)).collect();
         let environment = self.compose.environment(service).into_iter();
-        let asked = without_settings(&check[0])
+        let output = without_settings(&check[0])
             .args(&check[1..])
             .envs(environment.map(|(name, value)| (name, own.say(value))))
             .current_dir("/")
             .output();
-        let asked = asked.expect("a health check can be run");
-        match asked.status.success() {
+        let output = output.expect("a health check can be run");
+        match output.status.success() {
             true => Ok(()),
-            false => Err(String::from_utf8_lossy(&asked.stderr).into_owned()),
+            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
         }
     }
 }
@@ -281,14 +281,14 @@ impl Drop for Deployment {
     }
 }
 
-/// Kills a service and its children, which are a group of their own.
+/// Kills a service and its children, which have their own process group.
 fn end(mut child: Child) {
-    // It may have ended already.
+    // The process may have ended.
     let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
     let _ = child.wait();
 }
 
-/// What the image of Postgres runs when it makes its data directory.
+/// Runs the initialization script of the Postgres image.
 fn make_roles(deploy: &Path, secrets: &Path, postgres: &Postgres) {
     let mut command = without_settings(deploy.join("postgres-roles.sh"));
     if let Some(directory) = std::env::var_os("KEYWARD_TEST_POSTGRES") {
@@ -312,7 +312,7 @@ fn make_roles(deploy: &Path, secrets: &Path, postgres: &Postgres) {
     assert!(done.status.success(), "deploy/postgres-roles.sh: {done:?}");
 }
 
-/// The variables of a file `.env`.
+/// The variables of an `.env` file.
 fn variables(text: &str) -> BTreeMap<String, String> {
     let lines = text.lines().filter_map(|line| line.split_once('='));
     lines

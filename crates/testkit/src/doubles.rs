@@ -1,11 +1,11 @@
-//! A clock and a source of randomness that a test owns.
+//! A clock and a source of randomness that a test controls.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use keyward::system::{SystemClock, SystemEntropy};
 use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
 
-/// The machine's clocks, each shifted by as much as the test says.
+/// The machine's clocks with offsets that the test sets.
 #[derive(Debug, Default)]
 pub struct ManualClock {
     boot: AtomicI64,
@@ -13,12 +13,12 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// Sets the wall clock forward (or back) by so many seconds, the boot clock not.
+    /// Moves only the wall clock by these seconds, which can be negative.
     pub fn step_wall(&self, seconds: i64) {
         self.wall.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
 
-    /// Lets so many seconds pass on the boot clock.
+    /// Advances only the boot clock by these seconds.
     pub fn step_boot(&self, seconds: i64) {
         self.boot.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
@@ -40,12 +40,12 @@ impl Clock for ManualClock {
     }
 }
 
-/// Random bytes from the system, or the same in every run.
+/// Random bytes of the system, or the same bytes in every run.
 #[derive(Debug)]
 pub enum ManualEntropy {
-    /// The machine's own.
+    /// The system's randomness.
     System,
-    /// A counter: distinct, and guessable.
+    /// A counter: unique, but predictable.
     Counting(AtomicU64),
 }
 

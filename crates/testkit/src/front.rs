@@ -1,4 +1,4 @@
-//! What stands before Keyward: the bot and an API as processes, and a fake Telegram.
+//! The front end of Keyward: the bot and an API as processes, and a fake Telegram.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,37 +8,37 @@ use crate::process::without_settings;
 use crate::telegram::{Person, Telegram};
 use crate::{HttpAnswer, Program, Programs, http_ask};
 
-/// The bot's line when it is ready, as far as it is always the same.
+/// The constant part of the bot's ready line.
 const BOT_READY: &str = "keyward-bot is ready: ";
 const API_READY: &str = "rest_api is ready: http://";
 
-/// Where Keyward is, and what the bot takes besides.
+/// The addresses of Keyward, and the bot's options.
 #[derive(Clone, Debug, Default)]
 pub struct FrontOptions {
-    /// The instances as the bot reaches them.
+    /// The instances for the bot.
     pub for_bot: Vec<SocketAddr>,
-    /// The instances as the API reaches them; the operator asks the first.
+    /// The instances for the API. The operator uses the first.
     pub for_api: Vec<SocketAddr>,
-    /// The file with a token of every role.
+    /// The file of a token with every role.
     pub admin_token: PathBuf,
-    /// Variables for the bot, besides those that it takes to run.
+    /// Additional environment variables of the bot.
     pub bot: Vec<(&'static str, String)>,
 }
 
-/// The bot, the API and Telegram. Ends when dropped.
+/// The bot, the API and Telegram. They end when this is dropped.
 pub struct Front {
     bot: Option<Program>,
     api: Program,
     /// Telegram.
     pub telegram: Telegram,
-    /// What was said by bots that have ended.
-    said: String,
+    /// The output of ended bot processes.
+    past_output: String,
     options: FrontOptions,
     directory: tempfile::TempDir,
 }
 
 impl Front {
-    /// Makes a token for each, with the rights that it needs and no more, and starts both.
+    /// Creates a token with the minimum roles for each, and starts both.
     pub fn start(options: FrontOptions) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let token = |name: &str, roles: &[&str]| {
@@ -52,7 +52,7 @@ impl Front {
             bot: None,
             api,
             telegram: Telegram::start(),
-            said: String::new(),
+            past_output: String::new(),
             options,
             directory,
         };
@@ -79,66 +79,66 @@ impl Front {
         self.bot = Some(Program::start("keyward-bot", command, BOT_READY));
     }
 
-    /// Kills the bot, as a power cut would.
+    /// Kills the bot with SIGKILL, like a power failure.
     pub fn kill_bot(&mut self) {
         let mut bot = self.bot.take().expect("the bot runs");
         bot.kill();
-        self.said += &bot.output();
+        self.past_output += &bot.output();
     }
 
-    /// Asks the bot to stop, and waits until it has.
+    /// Stops the bot and waits for its end.
     ///
     /// # Panics
     ///
-    /// When it does not end well.
+    /// The bot ends with an error.
     pub fn stop_bot(&mut self) {
         let mut bot = self.bot.take().expect("the bot runs");
         let status = bot.stop();
         let output = bot.output();
         assert!(status.success(), "keyward-bot: {status}\n{output}");
-        self.said += &output;
+        self.past_output += &output;
     }
 
-    /// Whether the bot has not ended by itself.
+    /// Whether the bot is still running.
     pub fn bot_runs(&mut self) -> bool {
         self.bot.as_mut().is_some_and(Program::runs)
     }
 
-    /// The bot's token for Keyward.
+    /// The bot's Keyward token.
     pub fn bot_token(&self) -> String {
         let text = std::fs::read_to_string(self.bot_token_file());
         text.expect("the token can be read").trim_end().to_owned()
     }
 
-    /// Where the API serves.
+    /// The address of the API.
     pub fn api(&self) -> SocketAddr {
         let address = self.api.ready().parse();
-        address.expect("the API says its address")
+        address.expect("the API prints its address")
     }
 
-    /// What the API answers to a request with this key.
+    /// The API's response to a request with this key.
     pub async fn request(&self, key: &str) -> HttpAnswer {
         let headers = [("apikey", key)];
         let answer = http_ask(self.api(), "GET", "/v1/orders", &headers, "").await;
         answer.expect("the API answers")
     }
 
-    /// The address that follows `what` in the line by which the bot says that it is ready.
+    /// The address after `what` in the bot's ready line.
     fn bot_address(&self, what: &str) -> Option<SocketAddr> {
         let bot = self.bot.as_ref().expect("the bot runs");
         let (_, rest) = bot.ready().split_once(what)?;
         rest.split(',').next()?.trim().parse().ok()
     }
 
-    /// Where the bot takes updates that are pushed, if it does.
+    /// The address of the bot's webhook, if it has one.
     pub fn bot_webhook(&self) -> Option<SocketAddr> {
         self.bot_address("webhook on ")
     }
 
-    /// What the bot's side port says at `path`.
+    /// The response of the bot's side port at `path`.
     pub async fn bot_says(&self, path: &str) -> String {
         let address = self.bot_address("probes on ");
-        let address = address.expect("the bot says the address of its side port");
+        let address = address.expect("the bot prints the address of its side port");
         let answer = http_ask(address, "GET", path, &[], "").await;
         answer.expect("the side port answers").body
     }
@@ -148,14 +148,14 @@ impl Front {
         format!("tg-{}", person.id())
     }
 
-    /// All that the bot and the API have said so far.
+    /// The output of the bot and of the API so far.
     pub fn output(&self) -> String {
         let bot = self.bot.as_ref().map(Program::output);
-        self.said.clone() + &bot.unwrap_or_default() + &self.api.output()
+        self.past_output.clone() + &bot.unwrap_or_default() + &self.api.output()
     }
 }
 
-/// The command `keyward` with these arguments and the token of every role, as an operator types it.
+/// Runs `keyward` with these arguments and the token with every role, as an operator does.
 fn operator(options: &FrontOptions, arguments: &[&str]) -> Command {
     let mut command = without_settings(text(&Programs::get().keyward));
     command
@@ -172,10 +172,10 @@ fn make_token(options: &FrontOptions, name: &str, roles: &[&str]) -> String {
     }
     let output = operator(options, &arguments).output();
     let output = output.expect("keyward can be started");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let errors = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "keyward token create {name}: {said}"
+        "keyward token create {name}: {errors}"
     );
     let answer: serde_json::Value =
         serde_json::from_slice(&output.stdout).expect("keyward prints JSON");
@@ -183,7 +183,7 @@ fn make_token(options: &FrontOptions, name: &str, roles: &[&str]) -> String {
     token.expect("the answer holds the token").to_owned()
 }
 
-/// Writes a token so that others cannot read it.
+/// Writes a token to a file that other users cannot read.
 fn write(file: &Path, token: &str) {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;

@@ -1,13 +1,12 @@
-//! Nothing is left behind: a directory, and the server in it, end with this process, however that
-//! ends.
+//! Guards a directory and the server in it: both end with this process, however it ends.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// Waits for the end of its input, that is, of whoever holds the other end. Then what runs in the
-/// directory `$1` is told to end, and the directory is removed. No signal that a terminal sends to
-/// all ends this.
+/// Waits for the end of its input, which means that the process with the other end has ended. Then
+/// ends the server in the directory `$1` and removes the directory. Ignores the signals that a
+/// terminal sends to all processes.
 const WATCH: &str = r#"
 trap '' HUP INT TERM
 cat > /dev/null
@@ -16,8 +15,8 @@ const REMOVE: &str = r#"
 rm -rf "$1"
 "#;
 
-/// Ends a Postgres whose data is in `$1/data`, also one that is paused, and waits until it has
-/// cleared up its shared memory.
+/// Ends a running or paused Postgres with its data in `$1/data`, and waits until it has removed its
+/// shared memory.
 pub(crate) const END_POSTGRES: &str = r#"
 if read -r pid < "$1/data/postmaster.pid"; then
     kill -QUIT "$pid"
@@ -31,8 +30,8 @@ if read -r pid < "$1/data/postmaster.pid"; then
 fi
 "#;
 
-/// Kills every process whose working directory is `$1`, and waits until they are gone. A process
-/// need not have come so far as to write its id down, and has nothing to clear up.
+/// Kills every process with the working directory `$1`, and waits for their ends. This also finds a
+/// process that has not written its id yet.
 pub(crate) const KILL_ALL: &str = r#"
 found() {
     find /proc -mindepth 2 -maxdepth 2 -name cwd -lname "$1" -printf '%h\n'
@@ -45,7 +44,8 @@ while processes=$(found "$1"); [ -n "$processes" ]; do
 done
 "#;
 
-/// Where temporary files that may grow go: `/tmp` is often memory, or crowded.
+/// The directory for temporary files, which can become large: `/tmp` is often in memory or nearly
+/// full.
 fn place() -> PathBuf {
     let large = PathBuf::from("/var/tmp");
     match std::env::var_os("TMPDIR") {
@@ -61,15 +61,15 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Makes the directory `keyward-{name}-...`, and the watchdog before anything is in it. `end`
-    /// is how the watchdog ends what runs there.
+    /// Creates the directory `keyward-{name}-...`, and starts the watchdog while the directory is
+    /// empty. `end` is the script that ends the server.
     pub(crate) fn new(name: &str, end: &str) -> Self {
         let home = tempfile::Builder::new()
             .prefix(&format!("keyward-{name}-"))
             .tempdir_in(place())
             .expect("a temporary directory can be made")
             .keep();
-        // As `/proc` names it.
+        // The canonical path, as in `/proc`.
         let home = home.canonicalize().expect("the directory has a path");
         let watchdog = Command::new("sh")
             .args(["-c", &[WATCH, end, REMOVE].concat(), "watchdog"])
@@ -93,7 +93,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         drop(self.watchdog.stdin.take());
-        // What it could not remove is in the system's temporary directory.
+        // A directory that cannot be removed stays in the system's temporary directory.
         let _ = self.watchdog.wait();
     }
 }

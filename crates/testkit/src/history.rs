@@ -1,5 +1,5 @@
-//! A history: what callers saw of their keys, by one monotonic clock, one JSON line for each event;
-//! and what the promise says of it.
+//! A history: what callers observed of their keys, by one monotonic clock, with one JSON line for
+//! each event. `check` compares it with the promise.
 
 mod checker;
 mod report;
@@ -18,29 +18,29 @@ use crate::deadline::now;
 pub use checker::{Unreadable, check};
 pub use report::{Counts, Fault, Report, Violation};
 
-/// One line. Times are microseconds since the history began.
+/// One line. Times are microseconds since the start of the history.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
 enum Event {
-    /// The key is there from now on.
+    /// The key exists from now on.
     Issued { key: String, at: u64 },
-    /// A call that ends it is about to be sent; until then it lives.
+    /// A call that ends the key is about to be sent. Before this event, the key is valid.
     Dying { key: String, at: u64 },
-    /// It is promised dead from then on.
+    /// The key is promised to be dead from `at` on.
     Dead { key: String, at: u64 },
-    /// What an instance said of it; `None` for UNAVAILABLE.
+    /// The answer of an instance; `None` for UNAVAILABLE.
     Verify {
         key: String,
         instance: usize,
         began: u64,
         ended: u64,
-        // Missing is malformed; null is not.
+        // A missing verdict is an error; null is not.
         #[serde(deserialize_with = "Option::deserialize")]
         verdict: Option<String>,
     },
 }
 
-/// A verdict's name in a history: that of the wire, without what all have in common.
+/// The name of a verdict in a history: the wire name without its prefix.
 fn name_of(verdict: Verdict) -> &'static str {
     let name = verdict.as_str_name();
     name.strip_prefix("VERDICT_").unwrap_or(name)
@@ -51,7 +51,7 @@ fn is_verdict(name: &str) -> bool {
     Verdict::from_str_name(&format!("VERDICT_{name}")).is_some()
 }
 
-/// Writes a history. Its clones write the same one.
+/// Writes a history. All clones write to the same file.
 #[derive(Clone)]
 pub struct Recorder {
     zero: Instant,
@@ -60,7 +60,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Begins a history in a new file at `path`.
+    /// Starts a history in a new file at `path`.
     pub fn new(path: &Path) -> Self {
         let file = File::create_new(path).expect("the history can be written");
         Self {
@@ -75,25 +75,25 @@ impl Recorder {
         micros(self.zero.elapsed())
     }
 
-    /// The key is there. To be told before anybody verifies it.
+    /// Records that the key exists. Call it before the first Verify of the key.
     pub fn issued(&self, key: &str) {
         let (key, at) = (key.to_owned(), self.now());
         self.write(&Event::Issued { key, at });
     }
 
-    /// The call that ends the key is about to be sent.
+    /// Records that the call that ends the key is about to be sent.
     pub fn dying(&self, key: &str) {
         let (key, at) = (key.to_owned(), self.now());
         self.write(&Event::Dying { key, at });
     }
 
-    /// The key is promised dead once `after` has passed from now on.
+    /// Records that the key is promised to be dead after `after`, counted from now.
     pub fn dead(&self, key: &str, after: Duration) {
         let (key, at) = (key.to_owned(), self.now() + micros(after));
         self.write(&Event::Dead { key, at });
     }
 
-    /// A Verify that began at `began` was answered just now: with a verdict, or with UNAVAILABLE.
+    /// Records the answer to a Verify that started at `began`: a verdict, or UNAVAILABLE.
     pub fn verify(&self, key: &str, instance: usize, began: u64, verdict: Option<Verdict>) {
         self.write(&Event::Verify {
             key: key.to_owned(),
@@ -104,7 +104,7 @@ impl Recorder {
         });
     }
 
-    /// The file, with all that was told so far.
+    /// The file, with all events so far.
     pub fn finish(&self) -> &Path {
         let flushed = self.lines.lock().flush();
         flushed.expect("the history can be written");

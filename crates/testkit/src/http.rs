@@ -1,4 +1,4 @@
-//! A request over HTTP/1.1 to a server on this machine: one connection for each.
+//! An HTTP/1.1 client for servers on this machine. Each request uses a new connection.
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,30 +6,30 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// What a server answered.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct HttpAnswer {
-    /// Such as 200.
+    /// The status code, such as 200.
     pub status: u16,
-    /// Names in small letters, and values.
+    /// Names in lower case, and values.
     pub headers: Vec<(String, String)>,
-    /// The body, as it is on the wire unless it is chunked.
+    /// The body, decoded if it is chunked.
     pub body: String,
 }
 
 impl HttpAnswer {
-    /// The first header of this name, in small letters.
+    /// The first header with this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let header = self.headers.iter().find(|(known, _)| known == name);
         header.map(|(_, value)| value.as_str())
     }
 }
 
-/// Asks, and reads until the server closes the connection.
+/// Sends a request and reads until the server closes the connection.
 ///
 /// # Errors
 ///
-/// When there is no connection, or what comes is no answer.
+/// The connection failed, or the response is invalid.
 pub async fn ask(
     address: SocketAddr,
     method: &str,
@@ -75,7 +75,7 @@ fn read(bytes: &[u8]) -> Option<HttpAnswer> {
     })
 }
 
-/// The chunks of a body in one. A size counts bytes, so the text must be whole.
+/// Joins the chunks of a body. Chunk sizes count bytes.
 fn joined(mut rest: &str) -> Option<String> {
     let mut body = String::new();
     loop {

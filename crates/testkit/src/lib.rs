@@ -1,9 +1,9 @@
-//! What the tests share: Keyward as a process that can be killed, Keyward in this process with a
-//! clock and a store of the test's own, and a client for both; a private Postgres, private Redis
-//! servers, a proxy before either, and many instances on Postgres; a history of what callers saw; a
-//! fake Telegram, and with it the bot and an API on Keyward. No fixed port, nothing left behind.
+//! The test harness: Keyward as a process that a test can kill; Keyward in the test process with a
+//! clock and a store that the test controls; a client for both; a private Postgres and private
+//! Redis servers; a proxy that causes faults; a cluster of instances; a checker for the history of
+//! callers; a fake Telegram with the bot and an API. No fixed ports; no files or processes remain.
 //!
-//! A harness has nobody to report an error to, so it panics with what went wrong.
+//! A harness cannot return errors to a caller, so it panics and names the cause.
 #![expect(
     clippy::expect_used,
     reason = "a harness that cannot start its server fails the test"
@@ -29,6 +29,7 @@ mod programs;
 mod proxy;
 mod redis;
 mod refusal;
+mod server;
 mod stage;
 mod stalling;
 pub mod telegram;

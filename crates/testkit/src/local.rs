@@ -1,4 +1,4 @@
-//! Keyward in this process, on the test's runtime, with what the test passes in.
+//! Keyward in the test process, on the test's runtime, with dependencies of the test.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -12,19 +12,19 @@ use keyward_ops::LogFormat;
 
 use super::{Client, Faults, ManualClock, ManualEntropy, StallingStore};
 
-/// A running service and the directory it lives in.
+/// A running service and its directory.
 pub struct Local {
     /// The service.
     pub app: App,
-    /// Its clock.
+    /// The clock of the service.
     pub clock: Arc<ManualClock>,
-    /// Its data directory, removed at the end.
+    /// The data directory, removed at the end.
     pub directory: tempfile::TempDir,
-    /// Its first token, with every role.
+    /// The first token, with every role.
     pub token: String,
 }
 
-/// Settings for a service in `directory`, on any free port, with the shortest staleness.
+/// Settings of a service in `directory`, on free ports, with the minimum of `max_staleness`.
 pub fn settings_in(directory: &Path) -> Settings {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Settings {
@@ -52,7 +52,7 @@ impl Local {
         Self::start_with(|_| {}, |store| store).await
     }
 
-    /// Starts with settings changed by `change` and a store wrapped by `around_store`.
+    /// Starts with settings modified by `change` and a store wrapped by `around_store`.
     pub async fn start_with(
         change: impl FnOnce(&mut Settings),
         around_store: impl FnOnce(Arc<dyn keyward_store::Store>) -> Arc<dyn keyward_store::Store>
@@ -80,7 +80,7 @@ impl Local {
         }
     }
 
-    /// Starts with settings changed by `change` and a store that the faults answered here stall.
+    /// Starts with settings modified by `change`. The returned faults can stall the store.
     pub async fn start_stalling(change: impl FnOnce(&mut Settings)) -> (Self, Arc<Faults>) {
         let faults = Arc::<Faults>::default();
         let handle = Arc::clone(&faults);
@@ -88,8 +88,8 @@ impl Local {
         (local, faults)
     }
 
-    /// Starts as one more instance on the Postgres behind `store`, a URL, beside those that have
-    /// this keyring and token.
+    /// Starts one more instance on the Postgres at the URL `store`, next to the instances with this
+    /// keyring and token.
     pub async fn start_on_postgres(
         store: &str,
         keyring: &Path,
@@ -146,7 +146,7 @@ impl Local {
         Client::new(self.app.grpc_address(), Some(&token)).await
     }
 
-    /// The database, for changes by hand.
+    /// A connection to the database, for manual changes.
     pub fn database(&self) -> std::path::PathBuf {
         self.directory.path().join("keyward.db")
     }

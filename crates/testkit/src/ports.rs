@@ -1,13 +1,13 @@
-//! Ports for servers that must find theirs free again when they come back.
+//! Ports that are still free when a stopped server starts again.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Ports to draw from: below those that connections get, so that the port of a server that is down
-/// is still free when it comes back.
+/// The range of ports, below those that the system assigns to connections. So the port of a stopped
+/// server stays free.
 const PORTS: std::ops::Range<u16> = 15_000..32_000;
 
-/// A port that is free now.
+/// A free port.
 pub(crate) fn draw_port() -> u16 {
     static DRAWN: AtomicU16 = AtomicU16::new(0);
     let seed = std::process::id().wrapping_mul(7_919);

@@ -1,8 +1,8 @@
-//! Postgres: a private server on a port of its own, that can be stopped, killed and paused. Nothing
-//! is left behind, however this process ends.
+//! A private Postgres server on a free port, which a test can stop, kill and pause. No files or
+//! processes remain, however this process ends.
 
 mod database;
-mod place;
+mod installation;
 
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,15 +24,15 @@ use crate::processes::{self, id};
 use crate::tls::{self, Files, Identity};
 use database::DATABASE;
 pub use database::{Database, User};
-use place::Place;
+use installation::Installation;
 
-/// A start or a stop that takes longer has failed.
+/// The time limit for a start or a stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A private server. It ends when this is dropped, and when this process ends.
+/// A private server. It ends when this is dropped and when this process ends.
 pub struct Postgres {
     guard: Guard,
-    place: Place,
+    installation: Installation,
     settings: Vec<(String, String)>,
     database: Database,
     authority: Option<PathBuf>,
@@ -45,35 +45,35 @@ impl Postgres {
         Self::start_with(&[])
     }
 
-    /// Starts a server with these settings besides, such as `("fsync", "on")`.
+    /// Starts a server with these additional settings, such as `("fsync", "on")`.
     pub fn start_with(settings: &[(&str, &str)]) -> Self {
-        let place = Place::find();
+        let installation = Installation::find();
         let guard = Guard::new("postgres", END_POSTGRES);
-        place.prepare(guard.home());
-        Self::run(place, guard, settings, None)
+        installation.prepare(guard.home());
+        Self::run(installation, guard, settings, None)
     }
 
-    /// Starts a server that takes TLS, with a certificate for `localhost`; see [`Self::tls_url`].
+    /// Starts a server with TLS and a certificate for `localhost`. See [`Self::tls_url`].
     pub fn start_tls() -> Self {
-        let place = Place::find();
+        let installation = Installation::find();
         let guard = Guard::new("postgres", END_POSTGRES);
-        place.prepare(guard.home());
+        installation.prepare(guard.home());
         let files = tls::write(guard.home(), &["localhost"]);
-        Self::run_tls(place, guard, files)
+        Self::run_tls(installation, guard, files)
     }
 
-    /// The same with this certificate, which the authority (in PEM) has signed.
+    /// Starts a server with this certificate, which the authority (PEM) has signed.
     pub fn start_tls_as(authority: &str, identity: &Identity) -> Self {
-        let place = Place::find();
+        let installation = Installation::find();
         let guard = Guard::new("postgres", END_POSTGRES);
-        place.prepare(guard.home());
+        installation.prepare(guard.home());
         let files = tls::write_signed(guard.home(), authority, identity);
-        Self::run_tls(place, guard, files)
+        Self::run_tls(installation, guard, files)
     }
 
-    fn run_tls(place: Place, guard: Guard, files: Files) -> Self {
+    fn run_tls(installation: Installation, guard: Guard, files: Files) -> Self {
         for path in [&files.authority, &files.certificate, &files.key] {
-            place.give(path);
+            installation.give(path);
         }
         let text = |path: &Path| path.to_str().expect("a path is text").to_owned();
         let settings = [
@@ -81,17 +81,17 @@ impl Postgres {
             ("ssl_cert_file", &text(&files.certificate)),
             ("ssl_key_file", &text(&files.key)),
         ];
-        Self::run(place, guard, &settings, Some(files.authority))
+        Self::run(installation, guard, &settings, Some(files.authority))
     }
 
-    /// The server that all tests of this process share; each takes a database of its own.
+    /// The server that all tests of this process share. Each test creates its own database.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
         SHARED.get_or_init(Self::start)
     }
 
     fn run(
-        place: Place,
+        installation: Installation,
         guard: Guard,
         settings: &[(&str, &str)],
         authority: Option<PathBuf>,
@@ -99,7 +99,7 @@ impl Postgres {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let mut postgres = Self {
             guard,
-            place,
+            installation,
             settings: settings.iter().map(own).collect(),
             database: Database::new(DATABASE, SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             authority,
@@ -116,17 +116,17 @@ impl Postgres {
         }
     }
 
-    /// Its port on 127.0.0.1.
+    /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.address().port()
     }
 
-    /// Where it listens.
+    /// The address of the server.
     pub fn address(&self) -> SocketAddr {
         self.database.address()
     }
 
-    /// The database `keyward`, which is there from the start.
+    /// The database `keyward`, which always exists.
     pub fn database(&self) -> &Database {
         &self.database
     }
@@ -136,7 +136,7 @@ impl Postgres {
         self.database.owner_url()
     }
 
-    /// The URL of `keyward` for the role that serves.
+    /// The URL of `keyward` for the serving role.
     pub fn service_url(&self) -> String {
         self.database.service_url()
     }
@@ -146,17 +146,18 @@ impl Postgres {
         self.database.superuser_url()
     }
 
-    /// The URL of `keyward` for `user` through a proxy that listens at `address`.
+    /// The URL of `keyward` for `user` through a proxy at `address`.
     pub fn url_via(&self, user: User, address: SocketAddr) -> String {
         self.database.url_via(user, address)
     }
 
-    /// The certificate of the authority that signed the server's, with [`Self::start_tls`].
+    /// The certificate of the authority that signed the server's certificate. Requires
+    /// [`Self::start_tls`].
     pub fn authority(&self) -> &Path {
         self.authority.as_deref().expect("started with start_tls")
     }
 
-    /// The URL for `user` by the name that the certificate is for, checked in full.
+    /// The URL for `user` with the certificate's host name and full verification.
     pub fn tls_url(&self, user: User) -> String {
         let (name, password, port) = (user.name(), user.password(), self.port());
         let authority = self.authority().display();
@@ -166,8 +167,8 @@ impl Postgres {
         )
     }
 
-    /// Makes an empty database that the owner owns. `name` is a name in small letters; the database
-    /// has it, and a number.
+    /// Creates an empty database that belongs to the owner. Its name is `name`, in lower case, and
+    /// a number.
     pub async fn fresh_database(&self, name: &str) -> Database {
         static NUMBER: AtomicU16 = AtomicU16::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -185,12 +186,12 @@ impl Postgres {
             .expect("Postgres takes the connection")
     }
 
-    /// Runs statements in `keyward` as the superuser, in one go.
+    /// Runs statements in `keyward` as the superuser.
     pub async fn execute(&self, statements: &str) {
         self.database.execute(statements).await;
     }
 
-    /// Kills every process of it, as a power cut would.
+    /// Kills all processes of the server with SIGKILL, like a power failure.
     pub fn kill(&self) {
         let mut server = self.server.lock();
         let Some(postmaster) = server.take() else {
@@ -200,7 +201,7 @@ impl Postgres {
         self.clear_up();
     }
 
-    /// What a killed server leaves: a file with its id, and a piece of shared memory.
+    /// Removes the files of a killed server: its pid file and its shared memory.
     fn clear_up(&self) {
         let file = self.guard.home().join("data/postmaster.pid");
         let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -209,17 +210,17 @@ impl Postgres {
             .nth(6)
             .and_then(|line| line.split_whitespace().nth(1))
         {
-            // The next start would remove it, too.
+            // The next start would also remove it.
             let _ = Command::new("ipcrm")
                 .args(["-m", memory])
                 .stderr(Stdio::null())
                 .status();
         }
-        // It may not have come so far as to write one.
+        // The server may have been killed before it wrote the file.
         let _ = std::fs::remove_file(file);
     }
 
-    /// Stops every process of it, as SIGSTOP does, until [`Self::resume`].
+    /// Pauses all processes with SIGSTOP until [`Self::resume`].
     pub fn pause(&self) {
         let server = self.server.lock();
         let pid = id(server.as_ref().expect("the server runs"));
@@ -229,7 +230,7 @@ impl Postgres {
         }
     }
 
-    /// Lets it go on.
+    /// Resumes all processes.
     pub fn resume(&self) {
         let server = self.server.lock();
         let pid = id(server.as_ref().expect("the server runs"));
@@ -239,7 +240,7 @@ impl Postgres {
         processes::send(pid, Signal::CONT);
     }
 
-    /// Stops it cleanly; connections are closed, and what they had open is rolled back.
+    /// Stops the server cleanly: it closes connections and rolls back open transactions.
     pub fn stop(&self) {
         let Some(mut postmaster) = self.server.lock().take() else {
             return;
@@ -253,7 +254,7 @@ impl Postgres {
         });
     }
 
-    /// Starts it again after [`Self::stop`] or [`Self::kill`]: the same data, the same port.
+    /// Starts the server again after [`Self::stop`] or [`Self::kill`], with the same data and port.
     pub fn start_again(&self) {
         assert!(self.server.lock().is_none(), "the server runs");
         wait_until("Postgres starts again", PATIENCE, || match self.launch() {
@@ -263,19 +264,20 @@ impl Postgres {
         });
     }
 
-    /// Stops it cleanly and starts it again.
+    /// Stops the server cleanly and starts it again.
     pub fn restart(&self) {
         self.stop();
         self.start_again();
     }
 
-    /// Starts the server and waits until it takes connections; its log when it ends instead.
+    /// Starts the server and waits until it accepts connections. Returns its log if it ends
+    /// instead.
     fn launch(&self) -> Result<(), String> {
         let home = self.guard.home();
         let data = home.join("data");
         let log = home.join("log");
         let file = File::create(&log).expect("the log can be written");
-        let mut command = self.place.command("postgres", home);
+        let mut command = self.installation.command("postgres", home);
         command.arg("-D").arg(&data);
         let port = self.port().to_string();
         let ours = [
@@ -318,7 +320,7 @@ impl Drop for Postgres {
     }
 }
 
-/// The eighth line of this file is the server's state.
+/// The eighth line of this file is the state of the server.
 fn is_ready(data: &Path) -> bool {
     let text = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     text.lines()

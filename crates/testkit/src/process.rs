@@ -1,9 +1,9 @@
-//! Keyward as a process: started from its binary, stopped, killed, paused.
+//! Keyward as a process: start, stop, kill, pause.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -12,29 +12,30 @@ use parking_lot::Mutex;
 
 use super::Client;
 
-/// A start that takes longer has failed.
+/// The time limit for a start.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A running `keyward serve`. Killed when dropped.
 pub struct Process {
     child: Child,
-    /// Where it serves gRPC.
+    /// The gRPC address.
     pub grpc: SocketAddr,
-    /// Where its side port is.
+    /// The address of the side port.
     pub http: SocketAddr,
     data_dir: PathBuf,
     output: Arc<Mutex<String>>,
 }
 
 impl Process {
-    /// The command that starts `binary` on `data_dir` and free ports; without this process's
-    /// KEYWARD variables.
+    /// The command that starts `binary` on `data_dir` and free ports, without the KEYWARD variables
+    /// of this process.
     pub fn command(binary: &str, data_dir: &Path) -> Command {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Self::command_on(binary, data_dir, any)
     }
 
-    /// The same with gRPC on `listen`: where an earlier one was, say.
+    /// Like [`Self::command`], with gRPC on `listen`, for example the address of an earlier
+    /// process.
     pub fn command_on(binary: &str, data_dir: &Path, listen: SocketAddr) -> Command {
         let mut command = without_settings(binary);
         command
@@ -46,28 +47,22 @@ impl Process {
         command
     }
 
-    /// Starts `command` (see [`Self::command`]) and waits until it says that it is ready.
+    /// Starts `command` (see [`Self::command`]) and waits until it is ready.
     pub fn start(command: Command, data_dir: &Path) -> Self {
         Self::spawn(command, data_dir).ready()
     }
 
-    /// Starts `command` and does not wait.
+    /// Starts `command` without waiting.
     pub fn spawn(mut command: Command, data_dir: &Path) -> Starting {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary can be started");
-        let stderr = child.stderr.take().expect("stderr is piped");
+        let (child, stderr) = spawn(&mut command);
         let output = Arc::new(Mutex::new(String::new()));
-        let (tell, ready) = mpsc::channel();
+        let (sender, ready) = mpsc::channel();
         let gathered = Arc::clone(&output);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 if let Some(addresses) = addresses(&line) {
                     // The test may have stopped waiting.
-                    let _ = tell.send(addresses);
+                    let _ = sender.send(addresses);
                 }
                 gathered.lock().push_str(&(line + "\n"));
             }
@@ -83,32 +78,26 @@ impl Process {
         Starting { process, ready }
     }
 
-    /// Runs `command` until it ends by itself: its status and what it said on stderr. One that
-    /// goes on is killed, which its status tells.
+    /// Runs `command` to its end. Returns its status and its stderr. A process that does not end is
+    /// killed, which its status shows.
     pub fn run_to_end(mut command: Command) -> (ExitStatus, String) {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the binary can be started");
-        let mut stderr = child.stderr.take().expect("stderr is piped");
-        let (tell, ended) = mpsc::channel();
+        let (mut child, mut stderr) = spawn(&mut command);
+        let (sender, ended) = mpsc::channel();
         std::thread::spawn(move || {
-            let mut said = Vec::new();
-            // What cannot be read was not said.
-            let _ = stderr.read_to_end(&mut said);
+            let mut bytes = Vec::new();
+            // Unreadable output is ignored.
+            let _ = stderr.read_to_end(&mut bytes);
             // The test may have stopped waiting.
-            let _ = tell.send(said);
+            let _ = sender.send(bytes);
         });
-        let said = ended.recv_timeout(PATIENCE).or_else(|_| {
+        let bytes = ended.recv_timeout(PATIENCE).or_else(|_| {
             child.kill().expect("the process can be killed");
             ended.recv()
         });
-        let said = said.expect("stderr was read");
+        let bytes = bytes.expect("stderr was read");
         (
             child.wait().expect("the process ends"),
-            String::from_utf8_lossy(&said).into_owned(),
+            String::from_utf8_lossy(&bytes).into_owned(),
         )
     }
 
@@ -127,12 +116,12 @@ impl Process {
         self.child.id()
     }
 
-    /// What it has said on stderr so far.
+    /// The output on stderr so far.
     pub fn output(&self) -> String {
         self.output.lock().clone()
     }
 
-    /// Sends a signal by its name, such as `TERM`, `STOP`, `CONT`.
+    /// Sends a signal, such as `TERM`, `STOP`, `CONT`.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill")
             .args(["-s", name, &self.child.id().to_string()])
@@ -141,13 +130,13 @@ impl Process {
         assert!(sent.success(), "kill -s {name}");
     }
 
-    /// Kills it, as a power cut would.
+    /// Kills the process with SIGKILL, like a power failure.
     pub fn kill(&mut self) {
         self.child.kill().expect("the process can be killed");
         self.child.wait().expect("the process ends");
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Stops the process and waits for its end.
     #[expect(
         clippy::disallowed_methods,
         reason = "a deadline of the harness, not of the service"
@@ -173,14 +162,14 @@ impl Process {
     }
 }
 
-/// A process that was started and is not known to be ready. Killed when dropped.
+/// A started process that may not be ready. Killed when dropped.
 pub struct Starting {
     process: Process,
     ready: mpsc::Receiver<(SocketAddr, SocketAddr)>,
 }
 
 impl Starting {
-    /// Waits until it says that it is ready.
+    /// Waits until the process is ready.
     pub fn ready(mut self) -> Process {
         let Ok((grpc, http)) = self.ready.recv_timeout(PATIENCE) else {
             let status = self.process.child.try_wait();
@@ -193,13 +182,13 @@ impl Starting {
         self.process
     }
 
-    /// What it has said on stderr so far.
+    /// The output on stderr so far.
     pub fn output(&self) -> String {
         self.process.output()
     }
 }
 
-/// `binary` without this process's KEYWARD variables.
+/// The command `binary` without the KEYWARD variables of this process.
 pub(crate) fn without_settings(binary: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
@@ -212,13 +201,25 @@ pub(crate) fn without_settings(binary: impl AsRef<std::ffi::OsStr>) -> Command {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// The addresses in the line that says it is ready.
+/// Starts `command` with a piped stderr.
+pub(crate) fn spawn(command: &mut Command) -> (Child, ChildStderr) {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", command.get_program()));
+    let stderr = child.stderr.take().expect("stderr is piped");
+    (child, stderr)
+}
+
+/// The addresses in the ready line.
 fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let rest = line.strip_prefix("keyward is ready: gRPC on ")?;
     let (grpc, http) = rest.split_once(", metrics and probes on ")?;

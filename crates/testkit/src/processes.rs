@@ -1,5 +1,5 @@
-//! A process and its children, as `/proc` shows them: Postgres' backends leave the process group of
-//! their postmaster, so that a signal for the group does not reach them.
+//! A process and its children, found in `/proc`. Postgres' backends leave the process group of
+//! their postmaster, so a signal to the group does not reach them.
 
 use std::process::Child;
 use std::time::Duration;
@@ -8,19 +8,20 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::deadline::wait_until;
 
-/// A signal that takes longer has not arrived.
+/// The time limit for a signal to take effect.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Its state (`R`, `S`, `T`, `Z`, ...) and its parent; `None` when there is no such process.
+/// The state (`R`, `S`, `T`, `Z`, ...) and the parent of a process; `None` if the process does not
+/// exist.
 fn stat(pid: i32) -> Option<(char, i32)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name stands in brackets, and may hold anything.
+    // The name is in parentheses and can contain any character.
     let mut fields = text.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?.chars().next()?;
     Some((state, fields.next()?.parse().ok()?))
 }
 
-/// Those whose parent `pid` is.
+/// The children of `pid`.
 pub(crate) fn children(pid: i32) -> Vec<i32> {
     let processes = std::fs::read_dir("/proc").expect("/proc can be read");
     processes
@@ -34,10 +35,10 @@ pub(crate) fn id(child: &Child) -> i32 {
     i32::try_from(child.id()).expect("a process id is an i32")
 }
 
-/// Kills a child of this process and all children of its own, and waits until they are gone.
+/// Kills a child of this process and all its children, and waits for their ends.
 pub(crate) fn kill_family(mut parent: Child) {
     let pid = id(&parent);
-    // Stopped, it has no new children.
+    // A stopped process cannot start children.
     stop(pid);
     let children = children(pid);
     for child in &children {
@@ -50,23 +51,23 @@ pub(crate) fn kill_family(mut parent: Child) {
     }
 }
 
-/// Whether it runs no more; one that nobody has reaped runs no more, either.
+/// Whether the process has ended. This includes a zombie.
 fn is_gone(pid: i32) -> bool {
     stat(pid).is_none_or(|(state, _)| state == 'Z')
 }
 
-/// Sends a signal; a process that is gone takes none.
+/// Sends a signal. A process that has ended ignores it.
 pub(crate) fn send(pid: i32, signal: Signal) {
     let Some(pid) = Pid::from_raw(pid) else {
         return;
     };
     match kill_process(pid, signal) {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-        Err(error) => panic!("a signal cannot be sent: {error}"),
+        Err(error) => panic!("cannot send a signal: {error}"),
     }
 }
 
-/// Stops it, and waits until it is: from then on it has no new children.
+/// Stops the process and waits until it is stopped. After that it cannot start children.
 pub(crate) fn stop(pid: i32) {
     send(pid, Signal::STOP);
     wait_until("a process stops", PATIENCE, || {
@@ -74,7 +75,7 @@ pub(crate) fn stop(pid: i32) {
     });
 }
 
-/// Waits until it is gone.
+/// Waits until the process has ended.
 fn wait_for_end(pid: i32) {
     wait_until("a process ends", PATIENCE, || is_gone(pid));
 }

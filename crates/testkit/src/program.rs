@@ -1,7 +1,7 @@
-//! Any program as a process: started, waited for until it says that it is ready, stopped, killed.
+//! A program as a process: start and wait until it is ready, stop, kill.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use rustix::process::Signal;
 
 use crate::deadline::wait_until;
+use crate::process::spawn;
 use crate::processes;
 
-/// A start or a stop that takes longer has failed.
+/// The time limit for a start or a stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A process. Killed when dropped.
@@ -24,28 +25,22 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts `command`, and waits until a line of its stderr begins with `ready`.
+    /// Starts `command` and waits until a line of its stderr starts with `ready`.
     ///
     /// # Panics
     ///
-    /// When it ends or does not become ready; with what it said.
+    /// The program ends or does not become ready. The message contains its output.
     pub fn start(name: &'static str, mut command: Command, ready: &'static str) -> Self {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{name} cannot be started: {error}"));
-        let stderr = child.stderr.take().expect("stderr is piped");
+        let (child, stderr) = spawn(&mut command);
         let output = Arc::<Mutex<String>>::default();
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let gathered = Arc::clone(&output);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 gathered.lock().push_str(&format!("{line}\n"));
                 if let Some(rest) = line.strip_prefix(ready) {
                     // The test may have stopped waiting.
-                    let _ = tell.send(rest.to_owned());
+                    let _ = sender.send(rest.to_owned());
                 }
             }
         });
@@ -55,7 +50,7 @@ impl Program {
             output,
             ready: String::new(),
         };
-        match told.recv_timeout(PATIENCE) {
+        match receiver.recv_timeout(PATIENCE) {
             Ok(rest) => program.ready = rest,
             Err(_) => {
                 let status = program.child.try_wait();
@@ -68,29 +63,29 @@ impl Program {
         program
     }
 
-    /// What stood behind the beginning of the line that said it is ready.
+    /// The rest of the ready line.
     pub fn ready(&self) -> &str {
         &self.ready
     }
 
-    /// What it has said on stderr so far.
+    /// The output on stderr so far.
     pub fn output(&self) -> String {
         self.output.lock().clone()
     }
 
-    /// Whether it has not ended.
+    /// Whether the program is still running.
     pub fn runs(&mut self) -> bool {
         let status = self.child.try_wait();
         status.expect("a process can be waited for").is_none()
     }
 
-    /// Kills it, as a power cut would.
+    /// Kills the program with SIGKILL, like a power failure.
     pub fn kill(&mut self) {
         self.child.kill().expect("the process can be killed");
         self.child.wait().expect("the process ends");
     }
 
-    /// Asks it to stop, and waits until it has.
+    /// Stops the program and waits for its end.
     pub fn stop(&mut self) -> ExitStatus {
         processes::send(processes::id(&self.child), Signal::TERM);
         let name = self.name;
@@ -101,7 +96,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

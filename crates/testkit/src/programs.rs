@@ -1,4 +1,5 @@
-//! The workspace's own programs, for tests that run them: built once, beside the test's executable.
+//! The programs of the workspace, for tests that run them. They are built once, in the directory of
+//! the test's executable.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,7 +8,7 @@ use std::time::SystemTime;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
-/// Where the programs are.
+/// The paths of the programs.
 #[derive(Clone, Debug)]
 pub struct Programs {
     /// `keyward`
@@ -21,11 +22,11 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Where they are, after cargo has built what is missing or older than its source.
+    /// The paths. Runs cargo first if a program is missing or older than its source.
     ///
     /// # Panics
     ///
-    /// When they cannot be built; with what cargo said.
+    /// The build fails. The message contains cargo's output.
     pub fn get() -> &'static Self {
         static BUILT: OnceLock<Programs> = OnceLock::new();
         BUILT.get_or_init(|| {
@@ -36,7 +37,7 @@ impl Programs {
                 rest_api: place.join("examples/rest_api"),
                 demo: place.join("examples/demo"),
             };
-            // `cargo test` has built them; with `--test` it builds that test alone.
+            // `cargo test` builds all programs; `cargo test --test NAME` builds only that test.
             if !programs.are_fresh() {
                 build(&place);
             }
@@ -46,7 +47,7 @@ impl Programs {
 }
 
 impl Programs {
-    /// Whether each is there, and no older than what it is made from.
+    /// Whether all programs exist and are up to date.
     fn are_fresh(&self) -> bool {
         let made_from: [(&Path, &[&str]); 4] = [
             (&self.keyward, &["src", "migrations", "crates/proto/src"]),
@@ -69,7 +70,7 @@ impl Programs {
     }
 }
 
-/// When the newest file in there was written; `None` if there is none.
+/// The modification time of the newest file in the directory; `None` if it has no files.
 fn newest(path: &Path) -> Option<SystemTime> {
     match std::fs::read_dir(path) {
         Ok(entries) => entries.flatten().filter_map(|e| newest(&e.path())).max(),
@@ -81,7 +82,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|found| found.modified()).ok()
 }
 
-/// The directory of this profile: tests lie in `deps` there, examples in `examples`.
+/// The directory of the current profile. Tests are in its `deps`, examples in `examples`.
 fn place() -> PathBuf {
     let here = std::env::current_exe().expect("this process has an executable");
     let parts = ["deps", "examples"].map(Path::new);
@@ -121,10 +122,10 @@ fn build(place: &Path) {
     let mut cargo = Command::new(env!("CARGO"));
     for (name, _) in std::env::vars_os() {
         // What cargo tells the tests of a package: build scripts that look at it would run again.
-        let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_", "OUT_DIR"];
-        if told
+        let build_variables = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_", "OUT_DIR"];
+        if build_variables
             .iter()
-            .any(|told| name.to_string_lossy().starts_with(told))
+            .any(|prefix| name.to_string_lossy().starts_with(prefix))
         {
             cargo.env_remove(name);
         }
@@ -138,7 +139,7 @@ fn build(place: &Path) {
         .expect("cargo can be started");
     assert!(
         output.status.success(),
-        "the programs cannot be built; try: cargo {}\n{}",
+        "cannot build the programs; try: cargo {}\n{}",
         arguments.join(" "),
         String::from_utf8_lossy(&output.stderr)
     );

@@ -1,12 +1,12 @@
-//! A TCP proxy before any server, that a test can cut, stop up or make lie; of a Postgres it can lose
-//! the notifications alone. It runs on a thread and a runtime of its own, so that a test that blocks
-//! does not block it.
+//! A TCP proxy before a server, with which a test causes faults: cut connections, a black hole,
+//! random bytes, or only the loss of Postgres notifications. It runs on its own thread, so that a
+//! blocking test does not block it.
 
 mod frames;
 mod noise;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -15,19 +15,21 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use crate::server::{listen, run_on_thread};
+
 use frames::Frames;
 use noise::Noise;
 
-/// Which way of a connection is dead.
+/// The direction of a connection that loses its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Swallowed {
-    /// What clients send does not arrive.
+    /// The requests of clients are lost.
     Requests,
-    /// What the server answers does not arrive.
+    /// The responses of the server are lost.
     Answers,
 }
 
-/// What is done to connections.
+/// The current fault.
 #[derive(Clone, Copy, Default)]
 struct Mode {
     black_hole: bool,
@@ -35,11 +37,11 @@ struct Mode {
     drop_notifications: bool,
     half_open: Option<Swallowed>,
     garbage: bool,
-    /// How often all connections were cut.
+    /// The number of times that all connections were cut.
     cuts: u64,
 }
 
-/// A proxy on a free port of 127.0.0.1. It ends, and its connections with it, when it is dropped.
+/// A proxy on a free port of 127.0.0.1. Dropping it ends it and its connections.
 pub struct Proxy {
     address: SocketAddr,
     mode: Option<watch::Sender<Mode>>,
@@ -48,24 +50,13 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts one that connects to `target`.
+    /// Starts a proxy that connects to `target`.
     pub fn to(target: SocketAddr) -> Self {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .expect("a free port can be listened on");
-        listener
-            .set_nonblocking(true)
-            .expect("a listener can be made asynchronous");
-        let address = listener.local_addr().expect("a listener has an address");
+        let (listener, address) = listen();
         let (mode, seen) = watch::channel(Mode::default());
         let dropped = Arc::<AtomicU64>::default();
         let counter = Arc::clone(&dropped);
-        let thread = std::thread::spawn(move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime can be made")
-                .block_on(accept(listener, target, seen, counter));
-        });
+        let thread = run_on_thread(move || accept(listener, target, seen, counter));
         Self {
             address,
             mode: Some(mode),
@@ -74,41 +65,41 @@ impl Proxy {
         }
     }
 
-    /// Where it listens.
+    /// The address of the proxy.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// While on, not a byte passes, in either direction; connections stay open, and new ones are
-    /// taken. What was held back passes afterwards.
+    /// While on, no byte passes in either direction. Connections stay open, and new ones are
+    /// accepted. The delayed bytes pass when the fault ends.
     pub fn black_hole(&self, on: bool) {
         self.change(|mode| mode.black_hole = on);
     }
 
-    /// While on, new connections are closed at once.
+    /// While on, new connections are closed immediately.
     pub fn refuse(&self, on: bool) {
         self.change(|mode| mode.refuse = on);
     }
 
-    /// From now on all that comes this way is lost, and so is the end of it, while the other way is
-    /// open; connections stay so, and new ones are taken. With `None` what comes passes again.
+    /// Drops all data in this direction, including its end, while the other direction works.
+    /// Connections stay open, and new ones are accepted. `None` ends the fault.
     pub fn half_open(&self, swallowed: Option<Swallowed>) {
         self.change(|mode| mode.half_open = swallowed);
     }
 
-    /// While on, every byte of the server's answers is another one, such as no text and no message
-    /// of Redis has.
+    /// While on, every byte of the server's responses is replaced by a byte that is not valid in a
+    /// Redis message.
     pub fn garbage(&self, on: bool) {
         self.change(|mode| mode.garbage = on);
     }
 
-    /// While on, `NotificationResponse` messages of a Postgres server are lost; the connection must
-    /// not be encrypted.
+    /// While on, `NotificationResponse` messages of a Postgres server are dropped. The connection
+    /// must not be encrypted.
     pub fn drop_notifications(&self, on: bool) {
         self.change(|mode| mode.drop_notifications = on);
     }
 
-    /// How many notifications were lost so far.
+    /// The number of dropped notifications.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Relaxed)
     }
@@ -130,13 +121,13 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         drop(self.mode.take());
         if let Some(thread) = self.thread.take() {
-            // Its panic was printed.
+            // The panic of the thread was already printed.
             let _ = thread.join();
         }
     }
 }
 
-/// Takes connections until the proxy is dropped; those that are open end with the runtime.
+/// Accepts connections until the proxy is dropped. Open connections end with the runtime.
 async fn accept(
     listener: std::net::TcpListener,
     target: SocketAddr,
@@ -160,7 +151,7 @@ async fn accept(
     }
 }
 
-/// One connection, until both sides have closed it, one fails, or it is cut.
+/// Serves one connection until both sides have closed it, one fails, or it is cut.
 async fn connection(
     client: TcpStream,
     target: SocketAddr,
@@ -173,7 +164,7 @@ async fn connection(
         let mut open = passing.clone();
         open.wait_for(|mode| !mode.black_hole).await.ok()?;
         let server = TcpStream::connect(target).await.ok()?;
-        // A proxy that gathers small packets would look like a slow network.
+        // Without nodelay the proxy would delay small packets like a slow network.
         client.set_nodelay(true).ok()?;
         server.set_nodelay(true).ok()?;
         let (from_client, to_client) = client.into_split();
@@ -197,12 +188,12 @@ async fn connection(
     };
     tokio::select! {
         _ = pass => {}
-        // Also when the proxy was dropped.
+        // The sender is also gone if the proxy was dropped.
         _ = mode.wait_for(|mode| mode.cuts > cuts) => {}
     }
 }
 
-/// Passes on what comes this way, and the end of it, unless there is a black hole or the way is dead.
+/// Forwards the data of one direction, and its end, unless a fault drops it.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,

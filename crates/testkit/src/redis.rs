@@ -1,5 +1,5 @@
-//! Redis: private servers on ports of their own, that can be killed and paused; alone, under
-//! sentinels, or as a cluster. Nothing is left behind, however this process ends.
+//! Private Redis servers on free ports, which a test can kill and pause: a single server, with
+//! sentinels, or a cluster. No files or processes remain, however this process ends.
 
 mod cluster;
 mod program;
@@ -27,53 +27,54 @@ pub use cluster::RedisCluster;
 pub use sentinel::RedisSentinel;
 pub use wire::{RedisConnection, Reply};
 
-/// A start or a change of roles that takes longer has failed.
+/// The time limit for a start or a change of roles.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Who the harness is where there is an access list. The password is no secret: the server is
-/// reached from this machine only, and gone after the test.
+/// The harness's user on a server with an access list. The password is not secret: only this
+/// machine can reach the server, and the server ends with the test.
 const HARNESS: [&str; 2] = ["testkit", "testkit-secret"];
 
-/// How a server is started.
+/// The options of a server.
 #[derive(Clone, Debug, Default)]
 pub struct RedisOptions {
-    /// Lines of the configuration besides, such as `maxmemory 2mb`. The last one of a name holds.
+    /// Additional lines of the configuration, such as `maxmemory 2mb`. The last line for a name
+    /// applies.
     pub lines: Vec<String>,
-    /// An access list: a line for each user, such as `user default off`. The harness adds a user of
-    /// its own, so that [`Redis::command`] goes on.
+    /// The access list: one line for each user, such as `user default off`. The harness adds its
+    /// own user, so that [`Redis::command`] still works.
     pub acl: Option<String>,
-    /// Whether the port takes TLS, and nothing else, with a certificate for `localhost` and
-    /// `127.0.0.1`; see [`Redis::ca`].
+    /// Whether the port accepts only TLS, with a certificate for `localhost` and `127.0.0.1`. See
+    /// [`Redis::ca`].
     pub tls: bool,
-    /// With `tls`: another certificate, and that of the authority (in PEM) which signed it.
+    /// With `tls`: another certificate, and the authority (PEM) that signed it.
     pub identity: Option<(String, Identity)>,
-    /// Host and port of a primary.
+    /// The host and port of the primary, for a replica.
     pub replica_of: Option<(String, u16)>,
 }
 
-/// What a process is.
+/// The role of a process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Server,
     Sentinel,
-    /// With a port for the other nodes.
+    /// With the port of the cluster bus.
     Node,
 }
 
-/// A private server that keeps nothing. It ends when this is dropped, and when this process ends.
+/// A private server without persistence. It ends when this is dropped and when this process ends.
 pub struct Redis {
     guard: Guard,
     kind: Kind,
     options: RedisOptions,
     port: u16,
-    /// Where the nodes of a cluster speak with each other.
+    /// The port of the cluster bus.
     bus: u16,
     ca: Option<PathBuf>,
     server: Mutex<Option<Child>>,
 }
 
 impl Redis {
-    /// Starts a server that takes every command of everyone.
+    /// Starts a server without access control.
     pub fn start() -> Self {
         Self::with(RedisOptions::default())
     }
@@ -119,17 +120,17 @@ impl Redis {
         }
     }
 
-    /// Its port on 127.0.0.1.
+    /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where it listens.
+    /// The address of the server.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
-    /// Its directory, which goes with it.
+    /// The directory of the server, which is removed with it.
     pub fn directory(&self) -> &Path {
         self.guard.home()
     }
@@ -139,7 +140,7 @@ impl Redis {
         self.url_via(self.address())
     }
 
-    /// The URL through a proxy that listens at `address`.
+    /// The URL through a proxy at `address`.
     pub fn url_via(&self, address: SocketAddr) -> String {
         match &self.ca {
             None => format!("redis://{address}"),
@@ -147,41 +148,42 @@ impl Redis {
         }
     }
 
-    /// The unix socket, which never takes TLS.
+    /// The path of the Unix socket, which never uses TLS.
     pub fn socket(&self) -> PathBuf {
         self.directory().join("socket")
     }
 
-    /// The URL of the unix socket: `redis+unix:///PATH`.
+    /// The URL of the Unix socket: `redis+unix:///PATH`.
     pub fn socket_url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
 
-    /// The certificate of the authority that signed the server's, with [`RedisOptions::tls`].
+    /// The certificate of the authority that signed the server's certificate. Requires
+    /// [`RedisOptions::tls`].
     pub fn ca(&self) -> &Path {
         self.ca.as_deref().expect("started with TLS")
     }
 
-    /// What it wrote into its log since it was started.
+    /// The log since the start of the server.
     pub fn log(&self) -> String {
-        // It can be read by whom it was written for.
+        // An unreadable log counts as empty.
         std::fs::read_to_string(self.directory().join("log")).unwrap_or_default()
     }
 
-    /// Whether it was started and not killed since.
+    /// Whether the server was started and not killed.
     pub fn is_running(&self) -> bool {
         self.server.lock().is_some()
     }
 
-    /// Kills it, as a power cut would.
+    /// Kills the server with SIGKILL, like a power failure.
     pub fn kill(&self) {
         if let Some(server) = self.server.lock().take() {
             processes::kill_family(server);
         }
     }
 
-    /// Kills it if it runs, and starts it again: on the same port, and empty. What others changed in
-    /// its configuration stays: roles that a sentinel gave, the slots of a node.
+    /// Kills the server if it is running, and starts it again: empty, on the same port. Its
+    /// configuration keeps later changes, such as roles that a sentinel set or the slots of a node.
     pub fn restart(&self) {
         self.kill();
         wait_until("Redis starts again", PATIENCE, || match self.launch() {
@@ -191,36 +193,36 @@ impl Redis {
         });
     }
 
-    /// Stops it, as SIGSTOP does, until [`Self::resume`].
+    /// Pauses the server with SIGSTOP until [`Self::resume`].
     pub fn pause(&self) {
         let server = self.server.lock();
         processes::stop(id(server.as_ref().expect("the server runs")));
     }
 
-    /// Lets it go on.
+    /// Resumes the server.
     pub fn resume(&self) {
         let server = self.server.lock();
         let pid = id(server.as_ref().expect("the server runs"));
         processes::send(pid, Signal::CONT);
     }
 
-    /// The answer to a command, such as `["SET", "key", "value"]`, as text.
+    /// Runs a command, such as `["SET", "key", "value"]`, and returns the response as text.
     ///
     /// # Panics
     ///
-    /// When the answer is an error, and when there is none.
+    /// The response is an error, or the server does not respond.
     pub fn command(&self, parts: &[&str]) -> String {
         self.try_command(parts)
             .unwrap_or_else(|error| panic!("{parts:?}: {error}"))
     }
 
-    /// The answer to a command as text, or the error: the server's, or that of the connection.
+    /// Runs a command. Returns the response as text, or the error of the server or the connection.
     pub fn try_command(&self, parts: &[&str]) -> Result<String, String> {
-        let asked = self.connect().and_then(|mut open| open.ask(parts));
-        answer(asked)
+        let response = self.connect().and_then(|mut open| open.ask(parts));
+        answer(response)
     }
 
-    /// The answer to a command of this user.
+    /// Runs a command as this user.
     pub fn try_command_as(
         &self,
         user: &str,
@@ -233,17 +235,17 @@ impl Redis {
         answer(open.ask(parts))
     }
 
-    /// The answer to a command with any bytes. An error of the server is an answer, too.
+    /// Runs a command with arbitrary bytes. An error of the server is also a response.
     ///
     /// # Panics
     ///
-    /// When there is none.
+    /// The server does not respond.
     pub fn query(&self, parts: &[&[u8]]) -> Reply {
-        let asked = self.connect().and_then(|mut open| open.query(parts));
-        asked.unwrap_or_else(|error| panic!("Redis does not answer: {error}\n{}", self.log()))
+        let response = self.connect().and_then(|mut open| open.query(parts));
+        response.unwrap_or_else(|error| panic!("Redis does not respond: {error}\n{}", self.log()))
     }
 
-    /// A connection over the unix socket, of someone who may everything.
+    /// A connection over the Unix socket, with all rights.
     pub fn connect(&self) -> io::Result<RedisConnection> {
         let mut open = RedisConnection::connect_unix(&self.socket())?;
         if self.options.acl.is_some() {
@@ -256,15 +258,15 @@ impl Redis {
         Ok(open)
     }
 
-    /// Waits until the server says so of itself: `ROLE` is `master`, `slave` or `sentinel`.
+    /// Waits until `ROLE` of the server is `master`, `slave` or `sentinel`.
     fn wait_for_role(&self, role: &str) {
         wait_until(&format!("Redis is a {role}"), PATIENCE, || {
             self.try_command(&["ROLE"])
-                .is_ok_and(|said| said.lines().next() == Some(role))
+                .is_ok_and(|text| text.lines().next() == Some(role))
         });
     }
 
-    /// Waits until a replica has what its primary has.
+    /// Waits until a replica has all data of its primary.
     pub fn wait_for_sync(&self) {
         wait_until("a replica follows", PATIENCE, || {
             self.try_command(&["INFO", "replication"])
@@ -272,7 +274,7 @@ impl Redis {
         });
     }
 
-    /// Writes its configuration, which others may rewrite afterwards.
+    /// Writes the configuration. Sentinels and cluster nodes can change it later.
     fn configure(&self) {
         let home = self.directory();
         let path = |name: &str| format!("\"{}\"", home.join(name).display());
@@ -295,7 +297,7 @@ impl Redis {
         if self.kind != Kind::Sentinel {
             line("save", "\"\"");
             line("appendonly", "no");
-            // A replica has everything at once.
+            // A replica synchronises without a delay.
             line("repl-diskless-sync-delay", "0");
         }
         if self.kind == Kind::Node {
@@ -314,7 +316,7 @@ impl Redis {
         std::fs::write(home.join("conf"), text).expect("the configuration can be written");
     }
 
-    /// Starts the server and waits until it answers; its log when it ends instead.
+    /// Starts the server and waits until it responds. Returns its log if it ends instead.
     fn launch(&self) -> Result<(), String> {
         let home = self.directory();
         let log = File::create(home.join("log")).expect("the log can be written");
@@ -353,8 +355,8 @@ impl Drop for Redis {
     }
 }
 
-fn answer(asked: io::Result<Reply>) -> Result<String, String> {
-    match asked {
+fn answer(response: io::Result<Reply>) -> Result<String, String> {
+    match response {
         Ok(Reply::Error(error)) => Err(error),
         Ok(reply) => Ok(reply.text()),
         Err(error) => Err(error.to_string()),

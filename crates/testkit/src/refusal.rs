@@ -1,4 +1,4 @@
-//! What a call that was refused says, checked in full: code, reason, domain, field.
+//! Assertions on refused calls: code, reason, domain, field.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -6,8 +6,8 @@ use std::fmt::Debug;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// Asserts that `outcome` is a refusal of the domain `keyward` with `code` and `reason`, and gives
-/// its metadata.
+/// Asserts that `outcome` is an error of the domain `keyward` with `code` and `reason`. Returns its
+/// metadata.
 #[track_caller]
 pub fn refused<T: Debug>(
     outcome: Result<T, Status>,
@@ -23,7 +23,7 @@ pub fn refused<T: Debug>(
     info.metadata
 }
 
-/// Asserts that `outcome` is INVALID_ARGUMENT for `field`, and for it alone.
+/// Asserts that `outcome` is INVALID_ARGUMENT for `field` only.
 #[track_caller]
 pub fn invalid<T: Debug>(outcome: Result<T, Status>, field: &str) {
     let status = outcome.expect_err("the field is refused");

@@ -1,5 +1,5 @@
-//! Everything that the story takes: Keyward on its embedded store, and what stands before it. The bot
-//! reaches Keyward through a proxy, so that its answers can be lost.
+//! The whole system of the story: Keyward with its embedded store, and its front end. The bot
+//! reaches Keyward through a proxy, so that a test can drop its responses.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
@@ -10,101 +10,101 @@ use crate::ports::draw_port;
 use crate::process::without_settings;
 use crate::{Client, Front, FrontOptions, Process, Programs, Proxy, http_ask};
 
-/// Keyward, and the [`Front`] before it. Ends when dropped.
+/// Keyward and its [`Front`]. Ends when dropped.
 pub struct Stage {
     front: Front,
-    /// Between the bot and Keyward.
+    /// The proxy between the bot and Keyward.
     pub proxy: Proxy,
     keyward: Option<Process>,
-    /// What was said by Keywards that have ended.
-    said: String,
-    place: Place,
+    /// The output of ended Keyward processes.
+    past_output: String,
+    home: KeywardHome,
 }
 
-/// What outlives Keyward's process: its data, and where it serves.
-struct Place {
+/// The data directory and the addresses, which all Keyward processes of a stage share.
+struct KeywardHome {
     directory: tempfile::TempDir,
     grpc: SocketAddr,
     http: SocketAddr,
 }
 
 impl Stage {
-    /// Starts everything. `bot` are variables for the bot, besides those that it takes to run.
+    /// Starts everything. `bot` contains additional environment variables of the bot.
     pub fn start(bot: &[(&'static str, &str)]) -> Self {
         let local = || SocketAddr::from((Ipv4Addr::LOCALHOST, draw_port()));
-        let place = Place {
+        let home = KeywardHome {
             directory: tempfile::tempdir().expect("a temporary directory can be made"),
             grpc: local(),
             http: local(),
         };
-        let keyward = place.start();
-        let proxy = Proxy::to(place.grpc);
+        let keyward = home.start();
+        let proxy = Proxy::to(home.grpc);
         let variables = bot.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let front = Front::start(FrontOptions {
             for_bot: vec![proxy.address()],
-            for_api: vec![place.grpc],
-            admin_token: place.data().join("admin.token"),
+            for_api: vec![home.grpc],
+            admin_token: home.data().join("admin.token"),
             bot: variables.collect(),
         });
         Self {
             front,
             proxy,
             keyward: Some(keyward),
-            said: String::new(),
-            place,
+            past_output: String::new(),
+            home,
         }
     }
 
-    /// Starts Keyward, which must not be running, where it was.
+    /// Starts Keyward, which must not be running, with the same data and addresses.
     pub fn start_keyward(&mut self) {
         assert!(self.keyward.is_none(), "Keyward runs");
-        self.keyward = Some(self.place.start());
+        self.keyward = Some(self.home.start());
     }
 
-    /// Kills Keyward, as a power cut would.
+    /// Kills Keyward with SIGKILL, like a power failure.
     pub fn kill_keyward(&mut self) {
         let mut keyward = self.keyward.take().expect("Keyward runs");
         keyward.kill();
-        self.said += &keyward.output();
+        self.past_output += &keyward.output();
     }
 
-    /// Asks Keyward to stop, and waits until it has.
+    /// Stops Keyward and waits for its end.
     ///
     /// # Panics
     ///
-    /// When it does not end well.
+    /// Keyward ends with an error.
     pub fn stop_keyward(&mut self) {
         let mut keyward = self.keyward.take().expect("Keyward runs");
         let status = keyward.stop();
         assert!(status.success(), "keyward: {status}\n{}", keyward.output());
-        self.said += &keyward.output();
+        self.past_output += &keyward.output();
     }
 
     /// A client of Keyward with every role.
     pub async fn client(&self) -> Client {
-        Client::new(self.place.grpc, Some(&self.admin_token())).await
+        Client::new(self.home.grpc, Some(&self.admin_token())).await
     }
 
     /// Keyward's first token.
     pub fn admin_token(&self) -> String {
-        token_in(&self.place.data())
+        token_in(&self.home.data())
     }
 
     /// Keyward's database.
     pub fn database(&self) -> PathBuf {
-        self.place.data().join("keyward.db")
+        self.home.data().join("keyward.db")
     }
 
-    /// What Keyward's side port says at `path`.
+    /// The response of Keyward's side port at `path`.
     pub async fn keyward_says(&self, path: &str) -> String {
-        let answer = http_ask(self.place.http, "GET", path, &[], "").await;
+        let answer = http_ask(self.home.http, "GET", path, &[], "").await;
         answer.expect("the side port answers").body
     }
 
-    /// All that any of the processes has said so far.
+    /// The output of all processes so far.
     pub fn output(&self) -> String {
         let keyward = self.keyward.as_ref().map(Process::output);
-        self.said.clone() + &keyward.unwrap_or_default() + &self.front.output()
+        self.past_output.clone() + &keyward.unwrap_or_default() + &self.front.output()
     }
 }
 
@@ -122,7 +122,7 @@ impl DerefMut for Stage {
     }
 }
 
-impl Place {
+impl KeywardHome {
     fn data(&self) -> PathBuf {
         self.directory.path().join("keyward-data")
     }
@@ -134,7 +134,7 @@ impl Place {
             .env("KEYWARD_LISTEN", self.grpc.to_string())
             .env("KEYWARD_HTTP_LISTEN", self.http.to_string())
             .env("KEYWARD_DATA_DIR", self.data())
-            // The shortest there is: a Revoke waits no longer.
+            // The minimum, so that a Revoke waits as briefly as possible.
             .env("KEYWARD_MAX_STALENESS", "2s");
         Process::start(command, &self.data())
     }

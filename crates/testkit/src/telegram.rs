@@ -1,14 +1,14 @@
-//! Telegram's servers, played on this machine: the Bot API over HTTP for a bot that runs as a process
-//! of its own, and the side of the people who talk to it.
+//! A fake Telegram: the Bot API over HTTP for a bot in its own process, and the users who talk to
+//! the bot.
 //!
-//! It behaves as the Bot API does where a bot can notice: an update is given again until a higher
-//! `offset` confirms it, a second poll ends the first with 409, a screen that does not change is
-//! refused, HTML is parsed, limits are held to. Faults come on demand: see [`Fault`] and [`Held`].
-//! Everything that a bot has asked for and all that it has ever shown is kept, so that a test can
-//! look for what must not be there.
+//! It behaves like the Bot API wherever a bot can notice a difference. An update is repeated until
+//! a higher `offset` confirms it. A second poll ends the first with 409. An edit without a change
+//! is refused. HTML is parsed, and limits are checked. Tests cause faults with [`Fault`] and
+//! [`HeldCall`]. All calls of the bot and all its messages are recorded, so that a test can search
+//! them for secrets.
 //!
-//! The crate teremock does not fit here: it puts updates into a handler tree of the test's own
-//! process, and serves no `getUpdates` that another process could ask.
+//! The crate teremock is not suitable: it feeds updates into a handler in the test's own process,
+//! and provides no `getUpdates` for another process.
 
 mod calls;
 mod fault;
@@ -25,7 +25,7 @@ mod webhook;
 mod world;
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -35,39 +35,41 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub use calls::Call;
-pub use fault::{Fault, Held, When};
+pub use fault::{Fault, HeldCall, When};
 pub use markup::Button;
 pub use person::Person;
 pub use screen::Screen;
 use world::World;
 
-/// The bot's token. It is no secret: it is good for this fake alone.
+use crate::server::{listen, run_on_thread};
+
+/// The bot's token. It is not secret, because only this fake accepts it.
 pub(crate) const TOKEN: &str = "7000000001:AAfakeTokenOfATestBot_0123456789abc";
-/// What a test waits for must come within this time, however slow the machine.
+/// The time limit for every wait, even on a slow machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the server and the people share.
+/// The state that the server and the users share.
 struct Shared {
     world: Mutex<World>,
-    /// How often the world has changed.
+    /// The number of changes.
     changed: watch::Sender<u64>,
 }
 
 impl Shared {
-    /// Looks at the world.
+    /// Reads the state.
     fn read<T>(&self, look: impl FnOnce(&World) -> T) -> T {
         look(&self.world.lock())
     }
 
-    /// Changes the world, and wakes who waits for a change.
+    /// Changes the state and wakes all tasks that wait for a change.
     fn change<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
         let outcome = change(&mut self.world.lock());
         self.changed.send_modify(|times| *times += 1);
         outcome
     }
 
-    /// Waits until `find` finds something in what `look` sees of the world. `find` may look at the
-    /// world itself.
+    /// Waits until `find` returns a value for the part of the state that `look` reads. `find` may
+    /// also read the state.
     async fn wait<S, T>(
         &self,
         what: &str,
@@ -87,7 +89,7 @@ impl Shared {
         match found.await {
             Ok(found) => found,
             Err(_) => panic!(
-                "waited {PATIENCE:?} in vain: {what}\n{}",
+                "timed out after {PATIENCE:?}: {what}\n{}",
                 self.read(World::story)
             ),
         }
@@ -103,28 +105,16 @@ pub struct Telegram {
 }
 
 impl Telegram {
-    /// Starts it, on a thread and a runtime of its own, so that a test that blocks does not block
-    /// it.
+    /// Starts the fake on its own thread, so that a blocking test does not block it.
     pub fn start() -> Self {
-        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-            .expect("a free port can be listened on");
-        listener
-            .set_nonblocking(true)
-            .expect("a listener can be made asynchronous");
-        let address = listener.local_addr().expect("a listener has an address");
+        let (listener, address) = listen();
         let shared = Arc::new(Shared {
             world: Mutex::default(),
             changed: watch::Sender::new(0),
         });
         let (stop, stopped) = watch::channel(());
         let served = Arc::clone(&shared);
-        let thread = std::thread::spawn(move || {
-            tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime can be made")
-                .block_on(server::serve(listener, served, stopped));
-        });
+        let thread = run_on_thread(move || server::serve(listener, served, stopped));
         Self {
             address,
             shared,
@@ -133,12 +123,12 @@ impl Telegram {
         }
     }
 
-    /// What stands in place of `https://api.telegram.org`.
+    /// The URL that replaces `https://api.telegram.org`.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where it listens.
+    /// The address of the fake.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -148,19 +138,19 @@ impl Telegram {
         TOKEN
     }
 
-    /// A person with this id, at the app in this language (an IETF tag such as `en` or `zh-hans`;
-    /// empty: the app does not say). They are in their private chat with the bot.
+    /// A user with this id in the private chat with the bot. `language` is the language of the app:
+    /// an IETF tag such as `en` or `zh-hans`, or empty if the app does not send it.
     pub fn person(&self, id: i64, language: &str) -> Person {
         self.shared.change(|world| world.meet(id, language));
         Person::new(Arc::clone(&self.shared), id, id)
     }
 
-    /// Makes a group with this id, a negative number; [`Person::within`] takes a person there.
+    /// Creates a group with this negative id. [`Person::within`] moves a user there.
     pub fn group(&self, id: i64) {
         self.shared.change(|world| world.found(id));
     }
 
-    /// What the bot has asked for so far, in order.
+    /// All calls of the bot so far, in order.
     pub fn calls(&self) -> Vec<Call> {
         self.shared.read(|world| world.calls.clone())
     }
@@ -172,7 +162,7 @@ impl Telegram {
         calls
     }
 
-    /// Waits until there are so many calls of a method, those that are under way included.
+    /// Waits for this number of calls of a method, including calls in progress.
     pub async fn called(&self, method: &str, times: usize) {
         let what = format!("{times} calls of {method}");
         let count = |world: &World| {
@@ -183,47 +173,47 @@ impl Telegram {
         self.shared.wait(&what, count, is_enough).await;
     }
 
-    /// Every state of every message of the bot, in order, also of those that are gone.
+    /// All states of all messages of the bot, in order, including deleted messages.
     pub fn shown(&self) -> Vec<Screen> {
         self.shared.read(|world| world.shown.clone())
     }
 
-    /// The commands that the bot has set: by language (empty: for all others), each with its
-    /// description.
+    /// The commands that the bot has set for a language (empty: for all other languages), with
+    /// their descriptions.
     pub fn commands(&self) -> BTreeMap<String, Vec<(String, String)>> {
         self.shared.read(|world| world.commands.clone())
     }
 
-    /// The next so many calls of a method go wrong.
+    /// Makes the next calls of a method fail.
     pub fn fault(&self, method: &str, times: usize, fault: Fault) {
         self.shared
             .change(|world| world.faults.add(method, times, fault));
     }
 
-    /// Takes away the faults that have not happened yet.
+    /// Removes the pending faults.
     pub fn heal(&self) {
         self.shared.change(|world| world.faults.clear());
     }
 
-    /// Holds the next call of a method, before or after it is performed, until it is released.
-    pub fn hold(&self, method: &str, when: When) -> Held {
-        let held = Held::new(when);
+    /// Holds the next call of a method, before or after its execution, until it is released.
+    pub fn hold(&self, method: &str, when: When) -> HeldCall {
+        let held = HeldCall::new(when);
         self.fault(method, 1, held.fault());
         held
     }
 
-    /// Gives the bot an update that no person would cause: anything at all. An object without an
-    /// `update_id` gets one; the id under which it is confirmed is returned.
+    /// Sends the bot an arbitrary update. An object without `update_id` gets one. Returns the id
+    /// that confirms the update.
     pub fn inject(&self, update: Value) -> i64 {
         self.shared.change(|world| world.inject(update))
     }
 
-    /// Gives the bot an update once more, as when its confirmation was lost.
+    /// Sends the bot an update again, as if its confirmation was lost.
     pub fn redeliver(&self, update: i64) {
         self.shared.change(|world| world.redeliver(update));
     }
 
-    /// Waits until the bot has confirmed every update, that is, has handled it.
+    /// Waits until the bot has confirmed, and so handled, every update.
     pub async fn settled(&self) {
         let what = "every update is confirmed";
         let confirmed = World::all_confirmed;
@@ -232,25 +222,25 @@ impl Telegram {
             .await;
     }
 
-    /// From now on every query that a tap has made so far is too old to be answered.
+    /// Makes all callback queries so far too old to be answered.
     pub fn age_queries(&self) {
         self.shared.change(|world| world.queries.clear());
     }
 
-    /// Says where `host` of a webhook's URL is. What is posted to `https://host` comes there in plain
-    /// HTTP, as from a server that ends TLS.
+    /// Sets the address for `host` of a webhook's URL. Requests to `https://host` arrive there in
+    /// plain HTTP, as from a proxy that terminates TLS.
     pub fn resolve(&self, host: &str, address: SocketAddr) {
         self.shared
             .change(|world| world.hosts.insert(host.to_owned(), address));
     }
 
-    /// Where the bot wants its updates posted.
+    /// The URL of the bot's webhook.
     pub fn webhook(&self) -> Option<String> {
         self.shared
             .read(|world| Some(world.webhook.as_ref()?.url.clone()))
     }
 
-    /// What happened, for a person to read: the last calls, and what stands in each chat.
+    /// A summary for people: the last calls, and the messages in each chat.
     pub fn story(&self) -> String {
         self.shared.read(World::story)
     }
@@ -260,7 +250,7 @@ impl Drop for Telegram {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // Its panic was printed.
+            // The panic of the thread was already printed.
             let _ = thread.join();
         }
     }

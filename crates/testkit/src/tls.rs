@@ -1,4 +1,4 @@
-//! A certificate authority of a test's own, and the certificates of servers that it signs.
+//! A private certificate authority, and the server certificates that it signs.
 
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 
-/// A certificate authority that nobody knows but who is told.
+/// A private certificate authority. Only clients that get its certificate trust it.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
 }
 
-/// A server's certificate and its private key, in PEM.
+/// A server certificate and its private key, in PEM.
 #[derive(Clone)]
 pub struct Identity {
     /// The certificate.
@@ -21,7 +21,7 @@ pub struct Identity {
     pub key: String,
 }
 
-/// The files that [`write`] made.
+/// The files that [`write`] created.
 pub(crate) struct Files {
     /// The authority's certificate, for clients.
     pub(crate) authority: PathBuf,
@@ -32,7 +32,7 @@ pub(crate) struct Files {
 }
 
 impl Authority {
-    /// Draws one.
+    /// Creates an authority.
     #[expect(clippy::new_without_default, reason = "two of them are never the same")]
     pub fn new() -> Self {
         let key = KeyPair::generate().expect("a key can be drawn");
@@ -48,25 +48,24 @@ impl Authority {
         }
     }
 
-    /// Its certificate in PEM, for clients.
+    /// The authority's certificate in PEM, for clients.
     pub fn pem(&self) -> &str {
         &self.certificate
     }
 
-    /// A certificate for these names and addresses, good for longer than any test.
+    /// Signs a certificate for these names and addresses that remains valid for any test.
     pub fn sign(&self, names: &[&str]) -> Identity {
         self.sign_with(names, |_| {})
     }
 
-    /// The same, but it has ended long ago.
+    /// Signs an expired certificate.
     pub fn sign_expired(&self, names: &[&str]) -> Identity {
         self.sign_with(names, |params| {
             params.not_after = date_time_ymd(2001, 9, 9);
         })
     }
 
-    /// The same, but the certificate says that it is an authority's, as those do that `openssl req -x509`
-    /// makes unless it is told otherwise.
+    /// Signs a certificate that is marked as an authority, as `openssl req -x509` does by default.
     pub fn sign_as_authority(&self, names: &[&str]) -> Identity {
         self.sign_with(names, |params| {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -95,7 +94,7 @@ impl fmt::Debug for Identity {
 }
 
 impl Identity {
-    /// What the files `{name}.crt` and `{name}.key` in `directory` hold.
+    /// Reads the files `{name}.crt` and `{name}.key` in `directory`.
     pub fn read(directory: &Path, name: &str) -> Self {
         let read = |ending| {
             let path = directory.join(format!("{name}.{ending}"));
@@ -107,8 +106,8 @@ impl Identity {
         }
     }
 
-    /// Writes both into `directory`, as `server.crt` and `server.key`, which others cannot read. Files
-    /// that are there are replaced, each at once.
+    /// Writes `server.crt` and `server.key` to `directory`. Other users cannot read them. Existing
+    /// files are replaced atomically.
     pub fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
         let certificate = directory.join("server.crt");
         let key = directory.join("server.key");
@@ -118,7 +117,7 @@ impl Identity {
     }
 }
 
-/// Puts a file with this mode in the place of the one that is there.
+/// Replaces a file atomically, with this mode.
 fn put(path: &Path, text: &str, mode: u32) {
     let new = path.with_extension("new");
     std::fs::write(&new, text).expect("a file can be written");
@@ -127,14 +126,14 @@ fn put(path: &Path, text: &str, mode: u32) {
     std::fs::rename(&new, path).expect("a file can be replaced");
 }
 
-/// Draws an authority and a certificate for these names and addresses, and writes them into
+/// Creates an authority and a certificate for these names and addresses, and writes them to
 /// `directory`.
 pub(crate) fn write(directory: &Path, names: &[&str]) -> Files {
     let authority = Authority::new();
     write_signed(directory, authority.pem(), &authority.sign(names))
 }
 
-/// Writes the certificate of an authority and what it signed into `directory`.
+/// Writes an authority's certificate and a signed certificate to `directory`.
 pub(crate) fn write_signed(directory: &Path, authority: &str, identity: &Identity) -> Files {
     let path = directory.join("ca.crt");
     put(&path, authority, 0o644);

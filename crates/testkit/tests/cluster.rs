@@ -1,5 +1,5 @@
-//! A cluster starts, stops and kills what it says, with the settings it says. Instead of Keyward a
-//! script is run that notes what it was given.
+//! A cluster starts, stops and kills the named instances with the given settings. A script replaces
+//! Keyward and records its arguments.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -74,7 +74,7 @@ async fn instances_come_and_go_one_by_one_each_behind_its_own_proxy() {
             "{arguments}"
         );
         assert_eq!((ring, staleness.as_str()), (&keyring, "3000ms"));
-        // Through its proxy it reaches the server.
+        // The instance reaches the server through its proxy.
         drop(Postgres::connect(store).await);
         stores.push(store.clone());
     }

@@ -1,5 +1,5 @@
-//! The checker finds what breaks the promise, allows what it allows, and passes nothing that it
-//! cannot read: as a library, and as the program.
+//! The checker finds every violation of the promise, accepts everything that it allows, and refuses
+//! an unreadable history: as a library and as a program.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use keyward_proto::v1::Verdict;
 use keyward_testkit::{Counts, Fault, Recorder, Violation, check};
 
-/// A key that is asked to die at 10 and promised dead from 20 on.
+/// A key whose end is requested at 10 and that is promised dead from 20 on.
 const LIFE: &str = r#"{"event":"issued","key":"k","at":1}
 {"event":"dying","key":"k","at":10}
 {"event":"dead","key":"k","at":20}
@@ -24,7 +24,7 @@ fn verify(key: &str, began: u64, ended: u64, verdict: Option<&str>) -> String {
     )
 }
 
-/// What the program says and exits with; the library must agree.
+/// The output and the exit code of the program. The library must agree.
 fn judge(history: &str) -> (Vec<Violation>, String, i32) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("history.jsonl");
@@ -89,7 +89,7 @@ fn a_planted_violation_among_thousands_is_found() {
 }
 
 #[test]
-fn what_the_promise_allows_passes() {
+fn allowed_answers_pass() {
     assert_eq!(faults(2, 3, Some("VALID")), [], "it lives");
     assert_eq!(
         faults(19, 90, Some("VALID")),
@@ -113,7 +113,7 @@ fn what_the_promise_allows_passes() {
 }
 
 #[test]
-fn what_the_promise_forbids_is_found() {
+fn forbidden_answers_are_found() {
     assert_eq!(
         faults(21, 22, Some("VALID")),
         [Fault::ValidAfterDeath { late: 1 }]
@@ -132,7 +132,7 @@ fn what_the_promise_forbids_is_found() {
     }
     let never_ended = r#"{"event":"issued","key":"k","at":1}"#.to_owned() + "\n";
     let (violations, _, _) = judge(&(never_ended + &verify("k", 2, 3, Some("NOT_FOUND"))));
-    assert_eq!(violations.len(), 1, "nobody asked for its end");
+    assert_eq!(violations.len(), 1, "its end was not requested");
 }
 
 #[test]
@@ -142,9 +142,9 @@ fn the_order_of_the_lines_does_not_matter() {
     assert_eq!(violations.len(), 1);
 }
 
-/// A call that was not confirmed promises nothing: the key may be called dead, and need not be.
+/// An unconfirmed call promises nothing: the key may be dead or not.
 #[test]
-fn a_key_that_is_dying_for_ever_may_be_called_anything() {
+fn a_dying_key_may_get_any_verdict() {
     let mut history = LIFE.lines().take(2).fold(String::new(), |mut text, line| {
         writeln!(text, "{line}").unwrap();
         text
@@ -164,7 +164,7 @@ fn the_earliest_promise_counts() {
 }
 
 #[test]
-fn what_cannot_be_judged_does_not_pass() {
+fn an_unreadable_history_does_not_pass() {
     let fine = LIFE.to_owned() + &verify("k", 2, 3, Some("VALID"));
     judge(&fine);
     let unreadable = [
@@ -184,7 +184,10 @@ fn what_cannot_be_judged_does_not_pass() {
             "the key other was never issued",
         ),
         (&(fine.clone() + LIFE), "a key is issued twice"),
-        (&fine.replace("dying", "dead"), "nobody asked for it"),
+        (
+            &fine.replace("dying", "dead"),
+            "without a request to end it",
+        ),
         (
             &(fine.clone() + &verify("k", 3, 2, None)),
             "ended before it began",
@@ -208,7 +211,7 @@ fn what_cannot_be_judged_does_not_pass() {
 }
 
 #[test]
-fn what_is_recorded_is_what_is_judged() {
+fn recorded_events_are_checked() {
     let directory = tempfile::tempdir().unwrap();
     let recorder = Recorder::new(&directory.path().join("history.jsonl"));
     recorder.issued("k");

@@ -1,4 +1,5 @@
-//! The private Postgres does what tests of faults rest on, and leaves nothing behind.
+//! The private Postgres server has the properties that the tests of faults rely on, and leaves
+//! nothing behind.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{BufRead, BufReader};
@@ -133,13 +134,13 @@ async fn the_certificate_holds_for_its_name_and_its_authority() {
     assert!(PgConnection::connect(&other_authority).await.is_err());
 }
 
-/// In the process that this variable is set for, the test below is the victim.
+/// In the process with this variable, the test below is the victim.
 const VICTIM: &str = "TESTKIT_VICTIM";
 
-/// A process that has a server, and is killed while it holds it in a static that is never dropped;
-/// once while the server is paused.
+/// A process is killed while a static that is never dropped holds its server. The second time the
+/// server is paused.
 #[tokio::test]
-async fn a_server_ends_with_its_process_and_its_directory_goes() {
+async fn a_server_and_its_directory_end_with_the_process() {
     if let Ok(state) = std::env::var(VICTIM) {
         let postgres = Postgres::shared();
         let home = text(&postgres.superuser_url(), "SHOW data_directory").await;
@@ -152,10 +153,7 @@ async fn a_server_ends_with_its_process_and_its_directory_goes() {
     }
     for state in ["running", "paused"] {
         let mut victim = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "a_server_ends_with_its_process_and_its_directory_goes",
-            ])
+            .args(["--exact", "a_server_and_its_directory_end_with_the_process"])
             .arg("--nocapture")
             .env(VICTIM, state)
             .stdout(Stdio::piped())
@@ -174,14 +172,14 @@ async fn a_server_ends_with_its_process_and_its_directory_goes() {
         victim.wait().unwrap();
         let home = data.parent().unwrap();
         wait_until("the directory goes", PATIENCE, || !home.exists());
-        // One that ended and was not reaped has no command line.
+        // A zombie has no command line.
         let ended = std::fs::read(&process).unwrap_or_default();
         assert!(ended.is_empty(), "the server goes on: {state}");
     }
 }
 
 #[tokio::test]
-async fn a_server_that_is_dropped_is_gone_at_once() {
+async fn dropping_a_server_ends_it() {
     let postgres = Postgres::start();
     let data = text(&postgres.superuser_url(), "SHOW data_directory").await;
     let address = postgres.address();

@@ -1,4 +1,4 @@
-//! The proxy does to a connection what the test says, and nothing else.
+//! The proxy causes only the requested faults.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,11 +9,11 @@ use sqlx::postgres::PgListener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What has not come by then does not come.
+/// The time after which missing data counts as lost.
 const SHORT: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A server that says back what it hears.
+/// A server that echoes its input.
 async fn echo() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -39,19 +39,19 @@ async fn hear(stream: &mut TcpStream, text: &str) {
     assert_eq!(bytes, text.as_bytes());
 }
 
-/// Whether nothing comes, not even an end.
+/// Whether nothing arrives, not even the end of the stream.
 async fn is_silent(stream: &mut TcpStream) -> bool {
     tokio::time::timeout(SHORT, stream.read_u8()).await.is_err()
 }
 
-/// Whether it was closed from the other side.
+/// Whether the other side has closed the connection.
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let read = tokio::time::timeout(PATIENCE, stream.read_u8()).await;
     read.is_ok_and(|read| read.is_err())
 }
 
 #[tokio::test]
-async fn everything_passes_and_so_does_the_end() {
+async fn all_data_and_its_end_pass() {
     let proxy = Proxy::to(echo().await);
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     say(&mut stream, "hello").await;
@@ -93,7 +93,7 @@ async fn a_black_hole_holds_everything_back_and_then_lets_it_pass() {
 }
 
 #[tokio::test]
-async fn a_cut_closes_what_is_open_and_nothing_else() {
+async fn a_cut_closes_only_open_connections() {
     let proxy = Proxy::to(echo().await);
     let mut open = Vec::new();
     for _ in 0..3 {
@@ -131,7 +131,7 @@ async fn refused_connections_are_closed_and_open_ones_go_on() {
     hear(&mut new, "hello").await;
 }
 
-/// The end is swallowed like all else, so that the other side still waits.
+/// The end of the stream is also lost, so the other side still waits.
 #[tokio::test]
 async fn a_half_open_connection_loses_one_way_and_stays_open() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_half_open_connection_loses_one_way_and_stays_open() {
 }
 
 #[tokio::test]
-async fn garbage_is_as_long_as_the_answer_and_nothing_of_it() {
+async fn garbage_replaces_every_byte_of_a_response() {
     let proxy = Proxy::to(echo().await);
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     proxy.garbage(true);
@@ -190,7 +190,7 @@ async fn garbage_is_as_long_as_the_answer_and_nothing_of_it() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_a_connection_that_closes() {
+async fn an_unreachable_server_closes_the_connection() {
     let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = nobody.local_addr().unwrap();
     drop(nobody);
@@ -200,7 +200,7 @@ async fn a_server_that_is_not_there_is_a_connection_that_closes() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_dropped_takes_its_connections_along() {
+async fn dropping_a_proxy_closes_its_connections() {
     let proxy = Proxy::to(echo().await);
     let address = proxy.address();
     let mut stream = TcpStream::connect(address).await.unwrap();
@@ -229,7 +229,7 @@ async fn notifications_are_lost_while_all_else_passes() {
     notify("second").await;
     assert_eq!(heard(&mut listener).await, None);
     assert_eq!(proxy.dropped(), 1);
-    // The same connection answers: nothing else was lost.
+    // The same connection still responds: nothing else was lost.
     let answer: i32 = sqlx::query_scalar("SELECT 42")
         .fetch_one(&mut listener)
         .await

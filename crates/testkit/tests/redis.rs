@@ -1,4 +1,5 @@
-//! The private Redis servers do what tests of faults rest on, and leave nothing behind.
+//! The private Redis servers have the properties that the tests of faults rely on, and leave
+//! nothing behind.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{BufRead, BufReader};
@@ -13,7 +14,7 @@ use keyward_testkit::{
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// What has not come by then does not come.
+/// The time after which missing data counts as lost.
 const SHORT: Duration = Duration::from_millis(300);
 
 fn simple(text: &str) -> Reply {
@@ -40,7 +41,7 @@ fn replica_of(primary: &Redis) -> RedisOptions {
 }
 
 #[test]
-fn it_answers_on_its_port_and_its_socket() {
+fn a_server_responds_on_its_port_and_its_socket() {
     let redis = Redis::start();
     let mut by_port = open(&redis);
     let mut by_socket = RedisConnection::connect_unix(&redis.socket()).unwrap();
@@ -54,7 +55,7 @@ fn it_answers_on_its_port_and_its_socket() {
 }
 
 #[test]
-fn answers_are_read_as_they_are() {
+fn responses_are_parsed() {
     let redis = Redis::start();
     let bytes: Vec<u8> = (0..=255).chain(*b"\r\n").collect();
     let set = redis.query(&[b"SET", b"bytes", &bytes]);
@@ -125,7 +126,7 @@ fn a_paused_server_answers_when_it_goes_on() {
         let mut paused = RedisConnection::connect_for(redis.address(), SHORT).unwrap();
         assert!(paused.ask(&["GET", "key"]).is_err(), "it is not paused");
         redis.resume();
-        // What came too late is there.
+        // The delayed response is still in the connection.
         let reply = Reply::Bulk(b"value".to_vec());
         assert_eq!(paused.reply().unwrap(), reply);
         assert_eq!(redis.command(&["GET", "key"]), "value");
@@ -172,7 +173,7 @@ fn with_tls_the_port_takes_nothing_else() {
     let (port, ca) = (redis.port(), redis.ca().display());
     assert_eq!(redis.url(), format!("rediss://127.0.0.1:{port}?ca={ca}"));
 
-    // A replica is a client that speaks TLS.
+    // A replica connects to its primary with TLS.
     let replica = |authority: &Redis| RedisOptions {
         lines: vec![
             "tls-replication yes".to_owned(),
@@ -188,7 +189,7 @@ fn with_tls_the_port_takes_nothing_else() {
     let other = Redis::with(tls());
     let doubting = Redis::with(replica(&other));
     wait_until("the certificate is refused", PATIENCE, || {
-        // So it begins when TLS fails, whatever of the signature does not fit.
+        // The common prefix of all TLS errors about the certificate.
         doubting
             .log()
             .contains("Error condition on socket for SYNC: error:")
@@ -212,7 +213,7 @@ fn a_replica_follows() {
 }
 
 #[test]
-fn a_sentinel_makes_the_replica_the_primary_and_back() {
+fn a_sentinel_promotes_the_replica_and_back() {
     let set = RedisSentinel::start();
     let port = set.sentinels[0].port();
     assert_eq!(
@@ -229,7 +230,7 @@ fn a_sentinel_makes_the_replica_the_primary_and_back() {
     assert_eq!(next.command(&["GET", "key"]), "value");
     assert_eq!(next.command(&["SET", "key", "other"]), "OK");
     wait_until("the old primary follows", PATIENCE, || {
-        // The sentinel ends connections when it changes a role.
+        // The sentinel closes connections when it changes a role.
         set.primary.try_command(&["GET", "key"]).as_deref() == Ok("other")
     });
     assert_eq!(set.failover().port(), set.primary.port());
@@ -243,7 +244,7 @@ fn three_sentinels_notice_that_the_primary_is_gone() {
     set.primary.kill();
     set.wait_for(&set.replica);
     assert_eq!(set.current().port(), set.replica.port());
-    // It comes back as a primary, until the sentinels see it.
+    // The old primary starts as a primary, until the sentinels notice it.
     set.primary.restart();
     wait_until("the old primary follows", PATIENCE, || {
         let role = set.primary.try_command(&["ROLE"]);
@@ -319,12 +320,12 @@ fn a_proxy_before_it_breaks_the_answers_or_loses_them() {
     assert_eq!(open().ask(&["PING"]).unwrap(), simple("PONG"));
 }
 
-/// In the process that this variable is set for, the test below is the victim.
+/// In the process with this variable, the test below is the victim.
 const VICTIM: &str = "TESTKIT_VICTIM";
 
-/// A process that has servers, and is killed; once while one is paused.
+/// A process with two servers is killed. The second time one server is paused.
 #[test]
-fn servers_end_with_their_process_and_their_directories_go() {
+fn servers_and_their_directories_end_with_the_process() {
     if let Ok(state) = std::env::var(VICTIM) {
         let primary = Redis::start();
         let replica = Redis::with(replica_of(&primary));
@@ -345,7 +346,7 @@ fn servers_end_with_their_process_and_their_directories_go() {
         let mut victim = Command::new(std::env::current_exe().unwrap())
             .args([
                 "--exact",
-                "servers_end_with_their_process_and_their_directories_go",
+                "servers_and_their_directories_end_with_the_process",
             ])
             .arg("--nocapture")
             .env(VICTIM, state)
@@ -371,7 +372,7 @@ fn servers_end_with_their_process_and_their_directories_go() {
 }
 
 #[test]
-fn a_server_that_is_dropped_is_gone_at_once() {
+fn dropping_a_server_ends_it() {
     let redis = Redis::start();
     let home = redis.directory().to_owned();
     assert!(home.exists());

@@ -1,4 +1,4 @@
-//! The fake Telegram behaves to a bot as the Bot API does, and goes wrong as told.
+//! The fake Telegram behaves like the Bot API, and causes the requested faults.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use keyward_testkit::http_ask;
@@ -12,7 +12,7 @@ mod messages;
 #[path = "telegram/updates.rs"]
 mod updates;
 
-/// What a bot is answered: the status, and Telegram's body.
+/// The status and the body of a response.
 async fn call(telegram: &Telegram, method: &str, arguments: Value) -> (u16, Value) {
     let path = format!("/bot{}/{method}", telegram.token());
     let headers = [("content-type", "application/json")];
@@ -22,7 +22,7 @@ async fn call(telegram: &Telegram, method: &str, arguments: Value) -> (u16, Valu
     (answer.status, serde_json::from_str(&answer.body).unwrap())
 }
 
-/// What a call that is performed answers.
+/// The result of a successful call.
 async fn done(telegram: &Telegram, method: &str, arguments: Value) -> Value {
     let (status, body) = call(telegram, method, arguments).await;
     assert_eq!(status, 200, "{method}: {body}");
@@ -30,7 +30,7 @@ async fn done(telegram: &Telegram, method: &str, arguments: Value) -> Value {
     body["result"].clone()
 }
 
-/// Why a call is refused.
+/// The error of a refused call.
 async fn refused(telegram: &Telegram, method: &str, arguments: Value) -> (u16, String) {
     let (status, body) = call(telegram, method, arguments).await;
     assert_eq!(body["ok"], false, "{method}: {body}");

@@ -1,5 +1,5 @@
-//! The files of the certificate and its key: read, checked against each other, and told apart from
-//! those that were read before. No error holds anything of the key.
+//! Reads the files of the certificate and its key, checks that they belong together, and detects
+//! changed files. No error contains key material.
 
 use std::fs;
 use std::io;
@@ -14,58 +14,56 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 
 use keyward_crypto::private_file::{self, PrivateFileError};
 
-/// No certificate with its chain, and no key, comes near this many bytes.
+/// The maximum size of a file, in bytes: far more than a key or a chain of certificates needs.
 const MAX_FILE: usize = 256 << 10;
 
-/// Why the listener's certificate cannot be used. Each says what is wrong, where, and what to do.
+/// Why the certificate cannot be used: what is wrong, in which file, and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file could not be read.
-    #[error("cannot read {path:?}, which {setting} names ({cause}): check the path and its rights")]
+    /// A file cannot be read.
+    #[error("{setting}: cannot read {path:?}: {cause}. Check the path and its permissions")]
     Read {
         /// The setting that names the file.
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         cause: io::Error,
     },
-    /// A file is too long, or is none.
-    #[error("{path:?}, which {setting} names, is no file in PEM of at most 256 KiB")]
-    NoFile {
+    /// The path does not name a regular file, or the file is too large.
+    #[error("{setting}: {path:?} is not a regular file of at most 256 KiB. Name a PEM file")]
+    Unsuitable {
         /// The setting that names the file.
         setting: &'static str,
         /// The file.
         path: PathBuf,
     },
-    /// No certificate in the file.
+    /// The file has no certificate.
     #[error(
-        "{0:?}, which tls_cert names, holds no certificate: it takes PEM, the service's own certificate first"
+        "tls_cert: {0:?} contains no certificate. Name a PEM file with the service's certificate first, then its chain"
     )]
     NoCertificate(PathBuf),
-    /// A certificate that cannot be read.
-    #[error(
-        "a certificate in {path:?}, which tls_cert names, is damaged ({reason}): put the file there anew"
-    )]
+    /// A certificate cannot be parsed.
+    #[error("tls_cert: a certificate in {path:?} is damaged ({reason}). Replace the file")]
     Certificate {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The parser's error.
         reason: String,
     },
     /// Every user of the machine can read or change the key.
     #[error(
-        "{0:?}, which tls_key names, can be read or changed by every user of this machine: run `chmod o-rwx {0:?}`, or in Kubernetes set the volume's defaultMode to 0440"
+        "tls_key: every user of this machine can read or change {0:?}. Run `chmod o-rwx {0:?}`, or in Kubernetes set the volume's defaultMode to 0440"
     )]
     Exposed(PathBuf),
-    /// No private key in the file.
+    /// The file has no usable private key.
     #[error(
-        "{0:?}, which tls_key names, holds no private key that can be used: it takes PEM (PKCS#8, PKCS#1 or SEC1; RSA, ECDSA or Ed25519) without a password"
+        "tls_key: {0:?} contains no usable private key. Name a PEM file (PKCS#8, PKCS#1 or SEC1; RSA, ECDSA or Ed25519) without a password"
     )]
     NoKey(PathBuf),
-    /// The key is another certificate's.
+    /// The key belongs to another certificate.
     #[error(
-        "the key in {key:?} (tls_key) does not belong to the first certificate in {certificate:?} (tls_cert), which must be the service's own: put both there as they were made together"
+        "tls_key: the key in {key:?} does not belong to the first certificate in {certificate:?} (tls_cert), which must be the service's own. Install the two files that were created together"
     )]
     Mismatch {
         /// The certificate's file.
@@ -74,31 +72,31 @@ pub enum TlsError {
         key: PathBuf,
     },
     /// TLS cannot be set up.
-    #[error("TLS cannot be set up: {0}")]
+    #[error("cannot set up TLS: {0}")]
     Setup(#[from] rustls::Error),
 }
 
-/// The two files, by the paths of the settings.
+/// The paths of the two files.
 #[derive(Clone, Debug)]
 pub(super) struct Files {
     pub(super) certificate: PathBuf,
     pub(super) key: PathBuf,
 }
 
-/// What was read: the pair, and when the certificate ends, in seconds since the Unix epoch.
+/// A certificate with its key, and the time of its expiry in seconds since the Unix epoch.
 pub(super) struct Pair {
     pub(super) pair: CertifiedKey,
     pub(super) expires: i64,
 }
 
-/// What tells a file from the one that was there before: device, inode, size and both its times.
-type Identity = (u64, u64, u64, (i64, i64), (i64, i64));
-/// That of the certificate and that of the key; `None` for a file that is not there.
-pub(super) type Identities = [Option<Identity>; 2];
+/// Distinguishes a file from its predecessor: device, inode, size, modification and change time.
+type FileVersion = (u64, u64, u64, (i64, i64), (i64, i64));
+/// The versions of the certificate and of the key; `None` for a missing file.
+pub(super) type FileVersions = [Option<FileVersion>; 2];
 
 impl Files {
-    /// What both files are now. Links are followed.
-    pub(super) fn identity(&self) -> Identities {
+    /// The current versions of both files. Symbolic links are followed.
+    pub(super) fn versions(&self) -> FileVersions {
         [&self.certificate, &self.key].map(|path| {
             let found = fs::metadata(path).ok()?;
             let modified = (found.mtime(), found.mtime_nsec());
@@ -107,7 +105,7 @@ impl Files {
         })
     }
 
-    /// Reads and checks both.
+    /// Reads both files and checks that they belong together.
     pub(super) fn read(&self, provider: &CryptoProvider) -> Result<Pair, TlsError> {
         let chain = self.chain()?;
         let expires = expires(&chain[0]).map_err(|reason| self.damaged(reason))?;
@@ -125,7 +123,7 @@ impl Files {
         Ok(Pair { pair, expires })
     }
 
-    /// The certificates, at least one.
+    /// Reads the certificate and its chain: at least one certificate.
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let path = &self.certificate;
         let failed = |cause| TlsError::Read {
@@ -135,7 +133,7 @@ impl Files {
         };
         let found = fs::metadata(path).map_err(failed)?;
         if !found.is_file() || found.len() > MAX_FILE as u64 {
-            return Err(TlsError::NoFile {
+            return Err(TlsError::Unsuitable {
                 setting: "tls_cert",
                 path: path.clone(),
             });
@@ -154,7 +152,7 @@ impl Files {
         let path = || self.key.clone();
         let text = private_file::read(&self.key, MAX_FILE).map_err(|error| match error {
             PrivateFileError::Exposed => TlsError::Exposed(path()),
-            PrivateFileError::NoFile | PrivateFileError::TooLong => TlsError::NoFile {
+            PrivateFileError::NoFile | PrivateFileError::TooLong => TlsError::Unsuitable {
                 setting: "tls_key",
                 path: path(),
             },
@@ -175,7 +173,7 @@ impl Files {
     }
 }
 
-/// When the certificate ends, in seconds since the Unix epoch.
+/// The time of the certificate's expiry, in seconds since the Unix epoch.
 fn expires(certificate: &CertificateDer<'_>) -> Result<i64, String> {
     let read = x509_parser::parse_x509_certificate(certificate);
     let (_, certificate) = read.map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
-//! Handshakes of one serving thread: each goes on by itself, so that none holds up accepting, the
-//! others, or a stop. They are bounded in time and in number; when there are too many, the oldest one
-//! that is not done gives way, so that silent connections cannot keep others out.
+//! The TLS handshakes of one serving thread. Each runs in its own task, so that a slow one delays
+//! neither the acceptor, nor other handshakes, nor a stop. Time and number are limited: at the limit
+//! the oldest pending handshake is aborted, so that idle connections cannot lock out other clients.
 
 use std::collections::VecDeque;
 
@@ -12,14 +12,15 @@ use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Tls;
-use crate::grpc::connection::{Connection, Counted, PATIENCE};
+use crate::grpc::connection::{Connection, LoadGuard, OPENING_TIMEOUT};
 
-/// Handshakes of a thread at a time; each holds up to about 64 KiB.
-const AT_A_TIME: usize = 512;
+/// The maximum number of pending handshakes of a thread. Each uses up to about 64 KiB of memory.
+const MAX_PENDING: usize = 512;
 
-/// Those of `accepted` that have shaken hands, until `stop` or the end of `accepted`.
+/// Performs the handshakes of `accepted` and yields the resulting connections, until `stop` or the
+/// end of `accepted`.
 pub(in crate::grpc) fn handshakes(
-    accepted: impl Stream<Item = (TcpStream, Counted)> + Send + 'static,
+    accepted: impl Stream<Item = (TcpStream, LoadGuard)> + Send + 'static,
     tls: Tls,
     stop: CancellationToken,
 ) -> impl Stream<Item = Connection> {
@@ -32,14 +33,14 @@ pub(in crate::grpc) fn handshakes(
                 next = accepted.next() => next,
                 () = stop.cancelled() => None,
             };
-            let Some((stream, counted)) = next else {
+            let Some((stream, load)) = next else {
                 break;
             };
             make_room(&mut pending, &tls);
-            let shaking = shake(stream, counted, tls.clone(), done.clone(), stop.clone());
-            pending.push_back(tokio::spawn(shaking).abort_handle());
+            let handshake = handshake(stream, load, tls.clone(), done.clone(), stop.clone());
+            pending.push_back(tokio::spawn(handshake).abort_handle());
         }
-        // Nobody serves them any more.
+        // The thread no longer serves new connections.
         pending.iter().for_each(AbortHandle::abort);
     });
     UnboundedReceiverStream::new(connections)
@@ -47,7 +48,7 @@ pub(in crate::grpc) fn handshakes(
 
 fn make_room(pending: &mut VecDeque<AbortHandle>, tls: &Tls) {
     pending.retain(|task| !task.is_finished());
-    if pending.len() >= AT_A_TIME
+    if pending.len() >= MAX_PENDING
         && let Some(oldest) = pending.pop_front()
     {
         oldest.abort();
@@ -55,18 +56,18 @@ fn make_room(pending: &mut VecDeque<AbortHandle>, tls: &Tls) {
     }
 }
 
-async fn shake(
+async fn handshake(
     stream: TcpStream,
-    counted: Counted,
+    load: LoadGuard,
     tls: Tls,
     done: mpsc::UnboundedSender<Connection>,
     stop: CancellationToken,
 ) {
-    match tokio::time::timeout(PATIENCE, tls.acceptor.accept(stream)).await {
+    match tokio::time::timeout(OPENING_TIMEOUT, tls.acceptor.accept(stream)).await {
         Ok(Ok(stream)) => {
             tls.metrics.done.inc();
-            // The thread stops serving: the connection ends with it.
-            let _ = done.send(Connection::tls(stream, counted, stop));
+            // The receiver is gone if the thread stops; the connection is closed then.
+            let _ = done.send(Connection::tls(stream, load, stop));
         }
         Ok(Err(error)) => {
             tls.metrics.failed.inc();

@@ -1,6 +1,6 @@
-//! The listener's TLS: HTTP/2 alone, with a certificate that may be replaced while the service runs.
-//! A new pair of files is used only if it is whole; otherwise the one in use stays, and a warning
-//! says so once.
+//! TLS of the gRPC port: HTTP/2 only, with a certificate that can be replaced while the service runs.
+//! A new pair of files is used only if it is valid. Otherwise the current certificate stays in use,
+//! and one warning is logged.
 
 mod files;
 mod handshakes;
@@ -21,57 +21,57 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
-use files::{Files, Identities, Pair};
+use files::{FileVersions, Files, Pair};
 use keyward_core::key::Clock;
 use keyward_ops::TlsMetrics;
 
 pub use files::TlsError;
 pub(super) use handshakes::handshakes;
 
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
+/// The interval between two checks of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What every connection is accepted with. Cloning one names the same certificate.
+/// Accepts TLS connections. All clones share one certificate.
 #[derive(Clone)]
 pub struct Tls {
     acceptor: TlsAcceptor,
     metrics: TlsMetrics,
-    follower: Arc<Follower>,
+    reloader: Arc<Reloader>,
 }
 
-/// The certificate in use, for handshakes that begin now.
-struct InUse(ArcSwap<CertifiedKey>);
+/// The current certificate, used for new handshakes.
+struct Current(ArcSwap<CertifiedKey>);
 
-/// Keeps the certificate in use up to date with its files.
-struct Follower {
+/// Reloads the current certificate when its files change.
+struct Reloader {
     files: Files,
     provider: Arc<CryptoProvider>,
-    in_use: Arc<InUse>,
-    seen: Mutex<Seen>,
+    current: Arc<Current>,
+    seen: Mutex<SeenVersions>,
     clock: Arc<dyn Clock>,
     metrics: TlsMetrics,
 }
 
-/// The files as they were seen.
-struct Seen {
-    /// When the certificate in use was read.
-    good: Identities,
-    /// When they could not be used, and whether that was told.
-    bad: Option<(Identities, bool)>,
+/// The versions of the files that were read.
+struct SeenVersions {
+    /// The version of the current certificate.
+    good: FileVersions,
+    /// A version that cannot be used, and whether a warning was logged for it.
+    bad: Option<(FileVersions, bool)>,
 }
 
-impl Seen {
-    fn of(good: Identities) -> Self {
+impl SeenVersions {
+    fn new(good: FileVersions) -> Self {
         Self { good, bad: None }
     }
 }
 
 impl Tls {
-    /// Reads the certificate and its key, and says when it ends.
+    /// Reads the certificate and its key, and logs when the certificate expires.
     ///
     /// # Errors
     ///
-    /// A file that cannot be read, that does not hold what it should, or does not go with the other.
+    /// A file cannot be read or has the wrong content, or the key does not belong to the certificate.
     pub fn load(
         certificate: &Path,
         key: &Path,
@@ -83,54 +83,54 @@ impl Tls {
             key: key.to_owned(),
         };
         let provider = Arc::new(ring::default_provider());
-        // Before they are read: a change in between is seen at the next look.
-        let seen = Mutex::new(Seen::of(files.identity()));
+        // Taken before the files are read, so that the next check finds a change in between.
+        let seen = Mutex::new(SeenVersions::new(files.versions()));
         let Pair { pair, expires } = files.read(&provider)?;
-        let in_use = Arc::new(InUse(ArcSwap::from_pointee(pair)));
+        let current = Arc::new(Current(ArcSwap::from_pointee(pair)));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?
             .with_no_client_auth()
-            .with_cert_resolver(Arc::<InUse>::clone(&in_use));
+            .with_cert_resolver(Arc::<Current>::clone(&current));
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let follower = Follower {
+        let reloader = Reloader {
             files,
             provider,
-            in_use,
+            current,
             seen,
             clock,
             metrics: metrics.clone(),
         };
-        follower.tell("TLS is on", expires);
+        reloader.report("TLS is on", expires);
         Ok(Self {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             metrics,
-            follower: Arc::new(follower),
+            reloader: Arc::new(reloader),
         })
     }
 
-    /// Looks at the files again and again, until `stop`.
-    pub async fn follow(self, stop: CancellationToken) {
+    /// Reloads the certificate when its files change, until `stop`.
+    pub async fn reload(self, stop: CancellationToken) {
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(CHECK_INTERVAL) => {}
                 () = stop.cancelled() => return,
             }
-            let follower = Arc::clone(&self.follower);
-            // Reading files may block, and a stop does not wait for that.
-            let snapshot = tokio::task::spawn_blocking(move || follower.look());
+            let reloader = Arc::clone(&self.reloader);
+            // Reading files can block, and a stop must not wait for it.
+            let check = tokio::task::spawn_blocking(move || reloader.check());
             tokio::select! {
-                // One that panicked is followed by another.
-                _ = snapshot => {}
+                // After a panic the next check runs as usual.
+                _ = check => {}
                 () = stop.cancelled() => return,
             }
         }
     }
 }
 
-impl Follower {
-    /// Uses what the files hold if they changed and are whole.
-    fn look(&self) {
-        let now = self.files.identity();
+impl Reloader {
+    /// Uses the files if they have changed and are valid.
+    fn check(&self) {
+        let now = self.files.versions();
         let mut seen = self.seen.lock();
         if now == seen.good {
             seen.bad = None;
@@ -138,24 +138,24 @@ impl Follower {
         }
         match self.files.read(&self.provider) {
             Ok(Pair { pair, expires }) => {
-                self.in_use.0.store(Arc::new(pair));
-                *seen = Seen::of(now);
-                self.tell("a new TLS certificate is in use", expires);
+                self.current.0.store(Arc::new(pair));
+                *seen = SeenVersions::new(now);
+                self.report("a new TLS certificate is in use", expires);
             }
             Err(error) => match &mut seen.bad {
-                Some((bad, told)) if *bad == now => {
-                    if !std::mem::replace(told, true) {
-                        tracing::warn!(%error, "the new TLS certificate is not used, the one before stays");
+                Some((bad, logged)) if *bad == now => {
+                    if !std::mem::replace(logged, true) {
+                        tracing::warn!(%error, "cannot use the new TLS certificate; the current one stays in use");
                     }
                 }
-                // One of the two files may be about to come: judged at the next look.
+                // The other file may not be written yet: the next check decides.
                 _ => seen.bad = Some((now, false)),
             },
         }
     }
 
-    /// Says which certificate is in use from now on, and warns if it has ended.
-    fn tell(&self, what: &str, expires: i64) {
+    /// Logs the certificate and its expiry, and warns if it has expired.
+    fn report(&self, message: &str, expires: i64) {
         self.metrics.expire_time.set(expires);
         let certificate = self.files.certificate.display();
         let until = OffsetDateTime::from_unix_timestamp(expires)
@@ -163,26 +163,26 @@ impl Follower {
             .and_then(|time| time.format(&Rfc3339).ok())
             .unwrap_or_else(|| expires.to_string());
         if self.clock.wall().as_micros() / 1_000_000 > expires {
-            tracing::warn!(%certificate, %until, "the TLS certificate has expired: clients refuse it");
+            tracing::warn!(%certificate, %until, "the TLS certificate has expired; clients refuse it");
         }
-        tracing::info!(%certificate, %until, "{what}");
+        tracing::info!(%certificate, %until, "{message}");
     }
 }
 
-impl ResolvesServerCert for InUse {
+impl ResolvesServerCert for Current {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.load_full())
     }
 }
 
-impl fmt::Debug for InUse {
+impl fmt::Debug for Current {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("InUse")
+        f.write_str("Current")
     }
 }
 
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tls({:?})", self.follower.files)
+        write!(f, "Tls({:?})", self.reloader.files)
     }
 }

@@ -28,7 +28,7 @@ async fn a_database_gets_its_secrets_once() {
     ];
     let (done, said) = run(&cluster, &["init"], &fresh);
     assert!(
-        !done && said.contains("has its keyring and tokens already"),
+        !done && said.contains("already has a keyring and tokens"),
         "{said}"
     );
     assert!(!keyring.exists() && !elsewhere.join("admin.token").exists());

@@ -180,7 +180,7 @@ async fn a_keyring_of_another_deployment_is_refused() {
     let away = ours.data_dir.join("away");
     fs::rename(ours.keyring(), &away).unwrap();
     fs::rename(theirs.keyring(), ours.keyring()).unwrap();
-    ours.refuses("is not the one that this store was made with");
+    ours.refuses("does not belong to this store");
 
     // Nor half of it.
     fs::copy(away.join("generation-1"), ours.file("generation-1")).unwrap();

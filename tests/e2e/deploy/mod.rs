@@ -95,7 +95,10 @@ async fn what_runs_once_may_run_again_and_the_bot_may_do_what_it_needs() {
         deployment.token("bot/token"),
     );
     let said = deployment.up("init");
-    assert!(said.contains("were made before"), "{said}");
+    assert!(
+        said.contains("the keyring and the tokens already exist"),
+        "{said}"
+    );
     let said = deployment.up("bot-token");
     assert!(said.contains("no token was made"), "{said}");
     assert_eq!(deployment.token("operator/admin.token"), admin);

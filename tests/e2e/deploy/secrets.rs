@@ -109,6 +109,6 @@ fn a_name_that_is_none_is_refused() {
     let refused = secrets(home.path(), &[("KEYWARD_NAMES", "good.example a,DNS:evil")]);
     assert!(!refused.status.success());
     let said = String::from_utf8(refused.stderr).unwrap();
-    assert!(said.contains("'a,DNS:evil' is no host name"), "{said}");
+    assert!(said.contains("'a,DNS:evil' is not a host name"), "{said}");
     assert!(!home.path().join("secrets/keyward.crt").exists());
 }

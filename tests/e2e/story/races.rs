@@ -1,6 +1,6 @@
 //! What happens at the same time, and what happens twice.
 
-use keyward_testkit::telegram::{Held, When};
+use keyward_testkit::telegram::{HeldCall, When};
 use keyward_testkit::{Stage, Swallowed};
 
 use super::actor::Actor;
@@ -81,7 +81,7 @@ enum Death {
 
 impl Death {
     /// What is held at Telegram meanwhile.
-    fn hold(self, stage: &Stage) -> Held {
+    fn hold(self, stage: &Stage) -> HeldCall {
         match self {
             Self::BeforeRevoke => stage.telegram.hold("answerCallbackQuery", When::Before),
             Self::BeforeMessage => stage.telegram.hold("editMessageText", When::Before),

@@ -130,7 +130,7 @@ async fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
     // A certificate without its key is not used, and said once.
     let second = place.authority.sign(&NAMES);
     std::fs::write(place.path("server.crt"), &second.certificate).unwrap();
-    let kept = "the new TLS certificate is not used, the one before stays";
+    let kept = "cannot use the new TLS certificate; the current one stays in use";
     eventually("it says that it is not used", PATIENCE, async || {
         process.output().contains(kept)
     })
@@ -159,7 +159,7 @@ async fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
         metric(&process, expires).await < 1_100_000_000
     })
     .await;
-    assert!(process.output().contains("has expired: clients refuse it"));
+    assert!(process.output().contains("has expired; clients refuse it"));
     assert!(process.stop().success());
 }
 
@@ -286,25 +286,29 @@ fn a_bad_pair_is_refused_in_one_line_that_says_why() {
         (
             "",
             &good.key,
-            &["server.crt", "tls_cert", "holds no certificate"],
+            &["server.crt", "tls_cert", "contains no certificate"],
         ),
         (
             "nothing",
             &good.key,
-            &["server.crt", "holds no certificate"],
+            &["server.crt", "contains no certificate"],
         ),
         (&broken, &good.key, &["server.crt", "damaged"]),
         (
             &good.certificate,
             "",
-            &["server.key", "tls_key", "no private key"],
+            &["server.key", "tls_key", "no usable private key"],
         ),
         (
             &good.certificate,
             &locked,
             &["server.key", "without a password"],
         ),
-        (&good.certificate, &good.certificate, &["no private key"]),
+        (
+            &good.certificate,
+            &good.certificate,
+            &["no usable private key"],
+        ),
         (
             &good.certificate,
             &other.key,

@@ -1,5 +1,5 @@
-//! Judges a history that the promise tests wrote: `check-history FILE`. Exits with 0 if it keeps the
-//! promise, 1 if it breaks it, 2 if it cannot be judged.
+//! Checks a history of the promise tests: `check-history FILE`. Exits with 0 if the history keeps
+//! the promise, with 1 if it violates the promise, and with 2 if it cannot be checked.
 
 use std::io::{Write, stderr, stdout};
 use std::path::Path;
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     match judged {
         Ok(report) => print(&report),
         Err(error) => {
-            // Who does not read the reason still sees the status.
+            // A failure to write the reason does not change the exit status.
             let _ = writeln!(stderr(), "{error}");
             ExitCode::from(2)
         }

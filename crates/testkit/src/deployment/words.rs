@@ -1,4 +1,4 @@
-//! What `deploy/compose.yaml` says, in words of this machine: paths, host names and ports of containers.
+//! Translates `deploy/compose.yaml` for this machine: paths, host names and ports of containers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::ports::draw_port;
 use crate::{Compose, Postgres, Redis};
 
-/// The services that answer calls.
+/// The services that accept calls.
 const INSTANCES: [&str; 3] = ["keyward-a", "keyward-b", "keyward-c"];
 
-/// Which port of this machine stands for which service.
+/// The ports of this machine for the services.
 pub(super) struct Ports {
     pub(super) grpc: BTreeMap<&'static str, u16>,
     pub(super) http: BTreeMap<&'static str, u16>,
@@ -28,11 +28,11 @@ impl Ports {
     }
 }
 
-/// What is said in containers, and what it is called here: the longer words first.
+/// The translations from containers to this machine, longer texts first.
 pub(super) struct Words(Vec<(String, String)>);
 
 impl Words {
-    /// The list for a deployment in `home`.
+    /// The translations for a deployment in `home`.
     pub(super) fn new(
         home: &Path,
         keyward: &Path,
@@ -76,13 +76,13 @@ impl Words {
         Self(words)
     }
 
-    /// A word more, before the shorter ones that it begins with.
+    /// Adds a translation before the shorter texts that are its prefixes.
     pub(super) fn put_first(&mut self, there: &str, here: &Path) {
         let here = here.to_str().expect("a path is text").to_owned();
         self.0.insert(0, (there.to_owned(), here));
     }
 
-    /// The words of one service: what listens has a port of its own.
+    /// The translations of one service, with its own ports.
     pub(super) fn of(&self, service: &str, ports: &Ports) -> Self {
         let mut words = self.0.clone();
         let mut say = |there: &str, here: String| words.push((there.to_owned(), here));

@@ -1,4 +1,4 @@
-//! Judges a history by the promise. What it cannot read it does not pass.
+//! Compares a history with the promise. An unreadable history does not pass.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -9,7 +9,7 @@ use std::path::Path;
 use super::report::{Fault, Report, Violation};
 use super::{Event, is_verdict};
 
-/// Why a history cannot be judged.
+/// Why a history cannot be checked.
 #[derive(Debug)]
 pub struct Unreadable(String);
 
@@ -21,27 +21,27 @@ impl Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
-/// The life of a key: when its end was asked for, and from when on it is promised.
+/// The lifetime of a key: when its end was requested, and from when on it is promised.
 #[derive(Clone, Copy, Default)]
 struct Life {
     dying: Option<u64>,
     dead: Option<u64>,
 }
 
-/// Reads the history at `path` and judges it.
+/// Reads the history at `path` and checks it.
 ///
 /// # Errors
 ///
-/// When it cannot be read, holds a line that is no event, tells of a key that was not issued or
-/// died without dying, or when nobody verified anything: then it shows nothing.
+/// The file is unreadable, a line is not an event, or a key died without being issued or revoked.
+/// A history without a Verify is also refused, because it proves nothing.
 pub fn check(path: &Path) -> Result<Report, Unreadable> {
-    // Twice, since a key's end may stand after a verify that knew of it.
+    // Two passes, because the death of a key can follow a Verify that it affects.
     let mut lives = HashMap::new();
     each(path, |event| live(&mut lives, event))?;
     for (key, life) in &lives {
         if life.dead.is_some() && life.dying.is_none() {
             return Err(Unreadable(format!(
-                "{}: the key {key} is dead, and nobody asked for it",
+                "{}: the key {key} is dead without a request to end it",
                 path.display()
             )));
         }
@@ -58,7 +58,7 @@ pub fn check(path: &Path) -> Result<Report, Unreadable> {
     Ok(report)
 }
 
-/// Goes through the events, in the order of the file.
+/// Reads the events in the order of the file.
 fn each(path: &Path, mut take: impl FnMut(Event) -> Result<(), String>) -> Result<(), Unreadable> {
     let wrong = |error: &dyn Display| Unreadable(format!("{}: {error}", path.display()));
     let file = File::open(path).map_err(|error| wrong(&error))?;
@@ -73,7 +73,7 @@ fn each(path: &Path, mut take: impl FnMut(Event) -> Result<(), String>) -> Resul
     Ok(())
 }
 
-/// Notes when a key was issued, and the first time of its dying and of its death.
+/// Records when a key was issued, and the earliest times of its dying and its death.
 fn live(lives: &mut HashMap<String, Life>, event: Event) -> Result<(), String> {
     let first = |known: Option<u64>, at| Some(known.map_or(at, |known: u64| known.min(at)));
     match event {

@@ -1,46 +1,46 @@
-//! What a history says, for a person and for a test.
+//! The result of a check, for people and for tests.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-/// How often something happened.
+/// The numbers of calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Calls of Verify.
     pub verifies: usize,
-    /// Those that ended without a verdict.
+    /// The calls without a verdict.
     pub unavailable: usize,
-    /// Those that said VALID.
+    /// The calls with the verdict VALID.
     pub valid: usize,
-    /// Those that began after the key was promised dead.
+    /// The calls that started after the key was promised dead.
     pub after_death: usize,
 }
 
-/// What breaks the promise.
+/// A violation of the promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// VALID to a call that began after the key was promised dead.
+    /// VALID for a call that started after the key was promised dead.
     ValidAfterDeath {
-        /// So many microseconds after.
+        /// The delay, in microseconds.
         late: u64,
     },
-    /// Another verdict, answered before anybody had asked for the key's end.
+    /// Another verdict, answered before the end of the key was requested.
     LiveKeyCalledDead {
-        /// What was said instead.
+        /// The verdict.
         verdict: String,
     },
 }
 
-/// One answer that breaks the promise.
+/// An answer that violates the promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The key's id.
     pub key: String,
-    /// Who answered.
+    /// The instance that answered.
     pub instance: usize,
-    /// When the call began, in microseconds of the history.
+    /// The start of the call, in microseconds of the history.
     pub began: u64,
-    /// What is wrong.
+    /// The kind of violation.
     pub fault: Fault,
 }
 
@@ -55,23 +55,23 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What a history says.
+/// The result of a check.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Keys that were issued.
+    /// The number of issued keys.
     pub keys: usize,
-    /// Those of them that were promised dead.
+    /// The number of these that were promised dead.
     pub dead: usize,
-    /// All instances together.
+    /// The numbers of all instances together.
     pub total: Counts,
-    /// Each instance.
+    /// The numbers of each instance.
     pub instances: BTreeMap<usize, Counts>,
-    /// What breaks the promise, in the order of the file.
+    /// The violations, in the order of the file.
     pub violations: Vec<Violation>,
 }
 
 impl Report {
-    /// How many were VALID after the key's death.
+    /// The number of VALID answers after the death of the key.
     pub fn valid_after_death(&self) -> usize {
         let late =
             |violation: &&Violation| matches!(violation.fault, Fault::ValidAfterDeath { .. });
@@ -79,7 +79,7 @@ impl Report {
     }
 }
 
-/// One line; [`Violation`]s have their own.
+/// One line. Each [`Violation`] has its own line.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let after = self.valid_after_death();

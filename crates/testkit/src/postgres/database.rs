@@ -1,4 +1,4 @@
-//! The databases of a private server, and the URLs by which its users reach them.
+//! The databases of a private server, and the URLs for their users.
 
 use std::net::SocketAddr;
 
@@ -6,17 +6,17 @@ use sqlx::{AssertSqlSafe, Connection};
 
 use super::Postgres;
 
-/// The database that every server has from the start; empty.
+/// The database of every new server, which is empty.
 pub(super) const DATABASE: &str = "keyward";
 
-/// Who connects.
+/// The user of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum User {
-    /// `keyward_owner`, who owns the databases and may change their schema.
+    /// `keyward_owner`: owns the databases and can change their schema.
     Owner,
-    /// `keyward_service`, who may log in, and what the owner grants.
+    /// `keyward_service`: has only the rights that the owner grants.
     Service,
-    /// `postgres`, who may everything.
+    /// `postgres`: has all rights.
     Superuser,
 }
 
@@ -30,8 +30,8 @@ impl User {
         }
     }
 
-    /// The password, which is no secret: the server is reached from this machine only, and gone
-    /// after the test.
+    /// The password. It is not secret: only this machine can reach the server, and the server ends
+    /// with the test.
     pub(crate) fn password(self) -> &'static str {
         match self {
             Self::Owner => "owner-secret",
@@ -41,7 +41,7 @@ impl User {
     }
 }
 
-/// A database on a server, and how to reach it.
+/// A database on a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Database {
     name: String,
@@ -54,7 +54,7 @@ impl Database {
         Self { name, address }
     }
 
-    /// Where the server listens.
+    /// The address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -69,7 +69,7 @@ impl Database {
         self.url_via(user, self.address)
     }
 
-    /// The URL for `user` through a proxy that listens at `address`.
+    /// The URL for `user` through a proxy at `address`.
     pub fn url_via(&self, user: User, address: SocketAddr) -> String {
         let (name, password, database) = (user.name(), user.password(), &self.name);
         format!("postgres://{name}:{password}@{address}/{database}")
@@ -80,7 +80,7 @@ impl Database {
         self.url(User::Owner)
     }
 
-    /// The URL for the role that serves.
+    /// The URL for the serving role.
     pub fn service_url(&self) -> String {
         self.url(User::Service)
     }
@@ -90,14 +90,14 @@ impl Database {
         self.url(User::Superuser)
     }
 
-    /// Runs statements as the superuser, in one go.
+    /// Runs statements as the superuser.
     pub async fn execute(&self, statements: &str) {
         let mut connection = Postgres::connect(&self.superuser_url()).await;
         let done = sqlx::raw_sql(AssertSqlSafe(statements))
             .execute(&mut connection)
             .await;
         done.unwrap_or_else(|error| panic!("{statements}: {error}"));
-        // Nothing is open that closing could lose.
+        // Closing cannot lose anything here.
         let _ = connection.close().await;
     }
 }

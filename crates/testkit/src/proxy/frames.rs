@@ -1,19 +1,19 @@
-//! The messages of a Postgres server, as far as needed to leave some out.
+//! The frames of a Postgres server's messages, to drop some of them.
 
-/// What a server answers to the question for encryption: yes (TLS), yes (GSSAPI), no.
+/// The server's answer to a request for encryption: TLS, GSSAPI, or no.
 const ENCRYPTED: [u8; 2] = [b'S', b'G'];
 const IN_CLEAR: u8 = b'N';
 /// The type of `NotificationResponse`.
 const NOTIFICATION: u8 = b'A';
 
-/// Where in the stream of a server's messages one is. Each is a type, a length that counts itself,
-/// and so many bytes.
+/// The position in the stream of a server's messages. A message is a type, a length that includes
+/// itself, and the content.
 #[derive(Clone, Copy, Default)]
 enum At {
-    /// Before the first message: there may be answers of one byte to questions for encryption.
+    /// Before the first message, where one-byte answers to encryption requests are possible.
     #[default]
     Start,
-    /// What follows cannot be read.
+    /// The following bytes are encrypted or invalid.
     Opaque,
     Type,
     Length {
@@ -27,13 +27,13 @@ enum At {
     },
 }
 
-/// Reads along.
+/// Parses the stream.
 #[derive(Default)]
 pub(super) struct Frames(At);
 
 impl Frames {
-    /// Takes the next bytes; while `losing`, notifications that begin in them are left out. How
-    /// many.
+    /// Parses the next bytes. With `losing`, removes the notifications that start in them. Returns
+    /// their number.
     pub(super) fn filter(&mut self, bytes: &mut Vec<u8>, losing: bool) -> u64 {
         let mut count = 0;
         bytes.retain(|byte| {
@@ -47,7 +47,7 @@ impl Frames {
 }
 
 impl At {
-    /// Where one is after `byte`, and whether it is left out.
+    /// The position after `byte`, and whether the byte is removed.
     fn step(self, byte: u8, losing: bool) -> (Self, bool) {
         match self {
             Self::Start if byte == IN_CLEAR => (self, false),

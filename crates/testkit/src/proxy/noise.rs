@@ -1,6 +1,6 @@
-//! Bytes that mean nothing.
+//! Random bytes.
 
-/// Draws them: the same ones for each connection, so that a test that fails does so again.
+/// Generates the same bytes for each connection, so that a failure can be reproduced.
 pub(super) struct Noise(u32);
 
 impl Default for Noise {
@@ -10,8 +10,7 @@ impl Default for Noise {
 }
 
 impl Noise {
-    /// Replaces every byte by one without a place in ASCII: it begins no message of Redis, and ends
-    /// none.
+    /// Replaces every byte by one outside ASCII, which can neither start nor end a Redis message.
     pub(super) fn replace(&mut self, bytes: &mut [u8]) {
         for byte in bytes {
             // Xorshift.

@@ -7,15 +7,15 @@ use super::{Kind, PATIENCE, Redis, RedisOptions};
 /// The first and the last slot of each node.
 const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10_922), (10_923, 16_383)];
 
-/// Three primaries without replicas that share all slots. With one away the others go on with
-/// theirs.
+/// Three primaries without replicas, which share all slots. If one fails, the others continue to
+/// serve their slots.
 pub struct RedisCluster {
-    /// The nodes, by their slots.
+    /// The nodes, in the order of their slots.
     pub nodes: Vec<Redis>,
 }
 
 impl RedisCluster {
-    /// Starts them, and waits until each knows all slots.
+    /// Starts the nodes and waits until each knows all slots.
     pub fn start() -> Self {
         let lines = [
             "cluster-config-file nodes.conf",
@@ -29,7 +29,8 @@ impl RedisCluster {
         let nodes = SLOTS.map(|_| Redis::run(Kind::Node, options.clone()));
         let epochs = ["1", "2", "3"];
         for ((node, (first, last)), epoch) in nodes.iter().zip(SLOTS).zip(epochs) {
-            // Nodes with one epoch would have to settle whose slots hold.
+            // Different epochs, because nodes with equal epochs would have to resolve a conflict
+            // first.
             node.command(&["CLUSTER", "SET-CONFIG-EPOCH", epoch]);
             let (first, last) = (first.to_string(), last.to_string());
             node.command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
@@ -45,7 +46,7 @@ impl RedisCluster {
         cluster
     }
 
-    /// Waits until each node that runs knows all others and all slots, and serves.
+    /// Waits until each running node knows all other nodes and all slots, and serves.
     pub fn wait_until_whole(&self) {
         let whole = [
             "cluster_state:ok",
@@ -71,7 +72,7 @@ impl RedisCluster {
         format!("redis+cluster://{}/", addresses.join(","))
     }
 
-    /// The number of the node that has a key.
+    /// The number of the node that serves a key.
     pub fn node_of(&self, key: &str) -> usize {
         let mut running = self.nodes.iter().filter(|node| node.is_running());
         let node = running.next().expect("a node runs");

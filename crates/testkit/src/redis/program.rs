@@ -1,21 +1,21 @@
-//! Where the server comes from.
+//! Finds the program of the server.
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Names a directory with one of [`NAMES`].
+/// The directory that contains one of [`NAMES`].
 const VARIABLE: &str = "KEYWARD_TEST_REDIS";
 const NAMES: [&str; 2] = ["redis-server", "valkey-server"];
-/// Debian's package redis-tools has the server under this name, and brings no system service. The
-/// binary goes by the name that it is started with.
+/// Debian's package redis-tools contains the server under this name and installs no system service.
+/// The program acts according to the name with which it is started.
 const TOOLS: &str = "/usr/bin/redis-check-rdb";
 
 /// The command that starts a server.
 ///
 /// # Panics
 ///
-/// When there is none on this machine.
+/// This machine has no Redis server.
 pub(super) fn command() -> Command {
     if let Some(named) = std::env::var_os(VARIABLE) {
         let named = PathBuf::from(named);
@@ -33,8 +33,8 @@ pub(super) fn command() -> Command {
     }
     assert!(
         Path::new(TOOLS).is_file(),
-        "these tests need a Redis server: scripts/install-test-tools.sh installs one, or name the \
-         directory of redis-server or valkey-server with {VARIABLE}"
+        "the tests require a Redis server. Run scripts/install-test-tools.sh to install one, or set \
+         {VARIABLE} to the directory of redis-server or valkey-server"
     );
     let mut command = Command::new(TOOLS);
     command.arg0(NAMES[0]);

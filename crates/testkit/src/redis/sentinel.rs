@@ -1,21 +1,21 @@
-//! A primary and a replica, and sentinels that make the one the other.
+//! A primary, a replica, and the sentinels that promote the replica.
 
 use crate::deadline::wait_until;
 
 use super::{Kind, PATIENCE, Redis, RedisOptions};
 
-/// By what name the sentinels know the primary.
+/// The sentinels' name for the primary.
 const SERVICE: &str = "keyward";
 
-/// After how many milliseconds without an answer a server is down. A promotion ends the sentinels'
-/// connections, and they try again once a second: with less, they would take the new primary for
-/// dead, and go back to the old one.
+/// The time without a response after which a server is down, in milliseconds. A promotion closes
+/// the sentinels' connections, and they reconnect once a second. With a shorter time they would
+/// consider the new primary down and promote the old one again.
 const DOWN_AFTER: u16 = 2000;
 
-/// A primary with a replica, and sentinels that watch them. They call a server down after two
-/// seconds without an answer.
+/// A primary with a replica, and sentinels that watch both. They consider a server down after two
+/// seconds without a response.
 pub struct RedisSentinel {
-    // First, so that they do not see the others go.
+    // Dropped first, so that the sentinels do not react to the end of the servers.
     /// The sentinels.
     pub sentinels: Vec<Redis>,
     /// The primary at the start; see [`Self::current`].
@@ -25,12 +25,12 @@ pub struct RedisSentinel {
 }
 
 impl RedisSentinel {
-    /// Starts them with one sentinel, which decides alone.
+    /// Starts the servers with one sentinel, which decides alone.
     pub fn start() -> Self {
         Self::with(1)
     }
 
-    /// Starts them with so many sentinels, of which most must agree.
+    /// Starts the servers with this number of sentinels, of which a majority must agree.
     pub fn with(sentinels: usize) -> Self {
         let primary = Redis::start();
         let replica = Redis::with(RedisOptions {
@@ -60,7 +60,7 @@ impl RedisSentinel {
         set
     }
 
-    /// It could not make a replica the primary before.
+    /// Before this, the sentinel cannot promote the replica.
     fn wait_until_it_knows_all(&self, sentinel: &Redis) {
         let others = (self.sentinels.len() - 1).to_string();
         wait_until("a sentinel knows all", PATIENCE, || {
@@ -83,11 +83,11 @@ impl RedisSentinel {
         format!("redis+sentinel://{}/{SERVICE}", addresses.join(","))
     }
 
-    /// The server that all sentinels call the primary.
+    /// The server that all sentinels name as the primary.
     ///
     /// # Panics
     ///
-    /// When they do not agree.
+    /// The sentinels do not agree.
     pub fn current(&self) -> &Redis {
         let current = [&self.primary, &self.replica]
             .into_iter()
@@ -95,16 +95,16 @@ impl RedisSentinel {
         current.expect("the sentinels agree")
     }
 
-    /// Whether all sentinels call this server the primary; one that does not run says nothing.
+    /// Whether all running sentinels name this server as the primary.
     fn all_name(&self, server: &Redis) -> bool {
         let mut running = self.sentinels.iter().filter(|one| one.is_running());
         running.all(|sentinel| {
-            let asked = sentinel.try_command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]);
-            asked == Ok(format!("127.0.0.1\n{}", server.port()))
+            let response = sentinel.try_command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]);
+            response == Ok(format!("127.0.0.1\n{}", server.port()))
         })
     }
 
-    /// Waits until `server` is the primary, and all sentinels say so.
+    /// Waits until `server` is the primary and all sentinels name it.
     pub fn wait_for(&self, server: &Redis) {
         server.wait_for_role("master");
         wait_until("the sentinels name the primary", PATIENCE, || {
@@ -112,7 +112,7 @@ impl RedisSentinel {
         });
     }
 
-    /// Makes the other server the primary, and waits until it is: that server.
+    /// Promotes the other server, waits for the promotion, and returns that server.
     pub fn failover(&self) -> &Redis {
         let next = if self.current().port() == self.primary.port() {
             &self.replica
@@ -120,7 +120,7 @@ impl RedisSentinel {
             &self.primary
         };
         let mut refusal = String::new();
-        // A sentinel may not have heard from the replica for a moment.
+        // The sentinel may have no recent news from the replica, so try again.
         wait_until("a sentinel begins a failover", PATIENCE, || {
             match self.sentinels[0].try_command(&["SENTINEL", "FAILOVER", SERVICE]) {
                 Ok(_) => true,
@@ -139,11 +139,11 @@ impl RedisSentinel {
     }
 }
 
-/// What a sentinel tells of the servers: names and values by turns.
+/// The fields of a sentinel's response: names and values alternate.
 fn fields(sentinel: &Redis, of: &str) -> Vec<String> {
-    let told = sentinel.try_command(&["SENTINEL", of, SERVICE]);
-    let told = told.unwrap_or_default();
-    told.lines().map(str::to_owned).collect()
+    let response = sentinel.try_command(&["SENTINEL", of, SERVICE]);
+    let response = response.unwrap_or_default();
+    response.lines().map(str::to_owned).collect()
 }
 
 fn value<'a>(fields: &'a [String], name: &str) -> Option<&'a String> {

@@ -1,4 +1,4 @@
-//! The protocol of Redis, version 2, as far as a harness needs it; with blocking sockets.
+//! The parts of the Redis protocol, version 2, that the harness needs, with blocking sockets.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,28 +6,28 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// A server that takes longer to answer does not.
+/// The time limit for a response.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a server answers.
+/// A response of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// There is no such value.
+    /// The value does not exist.
     Nil,
     /// A number.
     Int(i64),
     /// A value.
     Bulk(Vec<u8>),
-    /// A word such as `OK`.
+    /// A status such as `OK`.
     Simple(String),
-    /// An error, with its code in front.
+    /// An error, which starts with its code.
     Error(String),
-    /// Several.
+    /// An array.
     Array(Vec<Reply>),
 }
 
 impl Reply {
-    /// As text: nothing for [`Reply::Nil`], a line for each of an array.
+    /// The response as text: empty for [`Reply::Nil`], one line for each element of an array.
     pub fn text(&self) -> String {
         match self {
             Self::Nil => String::new(),
@@ -50,12 +50,12 @@ impl<S: Read + Write + Send> Stream for S {}
 pub struct RedisConnection(BufReader<Box<dyn Stream>>);
 
 impl RedisConnection {
-    /// Connects to a server, or to a proxy before one.
+    /// Connects to a server or to a proxy.
     pub fn connect(address: SocketAddr) -> io::Result<Self> {
         Self::connect_for(address, PATIENCE)
     }
 
-    /// Connects; an answer that takes longer than `patience` is an error.
+    /// Connects. A response that takes longer than `patience` is an error.
     pub fn connect_for(address: SocketAddr, patience: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, patience)?;
         stream.set_nodelay(true)?;
@@ -64,7 +64,7 @@ impl RedisConnection {
         Ok(Self(BufReader::new(Box::new(stream))))
     }
 
-    /// Connects to a server's unix socket.
+    /// Connects to the Unix socket of a server.
     pub fn connect_unix(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -72,7 +72,7 @@ impl RedisConnection {
         Ok(Self(BufReader::new(Box::new(stream))))
     }
 
-    /// Sends a command and reads its answer. After an error the connection is of no use.
+    /// Sends a command and reads its response. Do not use the connection after an error.
     pub fn query(&mut self, parts: &[&[u8]]) -> io::Result<Reply> {
         let mut bytes = format!("*{}\r\n", parts.len()).into_bytes();
         for part in parts {
@@ -84,13 +84,13 @@ impl RedisConnection {
         self.reply()
     }
 
-    /// Sends a command of text and reads its answer.
+    /// Sends a command of text and reads its response.
     pub fn ask(&mut self, parts: &[&str]) -> io::Result<Reply> {
         let parts: Vec<_> = parts.iter().map(|part| part.as_bytes()).collect();
         self.query(&parts)
     }
 
-    /// Reads what comes next, also what was not asked for: the messages of a subscription.
+    /// Reads the next response, also an unrequested one, such as a message of a subscription.
     pub fn reply(&mut self) -> io::Result<Reply> {
         let line = self.line()?;
         let mut rest = line.chars();

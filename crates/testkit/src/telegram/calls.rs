@@ -1,4 +1,4 @@
-//! What the bot has asked for.
+//! The calls of the bot.
 
 use std::time::Instant;
 
@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 /// One call of the Bot API.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// When it came.
+    /// The time of its arrival.
     pub at: Instant,
-    /// The method, as Telegram spells it: `sendMessage`.
+    /// The method in Telegram's spelling, such as `sendMessage`.
     pub method: &'static str,
-    /// Its arguments.
+    /// The arguments.
     pub arguments: Map<String, Value>,
-    /// What it was answered with: a status such as 200; `None` while it is under way, and for one
-    /// that was never answered.
+    /// The status of the response, such as 200. `None` for a call in progress, and for a call that
+    /// was never answered.
     pub status: Option<u16>,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Refusal {
 }
 
 impl Refusal {
-    /// 400, with what Telegram says after `Bad Request: `.
+    /// 400, with the text after `Bad Request: `.
     pub(super) fn bad(description: impl AsRef<str>) -> Self {
         Self::new(400, format!("Bad Request: {}", description.as_ref()))
     }
@@ -40,7 +40,7 @@ impl Refusal {
         }
     }
 
-    /// 429: come again in so many seconds.
+    /// 429: retry after this number of seconds.
     pub(super) fn too_many(retry_after: u32) -> Self {
         Self {
             code: 429,
@@ -49,7 +49,7 @@ impl Refusal {
         }
     }
 
-    /// The body that says so.
+    /// The body of the response.
     pub(super) fn body(&self) -> Value {
         let mut body = json!({
             "ok": false, "error_code": self.code, "description": self.description,

@@ -1,4 +1,4 @@
-//! What goes wrong on demand.
+//! Faults that a test causes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,37 +8,37 @@ use tokio::sync::watch;
 
 use super::PATIENCE;
 
-/// Whether a call has been performed when something happens to it.
+/// Whether a fault occurs before or after the execution of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// It has not, and then never is.
+    /// Before: the call is never executed.
     Before,
-    /// It has, and the bot does not know.
+    /// After: the call is executed, but the bot does not get the response.
     After,
 }
 
-/// What happens to a call.
+/// A fault of a call.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// 429, with `retry_after` in seconds; the call is not performed.
+    /// 429, with `retry_after` in seconds. The call is not executed.
     TooManyRequests(u32),
-    /// The connection is closed without an answer.
+    /// The connection is closed without a response.
     Drop(When),
-    /// Something else answers, such as a proxy; the call is not performed.
+    /// Another server responds, such as a proxy. The call is not executed.
     Answer {
         /// The HTTP status.
         status: u16,
-        /// What stands in place of Telegram's JSON.
+        /// The body that replaces Telegram's JSON.
         body: String,
     },
-    /// The call is performed after this time.
+    /// The call is executed after this time.
     Slow(Duration),
     /// The call waits; see [`super::Telegram::hold`].
     Hold(When, Gate),
 }
 
 impl Fault {
-    /// What a proxy before Telegram says when that is away: 502, and a page in HTML.
+    /// The response of a proxy that cannot reach Telegram: 502 and an HTML page.
     pub fn bad_gateway() -> Self {
         let page = "<html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>";
         Self::Answer {
@@ -48,28 +48,28 @@ impl Fault {
     }
 }
 
-/// Where a held call stands.
+/// The progress of a held call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Expected,
     Arrived,
-    /// Whoever asked has gone away.
+    /// The bot has closed the connection.
     Abandoned,
     Released,
 }
 
-/// What a held call waits for.
+/// Blocks a held call.
 #[derive(Clone, Debug)]
 pub struct Gate(Arc<watch::Sender<Stage>>);
 
 impl Gate {
-    /// Says that the call is here, and waits until it may go on. It need not wait for a test that
-    /// has gone away.
+    /// Records the arrival of the call and waits for its release. The wait also ends if the test
+    /// has ended.
     pub(super) async fn pass(&self) {
         let mut stage = self.0.subscribe();
         self.step(Stage::Expected, Stage::Arrived);
         let waiting = Waiting(self);
-        // The sender is there as long as this gate.
+        // The sender exists as long as this gate.
         let _ = stage.wait_for(|stage| *stage == Stage::Released).await;
         drop(waiting);
     }
@@ -85,7 +85,7 @@ impl Gate {
     }
 }
 
-/// A call that waits; dropped before it is released, it was abandoned.
+/// A waiting call. If it is dropped before its release, it was abandoned.
 struct Waiting<'a>(&'a Gate);
 
 impl Drop for Waiting<'_> {
@@ -94,13 +94,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A call that is held. It goes on when this is dropped.
-pub struct Held {
+/// A held call. Dropping this releases the call.
+pub struct HeldCall {
     when: When,
     gate: Gate,
 }
 
-impl Held {
+impl HeldCall {
     pub(super) fn new(when: When) -> Self {
         let gate = Gate(Arc::new(watch::Sender::new(Stage::Expected)));
         Self { when, gate }
@@ -110,14 +110,14 @@ impl Held {
         Fault::Hold(self.when, self.gate.clone())
     }
 
-    /// Waits until the call is there (and performed, if it is held afterwards).
+    /// Waits until the call has arrived, and with [`When::After`] has been executed.
     pub async fn arrived(&self) {
         self.reaches("arrived", |stage| stage != Stage::Expected)
             .await;
     }
 
-    /// Waits until whoever asked has closed the connection. A call held [`When::Before`] is then
-    /// never performed.
+    /// Waits until the bot has closed the connection. A call held with [`When::Before`] is then
+    /// never executed.
     pub async fn abandoned(&self) {
         self.reaches("was abandoned", |stage| stage == Stage::Abandoned)
             .await;
@@ -128,22 +128,22 @@ impl Held {
         let reached = stage.wait_for(|stage| is_so(*stage));
         let reached = tokio::time::timeout(PATIENCE, reached).await;
         let Ok(reached) = reached else {
-            panic!("waited {PATIENCE:?} in vain: the held call {what}");
+            panic!("timed out after {PATIENCE:?}: the held call {what}");
         };
         reached.expect("the gate is there");
     }
 
-    /// Lets it go on.
+    /// Releases the call.
     pub fn release(self) {}
 }
 
-impl Drop for Held {
+impl Drop for HeldCall {
     fn drop(&mut self) {
         self.gate.0.send_replace(Stage::Released);
     }
 }
 
-/// The faults that have not happened yet, in order.
+/// The pending faults, in order.
 #[derive(Default)]
 pub(super) struct Faults(VecDeque<(String, Fault)>);
 
@@ -157,7 +157,7 @@ impl Faults {
         self.0.clear();
     }
 
-    /// What happens to this call.
+    /// Takes the fault for this call.
     pub(super) fn take(&mut self, method: &str) -> Option<Fault> {
         let at = self.0.iter().position(|(planned, _)| planned == method)?;
         self.0.remove(at).map(|(_, fault)| fault)

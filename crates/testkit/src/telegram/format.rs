@@ -1,4 +1,4 @@
-//! Text and what is marked in it, as Telegram keeps it: positions count UTF-16 code units.
+//! Text and its formatting as Telegram stores it. Positions count UTF-16 code units.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -7,10 +7,10 @@ use super::calls::Refusal;
 use super::html;
 use super::parameters::Parameters as _;
 
-/// The longest text of a message, after its tags are taken away.
+/// The maximum length of a message without its tags.
 const LONGEST: usize = 4096;
 
-/// A part of a text that is marked.
+/// A formatted part of a text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Entity {
     /// `code`, `bold`, ...
@@ -22,7 +22,7 @@ pub(super) struct Entity {
     pub(super) url: Option<String>,
 }
 
-/// A text with its marks.
+/// A text with its formatting.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Formatted {
     pub(super) text: String,
@@ -30,7 +30,7 @@ pub(super) struct Formatted {
 }
 
 impl Formatted {
-    /// What a call wants shown, if Telegram would show it.
+    /// The text of a call, if Telegram accepts it.
     pub(super) fn of(arguments: &Map<String, Value>) -> Result<Self, Refusal> {
         let text = arguments.text("text").unwrap_or_default();
         let formatted = match arguments.text("parse_mode").as_deref() {
@@ -51,7 +51,7 @@ impl Formatted {
         }
     }
 
-    /// The part that is marked.
+    /// The formatted part.
     pub(super) fn marked(&self, entity: &Entity) -> String {
         let units: Vec<_> = self.text.encode_utf16().collect();
         let begin = entity.offset.min(units.len());
@@ -59,7 +59,7 @@ impl Formatted {
         String::from_utf16_lossy(&units[begin..end])
     }
 
-    /// Without white space at either end; marks follow.
+    /// Removes white space at both ends and moves the formatting.
     pub(super) fn trimmed(mut self) -> Self {
         let before = self.text.len() - self.text.trim_start().len();
         let cut = self.text[..before].encode_utf16().count();

@@ -1,17 +1,17 @@
-//! `parse_mode` HTML, with what Telegram says about text that is wrong.
+//! Parses `parse_mode` HTML, with Telegram's error messages.
 
 use super::format::{Entity, Formatted};
 
-/// An element that is open.
+/// An open element.
 struct Open {
     tag: String,
     kind: &'static str,
     url: Option<String>,
-    /// Where it begins, in UTF-16 code units.
+    /// Its start, in UTF-16 code units.
     begin: usize,
 }
 
-/// The text without its tags, and what they mark.
+/// The text without its tags, and its formatting.
 pub(super) fn parse(html: &str) -> Result<Formatted, String> {
     let mut text = String::new();
     let mut open: Vec<Open> = Vec::new();
@@ -78,7 +78,7 @@ fn units(text: &str) -> usize {
     text.encode_utf16().count()
 }
 
-/// The length of the tag that `rest` opens with; quotes may hold a `>`.
+/// The length of the tag at the start of `rest`. Quoted values can contain a `>`.
 fn tag_length(rest: &str) -> Option<usize> {
     let mut quote = None;
     for (index, sign) in rest.char_indices() {
@@ -92,7 +92,7 @@ fn tag_length(rest: &str) -> Option<usize> {
     None
 }
 
-/// The sign that a reference at the start of `rest` stands for, and its length.
+/// The character for a reference at the start of `rest`, and the length of the reference.
 fn reference(rest: &str) -> Option<(char, usize)> {
     let end = rest.find(';')?;
     let sign = match &rest[1..end] {
@@ -112,7 +112,7 @@ fn reference(rest: &str) -> Option<(char, usize)> {
     Some((sign, end + 1))
 }
 
-/// The element that a start tag opens; the name of one that there is not.
+/// The element of a start tag, or the name of an unknown one.
 fn start_tag(inner: &str, begin: usize) -> Result<Open, String> {
     let (name, attributes) = inner
         .split_once(|sign: char| sign.is_whitespace())

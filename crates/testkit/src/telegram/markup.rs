@@ -1,31 +1,31 @@
-//! Keyboards under messages, and the limits of their buttons.
+//! Inline keyboards and the limits of their buttons.
 
 use serde_json::{Map, Value, json};
 
 use super::calls::Refusal;
 use super::parameters::Parameters as _;
 
-/// The longest callback data, in bytes.
+/// The maximum length of callback data, in bytes.
 const DATA: usize = 64;
-/// The longest text that a button copies, in characters.
+/// The maximum length of a text that a button copies, in characters.
 const COPIED: usize = 256;
-/// The most buttons of a keyboard.
+/// The maximum number of buttons of a keyboard.
 const MOST: usize = 100;
 
 /// A button under a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Button {
-    /// What stands on it.
+    /// The label.
     pub label: String,
-    /// What the bot is told when it is tapped.
+    /// The callback data that a tap sends to the bot.
     pub data: Option<String>,
-    /// What a tap copies; the bot is not told.
+    /// The text that a tap copies. The bot gets no update.
     pub copies: Option<String>,
-    /// Where it leads.
+    /// The URL that a tap opens.
     pub url: Option<String>,
 }
 
-/// The rows of buttons that a call wants.
+/// The rows of buttons of a call.
 pub(super) fn rows(arguments: &Map<String, Value>) -> Result<Vec<Vec<Button>>, Refusal> {
     let Some(markup) = arguments.value("reply_markup") else {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! The methods of the Bot API that touch messages and settings.
+//! The methods of the Bot API for messages and settings.
 
 use serde_json::{Map, Value, json};
 
@@ -9,7 +9,8 @@ use super::parameters::Parameters as _;
 use super::world::{BOT, Message, World};
 use crate::deadline::unix_time;
 
-/// Every method there is here, as Telegram spells it. The first is not [`perform`]ed, since it waits.
+/// All supported methods, in Telegram's spelling. [`perform`] does not execute the first one,
+/// because it waits.
 pub(super) const METHODS: [&str; 14] = [
     "getUpdates",
     "getMe",
@@ -27,7 +28,7 @@ pub(super) const METHODS: [&str; 14] = [
     "getWebhookInfo",
 ];
 
-/// Performs one of [`METHODS`].
+/// Executes one of [`METHODS`].
 pub(super) fn perform(
     world: &mut World,
     method: &str,
@@ -124,7 +125,7 @@ fn delete(world: &mut World, arguments: &Map<String, Value>) -> Result<Value, Re
     let Some(message) = world.messages.get(&(chat, id)) else {
         return Err(Refusal::bad("message to delete not found"));
     };
-    // In a group it may only delete its own.
+    // In a group the bot may delete only its own messages.
     if chat < 0 && message.from != BOT {
         return Err(Refusal::bad("message can't be deleted"));
     }
@@ -133,7 +134,7 @@ fn delete(world: &mut World, arguments: &Map<String, Value>) -> Result<Value, Re
 }
 
 fn answer(world: &mut World, arguments: &Map<String, Value>) -> Result<Value, Refusal> {
-    /// The longest text, in characters.
+    /// The maximum length, in characters.
     const LONGEST: usize = 200;
     let id = arguments.text("callback_query_id").unwrap_or_default();
     let text = arguments.text("text").unwrap_or_default();
@@ -168,7 +169,7 @@ fn set_commands(world: &mut World, arguments: &Map<String, Value>) -> Result<Val
         }
         set.push((name, description));
     }
-    // Telegram knows languages by two letters here.
+    // Telegram uses two-letter language codes here.
     let language = language(arguments);
     if !language.is_empty() && language.len() != 2 {
         return Err(Refusal::bad("invalid language_code specified"));

@@ -1,16 +1,16 @@
-//! Arguments of a call, in whatever form they came: a form holds numbers and objects as text.
+//! The arguments of a call. In a form, numbers and objects are text.
 
 use serde_json::{Map, Value};
 
-/// Reads arguments as leniently as the Bot API does.
+/// Reads arguments as leniently as the Bot API.
 pub(super) trait Parameters {
-    /// As it is, or read from the JSON that a form holds.
+    /// The value, or the parsed JSON of a form's text.
     fn value(&self, name: &str) -> Option<Value>;
-    /// A text.
+    /// A string.
     fn text(&self, name: &str) -> Option<String>;
-    /// A whole number.
+    /// An integer.
     fn number(&self, name: &str) -> Option<i64>;
-    /// A yes.
+    /// A Boolean.
     fn is_set(&self, name: &str) -> bool;
 }
 

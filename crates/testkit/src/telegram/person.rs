@@ -1,4 +1,4 @@
-//! The people's side: what they write and tap, and what they see.
+//! The users: what they write, tap and see.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use super::screen::Screen;
 use super::world::{BOT, Message, Query, World};
 use crate::deadline::unix_time;
 
-/// A person in a chat, with the bot alone or in a group. Whatever they do is an update for the bot,
-/// whose id is returned.
+/// A user in a chat, alone with the bot or in a group. Each action is an update for the bot, whose
+/// id is returned.
 #[derive(Clone)]
 pub struct Person {
     shared: Arc<Shared>,
@@ -29,17 +29,17 @@ impl Person {
         self.id
     }
 
-    /// The chat: in private its id is that of the person.
+    /// The chat. The id of a private chat is the id of the user.
     pub fn chat(&self) -> i64 {
         self.chat
     }
 
-    /// The same person in a group.
+    /// The same user in a group.
     pub fn within(&self, group: i64) -> Self {
         Self::new(Arc::clone(&self.shared), self.id, group)
     }
 
-    /// Writes a text. What opens with a slash is a command.
+    /// Sends a text. A text that starts with a slash is a command.
     pub fn send(&self, text: &str) -> i64 {
         let command = text
             .split_whitespace()
@@ -96,11 +96,12 @@ impl Person {
         })
     }
 
-    /// Taps the button with this label or these data, on the newest message that has one.
+    /// Taps the button with this label or this callback data, on the newest message that has one.
     ///
     /// # Panics
     ///
-    /// When there is none, or the tap copies or opens something: then the bot is not told.
+    /// There is no such button, or its tap copies or opens something, so that the bot gets no
+    /// update.
     pub fn tap(&self, button: &str) -> i64 {
         let screens: Vec<_> = self.screens();
         let screen = screens
@@ -111,11 +112,11 @@ impl Person {
         self.tap_on(screen, button)
     }
 
-    /// Taps a button on a message as it was seen, whatever has become of it since.
+    /// Taps a button on an earlier state of a message, even if the message has changed.
     ///
     /// # Panics
     ///
-    /// As [`Self::tap`].
+    /// The same as for [`Self::tap`].
     pub fn tap_on(&self, screen: &Screen, button: &str) -> i64 {
         let found = screen.button(button).and_then(|button| button.data.clone());
         let data =
@@ -123,22 +124,22 @@ impl Person {
         self.tap_data(screen.id, &data)
     }
 
-    /// Says that a button with these data was tapped on a message, as a forged app can.
+    /// Sends a callback query with this data for a message, as a manipulated app can.
     pub fn tap_data(&self, message: i64, data: &str) -> i64 {
         self.shared.change(|world| {
             let query = world.draw().to_string();
             let update = query_json(world, self, &query, message, data);
-            let asked = Query {
+            let callback = Query {
                 person: self.id,
                 answers: Vec::new(),
             };
-            world.queries.insert(query, asked);
+            world.queries.insert(query, callback);
             world.happen("callback_query", update)
         })
     }
 
-    /// As [`Self::tap_data`] with any bytes. Those that are no UTF-8 the Bot API hands on byte for
-    /// byte as characters.
+    /// Like [`Self::tap_data`], with arbitrary bytes. If they are not UTF-8, the Bot API passes
+    /// each byte as a character.
     pub fn tap_bytes(&self, message: i64, data: &[u8]) -> i64 {
         let text = match std::str::from_utf8(data) {
             Ok(text) => text.to_owned(),
@@ -152,7 +153,7 @@ impl Person {
         self.set_blocked(true)
     }
 
-    /// Unblocks it.
+    /// Unblocks the bot.
     pub fn unblock(&self) -> i64 {
         self.set_blocked(false)
     }
@@ -177,13 +178,13 @@ impl Person {
         })
     }
 
-    /// Deletes a message for both sides; the bot is not told.
+    /// Deletes a message for both sides. The bot gets no update.
     pub fn delete(&self, message: i64) {
         self.shared
             .change(|world| world.messages.remove(&(self.chat, message)));
     }
 
-    /// What the bot shows in this chat, oldest first.
+    /// The messages of the bot in this chat, oldest first.
     pub fn screens(&self) -> Vec<Screen> {
         self.shared.read(|world| world.screens(self.chat).collect())
     }
@@ -194,37 +195,37 @@ impl Person {
             .read(|world| world.screens(self.chat).next_back())
     }
 
-    /// A message of the bot as it is now, if it is there.
+    /// The current state of a message of the bot, unless it was deleted.
     pub fn message(&self, id: i64) -> Option<Screen> {
         self.screens().into_iter().find(|screen| screen.id == id)
     }
 
-    /// What answers to this person's taps have said, in no order.
+    /// The texts of the answers to this user's callback queries, in no particular order.
     pub fn answers(&self) -> Vec<String> {
         self.shared.read(|world| {
-            let mine = world
+            let own = world
                 .queries
                 .values()
                 .filter(|query| query.person == self.id);
-            mine.flat_map(|query| query.answers.clone()).collect()
+            own.flat_map(|query| query.answers.clone()).collect()
         })
     }
 
-    /// Waits until the newest message of the bot is like this.
+    /// Waits until the newest message of the bot matches.
     pub async fn sees(&self, what: &str, is_so: impl Fn(&Screen) -> bool) -> Screen {
         let newest = |world: &World| world.screens(self.chat).next_back();
         let found = |screen: Option<Screen>| screen.filter(&is_so);
         self.shared.wait(&self.waits(what), newest, found).await
     }
 
-    /// Waits until any message of the bot is like this: the newest of them.
+    /// Waits until any message of the bot matches, and returns the newest of them.
     pub async fn finds(&self, what: &str, is_so: impl Fn(&Screen) -> bool) -> Screen {
         let all = |world: &World| world.screens(self.chat).collect::<Vec<_>>();
         let found = |screens: Vec<Screen>| screens.into_iter().rev().find(&is_so);
         self.shared.wait(&self.waits(what), all, found).await
     }
 
-    /// Waits until this message is like this, or gone: its state, unless it is gone.
+    /// Waits until this message matches or is deleted. Returns its state, unless it was deleted.
     pub async fn watches(
         &self,
         message: i64,
@@ -248,7 +249,7 @@ impl Person {
     }
 }
 
-/// A tap as the bot is told of it. A message that is gone comes without its content.
+/// The callback query of a tap. A deleted message comes without its content.
 fn query_json(world: &World, person: &Person, id: &str, message: i64, data: &str) -> Value {
     let message = match world.messages.get(&(person.chat, message)) {
         Some(message) => world.message_json(message),

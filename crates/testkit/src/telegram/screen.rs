@@ -1,4 +1,4 @@
-//! A message of the bot as a person sees it.
+//! A message of the bot as a user sees it.
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use super::world::Message;
 /// One state of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Screen {
-    /// The chat that it stands in.
+    /// The chat of the message.
     pub chat: i64,
-    /// Its id.
+    /// The id.
     pub id: i64,
-    /// Its text, without marks.
+    /// The text without formatting.
     pub text: String,
-    /// What is set in monospace, and copies at a tap.
+    /// The monospaced text, which a tap copies.
     pub code: Vec<String>,
-    /// Its buttons, in rows.
+    /// The buttons, in rows.
     pub rows: Vec<Vec<Button>>,
-    /// How often the bot has changed it.
+    /// The number of edits by the bot.
     pub edits: usize,
 }
 
@@ -36,27 +36,27 @@ impl Screen {
         }
     }
 
-    /// Its buttons, in order.
+    /// The buttons, in order.
     pub fn buttons(&self) -> impl Iterator<Item = &Button> {
         self.rows.iter().flatten()
     }
 
-    /// What stands on its buttons.
+    /// The labels of the buttons.
     pub fn labels(&self) -> Vec<&str> {
         self.buttons().map(|button| button.label.as_str()).collect()
     }
 
-    /// The button with this label or these data.
+    /// The button with this label or this callback data.
     pub fn button(&self, named: &str) -> Option<&Button> {
         self.buttons()
             .find(|button| button.label == named || button.data.as_deref() == Some(named))
     }
 
-    /// The key that it shows: what its copy button copies.
+    /// The displayed key: the text that the copy button copies.
     ///
     /// # Panics
     ///
-    /// When the text does not hold the same in monospace: then a person copies one key or another.
+    /// The monospaced text is not the same, so the user could copy two different keys.
     pub fn key(&self) -> Option<&str> {
         let key = self.buttons().find_map(|button| button.copies.as_deref())?;
         assert!(
@@ -67,7 +67,7 @@ impl Screen {
     }
 }
 
-/// As a terminal shows it: the text, and the buttons in brackets.
+/// The terminal form: the text, and the buttons in brackets.
 impl fmt::Display for Screen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.text)?;

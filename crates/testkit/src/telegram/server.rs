@@ -1,4 +1,4 @@
-//! The HTTP side: connections, the token, the forms that arguments come in, and faults.
+//! The HTTP server: connections, the token, the encodings of arguments, and faults.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use super::methods::{METHODS, perform};
 use super::{Shared, TOKEN, updates, webhook};
 use crate::deadline::now;
 
-/// The connection is to be closed without an answer.
+/// Closes the connection without a response.
 #[derive(Debug, thiserror::Error)]
 #[error("dropped on demand")]
 struct Dropped;
 
-/// Takes connections until the fake is dropped; those that are open end with the runtime.
+/// Accepts connections until the fake is dropped. Open connections end with the runtime.
 pub(super) async fn serve(
     listener: std::net::TcpListener,
     shared: Arc<Shared>,
@@ -42,7 +42,7 @@ pub(super) async fn serve(
         let shared = Arc::clone(&shared);
         let service = service_fn(move |request| handle(Arc::clone(&shared), request));
         let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-        // It ends with an error when it is dropped, by either side.
+        // The connection ends with an error if either side drops it.
         tokio::spawn(async { drop(served.await) });
     }
 }
@@ -75,7 +75,7 @@ async fn handle(
     Ok(answer)
 }
 
-/// Performs the call, unless something happens to it.
+/// Executes the call, unless it has a fault.
 async fn answer(
     shared: &Shared,
     method: &str,
@@ -105,7 +105,7 @@ async fn answer(
     })
 }
 
-/// The method that a path names: `/bot<token>/<method>`.
+/// The method in a path: `/bot<token>/<method>`.
 fn route(path: &str) -> Result<&'static str, Refusal> {
     let unknown = || Refusal::new(404, "Not Found");
     let rest = path.strip_prefix("/bot").ok_or_else(unknown)?;
@@ -136,7 +136,7 @@ fn response(status: u16, body: String) -> Response<Full<Bytes>> {
         .expect("a status and a body make an answer")
 }
 
-/// The arguments, in the query and as JSON, a form or parts.
+/// The arguments: in the query, or as JSON, form or multipart.
 async fn arguments(request: Request<Incoming>) -> Result<Map<String, Value>, Refusal> {
     let query = request.uri().query().unwrap_or_default().to_owned();
     let kind = request.headers().get(CONTENT_TYPE);

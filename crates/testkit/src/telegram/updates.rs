@@ -9,8 +9,8 @@ use super::calls::Refusal;
 use super::parameters::Parameters as _;
 use super::world::World;
 
-/// Confirms what is below `offset`, and waits until there is an update, for `timeout` seconds at
-/// most. A newer poll ends this one.
+/// Confirms the updates below `offset`, and waits up to `timeout` seconds for an update. A newer
+/// poll ends this one.
 pub(super) async fn poll(
     shared: &Shared,
     arguments: &Map<String, Value>,
@@ -38,7 +38,7 @@ pub(super) async fn poll(
     answer.unwrap_or_else(|_| Ok(json!([])))
 }
 
-/// Begins a poll: its number.
+/// Starts a poll and returns its number.
 fn begin(world: &mut World, arguments: &Map<String, Value>) -> Result<u64, Refusal> {
     if world.webhook.is_some() {
         return Err(conflict(
@@ -56,7 +56,7 @@ fn begin(world: &mut World, arguments: &Map<String, Value>) -> Result<u64, Refus
     Ok(world.updates.polls)
 }
 
-/// What a poll is answered with, if it need not wait.
+/// The response of a poll, if the poll need not wait.
 fn ready(world: &World, this: u64, limit: usize) -> Option<Result<Value, Refusal>> {
     if world.updates.polls != this {
         return Some(Err(conflict(
@@ -80,7 +80,7 @@ fn conflict(why: &str) -> Refusal {
 }
 
 impl super::world::Updates {
-    /// Takes the kinds of updates that the bot wants from now on. None named: all.
+    /// Sets the kinds of updates that the bot gets. An empty list means all.
     pub(super) fn allow(&mut self, kinds: &Value) {
         let named: Vec<String> = serde_json::from_value(kinds.clone()).unwrap_or_default();
         self.allowed = (!named.is_empty()).then_some(named);

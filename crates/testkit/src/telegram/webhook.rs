@@ -1,4 +1,4 @@
-//! The webhook: updates are posted to the bot, one after the other, and again until it says 200.
+//! The webhook: posts updates to the bot one by one, and repeats each until the bot answers 200.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use super::parameters::Parameters as _;
 use super::world::World;
 use crate::http;
 
-/// How long the bot has to answer.
+/// The time limit for the bot's response.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long to wait after an answer that was not 200; Telegram waits longer.
+/// The pause after a response other than 200. Telegram waits longer.
 const PAUSE: Duration = Duration::from_millis(200);
-/// The header that shows that an update comes from Telegram.
+/// The header that proves that an update comes from Telegram.
 const SECRET: &str = "x-telegram-bot-api-secret-token";
 
-/// Where updates are posted.
+/// The target of the updates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Webhook {
     pub(super) url: String,
@@ -82,14 +82,14 @@ pub(super) fn info(world: &World) -> Value {
     info
 }
 
-/// Where a URL leads, and its path: what ends TLS there is played, too.
+/// The address and the path of a URL. The fake also plays the proxy that terminates TLS.
 fn target(world: &World, url: &str) -> Option<(SocketAddr, String)> {
     let rest = url.strip_prefix("https://")?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
     Some((*world.hosts.get(host)?, format!("/{path}")))
 }
 
-/// Posts updates while there is a webhook, for ever.
+/// Posts updates while a webhook is set.
 pub(super) async fn deliver(shared: Arc<Shared>) {
     let mut changes = shared.changed.subscribe();
     loop {
@@ -142,7 +142,7 @@ async fn post(shared: &Shared, webhook: &Webhook, update: &Value) -> std::io::Re
 }
 
 impl super::world::Updates {
-    /// The first update was taken.
+    /// The bot accepted the first update.
     fn posted(&mut self, id: i64) {
         if self.pending.front().is_some_and(|(first, _)| *first == id) {
             self.pending.pop_front();

@@ -1,4 +1,4 @@
-//! Who and what there is: people, chats, messages, and the updates that the bot has not confirmed.
+//! The state of the fake: users, chats, messages, and unconfirmed updates.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fmt::Write as _;
@@ -16,7 +16,7 @@ use crate::deadline::unix_time;
 
 /// The bot's user id.
 pub(super) const BOT: i64 = 7_000_000_001;
-/// The bot's name in links and in commands of groups.
+/// The bot's name in links and in group commands.
 pub(super) const BOT_NAME: &str = "keyward_test_bot";
 
 /// A message in a chat.
@@ -29,26 +29,26 @@ pub(super) struct Message {
     pub(super) edits: usize,
     pub(super) content: Formatted,
     pub(super) rows: Vec<Vec<Button>>,
-    /// A photo, a sticker: the field's name, and what stands in it.
+    /// A photo or a sticker: the name of the field, and its value.
     pub(super) other: Option<(&'static str, Value)>,
 }
 
-/// Somebody who may talk to the bot.
+/// A user.
 pub(super) struct Somebody {
     language: String,
-    /// Whether they have blocked the bot.
+    /// Whether the user has blocked the bot.
     pub(super) blocks: bool,
-    /// Whether they have written to it, without which a bot cannot write to them.
+    /// Whether the user has written to the bot. Before that, the bot cannot write to the user.
     pub(super) has_written: bool,
 }
 
-/// Everything there is.
+/// The whole state.
 pub(super) struct World {
     pub(super) people: HashMap<i64, Somebody>,
-    /// By chat and id; those that were deleted are not there.
+    /// By chat and id, without deleted messages.
     pub(super) messages: BTreeMap<(i64, i64), Message>,
     groups: BTreeSet<i64>,
-    /// Taps that may still be answered.
+    /// The callback queries that can still be answered.
     pub(super) queries: HashMap<String, Query>,
     pub(super) commands: BTreeMap<String, Vec<(String, String)>>,
     pub(super) calls: Vec<Call>,
@@ -56,30 +56,30 @@ pub(super) struct World {
     pub(super) faults: Faults,
     pub(super) updates: Updates,
     pub(super) webhook: Option<Webhook>,
-    /// Where hosts of webhooks are.
+    /// The addresses of webhook hosts.
     pub(super) hosts: HashMap<String, SocketAddr>,
     next: i64,
 }
 
-/// A tap that waits for an answer.
+/// An unanswered callback query.
 pub(super) struct Query {
     pub(super) person: i64,
-    /// What the bot has answered, which the app shows for a moment.
+    /// The bot's answer, which the app shows briefly.
     pub(super) answers: Vec<String>,
 }
 
-/// Updates on their way to the bot.
+/// The updates for the bot.
 #[derive(Default)]
 pub(super) struct Updates {
-    /// Those not confirmed, by id.
+    /// The unconfirmed updates, by id.
     pub(super) pending: VecDeque<(i64, Value)>,
-    /// Those that come once more, whatever was confirmed.
+    /// The updates to repeat, even if they were confirmed.
     pub(super) again: Vec<(i64, Value)>,
-    /// All that there ever were.
+    /// All updates.
     all: Vec<(i64, Value)>,
-    /// The kinds that the bot wants; all, if it has not said.
+    /// The kinds of updates that the bot gets; `None` means all.
     pub(super) allowed: Option<Vec<String>>,
-    /// How many polls there were: a newer one ends an older one.
+    /// The number of polls. A newer poll ends an older one.
     pub(super) polls: u64,
 }
 
@@ -97,14 +97,14 @@ impl Default for World {
             updates: Updates::default(),
             webhook: None,
             hosts: HashMap::new(),
-            // As after some time: ids are no small numbers.
+            // A realistic id, which is not a small number.
             next: 500_000_000,
         }
     }
 }
 
 impl World {
-    /// Makes a person known. One that is known has another language from now on.
+    /// Adds a user, or changes the language of an existing one.
     pub(super) fn meet(&mut self, id: i64, language: &str) {
         let somebody = self.people.entry(id).or_insert(Somebody {
             language: String::new(),
@@ -114,18 +114,18 @@ impl World {
         language.clone_into(&mut somebody.language);
     }
 
-    /// Makes a group known.
+    /// Adds a group.
     pub(super) fn found(&mut self, id: i64) {
         self.groups.insert(id);
     }
 
-    /// A number that nothing else has.
+    /// A unique number.
     pub(super) fn draw(&mut self) -> i64 {
         self.next += 1;
         self.next
     }
 
-    /// Whether the bot may write there.
+    /// Whether the bot may write to the chat.
     pub(super) fn reach(&self, chat: i64) -> Result<(), Refusal> {
         if self.groups.contains(&chat) {
             return Ok(());
@@ -143,7 +143,7 @@ impl World {
         }
     }
 
-    /// Puts a message of the bot into a chat, or in the place of one that stands there.
+    /// Adds a message of the bot to a chat, or replaces an existing one.
     pub(super) fn show(&mut self, message: Message) -> Value {
         self.shown.push(Screen::of(&message));
         let json = self.message_json(&message);
@@ -151,7 +151,7 @@ impl World {
         json
     }
 
-    /// What the bot shows in a chat now, oldest first.
+    /// The messages of the bot in a chat, oldest first.
     pub(super) fn screens(&self, chat: i64) -> impl DoubleEndedIterator<Item = Screen> {
         let messages = self.messages.range((chat, i64::MIN)..=(chat, i64::MAX));
         messages
@@ -159,7 +159,7 @@ impl World {
             .map(|(_, message)| Screen::of(message))
     }
 
-    /// A user as the bot sees them.
+    /// The Bot API's representation of a user.
     pub(super) fn user(&self, id: i64) -> Value {
         if id == BOT {
             return json!({
@@ -173,7 +173,7 @@ impl World {
         user
     }
 
-    /// A chat as the bot sees it.
+    /// The Bot API's representation of a chat.
     pub(super) fn chat(&self, id: i64) -> Value {
         if self.groups.contains(&id) {
             return json!({ "id": id, "type": "supergroup", "title": "A group" });
@@ -181,7 +181,7 @@ impl World {
         json!({ "id": id, "type": "private", "first_name": format!("P{id}") })
     }
 
-    /// A message as the bot sees it.
+    /// The Bot API's representation of a message.
     pub(super) fn message_json(&self, message: &Message) -> Value {
         let mut json = json!({
             "message_id": message.id, "from": self.user(message.from),
@@ -203,7 +203,7 @@ impl World {
         json
     }
 
-    /// Something happened that the bot may want to know: the update's id.
+    /// Adds an update, if the bot wants its kind. Returns its id.
     pub(super) fn happen(&mut self, kind: &str, what: Value) -> i64 {
         let id = self.draw();
         let update = json!({ "update_id": id, kind: what });
@@ -214,7 +214,7 @@ impl World {
         id
     }
 
-    /// An update that nobody caused.
+    /// Adds an update that no user caused.
     pub(super) fn inject(&mut self, mut update: Value) -> i64 {
         let drawn = self.draw();
         let id = update.get("update_id").and_then(Value::as_i64);
@@ -226,19 +226,19 @@ impl World {
         id
     }
 
-    /// An update comes once more.
+    /// Repeats an update.
     pub(super) fn redeliver(&mut self, id: i64) {
         let known = self.updates.all.iter().find(|(known, _)| *known == id);
         let known = known.expect("there was such an update").clone();
         self.updates.again.push(known);
     }
 
-    /// Whether nothing is on its way to the bot.
+    /// Whether all updates are confirmed.
     pub(super) fn all_confirmed(&self) -> bool {
         self.updates.pending.is_empty() && self.updates.again.is_empty()
     }
 
-    /// The last calls, and what stands in each chat.
+    /// The last calls, and the messages in each chat.
     pub(super) fn story(&self) -> String {
         let mut story = String::new();
         for call in self.calls.iter().rev().take(30).rev() {
@@ -266,7 +266,7 @@ impl Updates {
         self.pending.push_back((id, update));
     }
 
-    /// Forgets what is below `offset`, and puts first what comes once more.
+    /// Removes the updates below `offset`, and puts the repeated ones first.
     pub(super) fn confirm(&mut self, offset: i64) {
         if offset > 0 {
             self.pending.retain(|(id, _)| *id >= offset);

@@ -1,4 +1,4 @@
-//! What goes wrong on demand, and that nothing else does.
+//! Only the requested faults occur.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{call, done};
 
-/// A fake with a person who has written, and a message to them.
+/// A fake with a user who has written, and a message to that user.
 fn begin() -> (Telegram, Value) {
     let telegram = Telegram::start();
     telegram.person(1001, "en").send("/start");
@@ -20,7 +20,7 @@ fn shown(telegram: &Telegram) -> usize {
 }
 
 #[tokio::test]
-async fn too_many_requests_say_when_to_come_again() {
+async fn too_many_requests_names_the_retry_time() {
     let (telegram, message) = begin();
     telegram.fault("sendMessage", 2, Fault::TooManyRequests(3));
     for _ in 0..2 {
@@ -42,7 +42,7 @@ async fn too_many_requests_say_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn a_dropped_call_was_performed_or_not_as_told() {
+async fn a_dropped_call_is_executed_only_with_when_after() {
     let (telegram, message) = begin();
     let path = format!("/bot{}/sendMessage", telegram.token());
     for (when, performed) in [(When::Before, 0), (When::After, 1)] {
@@ -89,7 +89,7 @@ async fn a_slow_call_is_performed_after_its_time() {
 }
 
 #[tokio::test]
-async fn a_held_call_waits_before_or_after_it_is_performed() {
+async fn a_held_call_waits_before_or_after_its_execution() {
     let (telegram, message) = begin();
     for (when, meanwhile) in [(When::Before, 0), (When::After, 2)] {
         let held = telegram.hold("sendMessage", when);
@@ -105,7 +105,7 @@ async fn a_held_call_waits_before_or_after_it_is_performed() {
 }
 
 #[tokio::test]
-async fn who_goes_away_while_held_has_asked_for_nothing() {
+async fn a_call_abandoned_while_held_is_not_executed() {
     let (telegram, message) = begin();
     let held = telegram.hold("sendMessage", When::Before);
     tokio::select! {

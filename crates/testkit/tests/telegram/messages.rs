@@ -1,11 +1,11 @@
-//! What a bot shows, and what Telegram refuses to show.
+//! The messages of a bot, and the messages that Telegram refuses.
 
 use keyward_testkit::telegram::Telegram;
 use serde_json::{Value, json};
 
 use super::{done, keyboard, refused, shows};
 
-/// A person who has written, and whose chat holds a message of the bot: its id.
+/// Creates a user who has written, and a message of the bot in that chat. Returns its id.
 async fn shown(telegram: &Telegram) -> Value {
     telegram.person(1001, "en").send("/start");
     let arguments = json!({
@@ -32,7 +32,7 @@ async fn a_person_sees_the_text_the_monospace_and_the_buttons() {
 }
 
 #[tokio::test]
-async fn an_edit_changes_the_message_in_its_place_and_must_change_something() {
+async fn an_edit_must_change_the_message() {
     let telegram = Telegram::start();
     let id = shown(&telegram).await;
     let anna = telegram.person(1001, "en");
@@ -51,7 +51,7 @@ async fn an_edit_changes_the_message_in_its_place_and_must_change_something() {
         why.starts_with("Bad Request: message is not modified: "),
         "{why}"
     );
-    // The same text as HTML is the same message.
+    // The same text in HTML does not change the message.
     arguments["parse_mode"] = json!("HTML");
     assert!(
         refused(&telegram, "editMessageText", arguments)
@@ -59,7 +59,7 @@ async fn an_edit_changes_the_message_in_its_place_and_must_change_something() {
             .1
             .contains("not modified")
     );
-    // Without a keyboard there is none afterwards.
+    // An edit without a keyboard removes the keyboard.
     let bare = json!({ "chat_id": 1001, "message_id": id });
     done(&telegram, "editMessageReplyMarkup", bare.clone()).await;
     assert_eq!(anna.screen().unwrap().rows, Vec::<Vec<_>>::new());
@@ -73,7 +73,7 @@ async fn an_edit_changes_the_message_in_its_place_and_must_change_something() {
 }
 
 #[tokio::test]
-async fn what_is_gone_or_not_the_bots_cannot_be_edited() {
+async fn only_existing_messages_of_the_bot_can_be_edited() {
     let telegram = Telegram::start();
     let id = shown(&telegram).await;
     let anna = telegram.person(1001, "en");
@@ -94,7 +94,7 @@ async fn what_is_gone_or_not_the_bots_cannot_be_edited() {
 }
 
 #[tokio::test]
-async fn limits_are_held_to() {
+async fn limits_are_enforced() {
     let telegram = Telegram::start();
     telegram.person(1001, "en").send("/start");
     let text = |text: String| json!({ "chat_id": 1001, "text": text, "parse_mode": "HTML" });
@@ -105,7 +105,7 @@ async fn limits_are_held_to() {
     };
     let data = |data: String| button(json!({ "text": "x", "callback_data": data }));
     let copied = |text: String| button(json!({ "text": "x", "copy_text": { "text": text } }));
-    // Tags do not count, and a reference is one sign.
+    // Tags do not count, and a reference counts as one character.
     for arguments in [
         text(format!("<b>{}</b>", "&lt;".repeat(4096))),
         data("钥".repeat(21) + "x"),
@@ -135,7 +135,7 @@ async fn limits_are_held_to() {
 }
 
 #[tokio::test]
-async fn who_has_blocked_the_bot_or_never_written_is_not_reached() {
+async fn a_user_who_blocked_the_bot_or_never_wrote_is_unreachable() {
     let telegram = Telegram::start();
     let anna = telegram.person(1001, "en");
     let hello = json!({ "chat_id": 1001, "text": "x" });

@@ -1,4 +1,4 @@
-//! How updates come to the bot: by polls and by a webhook.
+//! How a bot gets updates: by polling and by webhook.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 
 use super::{done, keyboard, refused};
 
-/// Ids of the updates in an answer.
+/// The ids of the updates in a response.
 fn ids(updates: &Value) -> Vec<i64> {
     let updates = updates.as_array().unwrap();
     let ids = updates
@@ -43,11 +43,11 @@ async fn updates_come_again_until_they_are_confirmed() {
     let none = done(&telegram, "getUpdates", json!({ "offset": second + 1 })).await;
     assert_eq!(none, json!([]));
     telegram.settled().await;
-    // One whose confirmation was lost comes once more.
+    // An update is repeated if its confirmation was lost.
     telegram.redeliver(first);
     let again = done(&telegram, "getUpdates", json!({ "offset": second + 1 })).await;
     assert_eq!(ids(&again), [first]);
-    // Also to a poll that waits; which has confirmed the one before.
+    // Also for a waiting poll, which has confirmed the previous update.
     let waits = json!({ "offset": second + 1, "timeout": 30 });
     let redelivers = async {
         telegram.settled().await;
@@ -133,7 +133,7 @@ async fn a_tap_names_the_message_and_is_answered_once_known() {
     let (code, why) = refused(&telegram, "answerCallbackQuery", answer).await;
     assert_eq!(code, 400);
     assert!(why.contains("query is too old"), "{why}");
-    // On a message that is gone.
+    // A tap on a deleted message.
     let seen = anna.screen().unwrap();
     anna.delete(seen.id);
     let tap = anna.tap_on(&seen, "Go");
@@ -154,7 +154,7 @@ async fn anything_can_be_injected_and_is_confirmed_by_its_id() {
     assert_eq!(updates[2]["update_id"], drawn);
 }
 
-/// A bot that takes posts, with these statuses in turn: what it was told.
+/// A bot with a webhook that answers with these statuses in turn. Returns the received bodies.
 async fn posted_to(statuses: Vec<u16>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

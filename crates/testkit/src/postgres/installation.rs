@@ -1,5 +1,5 @@
-//! Where a private server comes from: the binaries, the user it runs as, and a data directory that
-//! is made once and copied for each.
+//! The installation of Postgres: its programs, the user that runs a server, and a template of the
+//! data directory that is created once and copied for each server.
 
 use std::ffi::OsString;
 use std::fs::{DirBuilder, Permissions};
@@ -13,12 +13,12 @@ use std::process::{Command, Stdio};
 use super::database::{DATABASE, User};
 use crate::guard::{END_POSTGRES, Guard};
 
-/// Names a directory with `initdb` and `postgres`.
+/// The directory of `initdb` and `postgres`.
 const VARIABLE: &str = "KEYWARD_TEST_POSTGRES";
-/// Where distributions put each version.
+/// The directory in which Linux distributions install all versions.
 const VERSIONS: &str = "/usr/lib/postgresql";
 
-/// Passwords are real, and md5 keeps a connection cheap in a debug build.
+/// Connections use md5 passwords, which are cheap in a debug build.
 const INITDB: [&str; 7] = [
     "--no-sync",
     "--locale=C",
@@ -30,20 +30,20 @@ const INITDB: [&str; 7] = [
 ];
 const HBA: &str = "host all all 127.0.0.1/32 md5\n";
 
-/// The binaries and the user.
+/// The programs and the user of the server.
 #[derive(Clone)]
-pub(super) struct Place {
+pub(super) struct Installation {
     bin: PathBuf,
-    /// User and group; `None`: those of this process.
+    /// User and group; `None` for those of this process.
     owner: Option<(u32, u32)>,
 }
 
-impl Place {
-    /// Finds them.
+impl Installation {
+    /// Finds the installation.
     ///
     /// # Panics
     ///
-    /// When there is no Postgres on this machine.
+    /// This machine has no Postgres.
     pub(super) fn find() -> Self {
         let owner = rustix::process::geteuid()
             .is_root()
@@ -54,12 +54,12 @@ impl Place {
         }
     }
 
-    /// A program of the server, to be run as its user in `directory`.
+    /// The command for a program of the server, as the server's user in `directory`.
     pub(super) fn command(&self, program: &str, directory: &Path) -> Command {
         let mut command = Command::new(self.bin.join(program));
         command.current_dir(directory).stdin(Stdio::null());
         for (name, _) in std::env::vars_os() {
-            // Variables of libpq and of the server.
+            // These variables configure libpq and the server.
             if name.to_string_lossy().starts_with("PG") {
                 command.env_remove(name);
             }
@@ -77,14 +77,14 @@ impl Place {
         }
     }
 
-    /// Makes the data directory of a server in `home`.
+    /// Creates the data directory of a server in `home`.
     pub(super) fn prepare(&self, home: &Path) {
         let template = self.template();
         self.give(home);
         self.copy(&template, &home.join("data"));
     }
 
-    /// A data directory with the database and the users, made when it is not there yet.
+    /// A data directory with the database and the users. Creates it if it is missing.
     fn template(&self) -> PathBuf {
         let version = self
             .command("postgres", Path::new("/"))
@@ -99,17 +99,18 @@ impl Place {
             return path;
         }
         std::fs::create_dir_all(&store).expect("target/testkit can be made");
-        let half = tempfile::tempdir_in(&store).expect("a directory can be made in target/testkit");
-        let made = Guard::new("postgres", END_POSTGRES);
-        self.give(made.home());
-        self.initialise(made.home());
-        let mine = Self {
+        let unfinished =
+            tempfile::tempdir_in(&store).expect("a directory can be made in target/testkit");
+        let guard = Guard::new("postgres", END_POSTGRES);
+        self.give(guard.home());
+        self.initialise(guard.home());
+        let current_user = Self {
             bin: self.bin.clone(),
             owner: None,
         };
-        mine.copy(&made.home().join("data"), &half.path().join("data"));
-        // Whole or not at all; another test process may have been faster.
-        if let Err(error) = std::fs::rename(half.path().join("data"), &path) {
+        current_user.copy(&guard.home().join("data"), &unfinished.path().join("data"));
+        // Atomic. Another test process may have created the directory first.
+        if let Err(error) = std::fs::rename(unfinished.path().join("data"), &path) {
             assert!(path.is_dir(), "{}: {error}", path.display());
         }
         path
@@ -118,13 +119,13 @@ impl Place {
     fn initialise(&self, home: &Path) {
         let data = home.join("data");
         let mut initdb = self.command("initdb", home);
-        let made = initdb.args(INITDB).arg("--pgdata").arg(&data).output();
-        let made = made.expect("initdb can be started");
+        let output = initdb.args(INITDB).arg("--pgdata").arg(&data).output();
+        let output = output.expect("initdb can be started");
         assert!(
-            made.status.success(),
+            output.status.success(),
             "initdb failed: {}{}",
-            String::from_utf8_lossy(&made.stdout),
-            String::from_utf8_lossy(&made.stderr)
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
         );
         std::fs::write(data.join("pg_hba.conf"), HBA).expect("pg_hba.conf can be written");
         let mut single = self.command("postgres", home);
@@ -145,12 +146,12 @@ impl Place {
         let output = single.wait_with_output().expect("postgres ends");
         assert!(
             output.status.success(),
-            "the users cannot be made: {}",
+            "cannot create the users: {}",
             String::from_utf8_lossy(&output.stderr)
         );
     }
 
-    /// Copies a directory with all that is in it, for the server's user alone.
+    /// Copies a directory recursively, readable only by the server's user.
     fn copy(&self, from: &Path, to: &Path) {
         let mut builder = DirBuilder::new();
         builder
@@ -172,8 +173,8 @@ impl Place {
     }
 }
 
-/// One statement a line: so a server in single-user mode wants it. Databases that nobody uses go: they
-/// are most of the files to copy.
+/// One statement on each line, as single-user mode requires. Unused databases are dropped, because
+/// they are most of the files to copy.
 fn setup() -> String {
     let password = |user: User| format!("PASSWORD '{}'", user.password());
     format!(
@@ -212,8 +213,8 @@ fn binaries() -> PathBuf {
         .or_else(|| std::env::split_paths(&path).find(|bin| is_complete(bin)))
         .unwrap_or_else(|| {
             panic!(
-                "these tests need the server of Postgres: `make test` installs it, or name the \
-                 directory of its programs with {VARIABLE}"
+                "the tests require a Postgres server. Run `make test` to install it, or set \
+                 {VARIABLE} to the directory of its programs"
             )
         })
 }
@@ -226,7 +227,7 @@ fn number(name: &OsString) -> Option<u32> {
     name.to_str()?.parse().ok()
 }
 
-/// The user and group that a server of root's runs as, since Postgres refuses root.
+/// The user and group of a server that root starts, because Postgres refuses root.
 fn server_user(passwd: &str) -> (u32, u32) {
     let find = |name: &str| {
         let line = passwd
@@ -237,5 +238,5 @@ fn server_user(passwd: &str) -> (u32, u32) {
     };
     find("postgres")
         .or_else(|| find("nobody"))
-        .expect("there is a user postgres or nobody, as whom Postgres can run")
+        .expect("the machine has a user postgres or nobody")
 }

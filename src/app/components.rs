@@ -1,4 +1,4 @@
-//! The parts of the service, and how each is made from what most of them share.
+//! Builds the components of the service from their shared dependencies.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use keyward_core::key::{Clock, KeyRecord, TokenRecord};
 use keyward_ops::{CacheMetrics, Metrics, http};
 use keyward_store::{Control, Store};
 
-/// The listener's TLS, if the settings name a certificate.
+/// TLS of the gRPC port, if the settings name a certificate.
 pub(super) fn listener_tls(
     settings: &Settings,
     clock: &Arc<dyn Clock>,
@@ -36,7 +36,7 @@ pub(super) fn listener_tls(
         .map_err(StartError::new)
 }
 
-/// What most parts are made from.
+/// The dependencies that most components share.
 pub(super) struct Base {
     pub(super) store: Arc<dyn Store>,
     pub(super) fence: Arc<Fence>,
@@ -94,7 +94,7 @@ impl Base {
         self.lookup(fetch, None, CACHED_TOKENS, self.metrics.token_cache.clone())
     }
 
-    /// Keys and tokens have permits of their own: unknown keys cannot keep callers out.
+    /// Each lookup has its own limiter, so that reads of unknown keys cannot block the callers' tokens.
     fn lookup<R: Fenced>(
         &self,
         fetch: Fetch<R>,
@@ -128,7 +128,7 @@ impl Base {
             ),
         ];
         if self.store.shared() {
-            tasks.extend(self.among_others(tail));
+            tasks.extend(self.cluster_tasks(tail));
         }
         if let Some(l2) = &self.l2 {
             let stop = self.stops.background.clone();
@@ -138,8 +138,8 @@ impl Base {
         tasks
     }
 
-    /// What an instance does that is not the only one.
-    fn among_others(&self, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
+    /// The tasks of an instance that shares its store with others.
+    fn cluster_tasks(&self, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
         let metrics = self.metrics.members.clone();
         let stop = self.stops.background.clone();
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
@@ -156,13 +156,13 @@ impl Base {
         ]
     }
 
-    /// Keeps the listener's certificate up to date with its files.
+    /// Reloads the certificate of the gRPC port when its files change.
     pub(super) fn certificate(&self, tls: Tls) -> JoinHandle<()> {
         let stop = self.stops.background.clone();
-        self.stops.guard("certificate", tls.follow(stop))
+        self.stops.guard("certificate", tls.reload(stop))
     }
 
-    /// Health says SERVING only while freshness holds.
+    /// Sets the health status to SERVING only while the instance is fresh.
     pub(super) fn watch(&self, health: HealthReporter) -> JoinHandle<()> {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let stop = self.stops.background.clone();
@@ -181,8 +181,8 @@ impl Base {
                 return Err("stopping".to_owned());
             }
             if !fence.is_fresh(Now::read(&*clock)) {
-                let trouble = tail.trouble().unwrap_or_else(|| NOT_FRESH.to_owned());
-                return Err(format!("not fresh: {trouble}"));
+                let cause = tail.trouble().unwrap_or_else(|| NOT_FRESH.to_owned());
+                return Err(format!("not fresh: {cause}"));
             }
             Ok(())
         };
@@ -211,7 +211,7 @@ impl Base {
         let stop = self.stops.background.clone().cancelled_owned();
         tokio::spawn(async move {
             if let Err(error) = http::serve(listener, probes, stop).await {
-                tracing::error!(%error, "the side port ended");
+                tracing::error!(%error, "the side port failed");
             }
         })
     }

@@ -1,5 +1,5 @@
-//! What an operator does to a shared store by itself, when no instance need serve: moving its
-//! schema, making its secrets once, and raising its epoch.
+//! The operator's commands for a shared store: migrate the schema, create the secrets once, advance
+//! the epoch, add a cache key. No instance needs to run.
 
 use std::future::Future;
 use std::path::Path;
@@ -13,11 +13,11 @@ use keyward_crypto::keyring_files;
 use keyward_store::{KeyringChecks as _, Store as _, Tokens as _};
 use keyward_store_postgres::{PostgresOwner, PostgresStore};
 
-/// Brings the schema up to date, and gives `service_role` what serving needs. May be repeated.
+/// Migrates the schema and grants `service_role` the rights that serving requires. Idempotent.
 ///
 /// # Errors
 ///
-/// One sentence that says what to do.
+/// Why the migration failed, and what to do.
 pub fn migrate(settings: &Settings, service_role: Option<&str>) -> Result<String, StartError> {
     run(async {
         owner(settings)
@@ -29,13 +29,13 @@ pub fn migrate(settings: &Settings, service_role: Option<&str>) -> Result<String
     })
 }
 
-/// Prepares a new database: schema, keyring, and one token with every role, in `token_file` or
-/// else `admin.token` in the data directory. Overwrites neither; a database that has both is refused,
-/// or with `if_new` left as it is.
+/// Prepares a new database: schema, keyring, and one token with every role. Writes the token to
+/// `token_file`, by default `admin.token` in the data directory. Never overwrites a keyring or a
+/// token. Refuses a database that already has both, or with `if_new` leaves it unchanged.
 ///
 /// # Errors
 ///
-/// One sentence that says what to do.
+/// Why the preparation failed, and what to do.
 pub fn init(
     settings: &Settings,
     service_role: Option<&str>,
@@ -50,50 +50,47 @@ pub fn init(
         let mut owner = owner(settings).await?;
         owner.migrate(service_role).await.map_err(StartError::new)?;
         owner.settle_first().await.map_err(StartError::new)?;
-        match make_secrets(settings, &token).await? {
-            Made::Both => {}
-            Made::Before if if_new => {
-                let schema = schema_line(service_role);
-                return Ok(format!(
-                    "{schema}\nthe keyring and the tokens were made before"
-                ));
-            }
-            Made::Before => {
-                return Err(StartError(
-                    "this database has its keyring and tokens already; its schema is up to date"
-                        .to_owned(),
-                ));
-            }
+        let schema = schema_line(service_role);
+        if create_secrets(settings, &token).await? {
+            let keyring = settings.keyring.display();
+            let token = token.display();
+            return Ok(format!(
+                "{schema}\nkeyring: {keyring} (back it up: without it all keys are lost; copy it to \
+                 every instance)\ntoken: {token} (all roles; for the first calls and for emergencies)"
+            ));
         }
-        Ok(format!(
-            "{}\nkeyring: {} (back it up: keys die without it; every instance needs a copy)\ntoken: \
-             {} (every role; for the first calls and for emergencies)",
-            schema_line(service_role),
-            settings.keyring.display(),
-            token.display()
+        if if_new {
+            return Ok(format!(
+                "{schema}\nthe keyring and the tokens already exist"
+            ));
+        }
+        Err(StartError(
+            "this database already has a keyring and tokens; its schema is up to date. No other \
+             preparation is necessary"
+                .to_owned(),
         ))
     })
 }
 
-/// Raises the epoch: the operator accepts the log as it stands after it lost its tail.
+/// Advances the epoch: the operator accepts the log in its current form after a loss of its tail.
 ///
 /// # Errors
 ///
-/// One sentence that says what to do.
+/// Why the epoch was not advanced, and what to do.
 pub fn advance_epoch(settings: &Settings, reason: &str) -> Result<String, StartError> {
     run(async {
         let mut owner = owner(settings).await?;
         let incarnation = owner.advance_epoch(reason).await.map_err(StartError::new)?;
         Ok(format!(
-            "the epoch is {incarnation} now: instances that had refused begin anew within a second. \
-             What was revoked and is lost with the log's tail must be revoked again"
+            "the epoch is now {incarnation}; instances that refused to serve start again within a \
+             second. Revocations that were lost with the tail of the log must be repeated"
         ))
     })
 }
 
 fn schema_line(service_role: Option<&str>) -> String {
     match service_role {
-        Some(role) => format!("schema: up to date; the role {role} may serve from it"),
+        Some(role) => format!("schema: up to date; the role {role} has the rights to serve"),
         None => "schema: up to date".to_owned(),
     }
 }
@@ -102,21 +99,15 @@ fn refuse_to_overwrite(token: &Path) -> Result<(), StartError> {
     match token.exists() {
         false => Ok(()),
         true => Err(StartError(format!(
-            "{} exists and is not overwritten: name another file with --token-file, or move it away",
+            "{} already exists and is not overwritten. Name another file with --token-file, or move \
+             this file away",
             token.display()
         ))),
     }
 }
 
-/// Whether secrets are new.
-enum Made {
-    /// The keyring and the token are.
-    Both,
-    /// The database had them; nothing was made.
-    Before,
-}
-
-async fn make_secrets(settings: &Settings, token: &Path) -> Result<Made, StartError> {
+/// Creates the keyring and the token. `false` if the database already has them.
+async fn create_secrets(settings: &Settings, token: &Path) -> Result<bool, StartError> {
     let (clock, entropy) = (Arc::new(SystemClock), SystemEntropy);
     let urls = urls(settings)?;
     let store = PostgresStore::open(urls.hosts(), settings.max_staleness, clock.clone());
@@ -124,14 +115,14 @@ async fn make_secrets(settings: &Settings, token: &Path) -> Result<Made, StartEr
     let known = store.check_values().await.map_err(StartError::new)?;
     if store.has_tokens().await.map_err(StartError::new)? {
         store.close().await;
-        return Ok(Made::Before);
+        return Ok(false);
     }
     refuse_to_overwrite(token)?;
     let exists = keyring_files::load(&settings.keyring);
     if known.is_empty() && !matches!(exists, Err(keyring_files::KeyringError::Missing { .. })) {
         return Err(StartError(format!(
-            "there is a keyring in {} already, which belongs to another database and is not \
-             overwritten: name another directory with keyring, or move it away",
+            "the keyring {} belongs to another database and is not overwritten. Set `keyring` to \
+             another directory, or move this keyring away",
             settings.keyring.display()
         )));
     }
@@ -139,8 +130,9 @@ async fn make_secrets(settings: &Settings, token: &Path) -> Result<Made, StartEr
         let path = path.filter(|path| !path.as_os_str().is_empty());
         path.map_or(Ok(()), bootstrap::directory)?;
     }
-    // The keyring first: a token is one of its generation.
-    let keyring = bootstrap::keyring(settings, &store, &entropy, bootstrap::May::Make).await?;
+    // The keyring comes first, because the token belongs to one of its generations.
+    let policy = bootstrap::SecretPolicy::Create;
+    let keyring = bootstrap::keyring(settings, &store, &entropy, policy).await?;
     let prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
     let first = bootstrap::FirstToken {
         file: token.to_path_buf(),
@@ -149,7 +141,7 @@ async fn make_secrets(settings: &Settings, token: &Path) -> Result<Made, StartEr
     };
     first.ensure(&store, &*clock, &entropy).await?;
     store.close().await;
-    Ok(Made::Both)
+    Ok(true)
 }
 
 async fn owner(settings: &Settings) -> Result<PostgresOwner, StartError> {
@@ -163,7 +155,9 @@ fn urls(settings: &Settings) -> Result<&PostgresUrls, StartError> {
     match &settings.store {
         Store::Postgres(urls) => Ok(urls),
         Store::Sqlite(_) => Err(StartError(
-            "the embedded store needs none of this".to_owned(),
+            "this command requires a Postgres store; the embedded store prepares itself when \
+             keyward starts"
+                .to_owned(),
         )),
     }
 }
@@ -180,12 +174,12 @@ fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, StartE
 ///
 /// # Errors
 ///
-/// When the keyring cannot be read or written; it is as it was then.
+/// The keyring cannot be read or written. It is then unchanged.
 pub fn add_cache_key(settings: &Settings) -> Result<String, StartError> {
     let path = &settings.keyring;
     let version = keyring_files::add_cache_key(path, &SystemEntropy).map_err(StartError::new)?;
     Ok(format!(
-        "a new cache key: {}\ngive the file to all instances, and start them anew",
+        "new cache key: {}\nCopy the file to all instances and restart them.",
         path.join(format!("cache-{version}")).display()
     ))
 }
