@@ -98,9 +98,12 @@ pub async fn serve(
 ) -> Result<(), StartError> {
     let metrics = Arc::new(Metrics::new());
     let (telegram, messages, handler) = build(&settings, &metrics)?;
-    let (to_telegram, shown) = (Arc::clone(&telegram), Arc::clone(&messages));
-    let intake = Intake::new(handler, to_telegram, shown, Arc::clone(&metrics));
-    let intake = Arc::new(intake);
+    let intake = Arc::new(Intake::new(
+        handler,
+        Arc::clone(&telegram),
+        Arc::clone(&messages),
+        Arc::clone(&metrics),
+    ));
     let health = Arc::new(Health::new(settings.webhook.is_some()));
     // The listeners end last, so that probes see the stop.
     let end_listeners = CancellationToken::new();
@@ -149,19 +152,24 @@ pub async fn serve(
         updates::poll(&intake, &telegram, &health, &stop).await;
     }
     health.set(Err("stopping".to_owned()));
-    if timeout(FINISH_TIMEOUT, intake.wait_idle()).await.is_err() {
-        tracing::warn!("updates still run after {FINISH_TIMEOUT:?}; Telegram repeats them");
-    }
-    if !health.is_pushed() {
-        updates::confirm(&intake, &telegram).await;
-    }
-    if timeout(HIDE_TIMEOUT, messages.replace_all()).await.is_err() {
-        tracing::warn!("cannot hide all keys within {HIDE_TIMEOUT:?}");
-    }
+    finish(&intake, &telegram, &messages, !health.is_pushed()).await;
     end_listeners.cancel();
     let ended = async { while listeners.join_next().await.is_some() {} };
     drop(timeout(LISTENER_TIMEOUT, ended).await);
     Ok(())
+}
+
+/// Waits for the updates in flight, confirms them if they were polled, and hides all keys.
+async fn finish(intake: &Intake, telegram: &Telegram, messages: &Messages, is_polled: bool) {
+    if timeout(FINISH_TIMEOUT, intake.wait_idle()).await.is_err() {
+        tracing::warn!("updates still run after {FINISH_TIMEOUT:?}; Telegram repeats them");
+    }
+    if is_polled {
+        updates::confirm(intake, telegram).await;
+    }
+    if timeout(HIDE_TIMEOUT, messages.replace_all()).await.is_err() {
+        tracing::warn!("cannot hide all keys within {HIDE_TIMEOUT:?}");
+    }
 }
 
 /// Builds the parts that handle updates. Makes no call.

@@ -284,10 +284,8 @@ pub enum Step {
 
 /// Decides the first step of a request.
 pub fn first_step(action: Action, context: &Context) -> Step {
-    let unclear = context
-        .outcomes
-        .iter()
-        .find(|(_, outcome)| *outcome == Outcome::Unclear);
+    let mut outcomes = context.outcomes.iter();
+    let unclear = outcomes.find(|(_, outcome)| *outcome == Outcome::Unclear);
     match (action, unclear) {
         (Action::Menu, _) => Step::Show(View::Menu {
             account: context.account.clone(),
@@ -314,18 +312,12 @@ pub fn first_step(action: Action, context: &Context) -> Step {
 /// successor again, which is a reveal; while the outcome is unclear, it is free.
 fn confirmed(key_id: Uuid, context: &Context) -> Step {
     let mut outcomes = context.outcomes.iter();
-    let outcome = outcomes
-        .find(|(id, _)| *id == key_id)
-        .map(|(_, outcome)| *outcome);
-    let shows_other = context
-        .shown
-        .as_ref()
-        .is_some_and(|key| key.key_id != key_id);
-    match outcome {
-        Some(Outcome::Unclear) => Step::Revoke(key_id, None),
+    let shows_other = matches!(&context.shown, Some(key) if key.key_id != key_id);
+    match outcomes.find(|(id, _)| *id == key_id) {
+        Some((_, Outcome::Unclear)) => Step::Revoke(key_id, None),
         // A second tap: the message already shows the successor.
-        Some(Outcome::Clear) if shows_other => Step::Ignore,
-        Some(Outcome::Clear) => Step::Revoke(key_id, Some(Allowance::Reveals)),
+        Some((_, Outcome::Clear)) if shows_other => Step::Ignore,
+        Some((_, Outcome::Clear)) => Step::Revoke(key_id, Some(Allowance::Reveals)),
         None => Step::Revoke(key_id, Some(Allowance::Revokes)),
     }
 }
