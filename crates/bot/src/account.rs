@@ -1,16 +1,16 @@
-//! From a Telegram user to the account whose key is shown.
+//! Maps a Telegram user to an account in Keyward.
 //!
-//! The mapping is a template, so that a deployment that knows its users by other names replaces it
-//! without code. It depends on the user id alone: a user can change everything else.
+//! The mapping is a template, so a deployment with other account names needs no code. It depends on
+//! the user id alone, because a user can change everything else.
 
 use std::fmt;
 
-/// What stands for the user id in a template.
+/// The placeholder of the user id in a template.
 const USER_ID: &str = "{user_id}";
-/// Keyward's limit for an `account_id`.
+/// Keyward's limit for an `account_id`, in bytes.
 const MAX_BYTES: usize = 128;
 
-/// The mapping: text with `{user_id}` in it, `tg-{user_id}` by default.
+/// A template that contains `{user_id}`, by default `tg-{user_id}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accounts {
     template: String,
@@ -24,21 +24,21 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// What a template takes, if this is none: `{user_id}` once, and nothing that Keyward would
-    /// refuse in an `account_id`.
+    /// A template without exactly one `{user_id}`, or with accounts that Keyward refuses; the text
+    /// says what is valid.
     pub fn parse(template: &str) -> Result<Self, String> {
         let accounts = Self {
             template: template.to_owned(),
         };
         let longest = accounts.of(u64::MAX);
-        let is_fine = template.matches(USER_ID).count() == 1
+        let is_valid = template.matches(USER_ID).count() == 1
             && longest.len() <= MAX_BYTES
             && longest.bytes().all(|byte| (0x20..=0x7e).contains(&byte))
             && longest.trim() == longest;
-        is_fine.then_some(accounts).ok_or_else(|| {
+        is_valid.then_some(accounts).ok_or_else(|| {
             format!(
-                "takes printable ASCII that holds {USER_ID} once and makes at most {MAX_BYTES} \
-                 bytes, without a space at either end, such as {}",
+                "takes printable ASCII that holds {USER_ID} once, such as {}; the account has \
+                 at most {MAX_BYTES} bytes and no space at either end",
                 Self::DEFAULT
             )
         })
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_user_has_an_account() {
+    fn each_user_id_has_an_account() {
         let accounts = Accounts::parse(Accounts::DEFAULT).unwrap();
         assert_eq!(accounts.of(42), "tg-42");
         let accounts = Accounts::parse("test/{user_id}/main").unwrap();
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_keeps_the_limits_of_an_account_id() {
+    fn a_template_respects_the_limits_of_an_account_id() {
         let long = format!("{}{USER_ID}", "x".repeat(109));
         let longest = format!("{}{USER_ID}", "x".repeat(108));
         assert!(Accounts::parse(&longest).is_ok());

@@ -1,4 +1,4 @@
-//! The bot from its start to its stop, and the only place that puts all parts together.
+//! Puts the parts of the bot together, starts them and stops them in order.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,49 +8,49 @@ use keyward_ops::{LogFormat, http};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::Authority;
-use crate::board::Board;
-use crate::confirmed::Confirmed;
-use crate::desk::Desk;
 use crate::handler::Handler;
 use crate::health::Health;
+use crate::i18n::Texts;
+use crate::intake::Intake;
 use crate::limits::{Limit, Limits};
+use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::screens::Screens;
 use crate::settings::Settings;
-use crate::shown::Shown;
 use crate::telegram::Telegram;
 use crate::telegram::failure::Failure;
 use crate::{updates, webhook};
 
-/// How long updates under way may take to end at a stop. What does not comes again.
-const GRACE: Duration = Duration::from_secs(10);
-/// How long hiding the keys that are shown may take.
-const HIDING: Duration = Duration::from_secs(12);
-/// How often to look whether Telegram delivers updates.
-const LOOKING: Duration = Duration::from_secs(10);
-/// How long a listener may take to end.
-const LISTENERS: Duration = Duration::from_secs(2);
+/// Timeout of updates in flight at a stop. Telegram repeats an unfinished update.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of hiding all shown keys at a stop.
+const HIDE_TIMEOUT: Duration = Duration::from_secs(12);
+/// Timeout of the listeners at a stop.
+const LISTENER_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Parts = (Arc<Telegram>, Arc<Messages>, Handler);
 
 /// Why the bot cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// An address is taken, or is not here.
-    #[error("{0} = '{1}': {2}")]
+    /// The address is in use, or belongs to another host.
+    #[error("{0}: cannot listen on {1}: {2}")]
     Listen(&'static str, SocketAddr, std::io::Error),
-    /// The client of Keyward cannot be set up.
+    /// The client of Keyward cannot be created.
     #[error("{0}")]
     Keyward(#[from] keyward_client::BuildError),
-    /// The client of Telegram cannot be set up.
+    /// The client of Telegram cannot be created.
     #[error("{0}")]
     Telegram(String),
-    /// Telegram does not know the token.
+    /// Telegram refuses the token.
     #[error("Telegram does not know this bot: check telegram_token and telegram_api_url")]
     Unauthorized,
-    /// The system gives no signals.
-    #[error("signals cannot be listened to: {0}")]
+    /// No signal handler can be installed.
+    #[error("cannot install signal handlers: {0}")]
     Signals(std::io::Error),
 }
 
@@ -71,22 +71,22 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         }
         stopping.cancel();
     });
-    serve(settings, stop, |ready| say_ready(&ready)).await
+    serve(settings, stop, |ready| print_ready(&ready)).await
 }
 
-/// What is said when users are served.
+/// The addresses of a bot that serves users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
     /// The name of the bot.
     pub username: String,
-    /// Where the side port is.
+    /// The address of the side port.
     pub http: Option<SocketAddr>,
-    /// Where the webhook is.
+    /// The address of the webhook.
     pub webhook: Option<SocketAddr>,
     format: LogFormat,
 }
 
-/// Serves until `stop`, then ends in order. Says once, by `ready`, that Telegram knows the bot.
+/// Serves until `stop`, then stops in order. Calls `ready` once, when Telegram knows the bot.
 ///
 /// # Errors
 ///
@@ -96,104 +96,115 @@ pub async fn serve(
     stop: CancellationToken,
     ready: impl FnOnce(Ready),
 ) -> Result<(), StartError> {
-    let desk = Desk::new(Arc::new(handler(&settings)?));
+    let metrics = Arc::new(Metrics::new());
+    let (telegram, messages, handler) = build(&settings, &metrics)?;
+    let intake = Arc::new(Intake::new(
+        handler,
+        Arc::clone(&telegram),
+        Arc::clone(&messages),
+        Arc::clone(&metrics),
+    ));
     let health = Arc::new(Health::new(settings.webhook.is_some()));
-    // Listeners end last: who asks during a stop hears about it.
-    let ended = CancellationToken::new();
+    // The listeners end last, so that probes see the stop.
+    let end_listeners = CancellationToken::new();
     let mut listeners = JoinSet::new();
     let http = match settings.http_listen {
         Some(address) => {
             let (listener, bound) = bind("http_listen", address).await?;
-            let (observed, health) = (Arc::clone(&desk), Arc::clone(&health));
+            let (observed, health) = (Arc::clone(&intake), Arc::clone(&health));
             let probes = http::Probes {
                 name: "keyward-bot",
                 metrics: Box::new(move || {
                     observed.observe();
-                    observed.handler().metrics.encode()
+                    metrics.encode()
                 }),
                 ready: Box::new(move || health.ready()),
             };
-            let stop = ended.clone().cancelled_owned();
+            let stop = end_listeners.clone().cancelled_owned();
             listeners.spawn(http::serve(listener, probes, stop));
             Some(bound)
         }
         None => None,
     };
-    let pushed = match &settings.webhook {
-        Some(webhook) => Some(bind("webhook_listen", webhook.listen).await?),
+    let webhook = match settings.webhook {
+        Some(webhook) => {
+            let (listener, bound) = bind("webhook_listen", webhook.listen).await?;
+            Some((webhook, listener, bound))
+        }
         None => None,
     };
-    if !introduced(&desk, &health, &stop).await? {
+    if !introduce(&telegram, &health, &stop).await? {
         return Ok(());
     }
     ready(Ready {
-        username: desk.handler().board.telegram.username().to_owned(),
+        username: telegram.username().to_owned(),
         http,
-        webhook: pushed.as_ref().map(|(_, bound)| *bound),
+        webhook: webhook.as_ref().map(|(_, _, bound)| *bound),
         format: settings.log_format,
     });
-    let sweeping = Arc::clone(&desk);
-    let sweeping_until = stop.clone();
-    tokio::spawn(async move { sweeping.sweep(sweeping_until).await });
-    match (settings.webhook, pushed) {
-        (Some(webhook), Some((listener, _))) => {
-            let (path, secret) = (webhook.path.clone(), webhook.secret.clone());
-            let (at, until) = (Arc::clone(&desk), stop.clone());
-            listeners
-                .spawn(async move { webhook::serve(listener, &path, secret, at, until).await });
-            push(&desk, &health, &webhook.url, &webhook.secret, &stop).await;
-        }
-        _ => updates::poll(&desk, &health, &stop).await,
+    let (sweeper, until) = (Arc::clone(&intake), stop.clone());
+    tokio::spawn(async move { sweeper.sweep(until).await });
+    if let Some((settings, listener, _)) = webhook {
+        let (path, secret) = (settings.path, settings.secret.clone());
+        let (target, until) = (Arc::clone(&intake), stop.clone());
+        listeners
+            .spawn(async move { webhook::serve(listener, &path, secret, target, until).await });
+        webhook::watch(&telegram, &health, &settings.url, &settings.secret, &stop).await;
+    } else {
+        updates::poll(&intake, &telegram, &health, &stop).await;
     }
     health.set(Err("stopping".to_owned()));
-    end(&desk, !health.is_pushed()).await;
-    ended.cancel();
-    let ending = async { while listeners.join_next().await.is_some() {} };
-    drop(tokio::time::timeout(LISTENERS, ending).await);
+    finish(&intake, &telegram, &messages, !health.is_pushed()).await;
+    end_listeners.cancel();
+    let ended = async { while listeners.join_next().await.is_some() {} };
+    drop(timeout(LISTENER_TIMEOUT, ended).await);
     Ok(())
 }
 
-/// What handles updates with these settings. Makes no call.
-pub(crate) fn handler(settings: &Settings) -> Result<Handler, StartError> {
-    let metrics = Arc::new(Metrics::new());
-    let client = keyward_client::Client::builder()
+/// Waits for the updates in flight, confirms them if they were polled, and hides all keys.
+async fn finish(intake: &Intake, telegram: &Telegram, messages: &Messages, is_polled: bool) {
+    if timeout(FINISH_TIMEOUT, intake.wait_idle()).await.is_err() {
+        tracing::warn!("updates still run after {FINISH_TIMEOUT:?}; Telegram repeats them");
+    }
+    if is_polled {
+        updates::confirm(intake, telegram).await;
+    }
+    if timeout(HIDE_TIMEOUT, messages.replace_all()).await.is_err() {
+        tracing::warn!("cannot hide all keys within {HIDE_TIMEOUT:?}");
+    }
+}
+
+/// Builds the parts that handle updates. Makes no call.
+pub(crate) fn build(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Parts, StartError> {
+    const HOUR: Duration = Duration::from_secs(3600);
+    const MINUTE: Duration = Duration::from_secs(60);
+    let mut client = keyward_client::Client::builder()
         .endpoints(settings.endpoints.clone())
         .token_file(&settings.token_file)
         .insecure(settings.insecure);
-    let client = match &settings.ca_file {
-        Some(file) => client.ca_file(file),
-        None => client,
+    if let Some(file) = &settings.ca_file {
+        client = client.ca_file(file);
+    }
+    let (token, url) = (&settings.telegram_token, &settings.telegram_api_url);
+    let telegram = Telegram::new(token, url, Arc::clone(metrics));
+    let telegram = Arc::new(telegram.map_err(StartError::Telegram)?);
+    let screens = Screens::new(settings.hide_after, settings.support.as_deref());
+    let messages = Messages::new(Arc::clone(&telegram), screens, Arc::clone(metrics));
+    let messages = Arc::new(messages);
+    let authority = Authority {
+        client: client.build()?,
+        slot: settings.slot.clone(),
+        scopes: settings.scopes.clone(),
+        metrics: Arc::clone(metrics),
     };
-    let telegram = Telegram::new(
-        &settings.telegram_token,
-        &settings.telegram_api_url,
-        Arc::clone(&metrics),
-    );
-    const HOUR: Duration = Duration::from_secs(3600);
-    const MINUTE: Duration = Duration::from_secs(60);
-    Ok(Handler {
-        board: Board {
-            telegram: telegram.map_err(StartError::Telegram)?,
-            screens: Screens::new(settings.hide_after, settings.support.as_deref()),
-            hide_after: settings.hide_after,
-            shown: Shown::default(),
-            metrics: Arc::clone(&metrics),
-        },
-        authority: Authority {
-            client: client.build()?,
-            slot: settings.slot.clone(),
-            scopes: settings.scopes.clone(),
-            metrics: Arc::clone(&metrics),
-        },
-        accounts: settings.accounts.clone(),
-        limits: Limits {
-            reveals: Limit::new(settings.reveals_per_hour, HOUR),
-            revokes: Limit::new(settings.revokes_per_hour, HOUR),
-            updates: Limit::new(settings.updates_per_minute, MINUTE),
-        },
-        confirmed: Confirmed::default(),
-        metrics,
-    })
+    let limits = Limits {
+        reveals: Limit::new(settings.reveals_per_hour, HOUR),
+        revokes: Limit::new(settings.revokes_per_hour, HOUR),
+        updates: Limit::new(settings.updates_per_minute, MINUTE),
+    };
+    let (accounts, metrics) = (settings.accounts.clone(), Arc::clone(metrics));
+    let handler = Handler::new(Arc::clone(&messages), authority, accounts, limits, metrics);
+    Ok((telegram, messages, handler))
 }
 
 async fn bind(
@@ -206,126 +217,53 @@ async fn bind(
     Ok((listener, bound))
 }
 
-/// Waits until Telegram knows the bot, and tells it the commands. `false`: stopped before that.
-async fn introduced(
-    desk: &Desk,
+/// Waits until Telegram knows the bot, and registers the commands. Returns `false` if `stop` came
+/// first.
+async fn introduce(
+    telegram: &Telegram,
     health: &Health,
     stop: &CancellationToken,
 ) -> Result<bool, StartError> {
-    let telegram = &desk.handler().board.telegram;
     let mut failures = 0;
     loop {
-        let Some(answer) = stop.run_until_cancelled(telegram.introduce()).await else {
-            return Ok(false);
-        };
-        match answer {
-            Ok(()) => break,
-            Err(Failure::Unauthorized) => return Err(StartError::Unauthorized),
-            Err(failure) => {
+        match stop.run_until_cancelled(telegram.introduce()).await {
+            None => return Ok(false),
+            Some(Ok(())) => break,
+            Some(Err(Failure::Unauthorized)) => return Err(StartError::Unauthorized),
+            Some(Err(failure)) => {
                 failures += 1;
                 health.set(Err(failure.to_string()));
                 if failures % 10 == 1 {
-                    tracing::warn!(%failure, failures, "Telegram is away; trying again");
+                    tracing::warn!(%failure, failures, "cannot reach Telegram; trying again");
                 }
-                updates::rest(updates::pause(&failure, failures), stop).await;
+                updates::pause(updates::backoff(&failure, failures), stop).await;
             }
         }
     }
-    // The list only helps users; without it everything works.
-    let commands = telegram.set_commands(desk.handler().board.screens.texts());
+    // The bot works without the list of commands.
+    let texts = Texts::new();
+    let commands = telegram.set_commands(&texts);
     if let Some(Err(failure)) = stop.run_until_cancelled(commands).await {
-        tracing::warn!(%failure, "the list of commands was not registered");
+        tracing::warn!(%failure, "cannot register the list of commands");
     }
     if !health.is_pushed() {
-        // There may be none, and getUpdates says so if there still is one.
+        // Usually there is no webhook; if one remains, getUpdates fails and says so.
         let deleted = stop.run_until_cancelled(telegram.delete_webhook()).await;
         if let Some(Err(failure)) = deleted {
-            tracing::warn!(%failure, "a webhook of before could not be taken away");
+            tracing::warn!(%failure, "cannot delete the webhook of an earlier run");
         }
-        // The first poll may wait for long; that Telegram answers is known by now.
+        // The first poll may wait long, but Telegram has answered.
         health.set(Ok(()));
     }
     Ok(true)
 }
 
-/// Has updates pushed until `stop`, and looks whether they are: another program may take the webhook
-/// away, and Telegram may not reach it.
-async fn push(
-    desk: &Desk,
-    health: &Health,
-    url: &str,
-    secret: &keyward_client::Secret,
-    stop: &CancellationToken,
-) {
-    let (mut failures, mut registered) = (0, None);
-    while let Some(answer) = stop
-        .run_until_cancelled(pushed(desk, url, secret, &mut registered))
-        .await
-    {
-        let pause = match answer {
-            Ok(known) => {
-                failures = 0;
-                if let Err(reason) = &known {
-                    tracing::warn!(reason, "updates are not delivered");
-                }
-                health.set(known);
-                LOOKING
-            }
-            Err(failure) => {
-                failures += 1;
-                tracing::warn!(%failure, "Telegram does not tell of the webhook; trying again");
-                health.set(Err(failure.to_string()));
-                updates::pause(&failure, failures)
-            }
-        };
-        updates::rest(pause, stop).await;
-    }
-}
-
-/// Registers the webhook if it is not, or not by this process, whose secret may be another one; and
-/// says whether updates fail to be delivered. `registered` is when that had last happened, when this
-/// was last asked.
-async fn pushed(
-    desk: &Desk,
-    url: &str,
-    secret: &keyward_client::Secret,
-    registered: &mut Option<Option<i64>>,
-) -> Result<Result<(), String>, Failure> {
-    let telegram = &desk.handler().board.telegram;
-    let webhook = telegram.webhook(url).await?;
-    if registered.is_none() || !webhook.is_ours {
-        telegram.set_webhook(url, secret).await?;
-    }
-    let before = registered.replace(webhook.failed);
-    let fails = before.is_some_and(|before| webhook.failed > before);
-    Ok(match fails {
-        true => Err(format!("Telegram cannot deliver updates: {}", webhook.why)),
-        false => Ok(()),
-    })
-}
-
-/// Ends what is under way, confirms it, and hides what is shown.
-async fn end(desk: &Desk, is_polled: bool) {
-    if tokio::time::timeout(GRACE, desk.idle()).await.is_err() {
-        tracing::warn!("some updates were not handled within {GRACE:?}; they come again");
-    }
-    if is_polled {
-        updates::confirm(desk).await;
-    }
-    if tokio::time::timeout(HIDING, desk.handler().board.settle_all())
-        .await
-        .is_err()
-    {
-        tracing::warn!("some keys could not be hidden within {HIDING:?}");
-    }
-}
-
-/// One line on stderr, whatever is logged.
-fn say_ready(ready: &Ready) {
+/// Prints one line on stderr, at every log level.
+fn print_ready(ready: &Ready) {
     use std::io::Write as _;
 
-    let shown = |address: Option<SocketAddr>| address.map(|address| address.to_string());
-    let (http, webhook) = (shown(ready.http), shown(ready.webhook));
+    let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+    let (http, webhook) = (text(ready.http), text(ready.webhook));
     let line = match ready.format {
         LogFormat::Text => {
             let webhook = webhook.map_or_else(String::new, |at| format!(", webhook on {at}"));
@@ -343,6 +281,6 @@ fn say_ready(ready: &Ready) {
         })
         .to_string(),
     };
-    // Who closed stderr does not want to know.
+    // A closed stderr is not a failure.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

@@ -1,6 +1,5 @@
-//! Keyward, as the bot asks it: two calls, Issue and Revoke, counted and bounded. More the bot's
-//! token does not allow, and more is not needed: each is safe to repeat, and each answers with the
-//! state as it is.
+//! The two calls to Keyward, Issue and Revoke, with timeouts and metrics. The roles of the bot's token
+//! allow no others. Both are safe to repeat, and both return the current state.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,31 +11,31 @@ use uuid::Uuid;
 
 use crate::metrics::Metrics;
 
-/// Kept with a key that a user has revoked.
+/// The reason in the audit of a key that its user has revoked.
 const REASON: &str = "replaced by its user in Telegram";
 
-/// Somebody looks at the screen: a Revoke may take its time, this may not.
-const ISSUING: Duration = Duration::from_secs(10);
+/// Timeout of Issue, because the user waits for the screen. A Revoke may take longer.
+const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Keyward, and which slot of an account the bot shows.
+/// Keyward, with the slot and the scopes of the keys.
 pub struct Authority {
-    /// The way there.
+    /// The client of Keyward.
     pub client: Client,
     /// The slot of each account.
     pub slot: String,
-    /// What a key that is made shall be allowed to do.
+    /// The scopes of new keys.
     pub scopes: Vec<String>,
     /// Where calls are counted.
     pub metrics: Arc<Metrics>,
 }
 
 impl Authority {
-    /// The key of the account as it is now; made if there is none.
+    /// The current key of the account. Keyward creates a missing one.
     ///
     /// # Errors
     ///
     /// Those of Issue.
-    pub async fn present(&self, account: &str) -> Result<v1::IssueResponse, Error> {
+    pub async fn issue(&self, account: &str) -> Result<v1::IssueResponse, Error> {
         let request = v1::IssueRequest {
             account_id: account.to_owned(),
             name: self.slot.clone(),
@@ -44,12 +43,12 @@ impl Authority {
             recoverable: Some(true),
             ..Default::default()
         };
-        let call = tokio::time::timeout(ISSUING, self.client.issue(request));
+        let call = tokio::time::timeout(ISSUE_TIMEOUT, self.client.issue(request));
         let call = async { call.await.unwrap_or_else(|_| Err(no_answer())) };
         self.counted("Issue", call).await
     }
 
-    /// Revokes the key and makes its successor. Repeated, it is the same revocation.
+    /// Revokes the key and creates its successor. A repeated call is the same revocation.
     ///
     /// # Errors
     ///
@@ -69,14 +68,14 @@ impl Authority {
         method: &'static str,
         call: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
-        let begun = Instant::now();
+        let start = Instant::now();
         let answer = call.await;
         let outcome = answer.as_ref().err().map_or("OK", outcome);
-        self.metrics.keyward(method, outcome, begun.elapsed());
+        self.metrics.keyward(method, outcome, start.elapsed());
         match &answer {
-            // The deployment is wrong, and nobody but its operator can tell.
+            // The deployment is wrong; only its operator can fix it.
             Err(error) if outcome == "fault" => {
-                tracing::error!(%error, method, "Keyward refuses the bot")
+                tracing::error!(%error, method, "Keyward refuses the bot; check the roles of its token and the settings")
             }
             Err(error) => tracing::warn!(%error, method, "a call to Keyward failed"),
             Ok(_) => {}
@@ -89,13 +88,13 @@ fn no_answer() -> Error {
     Error {
         kind: ErrorKind::Unavailable,
         reason: None,
-        message: format!("no answer within {ISSUING:?}"),
+        message: format!("no answer within {ISSUE_TIMEOUT:?}"),
         metadata: HashMap::new(),
         retry_after: None,
     }
 }
 
-/// A few words that are known, so that no label comes from outside.
+/// The label in metrics. It is one of a fixed list, so no label comes from outside.
 fn outcome(error: &Error) -> &'static str {
     const KNOWN: [&str; 7] = [
         "NOT_FRESH",

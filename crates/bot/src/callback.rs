@@ -1,9 +1,9 @@
-//! What a button carries: an action, for one user alone.
+//! The data of a button: an action for one user.
 //!
-//! The data comes back from a Telegram client, so anybody can send anything. A MAC binds version,
-//! action, key and user: a forged button, and one of another user, is refused before anything is
-//! asked of Keyward. Its key comes from the bot's token, so there is no further secret to keep,
-//! and a button outlives a restart.
+//! The data comes back from a Telegram client, so anybody can forge it. A MAC binds version, action,
+//! key and user: the bot refuses a forged button, or the button of another user, before it calls
+//! Keyward. The key of the MAC is derived from the bot's token, so there is no other secret to store,
+//! and buttons work after a restart.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,11 +12,11 @@ use keyward_client::Secret;
 use sha2::Sha256;
 use uuid::Uuid;
 
-/// The version of the format. A new one gets a new name, which also goes into the MAC.
+/// The version of the format, which the MAC covers.
 const VERSION: &str = "v1";
 const LABEL: &[u8] = b"keyward-bot callback data";
 const MAC_BYTES: usize = 16;
-/// Telegram's limit.
+/// Telegram's limit for the data of a button.
 const MAX_BYTES: usize = 64;
 
 /// What a button does.
@@ -26,32 +26,26 @@ pub enum Action {
     Menu,
     /// Shows the account.
     Account,
-    /// Shows the key of the account as it is now.
+    /// Shows the current key.
     Key,
-    /// The same, after the question whether to revoke this key was answered with no.
+    /// Shows the current key, after Cancel on the question whether to revoke this key.
     Cancel(Uuid),
     /// Asks whether to revoke this key.
     Revoke(Uuid),
-    /// Revokes this key and makes its successor. Pressed again, it asks for the same again.
+    /// Revokes this key and creates its successor. Pressed again, it repeats the same Revoke.
     Confirm(Uuid),
 }
 
 impl Action {
-    const fn letter(self) -> char {
+    /// The letter in the data of a button, and the key.
+    const fn parts(self) -> (char, Option<Uuid>) {
         match self {
-            Self::Menu => 'm',
-            Self::Account => 'a',
-            Self::Key => 'k',
-            Self::Cancel(_) => 'n',
-            Self::Revoke(_) => 'r',
-            Self::Confirm(_) => 'c',
-        }
-    }
-
-    const fn key_id(self) -> Option<Uuid> {
-        match self {
-            Self::Cancel(key_id) | Self::Revoke(key_id) | Self::Confirm(key_id) => Some(key_id),
-            Self::Menu | Self::Account | Self::Key => None,
+            Self::Menu => ('m', None),
+            Self::Account => ('a', None),
+            Self::Key => ('k', None),
+            Self::Cancel(key_id) => ('n', Some(key_id)),
+            Self::Revoke(key_id) => ('r', Some(key_id)),
+            Self::Confirm(key_id) => ('c', Some(key_id)),
         }
     }
 
@@ -70,14 +64,14 @@ impl Action {
 
 /// Why data is not an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// It was made by another version of the bot.
-    Version,
-    /// It was not made by this bot for this user.
+pub enum InvalidData {
+    /// Another version of the bot made it.
+    OtherVersion,
+    /// This bot did not make it for this user.
     Forged,
 }
 
-/// Writes and reads callback data.
+/// Writes and reads the data of buttons.
 pub struct Codec {
     mac: Hmac<Sha256>,
 }
@@ -85,19 +79,19 @@ pub struct Codec {
 impl Codec {
     /// The codec of the bot that has this token.
     pub fn new(token: &Secret) -> Self {
-        let mut derived = hmac_of(token.expose().as_bytes());
+        let mut derived = new_hmac(token.expose().as_bytes());
         derived.update(LABEL);
         Self {
-            mac: hmac_of(&derived.finalize().into_bytes()),
+            mac: new_hmac(&derived.finalize().into_bytes()),
         }
     }
 
     /// The data of a button for `user_id`: at most 64 bytes.
     pub fn write(&self, user_id: u64, action: Action) -> String {
-        let key_id = action.key_id();
+        let (letter, key_id) = action.parts();
         let key_id = key_id.map_or_else(String::new, |id| URL_SAFE_NO_PAD.encode(id.as_bytes()));
-        let signed = format!("{VERSION}.{}.{key_id}", action.letter());
-        let mac = self.over(user_id, &signed).finalize().into_bytes();
+        let signed = format!("{VERSION}.{letter}.{key_id}");
+        let mac = self.mac_of(user_id, &signed).finalize().into_bytes();
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&mac[..MAC_BYTES]))
     }
 
@@ -106,25 +100,25 @@ impl Codec {
     /// # Errors
     ///
     /// Data that this bot did not write for this user.
-    pub fn read(&self, user_id: u64, data: &str) -> Result<Action, Refused> {
+    pub fn read(&self, user_id: u64, data: &str) -> Result<Action, InvalidData> {
         if data.len() > MAX_BYTES {
-            return Err(Refused::Forged);
+            return Err(InvalidData::Forged);
         }
         let version = data.split('.').next().unwrap_or_default();
         if version != VERSION {
             return Err(match is_version(version) {
-                true => Refused::Version,
-                false => Refused::Forged,
+                true => InvalidData::OtherVersion,
+                false => InvalidData::Forged,
             });
         }
-        self.verified(user_id, data).ok_or(Refused::Forged)
+        self.verified(user_id, data).ok_or(InvalidData::Forged)
     }
 
     fn verified(&self, user_id: u64, data: &str) -> Option<Action> {
         let (signed, mac) = data.rsplit_once('.')?;
         let mac: [u8; MAC_BYTES] = URL_SAFE_NO_PAD.decode(mac).ok()?.try_into().ok()?;
-        // In constant time.
-        self.over(user_id, signed)
+        // Compares in constant time.
+        self.mac_of(user_id, signed)
             .verify_truncated_left(&mac)
             .ok()?;
         let (letter, key_id) = signed
@@ -138,8 +132,8 @@ impl Codec {
         Action::of(letter, key_id)
     }
 
-    /// The user id has a fixed length, so no text can pass for a part of it.
-    fn over(&self, user_id: u64, signed: &str) -> Hmac<Sha256> {
+    /// The user id has a fixed length, so it cannot be confused with a part of the text.
+    fn mac_of(&self, user_id: u64, signed: &str) -> Hmac<Sha256> {
         let mut mac = self.mac.clone();
         mac.update(&user_id.to_be_bytes());
         mac.update(signed.as_bytes());
@@ -153,7 +147,7 @@ fn is_version(text: &str) -> bool {
 }
 
 #[expect(clippy::expect_used, reason = "HMAC takes a key of any length")]
-fn hmac_of(key: &[u8]) -> Hmac<Sha256> {
+fn new_hmac(key: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
@@ -181,53 +175,57 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(user: u64, action in actions()) {
+        fn written_data_is_read(user: u64, action in actions()) {
             let data = codec().write(user, action);
             prop_assert!(data.len() <= MAX_BYTES, "{}", data);
             prop_assert_eq!(codec().read(user, &data), Ok(action));
         }
 
         #[test]
-        fn nobody_else_can_use_it(user: u64, other: u64, action in actions()) {
+        fn other_users_and_bots_cannot_use_a_button(user: u64, other: u64, action in actions()) {
             prop_assume!(user != other);
             let data = codec().write(user, action);
-            prop_assert_eq!(codec().read(other, &data), Err(Refused::Forged));
+            prop_assert_eq!(codec().read(other, &data), Err(InvalidData::Forged));
             let other_bot = Codec::new(&Secret::new("124:canary".to_owned()));
-            prop_assert_eq!(other_bot.read(user, &data), Err(Refused::Forged));
+            prop_assert_eq!(other_bot.read(user, &data), Err(InvalidData::Forged));
         }
 
         #[test]
-        fn no_changed_byte_passes(user: u64, action in actions(), at: usize, to in "[ -~]") {
+        fn data_with_a_changed_byte_is_refused(user: u64, action in actions(), at: usize, to in "[ -~]") {
             let mut data = codec().write(user, action);
             let at = at % data.len();
             prop_assume!(data[at..=at] != to);
             data.replace_range(at..=at, &to);
-            // Another version is not an action either.
+            // A changed version is refused, too.
             prop_assert!(codec().read(user, &data).is_err());
         }
 
         #[test]
-        fn anything_is_refused_calmly(user: u64, data in ".{0,200}") {
+        fn arbitrary_data_is_refused_without_a_panic(user: u64, data in ".{0,200}") {
             prop_assert!(codec().read(user, &data).is_err());
         }
 
         #[test]
-        fn an_action_is_not_another(user: u64, id: u128) {
+        fn an_action_cannot_be_changed_into_another(user: u64, id: u128) {
             let data = codec().write(user, Action::Revoke(Uuid::from_u128(id)));
             let data = data.replacen(".r.", ".c.", 1);
-            prop_assert_eq!(codec().read(user, &data), Err(Refused::Forged));
+            prop_assert_eq!(codec().read(user, &data), Err(InvalidData::Forged));
         }
     }
 
     #[test]
-    fn another_version_is_told_apart() {
+    fn other_versions_are_distinguished_from_forgeries() {
         for data in ["v0.m..x", "v2.menu", "v12", "v999.x"] {
-            assert_eq!(codec().read(1, data), Err(Refused::Version), "{data}");
+            assert_eq!(
+                codec().read(1, data),
+                Err(InvalidData::OtherVersion),
+                "{data}"
+            );
         }
         for data in [
             "", "v", "v1", "v1.", "v1.m.", "v1.m..", "vx.m", "v1234.m", "w2.m",
         ] {
-            assert_eq!(codec().read(1, data), Err(Refused::Forged), "{data}");
+            assert_eq!(codec().read(1, data), Err(InvalidData::Forged), "{data}");
         }
     }
 }

@@ -1,17 +1,17 @@
-//! What an update asks of the bot. Everything that is used of it is taken out here and checked;
-//! its text goes no further.
+//! Turns an update into an event. This module extracts and checks all parts that the bot uses; the
+//! text of a message stays here.
 
 use teloxide_core::types::{
-    CallbackQuery, CallbackQueryId, Chat, MaybeInaccessibleMessage, Message, Update, UpdateKind,
-    User,
+    CallbackQuery, CallbackQueryId, Chat, MaybeInaccessibleMessage, Message, MessageId, Update,
+    UpdateKind, User,
 };
 
 use crate::i18n::Language;
 
-/// Who asks.
+/// The user of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Person {
-    /// The Telegram id: also that of the private chat.
+    /// The Telegram id, which is also the id of the private chat.
     pub id: u64,
     /// The language.
     pub language: Language,
@@ -29,10 +29,10 @@ pub enum Command {
 }
 
 impl Command {
-    /// All of them, in the order of the list that users see.
+    /// All commands, in the order of the list in Telegram.
     pub const ALL: [Self; 3] = [Self::Start, Self::ApiKey, Self::Help];
 
-    /// Its name without the slash.
+    /// The name without the slash.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Start => "start",
@@ -41,28 +41,25 @@ impl Command {
         }
     }
 
-    /// The command that `text` begins with, if it is for the bot of this name.
+    /// The command at the start of `text`, unless it addresses another bot than `username`.
     fn of(text: &str, username: &str) -> Option<Self> {
         let word = text.strip_prefix('/')?.split_whitespace().next()?;
-        let (name, to) = word
-            .split_once('@')
-            .map_or((word, None), |(n, to)| (n, Some(to)));
-        if to.is_some_and(|to| !to.eq_ignore_ascii_case(username)) {
-            return None;
-        }
+        let (name, bot) = word.split_once('@').unwrap_or((word, username));
         let mut all = Self::ALL.into_iter();
-        all.find(|command| command.name().eq_ignore_ascii_case(name))
+        all.find(|command| {
+            command.name().eq_ignore_ascii_case(name) && bot.eq_ignore_ascii_case(username)
+        })
     }
 }
 
 /// A tap on a button.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tap {
-    /// What answers it.
+    /// The id for the answer.
     pub query: CallbackQueryId,
     /// The message with the button, if it is in the private chat with the user.
-    pub message: Option<i32>,
-    /// What the button carries; anybody may have written it.
+    pub message: Option<MessageId>,
+    /// The data of the button; anybody can forge it.
     pub data: String,
 }
 
@@ -74,7 +71,7 @@ impl std::fmt::Debug for Tap {
     }
 }
 
-/// What an update asks for.
+/// What a user wants from the bot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A command in a private chat.
@@ -90,7 +87,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Its name in metrics.
+    /// The name in metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Command(_, Command::Start) => "start",
@@ -103,7 +100,7 @@ impl Event {
         }
     }
 
-    /// Who asks.
+    /// The user.
     pub const fn person(&self) -> Option<Person> {
         match self {
             Self::Command(person, _)
@@ -114,7 +111,7 @@ impl Event {
         }
     }
 
-    /// What `update` asks of the bot with this name.
+    /// The event of an update, for the bot with this name.
     pub fn of(update: Update, username: &str) -> Self {
         match update.kind {
             UpdateKind::Message(message) => Self::of_message(&message, username),
@@ -127,7 +124,7 @@ impl Event {
         let Some(person) = message.from.as_ref().and_then(person) else {
             return Self::Nothing;
         };
-        // What others sent through a bot or in the name of a chat is not the user's.
+        // The user did not write a message that was sent via a bot or on behalf of a chat.
         if message.via_bot.is_some() || message.sender_chat.is_some() {
             return Self::Nothing;
         }
@@ -148,10 +145,9 @@ impl Event {
         };
         let message = query.message.as_ref();
         let message = message.filter(|message| is_own(message.chat(), person));
-        let message = message.map(MaybeInaccessibleMessage::id);
         let tap = Tap {
             query: query.id,
-            message: message.map(|id| id.0),
+            message: message.map(MaybeInaccessibleMessage::id),
             data: query.data.unwrap_or_default(),
         };
         Self::Tap(person, tap)
@@ -165,7 +161,7 @@ fn person(user: &User) -> Option<Person> {
     })
 }
 
-/// The private chat with `person`: what goes there, nobody else reads.
+/// Whether this is the private chat with `person`, which nobody else reads.
 fn is_own(chat: &Chat, person: Person) -> bool {
     chat.is_private() && u64::try_from(chat.id.0).is_ok_and(|id| id == person.id)
 }

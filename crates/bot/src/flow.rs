@@ -1,8 +1,8 @@
-//! What to show, given what Keyward said. Pure: no I/O, no language.
+//! What the bot does for a request and what it shows, decided without I/O and without a language.
 //!
-//! Two rules are kept here. A key is called dead, and a successor new, only when Keyward has
-//! proven the revocation; every other end of a Revoke is unclear, and the way on is the same
-//! Revoke again. And no key is shown that is not of the user's own account.
+//! Two rules hold here. A key is called dead, and a successor new, only after Keyward has proven
+//! the revocation; every other outcome of a Revoke is unclear, and only the same Revoke resolves
+//! it. The bot shows no key of another account.
 
 use std::time::Duration;
 
@@ -10,58 +10,60 @@ use keyward_client::{Error, ErrorKind, Secret, v1};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// A key as it is named without being disclosed.
+use crate::callback::Action;
+
+/// A key, named without disclosing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
-    /// The public name of the key.
+pub struct KeyName {
+    /// The public name.
     pub key_id: Uuid,
-    /// Its beginning, such as `kw_3fGq`.
+    /// Its first characters, such as `kw_3fGq`.
     pub hint: String,
 }
 
-/// The key of the account as it is now.
+/// The current key of the account.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Present {
-    /// It lives, and this is it.
-    Shown {
+pub enum CurrentKey {
+    /// An active key with its text.
+    Visible {
         /// Which key.
-        key: Named,
+        key: KeyName,
         /// Its text.
         api_key: Secret,
-        /// Nobody can show it again.
+        /// This answer is the only one that contains the text.
         once: bool,
     },
-    /// It lives, but was shown once and for all when it was made.
-    NotShown(Named),
-    /// It is switched off.
-    Disabled(Named),
+    /// An active key whose text was shown when it was created and cannot be shown again.
+    Unrecoverable(KeyName),
+    /// A disabled key.
+    Disabled(KeyName),
 }
 
-impl Present {
+impl CurrentKey {
     /// Which key.
-    pub const fn key(&self) -> &Named {
+    pub const fn key(&self) -> &KeyName {
         match self {
-            Self::Shown { key, .. } | Self::NotShown(key) | Self::Disabled(key) => key,
+            Self::Visible { key, .. } | Self::Unrecoverable(key) | Self::Disabled(key) => key,
         }
     }
 
-    /// `None` for a key that is dead or is to die, is not of `account`, or is no key.
+    /// `None` for a key that is dead or in its grace, or that belongs to another account.
     fn of(account: &str, key: v1::ApiKey, api_key: String) -> Option<Self> {
         let api_key = Secret::new(api_key);
         let state = key.state();
-        // One that lives on for a grace is no longer the key of its slot.
+        // A key in its grace is no longer the key of its slot.
         if key.account_id != account || key.revoke_time.is_some() {
             return None;
         }
-        let named = Named {
+        let name = KeyName {
             key_id: Uuid::parse_str(&key.key_id).ok()?,
             hint: key.hint,
         };
         match state {
-            v1::State::Disabled => Some(Self::Disabled(named)),
-            v1::State::Active if api_key.expose().is_empty() => Some(Self::NotShown(named)),
-            v1::State::Active => Some(Self::Shown {
-                key: named,
+            v1::State::Disabled => Some(Self::Disabled(name)),
+            v1::State::Active if api_key.expose().is_empty() => Some(Self::Unrecoverable(name)),
+            v1::State::Active => Some(Self::Visible {
+                key: name,
                 api_key,
                 once: !key.recoverable,
             }),
@@ -70,46 +72,106 @@ impl Present {
     }
 }
 
-/// What is said above the present state.
+/// The sentence above the current state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Note {
-    /// The key shown is new; the old one is dead since then.
+    /// The key on the screen is new; the old one is dead since this time.
     Replaced(OffsetDateTime),
-    /// The key of the button was revoked before; it is dead since then.
+    /// The key of the button was already revoked; it is dead since this time.
     Already(OffsetDateTime),
     /// The key of the button had expired.
     Expired,
-    /// There is no such key.
+    /// The key of the button does not exist.
     UnknownKey,
-    /// The question was answered with no, and is about the key shown.
+    /// The user pressed Cancel, and the key of the question is still the current key.
     Cancelled,
-    /// The button was about a key that is not the key of the account now.
+    /// The key of the button is not the current key of the account.
     Changed,
-    /// The button was of another version of the bot.
+    /// Another version of the bot made the button.
     OldButton,
 }
 
-/// Why the present state cannot be shown.
+/// Why the current key cannot be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum Problem {
     /// Keyward cannot be reached, or cannot answer now.
     Unavailable,
-    /// Keyward refuses the bot, or says what it cannot mean.
+    /// Keyward refuses the bot, or its answer does not fit the request.
     Fault,
 }
 
-/// How a Revoke with a successor ended.
+/// The result of a Revoke with a successor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Revoked {
-    /// The key is dead since then, and this is its successor.
-    Replaced(OffsetDateTime, Present),
-    /// The key is no more, and its successor is not known: the present state is to be asked for.
-    See(Note),
-    /// It cannot be said. The same Revoke again is the only way on.
+pub enum RevokeResult {
+    /// The key is dead since this time, and this is its successor.
+    Replaced(OffsetDateTime, CurrentKey),
+    /// The key is dead, and the answer contains no current key.
+    Ended(Note),
+    /// The outcome is unclear: only the same Revoke resolves it.
     Unclear {
         /// The revocation is committed, but not proven to hold everywhere.
         committed: bool,
     },
+}
+
+impl RevokeResult {
+    /// What the bot remembers about the Revoke.
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Unclear { .. } => Outcome::Unclear,
+            Self::Replaced(..) | Self::Ended(_) => Outcome::Clear,
+        }
+    }
+
+    /// The name in metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Replaced(..) => "replaced",
+            Self::Ended(Note::Expired) => "expired",
+            Self::Ended(Note::UnknownKey) => "unknown_key",
+            Self::Ended(_) => "already",
+            Self::Unclear { .. } => "unclear",
+        }
+    }
+
+    /// The view for another message that shows the revoked key.
+    pub const fn view_elsewhere(&self, hint: String) -> View {
+        match self {
+            Self::Replaced(time, _) | Self::Ended(Note::Already(time)) => {
+                View::RevokedKey(hint, *time)
+            }
+            Self::Ended(_) => View::OldKey(hint),
+            Self::Unclear { .. } => View::HiddenKey(None, hint),
+        }
+    }
+}
+
+/// What is known about a Revoke that the user has confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Keyward has answered.
+    Clear,
+    /// Keyward has not answered, or has not proven the revocation.
+    Unclear,
+}
+
+/// A limit that a request counts against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allowance {
+    /// Keys shown.
+    Reveals,
+    /// Keys revoked.
+    Revokes,
+}
+
+impl Allowance {
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Reveals => "reveals",
+            Self::Revokes => "revokes",
+        }
+    }
 }
 
 /// A screen without its language.
@@ -119,7 +181,7 @@ pub enum View {
     Menu {
         /// The account id in Keyward.
         account: String,
-        /// Why it is shown, if not for the asking.
+        /// Why the user sees it without having asked for it.
         note: Option<Note>,
     },
     /// The account of the user.
@@ -129,88 +191,186 @@ pub enum View {
         /// The Telegram id.
         user_id: u64,
     },
-    /// The key as it is now.
-    Key(Option<Note>, Present),
-    /// Whether to revoke this key.
-    Ask(Named),
-    /// The Revoke of this key is under way.
+    /// The current key.
+    Key(Option<Note>, CurrentKey),
+    /// The question whether to revoke this key.
+    ConfirmRevoke(KeyName),
+    /// The Revoke of this key is running.
     Revoking {
         /// Which key.
         key_id: Uuid,
     },
-    /// It is not known how the Revoke of this key ended.
+    /// The outcome of the Revoke of this key is unclear.
     Unclear {
         /// Which key.
         key_id: Uuid,
         /// The revocation is committed.
         committed: bool,
     },
-    /// The key cannot be shown now.
-    Trouble(Option<Note>, Trouble),
-    /// The key was shown too often; it can be shown again after this time.
-    LimitedReveals(Duration),
-    /// Keys were revoked too often; it goes on after this time.
-    LimitedRevokes(Duration),
-    /// A message that showed the key of this hint, or was to.
-    Hidden(Option<Note>, String),
-    /// A message that showed a key that is dead since then.
-    Dead(String, OffsetDateTime),
-    /// A message that showed a key that is no more.
-    Gone(String),
+    /// The current key cannot be shown.
+    Problem(Option<Note>, Problem),
+    /// The allowance is used up; there is more after this time.
+    Limited(Allowance, Duration),
+    /// The hint of a key that this message has shown, or should show.
+    HiddenKey(Option<Note>, String),
+    /// The hint of a key that is dead since this time.
+    RevokedKey(String, OffsetDateTime),
+    /// The hint of a key that expired or does not exist.
+    OldKey(String),
     /// What the bot does.
     Help,
-    /// Something went wrong in the bot.
+    /// The bot has failed.
     Failed,
-    /// A group: not here.
+    /// The answer in a group: use the private chat.
     Group,
 }
 
 impl View {
-    /// The same without the key that it discloses; `None` if it discloses none.
+    /// The current key, or why it cannot be shown.
+    pub fn current(note: Option<Note>, current: Result<CurrentKey, Problem>) -> Self {
+        match current {
+            Ok(current) => Self::Key(note, current),
+            Err(problem) => Self::Problem(note, problem),
+        }
+    }
+
+    /// The key whose text the view discloses.
+    pub const fn discloses(&self) -> Option<&KeyName> {
+        match self {
+            Self::Key(_, CurrentKey::Visible { key, .. }) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The same view without the key text; `None` if it discloses no key.
     pub fn without_key(&self) -> Option<Self> {
         match self {
-            Self::Key(note, Present::Shown { key, .. }) => {
-                Some(Self::Hidden(note.clone(), key.hint.clone()))
+            Self::Key(note, CurrentKey::Visible { key, .. }) => {
+                Some(Self::HiddenKey(note.clone(), key.hint.clone()))
             }
             _ => None,
         }
     }
 }
 
-/// The present state, from what Issue answered.
+/// What this process knows about a user before it calls Keyward.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The account id in Keyward.
+    pub account: String,
+    /// The Telegram id.
+    pub user_id: u64,
+    /// The last confirmed revocations, oldest first.
+    pub outcomes: Vec<(Uuid, Outcome)>,
+    /// The key that the message with the button shows.
+    pub shown: Option<KeyName>,
+}
+
+/// The first step of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Leave the message as it is.
+    Ignore,
+    /// Show this view.
+    Show(View),
+    /// Take one reveal, get the current key and show it. With a key id, the user has pressed
+    /// Cancel on the question whether to revoke that key.
+    Open(Option<Uuid>),
+    /// Get the current key, and ask whether to revoke it if it is this key.
+    Ask(Uuid),
+    /// Revoke this key, after taking one from the allowance.
+    Revoke(Uuid, Option<Allowance>),
+}
+
+/// Decides the first step of a request.
+pub fn first_step(action: Action, context: &Context) -> Step {
+    let mut outcomes = context.outcomes.iter();
+    let unclear = outcomes.find(|(_, outcome)| *outcome == Outcome::Unclear);
+    match (action, unclear) {
+        (Action::Menu, _) => Step::Show(View::Menu {
+            account: context.account.clone(),
+            note: None,
+        }),
+        (Action::Account, _) => Step::Show(View::Account {
+            account: context.account.clone(),
+            user_id: context.user_id,
+        }),
+        (Action::Confirm(key_id), _) => confirmed(key_id, context),
+        // No key is shown while a Revoke is unclear, so the same Revoke comes first.
+        (_, Some((unclear, _))) => Step::Revoke(*unclear, None),
+        (Action::Key, None) => Step::Open(None),
+        (Action::Cancel(key_id), None) => Step::Open(Some(key_id)),
+        // This process has shown the key in this message, and has not seen a Revoke of it since.
+        (Action::Revoke(key_id), None) => match &context.shown {
+            Some(key) if key.key_id == key_id => Step::Show(View::ConfirmRevoke(key.clone())),
+            _ => Step::Ask(key_id),
+        },
+    }
+}
+
+/// Only the first Revoke of a key counts against the revocations. A repeated one shows the
+/// successor again, which is a reveal; while the outcome is unclear, it is free.
+fn confirmed(key_id: Uuid, context: &Context) -> Step {
+    let mut outcomes = context.outcomes.iter();
+    let shows_other = matches!(&context.shown, Some(key) if key.key_id != key_id);
+    match outcomes.find(|(id, _)| *id == key_id) {
+        Some((_, Outcome::Unclear)) => Step::Revoke(key_id, None),
+        // A second tap: the message already shows the successor.
+        Some((_, Outcome::Clear)) if shows_other => Step::Ignore,
+        Some((_, Outcome::Clear)) => Step::Revoke(key_id, Some(Allowance::Reveals)),
+        None => Step::Revoke(key_id, Some(Allowance::Revokes)),
+    }
+}
+
+/// The view after `Step::Open`.
+pub fn opened(cancelled: Option<Uuid>, current: Result<CurrentKey, Problem>) -> View {
+    let note = match (cancelled, &current) {
+        (Some(key_id), Ok(current)) if current.key().key_id == key_id => Some(Note::Cancelled),
+        (Some(_), Ok(_)) => Some(Note::Changed),
+        _ => None,
+    };
+    View::current(note, current)
+}
+
+/// The view after `Step::Ask`, and the allowance that it counts against.
+pub fn asked(key_id: Uuid, current: Result<CurrentKey, Problem>) -> (View, Option<Allowance>) {
+    match current {
+        Ok(current) if current.key().key_id == key_id => {
+            (View::ConfirmRevoke(current.key().clone()), None)
+        }
+        Ok(current) => (
+            View::Key(Some(Note::Changed), current),
+            Some(Allowance::Reveals),
+        ),
+        Err(problem) => (View::Problem(None, problem), None),
+    }
+}
+
+/// The current key, from the answer of Issue.
 ///
 /// # Errors
 ///
 /// Why it cannot be shown.
-pub fn present(
+pub fn current_key(
     account: &str,
     answer: Result<v1::IssueResponse, Error>,
-) -> Result<Present, Trouble> {
+) -> Result<CurrentKey, Problem> {
     match answer {
         Ok(v1::IssueResponse {
             key: Some(key),
             api_key,
             created: _,
         }) if key.account_id == account => {
-            // Of a key that has just ended, the next Issue makes the successor.
-            Present::of(account, key, api_key).ok_or(Trouble::Unavailable)
+            // The key has just ended; the next Issue creates its successor.
+            CurrentKey::of(account, key, api_key).ok_or(Problem::Unavailable)
         }
-        Ok(_) => Err(Trouble::Fault),
-        Err(error) if error.kind == ErrorKind::Unavailable => Err(Trouble::Unavailable),
-        Err(_) => Err(Trouble::Fault),
+        Err(error) if error.kind == ErrorKind::Unavailable => Err(Problem::Unavailable),
+        Ok(_) | Err(_) => Err(Problem::Fault),
     }
 }
 
-/// What is said of the present key, when the question whether to revoke a key was answered with no.
-pub fn kept(key_id: Uuid, present: &Present) -> Note {
-    match present.key().key_id == key_id {
-        true => Note::Cancelled,
-        false => Note::Changed,
-    }
-}
-
-/// How a Revoke with a successor ended, from what was answered.
-pub fn revoked(account: &str, answer: Result<v1::RevokeResponse, Error>) -> Revoked {
+/// The result of a Revoke with a successor, from its answer.
+pub fn revoke_result(account: &str, answer: Result<v1::RevokeResponse, Error>) -> RevokeResult {
     let response = match answer {
         Ok(response) => response,
         Err(error) => return refused(&error),
@@ -218,33 +378,29 @@ pub fn revoked(account: &str, answer: Result<v1::RevokeResponse, Error>) -> Revo
     let time = response
         .revoke_time
         .or_else(|| response.revoked.first().and_then(|key| key.revoke_time));
-    let Some(time) = time.and_then(utc) else {
-        // Without a time nothing was proven.
-        return Revoked::Unclear { committed: false };
+    let time = time.and_then(|time| OffsetDateTime::from_unix_timestamp(time.seconds).ok());
+    let Some(time) = time else {
+        // Without a time nothing is proven.
+        return RevokeResult::Unclear { committed: false };
     };
     let successor = response
         .replacement
-        .and_then(|key| Present::of(account, key, response.api_key));
+        .and_then(|key| CurrentKey::of(account, key, response.api_key));
     match successor {
-        Some(present) => Revoked::Replaced(time, present),
-        None => Revoked::See(Note::Already(time)),
+        Some(current) => RevokeResult::Replaced(time, current),
+        None => RevokeResult::Ended(Note::Already(time)),
     }
 }
 
-fn refused(error: &Error) -> Revoked {
+fn refused(error: &Error) -> RevokeResult {
     match (error.kind, error.reason.as_deref()) {
-        (ErrorKind::NotFound, Some("KEY_NOT_FOUND")) => Revoked::See(Note::UnknownKey),
-        (ErrorKind::Invalid, Some("KEY_EXPIRED")) => Revoked::See(Note::Expired),
-        // An attempt before the last may have come through, whatever the last one met.
-        (_, reason) => Revoked::Unclear {
+        (ErrorKind::NotFound, Some("KEY_NOT_FOUND")) => RevokeResult::Ended(Note::UnknownKey),
+        (ErrorKind::Invalid, Some("KEY_EXPIRED")) => RevokeResult::Ended(Note::Expired),
+        // An earlier attempt of the client may have succeeded, so no other error is an outcome.
+        (_, reason) => RevokeResult::Unclear {
             committed: reason == Some("REVOKE_UNCONFIRMED"),
         },
     }
-}
-
-/// Keyward's times are within the years that this can hold.
-fn utc(time: prost_types::Timestamp) -> Option<OffsetDateTime> {
-    OffsetDateTime::from_unix_timestamp(time.seconds).ok()
 }
 
 #[cfg(test)]

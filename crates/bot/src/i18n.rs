@@ -1,26 +1,28 @@
-//! What the bot says, in the language of the user. The texts are in `locales/`, one file for each
-//! language, and are compiled into the program.
+//! The texts of the bot in each language. The files in `locales/` are compiled into the program.
 
 use fluent_bundle::concurrent::FluentBundle;
-use fluent_bundle::{FluentArgs, FluentResource, FluentValue};
+use fluent_bundle::{FluentArgs, FluentResource};
 
-/// A language that the bot speaks.
+/// A value in a message: text, inserted without escapes, or a number, which may select a plural
+/// form.
+pub type Value = fluent_bundle::FluentValue<'static>;
+
+/// A language of the bot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Language {
-    /// English: also for everybody whose language is not here.
+    /// English, also for users of all other languages.
     English,
-    /// Chinese, in simplified characters.
+    /// Chinese in simplified characters.
     Chinese,
     /// Russian.
     Russian,
 }
 
 impl Language {
-    /// All of them; English first.
+    /// All languages; English first.
     pub const ALL: [Self; 3] = [Self::English, Self::Chinese, Self::Russian];
 
-    /// The language for a user whose Telegram client names this `language_code`, such as `ru`,
-    /// `zh-hans` or none.
+    /// The language for the `language_code` of a Telegram client, such as `ru` or `zh-hans`.
     pub fn of(code: Option<&str>) -> Self {
         let code = code.unwrap_or_default();
         let primary = code.split(['-', '_']).next().unwrap_or_default();
@@ -30,7 +32,7 @@ impl Language {
             .unwrap_or(Self::English)
     }
 
-    /// Its two-letter code.
+    /// The two-letter code.
     pub const fn code(self) -> &'static str {
         match self {
             Self::English => "en",
@@ -39,7 +41,7 @@ impl Language {
         }
     }
 
-    /// Its file.
+    /// The content of its file.
     pub const fn source(self) -> &'static str {
         match self {
             Self::English => include_str!("../locales/en.ftl"),
@@ -47,13 +49,9 @@ impl Language {
             Self::Russian => include_str!("../locales/ru.ftl"),
         }
     }
-
-    const fn index(self) -> usize {
-        self as usize
-    }
 }
 
-/// A message that every language has.
+/// The name of a message, which exists in every language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(&'static str);
 
@@ -61,7 +59,7 @@ macro_rules! messages {
     ($($name:ident = $id:literal,)*) => {
         impl Id {
             $(#[doc = concat!("`", $id, "`")] pub const $name: Self = Self($id);)*
-            /// All of them.
+            /// All messages.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
         }
     };
@@ -97,8 +95,9 @@ messages! {
     NOTE_ALREADY = "note-already",
     NOTE_EXPIRED = "note-expired",
     NOTE_UNKNOWN_KEY = "note-unknown-key",
-    NOTE_CANCELLED = "note-cancelled",
     NOTE_CHANGED = "note-changed",
+    NOTE_CURRENT = "note-current",
+    NOTE_CANCELLED = "note-cancelled",
     NOTE_OLD_BUTTON = "note-old-button",
     ANSWER_NOT_YOURS = "answer-not-yours",
     ANSWER_PRIVATE_ONLY = "answer-private-only",
@@ -119,19 +118,10 @@ messages! {
 }
 
 impl Id {
-    /// Its name in the files.
+    /// The name in the files.
     pub const fn name(self) -> &'static str {
         self.0
     }
-}
-
-/// What a message takes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// Text, put in as it is.
-    Text(String),
-    /// A number that may choose a plural form.
-    Number(u64),
 }
 
 /// The messages of all languages.
@@ -146,7 +136,7 @@ impl Default for Texts {
 }
 
 impl Texts {
-    /// Reads what is compiled in.
+    /// Parses the compiled-in files.
     pub fn new() -> Self {
         Self {
             bundles: Language::ALL.map(bundle).into(),
@@ -158,19 +148,10 @@ impl Texts {
         self.get(language, id, &[])
     }
 
-    /// A message with its values. One that is not there, which a test rules out, is shown in
-    /// English or by its name.
+    /// A message with its values. A missing message, which a test rules out, appears in English or
+    /// as its name.
     pub fn get(&self, language: Language, id: Id, values: &[(&str, Value)]) -> String {
-        let mut args = FluentArgs::new();
-        for (name, value) in values {
-            args.set(
-                *name,
-                match value {
-                    Value::Text(text) => FluentValue::from(text.as_str()),
-                    Value::Number(number) => FluentValue::from(*number),
-                },
-            );
-        }
+        let args = values.iter().cloned().collect();
         [language, Language::English]
             .into_iter()
             .find_map(|language| self.format(language, id, &args))
@@ -178,7 +159,7 @@ impl Texts {
     }
 
     fn format(&self, language: Language, id: Id, args: &FluentArgs<'_>) -> Option<String> {
-        let bundle = self.bundles.get(language.index())?;
+        let bundle = self.bundles.get(language as usize)?;
         let pattern = bundle.get_message(id.0)?.value()?;
         let mut errors = Vec::new();
         let text = bundle.format_pattern(pattern, Some(args), &mut errors);
@@ -188,18 +169,18 @@ impl Texts {
 
 #[expect(
     clippy::expect_used,
-    reason = "the files are compiled in, and a test reads them"
+    reason = "the files are compiled in, and a test parses them"
 )]
 fn bundle(language: Language) -> FluentBundle<FluentResource> {
-    let code = language.code().parse().expect("it is a language");
+    let code = language.code().parse().expect("the code is a language");
     let mut bundle = FluentBundle::new_concurrent(vec![code]);
-    // The marks that it would put around values must not get into a key or a command.
+    // Fluent would put invisible marks around values, also around a key that the user copies.
     bundle.set_use_isolating(false);
     let file = FluentResource::try_new(language.source().to_owned());
-    let file = file.map_err(|(_, errors)| errors).expect("it is Fluent");
-    bundle
-        .add_resource(file)
-        .expect("no message is there twice");
+    let file = file
+        .map_err(|(_, errors)| errors)
+        .expect("the file is valid Fluent");
+    bundle.add_resource(file).expect("each message exists once");
     bundle
 }
 

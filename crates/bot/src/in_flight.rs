@@ -1,7 +1,6 @@
-//! Which updates are being handled, and with it how far Telegram may be told that they were: an
-//! update is confirmed only when it and all before it are done, or given up because they hold up all
-//! that comes later. Until it is confirmed, Telegram gives it again with every answer; it is not done
-//! again.
+//! Tracks which updates are being handled, and so which offset Telegram may get: an offset confirms
+//! all updates below it. An update is confirmed when it and all earlier ones are done, or released
+//! because they hold up the later ones. Until then Telegram repeats it, and the bot ignores it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,37 +8,37 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The updates under way.
+/// The updates in flight.
 pub struct InFlight {
     state: watch::Sender<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Each with the time since which.
+    /// The start time of each running update.
     running: BTreeMap<u32, Instant>,
-    /// Done, and maybe given again.
+    /// Done, but Telegram may repeat them.
     done: BTreeSet<u32>,
-    /// One more than the highest id seen.
+    /// The highest id seen, plus one.
     next: Option<u32>,
 }
 
-/// Marks its update as done when it goes, however that comes.
-pub struct Running {
+/// Marks its update as done when it is dropped.
+pub struct InFlightGuard {
     all: Arc<InFlight>,
     id: u32,
 }
 
 impl InFlight {
-    /// None.
+    /// No updates.
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             state: watch::Sender::new(State::default()),
         })
     }
 
-    /// Takes on an update; `None` if it is under way, or done and not forgotten.
-    pub fn begin(self: &Arc<Self>, id: u32) -> Option<Running> {
+    /// Starts an update; `None` if it is running, or done and not forgotten.
+    pub fn begin(self: &Arc<Self>, id: u32) -> Option<InFlightGuard> {
         let mut is_new = false;
         self.state.send_modify(|state| {
             is_new = !state.done.contains(&id) && !state.running.contains_key(&id);
@@ -49,33 +48,33 @@ impl InFlight {
             state.next = state.next.max(id.checked_add(1));
         });
         let all = Arc::clone(self);
-        is_new.then(|| Running { all, id })
+        is_new.then(|| InFlightGuard { all, id })
     }
 
-    /// The offset for Telegram: the lowest update that is not done, or the one after the last. All
-    /// before it are done. `None`: nothing was seen yet.
+    /// The offset for Telegram: the lowest running update, or else the one after the last. `None`
+    /// before the first update.
     pub fn offset(&self) -> Option<u32> {
         let state = self.state.borrow();
         state.running.keys().next().copied().or(state.next)
     }
 
-    /// Forgets what is done and below `offset`: Telegram has answered a call with it, so it does not
-    /// give that again.
+    /// Forgets done updates below `offset`: Telegram has answered a call with this offset, so it
+    /// does not repeat them.
     pub fn forget_below(&self, offset: u32) {
         self.state
             .send_modify(|state| state.done = state.done.split_off(&offset));
     }
 
-    /// One more than the highest id seen.
+    /// The highest id seen, plus one.
     pub fn next(&self) -> Option<u32> {
         self.state.borrow().next
     }
 
-    /// Counts as done what was under way before `then`: how many that are.
-    pub fn give_up(&self, then: Instant) -> usize {
+    /// Counts updates that started before `start` as done. Returns their number.
+    pub fn release(&self, start: Instant) -> usize {
         let mut count = 0;
         self.state.send_modify(|state| {
-            let old = state.running.extract_if(.., |_, since| *since < then);
+            let old = state.running.extract_if(.., |_, since| *since < start);
             let old: Vec<_> = old.map(|(id, _)| id).collect();
             count = old.len();
             state.done.extend(old);
@@ -83,40 +82,40 @@ impl InFlight {
         count
     }
 
-    /// Telegram has begun to number anew, below what was seen.
-    pub fn begin_anew(&self) {
+    /// Forgets the highest id, because Telegram now uses lower ones.
+    pub fn restart_numbering(&self) {
         self.state.send_modify(|state| state.next = None);
     }
 
-    /// Forgets that an update is done: if it comes again, that is Telegram's wish.
+    /// Forgets a done update, so that it is handled again if Telegram repeats it.
     pub fn forget(&self, id: u32) {
         self.state.send_modify(|state| {
             state.done.remove(&id);
         });
     }
 
-    /// How many are under way.
+    /// The number of running updates.
     pub fn count(&self) -> usize {
         self.state.borrow().running.len()
     }
 
-    /// Waits until nothing is under way.
-    pub async fn idle(&self) {
-        self.until(|state| state.running.is_empty()).await;
+    /// Waits until no update runs.
+    pub async fn wait_idle(&self) {
+        self.wait(|state| state.running.is_empty()).await;
     }
 
-    /// Waits until this update is not under way.
-    pub async fn done(&self, id: u32) {
-        self.until(|state| !state.running.contains_key(&id)).await;
+    /// Waits until this update does not run.
+    pub async fn wait_done(&self, id: u32) {
+        self.wait(|state| !state.running.contains_key(&id)).await;
     }
 
-    async fn until(&self, is_so: impl FnMut(&State) -> bool) {
-        // The sender is here, so waiting cannot fail.
-        let _ = self.state.subscribe().wait_for(is_so).await;
+    async fn wait(&self, condition: impl FnMut(&State) -> bool) {
+        // The wait cannot fail, because `self` holds the sender.
+        let _ = self.state.subscribe().wait_for(condition).await;
     }
 }
 
-impl Drop for Running {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.all.state.send_modify(|state| {
             state.running.remove(&self.id);
@@ -134,12 +133,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_offset_is_the_lowest_that_is_not_done() {
+    fn the_offset_is_the_lowest_running_update() {
         let all = InFlight::new();
         assert_eq!(all.offset(), None);
         let five = all.begin(5).unwrap();
         let six = all.begin(6).unwrap();
-        assert!(all.begin(5).is_none(), "it is under way");
+        assert!(all.begin(5).is_none(), "it is running");
         assert_eq!((all.offset(), all.count()), (Some(5), 2));
         drop(six);
         assert_eq!(all.offset(), Some(5), "6 is done, 5 is not");
@@ -150,57 +149,57 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_again_is_not_done_again_unless_it_was_confirmed() {
+    fn a_repeated_update_is_ignored_until_it_was_confirmed() {
         let all = InFlight::new();
         let five = all.begin(5).unwrap();
         drop(all.begin(6));
         all.forget_below(5);
         assert!(
             all.begin(6).is_none(),
-            "Telegram gives it again for the sake of 5"
+            "Telegram repeats it, because 5 is not confirmed"
         );
         drop(five);
         assert!(
             all.begin(5).is_none() && all.begin(6).is_none(),
-            "an answer from before"
+            "an answer to an earlier poll"
         );
         all.forget_below(7);
         assert!(
             all.begin(6).is_some(),
-            "it was confirmed, and comes again all the same"
+            "it was confirmed, and Telegram sends it again"
         );
         all.forget(6);
         assert!(all.begin(6).is_some());
     }
 
     #[test]
-    fn what_takes_too_long_no_longer_holds_up_the_rest() {
+    fn a_released_update_does_not_hold_up_later_ones() {
         let all = InFlight::new();
-        let begun = Instant::now();
+        let start = Instant::now();
         let five = all.begin(5).unwrap();
         std::thread::sleep(Duration::from_millis(2));
-        let then = Instant::now();
+        let later = Instant::now();
         let six = all.begin(6).unwrap();
-        assert_eq!(all.give_up(begun), 0);
-        assert_eq!(all.give_up(then), 1);
+        assert_eq!(all.release(start), 0);
+        assert_eq!(all.release(later), 1);
         assert_eq!((all.offset(), all.count()), (Some(6), 1));
-        assert!(all.begin(5).is_none(), "it is still being done");
+        assert!(all.begin(5).is_none(), "it is still running");
         drop((five, six));
         assert_eq!(all.offset(), Some(7));
     }
 
     #[test]
-    fn numbers_may_begin_anew() {
+    fn numbering_can_restart_at_a_lower_id() {
         let all = InFlight::new();
         drop(all.begin(900));
-        all.begin_anew();
+        all.restart_numbering();
         let five = all.begin(5).unwrap();
         assert_eq!(all.offset(), Some(5));
         drop(five);
         assert_eq!((all.offset(), all.next()), (Some(6), Some(6)));
     }
 
-    /// Telegram, as it gives updates: those from the highest offset on, again and again.
+    /// One step of a model of Telegram, which repeats all updates from the last offset on.
     #[derive(Debug, Clone)]
     enum Step {
         Poll,
@@ -214,19 +213,19 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_update_is_done_once_and_none_is_confirmed_before_it_is_done(steps in steps()) {
+        fn each_update_runs_once_and_is_confirmed_after_it_is_done(steps in steps()) {
             let all = InFlight::new();
-            let (mut running, mut begun) = (Vec::new(), BTreeSet::new());
+            let (mut running, mut started) = (Vec::new(), BTreeSet::new());
             for step in steps {
                 match step {
                     Step::Poll => {
                         let offset = all.offset();
                         let from = offset.unwrap_or(10);
-                        prop_assert!((10..from).all(|id| begun.contains(&id)));
+                        prop_assert!((10..from).all(|id| started.contains(&id)));
                         for id in from..from + 5 {
-                            if let Some(one) = all.begin(id) {
-                                prop_assert!(begun.insert(id), "{} is done twice", id);
-                                running.push((id, one));
+                            if let Some(guard) = all.begin(id) {
+                                prop_assert!(started.insert(id), "{} runs twice", id);
+                                running.push((id, guard));
                             }
                         }
                         offset.inspect(|offset| all.forget_below(*offset));
@@ -245,19 +244,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn waiting_ends_when_it_is_done() {
+    async fn waits_end_when_updates_are_done() {
         let all = InFlight::new();
-        all.idle().await;
+        all.wait_idle().await;
         let (one, two) = (all.begin(1).unwrap(), all.begin(2).unwrap());
         let waiting = tokio::spawn({
             let all = Arc::clone(&all);
-            async move { all.done(1).await }
+            async move { all.wait_done(1).await }
         });
         drop(one);
         waiting.await.unwrap();
         let waiting = tokio::spawn({
             let all = Arc::clone(&all);
-            async move { all.idle().await }
+            async move { all.wait_idle().await }
         });
         drop(two);
         waiting.await.unwrap();

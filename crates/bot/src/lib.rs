@@ -1,33 +1,33 @@
-//! The Telegram front end of Keyward: a user sees the API key of the own account, and replaces it.
+//! The Telegram front end of Keyward: users see the API key of their account and replace it.
 //!
-//! What decides is pure: `callback` (what a button may do, and for whom), `events` (what an update
-//! asks), `flow` (what to show, given what Keyward said), `screens` (how it looks in a language).
-//! Around it are `telegram` and `authority`, the two sides that it talks to, `handler`, which turns
-//! one event into calls, and `desk` with `updates` or `webhook`, through which events come.
+//! All decisions are pure: `events` reads an update, `callback` checks a button, `flow` decides what
+//! to do and what to show, and `screens` renders a view in a language. Around them, `updates` or
+//! `webhook` gives updates to `intake`, which queues them for `handler`; `handler` calls Keyward
+//! through `authority`, and shows views through `messages`, which calls Telegram.
 //!
-//! The bot keeps nothing that must outlive it. A button names what it does, Keyward knows what was
-//! done, and Telegram keeps an update until it was handled.
+//! The bot stores nothing. A button names its action and its key, Keyward stores every change, and
+//! Telegram repeats an update until the bot confirms it.
 
 pub mod account;
 pub mod app;
 pub mod authority;
-pub mod board;
 pub mod callback;
-pub mod confirmed;
-pub mod desk;
 pub mod events;
 pub mod flow;
 pub mod handler;
 pub mod health;
 pub mod i18n;
 pub mod in_flight;
-pub mod lanes;
+pub mod intake;
 pub mod limits;
+pub mod messages;
 pub mod metrics;
+pub mod revoke_outcomes;
 pub mod samples;
 pub mod screens;
 pub mod settings;
-pub mod shown;
 pub mod telegram;
+pub mod tracked;
 pub mod updates;
+pub mod user_queues;
 pub mod webhook;

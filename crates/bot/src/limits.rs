@@ -1,4 +1,5 @@
-//! How often one user may do a thing: so many at once, and as many again over the period.
+//! How often a user may do something: a burst of the whole allowance, which fills up evenly over
+//! the period.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -6,16 +7,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// How many users are remembered. Who is forgotten starts with a full allowance.
+use crate::flow::Allowance;
+
+/// Remembered users. A forgotten user has a full allowance.
 const MAX_USERS: usize = 50_000;
 
-/// A limit for each user. In memory: a restart gives everybody a full allowance.
+/// A limit for each user, in memory: after a restart every user has a full allowance.
 pub struct Limit {
     interval: Duration,
     period: Duration,
     max_users: usize,
-    /// When each user would be at rest again. Whoever is at rest is not here.
-    rest_at: Mutex<HashMap<u64, Instant>>,
+    /// When the allowance of each user is full again. A full allowance has no entry.
+    full_at: Mutex<HashMap<u64, Instant>>,
 }
 
 impl Limit {
@@ -25,7 +28,7 @@ impl Limit {
             interval: period / times.max(1),
             period,
             max_users: MAX_USERS,
-            rest_at: Mutex::default(),
+            full_at: Mutex::default(),
         }
     }
 
@@ -33,28 +36,26 @@ impl Limit {
     ///
     /// # Errors
     ///
-    /// How long it takes until there is one again; nothing was taken.
+    /// The time until there is one again; nothing was taken.
     pub fn take(&self, user: u64, now: Instant) -> Result<(), Duration> {
-        let mut users = self.rest_at.lock();
-        let from = users.get(&user).map_or(now, |rest_at| (*rest_at).max(now));
-        let until = from + self.interval;
-        // Rounding of the interval must not cost the last of the allowance.
-        let allowed = now + self.period + Duration::from_micros(1);
-        if until > allowed {
-            return Err(until - allowed);
+        let mut users = self.full_at.lock();
+        let full_at = users.get(&user).map_or(now, |full_at| (*full_at).max(now));
+        let full_at = full_at + self.interval;
+        // The rounded interval must not cost the last of the allowance.
+        let latest = now + self.period + Duration::from_micros(1);
+        if full_at > latest {
+            return Err(full_at - latest);
         }
         if users.len() >= self.max_users && !users.contains_key(&user) {
-            users.retain(|_, rest_at| *rest_at > now);
+            users.retain(|_, full_at| *full_at > now);
             if users.len() >= self.max_users {
-                // Who has the most left loses the least.
-                let most = users
-                    .iter()
-                    .min_by_key(|(_, at)| **at)
-                    .map(|(user, _)| *user);
-                most.map(|user| users.remove(&user));
+                // The user with the largest allowance loses the least.
+                let largest = users.iter().min_by_key(|(_, full_at)| **full_at);
+                let largest = largest.map(|(user, _)| *user);
+                largest.map(|user| users.remove(&user));
             }
         }
-        users.insert(user, until);
+        users.insert(user, full_at);
         Ok(())
     }
 }
@@ -65,8 +66,18 @@ pub struct Limits {
     pub reveals: Limit,
     /// Keys revoked.
     pub revokes: Limit,
-    /// Updates answered: beyond it is a flood, which nobody reads the answers to.
+    /// Updates answered. More are a flood, whose answers nobody reads.
     pub updates: Limit,
+}
+
+impl Limits {
+    /// The limit of an allowance.
+    pub const fn of(&self, allowance: Allowance) -> &Limit {
+        match allowance {
+            Allowance::Reveals => &self.reveals,
+            Allowance::Revokes => &self.revokes,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -76,7 +87,7 @@ mod tests {
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[test]
-    fn so_many_at_once_and_then_one_by_one() {
+    fn a_burst_is_allowed_and_then_one_after_each_interval() {
         let limit = Limit::new(3, HOUR);
         let now = Instant::now();
         for _ in 0..3 {
@@ -87,7 +98,7 @@ mod tests {
             wait <= HOUR / 3 && wait > HOUR / 3 - Duration::from_secs(1),
             "{wait:?}"
         );
-        assert_eq!(limit.take(2, now), Ok(()), "others are not limited");
+        assert_eq!(limit.take(2, now), Ok(()), "other users are not limited");
         assert_eq!(limit.take(1, now + wait), Ok(()));
         assert!(limit.take(1, now + wait).is_err());
         for _ in 0..3 {
@@ -102,14 +113,18 @@ mod tests {
             ..Limit::new(2, HOUR)
         };
         let now = Instant::now();
-        // The first is the one that has used most, so it is not forgotten.
+        // User 0 has the smallest allowance, so it is not forgotten.
         assert_eq!((limit.take(0, now), limit.take(0, now)), (Ok(()), Ok(())));
         for user in 1..100 {
             assert_eq!(limit.take(user, now), Ok(()));
-            assert!(limit.rest_at.lock().len() <= 10);
+            assert!(limit.full_at.lock().len() <= 10);
         }
         assert!(limit.take(0, now).is_err());
         assert_eq!(limit.take(100, now + HOUR * 2), Ok(()));
-        assert_eq!(limit.rest_at.lock().len(), 1, "those at rest are forgotten");
+        assert_eq!(
+            limit.full_at.lock().len(),
+            1,
+            "full allowances are forgotten"
+        );
     }
 }

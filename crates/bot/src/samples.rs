@@ -1,4 +1,4 @@
-//! One example of each view, for pictures and tests. The key is invented: no Keyward takes it.
+//! An example of each view, for pictures and tests. The keys are invented; no Keyward accepts them.
 
 use std::time::Duration;
 
@@ -6,111 +6,84 @@ use keyward_client::Secret;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::flow::{Named, Note, Present, Trouble, View};
+use crate::flow::{Allowance, CurrentKey, KeyName, Note, Problem, View};
 
-const ACCOUNT: &str = "tg-123456789";
-const OLD: (Uuid, &str) = (
-    Uuid::from_u128(0x0199_0000_7000_8000_0000_0000_0000_0001),
-    "kw_3fGq",
-);
-const NEW: (Uuid, &str) = (
-    Uuid::from_u128(0x0199_0000_7000_8000_0000_0000_0000_0002),
-    "kw_9tRb",
-);
+const OLD: (u128, &str) = (0x0199_0000_7000_8000_0000_0000_0000_0001, "kw_3fGq");
+const NEW: (u128, &str) = (0x0199_0000_7000_8000_0000_0000_0000_0002, "kw_9tRb");
 
-fn named((key_id, hint): (Uuid, &str)) -> Named {
-    Named {
-        key_id,
+fn name((key_id, hint): (u128, &str)) -> KeyName {
+    KeyName {
+        key_id: Uuid::from_u128(key_id),
         hint: hint.to_owned(),
     }
 }
 
-fn shown(key: (Uuid, &str), once: bool) -> Present {
-    // As long as a key, and with a checksum that is wrong.
-    let api_key = format!(
-        "{}{}",
-        key.1,
-        "Example0".repeat(6).get(..45).unwrap_or_default()
-    );
-    Present::Shown {
-        key: named(key),
-        api_key: Secret::new(api_key),
+fn visible(key: (u128, &str), once: bool) -> CurrentKey {
+    // As long as a key, with a wrong checksum.
+    let rest = "Example0".repeat(6);
+    CurrentKey::Visible {
+        key: name(key),
+        api_key: Secret::new(format!("{}{}", key.1, rest.get(..45).unwrap_or_default())),
         once,
     }
 }
 
-/// 2026-11-25 10:30:00 UTC.
-fn time() -> OffsetDateTime {
-    OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_795_602_600)
-}
-
 /// Each view with its name.
 pub fn views() -> Vec<(&'static str, View)> {
-    let hint = || OLD.1.to_owned();
+    // 2026-11-25 10:30:00 UTC.
+    let time = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(1_795_602_600);
+    let (account, hint) = (|| "tg-123456789".to_owned(), || OLD.1.to_owned());
+    let (key_id, user_id) = (Uuid::from_u128(OLD.0), 123_456_789);
     let menu = |note| View::Menu {
-        account: ACCOUNT.to_owned(),
+        account: account(),
         note,
     };
-    let unclear = |committed| View::Unclear {
-        key_id: OLD.0,
-        committed,
-    };
+    let old_key = |note| View::Key(note, visible(OLD, false));
+    let new_key = |note| View::Key(Some(note), visible(NEW, false));
+    let unclear = |committed| View::Unclear { key_id, committed };
+    let limited = |allowance, seconds| View::Limited(allowance, Duration::from_secs(seconds));
+    let problem = |note, problem| View::Problem(note, problem);
     vec![
         ("menu", menu(None)),
         (
             "account",
             View::Account {
-                account: ACCOUNT.to_owned(),
-                user_id: 123_456_789,
+                account: account(),
+                user_id,
             },
         ),
-        ("key", View::Key(None, shown(OLD, false))),
-        ("ask", View::Ask(named(OLD))),
-        ("revoking", View::Revoking { key_id: OLD.0 }),
+        ("key", old_key(None)),
+        ("ask", View::ConfirmRevoke(name(OLD))),
+        ("revoking", View::Revoking { key_id }),
+        ("replaced", new_key(Note::Replaced(time))),
+        ("cancelled", old_key(Some(Note::Cancelled))),
+        ("already", new_key(Note::Already(time))),
+        ("expired", new_key(Note::Expired)),
+        ("changed", new_key(Note::Changed)),
+        ("unknown-key", new_key(Note::UnknownKey)),
+        ("once", View::Key(None, visible(OLD, true))),
         (
-            "replaced",
-            View::Key(Some(Note::Replaced(time())), shown(NEW, false)),
+            "not-shown",
+            View::Key(None, CurrentKey::Unrecoverable(name(OLD))),
         ),
-        (
-            "cancelled",
-            View::Key(Some(Note::Cancelled), shown(OLD, false)),
-        ),
-        (
-            "already",
-            View::Key(Some(Note::Already(time())), shown(NEW, false)),
-        ),
-        ("expired", View::Key(Some(Note::Expired), shown(NEW, false))),
-        ("changed", View::Key(Some(Note::Changed), shown(NEW, false))),
-        (
-            "unknown-key",
-            View::Key(Some(Note::UnknownKey), shown(NEW, false)),
-        ),
-        ("once", View::Key(None, shown(OLD, true))),
-        ("not-shown", View::Key(None, Present::NotShown(named(OLD)))),
-        ("disabled", View::Key(None, Present::Disabled(named(OLD)))),
+        ("disabled", View::Key(None, CurrentKey::Disabled(name(OLD)))),
         ("unclear-unconfirmed", unclear(true)),
         ("unclear-unknown", unclear(false)),
-        ("unavailable", View::Trouble(None, Trouble::Unavailable)),
+        ("unavailable", problem(None, Problem::Unavailable)),
         (
             "present-unavailable",
-            View::Trouble(Some(Note::Already(time())), Trouble::Unavailable),
+            problem(Some(Note::Already(time)), Problem::Unavailable),
         ),
-        ("fault", View::Trouble(None, Trouble::Fault)),
-        (
-            "limited-reveals",
-            View::LimitedReveals(Duration::from_secs(100)),
-        ),
-        (
-            "limited-revokes",
-            View::LimitedRevokes(Duration::from_secs(300)),
-        ),
-        ("hidden", View::Hidden(None, hint())),
+        ("fault", problem(None, Problem::Fault)),
+        ("limited-reveals", limited(Allowance::Reveals, 100)),
+        ("limited-revokes", limited(Allowance::Revokes, 300)),
+        ("hidden", View::HiddenKey(None, hint())),
         (
             "hidden-new",
-            View::Hidden(Some(Note::Replaced(time())), NEW.1.to_owned()),
+            View::HiddenKey(Some(Note::Replaced(time)), NEW.1.to_owned()),
         ),
-        ("dead", View::Dead(hint(), time())),
-        ("gone", View::Gone(hint())),
+        ("dead", View::RevokedKey(hint(), time)),
+        ("gone", View::OldKey(hint())),
         ("old-button", menu(Some(Note::OldButton))),
         ("help", View::Help),
         ("group", View::Group),

@@ -1,7 +1,6 @@
-//! Texts and keyboards: a view in a language. Pure, so that the pictures in the documentation are
-//! made from what users see.
+//! Renders a view in a language: the text and the keyboard of a message. Pure, so the pictures in
+//! the documentation show what users see.
 
-use std::fmt;
 use std::time::Duration;
 
 use keyward_client::Secret;
@@ -9,52 +8,43 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::callback::Action;
-use crate::flow::{Named, Note, Present, Trouble, View};
+use crate::flow::{Allowance, CurrentKey, KeyName, Note, Problem, View};
 use crate::i18n::{Id, Language, Texts, Value};
 
-/// Telegram's limit for a button that copies.
+/// Telegram's limit for a button that copies, in characters.
 const MAX_COPY: usize = 256;
+const BACK: (Id, Action) = (Id::BUTTON_BACK, Action::Account);
 
-/// What a press of a button does.
+/// What happens when a user presses a button.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Press {
-    /// The bot does something.
-    Do(Action),
-    /// The client copies this.
+pub enum ButtonAction {
+    /// The bot gets this action.
+    Callback(Action),
+    /// The Telegram client copies this text.
     Copy(Secret),
-    /// The client opens the chat with the bot.
+    /// The Telegram client opens the chat with the bot.
     OpenBot,
 }
 
 /// A button.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Button {
-    /// What stands on it.
+    /// Its text.
     pub label: String,
     /// What it does.
-    pub press: Press,
+    pub action: ButtonAction,
 }
 
-/// A message: text with a keyboard.
-#[derive(Clone, PartialEq, Eq)]
+/// A message: a text with a keyboard.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Screen {
-    /// HTML as Telegram takes it; may hold a key.
+    /// HTML for Telegram; may contain a key.
     pub text: Secret,
     /// The buttons, row by row.
     pub rows: Vec<Vec<Button>>,
-    /// The key that the text discloses.
-    pub discloses: Option<Named>,
 }
 
-impl fmt::Debug for Screen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Screen")
-            .field("discloses", &self.discloses)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Makes screens of views.
+/// Renders views in all languages.
 pub struct Screens {
     texts: Texts,
     hide_after: Option<Duration>,
@@ -62,264 +52,232 @@ pub struct Screens {
 }
 
 impl Screens {
-    /// `hide_after`: when a key is hidden again, which the user is told. `support`: whom to ask
-    /// when something stays broken, put in as text.
+    /// `hide_after` is the time after which a key is hidden. `support` is the contact on screens
+    /// that report a lasting problem.
     pub fn new(hide_after: Option<Duration>, support: Option<&str>) -> Self {
         Self {
             texts: Texts::new(),
             hide_after,
-            support: support.map(escape),
+            support: support.map(str::to_owned),
         }
     }
 
-    /// The messages themselves.
+    /// The texts without their layout.
     pub const fn texts(&self) -> &Texts {
         &self.texts
     }
 
+    /// The time after which a key is hidden; `None` if time does not hide it.
+    pub const fn hide_after(&self) -> Option<Duration> {
+        self.hide_after
+    }
+
     /// The view in a language.
     pub fn render(&self, language: Language, view: &View) -> Screen {
-        let say = Say {
+        let renderer = Renderer {
             screens: self,
             language,
         };
-        let (text, rows) = match view {
-            View::Menu { account, note } => say.menu(account, note.as_ref()),
-            View::Account { account, user_id } => say.account(account, *user_id),
-            View::Key(note, present) => say.key(note.as_ref(), present),
-            View::Ask(key) => say.ask(key),
-            View::Revoking { key_id } => (say.plain(Id::REVOKING_TEXT), say.retry(*key_id)),
+        let (paragraphs, rows) = renderer.parts(view);
+        Screen {
+            text: Secret::new(paragraphs.join("\n\n")),
+            rows,
+        }
+    }
+}
+
+/// Paragraphs and rows of buttons.
+type Parts = (Vec<String>, Vec<Vec<Button>>);
+
+/// Renders views in one language.
+struct Renderer<'a> {
+    screens: &'a Screens,
+    language: Language,
+}
+
+impl Renderer<'_> {
+    fn parts(&self, view: &View) -> Parts {
+        let main_menu = || self.column([(Id::BUTTON_ACCOUNT, Action::Account)]);
+        let open_key = || self.column([(Id::BUTTON_KEY, Action::Key)]);
+        let show_again = || self.column([(Id::BUTTON_SHOW_AGAIN, Action::Key), BACK]);
+        let retry = |key_id| self.column([(Id::BUTTON_RETRY, Action::Confirm(key_id))]);
+        match view {
+            View::Menu { account, note } => {
+                let mut text = self.note(note.as_ref());
+                text.push(self.text(Id::MENU_TEXT, &[("account", escaped(account))]));
+                (text, main_menu())
+            }
+            View::Account { account, user_id } => {
+                let user = escaped(&user_id.to_string());
+                let values = [("account", escaped(account)), ("user", user)];
+                let buttons = [
+                    (Id::BUTTON_KEY, Action::Key),
+                    (Id::BUTTON_BACK, Action::Menu),
+                ];
+                let text = self.text(Id::ACCOUNT_TEXT, &values);
+                (vec![text], self.column(buttons))
+            }
+            View::Key(note, current) => self.key(note.as_ref(), current),
+            View::ConfirmRevoke(key) => {
+                let text = vec![self.plain(Id::ASK_TEXT), self.hint(Id::ASK_HINT, &key.hint)];
+                let buttons = [
+                    (Id::BUTTON_CONFIRM, Action::Confirm(key.key_id)),
+                    (Id::BUTTON_CANCEL, Action::Cancel(key.key_id)),
+                ];
+                (text, vec![self.row(buttons)])
+            }
+            View::Revoking { key_id } => (vec![self.plain(Id::REVOKING_TEXT)], retry(*key_id)),
             View::Unclear { key_id, committed } => {
                 let id = match committed {
                     true => Id::UNCLEAR_UNCONFIRMED,
                     false => Id::UNCLEAR_UNKNOWN,
                 };
-                (say.with_support(vec![say.plain(id)]), say.retry(*key_id))
+                (self.with_support(vec![self.plain(id)]), retry(*key_id))
             }
-            View::Trouble(note, trouble) => say.trouble(note.as_ref(), *trouble),
-            View::LimitedReveals(wait) => (say.limited(Id::LIMITED_REVEALS, *wait), say.again()),
-            View::LimitedRevokes(wait) => (say.limited(Id::LIMITED_REVOKES, *wait), say.again()),
-            View::Hidden(note, hint) => say.hidden(note.as_ref(), hint),
-            View::Dead(hint, time) => (say.dead(hint, *time), say.to_present()),
-            View::Gone(hint) => (say.hinted(Id::KEY_GONE, hint), say.to_present()),
-            View::Help => (say.plain(Id::HELP_TEXT), say.main()),
-            View::Failed => (say.plain(Id::FAILED_TEXT), say.main()),
-            View::Group => say.group(),
-        };
-        let discloses = match view {
-            View::Key(_, Present::Shown { key, .. }) => Some(key.clone()),
-            _ => None,
-        };
-        Screen {
-            text: Secret::new(text),
-            rows,
-            discloses,
-        }
-    }
-}
-
-type Parts = (String, Vec<Vec<Button>>);
-
-/// The screens in one language.
-struct Say<'a> {
-    screens: &'a Screens,
-    language: Language,
-}
-
-impl Say<'_> {
-    fn plain(&self, id: Id) -> String {
-        self.screens.texts.plain(self.language, id)
-    }
-
-    fn get(&self, id: Id, name: &str, value: Value) -> String {
-        self.screens.texts.get(self.language, id, &[(name, value)])
-    }
-
-    fn hinted(&self, id: Id, hint: &str) -> String {
-        self.get(id, "hint", Value::Text(escape(hint)))
-    }
-
-    fn button(&self, id: Id, action: Action) -> Button {
-        Button {
-            label: self.plain(id),
-            press: Press::Do(action),
+            View::Problem(note, problem) => self.problem(note.as_ref(), *problem),
+            View::Limited(allowance, wait) => {
+                let id = match allowance {
+                    Allowance::Reveals => Id::LIMITED_REVEALS,
+                    Allowance::Revokes => Id::LIMITED_REVOKES,
+                };
+                let minutes = Value::from(wait.as_secs().div_ceil(60).max(1));
+                (vec![self.text(id, &[("minutes", minutes)])], show_again())
+            }
+            View::HiddenKey(note, hint) => {
+                let mut text = self.note(note.as_ref());
+                text.push(self.hint(Id::KEY_HIDDEN, hint));
+                (text, show_again())
+            }
+            View::RevokedKey(hint, time) => {
+                let values = [("hint", escaped(hint)), ("time", utc(*time))];
+                (vec![self.text(Id::KEY_DEAD, &values)], open_key())
+            }
+            View::OldKey(hint) => (vec![self.hint(Id::KEY_GONE, hint)], open_key()),
+            View::Help => (vec![self.plain(Id::HELP_TEXT)], main_menu()),
+            View::Failed => (vec![self.plain(Id::FAILED_TEXT)], main_menu()),
+            View::Group => {
+                let open = self.button(Id::BUTTON_OPEN, ButtonAction::OpenBot);
+                (vec![self.plain(Id::GROUP_TEXT)], vec![vec![open]])
+            }
         }
     }
 
-    fn main(&self) -> Vec<Vec<Button>> {
-        vec![vec![self.button(Id::BUTTON_ACCOUNT, Action::Account)]]
-    }
-
-    fn back(&self) -> Button {
-        self.button(Id::BUTTON_BACK, Action::Account)
-    }
-
-    fn again(&self) -> Vec<Vec<Button>> {
-        let again = self.button(Id::BUTTON_SHOW_AGAIN, Action::Key);
-        vec![vec![again], vec![self.back()]]
-    }
-
-    /// The same Revoke again.
-    fn retry(&self, key_id: uuid::Uuid) -> Vec<Vec<Button>> {
-        vec![vec![self.button(Id::BUTTON_RETRY, Action::Confirm(key_id))]]
-    }
-
-    fn hidden(&self, note: Option<&Note>, hint: &str) -> Parts {
-        let note = note.map(|note| self.note(note));
-        let text = self.hinted(Id::KEY_HIDDEN, hint);
-        (paragraphs(note, [text]), self.again())
-    }
-
-    fn to_present(&self) -> Vec<Vec<Button>> {
-        vec![vec![self.button(Id::BUTTON_KEY, Action::Key)]]
-    }
-
-    fn menu(&self, account: &str, note: Option<&Note>) -> Parts {
-        let text = self.get(Id::MENU_TEXT, "account", Value::Text(escape(account)));
-        (
-            paragraphs(note.map(|note| self.note(note)), [text]),
-            self.main(),
-        )
-    }
-
-    fn account(&self, account: &str, user_id: u64) -> Parts {
-        let values = [
-            ("account", Value::Text(escape(account))),
-            ("user", Value::Text(user_id.to_string())),
-        ];
-        let text = self
-            .screens
-            .texts
-            .get(self.language, Id::ACCOUNT_TEXT, &values);
-        let key = self.button(Id::BUTTON_KEY, Action::Key);
-        let back = self.button(Id::BUTTON_BACK, Action::Menu);
-        (text, vec![vec![key], vec![back]])
-    }
-
-    fn key(&self, note: Option<&Note>, present: &Present) -> Parts {
-        let note = note.map(|note| self.note(note));
-        let revoke = |key: &Named| self.button(Id::BUTTON_REVOKE, Action::Revoke(key.key_id));
-        match present {
-            Present::Shown { key, api_key, once } => {
-                let title = self.plain(Id::KEY_TITLE);
-                let mut text = vec![format!(
-                    "{title}\n<code>{}</code>",
-                    escape(api_key.expose())
-                )];
+    fn key(&self, note: Option<&Note>, current: &CurrentKey) -> Parts {
+        let mut text = self.note(note);
+        // The other notes say already which key follows.
+        if let (
+            Some(Note::Already(_) | Note::Expired | Note::UnknownKey | Note::Changed),
+            Some(note),
+        ) = (note, text.last_mut())
+        {
+            note.push('\n');
+            note.push_str(&self.plain(Id::NOTE_CURRENT));
+        }
+        let revoke = |key: &KeyName| {
+            let revoke = (Id::BUTTON_REVOKE, Action::Revoke(key.key_id));
+            self.row([revoke, BACK])
+        };
+        match current {
+            CurrentKey::Visible { key, api_key, once } => {
+                let (title, shown) = (self.plain(Id::KEY_TITLE), escape(api_key.expose()));
+                text.push(format!("{title}\n<code>{shown}</code>"));
                 text.push(self.plain(Id::KEY_WARNING));
                 text.extend(once.then(|| self.plain(Id::KEY_ONCE)));
                 text.extend(self.screens.hide_after.map(|after| self.hides(after)));
-                let copy = (api_key.expose().chars().count() <= MAX_COPY).then(|| Button {
-                    label: self.plain(Id::BUTTON_COPY),
-                    press: Press::Copy(api_key.clone()),
-                });
-                let mut rows: Vec<_> = copy.into_iter().map(|copy| vec![copy]).collect();
-                rows.push(vec![revoke(key), self.back()]);
-                (paragraphs(note, text), rows)
+                let copy = (api_key.expose().chars().count() <= MAX_COPY)
+                    .then(|| self.button(Id::BUTTON_COPY, ButtonAction::Copy(api_key.clone())));
+                let copy = copy.map(|button| vec![button]);
+                (text, copy.into_iter().chain([revoke(key)]).collect())
             }
-            Present::NotShown(key) => {
-                let text = self.hinted(Id::KEY_NOT_SHOWN, &key.hint);
-                let rows = vec![vec![revoke(key), self.back()]];
-                (paragraphs(note, [text]), rows)
+            CurrentKey::Unrecoverable(key) => {
+                text.push(self.hint(Id::KEY_NOT_SHOWN, &key.hint));
+                (text, vec![revoke(key)])
             }
-            Present::Disabled(key) => {
-                let text = self.hinted(Id::KEY_DISABLED, &key.hint);
-                let text = self.with_support(note.into_iter().chain([text]).collect());
-                (text, vec![vec![self.back()]])
+            CurrentKey::Disabled(key) => {
+                text.push(self.hint(Id::KEY_DISABLED, &key.hint));
+                (self.with_support(text), self.column([BACK]))
             }
         }
     }
 
-    fn ask(&self, key: &Named) -> Parts {
-        let text = [
-            self.plain(Id::ASK_TEXT),
-            self.hinted(Id::ASK_HINT, &key.hint),
-        ];
-        let confirm = self.button(Id::BUTTON_CONFIRM, Action::Confirm(key.key_id));
-        let cancel = self.button(Id::BUTTON_CANCEL, Action::Cancel(key.key_id));
-        (paragraphs(None, text), vec![vec![confirm, cancel]])
+    fn problem(&self, note: Option<&Note>, problem: Problem) -> Parts {
+        let mut text = self.note(note);
+        text.push(self.plain(match (problem, note) {
+            (Problem::Fault, _) => Id::FAULT_TEXT,
+            (Problem::Unavailable, None) => Id::UNAVAILABLE_TEXT,
+            (Problem::Unavailable, Some(_)) => Id::PRESENT_UNAVAILABLE,
+        }));
+        let buttons = [(Id::BUTTON_RETRY, Action::Key), BACK];
+        (self.with_support(text), self.column(buttons))
     }
 
-    fn trouble(&self, note: Option<&Note>, trouble: Trouble) -> Parts {
-        let id = match (trouble, note) {
-            (Trouble::Fault, _) => Id::FAULT_TEXT,
-            (Trouble::Unavailable, None | Some(Note::Cancelled)) => Id::UNAVAILABLE_TEXT,
-            (Trouble::Unavailable, Some(_)) => Id::PRESENT_UNAVAILABLE,
-        };
-        let note = note.map(|note| self.note(note));
-        let text = self.with_support(note.into_iter().chain([self.plain(id)]).collect());
-        let retry = self.button(Id::BUTTON_RETRY, Action::Key);
-        (text, vec![vec![retry], vec![self.back()]])
-    }
-
-    fn group(&self) -> Parts {
-        let open = Button {
-            label: self.plain(Id::BUTTON_OPEN),
-            press: Press::OpenBot,
-        };
-        (self.plain(Id::GROUP_TEXT), vec![vec![open]])
-    }
-
-    fn note(&self, note: &Note) -> String {
-        match note {
-            Note::Replaced(time) => self.timed(Id::NOTE_REPLACED, *time),
-            Note::Already(time) => self.timed(Id::NOTE_ALREADY, *time),
+    fn note(&self, note: Option<&Note>) -> Vec<String> {
+        let note = note.map(|note| match note {
+            Note::Replaced(time) => self.text(Id::NOTE_REPLACED, &[("time", utc(*time))]),
+            Note::Already(time) => self.text(Id::NOTE_ALREADY, &[("time", utc(*time))]),
             Note::Expired => self.plain(Id::NOTE_EXPIRED),
             Note::UnknownKey => self.plain(Id::NOTE_UNKNOWN_KEY),
             Note::Cancelled => self.plain(Id::NOTE_CANCELLED),
             Note::Changed => self.plain(Id::NOTE_CHANGED),
             Note::OldButton => self.plain(Id::NOTE_OLD_BUTTON),
-        }
-    }
-
-    fn timed(&self, id: Id, time: OffsetDateTime) -> String {
-        self.get(id, "time", Value::Text(utc(time)))
-    }
-
-    fn dead(&self, hint: &str, time: OffsetDateTime) -> String {
-        let values = [
-            ("hint", Value::Text(escape(hint))),
-            ("time", Value::Text(utc(time))),
-        ];
-        self.screens.texts.get(self.language, Id::KEY_DEAD, &values)
+        });
+        note.into_iter().collect()
     }
 
     fn hides(&self, after: Duration) -> String {
-        match after.as_secs() {
-            seconds @ 0..120 => self.get(Id::KEY_HIDES_SECONDS, "seconds", Value::Number(seconds)),
-            seconds => self.get(
-                Id::KEY_HIDES_MINUTES,
-                "minutes",
-                Value::Number(seconds / 60),
-            ),
-        }
+        let (id, name, number) = match after.as_secs() {
+            seconds @ 0..120 => (Id::KEY_HIDES_SECONDS, "seconds", seconds),
+            seconds => (Id::KEY_HIDES_MINUTES, "minutes", seconds / 60),
+        };
+        self.text(id, &[(name, Value::from(number))])
     }
 
-    fn limited(&self, id: Id, wait: Duration) -> String {
-        let minutes = wait.as_secs().div_ceil(60).max(1);
-        self.get(id, "minutes", Value::Number(minutes))
+    fn with_support(&self, mut text: Vec<String>) -> Vec<String> {
+        let contact = self.screens.support.as_deref().map(escaped);
+        text.extend(contact.map(|contact| self.text(Id::SUPPORT_TEXT, &[("contact", contact)])));
+        text
     }
 
-    fn with_support(&self, mut text: Vec<String>) -> String {
-        let contact = self.screens.support.clone();
-        text.extend(contact.map(|to| self.get(Id::SUPPORT_TEXT, "contact", Value::Text(to))));
-        paragraphs(None, text)
+    fn plain(&self, id: Id) -> String {
+        self.text(id, &[])
+    }
+
+    fn hint(&self, id: Id, hint: &str) -> String {
+        self.text(id, &[("hint", escaped(hint))])
+    }
+
+    fn text(&self, id: Id, values: &[(&str, Value)]) -> String {
+        self.screens.texts.get(self.language, id, values)
+    }
+
+    fn button(&self, id: Id, action: ButtonAction) -> Button {
+        let label = self.plain(id);
+        Button { label, action }
+    }
+
+    fn row<const N: usize>(&self, buttons: [(Id, Action); N]) -> Vec<Button> {
+        let button = |(id, action)| self.button(id, ButtonAction::Callback(action));
+        buttons.map(button).into()
+    }
+
+    fn column<const N: usize>(&self, buttons: [(Id, Action); N]) -> Vec<Vec<Button>> {
+        buttons.map(|button| self.row([button])).into()
     }
 }
 
-fn paragraphs(first: Option<String>, rest: impl IntoIterator<Item = String>) -> String {
-    let all: Vec<_> = first.into_iter().chain(rest).collect();
-    all.join("\n\n")
-}
-
-/// To the second, in UTC, which it says.
-fn utc(time: OffsetDateTime) -> String {
+/// With seconds, in UTC, which the text says.
+fn utc(time: OffsetDateTime) -> Value {
     let time = time.to_offset(time::UtcOffset::UTC);
     let (hour, minute, second) = time.to_hms();
-    format!("{} {hour:02}:{minute:02}:{second:02} UTC", time.date())
+    let date = time.date();
+    Value::from(format!("{date} {hour:02}:{minute:02}:{second:02} UTC"))
 }
 
-/// For Telegram's HTML, also within quotes.
+fn escaped(text: &str) -> Value {
+    Value::from(escape(text))
+}
+
+/// Escapes text for Telegram's HTML, also inside quotes.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -327,39 +285,35 @@ fn escape(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// A screen as documentation shows it.
+/// A screen for the documentation.
 #[derive(Debug, Serialize)]
 pub struct Picture {
     /// The code of the language.
     pub language: &'static str,
-    /// Which screen.
+    /// The name of the screen.
     pub screen: &'static str,
     /// The text as Telegram's HTML.
     pub text: String,
-    /// What stands on the buttons, row by row.
+    /// The labels of the buttons, row by row.
     pub buttons: Vec<Vec<String>>,
 }
 
-/// Every screen in every language, with invented data.
+/// Every screen in every language, with example data.
 pub fn pictures(screens: &Screens) -> Vec<Picture> {
-    let views = crate::samples::views();
-    let in_language = |language: Language| {
-        views.iter().map(move |(name, view)| {
-            let screen = screens.render(language, view);
-            Picture {
+    let mut pictures = Vec::new();
+    for language in Language::ALL {
+        for (name, view) in crate::samples::views() {
+            let screen = screens.render(language, &view);
+            let labels = |row: Vec<Button>| row.into_iter().map(|button| button.label).collect();
+            pictures.push(Picture {
                 language: language.code(),
                 screen: name,
                 text: screen.text.expose().to_owned(),
-                buttons: labels(screen.rows),
-            }
-        })
-    };
-    Language::ALL.into_iter().flat_map(in_language).collect()
-}
-
-fn labels(rows: Vec<Vec<Button>>) -> Vec<Vec<String>> {
-    let of_row = |row: Vec<Button>| row.into_iter().map(|button| button.label).collect();
-    rows.into_iter().map(of_row).collect()
+                buttons: screen.rows.into_iter().map(labels).collect(),
+            });
+        }
+    }
+    pictures
 }
 
 #[cfg(test)]

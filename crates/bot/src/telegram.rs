@@ -1,8 +1,8 @@
-//! Calls to Telegram: what may be repeated is, what Telegram asks to wait for is waited for, and
-//! every failure becomes one of a few that a caller can act on.
+//! Calls to Telegram: retries safe calls, honours Telegram's `retry_after`, and maps every failure to
+//! a `Failure` that a caller can act on.
 //!
-//! A URL of the Bot API holds the token, and an answer may hold a message that shows a key: neither
-//! gets out of here. `failure` says what a failure may be made of.
+//! A URL of the Bot API contains the token, and an answer may contain a key. Neither leaves this
+//! module; `failure` defines the text that a failure may contain.
 
 pub mod failure;
 
@@ -23,36 +23,36 @@ use crate::callback::Codec;
 use crate::events::Command;
 use crate::i18n::{Id, Language, Texts};
 use crate::metrics::Metrics;
-use crate::screens::{Press, Screen};
+use crate::screens::{ButtonAction, Screen};
 use failure::Failure;
 
-/// How long Telegram may wait for an update before it answers that there is none.
+/// How long Telegram holds a poll that has no updates.
 pub const POLL: Duration = Duration::from_secs(25);
-/// Beyond `POLL`, and for every other call: after so long there is no answer.
+/// Timeout of a call; a poll adds `POLL`.
 const TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ATTEMPTS: u32 = 3;
-/// A longer wait is not waited for.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// How long Telegram may take to hear that a tap was taken.
-const ANSWERING: Duration = Duration::from_secs(3);
-/// How many updates Telegram may push at the same time: as many as it can.
+/// A call whose `retry_after` is longer fails.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Timeout of the answer to a tap.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Updates that Telegram pushes concurrently; this is its maximum.
 const MAX_CONNECTIONS: u8 = 100;
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 
-/// What the bot wants to be told of.
-fn wanted() -> [AllowedUpdate; 2] {
+/// The kinds of updates that Telegram sends.
+fn update_kinds() -> [AllowedUpdate; 2] {
     [AllowedUpdate::Message, AllowedUpdate::CallbackQuery]
 }
 
 /// A webhook as Telegram knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Webhook {
-    /// Whether it leads where it should.
+    /// Whether it has the expected URL.
     pub is_ours: bool,
-    /// When an update last could not be delivered, in seconds since 1970.
-    pub failed: Option<i64>,
-    /// Why.
+    /// When Telegram last failed to deliver an update, in seconds since 1970.
+    pub last_error: Option<i64>,
+    /// Why it failed.
     pub why: String,
 }
 
@@ -65,15 +65,15 @@ pub struct Telegram {
     username: OnceLock<String>,
 }
 
-/// Whether a call that failed is made again, up to three times in all.
+/// Whether a failed call is repeated, up to three attempts in total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repeat {
-    /// Also when it may have come through.
-    Yes,
-    /// Only when it cannot have come through.
-    Unsent,
-    /// Its caller does, or it is not worth the time.
-    No,
+pub enum Retry {
+    /// After every temporary failure, even if Telegram may have executed the call.
+    Always,
+    /// Only if Telegram cannot have executed the call.
+    IfUnsent,
+    /// One attempt.
+    Never,
 }
 
 impl Telegram {
@@ -81,7 +81,7 @@ impl Telegram {
     ///
     /// # Errors
     ///
-    /// A URL that is none; TLS that cannot be set up.
+    /// An invalid URL; TLS that cannot be set up.
     pub fn new(token: &Secret, api_url: &str, metrics: Arc<Metrics>) -> Result<Self, String> {
         let bot = |timeout| {
             let client = net::default_reqwest_settings()
@@ -102,7 +102,7 @@ impl Telegram {
         })
     }
 
-    /// What buttons carry.
+    /// Reads and writes the data of buttons.
     pub const fn codec(&self) -> &Codec {
         &self.codec
     }
@@ -118,18 +118,20 @@ impl Telegram {
     ///
     /// `Unauthorized` for a token that Telegram does not know.
     pub async fn introduce(&self) -> Result<(), Failure> {
-        let me = self.call("getMe", Repeat::No, self.calls.get_me()).await?;
+        let me = self
+            .call("getMe", Retry::Never, self.calls.get_me())
+            .await?;
         let name = me.user.username.clone().unwrap_or_default();
-        // It is asked until it is known, so it is set once.
+        // The caller stops after the first success, so this sets it once.
         let _ = self.username.set(name);
         Ok(())
     }
 
-    /// Updates from `offset` on, and confirms all before it. Waits for `wait` if there are none.
+    /// Gets updates from `offset` on, and confirms all earlier ones. Waits up to `wait` for the first.
     ///
     /// # Errors
     ///
-    /// At once, without another attempt.
+    /// After one attempt.
     pub async fn updates(
         &self,
         offset: Option<u32>,
@@ -138,25 +140,24 @@ impl Telegram {
     ) -> Result<Vec<Update>, Failure> {
         let wait = u32::try_from(wait.as_secs()).unwrap_or(0);
         let request = self.polls.get_updates().limit(limit).timeout(wait);
-        let mut request = request.allowed_updates(wanted());
-        // Telegram's ids are positive and fit.
+        let mut request = request.allowed_updates(update_kinds());
+        // Telegram's ids are positive 32-bit integers.
         request.offset = offset.and_then(|offset| i32::try_from(offset).ok());
-        self.call("getUpdates", Repeat::No, request).await
+        self.call("getUpdates", Retry::Never, request).await
     }
 
-    /// Takes a webhook away: Telegram refuses getUpdates beside one.
+    /// Deletes the webhook: Telegram refuses getUpdates while there is one.
     ///
     /// # Errors
     ///
     /// After three attempts.
     pub async fn delete_webhook(&self) -> Result<(), Failure> {
         let request = self.calls.delete_webhook();
-        self.call("deleteWebhook", Repeat::Yes, request)
-            .await
-            .map(drop)
+        let deleted = self.call("deleteWebhook", Retry::Always, request).await;
+        deleted.map(drop)
     }
 
-    /// Has Telegram send updates to `url`.
+    /// Registers the webhook at `url`.
     ///
     /// # Errors
     ///
@@ -167,24 +168,23 @@ impl Telegram {
             .map_err(|_| Failure::Refused("webhook_url".to_owned()))?;
         let request = self.calls.set_webhook(url).secret_token(secret.expose());
         let request = request
-            .allowed_updates(wanted())
+            .allowed_updates(update_kinds())
             .max_connections(MAX_CONNECTIONS);
-        self.call("setWebhook", Repeat::Yes, request)
-            .await
-            .map(drop)
+        let set = self.call("setWebhook", Retry::Always, request).await;
+        set.map(drop)
     }
 
-    /// Whether Telegram sends updates to `url`, and when that last failed.
+    /// The registered webhook, compared with `url`.
     ///
     /// # Errors
     ///
     /// After three attempts.
     pub async fn webhook(&self, url: &str) -> Result<Webhook, Failure> {
         let request = self.calls.get_webhook_info();
-        let info = self.call("getWebhookInfo", Repeat::Yes, request).await?;
+        let info = self.call("getWebhookInfo", Retry::Always, request).await?;
         Ok(Webhook {
             is_ours: info.url.is_some() && info.url == url.parse().ok(),
-            failed: info.last_error_date.map(|at| at.timestamp()),
+            last_error: info.last_error_date.map(|at| at.timestamp()),
             why: failure::words(&info.last_error_message.unwrap_or_default()),
         })
     }
@@ -193,7 +193,7 @@ impl Telegram {
     ///
     /// # Errors
     ///
-    /// At the first that fails after three attempts.
+    /// The first failure after three attempts.
     pub async fn set_commands(&self, texts: &Texts) -> Result<(), Failure> {
         for language in Language::ALL {
             let commands = Command::ALL.map(|command| {
@@ -207,90 +207,92 @@ impl Telegram {
             let mut request = self.calls.set_my_commands(commands);
             let is_default = language == Language::English;
             request.language_code = (!is_default).then(|| language.code().to_owned());
-            self.call("setMyCommands", Repeat::Yes, request).await?;
+            self.call("setMyCommands", Retry::Always, request).await?;
         }
         Ok(())
     }
 
-    /// Sends a message to the private chat with `user`, and gives its id.
+    /// Sends a message to the private chat with `user`. Returns its id.
     ///
     /// # Errors
     ///
-    /// After three attempts. One that may have come through is not made again.
-    pub async fn send(&self, user: u64, screen: &Screen) -> Result<i32, Failure> {
+    /// After three attempts, or the first that Telegram may have executed.
+    pub async fn send(&self, user: u64, screen: &Screen) -> Result<MessageId, Failure> {
+        self.send_to(private(user), user, screen, Retry::IfUnsent)
+            .await
+    }
+
+    /// Sends a message to a group.
+    ///
+    /// # Errors
+    ///
+    /// After one attempt, because anybody can keep a group busy.
+    pub async fn send_to_group(&self, chat: i64, screen: &Screen) -> Result<MessageId, Failure> {
+        self.send_to(ChatId(chat), 0, screen, Retry::Never).await
+    }
+
+    async fn send_to(
+        &self,
+        chat: ChatId,
+        user: u64,
+        screen: &Screen,
+        retry: Retry,
+    ) -> Result<MessageId, Failure> {
         let request = self
             .calls
-            .send_message(private(user), screen.text.expose())
+            .send_message(chat, screen.text.expose())
             .parse_mode(ParseMode::Html)
             .link_preview_options(no_preview())
             .reply_markup(self.keyboard(user, screen));
-        let sent = self.call("sendMessage", Repeat::Unsent, request).await?;
-        Ok(sent.id.0)
+        Ok(self.call("sendMessage", retry, request).await?.id)
     }
 
-    /// Says something in a group: once, for a group may be kept busy by anybody.
+    /// Replaces a message in the private chat with `user`. An unchanged message is a success.
     ///
     /// # Errors
     ///
-    /// At once.
-    pub async fn send_to_group(&self, chat: i64, screen: &Screen) -> Result<(), Failure> {
-        let request = self
-            .calls
-            .send_message(ChatId(chat), screen.text.expose())
-            .parse_mode(ParseMode::Html)
-            .reply_markup(self.keyboard(0, screen));
-        self.call("sendMessage", Repeat::No, request)
-            .await
-            .map(drop)
-    }
-
-    /// Replaces a message in the private chat with `user`. One that is so already is fine.
-    ///
-    /// # Errors
-    ///
-    /// `Gone` if there is no such message, or it cannot be edited; others as `repeat` says.
+    /// `Gone` if the message does not exist or cannot be edited; others after the attempts of
+    /// `retry`.
     pub async fn edit(
         &self,
         user: u64,
-        message: i32,
+        message: MessageId,
         screen: &Screen,
-        repeat: Repeat,
+        retry: Retry,
     ) -> Result<(), Failure> {
         let request = self
             .calls
-            .edit_message_text(private(user), MessageId(message), screen.text.expose())
+            .edit_message_text(private(user), message, screen.text.expose())
             .parse_mode(ParseMode::Html)
             .link_preview_options(no_preview())
             .reply_markup(self.keyboard(user, screen));
-        match self.call("editMessageText", repeat, request).await {
+        match self.call("editMessageText", retry, request).await {
             Ok(_) | Err(Failure::Same) => Ok(()),
             Err(failure) => Err(failure),
         }
     }
 
-    /// Ends the waiting of a button that was pressed; with `text`, in a window.
+    /// Answers a tap, which stops the spinner of the button. `text` appears in a window.
     ///
     /// # Errors
     ///
-    /// After three attempts with `text`, or 3 seconds without. A query that is too old is fine.
+    /// After three attempts with `text`, or after 3 seconds without. A tap that is too old to be
+    /// answered is a success.
     pub async fn answer(
         &self,
         query: &CallbackQueryId,
         text: Option<String>,
     ) -> Result<(), Failure> {
+        let method = "answerCallbackQuery";
         let mut request = self.calls.answer_callback_query(query.clone());
-        request.show_alert = text.is_some().then_some(true);
-        let repeat = match text.is_some() {
-            true => Repeat::Yes,
-            false => Repeat::No,
-        };
-        request.text = text;
-        let answering = self.call("answerCallbackQuery", repeat, request);
-        let answered = match repeat {
-            Repeat::No => tokio::time::timeout(ANSWERING, answering)
-                .await
-                .unwrap_or_else(|_| Err(Failure::Lost("there was no answer in time".to_owned()))),
-            _ => answering.await,
+        let answered = if text.is_some() {
+            request.show_alert = Some(true);
+            request.text = text;
+            self.call(method, Retry::Always, request).await
+        } else {
+            let call = self.call(method, Retry::Never, request);
+            let answered = tokio::time::timeout(ANSWER_TIMEOUT, call).await;
+            answered.unwrap_or_else(|_| Err(Failure::timeout()))
         };
         match answered {
             Ok(_) | Err(Failure::Stale) => Ok(()),
@@ -301,7 +303,7 @@ impl Telegram {
     async fn call<R>(
         &self,
         method: &'static str,
-        repeat: Repeat,
+        retry: Retry,
         request: R,
     ) -> Result<Output<R>, Failure>
     where
@@ -316,24 +318,22 @@ impl Telegram {
             self.metrics.telegram(method, outcome);
             answer
         };
-        repeated(repeat, attempt, tokio::time::sleep).await
+        repeated(retry, attempt, tokio::time::sleep).await
     }
 
     fn keyboard(&self, user: u64, screen: &Screen) -> InlineKeyboardMarkup {
         let rows = screen.rows.iter().map(|row| {
             row.iter().filter_map(|button| {
                 let label = button.label.clone();
-                Some(match &button.press {
-                    Press::Do(action) => {
+                Some(match &button.action {
+                    ButtonAction::Callback(action) => {
                         InlineKeyboardButton::callback(label, self.codec.write(user, *action))
                     }
-                    Press::Copy(text) => InlineKeyboardButton::copy_text_button(
-                        label,
-                        CopyTextButton {
-                            text: text.expose().to_owned(),
-                        },
-                    ),
-                    Press::OpenBot => {
+                    ButtonAction::Copy(text) => {
+                        let text = text.expose().to_owned();
+                        InlineKeyboardButton::copy_text_button(label, CopyTextButton { text })
+                    }
+                    ButtonAction::OpenBot => {
                         let url = format!("https://t.me/{}", self.username());
                         InlineKeyboardButton::url(label, url.parse().ok()?)
                     }
@@ -344,9 +344,9 @@ impl Telegram {
     }
 }
 
-/// Makes the attempts that are allowed, with the waits that are asked for.
+/// Makes up to `ATTEMPTS` attempts, with pauses between them.
 async fn repeated<T, F, W>(
-    repeat: Repeat,
+    retry: Retry,
     mut attempt: impl FnMut() -> F,
     mut wait: impl FnMut(Duration) -> W,
 ) -> Result<T, Failure>
@@ -360,20 +360,21 @@ where
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        let asked = match (&failure, repeat) {
-            (_, Repeat::No) => return Err(failure),
-            // It was not done, whatever it was.
-            (Failure::TooMany(asked), _) if *asked <= LONGEST_WAIT => *asked,
-            (Failure::Unreachable(_), _) | (Failure::Lost(_), Repeat::Yes) => pause,
+        let time = match (&failure, retry) {
+            (_, Retry::Never) => return Err(failure),
+            // Telegram has not executed the call.
+            (Failure::TooMany(time), _) if *time <= MAX_RETRY_AFTER => *time,
+            (Failure::Unreachable(_), _) | (Failure::Lost(_), Retry::Always) => pause,
             _ => return Err(failure),
         };
-        wait(asked).await;
+        wait(time).await;
         pause *= 2;
     }
     attempt().await
 }
 
-/// The private chat with a user has the user's id. An id that Telegram cannot have reaches nobody.
+/// The private chat with a user has the id of the user. An impossible id becomes 0, which is no
+/// chat.
 fn private(user: u64) -> ChatId {
     ChatId(i64::try_from(user).unwrap_or(0))
 }

@@ -1,8 +1,9 @@
-//! Updates that Telegram pushes. Each request is answered when its update was handled, so one that
-//! a crash interrupts comes again; one that comes again meanwhile waits for the first.
+//! Updates that Telegram pushes to a webhook. A request is answered after its update was handled,
+//! so Telegram repeats an update that a crash interrupts. A repeated update waits for the first.
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -15,20 +16,26 @@ use teloxide_core::types::Update;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::desk::Desk;
+use crate::health::Health;
+use crate::intake::Intake;
+use crate::telegram::Telegram;
+use crate::telegram::failure::Failure;
+use crate::updates::{backoff, pause};
 
 const HEADER: &str = "x-telegram-bot-api-secret-token";
-/// Telegram's updates are far smaller.
+/// In bytes; Telegram's updates are far smaller.
 const MAX_BODY: usize = 1 << 20;
-/// Telegram tries again later what is refused beyond this.
+/// Telegram repeats what is refused beyond this.
 const MAX_IN_FLIGHT: usize = 200;
+/// How often to ask Telegram whether it delivers updates.
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 struct Webhook {
-    desk: Arc<Desk>,
+    intake: Arc<Intake>,
     secret: Secret,
 }
 
-/// Serves the webhook at `path` until `stop`, then ends when the requests under way are answered.
+/// Serves the webhook at `path` until `stop`, and ends after the last answer.
 ///
 /// # Errors
 ///
@@ -37,19 +44,23 @@ pub async fn serve(
     listener: TcpListener,
     path: &str,
     secret: Secret,
-    desk: Arc<Desk>,
+    intake: Arc<Intake>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let router = Router::new()
-        .route(path, post(take))
+        .route(path, post(accept))
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(Webhook { desk, secret }));
+        .with_state(Arc::new(Webhook { intake, secret }));
     axum::serve(listener, router)
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
 }
 
-async fn take(State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn accept(
+    State(webhook): State<Arc<Webhook>>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> StatusCode {
     let sent = headers
         .get(HEADER)
         .map_or(&[][..], |value| value.as_bytes());
@@ -57,17 +68,73 @@ async fn take(State(webhook): State<Arc<Webhook>>, headers: HeaderMap, body: Byt
     if !bool::from(sent.ct_eq(secret)) {
         return StatusCode::UNAUTHORIZED;
     }
-    let in_flight = webhook.desk.in_flight();
+    let in_flight = webhook.intake.in_flight();
     if in_flight.count() >= MAX_IN_FLIGHT {
         return StatusCode::SERVICE_UNAVAILABLE;
     }
     let Ok(update) = serde_json::from_slice::<Update>(&body) else {
-        // It would come again for ever, and never be read.
-        tracing::warn!("an update without an id was dropped");
+        // With another status, Telegram would repeat it forever.
+        tracing::warn!("an update that cannot be read was dropped");
         return StatusCode::OK;
     };
-    let id = webhook.desk.accept(update);
-    in_flight.done(id).await;
+    let id = webhook.intake.accept(update);
+    in_flight.wait_done(id).await;
     in_flight.forget(id);
     StatusCode::OK
+}
+
+/// Keeps the webhook registered until `stop`, and sets `health`: another program may delete the
+/// webhook, and Telegram may fail to reach it.
+pub async fn watch(
+    telegram: &Telegram,
+    health: &Health,
+    url: &str,
+    secret: &Secret,
+    stop: &CancellationToken,
+) {
+    let (mut failures, mut last_error) = (0, None);
+    while let Some(answer) = stop
+        .run_until_cancelled(check(telegram, url, secret, &mut last_error))
+        .await
+    {
+        let time = match answer {
+            Ok(delivery) => {
+                failures = 0;
+                if let Err(reason) = &delivery {
+                    tracing::warn!(reason, "updates are not delivered");
+                }
+                health.set(delivery);
+                CHECK_INTERVAL
+            }
+            Err(failure) => {
+                failures += 1;
+                tracing::warn!(%failure, "cannot check the webhook; trying again");
+                health.set(Err(failure.to_string()));
+                backoff(&failure, failures)
+            }
+        };
+        pause(time, stop).await;
+    }
+}
+
+/// Registers the webhook if Telegram has another one, or if this process has not registered it yet:
+/// the secret may be new. Returns whether Telegram delivers updates. `last_error` is the time of the
+/// last failed delivery at the previous check.
+async fn check(
+    telegram: &Telegram,
+    url: &str,
+    secret: &Secret,
+    last_error: &mut Option<Option<i64>>,
+) -> Result<Result<(), String>, Failure> {
+    let webhook = telegram.webhook(url).await?;
+    if last_error.is_none() || !webhook.is_ours {
+        telegram.set_webhook(url, secret).await?;
+    }
+    let previous = last_error.replace(webhook.last_error);
+    Ok(
+        match previous.is_some_and(|previous| webhook.last_error > previous) {
+            true => Err(format!("Telegram cannot deliver updates: {}", webhook.why)),
+            false => Ok(()),
+        },
+    )
 }

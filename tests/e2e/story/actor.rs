@@ -1,11 +1,11 @@
-//! A person who goes through the bot's screens.
+//! A person who uses the bot.
 
 use keyward_testkit::Front;
 use keyward_testkit::telegram::{Person, Screen};
 
 use super::words::Words;
 
-/// A person, and the words of their language.
+/// A person, with the texts of their language.
 pub(crate) struct Actor {
     pub(crate) person: Person,
     pub(crate) words: Words,
@@ -13,7 +13,7 @@ pub(crate) struct Actor {
 }
 
 impl Actor {
-    /// A person whose app is in the language `tag`, for which the bot has the texts of `file`.
+    /// A person whose Telegram has the language `tag`; the bot uses the texts of `file` for it.
     pub(crate) fn new(front: &Front, id: i64, file: &str, tag: &str) -> Self {
         let person = front.telegram.person(id, tag);
         Self {
@@ -23,7 +23,7 @@ impl Actor {
         }
     }
 
-    /// One who reads English.
+    /// A person whose Telegram is in English.
     pub(crate) fn english(front: &Front, id: i64) -> Self {
         Self::new(front, id, "en", "en")
     }
@@ -33,12 +33,12 @@ impl Actor {
         self.account.clone()
     }
 
-    /// Taps the newest button of this name.
+    /// Taps the newest button with this text id.
     pub(crate) fn tap(&self, button: &str) -> i64 {
         self.person.tap(self.words.label(button))
     }
 
-    /// Waits until the newest message says this.
+    /// Waits until the newest message contains the text with this id.
     pub(crate) async fn sees(&self, name: &str) -> Screen {
         self.person
             .sees(name, |screen| self.words.says(screen, name))
@@ -58,7 +58,7 @@ impl Actor {
         self.person.sees("another key", is_other).await
     }
 
-    /// Starts: the main menu, in a message of its own.
+    /// Sends /start. Returns the main menu, which is a new message.
     pub(crate) async fn start(&self) -> Screen {
         let before = self.person.screen().map(|screen| screen.id);
         self.person.send("/start");
@@ -67,7 +67,7 @@ impl Actor {
         self.person.sees("the menu", is_menu).await
     }
 
-    /// Goes from the start to the key: its screen.
+    /// Opens the key from the main menu. Returns its screen.
     pub(crate) async fn open(&self) -> Screen {
         self.start().await;
         self.tap("button-account");
@@ -76,7 +76,7 @@ impl Actor {
         self.sees_key().await
     }
 
-    /// Goes from the start to the question whether to revoke: the key, and the question.
+    /// Opens the question whether to revoke. Returns the key and the question.
     pub(crate) async fn ask(&self) -> (String, Screen) {
         let key = self.open().await.key().unwrap_or_default().to_owned();
         self.tap("button-revoke");
@@ -88,9 +88,13 @@ impl Actor {
         self.person.tap_on(ask, self.words.label("button-confirm"))
     }
 
-    /// Waits until the newest message shows another key than `old`, and taps Retry as often as the
-    /// bot offers it: the key, and how often.
-    pub(crate) async fn goes_on_to_another_key(&self, front: &Front, old: &str) -> (String, usize) {
+    /// Waits until the newest message shows another key than `old`, and taps Retry whenever the bot
+    /// offers it. Returns the key and the number of retries.
+    pub(crate) async fn retries_until_another_key(
+        &self,
+        front: &Front,
+        old: &str,
+    ) -> (String, usize) {
         let retry = self.words.label("button-retry");
         let is_end = |screen: &Screen| screen.key().is_some_and(|key| key != old);
         for retries in 0..100 {
@@ -100,9 +104,9 @@ impl Actor {
                 return (key.to_owned(), retries);
             }
             self.person.tap_on(&screen, retry);
-            // The answer may be the same screen again.
+            // The answer may be the same screen.
             front.telegram.settled().await;
         }
-        panic!("no key after a hundred times Retry");
+        panic!("no key after 100 retries");
     }
 }

@@ -1,5 +1,5 @@
-//! The story on two instances and a Postgres: an instance that dies or leaves in the middle is waited
-//! out, or missed by nobody.
+//! The story with two instances and Postgres. An instance that stops or dies during a Revoke delays
+//! it, but changes nothing else.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use keyward_testkit::{Cluster, Front, FrontOptions, Options};
 use super::actor::Actor;
 use super::whole::{assert_one_lives, refused};
 
-/// What happens to an instance while the person is asked.
+/// What happens to an instance before the person confirms.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
     Nothing,
@@ -17,7 +17,7 @@ enum Loss {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_flow_on_two_instances_with_one_that_leaves_or_dies() {
+async fn the_flow_completes_when_one_of_two_instances_stops_or_dies() {
     for (id, loss) in (1001..).zip([Loss::Nothing, Loss::Stop, Loss::Kill]) {
         let mut cluster = Cluster::start(env!("CARGO_BIN_EXE_keyward"), 2, Options::default());
         let instances = vec![cluster.grpc(0), cluster.grpc(1)];
@@ -37,8 +37,8 @@ async fn the_flow_on_two_instances_with_one_that_leaves_or_dies() {
         }
         actor.confirm(&ask);
         actor.confirm(&ask);
-        let (new, _) = actor.goes_on_to_another_key(&front, &old).await;
-        // At once, at every instance that is left: the API asks them in turn.
+        let (new, _) = actor.retries_until_another_key(&front, &old).await;
+        // Every remaining instance refuses the key at once. The API calls them in turn.
         for _ in 0..4 {
             refused(&front, &old).await;
         }

@@ -1,5 +1,4 @@
-//! Updates that no honest person causes: the bot lives on, shows no key to anybody but its owner, and
-//! asks for no Revoke.
+//! Hostile updates: the bot keeps running, shows a key to its owner only, and revokes nothing.
 
 use std::sync::LazyLock;
 
@@ -11,19 +10,19 @@ use serde_json::{Value, json};
 use super::actor::Actor;
 use super::whole::assert_whole;
 
-/// So many updates of one person at once are no flood yet.
+/// Updates of one person that are not a flood yet.
 const BURST: usize = 40;
 const GROUP: i64 = -1_000_000_000_123;
 
 static KEY: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"kwt?_[0-9A-Za-z]{49}").unwrap());
 
-/// Draws the same in every run.
+/// A generator with the same numbers in every run.
 struct Dice(u64);
 
 impl Dice {
     /// A number below `bound`.
     fn draw(&mut self, bound: usize) -> usize {
-        // Constants of Knuth's MMIX; the high bits are the good ones.
+        // Constants of Knuth's MMIX; only the high bits are random enough.
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -39,7 +38,7 @@ impl Dice {
     }
 }
 
-/// A victim with a key and a question on the screen, and somebody else.
+/// A victim with a key and an open question, and an attacker.
 struct Scene {
     stage: Stage,
     anna: Actor,
@@ -75,7 +74,7 @@ impl Scene {
         }
     }
 
-    /// Whatever the victim's buttons have carried so far.
+    /// The data of all buttons that the victim has seen.
     fn data(&self) -> Vec<String> {
         let shown = self.stage.telegram.shown().into_iter();
         let of_anna = shown.filter(|screen| screen.chat == self.anna.person.chat());
@@ -91,7 +90,7 @@ impl Scene {
         self.stage.telegram.settled().await;
     }
 
-    /// Nothing came of it.
+    /// Asserts that the updates had no effect.
     async fn end(mut self) {
         self.settle().await;
         assert!(self.stage.bot_runs(), "{}", self.stage.output());
@@ -117,7 +116,7 @@ impl Scene {
                 assert!(known.contains(&to), "{call:?}");
             }
         }
-        // All is as it was, and works.
+        // The account is unchanged, and the bot works.
         let screen = self.anna.open().await;
         assert_eq!(screen.key(), Some(self.key.as_str()));
         assert_whole(&self.stage, &self.anna, &self.key, &[]).await;
@@ -136,7 +135,7 @@ impl Scene {
     }
 }
 
-/// How often Keyward was asked to revoke.
+/// The number of calls of Revoke.
 async fn revokes(stage: &Stage) -> u64 {
     let metrics = stage.keyward_says("/metrics").await;
     let counts = metrics.lines().filter_map(|line| {
@@ -149,7 +148,7 @@ async fn revokes(stage: &Stage) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn data_that_the_bot_has_not_made_does_nothing() {
+async fn forged_data_does_nothing() {
     let scene = Scene::begin().await;
     let mut dice = Dice(1);
     let valid = scene.data();
@@ -164,7 +163,7 @@ async fn data_that_the_bot_has_not_made_does_nothing() {
     for data in &valid {
         let bytes = data.as_bytes();
         for at in 0..bytes.len() {
-            // Another sign, and only so many of them.
+            // One character changed.
             let mut changed = bytes.to_vec();
             changed[at] = b"0Az-_.:"[dice.draw(7)];
             if changed != bytes {
@@ -176,14 +175,14 @@ async fn data_that_the_bot_has_not_made_does_nothing() {
         hostile.push(bytes.to_ascii_uppercase());
         for version in ["v0", "v2", "v10", "", "V1"] {
             let other = data.replacen("v1", version, 1);
-            assert_ne!(&other, data, "the version stands in the data");
+            assert_ne!(&other, data, "the data contains the version");
             hostile.push(other.into_bytes());
         }
     }
     hostile.retain(|data| !valid.iter().any(|valid| valid.as_bytes() == data));
     for burst in hostile.chunks(BURST) {
         for data in burst {
-            // The owner has no more luck with them than anybody else.
+            // Forged data works for nobody, not even for the owner of the key.
             scene.anna.person.tap_bytes(scene.ask.id, data);
             scene.mallory.person.tap_bytes(scene.menu.id, data);
         }
@@ -207,12 +206,12 @@ async fn buttons_of_another_user_do_nothing() {
         scene.mallory.person.within(GROUP),
     );
     for data in scene.data() {
-        // On a message of their own, on the id of the victim's, on none at all.
+        // On the attacker's message, on the id of the victim's message, and on no message.
         for message in [scene.menu.id, scene.ask.id, 1] {
             scene.mallory.person.tap_data(message, &data);
         }
         mallory.tap_data(scene.ask.id, &data);
-        // The owner, where others would see the answer.
+        // The owner, in a group, where others would see the answer.
         anna.tap_data(scene.ask.id, &data);
         scene.settle().await;
     }
@@ -221,7 +220,7 @@ async fn buttons_of_another_user_do_nothing() {
         mallory.send(command);
     }
     scene.settle().await;
-    // It says so there, and shows nothing.
+    // The group gets this text only.
     for screen in anna.screens() {
         assert!(scene.anna.words.says(&screen, "group-text"), "{screen}");
     }
@@ -230,7 +229,7 @@ async fn buttons_of_another_user_do_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn updates_that_are_forged_or_broken_do_nothing() {
+async fn forged_and_broken_updates_do_nothing() {
     let scene = Scene::begin().await;
     let confirm = scene.ask.button(scene.anna.words.label("button-confirm"));
     let confirm = confirm.unwrap().data.clone().unwrap();
@@ -251,7 +250,7 @@ async fn updates_that_are_forged_or_broken_do_nothing() {
     };
     let channel = json!({ "id": -100_777, "type": "channel", "title": "X" });
     let mut hostile = vec![
-        // Somebody else's chat, in both directions.
+        // Another person's chat, in both directions.
         tap(user(mallory), private(anna)),
         tap(user(anna), private(mallory)),
         tap(bot(anna), private(anna)),
@@ -286,9 +285,9 @@ async fn updates_that_are_forged_or_broken_do_nothing() {
     let mut sent = message(user(mallory), private(mallory), "/apikey");
     sent["via_bot"] = bot(7);
     hostile.push(json!({ "message": sent }));
-    let mut nobody = message(Value::Null, private(mallory), "/apikey");
-    nobody.as_object_mut().unwrap().remove("from");
-    hostile.push(json!({ "message": nobody }));
+    let mut anonymous = message(Value::Null, private(mallory), "/apikey");
+    anonymous.as_object_mut().unwrap().remove("from");
+    hostile.push(json!({ "message": anonymous }));
     for update in hostile {
         scene.stage.telegram.inject(update);
         scene.settle().await;

@@ -1,9 +1,8 @@
-//! The story from end to end: a person gets a key from the bot, lives by it at an API, and replaces
-//! it. Keyward, the bot and the API are processes of their own; only Telegram is played.
+//! The whole story: a person gets a key from the bot, uses it with an API, and replaces it. Keyward,
+//! the bot and the API are separate processes; only Telegram is a fake.
 //!
-//! After every ending, however it came about, the account is whole: one key lives, it is the one on
-//! the person's screen, and the API takes it and no other. `KEYWARD_SOAK_ROUNDS` sets how often each
-//! race is run; 20 times otherwise.
+//! At the end of every test the account is whole: one key lives, it is on the person's screen, and
+//! the API accepts only this key. `KEYWARD_SOAK_ROUNDS` sets the rounds of each race, by default 20.
 
 mod actor;
 mod cluster;
@@ -22,7 +21,7 @@ use actor::Actor;
 use whole::{assert_whole, keys_of, refused};
 use words::LANGUAGES;
 
-/// How often each race is run.
+/// The rounds of each race.
 fn rounds() -> i64 {
     let rounds = std::env::var("KEYWARD_SOAK_ROUNDS").ok();
     rounds.map_or(20, |rounds| rounds.parse().unwrap())
@@ -74,7 +73,7 @@ async fn flow(stage: &Stage, actor: &Actor) {
     let ask = actor.sees("ask-text").await;
     actor.tap("button-confirm");
     let screen = actor.sees_other_key(&old).await;
-    // In the very next request.
+    // The next request already gets the refusal.
     refused(stage, &old).await;
     let new = screen.key().unwrap().to_owned();
     assert_eq!(stage.request(&new).await.status, 200);
@@ -110,7 +109,7 @@ async fn flow(stage: &Stage, actor: &Actor) {
 const HIDE_AFTER: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_hidden_after_its_time_and_shown_again() {
+async fn a_key_is_hidden_after_hide_after_and_can_be_shown_again() {
     let stage = Stage::start(&[("KEYWARD_BOT_HIDE_AFTER", "2s")]);
     let stage = &stage;
     let actors = (1001..).zip(LANGUAGES);
@@ -124,7 +123,7 @@ async fn hides(stage: &Stage, actor: &Actor) {
     let menu = actor.start().await;
     actor.tap("button-account");
     actor.sees("account-text").await;
-    // It may be hidden before this test has seen it: what was shown is kept.
+    // The key may be hidden before this test sees it, so the fake keeps all states.
     let keys = || {
         let states = stage.telegram.shown().into_iter();
         let states = states.filter(|state| state.chat == actor.person.chat());

@@ -1,5 +1,4 @@
-//! Telegram fails, people delete, block and crowd in, or updates come by a webhook: the end is the
-//! same.
+//! Failures of Telegram, deleted messages, blocks, crowds and a webhook do not change the outcome.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use super::actor::Actor;
 use super::whole::{assert_whole, dies};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_telegram_that_fails_delays_the_new_key_and_changes_nothing() {
+async fn failures_of_telegram_delay_the_new_key_and_change_nothing_else() {
     let stage = Stage::start(&[]);
     let faults = [
         Fault::TooManyRequests(1),
@@ -36,7 +35,7 @@ async fn a_telegram_that_fails_delays_the_new_key_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_deleted_meanwhile_comes_anew() {
+async fn a_deleted_message_is_sent_again() {
     let stage = Stage::start(&[]);
     let actor = Actor::english(&stage, 1001);
     let (old, ask) = actor.ask().await;
@@ -51,7 +50,7 @@ async fn a_message_that_is_deleted_meanwhile_comes_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_blocks_the_bot_in_the_middle_finds_the_new_key_later() {
+async fn a_user_who_blocks_the_bot_during_a_revoke_finds_the_new_key_later() {
     let mut stage = Stage::start(&[]);
     let actor = Actor::english(&stage, 1001);
     let (old, ask) = actor.ask().await;
@@ -93,11 +92,11 @@ async fn a_crowd_and_an_impatient_person_are_served() {
     }
     keys.sort();
     keys.dedup();
-    assert_eq!(keys.len(), crowd.len(), "each has a key of their own");
+    assert_eq!(keys.len(), crowd.len(), "each person has a different key");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_a_webhook_it_is_the_same_and_nobody_else_is_heard() {
+async fn the_flow_works_with_a_webhook_that_refuses_other_senders() {
     let mut secret = tempfile::NamedTempFile::new().unwrap();
     write!(secret, "a-secret-of-enough-length").unwrap();
     let stage = Stage::start(&[
@@ -112,7 +111,7 @@ async fn by_a_webhook_it_is_the_same_and_nobody_else_is_heard() {
     stage.telegram.resolve("bot.example", webhook);
     let actor = Actor::english(&stage, 1001);
     let (old, ask) = actor.ask().await;
-    // Somebody else who knows where it is, and what the button carries.
+    // An attacker who knows the address of the webhook and the data of the button.
     let data = ask.button(actor.words.label("button-confirm"));
     let chat = json!({ "id": 1001, "type": "private", "first_name": "X" });
     let forged = json!({ "update_id": 900_000_000, "callback_query": {

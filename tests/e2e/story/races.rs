@@ -1,4 +1,4 @@
-//! What happens at the same time, and what happens twice.
+//! Concurrent and repeated updates, and a bot that is killed.
 
 use keyward_testkit::telegram::{HeldCall, When};
 use keyward_testkit::{Stage, Swallowed};
@@ -27,11 +27,11 @@ async fn two_phones_with_a_question_each_make_one_new_key() {
     for id in 1..=rounds() {
         let actor = Actor::english(&stage, 1000 + id);
         let (old, first) = actor.ask().await;
-        // A message of its own, below the first.
+        // A second message below the first.
         let (same, second) = actor.ask().await;
         assert_eq!(same, old);
         assert_ne!(first.id, second.id);
-        // And one that shows the key, where nothing is tapped.
+        // A third message shows the key; nobody taps on it.
         actor.person.send("/apikey");
         let third = actor.sees_key().await;
         actor.confirm(&first);
@@ -51,14 +51,14 @@ async fn two_phones_with_a_question_each_make_one_new_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_that_comes_again_changes_nothing() {
+async fn a_repeated_update_changes_nothing() {
     let stage = Stage::start(&[]);
     for id in 1..=rounds() {
         let actor = Actor::english(&stage, 1000 + id);
         let (old, ask) = actor.ask().await;
         let update = actor.confirm(&ask);
         if id % 2 == 0 {
-            // Handled and confirmed before it comes again; otherwise at any time.
+            // In every second round it is handled and confirmed before Telegram repeats it.
             stage.telegram.settled().await;
         }
         stage.telegram.redeliver(update);
@@ -68,19 +68,19 @@ async fn an_update_that_comes_again_changes_nothing() {
     }
 }
 
-/// Where the bot dies.
+/// When the bot is killed.
 #[derive(Clone, Copy, Debug)]
 enum Death {
-    /// It has taken the tap, and its Revoke has not come to Keyward.
+    /// It has received the tap, and its Revoke has not reached Keyward.
     BeforeRevoke,
-    /// The old key is dead, and the person has not been told.
+    /// The old key is dead, and the person has no answer.
     BeforeMessage,
-    /// The person has been told, and the update is not confirmed.
+    /// The person has the answer, and the update is not confirmed.
     AfterMessage,
 }
 
 impl Death {
-    /// What is held at Telegram meanwhile.
+    /// Holds the matching call at Telegram.
     fn hold(self, stage: &Stage) -> HeldCall {
         match self {
             Self::BeforeRevoke => stage.telegram.hold("answerCallbackQuery", When::Before),
@@ -91,7 +91,7 @@ impl Death {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bot_killed_anywhere_in_a_confirm_goes_on_from_there() {
+async fn a_bot_killed_during_a_confirm_finishes_it_after_a_restart() {
     let mut stage = Stage::start(&[]);
     let deaths = [
         Death::BeforeMessage,
@@ -108,7 +108,7 @@ async fn a_bot_killed_anywhere_in_a_confirm_goes_on_from_there() {
             .half_open(is_before.then_some(Swallowed::Requests));
         actor.confirm(&ask);
         held.arrived().await;
-        // It goes on asking Telegram, and must not confirm by it what is not handled.
+        // Its polls continue, and must not confirm the unhandled update.
         let polls = stage.telegram.calls_of("getUpdates").len();
         stage.telegram.called("getUpdates", polls + 2).await;
         if !is_before {

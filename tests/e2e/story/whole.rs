@@ -1,4 +1,4 @@
-//! An account is whole: one key lives, it is the one on the screen, and nothing else is accepted.
+//! Asserts that an account is whole: one key lives, it is on the screen, and the API accepts no other.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::actor::Actor;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// All keys that an account ever had.
+/// All keys of an account, also dead ones.
 pub(crate) async fn keys_of(client: &Client, account: &str) -> Vec<v1::ApiKey> {
     let request = v1::ListRequest {
         account_id: account.to_owned(),
@@ -22,7 +22,7 @@ pub(crate) async fn keys_of(client: &Client, account: &str) -> Vec<v1::ApiKey> {
     answer.unwrap().into_inner().keys
 }
 
-/// How often the audit says that a key of the account was replaced.
+/// The number of replaced keys of the account, from the audit.
 async fn replaces(stage: &Stage, account: &str) -> i64 {
     let options = sqlx::sqlite::SqliteConnectOptions::new()
         .filename(stage.database())
@@ -36,7 +36,7 @@ async fn replaces(stage: &Stage, account: &str) -> i64 {
     count
 }
 
-/// Asserts that the API takes this key no more, and says so as it should.
+/// Asserts that the API refuses this key, with the right answer.
 pub(crate) async fn refused(front: &Front, key: &str) {
     let answer = front.request(key).await;
     assert_eq!(answer.status, 401, "{answer:?}");
@@ -45,7 +45,7 @@ pub(crate) async fn refused(front: &Front, key: &str) {
     assert!(answer.header("www-authenticate").is_some(), "{answer:?}");
 }
 
-/// Waits until the API takes this key no more: the Revoke is committed.
+/// Waits until the API refuses this key, so the Revoke is committed.
 pub(crate) async fn dies(front: &Front, key: &str) {
     eventually("the old key dies", PATIENCE, async || {
         front.request(key).await.status == 401
@@ -53,8 +53,8 @@ pub(crate) async fn dies(front: &Front, key: &str) {
     .await;
 }
 
-/// Asserts that of the account's keys `live` lives and nothing else, that it is what stands on the
-/// screens, and that the API knows it.
+/// Asserts that `live` is the only live key of the account, that no screen shows another one, and
+/// that the API accepts it.
 pub(crate) async fn assert_one_lives(
     front: &Front,
     client: &Client,
@@ -76,8 +76,8 @@ pub(crate) async fn assert_one_lives(
             assert!(!screen.text.contains(dead), "{screen}");
         }
     }
-    // After an outage the API may need a moment to find Keyward again; a wrong answer it never
-    // gives.
+    // After an outage the API may answer 503 until it reaches Keyward, but never with a wrong
+    // verdict.
     eventually("the API reaches Keyward", PATIENCE, async || {
         let status = front.request(live).await.status;
         assert!([200, 503].contains(&status), "a live key got {status}");
@@ -89,9 +89,9 @@ pub(crate) async fn assert_one_lives(
     }
 }
 
-/// Asserts all of it, and that each of the dead was replaced once.
+/// Asserts the same, and that each dead key was replaced once.
 pub(crate) async fn assert_whole(stage: &Stage, actor: &Actor, live: &str, dead: &[&str]) {
     assert_one_lives(stage, &stage.client().await, actor, live, dead).await;
     let replaced = usize::try_from(replaces(stage, &actor.account()).await);
-    assert_eq!(replaced, Ok(dead.len()), "lines of the audit");
+    assert_eq!(replaced, Ok(dead.len()), "replacements in the audit");
 }

@@ -1,19 +1,19 @@
-//! What the bot says, from its own files of texts: a test finds a button by its name, in every
-//! language.
+//! The texts of the bot, from its own files, so that a test finds texts and buttons by their id in
+//! every language.
 
 use std::collections::HashMap;
 
 use keyward_testkit::telegram::Screen;
 use regex::Regex;
 
-/// The files of texts, and the language of a Telegram app that gets each.
+/// The files of texts, each with the language of a Telegram client that gets it.
 pub(crate) const LANGUAGES: [(&str, &str); 3] = [("en", "en-GB"), ("zh", "zh-hans"), ("ru", "ru")];
 
-/// The texts of one language, by name.
+/// The texts of one language, by id.
 pub(crate) struct Words(HashMap<String, String>);
 
 impl Words {
-    /// Reads `crates/bot/locales/{file}.ftl`: messages without their tags.
+    /// Reads `crates/bot/locales/{file}.ftl`, without the tags.
     pub(crate) fn of(file: &str) -> Self {
         let path = format!(
             "{}/crates/bot/locales/{file}.ftl",
@@ -24,10 +24,10 @@ impl Words {
         let mut words = HashMap::<String, String>::new();
         let mut name = String::new();
         for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let begins = line.split_once(" =").filter(|_| !line.starts_with(' '));
-            let part = match begins {
-                Some((begun, rest)) => {
-                    begun.clone_into(&mut name);
+            let definition = line.split_once(" =").filter(|_| !line.starts_with(' '));
+            let part = match definition {
+                Some((id, rest)) => {
+                    id.clone_into(&mut name);
                     rest
                 }
                 None => line,
@@ -39,17 +39,17 @@ impl Words {
         Self(words)
     }
 
-    /// A whole message that has no placeholders.
+    /// A message without placeholders.
     pub(crate) fn text(&self, name: &str) -> String {
         self.0[name].trim().to_owned()
     }
 
-    /// What stands on a button.
+    /// The label of a button.
     pub(crate) fn label(&self, name: &str) -> &str {
         self.0[name].trim()
     }
 
-    /// Whether the screen says this; placeholders stand for anything.
+    /// Whether the screen contains this text. A placeholder matches any text.
     pub(crate) fn says(&self, screen: &Screen, name: &str) -> bool {
         let placeholder = Regex::new(r"\\\{.*?\\\}").unwrap();
         let escaped = regex::escape(self.0[name].trim());

@@ -1,4 +1,4 @@
-//! Updates as Telegram sends them, and such as it should not.
+//! Updates from Telegram, and updates that Telegram should never send.
 
 use serde_json::{Value, json};
 
@@ -40,7 +40,7 @@ const PERSON: Person = Person {
 
 #[test]
 fn commands_are_read_in_the_private_chat() {
-    for (said, command) in [
+    for (input, command) in [
         ("/start", Some(Command::Start)),
         ("/start deep-link", Some(Command::Start)),
         ("/APIKEY", Some(Command::ApiKey)),
@@ -55,14 +55,14 @@ fn commands_are_read_in_the_private_chat() {
             Some(command) => Event::Command(PERSON, command),
             None => Event::Other(PERSON),
         };
-        assert_eq!(text(private(42), said), expected, "{said:?}");
+        assert_eq!(text(private(42), input), expected, "{input:?}");
     }
     let long = format!("/apikey{}", "x".repeat(4096));
     assert_eq!(text(private(42), &long), Event::Other(PERSON));
 }
 
 #[test]
-fn what_is_no_text_is_a_message_all_the_same() {
+fn a_message_without_text_is_other() {
     let sticker = json!({"phone_number": "1", "first_name": "A"});
     let found = event(message(private(42), ("contact", sticker)));
     assert_eq!(found, Event::Other(PERSON));
@@ -80,7 +80,7 @@ fn a_group_is_answered_only_where_a_command_addresses_the_bot() {
 }
 
 #[test]
-fn a_chat_of_another_is_no_place_for_a_key() {
+fn a_message_outside_the_own_private_chat_or_of_a_bot_is_ignored() {
     assert_eq!(text(private(43), "/apikey"), Event::Nothing);
     let mut through_a_bot = message(private(42), ("text", json!("/apikey")));
     through_a_bot["message"]["via_bot"] = json!({"id": 5, "is_bot": true, "first_name": "B"});
@@ -91,7 +91,7 @@ fn a_chat_of_another_is_no_place_for_a_key() {
 }
 
 #[test]
-fn edited_messages_channel_posts_and_the_unknown_are_nothing() {
+fn edited_messages_channel_posts_and_unknown_updates_are_ignored() {
     let content = message(private(42), ("text", json!("/apikey")))["message"].clone();
     for kind in [
         "edited_message",
@@ -109,28 +109,32 @@ fn edited_messages_channel_posts_and_the_unknown_are_nothing() {
 }
 
 #[test]
-fn a_tap_counts_its_message_only_in_the_own_chat() {
+fn a_tap_has_its_message_only_in_the_own_private_chat() {
     let tap = |chat: Value, date: u64| {
         let query = json!({
             "id": "q", "from": user(42), "chat_instance": "c", "data": "v1",
             "message": {"message_id": 9, "date": date, "chat": chat, "text": "x"},
         });
         match event(json!({"update_id": 1, "callback_query": query})) {
-            Event::Tap(PERSON, tap) => tap.message,
+            Event::Tap(PERSON, tap) => tap.message.map(|id| id.0),
             other => panic!("{other:?}"),
         }
     };
     assert_eq!(tap(private(42), 5), Some(9));
-    assert_eq!(tap(private(42), 0), Some(9), "too old to be read");
+    assert_eq!(
+        tap(private(42), 0),
+        Some(9),
+        "the message is too old to be readable"
+    );
     assert_eq!(tap(private(43), 5), None);
     assert_eq!(tap(group(), 5), None);
 }
 
 #[test]
-fn what_a_tap_carries_is_not_printed() {
+fn the_data_of_a_tap_is_not_printed() {
     let tap = Tap {
         query: CallbackQueryId("q".to_owned()),
-        message: Some(1),
+        message: Some(MessageId(1)),
         data: "v1.canary".to_owned(),
     };
     assert!(!format!("{:?}", Event::Tap(PERSON, tap)).contains("canary"));

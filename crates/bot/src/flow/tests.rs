@@ -1,4 +1,4 @@
-//! Every answer of Keyward, and what comes of it.
+//! The first step of each request, and the view for each answer of Keyward.
 
 use std::collections::HashMap;
 
@@ -19,16 +19,16 @@ fn key(key_id: Uuid, state: v1::State) -> v1::ApiKey {
     }
 }
 
-fn named(key_id: Uuid) -> Named {
-    Named {
+fn name(key_id: Uuid) -> KeyName {
+    KeyName {
         key_id,
         hint: "kw_abcd".to_owned(),
     }
 }
 
-fn shown(key_id: Uuid, once: bool) -> Present {
-    Present::Shown {
-        key: named(key_id),
+fn visible(key_id: Uuid, once: bool) -> CurrentKey {
+    CurrentKey::Visible {
+        key: name(key_id),
         api_key: Secret::new("kw_canary".to_owned()),
         once,
     }
@@ -74,7 +74,7 @@ fn time() -> OffsetDateTime {
 }
 
 #[test]
-fn issue_shows_the_present_state() {
+fn issue_returns_the_current_key_of_the_account() {
     let active = || key(OLD, v1::State::Active);
     let show_once = v1::ApiKey {
         recoverable: false,
@@ -85,69 +85,72 @@ fn issue_shows_the_present_state() {
         ..active()
     };
     for (answer, expected) in [
-        (issued(active(), "kw_canary"), Ok(shown(OLD, false))),
-        (issued(show_once, "kw_canary"), Ok(shown(OLD, true))),
-        (issued(active(), ""), Ok(Present::NotShown(named(OLD)))),
+        (issued(active(), "kw_canary"), Ok(visible(OLD, false))),
+        (issued(show_once, "kw_canary"), Ok(visible(OLD, true))),
+        (
+            issued(active(), ""),
+            Ok(CurrentKey::Unrecoverable(name(OLD))),
+        ),
         (
             issued(key(OLD, v1::State::Disabled), "kw_canary"),
-            Ok(Present::Disabled(named(OLD))),
+            Ok(CurrentKey::Disabled(name(OLD))),
         ),
         (
             issued(key(OLD, v1::State::Expired), "kw_canary"),
-            Err(Trouble::Unavailable),
+            Err(Problem::Unavailable),
         ),
-        (issued(foreign, "kw_canary"), Err(Trouble::Fault)),
-        (Ok(v1::IssueResponse::default()), Err(Trouble::Fault)),
+        (issued(foreign, "kw_canary"), Err(Problem::Fault)),
+        (Ok(v1::IssueResponse::default()), Err(Problem::Fault)),
         (
             Err(error(ErrorKind::Unavailable, None)),
-            Err(Trouble::Unavailable),
+            Err(Problem::Unavailable),
         ),
         (
             Err(error(ErrorKind::Unauthorized, Some("TOKEN_INVALID"))),
-            Err(Trouble::Fault),
+            Err(Problem::Fault),
         ),
         (
             Err(error(ErrorKind::Invalid, Some("RECOVERABLE_FORBIDDEN"))),
-            Err(Trouble::Fault),
+            Err(Problem::Fault),
         ),
     ] {
-        assert_eq!(present(ACCOUNT, answer), expected);
+        assert_eq!(current_key(ACCOUNT, answer), expected);
     }
 }
 
 #[test]
-fn a_proven_revoke_names_the_successor_or_asks_for_the_present() {
+fn a_proven_revoke_shows_the_successor_or_needs_the_current_key() {
     let active = || key(NEW, v1::State::Active);
     let foreign = v1::ApiKey {
         account_id: "tg-43".to_owned(),
         ..active()
     };
-    let already = || Revoked::See(Note::Already(time()));
+    let already = || RevokeResult::Ended(Note::Already(time()));
     for (answer, expected) in [
         (
             replaced(Some(active()), "kw_canary"),
-            Revoked::Replaced(time(), shown(NEW, false)),
+            RevokeResult::Replaced(time(), visible(NEW, false)),
         ),
         (
             replaced(Some(active()), ""),
-            Revoked::Replaced(time(), Present::NotShown(named(NEW))),
+            RevokeResult::Replaced(time(), CurrentKey::Unrecoverable(name(NEW))),
         ),
         (
             replaced(Some(key(NEW, v1::State::Disabled)), ""),
-            Revoked::Replaced(time(), Present::Disabled(named(NEW))),
+            RevokeResult::Replaced(time(), CurrentKey::Disabled(name(NEW))),
         ),
         (replaced(Some(key(NEW, v1::State::Revoked)), ""), already()),
         (replaced(Some(key(NEW, v1::State::Expired)), ""), already()),
         (replaced(Some(foreign), "kw_canary"), already()),
         (replaced(None, ""), already()),
     ] {
-        assert_eq!(revoked(ACCOUNT, answer), expected);
+        assert_eq!(revoke_result(ACCOUNT, answer), expected);
     }
 }
 
 #[test]
-fn nothing_but_a_proof_is_clear() {
-    let unclear = |committed| Revoked::Unclear { committed };
+fn only_a_proven_revoke_is_clear() {
+    let unclear = |committed| RevokeResult::Unclear { committed };
     for (kind, reason, expected) in [
         (ErrorKind::Unavailable, None, unclear(false)),
         (
@@ -176,53 +179,167 @@ fn nothing_but_a_proof_is_clear() {
         (
             ErrorKind::NotFound,
             Some("KEY_NOT_FOUND"),
-            Revoked::See(Note::UnknownKey),
+            RevokeResult::Ended(Note::UnknownKey),
         ),
         (
             ErrorKind::Invalid,
             Some("KEY_EXPIRED"),
-            Revoked::See(Note::Expired),
+            RevokeResult::Ended(Note::Expired),
         ),
     ] {
-        assert_eq!(revoked(ACCOUNT, Err(error(kind, reason))), expected);
+        assert_eq!(revoke_result(ACCOUNT, Err(error(kind, reason))), expected);
     }
     let empty = Ok(v1::RevokeResponse::default());
-    assert_eq!(revoked(ACCOUNT, empty), unclear(false));
+    assert_eq!(revoke_result(ACCOUNT, empty), unclear(false));
 }
 
 #[test]
-fn a_key_that_is_to_die_is_not_the_present_one() {
+fn a_key_in_its_grace_is_not_the_current_key() {
     let time = prost_types::Timestamp::default();
     let dying = v1::ApiKey {
         revoke_time: Some(time),
         ..key(NEW, v1::State::Active)
     };
-    let answer = revoked(ACCOUNT, replaced(Some(dying.clone()), "kw_canary"));
+    let answer = revoke_result(ACCOUNT, replaced(Some(dying.clone()), "kw_canary"));
     assert!(
-        matches!(answer, Revoked::See(Note::Already(_))),
+        matches!(answer, RevokeResult::Ended(Note::Already(_))),
         "{answer:?}"
     );
     assert_eq!(
-        present(ACCOUNT, issued(dying, "kw_canary")),
-        Err(Trouble::Unavailable)
+        current_key(ACCOUNT, issued(dying, "kw_canary")),
+        Err(Problem::Unavailable)
     );
 }
 
 #[test]
-fn no_is_an_answer_about_the_key_that_was_asked_about() {
-    assert_eq!(kept(NEW, &shown(NEW, false)), Note::Cancelled);
-    assert_eq!(kept(OLD, &shown(NEW, false)), Note::Changed);
+fn the_view_after_cancel_says_whether_the_key_is_still_the_current_one() {
+    let note = |cancelled, current| match opened(cancelled, current) {
+        View::Key(note, _) | View::Problem(note, _) => note,
+        view => panic!("{view:?}"),
+    };
+    let current = || Ok(visible(NEW, false));
+    assert_eq!(note(Some(NEW), current()), Some(Note::Cancelled));
+    assert_eq!(note(Some(OLD), current()), Some(Note::Changed));
+    assert_eq!(note(None, current()), None);
+    assert_eq!(note(Some(NEW), Err(Problem::Unavailable)), None);
 }
 
 #[test]
-fn what_is_owed_discloses_no_key() {
+fn only_the_current_key_can_be_revoked() {
+    let current = || Ok(visible(NEW, false));
+    assert_eq!(
+        asked(NEW, current()),
+        (View::ConfirmRevoke(name(NEW)), None)
+    );
+    let changed = View::Key(Some(Note::Changed), visible(NEW, false));
+    assert_eq!(asked(OLD, current()), (changed, Some(Allowance::Reveals)));
+    assert_eq!(
+        asked(OLD, Err(Problem::Fault)),
+        (View::Problem(None, Problem::Fault), None)
+    );
+}
+
+#[test]
+fn the_first_step_follows_from_what_is_known() {
+    let (clear, unclear) = ((OLD, Outcome::Clear), (OLD, Outcome::Unclear));
+    let ask = Step::Show(View::ConfirmRevoke(name(OLD)));
+    for (action, outcomes, shown, expected) in [
+        (Action::Key, vec![], None, Step::Open(None)),
+        (Action::Key, vec![clear], None, Step::Open(None)),
+        (Action::Cancel(OLD), vec![], None, Step::Open(Some(OLD))),
+        (Action::Revoke(OLD), vec![], None, Step::Ask(OLD)),
+        (Action::Revoke(OLD), vec![], Some(NEW), Step::Ask(OLD)),
+        (Action::Revoke(OLD), vec![], Some(OLD), ask),
+        // No key is shown while a Revoke is unclear.
+        (Action::Key, vec![unclear], None, Step::Revoke(OLD, None)),
+        (
+            Action::Cancel(NEW),
+            vec![unclear],
+            None,
+            Step::Revoke(OLD, None),
+        ),
+        (
+            Action::Revoke(NEW),
+            vec![unclear],
+            Some(NEW),
+            Step::Revoke(OLD, None),
+        ),
+        // The first Revoke of a key counts, a repeated one is a reveal or free.
+        (
+            Action::Confirm(OLD),
+            vec![],
+            Some(OLD),
+            Step::Revoke(OLD, Some(Allowance::Revokes)),
+        ),
+        (
+            Action::Confirm(NEW),
+            vec![unclear],
+            None,
+            Step::Revoke(NEW, Some(Allowance::Revokes)),
+        ),
+        (
+            Action::Confirm(OLD),
+            vec![unclear],
+            Some(NEW),
+            Step::Revoke(OLD, None),
+        ),
+        (
+            Action::Confirm(OLD),
+            vec![clear],
+            None,
+            Step::Revoke(OLD, Some(Allowance::Reveals)),
+        ),
+        (Action::Confirm(OLD), vec![clear], Some(NEW), Step::Ignore),
+    ] {
+        let context = Context {
+            account: ACCOUNT.to_owned(),
+            user_id: 42,
+            outcomes,
+            shown: shown.map(name),
+        };
+        assert_eq!(
+            first_step(action, &context),
+            expected,
+            "{action:?} {context:?}"
+        );
+    }
+}
+
+#[test]
+fn other_messages_call_a_key_dead_only_after_a_proof() {
+    let hint = || "kw_abcd".to_owned();
+    for (result, expected) in [
+        (
+            RevokeResult::Replaced(time(), visible(NEW, false)),
+            View::RevokedKey(hint(), time()),
+        ),
+        (
+            RevokeResult::Ended(Note::Already(time())),
+            View::RevokedKey(hint(), time()),
+        ),
+        (RevokeResult::Ended(Note::Expired), View::OldKey(hint())),
+        (RevokeResult::Ended(Note::UnknownKey), View::OldKey(hint())),
+        (
+            RevokeResult::Unclear { committed: true },
+            View::HiddenKey(None, hint()),
+        ),
+    ] {
+        assert_eq!(result.view_elsewhere(hint()), expected);
+    }
+}
+
+#[test]
+fn a_view_without_its_key_discloses_no_key() {
     for (name, view) in crate::samples::views() {
         let keyless = view.without_key();
         assert!(
-            keyless.is_none_or(|view| matches!(view, View::Hidden(..))),
+            keyless.is_none_or(|view| matches!(view, View::HiddenKey(..))),
             "{name}"
         );
-        let is_key = matches!(view, View::Key(_, Present::Shown { .. }));
-        assert_eq!(view.without_key().is_some(), is_key, "{name}");
+        assert_eq!(
+            view.without_key().is_some(),
+            view.discloses().is_some(),
+            "{name}"
+        );
     }
 }

@@ -1,13 +1,13 @@
-//! A turn that panics, with a Telegram that is played.
+//! A panic during an event, with a fake Telegram.
 
 use keyward_testkit::telegram::Telegram;
 
 use super::*;
 use crate::app;
-use crate::i18n::Language;
+use crate::i18n::{Language, Texts};
 use crate::settings::{self, Inputs};
 
-/// A handler that speaks to this Telegram, and to a Keyward that is not there.
+/// A handler with this Telegram, and a Keyward that does not answer.
 fn handler(telegram: &Telegram) -> Handler {
     let files = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -25,11 +25,13 @@ fn handler(telegram: &Telegram) -> Handler {
         flags: flags.into(),
         ..Inputs::default()
     };
-    app::handler(&settings::load(inputs).unwrap()).unwrap()
+    let settings = settings::load(inputs).unwrap();
+    let (_, _, handler) = app::build(&settings, &Arc::default()).unwrap();
+    handler
 }
 
 #[tokio::test]
-async fn a_panic_ends_one_turn_and_its_user_is_told() {
+async fn a_panic_ends_one_event_and_its_user_gets_a_message() {
     let telegram = Telegram::start();
     let who = telegram.person(5, "en");
     who.send("/start");
@@ -38,17 +40,17 @@ async fn a_panic_ends_one_turn_and_its_user_is_told() {
         id: 5,
         language: Language::English,
     };
-    let begin = |said| handler.handle(Event::Command(person, said));
+    let handle = |command| handler.handle(Event::Command(person, command));
 
-    begin(Command::Start).await;
+    handle(Command::Start).await;
     let menu = who.screen().unwrap();
     let turn = async { panic!("on purpose") };
     handler.guard("tap", Some(person), turn).await;
     let failed = who.screen().unwrap();
-    let texts = handler.board.screens.texts();
+    let texts = Texts::new();
     assert_eq!(failed.text, texts.plain(person.language, Id::FAILED_TEXT));
-    assert_eq!(who.message(menu.id), Some(menu), "it stays as it was");
-    begin(Command::Help).await;
+    assert_eq!(who.message(menu.id), Some(menu), "the menu stays unchanged");
+    handle(Command::Help).await;
     assert!(who.screen().unwrap().text.contains("/apikey"));
 
     let metrics = handler.metrics.encode();

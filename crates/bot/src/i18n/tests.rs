@@ -1,4 +1,4 @@
-//! Every message exists in each language, keeps its placeholders, and is markup that Telegram takes.
+//! Every message exists in each language, has the same placeholders, and is valid markup for Telegram.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use fluent_syntax::ast::{Entry, Expression, InlineExpression, Pattern, PatternEl
 
 use super::*;
 
-/// The messages of a file by name, each with the values it takes.
+/// The messages of a file by name, each with the names of its values.
 fn messages(language: Language) -> BTreeMap<String, BTreeSet<String>> {
     let file = fluent_syntax::parser::parse(language.source()).unwrap();
     let mut messages = BTreeMap::new();
@@ -17,7 +17,7 @@ fn messages(language: Language) -> BTreeMap<String, BTreeSet<String>> {
                 let mut names = BTreeSet::new();
                 values(message.value.as_ref().unwrap(), &mut names);
                 let twice = messages.insert(message.id.name.to_owned(), names);
-                assert_eq!(twice, None, "{} is there twice", message.id.name);
+                assert_eq!(twice, None, "{} exists twice", message.id.name);
             }
             Entry::Junk { content } => panic!("{language:?} cannot be read: {content}"),
             Entry::Term(term) => panic!("{} is a term", term.id.name),
@@ -37,10 +37,10 @@ fn values(pattern: &Pattern<&str>, names: &mut BTreeSet<String>) {
             Expression::Select { selector, variants } => {
                 value(selector, names);
                 for variant in variants {
-                    // A form without the number would be wrong for some of its numbers.
+                    // A form without the number would be wrong for some numbers.
                     let mut inside = BTreeSet::new();
                     values(&variant.value, &mut inside);
-                    assert!(!inside.is_empty(), "a form lacks its number");
+                    assert!(!inside.is_empty(), "a plural form lacks its number");
                     names.extend(inside);
                 }
             }
@@ -53,30 +53,33 @@ fn value(inline: &InlineExpression<&str>, names: &mut BTreeSet<String>) {
         InlineExpression::VariableReference { id } => {
             names.insert(id.name.to_owned());
         }
-        other => panic!("only values are put in: {other:?}"),
+        other => panic!("only values are allowed: {other:?}"),
     }
 }
 
 fn value_for(name: &str) -> Value {
     match name {
-        "minutes" | "seconds" => Value::Number(5),
-        _ => Value::Text("X".to_owned()),
+        "minutes" | "seconds" => Value::from(5),
+        _ => Value::from("X"),
     }
 }
 
 #[test]
-fn every_message_exists_in_each_language_and_keeps_its_placeholders() {
+fn every_message_exists_in_each_language_with_the_same_placeholders() {
     let english = messages(Language::English);
     let named: BTreeSet<_> = Id::ALL.iter().map(|id| id.name().to_owned()).collect();
     let written: BTreeSet<_> = english.keys().cloned().collect();
-    assert_eq!(named, written, "the code and the file name the same");
+    assert_eq!(
+        named, written,
+        "the code and the file name the same messages"
+    );
     for language in Language::ALL {
         assert_eq!(messages(language), english, "{language:?}");
     }
 }
 
 #[test]
-fn every_message_can_be_formatted_and_is_not_the_english_one() {
+fn every_message_can_be_formatted_and_is_translated() {
     let texts = Texts::new();
     for id in Id::ALL {
         let names = &messages(Language::English)[id.name()];
@@ -86,14 +89,14 @@ fn every_message_can_be_formatted_and_is_not_the_english_one() {
             assert_ne!(text, id.name());
             assert!(!text.contains(['{', '}', '\u{2068}', '\u{2069}']), "{text}");
             assert!(text.chars().count() < 1500, "{text}");
-            is_markup(text);
+            assert_markup(text);
         }
         assert!(all[1] != all[0] && all[2] != all[0], "{}", id.name());
     }
 }
 
-/// Only the tags that are used, closed in order.
-fn is_markup(text: &str) {
+/// Only the tags that the bot uses, closed in order.
+fn assert_markup(text: &str) {
     let mut open = Vec::new();
     for tag in text.split('<').skip(1) {
         let (name, _) = tag.split_once('>').unwrap_or_else(|| panic!("{text}"));
@@ -129,24 +132,24 @@ fn buttons_and_answers_are_plain_and_short() {
 }
 
 #[test]
-fn numbers_choose_the_form() {
+fn numbers_select_the_plural_form() {
     let texts = Texts::new();
     let minutes = |language, n| {
         let text = texts.get(
             language,
             Id::KEY_HIDES_MINUTES,
-            &[("minutes", Value::Number(n))],
+            &[("minutes", Value::from(n))],
         );
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     for (language, n, expected) in [
         (Language::English, 1, "1 minute."),
         (Language::English, 10, "10 minutes."),
-        (Language::Russian, 1, "1 минуту "),
-        (Language::Russian, 21, "21 минуту "),
-        (Language::Russian, 3, "3 минуты "),
-        (Language::Russian, 11, "11 минут "),
-        (Language::Russian, 60, "60 минут "),
+        (Language::Russian, 1, "1 минуту."),
+        (Language::Russian, 21, "21 минуту."),
+        (Language::Russian, 3, "3 минуты."),
+        (Language::Russian, 11, "11 минут."),
+        (Language::Russian, 60, "60 минут."),
         (Language::Chinese, 10, "10 分钟"),
     ] {
         let text = minutes(language, n);
@@ -155,7 +158,7 @@ fn numbers_choose_the_form() {
 }
 
 #[test]
-fn the_language_is_the_users() {
+fn the_language_is_that_of_the_users_telegram() {
     for (code, expected) in [
         (Some("ru"), Language::Russian),
         (Some("RU"), Language::Russian),

@@ -1,40 +1,56 @@
-//! What can go wrong with a call to Telegram, told without the token and without any message.
+//! The failures of calls to Telegram, without the token and without message texts.
 //!
-//! The errors of the libraries print the URL, which holds the token, and answers that could not be
-//! read, which may hold a key. So their text is never used: only what is taken out here.
+//! The errors of the libraries print the URL, which contains the token, and unreadable answers, which
+//! may contain a key. So this module uses only parts of them.
 
 use std::error::Error;
-use std::fmt;
 use std::time::Duration;
 
 use teloxide_core::{ApiError, RequestError};
 
-/// Words of Telegram that are longer are left out of what is logged: they may be a secret.
-const LONGEST_WORD: usize = 20;
-const MOST_WORDS: usize = 16;
+/// In characters. A longer word of Telegram may be a secret and is replaced by an ellipsis.
+const MAX_WORD: usize = 20;
+const MAX_WORDS: usize = 16;
+/// Texts of errors in Telegram's servers, after which the call may have been executed.
+const SERVER_ERRORS: [&str; 4] = [
+    "internal server error",
+    "bad gateway",
+    "service unavailable",
+    "gateway timeout",
+];
 
 /// Why a call failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The message is what it should become.
+    /// The message already has this content.
+    #[error("same")]
     Same,
-    /// There is no such message, or it cannot be edited any more.
+    /// The message does not exist, or cannot be edited any more.
+    #[error("gone")]
     Gone,
     /// The tap is too old to be answered.
+    #[error("stale")]
     Stale,
     /// The user has blocked the bot, has left, or was never there.
+    #[error("blocked")]
     Blocked,
-    /// Too many calls; after this time they are taken again.
+    /// Too many calls; Telegram accepts the next one after this time.
+    #[error("too many calls; Telegram accepts the next after {0:?}")]
     TooMany(Duration),
     /// Telegram does not know the token.
+    #[error("Telegram refuses the token")]
     Unauthorized,
-    /// Somebody else takes the updates of this bot.
+    /// Another process gets the updates of this bot.
+    #[error("another process gets the updates of this bot")]
     Conflict,
-    /// Telegram was not reached: nothing was done.
+    /// Telegram was not reached, so the call was not executed.
+    #[error("cannot reach Telegram: {0}")]
     Unreachable(String),
-    /// There was no answer that could be read: it may be done.
+    /// There was no readable answer. The call may have been executed.
+    #[error("no answer from Telegram: {0}")]
     Lost(String),
     /// Telegram refuses the call.
+    #[error("Telegram refuses: {0}")]
     Refused(String),
 }
 
@@ -55,6 +71,11 @@ impl Failure {
         }
     }
 
+    /// A call without an answer in time.
+    pub(super) fn timeout() -> Self {
+        Self::Lost("there was no answer in time".to_owned())
+    }
+
     pub(super) fn of(error: &RequestError) -> Self {
         match error {
             RequestError::Api(error) => Self::of_api(error),
@@ -62,9 +83,7 @@ impl Failure {
             RequestError::Network(error) if error.is_connect() => {
                 Self::Unreachable(cause(error.as_ref()))
             }
-            RequestError::Network(error) if error.is_timeout() => {
-                Self::Lost("there was no answer in time".to_owned())
-            }
+            RequestError::Network(error) if error.is_timeout() => Self::timeout(),
             RequestError::Network(error) => Self::Lost(cause(error.as_ref())),
             RequestError::InvalidJson { .. } => Self::Lost("the answer cannot be read".to_owned()),
             RequestError::Io(error) => Self::Lost(error.to_string()),
@@ -90,60 +109,35 @@ impl Failure {
             ApiError::InvalidToken => Self::Unauthorized,
             ApiError::TerminatedByOtherGetUpdates | ApiError::CantGetUpdates => Self::Conflict,
             ApiError::Unknown(text) => Self::of_text(text),
-            // These say the same in fixed words; one repeats what was wrong with the markup.
+            // All other texts are fixed; this one repeats a part of the message.
             ApiError::CantParseEntities(_) => Self::Refused("can't parse entities".to_owned()),
             other => Self::Refused(words(&other.to_string())),
         }
     }
 
-    /// Telegram's texts change; their beginnings have stayed.
+    /// Telegram changes its texts, but their beginnings have stayed the same.
     fn of_text(text: &str) -> Self {
         let lower = text.to_ascii_lowercase();
-        if lower.starts_with("forbidden") {
-            Self::Blocked
-        } else if lower.starts_with("conflict") {
-            Self::Conflict
-        } else if lower.starts_with("unauthorized") {
-            Self::Unauthorized
-        } else if lower.contains("message is not modified") {
-            Self::Same
-        } else if lower.contains("message to edit not found")
-            || lower.contains("message can't be edited")
-        {
-            Self::Gone
-        } else if lower.contains("query is too old") {
-            Self::Stale
-        } else if [
-            "internal server error",
-            "bad gateway",
-            "service unavailable",
-            "gateway timeout",
-        ]
-        .iter()
-        .any(|known| lower.contains(known))
-        {
-            Self::Lost(words(text))
-        } else {
-            Self::Refused(words(text))
-        }
+        let starts = |start| lower.starts_with(start);
+        let contains = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
+        let known = [
+            (starts("forbidden"), Self::Blocked),
+            (starts("conflict"), Self::Conflict),
+            (starts("unauthorized"), Self::Unauthorized),
+            (contains(&["message is not modified"]), Self::Same),
+            (
+                contains(&["message to edit not found", "message can't be edited"]),
+                Self::Gone,
+            ),
+            (contains(&["query is too old"]), Self::Stale),
+            (contains(&SERVER_ERRORS), Self::Lost(words(text))),
+        ];
+        let found = known.into_iter().find(|(matches, _)| *matches);
+        found.map_or_else(|| Self::Refused(words(text)), |(_, failure)| failure)
     }
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TooMany(wait) => write!(f, "too many calls, again in {} s", wait.as_secs()),
-            Self::Unreachable(why) => write!(f, "cannot reach Telegram: {why}"),
-            Self::Lost(why) => write!(f, "no answer of Telegram: {why}"),
-            Self::Refused(why) => write!(f, "Telegram refuses: {why}"),
-            Self::Unauthorized => f.write_str("Telegram does not know the token"),
-            Self::Conflict => f.write_str("another program takes the updates of this bot"),
-            Self::Same | Self::Gone | Self::Stale | Self::Blocked => f.write_str(self.name()),
-        }
-    }
-}
-
-/// The innermost cause: what the operating system or TLS says. The layers around it name the URL.
+/// The innermost cause, from the operating system or TLS. The outer layers print the URL.
 pub(crate) fn cause(error: &dyn Error) -> String {
     let Some(mut inner) = error.source() else {
         return "the request failed".to_owned();
@@ -154,10 +148,10 @@ pub(crate) fn cause(error: &dyn Error) -> String {
     words(&inner.to_string())
 }
 
-/// The first words, those left out that are too long to be words.
+/// The first words of a text, without those that are too long.
 pub(super) fn words(text: &str) -> String {
-    let words = text.split_whitespace().take(MOST_WORDS);
-    let words = words.map(|word| match word.chars().count() > LONGEST_WORD {
+    let words = text.split_whitespace().take(MAX_WORDS);
+    let words = words.map(|word| match word.chars().count() > MAX_WORD {
         true => "…",
         false => word,
     });
@@ -178,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn what_telegram_says_is_told_apart() {
+    fn texts_of_telegram_map_to_failures() {
         for (text, expected) in [
             ("Forbidden: bot was blocked by the user", Failure::Blocked),
             ("Forbidden: user is deactivated", Failure::Blocked),
@@ -221,14 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_does_not_repeat_a_secret() {
+    fn a_refusal_contains_no_secret() {
         let key = format!("kw_{}", "Canary9".repeat(7));
-        let said = of(&format!("Bad Request: unexpected {key} in\nthe text")).to_string();
+        let text = of(&format!("Bad Request: unexpected {key} in\nthe text")).to_string();
         assert_eq!(
-            said,
+            text,
             "Telegram refuses: Bad Request: unexpected … in the text"
         );
-        let said = of(&format!("Bad Request: can't parse entities: {key}")).to_string();
-        assert!(!said.contains("Canary9"), "{said}");
+        let text = of(&format!("Bad Request: can't parse entities: {key}")).to_string();
+        assert!(!text.contains("Canary9"), "{text}");
     }
 }

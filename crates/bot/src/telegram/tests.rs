@@ -1,4 +1,4 @@
-//! The token and what was sent stay out of every failure; waits and repetitions keep their bounds.
+//! No failure contains the token or a message; pauses and retries have bounds.
 
 use std::cell::Cell;
 
@@ -15,16 +15,16 @@ fn telegram(url: &str) -> Telegram {
     Telegram::new(&token, url, Arc::new(Metrics::new())).unwrap()
 }
 
-fn is_clean(failure: &Failure) {
-    for said in [format!("{failure}"), format!("{failure:?}")] {
+fn assert_clean(failure: &Failure) {
+    for text in [format!("{failure}"), format!("{failure:?}")] {
         assert!(
-            !said.contains("canary") && !said.contains("123456"),
-            "{said}"
+            !text.contains("canary") && !text.contains("123456"),
+            "{text}"
         );
     }
 }
 
-/// Answers every call with this.
+/// A server that gives every call the same answer. Returns its URL.
 async fn serve(status: StatusCode, body: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -34,25 +34,25 @@ async fn serve(status: StatusCode, body: &'static str) -> String {
 }
 
 #[tokio::test]
-async fn a_failure_does_not_show_the_token() {
-    // Nobody listens: the port was free a moment ago.
+async fn a_failure_does_not_contain_the_token() {
+    // Nothing listens on this port.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
     let failure = telegram(&url).introduce().await.unwrap_err();
     assert!(matches!(failure, Failure::Unreachable(_)), "{failure:?}");
-    is_clean(&failure);
+    assert_clean(&failure);
 
-    // The connection ends without an answer.
+    // The connection closes without an answer.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let closes = tokio::spawn(async move { drop(listener.accept().await.unwrap()) });
     let failure = telegram(&url).introduce().await.unwrap_err();
     assert!(matches!(failure, Failure::Lost(_)), "{failure:?}");
-    is_clean(&failure);
+    assert_clean(&failure);
     closes.await.unwrap();
 
-    // An answer that cannot be read.
+    // The answer is unreadable.
     let url = serve(StatusCode::OK, "canary").await;
     let failure = telegram(&url).introduce().await.unwrap_err();
     assert_eq!(
@@ -69,34 +69,34 @@ async fn a_failure_does_not_show_the_token() {
 }
 
 #[tokio::test]
-async fn what_may_be_done_twice_is_repeated_and_what_may_not_is_not() {
+async fn only_safe_calls_are_repeated() {
     let lost = || Failure::Lost("x".to_owned());
     let unreachable = || Failure::Unreachable("x".to_owned());
     let too_many = |seconds| Failure::TooMany(Duration::from_secs(seconds));
-    for (repeat, failure, expected) in [
-        (Repeat::Yes, lost(), 3),
-        (Repeat::Unsent, lost(), 1),
-        (Repeat::No, lost(), 1),
-        (Repeat::Yes, unreachable(), 3),
-        (Repeat::Unsent, unreachable(), 3),
-        (Repeat::Unsent, too_many(30), 3),
-        (Repeat::Unsent, too_many(31), 1),
-        (Repeat::No, too_many(1), 1),
-        (Repeat::Yes, Failure::Blocked, 1),
-        (Repeat::Yes, Failure::Gone, 1),
+    for (retry, failure, expected) in [
+        (Retry::Always, lost(), 3),
+        (Retry::IfUnsent, lost(), 1),
+        (Retry::Never, lost(), 1),
+        (Retry::Always, unreachable(), 3),
+        (Retry::IfUnsent, unreachable(), 3),
+        (Retry::IfUnsent, too_many(30), 3),
+        (Retry::IfUnsent, too_many(31), 1),
+        (Retry::Never, too_many(1), 1),
+        (Retry::Always, Failure::Blocked, 1),
+        (Retry::Always, Failure::Gone, 1),
     ] {
         let attempts = Cell::new(0);
         let attempt = || {
             attempts.set(attempts.get() + 1);
             std::future::ready(Err(failure.clone()))
         };
-        let answer: Result<(), _> = repeated(repeat, attempt, |_| std::future::ready(())).await;
+        let answer: Result<(), _> = repeated(retry, attempt, |_| std::future::ready(())).await;
         assert_eq!((answer, attempts.get()), (Err(failure.clone()), expected));
     }
 }
 
 #[tokio::test]
-async fn a_wait_that_telegram_asks_for_is_kept() {
+async fn retry_after_of_telegram_is_honoured() {
     let too_many = Failure::TooMany(Duration::from_secs(7));
     let (attempts, mut waited) = (Cell::new(0), Vec::new());
     let attempt = || {
@@ -111,6 +111,6 @@ async fn a_wait_that_telegram_asks_for_is_kept() {
         waited.push(time);
         std::future::ready(())
     };
-    assert_eq!(repeated(Repeat::Unsent, attempt, wait).await, Ok(5));
+    assert_eq!(repeated(Retry::IfUnsent, attempt, wait).await, Ok(5));
     assert_eq!(waited, [Duration::from_secs(7), FIRST_PAUSE * 2]);
 }

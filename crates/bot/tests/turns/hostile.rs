@@ -1,4 +1,4 @@
-//! Updates that mean harm: no panic, no key, no call to Revoke, and the bot goes on.
+//! Hostile updates cause no panic, show no key and revoke nothing, and the bot keeps running.
 
 use keyward_bot::i18n::Id;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::world::{World, en};
 
 #[tokio::test]
-async fn forged_and_foreign_buttons_ask_nothing_of_keyward() {
+async fn forged_and_foreign_buttons_cause_no_call_to_keyward() {
     let world = World::start(&[]).await;
     let [who, other] = [5, 6].map(|id| world.telegram.person(id, "en"));
     let (shown, key) = world.open_key(&who).await;
@@ -15,7 +15,7 @@ async fn forged_and_foreign_buttons_ask_nothing_of_keyward() {
     let mut forged = vec![revoke.replacen(".r.", ".c.", 1)];
     forged.extend(["", "v1", "v1.k..", "v1.c.%s.%n", "\u{0}\u{202e}"].map(str::to_owned));
     forged.push("x".repeat(10_000));
-    // Every byte of a real one changed.
+    // A valid one with each byte changed.
     for at in 0..revoke.len() {
         let mut bytes = revoke.clone().into_bytes();
         bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
@@ -28,7 +28,7 @@ async fn forged_and_foreign_buttons_ask_nothing_of_keyward() {
         world.telegram.settled().await;
     }
     who.tap_bytes(shown.id, &[0xff, 0xfe, 0x00]);
-    // Another person presses the real one: at home, in a group, and in a chat that is forged.
+    // Another person presses a valid one: in their chat, in a group, and with a forged chat.
     world.telegram.group(-100_123);
     other.tap_data(shown.id, &revoke);
     other.within(-100_123).tap_data(shown.id, &revoke);
@@ -42,8 +42,8 @@ async fn forged_and_foreign_buttons_ask_nothing_of_keyward() {
     });
     world.telegram.inject(json!({"callback_query": tap}));
     world.telegram.settled().await;
-    assert_eq!(world.keyward.count(), before, "nothing was asked");
-    assert!(other.screens().is_empty(), "nothing was shown to the other");
+    assert_eq!(world.keyward.count(), before, "Keyward was not called");
+    assert!(other.screens().is_empty(), "the other person sees nothing");
     let refused = en(Id::ANSWER_NOT_YOURS);
     let answers = who.answers();
     assert!(
@@ -62,7 +62,7 @@ async fn forged_and_foreign_buttons_ask_nothing_of_keyward() {
 }
 
 #[tokio::test]
-async fn a_button_of_another_version_leads_to_the_menu() {
+async fn a_button_of_another_version_opens_the_menu() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     let (shown, _) = world.open_key(&who).await;
@@ -78,7 +78,7 @@ async fn a_button_of_another_version_leads_to_the_menu() {
 }
 
 #[tokio::test]
-async fn in_a_group_there_is_no_key() {
+async fn a_group_gets_no_key() {
     let world = World::start(&[]).await;
     world.telegram.group(-100_123);
     let who = world.telegram.person(5, "en").within(-100_123);
@@ -86,22 +86,22 @@ async fn in_a_group_there_is_no_key() {
         who.send(text);
     }
     world.telegram.settled().await;
-    let [said] = &who.screens()[..] else {
+    let [answer] = &who.screens()[..] else {
         panic!("one answer:\n{}", world.telegram.story());
     };
-    assert_eq!(said.text, en(Id::GROUP_TEXT));
-    let open = said
+    assert_eq!(answer.text, en(Id::GROUP_TEXT));
+    let open = answer
         .button("Open the bot")
         .and_then(|button| button.url.clone());
     assert!(
         open.is_some_and(|url| url.starts_with("https://t.me/")),
-        "{said}"
+        "{answer}"
     );
     assert_eq!(world.keyward.count(), (0, 0, 0));
 }
 
 #[tokio::test]
-async fn odd_updates_are_confirmed_and_nothing_of_them_comes_back() {
+async fn odd_updates_are_confirmed_and_not_quoted() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     who.send("/start");
@@ -122,7 +122,7 @@ async fn odd_updates_are_confirmed_and_nothing_of_them_comes_back() {
         json!({"unheard_of": [1, 2, 3]}),
         json!({"channel_post": message(from(5), ("text", json!("/apikey")))}),
         json!({"edited_message": message(from(5), ("text", json!("/apikey")))}),
-        // Somebody else's private chat, as no Telegram would send it.
+        // Another person's private chat, which Telegram never sends.
         json!({"message": message(from(6), ("text", json!("/apikey")))}),
     ] {
         world.telegram.inject(update);

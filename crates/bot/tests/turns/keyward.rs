@@ -1,5 +1,5 @@
-//! A Keyward that keeps one slot for each account in memory, with the promises of the proto that
-//! the bot builds on, and faults on request.
+//! A fake Keyward with one slot for each account, in memory. It keeps the promises of the proto that
+//! the bot relies on, and fails on request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,9 +17,9 @@ pub(crate) struct Keys {
     pub(crate) all: Vec<(v1::ApiKey, String)>,
     pub(crate) issues: usize,
     pub(crate) revokes: usize,
-    /// Nothing works.
+    /// Every call fails.
     pub(crate) is_down: bool,
-    /// What is revoked cannot be proven.
+    /// A Revoke is committed, but not proven.
     pub(crate) is_unproven: bool,
     /// How long each Revoke takes.
     pub(crate) delay: Duration,
@@ -64,7 +64,7 @@ fn refuse(code: Code, reason: &str) -> Status {
 }
 
 impl Keys {
-    fn make(&mut self, account: &str) -> usize {
+    fn create(&mut self, account: &str) -> usize {
         let number = self.all.len();
         let text = format!("kw_{number:04}{}", "canary".repeat(8).get(..45).unwrap());
         self.all.push((
@@ -86,7 +86,7 @@ impl Keys {
         let at = self.all.iter().position(|(key, _)| key.key_id == key_id);
         let at = at.ok_or_else(|| refuse(Code::NotFound, "KEY_NOT_FOUND"))?;
         if self.all[at].0.revoke_time.is_none() {
-            let successor = self.make(&self.all[at].0.account_id.clone());
+            let successor = self.create(&self.all[at].0.account_id.clone());
             let replaced_by = self.all[successor].0.key_id.clone();
             let seconds = 1_795_602_600 + i64::try_from(at).unwrap();
             let key = &mut self.all[at].0;
@@ -125,7 +125,7 @@ impl ApiKeyService for Service {
         let mut all = keys.all.iter();
         let live = all.position(|(key, _)| key.account_id == account && key.revoke_time.is_none());
         let created = live.is_none();
-        let at = live.unwrap_or_else(|| keys.make(&account));
+        let at = live.unwrap_or_else(|| keys.create(&account));
         let (key, api_key) = keys.all[at].clone();
         Ok(Response::new(v1::IssueResponse {
             key: Some(key),

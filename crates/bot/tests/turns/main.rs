@@ -1,10 +1,10 @@
-//! The whole bot against a Bot API and a Keyward of the tests' own: its turns, what users and
-//! networks do to it, and what hostile updates do not.
+//! The whole bot with a fake Telegram and a fake Keyward: its screens, races and failures, and hostile
+//! updates.
 #![cfg(test)]
 
 mod hostile;
 mod keyward;
-mod owed;
+mod late_edits;
 mod process;
 mod races;
 mod story;

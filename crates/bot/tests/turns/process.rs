@@ -1,4 +1,4 @@
-//! The real binary: what it says, how it ends, and that no secret is in what it says.
+//! The real binary: its output and exit codes, and that no secret is in its output.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
@@ -12,13 +12,13 @@ use parking_lot::Mutex;
 
 use crate::world::{World, key_in};
 
-/// What takes longer has failed.
+/// Timeout of every wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running bot. Killed when dropped.
 struct Bot {
     child: Child,
-    said: Arc<Mutex<String>>,
+    output: Arc<Mutex<String>>,
 }
 
 impl Drop for Bot {
@@ -43,7 +43,7 @@ fn command() -> Command {
     command
 }
 
-/// The bot between the two, with these settings in place of the usual ones.
+/// The bot with both fakes, with these settings in place of the usual ones.
 fn bot(world: &World, other: &[(&str, &str)]) -> Command {
     let mut command = command();
     command
@@ -62,23 +62,23 @@ fn bot(world: &World, other: &[(&str, &str)]) -> Command {
 }
 
 impl Bot {
-    /// Starts it, and waits until it says where its side port is.
+    /// Starts it, and waits for the line with the address of its side port.
     async fn start(mut command: Command) -> (Self, String) {
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        let said = Arc::new(Mutex::new(String::new()));
-        let (tell, ready) = mpsc::channel();
-        let gathered = Arc::clone(&said);
+        let output = Arc::new(Mutex::new(String::new()));
+        let (sender, ready) = mpsc::channel();
+        let lines = Arc::clone(&output);
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
                 if let Some(ready) = line.strip_prefix("keyward-bot is ready: @") {
                     let (_, address) = ready.split_once(", metrics and probes on ").unwrap();
-                    tell.send(address.to_owned()).unwrap();
+                    sender.send(address.to_owned()).unwrap();
                 }
-                gathered.lock().push_str(&(line + "\n"));
+                lines.lock().push_str(&(line + "\n"));
             }
         });
-        let bot = Self { child, said };
+        let bot = Self { child, output };
         let ready = move || ready.recv_timeout(PATIENCE);
         let address = tokio::task::spawn_blocking(ready).await.unwrap();
         (bot, address.expect("it becomes ready"))
@@ -93,15 +93,15 @@ impl Bot {
                 .unwrap()
                 .success()
         );
-        let begun = tokio::time::Instant::now();
+        let start = tokio::time::Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code().unwrap();
             }
             assert!(
-                begun.elapsed() < PATIENCE,
-                "it goes on:\n{}",
-                self.said.lock()
+                start.elapsed() < PATIENCE,
+                "it still runs:\n{}",
+                self.output.lock()
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -119,22 +119,22 @@ async fn get(address: &str, path: &str) -> String {
     answer
 }
 
-/// Asks the bot whose side port this is how it is: the exit code, and what is said.
+/// Runs `keyward-bot health` for this side port. Returns its exit code and output.
 async fn health(side_port: &str) -> (Option<i32>, String) {
     let mut command = command();
     command
         .args(["health", "--http-listen", side_port])
-        // It is not for this host.
+        // A proxy must not be used for this host.
         .env("http_proxy", "http://127.0.0.1:1")
         .stdout(Stdio::piped());
     let output = tokio::task::spawn_blocking(move || command.output());
     let output = output.await.unwrap().unwrap();
-    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
-    (output.status.code(), said)
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    (output.status.code(), text)
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_how_it_is_gets_a_clear_line() {
+async fn health_reports_each_failure_in_one_clear_line() {
     let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = stranger.local_addr().unwrap().to_string();
     let serve = async {
@@ -143,7 +143,7 @@ async fn what_cannot_be_asked_how_it_is_gets_a_clear_line() {
         stream.read_u8().await.unwrap();
         let answer = b"HTTP/1.1 418 No\r\ncontent-length: 2\r\n\r\nno";
         stream.write_all(answer).await.unwrap();
-        // The next one gets no answer.
+        // The next call gets no answer.
         std::future::pending::<()>().await;
     };
     let ask = async {
@@ -158,9 +158,9 @@ async fn what_cannot_be_asked_how_it_is_gets_a_clear_line() {
             ("127.0.0.1:0", (Some(64), no_port)),
             ("here", (Some(64), wrong)),
         ] {
-            let (exit, said) = health(side_port).await;
-            assert_eq!(exit, code, "{side_port}: {said}");
-            assert!(said.starts_with(expected), "{side_port}: {said}");
+            let (exit, text) = health(side_port).await;
+            assert_eq!(exit, code, "{side_port}: {text}");
+            assert!(text.starts_with(expected), "{side_port}: {text}");
         }
     };
     tokio::select! {
@@ -170,7 +170,7 @@ async fn what_cannot_be_asked_how_it_is_gets_a_clear_line() {
 }
 
 #[tokio::test]
-async fn it_serves_stops_and_keeps_its_secrets() {
+async fn the_bot_serves_stops_and_prints_no_secret() {
     let world = World::new().await;
     let (mut bot, address) = Bot::start(bot(&world, &[])).await;
     let who = world.telegram.person(5, "en");
@@ -201,16 +201,16 @@ async fn it_serves_stops_and_keeps_its_secrets() {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
     assert_eq!(bot.stop().await, 0);
-    let (code, said) = health(&address).await;
+    let (code, text) = health(&address).await;
     assert_eq!(code, Some(1));
     assert!(
-        said.starts_with("keyward-bot: the bot does not answer: "),
-        "{said}"
+        text.starts_with("keyward-bot: the bot does not answer: "),
+        "{text}"
     );
     let hidden = who.message(done.id).unwrap();
     assert!(hidden.key().is_none(), "{hidden}");
-    let said = bot.said.lock().clone();
-    assert!(said.contains("REVOKE_UNCONFIRMED"), "{said}");
+    let text = bot.output.lock().clone();
+    assert!(text.contains("REVOKE_UNCONFIRMED"), "{text}");
     let (_, token) = world.telegram.token().split_once(':').unwrap();
     let data = asked
         .button("✅ Confirm")
@@ -224,16 +224,16 @@ async fn it_serves_stops_and_keeps_its_secrets() {
         data.unwrap(),
     ] {
         assert!(
-            !said.contains(secret) && !metrics.contains(secret),
-            "{secret}\n{said}"
+            !text.contains(secret) && !metrics.contains(secret),
+            "{secret}\n{text}"
         );
     }
 }
 
 #[tokio::test]
-async fn without_telegram_it_waits_and_says_so() {
+async fn without_telegram_the_bot_waits_and_reports_it() {
     let world = World::new().await;
-    // Nobody listens: the port was free a moment ago.
+    // A free port.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let side = free.local_addr().unwrap().to_string();
     drop(free);
@@ -244,21 +244,21 @@ async fn without_telegram_it_waits_and_says_so() {
     let mut command = bot(&world, &away);
     let mut child = Bot {
         child: command.spawn().unwrap(),
-        said: Arc::default(),
+        output: Arc::default(),
     };
     let mut stderr = BufReader::new(child.child.stderr.take().unwrap());
     let mut line = String::new();
-    while !line.contains("Telegram is away") {
+    while !line.contains("cannot reach Telegram") {
         line.clear();
         assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it ended");
     }
     let answer = get(&side, "/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("cannot reach Telegram"), "{answer}");
-    let (code, said) = health(&side).await;
+    let (code, text) = health(&side).await;
     assert_eq!(code, Some(1));
     let expected = "keyward-bot: users are not served: cannot reach Telegram";
-    assert!(said.starts_with(expected), "{said}");
+    assert!(text.starts_with(expected), "{text}");
     assert_eq!(child.stop().await, 0);
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).unwrap();
@@ -266,7 +266,7 @@ async fn without_telegram_it_waits_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_wrong_start_is_one_clear_line_and_an_exit_code() {
+async fn a_failed_start_prints_one_clear_line_and_an_exit_code() {
     let world = World::new().await;
     std::fs::write(world.files.path().join("other"), "4243:canary-other").unwrap();
     let other = world.files.path().join("other").display().to_string();
@@ -291,15 +291,15 @@ async fn a_wrong_start_is_one_clear_line_and_an_exit_code() {
         let mut command = bot(&world, &[(name, value)]);
         let output = tokio::task::spawn_blocking(move || command.output());
         let output = output.await.unwrap().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{name}\n{said}");
-        assert!(said.contains(expected), "{name}\n{said}");
-        assert!(!said.contains("canary-"), "{said}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{name}\n{text}");
+        assert!(text.contains(expected), "{name}\n{text}");
+        assert!(!text.contains("canary-"), "{text}");
     }
 }
 
 #[tokio::test]
-async fn the_screens_can_be_printed() {
+async fn screens_prints_every_screen_in_every_language() {
     let mut command = command();
     command
         .args(["screens", "--output", "json"])

@@ -1,5 +1,5 @@
-//! What people, networks and crashes do in the middle: never two rotations, never a dead key shown
-//! as live, never a half-done state left unsaid.
+//! Concurrent taps, failures and crashes during a Revoke: one successor at most, no dead key on a
+//! screen, and every unclear outcome is shown as such.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn a_double_confirm_gives_one_new_key() {
         let (asked, old) = world.ask_to_revoke(&who).await;
         let taps = [(); 3].map(|()| who.tap_on(&asked, "✅ Confirm"));
         world.telegram.settled().await;
-        // Comes with the next answer to a poll, which the message brings about.
+        // The next poll repeats it; the message causes that poll.
         world.telegram.redeliver(taps[0]);
         who.send("/help");
         world.telegram.settled().await;
@@ -33,7 +33,7 @@ async fn a_double_confirm_gives_one_new_key() {
 }
 
 #[tokio::test]
-async fn a_revoke_does_not_wait_for_telegram_to_take_the_answer_to_the_tap() {
+async fn a_revoke_does_not_wait_for_the_answer_to_the_tap() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     let (asked, old) = world.ask_to_revoke(&who).await;
@@ -48,32 +48,32 @@ async fn a_revoke_does_not_wait_for_telegram_to_take_the_answer_to_the_tap() {
 }
 
 #[tokio::test]
-async fn an_old_screen_says_what_happened_and_shows_the_present() {
+async fn an_outdated_screen_shows_what_happened_and_the_current_key() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     let (old, _) = world.ask_to_revoke(&who).await;
-    // In another message, that key and its successor are replaced.
+    // Another message replaces that key and its successor.
     for _ in 0..2 {
         let (asked, _) = world.ask_to_revoke(&who).await;
         world.press(&who, &asked, Id::BUTTON_CONFIRM).await;
     }
     let now = world.press(&who, &old, Id::BUTTON_CONFIRM).await;
-    let said = "was already revoked: it has been dead since 2026-11-25";
-    assert!(now.text.contains(said), "{now}");
+    let expected = "was already revoked. It stopped working on 2026-11-25";
+    assert!(now.text.contains(expected), "{now}");
     assert_eq!(key_in(&now), world.live(&who));
     assert_eq!(world.keyward.count().0, 3);
 }
 
 #[tokio::test]
-async fn an_unclear_end_is_said_and_the_same_revoke_is_asked_again() {
+async fn an_unclear_outcome_is_shown_and_the_same_revoke_is_repeated() {
     let world = World::start(&[("revokes_per_hour", "1"), ("reveals_per_hour", "2")]).await;
     let who = world.telegram.person(5, "en");
     let (other, old) = world.open_key(&who).await;
     let (asked, _) = world.ask_to_revoke(&who).await;
     world.keyward.keys.lock().is_unproven = true;
     let unclear = world.press(&who, &asked, Id::BUTTON_CONFIRM).await;
-    let said = "not yet certain that it is dead everywhere";
-    assert!(unclear.text.contains(said), "{unclear}");
+    let expected = "can't confirm yet that it has stopped working everywhere";
+    assert!(unclear.text.contains(expected), "{unclear}");
     assert_eq!(unclear.labels(), ["🔄 Retry"]);
     let data = |screen: &Screen, label| {
         screen
@@ -86,14 +86,14 @@ async fn an_unclear_end_is_said_and_the_same_revoke_is_asked_again() {
         data(&asked, "✅ Confirm"),
         "the same call"
     );
-    // The other message says neither that it lives nor that it is dead.
+    // The other message claims neither that the key works nor that it is dead.
     let hidden = who.message(other.id).unwrap();
     assert!(
-        !hidden.text.contains(&old) && !hidden.text.contains("dead"),
+        !hidden.text.contains(&old) && !hidden.text.contains("stopped working"),
         "{hidden}"
     );
 
-    // Asked for elsewhere, no key is shown either: the Revoke is asked again.
+    // A new message shows no key either: the bot repeats the Revoke.
     let issues = world.keyward.count().1;
     let again = world.ask(&who, "/apikey").await;
     assert!(
@@ -104,24 +104,26 @@ async fn an_unclear_end_is_said_and_the_same_revoke_is_asked_again() {
 
     world.keyward.keys.lock().is_unproven = false;
     let done = world.press(&who, &again, Id::BUTTON_RETRY).await;
-    assert!(done.text.contains("dead since"), "{done}");
+    assert!(done.text.contains("stopped working on"), "{done}");
     assert_ne!(key_in(&done), old);
     assert_eq!(world.keyward.count().0, 2, "one successor");
 }
 
 #[tokio::test]
-async fn keyward_down_is_said_with_a_retry() {
+async fn an_unavailable_keyward_is_shown_with_a_retry() {
     let world = World::start(&[]).await;
     let [who, other] = [5, 6].map(|id| world.telegram.person(id, "en"));
     let (asked, old) = world.ask_to_revoke(&who).await;
     world.keyward.keys.lock().is_down = true;
     let unclear = world.press(&who, &asked, Id::BUTTON_CONFIRM).await;
     assert!(
-        unclear.text.contains("may be dead or may still work"),
+        unclear
+            .text
+            .contains("may still work, or it may have stopped working"),
         "{unclear}"
     );
     let down = world.ask(&other, "/apikey").await;
-    assert!(down.text.contains("cannot be reached"), "{down}");
+    assert!(down.text.contains("can't reach the service"), "{down}");
     world.keyward.keys.lock().is_down = false;
     let up = world.press(&other, &down, Id::BUTTON_RETRY).await;
     assert_eq!(key_in(&up), world.live(&other));
@@ -130,7 +132,7 @@ async fn keyward_down_is_said_with_a_retry() {
 }
 
 #[tokio::test]
-async fn a_slow_revoke_is_announced_and_holds_nobody_else_up() {
+async fn a_slow_revoke_is_announced_and_other_users_are_served() {
     let world = World::start(&[]).await;
     let [who, other] = [5, 6].map(|id| world.telegram.person(id, "en"));
     let (asked, _) = world.ask_to_revoke(&who).await;
@@ -152,12 +154,12 @@ async fn a_slow_revoke_is_announced_and_holds_nobody_else_up() {
 }
 
 #[tokio::test]
-async fn a_bot_that_dies_in_the_middle_goes_on_where_it_was() {
+async fn a_bot_killed_during_a_revoke_finishes_it_after_a_restart() {
     let mut world = World::start(&[]).await;
     for id in 1..=ROUNDS {
         let who = world.telegram.person(id, "en");
         let (asked, old) = world.ask_to_revoke(&who).await;
-        // Between the Revoke and its message, on either side of that.
+        // Between the Revoke and its message, before or after the edit.
         let when = if id % 2 == 0 {
             When::Before
         } else {
@@ -173,7 +175,7 @@ async fn a_bot_that_dies_in_the_middle_goes_on_where_it_was() {
         let now = who.message(asked.id).unwrap();
         assert_eq!(key_in(&now), world.live(&who));
         assert_ne!(key_in(&now), old);
-        assert!(now.text.contains("dead since"), "{now}");
+        assert!(now.text.contains("stopped working on"), "{now}");
     }
     assert_eq!(
         world.keyward.count().0,

@@ -1,4 +1,4 @@
-//! The flow as its users know it, in each language, and what happens to messages in time.
+//! The whole flow in each language, and how messages change over time.
 
 use keyward_bot::i18n::{Id, Language};
 use keyward_testkit::telegram::{Fault, When};
@@ -62,7 +62,7 @@ async fn the_whole_flow_in_each_language() {
 }
 
 #[tokio::test]
-async fn a_key_is_hidden_after_its_time_and_shown_again() {
+async fn a_key_is_hidden_after_hide_after_and_can_be_shown_again() {
     let world = World::start(&[("hide_after", "1s")]).await;
     let who = world.telegram.person(5, "en");
     let (shown, key) = world.open_key(&who).await;
@@ -88,40 +88,40 @@ async fn a_revoked_key_is_hidden_at_once_in_all_messages() {
     world.press(&who, &asked, Id::BUTTON_CONFIRM).await;
     let dead = who.message(first.id).unwrap();
     assert!(
-        !dead.text.contains(&old) && dead.text.contains("dead since 2026-11-25"),
+        !dead.text.contains(&old) && dead.text.contains("stopped working on 2026-11-25"),
         "{dead}"
     );
-    // Its button leads to the present key.
+    // Its button opens the current key.
     let now = world.press(&who, &dead, Id::BUTTON_KEY).await;
     assert_eq!(key_in(&now), world.live(&who));
 }
 
 #[tokio::test]
-async fn a_stop_hides_keys_and_confirms_what_was_handled() {
+async fn a_stop_hides_keys_and_confirms_handled_updates() {
     let mut world = World::start(&[("hide_after", "none")]).await;
     let who = world.telegram.person(5, "en");
     let held = world.telegram.hold("sendMessage", When::After);
     who.send("/apikey");
     held.arrived().await;
-    // It is under way when the stop comes.
+    // The update is in flight when the stop comes.
     let stopping = world.stop_bot();
     tokio::pin!(stopping);
     let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut stopping).await;
-    assert!(early.is_err(), "the stop waits for what is under way");
+    assert!(early.is_err(), "the stop waits for updates in flight");
     held.release();
     stopping.await;
     let hidden = who.screen().unwrap();
     assert!(hidden.key().is_none() && hidden.edits == 2, "{hidden}");
-    // Confirmed by nothing but the stop.
+    // Only the stop can have confirmed the update.
     world.telegram.settled().await;
 }
 
 #[tokio::test]
-async fn what_telegram_does_to_messages_is_survived() {
+async fn the_bot_survives_deleted_messages_failed_calls_and_blocks() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     let (shown, _) = world.open_key(&who).await;
-    // The message was deleted: the answer comes as a new one.
+    // The message was deleted, so the answer is a new one.
     who.delete(shown.id);
     who.tap_on(&shown, "♻️ Revoke");
     world.telegram.settled().await;
@@ -144,7 +144,7 @@ async fn what_telegram_does_to_messages_is_survived() {
         key_in(&kept);
         world.press(&who, &kept, Id::BUTTON_REVOKE).await;
     }
-    // Taps that are too old to be answered, on a screen that stays as it is.
+    // Taps that are too old to be answered, on an unchanged screen.
     let menu = world.ask(&who, "/start").await;
     let account = world.press(&who, &menu, Id::BUTTON_ACCOUNT).await;
     who.tap_on(&menu, "👤 User Info");
@@ -152,7 +152,7 @@ async fn what_telegram_does_to_messages_is_survived() {
     world.telegram.settled().await;
     assert_eq!(who.message(menu.id), Some(account));
 
-    // Blocked: nothing to be done, and the next is served.
+    // After a block, the bot serves other users.
     who.send("/start");
     who.block();
     world.telegram.settled().await;
@@ -163,7 +163,7 @@ async fn what_telegram_does_to_messages_is_survived() {
 }
 
 #[tokio::test]
-async fn limits_say_when_it_goes_on() {
+async fn limits_show_when_there_is_more() {
     let world = World::start(&[("reveals_per_hour", "2"), ("revokes_per_hour", "1")]).await;
     let who = world.telegram.person(5, "en");
     world.open_key(&who).await;
@@ -176,10 +176,7 @@ async fn limits_say_when_it_goes_on() {
     key_in(&new);
     let asked = world.press(&who, &new, Id::BUTTON_REVOKE).await;
     let limited = world.press(&who, &asked, Id::BUTTON_CONFIRM).await;
-    assert!(
-        limited.text.contains("Nothing was changed now"),
-        "{limited}"
-    );
+    assert!(limited.text.contains("nothing was changed"), "{limited}");
     assert!(limited.text.contains("60 minutes"), "{limited}");
     assert_eq!(world.keyward.count().2, 1);
     world.open_key(&world.telegram.person(6, "en")).await;

@@ -1,4 +1,4 @@
-//! Updates that are pushed.
+//! Updates that Telegram pushes to a webhook.
 
 use std::net::SocketAddr;
 
@@ -9,7 +9,7 @@ use crate::world::{World, key_in};
 
 const SECRET: &str = "canary-secret-of-the-webhook";
 
-/// A bot that is pushed to, and where.
+/// A bot with a webhook, and the address of the webhook.
 async fn pushed() -> (World, SocketAddr) {
     let mut world = World::new().await;
     let file = world.files.path().join("webhook");
@@ -25,7 +25,7 @@ async fn pushed() -> (World, SocketAddr) {
 }
 
 #[tokio::test]
-async fn a_webhook_that_was_taken_away_is_registered_again() {
+async fn a_deleted_webhook_is_registered_again() {
     let (world, _) = pushed().await;
     let who = world.telegram.person(5, "en");
     world.ask(&who, "/start").await;
@@ -55,7 +55,7 @@ async fn pushed_updates_are_handled_before_they_are_answered() {
     assert!(key_in(&new) != old && key_in(&new) == world.live(&who));
     assert!(world.telegram.calls_of("getUpdates").is_empty());
 
-    // Nobody else can push.
+    // A request without the secret is refused.
     let before = world.keyward.count();
     let update = r#"{"update_id":1,"message":{"message_id":1,"date":1,"text":"/apikey",
         "from":{"id":5,"is_bot":false,"first_name":"x"},
@@ -71,7 +71,7 @@ async fn pushed_updates_are_handled_before_they_are_answered() {
         assert_eq!(answer.unwrap().status, status);
     }
     assert_eq!(world.keyward.count(), before);
-    // It may be cut off before it is told.
+    // The connection may close before the answer.
     let large = " ".repeat(2 << 20);
     let answer = http_ask(address, "POST", "/hook", &secret(SECRET), &large).await;
     assert!(answer.map_or(413, |answer| answer.status) == 413);

@@ -1,4 +1,4 @@
-//! A bot between the two, and waiting for what it does.
+//! Starts a bot with both fakes, and waits for its answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::keyward::Keyward;
 
-/// What takes longer has failed.
+/// Timeout of every wait.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct World {
@@ -24,19 +24,19 @@ pub(crate) struct World {
     bot: Option<Running>,
 }
 
-/// A bot on threads of its own, so that all of it can be ended at once.
+/// A bot in its own runtime, so that a test can kill all its tasks.
 struct Running {
     runtime: Runtime,
     bot: JoinHandle<()>,
     stop: CancellationToken,
 }
 
-/// What stands on a button, or in a message.
+/// A text of the bot.
 pub(crate) fn text(language: Language, id: Id) -> String {
     Texts::new().plain(language, id)
 }
 
-/// The same in English.
+/// A text in English.
 pub(crate) fn en(id: Id) -> String {
     text(Language::English, id)
 }
@@ -56,14 +56,14 @@ impl World {
         }
     }
 
-    /// With the bot running.
+    /// A world with a running bot.
     pub(crate) async fn start(flags: &[(&str, &str)]) -> Self {
         let mut world = Self::new().await;
         world.start_bot(flags).await;
         world
     }
 
-    /// The settings that lead to the two.
+    /// The settings of a bot that uses both fakes.
     pub(crate) fn flags(&self) -> Vec<(String, String)> {
         let file = |name: &str| self.files.path().join(name).display().to_string();
         [
@@ -86,13 +86,13 @@ impl World {
             flags: all,
             ..Inputs::default()
         });
-        let (tell, ready) = tokio::sync::oneshot::channel();
+        let (sender, ready) = tokio::sync::oneshot::channel();
         let stop = CancellationToken::new();
         let (settings, until) = (settings.unwrap(), stop.clone());
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let bot = runtime.spawn(async move {
-            let ready = |ready| tell.send(ready).unwrap();
+            let ready = |ready| sender.send(ready).unwrap();
             app::serve(settings, until, ready).await.unwrap();
         });
         self.bot = Some(Running { runtime, bot, stop });
@@ -102,7 +102,7 @@ impl World {
             .unwrap()
     }
 
-    /// Stops the bot in order: what is answered ends when it has.
+    /// Stops the bot in order. The future ends with the bot.
     pub(crate) fn stop_bot(&mut self) -> impl Future<Output = ()> + use<> {
         let Running { runtime, bot, stop } = self.bot.take().unwrap();
         stop.cancel();
@@ -112,22 +112,22 @@ impl World {
         }
     }
 
-    /// Ends it as a crash would: nothing is finished, confirmed or hidden.
+    /// Kills the bot: it finishes, confirms and hides nothing.
     pub(crate) async fn kill_bot(&mut self) {
         let Running { runtime, bot, .. } = self.bot.take().unwrap();
         runtime.shutdown_background();
         assert!(bot.await.unwrap_err().is_cancelled());
     }
 
-    /// Says something, and gives the newest message once it was handled.
-    pub(crate) async fn ask(&self, who: &Person, said: &str) -> Screen {
-        who.send(said);
+    /// Sends a text. Returns the newest message after the bot has handled it.
+    pub(crate) async fn ask(&self, who: &Person, text: &str) -> Screen {
+        who.send(text);
         self.telegram.settled().await;
         who.screen()
-            .unwrap_or_else(|| panic!("no answer to {said}"))
+            .unwrap_or_else(|| panic!("no answer to {text}"))
     }
 
-    /// Taps the button, and gives the same message once that was handled.
+    /// Taps the button. Returns the same message after the bot has handled the tap.
     pub(crate) async fn press(&self, who: &Person, screen: &Screen, button: Id) -> Screen {
         self.press_labelled(who, screen, &en(button)).await
     }
@@ -140,7 +140,7 @@ impl World {
     ) -> Screen {
         who.tap_on(screen, button);
         self.telegram.settled().await;
-        who.message(screen.id).expect("the message is there")
+        who.message(screen.id).expect("the message exists")
     }
 
     /// Opens the key in a new message.
@@ -150,17 +150,17 @@ impl World {
         (screen, key)
     }
 
-    /// Up to the question whether to revoke, in a new message.
+    /// Opens the question whether to revoke, in a new message.
     pub(crate) async fn ask_to_revoke(&self, who: &Person) -> (Screen, String) {
         let (screen, key) = self.open_key(who).await;
         (self.press(who, &screen, Id::BUTTON_REVOKE).await, key)
     }
 
-    /// The one live key of a person's account.
+    /// The only live key of a person's account.
     pub(crate) fn live(&self, who: &Person) -> String {
         let live = self.keyward.live(&format!("tg-{}", who.id()));
         let [key] = &live[..] else {
-            panic!("one live key, not {}", live.len());
+            panic!("{} live keys instead of one", live.len());
         };
         key.clone()
     }
@@ -169,7 +169,7 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         if let Some(running) = self.bot.take() {
-            // A runtime may not wait for its end within another.
+            // A runtime must not wait for its end inside another one.
             running.runtime.shutdown_background();
         }
     }

@@ -1,12 +1,12 @@
-//! What Telegram does not take at first, and screens that are older than what they show: no dead key
-//! stays as if it lived, no end of a Revoke stays unsaid, and nothing untrue is said.
+//! Edits that fail at first, and outdated screens: no message keeps showing a dead key, every outcome
+//! of a Revoke arrives, and no message is wrong.
 
 use keyward_bot::i18n::Id;
 use keyward_testkit::telegram::{Fault, Screen, When};
 
 use crate::world::{World, en, key_in};
 
-/// The next edit fails, however often it is tried at once.
+/// The next edit fails, with all its immediate retries.
 fn fail_an_edit(world: &World, when: When) {
     world
         .telegram
@@ -14,7 +14,7 @@ fn fail_an_edit(world: &World, when: When) {
 }
 
 #[tokio::test]
-async fn a_message_that_could_not_be_changed_still_counts_as_showing_its_key() {
+async fn a_message_whose_edit_failed_still_counts_as_showing_its_key() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     let (first, old) = world.open_key(&who).await;
@@ -27,22 +27,23 @@ async fn a_message_that_could_not_be_changed_still_counts_as_showing_its_key() {
     world.telegram.settled().await;
     let dead = who.message(first.id).unwrap();
     assert!(
-        dead.key().is_none() && dead.text.contains("dead since"),
+        dead.key().is_none() && dead.text.contains("stopped working on"),
         "{dead}"
     );
 }
 
 #[tokio::test]
-async fn the_end_of_a_revoke_is_told_when_telegram_takes_it_again() {
+async fn the_outcome_of_a_revoke_arrives_after_telegram_recovers() {
     for when in [When::Before, When::After] {
         let world = World::start(&[]).await;
         let who = world.telegram.person(5, "en");
         let (asked, old) = world.ask_to_revoke(&who).await;
         fail_an_edit(&world, when);
-        let told = |screen: &Screen| screen.key().is_none() && screen.text.contains("dead since");
+        let arrived =
+            |screen: &Screen| screen.key().is_none() && screen.text.contains("stopped working on");
         who.tap_on(&asked, "✅ Confirm");
-        // It comes late, so without the key, which may be dead by then.
-        let late = who.sees("what happened", told).await;
+        // A late edit contains no key, which may be dead by then.
+        let late = who.sees("the outcome", arrived).await;
         assert!(late.text.contains(&world.live(&who)[..7]), "{late}");
         let shown = world.press(&who, &late, Id::BUTTON_SHOW_AGAIN).await;
         assert!(key_in(&shown) == world.live(&who) && key_in(&shown) != old);
@@ -67,7 +68,7 @@ async fn a_new_message_whose_id_is_lost_shows_no_key() {
 }
 
 #[tokio::test]
-async fn cancel_after_confirm_does_not_say_that_nothing_was_changed() {
+async fn cancel_after_confirm_does_not_claim_that_nothing_was_changed() {
     let mut world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     for restarts in [false, true] {
@@ -92,11 +93,11 @@ async fn cancel_after_confirm_does_not_say_that_nothing_was_changed() {
 }
 
 #[tokio::test]
-async fn revoke_on_an_old_screen_says_what_is_and_asks_nothing() {
+async fn revoke_on_an_outdated_screen_shows_the_current_key() {
     let mut world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     let (old, _) = world.open_key(&who).await;
-    // The key of a screen that the bot does not remember is looked up.
+    // The bot does not remember the screen, so it gets the key from Keyward.
     world.kill_bot().await;
     world.start_bot(&[]).await;
     let asked = world.press(&who, &old, Id::BUTTON_REVOKE).await;
@@ -106,7 +107,7 @@ async fn revoke_on_an_old_screen_says_what_is_and_asks_nothing() {
     world.telegram.settled().await;
     world.kill_bot().await;
     world.start_bot(&[]).await;
-    // The tap of before, on what stood there.
+    // A tap on the outdated screen.
     who.tap_on(&old, "♻️ Revoke");
     world.telegram.settled().await;
     let now = who.message(old.id).unwrap();
@@ -123,7 +124,7 @@ async fn revoke_on_an_old_screen_says_what_is_and_asks_nothing() {
 }
 
 #[tokio::test]
-async fn a_second_tap_beyond_the_limit_leaves_the_new_key_where_it_is() {
+async fn a_second_tap_beyond_the_limit_keeps_the_new_key_on_the_screen() {
     let world = World::start(&[("reveals_per_hour", "1")]).await;
     let who = world.telegram.person(5, "en");
     let (asked, old) = world.ask_to_revoke(&who).await;
@@ -133,11 +134,11 @@ async fn a_second_tap_beyond_the_limit_leaves_the_new_key_where_it_is() {
     world.telegram.settled().await;
     let now = who.message(asked.id).unwrap();
     assert!(key_in(&now) == world.live(&who) && key_in(&now) != old);
-    assert!(now.text.contains("dead since"), "{now}");
+    assert!(now.text.contains("stopped working on"), "{now}");
 }
 
 #[tokio::test]
-async fn one_who_waits_long_does_not_hold_up_a_crowd() {
+async fn a_slow_revoke_does_not_hold_up_a_crowd() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     let (asked, _) = world.ask_to_revoke(&who).await;
@@ -145,18 +146,22 @@ async fn one_who_waits_long_does_not_hold_up_a_crowd() {
     who.tap_on(&asked, "✅ Confirm");
     let revoking = |screen: &Screen| screen.text.contains("Revoking");
     who.sees("the announcement", revoking).await;
-    // More than Telegram gives at once.
+    // More than one answer of Telegram contains.
     let crowd: Vec<_> = (1001..=1150)
         .map(|id| world.telegram.person(id, "en"))
         .collect();
-    for one in &crowd {
-        one.send("/start");
+    for person in &crowd {
+        person.send("/start");
     }
-    for one in &crowd {
-        one.sees("the menu", |screen| screen.button("👤 User Info").is_some())
+    for person in &crowd {
+        person
+            .sees("the menu", |screen| screen.button("👤 User Info").is_some())
             .await;
     }
-    assert!(revoking(&who.message(asked.id).unwrap()), "still under way");
+    assert!(
+        revoking(&who.message(asked.id).unwrap()),
+        "the Revoke still runs"
+    );
     who.sees("the new key", |screen| screen.key().is_some())
         .await;
 }

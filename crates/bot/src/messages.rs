@@ -1,0 +1,206 @@
+//! Shows views in messages. A failed edit is repeated until it succeeds; until then the message
+//! counts as one that shows its key. A repeated edit discloses no key, so it may come late.
+
+use std::sync::Arc;
+
+use teloxide_core::types::{CallbackQueryId, MessageId};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::callback::{Action, InvalidData};
+use crate::events::Person;
+use crate::flow::{KeyName, View};
+use crate::i18n::Id;
+use crate::metrics::Metrics;
+use crate::screens::Screens;
+use crate::telegram::failure::Failure;
+use crate::telegram::{Retry, Telegram};
+use crate::tracked::{TrackedMessage, TrackedMessages};
+
+/// Concurrent edits at a stop.
+const MAX_CONCURRENT: usize = 16;
+
+/// The messages of all users.
+pub struct Messages {
+    telegram: Arc<Telegram>,
+    screens: Screens,
+    tracked: TrackedMessages,
+    metrics: Arc<Metrics>,
+}
+
+impl Messages {
+    /// No message is known yet.
+    pub fn new(telegram: Arc<Telegram>, screens: Screens, metrics: Arc<Metrics>) -> Self {
+        Self {
+            telegram,
+            screens,
+            tracked: TrackedMessages::default(),
+            metrics,
+        }
+    }
+
+    /// Shows a view in this message, or in a new one. Returns the message, if its id is known.
+    pub async fn show(
+        &self,
+        person: Person,
+        message: Option<MessageId>,
+        view: &View,
+    ) -> Option<MessageId> {
+        if let Some(message) = message
+            && self.edit(person, message, view).await != Err(Failure::Gone)
+        {
+            return Some(message);
+        }
+        // Telegram may create a message and lose the answer with its id. So a new message gets its
+        // key by an edit, after the bot knows which message it must hide.
+        let keyless = view.without_key();
+        let first = keyless.as_ref().unwrap_or(view);
+        let screen = self.screens.render(person.language, first);
+        let sent = self.telegram.send(person.id, &screen).await;
+        log_failure("sending a message", sent.as_ref());
+        let message = sent.ok()?;
+        if keyless.is_some() {
+            // A failed edit is logged and repeated.
+            let _ = self.edit(person, message, view).await;
+        }
+        Some(message)
+    }
+
+    async fn edit(&self, person: Person, message: MessageId, view: &View) -> Result<(), Failure> {
+        let screen = self.screens.render(person.language, view);
+        let now = Instant::now();
+        let shown = view.discloses().cloned();
+        let shows_key = shown.is_some();
+        let tracked = TrackedMessage {
+            user: person.id,
+            id: message,
+            key: shown.or_else(|| self.key(person, message)),
+            replacement: view.without_key().unwrap_or_else(|| view.clone()),
+            language: person.language,
+            due: match shows_key {
+                true => self.screens.hide_after().map(|after| now + after),
+                false => Some(now),
+            },
+            cause: "time",
+            failures: 0,
+            refusals: 0,
+        };
+        // Before the edit: it may succeed without an answer.
+        self.tracked.put(tracked.clone(), now);
+        let retry = match view {
+            // The result of the Revoke may replace it at any time.
+            View::Revoking { .. } => Retry::Never,
+            _ => Retry::Always,
+        };
+        let edited = self.telegram.edit(person.id, message, &screen, retry).await;
+        match &edited {
+            Ok(()) if shows_key => {
+                self.metrics.reveals.inc();
+            }
+            Ok(()) | Err(Failure::Gone) => self.tracked.remove(person.id, message),
+            Err(failure) => {
+                self.tracked.put_back(tracked, failure, Instant::now());
+                log_failure("editing a message", edited.as_ref());
+            }
+        }
+        self.count_tracked();
+        edited
+    }
+
+    /// The key, if this message is known to show one.
+    pub fn key(&self, person: Person, message: MessageId) -> Option<KeyName> {
+        self.tracked.key(person.id, message)
+    }
+
+    /// The action of a button.
+    ///
+    /// # Errors
+    ///
+    /// Data that this bot did not write for this user.
+    pub fn action(&self, person: Person, data: &str) -> Result<Action, InvalidData> {
+        self.telegram.codec().read(person.id, data)
+    }
+
+    /// Answers a tap, with a text in a window if there is one.
+    pub async fn answer(&self, person: Person, query: &CallbackQueryId, text: Option<Id>) {
+        let text = text.map(|id| self.screens.texts().plain(person.language, id));
+        log_failure("answering a tap", self.telegram.answer(query, text).await);
+    }
+
+    /// Says in a group that the bot works in private chats only.
+    pub async fn send_to_group(&self, person: Person, chat: i64) {
+        let screen = self.screens.render(person.language, &View::Group);
+        let sent = self.telegram.send_to_group(chat, &screen).await;
+        log_failure("answering in a group", sent);
+    }
+
+    /// Replaces all messages of a user that show this key, except `except`.
+    pub async fn supersede(
+        &self,
+        user: u64,
+        key_id: Uuid,
+        except: Option<MessageId>,
+        replacement: impl Fn(String) -> View,
+    ) {
+        let now = Instant::now();
+        self.tracked
+            .supersede(user, key_id, except, replacement, now);
+        self.replace_due(user, except).await;
+    }
+
+    /// The users who have messages to replace now.
+    pub fn users_due(&self) -> Vec<u64> {
+        self.tracked.users_due(Instant::now())
+    }
+
+    /// Replaces the due messages of a user, except `except`.
+    pub async fn replace_due(&self, user: u64, except: Option<MessageId>) {
+        for message in self.tracked.take_due(user, except, Instant::now()) {
+            // A failed edit becomes due again.
+            self.replace(message, Retry::Never).await;
+        }
+    }
+
+    /// Replaces every tracked message, at a stop.
+    pub async fn replace_all(&self) {
+        let replacing = self.tracked.take_all().into_iter().map(|message| {
+            let cause = match message.cause {
+                "time" => "stop",
+                other => other,
+            };
+            self.replace(TrackedMessage { cause, ..message }, Retry::Always)
+        });
+        // Collected, because the closure borrows for too short a time inside the stream.
+        let replacing: Vec<_> = replacing.collect();
+        let replacing = futures_util::stream::iter(replacing);
+        futures_util::StreamExt::for_each_concurrent(replacing, MAX_CONCURRENT, |edit| edit).await;
+    }
+
+    async fn replace(&self, message: TrackedMessage, retry: Retry) {
+        let screen = self.screens.render(message.language, &message.replacement);
+        let (user, id) = (message.user, message.id);
+        match self.telegram.edit(user, id, &screen, retry).await {
+            Ok(()) if message.key.is_some() => self.metrics.hidden(message.cause),
+            Ok(()) | Err(Failure::Gone) => {}
+            Err(failure) => {
+                log_failure("replacing a message", Err::<(), _>(&failure));
+                self.tracked.put_back(message, &failure, Instant::now());
+            }
+        }
+        self.count_tracked();
+    }
+
+    fn count_tracked(&self) {
+        let count = i64::try_from(self.tracked.count()).unwrap_or(i64::MAX);
+        self.metrics.showing.set(count);
+    }
+}
+
+/// Logs a failure, except that a user has blocked the bot.
+fn log_failure<T, F: std::borrow::Borrow<Failure>>(call: &str, outcome: Result<T, F>) {
+    if let Err(failure) = outcome
+        && *failure.borrow() != Failure::Blocked
+    {
+        tracing::warn!(failure = %failure.borrow(), "{call} failed");
+    }
+}

@@ -1,0 +1,291 @@
+//! The messages that the bot must replace: those that show a key (after a time, when the key is
+//! revoked, and at a stop), and those whose last edit failed.
+//!
+//! This memory does not survive a restart: a forgotten message stays until the user continues in
+//! it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use teloxide_core::types::MessageId;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::flow::{KeyName, View};
+use crate::i18n::Language;
+use crate::telegram::failure::Failure;
+
+/// Above this number, the oldest message is replaced early.
+const MAX_MESSAGES: usize = 10_000;
+/// The pause after the first failure; each failure doubles it, up to `MAX_PAUSE`.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PAUSE: Duration = Duration::from_secs(3600);
+/// After so many refusals Telegram will not accept the edit.
+const MAX_REFUSALS: u8 = 10;
+
+/// A message that must be replaced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrackedMessage {
+    /// The user, whose id is also that of the private chat.
+    pub user: u64,
+    /// Its id in the chat.
+    pub id: MessageId,
+    /// The key that it may show; `None` if only its last edit failed.
+    pub key: Option<KeyName>,
+    /// The view that replaces it. It discloses no key, so it may come late.
+    pub replacement: View,
+    /// The language of the user.
+    pub language: Language,
+    /// When; `None` if no time replaces it.
+    pub due: Option<Instant>,
+    /// Why its key is hidden, as a label in metrics.
+    pub cause: &'static str,
+    /// How many edits have failed.
+    pub failures: u32,
+    /// How many of them Telegram refused.
+    pub refusals: u8,
+}
+
+/// The messages that must be replaced.
+pub struct TrackedMessages {
+    messages: Mutex<HashMap<(u64, MessageId), TrackedMessage>>,
+    max: usize,
+}
+
+impl Default for TrackedMessages {
+    fn default() -> Self {
+        Self {
+            messages: Mutex::default(),
+            max: MAX_MESSAGES,
+        }
+    }
+}
+
+impl TrackedMessages {
+    /// Tracks a message, in place of what was known about it.
+    pub fn put(&self, message: TrackedMessage, now: Instant) {
+        let mut messages = self.messages.lock();
+        let key = (message.user, message.id);
+        if messages.len() >= self.max && !messages.contains_key(&key) {
+            // Messages without a time come last.
+            let oldest = messages
+                .values_mut()
+                .filter(|m| !m.is_due(now))
+                .min_by_key(|m| (m.due.is_none(), m.due));
+            if let Some(oldest) = oldest {
+                oldest.due = Some(now);
+            }
+            // Due messages leave soon. Only if they cannot, the memory is cut.
+            if messages.len() >= self.max * 2 {
+                let any = messages.keys().next().copied();
+                any.map(|key| messages.remove(&key));
+            }
+        }
+        messages.insert(key, message);
+    }
+
+    /// Tracks a message after a failed edit, for another attempt.
+    pub fn put_back(&self, message: TrackedMessage, failure: &Failure, now: Instant) {
+        let refusals = message.refusals + u8::from(matches!(failure, Failure::Refused(_)));
+        if refusals >= MAX_REFUSALS {
+            return;
+        }
+        let pause = match failure {
+            Failure::TooMany(wait) => *wait,
+            // The user does not look at it before they unblock the bot.
+            Failure::Blocked => MAX_PAUSE,
+            _ => FIRST_PAUSE * 2_u32.saturating_pow(message.failures.min(16)),
+        };
+        let again = TrackedMessage {
+            due: Some(now + pause.min(MAX_PAUSE)),
+            failures: message.failures.saturating_add(1),
+            refusals,
+            ..message
+        };
+        self.put(again, now);
+    }
+
+    /// Forgets a message, because it shows what it should.
+    pub fn remove(&self, user: u64, id: MessageId) {
+        self.messages.lock().remove(&(user, id));
+    }
+
+    /// The key that this message may show.
+    pub fn key(&self, user: u64, id: MessageId) -> Option<KeyName> {
+        self.messages.lock().get(&(user, id))?.key.clone()
+    }
+
+    /// Makes all messages of `user` that may show the key due now, except `except`.
+    pub fn supersede(
+        &self,
+        user: u64,
+        key_id: Uuid,
+        except: Option<MessageId>,
+        replacement: impl Fn(String) -> View,
+        now: Instant,
+    ) {
+        let mut messages = self.messages.lock();
+        let of_user = messages.values_mut().filter(|message| message.user == user);
+        for message in of_user.filter(|message| Some(message.id) != except) {
+            if let Some(key) = message.key.as_ref().filter(|key| key.key_id == key_id) {
+                message.replacement = replacement(key.hint.clone());
+                message.due = Some(now);
+                message.cause = "revoked";
+                (message.failures, message.refusals) = (0, 0);
+            }
+        }
+    }
+
+    /// Removes and returns the due messages of `user`, except `except`.
+    pub fn take_due(
+        &self,
+        user: u64,
+        except: Option<MessageId>,
+        now: Instant,
+    ) -> Vec<TrackedMessage> {
+        self.take(|message| {
+            message.user == user && message.is_due(now) && Some(message.id) != except
+        })
+    }
+
+    /// Removes and returns all messages.
+    pub fn take_all(&self) -> Vec<TrackedMessage> {
+        self.take(|_| true)
+    }
+
+    /// The users who have due messages.
+    pub fn users_due(&self, now: Instant) -> Vec<u64> {
+        let messages = self.messages.lock();
+        let due = messages.values().filter(|message| message.is_due(now));
+        let mut users: Vec<_> = due.map(|message| message.user).collect();
+        users.sort_unstable();
+        users.dedup();
+        users
+    }
+
+    /// How many messages may show a key.
+    pub fn count(&self) -> usize {
+        let messages = self.messages.lock();
+        messages.values().filter(|m| m.key.is_some()).count()
+    }
+
+    fn take(&self, is_wanted: impl Fn(&TrackedMessage) -> bool) -> Vec<TrackedMessage> {
+        let mut messages = self.messages.lock();
+        let wanted = messages.extract_if(|_, message| is_wanted(message));
+        wanted.map(|(_, message)| message).collect()
+    }
+}
+
+impl TrackedMessage {
+    fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|at| at <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn message(user: u64, id: i32, key: u128, due: Option<Instant>) -> TrackedMessage {
+        TrackedMessage {
+            user,
+            id: MessageId(id),
+            key: Some(KeyName {
+                key_id: Uuid::from_u128(key),
+                hint: "kw_abcd".to_owned(),
+            }),
+            replacement: View::Help,
+            language: Language::English,
+            due,
+            cause: "time",
+            failures: 0,
+            refusals: 0,
+        }
+    }
+
+    #[test]
+    fn due_messages_are_taken_once() {
+        let (tracked, now) = (TrackedMessages::default(), Instant::now());
+        tracked.put(message(1, 1, 1, Some(now + MINUTE)), now);
+        tracked.put(message(1, 2, 1, None), now);
+        tracked.put(message(2, 1, 2, Some(now + MINUTE)), now);
+        assert!(tracked.users_due(now).is_empty());
+        assert_eq!(tracked.users_due(now + MINUTE), [1, 2]);
+        assert!(
+            tracked
+                .take_due(1, Some(MessageId(1)), now + MINUTE)
+                .is_empty()
+        );
+        assert_eq!(tracked.take_due(1, None, now + MINUTE).len(), 1);
+        assert!(tracked.take_due(1, None, now + MINUTE).is_empty());
+        // The key is shown again before the message was due.
+        tracked.put(message(2, 1, 2, Some(now + MINUTE * 2)), now);
+        assert!(tracked.take_due(2, None, now + MINUTE).is_empty());
+        tracked.remove(2, MessageId(9));
+        assert_eq!(tracked.count(), 2);
+        assert_eq!(tracked.take_all().len(), 2);
+    }
+
+    #[test]
+    fn all_messages_with_a_revoked_key_are_due_at_once() {
+        let (tracked, now) = (TrackedMessages::default(), Instant::now());
+        for (user, id, key) in [(1, 1, 1), (1, 2, 1), (1, 3, 2), (2, 1, 1)] {
+            tracked.put(message(user, id, key, None), now);
+        }
+        let replacement = View::OldKey;
+        tracked.supersede(1, Uuid::from_u128(1), Some(MessageId(1)), replacement, now);
+        let due = tracked.take_due(1, None, now);
+        let [only] = &due[..] else {
+            panic!("{due:?}");
+        };
+        assert_eq!((only.id, only.cause), (MessageId(2), "revoked"));
+        assert_eq!(only.replacement, View::OldKey("kw_abcd".to_owned()));
+        assert!(tracked.users_due(now + MINUTE).is_empty());
+    }
+
+    #[test]
+    fn failed_edits_are_repeated_until_telegram_has_refused_them_ten_times() {
+        let (tracked, mut now) = (TrackedMessages::default(), Instant::now());
+        tracked.put(message(1, 1, 1, Some(now)), now);
+        let lost = Failure::Lost("x".to_owned());
+        let mut try_again = |failure: &Failure, expected: Duration| {
+            let message = tracked.take_due(1, None, now).pop().unwrap();
+            tracked.put_back(message, failure, now);
+            let almost = now + expected - Duration::from_millis(1);
+            assert!(tracked.take_due(1, None, almost).is_empty());
+            now += expected;
+        };
+        for times in 0..30 {
+            let pause = FIRST_PAUSE * 2_u32.pow(times.min(16));
+            try_again(&lost, pause.min(MAX_PAUSE));
+        }
+        try_again(&Failure::TooMany(MINUTE), MINUTE);
+        try_again(&Failure::Blocked, MAX_PAUSE);
+        let refused = Failure::Refused("x".to_owned());
+        for _ in 1..MAX_REFUSALS {
+            try_again(&refused, MAX_PAUSE);
+        }
+        let message = tracked.take_due(1, None, now).pop().unwrap();
+        tracked.put_back(message, &refused, now);
+        assert_eq!(tracked.count(), 0);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_oldest_message_is_due_early() {
+        let now = Instant::now();
+        let tracked = TrackedMessages {
+            max: 3,
+            ..TrackedMessages::default()
+        };
+        tracked.put(message(9, 9, 1, None), now);
+        for id in 0..100 {
+            let at = now + MINUTE * u32::try_from(id + 1).unwrap();
+            tracked.put(message(1, id, 1, Some(at)), now);
+            assert!(tracked.count() <= 6);
+        }
+        assert_eq!(tracked.users_due(now), [1]);
+    }
+}
