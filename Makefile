@@ -4,13 +4,16 @@ CARGO ?= cargo
 # More arguments for `cargo test`, for instance: make test TEST_FLAGS=--no-fail-fast
 TEST_FLAGS ?=
 
+# Followed by the name of a module of tests/e2e.
+SOAK = $(CARGO) test --release --locked --test e2e -- --nocapture
+
 SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh)
 
 # Where scripts/install-check-tools.sh puts what is missing.
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults cluster examples demo \
+.PHONY: help test test-fast check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults cluster examples demo \
 	mutants soak \
 	test-tools check-tools
 
@@ -19,6 +22,10 @@ help: ## list the targets
 
 test: test-tools ## run every test (KEYWARD_TEST_PYTHON: another Python for the Python tests)
 	$(CARGO) test --workspace --locked $(TEST_FLAGS)
+
+test-fast: test-tools ## the tests that need no Postgres and no Redis: under a minute after the build
+	$(CARGO) test --workspace --locked --lib --bins $(TEST_FLAGS)
+	$(CARGO) test --locked --test api --test contract --test docs $(TEST_FLAGS) -- --skip postgres
 
 check: fmt clippy deny proto doc shell deploy ## formatting, lints, licences, proto files, docs, scripts, deploy/
 
@@ -71,12 +78,9 @@ mutants: test-tools ## break the code with each patch of proof/mutants: a test m
 	scripts/mutants.sh
 
 soak: test-tools ## kill -9 under traffic 200 times, each fault of a cluster 20, each race of the story 100 (KEYWARD_SOAK_ROUNDS)
-	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} \
-		$(CARGO) test --release --locked --test e2e durability:: -- --nocapture
-	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} \
-		$(CARGO) test --release --locked --test e2e cluster:: -- --nocapture
-	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-100} \
-		$(CARGO) test --release --locked --test e2e story:: -- --nocapture
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} $(SOAK) durability::
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} $(SOAK) cluster::
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-100} $(SOAK) story:: --skip deploy::
 
 test-tools:
 	scripts/install-test-tools.sh

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyward_core::fence::Page;
+use keyward_core::fence::{Page, Start};
 use keyward_core::key::{
     AccountId, Clock, Entropy, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
     SlotName, Timestamp, TokenRecord,
 };
 use keyward_crypto::{Digest, Sealed};
 use keyward_store::{
-    Actor, CommittedChange, Expiry, KeyChanges, KeyTarget, NewKey, NewToken, OpenError, Revocation,
-    RevokeAnswer, Revoked, Store, StoredKey, Successor, UpdateAnswer,
+    Actor, CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, NewKey, NewToken,
+    OpenError, Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey, Successor,
+    TokenRevoked, UpdateAnswer,
 };
 
 use crate::doubles::{Counting, ManualClock};
@@ -21,30 +22,30 @@ use crate::doubles::{Counting, ManualClock};
 /// A place for one store's data.
 #[async_trait]
 pub(crate) trait Backend: Send + Sync + 'static {
-    /// Opens the store, making it when there is none yet.
+    /// Opens the store, and creates it first if necessary.
     async fn open(
         &self,
         clock: Arc<dyn Clock>,
         entropy: &dyn Entropy,
     ) -> Result<Arc<dyn Store>, OpenError>;
 
-    /// A connection that passes the service by.
+    /// A connection for manual SQL.
     async fn connect(&self) -> Box<dyn ByHand>;
 
-    /// Bytes as they stand in SQL; 16 of them are an id.
+    /// Bytes as an SQL literal; 16 of them are an id.
     fn bytes(&self, bytes: &[u8]) -> String;
 
-    /// A time, in microseconds since the Unix epoch, as it stands in SQL.
+    /// A time, in microseconds since the Unix epoch, as an SQL literal.
     fn time(&self, micros: i64) -> String;
 
     /// A microsecond, to be added to a time in SQL.
     fn tick(&self) -> &'static str;
 
-    /// Lets the store's own clock, if it has one, follow the test's.
+    /// Makes the store's own clock, if it has one, follow the test's clock.
     fn follow(&self, _clock: &ManualClock) {}
 }
 
-/// What an operator has: a connection, and SQL.
+/// An operator's connection.
 #[async_trait]
 pub(crate) trait ByHand: Send {
     /// Runs SQL; answers how many rows it changed, or the message of the refusal.
@@ -54,7 +55,7 @@ pub(crate) trait ByHand: Send {
     async fn read(&mut self, sql: &str) -> Vec<String>;
 }
 
-/// A store and all around it.
+/// A store with its clock, its entropy and its backend.
 pub(crate) struct World {
     backend: Box<dyn Backend>,
     pub(crate) store: Arc<dyn Store>,
@@ -101,7 +102,7 @@ impl World {
         self.reopened_after(async |store| store.close().await).await
     }
 
-    /// Drops the store as it stands and opens it again.
+    /// Drops the store without closing it, and opens it again.
     pub(crate) async fn abandoned_and_reopened(self) -> Self {
         self.reopened_after(async |store| drop(store)).await
     }
@@ -153,7 +154,7 @@ impl World {
             .unwrap()
     }
 
-    /// An id as it stands in SQL.
+    /// An id as an SQL literal.
     pub(crate) fn id(&self, id: KeyId) -> String {
         self.bytes(id.as_bytes())
     }
@@ -162,7 +163,7 @@ impl World {
         self.backend.bytes(bytes)
     }
 
-    /// A time as it stands in SQL.
+    /// A time as an SQL literal.
     pub(crate) fn time(&self, micros: i64) -> String {
         self.backend.time(micros)
     }
@@ -249,8 +250,29 @@ impl World {
         Digest::from_bytes(bytes)
     }
 
+    pub(crate) async fn start(&self) -> Start {
+        self.store.start().await.unwrap()
+    }
+
+    pub(crate) async fn trim(&self) -> u64 {
+        self.store.trim().await.unwrap()
+    }
+
+    pub(crate) async fn find(&self, digest: &Digest) -> Found<KeyRecord> {
+        self.store.find_key(digest).await.unwrap()
+    }
+
+    pub(crate) async fn find_token(&self, digest: &Digest) -> Found<TokenRecord> {
+        self.store.find_token(digest).await.unwrap()
+    }
+
+    /// Issues a key, or finds the one that its slot holds.
+    pub(crate) async fn issue_or_get(&self, new: NewKey) -> Issued {
+        self.store.issue(new, &actor()).await.unwrap()
+    }
+
     pub(crate) async fn issue(&self, new: NewKey) -> KeyRecord {
-        let issued = self.store.issue(new, &actor()).await.unwrap();
+        let issued = self.issue_or_get(new).await;
         assert!(issued.created);
         issued.key.record
     }
@@ -282,8 +304,22 @@ impl World {
         self.get(id).await.record
     }
 
+    pub(crate) async fn try_revoke(&self, revocation: Revocation) -> RevokeAnswer {
+        self.store.revoke(revocation, &actor()).await.unwrap()
+    }
+
     pub(crate) async fn revoke(&self, revocation: Revocation) -> Revoked {
-        done(self.store.revoke(revocation, &actor()).await.unwrap())
+        done(self.try_revoke(revocation).await)
+    }
+
+    /// Replaces one key at once.
+    pub(crate) async fn replace(&self, id: KeyId) -> Revoked {
+        self.revoke(replace(id, self.successor(), Duration::ZERO))
+            .await
+    }
+
+    pub(crate) async fn try_update(&self, id: KeyId, changes: KeyChanges) -> UpdateAnswer {
+        self.store.update(id, changes, &actor()).await.unwrap()
     }
 
     pub(crate) async fn update(
@@ -291,7 +327,7 @@ impl World {
         id: KeyId,
         changes: KeyChanges,
     ) -> (KeyRecord, CommittedChange) {
-        match self.store.update(id, changes, &actor()).await.unwrap() {
+        match self.try_update(id, changes).await {
             UpdateAnswer::Done(updated) => (updated.record, updated.committed),
             other => panic!("{other:?}"),
         }
@@ -313,12 +349,40 @@ impl World {
         }
     }
 
-    pub(crate) async fn token(&self, name: &str) -> TokenRecord {
-        self.store
-            .create_token(self.new_token(name), &actor())
-            .await
-            .unwrap()
+    pub(crate) async fn create_token(&self, new: NewToken) -> TokenRecord {
+        self.store.create_token(new, &actor()).await.unwrap()
     }
+
+    pub(crate) async fn token(&self, name: &str) -> TokenRecord {
+        self.create_token(self.new_token(name)).await
+    }
+
+    pub(crate) async fn revoke_token(&self, id: KeyId) -> TokenRevoked {
+        let revoked = self.store.revoke_token(id, &actor()).await.unwrap();
+        revoked.unwrap()
+    }
+
+    /// Up to ten tokens, revoked tokens too.
+    pub(crate) async fn tokens(&self) -> Vec<TokenRecord> {
+        self.store.list_tokens(true, None, 10).await.unwrap()
+    }
+
+    pub(crate) async fn has_tokens(&self) -> bool {
+        self.store.has_tokens().await.unwrap()
+    }
+
+    pub(crate) async fn has_admin(&self) -> bool {
+        self.store.has_admin().await.unwrap()
+    }
+}
+
+/// Asserts that the store refused what would break its own rules.
+#[track_caller]
+pub(crate) fn assert_damaged<T: std::fmt::Debug>(outcome: &Result<T, StoreError>) {
+    assert!(
+        matches!(outcome, Err(StoreError::Damaged(_))),
+        "{outcome:?}"
+    );
 }
 
 /// Runs `count` calls at once and gives their results.

@@ -1,5 +1,5 @@
-//! The documentation names what is there: every path that it mentions exists, every name after
-//! `::` stands in that file, every link leads somewhere, and each invariant has its place.
+//! The documentation's references resolve: every path exists, every name after `::` is defined in
+//! that file, every link has a target, and every invariant names its function.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
-//! The README is true: its commands are run and their output is compared, its tables are those of
-//! the code. `UPDATE_README=1 cargo test --test docs` writes what was really printed.
+//! Checks the README: runs its commands, compares their output, and compares its tables with the
+//! code. `UPDATE_README=1 cargo test --test docs` writes the real output.
 //!
-//! Each block marked `console` holds `$ command` lines and what they print; all are run in order
-//! in one shell, against the real binary in an empty directory. A block marked `python FILE` is
-//! put there as that file before the next command.
+//! Each block marked `console` holds `$ command` lines and their output. All commands run in order
+//! in one shell, with the real binary, in an empty directory. A block marked `python FILE` becomes
+//! that file before the next command.
 
 use keyward_core::key::Verdict;
 use keyward_ops::Metrics;
@@ -129,7 +129,7 @@ fn it_names_every_rpc_with_its_role_and_every_verdict() {
 }
 
 #[test]
-fn the_scanners_expression_is_that_of_the_vectors() {
+fn the_readme_shows_the_scanner_expression_of_the_vectors() {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/keys.json");
     let vectors: serde_json::Value =
         serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();

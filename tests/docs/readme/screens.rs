@@ -1,4 +1,4 @@
-//! The pictures of the bot's screens are those of its texts.
+//! The pictures of the bot's screens match its texts.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The shell that the README's commands are run in.
+//! The shell that runs the README's commands.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The story in the README is what `make demo` prints.
+//! The story in the README matches the output of `make demo`.
 
 use std::collections::HashMap;
 use std::process::Command;

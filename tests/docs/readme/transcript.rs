@@ -1,8 +1,8 @@
 //! Runs the README's commands in order and compares what they print.
 //!
-//! Ids, secrets and times differ from run to run: where the README shows one, the run must show
-//! one too, and the same one wherever the README repeats it. Commands are run with the run's own
-//! ids and secrets in the README's stead.
+//! Ids, secrets and times differ between runs. Where the README shows one, the run must show one
+//! too, and the same one wherever the README repeats it. Commands run with the ids and secrets of
+//! the run.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

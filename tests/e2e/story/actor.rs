@@ -1,4 +1,4 @@
-//! A person who goes through the bot's screens.
+//! A person who uses the bot's screens.
 
 use keyward_testkit::Front;
 use keyward_testkit::telegram::{Person, Screen};

@@ -1,5 +1,4 @@
-//! Updates that no honest person causes: the bot lives on, shows no key to anybody but its owner, and
-//! asks for no Revoke.
+//! Hostile updates: the bot keeps running, shows a key only to its owner, and sends no Revoke.
 
 use std::sync::LazyLock;
 
@@ -75,7 +74,7 @@ impl Scene {
         }
     }
 
-    /// Whatever the victim's buttons have carried so far.
+    /// The data of all the victim's buttons so far.
     fn data(&self) -> Vec<String> {
         let shown = self.stage.telegram.shown().into_iter();
         let of_anna = shown.filter(|screen| screen.chat == self.anna.person.chat());

@@ -1,16 +1,16 @@
-//! The story from end to end: a person gets a key from the bot, lives by it at an API, and replaces
-//! it. Keyward, the bot and the API are processes of their own; only Telegram is played.
+//! The story from end to end: a person gets a key from the bot, uses it at an API, and replaces it.
+//! Keyward, the bot and the API are processes; only Telegram is a fake.
 //!
-//! After every ending, however it came about, the account is whole: one key lives, it is the one on
-//! the person's screen, and the API takes it and no other. `KEYWARD_SOAK_ROUNDS` sets how often each
-//! race is run; 20 times otherwise.
+//! At the end the account is always consistent: one key is live, it is on the person's screen, and
+//! the API accepts it and no other. `KEYWARD_SOAK_ROUNDS` sets the rounds of each race; the default
+//! is 20.
 
 mod actor;
-mod cluster;
 mod hostile;
 mod network;
 mod outages;
 mod races;
+mod two_instances;
 mod whole;
 mod words;
 
@@ -19,7 +19,7 @@ use std::time::Duration;
 use keyward_testkit::Stage;
 
 use actor::Actor;
-use whole::{assert_whole, keys_of, refused};
+use whole::{assert_whole, refused};
 use words::LANGUAGES;
 
 /// How often each race is run.
@@ -149,6 +149,6 @@ async fn hides(stage: &Stage, actor: &Actor) {
     let shown: Vec<_> = keys().collect();
     assert_eq!(shown[0], shown[1]);
     assert_eq!(stage.request(&shown[0]).await.status, 200);
-    let keys = keys_of(&stage.client().await, &actor.account()).await;
+    let keys = stage.client().await.list(&actor.account()).await.unwrap();
     assert_eq!(keys.len(), 1);
 }

@@ -1,5 +1,5 @@
-//! Telegram fails, people delete, block and crowd in, or updates come by a webhook: the end is the
-//! same.
+//! Telegram fails, people delete messages, block the bot or crowd in, or updates arrive by webhook:
+//! the outcome is the same.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -36,7 +36,7 @@ async fn a_telegram_that_fails_delays_the_new_key_and_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_deleted_meanwhile_comes_anew() {
+async fn a_message_deleted_meanwhile_is_sent_again() {
     let stage = Stage::start(&[]);
     let actor = Actor::english(&stage, 1001);
     let (old, ask) = actor.ask().await;
@@ -51,7 +51,7 @@ async fn a_message_that_is_deleted_meanwhile_comes_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_blocks_the_bot_in_the_middle_finds_the_new_key_later() {
+async fn a_person_who_blocks_the_bot_finds_the_new_key_later() {
     let mut stage = Stage::start(&[]);
     let actor = Actor::english(&stage, 1001);
     let (old, ask) = actor.ask().await;
@@ -97,7 +97,7 @@ async fn a_crowd_and_an_impatient_person_are_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_a_webhook_it_is_the_same_and_nobody_else_is_heard() {
+async fn a_webhook_works_like_polling_and_refuses_forged_updates() {
     let mut secret = tempfile::NamedTempFile::new().unwrap();
     write!(secret, "a-secret-of-enough-length").unwrap();
     let stage = Stage::start(&[

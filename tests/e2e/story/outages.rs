@@ -1,4 +1,4 @@
-//! Keyward goes away in the middle of a Confirm, or its answer does.
+//! Keyward stops during a Confirm, or its answer is lost.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ async fn keyward_killed_at_any_moment_of_a_confirm_leaves_the_account_whole() {
         let actor = Actor::english(&stage, 1000 + id);
         let (old, ask) = actor.ask().await;
         actor.confirm(&ask);
-        // From at once to about when the person is told.
+        // From at once to about the time of the bot's answer.
         tokio::time::sleep(Duration::from_millis(40) * u32::try_from(id).unwrap() / 20).await;
         stage.kill_keyward();
         stage.start_keyward();

@@ -1,4 +1,4 @@
-//! What happens at the same time, and what happens twice.
+//! Concurrent and repeated taps.
 
 use keyward_testkit::telegram::{Held, When};
 use keyward_testkit::{Stage, Swallowed};

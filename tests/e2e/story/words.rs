@@ -1,5 +1,4 @@
-//! What the bot says, from its own files of texts: a test finds a button by its name, in every
-//! language.
+//! The bot's texts, from its own files: a test finds a button by its name in every language.
 
 use std::collections::HashMap;
 

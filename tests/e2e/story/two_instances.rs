@@ -1,5 +1,4 @@
-//! The story on two instances and a Postgres: an instance that dies or leaves in the middle is waited
-//! out, or missed by nobody.
+//! The story on two instances and a Postgres, while one instance leaves or is killed.
 
 use std::path::Path;
 
@@ -19,7 +18,7 @@ enum Loss {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_flow_on_two_instances_with_one_that_leaves_or_dies() {
     for (id, loss) in (1001..).zip([Loss::Nothing, Loss::Stop, Loss::Kill]) {
-        let mut cluster = Cluster::start(env!("CARGO_BIN_EXE_keyward"), 2, Options::default());
+        let mut cluster = Cluster::start(crate::BINARY, 2, Options::default());
         let instances = vec![cluster.grpc(0), cluster.grpc(1)];
         let front = Front::start(FrontOptions {
             for_bot: instances.clone(),
