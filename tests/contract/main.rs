@@ -32,6 +32,7 @@ mod revoke;
 mod time;
 mod tokens;
 mod update;
+mod values;
 mod world;
 
 use world::{Backend, World};

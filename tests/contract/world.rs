@@ -1,23 +1,23 @@
 //! What a case works with: a store on a fresh backend, and helpers that keep cases short.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use keyward_core::fence::{Page, Start};
 use keyward_core::key::{
-    AccountId, Clock, Entropy, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
-    SlotName, Timestamp, TokenRecord,
+    Clock, Entropy, Hint, KeyId, KeyRecord, Metadata, Networks, Roles, Scopes, Timestamp,
+    TokenRecord,
 };
-use keyward_crypto::{Digest, Sealed};
+use keyward_crypto::Digest;
 use keyward_store::{
-    Actor, CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, NewKey, NewToken,
-    OpenError, Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey, Successor,
-    TokenRevoked, UpdateAnswer,
+    CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, NewKey, NewToken, OpenError,
+    Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey, Successor, TokenRevoked,
+    UpdateAnswer,
 };
 
 use crate::doubles::{Counting, ManualClock};
+pub(crate) use crate::values::*;
 
 /// A place for one store's data.
 #[async_trait]
@@ -404,89 +404,5 @@ pub(crate) fn done(answer: RevokeAnswer) -> Revoked {
     match answer {
         RevokeAnswer::Done(revoked) => *revoked,
         other => panic!("{other:?}"),
-    }
-}
-
-pub(crate) fn actor() -> Actor {
-    Actor {
-        token: Some(KeyId::from_bytes([0xac; 16])),
-        name: "bot".to_owned(),
-    }
-}
-
-pub(crate) fn account(text: &str) -> AccountId {
-    AccountId::new("account_id", text.to_owned()).unwrap()
-}
-
-pub(crate) fn slot(text: &str) -> SlotName {
-    SlotName::new("name", text.to_owned()).unwrap()
-}
-
-pub(crate) fn reason(text: &str) -> Option<Reason> {
-    Some(Reason::new("reason", text.to_owned()).unwrap())
-}
-
-pub(crate) fn scopes(texts: &[&str]) -> Scopes {
-    Scopes::new("scopes", owned(texts)).unwrap()
-}
-
-pub(crate) fn metadata(entries: &[(&str, &str)]) -> Metadata {
-    let entries = entries
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    Metadata::new("metadata", entries.collect::<BTreeMap<_, _>>()).unwrap()
-}
-
-pub(crate) fn networks(texts: &[&str]) -> Networks {
-    Networks::new("allowed_cidrs", &owned(texts)).unwrap()
-}
-
-fn owned(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(|text| (*text).to_owned()).collect()
-}
-
-/// A sealed copy: opaque to a store.
-pub(crate) fn sealed(byte: u8) -> Sealed {
-    Sealed::from_bytes(vec![byte; 96])
-}
-
-/// Changes one key's `disabled`.
-pub(crate) fn disabled(disabled: bool) -> KeyChanges {
-    KeyChanges {
-        disabled: Some(disabled),
-        ..KeyChanges::default()
-    }
-}
-
-/// Revokes one key at once.
-pub(crate) fn kill(id: KeyId) -> Revocation {
-    end(id, Duration::ZERO)
-}
-
-/// Revokes one key after `grace`.
-pub(crate) fn end(id: KeyId, grace: Duration) -> Revocation {
-    Revocation::Key {
-        target: KeyTarget::Id(id),
-        successor: None,
-        grace,
-        reason: None,
-    }
-}
-
-/// Replaces one key, which lives on for `grace`.
-pub(crate) fn replace(id: KeyId, successor: Successor, grace: Duration) -> Revocation {
-    Revocation::Key {
-        target: KeyTarget::Id(id),
-        successor: Some(successor),
-        grace,
-        reason: None,
-    }
-}
-
-/// Revokes all keys of an account.
-pub(crate) fn kill_all(account: &str) -> Revocation {
-    Revocation::Account {
-        account: self::account(account),
-        reason: None,
     }
 }
