@@ -4,13 +4,16 @@ CARGO ?= cargo
 # Additional arguments for `cargo test`, for example: make test TEST_FLAGS=--no-fail-fast
 TEST_FLAGS ?=
 
+# Followed by the name of a module of tests/e2e.
+SOAK = $(CARGO) test --release --locked --test e2e -- --nocapture
+
 SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh)
 
 # The directories of the tools that scripts/install-check-tools.sh installs.
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults cluster examples demo \
+.PHONY: help test test-fast check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults cluster examples demo \
 	mutants soak update-docs \
 	test-tools check-tools
 
@@ -19,6 +22,10 @@ help: ## list all targets
 
 test: test-tools ## run all tests (KEYWARD_TEST_PYTHON: the interpreter for the Python tests)
 	$(CARGO) test --workspace --locked $(TEST_FLAGS)
+
+test-fast: test-tools ## run the tests that need no Postgres and no Redis
+	$(CARGO) test --workspace --locked --lib --bins $(TEST_FLAGS)
+	$(CARGO) test --locked --test api --test contract --test docs $(TEST_FLAGS) -- --skip postgres
 
 check: fmt clippy deny proto doc shell deploy ## run all checks: fmt, clippy, deny, proto, doc, shell, deploy
 
@@ -75,12 +82,9 @@ mutants: test-tools ## apply each faulty patch of proof/mutants; a test must fai
 	scripts/mutants.sh
 
 soak: test-tools ## repeat kill -9 under traffic 200 times, cluster faults 20, story races 100 (KEYWARD_SOAK_ROUNDS)
-	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} \
-		$(CARGO) test --release --locked --test e2e durability:: -- --nocapture
-	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} \
-		$(CARGO) test --release --locked --test e2e cluster:: -- --nocapture
-	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-100} \
-		$(CARGO) test --release --locked --test e2e story:: -- --nocapture
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} $(SOAK) durability::
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} $(SOAK) cluster::
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-100} $(SOAK) story:: --skip deploy::
 
 test-tools:
 	scripts/install-test-tools.sh

@@ -1,6 +1,6 @@
-//! Each RPC is dropped after one poll, after two, and so on until it completes, as when a client
-//! goes away or its deadline passes: on both stores. What was answered OK is seen by whoever comes
-//! after, on a connection of its own; and nothing is left behind that the next call could meet.
+//! Each RPC is dropped after one poll, after two, and so on until it completes, on both stores.
+//! This happens when a client disconnects or its deadline passes. Other connections see each change
+//! that was answered with OK, and the next calls find nothing left behind.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -10,14 +10,15 @@ use std::time::Duration;
 use keyward::grpc::Api;
 use keyward_proto::v1::admin_service_server::AdminService;
 use keyward_proto::v1::api_key_service_server::ApiKeyService;
-use keyward_proto::v1::{self, Verdict, get_request, revoke_request::Target};
+use keyward_proto::v1::{self, Verdict};
+use keyward_testkit::requests::*;
 use keyward_testkit::{Client, Cluster, Local, Options, Postgres};
 use tonic::{Request, Response, Status};
 
-/// More polls than any call takes.
+/// More polls than any call needs.
 const ENOUGH: usize = 100;
 
-/// Polls `call` so many times, whenever it asks for it, and drops it then; its answer, if it came.
+/// Polls `call` at most `times` times, drops it, and returns the answer if there is one.
 async fn polled<T>(
     times: usize,
     call: impl Future<Output = Result<Response<T>, Status>>,
@@ -38,7 +39,7 @@ async fn polled<T>(
     answer.await.map(|answer| answer.unwrap().into_inner())
 }
 
-/// A service, and somebody who looks at what it has done.
+/// A service, and a client that inspects it.
 struct World {
     local: Local,
     api: Api,
@@ -62,25 +63,16 @@ impl World {
     }
 
     async fn key(&self, api_key: &str) -> v1::ApiKey {
-        let request = v1::GetRequest {
-            target: Some(get_request::Target::ApiKey(api_key.to_owned())),
-        };
-        let answer = self.client.keys.clone().get(request).await.unwrap();
-        answer.into_inner().key.unwrap()
+        let answer = self.client.send(getting_by_text(api_key)).await;
+        answer.unwrap().key.unwrap()
     }
 
     async fn list(&self, account: &str) -> Vec<v1::ApiKey> {
-        let request = v1::ListRequest {
-            account_id: account.to_owned(),
-            include_revoked: true,
-            ..Default::default()
-        };
-        let answer = self.client.keys.clone().list(request).await.unwrap();
-        answer.into_inner().keys
+        self.client.list(account).await.unwrap()
     }
 
-    /// Drops a call at every point it has, `call` makes a new one each time; `check` is told what
-    /// was answered, if anything was.
+    /// Drops a call at each of its await points. `call` starts a new call each time; `check` gets
+    /// the answer if there is one.
     async fn everywhere<T>(
         &self,
         name: &str,
@@ -91,7 +83,7 @@ impl World {
             let answer = call(self, times).await;
             let completed = answer.is_some();
             check(self, times, answer).await;
-            // The next calls meet nothing that was left behind.
+            // The next calls find nothing left behind.
             let (id, text) = self
                 .client
                 .issue(&format!("{name} after {times}"), "")
@@ -108,29 +100,14 @@ impl World {
     }
 }
 
-fn revocation(target: Target, replace: bool) -> v1::RevokeRequest {
-    v1::RevokeRequest {
-        target: Some(target),
-        replace,
-        ..Default::default()
-    }
-}
-
 async fn issue(world: &World) {
     let account = |times| format!("issue {times}");
     world
         .everywhere(
             "issue",
             async |world, times| {
-                let request = v1::IssueRequest {
-                    account_id: account(times),
-                    ..Default::default()
-                };
-                polled(
-                    times,
-                    ApiKeyService::issue(&world.api, world.request(request)),
-                )
-                .await
+                let request = world.request(slot(&account(times)));
+                polled(times, ApiKeyService::issue(&world.api, request)).await
             },
             async |world, times, answer| {
                 if let Some(answer) = answer {
@@ -149,17 +126,14 @@ async fn issue(world: &World) {
 async fn revoke(world: &World, replace: bool) {
     let name = if replace { "replace" } else { "revoke" };
     let account = |times: usize| format!("{name} {times}");
+    let revocation = if replace { replacing } else { by_id };
     world
         .everywhere(
             name,
             async |world, times| {
                 let (id, _) = world.client.issue(&account(times), "").await.unwrap();
-                let request = revocation(Target::KeyId(id), replace);
-                polled(
-                    times,
-                    ApiKeyService::revoke(&world.api, world.request(request)),
-                )
-                .await
+                let request = world.request(revocation(&id));
+                polled(times, ApiKeyService::revoke(&world.api, request)).await
             },
             async |world, times, answer| {
                 let keys = world.list(&account(times)).await;
@@ -169,9 +143,7 @@ async fn revoke(world: &World, replace: bool) {
                     assert_eq!(answer.revoked[0], keys[0]);
                     assert_eq!(answer.replacement.as_ref(), keys.get(1));
                 }
-                let again = revocation(Target::KeyId(old), replace);
-                let again = world.client.keys.clone().revoke(again).await.unwrap();
-                let again = again.into_inner();
+                let again = world.client.send(revocation(&old)).await.unwrap();
                 let keys = world.list(&account(times)).await;
                 assert_eq!(keys.len(), 1 + usize::from(replace), "{keys:?}");
                 assert_eq!(again.replacement.as_ref(), keys.get(1));
@@ -191,12 +163,8 @@ async fn revoke_account(world: &World) {
                 for slot in ["a", "b"] {
                     world.client.issue(&account(times), slot).await.unwrap();
                 }
-                let request = revocation(Target::AccountId(account(times)), false);
-                polled(
-                    times,
-                    ApiKeyService::revoke(&world.api, world.request(request)),
-                )
-                .await
+                let request = world.request(by_account(&account(times)));
+                polled(times, ApiKeyService::revoke(&world.api, request)).await
             },
             async |world, times, answer| {
                 let dead = |keys: &[v1::ApiKey]| {
@@ -205,8 +173,11 @@ async fn revoke_account(world: &World) {
                 let before = dead(&world.list(&account(times)).await);
                 assert!(before == 0 || before == 2, "both or none");
                 assert!(answer.is_none() || before == 2);
-                let again = revocation(Target::AccountId(account(times)), false);
-                world.client.keys.clone().revoke(again).await.unwrap();
+                world
+                    .client
+                    .send(by_account(&account(times)))
+                    .await
+                    .unwrap();
                 assert_eq!(dead(&world.list(&account(times)).await), 2);
             },
         )
@@ -215,49 +186,32 @@ async fn revoke_account(world: &World) {
 
 async fn update(world: &World) {
     let account = |times: usize| format!("update {times}");
-    let request = |id: String| v1::UpdateRequest {
-        key: Some(v1::ApiKey {
-            key_id: id,
-            disabled: true,
-            ..Default::default()
-        }),
-        update_mask: Some(prost_types::FieldMask {
-            paths: vec!["disabled".to_owned()],
-        }),
-    };
     world
         .everywhere(
             "update",
             async |world, times| {
                 let (id, _) = world.client.issue(&account(times), "").await.unwrap();
-                polled(
-                    times,
-                    ApiKeyService::update(&world.api, world.request(request(id))),
-                )
-                .await
+                let request = world.request(disabling(&id, true));
+                polled(times, ApiKeyService::update(&world.api, request)).await
             },
             async |world, times, answer| {
                 let key = world.list(&account(times)).await.remove(0);
                 assert!(answer.is_none() || key.disabled);
-                let again = request(key.key_id);
-                let again = world.client.keys.clone().update(again).await.unwrap();
-                assert!(again.into_inner().key.unwrap().disabled);
+                let again = world.client.disable(&key.key_id, true).await;
+                assert!(again.unwrap().key.unwrap().disabled);
             },
         )
         .await;
 }
 
-/// Reads: of a key that is in nobody's memory yet, of a key, of keys.
+/// Reads: Verify of an uncached key, Get, and List.
 async fn reads(world: &World) {
     world
         .everywhere(
             "verify",
             async |world, times| {
                 let (_, text) = world.client.issue(&format!("v {times}"), "").await.unwrap();
-                let request = v1::VerifyRequest {
-                    api_key: text.clone(),
-                    ..Default::default()
-                };
+                let request = verifying(&text);
                 let one = world.request(request.clone());
                 let one = polled(times, ApiKeyService::verify(&world.api, one)).await;
                 let batch = v1::VerifyBatchRequest {
@@ -286,15 +240,9 @@ async fn reads(world: &World) {
             "get",
             async |world, times| {
                 let (id, _) = world.client.issue(&format!("g {times}"), "").await.unwrap();
-                let get = v1::GetRequest {
-                    target: Some(get_request::Target::KeyId(id)),
-                };
-                let got = polled(times, ApiKeyService::get(&world.api, world.request(get))).await;
-                let list = v1::ListRequest {
-                    account_id: format!("g {times}"),
-                    ..Default::default()
-                };
-                let list = world.request(list);
+                let get = world.request(getting(&id));
+                let got = polled(times, ApiKeyService::get(&world.api, get)).await;
+                let list = world.request(listing(&format!("g {times}")));
                 let listed = polled(times, ApiKeyService::list(&world.api, list)).await;
                 got.zip(listed)
             },
@@ -314,18 +262,14 @@ async fn tokens(world: &World) {
             page_size: 1_000,
             ..Default::default()
         };
-        let answer = world.client.admin.clone().list_tokens(request).await;
-        answer.unwrap().into_inner().caller_tokens
+        world.client.send(request).await.unwrap().caller_tokens
     };
     world
         .everywhere(
             "create_token",
             async |world, times| {
-                let request = v1::CreateTokenRequest {
-                    name: format!("token-{times}"),
-                    roles: vec![v1::Role::Verifier.into()],
-                };
-                let request = world.request(request);
+                let name = format!("token-{times}");
+                let request = world.request(creating_token(&name, &[v1::Role::Verifier]));
                 polled(times, AdminService::create_token(&world.api, request)).await
             },
             async |world, _, answer| {
@@ -340,13 +284,10 @@ async fn tokens(world: &World) {
         .everywhere(
             "revoke_token",
             async |world, times| {
-                let request = v1::CreateTokenRequest {
-                    name: format!("dies-{times}"),
-                    roles: vec![v1::Role::Verifier.into()],
-                };
-                let made = world.client.admin.clone().create_token(request).await;
-                let id = made.unwrap().into_inner().caller_token.unwrap().token_id;
-                let request = world.request(v1::RevokeTokenRequest { token_id: id });
+                let request = creating_token(&format!("dies-{times}"), &[v1::Role::Verifier]);
+                let made = world.client.send(request).await.unwrap();
+                let id = made.caller_token.unwrap().token_id;
+                let request = world.request(revoking_token(&id));
                 polled(times, AdminService::revoke_token(&world.api, request)).await
             },
             async |world, times, answer| {

@@ -1,4 +1,4 @@
-//! Issue: get-or-create, and who sees a secret.
+//! Issue: it creates the key or returns it, and only some callers see the secret.
 
 use keyward_proto::v1::{self, State, Verdict};
 use keyward_testkit::{Local, refused};
@@ -9,7 +9,7 @@ use super::*;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slot_is_filled_once_and_then_found() {
     let (_local, client) = start().await;
-    let first = issue(&client, slot("42")).await.unwrap();
+    let first = client.send(slot("42")).await.unwrap();
     let key = first.key.unwrap();
     assert!(first.created && key.name == "default");
     assert_eq!(client.verify(&first.api_key).await.unwrap(), Verdict::Valid);
@@ -19,7 +19,7 @@ async fn a_slot_is_filled_once_and_then_found() {
         scopes: vec!["more".to_owned()],
         ..recoverable("42")
     };
-    let again = issue(&client, asked_again).await.unwrap();
+    let again = client.send(asked_again).await.unwrap();
     assert!(!again.created && again.api_key.is_empty());
     assert_eq!(again.key.unwrap(), key, "it is returned as it is");
 
@@ -31,7 +31,7 @@ async fn a_slot_is_filled_once_and_then_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_key_is_as_it_was_asked_for() {
     let (_local, client) = start().await;
-    let issued = issue(&client, all_fields("42")).await.unwrap();
+    let issued = client.send(all_fields("42")).await.unwrap();
     let key = issued.key.unwrap();
     let created = key.create_time.unwrap();
     let expected = v1::ApiKey {
@@ -51,7 +51,7 @@ async fn a_new_key_is_as_it_was_asked_for() {
         ..Default::default()
     };
     assert_eq!(key, expected);
-    assert_eq!(get(&client, &key.key_id).await, expected);
+    assert_eq!(client.get(&key.key_id).await.unwrap(), expected);
     assert!(issued.api_key.starts_with("kw_") && key.key_id.as_bytes()[14] == b'7');
 }
 
@@ -66,7 +66,7 @@ async fn an_expiry_is_kept_to_the_microsecond() {
         expire_time: Some(end),
         ..slot("42")
     };
-    let kept = issue(&client, request).await.unwrap().key.unwrap();
+    let kept = client.send(request).await.unwrap().key.unwrap();
     let cut = prost_types::Timestamp {
         nanos: 123_456_000,
         ..end
@@ -79,15 +79,15 @@ async fn a_secret_is_shown_once_unless_it_is_recoverable_and_the_caller_a_reveal
     let local = Local::start().await;
     let (issuer, bot) = (issuer(&local).await, bot(&local).await);
 
-    let once = issue(&issuer, slot("once")).await.unwrap();
+    let once = issuer.send(slot("once")).await.unwrap();
     assert!(once.created && !once.api_key.is_empty());
     for client in [&issuer, &bot] {
-        assert_eq!(issue(client, slot("once")).await.unwrap().api_key, "");
+        assert_eq!(client.send(slot("once")).await.unwrap().api_key, "");
     }
 
-    let kept = issue(&issuer, recoverable("kept")).await.unwrap();
-    assert_eq!(issue(&issuer, slot("kept")).await.unwrap().api_key, "");
-    let shown = issue(&bot, slot("kept")).await.unwrap();
+    let kept = issuer.send(recoverable("kept")).await.unwrap();
+    assert_eq!(issuer.send(slot("kept")).await.unwrap().api_key, "");
+    let shown = bot.send(slot("kept")).await.unwrap();
     assert!(!shown.created);
     assert_eq!(shown.api_key, kept.api_key);
 }
@@ -97,37 +97,40 @@ async fn a_deployment_can_forbid_recoverable_keys() {
     let local = Local::start_with(|settings| settings.forbid_recoverable = true, |s| s).await;
     let client = local.client().await;
     refused(
-        issue(&client, recoverable("42")).await,
+        client.send(recoverable("42")).await,
         Code::FailedPrecondition,
         "RECOVERABLE_FORBIDDEN",
     );
-    let issued = issue(&client, slot("42")).await.unwrap();
+    let issued = client.send(slot("42")).await.unwrap();
     assert!(issued.created, "the refused call left the slot free");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_key_is_revoked_and_succeeded() {
     let (local, client) = start().await;
-    let old = issue(&client, all_fields("42")).await.unwrap();
+    let old = client.send(all_fields("42")).await.unwrap();
     let old_id = old.key.unwrap().key_id;
     pass(&local, 3_600).await;
     assert_eq!(client.verify(&old.api_key).await.unwrap(), Verdict::Expired);
-    assert_eq!(get(&client, &old_id).await.state(), State::Expired);
+    assert_eq!(client.get(&old_id).await.unwrap().state(), State::Expired);
 
     let plain = v1::IssueRequest {
         name: "bot.1".to_owned(),
         ..slot("42")
     };
-    let new = issue(&client, plain).await.unwrap();
+    let new = client.send(plain).await.unwrap();
     let key = new.key.unwrap();
     assert!(new.created && key.scopes.is_empty() && key.expire_time.is_none());
     assert_eq!(client.verify(&new.api_key).await.unwrap(), Verdict::Valid);
     let strong = v1::VerifyRequest {
         consistency: v1::Consistency::Strong.into(),
-        ..asking(&old.api_key)
+        ..verifying(&old.api_key)
     };
-    assert_eq!(verdict_of(&client, strong).await, Verdict::Revoked);
-    let old = get(&client, &old_id).await;
+    assert_eq!(
+        client.send(strong).await.unwrap().verdict(),
+        Verdict::Revoked
+    );
+    let old = client.get(&old_id).await.unwrap();
     assert_eq!(old.state(), State::Revoked);
     assert_eq!(old.replaced_by, key.key_id);
 }
@@ -135,10 +138,10 @@ async fn an_expired_key_is_revoked_and_succeeded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disabled_key_is_returned_as_it_is() {
     let (local, client) = start().await;
-    let issued = issue(&client, recoverable("42")).await.unwrap();
+    let issued = client.send(recoverable("42")).await.unwrap();
     let id = issued.key.unwrap().key_id;
-    disable(&client, &id, true).await;
-    let found = issue(&bot(&local).await, slot("42")).await.unwrap();
+    client.disable(&id, true).await.unwrap();
+    let found = bot(&local).await.send(slot("42")).await.unwrap();
     let key = found.key.unwrap();
     assert!(!found.created && key.disabled && key.key_id == id);
     assert_eq!(key.state(), State::Disabled);
@@ -150,7 +153,11 @@ async fn a_revoked_key_leaves_its_slot_to_the_next_issue() {
     let (_local, client) = start().await;
     let (old, _) = client.issue("42", "").await.unwrap();
     client.revoke(&old).await.unwrap();
-    let next = issue(&client, slot("42")).await.unwrap();
+    let next = client.send(slot("42")).await.unwrap();
     assert!(next.created && next.key.unwrap().key_id != old);
-    assert_eq!(get(&client, &old).await.replaced_by, "", "no successor");
+    assert_eq!(
+        client.get(&old).await.unwrap().replaced_by,
+        "",
+        "no successor"
+    );
 }

@@ -16,116 +16,19 @@ mod verify;
 
 use std::time::Duration;
 
-use keyward_proto::v1::{self, Role, Verdict, get_request, revoke_request};
+use keyward_proto::v1::{self, Role, Verdict};
+use keyward_testkit::requests::*;
 use keyward_testkit::{Client, Local};
-use tonic::{Code, Status};
+use tonic::Code;
+
+/// The id of no key and no token.
+const UNKNOWN: &str = "01890000-0000-7000-8000-000000000000";
 
 /// A service, and a client with every role.
 async fn start() -> (Local, Client) {
     let local = Local::start().await;
     let client = local.client().await;
     (local, client)
-}
-
-/// The slot `default` of an account.
-fn slot(account: &str) -> v1::IssueRequest {
-    v1::IssueRequest {
-        account_id: account.to_owned(),
-        ..Default::default()
-    }
-}
-
-/// The same for a key that can be shown again.
-fn recoverable(account: &str) -> v1::IssueRequest {
-    v1::IssueRequest {
-        recoverable: Some(true),
-        ..slot(account)
-    }
-}
-
-async fn issue(client: &Client, request: v1::IssueRequest) -> Result<v1::IssueResponse, Status> {
-    Ok(client.keys.clone().issue(request).await?.into_inner())
-}
-
-/// Revokes one key by its public name.
-fn by_id(key_id: &str) -> v1::RevokeRequest {
-    v1::RevokeRequest {
-        target: Some(revoke_request::Target::KeyId(key_id.to_owned())),
-        ..Default::default()
-    }
-}
-
-/// Revokes one key by its text.
-fn by_text(api_key: &str) -> v1::RevokeRequest {
-    v1::RevokeRequest {
-        target: Some(revoke_request::Target::ApiKey(api_key.to_owned())),
-        ..Default::default()
-    }
-}
-
-/// Revokes all keys of an account.
-fn by_account(account: &str) -> v1::RevokeRequest {
-    v1::RevokeRequest {
-        target: Some(revoke_request::Target::AccountId(account.to_owned())),
-        ..Default::default()
-    }
-}
-
-/// Revokes one key and makes its successor.
-fn replacing(key_id: &str) -> v1::RevokeRequest {
-    v1::RevokeRequest {
-        replace: true,
-        ..by_id(key_id)
-    }
-}
-
-async fn revoke(client: &Client, request: v1::RevokeRequest) -> Result<v1::RevokeResponse, Status> {
-    Ok(client.keys.clone().revoke(request).await?.into_inner())
-}
-
-async fn get(client: &Client, key_id: &str) -> v1::ApiKey {
-    let target = Some(get_request::Target::KeyId(key_id.to_owned()));
-    let found = client.keys.clone().get(v1::GetRequest { target }).await;
-    found.unwrap().into_inner().key.unwrap()
-}
-
-fn asking(api_key: &str) -> v1::VerifyRequest {
-    v1::VerifyRequest {
-        api_key: api_key.to_owned(),
-        ..Default::default()
-    }
-}
-
-async fn verdict_of(client: &Client, request: v1::VerifyRequest) -> Verdict {
-    let verified = client.keys.clone().verify(request).await.unwrap();
-    verified.into_inner().verdict()
-}
-
-/// The update of `paths` to what `key` says.
-fn changing<const N: usize>(key: v1::ApiKey, paths: [&str; N]) -> v1::UpdateRequest {
-    v1::UpdateRequest {
-        key: Some(key),
-        update_mask: Some(prost_types::FieldMask {
-            paths: paths.map(str::to_owned).into(),
-        }),
-    }
-}
-
-async fn update(client: &Client, request: v1::UpdateRequest) -> Result<v1::UpdateResponse, Status> {
-    Ok(client.keys.clone().update(request).await?.into_inner())
-}
-
-async fn disable(client: &Client, key_id: &str, disabled: bool) -> v1::UpdateResponse {
-    let key = v1::ApiKey {
-        key_id: key_id.to_owned(),
-        disabled,
-        ..Default::default()
-    };
-    update(client, changing(key, ["disabled"])).await.unwrap()
-}
-
-fn seconds(seconds: i64) -> Option<prost_types::Duration> {
-    Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
 /// A time so many seconds after another.
@@ -136,7 +39,8 @@ fn later(time: prost_types::Timestamp, seconds: i64) -> prost_types::Timestamp {
     }
 }
 
-/// Lets time pass on both clocks. The instance is not fresh until its next heartbeat: waits for that.
+/// Moves both clocks forward, and waits for the next heartbeat, because the instance is not fresh
+/// before it.
 async fn pass(local: &Local, seconds: i64) {
     local.clock.step_boot(seconds);
     local.clock.step_wall(seconds);
@@ -151,7 +55,7 @@ async fn pass(local: &Local, seconds: i64) {
     }
 }
 
-/// The values of a key that say all it can say.
+/// A key with every field set.
 fn all_fields(account: &str) -> v1::IssueRequest {
     v1::IssueRequest {
         name: "bot.1".to_owned(),
@@ -176,17 +80,17 @@ async fn a_key_lives_and_dies() {
     local.app.stop().await;
 }
 
-/// A client that issues and revokes, and may see nothing again.
+/// A client that issues and revokes, but may not reveal secrets.
 async fn issuer(local: &Local) -> Client {
     local.client_as(&[Role::Issuer]).await
 }
 
-/// What the bot is: it also sees recoverable keys again.
+/// A client with the roles of the bot, which may reveal recoverable keys.
 async fn bot(local: &Local) -> Client {
     local.client_as(&[Role::Issuer, Role::Revealer]).await
 }
 
-/// Runs SQL that passes the service by.
+/// Runs manual SQL.
 async fn by_hand(local: &Local, sql: &'static str) {
     let store = sqlx::SqlitePool::connect_lazy(&local.database().display().to_string()).unwrap();
     sqlx::query(sql).execute(&store).await.unwrap();

@@ -1,16 +1,10 @@
-//! Get and List: what is known of keys, never a secret.
+//! Get and List: they show keys without their secrets.
 
-use keyward_proto::v1::{self, State, get_request};
-use keyward_testkit::{Client, refused};
-use tonic::{Code, Status};
+use keyward_proto::v1::{self, State};
+use keyward_testkit::refused;
+use tonic::Code;
 
 use super::*;
-
-async fn get_by_text(client: &Client, api_key: &str) -> Result<v1::GetResponse, Status> {
-    let target = Some(get_request::Target::ApiKey(api_key.to_owned()));
-    let found = client.keys.clone().get(v1::GetRequest { target }).await;
-    found.map(tonic::Response::into_inner)
-}
 
 /// Every page of an account's keys, in pages of `page_size`.
 async fn pages(client: &Client, include_revoked: bool, page_size: i32) -> Vec<Vec<v1::ApiKey>> {
@@ -23,13 +17,7 @@ async fn pages(client: &Client, include_revoked: bool, page_size: i32) -> Vec<Ve
             page_size,
             page_token,
         };
-        let page = client
-            .keys
-            .clone()
-            .list(request)
-            .await
-            .unwrap()
-            .into_inner();
+        let page = client.send(request).await.unwrap();
         pages.push(page.keys);
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -41,12 +29,12 @@ async fn pages(client: &Client, include_revoked: bool, page_size: i32) -> Vec<Ve
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_found_by_its_id_and_by_its_text_whatever_its_state() {
     let (_local, client) = start().await;
-    let issued = issue(&client, recoverable("42")).await.unwrap();
+    let issued = client.send(recoverable("42")).await.unwrap();
     let key = issued.key.unwrap();
     let (id, text) = (key.key_id.clone(), issued.api_key);
     let both = async |state| {
-        let found = get(&client, &id).await;
-        let by_text = get_by_text(&client, &text).await.unwrap();
+        let found = client.get(&id).await.unwrap();
+        let by_text = client.send(getting_by_text(&text)).await.unwrap();
         assert_eq!(by_text.key.as_ref(), Some(&found));
         assert_eq!(found.state(), state);
         assert!(
@@ -56,11 +44,11 @@ async fn a_key_is_found_by_its_id_and_by_its_text_whatever_its_state() {
     };
     both(State::Active).await;
     assert_eq!(
-        get(&client, &id.to_uppercase()).await,
+        client.get(&id.to_uppercase()).await.unwrap(),
         key,
         "a UUID in any case"
     );
-    disable(&client, &id, true).await;
+    client.disable(&id, true).await.unwrap();
     both(State::Disabled).await;
     client.revoke(&id).await.unwrap();
     both(State::Revoked).await;
@@ -69,12 +57,10 @@ async fn a_key_is_found_by_its_id_and_by_its_text_whatever_its_state() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_key_is_not_found() {
     let (_local, client) = start().await;
-    let unknown = "01890000-0000-7000-8000-000000000000".to_owned();
-    let target = Some(get_request::Target::KeyId(unknown));
-    let outcome = client.keys.clone().get(v1::GetRequest { target }).await;
+    let outcome = client.get(UNKNOWN).await;
     refused(outcome, Code::NotFound, "KEY_NOT_FOUND");
     for text in ["", "no key at all", " "] {
-        let outcome = get_by_text(&client, text).await;
+        let outcome = client.send(getting_by_text(text)).await;
         refused(outcome, Code::NotFound, "KEY_NOT_FOUND");
     }
 }
@@ -106,7 +92,7 @@ async fn all_keys_are_listed_page_by_page_in_the_order_of_their_creation() {
     assert!(listed.iter().map(|key| &key.key_id).eq(&all));
     let revoked = listed.iter().filter(|key| key.state() == State::Revoked);
     assert_eq!(revoked.count(), 40);
-    assert_eq!(listed[7], get(&client, &all[7]).await);
+    assert_eq!(listed[7], client.get(&all[7]).await.unwrap());
 
     let listed = pages(&client, false, 50).await;
     assert_eq!(listed.iter().map(Vec::len).collect::<Vec<_>>(), [50, 30]);
@@ -135,13 +121,7 @@ async fn a_page_may_follow_with_another_size_and_sees_what_came_since() {
             page_token: page_token.to_owned(),
             ..Default::default()
         };
-        client
-            .keys
-            .clone()
-            .list(request)
-            .await
-            .unwrap()
-            .into_inner()
+        client.send(request).await.unwrap()
     };
     let first = list(1, "").await;
     let last = list(10, &first.next_page_token).await;
@@ -154,17 +134,15 @@ async fn a_page_may_follow_with_another_size_and_sees_what_came_since() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_key_is_listed_until_it_is_revoked_and_a_graced_one_until_its_end() {
     let (local, client) = start().await;
-    let short = v1::IssueRequest {
-        ttl: seconds(600),
-        ..slot("42")
-    };
-    let expired = issue(&client, short).await.unwrap().key.unwrap().key_id;
+    let expired = client
+        .send(living("42", 600))
+        .await
+        .unwrap()
+        .key
+        .unwrap()
+        .key_id;
     let (graced, _) = client.issue("42", "graced").await.unwrap();
-    let grace = v1::RevokeRequest {
-        grace: seconds(600),
-        ..by_id(&graced)
-    };
-    revoke(&client, grace).await.unwrap();
+    client.send(with_grace(&graced, 600)).await.unwrap();
     assert_eq!(pages(&client, false, 0).await[0].len(), 2);
     pass(&local, 601).await;
     let live = pages(&client, false, 0).await.concat();

@@ -6,14 +6,6 @@ use tonic::Code;
 
 use super::*;
 
-/// Revokes one key that lives on for so many seconds.
-fn with_grace(key_id: &str, grace: i64) -> v1::RevokeRequest {
-    v1::RevokeRequest {
-        grace: seconds(grace),
-        ..by_id(key_id)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_revoked_by_its_id_and_by_its_text() {
     let (_local, client) = start().await;
@@ -23,9 +15,9 @@ async fn a_key_is_revoked_by_its_id_and_by_its_text() {
         (&id, by_id(&id), &key),
         (&other_id, by_text(&other_key), &other_key),
     ] {
-        let reply = revoke(&client, request).await.unwrap();
+        let reply = client.send(request).await.unwrap();
         assert_eq!(client.verify(key).await.unwrap(), Verdict::Revoked);
-        let revoked = get(&client, id).await;
+        let revoked = client.get(id).await.unwrap();
         assert_eq!(revoked.state(), State::Revoked);
         assert_eq!(reply.revoked, std::slice::from_ref(&revoked));
         assert_eq!((reply.revoked_count, reply.revision), (1, revoked.revision));
@@ -46,14 +38,14 @@ async fn revoking_again_changes_nothing_and_the_first_reason_stays() {
         reason: "leaked ✗".to_owned(),
         ..by_id(&id)
     };
-    let first = revoke(&client, leaked).await.unwrap();
+    let first = client.send(leaked).await.unwrap();
     assert_eq!(first.revoked[0].revoke_reason, "leaked ✗");
     let other_reason = v1::RevokeRequest {
         reason: "other".to_owned(),
         ..by_text(&key)
     };
     for again in [by_id(&id), other_reason, with_grace(&id, 60)] {
-        assert_eq!(revoke(&client, again).await.unwrap(), first);
+        assert_eq!(client.send(again).await.unwrap(), first);
     }
 }
 
@@ -63,7 +55,7 @@ async fn all_keys_of_an_account_are_revoked_those_in_a_grace_too() {
     let (dead, _) = client.issue("42", "dead").await.unwrap();
     client.revoke(&dead).await.unwrap();
     let (graced, graced_key) = client.issue("42", "a").await.unwrap();
-    revoke(&client, with_grace(&graced, 600)).await.unwrap();
+    client.send(with_grace(&graced, 600)).await.unwrap();
     let (_, key) = client.issue("42", "a").await.unwrap();
     let (_, bystander) = client.issue("43", "a").await.unwrap();
 
@@ -71,7 +63,7 @@ async fn all_keys_of_an_account_are_revoked_those_in_a_grace_too() {
         reason: "closed".to_owned(),
         ..by_account("42")
     };
-    let reply = revoke(&client, request).await.unwrap();
+    let reply = client.send(request).await.unwrap();
     assert_eq!((reply.revoked.len(), reply.revoked_count), (2, 2));
     for revoked in &reply.revoked {
         assert!(revoked.state() == State::Revoked && revoked.revoke_reason == "closed");
@@ -84,7 +76,7 @@ async fn all_keys_of_an_account_are_revoked_those_in_a_grace_too() {
     }
     assert_eq!(client.verify(&bystander).await.unwrap(), Verdict::Valid);
 
-    let again = revoke(&client, by_account("42")).await.unwrap();
+    let again = client.send(by_account("42")).await.unwrap();
     assert_eq!((again.revoked_count, again.revoke_time), (0, None));
     assert_eq!(
         again.revision, reply.revision,
@@ -95,7 +87,7 @@ async fn all_keys_of_an_account_are_revoked_those_in_a_grace_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_without_keys_is_fine() {
     let (_local, client) = start().await;
-    let reply = revoke(&client, by_account("nobody")).await.unwrap();
+    let reply = client.send(by_account("nobody")).await.unwrap();
     assert_eq!((reply.revoked_count, reply.revision), (0, 0));
     assert!(reply.revoked.is_empty() && reply.revoke_time.is_none());
 }
@@ -107,7 +99,7 @@ async fn at_most_a_hundred_revoked_keys_are_listed_and_all_are_counted() {
     for n in 0..103 {
         keys.push(client.issue("42", &format!("slot-{n}")).await.unwrap());
     }
-    let reply = revoke(&client, by_account("42")).await.unwrap();
+    let reply = client.send(by_account("42")).await.unwrap();
     assert_eq!((reply.revoked.len(), reply.revoked_count), (100, 103));
     keys.sort();
     for (listed, (id, _)) in reply.revoked.iter().zip(&keys) {
@@ -129,13 +121,13 @@ async fn a_reporter_kills_by_text_and_sees_nothing() {
     let other = Local::start().await;
     let (_, foreign) = other.client().await.issue("42", "").await.unwrap();
     for text in [key.as_str(), &key, &foreign, "no key at all", ""] {
-        let reply = revoke(&reporter, by_text(text)).await.unwrap();
+        let reply = reporter.send(by_text(text)).await.unwrap();
         assert_eq!(reply, v1::RevokeResponse::default());
     }
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Revoked);
     for request in [by_id(&id), by_account("42")] {
         let why = refused(
-            revoke(&reporter, request).await,
+            reporter.send(request).await,
             Code::PermissionDenied,
             "ROLE_REQUIRED",
         );
@@ -143,21 +135,20 @@ async fn a_reporter_kills_by_text_and_sees_nothing() {
     }
 
     let both = local.client_as(&[Role::Reporter, Role::Issuer]).await;
-    let seen = revoke(&both, by_text(&key)).await.unwrap();
+    let seen = both.send(by_text(&key)).await.unwrap();
     assert_eq!(seen.revoked[0].key_id, id, "an issuer sees what it revokes");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_not_there_is_not_found() {
     let (_local, client) = start().await;
-    let unknown = "01890000-0000-7000-8000-000000000000";
     for request in [
-        by_id(unknown),
-        replacing(unknown),
+        by_id(UNKNOWN),
+        replacing(UNKNOWN),
         by_text("kw_x"),
         by_text(""),
     ] {
-        let outcome = revoke(&client, request).await;
+        let outcome = client.send(request).await;
         refused(outcome, Code::NotFound, "KEY_NOT_FOUND");
     }
 }
@@ -166,15 +157,15 @@ async fn a_key_that_is_not_there_is_not_found() {
 async fn a_key_in_its_grace_lives_until_it_ends() {
     let (local, client) = start().await;
     let (id, key) = client.issue("42", "").await.unwrap();
-    let reply = revoke(&client, with_grace(&id, 600)).await.unwrap();
-    let graced = get(&client, &id).await;
+    let reply = client.send(with_grace(&id, 600)).await.unwrap();
+    let graced = client.get(&id).await.unwrap();
     assert_eq!(
         (graced.state(), graced.revoke_time),
         (State::Active, reply.revoke_time)
     );
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
 
-    let next = issue(&client, slot("42")).await.unwrap();
+    let next = client.send(slot("42")).await.unwrap();
     assert!(next.created, "the slot is free at once");
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
 
@@ -182,7 +173,7 @@ async fn a_key_in_its_grace_lives_until_it_ends() {
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
     pass(&local, 61).await;
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Revoked);
-    assert_eq!(get(&client, &id).await.state(), State::Revoked);
+    assert_eq!(client.get(&id).await.unwrap().state(), State::Revoked);
     assert_eq!(client.verify(&next.api_key).await.unwrap(), Verdict::Valid);
 }
 
@@ -190,10 +181,10 @@ async fn a_key_in_its_grace_lives_until_it_ends() {
 async fn a_grace_is_shortened_and_never_lengthened() {
     let (local, client) = start().await;
     let (id, key) = client.issue("42", "").await.unwrap();
-    let first = revoke(&client, with_grace(&id, 600)).await.unwrap();
-    let longer = revoke(&client, with_grace(&id, 6_000)).await.unwrap();
+    let first = client.send(with_grace(&id, 600)).await.unwrap();
+    let longer = client.send(with_grace(&id, 6_000)).await.unwrap();
     assert_eq!(longer.revoke_time, first.revoke_time);
-    let shorter = revoke(&client, with_grace(&id, 300)).await.unwrap();
+    let shorter = client.send(with_grace(&id, 300)).await.unwrap();
     assert!(shorter.revoke_time.unwrap().seconds < first.revoke_time.unwrap().seconds);
     assert!(shorter.revision > first.revision);
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
@@ -201,7 +192,7 @@ async fn a_grace_is_shortened_and_never_lengthened() {
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Revoked);
 
     let (id, key) = client.issue("43", "").await.unwrap();
-    revoke(&client, with_grace(&id, 600)).await.unwrap();
+    client.send(with_grace(&id, 600)).await.unwrap();
     client.revoke(&id).await.unwrap();
     assert_eq!(
         client.verify(&key).await.unwrap(),
@@ -235,18 +226,18 @@ async fn a_grace_keeps_its_limits() {
             ..by_account("42")
         },
     ] {
-        invalid(revoke(&client, wrong).await, "grace");
+        invalid(client.send(wrong).await, "grace");
     }
     assert_eq!(
-        get(&client, &id).await.revoke_time,
+        client.get(&id).await.unwrap().revoke_time,
         None,
         "nothing was changed"
     );
-    revoke(&client, with_grace(&id, MONTH)).await.unwrap();
+    client.send(with_grace(&id, MONTH)).await.unwrap();
     let none = v1::RevokeRequest {
         grace: seconds(0),
         ..by_text(&key)
     };
-    revoke(&client, none).await.unwrap();
+    client.send(none).await.unwrap();
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Revoked);
 }

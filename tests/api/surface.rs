@@ -1,4 +1,4 @@
-//! What stands beside the two services: health, reflection, and the audit.
+//! Beside the two services: health, reflection and the audit.
 
 use keyward_proto::v1::{Role, Verdict};
 use keyward_testkit::{Client, Local};
@@ -152,7 +152,7 @@ async fn every_action_is_audited() {
         ("admin", "token_create")
     );
 
-    let issued = issue(&bot, recoverable("42")).await.unwrap();
+    let issued = bot.send(recoverable("42")).await.unwrap();
     let id = issued.key.unwrap().key_id;
     let expect = async |seen: &mut i64, actor: &str, action: &str, subject: Option<&String>| {
         let rows = audit(&local, seen).await;
@@ -160,34 +160,28 @@ async fn every_action_is_audited() {
         assert_eq!(rows, [expected]);
     };
     expect(&mut seen, "test", "issue", Some(&id)).await;
-    assert_eq!(
-        issue(&bot, slot("42")).await.unwrap().api_key,
-        issued.api_key
-    );
+    assert_eq!(bot.send(slot("42")).await.unwrap().api_key, issued.api_key);
     expect(&mut seen, "test", "reveal", Some(&id)).await;
-    disable(&client, &id, true).await;
+    client.disable(&id, true).await.unwrap();
     expect(&mut seen, "admin", "update", Some(&id)).await;
-    let replaced = revoke(&bot, replacing(&id)).await.unwrap();
+    let replaced = bot.send(replacing(&id)).await.unwrap();
     let successor = replaced.replacement.unwrap().key_id;
     let rows = audit(&local, &mut seen).await;
     let row = |action: &str, id: &String| ("test".to_owned(), action.to_owned(), Some(id.clone()));
     assert_eq!(rows, [row("replace", &id), row("issue", &successor)]);
-    revoke(&bot, replacing(&id)).await.unwrap();
+    bot.send(replacing(&id)).await.unwrap();
     expect(&mut seen, "test", "reveal", Some(&successor)).await;
     client.revoke(&successor).await.unwrap();
     expect(&mut seen, "admin", "revoke", Some(&successor)).await;
     bot.issue("42", "").await.unwrap();
     let rows = audit(&local, &mut seen).await;
     assert_eq!((rows.len(), rows[0].1.as_str()), (1, "issue"));
-    revoke(&client, by_account("42")).await.unwrap();
+    client.send(by_account("42")).await.unwrap();
     let rows = audit(&local, &mut seen).await;
     assert_eq!(rows, [("admin".to_owned(), "revoke".to_owned(), None)]);
 
     let own = made[0].2.clone().unwrap();
-    let request = v1::RevokeTokenRequest {
-        token_id: own.clone(),
-    };
-    client.admin.clone().revoke_token(request).await.unwrap();
+    client.send(revoking_token(&own)).await.unwrap();
     let rows = audit(&local, &mut seen).await;
     assert_eq!(
         rows,
@@ -196,17 +190,17 @@ async fn every_action_is_audited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_only_reads_or_is_refused_is_not_audited() {
+async fn reads_and_refusals_are_not_audited() {
     let (local, client) = start().await;
     let (id, key) = client.issue("42", "").await.unwrap();
     let reporter = local.client_as(&[Role::Reporter]).await;
     let mut seen = 0;
     audit(&local, &mut seen).await;
-    get(&client, &id).await;
+    client.get(&id).await.unwrap();
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
-    issue(&client, slot("42")).await.unwrap();
-    disable(&client, &id, false).await;
-    revoke(&reporter, by_id(&id)).await.unwrap_err();
-    revoke(&reporter, by_text("kw_x")).await.unwrap();
+    client.send(slot("42")).await.unwrap();
+    client.disable(&id, false).await.unwrap();
+    reporter.send(by_id(&id)).await.unwrap_err();
+    reporter.send(by_text("kw_x")).await.unwrap();
     assert_eq!(audit(&local, &mut seen).await, []);
 }

@@ -1,4 +1,4 @@
-//! AdminService: callers' tokens.
+//! AdminService: the tokens of callers.
 
 use keyward_proto::v1::{self, Role};
 use keyward_testkit::{Client, Local, invalid, refused};
@@ -15,8 +15,7 @@ async fn create(
         name: name.to_owned(),
         roles: roles.to_vec(),
     };
-    let reply = client.admin.clone().create_token(request).await?;
-    Ok(reply.into_inner())
+    client.send(request).await
 }
 
 async fn list(client: &Client, include_revoked: bool) -> Vec<v1::CallerToken> {
@@ -24,15 +23,7 @@ async fn list(client: &Client, include_revoked: bool) -> Vec<v1::CallerToken> {
         include_revoked,
         ..Default::default()
     };
-    let reply = client.admin.clone().list_tokens(request).await.unwrap();
-    reply.into_inner().caller_tokens
-}
-
-async fn end(client: &Client, token_id: &str) -> Result<v1::RevokeTokenResponse, Status> {
-    let token_id = token_id.to_owned();
-    let request = v1::RevokeTokenRequest { token_id };
-    let reply = client.admin.clone().revoke_token(request).await?;
-    Ok(reply.into_inner())
+    client.send(request).await.unwrap().caller_tokens
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +51,7 @@ async fn a_token_is_made_listed_and_revoked() {
 
     let bot = Client::new(local.app.grpc_address(), Some(&made.token)).await;
     bot.issue("42", "").await.unwrap();
-    let ended = end(&client, &token.token_id).await.unwrap();
+    let ended = client.send(revoking_token(&token.token_id)).await.unwrap();
     refused(
         bot.issue("42", "").await,
         Code::Unauthenticated,
@@ -77,7 +68,7 @@ async fn a_token_is_made_listed_and_revoked() {
     assert_eq!(list(&client, false).await, listed[..1]);
 
     assert_eq!(
-        end(&client, &token.token_id).await.unwrap(),
+        client.send(revoking_token(&token.token_id)).await.unwrap(),
         ended,
         "idempotent"
     );
@@ -90,9 +81,8 @@ async fn tokens_may_share_a_name_so_that_one_takes_over() {
     let old = create(&client, "bot", &roles).await.unwrap();
     let new = create(&client, "bot", &roles).await.unwrap();
     assert_ne!(old.token, new.token);
-    end(&client, &old.caller_token.unwrap().token_id)
-        .await
-        .unwrap();
+    let old = old.caller_token.unwrap().token_id;
+    client.send(revoking_token(&old)).await.unwrap();
     let bot = Client::new(local.app.grpc_address(), Some(&new.token)).await;
     bot.issue("42", "").await.unwrap();
 }
@@ -101,7 +91,7 @@ async fn tokens_may_share_a_name_so_that_one_takes_over() {
 async fn a_caller_may_revoke_its_own_token() {
     let (_local, client) = start().await;
     let own = list(&client, false).await.remove(0).token_id;
-    end(&client, &own).await.unwrap();
+    client.send(revoking_token(&own)).await.unwrap();
     let outcome = client.token("next", &[Role::Reader]).await;
     refused(outcome, Code::Unauthenticated, "TOKEN_INVALID");
 }
@@ -109,13 +99,9 @@ async fn a_caller_may_revoke_its_own_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tokens_of_the_first_start_stay_at_the_next() {
     let local = Local::start().await;
-    let settings = keyward_testkit::settings_in(local.directory.path());
+    let local = local.restart().await;
+    assert_eq!(list(&local.client().await, true).await.len(), 1);
     local.app.stop().await;
-    let parts = keyward::app::Parts::system();
-    let app = keyward::app::App::start(&settings, parts).await.unwrap();
-    let client = Client::new(app.grpc_address(), Some(&local.token)).await;
-    assert_eq!(list(&client, true).await.len(), 1);
-    app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,8 +119,7 @@ async fn tokens_are_listed_page_by_page() {
         ..Default::default()
     };
     loop {
-        let page = client.admin.clone().list_tokens(request.clone()).await;
-        let page = page.unwrap().into_inner();
+        let page = client.send(request.clone()).await.unwrap();
         names.push(
             page.caller_tokens
                 .into_iter()
@@ -169,11 +154,11 @@ async fn a_token_keeps_its_limits() {
     assert_eq!(list(&client, true).await.len(), 2);
 
     for wrong in ["", "x", "0189000000007000800000000000000000"] {
-        invalid(end(&client, wrong).await, "token_id");
+        invalid(client.send(revoking_token(wrong)).await, "token_id");
     }
     let key_id = client.issue("42", "").await.unwrap().0;
-    for unknown in ["01890000-0000-7000-8000-000000000000", &key_id] {
-        let outcome = end(&client, unknown).await;
+    for unknown in [UNKNOWN, &key_id] {
+        let outcome = client.send(revoking_token(unknown)).await;
         refused(outcome, Code::NotFound, "TOKEN_NOT_FOUND");
     }
 }

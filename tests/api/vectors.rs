@@ -1,6 +1,6 @@
-//! The published test vectors of the text form (`tests/vectors/keys.json`) against the real code,
-//! both ways, and against an independent reading of them in Python.
-//! `UPDATE_VECTORS=1 cargo test --test vectors` writes the file anew.
+//! The published test vectors of the text form (`tests/vectors/keys.json`) against the code, in
+//! both directions, and against an independent reader in Python. `UPDATE_VECTORS=1 cargo test
+//! --test api vectors` rewrites the file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -7,44 +7,40 @@ use super::*;
 
 /// The verdict by either consistency, which must be the same; everything else only with VALID.
 async fn judged(client: &Client, request: v1::VerifyRequest) -> Verdict {
-    let mut verdicts = [Consistency::Default, Consistency::Strong].map(|_| Verdict::Unspecified);
-    for (verdict, how) in verdicts
-        .iter_mut()
-        .zip([Consistency::Default, Consistency::Strong])
-    {
-        let mut request = request.clone();
-        request.set_consistency(how);
-        let reply = client.keys.clone().verify(request).await.unwrap();
-        let reply = reply.into_inner();
-        *verdict = reply.verdict();
-        if *verdict != Verdict::Valid {
+    let mut verdicts = Vec::new();
+    for consistency in [Consistency::Default, Consistency::Strong] {
+        let request = v1::VerifyRequest {
+            consistency: consistency.into(),
+            ..request.clone()
+        };
+        let reply = client.send(request).await.unwrap();
+        let verdict = reply.verdict();
+        if verdict != Verdict::Valid {
             let bare = v1::VerifyResponse {
                 verdict: reply.verdict,
                 ..Default::default()
             };
-            assert_eq!(
-                reply, bare,
-                "nothing else is said of a key that is not valid"
-            );
+            assert_eq!(reply, bare, "a verdict against a key comes alone");
         }
+        verdicts.push(verdict);
     }
     assert_eq!(verdicts[0], verdicts[1]);
     verdicts[0]
 }
 
 async fn plain(client: &Client, api_key: &str) -> Verdict {
-    judged(client, asking(api_key)).await
+    judged(client, verifying(api_key)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_valid_key_comes_with_all_that_is_known_of_it() {
     let (_local, client) = start().await;
-    let issued = issue(&client, all_fields("42")).await.unwrap();
+    let issued = client.send(all_fields("42")).await.unwrap();
     let key = issued.key.unwrap();
     let request = v1::VerifyRequest {
         client_ip: "192.0.2.7".to_owned(),
         required_scopes: vec!["read".to_owned()],
-        ..asking(&issued.api_key)
+        ..verifying(&issued.api_key)
     };
     let expected = v1::VerifyResponse {
         verdict: Verdict::Valid.into(),
@@ -56,15 +52,15 @@ async fn a_valid_key_comes_with_all_that_is_known_of_it() {
         expire_time: key.expire_time,
         revision: 0,
     };
-    let verified = client.keys.clone().verify(request.clone()).await.unwrap();
-    assert_eq!(verified.into_inner(), expected);
+    let verified = client.send(request.clone()).await.unwrap();
+    assert_eq!(verified, expected);
 
-    disable(&client, &key.key_id, true).await;
-    let revision = disable(&client, &key.key_id, false).await.revision;
+    client.disable(&key.key_id, true).await.unwrap();
+    let revision = client.disable(&key.key_id, false).await.unwrap().revision;
     assert!(revision > 0);
-    let verified = client.keys.clone().verify(request).await.unwrap();
+    let verified = client.send(request).await.unwrap();
     assert_eq!(
-        verified.into_inner(),
+        verified,
         v1::VerifyResponse {
             revision,
             ..expected
@@ -97,42 +93,31 @@ async fn what_was_never_a_key_is_malformed_and_what_is_unknown_not_found() {
         .execute(&store)
         .await
         .unwrap();
-    let strong = v1::VerifyRequest {
-        consistency: Consistency::Strong.into(),
-        ..asking(&key)
-    };
-    let verified = client
-        .keys
-        .clone()
-        .verify(strong)
-        .await
-        .unwrap()
-        .into_inner();
     assert_eq!(
-        verified.verdict(),
+        client.verify_strongly(&key).await.unwrap(),
         Verdict::NotFound,
         "{id} is gone from the store"
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_several_reasons_the_first_in_the_list_is_told() {
+async fn of_several_reasons_the_first_is_the_verdict() {
     let (local, client) = start().await;
     let request = v1::IssueRequest {
         allowed_cidrs: vec!["10.0.0.0/8".to_owned()],
         ttl: seconds(600),
         ..slot("42")
     };
-    let issued = issue(&client, request).await.unwrap();
+    let issued = client.send(request).await.unwrap();
     let (key, id) = (issued.api_key, issued.key.unwrap().key_id);
     let all_wrong = v1::VerifyRequest {
         required_scopes: vec!["admin".to_owned()],
-        ..asking(&key)
+        ..verifying(&key)
     };
     assert_eq!(plain(&client, &key).await, Verdict::IpNotAllowed);
     let judge = || judged(&client, all_wrong.clone());
     assert_eq!(judge().await, Verdict::InsufficientScope);
-    disable(&client, &id, true).await;
+    client.disable(&id, true).await.unwrap();
     assert_eq!(judge().await, Verdict::Disabled);
     pass(&local, 600).await;
     assert_eq!(judge().await, Verdict::Expired);
@@ -147,7 +132,7 @@ async fn required_scopes_are_compared_as_whole_strings() {
         scopes: ["orders:read", "orders:*"].map(str::to_owned).into(),
         ..slot("42")
     };
-    let key = issue(&client, request).await.unwrap().api_key;
+    let key = client.send(request).await.unwrap().api_key;
     for (required, verdict) in [
         (&[] as &[&str], Verdict::Valid),
         (&["orders:read"], Verdict::Valid),
@@ -159,7 +144,7 @@ async fn required_scopes_are_compared_as_whole_strings() {
     ] {
         let request = v1::VerifyRequest {
             required_scopes: required.iter().map(|scope| (*scope).to_owned()).collect(),
-            ..asking(&key)
+            ..verifying(&key)
         };
         assert_eq!(judged(&client, request).await, verdict, "{required:?}");
     }
@@ -168,8 +153,8 @@ async fn required_scopes_are_compared_as_whole_strings() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_used_only_from_its_networks() {
     let (_local, client) = start().await;
-    let bound = issue(&client, all_fields("42")).await.unwrap().api_key;
-    let free = issue(&client, slot("43")).await.unwrap().api_key;
+    let bound = client.send(all_fields("42")).await.unwrap().api_key;
+    let free = client.send(slot("43")).await.unwrap().api_key;
     for (client_ip, verdict) in [
         ("10.255.0.1", Verdict::Valid),
         ("::ffff:10.255.0.1", Verdict::Valid),
@@ -184,7 +169,7 @@ async fn a_key_is_used_only_from_its_networks() {
     ] {
         let from_there = |key: &str| v1::VerifyRequest {
             client_ip: client_ip.to_owned(),
-            ..asking(key)
+            ..verifying(key)
         };
         assert_eq!(
             judged(&client, from_there(&bound)).await,
@@ -213,26 +198,25 @@ async fn a_batch_of_256_is_answered_in_order() {
     let (dead, revoked) = client.issue("42", "revoked").await.unwrap();
     client.revoke(&dead).await.unwrap();
     let (off, disabled) = client.issue("42", "disabled").await.unwrap();
-    disable(&client, &off, true).await;
+    client.disable(&off, true).await.unwrap();
     let unscoped = v1::VerifyRequest {
         required_scopes: vec!["x".to_owned()],
-        ..asking(&valid)
+        ..verifying(&valid)
     };
     let kinds = [
-        (asking(&valid), Verdict::Valid),
-        (asking("x"), Verdict::Malformed),
-        (asking(&revoked), Verdict::Revoked),
-        (asking(&disabled), Verdict::Disabled),
+        (verifying(&valid), Verdict::Valid),
+        (verifying("x"), Verdict::Malformed),
+        (verifying(&revoked), Verdict::Revoked),
+        (verifying(&disabled), Verdict::Disabled),
         (unscoped, Verdict::InsufficientScope),
     ];
     let mixed: Vec<_> = (0..256).map(|n| &kinds[n % kinds.len()]).collect();
     let requests = mixed.iter().map(|(request, _)| request.clone()).collect();
-    let reply = client
-        .keys
-        .clone()
-        .verify_batch(v1::VerifyBatchRequest { requests })
-        .await;
-    let responses = reply.unwrap().into_inner().responses;
+    let responses = client
+        .send(v1::VerifyBatchRequest { requests })
+        .await
+        .unwrap()
+        .responses;
     assert_eq!(responses.len(), 256);
     for (response, (_, verdict)) in responses.iter().zip(mixed) {
         assert_eq!(response.verdict(), *verdict);
@@ -240,6 +224,6 @@ async fn a_batch_of_256_is_answered_in_order() {
     }
 
     let none = v1::VerifyBatchRequest::default();
-    let reply = client.keys.clone().verify_batch(none).await.unwrap();
-    assert!(reply.into_inner().responses.is_empty());
+    let reply = client.send(none).await.unwrap();
+    assert!(reply.responses.is_empty());
 }

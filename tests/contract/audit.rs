@@ -1,4 +1,4 @@
-//! The audit: a line in the same commit as the change, for ever.
+//! The audit: one permanent line for each change, in the same commit.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ pub(crate) async fn each_change_has_its_line(world: World) {
     world.revoke(end(key.id, Duration::from_secs(1))).await;
     world.revoke(kill_all("42")).await;
     let token = world.token("cli").await;
-    world.store.revoke_token(token.id, &actor()).await.unwrap();
+    world.revoke_token(token.id).await;
     let lines = [
         "issue bot -".to_owned(),
         "update bot -".to_owned(),
@@ -76,11 +76,7 @@ pub(crate) async fn each_change_has_its_line(world: World) {
 
 pub(crate) async fn what_changes_nothing_has_no_line(world: World) {
     let key = world.plain("42").await;
-    world
-        .store
-        .issue(world.plain_key("42", "default"), &actor())
-        .await
-        .unwrap();
+    world.issue_or_get(world.plain_key("42", "default")).await;
     world.update(key.id, disabled(false)).await;
     world.revoke(kill(key.id)).await;
     world.revoke(replace(key.id, world.successor(), DAY)).await;
@@ -93,7 +89,7 @@ pub(crate) async fn what_changes_nothing_has_no_line(world: World) {
         grace: Duration::ZERO,
         reason: None,
     };
-    world.store.revoke(unknown, &actor()).await.unwrap();
+    world.try_revoke(unknown).await;
     assert_eq!(world.audit().await, ["issue bot -", "revoke bot -"]);
 }
 

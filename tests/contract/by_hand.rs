@@ -1,4 +1,4 @@
-//! Changes that pass the service by: logged like any other, or refused.
+//! Manual SQL: logged like any other change, or refused.
 
 use keyward_core::key::KeyId;
 use keyward_store::{NewKey, StoredKey};
@@ -91,7 +91,7 @@ pub(crate) async fn a_delete_is_logged(world: World) {
         .await;
     let page = world.tail(0).await;
     assert_eq!((page.head, page.rows[0].id), (1, id));
-    let found = world.store.find_key(&new.digest).await.unwrap();
+    let found = world.find(&new.digest).await;
     assert_eq!((found.record, found.stamp.revision), (None, 1));
 }
 
@@ -334,7 +334,7 @@ pub(crate) async fn the_state_of_the_log_only_rises(world: World) {
     let key = world.plain("42").await;
     world.revoke(kill(key.id)).await;
     world.clock.pass(2 * DAY);
-    world.store.trim().await.unwrap();
+    world.trim().await;
     let before = world.tail(1).await;
     for sql in [
         "UPDATE log_state SET pruned_to = pruned_to - 1",

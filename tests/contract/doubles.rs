@@ -1,4 +1,4 @@
-//! Time and randomness that a test owns.
+//! Time and randomness under the test's control.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -11,7 +11,7 @@ use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
 /// all time in a test comes from its clock.
 const BEGINNING: i64 = 4_102_444_800_000_000;
 
-/// A clock that stands until it is moved.
+/// A clock that moves only when the test moves it.
 pub(crate) struct ManualClock {
     boot: AtomicI64,
     wall: AtomicI64,

@@ -1,4 +1,4 @@
-//! What was answered is there after the store was opened again.
+//! Answered changes are there after the store is reopened.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ async fn fill(world: &World) {
     world.clock.pass(Duration::from_secs(2));
     world.token("bot").await;
     let token = world.token("old").await;
-    world.store.revoke_token(token.id, &actor()).await.unwrap();
+    world.revoke_token(token.id).await;
     let entry = AuditEntry {
         action: AuditAction::Reveal,
         id: Some(dead.id),

@@ -1,12 +1,14 @@
 //! Issue: get or create.
 
-use keyward_store::{Expiry, NewKey, StoreError};
+use keyward_store::{Expiry, NewKey};
 
-use crate::world::{DAY, World, account, actor, at_once, disabled, kill, scopes, sealed, slot};
+use crate::world::{
+    DAY, World, account, actor, assert_damaged, at_once, disabled, kill, scopes, sealed, slot,
+};
 
 pub(crate) async fn a_new_key_is_stored_whole(world: World) {
     let new = world.full_key("42", "trading").await;
-    let issued = world.store.issue(new.clone(), &actor()).await.unwrap();
+    let issued = world.issue_or_get(new.clone()).await;
     assert!(issued.created);
     let record = issued.key.record;
     assert_eq!(
@@ -42,7 +44,7 @@ pub(crate) async fn the_key_of_a_slot_is_returned_again(world: World) {
         sealed: None,
         ..world.plain_key("42", "default")
     };
-    let again = world.store.issue(second, &actor()).await.unwrap();
+    let again = world.issue_or_get(second).await;
     assert!(!again.created);
     assert_eq!(again.key.record, record);
     assert_eq!(again.key.sealed, first.sealed);
@@ -53,11 +55,7 @@ pub(crate) async fn the_key_of_a_slot_is_returned_again(world: World) {
 pub(crate) async fn a_disabled_key_is_returned_as_it_is(world: World) {
     let key = world.plain("42").await;
     let (record, _) = world.update(key.id, disabled(true)).await;
-    let again = world
-        .store
-        .issue(world.plain_key("42", "default"), &actor())
-        .await
-        .unwrap();
+    let again = world.issue_or_get(world.plain_key("42", "default")).await;
     assert!(!again.created && again.key.record.disabled);
     assert_eq!(again.key.record, record);
 }
@@ -71,7 +69,7 @@ pub(crate) async fn an_expired_key_is_revoked_and_succeeded(world: World) {
             ..world.plain_key("42", "default")
         })
         .await;
-    let new = world.issue(world.plain_key("42", "default")).await;
+    let new = world.plain("42").await;
     let ended = world.get(old.id).await;
     assert_eq!(ended.record.replaced_by, Some(new.id));
     assert_eq!(ended.record.revoke_time, Some(world.now().await));
@@ -165,10 +163,7 @@ pub(crate) async fn no_id_and_no_digest_is_taken_twice(world: World) {
         },
     ] {
         let refused = world.store.issue(again, &actor()).await;
-        assert!(
-            matches!(refused, Err(StoreError::Damaged(_))),
-            "{refused:?}"
-        );
+        assert_damaged(&refused);
     }
     assert_eq!(world.record(first.id).await, record);
     assert_eq!(world.count("api_keys").await, 1);

@@ -1,9 +1,8 @@
 //! The check values of the keyring.
 
 use keyward_crypto::{CheckValue, KeyKind};
-use keyward_store::StoreError;
 
-use crate::world::World;
+use crate::world::{World, assert_damaged};
 
 fn check(kind: KeyKind, number: u32, byte: u8) -> CheckValue {
     CheckValue {
@@ -42,10 +41,7 @@ pub(crate) async fn a_check_value_is_never_replaced(world: World) {
         check(KeyKind::Generation, 1, 9),
     ];
     let refused = world.store.add_check_values(&foreign).await;
-    assert!(
-        matches!(refused, Err(StoreError::Damaged(_))),
-        "{refused:?}"
-    );
+    assert_damaged(&refused);
     assert_eq!(stored(&world).await, first, "all of them, or none");
 }
 
@@ -76,10 +72,7 @@ pub(crate) async fn a_generation_without_check_value_is_not_activated(world: Wor
         }
         for absent in [2, 7] {
             let refused = world.store.activate_generation(absent).await;
-            assert!(
-                matches!(refused, Err(StoreError::Damaged(_))),
-                "{refused:?}"
-            );
+            assert_damaged(&refused);
             assert_eq!(world.store.active_generation().await.unwrap(), active);
         }
     }

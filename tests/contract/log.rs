@@ -17,7 +17,7 @@ pub(crate) async fn a_start_is_cold_at_the_head(world: World) {
     let key = world.plain("42").await;
     world.update(key.id, disabled(true)).await;
     world.revoke(kill(key.id)).await;
-    let start = world.store.start().await.unwrap();
+    let start = world.start().await;
     let page = world.tail(start.applied).await;
     assert_eq!((start.floor, start.applied), (2, 2));
     assert_eq!(page.mark_at_applied, Some(start.mark));
@@ -27,24 +27,15 @@ pub(crate) async fn a_start_is_cold_at_the_head(world: World) {
 }
 
 pub(crate) async fn each_start_is_another_epoch(world: World) {
-    let first = world.store.start().await.unwrap().epoch;
+    let first = world.start().await.epoch;
     let world = world.reopened().await;
-    let second = world.store.start().await.unwrap().epoch;
+    let second = world.start().await.epoch;
     assert_ne!(first.system, second.system);
     assert_eq!(
         (first.timeline, first.incarnation),
         (second.timeline, second.incarnation)
     );
-    assert_eq!(
-        world
-            .store
-            .find_key(&world.digest())
-            .await
-            .unwrap()
-            .stamp
-            .epoch,
-        second
-    );
+    assert_eq!(world.find(&world.digest()).await.stamp.epoch, second);
 }
 
 pub(crate) async fn a_tail_gives_the_rows_after_it_with_their_marks(world: World) {
@@ -249,11 +240,7 @@ pub(crate) async fn a_trim_keeps_what_is_younger_than_a_day(world: World) {
     let first_young = change(true).await;
     let last = change(false).await;
     world.clock.pass(DAY - HOUR / 2);
-    assert_eq!(
-        world.store.trim().await.unwrap(),
-        3,
-        "the origin and two changes"
-    );
+    assert_eq!(world.trim().await, 3, "the origin and two changes");
     let page = world.tail(first_young.revision).await;
     assert_eq!(page.pruned_to, first_young.revision);
     assert_eq!(
@@ -269,7 +256,7 @@ pub(crate) async fn a_trim_keeps_what_is_younger_than_a_day(world: World) {
         world.tail(first_young.revision - 1).await.mark_at_applied,
         None
     );
-    assert_eq!(world.store.trim().await.unwrap(), 0);
+    assert_eq!(world.trim().await, 0);
     assert_eq!(change(true).await.revision, last.revision + 1);
     assert_eq!(
         world.revoke(kill(key.id)).await.committed.revision,
@@ -282,13 +269,13 @@ pub(crate) async fn a_trim_keeps_the_last_row(world: World) {
     world.update(key.id, disabled(true)).await;
     let last = world.revoke(kill(key.id)).await.committed;
     world.clock.pass(2 * DAY);
-    assert_eq!(world.store.trim().await.unwrap(), 2);
+    assert_eq!(world.trim().await, 2);
     let page = world.tail(last.revision).await;
     assert_eq!((page.head, page.pruned_to), (last.revision, last.revision));
     assert_eq!(page.mark_at_applied, last.mark);
     let again = world.revoke(kill(key.id)).await.committed;
     assert_eq!(again, last, "what is trimmed stays on the key's row");
-    let start = world.store.start().await.unwrap();
+    let start = world.start().await;
     assert_eq!(
         (start.applied, Some(start.mark)),
         (last.revision, last.mark)
@@ -303,7 +290,7 @@ pub(crate) async fn a_trim_of_a_new_log_does_nothing(world: World) {
         })
         .await;
     world.clock.pass(2 * DAY);
-    assert_eq!(world.store.trim().await.unwrap(), 0);
+    assert_eq!(world.trim().await, 0);
     assert!(world.tail(0).await.mark_at_applied.is_some());
 }
 
@@ -318,25 +305,7 @@ pub(crate) async fn an_incarnation_raised_by_hand_is_seen_at_once(world: World) 
         (raised.system, raised.timeline),
         (before.system, before.timeline)
     );
-    assert_eq!(
-        world
-            .store
-            .find_key(&world.digest())
-            .await
-            .unwrap()
-            .stamp
-            .epoch,
-        raised
-    );
-    assert_eq!(
-        world
-            .store
-            .find_token(&world.digest())
-            .await
-            .unwrap()
-            .stamp
-            .epoch,
-        raised
-    );
-    assert_eq!(world.store.start().await.unwrap().epoch, raised);
+    assert_eq!(world.find(&world.digest()).await.stamp.epoch, raised);
+    assert_eq!(world.find_token(&world.digest()).await.stamp.epoch, raised);
+    assert_eq!(world.start().await.epoch, raised);
 }

@@ -1,16 +1,16 @@
-//! What every store must do, proven on each backend. A case takes a [`World`] (a fresh store, its
-//! clock, and connections that pass the service by) and says by its name what it proves.
+//! What every store must do, tested on each backend. A case takes a [`World`] (a new store, its
+//! clock, and connections for manual SQL), and its name says what it proves.
 //!
-//! To add a backend: implement [`Backend`], and add its line at the end of this file. A case that
-//! cannot hold there is named in that line with the reason:
+//! To add a backend, implement [`Backend`] and add a line at the end of this file. The line names
+//! each case that cannot hold there, with the reason:
 //!
 //! ```text
 //! contract!(postgres => crate::backends::postgres::fresh,
 //!     except by_hand::a_replacing_insert_is_refused: "there is no REPLACE");
 //! ```
 //!
-//! To add a case: write it, and name it in the list below; one that is not listed is dead code,
-//! which the lints refuse.
+//! To add a case, write it and name it in the list below. The lints refuse an unlisted case as dead
+//! code.
 
 #![expect(
     clippy::unwrap_used,
@@ -32,6 +32,7 @@ mod revoke;
 mod time;
 mod tokens;
 mod update;
+mod values;
 mod world;
 
 use world::{Backend, World};

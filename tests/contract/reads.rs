@@ -25,10 +25,10 @@ pub(crate) async fn a_key_is_found_by_its_digest(world: World) {
     let new = world.full_key("42", "default").await;
     let key = world.issue(new.clone()).await;
     world.plain("another").await;
-    let found = world.store.find_key(&new.digest).await.unwrap();
+    let found = world.find(&new.digest).await;
     assert_eq!((found.record, found.stamp.revision), (Some(key.clone()), 0));
     let (updated, committed) = world.update(key.id, disabled(true)).await;
-    let found = world.store.find_key(&new.digest).await.unwrap();
+    let found = world.find(&new.digest).await;
     assert_eq!(
         (found.record, found.stamp.revision),
         (Some(updated), committed.revision)
@@ -39,7 +39,7 @@ pub(crate) async fn a_key_is_found_by_its_digest(world: World) {
 pub(crate) async fn an_absent_digest_has_the_stamp_of_the_head(world: World) {
     let key = world.plain("42").await;
     world.revoke(kill(key.id)).await;
-    let found = world.store.find_key(&world.digest()).await.unwrap();
+    let found = world.find(&world.digest()).await;
     assert_eq!(found.record, None);
     assert_eq!(
         (found.stamp.revision, found.stamp.epoch),
@@ -111,12 +111,12 @@ pub(crate) async fn an_open_transaction_of_another_is_neither_seen_nor_waited_fo
     hand.run("UPDATE api_keys SET disabled = TRUE")
         .await
         .unwrap();
-    let found = world.store.find_key(&new.digest).await.unwrap();
+    let found = world.find(&new.digest).await;
     assert_eq!((found.record, found.stamp.revision), (Some(key.clone()), 0));
     assert_eq!(world.record(key.id).await, key);
     assert_eq!(world.head().await, 0);
     hand.run("COMMIT").await.unwrap();
-    let found = world.store.find_key(&new.digest).await.unwrap();
+    let found = world.find(&new.digest).await;
     assert_eq!(found.stamp.revision, 1);
     assert!(found.record.unwrap().disabled);
 }

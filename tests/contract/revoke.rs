@@ -1,4 +1,4 @@
-//! Revoke: for good, once, with one successor at most.
+//! Revoke: final, once, with at most one successor.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) async fn an_unknown_key_is_not_found(world: World) {
             grace,
             reason: None,
         };
-        let answer = world.store.revoke(unknown, &actor()).await.unwrap();
+        let answer = world.try_revoke(unknown).await;
         assert!(matches!(answer, RevokeAnswer::NotFound));
     }
     assert_eq!(world.head().await, 0);
@@ -104,18 +104,14 @@ pub(crate) async fn a_successor_takes_over_all_but_the_secret(world: World) {
         "a replacement is no way to switch a key on"
     );
     assert_eq!(made.record, expected);
-    let found = world.store.find_key(&successor.digest).await.unwrap();
+    let found = world.find(&successor.digest).await;
     assert_eq!(found.record, Some(expected));
 }
 
 pub(crate) async fn a_repeated_replace_names_the_same_successor(world: World) {
     let key = world.plain("42").await;
-    let first = world
-        .revoke(replace(key.id, world.successor(), Duration::ZERO))
-        .await;
-    let again = world
-        .revoke(replace(key.id, world.successor(), Duration::ZERO))
-        .await;
+    let first = world.replace(key.id).await;
+    let again = world.replace(key.id).await;
     assert!(first.created && !again.created);
     assert_eq!(again.keys, first.keys);
     assert_eq!(again.committed, first.committed);
@@ -132,9 +128,7 @@ pub(crate) async fn a_key_revoked_without_successor_never_gets_one(world: World)
     world.revoke(kill(dead.id)).await;
     world.revoke(end(ending.id, DAY)).await;
     for key in [dead, ending] {
-        let revoked = world
-            .revoke(replace(key.id, world.successor(), Duration::ZERO))
-            .await;
+        let revoked = world.replace(key.id).await;
         assert!(revoked.successor.is_none() && !revoked.created);
         assert_eq!(revoked.keys[0].replaced_by, None);
     }
@@ -170,10 +164,8 @@ pub(crate) async fn concurrent_replaces_of_one_key_give_one_successor(world: Wor
 pub(crate) async fn an_expired_key_is_not_replaced(world: World) {
     let key = world.expired("42").await;
     let answer = world
-        .store
-        .revoke(replace(key.id, world.successor(), Duration::ZERO), &actor())
-        .await
-        .unwrap();
+        .try_revoke(replace(key.id, world.successor(), Duration::ZERO))
+        .await;
     assert!(matches!(answer, RevokeAnswer::Expired));
     assert_eq!(world.record(key.id).await, key);
     assert_eq!(world.count("api_keys").await, 1);
@@ -193,10 +185,8 @@ pub(crate) async fn the_slot_is_free_at_once_during_a_grace(world: World) {
         .await;
     assert_eq!(made.revoke_time, Some(world.now().await.plus(DAY)));
     let again = world
-        .store
-        .issue(world.plain_key("replaced", "default"), &actor())
-        .await
-        .unwrap();
+        .issue_or_get(world.plain_key("replaced", "default"))
+        .await;
     assert_eq!(again.key.record, made.successor.unwrap().record);
 
     let ending = world.plain("ending").await;
@@ -388,9 +378,7 @@ pub(crate) async fn a_successor_is_named_as_it_is_now(world: World) {
     world
         .revoke(replace(key.id, second.clone(), Duration::ZERO))
         .await;
-    world
-        .revoke(replace(second.id, world.successor(), Duration::ZERO))
-        .await;
+    world.replace(second.id).await;
     let again = world.revoke(kill(key.id)).await;
     let named = again.successor.unwrap();
     assert_eq!(named.record.id, second.id);

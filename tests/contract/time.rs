@@ -1,11 +1,11 @@
-//! The store's time: what ends a key, and never falls.
+//! The store's time: it ends keys, and it never falls.
 
 use std::time::Duration;
 
 use keyward_core::key::Timestamp;
 use keyward_store::{Expiry, ListKeys, NewKey, RevokeAnswer, UpdateAnswer};
 
-use crate::world::{HOUR, World, account, actor, disabled, end, kill, replace};
+use crate::world::{HOUR, World, account, disabled, end, kill, replace};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -37,7 +37,7 @@ pub(crate) async fn stored_times_never_fall(world: World) {
         rises(world.now().await);
         world = world.reopened().await;
         rises(world.now().await);
-        rises(world.store.start().await.unwrap().database_time);
+        rises(world.start().await.database_time);
     }
     for (table, number) in [("key_changes", "revision"), ("audit", "id")] {
         let falling = format!(
@@ -56,11 +56,7 @@ pub(crate) async fn time_runs_on_while_the_wall_clock_is_behind(world: World) {
     world.update(key.id, disabled(true)).await;
     world.clock.pass(MINUTE);
     assert_eq!(world.now().await, begun.plus(10 * MINUTE));
-    let answer = world
-        .store
-        .update(key.id, disabled(false), &actor())
-        .await
-        .unwrap();
+    let answer = world.try_update(key.id, disabled(false)).await;
     assert!(matches!(answer, UpdateAnswer::Expired));
 }
 
@@ -77,13 +73,9 @@ pub(crate) async fn time_runs_on_after_a_reopening_with_the_wall_clock_behind(wo
 pub(crate) async fn a_key_found_expired_stays_expired(world: World) {
     let key = expiring(&world, HOUR).await;
     let is_expired = async || {
-        let update = world
-            .store
-            .update(key.id, disabled(true), &actor())
-            .await
-            .unwrap();
+        let update = world.try_update(key.id, disabled(true)).await;
         let call = replace(key.id, world.successor(), Duration::ZERO);
-        let revoke = world.store.revoke(call, &actor()).await.unwrap();
+        let revoke = world.try_revoke(call).await;
         matches!(
             (update, revoke),
             (UpdateAnswer::Expired, RevokeAnswer::Expired)
@@ -93,11 +85,7 @@ pub(crate) async fn a_key_found_expired_stays_expired(world: World) {
     assert!(is_expired().await);
     world.clock.set_back(HOUR);
     assert!(is_expired().await);
-    let issued = world
-        .store
-        .issue(world.plain_key("42", "default"), &actor())
-        .await
-        .unwrap();
+    let issued = world.issue_or_get(world.plain_key("42", "default")).await;
     assert!(issued.created);
 }
 
@@ -105,14 +93,7 @@ pub(crate) async fn a_key_expires_at_its_time(world: World) {
     let key = expiring(&world, HOUR).await;
     let issue = async || {
         let new = world.plain_key("42", "default");
-        world
-            .store
-            .issue(new, &actor())
-            .await
-            .unwrap()
-            .key
-            .record
-            .id
+        world.issue_or_get(new).await.key.record.id
     };
     let moment = Duration::from_micros(1);
     world.clock.pass(HOUR - moment);

@@ -1,22 +1,18 @@
-//! Callers' tokens: rows under the same log as keys.
+//! Tokens: their changes are in the same log as those of keys.
 
 use keyward_core::key::{Role, TokenRecord};
-use keyward_store::{NewToken, StoreError};
+use keyward_store::NewToken;
 
-use crate::world::{HOUR, World, actor, disabled, slot};
+use crate::world::{HOUR, World, actor, assert_damaged, disabled, slot};
 
 pub(crate) async fn a_token_is_stored_whole(world: World) {
-    assert!(!world.store.has_tokens().await.unwrap());
+    assert!(!world.has_tokens().await);
     let roles = [Role::Issuer, Role::Revealer].into_iter().collect();
     let new = NewToken {
         roles,
         ..world.new_token("bot")
     };
-    let token = world
-        .store
-        .create_token(new.clone(), &actor())
-        .await
-        .unwrap();
+    let token = world.create_token(new.clone()).await;
     let create_time = world.now().await;
     let expected = TokenRecord {
         id: new.id,
@@ -27,37 +23,23 @@ pub(crate) async fn a_token_is_stored_whole(world: World) {
         revision: 0,
     };
     assert_eq!(token, expected);
-    let found = world.store.find_token(&new.digest).await.unwrap();
+    let found = world.find_token(&new.digest).await;
     assert_eq!((found.record, found.stamp.revision), (Some(expected), 0));
-    assert!(world.store.has_tokens().await.unwrap());
+    assert!(world.has_tokens().await);
 }
 
 pub(crate) async fn an_absent_token_has_the_stamp_of_the_head(world: World) {
     let token = world.token("bot").await;
-    world
-        .store
-        .revoke_token(token.id, &actor())
-        .await
-        .unwrap()
-        .unwrap();
-    let found = world.store.find_token(&world.digest()).await.unwrap();
+    world.revoke_token(token.id).await;
+    let found = world.find_token(&world.digest()).await;
     assert_eq!((found.record, found.stamp.revision), (None, 1));
     assert_eq!(found.stamp.epoch, world.tail(0).await.epoch);
 }
 
 pub(crate) async fn a_token_is_revoked_once(world: World) {
     let new = world.new_token("bot");
-    world
-        .store
-        .create_token(new.clone(), &actor())
-        .await
-        .unwrap();
-    let first = world
-        .store
-        .revoke_token(new.id, &actor())
-        .await
-        .unwrap()
-        .unwrap();
+    world.create_token(new.clone()).await;
+    let first = world.revoke_token(new.id).await;
     assert_eq!(first.record.revoke_time, Some(world.now().await));
     let page = world.tail(0).await;
     assert_eq!((page.head, page.rows[0].id), (1, new.id));
@@ -66,17 +48,12 @@ pub(crate) async fn a_token_is_revoked_once(world: World) {
         (1, Some(page.head_mark))
     );
     world.clock.pass(HOUR);
-    let again = world
-        .store
-        .revoke_token(new.id, &actor())
-        .await
-        .unwrap()
-        .unwrap();
+    let again = world.revoke_token(new.id).await;
     assert_eq!(
         (&again.record, again.committed),
         (&first.record, first.committed)
     );
-    let found = world.store.find_token(&new.digest).await.unwrap();
+    let found = world.find_token(&new.digest).await;
     assert_eq!(
         (found.record, found.stamp.revision),
         (Some(first.record), 1)
@@ -102,7 +79,7 @@ pub(crate) async fn an_unknown_token_is_none(world: World) {
 pub(crate) async fn tokens_and_keys_share_one_log(world: World) {
     let (key, token) = (world.plain("42").await, world.token("bot").await);
     world.update(key.id, disabled(true)).await;
-    world.store.revoke_token(token.id, &actor()).await.unwrap();
+    world.revoke_token(token.id).await;
     world.update(key.id, disabled(false)).await;
     let page = world.tail(0).await;
     let logged: Vec<_> = page.rows.iter().map(|row| (row.revision, row.id)).collect();
@@ -114,13 +91,7 @@ pub(crate) async fn tokens_are_listed_page_by_page_in_order_of_creation(world: W
     for _ in 0..5 {
         all.push(world.token("bot").await);
     }
-    all[1] = world
-        .store
-        .revoke_token(all[1].id, &actor())
-        .await
-        .unwrap()
-        .unwrap()
-        .record;
+    all[1] = world.revoke_token(all[1].id).await.record;
     let list = async |revoked, after: Option<&TokenRecord>, limit| {
         world
             .store
@@ -138,11 +109,8 @@ pub(crate) async fn tokens_are_listed_page_by_page_in_order_of_creation(world: W
 
 pub(crate) async fn there_has_been_a_token_also_after_it_was_revoked(world: World) {
     let token = world.token("admin").await;
-    world.store.revoke_token(token.id, &actor()).await.unwrap();
-    assert!(
-        world.store.has_tokens().await.unwrap(),
-        "no second first token"
-    );
+    world.revoke_token(token.id).await;
+    assert!(world.has_tokens().await, "no second first token");
 }
 
 pub(crate) async fn an_admin_is_there_until_the_last_one_is_revoked(world: World) {
@@ -154,8 +122,8 @@ pub(crate) async fn an_admin_is_there_until_the_last_one_is_revoked(world: World
         roles: [Role::Reader].into_iter().collect(),
         ..world.new_token("reader")
     };
-    world.store.create_token(reader, &actor()).await.unwrap();
-    assert!(!world.store.has_admin().await.unwrap());
+    world.create_token(reader).await;
+    assert!(!world.has_admin().await);
     let (one, two) = (admin("one"), admin("two"));
     for new in [&one, &two] {
         let made = world.store.create_token(new.clone(), &actor()).await;
@@ -163,17 +131,13 @@ pub(crate) async fn an_admin_is_there_until_the_last_one_is_revoked(world: World
     }
     for (id, left) in [(one.id, true), (two.id, false)] {
         world.store.revoke_token(id, &actor()).await.unwrap();
-        assert_eq!(world.store.has_admin().await.unwrap(), left);
+        assert_eq!(world.has_admin().await, left);
     }
 }
 
 pub(crate) async fn no_id_and_no_digest_is_taken_twice(world: World) {
     let first = world.new_token("bot");
-    let record = world
-        .store
-        .create_token(first.clone(), &actor())
-        .await
-        .unwrap();
+    let record = world.create_token(first.clone()).await;
     let other = world.new_token("bot");
     for again in [
         NewToken {
@@ -186,15 +150,9 @@ pub(crate) async fn no_id_and_no_digest_is_taken_twice(world: World) {
         },
     ] {
         let refused = world.store.create_token(again, &actor()).await;
-        assert!(
-            matches!(refused, Err(StoreError::Damaged(_))),
-            "{refused:?}"
-        );
+        assert_damaged(&refused);
     }
-    assert_eq!(
-        world.store.list_tokens(true, None, 10).await.unwrap(),
-        [record]
-    );
+    assert_eq!(world.tokens().await, [record]);
 }
 
 pub(crate) async fn a_change_by_hand_is_logged(world: World) {
@@ -215,27 +173,18 @@ pub(crate) async fn a_change_by_hand_is_logged(world: World) {
         world.by_hand(sql).await;
         let page = world.tail(revision - 1).await;
         assert_eq!((page.head, page.rows[0].id), (revision, token.id), "{sql}");
-        if let [record] = &world.store.list_tokens(true, None, 10).await.unwrap()[..] {
+        if let [record] = &world.tokens().await[..] {
             assert_eq!(record.revision, revision);
         }
     }
-    assert!(!world.store.has_tokens().await.unwrap());
+    assert!(!world.has_tokens().await);
     assert_eq!(world.count("key_changes WHERE actor IS NOT NULL").await, 0);
 }
 
 pub(crate) async fn a_revoked_token_cannot_be_revived(world: World) {
     let new = world.new_token("bot");
-    world
-        .store
-        .create_token(new.clone(), &actor())
-        .await
-        .unwrap();
-    let revoked = world
-        .store
-        .revoke_token(new.id, &actor())
-        .await
-        .unwrap()
-        .unwrap();
+    world.create_token(new.clone()).await;
+    let revoked = world.revoke_token(new.id).await;
     let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
     for change in [
         "revoke_time = NULL".to_owned(),
@@ -252,7 +201,7 @@ pub(crate) async fn a_revoked_token_cannot_be_revived(world: World) {
             )
             .await;
     }
-    let found = world.store.find_token(&new.digest).await.unwrap();
+    let found = world.find_token(&new.digest).await;
     assert_eq!(
         (found.record, found.stamp.revision),
         (Some(revoked.record), 1)
@@ -261,11 +210,7 @@ pub(crate) async fn a_revoked_token_cannot_be_revived(world: World) {
 
 pub(crate) async fn a_replacing_insert_is_refused(world: World) {
     let new = world.new_token("bot");
-    let token = world
-        .store
-        .create_token(new.clone(), &actor())
-        .await
-        .unwrap();
+    let token = world.create_token(new.clone()).await;
     let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
     let (own_id, own_digest) = (world.id(token.id), world.bytes(new.digest.as_bytes()));
     for (id, digest) in [(&own_id, &digest), (&id, &own_digest)] {
@@ -278,8 +223,5 @@ pub(crate) async fn a_replacing_insert_is_refused(world: World) {
             .refused(sql, "a token with this token_id or digest exists")
             .await;
     }
-    assert_eq!(
-        world.store.list_tokens(true, None, 10).await.unwrap(),
-        [token]
-    );
+    assert_eq!(world.tokens().await, [token]);
 }

@@ -3,7 +3,7 @@
 use keyward_core::key::KeyRecord;
 use keyward_store::{CommittedChange, Expiry, KeyChanges, NewKey, UpdateAnswer};
 
-use crate::world::{DAY, World, actor, disabled, end, kill, metadata, networks, scopes, sealed};
+use crate::world::{DAY, World, disabled, end, kill, metadata, networks, scopes, sealed};
 
 /// The record after `changes` of it.
 fn after(record: &KeyRecord, changes: &KeyChanges, revision: u64) -> KeyRecord {
@@ -93,11 +93,7 @@ pub(crate) async fn a_change_to_what_is_there_answers_the_last_change(world: Wor
 }
 
 pub(crate) async fn an_unknown_key_is_not_found(world: World) {
-    let answer = world
-        .store
-        .update(world.successor().id, disabled(true), &actor())
-        .await
-        .unwrap();
+    let answer = world.try_update(world.successor().id, disabled(true)).await;
     assert!(matches!(answer, UpdateAnswer::NotFound));
 }
 
@@ -108,11 +104,7 @@ pub(crate) async fn a_revoked_key_is_refused_also_in_its_grace(world: World) {
     world.revoke(end(ending.id, DAY)).await;
     for id in [dead.id, ending.id] {
         let before = world.record(id).await;
-        let answer = world
-            .store
-            .update(id, disabled(true), &actor())
-            .await
-            .unwrap();
+        let answer = world.try_update(id, disabled(true)).await;
         assert!(matches!(answer, UpdateAnswer::Revoked));
         assert_eq!(world.record(id).await, before);
     }
@@ -130,7 +122,7 @@ pub(crate) async fn an_expired_key_is_refused(world: World) {
         expire_time: Some(None),
         ..KeyChanges::default()
     };
-    let answer = world.store.update(key.id, revival, &actor()).await.unwrap();
+    let answer = world.try_update(key.id, revival).await;
     assert!(matches!(answer, UpdateAnswer::Expired));
     assert_eq!(world.record(key.id).await, key);
 }

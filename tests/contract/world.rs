@@ -1,50 +1,51 @@
 //! What a case works with: a store on a fresh backend, and helpers that keep cases short.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use keyward_core::fence::Page;
+use keyward_core::fence::{Page, Start};
 use keyward_core::key::{
-    AccountId, Clock, Entropy, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
-    SlotName, Timestamp, TokenRecord,
+    Clock, Entropy, Hint, KeyId, KeyRecord, Metadata, Networks, Roles, Scopes, Timestamp,
+    TokenRecord,
 };
-use keyward_crypto::{Digest, Sealed};
+use keyward_crypto::Digest;
 use keyward_store::{
-    Actor, CommittedChange, Expiry, KeyChanges, KeyTarget, NewKey, NewToken, OpenError, Revocation,
-    RevokeAnswer, Revoked, Store, StoredKey, Successor, UpdateAnswer,
+    CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, NewKey, NewToken, OpenError,
+    Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey, Successor, TokenRevoked,
+    UpdateAnswer,
 };
 
 use crate::doubles::{Counting, ManualClock};
+pub(crate) use crate::values::*;
 
 /// A place for one store's data.
 #[async_trait]
 pub(crate) trait Backend: Send + Sync + 'static {
-    /// Opens the store, making it when there is none yet.
+    /// Opens the store, and creates it first if necessary.
     async fn open(
         &self,
         clock: Arc<dyn Clock>,
         entropy: &dyn Entropy,
     ) -> Result<Arc<dyn Store>, OpenError>;
 
-    /// A connection that passes the service by.
+    /// A connection for manual SQL.
     async fn connect(&self) -> Box<dyn ByHand>;
 
-    /// Bytes as they stand in SQL; 16 of them are an id.
+    /// Bytes as an SQL literal; 16 of them are an id.
     fn bytes(&self, bytes: &[u8]) -> String;
 
-    /// A time, in microseconds since the Unix epoch, as it stands in SQL.
+    /// A time, in microseconds since the Unix epoch, as an SQL literal.
     fn time(&self, micros: i64) -> String;
 
     /// A microsecond, to be added to a time in SQL.
     fn tick(&self) -> &'static str;
 
-    /// Lets the store's own clock, if it has one, follow the test's.
+    /// Makes the store's own clock, if it has one, follow the test's clock.
     fn follow(&self, _clock: &ManualClock) {}
 }
 
-/// What an operator has: a connection, and SQL.
+/// An operator's connection.
 #[async_trait]
 pub(crate) trait ByHand: Send {
     /// Runs SQL; answers how many rows it changed, or the message of the refusal.
@@ -54,7 +55,7 @@ pub(crate) trait ByHand: Send {
     async fn read(&mut self, sql: &str) -> Vec<String>;
 }
 
-/// A store and all around it.
+/// A store with its clock, its entropy and its backend.
 pub(crate) struct World {
     backend: Box<dyn Backend>,
     pub(crate) store: Arc<dyn Store>,
@@ -101,7 +102,7 @@ impl World {
         self.reopened_after(async |store| store.close().await).await
     }
 
-    /// Drops the store as it stands and opens it again.
+    /// Drops the store without closing it, and opens it again.
     pub(crate) async fn abandoned_and_reopened(self) -> Self {
         self.reopened_after(async |store| drop(store)).await
     }
@@ -153,7 +154,7 @@ impl World {
             .unwrap()
     }
 
-    /// An id as it stands in SQL.
+    /// An id as an SQL literal.
     pub(crate) fn id(&self, id: KeyId) -> String {
         self.bytes(id.as_bytes())
     }
@@ -162,7 +163,7 @@ impl World {
         self.backend.bytes(bytes)
     }
 
-    /// A time as it stands in SQL.
+    /// A time as an SQL literal.
     pub(crate) fn time(&self, micros: i64) -> String {
         self.backend.time(micros)
     }
@@ -249,8 +250,29 @@ impl World {
         Digest::from_bytes(bytes)
     }
 
+    pub(crate) async fn start(&self) -> Start {
+        self.store.start().await.unwrap()
+    }
+
+    pub(crate) async fn trim(&self) -> u64 {
+        self.store.trim().await.unwrap()
+    }
+
+    pub(crate) async fn find(&self, digest: &Digest) -> Found<KeyRecord> {
+        self.store.find_key(digest).await.unwrap()
+    }
+
+    pub(crate) async fn find_token(&self, digest: &Digest) -> Found<TokenRecord> {
+        self.store.find_token(digest).await.unwrap()
+    }
+
+    /// Issues a key, or finds the one that its slot holds.
+    pub(crate) async fn issue_or_get(&self, new: NewKey) -> Issued {
+        self.store.issue(new, &actor()).await.unwrap()
+    }
+
     pub(crate) async fn issue(&self, new: NewKey) -> KeyRecord {
-        let issued = self.store.issue(new, &actor()).await.unwrap();
+        let issued = self.issue_or_get(new).await;
         assert!(issued.created);
         issued.key.record
     }
@@ -282,8 +304,22 @@ impl World {
         self.get(id).await.record
     }
 
+    pub(crate) async fn try_revoke(&self, revocation: Revocation) -> RevokeAnswer {
+        self.store.revoke(revocation, &actor()).await.unwrap()
+    }
+
     pub(crate) async fn revoke(&self, revocation: Revocation) -> Revoked {
-        done(self.store.revoke(revocation, &actor()).await.unwrap())
+        done(self.try_revoke(revocation).await)
+    }
+
+    /// Replaces one key at once.
+    pub(crate) async fn replace(&self, id: KeyId) -> Revoked {
+        self.revoke(replace(id, self.successor(), Duration::ZERO))
+            .await
+    }
+
+    pub(crate) async fn try_update(&self, id: KeyId, changes: KeyChanges) -> UpdateAnswer {
+        self.store.update(id, changes, &actor()).await.unwrap()
     }
 
     pub(crate) async fn update(
@@ -291,7 +327,7 @@ impl World {
         id: KeyId,
         changes: KeyChanges,
     ) -> (KeyRecord, CommittedChange) {
-        match self.store.update(id, changes, &actor()).await.unwrap() {
+        match self.try_update(id, changes).await {
             UpdateAnswer::Done(updated) => (updated.record, updated.committed),
             other => panic!("{other:?}"),
         }
@@ -313,12 +349,40 @@ impl World {
         }
     }
 
-    pub(crate) async fn token(&self, name: &str) -> TokenRecord {
-        self.store
-            .create_token(self.new_token(name), &actor())
-            .await
-            .unwrap()
+    pub(crate) async fn create_token(&self, new: NewToken) -> TokenRecord {
+        self.store.create_token(new, &actor()).await.unwrap()
     }
+
+    pub(crate) async fn token(&self, name: &str) -> TokenRecord {
+        self.create_token(self.new_token(name)).await
+    }
+
+    pub(crate) async fn revoke_token(&self, id: KeyId) -> TokenRevoked {
+        let revoked = self.store.revoke_token(id, &actor()).await.unwrap();
+        revoked.unwrap()
+    }
+
+    /// Up to ten tokens, revoked tokens too.
+    pub(crate) async fn tokens(&self) -> Vec<TokenRecord> {
+        self.store.list_tokens(true, None, 10).await.unwrap()
+    }
+
+    pub(crate) async fn has_tokens(&self) -> bool {
+        self.store.has_tokens().await.unwrap()
+    }
+
+    pub(crate) async fn has_admin(&self) -> bool {
+        self.store.has_admin().await.unwrap()
+    }
+}
+
+/// Asserts that the store refused what would break its own rules.
+#[track_caller]
+pub(crate) fn assert_damaged<T: std::fmt::Debug>(outcome: &Result<T, StoreError>) {
+    assert!(
+        matches!(outcome, Err(StoreError::Damaged(_))),
+        "{outcome:?}"
+    );
 }
 
 /// Runs `count` calls at once and gives their results.
@@ -340,89 +404,5 @@ pub(crate) fn done(answer: RevokeAnswer) -> Revoked {
     match answer {
         RevokeAnswer::Done(revoked) => *revoked,
         other => panic!("{other:?}"),
-    }
-}
-
-pub(crate) fn actor() -> Actor {
-    Actor {
-        token: Some(KeyId::from_bytes([0xac; 16])),
-        name: "bot".to_owned(),
-    }
-}
-
-pub(crate) fn account(text: &str) -> AccountId {
-    AccountId::new("account_id", text.to_owned()).unwrap()
-}
-
-pub(crate) fn slot(text: &str) -> SlotName {
-    SlotName::new("name", text.to_owned()).unwrap()
-}
-
-pub(crate) fn reason(text: &str) -> Option<Reason> {
-    Some(Reason::new("reason", text.to_owned()).unwrap())
-}
-
-pub(crate) fn scopes(texts: &[&str]) -> Scopes {
-    Scopes::new("scopes", owned(texts)).unwrap()
-}
-
-pub(crate) fn metadata(entries: &[(&str, &str)]) -> Metadata {
-    let entries = entries
-        .iter()
-        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-    Metadata::new("metadata", entries.collect::<BTreeMap<_, _>>()).unwrap()
-}
-
-pub(crate) fn networks(texts: &[&str]) -> Networks {
-    Networks::new("allowed_cidrs", &owned(texts)).unwrap()
-}
-
-fn owned(texts: &[&str]) -> Vec<String> {
-    texts.iter().map(|text| (*text).to_owned()).collect()
-}
-
-/// A sealed copy: opaque to a store.
-pub(crate) fn sealed(byte: u8) -> Sealed {
-    Sealed::from_bytes(vec![byte; 96])
-}
-
-/// Changes one key's `disabled`.
-pub(crate) fn disabled(disabled: bool) -> KeyChanges {
-    KeyChanges {
-        disabled: Some(disabled),
-        ..KeyChanges::default()
-    }
-}
-
-/// Revokes one key at once.
-pub(crate) fn kill(id: KeyId) -> Revocation {
-    end(id, Duration::ZERO)
-}
-
-/// Revokes one key after `grace`.
-pub(crate) fn end(id: KeyId, grace: Duration) -> Revocation {
-    Revocation::Key {
-        target: KeyTarget::Id(id),
-        successor: None,
-        grace,
-        reason: None,
-    }
-}
-
-/// Replaces one key, which lives on for `grace`.
-pub(crate) fn replace(id: KeyId, successor: Successor, grace: Duration) -> Revocation {
-    Revocation::Key {
-        target: KeyTarget::Id(id),
-        successor: Some(successor),
-        grace,
-        reason: None,
-    }
-}
-
-/// Revokes all keys of an account.
-pub(crate) fn kill_all(account: &str) -> Revocation {
-    Revocation::Account {
-        account: self::account(account),
-        reason: None,
     }
 }

@@ -1,5 +1,5 @@
-//! The rules of the source that neither Cargo nor a lint enforces: which module of `src/` imports
-//! which, that every file says what lives in it, and that no file grows too long.
+//! Rules that neither Cargo nor a lint enforces: the allowed imports between modules of `src/`, a
+//! header in every file, and the length of files.
 
 use std::path::{Path, PathBuf};
 

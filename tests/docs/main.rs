@@ -1,4 +1,4 @@
-//! The documentation is true, and the source keeps the rules that neither Cargo nor a lint enforces.
+//! Checks the documentation against the code, and the rules that neither Cargo nor a lint enforces.
 #![cfg(test)]
 
 mod architecture;

@@ -14,5 +14,22 @@ mod story;
 mod telemetry;
 mod tls;
 
+use std::path::{Path, PathBuf};
+
+use keyward_testkit::Process;
+use tempfile::TempDir;
+
 /// The binary under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
+
+/// Keyward as a process on `data_dir`.
+fn serve(data_dir: &Path) -> Process {
+    Process::start(Process::command(BINARY, data_dir), data_dir)
+}
+
+/// A data directory that does not exist yet, in a temporary directory.
+fn fresh_directory() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().join("data");
+    (directory, data_dir)
+}

@@ -1,10 +1,13 @@
-//! Any gRPC client will do: Python with reflection and no generated code; and the example in Python.
+//! Other gRPC clients: Python with reflection and without generated code, and the example in
+//! Python.
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use keyward_testkit::{Authority, Client, Process, connect, connect_tls};
+
+use crate::{BINARY, fresh_directory, serve};
 
 /// The interpreter that scripts/install-test-tools.sh provides for, or the one that
 /// KEYWARD_TEST_PYTHON names.
@@ -36,12 +39,8 @@ fn client() -> Command {
 
 #[test]
 fn reflection_alone_is_enough_for_a_client() {
-    let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().join("keyward-data");
-    let mut process = Process::start(
-        Process::command(env!("CARGO_BIN_EXE_keyward"), &data),
-        &data,
-    );
+    let (_directory, data) = fresh_directory();
+    let mut process = serve(&data);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/reflection.py");
     let mut client = client();
     let token_file = data.join("admin.token");
@@ -66,7 +65,7 @@ async fn the_example_says_whether_a_key_is_valid() {
     let ca = directory.path().join("ca.crt");
     std::fs::write(&ca, authority.pem()).unwrap();
     for tls in [false, true] {
-        let mut command = Process::command(env!("CARGO_BIN_EXE_keyward"), &data);
+        let mut command = Process::command(BINARY, &data);
         if tls {
             command.args(["--tls-cert", "server.crt", "--tls-key", "server.key"]);
         }

@@ -1,15 +1,14 @@
-//! A stop by SIGTERM: whoever is being answered is answered, nothing that was acknowledged is lost.
+//! A stop by SIGTERM: calls in progress are answered, and no acknowledged change is lost.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use keyward_proto::v1::revoke_request::Target;
-use keyward_proto::v1::{self, Role, Verdict};
-use keyward_testkit::{Client, Faults, Local, Process, connect, http_get, refused};
+use keyward_proto::v1::{Role, Verdict};
+use keyward_testkit::requests::{by_text, replacing};
+use keyward_testkit::{Client, Faults, Local, connect, http_get, refused};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -18,16 +17,14 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
+use crate::{fresh_directory, serve};
+
 /// With nobody who holds it up a stop takes far less than the grace of ten seconds.
 const PROMPT: Duration = Duration::from_secs(5);
 
 #[expect(clippy::disallowed_methods, reason = "a deadline of the test's own")]
 fn now() -> Instant {
     Instant::now()
-}
-
-fn start(data: &Path) -> Process {
-    Process::start(Process::command(env!("CARGO_BIN_EXE_keyward"), data), data)
 }
 
 /// A service whose tail can be stalled, and that stays fresh without it.
@@ -76,10 +73,9 @@ async fn issue_until_it_fails(client: Client, caller: usize, done: Arc<AtomicUsi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_under_traffic_loses_nothing_and_says_so_to_everybody() {
-    let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().join("data");
-    let mut process = start(&data);
+async fn sigterm_under_traffic_loses_no_acknowledged_call() {
+    let (_directory, data) = fresh_directory();
+    let mut process = serve(&data);
     let mut health = HealthClient::new(connect(process.grpc).await);
     let watch = health.watch(HealthCheckRequest::default()).await;
     let mut watch = watch.unwrap().into_inner();
@@ -130,7 +126,7 @@ async fn sigterm_under_traffic_loses_nothing_and_says_so_to_everybody() {
         "the database was not closed"
     );
 
-    let mut process = start(&data);
+    let mut process = serve(&data);
     let client = process.client().await;
     for key in &acknowledged {
         assert_eq!(client.verify(key).await.unwrap(), Verdict::Valid);
@@ -138,12 +134,11 @@ async fn sigterm_under_traffic_loses_nothing_and_says_so_to_everybody() {
     assert!(process.stop().success());
 }
 
-/// Whoever connects and says nothing, or half of something, does not hold up the stop for ever.
+/// Connections that send nothing, or half a preface, do not delay the stop for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_do_not_hold_up_the_stop() {
-    let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().join("data");
-    let mut process = start(&data);
+    let (_directory, data) = fresh_directory();
+    let mut process = serve(&data);
     let mut silent = Vec::new();
     for (port, half) in [
         (process.grpc, ""),
@@ -159,7 +154,7 @@ async fn silent_connections_do_not_hold_up_the_stop() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert!(process.stop().success(), "{}", process.output());
     drop(silent);
-    start(&data);
+    serve(&data);
 }
 
 /// A revoke that cannot be confirmed any more ends with a reason, not with its connection; and a
@@ -185,7 +180,7 @@ async fn a_revoke_that_waits_at_the_stop_ends_as_unconfirmed() {
 
 /// Who found a key's text may kill the key, and learns nothing of it, not even from an error.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reporter_who_waits_at_the_stop_hears_of_no_successor() {
+async fn a_reporter_waiting_at_the_stop_learns_no_successor() {
     let (local, faults) = stalling().await;
     let side = local.app.http_address().unwrap();
     let issuer = local.client().await;
@@ -194,18 +189,8 @@ async fn a_reporter_who_waits_at_the_stop_hears_of_no_successor() {
     faults.tail.close();
     faults.tail.is_holding().await;
     let mut ends = Vec::new();
-    for (client, target, replace) in [
-        (issuer, Target::KeyId(id), true),
-        (reporter, Target::ApiKey(key), false),
-    ] {
-        let request = v1::RevokeRequest {
-            target: Some(target),
-            replace,
-            ..Default::default()
-        };
-        ends.push(tokio::spawn(async move {
-            client.keys.clone().revoke(request).await
-        }));
+    for (client, request) in [(issuer, replacing(&id)), (reporter, by_text(&key))] {
+        ends.push(tokio::spawn(async move { client.send(request).await }));
         revoked_in_the_store(side, ends.len()).await;
     }
     local.app.stop().await;
@@ -216,7 +201,7 @@ async fn a_reporter_who_waits_at_the_stop_hears_of_no_successor() {
     }
 }
 
-/// Whoever balances load by the side port sends nothing more to an instance that takes nothing.
+/// A load balancer that checks the side port sends no more calls to a stopping instance.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_calls_end_the_side_port_says_that_it_is_stopping() {
     let (local, faults) = stalling().await;

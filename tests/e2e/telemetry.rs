@@ -1,15 +1,13 @@
-//! What the real binary shows of itself: the side port, and spans for a collector.
+//! Telemetry of the real binary: the side port, and spans for a collector.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use keyward_ops::Metrics;
 use keyward_proto::v1::Verdict;
-use keyward_testkit::{Client, Process};
+use keyward_testkit::{Client, Process, http_ask};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -25,28 +23,14 @@ use tonic::{Request, Response, Status};
 use crate::BINARY;
 
 /// Status and body of a GET.
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nhost: keyward\r\nconnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (
-        head.split(' ').nth(1).unwrap().parse().unwrap(),
-        body.to_owned(),
-    )
+async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let answer = http_ask(address, "GET", path, &[], "").await.unwrap();
+    (answer.status, answer.body)
 }
 
 /// All samples by name and labels. Fails on text that is not in the OpenMetrics format.
-fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
-    let (status, text) = get(address, "/metrics");
+async fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
+    let (status, text) = get(address, "/metrics").await;
     assert_eq!(status, 200);
     assert!(text.ends_with("\n# EOF\n"), "{text}");
     let sample = regex::Regex::new(
@@ -70,7 +54,7 @@ fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
 }
 
 fn start(directory: &Path, flags: &[&str]) -> Process {
-    let data = directory.join("keyward-data");
+    let data = directory.join("data");
     let mut command = Process::command(BINARY, &data);
     command.args(flags);
     Process::start(command, &data)
@@ -93,9 +77,9 @@ async fn traffic(client: &Client) -> String {
 async fn the_side_port_shows_every_metric_of_the_table() {
     let directory = tempfile::tempdir().unwrap();
     let mut process = start(directory.path(), &[]);
-    let before = samples(process.http);
+    let before = samples(process.http).await;
     traffic(&process.client().await).await;
-    let after = samples(process.http);
+    let after = samples(process.http).await;
     let table = Metrics::table();
     let named: Vec<_> = table
         .lines()
@@ -164,13 +148,13 @@ async fn the_side_port_shows_every_metric_of_the_table() {
     assert!(process.stop().success());
 }
 
-#[test]
-fn the_side_port_answers_probes_and_nothing_else() {
+#[tokio::test(flavor = "multi_thread")]
+async fn the_side_port_answers_probes_and_nothing_else() {
     let directory = tempfile::tempdir().unwrap();
     let mut process = start(directory.path(), &[]);
-    assert_eq!(get(process.http, "/livez"), (200, "ok\n".to_owned()));
-    assert_eq!(get(process.http, "/readyz"), (200, "ok\n".to_owned()));
-    let (status, version) = get(process.http, "/version");
+    assert_eq!(get(process.http, "/livez").await, (200, "ok\n".to_owned()));
+    assert_eq!(get(process.http, "/readyz").await, (200, "ok\n".to_owned()));
+    let (status, version) = get(process.http, "/version").await;
     let version: serde_json::Value = serde_json::from_str(&version).unwrap();
     assert_eq!(
         (status, &version["version"]),
@@ -182,7 +166,7 @@ fn the_side_port_answers_probes_and_nothing_else() {
         "/debug",
         "/keyward.v1.ApiKeyService/Verify",
     ] {
-        assert_eq!(get(process.http, path).0, 404, "{path}");
+        assert_eq!(get(process.http, path).await.0, 404, "{path}");
     }
     assert!(process.stop().success());
     assert!(TcpStream::connect(process.http).is_err());
@@ -286,7 +270,7 @@ async fn a_collector_gets_a_span_for_each_rpc_and_store_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_is_not_there_disturbs_nothing() {
+async fn a_missing_collector_disturbs_nothing() {
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -314,11 +298,9 @@ async fn each_connection_goes_to_the_least_loaded_thread() {
     for open in 1..=8_usize {
         clients.push(process.client().await);
         clients[open - 1].verify("").await.unwrap();
-        let of = |worker: &str| {
-            let name = format!("keyward_connections{{worker=\"{worker}\"}}");
-            samples(process.http)[&name]
-        };
-        let (one, other) = (of("0"), of("1"));
+        let samples = samples(process.http).await;
+        let of = |worker: u8| samples[&format!("keyward_connections{{worker=\"{worker}\"}}")];
+        let (one, other) = (of(0), of(1));
         assert_eq!(one + other, f64::from(u32::try_from(open).unwrap()));
         assert!((one - other).abs() <= 1.0, "{one} and {other}");
     }

@@ -13,6 +13,11 @@ use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error};
 use tonic::{Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::requests::{self, Call};
 
 /// Adds the token, if there is one, to every call.
 #[derive(Clone)]
@@ -106,54 +111,78 @@ impl Client {
         }
     }
 
+    /// Sends a request and returns the answer.
+    ///
+    /// # Errors
+    ///
+    /// The service's refusal, or the failure of the connection.
+    pub async fn send<C: Call>(&self, request: C) -> Result<C::Answer, Status> {
+        request.send(self).await
+    }
+
     /// Issues the key of a slot. Returns its id and its secret.
     pub async fn issue(&self, account: &str, name: &str) -> Result<(String, String), Status> {
         let request = v1::IssueRequest {
-            account_id: account.to_owned(),
             name: name.to_owned(),
-            ..Default::default()
+            ..requests::slot(account)
         };
-        let reply = self.keys.clone().issue(request).await?.into_inner();
-        Ok((reply.key.unwrap_or_default().key_id, reply.api_key))
+        let issued = self.send(request).await?;
+        Ok((issued.key.unwrap_or_default().key_id, issued.api_key))
     }
 
     /// The verdict on a key.
     pub async fn verify(&self, api_key: &str) -> Result<v1::Verdict, Status> {
-        let request = v1::VerifyRequest {
-            api_key: api_key.to_owned(),
-            ..Default::default()
-        };
-        Ok(self
-            .keys
-            .clone()
-            .verify(request)
-            .await?
-            .into_inner()
-            .verdict())
+        let verified = self.send(requests::verifying(api_key)).await?;
+        Ok(verified.verdict())
+    }
+
+    /// The verdict of the store on a key.
+    pub async fn verify_strongly(&self, api_key: &str) -> Result<v1::Verdict, Status> {
+        let verified = self.send(requests::verifying_strongly(api_key)).await?;
+        Ok(verified.verdict())
     }
 
     /// Revokes one key.
     pub async fn revoke(&self, key_id: &str) -> Result<v1::RevokeResponse, Status> {
-        let target = v1::revoke_request::Target::KeyId(key_id.to_owned());
-        let request = v1::RevokeRequest {
-            target: Some(target),
-            ..Default::default()
-        };
-        Ok(self.keys.clone().revoke(request).await?.into_inner())
+        self.send(requests::by_id(key_id)).await
+    }
+
+    /// Disables one key, or enables it again.
+    pub async fn disable(
+        &self,
+        key_id: &str,
+        disabled: bool,
+    ) -> Result<v1::UpdateResponse, Status> {
+        self.send(requests::disabling(key_id, disabled)).await
+    }
+
+    /// Reads one key.
+    pub async fn get(&self, key_id: &str) -> Result<v1::ApiKey, Status> {
+        let found = self.send(requests::getting(key_id)).await?;
+        Ok(found.key.unwrap_or_default())
+    }
+
+    /// Up to 1,000 keys of an account, revoked keys too.
+    pub async fn list(&self, account: &str) -> Result<Vec<v1::ApiKey>, Status> {
+        Ok(self.send(requests::listing_all(account)).await?.keys)
     }
 
     /// Creates a token with these roles.
     pub async fn token(&self, name: &str, roles: &[v1::Role]) -> Result<String, Status> {
-        let request = v1::CreateTokenRequest {
-            name: name.to_owned(),
-            roles: roles.iter().map(|role| *role as i32).collect(),
-        };
         Ok(self
-            .admin
-            .clone()
-            .create_token(request)
+            .send(requests::creating_token(name, roles))
             .await?
-            .into_inner()
             .token)
+    }
+
+    /// What the health service says of the whole instance.
+    ///
+    /// # Panics
+    ///
+    /// When the instance does not answer.
+    pub async fn health(&self) -> ServingStatus {
+        let request = HealthCheckRequest::default();
+        let answer = HealthClient::new(self.channel.clone()).check(request).await;
+        answer.expect("the instance answers").get_ref().status()
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::local::token_in;
 use super::process::without_settings;
+use super::turns::Turn;
 use super::{Client, Local, Postgres, Process, Proxy, Starting, User};
 
 /// The options of a cluster.
@@ -51,12 +52,15 @@ pub struct Cluster {
     options: Options,
     token: String,
     directory: tempfile::TempDir,
+    // After everything that runs in it.
+    _turn: Turn,
 }
 
 impl Cluster {
     /// Starts a server, prepares the store with `keyward init`, and starts `count` instances of
     /// `binary`.
     pub fn start(binary: &str, instances: usize, options: Options) -> Self {
+        let turn = Turn::wait();
         let postgres = Postgres::start_with(&options.postgres);
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let first = directory.path().join("init");
@@ -75,6 +79,7 @@ impl Cluster {
             options,
             token: token_in(&first),
             directory,
+            _turn: turn,
         };
         // Start all, then wait for each.
         let starting: Vec<_> = (0..instances)

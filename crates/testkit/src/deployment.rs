@@ -18,6 +18,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use crate::deadline::wait_until;
 use crate::guard::{Guard, KILL_ALL};
 use crate::process::without_settings;
+use crate::turns::Turn;
 use crate::{Client, Compose, Identity, Postgres, Redis, RedisOptions, User, connect_tls};
 use words::{Ports, Words};
 
@@ -37,6 +38,8 @@ pub struct Deployment {
     /// Replaces the image of Redis.
     pub redis: Redis,
     guard: Guard,
+    // After everything that runs in it.
+    _turn: Turn,
 }
 
 impl Deployment {
@@ -44,6 +47,7 @@ impl Deployment {
     /// `deploy/compose.yaml` except the bot, in the order of their dependencies. `keyward` is the
     /// binary; `repository` is the root of the repository.
     pub fn start(repository: &Path, keyward: &Path) -> Self {
+        let turn = Turn::wait();
         let deploy = repository.join("deploy");
         let guard = Guard::new("deployment", KILL_ALL);
         let home = guard.home().to_path_buf();
@@ -86,6 +90,7 @@ impl Deployment {
             postgres,
             redis,
             guard,
+            _turn: turn,
         };
         let order: Vec<_> = deployment.compose.in_order();
         let order: Vec<_> = order.into_iter().map(str::to_owned).collect();

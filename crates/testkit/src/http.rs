@@ -23,6 +23,14 @@ impl HttpAnswer {
         let header = self.headers.iter().find(|(known, _)| known == name);
         header.map(|(_, value)| value.as_str())
     }
+
+    /// Whether it is a refusal by an API: this status, and this message in the JSON envelope.
+    pub fn is_refusal(&self, status: u16, message: &str) -> bool {
+        let body = format!(r#"{{"error":true,"message":"{message}","data":null}}"#);
+        self.status == status
+            && self.body == body
+            && self.header("content-type") == Some("application/json")
+    }
 }
 
 /// Sends a request and reads until the server closes the connection.

@@ -29,11 +29,13 @@ mod programs;
 mod proxy;
 mod redis;
 mod refusal;
+pub mod requests;
 mod server;
 mod stage;
 mod stalling;
 pub mod telegram;
 mod tls;
+mod turns;
 
 pub use client::{Client, connect, connect_tls, http_get};
 pub use cluster::{Cluster, Options};

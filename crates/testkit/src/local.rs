@@ -130,6 +130,19 @@ impl Local {
         }
     }
 
+    /// Stops the service and starts it again on its directory, with a new clock.
+    pub async fn restart(self) -> Self {
+        self.app.stop().await;
+        let clock = Arc::new(ManualClock::default());
+        let parts = Parts {
+            clock: Arc::<ManualClock>::clone(&clock),
+            ..Parts::system()
+        };
+        let app = App::start(&settings_in(self.directory.path()), parts).await;
+        let app = app.expect("the service starts again");
+        Self { app, clock, ..self }
+    }
+
     /// A client with every role.
     pub async fn client(&self) -> Client {
         Client::new(self.app.grpc_address(), Some(&self.token)).await

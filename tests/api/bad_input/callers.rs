@@ -1,6 +1,6 @@
-//! Callers without a token, with a wrong one, and with too many.
+//! Callers without a token, with a wrong token, and with several tokens.
 
-use keyward_proto::v1::{self, Role, Verdict};
+use keyward_proto::v1::{Role, Verdict};
 use keyward_testkit::{Client, refused};
 use tonic::{Code, Request, Status};
 
@@ -8,7 +8,7 @@ use super::*;
 
 /// Verifies with these values of `authorization`.
 async fn verify_as(client: &Client, values: &[&[u8]]) -> Result<(), Status> {
-    let mut request = Request::new(asking("x"));
+    let mut request = Request::new(verifying("x"));
     for value in values {
         let value = http::HeaderValue::from_bytes(value).unwrap();
         let mut headers = http::HeaderMap::new();
@@ -21,7 +21,7 @@ async fn verify_as(client: &Client, values: &[&[u8]]) -> Result<(), Status> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_one_living_token_lets_in() {
+async fn only_one_live_token_authenticates() {
     let (local, every_role) = start().await;
     let (_, key) = every_role.issue("42", "").await.unwrap();
     let client = Client::new(local.app.grpc_address(), None).await;
@@ -64,7 +64,7 @@ async fn only_one_living_token_lets_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_no_key_and_a_key_is_no_token() {
+async fn a_token_is_not_accepted_as_a_key_nor_a_key_as_a_token() {
     let (local, client) = start().await;
     let (_, key) = client.issue("42", "").await.unwrap();
     assert_eq!(
@@ -91,7 +91,7 @@ async fn a_token_without_the_role_is_told_which_one() {
     assert_eq!(why["role"], "admin");
 }
 
-/// The text of a token stands in no error.
+/// No error contains the text of a token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_repeats_no_secret() {
     let (local, every_role) = start().await;
@@ -99,9 +99,6 @@ async fn a_refusal_repeats_no_secret() {
     let thief = Client::new(local.app.grpc_address(), Some(&key)).await;
     let status = thief.verify(&key).await.unwrap_err();
     assert!(!format!("{status:?}").contains(&key[8..]), "{status:?}");
-    let request = v1::GetRequest {
-        target: Some(v1::get_request::Target::KeyId(key.clone())),
-    };
-    let status = every_role.keys.clone().get(request).await.unwrap_err();
+    let status = every_role.send(getting(&key)).await.unwrap_err();
     assert!(!format!("{status:?}").contains(&key[8..]), "{status:?}");
 }

@@ -1,11 +1,10 @@
-//! The wall clock set back an hour: what has ended stays ended, and stored time does not fall.
+//! The wall clock set back by an hour: a key that has ended stays ended, and stored times do not
+//! fall.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use keyward::app::{App, Parts};
-use keyward_proto::v1::{self, State, Verdict};
-use keyward_testkit::{ManualClock, refused, settings_in};
+use keyward_proto::v1::{State, Verdict};
+use keyward_testkit::refused;
 use tonic::Code;
 
 use super::*;
@@ -20,34 +19,6 @@ async fn settled(client: &Client) {
     }
 }
 
-/// A key of an account that lives for so many seconds.
-fn living(account: &str, seconds: i64) -> v1::IssueRequest {
-    v1::IssueRequest {
-        ttl: Some(prost_types::Duration { seconds, nanos: 0 }),
-        ..slot(account)
-    }
-}
-
-/// Stops the service and starts it on the same directory, with the machine's time on its clock.
-async fn restarted(local: Local) -> (App, Arc<ManualClock>, Client, tempfile::TempDir) {
-    let Local {
-        app,
-        directory,
-        token,
-        ..
-    } = local;
-    app.stop().await;
-    let settings = settings_in(directory.path());
-    let clock = Arc::new(ManualClock::default());
-    let parts = Parts {
-        clock: Arc::<ManualClock>::clone(&clock),
-        ..Parts::system()
-    };
-    let app = App::start(&settings, parts).await.unwrap();
-    let client = Client::new(app.grpc_address(), Some(&token)).await;
-    (app, clock, client, directory)
-}
-
 fn micros(time: Option<prost_types::Timestamp>) -> i64 {
     let time = time.unwrap();
     time.seconds * 1_000_000 + i64::from(time.nanos / 1_000)
@@ -56,23 +27,14 @@ fn micros(time: Option<prost_types::Timestamp>) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_ended_stays_ended_when_the_wall_clock_is_set_back() {
     let (local, client) = start().await;
-    let expired = client.keys.clone().issue(living("expired", 600)).await;
-    let expired = expired.unwrap().into_inner();
+    let expired = client.send(living("expired", 600)).await.unwrap();
     let old = expired.key.unwrap();
     let (id, revoked) = client.issue("revoked", "").await.unwrap();
     client.revoke(&id).await.unwrap();
     let (graced_id, graced) = client.issue("graced", "").await.unwrap();
-    let with_grace = v1::RevokeRequest {
-        target: Some(v1::revoke_request::Target::KeyId(graced_id.clone())),
-        grace: Some(prost_types::Duration {
-            seconds: 600,
-            nanos: 0,
-        }),
-        ..Default::default()
-    };
-    client.keys.clone().revoke(with_grace).await.unwrap();
+    client.send(with_grace(&graced_id, 600)).await.unwrap();
 
-    // Nothing is written at this time: only this instance knows that it has come.
+    // Nothing is written at this time, so only this instance knows it.
     local.clock.step_boot(601);
     local.clock.step_wall(601);
     settled(&client).await;
@@ -85,36 +47,24 @@ async fn what_has_ended_stays_ended_when_the_wall_clock_is_set_back() {
             (&graced, Verdict::Revoked),
         ] {
             assert_eq!(client.verify(key).await.unwrap(), verdict);
-            assert_eq!(strong(&client, key).await, verdict);
+            assert_eq!(client.verify_strongly(key).await.unwrap(), verdict);
         }
-        assert_eq!(get(&client, &old.key_id).await.state(), State::Expired);
-        assert_eq!(get(&client, &graced_id).await.state(), State::Revoked);
+        assert_eq!(
+            client.get(&old.key_id).await.unwrap().state(),
+            State::Expired
+        );
+        assert_eq!(
+            client.get(&graced_id).await.unwrap().state(),
+            State::Revoked
+        );
     }
 
-    let list = v1::ListRequest {
-        account_id: "graced".to_owned(),
-        ..Default::default()
-    };
-    let listed = client.keys.clone().list(list).await.unwrap().into_inner();
+    let listed = client.send(listing("graced")).await.unwrap();
     assert!(listed.keys.is_empty(), "its grace has ended");
-    let reviving = v1::UpdateRequest {
-        key: Some(v1::ApiKey {
-            key_id: old.key_id.clone(),
-            ..Default::default()
-        }),
-        update_mask: Some(prost_types::FieldMask {
-            paths: vec!["expire_time".to_owned()],
-        }),
-    };
-    let outcome = client.keys.clone().update(reviving).await;
+    let reviving = changing(bare(&old.key_id), ["expire_time"]);
+    let outcome = client.send(reviving).await;
     refused(outcome, Code::FailedPrecondition, "KEY_EXPIRED");
-    let next = client
-        .keys
-        .clone()
-        .issue(slot("expired"))
-        .await
-        .unwrap()
-        .into_inner();
+    let next = client.send(slot("expired")).await.unwrap();
     assert!(next.created, "an expired key is succeeded");
     assert_eq!(client.verify(&next.api_key).await.unwrap(), Verdict::Valid);
     let next = next.key.unwrap();
@@ -128,7 +78,7 @@ async fn stored_times_do_not_fall_when_the_wall_clock_is_set_back() {
     let mut newest = (0, String::new());
     for slot in ["a", "b", "c", "d"] {
         let (id, key) = client.issue("42", slot).await.unwrap();
-        let created = get(&client, &id).await;
+        let created = client.get(&id).await.unwrap();
         assert!(micros(created.create_time) >= newest.0);
         assert!(id > newest.1, "List keeps the order of creation");
         let revoked = client.revoke(&id).await.unwrap();
@@ -145,14 +95,14 @@ async fn a_restart_with_the_wall_clock_set_back_forgets_nothing() {
     let (local, client) = start().await;
     local.clock.step_wall(2 * HOUR);
     settled(&client).await;
-    let expired = client.keys.clone().issue(living("expired", 600)).await;
-    let expired = expired.unwrap().into_inner();
+    let expired = client.send(living("expired", 600)).await.unwrap();
     local.clock.step_wall(601);
     settled(&client).await;
     let (id, revoked) = client.issue("revoked", "").await.unwrap();
     client.revoke(&id).await.unwrap();
 
-    let (app, clock, client, _directory) = restarted(local).await;
+    let local = local.restart().await;
+    let client = local.client().await;
     for (key, verdict) in [
         (&expired.api_key, Verdict::Expired),
         (&revoked, Verdict::Revoked),
@@ -160,33 +110,35 @@ async fn a_restart_with_the_wall_clock_set_back_forgets_nothing() {
         assert_eq!(client.verify(key).await.unwrap(), verdict);
     }
 
-    // Time goes on from where it was, though the wall clock is two hours behind.
-    let next = client.keys.clone().issue(living("expired", 600)).await;
-    let next = next.unwrap().into_inner();
+    // Time continues from where it was, although the wall clock is two hours behind.
+    let next = client.send(living("expired", 600)).await.unwrap();
     assert!(next.created);
-    clock.step_boot(601);
+    local.clock.step_boot(601);
     settled(&client).await;
     assert_eq!(
         client.verify(&next.api_key).await.unwrap(),
         Verdict::Expired
     );
-    let last = client.keys.clone().issue(slot("expired")).await.unwrap();
-    assert!(last.into_inner().created);
-    app.stop().await;
+    let last = client.send(slot("expired")).await.unwrap();
+    assert!(last.created);
+    local.app.stop().await;
 }
 
-/// Nothing was written since the key expired: only the stop can have stored that this time came.
+/// Nothing was written after the key expired, so only the stop can have stored that time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_expired_while_nothing_was_written_stays_expired_after_a_restart() {
     let (local, client) = start().await;
-    let issued = client.keys.clone().issue(living("42", 600)).await;
-    let key = issued.unwrap().into_inner().api_key;
+    let key = client.send(living("42", 600)).await.unwrap().api_key;
     local.clock.step_boot(601);
     local.clock.step_wall(601);
     settled(&client).await;
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Expired);
-    let (app, _clock, client, _directory) = restarted(local).await;
+    let local = local.restart().await;
+    let client = local.client().await;
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Expired);
-    assert_eq!(strong(&client, &key).await, Verdict::Expired);
-    app.stop().await;
+    assert_eq!(
+        client.verify_strongly(&key).await.unwrap(),
+        Verdict::Expired
+    );
+    local.app.stop().await;
 }

@@ -1,4 +1,4 @@
-//! Many at once: a slot gets one key, and a key one successor.
+//! Concurrent callers: a slot gets one key, and a key gets one successor.
 
 use std::collections::BTreeSet;
 
@@ -8,32 +8,31 @@ use tonic::{Code, Status};
 
 use super::*;
 
-/// Whether a call was refused before anything was changed, so that it is to be repeated.
+/// Whether a call was refused before any change, so that it must be repeated.
 fn nothing_changed(status: &Status) -> bool {
     status.code() == Code::Unavailable && status.message().contains("nothing was changed")
 }
 
-/// Issues the key of one slot, however long that takes.
+/// Issues the key of one slot and repeats refused calls.
 async fn issue(client: &Client) -> v1::IssueResponse {
     loop {
-        match client.keys.clone().issue(slot("42")).await {
+        match client.send(slot("42")).await {
             Err(status) if nothing_changed(&status) => {}
-            reply => return reply.unwrap().into_inner(),
+            reply => return reply.unwrap(),
         }
     }
 }
 
-/// Revokes one key, with a successor or without, however long that takes.
+/// Revokes one key, with or without a successor, and repeats refused calls.
 async fn revoke(client: &Client, key_id: &str, replace: bool) -> v1::RevokeResponse {
     let request = v1::RevokeRequest {
-        target: Some(v1::revoke_request::Target::KeyId(key_id.to_owned())),
         replace,
-        ..Default::default()
+        ..by_id(key_id)
     };
     loop {
-        match client.keys.clone().revoke(request.clone()).await {
+        match client.send(request.clone()).await {
             Err(status) if nothing_changed(&status) => {}
-            reply => return reply.unwrap().into_inner(),
+            reply => return reply.unwrap(),
         }
     }
 }
@@ -83,24 +82,14 @@ async fn a_hundred_replacements_of_one_key_make_one_successor() {
     assert_eq!(client.verify(secret).await.unwrap(), Verdict::Valid);
     assert_eq!(client.verify(&old).await.unwrap(), Verdict::Revoked);
 
-    let request = v1::ListRequest {
-        account_id: "42".to_owned(),
-        include_revoked: true,
-        ..Default::default()
-    };
-    let all = client
-        .keys
-        .clone()
-        .list(request)
-        .await
-        .unwrap()
-        .into_inner();
+    let all = client.send(listing_all("42")).await.unwrap();
     assert_eq!(all.keys.len(), 2);
 }
 
-/// Issue and Revoke of one slot, with successors and without, all mixed up: the slot never has two keys.
+/// Concurrent Issue and Revoke of one slot, with and without successors: the slot never has two
+/// keys.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slot_never_has_two_keys_whatever_comes_together() {
+async fn concurrent_calls_never_leave_two_keys_in_a_slot() {
     let (_local, client) = start().await;
     let mut calls = JoinSet::new();
     for n in 0..200 {
@@ -111,20 +100,7 @@ async fn a_slot_never_has_two_keys_whatever_comes_together() {
         });
     }
     calls.join_all().await;
-    let request = v1::ListRequest {
-        account_id: "42".to_owned(),
-        include_revoked: true,
-        page_size: 1_000,
-        ..Default::default()
-    };
-    let all = client
-        .keys
-        .clone()
-        .list(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .keys;
+    let all = client.send(listing_all("42")).await.unwrap().keys;
     let live = all.iter().filter(|key| key.revoke_time.is_none()).count();
     assert!(live <= 1, "{live} live keys");
     let ids: BTreeSet<_> = all.iter().map(|key| &key.key_id).collect();

@@ -1,9 +1,8 @@
 //! Fields beyond their limits. Every refusal names the field, and nothing is changed.
 
 use keyward_proto::v1::{self, Verdict};
-use keyward_testkit::{Client, invalid};
+use keyward_testkit::invalid;
 use prost_types::{Duration, FieldMask, Timestamp};
-use tonic::{Response, Status};
 
 use super::*;
 
@@ -11,34 +10,25 @@ const YEAR: i64 = 365 * 24 * 3_600;
 /// 9999-01-01T00:00:00Z.
 const YEAR_9999: i64 = 253_370_764_800;
 
-async fn issue(
-    client: &Client,
-    request: v1::IssueRequest,
-) -> Result<Response<v1::IssueResponse>, Status> {
-    client.keys.clone().issue(request).await
-}
-
 /// Asserts that a key with these values can neither be issued nor be made by Update.
 async fn refuse(client: &Client, wrong: v1::IssueRequest, field: &str) {
-    invalid(issue(client, wrong.clone()).await, field);
+    invalid(client.send(wrong.clone()).await, field);
 
     let (id, _) = client.issue("updated", "").await.unwrap();
-    let update = v1::UpdateRequest {
-        key: Some(v1::ApiKey {
-            key_id: id.clone(),
-            scopes: wrong.scopes,
-            metadata: wrong.metadata,
-            allowed_cidrs: wrong.allowed_cidrs,
-            expire_time: wrong.expire_time,
-            ..Default::default()
-        }),
-        update_mask: Some(FieldMask {
-            paths: vec![field.to_owned()],
-        }),
+    let key = v1::ApiKey {
+        scopes: wrong.scopes,
+        metadata: wrong.metadata,
+        allowed_cidrs: wrong.allowed_cidrs,
+        expire_time: wrong.expire_time,
+        ..bare(&id)
     };
-    let outcome = client.keys.clone().update(update).await;
+    let outcome = client.send(changing(key, [field])).await;
     invalid(outcome, &format!("key.{field}"));
-    assert_eq!(get(client, &id).await.revision, 0, "nothing was changed");
+    assert_eq!(
+        client.get(&id).await.unwrap().revision,
+        0,
+        "nothing was changed"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -46,21 +36,12 @@ async fn accounts() {
     let (_local, client) = start().await;
     let long = "x".repeat(129);
     for account in ["", &long, "a\tb", "a\nb", "\0", "\u{7f}", "é", " a", "a "] {
-        invalid(issue(&client, slot(account)).await, "account_id");
-        let list = v1::ListRequest {
-            account_id: account.to_owned(),
-            ..Default::default()
-        };
-        invalid(client.keys.clone().list(list).await, "account_id");
-        let target = v1::revoke_request::Target::AccountId(account.to_owned());
-        let revoke = v1::RevokeRequest {
-            target: Some(target),
-            ..Default::default()
-        };
-        invalid(client.keys.clone().revoke(revoke).await, "account_id");
+        invalid(client.send(slot(account)).await, "account_id");
+        invalid(client.send(listing(account)).await, "account_id");
+        invalid(client.send(by_account(account)).await, "account_id");
     }
-    issue(&client, slot(&long[..128])).await.unwrap();
-    issue(&client, slot("a b ~ !")).await.unwrap();
+    client.send(slot(&long[..128])).await.unwrap();
+    client.send(slot("a b ~ !")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,9 +53,9 @@ async fn names() {
         ..slot("42")
     };
     for name in [long.as_str(), "a b", "a/b", "é", "a\n", "\0"] {
-        invalid(issue(&client, named(name)).await, "name");
+        invalid(client.send(named(name)).await, "name");
     }
-    issue(&client, named(&long[..64])).await.unwrap();
+    client.send(named(&long[..64])).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,14 +73,14 @@ async fn scopes() {
         refuse(&client, scoped(vec![scope.to_owned()]), "scopes").await;
     }
     let most = (0..64).map(|n| format!("{n:064}")).collect();
-    issue(&client, scoped(most)).await.unwrap();
+    client.send(scoped(most)).await.unwrap();
 
     for required in [many(10_000), vec!["a b".to_owned()], vec![String::new()]] {
         let request = v1::VerifyRequest {
             required_scopes: required,
-            ..asking("x")
+            ..verifying("x")
         };
-        let outcome = client.keys.clone().verify(request).await;
+        let outcome = client.send(request).await;
         invalid(outcome, "required_scopes");
     }
 }
@@ -133,16 +114,12 @@ async fn metadata() {
         println!("{why}");
         refuse(&client, wrong, "metadata").await;
     }
-    issue(&client, sized(16, 510)).await.unwrap();
-    issue(
-        &client,
-        v1::IssueRequest {
-            name: "b".to_owned(),
-            ..sized(32, 254)
-        },
-    )
-    .await
-    .unwrap();
+    client.send(sized(16, 510)).await.unwrap();
+    let second = v1::IssueRequest {
+        name: "b".to_owned(),
+        ..sized(32, 254)
+    };
+    client.send(second).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +159,7 @@ async fn networks() {
     }
     let many = |count| (0..count).map(|n| format!("10.0.{n}.0/24")).collect();
     refuse(&client, bound(many(33)), "allowed_cidrs").await;
-    issue(&client, bound(many(32))).await.unwrap();
+    client.send(bound(many(32))).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -204,7 +181,8 @@ async fn expiries() {
     ] {
         refuse(&client, ending(seconds, nanos), "expire_time").await;
     }
-    issue(&client, ending(YEAR_9999 - 1, 999_999_999))
+    client
+        .send(ending(YEAR_9999 - 1, 999_999_999))
         .await
         .unwrap();
 }
@@ -228,7 +206,7 @@ async fn times_to_live() {
         (i64::MIN, 0),
         (60, 1_000_000_000),
     ] {
-        invalid(issue(&client, living(seconds, nanos)).await, "ttl");
+        invalid(client.send(living(seconds, nanos)).await, "ttl");
     }
     let both = v1::IssueRequest {
         expire_time: Some(Timestamp {
@@ -237,25 +215,25 @@ async fn times_to_live() {
         }),
         ..living(60, 0)
     };
-    invalid(issue(&client, both).await, "ttl");
-    issue(&client, living(100 * YEAR, 0)).await.unwrap();
+    invalid(client.send(both).await, "ttl");
+    client.send(living(100 * YEAR, 0)).await.unwrap();
 }
 
-/// The fields that are used only if a key is created are checked in any case.
+/// Fields that only a new key uses are always checked.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_filled_slot_is_no_excuse() {
+async fn fields_are_checked_even_if_the_slot_is_filled() {
     let (_local, client) = start().await;
     client.issue("42", "").await.unwrap();
     let wrong = v1::IssueRequest {
         scopes: vec![String::new()],
         ..slot("42")
     };
-    invalid(issue(&client, wrong).await, "scopes");
+    invalid(client.send(wrong).await, "scopes");
     let past = v1::IssueRequest {
         expire_time: Some(Timestamp::default()),
         ..slot("42")
     };
-    invalid(issue(&client, past).await, "expire_time");
+    invalid(client.send(past).await, "expire_time");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -269,7 +247,7 @@ async fn reasons_and_targets() {
             reason: reason.to_owned(),
             ..Default::default()
         };
-        client.keys.clone().revoke(request).await
+        client.send(request).await
     };
     for reason in ["a\nb", "\u{7f}", &"x".repeat(257)] {
         invalid(revoke(Some(target(id.clone())), reason).await, "reason");
@@ -277,11 +255,10 @@ async fn reasons_and_targets() {
     invalid(revoke(None, "").await, "target");
     for wrong in ["", "x", &id[1..], &format!("{id} "), &id.replace('-', "")] {
         invalid(revoke(Some(target(wrong.to_owned())), "").await, "key_id");
-        let target = Some(v1::get_request::Target::KeyId(wrong.to_owned()));
-        let outcome = client.keys.clone().get(v1::GetRequest { target }).await;
+        let outcome = client.send(getting(wrong)).await;
         invalid(outcome, "key_id");
     }
-    let nothing = client.keys.clone().get(v1::GetRequest::default()).await;
+    let nothing = client.send(v1::GetRequest::default()).await;
     invalid(nothing, "target");
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
     revoke(Some(target(id)), &"x".repeat(256)).await.unwrap();
@@ -292,18 +269,13 @@ async fn masks() {
     let (_local, client) = start().await;
     let (id, _) = client.issue("42", "").await.unwrap();
     let key = v1::ApiKey {
-        key_id: id.clone(),
         disabled: true,
-        ..Default::default()
+        ..bare(&id)
     };
     let update = async |key: Option<v1::ApiKey>, paths: &[&str]| {
         let paths = paths.iter().map(|path| (*path).to_owned()).collect();
         let update_mask = Some(FieldMask { paths });
-        client
-            .keys
-            .clone()
-            .update(v1::UpdateRequest { key, update_mask })
-            .await
+        client.send(v1::UpdateRequest { key, update_mask }).await
     };
     for path in [
         "*",
@@ -332,7 +304,7 @@ async fn masks() {
         key: Some(key.clone()),
         update_mask: None,
     };
-    invalid(client.keys.clone().update(no_mask).await, "update_mask");
+    invalid(client.send(no_mask).await, "update_mask");
     invalid(update(None, &["disabled"]).await, "key");
     for wrong in ["", "x"] {
         let key = v1::ApiKey {
@@ -341,6 +313,9 @@ async fn masks() {
         };
         invalid(update(Some(key), &["disabled"]).await, "key.key_id");
     }
-    assert!(!get(&client, &id).await.disabled, "nothing was changed");
+    assert!(
+        !client.get(&id).await.unwrap().disabled,
+        "nothing was changed"
+    );
     update(Some(key), &["disabled", "disabled"]).await.unwrap();
 }

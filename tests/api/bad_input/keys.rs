@@ -1,4 +1,4 @@
-//! Texts that are almost a key: none is ever VALID, and the verdict says which they are.
+//! Texts that resemble a key: none is VALID, and each gets the right verdict.
 
 use keyward_proto::v1::{self, Verdict};
 use keyward_testkit::{Client, refused};
@@ -12,11 +12,10 @@ const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 async fn verdicts(client: &Client, texts: &[String]) -> Vec<Verdict> {
     let mut verdicts = Vec::new();
     for texts in texts.chunks(256) {
-        let requests = texts.iter().map(|text| asking(text)).collect();
+        let requests = texts.iter().map(|text| verifying(text)).collect();
         let request = v1::VerifyBatchRequest { requests };
-        let reply = client.keys.clone().verify_batch(request).await.unwrap();
-        let responses = reply.into_inner().responses;
-        verdicts.extend(responses.iter().map(v1::VerifyResponse::verdict));
+        let reply = client.send(request).await.unwrap();
+        verdicts.extend(reply.responses.iter().map(v1::VerifyResponse::verdict));
     }
     assert_eq!(verdicts.len(), texts.len());
     verdicts
@@ -114,14 +113,9 @@ async fn a_key_is_taken_exactly_as_it_is() {
             Verdict::Malformed,
             "{shown}"
         );
-        let target = Some(v1::get_request::Target::ApiKey(text.clone()));
-        let outcome = client.keys.clone().get(v1::GetRequest { target }).await;
+        let outcome = client.send(getting_by_text(text)).await;
         refused(outcome, Code::NotFound, "KEY_NOT_FOUND");
-        let revoke = v1::RevokeRequest {
-            target: Some(v1::revoke_request::Target::ApiKey(text.clone())),
-            ..Default::default()
-        };
-        let outcome = client.keys.clone().revoke(revoke).await;
+        let outcome = client.send(by_text(text)).await;
         refused(outcome, Code::NotFound, "KEY_NOT_FOUND");
     }
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);

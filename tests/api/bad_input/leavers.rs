@@ -1,32 +1,16 @@
-//! Clients that go away in the middle: what was acknowledged holds, and the rest is whole.
+//! Clients that disconnect during a call: acknowledged changes hold, the others are complete or
+//! absent.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyward::app::{App, Parts};
-use keyward_proto::v1::{self, State, Verdict};
-use keyward_testkit::settings_in;
+use keyward_proto::v1::{State, Verdict};
 use sqlx::Row;
 use tokio::task::JoinSet;
 
 use super::*;
 
-/// Stops the service, which ends all work under way, and starts it anew on its directory.
-async fn restarted(local: Local) -> (App, Client, tempfile::TempDir) {
-    let Local {
-        app,
-        directory,
-        token,
-        ..
-    } = local;
-    app.stop().await;
-    let settings = settings_in(directory.path());
-    let app = App::start(&settings, Parts::system()).await.unwrap();
-    let client = Client::new(app.grpc_address(), Some(&token)).await;
-    (app, client, directory)
-}
-
-/// Asserts that the log has every revision up to its head, and that each change stands in it.
+/// Asserts that the log holds every revision up to its head, and every change.
 async fn assert_whole(directory: &Path) {
     let database = directory.join("keyward.db").display().to_string();
     let store = sqlx::SqlitePool::connect(&database).await.unwrap();
@@ -47,15 +31,15 @@ async fn assert_whole(directory: &Path) {
     store.close().await;
 }
 
-/// Asserts that every key is as one of the two: alive as a whole, or dead as a whole.
+/// Asserts that every key is consistently live or consistently revoked.
 async fn assert_consistent(client: &Client, keys: &BTreeMap<String, String>) {
     for (id, key) in keys {
-        let expected = match get(client, id).await.state() {
+        let expected = match client.get(id).await.unwrap().state() {
             State::Active => Verdict::Valid,
             State::Revoked => Verdict::Revoked,
             other => panic!("{id} is {other:?}"),
         };
-        assert_eq!(strong(client, key).await, expected);
+        assert_eq!(client.verify_strongly(key).await.unwrap(), expected);
         assert_eq!(client.verify(key).await.unwrap(), expected);
     }
 }
@@ -81,25 +65,29 @@ async fn a_connection_that_breaks_loses_no_acknowledged_revoke() {
     }
     calls.abort_all();
     while let Some(ended) = calls.join_next().await {
-        // One that was answered before it was aborted counts as well.
+        // A call that was answered before its abort counts as well.
         acknowledged.extend(ended.ok().map(Result::unwrap));
     }
     for id in &acknowledged {
         assert_eq!(client.verify(&keys[id]).await.unwrap(), Verdict::Revoked);
-        assert_eq!(strong(&client, &keys[id]).await, Verdict::Revoked);
-        assert_eq!(get(&client, id).await.state(), State::Revoked);
+        assert_eq!(
+            client.verify_strongly(&keys[id]).await.unwrap(),
+            Verdict::Revoked
+        );
+        assert_eq!(client.get(id).await.unwrap().state(), State::Revoked);
     }
 
-    let (app, client, directory) = restarted(local).await;
+    let local = local.restart().await;
+    let client = local.client().await;
     for id in &acknowledged {
         assert_eq!(client.verify(&keys[id]).await.unwrap(), Verdict::Revoked);
     }
     assert_consistent(&client, &keys).await;
-    assert_whole(directory.path()).await;
-    app.stop().await;
+    assert_whole(local.directory.path()).await;
+    local.app.stop().await;
 }
 
-/// Drops a call after a longer and longer while, so that it falls between any two of its steps.
+/// Drops a call after a growing delay, so that the drop falls between any two of its steps.
 async fn dropped_after<T>(step: u32, call: impl Future<Output = T>) -> Option<T> {
     let while_ = Duration::from_micros(40 * u64::from(step));
     tokio::time::timeout(while_, call).await.ok()
@@ -118,32 +106,26 @@ async fn a_call_dropped_at_any_point_is_done_or_not_and_spoils_no_other() {
             keys.insert(id, key);
         }
         let (id, key) = client.issue("revoked", &slot).await.unwrap();
-        let target = v1::revoke_request::Target::KeyId(id.clone());
-        let request = v1::RevokeRequest {
-            target: Some(target),
-            replace: true,
-            ..Default::default()
-        };
-        let mut service = client.keys.clone();
-        let outcome = dropped_after(step, service.revoke(request)).await;
+        let outcome = dropped_after(step, client.send(replacing(&id))).await;
         if let Some(outcome) = outcome {
-            let reply = outcome.unwrap().into_inner();
+            let reply = outcome.unwrap();
             let successor = reply.replacement.unwrap().key_id;
             keys.insert(successor, reply.api_key);
             revoked.push(key.clone());
         }
         keys.insert(id, key);
-        // What comes next is neither swallowed nor undone by what was dropped.
+        // A dropped call neither swallows nor undoes the next ones.
         let (id, key) = client.issue("next", &slot).await.unwrap();
         client.revoke(&id).await.unwrap();
         revoked.push(key.clone());
         keys.insert(id, key);
     }
-    let (app, client, directory) = restarted(local).await;
+    let local = local.restart().await;
+    let client = local.client().await;
     for key in &revoked {
         assert_eq!(client.verify(key).await.unwrap(), Verdict::Revoked);
     }
     assert_consistent(&client, &keys).await;
-    assert_whole(directory.path()).await;
-    app.stop().await;
+    assert_whole(local.directory.path()).await;
+    local.app.stop().await;
 }

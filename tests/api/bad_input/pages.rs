@@ -1,4 +1,4 @@
-//! Page tokens and sizes, batches, addresses and enum values that are none.
+//! Invalid page tokens and sizes, batches, addresses and enum values.
 
 use keyward_proto::v1::{self, Verdict};
 use keyward_testkit::invalid;
@@ -21,7 +21,7 @@ async fn page_tokens_of_another_query() {
             page_size,
             page_token: page_token.to_owned(),
         };
-        client.keys.clone().list(request).await
+        client.send(request).await
     };
     let list_tokens = async |include_revoked, page_size, page_token: &str| {
         let request = v1::ListTokensRequest {
@@ -29,12 +29,10 @@ async fn page_tokens_of_another_query() {
             page_size,
             page_token: page_token.to_owned(),
         };
-        client.admin.clone().list_tokens(request).await
+        client.send(request).await
     };
-    let of_keys = list("42", false, 1, "").await.unwrap();
-    let of_keys = of_keys.into_inner().next_page_token;
-    let of_tokens = list_tokens(false, 1, "").await.unwrap();
-    let of_tokens = of_tokens.into_inner().next_page_token;
+    let of_keys = list("42", false, 1, "").await.unwrap().next_page_token;
+    let of_tokens = list_tokens(false, 1, "").await.unwrap().next_page_token;
     assert!(!of_keys.is_empty() && !of_tokens.is_empty());
 
     invalid(list("43", false, 1, &of_keys).await, "page_token");
@@ -68,22 +66,22 @@ async fn batches() {
     let (_, key) = client.issue("42", "").await.unwrap();
     let batch = async |requests| {
         let request = v1::VerifyBatchRequest { requests };
-        client.keys.clone().verify_batch(request).await
+        client.send(request).await
     };
-    invalid(batch(vec![asking(&key); 257]).await, "requests");
-    let mut requests = vec![asking(&key); 5];
+    invalid(batch(vec![verifying(&key); 257]).await, "requests");
+    let mut requests = vec![verifying(&key); 5];
     requests[3].client_ip = "nowhere".to_owned();
     invalid(batch(requests.clone()).await, "requests[3].client_ip");
-    requests[3] = asking(&key);
+    requests[3] = verifying(&key);
     requests[4].required_scopes = vec!["a b".to_owned()];
     invalid(batch(requests.clone()).await, "requests[4].required_scopes");
     requests[4] = v1::VerifyRequest {
         consistency: 9,
-        ..asking(&key)
+        ..verifying(&key)
     };
     invalid(batch(requests.clone()).await, "requests[4].consistency");
-    requests[4] = asking("");
-    let reply = batch(requests).await.unwrap().into_inner();
+    requests[4] = verifying("");
+    let reply = batch(requests).await.unwrap();
     assert_eq!(reply.responses[4].verdict(), Verdict::Malformed);
     assert_eq!(reply.responses[3].verdict(), Verdict::Valid);
 }
@@ -105,9 +103,9 @@ async fn addresses() {
     ] {
         let request = v1::VerifyRequest {
             client_ip: client_ip.to_owned(),
-            ..asking("x")
+            ..verifying("x")
         };
-        invalid(client.keys.clone().verify(request).await, "client_ip");
+        invalid(client.send(request).await, "client_ip");
     }
 }
 
@@ -117,16 +115,16 @@ async fn unknown_enum_values() {
     for consistency in [3, -1, i32::MAX] {
         let request = v1::VerifyRequest {
             consistency,
-            ..asking("x")
+            ..verifying("x")
         };
-        invalid(client.keys.clone().verify(request).await, "consistency");
+        invalid(client.send(request).await, "consistency");
     }
     for role in [0, 8, -1] {
         let request = v1::CreateTokenRequest {
             name: "x".to_owned(),
             roles: vec![role],
         };
-        let outcome = client.admin.clone().create_token(request).await;
+        let outcome = client.send(request).await;
         invalid(outcome, "roles");
     }
 }

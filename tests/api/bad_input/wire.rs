@@ -1,6 +1,6 @@
-//! Bytes that are no request, and requests that are too large.
+//! Bytes that are not a request, and requests that are too large.
 
-use keyward_proto::v1::{self, Verdict};
+use keyward_proto::v1::Verdict;
 use keyward_testkit::Client;
 use prost::bytes::{Buf, BufMut};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -8,7 +8,7 @@ use tonic::{Code, Request, Status};
 
 use super::*;
 
-/// Sends bytes as they are, and gives back what came.
+/// Sends and returns raw bytes.
 #[derive(Default)]
 struct Raw;
 
@@ -98,7 +98,7 @@ async fn an_unknown_field_is_passed_over() {
         .unwrap();
 }
 
-/// A `oneof` that is sent twice: the last one wins, as protobuf says, and only that is done.
+/// If a `oneof` is sent twice, the last value wins, as protobuf specifies.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_targets_the_last_one_counts() {
     let (local, client) = start().await;
@@ -111,13 +111,10 @@ async fn of_two_targets_the_last_one_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_over_a_mebibyte_is_out_of_range() {
     let (_local, client) = start().await;
-    let just = v1::VerifyRequest {
-        // Tag and length take four bytes.
-        api_key: "x".repeat((1 << 20) - 4),
-        ..Default::default()
-    };
-    let reply = client.keys.clone().verify(just).await.unwrap();
-    assert_eq!(reply.into_inner().verdict(), Verdict::Malformed);
+    // Tag and length take four bytes.
+    let just = "x".repeat((1 << 20) - 4);
+    let reply = client.send(verifying(&just)).await.unwrap();
+    assert_eq!(reply.verdict(), Verdict::Malformed);
     for bytes in [(1 << 20) - 3, 3 << 20] {
         let status = client.verify(&"x".repeat(bytes)).await.unwrap_err();
         assert_eq!(status.code(), Code::OutOfRange, "{status}");

@@ -1,4 +1,4 @@
-//! What callers saw of their keys, by one monotonic clock, and what the promise says of it.
+//! What callers saw, by one monotonic clock, and whether it keeps the promise.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,13 +1,14 @@
-//! Load: callers that issue keys and end them in every way there is, and callers that verify the
-//! same keys all the time.
+//! Load: some callers issue keys and end them in every possible way, others verify the same keys
+//! all the time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use keyward_proto::v1::{self, Consistency, RevokeRequest, Verdict, revoke_request::Target};
+use keyward_proto::v1::{self, Consistency, Verdict};
 use keyward_testkit::Client;
+use keyward_testkit::requests::*;
 use parking_lot::RwLock;
 use tonic::{Code, Status};
 
@@ -16,7 +17,7 @@ use super::history::{Key, Seen, now};
 const WRITERS: usize = 6;
 const CONNECTIONS: usize = 3;
 const VERIFIERS: usize = 6;
-/// So many keys, the youngest, are verified: the living and the just dead.
+/// The number of youngest keys that callers verify, live or just revoked.
 const WINDOW: usize = 24;
 const GRACE: Duration = Duration::from_millis(60);
 
@@ -39,7 +40,7 @@ impl Board {
         self.keys.write().push(Arc::clone(key));
     }
 
-    /// Some key out of the youngest.
+    /// One of the youngest keys.
     fn pick(&self, n: usize) -> Option<Arc<Key>> {
         let keys = self.keys.read();
         let window = keys.len().min(WINDOW);
@@ -53,7 +54,7 @@ impl Board {
     }
 }
 
-/// Puts the load on the service at `address`: all that was seen.
+/// Puts the load on the service at `address` and returns what the callers saw.
 pub(crate) async fn run(address: SocketAddr, token: &str, enough: Enough) -> Vec<Seen> {
     let board = Arc::new(Board {
         enough,
@@ -97,8 +98,8 @@ async fn verify(client: Client, board: Arc<Board>, from: usize) -> Vec<Seen> {
             tokio::task::yield_now().await;
             continue;
         };
-        // Some keys are read from the store alone: a STRONG read of the others would bring what it
-        // finds into memory, and hide what the rest are here to see.
+        // Some keys are read from the store alone. A STRONG read of the others would put its result
+        // into the cache and hide faults from the default reads.
         let consistency = match key.id.as_bytes().last() {
             Some(b'0' | b'1') => Consistency::Strong,
             _ => Consistency::Default,
@@ -109,17 +110,15 @@ async fn verify(client: Client, board: Arc<Board>, from: usize) -> Vec<Seen> {
     history
 }
 
-/// One Verify. UNAVAILABLE is an answer, every other error is not.
+/// One Verify. UNAVAILABLE counts as an answer; any other error fails the test.
 pub(crate) async fn look(client: &Client, key: Arc<Key>, consistency: Consistency) -> Seen {
     let request = v1::VerifyRequest {
-        api_key: key.text.clone(),
         consistency: consistency.into(),
-        ..Default::default()
+        ..verifying(&key.text)
     };
-    let mut keys = client.keys.clone();
     let began = now();
-    let verdict = match keys.verify(request).await {
-        Ok(answer) => Some(answer.get_ref().verdict()),
+    let verdict = match client.send(request).await {
+        Ok(answer) => Some(answer.verdict()),
         Err(status) if status.code() == Code::Unavailable => None,
         Err(status) => panic!("{status}"),
     };
@@ -162,40 +161,33 @@ async fn wait_until_valid(key: &Key) {
     }
 }
 
-/// Ends a key in one of six ways, and notes from when on it is promised dead. Its successor, if
-/// that is one of the ways.
+/// Ends a key in one of six ways, records the time from which the promise holds, and returns the
+/// successor if there is one.
 pub(crate) async fn end(
     client: &Client,
     key: &Key,
     account: &str,
     way: usize,
 ) -> Result<Option<(String, String)>, Status> {
-    let by_id = Target::KeyId(key.id.clone());
     let request = match way {
-        0 => revoke(by_id),
-        1 => revoke(Target::ApiKey(key.text.clone())),
-        2 => revoke(Target::AccountId(account.to_owned())),
-        3 => RevokeRequest {
-            replace: true,
-            ..revoke(by_id)
+        0 => by_id(&key.id),
+        1 => by_text(&key.text),
+        2 => by_account(account),
+        3 => replacing(&key.id),
+        4 => v1::RevokeRequest {
+            grace: Some(prost_types::Duration::try_from(GRACE).unwrap()),
+            ..by_id(&key.id)
         },
-        4 => {
-            let grace = Some(prost_types::Duration::try_from(GRACE).unwrap());
-            RevokeRequest {
-                grace,
-                ..revoke(by_id)
-            }
-        }
         _ => {
             key.dying.set(now()).unwrap();
-            disable(client, &key.id).await?;
+            client.disable(&key.id, true).await?;
             key.dead.set(now()).unwrap();
             return Ok(None);
         }
     };
     let graceful = request.grace.is_some();
     key.dying.set(now()).unwrap();
-    let answer = client.keys.clone().revoke(request).await?.into_inner();
+    let answer = client.send(request).await?;
     let end = answer.revoke_time.filter(|_| graceful);
     key.dead
         .set(now() + end.map_or(Duration::ZERO, left_until))
@@ -203,28 +195,6 @@ pub(crate) async fn end(
     Ok(answer
         .replacement
         .map(|successor| (successor.key_id, answer.api_key)))
-}
-
-fn revoke(target: Target) -> RevokeRequest {
-    RevokeRequest {
-        target: Some(target),
-        ..Default::default()
-    }
-}
-
-async fn disable(client: &Client, id: &str) -> Result<(), Status> {
-    let key = v1::ApiKey {
-        key_id: id.to_owned(),
-        disabled: true,
-        ..Default::default()
-    };
-    let request = v1::UpdateRequest {
-        key: Some(key),
-        update_mask: Some(prost_types::FieldMask {
-            paths: vec!["disabled".to_owned()],
-        }),
-    };
-    client.keys.clone().update(request).await.map(drop)
 }
 
 /// How long until the wall clock shows `end`; a millisecond more for clocks at other rates.
@@ -238,7 +208,7 @@ pub(crate) fn left_until(end: prost_types::Timestamp) -> Duration {
     left + Duration::from_millis(1)
 }
 
-/// Panics unless the load was a load: keys lived, and died in every way.
+/// Panics unless keys were live and ended in every way.
 pub(crate) fn assert_enough(history: &[Seen], enough: &Enough) {
     let count = |verdict| {
         history

@@ -1,5 +1,5 @@
-//! The promise: once Revoke returns, no answer that began later is VALID. Under load, with grace,
-//! with a store that answers late or not at all, with changes by hand, and with a paused process.
+//! The promise: once Revoke returns, no call that begins later is answered VALID. It holds under
+//! load, with a grace, with a slow or stalled store, with manual SQL, and with a paused process.
 
 mod history;
 mod load;
@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use history::{Key, count, faults, now};
-use keyward_proto::v1::revoke_request::Target;
 use keyward_proto::v1::{Consistency, RevokeRequest, Verdict};
+use keyward_testkit::requests::by_id;
 use keyward_testkit::{Local, Process};
 use load::{Enough, look};
 use sqlx::{Connection, SqliteConnection};
@@ -66,15 +66,12 @@ async fn a_grace_lets_a_key_live_until_its_end_and_not_longer() {
     let local = Local::start().await;
     let client = local.client().await;
     let revoke = |key: &Key, grace| {
-        let (mut keys, id) = (client.keys.clone(), key.id.clone());
-        let grace = Some(prost_types::Duration::try_from(Duration::from_millis(grace)).unwrap());
-        let target = Some(Target::KeyId(id));
         let request = RevokeRequest {
-            target,
-            grace,
-            ..Default::default()
+            grace: Some(prost_types::Duration::try_from(Duration::from_millis(grace)).unwrap()),
+            ..by_id(&key.id)
         };
-        async move { keys.revoke(request).await.unwrap().into_inner().revoke_time }
+        let client = client.clone();
+        async move { client.send(request).await.unwrap().revoke_time }
     };
     let key = Arc::new(Key::new(client.issue("42", "").await.unwrap()));
     let (_, successor) = {

@@ -1,4 +1,4 @@
-//! The promise with a store that answers late or not at all.
+//! The promise with a slow or stalled store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use keyward_proto::v1::{Consistency, RevokeResponse, Verdict};
 use keyward_testkit::{Client, Faults, Local, http_get};
-use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 use super::history::{Key, Seen, count, faults, now};
@@ -20,7 +18,7 @@ const STALENESS: Duration = Duration::from_secs(2);
 
 type History = Vec<Seen>;
 
-/// A key that is known to live, and in memory.
+/// A live key that is in the cache.
 async fn live_key(client: &Client, account: &str) -> Arc<Key> {
     let key = Arc::new(Key::new(client.issue(account, "").await.unwrap()));
     let seen = look(client, Arc::clone(&key), Consistency::Default).await;
@@ -28,8 +26,8 @@ async fn live_key(client: &Client, account: &str) -> Arc<Key> {
     key
 }
 
-/// Verifies a key all the time until it is told to stop. A STRONG read would bring what it finds
-/// into memory, and hide from the others what they are here to see: so it is one or the other.
+/// Verifies a key all the time until it is stopped. A STRONG read would put its result into the
+/// cache and hide faults from the other reads, so each watch uses one consistency.
 struct Watch {
     over: Arc<AtomicBool>,
     task: tokio::task::JoinHandle<History>,
@@ -56,7 +54,7 @@ impl Watch {
     }
 }
 
-/// Revokes `key` and notes it.
+/// Revokes `key` and records it.
 async fn revoke(client: &Client, key: &Key) -> RevokeResponse {
     key.dying.set(now()).unwrap();
     let answer = client.revoke(&key.id).await.unwrap();
@@ -85,14 +83,6 @@ async fn recovery(client: &Client, key: &Arc<Key>) -> Verdict {
     }
 }
 
-async fn health(client: &Client) -> ServingStatus {
-    let request = HealthCheckRequest::default();
-    let answer = HealthClient::new(client.channel.clone())
-        .check(request)
-        .await;
-    answer.unwrap().get_ref().status()
-}
-
 async fn stalling() -> (Local, Arc<Faults>) {
     Local::start_stalling(|settings| settings.max_staleness = STALENESS).await
 }
@@ -106,7 +96,7 @@ async fn with_the_tail_stalled_verify_turns_unavailable_and_recovers_by_itself()
         live_key(&client, "lives").await,
         live_key(&client, "dies").await,
     );
-    assert_eq!(health(&client).await, ServingStatus::Serving);
+    assert_eq!(client.health().await, ServingStatus::Serving);
 
     faults_of_store.tail.close();
     faults_of_store.tail.is_holding().await;
@@ -121,7 +111,7 @@ async fn with_the_tail_stalled_verify_turns_unavailable_and_recovers_by_itself()
     // P1: the commit bound, though nobody can tell this instance.
     dies.dead.set(now() + STALENESS).unwrap();
     tokio::time::sleep(STALENESS + Duration::from_millis(800)).await;
-    assert_eq!(health(&client).await, ServingStatus::NotServing);
+    assert_eq!(client.health().await, ServingStatus::NotServing);
     assert!(http_get(side, "/readyz").await.starts_with("HTTP/1.1 503"));
     assert!(http_get(side, "/livez").await.starts_with("HTTP/1.1 200"));
     let error = client.verify(&lives.text).await.unwrap_err();
@@ -148,7 +138,7 @@ async fn with_the_tail_stalled_verify_turns_unavailable_and_recovers_by_itself()
     assert_eq!(recovery(&client, &dies).await, Verdict::Revoked);
     assert!(http_get(side, "/readyz").await.starts_with("HTTP/1.1 200"));
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(health(&client).await, ServingStatus::Serving);
+    assert_eq!(client.health().await, ServingStatus::Serving);
     local.app.stop().await;
 }
 
@@ -175,8 +165,8 @@ async fn a_revoke_during_a_stall_returns_when_the_bound_has_passed() {
     local.app.stop().await;
 }
 
-/// A page that was read before the revoke and comes after its bound proves nothing of the time it
-/// came at.
+/// A page that was read before the revoke and arrives after its bound proves nothing about the time
+/// of its arrival.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_comes_late_is_as_old_as_its_question() {
     let (local, faults_of_store) = stalling().await;
@@ -226,8 +216,8 @@ async fn with_a_slow_tail_a_revoke_returns_only_when_it_is_applied() {
     local.app.stop().await;
 }
 
-/// The classical hole of a cache that is only evicted from: who read before the revoke, and is
-/// slow, puts the key back after it.
+/// The classic hole of a cache with eviction alone: a slow read from before the revoke puts the key
+/// back after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_is_answered_after_the_revoke_does_not_bring_the_key_back() {
     let (local, faults_of_store) = stalling().await;

@@ -1,5 +1,5 @@
-//! No secret in anything that comes out: the log at trace level, errors, Debug output, metrics,
-//! the database, and what the CLI says on stderr.
+//! No secret in any output: the log at trace level, errors, Debug output, metrics, the database,
+//! and the CLI's stderr.
 
 mod needles;
 
@@ -13,6 +13,8 @@ use keyward_proto::v1::{self, Consistency, Role, Verdict, get_request};
 use keyward_testkit::{Client, Process, http_get};
 use needles::{Heap, Needles, files_of};
 use tonic::{Response, Status};
+
+use crate::{BINARY, fresh_directory};
 
 /// Everything that came out of a run, and what must not be in it.
 #[derive(Default)]
@@ -125,7 +127,7 @@ impl Run {
         once
     }
 
-    /// StoredKey in the wrong place: none of these errors may repeat them.
+    /// Secrets in the wrong field: no error may repeat them.
     async fn mistakes(&mut self, client: &mut Client, key: &str) {
         let get = |target| v1::GetRequest {
             target: Some(target),
@@ -219,7 +221,7 @@ impl Run {
 
     /// The CLI: stdout is the one place where a secret may be, stderr is not.
     fn cli(&mut self, data: &Path, process: &Process, arguments: &[&str], input: &str) -> String {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_keyward"))
+        let mut child = Command::new(BINARY)
             .args(arguments)
             .args([
                 "--output",
@@ -276,9 +278,8 @@ impl Run {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_output_holds_a_secret() {
-    let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().join("data");
-    let mut command = Process::command(env!("CARGO_BIN_EXE_keyward"), &data);
+    let (_directory, data) = fresh_directory();
+    let mut command = Process::command(BINARY, &data);
     command.env("RUST_LOG", "trace");
     let mut process = Process::start(command, &data);
     let mut run = Run::default();

@@ -1,4 +1,4 @@
-//! StoredKey in every form they could leak in, and the search for them.
+//! Secrets in every form in which they could leak, and the search for them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -30,7 +30,7 @@ impl Needles {
         self.add(format!("{what}, Debug"), listed.join(", "));
     }
 
-    /// The text of a key or token, its halves, and the bytes that it stands for.
+    /// The text of a key or token, its halves, and the bytes that it encodes.
     pub(crate) fn add_text(&mut self, what: &str, text: &str) {
         let prefixes = ["kw", "kwt"].map(|prefix| Prefix::new(prefix).unwrap());
         let (_, body) = TextForm::read(text, &prefixes).unwrap();
@@ -58,7 +58,7 @@ impl Needles {
         self.0.iter()
     }
 
-    /// What of it stands in the heaps, and where.
+    /// Every secret that the heaps contain, and where.
     pub(crate) fn find_in<'h>(&self, heaps: impl IntoIterator<Item = &'h Heap>) -> Vec<String> {
         let escape = |bytes: &[u8]| {
             bytes

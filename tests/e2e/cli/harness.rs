@@ -1,4 +1,4 @@
-//! Runs the binary, alone or against a service of its own.
+//! Runs the binary, alone or against its own service.
 
 use std::io::Write;
 use std::path::Path;
@@ -39,7 +39,7 @@ impl Outcome {
     }
 }
 
-/// The command in `directory`, without the KEYWARD variables of whoever runs the tests.
+/// The command in `directory`, without the KEYWARD variables of the environment.
 pub(super) fn command(directory: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(BINARY);
     for (name, _) in std::env::vars_os() {
@@ -51,7 +51,7 @@ pub(super) fn command(directory: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end. Whatever it was asked, no key and no token may stand on stderr.
+/// Runs it to its end. stderr must contain no key and no token.
 pub(super) fn run(mut command: Command, input: &str) -> Outcome {
     let mut child = command
         .stdin(Stdio::piped())

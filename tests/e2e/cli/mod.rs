@@ -1,5 +1,4 @@
-//! The real binary from end to end: what its verbs print, its exit codes, its settings, and that
-//! no secret ever reaches stderr.
+//! The command line of the real binary: output, exit codes, settings, and no secret on stderr.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -74,7 +73,7 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
 }
 
 #[test]
-fn what_hinders_a_call_is_told_with_exit_code_1() {
+fn a_failed_call_exits_with_code_1_and_says_why() {
     let service = Service::start();
     let err = service.call(&["get", ID], "").refused(1);
     assert!(err.starts_with("error: KEY_NOT_FOUND: "), "{err}");
@@ -274,7 +273,7 @@ fn an_open_address_takes_insecure() {
 }
 
 #[test]
-fn a_reader_that_went_away_is_no_panic() {
+fn a_closed_stdout_is_an_error_and_no_panic() {
     let directory = tempfile::tempdir().unwrap();
     for arguments in [&["config"][..], &["--help"]] {
         let (reader, writer) = std::io::pipe().unwrap();

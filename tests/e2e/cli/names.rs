@@ -1,4 +1,4 @@
-//! Holds JSON to the field names of the wire.
+//! Compares JSON with the field names of the wire.
 
 use std::collections::BTreeSet;
 

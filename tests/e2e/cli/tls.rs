@@ -54,7 +54,7 @@ impl Secure {
 }
 
 #[test]
-fn a_named_endpoint_is_believed_by_its_authority() {
+fn a_named_endpoint_is_trusted_through_its_authority() {
     let service = Secure::start(&["localhost", "127.0.0.1"]);
     let https = format!("https://{}", service.process.grpc);
     let named = ["--endpoint", &https, "--ca-file", "ca.crt"];
@@ -91,7 +91,7 @@ fn a_named_endpoint_is_believed_by_its_authority() {
 }
 
 #[test]
-fn the_service_of_the_settings_here_is_believed_by_its_certificate() {
+fn the_service_of_the_local_settings_is_trusted_by_its_certificate() {
     // The name is not that of the address, and the file holds the authority's certificate as well.
     let service = Secure::start(&["keyward.example"]);
     let chain = service.path().join("server.crt");
@@ -114,7 +114,7 @@ fn the_service_of_the_settings_here_is_believed_by_its_certificate() {
 }
 
 #[test]
-fn a_certificate_that_is_an_authoritys_is_told_for_what_it_is() {
+fn an_error_says_that_the_certificate_is_an_authority() {
     let service = Secure::showing(|authority| authority.sign_as_authority(&["127.0.0.1"]));
     let https = format!("https://{}", service.process.grpc);
     let named = ["--endpoint", &https, "--ca-file", "ca.crt"];
@@ -123,7 +123,7 @@ fn a_certificate_that_is_an_authoritys_is_told_for_what_it_is() {
 }
 
 #[test]
-fn tls_is_not_spoken_where_there_is_none() {
+fn plain_text_is_used_where_the_service_has_no_tls() {
     let service = super::harness::Service::start();
     let https = format!("https://{}", service.process.grpc);
     let err = service
@@ -150,9 +150,10 @@ fn health_is_asked_without_a_token() {
     run(command(service.path(), &health), "").refused(1);
 }
 
-/// Whoever takes the connection and never shakes hands does not keep a command for ever.
+/// A server that accepts the connection and never completes the handshake does not block a command
+/// for ever.
 #[test]
-fn a_handshake_without_an_end_takes_no_longer_than_was_allowed() {
+fn an_endless_handshake_ends_at_the_timeout() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let https = format!("https://{}", silent.local_addr().unwrap());
     let err = alone(&["health", "--endpoint", &https, "--timeout", "1s"]).refused(1);
@@ -161,7 +162,7 @@ fn a_handshake_without_an_end_takes_no_longer_than_was_allowed() {
 }
 
 #[test]
-fn a_service_without_tls_is_said_to_have_none() {
+fn an_error_says_that_the_service_has_no_tls() {
     let plain = super::harness::Service::start();
     let https = format!("https://{}", plain.process.grpc);
     let err = plain.call(&["health", "--endpoint", &https], "").refused(1);
@@ -169,7 +170,7 @@ fn a_service_without_tls_is_said_to_have_none() {
 }
 
 #[test]
-fn a_port_that_is_none_is_refused_and_not_taken_for_another() {
+fn an_invalid_port_is_refused() {
     for endpoint in [
         "http://127.0.0.1:99999",
         "http://127.0.0.1:0",

@@ -1,25 +1,10 @@
 //! The client's calls.
 
-use keyward_client::v1::{self, Role, revoke_request::Target};
+use keyward_client::v1::Role;
 use keyward_client::{Consistency, ErrorKind, Secret, Verdict, VerifyRequest};
+use keyward_testkit::requests::*;
 
 use super::Keyward;
-
-fn slot(account: &str) -> v1::IssueRequest {
-    v1::IssueRequest {
-        account_id: account.to_owned(),
-        recoverable: Some(true),
-        ..Default::default()
-    }
-}
-
-fn replacing(key_id: &str) -> v1::RevokeRequest {
-    v1::RevokeRequest {
-        target: Some(Target::KeyId(key_id.to_owned())),
-        replace: true,
-        ..Default::default()
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_issued_verified_replaced_and_shown() {
@@ -35,7 +20,7 @@ async fn a_key_is_issued_verified_replaced_and_shown() {
     let client = keyward.client(&file);
     client.health().await.unwrap();
 
-    let issued = client.issue(slot("42")).await.unwrap();
+    let issued = client.issue(recoverable("42")).await.unwrap();
     let old = issued.key.unwrap().key_id;
     let verify = |text: &str| {
         let request = VerifyRequest::new(Secret::new(text));
@@ -71,25 +56,12 @@ async fn a_key_is_issued_verified_replaced_and_shown() {
     assert!(matches!(verdicts[1], Verdict::Valid(_)));
 
     let key = revoked.replacement.unwrap();
-    let target = Some(v1::get_request::Target::KeyId(key.key_id.clone()));
-    let shown = client.get(v1::GetRequest { target }).await.unwrap();
+    let shown = client.get(getting(&key.key_id)).await.unwrap();
     assert_eq!(shown.key.as_ref(), Some(&key));
-    let page = v1::ListRequest {
-        account_id: "42".to_owned(),
-        include_revoked: true,
-        ..Default::default()
-    };
-    assert_eq!(client.list(page).await.unwrap().keys.len(), 2);
-    let disable = v1::UpdateRequest {
-        key: Some(v1::ApiKey {
-            disabled: true,
-            ..key
-        }),
-        update_mask: Some(prost_types::FieldMask {
-            paths: vec!["disabled".to_owned()],
-        }),
-    };
-    assert!(client.update(disable).await.unwrap().key.unwrap().disabled);
+    let page = client.list(listing_all("42")).await.unwrap();
+    assert_eq!(page.keys.len(), 2);
+    let off = disabling(&key.key_id, true);
+    assert!(client.update(off).await.unwrap().key.unwrap().disabled);
     assert_eq!(verify(&revoked.api_key).await.unwrap(), Verdict::Disabled);
 }
 
@@ -101,13 +73,13 @@ async fn errors_say_whose_fault_they_are() {
     let (verifier, issuer) = (keyward.client(&verifier), keyward.client(&issuer));
     let key = || VerifyRequest::new(Secret::new("kw_nonsense"));
 
-    let error = verifier.issue(slot("42")).await.unwrap_err();
+    let error = verifier.issue(recoverable("42")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unauthorized);
     assert_eq!(error.reason.as_deref(), Some("ROLE_REQUIRED"));
     assert_eq!(error.metadata["role"], "issuer");
     let error = issuer.verify(key()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Unauthorized);
-    let error = issuer.issue(slot("")).await.unwrap_err();
+    let error = issuer.issue(recoverable("")).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Invalid);
     assert_eq!(error.reason.as_deref(), Some("INVALID_FIELD"));
     let unknown = replacing("01a20b11-8492-7e42-b326-8de5b51fb5d5");
@@ -136,8 +108,7 @@ async fn a_token_is_rotated_without_a_restart() {
     keyward
         .token_into(&file, "verifier", &[Role::Verifier])
         .await;
-    let mut admin = keyward.process.client().await.admin;
-    let request = v1::RevokeTokenRequest { token_id: old };
-    admin.revoke_token(request).await.unwrap();
+    let admin = keyward.process.client().await;
+    admin.send(revoking_token(&old)).await.unwrap();
     assert_eq!(client.verify(key()).await.unwrap(), Verdict::Malformed);
 }

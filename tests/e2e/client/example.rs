@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
-use keyward_client::v1::{self, Role, revoke_request::Target};
+use keyward_client::v1::Role;
+use keyward_testkit::HttpAnswer;
+use keyward_testkit::requests::{replacing, slot};
 use keyward_testkit::{Programs, wait_until};
 
-use super::http::{Reply, ask};
-use super::{Keyward, PATIENCE};
+use super::{Keyward, PATIENCE, ask};
 
 /// The example, killed when dropped.
 struct Api {
@@ -44,11 +45,11 @@ impl Api {
         Self { child, address }
     }
 
-    async fn list(&self, key: &str) -> Reply {
+    async fn list(&self, key: &str) -> HttpAnswer {
         ask(self.address, "/v1/orders", &[("apikey", key)], None).await
     }
 
-    async fn order(&self, key: &str, body: &str) -> Reply {
+    async fn order(&self, key: &str, body: &str) -> HttpAnswer {
         ask(self.address, "/v1/orders", &[("apikey", key)], Some(body)).await
     }
 
@@ -78,11 +79,7 @@ async fn the_example_lives_by_the_keys() {
     let (_, verifier) = keyward.token("verifier", &[Role::Verifier]).await;
     let issuer = keyward.client(&issuer);
     let issue = async |account: &str| {
-        let request = v1::IssueRequest {
-            account_id: account.to_owned(),
-            ..Default::default()
-        };
-        let issued = issuer.issue(request).await.unwrap();
+        let issued = issuer.issue(slot(account)).await.unwrap();
         (issued.key.unwrap().key_id, issued.api_key)
     };
     let ((id, key), (_, other)) = (issue("42").await, issue("43").await);
@@ -102,12 +99,7 @@ async fn the_example_lives_by_the_keys() {
 
     let none = ask(api.address, "/v1/orders", &[], None).await;
     assert!(none.is_refusal(401, "API_KEY_REQUIRED"), "{none:?}");
-    let revoke = v1::RevokeRequest {
-        target: Some(Target::KeyId(id)),
-        replace: true,
-        ..Default::default()
-    };
-    let successor = issuer.revoke(revoke).await.unwrap().api_key;
+    let successor = issuer.revoke(replacing(&id)).await.unwrap().api_key;
     let dead = api.list(&key).await;
     assert!(dead.is_refusal(401, "INVALID_API_KEY"), "{dead:?}");
     assert_eq!(api.list(&successor).await.status, 200);
@@ -119,13 +111,7 @@ async fn the_example_limits_the_rate_of_each_key() {
     let keyward = Keyward::start();
     let (_, file) = keyward.token("both", &[Role::Issuer, Role::Verifier]).await;
     let client = keyward.client(&file);
-    let issue = async |account: &str| {
-        let request = v1::IssueRequest {
-            account_id: account.to_owned(),
-            ..Default::default()
-        };
-        client.issue(request).await.unwrap().api_key
-    };
+    let issue = async |account: &str| client.issue(slot(account)).await.unwrap().api_key;
     let (key, other) = (issue("42").await, issue("43").await);
     let api = Api::start(&keyward, &file, &["--rate", "1"]);
     assert_eq!(api.list(&key).await.status, 200);

@@ -1,4 +1,4 @@
-//! The layer before an axum application, over real sockets.
+//! The layer in front of an axum application, over real sockets.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use axum::http::HeaderMap;
 use axum::routing::post;
 use axum::{Extension, Router};
 use keyward_client::layer::RequireApiKey;
-use keyward_client::v1::{self, Role, revoke_request::Target};
+use keyward_client::v1::{self, Role};
 use keyward_client::{Client, Identity};
 use keyward_testkit::eventually;
+use keyward_testkit::requests::{by_id, slot};
 
-use super::http::ask;
-use super::{Keyward, PATIENCE, serve};
+use super::{Keyward, PATIENCE, ask, serve};
 
 async fn order(Extension(who): Extension<Identity>, headers: HeaderMap) -> String {
     let seen = headers.values().any(|value| {
@@ -30,10 +30,9 @@ fn app(client: Client) -> Router {
 /// Issues a key: its id and its text.
 async fn issue(client: &Client, account: &str, scope: &str, cidr: &str) -> (String, String) {
     let request = v1::IssueRequest {
-        account_id: account.to_owned(),
         scopes: vec![scope.to_owned()],
         allowed_cidrs: vec![cidr.to_owned()],
-        ..Default::default()
+        ..slot(account)
     };
     let issued = client.issue(request).await.unwrap();
     (issued.key.unwrap().key_id, issued.api_key)
@@ -77,11 +76,7 @@ async fn a_key_passes_while_it_lives_and_not_after() {
     assert_eq!(reply.status, 403, "{reply:?}");
     assert!(reply.body.contains("IP_NOT_ALLOWED"), "{reply:?}");
 
-    let revoke = v1::RevokeRequest {
-        target: Some(Target::KeyId(id)),
-        ..Default::default()
-    };
-    issuer.revoke(revoke).await.unwrap();
+    issuer.revoke(by_id(&id)).await.unwrap();
     let reply = order(&[("apikey", &key)]).await;
     assert_eq!(reply.status, 401, "{reply:?}");
     assert!(reply.body.contains("API_KEY_REVOKED"), "{reply:?}");

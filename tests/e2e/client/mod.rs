@@ -1,8 +1,7 @@
-//! The client crate and its layer against the real service: issued, used, revoked, and away.
+//! The client crate and its layer against the real service.
 
 mod calls;
 mod example;
-mod http;
 mod layer;
 
 use std::net::SocketAddr;
@@ -10,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keyward_client::{Builder, Client};
-use keyward_proto::v1::{self, Role};
-use keyward_testkit::Process;
+use keyward_proto::v1::Role;
+use keyward_testkit::requests::creating_token;
+use keyward_testkit::{HttpAnswer, Process, http_ask};
 
-/// For whatever must happen, and then happens soon.
+/// The longest wait for something that normally happens soon.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Keyward as a process, and a directory for the files of those who call it.
@@ -26,7 +26,7 @@ impl Keyward {
     fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("data");
-        let command = Process::command(env!("CARGO_BIN_EXE_keyward"), &data);
+        let command = Process::command(crate::BINARY, &data);
         let process = Process::start(command, &data);
         Self { process, directory }
     }
@@ -34,7 +34,7 @@ impl Keyward {
     /// Starts it again where it was.
     fn start_again(&mut self) {
         let data = self.directory.path().join("data");
-        let binary = env!("CARGO_BIN_EXE_keyward");
+        let binary = crate::BINARY;
         let command = Process::command_on(binary, &data, self.process.grpc);
         self.process = Process::start(command, &data);
     }
@@ -55,12 +55,8 @@ impl Keyward {
     }
 
     async fn token_into(&self, file: &Path, name: &str, roles: &[Role]) -> String {
-        let request = v1::CreateTokenRequest {
-            name: name.to_owned(),
-            roles: roles.iter().map(|role| *role as i32).collect(),
-        };
-        let mut admin = self.process.client().await.admin;
-        let made = admin.create_token(request).await.unwrap().into_inner();
+        let admin = self.process.client().await;
+        let made = admin.send(creating_token(name, roles)).await.unwrap();
         std::fs::write(file, made.token + "\n").unwrap();
         made.caller_token.unwrap().token_id
     }
@@ -84,4 +80,21 @@ async fn serve(app: axum::Router) -> SocketAddr {
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(listener, app).await });
     address
+}
+
+/// Sends a request with these headers; a `body` makes it a POST of JSON.
+async fn ask(
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+) -> HttpAnswer {
+    let mut headers = headers.to_vec();
+    let method = match body {
+        Some(_) => "POST",
+        None => "GET",
+    };
+    headers.extend(body.map(|_| ("content-type", "application/json")));
+    let answer = http_ask(address, method, path, &headers, body.unwrap_or_default()).await;
+    answer.unwrap()
 }

@@ -1,5 +1,5 @@
-//! Redis in the hands of somebody who wants a dead key to live: who reads and writes all that is
-//! there, and says what he likes on the channel.
+//! Redis under an attacker who wants a revoked key to stay valid. The attacker reads and writes
+//! every entry, and publishes on every channel.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -140,7 +140,8 @@ async fn true_hint(cluster: &Cluster, redis: &Redis) -> (Vec<u8>, Vec<u8>) {
     (channel, hint)
 }
 
-/// False and huge hints, ten thousand a second and more, on whatever channel somebody listens to.
+/// Publishes false and huge hints, more than ten thousand a second, on every channel that has a
+/// listener.
 fn shout(redis: &Redis) {
     let Reply::Array(channels) = redis.query(&[b"PUBSUB", b"CHANNELS"]) else {
         panic!("PUBSUB gives an array");

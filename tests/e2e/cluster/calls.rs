@@ -1,9 +1,9 @@
-//! The ways to end a key, and how a call that fails is to be taken.
+//! The ways to end a key, and what a failed call means.
 
 use std::error::Error;
 
-use keyward_proto::v1::{self, RevokeRequest, revoke_request::Target};
 use keyward_testkit::Client;
+use keyward_testkit::requests::{by_account, by_id, by_text, replacing};
 use tonic::{Code, Status};
 
 /// A key, and where it belongs.
@@ -35,19 +35,14 @@ impl End {
 
     /// One call that ends `key`: its successor, if there is one whose secret was told.
     pub(crate) async fn call(self, client: &Client, key: &Key) -> Result<Option<Key>, Status> {
-        let (target, replace) = match self {
-            Self::ById => (Target::KeyId(key.id.clone()), false),
-            Self::Replaced => (Target::KeyId(key.id.clone()), true),
-            Self::ByText => (Target::ApiKey(key.text.clone()), false),
-            Self::ByAccount => (Target::AccountId(key.account.clone()), false),
-            Self::Disabled => return disable(client, &key.id).await.map(|()| None),
+        let request = match self {
+            Self::ById => by_id(&key.id),
+            Self::Replaced => replacing(&key.id),
+            Self::ByText => by_text(&key.text),
+            Self::ByAccount => by_account(&key.account),
+            Self::Disabled => return client.disable(&key.id, true).await.map(|_| None),
         };
-        let request = RevokeRequest {
-            target: Some(target),
-            replace,
-            ..Default::default()
-        };
-        let answer = client.keys.clone().revoke(request).await?.into_inner();
+        let answer = client.send(request).await?;
         let text = answer.api_key;
         let successor = answer.replacement.filter(|_| !text.is_empty());
         Ok(successor.map(|successor| Key {
@@ -58,32 +53,18 @@ impl End {
     }
 }
 
-async fn disable(client: &Client, id: &str) -> Result<(), Status> {
-    let request = v1::UpdateRequest {
-        key: Some(v1::ApiKey {
-            key_id: id.to_owned(),
-            disabled: true,
-            ..Default::default()
-        }),
-        update_mask: Some(prost_types::FieldMask {
-            paths: vec!["disabled".to_owned()],
-        }),
-    };
-    client.keys.clone().update(request).await.map(drop)
-}
-
-/// Whether the call had no answer: the connection broke, or was never made.
+/// Whether the call had no answer because the connection failed.
 pub(crate) fn is_broken(status: &Status) -> bool {
     status.source().is_some()
 }
 
-/// Whether the service said that it cannot tell now.
+/// Whether the service answered UNAVAILABLE.
 pub(crate) fn is_unavailable(status: &Status) -> bool {
     status.code() == Code::Unavailable && !is_broken(status)
 }
 
-/// Makes a call again and again while the service says that it cannot tell now: on a busy machine an
-/// instance may be late with its heartbeat. What it says in the end.
+/// Repeats a call while the service is UNAVAILABLE, because on a busy machine a heartbeat may be
+/// late. Returns the final answer.
 pub(crate) async fn patiently<T>(call: impl AsyncFn() -> Result<T, Status>) -> T {
     for _ in 0..50 {
         match call().await {

@@ -1,9 +1,10 @@
-//! Changes that no instance made, a change of very many keys at once, and a clock that is wrong.
+//! Manual SQL, a change of very many keys at once, and a wrong clock.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_proto::v1::{RevokeRequest, Verdict, revoke_request::Target};
+use keyward_proto::v1::Verdict;
+use keyward_testkit::requests::by_account;
 use keyward_testkit::{Client, Cluster, Postgres, eventually, now};
 use sqlx::PgConnection;
 
@@ -86,7 +87,7 @@ async fn an_account_of_very_many_keys_is_dead_when_its_revoke_returns() {
         .await;
 }
 
-/// Keys whose text nobody knows.
+/// Keys with an unknown text.
 async fn insert_many(cluster: &Cluster, account: &str) {
     let insert = "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
                       metadata, allowed_cidrs, recoverable, create_time)
@@ -106,17 +107,13 @@ async fn live_keys(cluster: &Cluster, account: &str) -> i64 {
     query.fetch_one(&mut owner).await.unwrap()
 }
 
-/// Asks until it is confirmed: how many keys the confirming call revoked, which are none if one that
-/// was not confirmed had revoked them.
+/// Repeats the call until it is confirmed, and returns the number of keys that the confirmed call
+/// revoked. It is 0 if an unconfirmed call had revoked them.
 async fn revoke_account(client: &Client, account: &str) -> u64 {
     let begun = now();
     loop {
-        let request = RevokeRequest {
-            target: Some(Target::AccountId(account.to_owned())),
-            ..Default::default()
-        };
-        match client.keys.clone().revoke(request).await {
-            Ok(answer) => return answer.get_ref().revoked_count,
+        match client.send(by_account(account)).await {
+            Ok(answer) => return answer.revoked_count,
             Err(status) if is_unavailable(&status) => {
                 assert!(begun.elapsed() < Duration::from_secs(120), "{status:?}");
                 pass(Duration::from_millis(100)).await;

@@ -1,4 +1,4 @@
-//! Faults of instances: paused, killed, joining and leaving, cut off, deaf.
+//! Faults of instances: paused, killed, joining and leaving, disconnected, without notifications.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use keyward_testkit::{Cluster, http_get, now};
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::load::Load;
-use super::{Plan, TOO_LONG, health, issued, pass, recovery, tell};
+use super::{Plan, TOO_LONG, issued, pass, recovery, tell};
 
 /// A pause that is shorter than `max_staleness`.
 const A_WHILE: Duration = Duration::from_millis(800);
@@ -44,7 +44,7 @@ async fn the_promise_holds_with_an_instance_paused_and_resumed() {
         .await;
 }
 
-/// Killed ones are replaced; others join and leave as they should, all the time.
+/// Killed instances are replaced; others join and leave regularly all the time.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_promise_holds_with_instances_killed_joining_and_leaving() {
     let plan = Plan {
@@ -89,7 +89,7 @@ async fn the_promise_holds_with_an_instance_cut_off_which_says_so_and_comes_back
             load.wait_for_ends(5).await;
             cluster.proxy(0).black_hole(true);
             pass(TOO_LONG).await;
-            assert_eq!(health(&client).await, ServingStatus::NotServing);
+            assert_eq!(client.health().await, ServingStatus::NotServing);
             let ready = http_get(cluster.instance(0).http, "/readyz").await;
             assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
             let refused = client.verify(&text).await.unwrap_err();
@@ -99,11 +99,11 @@ async fn the_promise_holds_with_an_instance_cut_off_which_says_so_and_comes_back
             cluster.proxy(0).black_hole(false);
             let took = recovery(&client, &text).await;
             tell("cut off, fresh again after", took);
-            let others = health(&cluster.client(1).await).await;
+            let others = cluster.client(1).await.health().await;
             assert_eq!(others, ServingStatus::Serving);
         }
         let begun = now();
-        while health(&client).await != ServingStatus::Serving {
+        while client.health().await != ServingStatus::Serving {
             assert!(begun.elapsed() < Duration::from_secs(10), "health lags");
             pass(Duration::from_millis(20)).await;
         }

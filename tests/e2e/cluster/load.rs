@@ -1,5 +1,5 @@
-//! Load on all instances: callers that issue keys and end them in every way there is, and callers
-//! that verify them on every instance all the time. What they see goes into a history.
+//! Load on all instances: some callers issue keys and end them in every possible way, others verify
+//! the keys on every instance all the time. A history records what they see.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keyward_proto::v1::{Consistency, VerifyRequest};
+use keyward_testkit::requests::verifying;
 use keyward_testkit::{Client, Cluster, Recorder};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Semaphore;
@@ -21,7 +22,7 @@ use super::recovery;
 /// On each instance.
 const WRITERS: usize = 3;
 const VERIFIERS: usize = 2;
-/// So many keys, the youngest, are verified: the living and the just dead.
+/// The number of youngest keys that callers verify, live or just revoked.
 const WINDOW: usize = 40;
 /// Between two calls of one caller.
 const VERIFY_PAUSE: Duration = Duration::from_millis(4);
@@ -214,14 +215,12 @@ impl Board {
 /// One Verify, for the history.
 async fn look(board: &Board, member: &Member, key: &Key, consistency: Consistency) {
     let request = VerifyRequest {
-        api_key: key.text.clone(),
         consistency: consistency.into(),
-        ..Default::default()
+        ..verifying(&key.text)
     };
-    let mut keys = member.client.keys.clone();
     let began = board.recorder.now();
-    let verdict = match keys.verify(request).await {
-        Ok(answer) => Some(answer.get_ref().verdict()),
+    let verdict = match member.client.send(request).await {
+        Ok(answer) => Some(answer.verdict()),
         Err(status) if board.tolerates(member, &status) => None,
         Err(status) => panic!("instance {}: {status:?}", member.number),
     };
@@ -236,8 +235,8 @@ async fn verify(board: Arc<Board>, member: Arc<Member>, from: usize) {
             return;
         }
         if let Some(key) = board.pick(n) {
-            // Some keys are read from the store alone: a STRONG read of the others would bring what
-            // it finds into memory, and hide what the rest are here to see.
+            // Some keys are read from the store alone. A STRONG read of the others would put its
+            // result into the cache and hide faults from the default reads.
             let consistency = match key.id.as_bytes().last() {
                 Some(b'0' | b'1') => Consistency::Strong,
                 _ => Consistency::Default,

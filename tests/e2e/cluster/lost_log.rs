@@ -1,5 +1,6 @@
-//! A log that lost its tail, as an asynchronous failover or a restored backup does it: refused by
-//! who had applied it, never confirmed, and gone on with when an operator says so.
+//! A log that lost its tail, as after an asynchronous failover or a restored backup. Instances that
+//! had applied it refuse it, no lost change is confirmed, and service continues when an operator
+//! advances the epoch.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 
 use super::calls::patiently;
-use super::{BINARY, RECOVERY, health, issued, pass, recovery};
+use super::{BINARY, RECOVERY, issued, pass, recovery};
 
 /// Takes the last change of a key back, past every trigger: key and log are as they were before.
 async fn lose_last_change(cluster: &Cluster, key_id: &str) {
@@ -57,10 +58,10 @@ async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
     lose_last_change(&cluster, &id).await;
     for (number, client) in clients.iter().enumerate() {
         eventually("the loss is noticed", RECOVERY, async || {
-            health(client).await == ServingStatus::NotServing
+            client.health().await == ServingStatus::NotServing
         })
         .await;
-        // Freshness ends a moment before the reason is told.
+        // Freshness ends a moment before the reason is shown.
         let ready = async || http_get(cluster.instance(number).http, "/readyz").await;
         eventually("the reason is told", RECOVERY, async || {
             ready().await.contains("the log lost changes")
@@ -75,9 +76,9 @@ async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
         let said = cluster.instance(number).output();
         assert!(said.contains("the log lost changes"), "{said}");
     }
-    // It stays so, whatever is written meanwhile.
+    // The refusal lasts while other changes are written.
     pass(Duration::from_secs(1)).await;
-    assert_eq!(health(&clients[0]).await, ServingStatus::NotServing);
+    assert_eq!(clients[0].health().await, ServingStatus::NotServing);
 
     let mut advance = cluster.operator();
     advance.args(["epoch", "advance", "--reason", "failover on the 25th"]);

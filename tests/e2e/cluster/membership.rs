@@ -1,4 +1,5 @@
-//! Whom a Revoke waits for: an instance that died, until it is reaped; one that left, not at all.
+//! The ack set: a Revoke waits for a killed instance until it is reaped, and not for an instance
+//! that has left.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The promise on many instances: real processes on a real Postgres, under load, with each fault
-//! going on. `KEYWARD_SOAK_ROUNDS` says how often each fault is gone through.
+//! The promise on many instances: processes on a Postgres, under load, during each fault.
+//! `KEYWARD_SOAK_ROUNDS` sets the number of rounds for each fault.
 
 mod attacker;
 mod calls;
@@ -18,18 +18,15 @@ use std::time::Duration;
 
 use keyward_testkit::{Client, Cluster, Options, eventually, now};
 use load::Load;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 
 use crate::BINARY;
 
 /// Longer than an instance with the shortest `max_staleness` may answer without news.
 const TOO_LONG: Duration = Duration::from_millis(2_600);
-/// Within two seconds an instance is to recover; on a machine with much else to do it takes longer.
+/// An instance recovers within two seconds; a busy machine needs longer.
 const RECOVERY: Duration = Duration::from_secs(10);
 
-/// How a fault is gone through.
+/// How a fault scenario runs.
 struct Plan {
     name: &'static str,
     /// Whether instances reach Postgres through proxies.
@@ -50,7 +47,7 @@ impl Plan {
         }
     }
 
-    /// Puts a load on three instances while `fault` goes on, and holds what was seen to the promise.
+    /// Puts a load on three instances during `fault`, and checks that the promise was kept.
     async fn run(self, fault: impl AsyncFn(&mut Cluster, &Load)) {
         let redis = self.redis.into_iter();
         let options = Options {
@@ -82,28 +79,20 @@ async fn pass(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// Says how long something took, for whoever reads the output of a test.
+/// Prints a measurement for the reader of the test's output.
 #[expect(clippy::print_stdout, reason = "a measurement is for a person")]
 fn tell(what: &str, value: impl std::fmt::Debug) {
     println!("{what}: {value:?}");
 }
 
-/// A new key of an account of its own: its id and its secret.
+/// A new key in a new account: its id and its secret.
 async fn issued(client: &Client) -> (String, String) {
-    // The same in no two calls of a test.
+    // Different in each call of a test.
     let account = format!("{:?}", now());
     calls::patiently(async || client.issue(&account, "").await).await
 }
 
-async fn health(client: &Client) -> ServingStatus {
-    let request = HealthCheckRequest::default();
-    let answer = HealthClient::new(client.channel.clone())
-        .check(request)
-        .await;
-    answer.unwrap().get_ref().status()
-}
-
-/// Waits until an instance gives a verdict on a key, whichever: how long that took.
+/// Waits until an instance gives any verdict on a key, and returns how long that took.
 async fn recovery(client: &Client, api_key: &str) -> Duration {
     eventually("an instance is fresh again", RECOVERY, async || {
         client.verify(api_key).await.is_ok()

@@ -1,4 +1,4 @@
-//! What an operator does by hand: a new database, a schema, secrets that are made once.
+//! An operator's commands: a new database, its schema, and secrets that are created once.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What came out of a load: the promise was kept, and enough happened for that to mean something.
+//! The outcome of a load: the promise was kept, and enough happened to show it.
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,5 @@
-//! Faults of the Redis that instances share, with the load of the promise going on: killed, paused,
-//! empty, cut off, talking nonsense, full, failed over. It makes things slower at most.
+//! Faults of the shared Redis under the load of the promise: killed, paused, emptied, disconnected,
+//! sending nonsense, full, failed over. At most, they slow Keyward down.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -307,7 +307,7 @@ fn parrot() -> std::net::SocketAddr {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_server_repeats_of_the_password_is_not_told() {
+async fn an_error_of_redis_that_repeats_the_password_is_not_logged() {
     let url = format!("redis://keyward:{PASSWORD}@{}", parrot());
     let options = Options {
         variables: vec![("KEYWARD_REDIS", url), ("RUST_LOG", "trace".to_owned())],
@@ -347,7 +347,7 @@ fn everything(redis: &Redis) -> Vec<u8> {
     all
 }
 
-/// Whoever reads all that is in Redis learns no key, no account, no scope, and no digest.
+/// The content of Redis reveals no key, account, scope or digest.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_of_redis_tells_nothing() {
     let redis = Redis::start();
@@ -366,18 +366,11 @@ async fn a_dump_of_redis_tells_nothing() {
     redis.query(&[b"FLUSHALL"]);
     let account = "account-that-nobody-may-see";
     let request = keyward_proto::v1::IssueRequest {
-        account_id: account.to_owned(),
         name: "slot-to-hide".to_owned(),
         scopes: vec!["scope-to-hide".to_owned()],
-        ..Default::default()
+        ..keyward_testkit::requests::slot(account)
     };
-    let issued = client
-        .keys
-        .clone()
-        .issue(request)
-        .await
-        .unwrap()
-        .into_inner();
+    let issued = client.send(request).await.unwrap();
     let (id, text) = (issued.key.unwrap().key_id, issued.api_key);
     client.verify(&text).await.unwrap();
     eventually("the entry is kept", RECOVERY, async || {

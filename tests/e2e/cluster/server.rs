@@ -1,4 +1,5 @@
-//! Faults of Postgres: restarted, killed, paused, with a transaction that does not end, and away.
+//! Faults of Postgres: restarted, killed, paused, stopped, and with a transaction that does not
+//! end.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tonic_types::StatusExt;
 
 use super::calls::patiently;
 use super::load::Load;
-use super::{BINARY, Plan, RECOVERY, TOO_LONG, health, issued, pass, recovery, tell};
+use super::{BINARY, Plan, RECOVERY, TOO_LONG, issued, pass, recovery, tell};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_promise_holds_with_postgres_restarted() {
@@ -151,7 +152,7 @@ async fn with_postgres_away_cached_keys_go_on_until_the_bound_and_nothing_is_cal
             let http = cluster.instance(number).http;
             assert!(http_get(http, "/readyz").await.starts_with("HTTP/1.1 503"));
             assert!(http_get(http, "/livez").await.starts_with("HTTP/1.1 200"));
-            assert_eq!(health(client).await, ServingStatus::NotServing);
+            assert_eq!(client.health().await, ServingStatus::NotServing);
             let revoked = client.revoke("01890000-0000-7000-8000-000000000000").await;
             assert_eq!(revoked.unwrap_err().code(), Code::Unavailable);
         }
@@ -164,7 +165,7 @@ async fn with_postgres_away_cached_keys_go_on_until_the_bound_and_nothing_is_cal
                 assert_eq!(verdict, Verdict::Valid);
             }
             eventually("health follows", RECOVERY, async || {
-                health(client).await == ServingStatus::Serving
+                client.health().await == ServingStatus::Serving
             })
             .await;
         }

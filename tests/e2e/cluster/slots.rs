@@ -1,13 +1,11 @@
-//! One slot, one key: also when all instances are asked for it at the same time.
+//! One slot holds one key, even if callers ask all instances at the same time.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::join_all;
-use keyward_proto::v1::{
-    ApiKey, IssueRequest, IssueResponse, ListRequest, RevokeRequest, RevokeResponse,
-    revoke_request::Target,
-};
+use keyward_proto::v1::{ApiKey, IssueResponse, RevokeResponse};
+use keyward_testkit::requests::{replacing, slot};
 use keyward_testkit::{Client, Cluster, Options};
 
 use super::BINARY;
@@ -29,33 +27,16 @@ fn callers(clients: &[Client]) -> impl Iterator<Item = &Client> {
 }
 
 async fn issue(client: &Client, account: &str) -> IssueResponse {
-    let request = IssueRequest {
-        account_id: account.to_owned(),
-        ..Default::default()
-    };
-    let call = async || client.keys.clone().issue(request.clone()).await;
-    patiently(call).await.into_inner()
+    patiently(async || client.send(slot(account)).await).await
 }
 
 async fn replace(client: &Client, key_id: &str) -> RevokeResponse {
-    let request = RevokeRequest {
-        target: Some(Target::KeyId(key_id.to_owned())),
-        replace: true,
-        ..Default::default()
-    };
-    let call = async || client.keys.clone().revoke(request.clone()).await;
-    patiently(call).await.into_inner()
+    patiently(async || client.send(replacing(key_id)).await).await
 }
 
-/// All keys of an account, dead ones too.
+/// All keys of an account, revoked keys too.
 async fn keys(client: &Client, account: &str) -> Vec<ApiKey> {
-    let request = ListRequest {
-        account_id: account.to_owned(),
-        include_revoked: true,
-        ..Default::default()
-    };
-    let call = async || client.keys.clone().list(request.clone()).await;
-    patiently(call).await.into_inner().keys
+    patiently(async || client.list(account).await).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

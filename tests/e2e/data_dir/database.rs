@@ -1,5 +1,5 @@
-//! The database under another name, moved, replaced, or beside a deleted lock: never are there two
-//! instances on it, and never is a change acknowledged that the next start would not find.
+//! The database under another name, moved, replaced, or without its lock. Two instances never share
+//! it, and Keyward acknowledges no change that the next start would not find.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,10 +1,9 @@
-//! A full disk, by a file-size limit: writes stop, Verify does not, nothing acknowledged is lost.
+//! A full disk, simulated by a file-size limit: writes stop, Verify continues, and no acknowledged
+//! change is lost.
 
 use keyward_proto::v1::Verdict;
 use tonic::{Code, Status};
-use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 use super::*;
@@ -64,17 +63,14 @@ async fn a_full_disk_stops_writes_and_nothing_else() {
         for (_, key) in &acknowledged {
             assert_eq!(client.verify(key).await.unwrap(), Verdict::Valid);
         }
-        assert_eq!(strong(&client, &before).await, Verdict::Valid);
+        assert_eq!(
+            client.verify_strongly(&before).await.unwrap(),
+            Verdict::Valid
+        );
         let outcome = client.issue("more", &format!("slot-{round}")).await;
         unwritten(&outcome.unwrap_err());
         unwritten(&client.revoke(&victim.0).await.unwrap_err());
-        let health = HealthClient::new(client.channel.clone())
-            .check(HealthCheckRequest::default())
-            .await;
-        assert_eq!(
-            health.unwrap().into_inner().status(),
-            ServingStatus::Serving
-        );
+        assert_eq!(client.health().await, ServingStatus::Serving);
     }
     full.kill();
 
@@ -82,7 +78,7 @@ async fn a_full_disk_stops_writes_and_nothing_else() {
     let client = again.client().await;
     for (id, key) in &acknowledged {
         assert_eq!(client.verify(key).await.unwrap(), Verdict::Valid);
-        assert_eq!(&get(&client, id).await.key_id, id);
+        assert_eq!(&client.get(id).await.unwrap().key_id, id);
     }
     assert_eq!(client.verify(&before).await.unwrap(), Verdict::Valid);
     client.issue("more", "again").await.unwrap();

@@ -1,5 +1,5 @@
-//! A keyring that is missing, cut short, changed or another one: each stops the start, and never
-//! does a new keyring appear beside existing keys.
+//! A keyring that is missing, truncated, changed or foreign stops the start. A store with keys
+//! never gets a new keyring.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -39,7 +39,7 @@ impl Deployment {
         self.keyring().join(name)
     }
 
-    /// Puts a generation 2 into the keyring, as it is told to whoever prepares a change of keys.
+    /// Adds generation 2 to the keyring, as an operator does before a rotation.
     fn add_generation_2(&self) {
         let other = self.data_dir.join("other");
         keyring_files::generate(&other, &SystemEntropy).unwrap();
@@ -98,7 +98,7 @@ impl Deployment {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_keyring_is_not_made_anew() {
+async fn a_missing_keyring_is_not_replaced() {
     let deployment = Deployment::new().await;
     let away = deployment.data_dir.join("away");
     fs::rename(deployment.keyring(), &away).unwrap();
@@ -112,22 +112,22 @@ async fn a_missing_keyring_is_not_made_anew() {
     deployment.serves().await;
 }
 
-/// Not even when the store no longer knows which keyring it was made with.
+/// This holds even if the store no longer knows its keyring.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_with_keys_gets_no_new_keyring_whatever_was_done_to_it() {
+async fn a_store_with_keys_never_gets_a_new_keyring() {
     let deployment = Deployment::new().await;
     by_hand(&deployment.data_dir, "DELETE FROM keyring_checks").await;
     let away = deployment.data_dir.join("away");
     fs::rename(deployment.keyring(), &away).unwrap();
     deployment.refuses("there is no keyring in");
     assert!(!deployment.keyring().exists());
-    // Not even one that is there is believed: it could be another deployment's.
+    // An existing keyring is not trusted either, because it could belong to another deployment.
     fs::rename(away, deployment.keyring()).unwrap();
     deployment.refuses("no check values of its keyring");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_is_missing_is_asked_for() {
+async fn a_missing_keyring_file_is_named() {
     let deployment = Deployment::new().await;
     for (name, message) in [
         ("generation-1", "holds no file generation-<number>"),
@@ -190,7 +190,7 @@ async fn a_keyring_of_another_deployment_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_belong_into_a_keyring_is_named() {
+async fn a_foreign_file_in_a_keyring_is_named() {
     let deployment = Deployment::new().await;
     for (name, message) in [
         ("notes.txt", "does not belong in a keyring"),
@@ -208,7 +208,7 @@ async fn what_does_not_belong_into_a_keyring_is_named() {
     deployment.serves().await;
 }
 
-/// A file that merely lies in the keyring makes no keys: another instance may not have it yet.
+/// A generation that is not active makes no keys, because another instance may not have it yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_generation_that_was_not_activated_mints_nothing() {
     let deployment = Deployment::new().await;

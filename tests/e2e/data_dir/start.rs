@@ -1,4 +1,4 @@
-//! Starts that are refused, each with an error that says what to do, and no trace left.
+//! Refused starts: the error says what to do, and the start leaves no trace.
 
 use std::fs::{self, Permissions};
 use std::net::TcpListener;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use keyward_proto::v1::{self, Consistency, Role, Verdict};
 use keyward_testkit::refused;
+use keyward_testkit::requests::{revoking_token, verifying};
 use tonic::Code;
 
 use super::*;
@@ -37,7 +38,7 @@ async fn a_second_process_on_the_same_directory_names_the_first() {
     client.issue("43", "").await.unwrap();
 }
 
-/// The lock goes with its holder, however that ends.
+/// The lock ends with its holder, even if the holder is killed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_process_holds_nothing() {
     let (_directory, data_dir) = fresh_directory();
@@ -145,27 +146,25 @@ fn a_file_that_is_no_database_is_named() {
     assert!(!data_dir.join("keyring").exists());
 }
 
-/// Whoever revokes the last token that can make others is not locked out for ever: who may write
-/// the data directory gets a new one, and never over the old file.
+/// An operator who revoked the last admin token can get a new one by write access to the data
+/// directory. The old file is never overwritten.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_admin_token_can_be_had_again() {
     let (_directory, data_dir) = fresh_directory();
     let mut process = serve(&data_dir);
     let client = process.client().await;
-    let listed = client
-        .admin
-        .clone()
-        .list_tokens(v1::ListTokensRequest::default())
-        .await;
-    let token_id = listed.unwrap().into_inner().caller_tokens[0]
+    let token_id = client
+        .send(v1::ListTokensRequest::default())
+        .await
+        .unwrap()
+        .caller_tokens[0]
         .token_id
         .clone();
-    let revoke = v1::RevokeTokenRequest { token_id };
-    client.admin.clone().revoke_token(revoke).await.unwrap();
+    client.send(revoking_token(&token_id)).await.unwrap();
     let dead = process.token();
     assert!(process.stop().success());
 
-    // Until then it serves whoever has a token, and says what is wrong.
+    // Until then the service accepts the other tokens and logs what is wrong.
     let mut process = serve(&data_dir);
     let said = process.output();
     assert!(
@@ -180,7 +179,7 @@ async fn the_last_admin_token_can_be_had_again() {
     process.client().await.issue("42", "").await.unwrap();
 }
 
-/// Who deletes a token by hand means it: that its file lies there still does not bring it back.
+/// A token deleted by manual SQL stays deleted, even if its file is still there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_deleted_by_hand_stays_away() {
     let (_directory, data_dir) = fresh_directory();
@@ -203,7 +202,7 @@ async fn a_token_deleted_by_hand_stays_away() {
     process.client().await.issue("42", "").await.unwrap();
 }
 
-/// A volume that is not mounted, a database moved away: every key would be NOT_FOUND.
+/// With an unmounted volume or a moved database, every key would be NOT_FOUND.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_database_is_not_replaced_by_an_empty_one() {
     let (_directory, data_dir) = fresh_directory();
@@ -253,10 +252,9 @@ async fn a_token_that_cannot_be_read_is_a_fault_and_the_log_says_which() {
         let edge = Client::new(process.grpc, Some(&token)).await;
         let request = v1::VerifyRequest {
             consistency: consistency.into(),
-            api_key: "x".to_owned(),
-            ..Default::default()
+            ..verifying("x")
         };
-        let status = edge.keys.clone().verify(request).await.unwrap_err();
+        let status = edge.send(request).await.unwrap_err();
         assert!(status.message().contains("see its log"), "{status}");
         refused(Err::<(), _>(status), Code::Internal, "INTERNAL");
         logged(&process, ["a store call failed", "find_token"]).await;

@@ -171,7 +171,7 @@ fn the_root_of_an_image_holds_all_that_the_program_needs() {
     let directory = tempfile::tempdir().unwrap();
     let from = directory.path().join("from");
     fs::create_dir(&from).unwrap();
-    let binary = PathBuf::from(env!("CARGO_BIN_EXE_keyward"));
+    let binary = PathBuf::from(crate::BINARY);
     for program in ["keyward", "keyward-bot"] {
         // What a program is does not matter to the layout.
         std::os::unix::fs::symlink(&binary, from.join(program)).unwrap();

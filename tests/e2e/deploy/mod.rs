@@ -1,11 +1,12 @@
-//! deploy/ without a container engine: what compose.yaml and the systemd units say is started as processes,
-//! serves, and survives the loss of an instance; and everything in them is as hardened as it should be.
+//! deploy/ without a container engine: the tests start the commands of compose.yaml and of the
+//! systemd units as processes. These serve and survive the loss of an instance, and every service
+//! is hardened.
 
 use std::path::Path;
 use std::time::Duration;
 
-use keyward_proto::v1::revoke_request::Target;
-use keyward_proto::v1::{self, Verdict};
+use keyward_proto::v1::Verdict;
+use keyward_testkit::requests::{recoverable, replacing};
 use keyward_testkit::{Client, Deployment, eventually, http_get};
 
 mod files;
@@ -20,7 +21,7 @@ fn repository() -> &'static Path {
 }
 
 fn start() -> Deployment {
-    Deployment::start(repository(), Path::new(env!("CARGO_BIN_EXE_keyward")))
+    Deployment::start(repository(), Path::new(crate::BINARY))
 }
 
 /// The value of a metric at each instance.
@@ -61,7 +62,7 @@ async fn the_services_of_compose_yaml_serve_behind_the_balancer() {
     assert_eq!(revoked.confirmed_instances, 3);
     assert_eq!(verify(&client, &key, 30).await, [Verdict::Revoked; 30]);
 
-    // Whoever does not believe the authority is not spoken to, and nobody without TLS is.
+    // A client that does not trust the authority cannot connect.
     let stranger = keyward_testkit::Authority::new();
     let refused = keyward_testkit::connect_tls(deployment.address(), stranger.pem()).await;
     refused.unwrap_err();
@@ -105,25 +106,11 @@ async fn what_runs_once_may_run_again_and_the_bot_may_do_what_it_needs() {
     assert_eq!(deployment.token("bot/token"), bot);
 
     let client = deployment.client(&bot).await;
-    let request = || v1::IssueRequest {
-        account_id: "tg-1".to_owned(),
-        recoverable: Some(true),
-        ..Default::default()
-    };
-    let first = client.keys.clone().issue(request()).await.unwrap();
-    let again = client.keys.clone().issue(request()).await.unwrap();
-    assert_eq!(first.get_ref().api_key, again.get_ref().api_key);
-    let id = first.into_inner().key.unwrap().key_id;
-    let mut keys = client.keys.clone();
-    let replaced = keys.revoke(v1::RevokeRequest {
-        target: Some(Target::KeyId(id)),
-        replace: true,
-        ..Default::default()
-    });
-    assert!(!replaced.await.unwrap().into_inner().api_key.is_empty());
-    let denied = client
-        .verify(&again.into_inner().api_key)
-        .await
-        .unwrap_err();
+    let first = client.send(recoverable("tg-1")).await.unwrap();
+    let again = client.send(recoverable("tg-1")).await.unwrap();
+    assert_eq!(first.api_key, again.api_key);
+    let replaced = client.send(replacing(&first.key.unwrap().key_id)).await;
+    assert!(!replaced.unwrap().api_key.is_empty());
+    let denied = client.verify(&again.api_key).await.unwrap_err();
     assert_eq!(denied.code(), tonic::Code::PermissionDenied);
 }

@@ -1,4 +1,4 @@
-//! The story on what `deploy/` starts: a person gets a key from the bot, lives by it at an API, and
+//! The story on the services of `deploy/`: a person gets a key from the bot, uses it at an API, and
 //! replaces it.
 
 use std::net::SocketAddr;

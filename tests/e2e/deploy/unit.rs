@@ -1,4 +1,4 @@
-//! The systemd units: their very commands, with the sample settings, as processes.
+//! The systemd units: their commands as processes, with the sample settings.
 
 use std::fs;
 use std::path::Path;
@@ -52,7 +52,7 @@ struct Unit {
 impl Unit {
     fn start() -> Self {
         // Brings a store, a keyring and a token along.
-        let cluster = Cluster::start(env!("CARGO_BIN_EXE_keyward"), 0, Options::default());
+        let cluster = Cluster::start(crate::BINARY, 0, Options::default());
         let home = tempfile::tempdir().unwrap();
         let credentials = home.path().join("credentials");
         fs::create_dir(&credentials).unwrap();
@@ -63,7 +63,7 @@ impl Unit {
         assert_eq!(loaded, ["keyward.toml:/etc/keyward/keyward.toml"]);
         let settings = settings(home.path(), &cluster);
         fs::write(credentials.join("keyward.toml"), settings).unwrap();
-        let binary = Path::new(env!("CARGO_BIN_EXE_keyward"));
+        let binary = Path::new(crate::BINARY);
         let process = Process::start(command(&unit, binary, &credentials), home.path());
         Self {
             process,

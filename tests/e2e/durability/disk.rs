@@ -1,4 +1,4 @@
-//! What must hold of the database of a process that is not there any more.
+//! What must hold in the database of a killed process.
 
 use std::path::Path;
 

@@ -1,9 +1,10 @@
-//! What a caller knows of its keys: what it asked for, and what was acknowledged.
+//! What a caller knows about its keys: its requests, and the acknowledged changes.
 
 use std::collections::BTreeMap;
 
-use keyward_proto::v1::{self, Consistency, Verdict, revoke_request::Target};
+use keyward_proto::v1::{self, Verdict};
 use keyward_testkit::Client;
+use keyward_testkit::requests::{bare, changing, replacing};
 
 /// A key's public name and its text.
 type Secret = (String, String);
@@ -55,25 +56,14 @@ impl Slot {
         let id = issued.0.clone();
         self.issued = Step::Acknowledged(issued);
         self.noted = Step::Asked;
-        let request = v1::UpdateRequest {
-            key: Some(v1::ApiKey {
-                key_id: id.clone(),
-                metadata: note(),
-                ..Default::default()
-            }),
-            update_mask: Some(prost_types::FieldMask {
-                paths: vec!["metadata".to_owned()],
-            }),
+        let key = v1::ApiKey {
+            metadata: note(),
+            ..bare(&id)
         };
-        client.keys.clone().update(request).await.ok()?;
+        client.send(changing(key, ["metadata"])).await.ok()?;
         self.noted = Step::Acknowledged(());
         self.replaced = Step::Asked;
-        let request = v1::RevokeRequest {
-            target: Some(Target::KeyId(id)),
-            replace: true,
-            ..Default::default()
-        };
-        let answer = client.keys.clone().revoke(request).await.ok()?.into_inner();
+        let answer = client.send(replacing(&id)).await.ok()?;
         self.replaced = Step::Acknowledged((answer.replacement?.key_id, answer.api_key));
         Some(())
     }
@@ -82,9 +72,10 @@ impl Slot {
         matches!(self.replaced, Step::Acknowledged(_))
     }
 
-    /// Panics unless the service knows all that was acknowledged, and the rest wholly or not.
+    /// Panics unless the service knows every acknowledged change, and each other change completely
+    /// or not at all.
     pub(crate) async fn check(&self, client: &Client) {
-        let keys = self.list(client).await;
+        let keys = client.list(&self.account).await.unwrap();
         let Step::Acknowledged((id, text)) = &self.issued else {
             assert!(keys.len() <= 1, "{self:?}: {keys:?}");
             return;
@@ -93,7 +84,7 @@ impl Slot {
             .iter()
             .find(|key| key.key_id == *id)
             .unwrap_or_else(|| panic!("{self:?} is lost"));
-        assert_eq!(get(client, id).await.as_ref(), Some(first));
+        assert_eq!(&client.get(id).await.unwrap(), first);
         let noted = first.metadata == note();
         match self.noted {
             Step::NotAsked => assert!(first.metadata.is_empty(), "{first:?}"),
@@ -108,57 +99,34 @@ impl Slot {
                     (1, ""),
                     "{keys:?}"
                 );
-                assert_eq!(verdict(client, text).await, Verdict::Valid, "{self:?}");
+                assert_eq!(
+                    client.verify_strongly(text).await.unwrap(),
+                    Verdict::Valid,
+                    "{self:?}"
+                );
             }
             (Step::Asked, Some(successor)) => {
                 assert_eq!(successor.state(), v1::State::Active, "{keys:?}");
-                assert_eq!(verdict(client, text).await, Verdict::Revoked, "{self:?}");
+                assert_eq!(
+                    client.verify_strongly(text).await.unwrap(),
+                    Verdict::Revoked,
+                    "{self:?}"
+                );
             }
             (Step::Acknowledged((id, next)), Some(successor)) => {
                 assert_eq!((keys.len(), &successor.key_id), (2, id), "{keys:?}");
-                assert_eq!(verdict(client, text).await, Verdict::Revoked, "{self:?}");
-                assert_eq!(verdict(client, next).await, Verdict::Valid, "{self:?}");
+                assert_eq!(
+                    client.verify_strongly(text).await.unwrap(),
+                    Verdict::Revoked,
+                    "{self:?}"
+                );
+                assert_eq!(
+                    client.verify_strongly(next).await.unwrap(),
+                    Verdict::Valid,
+                    "{self:?}"
+                );
             }
             (step, found) => panic!("{step:?}, and there is {found:?}"),
         }
     }
-
-    async fn list(&self, client: &Client) -> Vec<v1::ApiKey> {
-        let request = v1::ListRequest {
-            account_id: self.account.clone(),
-            include_revoked: true,
-            ..Default::default()
-        };
-        client
-            .keys
-            .clone()
-            .list(request)
-            .await
-            .unwrap()
-            .into_inner()
-            .keys
-    }
-}
-
-/// By a STRONG read.
-async fn verdict(client: &Client, text: &str) -> Verdict {
-    let request = v1::VerifyRequest {
-        api_key: text.to_owned(),
-        consistency: Consistency::Strong.into(),
-        ..Default::default()
-    };
-    client
-        .keys
-        .clone()
-        .verify(request)
-        .await
-        .unwrap()
-        .get_ref()
-        .verdict()
-}
-
-async fn get(client: &Client, id: &str) -> Option<v1::ApiKey> {
-    let target = Some(v1::get_request::Target::KeyId(id.to_owned()));
-    let answer = client.keys.clone().get(v1::GetRequest { target }).await;
-    answer.unwrap().into_inner().key
 }

@@ -1,10 +1,9 @@
-//! `kill -9` at random moments: what was acknowledged is there, everything else is there whole or
-//! not at all, and the log has no gap.
+//! `kill -9` at random moments: acknowledged changes are there, all others are complete or absent,
+//! and the log has no gap.
 
 mod disk;
 mod ledger;
 
-use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -14,13 +13,13 @@ use keyward_proto::v1::Verdict;
 use keyward_testkit::Process;
 use ledger::Slot;
 
-use crate::BINARY;
-/// Callers at a time.
+use crate::{BINARY, fresh_directory, serve};
+/// Concurrent callers.
 const CALLERS: usize = 6;
-/// The kill comes at some moment up to so late.
+/// The latest moment of the kill.
 const LONGEST: Duration = Duration::from_millis(400);
 
-/// 20, or as many as `KEYWARD_SOAK_ROUNDS` says.
+/// The number of rounds: `KEYWARD_SOAK_ROUNDS`, or 20.
 fn rounds() -> usize {
     std::env::var("KEYWARD_SOAK_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
 }
@@ -31,16 +30,11 @@ fn random_up_to(longest: Duration) -> Duration {
     longest.mul_f64(f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX))
 }
 
-fn start(data: &Path) -> Process {
-    Process::start(Process::command(BINARY, data), data)
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_a_kill_and_the_rest_is_whole_or_absent() {
-    let directory = tempfile::tempdir().unwrap();
-    let data = directory.path().join("data");
+    let (_directory, data) = fresh_directory();
     let mut all: Vec<Slot> = Vec::new();
-    let mut process = start(&data);
+    let mut process = serve(&data);
     for round in 0..rounds() {
         let client = process.client().await;
         let callers: Vec<_> = (0..CALLERS)
@@ -56,7 +50,7 @@ async fn what_was_acknowledged_survives_a_kill_and_the_rest_is_whole_or_absent()
             slots.extend(caller.await.unwrap());
         }
         disk::check(&data).await;
-        process = start(&data);
+        process = serve(&data);
         let client = process.client().await;
         for slot in &slots {
             slot.check(&client).await;
@@ -77,15 +71,14 @@ async fn what_was_acknowledged_survives_a_kill_and_the_rest_is_whole_or_absent()
     disk::check(&data).await;
 }
 
-/// The very first start makes a keyring, a database and a token. Cut off anywhere, the next start
-/// finishes it.
+/// The first start creates a keyring, a database and a token. If it is killed at any point, the
+/// next start completes it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_start_that_is_killed_is_finished_by_the_next() {
     let made = ["keyward.db", "keyring", "admin.token"];
     let mut stages = [0; 4];
     for _ in 0..rounds() {
-        let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("data");
+        let (_directory, data) = fresh_directory();
         let mut first = Process::command(BINARY, &data)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -96,7 +89,7 @@ async fn a_first_start_that_is_killed_is_finished_by_the_next() {
         first.kill().unwrap();
         first.wait().unwrap();
         stages[made.iter().filter(|name| data.join(name).exists()).count()] += 1;
-        let mut process = start(&data);
+        let mut process = serve(&data);
         let client = process.client().await;
         let (_, key) = client.issue("42", "").await.unwrap();
         assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);

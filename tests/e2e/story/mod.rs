@@ -5,11 +5,11 @@
 //! the API accepts only this key. `KEYWARD_SOAK_ROUNDS` sets the rounds of each race, by default 20.
 
 mod actor;
-mod cluster;
 mod hostile;
 mod network;
 mod outages;
 mod races;
+mod two_instances;
 mod whole;
 mod words;
 
@@ -18,7 +18,7 @@ use std::time::Duration;
 use keyward_testkit::Stage;
 
 use actor::Actor;
-use whole::{assert_whole, keys_of, refused};
+use whole::{assert_whole, refused};
 use words::LANGUAGES;
 
 /// The rounds of each race.
@@ -148,6 +148,6 @@ async fn hides(stage: &Stage, actor: &Actor) {
     let shown: Vec<_> = keys().collect();
     assert_eq!(shown[0], shown[1]);
     assert_eq!(stage.request(&shown[0]).await.status, 200);
-    let keys = keys_of(&stage.client().await, &actor.account()).await;
+    let keys = stage.client().await.list(&actor.account()).await.unwrap();
     assert_eq!(keys.len(), 1);
 }

@@ -39,9 +39,7 @@ async fn replaces(stage: &Stage, account: &str) -> i64 {
 /// Asserts that the API refuses this key, with the right answer.
 pub(crate) async fn refused(front: &Front, key: &str) {
     let answer = front.request(key).await;
-    assert_eq!(answer.status, 401, "{answer:?}");
-    let expected = r#"{"error":true,"message":"INVALID_API_KEY","data":null}"#;
-    assert_eq!(answer.body, expected);
+    assert!(answer.is_refusal(401, "INVALID_API_KEY"), "{answer:?}");
     assert!(answer.header("www-authenticate").is_some(), "{answer:?}");
 }
 
@@ -62,7 +60,7 @@ pub(crate) async fn assert_one_lives(
     live: &str,
     dead: &[&str],
 ) {
-    let keys = keys_of(client, &actor.account()).await;
+    let keys = client.list(&actor.account()).await.unwrap();
     let states: Vec<_> = keys.iter().map(v1::ApiKey::state).collect();
     let active = states.iter().filter(|state| **state == v1::State::Active);
     assert_eq!(active.count(), 1, "{states:?}");

@@ -1,5 +1,5 @@
-//! The listener's TLS on the real process: who is let in, what a bad certificate leads to, a
-//! certificate that is replaced, and handshakes that never end.
+//! TLS of the real process: accepted and refused clients, bad certificates, a replaced certificate,
+//! and endless handshakes.
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -74,7 +74,7 @@ async fn metric(process: &Process, name: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_valid_through_tls_and_nobody_else_is_served() {
+async fn a_key_is_valid_through_tls_and_plain_text_is_refused() {
     let place = Place::new();
     let mut process = place.start();
     let client = place.client(&process).await;
@@ -102,7 +102,7 @@ async fn a_key_is_valid_through_tls_and_nobody_else_is_served() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_http_2_is_agreed_on_and_a_session_is_taken_up_again() {
+async fn only_http_2_is_negotiated_and_a_session_is_resumed() {
     let place = Place::new();
     let process = place.start();
     let offer = Offer::new(place.authority.pem(), &[b"h2"]);
@@ -163,9 +163,9 @@ async fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
     assert!(process.stop().success());
 }
 
-/// Whoever connects and says nothing neither keeps others out nor holds up the stop.
+/// Idle connections neither block other clients nor delay the stop.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_silent_connections_hinder_nobody() {
+async fn a_thousand_idle_connections_slow_no_other_client() {
     more_files();
     let place = Place::new();
     let mut command = place.command();
@@ -205,7 +205,7 @@ async fn a_thousand_silent_connections_hinder_nobody() {
     );
 }
 
-/// Two who do not greet: one says nothing, one half of what it should.
+/// Two connections without a complete preface: one sends nothing, the other sends half of it.
 async fn rude(address: SocketAddr, offer: Option<&Offer>) -> Vec<Box<dyn Stream>> {
     let mut all: Vec<Box<dyn Stream>> = Vec::new();
     for said in ["", "PRI * HTTP/2"] {
@@ -224,7 +224,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_does_not_greet_is_let_go_and_holds_up_no_stop() {
+async fn a_connection_without_a_preface_is_closed_and_delays_no_stop() {
     let place = Place::new();
     let offer = Offer::new(place.authority.pem(), &[b"h2"]);
     let plain = tempfile::tempdir().unwrap();
@@ -364,7 +364,7 @@ fn one_file_without_the_other_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_for_others_takes_no_insecure_with_tls() {
+async fn a_public_address_with_tls_needs_no_insecure_flag() {
     let place = Place::new();
     let mut command = Command::new(BINARY);
     command

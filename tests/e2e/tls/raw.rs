@@ -1,4 +1,4 @@
-//! Handshakes by themselves, to see what was agreed on and which certificate was shown.
+//! Single handshakes that show the negotiated protocol and the server's certificate.
 
 use std::io;
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! Calls that are dropped at any point: what was answered is there, whatever was not is there whole
-//! or not at all, and no connection that was in the middle of something is used again.
+//! Calls that are dropped at any point: an answered change is there, any other is complete or
+//! absent, and a connection that was in the middle of a call is not used again.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -15,10 +15,10 @@ use keyward_testkit::eventually;
 use super::{STALENESS, fresh};
 use crate::world::{World, actor, disabled, kill, kill_all, replace};
 
-/// More polls than any call takes.
+/// More polls than any call needs.
 const ENOUGH: usize = 200;
 
-/// Polls `call` so many times, whenever it asks for it, and drops it then; its answer, if it came.
+/// Polls `call` at most `times` times, drops it, and returns the answer if there is one.
 async fn polled<T>(times: usize, call: impl Future<Output = T>) -> Option<T> {
     let mut call = pin!(call);
     let mut left = times;

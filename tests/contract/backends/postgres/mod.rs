@@ -1,5 +1,5 @@
-//! The shared store: a database of its own for each case, on one private server. Cases own the
-//! time: the database's `store_time()` reads it from a file that the test's clock keeps.
+//! The shared store: each case has its own database on one private server. Cases control the time:
+//! the database's `store_time()` reads it from a file that the test's clock writes.
 
 mod drops;
 mod members;

@@ -1,4 +1,4 @@
-//! What the role that serves may not do, and what not even a superuser does past the log.
+//! What the serving role may not do, and what even a superuser cannot do without a log row.
 
 use keyward_testkit::Postgres as Server;
 

@@ -1,4 +1,4 @@
-//! Moving the schema, checking it, and finding a primary that has it.
+//! Migrating the schema, checking it, and finding a primary that has it.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! Writes under contention: grouped, in the order of ids, tried again after a deadlock; and calls
-//! that are dropped at any point.
+//! Writes under contention: grouped, ordered by id, and repeated after a deadlock; and calls that
+//! are dropped at any point.
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What is the embedded store's own: its directory, its lock and its file.
+//! What concerns the embedded store alone: its directory, its lock and its file.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

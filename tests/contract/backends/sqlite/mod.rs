@@ -1,4 +1,4 @@
-//! The embedded store: a database file in a directory of its own.
+//! The embedded store: a database file in its own directory.
 
 mod files;
 

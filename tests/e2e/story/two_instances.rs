@@ -19,7 +19,7 @@ enum Loss {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_flow_completes_when_one_of_two_instances_stops_or_dies() {
     for (id, loss) in (1001..).zip([Loss::Nothing, Loss::Stop, Loss::Kill]) {
-        let mut cluster = Cluster::start(env!("CARGO_BIN_EXE_keyward"), 2, Options::default());
+        let mut cluster = Cluster::start(crate::BINARY, 2, Options::default());
         let instances = vec![cluster.grpc(0), cluster.grpc(1)];
         let front = Front::start(FrontOptions {
             for_bot: instances.clone(),

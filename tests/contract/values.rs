@@ -1,0 +1,92 @@
+//! Values and commands in a few words.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keyward_core::key::{AccountId, KeyId, Metadata, Networks, Reason, Scopes, SlotName};
+use keyward_crypto::Sealed;
+use keyward_store::{Actor, KeyChanges, KeyTarget, Revocation, Successor};
+
+pub(crate) fn actor() -> Actor {
+    Actor {
+        token: Some(KeyId::from_bytes([0xac; 16])),
+        name: "bot".to_owned(),
+    }
+}
+
+pub(crate) fn account(text: &str) -> AccountId {
+    AccountId::new("account_id", text.to_owned()).unwrap()
+}
+
+pub(crate) fn slot(text: &str) -> SlotName {
+    SlotName::new("name", text.to_owned()).unwrap()
+}
+
+pub(crate) fn reason(text: &str) -> Option<Reason> {
+    Some(Reason::new("reason", text.to_owned()).unwrap())
+}
+
+pub(crate) fn scopes(texts: &[&str]) -> Scopes {
+    Scopes::new("scopes", owned(texts)).unwrap()
+}
+
+pub(crate) fn metadata(entries: &[(&str, &str)]) -> Metadata {
+    let entries = entries
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    Metadata::new("metadata", entries.collect::<BTreeMap<_, _>>()).unwrap()
+}
+
+pub(crate) fn networks(texts: &[&str]) -> Networks {
+    Networks::new("allowed_cidrs", &owned(texts)).unwrap()
+}
+
+fn owned(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// A sealed copy: opaque to a store.
+pub(crate) fn sealed(byte: u8) -> Sealed {
+    Sealed::from_bytes(vec![byte; 96])
+}
+
+/// Changes one key's `disabled`.
+pub(crate) fn disabled(disabled: bool) -> KeyChanges {
+    KeyChanges {
+        disabled: Some(disabled),
+        ..KeyChanges::default()
+    }
+}
+
+/// Revokes one key at once.
+pub(crate) fn kill(id: KeyId) -> Revocation {
+    end(id, Duration::ZERO)
+}
+
+/// Revokes one key after `grace`.
+pub(crate) fn end(id: KeyId, grace: Duration) -> Revocation {
+    Revocation::Key {
+        target: KeyTarget::Id(id),
+        successor: None,
+        grace,
+        reason: None,
+    }
+}
+
+/// Replaces one key, which lives on for `grace`.
+pub(crate) fn replace(id: KeyId, successor: Successor, grace: Duration) -> Revocation {
+    Revocation::Key {
+        target: KeyTarget::Id(id),
+        successor: Some(successor),
+        grace,
+        reason: None,
+    }
+}
+
+/// Revokes all keys of an account.
+pub(crate) fn kill_all(account: &str) -> Revocation {
+    Revocation::Account {
+        account: self::account(account),
+        reason: None,
+    }
+}
