@@ -19,6 +19,7 @@ mod endpoint;
 mod error;
 #[cfg(feature = "layer")]
 pub mod layer;
+mod rpc;
 mod secret;
 mod token;
 mod verdict;
@@ -27,5 +28,6 @@ pub use builder::{BuildError, Builder};
 pub use client::Client;
 pub use error::{Error, ErrorKind};
 pub use keyward_proto::v1;
+pub use rpc::Rpc;
 pub use secret::Secret;
 pub use verdict::{Consistency, Identity, Verdict, VerifyRequest};
