@@ -1,4 +1,4 @@
-//! The settings as flags, made from their table.
+//! The flags for the settings, built from the table of settings.
 
 use std::path::PathBuf;
 
@@ -8,15 +8,15 @@ use clap::{Arg, ArgAction, ArgMatches, Command, builder::ValueHint, value_parser
 use crate::config::{Setting, TABLE, Takes};
 
 const HEADING: &str = "Settings";
-/// The settings that say where the service is, and where its first token.
+/// The settings that tell a client where the service and its first token are.
 const FOR_CLIENTS: [&str; 2] = ["listen", "data_dir"];
 
-/// Gives `command` a flag for every setting.
+/// Adds a flag for every setting to `command`.
 pub(super) fn all(command: Command) -> Command {
     command.arg(config()).args(TABLE.iter().map(flag))
 }
 
-/// Gives `command` the flags of the settings that a client looks at.
+/// Adds the flags of the settings that a client reads to `command`.
 pub(super) fn for_clients(command: Command) -> Command {
     let settings = TABLE
         .iter()
@@ -31,7 +31,7 @@ fn config() -> Arg {
         .value_hint(ValueHint::FilePath)
         .value_parser(value_parser!(PathBuf))
         .help_heading(HEADING)
-        .help("File of settings [env: KEYWARD_CONFIG] [default: ./keyward.toml, if it exists]")
+        .help("File with settings [env: KEYWARD_CONFIG] [default: ./keyward.toml, if it exists]")
 }
 
 fn flag(setting: &Setting) -> Arg {
@@ -56,14 +56,14 @@ fn flag(setting: &Setting) -> Arg {
     }
 }
 
-/// The settings given as flags, also before the verb (those after it count for more), and the
-/// file that is named.
+/// The settings that flags set, and the settings file. Flags may precede the verb; a flag after the
+/// verb wins.
 pub(super) fn given(matches: &ArgMatches) -> (Vec<(String, String)>, Option<PathBuf>) {
     let (mut flags, mut config) = (Vec::new(), None);
     let mut level = Some(matches);
     while let Some(matches) = level {
         for setting in TABLE {
-            // An error means that this verb has no such flag.
+            // An error means that this verb does not have the flag.
             if let Ok(Some(text)) = matches.try_get_one::<String>(setting.name)
                 && matches.value_source(setting.name) == Some(ValueSource::CommandLine)
             {

@@ -170,10 +170,12 @@ async fn check_health(endpoint: &Endpoint, limit: Duration) -> Result<(), Error>
     let url = &endpoint.url;
     match timeout(limit, health.check(HealthCheckRequest::default())).await {
         Ok(Ok(response)) if response.get_ref().status() == ServingStatus::Serving => Ok(()),
-        Ok(Ok(response)) => Err(Error::unavailable(format!(
-            "{url} is {}: it is stopping, or it cannot prove that its knowledge is fresh",
-            response.get_ref().status().as_str_name()
-        ))),
+        Ok(Ok(response)) => Err(Error {
+            reason: Some(response.get_ref().status().as_str_name().to_owned()),
+            ..Error::unavailable(format!(
+                "{url}: the instance is stopping, or cannot prove that its knowledge is fresh"
+            ))
+        }),
         Ok(Err(status)) => Err(Error::from_status(&status, url, limit)),
         Err(_) => Err(Error::no_response(url, limit)),
     }

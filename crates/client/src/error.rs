@@ -35,8 +35,8 @@ pub enum ErrorKind {
 pub struct Error {
     /// The kind of failure.
     pub kind: ErrorKind,
-    /// The reason that Keyward gave, such as `REVOKE_UNCONFIRMED`; the proto lists them. `None` if
-    /// the failure did not come from Keyward but from the connection.
+    /// The reason that Keyward gave, such as `REVOKE_UNCONFIRMED` (the proto lists them), or its
+    /// health, such as `NOT_SERVING`. `None` if the failure came from the connection.
     pub reason: Option<String>,
     /// What happened, for people.
     pub message: String,
