@@ -1,5 +1,5 @@
-//! The client crate and its layer against the real service: issued, used, revoked, and away.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! The client crate and its layer against the real service.
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 #[path = "client/calls.rs"]
 mod calls;
@@ -18,10 +18,10 @@ use keyward_client::{Builder, Client};
 use keyward_proto::v1::{self, Role};
 use keyward_testkit::Process;
 
-/// For whatever must happen, and then happens soon.
+/// The limit for events that must happen and happen soon.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keyward as a process, and a directory for the files of those who call it.
+/// Keyward as a process, and a directory for the files of its callers.
 struct Keyward {
     process: Process,
     directory: tempfile::TempDir,
@@ -36,7 +36,7 @@ impl Keyward {
         Self { process, directory }
     }
 
-    /// Starts it again where it was.
+    /// Starts the service again on the same address.
     fn start_again(&mut self) {
         let data = self.directory.path().join("data");
         let binary = env!("CARGO_BIN_EXE_keyward");
@@ -52,7 +52,7 @@ impl Keyward {
         self.directory.path().join(name)
     }
 
-    /// Makes a token with these roles, and a file with it: its id and the file.
+    /// Creates a token with these roles. Returns its ID and a file with the token.
     async fn token(&self, name: &str, roles: &[Role]) -> (String, PathBuf) {
         let file = self.path(name);
         let id = self.token_into(&file, name, roles).await;
@@ -65,12 +65,12 @@ impl Keyward {
             roles: roles.iter().map(|role| *role as i32).collect(),
         };
         let mut admin = self.process.client().await.admin;
-        let made = admin.create_token(request).await.unwrap().into_inner();
-        std::fs::write(file, made.token + "\n").unwrap();
-        made.caller_token.unwrap().token_id
+        let created = admin.create_token(request).await.unwrap().into_inner();
+        std::fs::write(file, created.token + "\n").unwrap();
+        created.caller_token.unwrap().token_id
     }
 
-    /// A client with the token in `file`, and with time enough on a busy machine.
+    /// A client with the token in `file`, and with time limits for a busy machine.
     fn client(&self, file: &Path) -> Client {
         self.builder(file).build().unwrap()
     }
@@ -81,7 +81,7 @@ impl Keyward {
     }
 }
 
-/// A server of a test's own, until the runtime ends.
+/// Serves `app` until the runtime ends.
 async fn serve(app: axum::Router) -> SocketAddr {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listener = tokio::net::TcpListener::bind(any).await.unwrap();

@@ -1,11 +1,11 @@
-//! Plain HTTP, so that a test decides every byte of a header.
+//! Plain HTTP, so that a test controls every byte of a header.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// What came back.
+/// An HTTP response.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
@@ -22,7 +22,7 @@ impl Reply {
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
 
-    /// Whether it is a refusal in the envelope, with this status and message.
+    /// Whether this is a refusal in the envelope with this status and message.
     pub(crate) fn is_refusal(&self, status: u16, message: &str) -> bool {
         let body = format!(r#"{{"error":true,"message":"{message}","data":null}}"#);
         self.status == status
@@ -31,8 +31,8 @@ impl Reply {
     }
 }
 
-/// Sends a request with these headers; a `body` makes it a POST of JSON.
-pub(crate) async fn ask(
+/// Sends a request with these headers. With a `body`, it is a POST of JSON.
+pub(crate) async fn send(
     address: SocketAddr,
     path: &str,
     headers: &[(&str, &str)],
