@@ -255,7 +255,7 @@ fn token_is_created_once_for_a_file() {
     for (path, expected) in [
         ("empty", "exists and holds no token"),
         (".", "is a directory"),
-        ("", "is not the name of a file"),
+        ("no/..", "is not the name of a file"),
         ("new/", "is not the name of a file"),
         ("link", "is a link to a missing file"),
         ("no/such", "cannot write no/such"),
