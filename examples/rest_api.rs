@@ -1,4 +1,4 @@
-//! A small order API whose callers show an API key, which Keyward judges on every request.
+//! A small order API. Every request carries an API key, which Keyward verifies.
 //!
 //! ```text
 //! cargo run --example rest_api -- --keyward http://127.0.0.1:50051 --token-file verifier.token
@@ -6,7 +6,7 @@
 //!     -d '{"item":"energy","amount":3}' http://127.0.0.1:8080/v1/orders
 //! ```
 //!
-//! Its token needs the role `verifier` alone:
+//! Its token needs only the role `verifier`:
 //! `keyward token create api --role verifier --into verifier.token`.
 
 use std::collections::VecDeque;
@@ -36,133 +36,137 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// So many orders are kept, of all accounts together: the memory has a bound.
-const KEPT: usize = 10_000;
-/// An order has so many bytes at most, and takes no longer to come.
+/// The number of orders that are kept, for all accounts together, to limit the memory.
+const MAX_ORDERS: usize = 10_000;
+/// The largest body of a request, in bytes.
 const MAX_BODY: usize = 4096;
-const READING: Duration = Duration::from_secs(5);
-/// How often the limiter forgets the keys that have rested.
-const FORGET: Duration = Duration::from_secs(60);
+/// The longest time to read a body.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// The interval at which the limiter forgets idle keys.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A small order API behind Keyward.
 #[derive(Parser)]
 struct Options {
-    /// Where to listen; port 0 takes a free one.
+    /// Address to listen on; port 0 selects a free port.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// An instance of Keyward; give it once for each.
+    /// URL of an instance of Keyward; repeat for more.
     #[arg(long, value_name = "URL", required = true)]
     keyward: Vec<String>,
-    /// The file with this API's own token.
+    /// File with this API's own token.
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
-    /// The authorities to trust, as PEM; the system's unless given.
+    /// PEM file with the authorities to trust instead of the system's.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
-    /// How many requests a second one key may make.
+    /// Requests per second for each key.
     #[arg(long, default_value = "15")]
     rate: NonZeroU32,
-    /// A scope that keys must hold; give it once for each.
+    /// A scope that keys must have; repeat for more.
     #[arg(long)]
     scope: Vec<String>,
 }
 
-/// What a caller wants.
+/// The body of a new order.
 #[derive(Clone, Deserialize, Serialize)]
-struct Wish {
+struct NewOrder {
     item: String,
     amount: u32,
 }
 
-/// What a caller has.
+/// An order, as the API shows it.
 #[derive(Clone, Serialize)]
 struct Order {
     id: u64,
     #[serde(skip)]
     account_id: String,
     #[serde(flatten)]
-    wish: Wish,
+    content: NewOrder,
 }
 
 #[derive(Default)]
 struct Orders {
-    made: u64,
-    kept: VecDeque<Order>,
+    last_id: u64,
+    list: VecDeque<Order>,
 }
 
-type Shop = Arc<Mutex<Orders>>;
+type SharedOrders = Arc<Mutex<Orders>>;
 type Limits = Arc<DefaultKeyedRateLimiter<String>>;
 
 fn app(client: Client, options: &Options, limits: Limits) -> Router {
     Router::new()
         .route("/v1/orders", post(order).get(orders))
-        .with_state(Shop::default())
+        .with_state(SharedOrders::default())
         .layer(from_fn_with_state(limits, limit_rate))
-        // These lines let nobody in without a good key, and say who came in.
+        // These lines refuse requests without a valid key, and add the identity of the caller.
         .layer(
             RequireApiKey::new(client)
                 .scopes(options.scope.clone())
                 .body(Envelope::default()),
         )
         .layer(from_fn(read_first))
-        // What is added after the layer is open to everybody.
+        // Routes that are added after the layer need no key.
         .route("/healthz", get(async || "ok\n"))
 }
 
 async fn order(
-    State(shop): State<Shop>,
-    Extension(who): Extension<Identity>,
-    wish: Result<Json<Wish>, JsonRejection>,
+    State(orders): State<SharedOrders>,
+    Extension(identity): Extension<Identity>,
+    body: Result<Json<NewOrder>, JsonRejection>,
 ) -> Response {
-    let wish = match wish {
-        Ok(Json(wish)) => wish,
+    let content = match body {
+        Ok(Json(content)) => content,
         Err(rejection) => return refuse(rejection.status(), "INVALID_ORDER"),
     };
-    let mut orders = shop.lock();
-    orders.made += 1;
+    let mut orders = orders.lock();
+    orders.last_id += 1;
     let order = Order {
-        id: orders.made,
-        account_id: who.account_id,
-        wish,
+        id: orders.last_id,
+        account_id: identity.account_id,
+        content,
     };
-    orders.kept.push_back(order.clone());
-    if orders.kept.len() > KEPT {
-        orders.kept.pop_front();
+    orders.list.push_back(order.clone());
+    if orders.list.len() > MAX_ORDERS {
+        orders.list.pop_front();
     }
     (StatusCode::CREATED, Json(order)).into_response()
 }
 
-/// Reads the body before the key is judged, and not for long: else a request could be let in, and
-/// withhold its order until long after its key is dead.
+/// Reads the body before the key is verified, within a time limit. Otherwise a request could pass and
+/// hold back its order until long after its key is dead.
 async fn read_first(request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    match tokio::time::timeout(READING, to_bytes(body, MAX_BODY)).await {
+    match tokio::time::timeout(READ_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(body)) => next.run(Request::from_parts(head, body.into())).await,
         Ok(Err(_)) => refuse(StatusCode::PAYLOAD_TOO_LARGE, "INVALID_ORDER"),
         Err(_) => refuse(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT"),
     }
 }
 
-/// The caller's own orders: whose they are comes from the key alone.
-async fn orders(State(shop): State<Shop>, Extension(who): Extension<Identity>) -> Json<Vec<Order>> {
-    let orders = shop.lock();
-    let own = orders.kept.iter();
+/// The caller's own orders. Only the key decides which account they belong to.
+async fn orders(
+    State(orders): State<SharedOrders>,
+    Extension(identity): Extension<Identity>,
+) -> Json<Vec<Order>> {
+    let orders = orders.lock();
+    let own = orders.list.iter();
     Json(
-        own.filter(|order| order.account_id == who.account_id)
+        own.filter(|order| order.account_id == identity.account_id)
             .cloned()
             .collect(),
     )
 }
 
-/// Runs behind the layer, so only keys that are good are counted: nobody can fill its memory, nor
-/// use up the share of another.
+/// Runs behind the layer, so it counts only valid keys: nobody can fill its memory or use up the limit
+/// of another key.
 async fn limit_rate(
     State(limits): State<Limits>,
-    Extension(who): Extension<Identity>,
+    Extension(identity): Extension<Identity>,
     request: Request,
     next: Next,
 ) -> Response {
-    let Err(until) = limits.check_key(&who.key_id) else {
+    let Err(until) = limits.check_key(&identity.key_id) else {
         return next.run(request).await;
     };
     let wait = until.wait_time_from(limits.clock().now());
@@ -172,16 +176,13 @@ async fn limit_rate(
     response
 }
 
-/// Other errors look like those of the layer.
+/// A response in the format of the layer's refusals.
 fn refuse(status: StatusCode, message: &str) -> Response {
     let kind = [(CONTENT_TYPE, "application/json")];
     (status, kind, Envelope::wrap(message)).into_response()
 }
 
-#[expect(
-    clippy::print_stderr,
-    reason = "it says where it is, for people and scripts"
-)]
+#[expect(clippy::print_stderr, reason = "people and scripts read the address")]
 async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut builder = Client::builder()
         .endpoints(options.keyward.clone())
@@ -193,7 +194,7 @@ async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let app = app(builder.build()?, &options, Arc::clone(&limits));
     tokio::spawn(async move {
         loop {
-            tokio::time::sleep(FORGET).await;
+            tokio::time::sleep(CLEANUP_INTERVAL).await;
             limits.retain_recent();
             limits.shrink_to_fit();
         }
@@ -201,7 +202,7 @@ async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     let mut stop = signal(SignalKind::terminate())?;
     let listener = TcpListener::bind(options.listen).await?;
     eprintln!("rest_api is ready: http://{}", listener.local_addr()?);
-    // Keys that may be used only from certain addresses need the peer's.
+    // Keys that are limited to certain addresses need the address of the peer.
     let app = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, app)
         .with_graceful_shutdown(async move { stop.recv().await.unwrap_or_default() })
@@ -210,7 +211,7 @@ async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 #[tokio::main]
-#[expect(clippy::print_stderr, reason = "why it ends")]
+#[expect(clippy::print_stderr, reason = "the user reads the error")]
 async fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)

@@ -1,4 +1,4 @@
-//! The `keyward` binary: the service, and a client of it.
+//! The `keyward` binary: starts the service, or runs a command against it.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -8,13 +8,13 @@ use keyward::{app, cli, system};
 
 fn main() -> ExitCode {
     system::choose_cryptography();
-    cli::run(std::env::args_os(), std::env::vars_os(), &Here)
+    cli::run(std::env::args_os(), std::env::vars_os(), &App)
 }
 
-/// What is done by this process itself.
-struct Here;
+/// The commands that need no service, implemented by [`app`].
+struct App;
 
-impl cli::Operations for Here {
+impl cli::LocalCommands for App {
     fn serve(&self, settings: Settings) -> Result<(), String> {
         app::serve(settings).map_err(|error| error.to_string())
     }

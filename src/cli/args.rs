@@ -1,4 +1,4 @@
-//! The verbs and their arguments.
+//! Defines the verbs, their arguments and their help texts.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,29 +6,28 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 
 use super::flags;
-use super::input::{KeyText, key_text, pair, reason, role, service_role, time};
-use crate::config::Url;
+use super::input::{KeyText, endpoint, key_text, pair, reason, role, service_role, time};
 use keyward_ops::VERSION;
 use keyward_proto::v1::Role;
 
 const AFTER_HELP: &str = "\
 Exit codes:
-  0   done
-  1   failed: the reason is on stderr
-  2   a key was judged, and its verdict is not VALID
+  0   success
+  1   failure: stderr shows the reason
+  2   the verdict on a key is not VALID
   64  the command line or a setting is wrong
 
-A setting is a flag, a variable or a key of keyward.toml; a flag beats a variable, a variable the file.
-An argument is visible to other users of this machine while the command runs: pass secrets through
-stdin, as `-`.
-With `--output json` a command prints one object. Its names are those of the API, its times RFC 3339,
-its enum values stand without their prefix (VALID, ACTIVE), and what is absent is null.";
+Set a setting by a flag, an environment variable or a key in keyward.toml. A flag overrides a variable,
+and a variable overrides the file.
+Other users of this machine can see the arguments of a running command. Pass secrets on stdin, as `-`.
+With `--output json`, a command prints one object with the names of the API. Times are in RFC 3339
+format, enum values have no prefix (VALID, ACTIVE), and absent values are null.";
 
 /// The whole command line.
 pub(super) fn command() -> Command {
     let command = Verb::augment_subcommands(Command::new("keyward"))
         .version(VERSION)
-        .about("An API-key authority whose revocations hold everywhere once they return")
+        .about("An API-key authority: when a revocation returns, the key is dead everywhere")
         .after_help(AFTER_HELP)
         .mut_subcommands(|verb| match verb.get_name() {
             "serve" | "config" | "migrate" | "init" => flags::all(verb),
@@ -41,9 +40,9 @@ pub(super) fn command() -> Command {
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Start the service; the same as no verb
+    /// Start the service (the default without a verb)
     Serve,
-    /// Show the settings in force, and where each came from
+    /// Show the effective settings and the source of each
     Config(Config),
     #[command(flatten)]
     Direct(Direct),
@@ -51,14 +50,14 @@ pub(super) enum Verb {
     Call(Box<Call>),
 }
 
-/// The verbs that go straight to the store: for when no instance can serve.
+/// The verbs that open the store or the keyring themselves, and so need no running instance.
 #[derive(Subcommand)]
 pub(super) enum Direct {
-    /// Bring the schema of a Postgres store up to date; `store` names its owner as the user
+    /// Update the schema of a Postgres store; the user in `store` must own it
     Migrate(Migrate),
-    /// Migrate a new Postgres store, and make its keyring and its first token
+    /// Set up a new Postgres store: its schema, its keyring and its first token
     Init(Init),
-    /// Manage the epoch of a Postgres store
+    /// Manage the epoch of a Postgres store after a restore or failover
     Epoch(Epoch),
     /// Manage the keyring on this machine
     Keyring(Keyring),
@@ -67,26 +66,26 @@ pub(super) enum Direct {
 /// The verbs that call the service.
 #[derive(Subcommand)]
 pub(super) enum Call {
-    /// Show the key of a slot; create it if there is none
+    /// Show the key of a slot; create the key if the slot is empty
     Issue(Issue),
-    /// Show what is known of a key, never its secret
+    /// Show a key without its secret
     Get(Get),
     /// List the keys of an account
     List(List),
-    /// Revoke a key, or all keys of an account; when this returns, they are dead everywhere
+    /// Revoke a key, or all keys of an account; on success, they are dead everywhere
     Revoke(Revoke),
-    /// Change a key; when this returns, the change is in force everywhere
+    /// Change a key; on success, the change is in force everywhere
     Update(Update),
-    /// Judge a key: exits with 0 if it is VALID, with 2 if it is not
+    /// Check whether a key is valid; exits with 0 if it is VALID, otherwise with 2
     Verify(Verify),
-    /// Manage the tokens of callers
+    /// Manage the tokens with which programs call Keyward
     Token(Token),
-    /// Ask whether the service serves, which takes no token: exits with 0 if it does, with 1 if not
+    /// Check whether the service serves, without a token; exits with 0 or 1
     Health(Health),
 }
 
 impl Call {
-    /// How to reach the service, and how to print its answer.
+    /// The options for the connection and the output.
     pub(super) fn client_args(&self) -> &ClientArgs {
         match self {
             Self::Issue(args) => &args.client,
@@ -105,7 +104,7 @@ impl Call {
     }
 }
 
-/// How a result is printed: lines for people, or one JSON object.
+/// The output format: lines for people, or one JSON object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     Text,
@@ -115,22 +114,20 @@ pub(super) enum Format {
 #[derive(Args)]
 #[command(next_help_heading = "Client")]
 pub(super) struct ClientArgs {
-    /// The service, http:// or https:// [env: KEYWARD_ENDPOINT] [default: where `listen` and
-    /// `tls_cert` say that it is]
-    #[arg(long, value_name = "URL", value_parser = Url::new)]
-    pub(super) endpoint: Option<Url>,
-    /// File of the authorities that are believed in place of the system's, in PEM [env:
-    /// KEYWARD_CA_FILE]
+    /// URL of the service, http:// or https:// [env: KEYWARD_ENDPOINT] [default: from `listen` and
+    /// `tls_cert`]
+    #[arg(long, value_name = "URL", value_parser = endpoint)]
+    pub(super) endpoint: Option<String>,
+    /// PEM file with the authorities to trust instead of the system's [env: KEYWARD_CA_FILE]
     #[arg(long, value_name = "FILE")]
     pub(super) ca_file: Option<PathBuf>,
-    /// File that holds the caller's token [env: KEYWARD_TOKEN_FILE] [default: admin.token in
-    /// data_dir]
+    /// File with your token [env: KEYWARD_TOKEN_FILE] [default: admin.token in data_dir]
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
-    /// How long to wait for the answer; a revoke may take as long as `max_staleness`
+    /// Time limit of each call; a revoke may take as long as `max_staleness`
     #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = humantime::parse_duration)]
     pub(super) timeout: Duration,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
     pub(super) output: Format,
 }
@@ -138,28 +135,28 @@ pub(super) struct ClientArgs {
 #[derive(Args)]
 #[command(group = ArgGroup::new("expiry"))]
 pub(super) struct Issue {
-    /// Whose key it is
+    /// The account that owns the key
     #[arg(long, value_name = "ACCOUNT_ID")]
     pub(super) account: String,
     /// The slot of the account [default: default]
     #[arg(long)]
     pub(super) name: Option<String>,
-    /// What the key may do; once for each scope
+    /// A scope of the key; repeat for more
     #[arg(long, value_name = "SCOPE")]
     pub(super) scope: Vec<String>,
-    /// A note that the key carries; once for each
+    /// Metadata of the key; repeat for more
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
     pub(super) metadata: Vec<(String, String)>,
-    /// A network from which the key may be used; once for each [default: any]
+    /// A network from which the key may be used; repeat for more [default: any network]
     #[arg(long, value_name = "NETWORK")]
     pub(super) cidr: Vec<String>,
-    /// Keep a sealed copy, so that the key can be shown again
+    /// Keep a sealed copy, so that the secret can be shown again
     #[arg(long)]
     pub(super) recoverable: bool,
-    /// How long the key lives, such as 30d
+    /// Lifetime of the key, such as 30d
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, group = "expiry")]
     pub(super) ttl: Option<Duration>,
-    /// When the key expires, such as 2030-01-31T00:00:00Z
+    /// Time at which the key expires, such as 2030-01-31T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time, group = "expiry")]
     pub(super) expire_time: Option<prost_types::Timestamp>,
     #[command(flatten)]
@@ -169,7 +166,7 @@ pub(super) struct Issue {
 #[derive(Args)]
 #[command(group = ArgGroup::new("target").required(true))]
 pub(super) struct Get {
-    /// The public name of the key, a UUID
+    /// ID of the key, a UUID
     #[arg(value_name = "KEY_ID", group = "target")]
     pub(super) key_id: Option<String>,
     /// The key itself; `-` reads it from stdin
@@ -181,7 +178,7 @@ pub(super) struct Get {
 
 #[derive(Args)]
 pub(super) struct List {
-    /// Whose keys
+    /// The account that owns the keys
     #[arg(long, value_name = "ACCOUNT_ID")]
     pub(super) account: String,
     #[command(flatten)]
@@ -192,10 +189,10 @@ pub(super) struct List {
 
 #[derive(Args)]
 pub(super) struct Page {
-    /// Show revoked ones, too
+    /// Include revoked ones
     #[arg(long)]
     pub(super) all: bool,
-    /// How many to ask for at a time, at most 1000
+    /// Entries per page, at most 1000
     #[arg(
         long,
         value_name = "NUMBER",
@@ -203,7 +200,7 @@ pub(super) struct Page {
         hide_default_value = true
     )]
     pub(super) page_size: i32,
-    /// Show only the page of this token, '' for the first one; without it, all pages
+    /// Show only the page with this token, '' for the first page [default: all pages]
     #[arg(long, value_name = "TOKEN")]
     pub(super) page_token: Option<String>,
 }
@@ -211,22 +208,22 @@ pub(super) struct Page {
 #[derive(Args)]
 #[command(group = ArgGroup::new("target").required(true))]
 pub(super) struct Revoke {
-    /// The public name of the key, a UUID
+    /// ID of the key, a UUID
     #[arg(value_name = "KEY_ID", group = "target")]
     pub(super) key_id: Option<String>,
     /// The key itself; `-` reads it from stdin
     #[arg(long, value_name = "KEY|-", value_parser = key_text, group = "target")]
     pub(super) key: Option<KeyText>,
-    /// All keys of this account
+    /// Revoke all keys of this account
     #[arg(long, value_name = "ACCOUNT_ID", group = "target")]
     pub(super) account: Option<String>,
-    /// Make a successor and show it; only with KEY_ID
+    /// Create a successor and show it; only with KEY_ID
     #[arg(long, conflicts_with_all = ["key", "account"])]
     pub(super) replace: bool,
-    /// How long the key lives on, such as 10m, at most 30 days; only with KEY_ID
+    /// Time for which the key stays alive, such as 10m, at most 30 days; only with KEY_ID
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with_all = ["key", "account"])]
     pub(super) grace: Option<Duration>,
-    /// Why; kept with the key
+    /// Reason, stored with the key
     #[arg(
         long,
         value_name = "TEXT",
@@ -241,40 +238,40 @@ pub(super) struct Revoke {
 #[derive(Args)]
 #[command(group = ArgGroup::new("expiry"))]
 pub(super) struct Update {
-    /// The public name of the key, a UUID
+    /// ID of the key, a UUID
     #[arg(value_name = "KEY_ID")]
     pub(super) key_id: String,
-    /// The scopes that replace those it has; once for each
+    /// Replace all scopes with this one; repeat for more
     #[arg(long, value_name = "SCOPE", conflicts_with = "clear_scopes")]
     pub(super) scope: Vec<String>,
-    /// Take all scopes away
+    /// Remove all scopes
     #[arg(long)]
     pub(super) clear_scopes: bool,
-    /// The notes that replace those it has; once for each
+    /// Replace all metadata with this entry; repeat for more
     #[arg(long, value_name = "NAME=VALUE", value_parser = pair, conflicts_with = "clear_metadata")]
     pub(super) metadata: Vec<(String, String)>,
-    /// Take all notes away
+    /// Remove all metadata
     #[arg(long)]
     pub(super) clear_metadata: bool,
-    /// The networks that replace those it has; once for each
+    /// Replace all allowed networks with this one; repeat for more
     #[arg(long, value_name = "NETWORK", conflicts_with = "clear_cidrs")]
     pub(super) cidr: Vec<String>,
-    /// Let it be used from anywhere
+    /// Allow the key from any network
     #[arg(long)]
     pub(super) clear_cidrs: bool,
-    /// When the key expires, such as 2030-01-31T00:00:00Z
+    /// Time at which the key expires, such as 2030-01-31T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time, group = "expiry")]
     pub(super) expire_time: Option<prost_types::Timestamp>,
-    /// How long the key lives from now on (by the clock of this machine), such as 30d
+    /// Lifetime of the key from now, such as 30d; uses the clock of this machine
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, group = "expiry")]
     pub(super) ttl: Option<Duration>,
-    /// Take the expiry away
+    /// Remove the expiry
     #[arg(long, group = "expiry")]
     pub(super) never_expires: bool,
-    /// Switch the key off, for now
+    /// Disable the key until you enable it again
     #[arg(long, conflicts_with = "enable")]
     pub(super) disable: bool,
-    /// Switch the key on again
+    /// Enable the key again
     #[arg(long)]
     pub(super) enable: bool,
     #[command(flatten)]
@@ -286,10 +283,10 @@ pub(super) struct Verify {
     /// The key; `-` reads it from stdin
     #[arg(value_name = "KEY|-", value_parser = key_text)]
     pub(super) key: KeyText,
-    /// A scope that the key must hold; once for each
+    /// A scope that the key must have; repeat for more
     #[arg(long, value_name = "SCOPE")]
     pub(super) scope: Vec<String>,
-    /// The address of the end user
+    /// IP address of the end user
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -297,7 +294,7 @@ pub(super) struct Verify {
         hide_default_value = true
     )]
     pub(super) client_ip: String,
-    /// Read the store, even if the answer is known from memory
+    /// Read the store instead of a cache
     #[arg(long)]
     pub(super) strong: bool,
     #[command(flatten)]
@@ -318,25 +315,25 @@ pub(super) struct Token {
 
 #[derive(Subcommand)]
 pub(super) enum TokenVerb {
-    /// Make a token for a caller; it is shown once
+    /// Create a token for a caller; it is shown only once
     Create(TokenCreate),
-    /// List the tokens, never their secrets
+    /// List the tokens without their secrets
     List(TokenList),
-    /// Revoke a token; when this returns, it is dead everywhere
+    /// Revoke a token; on success, it is dead everywhere
     Revoke(TokenRevoke),
 }
 
 #[derive(Args)]
 pub(super) struct TokenCreate {
-    /// The caller's name; several tokens may share it
+    /// Name of the caller; several tokens may share it
     #[arg(value_name = "NAME")]
     pub(super) name: String,
-    /// What the caller may do; once for each role: issuer, verifier, revealer, reader, editor,
-    /// reporter, admin
+    /// A role of the caller; repeat for more: issuer, verifier, revealer, reader, editor, reporter,
+    /// admin
     #[arg(long, value_name = "ROLE", required = true, value_parser = role)]
     pub(super) role: Vec<Role>,
-    /// Write the token into this file, with mode 0600, and do not show it; if the file is there,
-    /// nothing is made
+    /// Write the token to this file, with mode 0600, instead of showing it; if the file already holds
+    /// a token, create nothing
     #[arg(long, value_name = "FILE")]
     pub(super) into: Option<PathBuf>,
     #[command(flatten)]
@@ -353,7 +350,7 @@ pub(super) struct TokenList {
 
 #[derive(Args)]
 pub(super) struct TokenRevoke {
-    /// The public name of the token, a UUID
+    /// ID of the token, a UUID
     #[arg(value_name = "TOKEN_ID")]
     pub(super) token_id: String,
     #[command(flatten)]
@@ -362,7 +359,7 @@ pub(super) struct TokenRevoke {
 
 #[derive(Args)]
 pub(super) struct Migrate {
-    /// The Postgres role that the service runs as; it is granted what it needs
+    /// Postgres role of the service, which gets the rights that it needs
     #[arg(long, value_name = "ROLE", value_parser = service_role)]
     pub(super) service_role: Option<String>,
 }
@@ -371,10 +368,10 @@ pub(super) struct Migrate {
 pub(super) struct Init {
     #[command(flatten)]
     pub(super) migrate: Migrate,
-    /// Where the first token is written; it must not exist [default: admin.token in data_dir]
+    /// New file for the first token; it must not exist [default: admin.token in data_dir]
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
-    /// Exit with 0 if the store has its keyring and tokens already; its schema is brought up to date
+    /// Succeed if the store already has its keyring and tokens; only update its schema
     #[arg(long)]
     pub(super) if_new: bool,
 }
@@ -387,14 +384,14 @@ pub(super) struct Epoch {
 
 #[derive(Subcommand)]
 pub(super) enum EpochVerb {
-    /// Begin a new epoch after the log lost its tail: instances that refused serve again, and what
-    /// was lost with the old primary stays lost
+    /// Begin a new epoch after the log lost its last changes: instances that refused to serve, serve
+    /// again; the lost changes stay lost
     Advance(EpochAdvance),
 }
 
 #[derive(Args)]
 pub(super) struct EpochAdvance {
-    /// Why; kept in the audit
+    /// Reason, stored in the audit log
     #[arg(long, value_name = "TEXT", value_parser = reason)]
     pub(super) reason: String,
 }
@@ -407,14 +404,14 @@ pub(super) struct Keyring {
 
 #[derive(Subcommand)]
 pub(super) enum KeyringVerb {
-    /// Add a new version of the cache key, which `redis` needs: instances use the newest one that
-    /// they find at their start, and share nothing with those that use another
+    /// Add a new cache key, which the setting `redis` requires: an instance uses the newest cache key
+    /// at its start, and shares its cache only with instances that use the same one
     Cache,
 }
 
 #[derive(Args)]
 pub(super) struct Config {
-    /// How to print the settings
+    /// Output format
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
     pub(super) output: Format,
 }

@@ -1,229 +1,153 @@
-//! Reaching the service: endpoint, token, and what its errors mean to the user.
+//! The connection to the service: its endpoint, its TLS trust, the caller's token, and what a failed
+//! call means to the user.
 
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::ErrorKind as IoErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keyward_proto::v1::admin_service_client::AdminServiceClient;
-use keyward_proto::v1::api_key_service_client::ApiKeyServiceClient;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::service::Interceptor;
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
-use tonic::{Code, Request, Status};
-use tonic_types::StatusExt as _;
+use keyward_client::{BuildError, Builder, Client, Error, ErrorKind, Rpc};
 
-use super::input::without_line_end;
-use super::{Failure, Reach, trust};
-use crate::config::{Settings, Url};
+use super::{Context, Failure, certificate, input};
+use crate::config::Settings;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The service, as one caller reaches it.
-pub(super) struct Client {
-    pub(super) keys: ApiKeyServiceClient<InterceptedService<Channel, Bearer>>,
-    pub(super) admin: AdminServiceClient<InterceptedService<Channel, Bearer>>,
+pub(super) struct Service {
+    client: Client,
     token_file: PathBuf,
-    timeout: Duration,
 }
 
-/// Adds the caller's token to each call.
-#[derive(Clone)]
-pub(super) struct Bearer(MetadataValue<Ascii>);
+impl Service {
+    /// A client with the caller's token. It connects with the first call.
+    pub(super) fn new(context: &Context<'_>) -> Result<Self, Failure> {
+        let token_file = context
+            .path(&context.options.token_file, "KEYWARD_TOKEN_FILE")
+            .unwrap_or_else(|| context.settings.data_dir.join("admin.token"));
+        let client = build(builder(context)?.token_file(&token_file))?;
+        Ok(Self { client, token_file })
+    }
 
-impl Interceptor for Bearer {
-    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request
-            .metadata_mut()
-            .insert("authorization", self.0.clone());
-        Ok(request)
+    pub(super) async fn call<R: Rpc>(&self, request: R) -> Result<R::Response, Failure> {
+        let response = self.client.call(request).await;
+        response.map_err(|error| explain(&error, &self.token_file))
     }
 }
 
-impl Client {
-    /// Connects. Flags heartbeat variables, variables heartbeat what the settings say of the service here.
-    pub(super) async fn connect(reach: &Reach<'_>) -> Result<Self, Failure> {
-        let Reach {
-            options,
-            environment,
-            settings,
-        } = reach;
-        let token_file = match (
-            &options.token_file,
-            variable(environment, "KEYWARD_TOKEN_FILE"),
-        ) {
-            (Some(path), _) => path.clone(),
-            (None, Some(path)) => PathBuf::from(path),
-            (None, None) => settings.data_dir.join("admin.token"),
-        };
-        let bearer = bearer(&token_file)?;
-        let channel = channel(reach).await?;
-        Ok(Self {
-            keys: ApiKeyServiceClient::with_interceptor(channel.clone(), bearer.clone()),
-            admin: AdminServiceClient::with_interceptor(channel, bearer),
-            token_file,
-            timeout: options.timeout,
-        })
-    }
+/// Succeeds if the service serves. Sends no token.
+pub(super) async fn check_health(context: &Context<'_>) -> Result<(), Failure> {
+    let client = build(builder(context)?.without_token())?;
+    let health = client.health().await;
+    health.map_err(|error| explain(&error, Path::new("")))
+}
 
-    /// What a call's error means, and what to do.
-    pub(super) fn explain(&self, status: &Status) -> Failure {
-        let mut text = match status.get_details_error_info() {
-            Some(info) => format!("{}: {}", info.reason, status.message()),
-            None => format!("{}: {}", status.code().description(), status.message()),
-        };
-        for violation in status
-            .get_details_bad_request()
-            .iter()
-            .flat_map(|b| &b.field_violations)
-        {
-            // Mostly the text says so already.
-            let said = format!("{}: {}", violation.field, violation.description);
-            if !text.contains(&said) {
-                text.push_str(&format!("\n  {said}"));
-            }
+/// The error, and what to do next.
+fn explain(error: &Error, token_file: &Path) -> Failure {
+    let file = token_file.display();
+    let advice = match (error.kind, error.reason.as_deref()) {
+        (_, Some("REVOKE_UNCONFIRMED")) => {
+            "the change is committed; repeat the command until it succeeds".to_owned()
         }
-        if let Some(advice) = self.advice(status) {
-            text.push_str("\n  ");
-            text.push_str(&advice);
+        (_, Some("OUTCOME_UNKNOWN")) => {
+            "repeat the command; before you repeat `token create`, check `keyward token list`"
+                .to_owned()
         }
-        Failure::Failed(text)
-    }
-
-    fn advice(&self, status: &Status) -> Option<String> {
-        let info = status.get_details_error_info();
-        let file = self.token_file.display();
-        match (
-            status.code(),
-            info.as_ref().map(|info| info.reason.as_str()),
-        ) {
-            (_, Some("REVOKE_UNCONFIRMED")) => {
-                Some("it is committed; repeat the command until it is proven".into())
-            }
-            (_, Some("OUTCOME_UNKNOWN")) => Some(
-                "repeat the command; that is safe, except for token create: see token list first"
-                    .into(),
-            ),
-            (Code::Unauthenticated, _) => Some(format!(
-                "the token was read from {file}; another is named with --token-file"
-            )),
-            (Code::PermissionDenied, _) => Some(format!(
-                "use a token that holds the role; this one was read from {file}"
-            )),
-            (Code::Unavailable, Some(_)) => Some("repeat the command; that is safe".into()),
-            (Code::Cancelled | Code::DeadlineExceeded, None) => Some(format!(
-                "there was no answer within {}; a longer time is given with --timeout",
-                humantime::format_duration(self.timeout)
-            )),
-            (Code::Unavailable | Code::Unknown | Code::Unimplemented | Code::Internal, None) => {
-                Some(
-                    "is the endpoint a keyward service, and does it still run? one with TLS takes \
-                     https://"
-                        .into(),
-                )
-            }
-            _ => None,
+        (_, Some("ROLE_REQUIRED")) => {
+            format!("use a token that has the role; this one comes from {file}")
         }
+        (ErrorKind::Unauthorized, _) => {
+            format!("the token comes from {file}; choose another file with --token-file")
+        }
+        (ErrorKind::Unavailable, Some(_)) => "repeat the command; this is safe".to_owned(),
+        (ErrorKind::Unavailable | ErrorKind::Internal, None) => {
+            "check that the service is running, \
+             and check the endpoint (--endpoint or KEYWARD_ENDPOINT; https:// if it uses TLS), the \
+             trusted CA (--ca-file or KEYWARD_CA_FILE) and the time limit (--timeout)"
+                .to_owned()
+        }
+        _ => return Failure::Failed(error.to_string()),
+    };
+    Failure::Failed(format!("{error}\n  {advice}"))
+}
+
+fn build(builder: Builder) -> Result<Client, Failure> {
+    builder.build().map_err(|error| match &error {
+        BuildError::Endpoint(..) | BuildError::Tls(..) => Failure::Usage(error.to_string()),
+        BuildError::Timeout(_) => {
+            Failure::Usage("--timeout must be more than 0 and at most 24h".to_owned())
+        }
+        BuildError::TokenFile(_, cause) if cause.kind() == IoErrorKind::NotFound => {
+            Failure::Failed(format!(
+                "{error}\n  the service writes its first token to admin.token in data_dir at its \
+                 first start; choose another file with --token-file or KEYWARD_TOKEN_FILE"
+            ))
+        }
+        _ => Failure::Failed(error.to_string()),
+    })
+}
+
+/// A client of the service without its token. The operator chose the endpoint, so clear text is
+/// allowed; the operator also decides whether to repeat a failed command, so there are no retries.
+fn builder(context: &Context<'_>) -> Result<Builder, Failure> {
+    let options = context.options;
+    let ca_file = context.path(&options.ca_file, "KEYWARD_CA_FILE");
+    let endpoint = match (&options.endpoint, context.variable("KEYWARD_ENDPOINT")) {
+        (Some(url), _) => Some(url.clone()),
+        (None, Some(text)) => Some(
+            input::endpoint(&text.to_string_lossy())
+                .map_err(|reason| Failure::Usage(format!("KEYWARD_ENDPOINT {reason}")))?,
+        ),
+        (None, None) => None,
+    };
+    let builder = Client::builder()
+        .timeout(options.timeout)
+        .change_timeout(options.timeout)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .retries(0)
+        .insecure(true);
+    let builder = match &ca_file {
+        Some(path) => builder.ca_file(path),
+        None => builder,
+    };
+    match endpoint {
+        Some(url) => Ok(builder.endpoint(url)),
+        None => local_service(builder, context.settings, ca_file.is_none()),
     }
 }
 
-/// Connects, without a token.
-pub(super) async fn channel(reach: &Reach<'_>) -> Result<Channel, Failure> {
-    let (url, tls) = endpoint(reach)?;
-    let timeout = reach.options.timeout;
-    let patience = CONNECT_TIMEOUT.min(timeout);
-    let refused = |error| Failure::Usage(format!("the endpoint {url}: {}", innermost(&error)));
-    let mut endpoint = Endpoint::from_shared(url.expose().to_owned())
-        .map_err(refused)?
-        .connect_timeout(patience)
-        .timeout(timeout);
-    if let Some(tls) = tls {
-        endpoint = endpoint.tls_config(tls).map_err(refused)?;
-    }
-    // The endpoint's own bound ends with TCP, and leaves out TLS.
-    match tokio::time::timeout(patience, endpoint.connect()).await {
-        Ok(Ok(channel)) => Ok(channel),
-        Ok(Err(error)) => Err(unconnected(&url, &innermost(&error))),
-        Err(_) => Err(unconnected(
-            &url,
-            &format!("no answer within {}", humantime::format_duration(patience)),
-        )),
-    }
-}
-
-/// That there is no connection, why, and what to look at.
-fn unconnected(url: &Url, cause: &str) -> Failure {
-    let advice = if cause.contains("CaUsedAsEndEntity") {
-        "the service shows the certificate of an authority, which is not taken for its own: one that \
-         signs itself is made with -addext basicConstraints=critical,CA:FALSE"
-    } else if cause.contains("certificate") {
-        "another authority is named with --ca-file or KEYWARD_CA_FILE, the name that is proven is \
-         that of the endpoint"
-    } else if cause.contains("InvalidContentType") {
-        "it speaks no TLS: is it a keyward service that takes http://?"
-    } else {
-        "is the service running? another endpoint is named with --endpoint or KEYWARD_ENDPOINT"
-    };
-    Failure::Failed(format!("cannot connect to {url}: {cause}\n  {advice}"))
-}
-
-fn variable<'a>(environment: &'a [(OsString, OsString)], name: &str) -> Option<&'a OsString> {
-    environment
-        .iter()
-        .find(|(key, _)| key == name)
-        .map(|(_, value)| value)
-}
-
-/// Where the service is, and whom to believe that it is the service, if that is to be proven.
-fn endpoint(reach: &Reach<'_>) -> Result<(Url, Option<ClientTlsConfig>), Failure> {
-    let Reach {
-        options,
-        environment,
-        settings,
-    } = reach;
-    let ca_file = match (&options.ca_file, variable(environment, "KEYWARD_CA_FILE")) {
-        (Some(path), _) => Some(path.clone()),
-        (None, path) => path.map(PathBuf::from),
-    };
-    let url = match (&options.endpoint, variable(environment, "KEYWARD_ENDPOINT")) {
-        (Some(url), _) => url.clone(),
-        (None, Some(text)) => Url::new(&text.to_string_lossy())
-            .map_err(|reason| Failure::Usage(format!("KEYWARD_ENDPOINT: {reason}")))?,
-        (None, None) => return of_this_machine(settings, ca_file.as_deref()),
-    };
-    let tls = match url.expose().starts_with("https") {
-        true => Some(trust::named(ca_file.as_deref())?),
-        false => None,
-    };
-    Ok((url, tls))
-}
-
-/// The service that the settings here speak of.
-fn of_this_machine(
+/// The service that the settings of this machine describe. The author of the settings is trusted, so
+/// its certificate file is too, unless a CA file is given. An address is seldom in the certificate,
+/// so the certificate proves one of its own names.
+fn local_service(
+    builder: Builder,
     settings: &Settings,
-    ca_file: Option<&Path>,
-) -> Result<(Url, Option<ClientTlsConfig>), Failure> {
+    trust_certificate: bool,
+) -> Result<Builder, Failure> {
     if settings.listen.port() == 0 {
         return Err(Failure::Usage(
-            "the setting `listen` has port 0; name the service with --endpoint".into(),
+            "the setting `listen` has port 0: name the service with --endpoint".into(),
         ));
     }
-    let reached = reachable(settings.listen);
-    let (scheme, tls) = match &settings.tls_cert {
-        Some(own) => {
-            let tls = trust::of_this_machine(ca_file, own, reached.ip())?;
-            ("https", Some(tls))
-        }
-        None => ("http", None),
+    let address = connect_address(settings.listen);
+    let Some(path) = &settings.tls_cert else {
+        return Ok(builder.endpoint(format!("http://{address}")));
     };
-    let url = Url::new(&format!("{scheme}://{reached}")).map_err(Failure::Usage)?;
-    Ok((url, tls))
+    let mut builder = builder.endpoint(format!("https://{address}"));
+    if trust_certificate {
+        builder = builder.ca_file(path);
+    }
+    let text = std::fs::read(path)
+        .map_err(|error| Failure::Failed(format!("tls_cert {}: {error}", path.display())))?;
+    Ok(match certificate::name_to_prove(&text, address.ip()) {
+        Some(name) => builder.server_name(name),
+        None => builder,
+    })
 }
 
-/// One listens on a wildcard, and connects to an address.
-fn reachable(listen: SocketAddr) -> SocketAddr {
+/// A service can listen on a wildcard address, but nobody can connect to one.
+fn connect_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
@@ -232,41 +156,18 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// The token in `path`, never repeated in an error.
-fn bearer(path: &Path) -> Result<Bearer, Failure> {
-    let at = path.display();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let advice = match error.kind() {
-            ErrorKind::NotFound => {
-                "\n  the service writes its first token to admin.token in data_dir when it starts for \
-                 the first time; another file is named with --token-file or KEYWARD_TOKEN_FILE"
-            }
-            _ => "",
-        };
-        Failure::Failed(format!("the token file {at}: {error}{advice}"))
-    })?;
-    let text = zeroize::Zeroizing::new(text);
-    let token = without_line_end(&text);
-    let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    let header = zeroize::Zeroizing::new(format!("Bearer {token}"));
-    match MetadataValue::try_from(header.as_str()) {
-        Ok(mut value) if is_token => {
-            value.set_sensitive(true);
-            Ok(Bearer(value))
-        }
-        _ => Err(Failure::Failed(format!(
-            "the token file {at} does not hold one token"
-        ))),
+impl Context<'_> {
+    fn variable(&self, name: &str) -> Option<&OsString> {
+        let mut variables = self.environment.iter();
+        let found = variables.find(|(key, _)| key == name);
+        found.map(|(_, value)| value)
     }
-}
 
-/// The transport's own text says no more than that there was an error.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
+    /// The path of a flag, or else of an environment variable.
+    fn path(&self, flag: &Option<PathBuf>, variable: &str) -> Option<PathBuf> {
+        let variable = || self.variable(variable).map(PathBuf::from);
+        flag.clone().or_else(variable)
     }
-    error.to_string()
 }
 
 #[cfg(test)]
@@ -274,32 +175,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wildcard_is_reached_on_loopback() {
-        for (listen, reached) in [
+    fn wildcard_address_is_reached_on_loopback() {
+        for (listen, expected) in [
             ("0.0.0.0:1", "127.0.0.1:1"),
             ("[::]:1", "[::1]:1"),
             ("192.0.2.7:1", "192.0.2.7:1"),
         ] {
-            assert_eq!(reachable(listen.parse().unwrap()).to_string(), reached);
-        }
-    }
-
-    #[test]
-    fn a_token_file_is_not_shown() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        for (text, fine) in [
-            ("kwt_canary\n", true),
-            ("", false),
-            ("kwt_canary x\n", false),
-            ("kwt_canary\n\n", false),
-        ] {
-            std::fs::write(file.path(), text).unwrap();
-            match bearer(file.path()) {
-                Ok(bearer) => assert!(fine && !format!("{:?}", bearer.0).contains("canary")),
-                Err(Failure::Failed(error) | Failure::Usage(error)) => {
-                    assert!(!fine && !error.contains("canary"), "{error}");
-                }
-            }
+            let address = connect_address(listen.parse().unwrap());
+            assert_eq!(address.to_string(), expected);
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What is done on this machine instead of by a service that is called: serving, and the verbs that
-//! go straight to the store. The command line knows no store; whoever starts it brings one along.
+//! The commands that this process executes itself instead of calling a service: serving, and the
+//! verbs that open the store or the keyring. The command line knows no store; `main` provides the
+//! implementation.
 
 use std::path::Path;
 
@@ -7,31 +8,31 @@ use super::Failure;
 use super::args::{Direct, EpochVerb, KeyringVerb};
 use crate::config::{Settings, Store};
 
-/// What the command line does on this machine. An error is one sentence that says what to do; what
-/// is answered otherwise is printed: lines, without the end of the last one, and never a secret.
-pub trait Operations {
-    /// Serves until the service is told to stop.
+/// Commands that this process executes itself. Each returns the lines to print, without the last
+/// line end, or an error text that says what to do. Neither holds a secret.
+pub trait LocalCommands {
+    /// Serves until a signal stops the service.
     ///
     /// # Errors
     ///
-    /// Why it did not start, or did not end in order.
+    /// If the service does not start or does not stop cleanly.
     fn serve(&self, settings: Settings) -> Result<(), String>;
 
-    /// Brings the schema of the store up to date and grants `service_role` what a service needs;
-    /// does nothing the second time. Never called for the embedded store.
+    /// Brings the schema of the store up to date, and grants `service_role` the rights that a service
+    /// needs. Idempotent. Never called for the embedded store.
     ///
     /// # Errors
     ///
-    /// Why the schema is not the one that this version needs.
+    /// If the schema is not the one that this version needs.
     fn migrate(&self, settings: &Settings, service_role: Option<&str>) -> Result<String, String>;
 
-    /// Migrates, and makes the keyring and a token with every role, which is written to
-    /// `token_file` (`None`: `admin.token` in `data_dir`). A store that has both is an error, or with
-    /// `if_new` none. Never called for the embedded store.
+    /// Migrates, creates the keyring, and writes a new token with every role to `token_file` (`None`:
+    /// `admin.token` in `data_dir`). A store that has both already is an error, unless `if_new` is
+    /// set. Never called for the embedded store.
     ///
     /// # Errors
     ///
-    /// Why it is not done; a keyring or a token file that is there is not overwritten.
+    /// If a step fails. An existing keyring or token file is never overwritten.
     fn init(
         &self,
         settings: &Settings,
@@ -40,70 +41,65 @@ pub trait Operations {
         if_new: bool,
     ) -> Result<String, String>;
 
-    /// Begins a new epoch, so that instances that refused a log without its tail serve again.
-    /// `reason` has 1 to 500 bytes and no control characters. Never called for the embedded store.
+    /// Begins a new epoch, so that instances which refused a log without its last changes serve
+    /// again. `reason` has 1 to 500 bytes and no control characters. Never called for the embedded
+    /// store.
     ///
     /// # Errors
     ///
-    /// Why the epoch is still the old one.
+    /// If the epoch did not advance.
     fn advance_epoch(&self, settings: &Settings, reason: &str) -> Result<String, String>;
 
     /// Adds a new version of the cache key to the keyring.
     ///
     /// # Errors
     ///
-    /// Why the keyring is still as it was.
+    /// If the keyring did not change.
     fn add_cache_key(&self, settings: &Settings) -> Result<String, String>;
 }
 
-/// Does it; answers what to print.
+/// Executes the verb. Returns the output.
 pub(super) fn run(
     verb: &Direct,
     settings: &Settings,
-    operations: &dyn Operations,
+    local: &dyn LocalCommands,
 ) -> Result<String, Failure> {
     if let Store::Sqlite(_) = settings.store
-        && let Some(why) = by_itself(verb)
+        && let Some(reason) = needless_for_embedded(verb)
     {
-        return Err(Failure::Usage(why));
+        return Err(Failure::Usage(reason));
     }
     let text = match verb {
-        Direct::Migrate(args) => operations.migrate(settings, args.service_role.as_deref()),
-        Direct::Init(args) => operations.init(
+        Direct::Migrate(args) => local.migrate(settings, args.service_role.as_deref()),
+        Direct::Init(args) => local.init(
             settings,
             args.migrate.service_role.as_deref(),
             args.token_file.as_deref(),
             args.if_new,
         ),
         Direct::Epoch(args) => match &args.verb {
-            EpochVerb::Advance(args) => operations.advance_epoch(settings, &args.reason),
+            EpochVerb::Advance(args) => local.advance_epoch(settings, &args.reason),
         },
         Direct::Keyring(args) => match &args.verb {
-            KeyringVerb::Cache => operations.add_cache_key(settings),
+            KeyringVerb::Cache => local.add_cache_key(settings),
         },
     };
     text.map(|text| text + "\n").map_err(Failure::Failed)
 }
 
-/// Why the embedded store needs no such verb, if it does not.
-fn by_itself(verb: &Direct) -> Option<String> {
-    let (name, does) = match verb {
-        Direct::Migrate(_) => (
-            "migrate",
-            "brings its schema up to date by itself at each start",
-        ),
+/// Why the embedded store does not need the verb, if it does not.
+fn needless_for_embedded(verb: &Direct) -> Option<String> {
+    let (name, instead) = match verb {
+        Direct::Migrate(_) => ("migrate", "updates its schema at each start"),
         Direct::Init(_) => (
             "init",
-            "makes its keyring and its first token by itself at the first start",
+            "creates its keyring and its first token at the first start",
         ),
-        Direct::Epoch(_) => (
-            "epoch advance",
-            "begins a new epoch by itself at each start",
-        ),
+        Direct::Epoch(_) => ("epoch advance", "begins a new epoch at each start"),
         Direct::Keyring(_) => return None,
     };
     Some(format!(
-        "the embedded store {does}: `keyward {name}` is for another one, which the setting `store` \
-         names, such as --store postgres://USER@HOST/DATABASE"
+        "the embedded store {instead}, so it does not need `keyward {name}`: for a Postgres store, \
+         set `store`, such as --store postgres://USER@HOST/DATABASE"
     ))
 }

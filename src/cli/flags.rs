@@ -10,7 +10,7 @@ use crate::config::Settings;
 /// The settings that locate the service and its first token.
 const FOR_CLIENTS: [&str; 2] = ["listen", "data_dir"];
 
-/// Gives `command` a flag for every setting.
+/// Adds a flag for every setting to `command`.
 pub(super) fn all(command: Command) -> Command {
     command.args(flags::<Settings>())
 }

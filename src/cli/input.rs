@@ -1,4 +1,4 @@
-//! What is read from arguments and from stdin.
+//! Parses arguments, and reads a key from stdin.
 
 use std::io::Read;
 
@@ -10,17 +10,17 @@ use time::format_description::well_known::Rfc3339;
 use super::Failure;
 use keyward_core::key::{KeyId, SecretText};
 
-/// More than any key; the service judges the rest.
+/// Longer than any key; the service judges the text.
 const MAX_KEY_BYTES: u64 = 64 * 1024;
 
-/// A key's text, or where it is read from.
+/// The text of a key, or the order to read it from stdin.
 #[derive(Clone, Debug)]
 pub(super) enum KeyText {
     Stdin,
     Given(SecretText),
 }
 
-/// Never fails: what a key looks like is judged by the service, and clap would print the text.
+/// Never fails, because clap would print the text. The service judges it.
 pub(super) fn key_text(text: &str) -> Result<KeyText, std::convert::Infallible> {
     Ok(match text {
         "-" => KeyText::Stdin,
@@ -29,7 +29,7 @@ pub(super) fn key_text(text: &str) -> Result<KeyText, std::convert::Infallible> 
 }
 
 impl KeyText {
-    /// The text. From `input` one line end at its end is left out, and nothing else.
+    /// The text. Of text from `input`, only one line end at the end is removed.
     pub(super) fn read(&self, input: &mut dyn Read) -> Result<SecretText, Failure> {
         match self {
             Self::Given(text) => Ok(text.clone()),
@@ -38,10 +38,12 @@ impl KeyText {
                 input
                     .take(MAX_KEY_BYTES)
                     .read_to_string(&mut text)
-                    .map_err(|error| Failure::Usage(format!("the key on stdin: {error}")))?;
+                    .map_err(|error| {
+                        Failure::Usage(format!("cannot read the key from stdin: {error}"))
+                    })?;
                 text.truncate(without_line_end(&text).len());
                 if text.is_empty() {
-                    return Err(Failure::Usage("there is no key on stdin".to_owned()));
+                    return Err(Failure::Usage("stdin holds no key".to_owned()));
                 }
                 Ok(SecretText::new(text))
             }
@@ -49,32 +51,37 @@ impl KeyText {
     }
 }
 
-pub(super) fn without_line_end(text: &str) -> &str {
+fn without_line_end(text: &str) -> &str {
     let text = text.strip_suffix('\n').unwrap_or(text);
     text.strip_suffix('\r').unwrap_or(text)
 }
 
-/// Refuses what is no id without repeating it: it may be a key that was pasted in the wrong place.
-pub(super) fn id(name: &str, text: &str) -> Result<String, Failure> {
-    let advice = if name == "KEY_ID" {
-        "; a key whose text you have is named with `--key -`, and read from stdin"
-    } else {
-        ""
-    };
+/// Checks a UUID. The error does not repeat the text: it may be a key in the wrong place.
+pub(super) fn id(name: &str, text: &str, advice: &str) -> Result<String, Failure> {
     KeyId::parse(text)
         .map(|id| id.to_string())
-        .ok_or_else(|| Failure::Usage(format!("{name} takes a UUID{advice}")))
+        .ok_or_else(|| Failure::Usage(format!("{name} must be a UUID{advice}")))
+}
+
+/// An endpoint begins with its scheme, so that a key in the wrong place is refused here, where the
+/// error does not repeat it. The client checks the rest.
+pub(super) fn endpoint(text: &str) -> Result<String, String> {
+    if !text.starts_with("https://") && !text.starts_with("http://") {
+        return Err("must begin with https:// or http://".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .ok_or_else(|| "takes NAME=VALUE".to_owned())
+        .ok_or_else(|| "must be NAME=VALUE".to_owned())
 }
 
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {
-    let time = OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|_| "takes a time of RFC 3339, such as 2030-01-31T00:00:00Z".to_owned())?;
+    let time = OffsetDateTime::parse(text, &Rfc3339).map_err(|_| {
+        "must be a time in RFC 3339 format, such as 2030-01-31T00:00:00Z".to_owned()
+    })?;
     Ok(Timestamp {
         seconds: time.unix_timestamp(),
         nanos: i32::try_from(time.nanosecond()).unwrap_or(0),
@@ -90,10 +97,10 @@ pub(super) fn role(text: &str) -> Result<Role, String> {
     known()
         .find(|name| *name == text)
         .and_then(|name| Role::from_str_name(&format!("ROLE_{}", name.to_uppercase())))
-        .ok_or_else(|| format!("takes one of {}", known().collect::<Vec<_>>().join(", ")))
+        .ok_or_else(|| format!("must be one of {}", known().collect::<Vec<_>>().join(", ")))
 }
 
-/// What Postgres takes as the name of a role.
+/// A name that Postgres accepts for a role.
 pub(super) fn service_role(text: &str) -> Result<String, String> {
     plain(text, 63)
 }
@@ -102,10 +109,10 @@ pub(super) fn reason(text: &str) -> Result<String, String> {
     plain(text, 500)
 }
 
-fn plain(text: &str, most: usize) -> Result<String, String> {
-    if text.is_empty() || text.len() > most || text.contains(char::is_control) {
+fn plain(text: &str, max: usize) -> Result<String, String> {
+    if text.is_empty() || text.len() > max || text.contains(char::is_control) {
         return Err(format!(
-            "takes 1 to {most} bytes without control characters"
+            "must have 1 to {max} bytes and no control characters"
         ));
     }
     Ok(text.to_owned())
@@ -116,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_end_is_left_out_and_nothing_else() {
+    fn only_one_line_end_is_removed() {
         for (given, read) in [
             ("kw_x\n", "kw_x"),
             ("kw_x\r\n", "kw_x"),
@@ -131,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn every_role_is_known_on_the_wire() {
+    fn every_role_has_a_wire_value() {
         for name in keyward_core::key::Role::ALL.map(keyward_core::key::Role::name) {
             assert!(role(name).is_ok(), "{name}");
         }
@@ -139,24 +146,24 @@ mod tests {
     }
 
     #[test]
-    fn roles_of_postgres_and_reasons_have_bounds() {
-        for (read, most) in [(service_role as fn(&str) -> _, 63), (reason, 500)] {
-            assert_eq!(read(&"x".repeat(most)), Ok("x".repeat(most)));
-            assert_eq!(read("a b 'c\" é"), Ok("a b 'c\" é".to_owned()));
-            // A letter of two bytes that ends behind the bound.
-            let long = "x".repeat(most - 1) + "é";
+    fn service_role_and_reason_have_limits() {
+        for (parse, max) in [(service_role as fn(&str) -> _, 63), (reason, 500)] {
+            assert_eq!(parse(&"x".repeat(max)), Ok("x".repeat(max)));
+            assert_eq!(parse("a b 'c\" é"), Ok("a b 'c\" é".to_owned()));
+            // A letter of two bytes that crosses the limit.
+            let long = "x".repeat(max - 1) + "é";
             for wrong in ["", "a\nb", "\u{7f}", "\u{85}", &long] {
-                let error = read(wrong).unwrap_err();
-                assert!(error.contains(&format!("1 to {most} bytes")), "{error}");
+                let error = parse(wrong).unwrap_err();
+                assert!(error.contains(&format!("1 to {max} bytes")), "{error}");
             }
         }
     }
 
     #[test]
-    fn an_id_is_not_repeated_when_it_is_none() {
-        let Err(Failure::Usage(text)) = id("KEY_ID", "kw_canary") else {
+    fn wrong_id_is_not_repeated() {
+        let Err(Failure::Usage(text)) = id("KEY_ID", "kw_canary", "; advice") else {
             panic!()
         };
-        assert!(text.contains("--key -") && !text.contains("canary"));
+        assert_eq!(text, "KEY_ID must be a UUID; advice");
     }
 }

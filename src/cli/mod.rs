@@ -1,17 +1,17 @@
-//! The command line: it starts the service, some verbs go straight to the store, and the others are
-//! a client of the service.
+//! The command line. It starts the service; some verbs work on this machine's files or store, the
+//! others call the service.
 
 mod args;
+mod certificate;
 mod client;
 mod direct;
 mod flags;
-mod health;
 mod input;
 mod keys;
 mod output;
+mod pages;
 mod render;
 mod token;
-mod trust;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
@@ -23,22 +23,22 @@ use clap::{ArgMatches, FromArgMatches as _};
 
 use crate::config::{self, Effective, Inputs, Settings};
 use args::{Call, ClientArgs, TokenVerb, Verb};
-use client::Client;
+use client::Service;
 use render::Report;
 
-pub use direct::Operations;
+pub use direct::LocalCommands;
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
 const NOT_VALID: u8 = 2;
 const USAGE: u8 = 64;
 
-/// Why a command ends without having done its work.
+/// Why a command failed.
 #[derive(Debug)]
 enum Failure {
     /// The command line or a setting is wrong.
     Usage(String),
-    /// The work failed.
+    /// Any other failure.
     Failed(String),
 }
 
@@ -49,15 +49,17 @@ struct Console<'a> {
     err: &'a mut dyn Write,
 }
 
-/// Runs the command that `arguments` (the program's name first) and `environment` ask for.
-/// `operations` do what no service is called for. The exit code is 0 when the work is done, 1 when it failed, 2 when a key was
-/// judged and is not VALID, 64 when the command line or a setting is wrong.
+/// Runs the command in `arguments`, which begin with the program's name. `local` executes the
+/// commands that call no service.
+///
+/// The exit code is 0 for success, 1 for a failure, 2 if a key is not VALID, and 64 if the command
+/// line or a setting is wrong.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-    operations: &dyn Operations,
+    local: &dyn LocalCommands,
 ) -> ExitCode {
-    // Not locked: the service writes its log to stderr while this function is still under way.
+    // The streams are not locked, because the service logs to stderr while this function runs.
     let (mut input, mut out, mut err) = (io::stdin(), io::stdout(), io::stderr());
     let mut console = Console {
         input: &mut input,
@@ -65,23 +67,23 @@ pub fn run(
         err: &mut err,
     };
     let environment = environment.into_iter().collect();
-    ExitCode::from(run_on(&mut console, arguments, environment, operations))
+    ExitCode::from(run_on(&mut console, arguments, environment, local))
 }
 
 fn run_on(
     console: &mut Console<'_>,
     arguments: impl IntoIterator<Item = OsString>,
     environment: Vec<(OsString, OsString)>,
-    operations: &dyn Operations,
+    local: &dyn LocalCommands,
 ) -> u8 {
     let matches = match args::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
-        Err(error) => return show_clap(console, &discreet(error)),
+        Err(error) => return show_clap(console, &hide_secrets(error)),
     };
-    let (text, note, code) = match execute(console.input, &matches, environment, operations) {
+    let (text, note, code) = match execute(console.input, &matches, environment, local) {
         Ok(done) => done,
-        Err(Failure::Failed(text)) => return complain(console, &text, FAILED),
-        Err(Failure::Usage(text)) => return complain(console, &text, USAGE),
+        Err(Failure::Failed(text)) => return print_error(console, &text, FAILED),
+        Err(Failure::Usage(text)) => return print_error(console, &text, USAGE),
     };
     let written = console
         .out
@@ -90,35 +92,35 @@ fn run_on(
     match written {
         Ok(()) => {
             if let Some(note) = note {
-                // The work is done, whoever hears of it.
+                // The command succeeded even if the note cannot be written.
                 let _ = writeln!(console.err, "note: {note}");
             }
             code
         }
-        // Whoever read the output went away and wants no more, not even an error.
+        // The reader closed the pipe and expects no more output, not even an error.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => FAILED,
-        Err(error) => complain(
+        Err(error) => print_error(
             console,
-            &format!("the output cannot be written: {error}"),
+            &format!("cannot write the output: {error}"),
             FAILED,
         ),
     }
 }
 
-/// Takes out of a usage error what may be a key that was pasted in the wrong place: a surplus
-/// argument, and whatever is longer than any verb or flag.
-fn discreet(mut error: clap::Error) -> clap::Error {
-    const LONGEST: usize = 20;
+/// Hides text in a usage error that may be a key in the wrong place: a surplus argument, and any
+/// text longer than a verb or flag.
+fn hide_secrets(mut error: clap::Error) -> clap::Error {
+    const MAX_SHOWN: usize = 20;
     const HIDDEN: &str = "(not shown)";
-    let surplus = error.kind() == ClapKind::UnknownArgument;
+    let is_surplus = error.kind() == ClapKind::UnknownArgument;
     let mut kinds = vec![ContextKind::InvalidSubcommand, ContextKind::InvalidValue];
-    // In other errors it is the name of an argument that is known.
-    kinds.extend(surplus.then_some(ContextKind::InvalidArg));
+    // In other errors, InvalidArg is the name of a known argument.
+    kinds.extend(is_surplus.then_some(ContextKind::InvalidArg));
     for kind in kinds {
         let Some(ContextValue::String(text)) = error.get(kind) else {
             continue;
         };
-        if text.len() > LONGEST || (surplus && !text.starts_with('-')) {
+        if text.len() > MAX_SHOWN || (is_surplus && !text.starts_with('-')) {
             error.insert(kind, ContextValue::String(HIDDEN.to_owned()));
             error.remove(ContextKind::Suggested);
         }
@@ -126,13 +128,13 @@ fn discreet(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Help and version are done work; all else that clap says is a usage error.
+/// Prints help or the version as a success, and any other message of clap as a usage error.
 fn show_clap(console: &mut Console<'_>, error: &clap::Error) -> u8 {
-    let is_answer = matches!(
+    let is_success = matches!(
         error.kind(),
         ClapKind::DisplayHelp | ClapKind::DisplayVersion
     );
-    let (target, code) = if is_answer {
+    let (target, code) = if is_success {
         (&mut *console.out, DONE)
     } else {
         (&mut *console.err, USAGE)
@@ -143,18 +145,18 @@ fn show_clap(console: &mut Console<'_>, error: &clap::Error) -> u8 {
     }
 }
 
-fn complain(console: &mut Console<'_>, text: &str, code: u8) -> u8 {
-    // When stderr is gone too, the exit code is all that can be said.
+fn print_error(console: &mut Console<'_>, text: &str, code: u8) -> u8 {
+    // If stderr is closed, the exit code still reports the failure.
     let _ = writeln!(console.err, "error: {text}");
     code
 }
 
-/// Does the work; answers what to print, what to note beside it, and the exit code.
+/// Executes the command. Returns the output, a note for stderr, and the exit code.
 fn execute(
     input: &mut dyn Read,
     matches: &ArgMatches,
     environment: Vec<(OsString, OsString)>,
-    operations: &dyn Operations,
+    local: &dyn LocalCommands,
 ) -> Result<(String, Option<String>, u8), Failure> {
     let verb = match matches.subcommand_name() {
         Some(_) => Verb::from_arg_matches(matches)
@@ -164,16 +166,14 @@ fn execute(
     let effective = load(matches, &environment)?;
     let call = match verb {
         Verb::Serve => {
-            let served = operations
-                .serve(effective.settings)
-                .map_err(Failure::Failed);
-            return served.map(|()| (String::new(), None, DONE));
+            local.serve(effective.settings).map_err(Failure::Failed)?;
+            return Ok((String::new(), None, DONE));
         }
         Verb::Config(args) => {
             return Ok((output::config(&effective, args.output), None, DONE));
         }
         Verb::Direct(verb) => {
-            let text = direct::run(&verb, &effective.settings, operations)?;
+            let text = direct::run(&verb, &effective.settings, local)?;
             return Ok((text, None, DONE));
         }
         Verb::Call(call) => call,
@@ -181,58 +181,67 @@ fn execute(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::Failed(format!("no runtime: {error}")))?;
-    let reach = Reach {
+        .map_err(|error| Failure::Failed(format!("cannot start the tokio runtime: {error}")))?;
+    let context = Context {
         options: call.client_args(),
         environment: &environment,
         settings: &effective.settings,
     };
-    let report = runtime.block_on(answer(input, &call, &reach))?;
-    let text = report.render(reach.options.output);
+    let report = runtime.block_on(execute_call(input, &call, &context))?;
+    let text = report.render(context.options.output);
     Ok((text, report.note, report.exit))
 }
 
-/// All that is needed to reach the service.
-struct Reach<'a> {
+/// What decides how a verb reaches the service.
+struct Context<'a> {
     options: &'a ClientArgs,
     environment: &'a [(OsString, OsString)],
     settings: &'a Settings,
 }
 
-/// Calls the service. The request is put together first, so that a usage error needs no service.
-async fn answer(input: &mut dyn Read, call: &Call, reach: &Reach<'_>) -> Result<Report, Failure> {
-    match call {
+/// Calls the service. The request is built first, so that usage errors need no service.
+async fn execute_call(
+    input: &mut dyn Read,
+    call: &Call,
+    context: &Context<'_>,
+) -> Result<Report, Failure> {
+    let service = || Service::new(context);
+    Ok(match call {
         Call::Issue(args) => {
             let request = keys::issue_request(args)?;
-            Client::connect(reach).await?.issue(request).await
+            output::issued(&service()?.call(request).await?)
         }
         Call::Get(args) => {
             let request = keys::get_request(args, input)?;
-            Client::connect(reach).await?.get(request).await
+            output::shown(&service()?.call(request).await?)
         }
-        Call::List(args) => Client::connect(reach).await?.list(args).await,
+        Call::List(args) => pages::list_keys(args, &service()?).await?,
         Call::Revoke(args) => {
             let request = keys::revoke_request(args, input)?;
-            Client::connect(reach).await?.revoke(request).await
+            let response = service()?.call(request).await?;
+            output::revoked(&response, args.replace)
         }
         Call::Update(args) => {
             let request = keys::update_request(args)?;
-            Client::connect(reach).await?.update(request).await
+            output::updated(&service()?.call(request).await?)
         }
         Call::Verify(args) => {
             let request = keys::verify_request(args, input)?;
-            Client::connect(reach).await?.verify(request).await
+            output::judged(&service()?.call(request).await?)
         }
-        Call::Health(_) => health::ask(reach).await,
+        Call::Health(_) => {
+            client::check_health(context).await?;
+            output::healthy()
+        }
         Call::Token(args) => match &args.verb {
-            TokenVerb::Create(args) => token::create(args, reach).await,
-            TokenVerb::List(args) => Client::connect(reach).await?.list_tokens(args).await,
+            TokenVerb::Create(args) => token::create(args, context).await?,
+            TokenVerb::List(args) => pages::list_tokens(args, &service()?).await?,
             TokenVerb::Revoke(args) => {
                 let request = token::revoke_request(args)?;
-                Client::connect(reach).await?.revoke_token(request).await
+                output::token_revoked(&service()?.call(request).await?)
             }
         },
-    }
+    })
 }
 
 fn load(matches: &ArgMatches, environment: &[(OsString, OsString)]) -> Result<Effective, Failure> {

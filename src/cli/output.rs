@@ -1,8 +1,8 @@
-//! Answers as JSON objects and as lines for people. The names are those of the API.
+//! Formats responses as JSON objects and as lines for people, with the names of the API.
 
 use keyward_proto::v1::{
-    ApiKey, CallerToken, CreateTokenResponse, IssueResponse, RevokeResponse, RevokeTokenResponse,
-    Role, State, UpdateResponse, Verdict, VerifyResponse,
+    ApiKey, CallerToken, CreateTokenResponse, GetResponse, IssueResponse, RevokeResponse,
+    RevokeTokenResponse, Role, State, UpdateResponse, Verdict, VerifyResponse,
 };
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ use super::args::Format;
 use super::render::{Report, enum_name, lines, next_page, present, secret, table, time};
 use crate::config::Effective;
 
-/// The fields of a key in the order in which people are shown them.
+/// The fields of a key, in the order of the text output.
 const KEY_FIELDS: [&str; 15] = [
     "key_id",
     "account_id",
@@ -48,47 +48,49 @@ const TOKEN_FIELDS: [&str; 6] = [
 ];
 const PROOF_FIELDS: [&str; 2] = ["confirmed_instances", "waited_out_instances"];
 
-pub(super) fn issued(answer: &IssueResponse) -> Report {
-    let key = answer.key.as_ref().map(key);
+pub(super) fn issued(response: &IssueResponse) -> Report {
+    let key = response.key.as_ref().map(key);
     let json = json!({
         "key": key,
-        "api_key": present(&answer.api_key),
-        "created": answer.created,
+        "api_key": present(&response.api_key),
+        "created": response.created,
     });
     let mut text = lines(&json, &["created"]) + &lines(&json["key"], &KEY_FIELDS);
-    if !answer.api_key.is_empty() {
-        text.push_str(&secret(&answer.api_key));
+    if !response.api_key.is_empty() {
+        text.push_str(&secret(&response.api_key));
     }
     Report {
-        note: answer.key.as_ref().and_then(|key| not_created(answer, key)),
+        note: response
+            .key
+            .as_ref()
+            .and_then(|key| not_created(response, key)),
         ..Report::new(json, text)
     }
 }
 
-/// What to know of a key that was there already.
-fn not_created(answer: &IssueResponse, key: &ApiKey) -> Option<String> {
-    if answer.created {
+/// A note about a key that already existed.
+fn not_created(response: &IssueResponse, key: &ApiKey) -> Option<String> {
+    if response.created {
         return None;
     }
-    let shown = if !answer.api_key.is_empty() {
+    let shown = if !response.api_key.is_empty() {
         String::new()
     } else if key.recoverable {
-        "\n  its secret is shown only to a token that also holds the role revealer".to_owned()
+        "\n  only a token with the role revealer sees its secret".to_owned()
     } else {
         format!(
-            "\n  its secret is not shown again; to have a new key in its stead: keyward revoke {} \
-             --replace",
+            "\n  its secret cannot be shown again; to replace the key, run keyward revoke {} --replace",
             key.key_id
         )
     };
     Some(format!(
-        "the slot held this key already, and what was asked for a new one was not applied (see \
-         keyward update){shown}"
+        "the slot already has this key: your options for a new key were not applied (to change the \
+         key, run keyward update){shown}"
     ))
 }
 
-pub(super) fn shown(answer: Option<&ApiKey>) -> Report {
-    let json = json!({ "key": answer.map(key) });
+pub(super) fn shown(response: &GetResponse) -> Report {
+    let json = json!({ "key": response.key.as_ref().map(key) });
     let text = lines(&json["key"], &KEY_FIELDS);
     Report::new(json, text)
 }
@@ -111,28 +113,29 @@ pub(super) fn listed(keys: &[ApiKey], next_page_token: &str) -> Report {
     )
 }
 
-pub(super) fn updated(answer: &UpdateResponse) -> Report {
+pub(super) fn updated(response: &UpdateResponse) -> Report {
     let json = json!({
-        "key": answer.key.as_ref().map(key),
-        "revision": answer.revision,
-        "confirmed_instances": answer.confirmed_instances,
-        "waited_out_instances": answer.waited_out_instances,
+        "key": response.key.as_ref().map(key),
+        "revision": response.revision,
+        "confirmed_instances": response.confirmed_instances,
+        "waited_out_instances": response.waited_out_instances,
     });
     let text = lines(&json["key"], &KEY_FIELDS) + &lines(&json, &PROOF_FIELDS);
     Report::new(json, text)
 }
 
-pub(super) fn revoked(answer: &RevokeResponse) -> Report {
-    let revoked: Vec<_> = answer.revoked.iter().map(key).collect();
+/// `replace`: whether the caller asked for a successor.
+pub(super) fn revoked(response: &RevokeResponse, replace: bool) -> Report {
+    let revoked: Vec<_> = response.revoked.iter().map(key).collect();
     let json = json!({
         "revoked": revoked,
-        "revoked_count": answer.revoked_count,
-        "replacement": answer.replacement.as_ref().map(key),
-        "api_key": present(&answer.api_key),
-        "revoke_time": answer.revoke_time.as_ref().map(time),
-        "revision": answer.revision,
-        "confirmed_instances": answer.confirmed_instances,
-        "waited_out_instances": answer.waited_out_instances,
+        "revoked_count": response.revoked_count,
+        "replacement": response.replacement.as_ref().map(key),
+        "api_key": present(&response.api_key),
+        "revoke_time": response.revoke_time.as_ref().map(time),
+        "revision": response.revision,
+        "confirmed_instances": response.confirmed_instances,
+        "waited_out_instances": response.waited_out_instances,
     });
     let mut text = lines(&json, &["revoked_count", "revoke_time"]) + &lines(&json, &PROOF_FIELDS);
     if !revoked.is_empty() {
@@ -149,49 +152,52 @@ pub(super) fn revoked(answer: &RevokeResponse) -> Report {
             &revoked,
         ));
     }
-    if answer.replacement.is_some() {
+    if response.replacement.is_some() {
         text.push_str("\nreplacement\n");
         text.push_str(&lines(&json["replacement"], &KEY_FIELDS));
     }
-    if !answer.api_key.is_empty() {
-        text.push_str(&secret(&answer.api_key));
+    if !response.api_key.is_empty() {
+        text.push_str(&secret(&response.api_key));
     }
-    Report::new(json, text)
+    Report {
+        note: replace.then(|| not_replaced(response)).flatten(),
+        ..Report::new(json, text)
+    }
 }
 
-/// What to know of a `--replace` that gave no new secret.
-pub(super) fn unreplaced(answer: &RevokeResponse) -> Option<String> {
-    let note = match &answer.replacement {
-        _ if !answer.api_key.is_empty() => return None,
+/// A note about a `--replace` that returned no new secret.
+fn not_replaced(response: &RevokeResponse) -> Option<String> {
+    let note = match &response.replacement {
+        _ if !response.api_key.is_empty() => return None,
         None => {
-            "the key had been revoked without a replacement and gets none now; keyward issue fills \
-             its slot"
+            "the key was revoked earlier without a replacement and gets none now; to fill its slot, \
+             run keyward issue"
         }
         Some(key) if key.recoverable => {
-            "it had been replaced before; the secret of the replacement is shown only to a token \
-             that also holds the role revealer"
+            "the key was replaced earlier; only a token with the role revealer sees the secret of the \
+             replacement"
         }
         Some(_) => {
-            "it had been replaced before, and the secret of the replacement is not shown again; to \
-             have another, replace the replacement"
+            "the key was replaced earlier, and the secret of the replacement cannot be shown again; to \
+             get a new secret, replace the replacement"
         }
     };
     Some(note.to_owned())
 }
 
-pub(super) fn judged(answer: &VerifyResponse) -> Report {
+pub(super) fn judged(response: &VerifyResponse) -> Report {
     let json = json!({
-        "verdict": enum_name(Verdict::try_from(answer.verdict).map(|v| v.as_str_name()), "VERDICT_"),
-        "key_id": present(&answer.key_id),
-        "account_id": present(&answer.account_id),
-        "name": present(&answer.name),
-        "scopes": answer.scopes,
-        "metadata": answer.metadata,
-        "expire_time": answer.expire_time.as_ref().map(time),
-        "revision": answer.revision,
+        "verdict": enum_name(Verdict::try_from(response.verdict).map(|v| v.as_str_name()), "VERDICT_"),
+        "key_id": present(&response.key_id),
+        "account_id": present(&response.account_id),
+        "name": present(&response.name),
+        "scopes": response.scopes,
+        "metadata": response.metadata,
+        "expire_time": response.expire_time.as_ref().map(time),
+        "revision": response.revision,
     });
-    let is_valid = answer.verdict == i32::from(Verdict::Valid);
-    // All else is set for a valid key only.
+    let is_valid = response.verdict == i32::from(Verdict::Valid);
+    // The other fields are set only for a valid key.
     let fields = if is_valid {
         &VERDICT_FIELDS[..]
     } else {
@@ -208,14 +214,20 @@ pub(super) fn judged(answer: &VerifyResponse) -> Report {
     }
 }
 
-pub(super) fn token_created(answer: &CreateTokenResponse) -> Report {
+pub(super) fn healthy() -> Report {
+    let json = json!({"status": "SERVING"});
+    let text = lines(&json, &["status"]);
+    Report::new(json, text)
+}
+
+pub(super) fn token_created(response: &CreateTokenResponse) -> Report {
     let json = json!({
-        "caller_token": answer.caller_token.as_ref().map(token),
-        "token": present(&answer.token),
+        "caller_token": response.caller_token.as_ref().map(token),
+        "token": present(&response.token),
     });
     let mut text = lines(&json["caller_token"], &TOKEN_FIELDS);
-    if !answer.token.is_empty() {
-        text.push_str(&secret(&answer.token));
+    if !response.token.is_empty() {
+        text.push_str(&secret(&response.token));
     }
     Report::new(json, text)
 }
@@ -228,18 +240,18 @@ pub(super) fn tokens_listed(tokens: &[CallerToken], next_page_token: &str) -> Re
     Report::new(json, text)
 }
 
-pub(super) fn token_revoked(answer: &RevokeTokenResponse) -> Report {
+pub(super) fn token_revoked(response: &RevokeTokenResponse) -> Report {
     let json = json!({
-        "caller_token": answer.caller_token.as_ref().map(token),
-        "revision": answer.revision,
-        "confirmed_instances": answer.confirmed_instances,
-        "waited_out_instances": answer.waited_out_instances,
+        "caller_token": response.caller_token.as_ref().map(token),
+        "revision": response.revision,
+        "confirmed_instances": response.confirmed_instances,
+        "waited_out_instances": response.waited_out_instances,
     });
     let text = lines(&json["caller_token"], &TOKEN_FIELDS) + &lines(&json, &PROOF_FIELDS);
     Report::new(json, text)
 }
 
-/// The settings in force: in JSON an object of `value` and `source` by name.
+/// The effective settings. In JSON, an object with `value` and `source` for each name.
 pub(super) fn config(effective: &Effective, format: Format) -> String {
     let entries = effective.entries.iter();
     let rows: Vec<_> = entries
@@ -317,13 +329,13 @@ mod tests {
     }
 
     #[test]
-    fn a_new_key_shows_its_secret_once() {
-        let answer = IssueResponse {
+    fn new_key_shows_its_secret_once() {
+        let response = IssueResponse {
             key: Some(sample()),
             api_key: "kw_secret".into(),
             created: true,
         };
-        let report = issued(&answer);
+        let report = issued(&response);
         assert_eq!(report.text.matches("kw_secret").count(), 1);
         assert!(report.text.ends_with("\n\nkw_secret\n"));
         assert!(
@@ -347,28 +359,28 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_not_shown_is_null() {
+    fn hidden_secret_is_null() {
         let report = issued(&IssueResponse {
             key: Some(sample()),
             ..IssueResponse::default()
         });
-        assert!(report.note.is_some_and(|note| note.contains("a new")));
+        assert!(report.note.is_some_and(|note| note.contains("already has")));
         assert_eq!(report.json["api_key"], Value::Null);
     }
 
     #[test]
-    fn a_refused_key_is_one_line() {
-        let answer = VerifyResponse {
+    fn refused_key_is_one_line() {
+        let response = VerifyResponse {
             verdict: Verdict::NotFound.into(),
             ..VerifyResponse::default()
         };
-        let report = judged(&answer);
+        let report = judged(&response);
         assert_eq!(report.json["verdict"], "NOT_FOUND");
         assert_eq!(report.text, "verdict: NOT_FOUND\n");
         assert_eq!(
             judged(&VerifyResponse {
                 verdict: 99,
-                ..answer
+                ..response
             })
             .json["verdict"],
             "UNKNOWN"
@@ -376,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_tables_and_arrays() {
+    fn list_is_a_table_or_an_array() {
         let report = listed(&[sample(), sample()], "");
         let first = report.text.lines().nth(1).unwrap();
         assert_eq!(
@@ -388,17 +400,17 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_shown_once() {
+    fn token_is_shown_once() {
         let caller_token = CallerToken {
             name: "bot".into(),
             roles: vec![Role::Issuer.into(), Role::Revealer.into()],
             ..CallerToken::default()
         };
-        let answer = CreateTokenResponse {
+        let response = CreateTokenResponse {
             caller_token: Some(caller_token),
             token: "kwt_x".into(),
         };
-        let report = token_created(&answer);
+        let report = token_created(&response);
         assert_eq!(report.text.matches("kwt_x").count(), 1);
         assert_eq!(report.json["token"], "kwt_x");
         assert_eq!(

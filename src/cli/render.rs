@@ -1,4 +1,4 @@
-//! Values as text: the two forms of a report, aligned lines, tables, times.
+//! Formats values as text: reports, aligned lines, tables and times.
 
 use prost_types::Timestamp;
 use serde_json::Value;
@@ -6,12 +6,12 @@ use time::format_description::well_known::Rfc3339;
 
 use super::args::Format;
 
-/// What a command says, in both forms. It may hold a secret, so it has no `Debug`.
+/// The result of a command, in both formats. It may hold a secret, so it has no `Debug`.
 #[derive(Default)]
 pub(super) struct Report {
     pub(super) json: Value,
     pub(super) text: String,
-    /// What a person should know besides; on stderr, so that it is never taken for the answer.
+    /// Additional advice for the user. It goes to stderr, so that no program reads it as the result.
     pub(super) note: Option<String>,
     /// The exit code.
     pub(super) exit: u8,
@@ -35,17 +35,17 @@ impl Report {
     }
 }
 
-/// The name without the prefix of its enum; a value that is newer than this program is UNKNOWN.
+/// The name of an enum value without its prefix. A value that this version does not know is UNKNOWN.
 pub(super) fn enum_name<E>(name: Result<&'static str, E>, prefix: &str) -> &'static str {
     name.map_or("UNKNOWN", |name| name.strip_prefix(prefix).unwrap_or(name))
 }
 
-/// On the wire an empty string stands for an absent one.
+/// On the wire, an empty string means that the value is absent.
 pub(super) fn present(text: &str) -> Option<&str> {
     Some(text).filter(|text| !text.is_empty())
 }
 
-/// RFC 3339; a time outside its years 0 to 9999 is shown in seconds since 1970.
+/// RFC 3339. A time outside the years 0 to 9999 becomes seconds since 1970.
 pub(super) fn time(time: &Timestamp) -> String {
     time::OffsetDateTime::from_unix_timestamp(time.seconds)
         .ok()
@@ -66,7 +66,7 @@ pub(super) fn next_page(token: &str) -> String {
     }
 }
 
-/// Aligned `name: value` lines of those `fields` that `object` has.
+/// Aligned `name: value` lines for those `fields` that `object` has.
 pub(super) fn lines(object: &Value, fields: &[&str]) -> String {
     let width = fields
         .iter()
@@ -82,20 +82,20 @@ pub(super) fn lines(object: &Value, fields: &[&str]) -> String {
         .collect()
 }
 
-/// Aligned columns under their names.
+/// Aligned columns with a header.
 pub(super) fn table(columns: &[&str], rows: &[Value]) -> String {
-    let head = columns
+    let header = columns
         .iter()
         .map(|column| column.to_uppercase())
         .collect::<Vec<_>>();
     let body = rows
         .iter()
         .map(|row| columns.iter().map(|column| cell(&row[*column])).collect());
-    let cells: Vec<Vec<String>> = std::iter::once(head).chain(body).collect();
-    let width = |at: usize| {
+    let cells: Vec<Vec<String>> = std::iter::once(header).chain(body).collect();
+    let width = |column: usize| {
         cells
             .iter()
-            .map(|row| row[at].chars().count())
+            .map(|row| row[column].chars().count())
             .max()
             .unwrap_or_default()
     };
@@ -113,7 +113,7 @@ pub(super) fn table(columns: &[&str], rows: &[Value]) -> String {
         .collect()
 }
 
-/// A value as people read it; nothing for what is absent.
+/// A value as text for people; empty if the value is absent.
 pub(super) fn cell(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn impossible_times_do_not_panic() {
+    fn time_out_of_range_is_shown_in_seconds() {
         assert_eq!(
             time(&Timestamp {
                 seconds: i64::MAX,

@@ -1,141 +1,119 @@
-//! The verbs on callers' tokens.
+//! The verbs for callers' tokens.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use keyward_proto::v1::{
-    CreateTokenRequest, CreateTokenResponse, ListTokensRequest, RevokeTokenRequest,
-};
+use keyward_proto::v1::{CreateTokenRequest, CreateTokenResponse, RevokeTokenRequest};
 
 use super::args;
-use super::client::Client;
+use super::client::Service;
 use super::input::id;
 use super::output;
 use super::render::Report;
-use super::{Failure, Reach};
+use super::{Context, Failure};
 
-/// Makes a token, and shows it or writes it into the file that is named.
-pub(super) async fn create(args: &args::TokenCreate, reach: &Reach<'_>) -> Result<Report, Failure> {
-    let request = create_request(args);
-    let Some(path) = &args.into else {
-        return Client::connect(reach).await?.create_token(request).await;
+/// Creates a token, and shows it or writes it to the file of `--into`.
+pub(super) async fn create(
+    args: &args::TokenCreate,
+    context: &Context<'_>,
+) -> Result<Report, Failure> {
+    let request = CreateTokenRequest {
+        name: args.name.clone(),
+        roles: args.role.iter().map(|role| i32::from(*role)).collect(),
     };
-    if let Ok(there) = fs::metadata(path) {
-        if !there.is_file() || there.len() == 0 {
-            return Err(Failure::Failed(format!(
-                "{} is there and holds no token: no token was made\n  name another file, or remove it",
-                path.display()
-            )));
-        }
+    let Some(path) = &args.into else {
+        let response = Service::new(context)?.call(request).await?;
+        return Ok(output::token_created(&response));
+    };
+    if is_token_file(path)? {
         let mut report = output::token_created(&CreateTokenResponse::default());
-        report.note = Some(format!("{} is there: no token was made", path.display()));
+        report.note = Some(format!(
+            "{} already exists: no token was created",
+            path.display()
+        ));
         return Ok(report);
     }
-    // Before there is a token that could not be written.
-    let file = TokenFile::begin(path)?;
-    let mut client = Client::connect(reach).await?;
-    let answer = client.admin.create_token(request).await;
-    let mut answer = answer
-        .map_err(|status| client.explain(&status))?
-        .into_inner();
-    file.finish(&std::mem::take(&mut answer.token))?;
-    Ok(output::token_created(&answer))
+    // The file comes first, so that no token is created that cannot be written.
+    let file = TokenFile::create(path)?;
+    let mut response = Service::new(context)?.call(request).await?;
+    file.publish(&std::mem::take(&mut response.token))?;
+    Ok(output::token_created(&response))
 }
 
-/// A file that holds a token, or is not there.
+/// Whether `path` already holds a token; `false` if a file can be created there.
+fn is_token_file(path: &Path) -> Result<bool, Failure> {
+    let refuse = |what: &str| {
+        Err(Failure::Failed(format!(
+            "--into '{}' {what}: no token was created\n  choose another file, or remove this one",
+            path.display()
+        )))
+    };
+    // The metadata of a symbolic link itself: a link to a missing file exists, too.
+    match (fs::metadata(path), fs::symlink_metadata(path)) {
+        (Ok(found), _) if found.is_dir() => refuse("is a directory"),
+        (Ok(found), _) if !found.is_file() => refuse("is not a file"),
+        (Ok(found), _) if found.len() == 0 => refuse("exists and holds no token"),
+        (Ok(_), _) => Ok(true),
+        (Err(_), Ok(_)) => refuse("is a link to a missing file"),
+        (Err(_), Err(_)) if !is_file_name(path) => refuse("is not the name of a file"),
+        (Err(_), Err(_)) => Ok(false),
+    }
+}
+
+fn is_file_name(path: &Path) -> bool {
+    path.file_name().is_some() && !path.as_os_str().as_encoded_bytes().ends_with(b"/")
+}
+
+/// A file that appears only when it holds the whole token.
 struct TokenFile<'a> {
     path: &'a Path,
-    /// The same under a hidden name, while it is not whole.
-    half: PathBuf,
+    /// A hidden file in the same directory, which holds the token until it is complete.
+    temporary: PathBuf,
     file: File,
 }
 
 impl<'a> TokenFile<'a> {
-    fn begin(path: &'a Path) -> Result<Self, Failure> {
+    fn create(path: &'a Path) -> Result<Self, Failure> {
         let name = path.file_name().unwrap_or_default();
-        let half = path.with_file_name(format!(".{}.new", name.display()));
-        // Left by one that was killed; nobody has it.
-        let _ = fs::remove_file(&half);
+        let temporary = path.with_file_name(format!(".{}.new", name.display()));
+        // A killed command may have left one; nobody uses its token.
+        let _ = fs::remove_file(&temporary);
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
-            .open(&half)
-            .map_err(|error| unwritten(path, &error))?;
-        Ok(Self { path, half, file })
+            .open(&temporary)
+            .map_err(|error| cannot_write(path, &error))?;
+        Ok(Self {
+            path,
+            temporary,
+            file,
+        })
     }
 
-    fn finish(mut self, token: &str) -> Result<(), Failure> {
+    fn publish(mut self, token: &str) -> Result<(), Failure> {
         writeln!(self.file, "{token}")
             .and_then(|()| self.file.sync_all())
-            .and_then(|()| fs::hard_link(&self.half, self.path))
-            .map_err(|error| unwritten(self.path, &error))
+            .and_then(|()| fs::hard_link(&self.temporary, self.path))
+            .map_err(|error| cannot_write(self.path, &error))
     }
 }
 
 impl Drop for TokenFile<'_> {
     fn drop(&mut self) {
-        // What cannot be removed is as private as the file itself.
-        let _ = fs::remove_file(&self.half);
+        // If this fails, the temporary file is as private as the token file.
+        let _ = fs::remove_file(&self.temporary);
     }
 }
 
-fn unwritten(path: &Path, error: &io::Error) -> Failure {
-    Failure::Failed(format!("{} cannot be written: {error}", path.display()))
-}
-
-fn create_request(args: &args::TokenCreate) -> CreateTokenRequest {
-    CreateTokenRequest {
-        name: args.name.clone(),
-        roles: args.role.iter().map(|role| i32::from(*role)).collect(),
-    }
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    Failure::Failed(format!("cannot write {}: {error}", path.display()))
 }
 
 pub(super) fn revoke_request(args: &args::TokenRevoke) -> Result<RevokeTokenRequest, Failure> {
     Ok(RevokeTokenRequest {
-        token_id: id("TOKEN_ID", &args.token_id)?,
+        token_id: id("TOKEN_ID", &args.token_id, "")?,
     })
-}
-
-impl Client {
-    pub(super) async fn create_token(
-        &mut self,
-        request: CreateTokenRequest,
-    ) -> Result<Report, Failure> {
-        let answer = self.admin.create_token(request).await;
-        Ok(output::token_created(
-            &answer.map_err(|status| self.explain(&status))?.into_inner(),
-        ))
-    }
-
-    /// One page if its token was given, otherwise all.
-    pub(super) async fn list_tokens(&mut self, args: &args::TokenList) -> Result<Report, Failure> {
-        let mut request = ListTokensRequest {
-            include_revoked: args.page.all,
-            page_size: args.page.page_size,
-            page_token: args.page.page_token.clone().unwrap_or_default(),
-        };
-        let mut tokens = Vec::new();
-        loop {
-            let answer = self.admin.list_tokens(request.clone()).await;
-            let page = answer.map_err(|status| self.explain(&status))?.into_inner();
-            tokens.extend(page.caller_tokens);
-            if args.page.page_token.is_some() || page.next_page_token.is_empty() {
-                return Ok(output::tokens_listed(&tokens, &page.next_page_token));
-            }
-            request.page_token = page.next_page_token;
-        }
-    }
-
-    pub(super) async fn revoke_token(
-        &mut self,
-        request: RevokeTokenRequest,
-    ) -> Result<Report, Failure> {
-        let answer = self.admin.revoke_token(request).await;
-        Ok(output::token_revoked(
-            &answer.map_err(|status| self.explain(&status))?.into_inner(),
-        ))
-    }
 }

@@ -1,8 +1,8 @@
-//! Which endpoint is asked: each in turn, and another one after a failure.
+//! Chooses the endpoint for each attempt: each in turn, and another one after a failure.
 //!
-//! There is one connection for each endpoint, and not one balanced channel over all: a retry has to
-//! go to another instance, and one that answers UNAVAILABLE is as useless as one that is gone, which
-//! no balancer below gRPC can tell.
+//! Each endpoint has its own connection, instead of one balanced channel for all: a retry must reach
+//! another instance. An instance that answers UNAVAILABLE is as useless as one that is gone, and no
+//! balancer below gRPC can see that.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,115 +11,119 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-/// How long an endpoint rests after a failure: at first, and at most after many in a row.
-const REST: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// How long an endpoint gets no calls after its first failure; the time doubles with each failure.
+const MIN_COOLDOWN: Duration = Duration::from_millis(500);
+/// The longest such time.
+const MAX_COOLDOWN: Duration = Duration::from_secs(10);
 
 /// All endpoints.
 pub(crate) struct Balance {
-    nodes: Vec<Node>,
+    endpoints: Vec<Endpoint>,
     next: AtomicUsize,
 }
 
-/// One endpoint.
-pub(crate) struct Node {
-    /// As the user named it.
-    pub(crate) name: String,
+/// One endpoint and its connection.
+pub(crate) struct Endpoint {
+    /// The URL as the user wrote it.
+    pub(crate) url: String,
     pub(crate) channel: Channel,
     health: Mutex<Health>,
 }
 
-/// What is known of it.
 #[derive(Default)]
 struct Health {
-    /// How often in a row it failed.
+    /// Failures without an answer between them.
     failures: u32,
-    /// Until when it rests.
-    rests_until: Option<Instant>,
-    /// Whether one call tries it, after a rest.
-    is_tried: bool,
-    /// When it last answered.
-    answered: Option<Instant>,
+    /// `None`: the endpoint is up.
+    cooldown_end: Option<Instant>,
+    /// Whether one call probes the endpoint after its cooldown.
+    is_probed: bool,
+    last_answer: Option<Instant>,
 }
 
-impl Node {
-    pub(crate) fn new(name: String, channel: Channel) -> Self {
+impl Endpoint {
+    pub(crate) fn new(url: String, channel: Channel) -> Self {
         Self {
-            name,
+            url,
             channel,
             health: Mutex::default(),
         }
     }
 
-    /// It answered.
+    /// Records an answer.
     pub(crate) fn answered(&self, now: Instant) {
         *self.health.lock() = Health {
-            answered: Some(now),
+            last_answer: Some(now),
             ..Health::default()
         };
     }
 
-    /// It did not answer a call that began at `begun`, or said that it cannot. Calls that fail
-    /// together count once, and one from before its last answer says nothing new.
-    pub(crate) fn failed(&self, begun: Instant, now: Instant) {
+    /// Records that a call which began at `start` failed. Calls that fail together count once. A
+    /// call that began before the last answer does not count.
+    pub(crate) fn failed(&self, start: Instant, now: Instant) {
         let mut health = self.health.lock();
-        let rests = health.rests_until.is_some_and(|until| now < until);
-        let is_old = health.answered.is_some_and(|answered| begun < answered);
-        if is_old || (rests && !health.is_tried) {
+        let is_cooling = health.cooldown_end.is_some_and(|end| now < end);
+        let is_old = health.last_answer.is_some_and(|answer| start < answer);
+        if is_old || (is_cooling && !health.is_probed) {
             return;
         }
         health.failures = health.failures.saturating_add(1);
-        health.rests_until = Some(now + rest(health.failures));
-        health.is_tried = false;
+        health.cooldown_end = Some(now + cooldown(health.failures));
+        health.is_probed = false;
     }
 
-    /// Nobody waits any more for the one call that tries it: the next may.
-    pub(crate) fn given_up(&self, now: Instant) {
+    /// Records that the probing call was dropped, so that the next call probes instead.
+    pub(crate) fn probe_dropped(&self, now: Instant) {
         let mut health = self.health.lock();
-        if std::mem::take(&mut health.is_tried) {
-            health.rests_until = Some(now);
+        if std::mem::take(&mut health.is_probed) {
+            health.cooldown_end = Some(now);
         }
     }
 
     pub(crate) fn is_up(&self) -> bool {
-        self.health.lock().rests_until.is_none()
+        self.health.lock().cooldown_end.is_none()
     }
 
-    /// Whether its rest is over, and nobody tries it yet: then who asks is to do so, while the
-    /// others stay away until that is answered.
-    fn is_to_be_tried(&self, now: Instant) -> bool {
+    /// Whether the cooldown is over and no call probes the endpoint yet. The caller must then probe
+    /// it; other calls avoid the endpoint until the probe is answered.
+    fn start_probe(&self, now: Instant) -> bool {
         let mut health = self.health.lock();
-        let is_over = health.rests_until.is_some_and(|until| until <= now);
-        if is_over {
-            health.rests_until = Some(now + rest(health.failures));
-            health.is_tried = true;
+        let is_due = health.cooldown_end.is_some_and(|end| end <= now);
+        if is_due {
+            health.cooldown_end = Some(now + cooldown(health.failures));
+            health.is_probed = true;
         }
-        is_over
+        is_due
     }
 }
 
-fn rest(failures: u32) -> Duration {
+fn cooldown(failures: u32) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    REST.1.min(REST.0 * 2_u32.pow(doublings))
+    MAX_COOLDOWN.min(MIN_COOLDOWN * 2_u32.pow(doublings))
 }
 
 impl Balance {
-    /// Callers that start together do not all begin with the same endpoint.
-    pub(crate) fn new(nodes: Vec<Node>) -> Self {
-        let next = AtomicUsize::new(fastrand::usize(..nodes.len().max(1)));
-        Self { nodes, next }
+    /// Clients that start together begin with different endpoints.
+    pub(crate) fn new(endpoints: Vec<Endpoint>) -> Self {
+        let next = AtomicUsize::new(fastrand::usize(..endpoints.len().max(1)));
+        Self { endpoints, next }
     }
 
-    pub(crate) fn nodes(&self) -> &[Node] {
-        &self.nodes
+    pub(crate) fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
     }
 
-    /// The endpoint to ask, of those that were not `tried` in this call: one whose rest is over;
-    /// failing that the next in turn of those that do not rest; failing that one that rests. When
-    /// all were tried, the same among all.
+    pub(crate) fn has_untried(&self, tried: &[usize]) -> bool {
+        (0..self.endpoints.len()).any(|index| !tried.contains(&index))
+    }
+
+    /// Picks an endpoint that this call has not `tried`: first one whose cooldown is over, then the
+    /// next in turn of those that are up, then one in its cooldown. If all were tried, picks among
+    /// all in the same order.
     pub(crate) fn pick(&self, tried: &[usize], now: Instant) -> usize {
         let turn = self.next.fetch_add(1, Ordering::Relaxed);
-        let all = 0..self.nodes.len();
-        let untried = all.clone().filter(|at| !tried.contains(at));
+        let all = 0..self.endpoints.len();
+        let untried = all.clone().filter(|index| !tried.contains(index));
         self.pick_of(untried, turn, now)
             .or_else(|| self.pick_of(all, turn, now))
             .unwrap_or_default()
@@ -127,19 +131,21 @@ impl Balance {
 
     fn pick_of(
         &self,
-        from: impl Iterator<Item = usize> + Clone,
+        candidates: impl Iterator<Item = usize> + Clone,
         turn: usize,
         now: Instant,
     ) -> Option<usize> {
         let in_turn = |some: &mut dyn Iterator<Item = usize>| {
             let some: Vec<_> = some.collect();
-            let at = turn.checked_rem(some.len())?;
-            some.get(at).copied()
+            let position = turn.checked_rem(some.len())?;
+            some.get(position).copied()
         };
-        from.clone()
-            .find(|at| self.nodes[*at].is_to_be_tried(now))
-            .or_else(|| in_turn(&mut from.clone().filter(|at| self.nodes[*at].is_up())))
-            .or_else(|| in_turn(&mut from.clone()))
+        let is_up = |index: &usize| self.endpoints[*index].is_up();
+        candidates
+            .clone()
+            .find(|index| self.endpoints[*index].start_probe(now))
+            .or_else(|| in_turn(&mut candidates.clone().filter(is_up)))
+            .or_else(|| in_turn(&mut candidates.clone()))
     }
 }
 
@@ -148,11 +154,11 @@ mod tests {
     use super::*;
 
     fn balance(count: usize) -> Balance {
-        let node = |at: usize| {
+        let endpoint = |index: usize| {
             let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
-            Node::new(at.to_string(), channel)
+            Endpoint::new(index.to_string(), channel)
         };
-        let balance = Balance::new((0..count).map(node).collect());
+        let balance = Balance::new((0..count).map(endpoint).collect());
         balance.next.store(0, Ordering::Relaxed);
         balance
     }
@@ -162,80 +168,86 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_has_its_turn() {
+    async fn each_endpoint_has_its_turn() {
         let picked = picked(&balance(3), 6, Instant::now());
         assert_eq!(picked, [0, 1, 2, 0, 1, 2]);
     }
 
     #[tokio::test]
-    async fn a_retry_goes_to_another() {
+    async fn retry_reaches_another_endpoint() {
         let (balance, now) = (balance(2), Instant::now());
         for _ in 0..4 {
             assert_eq!(balance.pick(&[0], now), 1);
             assert_eq!(balance.pick(&[1], now), 0);
         }
-        balance.nodes[1].failed(now, now);
-        let at = balance.pick(&[0], now);
-        assert_eq!(at, 1, "rather one that rests than the same");
+        balance.endpoints[1].failed(now, now);
+        let index = balance.pick(&[0], now);
+        assert_eq!(
+            index, 1,
+            "an endpoint in its cooldown is better than the same"
+        );
     }
 
     #[tokio::test]
-    async fn one_that_failed_rests_and_is_then_tried_by_one_call() {
+    async fn one_call_probes_an_endpoint_after_its_cooldown() {
         let (balance, now) = (balance(2), Instant::now());
-        let ones = |picked: Vec<usize>| picked.iter().filter(|at| **at == 1).count();
-        balance.nodes[1].failed(now, now);
+        let ones = |picked: Vec<usize>| picked.iter().filter(|index| **index == 1).count();
+        balance.endpoints[1].failed(now, now);
         assert_eq!(ones(picked(&balance, 4, now)), 0);
-        let later = now + REST.0;
+        let later = now + MIN_COOLDOWN;
         assert_eq!(ones(picked(&balance, 4, later)), 1);
-        // Whoever tried it went away: the next may.
-        balance.nodes[1].given_up(later);
+        balance.endpoints[1].probe_dropped(later);
         assert_eq!(ones(picked(&balance, 4, later)), 1);
-        balance.nodes[1].answered(later);
+        balance.endpoints[1].answered(later);
         assert_eq!(ones(picked(&balance, 4, later)), 2);
     }
 
     #[tokio::test]
-    async fn what_one_that_rests_leaves_is_shared_by_all_others() {
+    async fn calls_of_a_failed_endpoint_are_shared_by_all_others() {
         let (balance, now) = (balance(3), Instant::now());
-        balance.nodes[0].failed(now, now);
+        balance.endpoints[0].failed(now, now);
         let picked = picked(&balance, 100, now);
-        let count = |at| picked.iter().filter(|picked| **picked == at).count();
+        let count = |index| picked.iter().filter(|picked| **picked == index).count();
         assert_eq!((count(0), count(1), count(2)), (0, 50, 50));
     }
 
     #[tokio::test]
     async fn calls_that_fail_together_count_once() {
         let (balance, now) = (balance(1), Instant::now());
-        let node = &balance.nodes[0];
+        let endpoint = &balance.endpoints[0];
         for _ in 0..50 {
-            node.failed(now, now);
+            endpoint.failed(now, now);
         }
-        let later = now + REST.0;
-        assert!(node.is_to_be_tried(later));
-        // It still fails: a longer rest; and one that began before says nothing more.
-        node.failed(later, later);
-        node.failed(now, later);
-        let much_later = later + REST.0 * 2;
-        assert!(!node.is_to_be_tried(later + REST.0));
-        assert!(node.is_to_be_tried(much_later));
-        node.answered(much_later);
-        node.failed(later, much_later);
-        assert!(node.is_up(), "that call is older than the answer");
+        let later = now + MIN_COOLDOWN;
+        assert!(endpoint.start_probe(later));
+        // The probe fails: the cooldown doubles. An older call changes nothing.
+        endpoint.failed(later, later);
+        endpoint.failed(now, later);
+        let much_later = later + MIN_COOLDOWN * 2;
+        assert!(!endpoint.start_probe(later + MIN_COOLDOWN));
+        assert!(endpoint.start_probe(much_later));
+        endpoint.answered(much_later);
+        endpoint.failed(later, much_later);
+        assert!(
+            endpoint.is_up(),
+            "a call older than the answer does not count"
+        );
     }
 
     #[tokio::test]
-    async fn when_all_rest_one_is_asked_all_the_same() {
+    async fn endpoints_in_their_cooldown_are_used_when_no_other_is_left() {
         let (balance, now) = (balance(2), Instant::now());
-        balance.nodes.iter().for_each(|node| node.failed(now, now));
+        let endpoints = balance.endpoints.iter();
+        endpoints.for_each(|endpoint| endpoint.failed(now, now));
         assert_eq!(picked(&balance, 2, now), [0, 1]);
         assert!(balance.pick(&[0, 1], now) < 2);
     }
 
     #[test]
-    fn a_rest_grows_to_its_limit() {
-        assert_eq!(rest(1), REST.0);
-        assert_eq!(rest(2), REST.0 * 2);
-        assert_eq!(rest(9), REST.1);
-        assert_eq!(rest(u32::MAX), REST.1);
+    fn cooldown_grows_to_its_limit() {
+        assert_eq!(cooldown(1), MIN_COOLDOWN);
+        assert_eq!(cooldown(2), MIN_COOLDOWN * 2);
+        assert_eq!(cooldown(9), MAX_COOLDOWN);
+        assert_eq!(cooldown(u32::MAX), MAX_COOLDOWN);
     }
 }

@@ -1,32 +1,36 @@
-//! Setting a client up. Wrong settings are refused here, with a text that says what to do, and
-//! nowhere else.
+//! Sets up a client, and refuses wrong settings with a text that says what to do.
 
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::balance::{Balance, Node};
-use crate::call::{Caller, Patience};
-use crate::endpoint::{Reach, connection};
+use crate::balance::{Balance, Endpoint};
+use crate::call::{Caller, Policy};
+use crate::endpoint::{ConnectOptions, connection};
 use crate::token::TokenSource;
-use crate::{Client, Secret};
+use crate::{Client, Secret, error};
 
-/// The longest first pause before a repeated Verify: somebody waits for the answer.
-const VERIFY_PAUSE: Duration = Duration::from_millis(20);
-/// ... before a repeated change.
+/// The longest first pause before a read is repeated: a request waits for the answer.
+const READ_PAUSE: Duration = Duration::from_millis(20);
+/// The longest first pause before a change is repeated.
 const CHANGE_PAUSE: Duration = Duration::from_millis(200);
+/// A longer time limit is a mistake, and could overflow a deadline.
+const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Sets up a [`Client`]: [`Client::builder`].
+/// Sets up a [`Client`]: see [`Client::builder`].
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
     endpoints: Vec<String>,
     token: Option<Secret>,
     token_file: Option<PathBuf>,
+    has_token: bool,
     ca_file: Option<PathBuf>,
+    server_name: Option<String>,
     timeout: Duration,
     change_timeout: Duration,
     connect_timeout: Duration,
+    retries: u32,
     insecure: bool,
 }
 
@@ -36,10 +40,13 @@ impl Default for Builder {
             endpoints: Vec::new(),
             token: None,
             token_file: None,
+            has_token: true,
             ca_file: None,
+            server_name: None,
             timeout: Duration::from_secs(1),
             change_timeout: Duration::from_secs(75),
             connect_timeout: Duration::from_secs(2),
+            retries: 3,
             insecure: false,
         }
     }
@@ -47,77 +54,97 @@ impl Default for Builder {
 
 impl Builder {
     /// Adds an instance of Keyward: `https://host:port`, or `http://` to loopback. Calls are
-    /// balanced over all of them.
+    /// balanced over all endpoints.
     ///
-    /// There is one connection for each endpoint. A name that stands for several addresses is
-    /// resolved at each connect, and the addresses are tried in turn until one connects: that is
-    /// failover, not balancing. Name each instance to balance over them.
+    /// Each endpoint has one connection. A name with several addresses is resolved at each connect,
+    /// and the addresses are tried in turn: that gives failover, not balancing. To balance, add each
+    /// instance.
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoints.push(url.into());
         self
     }
 
-    /// Adds several instances: [`Self::endpoint`] for each.
+    /// Adds several instances, each as [`Self::endpoint`] does.
     pub fn endpoints<U: Into<String>>(mut self, urls: impl IntoIterator<Item = U>) -> Self {
         self.endpoints.extend(urls.into_iter().map(Into::into));
         self
     }
 
-    /// This client's own token, which stays as it is. Either this or [`Self::token_file`] is needed.
+    /// Sets this client's own token, which never changes. Either this or [`Self::token_file`] is
+    /// required.
     pub fn token(mut self, token: Secret) -> Self {
         self.token = Some(token);
         self
     }
 
-    /// The file that holds this client's own token. It is read now, and about once a second while
-    /// calls are made, so a rotated token needs no restart. While it cannot be read or holds no
-    /// token, the last one stays, and a warning is logged once.
+    /// Sets the file with this client's own token. The file is read now, and about once a second
+    /// while calls are made, so a rotated token needs no restart. While the file holds no token, the
+    /// last token stays in use, and one warning is logged.
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token_file = Some(path.into());
         self
     }
 
-    /// A PEM file with the certificates of the authorities to trust, *instead of* the system's: who
-    /// has a private authority wants no public one to vouch for Keyward. Read once, now.
+    /// Builds a client without a token. Only [`Client::health`] succeeds without one.
+    pub fn without_token(mut self) -> Self {
+        self.has_token = false;
+        self
+    }
+
+    /// Sets a PEM file with the authorities to trust *instead of* the system's: with a private
+    /// authority, no public one may vouch for Keyward. The file is read once, now.
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
         self
     }
 
-    /// How long a Verify, a read or a health check may take in all, retries included. 1 second
-    /// unless set; with several endpoints the first gets half of it.
+    /// Sets the name that the servers' certificates must prove, instead of the host in each endpoint.
+    /// For endpoints that are named by an address which is not in the certificate.
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// Limits the time of a read (Verify, Get, List) or health check, retries included. 1 second by
+    /// default. With several endpoints, the first attempt gets half of it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long a change (Issue, Revoke, Update) may take in all, retries included. 75 seconds
-    /// unless set: a Revoke may lawfully wait for an instance for as long as the deployment's
-    /// `max_staleness`, which is at most a minute.
+    /// Limits the time of a change (Issue, Revoke, Update), retries included. 75 seconds by default:
+    /// a Revoke may have to wait for the deployment's `max_staleness`, which is at most a minute.
     pub fn change_timeout(mut self, timeout: Duration) -> Self {
         self.change_timeout = timeout;
         self
     }
 
-    /// How long a connection may take to be made, TLS included. 2 seconds unless set.
+    /// Limits the time to connect: once for TCP and once for the TLS handshake. 2 seconds by default.
+    /// The time limit of the call includes both.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Whether `http://` may name a host other than loopback. The token and every key then go over
-    /// the network in clear text; for networks that encrypt by themselves.
+    /// Sets how often a failed call is repeated at most. 3 by default.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries;
+        self
+    }
+
+    /// Sets whether `http://` may name a host other than loopback. The token and every key then cross
+    /// the network in clear text. Only for networks that encrypt all traffic themselves.
     pub fn insecure(mut self, insecure: bool) -> Self {
         self.insecure = insecure;
         self
     }
 
-    /// The client. Reads the files, and connects to nobody: connections are made when they are
-    /// first used, and again when they break. So a client starts also while Keyward is away.
+    /// Builds the client. This reads the files but does not connect, so a client starts even while
+    /// Keyward is away. Connections are made when they are first used, and made again when they break.
     ///
     /// # Errors
     ///
-    /// When a setting is wrong or missing, a file cannot be used, or no tokio runtime runs.
+    /// If a setting is wrong or missing, a file cannot be used, or no tokio runtime runs.
     pub fn build(self) -> Result<Client, BuildError> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(BuildError::NoRuntime);
@@ -134,90 +161,81 @@ impl Builder {
                 return Err(BuildError::Timeout(name));
             }
         }
-        let token = match (&self.token, self.token_file) {
-            (Some(token), None) => TokenSource::fixed(token)?,
-            (None, Some(path)) => TokenSource::file(path)?,
-            (None, None) | (Some(_), Some(_)) => return Err(BuildError::TokenSetting),
-        };
-        let reach = Reach {
-            connect_timeout: self.connect_timeout,
+        let options = ConnectOptions {
+            timeout: self.connect_timeout,
             authorities: self.ca_file.map(authorities).transpose()?,
+            server_name: self.server_name,
             insecure: self.insecure,
         };
-        let nodes = self.endpoints.into_iter().map(|name| {
-            let channel = connection(&name, &reach)?;
-            Ok(Node::new(name, channel))
+        let endpoints = self.endpoints.into_iter().map(|url| {
+            let channel = connection(&url, &options)?;
+            Ok(Endpoint::new(url, channel))
         });
-        let balance = Balance::new(nodes.collect::<Result<_, _>>()?);
-        Ok(Client::new(
-            Caller { balance, token },
-            Patience {
+        let balance = Balance::new(endpoints.collect::<Result<_, _>>()?);
+        let token = match (self.has_token, &self.token, self.token_file) {
+            (true, Some(token), None) => TokenSource::fixed(token)?,
+            (true, None, Some(path)) => TokenSource::file(path)?,
+            (false, None, None) => TokenSource::none(),
+            _ => return Err(BuildError::TokenSetting),
+        };
+        Ok(Client::new(Caller {
+            balance,
+            token,
+            reads: Policy {
                 total: self.timeout,
-                pause: VERIFY_PAUSE,
-                reads: true,
+                pause: READ_PAUSE,
             },
-            Patience {
+            changes: Policy {
                 total: self.change_timeout,
                 pause: CHANGE_PAUSE,
-                reads: false,
             },
-        ))
+            retries: self.retries,
+        }))
     }
 }
 
-/// Longer is a mistake, and must not overflow a deadline.
-const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// The certificates in a file. That there is one is checked here: the transport would take none and
-/// then trust nobody.
+/// The certificates in a file. The transport would accept a file without one and then trust no
+/// server, so the check is here.
 fn authorities(path: PathBuf) -> Result<Vec<u8>, BuildError> {
     let fail = |error| BuildError::CaFile(path.clone(), error);
     let text = std::fs::read(&path).map_err(fail)?;
-    let mark: &[u8] = b"-----BEGIN CERTIFICATE-----";
-    if !text.windows(mark.len()).any(|part| part == mark) {
-        let none = "it holds no certificate in PEM form";
+    let marker: &[u8] = b"-----BEGIN CERTIFICATE-----";
+    if !text.windows(marker.len()).any(|part| part == marker) {
+        let none = "it holds no certificate in PEM format";
         return Err(fail(io::Error::new(io::ErrorKind::InvalidData, none)));
     }
     Ok(text)
 }
 
-/// A setting that is wrong.
+/// A wrong setting.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// No endpoint was named.
-    #[error("no endpoint: name at least one instance of Keyward, such as https://keyward:50051")]
+    /// No endpoint was given.
+    #[error("no endpoint: add at least one instance of Keyward, such as https://keyward:50051")]
     NoEndpoint,
-    /// This is no endpoint, for this reason.
-    #[error("the endpoint {0}: {1}")]
+    /// This URL cannot be an endpoint, for this reason.
+    #[error("the endpoint {0} {1}")]
     Endpoint(String, &'static str),
     /// TLS to this endpoint cannot be set up.
-    #[error("the endpoint {0}: TLS cannot be set up: {cause}", cause = root_cause(.1))]
+    #[error("the endpoint {0}: TLS cannot be set up: {cause}", cause = error::innermost(.1))]
     Tls(String, #[source] tonic::transport::Error),
-    /// There must be one token: a text or a file.
+    /// A client needs exactly one token: a text or a file.
     #[error("set either token or token_file")]
     TokenSetting,
-    /// The text is no token.
+    /// The text is not a token.
     #[error("the token is empty, or is not printable ASCII without spaces")]
     Token,
     /// The token file cannot be used.
     #[error("the token file {path}: {1}", path = .0.display())]
     TokenFile(PathBuf, #[source] io::Error),
-    /// The file with the authorities cannot be used.
+    /// The CA file cannot be used.
     #[error("the CA file {path}: {1}", path = .0.display())]
     CaFile(PathBuf, #[source] io::Error),
-    /// This timeout is out of range.
-    #[error("{0} must be more than nothing and at most a day")]
+    /// This time limit is out of range.
+    #[error("{0} must be more than 0 and at most 24h")]
     Timeout(&'static str),
-    /// Connections live on a tokio runtime, and none runs.
+    /// Connections need a tokio runtime, and none runs.
     #[error("no tokio runtime: build the client inside one")]
     NoRuntime,
-}
-
-fn root_cause(error: &tonic::transport::Error) -> String {
-    let mut error: &dyn std::error::Error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

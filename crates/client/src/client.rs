@@ -1,4 +1,4 @@
-//! The calls.
+//! The client's public calls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,29 +9,23 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::balance::Node;
-use crate::call::{Caller, Patience};
-use crate::{Builder, Error, Verdict, VerifyRequest};
+use crate::balance::Endpoint;
+use crate::call::Caller;
+use crate::{Builder, Error, Rpc, Verdict, VerifyRequest};
 
-/// Keyward, as one caller reaches it. Cheap to clone; the clones share their connections.
+/// A client of Keyward. Cheap to clone; the clones share their connections.
 ///
-/// Every call may be dropped at any point. A change that was dropped may have been made: the same
-/// call again is safe.
+/// Every call may be dropped at any point. A dropped change may have happened: repeating the call is
+/// safe.
 #[derive(Clone)]
-pub struct Client(Arc<Inner>);
-
-struct Inner {
-    caller: Caller,
-    reads: Patience,
-    changes: Patience,
-}
+pub struct Client(Arc<Caller>);
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let nodes = self.0.caller.balance.nodes();
-        let endpoints: Vec<_> = nodes.iter().map(|node| &node.name).collect();
+        let endpoints = self.0.balance.endpoints().iter();
+        let urls: Vec<_> = endpoints.map(|endpoint| &endpoint.url).collect();
         f.debug_struct("Client")
-            .field("endpoints", &endpoints)
+            .field("endpoints", &urls)
             .finish_non_exhaustive()
     }
 }
@@ -42,168 +36,147 @@ impl Client {
         Builder::default()
     }
 
-    pub(crate) fn new(caller: Caller, reads: Patience, changes: Patience) -> Self {
-        Self(Arc::new(Inner {
-            caller,
-            reads,
-            changes,
-        }))
+    pub(crate) fn new(caller: Caller) -> Self {
+        Self(Arc::new(caller))
     }
 
-    /// Says whether a key may be used now. Role `verifier`. The answer must not be kept for later.
+    /// Judges whether a key may be used now. Role `verifier`. Do not keep the answer for later.
     ///
     /// # Errors
     ///
-    /// When nobody could say: an error never speaks about the key.
+    /// If Keyward gave no answer. An error says nothing about the key.
     pub async fn verify(&self, request: VerifyRequest) -> Result<Verdict, Error> {
-        let answer = self.read(|mut stub| {
-            let wire = request.to_wire();
-            async move { stub.verify(wire).await }
-        });
-        answer.await?.try_into()
+        self.call(request.to_wire()).await?.try_into()
     }
 
-    /// The same as [`Self::verify`] for each of at most 256 keys: one verdict each, in order.
+    /// Judges at most 256 keys, as [`Self::verify`] does: one verdict each, in order.
     ///
     /// # Errors
     ///
-    /// Those of [`Self::verify`], for all together.
+    /// Those of [`Self::verify`], for all keys together.
     pub async fn verify_batch(&self, requests: Vec<VerifyRequest>) -> Result<Vec<Verdict>, Error> {
-        let answer = self.read(|mut stub| {
-            let requests = requests.iter().map(VerifyRequest::to_wire).collect();
-            async move { stub.verify_batch(v1::VerifyBatchRequest { requests }).await }
-        });
-        let answers = answer.await?.responses;
-        if answers.len() != requests.len() {
+        let requests: Vec<_> = requests.iter().map(VerifyRequest::to_wire).collect();
+        let count = requests.len();
+        let response = self.call(v1::VerifyBatchRequest { requests }).await?;
+        if response.responses.len() != count {
             return Err(Error::unavailable(format!(
-                "the answer holds {} verdicts on {} keys",
-                answers.len(),
-                requests.len()
+                "the response holds {} verdicts for {count} keys",
+                response.responses.len(),
             )));
         }
-        answers.into_iter().map(Verdict::try_from).collect()
+        let verdicts = response.responses.into_iter();
+        verdicts.map(Verdict::try_from).collect()
     }
 
-    /// Gives the key of a slot, and creates it if there is none. Role `issuer`.
+    /// Returns the key of a slot, and creates it if the slot is empty. Role `issuer`.
     ///
-    /// If the answer of an attempt is lost, the next one finds the key that was made: `created` is
-    /// then false, and the secret is shown only if it is recoverable and the caller is `revealer`.
+    /// If the response to an attempt is lost, the next attempt finds the new key. `created` is then
+    /// false, and the secret is shown only if the key is recoverable and the caller is `revealer`.
     ///
     /// # Errors
     ///
-    /// Those of the RPC, and `Unavailable` if the outcome is not known.
+    /// Those of the RPC, and `Unavailable` if the outcome is unknown.
     pub async fn issue(&self, request: v1::IssueRequest) -> Result<v1::IssueResponse, Error> {
-        self.change(|mut stub| {
-            let request = request.clone();
-            async move { stub.issue(request).await }
-        })
-        .await
+        self.call(request).await
     }
 
-    /// Revokes a key, or all keys of an account, and returns only when they are dead everywhere.
-    /// Role `issuer`. Idempotent; if the answer of an attempt is lost, the next one names the same
-    /// successor, whose secret is shown as by [`Self::issue`].
+    /// Revokes a key, or all keys of an account, and returns when they are dead everywhere. Role
+    /// `issuer`. Idempotent: if the response to an attempt is lost, the next attempt returns the same
+    /// successor, and shows its secret under the conditions of [`Self::issue`].
     ///
     /// # Errors
     ///
-    /// Those of the RPC, and `Unavailable` if it is not proven yet that they are dead.
+    /// Those of the RPC, and `Unavailable` if the revocation is not yet confirmed everywhere.
     pub async fn revoke(&self, request: v1::RevokeRequest) -> Result<v1::RevokeResponse, Error> {
-        self.change(|mut stub| {
-            let request = request.clone();
-            async move { stub.revoke(request).await }
-        })
-        .await
+        self.call(request).await
     }
 
-    /// Shows one key, whatever its state, never its secret. Role `reader`.
+    /// Shows one key in any state, without its secret. Role `reader`.
     ///
     /// # Errors
     ///
     /// Those of the RPC.
     pub async fn get(&self, request: v1::GetRequest) -> Result<v1::GetResponse, Error> {
-        self.read(|mut stub| {
-            let request = request.clone();
-            async move { stub.get(request).await }
-        })
-        .await
+        self.call(request).await
     }
 
-    /// Shows the keys of an account, page by page. Role `reader`.
+    /// Shows one page of an account's keys. Role `reader`.
     ///
     /// # Errors
     ///
     /// Those of the RPC.
     pub async fn list(&self, request: v1::ListRequest) -> Result<v1::ListResponse, Error> {
-        self.read(|mut stub| {
-            let request = request.clone();
-            async move { stub.list(request).await }
-        })
-        .await
+        self.call(request).await
     }
 
-    /// Changes a key, and returns only when the change is in force everywhere. Role `editor`.
+    /// Changes a key, and returns when the change is in force everywhere. Role `editor`.
     ///
     /// # Errors
     ///
-    /// Those of the RPC, and `Unavailable` if it is not proven yet that it is in force.
+    /// Those of the RPC, and `Unavailable` if the change is not yet confirmed everywhere.
     pub async fn update(&self, request: v1::UpdateRequest) -> Result<v1::UpdateResponse, Error> {
-        self.change(|mut stub| {
-            let request = request.clone();
-            async move { stub.update(request).await }
-        })
-        .await
+        self.call(request).await
     }
 
-    /// Whether any instance serves, by `grpc.health.v1`. Takes no token, so it says nothing about
-    /// this client's own.
+    /// Makes any call of `ApiKeyService` or `AdminService`, with this client's endpoints, TLS trust,
+    /// token, time limit and retries:
+    ///
+    /// ```
+    /// # use keyward_client::{Client, Error, v1};
+    /// # async fn example(client: Client) -> Result<(), Error> {
+    /// let request = v1::ListTokensRequest::default();
+    /// let page: v1::ListTokensResponse = client.call(request).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// `CreateToken` is never repeated, because each repetition makes another token. For keys that
+    /// guard something, call [`Self::verify`]: it refuses every incomplete or unknown verdict, while
+    /// this method returns the message as it is.
     ///
     /// # Errors
     ///
-    /// When none does: why the last one asked does not.
+    /// Those of the RPC, and `Unavailable` if no endpoint answers within the time limit. The limit
+    /// covers connecting and the TLS handshake.
+    pub async fn call<R: Rpc>(&self, request: R) -> Result<R::Response, Error> {
+        self.0.call(request).await
+    }
+
+    /// Checks by `grpc.health.v1` whether any instance serves. Sends no token, and so says nothing
+    /// about this client's token.
+    ///
+    /// # Errors
+    ///
+    /// If no instance serves: the reason of the last one.
     pub async fn health(&self) -> Result<(), Error> {
         let deadline = Instant::now() + self.0.reads.total;
-        let nodes = self.0.caller.balance.nodes();
+        let endpoints = self.0.balance.endpoints();
         let mut last = None;
-        for (asked, node) in nodes.iter().enumerate() {
-            // One that does not answer leaves their share to the others.
-            let shares = u32::try_from(nodes.len() - asked).unwrap_or(u32::MAX);
-            let bound = deadline.saturating_duration_since(Instant::now()) / shares;
-            match serves(node, bound).await {
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            // The time that is left is shared equally.
+            let shares = u32::try_from(endpoints.len() - index).unwrap_or(u32::MAX);
+            let limit = deadline.saturating_duration_since(Instant::now()) / shares;
+            match check_health(endpoint, limit).await {
                 Ok(()) => return Ok(()),
                 Err(error) => last = Some(error),
             }
         }
         Err(last.unwrap_or_else(|| Error::unavailable("no endpoint")))
     }
-
-    async fn read<T, F>(&self, send: impl Fn(crate::call::Stub) -> F) -> Result<T, Error>
-    where
-        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-    {
-        self.0.caller.call(self.0.reads, send).await
-    }
-
-    async fn change<T, F>(&self, send: impl Fn(crate::call::Stub) -> F) -> Result<T, Error>
-    where
-        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
-    {
-        self.0.caller.call(self.0.changes, send).await
-    }
 }
 
-async fn serves(node: &Node, bound: Duration) -> Result<(), Error> {
-    let mut health = HealthClient::new(node.channel.clone());
-    let asked = health.check(HealthCheckRequest::default());
-    match timeout(bound, asked).await {
-        Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::Serving => Ok(()),
-        Ok(Ok(_)) => Err(Error::unavailable(format!(
-            "{}: it does not serve now",
-            node.name
-        ))),
-        Ok(Err(status)) => Err(Error::from_status(&status, &node.name)),
-        Err(_) => Err(Error::unavailable(format!(
-            "{}: no answer within {bound:?}",
-            node.name
-        ))),
+async fn check_health(endpoint: &Endpoint, limit: Duration) -> Result<(), Error> {
+    let mut health = HealthClient::new(endpoint.channel.clone());
+    let url = &endpoint.url;
+    match timeout(limit, health.check(HealthCheckRequest::default())).await {
+        Ok(Ok(response)) if response.get_ref().status() == ServingStatus::Serving => Ok(()),
+        Ok(Ok(response)) => Err(Error {
+            reason: Some(response.get_ref().status().as_str_name().to_owned()),
+            ..Error::unavailable(format!(
+                "{url}: the instance is stopping, or cannot prove that its knowledge is fresh"
+            ))
+        }),
+        Ok(Err(status)) => Err(Error::from_status(&status, url, limit)),
+        Err(_) => Err(Error::no_response(url, limit)),
     }
 }

@@ -1,5 +1,5 @@
-//! One endpoint: what may be named as one, and the connection to it, which is made when it is first
-//! used and made again whenever it breaks.
+//! One endpoint: which URLs are accepted, and the connection. The connection is made when it is first
+//! used, and made again when it breaks.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -9,77 +9,90 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::BuildError;
 
-/// A connection on which nothing is heard is asked so often whether it is alive, also while it is
-/// idle: a peer that vanished is noticed before the next call needs it.
+/// How often a silent connection is checked, even without calls, so that a peer that vanished is
+/// noticed before the next call needs it.
 const KEEPALIVE: Duration = Duration::from_secs(10);
-/// One that does not answer for so long is given up.
+/// A connection without a reply to the check for this long is closed.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How endpoints are reached.
-pub(crate) struct Reach {
-    pub(crate) connect_timeout: Duration,
-    /// Certificates in PEM form to trust instead of the system's.
+/// The settings that all connections share.
+pub(crate) struct ConnectOptions {
+    pub(crate) timeout: Duration,
+    /// Certificates in PEM format that are trusted instead of the system's.
     pub(crate) authorities: Option<Vec<u8>>,
-    /// Whether the token may go over the network in clear text.
+    /// The name that certificates must prove, instead of the endpoint's host.
+    pub(crate) server_name: Option<String>,
+    /// Whether the token may cross the network in clear text.
     pub(crate) insecure: bool,
 }
 
-/// The connection to `text`, an endpoint as the user named it.
-pub(crate) fn connection(text: &str, reach: &Reach) -> Result<Channel, BuildError> {
-    // What stands before an @ may be a secret, also where the rest is no URL.
-    if let Some((_, host)) = text.rsplit_once('@') {
-        let why = "it takes no user or password";
+/// The connection to the endpoint that the user wrote as `url`.
+pub(crate) fn connection(url: &str, options: &ConnectOptions) -> Result<Channel, BuildError> {
+    // The text before an @ may be a password, even if the rest is not a URL.
+    if let Some((_, host)) = url.rsplit_once('@') {
+        let why = "must not contain a user or password";
         return Err(BuildError::Endpoint(host.to_owned(), why));
     }
-    let wrong = |why: &'static str| BuildError::Endpoint(text.to_owned(), why);
-    let uri: Uri = text.parse().map_err(|_| wrong("it is no URL"))?;
-    let tls = match uri.scheme_str() {
-        Some("https") => true,
-        Some("http") => false,
-        _ => return Err(wrong("it begins neither with https:// nor with http://")),
-    };
-    let host = uri.host().filter(|host| !host.is_empty());
-    let host = host.ok_or_else(|| wrong("it names no host"))?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    // A port that is none is otherwise taken for that of the scheme, where somebody else may listen.
-    let has_port = uri.port_u16().is_some_and(|port| port != 0);
-    if !has_port
-        && uri
-            .authority()
-            .is_some_and(|part| Some(part.as_str()) != uri.host())
-    {
-        return Err(wrong("its port is none"));
-    }
-    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
-        return Err(wrong("it takes no path"));
-    }
-    if !tls && !reach.insecure && !is_loopback(host) {
-        return Err(wrong(
-            "without TLS the token and every key can be read on the way: take https://, or allow \
-             it with insecure(true)",
-        ));
-    }
-    let mut endpoint = Endpoint::from(uri.clone())
+    let (uri, is_tls) =
+        parse(url, options.insecure).map_err(|why| BuildError::Endpoint(url.to_owned(), why))?;
+    let host = host(&uri);
+    let endpoint = Endpoint::from(uri.clone())
         .user_agent(concat!("keyward-client/", env!("CARGO_PKG_VERSION")))
-        .map_err(|_| wrong("it cannot be used"))?
-        .connect_timeout(reach.connect_timeout)
+        .map_err(|_| BuildError::Endpoint(url.to_owned(), "cannot be used"))?
+        .connect_timeout(options.timeout)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    if tls {
-        let config = ClientTlsConfig::new()
-            .domain_name(host)
-            .timeout(reach.connect_timeout);
-        let config = match &reach.authorities {
-            Some(pem) => config.ca_certificate(Certificate::from_pem(pem)),
-            None => config.with_native_roots(),
-        };
-        endpoint = endpoint
-            .tls_config(config)
-            .map_err(|error| BuildError::Tls(text.to_owned(), error))?;
+    if !is_tls {
+        return Ok(endpoint.connect_lazy());
     }
+    let tls = ClientTlsConfig::new()
+        .domain_name(options.server_name.as_deref().unwrap_or(host))
+        .timeout(options.timeout);
+    let tls = match &options.authorities {
+        Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
+        None => tls.with_native_roots(),
+    };
+    let endpoint = endpoint
+        .tls_config(tls)
+        .map_err(|error| BuildError::Tls(url.to_owned(), error))?;
     Ok(endpoint.connect_lazy())
+}
+
+/// The URL, and whether it uses TLS. An error says what is wrong.
+fn parse(url: &str, insecure: bool) -> Result<(Uri, bool), &'static str> {
+    let uri: Uri = url.parse().map_err(|_| "is not a URL")?;
+    let is_tls = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err("must begin with https:// or http://"),
+    };
+    if host(&uri).is_empty() {
+        return Err("has no host");
+    }
+    // An invalid port must not become the scheme's default port, where another program may listen.
+    let has_valid_port = uri.port_u16().is_some_and(|port| port != 0);
+    let has_port_text = uri.authority().map(|authority| authority.as_str()) != uri.host();
+    if has_port_text && !has_valid_port {
+        return Err("has an invalid port: use 1 to 65535");
+    }
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err("must not have a path or query");
+    }
+    if !is_tls && !insecure && !is_loopback(host(&uri)) {
+        return Err(
+            "would send the token and every key in clear text: use https://, or allow it with \
+             insecure(true)",
+        );
+    }
+    Ok((uri, is_tls))
+}
+
+/// The host without the brackets of an IPv6 address.
+fn host(uri: &Uri) -> &str {
+    let host = uri.host().unwrap_or_default();
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -92,18 +105,18 @@ mod tests {
     use super::*;
 
     fn refused(text: &str, insecure: bool) -> Option<String> {
-        let reach = Reach {
-            connect_timeout: Duration::from_secs(1),
+        let options = ConnectOptions {
+            timeout: Duration::from_secs(1),
             authorities: None,
+            server_name: None,
             insecure,
         };
-        connection(text, &reach)
-            .err()
-            .map(|error| error.to_string())
+        let error = connection(text, &options).err();
+        error.map(|error| error.to_string())
     }
 
     #[tokio::test]
-    async fn clear_text_goes_to_loopback_only() {
+    async fn clear_text_is_allowed_to_loopback_only() {
         for text in [
             "http://127.0.0.1:50051",
             "http://127.8.8.8",
@@ -126,13 +139,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_endpoint_is_refused() {
+    async fn invalid_endpoint_is_refused_without_its_password() {
         for text in [
             "",
             "keyward:50051",
             "ftp://keyward",
             "http://",
             "https://a/b",
+            "http://127.0.0.1:1/path",
             "https://a?b",
             "http://127.0.0.1:99999",
             "https://keyward:0",

@@ -1,46 +1,48 @@
-//! What a failed call says: about the call, never about a key.
+//! The error of a failed call. It is about the call, never about a key.
 
 use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use tonic::{Code, Status};
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
-/// `ErrorInfo.domain` of every error that Keyward itself made.
+/// `ErrorInfo.domain` of every error that comes from Keyward itself.
 const DOMAIN: &str = "keyward";
 
-/// What kind of failure it was, which is what a caller acts on.
+/// The kind of a failure, which decides what a caller does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Nobody could answer, or the outcome is not known. The same call again is safe.
+    /// No endpoint could answer, or the outcome is unknown. Repeating the call is safe, except for
+    /// CreateToken.
     Unavailable,
-    /// This client's own token is missing, unknown, or lacks the role. A fault of the deployment,
-    /// not of the key that was asked about.
+    /// This client's own token is missing, unknown, or lacks the role. The deployment is at fault,
+    /// not the key in question.
     Unauthorized,
-    /// The request is no request, or what it wants cannot be (INVALID_ARGUMENT,
-    /// FAILED_PRECONDITION, OUT_OF_RANGE). The same call again fails again.
+    /// The request is invalid, or what it asks for is impossible (INVALID_ARGUMENT,
+    /// FAILED_PRECONDITION, OUT_OF_RANGE). The same call fails again.
     Invalid,
-    /// There is no such key (`Get`, `Revoke`, `Update`).
+    /// The key or token does not exist.
     NotFound,
-    /// Anything else: a fault of the service, or the endpoint is no Keyward.
+    /// Any other failure: a fault of the service, or the endpoint is not Keyward.
     Internal,
 }
 
-/// A call that failed. It holds no key material.
+/// A failed call. It holds no key material.
 #[derive(Clone, Debug)]
 pub struct Error {
-    /// What kind of failure it was.
+    /// The kind of failure.
     pub kind: ErrorKind,
-    /// The reason that Keyward gave, such as `REVOKE_UNCONFIRMED`; the proto lists them. `None` if
-    /// the failure did not come from Keyward, but from the way there.
+    /// The reason that Keyward gave, such as `REVOKE_UNCONFIRMED` (the proto lists them), or its
+    /// health, such as `NOT_SERVING`. `None` if the failure came from the connection.
     pub reason: Option<String>,
     /// What happened, for people.
     pub message: String,
     /// What Keyward added for programs, such as `replacement_key_id`.
     pub metadata: HashMap<String, String>,
-    /// After which time the service asked to be called again, if it said so.
+    /// The time after which the service asked to be called again.
     pub retry_after: Option<Duration>,
 }
 
@@ -53,7 +55,7 @@ impl fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl StdError for Error {}
 
 impl Error {
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
@@ -66,31 +68,41 @@ impl Error {
         }
     }
 
-    /// What `status`, the outcome of a call to `endpoint`, means.
-    pub(crate) fn from_status(status: &Status, endpoint: &str) -> Self {
+    /// The endpoint did not answer within `limit`.
+    pub(crate) fn no_response(url: &str, limit: Duration) -> Self {
+        // What is left of a limit is a little less than the limit.
+        let millis = u64::try_from(limit.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+        let limit = Duration::from_millis(millis);
+        Self::unavailable(format!("{url}: no response within {limit:?}"))
+    }
+
+    /// The meaning of `status`, the outcome of a call to the endpoint `url` within `limit`.
+    pub(crate) fn from_status(status: &Status, url: &str, limit: Duration) -> Self {
         let info = status
             .get_details_error_info()
             .filter(|info| info.domain == DOMAIN);
         let (reason, metadata) = info.map_or((None, HashMap::new()), |info| {
             (Some(info.reason), info.metadata)
         });
-        // tonic adds the source to what it made up itself: the call broke on its way.
-        let broken = std::error::Error::source(status);
-        let kind = match (status.code(), broken) {
-            (_, Some(_)) if reason.is_none() => ErrorKind::Unavailable,
-            (code, _) => kind_of(code),
-        };
-        let message = match broken {
-            Some(source) => format!("{endpoint}: {}", innermost(source)),
-            None if reason.is_some() => status.message().to_owned(),
+        // tonic adds a source to the statuses that it makes itself: the connection failed.
+        let transport = StdError::source(status).filter(|_| reason.is_none());
+        if status.message() == TimeoutExpired(()).to_string() && reason.is_none() {
+            return Self::no_response(url, limit);
+        }
+        let message = match transport {
+            Some(source) => transport_message(source, url),
+            None if reason.is_some() => with_violations(status),
             None => format!(
-                "{endpoint}: {}: {}",
+                "{url}: {}: {}",
                 status.code().description(),
                 status.message()
             ),
         };
         Self {
-            kind,
+            kind: match transport {
+                Some(_) => ErrorKind::Unavailable,
+                None => kind_of(status.code()),
+            },
             reason,
             message,
             metadata,
@@ -100,9 +112,9 @@ impl Error {
         }
     }
 
-    /// Whether the failure speaks against the instance that was asked. A change that another
-    /// instance has not confirmed yet does not, nor does a request that is none.
-    pub(crate) fn speaks_against_endpoint(&self) -> bool {
+    /// Whether the failure is the instance's own. An unconfirmed change is not: it waits for another
+    /// instance. Neither is an invalid request.
+    pub(crate) fn is_endpoint_failure(&self) -> bool {
         matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Internal)
             && !matches!(
                 self.reason.as_deref(),
@@ -113,13 +125,13 @@ impl Error {
 
 fn kind_of(code: Code) -> ErrorKind {
     match code {
-        // A deadline or a limit on the way says nothing of what became of the call.
+        // After a deadline, or a limit of a proxy, the outcome is unknown.
         Code::Unavailable
         | Code::DeadlineExceeded
         | Code::Cancelled
         | Code::ResourceExhausted
         | Code::Aborted
-        // Keyward has no such answer: the call broke on its way.
+        // Keyward never answers this: the call failed on its way.
         | Code::Unknown => ErrorKind::Unavailable,
         Code::Unauthenticated | Code::PermissionDenied => ErrorKind::Unauthorized,
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => ErrorKind::Invalid,
@@ -128,11 +140,53 @@ fn kind_of(code: Code) -> ErrorKind {
     }
 }
 
-/// The outer errors of the transport say no more than that there was one.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
+/// The message of Keyward, with those invalid fields that it does not mention.
+fn with_violations(status: &Status) -> String {
+    let mut message = status.message().to_owned();
+    let details = status.get_details_bad_request();
+    for violation in details.iter().flat_map(|details| &details.field_violations) {
+        let text = format!("{}: {}", violation.field, violation.description);
+        if !message.contains(&text) {
+            message.push_str("; ");
+            message.push_str(&text);
+        }
+    }
+    message
+}
+
+/// What failed in the transport, and what to check.
+fn transport_message(error: Cause<'_>, url: &str) -> String {
+    let is_connect = chain(error).any(|error| error.is::<ConnectError>());
+    let cause = innermost(error);
+    if !is_connect {
+        return format!("{url}: {cause}");
+    }
+    let advice = if cause.contains("CaUsedAsEndEntity") {
+        ". The server presents a CA certificate as its own: create a certificate with \
+         basicConstraints=critical,CA:FALSE."
+    } else if cause.contains("certificate") {
+        ". Check that the CA file holds the authority that signed the server's certificate, and that \
+         the certificate names the endpoint's host."
+    } else if cause.contains("InvalidContentType") {
+        ". The server does not speak TLS: use http:// if it is meant to be reached without TLS."
+    } else {
+        ""
+    };
+    format!("cannot connect to {url}: {cause}{advice}")
+}
+
+type Cause<'a> = &'a (dyn StdError + 'static);
+
+/// The error and all its sources.
+fn chain(error: Cause<'_>) -> impl Iterator<Item = Cause<'_>> {
+    std::iter::successors(Some(error), |error| StdError::source(*error))
+}
+
+/// The text of the innermost error: the outer errors of the transport only say that one occurred.
+pub(crate) fn innermost(error: Cause<'_>) -> String {
+    let error = chain(error).last().unwrap_or(error);
+    if error.is::<tokio::time::error::Elapsed>() {
+        return "no response in time".to_owned();
     }
     error.to_string()
 }
@@ -143,8 +197,10 @@ mod tests {
 
     use super::*;
 
+    const LIMIT: Duration = Duration::from_secs(1);
+
     #[test]
-    fn a_reason_of_another_domain_is_not_keywards() {
+    fn reason_of_another_domain_is_ignored() {
         for (domain, reason) in [("keyward", Some("NOT_FRESH")), ("proxy", None)] {
             let details = ErrorDetails::with_error_info(
                 "NOT_FRESH",
@@ -152,7 +208,7 @@ mod tests {
                 [("a".to_owned(), "b".to_owned())],
             );
             let status = Status::with_error_details(Code::Unavailable, "later", details);
-            let error = Error::from_status(&status, "http://a");
+            let error = Error::from_status(&status, "http://a", LIMIT);
             assert_eq!(error.kind, ErrorKind::Unavailable);
             assert_eq!(error.reason.as_deref(), reason);
             assert_eq!(error.metadata.contains_key("a"), reason.is_some());
@@ -176,18 +232,43 @@ mod tests {
             (Code::Unimplemented, ErrorKind::Internal),
             (Code::Unknown, ErrorKind::Unavailable),
         ] {
-            let error = Error::from_status(&Status::new(code, "x"), "http://a");
+            let error = Error::from_status(&Status::new(code, "x"), "http://a", LIMIT);
             assert_eq!(error.kind, kind, "{code:?}");
         }
     }
 
     #[test]
-    fn what_broke_on_the_way_is_unavailable_whatever_its_code() {
+    fn transport_failure_is_unavailable_with_any_code() {
         let broken = std::io::Error::other("connection reset");
         let status = Status::from_error(Box::new(broken));
         assert_eq!(status.code(), Code::Unknown);
-        let error = Error::from_status(&status, "http://a");
+        let error = Error::from_status(&status, "http://a", LIMIT);
         assert_eq!(error.kind, ErrorKind::Unavailable);
         assert_eq!(error.to_string(), "http://a: connection reset");
+    }
+
+    #[test]
+    fn invalid_fields_are_named_once() {
+        let mut details = ErrorDetails::with_error_info("INVALID_FIELD", "keyward", HashMap::new());
+        details.add_bad_request_violation("name", "is empty");
+        for message in ["name: is empty", "refused"] {
+            let status =
+                Status::with_error_details(Code::InvalidArgument, message, details.clone());
+            let error = Error::from_status(&status, "http://a", LIMIT);
+            assert_eq!(error.to_string().matches("name: is empty").count(), 1);
+        }
+    }
+
+    #[test]
+    fn expired_deadline_names_the_limit() {
+        let left = LIMIT - Duration::from_nanos(1);
+        let status = Status::cancelled("Timeout expired");
+        for error in [
+            Error::from_status(&status, "http://a", left),
+            Error::no_response("http://a", left),
+        ] {
+            assert_eq!(error.kind, ErrorKind::Unavailable);
+            assert_eq!(error.to_string(), "http://a: no response within 1s");
+        }
     }
 }

@@ -1,15 +1,15 @@
-//! Asking Keyward about API keys, and guarding a service with the answers.
+//! Verifies API keys with Keyward, and guards services with the verdicts.
 //!
 #![doc = include_str!("../README.md")]
 //!
-//! # What is where
+//! # Overview
 //!
-//! [`Client`] makes calls, [`Builder`] sets it up, [`Verdict`] and [`Error`] are what it answers.
-//! `layer::RequireApiKey` (feature `layer`, on by default) guards a service of http requests.
+//! [`Builder`] sets up a [`Client`], whose calls return a [`Verdict`], a message of [`v1`], or an
+//! [`Error`]. `layer::RequireApiKey` (feature `layer`, on by default) guards a service of http
+//! requests.
 //!
-//! One invariant holds throughout: nothing that is not proven to be a valid key is taken for one. A
-//! call that failed, a verdict that is not known and an answer that is not whole are an [`Error`],
-//! which says nothing about the key.
+//! Invariant: only the verdict VALID makes a key valid. A failed call, an unknown verdict and an
+//! incomplete response are an [`Error`], which says nothing about the key.
 
 mod balance;
 mod builder;
@@ -19,6 +19,7 @@ mod endpoint;
 mod error;
 #[cfg(feature = "layer")]
 pub mod layer;
+mod rpc;
 mod secret;
 mod token;
 mod verdict;
@@ -27,5 +28,6 @@ pub use builder::{BuildError, Builder};
 pub use client::Client;
 pub use error::{Error, ErrorKind};
 pub use keyward_proto::v1;
+pub use rpc::Rpc;
 pub use secret::Secret;
 pub use verdict::{Consistency, Identity, Verdict, VerifyRequest};

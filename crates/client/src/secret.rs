@@ -1,12 +1,12 @@
-//! Text that must never be printed: an API key, or this client's own token.
+//! Secret text, which is never printed: an API key, or this client's own token.
 
 use std::fmt;
 
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-/// A secret. It has no `Display`, its `Debug` is redacted, and its memory is wiped when it is
-/// dropped. What the transport copies of it on the way out is beyond its reach.
+/// A secret. It has no `Display`, its `Debug` is redacted, and its memory is wiped on drop. This
+/// does not cover the copies that the transport makes to send it.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<String>);
 
@@ -16,13 +16,13 @@ impl Secret {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The secret itself, for the one place that sends it or shows it to its owner.
+    /// The secret text. Call this only to send it, or to show it to its owner.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
 
-/// In a time that tells nothing of the secret but its length.
+/// Compares in constant time: the time reveals only the length.
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_is_what_has_the_same_text() {
+    fn secrets_with_the_same_text_are_equal() {
         let secret = Secret::new("kw_canary");
         assert_eq!(secret, Secret::new("kw_canary"));
         for other in ["", "kw_canar", "kw_canarz", "kw_canaryy"] {

@@ -1,8 +1,8 @@
-//! This client's own token: given once, or read from a file that may change.
+//! This client's own token: fixed, or read from a file that may change.
 //!
-//! A rotated token needs no restart, and a file that holds no token for a while (empty, gone, two
-//! words) changes nothing: the last token stays. A part of a token looks like a token, so whoever
-//! rotates one puts a whole file in the place of the old one.
+//! A rotated token needs no restart. A file without a token (empty, missing, two words) changes
+//! nothing: the last token stays in use. Part of a token looks like a token, so a rotation must
+//! replace the whole file at once.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,127 +16,134 @@ use zeroize::Zeroizing;
 
 use crate::{BuildError, Secret};
 
-/// How often the file is read at most: it is a small file, and its text tells of every change,
-/// which times and inodes do not.
+/// The file is read at most this often. The file is small, and its text shows every change; its
+/// time and inode do not.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// While the token is refused, each call that is refused asks for the file; it is read so often.
-const MOMENT: Duration = Duration::from_millis(20);
-/// What is longer is no token.
+/// The same, while the service refuses the token and each refused call asks for a new one.
+const REFUSED_INTERVAL: Duration = Duration::from_millis(20);
+/// A longer text is not a token.
 const MAX_LENGTH: usize = 4096;
 
-/// The token as a header, and which one it is.
+type Header = MetadataValue<Ascii>;
+
+/// The token as a header. The generation changes with each new token.
 #[derive(Clone)]
 pub(crate) struct Token {
-    pub(crate) header: MetadataValue<Ascii>,
-    /// Another number is another token.
+    /// `None`: the client has no token.
+    pub(crate) header: Option<Header>,
     pub(crate) generation: u64,
 }
 
-/// Where the token comes from.
+/// Provides the token for each attempt.
 pub(crate) struct TokenSource {
-    /// `None`: it never changes.
+    /// `None`: the token never changes.
     file: Option<PathBuf>,
     state: Mutex<State>,
-    /// When the file was last read because the token was refused. Who holds it reads; the others
-    /// wait for what comes of it.
-    refused: tokio::sync::Mutex<Option<Instant>>,
+    /// When the file was last read because the service refused the token. The task that holds the
+    /// lock reads; the others wait for the result.
+    refused_read: tokio::sync::Mutex<Option<Instant>>,
 }
 
 struct State {
     token: Token,
-    looked: Instant,
-    /// Whether the log was told that the file is bad.
-    told: bool,
+    last_read: Instant,
+    /// Whether the log already says that the file is bad.
+    is_logged: bool,
 }
 
 impl TokenSource {
-    /// A token that stays.
-    pub(crate) fn fixed(token: &Secret) -> Result<Self, BuildError> {
-        let header = header(token.expose()).ok_or(BuildError::Token)?;
-        Ok(Self::new(None, header))
+    /// No token.
+    pub(crate) fn none() -> Self {
+        Self::new(None, None)
     }
 
-    /// The token in `path`, now and later.
+    /// A token that never changes.
+    pub(crate) fn fixed(token: &Secret) -> Result<Self, BuildError> {
+        let header = header(token.expose()).ok_or(BuildError::Token)?;
+        Ok(Self::new(None, Some(header)))
+    }
+
+    /// The token in the file `path`, now and later.
     pub(crate) fn file(path: PathBuf) -> Result<Self, BuildError> {
         let fail = |error| BuildError::TokenFile(path.clone(), error);
         let file = std::fs::File::open(&path).map_err(fail)?;
         let mut text = Zeroizing::new(String::new());
-        let limited = io::Read::take(file, MAX_LENGTH as u64 + 1);
-        io::Read::read_to_string(&mut { limited }, &mut text).map_err(fail)?;
+        let mut limited = io::Read::take(file, MAX_LENGTH as u64 + 1);
+        io::Read::read_to_string(&mut limited, &mut text).map_err(fail)?;
         let header = header(&text).ok_or_else(|| fail(no_token()))?;
-        Ok(Self::new(Some(path), header))
+        Ok(Self::new(Some(path), Some(header)))
     }
 
-    fn new(file: Option<PathBuf>, header: MetadataValue<Ascii>) -> Self {
+    fn new(file: Option<PathBuf>, header: Option<Header>) -> Self {
         let token = Token {
             header,
             generation: 0,
         };
         let state = State {
             token,
-            looked: Instant::now(),
-            told: false,
+            last_read: Instant::now(),
+            is_logged: false,
         };
         Self {
             file,
             state: Mutex::new(state),
-            refused: tokio::sync::Mutex::default(),
+            refused_read: tokio::sync::Mutex::default(),
         }
     }
 
-    /// The token. Now and then one of those who ask reads the file first.
+    /// The token. Once per interval, one of the callers reads the file first.
     pub(crate) async fn current(&self) -> Token {
-        let due = {
+        let is_due = {
             let mut state = self.state.lock();
-            let due = state.looked.elapsed() >= INTERVAL;
-            if due {
-                state.looked = Instant::now();
+            let is_due = state.last_read.elapsed() >= INTERVAL;
+            if is_due {
+                state.last_read = Instant::now();
             }
-            due
+            is_due
         };
-        if due {
+        if is_due {
             self.read().await;
         }
         self.last()
     }
 
-    /// The token that is known.
+    /// The token that was last read.
     pub(crate) fn last(&self) -> Token {
         self.state.lock().token.clone()
     }
 
-    /// Whether there is another token than the one of `generation`, which was refused. The file is
-    /// read for that; once, however many calls were refused in the same moment.
+    /// Whether a token newer than the refused one of `generation` exists. Reads the file, once for
+    /// all calls that are refused at the same time.
     pub(crate) async fn is_renewed(&self, generation: u64) -> bool {
-        let mut refused = self.refused.lock().await;
-        let is_due = refused.is_none_or(|at| at.elapsed() >= MOMENT);
+        let mut refused_read = self.refused_read.lock().await;
+        let is_due = refused_read.is_none_or(|at| at.elapsed() >= REFUSED_INTERVAL);
         if self.last().generation == generation && is_due {
             self.read().await;
-            *refused = Some(Instant::now());
+            *refused_read = Some(Instant::now());
         }
         self.last().generation != generation
     }
 
     async fn read(&self) {
         let Some(path) = &self.file else { return };
-        let read = read(path).await;
+        let read = read(path).await.map(Some);
         let mut state = self.state.lock();
-        state.looked = Instant::now();
+        state.last_read = Instant::now();
         match read {
-            Ok(header) if header == state.token.header => state.told = false,
+            Ok(header) if header == state.token.header => state.is_logged = false,
             Ok(header) => {
                 state.token = Token {
                     header,
                     generation: state.token.generation + 1,
                 };
-                state.told = false;
-                tracing::info!(file = %path.display(), "the token file changed, and is used");
+                state.is_logged = false;
+                tracing::info!(file = %path.display(), "the token file changed; its token is in use");
             }
             Err(error) => {
-                if !std::mem::replace(&mut state.told, true) {
+                if !std::mem::replace(&mut state.is_logged, true) {
                     tracing::warn!(
                         file = %path.display(), %error,
-                        "the token file cannot be used; the last token from it stays"
+                        "the token file cannot be used; the last token stays in use"
                     );
                 }
             }
@@ -144,7 +151,7 @@ impl TokenSource {
     }
 }
 
-async fn read(path: &Path) -> io::Result<MetadataValue<Ascii>> {
+async fn read(path: &Path) -> io::Result<Header> {
     let file = tokio::fs::File::open(path).await?;
     let mut text = Zeroizing::new(String::new());
     file.take(MAX_LENGTH as u64 + 1)
@@ -157,8 +164,8 @@ fn no_token() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "it does not hold one token")
 }
 
-/// The header for the token in `text`, without the line end; `None` if it holds no token.
-fn header(text: &str) -> Option<MetadataValue<Ascii>> {
+/// The header for the token in `text`, without white space around it; `None` if it is not a token.
+fn header(text: &str) -> Option<Header> {
     let token = text.trim_ascii();
     let is_token = !token.is_empty()
         && token.len() <= MAX_LENGTH
@@ -174,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_token_is_a_token() {
+    fn text_with_exactly_one_token_is_accepted() {
         for text in ["kwt_canary", "kwt_canary\n", " kwt_canary\r\n"] {
             let header = header(text).unwrap();
             assert_eq!(header.to_str().unwrap(), "Bearer kwt_canary");
@@ -187,33 +194,38 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_changed_file_is_used_and_a_bad_one_is_not() {
+    async fn changed_file_is_used_and_bad_file_is_ignored() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         std::fs::write(&path, "kwt_first\n").unwrap();
         let source = TokenSource::file(path.clone()).unwrap();
-        let shown = async || {
+        let current = async || {
             source.read().await;
             let token = source.last();
-            (token.header.to_str().unwrap().to_owned(), token.generation)
+            let header = token.header.unwrap();
+            (header.to_str().unwrap().to_owned(), token.generation)
         };
         let first = ("Bearer kwt_first".to_owned(), 0);
-        assert_eq!(shown().await, first);
+        assert_eq!(current().await, first);
         for bad in ["", "two tokens"] {
             std::fs::write(&path, bad).unwrap();
-            assert_eq!(shown().await, first);
+            assert_eq!(current().await, first);
         }
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(shown().await, first);
-        assert!(source.state.lock().told);
+        assert_eq!(current().await, first);
+        assert!(source.state.lock().is_logged);
 
-        // As mounted secrets change: another file under the same name.
+        // A mounted secret changes this way: another file gets the same name.
         let next = directory.path().join("next");
         std::fs::write(&next, "kwt_other\n").unwrap();
         std::fs::rename(&next, &path).unwrap();
         let other = ("Bearer kwt_other".to_owned(), 1);
-        assert_eq!(shown().await, other);
-        assert!(!source.state.lock().told);
-        assert_eq!(shown().await, other, "the same token is no change");
+        assert_eq!(current().await, other);
+        assert!(!source.state.lock().is_logged);
+        assert_eq!(
+            current().await,
+            other,
+            "the same token keeps its generation"
+        );
     }
 }

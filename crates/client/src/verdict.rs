@@ -1,5 +1,5 @@
-//! A key to judge, and the verdict on it. Only a whole answer that says VALID becomes
-//! [`Verdict::Valid`]; what this client does not know is an error.
+//! The request and the verdict of Verify. Only a complete response with VALID becomes
+//! [`Verdict::Valid`]; an unknown verdict is an error.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,22 +9,23 @@ use keyward_proto::v1;
 
 use crate::{Error, Secret};
 
-/// A key to judge, and for what.
+/// A key to verify, and the conditions.
 #[derive(Clone, Debug)]
 pub struct VerifyRequest {
-    /// The text of the key, exactly: no space around it, no `Bearer ` before it.
+    /// The exact text of the key, without spaces around it and without `Bearer `.
     pub api_key: Secret,
-    /// Scopes that the key must all hold; at most 64, each 1 to 64 of `A-Z a-z 0-9 . _ : / * -`.
+    /// Scopes, all of which the key must have: at most 64, each 1 to 64 of
+    /// `A-Z a-z 0-9 . _ : / * -`.
     pub required_scopes: Vec<String>,
-    /// The address of the end user. `None` means unknown: a key that may be used only from certain
-    /// addresses is then [`Verdict::IpNotAllowed`].
+    /// The address of the end user. `None` means unknown: the verdict on a key that is limited to
+    /// certain addresses is then [`Verdict::IpNotAllowed`].
     pub client_ip: Option<IpAddr>,
-    /// How the answer is found.
+    /// How Keyward finds its response.
     pub consistency: Consistency,
 }
 
 impl VerifyRequest {
-    /// Asks about `api_key`, for no scope and from an unknown address.
+    /// Verifies `api_key` without a scope, for an unknown address.
     pub fn new(api_key: Secret) -> Self {
         Self {
             api_key,
@@ -48,65 +49,64 @@ impl VerifyRequest {
     }
 }
 
-/// How Keyward finds its answer. Either way a revocation that has returned is seen.
+/// How Keyward finds its response. Each way respects every revocation that has returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Consistency {
-    /// From memory, if that is proven to be fresh enough.
+    /// From a cache, if the instance can prove that its knowledge is fresh.
     #[default]
     Default,
-    /// From the store: sees everything that was committed before the call. Slower.
+    /// From the store, with every change that was committed before the call. Slower.
     Strong,
 }
 
-/// What Keyward says about a key. If several hold, it is the first in this order.
+/// Keyward's verdict on a key. If several apply, it is the first in this order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "a key is refused unless the verdict is Valid"]
+#[must_use = "refuse the key unless the verdict is Valid"]
 pub enum Verdict {
-    /// The key lives and may do what was asked.
+    /// The key is live, and meets the conditions of the request.
     Valid(Identity),
-    /// It looks like a key, and there is none like it.
+    /// The text looks like a key, but no such key exists.
     NotFound,
-    /// This was never a key.
+    /// The text is not a key.
     Malformed,
-    /// It is revoked, for good.
+    /// The key is revoked for good.
     Revoked,
-    /// It has expired, for good.
+    /// The key has expired for good.
     Expired,
-    /// It is switched off for now.
+    /// The key is disabled; it can be enabled again.
     Disabled,
-    /// It lives, but lacks a required scope.
+    /// The key is live, but lacks a required scope.
     InsufficientScope,
-    /// It lives, but may not be used from this address.
+    /// The key is live, but may not be used from this address.
     IpNotAllowed,
 }
 
-/// Whose key it is, and what it may do.
+/// The account and the rights of a valid key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The public name of the key, a UUID.
     pub key_id: String,
-    /// Whose key it is.
+    /// The account that owns the key.
     pub account_id: String,
     /// The slot of the account that the key fills.
     pub name: String,
-    /// All that the key may do, sorted; not only what was required.
+    /// All scopes of the key, sorted; not only the required ones.
     pub scopes: Vec<String>,
-    /// The notes that the key carries.
+    /// The metadata of the key.
     pub metadata: BTreeMap<String, String>,
-    /// From when on the key is expired; `None`: never.
+    /// The time at which the key expires; `None`: never.
     pub expire_time: Option<SystemTime>,
-    /// The revision of the key's last change; 0: none since it was created.
+    /// The revision of the key's last change; 0: unchanged since its creation.
     pub revision: u64,
 }
 
 impl TryFrom<v1::VerifyResponse> for Verdict {
     type Error = Error;
 
-    /// Fails closed: a verdict that this client does not know, and a VALID that does not say for
-    /// whom, are errors.
-    fn try_from(answer: v1::VerifyResponse) -> Result<Self, Error> {
-        Ok(match v1::Verdict::try_from(answer.verdict) {
-            Ok(v1::Verdict::Valid) => Self::Valid(answer.try_into()?),
+    /// Fails closed: an unknown verdict, and a VALID without key or account, are errors.
+    fn try_from(response: v1::VerifyResponse) -> Result<Self, Error> {
+        Ok(match v1::Verdict::try_from(response.verdict) {
+            Ok(v1::Verdict::Valid) => Self::Valid(response.try_into()?),
             Ok(v1::Verdict::NotFound) => Self::NotFound,
             Ok(v1::Verdict::Malformed) => Self::Malformed,
             Ok(v1::Verdict::Revoked) => Self::Revoked,
@@ -116,8 +116,8 @@ impl TryFrom<v1::VerifyResponse> for Verdict {
             Ok(v1::Verdict::IpNotAllowed) => Self::IpNotAllowed,
             Ok(v1::Verdict::Unspecified) | Err(_) => {
                 return Err(Error::unavailable(format!(
-                    "the answer holds the verdict {}, which this client does not know",
-                    answer.verdict
+                    "the response holds the verdict {}, which this client does not know",
+                    response.verdict
                 )));
             }
         })
@@ -127,22 +127,23 @@ impl TryFrom<v1::VerifyResponse> for Verdict {
 impl TryFrom<v1::VerifyResponse> for Identity {
     type Error = Error;
 
-    fn try_from(answer: v1::VerifyResponse) -> Result<Self, Error> {
-        if answer.key_id.is_empty() || answer.account_id.is_empty() {
+    fn try_from(response: v1::VerifyResponse) -> Result<Self, Error> {
+        if response.key_id.is_empty() || response.account_id.is_empty() {
             return Err(Error::unavailable(
-                "the answer says VALID, but not for which key and account",
+                "the response says VALID without a key and account",
             ));
         }
-        let expire_time = answer.expire_time.map(SystemTime::try_from).transpose();
+        let expire_time = response.expire_time.map(SystemTime::try_from).transpose();
         Ok(Self {
-            key_id: answer.key_id,
-            account_id: answer.account_id,
-            name: answer.name,
-            scopes: answer.scopes,
-            metadata: answer.metadata,
-            expire_time: expire_time
-                .map_err(|_| Error::unavailable("the answer says VALID until no time there is"))?,
-            revision: answer.revision,
+            key_id: response.key_id,
+            account_id: response.account_id,
+            name: response.name,
+            scopes: response.scopes,
+            metadata: response.metadata,
+            expire_time: expire_time.map_err(|_| {
+                Error::unavailable("the response says VALID with an impossible expire_time")
+            })?,
+            revision: response.revision,
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Tests of the verbs that go straight to the store: what they are told to do, and when they are
+//! Tests of the commands that call no service: their settings and arguments, and when they are
 //! refused.
 
 use super::{DONE, FAILED, USAGE, keyward, keyward_in};
@@ -32,7 +32,7 @@ fn each_verb_gets_its_settings_and_arguments() {
 }
 
 #[test]
-fn why_it_failed_is_told_on_stderr() {
+fn failure_is_printed_on_stderr() {
     let reason = "restored, ticket 7";
     let arguments = ["epoch", "advance", "--reason", reason, "--store", STORE];
     let err = format!("error: advance {SHOWN} {reason}\n");
@@ -40,23 +40,23 @@ fn why_it_failed_is_told_on_stderr() {
 }
 
 #[test]
-fn the_variable_of_the_callers_token_is_not_where_a_first_one_is_written() {
+fn first_token_ignores_the_variable_for_the_callers_token() {
     let environment = [("KEYWARD_TOKEN_FILE", "/x/y"), ("KEYWARD_STORE", STORE)];
     let (code, out, _) = keyward_in(&["init"], "", &environment);
     assert_eq!((code, out), (DONE, format!("init {SHOWN} None None\n")));
 }
 
 #[test]
-fn the_embedded_store_does_it_by_itself() {
+fn embedded_store_does_not_need_the_verbs() {
     for (arguments, reason) in [
+        (&["migrate"][..], "updates its schema at each start"),
         (
-            &["migrate"][..],
-            "brings its schema up to date by itself at each start",
+            &["init"],
+            "creates its keyring and its first token at the first start",
         ),
-        (&["init"], "makes its keyring and its first token by itself"),
         (
             &["epoch", "advance", "--reason", "x"],
-            "begins a new epoch by itself at each start",
+            "begins a new epoch at each start",
         ),
     ] {
         for store in ["sqlite:", "sqlite:/x/y.db"] {
@@ -70,7 +70,7 @@ fn the_embedded_store_does_it_by_itself() {
 }
 
 #[test]
-fn wrong_arguments_are_64_and_no_password_is_repeated() {
+fn wrong_argument_is_a_usage_error_without_a_password() {
     let long_role = "r".repeat(64);
     let long_reason = "r".repeat(501);
     for arguments in [
@@ -97,7 +97,7 @@ fn wrong_arguments_are_64_and_no_password_is_repeated() {
 }
 
 #[test]
-fn their_help_names_the_settings() {
+fn help_names_the_settings() {
     for (arguments, own) in [
         (&["migrate", "--help"][..], "--service-role <ROLE>"),
         (&["init", "--help"], "--token-file <FILE>"),

@@ -1,4 +1,4 @@
-//! Tests of the command line as a whole, without a service.
+//! Tests of the whole command line, without a service.
 
 mod direct;
 mod service;
@@ -7,10 +7,10 @@ use std::path::Path;
 
 use super::*;
 
-/// Does nothing, and tells what it was to do.
-struct Told;
+/// Executes nothing, and returns a description of the command.
+struct Recorded;
 
-impl Operations for Told {
+impl LocalCommands for Recorded {
     fn serve(&self, settings: Settings) -> Result<(), String> {
         Err(format!("listens on {}", settings.listen))
     }
@@ -42,7 +42,7 @@ impl Operations for Told {
     }
 }
 
-/// Runs a command; answers exit code, stdout and stderr.
+/// Runs a command. Returns the exit code, stdout and stderr.
 fn keyward(arguments: &[&str], input: &str) -> (u8, String, String) {
     keyward_in(arguments, input, &[])
 }
@@ -66,7 +66,7 @@ fn keyward_in(
         .iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
-    let code = run_on(&mut console, arguments, environment, &Told);
+    let code = run_on(&mut console, arguments, environment, &Recorded);
     (
         code,
         String::from_utf8(out).unwrap(),
@@ -82,7 +82,7 @@ fn parse(arguments: &[&str]) -> Call {
 const ID: &str = "01970000-0000-7000-8000-000000000000";
 
 #[test]
-fn the_parser_is_sound() {
+fn clap_accepts_the_definition() {
     args::command().debug_assert();
 }
 
@@ -141,8 +141,8 @@ fn usage_errors_are_64() {
     ] {
         let (code, out, err) = keyward(&arguments, "");
         assert_eq!((code, out.as_str()), (USAGE, ""), "{arguments:?}: {err}");
-        let names_it = err.starts_with("error: ") || err.contains("Usage: keyward token");
-        assert!(names_it, "{arguments:?}: {err}");
+        let is_explained = err.starts_with("error: ") || err.contains("Usage: keyward token");
+        assert!(is_explained, "{arguments:?}: {err}");
     }
 }
 
@@ -168,7 +168,7 @@ fn help_names_settings_and_exit_codes() {
 }
 
 #[test]
-fn config_shows_where_settings_came_from() {
+fn config_shows_the_source_of_each_setting() {
     let environment = [
         ("KEYWARD_WORKERS", "2"),
         ("KEYWARD_OTLP_ENDPOINT", "http://u:hunter2@x:1"),
@@ -195,11 +195,12 @@ fn config_shows_where_settings_came_from() {
 }
 
 #[test]
-fn a_key_in_the_wrong_place_is_not_repeated() {
+fn key_in_the_wrong_place_is_not_repeated() {
     for arguments in [["get", "kw_canary"], ["revoke", "kw_canary"]] {
         let (code, _, err) = keyward(&arguments, "");
         assert_eq!(code, USAGE);
-        assert!(err.contains("--key -") && !err.contains("canary"), "{err}");
+        let hint = format!("keyward {} --key -", arguments[0]);
+        assert!(err.contains(&hint) && !err.contains("canary"), "{err}");
     }
     const KEY: &str = "kw_canary_is_as_long_as_a_key";
     for arguments in [
@@ -209,6 +210,7 @@ fn a_key_in_the_wrong_place_is_not_repeated() {
         &["list", "--account", "42", "--page-size", KEY],
         &["update", ID, "--ttl", KEY],
         &["verify", &format!("--{KEY}")],
+        &["get", ID, "--endpoint", KEY],
         &["token", KEY],
         &[KEY],
     ] {
@@ -221,7 +223,7 @@ fn a_key_in_the_wrong_place_is_not_repeated() {
 }
 
 #[test]
-fn what_hinders_a_call_is_told() {
+fn failed_call_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
     let dir_text = dir.path().to_str().unwrap();
     let (code, _, err) = keyward(&["get", ID, "--data-dir", dir_text], "");
@@ -253,10 +255,15 @@ fn what_hinders_a_call_is_told() {
         "{err}"
     );
     assert!(
-        err.contains("refused") && err.contains("is the service running?"),
+        err.contains("refused") && err.contains("check that the service is running"),
         "{err}"
     );
-    for (endpoint, expected) in [("ftp://x", USAGE), ("https://127.0.0.1:1", FAILED)] {
+    for (endpoint, expected) in [
+        ("ftp://x", USAGE),
+        ("http://127.0.0.1:99999", USAGE),
+        ("http://127.0.0.1:1/path", USAGE),
+        ("https://127.0.0.1:1", FAILED),
+    ] {
         let (code, _, err) = keyward_in(
             &["get", ID, "--data-dir", dir_text],
             "",
@@ -267,7 +274,7 @@ fn what_hinders_a_call_is_told() {
 }
 
 #[test]
-fn requests_hold_what_was_given() {
+fn requests_hold_the_arguments() {
     let Call::Revoke(args) = parse(&[
         "revoke",
         ID,
@@ -306,7 +313,7 @@ fn requests_hold_what_was_given() {
 }
 
 #[test]
-fn an_update_names_what_it_changes() {
+fn update_mask_names_the_given_fields() {
     for (arguments, paths) in [
         (vec!["--scope", "a", "--enable"], vec!["scopes", "disabled"]),
         (
@@ -328,7 +335,7 @@ fn an_update_names_what_it_changes() {
 }
 
 #[test]
-fn a_broken_pipe_is_no_panic() {
+fn broken_pipe_is_not_an_error() {
     struct Broken;
     impl Write for Broken {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -345,6 +352,9 @@ fn a_broken_pipe_is_no_panic() {
         err: &mut err,
     };
     let arguments = ["keyward", "config"].map(OsString::from);
-    assert_eq!(run_on(&mut console, arguments, Vec::new(), &Told), FAILED);
+    assert_eq!(
+        run_on(&mut console, arguments, Vec::new(), &Recorded),
+        FAILED
+    );
     assert!(err.is_empty());
 }

@@ -1,4 +1,4 @@
-//! Tests of the client verbs against a service that answers from a script.
+//! Tests of the verbs that call the service, against a scripted service.
 
 use std::collections::HashMap;
 
@@ -69,7 +69,7 @@ impl ApiKeyService for Scripted {
         &self,
         _: Request<VerifyBatchRequest>,
     ) -> Result<Response<VerifyBatchResponse>, Status> {
-        Err(Status::unimplemented("no verb calls this"))
+        Err(Status::unimplemented("no verb calls this RPC"))
     }
 
     async fn get(&self, _: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
@@ -97,7 +97,7 @@ impl ApiKeyService for Scripted {
     }
 }
 
-/// A running service and the flags that lead to it.
+/// A running service, and the flags to reach it.
 struct Service {
     flags: Vec<String>,
     _runtime: tokio::runtime::Runtime,
@@ -151,7 +151,7 @@ impl Service {
 }
 
 #[test]
-fn the_verdict_is_the_exit_code() {
+fn verdict_decides_the_exit_code() {
     let service = Service::start();
     let (code, out, _) = service.call(&["verify", "-"], "kw_good\n");
     assert_eq!(code, DONE);
@@ -162,7 +162,7 @@ fn the_verdict_is_the_exit_code() {
 }
 
 #[test]
-fn all_pages_are_followed_unless_one_is_named() {
+fn all_pages_are_listed_unless_one_is_chosen() {
     let service = Service::start();
     let names = |arguments: &[&str]| {
         let (code, out, _) = service.call(
@@ -197,7 +197,7 @@ fn errors_say_what_to_do() {
 
     let (code, out, err) = service.call(&["issue", "--account", ""], "");
     assert_eq!((code, out.as_str()), (FAILED, ""));
-    let expected = "error: INVALID_FIELD: refused by script\n  account_id: must not be empty\n";
+    let expected = "error: INVALID_FIELD: refused by script; account_id: must not be empty\n";
     assert_eq!(err, expected);
 
     let (code, _, err) = service.call(&["revoke", ID], "");
@@ -214,8 +214,11 @@ fn errors_say_what_to_do() {
     );
 
     let (_, _, err) = service.call(&["token", "list"], "");
-    assert!(err.contains("is the endpoint a keyward service"), "{err}");
+    assert!(err.contains("check the endpoint"), "{err}");
 
     let (_, _, err) = service.call(&["update", ID, "--enable", "--timeout", "200ms"], "");
-    assert!(err.contains("there was no answer within 200ms"), "{err}");
+    assert!(
+        err.contains("no response within 200ms") && err.contains("--timeout"),
+        "{err}"
+    );
 }

@@ -12,7 +12,7 @@ use super::names::same_names;
 
 use crate::BINARY;
 
-/// What a command did.
+/// The result of a command.
 #[derive(Debug)]
 pub(super) struct Outcome {
     pub(super) code: i32,
@@ -21,7 +21,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// The lines that it printed, which must be all that it said but for a note on stderr.
+    /// Stdout of a command that succeeded. Stderr may hold only a note.
     #[track_caller]
     pub(super) fn done(self) -> String {
         assert_eq!(self.code, 0, "{}{}", self.out, self.err);
@@ -30,7 +30,7 @@ impl Outcome {
         self.out
     }
 
-    /// What it said on stderr, which must be all that it said.
+    /// Stderr of a command that failed with `code`. Stdout must be empty.
     #[track_caller]
     pub(super) fn refused(self, code: i32) -> String {
         assert_eq!((self.code, self.out.as_str()), (code, ""), "{}", self.err);
@@ -51,7 +51,7 @@ pub(super) fn command(directory: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end. stderr must contain no key and no token.
+/// Runs the command to its end. Stderr must never hold a key or a token.
 pub(super) fn run(mut command: Command, input: &str) -> Outcome {
     let mut child = command
         .stdin(Stdio::piped())
@@ -59,7 +59,7 @@ pub(super) fn run(mut command: Command, input: &str) -> Outcome {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // A command that reads no stdin may have ended before this is written.
+    // This fails if the command ends without reading stdin.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     let output = child.wait_with_output().unwrap();
     let outcome = Outcome {
@@ -81,7 +81,7 @@ pub(super) fn alone(arguments: &[&str]) -> Outcome {
     run(command(directory.path(), arguments), "")
 }
 
-/// A running service, and a directory to call it from.
+/// A running service, and the directory of its callers.
 pub(super) struct Service {
     pub(super) process: Process,
     pub(super) directory: TempDir,
@@ -105,7 +105,7 @@ impl Service {
         run(self.command(arguments), input)
     }
 
-    /// The answer as JSON, which must have the names of the wire's `message`.
+    /// The output as JSON, which must have the field names of the wire's `message`.
     #[track_caller]
     pub(super) fn json(&self, message: &str, arguments: &[&str], input: &str) -> Value {
         let text = self.json_of(arguments, input).done();
@@ -118,7 +118,7 @@ impl Service {
         self.call(&[arguments, &["--output", "json"]].concat(), input)
     }
 
-    /// Issues a key: its id and its text.
+    /// Issues a key. Returns its ID and its text.
     #[track_caller]
     pub(super) fn issue(&self, account: &str) -> (String, String) {
         let json = self.json("IssueResponse", &["issue", "--account", account], "");
@@ -139,6 +139,6 @@ impl Drop for Service {
 pub(super) fn text(value: &Value) -> String {
     value
         .as_str()
-        .unwrap_or_else(|| panic!("{value} is no text"))
+        .unwrap_or_else(|| panic!("{value} is not a string"))
         .to_owned()
 }

@@ -1,4 +1,5 @@
-//! The command line of the real binary: output, exit codes, settings, and no secret on stderr.
+//! The real binary from end to end: the output of its verbs, its exit codes and its settings. No
+//! secret may reach stderr.
 
 use std::io::Read;
 use std::process::Stdio;
@@ -16,7 +17,7 @@ mod tls;
 const ID: &str = "01970000-0000-7000-8000-000000000000";
 
 #[test]
-fn a_key_is_read_from_stdin_without_its_line_end() {
+fn key_is_read_from_stdin_without_its_line_end() {
     let service = Service::start();
     let (id, key) = service.issue("42");
     for (input, verdict) in [
@@ -34,14 +35,14 @@ fn a_key_is_read_from_stdin_without_its_line_end() {
         assert_eq!(outcome.code, if verdict == "VALID" { 0 } else { 2 });
     }
     let err = service.call(&["verify", "-"], "").refused(64);
-    assert!(err.contains("there is no key on stdin"), "{err}");
+    assert!(err.contains("stdin holds no key"), "{err}");
     let json = service.json("RevokeResponse", &["revoke", "--key", "-"], &key);
     assert_eq!(json["revoked"][0]["key_id"], id.as_str());
     assert_eq!(service.call(&["verify", &key], "").code, 2);
 }
 
 #[test]
-fn a_secret_in_the_wrong_place_is_not_repeated() {
+fn secret_in_the_wrong_place_is_not_repeated() {
     let service = Service::start();
     let (id, key) = service.issue("42");
     for arguments in [
@@ -60,7 +61,7 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
         &[&key],
         &["--", &key],
     ] {
-        // `run` looks for it on stderr.
+        // `run` fails if stderr holds the key.
         service.call(arguments, "").refused(64);
     }
     for arguments in [
@@ -73,7 +74,7 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
 }
 
 #[test]
-fn a_failed_call_exits_with_code_1_and_says_why() {
+fn failed_call_is_explained_with_exit_code_1() {
     let service = Service::start();
     let err = service.call(&["get", ID], "").refused(1);
     assert!(err.starts_with("error: KEY_NOT_FOUND: "), "{err}");
@@ -129,11 +130,11 @@ fn a_failed_call_exits_with_code_1_and_says_why() {
         err.contains(&format!("cannot connect to {endpoint}")),
         "{err}"
     );
-    assert!(err.contains("is the service running?"), "{err}");
+    assert!(err.contains("check that the service is running"), "{err}");
 }
 
 #[test]
-fn the_service_is_found_through_its_settings() {
+fn service_is_found_through_its_settings() {
     let service = Service::start();
     let directory = service.directory.path();
     let listen = service.process.grpc.to_string();
@@ -158,7 +159,7 @@ fn the_service_is_found_through_its_settings() {
 }
 
 #[test]
-fn an_unknown_setting_is_refused_with_the_nearest_name() {
+fn unknown_setting_is_refused_with_the_nearest_name() {
     let err = alone(&["--max-stalenes", "3s"]).refused(64);
     assert!(err.contains("'--max-staleness'"), "{err}");
     let directory = tempfile::tempdir().unwrap();
@@ -173,10 +174,7 @@ fn an_unknown_setting_is_refused_with_the_nearest_name() {
     .unwrap();
     let err = run(command(directory.path(), &["serve"]), "").refused(64);
     assert!(err.contains("did you mean max_staleness?"), "{err}");
-    assert!(
-        err.contains("key 'foreign_formats' is unknown"),
-        "what is not there yet is unknown: {err}"
-    );
+    assert!(err.contains("key 'foreign_formats' is unknown"), "{err}");
     assert_eq!(err.lines().count(), 2, "{err}");
     std::fs::write(
         directory.path().join("keyward.toml"),
@@ -189,11 +187,11 @@ fn an_unknown_setting_is_refused_with_the_nearest_name() {
         "{err}"
     );
     let files = std::fs::read_dir(directory.path()).unwrap().count();
-    assert_eq!(files, 1, "a refused start writes nothing");
+    assert_eq!(files, 1, "a refused start must write nothing");
 }
 
 #[test]
-fn config_shows_values_and_sources_and_no_password() {
+fn config_shows_values_and_sources_without_passwords() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("keyward.toml");
     std::fs::write(
@@ -245,7 +243,7 @@ fn config_shows_values_and_sources_and_no_password() {
 }
 
 #[test]
-fn an_open_address_takes_insecure() {
+fn open_address_requires_insecure() {
     let directory = tempfile::tempdir().unwrap();
     let serve = ["serve", "--listen", "0.0.0.0:0", "--http-listen", "none"];
     let err = run(command(directory.path(), &serve), "").refused(64);
@@ -273,7 +271,7 @@ fn an_open_address_takes_insecure() {
 }
 
 #[test]
-fn a_closed_stdout_is_an_error_and_no_panic() {
+fn closed_pipe_is_not_a_panic() {
     let directory = tempfile::tempdir().unwrap();
     for arguments in [&["config"][..], &["--help"]] {
         let (reader, writer) = std::io::pipe().unwrap();
@@ -296,7 +294,7 @@ fn a_closed_stdout_is_an_error_and_no_panic() {
 }
 
 #[test]
-fn help_and_version_are_answers() {
+fn help_and_version_go_to_stdout() {
     let version = alone(&["--version"]).done();
     assert_eq!(version, format!("keyward {}\n", env!("CARGO_PKG_VERSION")));
     let help = alone(&["--help"]).done();
@@ -313,9 +311,9 @@ fn help_and_version_are_answers() {
         assert!(alone(&[verb, "--help"]).done().contains("Usage: keyward"));
     }
     for code in [
-        "  0   done",
-        "  1   failed",
-        "  2   a key was judged",
+        "  0   success",
+        "  1   failure",
+        "  2   the verdict on a key",
         "  64  the command line",
     ] {
         assert!(help.contains(code), "{help}");

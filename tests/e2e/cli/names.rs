@@ -1,4 +1,4 @@
-//! Compares JSON with the field names of the wire.
+//! Compares the names in JSON output with the field names of the wire.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use prost_types::field_descriptor_proto::Type;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 use serde_json::Value;
 
-/// Fails unless the names in `json` are the field names of `message`, all of them, at every depth.
+/// Fails unless the names in `json` are exactly the field names of `message`, at every depth.
 #[track_caller]
 pub(super) fn same_names(json: &Value, message: &str) {
     let set = FileDescriptorSet::decode(keyward_proto::FILE_DESCRIPTOR_SET).unwrap();
@@ -27,7 +27,7 @@ fn compare(json: &Value, message: &str, messages: &[DescriptorProto]) {
         .field;
     let object = json
         .as_object()
-        .unwrap_or_else(|| panic!("{json} is no {message}"));
+        .unwrap_or_else(|| panic!("{json} is not a {message}"));
     let shown: BTreeSet<_> = object.keys().map(String::as_str).collect();
     let wire: BTreeSet<_> = fields.iter().map(|field| field.name()).collect();
     assert_eq!(shown, wire, "{message}");
@@ -44,7 +44,7 @@ fn compare(json: &Value, message: &str, messages: &[DescriptorProto]) {
     }
 }
 
-/// The elements of an array, a value by itself, nothing of null.
+/// The elements of an array, or a single value, or nothing for null.
 fn values(value: &Value) -> Vec<&Value> {
     match value {
         Value::Null => Vec::new(),

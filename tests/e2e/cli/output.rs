@@ -1,11 +1,11 @@
-//! What each verb prints, in both forms.
+//! The output of each verb, in both formats.
 
 use serde_json::Value;
 
 use super::harness::{Service, holds_secret, text};
 
 #[test]
-fn every_verb_prints_json_with_the_names_of_the_wire() {
+fn every_verb_prints_json_with_wire_names() {
     let service = Service::start();
     let created = service.json(
         "IssueResponse",
@@ -220,7 +220,7 @@ fn every_verb_prints_lines_for_people() {
 }
 
 #[test]
-fn a_token_may_go_into_a_file_and_is_made_once() {
+fn token_is_created_once_for_a_file() {
     use std::os::unix::fs::PermissionsExt as _;
     let service = Service::start();
     let file = service.directory.path().join("bot.token");
@@ -241,39 +241,40 @@ fn a_token_may_go_into_a_file_and_is_made_once() {
 
     let again = service.call(&create, "");
     assert_eq!((again.code, again.out.as_str()), (0, ""));
-    assert!(again.err.contains("no token was made"), "{}", again.err);
+    assert!(again.err.contains("no token was created"), "{}", again.err);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), token);
 
     let key = service.issue("42").1;
     let verify = ["verify", "-", "--token-file", "bot.token"];
     assert_eq!(service.call(&verify, &key).code, 0);
 
-    // What is there and holds none is not taken for one.
-    std::fs::write(service.directory.path().join("empty"), "").unwrap();
-    for path in ["empty", "."] {
+    // A path that cannot become a token file is refused before a token is created.
+    let directory = service.directory.path();
+    std::fs::write(directory.join("empty"), "").unwrap();
+    std::os::unix::fs::symlink("missing", directory.join("link")).unwrap();
+    for (path, expected) in [
+        ("empty", "exists and holds no token"),
+        (".", "is a directory"),
+        ("no/..", "is not the name of a file"),
+        ("new/", "is not the name of a file"),
+        ("link", "is a link to a missing file"),
+        ("no/such", "cannot write no/such"),
+    ] {
         let create = [
             "token", "create", "lost", "--role", "verifier", "--into", path,
         ];
         let err = service.call(&create, "").refused(1);
-        assert!(err.contains("holds no token"), "{err}");
+        assert!(err.contains(expected), "{err}");
     }
-    std::fs::remove_file(service.directory.path().join("empty")).unwrap();
-
-    // Where nothing can be written no token is made.
-    let nowhere = [
-        "token", "create", "lost", "--role", "verifier", "--into", "no/such",
-    ];
-    let err = service.call(&nowhere, "").refused(1);
-    assert!(err.contains("no/such cannot be written"), "{err}");
     let listed = service.call(&["token", "list", "--all"], "").done();
     assert!(
         listed.contains(" bot ") && !listed.contains(" lost "),
         "{listed}"
     );
-    let left = std::fs::read_dir(service.directory.path()).unwrap();
-    let left = left.filter(|entry| {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let hidden = entries.filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();
         name.to_string_lossy().starts_with('.')
     });
-    assert_eq!(left.count(), 0);
+    assert_eq!(hidden.count(), 0, "temporary files must be removed");
 }

@@ -7,7 +7,7 @@ use keyward_testkit::{Authority, Identity, Process};
 
 use super::harness::{alone, command, run};
 
-/// A service with TLS, for these names, and a directory to call it from.
+/// A service with TLS, and the directory of its files and callers.
 struct Secure {
     process: Process,
     authority: Authority,
@@ -15,6 +15,7 @@ struct Secure {
 }
 
 impl Secure {
+    /// Starts with a certificate for `names`.
     fn start(names: &[&str]) -> Self {
         Self::showing(|authority| authority.sign(names))
     }
@@ -54,7 +55,7 @@ impl Secure {
 }
 
 #[test]
-fn a_named_endpoint_is_trusted_through_its_authority() {
+fn named_endpoint_is_trusted_by_its_authority() {
     let service = Secure::start(&["localhost", "127.0.0.1"]);
     let https = format!("https://{}", service.process.grpc);
     let named = ["--endpoint", &https, "--ca-file", "ca.crt"];
@@ -63,7 +64,7 @@ fn a_named_endpoint_is_trusted_through_its_authority() {
     by_variable.env("KEYWARD_CA_FILE", service.path().join("ca.crt"));
     run(by_variable, "").done();
 
-    // The authorities of the system have not signed it, and neither has another one.
+    // Neither the system's authorities nor another one signed the certificate.
     let other = Authority::new();
     std::fs::write(service.path().join("other.crt"), other.pem()).unwrap();
     for more in [&[][..], &["--ca-file", "other.crt"]] {
@@ -87,12 +88,12 @@ fn a_named_endpoint_is_trusted_through_its_authority() {
     }
     let http = format!("http://{}", service.process.grpc);
     let err = run(service.list(&["--endpoint", &http]), "").refused(1);
-    assert!(err.contains("one with TLS takes https://"), "{err}");
+    assert!(err.contains("https:// if it uses TLS"), "{err}");
 }
 
 #[test]
-fn the_service_of_the_local_settings_is_trusted_by_its_certificate() {
-    // The name is not that of the address, and the file holds the authority's certificate as well.
+fn local_service_is_trusted_by_its_certificate() {
+    // The certificate does not name the address, and the file also holds the authority's certificate.
     let service = Secure::start(&["keyward.example"]);
     let chain = service.path().join("server.crt");
     let mut text = std::fs::read_to_string(&chain).unwrap();
@@ -105,7 +106,7 @@ fn the_service_of_the_local_settings_is_trusted_by_its_certificate() {
     run(service.list(&[]), "").done();
     run(service.list(&["--ca-file", "ca.crt"]), "").done();
 
-    // Another certificate than the one that is shown.
+    // The file now holds another certificate than the service presents.
     let stranger = Authority::new();
     std::fs::write(&chain, stranger.sign(&["keyward.example"]).certificate).unwrap();
     let err = run(service.list(&[]), "").refused(1);
@@ -114,7 +115,7 @@ fn the_service_of_the_local_settings_is_trusted_by_its_certificate() {
 }
 
 #[test]
-fn an_error_says_that_the_certificate_is_an_authority() {
+fn ca_certificate_as_server_certificate_is_explained() {
     let service = Secure::showing(|authority| authority.sign_as_authority(&["127.0.0.1"]));
     let https = format!("https://{}", service.process.grpc);
     let named = ["--endpoint", &https, "--ca-file", "ca.crt"];
@@ -123,18 +124,19 @@ fn an_error_says_that_the_certificate_is_an_authority() {
 }
 
 #[test]
-fn plain_text_is_used_where_the_service_has_no_tls() {
+fn service_without_tls_is_explained() {
     let service = super::harness::Service::start();
     let https = format!("https://{}", service.process.grpc);
-    let err = service
-        .call(&["token", "list", "--endpoint", &https], "")
-        .refused(1);
-    assert!(err.contains("cannot connect to https://"), "{err}");
-    assert!(alone(&["--help"]).done().contains("tls-cert"));
+    for verb in [&["token", "list"][..], &["health"]] {
+        let arguments = [verb, &["--endpoint", &https]].concat();
+        let err = service.call(&arguments, "").refused(1);
+        assert!(err.contains("cannot connect to https://"), "{err}");
+        assert!(err.contains("use http://"), "{err}");
+    }
 }
 
 #[test]
-fn health_is_asked_without_a_token() {
+fn health_needs_no_token() {
     let mut service = Secure::start(&["localhost", "127.0.0.1"]);
     let https = format!("https://{}", service.process.grpc);
     let health = ["health", "--endpoint", &https, "--ca-file", "ca.crt"];
@@ -150,34 +152,29 @@ fn health_is_asked_without_a_token() {
     run(command(service.path(), &health), "").refused(1);
 }
 
-/// A server that accepts the connection and never completes the handshake does not block a command
-/// for ever.
+/// The peer accepts TCP and never answers the handshake.
 #[test]
-fn an_endless_handshake_ends_at_the_timeout() {
+fn timeout_covers_the_tls_handshake() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let https = format!("https://{}", silent.local_addr().unwrap());
     let err = alone(&["health", "--endpoint", &https, "--timeout", "1s"]).refused(1);
-    assert!(err.contains("no answer within 1s"), "{err}");
+    assert!(err.contains("no response within 1s"), "{err}");
     drop(silent);
 }
 
 #[test]
-fn an_error_says_that_the_service_has_no_tls() {
-    let plain = super::harness::Service::start();
-    let https = format!("https://{}", plain.process.grpc);
-    let err = plain.call(&["health", "--endpoint", &https], "").refused(1);
-    assert!(err.contains("http://"), "{err}");
-}
-
-#[test]
-fn an_invalid_port_is_refused() {
-    for endpoint in [
-        "http://127.0.0.1:99999",
-        "http://127.0.0.1:0",
-        "http://127.0.0.1:",
-        "https://[::1]:70000",
+fn invalid_port_or_path_of_the_endpoint_is_refused() {
+    for (endpoint, expected) in [
+        ("http://127.0.0.1:99999", "invalid port"),
+        ("http://127.0.0.1:0", "invalid port"),
+        ("http://127.0.0.1:", "invalid port"),
+        ("https://[::1]:70000", "invalid port"),
+        ("http://127.0.0.1:1/path", "must not have a path"),
+        ("http://user:pass@127.0.0.1:1", "must not contain a user"),
+        ("127.0.0.1:1", "must begin with https:// or http://"),
     ] {
         let err = alone(&["health", "--endpoint", endpoint]).refused(64);
-        assert!(err.contains("takes a URL"), "{endpoint}: {err}");
+        assert!(err.contains(expected), "{endpoint}: {err}");
+        assert!(!err.contains("pass@"), "{err}");
     }
 }

@@ -1,4 +1,4 @@
-//! The client's calls.
+//! The calls of the client.
 
 use keyward_client::v1::Role;
 use keyward_client::{Consistency, ErrorKind, Secret, Verdict, VerifyRequest};
@@ -7,7 +7,7 @@ use keyward_testkit::requests::*;
 use super::Keyward;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_issued_verified_replaced_and_shown() {
+async fn key_is_issued_verified_replaced_and_shown() {
     let keyward = Keyward::start();
     let all = [
         Role::Issuer,
@@ -26,21 +26,21 @@ async fn a_key_is_issued_verified_replaced_and_shown() {
         let request = VerifyRequest::new(Secret::new(text));
         client.verify(request)
     };
-    let Verdict::Valid(who) = verify(&issued.api_key).await.unwrap() else {
-        panic!("it lives");
+    let Verdict::Valid(identity) = verify(&issued.api_key).await.unwrap() else {
+        panic!("the key must be valid");
     };
     assert_eq!(
-        (who.key_id.as_str(), who.account_id.as_str()),
+        (identity.key_id.as_str(), identity.account_id.as_str()),
         (old.as_str(), "42")
     );
-    assert_eq!(who.name, "default");
+    assert_eq!(identity.name, "default");
 
     let revoked = client.revoke(replacing(&old)).await.unwrap();
     assert_eq!(verify(&issued.api_key).await.unwrap(), Verdict::Revoked);
     let again = client.revoke(replacing(&old)).await.unwrap();
     assert_eq!(
         again.api_key, revoked.api_key,
-        "the same call names the same successor"
+        "the same call must return the same successor"
     );
 
     let texts = [&issued.api_key, &revoked.api_key, "kw_nonsense"];
@@ -66,7 +66,7 @@ async fn a_key_is_issued_verified_replaced_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_say_whose_fault_they_are() {
+async fn each_failure_has_its_kind() {
     let mut keyward = Keyward::start();
     let (_, verifier) = keyward.token("verifier", &[Role::Verifier]).await;
     let (_, issuer) = keyward.token("issuer", &[Role::Issuer]).await;
@@ -98,7 +98,7 @@ async fn errors_say_whose_fault_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_rotated_without_a_restart() {
+async fn token_is_rotated_without_a_restart() {
     let keyward = Keyward::start();
     let (old, file) = keyward.token("verifier", &[Role::Verifier]).await;
     let client = keyward.client(&file);

@@ -32,14 +32,14 @@ impl Api {
             .spawn()
             .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (tell, said) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             for line in stderr.lines().map_while(Result::ok) {
-                // The test may have stopped listening.
-                let _ = tell.send(line);
+                // This fails when the test no longer reads.
+                let _ = sender.send(line);
             }
         });
-        let line = said.recv_timeout(PATIENCE).unwrap();
+        let line = receiver.recv_timeout(PATIENCE).unwrap();
         let address = line.strip_prefix("rest_api is ready: http://");
         let address = address.unwrap_or_else(|| panic!("{line}")).parse().unwrap();
         Self { child, address }
@@ -66,14 +66,14 @@ impl Api {
 
 impl Drop for Api {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_lives_by_the_keys() {
+async fn example_accepts_a_key_until_it_is_revoked() {
     let keyward = Keyward::start();
     let (_, issuer) = keyward.token("issuer", &[Role::Issuer]).await;
     let (_, verifier) = keyward.token("verifier", &[Role::Verifier]).await;
@@ -87,9 +87,9 @@ async fn the_example_lives_by_the_keys() {
 
     let health = ask(api.address, "/healthz", &[], None).await;
     assert_eq!((health.status, health.body.as_str()), (200, "ok\n"));
-    let made = api.order(&key, r#"{"item":"energy","amount":3}"#).await;
+    let created = api.order(&key, r#"{"item":"energy","amount":3}"#).await;
     let expected = r#"{"id":1,"item":"energy","amount":3}"#;
-    assert_eq!((made.status, made.body.as_str()), (201, expected));
+    assert_eq!((created.status, created.body.as_str()), (201, expected));
     let own = api.list(&key).await;
     assert_eq!((own.status, own.body), (200, format!("[{expected}]")));
     let others = api.list(&other).await;
@@ -107,7 +107,7 @@ async fn the_example_lives_by_the_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_example_limits_the_rate_of_each_key() {
+async fn example_limits_the_rate_of_each_key() {
     let keyward = Keyward::start();
     let (_, file) = keyward.token("both", &[Role::Issuer, Role::Verifier]).await;
     let client = keyward.client(&file);
@@ -115,7 +115,7 @@ async fn the_example_limits_the_rate_of_each_key() {
     let (key, other) = (issue("42").await, issue("43").await);
     let api = Api::start(&keyward, &file, &["--rate", "1"]);
     assert_eq!(api.list(&key).await.status, 200);
-    // One a second: unless this machine is slow beyond measure, one of the next is too early.
+    // The limit is one request a second, so one of the next requests comes too early.
     let mut limited = None;
     for _ in 0..20 {
         let reply = api.list(&key).await;
@@ -130,6 +130,10 @@ async fn the_example_limits_the_rate_of_each_key() {
         "{limited:?}"
     );
     assert_eq!(limited.header("retry-after"), Some("1"));
-    assert_eq!(api.list(&other).await.status, 200, "each key has its own");
+    assert_eq!(
+        api.list(&other).await.status,
+        200,
+        "each key has its own limit"
+    );
     api.stop();
 }

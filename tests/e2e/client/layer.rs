@@ -13,12 +13,12 @@ use keyward_testkit::requests::{by_id, slot};
 
 use super::{Keyward, PATIENCE, ask, serve};
 
-async fn order(Extension(who): Extension<Identity>, headers: HeaderMap) -> String {
-    let seen = headers.values().any(|value| {
+async fn order(Extension(identity): Extension<Identity>, headers: HeaderMap) -> String {
+    let key_is_visible = headers.values().any(|value| {
         let text = value.to_str().unwrap_or_default();
         text.contains("kw_")
     });
-    format!("{} {seen}", who.account_id)
+    format!("{} {key_is_visible}", identity.account_id)
 }
 
 fn app(client: Client) -> Router {
@@ -27,7 +27,7 @@ fn app(client: Client) -> Router {
         .layer(RequireApiKey::new(client).scopes(["orders:write"]))
 }
 
-/// Issues a key: its id and its text.
+/// Issues a key. Returns its ID and its text.
 async fn issue(client: &Client, account: &str, scope: &str, cidr: &str) -> (String, String) {
     let request = v1::IssueRequest {
         scopes: vec![scope.to_owned()],
@@ -39,12 +39,12 @@ async fn issue(client: &Client, account: &str, scope: &str, cidr: &str) -> (Stri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_passes_while_it_lives_and_not_after() {
+async fn key_is_accepted_until_it_is_revoked() {
     let mut keyward = Keyward::start();
     let (_, issuer) = keyward.token("issuer", &[Role::Issuer]).await;
     let (_, verifier) = keyward.token("verifier", &[Role::Verifier]).await;
     let issuer = keyward.client(&issuer);
-    // What is said while Keyward is away need not be waited for.
+    // A short time limit, because the test also calls while Keyward is away.
     let builder = keyward.builder(&verifier).timeout(Duration::from_secs(5));
     let api = serve(app(builder.build().unwrap())).await;
     let order = async |headers: &[(&str, &str)]| ask(api, "/v1/orders", headers, Some("")).await;
@@ -60,7 +60,7 @@ async fn a_key_passes_while_it_lives_and_not_after() {
         assert_eq!((reply.status, reply.body.as_str()), (200, "42 false"));
     }
     let both = order(&[("apikey", &key), ("authorization", &bearer)]).await;
-    assert_eq!(both.status, 200, "the same key twice");
+    assert_eq!(both.status, 200, "the same key twice is one key");
 
     let reply = order(&[]).await;
     assert_eq!(reply.status, 401);
@@ -87,7 +87,10 @@ async fn a_key_passes_while_it_lives_and_not_after() {
     assert!(keyward.process.stop().success());
     for key in [&next, &key] {
         let reply = order(&[("apikey", key)]).await;
-        assert_eq!(reply.status, 503, "away is not invalid: {reply:?}");
+        assert_eq!(
+            reply.status, 503,
+            "a missing service says nothing about the key: {reply:?}"
+        );
         assert!(reply.header("retry-after").is_some(), "{reply:?}");
         assert!(reply.header("www-authenticate").is_none(), "{reply:?}");
     }
@@ -97,12 +100,12 @@ async fn a_key_passes_while_it_lives_and_not_after() {
         assert!([200, 503].contains(&reply.status), "{reply:?}");
         reply.status == 200
     };
-    eventually("the key passes again", PATIENCE, back).await;
+    eventually("the key is accepted again", PATIENCE, back).await;
 }
 
-/// A token that lacks the role is this deployment's fault, and nobody passes.
+/// A token without the role is a fault of the deployment, not of the key.
 #[tokio::test(flavor = "multi_thread")]
-async fn with_a_token_that_may_not_verify_nobody_passes_and_no_key_is_blamed() {
+async fn token_without_the_role_verifier_refuses_all_requests_with_503() {
     let keyward = Keyward::start();
     let (_, issuer) = keyward.token("issuer", &[Role::Issuer]).await;
     let issuer = keyward.client(&issuer);

@@ -16,7 +16,7 @@ use keyward_testkit::{HttpAnswer, Process, http_ask};
 /// The longest wait for something that normally happens soon.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keyward as a process, and a directory for the files of those who call it.
+/// Keyward as a process, and a directory for the files of its callers.
 struct Keyward {
     process: Process,
     directory: tempfile::TempDir,
@@ -31,7 +31,7 @@ impl Keyward {
         Self { process, directory }
     }
 
-    /// Starts it again where it was.
+    /// Starts the service again on the same address.
     fn start_again(&mut self) {
         let data = self.directory.path().join("data");
         let binary = crate::BINARY;
@@ -47,7 +47,7 @@ impl Keyward {
         self.directory.path().join(name)
     }
 
-    /// Makes a token with these roles, and a file with it: its id and the file.
+    /// Creates a token with these roles. Returns its ID and a file with the token.
     async fn token(&self, name: &str, roles: &[Role]) -> (String, PathBuf) {
         let file = self.path(name);
         let id = self.token_into(&file, name, roles).await;
@@ -61,7 +61,7 @@ impl Keyward {
         made.caller_token.unwrap().token_id
     }
 
-    /// A client with the token in `file`, and with time enough on a busy machine.
+    /// A client with the token in `file`, and with time limits for a busy machine.
     fn client(&self, file: &Path) -> Client {
         self.builder(file).build().unwrap()
     }
@@ -72,7 +72,7 @@ impl Keyward {
     }
 }
 
-/// A server of a test's own, until the runtime ends.
+/// Serves `app` until the runtime ends.
 async fn serve(app: axum::Router) -> SocketAddr {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listener = tokio::net::TcpListener::bind(any).await.unwrap();

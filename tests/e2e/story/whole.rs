@@ -10,18 +10,6 @@ use super::actor::Actor;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// All keys of an account, also dead ones.
-pub(crate) async fn keys_of(client: &Client, account: &str) -> Vec<v1::ApiKey> {
-    let request = v1::ListRequest {
-        account_id: account.to_owned(),
-        include_revoked: true,
-        page_size: 1000,
-        ..Default::default()
-    };
-    let answer = client.keys.clone().list(request).await;
-    answer.unwrap().into_inner().keys
-}
-
 /// The number of replaced keys of the account, from the audit.
 async fn replaces(stage: &Stage, account: &str) -> i64 {
     let options = sqlx::sqlite::SqliteConnectOptions::new()

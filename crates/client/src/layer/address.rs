@@ -1,4 +1,4 @@
-//! From where a request comes. Nothing that a client may write is believed unless it was told so.
+//! Finds the address of the end user. Headers count only if the service says which proxies it has.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -7,32 +7,31 @@ use std::sync::Arc;
 use http::request::Parts;
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
-/// How the address of the end user is found, which is what a key's `allowed_cidrs` are compared
-/// with. If it is not found, it is unknown to Keyward too, and a key that may be used only from
-/// certain addresses is refused.
+/// Selects the address of the end user, which Keyward compares with a key's `allowed_cidrs`. With an
+/// unknown address, Keyward refuses every key that is limited to certain addresses.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub enum ClientIp {
     /// The peer of the connection, as the server recorded it in the request's extensions: axum's
     /// `ConnectInfo<SocketAddr>` (from `into_make_service_with_connect_info::<SocketAddr>()`; needs
     /// the feature `axum`, on by default), tonic's `TcpConnectInfo` with or without TLS, or a plain
-    /// `SocketAddr`. No client can forge it. Behind a proxy it is the proxy's.
+    /// `SocketAddr`. No client can forge it. Behind a proxy, it is the proxy's address.
     #[default]
     Peer,
-    /// What the outermost of so many proxies of your own saw: the entry of `x-forwarded-for` that
-    /// stands so far from its end. With one proxy that is the last entry, which the proxy wrote;
-    /// what stands before it came from the client and is not believed. A header that is too short,
-    /// or an entry that is no address, makes the address unknown. 0 is [`Self::Peer`].
+    /// The peer of your outermost proxy: the entry of `x-forwarded-for` at position `trusted_hops`
+    /// from the end. With one proxy, that is the last entry, which the proxy wrote; the client may
+    /// have written the entries before it. If the header is too short, or the entry is not an
+    /// address, the address is unknown. 0 means [`Self::Peer`].
     ///
-    /// Only where nobody can reach this server but through all of these proxies, each of which adds
-    /// the address of its peer: whoever else reaches it may claim any address.
+    /// Use this only if every request passes all of these proxies, and each adds the address of its
+    /// peer. A client that reaches this server in another way can claim any address.
     Forwarded {
-        /// How many proxies there are.
+        /// The number of proxies.
         trusted_hops: usize,
     },
-    /// By a function of the request's head, from which the key has been taken.
+    /// The result of a function of the request's head, without the key.
     Custom(Arc<FindIp>),
-    /// Not at all.
+    /// No address.
     Unknown,
 }
 
@@ -40,7 +39,7 @@ pub enum ClientIp {
 pub type FindIp = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 
 impl ClientIp {
-    /// By a function: [`Self::Custom`].
+    /// Uses a function: [`Self::Custom`].
     pub fn custom(find: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         Self::Custom(Arc::new(find))
     }
@@ -90,7 +89,7 @@ fn forwarded(parts: &Parts, hops: usize) -> Option<IpAddr> {
         entries.extend(line.to_str().ok()?.split(','));
     }
     let entry = entries[entries.len().checked_sub(hops)?].trim();
-    // Some proxies write the port, too.
+    // Some proxies also write the port.
     entry
         .parse()
         .or_else(|_| entry.parse().map(|address: SocketAddr| address.ip()))
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_own_proxies_wrote_is_believed() {
+    fn only_entries_of_trusted_proxies_count() {
         for (lines, hops, expected) in [
             (&["192.0.2.1"][..], 1, Some("192.0.2.1")),
             (&["6.6.6.6, 192.0.2.1"], 1, Some("192.0.2.1")),
@@ -129,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_is_what_the_server_recorded() {
+    fn peer_is_the_address_that_the_server_recorded() {
         let address: SocketAddr = "[::ffff:192.0.2.1]:4711".parse().unwrap();
         let ip: IpAddr = "192.0.2.1".parse().unwrap();
         let mut spoofed = parts(&["6.6.6.6"]);
@@ -156,7 +155,7 @@ mod tests {
 
     #[cfg(feature = "axum")]
     #[test]
-    fn axums_peer_is_found() {
+    fn peer_of_axum_is_found() {
         let address: SocketAddr = "192.0.2.1:4711".parse().unwrap();
         let mut parts = parts(&["6.6.6.6"]);
         parts.extensions.insert(axum::extract::ConnectInfo(address));

@@ -1,4 +1,4 @@
-//! What a refusal looks like to the one who is refused: two presets, or anything.
+//! The body of a refusal: two presets, or a function.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::Refusal;
 
-/// Status, content type and body of a refusal. `WWW-Authenticate` and `Retry-After` are added to it.
+/// Status, content type and body of a refusal. The layer adds `WWW-Authenticate` and `Retry-After`.
 #[derive(Clone, Debug)]
 pub struct Rendered {
-    /// The status; mostly [`Refusal::status`].
+    /// The status; usually [`Refusal::status`].
     pub status: StatusCode,
     /// The content type.
     pub content_type: HeaderValue,
@@ -20,7 +20,7 @@ pub struct Rendered {
 }
 
 impl Rendered {
-    /// A body with the status that goes with the refusal.
+    /// A body with the refusal's own status.
     pub fn new(refusal: &Refusal, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self {
             status: refusal.status(),
@@ -30,9 +30,9 @@ impl Rendered {
     }
 }
 
-/// Makes the body of a refusal; any function `Fn(&Refusal) -> Rendered` does.
+/// Renders refusals. Every function `Fn(&Refusal) -> Rendered` implements it.
 pub trait RefusalBody: Send + Sync + 'static {
-    /// The answer to a request that does not pass.
+    /// The response to a refused request.
     fn render(&self, refusal: &Refusal) -> Rendered;
 }
 
@@ -42,7 +42,7 @@ impl<F: Fn(&Refusal) -> Rendered + Send + Sync + 'static> RefusalBody for F {
     }
 }
 
-/// `application/problem+json` by RFC 9457, with [`Refusal::code`] as `code` besides. The default.
+/// `application/problem+json` of RFC 9457, with [`Refusal::code`] as `code`. The default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Problem;
 
@@ -62,26 +62,26 @@ impl RefusalBody for Problem {
 
 /// `{"error":true,"message":"API_KEY_REQUIRED","data":null}`.
 ///
-/// The message is [`Refusal::code`]; except that a key that does not pass is `INVALID_API_KEY`,
-/// whatever is wrong with it: clients of this form know that one message.
+/// The message is [`Refusal::code`], but every unknown, revoked, expired or disabled key is
+/// `INVALID_API_KEY`: clients of this format know only that message.
 #[derive(Clone, Copy)]
 pub struct Envelope {
     message: fn(&Refusal) -> String,
 }
 
 impl Envelope {
-    /// With messages of one's own, such as `TSAS:106 API_KEY_REQUIRED`.
+    /// An envelope with custom messages, such as `TSAS:106 API_KEY_REQUIRED`.
     pub const fn with_messages(message: fn(&Refusal) -> String) -> Self {
         Self { message }
     }
 
-    /// An envelope around any message of one's own, so that other errors can look the same.
+    /// The body for any message, so that other errors can have the same format.
     pub fn wrap(message: &str) -> String {
         let message = Value::from(message);
         format!(r#"{{"error":true,"message":{message},"data":null}}"#)
     }
 
-    /// The message of a refusal, unless there are messages of one's own.
+    /// The default message of a refusal.
     pub fn message(refusal: &Refusal) -> String {
         let message = match refusal {
             Refusal::KeyRevoked | Refusal::KeyExpired | Refusal::KeyDisabled => {
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_envelope_is_that_of_the_domain() {
+    fn envelope_has_its_fixed_format() {
         let text = |envelope: Envelope, refusal| envelope.render(&refusal).body;
         assert_eq!(
             text(Envelope::default(), Refusal::KeyMissing),
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_that_of_the_rfc() {
+    fn problem_has_the_members_of_the_rfc() {
         let rendered = Problem.render(&Refusal::KeyRevoked);
         assert_eq!(rendered.content_type, "application/problem+json");
         let body: Value = serde_json::from_slice(&rendered.body).unwrap();

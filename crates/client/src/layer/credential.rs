@@ -1,4 +1,4 @@
-//! Taking the key off a request: there is one, or the request is refused.
+//! Finds the one key of a request and removes it.
 
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
@@ -6,15 +6,14 @@ use http::{HeaderMap, HeaderValue};
 use super::Refusal;
 use crate::Secret;
 
-/// Headers whose whole value is a key.
+/// Headers with a key as their whole value.
 const PLAIN: [&str; 2] = ["apikey", "x-api-key"];
-/// What is longer is no key: Keyward need not be asked.
-const MAX_KEY: usize = 1024;
-/// The scheme of `authorization` whose credentials are a key.
+/// A longer text is not a key, so it needs no call.
+const MAX_LENGTH: usize = 1024;
+/// The scheme of `authorization` with a key as its credentials.
 const SCHEME: &str = "bearer";
 
-/// Takes the key, and every header that holds one, off the request. Credentials of another scheme
-/// are not ours and stay.
+/// Removes the key and every header with a key. Credentials of other schemes stay.
 pub(super) fn take(headers: &mut HeaderMap) -> Result<Secret, Refusal> {
     let key = find(headers)?;
     for name in PLAIN {
@@ -33,8 +32,8 @@ pub(super) fn take(headers: &mut HeaderMap) -> Result<Secret, Refusal> {
     Ok(key)
 }
 
-/// The one key that the headers name. An empty header is none: it is what a client sends whose
-/// setting is not there.
+/// The one key in the headers. An empty header does not count: a client sends it if its setting is
+/// missing.
 fn find(headers: &HeaderMap) -> Result<Secret, Refusal> {
     let plain = PLAIN.iter().flat_map(|name| headers.get_all(*name));
     let plain = plain.map(|value| text(value).map(Some));
@@ -52,7 +51,7 @@ fn find(headers: &HeaderMap) -> Result<Secret, Refusal> {
     }
     match found {
         None => Err(Refusal::KeyMissing),
-        Some(key) if key.len() > MAX_KEY => Err(Refusal::KeyUnknown),
+        Some(key) if key.len() > MAX_LENGTH => Err(Refusal::KeyUnknown),
         Some(key) => Ok(Secret::new(key)),
     }
 }
@@ -62,7 +61,7 @@ fn text(value: &HeaderValue) -> Result<&str, Refusal> {
     Ok(text.trim_ascii())
 }
 
-/// The credentials, if the scheme is ours.
+/// The credentials, if the scheme is `Bearer`.
 fn bearer(text: &str) -> Option<&str> {
     let text = text.trim_ascii();
     let (scheme, credentials) = text.split_once([' ', '\t']).unwrap_or((text, ""));
@@ -86,8 +85,8 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_wherever_it_stands_and_taken_off() {
-        let places: [Lines; 8] = [
+    fn key_is_found_in_each_header_and_removed() {
+        let requests: [Lines; 8] = [
             &[("apikey", b"kw_a")],
             &[("x-api-key", b" kw_a ")],
             &[("authorization", b"Bearer kw_a")],
@@ -102,17 +101,17 @@ mod tests {
             ],
             &[("authorization", b"BEARER kw_a"), ("apikey", b"kw_a")],
         ];
-        for place in places {
-            let mut headers = headers(place);
+        for lines in requests {
+            let mut headers = headers(lines);
             let key = take(&mut headers).map(|key| key.expose().to_owned());
-            assert_eq!(key, Ok("kw_a".to_owned()), "{place:?}");
+            assert_eq!(key, Ok("kw_a".to_owned()), "{lines:?}");
             assert!(headers.is_empty(), "{headers:?}");
         }
     }
 
     #[test]
-    fn two_keys_are_none() {
-        let places: [Lines; 4] = [
+    fn two_different_keys_are_refused() {
+        let requests: [Lines; 4] = [
             &[("apikey", b"kw_a"), ("x-api-key", b"kw_b")],
             &[("apikey", b"kw_a"), ("apikey", b"kw_b")],
             &[("apikey", b"kw_a"), ("authorization", b"Bearer kw_b")],
@@ -121,14 +120,14 @@ mod tests {
                 ("authorization", b"Bearer kw_b"),
             ],
         ];
-        for place in places {
-            let refusal = take(&mut headers(place)).map(|_| ()).unwrap_err();
-            assert_eq!(refusal, Refusal::KeyAmbiguous, "{place:?}");
+        for lines in requests {
+            let refusal = take(&mut headers(lines)).map(|_| ()).unwrap_err();
+            assert_eq!(refusal, Refusal::KeyAmbiguous, "{lines:?}");
         }
     }
 
     #[test]
-    fn no_key_and_no_text() {
+    fn missing_and_unreadable_keys_are_refused() {
         let cases: [(Lines, Refusal); 6] = [
             (&[], Refusal::KeyMissing),
             (&[("apikey", b" ")], Refusal::KeyMissing),
@@ -137,15 +136,18 @@ mod tests {
             (&[("apikey", b"kw_\xff")], Refusal::KeyUnreadable),
             (&[("authorization", b"Bearer \xe9")], Refusal::KeyUnreadable),
         ];
-        for (place, expected) in cases {
-            let refusal = take(&mut headers(place)).map(|_| ()).unwrap_err();
-            assert_eq!(refusal, expected, "{place:?}");
+        for (lines, expected) in cases {
+            let refusal = take(&mut headers(lines)).map(|_| ()).unwrap_err();
+            assert_eq!(refusal, expected, "{lines:?}");
         }
     }
 
     #[test]
-    fn what_is_much_too_long_is_no_key() {
-        for (length, expected) in [(MAX_KEY, None), (MAX_KEY + 1, Some(Refusal::KeyUnknown))] {
+    fn too_long_text_is_an_unknown_key() {
+        for (length, expected) in [
+            (MAX_LENGTH, None),
+            (MAX_LENGTH + 1, Some(Refusal::KeyUnknown)),
+        ] {
             let mut headers = HeaderMap::new();
             let long = HeaderValue::try_from("k".repeat(length)).unwrap();
             headers.append("apikey", long);

@@ -1,5 +1,5 @@
-//! A tower layer that lets a request through only with a valid API key: for axum, tonic, and
-//! whatever else is a service of http requests.
+//! A tower layer that accepts a request only with a valid API key: for axum, tonic, and any other
+//! service of http requests.
 //!
 //! ```
 //! # use axum::{Router, routing::post};
@@ -12,34 +12,35 @@
 //! # }
 //! ```
 //!
-//! **The key** is taken from `apikey`, `x-api-key` or `authorization: Bearer`. A request with two
-//! different keys is refused: which of them was meant is not for this layer to guess. The key is
-//! taken off the request, so that neither handlers nor their logs see it; in its place an
-//! [`Identity`](crate::Identity) is in the request's extensions.
+//! **The key** comes from `apikey`, `x-api-key` or `authorization: Bearer`. A request with two
+//! different keys is refused, because the layer cannot know which one is meant. The layer removes the
+//! key from the request, so that neither handlers nor their logs see it, and adds an
+//! [`Identity`](crate::Identity) to the request's extensions.
 //!
-//! **The answers**, with a body that can be replaced ([`RequireApiKey::body`]):
+//! **The refusals**, with a body that you can replace ([`RequireApiKey::body`]):
 //!
 //! | status | when | headers |
 //! |---|---|---|
-//! | 400 | two different keys, or one that is not text | |
-//! | 401 | no key, or one that is unknown, revoked, expired or disabled | `WWW-Authenticate` |
-//! | 403 | the key lives, but lacks a scope or may not be used from this address | `WWW-Authenticate` for a scope |
-//! | 503 | Keyward could not say, for whatever reason | `Retry-After` |
+//! | 400 | two different keys, or a key that is not ASCII text | |
+//! | 401 | no key, or an unknown, revoked, expired or disabled key | `WWW-Authenticate` |
+//! | 403 | the key lacks a scope, or may not be used from this address | `WWW-Authenticate` for a scope |
+//! | 503 | Keyward gave no verdict, for any reason | `Retry-After` |
 //!
 //! With [`RequireApiKey::grpc`], for tonic, they are INVALID_ARGUMENT, UNAUTHENTICATED,
 //! PERMISSION_DENIED and UNAVAILABLE.
 //!
-//! **Fails closed:** nothing passes without a verdict that says VALID, and no fault of Keyward's is
-//! taken for a bad key.
+//! **It fails closed:** only the verdict VALID lets a request through. A failed call never counts as a
+//! bad key.
 //!
-//! **The client's address** is that of the peer unless told otherwise: see [`ClientIp`].
+//! **The client's address** is that of the peer by default: see [`ClientIp`].
 //!
-//! **A request is judged when its head has come.** One that withholds its body, or a stream without
-//! an end, acts later, maybe on a key that was revoked since: bound how long that may take, or read
-//! the body first, in a layer outside of this one, as `examples/rest_api.rs` does.
+//! **The verdict is taken when the request's head arrives.** A request with a slow body, or an endless
+//! stream, may act long after its key is revoked. Limit that time, or read the body first, in a layer
+//! outside this one, as `examples/rest_api.rs` does.
 //!
-//! **Where to put it.** Once: it takes the key off, so a second one further in finds none. Preflight
-//! requests of browsers carry no key: a CORS layer belongs outside this one. With `Router::route_layer` paths that do not exist stay 404 for everybody.
+//! **Add the layer once:** it removes the key, so a second layer finds none. Preflight requests of
+//! browsers carry no key: put a CORS layer outside this one. With `Router::route_layer`, unknown paths
+//! stay 404 for everybody.
 
 mod address;
 mod body;

@@ -1,9 +1,8 @@
-//! Why a request does not pass, and what that is in HTTP and in gRPC.
+//! The reasons for refusing a request, in HTTP and in gRPC.
 //!
-//! A caller learns whether its key is revoked, expired or disabled. That is safe: such a verdict is
-//! given only on the exact text of a key, which nobody can guess, so it tells something only to who
-//! holds that key; and it tells an honest user what to do next. Why a text is no key at all (a typing
-//! error, or no such key) is not told apart.
+//! A caller learns whether its key is revoked, expired or disabled. That is safe: such a verdict
+//! needs the exact text of a key, which nobody can guess, and it tells an honest user what to do next.
+//! A malformed key and an unknown key give the same refusal.
 
 use std::time::Duration;
 
@@ -14,40 +13,40 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::{Error, Verdict};
 
-/// Why a request does not pass.
+/// The reason for refusing a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// It holds no key.
+    /// The request holds no key.
     KeyMissing,
-    /// It holds two different keys.
+    /// The request holds two different keys.
     KeyAmbiguous,
-    /// A header that should hold a key is not ASCII text.
+    /// A header for the key is not ASCII text.
     KeyUnreadable,
-    /// There is no such key.
+    /// The key does not exist.
     KeyUnknown,
-    /// The key is revoked, for good.
+    /// The key is revoked for good.
     KeyRevoked,
-    /// The key has expired, for good.
+    /// The key has expired for good.
     KeyExpired,
-    /// The key is switched off for now.
+    /// The key is disabled; it can be enabled again.
     KeyDisabled,
-    /// The key lives, but lacks a required scope.
+    /// The key is live, but lacks a required scope.
     ScopeMissing,
-    /// The key lives, but may not be used from this address.
+    /// The key is live, but may not be used from this address.
     AddressNotAllowed,
-    /// Keyward could not say. Nothing is known about the key.
+    /// Keyward gave no verdict. Nothing is known about the key.
     Unavailable {
-        /// When to try again.
+        /// The time after which to try again.
         retry_after: Duration,
     },
 }
 
-/// When to try again, unless Keyward said.
-const RETRY: Duration = Duration::from_secs(1);
+/// The time after which to try again, if Keyward gave none.
+const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
 impl Refusal {
-    /// The status that it has in HTTP.
+    /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         match self {
             Self::KeyAmbiguous | Self::KeyUnreadable => StatusCode::BAD_REQUEST,
@@ -61,7 +60,7 @@ impl Refusal {
         }
     }
 
-    /// A name for programs.
+    /// The name for programs.
     pub fn code(&self) -> &'static str {
         match self {
             Self::KeyMissing => "API_KEY_REQUIRED",
@@ -77,7 +76,7 @@ impl Refusal {
         }
     }
 
-    /// A sentence for people.
+    /// The sentence for people.
     pub fn detail(&self) -> &'static str {
         match self {
             Self::KeyMissing => {
@@ -95,8 +94,8 @@ impl Refusal {
         }
     }
 
-    /// Adds the headers that go with the status: what would let the request pass (RFC 9110, 11.6.1;
-    /// RFC 6750, 3), or when to try again.
+    /// Adds the headers of the status: the challenge (RFC 9110, 11.6.1; RFC 6750, 3), or the time
+    /// after which to try again.
     pub(super) fn add_headers(&self, headers: &mut HeaderMap, realm: &str, scopes: &[String]) {
         if let Self::Unavailable { retry_after } = self {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(*retry_after)));
@@ -114,14 +113,14 @@ impl Refusal {
             _ => return,
         };
         for challenge in [format!("ApiKey realm={realm}"), bearer] {
-            // What was quoted is a header's text.
+            // Quoted text is always a valid header.
             if let Ok(value) = HeaderValue::try_from(challenge) {
                 headers.append(WWW_AUTHENTICATE, value);
             }
         }
     }
 
-    /// The same in gRPC.
+    /// The refusal as a gRPC status.
     pub(super) fn grpc(&self) -> Status {
         let code = match self.status() {
             StatusCode::BAD_REQUEST => Code::InvalidArgument,
@@ -139,8 +138,8 @@ impl Refusal {
         }
     }
 
-    /// What the verdict says against the key, if anything.
-    pub(super) fn of(verdict: Verdict) -> Result<crate::Identity, Self> {
+    /// The identity of a valid key; a refusal for any other verdict.
+    pub(super) fn check(verdict: Verdict) -> Result<crate::Identity, Self> {
         match verdict {
             Verdict::Valid(identity) => Ok(identity),
             Verdict::NotFound | Verdict::Malformed => Err(Self::KeyUnknown),
@@ -153,29 +152,32 @@ impl Refusal {
     }
 }
 
-/// Whatever the error is, also one of this deployment's own: it says nothing about the key.
+/// Every error of a call, because none says anything about the key.
 impl From<&Error> for Refusal {
     fn from(error: &Error) -> Self {
         Self::Unavailable {
-            retry_after: error.retry_after.unwrap_or(RETRY),
+            retry_after: error.retry_after.unwrap_or(RETRY_AFTER_DEFAULT),
         }
     }
 }
 
-/// Rounded up: not earlier than asked for, and at least one.
+/// Rounded up, so that nobody comes too early; at least 1.
 fn whole_seconds(time: Duration) -> u64 {
     let more = u64::from(time.subsec_nanos() > 0);
     time.as_secs().saturating_add(more).max(1)
 }
 
-/// A quoted string of RFC 9110, without what cannot stand in one.
+/// A quoted string of RFC 9110, without characters that it cannot hold.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
-    for sign in text.chars().filter(|sign| matches!(sign, ' '..='~')) {
-        if matches!(sign, '"' | '\\') {
+    for character in text
+        .chars()
+        .filter(|character| matches!(character, ' '..='~'))
+    {
+        if matches!(character, '"' | '\\') {
             quoted.push('\\');
         }
-        quoted.push(sign);
+        quoted.push(character);
     }
     quoted + "\""
 }
@@ -185,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quoted_string_stays_one() {
+    fn quoted_string_is_always_valid() {
         assert_eq!(quoted(r#"a "b" \ "#), r#""a \"b\" \\ ""#);
         assert_eq!(quoted("é\r\nx"), r#""x""#);
     }
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn challenges_say_what_is_missing() {
+    fn challenges_name_the_problem() {
         let challenges = |refusal: Refusal| {
             let mut headers = HeaderMap::new();
             refusal.add_headers(&mut headers, "orders", &["a:b".to_owned(), "c".to_owned()]);
@@ -225,6 +227,11 @@ mod tests {
             ]
         );
         assert!(challenges(Refusal::AddressNotAllowed).is_empty());
-        assert!(challenges(Refusal::Unavailable { retry_after: RETRY }).is_empty());
+        assert!(
+            challenges(Refusal::Unavailable {
+                retry_after: RETRY_AFTER_DEFAULT
+            })
+            .is_empty()
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The layer and the service that it makes. A request passes at one place only, with a valid
-//! verdict in hand.
+//! The layer and its service. A request reaches the inner service at one line only, and only with a
+//! valid verdict.
 
 use std::fmt;
 use std::future::Future;
@@ -22,17 +22,17 @@ use tower_service::Service;
 use super::{ClientIp, Problem, Refusal, RefusalBody, credential};
 use crate::{Client, Consistency, ErrorKind, Identity, VerifyRequest};
 
-/// How often a fault of the deployment is said.
-const TELLING: Duration = Duration::from_secs(1);
+/// The shortest time between two log lines about a fault of the deployment.
+const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The body of an answer: the guarded service's own, or that of a refusal.
+/// The body of a response: from the guarded service, or of a refusal.
 pub type ResponseBody<B> = Either<B, Full<Bytes>>;
 
-/// What [`Guarded`] answers with, later.
+/// The future of [`Guarded`].
 pub type ResponseFuture<B, E> =
     Pin<Box<dyn Future<Output = Result<Response<ResponseBody<B>>, E>> + Send>>;
 
-/// Lets requests through only with a valid API key: see [the module](super).
+/// Accepts a request only with a valid API key: see [the module](super).
 #[derive(Clone)]
 #[must_use]
 pub struct RequireApiKey(Arc<Guard>);
@@ -46,11 +46,11 @@ struct Guard {
     realm: String,
     body: Arc<dyn RefusalBody>,
     speaks_grpc: bool,
-    told: Arc<Mutex<Option<Instant>>>,
+    last_log: Arc<Mutex<Option<Instant>>>,
 }
 
 impl RequireApiKey {
-    /// Asks `client` about each key, whose token takes the role `verifier`. No scope is required.
+    /// Verifies each key by `client`, whose token needs the role `verifier`. Requires no scope.
     pub fn new(client: Client) -> Self {
         Self(Arc::new(Guard {
             client,
@@ -60,39 +60,39 @@ impl RequireApiKey {
             realm: "api".to_owned(),
             body: Arc::new(Problem),
             speaks_grpc: false,
-            told: Arc::default(),
+            last_log: Arc::default(),
         }))
     }
 
-    /// The scopes that a key must all hold, besides those of an earlier call.
+    /// Adds scopes, all of which a key must have.
     pub fn scopes<S: Into<String>>(self, scopes: impl IntoIterator<Item = S>) -> Self {
         let scopes = scopes.into_iter().map(Into::into);
         self.with(|guard| guard.scopes.extend(scopes))
     }
 
-    /// How the address of the end user is found; [`ClientIp::Peer`] unless set.
+    /// Sets how the address of the end user is found. [`ClientIp::Peer`] by default.
     pub fn client_ip(self, client_ip: ClientIp) -> Self {
         self.with(|guard| guard.client_ip = client_ip)
     }
 
-    /// How Keyward finds its answer; a revocation that has returned is seen either way.
+    /// Sets how Keyward finds its answer. Each way respects every revocation that has returned.
     pub fn consistency(self, consistency: Consistency) -> Self {
         self.with(|guard| guard.consistency = consistency)
     }
 
-    /// The realm that `WWW-Authenticate` names; `api` unless set.
+    /// Sets the realm in `WWW-Authenticate`. `api` by default.
     pub fn realm(self, realm: impl Into<String>) -> Self {
         let realm = realm.into();
         self.with(|guard| guard.realm = realm)
     }
 
-    /// Refuses as gRPC does: with the status 200 and the refusal in `grpc-status`. For tonic alone:
-    /// whoever looks at the HTTP status would take a refusal for a success.
+    /// Refuses as gRPC does: with the HTTP status 200 and the refusal in `grpc-status`. Only for tonic:
+    /// an HTTP client would read a refusal as a success.
     pub fn grpc(self) -> Self {
         self.with(|guard| guard.speaks_grpc = true)
     }
 
-    /// What a refusal looks like; [`Problem`] unless set. gRPC has a form of its own.
+    /// Sets the body of refusals. [`Problem`] by default. Has no effect with [`Self::grpc`].
     pub fn body(self, body: impl RefusalBody) -> Self {
         self.with(|guard| guard.body = Arc::new(body))
     }
@@ -140,7 +140,7 @@ impl<S: fmt::Debug> fmt::Debug for Guarded<S> {
     }
 }
 
-/// So that one service of a tonic server can be guarded, and the others (health, say) left open.
+/// Lets a tonic server guard one service and leave others open, for example health.
 impl<S: NamedService> NamedService for Guarded<S> {
     const NAME: &'static str = S::NAME;
 }
@@ -160,17 +160,17 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        // The one that is ready goes with the request, and a clone of it stays.
-        let stays = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, stays);
+        // The service that is ready handles the request; its clone is for later requests.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
         let guard = Arc::clone(&self.guard);
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
             match guard.judge(&mut parts).await {
                 Ok(identity) => {
                     parts.extensions.insert(identity);
-                    let answer = inner.call(Request::from_parts(parts, body)).await?;
-                    Ok(answer.map(Either::Left))
+                    let response = inner.call(Request::from_parts(parts, body)).await?;
+                    Ok(response.map(Either::Left))
                 }
                 Err(refusal) => Ok(guard.refuse(&refusal).map(Either::Right)),
             }
@@ -179,7 +179,7 @@ where
 }
 
 impl Guard {
-    /// Takes the key off the request and asks about it.
+    /// Removes the key from the request and verifies it.
     async fn judge(&self, parts: &mut Parts) -> Result<Identity, Refusal> {
         let api_key = credential::take(&mut parts.headers)?;
         let request = VerifyRequest {
@@ -189,30 +189,30 @@ impl Guard {
             consistency: self.consistency,
         };
         match self.client.verify(request).await {
-            Ok(verdict) => Refusal::of(verdict),
+            Ok(verdict) => Refusal::check(verdict),
             Err(error) => {
-                if error.kind != ErrorKind::Unavailable && self.is_to_be_told() {
-                    tracing::error!(%error, "keys cannot be checked: the deployment is at fault");
+                if error.kind != ErrorKind::Unavailable && self.is_log_due() {
+                    tracing::error!(%error, "cannot verify keys: this deployment is misconfigured");
                 } else {
-                    tracing::debug!(%error, "a key could not be checked");
+                    tracing::debug!(%error, "cannot verify a key");
                 }
                 Err(Refusal::from(&error))
             }
         }
     }
 
-    /// Once a second: every request may meet the same fault.
-    fn is_to_be_told(&self) -> bool {
-        let (mut told, now) = (self.told.lock(), Instant::now());
-        let is_due = told.is_none_or(|told| now.duration_since(told) >= TELLING);
+    /// At most once per interval, because every request may meet the same fault.
+    fn is_log_due(&self) -> bool {
+        let (mut last, now) = (self.last_log.lock(), Instant::now());
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL);
         if is_due {
-            *told = Some(now);
+            *last = Some(now);
         }
         is_due
     }
 
     fn refuse(&self, refusal: &Refusal) -> Response<Full<Bytes>> {
-        tracing::debug!(why = refusal.code(), "a request is refused");
+        tracing::debug!(reason = refusal.code(), "refused a request");
         if self.speaks_grpc {
             return refusal.grpc().into_http();
         }

@@ -1,4 +1,4 @@
-//! What answers and errors of the service become.
+//! Verdicts, responses and errors of the service, as the client returns them.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ fn key() -> VerifyRequest {
 }
 
 #[tokio::test]
-async fn every_verdict_is_told() {
+async fn every_verdict_is_returned() {
     let fake = Fake::start().await;
     let client = fake.client();
     for (wire, expected) in [
@@ -34,7 +34,7 @@ async fn every_verdict_is_told() {
     }
     *fake.script.verdict.lock() = valid();
     let Verdict::Valid(identity) = client.verify(key()).await.unwrap() else {
-        panic!("it is valid");
+        panic!("the verdict must be VALID");
     };
     assert_eq!(
         (identity.key_id.as_str(), identity.account_id.as_str()),
@@ -48,7 +48,7 @@ async fn every_verdict_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_not_known_is_not_valid() {
+async fn unknown_or_incomplete_verdict_is_an_error() {
     let fake = Fake::start().await;
     let client = fake.client();
     let changes: [fn(&mut v1::VerifyResponse); 5] = [
@@ -75,7 +75,7 @@ async fn what_is_not_known_is_not_valid() {
 }
 
 #[tokio::test]
-async fn the_request_says_what_was_asked() {
+async fn request_carries_all_fields_and_headers() {
     let fake = Fake::start().await;
     fake.script.before(|seen| {
         assert_eq!(seen.text("authorization"), Some("Bearer kwt_test"));
@@ -102,17 +102,17 @@ async fn the_request_says_what_was_asked() {
         fake.client().verify(key()).await,
         Ok(Verdict::Valid(_))
     ));
-    let asked = fake.script.asked.lock();
-    assert_eq!(asked[0].api_key, "kw_canary");
-    assert_eq!(asked[0].required_scopes, ["a:b"]);
-    assert_eq!(asked[0].client_ip, "2001:db8::1");
-    assert_eq!(asked[0].consistency(), v1::Consistency::Strong);
-    assert_eq!(asked[1].client_ip, "");
-    assert_eq!(asked[1].consistency(), v1::Consistency::Default);
+    let requests = fake.script.requests.lock();
+    assert_eq!(requests[0].api_key, "kw_canary");
+    assert_eq!(requests[0].required_scopes, ["a:b"]);
+    assert_eq!(requests[0].client_ip, "2001:db8::1");
+    assert_eq!(requests[0].consistency(), v1::Consistency::Strong);
+    assert_eq!(requests[1].client_ip, "");
+    assert_eq!(requests[1].consistency(), v1::Consistency::Default);
 }
 
 #[tokio::test]
-async fn changes_and_reads_pass_their_messages() {
+async fn every_call_passes_its_messages() {
     let fake = Fake::start().await;
     let client = fake.client();
     let issued = client.issue(v1::IssueRequest::default()).await.unwrap();
@@ -125,11 +125,52 @@ async fn changes_and_reads_pass_their_messages() {
     assert_eq!(page.next_page_token, "more");
     let updated = client.update(v1::UpdateRequest::default()).await.unwrap();
     assert_eq!(updated.revision, 9);
-    assert_eq!(fake.script.calls(), 5);
+    let created = client.call(v1::CreateTokenRequest::default()).await;
+    assert_eq!(created.unwrap().token, "kwt_new");
+    let tokens = client.call(v1::ListTokensRequest::default()).await;
+    assert_eq!(tokens.unwrap().next_page_token, "more");
+    let revoked = client.call(v1::RevokeTokenRequest::default()).await;
+    assert_eq!(revoked.unwrap().revision, 8);
+    assert_eq!(fake.script.calls(), 8);
+}
+
+/// Each repetition would make another token.
+#[tokio::test]
+async fn create_token_is_never_repeated() {
+    let fake = Fake::start().await;
+    fake.script.refuse(Code::Unavailable, "OUTCOME_UNKNOWN");
+    let created = fake.client().call(v1::CreateTokenRequest::default()).await;
+    assert_eq!(created.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(fake.script.calls(), 1);
 }
 
 #[tokio::test]
-async fn each_reason_has_its_kind_and_only_unavailable_is_asked_again() {
+async fn number_of_retries_can_be_set() {
+    let fake = Fake::start().await;
+    fake.script.refuse(Code::Unavailable, "NOT_FRESH");
+    for retries in [0, 1] {
+        let client = client([fake.url()]).retries(retries).build().unwrap();
+        let calls = fake.script.calls();
+        assert!(client.verify(key()).await.is_err());
+        assert_eq!(fake.script.calls() - calls, retries as usize + 1);
+    }
+}
+
+#[tokio::test]
+async fn client_without_a_token_sends_none() {
+    let fake = Fake::start().await;
+    fake.script.before(|seen| {
+        assert_eq!(seen.text("authorization"), None);
+        Err(status(Code::Unauthenticated, "TOKEN_MISSING"))
+    });
+    let client = keyward_client::Client::builder().endpoint(fake.url());
+    let client = client.without_token().build().unwrap();
+    let error = client.verify(key()).await.unwrap_err();
+    assert_eq!(error.reason.as_deref(), Some("TOKEN_MISSING"));
+}
+
+#[tokio::test]
+async fn only_unavailable_calls_are_repeated() {
     let fake = Fake::start().await;
     let client = fake.client();
     for (code, reason, kind) in [
@@ -175,7 +216,7 @@ async fn each_reason_has_its_kind_and_only_unavailable_is_asked_again() {
         fake.script.refuse(code, reason);
         let check = |error: Error, calls: usize| {
             assert_eq!((error.kind, error.reason.as_deref()), (kind, Some(reason)));
-            assert_eq!(error.message, "it is so");
+            assert_eq!(error.message, "refused by the test");
             assert_eq!(error.metadata["replacement_key_id"], "0198");
             assert_eq!(error.retry_after, None);
             let expected = if kind == ErrorKind::Unavailable { 4 } else { 1 };
@@ -190,7 +231,7 @@ async fn each_reason_has_its_kind_and_only_unavailable_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_change_is_made_again_until_it_is_confirmed() {
+async fn change_is_repeated_until_it_is_confirmed() {
     let fake = Fake::start().await;
     let mut left = 2;
     fake.script.before(move |_| {
@@ -206,7 +247,7 @@ async fn a_change_is_made_again_until_it_is_confirmed() {
 }
 
 #[tokio::test]
-async fn when_to_come_back_is_passed_on_and_kept() {
+async fn retry_after_is_returned_and_respected() {
     let fake = Fake::start().await;
     let later = Duration::from_secs(3600);
     fake.script.before(move |_| {
@@ -219,9 +260,9 @@ async fn when_to_come_back_is_passed_on_and_kept() {
     });
     let error = fake.client().verify(key()).await.unwrap_err();
     assert_eq!(error.retry_after, Some(later));
-    assert_eq!(fake.script.calls(), 1, "not before the time");
+    assert_eq!(fake.script.calls(), 1, "no call before retry_after");
 
-    // It holds for the one that said so, and however long it is.
+    // It applies to that endpoint only, and may have any length.
     let other = Fake::start().await;
     let both = client([fake.url(), other.url()]).build().unwrap();
     for _ in 0..4 {
@@ -240,7 +281,7 @@ async fn when_to_come_back_is_passed_on_and_kept() {
 }
 
 #[tokio::test]
-async fn health_is_that_of_any_instance() {
+async fn health_is_ok_if_any_instance_serves() {
     let (reporter, health) = tonic_health::server::health_reporter();
     let router = tonic::transport::Server::builder().add_service(health);
     let healthy = crate::fake::Running::serve(router).await;

@@ -1,4 +1,4 @@
-//! Several endpoints, of which some are gone, hang, or say that they cannot answer.
+//! Several endpoints, of which some are gone, hang, or refuse to answer.
 
 use std::time::Duration;
 
@@ -14,14 +14,14 @@ async fn passes(client: &Client) -> bool {
     matches!(verdict, Ok(Verdict::Valid(_)))
 }
 
-/// A port on which nobody listens: it was free a moment ago.
-async fn nobody() -> String {
+/// A port without a listener: it was free a moment ago.
+async fn closed_port() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
 #[tokio::test]
-async fn each_instance_has_its_share() {
+async fn calls_are_shared_equally() {
     let fakes = [
         Fake::start().await,
         Fake::start().await,
@@ -37,9 +37,9 @@ async fn each_instance_has_its_share() {
 }
 
 #[tokio::test]
-async fn one_that_is_gone_is_passed_over() {
+async fn missing_instance_is_avoided() {
     let fake = Fake::start().await;
-    let client = client([nobody().await, fake.url()]).build().unwrap();
+    let client = client([closed_port().await, fake.url()]).build().unwrap();
     for _ in 0..20 {
         assert!(passes(&client).await);
     }
@@ -47,35 +47,38 @@ async fn one_that_is_gone_is_passed_over() {
 }
 
 #[tokio::test]
-async fn one_that_cannot_answer_is_passed_over_and_rests() {
+async fn unavailable_instance_is_avoided_for_its_cooldown() {
     let (fresh, stale) = (Fake::start().await, Fake::start().await);
     stale.script.refuse(Code::Unavailable, "NOT_FRESH");
     let client = client([stale.url(), fresh.url()]).build().unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     for _ in 0..50 {
         assert!(passes(&client).await);
     }
     assert_eq!(fresh.script.calls(), 50);
-    // Once at first, and once after each rest.
-    let rests = begun.elapsed().as_millis() / 500;
-    let asked = stale.script.calls() as u128;
+    // One call at first, and one after each cooldown.
+    let cooldowns = start.elapsed().as_millis() / 500;
+    let calls = stale.script.calls() as u128;
     assert!(
-        1 <= asked && asked <= 1 + rests,
-        "{asked} times in {rests} rests"
+        1 <= calls && calls <= 1 + cooldowns,
+        "{calls} calls in {cooldowns} cooldowns"
     );
 
     stale.script.before(|_| Ok(()));
     let before = stale.script.calls();
     while stale.script.calls() < before + 5 {
         assert!(passes(&client).await);
-        assert!(begun.elapsed() < PATIENCE, "it has its share again");
+        assert!(
+            start.elapsed() < PATIENCE,
+            "the instance gets its share again"
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// One that cannot read what it finds, or a proxy that has an error of its own.
+/// For example an instance with a damaged store, or a proxy with its own error.
 #[tokio::test]
-async fn one_that_is_broken_is_passed_over_when_nothing_is_changed() {
+async fn broken_instance_is_avoided_for_reads_only() {
     for code in [Code::Internal, Code::Unknown, Code::Unimplemented] {
         let (sound, broken) = (Fake::start().await, Fake::start().await);
         broken.script.refuse(code, "");
@@ -83,9 +86,12 @@ async fn one_that_is_broken_is_passed_over_when_nothing_is_changed() {
         for _ in 0..10 {
             assert!(passes(&client).await, "{code:?}");
         }
-        assert!((1..=3).contains(&broken.script.calls()), "it rests");
+        assert!(
+            (1..=3).contains(&broken.script.calls()),
+            "the endpoint has a cooldown"
+        );
     }
-    // A change may have been made: it is not made again for an error that promises nothing.
+    // The change may have happened, and INTERNAL does not promise that a repetition is safe.
     let (one, other) = (Fake::start().await, Fake::start().await);
     for fake in [&one, &other] {
         fake.script.refuse(Code::Internal, "INTERNAL");
@@ -97,7 +103,7 @@ async fn one_that_is_broken_is_passed_over_when_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn a_change_that_is_not_confirmed_is_asked_of_another_that_rests_not() {
+async fn unconfirmed_change_is_repeated_without_a_cooldown() {
     let (one, other) = (Fake::start().await, Fake::start().await);
     for fake in [&one, &other] {
         fake.script.refuse(Code::Unavailable, "REVOKE_UNCONFIRMED");
@@ -110,9 +116,9 @@ async fn a_change_that_is_not_confirmed_is_asked_of_another_that_rests_not() {
     assert_eq!(one.script.calls() + other.script.calls(), 4);
 }
 
-/// It takes the connection and says nothing: an instance that is paused.
+/// A paused instance accepts connections but never answers.
 #[tokio::test]
-async fn one_that_hangs_leaves_time_for_another() {
+async fn silent_instance_leaves_time_for_another() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let hangs = format!("http://{}", listener.local_addr().unwrap());
     let fake = Fake::start().await;
@@ -121,22 +127,22 @@ async fn one_that_hangs_leaves_time_for_another() {
     for _ in 0..4 {
         assert!(passes(&both).await);
     }
-    // Alone it takes all the time there is, and no more.
+    // Alone it may use the whole time limit.
     let alone = client([hangs]).timeout(Duration::from_millis(300));
     let alone = alone.build().unwrap();
-    let begun = Instant::now();
+    let start = Instant::now();
     let error = alone.verify(VerifyRequest::new(Secret::new("kw_a"))).await;
     assert_eq!(error.unwrap_err().kind, ErrorKind::Unavailable);
-    let took = begun.elapsed();
+    let took = start.elapsed();
     assert!(
         took >= Duration::from_millis(300) && took < PATIENCE,
         "{took:?}"
     );
 }
 
-/// A Revoke may lawfully take as long as `max_staleness`, so nobody else is asked meanwhile.
+/// A Revoke may take as long as `max_staleness`, so no other instance gets the call meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_change_is_waited_for() {
+async fn slow_change_keeps_its_instance() {
     let (one, other) = (Fake::start().await, Fake::start().await);
     for fake in [&one, &other] {
         fake.script.before(|_| {
@@ -155,7 +161,7 @@ async fn a_slow_change_is_waited_for() {
 }
 
 #[tokio::test]
-async fn it_connects_again_by_itself() {
+async fn client_reconnects_by_itself() {
     let fake = Fake::start().await;
     let client = fake.client();
     assert!(passes(&client).await);
@@ -168,9 +174,9 @@ async fn it_connects_again_by_itself() {
         "{error}"
     );
     let _again = Fake::start_on(address).await;
-    let begun = Instant::now();
+    let start = Instant::now();
     while !passes(&client).await {
-        assert!(begun.elapsed() < PATIENCE, "it does not connect again");
+        assert!(start.elapsed() < PATIENCE, "the client does not reconnect");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

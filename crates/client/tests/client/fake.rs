@@ -1,4 +1,4 @@
-//! An `ApiKeyService` that answers what the test tells it to.
+//! Keyward's two services, with the responses that a test sets.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
@@ -16,15 +16,16 @@ use tonic::metadata::MetadataMap;
 use tonic::transport::server::{Router, Server, ServerTlsConfig, TcpIncoming};
 use tonic::{Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
+use v1::admin_service_server::{AdminService, AdminServiceServer};
 use v1::api_key_service_server::{ApiKeyService, ApiKeyServiceServer};
 
 /// Any free port on loopback.
 pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// For whatever must happen, and then happens soon.
+/// The limit for events that must happen and happen soon.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a call brought along besides its message.
+/// The parts of a call besides its message.
 pub(crate) struct Seen<'a> {
     pub(crate) metadata: &'a MetadataMap,
     pub(crate) extensions: &'a Extensions,
@@ -36,20 +37,20 @@ impl Seen<'_> {
     }
 }
 
-type Before = dyn FnMut(Seen<'_>) -> Result<(), Status> + Send;
+type Check = dyn FnMut(Seen<'_>) -> Result<(), Status> + Send;
 
-/// What it answers, and what it saw.
+/// The responses of a service, and the calls that it received.
 pub(crate) struct Script {
-    /// Asked before every answer.
-    before: Mutex<Box<Before>>,
-    /// The answer to Verify.
+    /// Runs before every response.
+    before: Mutex<Box<Check>>,
+    /// The response to Verify.
     pub(crate) verdict: Mutex<v1::VerifyResponse>,
-    /// What Verify was asked.
-    pub(crate) asked: Mutex<Vec<v1::VerifyRequest>>,
+    /// The requests of Verify.
+    pub(crate) requests: Mutex<Vec<v1::VerifyRequest>>,
     calls: AtomicUsize,
 }
 
-/// The answer to a good key.
+/// The response for a valid key.
 pub(crate) fn valid() -> v1::VerifyResponse {
     v1::VerifyResponse {
         verdict: v1::Verdict::Valid.into(),
@@ -66,11 +67,11 @@ pub(crate) fn valid() -> v1::VerifyResponse {
     }
 }
 
-/// A status as Keyward makes them.
+/// A status in the form of Keyward.
 pub(crate) fn status(code: tonic::Code, reason: &str) -> Status {
     let metadata = [("replacement_key_id".to_owned(), "0198".to_owned())];
     let details = ErrorDetails::with_error_info(reason, "keyward", metadata);
-    Status::with_error_details(code, "it is so", details)
+    Status::with_error_details(code, "refused by the test", details)
 }
 
 impl Script {
@@ -78,12 +79,12 @@ impl Script {
         Arc::new(Self {
             before: Mutex::new(Box::new(|_| Ok(()))),
             verdict: Mutex::new(valid()),
-            asked: Mutex::default(),
+            requests: Mutex::default(),
             calls: AtomicUsize::new(0),
         })
     }
 
-    /// From now on asks `before` before every answer.
+    /// Runs `before` before every response from now on.
     pub(crate) fn before(
         &self,
         before: impl FnMut(Seen<'_>) -> Result<(), Status> + Send + 'static,
@@ -91,12 +92,12 @@ impl Script {
         *self.before.lock() = Box::new(before);
     }
 
-    /// From now on refuses every call.
+    /// Refuses every call from now on.
     pub(crate) fn refuse(&self, code: tonic::Code, reason: &'static str) {
         self.before(move |_| Err(status(code, reason)));
     }
 
-    /// How many calls came.
+    /// The number of calls.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
@@ -111,7 +112,7 @@ impl Script {
     }
 }
 
-/// The service of a script.
+/// Both services, with one script.
 pub(crate) struct Service(pub(crate) Arc<Script>);
 
 #[async_trait::async_trait]
@@ -144,7 +145,7 @@ impl ApiKeyService for Service {
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<v1::VerifyResponse>, Status> {
         self.0.enter(&request)?;
-        self.0.asked.lock().push(request.into_inner());
+        self.0.requests.lock().push(request.into_inner());
         Ok(Response::new(self.0.verdict.lock().clone()))
     }
 
@@ -155,7 +156,7 @@ impl ApiKeyService for Service {
         self.0.enter(&request)?;
         let answer = self.0.verdict.lock().clone();
         let requests = request.into_inner().requests;
-        // A key that it does not answer, so that an answer that is not whole can be had.
+        // This key gets no verdict, so that a test can have an incomplete response.
         let answered = requests.iter().filter(|key| key.api_key != "kw_skip");
         let responses = answered.map(|_| answer.clone()).collect();
         Ok(Response::new(v1::VerifyBatchResponse { responses }))
@@ -194,6 +195,42 @@ impl ApiKeyService for Service {
     }
 }
 
+#[async_trait::async_trait]
+impl AdminService for Service {
+    async fn create_token(
+        &self,
+        request: Request<v1::CreateTokenRequest>,
+    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::CreateTokenResponse {
+            token: "kwt_new".to_owned(),
+            ..Default::default()
+        }))
+    }
+
+    async fn list_tokens(
+        &self,
+        request: Request<v1::ListTokensRequest>,
+    ) -> Result<Response<v1::ListTokensResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::ListTokensResponse {
+            next_page_token: "more".to_owned(),
+            ..Default::default()
+        }))
+    }
+
+    async fn revoke_token(
+        &self,
+        request: Request<v1::RevokeTokenRequest>,
+    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::RevokeTokenResponse {
+            revision: 8,
+            ..Default::default()
+        }))
+    }
+}
+
 /// A running server.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
@@ -201,11 +238,11 @@ pub(crate) struct Running {
     task: JoinHandle<()>,
 }
 
-/// Over when the server shall stop.
+/// Completes when the server has to stop.
 pub(crate) type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Running {
-    /// Serves `router` on a port that is free.
+    /// Serves `router` on a free port.
     pub(crate) async fn serve(router: Router) -> Self {
         Self::serve_on(ANY, router).await
     }
@@ -217,7 +254,7 @@ impl Running {
         .await
     }
 
-    /// Runs what `serve` makes of the connections to `address`.
+    /// Runs the server that `serve` builds for the connections to `address`.
     pub(crate) async fn start<F>(
         address: SocketAddr,
         serve: impl FnOnce(TcpIncoming, Until) -> F,
@@ -229,7 +266,7 @@ impl Running {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let until = Box::pin(async {
-            // Stopped, or dropped with the test.
+            // An error means that the test dropped the sender.
             let _ = stopped.await;
         });
         let serving = serve(TcpIncoming::from(listener), until);
@@ -248,7 +285,7 @@ impl Running {
     }
 }
 
-/// A service that runs, and its script.
+/// A running service and its script.
 pub(crate) struct Fake {
     pub(crate) script: Arc<Script>,
     pub(crate) running: Running,
@@ -259,10 +296,12 @@ impl Fake {
         Self::start_on(ANY).await
     }
 
-    /// Starts where another one was.
+    /// Starts on the address of an earlier service.
     pub(crate) async fn start_on(address: SocketAddr) -> Self {
         let script = Script::new();
-        let router = Server::builder().add_service(service(&script));
+        let router = Server::builder()
+            .add_service(service(&script))
+            .add_service(AdminServiceServer::new(Service(Arc::clone(&script))));
         let running = Running::serve_on(address, router).await;
         Self { script, running }
     }
@@ -287,7 +326,7 @@ pub(crate) fn service(script: &Arc<Script>) -> ApiKeyServiceServer<Service> {
     ApiKeyServiceServer::new(Service(Arc::clone(script)))
 }
 
-/// A client with a token, and with time enough on a busy machine.
+/// A client with a token, and with time limits for a busy machine.
 pub(crate) fn client(urls: impl IntoIterator<Item = String>) -> Builder {
     Client::builder()
         .endpoints(urls)

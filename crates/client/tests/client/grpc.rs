@@ -1,4 +1,4 @@
-//! The layer before a tonic server: one service, or all of them.
+//! The layer in front of a tonic server: for one service, or for all.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ async fn connect(running: &Running) -> Channel {
     endpoint.connect().await.unwrap()
 }
 
-/// Calls some service that is behind the layer.
+/// Calls the service behind the layer.
 async fn call(channel: &Channel, key: Option<&str>) -> Result<(), Status> {
     let mut request = Request::new(v1::GetRequest::default());
     if let Some(key) = key {
@@ -34,14 +34,14 @@ async fn call(channel: &Channel, key: Option<&str>) -> Result<(), Status> {
 }
 
 #[tokio::test]
-async fn a_tonic_server_is_answered_in_its_own_form() {
+async fn tonic_server_refuses_with_grpc_statuses() {
     let keyward = Fake::start().await;
     let guarded = Script::new();
-    let who = Arc::new(Mutex::new(None));
-    let sees = Arc::clone(&who);
+    let identity = Arc::new(Mutex::new(None));
+    let found = Arc::clone(&identity);
     guarded.before(move |seen| {
-        assert_eq!(seen.text("x-api-key"), None, "the key was taken off");
-        *sees.lock() = seen.extensions.get::<Identity>().cloned();
+        assert_eq!(seen.text("x-api-key"), None, "the key must be removed");
+        *found.lock() = seen.extensions.get::<Identity>().cloned();
         Ok(())
     });
     let layer = RequireApiKey::new(keyward.client()).grpc();
@@ -55,8 +55,8 @@ async fn a_tonic_server_is_answered_in_its_own_form() {
     let channel = connect(&running).await;
 
     call(&channel, Some("kw_a")).await.unwrap();
-    assert_eq!(who.lock().as_ref().unwrap().account_id, "42");
-    assert_eq!(keyward.script.asked.lock()[0].client_ip, "127.0.0.1");
+    assert_eq!(identity.lock().as_ref().unwrap().account_id, "42");
+    assert_eq!(keyward.script.requests.lock()[0].client_ip, "127.0.0.1");
 
     let refused = async |key| call(&channel, key).await.unwrap_err();
     assert_eq!(refused(None).await.code(), Code::Unauthenticated);
@@ -84,7 +84,7 @@ async fn a_tonic_server_is_answered_in_its_own_form() {
 }
 
 #[tokio::test]
-async fn one_service_is_guarded_and_another_is_open() {
+async fn one_service_can_be_guarded_alone() {
     let keyward = Fake::start().await;
     let guarded = Script::new();
     let layer = RequireApiKey::new(keyward.client()).grpc();

@@ -1,4 +1,4 @@
-//! The layer before an axum router.
+//! The layer in front of an axum router.
 
 use std::net::SocketAddr;
 use std::task::{Context, Poll};
@@ -16,17 +16,17 @@ use tower::{Layer as _, Service, ServiceExt as _};
 
 use crate::fake::{Fake, status};
 
-/// Shows who came, and which headers came along.
-async fn show(Extension(who): Extension<Identity>, headers: HeaderMap) -> String {
+/// Answers with the account and the names of the headers.
+async fn show(Extension(identity): Extension<Identity>, headers: HeaderMap) -> String {
     let names: Vec<_> = headers.keys().map(|name| name.as_str()).collect();
-    format!("{} {}", who.account_id, names.join(","))
+    format!("{} {}", identity.account_id, names.join(","))
 }
 
 fn app(layer: RequireApiKey) -> Router {
     Router::new().route("/", get(show)).layer(layer)
 }
 
-async fn ask(app: &Router, lines: &[(&str, &str)]) -> Response<Body> {
+async fn send(app: &Router, lines: &[(&str, &str)]) -> Response<Body> {
     let mut request = Request::builder().uri("/");
     for (name, value) in lines {
         request = request.header(*name, *value);
@@ -41,7 +41,7 @@ async fn text(response: Response<Body>) -> String {
 }
 
 #[tokio::test]
-async fn a_key_passes_wherever_it_stands_and_is_seen_by_nobody_behind() {
+async fn key_is_accepted_from_each_header_and_removed() {
     let fake = Fake::start().await;
     let layer = RequireApiKey::new(fake.client()).scopes(["orders:write"]);
     let app = app(layer.consistency(Consistency::Strong));
@@ -50,13 +50,13 @@ async fn a_key_passes_wherever_it_stands_and_is_seen_by_nobody_behind() {
         ("X-API-Key", "kw_a"),
         ("authorization", "bearer kw_a"),
     ] {
-        let response = ask(&app, &[line, ("accept", "*/*")]).await;
+        let response = send(&app, &[line, ("accept", "*/*")]).await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(text(response).await, "42 accept");
     }
-    let asked = fake.script.asked.lock();
-    assert_eq!(asked.len(), 3);
-    for request in asked.iter() {
+    let requests = fake.script.requests.lock();
+    assert_eq!(requests.len(), 3);
+    for request in requests.iter() {
         assert_eq!(
             (request.api_key.as_str(), request.client_ip.as_str()),
             ("kw_a", "")
@@ -66,10 +66,9 @@ async fn a_key_passes_wherever_it_stands_and_is_seen_by_nobody_behind() {
     }
 }
 
-/// Whoever looks at the HTTP status, such as a proxy that asks whether a request may pass, must not
-/// be told of a success.
+/// A proxy may decide by the HTTP status, so a refusal must never have the status 200.
 #[tokio::test]
-async fn a_request_that_calls_itself_grpc_is_refused_like_any_other() {
+async fn request_with_grpc_content_type_is_refused_with_an_http_status() {
     let fake = Fake::start().await;
     let app = app(RequireApiKey::new(fake.client()));
     for kind in [
@@ -77,14 +76,14 @@ async fn a_request_that_calls_itself_grpc_is_refused_like_any_other() {
         "application/grpc-web",
         "application/grpc+proto",
     ] {
-        let response = ask(&app, &[("content-type", kind)]).await;
+        let response = send(&app, &[("content-type", kind)]).await;
         assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{kind}");
         assert!(response.headers().contains_key(WWW_AUTHENTICATE));
         assert!(!response.headers().contains_key("grpc-status"));
     }
 }
 
-/// Ready only after it was asked whether it is; a clone of it is not.
+/// Ready only after `poll_ready`; a clone is not ready.
 #[derive(Default)]
 struct OnceReady(bool);
 
@@ -105,13 +104,13 @@ impl Service<Request<Body>> for OnceReady {
     }
 
     fn call(&mut self, _: Request<Body>) -> Self::Future {
-        assert!(std::mem::take(&mut self.0), "it was not ready");
+        assert!(std::mem::take(&mut self.0), "called before it was ready");
         std::future::ready(Ok(Response::new(Body::empty())))
     }
 }
 
 #[tokio::test]
-async fn the_service_that_is_called_is_the_one_that_was_ready() {
+async fn ready_service_is_the_one_that_is_called() {
     let fake = Fake::start().await;
     let mut guarded = RequireApiKey::new(fake.client()).layer(OnceReady::default());
     for _ in 0..3 {
@@ -123,10 +122,10 @@ async fn the_service_that_is_called_is_the_one_that_was_ready() {
 }
 
 #[tokio::test]
-async fn no_key_or_two_are_refused_without_asking() {
+async fn missing_or_ambiguous_key_is_refused_without_a_call() {
     let fake = Fake::start().await;
     let app = app(RequireApiKey::new(fake.client()).realm("orders"));
-    let response = ask(&app, &[]).await;
+    let response = send(&app, &[]).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
     let challenges: Vec<_> = response
         .headers()
@@ -145,7 +144,7 @@ async fn no_key_or_two_are_refused_without_asking() {
         [("apikey", "kw_a"), ("apikey", "kw_b")],
         [("apikey", "kw_a"), ("x-api-key", "kw_é")],
     ] {
-        let response = ask(&app, &lines).await;
+        let response = send(&app, &lines).await;
         assert_eq!(response.status(), StatusCode::BAD_REQUEST);
         assert!(!text(response).await.contains("kw_"));
     }
@@ -153,7 +152,7 @@ async fn no_key_or_two_are_refused_without_asking() {
 }
 
 #[tokio::test]
-async fn each_verdict_has_its_answer() {
+async fn each_verdict_has_its_status() {
     let fake = Fake::start().await;
     let app = app(RequireApiKey::new(fake.client()).scopes(["orders:write"]));
     for (verdict, status, code) in [
@@ -169,7 +168,7 @@ async fn each_verdict_has_its_answer() {
             verdict: verdict.into(),
             ..Default::default()
         };
-        let response = ask(&app, &[("apikey", "kw_canary")]).await;
+        let response = send(&app, &[("apikey", "kw_canary")]).await;
         assert_eq!(response.status(), status, "{verdict:?}");
         let challenges = response.headers().get_all(WWW_AUTHENTICATE).iter().count();
         let challenged = status == 401 || code == "INSUFFICIENT_SCOPE";
@@ -179,9 +178,9 @@ async fn each_verdict_has_its_answer() {
     }
 }
 
-/// Keyward away, its answer unknown, or this deployment's own fault: none of it is the key's.
+/// A missing service, an unknown verdict and a fault of the deployment say nothing about the key.
 #[tokio::test]
-async fn no_fault_is_taken_for_a_bad_key() {
+async fn every_failed_call_is_503() {
     let fake = Fake::start().await;
     let app = app(RequireApiKey::new(fake.client()));
     for (code, reason) in [
@@ -194,7 +193,7 @@ async fn no_fault_is_taken_for_a_bad_key() {
         (Code::Unimplemented, ""),
     ] {
         fake.script.before(move |_| Err(status(code, reason)));
-        let response = ask(&app, &[("apikey", "kw_a")]).await;
+        let response = send(&app, &[("apikey", "kw_a")]).await;
         assert_eq!(
             response.status(),
             StatusCode::SERVICE_UNAVAILABLE,
@@ -205,15 +204,15 @@ async fn no_fault_is_taken_for_a_bad_key() {
     }
     fake.script.before(|_| Ok(()));
     fake.script.verdict.lock().verdict = 99;
-    let response = ask(&app, &[("apikey", "kw_a")]).await;
+    let response = send(&app, &[("apikey", "kw_a")]).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     fake.running.stop().await;
-    let response = ask(&app, &[("apikey", "kw_a")]).await;
+    let response = send(&app, &[("apikey", "kw_a")]).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]
-async fn the_address_is_the_peers_unless_hops_are_trusted() {
+async fn client_ip_is_the_peer_unless_hops_are_trusted() {
     let fake = Fake::start().await;
     let forwarded = ClientIp::Forwarded { trusted_hops: 1 };
     let peer: SocketAddr = "192.0.2.1:4711".parse().unwrap();
@@ -231,16 +230,16 @@ async fn the_address_is_the_peers_unless_hops_are_trusted() {
             .unwrap();
         let response = app.oneshot(request).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
-        let asked = fake.script.asked.lock();
-        assert_eq!(asked.last().unwrap().client_ip, expected);
+        let requests = fake.script.requests.lock();
+        assert_eq!(requests.last().unwrap().client_ip, expected);
     }
 }
 
 #[tokio::test]
-async fn the_body_is_pluggable() {
+async fn body_can_be_replaced() {
     let fake = Fake::start().await;
     let envelope = app(RequireApiKey::new(fake.client()).body(Envelope::default()));
-    let response = ask(&envelope, &[]).await;
+    let response = send(&envelope, &[]).await;
     assert_eq!(response.headers()[CONTENT_TYPE], "application/json");
     let expected = r#"{"error":true,"message":"API_KEY_REQUIRED","data":null}"#;
     assert_eq!(text(response).await, expected);
@@ -250,15 +249,15 @@ async fn the_body_is_pluggable() {
         ..Rendered::new(refusal, "text/plain", refusal.code())
     };
     let own = app(RequireApiKey::new(fake.client()).body(own));
-    let response = ask(&own, &[]).await;
+    let response = send(&own, &[]).await;
     assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
     assert!(response.headers().contains_key(WWW_AUTHENTICATE));
     assert_eq!(text(response).await, "API_KEY_REQUIRED");
 }
 
-/// An identity that something before the layer put there is not believed.
+/// Only the layer's own identity counts.
 #[tokio::test]
-async fn an_identity_from_elsewhere_does_not_pass() {
+async fn identity_from_an_outer_layer_is_ignored() {
     let fake = Fake::start().await;
     let layer = RequireApiKey::new(fake.client());
     let app = Router::new().route("/", get(show)).layer(layer);
@@ -272,8 +271,8 @@ async fn an_identity_from_elsewhere_does_not_pass() {
         revision: 0,
     };
     let app = app.layer(Extension(forged));
-    let response = ask(&app, &[]).await;
+    let response = send(&app, &[]).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
-    let response = ask(&app, &[("apikey", "kw_a")]).await;
+    let response = send(&app, &[("apikey", "kw_a")]).await;
     assert!(text(response).await.starts_with("42 "));
 }

@@ -1,6 +1,6 @@
-//! The client against a service in this process that answers what a test wants: every verdict and
-//! error, retries, failover, token files, TLS, and the layer before axum and tonic.
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+//! The client against a scripted service in this process: every verdict and error, retries,
+//! failover, token files, TLS, and the layer in front of axum and tonic.
+#![expect(clippy::unwrap_used, reason = "an unexpected error fails the test")]
 
 mod calls;
 mod failover;

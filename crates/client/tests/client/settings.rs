@@ -1,4 +1,4 @@
-//! Settings that are wrong, and what is said about them.
+//! Wrong settings and their error texts.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn refused(builder: Builder) -> String {
 }
 
 #[tokio::test]
-async fn a_wrong_setting_is_told_in_a_clear_text() {
+async fn wrong_setting_is_named_without_a_secret() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
     std::fs::write(path("empty"), "\n").unwrap();
@@ -35,6 +35,7 @@ async fn a_wrong_setting_is_told_in_a_clear_text() {
         (none().token_file(path("bytes")), "bytes"),
         (good().endpoint("keyward"), "keyward"),
         (good().endpoint("http://keyward:1"), "https://"),
+        (good().without_token(), "either token or token_file"),
         (good().ca_file(path("missing")), "missing"),
         (good().ca_file(path("two")), "no certificate"),
         (good().timeout(Duration::ZERO), "timeout"),
@@ -58,6 +59,6 @@ async fn a_wrong_setting_is_told_in_a_clear_text() {
 }
 
 #[test]
-fn without_a_runtime_it_says_so() {
+fn build_outside_a_runtime_is_an_error() {
     assert!(matches!(good().build(), Err(BuildError::NoRuntime)));
 }

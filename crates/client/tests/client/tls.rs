@@ -1,13 +1,17 @@
-//! TLS: a server that proves who it is, and those that do not.
+//! TLS: servers with and without a trusted certificate.
+
+use std::time::Duration;
 
 use keyward_client::{Client, ErrorKind, Secret, Verdict, VerifyRequest};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tonic::transport::server::ServerTlsConfig;
 
 use crate::fake::{Fake, PATIENCE};
 
-/// An authority of the test's own: its certificate, and a server's that it signed.
-fn draw(names: &[&str]) -> (String, ServerTlsConfig) {
+/// A new authority's certificate, and the TLS settings of a server that it signed for `names`.
+fn certificate_for(names: &[&str]) -> (String, ServerTlsConfig) {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -21,7 +25,7 @@ fn draw(names: &[&str]) -> (String, ServerTlsConfig) {
     (root, ServerTlsConfig::new().identity(identity))
 }
 
-/// What a client that trusts `authority` gets from an address.
+/// Calls Verify with a client that trusts `authority`.
 async fn verify(url: String, authority: Option<&str>) -> Result<Verdict, keyward_client::Error> {
     let directory = tempfile::tempdir().unwrap();
     let mut builder = Client::builder()
@@ -39,8 +43,8 @@ async fn verify(url: String, authority: Option<&str>) -> Result<Verdict, keyward
 }
 
 #[tokio::test]
-async fn a_server_proves_who_it_is() {
-    let (root, tls) = draw(&["localhost", "127.0.0.1"]);
+async fn server_with_a_trusted_certificate_is_called() {
+    let (root, tls) = certificate_for(&["localhost", "127.0.0.1"]);
     let fake = Fake::start_tls(tls).await;
     let port = fake.running.address.port();
     for host in ["localhost", "127.0.0.1"] {
@@ -54,17 +58,17 @@ async fn a_server_proves_who_it_is() {
 }
 
 #[tokio::test]
-async fn one_that_does_not_is_told_nothing() {
-    let (root, tls) = draw(&["keyward.example"]);
+async fn server_without_a_trusted_certificate_gets_no_call() {
+    let (root, tls) = certificate_for(&["keyward.example"]);
     let fake = Fake::start_tls(tls).await;
-    let (other, _) = draw(&["localhost"]);
+    let (other, _) = certificate_for(&["localhost"]);
     let url = format!("https://localhost:{}", fake.running.address.port());
     for (authority, why) in [(&root, "name"), (&other, "certificate")] {
         let error = verify(url.clone(), Some(authority)).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Unavailable, "{why}: {error}");
         assert!(error.message.contains("certificate"), "{why}: {error}");
     }
-    // Whoever speaks no TLS at all gets no token either.
+    // A server without TLS gets no token either.
     let clear = Fake::start().await;
     let url = format!("https://localhost:{}", clear.running.address.port());
     let error = verify(url, Some(&root)).await.unwrap_err();
@@ -72,10 +76,10 @@ async fn one_that_does_not_is_told_nothing() {
     assert_eq!(fake.script.calls() + clear.script.calls(), 0);
 }
 
-/// `ca_file` stands instead of the system's authorities; without it they decide.
+/// Without `ca_file`, the system's authorities decide.
 #[tokio::test]
-async fn the_systems_authorities_do_not_know_a_private_one() {
-    let (_, tls) = draw(&["localhost"]);
+async fn private_authority_is_unknown_to_the_system() {
+    let (_, tls) = certificate_for(&["localhost"]);
     let fake = Fake::start_tls(tls).await;
     let url = format!("https://localhost:{}", fake.running.address.port());
     let built = Client::builder()
@@ -87,8 +91,62 @@ async fn the_systems_authorities_do_not_know_a_private_one() {
             let error = verify(url, None).await.unwrap_err();
             assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
         }
-        // A machine without any.
+        // This machine has no authorities.
         Err(error) => assert!(error.to_string().contains("TLS"), "{error}"),
     }
     assert_eq!(fake.script.calls(), 0);
+}
+
+/// The endpoint is an address that the certificate does not name.
+#[tokio::test]
+async fn server_name_replaces_the_host_of_the_endpoint() {
+    let (root, tls) = certificate_for(&["keyward.example"]);
+    let fake = Fake::start_tls(tls).await;
+    let directory = tempfile::tempdir().unwrap();
+    let ca_file = directory.path().join("ca.pem");
+    std::fs::write(&ca_file, root).unwrap();
+    for (name, is_proven) in [("keyward.example", true), ("other.example", false)] {
+        let client = Client::builder()
+            .endpoint(format!("https://{}", fake.running.address))
+            .token(Secret::new("kwt_test"))
+            .timeout(PATIENCE)
+            .ca_file(&ca_file)
+            .server_name(name)
+            .build()
+            .unwrap();
+        let verdict = client.verify(VerifyRequest::new(Secret::new("kw_a"))).await;
+        assert_eq!(verdict.is_ok(), is_proven, "{name}: {verdict:?}");
+    }
+}
+
+/// The peer accepts TCP and never answers the handshake.
+#[tokio::test]
+async fn time_limit_covers_the_tls_handshake() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let limit = Duration::from_millis(300);
+    let (root, _) = certificate_for(&["127.0.0.1"]);
+    let directory = tempfile::tempdir().unwrap();
+    let ca_file = directory.path().join("ca.pem");
+    std::fs::write(&ca_file, root).unwrap();
+    let client = Client::builder()
+        .endpoint(format!("https://{}", silent.local_addr().unwrap()))
+        .token(Secret::new("kwt_test"))
+        .timeout(limit)
+        .change_timeout(limit)
+        .connect_timeout(PATIENCE)
+        .ca_file(ca_file)
+        .build()
+        .unwrap();
+    let start = Instant::now();
+    let verify = client.verify(VerifyRequest::new(Secret::new("kw_a"))).await;
+    let revoke = client.revoke(Default::default()).await;
+    for error in [
+        verify.unwrap_err(),
+        revoke.unwrap_err(),
+        client.health().await.unwrap_err(),
+    ] {
+        let is_expected = error.to_string().ends_with("no response within 300ms");
+        assert!(is_expected, "{error}");
+    }
+    assert!(start.elapsed() < PATIENCE / 2);
 }

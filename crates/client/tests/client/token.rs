@@ -1,4 +1,4 @@
-//! A token file that changes while the client lives.
+//! A token file that changes while the client runs.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ fn client(fake: &Fake, file: &std::path::Path) -> Client {
     builder.timeout(PATIENCE).build().unwrap()
 }
 
-/// Lets only `accepted` in.
+/// Refuses every token but `accepted`.
 fn accept(fake: &Fake, accepted: &'static str) {
     fake.script.before(move |seen| {
         if seen.text("authorization") == Some(accepted) {
@@ -30,7 +30,7 @@ fn accept(fake: &Fake, accepted: &'static str) {
 }
 
 #[tokio::test]
-async fn a_rotated_token_is_used_at_once() {
+async fn rotated_token_is_used_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, "kwt_old\n").unwrap();
@@ -39,13 +39,13 @@ async fn a_rotated_token_is_used_at_once() {
     accept(&fake, "Bearer kwt_old");
     assert!(matches!(client.verify(key()).await, Ok(Verdict::Valid(_))));
 
-    // The file first, then the old token ends: the very next call passes.
+    // The file changes first, then the old token ends: the next call succeeds.
     std::fs::write(&file, "kwt_new\n").unwrap();
     accept(&fake, "Bearer kwt_new");
     let verdict = client.verify(key()).await;
     assert!(matches!(verdict, Ok(Verdict::Valid(_))), "{verdict:?}");
 
-    // No new token: asked once, and told.
+    // Without a new token, the call is not repeated.
     accept(&fake, "Bearer kwt_other");
     let calls = fake.script.calls();
     let error = client.verify(key()).await.unwrap_err();
@@ -54,27 +54,27 @@ async fn a_rotated_token_is_used_at_once() {
 }
 
 #[tokio::test]
-async fn the_file_is_looked_at_while_calls_are_made_and_a_bad_one_changes_nothing() {
+async fn token_file_is_read_while_calls_are_made() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("token");
     std::fs::write(&file, "kwt_old").unwrap();
     let fake = Fake::start().await;
     let client = client(&fake, &file);
-    let seen = Arc::new(Mutex::new(String::new()));
-    let sees = Arc::clone(&seen);
+    let last = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&last);
     fake.script.before(move |call| {
-        *sees.lock() = call.text("authorization").unwrap().to_owned();
+        *seen.lock() = call.text("authorization").unwrap().to_owned();
         Ok(())
     });
     std::fs::write(&file, "").unwrap();
-    let begun = Instant::now();
-    while begun.elapsed() < std::time::Duration::from_millis(1300) {
+    let start = Instant::now();
+    while start.elapsed() < std::time::Duration::from_millis(1300) {
         assert!(matches!(client.verify(key()).await, Ok(Verdict::Valid(_))));
-        assert_eq!(*seen.lock(), "Bearer kwt_old");
+        assert_eq!(*last.lock(), "Bearer kwt_old");
     }
     std::fs::write(&file, "kwt_new").unwrap();
-    while *seen.lock() != "Bearer kwt_new" {
+    while *last.lock() != "Bearer kwt_new" {
         assert!(matches!(client.verify(key()).await, Ok(Verdict::Valid(_))));
-        assert!(begun.elapsed() < PATIENCE, "the new token is not used");
+        assert!(start.elapsed() < PATIENCE, "the new token is not used");
     }
 }
