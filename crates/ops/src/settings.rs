@@ -134,11 +134,6 @@ impl<S: Schema> Setting<S> {
         format!("{prefix}{}", self.name.to_uppercase())
     }
 
-    /// The default as documentation shows it; empty without a default.
-    pub const fn documented_default(&self) -> &'static str {
-        self.default
-    }
-
     /// One line: the setting, its value unless that can contain a secret, its source, the reason.
     fn refusal(&self, text: &str, source: &Source, reason: &str) -> String {
         match (self.is_confidential, source) {

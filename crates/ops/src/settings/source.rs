@@ -119,7 +119,7 @@ fn is_foreign<S: Schema>(name: &str, value: &OsString) -> bool {
     let begins = |schemes: &[&str]| schemes.iter().any(|scheme| value.starts_with(scheme));
     let contains = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     let rest = name.strip_prefix(S::PREFIX).unwrap_or(name);
-    S::FOREIGN.iter().any(|listed| is_listed(&listed))
+    S::FOREIGN.iter().any(is_listed)
         || rest == "PORT"
         || rest.starts_with("PORT_")
         || rest.starts_with("SERVICE_")
