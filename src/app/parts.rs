@@ -19,7 +19,7 @@ use crate::replication::{
 use keyward_core::fence::{Fence, Now};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
 use keyward_ops::{CacheMetrics, Metrics, http};
-use keyward_store::{Control, Store};
+use keyward_store::{Cluster, Control, Store};
 
 /// The listener's TLS, if the settings name a certificate.
 pub(super) fn listener_tls(
@@ -38,6 +38,7 @@ pub(super) fn listener_tls(
 /// What most parts are made from.
 pub(super) struct Base {
     pub(super) store: Arc<dyn Store>,
+    pub(super) cluster: Option<Arc<dyn Cluster>>,
     pub(super) fence: Arc<Fence>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
@@ -47,7 +48,7 @@ pub(super) struct Base {
 }
 
 impl Base {
-    pub(super) fn tail(&self, member: Member) -> Arc<Tail> {
+    pub(super) fn tail(&self, member: Option<Member>) -> Arc<Tail> {
         let (store, fence) = (Arc::clone(&self.store), Arc::clone(&self.fence));
         Arc::new(Tail::new(
             store,
@@ -62,7 +63,7 @@ impl Base {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let waiting = self.stops.waiting.clone();
         let (barrier, watching) = Barrier::new(
-            &self.store,
+            self.cluster.clone(),
             Arc::clone(tail),
             fence,
             clock,
@@ -124,8 +125,8 @@ impl Base {
                 async move { trimming.trim(stop_trimming).await },
             ),
         ];
-        if self.store.shared() {
-            tasks.extend(self.among_others(tail));
+        if let Some(cluster) = &self.cluster {
+            tasks.extend(self.among_others(cluster, tail));
         }
         if let Some(l2) = &self.l2 {
             let stop = self.stops.background.clone();
@@ -136,17 +137,17 @@ impl Base {
     }
 
     /// What an instance does that is not the only one.
-    fn among_others(&self, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
+    fn among_others(&self, cluster: &Arc<dyn Cluster>, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
         let metrics = self.metrics.members.clone();
         let stop = self.stops.background.clone();
-        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        let (cluster, clock) = (Arc::clone(cluster), Arc::clone(&self.clock));
         let hints = follow_hints(
-            Arc::clone(&store),
+            Arc::clone(&cluster),
             Arc::clone(tail),
             metrics.clone(),
             stop.clone(),
         );
-        let reaper = reap_the_silent(store, Arc::clone(tail), clock, metrics, stop);
+        let reaper = reap_the_silent(cluster, Arc::clone(tail), clock, metrics, stop);
         [
             self.stops.guard("hints", hints),
             self.stops.guard("reaper", reaper),

@@ -17,7 +17,7 @@ use keyward_core::fence::{CommittedChange, Fence, Progress, Receipt, Wait};
 use keyward_core::key::{BootTime, Clock};
 use keyward_crypto::Digest;
 use keyward_ops::RevokeMetrics;
-use keyward_store::Store;
+use keyward_store::Cluster;
 
 /// The timer runs on another clock than the wait, which may stand still or jump: look again at
 /// least this often.
@@ -48,17 +48,17 @@ impl Barrier {
     /// gives up when `closing` is cancelled. Beside it the work of the watcher, which has to run
     /// for as long as there is a barrier.
     pub fn new(
-        store: &Arc<dyn Store>,
+        cluster: Option<Arc<dyn Cluster>>,
         tail: Arc<Tail>,
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         closing: CancellationToken,
         metrics: RevokeMetrics,
     ) -> (Self, Option<BoxFuture<'static, ()>>) {
-        let (watcher, watching) = if store.shared() {
+        let (watcher, watching) = if let Some(cluster) = cluster {
             let (held, asked) = mpsc::channel(QUEUE);
             let watcher = Watcher {
-                store: Arc::clone(store),
+                cluster,
                 tail: Arc::clone(&tail),
                 fence: Arc::clone(&fence),
                 clock: Arc::clone(&clock),

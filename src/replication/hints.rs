@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Tail;
 use crate::cache::l2::L2;
 use keyward_ops::MemberMetrics;
-use keyward_store::{ChangeNotice, Store};
+use keyward_store::{ChangeNotice, Cluster};
 
 /// How long it rests after hints may have been lost, so that a store that is away is not asked
 /// without a pause.
@@ -16,14 +16,14 @@ const REST: Duration = Duration::from_millis(200);
 
 /// Listens until `stop`.
 pub async fn follow_hints(
-    store: Arc<dyn Store>,
+    cluster: Arc<dyn Cluster>,
     tail: Arc<Tail>,
     metrics: MemberMetrics,
     stop: CancellationToken,
 ) {
     loop {
         let heard = tokio::select! {
-            heard = store.hint() => heard,
+            heard = cluster.next_change_notice() => heard,
             () = stop.cancelled() => return,
         };
         tail.wake();

@@ -11,10 +11,11 @@ use parking_lot::Mutex;
 use keyward_core::fence::RegistrationId;
 use keyward_core::key::Entropy;
 use keyward_ops::MemberMetrics;
-use keyward_store::{NewInstance, Store};
+use keyward_store::{Cluster, NewInstance};
 
 /// What this instance says of itself, and its present registration.
 pub struct Member {
+    cluster: Arc<dyn Cluster>,
     name: String,
     max_staleness: Duration,
     generations: Vec<u32>,
@@ -35,6 +36,7 @@ struct State {
 impl Member {
     /// An instance that is not registered yet. `name` is for people.
     pub fn new(
+        cluster: Arc<dyn Cluster>,
         name: String,
         max_staleness: Duration,
         generations: Vec<u32>,
@@ -42,6 +44,7 @@ impl Member {
         metrics: MemberMetrics,
     ) -> Self {
         Self {
+            cluster,
             name,
             max_staleness,
             generations,
@@ -49,6 +52,10 @@ impl Member {
             metrics,
             state: Mutex::default(),
         }
+    }
+
+    pub(super) fn cluster(&self) -> &dyn Cluster {
+        &*self.cluster
     }
 
     pub(super) fn registration(&self) -> Option<RegistrationId> {
@@ -75,7 +82,6 @@ impl Member {
     /// `end_freshness`, before that one's row may go.
     pub(super) async fn join(
         &self,
-        store: &dyn Store,
         end_freshness: impl FnOnce() + Send,
     ) -> Result<RegistrationId, String> {
         let registration = RegistrationId::draw(&*self.entropy);
@@ -86,7 +92,7 @@ impl Member {
             generations: self.generations.clone(),
         };
         // While this fails what is cached goes on, until it is too old.
-        let registered = store.register(&instance).await;
+        let registered = self.cluster.register(&instance).await;
         registered.map_err(|error| error.to_string())?;
         self.metrics.registrations.inc();
         end_freshness();
@@ -106,10 +112,10 @@ impl Member {
 
     /// Deletes the rows of earlier registrations. Those that cannot be deleted now are tried again;
     /// others reap them, too.
-    pub(super) async fn clean_up(&self, store: &dyn Store) {
+    pub(super) async fn clean_up(&self) {
         let rows = std::mem::take(&mut self.state.lock().left_behind);
         for registration in rows {
-            if let Err(error) = store.leave(registration).await {
+            if let Err(error) = self.cluster.leave(registration).await {
                 tracing::debug!(%error, boot = %registration, "a row stays behind for now");
                 self.state.lock().left_behind.push(registration);
             }
@@ -117,13 +123,13 @@ impl Member {
     }
 
     /// Deletes the row; freshness is off.
-    pub(super) async fn leave(&self, store: &dyn Store) {
+    pub(super) async fn leave(&self) {
         {
             let mut state = self.state.lock();
             let registration = state.registration.take();
             state.left_behind.extend(registration);
         }
-        self.clean_up(store).await;
+        self.clean_up().await;
     }
 }
 

@@ -13,14 +13,14 @@ use super::Tail;
 use keyward_core::fence::FailureDetector;
 use keyward_core::key::Clock;
 use keyward_ops::MemberMetrics;
-use keyward_store::Store;
+use keyward_store::Cluster;
 
 /// How often the rows are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Looks and reaps until `stop`.
 pub async fn reap_the_silent(
-    store: Arc<dyn Store>,
+    cluster: Arc<dyn Cluster>,
     tail: Arc<Tail>,
     clock: Arc<dyn Clock>,
     metrics: MemberMetrics,
@@ -34,7 +34,7 @@ pub async fn reap_the_silent(
         }
         tail.clean_up().await;
         // A failure says nothing of anybody's silence: what was seen stays seen.
-        let Ok(Some(membership)) = store.membership().await else {
+        let Ok(membership) = cluster.membership().await else {
             continue;
         };
         let answered_at = clock.boot();
@@ -46,7 +46,7 @@ pub async fn reap_the_silent(
             if Some(registration) == own {
                 continue;
             }
-            match store.reap(registration, beat).await {
+            match cluster.reap(registration, beat).await {
                 Ok(true) => {
                     metrics.reaped.inc();
                     tracing::warn!(boot = %registration, "an instance was silent for too long: its row is gone");

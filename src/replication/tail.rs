@@ -36,7 +36,8 @@ pub struct Tail {
     store: Arc<dyn Store>,
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
-    member: Member,
+    /// This instance in the cluster of a shared store.
+    member: Option<Member>,
     metrics: HeartbeatMetrics,
     wake: Notify,
     applied: watch::Sender<u64>,
@@ -49,6 +50,8 @@ pub struct Tail {
 struct Trouble {
     kind: Kind,
     text: String,
+    /// Whether another heartbeat may succeed at once.
+    at_once: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +68,19 @@ enum Kind {
 
 impl Trouble {
     fn new(kind: Kind, error: impl std::fmt::Display) -> Self {
-        let text = error.to_string();
-        Self { kind, text }
+        Self {
+            kind,
+            text: error.to_string(),
+            at_once: false,
+        }
+    }
+
+    /// The trouble that the next heartbeat may end.
+    fn at_once(kind: Kind, error: impl std::fmt::Display) -> Self {
+        Self {
+            at_once: true,
+            ..Self::new(kind, error)
+        }
     }
 }
 
@@ -76,7 +90,7 @@ impl Tail {
         store: Arc<dyn Store>,
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
-        member: Member,
+        member: Option<Member>,
         metrics: HeartbeatMetrics,
     ) -> Self {
         let applied = watch::Sender::new(fence.applied());
@@ -105,12 +119,14 @@ impl Tail {
 
     /// Deletes the rows of earlier registrations.
     pub(super) async fn clean_up(&self) {
-        self.member.clean_up(&*self.store).await;
+        if let Some(member) = &self.member {
+            member.clean_up().await;
+        }
     }
 
     /// This instance's present registration.
     pub(super) fn registration(&self) -> Option<RegistrationId> {
-        self.member.registration()
+        self.member.as_ref()?.registration()
     }
 
     /// Tells of every advance of `applied`.
@@ -135,10 +151,9 @@ impl Tail {
         while !stop.is_cancelled() {
             let due = tokio::time::sleep(HEARTBEAT);
             tokio::pin!(due);
-            let registered = self.member.sure().is_some();
             let mut outcome = self.heartbeat().await;
             // The row went, or may be held: it registers again at once.
-            if outcome.is_err() && registered && self.member.sure().is_none() {
+            if outcome.as_ref().is_err_and(|trouble| trouble.at_once) {
                 outcome = self.heartbeat().await;
             }
             self.note(outcome.err());
@@ -148,7 +163,7 @@ impl Tail {
                     () = stop.cancelled() => break,
                     () = &mut due => break,
                     () = self.wake.notified() => {
-                        if !self.store.shared() {
+                        if self.member.is_none() {
                             break;
                         }
                         self.follow_hint().await;
@@ -158,9 +173,8 @@ impl Tail {
         }
         self.fence.stop_being_fresh();
         // I9: only now, when nothing is admitted here any more.
-        if tokio::time::timeout(LEAVE, self.member.leave(&*self.store))
-            .await
-            .is_err()
+        if let Some(member) = &self.member
+            && tokio::time::timeout(LEAVE, member.leave()).await.is_err()
         {
             tracing::warn!("this instance's row could not be deleted; another one will reap it");
         }
@@ -191,25 +205,37 @@ impl Tail {
     /// page. I5: it is sent under a registration that was answered, and counts when it was
     /// answered itself.
     async fn heartbeat(&self) -> Result<(), Trouble> {
-        let registration = self.registered().await?;
+        let registered = match &self.member {
+            Some(member) => Some((member, self.registered(member).await?)),
+            None => None,
+        };
         let t0 = Now::read(&*self.clock);
         let asked = self.fence.applied();
-        let page = match self.store.heartbeat(registration, asked).await {
+        let page = match registered {
+            Some((member, registration)) => member.cluster().heartbeat(registration, asked).await,
+            None => self.store.tail(asked).await.map(Some),
+        };
+        let page = match page {
             Ok(Some(page)) => page,
             Ok(None) => {
                 // Nobody waits for an instance without a row: it must not be fresh.
                 self.fence.stop_being_fresh();
-                self.member.forget();
+                if let Some((member, _)) = registered {
+                    member.forget();
+                }
                 self.metrics.not_fresh.inc();
                 let gone = "this instance's row is gone: it registers again";
-                return Err(Trouble::new(Kind::Unregistered, gone));
+                return Err(Trouble::at_once(Kind::Unregistered, gone));
             }
             Err(error) => {
                 self.metrics.failed.inc();
                 match error {
                     StoreError::Damaged(_) => self.fence.stop_being_fresh(),
                     // It hung, and may still hold the row: another registration goes on.
-                    StoreError::OutcomeUnknown(_) => self.member.doubt(),
+                    StoreError::OutcomeUnknown(_) => {
+                        self.doubt_registration();
+                        return Err(Trouble::at_once(Kind::Store, error));
+                    }
                     StoreError::Unavailable(_) => {}
                 }
                 return Err(Trouble::new(Kind::Store, error));
@@ -232,13 +258,19 @@ impl Tail {
 
     /// The registration to heartbeat under; a new one if there is none, or if a heartbeat of the present
     /// one hangs.
-    async fn registered(&self) -> Result<RegistrationId, Trouble> {
-        if let Some(registration) = self.member.sure() {
+    async fn registered(&self, member: &Member) -> Result<RegistrationId, Trouble> {
+        if let Some(registration) = member.sure() {
             return Ok(registration);
         }
         let fresh_until_now = || self.fence.stop_being_fresh();
-        let joined = self.member.join(&*self.store, fresh_until_now).await;
+        let joined = member.join(fresh_until_now).await;
         joined.map_err(|error| Trouble::new(Kind::Store, error))
+    }
+
+    fn doubt_registration(&self) {
+        if let Some(member) = &self.member {
+            member.doubt();
+        }
     }
 
     /// I6: who waits is told after the tombstones stand.
@@ -261,17 +293,17 @@ impl Tail {
             Refused::Trimmed { .. } | Refused::Gap { .. } => Kind::Refused,
         };
         if !new_start {
-            let advance = kind == Kind::Lost && self.store.shared();
+            let advance = kind == Kind::Lost && self.member.is_some();
             let next = if advance { ADVANCE } else { "" };
             return Err(Trouble::new(kind, format_args!("{refused}{next}")));
         }
         // Under a new registration: the old one's acknowledgements spoke of another life.
         self.fence.stop_being_fresh();
-        self.member.doubt();
+        self.doubt_registration();
         let start = self.store.start().await;
         let start = start.map_err(|error| Trouble::new(Kind::Store, error))?;
         self.fence.restart(start);
-        Err(Trouble::new(
+        Err(Trouble::at_once(
             kind,
             format_args!("{refused}; it starts anew"),
         ))
@@ -295,9 +327,9 @@ impl Tail {
     async fn acknowledge(&self, told: u64) {
         let applied = self.fence.applied();
         if applied > told
-            && self.store.shared()
-            && let Some(registration) = self.member.sure()
-            && let Err(error) = self.store.acknowledge(registration, applied).await
+            && let Some(member) = &self.member
+            && let Some(registration) = member.sure()
+            && let Err(error) = member.cluster().acknowledge(registration, applied).await
         {
             tracing::debug!(%error, "an acknowledgement was not written; the next beat brings it");
         }

@@ -14,7 +14,7 @@ use super::Tail;
 use super::barrier::Unconfirmed;
 use keyward_core::fence::{AckSet, CommittedChange, Epoch, Fence, Membership, Receipt, bound};
 use keyward_core::key::{BootTime, Clock};
-use keyward_store::Store;
+use keyward_store::Cluster;
 
 /// How long it rests between two looks; not at all between the first ones, since a healthy instance
 /// acknowledges within a millisecond.
@@ -100,7 +100,7 @@ impl PendingConfirmation {
 
 /// Watches for all changes of this process.
 pub(super) struct Watcher {
-    pub(super) store: Arc<dyn Store>,
+    pub(super) cluster: Arc<dyn Cluster>,
     pub(super) tail: Arc<Tail>,
     pub(super) fence: Arc<Fence>,
     pub(super) clock: Arc<dyn Clock>,
@@ -145,9 +145,9 @@ impl Watcher {
     /// One look at the rows, and the confirmation of what is due. Answers how long to rest.
     async fn look(&self, held: &mut Vec<PendingConfirmation>) -> Duration {
         // Asked for now, after the commits of all that is held were answered.
-        let membership = self.store.membership().await;
+        let membership = self.cluster.membership().await;
         let now = self.clock.boot();
-        let Ok(Some(membership)) = membership else {
+        let Ok(membership) = membership else {
             self.give_up_overdue(held, now);
             return REST;
         };
@@ -190,9 +190,8 @@ impl Watcher {
         *held = waiting;
         held.extend(due.split_off(due.len().min(MOST)));
         let changes: Vec<CommittedChange> = due.iter().map(|one| one.change).collect();
-        let confirmed = match self.store.confirm(registration, &changes).await {
-            Ok(Some(confirmed)) => confirmed,
-            Ok(None) | Err(_) => return held.extend(due),
+        let Ok(confirmed) = self.cluster.confirm(registration, &changes).await else {
+            return held.extend(due);
         };
         if confirmed.epoch != epoch {
             due.iter_mut().for_each(PendingConfirmation::begin_again);

@@ -1,4 +1,4 @@
-//! The store's time: what ends a key, and never falls.
+//! The store's time, which decides when a key ends and never falls.
 
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ pub(crate) async fn a_key_expires_at_its_time(world: World) {
     assert_ne!(issue().await, key.id);
 }
 
-/// How many keys of the account live.
+/// Counts the live keys of the account.
 async fn listed(world: &World) -> usize {
     let query = ListKeys {
         account: account("42"),
@@ -148,5 +148,5 @@ pub(crate) async fn an_ended_grace_stays_ended(world: World) {
     world.clock.pass(HOUR);
     assert_eq!(listed(&world).await, 0);
     world.clock.set_back(HOUR);
-    assert_eq!(listed(&world).await, 0, "dead for good");
+    assert_eq!(listed(&world).await, 0, "the key stays dead");
 }

@@ -1,11 +1,11 @@
-//! Callers' tokens: rows under the same log as keys.
+//! Callers' tokens, which share the log with keys.
 
 use keyward_core::key::{Role, TokenRecord};
 use keyward_store::{NewToken, StoreError};
 
 use crate::world::{HOUR, World, actor, disabled, slot};
 
-pub(crate) async fn a_token_is_stored_whole(world: World) {
+pub(crate) async fn a_token_is_stored_completely(world: World) {
     assert!(!world.store.has_tokens().await.unwrap());
     let roles = [Role::Issuer, Role::Revealer].into_iter().collect();
     let new = NewToken {
@@ -136,16 +136,16 @@ pub(crate) async fn tokens_are_listed_page_by_page_in_order_of_creation(world: W
     assert_eq!(list(false, None, 2).await, [all[0].clone(), all[2].clone()]);
 }
 
-pub(crate) async fn there_has_been_a_token_also_after_it_was_revoked(world: World) {
+pub(crate) async fn has_tokens_stays_true_after_a_revocation(world: World) {
     let token = world.token("admin").await;
     world.store.revoke_token(token.id, &actor()).await.unwrap();
     assert!(
         world.store.has_tokens().await.unwrap(),
-        "no second first token"
+        "the first token is created only once"
     );
 }
 
-pub(crate) async fn an_admin_is_there_until_the_last_one_is_revoked(world: World) {
+pub(crate) async fn has_admin_is_true_until_the_last_admin_is_revoked(world: World) {
     let admin = |name| NewToken {
         roles: [Role::Admin, Role::Reader].into_iter().collect(),
         ..world.new_token(name)
@@ -167,7 +167,7 @@ pub(crate) async fn an_admin_is_there_until_the_last_one_is_revoked(world: World
     }
 }
 
-pub(crate) async fn no_id_and_no_digest_is_taken_twice(world: World) {
+pub(crate) async fn ids_and_digests_are_unique(world: World) {
     let first = world.new_token("bot");
     let record = world
         .store
@@ -202,7 +202,11 @@ pub(crate) async fn a_change_by_hand_is_logged(world: World) {
     world
         .by_hand("UPDATE caller_tokens SET changed_by = 'somebody'")
         .await;
-    assert_eq!(world.head().await, 0, "no part of the record");
+    assert_eq!(
+        world.head().await,
+        0,
+        "changed_by is not part of the record"
+    );
     world
         .by_hand("UPDATE caller_tokens SET changed_by = NULL")
         .await;

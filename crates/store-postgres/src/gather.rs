@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::failure::Kind;
-use super::links::Links;
+use super::pool::Pool;
 use super::rows::{self, key_columns};
 use keyward_core::fence::Stamp;
 use keyward_core::key::KeyRecord;
@@ -29,7 +29,7 @@ pub(super) struct Gather {
 
 impl Gather {
     /// Starts the readers on the current runtime; they end when this is dropped.
-    pub(super) fn start(links: &Arc<Links>) -> Self {
+    pub(super) fn start(links: &Arc<Pool>) -> Self {
         let (questions, asked) = mpsc::channel(MOST * READERS);
         let asked = Arc::new(Mutex::new(asked));
         for _ in 0..READERS {
@@ -49,7 +49,7 @@ impl Gather {
     }
 }
 
-async fn read(links: Arc<Links>, asked: Arc<Mutex<mpsc::Receiver<Question>>>) {
+async fn read(links: Arc<Pool>, asked: Arc<Mutex<mpsc::Receiver<Question>>>) {
     let mut batch: Vec<Question> = Vec::with_capacity(MOST);
     loop {
         // While one reader waits for an answer, the next gathers.
@@ -77,7 +77,7 @@ async fn read(links: Arc<Links>, asked: Arc<Mutex<mpsc::Receiver<Question>>>) {
 
 /// One row for each digest, in order, with its stamp (I2: one statement, one snapshot).
 async fn look_up(
-    links: &Links,
+    links: &Pool,
     digests: Vec<Vec<u8>>,
 ) -> std::result::Result<Vec<(PgRow, Stamp)>, String> {
     let mut again = true;
@@ -99,7 +99,7 @@ async fn look_up(
             for row in found {
                 let incarnation = rows::revision(&row, "incarnation")?;
                 let stamp = Stamp {
-                    epoch: lease.link().epoch(incarnation),
+                    epoch: lease.connection().epoch(incarnation),
                     revision: rows::revision(&row, "head")?,
                 };
                 answers.push((row, stamp));

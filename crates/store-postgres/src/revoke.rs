@@ -10,14 +10,14 @@ use sqlx::postgres::PgRow;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::ATTEMPTS;
-use super::ends::{Written, write_ends};
+use super::change_notices::ChangeNotices;
 use super::failure::{Failure, Kind};
-use super::hints::Hints;
-use super::keys::by_ids;
-use super::links::{Lease, Links};
+use super::keys::{Lock, by_ids};
+use super::pool::{Lease, Pool};
+use super::revocations::{Write, write_revocations};
 use super::rows::{self, key_columns};
 use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
-use keyward_store::plan::{End, RevocationPlan, ending};
+use keyward_store::plan::{PlannedRevocation, RevocationPlan, plan_revocation};
 use keyward_store::{
     Actor, KeyTarget, Result, RevokeAnswer, Revoked, StoreError, StoredKey, Successor,
 };
@@ -46,13 +46,13 @@ pub(super) struct Revoker {
 
 impl Revoker {
     /// Starts the writers on the current runtime; they end when this is dropped.
-    pub(super) fn start(links: &Arc<Links>, hints: &Arc<Hints>) -> Self {
+    pub(super) fn start(pool: &Arc<Pool>, notices: &Arc<ChangeNotices>) -> Self {
         let (queue, asked) = mpsc::channel(MOST * WRITERS);
         let asked = Arc::new(Mutex::new(asked));
         for _ in 0..WRITERS {
             let writer = Writer {
-                links: Arc::clone(links),
-                hints: Arc::clone(hints),
+                pool: Arc::clone(pool),
+                notices: Arc::clone(notices),
             };
             tokio::spawn(writer.run(Arc::clone(&asked)));
         }
@@ -88,8 +88,8 @@ impl Revoker {
 
 /// One that takes what was asked for and writes it.
 struct Writer {
-    links: Arc<Links>,
-    hints: Arc<Hints>,
+    pool: Arc<Pool>,
+    notices: Arc<ChangeNotices>,
 }
 
 impl Writer {
@@ -135,7 +135,9 @@ impl Writer {
             match self.one_round(&round).await {
                 Ok(answered) => {
                     for (n, outcome) in open.into_iter().zip(answered) {
-                        outcomes[n] = outcome;
+                        if let Outcome::Answered(answer) = outcome {
+                            outcomes[n] = Some(answer);
+                        }
                     }
                 }
                 Err(failure) if failure.kind == Kind::Again => {}
@@ -156,15 +158,12 @@ impl Writer {
         Ok(outcomes.map(|done| done.unwrap_or_else(busy)).collect())
     }
 
-    /// One round: look, decide, write what still stands as it was seen, look again. `None` for a request
-    /// that needs another round.
-    async fn one_round(
-        &self,
-        asked: &[&Asked],
-    ) -> std::result::Result<Vec<Option<Result<RevokeAnswer>>>, Failure> {
-        let mut lease = self.links.lease().await?;
-        // An idle link may have died unnoticed: nothing was asked of it yet.
-        let seen = look(&mut lease, asked)
+    /// One round: read the keys, plan, write to the keys that did not change meanwhile, and read
+    /// again.
+    async fn one_round(&self, asked: &[&Asked]) -> std::result::Result<Vec<Outcome>, Failure> {
+        let mut lease = self.pool.lease().await?;
+        // An idle connection may have died unnoticed. This is its first statement.
+        let seen = read_targets(&mut lease, asked)
             .await
             .map_err(Failure::before_anything)?;
         let mut taken = HashSet::new();
@@ -174,35 +173,47 @@ impl Writer {
             .collect();
         let mut written = Vec::new();
         for (one, plan) in asked.iter().zip(&plans) {
-            if let Plan::Key(record, Some(end)) = plan {
-                let actor = &one.actor;
-                written.push(Written { record, end, actor });
+            if let Plan::Key(record, Some(planned)) = plan {
+                written.push(Write {
+                    record,
+                    planned,
+                    actor: &one.actor,
+                });
             }
         }
-        let ended = match written.is_empty() {
+        let revoked = match written.is_empty() {
             true => HashSet::new(),
-            false => write_ends(&mut lease, &written).await?,
+            false => write_revocations(&mut lease, &written).await?,
         };
-        if !ended.is_empty() {
-            self.hints.give();
+        if !revoked.is_empty() {
+            self.notices.send();
         }
-        let now = stand(&mut lease, &plans).await;
-        // It is written: whether it can be read again now is another matter, and asking again is safe.
-        let now = match ended.is_empty() {
-            true => now?,
-            false => now.map_err(Failure::after_a_write)?,
+        let current = read_current(&mut lease, &plans).await;
+        // The writes are committed, so a failed read makes the outcome unknown. Repeating is safe.
+        let current = match revoked.is_empty() {
+            true => current?,
+            false => current.map_err(Failure::after_a_write)?,
         };
         lease.done();
         Ok(plans
             .into_iter()
             .map(|plan| match plan {
-                Plan::Answer(answer) => Some(answer),
-                Plan::Later => None,
-                Plan::Key(record, Some(_)) if !ended.contains(&record.id) => None,
-                Plan::Key(record, end) => Some(answer(&record, end.as_ref(), &now)),
+                Plan::Answer(answer) => Outcome::Answered(answer),
+                Plan::Later => Outcome::NextRound,
+                Plan::Key(record, Some(_)) if !revoked.contains(&record.id) => Outcome::NextRound,
+                Plan::Key(record, planned) => {
+                    Outcome::Answered(answer(&record, planned.as_ref(), &current))
+                }
             })
             .collect())
     }
+}
+
+/// What one round did with one request.
+enum Outcome {
+    Answered(Result<RevokeAnswer>),
+    /// The key changed meanwhile, or an earlier request of the round names it.
+    NextRound,
 }
 
 /// The same failure for another caller.
@@ -214,18 +225,21 @@ fn copy(error: &StoreError) -> StoreError {
     }
 }
 
-/// What one request comes to.
+/// The plan for one request.
 enum Plan {
-    /// It is answered without a change.
+    /// Answer it without a change.
     Answer(Result<RevokeAnswer>),
-    /// Another request for its key goes first.
+    /// Wait for an earlier request of the round that names the same key.
     Later,
-    /// The key and its new end, if it gets one.
-    Key(Box<KeyRecord>, Option<End>),
+    /// Revoke the key, if there is a revocation, and answer its state.
+    Key(Box<KeyRecord>, Option<PlannedRevocation>),
 }
 
-/// The keys that are meant, as they are now.
-async fn look(lease: &mut Lease<'_>, asked: &[&Asked]) -> std::result::Result<Vec<PgRow>, Failure> {
+/// Reads the keys that the requests name.
+async fn read_targets(
+    lease: &mut Lease<'_>,
+    asked: &[&Asked],
+) -> std::result::Result<Vec<PgRow>, Failure> {
     let (mut ids, mut digests) = (Vec::new(), Vec::new());
     for one in asked {
         match &one.target {
@@ -266,53 +280,63 @@ fn plan(asked: &Asked, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
         return Plan::Later;
     }
     let (successor, reason) = (asked.successor.clone(), asked.reason.clone());
-    match ending(&record, successor, now, now.plus(asked.grace), reason) {
+    match plan_revocation(&record, successor, now, now.plus(asked.grace), reason) {
         RevocationPlan::Expired => Plan::Answer(Ok(RevokeAnswer::Expired)),
-        RevocationPlan::Stands => Plan::Key(Box::new(record), None),
-        RevocationPlan::Ends(end) => Plan::Key(Box::new(record), Some(end)),
+        RevocationPlan::Unchanged => Plan::Key(Box::new(record), None),
+        RevocationPlan::Revoke(planned) => Plan::Key(Box::new(record), Some(planned)),
     }
 }
 
-/// The keys and their successors as they stand now.
-async fn stand(lease: &mut Lease<'_>, plans: &[Plan]) -> std::result::Result<Vec<PgRow>, Failure> {
+/// Reads the current state of the keys and their successors.
+async fn read_current(
+    lease: &mut Lease<'_>,
+    plans: &[Plan],
+) -> std::result::Result<Vec<PgRow>, Failure> {
     let mut ids = Vec::new();
     for plan in plans {
-        if let Plan::Key(record, end) = plan {
+        if let Plan::Key(record, planned) = plan {
+            let successor = match planned {
+                Some(planned) => planned.replaced_by(record),
+                None => record.replaced_by,
+            };
             ids.push(record.id);
-            let made = end.as_ref().and_then(|end| end.replaced_by(record));
-            ids.extend(made.or(record.replaced_by));
+            ids.extend(successor);
         }
     }
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    lease.fetch_all(by_ids(&ids, "")).await
+    lease.fetch_all(by_ids(&ids, Lock::None)).await
 }
 
-/// What is answered about a key that stood as `seen`, and got `end` if that is one: how it stands now.
-fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAnswer> {
+/// The answer about a key with its `current` row. `seen` is the record before the write of `planned`.
+fn answer(
+    seen: &KeyRecord,
+    planned: Option<&PlannedRevocation>,
+    current: &[PgRow],
+) -> Result<RevokeAnswer> {
     let find = |id: KeyId| -> Result<Option<&PgRow>> {
-        for row in now {
+        for row in current {
             if rows::id(row, "key_id")? == id {
                 return Ok(Some(row));
             }
         }
         Ok(None)
     };
-    let gone = || {
-        let gone =
-            "what was written is not there any more: was the database restored or failed over?";
-        StoreError::OutcomeUnknown(gone.to_owned())
+    let lost = || {
+        let lost = "a committed revocation is missing. Check whether the database was restored or \
+                    failed over";
+        StoreError::OutcomeUnknown(lost.to_owned())
     };
-    let row = find(seen.id)?.ok_or_else(gone)?;
+    let row = find(seen.id)?.ok_or_else(lost)?;
     let record = rows::key(row)?;
-    // It was read after the commit: nothing may be answered, or waited for, that was lost since.
-    let at_least = seen.revision + u64::from(end.is_some());
-    if record.revision < at_least || record.revoke_time.is_none() {
-        return Err(gone());
+    // Read after the commit, so a smaller revision means that the change was lost since.
+    let least_revision = seen.revision + u64::from(planned.is_some());
+    if record.revision < least_revision || record.revoke_time.is_none() {
+        return Err(lost());
     }
     let successor: Option<StoredKey> = match record.replaced_by {
-        Some(id) => find(id)?.map(rows::secrets).transpose()?,
+        Some(id) => find(id)?.map(rows::stored_key).transpose()?,
         None => None,
     };
     Ok(RevokeAnswer::Done(Box::new(Revoked {
@@ -321,7 +345,7 @@ fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Result<RevokeAn
         digests: vec![rows::digest(row)?],
         count: 1,
         successor,
-        created: end.is_some_and(|end| end.successor.is_some()),
-        committed: rows::committed(row, "key_id")?,
+        created: planned.is_some_and(|planned| planned.successor.is_some()),
+        committed: rows::last_change(row, "key_id")?,
     })))
 }

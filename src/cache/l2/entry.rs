@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use keyward_core::fence::{Epoch, Stamp};
-use keyward_core::key::{
-    AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, Timestamp,
-};
+use keyward_core::key::{KeyRecord, Timestamp};
+use keyward_store::raw::RawKey;
 
 #[derive(Message)]
 struct Kept {
@@ -86,31 +85,22 @@ pub(super) fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
 /// The reverse of `encode`.
 pub(super) fn decode(bytes: &[u8]) -> Option<(KeyRecord, Stamp)> {
     let kept = Kept::decode(bytes).ok()?;
-    let id = |bytes: &[u8]| bytes.try_into().ok().map(KeyId::from_bytes);
-    let reason = |text| Reason::new("revoke_reason", text).ok();
-    let record = KeyRecord {
-        id: id(&kept.id)?,
-        account: AccountId::new("account_id", kept.account).ok()?,
-        name: SlotName::new("name", kept.name).ok()?,
-        hint: Hint(kept.hint),
-        scopes: Scopes::new("scopes", kept.scopes).ok()?,
-        metadata: Metadata::new("metadata", kept.metadata).ok()?,
-        networks: Networks::new("allowed_cidrs", &kept.networks).ok()?,
+    let record = RawKey {
+        id: kept.id,
+        account: kept.account,
+        name: kept.name,
+        hint: kept.hint,
+        scopes: kept.scopes,
+        metadata: kept.metadata,
+        networks: kept.networks,
         recoverable: kept.recoverable,
         disabled: kept.disabled,
         create_time: Timestamp::from_micros(kept.create_time),
         expire_time: kept.expire_time.map(Timestamp::from_micros),
         revoke_time: kept.revoke_time.map(Timestamp::from_micros),
-        // What is there must be readable: an end that is lost would let a dead key live.
-        revoke_reason: match kept.revoke_reason {
-            Some(text) => Some(reason(text)?),
-            None => None,
-        },
-        replaced_by: match kept.replaced_by {
-            Some(bytes) => Some(id(&bytes)?),
-            None => None,
-        },
-        revision: kept.changed_at,
+        revoke_reason: kept.revoke_reason,
+        replaced_by: kept.replaced_by,
+        revision: kept.changed_at.try_into().ok()?,
     };
     let stamp = Stamp {
         epoch: Epoch {
@@ -120,11 +110,12 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(KeyRecord, Stamp)> {
         },
         revision: kept.revision,
     };
-    Some((record, stamp))
+    Some((record.check().ok()?, stamp))
 }
 
 #[cfg(test)]
 mod tests {
+    use keyward_core::key::{AccountId, Hint, KeyId, Metadata, Networks, Reason, Scopes, SlotName};
     use proptest::prelude::*;
 
     use super::*;
