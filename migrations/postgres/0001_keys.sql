@@ -1,7 +1,7 @@
 -- The schema on Postgres 15 or later. It enforces the log for manual SQL as well: a change to a key
 -- that could make a cached answer wrong always writes a log row. The triggers are ENABLE ALWAYS, so
 -- session_replication_role does not disable them. The functions that write the log are SECURITY
--- DEFINER with the search_path of this migration, so the service role needs no right to write the log,
+-- DEFINER with the search_path of this migration. So the service role needs no right to write the log,
 -- and has none. The functions that only check writes by those functions or by the owner are not
 -- SECURITY DEFINER: it costs time, and the service role cannot make such writes.
 --

@@ -146,7 +146,7 @@ pub struct Revoked {
     pub successor: Option<StoredKey>,
     /// Whether this call created the successor.
     pub created: bool,
-    /// From this time on all of `keys` are dead. `None` if there are none.
+    /// From this time on all of `keys` are dead. `None` if `keys` is empty.
     pub revoke_time: Option<Timestamp>,
     /// The latest change of the targeted keys, including keys that were revoked before.
     pub committed: CommittedChange,
