@@ -1,4 +1,4 @@
-//! Builds anew when a migration is added: they are compiled in.
+//! Rebuilds when a migration changes, because migrations are compiled in.
 
 fn main() {
     println!("cargo:rerun-if-changed=../../migrations/sqlite");

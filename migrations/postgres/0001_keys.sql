@@ -1,18 +1,18 @@
--- The schema on Postgres (15 or later). It defends itself: a change of a key that could make a cached
--- answer wrong cannot be made, by the service or by hand, without a row in the log. Triggers are
--- ENABLE ALWAYS, so that session_replication_role does not switch them off. The functions that write
--- the log are SECURITY DEFINER with the search_path of this migration: the role that serves needs no
--- right on the log, and has none. (Those that only check what such a function or the owner writes are
--- not: it costs, and what they check the role that serves cannot do.)
+-- The schema on Postgres 15 or later. It enforces the log for manual SQL as well: a change to a key
+-- that could make a cached answer wrong always writes a log row. The triggers are ENABLE ALWAYS, so
+-- session_replication_role does not disable them. The functions that write the log are SECURITY
+-- DEFINER with the search_path of this migration. So the service role needs no right to write the log,
+-- and has none. The functions that only check writes by those functions or by the owner are not
+-- SECURITY DEFINER: it costs time, and the service role cannot make such writes.
 --
--- Times are the database's own. Ids are UUIDv7.
+-- Times are the database's. Ids are UUIDv7.
 
--- The time of this store.
+-- The store's time.
 CREATE FUNCTION store_time() RETURNS timestamptz
 LANGUAGE sql VOLATILE PARALLEL SAFE AS 'SELECT clock_timestamp()';
 
--- The counter that changes take their revision from: the last revision of the log. Writers of changes
--- queue at this row; readers read the last row of key_changes, which does not bloat.
+-- The log's counter: the last revision of the log. Writers of changes wait for the lock of this row.
+-- Readers use the last row of key_changes instead, because frequent updates bloat this table.
 CREATE TABLE log_head (
     one       boolean PRIMARY KEY DEFAULT true CHECK (one),
     revision  bigint NOT NULL CHECK (revision >= 0)
@@ -20,11 +20,11 @@ CREATE TABLE log_head (
 
 CREATE TABLE log_state (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
-    -- Rows before this revision are trimmed; the row at it is kept.
+    -- Rows before this revision are trimmed. The row with this revision stays.
     pruned_to         bigint NOT NULL CHECK (pruned_to >= 0),
     -- Raised by an operator who accepts that the log lost its tail.
     incarnation       bigint NOT NULL CHECK (incarnation >= 1),
-    -- The system and timeline that revocations may be confirmed on at once.
+    -- The settled system and timeline: revocations on them are confirmed without a wait.
     settled_system    bigint,
     settled_timeline  integer,
     CHECK ((settled_system IS NULL) = (settled_timeline IS NULL))
@@ -33,12 +33,12 @@ CREATE TABLE log_state (
 -- The log: one row for each change, in commit order, without gaps (I3). The last row is the head.
 CREATE TABLE key_changes (
     revision  bigint PRIMARY KEY CHECK (revision >= 0),
-    -- Random: tells this log from another log with the same numbers.
+    -- Random: distinguishes this log from another log with the same revisions.
     mark      bytea NOT NULL CHECK (octet_length(mark) = 8),
-    -- The key or caller's token that changed; NULL only in the first row.
+    -- The key or the caller's token that changed. NULL only in the first row.
     key_id    uuid CHECK ((key_id IS NULL) = (revision = 0)),
     kind      text NOT NULL CHECK (kind IN ('origin', 'update', 'revoke', 'delete')),
-    -- Who asked for it; NULL for a change by hand.
+    -- The caller's name. NULL for a manual change.
     actor     text,
     reason    text,
     time      timestamptz NOT NULL
@@ -46,7 +46,7 @@ CREATE TABLE key_changes (
 
 CREATE TABLE api_keys (
     key_id         uuid PRIMARY KEY,
-    -- HMAC-SHA256 of the key's text under the pepper of its generation.
+    -- HMAC-SHA256 of the key text, with the pepper of the generation.
     digest         bytea NOT NULL UNIQUE CHECK (octet_length(digest) = 32),
     generation     bigint NOT NULL CHECK (generation BETWEEN 1 AND 4294967295),
     account_id     text NOT NULL CHECK (length(account_id) BETWEEN 1 AND 128),
@@ -57,28 +57,28 @@ CREATE TABLE api_keys (
     metadata       jsonb NOT NULL CHECK (jsonb_typeof(metadata) = 'object'),
     allowed_cidrs  jsonb NOT NULL CHECK (jsonb_typeof(allowed_cidrs) = 'array'),
     recoverable    boolean NOT NULL,
-    -- The sealed copy of a recoverable key; wiped by the trigger when a revoke time is set.
+    -- The sealed copy of a recoverable key. A trigger wipes it when revoke_time is set.
     sealed         bytea CHECK (sealed IS NULL OR recoverable),
     disabled       boolean NOT NULL DEFAULT false,
     create_time    timestamptz NOT NULL,
     expire_time    timestamptz,
-    -- Dead from then on; in the future during a grace.
+    -- From this time on the key is dead. In the future during a grace.
     revoke_time    timestamptz,
     revoke_reason  text CHECK (revoke_reason IS NULL OR revoke_time IS NOT NULL),
     replaced_by    uuid CHECK (replaced_by IS NULL OR revoke_time IS NOT NULL),
-    -- Who asks for the change that is being made; the log takes it from here.
+    -- The caller of the change in progress. The trigger copies it to the log.
     changed_by     text,
-    -- The last change of this row and its mark; written by the trigger.
+    -- The last change of this row and its mark, written by the trigger.
     revision       bigint NOT NULL DEFAULT 0 CHECK (revision >= 0),
     mark           bytea CHECK (octet_length(mark) = 8),
-    -- Neither 'infinity' nor a year that no program can hold.
+    -- Excludes 'infinity' and years that the service cannot represent.
     CONSTRAINT times_are_readable CHECK (
         create_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC'
         AND expire_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC'
         AND revoke_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC')
 ) WITH (fillfactor = 80);
 
--- At most one key without revoke time in a slot.
+-- A slot holds at most one key without revoke time.
 CREATE UNIQUE INDEX api_keys_slot ON api_keys (account_id, name) WHERE revoke_time IS NULL;
 CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
 
@@ -98,25 +98,25 @@ CREATE TABLE caller_tokens (
         AND revoke_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC')
 );
 
--- The instances that serve. A row is written by the boot that made it, and goes only by that boot
--- after its freshness is off, or by the reaping rule (I9). No index on the columns that change, so
--- that a beat is a HOT update.
+-- The registered instances. Only the instance that created a row writes it. A row is deleted by its
+-- own instance after it has ended its freshness, or by the reaping rule (I9). No index covers a column
+-- that changes, so a heartbeat is a HOT update.
 CREATE TABLE instances (
     boot_id             uuid PRIMARY KEY,
-    -- For people: host and address.
+    -- Host and address, for people.
     name                text NOT NULL,
     applied_revision    bigint NOT NULL DEFAULT 0 CHECK (applied_revision >= 0),
-    -- How long this instance may answer without news, in milliseconds.
+    -- The longest time for which this instance answers without news, in milliseconds.
     max_staleness       bigint NOT NULL CHECK (max_staleness BETWEEN 1 AND 60000),
     beat                bigint NOT NULL DEFAULT 0,
-    -- How often a change was confirmed through this row.
+    -- The number of statements that confirmed changes with this row.
     confirms            bigint NOT NULL DEFAULT 0,
-    -- Generations of the keyring that this instance has loaded.
+    -- The keyring generations that this instance has loaded.
     loaded_generations  bigint[] NOT NULL,
     since               timestamptz NOT NULL DEFAULT store_time()
 ) WITH (fillfactor = 50);
 
--- Who did what. Appended to, never changed; old lines may be deleted by whoever keeps the store.
+-- Who did what. Rows are never changed; an operator may delete old rows.
 CREATE TABLE audit (
     id          bigint GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
     time        timestamptz NOT NULL DEFAULT store_time(),
@@ -131,12 +131,12 @@ CREATE TABLE audit (
 );
 CREATE INDEX audit_subject ON audit (subject_id, id);
 
--- What the keyring that this store was made with answers to a fixed question.
+-- The check values of the keyring: what each of its keys computes from a fixed text.
 CREATE TABLE keyring_checks (
     kind         text NOT NULL CHECK (kind IN ('generation', 'seal')),
     number       bigint NOT NULL CHECK (number BETWEEN 1 AND 4294967295),
     check_value  bytea NOT NULL CHECK (octet_length(check_value) = 16),
-    -- The one generation that new keys are born in.
+    -- The one generation of new keys.
     active       boolean NOT NULL DEFAULT false CHECK (NOT active OR kind = 'generation'),
     PRIMARY KEY (kind, number)
 );
@@ -145,14 +145,14 @@ CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active;
 INSERT INTO log_head (revision) VALUES (0);
 INSERT INTO log_state (pruned_to, incarnation) VALUES (0, 1);
 
--- Eight bytes, without an extension: of a version 4 UUID the half that is random but for two bits.
+-- Eight random bytes without an extension: the half of a version 4 UUID with 62 random bits.
 CREATE FUNCTION log_mark() RETURNS bytea
 LANGUAGE sql VOLATILE AS 'SELECT substring(uuid_send(gen_random_uuid()) FROM 9)';
 
 INSERT INTO key_changes (revision, mark, key_id, kind, time)
 VALUES (0, log_mark(), NULL, 'origin', store_time());
 
--- What the triggers below share: refuses, with the message that the trigger was made with.
+-- Refuses a statement with the message in the trigger's argument.
 CREATE FUNCTION refuse() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -160,8 +160,8 @@ BEGIN
 END
 $$;
 
--- I3: the log is appended to, one revision after the other. Checked at the end of the statement that
--- appends, and again at its commit, by log_head.
+-- I3: rows are only appended to the log, with consecutive revisions. This check runs at the end of the
+-- statement that appends; log_head_follows repeats it at the commit.
 CREATE FUNCTION log_in_order() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -198,7 +198,7 @@ $$;
 CREATE TRIGGER key_changes_kept BEFORE DELETE ON key_changes
     FOR EACH ROW EXECUTE FUNCTION log_kept();
 
--- The counter is the head at each commit; between a change's two statements it is ahead.
+-- The counter equals the head at each commit. Within a change, it is ahead for one statement.
 CREATE FUNCTION log_head_is_head() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -236,7 +236,7 @@ CREATE TRIGGER log_state_rises BEFORE UPDATE ON log_state
 CREATE TRIGGER log_state_kept BEFORE DELETE ON log_state
     FOR EACH ROW EXECUTE FUNCTION refuse('log_state has one row, for ever');
 
--- Keys. An INSERT is not logged: nobody can have cached a fresh random key.
+-- Keys. An INSERT is not logged, because no cache can hold a new random key.
 CREATE FUNCTION api_keys_born_clean() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -249,8 +249,8 @@ BEGIN
 END
 $$;
 
--- Rules for one row stand in WHEN clauses, which cost little when they hold: an account may have a
--- hundred thousand keys. They are asked in the order of the triggers' names.
+-- Rules for one row are in WHEN clauses, which are cheap when the rule holds: an account may have
+-- 100,000 keys. Triggers fire in the order of their names.
 CREATE FUNCTION wipe_seal() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -268,7 +268,7 @@ CREATE TRIGGER api_keys_fixed BEFORE UPDATE ON api_keys FOR EACH ROW
 CREATE TRIGGER api_keys_sealed BEFORE UPDATE ON api_keys FOR EACH ROW
     WHEN (OLD.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL)
     EXECUTE FUNCTION refuse('a revoked key keeps no sealed copy');
--- Revoked is terminal; a grace can be shortened, never lengthened; a successor stays the one.
+-- A revoked key stays revoked, a grace can only become shorter, and a successor never changes.
 CREATE TRIGGER api_keys_terminal BEFORE UPDATE ON api_keys FOR EACH ROW
     WHEN (OLD.revoke_time IS NOT NULL
           AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time
@@ -278,7 +278,7 @@ CREATE TRIGGER api_keys_wiped BEFORE UPDATE ON api_keys FOR EACH ROW
     WHEN (NEW.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL)
     EXECUTE FUNCTION wipe_seal();
 
--- A row's revision and mark are those of its last change: a repeated Revoke waits for them.
+-- The revision and mark of a row are those of its last change: a repeated Revoke waits for them.
 CREATE FUNCTION api_keys_last_change_guard() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -297,16 +297,16 @@ CREATE TRIGGER api_keys_last_change BEFORE UPDATE ON api_keys FOR EACH ROW
     WHEN ((NEW.revision, NEW.mark) IS DISTINCT FROM (OLD.revision, OLD.mark))
     EXECUTE FUNCTION api_keys_last_change_guard();
 
--- One log row for each key whose record changed. Revisions are taken in one step for the whole
--- statement; the counter's row lock is held until its transaction ends, so revision order is commit
--- order (I3). The UPDATE of revision and mark fires this trigger again, which finds no record changed.
+-- Writes one log row for each key whose record changed. I3: one step takes the revisions of the whole
+-- statement, and the counter's row stays locked until the transaction ends, so revision order is commit
+-- order. The UPDATE of revision and mark fires this trigger again, which then finds no changed record.
 CREATE FUNCTION api_keys_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     ids uuid[]; kinds text[]; actors text[]; reasons text[]; base bigint;
 BEGIN
-    -- No join of before and after: its plan is kept from a statement of one row, and would not end
-    -- for a hundred thousand. Sorting and grouping does, whatever it was planned for.
+    -- A join of the old and new rows would reuse a plan made for one row, which is far too slow for
+    -- 100,000. Sorting and grouping is fast with any plan.
     SELECT array_agg(key_id ORDER BY key_id), array_agg(kind ORDER BY key_id),
            array_agg(actor ORDER BY key_id), array_agg(reason ORDER BY key_id)
       INTO ids, kinds, actors, reasons
@@ -343,7 +343,7 @@ CREATE TRIGGER api_keys_changed AFTER UPDATE ON api_keys
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION api_keys_log();
 
--- Callers' tokens: rows under the same log.
+-- Callers' tokens share the log with keys.
 CREATE FUNCTION caller_tokens_born_clean() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -409,7 +409,7 @@ CREATE TRIGGER caller_tokens_changed AFTER UPDATE ON caller_tokens
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION caller_tokens_log();
 
--- A DELETE of keys or tokens; the argument names the column of their id.
+-- Logs a DELETE of keys or tokens. The argument names their id column.
 CREATE FUNCTION deletions_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -439,7 +439,7 @@ CREATE TRIGGER caller_tokens_deleted AFTER DELETE ON caller_tokens
 CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit
     FOR EACH ROW EXECUTE FUNCTION refuse('audit cannot be rewritten');
 
--- TRUNCATE fires no trigger for rows, so it is refused where a row's going must be logged.
+-- TRUNCATE fires no row triggers, so it is refused on tables whose deletions must be logged.
 DO $$
 DECLARE
     t text;
@@ -449,7 +449,7 @@ BEGIN
             'CREATE TRIGGER %I BEFORE TRUNCATE ON %I FOR EACH STATEMENT EXECUTE FUNCTION refuse(%L)',
             t || '_not_truncated', t, t || ' cannot be truncated: no row would be logged');
     END LOOP;
-    -- Whatever session_replication_role says.
+    -- Independent of session_replication_role.
     FOR t IN SELECT format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', tgrelid::regclass, tgname)
                FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
               WHERE NOT tgisinternal AND relnamespace = current_schema()::regnamespace LOOP
@@ -458,17 +458,17 @@ BEGIN
 END
 $$;
 
--- Trims the log; answers how many rows went. pruned_to moves in the same transaction.
+-- Trims the log and returns the number of deleted rows. The same transaction raises pruned_to.
 CREATE FUNCTION trim_log(kept interval) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     trimmed bigint;
 BEGIN
-    -- A shorter time would be a way to make every instance start cold.
+    -- A shorter time could force every instance to start cold.
     IF (kept >= interval '1 hour') IS NOT TRUE THEN
         RAISE EXCEPTION 'the log is kept for an hour at least';
     END IF;
-    -- The first row that is young enough stays, or else the last row: that is pruned_to.
+    -- pruned_to becomes the first row that is young enough, or else the last row.
     UPDATE log_state SET pruned_to = greatest(pruned_to, coalesce(
         (SELECT min(revision) FROM key_changes WHERE time >= store_time() - kept),
         (SELECT max(revision) FROM key_changes)));

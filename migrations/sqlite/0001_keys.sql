@@ -1,17 +1,17 @@
--- The schema of the embedded store. It defends itself: a change of a key that could make a cached
--- answer wrong cannot be made, by the service or by hand, without a row in the log.
+-- The schema of the embedded store. It enforces the log for manual SQL as well: a change to a key that
+-- could make a cached answer wrong always writes a log row.
 --
 -- Times are microseconds since the Unix epoch, UTC. Ids are the 16 bytes of a UUIDv7.
 
--- The newest time this store has seen. A write takes max(newest, wall clock) as its time, so time
--- as stored never falls.
+-- The newest time that this store has used. The time of a write is max(newest, wall clock), so stored
+-- times never fall.
 CREATE TABLE store_clock (
     one     INTEGER PRIMARY KEY CHECK (one = 1),
     newest  INTEGER NOT NULL
 ) STRICT;
 INSERT INTO store_clock VALUES (1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER));
 
--- The counter that changes take their revision from: always the last revision of the log.
+-- The log's counter: always the last revision of the log.
 CREATE TABLE log_head (
     one       INTEGER PRIMARY KEY CHECK (one = 1),
     revision  INTEGER NOT NULL
@@ -20,7 +20,7 @@ INSERT INTO log_head VALUES (1, 0);
 
 CREATE TABLE log_state (
     one          INTEGER PRIMARY KEY CHECK (one = 1),
-    -- Rows before this revision are trimmed; the row at it is kept.
+    -- Rows before this revision are trimmed. The row with this revision stays.
     pruned_to    INTEGER NOT NULL,
     incarnation  INTEGER NOT NULL
 ) STRICT;
@@ -29,12 +29,12 @@ INSERT INTO log_state VALUES (1, 0, 1);
 -- The log: one row for each change, in commit order, without gaps. The last row is the head.
 CREATE TABLE key_changes (
     revision  INTEGER PRIMARY KEY,
-    -- Random: tells this log from another log with the same numbers.
+    -- Random: distinguishes this log from another log with the same revisions.
     mark      BLOB NOT NULL CHECK (length(mark) = 8),
-    -- The key or caller's token that changed; NULL only in the first row.
+    -- The key or the caller's token that changed. NULL only in the first row.
     key_id    BLOB CHECK (length(key_id) = 16) CHECK ((key_id IS NULL) = (revision = 0)),
     kind      TEXT NOT NULL CHECK (kind IN ('origin', 'update', 'revoke', 'delete')),
-    -- Who asked for it; NULL for a change by hand.
+    -- The caller's name. NULL for a manual change.
     actor     TEXT,
     reason    TEXT,
     time      INTEGER NOT NULL
@@ -44,7 +44,7 @@ SELECT 0, randomblob(8), NULL, 'origin', NULL, NULL, newest FROM store_clock;
 
 CREATE TABLE api_keys (
     key_id         BLOB PRIMARY KEY CHECK (length(key_id) = 16),
-    -- HMAC-SHA256 of the key's text under the pepper of its generation.
+    -- HMAC-SHA256 of the key text, with the pepper of the generation.
     digest         BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
     generation     INTEGER NOT NULL,
     account_id     TEXT NOT NULL CHECK (length(account_id) BETWEEN 1 AND 128),
@@ -55,23 +55,23 @@ CREATE TABLE api_keys (
     metadata       TEXT NOT NULL CHECK (json_type(metadata) = 'object'),
     allowed_cidrs  TEXT NOT NULL CHECK (json_type(allowed_cidrs) = 'array'),
     recoverable    INTEGER NOT NULL CHECK (recoverable IN (0, 1)),
-    -- The sealed copy of a recoverable key; wiped by the trigger when a revoke time is set.
+    -- The sealed copy of a recoverable key. A trigger wipes it when revoke_time is set.
     sealed         BLOB CHECK (sealed IS NULL OR recoverable = 1),
     disabled       INTEGER NOT NULL DEFAULT 0 CHECK (disabled IN (0, 1)),
     create_time    INTEGER NOT NULL,
     expire_time    INTEGER,
-    -- Dead from then on; in the future during a grace.
+    -- From this time on the key is dead. In the future during a grace.
     revoke_time    INTEGER,
     revoke_reason  TEXT CHECK (revoke_reason IS NULL OR revoke_time IS NOT NULL),
     replaced_by    BLOB CHECK (replaced_by IS NULL OR (length(replaced_by) = 16 AND revoke_time IS NOT NULL)),
-    -- Who asks for the change that is being made; the log takes it from here.
+    -- The caller of the change in progress. The trigger copies it to the log.
     changed_by     TEXT,
-    -- The last change of this row and its mark; written by the trigger.
+    -- The last change of this row and its mark, written by the trigger.
     revision       INTEGER NOT NULL DEFAULT 0,
     mark           BLOB
 ) STRICT, WITHOUT ROWID;
 
--- At most one key without revoke time in a slot.
+-- A slot holds at most one key without revoke time.
 CREATE UNIQUE INDEX api_keys_slot ON api_keys (account_id, name) WHERE revoke_time IS NULL;
 CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
 
@@ -88,7 +88,7 @@ CREATE TABLE caller_tokens (
     mark         BLOB
 ) STRICT, WITHOUT ROWID;
 
--- Who did what. Appended to, never changed; old lines may be deleted by whoever keeps the store.
+-- Who did what. Rows are never changed; an operator may delete old rows.
 CREATE TABLE audit (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     time        INTEGER NOT NULL,
@@ -102,20 +102,20 @@ CREATE TABLE audit (
 ) STRICT;
 CREATE INDEX audit_subject ON audit (subject_id, id);
 
--- What the keyring that this store was made with answers to a fixed question.
+-- The check values of the keyring: what each of its keys computes from a fixed text.
 CREATE TABLE keyring_checks (
     kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal')),
     number       INTEGER NOT NULL,
     check_value  BLOB NOT NULL CHECK (length(check_value) = 16),
-    -- The one generation that new keys are born in: a file that merely lies in the keyring is not
-    -- used before every instance has it.
+    -- The one generation of new keys. A key file in the keyring alone does not make a generation
+    -- active, because other instances may not have the file yet.
     active       INTEGER NOT NULL DEFAULT 0 CHECK (active IN (0, 1) AND (active = 0 OR kind = 'generation')),
     PRIMARY KEY (kind, number)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active = 1;
 
--- One row in the log: takes the next revision and, by hand or not, a time that does not fall.
--- Everything that logs inserts into this view.
+-- An INSERT into this view appends a log row with the next revision and a time that does not fall.
+-- All triggers that log use it.
 CREATE VIEW log_change AS
 SELECT key_id, kind, actor, reason FROM key_changes WHERE 0;
 
@@ -128,7 +128,7 @@ BEGIN
       FROM log_head, store_clock;
 END;
 
--- I3: the log is appended to, one revision after the other, and only trimmed rows go.
+-- I3: rows are only appended to the log, with consecutive revisions, and only trimming deletes rows.
 CREATE TRIGGER key_changes_in_order BEFORE INSERT ON key_changes
 WHEN NEW.revision IS NOT (SELECT max(revision) + 1 FROM key_changes)
   OR NEW.revision IS NOT (SELECT revision + 1 FROM log_head)
@@ -202,8 +202,8 @@ BEGIN
     SELECT RAISE(ABORT, 'stored time never falls');
 END;
 
--- An INSERT is not logged: nobody can have cached a fresh random key. So one that would REPLACE
--- a row, and pass the log by, is refused.
+-- An INSERT is not logged, because no cache can hold a new random key. An INSERT that would REPLACE a
+-- row is refused, because it would bypass the log.
 CREATE TRIGGER api_keys_new BEFORE INSERT ON api_keys
 WHEN EXISTS (SELECT 1 FROM api_keys WHERE key_id = NEW.key_id)
   OR EXISTS (SELECT 1 FROM api_keys WHERE digest = NEW.digest)
@@ -234,14 +234,14 @@ BEGIN
     SELECT RAISE(ABORT, 'key_id, digest, generation, account_id, name, hint, recoverable and create_time of a key never change');
 END;
 
--- A sealed copy that was wiped stays away.
+-- A wiped sealed copy cannot be restored.
 CREATE TRIGGER api_keys_sealed BEFORE UPDATE OF sealed ON api_keys
 WHEN OLD.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL
 BEGIN
     SELECT RAISE(ABORT, 'a revoked key keeps no sealed copy');
 END;
 
--- A row's revision and mark are those of its last change: a repeated Revoke waits for them.
+-- The revision and mark of a row are those of its last change: a repeated Revoke waits for them.
 CREATE TRIGGER api_keys_revision BEFORE UPDATE OF revision, mark ON api_keys
 WHEN (NEW.revision IS NOT OLD.revision OR NEW.mark IS NOT OLD.mark)
  AND NOT EXISTS (SELECT 1 FROM key_changes
@@ -251,7 +251,7 @@ BEGIN
     SELECT RAISE(ABORT, 'revision and mark are written by the triggers alone');
 END;
 
--- Revoked is terminal; a grace can be shortened, never lengthened; a successor stays the one.
+-- A revoked key stays revoked, a grace can only become shorter, and a successor never changes.
 CREATE TRIGGER api_keys_terminal BEFORE UPDATE ON api_keys
 WHEN OLD.revoke_time IS NOT NULL
  AND (NEW.revoke_time IS NULL
@@ -269,7 +269,7 @@ BEGIN
     VALUES (NEW.key_id,
             CASE WHEN NEW.revoke_time IS NOT OLD.revoke_time THEN 'revoke' ELSE 'update' END,
             NEW.changed_by, NEW.revoke_reason);
-    -- Not logged: none of these is a column of the record.
+    -- Does not fire this trigger again: none of these columns belongs to the record.
     UPDATE api_keys
        SET revision = (SELECT revision FROM log_head),
            mark = (SELECT mark FROM key_changes WHERE revision = (SELECT revision FROM log_head)),
@@ -335,7 +335,7 @@ BEGIN
     SELECT RAISE(ABORT, 'audit cannot be rewritten');
 END;
 
--- Nor by an INSERT that would REPLACE a line.
+-- Refuses an INSERT that would REPLACE a row.
 CREATE TRIGGER audit_appended BEFORE INSERT ON audit
 WHEN EXISTS (SELECT 1 FROM audit WHERE id = NEW.id)
 BEGIN

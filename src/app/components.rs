@@ -20,7 +20,7 @@ use crate::replication::{
 use keyward_core::fence::{Fence, Now};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
 use keyward_ops::{CacheMetrics, Metrics, http};
-use keyward_store::{Control, Store};
+use keyward_store::{Cluster, Control, Store};
 
 /// TLS of the gRPC port, if the settings name a certificate.
 pub(super) fn listener_tls(
@@ -39,6 +39,7 @@ pub(super) fn listener_tls(
 /// The dependencies that most components share.
 pub(super) struct Base {
     pub(super) store: Arc<dyn Store>,
+    pub(super) cluster: Option<Arc<dyn Cluster>>,
     pub(super) fence: Arc<Fence>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
@@ -48,7 +49,7 @@ pub(super) struct Base {
 }
 
 impl Base {
-    pub(super) fn tail(&self, registration: Registration) -> Arc<Tail> {
+    pub(super) fn tail(&self, registration: Option<Registration>) -> Arc<Tail> {
         let (store, fence) = (Arc::clone(&self.store), Arc::clone(&self.fence));
         Arc::new(Tail::new(
             store,
@@ -63,7 +64,7 @@ impl Base {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let waiting = self.stops.waiting.clone();
         let (barrier, watching) = Barrier::new(
-            &self.store,
+            self.cluster.clone(),
             Arc::clone(tail),
             fence,
             clock,
@@ -127,8 +128,8 @@ impl Base {
                 async move { trimming.trim(stop_trimming).await },
             ),
         ];
-        if self.store.shared() {
-            tasks.extend(self.cluster_tasks(tail));
+        if let Some(cluster) = &self.cluster {
+            tasks.extend(self.cluster_tasks(cluster, tail));
         }
         if let Some(l2) = &self.l2 {
             let stop = self.stops.background.clone();
@@ -139,17 +140,17 @@ impl Base {
     }
 
     /// The tasks of an instance that shares its store with others.
-    fn cluster_tasks(&self, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
+    fn cluster_tasks(&self, cluster: &Arc<dyn Cluster>, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
         let metrics = self.metrics.members.clone();
         let stop = self.stops.background.clone();
-        let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
+        let (cluster, clock) = (Arc::clone(cluster), Arc::clone(&self.clock));
         let notices = wake_on_store_notices(
-            Arc::clone(&store),
+            Arc::clone(&cluster),
             Arc::clone(tail),
             metrics.clone(),
             stop.clone(),
         );
-        let reaper = reap_unresponsive(store, Arc::clone(tail), clock, metrics, stop);
+        let reaper = reap_unresponsive(cluster, Arc::clone(tail), clock, metrics, stop);
         [
             self.stops.guard("store notices", notices),
             self.stops.guard("reaper", reaper),

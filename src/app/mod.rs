@@ -29,7 +29,7 @@ use components::Base;
 use keyward_core::fence::{Fence, MAX_TOMBSTONES};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
 use keyward_ops::Metrics;
-use keyward_store::{Control, Instrumented, Store};
+use keyward_store::{Control, Instrumentation, Intercepted, Store};
 use keyward_store_postgres::PostgresStore;
 use keyward_store_sqlite::SqliteStore;
 
@@ -152,9 +152,10 @@ impl App {
         let http = side.as_ref().and_then(|side| side.local_addr().ok());
 
         let store = around_store(open_store(settings, &clock, &*entropy, &metrics).await?);
-        let policy = match store.shared() {
-            true => SecretPolicy::Load,
-            false => SecretPolicy::Create,
+        let cluster = store.cluster();
+        let policy = match &cluster {
+            Some(_) => SecretPolicy::Load,
+            None => SecretPolicy::Create,
         };
         let keyring = Arc::new(bootstrap::keyring(settings, &*store, &*entropy, policy).await?);
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
@@ -173,12 +174,13 @@ impl App {
         let stops = Stops::default();
         let stop = &stops.background;
         let l2 = shared_cache::start(settings, &keyring, &entropy, &metrics.l2, stop)?;
-        if let Some(l2) = &l2 {
+        if let (Some(cluster), Some(l2)) = (&cluster, &l2) {
             let notices = Arc::clone(&l2.notices);
-            store.set_on_commit(Box::new(move || notices.publish()));
+            cluster.set_on_commit(Box::new(move || notices.publish()));
         }
         let base = Base {
             store,
+            cluster,
             fence,
             clock,
             metrics,
@@ -186,13 +188,16 @@ impl App {
             stops,
             l2,
         };
-        let registration = Registration::new(
-            format!("{} {grpc}", host_name()),
-            settings.max_staleness,
-            keyring.generations().collect(),
-            Arc::clone(&entropy),
-            base.metrics.members.clone(),
-        );
+        let registration = base.cluster.clone().map(|cluster| {
+            Registration::new(
+                cluster,
+                format!("{} {grpc}", host_name()),
+                settings.max_staleness,
+                keyring.generations().collect(),
+                Arc::clone(&entropy),
+                base.metrics.members.clone(),
+            )
+        });
         let tail = base.tail(registration);
         tail.catch_up().await.map_err(StartError)?;
         let (barrier, watching) = base.barrier(&tail);
@@ -287,29 +292,20 @@ async fn open_store(
     entropy: &dyn Entropy,
     metrics: &Arc<Metrics>,
 ) -> Result<Arc<dyn Store>, StartError> {
-    fn watched<S: Store>(
-        store: S,
-        clock: &Arc<dyn Clock>,
-        metrics: &Arc<Metrics>,
-    ) -> Arc<dyn Store> {
-        Arc::new(Instrumented::new(
-            store,
-            Arc::clone(clock),
-            Arc::clone(metrics),
-        ))
-    }
-    match &settings.store {
+    let store: Arc<dyn Store> = match &settings.store {
         config::Store::Sqlite(path) => {
             bootstrap::directory(&settings.data_dir)?;
             let store = SqliteStore::open(path, Arc::clone(clock), entropy).await;
-            Ok(watched(store.map_err(StartError::new)?, clock, metrics))
+            Arc::new(store.map_err(StartError::new)?)
         }
         config::Store::Postgres(urls) => {
-            let store =
-                PostgresStore::open(urls.hosts(), settings.max_staleness, Arc::clone(clock)).await;
-            Ok(watched(store.map_err(StartError::new)?, clock, metrics))
+            let clock = Arc::clone(clock);
+            let store = PostgresStore::open(urls.hosts(), settings.max_staleness, clock).await;
+            Arc::new(store.map_err(StartError::new)?)
         }
-    }
+    };
+    let instrumentation = Instrumentation::new(Arc::clone(clock), Arc::clone(metrics));
+    Ok(Arc::new(Intercepted::new(store, Arc::new(instrumentation))))
 }
 
 async fn set_health(health: &HealthReporter, fresh: bool) {

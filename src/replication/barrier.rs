@@ -17,7 +17,7 @@ use keyward_core::fence::{CommittedChange, Fence, Progress, Receipt, Wait};
 use keyward_core::key::{BootTime, Clock};
 use keyward_crypto::Digest;
 use keyward_ops::RevokeMetrics;
-use keyward_store::Store;
+use keyward_store::Cluster;
 
 /// The longest sleep. The timer's clock is not the boot clock, which may jump while it sleeps.
 const MAX_SLEEP: Duration = Duration::from_millis(100);
@@ -47,17 +47,17 @@ impl Barrier {
     /// On a shared store it also returns the confirmer's task, which must run as long as the barrier
     /// is in use.
     pub fn new(
-        store: &Arc<dyn Store>,
+        cluster: Option<Arc<dyn Cluster>>,
         tail: Arc<Tail>,
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         closing: CancellationToken,
         metrics: RevokeMetrics,
     ) -> (Self, Option<BoxFuture<'static, ()>>) {
-        let (confirmer, task) = if store.shared() {
+        let (confirmer, task) = if let Some(cluster) = cluster {
             let (sender, receiver) = mpsc::channel(QUEUE);
             let confirmer = Confirmer {
-                store: Arc::clone(store),
+                cluster,
                 tail: Arc::clone(&tail),
                 fence: Arc::clone(&fence),
                 clock: Arc::clone(&clock),

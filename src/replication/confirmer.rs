@@ -14,7 +14,7 @@ use super::Tail;
 use super::barrier::Unconfirmed;
 use keyward_core::fence::{AckSet, CommittedChange, Epoch, Fence, Membership, Receipt, bound};
 use keyward_core::key::{BootTime, Clock};
-use keyward_store::Store;
+use keyward_store::Cluster;
 
 /// The pause between two polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
@@ -101,7 +101,7 @@ impl PendingConfirmation {
 
 /// Confirms the changes of this process.
 pub(super) struct Confirmer {
-    pub(super) store: Arc<dyn Store>,
+    pub(super) cluster: Arc<dyn Cluster>,
     pub(super) tail: Arc<Tail>,
     pub(super) fence: Arc<Fence>,
     pub(super) clock: Arc<dyn Clock>,
@@ -147,9 +147,9 @@ impl Confirmer {
     /// next poll.
     async fn poll(&self, pending: &mut Vec<PendingConfirmation>) -> Duration {
         // I7: this read begins after the commits of all pending changes were answered.
-        let membership = self.store.membership().await;
+        let membership = self.cluster.membership().await;
         let now = self.clock.boot();
-        let Ok(Some(membership)) = membership else {
+        let Ok(membership) = membership else {
             self.drop_overdue(pending, now);
             return RETRY_INTERVAL;
         };
@@ -194,9 +194,8 @@ impl Confirmer {
         *pending = waiting;
         pending.extend(due.split_off(due.len().min(BATCH)));
         let changes: Vec<CommittedChange> = due.iter().map(|due| due.change).collect();
-        let confirmed = match self.store.confirm(registration, &changes).await {
-            Ok(Some(confirmed)) => confirmed,
-            Ok(None) | Err(_) => return pending.extend(due),
+        let Ok(confirmed) = self.cluster.confirm(registration, &changes).await else {
+            return pending.extend(due);
         };
         if confirmed.epoch != epoch {
             due.iter_mut().for_each(PendingConfirmation::reset);

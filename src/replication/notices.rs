@@ -9,21 +9,21 @@ use tokio_util::sync::CancellationToken;
 use super::Tail;
 use crate::cache::l2::ChangeNotices;
 use keyward_ops::MemberMetrics;
-use keyward_store::{ChangeNotice, Store};
+use keyward_store::{ChangeNotice, Cluster};
 
 /// The pause after a possible loss, so that an unreachable store is not called in a tight loop.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Wakes `tail` at the store's change notices, until `stop`.
 pub async fn wake_on_store_notices(
-    store: Arc<dyn Store>,
+    cluster: Arc<dyn Cluster>,
     tail: Arc<Tail>,
     metrics: MemberMetrics,
     stop: CancellationToken,
 ) {
     loop {
         let notice = tokio::select! {
-            notice = store.hint() => notice,
+            notice = cluster.next_change_notice() => notice,
             () = stop.cancelled() => return,
         };
         tail.wake();

@@ -12,13 +12,13 @@ use super::Tail;
 use keyward_core::fence::FailureDetector;
 use keyward_core::key::Clock;
 use keyward_ops::MemberMetrics;
-use keyward_store::Store;
+use keyward_store::Cluster;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Polls the membership and reaps unresponsive instances, until `stop`.
 pub async fn reap_unresponsive(
-    store: Arc<dyn Store>,
+    cluster: Arc<dyn Cluster>,
     tail: Arc<Tail>,
     clock: Arc<dyn Clock>,
     metrics: MemberMetrics,
@@ -32,7 +32,7 @@ pub async fn reap_unresponsive(
         }
         tail.clean_up().await;
         // A failed read says nothing about the instances: the detector keeps its state.
-        let Ok(Some(membership)) = store.membership().await else {
+        let Ok(membership) = cluster.membership().await else {
             continue;
         };
         let answered_at = clock.boot();
@@ -45,7 +45,7 @@ pub async fn reap_unresponsive(
                 continue;
             }
             // I9: the row is deleted only if its heartbeat has not changed.
-            match store.reap(registration, heartbeat).await {
+            match cluster.reap(registration, heartbeat).await {
                 Ok(true) => {
                     metrics.reaped.inc();
                     tracing::warn!(%registration, "reaped an unresponsive instance");

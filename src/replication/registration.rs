@@ -11,10 +11,11 @@ use parking_lot::Mutex;
 use keyward_core::fence::RegistrationId;
 use keyward_core::key::Entropy;
 use keyward_ops::MemberMetrics;
-use keyward_store::{NewInstance, Store};
+use keyward_store::{Cluster, NewInstance};
 
 /// This instance's data and its current registration.
 pub struct Registration {
+    cluster: Arc<dyn Cluster>,
     name: String,
     max_staleness: Duration,
     generations: Vec<u32>,
@@ -35,6 +36,7 @@ struct State {
 impl Registration {
     /// An instance that has not registered yet. `name` is for operators.
     pub fn new(
+        cluster: Arc<dyn Cluster>,
         name: String,
         max_staleness: Duration,
         generations: Vec<u32>,
@@ -42,6 +44,7 @@ impl Registration {
         metrics: MemberMetrics,
     ) -> Self {
         Self {
+            cluster,
             name,
             max_staleness,
             generations,
@@ -49,6 +52,10 @@ impl Registration {
             metrics,
             state: Mutex::default(),
         }
+    }
+
+    pub(super) fn cluster(&self) -> &dyn Cluster {
+        &*self.cluster
     }
 
     /// The current id.
@@ -77,7 +84,6 @@ impl Registration {
     /// be deleted (I9).
     pub(super) async fn register(
         &self,
-        store: &dyn Store,
         end_freshness: impl FnOnce() + Send,
     ) -> Result<RegistrationId, String> {
         let id = RegistrationId::draw(&*self.entropy);
@@ -88,7 +94,7 @@ impl Registration {
             generations: self.generations.clone(),
         };
         // While this fails, cached records are used until freshness has run out.
-        let registered = store.register(&instance).await;
+        let registered = self.cluster.register(&instance).await;
         registered.map_err(|error| error.to_string())?;
         self.metrics.registrations.inc();
         end_freshness();
@@ -108,10 +114,10 @@ impl Registration {
 
     /// Deletes the rows of earlier registrations. It retries failed deletions at the next call;
     /// other instances reap these rows as well.
-    pub(super) async fn clean_up(&self, store: &dyn Store) {
+    pub(super) async fn clean_up(&self) {
         let rows = std::mem::take(&mut self.state.lock().left_behind);
         for id in rows {
-            if let Err(error) = store.leave(id).await {
+            if let Err(error) = self.cluster.leave(id).await {
                 tracing::debug!(%error, registration = %id, "an earlier row could not be deleted yet");
                 self.state.lock().left_behind.push(id);
             }
@@ -119,13 +125,13 @@ impl Registration {
     }
 
     /// Deletes the row. I9: freshness has ended.
-    pub(super) async fn leave(&self, store: &dyn Store) {
+    pub(super) async fn leave(&self) {
         {
             let mut state = self.state.lock();
             let id = state.id.take();
             state.left_behind.extend(id);
         }
-        self.clean_up(store).await;
+        self.clean_up().await;
     }
 }
 

@@ -36,7 +36,8 @@ pub struct Tail {
     store: Arc<dyn Store>,
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
-    registration: Registration,
+    /// This instance's registration; `None` on the embedded store.
+    registration: Option<Registration>,
     metrics: HeartbeatMetrics,
     wake: Notify,
     applied: watch::Sender<u64>,
@@ -49,6 +50,8 @@ pub struct Tail {
 struct Trouble {
     kind: Kind,
     text: String,
+    /// Whether another heartbeat may succeed at once.
+    at_once: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,8 +68,19 @@ enum Kind {
 
 impl Trouble {
     fn new(kind: Kind, error: impl std::fmt::Display) -> Self {
-        let text = error.to_string();
-        Self { kind, text }
+        Self {
+            kind,
+            text: error.to_string(),
+            at_once: false,
+        }
+    }
+
+    /// The trouble that the next heartbeat may end.
+    fn at_once(kind: Kind, error: impl std::fmt::Display) -> Self {
+        Self {
+            at_once: true,
+            ..Self::new(kind, error)
+        }
     }
 }
 
@@ -76,7 +90,7 @@ impl Tail {
         store: Arc<dyn Store>,
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
-        registration: Registration,
+        registration: Option<Registration>,
         metrics: HeartbeatMetrics,
     ) -> Self {
         let applied = watch::Sender::new(fence.applied());
@@ -105,12 +119,14 @@ impl Tail {
 
     /// Deletes the rows of earlier registrations.
     pub(super) async fn clean_up(&self) {
-        self.registration.clean_up(&*self.store).await;
+        if let Some(registration) = &self.registration {
+            registration.clean_up().await;
+        }
     }
 
     /// This instance's current registration.
     pub(super) fn registration(&self) -> Option<RegistrationId> {
-        self.registration.id()
+        self.registration.as_ref()?.id()
     }
 
     /// Receives each new value of `applied`.
@@ -135,10 +151,9 @@ impl Tail {
         while !stop.is_cancelled() {
             let due = tokio::time::sleep(HEARTBEAT);
             tokio::pin!(due);
-            let was_registered = self.registration.usable_id().is_some();
             let mut outcome = self.heartbeat().await;
             // The row is gone or may be locked: register again at once.
-            if outcome.is_err() && was_registered && self.registration.usable_id().is_none() {
+            if outcome.as_ref().is_err_and(|trouble| trouble.at_once) {
                 outcome = self.heartbeat().await;
             }
             self.log_trouble(outcome.err());
@@ -148,7 +163,7 @@ impl Tail {
                     () = stop.cancelled() => break,
                     () = &mut due => break,
                     () = self.wake.notified() => {
-                        if !self.store.shared() {
+                        if self.registration.is_none() {
                             break;
                         }
                         self.read_log().await;
@@ -158,9 +173,10 @@ impl Tail {
         }
         self.fence.stop_being_fresh();
         // I9: the row is deleted only now, when this instance admits nothing.
-        if tokio::time::timeout(LEAVE_TIMEOUT, self.registration.leave(&*self.store))
-            .await
-            .is_err()
+        if let Some(registration) = &self.registration
+            && tokio::time::timeout(LEAVE_TIMEOUT, registration.leave())
+                .await
+                .is_err()
         {
             tracing::warn!(
                 "this instance's row could not be deleted; another instance will reap it"
@@ -195,25 +211,37 @@ impl Tail {
     /// visible at `t0`. I5: the commit of the registration was answered before, and the heartbeat
     /// counts only when its own commit was answered.
     async fn heartbeat(&self) -> Result<(), Trouble> {
-        let registration = self.ensure_registered().await?;
+        let registered = match &self.registration {
+            Some(registration) => Some((registration, self.ensure_registered(registration).await?)),
+            None => None,
+        };
         let t0 = Now::read(&*self.clock);
         let before = self.fence.applied();
-        let page = match self.store.heartbeat(registration, before).await {
+        let page = match registered {
+            Some((registration, id)) => registration.cluster().heartbeat(id, before).await,
+            None => self.store.tail(before).await.map(Some),
+        };
+        let page = match page {
             Ok(Some(page)) => page,
             Ok(None) => {
                 // No change waits for an instance without a row, so it must not be fresh.
                 self.fence.stop_being_fresh();
-                self.registration.forget();
+                if let Some((registration, _)) = registered {
+                    registration.forget();
+                }
                 self.metrics.not_fresh.inc();
                 let gone = "this instance's row is gone; it registers again";
-                return Err(Trouble::new(Kind::Unregistered, gone));
+                return Err(Trouble::at_once(Kind::Unregistered, gone));
             }
             Err(error) => {
                 self.metrics.failed.inc();
                 match error {
                     StoreError::Damaged(_) => self.fence.stop_being_fresh(),
                     // The statement hung and may still lock the row: register under another id.
-                    StoreError::OutcomeUnknown(_) => self.registration.mark_doubtful(),
+                    StoreError::OutcomeUnknown(_) => {
+                        self.doubt_registration();
+                        return Err(Trouble::at_once(Kind::Store, error));
+                    }
                     StoreError::Unavailable(_) => {}
                 }
                 return Err(Trouble::new(Kind::Store, error));
@@ -234,17 +262,23 @@ impl Tail {
         }
     }
 
-    /// The registration for the next heartbeat. Registers again if it is missing or doubtful.
-    async fn ensure_registered(&self) -> Result<RegistrationId, Trouble> {
-        if let Some(registration) = self.registration.usable_id() {
-            return Ok(registration);
+    /// The id for the next heartbeat. Registers again if it is missing or doubtful.
+    async fn ensure_registered(
+        &self,
+        registration: &Registration,
+    ) -> Result<RegistrationId, Trouble> {
+        if let Some(id) = registration.usable_id() {
+            return Ok(id);
         }
         let end_freshness = || self.fence.stop_being_fresh();
-        let registered = self
-            .registration
-            .register(&*self.store, end_freshness)
-            .await;
+        let registered = registration.register(end_freshness).await;
         registered.map_err(|error| Trouble::new(Kind::Store, error))
+    }
+
+    fn doubt_registration(&self) {
+        if let Some(registration) = &self.registration {
+            registration.mark_doubtful();
+        }
     }
 
     /// I6: waiting changes see `applied` only after its tombstones are set.
@@ -270,17 +304,17 @@ impl Tail {
             Refused::Trimmed { .. } | Refused::Gap { .. } => Kind::Refused,
         };
         if !may_restart {
-            let lost = kind == Kind::LogLost && self.store.shared();
+            let lost = kind == Kind::LogLost && self.registration.is_some();
             let advice = if lost { ADVICE } else { "" };
             return Err(Trouble::new(kind, format_args!("{refused}{advice}")));
         }
         // Register again: the old row's acknowledgement does not fit the new position in the log.
         self.fence.stop_being_fresh();
-        self.registration.mark_doubtful();
+        self.doubt_registration();
         let start = self.store.start().await;
         let start = start.map_err(|error| Trouble::new(Kind::Store, error))?;
         self.fence.restart(start);
-        Err(Trouble::new(
+        Err(Trouble::at_once(
             kind,
             format_args!("{refused}; this instance starts with a cold cache"),
         ))
@@ -305,9 +339,9 @@ impl Tail {
     async fn acknowledge(&self, written: u64) {
         let applied = self.fence.applied();
         if applied > written
-            && self.store.shared()
-            && let Some(registration) = self.registration.usable_id()
-            && let Err(error) = self.store.acknowledge(registration, applied).await
+            && let Some(registration) = &self.registration
+            && let Some(id) = registration.usable_id()
+            && let Err(error) = registration.cluster().acknowledge(id, applied).await
         {
             tracing::debug!(%error, "an acknowledgement was not written; the next heartbeat writes it");
         }

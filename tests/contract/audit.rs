@@ -1,4 +1,4 @@
-//! The audit: one permanent line for each change, in the same commit.
+//! The audit: one permanent entry for each change, in the same commit.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use keyward_store::{Actor, AuditAction, AuditEntry, KeyTarget, Revocation};
 
 use crate::world::{DAY, World, account, actor, disabled, end, kill, kill_all, replace};
 
-pub(crate) async fn a_record_is_kept_whole(world: World) {
+pub(crate) async fn an_audit_entry_is_stored_completely(world: World) {
     let key = world.successor().id;
     let entry = AuditEntry {
         action: AuditAction::Reveal,
@@ -39,7 +39,7 @@ pub(crate) async fn a_record_is_kept_whole(world: World) {
     assert_eq!(world.count(empty).await, 1);
 }
 
-pub(crate) async fn each_change_has_its_line(world: World) {
+pub(crate) async fn each_change_has_an_audit_entry(world: World) {
     let key = world.plain("42").await;
     world.update(key.id, disabled(true)).await;
     let successor = world.successor();
@@ -74,7 +74,7 @@ pub(crate) async fn each_change_has_its_line(world: World) {
     );
 }
 
-pub(crate) async fn what_changes_nothing_has_no_line(world: World) {
+pub(crate) async fn a_call_without_effect_has_no_audit_entry(world: World) {
     let key = world.plain("42").await;
     world.issue_or_get(world.plain_key("42", "default")).await;
     world.update(key.id, disabled(false)).await;
@@ -93,7 +93,7 @@ pub(crate) async fn what_changes_nothing_has_no_line(world: World) {
     assert_eq!(world.audit().await, ["issue bot -", "revoke bot -"]);
 }
 
-pub(crate) async fn a_change_whose_line_cannot_be_written_is_not_made(world: World) {
+pub(crate) async fn a_change_fails_if_its_audit_entry_cannot_be_written(world: World) {
     let (key, token) = (world.plain("42").await, world.token("bot").await);
     world
         .by_hand("ALTER TABLE audit RENAME TO audit_elsewhere")
@@ -126,7 +126,7 @@ pub(crate) async fn a_change_whose_line_cannot_be_written_is_not_made(world: Wor
     assert_eq!(world.revoke(kill(key.id)).await.committed.revision, 1);
 }
 
-pub(crate) async fn a_line_cannot_be_rewritten(world: World) {
+pub(crate) async fn an_audit_entry_cannot_be_changed(world: World) {
     world.plain("42").await;
     world
         .refused(

@@ -1,11 +1,11 @@
-//! Manual SQL: logged like any other change, or refused.
+//! Manual SQL: a change is logged like any other, or refused.
 
 use keyward_core::key::KeyId;
 use keyward_store::{NewKey, StoredKey};
 
 use crate::world::{DAY, World, end, kill, replace, sealed};
 
-/// SQL that inserts a copy of the key `from` with its own id, digest and slot (given as SQL).
+/// SQL that inserts a copy of the key `from` with another id, digest and slot. All arguments are SQL.
 fn copy(insert: &str, from: &str, id: &str, digest: &str, name: &str) -> String {
     format!(
         "{insert} INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
@@ -15,7 +15,7 @@ fn copy(insert: &str, from: &str, id: &str, digest: &str, name: &str) -> String 
     )
 }
 
-/// Asserts that the last change is one of `id`, the `revision`th, and stands on its row.
+/// Asserts that the last change has this revision, belongs to `id`, and is on its row.
 async fn assert_logged(world: &World, revision: u64, id: KeyId, what: &str) {
     let page = world.tail(revision - 1).await;
     assert_eq!((page.head, page.rows.len()), (revision, 1), "{what}");
@@ -109,7 +109,7 @@ pub(crate) async fn an_insert_is_not_logged(world: World) {
     assert_eq!(world.record(KeyId::from_bytes([5; 16])).await.revision, 0);
 }
 
-pub(crate) async fn what_is_no_part_of_the_record_is_not_logged(world: World) {
+pub(crate) async fn columns_outside_the_record_are_not_logged(world: World) {
     let new = NewKey {
         sealed: Some(sealed(1)),
         ..world.plain_key("42", "default")
@@ -127,11 +127,11 @@ pub(crate) async fn what_is_no_part_of_the_record_is_not_logged(world: World) {
     assert_eq!(
         (record, sealed),
         (key, Some(self::sealed(2))),
-        "as when a seal is moved"
+        "as when a sealed copy is encrypted again"
     );
 }
 
-pub(crate) async fn what_is_fixed_cannot_change(world: World) {
+pub(crate) async fn immutable_columns_cannot_change(world: World) {
     let key = world.plain("42").await;
     let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
     for change in [
@@ -194,7 +194,11 @@ pub(crate) async fn a_slot_holds_one_key_without_revoke_time(world: World) {
     let sql = copy("INSERT", &from, &id, &digest, "name");
     assert!(world.try_by_hand(&sql).await.is_err());
     world.revoke(end(key.id, DAY)).await;
-    assert_eq!(world.by_hand(&sql).await, 1, "free during a grace");
+    assert_eq!(
+        world.by_hand(&sql).await,
+        1,
+        "the slot is free during a grace"
+    );
 }
 
 pub(crate) async fn a_replacing_insert_is_refused(world: World) {
@@ -245,7 +249,7 @@ pub(crate) async fn a_replacing_insert_is_refused(world: World) {
     );
 }
 
-pub(crate) async fn the_sealed_copy_goes_in_the_same_transaction(world: World) {
+pub(crate) async fn the_sealed_copy_is_wiped_in_the_same_transaction(world: World) {
     let new = NewKey {
         sealed: Some(sealed(1)),
         ..world.plain_key("42", "default")
@@ -293,7 +297,7 @@ pub(crate) async fn the_log_cannot_be_rewritten(world: World) {
     assert_eq!(after.mark_at_applied, before.mark_at_applied);
 }
 
-pub(crate) async fn a_row_put_into_the_log_leaves_it_whole(world: World) {
+pub(crate) async fn a_row_inserted_into_the_log_leaves_no_gap(world: World) {
     let key = world.plain("42").await;
     world.revoke(kill(key.id)).await;
     let insert = |revision: u64, id: &str| {
@@ -307,7 +311,7 @@ pub(crate) async fn a_row_put_into_the_log_leaves_it_whole(world: World) {
     for sql in [insert(3, &id), insert(7, &id), insert(2, "NULL")] {
         assert!(world.try_by_hand(&sql).await.is_err(), "{sql}");
     }
-    // In its place it does no harm: refused, or a change more.
+    // With the next revision, the row is refused or counts as one more change.
     let added = world.try_by_hand(&insert(2, &id)).await.unwrap_or(0);
     let other = world.plain("other").await;
     let last = world.revoke(kill(other.id)).await.committed;
@@ -316,7 +320,7 @@ pub(crate) async fn a_row_put_into_the_log_leaves_it_whole(world: World) {
     assert!(page.rows.iter().map(|row| row.revision).eq(1..=page.head));
 }
 
-pub(crate) async fn the_counter_of_the_log_cannot_be_moved(world: World) {
+pub(crate) async fn the_counter_of_the_log_cannot_be_changed(world: World) {
     let key = world.plain("42").await;
     for sql in [
         "UPDATE log_head SET revision = revision + 1",

@@ -1,4 +1,4 @@
-//! Time and randomness under the test's control.
+//! A clock and an entropy source that a test controls.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
 
-/// The first of January 2100: ahead of the real time that the triggers of a store go by, so that
-/// all time in a test comes from its clock.
-const BEGINNING: i64 = 4_102_444_800_000_000;
+/// 1 January 2100. The triggers of a store use the real time, which is earlier, so the test's clock
+/// determines all times.
+const START: i64 = 4_102_444_800_000_000;
 
-/// A clock that moves only when the test moves it.
+/// A clock that stands still until the test moves it.
 pub(crate) struct ManualClock {
     boot: AtomicI64,
     wall: AtomicI64,
-    /// A file that shows the wall clock, for a server that is to go by it.
+    /// A file with the time of the wall clock, for the server.
     shown: OnceLock<PathBuf>,
 }
 
@@ -23,18 +23,18 @@ impl ManualClock {
     pub(crate) fn new() -> Self {
         Self {
             boot: AtomicI64::new(1_000_000),
-            wall: AtomicI64::new(BEGINNING),
+            wall: AtomicI64::new(START),
             shown: OnceLock::new(),
         }
     }
 
-    /// Shows the wall clock in a file from now on.
+    /// Writes the time of the wall clock to a file from now on.
     pub(crate) fn show_in(&self, file: PathBuf) {
         self.shown.set(file).unwrap();
         self.show();
     }
 
-    /// Replaces the file at once: it is never seen half-written.
+    /// Replaces the file atomically.
     fn show(&self) {
         if let Some(file) = self.shown.get() {
             let half = file.with_extension("half");
@@ -43,14 +43,14 @@ impl ManualClock {
         }
     }
 
-    /// Time passes, on both clocks.
+    /// Advances both clocks.
     pub(crate) fn pass(&self, duration: Duration) {
         self.boot.fetch_add(micros(duration), Ordering::SeqCst);
         self.wall.fetch_add(micros(duration), Ordering::SeqCst);
         self.show();
     }
 
-    /// Somebody sets the wall clock back.
+    /// Sets the wall clock back.
     pub(crate) fn set_back(&self, duration: Duration) {
         self.wall.fetch_sub(micros(duration), Ordering::SeqCst);
         self.show();
@@ -71,7 +71,7 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap()
 }
 
-/// Bytes that are never the same twice: a counter, at the end of each buffer.
+/// Bytes that never repeat: a counter at the end of each buffer.
 #[derive(Default)]
 pub(crate) struct Counting(AtomicU64);
 

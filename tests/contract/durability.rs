@@ -1,4 +1,4 @@
-//! Answered changes are there after the store is reopened.
+//! Answered changes survive when the store is opened again.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use keyward_store::{AuditAction, AuditEntry, ListKeys};
 
 use crate::world::{DAY, World, account, actor, disabled, kill, replace, sealed};
 
-/// All that a store holds.
+/// Everything in a store.
 #[derive(Debug, PartialEq)]
 struct Contents {
     keys: Vec<(KeyRecord, Option<Vec<u8>>)>,
@@ -41,7 +41,7 @@ async fn contents(world: &World) -> Contents {
     }
 }
 
-/// One of everything.
+/// Stores at least one row of each kind.
 async fn fill(world: &World) {
     let check = CheckValue {
         kind: KeyKind::Seal,
@@ -73,7 +73,7 @@ async fn fill(world: &World) {
     world.store.record(entry, &actor()).await.unwrap();
 }
 
-pub(crate) async fn all_is_there_after_a_reopening(world: World) {
+pub(crate) async fn everything_survives_a_reopening(world: World) {
     fill(&world).await;
     let before = contents(&world).await;
     assert_eq!(
@@ -83,19 +83,19 @@ pub(crate) async fn all_is_there_after_a_reopening(world: World) {
     let world = world.reopened().await;
     assert_eq!(contents(&world).await, before);
     assert_eq!(world.head().await, 4);
-    goes_on(&world).await;
+    assert_log_continues(&world).await;
 }
 
-pub(crate) async fn what_was_answered_stands_without_a_clean_end(world: World) {
+pub(crate) async fn answered_changes_survive_without_a_clean_close(world: World) {
     fill(&world).await;
     let before = contents(&world).await;
     let world = world.abandoned_and_reopened().await;
     assert_eq!(contents(&world).await, before);
-    goes_on(&world).await;
+    assert_log_continues(&world).await;
 }
 
-/// The log goes on where it stood.
-async fn goes_on(world: &World) {
+/// Asserts that the log continues after its head.
+async fn assert_log_continues(world: &World) {
     let head = world.head().await;
     let key = world.plain("after").await;
     assert_eq!(

@@ -1,10 +1,10 @@
-//! What manual SQL cannot set: the sealed copy of a revoked key, and the last change of a row.
+//! Columns that manual SQL cannot set: the sealed copy of a dead key, and the last change of a row.
 
 use keyward_store::NewKey;
 
 use crate::world::{DAY, World, disabled, end, kill, sealed};
 
-/// SQL that inserts a recoverable key with these columns set, too.
+/// SQL that inserts a recoverable key with additional columns.
 fn insert_with(world: &World, columns: &str, values: &str) -> String {
     let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
     let time = world.time(1);
@@ -56,7 +56,7 @@ pub(crate) async fn the_last_change_of_a_key_is_not_set_by_hand(world: World) {
         "revision = revision + 1",
         "revision = 0, mark = NULL",
         &format!("mark = {mark}"),
-        // An earlier change of its own, and the last one of all.
+        // An earlier change of this key, and the last change of another key.
         &at(1),
         &at(3),
     ] {
@@ -99,6 +99,6 @@ pub(crate) async fn the_last_change_of_a_token_is_not_set_by_hand(world: World) 
     let again = world.revoke_token(token.id).await;
     assert_eq!(
         again.committed, revoked.committed,
-        "what a repetition waits for"
+        "a repeated call waits for the first change"
     );
 }

@@ -6,7 +6,7 @@ use crate::world::{
     DAY, World, account, actor, assert_damaged, at_once, disabled, kill, scopes, sealed, slot,
 };
 
-pub(crate) async fn a_new_key_is_stored_whole(world: World) {
+pub(crate) async fn a_new_key_is_stored_completely(world: World) {
     let new = world.full_key("42", "trading").await;
     let issued = world.issue_or_get(new.clone()).await;
     assert!(issued.created);
@@ -60,7 +60,7 @@ pub(crate) async fn a_disabled_key_is_returned_as_it_is(world: World) {
     assert_eq!(again.key.record, record);
 }
 
-pub(crate) async fn an_expired_key_is_revoked_and_succeeded(world: World) {
+pub(crate) async fn an_expired_key_is_revoked_and_replaced(world: World) {
     let expiry = Expiry::At(world.now().await);
     let old = world
         .issue(NewKey {
@@ -75,7 +75,10 @@ pub(crate) async fn an_expired_key_is_revoked_and_succeeded(world: World) {
     assert_eq!(ended.record.revoke_time, Some(world.now().await));
     assert_eq!(ended.record.revision, world.head().await);
     assert_eq!(ended.sealed, None);
-    assert_eq!(new.expire_time, None, "the new key is as it was asked for");
+    assert_eq!(
+        new.expire_time, None,
+        "the new key has the requested fields"
+    );
     assert_eq!(
         world.audit().await,
         ["issue bot -", "revoke bot expired", "issue bot -"]
@@ -90,11 +93,11 @@ pub(crate) async fn a_slot_is_free_again_after_a_revoke(world: World) {
     assert_eq!(
         world.record(old.id).await.replaced_by,
         None,
-        "Issue is no replacement"
+        "Issue replaces no key"
     );
 }
 
-pub(crate) async fn slots_and_accounts_are_apart(world: World) {
+pub(crate) async fn slots_and_accounts_are_separate(world: World) {
     let mut ids = Vec::new();
     for (account, name) in [("1", "a"), ("1", "b"), ("2", "a"), ("2", "b"), ("2", "A")] {
         let record = world.issue(world.plain_key(account, name)).await;
@@ -148,7 +151,7 @@ pub(crate) async fn concurrent_calls_for_an_expired_slot_give_one_successor(worl
     assert_eq!(world.head().await, 1);
 }
 
-pub(crate) async fn no_id_and_no_digest_is_taken_twice(world: World) {
+pub(crate) async fn ids_and_digests_are_unique(world: World) {
     let first = world.plain_key("42", "first");
     let record = world.issue(first.clone()).await;
     let other = world.plain_key("42", "other");

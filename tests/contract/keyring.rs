@@ -18,7 +18,7 @@ async fn stored(world: &World) -> Vec<CheckValue> {
     values
 }
 
-pub(crate) async fn check_values_are_given_back(world: World) {
+pub(crate) async fn check_values_are_returned(world: World) {
     assert!(stored(&world).await.is_empty());
     let first = [check(KeyKind::Generation, 1, 1), check(KeyKind::Seal, 1, 2)];
     world.store.add_check_values(&first).await.unwrap();
@@ -42,10 +42,10 @@ pub(crate) async fn a_check_value_is_never_replaced(world: World) {
     ];
     let refused = world.store.add_check_values(&foreign).await;
     assert_damaged(&refused);
-    assert_eq!(stored(&world).await, first, "all of them, or none");
+    assert_eq!(stored(&world).await, first, "all or none are added");
 }
 
-pub(crate) async fn the_generation_activated_last_is_the_active_one(world: World) {
+pub(crate) async fn the_generation_activated_last_is_active(world: World) {
     assert_eq!(world.store.active_generation().await.unwrap(), None);
     let values = [
         check(KeyKind::Generation, 1, 1),

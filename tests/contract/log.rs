@@ -7,7 +7,7 @@ use keyward_store::{CommittedChange, NewKey, Store, UpdateAnswer};
 
 use crate::world::{DAY, HOUR, World, actor, at_once, disabled, kill, kill_all, reason, replace};
 
-/// Asserts that the rows of a page lead from `applied` to its head, one by one.
+/// Asserts that the revisions of a page are consecutive, from `applied` to the head.
 fn assert_gapless(applied: u64, page: &Page) {
     let revisions: Vec<u64> = page.rows.iter().map(|row| row.revision).collect();
     assert_eq!(revisions, (applied + 1..=page.head).collect::<Vec<_>>());
@@ -26,7 +26,7 @@ pub(crate) async fn a_start_is_cold_at_the_head(world: World) {
     assert!(page.rows.is_empty());
 }
 
-pub(crate) async fn each_start_is_another_epoch(world: World) {
+pub(crate) async fn each_start_has_another_epoch(world: World) {
     let first = world.start().await.epoch;
     let world = world.reopened().await;
     let second = world.start().await.epoch;
@@ -74,7 +74,7 @@ pub(crate) async fn a_tail_gives_the_rows_after_it_with_their_marks(world: World
         .collect();
     marks.sort_unstable();
     marks.dedup();
-    assert_eq!(marks.len(), 5, "each row has a mark of its own");
+    assert_eq!(marks.len(), 5, "each row has another mark");
 }
 
 pub(crate) async fn a_tail_beyond_the_head_finds_no_mark(world: World) {
@@ -101,7 +101,7 @@ pub(crate) async fn the_mark_on_a_row_is_the_one_in_the_log(world: World) {
     assert_eq!(world.count(agreeing).await, 3);
 }
 
-pub(crate) async fn actor_and_reason_stand_in_the_log(world: World) {
+pub(crate) async fn the_log_keeps_actor_and_reason(world: World) {
     let key = world.plain("42").await;
     world.update(key.id, disabled(true)).await;
     let account = crate::world::account("42");
@@ -139,7 +139,7 @@ pub(crate) async fn a_change_rolled_back_leaves_no_gap(world: World) {
     assert_eq!(world.update(key.id, disabled(true)).await.1.revision, 1);
 }
 
-pub(crate) async fn concurrent_changes_stand_in_commit_order_without_gaps(world: World) {
+pub(crate) async fn concurrent_changes_are_in_commit_order_without_gaps(world: World) {
     const WRITERS: usize = 16;
     const CHANGES: usize = 12;
     let mut ids = Vec::new();
@@ -147,7 +147,7 @@ pub(crate) async fn concurrent_changes_stand_in_commit_order_without_gaps(world:
         ids.push(world.plain(&number.to_string()).await.id);
     }
     let ended = std::sync::Arc::new(AtomicBool::new(false));
-    // Sees every head only once all rows up to it are there, and nothing ever comes after below it.
+    // Checks that a head is visible only with all rows before it, and that no row appears later below it.
     let follower = tokio::spawn(follow(world.store.clone(), ended.clone()));
     let answers = at_once(WRITERS, |writer| {
         let (store, id) = (world.store.clone(), ids[writer]);
@@ -165,7 +165,7 @@ pub(crate) async fn concurrent_changes_stand_in_commit_order_without_gaps(world:
                 let page = store.tail(committed.revision).await.unwrap();
                 assert_eq!(
                     page.mark_at_applied, committed.mark,
-                    "there once it is answered"
+                    "an answered change is visible"
                 );
                 answers.push(Change {
                     revision: committed.revision,
@@ -189,20 +189,20 @@ pub(crate) async fn concurrent_changes_stand_in_commit_order_without_gaps(world:
     assert_eq!(followed, answers);
 }
 
-/// Tails the log until `ended`, and gives all rows it saw.
+/// Tails the log until `ended`, and returns all rows.
 async fn follow(
     store: std::sync::Arc<dyn Store>,
     ended: std::sync::Arc<AtomicBool>,
 ) -> Vec<Change> {
     let mut rows: Vec<Change> = Vec::new();
-    let mut place = store.tail(0).await.unwrap().mark_at_applied.unwrap();
+    let mut mark = store.tail(0).await.unwrap().mark_at_applied.unwrap();
     loop {
         let last = ended.load(Ordering::SeqCst);
         let applied = rows.len() as u64;
         let page = store.tail(applied).await.unwrap();
         assert_gapless(applied, &page);
-        assert_eq!(page.mark_at_applied, Some(place));
-        place = page.head_mark;
+        assert_eq!(page.mark_at_applied, Some(mark));
+        mark = page.head_mark;
         rows.extend(page.rows);
         if last {
             return rows;
@@ -231,7 +231,7 @@ pub(crate) async fn a_tail_far_behind_reads_one_row_over_the_limit(world: World)
     assert_gapless(100, &world.tail(100).await);
 }
 
-pub(crate) async fn a_trim_keeps_what_is_younger_than_a_day(world: World) {
+pub(crate) async fn a_trim_keeps_rows_younger_than_a_day(world: World) {
     let key = world.plain("42").await;
     let change = async |on| world.update(key.id, disabled(on)).await.1;
     change(true).await;
@@ -245,7 +245,7 @@ pub(crate) async fn a_trim_keeps_what_is_younger_than_a_day(world: World) {
     assert_eq!(page.pruned_to, first_young.revision);
     assert_eq!(
         page.mark_at_applied, first_young.mark,
-        "the row at pruned_to is kept"
+        "the row at pruned_to stays"
     );
     assert_eq!(
         (page.head, Some(page.head_mark)),
@@ -274,7 +274,7 @@ pub(crate) async fn a_trim_keeps_the_last_row(world: World) {
     assert_eq!((page.head, page.pruned_to), (last.revision, last.revision));
     assert_eq!(page.mark_at_applied, last.mark);
     let again = world.revoke(kill(key.id)).await.committed;
-    assert_eq!(again, last, "what is trimmed stays on the key's row");
+    assert_eq!(again, last, "the key's row keeps a trimmed change");
     let start = world.start().await;
     assert_eq!(
         (start.applied, Some(start.mark)),

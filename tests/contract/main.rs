@@ -1,21 +1,21 @@
-//! What every store must do, tested on each backend. A case takes a [`World`] (a new store, its
-//! clock, and connections for manual SQL), and its name says what it proves.
+//! The contract of every store, tested on each backend. A case takes a [`World`] (a new store, its
+//! clock, and connections for manual SQL); its name states the claim.
 //!
-//! To add a backend, implement [`Backend`] and add a line at the end of this file. The line names
-//! each case that cannot hold there, with the reason:
+//! To add a backend, implement [`Backend`] and add a line at the end of this file. If a case cannot
+//! hold on the backend, exclude it in that line with the reason:
 //!
 //! ```text
 //! contract!(postgres => crate::backends::postgres::fresh,
 //!     except by_hand::a_replacing_insert_is_refused: "there is no REPLACE");
 //! ```
 //!
-//! To add a case, write it and name it in the list below. The lints refuse an unlisted case as dead
-//! code.
+//! To add a case, write it and add it to the list below. A case that is not listed is dead code,
+//! which the lints refuse.
 
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a test that cannot go on fails"
+    reason = "a test that cannot continue fails"
 )]
 
 mod audit;
@@ -37,35 +37,35 @@ mod world;
 
 use world::{Backend, World};
 
-/// One test for each case, on the backend that `$fresh` makes.
+/// One test for each case, on the backend that `$fresh` creates.
 macro_rules! contract {
     ($backend:ident => $fresh:path
      $(, except $group:ident :: $excluded:ident : $reason:literal)* $(,)?) => {
-        // An exclusion names a case that exists.
+        // An exclusion must name an existing case.
         $(const _: () = {
-            #[expect(unused_imports, reason = "naming it is the check")]
+            #[expect(unused_imports, reason = "the import checks the name")]
             use crate::$group::$excluded as _;
         };)*
         tests! { $backend $fresh,
             [$((concat!(stringify!($group), "::", stringify!($excluded)), $reason)),*];
             issue {
-                a_new_key_is_stored_whole
+                a_new_key_is_stored_completely
                 the_key_of_a_slot_is_returned_again
                 a_disabled_key_is_returned_as_it_is
-                an_expired_key_is_revoked_and_succeeded
+                an_expired_key_is_revoked_and_replaced
                 a_slot_is_free_again_after_a_revoke
-                slots_and_accounts_are_apart
+                slots_and_accounts_are_separate
                 concurrent_calls_for_one_slot_give_one_key
                 concurrent_calls_for_an_expired_slot_give_one_successor
-                no_id_and_no_digest_is_taken_twice
+                ids_and_digests_are_unique
             }
             revoke {
                 an_unknown_key_is_not_found
                 a_key_is_revoked_by_its_id
                 a_key_is_revoked_by_its_digest
-                a_revoked_key_stays_as_it_is
-                a_successor_takes_over_all_but_the_secret
-                a_repeated_replace_names_the_same_successor
+                a_revoked_key_does_not_change
+                a_successor_inherits_everything_but_the_secret
+                a_repeated_replace_returns_the_same_successor
                 a_key_revoked_without_successor_never_gets_one
                 concurrent_replaces_of_one_key_give_one_successor
                 an_expired_key_is_not_replaced
@@ -73,34 +73,34 @@ macro_rules! contract {
                 the_slot_is_free_at_once_during_a_grace
                 a_grace_is_shortened_and_never_lengthened
                 a_later_revoke_ends_a_grace_and_keeps_the_successor
-                the_first_reason_stays
+                the_first_reason_is_kept
                 the_sealed_copy_is_wiped
                 an_account_is_revoked_at_once
                 an_account_with_many_keys_lists_a_hundred_and_counts_all
                 an_account_without_keys_is_done
-                an_account_revoked_again_still_names_its_highest_revision
+                an_account_revoked_again_returns_its_latest_change
                 revoking_an_account_ends_graces
-                a_successor_is_named_as_it_is_now
+                a_successor_is_returned_in_its_current_state
             }
             update {
                 each_field_is_changed_alone
-                an_expiry_is_set_and_taken_away
-                a_change_to_what_is_there_answers_the_last_change
+                an_expiry_is_set_and_removed
+                an_update_without_effect_returns_the_last_change
                 an_unknown_key_is_not_found
                 a_revoked_key_is_refused_also_in_its_grace
                 an_expired_key_is_refused
             }
             log {
                 a_start_is_cold_at_the_head
-                each_start_is_another_epoch
+                each_start_has_another_epoch
                 a_tail_gives_the_rows_after_it_with_their_marks
                 a_tail_beyond_the_head_finds_no_mark
                 the_mark_on_a_row_is_the_one_in_the_log
-                actor_and_reason_stand_in_the_log
-                concurrent_changes_stand_in_commit_order_without_gaps
+                the_log_keeps_actor_and_reason
+                concurrent_changes_are_in_commit_order_without_gaps
                 a_change_rolled_back_leaves_no_gap
                 a_tail_far_behind_reads_one_row_over_the_limit
-                a_trim_keeps_what_is_younger_than_a_day
+                a_trim_keeps_rows_younger_than_a_day
                 a_trim_keeps_the_last_row
                 a_trim_of_a_new_log_does_nothing
                 an_incarnation_raised_by_hand_is_seen_at_once
@@ -110,15 +110,15 @@ macro_rules! contract {
                 every_row_of_a_statement_is_logged
                 a_delete_is_logged
                 an_insert_is_not_logged
-                what_is_no_part_of_the_record_is_not_logged
-                what_is_fixed_cannot_change
+                columns_outside_the_record_are_not_logged
+                immutable_columns_cannot_change
                 a_revoked_key_cannot_be_revived
                 a_slot_holds_one_key_without_revoke_time
                 a_replacing_insert_is_refused
-                the_sealed_copy_goes_in_the_same_transaction
+                the_sealed_copy_is_wiped_in_the_same_transaction
                 the_log_cannot_be_rewritten
-                a_row_put_into_the_log_leaves_it_whole
-                the_counter_of_the_log_cannot_be_moved
+                a_row_inserted_into_the_log_leaves_no_gap
+                the_counter_of_the_log_cannot_be_changed
                 the_state_of_the_log_only_rises
                 the_time_of_the_store_never_falls
             }
@@ -130,40 +130,40 @@ macro_rules! contract {
             reads {
                 a_key_is_found_by_its_digest
                 an_absent_digest_has_the_stamp_of_the_head
-                a_key_is_got_with_its_sealed_copy
+                a_key_is_read_with_its_sealed_copy
                 a_stamp_is_the_head_of_the_snapshot_that_read_the_record
-                an_open_transaction_of_another_is_neither_seen_nor_waited_for
-                a_long_read_of_another_holds_up_nothing
+                an_open_transaction_is_neither_visible_nor_blocking
+                a_long_read_blocks_nothing
                 keys_are_listed_page_by_page_in_order_of_creation
-                a_list_leaves_out_the_dead
-                a_record_that_cannot_be_read_is_an_error
+                a_list_omits_revoked_keys
+                an_invalid_record_is_an_error
             }
             tokens {
-                a_token_is_stored_whole
+                a_token_is_stored_completely
                 an_absent_token_has_the_stamp_of_the_head
                 a_token_is_revoked_once
                 an_unknown_token_is_none
                 tokens_and_keys_share_one_log
                 tokens_are_listed_page_by_page_in_order_of_creation
-                there_has_been_a_token_also_after_it_was_revoked
-                an_admin_is_there_until_the_last_one_is_revoked
-                no_id_and_no_digest_is_taken_twice
+                has_tokens_stays_true_after_a_revocation
+                has_admin_is_true_until_the_last_admin_is_revoked
+                ids_and_digests_are_unique
                 a_change_by_hand_is_logged
                 a_revoked_token_cannot_be_revived
                 a_replacing_insert_is_refused
             }
             audit {
-                a_record_is_kept_whole
-                each_change_has_its_line
-                what_changes_nothing_has_no_line
-                a_change_whose_line_cannot_be_written_is_not_made
-                a_line_cannot_be_rewritten
+                an_audit_entry_is_stored_completely
+                each_change_has_an_audit_entry
+                a_call_without_effect_has_no_audit_entry
+                a_change_fails_if_its_audit_entry_cannot_be_written
+                an_audit_entry_cannot_be_changed
                 a_replacing_insert_is_refused
             }
             keyring {
-                check_values_are_given_back
+                check_values_are_returned
                 a_check_value_is_never_replaced
-                the_generation_activated_last_is_the_active_one
+                the_generation_activated_last_is_active
                 a_generation_without_check_value_is_not_activated
             }
             time {
@@ -176,8 +176,8 @@ macro_rules! contract {
                 an_ended_grace_stays_ended
             }
             durability {
-                all_is_there_after_a_reopening
-                what_was_answered_stands_without_a_clean_end
+                everything_survives_a_reopening
+                answered_changes_survive_without_a_clean_close
             }
         }
     };
@@ -195,7 +195,7 @@ macro_rules! tests {
     };
 }
 
-/// Runs one case on a fresh backend, unless it is excluded.
+/// Runs one case on a new backend, unless it is excluded.
 #[expect(clippy::print_stdout, reason = "the test runner shows it")]
 fn run<B: Backend, F: Future<Output = ()>>(
     name: &str,
@@ -204,7 +204,7 @@ fn run<B: Backend, F: Future<Output = ()>>(
     case: impl FnOnce(World) -> F,
 ) {
     if let Some((_, reason)) = except.iter().find(|(excluded, _)| *excluded == name) {
-        println!("not for this backend: {reason}");
+        println!("excluded on this backend: {reason}");
         return;
     }
     tokio::runtime::Builder::new_multi_thread()
@@ -218,15 +218,15 @@ fn run<B: Backend, F: Future<Output = ()>>(
 contract!(sqlite => crate::backends::sqlite::fresh);
 
 contract!(postgres => crate::backends::postgres::fresh,
-    except log::a_start_is_cold_at_the_head: "a start reads what the log still holds, from pruned_to on",
-    except log::each_start_is_another_epoch: "the epoch is the database's, and outlives a process",
+    except log::a_start_is_cold_at_the_head: "a start is at pruned_to, before the rows of the log",
+    except log::each_start_has_another_epoch: "the epoch belongs to the database, not to a process",
     except by_hand::a_replacing_insert_is_refused: "there is no REPLACE",
-    except by_hand::the_time_of_the_store_never_falls: "the database's clock is its time",
+    except by_hand::the_time_of_the_store_never_falls: "the store's time is the database's clock",
     except tokens::a_replacing_insert_is_refused: "there is no REPLACE",
     except audit::a_replacing_insert_is_refused: "there is no REPLACE",
-    except time::stored_times_never_fall: "the database's clock is its time; as used it never falls, by the fence",
-    except time::time_runs_on_while_the_wall_clock_is_behind: "the database's clock is its time",
-    except time::time_runs_on_after_a_reopening_with_the_wall_clock_behind: "the database's clock is its time",
-    except time::a_key_found_expired_stays_expired: "the database's clock is its time",
-    except time::an_ended_grace_stays_ended: "the database's clock is its time",
+    except time::stored_times_never_fall: "the store's time is the database's clock; the fence makes sure that it never falls",
+    except time::time_runs_on_while_the_wall_clock_is_behind: "the store's time is the database's clock",
+    except time::time_runs_on_after_a_reopening_with_the_wall_clock_behind: "the store's time is the database's clock",
+    except time::a_key_found_expired_stays_expired: "the store's time is the database's clock",
+    except time::an_ended_grace_stays_ended: "the store's time is the database's clock",
 );

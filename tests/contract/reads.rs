@@ -1,4 +1,4 @@
-//! Reads: a record and the head of the same snapshot, keys by name, lists.
+//! Reads: a record with the head of the same snapshot, keys by name, lists.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ pub(crate) async fn an_absent_digest_has_the_stamp_of_the_head(world: World) {
     );
 }
 
-pub(crate) async fn a_key_is_got_with_its_sealed_copy(world: World) {
+pub(crate) async fn a_key_is_read_with_its_sealed_copy(world: World) {
     let new = world.full_key("42", "default").await;
     let key = world.issue(new.clone()).await;
     for target in [KeyTarget::Id(key.id), KeyTarget::Digest(new.digest)] {
@@ -97,13 +97,13 @@ pub(crate) async fn a_stamp_is_the_head_of_the_snapshot_that_read_the_record(wor
                 .unwrap();
             assert_eq!(
                 &record, newest,
-                "the record as of revision {stamp}, no older, no newer"
+                "the record must be exactly that of revision {stamp}"
             );
         }
     }
 }
 
-pub(crate) async fn an_open_transaction_of_another_is_neither_seen_nor_waited_for(world: World) {
+pub(crate) async fn an_open_transaction_is_neither_visible_nor_blocking(world: World) {
     let new = world.plain_key("42", "default");
     let key = world.issue(new.clone()).await;
     let mut hand = world.connect().await;
@@ -121,7 +121,7 @@ pub(crate) async fn an_open_transaction_of_another_is_neither_seen_nor_waited_fo
     assert!(found.record.unwrap().disabled);
 }
 
-pub(crate) async fn a_long_read_of_another_holds_up_nothing(world: World) {
+pub(crate) async fn a_long_read_blocks_nothing(world: World) {
     let key = world.plain("42").await;
     let mut hand = world.connect().await;
     let count = "SELECT CAST(count(*) AS TEXT) FROM key_changes";
@@ -171,7 +171,7 @@ pub(crate) async fn keys_are_listed_page_by_page_in_order_of_creation(world: Wor
     );
 }
 
-pub(crate) async fn a_list_leaves_out_the_dead(world: World) {
+pub(crate) async fn a_list_omits_revoked_keys(world: World) {
     let now = world.now().await;
     let mut all = Vec::new();
     for name in ["live", "dead", "ending", "expired", "disabled"] {
@@ -198,7 +198,7 @@ pub(crate) async fn a_list_leaves_out_the_dead(world: World) {
     assert_eq!(ids(&world.store.list_keys(query).await.unwrap()), [all[2]]);
 }
 
-pub(crate) async fn a_record_that_cannot_be_read_is_an_error(world: World) {
+pub(crate) async fn an_invalid_record_is_an_error(world: World) {
     for (account, change) in [
         ("1", "scopes = '[7]'"),
         ("2", r#"allowed_cidrs = '["10.0.0.1/8"]'"#),

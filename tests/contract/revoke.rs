@@ -1,4 +1,4 @@
-//! Revoke: final, once, with at most one successor.
+//! Revoke: permanent, once, with at most one successor.
 
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub(crate) async fn a_key_is_revoked_by_its_digest(world: World) {
     assert_eq!(world.record(other.id).await, other);
 }
 
-pub(crate) async fn a_revoked_key_stays_as_it_is(world: World) {
+pub(crate) async fn a_revoked_key_does_not_change(world: World) {
     let key = world.plain("42").await;
     let first = world.revoke(kill(key.id)).await;
     world.clock.pass(HOUR);
@@ -68,13 +68,13 @@ pub(crate) async fn a_revoked_key_stays_as_it_is(world: World) {
         assert_eq!((again.count, again.revoke_time), (1, first.revoke_time));
         assert_eq!(
             again.committed, first.committed,
-            "the caller still waits for it"
+            "the caller still waits for the first change"
         );
     }
     assert_eq!(world.head().await, 1);
 }
 
-pub(crate) async fn a_successor_takes_over_all_but_the_secret(world: World) {
+pub(crate) async fn a_successor_inherits_everything_but_the_secret(world: World) {
     let new = world.full_key("42", "trading").await;
     let key = world.issue(new.clone()).await;
     let (key, _) = world.update(key.id, disabled(true)).await;
@@ -99,16 +99,13 @@ pub(crate) async fn a_successor_takes_over_all_but_the_secret(world: World) {
         revision: 0,
         ..key
     };
-    assert!(
-        expected.disabled,
-        "a replacement is no way to switch a key on"
-    );
+    assert!(expected.disabled, "a replacement must not switch a key on");
     assert_eq!(made.record, expected);
     let found = world.find(&successor.digest).await;
     assert_eq!(found.record, Some(expected));
 }
 
-pub(crate) async fn a_repeated_replace_names_the_same_successor(world: World) {
+pub(crate) async fn a_repeated_replace_returns_the_same_successor(world: World) {
     let key = world.plain("42").await;
     let first = world.replace(key.id).await;
     let again = world.replace(key.id).await;
@@ -206,19 +203,27 @@ pub(crate) async fn a_grace_is_shortened_and_never_lengthened(world: World) {
     assert_eq!(
         ends(20 * HOUR).await,
         begun.plus(10 * HOUR),
-        "not lengthened"
+        "the grace is not lengthened"
     );
     assert_eq!(world.head().await, 1);
     world.clock.pass(HOUR);
     assert_eq!(
         ends(HOUR).await,
         begun.plus(2 * HOUR),
-        "shortened, from now on"
+        "the grace is shortened"
     );
     assert_eq!(world.head().await, 2);
-    assert_eq!(ends(Duration::ZERO).await, begun.plus(HOUR), "killed");
+    assert_eq!(
+        ends(Duration::ZERO).await,
+        begun.plus(HOUR),
+        "the key is dead"
+    );
     world.clock.pass(HOUR);
-    assert_eq!(ends(Duration::ZERO).await, begun.plus(HOUR), "for good");
+    assert_eq!(
+        ends(Duration::ZERO).await,
+        begun.plus(HOUR),
+        "the key stays dead"
+    );
     assert_eq!(world.head().await, 3);
 }
 
@@ -239,7 +244,7 @@ pub(crate) async fn a_later_revoke_ends_a_grace_and_keeps_the_successor(world: W
     assert_eq!(world.count("api_keys").await, 2);
 }
 
-pub(crate) async fn the_first_reason_stays(world: World) {
+pub(crate) async fn the_first_reason_is_kept(world: World) {
     let (one, all) = (world.plain("one").await.id, world.plain("all").await.id);
     let because = |id, grace, text| Revocation::Key {
         target: KeyTarget::Id(id),
@@ -332,7 +337,7 @@ pub(crate) async fn an_account_with_many_keys_lists_a_hundred_and_counts_all(wor
     assert_eq!(
         revoked.keys.iter().map(|key| key.id).collect::<Vec<_>>(),
         ids[..Revoked::LISTED],
-        "by key_id"
+        "sorted by key_id"
     );
     assert_eq!(revoked.committed.revision, 130);
     assert_eq!(world.tail(0).await.rows.len(), 130);
@@ -347,7 +352,7 @@ pub(crate) async fn an_account_without_keys_is_done(world: World) {
     assert_eq!(revoked.committed, CommittedChange::NOTHING);
 }
 
-pub(crate) async fn an_account_revoked_again_still_names_its_highest_revision(world: World) {
+pub(crate) async fn an_account_revoked_again_returns_its_latest_change(world: World) {
     let low = world.issue(world.plain_key("42", "low")).await;
     let high = world.issue(world.plain_key("42", "high")).await;
     world.revoke(kill(low.id)).await;
@@ -372,7 +377,7 @@ pub(crate) async fn revoking_an_account_ends_graces(world: World) {
     assert_eq!(world.revoke(kill_all("42")).await.count, 0);
 }
 
-pub(crate) async fn a_successor_is_named_as_it_is_now(world: World) {
+pub(crate) async fn a_successor_is_returned_in_its_current_state(world: World) {
     let key = world.plain("42").await;
     let second = world.successor();
     world

@@ -1,4 +1,4 @@
-//! The store's time: it ends keys, and it never falls.
+//! The store's time, which decides when a key ends and never falls.
 
 use std::time::Duration;
 
@@ -102,7 +102,7 @@ pub(crate) async fn a_key_expires_at_its_time(world: World) {
     assert_ne!(issue().await, key.id);
 }
 
-/// How many keys of the account live.
+/// Counts the live keys of the account.
 async fn listed(world: &World) -> usize {
     let query = ListKeys {
         account: account("42"),
@@ -129,5 +129,5 @@ pub(crate) async fn an_ended_grace_stays_ended(world: World) {
     world.clock.pass(HOUR);
     assert_eq!(listed(&world).await, 0);
     world.clock.set_back(HOUR);
-    assert_eq!(listed(&world).await, 0, "dead for good");
+    assert_eq!(listed(&world).await, 0, "the key stays dead");
 }

@@ -1,11 +1,11 @@
-//! Tokens: their changes are in the same log as those of keys.
+//! Callers' tokens, which share the log with keys.
 
 use keyward_core::key::{Role, TokenRecord};
 use keyward_store::NewToken;
 
 use crate::world::{HOUR, World, actor, assert_damaged, disabled, slot};
 
-pub(crate) async fn a_token_is_stored_whole(world: World) {
+pub(crate) async fn a_token_is_stored_completely(world: World) {
     assert!(!world.has_tokens().await);
     let roles = [Role::Issuer, Role::Revealer].into_iter().collect();
     let new = NewToken {
@@ -107,13 +107,16 @@ pub(crate) async fn tokens_are_listed_page_by_page_in_order_of_creation(world: W
     assert_eq!(list(false, None, 2).await, [all[0].clone(), all[2].clone()]);
 }
 
-pub(crate) async fn there_has_been_a_token_also_after_it_was_revoked(world: World) {
+pub(crate) async fn has_tokens_stays_true_after_a_revocation(world: World) {
     let token = world.token("admin").await;
     world.revoke_token(token.id).await;
-    assert!(world.has_tokens().await, "no second first token");
+    assert!(
+        world.has_tokens().await,
+        "the first token is created only once"
+    );
 }
 
-pub(crate) async fn an_admin_is_there_until_the_last_one_is_revoked(world: World) {
+pub(crate) async fn has_admin_is_true_until_the_last_admin_is_revoked(world: World) {
     let admin = |name| NewToken {
         roles: [Role::Admin, Role::Reader].into_iter().collect(),
         ..world.new_token(name)
@@ -135,7 +138,7 @@ pub(crate) async fn an_admin_is_there_until_the_last_one_is_revoked(world: World
     }
 }
 
-pub(crate) async fn no_id_and_no_digest_is_taken_twice(world: World) {
+pub(crate) async fn ids_and_digests_are_unique(world: World) {
     let first = world.new_token("bot");
     let record = world.create_token(first.clone()).await;
     let other = world.new_token("bot");
@@ -160,7 +163,11 @@ pub(crate) async fn a_change_by_hand_is_logged(world: World) {
     world
         .by_hand("UPDATE caller_tokens SET changed_by = 'somebody'")
         .await;
-    assert_eq!(world.head().await, 0, "no part of the record");
+    assert_eq!(
+        world.head().await,
+        0,
+        "changed_by is not part of the record"
+    );
     world
         .by_hand("UPDATE caller_tokens SET changed_by = NULL")
         .await;

@@ -5,7 +5,7 @@ use keyward_store::{CommittedChange, Expiry, KeyChanges, NewKey, UpdateAnswer};
 
 use crate::world::{DAY, World, disabled, end, kill, metadata, networks, scopes, sealed};
 
-/// The record after `changes` of it.
+/// The record after `changes`.
 fn after(record: &KeyRecord, changes: &KeyChanges, revision: u64) -> KeyRecord {
     let KeyChanges {
         scopes,
@@ -63,7 +63,7 @@ pub(crate) async fn each_field_is_changed_alone(world: World) {
     assert_eq!(world.head().await, 5);
 }
 
-pub(crate) async fn an_expiry_is_set_and_taken_away(world: World) {
+pub(crate) async fn an_expiry_is_set_and_removed(world: World) {
     let key = world.plain("42").await;
     for expire_time in [Some(world.now().await.plus(DAY)), None] {
         let changes = KeyChanges {
@@ -77,7 +77,7 @@ pub(crate) async fn an_expiry_is_set_and_taken_away(world: World) {
     }
 }
 
-pub(crate) async fn a_change_to_what_is_there_answers_the_last_change(world: World) {
+pub(crate) async fn an_update_without_effect_returns_the_last_change(world: World) {
     let key = world.plain("42").await;
     let nothing = CommittedChange::NOTHING;
     assert_eq!(

@@ -45,12 +45,12 @@ fn owned(texts: &[&str]) -> Vec<String> {
     texts.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// A sealed copy: opaque to a store.
+/// A sealed copy. Stores do not look inside.
 pub(crate) fn sealed(byte: u8) -> Sealed {
     Sealed::from_bytes(vec![byte; 96])
 }
 
-/// Changes one key's `disabled`.
+/// Sets `disabled`.
 pub(crate) fn disabled(disabled: bool) -> KeyChanges {
     KeyChanges {
         disabled: Some(disabled),
@@ -58,12 +58,12 @@ pub(crate) fn disabled(disabled: bool) -> KeyChanges {
     }
 }
 
-/// Revokes one key at once.
+/// Revokes one key without grace.
 pub(crate) fn kill(id: KeyId) -> Revocation {
     end(id, Duration::ZERO)
 }
 
-/// Revokes one key after `grace`.
+/// Revokes one key with a grace.
 pub(crate) fn end(id: KeyId, grace: Duration) -> Revocation {
     Revocation::Key {
         target: KeyTarget::Id(id),
@@ -73,7 +73,7 @@ pub(crate) fn end(id: KeyId, grace: Duration) -> Revocation {
     }
 }
 
-/// Replaces one key, which lives on for `grace`.
+/// Replaces one key with a grace.
 pub(crate) fn replace(id: KeyId, successor: Successor, grace: Duration) -> Revocation {
     Revocation::Key {
         target: KeyTarget::Id(id),

@@ -1,4 +1,4 @@
-//! What a case works with: a store on a fresh backend, and helpers that keep cases short.
+//! The environment of a case: a store on a new backend, and helpers that keep cases short.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,18 +11,18 @@ use keyward_core::key::{
 };
 use keyward_crypto::Digest;
 use keyward_store::{
-    CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, NewKey, NewToken, OpenError,
-    Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey, Successor, TokenRevoked,
-    UpdateAnswer,
+    Cluster, CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, NewKey, NewToken,
+    OpenError, Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey, Successor,
+    TokenRevoked, UpdateAnswer,
 };
 
 use crate::doubles::{Counting, ManualClock};
 pub(crate) use crate::values::*;
 
-/// A place for one store's data.
+/// The data of one store.
 #[async_trait]
 pub(crate) trait Backend: Send + Sync + 'static {
-    /// Opens the store, and creates it first if necessary.
+    /// Opens the store. Creates it if it does not exist.
     async fn open(
         &self,
         clock: Arc<dyn Clock>,
@@ -32,30 +32,30 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// A connection for manual SQL.
     async fn connect(&self) -> Box<dyn ByHand>;
 
-    /// Bytes as an SQL literal; 16 of them are an id.
+    /// Bytes as an SQL literal. 16 bytes are an id.
     fn bytes(&self, bytes: &[u8]) -> String;
 
-    /// A time, in microseconds since the Unix epoch, as an SQL literal.
+    /// A time, in microseconds since the Unix epoch, as an SQL expression.
     fn time(&self, micros: i64) -> String;
 
-    /// A microsecond, to be added to a time in SQL.
+    /// A microsecond, as an SQL expression that can be added to a time.
     fn tick(&self) -> &'static str;
 
-    /// Makes the store's own clock, if it has one, follow the test's clock.
+    /// Makes the database's clock follow the test's, if there is one.
     fn follow(&self, _clock: &ManualClock) {}
 }
 
-/// An operator's connection.
+/// A connection for manual SQL.
 #[async_trait]
 pub(crate) trait ByHand: Send {
-    /// Runs SQL; answers how many rows it changed, or the message of the refusal.
+    /// Runs SQL. Returns the number of changed rows, or the error message.
     async fn run(&mut self, sql: &str) -> Result<u64, String>;
 
-    /// Reads a query's one column of text.
+    /// Reads a query with one text column.
     async fn read(&mut self, sql: &str) -> Vec<String>;
 }
 
-/// A store with its clock, its entropy and its backend.
+/// A store and its environment.
 pub(crate) struct World {
     backend: Box<dyn Backend>,
     pub(crate) store: Arc<dyn Store>,
@@ -79,7 +79,7 @@ impl World {
         }
     }
 
-    /// Ends the store as `end` does it, and opens it again.
+    /// Ends the store with `end`, and opens it again.
     async fn reopened_after(self, end: impl AsyncFnOnce(Arc<dyn Store>)) -> Self {
         let Self {
             backend,
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    /// Ends the store cleanly and opens it again.
+    /// Closes the store and opens it again.
     pub(crate) async fn reopened(self) -> Self {
         self.reopened_after(async |store| store.close().await).await
     }
@@ -107,25 +107,30 @@ impl World {
         self.reopened_after(async |store| drop(store)).await
     }
 
-    // By hand.
+    /// The instances of a shared store.
+    pub(crate) fn cluster(&self) -> Arc<dyn Cluster> {
+        self.store.cluster().unwrap()
+    }
+
+    // Manual SQL.
 
     pub(crate) async fn connect(&self) -> Box<dyn ByHand> {
         self.backend.connect().await
     }
 
-    /// Runs SQL from another connection; answers how many rows it changed.
+    /// Runs SQL over another connection. Returns the number of changed rows.
     pub(crate) async fn by_hand(&self, sql: &str) -> u64 {
         self.try_by_hand(sql)
             .await
             .unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
-    /// Runs SQL from another connection, which the schema may refuse.
+    /// Runs SQL that the schema may refuse, over another connection.
     pub(crate) async fn try_by_hand(&self, sql: &str) -> Result<u64, String> {
         self.connect().await.run(sql).await
     }
 
-    /// Asserts that the schema refuses `sql` with a message that holds `message`.
+    /// Asserts that the schema refuses `sql` with an error that contains `message`.
     #[track_caller]
     pub(crate) fn refused(
         &self,
@@ -146,7 +151,7 @@ impl World {
         self.connect().await.read(sql).await
     }
 
-    /// How many rows `from` (a table and its conditions) has.
+    /// Counts the rows of `from`: a table and its conditions.
     pub(crate) async fn count(&self, from: &str) -> usize {
         self.read(&format!("SELECT CAST(count(*) AS TEXT) FROM {from}"))
             .await[0]
@@ -163,17 +168,17 @@ impl World {
         self.backend.bytes(bytes)
     }
 
-    /// A time as an SQL literal.
+    /// A time as an SQL expression.
     pub(crate) fn time(&self, micros: i64) -> String {
         self.backend.time(micros)
     }
 
-    /// A microsecond more than `column`, in SQL.
+    /// An SQL expression: a microsecond later than `column`.
     pub(crate) fn a_tick_after(&self, column: &str) -> String {
         format!("{column} + {}", self.backend.tick())
     }
 
-    /// The lines of the audit: action, actor and detail.
+    /// The audit entries: action, actor and detail.
     pub(crate) async fn audit(&self) -> Vec<String> {
         self.read(
             "SELECT action || ' ' || actor || ' ' || coalesce(detail, '-') FROM audit ORDER BY id",
@@ -196,7 +201,7 @@ impl World {
         self.store.tail(applied).await.unwrap()
     }
 
-    /// A key for a slot, with nothing that is optional.
+    /// A new key for a slot, without optional fields.
     pub(crate) fn plain_key(&self, account: &str, name: &str) -> NewKey {
         let Successor {
             id,
@@ -220,7 +225,7 @@ impl World {
         }
     }
 
-    /// A recoverable key with everything set.
+    /// A new recoverable key with all optional fields.
     pub(crate) async fn full_key(&self, account: &str, name: &str) -> NewKey {
         NewKey {
             sealed: Some(sealed(7)),
@@ -232,7 +237,7 @@ impl World {
         }
     }
 
-    /// A secret that is not stored yet, not recoverable.
+    /// A new secret, not stored yet and not recoverable.
     pub(crate) fn successor(&self) -> Successor {
         Successor {
             id: KeyId::draw(self.clock.wall(), &self.entropy),
@@ -243,7 +248,7 @@ impl World {
         }
     }
 
-    /// A digest of nothing that is stored.
+    /// A digest that is not stored.
     pub(crate) fn digest(&self) -> Digest {
         let mut bytes = [0; 32];
         self.entropy.fill(&mut bytes);
@@ -277,12 +282,12 @@ impl World {
         issued.key.record
     }
 
-    /// A new plain key in the slot `default`.
+    /// Issues a plain key in the slot `default`.
     pub(crate) async fn plain(&self, account: &str) -> KeyRecord {
         self.issue(self.plain_key(account, "default")).await
     }
 
-    /// A new plain key that is already expired.
+    /// Issues a plain key that has already expired.
     pub(crate) async fn expired(&self, account: &str) -> KeyRecord {
         let expiry = Expiry::At(self.now().await);
         self.issue(NewKey {
@@ -376,7 +381,7 @@ impl World {
     }
 }
 
-/// Asserts that the store refused what would break its own rules.
+/// Asserts that the store refused a change that breaks its own rules.
 #[track_caller]
 pub(crate) fn assert_damaged<T: std::fmt::Debug>(outcome: &Result<T, StoreError>) {
     assert!(
@@ -385,7 +390,7 @@ pub(crate) fn assert_damaged<T: std::fmt::Debug>(outcome: &Result<T, StoreError>
     );
 }
 
-/// Runs `count` calls at once and gives their results.
+/// Runs `count` calls concurrently and returns their results.
 pub(crate) async fn at_once<T: Send + 'static, F>(count: usize, call: impl Fn(usize) -> F) -> Vec<T>
 where
     F: Future<Output = T> + Send + 'static,

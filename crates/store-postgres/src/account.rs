@@ -1,25 +1,26 @@
-//! Revoking all keys of an account: one transaction, however many they are.
+//! Revokes all keys of an account, in one transaction.
 
 use uuid::Uuid;
 
 use super::audit::audit;
-use super::failure::{Failure, Kind};
-use super::keys::by_ids;
-use super::links::Lease;
-use super::{ATTEMPTS, LONG, LONG_ANSWER, PostgresStore, rows};
+use super::failure::{Failure, retry};
+use super::keys::{Lock, by_ids};
+use super::pool::Lease;
+use super::{ALLOW_LONG_STATEMENT, ATTEMPTS, LONG_LIMIT, PostgresStore, rows};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::{
     Actor, AuditAction, AuditEntry, CommittedChange, Result, RevokeAnswer, Revoked, StoreError,
 };
 
-/// Keys that a revocation ended.
+/// What one pass over the account's keys did.
 #[derive(Default)]
-struct Ended {
+struct Pass {
+    /// How many keys it revoked.
     count: u64,
-    /// How many living keys the statement's snapshot showed.
-    shown: u64,
-    /// The first of them.
+    /// How many live keys the snapshot of the statement showed.
+    visible: u64,
+    /// The first of the revoked keys.
     listed: Vec<KeyId>,
 }
 
@@ -30,13 +31,7 @@ impl PostgresStore {
         reason: Option<&Reason>,
         actor: &Actor,
     ) -> Result<RevokeAnswer> {
-        let mut attempts = ATTEMPTS;
-        loop {
-            match self.try_revoke_account(account, reason, actor).await {
-                Err(failure) if failure.kind == Kind::Again && attempts > 1 => attempts -= 1,
-                outcome => return Ok(outcome?),
-            }
-        }
+        retry(|| self.try_revoke_account(account, reason, actor)).await
     }
 
     async fn try_revoke_account(
@@ -46,26 +41,26 @@ impl PostgresStore {
         actor: &Actor,
     ) -> std::result::Result<RevokeAnswer, Failure> {
         let mut lease = self.writers.begin().await?;
-        lease.execute(sqlx::query(LONG)).await?;
+        lease.execute(sqlx::query(ALLOW_LONG_STATEMENT)).await?;
         let clock = lease.fetch_one(sqlx::query("SELECT store_time() AS now"));
         let now = rows::time(&clock.await?, "now")?;
-        let mut all = Ended::default();
-        // A key that a statement waits for may have been replaced meanwhile, by one that its
-        // snapshot does not show: so it goes on until a snapshot shows no living key.
-        for pass in 0.. {
-            let more = end(&mut lease, account, reason, actor, now).await?;
-            if more.shown == 0 {
+        let mut all = Pass::default();
+        // While a statement waits for the lock of a key, another transaction may replace that key.
+        // The snapshot does not show the successor, so repeat until a snapshot shows no live key.
+        for attempt in 0.. {
+            let pass = revoke_visible(&mut lease, account, reason, actor, now).await?;
+            if pass.visible == 0 {
                 break;
             }
-            if pass == ATTEMPTS {
-                let busy = "the account's keys are replaced again and again".to_owned();
+            if attempt == ATTEMPTS {
+                let busy = "other calls keep replacing keys of this account".to_owned();
                 return Err(StoreError::Unavailable(busy).into());
             }
-            all.count += more.count;
-            all.listed.extend(more.listed);
+            all.count += pass.count;
+            all.listed.extend(pass.listed);
             all.listed.truncate(Revoked::LISTED);
         }
-        let (keys, digests) = listed(&mut lease, &all.listed).await?;
+        let (keys, digests) = read_listed(&mut lease, &all.listed).await?;
         let committed = last_change(&mut lease, account).await?;
         if all.count == 0 {
             lease.rollback().await?;
@@ -78,7 +73,7 @@ impl PostgresStore {
             };
             audit(&mut lease, &[(entry, actor.clone())]).await?;
             lease.commit().await?;
-            self.hints.give();
+            self.announce();
         }
         Ok(RevokeAnswer::Done(Box::new(Revoked {
             revoke_time: keys.first().and_then(|key| key.revoke_time),
@@ -92,42 +87,42 @@ impl PostgresStore {
     }
 }
 
-/// Locks the living keys in the order of their ids, and ends them at `now`.
-async fn end(
+/// Locks the live keys in the order of their ids, which avoids deadlocks, and revokes them at `now`.
+async fn revoke_visible(
     lease: &mut Lease<'_>,
     account: &AccountId,
     reason: Option<&Reason>,
     actor: &Actor,
     now: Timestamp,
-) -> std::result::Result<Ended, Failure> {
+) -> std::result::Result<Pass, Failure> {
     let statement = sqlx::query(
-        "WITH living AS MATERIALIZED (
+        "WITH live AS MATERIALIZED (
                   SELECT key_id FROM api_keys
                    WHERE account_id = $1 AND (revoke_time IS NULL OR revoke_time > $5)
                    ORDER BY key_id FOR UPDATE),
-              ended AS (
+              revoked AS (
                   UPDATE api_keys AS k
                      SET revoke_time = $5, revoke_reason = coalesce(revoke_reason, $2),
                          changed_by = $3
-                    FROM living
-                   WHERE k.key_id = living.key_id
+                    FROM live
+                   WHERE k.key_id = live.key_id
                      AND (k.revoke_time IS NULL OR k.revoke_time > $5)
                   RETURNING k.key_id)
          SELECT count(*) AS count, (array_agg(key_id ORDER BY key_id))[1:$4] AS listed,
                 (SELECT count(*) FROM api_keys
-                  WHERE account_id = $1 AND (revoke_time IS NULL OR revoke_time > $5)) AS shown
-           FROM ended",
+                  WHERE account_id = $1 AND (revoke_time IS NULL OR revoke_time > $5)) AS visible
+           FROM revoked",
     )
     .bind(account.as_str().to_owned())
     .bind(reason.map(|reason| reason.as_str().to_owned()))
     .bind(actor.name.clone())
     .bind(i32::try_from(Revoked::LISTED).unwrap_or(i32::MAX))
     .bind(rows::instant(now)?);
-    let row = lease.fetch_one_within(LONG_ANSWER, statement).await?;
+    let row = lease.fetch_one_within(LONG_LIMIT, statement).await?;
     let listed: Option<Vec<Uuid>> = rows::column(&row, "listed")?;
-    Ok(Ended {
+    Ok(Pass {
         count: rows::revision(&row, "count")?,
-        shown: rows::revision(&row, "shown")?,
+        visible: rows::revision(&row, "visible")?,
         listed: listed
             .into_iter()
             .flatten()
@@ -136,32 +131,32 @@ async fn end(
     })
 }
 
-/// The records of the first keys, as they are now, and their digests.
-async fn listed(
+/// The current records of the listed keys, and their digests.
+async fn read_listed(
     lease: &mut Lease<'_>,
     ids: &[KeyId],
 ) -> std::result::Result<(Vec<KeyRecord>, Vec<Digest>), Failure> {
-    let found = lease.fetch_all(by_ids(ids, "")).await?;
+    let found = lease.fetch_all(by_ids(ids, Lock::None)).await?;
     let mut keys = found.iter().map(rows::key).collect::<Result<Vec<_>>>()?;
     keys.sort_unstable_by_key(|key| key.id);
     let digests = found.iter().map(rows::digest).collect::<Result<_>>()?;
     Ok((keys, digests))
 }
 
-/// The last change of any key of the account, those that were revoked before included.
+/// The latest change of the account's keys, including keys that were revoked before.
 async fn last_change(
     lease: &mut Lease<'_>,
     account: &AccountId,
 ) -> std::result::Result<CommittedChange, Failure> {
-    let last = sqlx::query(
+    let latest = sqlx::query(
         "SELECT key_id, revision, mark FROM api_keys
           WHERE account_id = $1 ORDER BY revision DESC LIMIT 1",
     );
-    let last = lease
-        .fetch_optional(last.bind(account.as_str().to_owned()))
+    let latest = lease
+        .fetch_optional(latest.bind(account.as_str().to_owned()))
         .await?;
-    Ok(match &last {
-        Some(row) => rows::committed(row, "key_id")?,
+    Ok(match &latest {
+        Some(row) => rows::last_change(row, "key_id")?,
         None => CommittedChange::NOTHING,
     })
 }

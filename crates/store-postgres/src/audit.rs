@@ -1,26 +1,26 @@
-//! The audit on Postgres: rows in the very transaction of the change they record.
+//! The audit on Postgres: each entry is a row in the transaction of the change that it records.
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::failure::Failure;
-use super::links::{Lease, Statement};
+use super::pool::{Lease, Statement};
 use super::{PostgresStore, rows};
 use keyward_core::key::KeyId;
 use keyward_store::{Actor, Audit, AuditEntry, Result};
 
-/// The text of a statement that writes lines, with the places of its six parameters. With a seventh
-/// there is the id of a key beside each line, which is written if that key is among `ended`.
-macro_rules! insert_lines {
+/// The text of a statement that writes entries; the arguments name its six parameters. A seventh
+/// parameter holds a key id for each entry: the entry is written only if that key is in `revoked`.
+macro_rules! insert_entries {
     ($a:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal) => {
-        insert_lines!(@ $a, $b, $c, $d, $e, $f, "", "", "")
+        insert_entries!(@ $a, $b, $c, $d, $e, $f, "", "", "")
     };
     ($a:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal, $g:literal) => {
-        insert_lines!(@ $a, $b, $c, $d, $e, $f, concat!(", ", $g, "::uuid[]"), ", key",
-                      " WHERE key IN (SELECT key_id FROM ended)")
+        insert_entries!(@ $a, $b, $c, $d, $e, $f, concat!(", ", $g, "::uuid[]"), ", key",
+                      " WHERE key IN (SELECT key_id FROM revoked)")
     };
     (@ $a:literal, $b:literal, $c:literal, $d:literal, $e:literal, $f:literal, $g:expr, $key:expr,
-     $those:expr) => {
+     $filter:expr) => {
         concat!(
             "INSERT INTO audit (actor_id, actor, action, subject_id, account_id, detail)
              SELECT actor_id, actor, action, subject_id, account_id, detail
@@ -28,14 +28,14 @@ macro_rules! insert_lines {
             $a, "::uuid[], ", $b, "::text[], ", $c, "::text[], ", $d, "::uuid[], ", $e,
             "::text[], ", $f, "::text[]", $g,
             ") WITH ORDINALITY
-                 AS line(actor_id, actor, action, subject_id, account_id, detail", $key, ", place)",
-            $those,
-            " ORDER BY place"
+                 AS entry(actor_id, actor, action, subject_id, account_id, detail", $key, ", position)",
+            $filter,
+            " ORDER BY position"
         )
     };
 }
 
-pub(super) use insert_lines;
+pub(super) use insert_entries;
 
 #[async_trait]
 impl Audit for PostgresStore {
@@ -46,33 +46,36 @@ impl Audit for PostgresStore {
     }
 }
 
-/// Writes audit rows within the transaction whose changes they record.
+/// Writes audit rows within the transaction of the changes that they record.
 pub(super) async fn audit(
     lease: &mut Lease<'_>,
-    lines: &[(AuditEntry, Actor)],
+    entries: &[(AuditEntry, Actor)],
 ) -> std::result::Result<(), Failure> {
-    let statement = sqlx::query(insert_lines!("$1", "$2", "$3", "$4", "$5", "$6"));
-    lease.execute(bind(statement, lines)).await.map(drop)
+    let statement = sqlx::query(insert_entries!("$1", "$2", "$3", "$4", "$5", "$6"));
+    lease.execute(bind(statement, entries)).await.map(drop)
 }
 
-/// Binds the lines, in the order of the parameters of `insert_lines`.
-pub(super) fn bind(statement: Statement, lines: &[(AuditEntry, Actor)]) -> Statement {
+/// Binds the entries, in the order of the parameters of `insert_entries`.
+pub(super) fn bind(statement: Statement, entries: &[(AuditEntry, Actor)]) -> Statement {
     let uuids = |ids: &mut dyn Iterator<Item = Option<KeyId>>| -> Vec<Option<Uuid>> {
         ids.map(|id| id.map(rows::uuid)).collect()
     };
     let texts = |of: fn(&AuditEntry) -> Option<String>| -> Vec<Option<String>> {
-        lines.iter().map(|(entry, _)| of(entry)).collect()
+        entries.iter().map(|(entry, _)| of(entry)).collect()
     };
-    let actors: Vec<String> = lines.iter().map(|(_, actor)| actor.name.clone()).collect();
-    let actions: Vec<String> = lines
+    let actors: Vec<String> = entries
+        .iter()
+        .map(|(_, actor)| actor.name.clone())
+        .collect();
+    let actions: Vec<String> = entries
         .iter()
         .map(|(entry, _)| entry.action.name().to_owned())
         .collect();
     statement
-        .bind(uuids(&mut lines.iter().map(|(_, actor)| actor.token)))
+        .bind(uuids(&mut entries.iter().map(|(_, actor)| actor.token)))
         .bind(actors)
         .bind(actions)
-        .bind(uuids(&mut lines.iter().map(|(entry, _)| entry.id)))
+        .bind(uuids(&mut entries.iter().map(|(entry, _)| entry.id)))
         .bind(texts(|entry| {
             entry
                 .account

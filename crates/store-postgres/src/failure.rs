@@ -1,7 +1,9 @@
-//! What a statement that failed says about its connection, about a second try, and to the caller.
+//! What a failed statement means for its connection, for another attempt and for the caller.
 
+use std::future::Future;
 use std::time::Duration;
 
+use super::ATTEMPTS;
 use keyward_store::StoreError;
 
 /// A failure within the store.
@@ -14,11 +16,11 @@ pub(super) struct Failure {
 /// What to do after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// Nothing was changed, and the same transaction may succeed at once: a deadlock was broken.
+    /// Nothing changed, and the same transaction may succeed at once, for example after a deadlock.
     Again,
-    /// The server refused the statement; the connection is whole.
+    /// The server refused the statement. The connection is usable.
     Refused,
-    /// The connection is gone, or of no more use.
+    /// The connection is gone or unusable.
     Broken,
     /// No answer came in time.
     Hung,
@@ -32,8 +34,8 @@ impl Failure {
         }
     }
 
-    /// The same failure of a statement before which nothing was done: a broken connection is no
-    /// reason not to try another one.
+    /// The failure of the first statement of a call: after a broken connection, another connection
+    /// may serve it.
     pub(super) fn before_anything(self) -> Self {
         let kind = match self.kind {
             Kind::Broken => Kind::Again,
@@ -42,7 +44,7 @@ impl Failure {
         Self { kind, ..self }
     }
 
-    /// The same failure of a statement after which something was done.
+    /// The failure of a statement after the call has committed a change.
     pub(super) fn after_a_write(self) -> Self {
         Self {
             error: StoreError::OutcomeUnknown(self.error.to_string()),
@@ -50,7 +52,7 @@ impl Failure {
         }
     }
 
-    /// The same failure of a statement that may have changed something.
+    /// The failure of a statement that commits.
     pub(super) fn of_a_commit(self) -> Self {
         match (self.kind, self.error) {
             (Kind::Broken | Kind::Hung, StoreError::Unavailable(why)) => Self {
@@ -77,24 +79,40 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// Tells what a driver's error means.
-pub(super) fn failed(error: sqlx::Error) -> Failure {
-    let text = error.to_string();
-    let code = error.as_database_error().and_then(|refused| refused.code());
-    let (error, kind) = match (&error, code.as_deref()) {
-        // Deadlock, serialisation: the transaction was rolled back whole.
-        (_, Some("40P01" | "40001")) => (StoreError::Unavailable(text), Kind::Again),
-        // A constraint or a trigger of the schema refused: the service asked for the impossible.
-        (_, Some(code)) if code.starts_with("23") => (StoreError::Damaged(text), Kind::Refused),
-        // The server is going down or the backend was ended; a standby took its place.
-        (_, Some("57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25006")) => {
-            (StoreError::Unavailable(text), Kind::Broken)
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        let text = error.to_string();
+        let code = error.as_database_error().and_then(|refused| refused.code());
+        let (error, kind) = match (&error, code.as_deref()) {
+            // A deadlock or a serialisation failure: the server rolled the transaction back.
+            (_, Some("40P01" | "40001")) => (StoreError::Unavailable(text), Kind::Again),
+            // A constraint or a trigger of the schema refused a statement that the service must
+            // not send.
+            (_, Some(code)) if code.starts_with("23") => (StoreError::Damaged(text), Kind::Refused),
+            // The server is shutting down, the backend was terminated, or a standby replaced it.
+            (_, Some("57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25006")) => {
+                (StoreError::Unavailable(text), Kind::Broken)
+            }
+            (_, Some(_)) => (StoreError::Unavailable(text), Kind::Refused),
+            (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_), _) => {
+                (StoreError::Damaged(text), Kind::Refused)
+            }
+            _ => (StoreError::Unavailable(text), Kind::Broken),
+        };
+        Self { error, kind }
+    }
+}
+
+/// Runs a transaction, and runs it again while it is the victim of a deadlock.
+pub(super) async fn retry<T, F>(attempt: impl Fn() -> F) -> keyward_store::Result<T>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    for _ in 1..ATTEMPTS {
+        match attempt().await {
+            Err(failure) if failure.kind == Kind::Again => {}
+            outcome => return Ok(outcome?),
         }
-        (_, Some(_)) => (StoreError::Unavailable(text), Kind::Refused),
-        (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_), _) => {
-            (StoreError::Damaged(text), Kind::Refused)
-        }
-        _ => (StoreError::Unavailable(text), Kind::Broken),
-    };
-    Failure { error, kind }
+    }
+    Ok(attempt().await?)
 }

@@ -1,6 +1,6 @@
 //! Cache misses: concurrent lookups of keys are gathered into one statement for many digests. A cold
 //! instance thus sends few large statements instead of thousands of small ones. The tail and the
-//! writers have their own links.
+//! writers have their own pool.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::failure::Kind;
-use super::links::Links;
+use super::pool::Pool;
 use super::rows::{self, key_columns};
 use keyward_core::fence::Stamp;
 use keyward_core::key::KeyRecord;
@@ -29,11 +29,11 @@ pub(super) struct Gather {
 
 impl Gather {
     /// Starts the readers on the current runtime. They end when this is dropped.
-    pub(super) fn start(links: &Arc<Links>) -> Self {
+    pub(super) fn start(pool: &Arc<Pool>) -> Self {
         let (requests, queue) = mpsc::channel(BATCH * READERS);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..READERS {
-            tokio::spawn(read_all(Arc::clone(links), Arc::clone(&queue)));
+            tokio::spawn(read_all(Arc::clone(pool), Arc::clone(&queue)));
         }
         Self { requests }
     }
@@ -49,7 +49,7 @@ impl Gather {
     }
 }
 
-async fn read_all(links: Arc<Links>, queue: Arc<Mutex<mpsc::Receiver<Request>>>) {
+async fn read_all(pool: Arc<Pool>, queue: Arc<Mutex<mpsc::Receiver<Request>>>) {
     let mut batch: Vec<Request> = Vec::with_capacity(BATCH);
     loop {
         // The lock is released before the read, so that the next reader gathers meanwhile.
@@ -60,7 +60,7 @@ async fn read_all(links: Arc<Links>, queue: Arc<Mutex<mpsc::Receiver<Request>>>)
             .iter()
             .map(|(digest, _)| digest.as_bytes().to_vec())
             .collect();
-        let found = read(&links, digests).await;
+        let found = read(&pool, digests).await;
         for (n, (_, sender)) in batch.drain(..).enumerate() {
             let answer = match &found {
                 Ok(rows) => rows
@@ -77,13 +77,13 @@ async fn read_all(links: Arc<Links>, queue: Arc<Mutex<mpsc::Receiver<Request>>>)
 
 /// One row for each digest, in the same order, with its stamp. I2: one statement is one snapshot.
 async fn read(
-    links: &Links,
+    pool: &Pool,
     digests: Vec<Vec<u8>>,
 ) -> std::result::Result<Vec<(PgRow, Stamp)>, String> {
     let mut may_retry = true;
     loop {
         let attempt = async {
-            let mut lease = links.lease().await?;
+            let mut lease = pool.lease().await?;
             let statement = sqlx::query(concat!(
                 "SELECT head.revision AS head, incarnation, ",
                 key_columns!("api_keys."),
@@ -99,7 +99,7 @@ async fn read(
             for row in found {
                 let incarnation = rows::revision(&row, "incarnation")?;
                 let stamp = Stamp {
-                    epoch: lease.link().epoch(incarnation),
+                    epoch: lease.connection().epoch(incarnation),
                     revision: rows::revision(&row, "head")?,
                 };
                 answers.push((row, stamp));
@@ -109,7 +109,7 @@ async fn read(
         };
         match attempt.await {
             Ok(answers) => return Ok(answers),
-            // The link may have broken while it was idle. A read can be retried.
+            // The connection may have broken while it was idle. A read can be retried.
             Err(failure) if failure.kind == Kind::Broken && may_retry => may_retry = false,
             Err(failure) => return Err(failure.error.to_string()),
         }

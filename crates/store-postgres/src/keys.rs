@@ -1,5 +1,5 @@
-//! API keys on Postgres: issue, update, reads. What the log needs is written by the triggers; an
-//! INSERT is not logged, so Issue does not queue at the log's counter.
+//! API keys on Postgres: issue, update, reads. The triggers write the log. They do not log an
+//! INSERT, so Issue does not wait for the log's counter.
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
@@ -7,14 +7,14 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
 
 use super::audit::audit;
-use super::failure::{Failure, Kind};
-use super::links::Statement;
+use super::failure::{Failure, Kind, retry};
+use super::pool::Statement;
 use super::rows::{self, key_columns};
 use super::{ATTEMPTS, PostgresStore};
 use keyward_core::fence::state_at;
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Timestamp};
 use keyward_crypto::Digest;
-use keyward_store::plan::{changed, entry};
+use keyward_store::plan::{UpdatePlan, key_entry, plan_update};
 use keyward_store::{
     Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
     Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated,
@@ -31,19 +31,19 @@ impl Keys for PostgresStore {
                         created: false,
                     });
                 }
-                Some(_) => self.succeed_expired(&new, actor).await,
+                Some(_) => self.replace_expired(&new, actor).await,
                 None => self.create(&new, actor).await,
             };
             match attempt {
                 Ok(Some(key)) => return Ok(Issued { key, created: true }),
-                // Somebody else was quicker.
+                // Another call changed the slot first.
                 Ok(None) => {}
                 Err(failure) if failure.kind == Kind::Again => {}
                 Err(failure) => return Err(failure.into()),
             }
         }
         Err(StoreError::Unavailable(
-            "the slot changed hands again and again".to_owned(),
+            "other calls keep changing the key in this slot".to_owned(),
         ))
     }
 
@@ -66,13 +66,7 @@ impl Keys for PostgresStore {
     }
 
     async fn update(&self, id: KeyId, changes: KeyChanges, actor: &Actor) -> Result<UpdateAnswer> {
-        let mut attempts = ATTEMPTS;
-        loop {
-            match self.try_update(id, changes.clone(), actor).await {
-                Err(failure) if failure.kind == Kind::Again && attempts > 1 => attempts -= 1,
-                outcome => return Ok(outcome?),
-            }
-        }
+        retry(|| self.try_update(id, changes.clone(), actor)).await
     }
 
     async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
@@ -81,7 +75,7 @@ impl Keys for PostgresStore {
 
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
         let statement = match target {
-            KeyTarget::Id(id) => by_ids(&[*id], ""),
+            KeyTarget::Id(id) => by_ids(&[*id], Lock::None),
             KeyTarget::Digest(digest) => sqlx::query(concat!(
                 "SELECT ",
                 key_columns!(),
@@ -89,10 +83,8 @@ impl Keys for PostgresStore {
             ))
             .bind(digest.as_bytes().to_vec()),
         };
-        let mut lease = self.readers.lease().await?;
-        let found = lease.fetch_optional(statement).await?;
-        lease.done();
-        found.map(|row| rows::secrets(&row)).transpose()
+        let found = self.readers.fetch_optional(statement).await?;
+        found.map(|row| rows::stored_key(&row)).transpose()
     }
 
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
@@ -108,25 +100,24 @@ impl Keys for PostgresStore {
         .bind(query.after.map(rows::uuid))
         .bind(query.include_revoked)
         .bind(i64::from(query.limit));
-        let mut lease = self.readers.lease().await?;
-        let found = lease.fetch_all(statement).await?;
-        lease.done();
+        let found = self.readers.fetch_all(statement).await?;
         found.iter().map(rows::key).collect()
     }
 }
 
 impl PostgresStore {
-    /// The key that holds the slot, and the store's time.
+    /// The key in the slot, and the store's time.
     async fn in_slot(&self, new: &NewKey) -> Result<Option<(StoredKey, Timestamp)>> {
-        let mut lease = self.readers.lease().await?;
-        let found = lease.fetch_optional(slot_query(new, "")).await?;
-        lease.done();
+        let found = self
+            .readers
+            .fetch_optional(slot_query(new, Lock::None))
+            .await?;
         found
-            .map(|row| Ok((rows::secrets(&row)?, rows::time(&row, "now")?)))
+            .map(|row| Ok((rows::stored_key(&row)?, rows::time(&row, "now")?)))
             .transpose()
     }
 
-    /// One statement: the key and its line of the audit, or nothing if the slot is taken.
+    /// Creates a key and its audit entry in one statement; `None` if the slot is taken.
     async fn create(
         &self,
         new: &NewKey,
@@ -134,21 +125,21 @@ impl PostgresStore {
     ) -> std::result::Result<Option<StoredKey>, Failure> {
         let statement = insert(new, actor)?;
         let mut lease = self.writers.lease().await?;
-        let made = lease.fetch_optional(statement).await;
-        let made = made.map_err(Failure::of_a_commit)?;
+        let created = lease.fetch_optional(statement).await;
+        let created = created.map_err(Failure::of_a_commit)?;
         lease.done();
-        Ok(made.map(|row| rows::secrets(&row)).transpose()?)
+        Ok(created.map(|row| rows::stored_key(&row)).transpose()?)
     }
 
-    /// Ends the expired key of a slot and puts `new` there; `None` when there is no such key now.
-    async fn succeed_expired(
+    /// Revokes the expired key in a slot and creates `new`; `None` if the slot has no expired key.
+    async fn replace_expired(
         &self,
         new: &NewKey,
         actor: &Actor,
     ) -> std::result::Result<Option<StoredKey>, Failure> {
         let insert = insert(new, actor)?;
         let mut lease = self.writers.begin().await?;
-        let Some(row) = lease.fetch_optional(slot_query(new, " FOR UPDATE")).await? else {
+        let Some(row) = lease.fetch_optional(slot_query(new, Lock::Rows)).await? else {
             lease.rollback().await?;
             return Ok(None);
         };
@@ -157,7 +148,7 @@ impl PostgresStore {
             lease.rollback().await?;
             return Ok(None);
         }
-        let ended = sqlx::query(
+        let revoke = sqlx::query(
             "UPDATE api_keys SET revoke_time = $2, replaced_by = $3, changed_by = $4
               WHERE key_id = $1",
         )
@@ -165,13 +156,13 @@ impl PostgresStore {
         .bind(rows::instant(now)?)
         .bind(rows::uuid(new.id))
         .bind(actor.name.clone());
-        lease.execute(ended).await?;
-        let line = entry(AuditAction::Revoke, &record, Some("expired".to_owned()));
-        audit(&mut lease, &[(line, actor.clone())]).await?;
-        let made = lease.fetch_one(insert).await?;
+        lease.execute(revoke).await?;
+        let entry = key_entry(AuditAction::Revoke, &record, Some("expired".to_owned()));
+        audit(&mut lease, &[(entry, actor.clone())]).await?;
+        let created = lease.fetch_one(insert).await?;
         lease.commit().await?;
-        self.hints.give();
-        Ok(Some(rows::secrets(&made)?))
+        self.announce();
+        Ok(Some(rows::stored_key(&created)?))
     }
 
     async fn try_update(
@@ -181,54 +172,57 @@ impl PostgresStore {
         actor: &Actor,
     ) -> std::result::Result<UpdateAnswer, Failure> {
         let mut lease = self.writers.begin().await?;
-        let Some(row) = lease.fetch_optional(by_ids(&[id], " FOR UPDATE")).await? else {
+        let Some(row) = lease.fetch_optional(by_ids(&[id], Lock::Rows)).await? else {
             lease.rollback().await?;
             return Ok(UpdateAnswer::NotFound);
         };
         let (record, now) = (rows::key(&row)?, rows::time(&row, "now")?);
-        if record.revoke_time.is_some() {
-            lease.rollback().await?;
-            return Ok(UpdateAnswer::Revoked);
-        }
-        if state_at(&record, now) == KeyState::Expired {
-            lease.rollback().await?;
-            return Ok(UpdateAnswer::Expired);
-        }
-        let changed = changed(&record, changes);
-        if changed == record {
-            // Nothing to write; the caller still waits for the row's last change.
-            lease.rollback().await?;
-            return Ok(UpdateAnswer::Done(Box::new(updated(&row)?)));
-        }
-        // The line before the change: from there on the log's counter is held.
-        let line = entry(AuditAction::Update, &record, None);
-        audit(&mut lease, &[(line, actor.clone())]).await?;
-        lease.execute(write(&changed, actor)?).await?;
-        let row = lease.fetch_one(by_ids(&[id], "")).await?;
-        lease.commit().await?;
-        self.hints.give();
-        Ok(UpdateAnswer::Done(Box::new(updated(&row)?)))
+        let answer = match plan_update(&record, changes, now) {
+            UpdatePlan::Update(changed) => {
+                // The audit entry comes first: the change locks the log's counter.
+                let entry = key_entry(AuditAction::Update, &record, None);
+                audit(&mut lease, &[(entry, actor.clone())]).await?;
+                lease.execute(write(&changed, actor)?).await?;
+                let row = lease.fetch_one(by_ids(&[id], Lock::None)).await?;
+                lease.commit().await?;
+                self.announce();
+                return Ok(UpdateAnswer::Done(Box::new(updated(&row)?)));
+            }
+            UpdatePlan::Revoked => UpdateAnswer::Revoked,
+            UpdatePlan::Expired => UpdateAnswer::Expired,
+            // The caller still waits until every instance has applied the row's last change.
+            UpdatePlan::Unchanged => UpdateAnswer::Done(Box::new(updated(&row)?)),
+        };
+        lease.rollback().await?;
+        Ok(answer)
     }
 }
 
-/// What is answered about a key whose row is now this one.
+/// The answer about a key with this row.
 fn updated(row: &PgRow) -> Result<Updated> {
     Ok(Updated {
         record: rows::key(row)?,
         digest: rows::digest(row)?,
-        committed: rows::committed(row, "key_id")?,
+        committed: rows::last_change(row, "key_id")?,
     })
 }
 
-/// Keys by id, with their sealed copies, digests and the store's time; locked, if `lock` says so.
-pub(super) fn by_ids(ids: &[KeyId], lock: &'static str) -> Statement {
+/// Whether a query locks the rows that it reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lock {
+    None,
+    Rows,
+}
+
+/// Reads keys by id, with their sealed copies, digests and the store's time.
+pub(super) fn by_ids(ids: &[KeyId], lock: Lock) -> Statement {
     let text = match lock {
-        "" => concat!(
+        Lock::None => concat!(
             "SELECT ",
             key_columns!(),
             ", sealed, digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)"
         ),
-        _ => concat!(
+        Lock::Rows => concat!(
             "SELECT ",
             key_columns!(),
             ", sealed, digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)
@@ -239,15 +233,15 @@ pub(super) fn by_ids(ids: &[KeyId], lock: &'static str) -> Statement {
     sqlx::query(text).bind(ids)
 }
 
-fn slot_query(new: &NewKey, lock: &'static str) -> Statement {
+fn slot_query(new: &NewKey, lock: Lock) -> Statement {
     let text = match lock {
-        "" => concat!(
+        Lock::None => concat!(
             "SELECT ",
             key_columns!(),
             ", sealed, store_time() AS now FROM api_keys
               WHERE account_id = $1 AND name = $2 AND revoke_time IS NULL"
         ),
-        _ => concat!(
+        Lock::Rows => concat!(
             "SELECT ",
             key_columns!(),
             ", sealed, store_time() AS now FROM api_keys
@@ -273,7 +267,7 @@ fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
         ),
     };
     let statement = sqlx::query(concat!(
-        "WITH made AS (
+        "WITH created AS (
              INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
                     metadata, allowed_cidrs, recoverable, sealed, create_time, expire_time)
              SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::bytea IS NOT NULL, $10, now,
@@ -281,13 +275,13 @@ fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
                FROM (SELECT store_time() AS now) AS clock
                  ON CONFLICT (account_id, name) WHERE revoke_time IS NULL DO NOTHING
              RETURNING *
-         ), line AS (
+         ), entry AS (
              INSERT INTO audit (actor_id, actor, action, subject_id, account_id)
-             SELECT $13, $14, 'issue', key_id, account_id FROM made
+             SELECT $13, $14, 'issue', key_id, account_id FROM created
          )
          SELECT ",
         key_columns!(),
-        ", sealed FROM made"
+        ", sealed FROM created"
     ));
     Ok(statement
         .bind(rows::uuid(new.id))
@@ -306,7 +300,7 @@ fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
         .bind(actor.name.clone()))
 }
 
-/// Writes what Update may change.
+/// Writes the fields that Update may change.
 fn write(record: &KeyRecord, actor: &Actor) -> Result<Statement> {
     let expire_time = record.expire_time.map(rows::instant).transpose()?;
     let statement = sqlx::query(

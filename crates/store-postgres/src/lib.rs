@@ -1,106 +1,104 @@
-//! The shared store: Postgres 15 or later, many instances. The triggers of `migrations/postgres`
-//! write the log; here are connections that never carry half a transaction from one call to the
-//! next, and the statements.
+//! The shared store: Postgres 15 or later, for many instances. The triggers in
+//! `migrations/postgres` write the log. No connection carries an unfinished transaction from one
+//! call to the next.
 
 mod account;
 mod audit;
-mod ends;
+mod change_notices;
+mod cluster;
+mod connection;
 mod failure;
 mod gather;
-mod hints;
 mod keys;
-mod link;
-mod links;
 mod log;
-mod members;
 mod migrate;
+mod pool;
+mod revocations;
 mod revoke;
 mod rows;
-mod tail_link;
+mod tail_connection;
 mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::postgres::PgConnectOptions;
 
+use change_notices::ChangeNotices;
+use cluster::PostgresCluster;
+use connection::{ANSWER_LIMIT, Connector};
 use gather::{Gather, READERS};
-use hints::Hints;
-use keyward_core::fence::Page;
 use keyward_core::key::Clock;
-use keyward_store::{OpenError, Result, Store, StoreError};
-use link::{ANSWER, Connector, Link};
-use links::{Links, Statement};
+use keyward_store::{Cluster, OpenError, Store, StoreError};
+use pool::Pool;
 use revoke::Revoker;
-use tail_link::TailLink;
+use tail_connection::TailConnection;
 
 pub use migrate::PostgresOwner;
 
-/// Connections that write keys and tokens; two of them revoke.
+/// Connections that write keys and tokens; two of them write revocations.
 const WRITERS: usize = 4;
-/// Connections for what instances say of themselves and ask of each other.
+/// Connections for the rows of instances.
 const MEMBERS: usize = 2;
-/// How long an answer is waited for that is a matter of microseconds: the statement waits for nobody.
-const SOON: Duration = Duration::from_secs(3);
-/// Lets a statement of a transaction take longer: one that is about very many rows.
-const LONG: &str = "SET LOCAL statement_timeout = '115s'";
-const LONG_ANSWER: Duration = Duration::from_secs(120);
-/// How often a transaction is tried that was chosen as the victim of a deadlock.
+/// How long a call waits for the answer to a statement that waits for no lock and takes
+/// microseconds.
+const SHORT_LIMIT: Duration = Duration::from_secs(3);
+/// Allows a statement about very many rows more time, within its transaction.
+const ALLOW_LONG_STATEMENT: &str = "SET LOCAL statement_timeout = '115s'";
+/// How long a call waits for the answer to such a statement: longer than the server runs it.
+const LONG_LIMIT: Duration = Duration::from_secs(120);
+/// How often a transaction is attempted that becomes the victim of a deadlock.
 const ATTEMPTS: usize = 8;
 
-/// The shared store, as one instance has it.
+/// The shared store, from the side of one instance.
 pub struct PostgresStore {
-    connector: Arc<Connector>,
-    writers: Arc<Links>,
-    readers: Arc<Links>,
-    members: Arc<Links>,
-    tail: TailLink,
-    hints: Arc<Hints>,
+    writers: Arc<Pool>,
+    readers: Arc<Pool>,
+    cluster: Arc<PostgresCluster>,
     gather: Gather,
     revoker: Revoker,
     clock: Arc<dyn Clock>,
 }
 
 impl PostgresStore {
-    /// Connects to the first of `hosts` that is a primary, on the current runtime. Refuses when
-    /// none answers, when a timeline cannot be told, and when the schema lacks what this program
-    /// needs. `max_staleness` is that of this instance: a heartbeat that takes a good part of it is
-    /// given up.
+    /// Connects to the first of `hosts` that is a primary. Fails if no primary answers, if a primary
+    /// does not report its timeline, or if the schema lacks what this program needs. The timeout
+    /// of a heartbeat is a part of `max_staleness`, that of this instance.
     pub async fn open(
         hosts: &[PgConnectOptions],
         max_staleness: Duration,
         clock: Arc<dyn Clock>,
-    ) -> std::result::Result<Self, OpenError> {
+    ) -> Result<Self, OpenError> {
         let connector = Arc::new(Connector::new(hosts.to_vec(), Arc::clone(&clock)));
         let mut first = connector
             .open()
             .await
-            .map_err(|failure| unreachable(&failure.error))?;
+            .map_err(|failure| no_primary(&failure.error))?;
         migrate::check(&mut first).await?;
         first.close().await;
-        let links = |most, limit| Links::new(Arc::clone(&connector), most, limit);
-        let writers = Arc::new(links(WRITERS, ANSWER));
-        let readers = Arc::new(links(READERS, SOON));
-        let members = Arc::new(links(MEMBERS, SOON));
-        let hints = Arc::new(Hints::start(&members));
+        let pool = |size, limit| Arc::new(Pool::new(Arc::clone(&connector), size, limit));
+        let writers = pool(WRITERS, ANSWER_LIMIT);
+        let readers = pool(READERS, SHORT_LIMIT);
+        let members = pool(MEMBERS, SHORT_LIMIT);
+        let notices = Arc::new(ChangeNotices::start(&members, &connector));
         Ok(Self {
             gather: Gather::start(&readers),
-            revoker: Revoker::start(&writers, &hints),
-            members,
-            hints,
-            tail: TailLink::new(Arc::clone(&connector), max_staleness),
+            revoker: Revoker::start(&writers, &notices),
+            cluster: Arc::new(PostgresCluster {
+                members,
+                tail: TailConnection::new(connector, max_staleness),
+                notices,
+            }),
             writers,
             readers,
-            connector,
             clock,
         })
     }
 
-    /// Reads a page over the tail's own link.
-    async fn on_tail(&self, statement: Statement) -> Result<Page> {
-        let read = |found: &[PgRow], link: &Link| log::read_page(found, link);
-        Ok(self.tail.run(statement, read).await?)
+    /// Announces a commit to all instances.
+    fn announce(&self) {
+        self.cluster.notices.send();
     }
 }
 
@@ -112,18 +110,22 @@ impl std::fmt::Debug for PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
+    fn cluster(&self) -> Option<Arc<dyn Cluster>> {
+        Some(Arc::<PostgresCluster>::clone(&self.cluster))
+    }
+
     async fn close(&self) {
-        self.tail.close().await;
-        self.members.close().await;
+        self.cluster.close().await;
         self.readers.close().await;
         self.writers.close().await;
-        self.hints.close().await;
     }
 }
 
-fn unreachable(error: &StoreError) -> OpenError {
+fn no_primary(error: &StoreError) -> OpenError {
     OpenError(match error {
-        StoreError::Unavailable(why) => format!("no Postgres primary answers: {why}"),
+        StoreError::Unavailable(why) => format!(
+            "no Postgres primary answers: {why}. Check that Postgres is running and reachable"
+        ),
         other => other.to_string(),
     })
 }

@@ -1,5 +1,5 @@
-//! The log on Postgres: where a start begins, one page of it, and trimming. All that decides comes
-//! from one statement, which is one snapshot.
+//! The log on Postgres: start, tail, trim. One statement, so one snapshot, reads all that a
+//! decision depends on.
 
 use std::time::Duration;
 
@@ -7,18 +7,17 @@ use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
 
-use super::link::Link;
-use super::links::Statement;
-use super::{LONG, LONG_ANSWER, PostgresStore, rows};
+use super::connection::Connection;
+use super::pool::Statement;
+use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore, rows};
 use keyward_core::fence::{Change, MAX_ROWS, Page, Start};
-use keyward_core::key::KeyId;
-use keyward_store::{Log, Result};
+use keyward_store::{Log, Result, raw};
 
 /// How long a log row is kept.
-const KEPT: Duration = Duration::from_secs(24 * 3_600);
+const RETENTION: Duration = Duration::from_secs(24 * 3_600);
 
-/// What stands in each row of a page beside the change, and how the changes come with it: the
-/// first parameter is `applied`, the second how many rows at most.
+/// The query of a page: each row holds the state of the log and one change. The first parameter is
+/// `applied`, the second the maximal number of rows.
 macro_rules! page {
     ($from:literal) => {
         concat!(
@@ -41,10 +40,10 @@ pub(super) use page;
 
 #[async_trait]
 impl Log for PostgresStore {
-    /// From `pruned_to` on: the first heartbeat reads all that the log still holds.
+    /// Starts at `pruned_to`, so the first heartbeat reads the whole log.
     async fn start(&self) -> Result<Start> {
         let taken_at = self.clock.boot();
-        let mut lease = self.members.lease().await?;
+        let mut lease = self.cluster.members.lease().await?;
         let row = lease
             .fetch_one(sqlx::query(
                 "SELECT pruned_to, incarnation, mark, store_time() AS now
@@ -52,11 +51,12 @@ impl Log for PostgresStore {
             ))
             .await?;
         let pruned_to = rows::revision(&row, "pruned_to")?;
+        let incarnation = rows::revision(&row, "incarnation")?;
         let start = Start {
-            epoch: lease.link().epoch(rows::revision(&row, "incarnation")?),
+            epoch: lease.connection().epoch(incarnation),
             floor: pruned_to,
             applied: pruned_to,
-            mark: rows::mark(rows::column(&row, "mark")?)?,
+            mark: rows::mark(&row, "mark")?,
             database_time: rows::time(&row, "now")?,
             taken_at,
         };
@@ -65,61 +65,56 @@ impl Log for PostgresStore {
     }
 
     async fn tail(&self, applied: u64) -> Result<Page> {
-        let statement = with_place(sqlx::query(page!("")), applied)?;
-        self.on_tail(statement).await
+        let statement = bind_position(sqlx::query(page!("")), applied)?;
+        Ok(self.cluster.tail.run(statement, read_page).await?)
     }
 
     async fn trim(&self) -> Result<u64> {
-        let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
-        let kept = PgInterval {
+        let retention = PgInterval {
             months: 0,
             days: 0,
-            microseconds: kept,
+            microseconds: i64::try_from(RETENTION.as_micros()).unwrap_or(i64::MAX),
         };
         let mut lease = self.writers.begin().await?;
-        lease.execute(sqlx::query(LONG)).await?;
-        let trimmed = sqlx::query("SELECT trim_log($1) AS trimmed").bind(kept);
-        let row = lease.fetch_one_within(LONG_ANSWER, trimmed).await?;
+        lease.execute(sqlx::query(ALLOW_LONG_STATEMENT)).await?;
+        let trimmed = sqlx::query("SELECT trim_log($1) AS trimmed").bind(retention);
+        let row = lease.fetch_one_within(LONG_LIMIT, trimmed).await?;
         lease.commit().await?;
         rows::revision(&row, "trimmed")
     }
 }
 
-/// Binds the place that a page is read from.
-pub(super) fn with_place(statement: Statement, applied: u64) -> Result<Statement> {
-    let most = i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX);
-    Ok(statement.bind(rows::bindable(applied)?).bind(most))
+/// Binds the parameters of a `page!` query.
+pub(super) fn bind_position(statement: Statement, applied: u64) -> Result<Statement> {
+    let limit = i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX);
+    Ok(statement.bind(raw::parameter(applied)?).bind(limit))
 }
 
-/// The page in the rows of a `page!` statement.
-pub(super) fn read_page(found: &[PgRow], link: &Link) -> Result<Page> {
-    let first = found
-        .first()
-        .ok_or_else(|| rows::damaged("log_state or key_changes is empty"))?;
+/// The page in the rows of a `page!` query.
+pub(super) fn read_page(found: &[PgRow], connection: &Connection) -> Result<Page> {
+    let first = rows::first(found)?;
     let mut changes = Vec::with_capacity(found.len());
     for row in found {
         if rows::column::<Option<i64>>(row, "revision")?.is_some() {
             changes.push(change(row)?);
         }
     }
+    let mark_at_applied: Option<&[u8]> = rows::column(first, "mark_at_applied")?;
     Ok(Page {
-        epoch: link.epoch(rows::revision(first, "incarnation")?),
+        epoch: connection.epoch(rows::revision(first, "incarnation")?),
         head: rows::revision(first, "head")?,
-        head_mark: rows::mark(rows::column(first, "head_mark")?)?,
+        head_mark: rows::mark(first, "head_mark")?,
         pruned_to: rows::revision(first, "pruned_to")?,
-        mark_at_applied: rows::column::<Option<&[u8]>>(first, "mark_at_applied")?
-            .map(rows::mark)
-            .transpose()?,
+        mark_at_applied: mark_at_applied.map(raw::mark).transpose()?,
         database_time: rows::time(first, "now")?,
         rows: changes,
     })
 }
 
 fn change(row: &PgRow) -> Result<Change> {
-    let id: KeyId = rows::id(row, "key_id")?;
     Ok(Change {
         revision: rows::revision(row, "revision")?,
-        mark: rows::mark(rows::column(row, "mark")?)?,
-        id,
+        mark: rows::mark(row, "mark")?,
+        id: rows::id(row, "key_id")?,
     })
 }

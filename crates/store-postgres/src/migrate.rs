@@ -1,6 +1,6 @@
-//! What the owner of the database does: moving the schema, giving the role that serves its rights
-//! and no more, settling the first timeline, and raising the epoch. And what `serve` does of it:
-//! checking that the schema is one it knows.
+//! The tasks of the database's owner: migrate the schema, grant the service role exactly its
+//! rights, settle the first timeline, and raise the epoch. `serve` only checks that it knows the
+//! schema.
 
 use std::sync::Arc;
 
@@ -8,17 +8,16 @@ use sqlx::AssertSqlSafe;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::PgConnectOptions;
 
-use super::failure::failed;
-use super::link::{ANSWER, Connector, Link, within};
-use super::rows;
-use super::unreachable;
+use super::connection::{ANSWER_LIMIT, Connection, Connector, within};
+use super::failure::Failure;
+use super::{no_primary, rows};
 use keyward_core::key::Clock;
 use keyward_store::{OpenError, Result};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 
-/// What the role that serves may do. It can neither drop a trigger nor write to the log: the
-/// triggers' functions do that with the owner's rights.
+/// The rights of the service role. It can neither drop a trigger nor write to the log: the
+/// functions of the triggers write to it with the owner's rights.
 const RIGHTS: &[&str] = &[
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
     "GRANT SELECT ON _sqlx_migrations, log_head, log_state, key_changes, api_keys, caller_tokens, \
@@ -35,9 +34,9 @@ const RIGHTS: &[&str] = &[
     "GRANT EXECUTE ON FUNCTION trim_log(interval) TO {role}",
 ];
 
-/// What the owner of the database does to it, over one connection.
+/// A connection of the database's owner.
 pub struct PostgresOwner {
-    link: Link,
+    connection: Connection,
 }
 
 impl PostgresOwner {
@@ -47,31 +46,31 @@ impl PostgresOwner {
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, OpenError> {
         let connector = Connector::new(hosts.to_vec(), clock);
-        let link = connector
+        let connection = connector
             .open()
             .await
-            .map_err(|failure| unreachable(&failure.error))?;
-        Ok(Self { link })
+            .map_err(|failure| no_primary(&failure.error))?;
+        Ok(Self { connection })
     }
 
-    /// Brings the schema up to date, under a lock that lets one do it at a time; then lets `role`
-    /// serve from it. Both may be repeated.
+    /// Migrates the schema under a lock, then grants `role` the rights to serve. Repeating either
+    /// is safe.
     pub async fn migrate(&mut self, role: Option<&str>) -> std::result::Result<(), OpenError> {
-        let cannot = |error: String| OpenError(format!("the schema cannot be moved: {error}"));
-        // Exactly one schema, which the functions keep as their search_path.
-        let prepared = "SET lock_timeout = '60s'; SET statement_timeout = 0; \
+        let cannot = |error: String| OpenError(format!("the schema cannot be migrated: {error}"));
+        // Exactly one schema: the functions keep it as their search_path.
+        let prepare = "SET lock_timeout = '60s'; SET statement_timeout = 0; \
              SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', false)";
-        sqlx::raw_sql(prepared)
-            .execute(self.link.on())
+        sqlx::raw_sql(prepare)
+            .execute(self.connection.driver())
             .await
             .map_err(|error| cannot(error.to_string()))?;
         MIGRATIONS
-            .run(self.link.on())
+            .run(self.connection.driver())
             .await
             .map_err(|error| OpenError(schema_error(&error)))?;
         let Some(role) = role else { return Ok(()) };
         let schema: String = sqlx::query_scalar("SELECT quote_ident(current_schema())")
-            .fetch_one(self.link.on())
+            .fetch_one(self.connection.driver())
             .await
             .map_err(|error| cannot(error.to_string()))?;
         let quoted = format!("\"{}\"", role.replace('"', "\"\""));
@@ -84,54 +83,53 @@ impl PostgresOwner {
         }
         rights += "COMMIT";
         sqlx::raw_sql(AssertSqlSafe(rights))
-            .execute(self.link.on())
+            .execute(self.connection.driver())
             .await
             .map(drop)
             .map_err(|error| {
                 OpenError(format!(
-                    "the role {role} cannot be given its rights: {error}; does it exist \
-                     (CREATE ROLE ... LOGIN), and does `store` name the owner of the schema?"
+                    "cannot grant the role {role} its rights: {error}. Check that the role exists \
+                     (CREATE ROLE ... LOGIN) and that `store` names the owner of the schema"
                 ))
             })
     }
 
-    /// Lets revocations be confirmed on the present timeline without a wait, if none was settled
-    /// so far: the first one has no past in which anything could have been lost.
+    /// Marks the present timeline as settled if none was before, so that revocations on it are
+    /// confirmed without a wait. The first timeline has no predecessor that could lose changes.
     pub async fn settle_first(&mut self) -> std::result::Result<(), OpenError> {
-        let (system, timeline) = self.link.timeline();
+        let (system, timeline) = self.connection.timeline();
         let settle = sqlx::query(
             "UPDATE log_state SET settled_system = $1, settled_timeline = $2
               WHERE settled_system IS NULL",
         )
         .bind(system.cast_signed())
         .bind(timeline.cast_signed());
-        within(ANSWER, settle.execute(self.link.on()))
+        within(ANSWER_LIMIT, settle.execute(self.connection.driver()))
             .await
             .map(drop)
             .map_err(|failure| OpenError(failure.error.to_string()))
     }
 
-    /// Raises the epoch: the operator accepts the log as it stands. Answers the new incarnation.
+    /// Raises the epoch: the operator accepts the present log. Returns the new incarnation.
     pub async fn advance_epoch(&mut self, reason: &str) -> Result<u64> {
         let raise = sqlx::query(
-            // No number comes again, also when the same backup is restored twice: what a shared cache
-            // holds from the first time must not fit the second.
+            // Random, so that restoring one backup twice gives different incarnations: entries that a
+            // shared cache holds from the first time must not fit the second.
             "WITH raised AS (UPDATE log_state
                                 SET incarnation = incarnation + 1 + floor(random() * 1e9)::bigint
                              RETURNING incarnation),
-                  line AS (INSERT INTO audit (actor, action, detail)
+                  entry AS (INSERT INTO audit (actor, action, detail)
                            SELECT current_user, 'epoch_advance', $1 FROM raised)
              SELECT incarnation FROM raised",
         );
         let row = within(
-            ANSWER,
-            raise.bind(reason.to_owned()).fetch_one(self.link.on()),
+            ANSWER_LIMIT,
+            raise
+                .bind(reason.to_owned())
+                .fetch_one(self.connection.driver()),
         )
         .await;
-        rows::revision(
-            &row.map_err(super::failure::Failure::of_a_commit)?,
-            "incarnation",
-        )
+        rows::revision(&row.map_err(Failure::of_a_commit)?, "incarnation")
     }
 }
 
@@ -141,26 +139,26 @@ impl std::fmt::Debug for PostgresOwner {
     }
 }
 
-/// Refuses a schema that this program does not know. A newer one is fine: migrations only add, so
-/// that two versions serve side by side during an upgrade.
-pub(super) async fn check(link: &mut Link) -> std::result::Result<(), OpenError> {
+/// Refuses a schema that this program does not know. A newer schema is accepted: migrations only
+/// add, so that two versions can serve side by side during an upgrade.
+pub(super) async fn check(connection: &mut Connection) -> std::result::Result<(), OpenError> {
     let applied = sqlx::query_as::<_, (i64, Vec<u8>, bool)>(
         "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version",
     );
-    let asked = tokio::time::timeout(ANSWER, applied.fetch_all(link.on())).await;
-    let asked = asked.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
-    let applied = match asked {
+    let answer = tokio::time::timeout(ANSWER_LIMIT, applied.fetch_all(connection.driver())).await;
+    let answer = answer.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+    let applied = match answer {
         Ok(applied) => applied,
-        // There is no such table, or nothing may be read from it.
+        // The table does not exist, or the role must not read it.
         Err(error) if code(&error) == Some("42P01".to_owned()) => Vec::new(),
         Err(error) if code(&error) == Some("42501".to_owned()) => {
             return Err(OpenError(
-                "this role may not read the schema: run `keyward migrate --service-role ROLE` with \
-                 the owner's URL"
+                "this role has no right to read the schema. Run `keyward migrate --service-role \
+                 ROLE` with the owner's URL"
                     .to_owned(),
             ));
         }
-        Err(error) => return Err(unreachable(&failed(error).error)),
+        Err(error) => return Err(no_primary(&Failure::from(error).error)),
     };
     for known in MIGRATIONS.iter() {
         match applied
@@ -170,13 +168,13 @@ pub(super) async fn check(link: &mut Link) -> std::result::Result<(), OpenError>
             Some((_, checksum, true)) if **checksum == *known.checksum => {}
             Some((version, ..)) => {
                 return Err(OpenError(format!(
-                    "schema {version} of the database is not the one this program knows, or was \
-                     left half-made: run the keyward that made it, or restore a backup"
+                    "schema {version} of the database differs from this program's, or its migration \
+                     did not finish. Run the keyward that made it, or restore a backup"
                 )));
             }
             None => {
                 return Err(OpenError(format!(
-                    "the database lacks schema {}: run `keyward init` for a new database, `keyward \
+                    "the database lacks schema {}. Run `keyward init` for a new database, or `keyward \
                      migrate` for one of an earlier version, with the owner's URL in `store`",
                     known.version
                 )));
@@ -198,16 +196,16 @@ fn schema_error(error: &MigrateError) -> String {
         .unwrap_or(0);
     match error {
         MigrateError::VersionMissing(found) | MigrateError::VersionTooNew(found, _) => format!(
-            "the database has schema {found}, this program knows schemas up to {known}: it was \
-             migrated by a newer keyward; run that one (this one may go on serving)"
+            "the database has schema {found}, but this program knows schemas up to {known}. It was \
+             migrated by a newer keyward: run that version (this one can still serve)"
         ),
         MigrateError::VersionMismatch(version) => format!(
-            "schema {version} of the database is not the one this program knows; it was made by \
-             another build: run that one, or restore a backup"
+            "schema {version} of the database differs from this program's. It was made by another \
+             build: run that build, or restore a backup"
         ),
         other => format!(
-            "the schema cannot be brought up to date: {other}; does `store` name the owner of the \
-             database?"
+            "the schema cannot be migrated: {other}. Check that `store` names the owner of the \
+             database"
         ),
     }
 }

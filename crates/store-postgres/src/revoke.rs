@@ -1,5 +1,5 @@
 //! Revocations of single keys on Postgres. All writers of changes queue for the log's counter, so
-//! concurrent revocations are gathered into batches, on one of two links.
+//! concurrent revocations are gathered into batches, on one of two pool.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,14 +9,14 @@ use sqlx::postgres::PgRow;
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::ATTEMPTS;
-use super::ends::{Written, write_ends};
+use super::change_notices::ChangeNotices;
 use super::failure::{Failure, Kind};
-use super::hints::Hints;
-use super::keys::by_ids;
-use super::links::{Lease, Links};
+use super::keys::{Lock, by_ids};
+use super::pool::{Lease, Pool};
+use super::revocations::{Write, write_revocations};
 use super::rows::{self, key_columns};
 use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
-use keyward_store::plan::{End, RevocationPlan, ending};
+use keyward_store::plan::{PlannedRevocation, RevocationPlan, plan_revocation};
 use keyward_store::{
     Actor, KeyTarget, Result, RevokeAnswer, Revoked, StoreError, StoredKey, Successor,
 };
@@ -46,13 +46,13 @@ pub(super) struct Revoker {
 
 impl Revoker {
     /// Starts the writers on the current runtime. They end when this is dropped.
-    pub(super) fn start(links: &Arc<Links>, hints: &Arc<Hints>) -> Self {
+    pub(super) fn start(pool: &Arc<Pool>, notices: &Arc<ChangeNotices>) -> Self {
         let (requests, queue) = mpsc::channel(BATCH * WRITERS);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..WRITERS {
             let writer = Writer {
-                links: Arc::clone(links),
-                hints: Arc::clone(hints),
+                pool: Arc::clone(pool),
+                notices: Arc::clone(notices),
             };
             tokio::spawn(writer.run(Arc::clone(&queue)));
         }
@@ -80,7 +80,7 @@ impl Revoker {
             .await
             .map_err(|_| StoreError::Unavailable("the store is being closed".to_owned()))?;
         receiver.await.unwrap_or_else(|_| {
-            let lost = "a revocation ended without an answer".to_owned();
+            let lost = "a revocation revoked without an answer".to_owned();
             Err(StoreError::OutcomeUnknown(lost))
         })
     }
@@ -88,8 +88,8 @@ impl Revoker {
 
 /// Writes batches of revocations.
 struct Writer {
-    links: Arc<Links>,
-    hints: Arc<Hints>,
+    pool: Arc<Pool>,
+    notices: Arc<ChangeNotices>,
 }
 
 impl Writer {
@@ -103,7 +103,7 @@ impl Writer {
                 Err(StoreError::Damaged(_)) if requests.len() > 1 => {
                     self.one_by_one(&requests).await
                 }
-                Err(error) => requests.iter().map(|_| Err(copy(&error))).collect(),
+                Err(error) => requests.iter().map(|_| Err(error.clone())).collect(),
             };
             for (sender, answer) in senders.into_iter().zip(answers) {
                 // The caller may have stopped waiting. The change is committed anyway.
@@ -147,7 +147,7 @@ impl Writer {
                 // Answers of earlier rounds stay: their changes are committed.
                 Err(failure) => {
                     for n in open {
-                        answers[n] = Some(Err(copy(&failure.error)));
+                        answers[n] = Some(Err(failure.error.clone()));
                     }
                 }
             }
@@ -165,8 +165,8 @@ impl Writer {
         &self,
         requests: &[&Request],
     ) -> std::result::Result<Vec<RoundResult>, Failure> {
-        let mut lease = self.links.lease().await?;
-        // An idle link may have broken unnoticed, but nothing was written over it yet.
+        let mut lease = self.pool.lease().await?;
+        // An idle connection may have broken unnoticed, but nothing was written over it yet.
         let seen = read_targets(&mut lease, requests)
             .await
             .map_err(Failure::before_anything)?;
@@ -177,21 +177,25 @@ impl Writer {
             .collect();
         let mut written = Vec::new();
         for (request, plan) in requests.iter().zip(&plans) {
-            if let Plan::Key(record, Some(end)) = plan {
+            if let Plan::Key(record, Some(planned)) = plan {
                 let actor = &request.actor;
-                written.push(Written { record, end, actor });
+                written.push(Write {
+                    record,
+                    planned,
+                    actor,
+                });
             }
         }
-        let ended = match written.is_empty() {
+        let revoked = match written.is_empty() {
             true => HashSet::new(),
-            false => write_ends(&mut lease, &written).await?,
+            false => write_revocations(&mut lease, &written).await?,
         };
-        if !ended.is_empty() {
-            self.hints.give();
+        if !revoked.is_empty() {
+            self.notices.send();
         }
         let now = read_again(&mut lease, &plans).await;
         // After a write, a failed read leaves the outcome unknown. The same call again is safe.
-        let now = match ended.is_empty() {
+        let now = match revoked.is_empty() {
             true => now?,
             false => now.map_err(Failure::after_a_write)?,
         };
@@ -201,21 +205,14 @@ impl Writer {
             .map(|plan| match plan {
                 Plan::Answer(answer) => RoundResult::Answered(answer),
                 Plan::NextRound => RoundResult::NextRound,
-                Plan::Key(record, Some(_)) if !ended.contains(&record.id) => RoundResult::NextRound,
-                Plan::Key(record, end) => {
-                    RoundResult::Answered(answer(&record, end.as_ref(), &now))
+                Plan::Key(record, Some(_)) if !revoked.contains(&record.id) => {
+                    RoundResult::NextRound
+                }
+                Plan::Key(record, planned) => {
+                    RoundResult::Answered(answer(&record, planned.as_ref(), &now))
                 }
             })
             .collect())
-    }
-}
-
-/// The same failure for another caller.
-fn copy(error: &StoreError) -> StoreError {
-    match error {
-        StoreError::Unavailable(why) => StoreError::Unavailable(why.clone()),
-        StoreError::OutcomeUnknown(why) => StoreError::OutcomeUnknown(why.clone()),
-        StoreError::Damaged(why) => StoreError::Damaged(why.clone()),
     }
 }
 
@@ -232,8 +229,8 @@ enum Plan {
     Answer(Answer),
     /// Another request for the same key is in this round.
     NextRound,
-    /// The key, and its new end unless it stays unchanged.
-    Key(Box<KeyRecord>, Option<End>),
+    /// Revoke the key, if there is a revocation, and answer its state.
+    Key(Box<KeyRecord>, Option<PlannedRevocation>),
 }
 
 /// Reads the keys that the requests name.
@@ -281,10 +278,10 @@ fn plan(request: &Request, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
         return Plan::NextRound;
     }
     let (successor, reason) = (request.successor.clone(), request.reason.clone());
-    match ending(&record, successor, now, now.plus(request.grace), reason) {
+    match plan_revocation(&record, successor, now, now.plus(request.grace), reason) {
         RevocationPlan::Expired => Plan::Answer(Ok(RevokeAnswer::Expired)),
-        RevocationPlan::Stands => Plan::Key(Box::new(record), None),
-        RevocationPlan::Ends(end) => Plan::Key(Box::new(record), Some(end)),
+        RevocationPlan::Unchanged => Plan::Key(Box::new(record), None),
+        RevocationPlan::Revoke(planned) => Plan::Key(Box::new(record), Some(planned)),
     }
 }
 
@@ -295,20 +292,22 @@ async fn read_again(
 ) -> std::result::Result<Vec<PgRow>, Failure> {
     let mut ids = Vec::new();
     for plan in plans {
-        if let Plan::Key(record, end) = plan {
+        if let Plan::Key(record, planned) = plan {
             ids.push(record.id);
-            let made = end.as_ref().and_then(|end| end.replaced_by(record));
+            let made = planned
+                .as_ref()
+                .and_then(|planned| planned.replaced_by(record));
             ids.extend(made.or(record.replaced_by));
         }
     }
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    lease.fetch_all(by_ids(&ids, "")).await
+    lease.fetch_all(by_ids(&ids, Lock::None)).await
 }
 
-/// The answer for a key that was read as `seen`, with its new `end` if it has one.
-fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Answer {
+/// The answer for a key that was read as `seen`, with its planned revocation if it has one.
+fn answer(seen: &KeyRecord, planned: Option<&PlannedRevocation>, now: &[PgRow]) -> Answer {
     let find = |id: KeyId| -> Result<Option<&PgRow>> {
         for row in now {
             if rows::id(row, "key_id")? == id {
@@ -325,12 +324,12 @@ fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Answer {
     let row = find(seen.id)?.ok_or_else(gone)?;
     let record = rows::key(row)?;
     // The row was read after the commit. A change that was lost since then must not be answered.
-    let at_least = seen.revision + u64::from(end.is_some());
+    let at_least = seen.revision + u64::from(planned.is_some());
     if record.revision < at_least || record.revoke_time.is_none() {
         return Err(gone());
     }
     let successor: Option<StoredKey> = match record.replaced_by {
-        Some(id) => find(id)?.map(rows::secrets).transpose()?,
+        Some(id) => find(id)?.map(rows::stored_key).transpose()?,
         None => None,
     };
     Ok(RevokeAnswer::Done(Box::new(Revoked {
@@ -339,7 +338,7 @@ fn answer(seen: &KeyRecord, end: Option<&End>, now: &[PgRow]) -> Answer {
         digests: vec![rows::digest(row)?],
         count: 1,
         successor,
-        created: end.is_some_and(|end| end.successor.is_some()),
-        committed: rows::committed(row, "key_id")?,
+        created: planned.is_some_and(|planned| planned.successor.is_some()),
+        committed: rows::last_change(row, "key_id")?,
     })))
 }

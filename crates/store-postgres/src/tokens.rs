@@ -2,11 +2,11 @@
 
 use async_trait::async_trait;
 
+use super::PostgresStore;
 use super::audit::audit;
-use super::failure::{Failure, Kind};
-use super::links::Statement;
+use super::failure::{Failure, Kind, retry};
+use super::pool::Statement;
 use super::rows::{self, token_columns};
-use super::{ATTEMPTS, PostgresStore};
 use keyward_core::fence::Stamp;
 use keyward_core::key::{KeyId, Role, Roles, TokenRecord};
 use keyward_crypto::{CheckValue, Digest, KeyKind};
@@ -31,14 +31,14 @@ impl Tokens for PostgresStore {
         let mut lease = self.writers.begin().await?;
         let record = rows::token(&lease.fetch_one(insert).await?)?;
         let detail = format!("name={} roles={}", record.name, record.roles.to_text());
-        let line = token_entry(AuditAction::TokenCreate, record.id, Some(detail));
-        audit(&mut lease, &[(line, actor.clone())]).await?;
+        let entry = token_entry(AuditAction::TokenCreate, record.id, Some(detail));
+        audit(&mut lease, &[(entry, actor.clone())]).await?;
         lease.commit().await?;
         Ok(record)
     }
 
     async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
-        // I2: the record and the head come from one statement, which is one snapshot.
+        // I2: one statement, so one snapshot, reads the record and the head.
         let find = || {
             sqlx::query(concat!(
                 "SELECT head.revision AS head, incarnation, t.*
@@ -52,7 +52,7 @@ impl Tokens for PostgresStore {
             .bind(digest.as_bytes().to_vec())
         };
         let (row, stamp) = match self.find_one(find()).await {
-            // The link may have died while it was idle: a read can be asked anew.
+            // An idle connection may have died unnoticed, and repeating a read is safe.
             Err(failure) if failure.kind == Kind::Broken => self.find_one(find()).await?,
             outcome => outcome?,
         };
@@ -83,35 +83,22 @@ impl Tokens for PostgresStore {
         .bind(after.map(rows::uuid))
         .bind(include_revoked)
         .bind(i64::from(limit));
-        let mut lease = self.readers.lease().await?;
-        let found = lease.fetch_all(statement).await?;
-        lease.done();
+        let found = self.readers.fetch_all(statement).await?;
         found.iter().map(rows::token).collect()
     }
 
     async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>> {
-        let mut attempts = ATTEMPTS;
-        loop {
-            match self.try_revoke_token(id, actor).await {
-                Err(failure) if failure.kind == Kind::Again && attempts > 1 => attempts -= 1,
-                outcome => return Ok(outcome?),
-            }
-        }
+        retry(|| self.try_revoke_token(id, actor)).await
     }
 
     async fn has_tokens(&self) -> Result<bool> {
-        self.ask(sqlx::query(
-            "SELECT EXISTS (SELECT FROM caller_tokens) AS answer",
-        ))
-        .await
+        let any = sqlx::query("SELECT token_id FROM caller_tokens LIMIT 1");
+        Ok(self.readers.fetch_optional(any).await?.is_some())
     }
 
     async fn has_admin(&self) -> Result<bool> {
-        let mut lease = self.readers.lease().await?;
-        let living = sqlx::query("SELECT roles FROM caller_tokens WHERE revoke_time IS NULL");
-        let living = lease.fetch_all(living).await?;
-        lease.done();
-        for row in &living {
+        let live = sqlx::query("SELECT roles FROM caller_tokens WHERE revoke_time IS NULL");
+        for row in &self.readers.fetch_all(live).await? {
             let roles = Roles::parse(rows::column(row, "roles")?);
             if roles.is_some_and(|roles| roles.contains(Role::Admin)) {
                 return Ok(true);
@@ -130,19 +117,11 @@ impl PostgresStore {
         let row = lease.fetch_one(statement).await?;
         let incarnation = rows::revision(&row, "incarnation")?;
         let stamp = Stamp {
-            epoch: lease.link().epoch(incarnation),
+            epoch: lease.connection().epoch(incarnation),
             revision: rows::revision(&row, "head")?,
         };
         lease.done();
         Ok((row, stamp))
-    }
-
-    /// A yes or no.
-    async fn ask(&self, statement: Statement) -> Result<bool> {
-        let mut lease = self.readers.lease().await?;
-        let row = lease.fetch_one(statement).await?;
-        lease.done();
-        rows::column(&row, "answer")
     }
 
     async fn try_revoke_token(
@@ -158,24 +137,24 @@ impl PostgresStore {
         .bind(rows::uuid(id))
         .bind(actor.name.clone());
         let changed = lease.execute(revoke).await?;
-        let now = sqlx::query(concat!(
+        let read = sqlx::query(concat!(
             "SELECT ",
             token_columns!(),
             " FROM caller_tokens WHERE token_id = $1"
         ));
-        let row = lease.fetch_optional(now.bind(rows::uuid(id))).await?;
+        let row = lease.fetch_optional(read.bind(rows::uuid(id))).await?;
         if changed > 0 {
-            let line = token_entry(AuditAction::TokenRevoke, id, None);
-            audit(&mut lease, &[(line, actor.clone())]).await?;
+            let entry = token_entry(AuditAction::TokenRevoke, id, None);
+            audit(&mut lease, &[(entry, actor.clone())]).await?;
             lease.commit().await?;
-            self.hints.give();
+            self.announce();
         } else {
             lease.rollback().await?;
         }
         let Some(row) = row else { return Ok(None) };
         Ok(Some(TokenRevoked {
             record: rows::token(&row)?,
-            committed: rows::committed(&row, "token_id")?,
+            committed: rows::last_change(&row, "token_id")?,
         }))
     }
 }
@@ -183,11 +162,9 @@ impl PostgresStore {
 #[async_trait]
 impl KeyringChecks for PostgresStore {
     async fn check_values(&self) -> Result<Vec<CheckValue>> {
-        let mut lease = self.readers.lease().await?;
         let all = sqlx::query("SELECT kind, number, check_value FROM keyring_checks");
-        let found = lease.fetch_all(all).await?;
-        lease.done();
-        let broken = || rows::damaged("an unreadable keyring check");
+        let found = self.readers.fetch_all(all).await?;
+        let invalid = || rows::damaged("a row of keyring_checks is invalid");
         let check = |row| {
             let kind: &str = rows::column(row, "kind")?;
             let value: &[u8] = rows::column(row, "check_value")?;
@@ -195,9 +172,9 @@ impl KeyringChecks for PostgresStore {
                 kind: KeyKind::ALL
                     .into_iter()
                     .find(|known| known.name() == kind)
-                    .ok_or_else(broken)?,
+                    .ok_or_else(invalid)?,
                 number: number(rows::column(row, "number")?)?,
-                value: value.try_into().map_err(|_| broken())?,
+                value: value.try_into().map_err(|_| invalid())?,
             })
         };
         found.iter().map(check).collect()
@@ -218,10 +195,8 @@ impl KeyringChecks for PostgresStore {
     }
 
     async fn active_generation(&self) -> Result<Option<u32>> {
-        let mut lease = self.readers.lease().await?;
         let active = sqlx::query("SELECT number FROM keyring_checks WHERE active");
-        let found = lease.fetch_optional(active).await?;
-        lease.done();
+        let found = self.readers.fetch_optional(active).await?;
         found
             .map(|row| number(rows::column(&row, "number")?))
             .transpose()
@@ -241,7 +216,7 @@ impl KeyringChecks for PostgresStore {
         if activated == 0 {
             lease.rollback().await?;
             return Err(StoreError::Damaged(format!(
-                "generation {number} has no check value, so it cannot be the active one"
+                "generation {number} has no check value, so it cannot become active"
             )));
         }
         Ok(lease.commit().await?)
@@ -249,5 +224,5 @@ impl KeyringChecks for PostgresStore {
 }
 
 fn number(value: i64) -> Result<u32> {
-    u32::try_from(value).map_err(|_| rows::damaged("a number of the keyring out of range"))
+    u32::try_from(value).map_err(|_| rows::damaged("a number in keyring_checks is out of range"))
 }

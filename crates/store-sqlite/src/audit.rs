@@ -1,8 +1,8 @@
-//! The audit on SQLite: a row in the very transaction of the change it records.
+//! The audit on SQLite: each entry is a row in the transaction of the change that it records.
 
 use async_trait::async_trait;
 
-use super::{SqliteStore, WriteTx, store_error};
+use super::{SqliteStore, WriteTransaction, rows, store_error};
 use keyward_store::{Actor, Audit, AuditEntry, Result};
 
 #[async_trait]
@@ -14,26 +14,25 @@ impl Audit for SqliteStore {
     }
 }
 
-/// Writes an audit row within the transaction whose change it records.
-pub(super) async fn audit(tx: &mut WriteTx, entry: &AuditEntry, actor: &Actor) -> Result<()> {
-    let now = tx.now.as_micros();
+/// Writes an audit row within the transaction of the change that it records.
+pub(super) async fn audit(
+    tx: &mut WriteTransaction,
+    entry: &AuditEntry,
+    actor: &Actor,
+) -> Result<()> {
+    let account = entry.account.as_ref();
     sqlx::query(
         "INSERT INTO audit (time, actor_id, actor, action, subject_id, account_id, detail)
          VALUES (?, ?, ?, ?, ?, ?, ?)",
     )
-    .bind(now)
-    .bind(actor.token.map(|id| id.as_bytes().to_vec()))
+    .bind(tx.now.as_micros())
+    .bind(actor.token.map(rows::id))
     .bind(actor.name.clone())
     .bind(entry.action.name())
-    .bind(entry.id.map(|id| id.as_bytes().to_vec()))
-    .bind(
-        entry
-            .account
-            .as_ref()
-            .map(|account| account.as_str().to_owned()),
-    )
+    .bind(entry.id.map(rows::id))
+    .bind(account.map(|account| account.as_str().to_owned()))
     .bind(entry.detail.clone())
-    .execute(tx.on()?)
+    .execute(tx.connection()?)
     .await
     .map(drop)
     .map_err(store_error)

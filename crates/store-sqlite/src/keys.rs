@@ -1,21 +1,21 @@
-//! API keys on SQLite. Each writing call is one `BEGIN IMMEDIATE` transaction with its audit row
-//! inside; what the log needs is written by the triggers.
+//! API keys on SQLite. Each call that writes is one `BEGIN IMMEDIATE` transaction, which includes
+//! the audit row; the triggers write the log.
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
 
 use super::audit::audit;
-use super::revoke::{end, revoke_account, revoke_one};
+use super::revoke::{revoke_account, revoke_one, set_revoke_time};
 use super::rows::{self, key_columns};
-use super::{SqliteStore, WriteTx, store_error};
+use super::{SqliteStore, WriteTransaction, store_error};
 use keyward_core::fence::{Stamp, state_at};
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Timestamp};
 use keyward_crypto::Digest;
-use keyward_store::plan::{RevocationPlan, changed, ending, entry};
+use keyward_store::plan::{RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update};
 use keyward_store::{
     Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated,
+    Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated, raw,
 };
 
 #[async_trait]
@@ -23,7 +23,7 @@ impl Keys for SqliteStore {
     async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
         let mut tx = self.write().await?;
         if let Some(row) = fetch(&mut tx, slot_query(&new)).await? {
-            let key = rows::secrets(&row)?;
+            let key = rows::stored_key(&row)?;
             if state_at(&key.record, tx.now) != KeyState::Expired {
                 tx.rollback().await?;
                 return Ok(Issued {
@@ -31,24 +31,15 @@ impl Keys for SqliteStore {
                     created: false,
                 });
             }
-            let ended = tx.now;
-            end(&mut tx, &key.record, ended, Some(new.id), None, actor).await?;
-            let detail = Some("expired".to_owned());
-            audit(
-                &mut tx,
-                &entry(AuditAction::Revoke, &key.record, detail),
-                actor,
-            )
-            .await?;
+            let now = tx.now;
+            set_revoke_time(&mut tx, &key.record, now, Some(new.id), None, actor).await?;
+            let entry = key_entry(AuditAction::Revoke, &key.record, Some("expired".to_owned()));
+            audit(&mut tx, &entry, actor).await?;
         }
         insert(&mut tx, &new, false).await?;
-        let key = by_id(&mut tx, new.id).await?.ok_or_else(vanished)?;
-        audit(
-            &mut tx,
-            &entry(AuditAction::Issue, &key.record, None),
-            actor,
-        )
-        .await?;
+        let key = by_id(&mut tx, new.id).await?.ok_or_else(row_vanished)?;
+        let entry = key_entry(AuditAction::Issue, &key.record, None);
+        audit(&mut tx, &entry, actor).await?;
         tx.commit().await?;
         Ok(Issued { key, created: true })
     }
@@ -67,14 +58,16 @@ impl Keys for SqliteStore {
                     return Ok(RevokeAnswer::NotFound);
                 };
                 let record = rows::key(&row)?;
-                let ends = tx.now.plus(grace);
-                match ending(&record, successor, tx.now, ends, reason) {
+                let revoke_time = tx.now.plus(grace);
+                match plan_revocation(&record, successor, tx.now, revoke_time, reason) {
                     RevocationPlan::Expired => {
                         tx.rollback().await?;
                         Ok(RevokeAnswer::Expired)
                     }
-                    RevocationPlan::Stands => revoke_one(tx, record, None, actor).await,
-                    RevocationPlan::Ends(end) => revoke_one(tx, record, Some(end), actor).await,
+                    RevocationPlan::Unchanged => revoke_one(tx, record, None, actor).await,
+                    RevocationPlan::Revoke(planned) => {
+                        revoke_one(tx, record, Some(planned), actor).await
+                    }
                 }
             }
             Revocation::Account { account, reason } => {
@@ -85,49 +78,23 @@ impl Keys for SqliteStore {
 
     async fn update(&self, id: KeyId, changes: KeyChanges, actor: &Actor) -> Result<UpdateAnswer> {
         let mut tx = self.write().await?;
-        let Some(found) = by_id(&mut tx, id).await? else {
+        let Some(row) = fetch(&mut tx, id_query(id)).await? else {
             tx.rollback().await?;
             return Ok(UpdateAnswer::NotFound);
         };
-        if found.record.revoke_time.is_some() {
-            tx.rollback().await?;
-            return Ok(UpdateAnswer::Revoked);
-        }
-        if state_at(&found.record, tx.now) == KeyState::Expired {
-            tx.rollback().await?;
-            return Ok(UpdateAnswer::Expired);
-        }
-        let changed = changed(&found.record, changes);
-        if changed == found.record {
-            // Nothing to write; the caller still waits for the row's last change.
-            let row = fetch(&mut tx, id_query(id)).await?.ok_or_else(vanished)?;
-            tx.rollback().await?;
-            return Ok(UpdateAnswer::Done(Box::new(updated(&row)?)));
-        }
-        sqlx::query(
-            "UPDATE api_keys SET scopes = ?, metadata = ?, allowed_cidrs = ?, expire_time = ?,
-                    disabled = ?, changed_by = ? WHERE key_id = ?",
-        )
-        .bind(rows::to_json(changed.scopes.as_slice())?)
-        .bind(rows::to_json(changed.metadata.entries())?)
-        .bind(rows::to_json(&changed.networks.to_texts())?)
-        .bind(changed.expire_time.map(Timestamp::as_micros))
-        .bind(changed.disabled)
-        .bind(actor.name.clone())
-        .bind(id.as_bytes().to_vec())
-        .execute(tx.on()?)
-        .await
-        .map_err(store_error)?;
-        let row = fetch(&mut tx, id_query(id)).await?.ok_or_else(vanished)?;
-        let updated = updated(&row)?;
-        let line = entry(AuditAction::Update, &updated.record, None);
-        audit(&mut tx, &line, actor).await?;
-        tx.commit().await?;
-        Ok(UpdateAnswer::Done(Box::new(updated)))
+        let answer = match plan_update(&rows::key(&row)?, changes, tx.now) {
+            UpdatePlan::Update(record) => return write_update(tx, &record, actor).await,
+            UpdatePlan::Revoked => UpdateAnswer::Revoked,
+            UpdatePlan::Expired => UpdateAnswer::Expired,
+            // The caller still waits until every instance has applied the row's last change.
+            UpdatePlan::Unchanged => UpdateAnswer::Done(Box::new(updated(&row)?)),
+        };
+        tx.rollback().await?;
+        Ok(answer)
     }
 
     async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
-        // I2: the record and the head come from one statement, which is one snapshot.
+        // I2: one statement, so one snapshot, reads the record and the head.
         let row = sqlx::query(concat!(
             "SELECT ",
             key_columns!(),
@@ -140,9 +107,8 @@ impl Keys for SqliteStore {
         .fetch_one(&self.readers)
         .await
         .map_err(store_error)?;
-        let found = rows::column::<Option<&[u8]>>(&row, "key_id")?.is_some();
         Ok(Found {
-            record: if found { Some(rows::key(&row)?) } else { None },
+            record: rows::optional_key(&row)?,
             stamp: self.stamp(&row)?,
         })
     }
@@ -152,7 +118,7 @@ impl Keys for SqliteStore {
             .fetch_optional(&self.readers)
             .await
             .map_err(store_error)?
-            .map(|row| rows::secrets(&row))
+            .map(|row| rows::stored_key(&row))
             .transpose()
     }
 
@@ -167,11 +133,7 @@ impl Keys for SqliteStore {
               ORDER BY key_id LIMIT ?5"
         ))
         .bind(query.account.as_str().to_owned())
-        .bind(
-            query
-                .after
-                .map_or_else(Vec::new, |id| id.as_bytes().to_vec()),
-        )
+        .bind(query.after.map_or_else(Vec::new, rows::id))
         .bind(query.include_revoked)
         .bind(self.now().as_micros())
         .bind(query.limit)
@@ -183,19 +145,25 @@ impl Keys for SqliteStore {
 }
 
 impl SqliteStore {
-    /// The stamp of a row that carries `head` and `incarnation`.
+    /// The stamp of a row with the columns `head` and `incarnation`.
     pub(super) fn stamp(&self, row: &SqliteRow) -> Result<Stamp> {
         Ok(Stamp {
             epoch: self.epoch(rows::column(row, "incarnation")?)?,
-            revision: rows::revision(rows::column(row, "head")?)?,
+            revision: raw::revision(rows::column(row, "head")?)?,
         })
     }
 }
 
 type Statement = Query<'static, Sqlite, SqliteArguments>;
 
-pub(super) async fn fetch(tx: &mut WriteTx, query: Statement) -> Result<Option<SqliteRow>> {
-    query.fetch_optional(tx.on()?).await.map_err(store_error)
+pub(super) async fn fetch(
+    tx: &mut WriteTransaction,
+    query: Statement,
+) -> Result<Option<SqliteRow>> {
+    query
+        .fetch_optional(tx.connection()?)
+        .await
+        .map_err(store_error)
 }
 
 pub(super) fn id_query(id: KeyId) -> Statement {
@@ -204,7 +172,7 @@ pub(super) fn id_query(id: KeyId) -> Statement {
         key_columns!(),
         " FROM api_keys WHERE key_id = ?"
     ))
-    .bind(id.as_bytes().to_vec())
+    .bind(rows::id(id))
 }
 
 fn target_query(target: &KeyTarget) -> Statement {
@@ -230,43 +198,72 @@ fn slot_query(new: &NewKey) -> Statement {
     .bind(new.name.as_str().to_owned())
 }
 
-async fn find(tx: &mut WriteTx, target: &KeyTarget) -> Result<Option<SqliteRow>> {
+async fn find(tx: &mut WriteTransaction, target: &KeyTarget) -> Result<Option<SqliteRow>> {
     fetch(tx, target_query(target)).await
 }
 
-/// What is answered about a key whose row is now this one.
+/// The answer about a key with this row.
 fn updated(row: &SqliteRow) -> Result<Updated> {
     Ok(Updated {
         record: rows::key(row)?,
         digest: rows::digest(row)?,
-        committed: rows::committed(row)?,
+        committed: rows::last_change(row, "key_id")?,
     })
 }
 
-pub(super) async fn by_id(tx: &mut WriteTx, id: KeyId) -> Result<Option<StoredKey>> {
+pub(super) async fn by_id(tx: &mut WriteTransaction, id: KeyId) -> Result<Option<StoredKey>> {
     fetch(tx, id_query(id))
         .await?
-        .map(|row| rows::secrets(&row))
+        .map(|row| rows::stored_key(&row))
         .transpose()
 }
 
-pub(super) fn vanished() -> StoreError {
+pub(super) fn row_vanished() -> StoreError {
     StoreError::Damaged("a row vanished within its transaction".to_owned())
 }
 
-pub(super) async fn insert(tx: &mut WriteTx, new: &NewKey, disabled: bool) -> Result<()> {
-    let created = tx.now;
+/// Writes what Update may change.
+async fn write_update(
+    mut tx: WriteTransaction,
+    record: &KeyRecord,
+    actor: &Actor,
+) -> Result<UpdateAnswer> {
+    sqlx::query(
+        "UPDATE api_keys SET scopes = ?, metadata = ?, allowed_cidrs = ?, expire_time = ?,
+                disabled = ?, changed_by = ? WHERE key_id = ?",
+    )
+    .bind(rows::to_json(record.scopes.as_slice())?)
+    .bind(rows::to_json(record.metadata.entries())?)
+    .bind(rows::to_json(&record.networks.to_texts())?)
+    .bind(record.expire_time.map(Timestamp::as_micros))
+    .bind(record.disabled)
+    .bind(actor.name.clone())
+    .bind(rows::id(record.id))
+    .execute(tx.connection()?)
+    .await
+    .map_err(store_error)?;
+    let row = fetch(&mut tx, id_query(record.id))
+        .await?
+        .ok_or_else(row_vanished)?;
+    let updated = updated(&row)?;
+    let entry = key_entry(AuditAction::Update, record, None);
+    audit(&mut tx, &entry, actor).await?;
+    tx.commit().await?;
+    Ok(UpdateAnswer::Done(Box::new(updated)))
+}
+
+pub(super) async fn insert(tx: &mut WriteTransaction, new: &NewKey, disabled: bool) -> Result<()> {
     let expire_time = match new.expiry {
         Expiry::Never => None,
         Expiry::At(end) => Some(end),
-        Expiry::After(ttl) => Some(created.plus(ttl)),
+        Expiry::After(ttl) => Some(tx.now.plus(ttl)),
     };
     sqlx::query(
         "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
                 metadata, allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
-    .bind(new.id.as_bytes().to_vec())
+    .bind(rows::id(new.id))
     .bind(new.digest.as_bytes().to_vec())
     .bind(new.generation)
     .bind(new.account.as_str().to_owned())
@@ -278,9 +275,9 @@ pub(super) async fn insert(tx: &mut WriteTx, new: &NewKey, disabled: bool) -> Re
     .bind(new.sealed.is_some())
     .bind(new.sealed.as_ref().map(|sealed| sealed.as_bytes().to_vec()))
     .bind(disabled)
-    .bind(created.as_micros())
+    .bind(tx.now.as_micros())
     .bind(expire_time.map(Timestamp::as_micros))
-    .execute(tx.on()?)
+    .execute(tx.connection()?)
     .await
     .map(drop)
     .map_err(store_error)

@@ -1,11 +1,10 @@
-//! The embedded store: SQLite in WAL mode, one process. The triggers of `migrations/sqlite` write
-//! the log; here are connections, the lock that proves there is no second instance, and writing
-//! transactions that end either committed or with their connection.
+//! The embedded store: SQLite in WAL mode, for one process. The triggers in `migrations/sqlite`
+//! write the log. A write transaction either ends cleanly or is rolled back with its connection.
 
 mod audit;
 mod keys;
+mod lock;
 mod log;
-mod place;
 mod revoke;
 mod rows;
 mod tokens;
@@ -25,41 +24,40 @@ use sqlx::{ConnectOptions, Sqlite, SqliteConnection};
 
 use keyward_core::fence::Epoch;
 use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
-use keyward_store::{OpenError, Result, Store, StoreError};
-use place::Place;
+use keyward_store::{Cluster, OpenError, Result, Store, StoreError, raw};
+use lock::DatabaseLock;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
-/// Connections for reads; verifies that miss the cache share them.
+/// Connections for reads, such as cache misses of Verify.
 const READERS: u32 = 4;
-/// How long a call waits for a connection, and a statement for another process's lock.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call waits for a connection, and a statement for the lock of another process.
+const WAIT_LIMIT: Duration = Duration::from_secs(5);
 
-/// The embedded store. Holds the lock of its directory for as long as it lives.
+/// The embedded store. It holds the lock of its database until it is dropped.
 pub struct SqliteStore {
     writer: SqlitePool,
     readers: SqlitePool,
-    /// The tail's own connection: reads under load must not make the instance stale.
+    /// The connection of the tail alone: reads under load must not make the instance stale.
     tail: SqlitePool,
     clock: Arc<dyn Clock>,
-    /// The time this store used last, and the boot time of that.
+    /// The last time that this store used, and the boot time at that moment.
     last: Mutex<(Timestamp, BootTime)>,
-    /// Drawn at each start: entries of an earlier process are of another epoch.
+    /// Random at each start, so that entries of an earlier process have another epoch.
     system: u64,
-    place: Place,
+    lock: DatabaseLock,
 }
 
 impl SqliteStore {
-    /// Opens or creates the database at `path`, and brings its schema up to date. Refuses when
-    /// another process has it open, when the schema is newer than this program, and when the
-    /// directory cannot be written.
+    /// Opens or creates the database at `path`, and migrates its schema. Fails if another process
+    /// has it open, if the schema is newer than this program, or if the directory is not writable.
     pub async fn open(
         path: &Path,
         clock: Arc<dyn Clock>,
         entropy: &dyn Entropy,
     ) -> std::result::Result<Self, OpenError> {
-        let place = Place::take(path)?;
-        let cannot = |error: sqlx::Error| {
+        let lock = DatabaseLock::acquire(path)?;
+        let not_opened = |error: sqlx::Error| {
             OpenError(format!(
                 "the database {} cannot be opened: {error}",
                 path.display()
@@ -69,12 +67,12 @@ impl SqliteStore {
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
-            // A wiped seal leaves no bytes behind in free pages.
+            // A wiped sealed copy must leave no bytes in free pages.
             .pragma("secure_delete", "ON")
-            .busy_timeout(PATIENCE)
-            // `Instrumented` tells of each call.
+            .busy_timeout(WAIT_LIMIT)
+            // `Instrumentation` logs each call.
             .disable_statement_logging();
-        let writer = pool(1, writing.clone()).await.map_err(cannot)?;
+        let writer = pool(1, writing.clone()).await.map_err(not_opened)?;
         MIGRATIONS
             .run(&writer)
             .await
@@ -82,58 +80,57 @@ impl SqliteStore {
         let newest: i64 = sqlx::query_scalar("SELECT newest FROM store_clock")
             .fetch_one(&writer)
             .await
-            .map_err(cannot)?;
+            .map_err(not_opened)?;
         let reading = writing.pragma("query_only", "ON");
         let mut system = [0; 8];
         entropy.fill(&mut system);
         let store = Self {
             writer,
-            readers: pool(READERS, reading.clone()).await.map_err(cannot)?,
-            tail: pool(1, reading).await.map_err(cannot)?,
+            readers: pool(READERS, reading.clone()).await.map_err(not_opened)?,
+            tail: pool(1, reading).await.map_err(not_opened)?,
             last: Mutex::new((Timestamp::from_micros(newest), clock.boot())),
             clock,
             system: u64::from_be_bytes(system),
-            place,
+            lock,
         };
-        // What was found ended in an earlier life of the store stays ended in this one.
-        store.note_time().await;
+        store.save_time().await;
         Ok(store)
     }
 
-    /// Begins a writing transaction; its time never falls below any time stored before.
-    async fn write(&self) -> Result<WriteTx> {
+    /// Begins a write transaction. Its time is never before a stored time.
+    async fn write(&self) -> Result<WriteTransaction> {
         let connection = self.writer.acquire().await.map_err(store_error)?;
-        self.place.check()?;
-        let mut tx = WriteTx {
+        self.lock.check()?;
+        let mut tx = WriteTransaction {
             connection: Some(connection),
             now: Timestamp::default(),
         };
         sqlx::query("BEGIN IMMEDIATE")
-            .execute(tx.on()?)
+            .execute(tx.connection()?)
             .await
             .map_err(store_error)?;
         let newest: i64 =
             sqlx::query_scalar("UPDATE store_clock SET newest = max(newest, ?) RETURNING newest")
                 .bind(self.now().as_micros())
-                .fetch_one(tx.on()?)
+                .fetch_one(tx.connection()?)
                 .await
                 .map_err(store_error)?;
         tx.now = Timestamp::from_micros(newest);
         Ok(tx)
     }
 
-    /// Stores the time, so that after a restart with a wall clock set back nothing that had ended
-    /// lives again; what is left open after a crash is the time since the last write. A full disk
-    /// must not keep the service from starting or stopping.
-    async fn note_time(&self) {
-        let noted = async { self.write().await?.commit().await };
-        if let Err(error) = noted.await {
-            tracing::warn!(%error, "the time could not be stored");
+    /// Stores the time, so that a key that has ended stays ended after a restart with the wall
+    /// clock set back. After a crash, the stored time is that of the last write. Only logs a
+    /// failure: the service must start and stop with a full disk, too.
+    async fn save_time(&self) {
+        let saved = async { self.write().await?.commit().await };
+        if let Err(error) = saved.await {
+            tracing::warn!(%error, "the store's time could not be saved");
         }
     }
 
-    /// The wall clock, but never behind the time that was used last plus the boot time since: what
-    /// was found ended stays ended, and ends come, whatever happens to the wall clock.
+    /// The wall clock, but at least the last used time plus the boot time since then. So an ended
+    /// key stays ended, and keys end in time, even if the wall clock is set back.
     fn now(&self) -> Timestamp {
         let mut last = self.last.lock();
         let boot = self.clock.boot();
@@ -146,7 +143,7 @@ impl SqliteStore {
         Ok(Epoch {
             system: self.system,
             timeline: 1,
-            incarnation: rows::revision(incarnation)?,
+            incarnation: raw::revision(incarnation)?,
         })
     }
 }
@@ -159,25 +156,29 @@ impl std::fmt::Debug for SqliteStore {
 
 #[async_trait]
 impl Store for SqliteStore {
+    fn cluster(&self) -> Option<Arc<dyn Cluster>> {
+        None
+    }
+
     async fn close(&self) {
-        self.note_time().await;
+        self.save_time().await;
         self.tail.close().await;
         self.readers.close().await;
-        // The last connection writes the log of the WAL back into the database.
+        // Closed last: the last connection writes the WAL back into the database.
         self.writer.close().await;
     }
 }
 
-/// A writing transaction. Dropped before its end, its connection is closed, which rolls it back:
-/// no half-finished transaction can come back from the pool.
-struct WriteTx {
+/// A write transaction. If it is dropped before its end, its connection is closed, which rolls it
+/// back: the pool never hands out an unfinished transaction.
+struct WriteTransaction {
     connection: Option<PoolConnection<Sqlite>>,
-    /// The time of this transaction.
+    /// The store's time in this transaction.
     now: Timestamp,
 }
 
-impl WriteTx {
-    fn on(&mut self) -> Result<&mut SqliteConnection> {
+impl WriteTransaction {
+    fn connection(&mut self) -> Result<&mut SqliteConnection> {
         match &mut self.connection {
             Some(connection) => Ok(connection),
             None => Err(StoreError::Unavailable(
@@ -186,32 +187,32 @@ impl WriteTx {
         }
     }
 
-    /// Makes the changes durable. After an error nobody knows whether they are.
+    /// Makes the changes durable. After an error, the outcome is unknown.
     async fn commit(mut self) -> Result<()> {
-        let outcome = sqlx::query("COMMIT").execute(self.on()?).await;
+        let outcome = sqlx::query("COMMIT").execute(self.connection()?).await;
         self.end(outcome.map(drop)).await
     }
 
     /// Ends a transaction that changed nothing.
     async fn rollback(mut self) -> Result<()> {
-        let outcome = sqlx::query("ROLLBACK").execute(self.on()?).await;
+        let outcome = sqlx::query("ROLLBACK").execute(self.connection()?).await;
         self.end(outcome.map(drop)).await
     }
 
     async fn end(&mut self, outcome: std::result::Result<(), sqlx::Error>) -> Result<()> {
         let connection = self.connection.take();
         let Err(error) = outcome else { return Ok(()) };
-        tracing::error!(%error, "the end of a transaction failed; its connection is closed");
+        tracing::error!(%error, "a transaction could not be ended; its connection is closed");
         if let Some(connection) = connection
             && let Err(error) = connection.close().await
         {
-            tracing::warn!(%error, "closing a connection failed");
+            tracing::warn!(%error, "a connection could not be closed");
         }
         Err(StoreError::OutcomeUnknown(error.to_string()))
     }
 }
 
-impl Drop for WriteTx {
+impl Drop for WriteTransaction {
     fn drop(&mut self) {
         if let Some(connection) = &mut self.connection {
             connection.close_on_drop();
@@ -226,7 +227,7 @@ async fn pool(
     SqlitePoolOptions::new()
         .max_connections(connections)
         .min_connections(1)
-        .acquire_timeout(PATIENCE)
+        .acquire_timeout(WAIT_LIMIT)
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
@@ -234,10 +235,10 @@ async fn pool(
         .await
 }
 
-/// A statement failed before anything was made durable: an outage, or damage.
+/// The error of a statement that failed before its commit.
 fn store_error(error: sqlx::Error) -> StoreError {
     match &error {
-        // A constraint or a trigger of the schema refused: the service asked for the impossible.
+        // A constraint or a trigger of the schema refused a statement that the service must not send.
         sqlx::Error::Database(refused) if is_constraint(refused.code().as_deref()) => {
             StoreError::Damaged(error.to_string())
         }
@@ -248,7 +249,7 @@ fn store_error(error: sqlx::Error) -> StoreError {
     }
 }
 
-/// Whether an extended result code of SQLite is one of SQLITE_CONSTRAINT, its low byte.
+/// Whether the low byte of SQLite's extended result code is SQLITE_CONSTRAINT.
 fn is_constraint(code: Option<&str>) -> bool {
     code.and_then(|code| code.parse::<u32>().ok())
         .is_some_and(|code| code & 0xff == 19)
@@ -263,13 +264,13 @@ fn schema_error(path: &Path, error: MigrateError) -> OpenError {
         .unwrap_or(0);
     OpenError(match error {
         MigrateError::VersionMissing(found) | MigrateError::VersionTooNew(found, _) => format!(
-            "the database {path} has schema {found}, this program knows schemas up to {known}: \
-             it was used by a newer keyward; run that one"
+            "the database {path} has schema {found}, but this program knows schemas up to {known}. \
+             It was used by a newer keyward: run that version"
         ),
         MigrateError::VersionMismatch(version) => format!(
-            "schema {version} of the database {path} is not the one this program knows; it was \
-             made by another build: run that one, or restore a backup"
+            "schema {version} of the database {path} differs from this program's. It was made by \
+             another build: run that build, or restore a backup"
         ),
-        other => format!("the schema of the database {path} cannot be brought up to date: {other}"),
+        other => format!("the schema of the database {path} cannot be migrated: {other}"),
     })
 }

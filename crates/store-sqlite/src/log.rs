@@ -1,5 +1,5 @@
-//! The log on SQLite: start, tail, trim. A tail is a mere read, because the directory's lock
-//! proves what the write of a heartbeat proves on a shared store; so a full disk stops writes only.
+//! The log on SQLite: start, tail, trim. A tail is a plain read, because the database lock proves
+//! what a heartbeat's write proves on a shared store. So a full disk stops only writes.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use sqlx::{Connection, SqliteConnection};
 use super::{SqliteStore, rows, store_error};
 use keyward_core::fence::{Change, MAX_ROWS, Page, Start};
 use keyward_core::key::Timestamp;
-use keyward_store::{Log, Members, Result};
+use keyward_store::{Log, Result, raw};
 
 /// How long a log row is kept.
-const KEPT: Duration = Duration::from_secs(24 * 3_600);
+const RETENTION: Duration = Duration::from_secs(24 * 3_600);
 
 #[async_trait]
 impl Log for SqliteStore {
@@ -20,7 +20,7 @@ impl Log for SqliteStore {
         let (taken_at, now) = (self.clock.boot(), self.now());
         let mut connection = self.tail.acquire().await.map_err(store_error)?;
         let head = self.head(&mut connection, 0, now).await?;
-        // A start is cold, so nothing before the head concerns it.
+        // A start has empty caches, so no change before the head matters to it.
         Ok(Start {
             epoch: head.epoch,
             floor: head.head,
@@ -32,11 +32,11 @@ impl Log for SqliteStore {
     }
 
     async fn tail(&self, applied: u64) -> Result<Page> {
-        self.place.check()?;
-        // Before the read: time must not run ahead by as long as a read may take.
+        self.lock.check()?;
+        // Before the read: the page's time must not include the duration of the read.
         let now = self.now();
         let mut connection = self.tail.acquire().await.map_err(store_error)?;
-        // One transaction, one snapshot.
+        // One transaction, so one snapshot.
         let mut tx = connection.begin().await.map_err(store_error)?;
         let mut page = self.head(&mut tx, applied, now).await?;
         if page.head > applied {
@@ -45,7 +45,7 @@ impl Log for SqliteStore {
                 "SELECT revision, mark, key_id FROM key_changes
                   WHERE revision > ? ORDER BY revision LIMIT ?",
             )
-            .bind(rows::bindable(applied)?)
+            .bind(raw::parameter(applied)?)
             .bind(limit)
             .fetch_all(&mut *tx)
             .await
@@ -58,22 +58,22 @@ impl Log for SqliteStore {
 
     async fn trim(&self) -> Result<u64> {
         let mut tx = self.write().await?;
-        let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
-        let before = tx.now.as_micros().saturating_sub(kept);
-        // The first row that is young enough stays, or else the last row: that is `pruned_to`.
+        let retention = i64::try_from(RETENTION.as_micros()).unwrap_or(i64::MAX);
+        let oldest = tx.now.as_micros().saturating_sub(retention);
+        // `pruned_to` becomes the first row that is young enough, or else the last row.
         sqlx::query(
             "UPDATE log_state SET pruned_to = max(pruned_to, coalesce(
                 (SELECT min(revision) FROM key_changes WHERE time >= ?),
                 (SELECT max(revision) FROM key_changes)))",
         )
-        .bind(before)
-        .execute(tx.on()?)
+        .bind(oldest)
+        .execute(tx.connection()?)
         .await
         .map_err(store_error)?;
         let trimmed = sqlx::query(
             "DELETE FROM key_changes WHERE revision < (SELECT pruned_to FROM log_state)",
         )
-        .execute(tx.on()?)
+        .execute(tx.connection()?)
         .await
         .map_err(store_error)?
         .rows_affected();
@@ -82,31 +82,32 @@ impl Log for SqliteStore {
     }
 }
 
-// One process: its locks prove what rows would prove.
-impl Members for SqliteStore {}
-
 impl SqliteStore {
-    /// Where the log stands, beside an instance that stands at `applied`; without the rows.
-    async fn head(&self, on: &mut SqliteConnection, applied: u64, now: Timestamp) -> Result<Page> {
+    /// The page of an instance at `applied`, without its rows.
+    async fn head(
+        &self,
+        connection: &mut SqliteConnection,
+        applied: u64,
+        now: Timestamp,
+    ) -> Result<Page> {
         let state = sqlx::query(
             "SELECT head.revision AS head, head.mark AS head_mark, pruned_to, incarnation, newest,
                     (SELECT mark FROM key_changes WHERE revision = ?) AS mark_at_applied
                FROM log_state, store_clock,
                     (SELECT revision, mark FROM key_changes ORDER BY revision DESC LIMIT 1) AS head",
         )
-        .bind(rows::bindable(applied)?)
-        .fetch_one(on)
+        .bind(raw::parameter(applied)?)
+        .fetch_one(connection)
         .await
         .map_err(store_error)?;
         let newest = Timestamp::from_micros(rows::column(&state, "newest")?);
+        let mark_at_applied = rows::column::<Option<&[u8]>>(&state, "mark_at_applied")?;
         Ok(Page {
             epoch: self.epoch(rows::column(&state, "incarnation")?)?,
-            head: rows::revision(rows::column(&state, "head")?)?,
-            head_mark: rows::mark(rows::column(&state, "head_mark")?)?,
-            pruned_to: rows::revision(rows::column(&state, "pruned_to")?)?,
-            mark_at_applied: rows::column::<Option<&[u8]>>(&state, "mark_at_applied")?
-                .map(rows::mark)
-                .transpose()?,
+            head: raw::revision(rows::column(&state, "head")?)?,
+            head_mark: raw::mark(rows::column(&state, "head_mark")?)?,
+            pruned_to: raw::revision(rows::column(&state, "pruned_to")?)?,
+            mark_at_applied: mark_at_applied.map(raw::mark).transpose()?,
             database_time: newest.max(now),
             rows: Vec::new(),
         })
@@ -115,8 +116,8 @@ impl SqliteStore {
 
 fn change(row: &sqlx::sqlite::SqliteRow) -> Result<Change> {
     Ok(Change {
-        revision: rows::revision(rows::column(row, "revision")?)?,
-        mark: rows::mark(rows::column(row, "mark")?)?,
-        id: rows::id(rows::column(row, "key_id")?)?,
+        revision: raw::revision(rows::column(row, "revision")?)?,
+        mark: raw::mark(rows::column(row, "mark")?)?,
+        id: raw::id(rows::column(row, "key_id")?)?,
     })
 }

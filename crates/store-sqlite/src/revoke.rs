@@ -1,22 +1,22 @@
-//! RevocationPlan keys on SQLite: one key with or without a successor, or an account's at once. One
-//! transaction each; the triggers log every row and wipe the sealed copies.
+//! Revocations on SQLite: of one key, with or without a successor, and of all keys of an account.
+//! Each is one transaction; the triggers log every row and wipe the sealed copies.
 
 use super::audit::audit;
-use super::keys::{by_id, fetch, id_query, insert, vanished};
+use super::keys::{by_id, fetch, id_query, insert, row_vanished};
 use super::rows;
-use super::{WriteTx, store_error};
+use super::{WriteTransaction, store_error};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
-use keyward_store::plan::End;
+use keyward_store::plan::PlannedRevocation;
 use keyward_store::{
     Actor, AuditAction, AuditEntry, CommittedChange, Expiry, NewKey, Result, RevokeAnswer, Revoked,
-    Successor,
+    Successor, raw,
 };
 
-/// Sets the revoke time of a key; the trigger logs it and wipes the sealed copy.
-pub(super) async fn end(
-    tx: &mut WriteTx,
+/// Sets the revoke time of a key. The trigger logs the change and wipes the sealed copy.
+pub(super) async fn set_revoke_time(
+    tx: &mut WriteTransaction,
     record: &KeyRecord,
-    at: Timestamp,
+    revoke_time: Timestamp,
     successor: Option<KeyId>,
     reason: Option<&Reason>,
     actor: &Actor,
@@ -27,45 +27,46 @@ pub(super) async fn end(
         "UPDATE api_keys SET revoke_time = ?, revoke_reason = ?, replaced_by = ?, changed_by = ?
           WHERE key_id = ?",
     )
-    .bind(at.as_micros())
+    .bind(revoke_time.as_micros())
     .bind(reason.map(|reason| reason.as_str().to_owned()))
-    .bind(successor.map(|id| id.as_bytes().to_vec()))
+    .bind(successor.map(rows::id))
     .bind(actor.name.clone())
-    .bind(record.id.as_bytes().to_vec())
-    .execute(tx.on()?)
+    .bind(rows::id(record.id))
+    .execute(tx.connection()?)
     .await
     .map(drop)
     .map_err(store_error)
 }
 
-/// Gives the key its end, if it gets one, and answers how it stands.
+/// Revokes one key as planned, or changes nothing, and returns the current state.
 pub(super) async fn revoke_one(
-    mut tx: WriteTx,
+    mut tx: WriteTransaction,
     record: KeyRecord,
-    ends: Option<End>,
+    planned: Option<PlannedRevocation>,
     actor: &Actor,
 ) -> Result<RevokeAnswer> {
-    if let Some(ending) = &ends {
-        let (next, reason) = (ending.replaced_by(&record), ending.reason.as_ref());
-        end(&mut tx, &record, ending.at, next, reason, actor).await?;
-        if let Some(successor) = &ending.successor {
-            // A replacement is no way to switch a key on again: it takes over `disabled`, too.
-            insert(&mut tx, &succession(&record, successor), record.disabled).await?;
+    if let Some(planned) = &planned {
+        let (next, reason) = (planned.replaced_by(&record), planned.reason.as_ref());
+        set_revoke_time(&mut tx, &record, planned.revoke_time, next, reason, actor).await?;
+        if let Some(successor) = &planned.successor {
+            // The successor inherits `disabled`: a replacement must not switch a key on again.
+            insert(&mut tx, &new_key(&record, successor), record.disabled).await?;
         }
-        for line in ending.audit(&record) {
-            audit(&mut tx, &line, actor).await?;
+        for entry in planned.audit(&record) {
+            audit(&mut tx, &entry, actor).await?;
         }
     }
     let row = fetch(&mut tx, id_query(record.id))
         .await?
-        .ok_or_else(vanished)?;
-    let (record, committed) = (rows::key(&row)?, rows::committed(&row)?);
+        .ok_or_else(row_vanished)?;
+    let record = rows::key(&row)?;
+    let committed = rows::last_change(&row, "key_id")?;
     let digests = vec![rows::digest(&row)?];
     let successor = match record.replaced_by {
         Some(id) => by_id(&mut tx, id).await?,
         None => None,
     };
-    if ends.is_some() {
+    if planned.is_some() {
         tx.commit().await?
     } else {
         tx.rollback().await?
@@ -76,65 +77,65 @@ pub(super) async fn revoke_one(
         digests,
         count: 1,
         successor,
-        created: ends.is_some_and(|end| end.successor.is_some()),
+        created: planned.is_some_and(|planned| planned.successor.is_some()),
         committed,
     })))
 }
 
-/// The successor's row: all that is not its own it takes from its predecessor.
-fn succession(record: &KeyRecord, successor: &Successor) -> NewKey {
+/// The row of a successor.
+fn new_key(predecessor: &KeyRecord, successor: &Successor) -> NewKey {
     NewKey {
         id: successor.id,
         digest: successor.digest,
         generation: successor.generation,
         hint: successor.hint.clone(),
         sealed: successor.sealed.clone(),
-        account: record.account.clone(),
-        name: record.name.clone(),
-        scopes: record.scopes.clone(),
-        metadata: record.metadata.clone(),
-        networks: record.networks.clone(),
-        expiry: record.expire_time.map_or(Expiry::Never, Expiry::At),
+        account: predecessor.account.clone(),
+        name: predecessor.name.clone(),
+        scopes: predecessor.scopes.clone(),
+        metadata: predecessor.metadata.clone(),
+        networks: predecessor.networks.clone(),
+        expiry: predecessor.expire_time.map_or(Expiry::Never, Expiry::At),
     }
 }
 
+/// Revokes all live keys of an account.
 pub(super) async fn revoke_account(
-    mut tx: WriteTx,
+    mut tx: WriteTransaction,
     account: &AccountId,
     reason: Option<&Reason>,
     actor: &Actor,
 ) -> Result<RevokeAnswer> {
-    let now = tx.now.as_micros();
     let mut ids: Vec<Vec<u8>> = sqlx::query_scalar(
         "UPDATE api_keys SET revoke_time = ?1, revoke_reason = coalesce(revoke_reason, ?2),
                 changed_by = ?3
           WHERE account_id = ?4 AND (revoke_time IS NULL OR revoke_time > ?1)
          RETURNING key_id",
     )
-    .bind(now)
+    .bind(tx.now.as_micros())
     .bind(reason.map(|reason| reason.as_str().to_owned()))
     .bind(actor.name.clone())
     .bind(account.as_str().to_owned())
-    .fetch_all(tx.on()?)
+    .fetch_all(tx.connection()?)
     .await
     .map_err(store_error)?;
     ids.sort_unstable();
     let (mut keys, mut digests) = (Vec::new(), Vec::new());
     for bytes in ids.iter().take(Revoked::LISTED) {
-        let row = fetch(&mut tx, id_query(rows::id(bytes)?)).await?;
-        let row = row.ok_or_else(vanished)?;
+        let row = fetch(&mut tx, id_query(raw::id(bytes)?)).await?;
+        let row = row.ok_or_else(row_vanished)?;
         keys.push(rows::key(&row)?);
         digests.push(rows::digest(&row)?);
     }
-    let last = sqlx::query(
+    let latest = sqlx::query(
         "SELECT key_id, revision, mark FROM api_keys WHERE account_id = ? ORDER BY revision DESC LIMIT 1",
     )
     .bind(account.as_str().to_owned())
-    .fetch_optional(tx.on()?)
+    .fetch_optional(tx.connection()?)
     .await
     .map_err(store_error)?;
-    let committed = match &last {
-        Some(row) => rows::committed(row)?,
+    let committed = match &latest {
+        Some(row) => rows::last_change(row, "key_id")?,
         None => CommittedChange::NOTHING,
     };
     if ids.is_empty() {

@@ -1,6 +1,4 @@
-//! Rows to records and back.
-
-use std::collections::BTreeMap;
+//! Converts rows to records. The checks are in `keyward_store::raw`.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,16 +6,12 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
 use super::store_error;
-use keyward_core::key::{
-    AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
-    SlotName, Timestamp, TokenRecord,
-};
+use keyward_core::key::{KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::{Digest, Sealed};
-use keyward_store::{CommittedChange, StoreError, StoredKey};
+use keyward_store::raw::{self, RawKey, RawToken};
+use keyward_store::{CommittedChange, Result, StoreError, StoredKey};
 
-type Result<T> = keyward_store::Result<T>;
-
-/// The columns of a key's record, in a query's text.
+/// The columns of a key's record, as the text of a query.
 macro_rules! key_columns {
     () => {
         "key_id, account_id, name, hint, scopes, metadata, allowed_cidrs, recoverable, disabled, \
@@ -25,7 +19,7 @@ macro_rules! key_columns {
     };
 }
 
-/// The columns of a token's record, in a query's text.
+/// The columns of a token's record, as the text of a query.
 macro_rules! token_columns {
     () => {
         "token_id, name, roles, create_time, revoke_time, revision, mark"
@@ -33,10 +27,6 @@ macro_rules! token_columns {
 }
 
 pub(super) use {key_columns, token_columns};
-
-fn damaged(what: impl std::fmt::Display) -> StoreError {
-    StoreError::Damaged(what.to_string())
-}
 
 /// A column of a row.
 pub(super) fn column<'r, T>(row: &'r SqliteRow, name: &str) -> Result<T>
@@ -46,117 +36,92 @@ where
     row.try_get(name).map_err(store_error)
 }
 
-/// A revision as the log counts it.
-pub(super) fn revision(value: i64) -> Result<u64> {
-    u64::try_from(value).map_err(|_| damaged("a negative revision"))
-}
-
-/// A revision as a statement takes it.
-pub(super) fn bindable(revision: u64) -> Result<i64> {
-    i64::try_from(revision).map_err(|_| damaged("a revision over 2^63"))
-}
-
-pub(super) fn id(bytes: &[u8]) -> Result<KeyId> {
-    bytes
-        .try_into()
-        .map(KeyId::from_bytes)
-        .map_err(|_| damaged("an id that is not 16 bytes"))
-}
-
 fn time(row: &SqliteRow, name: &str) -> Result<Option<Timestamp>> {
     Ok(column::<Option<i64>>(row, name)?.map(Timestamp::from_micros))
 }
 
 fn json<T: DeserializeOwned>(row: &SqliteRow, name: &str) -> Result<T> {
-    serde_json::from_str(column(row, name)?).map_err(|_| damaged(format!("{name} is not readable")))
+    serde_json::from_str(column(row, name)?)
+        .map_err(|_| StoreError::Damaged(format!("the column {name} is not the expected JSON")))
 }
 
-/// A list or a map as a column holds it.
+/// A list or a map as the value of a column.
 pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
-    serde_json::to_string(value).map_err(damaged)
+    serde_json::to_string(value).map_err(|error| StoreError::Damaged(error.to_string()))
+}
+
+/// An id as a parameter of a statement.
+pub(super) fn id(id: KeyId) -> Vec<u8> {
+    id.as_bytes().to_vec()
 }
 
 /// The record in a row of `key_columns`.
 pub(super) fn key(row: &SqliteRow) -> Result<KeyRecord> {
-    let broken = |error: FieldError| damaged(error);
-    Ok(KeyRecord {
-        id: id(column(row, "key_id")?)?,
-        account: AccountId::new("account_id", column(row, "account_id")?).map_err(broken)?,
-        name: SlotName::new("name", column(row, "name")?).map_err(broken)?,
-        hint: Hint(column(row, "hint")?),
-        scopes: Scopes::new("scopes", json(row, "scopes")?).map_err(broken)?,
-        metadata: Metadata::new("metadata", json::<BTreeMap<_, _>>(row, "metadata")?)
-            .map_err(broken)?,
-        networks: Networks::new("allowed_cidrs", &json::<Vec<_>>(row, "allowed_cidrs")?)
-            .map_err(broken)?,
+    let raw = RawKey {
+        id: column(row, "key_id")?,
+        account: column(row, "account_id")?,
+        name: column(row, "name")?,
+        hint: column(row, "hint")?,
+        scopes: json(row, "scopes")?,
+        metadata: json(row, "metadata")?,
+        networks: json(row, "allowed_cidrs")?,
         recoverable: column(row, "recoverable")?,
         disabled: column(row, "disabled")?,
         create_time: Timestamp::from_micros(column(row, "create_time")?),
         expire_time: time(row, "expire_time")?,
         revoke_time: time(row, "revoke_time")?,
-        revoke_reason: column::<Option<String>>(row, "revoke_reason")?
-            .map(|reason| Reason::new("reason", reason).map_err(broken))
-            .transpose()?,
-        replaced_by: column::<Option<&[u8]>>(row, "replaced_by")?
-            .map(id)
-            .transpose()?,
-        revision: revision(column(row, "revision")?)?,
-    })
+        revoke_reason: column(row, "revoke_reason")?,
+        replaced_by: column(row, "replaced_by")?,
+        revision: column(row, "revision")?,
+    };
+    Ok(raw.check()?)
 }
 
-/// The record in a row of `key_columns`, and the sealed copy.
-pub(super) fn secrets(row: &SqliteRow) -> Result<StoredKey> {
-    let sealed = column::<Option<Vec<u8>>>(row, "sealed")?.map(Sealed::from_bytes);
+/// The record in a row of `key_columns`; `None` if an outer join found no key.
+pub(super) fn optional_key(row: &SqliteRow) -> Result<Option<KeyRecord>> {
+    match column::<Option<&[u8]>>(row, "key_id")? {
+        Some(_) => key(row).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The record and the sealed copy in a row of `key_columns`.
+pub(super) fn stored_key(row: &SqliteRow) -> Result<StoredKey> {
     Ok(StoredKey {
         record: key(row)?,
-        sealed,
+        sealed: column::<Option<Vec<u8>>>(row, "sealed")?.map(Sealed::from_bytes),
     })
 }
 
 /// The column `digest`.
 pub(super) fn digest(row: &SqliteRow) -> Result<Digest> {
-    column::<&[u8]>(row, "digest")?
-        .try_into()
-        .map(Digest::from_bytes)
-        .map_err(|_| damaged("a digest that is not 32 bytes"))
+    Ok(raw::digest(column(row, "digest")?)?)
 }
 
 /// The record in a row of `token_columns`.
 pub(super) fn token(row: &SqliteRow) -> Result<TokenRecord> {
-    Ok(TokenRecord {
-        id: id(column(row, "token_id")?)?,
-        name: SlotName::new("name", column(row, "name")?).map_err(damaged)?,
-        roles: Roles::parse(column(row, "roles")?).ok_or_else(|| damaged("an unknown role"))?,
+    let raw = RawToken {
+        id: column(row, "token_id")?,
+        name: column(row, "name")?,
+        roles: column(row, "roles")?,
         create_time: Timestamp::from_micros(column(row, "create_time")?),
         revoke_time: time(row, "revoke_time")?,
-        revision: revision(column(row, "revision")?)?,
-    })
+        revision: column(row, "revision")?,
+    };
+    Ok(raw.check()?)
 }
 
-/// The last change of a row of `key_columns`.
-pub(super) fn committed(row: &SqliteRow) -> Result<CommittedChange> {
-    last_change(row, "key_id")
-}
-
-/// The last change of a row of `token_columns`.
-pub(super) fn token_committed(row: &SqliteRow) -> Result<CommittedChange> {
-    last_change(row, "token_id")
-}
-
-fn last_change(row: &SqliteRow, id_column: &str) -> Result<CommittedChange> {
-    let revision = revision(column(row, "revision")?)?;
-    if revision == 0 {
-        return Ok(CommittedChange::NOTHING);
+/// The record in a row of `token_columns`; `None` if an outer join found no token.
+pub(super) fn optional_token(row: &SqliteRow) -> Result<Option<TokenRecord>> {
+    match column::<Option<&[u8]>>(row, "token_id")? {
+        Some(_) => token(row).map(Some),
+        None => Ok(None),
     }
-    Ok(CommittedChange {
-        revision,
-        mark: Some(mark(column(row, "mark")?)?),
-        id: Some(id(column(row, id_column)?)?),
-    })
 }
 
-pub(super) fn mark(bytes: &[u8]) -> Result<keyward_core::fence::Mark> {
-    bytes
-        .try_into()
-        .map_err(|_| damaged("a mark that is not 8 bytes"))
+/// The last change of a row whose id is in the column `id_column`.
+pub(super) fn last_change(row: &SqliteRow, id_column: &str) -> Result<CommittedChange> {
+    let id = raw::id(column(row, id_column)?)?;
+    let revision = raw::revision(column(row, "revision")?)?;
+    raw::last_change(id, revision, column(row, "mark")?)
 }

@@ -22,13 +22,13 @@ impl Tokens for SqliteStore {
              VALUES (?, ?, ?, ?, ?, ?) RETURNING ",
             token_columns!()
         ))
-        .bind(new.id.as_bytes().to_vec())
+        .bind(rows::id(new.id))
         .bind(new.digest.as_bytes().to_vec())
         .bind(new.generation)
         .bind(new.name.as_str().to_owned())
         .bind(new.roles.to_text())
         .bind(now)
-        .fetch_one(tx.on()?)
+        .fetch_one(tx.connection()?)
         .await
         .map_err(store_error)?;
         let record = rows::token(&row)?;
@@ -44,7 +44,7 @@ impl Tokens for SqliteStore {
     }
 
     async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
-        // I2: the record and the head come from one statement, which is one snapshot.
+        // I2: one statement, so one snapshot, reads the record and the head.
         let row = sqlx::query(concat!(
             "SELECT ",
             token_columns!(),
@@ -57,13 +57,8 @@ impl Tokens for SqliteStore {
         .fetch_one(&self.readers)
         .await
         .map_err(store_error)?;
-        let found = rows::column::<Option<&[u8]>>(&row, "token_id")?.is_some();
         Ok(Found {
-            record: if found {
-                Some(rows::token(&row)?)
-            } else {
-                None
-            },
+            record: rows::optional_token(&row)?,
             stamp: self.stamp(&row)?,
         })
     }
@@ -80,7 +75,7 @@ impl Tokens for SqliteStore {
             " FROM caller_tokens
               WHERE token_id > ? AND (? OR revoke_time IS NULL) ORDER BY token_id LIMIT ?"
         ))
-        .bind(after.map_or_else(Vec::new, |id| id.as_bytes().to_vec()))
+        .bind(after.map_or_else(Vec::new, rows::id))
         .bind(include_revoked)
         .bind(limit)
         .fetch_all(&self.readers)
@@ -98,8 +93,8 @@ impl Tokens for SqliteStore {
         )
         .bind(now)
         .bind(actor.name.clone())
-        .bind(id.as_bytes().to_vec())
-        .execute(tx.on()?)
+        .bind(rows::id(id))
+        .execute(tx.connection()?)
         .await
         .map_err(store_error)?
         .rows_affected();
@@ -108,8 +103,8 @@ impl Tokens for SqliteStore {
             token_columns!(),
             " FROM caller_tokens WHERE token_id = ?"
         ))
-        .bind(id.as_bytes().to_vec())
-        .fetch_optional(tx.on()?)
+        .bind(rows::id(id))
+        .fetch_optional(tx.connection()?)
         .await
         .map_err(store_error)?;
         if changed > 0 {
@@ -126,7 +121,7 @@ impl Tokens for SqliteStore {
         row.map(|row| {
             Ok(TokenRevoked {
                 record: rows::token(&row)?,
-                committed: rows::token_committed(&row)?,
+                committed: rows::last_change(&row, "token_id")?,
             })
         })
         .transpose()
@@ -140,12 +135,12 @@ impl Tokens for SqliteStore {
     }
 
     async fn has_admin(&self) -> Result<bool> {
-        let living: Vec<String> =
+        let live: Vec<String> =
             sqlx::query_scalar("SELECT roles FROM caller_tokens WHERE revoke_time IS NULL")
                 .fetch_all(&self.readers)
                 .await
                 .map_err(store_error)?;
-        let mut roles = living.iter().filter_map(|text| Roles::parse(text));
+        let mut roles = live.iter().filter_map(|text| Roles::parse(text));
         Ok(roles.any(|roles| roles.contains(Role::Admin)))
     }
 }
@@ -160,7 +155,8 @@ impl KeyringChecks for SqliteStore {
         found
             .iter()
             .map(|row| {
-                let broken = || StoreError::Damaged("an unreadable keyring check".to_owned());
+                let broken =
+                    || StoreError::Damaged("a row of keyring_checks is invalid".to_owned());
                 let kind: &str = rows::column(row, "kind")?;
                 let value: &[u8] = rows::column(row, "check_value")?;
                 Ok(CheckValue {
@@ -182,7 +178,7 @@ impl KeyringChecks for SqliteStore {
                 .bind(check.kind.name())
                 .bind(check.number)
                 .bind(check.value.to_vec())
-                .execute(tx.on()?)
+                .execute(tx.connection()?)
                 .await
                 .map_err(store_error)?;
         }
@@ -205,7 +201,7 @@ impl KeyringChecks for SqliteStore {
         ] {
             activated = sqlx::query(statement)
                 .bind(number)
-                .execute(tx.on()?)
+                .execute(tx.connection()?)
                 .await
                 .map_err(store_error)?
                 .rows_affected();
@@ -213,7 +209,7 @@ impl KeyringChecks for SqliteStore {
         if activated == 0 {
             tx.rollback().await?;
             return Err(StoreError::Damaged(format!(
-                "generation {number} has no check value, so it cannot be the active one"
+                "generation {number} has no check value, so it cannot become active"
             )));
         }
         tx.commit().await

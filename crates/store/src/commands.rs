@@ -1,4 +1,4 @@
-//! What is asked of a store and what it answers, in domain types.
+//! The arguments and results of store calls, in domain types.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use keyward_core::key::{
 };
 use keyward_crypto::{Digest, Sealed};
 
-/// On whose behalf a change is made; kept in the log and in the audit.
+/// On whose behalf a change is made. Kept in the log and in the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
     /// The caller's token; `None` for the service itself.
@@ -18,30 +18,30 @@ pub struct Actor {
     pub name: String,
 }
 
-/// A key to be created: its public parts and what a store keeps of its secret.
+/// A key to create: its public fields, and what a store keeps of its secret.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// Its public name.
+    /// The public name.
     pub id: KeyId,
-    /// The digest of its text.
+    /// The digest of the key text.
     pub digest: Digest,
     /// The keyring generation of tag and digest.
     pub generation: u32,
-    /// How people name it.
+    /// See [`Hint`].
     pub hint: Hint,
     /// The sealed copy, for a recoverable key.
     pub sealed: Option<Sealed>,
-    /// Whose key it is.
+    /// The account that owns the key.
     pub account: AccountId,
-    /// The slot it takes.
+    /// The slot that the key takes.
     pub name: SlotName,
-    /// What it may do.
+    /// What the key may do.
     pub scopes: Scopes,
     /// The owner's notes.
     pub metadata: Metadata,
-    /// From where it may be used.
+    /// The networks from which the key may be used.
     pub networks: Networks,
-    /// When it expires.
+    /// When the key expires.
     pub expiry: Expiry,
 }
 
@@ -52,204 +52,204 @@ pub enum Expiry {
     Never,
     /// At a time.
     At(Timestamp),
-    /// So long after its creation, by the store's time.
+    /// This long after the creation, by the store's time.
     After(Duration),
 }
 
-/// What Issue found or made.
+/// The result of Issue.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// The key that holds the slot now.
+    /// The key in the slot.
     pub key: StoredKey,
-    /// Whether it was made by this call.
+    /// Whether this call created it.
     pub created: bool,
 }
 
-/// A record and the sealed copy beside it.
+/// A record and its sealed copy.
 #[derive(Clone, Debug)]
 pub struct StoredKey {
     /// The record.
     pub record: KeyRecord,
-    /// The sealed copy; only a recoverable key without revoke time has one.
+    /// The sealed copy. Only a recoverable key without revoke time has one.
     pub sealed: Option<Sealed>,
 }
 
-/// Which key is meant.
+/// How a call names a key.
 #[derive(Clone, Debug)]
 pub enum KeyTarget {
     /// By its public name.
     Id(KeyId),
-    /// By its text, of which a store knows the digest.
+    /// By the digest of its text.
     Digest(Digest),
 }
 
-/// What makes the key that replaces another; the rest it takes from its predecessor.
+/// The successor of a key. All other fields come from its predecessor.
 #[derive(Clone, Debug)]
 pub struct Successor {
-    /// Its public name.
+    /// The public name.
     pub id: KeyId,
-    /// The digest of its text.
+    /// The digest of the key text.
     pub digest: Digest,
     /// The keyring generation of tag and digest.
     pub generation: u32,
-    /// How people name it.
+    /// See [`Hint`].
     pub hint: Hint,
-    /// The sealed copy, if it is recoverable as its predecessor.
+    /// The sealed copy, if the predecessor is recoverable.
     pub sealed: Option<Sealed>,
 }
 
-/// What is to be revoked, and how.
+/// What to revoke, and how.
 #[derive(Clone, Debug)]
 pub enum Revocation {
     /// One key.
     Key {
-        /// Which one.
+        /// The key.
         target: KeyTarget,
-        /// The key to put in its slot, if it had no revoke time so far.
+        /// The successor to create, if the key has no revoke time yet.
         successor: Option<Successor>,
-        /// How long it may live on. A key with a revoke time can only get an earlier one.
+        /// How long the key stays alive. A key with a revoke time can only get an earlier one.
         grace: Duration,
-        /// Kept with the first revocation.
+        /// Kept if this is the first revocation of the key.
         reason: Option<Reason>,
     },
-    /// Every key of an account, at once.
+    /// Every key of an account, without grace.
     Account {
-        /// Whose keys.
+        /// The account.
         account: AccountId,
-        /// Kept with each that had no revoke time.
+        /// Kept on each key that has no revoke time yet.
         reason: Option<Reason>,
     },
 }
 
-/// What Revoke found.
+/// The result of Revoke.
 #[derive(Clone, Debug)]
 pub enum RevokeAnswer {
     /// There is no such key.
     NotFound,
-    /// A successor was asked for, but the key has expired; nothing was changed.
+    /// The call wants a successor, but the key has expired. Nothing changed.
     Expired,
-    /// It is done, now or before.
+    /// The key is revoked, by this call or an earlier one.
     Done(Box<Revoked>),
 }
 
-/// What Revoke did.
+/// The state after a revocation.
 #[derive(Clone, Debug)]
 pub struct Revoked {
-    /// For a single target the key, for an account the keys this call changed; at most
-    /// [`Revoked::LISTED`].
+    /// The one key, or for an account the keys that this call changed: at most
+    /// [`Revoked::LISTED`] of them.
     pub keys: Vec<KeyRecord>,
-    /// The digests of `keys`, in any order: under them a shared cache may hold them.
+    /// The digests of `keys`, in any order. A shared cache may hold entries under them.
     pub digests: Vec<Digest>,
-    /// How many there are in all.
+    /// The number of keys, including those that are not in `keys`.
     pub count: u64,
-    /// The successor, made by this call or an earlier one.
+    /// The successor, created by this call or an earlier one.
     pub successor: Option<StoredKey>,
-    /// Whether this call made the successor.
+    /// Whether this call created the successor.
     pub created: bool,
-    /// From when on all of `keys` are dead; `None` when there are none.
+    /// From this time on all of `keys` are dead. `None` if `keys` is empty.
     pub revoke_time: Option<Timestamp>,
-    /// The highest change on the targeted rows, those that were revoked before included.
+    /// The latest change of the targeted keys, including keys that were revoked before.
     pub committed: CommittedChange,
 }
 
 impl Revoked {
-    /// How many records are listed at most.
+    /// The most records in `keys`.
     pub const LISTED: usize = 100;
 }
 
-/// The fields to change; `None` leaves a field as it is.
+/// The fields to change. `None` leaves a field unchanged.
 #[derive(Clone, Debug, Default)]
 pub struct KeyChanges {
-    /// What it may do.
+    /// What the key may do.
     pub scopes: Option<Scopes>,
     /// The owner's notes.
     pub metadata: Option<Metadata>,
-    /// From where it may be used.
+    /// The networks from which the key may be used.
     pub networks: Option<Networks>,
-    /// When it expires; `Some(None)` is never.
+    /// When the key expires; `Some(None)` means never.
     pub expire_time: Option<Option<Timestamp>>,
-    /// Whether it is switched off.
+    /// Whether the key is switched off.
     pub disabled: Option<bool>,
 }
 
-/// What Update found.
+/// The result of Update.
 #[derive(Clone, Debug)]
 pub enum UpdateAnswer {
     /// There is no such key.
     NotFound,
-    /// The key has a revoke time; nothing was changed.
+    /// The key has a revoke time. Nothing changed.
     Revoked,
-    /// The key has expired, by the store's time; nothing was changed.
+    /// The key has expired by the store's time. Nothing changed.
     Expired,
-    /// It is changed, or was as asked for.
+    /// The key has the requested values, by this call or before it.
     Done(Box<Updated>),
 }
 
-/// What Update did.
+/// The state after an update.
 #[derive(Clone, Debug)]
 pub struct Updated {
-    /// The key as it is now.
+    /// The current record.
     pub record: KeyRecord,
-    /// Under what a shared cache may hold it.
+    /// The digest under which a shared cache may hold an entry.
     pub digest: Digest,
-    /// Its last change.
+    /// The last change of the row.
     pub committed: CommittedChange,
 }
 
-/// What a store holds under a digest, with the head of the same snapshot (I2).
+/// The record under a digest, with the head of the log in the same snapshot (I2).
 #[derive(Clone, Debug)]
 pub struct Found<R> {
     /// The record, if there is one.
     pub record: Option<R>,
-    /// How recent that answer is.
+    /// How recent the answer is, also when there is no record.
     pub stamp: Stamp,
 }
 
-/// A page of an account's keys.
+/// The query for one page of an account's keys.
 #[derive(Clone, Debug)]
 pub struct ListKeys {
-    /// Whose keys.
+    /// The account.
     pub account: AccountId,
-    /// Whether those whose revoke time has passed are wanted too.
+    /// Whether to include keys whose revoke time has passed.
     pub include_revoked: bool,
-    /// Only keys after this one.
+    /// Only keys after this one, in order of creation.
     pub after: Option<KeyId>,
-    /// At most so many.
+    /// The most keys to return.
     pub limit: u32,
 }
 
-/// A token to be created.
+/// A token to create.
 #[derive(Clone, Debug)]
 pub struct NewToken {
-    /// Its public name.
+    /// The public name.
     pub id: KeyId,
-    /// The digest of its text.
+    /// The digest of the key text.
     pub digest: Digest,
     /// The keyring generation of tag and digest.
     pub generation: u32,
     /// The caller's name.
     pub name: SlotName,
-    /// What it may call.
+    /// What the caller may call.
     pub roles: Roles,
 }
 
-/// What RevokeToken did.
+/// The result of RevokeToken.
 #[derive(Clone, Debug)]
 pub struct TokenRevoked {
-    /// The token as it is now.
+    /// The current record.
     pub record: TokenRecord,
-    /// Its last change.
+    /// The last change of the row.
     pub committed: CommittedChange,
 }
 
-/// What was done.
+/// The action of an audit entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditAction {
     /// A key was created.
     Issue,
-    /// A secret was shown again.
+    /// The secret of a recoverable key was shown again.
     Reveal,
-    /// A key was revoked and succeeded.
+    /// A key was revoked and got a successor.
     Replace,
     /// A key was revoked.
     Revoke,
@@ -262,7 +262,7 @@ pub enum AuditAction {
 }
 
 impl AuditAction {
-    /// The name as it stands in the store.
+    /// The name that stores and the audit use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Issue => "issue",
@@ -276,52 +276,51 @@ impl AuditAction {
     }
 }
 
-/// One line of the audit.
+/// One entry of the audit.
 #[derive(Clone, Debug)]
 pub struct AuditEntry {
-    /// What was done.
+    /// The action.
     pub action: AuditAction,
-    /// To which key or token; `None` for a whole account.
+    /// The key or token; `None` for a whole account.
     pub id: Option<KeyId>,
-    /// Of which account.
+    /// The account that owns the key.
     pub account: Option<AccountId>,
-    /// What else is worth keeping; never key material.
+    /// Further facts; never key material.
     pub detail: Option<String>,
 }
 
 /// An instance that registers.
 #[derive(Clone, Debug)]
 pub struct NewInstance {
-    /// Its name for this registration.
+    /// The id of the new row.
     pub registration: RegistrationId,
-    /// For people: host and address.
+    /// Host and address, for people.
     pub name: String,
-    /// How long it may answer without news.
+    /// The longest time for which the instance answers without news.
     pub max_staleness: Duration,
-    /// Generations of the keyring that it has loaded.
+    /// The keyring generations that the instance has loaded.
     pub generations: Vec<u32>,
 }
 
-/// Whether changes still stand, asked by a statement that also committed a write of this
-/// instance's row.
+/// The result of confirming changes.
 #[derive(Clone, Debug)]
 pub struct Confirmed {
-    /// The epoch in which it was asked.
+    /// The epoch of the primary that answered.
     pub epoch: Epoch,
-    /// Whether the instance has a row.
+    /// Whether the instance has a row, so that the statement committed a write.
     pub registered: bool,
-    /// For each change in order, whether its revision and mark stand on the row or in the log.
+    /// For each change in order, whether the row or the log still has its revision and mark.
     pub stands: Vec<bool>,
 }
 
-/// Tells by another way that something has changed.
+/// A function that runs after each commit that changes something.
 pub type OnCommit = Box<dyn Fn() + Send + Sync>;
 
-/// What came of waiting for a hint.
+/// What an instance learns while it waits for a change notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeNotice {
     /// Some instance has changed something.
     Changed,
-    /// Hints may have been lost: look.
+    /// Notices may have been lost: read the log.
     Lost,
 }

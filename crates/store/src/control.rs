@@ -1,5 +1,5 @@
-//! Where store calls run: on the control runtime, in tasks that no caller can drop. A client that
-//! goes away, or a deadline that passes, ends the waiting for a call and never the call.
+//! Runs store calls on the control runtime, in tasks that no caller can drop. When a client
+//! disconnects or a deadline passes, only the waiting ends; the call itself runs to its end.
 
 use std::future::Future;
 
@@ -7,9 +7,9 @@ use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-/// The task ended without an answer: it panicked, or the runtime is going down.
+/// The task ended without a result: it panicked, or the runtime is shutting down.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the work was not brought to its end")]
+#[error("the task ended without a result")]
 pub struct Lost;
 
 /// A handle on the control runtime.
@@ -28,14 +28,14 @@ impl Control {
         }
     }
 
-    /// Runs `work` to its end, whether or not the returned future is polled on or dropped.
+    /// Runs `work` to its end, even if the returned future is dropped.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Lost> {
         self.spawn(work).await.map_err(|error| {
             if error.is_panic() {
-                tracing::error!("a task panicked; its caller gets INTERNAL or UNAVAILABLE");
+                tracing::error!("a task panicked; the caller gets INTERNAL or UNAVAILABLE");
             }
             Lost
         })
@@ -49,7 +49,7 @@ impl Control {
         self.tasks.spawn_on(work.in_current_span(), &self.runtime)
     }
 
-    /// Waits until all that was started has ended.
+    /// Waits until all tasks have ended.
     pub async fn finish(&self) {
         self.tasks.close();
         self.tasks.wait().await;

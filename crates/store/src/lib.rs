@@ -1,11 +1,13 @@
-//! What a store must do: the contract that every backend passes (`tests/contract`). No
-//! driver's type or error passes this line. A call must not run in a future that a caller can
-//! drop ([`Control`] runs them): a write that was begun is always brought to its end.
+//! The contract of a store. Every backend passes `tests/contract`, and no type or error of a
+//! database driver appears here. Run each call through [`Control`], so that no caller can drop the
+//! future of a write before the write ends.
 
 mod commands;
 mod control;
-mod instrumented;
+mod instrumentation;
+mod intercept;
 pub mod plan;
+pub mod raw;
 
 pub use commands::{
     Actor, AuditAction, AuditEntry, ChangeNotice, Confirmed, Expiry, Found, Issued, KeyChanges,
@@ -13,30 +15,39 @@ pub use commands::{
     Revoked, StoredKey, Successor, TokenRevoked, UpdateAnswer, Updated,
 };
 pub use control::{Control, Lost};
-pub use instrumented::Instrumented;
+pub use instrumentation::Instrumentation;
+pub use intercept::{Intercepted, Interceptor};
 pub use keyward_core::fence::CommittedChange;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use keyward_core::fence::{Membership, Page, RegistrationId, Start};
-use keyward_core::key::{KeyId, KeyRecord, TokenRecord};
+use keyward_core::key::{FieldError, KeyId, KeyRecord, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 
-/// Why a store call failed. The texts are for operators' logs; callers get a status.
-#[derive(Debug, thiserror::Error)]
+/// Why a store call failed. The text is for the operator's log; a caller gets a status.
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Nothing was changed; the same call may succeed later.
+    /// The call changed nothing. It may succeed later.
     #[error("the store is not available: {0}")]
     Unavailable(String),
-    /// The change may or may not be durable; the same call again is safe.
+    /// The change may or may not be durable. Repeating the call is safe.
     #[error("the outcome of a commit is not known: {0}")]
     OutcomeUnknown(String),
-    /// The store holds what it should not be able to hold.
+    /// The store holds data that its schema forbids, or it refused a statement as invalid.
     #[error("the store is damaged: {0}")]
     Damaged(String),
 }
 
-/// Why a store cannot be opened: one sentence that says what to do.
+impl From<FieldError> for StoreError {
+    fn from(error: FieldError) -> Self {
+        Self::Damaged(error.to_string())
+    }
+}
+
+/// Why a store cannot be opened, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct OpenError(pub String);
@@ -47,102 +58,39 @@ pub type Result<T> = std::result::Result<T, StoreError>;
 /// API keys.
 #[async_trait]
 pub trait Keys: Send + Sync + 'static {
-    /// Gives the key that holds the slot, or puts `new` there. One that is expired by the
-    /// store's time is revoked and succeeded. Concurrent calls for one slot give one key.
+    /// Returns the key in the slot, or creates `new` there. A key that has expired by the store's
+    /// time is revoked and replaced. Concurrent calls for one slot return the same key.
     async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued>;
 
-    /// Revokes all that is named, in one commit. A key that has a revoke time already stays as it
-    /// is, but for a shorter grace.
+    /// Revokes one key or all keys of an account. A key that already has a revoke time can only
+    /// get an earlier one.
     async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer>;
 
-    /// Changes a key that has neither a revoke time nor expired.
+    /// Changes a key that has no revoke time and has not expired.
     async fn update(&self, id: KeyId, changes: KeyChanges, actor: &Actor) -> Result<UpdateAnswer>;
 
-    /// The record behind a digest, and the head of the log in the same snapshot.
+    /// Finds a key by digest, and reads the head of the log in the same snapshot.
     async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>>;
 
-    /// The record of a key and its sealed copy, if it keeps one; never from a cache.
+    /// Reads a key and its sealed copy, if there is one. Never answered from a cache.
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>>;
 
-    /// Keys of an account in order of creation.
+    /// Lists keys of an account in order of creation.
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>>;
 }
 
 /// The log of changes.
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
-    /// Where a new instance begins.
+    /// Reads the position at which a new instance starts.
     async fn start(&self) -> Result<Start>;
 
-    /// The head, the mark at `applied` and the rows after it, in one snapshot.
+    /// Reads the head, the mark at `applied` and the rows after it, in one snapshot.
     async fn tail(&self, applied: u64) -> Result<Page>;
 
-    /// Drops log rows older than a day, never the last nor the row at `pruned_to`; answers how
-    /// many went.
+    /// Deletes log rows older than a day and returns their number. The last row and the row at
+    /// `pruned_to` always stay.
     async fn trim(&self) -> Result<u64>;
-}
-
-/// The instances that share a store. What is given here is for a store that serves one process,
-/// which needs no row to prove that it is the only one; a shared store does all of it itself.
-#[async_trait]
-pub trait Members: Log {
-    /// Whether other processes may serve from this store at the same time.
-    fn shared(&self) -> bool {
-        false
-    }
-
-    /// Adds an instance's row, in a commit of its own, which is answered when this returns.
-    async fn register(&self, _instance: &NewInstance) -> Result<()> {
-        Ok(())
-    }
-
-    /// One statement that writes the instance's row, `heartbeat + 1` and `applied`, and reads the log
-    /// like [`Log::tail`]. `None` when there is no such row. [`StoreError::OutcomeUnknown`] when
-    /// it hung and was given up: it may still hold the row.
-    async fn heartbeat(&self, _boot: RegistrationId, applied: u64) -> Result<Option<Page>> {
-        self.tail(applied).await.map(Some)
-    }
-
-    /// Writes to the instance's row that it has applied the log up to `applied`. It need not
-    /// survive a crash: it only states what that instance's memory holds.
-    async fn acknowledge(&self, _boot: RegistrationId, _applied: u64) -> Result<()> {
-        Ok(())
-    }
-
-    /// Deletes the instance's own row; its freshness is off.
-    async fn leave(&self, _boot: RegistrationId) -> Result<()> {
-        Ok(())
-    }
-
-    /// All rows, in a new snapshot; `None` when the store is not shared.
-    async fn membership(&self) -> Result<Option<Membership>> {
-        Ok(None)
-    }
-
-    /// Deletes the row of a silent instance if its heartbeat is still this one; whether it did.
-    async fn reap(&self, _boot: RegistrationId, _beat: u64) -> Result<bool> {
-        Ok(false)
-    }
-
-    /// Whether `changes` stand, asked by a statement that also commits a write of `boot`'s row;
-    /// `None` when the store is not shared.
-    async fn confirm(
-        &self,
-        _boot: RegistrationId,
-        _changes: &[CommittedChange],
-    ) -> Result<Option<Confirmed>> {
-        Ok(None)
-    }
-
-    /// Waits for a hint that some instance has changed something; whoever changes gives one, after
-    /// its commit. It may be lost.
-    async fn hint(&self) -> ChangeNotice {
-        std::future::pending().await
-    }
-
-    /// Has `on_commit` called right after each commit that changes something, beside the store's own hint.
-    /// It must not block; only the first one counts.
-    fn set_on_commit(&self, _herald: OnCommit) {}
 }
 
 /// Callers' tokens.
@@ -151,10 +99,10 @@ pub trait Tokens: Send + Sync + 'static {
     /// Stores a new token.
     async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord>;
 
-    /// The record behind a digest, and the head of the log in the same snapshot.
+    /// Finds a token by digest, and reads the head of the log in the same snapshot.
     async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>>;
 
-    /// Tokens in order of creation, after `after`, at most `limit`.
+    /// Lists at most `limit` tokens after `after`, in order of creation.
     async fn list_tokens(
         &self,
         include_revoked: bool,
@@ -162,42 +110,88 @@ pub trait Tokens: Send + Sync + 'static {
         limit: u32,
     ) -> Result<Vec<TokenRecord>>;
 
-    /// Revokes a token; one that is revoked already stays as it is. `None` when there is none.
+    /// Revokes a token; a revoked token does not change. `None` if there is no such token.
     async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>>;
 
-    /// Whether there has ever been a token: if not, there has never been a key either.
+    /// Whether a token was ever created. If not, no key was ever created either.
     async fn has_tokens(&self) -> Result<bool>;
 
-    /// Whether a token with the role `admin` lives: if not, nobody can make another one.
+    /// Whether a live token has the role `admin`. If not, no caller can create another token.
     async fn has_admin(&self) -> Result<bool>;
 }
 
 /// The record of who did what.
 #[async_trait]
 pub trait Audit: Send + Sync + 'static {
-    /// Writes one entry, durable when this returns. (Changes write theirs in their own commit.)
+    /// Writes one entry, durable when this returns. (A change writes its entry in its own commit.)
     async fn record(&self, entry: AuditEntry, actor: &Actor) -> Result<()>;
 }
 
-/// The check values of the keyring that a store was made with.
+/// The check values of the keyring that the store was created with.
 #[async_trait]
 pub trait KeyringChecks: Send + Sync + 'static {
-    /// All check values.
+    /// Reads all check values.
     async fn check_values(&self) -> Result<Vec<CheckValue>>;
 
-    /// Adds check values that are new to the store.
+    /// Adds check values that the store does not hold yet.
     async fn add_check_values(&self, values: &[CheckValue]) -> Result<()>;
 
-    /// The generation that new keys are born in; `None` before the first was activated.
+    /// The generation of new keys; `None` before the first activation.
     async fn active_generation(&self) -> Result<Option<u32>>;
 
-    /// Lets new keys be born in this generation, whose check value the store must hold.
+    /// Makes this the generation of new keys. The store must hold its check value.
     async fn activate_generation(&self, number: u32) -> Result<()>;
 }
 
-/// All of it: what a backend implements.
+/// The instances that share a store. Only a shared store has a cluster: an embedded store serves
+/// one process, and its lock proves that there is no other.
 #[async_trait]
-pub trait Store: Keys + Log + Members + Tokens + Audit + KeyringChecks {
-    /// Ends all connections; what was committed is on disk.
+pub trait Cluster: Send + Sync + 'static {
+    /// Adds the row of an instance in a commit of its own.
+    async fn register(&self, instance: &NewInstance) -> Result<()>;
+
+    /// Writes `heartbeat + 1` and `applied` to the instance's row, and reads the log like
+    /// [`Log::tail`], in one statement. `None` if the instance has no row. Returns
+    /// [`StoreError::OutcomeUnknown`] after a timeout: the statement may still lock the row.
+    async fn heartbeat(&self, registration: RegistrationId, applied: u64) -> Result<Option<Page>>;
+
+    /// Writes to the instance's row that it has applied the log up to `applied`. The write need
+    /// not survive a crash, because it only describes that instance's memory.
+    async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()>;
+
+    /// Deletes the instance's own row. The instance must have ended its freshness before.
+    async fn leave(&self, registration: RegistrationId) -> Result<()>;
+
+    /// Reads all rows in a new snapshot.
+    async fn membership(&self) -> Result<Membership>;
+
+    /// Deletes the row of an unresponsive instance if its heartbeat is still `beat`. Returns
+    /// whether it did.
+    async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool>;
+
+    /// Checks that `changes` still stand, in a statement that also commits a write to the row of
+    /// `registration`.
+    async fn confirm(
+        &self,
+        registration: RegistrationId,
+        changes: &[CommittedChange],
+    ) -> Result<Confirmed>;
+
+    /// Waits for the next change notice. An instance sends one after each commit that changes
+    /// something; a notice may be lost.
+    async fn next_change_notice(&self) -> ChangeNotice;
+
+    /// Calls `on_commit` after each commit that changes something, in addition to the change
+    /// notice. `on_commit` must not block. Only the first call of this method has an effect.
+    fn set_on_commit(&self, on_commit: OnCommit);
+}
+
+/// A backend: everything above.
+#[async_trait]
+pub trait Store: Keys + Log + Tokens + Audit + KeyringChecks {
+    /// The instances that share this store; `None` for an embedded store.
+    fn cluster(&self) -> Option<Arc<dyn Cluster>>;
+
+    /// Closes all connections. Everything committed is on disk.
     async fn close(&self);
 }

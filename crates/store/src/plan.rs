@@ -1,11 +1,39 @@
-//! What a change comes to, before any backend writes it: the same for every store.
+//! What a change does to a record. Each backend asks here and then writes the answer, so every
+//! store decides alike.
 
 use super::{AuditAction, AuditEntry, KeyChanges, Successor};
 use keyward_core::fence::state_at;
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Reason, Timestamp};
 
-/// A record with `changes` made.
-pub fn changed(record: &KeyRecord, changes: KeyChanges) -> KeyRecord {
+/// What an update does to one key.
+#[derive(Debug)]
+pub enum UpdatePlan {
+    /// Nothing: the key has a revoke time.
+    Revoked,
+    /// Nothing: the key has expired.
+    Expired,
+    /// Nothing: the fields already have these values.
+    Unchanged,
+    /// The record becomes this one.
+    Update(Box<KeyRecord>),
+}
+
+/// Plans the update of `record` at `now`.
+pub fn plan_update(record: &KeyRecord, changes: KeyChanges, now: Timestamp) -> UpdatePlan {
+    if record.revoke_time.is_some() {
+        return UpdatePlan::Revoked;
+    }
+    if state_at(record, now) == KeyState::Expired {
+        return UpdatePlan::Expired;
+    }
+    let changed = apply(record, changes);
+    if changed == *record {
+        return UpdatePlan::Unchanged;
+    }
+    UpdatePlan::Update(Box::new(changed))
+}
+
+fn apply(record: &KeyRecord, changes: KeyChanges) -> KeyRecord {
     let mut record = record.clone();
     if let Some(scopes) = changes.scopes {
         record.scopes = scopes;
@@ -25,78 +53,79 @@ pub fn changed(record: &KeyRecord, changes: KeyChanges) -> KeyRecord {
     record
 }
 
-/// What revoking one key comes to.
+/// What a revocation does to one key.
 #[derive(Debug)]
 pub enum RevocationPlan {
-    /// A successor was asked for, but the key has expired.
+    /// Nothing: the caller wants a successor, but the key has expired.
     Expired,
-    /// Nothing changes: the key is dead already, or has an end that is no later.
-    Stands,
-    /// The key gets this end.
-    Ends(End),
+    /// Nothing: the key is dead already, or its revoke time is no later.
+    Unchanged,
+    /// The key gets a revoke time.
+    Revoke(PlannedRevocation),
 }
 
-/// The end that a key gets.
+/// The new end of a key.
 #[derive(Debug)]
-pub struct End {
-    /// When the key is dead.
-    pub at: Timestamp,
-    /// The first reason stays.
+pub struct PlannedRevocation {
+    /// From this time on the key is dead.
+    pub revoke_time: Timestamp,
+    /// The reason of the first revocation.
     pub reason: Option<Reason>,
-    /// The key that is made in its stead, by this call; one made before stays the one.
+    /// The successor to create. A key that already has a revoke time gets none.
     pub successor: Option<Successor>,
 }
 
-impl End {
-    /// The key that stands in its stead once this is written.
+impl PlannedRevocation {
+    /// The successor of `record` after this revocation.
     pub fn replaced_by(&self, record: &KeyRecord) -> Option<KeyId> {
-        let made = self.successor.as_ref().map(|successor| successor.id);
-        record.replaced_by.or(made)
+        let created = self.successor.as_ref().map(|successor| successor.id);
+        record.replaced_by.or(created)
     }
 
-    /// The lines of the audit: of the end, and of the birth of a successor.
+    /// The audit entries of the revocation and of a successor's creation.
     pub fn audit(&self, record: &KeyRecord) -> Vec<AuditEntry> {
         let Some(successor) = &self.successor else {
-            return vec![entry(AuditAction::Revoke, record, None)];
+            return vec![key_entry(AuditAction::Revoke, record, None)];
         };
-        let replaced = format!("replaced_by={}", successor.id);
-        let birth = AuditEntry {
+        let replaced_by = format!("replaced_by={}", successor.id);
+        let issue = AuditEntry {
             action: AuditAction::Issue,
             id: Some(successor.id),
             account: Some(record.account.clone()),
             detail: Some(format!("replaces={}", record.id)),
         };
-        vec![entry(AuditAction::Replace, record, Some(replaced)), birth]
+        let replace = key_entry(AuditAction::Replace, record, Some(replaced_by));
+        vec![replace, issue]
     }
 }
 
-/// What revoking `record` at `now`, with an end at `ends`, comes to. Nothing is changed on a key
-/// that is dead already, nor a grace lengthened; a key with a revoke time gets no successor.
-pub fn ending(
+/// Plans the revocation of `record` at `now`, with `revoke_time` as its end. A dead key does not
+/// change, a grace never becomes longer, and a key with a revoke time gets no successor.
+pub fn plan_revocation(
     record: &KeyRecord,
     successor: Option<Successor>,
     now: Timestamp,
-    ends: Timestamp,
+    revoke_time: Timestamp,
     reason: Option<Reason>,
 ) -> RevocationPlan {
-    let first = record.revoke_time.is_none();
+    let is_first = record.revoke_time.is_none();
     let state = state_at(record, now);
-    if successor.is_some() && first && state == KeyState::Expired {
+    if successor.is_some() && is_first && state == KeyState::Expired {
         return RevocationPlan::Expired;
     }
-    let sooner = record.revoke_time.is_none_or(|before| ends < before);
-    if !sooner || state == KeyState::Revoked {
-        return RevocationPlan::Stands;
+    let is_earlier = record.revoke_time.is_none_or(|end| revoke_time < end);
+    if !is_earlier || state == KeyState::Revoked {
+        return RevocationPlan::Unchanged;
     }
-    RevocationPlan::Ends(End {
-        at: ends,
+    RevocationPlan::Revoke(PlannedRevocation {
+        revoke_time,
         reason: record.revoke_reason.clone().or(reason),
-        successor: successor.filter(|_| first),
+        successor: successor.filter(|_| is_first),
     })
 }
 
-/// A line of the audit about one key.
-pub fn entry(action: AuditAction, record: &KeyRecord, detail: Option<String>) -> AuditEntry {
+/// An audit entry about one key.
+pub fn key_entry(action: AuditAction, record: &KeyRecord, detail: Option<String>) -> AuditEntry {
     AuditEntry {
         action,
         id: Some(record.id),
@@ -105,7 +134,7 @@ pub fn entry(action: AuditAction, record: &KeyRecord, detail: Option<String>) ->
     }
 }
 
-/// A line of the audit about one token.
+/// An audit entry about one token.
 pub fn token_entry(action: AuditAction, id: KeyId, detail: Option<String>) -> AuditEntry {
     AuditEntry {
         action,

@@ -55,5 +55,5 @@ pub use proxy::{Proxy, Swallowed};
 pub use redis::{Redis, RedisCluster, RedisConnection, RedisOptions, RedisSentinel, Reply};
 pub use refusal::{invalid, refused};
 pub use stage::Stage;
-pub use stalling::{Faults, Gate, StallingStore};
+pub use stalling::{Faults, Gate};
 pub use tls::{Authority, Identity};

@@ -9,8 +9,9 @@ use keyward::app::{App, Parts};
 use keyward::config::{Inputs, Settings, Store, load};
 use keyward_core::key::Prefix;
 use keyward_ops::LogFormat;
+use keyward_store::Intercepted;
 
-use super::{Client, Faults, ManualClock, ManualEntropy, StallingStore};
+use super::{Client, Faults, ManualClock, ManualEntropy};
 
 /// A running service and its directory.
 pub struct Local {
@@ -84,7 +85,9 @@ impl Local {
     pub async fn start_stalling(change: impl FnOnce(&mut Settings)) -> (Self, Arc<Faults>) {
         let faults = Arc::<Faults>::default();
         let handle = Arc::clone(&faults);
-        let local = Self::start_with(change, |store| StallingStore::around(store, handle)).await;
+        let stall =
+            |store| Arc::new(Intercepted::new(store, handle)) as Arc<dyn keyward_store::Store>;
+        let local = Self::start_with(change, stall).await;
         (local, faults)
     }
 

@@ -8,9 +8,8 @@ use std::collections::BTreeMap;
 use prost::Message as _;
 
 use keyward_core::fence::{Epoch, Stamp};
-use keyward_core::key::{
-    AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, Timestamp,
-};
+use keyward_core::key::{KeyRecord, Timestamp};
+use keyward_store::raw::RawKey;
 
 #[derive(prost::Message)]
 struct Message {
@@ -86,31 +85,22 @@ pub(super) fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
 /// The reverse of `encode`; `None` if any field is invalid.
 pub(super) fn decode(bytes: &[u8]) -> Option<(KeyRecord, Stamp)> {
     let message = Message::decode(bytes).ok()?;
-    let id = |bytes: &[u8]| bytes.try_into().ok().map(KeyId::from_bytes);
-    let reason = |text| Reason::new("revoke_reason", text).ok();
-    let record = KeyRecord {
-        id: id(&message.id)?,
-        account: AccountId::new("account_id", message.account).ok()?,
-        name: SlotName::new("name", message.name).ok()?,
-        hint: Hint(message.hint),
-        scopes: Scopes::new("scopes", message.scopes).ok()?,
-        metadata: Metadata::new("metadata", message.metadata).ok()?,
-        networks: Networks::new("allowed_cidrs", &message.networks).ok()?,
+    let record = RawKey {
+        id: message.id,
+        account: message.account,
+        name: message.name,
+        hint: message.hint,
+        scopes: message.scopes,
+        metadata: message.metadata,
+        networks: message.networks,
         recoverable: message.recoverable,
         disabled: message.disabled,
         create_time: Timestamp::from_micros(message.create_time),
         expire_time: message.expire_time.map(Timestamp::from_micros),
         revoke_time: message.revoke_time.map(Timestamp::from_micros),
-        // A field that is present but invalid refuses the entry, instead of being dropped.
-        revoke_reason: match message.revoke_reason {
-            Some(text) => Some(reason(text)?),
-            None => None,
-        },
-        replaced_by: match message.replaced_by {
-            Some(bytes) => Some(id(&bytes)?),
-            None => None,
-        },
-        revision: message.changed_at,
+        revoke_reason: message.revoke_reason,
+        replaced_by: message.replaced_by,
+        revision: message.changed_at.try_into().ok()?,
     };
     let stamp = Stamp {
         epoch: Epoch {
@@ -120,11 +110,12 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(KeyRecord, Stamp)> {
         },
         revision: message.revision,
     };
-    Some((record, stamp))
+    Some((record.check().ok()?, stamp))
 }
 
 #[cfg(test)]
 mod tests {
+    use keyward_core::key::{AccountId, Hint, KeyId, Metadata, Networks, Reason, Scopes, SlotName};
     use proptest::prelude::*;
 
     use super::*;

@@ -1,4 +1,4 @@
-//! The backends that the contract is proven on.
+//! The backends on which the contract is tested.
 
 pub(crate) mod postgres;
 pub(crate) mod sqlite;

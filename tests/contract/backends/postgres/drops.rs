@@ -1,5 +1,5 @@
-//! Calls that are dropped at any point: an answered change is there, any other is complete or
-//! absent, and a connection that was in the middle of a call is not used again.
+//! Calls that are dropped at any point. An answered change is complete, an unanswered one is complete
+//! or absent, and no connection with an unfinished statement is used again.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -16,9 +16,9 @@ use super::{STALENESS, fresh};
 use crate::world::{World, actor, disabled, kill, kill_all, replace};
 
 /// More polls than any call needs.
-const ENOUGH: usize = 200;
+const MAX_POLLS: usize = 200;
 
-/// Polls `call` at most `times` times, drops it, and returns the answer if there is one.
+/// Polls `call` at most `times` times and then drops it. Returns its answer, if there was one.
 async fn polled<T>(times: usize, call: impl Future<Output = T>) -> Option<T> {
     let mut call = pin!(call);
     let mut left = times;
@@ -36,20 +36,20 @@ async fn polled<T>(times: usize, call: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// Drops a call after one poll, after two, and so on until it completes, on a key of its own each
-/// time; `visible` tells from a fresh connection whether the call has done its work.
+/// Drops a call after one poll, after two, and so on until it completes, each time with another key.
+/// `visible` reads over a new connection whether the change was made.
 async fn dropped_everywhere<T>(
     world: &World,
     call: impl AsyncFn(Arc<dyn Store>, KeyId, usize) -> Option<T>,
     visible: impl AsyncFn(KeyId, usize) -> bool,
 ) {
-    for times in 1..ENOUGH {
+    for times in 1..MAX_POLLS {
         let key = world.plain(&format!("{times}")).await;
         let answer = call(world.store.clone(), key.id, times).await;
         let done = visible(key.id, times).await;
         assert!(
             answer.is_none() || done,
-            "answered after {times} polls, and not there"
+            "answered after {times} polls, but the change is missing"
         );
         let open = "pg_stat_activity WHERE state LIKE 'idle in transaction%'
                     AND datname = current_database()";
@@ -59,7 +59,7 @@ async fn dropped_everywhere<T>(
             || async { world.count(open).await == 0 },
         )
         .await;
-        // The next calls of all kinds meet clean connections.
+        // The next calls get clean connections.
         world.update(key.id, disabled(true)).await;
         let again = world.plain(&format!("again {times}")).await;
         world.revoke(kill(again.id)).await;
@@ -67,16 +67,16 @@ async fn dropped_everywhere<T>(
             return;
         }
     }
-    panic!("it never completes");
+    panic!("the call never completes");
 }
 
-async fn whole_log(world: &World) {
+async fn assert_whole_log(world: &World) {
     let page = world.tail(0).await;
     assert!(page.rows.iter().map(|row| row.revision).eq(1..=page.head));
 }
 
 #[tokio::test]
-async fn an_issue_that_is_dropped_leaves_a_whole_key_or_none() {
+async fn a_dropped_issue_leaves_a_complete_key_or_none() {
     let world = World::new(fresh().await).await;
     let slot = |times: usize| format!("slot-{times}");
     dropped_everywhere(
@@ -101,13 +101,13 @@ async fn an_issue_that_is_dropped_leaves_a_whole_key_or_none() {
         world.count(lines).await,
         world.count("api_keys WHERE account_id = '42'").await
     );
-    whole_log(&world).await;
+    assert_whole_log(&world).await;
 }
 
 #[tokio::test]
-async fn a_replace_that_is_dropped_is_made_whole_or_not_at_all() {
+async fn a_dropped_replace_is_complete_or_absent() {
     let world = World::new(fresh().await).await;
-    for times in 1..ENOUGH {
+    for times in 1..MAX_POLLS {
         let key = world.plain(&format!("{times}")).await;
         let call = replace(key.id, world.successor(), Duration::ZERO);
         let answer = polled(times, world.store.revoke(call, &actor())).await;
@@ -115,18 +115,18 @@ async fn a_replace_that_is_dropped_is_made_whole_or_not_at_all() {
             assert!(world.record(key.id).await.revoke_time.is_some());
             break;
         }
-        // The writer brings it to its end without the caller; the same call again names the same.
+        // The writer completes the dropped call, so the repeated call returns the same successor.
         let call = replace(key.id, world.successor(), Duration::ZERO);
         let again = world.revoke(call).await;
         let of = format!("api_keys WHERE account_id = '{times}'");
         assert_eq!(world.count(&of).await, 2, "one successor");
         assert!(again.successor.is_some());
     }
-    whole_log(&world).await;
+    assert_whole_log(&world).await;
 }
 
 #[tokio::test]
-async fn an_update_that_is_dropped_is_made_whole_or_not_at_all() {
+async fn a_dropped_update_is_complete_or_absent() {
     let world = World::new(fresh().await).await;
     dropped_everywhere(
         &world,
@@ -134,13 +134,13 @@ async fn an_update_that_is_dropped_is_made_whole_or_not_at_all() {
         async |id, _| world.record(id).await.disabled,
     )
     .await;
-    whole_log(&world).await;
+    assert_whole_log(&world).await;
 }
 
 #[tokio::test]
-async fn a_revoke_of_an_account_that_is_dropped_is_made_whole_or_not_at_all() {
+async fn a_dropped_revoke_of_an_account_is_complete_or_absent() {
     let world = World::new(fresh().await).await;
-    for times in 1..ENOUGH {
+    for times in 1..MAX_POLLS {
         let account = format!("account {times}");
         for name in ["a", "b", "c"] {
             world.issue(world.plain_key(&account, name)).await;
@@ -156,13 +156,14 @@ async fn a_revoke_of_an_account_that_is_dropped_is_made_whole_or_not_at_all() {
             break;
         }
     }
-    whole_log(&world).await;
+    assert_whole_log(&world).await;
 }
 
 #[tokio::test]
-async fn what_an_instance_says_of_itself_may_be_dropped_anywhere() {
+async fn calls_of_the_cluster_may_be_dropped_anywhere() {
     let world = World::new(fresh().await).await;
-    for times in 1..ENOUGH {
+    let cluster = world.cluster();
+    for times in 1..MAX_POLLS {
         let registration = RegistrationId::from_bytes([u8::try_from(times).unwrap(); 16]);
         let instance = NewInstance {
             registration,
@@ -170,30 +171,28 @@ async fn what_an_instance_says_of_itself_may_be_dropped_anywhere() {
             max_staleness: STALENESS,
             generations: Vec::new(),
         };
-        let registered = polled(times, world.store.register(&instance)).await;
-        let beaten = polled(times, world.store.heartbeat(registration, 0)).await;
+        let registered = polled(times, cluster.register(&instance)).await;
+        let heartbeat = polled(times, cluster.heartbeat(registration, 0)).await;
         let confirmed = polled(
             times,
-            world
-                .store
-                .confirm(registration, &[CommittedChange::NOTHING]),
+            cluster.confirm(registration, &[CommittedChange::NOTHING]),
         )
         .await;
-        let listed = polled(times, world.store.membership()).await;
-        // Each finds a connection of its own, or a whole one.
+        let listed = polled(times, cluster.membership()).await;
+        // The next calls get clean connections.
         world.store.tail(0).await.unwrap();
-        world.store.membership().await.unwrap();
+        cluster.membership().await.unwrap();
         if let Some(Ok(())) = registered {
-            let row = world.store.heartbeat(registration, 0).await.unwrap();
+            let row = cluster.heartbeat(registration, 0).await.unwrap();
             assert!(
                 row.is_some(),
-                "registered after {times} polls, and not there"
+                "registered after {times} polls, but the row is missing"
             );
         }
-        let all = [beaten.is_some(), confirmed.is_some(), listed.is_some()];
+        let all = [heartbeat.is_some(), confirmed.is_some(), listed.is_some()];
         if registered.is_some() && all.iter().all(|done| *done) {
             return;
         }
     }
-    panic!("they never complete");
+    panic!("the calls never complete");
 }

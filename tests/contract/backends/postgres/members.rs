@@ -1,23 +1,23 @@
-//! The rows of the instances: made once, beaten, acknowledged, confirmed through, reaped.
+//! The rows of instances: registration, heartbeat, acknowledgement, confirmation, reaping.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use keyward_core::fence::RegistrationId;
-use keyward_store::{ChangeNotice, CommittedChange, NewInstance, Store, StoreError};
+use keyward_core::fence::{Page, RegistrationId};
+use keyward_store::{ChangeNotice, CommittedChange, NewInstance, StoreError};
 use keyward_testkit::eventually;
 
 use super::{STALENESS, fresh};
 use crate::world::{DAY, World, disabled, kill};
 
-fn boot(number: u8) -> RegistrationId {
+fn registration(number: u8) -> RegistrationId {
     RegistrationId::from_bytes([number; 16])
 }
 
 fn instance(number: u8) -> NewInstance {
     NewInstance {
-        registration: boot(number),
+        registration: registration(number),
         name: format!("test {number}"),
         max_staleness: STALENESS,
         generations: vec![1, 7],
@@ -27,49 +27,65 @@ fn instance(number: u8) -> NewInstance {
 async fn world_with(instances: &[u8]) -> World {
     let world = World::new(fresh().await).await;
     for number in instances {
-        world.store.register(&instance(*number)).await.unwrap();
+        world.cluster().register(&instance(*number)).await.unwrap();
     }
     world
 }
 
-/// Beat and applied revision of an instance, as the membership shows them.
-async fn row(store: &Arc<dyn Store>, number: u8) -> Option<(u64, u64)> {
-    let membership = store.membership().await.unwrap().unwrap();
+/// The heartbeat and applied revision of an instance in the membership.
+async fn row(world: &World, number: u8) -> Option<(u64, u64)> {
+    let membership = world.cluster().membership().await.unwrap();
     let found = membership
         .members
         .iter()
-        .find(|member| member.registration == boot(number));
+        .find(|member| member.registration == registration(number));
     found.map(|member| (member.heartbeat, member.applied))
 }
 
+async fn heartbeat(world: &World, number: u8, applied: u64) -> Option<Page> {
+    let registration = registration(number);
+    let page = world.cluster().heartbeat(registration, applied).await;
+    page.unwrap()
+}
+
+/// The next change notice, within ten seconds.
+async fn next_notice(world: &World) -> ChangeNotice {
+    let limit = Duration::from_secs(10);
+    let notice = tokio::time::timeout(limit, world.cluster().next_change_notice()).await;
+    notice.unwrap()
+}
+
 async fn confirm(world: &World, number: u8, changes: &[CommittedChange]) -> (bool, Vec<bool>) {
-    let answer = world.store.confirm(boot(number), changes).await.unwrap();
-    let answer = answer.unwrap();
+    let answer = world
+        .cluster()
+        .confirm(registration(number), changes)
+        .await
+        .unwrap();
     assert_eq!(answer.epoch, world.tail(0).await.epoch);
     (answer.registered, answer.stands)
 }
 
 #[tokio::test]
-async fn a_registration_makes_one_row_and_never_another() {
+async fn a_registration_creates_its_row_once() {
     let world = world_with(&[1]).await;
-    let membership = world.store.membership().await.unwrap().unwrap();
+    let membership = world.cluster().membership().await.unwrap();
     assert_eq!(membership.epoch, world.tail(0).await.epoch);
     assert_eq!(membership.members.len(), 1);
     assert_eq!(membership.members[0].max_staleness, STALENESS);
-    assert_eq!(row(&world.store, 1).await, Some((0, 0)));
+    assert_eq!(row(&world, 1).await, Some((0, 0)));
     assert!(
-        world.store.register(&instance(1)).await.is_err(),
+        world.cluster().register(&instance(1)).await.is_err(),
         "never an upsert"
     );
     assert_eq!(world.count("instances").await, 1);
 }
 
 #[tokio::test]
-async fn a_beat_writes_the_row_and_reads_the_log_in_one_step() {
+async fn a_heartbeat_writes_the_row_and_reads_the_log() {
     let world = world_with(&[1, 2]).await;
     let key = world.plain("42").await;
     let committed = world.update(key.id, disabled(true)).await.1;
-    let page = world.store.heartbeat(boot(1), 0).await.unwrap().unwrap();
+    let page = heartbeat(&world, 1, 0).await.unwrap();
     let read = world.tail(0).await;
     assert_eq!((page.head, &page.rows), (1, &read.rows));
     assert_eq!(
@@ -77,62 +93,62 @@ async fn a_beat_writes_the_row_and_reads_the_log_in_one_step() {
         (read.head_mark, read.mark_at_applied)
     );
     assert_eq!((page.epoch, page.pruned_to), (read.epoch, 0));
-    assert_eq!(row(&world.store, 1).await, Some((1, 0)));
-    let page = world.store.heartbeat(boot(1), 1).await.unwrap().unwrap();
+    assert_eq!(row(&world, 1).await, Some((1, 0)));
+    let page = heartbeat(&world, 1, 1).await.unwrap();
     assert_eq!(page.mark_at_applied, committed.mark);
     assert!(page.rows.is_empty());
-    assert_eq!(row(&world.store, 1).await, Some((2, 1)));
-    // The same once more, as after an unclear end: never the same heartbeat again.
-    world.store.heartbeat(boot(1), 1).await.unwrap().unwrap();
-    assert_eq!(row(&world.store, 1).await, Some((3, 1)));
-    assert_eq!(row(&world.store, 2).await, Some((0, 0)), "its own row only");
+    assert_eq!(row(&world, 1).await, Some((2, 1)));
+    // The same call again, as after an unknown outcome, still raises the heartbeat.
+    heartbeat(&world, 1, 1).await.unwrap();
+    assert_eq!(row(&world, 1).await, Some((3, 1)));
+    assert_eq!(row(&world, 2).await, Some((0, 0)), "only its own row");
 }
 
 #[tokio::test]
-async fn a_beat_without_a_row_writes_nothing_and_says_so() {
+async fn a_heartbeat_without_a_row_writes_nothing() {
     let world = world_with(&[1]).await;
-    assert!(world.store.heartbeat(boot(9), 0).await.unwrap().is_none());
-    world.store.leave(boot(1)).await.unwrap();
-    assert!(world.store.heartbeat(boot(1), 0).await.unwrap().is_none());
+    assert!(heartbeat(&world, 9, 0).await.is_none());
+    world.cluster().leave(registration(1)).await.unwrap();
+    assert!(heartbeat(&world, 1, 0).await.is_none());
     assert_eq!(world.count("instances").await, 0);
-    world.store.leave(boot(1)).await.unwrap();
+    world.cluster().leave(registration(1)).await.unwrap();
 }
 
 #[tokio::test]
-async fn an_acknowledgement_raises_the_applied_revision_and_is_no_beat() {
+async fn an_acknowledgement_raises_the_applied_revision_and_not_the_heartbeat() {
     let world = world_with(&[1]).await;
     for (applied, shown) in [(3, 3), (2, 3), (5, 5)] {
-        world.store.acknowledge(boot(1), applied).await.unwrap();
-        assert_eq!(row(&world.store, 1).await, Some((0, shown)));
+        world
+            .cluster()
+            .acknowledge(registration(1), applied)
+            .await
+            .unwrap();
+        assert_eq!(row(&world, 1).await, Some((0, shown)));
     }
-    // The next commit of the same connection is a durable one again.
-    world.store.heartbeat(boot(1), 4).await.unwrap();
-    assert_eq!(row(&world.store, 1).await, Some((1, 5)));
+    // The next commit on the same connection is durable again.
+    heartbeat(&world, 1, 4).await;
+    assert_eq!(row(&world, 1).await, Some((1, 5)));
 }
 
 #[tokio::test]
-async fn a_row_is_reaped_only_while_its_beat_is_the_one_that_was_seen() {
+async fn a_row_is_reaped_only_while_its_heartbeat_is_unchanged() {
     let world = world_with(&[1, 2]).await;
-    world.store.heartbeat(boot(1), 0).await.unwrap();
-    assert!(!world.store.reap(boot(1), 0).await.unwrap());
-    assert!(world.store.reap(boot(1), 1).await.unwrap());
-    assert!(!world.store.reap(boot(1), 1).await.unwrap());
-    assert_eq!(row(&world.store, 1).await, None);
-    assert!(row(&world.store, 2).await.is_some());
+    heartbeat(&world, 1, 0).await;
+    assert!(!world.cluster().reap(registration(1), 0).await.unwrap());
+    assert!(world.cluster().reap(registration(1), 1).await.unwrap());
+    assert!(!world.cluster().reap(registration(1), 1).await.unwrap());
+    assert_eq!(row(&world, 1).await, None);
+    assert!(row(&world, 2).await.is_some());
 }
 
 #[tokio::test]
-async fn a_change_is_confirmed_while_it_stands_in_the_log_or_on_its_row() {
+async fn a_change_is_confirmed_while_the_log_or_its_row_has_it() {
     let world = world_with(&[1]).await;
     let key = world.plain("42").await;
     let first = world.update(key.id, disabled(true)).await.1;
     let last = world.revoke(kill(key.id)).await.committed;
     let token = world.token("bot").await;
-    let of_token = world
-        .store
-        .revoke_token(token.id, &crate::world::actor())
-        .await;
-    let of_token = of_token.unwrap().unwrap().committed;
+    let of_token = world.revoke_token(token.id).await.committed;
     let all = [last, first, of_token];
     assert_eq!(confirm(&world, 1, &all).await, (true, vec![true; 3]));
     let foreign = CommittedChange {
@@ -150,16 +166,16 @@ async fn a_change_is_confirmed_while_it_stands_in_the_log_or_on_its_row() {
     world.clock.pass(2 * DAY);
     let other = world.plain("other").await;
     world.revoke(kill(other.id)).await;
-    assert!(world.store.trim().await.unwrap() > 0);
+    assert!(world.trim().await > 0);
     assert_eq!(
         confirm(&world, 1, &all).await.1,
         [true, false, true],
-        "what is trimmed stands on its row, if it was the row's last change"
+        "a trimmed change is on its row if it was the row's last change"
     );
 }
 
 #[tokio::test]
-async fn a_confirmation_commits_a_write_of_its_own_row() {
+async fn a_confirmation_commits_a_write_to_the_instances_row() {
     let world = world_with(&[1]).await;
     let before = world.read("SELECT confirms::text FROM instances").await;
     assert!(confirm(&world, 1, &[CommittedChange::NOTHING]).await.0);
@@ -169,18 +185,17 @@ async fn a_confirmation_commits_a_write_of_its_own_row() {
     );
     assert!(
         !confirm(&world, 9, &[CommittedChange::NOTHING]).await.0,
-        "without a row it is none"
+        "without a row, nothing is written"
     );
 }
 
-/// It is given up in time, and what it held is free again: its backend is ended.
 #[tokio::test]
-async fn a_beat_that_hangs_is_given_up_and_its_backend_ended() {
+async fn a_heartbeat_that_hangs_times_out_and_its_backend_is_terminated() {
     let world = world_with(&[1]).await;
     let mut hand = world.connect().await;
     hand.run("BEGIN").await.unwrap();
     hand.run("SELECT FROM instances FOR UPDATE").await.unwrap();
-    let hung = world.store.heartbeat(boot(1), 0).await;
+    let hung = world.cluster().heartbeat(registration(1), 0).await;
     assert!(
         matches!(hung, Err(StoreError::OutcomeUnknown(_))),
         "{hung:?}"
@@ -188,76 +203,77 @@ async fn a_beat_that_hangs_is_given_up_and_its_backend_ended() {
     let waiting =
         "pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
     assert_eq!(world.count(waiting).await, 1);
-    world.store.register(&instance(2)).await.unwrap();
-    assert!(world.store.heartbeat(boot(2), 0).await.unwrap().is_some());
-    let patience = Duration::from_secs(5);
-    eventually("the backend ends", patience, || async {
+    world.cluster().register(&instance(2)).await.unwrap();
+    assert!(heartbeat(&world, 2, 0).await.is_some());
+    let limit = Duration::from_secs(5);
+    eventually("the backend ends", limit, || async {
         world.count(waiting).await == 0
     })
     .await;
     hand.run("COMMIT").await.unwrap();
-    assert_eq!(row(&world.store, 1).await, Some((0, 0)), "it never beat");
+    assert_eq!(
+        row(&world, 1).await,
+        Some((0, 0)),
+        "the heartbeat was never written"
+    );
 }
 
 #[tokio::test]
-async fn a_hint_reaches_whoever_listens() {
+async fn a_change_notice_reaches_a_listener() {
     let world = world_with(&[]).await;
     let key = world.plain("42").await;
     assert_eq!(
-        world.store.hint().await,
+        next_notice(&world).await,
         ChangeNotice::Lost,
-        "it begins to listen"
+        "the listener starts"
     );
     world.update(key.id, disabled(true)).await;
-    let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
-    assert_eq!(heard, Ok(ChangeNotice::Changed));
-    // A listener that was cut off may have missed some, also when it can listen again at once.
+    assert_eq!(next_notice(&world).await, ChangeNotice::Changed);
+    // A disconnected listener may have missed notices, even if it reconnects at once.
     world
         .by_hand(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
               WHERE query LIKE 'LISTEN%' AND datname = current_database()",
         )
         .await;
-    let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
-    assert_eq!(heard, Ok(ChangeNotice::Lost));
-    assert_eq!(world.store.hint().await, ChangeNotice::Lost);
+    assert_eq!(next_notice(&world).await, ChangeNotice::Lost);
+    assert_eq!(next_notice(&world).await, ChangeNotice::Lost);
     world.revoke(kill(key.id)).await;
-    let heard = tokio::time::timeout(Duration::from_secs(3), world.store.hint()).await;
-    assert_eq!(heard, Ok(ChangeNotice::Changed));
+    assert_eq!(next_notice(&world).await, ChangeNotice::Changed);
 }
 
 #[tokio::test]
-async fn a_herald_is_called_for_each_commit_that_changes_something_and_for_no_other() {
+async fn on_commit_runs_only_after_commits_that_change_something() {
     let world = world_with(&[]).await;
-    let told = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&told);
+    let calls = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&calls);
     let on_commit = move || {
         count.fetch_add(1, Ordering::SeqCst);
     };
-    world.store.set_on_commit(Box::new(on_commit));
-    let since = || told.swap(0, Ordering::SeqCst);
+    world.cluster().set_on_commit(Box::new(on_commit));
+    let since = || calls.swap(0, Ordering::SeqCst);
     let key = world.plain("42").await;
-    assert_eq!(since(), 0, "nobody can have cached a key that is new");
+    assert_eq!(since(), 0, "no cache can hold a new key");
     world.update(key.id, disabled(true)).await;
     assert_eq!(since(), 1);
     world.revoke(kill(key.id)).await;
     assert_eq!(since(), 1);
     world.revoke(kill(key.id)).await;
-    assert_eq!(since(), 0, "it is dead already");
+    assert_eq!(since(), 0, "the key is dead already");
 }
 
 #[tokio::test]
-async fn a_start_begins_at_what_the_log_still_holds() {
+async fn a_start_is_at_the_first_row_of_the_log() {
     let world = world_with(&[]).await;
     let key = world.plain("42").await;
     world.update(key.id, disabled(true)).await;
-    let start = world.store.start().await.unwrap();
+    let start = world.start().await;
     assert_eq!((start.floor, start.applied), (0, 0));
     assert_eq!(world.tail(0).await.mark_at_applied, Some(start.mark));
     world.clock.pass(2 * DAY);
     world.update(key.id, disabled(false)).await;
-    world.store.trim().await.unwrap();
-    let start = world.store.start().await.unwrap();
+    world.trim().await;
+    let start = world.start().await;
     assert_eq!((start.floor, start.applied), (2, 2));
     assert_eq!(start.epoch, world.tail(2).await.epoch);
     assert!(start.epoch.system != 0 && start.epoch.timeline == 1);

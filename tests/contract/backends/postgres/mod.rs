@@ -1,5 +1,5 @@
-//! The shared store: each case has its own database on one private server. Cases control the time:
-//! the database's `store_time()` reads it from a file that the test's clock writes.
+//! The shared store: a new database for each case, on one private server. The cases control the
+//! time: `store_time()` of the database reads it from a file that the test's clock writes.
 
 mod drops;
 mod members;
@@ -37,7 +37,7 @@ async fn empty() -> Database {
     Server::shared().fresh_database("contract").await
 }
 
-/// As the owner.
+/// A connection as the owner.
 async fn owner(database: &Database) -> PostgresOwner {
     let url = database.owner_url();
     PostgresOwner::connect(&[url.parse().unwrap()], Arc::new(SystemClock))
@@ -49,7 +49,7 @@ pub(crate) async fn fresh() -> Postgres {
     let database = empty().await;
     owner(&database).await.migrate(Some(SERVICE)).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
-    // The server runs as another user.
+    // The server runs as another user and must read the clock's file.
     std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
     Postgres {
         database,

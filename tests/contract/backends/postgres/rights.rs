@@ -1,11 +1,11 @@
-//! What the serving role may not do, and what even a superuser cannot do without a log row.
+//! What the service role must not do, and changes that not even a superuser can hide from the log.
 
 use keyward_testkit::Postgres as Server;
 
 use super::fresh;
 use crate::world::{ByHand, World, kill};
 
-/// Runs SQL as the role that serves; the message of the refusal.
+/// Runs SQL as the service role and returns the error message.
 async fn refusal(url: &str, sql: &str) -> String {
     let mut connection = Server::connect(url).await;
     let refused = connection.run(sql).await;
@@ -85,7 +85,7 @@ async fn a_table_whose_rows_are_logged_cannot_be_truncated() {
 }
 
 #[tokio::test]
-async fn a_time_that_no_calendar_holds_is_refused() {
+async fn a_time_outside_the_calendar_is_refused() {
     let world = World::new(fresh().await).await;
     world.plain("42").await;
     for time in ["'infinity'", "'-infinity'", "'10000-01-01'"] {
@@ -96,7 +96,6 @@ async fn a_time_that_no_calendar_holds_is_refused() {
     }
 }
 
-/// An INSERT that turns into an UPDATE is an UPDATE to the log.
 #[tokio::test]
 async fn an_upsert_by_hand_is_logged() {
     let world = World::new(fresh().await).await;
@@ -114,7 +113,6 @@ async fn an_upsert_by_hand_is_logged() {
     assert_eq!(world.record(key.id).await.revision, 1);
 }
 
-/// A change in a transaction of a stricter kind is logged, or the transaction fails.
 #[tokio::test]
 async fn a_serializable_change_by_hand_leaves_no_gap() {
     let world = World::new(fresh().await).await;
@@ -131,5 +129,5 @@ async fn a_serializable_change_by_hand_leaves_no_gap() {
     assert!(refused.contains("could not serialize"), "{refused}");
     hand.run("ROLLBACK").await.unwrap();
     assert_eq!(world.head().await, 1);
-    assert!(world.store.shared());
+    assert!(world.store.cluster().is_some());
 }

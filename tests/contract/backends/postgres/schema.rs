@@ -1,4 +1,4 @@
-//! Migrating the schema, checking it, and finding a primary that has it.
+//! Migrating and checking the schema, and finding a primary.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ async fn refusal(database: &Database) -> String {
 }
 
 #[tokio::test]
-async fn a_migration_may_be_repeated_and_done_by_several_at_once() {
+async fn a_migration_may_be_repeated_and_run_concurrently() {
     let database = empty().await;
     let migrate = async || owner(&database).await.migrate(Some(SERVICE)).await;
     let (one, two, three) = tokio::join!(migrate(), migrate(), migrate());
@@ -65,7 +65,7 @@ async fn a_role_that_does_not_exist_is_named() {
 }
 
 #[tokio::test]
-async fn who_does_not_own_the_database_cannot_migrate() {
+async fn only_the_owner_can_migrate() {
     let database = empty().await;
     let url = database.service_url();
     let mut other = PostgresOwner::connect(&[url.parse().unwrap()], Arc::new(SystemClock))
@@ -75,7 +75,7 @@ async fn who_does_not_own_the_database_cannot_migrate() {
     assert!(message.contains("owner"), "{message}");
 }
 
-/// Migrations only add: an older version goes on serving beside a newer one.
+/// Migrations only add, so an older version can serve beside a newer one.
 #[tokio::test]
 async fn a_newer_schema_is_served_and_another_builds_is_not() {
     let backend = fresh().await;
@@ -127,7 +127,7 @@ async fn a_server_proves_who_it_is_by_its_certificate() {
     let store = open(&[&url]).await.unwrap();
     assert_eq!(store.tail(0).await.unwrap().head, 0);
     store.close().await;
-    // Another name than the certificate's; and without its authority.
+    // A name that the certificate lacks, and an unknown certificate authority.
     let by_address = url.replace("@localhost:", "@127.0.0.1:");
     let (untrusted, _) = url.split_once("&sslrootcert").unwrap();
     for wrong in [by_address.as_str(), untrusted] {

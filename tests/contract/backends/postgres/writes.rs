@@ -1,5 +1,4 @@
-//! Writes under contention: grouped, ordered by id, and repeated after a deadlock; and calls that
-//! are dropped at any point.
+//! Writes under contention: batched, locked in the order of ids, retried after a deadlock.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -26,9 +25,12 @@ async fn concurrent_revocations_share_transactions() {
     })
     .await;
     let revisions: HashSet<u64> = revoked.iter().map(|r| r.committed.revision).collect();
-    assert_eq!(revisions.len(), KEYS, "each has a change of its own");
+    assert_eq!(revisions.len(), KEYS, "each key has its own change");
     for (revoked, id) in revoked.iter().zip(&ids) {
-        assert_eq!(revoked.keys[0].id, *id, "and an answer of its own");
+        assert_eq!(
+            revoked.keys[0].id, *id,
+            "each call gets the answer for its key"
+        );
         assert_eq!(revoked.committed.id, Some(*id));
     }
     let transactions = world
@@ -64,9 +66,9 @@ async fn one_revocation_that_cannot_be_written_fails_alone() {
     }
 }
 
-/// Whole accounts, single keys and changes by hand lock the same rows and the same counter.
+/// Revocations of accounts and of single keys and updates lock the same rows and the same counter.
 #[tokio::test(flavor = "multi_thread")]
-async fn writers_of_the_same_keys_all_come_to_their_end() {
+async fn concurrent_writers_of_the_same_keys_all_finish() {
     let world = World::new(fresh().await).await;
     let mut ids = Vec::new();
     for number in 0..24 {
@@ -93,29 +95,29 @@ async fn writers_of_the_same_keys_all_come_to_their_end() {
     assert_eq!(world.count("api_keys WHERE revoke_time IS NULL").await, 0);
 }
 
-/// Waits until a call of the store waits for a lock.
+/// Waits until a statement of the store waits for a lock.
 async fn waits_for_a_lock(world: &World) {
     let waiting = "pg_stat_activity
         WHERE wait_event_type = 'Lock' AND datname = current_database()";
-    let patience = Duration::from_secs(5);
-    eventually("a call waits", patience, || async {
+    let limit = Duration::from_secs(5);
+    eventually("a call waits", limit, || async {
         world.count(waiting).await > 0
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_changed_meanwhile_is_planned_anew() {
+async fn a_key_changed_meanwhile_is_planned_again() {
     let world = World::new(fresh().await).await;
     let key = world.plain("42").await;
     let id = world.id(key.id);
     let mut hand = world.connect().await;
     hand.run("BEGIN").await.unwrap();
-    // Sooner than the grace that is asked for below: that must not lengthen it.
-    let sooner = format!(
+    // Earlier than the grace of the call below, which must not lengthen it.
+    let earlier = format!(
         "UPDATE api_keys SET revoke_time = create_time + interval '1 hour' WHERE key_id = {id}"
     );
-    hand.run(&sooner).await.unwrap();
+    hand.run(&earlier).await.unwrap();
     let store = world.store.clone();
     let call = end(key.id, DAY);
     let revoking = tokio::spawn(async move { store.revoke(call, &actor()).await });
@@ -127,7 +129,7 @@ async fn what_changed_meanwhile_is_planned_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_successor_that_is_made_meanwhile_dies_with_its_account() {
+async fn a_successor_created_meanwhile_is_revoked_with_its_account() {
     let world = World::new(fresh().await).await;
     let key = world.plain("42").await;
     let (id, new) = (world.id(key.id), world.bytes(&[5; 16]));
@@ -157,15 +159,15 @@ async fn a_successor_that_is_made_meanwhile_dies_with_its_account() {
     assert_eq!(revoked.committed.revision, 2);
 }
 
-/// A deadlock that a session by hand takes part in is broken by the server, and tried again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadlock_is_tried_again() {
+async fn a_deadlock_is_retried() {
     let world = World::new(fresh().await).await;
     let (one, two) = (world.plain("1").await, world.plain("2").await);
     let mut hand = world.connect().await;
     hand.run("SET deadlock_timeout = '10s'").await.unwrap();
     hand.run("BEGIN").await.unwrap();
-    // The hand holds the log's counter and wants a row; the store holds the row and wants the counter.
+    // The manual session locks the log's counter and waits for a row. The store locks that row and
+    // waits for the counter.
     let sql = |id| {
         format!(
             "UPDATE api_keys SET disabled = true WHERE key_id = {}",

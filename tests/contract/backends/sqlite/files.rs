@@ -1,4 +1,4 @@
-//! What concerns the embedded store alone: its directory, its lock and its file.
+//! The files of the embedded store: its directory, its lock and its database.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -28,7 +28,7 @@ async fn by_hand(backend: &Sqlite, sql: &str) {
 }
 
 #[tokio::test]
-async fn the_files_are_their_owners_only() {
+async fn only_the_owner_can_read_the_database_files() {
     let backend = fresh().await;
     let _store = open(&backend.path()).await.unwrap();
     for file in ["keyward.db", "keyward.db-wal", "keyward.db-shm"] {
@@ -41,7 +41,7 @@ async fn the_files_are_their_owners_only() {
 }
 
 #[tokio::test]
-async fn a_second_opening_is_refused_and_names_the_holder() {
+async fn a_second_opening_is_refused_and_names_the_process() {
     let backend = fresh().await;
     let first = open(&backend.path()).await.unwrap();
     for path in [backend.path(), backend.directory.path().join("other.db")] {
@@ -59,7 +59,7 @@ async fn a_second_opening_is_refused_and_names_the_holder() {
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused_and_left_alone() {
+async fn a_newer_schema_is_refused_and_unchanged() {
     let backend = fresh().await;
     open(&backend.path()).await.unwrap().close().await;
     by_hand(
@@ -89,7 +89,7 @@ async fn a_schema_of_another_build_is_refused() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_database_is_refused_and_left_alone() {
+async fn a_file_that_is_no_database_is_refused_and_unchanged() {
     let backend = fresh().await;
     let text = "this is no database".repeat(1_000);
     fs::write(backend.path(), &text).unwrap();
@@ -100,7 +100,7 @@ async fn a_file_that_is_no_database_is_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_none_is_refused() {
+async fn a_missing_directory_is_refused() {
     let backend = fresh().await;
     fs::write(backend.directory.path().join("file"), "").unwrap();
     for directory in ["missing", "file"] {
@@ -113,7 +113,7 @@ async fn a_directory_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn a_database_in_the_place_of_a_directory_is_refused() {
+async fn a_directory_at_the_path_of_the_database_is_refused() {
     let backend = fresh().await;
     fs::create_dir(backend.path()).unwrap();
     let message = refusal(&backend.path()).await;

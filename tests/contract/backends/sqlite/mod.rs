@@ -1,4 +1,4 @@
-//! The embedded store: a database file in its own directory.
+//! The embedded store: a database file in a temporary directory.
 
 mod files;
 
@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
 
 use crate::world::{Backend, ByHand};
 
-/// A directory with one database, which goes with it.
+/// A temporary directory with one database.
 pub(crate) struct Sqlite {
     directory: tempfile::TempDir,
 }

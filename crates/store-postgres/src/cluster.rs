@@ -1,41 +1,55 @@
-//! The rows of the instances that share a database (DESIGN 5, join and leave).
+//! The rows of the instances that share a database.
 //!
 //! Upholds I5: a heartbeat is one statement that writes the row and reads the log, with
-//! `synchronous_commit` at least `on`; and the row's half of I9.
+//! `synchronous_commit` at least `on`. Upholds the row's half of I9.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 
+use super::change_notices::ChangeNotices;
+use super::connection::Connection;
 use super::failure::{Failure, Kind};
-use super::link::Link;
-use super::log::{page, read_page, with_place};
-use super::{PostgresStore, rows};
+use super::log::{bind_position, page, read_page};
+use super::pool::Pool;
+use super::rows;
+use super::tail_connection::TailConnection;
 use keyward_core::fence::{Member, Membership, Page, RegistrationId};
 use keyward_store::{
-    ChangeNotice, CommittedChange, Confirmed, Members, NewInstance, OnCommit, Result,
+    ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result, raw,
 };
 
-#[async_trait]
-impl Members for PostgresStore {
-    fn shared(&self) -> bool {
-        true
-    }
+/// The instances of one database.
+pub(super) struct PostgresCluster {
+    pub(super) members: Arc<Pool>,
+    pub(super) tail: TailConnection,
+    pub(super) notices: Arc<ChangeNotices>,
+}
 
+impl PostgresCluster {
+    pub(super) async fn close(&self) {
+        self.tail.close().await;
+        self.members.close().await;
+        self.notices.close().await;
+    }
+}
+
+#[async_trait]
+impl Cluster for PostgresCluster {
     async fn register(&self, instance: &NewInstance) -> Result<()> {
         let staleness = i64::try_from(instance.max_staleness.as_millis()).unwrap_or(i64::MAX);
         let generations: Vec<i64> = instance.generations.iter().map(|n| i64::from(*n)).collect();
-        // Never an upsert: a boot's row is made once.
+        // Never an upsert: each registration has a new row.
         let insert = sqlx::query(
             "INSERT INTO instances (boot_id, name, max_staleness, loaded_generations)
              VALUES ($1, $2, $3, $4)",
         )
-        .bind(rows::boot(instance.registration))
+        .bind(rows::registration(instance.registration))
         .bind(instance.name.clone())
         .bind(staleness)
         .bind(generations);
-        // Over the tail's own link: one statement, and a commit of its own.
         let outcome = self.tail.run(insert, |_, _| Ok(())).await;
         Ok(outcome.map_err(Failure::of_a_commit)?)
     }
@@ -47,10 +61,10 @@ impl Members for PostgresStore {
                             WHERE boot_id = $3 RETURNING beat) ",
             page!(" CROSS JOIN mine")
         ));
-        let statement = with_place(statement, applied)?.bind(rows::boot(registration));
-        let read = |found: &[PgRow], link: &Link| match found {
+        let statement = bind_position(statement, applied)?.bind(rows::registration(registration));
+        let read = |found: &[PgRow], connection: &Connection| match found {
             [] => Ok(None),
-            found => read_page(found, link).map(Some),
+            found => read_page(found, connection).map(Some),
         };
         match self.tail.run(statement, read).await {
             Err(failure) if failure.kind == Kind::Hung => Err(failure.of_a_commit().into()),
@@ -59,26 +73,26 @@ impl Members for PostgresStore {
     }
 
     async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()> {
-        // `off` for this commit alone: freshness never comes from it.
+        // This commit alone may be asynchronous, because no freshness comes from it.
         let statement = sqlx::query(
             "UPDATE instances SET applied_revision = $2
               WHERE boot_id = $1 AND applied_revision < $2
                 AND set_config('synchronous_commit', 'off', true) = 'off'",
         )
-        .bind(rows::boot(registration))
-        .bind(rows::bindable(applied)?);
+        .bind(rows::registration(registration))
+        .bind(raw::parameter(applied)?);
         Ok(self.tail.run(statement, |_, _| Ok(())).await?)
     }
 
     async fn leave(&self, registration: RegistrationId) -> Result<()> {
-        let delete =
-            sqlx::query("DELETE FROM instances WHERE boot_id = $1").bind(rows::boot(registration));
+        let delete = sqlx::query("DELETE FROM instances WHERE boot_id = $1")
+            .bind(rows::registration(registration));
         let mut lease = self.members.begin().await?;
         lease.execute(delete).await?;
         Ok(lease.commit().await?)
     }
 
-    async fn membership(&self) -> Result<Option<Membership>> {
+    async fn membership(&self) -> Result<Membership> {
         let mut lease = self.members.lease().await?;
         let found = lease
             .fetch_all(sqlx::query(
@@ -86,10 +100,9 @@ impl Members for PostgresStore {
                    FROM log_state LEFT JOIN instances ON true",
             ))
             .await?;
-        let first = found
-            .first()
-            .ok_or_else(|| rows::damaged("log_state is empty"))?;
-        let epoch = lease.link().epoch(rows::revision(first, "incarnation")?);
+        let first = rows::first(&found)?;
+        let incarnation = rows::revision(first, "incarnation")?;
+        let epoch = lease.connection().epoch(incarnation);
         let mut members = Vec::with_capacity(found.len());
         for row in &found {
             if rows::column::<Option<uuid::Uuid>>(row, "boot_id")?.is_some() {
@@ -97,27 +110,27 @@ impl Members for PostgresStore {
             }
         }
         lease.done();
-        Ok(Some(Membership { epoch, members }))
+        Ok(Membership { epoch, members })
     }
 
     async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool> {
         let delete = sqlx::query("DELETE FROM instances WHERE boot_id = $1 AND beat = $2")
-            .bind(rows::boot(registration))
-            .bind(rows::bindable(beat)?);
+            .bind(rows::registration(registration))
+            .bind(raw::parameter(beat)?);
         let mut lease = self.members.begin().await?;
-        let gone = lease.execute(delete).await?;
+        let deleted = lease.execute(delete).await?;
         lease.commit().await?;
-        Ok(gone > 0)
+        Ok(deleted > 0)
     }
 
     async fn confirm(
         &self,
         registration: RegistrationId,
         changes: &[CommittedChange],
-    ) -> Result<Option<Confirmed>> {
+    ) -> Result<Confirmed> {
         let mut revisions = Vec::with_capacity(changes.len());
         for change in changes {
-            revisions.push(rows::bindable(change.revision)?);
+            revisions.push(raw::parameter(change.revision)?);
         }
         let marks: Vec<_> = changes
             .iter()
@@ -138,20 +151,19 @@ impl Members for PostgresStore {
                                   AND t.mark = due.mark) AS stands
                FROM log_state CROSS JOIN
                     unnest($2::bigint[], $3::bytea[], $4::uuid[]) WITH ORDINALITY
-                 AS due(revision, mark, id, place)
-              ORDER BY place",
+                 AS due(revision, mark, id, position)
+              ORDER BY position",
         )
-        .bind(rows::boot(registration))
+        .bind(rows::registration(registration))
         .bind(revisions)
         .bind(marks)
         .bind(ids);
         let mut lease = self.members.lease().await?;
         let found = lease.fetch_all(statement).await?;
-        let first = found
-            .first()
-            .ok_or_else(|| rows::damaged("log_state is empty"))?;
+        let first = rows::first(&found)?;
+        let incarnation = rows::revision(first, "incarnation")?;
         let confirmed = Confirmed {
-            epoch: lease.link().epoch(rows::revision(first, "incarnation")?),
+            epoch: lease.connection().epoch(incarnation),
             registered: rows::column(first, "registered")?,
             stands: found
                 .iter()
@@ -159,23 +171,22 @@ impl Members for PostgresStore {
                 .collect::<Result<_>>()?,
         };
         lease.done();
-        Ok(Some(confirmed))
+        Ok(confirmed)
     }
 
-    async fn hint(&self) -> ChangeNotice {
-        self.hints.hear(&self.connector).await
+    async fn next_change_notice(&self) -> ChangeNotice {
+        self.notices.next().await
     }
 
     fn set_on_commit(&self, on_commit: OnCommit) {
-        self.hints.also_by(on_commit);
+        self.notices.set_on_commit(on_commit);
     }
 }
 
 fn member(row: &PgRow) -> Result<Member> {
+    let registration: uuid::Uuid = rows::column(row, "boot_id")?;
     Ok(Member {
-        registration: RegistrationId::from_bytes(
-            rows::column::<uuid::Uuid>(row, "boot_id")?.into_bytes(),
-        ),
+        registration: RegistrationId::from_bytes(registration.into_bytes()),
         heartbeat: rows::revision(row, "beat")?,
         applied: rows::revision(row, "applied_revision")?,
         max_staleness: Duration::from_millis(rows::revision(row, "max_staleness")?),

@@ -1,0 +1,135 @@
+//! Change notices between instances, by NOTIFY. They are sent after a commit and not by a trigger,
+//! which would serialise commits. A notice may be lost: only heartbeats give freshness.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::sync::{Mutex, mpsc};
+
+use super::connection::Connector;
+use super::failure::Failure;
+use super::pool::Pool;
+use keyward_store::{ChangeNotice, OnCommit};
+
+const CHANNEL: &str = "keyward_changes";
+/// After this long without a notice, the instance sends one to itself. After the same time again
+/// without a notice, it replaces the listener: a dead connection reports nothing by itself.
+const SILENCE_LIMIT: Duration = Duration::from_secs(5);
+/// The longest time for connecting a listener.
+const LISTEN_LIMIT: Duration = Duration::from_secs(2);
+
+/// Sends and receives change notices.
+pub(super) struct ChangeNotices {
+    /// Full while a notice waits to be sent: that notice covers every commit before it.
+    queue: mpsc::Sender<()>,
+    connector: Arc<Connector>,
+    listener: Mutex<Option<PgListener>>,
+    on_commit: OnceLock<OnCommit>,
+}
+
+impl ChangeNotices {
+    /// Starts the sender on the current runtime. It ends when this is dropped.
+    pub(super) fn start(pool: &Arc<Pool>, connector: &Arc<Connector>) -> Self {
+        let (queue, mut queued) = mpsc::channel(1);
+        let pool = Arc::clone(pool);
+        tokio::spawn(async move {
+            while queued.recv().await.is_some() {
+                if let Err(failure) = notify(&pool).await {
+                    let error = failure.error;
+                    tracing::debug!(%error, "a change notice was not sent; heartbeats read the change");
+                }
+            }
+        });
+        Self {
+            queue,
+            connector: Arc::clone(connector),
+            listener: Mutex::default(),
+            on_commit: OnceLock::new(),
+        }
+    }
+
+    /// Tells all instances that something changed, without waiting.
+    pub(super) fn send(&self) {
+        if let Some(on_commit) = self.on_commit.get() {
+            on_commit();
+        }
+        self.enqueue();
+    }
+
+    /// Calls `on_commit` at each notice that is sent.
+    pub(super) fn set_on_commit(&self, on_commit: OnCommit) {
+        // The first one stays, as the contract says.
+        let _ = self.on_commit.set(on_commit);
+    }
+
+    fn enqueue(&self) {
+        // A full queue holds a notice already; a closed one belongs to a store that is closing.
+        let _ = self.queue.try_send(());
+    }
+
+    /// Waits for a notice.
+    pub(super) async fn next(&self) -> ChangeNotice {
+        let mut slot = self.listener.lock().await;
+        let received = match &mut *slot {
+            Some(listener) => self.receive(listener).await,
+            None => match tokio::time::timeout(LISTEN_LIMIT, listen(&self.connector)).await {
+                Ok(Ok(listener)) => {
+                    *slot = Some(listener);
+                    // Notices before this moment were lost.
+                    return ChangeNotice::Lost;
+                }
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "cannot listen for change notices");
+                    false
+                }
+                Err(_) => false,
+            },
+        };
+        if received {
+            return ChangeNotice::Changed;
+        }
+        *slot = None;
+        ChangeNotice::Lost
+    }
+
+    /// Waits for a notice; `false` if notices may have been lost. Every other result counts as a
+    /// loss, because the listener may have reconnected by itself.
+    async fn receive(&self, listener: &mut PgListener) -> bool {
+        for has_probed in [false, true] {
+            match tokio::time::timeout(SILENCE_LIMIT, listener.try_recv()).await {
+                Ok(received) => return matches!(received, Ok(Some(_))),
+                Err(_) if has_probed => return false,
+                Err(_) => self.enqueue(),
+            }
+        }
+        false
+    }
+
+    pub(super) async fn close(&self) {
+        *self.listener.lock().await = None;
+    }
+}
+
+/// Sends a notice in a commit of its own, which need not be durable.
+async fn notify(pool: &Pool) -> Result<(), Failure> {
+    let statement = sqlx::query(
+        "SELECT pg_notify($1, '') WHERE set_config('synchronous_commit', 'off', true) = 'off'",
+    );
+    pool.fetch_all(statement.bind(CHANNEL)).await.map(drop)
+}
+
+async fn listen(connector: &Connector) -> Result<PgListener, sqlx::Error> {
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(LISTEN_LIMIT)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_lazy_with(connector.current());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    // An eager reconnection would hide lost notices.
+    listener.eager_reconnect(false);
+    // A server in recovery refuses LISTEN.
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
+}

@@ -1,0 +1,128 @@
+//! A decorator of stores: [`Intercepted`] passes each call to the store and to its cluster through
+//! an [`Interceptor`]. This file is the only place that lists the methods of the contract.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use super::{
+    Actor, Audit, AuditEntry, ChangeNotice, Cluster, CommittedChange, Confirmed, Found, Issued,
+    KeyChanges, KeyTarget, KeyringChecks, Keys, ListKeys, Log, NewInstance, NewKey, NewToken,
+    OnCommit, Result, Revocation, RevokeAnswer, Store, StoredKey, TokenRevoked, Tokens,
+    UpdateAnswer,
+};
+use keyward_core::fence::{Membership, Page, RegistrationId, Start};
+use keyward_core::key::{KeyId, KeyRecord, TokenRecord};
+use keyward_crypto::{CheckValue, Digest};
+
+/// Code that runs around each call to a store.
+pub trait Interceptor: Send + Sync + 'static {
+    /// Runs `work`, which is the method named `call`, and returns its result.
+    fn intercept<T: Send>(
+        &self,
+        call: &'static str,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> impl Future<Output = Result<T>> + Send;
+}
+
+/// A store, or its cluster, whose calls pass through an interceptor.
+pub struct Intercepted<S: ?Sized, I> {
+    inner: Arc<S>,
+    interceptor: Arc<I>,
+}
+
+impl<I: Interceptor> Intercepted<dyn Store, I> {
+    /// Decorates `inner`.
+    pub fn new(inner: Arc<dyn Store>, interceptor: Arc<I>) -> Self {
+        Self { inner, interceptor }
+    }
+}
+
+impl<S: ?Sized, I> std::fmt::Debug for Intercepted<S, I> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Intercepted")
+    }
+}
+
+/// Implements traits of the contract. The methods after `+` return no `Result`; they bypass the
+/// interceptor.
+macro_rules! forward {
+    ($($trait:ident for $target:ty {
+        $($method:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*
+        $(+ { $($other:tt)* })?
+    })*) => {$(
+        #[async_trait]
+        impl<I: Interceptor> $trait for Intercepted<$target, I> {
+            $(async fn $method(&self, $($argument: $kind),*) -> Result<$answer> {
+                let work = self.inner.$method($($argument),*);
+                self.interceptor.intercept(stringify!($method), work).await
+            })*
+            $($($other)*)?
+        }
+    )*};
+}
+
+forward! {
+    Keys for dyn Store {
+        issue(new: NewKey, actor: &Actor) -> Issued;
+        revoke(revocation: Revocation, actor: &Actor) -> RevokeAnswer;
+        update(id: KeyId, changes: KeyChanges, actor: &Actor) -> UpdateAnswer;
+        find_key(digest: &Digest) -> Found<KeyRecord>;
+        get_key(target: &KeyTarget) -> Option<StoredKey>;
+        list_keys(query: ListKeys) -> Vec<KeyRecord>;
+    }
+    Log for dyn Store {
+        start() -> Start;
+        tail(applied: u64) -> Page;
+        trim() -> u64;
+    }
+    Tokens for dyn Store {
+        create_token(new: NewToken, actor: &Actor) -> TokenRecord;
+        find_token(digest: &Digest) -> Found<TokenRecord>;
+        list_tokens(include_revoked: bool, after: Option<KeyId>, limit: u32) -> Vec<TokenRecord>;
+        revoke_token(id: KeyId, actor: &Actor) -> Option<TokenRevoked>;
+        has_tokens() -> bool;
+        has_admin() -> bool;
+    }
+    Audit for dyn Store {
+        record(entry: AuditEntry, actor: &Actor) -> ();
+    }
+    KeyringChecks for dyn Store {
+        check_values() -> Vec<CheckValue>;
+        add_check_values(values: &[CheckValue]) -> ();
+        active_generation() -> Option<u32>;
+        activate_generation(number: u32) -> ();
+    }
+    Cluster for dyn Cluster {
+        register(instance: &NewInstance) -> ();
+        heartbeat(registration: RegistrationId, applied: u64) -> Option<Page>;
+        acknowledge(registration: RegistrationId, applied: u64) -> ();
+        leave(registration: RegistrationId) -> ();
+        membership() -> Membership;
+        reap(registration: RegistrationId, beat: u64) -> bool;
+        confirm(registration: RegistrationId, changes: &[CommittedChange]) -> Confirmed;
+        + {
+            async fn next_change_notice(&self) -> ChangeNotice {
+                self.inner.next_change_notice().await
+            }
+
+            fn set_on_commit(&self, on_commit: OnCommit) {
+                self.inner.set_on_commit(on_commit);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl<I: Interceptor> Store for Intercepted<dyn Store, I> {
+    fn cluster(&self) -> Option<Arc<dyn Cluster>> {
+        let inner = self.inner.cluster()?;
+        let interceptor = Arc::clone(&self.interceptor);
+        Some(Arc::new(Intercepted { inner, interceptor }))
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
