@@ -1,5 +1,7 @@
 //! What each RPC promises, through gRPC with a real client.
 
+#![cfg(test)]
+
 mod bad_input;
 mod cancellation;
 mod issue;

@@ -12,11 +12,7 @@
 //! To add a case, write it and add it to the list below. A case that is not listed is dead code,
 //! which the lints refuse.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test that cannot continue fails"
-)]
+#![cfg(test)]
 
 mod audit;
 mod backends;
@@ -196,7 +192,6 @@ macro_rules! tests {
 }
 
 /// Runs one case on a new backend, unless it is excluded.
-#[expect(clippy::print_stdout, reason = "the test runner shows it")]
 fn run<B: Backend, F: Future<Output = ()>>(
     name: &str,
     except: &[(&str, &str)],

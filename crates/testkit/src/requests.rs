@@ -192,10 +192,6 @@ pub fn revoking_token(token_id: &str) -> v1::RevokeTokenRequest {
 }
 
 /// A duration on the wire.
-#[expect(
-    clippy::unnecessary_wraps,
-    reason = "the fields that take it are optional"
-)]
 pub fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }

@@ -80,7 +80,6 @@ async fn pass(time: Duration) {
 }
 
 /// Prints a measurement for the reader of the test's output.
-#[expect(clippy::print_stdout, reason = "a measurement is for a person")]
 fn tell(what: &str, value: impl std::fmt::Debug) {
     println!("{what}: {value:?}");
 }
