@@ -93,7 +93,7 @@ pub struct App {
     health: HealthReporter,
     acceptor: JoinHandle<Workers>,
     watch: JoinHandle<()>,
-    /// The tail, the watcher, trimming of the log, and the side port, among others.
+    /// The tail, the confirmer, trimming of the log, and the side port, among others.
     background: Vec<JoinHandle<()>>,
     stops: Stops,
 }
@@ -232,7 +232,7 @@ impl App {
             )?,
         };
         let mut background = base.background(&tail);
-        background.extend(watching.map(|watching| base.stops.guard("watcher", watching)));
+        background.extend(watching.map(|watching| base.stops.guard("confirmer", watching)));
         background.extend(side.map(|side| base.side_port(side, &tail)));
         background.extend(tls.map(|tls| base.certificate(tls)));
         Ok(Self {

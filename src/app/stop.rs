@@ -35,6 +35,7 @@ impl App {
         }
         self.stops.waiting.cancel();
         within(STEP, "work on the control runtime", self.control.finish()).await;
+        // I9: the tail ends freshness before it deletes the row, and the store is closed after that.
         self.stops.background.cancel();
         // An unresponsive store or an incomplete request on the side port must not delay the stop.
         let tasks = futures_util::future::join_all(&mut self.background);

@@ -84,7 +84,7 @@ impl Barrier {
         Self { l2, ..self }
     }
 
-    /// Waits until `change` is effective on every instance. Its commit was answered at
+    /// Waits until `change` is effective on every instance (I7). Its commit was answered at
     /// `answered_at`; `digests` are those of the changed keys.
     pub async fn wait(
         &self,

@@ -20,7 +20,7 @@ use keyward_store::{Store, StoreError};
 /// The interval between heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
 const TRIM_INTERVAL: Duration = Duration::from_secs(3_600);
-/// The number of heartbeats that a start tries: the log may be trimmed in between.
+/// A start needs another heartbeat if the log was trimmed after its first read; the limit of these.
 const START_ATTEMPTS: usize = 3;
 /// The interval at which a log that lost changes is logged again.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
@@ -75,7 +75,7 @@ impl Trouble {
         }
     }
 
-    /// The trouble that the next heartbeat may end.
+    /// A trouble after which the heartbeat is repeated at once.
     fn at_once(kind: Kind, error: impl std::fmt::Display) -> Self {
         Self {
             at_once: true,

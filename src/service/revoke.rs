@@ -94,7 +94,7 @@ impl Service {
         let planned = successor.as_ref().map(|successor| successor.id);
         let revocation = self.revocation(revoke, successor)?;
         let answer = self.store.revoke(revocation, actor).await;
-        // The bound of other instances is counted from here: the commit is earlier.
+        // I7: the wait counts from the answer of the commit, which is later than the commit.
         let answered_at = self.clock.boot();
         let revoked = match answer {
             Ok(RevokeAnswer::Done(revoked)) => *revoked,

@@ -1,6 +1,7 @@
 //! Tracks which updates are being handled, and so which offset Telegram may get: an offset confirms
 //! all updates below it. An update is confirmed when it and all earlier ones are done, or released
-//! because they hold up the later ones. Until then Telegram repeats it, and the bot ignores it.
+//! because they hold up the later ones. Until then Telegram repeats it, and the bot ignores the
+//! repetition.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -37,7 +37,7 @@ pub struct TrackedMessage {
     pub replacement: View,
     /// The language of the user.
     pub language: Language,
-    /// When; `None` if no time replaces it.
+    /// When it is replaced; `None` means at no fixed time.
     pub due: Option<Instant>,
     /// Why its key is hidden, as a label in metrics.
     pub cause: &'static str,
@@ -76,7 +76,7 @@ impl TrackedMessages {
             if let Some(oldest) = oldest {
                 oldest.due = Some(now);
             }
-            // Due messages leave soon. Only if they cannot, the memory is cut.
+            // Due messages leave soon. Only if they cannot, one message is forgotten.
             if messages.len() >= self.max * 2 {
                 let any = messages.keys().next().copied();
                 any.map(|key| messages.remove(&key));

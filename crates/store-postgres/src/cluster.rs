@@ -73,7 +73,7 @@ impl Cluster for PostgresCluster {
     }
 
     async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()> {
-        // This commit alone may be asynchronous, because no freshness comes from it.
+        // This commit may be asynchronous, because no freshness comes from it.
         let statement = sqlx::query(
             "UPDATE instances SET applied_revision = $2
               WHERE boot_id = $1 AND applied_revision < $2
@@ -123,6 +123,7 @@ impl Cluster for PostgresCluster {
         Ok(deleted > 0)
     }
 
+    /// I7: the write shows that this server is still the primary.
     async fn confirm(
         &self,
         registration: RegistrationId,

@@ -1,6 +1,6 @@
 //! Cache misses: concurrent lookups of keys are gathered into one statement for many digests. A cold
-//! instance thus sends few large statements instead of thousands of small ones. The tail and the
-//! writers have their own pool.
+//! instance thus sends few large statements instead of thousands of small ones. The tail has its
+//! own connection, and the writers have their own pool.
 
 use std::sync::Arc;
 

@@ -158,7 +158,7 @@ impl Cluster {
         &self.token
     }
 
-    /// The bound of an instance: `max_staleness` plus margin.
+    /// The `max_staleness` of the instances.
     pub fn max_staleness(&self) -> Duration {
         self.options.max_staleness
     }

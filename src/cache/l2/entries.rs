@@ -87,7 +87,7 @@ impl Entries {
 
     /// Reads the sealed entry for `digest`; empty without an entry, `None` without an answer in time.
     async fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
-        if !self.link.is_closed() {
+        if !self.link.lets_calls_through() {
             self.metrics.skipped.inc();
             return None;
         }
@@ -116,8 +116,9 @@ impl SharedCache<KeyRecord> for Entries {
             // Log the first one only: an attacker can cause any number.
             if self.metrics.bad.inc() == 0 {
                 tracing::error!(
-                    "an entry in redis was not made with this cache key: another program writes \
-                     there. The entry counts as a miss (keyward_l2_total, outcome bad_mac)"
+                    "an entry in redis was not made with this cache key: another program, or an \
+                     instance with another keyring, writes there. The entry counts as a miss \
+                     (keyward_l2_total, outcome bad_mac)"
                 );
             }
             return None;
@@ -131,7 +132,7 @@ impl SharedCache<KeyRecord> for Entries {
     }
 
     fn put(&self, digest: &Digest, record: &KeyRecord, stamp: Stamp) {
-        if !self.link.is_closed() {
+        if !self.link.lets_calls_through() {
             return;
         }
         let plain = encoding::encode(record, stamp);

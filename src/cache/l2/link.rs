@@ -19,9 +19,9 @@ use keyward_ops::L2Metrics;
 pub(super) const BOUND: Duration = Duration::from_millis(50);
 /// The longest time to connect to one server.
 pub(super) const CONNECT: Duration = Duration::from_secs(1);
-/// The number of consecutive failures that end a connection. Each success offsets one part in
-/// [`FAILURE_WEIGHT`] of a failure: a connection survives one failure in ten calls, but not one in
-/// eight.
+/// The number of consecutive failures that end a connection. A failure adds [`FAILURE_WEIGHT`] to
+/// the count, a success subtracts 1: a connection survives one failure in ten calls, but not one
+/// in eight.
 const MAX_FAILURES: u32 = 3;
 const FAILURE_WEIGHT: u32 = 8;
 /// The first and the longest pause before the next connection.
@@ -86,7 +86,7 @@ impl Link {
     }
 
     /// Whether the breaker lets calls through.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(super) fn lets_calls_through(&self) -> bool {
         self.session.load().is_some()
     }
 

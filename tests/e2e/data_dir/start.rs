@@ -123,7 +123,7 @@ async fn a_database_of_a_newer_schema_is_left_alone() {
     .await;
     let said = refusal_of(Process::command(BINARY, &data_dir));
     assert!(said.contains("has schema 9999"), "{said}");
-    assert!(said.contains("a newer keyward; run that one"), "{said}");
+    assert!(said.contains("a newer keyward: run that version"), "{said}");
 
     by_hand(
         &data_dir,
@@ -255,7 +255,10 @@ async fn a_token_that_cannot_be_read_is_a_fault_and_the_log_says_which() {
             ..verifying("x")
         };
         let status = edge.send(request).await.unwrap_err();
-        assert!(status.message().contains("see its log"), "{status}");
+        assert!(
+            status.message().contains("its log has the details"),
+            "{status}"
+        );
         refused(Err::<(), _>(status), Code::Internal, "INTERNAL");
         logged(&process, ["a store call failed", "find_token"]).await;
     }

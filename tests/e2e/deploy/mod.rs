@@ -101,7 +101,7 @@ async fn what_runs_once_may_run_again_and_the_bot_may_do_what_it_needs() {
         "{said}"
     );
     let said = deployment.up("bot-token");
-    assert!(said.contains("no token was made"), "{said}");
+    assert!(said.contains("no token was created"), "{said}");
     assert_eq!(deployment.token("operator/admin.token"), admin);
     assert_eq!(deployment.token("bot/token"), bot);
 

@@ -22,7 +22,7 @@ pub struct Change {
     pub revision: u64,
     /// The mark of the row.
     pub mark: Mark,
-    /// The key or token whose cached records the change made wrong.
+    /// The key or token whose cached records are outdated.
     pub id: KeyId,
 }
 
@@ -199,6 +199,7 @@ impl Fence {
             self.lose_freshness();
             self.restarts.fetch_add(1, Ordering::SeqCst);
             self.tombstones.clear();
+            // I8: the floor may fall only here, where `restarts` invalidates every older snapshot.
             self.floor.store(start.floor, Ordering::SeqCst);
         }
         self.raise_floor(start.floor);

@@ -92,7 +92,7 @@ pub struct Membership {
 /// How a change became effective on every instance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
-    /// The number of instances that have applied the change or have left.
+    /// The number of instances that have applied the change, have left, or were reaped.
     pub confirmed: u32,
     /// The number of instances whose bound passed first.
     pub waited_out: u32,

@@ -4,7 +4,8 @@
 //! - The tail (`replication`) reads the log and hands each page to [`Fence::absorb`].
 //! - A verification takes a [`Snapshot`], then reads a record from any source, then asks
 //!   [`Snapshot::admit`]. Only then does [`judge`] decide the verdict.
-//! - A committed change waits for the instances of its [`AckSet`], each for at most one [`Wait`].
+//! - A committed change waits for the instances of its [`AckSet`], each for at most its bound
+//!   ([`Wait`]).
 //! - The [`FailureDetector`] finds instances whose rows may be reaped.
 //!
 //! Upholds I1, I4 and I8; I2 with `cache`; I5, I6, I7 and I9 with `replication`. A comment with the
@@ -193,7 +194,8 @@ impl Fence {
         self.published.store(std::sync::Arc::new(published));
     }
 
-    /// Raises the floor. I8: the floor never falls, and it rises before a tombstone is removed.
+    /// Raises the floor. I8: the floor never falls (except in `restart`), and it rises before a
+    /// tombstone is removed.
     fn raise_floor(&self, to: u64) {
         self.floor.fetch_max(to, Ordering::SeqCst);
     }
