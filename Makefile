@@ -4,6 +4,9 @@ CARGO ?= cargo
 # Additional arguments for `cargo test`, for example: make test TEST_FLAGS=--no-fail-fast
 TEST_FLAGS ?=
 
+# Most of a test's time is waiting, so two run on each core.
+export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
+
 # Followed by the name of a module of tests/e2e.
 SOAK = $(CARGO) test --release --locked --test e2e -- --nocapture
 

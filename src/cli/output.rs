@@ -84,7 +84,7 @@ fn not_created(response: &IssueResponse, key: &ApiKey) -> Option<String> {
         )
     };
     Some(format!(
-        "the slot already has this key: your options for a new key were not applied (to change the \
+        "this account and name already have this key; the command changed nothing (to change the \
          key, run keyward update){shown}"
     ))
 }

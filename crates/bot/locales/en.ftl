@@ -45,7 +45,7 @@ key-dead =
 ask-text =
     <b>Revoke this key?</b>
 
-    Everything that uses this key stops working immediately: your programs, trading bots and integrations. They work again once you give them the new key. You can't undo this.
+    Everything that uses this key stops working: your programs, trading bots and integrations. You then get a new key. They work again once you give it to them. You can't undo this.
 ask-hint = Key: <code>{ $hint }…</code>
 revoking-text = Revoking the key… This can take up to a minute. If you don't get an answer, press Retry. Retry never creates a second key.
 unclear-unconfirmed =

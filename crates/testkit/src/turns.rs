@@ -12,11 +12,12 @@ static ENDED: Condvar = Condvar::new();
 pub(crate) struct Turn(());
 
 impl Turn {
-    /// Waits until fewer scenarios run than the machine has cores; two always may.
+    /// Waits until fewer than two scenarios per core run; four always may. Most of a scenario's time is
+    /// waiting for bounds to pass, so two fit on one core.
     pub(crate) fn wait() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         let mut running = RUNNING.lock();
-        ENDED.wait_while(&mut running, |running| *running >= cores.max(2));
+        ENDED.wait_while(&mut running, |running| *running >= 2 * cores.max(2));
         *running += 1;
         Self(())
     }
