@@ -84,7 +84,7 @@ fn not_created(response: &IssueResponse, key: &ApiKey) -> Option<String> {
         )
     };
     Some(format!(
-        "this account and name already have this key; the command changed nothing (to change the \
+        "the slot already has this key, and the command changed nothing (to change the \
          key, run keyward update){shown}"
     ))
 }
