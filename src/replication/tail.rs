@@ -25,8 +25,8 @@ const START_ATTEMPTS: usize = 3;
 /// The interval at which a log that lost changes is logged again.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
 /// The advice for a log that lost changes.
-const ADVICE: &str = ". Verify answers UNAVAILABLE until you restore the log, or accept it \
-                      with `keyward epoch advance --reason ...`.";
+const ADVICE: &str = ". Verify answers UNAVAILABLE until you accept the log as it is with \
+                      `keyward epoch advance --reason ...`.";
 /// The longest time for which a clean stop waits for the deletion of its row. Otherwise another
 /// instance reaps the row.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -81,8 +81,6 @@ impl Interceptor for Instrumentation {
         call: &'static str,
         work: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        // The metric's label for heartbeats, which dashboards use.
-        let call = if call == "heartbeat" { "beat" } else { call };
         let started = self.clock.boot();
         let span = tracing::debug_span!("store", call, outcome = tracing::field::Empty);
         let result = work.instrument(span.clone()).await;

@@ -18,7 +18,7 @@ use keyward_crypto::{CheckValue, Digest};
 
 /// Code that runs around each call to a store.
 pub trait Interceptor: Send + Sync + 'static {
-    /// Runs `work`, which is the method named `call`, and returns its result.
+    /// Runs `work`, the method that metrics and logs name `call`, and returns its result.
     fn intercept<T: Send>(
         &self,
         call: &'static str,
@@ -45,18 +45,29 @@ impl<S: ?Sized, I> std::fmt::Debug for Intercepted<S, I> {
     }
 }
 
-/// Implements traits of the contract. The methods after `+` return no `Result`; they bypass the
+/// The name of a method in metrics and logs.
+macro_rules! name_of {
+    ($method:ident) => {
+        stringify!($method)
+    };
+    ($method:ident $name:literal) => {
+        $name
+    };
+}
+
+/// Implements traits of the contract. A name after `as` replaces the method's name in metrics and logs:
+/// dashboards select by it. The methods after `+` return no `Result`; they bypass the
 /// interceptor.
 macro_rules! forward {
     ($($trait:ident for $target:ty {
-        $($method:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*
+        $($method:ident $(as $name:literal)? ($($argument:ident: $kind:ty),*) -> $answer:ty;)*
         $(+ { $($other:tt)* })?
     })*) => {$(
         #[async_trait]
         impl<I: Interceptor> $trait for Intercepted<$target, I> {
             $(async fn $method(&self, $($argument: $kind),*) -> Result<$answer> {
                 let work = self.inner.$method($($argument),*);
-                self.interceptor.intercept(stringify!($method), work).await
+                self.interceptor.intercept(name_of!($method $($name)?), work).await
             })*
             $($($other)*)?
         }
@@ -96,10 +107,10 @@ forward! {
     }
     Cluster for dyn Cluster {
         register(instance: &NewInstance) -> ();
-        heartbeat(registration: RegistrationId, applied: u64) -> Option<Page>;
+        heartbeat as "beat" (registration: RegistrationId, applied: u64) -> Option<Page>;
         acknowledge(registration: RegistrationId, applied: u64) -> ();
         leave(registration: RegistrationId) -> ();
-        membership() -> Membership;
+        membership as "roster" () -> Membership;
         reap(registration: RegistrationId, beat: u64) -> bool;
         confirm(registration: RegistrationId, changes: &[CommittedChange]) -> Confirmed;
         + {

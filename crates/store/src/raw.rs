@@ -62,7 +62,7 @@ impl RawKey {
             create_time: self.create_time,
             expire_time: self.expire_time,
             revoke_time: self.revoke_time,
-            // A value that is present must be readable: without it a dead key might live.
+            // A field that is present but invalid refuses the record, instead of being dropped.
             revoke_reason: self
                 .revoke_reason
                 .map(|reason| Reason::new("revoke_reason", reason))

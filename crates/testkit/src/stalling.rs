@@ -97,7 +97,7 @@ impl Interceptor for Faults {
         call: &'static str,
         work: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
-        let reads_log = matches!(call, "tail" | "heartbeat");
+        let reads_log = matches!(call, "tail" | "beat");
         if reads_log {
             self.tail.pass().await;
         }

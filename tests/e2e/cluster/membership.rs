@@ -8,6 +8,7 @@ use keyward_proto::v1::RevokeResponse;
 use keyward_testkit::{Client, Cluster, Options, Postgres, eventually, now};
 
 use super::calls::patiently;
+use super::redis::counted;
 use super::{BINARY, RECOVERY, issued, tell};
 
 /// What a Revoke takes with all instances healthy, on a busy machine.
@@ -119,4 +120,16 @@ async fn a_crowd_of_revokes_shares_one_watcher() {
         .unwrap();
     tell("confirmations of 400 changes", confirms);
     assert!(confirms < 100, "{confirms}");
+}
+
+/// Dashboards select the store calls by these labels.
+#[tokio::test(flavor = "multi_thread")]
+async fn store_calls_of_a_cluster_keep_their_labels() {
+    let cluster = Cluster::start(BINARY, 1, Options::default());
+    revoke(&cluster.client(0).await).await;
+    for call in ["register", "beat", "roster", "confirm"] {
+        let labels = format!("{{call=\"{call}\",outcome=\"ok\"}}");
+        let line = format!("keyward_store_call_duration_seconds_count{labels}");
+        assert!(counted(&cluster, &line).await > 0, "{call}");
+    }
 }
