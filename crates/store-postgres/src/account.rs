@@ -1,27 +1,62 @@
-//! Revokes all keys of an account, in one transaction.
+//! Revokes all keys of an account, in steps. A step holds the log's counter for some milliseconds, so
+//! a large account does not delay the revocations of others.
 
 use uuid::Uuid;
 
-use super::audit::audit;
 use super::failure::{Failure, retry};
 use super::keys::{Lock, by_ids};
-use super::pool::Lease;
-use super::{ALLOW_LONG_STATEMENT, ATTEMPTS, LONG_LIMIT, PostgresStore, rows};
-use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
+use super::{ATTEMPTS, PostgresStore, rows};
+use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason};
 use keyward_crypto::Digest;
-use keyward_store::{
-    Actor, AuditAction, AuditEntry, CommittedChange, Result, RevokeAnswer, Revoked, StoreError,
-};
+use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer, Revoked, StoreError};
 
-/// What one pass over the account's keys did.
+/// The most keys in one step, as in `step!`.
+const STEP: usize = 500;
+
+/// One step: revokes the first live keys after `$2`, in the order of their ids, which avoids
+/// deadlocks. It is one statement and its own transaction. `$locked` says what to do with a key that
+/// another transaction has locked.
+macro_rules! step {
+    ($locked:literal) => {
+        concat!(
+            "WITH clock AS MATERIALIZED (SELECT store_time() AS now),
+                  live AS MATERIALIZED (
+                      SELECT key_id FROM api_keys AS k, clock
+                       WHERE account_id = $1 AND key_id > $2
+                         AND (revoke_time IS NULL OR revoke_time > clock.now)
+                       ORDER BY key_id LIMIT 500 FOR UPDATE OF k ",
+            $locked,
+            "),
+                  revoked AS (
+                      UPDATE api_keys AS k
+                         SET revoke_time = clock.now,
+                             revoke_reason = coalesce(k.revoke_reason, $3), changed_by = $4
+                        FROM live, clock
+                       WHERE k.key_id = live.key_id
+                         AND (k.revoke_time IS NULL OR k.revoke_time > clock.now)
+                      RETURNING k.key_id),
+                  entry AS (
+                      INSERT INTO audit (actor_id, actor, action, account_id, detail)
+                      SELECT $5, $4, 'revoke', $1, 'keys=' || count(*)
+                        FROM revoked HAVING count(*) > 0)
+             SELECT key_id FROM revoked ORDER BY key_id"
+        )
+    };
+}
+
+/// The keys that the steps so far have revoked.
 #[derive(Default)]
-struct Pass {
-    /// How many keys it revoked.
+struct Progress {
     count: u64,
-    /// How many live keys the snapshot of the statement showed.
-    visible: u64,
-    /// The first of the revoked keys.
+    /// The first of them.
     listed: Vec<KeyId>,
+}
+
+/// An account revocation.
+struct AccountRevocation<'r> {
+    account: &'r AccountId,
+    reason: Option<&'r Reason>,
+    actor: &'r Actor,
 }
 
 impl PostgresStore {
@@ -31,132 +66,134 @@ impl PostgresStore {
         reason: Option<&Reason>,
         actor: &Actor,
     ) -> Result<RevokeAnswer> {
-        retry(|| self.try_revoke_account(account, reason, actor)).await
+        let revocation = AccountRevocation {
+            account,
+            reason,
+            actor,
+        };
+        let mut progress = Progress::default();
+        let answer = self.revoke_in_steps(&revocation, &mut progress).await;
+        answer.map_err(|error| match error {
+            // Earlier steps are committed. The same call again is safe.
+            StoreError::Unavailable(why) if progress.count > 0 => StoreError::OutcomeUnknown(why),
+            error => error,
+        })
     }
 
-    async fn try_revoke_account(
+    async fn revoke_in_steps(
         &self,
-        account: &AccountId,
-        reason: Option<&Reason>,
-        actor: &Actor,
-    ) -> std::result::Result<RevokeAnswer, Failure> {
-        let mut lease = self.writers.begin().await?;
-        lease.execute(sqlx::query(ALLOW_LONG_STATEMENT)).await?;
-        let clock = lease.fetch_one(sqlx::query("SELECT store_time() AS now"));
-        let now = rows::time(&clock.await?, "now")?;
-        let mut all = Pass::default();
-        // While a statement waits for the lock of a key, another transaction may replace that key.
-        // The snapshot does not show the successor, so repeat until a snapshot shows no live key.
-        for attempt in 0.. {
-            let pass = revoke_visible(&mut lease, account, reason, actor, now).await?;
-            if pass.visible == 0 {
-                break;
+        revocation: &AccountRevocation<'_>,
+        progress: &mut Progress,
+    ) -> Result<RevokeAnswer> {
+        let mut wait = false;
+        for _ in 0..=ATTEMPTS {
+            let before = progress.count;
+            self.revoke_unlocked(revocation, wait, progress).await?;
+            // Keys may have been locked, and issued meanwhile: no key of the account may be live in
+            // the read that ends this call.
+            let (is_any_live, committed) = self.account_state(revocation.account).await?;
+            if !is_any_live {
+                return self.answer(progress, committed).await;
             }
-            if attempt == ATTEMPTS {
-                let busy = "other calls keep replacing keys of this account".to_owned();
-                return Err(StoreError::Unavailable(busy).into());
-            }
-            all.count += pass.count;
-            all.listed.extend(pass.listed);
-            all.listed.truncate(Revoked::LISTED);
+            wait = progress.count == before;
         }
-        let (keys, digests) = read_listed(&mut lease, &all.listed).await?;
-        let committed = last_change(&mut lease, account).await?;
-        if all.count == 0 {
-            lease.rollback().await?;
-        } else {
-            let entry = AuditEntry {
-                action: AuditAction::Revoke,
-                id: None,
-                account: Some(account.clone()),
-                detail: Some(format!("keys={}", all.count)),
+        let busy = "other transactions keep issuing or locking keys of this account";
+        Err(StoreError::Unavailable(busy.to_owned()))
+    }
+
+    /// Revokes the live keys from the first to the last. Either waits for locked keys or skips them.
+    async fn revoke_unlocked(
+        &self,
+        revocation: &AccountRevocation<'_>,
+        wait: bool,
+        progress: &mut Progress,
+    ) -> Result<()> {
+        let mut after = Uuid::nil();
+        loop {
+            let revoked = retry(|| self.step(revocation, wait, after)).await?;
+            let (Some(last), len) = (revoked.last(), revoked.len()) else {
+                return Ok(());
             };
-            audit(&mut lease, &[(entry, actor.clone())]).await?;
-            lease.commit().await?;
+            after = rows::uuid(*last);
+            progress.count += len as u64;
+            let free = Revoked::LISTED - progress.listed.len();
+            progress.listed.extend(revoked.into_iter().take(free));
+            if len < STEP {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn step(
+        &self,
+        revocation: &AccountRevocation<'_>,
+        wait: bool,
+        after: Uuid,
+    ) -> std::result::Result<Vec<KeyId>, Failure> {
+        let statement = match wait {
+            true => sqlx::query(step!("")),
+            false => sqlx::query(step!("SKIP LOCKED")),
+        };
+        let statement = statement
+            .bind(revocation.account.as_str().to_owned())
+            .bind(after)
+            .bind(revocation.reason.map(|reason| reason.as_str().to_owned()))
+            .bind(revocation.actor.name.clone())
+            .bind(revocation.actor.token.map(rows::uuid));
+        let revoked = self.writers.fetch_all(statement).await;
+        let revoked = revoked.map_err(Failure::of_a_commit)?;
+        if !revoked.is_empty() {
             self.announce();
         }
+        Ok(revoked
+            .iter()
+            .map(|row| rows::id(row, "key_id"))
+            .collect::<Result<_>>()?)
+    }
+
+    async fn answer(
+        &self,
+        progress: &Progress,
+        committed: CommittedChange,
+    ) -> Result<RevokeAnswer> {
+        let (keys, digests) = self.read_listed(&progress.listed).await?;
         Ok(RevokeAnswer::Done(Box::new(Revoked {
             revoke_time: keys.first().and_then(|key| key.revoke_time),
             keys,
             digests,
-            count: all.count,
+            count: progress.count,
             successor: None,
             created: false,
             committed,
         })))
     }
-}
 
-/// Locks the live keys in the order of their ids, which avoids deadlocks, and revokes them at `now`.
-async fn revoke_visible(
-    lease: &mut Lease<'_>,
-    account: &AccountId,
-    reason: Option<&Reason>,
-    actor: &Actor,
-    now: Timestamp,
-) -> std::result::Result<Pass, Failure> {
-    let statement = sqlx::query(
-        "WITH live AS MATERIALIZED (
-                  SELECT key_id FROM api_keys
-                   WHERE account_id = $1 AND (revoke_time IS NULL OR revoke_time > $5)
-                   ORDER BY key_id FOR UPDATE),
-              revoked AS (
-                  UPDATE api_keys AS k
-                     SET revoke_time = $5, revoke_reason = coalesce(revoke_reason, $2),
-                         changed_by = $3
-                    FROM live
-                   WHERE k.key_id = live.key_id
-                     AND (k.revoke_time IS NULL OR k.revoke_time > $5)
-                  RETURNING k.key_id)
-         SELECT count(*) AS count, (array_agg(key_id ORDER BY key_id))[1:$4] AS listed,
-                (SELECT count(*) FROM api_keys
-                  WHERE account_id = $1 AND (revoke_time IS NULL OR revoke_time > $5)) AS visible
-           FROM revoked",
-    )
-    .bind(account.as_str().to_owned())
-    .bind(reason.map(|reason| reason.as_str().to_owned()))
-    .bind(actor.name.clone())
-    .bind(i32::try_from(Revoked::LISTED).unwrap_or(i32::MAX))
-    .bind(rows::instant(now)?);
-    let row = lease.fetch_one_within(LONG_LIMIT, statement).await?;
-    let listed: Option<Vec<Uuid>> = rows::column(&row, "listed")?;
-    Ok(Pass {
-        count: rows::revision(&row, "count")?,
-        visible: rows::revision(&row, "visible")?,
-        listed: listed
-            .into_iter()
-            .flatten()
-            .map(|id| KeyId::from_bytes(id.into_bytes()))
-            .collect(),
-    })
-}
+    /// The current records of the listed keys, and their digests.
+    async fn read_listed(&self, ids: &[KeyId]) -> Result<(Vec<KeyRecord>, Vec<Digest>)> {
+        let found = self.writers.fetch_all(by_ids(ids, Lock::None)).await?;
+        let mut keys = found.iter().map(rows::key).collect::<Result<Vec<_>>>()?;
+        keys.sort_unstable_by_key(|key| key.id);
+        let digests = found.iter().map(rows::digest).collect::<Result<_>>()?;
+        Ok((keys, digests))
+    }
 
-/// The current records of the listed keys, and their digests.
-async fn read_listed(
-    lease: &mut Lease<'_>,
-    ids: &[KeyId],
-) -> std::result::Result<(Vec<KeyRecord>, Vec<Digest>), Failure> {
-    let found = lease.fetch_all(by_ids(ids, Lock::None)).await?;
-    let mut keys = found.iter().map(rows::key).collect::<Result<Vec<_>>>()?;
-    keys.sort_unstable_by_key(|key| key.id);
-    let digests = found.iter().map(rows::digest).collect::<Result<_>>()?;
-    Ok((keys, digests))
-}
-
-/// The latest change of the account's keys, including keys that were revoked before.
-async fn last_change(
-    lease: &mut Lease<'_>,
-    account: &AccountId,
-) -> std::result::Result<CommittedChange, Failure> {
-    let latest = sqlx::query(
-        "SELECT key_id, revision, mark FROM api_keys
-          WHERE account_id = $1 ORDER BY revision DESC LIMIT 1",
-    );
-    let latest = lease
-        .fetch_optional(latest.bind(account.as_str().to_owned()))
-        .await?;
-    Ok(match &latest {
-        Some(row) => rows::last_change(row, "key_id")?,
-        None => CommittedChange::NOTHING,
-    })
+    /// Whether a key of the account is live, and the latest change of the account's keys, including
+    /// keys that were revoked before.
+    async fn account_state(&self, account: &AccountId) -> Result<(bool, CommittedChange)> {
+        let statement = sqlx::query(
+            "SELECT key_id, revision, mark,
+                    EXISTS (SELECT FROM api_keys
+                             WHERE account_id = $1
+                               AND (revoke_time IS NULL OR revoke_time > store_time())) AS live
+               FROM api_keys WHERE account_id = $1 ORDER BY revision DESC LIMIT 1",
+        );
+        let statement = statement.bind(account.as_str().to_owned());
+        Ok(match self.writers.fetch_optional(statement).await? {
+            Some(row) => (
+                rows::column(&row, "live")?,
+                rows::last_change(&row, "key_id")?,
+            ),
+            None => (false, CommittedChange::NOTHING),
+        })
+    }
 }

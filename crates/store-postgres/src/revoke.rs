@@ -248,8 +248,11 @@ async fn read_targets(
     let statement = sqlx::query(concat!(
         "SELECT ",
         key_columns!(),
-        ", digest, store_time() AS now FROM api_keys
-          WHERE key_id = ANY($1) OR digest = ANY($2)"
+        ", digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)
+         UNION ALL
+         SELECT ",
+        key_columns!(),
+        ", digest, store_time() AS now FROM api_keys WHERE digest = ANY($2)"
     ));
     lease.fetch_all(statement.bind(ids).bind(digests)).await
 }

@@ -159,6 +159,46 @@ async fn a_successor_created_meanwhile_is_revoked_with_its_account() {
     assert_eq!(revoked.committed.revision, 2);
 }
 
+/// A key that another transaction has locked delays neither the rest of its account nor other calls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_account_is_revoked_in_steps_that_skip_locked_keys() {
+    let world = World::new(fresh().await).await;
+    let (key, other) = (world.plain("42").await, world.plain("other").await);
+    let id = world.id(key.id);
+    let more = format!(
+        "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
+                metadata, allowed_cidrs, recoverable, create_time)
+         SELECT gen_random_uuid(), sha256(n::text::bytea), generation, account_id, 'slot-' || n,
+                hint, scopes, metadata, allowed_cidrs, recoverable, create_time
+           FROM api_keys, generate_series(1, 1200) AS n WHERE key_id = {id}"
+    );
+    assert_eq!(world.by_hand(&more).await, 1_200);
+    let mut hand = world.connect().await;
+    hand.run("BEGIN").await.unwrap();
+    let lock = format!("SELECT FROM api_keys WHERE key_id = {id} FOR UPDATE");
+    hand.run(&lock).await.unwrap();
+    let store = world.store.clone();
+    let revoking = tokio::spawn(async move { store.revoke(kill_all("42"), &actor()).await });
+    waits_for_a_lock(&world).await;
+    let live = "api_keys WHERE revoke_time IS NULL AND account_id = '42'";
+    assert_eq!(world.count(live).await, 1, "the locked key");
+    assert!(!revoking.is_finished());
+    assert_eq!(world.revoke(kill(other.id)).await.count, 1);
+    hand.run("COMMIT").await.unwrap();
+    let revoked = done(revoking.await.unwrap().unwrap());
+    assert_eq!((revoked.count, revoked.keys.len()), (1_201, 100));
+    assert_eq!(world.count(live).await, 0);
+    assert_eq!(revoked.committed.id, Some(key.id), "the last change");
+    let transactions = world
+        .read("SELECT DISTINCT xmin::text FROM key_changes WHERE revision > 0")
+        .await;
+    assert_eq!(
+        transactions.len(),
+        3 + 1 + 1,
+        "steps, the other key, the locked key"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadlock_is_retried() {
     let world = World::new(fresh().await).await;
