@@ -23,7 +23,7 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::auth::{Caller, Callers};
 use crate::service::{Service, ServiceError};
-use keyward_core::key::{Clock, FieldError, Role};
+use keyward_core::key::{Clock, Role};
 use keyward_ops::Metrics;
 
 pub use status::reasons_table;
@@ -59,12 +59,15 @@ impl Api {
     /// Authenticates the caller, requires `role` (if any; otherwise the use case checks the role),
     /// and converts the message. The conversion runs first, so that a secret in the message is
     /// always wiped. Its error is returned last, so that an unknown caller learns nothing from it.
-    async fn authorize<M, T>(
+    async fn authorize<M, T, E>(
         &self,
         request: Request<M>,
         role: impl Into<Option<Role>>,
-        convert: impl FnOnce(M) -> Result<T, FieldError>,
-    ) -> Result<(Caller, T), ServiceError> {
+        convert: impl FnOnce(M) -> Result<T, E>,
+    ) -> Result<(Caller, T), ServiceError>
+    where
+        ServiceError: From<E>,
+    {
         let (metadata, _, message) = request.into_parts();
         let converted = convert(message);
         let values = metadata.get_all("authorization").into_iter();

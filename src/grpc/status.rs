@@ -165,7 +165,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
                 _ => &STORE_UNAVAILABLE,
             },
         },
-        ServiceError::Field(_) => &INVALID_FIELD,
+        ServiceError::Field(_) | ServiceError::NotOne(_) => &INVALID_FIELD,
         ServiceError::KeyNotFound => &KEY_NOT_FOUND,
         ServiceError::TokenNotFound => &TOKEN_NOT_FOUND,
         ServiceError::KeyRevoked => &KEY_REVOKED,
@@ -217,10 +217,19 @@ impl From<ServiceError> for Status {
     fn from(error: ServiceError) -> Self {
         let reason = reason_of(&error);
         let mut details = ErrorDetails::with_error_info(reason.name, DOMAIN, metadata_of(&error));
-        if let ServiceError::Field(field) = &error {
-            details.add_bad_request_violation(field.field.clone(), field.reason.clone());
+        let message = message_of(&error);
+        match &error {
+            ServiceError::Field(wrong) => {
+                details.add_bad_request_violation(wrong.field.clone(), wrong.reason.clone());
+            }
+            ServiceError::NotOne(fields) => {
+                for field in *fields {
+                    details.add_bad_request_violation(*field, message.clone());
+                }
+            }
+            _ => {}
         }
-        Self::with_error_details(reason.code, message_of(&error), details)
+        Self::with_error_details(reason.code, message, details)
     }
 }
 

@@ -15,6 +15,9 @@ pub enum ServiceError {
     /// A field breaks its limits.
     #[error("{0}")]
     Field(FieldError),
+    /// None or several of these fields are set.
+    #[error("exactly one of {} must be set", .0.join(", "))]
+    NotOne(&'static [&'static str]),
     /// The key does not exist.
     #[error("the key does not exist")]
     KeyNotFound,

@@ -124,6 +124,9 @@ def main(address, token_file):
     wrong = Caller(channel, "kwt_" + "0" * 49)
     refused(unauthenticated, "TOKEN_INVALID", wrong.call, "Verify", api_key=revoked.api_key)
     refused(invalid, "INVALID_FIELD", keyward.call, "Issue", account_id="")
+    kept = {"key_id": revoked.replacement.key_id, "account_id": "42"}
+    refused(invalid, "INVALID_FIELD", keyward.call, "Revoke", **kept)
+    assert verdict(api_key=revoked.api_key)[0] == "VERDICT_VALID"
     print("all is well")
 
 

@@ -53,7 +53,7 @@ pub use program::Program;
 pub use programs::Programs;
 pub use proxy::{Proxy, Swallowed};
 pub use redis::{Redis, RedisCluster, RedisConnection, RedisOptions, RedisSentinel, Reply};
-pub use refusal::{invalid, refused};
+pub use refusal::{invalid, invalid_fields, refused};
 pub use stage::Stage;
 pub use stalling::{Faults, Gate};
 pub use tls::{Authority, Identity};

@@ -1,12 +1,15 @@
 //! Bytes that are not a request, and requests that are too large.
 
 use keyward_proto::v1::Verdict;
-use keyward_testkit::Client;
+use keyward_testkit::{Client, invalid_fields};
 use prost::bytes::{Buf, BufMut};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Code, Request, Status};
 
 use super::*;
+
+/// The fields of which a Revoke takes exactly one; a Get takes one of the first two.
+const TARGETS: [&str; 3] = ["key_id", "api_key", "account_id"];
 
 /// Sends and returns raw bytes.
 #[derive(Default)]
@@ -98,12 +101,39 @@ async fn an_unknown_field_is_passed_over() {
         .unwrap();
 }
 
-/// If a `oneof` is sent twice, the last value wins, as protobuf specifies.
+/// A field of text with this number.
+fn text(number: u8, value: &str) -> Vec<u8> {
+    let length = u8::try_from(value.len()).unwrap();
+    [&[number << 3 | 2, length], value.as_bytes()].concat()
+}
+
+/// Two targets in any order revoke nothing, neither the last one nor the first one.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_targets_the_last_one_counts() {
+async fn several_targets_are_refused_and_revoke_nothing() {
     let (local, client) = start().await;
-    let (_, key) = client.issue("42", "").await.unwrap();
-    let bytes = [b"\x1a\x0242", &b"\x1a\x06nobody"[..]].concat();
+    let (id, key) = client.issue("42", "").await.unwrap();
+    let (_, sibling) = client.issue("42", "sibling").await.unwrap();
+    let [by_id, by_text, by_account] = [text(1, &id), text(2, &key), text(3, "42")];
+    for (method, targets, fields) in [
+        ("Revoke", vec![&by_id, &by_account], &TARGETS[..]),
+        ("Revoke", vec![&by_account, &by_id], &TARGETS),
+        ("Revoke", vec![&by_text, &by_account], &TARGETS),
+        ("Revoke", vec![&by_account, &by_text], &TARGETS),
+        ("Revoke", vec![&by_id, &by_text], &TARGETS),
+        ("Revoke", vec![&by_id, &by_text, &by_account], &TARGETS),
+        ("Revoke", vec![], &TARGETS),
+        ("Get", vec![&by_id, &by_text], &TARGETS[..2]),
+        ("Get", vec![&by_text, &by_id], &TARGETS[..2]),
+        ("Get", vec![], &TARGETS[..2]),
+    ] {
+        let bytes: Vec<u8> = targets.into_iter().flatten().copied().collect();
+        invalid_fields(send(&local, method, &bytes).await, fields);
+    }
+    for key in [&key, &sibling] {
+        assert_eq!(client.verify(key).await.unwrap(), Verdict::Valid);
+    }
+    // An empty text is not a target, and of a repeated field the last value counts.
+    let bytes = [text(2, ""), text(3, "42"), text(3, "nobody")].concat();
     send(&local, "Revoke", &bytes).await.unwrap();
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
 }

@@ -906,10 +906,25 @@ impl ::prost::Name for IssueResponse {
         "/keyward.v1.IssueResponse".into()
     }
 }
-/// The keys to revoke, and how to revoke them.
+/// The keys to revoke, and how to revoke them. Exactly one of `key_id`, `api_key` and `account_id` must
+/// be set, otherwise INVALID_FIELD. (They are not a oneof, because a decoder would silently take the
+/// last one on the wire.)
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct RevokeRequest {
+    /// One key, by its public name: a UUID. Other text is INVALID_FIELD; an unknown UUID is
+    /// KEY_NOT_FOUND.
+    #[prost(string, tag = "1")]
+    pub key_id: ::prost::alloc::string::String,
+    /// One key, by its SECRET, for example as found in a leak. Never log or store it. The text is
+    /// compared exactly as sent. An unknown key, or text that is not a key, is KEY_NOT_FOUND; a
+    /// `reporter` gets OK instead.
+    #[prost(string, tag = "2")]
+    pub api_key: ::prost::alloc::string::String,
+    /// All keys of an account, including keys in a grace: 1 to 128 bytes of printable ASCII, without a
+    /// space at either end, otherwise INVALID_FIELD. An account without keys is OK.
+    #[prost(string, tag = "3")]
+    pub account_id: ::prost::alloc::string::String,
     /// Whether to create a successor in the same transaction. The successor takes the slot, `scopes`,
     /// `metadata`, `allowed_cidrs`, `disabled`, `expire_time` and, if the deployment allows it,
     /// `recoverable`. Only with `key_id`, otherwise INVALID_FIELD: the finder of a key may revoke it, but
@@ -927,30 +942,6 @@ pub struct RevokeRequest {
     /// with the key as `revoke_reason`. The first reason of a key is kept.
     #[prost(string, tag = "6")]
     pub reason: ::prost::alloc::string::String,
-    /// The keys to revoke. Exactly one target is required, otherwise INVALID_FIELD.
-    #[prost(oneof = "revoke_request::Target", tags = "1, 2, 3")]
-    pub target: ::core::option::Option<revoke_request::Target>,
-}
-/// Nested message and enum types in `RevokeRequest`.
-pub mod revoke_request {
-    /// The keys to revoke. Exactly one target is required, otherwise INVALID_FIELD.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    #[prost(skip_debug)]
-    pub enum Target {
-        /// One key, by its public name: a UUID. Other text is INVALID_FIELD; an unknown UUID is
-        /// KEY_NOT_FOUND.
-        #[prost(string, tag = "1")]
-        KeyId(::prost::alloc::string::String),
-        /// One key, by its SECRET, for example as found in a leak. Never log or store it. The text is
-        /// compared exactly as sent. An unknown key, or text that is not a key, is KEY_NOT_FOUND; a
-        /// `reporter` gets OK instead.
-        #[prost(string, tag = "2")]
-        ApiKey(::prost::alloc::string::String),
-        /// All keys of an account, including keys in a grace: 1 to 128 bytes of printable ASCII, without a
-        /// space at either end, otherwise INVALID_FIELD. An account without keys is OK.
-        #[prost(string, tag = "3")]
-        AccountId(::prost::alloc::string::String),
-    }
 }
 impl ::prost::Name for RevokeRequest {
     const NAME: &'static str = "RevokeRequest";
@@ -1119,29 +1110,18 @@ impl ::prost::Name for VerifyBatchResponse {
         "/keyward.v1.VerifyBatchResponse".into()
     }
 }
-/// The key to show.
+/// The key to show. Exactly one of `key_id` and `api_key` must be set, otherwise INVALID_FIELD.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct GetRequest {
-    /// The key to show. Exactly one target is required, otherwise INVALID_FIELD.
-    #[prost(oneof = "get_request::Target", tags = "1, 2")]
-    pub target: ::core::option::Option<get_request::Target>,
-}
-/// Nested message and enum types in `GetRequest`.
-pub mod get_request {
-    /// The key to show. Exactly one target is required, otherwise INVALID_FIELD.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    #[prost(skip_debug)]
-    pub enum Target {
-        /// The public name of the key: a UUID. Other text is INVALID_FIELD; an unknown UUID is
-        /// KEY_NOT_FOUND.
-        #[prost(string, tag = "1")]
-        KeyId(::prost::alloc::string::String),
-        /// The SECRET of the key. Never log or store it. The text is compared exactly as sent. An unknown
-        /// key, or text that is not a key, is KEY_NOT_FOUND.
-        #[prost(string, tag = "2")]
-        ApiKey(::prost::alloc::string::String),
-    }
+    /// The public name of the key: a UUID. Other text is INVALID_FIELD; an unknown UUID is
+    /// KEY_NOT_FOUND.
+    #[prost(string, tag = "1")]
+    pub key_id: ::prost::alloc::string::String,
+    /// The SECRET of the key. Never log or store it. The text is compared exactly as sent. An unknown
+    /// key, or text that is not a key, is KEY_NOT_FOUND.
+    #[prost(string, tag = "2")]
+    pub api_key: ::prost::alloc::string::String,
 }
 impl ::prost::Name for GetRequest {
     const NAME: &'static str = "GetRequest";
