@@ -27,6 +27,7 @@ mod processes;
 mod program;
 mod programs;
 mod proxy;
+pub mod raw;
 mod redis;
 mod refusal;
 pub mod requests;

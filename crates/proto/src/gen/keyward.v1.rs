@@ -335,7 +335,7 @@ pub mod admin_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.AdminService/CreateToken",
             );
@@ -362,7 +362,7 @@ pub mod admin_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.AdminService/ListTokens",
             );
@@ -390,7 +390,7 @@ pub mod admin_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.AdminService/RevokeToken",
             );
@@ -557,7 +557,7 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateTokenSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -602,7 +602,7 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListTokensSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -647,7 +647,7 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeTokenSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1360,7 +1360,9 @@ pub mod api_key_service_client {
     /// returned.
     ///
     /// A caller sends its token as metadata `authorization: Bearer <token>`. A request is at most 1 MiB; a
-    /// larger one is OUT_OF_RANGE. A request that cannot be decoded is INVALID_ARGUMENT.
+    /// larger one is OUT_OF_RANGE. It may be compressed with gzip; one that grows over 1 MiB is
+    /// RESOURCE_EXHAUSTED. Only the answers of List are compressed. A request that cannot be decoded, or
+    /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT.
     ///
     /// Every other error carries a `google.rpc.ErrorInfo` of the domain `keyward` with one of these reasons:
     ///
@@ -1377,17 +1379,21 @@ pub mod api_key_service_client {
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|
     /// |`NOT_FRESH`|UNAVAILABLE|The instance cannot prove that it knows every change.|
     /// |`STORE_UNAVAILABLE`|UNAVAILABLE|The store did not respond. Nothing was changed.|
-    /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The connection to the store failed; the change may have been committed.|
+    /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The store or the deadline failed; the change may have been committed.|
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
+    /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
-    /// After UNAVAILABLE you can repeat the same call: no repetition of Issue or Revoke creates a second
-    /// key or a second successor.
+    /// A call whose deadline passes after it has started a change is DEADLINE_EXCEEDED with the reason
+    /// OUTCOME_UNKNOWN. The service finishes the change.
+    ///
+    /// After UNAVAILABLE or DEADLINE_EXCEEDED you can repeat the same call: no repetition of Issue or
+    /// Revoke creates a second key or a second successor.
     ///
     /// Every RPC can return TOKEN_MISSING, TOKEN_INVALID, ROLE_REQUIRED, NOT_FRESH (the instance must be
-    /// fresh to check the token), STORE_UNAVAILABLE, OVERLOADED and INTERNAL. Each RPC and field names the
-    /// other errors that it can cause.
+    /// fresh to check the token), STORE_UNAVAILABLE, OVERLOADED, DEADLINE_PASSED and INTERNAL. Each RPC and
+    /// field names the other errors that it can cause.
     #[derive(Debug, Clone)]
     pub struct ApiKeyServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1489,7 +1495,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Issue",
             );
@@ -1521,7 +1527,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Revoke",
             );
@@ -1548,7 +1554,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Verify",
             );
@@ -1575,7 +1581,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/VerifyBatch",
             );
@@ -1599,7 +1605,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Get",
             );
@@ -1623,7 +1629,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/List",
             );
@@ -1649,7 +1655,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Update",
             );
@@ -1752,7 +1758,9 @@ pub mod api_key_service_server {
     /// returned.
     ///
     /// A caller sends its token as metadata `authorization: Bearer <token>`. A request is at most 1 MiB; a
-    /// larger one is OUT_OF_RANGE. A request that cannot be decoded is INVALID_ARGUMENT.
+    /// larger one is OUT_OF_RANGE. It may be compressed with gzip; one that grows over 1 MiB is
+    /// RESOURCE_EXHAUSTED. Only the answers of List are compressed. A request that cannot be decoded, or
+    /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT.
     ///
     /// Every other error carries a `google.rpc.ErrorInfo` of the domain `keyward` with one of these reasons:
     ///
@@ -1769,17 +1777,21 @@ pub mod api_key_service_server {
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|
     /// |`NOT_FRESH`|UNAVAILABLE|The instance cannot prove that it knows every change.|
     /// |`STORE_UNAVAILABLE`|UNAVAILABLE|The store did not respond. Nothing was changed.|
-    /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The connection to the store failed; the change may have been committed.|
+    /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The store or the deadline failed; the change may have been committed.|
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
+    /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
-    /// After UNAVAILABLE you can repeat the same call: no repetition of Issue or Revoke creates a second
-    /// key or a second successor.
+    /// A call whose deadline passes after it has started a change is DEADLINE_EXCEEDED with the reason
+    /// OUTCOME_UNKNOWN. The service finishes the change.
+    ///
+    /// After UNAVAILABLE or DEADLINE_EXCEEDED you can repeat the same call: no repetition of Issue or
+    /// Revoke creates a second key or a second successor.
     ///
     /// Every RPC can return TOKEN_MISSING, TOKEN_INVALID, ROLE_REQUIRED, NOT_FRESH (the instance must be
-    /// fresh to check the token), STORE_UNAVAILABLE, OVERLOADED and INTERNAL. Each RPC and field names the
-    /// other errors that it can cause.
+    /// fresh to check the token), STORE_UNAVAILABLE, OVERLOADED, DEADLINE_PASSED and INTERNAL. Each RPC and
+    /// field names the other errors that it can cause.
     #[derive(Debug)]
     pub struct ApiKeyServiceServer<T> {
         inner: Arc<T>,
@@ -1885,7 +1897,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = IssueSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1930,7 +1942,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1975,7 +1987,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VerifySvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2020,7 +2032,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VerifyBatchSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2063,7 +2075,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2107,7 +2119,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2152,7 +2164,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UpdateSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
