@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use keyward_proto::v1::{
     ApiKey, Consistency, GetRequest, IssueRequest, RevokeRequest, UpdateRequest, VerifyRequest,
-    get_request, revoke_request,
 };
 use prost_types::{FieldMask, Timestamp};
 
 use super::Failure;
 use super::args;
-use super::input::id;
+use super::input::{KeyText, id};
 
 pub(super) fn issue_request(args: &args::Issue) -> Result<IssueRequest, Failure> {
     Ok(IssueRequest {
@@ -27,13 +26,9 @@ pub(super) fn issue_request(args: &args::Issue) -> Result<IssueRequest, Failure>
 }
 
 pub(super) fn get_request(args: &args::Get, input: &mut dyn Read) -> Result<GetRequest, Failure> {
-    let target = match (&args.key_id, &args.key) {
-        (Some(key_id), _) => get_request::Target::KeyId(key_id_of("get", key_id)?),
-        (None, Some(key)) => get_request::Target::ApiKey(key.read(input)?.into_exposed()),
-        (None, None) => return Err(Failure::Usage("give KEY_ID or --key".into())),
-    };
     Ok(GetRequest {
-        target: Some(target),
+        key_id: target_id("get", args.key_id.as_deref())?,
+        api_key: target_key(args.key.as_ref(), input)?,
     })
 }
 
@@ -41,16 +36,10 @@ pub(super) fn revoke_request(
     args: &args::Revoke,
     input: &mut dyn Read,
 ) -> Result<RevokeRequest, Failure> {
-    let target = match (&args.key_id, &args.key, &args.account) {
-        (Some(key_id), ..) => revoke_request::Target::KeyId(key_id_of("revoke", key_id)?),
-        (None, Some(key), _) => revoke_request::Target::ApiKey(key.read(input)?.into_exposed()),
-        (None, None, Some(account)) => revoke_request::Target::AccountId(account.clone()),
-        (None, None, None) => {
-            return Err(Failure::Usage("give KEY_ID, --key or --account".into()));
-        }
-    };
     Ok(RevokeRequest {
-        target: Some(target),
+        key_id: target_id("revoke", args.key_id.as_deref())?,
+        api_key: target_key(args.key.as_ref(), input)?,
+        account_id: args.account.clone().unwrap_or_default(),
         replace: args.replace,
         grace: args
             .grace
@@ -112,6 +101,16 @@ pub(super) fn verify_request(
         client_ip: args.client_ip.clone(),
         consistency: consistency.into(),
     })
+}
+
+/// The KEY_ID, if it is the target; otherwise empty.
+fn target_id(verb: &str, id: Option<&str>) -> Result<String, Failure> {
+    id.map_or(Ok(String::new()), |id| key_id_of(verb, id))
+}
+
+/// The text of the key, if it is the target; otherwise empty.
+fn target_key(key: Option<&KeyText>, input: &mut dyn Read) -> Result<String, Failure> {
+    key.map_or(Ok(String::new()), |key| Ok(key.read(input)?.into_exposed()))
 }
 
 /// Checks a KEY_ID. If the user has the key's text instead, `keyward VERB --key -` accepts it.

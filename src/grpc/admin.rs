@@ -28,7 +28,7 @@ impl AdminService for Api {
         request: Request<v1::ListTokensRequest>,
     ) -> Result<Response<v1::ListTokensResponse>, Status> {
         let (_, (include_revoked, query)) = self
-            .authorize(request, Role::Admin, convert::list_tokens)
+            .authorize_read(request, Role::Admin, convert::list_tokens)
             .await?;
         let page = self.service.list_tokens(include_revoked, query).await?;
         Ok(Response::new(v1::ListTokensResponse {

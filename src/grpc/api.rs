@@ -44,7 +44,7 @@ impl ApiKeyService for Api {
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<v1::VerifyResponse>, Status> {
         let (_, verify) = self
-            .authorize(request, Role::Verifier, convert::verify)
+            .authorize_read(request, Role::Verifier, convert::verify)
             .await?;
         let verified = self.service.verify(&verify).await?;
         Ok(Response::new(convert::verified(&verified)))
@@ -55,7 +55,7 @@ impl ApiKeyService for Api {
         request: Request<v1::VerifyBatchRequest>,
     ) -> Result<Response<v1::VerifyBatchResponse>, Status> {
         let (_, batch) = self
-            .authorize(request, Role::Verifier, convert::verify_batch)
+            .authorize_read(request, Role::Verifier, convert::verify_batch)
             .await?;
         let verified = self.service.verify_batch(&batch).await?;
         let responses = verified.iter().map(convert::verified).collect();
@@ -66,7 +66,9 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::GetRequest>,
     ) -> Result<Response<v1::GetResponse>, Status> {
-        let (_, target) = self.authorize(request, Role::Reader, convert::get).await?;
+        let (_, target) = self
+            .authorize_read(request, Role::Reader, convert::get)
+            .await?;
         let (record, at) = match target {
             GetTarget::Id(id) => self.service.get(id).await?,
             GetTarget::Text(text) => self.service.get_by_text(&text).await?,
@@ -79,8 +81,9 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
-        let (_, (account, include_revoked, query)) =
-            self.authorize(request, Role::Reader, convert::list).await?;
+        let (_, (account, include_revoked, query)) = self
+            .authorize_read(request, Role::Reader, convert::list)
+            .await?;
         let page = self.service.list(account, include_revoked, query).await?;
         let keys = page
             .items

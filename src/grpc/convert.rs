@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyward_proto::v1;
 
 use crate::cache::Consistency;
-use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, Verified, Verify};
+use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, ServiceError, Verified, Verify};
 use keyward_core::fence::{Ask, state_at};
 use keyward_core::key::{
     AccountId, FieldError, KeyId, KeyRecord, KeyState, Metadata, Networks, Reason, Role, Roles,
@@ -46,18 +46,16 @@ pub(super) fn issue(request: v1::IssueRequest) -> Checked<Issue> {
     })
 }
 
-pub(super) fn revoke(request: v1::RevokeRequest) -> Checked<Revoke> {
-    use v1::revoke_request::Target;
-    let target = match request.target {
-        None => {
-            return Err(FieldError::new(
-                "target",
-                "is missing; set one of key_id, api_key, account_id",
-            ));
-        }
-        Some(Target::KeyId(text)) => RevokeTarget::Key(key_id("key_id", &text)?),
-        Some(Target::ApiKey(text)) => RevokeTarget::Text(SecretText::new(text)),
-        Some(Target::AccountId(text)) => RevokeTarget::Account(AccountId::new("account_id", text)?),
+pub(super) fn revoke(request: v1::RevokeRequest) -> Result<Revoke, ServiceError> {
+    // Wrapped first, so that the text is wiped even if another field is invalid.
+    let text = SecretText::new(request.api_key);
+    let (id, account) = (request.key_id, request.account_id);
+    let is_set = [id.as_str(), text.expose(), account.as_str()].map(|text| !text.is_empty());
+    let target = match is_set {
+        [true, false, false] => RevokeTarget::Key(key_id("key_id", &id)?),
+        [false, true, false] => RevokeTarget::Text(text),
+        [false, false, true] => RevokeTarget::Account(AccountId::new("account_id", account)?),
+        _ => return Err(ServiceError::NotOne(&["key_id", "api_key", "account_id"])),
     };
     let reason = if request.reason.is_empty() {
         None
@@ -173,15 +171,12 @@ pub(super) enum GetTarget {
     Text(SecretText),
 }
 
-pub(super) fn get(request: v1::GetRequest) -> Checked<GetTarget> {
-    use v1::get_request::Target;
-    match request.target {
-        None => Err(FieldError::new(
-            "target",
-            "is missing; set one of key_id, api_key",
-        )),
-        Some(Target::KeyId(text)) => key_id("key_id", &text).map(GetTarget::Id),
-        Some(Target::ApiKey(text)) => Ok(GetTarget::Text(SecretText::new(text))),
+pub(super) fn get(request: v1::GetRequest) -> Result<GetTarget, ServiceError> {
+    let text = SecretText::new(request.api_key);
+    match [&request.key_id, text.expose()].map(|text| !text.is_empty()) {
+        [true, false] => Ok(GetTarget::Id(key_id("key_id", &request.key_id)?)),
+        [false, true] => Ok(GetTarget::Text(text)),
+        _ => Err(ServiceError::NotOne(&["key_id", "api_key"])),
     }
 }
 

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 
+use http::HeaderValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::auth::Denied;
 use crate::cache::LookupError;
 use crate::service::ServiceError;
+use keyward_core::key::shown;
 use keyward_store::StoreError;
 
 /// `ErrorInfo.domain` of every error.
@@ -87,7 +89,7 @@ static STORE_UNAVAILABLE: Reason = Reason::new(
 static OUTCOME_UNKNOWN: Reason = Reason::new(
     "OUTCOME_UNKNOWN",
     Code::Unavailable,
-    "The connection to the store failed; the change may have been committed. Repeat the same call: this is safe for every RPC except CreateToken.",
+    "The connection to the store failed, or the deadline of the call passed (then the status is DEADLINE_EXCEEDED); the change may have been committed. Repeat the same call: this is safe for every RPC except CreateToken.",
 );
 static REVOKE_UNCONFIRMED: Reason = Reason::new(
     "REVOKE_UNCONFIRMED",
@@ -99,6 +101,11 @@ static OVERLOADED: Reason = Reason::new(
     Code::Unavailable,
     "Too many calls wait for the store. Retry later.",
 );
+static DEADLINE_PASSED: Reason = Reason::new(
+    "DEADLINE_PASSED",
+    Code::DeadlineExceeded,
+    "The deadline of the call passed. Nothing was changed. Allow more time.",
+);
 static INTERNAL: Reason = Reason::new(
     "INTERNAL",
     Code::Internal,
@@ -106,7 +113,7 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 15] = [
+static REASONS: [&Reason; 16] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
     &ROLE_REQUIRED,
@@ -121,6 +128,7 @@ static REASONS: [&Reason; 15] = [
     &OUTCOME_UNKNOWN,
     &REVOKE_UNCONFIRMED,
     &OVERLOADED,
+    &DEADLINE_PASSED,
     &INTERNAL,
 ];
 
@@ -148,6 +156,7 @@ const fn code_name(code: Code) -> &'static str {
         Code::NotFound => "NOT_FOUND",
         Code::FailedPrecondition => "FAILED_PRECONDITION",
         Code::Unavailable => "UNAVAILABLE",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         _ => "INTERNAL",
     }
 }
@@ -165,7 +174,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
                 _ => &STORE_UNAVAILABLE,
             },
         },
-        ServiceError::Field(_) => &INVALID_FIELD,
+        ServiceError::Field(_) | ServiceError::NotOne(_) => &INVALID_FIELD,
         ServiceError::KeyNotFound => &KEY_NOT_FOUND,
         ServiceError::TokenNotFound => &TOKEN_NOT_FOUND,
         ServiceError::KeyRevoked => &KEY_REVOKED,
@@ -176,6 +185,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
         ServiceError::OutcomeUnknown { .. } => &OUTCOME_UNKNOWN,
         ServiceError::Unconfirmed { .. } => &REVOKE_UNCONFIRMED,
         ServiceError::Overloaded => &OVERLOADED,
+        ServiceError::DeadlinePassed => &DEADLINE_PASSED,
         ServiceError::Internal => &INTERNAL,
     }
 }
@@ -213,14 +223,44 @@ fn message_of(error: &ServiceError) -> String {
     }
 }
 
+/// The answer to a call whose deadline passed after it had started a change.
+pub(super) fn deadline_passed_in_change() -> Status {
+    let error = ServiceError::OutcomeUnknown { replacement: None };
+    let message = format!("the deadline of the call passed; {error}");
+    let details = ErrorDetails::with_error_info(OUTCOME_UNKNOWN.name, DOMAIN, HashMap::new());
+    Status::with_error_details(Code::DeadlineExceeded, message, details)
+}
+
+/// The answer to a call whose `grpc-timeout` cannot be read.
+pub(super) fn malformed_timeout(value: &HeaderValue) -> Status {
+    let value = shown(&String::from_utf8_lossy(value.as_bytes()));
+    Status::invalid_argument(format!(
+        "the header grpc-timeout is '{value}'; send digits and a unit: H, M, S, m, u or n"
+    ))
+}
+
+/// The answer to a request that is not a message. `cause` is tonic's explanation.
+pub(super) fn undecodable(cause: &str) -> Status {
+    Status::invalid_argument(format!("the request cannot be decoded: {cause}"))
+}
+
 impl From<ServiceError> for Status {
     fn from(error: ServiceError) -> Self {
         let reason = reason_of(&error);
         let mut details = ErrorDetails::with_error_info(reason.name, DOMAIN, metadata_of(&error));
-        if let ServiceError::Field(field) = &error {
-            details.add_bad_request_violation(field.field.clone(), field.reason.clone());
+        let message = message_of(&error);
+        match &error {
+            ServiceError::Field(wrong) => {
+                details.add_bad_request_violation(wrong.field.clone(), wrong.reason.clone());
+            }
+            ServiceError::NotOne(fields) => {
+                for field in *fields {
+                    details.add_bad_request_violation(*field, message.clone());
+                }
+            }
+            _ => {}
         }
-        Self::with_error_details(reason.code, message_of(&error), details)
+        Self::with_error_details(reason.code, message, details)
     }
 }
 

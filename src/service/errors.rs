@@ -15,6 +15,9 @@ pub enum ServiceError {
     /// A field breaks its limits.
     #[error("{0}")]
     Field(FieldError),
+    /// None or several of these fields are set.
+    #[error("exactly one of {} must be set", .0.join(", "))]
+    NotOne(&'static [&'static str]),
     /// The key does not exist.
     #[error("the key does not exist")]
     KeyNotFound,
@@ -55,6 +58,9 @@ pub enum ServiceError {
     /// Too many calls wait for the store.
     #[error("too many calls wait for the store; retry later")]
     Overloaded,
+    /// The deadline of the call passed before it changed anything.
+    #[error("the deadline of the call passed; nothing was changed; allow more time")]
+    DeadlinePassed,
     /// The service has a fault.
     #[error("the service has a fault; its log has the details")]
     Internal,

@@ -4,6 +4,8 @@
 
 mod bad_input;
 mod cancellation;
+mod compression;
+mod deadlines;
 mod issue;
 mod promise;
 mod query;

@@ -6,7 +6,6 @@ usage: reflection.py HOST:PORT TOKEN_FILE
 import sys
 
 import grpc
-from google.protobuf import any_pb2, descriptor_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -40,43 +39,25 @@ class Caller:
         return enum.values_by_number[getattr(message, field)].name
 
 
-def error_info(error):
+def error_info(pool, error):
     """The ErrorInfo in the details of an error, as (reason, domain)."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name="rpc.proto", package="rpc", syntax="proto3", dependency=["google/protobuf/any.proto"]
-    )
-    text, many = descriptor_pb2.FieldDescriptorProto.TYPE_STRING, 3
-    status = file.message_type.add(name="Status")
-    status.field.add(name="code", number=1, type=5, label=1)
-    status.field.add(name="message", number=2, type=text, label=1)
-    status.field.add(
-        name="details", number=3, type=11, type_name=".google.protobuf.Any", label=many
-    )
-    info = file.message_type.add(name="ErrorInfo")
-    info.field.add(name="reason", number=1, type=text, label=1)
-    info.field.add(name="domain", number=2, type=text, label=1)
-    pool = DescriptorPool()
-    any_file = descriptor_pb2.FileDescriptorProto()
-    any_pb2.DESCRIPTOR.CopyToProto(any_file)
-    pool.Add(any_file)
-    pool.Add(file)
     details = dict(error.trailing_metadata())["grpc-status-details-bin"]
-    status = GetMessageClass(pool.FindMessageTypeByName("rpc.Status")).FromString(details)
-    for detail in status.details:
+    message = lambda name: GetMessageClass(pool.FindMessageTypeByName(f"google.rpc.{name}"))
+    for detail in message("Status").FromString(details).details:
         if detail.type_url.endswith("/google.rpc.ErrorInfo"):
-            info = GetMessageClass(pool.FindMessageTypeByName("rpc.ErrorInfo"))
-            found = info.FromString(detail.value)
-            return found.reason, found.domain
+            info = message("ErrorInfo").FromString(detail.value)
+            return info.reason, info.domain
     raise AssertionError("there is no ErrorInfo")
 
 
-def refused(code, reason, call, *arguments, **fields):
+def refused(code, reason, caller, method, **fields):
     """Makes a call that must end with `code` and `reason`."""
     try:
-        call(*arguments, **fields)
+        caller.call(method, **fields)
     except grpc.RpcError as error:
         assert error.code() == code, error
-        assert error_info(error) == (reason, "keyward"), error_info(error)
+        info = error_info(caller.pool, error)
+        assert info == (reason, "keyward"), info
     else:
         raise AssertionError(f"was not refused with {reason}")
 
@@ -120,10 +101,13 @@ def main(address, token_file):
     assert verdict(api_key=revoked.api_key, consistency=2)[0] == "VERDICT_VALID"
 
     unauthenticated, invalid = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.INVALID_ARGUMENT
-    refused(unauthenticated, "TOKEN_MISSING", stranger.call, "Verify", api_key="x")
+    refused(unauthenticated, "TOKEN_MISSING", stranger, "Verify", api_key="x")
     wrong = Caller(channel, "kwt_" + "0" * 49)
-    refused(unauthenticated, "TOKEN_INVALID", wrong.call, "Verify", api_key=revoked.api_key)
-    refused(invalid, "INVALID_FIELD", keyward.call, "Issue", account_id="")
+    refused(unauthenticated, "TOKEN_INVALID", wrong, "Verify", api_key=revoked.api_key)
+    refused(invalid, "INVALID_FIELD", keyward, "Issue", account_id="")
+    kept = {"key_id": revoked.replacement.key_id, "account_id": "42"}
+    refused(invalid, "INVALID_FIELD", keyward, "Revoke", **kept)
+    assert verdict(api_key=revoked.api_key)[0] == "VERDICT_VALID"
     print("all is well")
 
 

@@ -55,7 +55,7 @@ impl Authority {
     /// Those of Revoke.
     pub async fn replace(&self, key_id: Uuid) -> Result<v1::RevokeResponse, Error> {
         let request = v1::RevokeRequest {
-            target: Some(v1::revoke_request::Target::KeyId(key_id.to_string())),
+            key_id: key_id.to_string(),
             replace: true,
             reason: REASON.to_owned(),
             ..Default::default()

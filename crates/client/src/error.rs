@@ -140,15 +140,13 @@ fn kind_of(code: Code) -> ErrorKind {
     }
 }
 
-/// The message of Keyward, with those invalid fields that it does not mention.
+/// The message of Keyward, with those violations that it does not mention.
 fn with_violations(status: &Status) -> String {
     let mut message = status.message().to_owned();
     let details = status.get_details_bad_request();
     for violation in details.iter().flat_map(|details| &details.field_violations) {
-        let text = format!("{}: {}", violation.field, violation.description);
-        if !message.contains(&text) {
-            message.push_str("; ");
-            message.push_str(&text);
+        if !message.contains(&violation.description) {
+            message.push_str(&format!("; {}: {}", violation.field, violation.description));
         }
     }
     message

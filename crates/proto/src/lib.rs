@@ -3,7 +3,6 @@
 //! The generated files in `gen/` are committed. `tests/bootstrap.rs` compares them with the proto
 //! files and can regenerate them.
 
-pub mod codec;
 mod redacted;
 
 /// The package `keyward.v1`.

@@ -7,7 +7,6 @@ use std::fmt::{Debug, Formatter, Result};
 
 use crate::v1::{
     CreateTokenResponse, GetRequest, IssueResponse, RevokeRequest, RevokeResponse, VerifyRequest,
-    get_request, revoke_request,
 };
 
 /// Replaces a secret: shows only whether it is empty.
@@ -41,27 +40,21 @@ impl Debug for IssueResponse {
 impl Debug for RevokeRequest {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let Self {
-            target,
+            key_id,
+            api_key,
+            account_id,
             replace,
             grace,
             reason,
         } = self;
         f.debug_struct("RevokeRequest")
-            .field("target", target)
+            .field("key_id", key_id)
+            .field("api_key", &Redacted(api_key))
+            .field("account_id", account_id)
             .field("replace", replace)
             .field("grace", grace)
             .field("reason", reason)
             .finish()
-    }
-}
-
-impl Debug for revoke_request::Target {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        match self {
-            Self::KeyId(key_id) => f.debug_tuple("KeyId").field(key_id).finish(),
-            Self::ApiKey(api_key) => f.debug_tuple("ApiKey").field(&Redacted(api_key)).finish(),
-            Self::AccountId(account_id) => f.debug_tuple("AccountId").field(account_id).finish(),
-        }
     }
 }
 
@@ -109,19 +102,11 @@ impl Debug for VerifyRequest {
 
 impl Debug for GetRequest {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self { target } = self;
+        let Self { key_id, api_key } = self;
         f.debug_struct("GetRequest")
-            .field("target", target)
+            .field("key_id", key_id)
+            .field("api_key", &Redacted(api_key))
             .finish()
-    }
-}
-
-impl Debug for get_request::Target {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        match self {
-            Self::KeyId(key_id) => f.debug_tuple("KeyId").field(key_id).finish(),
-            Self::ApiKey(api_key) => f.debug_tuple("ApiKey").field(&Redacted(api_key)).finish(),
-        }
     }
 }
 
@@ -152,16 +137,13 @@ mod tests {
             api_key: api_key(),
             ..Default::default()
         };
-        let revoke = revoke_request::Target::ApiKey(api_key());
-        let get = get_request::Target::ApiKey(api_key());
-        let messages: [&dyn Debug; 9] = [
+        let messages: [&dyn Debug; 7] = [
             &IssueResponse {
                 api_key: api_key(),
                 ..Default::default()
             },
-            &revoke,
             &RevokeRequest {
-                target: Some(revoke.clone()),
+                api_key: api_key(),
                 ..Default::default()
             },
             &RevokeResponse {
@@ -172,9 +154,9 @@ mod tests {
             &VerifyBatchRequest {
                 requests: vec![verify.clone()],
             },
-            &get,
             &GetRequest {
-                target: Some(get.clone()),
+                api_key: api_key(),
+                ..Default::default()
             },
             &CreateTokenResponse {
                 token: api_key(),
@@ -193,16 +175,12 @@ mod tests {
 
     #[test]
     fn other_fields_are_shown() {
-        let target = Some(revoke_request::Target::KeyId("0197".to_owned()));
-        let shown = format!(
-            "{:?}",
-            RevokeRequest {
-                target,
-                ..Default::default()
-            }
-        );
-        assert!(shown.contains(r#"KeyId("0197")"#), "{shown}");
-        let shown = format!("{:?}", VerifyRequest::default());
+        let get = GetRequest {
+            key_id: "0197".to_owned(),
+            ..Default::default()
+        };
+        let shown = format!("{get:?}");
+        assert!(shown.contains(r#"key_id: "0197""#), "{shown}");
         assert!(shown.contains("api_key: [empty]"), "{shown}");
     }
 }

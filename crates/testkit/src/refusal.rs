@@ -26,6 +26,12 @@ pub fn refused<T: Debug>(
 /// Asserts that `outcome` is INVALID_ARGUMENT for `field` only.
 #[track_caller]
 pub fn invalid<T: Debug>(outcome: Result<T, Status>, field: &str) {
+    invalid_fields(outcome, &[field]);
+}
+
+/// Asserts that `outcome` is INVALID_ARGUMENT for exactly these fields.
+#[track_caller]
+pub fn invalid_fields<T: Debug>(outcome: Result<T, Status>, wrong: &[&str]) {
     let status = outcome.expect_err("the field is refused");
     let violations = status
         .get_details_bad_request()
@@ -34,7 +40,7 @@ pub fn invalid<T: Debug>(outcome: Result<T, Status>, field: &str) {
         .iter()
         .map(|violation| &violation.field)
         .collect();
-    assert_eq!(fields, [field], "{status}");
+    assert_eq!(fields, wrong, "{status}");
     assert!(
         violations
             .iter()

@@ -1,6 +1,6 @@
 //! Requests in a few words: a test builds on these and sets only the fields that it is about.
 
-use keyward_proto::v1::{self, get_request, revoke_request};
+use keyward_proto::v1;
 use tonic::Status;
 
 use crate::Client;
@@ -67,26 +67,28 @@ pub fn living(account: &str, ttl: i64) -> v1::IssueRequest {
     }
 }
 
-fn revoking(target: revoke_request::Target) -> v1::RevokeRequest {
+/// Revokes one key by its id.
+pub fn by_id(key_id: &str) -> v1::RevokeRequest {
     v1::RevokeRequest {
-        target: Some(target),
+        key_id: key_id.to_owned(),
         ..Default::default()
     }
 }
 
-/// Revokes one key by its id.
-pub fn by_id(key_id: &str) -> v1::RevokeRequest {
-    revoking(revoke_request::Target::KeyId(key_id.to_owned()))
-}
-
 /// Revokes one key by its text.
 pub fn by_text(api_key: &str) -> v1::RevokeRequest {
-    revoking(revoke_request::Target::ApiKey(api_key.to_owned()))
+    v1::RevokeRequest {
+        api_key: api_key.to_owned(),
+        ..Default::default()
+    }
 }
 
 /// Revokes all keys of an account.
 pub fn by_account(account: &str) -> v1::RevokeRequest {
-    revoking(revoke_request::Target::AccountId(account.to_owned()))
+    v1::RevokeRequest {
+        account_id: account.to_owned(),
+        ..Default::default()
+    }
 }
 
 /// Revokes one key by its id and makes its successor.
@@ -123,14 +125,18 @@ pub fn verifying_strongly(api_key: &str) -> v1::VerifyRequest {
 
 /// Reads one key by its id.
 pub fn getting(key_id: &str) -> v1::GetRequest {
-    let target = Some(get_request::Target::KeyId(key_id.to_owned()));
-    v1::GetRequest { target }
+    v1::GetRequest {
+        key_id: key_id.to_owned(),
+        ..Default::default()
+    }
 }
 
 /// Reads one key by its text.
 pub fn getting_by_text(api_key: &str) -> v1::GetRequest {
-    let target = Some(get_request::Target::ApiKey(api_key.to_owned()));
-    v1::GetRequest { target }
+    v1::GetRequest {
+        api_key: api_key.to_owned(),
+        ..Default::default()
+    }
 }
 
 /// Lists the live keys of an account.

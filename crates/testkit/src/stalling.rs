@@ -72,6 +72,8 @@ pub struct Faults {
     pub page: Gate,
     /// After a key's record was read: it arrives late and old.
     pub record: Gate,
+    /// After any other call: its answer arrives late.
+    pub answer: Gate,
     page_delay: AtomicU64,
 }
 
@@ -102,11 +104,10 @@ impl Interceptor for Faults {
             self.tail.pass().await;
         }
         let answer = work.await;
-        if reads_log {
-            self.delay_page().await;
-        }
-        if call == "find_key" {
-            self.record.pass().await;
+        match call {
+            _ if reads_log => self.delay_page().await,
+            "find_key" => self.record.pass().await,
+            _ => self.answer.pass().await,
         }
         answer
     }

@@ -97,7 +97,6 @@ async fn a_key_is_taken_exactly_as_it_is() {
         format!("\"{key}\""),
         format!("{key}{key}"),
         format!("kw_{key}"),
-        String::new(),
         " ".to_owned(),
         "kw_".to_owned(),
         "_".to_owned(),
@@ -118,5 +117,6 @@ async fn a_key_is_taken_exactly_as_it_is() {
         let outcome = client.send(by_text(text)).await;
         refused(outcome, Code::NotFound, "KEY_NOT_FOUND");
     }
+    assert_eq!(client.verify("").await.unwrap(), Verdict::Malformed);
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
 }

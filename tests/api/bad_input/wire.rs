@@ -1,63 +1,31 @@
 //! Bytes that are not a request, and requests that are too large.
 
 use keyward_proto::v1::Verdict;
-use keyward_testkit::Client;
-use prost::bytes::{Buf, BufMut};
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-use tonic::{Code, Request, Status};
+use keyward_testkit::invalid_fields;
+use keyward_testkit::raw::{RawClient, frame};
+use prost::bytes::Bytes;
+use tonic::{Code, Status};
 
 use super::*;
 
-/// Sends and returns raw bytes.
-#[derive(Default)]
-struct Raw;
+/// The fields of which a Revoke takes exactly one; a Get takes one of the first two.
+const TARGETS: [&str; 3] = ["key_id", "api_key", "account_id"];
 
-impl Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = Vec<u8>;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining()).to_vec()))
-    }
+/// Sends `bytes` as the body of a call of `ApiKeyService`, with the token.
+async fn send_frame(local: &Local, method: &str, bytes: &[u8]) -> Result<Bytes, Status> {
+    let client = RawClient::connect(local.app.grpc_address()).await;
+    let path = format!("/keyward.v1.ApiKeyService/{method}");
+    let bearer = format!("Bearer {}", local.token);
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("grpc-encoding", "gzip"),
+    ];
+    client.call(&path, &headers, bytes.to_vec()).await.message()
 }
 
 /// Sends `bytes` as the request of a method of `ApiKeyService`, with the token.
-async fn send(local: &Local, method: &str, bytes: &[u8]) -> Result<Vec<u8>, Status> {
-    let client = Client::new(local.app.grpc_address(), None).await;
-    let mut grpc = tonic::client::Grpc::new(client.channel);
-    grpc.ready().await.unwrap();
-    let path = format!("/keyward.v1.ApiKeyService/{method}")
-        .parse()
-        .unwrap();
-    let mut request = Request::new(bytes.to_vec());
-    let token = format!("Bearer {}", local.token).parse().unwrap();
-    request.metadata_mut().insert("authorization", token);
-    Ok(grpc.unary(request, path, Raw).await?.into_inner())
+async fn send(local: &Local, method: &str, bytes: &[u8]) -> Result<Bytes, Status> {
+    send_frame(local, method, &frame(bytes)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,9 +52,24 @@ async fn invalid_utf8_and_broken_messages_are_the_callers_fault() {
             Code::InvalidArgument,
             "{method} {bytes:?}: {status}"
         );
-        assert!(status.message().contains("keyward.v1"), "{status}");
+        assert!(status.message().contains("be decoded"), "{status}");
     }
     client.issue("42", "").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_frame_is_the_callers_fault() {
+    let (local, _client) = start().await;
+    for (bytes, why) in [
+        (&b""[..], "no message"),
+        (b"\0\0", "half a prefix"),
+        (b"\0\0\0\0\x05\x0a", "half a message"),
+        (b"\x02\0\0\0\0", "an unknown kind of compression"),
+        (b"\x01\0\0\0\x03abc", "not gzip"),
+    ] {
+        let status = send_frame(&local, "Verify", bytes).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{why}: {status}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,12 +81,39 @@ async fn an_unknown_field_is_passed_over() {
         .unwrap();
 }
 
-/// If a `oneof` is sent twice, the last value wins, as protobuf specifies.
+/// A field of text with this number.
+fn text(number: u8, value: &str) -> Vec<u8> {
+    let length = u8::try_from(value.len()).unwrap();
+    [&[number << 3 | 2, length], value.as_bytes()].concat()
+}
+
+/// Two targets in any order revoke nothing, neither the last one nor the first one.
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_targets_the_last_one_counts() {
+async fn several_targets_are_refused_and_revoke_nothing() {
     let (local, client) = start().await;
-    let (_, key) = client.issue("42", "").await.unwrap();
-    let bytes = [b"\x1a\x0242", &b"\x1a\x06nobody"[..]].concat();
+    let (id, key) = client.issue("42", "").await.unwrap();
+    let (_, sibling) = client.issue("42", "sibling").await.unwrap();
+    let [by_id, by_text, by_account] = [text(1, &id), text(2, &key), text(3, "42")];
+    for (method, targets, fields) in [
+        ("Revoke", vec![&by_id, &by_account], &TARGETS[..]),
+        ("Revoke", vec![&by_account, &by_id], &TARGETS),
+        ("Revoke", vec![&by_text, &by_account], &TARGETS),
+        ("Revoke", vec![&by_account, &by_text], &TARGETS),
+        ("Revoke", vec![&by_id, &by_text], &TARGETS),
+        ("Revoke", vec![&by_id, &by_text, &by_account], &TARGETS),
+        ("Revoke", vec![], &TARGETS),
+        ("Get", vec![&by_id, &by_text], &TARGETS[..2]),
+        ("Get", vec![&by_text, &by_id], &TARGETS[..2]),
+        ("Get", vec![], &TARGETS[..2]),
+    ] {
+        let bytes: Vec<u8> = targets.into_iter().flatten().copied().collect();
+        invalid_fields(send(&local, method, &bytes).await, fields);
+    }
+    for key in [&key, &sibling] {
+        assert_eq!(client.verify(key).await.unwrap(), Verdict::Valid);
+    }
+    // An empty text is not a target, and of a repeated field the last value counts.
+    let bytes = [text(2, ""), text(3, "42"), text(3, "nobody")].concat();
     send(&local, "Revoke", &bytes).await.unwrap();
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
 }

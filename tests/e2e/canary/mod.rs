@@ -8,8 +8,8 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use keyward_proto::v1::revoke_request::Target;
-use keyward_proto::v1::{self, Consistency, Role, Verdict, get_request};
+use keyward_proto::v1::{self, Consistency, Role, Verdict};
+use keyward_testkit::requests::*;
 use keyward_testkit::{Client, Process, http_get};
 use needles::{Heap, Needles, files_of};
 use tonic::{Response, Status};
@@ -84,14 +84,8 @@ impl Run {
     async fn revoke(
         &mut self,
         client: &mut Client,
-        target: Target,
-        replace: bool,
+        request: v1::RevokeRequest,
     ) -> v1::RevokeResponse {
-        let request = v1::RevokeRequest {
-            target: Some(target),
-            replace,
-            ..Default::default()
-        };
         self.shows("RevokeRequest", &request);
         let answer = self.answer("Revoke", client.keys.revoke(request).await);
         if !answer.api_key.is_empty() {
@@ -111,12 +105,11 @@ impl Run {
         }
         let shown = self.issue(client, "2", true).await;
         assert!(!shown.created && shown.api_key == kept.api_key, "a reveal");
-        let id = Target::KeyId(kept.key.unwrap().key_id);
-        let next = self.revoke(client, id.clone(), true).await;
-        let again = self.revoke(client, id, true).await;
+        let id = kept.key.unwrap().key_id;
+        let next = self.revoke(client, replacing(&id)).await;
+        let again = self.revoke(client, replacing(&id)).await;
         assert_eq!(again.api_key, next.api_key, "a reveal");
-        self.revoke(client, Target::ApiKey(next.api_key.clone()), false)
-            .await;
+        self.revoke(client, by_text(&next.api_key)).await;
         let verdict = self
             .verify(client, &next.api_key, Consistency::Default)
             .await;
@@ -129,25 +122,21 @@ impl Run {
 
     /// Secrets in the wrong field: no error may repeat them.
     async fn mistakes(&mut self, client: &mut Client, key: &str) {
-        let get = |target| v1::GetRequest {
-            target: Some(target),
-        };
-        let by_id = get(get_request::Target::KeyId(key.to_owned()));
-        self.refusal("Get", client.keys.get(by_id).await);
-        let unknown = get(get_request::Target::ApiKey(format!("{key}x")));
+        self.refusal("Get", client.keys.get(getting(key)).await);
+        let unknown = getting_by_text(&format!("{key}x"));
         self.shows("GetRequest", &unknown);
         self.refusal("Get", client.keys.get(unknown).await);
-        let revoke = v1::RevokeRequest {
-            target: Some(Target::KeyId(key.to_owned())),
-            ..Default::default()
-        };
-        self.refusal("Revoke", client.keys.revoke(revoke).await);
+        self.refusal("Revoke", client.keys.revoke(by_id(key)).await);
         let replace = v1::RevokeRequest {
-            target: Some(Target::ApiKey(key.to_owned())),
             replace: true,
-            ..Default::default()
+            ..by_text(key)
         };
         self.refusal("Revoke", client.keys.revoke(replace).await);
+        let both = v1::RevokeRequest {
+            key_id: key.to_owned(),
+            ..by_text(key)
+        };
+        self.refusal("Revoke", client.keys.revoke(both).await);
         let list = v1::ListRequest {
             account_id: "1".to_owned(),
             page_token: key.to_owned(),

@@ -139,9 +139,6 @@ impl ApiKeyService for Service {
         request: Request<v1::RevokeRequest>,
     ) -> Result<Response<v1::RevokeResponse>, Status> {
         let request = request.into_inner();
-        let Some(v1::revoke_request::Target::KeyId(key_id)) = request.target else {
-            return Err(refuse(Code::InvalidArgument, "INVALID_FIELD"));
-        };
         assert!(request.replace);
         let (is_down, is_unproven, delay) = {
             let mut keys = self.0.keys.lock();
@@ -152,7 +149,7 @@ impl ApiKeyService for Service {
             return Err(refuse(Code::Unavailable, "STORE_UNAVAILABLE"));
         }
         tokio::time::sleep(delay).await;
-        let revoked = self.0.keys.lock().revoke(&key_id)?;
+        let revoked = self.0.keys.lock().revoke(&request.key_id)?;
         match is_unproven {
             true => Err(refuse(Code::Unavailable, "REVOKE_UNCONFIRMED")),
             false => Ok(Response::new(revoked)),

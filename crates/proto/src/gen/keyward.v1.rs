@@ -335,7 +335,7 @@ pub mod admin_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.AdminService/CreateToken",
             );
@@ -362,7 +362,7 @@ pub mod admin_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.AdminService/ListTokens",
             );
@@ -390,7 +390,7 @@ pub mod admin_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.AdminService/RevokeToken",
             );
@@ -557,7 +557,7 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CreateTokenSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -602,7 +602,7 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListTokensSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -647,7 +647,7 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeTokenSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -906,10 +906,25 @@ impl ::prost::Name for IssueResponse {
         "/keyward.v1.IssueResponse".into()
     }
 }
-/// The keys to revoke, and how to revoke them.
+/// The keys to revoke, and how to revoke them. Exactly one of `key_id`, `api_key` and `account_id` must
+/// be set, otherwise INVALID_FIELD. (They are not a oneof, because a decoder would silently take the
+/// last one on the wire.)
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct RevokeRequest {
+    /// One key, by its public name: a UUID. Other text is INVALID_FIELD; an unknown UUID is
+    /// KEY_NOT_FOUND.
+    #[prost(string, tag = "1")]
+    pub key_id: ::prost::alloc::string::String,
+    /// One key, by its SECRET, for example as found in a leak. Never log or store it. The text is
+    /// compared exactly as sent. An unknown key, or text that is not a key, is KEY_NOT_FOUND; a
+    /// `reporter` gets OK instead.
+    #[prost(string, tag = "2")]
+    pub api_key: ::prost::alloc::string::String,
+    /// All keys of an account, including keys in a grace: 1 to 128 bytes of printable ASCII, without a
+    /// space at either end, otherwise INVALID_FIELD. An account without keys is OK.
+    #[prost(string, tag = "3")]
+    pub account_id: ::prost::alloc::string::String,
     /// Whether to create a successor in the same transaction. The successor takes the slot, `scopes`,
     /// `metadata`, `allowed_cidrs`, `disabled`, `expire_time` and, if the deployment allows it,
     /// `recoverable`. Only with `key_id`, otherwise INVALID_FIELD: the finder of a key may revoke it, but
@@ -927,30 +942,6 @@ pub struct RevokeRequest {
     /// with the key as `revoke_reason`. The first reason of a key is kept.
     #[prost(string, tag = "6")]
     pub reason: ::prost::alloc::string::String,
-    /// The keys to revoke. Exactly one target is required, otherwise INVALID_FIELD.
-    #[prost(oneof = "revoke_request::Target", tags = "1, 2, 3")]
-    pub target: ::core::option::Option<revoke_request::Target>,
-}
-/// Nested message and enum types in `RevokeRequest`.
-pub mod revoke_request {
-    /// The keys to revoke. Exactly one target is required, otherwise INVALID_FIELD.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    #[prost(skip_debug)]
-    pub enum Target {
-        /// One key, by its public name: a UUID. Other text is INVALID_FIELD; an unknown UUID is
-        /// KEY_NOT_FOUND.
-        #[prost(string, tag = "1")]
-        KeyId(::prost::alloc::string::String),
-        /// One key, by its SECRET, for example as found in a leak. Never log or store it. The text is
-        /// compared exactly as sent. An unknown key, or text that is not a key, is KEY_NOT_FOUND; a
-        /// `reporter` gets OK instead.
-        #[prost(string, tag = "2")]
-        ApiKey(::prost::alloc::string::String),
-        /// All keys of an account, including keys in a grace: 1 to 128 bytes of printable ASCII, without a
-        /// space at either end, otherwise INVALID_FIELD. An account without keys is OK.
-        #[prost(string, tag = "3")]
-        AccountId(::prost::alloc::string::String),
-    }
 }
 impl ::prost::Name for RevokeRequest {
     const NAME: &'static str = "RevokeRequest";
@@ -1119,29 +1110,18 @@ impl ::prost::Name for VerifyBatchResponse {
         "/keyward.v1.VerifyBatchResponse".into()
     }
 }
-/// The key to show.
+/// The key to show. Exactly one of `key_id` and `api_key` must be set, otherwise INVALID_FIELD.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 #[prost(skip_debug)]
 pub struct GetRequest {
-    /// The key to show. Exactly one target is required, otherwise INVALID_FIELD.
-    #[prost(oneof = "get_request::Target", tags = "1, 2")]
-    pub target: ::core::option::Option<get_request::Target>,
-}
-/// Nested message and enum types in `GetRequest`.
-pub mod get_request {
-    /// The key to show. Exactly one target is required, otherwise INVALID_FIELD.
-    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
-    #[prost(skip_debug)]
-    pub enum Target {
-        /// The public name of the key: a UUID. Other text is INVALID_FIELD; an unknown UUID is
-        /// KEY_NOT_FOUND.
-        #[prost(string, tag = "1")]
-        KeyId(::prost::alloc::string::String),
-        /// The SECRET of the key. Never log or store it. The text is compared exactly as sent. An unknown
-        /// key, or text that is not a key, is KEY_NOT_FOUND.
-        #[prost(string, tag = "2")]
-        ApiKey(::prost::alloc::string::String),
-    }
+    /// The public name of the key: a UUID. Other text is INVALID_FIELD; an unknown UUID is
+    /// KEY_NOT_FOUND.
+    #[prost(string, tag = "1")]
+    pub key_id: ::prost::alloc::string::String,
+    /// The SECRET of the key. Never log or store it. The text is compared exactly as sent. An unknown
+    /// key, or text that is not a key, is KEY_NOT_FOUND.
+    #[prost(string, tag = "2")]
+    pub api_key: ::prost::alloc::string::String,
 }
 impl ::prost::Name for GetRequest {
     const NAME: &'static str = "GetRequest";
@@ -1380,7 +1360,9 @@ pub mod api_key_service_client {
     /// returned.
     ///
     /// A caller sends its token as metadata `authorization: Bearer <token>`. A request is at most 1 MiB; a
-    /// larger one is OUT_OF_RANGE. A request that cannot be decoded is INVALID_ARGUMENT.
+    /// larger one is OUT_OF_RANGE. It may be compressed with gzip; one that grows over 1 MiB is
+    /// RESOURCE_EXHAUSTED. Only the answers of List are compressed. A request that cannot be decoded, or
+    /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT.
     ///
     /// Every other error carries a `google.rpc.ErrorInfo` of the domain `keyward` with one of these reasons:
     ///
@@ -1397,17 +1379,21 @@ pub mod api_key_service_client {
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|
     /// |`NOT_FRESH`|UNAVAILABLE|The instance cannot prove that it knows every change.|
     /// |`STORE_UNAVAILABLE`|UNAVAILABLE|The store did not respond. Nothing was changed.|
-    /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The connection to the store failed; the change may have been committed.|
+    /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The store or the deadline failed; the change may have been committed.|
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
+    /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
-    /// After UNAVAILABLE you can repeat the same call: no repetition of Issue or Revoke creates a second
-    /// key or a second successor.
+    /// A call whose deadline passes after it has started a change is DEADLINE_EXCEEDED with the reason
+    /// OUTCOME_UNKNOWN. The service finishes the change.
+    ///
+    /// After UNAVAILABLE or DEADLINE_EXCEEDED you can repeat the same call: no repetition of Issue or
+    /// Revoke creates a second key or a second successor.
     ///
     /// Every RPC can return TOKEN_MISSING, TOKEN_INVALID, ROLE_REQUIRED, NOT_FRESH (the instance must be
-    /// fresh to check the token), STORE_UNAVAILABLE, OVERLOADED and INTERNAL. Each RPC and field names the
-    /// other errors that it can cause.
+    /// fresh to check the token), STORE_UNAVAILABLE, OVERLOADED, DEADLINE_PASSED and INTERNAL. Each RPC and
+    /// field names the other errors that it can cause.
     #[derive(Debug, Clone)]
     pub struct ApiKeyServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1509,7 +1495,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Issue",
             );
@@ -1541,7 +1527,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Revoke",
             );
@@ -1568,7 +1554,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Verify",
             );
@@ -1595,7 +1581,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/VerifyBatch",
             );
@@ -1619,7 +1605,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Get",
             );
@@ -1643,7 +1629,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/List",
             );
@@ -1669,7 +1655,7 @@ pub mod api_key_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::codec::KeywardCodec::default();
+            let codec = tonic_prost::ProstCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/keyward.v1.ApiKeyService/Update",
             );
@@ -1772,7 +1758,9 @@ pub mod api_key_service_server {
     /// returned.
     ///
     /// A caller sends its token as metadata `authorization: Bearer <token>`. A request is at most 1 MiB; a
-    /// larger one is OUT_OF_RANGE. A request that cannot be decoded is INVALID_ARGUMENT.
+    /// larger one is OUT_OF_RANGE. It may be compressed with gzip; one that grows over 1 MiB is
+    /// RESOURCE_EXHAUSTED. Only the answers of List are compressed. A request that cannot be decoded, or
+    /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT.
     ///
     /// Every other error carries a `google.rpc.ErrorInfo` of the domain `keyward` with one of these reasons:
     ///
@@ -1789,17 +1777,21 @@ pub mod api_key_service_server {
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|
     /// |`NOT_FRESH`|UNAVAILABLE|The instance cannot prove that it knows every change.|
     /// |`STORE_UNAVAILABLE`|UNAVAILABLE|The store did not respond. Nothing was changed.|
-    /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The connection to the store failed; the change may have been committed.|
+    /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The store or the deadline failed; the change may have been committed.|
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
+    /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
-    /// After UNAVAILABLE you can repeat the same call: no repetition of Issue or Revoke creates a second
-    /// key or a second successor.
+    /// A call whose deadline passes after it has started a change is DEADLINE_EXCEEDED with the reason
+    /// OUTCOME_UNKNOWN. The service finishes the change.
+    ///
+    /// After UNAVAILABLE or DEADLINE_EXCEEDED you can repeat the same call: no repetition of Issue or
+    /// Revoke creates a second key or a second successor.
     ///
     /// Every RPC can return TOKEN_MISSING, TOKEN_INVALID, ROLE_REQUIRED, NOT_FRESH (the instance must be
-    /// fresh to check the token), STORE_UNAVAILABLE, OVERLOADED and INTERNAL. Each RPC and field names the
-    /// other errors that it can cause.
+    /// fresh to check the token), STORE_UNAVAILABLE, OVERLOADED, DEADLINE_PASSED and INTERNAL. Each RPC and
+    /// field names the other errors that it can cause.
     #[derive(Debug)]
     pub struct ApiKeyServiceServer<T> {
         inner: Arc<T>,
@@ -1905,7 +1897,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = IssueSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1950,7 +1942,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = RevokeSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1995,7 +1987,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VerifySvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2040,7 +2032,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VerifyBatchSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2083,7 +2075,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2127,7 +2119,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -2172,7 +2164,7 @@ pub mod api_key_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UpdateSvc(inner);
-                        let codec = crate::codec::KeywardCodec::default();
+                        let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

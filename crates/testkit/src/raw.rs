@@ -1,0 +1,84 @@
+//! A client of unary calls that sends and shows their bytes. Unlike tonic's client it has no deadline
+//! of its own, so a test sees how the service answers a `grpc-timeout`.
+
+use std::net::SocketAddr;
+
+use http::{HeaderMap, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tonic::{Code, Status};
+
+/// One connection without a token.
+#[derive(Clone, Debug)]
+pub struct RawClient(SendRequest<Full<Bytes>>);
+
+/// All that comes back from a call.
+#[derive(Debug)]
+pub struct RawAnswer {
+    /// The headers of the response.
+    pub headers: HeaderMap,
+    /// The message with its prefix of five bytes; empty if the call was refused.
+    pub frame: Bytes,
+    /// OK or the refusal.
+    pub status: Status,
+}
+
+/// The frame of an uncompressed message.
+pub fn frame(message: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(message.len()).expect("a message of a test is short");
+    [&[0], &length.to_be_bytes()[..], message].concat()
+}
+
+impl RawClient {
+    /// Connects to a Keyward at this address.
+    pub async fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await;
+        let io = TokioIo::new(stream.expect("Keyward takes connections"));
+        let (sender, connection) = handshake(TokioExecutor::new(), io)
+            .await
+            .expect("Keyward speaks HTTP/2");
+        // It ends with the last sender.
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    /// Sends `frame` to the method at `path` with these headers.
+    pub async fn call(&self, path: &str, headers: &[(&str, &str)], frame: Vec<u8>) -> RawAnswer {
+        let mut request = Request::post(format!("http://keyward{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(frame));
+        let request = request.expect("headers of a test are valid");
+        let response = self.0.clone().send_request(request).await;
+        let (parts, body) = response.expect("Keyward answers").into_parts();
+        let body = body.collect().await.expect("the answer is complete");
+        let status = body.trailers().and_then(Status::from_header_map);
+        RawAnswer {
+            status: status
+                .or_else(|| Status::from_header_map(&parts.headers))
+                .unwrap_or_else(|| Status::new(Code::Unknown, "the answer has no status")),
+            headers: parts.headers,
+            frame: body.to_bytes(),
+        }
+    }
+}
+
+impl RawAnswer {
+    /// The message of an answer that is OK.
+    ///
+    /// # Errors
+    ///
+    /// The refusal.
+    pub fn message(self) -> Result<Bytes, Status> {
+        match self.status.code() {
+            Code::Ok => Ok(self.frame.slice(5..)),
+            _ => Err(self.status),
+        }
+    }
+}
