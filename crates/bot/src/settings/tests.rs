@@ -64,11 +64,11 @@ fn the_defaults_need_two_tokens() {
 #[test]
 fn the_bot_has_variables_and_a_file_of_its_own() {
     let config = file("slot = \"file\"\nscopes = [\"a\", \"b\"]\n");
-    let path = config.path().to_str().unwrap();
+    let path = format!("{}\n", config.path().display());
     let variables = [
         TOKEN,
         TOKEN_FILE,
-        ("KEYWARD_BOT_CONFIG", path),
+        ("KEYWARD_BOT_CONFIG", &path),
         ("KEYWARD_BOT_SUPPORT", "@us"),
         ("KEYWARD_MAX_STALENESS", "2s"),
         // Kubernetes injects these for a service with the name keyward-bot.

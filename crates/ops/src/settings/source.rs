@@ -83,7 +83,11 @@ fn from_variables<S: Schema>(
             continue;
         }
         if name == config {
-            file = Some(PathBuf::from(value));
+            file = Some(
+                value
+                    .to_str()
+                    .map_or_else(|| value.into(), |text| text.trim().into()),
+            );
             continue;
         }
         match S::TABLE.iter().find(|setting| setting.variable() == name) {
