@@ -12,7 +12,7 @@ account-text =
     Account: <code>{ $account }</code>
     Telegram ID: <code>{ $user }</code>
 key-title = <b>Your API key</b> (tap to copy)
-key-warning = Anyone who has this key can spend the balance of your account. Never share it or paste it into chats, screenshots or public code.
+key-warning = Anyone who has this key can act on behalf of your account. Never share it or paste it into chats, screenshots or public code.
 key-once = This key is shown only once. Copy it now: neither you nor this bot can see it again.
 key-hides-minutes = { $minutes ->
         [one] For your security, this key will be hidden in { $minutes } minute.
@@ -45,7 +45,7 @@ key-dead =
 ask-text =
     <b>Revoke this key?</b>
 
-    Everything that uses this key stops working: your programs, trading bots and integrations. You then get a new key. They work again once you give it to them. You can't undo this.
+    Everything that uses this key stops working: your programs, scripts and integrations. You then get a new key. They work again once you give it to them. You can't undo this.
 ask-hint = Key: <code>{ $hint }…</code>
 revoking-text = Revoking the key… This can take up to a minute. If you don't get an answer, press Retry. Retry never creates a second key.
 unclear-unconfirmed =
@@ -87,6 +87,7 @@ note-unknown-key = The key in that message no longer exists.
 note-changed = The key in that message is no longer the current key of your account.
 note-current = Here is your current key:
 note-cancelled = Nothing was changed.
+note-late = Your answer reached us too late, so nothing was changed. If you still want to revoke the key, please confirm again.
 note-old-button = That button is from an older version of this bot. Please continue here.
 
 ## Answers to a tap, without markup

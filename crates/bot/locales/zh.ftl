@@ -12,7 +12,7 @@ account-text =
     账户：<code>{ $account }</code>
     Telegram ID：<code>{ $user }</code>
 key-title = <b>您的 API 密钥</b>（点按即可复制）
-key-warning = 任何人拿到此密钥，都可以动用您账户的余额。切勿将密钥告诉他人，也不要让它出现在聊天、截图或公开代码中。
+key-warning = 任何人拿到此密钥，都能以您账户的身份进行操作。切勿将密钥告诉他人，也不要让它出现在聊天、截图或公开代码中。
 key-once = 此密钥仅显示这一次，请立即复制并妥善保存。之后您和本机器人都无法再次查看。
 key-hides-minutes = 为保障安全，密钥将在 { $minutes } 分钟后自动隐藏。
 key-hides-seconds = 为保障安全，密钥将在 { $seconds } 秒后自动隐藏。
@@ -39,7 +39,7 @@ key-dead =
 ask-text =
     <b>确定要撤销此密钥吗？</b>
 
-    撤销后，所有使用此密钥的程序、交易机器人和集成服务会停止工作。您将获得新密钥，换上后即可恢复。此操作不可撤回。
+    撤销后，所有使用此密钥的程序、脚本和集成服务会停止工作。您将获得新密钥，换上后即可恢复。此操作不可撤回。
 ask-hint = 密钥：<code>{ $hint }…</code>
 revoking-text = 正在撤销密钥，最长可能需要一分钟。如果一直没有结果，请点按“重试”。重试不会生成第二个新密钥。
 unclear-unconfirmed =
@@ -75,6 +75,7 @@ note-unknown-key = 那条消息中的密钥已不存在。
 note-changed = 那条消息中的密钥已不是您账户当前的密钥。
 note-current = 您当前的密钥如下：
 note-cancelled = 未做任何更改。
+note-late = 您的确认送达过晚，因此未做任何更改。如果仍要撤销密钥，请再次确认。
 note-old-button = 那个按钮来自旧版本的机器人，请从这里继续操作。
 
 ## Answers to a tap, without markup

@@ -3,15 +3,13 @@
 //! The mapping is a template, so a deployment with other account names needs no code. It depends on
 //! the user id alone, because a user can change everything else.
 
-use std::fmt;
-
 /// The placeholder of the user id in a template.
 const USER_ID: &str = "{user_id}";
 /// Keyward's limit for an `account_id`, in bytes.
 const MAX_BYTES: usize = 128;
 
 /// A template that contains `{user_id}`, by default `tg-{user_id}`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Accounts {
     template: String,
 }
@@ -47,19 +45,6 @@ impl Accounts {
     /// The account of a Telegram user.
     pub fn of(&self, user_id: u64) -> String {
         self.template.replace(USER_ID, &user_id.to_string())
-    }
-}
-
-impl Default for Accounts {
-    fn default() -> Self {
-        let template = Self::DEFAULT.to_owned();
-        Self { template }
-    }
-}
-
-impl fmt::Display for Accounts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.template)
     }
 }
 

@@ -19,6 +19,8 @@ use crate::intake::Intake;
 use crate::limits::{Limit, Limits};
 use crate::messages::Messages;
 use crate::metrics::Metrics;
+use crate::outage::Outage;
+use crate::revoke_outcomes::RevokeOutcomes;
 use crate::screens::Screens;
 use crate::settings::Settings;
 use crate::telegram::Telegram;
@@ -96,14 +98,9 @@ pub async fn serve(
     stop: CancellationToken,
     ready: impl FnOnce(Ready),
 ) -> Result<(), StartError> {
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::default();
     let (telegram, messages, handler) = build(&settings, &metrics)?;
-    let intake = Arc::new(Intake::new(
-        handler,
-        Arc::clone(&telegram),
-        Arc::clone(&messages),
-        Arc::clone(&metrics),
-    ));
+    let intake = Arc::new(Intake::new(handler, Arc::clone(&telegram)));
     let health = Arc::new(Health::new(settings.webhook.is_some()));
     // The listeners end last, so that probes see the stop.
     let end_listeners = CancellationToken::new();
@@ -133,7 +130,7 @@ pub async fn serve(
         }
         None => None,
     };
-    if !introduce(&telegram, &health, &stop).await? {
+    if !introduce(&telegram, &health, settings.delete_webhook, &stop).await? {
         return Ok(());
     }
     ready(Ready {
@@ -142,6 +139,7 @@ pub async fn serve(
         webhook: webhook.as_ref().map(|(_, _, bound)| *bound),
         format: settings.log_format,
     });
+    let is_polled = webhook.is_none();
     let (sweeper, until) = (Arc::clone(&intake), stop.clone());
     tokio::spawn(async move { sweeper.sweep(until).await });
     if let Some((settings, listener, _)) = webhook {
@@ -154,7 +152,7 @@ pub async fn serve(
         updates::poll(&intake, &telegram, &health, &stop).await;
     }
     health.set(Err("stopping".to_owned()));
-    finish(&intake, &telegram, &messages, !health.is_pushed()).await;
+    finish(&intake, &telegram, &messages, is_polled).await;
     end_listeners.cancel();
     let ended = async { while listeners.join_next().await.is_some() {} };
     drop(timeout(LISTENER_TIMEOUT, ended).await);
@@ -202,8 +200,14 @@ pub(crate) fn build(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Parts
         revokes: Limit::new(settings.revokes_per_hour, HOUR),
         updates: Limit::new(settings.updates_per_minute, MINUTE),
     };
-    let (accounts, metrics) = (settings.accounts.clone(), Arc::clone(metrics));
-    let handler = Handler::new(Arc::clone(&messages), authority, accounts, limits, metrics);
+    let handler = Handler {
+        messages: Arc::clone(&messages),
+        authority,
+        accounts: settings.accounts.clone(),
+        limits,
+        outcomes: RevokeOutcomes::default(),
+        metrics: Arc::clone(metrics),
+    };
     Ok((telegram, messages, handler))
 }
 
@@ -217,43 +221,34 @@ async fn bind(
     Ok((listener, bound))
 }
 
-/// Waits until Telegram knows the bot, and registers the commands. Returns `false` if `stop` came
-/// first.
+/// Waits until Telegram knows the bot, registers the commands, and deletes a webhook on demand.
+/// Returns `false` if `stop` came first.
 async fn introduce(
     telegram: &Telegram,
     health: &Health,
+    deletes_webhook: bool,
     stop: &CancellationToken,
 ) -> Result<bool, StartError> {
-    let mut failures = 0;
+    let mut outage = Outage::default();
     loop {
         match stop.run_until_cancelled(telegram.introduce()).await {
             None => return Ok(false),
             Some(Ok(())) => break,
             Some(Err(Failure::Unauthorized)) => return Err(StartError::Unauthorized),
-            Some(Err(failure)) => {
-                failures += 1;
-                health.set(Err(failure.to_string()));
-                if failures % 10 == 1 {
-                    tracing::warn!(%failure, failures, "cannot reach Telegram; trying again");
-                }
-                updates::pause(updates::backoff(&failure, failures), stop).await;
-            }
+            Some(Err(failure)) => outage.goes_on(&failure, health, stop).await,
         }
     }
     // The bot works without the list of commands.
-    let texts = Texts::new();
+    let texts = Texts::default();
     let commands = telegram.set_commands(&texts);
     if let Some(Err(failure)) = stop.run_until_cancelled(commands).await {
         tracing::warn!(%failure, "cannot register the list of commands");
     }
-    if !health.is_pushed() {
-        // Usually there is no webhook; if one remains, getUpdates fails and says so.
+    if deletes_webhook {
         let deleted = stop.run_until_cancelled(telegram.delete_webhook()).await;
         if let Some(Err(failure)) = deleted {
-            tracing::warn!(%failure, "cannot delete the webhook of an earlier run");
+            tracing::warn!(%failure, "cannot delete the webhook");
         }
-        // The first poll may wait long, but Telegram has answered.
-        health.set(Ok(()));
     }
     Ok(true)
 }

@@ -1,7 +1,7 @@
 //! The data of a button: an action for one user.
 //!
 //! The data comes back from a Telegram client, so anybody can forge it. A MAC binds version, action,
-//! key and user: the bot refuses a forged button, or the button of another user, before it calls
+//! key, time and user: the bot refuses a forged button, or the button of another user, before it calls
 //! Keyward. The key of the MAC is derived from the bot's token, so there is no other secret to store,
 //! and buttons work after a restart.
 
@@ -32,31 +32,43 @@ pub enum Action {
     Cancel(Uuid),
     /// Asks whether to revoke this key.
     Revoke(Uuid),
-    /// Revokes this key and creates its successor. Pressed again, it repeats the same Revoke.
-    Confirm(Uuid),
+    /// Revokes this key and creates its successor. The number is the time of the question, in seconds
+    /// since 1970.
+    Confirm(Uuid, u32),
+    /// Repeats a confirmed Revoke of this key.
+    Retry(Uuid),
 }
 
 impl Action {
-    /// The letter in the data of a button, and the key.
-    const fn parts(self) -> (char, Option<Uuid>) {
+    /// The letter in the data of a button, and the bytes of the key and the time.
+    fn parts(self) -> (char, Vec<u8>) {
         match self {
-            Self::Menu => ('m', None),
-            Self::Account => ('a', None),
-            Self::Key => ('k', None),
-            Self::Cancel(key_id) => ('n', Some(key_id)),
-            Self::Revoke(key_id) => ('r', Some(key_id)),
-            Self::Confirm(key_id) => ('c', Some(key_id)),
+            Self::Menu => ('m', Vec::new()),
+            Self::Account => ('a', Vec::new()),
+            Self::Key => ('k', Vec::new()),
+            Self::Cancel(key_id) => ('n', key_id.as_bytes().into()),
+            Self::Revoke(key_id) => ('r', key_id.as_bytes().into()),
+            Self::Confirm(key_id, time) => {
+                ('c', [&key_id.as_bytes()[..], &time.to_be_bytes()].concat())
+            }
+            Self::Retry(key_id) => ('t', key_id.as_bytes().into()),
         }
     }
 
-    fn of(letter: &str, key_id: Option<Uuid>) -> Option<Self> {
-        Some(match (letter, key_id) {
-            ("m", None) => Self::Menu,
-            ("a", None) => Self::Account,
-            ("k", None) => Self::Key,
-            ("n", Some(key_id)) => Self::Cancel(key_id),
-            ("r", Some(key_id)) => Self::Revoke(key_id),
-            ("c", Some(key_id)) => Self::Confirm(key_id),
+    fn of(letter: &str, bytes: &[u8]) -> Option<Self> {
+        let (key_id, time) = bytes.split_at_checked(16).unwrap_or((bytes, &[]));
+        let (key_id, time) = (
+            Uuid::from_slice(key_id),
+            time.try_into().map(u32::from_be_bytes),
+        );
+        Some(match (letter, key_id, time, bytes.len()) {
+            ("m", _, _, 0) => Self::Menu,
+            ("a", _, _, 0) => Self::Account,
+            ("k", _, _, 0) => Self::Key,
+            ("n", Ok(key_id), _, 16) => Self::Cancel(key_id),
+            ("r", Ok(key_id), _, 16) => Self::Revoke(key_id),
+            ("c", Ok(key_id), Ok(time), _) => Self::Confirm(key_id, time),
+            ("t", Ok(key_id), _, 16) => Self::Retry(key_id),
             _ => return None,
         })
     }
@@ -88,9 +100,8 @@ impl Codec {
 
     /// The data of a button for `user_id`: at most 64 bytes.
     pub fn write(&self, user_id: u64, action: Action) -> String {
-        let (letter, key_id) = action.parts();
-        let key_id = key_id.map_or_else(String::new, |id| URL_SAFE_NO_PAD.encode(id.as_bytes()));
-        let signed = format!("{VERSION}.{letter}.{key_id}");
+        let (letter, bytes) = action.parts();
+        let signed = format!("{VERSION}.{letter}.{}", URL_SAFE_NO_PAD.encode(bytes));
         let mac = self.mac_of(user_id, &signed).finalize().into_bytes();
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&mac[..MAC_BYTES]))
     }
@@ -121,15 +132,9 @@ impl Codec {
         self.mac_of(user_id, signed)
             .verify_truncated_left(&mac)
             .ok()?;
-        let (letter, key_id) = signed
-            .strip_prefix(VERSION)?
-            .strip_prefix('.')?
-            .split_once('.')?;
-        let key_id = match key_id {
-            "" => None,
-            text => Some(Uuid::from_slice(&URL_SAFE_NO_PAD.decode(text).ok()?).ok()?),
-        };
-        Action::of(letter, key_id)
+        let (_, action) = signed.split_once('.')?;
+        let (letter, bytes) = action.split_once('.')?;
+        Action::of(letter, &URL_SAFE_NO_PAD.decode(bytes).ok()?)
     }
 
     /// The user id has a fixed length, so it cannot be confused with a part of the text.
@@ -169,7 +174,8 @@ mod tests {
             Just(Action::Key),
             key_id.clone().prop_map(Action::Cancel),
             key_id.clone().prop_map(Action::Revoke),
-            key_id.prop_map(Action::Confirm),
+            (key_id.clone(), any::<u32>()).prop_map(|(key_id, time)| Action::Confirm(key_id, time)),
+            key_id.prop_map(Action::Retry),
         ]
     }
 
@@ -208,7 +214,7 @@ mod tests {
         #[test]
         fn an_action_cannot_be_changed_into_another(user: u64, id: u128) {
             let data = codec().write(user, Action::Revoke(Uuid::from_u128(id)));
-            let data = data.replacen(".r.", ".c.", 1);
+            let data = data.replacen(".r.", ".t.", 1);
             prop_assert_eq!(codec().read(user, &data), Err(InvalidData::Forged));
         }
     }

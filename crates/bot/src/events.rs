@@ -1,12 +1,63 @@
 //! Turns an update into an event. This module extracts and checks all parts that the bot uses; the
 //! text of a message stays here.
 
-use teloxide_core::types::{
-    CallbackQuery, CallbackQueryId, Chat, MaybeInaccessibleMessage, Message, MessageId, Update,
-    UpdateKind, User,
-};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Deserializer};
 
 use crate::i18n::Language;
+use crate::telegram::MessageId;
+
+/// An update, with the parts that the bot uses.
+#[derive(Deserialize)]
+pub struct Update {
+    /// The id that confirms it.
+    pub update_id: u32,
+    #[serde(default, deserialize_with = "if_readable")]
+    message: Option<Message>,
+    #[serde(default, deserialize_with = "if_readable")]
+    callback_query: Option<Query>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    message_id: MessageId,
+    from: Option<User>,
+    chat: Chat,
+    text: Option<String>,
+    via_bot: Option<IgnoredAny>,
+    sender_chat: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Query {
+    id: String,
+    from: User,
+    message: Option<Message>,
+    #[serde(default)]
+    data: String,
+}
+
+#[derive(Deserialize)]
+struct User {
+    id: u64,
+    is_bot: bool,
+    language_code: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Chat {
+    id: i64,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// A part that cannot be read counts as missing, so that the update can be confirmed.
+fn if_readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
+    part: D,
+) -> Result<Option<T>, D::Error> {
+    let part = serde_json::Value::deserialize(part)?;
+    Ok(T::deserialize(part).ok())
+}
 
 /// The user of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +107,7 @@ impl Command {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tap {
     /// The id for the answer.
-    pub query: CallbackQueryId,
+    pub query: String,
     /// The message with the button, if it is in the private chat with the user.
     pub message: Option<MessageId>,
     /// The data of the button; anybody can forge it.
@@ -73,97 +124,88 @@ impl std::fmt::Debug for Tap {
 
 /// What a user wants from the bot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A command in a private chat.
-    Command(Person, Command),
-    /// Any other message in a private chat.
-    Other(Person),
-    /// A command in the group with this id.
-    Group(Person, i64),
-    /// A tap on a button.
-    Tap(Person, Tap),
-    /// Nothing.
-    Nothing,
+pub struct Event {
+    /// The user.
+    pub person: Person,
+    /// What they want.
+    pub request: Request,
 }
 
-impl Event {
+/// A request of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// A command in a private chat.
+    Command(Command),
+    /// Any other message in a private chat.
+    Other,
+    /// A command in the group with this id.
+    Group(i64),
+    /// A tap on a button.
+    Tap(Tap),
+}
+
+impl Request {
     /// The name in metrics.
     pub const fn kind(&self) -> &'static str {
         match self {
-            Self::Command(_, Command::Start) => "start",
-            Self::Command(_, Command::ApiKey) => "apikey",
-            Self::Command(_, Command::Help) => "help",
-            Self::Other(_) => "other",
-            Self::Group(..) => "group",
-            Self::Tap(..) => "tap",
-            Self::Nothing => "ignored",
+            Self::Command(command) => command.name(),
+            Self::Other => "other",
+            Self::Group(_) => "group",
+            Self::Tap(_) => "tap",
+        }
+    }
+}
+
+impl Event {
+    /// The event of an update, for the bot with this name; `None` if the update asks for nothing.
+    pub fn of(update: Update, username: &str) -> Option<Self> {
+        match (update.message, update.callback_query) {
+            (Some(message), _) => Self::of_message(&message, username),
+            (None, query) => Self::of_query(query?),
         }
     }
 
-    /// The user.
-    pub const fn person(&self) -> Option<Person> {
-        match self {
-            Self::Command(person, _)
-            | Self::Other(person)
-            | Self::Group(person, _)
-            | Self::Tap(person, _) => Some(*person),
-            Self::Nothing => None,
-        }
-    }
-
-    /// The event of an update, for the bot with this name.
-    pub fn of(update: Update, username: &str) -> Self {
-        match update.kind {
-            UpdateKind::Message(message) => Self::of_message(&message, username),
-            UpdateKind::CallbackQuery(query) => Self::of_query(query),
-            _ => Self::Nothing,
-        }
-    }
-
-    fn of_message(message: &Message, username: &str) -> Self {
-        let Some(person) = message.from.as_ref().and_then(person) else {
-            return Self::Nothing;
-        };
+    fn of_message(message: &Message, username: &str) -> Option<Self> {
+        let person = person(message.from.as_ref()?)?;
         // The user did not write a message that was sent via a bot or on behalf of a chat.
         if message.via_bot.is_some() || message.sender_chat.is_some() {
-            return Self::Nothing;
+            return None;
         }
-        let command = message.text().and_then(|text| Command::of(text, username));
-        match (&message.chat, command) {
-            (chat, Some(command)) if is_own(chat, person) => Self::Command(person, command),
-            (chat, None) if is_own(chat, person) => Self::Other(person),
-            (chat, Some(_)) if chat.is_group() || chat.is_supergroup() => {
-                Self::Group(person, chat.id.0)
-            }
-            _ => Self::Nothing,
-        }
+        let text = message.text.as_deref();
+        let command = text.and_then(|text| Command::of(text, username));
+        let is_group = ["group", "supergroup"].contains(&message.chat.kind.as_str());
+        let request = match command {
+            Some(command) if is_own(&message.chat, person) => Request::Command(command),
+            None if is_own(&message.chat, person) => Request::Other,
+            Some(_) if is_group => Request::Group(message.chat.id),
+            _ => return None,
+        };
+        Some(Self { person, request })
     }
 
-    fn of_query(query: CallbackQuery) -> Self {
-        let Some(person) = person(&query.from) else {
-            return Self::Nothing;
-        };
-        let message = query.message.as_ref();
-        let message = message.filter(|message| is_own(message.chat(), person));
-        let tap = Tap {
+    fn of_query(query: Query) -> Option<Self> {
+        let person = person(&query.from)?;
+        let message = query.message;
+        let message = message.filter(|message| is_own(&message.chat, person));
+        let request = Request::Tap(Tap {
             query: query.id,
-            message: message.map(MaybeInaccessibleMessage::id),
-            data: query.data.unwrap_or_default(),
-        };
-        Self::Tap(person, tap)
+            message: message.map(|message| message.message_id),
+            data: query.data,
+        });
+        Some(Self { person, request })
     }
 }
 
 fn person(user: &User) -> Option<Person> {
     (!user.is_bot).then(|| Person {
-        id: user.id.0,
+        id: user.id,
         language: Language::of(user.language_code.as_deref()),
     })
 }
 
 /// Whether this is the private chat with `person`, which nobody else reads.
 fn is_own(chat: &Chat, person: Person) -> bool {
-    chat.is_private() && u64::try_from(chat.id.0).is_ok_and(|id| id == person.id)
+    chat.kind == "private" && u64::try_from(chat.id).is_ok_and(|id| id == person.id)
 }
 
 #[cfg(test)]

@@ -12,6 +12,10 @@ use uuid::Uuid;
 
 use crate::callback::Action;
 
+/// How long a question whether to revoke a key can be answered, in seconds. The time is in the data of
+/// the button, because Telegram says of a tap neither when it was made nor when it was delivered.
+const MAX_AGE: u32 = 300;
+
 /// A key, named without disclosing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyName {
@@ -87,6 +91,8 @@ pub enum Note {
     Cancelled,
     /// The key of the button is not the current key of the account.
     Changed,
+    /// The answer to the question came late.
+    Late,
     /// Another version of the bot made the button.
     OldButton,
 }
@@ -115,12 +121,9 @@ pub enum RevokeResult {
 }
 
 impl RevokeResult {
-    /// What the bot remembers about the Revoke.
-    pub const fn outcome(&self) -> Outcome {
-        match self {
-            Self::Unclear { .. } => Outcome::Unclear,
-            Self::Replaced(..) | Self::Ended(_) => Outcome::Clear,
-        }
+    /// Whether only the same Revoke resolves it.
+    pub const fn is_unclear(&self) -> bool {
+        matches!(self, Self::Unclear { .. })
     }
 
     /// The name in metrics.
@@ -144,15 +147,6 @@ impl RevokeResult {
             Self::Unclear { .. } => View::HiddenKey(None, hint),
         }
     }
-}
-
-/// What is known about a Revoke that the user has confirmed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Keyward has answered.
-    Clear,
-    /// Keyward has not answered, or has not proven the revocation.
-    Unclear,
 }
 
 /// A limit that a request counts against.
@@ -193,8 +187,8 @@ pub enum View {
     },
     /// The current key.
     Key(Option<Note>, CurrentKey),
-    /// The question whether to revoke this key.
-    ConfirmRevoke(KeyName),
+    /// The question whether to revoke this key, asked at this time, in seconds since 1970.
+    ConfirmRevoke(Option<Note>, KeyName, u32),
     /// The Revoke of this key is running.
     Revoking {
         /// Which key.
@@ -260,10 +254,12 @@ pub struct Context {
     pub account: String,
     /// The Telegram id.
     pub user_id: u64,
-    /// The last confirmed revocations, oldest first.
-    pub outcomes: Vec<(Uuid, Outcome)>,
+    /// The last confirmed revocations, oldest first, and whether each is unclear.
+    pub outcomes: Vec<(Uuid, bool)>,
     /// The key that the message with the button shows.
     pub shown: Option<KeyName>,
+    /// In seconds since 1970.
+    pub now: u32,
 }
 
 /// The first step of a request.
@@ -276,8 +272,8 @@ pub enum Step {
     /// Take one reveal, get the current key and show it. With a key id, the user has pressed
     /// Cancel on the question whether to revoke that key.
     Open(Option<Uuid>),
-    /// Get the current key, and ask whether to revoke it if it is this key.
-    Ask(Uuid),
+    /// Get the current key, and ask whether to revoke it if it is this key. The note says why.
+    Ask(Option<Note>, Uuid),
     /// Revoke this key, after taking one from the allowance.
     Revoke(Uuid, Option<Allowance>),
 }
@@ -285,7 +281,7 @@ pub enum Step {
 /// Decides the first step of a request.
 pub fn first_step(action: Action, context: &Context) -> Step {
     let mut outcomes = context.outcomes.iter();
-    let unclear = outcomes.find(|(_, outcome)| *outcome == Outcome::Unclear);
+    let unclear = outcomes.find(|(_, is_unclear)| *is_unclear);
     match (action, unclear) {
         (Action::Menu, _) => Step::Show(View::Menu {
             account: context.account.clone(),
@@ -295,29 +291,37 @@ pub fn first_step(action: Action, context: &Context) -> Step {
             account: context.account.clone(),
             user_id: context.user_id,
         }),
-        (Action::Confirm(key_id), _) => confirmed(key_id, context),
+        (Action::Confirm(key_id, asked), _) => confirmed(key_id, Some(asked), context),
+        (Action::Retry(key_id), _) => confirmed(key_id, None, context),
         // No key is shown while a Revoke is unclear, so the same Revoke comes first.
         (_, Some((unclear, _))) => Step::Revoke(*unclear, None),
         (Action::Key, None) => Step::Open(None),
         (Action::Cancel(key_id), None) => Step::Open(Some(key_id)),
         // This process has shown the key in this message, and has not seen a Revoke of it since.
         (Action::Revoke(key_id), None) => match &context.shown {
-            Some(key) if key.key_id == key_id => Step::Show(View::ConfirmRevoke(key.clone())),
-            _ => Step::Ask(key_id),
+            Some(key) if key.key_id == key_id => {
+                Step::Show(View::ConfirmRevoke(None, key.clone(), context.now))
+            }
+            _ => Step::Ask(None, key_id),
         },
     }
 }
 
 /// Only the first Revoke of a key counts against the revocations. A repeated one shows the
-/// successor again, which is a reveal; while the outcome is unclear, it is free.
-fn confirmed(key_id: Uuid, context: &Context) -> Step {
+/// successor again, which is a reveal; while the outcome is unclear, it is free. A first one needs an
+/// answer soon after the question: Telegram keeps a tap for a day while it cannot deliver it, and the
+/// user has long gone on by then. A Retry has no such limit, because its Revoke was confirmed in time.
+fn confirmed(key_id: Uuid, asked: Option<u32>, context: &Context) -> Step {
     let mut outcomes = context.outcomes.iter();
     let shows_other = matches!(&context.shown, Some(key) if key.key_id != key_id);
     match outcomes.find(|(id, _)| *id == key_id) {
-        Some((_, Outcome::Unclear)) => Step::Revoke(key_id, None),
+        Some((_, true)) => Step::Revoke(key_id, None),
         // A second tap: the message already shows the successor.
-        Some((_, Outcome::Clear)) if shows_other => Step::Ignore,
-        Some((_, Outcome::Clear)) => Step::Revoke(key_id, Some(Allowance::Reveals)),
+        Some((_, false)) if shows_other => Step::Ignore,
+        Some((_, false)) => Step::Revoke(key_id, Some(Allowance::Reveals)),
+        None if asked.is_some_and(|asked| context.now.abs_diff(asked) > MAX_AGE) => {
+            Step::Ask(Some(Note::Late), key_id)
+        }
         None => Step::Revoke(key_id, Some(Allowance::Revokes)),
     }
 }
@@ -333,10 +337,15 @@ pub fn opened(cancelled: Option<Uuid>, current: Result<CurrentKey, Problem>) -> 
 }
 
 /// The view after `Step::Ask`, and the allowance that it counts against.
-pub fn asked(key_id: Uuid, current: Result<CurrentKey, Problem>) -> (View, Option<Allowance>) {
+pub fn asked(
+    note: Option<Note>,
+    key_id: Uuid,
+    current: Result<CurrentKey, Problem>,
+    now: u32,
+) -> (View, Option<Allowance>) {
     match current {
         Ok(current) if current.key().key_id == key_id => {
-            (View::ConfirmRevoke(current.key().clone()), None)
+            (View::ConfirmRevoke(note, current.key().clone(), now), None)
         }
         Ok(current) => (
             View::Key(Some(Note::Changed), current),

@@ -6,70 +6,53 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use teloxide_core::types::MessageId;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::account::Accounts;
 use crate::authority::Authority;
 use crate::callback::{Action, InvalidData};
-use crate::events::{Command, Event, Person, Tap};
-use crate::flow::{self, Allowance, Context, CurrentKey, Note, Outcome, Problem};
+use crate::events::{Command, Event, Person, Request, Tap};
+use crate::flow::{self, Allowance, Context, CurrentKey, Note, Problem};
 use crate::flow::{RevokeResult, Step, View};
 use crate::i18n::Id;
 use crate::limits::Limits;
 use crate::messages::Messages;
 use crate::metrics::Metrics;
 use crate::revoke_outcomes::RevokeOutcomes;
+use crate::telegram::MessageId;
 
 /// The bot announces a Revoke that takes longer.
 const SLOW_REVOKE: Duration = Duration::from_secs(1);
 
 /// Handles the events of all users.
 pub struct Handler {
-    messages: Arc<Messages>,
-    authority: Authority,
-    accounts: Accounts,
-    limits: Limits,
-    outcomes: RevokeOutcomes,
-    metrics: Arc<Metrics>,
+    pub(crate) messages: Arc<Messages>,
+    pub(crate) authority: Authority,
+    pub(crate) accounts: Accounts,
+    pub(crate) limits: Limits,
+    pub(crate) outcomes: RevokeOutcomes,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 impl Handler {
-    /// A handler that has handled no event yet.
-    pub fn new(
-        messages: Arc<Messages>,
-        authority: Authority,
-        accounts: Accounts,
-        limits: Limits,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self {
-            messages,
-            authority,
-            accounts,
-            limits,
-            outcomes: RevokeOutcomes::default(),
-            metrics,
-        }
-    }
-
     /// Handles an event. A panic ends here, so that other users are served on.
     pub async fn handle(&self, event: Event) {
-        let (kind, person) = (event.kind(), event.person());
+        let (kind, person) = (event.request.kind(), event.person);
         self.guard(kind, person, self.turn(event)).await;
     }
 
     async fn guard(
         &self,
         kind: &'static str,
-        person: Option<Person>,
+        person: Person,
         turn: impl Future<Output = &'static str>,
     ) {
         let start = Instant::now();
         let outcome = AssertUnwindSafe(turn).catch_unwind().await;
         let outcome = outcome.unwrap_or("panicked");
-        if let (Some(person), "panicked") = (person, outcome) {
+        if outcome == "panicked" {
             tracing::error!(kind, "handling an update panicked");
             // The state of the existing message is unknown, so the user gets a new one.
             let sending = AssertUnwindSafe(self.show(person, None, &View::Failed));
@@ -79,23 +62,19 @@ impl Handler {
         tracing::debug!(kind, outcome, "an update was handled");
     }
 
-    async fn turn(&self, event: Event) -> &'static str {
-        let Some(person) = event.person() else {
-            return "ignored";
-        };
+    async fn turn(&self, Event { person, request }: Event) -> &'static str {
         if self.limits.updates.take(person.id, Instant::now()).is_err() {
             self.metrics.limited("updates");
             return "flood";
         }
-        match event {
-            Event::Command(_, Command::Start) => self.act(person, None, Action::Menu).await,
-            Event::Command(_, Command::ApiKey) => self.act(person, None, Action::Key).await,
-            Event::Command(_, Command::Help) | Event::Other(_) => {
+        match request {
+            Request::Command(Command::Start) => self.act(person, None, Action::Menu).await,
+            Request::Command(Command::ApiKey) => self.act(person, None, Action::Key).await,
+            Request::Command(Command::Help) | Request::Other => {
                 self.show(person, None, &View::Help).await;
             }
-            Event::Group(_, chat) => self.messages.send_to_group(person, chat).await,
-            Event::Tap(_, tap) => return self.tap(person, tap).await,
-            Event::Nothing => {}
+            Request::Group(chat) => self.messages.send_to_group(person, chat).await,
+            Request::Tap(tap) => return self.tap(person, tap).await,
         }
         "ok"
     }
@@ -136,6 +115,7 @@ impl Handler {
             user_id: person.id,
             outcomes: self.outcomes.of(person.id),
             shown: message.and_then(|message| self.messages.key(person, message)),
+            now: u32::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(u32::MAX),
         };
         let (view, allowance) = match flow::first_step(action, &context) {
             Step::Ignore => return,
@@ -147,7 +127,9 @@ impl Handler {
                 ),
                 Err(limited) => (limited, None),
             },
-            Step::Ask(key_id) => flow::asked(key_id, self.current_key(person).await),
+            Step::Ask(note, key_id) => {
+                flow::asked(note, key_id, self.current_key(person).await, context.now)
+            }
             Step::Revoke(key_id, allowance) => match self.take(person, allowance) {
                 Ok(()) => return self.revoke(person, message, key_id).await,
                 Err(limited) => (limited, None),
@@ -177,7 +159,7 @@ impl Handler {
     /// Revokes the key and shows the result.
     async fn revoke(&self, person: Person, message: Option<MessageId>, key_id: Uuid) {
         // Before the call: this task may end before the answer.
-        self.outcomes.set(person.id, key_id, Outcome::Unclear);
+        self.outcomes.set(person.id, key_id, true);
         let call = self.authority.replace(key_id);
         tokio::pin!(call);
         let (message, answer) = match tokio::time::timeout(SLOW_REVOKE, &mut call).await {
@@ -189,7 +171,7 @@ impl Handler {
         };
         let result = flow::revoke_result(&self.accounts.of(person.id), answer);
         self.metrics.revoke(result.name());
-        self.outcomes.set(person.id, key_id, result.outcome());
+        self.outcomes.set(person.id, key_id, result.is_unclear());
         let elsewhere = |hint| result.view_elsewhere(hint);
         let here = async {
             let view = self.view_after(person, key_id, result.clone()).await;

@@ -33,11 +33,6 @@ impl Health {
         }
     }
 
-    /// Whether Telegram pushes updates to a webhook.
-    pub const fn is_pushed(&self) -> bool {
-        self.is_pushed
-    }
-
     /// Records the outcome of the last call for updates.
     pub fn set(&self, outcome: Result<(), String>) {
         *self.state.lock() = (outcome, Instant::now());

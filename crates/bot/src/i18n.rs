@@ -51,14 +51,14 @@ impl Language {
     }
 }
 
-/// The name of a message, which exists in every language.
+/// A message, which exists in every language. `MENU_TEXT` is `menu-text` in the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Id(&'static str);
 
 macro_rules! messages {
-    ($($name:ident = $id:literal,)*) => {
+    ($($name:ident)*) => {
         impl Id {
-            $(#[doc = concat!("`", $id, "`")] pub const $name: Self = Self($id);)*
+            $(#[doc = stringify!($name)] pub const $name: Self = Self(stringify!($name));)*
             /// All messages.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
         }
@@ -66,61 +66,20 @@ macro_rules! messages {
 }
 
 messages! {
-    MENU_TEXT = "menu-text",
-    ACCOUNT_TEXT = "account-text",
-    KEY_TITLE = "key-title",
-    KEY_WARNING = "key-warning",
-    KEY_ONCE = "key-once",
-    KEY_HIDES_MINUTES = "key-hides-minutes",
-    KEY_HIDES_SECONDS = "key-hides-seconds",
-    KEY_NOT_SHOWN = "key-not-shown",
-    KEY_DISABLED = "key-disabled",
-    KEY_HIDDEN = "key-hidden",
-    KEY_GONE = "key-gone",
-    KEY_DEAD = "key-dead",
-    ASK_TEXT = "ask-text",
-    ASK_HINT = "ask-hint",
-    REVOKING_TEXT = "revoking-text",
-    UNCLEAR_UNCONFIRMED = "unclear-unconfirmed",
-    UNCLEAR_UNKNOWN = "unclear-unknown",
-    UNAVAILABLE_TEXT = "unavailable-text",
-    PRESENT_UNAVAILABLE = "present-unavailable",
-    FAULT_TEXT = "fault-text",
-    SUPPORT_TEXT = "support-text",
-    LIMITED_REVEALS = "limited-reveals",
-    LIMITED_REVOKES = "limited-revokes",
-    HELP_TEXT = "help-text",
-    GROUP_TEXT = "group-text",
-    NOTE_REPLACED = "note-replaced",
-    NOTE_ALREADY = "note-already",
-    NOTE_EXPIRED = "note-expired",
-    NOTE_UNKNOWN_KEY = "note-unknown-key",
-    NOTE_CHANGED = "note-changed",
-    NOTE_CURRENT = "note-current",
-    NOTE_CANCELLED = "note-cancelled",
-    NOTE_OLD_BUTTON = "note-old-button",
-    ANSWER_NOT_YOURS = "answer-not-yours",
-    ANSWER_PRIVATE_ONLY = "answer-private-only",
-    FAILED_TEXT = "failed-text",
-    BUTTON_ACCOUNT = "button-account",
-    BUTTON_KEY = "button-key",
-    BUTTON_COPY = "button-copy",
-    BUTTON_REVOKE = "button-revoke",
-    BUTTON_CONFIRM = "button-confirm",
-    BUTTON_CANCEL = "button-cancel",
-    BUTTON_BACK = "button-back",
-    BUTTON_RETRY = "button-retry",
-    BUTTON_SHOW_AGAIN = "button-show-again",
-    BUTTON_OPEN = "button-open",
-    COMMAND_START = "command-start",
-    COMMAND_APIKEY = "command-apikey",
-    COMMAND_HELP = "command-help",
+    MENU_TEXT ACCOUNT_TEXT KEY_TITLE KEY_WARNING KEY_ONCE KEY_HIDES_MINUTES KEY_HIDES_SECONDS
+    KEY_NOT_SHOWN KEY_DISABLED KEY_HIDDEN KEY_GONE KEY_DEAD ASK_TEXT ASK_HINT REVOKING_TEXT
+    UNCLEAR_UNCONFIRMED UNCLEAR_UNKNOWN UNAVAILABLE_TEXT PRESENT_UNAVAILABLE FAULT_TEXT SUPPORT_TEXT
+    LIMITED_REVEALS LIMITED_REVOKES HELP_TEXT GROUP_TEXT NOTE_REPLACED NOTE_ALREADY NOTE_EXPIRED
+    NOTE_UNKNOWN_KEY NOTE_CHANGED NOTE_CURRENT NOTE_CANCELLED NOTE_LATE NOTE_OLD_BUTTON
+    ANSWER_NOT_YOURS ANSWER_PRIVATE_ONLY FAILED_TEXT BUTTON_ACCOUNT BUTTON_KEY BUTTON_COPY
+    BUTTON_REVOKE BUTTON_CONFIRM BUTTON_CANCEL BUTTON_BACK BUTTON_RETRY BUTTON_SHOW_AGAIN
+    BUTTON_OPEN COMMAND_START COMMAND_APIKEY COMMAND_HELP
 }
 
 impl Id {
     /// The name in the files.
-    pub const fn name(self) -> &'static str {
-        self.0
+    pub fn name(self) -> String {
+        self.0.to_lowercase().replace('_', "-")
     }
 }
 
@@ -130,37 +89,29 @@ pub struct Texts {
 }
 
 impl Default for Texts {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Texts {
     /// Parses the compiled-in files.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self {
             bundles: Language::ALL.map(bundle).into(),
         }
     }
+}
 
+impl Texts {
     /// A message without values.
     pub fn plain(&self, language: Language, id: Id) -> String {
         self.get(language, id, &[])
     }
 
-    /// A message with its values. A missing message, which a test rules out, appears in English or
-    /// as its name.
+    /// A message with its values. A missing message, which a test rules out, appears as its name.
     pub fn get(&self, language: Language, id: Id, values: &[(&str, Value)]) -> String {
-        let args = values.iter().cloned().collect();
-        [language, Language::English]
-            .into_iter()
-            .find_map(|language| self.format(language, id, &args))
-            .unwrap_or_else(|| id.0.to_owned())
+        let text = self.format(language, id, &values.iter().cloned().collect());
+        text.unwrap_or_else(|| id.name())
     }
 
     fn format(&self, language: Language, id: Id, args: &FluentArgs<'_>) -> Option<String> {
         let bundle = self.bundles.get(language as usize)?;
-        let pattern = bundle.get_message(id.0)?.value()?;
+        let pattern = bundle.get_message(&id.name())?.value()?;
         let mut errors = Vec::new();
         let text = bundle.format_pattern(pattern, Some(args), &mut errors);
         errors.is_empty().then(|| text.into_owned())

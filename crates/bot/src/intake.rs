@@ -3,16 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use teloxide_core::types::Update;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::events::Event;
+use crate::events::{Event, Update};
 use crate::handler::Handler;
-use crate::in_flight::{InFlight, InFlightGuard};
-use crate::messages::Messages;
-use crate::metrics::Metrics;
+use crate::in_flight::InFlight;
 use crate::telegram::Telegram;
 use crate::user_queues::UserQueues;
 
@@ -27,52 +23,22 @@ const MAX_REPLACING: usize = 8;
 /// How often to check for the end of all jobs at a stop.
 const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 
-enum Job {
-    Handle(Event, InFlightGuard),
-    ReplaceDue(u64, OwnedSemaphorePermit),
-}
-
 /// The way of an update into the bot.
 pub struct Intake {
+    handler: Arc<Handler>,
     telegram: Arc<Telegram>,
-    messages: Arc<Messages>,
-    metrics: Arc<Metrics>,
-    queues: Arc<UserQueues<Job>>,
+    queues: Arc<UserQueues>,
     in_flight: Arc<InFlight>,
     replacing: Arc<Semaphore>,
 }
 
 impl Intake {
     /// An intake that gives events to `handler`.
-    pub fn new(
-        handler: Handler,
-        telegram: Arc<Telegram>,
-        messages: Arc<Messages>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        let handler = Arc::new(handler);
-        let for_jobs = Arc::clone(&messages);
-        let run = move |job| -> BoxFuture<'static, ()> {
-            let (handler, messages) = (Arc::clone(&handler), Arc::clone(&for_jobs));
-            Box::pin(async move {
-                match job {
-                    Job::Handle(event, guard) => {
-                        handler.handle(event).await;
-                        // From here the update may be confirmed.
-                        drop(guard);
-                    }
-                    Job::ReplaceDue(user, permit) => {
-                        messages.replace_due(user, None).await;
-                        drop(permit);
-                    }
-                }
-            })
-        };
+    pub fn new(handler: Handler, telegram: Arc<Telegram>) -> Self {
         Self {
+            handler: Arc::new(handler),
             telegram,
-            messages,
-            metrics,
-            queues: UserQueues::new(MAX_CONCURRENT, Box::new(run)),
+            queues: UserQueues::new(MAX_CONCURRENT),
             in_flight: InFlight::new(),
             replacing: Arc::new(Semaphore::new(MAX_REPLACING)),
         }
@@ -85,23 +51,29 @@ impl Intake {
 
     /// Accepts an update, unless it is already in flight. Returns its id.
     pub fn accept(&self, update: Update) -> u32 {
-        let id = update.id.0;
+        let id = update.update_id;
         let Some(guard) = self.in_flight.begin(id) else {
             return id;
         };
-        let event = Event::of(update, self.telegram.username());
-        let dropped = match event.person() {
-            None => "ignored",
-            Some(person) if self.queues.waiting(person.id) >= MAX_WAITING => {
-                self.metrics.limited("waiting");
-                "flood"
-            }
-            Some(person) => {
-                self.queues.push(person.id, Job::Handle(event, guard));
-                return id;
-            }
+        let Some(event) = Event::of(update, self.telegram.username()) else {
+            self.handler
+                .metrics
+                .update("ignored", "ignored", Duration::ZERO);
+            return id;
         };
-        self.metrics.update(event.kind(), dropped, Duration::ZERO);
+        let (user, kind) = (event.person.id, event.request.kind());
+        if self.queues.waiting(user) >= MAX_WAITING {
+            self.handler.metrics.limited("waiting");
+            self.handler.metrics.update(kind, "flood", Duration::ZERO);
+            return id;
+        }
+        let handler = Arc::clone(&self.handler);
+        let handle = async move {
+            handler.handle(event).await;
+            // From here the update may be confirmed.
+            drop(guard);
+        };
+        self.queues.push(user, Box::pin(handle));
         id
     }
 
@@ -109,13 +81,18 @@ impl Intake {
     pub async fn sweep(&self, stop: CancellationToken) {
         let pause = || stop.run_until_cancelled(tokio::time::sleep(SWEEP_INTERVAL));
         while pause().await.is_some() {
-            for user in self.messages.users_due() {
+            let due = self.handler.messages.users_due().into_iter();
+            // A busy user has another turn at the next sweep.
+            for user in due.filter(|user| !self.queues.is_busy(*user)) {
                 let Ok(permit) = Arc::clone(&self.replacing).try_acquire_owned() else {
                     break;
                 };
-                // A busy user has another turn at the next sweep.
-                self.queues
-                    .push_if_idle(user, || Job::ReplaceDue(user, permit));
+                let messages = Arc::clone(&self.handler.messages);
+                let replace = async move {
+                    messages.replace_due(user, None).await;
+                    drop(permit);
+                };
+                self.queues.push(user, Box::pin(replace));
             }
         }
     }
@@ -130,6 +107,6 @@ impl Intake {
     /// Updates the gauge of the updates in flight.
     pub fn observe(&self) {
         let count = i64::try_from(self.in_flight.count()).unwrap_or(i64::MAX);
-        self.metrics.in_flight.set(count);
+        self.handler.metrics.in_flight.set(count);
     }
 }

@@ -22,6 +22,7 @@ pub mod intake;
 pub mod limits;
 pub mod messages;
 pub mod metrics;
+pub mod outage;
 pub mod revoke_outcomes;
 pub mod samples;
 pub mod screens;

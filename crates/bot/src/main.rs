@@ -68,21 +68,23 @@ fn run(settings: settings::Settings) -> ExitCode {
         let place = panic.location().map(ToString::to_string);
         tracing::error!(place = place.unwrap_or_default(), "panicked");
     }));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => {
-            let result = runtime.block_on(app::run(settings));
-            // An abandoned task must not keep the process alive.
-            runtime.shutdown_timeout(Duration::from_secs(1));
-            result.map_err(|error| error.to_string())
-        }
-        Err(error) => Err(format!("the runtime: {error}")),
-    };
+    ended(on_runtime(app::run(settings)))
+}
+
+fn on_runtime<E: ToString>(program: impl Future<Output = Result<(), E>>) -> Result<(), String> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().build();
+    let runtime = runtime.map_err(|error| format!("the runtime: {error}"))?;
+    let result = runtime.block_on(program);
+    // An abandoned task must not keep the process alive.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result.map_err(|error| error.to_string())
+}
+
+fn ended(result: Result<(), impl ToString>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(1, &error),
+        Err(error) => failed(1, &error.to_string()),
     }
 }
 
@@ -98,12 +100,8 @@ fn failed(code: u8, text: &str) -> ExitCode {
 fn print_screens() -> ExitCode {
     let hide_after = Some(Duration::from_secs(600));
     let pictures = screens::pictures(&screens::Screens::new(hide_after, None));
-    let text = match serde_json::to_string_pretty(&pictures) {
-        Ok(text) => text,
-        Err(error) => return failed(1, &error.to_string()),
-    };
-    match writeln!(std::io::stdout().lock(), "{text}") {
-        Ok(()) => ExitCode::SUCCESS,
+    match serde_json::to_string_pretty(&pictures) {
+        Ok(text) => ended(writeln!(std::io::stdout().lock(), "{text}")),
         Err(error) => failed(1, &error.to_string()),
     }
 }
@@ -115,21 +113,12 @@ fn ask_health(matches: &ArgMatches) -> ExitCode {
         Ok(_) => return failed(USAGE, "http_listen names no port to ask"),
         Err(errors) => return failed(USAGE, &errors.to_string()),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let health = match runtime {
-        Ok(runtime) => runtime.block_on(health::ask(side_port, HEALTH_TIMEOUT)),
-        Err(error) => Err(format!("the runtime: {error}")),
-    };
-    match health {
-        Ok(()) => {
-            // If the output is closed, the exit code is all that remains.
-            let _ = writeln!(std::io::stdout().lock(), "ok");
-            ExitCode::SUCCESS
-        }
-        Err(reason) => failed(1, &reason),
+    let health = on_runtime(health::ask(side_port, HEALTH_TIMEOUT));
+    if health.is_ok() {
+        // If the output is closed, the exit code is all that remains.
+        let _ = writeln!(std::io::stdout().lock(), "ok");
     }
+    ended(health)
 }
 
 fn command() -> Command {

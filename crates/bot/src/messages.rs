@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use teloxide_core::types::{CallbackQueryId, MessageId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -14,7 +13,7 @@ use crate::i18n::Id;
 use crate::metrics::Metrics;
 use crate::screens::Screens;
 use crate::telegram::failure::Failure;
-use crate::telegram::{Retry, Telegram};
+use crate::telegram::{MessageId, ONCE, SHORTLY, Telegram};
 use crate::tracked::{TrackedMessage, TrackedMessages};
 
 /// Concurrent edits at a stop.
@@ -51,8 +50,8 @@ impl Messages {
         {
             return Some(message);
         }
-        // Telegram may create a message and lose the answer with its id. So a new message gets its
-        // key by an edit, after the bot knows which message it must hide.
+        // Telegram may create a message and lose the answer with its id, and sending is repeated. So
+        // a new message gets its key by an edit, after the bot knows which message it must hide.
         let keyless = view.without_key();
         let first = keyless.as_ref().unwrap_or(view);
         let screen = self.screens.render(person.language, first);
@@ -83,16 +82,16 @@ impl Messages {
             },
             cause: "time",
             failures: 0,
-            refusals: 0,
         };
         // Before the edit: it may succeed without an answer.
         self.tracked.put(tracked.clone(), now);
-        let retry = match view {
+        let attempts = match view {
             // The result of the Revoke may replace it at any time.
-            View::Revoking { .. } => Retry::Never,
-            _ => Retry::Always,
+            View::Revoking { .. } => ONCE,
+            _ => SHORTLY,
         };
-        let edited = self.telegram.edit(person.id, message, &screen, retry).await;
+        let edit = self.telegram.edit(person.id, message, &screen, attempts);
+        let edited = edit.await;
         match &edited {
             Ok(()) if shows_key => {
                 self.metrics.reveals.inc();
@@ -122,7 +121,7 @@ impl Messages {
     }
 
     /// Answers a tap, with a text in a window if there is one.
-    pub async fn answer(&self, person: Person, query: &CallbackQueryId, text: Option<Id>) {
+    pub async fn answer(&self, person: Person, query: &str, text: Option<Id>) {
         let text = text.map(|id| self.screens.texts().plain(person.language, id));
         log_failure("answering a tap", self.telegram.answer(query, text).await);
     }
@@ -157,7 +156,7 @@ impl Messages {
     pub async fn replace_due(&self, user: u64, except: Option<MessageId>) {
         for message in self.tracked.take_due(user, except, Instant::now()) {
             // A failed edit becomes due again.
-            self.replace(message, Retry::Never).await;
+            self.replace(message, ONCE).await;
         }
     }
 
@@ -168,7 +167,7 @@ impl Messages {
                 "time" => "stop",
                 other => other,
             };
-            self.replace(TrackedMessage { cause, ..message }, Retry::Always)
+            self.replace(TrackedMessage { cause, ..message }, SHORTLY)
         });
         // Collected, because the closure borrows for too short a time inside the stream.
         let replacing: Vec<_> = replacing.collect();
@@ -176,10 +175,10 @@ impl Messages {
         futures_util::StreamExt::for_each_concurrent(replacing, MAX_CONCURRENT, |edit| edit).await;
     }
 
-    async fn replace(&self, message: TrackedMessage, retry: Retry) {
+    async fn replace(&self, message: TrackedMessage, attempts: u32) {
         let screen = self.screens.render(message.language, &message.replacement);
         let (user, id) = (message.user, message.id);
-        match self.telegram.edit(user, id, &screen, retry).await {
+        match self.telegram.edit(user, id, &screen, attempts).await {
             Ok(()) if message.key.is_some() => self.metrics.hidden(message.cause),
             Ok(()) | Err(Failure::Gone) => {}
             Err(failure) => {

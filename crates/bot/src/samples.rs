@@ -53,7 +53,11 @@ pub fn views() -> Vec<(&'static str, View)> {
             },
         ),
         ("key", old_key(None)),
-        ("ask", View::ConfirmRevoke(name(OLD))),
+        ("ask", View::ConfirmRevoke(None, name(OLD), 0)),
+        (
+            "ask-again",
+            View::ConfirmRevoke(Some(Note::Late), name(OLD), 0),
+        ),
         ("revoking", View::Revoking { key_id }),
         ("replaced", new_key(Note::Replaced(time))),
         ("cancelled", old_key(Some(Note::Cancelled))),

@@ -56,7 +56,7 @@ impl Screens {
     /// that report a lasting problem.
     pub fn new(hide_after: Option<Duration>, support: Option<&str>) -> Self {
         Self {
-            texts: Texts::new(),
+            texts: Texts::default(),
             hide_after,
             support: support.map(str::to_owned),
         }
@@ -100,7 +100,7 @@ impl Renderer<'_> {
         let main_menu = || self.column([(Id::BUTTON_ACCOUNT, Action::Account)]);
         let open_key = || self.column([(Id::BUTTON_KEY, Action::Key)]);
         let show_again = || self.column([(Id::BUTTON_SHOW_AGAIN, Action::Key), BACK]);
-        let retry = |key_id| self.column([(Id::BUTTON_RETRY, Action::Confirm(key_id))]);
+        let retry = |key_id| self.column([(Id::BUTTON_RETRY, Action::Retry(key_id))]);
         match view {
             View::Menu { account, note } => {
                 let mut text = self.note(note.as_ref());
@@ -118,10 +118,11 @@ impl Renderer<'_> {
                 (vec![text], self.column(buttons))
             }
             View::Key(note, current) => self.key(note.as_ref(), current),
-            View::ConfirmRevoke(key) => {
-                let text = vec![self.plain(Id::ASK_TEXT), self.hint(Id::ASK_HINT, &key.hint)];
+            View::ConfirmRevoke(note, key, time) => {
+                let mut text = self.note(note.as_ref());
+                text.extend([self.plain(Id::ASK_TEXT), self.hint(Id::ASK_HINT, &key.hint)]);
                 let buttons = [
-                    (Id::BUTTON_CONFIRM, Action::Confirm(key.key_id)),
+                    (Id::BUTTON_CONFIRM, Action::Confirm(key.key_id, *time)),
                     (Id::BUTTON_CANCEL, Action::Cancel(key.key_id)),
                 ];
                 (text, vec![self.row(buttons)])
@@ -219,6 +220,7 @@ impl Renderer<'_> {
             Note::UnknownKey => self.plain(Id::NOTE_UNKNOWN_KEY),
             Note::Cancelled => self.plain(Id::NOTE_CANCELLED),
             Note::Changed => self.plain(Id::NOTE_CHANGED),
+            Note::Late => self.plain(Id::NOTE_LATE),
             Note::OldButton => self.plain(Id::NOTE_OLD_BUTTON),
         });
         note.into_iter().collect()

@@ -10,7 +10,7 @@ use std::time::Duration;
 use keyward_client::Secret;
 use keyward_ops::LogFormat;
 use keyward_ops::settings::values::secret_file;
-use keyward_ops::settings::{self as engine, Entry, Source};
+use keyward_ops::settings::{self as engine, Entry};
 pub use keyward_ops::settings::{Errors, Inputs};
 
 use crate::account::Accounts;
@@ -20,7 +20,7 @@ pub use table::{TABLE, Values};
 const SECRET: std::ops::RangeInclusive<usize> = 16..=256;
 
 /// The settings in force.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// The bot's token.
     pub telegram_token: Secret,
@@ -52,6 +52,8 @@ pub struct Settings {
     pub updates_per_minute: u32,
     /// The contact for users who need help.
     pub support: Option<String>,
+    /// Whether to delete a registered webhook at the start.
+    pub delete_webhook: bool,
     /// How Telegram pushes updates; `None` means that the bot polls for them.
     pub webhook: Option<WebhookSettings>,
     /// The format of the log.
@@ -94,16 +96,13 @@ pub fn side_port(inputs: Inputs) -> Result<Option<SocketAddr>, Errors> {
 /// Takes the bot's token from the variable or from the file, and checks it.
 fn telegram_token(values: &mut Values, entries: &[Entry]) -> Result<(), String> {
     let is_given = !values.settings.telegram_token.expose().is_empty();
-    let from = match (is_given, &values.telegram_token_file) {
-        (true, None) => {
-            let entry = Entry::find(entries, "telegram_token");
-            entry.map_or(Source::Default, |entry| entry.source.clone())
-        }
+    let name = match (is_given, &values.telegram_token_file) {
+        (true, None) => "telegram_token",
         (false, Some(file)) => {
-            let text = secret_file(file)
-                .map_err(|error| unreadable("telegram_token_file", entries, &error))?;
+            let name = "telegram_token_file";
+            let text = secret_file(file).map_err(|error| unreadable(name, entries, &error))?;
             values.settings.telegram_token = Secret::new(text.as_str());
-            Source::File(file.clone())
+            name
         }
         (true, Some(_)) => {
             return Err(
@@ -118,22 +117,15 @@ fn telegram_token(values: &mut Values, entries: &[Entry]) -> Result<(), String> 
             );
         }
     };
-    let (id, secret) = values
-        .settings
-        .telegram_token
-        .expose()
-        .split_once(':')
-        .unwrap_or_default();
-    let is_valid = !id.is_empty()
-        && id.bytes().all(|byte| byte.is_ascii_digit())
-        && !secret.is_empty()
-        && is_url_safe(secret);
-    match is_valid {
-        true => Ok(()),
-        false => Err(format!(
-            "telegram_token ({from}): takes the token of a bot as BotFather shows it: 123456:ABC..."
-        )),
-    }
+    let parts = values.settings.telegram_token.expose().split_once(':');
+    let is_valid = parts.is_some_and(|(id, secret)| {
+        let is_number = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
+        is_number && !secret.is_empty() && is_url_safe(secret)
+    });
+    let reason = "takes the token of a bot as BotFather shows it: 123456:ABC...";
+    is_valid
+        .then_some(())
+        .ok_or_else(|| refused(name, entries, reason))
 }
 
 /// Puts the settings of the webhook together and reads its secret.

@@ -1,5 +1,5 @@
-//! Calls to Telegram: retries safe calls, honours Telegram's `retry_after`, and maps every failure to
-//! a `Failure` that a caller can act on.
+//! Calls to Telegram: repeats them while Telegram fails, honours its `retry_after`, and maps every
+//! failure to a `Failure` that a caller can act on.
 //!
 //! A URL of the Bot API contains the token, and an answer may contain a key. Neither leaves this
 //! module; `failure` defines the text that a failure may contain.
@@ -11,19 +11,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keyward_client::Secret;
-use teloxide_core::payloads::setters::*;
-use teloxide_core::requests::{Output, Request, Requester as _};
-use teloxide_core::types::{
-    AllowedUpdate, BotCommand, CallbackQueryId, ChatId, CopyTextButton, InlineKeyboardButton,
-    InlineKeyboardMarkup, LinkPreviewOptions, MessageId, ParseMode, Update,
-};
-use teloxide_core::{Bot, RequestError, net};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::{Value, json};
 
 use crate::callback::Codec;
-use crate::events::Command;
+use crate::events::{Command, Update};
 use crate::i18n::{Id, Language, Texts};
 use crate::metrics::Metrics;
-use crate::screens::{ButtonAction, Screen};
+use crate::screens::{Button, ButtonAction, Screen};
 use failure::Failure;
 
 /// How long Telegram holds a poll that has no updates.
@@ -31,7 +27,6 @@ pub const POLL: Duration = Duration::from_secs(25);
 /// Timeout of a call; a poll adds `POLL`.
 const TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const ATTEMPTS: u32 = 3;
 /// A call whose `retry_after` is longer fails.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Timeout of the answer to a tap.
@@ -39,41 +34,81 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Updates that Telegram pushes concurrently; this is its maximum.
 const MAX_CONNECTIONS: u8 = 100;
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
+/// One attempt.
+pub const ONCE: u32 = 1;
+/// A few attempts within a second or two.
+pub const SHORTLY: u32 = 3;
+/// Attempts for about an hour.
+const PATIENTLY: u32 = 480;
 
 /// The kinds of updates that Telegram sends.
-fn update_kinds() -> [AllowedUpdate; 2] {
-    [AllowedUpdate::Message, AllowedUpdate::CallbackQuery]
+const UPDATE_KINDS: [&str; 2] = ["message", "callback_query"];
+
+/// The id of a message in its chat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+pub struct MessageId(pub i64);
+
+/// A message that was sent.
+#[derive(Deserialize)]
+struct Sent {
+    message_id: MessageId,
+}
+
+#[derive(Deserialize)]
+struct Me {
+    username: Option<String>,
 }
 
 /// A webhook as Telegram knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize)]
 pub struct Webhook {
-    /// Whether it has the expected URL.
-    pub is_ours: bool,
+    /// Empty if there is none.
+    url: String,
     /// When Telegram last failed to deliver an update, in seconds since 1970.
+    #[serde(rename = "last_error_date")]
     pub last_error: Option<i64>,
-    /// Why it failed.
-    pub why: String,
+    #[serde(default, rename = "last_error_message")]
+    why: String,
+}
+
+impl Webhook {
+    /// Whether it has this URL.
+    pub fn is_at(&self, url: &str) -> bool {
+        let parsed = |url: &str| reqwest::Url::parse(url).ok();
+        parsed(&self.url).is_some_and(|ours| parsed(url) == Some(ours))
+    }
+
+    /// Why the last delivery failed.
+    pub fn why(&self) -> String {
+        failure::words(&self.why)
+    }
+}
+
+/// Telegram's answer to a call.
+#[derive(Deserialize)]
+struct Answer<T> {
+    result: Option<T>,
+    error_code: Option<u16>,
+    #[serde(default)]
+    description: String,
+    parameters: Option<Parameters>,
+}
+
+#[derive(Deserialize)]
+struct Parameters {
+    retry_after: Option<u64>,
 }
 
 /// The Bot API.
 pub struct Telegram {
-    calls: Bot,
-    polls: Bot,
+    client: reqwest::Client,
+    /// The URL of all methods, which contains the token.
+    url: Secret,
     codec: Codec,
     metrics: Arc<Metrics>,
     username: OnceLock<String>,
-}
-
-/// Whether a failed call is repeated, up to three attempts in total.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Retry {
-    /// After every temporary failure, even if Telegram may have executed the call.
-    Always,
-    /// Only if Telegram cannot have executed the call.
-    IfUnsent,
-    /// One attempt.
-    Never,
 }
 
 impl Telegram {
@@ -83,19 +118,15 @@ impl Telegram {
     ///
     /// An invalid URL; TLS that cannot be set up.
     pub fn new(token: &Secret, api_url: &str, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let bot = |timeout| {
-            let client = net::default_reqwest_settings()
-                .connect_timeout(CONNECT_TIMEOUT)
-                .timeout(timeout)
-                .build()
-                .map_err(|error| format!("the client for Telegram: {}", failure::cause(&error)))?;
-            let url = api_url.trim_end_matches('/').parse();
-            let url = url.map_err(|error| format!("telegram_api_url: {error}"))?;
-            Ok::<_, String>(Bot::with_client(token.expose(), client).set_api_url(url))
-        };
+        let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+        let client = client
+            .build()
+            .map_err(|error| format!("the client for Telegram: {}", failure::cause(&error)))?;
+        let url = format!("{}/bot{}", api_url.trim_end_matches('/'), token.expose());
+        reqwest::Url::parse(&url).map_err(|error| format!("telegram_api_url: {error}"))?;
         Ok(Self {
-            calls: bot(TIMEOUT)?,
-            polls: bot(POLL + TIMEOUT)?,
+            client,
+            url: Secret::new(url),
             codec: Codec::new(token),
             metrics,
             username: OnceLock::new(),
@@ -118,12 +149,9 @@ impl Telegram {
     ///
     /// `Unauthorized` for a token that Telegram does not know.
     pub async fn introduce(&self) -> Result<(), Failure> {
-        let me = self
-            .call("getMe", Retry::Never, self.calls.get_me())
-            .await?;
-        let name = me.user.username.clone().unwrap_or_default();
+        let me: Me = self.call("getMe", ONCE, &json!({})).await?;
         // The caller stops after the first success, so this sets it once.
-        let _ = self.username.set(name);
+        let _ = self.username.set(me.username.unwrap_or_default());
         Ok(())
     }
 
@@ -138,12 +166,13 @@ impl Telegram {
         limit: u8,
         wait: Duration,
     ) -> Result<Vec<Update>, Failure> {
-        let wait = u32::try_from(wait.as_secs()).unwrap_or(0);
-        let request = self.polls.get_updates().limit(limit).timeout(wait);
-        let mut request = request.allowed_updates(update_kinds());
-        // Telegram's ids are positive 32-bit integers.
-        request.offset = offset.and_then(|offset| i32::try_from(offset).ok());
-        self.call("getUpdates", Retry::Never, request).await
+        let (wait, timeout) = (wait.as_secs(), wait + TIMEOUT);
+        let mut request =
+            json!({ "limit": limit, "timeout": wait, "allowed_updates": UPDATE_KINDS });
+        if let Some(offset) = offset {
+            request["offset"] = offset.into();
+        }
+        self.attempt("getUpdates", &request, timeout).await
     }
 
     /// Deletes the webhook: Telegram refuses getUpdates while there is one.
@@ -152,9 +181,7 @@ impl Telegram {
     ///
     /// After three attempts.
     pub async fn delete_webhook(&self) -> Result<(), Failure> {
-        let request = self.calls.delete_webhook();
-        let deleted = self.call("deleteWebhook", Retry::Always, request).await;
-        deleted.map(drop)
+        self.tell("deleteWebhook", SHORTLY, &json!({})).await
     }
 
     /// Registers the webhook at `url`.
@@ -163,30 +190,20 @@ impl Telegram {
     ///
     /// After three attempts.
     pub async fn set_webhook(&self, url: &str, secret: &Secret) -> Result<(), Failure> {
-        let url = url
-            .parse()
-            .map_err(|_| Failure::Refused("webhook_url".to_owned()))?;
-        let request = self.calls.set_webhook(url).secret_token(secret.expose());
-        let request = request
-            .allowed_updates(update_kinds())
-            .max_connections(MAX_CONNECTIONS);
-        let set = self.call("setWebhook", Retry::Always, request).await;
-        set.map(drop)
+        let request = json!({
+            "url": url, "secret_token": secret.expose(), "allowed_updates": UPDATE_KINDS,
+            "max_connections": MAX_CONNECTIONS,
+        });
+        self.tell("setWebhook", SHORTLY, &request).await
     }
 
-    /// The registered webhook, compared with `url`.
+    /// The registered webhook.
     ///
     /// # Errors
     ///
     /// After three attempts.
-    pub async fn webhook(&self, url: &str) -> Result<Webhook, Failure> {
-        let request = self.calls.get_webhook_info();
-        let info = self.call("getWebhookInfo", Retry::Always, request).await?;
-        Ok(Webhook {
-            is_ours: info.url.is_some() && info.url == url.parse().ok(),
-            last_error: info.last_error_date.map(|at| at.timestamp()),
-            why: failure::words(&info.last_error_message.unwrap_or_default()),
-        })
+    pub async fn webhook(&self) -> Result<Webhook, Failure> {
+        self.call("getWebhookInfo", SHORTLY, &json!({})).await
     }
 
     /// Registers the list of commands for each language, English for all others.
@@ -202,24 +219,29 @@ impl Telegram {
                     Command::ApiKey => Id::COMMAND_APIKEY,
                     Command::Help => Id::COMMAND_HELP,
                 };
-                BotCommand::new(command.name(), texts.plain(language, description))
+                let description = texts.plain(language, description);
+                json!({ "command": command.name(), "description": description })
             });
-            let mut request = self.calls.set_my_commands(commands);
-            let is_default = language == Language::English;
-            request.language_code = (!is_default).then(|| language.code().to_owned());
-            self.call("setMyCommands", Retry::Always, request).await?;
+            let code = match language {
+                Language::English => "",
+                other => other.code(),
+            };
+            let request = json!({ "commands": commands, "language_code": code });
+            self.tell("setMyCommands", SHORTLY, &request).await?;
         }
         Ok(())
     }
 
-    /// Sends a message to the private chat with `user`. Returns its id.
+    /// Sends a message to the private chat with `user`. Returns its id. If answers are lost, the
+    /// message may appear more than once, so it must not contain a key.
     ///
     /// # Errors
     ///
-    /// After three attempts, or the first that Telegram may have executed.
+    /// A refusal, three lost answers, or an outage of Telegram for about an hour.
     pub async fn send(&self, user: u64, screen: &Screen) -> Result<MessageId, Failure> {
-        self.send_to(private(user), user, screen, Retry::IfUnsent)
-            .await
+        let request = self.message(json!(user), user, screen);
+        let sent: Sent = self.call("sendMessage", PATIENTLY, &request).await?;
+        Ok(sent.message_id)
     }
 
     /// Sends a message to a group.
@@ -227,48 +249,28 @@ impl Telegram {
     /// # Errors
     ///
     /// After one attempt, because anybody can keep a group busy.
-    pub async fn send_to_group(&self, chat: i64, screen: &Screen) -> Result<MessageId, Failure> {
-        self.send_to(ChatId(chat), 0, screen, Retry::Never).await
-    }
-
-    async fn send_to(
-        &self,
-        chat: ChatId,
-        user: u64,
-        screen: &Screen,
-        retry: Retry,
-    ) -> Result<MessageId, Failure> {
-        let request = self
-            .calls
-            .send_message(chat, screen.text.expose())
-            .parse_mode(ParseMode::Html)
-            .link_preview_options(no_preview())
-            .reply_markup(self.keyboard(user, screen));
-        Ok(self.call("sendMessage", retry, request).await?.id)
+    pub async fn send_to_group(&self, chat: i64, screen: &Screen) -> Result<(), Failure> {
+        let request = self.message(json!(chat), 0, screen);
+        self.tell("sendMessage", ONCE, &request).await
     }
 
     /// Replaces a message in the private chat with `user`. An unchanged message is a success.
     ///
     /// # Errors
     ///
-    /// `Gone` if the message does not exist or cannot be edited; others after the attempts of
-    /// `retry`.
+    /// `Gone` if the message does not exist or cannot be edited; others after so many `attempts`.
     pub async fn edit(
         &self,
         user: u64,
         message: MessageId,
         screen: &Screen,
-        retry: Retry,
+        attempts: u32,
     ) -> Result<(), Failure> {
-        let request = self
-            .calls
-            .edit_message_text(private(user), message, screen.text.expose())
-            .parse_mode(ParseMode::Html)
-            .link_preview_options(no_preview())
-            .reply_markup(self.keyboard(user, screen));
-        match self.call("editMessageText", retry, request).await {
-            Ok(_) | Err(Failure::Same) => Ok(()),
-            Err(failure) => Err(failure),
+        let mut request = self.message(json!(user), user, screen);
+        request["message_id"] = message.0.into();
+        match self.tell("editMessageText", attempts, &request).await {
+            Err(Failure::Same) => Ok(()),
+            other => other,
         }
     }
 
@@ -276,77 +278,110 @@ impl Telegram {
     ///
     /// # Errors
     ///
-    /// After three attempts with `text`, or after 3 seconds without. A tap that is too old to be
-    /// answered is a success.
-    pub async fn answer(
-        &self,
-        query: &CallbackQueryId,
-        text: Option<String>,
-    ) -> Result<(), Failure> {
-        let method = "answerCallbackQuery";
-        let mut request = self.calls.answer_callback_query(query.clone());
-        let answered = if text.is_some() {
-            request.show_alert = Some(true);
-            request.text = text;
-            self.call(method, Retry::Always, request).await
-        } else {
-            let call = self.call(method, Retry::Never, request);
-            let answered = tokio::time::timeout(ANSWER_TIMEOUT, call).await;
-            answered.unwrap_or_else(|_| Err(Failure::timeout()))
-        };
-        match answered {
-            Ok(_) | Err(Failure::Stale) => Ok(()),
-            Err(failure) => Err(failure),
+    /// After three attempts, or 3 seconds. A tap that is too old to be answered is a success.
+    pub async fn answer(&self, query: &str, text: Option<String>) -> Result<(), Failure> {
+        let mut request = json!({ "callback_query_id": query });
+        if let Some(text) = text {
+            request["text"] = text.into();
+            request["show_alert"] = true.into();
+        }
+        let call = self.tell("answerCallbackQuery", SHORTLY, &request);
+        match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
+            Ok(Err(Failure::Stale)) => Ok(()),
+            Ok(answered) => answered,
+            Err(_) => Err(Failure::timeout()),
         }
     }
 
-    async fn call<R>(
+    /// Like `call`, without the result.
+    async fn tell(
         &self,
         method: &'static str,
-        retry: Retry,
-        request: R,
-    ) -> Result<Output<R>, Failure>
-    where
-        R: Request<Err = RequestError>,
-    {
-        let attempt = async || {
-            let answer = request
-                .send_ref()
-                .await
-                .map_err(|error| Failure::of(&error));
-            let outcome = answer.as_ref().err().map_or("ok", Failure::name);
-            self.metrics.telegram(method, outcome);
-            answer
-        };
-        repeated(retry, attempt, tokio::time::sleep).await
+        attempts: u32,
+        request: &Value,
+    ) -> Result<(), Failure> {
+        let answer: Result<IgnoredAny, _> = self.call(method, attempts, request).await;
+        answer.map(drop)
     }
 
-    fn keyboard(&self, user: u64, screen: &Screen) -> InlineKeyboardMarkup {
-        let rows = screen.rows.iter().map(|row| {
-            row.iter().filter_map(|button| {
-                let label = button.label.clone();
-                Some(match &button.action {
-                    ButtonAction::Callback(action) => {
-                        InlineKeyboardButton::callback(label, self.codec.write(user, *action))
-                    }
-                    ButtonAction::Copy(text) => {
-                        let text = text.expose().to_owned();
-                        InlineKeyboardButton::copy_text_button(label, CopyTextButton { text })
-                    }
-                    ButtonAction::OpenBot => {
-                        let url = format!("https://t.me/{}", self.username());
-                        InlineKeyboardButton::url(label, url.parse().ok()?)
-                    }
-                })
-            })
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        attempts: u32,
+        request: &Value,
+    ) -> Result<T, Failure> {
+        let attempt = || self.attempt(method, request, TIMEOUT);
+        repeated(attempts, attempt, tokio::time::sleep).await
+    }
+
+    async fn attempt<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        request: &Value,
+        timeout: Duration,
+    ) -> Result<T, Failure> {
+        let url = format!("{}/{method}", self.url.expose());
+        let answer = async {
+            let response = self.client.post(url).timeout(timeout).json(request).send();
+            let response = response.await?;
+            Ok((response.status(), response.bytes().await?))
+        };
+        let answer: Result<_, reqwest::Error> = answer.await;
+        let answer = answer.map_err(|error| Failure::of_http(&error));
+        let answer = answer.and_then(|(status, body)| match serde_json::from_slice(&body) {
+            Ok(Answer {
+                result: Some(result),
+                ..
+            }) => Ok(result),
+            Ok(Answer {
+                error_code: Some(code),
+                description,
+                parameters,
+                ..
+            }) => {
+                let retry_after = parameters.and_then(|parameters| parameters.retry_after);
+                Err(Failure::of_answer(code, &description, retry_after))
+            }
+            // A proxy before Telegram answers in its own words.
+            _ if status.is_server_error() => Err(Failure::Server(status.as_u16())),
+            _ => Err(Failure::Lost("the answer cannot be read".to_owned())),
         });
-        InlineKeyboardMarkup::new(rows)
+        let outcome = answer.as_ref().err().map_or("ok", Failure::name);
+        self.metrics.telegram(method, outcome);
+        answer
+    }
+
+    /// The content of a message with buttons for `user`.
+    fn message(&self, chat: Value, user: u64, screen: &Screen) -> Value {
+        let row = |row: &Vec<Button>| row.iter().map(|button| self.button(user, button)).collect();
+        let rows: Vec<Vec<Value>> = screen.rows.iter().map(row).collect();
+        json!({
+            "chat_id": chat, "text": screen.text.expose(), "parse_mode": "HTML",
+            "link_preview_options": { "is_disabled": true },
+            "reply_markup": { "inline_keyboard": rows },
+        })
+    }
+
+    fn button(&self, user: u64, button: &Button) -> Value {
+        let label = &button.label;
+        match &button.action {
+            ButtonAction::Callback(action) => {
+                json!({ "text": label, "callback_data": self.codec.write(user, *action) })
+            }
+            ButtonAction::Copy(text) => {
+                json!({ "text": label, "copy_text": { "text": text.expose() } })
+            }
+            ButtonAction::OpenBot => {
+                json!({ "text": label, "url": format!("https://t.me/{}", self.username()) })
+            }
+        }
     }
 }
 
-/// Makes up to `ATTEMPTS` attempts, with pauses between them.
+/// Makes up to `attempts` attempts, with pauses between them. Answers are lost three times at most,
+/// because Telegram may have executed each of these attempts.
 async fn repeated<T, F, W>(
-    retry: Retry,
+    attempts: u32,
     mut attempt: impl FnMut() -> F,
     mut wait: impl FnMut(Duration) -> W,
 ) -> Result<T, Failure>
@@ -354,39 +389,29 @@ where
     F: Future<Output = Result<T, Failure>>,
     W: Future<Output = ()>,
 {
-    let mut pause = FIRST_PAUSE;
-    for _ in 1..ATTEMPTS {
+    let (mut failures, mut lost) = (0, 0);
+    loop {
         let failure = match attempt().await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        let time = match (&failure, retry) {
-            (_, Retry::Never) => return Err(failure),
-            // Telegram has not executed the call.
-            (Failure::TooMany(time), _) if *time <= MAX_RETRY_AFTER => *time,
-            (Failure::Unreachable(_), _) | (Failure::Lost(_), Retry::Always) => pause,
+        failures += 1;
+        lost += u32::from(matches!(failure, Failure::Lost(_)));
+        let pause = match &failure {
+            _ if failures >= attempts || lost >= SHORTLY => return Err(failure),
+            Failure::TooMany(time) if *time <= MAX_RETRY_AFTER => *time,
+            Failure::Unreachable(_) | Failure::Server(_) | Failure::Lost(_) => backoff(failures),
             _ => return Err(failure),
         };
-        wait(time).await;
-        pause *= 2;
+        wait(pause).await;
     }
-    attempt().await
 }
 
-/// The private chat with a user has the id of the user. An impossible id becomes 0, which is no
-/// chat.
-fn private(user: u64) -> ChatId {
-    ChatId(i64::try_from(user).unwrap_or(0))
-}
-
-const fn no_preview() -> LinkPreviewOptions {
-    LinkPreviewOptions {
-        is_disabled: true,
-        url: None,
-        prefer_small_media: false,
-        prefer_large_media: false,
-        show_above_text: false,
-    }
+/// The pause after so many failures in a row: doubled each time up to a bound. A random part of it is
+/// left out, so that calls do not come at once after an outage.
+pub fn backoff(failures: u32) -> Duration {
+    let doubled = FIRST_PAUSE * 2_u32.saturating_pow(failures.clamp(1, 16) - 1);
+    doubled.min(MAX_PAUSE).mul_f64(1.0 - fastrand::f64() / 2.0)
 }
 
 #[cfg(test)]

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use teloxide_core::types::MessageId;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::flow::{KeyName, View};
 use crate::i18n::Language;
+use crate::telegram::MessageId;
 use crate::telegram::failure::Failure;
 
 /// Above this number, the oldest message is replaced early.
@@ -21,8 +21,8 @@ const MAX_MESSAGES: usize = 10_000;
 /// The pause after the first failure; each failure doubles it, up to `MAX_PAUSE`.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 const MAX_PAUSE: Duration = Duration::from_secs(3600);
-/// After so many refusals Telegram will not accept the edit.
-const MAX_REFUSALS: u8 = 10;
+/// After so many failures, an edit that Telegram refuses is given up.
+const MAX_FAILURES: u32 = 10;
 
 /// A message that must be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +43,6 @@ pub struct TrackedMessage {
     pub cause: &'static str,
     /// How many edits have failed.
     pub failures: u32,
-    /// How many of them Telegram refused.
-    pub refusals: u8,
 }
 
 /// The messages that must be replaced.
@@ -87,8 +85,8 @@ impl TrackedMessages {
 
     /// Tracks a message after a failed edit, for another attempt.
     pub fn put_back(&self, message: TrackedMessage, failure: &Failure, now: Instant) {
-        let refusals = message.refusals + u8::from(matches!(failure, Failure::Refused(_)));
-        if refusals >= MAX_REFUSALS {
+        let failures = message.failures.saturating_add(1);
+        if failures >= MAX_FAILURES && matches!(failure, Failure::Refused(_)) {
             return;
         }
         let pause = match failure {
@@ -99,8 +97,7 @@ impl TrackedMessages {
         };
         let again = TrackedMessage {
             due: Some(now + pause.min(MAX_PAUSE)),
-            failures: message.failures.saturating_add(1),
-            refusals,
+            failures,
             ..message
         };
         self.put(again, now);
@@ -132,7 +129,7 @@ impl TrackedMessages {
                 message.replacement = replacement(key.hint.clone());
                 message.due = Some(now);
                 message.cause = "revoked";
-                (message.failures, message.refusals) = (0, 0);
+                message.failures = 0;
             }
         }
     }
@@ -189,7 +186,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn message(user: u64, id: i32, key: u128, due: Option<Instant>) -> TrackedMessage {
+    fn message(user: u64, id: i64, key: u128, due: Option<Instant>) -> TrackedMessage {
         TrackedMessage {
             user,
             id: MessageId(id),
@@ -202,7 +199,6 @@ mod tests {
             due,
             cause: "time",
             failures: 0,
-            refusals: 0,
         }
     }
 
@@ -247,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn failed_edits_are_repeated_until_telegram_has_refused_them_ten_times() {
+    fn failed_edits_are_repeated_unless_telegram_still_refuses_them_at_the_tenth_failure() {
         let (tracked, mut now) = (TrackedMessages::default(), Instant::now());
         tracked.put(message(1, 1, 1, Some(now)), now);
         let lost = Failure::Lost("x".to_owned());
@@ -258,16 +254,14 @@ mod tests {
             assert!(tracked.take_due(1, None, almost).is_empty());
             now += expected;
         };
-        for times in 0..30 {
+        let refused = Failure::Refused("x".to_owned());
+        try_again(&refused, FIRST_PAUSE);
+        for times in 1..30 {
             let pause = FIRST_PAUSE * 2_u32.pow(times.min(16));
             try_again(&lost, pause.min(MAX_PAUSE));
         }
         try_again(&Failure::TooMany(MINUTE), MINUTE);
         try_again(&Failure::Blocked, MAX_PAUSE);
-        let refused = Failure::Refused("x".to_owned());
-        for _ in 1..MAX_REFUSALS {
-            try_again(&refused, MAX_PAUSE);
-        }
         let message = tracked.take_due(1, None, now).pop().unwrap();
         tracked.put_back(message, &refused, now);
         assert_eq!(tracked.count(), 0);

@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use teloxide_core::types::Update;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::events::Update;
 use crate::health::Health;
 use crate::intake::Intake;
-use crate::telegram::failure::Failure;
+use crate::outage::Outage;
 use crate::telegram::{POLL, Telegram};
 
 /// Telegram's maximum. Telegram repeats updates in flight, so no more can be in flight.
@@ -21,20 +21,19 @@ const LIMIT: u8 = 100;
 const MAX_HOLD: Duration = Duration::from_secs(10);
 /// Pause between polls while updates are in flight: Telegram then answers at once, and repeats them.
 const PAUSE: Duration = Duration::from_millis(250);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
-/// Another process polls, and one of the two must stop.
-const CONFLICT_PAUSE: Duration = Duration::from_secs(5);
 /// Timeout of the last confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Fetches updates for `intake` until `stop`.
 pub async fn poll(intake: &Intake, telegram: &Telegram, health: &Health, stop: &CancellationToken) {
-    let mut failures = 0;
+    let mut outage = Outage::default();
+    // The first poll may wait long, but Telegram has answered a call already.
+    health.set(Ok(()));
     while !stop.is_cancelled() {
         // After a failure, a short poll shows early that Telegram answers again.
-        let wait = match (intake.in_flight().count(), failures) {
-            (0, 0) => POLL,
-            _ => Duration::ZERO,
+        let wait = match intake.in_flight().count() == 0 && outage.is_over() {
+            true => POLL,
+            false => Duration::ZERO,
         };
         let offset = intake.in_flight().offset();
         let call = telegram.updates(offset, LIMIT, wait);
@@ -44,25 +43,17 @@ pub async fn poll(intake: &Intake, telegram: &Telegram, health: &Health, stop: &
         };
         match answer {
             Ok(updates) => {
-                if failures > 0 {
+                if !outage.is_over() {
                     tracing::info!("Telegram sends updates again");
                 }
-                failures = 0;
+                outage = Outage::default();
                 health.set(Ok(()));
                 accept(intake, offset, updates);
                 let idle = tokio::time::timeout(PAUSE, intake.in_flight().wait_idle());
                 // In any case the next poll follows.
                 let _ = stop.run_until_cancelled(idle).await;
             }
-            Err(failure) => {
-                failures += 1;
-                health.set(Err(failure.to_string()));
-                // Logged at the start of an outage and after every ten attempts.
-                if failures % 10 == 1 {
-                    tracing::warn!(%failure, failures, "cannot get updates; trying again");
-                }
-                pause(backoff(&failure, failures), stop).await;
-            }
+            Err(failure) => outage.goes_on(&failure, health, stop).await,
         }
     }
 }
@@ -71,19 +62,10 @@ pub async fn poll(intake: &Intake, telegram: &Telegram, health: &Health, stop: &
 fn accept(intake: &Intake, offset: Option<u32>, updates: Vec<Update>) {
     let in_flight = intake.in_flight();
     let (count, next) = (updates.len(), in_flight.next());
-    let highest = updates.iter().map(|update| update.id.0).max();
-    // After a week without updates, Telegram restarts the ids and ignores the old offset.
-    let is_restart = matches!((highest, offset), (Some(highest), Some(offset)) if highest < offset);
-    if is_restart {
-        in_flight.restart_numbering();
-    }
+    offset.inspect(|offset| in_flight.forget_below(*offset));
     for update in updates {
         intake.accept(update);
     }
-    if is_restart {
-        return;
-    }
-    offset.inspect(|offset| in_flight.forget_below(*offset));
     // A full answer without a new update: later updates wait for the first of these.
     if count >= usize::from(LIMIT) && in_flight.next() == next {
         let start = Instant::now().checked_sub(MAX_HOLD);
@@ -105,35 +87,5 @@ pub async fn confirm(intake: &Intake, telegram: &Telegram) {
         Ok(Ok(_)) => {}
         Ok(Err(failure)) => tracing::warn!(%failure, "cannot confirm the last updates"),
         Err(_) => tracing::warn!("cannot confirm the last updates within {CONFIRM_TIMEOUT:?}"),
-    }
-}
-
-/// Sleeps, until `stop` at most.
-pub async fn pause(time: Duration, stop: &CancellationToken) {
-    stop.run_until_cancelled(tokio::time::sleep(time)).await;
-}
-
-/// The pause after a failure, the last of so many in a row.
-pub fn backoff(failure: &Failure, failures: u32) -> Duration {
-    match failure {
-        Failure::TooMany(wait) => (*wait).clamp(PAUSE, MAX_BACKOFF * 2),
-        Failure::Conflict => CONFLICT_PAUSE,
-        _ => (PAUSE * 2_u32.saturating_pow(failures.min(8))).min(MAX_BACKOFF),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_bound() {
-        let lost = Failure::Lost("x".to_owned());
-        assert_eq!(backoff(&lost, 1), PAUSE * 2);
-        assert_eq!(backoff(&lost, 2), PAUSE * 4);
-        assert_eq!(backoff(&lost, u32::MAX), MAX_BACKOFF);
-        let wait = Duration::from_secs(7);
-        assert_eq!(backoff(&Failure::TooMany(wait), 1), wait);
-        assert_eq!(backoff(&Failure::Conflict, 9), CONFLICT_PAUSE);
     }
 }

@@ -12,15 +12,15 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use keyward_client::Secret;
 use subtle::ConstantTimeEq as _;
-use teloxide_core::types::Update;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::events::Update;
 use crate::health::Health;
 use crate::intake::Intake;
+use crate::outage::Outage;
 use crate::telegram::Telegram;
 use crate::telegram::failure::Failure;
-use crate::updates::{backoff, pause};
 
 const HEADER: &str = "x-telegram-bot-api-secret-token";
 /// In bytes; Telegram's updates are far smaller.
@@ -92,28 +92,23 @@ pub async fn watch(
     secret: &Secret,
     stop: &CancellationToken,
 ) {
-    let (mut failures, mut last_error) = (0, None);
+    let (mut outage, mut last_error) = (Outage::default(), None);
     while let Some(answer) = stop
         .run_until_cancelled(check(telegram, url, secret, &mut last_error))
         .await
     {
-        let time = match answer {
+        match answer {
             Ok(delivery) => {
-                failures = 0;
+                outage = Outage::default();
                 if let Err(reason) = &delivery {
                     tracing::warn!(reason, "updates are not delivered");
                 }
                 health.set(delivery);
-                CHECK_INTERVAL
+                let pause = tokio::time::sleep(CHECK_INTERVAL);
+                stop.run_until_cancelled(pause).await;
             }
-            Err(failure) => {
-                failures += 1;
-                tracing::warn!(%failure, "cannot check the webhook; trying again");
-                health.set(Err(failure.to_string()));
-                backoff(&failure, failures)
-            }
-        };
-        pause(time, stop).await;
+            Err(failure) => outage.goes_on(&failure, health, stop).await,
+        }
     }
 }
 
@@ -126,14 +121,17 @@ async fn check(
     secret: &Secret,
     last_error: &mut Option<Option<i64>>,
 ) -> Result<Result<(), String>, Failure> {
-    let webhook = telegram.webhook(url).await?;
-    if last_error.is_none() || !webhook.is_ours {
+    let webhook = telegram.webhook().await?;
+    if last_error.is_none() || !webhook.is_at(url) {
         telegram.set_webhook(url, secret).await?;
     }
     let previous = last_error.replace(webhook.last_error);
     Ok(
         match previous.is_some_and(|previous| webhook.last_error > previous) {
-            true => Err(format!("Telegram cannot deliver updates: {}", webhook.why)),
+            true => Err(format!(
+                "Telegram cannot deliver updates: {}",
+                webhook.why()
+            )),
             false => Ok(()),
         },
     )

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 /// A secret. It has no `Display`, its `Debug` is redacted, and its memory is wiped on drop. This
 /// does not cover the copies that the transport makes to send it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {

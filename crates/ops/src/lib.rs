@@ -21,9 +21,10 @@ pub use metrics::{
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The format of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// One line for each event, for people.
+    #[default]
     Text,
     /// One JSON object for each event, on one line.
     Json,

@@ -224,13 +224,15 @@ fn read<S: Schema>(
             let text = derived.unwrap_or_else(|| setting.default.to_owned());
             (text, Source::Default)
         });
-        if let Err(reason) = (setting.set)(&mut settings, &text) {
-            errors.push(setting.refusal(&text, &source, &reason));
+        // Files and templates add line breaks.
+        let text = text.trim();
+        if let Err(reason) = (setting.set)(&mut settings, text) {
+            errors.push(setting.refusal(text, &source, &reason));
         }
         let value = match (setting.show, setting.is_confidential) {
             (Some(show), _) => show(&settings),
             (None, true) => "***".to_owned(),
-            (None, false) => text,
+            (None, false) => text.to_owned(),
         };
         entries.push(Entry {
             name: setting.name,

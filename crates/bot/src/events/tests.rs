@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use super::*;
 
-fn event(update: Value) -> Event {
-    Event::of(
-        serde_json::from_str(&update.to_string()).unwrap(),
-        "Keys_bot",
-    )
+/// The request of the person with the id 42.
+fn request(update: Value) -> Option<Request> {
+    let event = Event::of(serde_json::from_value(update).unwrap(), "Keys_bot")?;
+    let language = Language::Russian;
+    assert_eq!(event.person, Person { id: 42, language });
+    Some(event.request)
 }
 
 fn user(id: u64) -> Value {
@@ -29,14 +30,9 @@ fn message(chat: Value, content: (&str, Value)) -> Value {
     json!({"update_id": 1, "message": message})
 }
 
-fn text(chat: Value, text: &str) -> Event {
-    event(message(chat, ("text", json!(text))))
+fn text(chat: Value, text: &str) -> Option<Request> {
+    request(message(chat, ("text", json!(text))))
 }
-
-const PERSON: Person = Person {
-    id: 42,
-    language: Language::Russian,
-};
 
 #[test]
 fn commands_are_read_in_the_private_chat() {
@@ -51,43 +47,40 @@ fn commands_are_read_in_the_private_chat() {
         ("/", None),
         ("", None),
     ] {
-        let expected = match command {
-            Some(command) => Event::Command(PERSON, command),
-            None => Event::Other(PERSON),
-        };
-        assert_eq!(text(private(42), input), expected, "{input:?}");
+        let expected = command.map_or(Request::Other, Request::Command);
+        assert_eq!(text(private(42), input), Some(expected), "{input:?}");
     }
     let long = format!("/apikey{}", "x".repeat(4096));
-    assert_eq!(text(private(42), &long), Event::Other(PERSON));
+    assert_eq!(text(private(42), &long), Some(Request::Other));
 }
 
 #[test]
 fn a_message_without_text_is_other() {
     let sticker = json!({"phone_number": "1", "first_name": "A"});
-    let found = event(message(private(42), ("contact", sticker)));
-    assert_eq!(found, Event::Other(PERSON));
+    let found = request(message(private(42), ("contact", sticker)));
+    assert_eq!(found, Some(Request::Other));
 }
 
 #[test]
 fn a_group_is_answered_only_where_a_command_addresses_the_bot() {
     assert_eq!(
         text(group(), "/apikey@Keys_bot"),
-        Event::Group(PERSON, -100)
+        Some(Request::Group(-100))
     );
-    assert_eq!(text(group(), "/apikey"), Event::Group(PERSON, -100));
-    assert_eq!(text(group(), "/apikey@other_bot"), Event::Nothing);
-    assert_eq!(text(group(), "hello"), Event::Nothing);
+    assert_eq!(text(group(), "/apikey"), Some(Request::Group(-100)));
+    assert_eq!(text(group(), "/apikey@other_bot"), None);
+    assert_eq!(text(group(), "hello"), None);
 }
 
 #[test]
 fn a_message_outside_the_own_private_chat_or_of_a_bot_is_ignored() {
-    assert_eq!(text(private(43), "/apikey"), Event::Nothing);
+    assert_eq!(text(private(43), "/apikey"), None);
     let mut through_a_bot = message(private(42), ("text", json!("/apikey")));
     through_a_bot["message"]["via_bot"] = json!({"id": 5, "is_bot": true, "first_name": "B"});
-    assert_eq!(event(through_a_bot), Event::Nothing);
+    assert_eq!(request(through_a_bot), None);
     let mut bot = message(private(42), ("text", json!("/apikey")));
     bot["message"]["from"]["is_bot"] = json!(true);
-    assert_eq!(event(bot), Event::Nothing);
+    assert_eq!(request(bot), None);
 }
 
 #[test]
@@ -99,13 +92,10 @@ fn edited_messages_channel_posts_and_unknown_updates_are_ignored() {
         "edited_channel_post",
         "hologram",
     ] {
-        let found = event(json!({"update_id": 1, kind: content}));
-        assert_eq!(found, Event::Nothing, "{kind}");
+        let found = request(json!({"update_id": 1, kind: content}));
+        assert_eq!(found, None, "{kind}");
     }
-    assert_eq!(
-        event(json!({"update_id": 1, "message": {"x": 1}})),
-        Event::Nothing
-    );
+    assert_eq!(request(json!({"update_id": 1, "message": {"x": 1}})), None);
 }
 
 #[test]
@@ -115,8 +105,8 @@ fn a_tap_has_its_message_only_in_the_own_private_chat() {
             "id": "q", "from": user(42), "chat_instance": "c", "data": "v1",
             "message": {"message_id": 9, "date": date, "chat": chat, "text": "x"},
         });
-        match event(json!({"update_id": 1, "callback_query": query})) {
-            Event::Tap(PERSON, tap) => tap.message.map(|id| id.0),
+        match request(json!({"update_id": 1, "callback_query": query})) {
+            Some(Request::Tap(tap)) => tap.message.map(|id| id.0),
             other => panic!("{other:?}"),
         }
     };
@@ -133,9 +123,9 @@ fn a_tap_has_its_message_only_in_the_own_private_chat() {
 #[test]
 fn the_data_of_a_tap_is_not_printed() {
     let tap = Tap {
-        query: CallbackQueryId("q".to_owned()),
+        query: "q".to_owned(),
         message: Some(MessageId(1)),
         data: "v1.canary".to_owned(),
     };
-    assert!(!format!("{:?}", Event::Tap(PERSON, tap)).contains("canary"));
+    assert!(!format!("{:?}", Request::Tap(tap)).contains("canary"));
 }

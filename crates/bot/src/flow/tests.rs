@@ -7,6 +7,7 @@ use super::*;
 const ACCOUNT: &str = "tg-42";
 const OLD: Uuid = Uuid::from_u128(1);
 const NEW: Uuid = Uuid::from_u128(2);
+const NOW: u32 = 1_800_000_000;
 
 fn key(key_id: Uuid, state: v1::State) -> v1::ApiKey {
     v1::ApiKey {
@@ -227,28 +228,34 @@ fn the_view_after_cancel_says_whether_the_key_is_still_the_current_one() {
 #[test]
 fn only_the_current_key_can_be_revoked() {
     let current = || Ok(visible(NEW, false));
-    assert_eq!(
-        asked(NEW, current()),
-        (View::ConfirmRevoke(name(NEW)), None)
-    );
+    let late = || Some(Note::Late);
     let changed = View::Key(Some(Note::Changed), visible(NEW, false));
-    assert_eq!(asked(OLD, current()), (changed, Some(Allowance::Reveals)));
-    assert_eq!(
-        asked(OLD, Err(Problem::Fault)),
-        (View::Problem(None, Problem::Fault), None)
-    );
+    let problem = View::Problem(None, Problem::Fault);
+    for (key_id, current, expected) in [
+        (
+            NEW,
+            current(),
+            (View::ConfirmRevoke(late(), name(NEW), NOW), None),
+        ),
+        (OLD, current(), (changed, Some(Allowance::Reveals))),
+        (OLD, Err(Problem::Fault), (problem, None)),
+    ] {
+        assert_eq!(asked(late(), key_id, current, NOW), expected);
+    }
 }
 
 #[test]
 fn the_first_step_follows_from_what_is_known() {
-    let (clear, unclear) = ((OLD, Outcome::Clear), (OLD, Outcome::Unclear));
-    let ask = Step::Show(View::ConfirmRevoke(name(OLD)));
+    let (clear, unclear) = ((OLD, false), (OLD, true));
+    let first = || Step::Revoke(OLD, Some(Allowance::Revokes));
+    let late = || Step::Ask(Some(Note::Late), OLD);
+    let ask = Step::Show(View::ConfirmRevoke(None, name(OLD), NOW));
     for (action, outcomes, shown, expected) in [
         (Action::Key, vec![], None, Step::Open(None)),
         (Action::Key, vec![clear], None, Step::Open(None)),
         (Action::Cancel(OLD), vec![], None, Step::Open(Some(OLD))),
-        (Action::Revoke(OLD), vec![], None, Step::Ask(OLD)),
-        (Action::Revoke(OLD), vec![], Some(NEW), Step::Ask(OLD)),
+        (Action::Revoke(OLD), vec![], None, Step::Ask(None, OLD)),
+        (Action::Revoke(OLD), vec![], Some(NEW), Step::Ask(None, OLD)),
         (Action::Revoke(OLD), vec![], Some(OLD), ask),
         // No key is shown while a Revoke is unclear.
         (Action::Key, vec![unclear], None, Step::Revoke(OLD, None)),
@@ -266,36 +273,69 @@ fn the_first_step_follows_from_what_is_known() {
         ),
         // The first Revoke of a key counts, a repeated one is a reveal or free.
         (
-            Action::Confirm(OLD),
+            Action::Confirm(OLD, NOW),
             vec![],
             Some(OLD),
             Step::Revoke(OLD, Some(Allowance::Revokes)),
         ),
         (
-            Action::Confirm(NEW),
+            Action::Confirm(NEW, NOW),
             vec![unclear],
             None,
             Step::Revoke(NEW, Some(Allowance::Revokes)),
         ),
         (
-            Action::Confirm(OLD),
+            Action::Confirm(OLD, NOW),
             vec![unclear],
             Some(NEW),
             Step::Revoke(OLD, None),
         ),
         (
-            Action::Confirm(OLD),
+            Action::Confirm(OLD, NOW),
             vec![clear],
             None,
             Step::Revoke(OLD, Some(Allowance::Reveals)),
         ),
-        (Action::Confirm(OLD), vec![clear], Some(NEW), Step::Ignore),
+        (
+            Action::Confirm(OLD, NOW),
+            vec![clear],
+            Some(NEW),
+            Step::Ignore,
+        ),
+        // A late first answer is no consent. A Retry follows one that was in time.
+        (Action::Confirm(OLD, NOW - MAX_AGE), vec![], None, first()),
+        (
+            Action::Confirm(OLD, NOW - MAX_AGE - 1),
+            vec![],
+            None,
+            late(),
+        ),
+        (
+            Action::Confirm(OLD, NOW + MAX_AGE + 1),
+            vec![],
+            Some(OLD),
+            late(),
+        ),
+        (
+            Action::Confirm(OLD, 0),
+            vec![unclear],
+            None,
+            Step::Revoke(OLD, None),
+        ),
+        (Action::Retry(OLD), vec![], None, first()),
+        (
+            Action::Retry(OLD),
+            vec![unclear],
+            None,
+            Step::Revoke(OLD, None),
+        ),
     ] {
         let context = Context {
             account: ACCOUNT.to_owned(),
             user_id: 42,
             outcomes,
             shown: shown.map(name),
+            now: NOW,
         };
         assert_eq!(
             first_step(action, &context),

@@ -40,14 +40,18 @@ async fn a_panic_ends_one_event_and_its_user_gets_a_message() {
         id: 5,
         language: Language::English,
     };
-    let handle = |command| handler.handle(Event::Command(person, command));
+    let event = |command| Event {
+        person,
+        request: Request::Command(command),
+    };
+    let handle = |command| handler.handle(event(command));
 
     handle(Command::Start).await;
     let menu = who.screen().unwrap();
     let turn = async { panic!("on purpose") };
-    handler.guard("tap", Some(person), turn).await;
+    handler.guard("tap", person, turn).await;
     let failed = who.screen().unwrap();
-    let texts = Texts::new();
+    let texts = Texts::default();
     assert_eq!(failed.text, texts.plain(person.language, Id::FAILED_TEXT));
     assert_eq!(who.message(menu.id), Some(menu), "the menu stays unchanged");
     handle(Command::Help).await;

@@ -67,7 +67,7 @@ fn value_for(name: &str) -> Value {
 #[test]
 fn every_message_exists_in_each_language_with_the_same_placeholders() {
     let english = messages(Language::English);
-    let named: BTreeSet<_> = Id::ALL.iter().map(|id| id.name().to_owned()).collect();
+    let named: BTreeSet<_> = Id::ALL.iter().map(|id| id.name()).collect();
     let written: BTreeSet<_> = english.keys().cloned().collect();
     assert_eq!(
         named, written,
@@ -80,13 +80,13 @@ fn every_message_exists_in_each_language_with_the_same_placeholders() {
 
 #[test]
 fn every_message_can_be_formatted_and_is_translated() {
-    let texts = Texts::new();
+    let texts = Texts::default();
     for id in Id::ALL {
-        let names = &messages(Language::English)[id.name()];
+        let names = &messages(Language::English)[&id.name()];
         let values: Vec<_> = names.iter().map(|n| (n.as_str(), value_for(n))).collect();
         let all = Language::ALL.map(|language| texts.get(language, *id, &values));
         for text in &all {
-            assert_ne!(text, id.name());
+            assert_ne!(*text, id.name());
             assert!(!text.contains(['{', '}', '\u{2068}', '\u{2069}']), "{text}");
             assert!(text.chars().count() < 1500, "{text}");
             assert_markup(text);
@@ -111,7 +111,7 @@ fn assert_markup(text: &str) {
 
 #[test]
 fn buttons_and_answers_are_plain_and_short() {
-    let texts = Texts::new();
+    let texts = Texts::default();
     for id in Id::ALL {
         let limit = match id.name().split('-').next() {
             // Telegram's limits: 200 for an answer, 3 to 256 for a command.
@@ -133,7 +133,7 @@ fn buttons_and_answers_are_plain_and_short() {
 
 #[test]
 fn numbers_select_the_plural_form() {
-    let texts = Texts::new();
+    let texts = Texts::default();
     let minutes = |language, n| {
         let text = texts.get(
             language,

@@ -58,12 +58,15 @@ fn buttons_name_their_key() {
             View::Key(_, current @ (CurrentKey::Visible { .. } | CurrentKey::Unrecoverable(_))) => {
                 vec![Action::Revoke(current.key().key_id), Action::Account]
             }
-            View::ConfirmRevoke(key) => {
-                vec![Action::Confirm(key.key_id), Action::Cancel(key.key_id)]
+            View::ConfirmRevoke(_, key, time) => {
+                vec![
+                    Action::Confirm(key.key_id, *time),
+                    Action::Cancel(key.key_id),
+                ]
             }
             // Only the same Revoke resolves it: no Issue, no way back.
             View::Unclear { key_id, .. } | View::Revoking { key_id } => {
-                vec![Action::Confirm(*key_id)]
+                vec![Action::Retry(*key_id)]
             }
             View::Group => vec![],
             View::Key(_, CurrentKey::Disabled(_)) => vec![Action::Account],
@@ -90,7 +93,10 @@ fn screens_contain_what_is_known_and_nothing_else() {
         "{replaced}"
     );
     assert!(replaced.contains("<code>kw_9tRbExample0"), "{replaced}");
-    assert!(replaced.contains("spend the balance"), "{replaced}");
+    assert!(
+        replaced.contains("act on behalf of your account"),
+        "{replaced}"
+    );
     assert!(replaced.contains("in 10 minutes"), "{replaced}");
     assert!(text("limited-reveals", Language::English).contains("in 2 minutes"));
     assert!(text("limited-revokes", Language::Russian).contains("через 5 минут."));

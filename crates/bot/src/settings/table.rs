@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyward_client::Secret;
-use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, switch,
 };
@@ -51,12 +50,9 @@ pub const TABLE: &[Setting<Values>] = &[
     Row::new(
         "telegram_token_file",
         Takes::Value("FILE"),
-        "",
+        "none",
         "File that contains the bot's token",
-        |v, text| {
-            v.telegram_token_file = (!text.is_empty()).then(|| text.into());
-            Ok(())
-        },
+        |v, text| optional(text, path).map(|path| v.telegram_token_file = path),
     ),
     Row::new(
         "insecure",
@@ -80,7 +76,8 @@ pub const TABLE: &[Setting<Values>] = &[
         "Keyward: https://HOST:PORT, several separated by commas; http:// only to this host, unless \
          insecure = true",
         |v, text| {
-            let urls = text.split(',').map(|text| url(text.trim(), v.settings.insecure));
+            let texts = text.trim_end_matches(',').split(',');
+            let urls = texts.map(|text| url(text.trim(), v.settings.insecure));
             urls.collect::<Result<_, _>>()
                 .map(|urls| v.settings.endpoints = urls)
         },
@@ -187,6 +184,14 @@ pub const TABLE: &[Setting<Values>] = &[
     )
     .confidential(),
     Row::new(
+        "delete_webhook",
+        Takes::Switch,
+        "false",
+        "Delete a webhook that is registered for the bot at the start: Telegram refuses polls while \
+         there is one",
+        |v, text| switch(text).map(|on| v.settings.delete_webhook = on),
+    ),
+    Row::new(
         "webhook_listen",
         Takes::Value("ADDRESS"),
         "127.0.0.1:8443",
@@ -217,25 +222,7 @@ impl Schema for Values {
 
     fn blank() -> Self {
         Self {
-            settings: Settings {
-                telegram_token: Secret::new(""),
-                telegram_api_url: String::new(),
-                endpoints: Vec::new(),
-                token_file: PathBuf::new(),
-                ca_file: None,
-                insecure: false,
-                http_listen: None,
-                hide_after: None,
-                accounts: Accounts::default(),
-                slot: String::new(),
-                scopes: Vec::new(),
-                reveals_per_hour: 0,
-                revokes_per_hour: 0,
-                updates_per_minute: 0,
-                support: None,
-                webhook: None,
-                log_format: LogFormat::Text,
-            },
+            settings: Settings::default(),
             telegram_token_file: None,
             webhook_url: None,
             webhook_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

@@ -64,14 +64,17 @@ fn the_defaults_need_two_tokens() {
 #[test]
 fn the_bot_has_variables_and_a_file_of_its_own() {
     let config = file("slot = \"file\"\nscopes = [\"a\", \"b\"]\n");
-    let path = config.path().to_str().unwrap();
+    let path = format!("{}\n", config.path().display());
     let variables = [
         TOKEN,
         TOKEN_FILE,
-        ("KEYWARD_BOT_CONFIG", path),
+        ("KEYWARD_BOT_CONFIG", &path),
         ("KEYWARD_BOT_SUPPORT", "@us"),
         ("KEYWARD_MAX_STALENESS", "2s"),
+        // Kubernetes injects these for a service with the name keyward-bot.
         ("KEYWARD_BOT_PORT", "tcp://10.0.0.1:9465"),
+        ("KEYWARD_BOT_PORT_9465_TCP_ADDR", "10.0.0.1"),
+        ("KEYWARD_BOT_SERVICE_HOST", "10.0.0.1"),
     ];
     let settings = load(inputs(&[], &variables, None)).unwrap();
     assert_eq!(settings.slot, "file");
@@ -170,6 +173,35 @@ fn an_error_says_what_the_setting_takes() {
     ];
     let settings = load(inputs(&flags, &[TOKEN, TOKEN_FILE], None)).unwrap();
     assert_eq!((settings.endpoints.len(), settings.hide_after), (1, None));
+}
+
+#[test]
+fn white_space_does_not_count_and_an_empty_variable_is_unset() {
+    let token = file("\n123:canary \r\n");
+    let path = format!(" {}\n", token.path().display());
+    let tokens = [
+        ("KEYWARD_BOT_TELEGRAM_TOKEN", " 123:canary\n"),
+        ("KEYWARD_BOT_TELEGRAM_TOKEN_FILE", &path),
+    ];
+    for used in 0..2 {
+        let mut variables = tokens.to_vec();
+        variables[1 - used].1 = "";
+        variables.extend([
+            ("KEYWARD_TOKEN_FILE", "/run/keyward-token\n"),
+            ("KEYWARD_ENDPOINT", "https://a:1 ,\n https://b:2,\n"),
+            ("KEYWARD_BOT_SUPPORT", ""),
+            ("KEYWARD_BOT_HTTP_LISTEN", " "),
+            ("KEYWARD_BOT_TELEGRAM_API_URL", "https://telegram.example\n"),
+        ]);
+        let settings = load(inputs(&[], &variables, None)).unwrap();
+        assert_eq!(settings.telegram_token.expose(), "123:canary");
+        assert_eq!(settings.token_file, Path::new("/run/keyward-token"));
+        assert_eq!(settings.endpoints, ["https://a:1", "https://b:2"]);
+        assert_eq!(settings.telegram_api_url, "https://telegram.example");
+        assert!(settings.support.is_none() && settings.http_listen.is_some());
+    }
+    let error = refused(inputs(&[("endpoint", ",")], &[TOKEN, TOKEN_FILE], None));
+    assert!(error.contains("endpoint"), "{error}");
 }
 
 #[test]

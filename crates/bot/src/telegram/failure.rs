@@ -1,23 +1,14 @@
 //! The failures of calls to Telegram, without the token and without message texts.
 //!
-//! The errors of the libraries print the URL, which contains the token, and unreadable answers, which
-//! may contain a key. So this module uses only parts of them.
+//! The errors of the libraries print the URL, which contains the token, and an answer may contain a
+//! key. So this module uses only parts of them.
 
 use std::error::Error;
 use std::time::Duration;
 
-use teloxide_core::{ApiError, RequestError};
-
 /// In characters. A longer word of Telegram may be a secret and is replaced by an ellipsis.
 const MAX_WORD: usize = 20;
 const MAX_WORDS: usize = 16;
-/// Texts of errors in Telegram's servers, after which the call may have been executed.
-const SERVER_ERRORS: [&str; 4] = [
-    "internal server error",
-    "bad gateway",
-    "service unavailable",
-    "gateway timeout",
-];
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,9 +34,19 @@ pub enum Failure {
     /// Another process gets the updates of this bot.
     #[error("another process gets the updates of this bot")]
     Conflict,
+    /// Telegram pushes the updates of this bot to a webhook.
+    #[error(
+        "a webhook is registered for this bot, so Telegram refuses getUpdates: call deleteWebhook, \
+         or restart the bot once with delete_webhook = true"
+    )]
+    Webhook,
     /// Telegram was not reached, so the call was not executed.
     #[error("cannot reach Telegram: {0}")]
     Unreachable(String),
+    /// Telegram, or a proxy before it, answered with this status of a server that fails. The call
+    /// was probably not executed.
+    #[error("Telegram fails with status {0}")]
+    Server(u16),
     /// There was no readable answer. The call may have been executed.
     #[error("no answer from Telegram: {0}")]
     Lost(String),
@@ -65,7 +66,9 @@ impl Failure {
             Self::TooMany(_) => "too_many",
             Self::Unauthorized => "unauthorized",
             Self::Conflict => "conflict",
+            Self::Webhook => "webhook",
             Self::Unreachable(_) => "unreachable",
+            Self::Server(_) => "server_error",
             Self::Lost(_) => "lost",
             Self::Refused(_) => "refused",
         }
@@ -76,64 +79,44 @@ impl Failure {
         Self::Lost("there was no answer in time".to_owned())
     }
 
-    pub(super) fn of(error: &RequestError) -> Self {
-        match error {
-            RequestError::Api(error) => Self::of_api(error),
-            RequestError::RetryAfter(wait) => Self::TooMany(wait.duration()),
-            RequestError::Network(error) if error.is_connect() => {
-                Self::Unreachable(cause(error.as_ref()))
-            }
-            RequestError::Network(error) if error.is_timeout() => Self::timeout(),
-            RequestError::Network(error) => Self::Lost(cause(error.as_ref())),
-            RequestError::InvalidJson { .. } => Self::Lost("the answer cannot be read".to_owned()),
-            RequestError::Io(error) => Self::Lost(error.to_string()),
-            RequestError::MigrateToChatId(_) => Self::Gone,
+    pub(super) fn of_http(error: &reqwest::Error) -> Self {
+        if error.is_connect() {
+            Self::Unreachable(cause(error))
+        } else if error.is_timeout() {
+            Self::timeout()
+        } else {
+            Self::Lost(cause(error))
         }
     }
 
-    fn of_api(error: &ApiError) -> Self {
-        match error {
-            ApiError::MessageNotModified => Self::Same,
-            ApiError::MessageIdInvalid
-            | ApiError::MessageCantBeEdited
-            | ApiError::MessageToEditNotFound => Self::Gone,
-            ApiError::InvalidQueryId => Self::Stale,
-            ApiError::BotBlocked
-            | ApiError::UserDeactivated
-            | ApiError::UserNotFound
-            | ApiError::ChatNotFound
-            | ApiError::CantInitiateConversation
-            | ApiError::CantTalkWithBots
-            | ApiError::BotKicked
-            | ApiError::BotKickedFromSupergroup => Self::Blocked,
-            ApiError::InvalidToken => Self::Unauthorized,
-            ApiError::TerminatedByOtherGetUpdates | ApiError::CantGetUpdates => Self::Conflict,
-            ApiError::Unknown(text) => Self::of_text(text),
-            // All other texts are fixed; this one repeats a part of the message.
-            ApiError::CantParseEntities(_) => Self::Refused("can't parse entities".to_owned()),
-            other => Self::Refused(words(&other.to_string())),
-        }
-    }
-
-    /// Telegram changes its texts, but their beginnings have stayed the same.
-    fn of_text(text: &str) -> Self {
+    /// The failure of Telegram's answer. Telegram changes its texts, but these parts have stayed.
+    pub(super) fn of_answer(code: u16, text: &str, retry_after: Option<u64>) -> Self {
         let lower = text.to_ascii_lowercase();
-        let starts = |start| lower.starts_with(start);
-        let contains = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
-        let known = [
-            (starts("forbidden"), Self::Blocked),
-            (starts("conflict"), Self::Conflict),
-            (starts("unauthorized"), Self::Unauthorized),
-            (contains(&["message is not modified"]), Self::Same),
-            (
-                contains(&["message to edit not found", "message can't be edited"]),
-                Self::Gone,
-            ),
-            (contains(&["query is too old"]), Self::Stale),
-            (contains(&SERVER_ERRORS), Self::Lost(words(text))),
-        ];
-        let found = known.into_iter().find(|(matches, _)| *matches);
-        found.map_or_else(|| Self::Refused(words(text)), |(_, failure)| failure)
+        let says = |parts: &[&str]| parts.iter().any(|part| lower.contains(part));
+        match code {
+            401 | 404 => Self::Unauthorized,
+            403 => Self::Blocked,
+            409 if says(&["webhook"]) => Self::Webhook,
+            409 => Self::Conflict,
+            429 => Self::TooMany(Duration::from_secs(retry_after.unwrap_or(1))),
+            500.. => Self::Server(code),
+            _ if says(&["message is not modified"]) => Self::Same,
+            _ if says(&[
+                "message to edit not found",
+                "message can't be edited",
+                "message_id_invalid",
+            ]) =>
+            {
+                Self::Gone
+            }
+            _ if says(&["query is too old", "query_id_invalid"]) => Self::Stale,
+            _ if says(&["chat not found", "user not found"]) => Self::Blocked,
+            // The rest of this text repeats a part of the message.
+            _ if says(&["can't parse entities"]) => {
+                Self::Refused("can't parse entities".to_owned())
+            }
+            _ => Self::Refused(words(text)),
+        }
     }
 }
 
@@ -166,63 +149,71 @@ pub(super) fn words(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn of(text: &str) -> Failure {
-        let json = serde_json::to_string(text).unwrap();
-        Failure::of_api(&serde_json::from_str(&json).unwrap())
+    fn of(code: u16, text: &str) -> Failure {
+        Failure::of_answer(code, text, None)
     }
 
     #[test]
-    fn texts_of_telegram_map_to_failures() {
-        for (text, expected) in [
-            ("Forbidden: bot was blocked by the user", Failure::Blocked),
-            ("Forbidden: user is deactivated", Failure::Blocked),
-            ("Forbidden: something new", Failure::Blocked),
-            ("Bad Request: chat not found", Failure::Blocked),
-            ("Bad Request: message to edit not found", Failure::Gone),
-            ("Bad Request: message can't be edited", Failure::Gone),
+    fn answers_of_telegram_map_to_failures() {
+        for (code, text, expected) in [
             (
+                403,
+                "Forbidden: bot was blocked by the user",
+                Failure::Blocked,
+            ),
+            (403, "Forbidden: something new", Failure::Blocked),
+            (400, "Bad Request: chat not found", Failure::Blocked),
+            (400, "Bad Request: message to edit not found", Failure::Gone),
+            (400, "Bad Request: message can't be edited", Failure::Gone),
+            (
+                400,
                 "Bad Request: message is not modified: specified new message content and reply \
                  markup are exactly the same as a current content and reply markup of the message",
                 Failure::Same,
             ),
-            ("Bad Request: message is not modified", Failure::Same),
             (
+                400,
                 "Bad Request: query is too old and response timeout expired or query id is invalid",
                 Failure::Stale,
             ),
-            ("Unauthorized", Failure::Unauthorized),
-            ("Not Found", Failure::Unauthorized),
+            (401, "Unauthorized", Failure::Unauthorized),
+            (404, "Not Found", Failure::Unauthorized),
             (
+                409,
                 "Conflict: terminated by other getUpdates request; make sure that only one bot \
                  instance is running",
                 Failure::Conflict,
             ),
             (
-                "Conflict: can't use getUpdates method while webhook is active",
-                Failure::Conflict,
+                409,
+                "Conflict: can't use getUpdates method while webhook is active; use deleteWebhook",
+                Failure::Webhook,
             ),
             (
-                "Internal Server Error",
-                Failure::Lost("Internal Server Error".to_owned()),
+                429,
+                "Too Many Requests",
+                Failure::TooMany(Duration::from_secs(1)),
             ),
+            (502, "Bad Gateway", Failure::Server(502)),
             (
+                400,
                 "Bad Request: new",
                 Failure::Refused("Bad Request: new".to_owned()),
             ),
         ] {
-            assert_eq!(of(text), expected, "{text}");
+            assert_eq!(of(code, text), expected, "{text}");
         }
     }
 
     #[test]
     fn a_refusal_contains_no_secret() {
         let key = format!("kw_{}", "Canary9".repeat(7));
-        let text = of(&format!("Bad Request: unexpected {key} in\nthe text")).to_string();
+        let text = of(400, &format!("Bad Request: unexpected {key} in\nthe text")).to_string();
         assert_eq!(
             text,
             "Telegram refuses: Bad Request: unexpected … in the text"
         );
-        let text = of(&format!("Bad Request: can't parse entities: {key}")).to_string();
+        let text = of(400, &format!("Bad Request: can't parse entities: {key}")).to_string();
         assert!(!text.contains("Canary9"), "{text}");
     }
 }

@@ -12,7 +12,7 @@ const TOKEN: &str = "123456:canary-of-the-token";
 
 fn telegram(url: &str) -> Telegram {
     let token = Secret::new(TOKEN.to_owned());
-    Telegram::new(&token, url, Arc::new(Metrics::new())).unwrap()
+    Telegram::new(&token, url, Arc::default()).unwrap()
 }
 
 fn assert_clean(failure: &Failure) {
@@ -52,65 +52,84 @@ async fn a_failure_does_not_contain_the_token() {
     assert_clean(&failure);
     closes.await.unwrap();
 
-    // The answer is unreadable.
-    let url = serve(StatusCode::OK, "canary").await;
-    let failure = telegram(&url).introduce().await.unwrap_err();
-    assert_eq!(
-        failure,
-        Failure::Lost("the answer cannot be read".to_owned())
-    );
-
-    let url = serve(
-        StatusCode::UNAUTHORIZED,
-        r#"{"ok":false,"description":"Unauthorized"}"#,
-    )
-    .await;
-    assert_eq!(telegram(&url).introduce().await, Err(Failure::Unauthorized));
-}
-
-#[tokio::test]
-async fn only_safe_calls_are_repeated() {
-    let lost = || Failure::Lost("x".to_owned());
-    let unreachable = || Failure::Unreachable("x".to_owned());
-    let too_many = |seconds| Failure::TooMany(Duration::from_secs(seconds));
-    for (retry, failure, expected) in [
-        (Retry::Always, lost(), 3),
-        (Retry::IfUnsent, lost(), 1),
-        (Retry::Never, lost(), 1),
-        (Retry::Always, unreachable(), 3),
-        (Retry::IfUnsent, unreachable(), 3),
-        (Retry::IfUnsent, too_many(30), 3),
-        (Retry::IfUnsent, too_many(31), 1),
-        (Retry::Never, too_many(1), 1),
-        (Retry::Always, Failure::Blocked, 1),
-        (Retry::Always, Failure::Gone, 1),
+    let unreadable = || Failure::Lost("the answer cannot be read".to_owned());
+    let refused = r#"{"ok":false,"error_code":401,"description":"Unauthorized"}"#;
+    let busy = r#"{"ok":false,"error_code":429,"description":"x","parameters":{"retry_after":7}}"#;
+    for (status, body, expected) in [
+        (StatusCode::OK, "canary", unreadable()),
+        (
+            StatusCode::OK,
+            r#"{"ok":true,"result":"canary"}"#,
+            unreadable(),
+        ),
+        (StatusCode::UNAUTHORIZED, refused, Failure::Unauthorized),
+        (
+            StatusCode::TOO_MANY_REQUESTS,
+            busy,
+            Failure::TooMany(Duration::from_secs(7)),
+        ),
+        // A proxy before Telegram.
+        (
+            StatusCode::BAD_GATEWAY,
+            "<html>canary</html>",
+            Failure::Server(502),
+        ),
     ] {
-        let attempts = Cell::new(0);
-        let attempt = || {
-            attempts.set(attempts.get() + 1);
-            std::future::ready(Err(failure.clone()))
-        };
-        let answer: Result<(), _> = repeated(retry, attempt, |_| std::future::ready(())).await;
-        assert_eq!((answer, attempts.get()), (Err(failure.clone()), expected));
+        let url = serve(status, body).await;
+        assert_eq!(telegram(&url).introduce().await, Err(expected));
     }
 }
 
 #[tokio::test]
-async fn retry_after_of_telegram_is_honoured() {
-    let too_many = Failure::TooMany(Duration::from_secs(7));
-    let (attempts, mut waited) = (Cell::new(0), Vec::new());
-    let attempt = || {
-        attempts.set(attempts.get() + 1);
-        std::future::ready(match attempts.get() {
-            1 => Err(too_many.clone()),
-            2 => Err(Failure::Unreachable("x".to_owned())),
-            _ => Ok(5),
-        })
-    };
+async fn a_call_is_repeated_while_telegram_fails_and_rarely_after_lost_answers() {
+    let lost = || Failure::Lost("x".to_owned());
+    let unreachable = || Failure::Unreachable("x".to_owned());
+    let too_many = |seconds| Failure::TooMany(Duration::from_secs(seconds));
+    for (attempts, failure, expected) in [
+        (ONCE, unreachable(), 1),
+        (ONCE, too_many(1), 1),
+        (SHORTLY, unreachable(), SHORTLY),
+        (SHORTLY, Failure::Server(502), SHORTLY),
+        (SHORTLY, lost(), SHORTLY),
+        (PATIENTLY, Failure::Server(502), PATIENTLY),
+        (PATIENTLY, unreachable(), PATIENTLY),
+        (PATIENTLY, too_many(30), PATIENTLY),
+        (PATIENTLY, too_many(31), 1),
+        (PATIENTLY, lost(), SHORTLY),
+        (PATIENTLY, Failure::Blocked, 1),
+        (PATIENTLY, Failure::Gone, 1),
+    ] {
+        let made = Cell::new(0);
+        let attempt = || {
+            made.set(made.get() + 1);
+            std::future::ready(Err(failure.clone()))
+        };
+        let answer: Result<(), _> = repeated(attempts, attempt, |_| std::future::ready(())).await;
+        assert_eq!((answer, made.get()), (Err(failure.clone()), expected));
+    }
+}
+
+#[tokio::test]
+async fn pauses_grow_to_a_bound_and_honour_retry_after() {
+    let outcomes = [
+        Err(Failure::TooMany(Duration::from_secs(7))),
+        Err(Failure::Server(502)),
+        Ok(5),
+    ];
+    let (mut outcomes, mut waited) = (outcomes.into_iter(), Vec::new());
+    let attempt = || std::future::ready(outcomes.next().unwrap());
     let wait = |time| {
         waited.push(time);
         std::future::ready(())
     };
-    assert_eq!(repeated(Retry::IfUnsent, attempt, wait).await, Ok(5));
-    assert_eq!(waited, [Duration::from_secs(7), FIRST_PAUSE * 2]);
+    assert_eq!(repeated(SHORTLY, attempt, wait).await, Ok(5));
+    assert_eq!(waited[0], Duration::from_secs(7));
+    for (pause, longest) in [
+        (waited[1], FIRST_PAUSE * 2),
+        (backoff(0), FIRST_PAUSE),
+        (backoff(1), FIRST_PAUSE),
+        (backoff(u32::MAX), MAX_PAUSE),
+    ] {
+        assert!((longest / 2..=longest).contains(&pause), "{pause:?}");
+    }
 }

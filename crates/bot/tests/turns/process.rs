@@ -197,6 +197,13 @@ async fn the_bot_serves_stops_and_prints_no_secret() {
         "keyward_bot_revokes_total{outcome=\"unclear\"} 1",
         "keyward_bot_forged_buttons_total 1",
         "keyward_bot_messages_showing_a_key 1",
+        "keyward_bot_reveals_total 2",
+        "keyward_bot_updates_in_flight 0",
+        "keyward_bot_updates_total{kind=\"apikey\",outcome=\"ok\"} 1",
+        "keyward_bot_update_duration_seconds_count{kind=\"tap\"} 4",
+        "keyward_bot_telegram_calls_total{method=\"editMessageText\",outcome=\"lost\"} 1",
+        "keyward_bot_keyward_calls_total{method=\"Revoke\",outcome=\"REVOKE_UNCONFIRMED\"} 1",
+        "keyward_bot_keyward_call_duration_seconds_count{method=\"Issue\"} 1",
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }

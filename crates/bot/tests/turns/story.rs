@@ -163,6 +163,22 @@ async fn the_bot_survives_deleted_messages_failed_calls_and_blocks() {
 }
 
 #[tokio::test]
+async fn a_telegram_that_fails_loses_no_update() {
+    let world = World::start(&[]).await;
+    let who = world.telegram.person(5, "en");
+    // More than the short retries of other calls.
+    for method in ["getUpdates", "sendMessage"] {
+        world.telegram.fault(method, 5, Fault::bad_gateway());
+    }
+    let menu = world.ask(&who, "/start").await;
+    world
+        .telegram
+        .fault("editMessageText", 1, Fault::bad_gateway());
+    let account = world.press(&who, &menu, Id::BUTTON_ACCOUNT).await;
+    assert!(account.text.contains("tg-5"), "{account}");
+}
+
+#[tokio::test]
 async fn limits_show_when_there_is_more() {
     let world = World::start(&[("reveals_per_hour", "2"), ("revokes_per_hour", "1")]).await;
     let who = world.telegram.person(5, "en");

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use keyward_bot::i18n::Id;
 use keyward_testkit::http_ask;
 
-use crate::world::{World, key_in};
+use crate::world::{PATIENCE, World, key_in};
 
 const SECRET: &str = "canary-secret-of-the-webhook";
 
@@ -24,20 +24,47 @@ async fn pushed() -> (World, SocketAddr) {
     (world, address)
 }
 
+/// A call of the Bot API with the bot's token.
+async fn by_another_program(world: &World, call: &str) {
+    let path = format!("/bot{}/{call}", world.telegram.token());
+    let answer = http_ask(world.telegram.address(), "POST", &path, &[], "").await;
+    assert_eq!(answer.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_left_over_is_named_and_deleted_only_on_demand() {
+    let mut world = World::new().await;
+    by_another_program(&world, "setWebhook?url=https://other.example/hook").await;
+    let side_port = world.start_bot(&[]).await.http.unwrap();
+    let told = async {
+        loop {
+            let answer = http_ask(side_port, "GET", "/readyz", &[], "").await;
+            let answer = answer.unwrap();
+            if answer.status == 503 {
+                return answer.body;
+            }
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, told).await.unwrap();
+    let expected = [
+        "a webhook is registered",
+        "deleteWebhook",
+        "delete_webhook = true",
+    ];
+    assert!(expected.iter().all(|part| told.contains(part)), "{told}");
+    assert!(world.telegram.webhook().is_some(), "the bot keeps it");
+
+    world.stop_bot().await;
+    world.start_bot(&[("delete_webhook", "true")]).await;
+    world.ask(&world.telegram.person(5, "en"), "/start").await;
+}
+
 #[tokio::test]
 async fn a_deleted_webhook_is_registered_again() {
     let (world, _) = pushed().await;
     let who = world.telegram.person(5, "en");
     world.ask(&who, "/start").await;
-    let url = format!(
-        "{}/bot{}/deleteWebhook",
-        world.telegram.url(),
-        world.telegram.token()
-    );
-    let (host, path) = url["http://".len()..].split_once('/').unwrap();
-    let path = format!("/{path}");
-    let gone = http_ask(host.parse().unwrap(), "POST", &path, &[], "").await;
-    assert_eq!(gone.unwrap().status, 200);
+    by_another_program(&world, "deleteWebhook").await;
     let before = who.screens().len();
     who.send("/start");
     who.sees("another menu", |screen| {

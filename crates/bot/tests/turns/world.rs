@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::keyward::Keyward;
 
 /// Timeout of every wait.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct World {
     pub(crate) telegram: Telegram,
@@ -33,7 +33,7 @@ struct Running {
 
 /// A text of the bot.
 pub(crate) fn text(language: Language, id: Id) -> String {
-    Texts::new().plain(language, id)
+    Texts::default().plain(language, id)
 }
 
 /// A text in English.

@@ -78,8 +78,16 @@ fn from_variables<S: Schema>(
     let config = format!("{}CONFIG", S::PREFIX);
     for (name, value) in environment {
         let name = name.to_string_lossy();
+        // Templates leave a setting out by an empty variable.
+        if value.to_str().is_some_and(|text| text.trim().is_empty()) {
+            continue;
+        }
         if name == config {
-            file = Some(PathBuf::from(value));
+            file = Some(
+                value
+                    .to_str()
+                    .map_or_else(|| value.into(), |text| text.trim().into()),
+            );
             continue;
         }
         match S::TABLE.iter().find(|setting| setting.variable() == name) {

@@ -110,8 +110,13 @@ fn no_output_contains_the_text_of_a_confidential_setting() {
 fn variables_of_kubernetes_and_of_other_programs_are_ignored() {
     for (name, value) in [
         ("EXAMPLE_PORT", "tcp://10.0.0.1:1"),
+        ("EXAMPLE_PORT_1_TCP", "tcp://10.0.0.1:1"),
         ("EXAMPLE_PORT_1_TCP_ADDR", "10.0.0.1"),
+        ("EXAMPLE_PORT_1_TCP_PORT", "1"),
+        ("EXAMPLE_PORT_1_TCP_PROTO", "tcp"),
         ("EXAMPLE_SERVICE_HOST", "10.0.0.1"),
+        ("EXAMPLE_SERVICE_PORT", "1"),
+        ("EXAMPLE_SERVICE_PORT_HTTP", "1"),
         ("EXAMPLE_METRICS_SERVICE_HOST", "10.0.0.1"),
         ("EXAMPLE_METRICS_SERVICE_PORT_HTTP", "1"),
         ("EXAMPLE_METRICS_PORT", "tcp://10.0.0.1:1"),
@@ -181,8 +186,26 @@ fn ranges_include_their_limits() {
 }
 
 #[test]
-fn a_secret_file_may_end_with_a_line_break() {
+fn white_space_around_a_value_does_not_count_and_an_empty_variable_is_unset() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), "secret \r\n\n").unwrap();
+    std::fs::write(file.path(), "\n secret \r\n\n").unwrap();
     assert_eq!(secret_file(file.path()).unwrap().as_str(), "secret");
+
+    for (url, token, expected) in [
+        (
+            " http://host\n",
+            "\tcanary\r\n",
+            (Some("http://host"), "canary"),
+        ),
+        ("", " \n", (None, "")),
+    ] {
+        let given = variables(&[
+            ("EXAMPLE_URL", url),
+            ("EXAMPLE_TOKEN", token),
+            ("EXAMPLE_ULR", ""),
+        ]);
+        let settings = load::<Example>(given).unwrap().settings;
+        let url = settings.url.as_ref().map(Url::expose);
+        assert_eq!((url, settings.token.as_str()), expected);
+    }
 }

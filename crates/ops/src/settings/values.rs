@@ -108,14 +108,14 @@ pub fn log_format(text: &str) -> Result<LogFormat, String> {
         .ok_or_else(|| "takes text or json".to_owned())
 }
 
-/// The secret in a file, without the white space at its end.
+/// The secret in a file, without the white space around it.
 ///
 /// # Errors
 ///
 /// Those of reading the file.
 pub fn secret_file(path: &Path) -> io::Result<Zeroizing<String>> {
     let text = Zeroizing::new(std::fs::read_to_string(path)?);
-    Ok(Zeroizing::new(text.trim_end().to_owned()))
+    Ok(Zeroizing::new(text.trim().to_owned()))
 }
 
 /// Whether the host of a URL is this machine: `localhost` or a loopback address, an IPv6 address
