@@ -30,7 +30,8 @@ pub fn target() -> Target {
         let Some((choice, content)) = data.split_first() else {
             return;
         };
-        let path = dir.join(NAMES[usize::from(choice / 2) % NAMES.len()]);
+        let name = NAMES[usize::from(choice / 2) % NAMES.len()];
+        let path = dir.join(name);
         let content = match choice % 2 {
             1 => with_checksum(content),
             _ => content.to_vec(),
@@ -38,7 +39,7 @@ pub fn target() -> Target {
         let original = fs::read(&path).ok();
         write(&path, &content);
         match keyring_files::load(&dir) {
-            Ok(material) => accepted(&material, &content),
+            Ok(material) => accepted(&material, name, &content),
             Err(error) => leaks_nothing(&error.to_string(), &content),
         }
         match original {
@@ -48,17 +49,36 @@ pub fn target() -> Target {
     })
 }
 
-/// The keyring works, and `content` is text in lines, with at least one secret.
-fn accepted(material: &KeyringMaterial, content: &[u8]) {
+/// The keyring works, and `content` is the file `name` as Keyward writes it. The last line may lack its
+/// end.
+fn accepted(material: &KeyringMaterial, name: &str, content: &[u8]) {
     Keyring::new(material, None).expect("an accepted keyring works");
     let text = std::str::from_utf8(content).expect("a file is text");
-    let lines: Vec<_> = text.lines().collect();
-    assert!((4..=5).contains(&lines.len()), "{} lines", lines.len());
-    let is_secret = |line: &&&str| {
-        let value = line.split_once(" = ").map_or("", |(_, value)| value);
-        value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit())
+    let (kind, number) = name.split_once('-').expect("a kind and a number");
+    let header = format!("keyward keyring v1\n{kind} = {number}\n");
+    let rest = text.strip_prefix(&header).expect("the header");
+    let mut lines = rest.strip_suffix('\n').unwrap_or(rest).split('\n');
+    let mut value = |label: &str, digits| {
+        let line = lines.next().expect("a line");
+        let value = line
+            .strip_prefix(label)
+            .and_then(|rest| rest.strip_prefix(" = "));
+        let value = value.unwrap_or_else(|| panic!("a line without {label}"));
+        let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        assert!(
+            value.len() == digits && value.bytes().all(is_hex),
+            "{label}"
+        );
     };
-    assert_eq!(lines.iter().filter(is_secret).count(), lines.len() - 3);
+    let keys: &[&str] = match kind {
+        "generation" => &["tag_key", "pepper"],
+        _ => &["key"],
+    };
+    for key in keys {
+        value(key, 64);
+    }
+    value("crc32", 8);
+    assert_eq!(lines.next(), None);
 }
 
 fn leaks_nothing(error: &str, content: &[u8]) {

@@ -281,7 +281,7 @@ impl Judge {
             }
             "ApiKeyService/Revoke" => {
                 let revoked = v1::RevokeResponse::decode(answer)?;
-                self.is_blind |= u64::from(revoked.revoked_count) > revoked.revoked.len() as u64;
+                self.is_blind |= revoked.revoked_count > revoked.revoked.len() as u64;
                 for key in revoked.revoked {
                     self.learn(Some(key), String::new());
                 }

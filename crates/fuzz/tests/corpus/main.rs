@@ -1,6 +1,8 @@
 //! Runs every target as an ordinary test: on its seeds, on the files that `fuzz/corpus` holds, and on
 //! mutations of both, which are the same in every run. `UPDATE_CORPUS=1` writes the seeds there.
 
+#![cfg(test)]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
