@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-fast check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults cluster examples demo \
-	mutants soak update-docs \
+	mutants fuzz soak update-docs \
 	test-tools check-tools
 
 help: ## list all targets
@@ -83,6 +83,9 @@ demo: ## show a user, the bot and an API in the terminal; only Telegram is simul
 
 mutants: test-tools ## apply each faulty patch of proof/mutants; a test must fail
 	scripts/mutants.sh
+
+fuzz: ## run each fuzz target for FUZZ_SECONDS (60); FUZZ_TARGETS names some
+	scripts/fuzz.sh $(FUZZ_TARGETS)
 
 soak: test-tools ## repeat kill -9 under traffic 200 times, cluster faults 20, story races 100 (KEYWARD_SOAK_ROUNDS)
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} $(SOAK) durability::

@@ -274,7 +274,7 @@ fn checked_lines(
     kind: KeyKind,
     number: u32,
     text: &str,
-) -> Result<std::str::Lines<'_>, &'static str> {
+) -> Result<std::str::SplitTerminator<'_, char>, &'static str> {
     if text.is_empty() {
         return Err("it is empty");
     }
@@ -293,7 +293,8 @@ fn checked_lines(
     let keys = covered
         .strip_prefix(head.as_str())
         .ok_or("its second line does not match its name")?;
-    Ok(keys.lines())
+    // `lines` would also accept lines that end with \r\n.
+    Ok(keys.split_terminator('\n'))
 }
 
 fn key_line(line: Option<&str>, name: &'static str) -> Result<SecretKey, &'static str> {

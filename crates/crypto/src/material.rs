@@ -40,8 +40,11 @@ impl SecretKey {
         key
     }
 
-    /// Parses 64 hexadecimal digits; `None` for any other text.
+    /// Parses 64 lower-case hexadecimal digits; `None` for any other text.
     pub(super) fn from_hex(digits: &str) -> Option<Self> {
+        if digits.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            return None;
+        }
         let mut key = Self::zero();
         hex::decode_to_slice(digits, &mut key.0[..]).ok()?;
         Some(key)

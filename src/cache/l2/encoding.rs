@@ -54,7 +54,7 @@ struct Message {
 }
 
 /// Encodes an entry, to be sealed.
-pub(super) fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
+pub fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
     Message {
         system: stamp.epoch.system,
         timeline: stamp.epoch.timeline,
@@ -83,7 +83,7 @@ pub(super) fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
 }
 
 /// The reverse of `encode`; `None` if any field is invalid.
-pub(super) fn decode(bytes: &[u8]) -> Option<(KeyRecord, Stamp)> {
+pub fn decode(bytes: &[u8]) -> Option<(KeyRecord, Stamp)> {
     let message = Message::decode(bytes).ok()?;
     let record = RawKey {
         id: message.id,

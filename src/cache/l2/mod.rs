@@ -3,7 +3,7 @@
 //! slow, empty, unavailable or controlled by an attacker. Both are authenticated with the cache key,
 //! and the fence admits every record.
 
-mod encoding;
+pub mod encoding;
 mod entries;
 mod link;
 mod notice_receiver;

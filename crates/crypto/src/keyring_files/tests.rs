@@ -305,6 +305,14 @@ fn damaged_files_are_refused() {
             "a key is not 64 hexadecimal digits",
         ),
         (
+            &seal(&format!("key = {key}\r\n")),
+            "a key is not 64 hexadecimal digits",
+        ),
+        (
+            &seal(&format!("key = {}\n", key.to_uppercase())),
+            "a key is not 64 hexadecimal digits",
+        ),
+        (
             &seal(&format!("key = {key}\nkey = {key}\n")),
             "it has an extra line",
         ),

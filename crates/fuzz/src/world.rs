@@ -1,0 +1,153 @@
+//! Keyward in this process. A target calls the handlers of its RPCs with bytes, without a network.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use keyward::grpc::{Api, reasons_table};
+use keyward_proto::v1::admin_service_server::AdminServiceServer;
+use keyward_proto::v1::api_key_service_server::ApiKeyServiceServer;
+use keyward_testkit::Local;
+use prost::Message;
+use tokio::runtime::{Builder, Runtime};
+use tonic::codegen::Bytes;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use tower::Service as _;
+
+use crate::panics;
+
+/// The RPCs of both services.
+pub(crate) const METHODS: [&str; 10] = [
+    "ApiKeyService/Issue",
+    "ApiKeyService/Revoke",
+    "ApiKeyService/Verify",
+    "ApiKeyService/VerifyBatch",
+    "ApiKeyService/Get",
+    "ApiKeyService/List",
+    "ApiKeyService/Update",
+    "AdminService/CreateToken",
+    "AdminService/ListTokens",
+    "AdminService/RevokeToken",
+];
+
+/// A service with its embedded store.
+pub(crate) struct World {
+    runtime: Runtime,
+    /// `None` only while it is dropped.
+    local: Option<Local>,
+    keys: ApiKeyServiceServer<Api>,
+    admin: AdminServiceServer<Api>,
+    /// The token with every role.
+    pub(crate) token: String,
+    /// The documented pairs of a reason and a status code.
+    reasons: HashSet<(String, String)>,
+}
+
+impl World {
+    /// Starts a service on an empty store.
+    pub(crate) fn start() -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.expect("a runtime can be created");
+        let local = runtime.block_on(local());
+        let api = local.app.api();
+        Self {
+            keys: ApiKeyServiceServer::new(api.clone()),
+            admin: AdminServiceServer::new(api.clone()),
+            token: local.token.clone(),
+            local: Some(local),
+            runtime,
+            reasons: documented(),
+        }
+    }
+
+    /// Calls an RPC with these bytes as its message, and returns the message of the response. Panics
+    /// if the status is not documented.
+    pub(crate) fn call(
+        &mut self,
+        method: &str,
+        token: Option<&str>,
+        message: &[u8],
+    ) -> Result<Vec<u8>, Status> {
+        let mut frame = vec![0];
+        let length = u32::try_from(message.len()).expect("an input is short");
+        frame.extend_from_slice(&length.to_be_bytes());
+        frame.extend_from_slice(message);
+        let mut request = Request::post(format!("http://keyward/keyward.v1.{method}"))
+            .header("content-type", "application/grpc");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(Bytes::from(frame)));
+        let request = request.expect("a request can be made");
+        let call = async {
+            let response = match method.starts_with("Admin") {
+                true => self.admin.call(request).await,
+                false => self.keys.call(request).await,
+            };
+            let (head, body) = response.expect("a handler answers").into_parts();
+            let body = body.collect().await?;
+            match Status::from_header_map(&head.headers) {
+                Some(status) if status.code() != Code::Ok => Err(status),
+                // Five bytes of the frame precede the message.
+                _ => Ok(body.to_bytes().slice(5..).to_vec()),
+            }
+        };
+        let answer = panics::none_during(|| self.runtime.block_on(call));
+        if let Err(status) = &answer {
+            assert!(self.is_documented(status), "{method}: {status:?}");
+        }
+        answer
+    }
+
+    /// Calls an RPC with every role.
+    pub(crate) fn ask<A: Message + Default>(
+        &mut self,
+        method: &str,
+        message: &impl Message,
+    ) -> Result<A, Status> {
+        let token = self.token.clone();
+        let answer = self.call(method, Some(&token), &message.encode_to_vec())?;
+        Ok(A::decode(&*answer).expect("a response is a message"))
+    }
+
+    fn is_documented(&self, status: &Status) -> bool {
+        let code = format!("{:?}", status.code()).to_uppercase();
+        match status.get_error_details().error_info() {
+            Some(info) => self.reasons.contains(&(info.reason.clone(), code)),
+            // The codec refuses bytes that are no message.
+            None => status.code() == Code::InvalidArgument,
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(local) = self.local.take() {
+            self.runtime.block_on(local.app.stop());
+        }
+    }
+}
+
+/// A service that does not mind if the fuzzer pauses.
+pub(crate) async fn local() -> Local {
+    let change = |settings: &mut keyward::config::Settings| {
+        settings.max_staleness = Duration::from_secs(60);
+        settings.workers = 0;
+        settings.http_listen = None;
+    };
+    Local::start_with(change, |store| store).await
+}
+
+/// The table of errors without INTERNAL, which no request may cause. Codes are written as by `Debug`
+/// of tonic, in capitals.
+fn documented() -> HashSet<(String, String)> {
+    let table = reasons_table();
+    let rows = table.lines().filter_map(|line| {
+        let mut cells = line.split('|').skip(1).map(str::trim);
+        let reason = cells.next()?.trim_matches('`').to_owned();
+        Some((reason, cells.next()?.replace('_', "")))
+    });
+    rows.filter(|(reason, _)| reason != "INTERNAL").collect()
+}

@@ -1,0 +1,97 @@
+//! Runs every target as an ordinary test: on its seeds, on the files that `fuzz/corpus` holds, and on
+//! mutations of both, which are the same in every run. `UPDATE_CORPUS=1` writes the seeds there.
+
+#![cfg(test)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use keyward_fuzz::Target;
+
+mod seeds;
+
+/// The number of mutations.
+const MUTATIONS: usize = 300;
+/// The most bytes that a mutation inserts.
+const INSERTED: usize = 8;
+
+macro_rules! replayed {
+    ($($target:ident)*) => {$(
+        #[test]
+        fn $target() {
+            replay(stringify!($target), keyward_fuzz::$target::target(), seeds::$target());
+        }
+    )*};
+}
+
+replayed! { key_text requests cache_entry keyring page_token settings bot_updates }
+
+fn replay(name: &str, mut target: Target, seeds: BTreeMap<&str, Vec<u8>>) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../fuzz/corpus")
+        .join(name);
+    if std::env::var_os("UPDATE_CORPUS").is_some() {
+        fs::create_dir_all(&corpus).unwrap();
+        for (seed, bytes) in &seeds {
+            fs::write(corpus.join(seed), bytes).unwrap();
+        }
+    }
+    let mut paths: Vec<_> = fs::read_dir(&corpus)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    paths.sort();
+    let files = paths.iter().map(|path| fs::read(path).unwrap());
+    let inputs: Vec<_> = seeds.into_values().chain(files).collect();
+    for input in &inputs {
+        target(input);
+    }
+    let mut random = Random(1);
+    for _ in 0..MUTATIONS {
+        let mut input = inputs[random.below(inputs.len())].clone();
+        let other = &inputs[random.below(inputs.len())];
+        for _ in 0..=random.below(4) {
+            random.mutate(&mut input, other);
+        }
+        target(&input);
+    }
+}
+
+/// A small generator (xorshift), so that a failure is the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap() % limit.max(1)
+    }
+
+    fn byte(&mut self) -> u8 {
+        u8::try_from(self.below(256)).unwrap()
+    }
+
+    /// Changes, inserts or removes some bytes, or takes some from another input.
+    fn mutate(&mut self, input: &mut Vec<u8>, other: &[u8]) {
+        let at = self.below(input.len() + 1);
+        let to = (at + self.below(INSERTED)).min(input.len());
+        match self.below(4) {
+            0 => {
+                for byte in &mut input[at..to] {
+                    *byte ^= 1 << (*byte % 8);
+                }
+            }
+            1 => {
+                let bytes: Vec<_> = (0..self.below(INSERTED)).map(|_| self.byte()).collect();
+                input.splice(at..to, bytes);
+            }
+            2 => drop(input.drain(at..to)),
+            _ => {
+                let from = self.below(other.len() + 1);
+                input.splice(at..to, other[from..].iter().copied());
+            }
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The seeds of each target: valid inputs, from which the fuzzer starts.
+
+use std::collections::BTreeMap;
+
+use keyward::cache::l2::encoding::encode;
+use keyward_core::fence::{Epoch, Stamp};
+use keyward_core::key::{
+    AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, Timestamp,
+};
+use keyward_crypto::keyring_files;
+use keyward_fuzz::requests::{Caller, Named, call, id_marker, text_marker};
+use keyward_proto::v1;
+use keyward_testkit::ManualEntropy;
+use keyward_testkit::requests::{
+    bare, by_account, by_id, by_text, changing, creating_token, disabling, getting,
+    getting_by_text, listing_all, living, recoverable, replacing, revoking_token, slot, verifying,
+    verifying_strongly, with_grace,
+};
+
+type Seeds = BTreeMap<&'static str, Vec<u8>>;
+
+fn texts<const N: usize>(seeds: [(&'static str, &str); N]) -> Seeds {
+    seeds.map(|(name, text)| (name, text.into())).into()
+}
+
+pub(crate) fn key_text() -> Seeds {
+    let digits = "0".repeat(43);
+    texts([
+        (
+            "key",
+            "kw_000102030405060708090A0B0C0D0E0F0G0H0I0J0K0L0M0NXXXXX",
+        ),
+        ("two-parts", &format!("test_{digits}")),
+        ("digits", &digits),
+        ("highest", &"z".repeat(43)),
+        ("prefix", "acme_live"),
+        ("id", "01960000-0000-7000-8000-000000000000"),
+        ("body", "\u{1}\u{2}\u{3}4567890123456789012345678901"),
+    ])
+}
+
+pub(crate) fn requests() -> Seeds {
+    let live = (&*text_marker(Named::Live), &*id_marker(Named::Live));
+    let (newest, newest_text) = (&*id_marker(Named::Newest), &*text_marker(Named::Newest));
+    let full = v1::IssueRequest {
+        name: "full".to_owned(),
+        scopes: vec!["read".to_owned(), "trade:*".to_owned()],
+        metadata: [("env".to_owned(), "test".to_owned())].into(),
+        allowed_cidrs: vec!["10.0.0.0/8".to_owned(), "::1".to_owned()],
+        ..recoverable("fuzz")
+    };
+    let expiring = v1::IssueRequest {
+        expire_time: Some(prost_types::Timestamp {
+            seconds: 4_000_000_000,
+            nanos: 1_000,
+        }),
+        ..slot("fuzz-2")
+    };
+    let precise = v1::VerifyRequest {
+        required_scopes: vec!["read".to_owned()],
+        client_ip: "10.0.0.1".to_owned(),
+        ..verifying(newest_text)
+    };
+    let batch = v1::VerifyBatchRequest {
+        requests: vec![verifying(live.0), precise.clone(), verifying("x")],
+    };
+    let key = v1::ApiKey {
+        scopes: vec!["read".to_owned()],
+        metadata: [("a".to_owned(), "b".to_owned())].into(),
+        expire_time: Some(prost_types::Timestamp {
+            seconds: 4_000_000_000,
+            nanos: 0,
+        }),
+        allowed_cidrs: vec!["192.0.2.1".to_owned()],
+        ..bare(live.1)
+    };
+    let paths = [
+        "scopes",
+        "metadata",
+        "expire_time",
+        "allowed_cidrs",
+        "disabled",
+    ];
+    let every = Caller::Every;
+    let verified = call(every, "Verify", &verifying_strongly(newest_text));
+    let then_verified = |first: Vec<u8>| [first, verified.clone()].concat();
+    let tokens = v1::ListTokensRequest {
+        include_revoked: true,
+        page_size: 2,
+        ..Default::default()
+    };
+    let reader = id_marker(Named::Foreign);
+    let mut seeds = BTreeMap::from([
+        ("issue", then_verified(call(every, "Issue", &full))),
+        (
+            "issue-again",
+            then_verified([call(every, "Issue", &full), call(every, "Issue", &full)].concat()),
+        ),
+        (
+            "issue-ttl",
+            then_verified(call(every, "Issue", &living("fuzz-2", 1))),
+        ),
+        (
+            "issue-expiring",
+            then_verified(call(every, "Issue", &expiring)),
+        ),
+        (
+            "verify",
+            [
+                call(every, "Verify", &verifying(live.0)),
+                call(every, "Verify", &precise),
+            ]
+            .concat(),
+        ),
+        ("verify-batch", call(every, "VerifyBatch", &batch)),
+        (
+            "get",
+            [
+                call(every, "Get", &getting(live.1)),
+                call(every, "Get", &getting_by_text(live.0)),
+            ]
+            .concat(),
+        ),
+        ("list", call(every, "List", &listing_all("fuzz"))),
+        ("update", call(every, "Update", &changing(key, paths))),
+        (
+            "disable",
+            [
+                call(every, "Update", &disabling(live.1, true)),
+                call(every, "Update", &disabling(live.1, false)),
+            ]
+            .concat(),
+        ),
+        ("revoke", call(every, "Revoke", &by_id(live.1))),
+        ("revoke-text", call(every, "Revoke", &by_text(live.0))),
+        ("revoke-account", call(every, "Revoke", &by_account("fuzz"))),
+        (
+            "revoke-grace",
+            call(every, "Revoke", &with_grace(live.1, 3_600)),
+        ),
+        (
+            "replace",
+            then_verified(
+                [
+                    call(every, "Revoke", &replacing(live.1)),
+                    call(every, "Revoke", &replacing(live.1)),
+                    call(every, "Revoke", &by_id(newest)),
+                ]
+                .concat(),
+            ),
+        ),
+        (
+            "tokens",
+            [
+                call(
+                    every,
+                    "CreateToken",
+                    &creating_token("x", &[v1::Role::Verifier]),
+                ),
+                call(every, "ListTokens", &tokens),
+            ]
+            .concat(),
+        ),
+        (
+            "revoke-token",
+            [
+                call(every, "RevokeToken", &revoking_token(&reader)),
+                call(Caller::Reader, "Get", &getting(live.1)),
+            ]
+            .concat(),
+        ),
+    ]);
+    for (name, caller) in [
+        ("nobody", Caller::Nobody),
+        ("reader", Caller::Reader),
+        ("former", Caller::Former),
+    ] {
+        let calls = [
+            call(caller, "Issue", &full),
+            call(caller, "Revoke", &by_id(live.1)),
+            call(caller, "Verify", &verifying(live.0)),
+            call(caller, "Get", &getting(live.1)),
+            call(caller, "List", &listing_all("fuzz")),
+            call(caller, "Update", &disabling(live.1, true)),
+            call(caller, "ListTokens", &tokens),
+        ];
+        seeds.insert(name, calls.concat());
+    }
+    seeds
+}
+
+pub(crate) fn cache_entry() -> Seeds {
+    let text = |text: &str| text.to_owned();
+    let record = |full: bool| KeyRecord {
+        id: KeyId::from_bytes([7; 16]),
+        account: AccountId::new("account_id", text("42")).unwrap(),
+        name: SlotName::default_slot(),
+        hint: Hint(text("kw_abcd")),
+        scopes: Scopes::new("scopes", vec![text("read"), text("trade")]).unwrap(),
+        metadata: Metadata::new("metadata", [(text("env"), text("test"))].into()).unwrap(),
+        networks: Networks::new("allowed_cidrs", &[text("10.0.0.0/8"), text("::1")]).unwrap(),
+        recoverable: full,
+        disabled: full,
+        create_time: Timestamp::from_micros(-5),
+        expire_time: full.then(|| Timestamp::from_micros(9)),
+        revoke_time: full.then(|| Timestamp::from_micros(0)),
+        revoke_reason: full.then(|| Reason::new("reason", text("leaked")).unwrap()),
+        replaced_by: full.then(|| KeyId::from_bytes([8; 16])),
+        revision: u64::from(full),
+    };
+    let stamp = Stamp {
+        epoch: Epoch {
+            system: u64::MAX,
+            timeline: 3,
+            incarnation: 2,
+        },
+        revision: 99,
+    };
+    BTreeMap::from([
+        ("live", encode(&record(false), stamp)),
+        ("revoked", encode(&record(true), stamp)),
+        ("notice", vec![1; 32]),
+    ])
+}
+
+pub(crate) fn keyring() -> Seeds {
+    let directory = tempfile::tempdir().unwrap();
+    let dir = directory.path().join("keyring");
+    keyring_files::generate(&dir, &ManualEntropy::Counting(0.into())).unwrap();
+    let file = |choice: u8, name: &str| {
+        let content = std::fs::read(dir.join(name)).unwrap();
+        [&[choice][..], &content].concat()
+    };
+    let second = String::from_utf8(file(7, "generation-1")).unwrap();
+    let second = second.replace("generation = 1", "generation = 2");
+    BTreeMap::from([
+        ("generation", file(0, "generation-1")),
+        ("seal", file(2, "seal-1")),
+        ("cache", file(4, "cache-1")),
+        ("generation-repaired", file(1, "generation-1")),
+        ("seal-repaired", file(3, "seal-1")),
+        ("second-generation", second.into_bytes()),
+        ("number-zero", file(11, "cache-1")),
+    ])
+}
+
+pub(crate) fn page_token() -> Seeds {
+    let behind = |choice: u8, id: &[u8]| [&[choice | 4], id].concat();
+    BTreeMap::from([
+        ("first-page", vec![2 << 3]),
+        ("tokens", vec![2 << 3 | 3]),
+        ("garbage", b"\x09AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA".to_vec()),
+        ("lowest", behind(1 << 3, &[0; 16])),
+        ("highest", behind(2 << 3 | 1, &[0xff; 16])),
+        ("lowest-token", behind(1 << 3 | 2, &[0; 16])),
+        ("long", behind(0, &[0; 17])),
+    ])
+}
+
+pub(crate) fn settings() -> Seeds {
+    texts([
+        ("server", SERVER),
+        ("cluster", CLUSTER),
+        ("bot", BOT),
+        (
+            "sentinel",
+            "KEYWARD_REDIS=redis+sentinel://u:p@[::1]:26379,b/main?db=2\nKEYWARD_STORE=postgres://k@/k?host=/run\n\n",
+        ),
+        (
+            "wrong",
+            "KEYWARD_PORT=tcp://10.0.0.1:1\nKEYWARD_LISTN=x\nKEYWARD_WORKERS=-1\n\nlisten = 5\nworker = []\n",
+        ),
+    ])
+}
+
+const SERVER: &str = r#"KEYWARD_MAX_STALENESS=15s
+KEYWARD_KEY_PREFIXES=kw, acme_live
+
+listen = "127.0.0.1:0"
+http_listen = "none"
+data_dir = "./data"
+store = "sqlite:keyward.db"
+forbid_recoverable = true
+workers = 4
+log_format = "json"
+otlp_endpoint = "http://user:password@127.0.0.1:4317/x?y"
+"#;
+
+const CLUSTER: &str = r#"KEYWARD_TLS_KEY=/tls/server.key
+
+listen = "0.0.0.0:50051"
+tls_cert = "/tls/server.crt"
+store = ["postgres://k:P%40@db-a/keyward?sslmode=verify-full", "postgres://k:P%40@db-b:5433/keyward?sslmode=verify-full"]
+redis = "rediss://keyward:PASSWORD@redis.internal:6379/1?ca=/tls/ca.crt"
+keyring = "/etc/keyring"
+key_prefixes = ["kw", "kw_test"]
+"#;
+
+const BOT: &str = r#"KEYWARD_BOT_TELEGRAM_TOKEN=123456:ABC-def_ghi
+KEYWARD_ENDPOINT=https://keyward-a:50051,https://keyward-b:50051
+KEYWARD_TOKEN_FILE=/run/token
+KEYWARD_CA_FILE=/tls/ca.crt
+
+http_listen = "127.0.0.1:9465"
+hide_after = "10m"
+account_template = "tg-{user_id}"
+slot = "default"
+scopes = ["read", "trade:*"]
+reveals_per_hour = 30
+insecure = true
+support = "@example_support"
+telegram_api_url = "http://telegram.example"
+"#;
+
+pub(crate) fn bot_updates() -> Seeds {
+    let commands = [
+        "/start",
+        "/apikey",
+        "/help",
+        "/apikey@other_bot",
+        "hello <b>&",
+    ];
+    let all = commands.map(|text| message(5, 5, text)).join("\n");
+    let revoke = [message(5, 5, "/apikey"), tap(0), tap(1), tap(0)].join("\n");
+    let cancel = [
+        message(6, 6, "/start"),
+        message(5, 5, "/apikey"),
+        tap(1),
+        tap(1),
+    ]
+    .join("\n");
+    let foreign = [
+        message(5, 5, "/apikey"),
+        tap(0).replace(r#""id":5"#, r#""id":6"#),
+    ]
+    .join("\n");
+    let group = message(5, -100_123, "/apikey").replace("private", "supergroup");
+    texts([
+        ("commands", &all),
+        ("revoke", &revoke),
+        ("cancel", &cancel),
+        ("foreign-tap", &foreign),
+        ("group", &group),
+        ("others-chat", &message(6, 5, "/apikey")),
+        ("unknown", r#"{"update_id":1,"unheard_of":[1,2,3]}"#),
+        (
+            "edited",
+            &message(5, 5, "/apikey").replace(r#""message":"#, r#""edited_message":"#),
+        ),
+        (
+            "inline",
+            r#"{"update_id":1,"inline_query":{"id":"1","from":{"id":5,"is_bot":false,"first_name":"x"},"query":"x","offset":""}}"#,
+        ),
+    ])
+}
+
+fn message(from: i64, chat: i64, text: &str) -> String {
+    format!(
+        r#"{{"update_id":1,"message":{{"message_id":1,"date":1,"text":"{text}","from":{},"chat":{{"id":{chat},"type":"private","first_name":"x","title":"x"}}}}}}"#,
+        user(from)
+    )
+}
+
+fn tap(button: usize) -> String {
+    format!(
+        r#"{{"update_id":1,"callback_query":{{"id":"q","from":{},"chat_instance":"x","data":"@button{button}","message":{{"message_id":@message,"date":1,"text":"x","chat":{{"id":5,"type":"private","first_name":"x"}}}}}}}}"#,
+        user(5)
+    )
+}
+
+fn user(id: i64) -> String {
+    format!(r#"{{"id":{id},"is_bot":false,"first_name":"x","language_code":"ru"}}"#)
+}
