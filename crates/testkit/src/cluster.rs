@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::local::token_in;
 use super::process::without_settings;
+use super::program::{ATTEMPTS, was_too_late};
 use super::turns::Turn;
 use super::{Client, Local, Postgres, Process, Proxy, Starting, User};
 
@@ -85,8 +86,14 @@ impl Cluster {
             .env("KEYWARD_STORE", postgres.owner_url())
             .env("KEYWARD_KEYRING", directory.path().join("keyring"))
             .env("KEYWARD_DATA_DIR", &first);
-        let (status, output) = Process::run_to_end(init);
-        assert!(status.success(), "keyward init: {status}\n{output}");
+        for attempt in 0.. {
+            let (status, output) = Process::run_to_end(&mut init);
+            if status.success() {
+                break;
+            }
+            let again = was_too_late(&output) && attempt < ATTEMPTS;
+            assert!(again, "keyward init: {status}\n{output}");
+        }
         let mut cluster = Self {
             instances: Vec::new(),
             postgres,
@@ -114,9 +121,18 @@ impl Cluster {
             .clone()
             .map(|number| self.launch(number, variables))
             .collect();
-        for (starting, proxy) in starting {
-            let process = starting.ready();
-            self.instances.push(Some(Instance { process, proxy }));
+        for (number, mut started) in numbers.clone().zip(starting) {
+            for attempt in 0.. {
+                let (starting, proxy) = started;
+                match starting.try_ready() {
+                    Ok(process) => {
+                        self.instances.push(Some(Instance { process, proxy }));
+                        break;
+                    }
+                    Err(why) => assert!(was_too_late(&why) && attempt < ATTEMPTS, "{why}"),
+                }
+                started = self.launch(number, variables);
+            }
         }
         numbers
     }

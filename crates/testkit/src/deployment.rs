@@ -18,6 +18,7 @@ use crate::files::{read, write};
 use crate::guard::{Guard, KILL_ALL};
 use crate::process::without_settings;
 use crate::processes;
+use crate::program::{ATTEMPTS, was_too_late};
 use crate::turns::Turn;
 use crate::{Client, Compose, Identity, Postgres, Redis, RedisOptions, User, connect_tls};
 use words::{Ports, Words};
@@ -134,8 +135,7 @@ impl Deployment {
         String::new()
     }
 
-    /// Runs a service to its end. Runs it again if a server did not answer in time, because the
-    /// machine may be busy.
+    /// Runs a service to its end, again if a server did not answer in time.
     fn run_once(&mut self, service: &str) -> String {
         for attempt in 0.. {
             let command = self.command(service);
@@ -144,8 +144,8 @@ impl Deployment {
             if status.success() {
                 return output;
             }
-            let is_late = output.contains("no answer within");
-            assert!(is_late && attempt < 10, "{service}: {status}\n{output}");
+            let again = was_too_late(&output) && attempt < ATTEMPTS;
+            assert!(again, "{service}: {status}\n{output}");
         }
         unreachable!("an attempt ends the loop")
     }

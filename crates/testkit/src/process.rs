@@ -1,5 +1,6 @@
 //! Keyward as a process: start, stop, kill, pause.
 
+use std::borrow::BorrowMut;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -60,8 +61,8 @@ impl Process {
 
     /// Runs `command` to its end. Returns its status and its stderr. A process that does not end is
     /// killed, which its status shows.
-    pub fn run_to_end(mut command: Command) -> (ExitStatus, String) {
-        let (mut child, mut stderr) = spawn(&mut command);
+    pub fn run_to_end(mut command: impl BorrowMut<Command>) -> (ExitStatus, String) {
+        let (mut child, mut stderr) = spawn(command.borrow_mut());
         let (sender, ended) = mpsc::channel();
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -114,17 +115,26 @@ pub struct Starting {
 
 impl Starting {
     /// Waits until the process is ready.
+    ///
+    /// # Panics
+    ///
+    /// The process ends or does not become ready. The message contains its output.
     pub fn ready(self) -> Process {
-        let program = self.program.until_ready();
+        self.try_ready().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Waits until the process is ready. Returns why it is not.
+    pub(crate) fn try_ready(self) -> Result<Process, String> {
+        let program = self.program.until_ready()?;
         let addresses = program.ready().split_once(", metrics and probes on ");
         let (grpc, http) = addresses.expect("the ready line has two addresses");
         let address = |text: &str| text.parse().expect("an address");
-        Process {
+        Ok(Process {
             grpc: address(grpc),
             http: address(http),
             program,
             data_dir: self.data_dir,
-        }
+        })
     }
 
     /// The output on stderr so far.

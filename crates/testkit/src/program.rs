@@ -12,6 +12,15 @@ use crate::deadline::{PATIENCE, wait_until};
 use crate::process::spawn;
 use crate::processes;
 
+/// How often a program is started again, see [`was_too_late`].
+pub(crate) const ATTEMPTS: usize = 10;
+
+/// Whether a program says that a server did not answer in time, so that it may be started again: the
+/// machine may be busy.
+pub(crate) fn was_too_late(output: &str) -> bool {
+    output.contains("no answer within")
+}
+
 /// A process. Killed when dropped.
 pub struct Program {
     name: &'static str,
@@ -28,7 +37,8 @@ impl Program {
     ///
     /// The program ends or does not become ready. The message contains its output.
     pub fn start(name: &'static str, command: Command, ready: &'static str) -> Self {
-        Self::spawn(name, command, ready).until_ready()
+        let program = Self::spawn(name, command, ready).until_ready();
+        program.unwrap_or_else(|why| panic!("{why}"))
     }
 
     /// Starts `command` without waiting.
@@ -55,14 +65,16 @@ impl Program {
         }
     }
 
-    /// Waits until the program is ready.
-    pub(crate) fn until_ready(mut self) -> Self {
+    /// Waits until the program is ready. Returns why it is not.
+    pub(crate) fn until_ready(mut self) -> Result<Self, String> {
         let Ok(rest) = self.lines.recv_timeout(PATIENCE) else {
             let (name, status, output) = (self.name, self.child.try_wait(), self.output());
-            panic!("{name} did not become ready ({status:?}):\n{output}");
+            return Err(format!(
+                "{name} did not become ready ({status:?}):\n{output}"
+            ));
         };
         self.ready = rest;
-        self
+        Ok(self)
     }
 
     /// The rest of the ready line.
