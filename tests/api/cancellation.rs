@@ -2,17 +2,12 @@
 //! This happens when a client disconnects or its deadline passes. Other connections see each change
 //! that was answered with OK, and the next calls find nothing left behind.
 
-use std::future::poll_fn;
-use std::pin::pin;
-use std::task::Poll;
-use std::time::Duration;
-
 use keyward::grpc::Api;
 use keyward_proto::v1::admin_service_server::AdminService;
 use keyward_proto::v1::api_key_service_server::ApiKeyService;
 use keyward_proto::v1::{self, Verdict};
 use keyward_testkit::requests::*;
-use keyward_testkit::{Client, Cluster, Local, Options, Postgres};
+use keyward_testkit::{Client, Cluster, Local, Options, PATIENCE, Postgres, eventually};
 use tonic::{Request, Response, Status};
 
 /// More polls than any call needs.
@@ -23,20 +18,8 @@ async fn polled<T>(
     times: usize,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Option<T> {
-    let mut call = pin!(call);
-    let mut left = times;
-    let answer = poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        match call.as_mut().poll(context) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending if left == 0 => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    });
-    answer.await.map(|answer| answer.unwrap().into_inner())
+    let answer = keyward_testkit::polled(times, call).await;
+    answer.map(|answer| answer.unwrap().into_inner())
 }
 
 /// A service, and a client that inspects it.
@@ -322,19 +305,16 @@ async fn each_rpc_may_be_dropped_at_any_point_on_postgres() {
     let cluster = Cluster::start(env!("CARGO_BIN_EXE_keyward"), 1, Options::default());
     let world = World::new(cluster.local().await).await;
     all(&world).await;
-    let mut hand = Postgres::connect(&cluster.postgres.superuser_url()).await;
-    let hand = &mut hand;
-    let patience = Duration::from_secs(5);
-    let mut open = 1;
-    let begun = keyward_testkit::now();
-    while open > 0 {
-        assert!(begun.elapsed() < patience, "{open} transactions stay open");
-        let count = "SELECT count(*) FROM pg_stat_activity
-                      WHERE application_name = 'keyward' AND state LIKE 'idle in transaction%'";
-        open = sqlx::query_scalar::<_, i64>(count)
-            .fetch_one(&mut *hand)
+    let url = cluster.postgres.superuser_url();
+    eventually("no transaction stays open", PATIENCE, async || {
+        let open = "SELECT count(*) FROM pg_stat_activity
+                     WHERE application_name = 'keyward' AND state LIKE 'idle in transaction%'";
+        let open = sqlx::query_scalar::<_, i64>(open);
+        open.fetch_one(&mut Postgres::connect(&url).await)
             .await
-            .unwrap();
-    }
+            .unwrap()
+            == 0
+    })
+    .await;
     world.local.app.stop().await;
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyward_core::key::{KeyId, KeyRecord};
-use keyward_store::{Expiry, KeyChanges, KeyTarget, ListKeys, StoreError};
+use keyward_store::{Expiry, KeyChanges, KeyTarget, ListKeys};
 
-use crate::world::{DAY, World, account, actor, disabled, end, kill, metadata};
+use crate::world::{DAY, World, account, actor, assert_damaged, disabled, end, kill, metadata};
 
 fn list(account: &str, include_revoked: bool) -> ListKeys {
     ListKeys {
@@ -212,22 +212,13 @@ pub(crate) async fn an_invalid_record_is_an_error(world: World) {
             ))
             .await;
         let found = world.store.find_key(&new.digest).await;
-        assert!(
-            matches!(found, Err(StoreError::Damaged(_))),
-            "{change}: {found:?}"
-        );
+        assert_damaged(&found);
         let got = world.store.get_key(&KeyTarget::Id(key.id)).await;
-        assert!(
-            matches!(got, Err(StoreError::Damaged(_))),
-            "{change}: {got:?}"
-        );
+        assert_damaged(&got);
         let again = world
             .store
             .issue(world.plain_key(account, "default"), &actor())
             .await;
-        assert!(
-            matches!(again, Err(StoreError::Damaged(_))),
-            "{change}: {again:?}"
-        );
+        assert_damaged(&again);
     }
 }

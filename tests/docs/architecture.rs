@@ -1,38 +1,18 @@
 //! Rules that neither Cargo nor a lint enforces: the allowed imports between modules of `src/`, a
 //! header in every file, and the length of files.
 
-use std::path::{Path, PathBuf};
-
 use regex::Regex;
+
+use crate::{files, read};
 
 /// Only `app` decides which store serves; every other module knows the contract alone.
 const STORES: &str = r"\bkeyward_store_(sqlite|postgres)\b";
 const MAX_LINES: usize = 450;
 
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Path, relative to the root, and text of each Rust file below `directory`; no generated code.
-fn files(directory: &str) -> Vec<(PathBuf, String)> {
-    let mut open = vec![root().join(directory)];
-    let mut files = Vec::new();
-    while let Some(path) = open.pop() {
-        if path.is_dir() && !path.ends_with("gen") {
-            let entries = std::fs::read_dir(&path).unwrap();
-            open.extend(entries.map(|entry| entry.unwrap().path()));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = std::fs::read_to_string(&path).unwrap();
-            files.push((path.strip_prefix(root()).unwrap().to_owned(), text));
-        }
-    }
-    files
-}
-
 /// The modules that `module` may import, from the table in ARCHITECTURE.md: `None` if it is not
 /// there. Cargo enforces the same for the crates.
 fn allowed_imports(module: &str) -> Option<Vec<String>> {
-    let map = std::fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let map = read("ARCHITECTURE.md");
     let row = Regex::new(&format!(
         r"(?m)^\| `src/{module}(?:\.rs)?` \|.*\|([^|]*)\|$"
     ))
@@ -64,18 +44,11 @@ fn wrong_imports(module: &str, text: &str) -> Vec<String> {
 #[test]
 fn modules_import_only_what_the_table_allows() {
     let mut wrong = Vec::new();
-    for (path, text) in files("src") {
-        let mut parts = path.iter().skip(1);
-        let module = parts.next().unwrap().to_str().unwrap();
-        let module = module.trim_end_matches(".rs");
-        let is_test = path.to_str().unwrap().contains("tests");
-        if !["lib", "main"].contains(&module) && !is_test {
-            let found = wrong_imports(module, &text);
-            wrong.extend(
-                found
-                    .iter()
-                    .map(|what| format!("{}: {what}", path.display())),
-            );
+    for file in files("src", "rs") {
+        let module = file.split('/').nth(1).unwrap().trim_end_matches(".rs");
+        if !["lib", "main"].contains(&module) && !file.contains("tests") {
+            let found = wrong_imports(module, &read(&file));
+            wrong.extend(found.iter().map(|what| format!("{file}: {what}")));
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
@@ -109,12 +82,10 @@ fn a_wrong_import_is_found() {
 #[test]
 fn files_say_what_they_hold_and_stay_short() {
     let mut wrong = Vec::new();
-    for (path, text) in ["src", "crates", "tests", "benches", "examples"]
-        .map(files)
-        .concat()
-    {
-        let name = path.display();
-        if name.to_string().contains("src/") && !text.starts_with("//!") {
+    let directories = ["src", "crates", "tests", "benches", "examples"];
+    for name in directories.map(|directory| files(directory, "rs")).concat() {
+        let text = read(&name);
+        if name.contains("src/") && !text.starts_with("//!") {
             wrong.push(format!("{name} does not open with //!"));
         }
         if text.lines().count() > MAX_LINES {

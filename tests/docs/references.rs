@@ -3,9 +3,11 @@
 //! invariant names the function that upholds it.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use regex::Regex;
+
+use crate::{files, read};
 
 const TOP: [&str; 5] = [
     "README.md",
@@ -36,30 +38,6 @@ const LIMITS: [(&str, usize); 3] = [
     ("ARCHITECTURE.md", 10_000),
     ("CONTRIBUTING.md", 5_000),
 ];
-
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(name: &str) -> String {
-    std::fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
-}
-
-/// Each file with `extension` below `directory`, relative to the root.
-fn files(directory: &str, extension: &str) -> Vec<String> {
-    let mut open = vec![PathBuf::from(directory)];
-    let mut files = Vec::new();
-    while let Some(path) = open.pop() {
-        if root().join(&path).is_dir() {
-            for entry in std::fs::read_dir(root().join(&path)).unwrap() {
-                open.push(path.join(entry.unwrap().file_name()));
-            }
-        } else if path.extension().is_some_and(|found| found == extension) {
-            files.push(path.to_str().unwrap().to_owned());
-        }
-    }
-    files
-}
 
 fn documents() -> Vec<String> {
     let mut documents = files("docs", "md");
@@ -106,7 +84,7 @@ fn missing(named: &str) -> Option<String> {
     if !is_path || is_created || path.contains(['*', ' ', '<']) {
         return None;
     }
-    let at = root().join(path);
+    let at = crate::path(path);
     if !at.exists() {
         return Some(format!("there is no {path}"));
     }
@@ -170,7 +148,7 @@ fn every_invariant_names_the_functions_that_uphold_it_and_they_name_it() {
 fn every_module_and_crate_is_in_the_map() {
     let text = read("ARCHITECTURE.md");
     for directory in ["src", "crates"] {
-        for entry in std::fs::read_dir(root().join(directory)).unwrap() {
+        for entry in std::fs::read_dir(crate::path(directory)).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             if ["lib.rs", "main.rs"].contains(&name.as_str()) {
                 continue;
@@ -247,7 +225,7 @@ fn dead(document: &str, target: &str) -> Option<String> {
     } else {
         at.to_str().unwrap().to_owned()
     };
-    if !root().join(&at).exists() {
+    if !crate::path(&at).exists() {
         return Some(format!("there is no {at}"));
     }
     // The book contains only docs/; a page names other files by their path.

@@ -9,6 +9,7 @@ mod data_dir;
 mod deploy;
 mod durability;
 mod python;
+mod secure;
 mod shutdown;
 mod story;
 mod telemetry;

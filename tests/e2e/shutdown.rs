@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyward_proto::v1::{Role, Verdict};
 use keyward_testkit::requests::{by_text, replacing};
-use keyward_testkit::{Client, Faults, Local, connect, http_get, refused};
+use keyward_testkit::{
+    Client, Faults, Local, PATIENCE, connect, eventually, http_get, now, refused,
+};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -19,13 +21,8 @@ use tonic_types::StatusExt as _;
 
 use crate::{fresh_directory, serve};
 
-/// With nobody who holds it up a stop takes far less than the grace of ten seconds.
-const PROMPT: Duration = Duration::from_secs(5);
-
-#[expect(clippy::disallowed_methods, reason = "a deadline of the test's own")]
-fn now() -> Instant {
-    Instant::now()
-}
+/// With nobody who holds it up, a stop does not take the grace of ten seconds.
+const PROMPT: Duration = Duration::from_secs(9);
 
 /// A service whose tail can be stalled, and that stays fresh without it.
 async fn stalling() -> (Local, Arc<Faults>) {
@@ -37,9 +34,10 @@ async fn revoked_in_the_store(side: SocketAddr, count: usize) {
     let line = format!(
         "keyward_store_call_duration_seconds_count{{call=\"revoke\",outcome=\"ok\"}} {count}\n"
     );
-    while !http_get(side, "/metrics").await.contains(&line) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually(&line, PATIENCE, async || {
+        http_get(side, "/metrics").await.contains(&line)
+    })
+    .await;
 }
 
 /// What one caller got until its first error.
@@ -91,9 +89,10 @@ async fn sigterm_under_traffic_loses_no_acknowledged_call() {
             Arc::clone(&done),
         )));
     }
-    while done.load(Ordering::Relaxed) < 50 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    eventually("keys are issued", PATIENCE, async || {
+        done.load(Ordering::Relaxed) >= 50
+    })
+    .await;
 
     let stopping = now();
     // The second one does no harm.
@@ -170,7 +169,7 @@ async fn a_revoke_that_waits_at_the_stop_ends_as_unconfirmed() {
     let revoke = tokio::spawn(async move { client.revoke(&id).await });
     revoked_in_the_store(side, 1).await;
     let stop = local.app.stop();
-    let stopped = tokio::time::timeout(Duration::from_secs(25), stop).await;
+    let stopped = tokio::time::timeout(PATIENCE, stop).await;
     assert!(stopped.is_ok(), "the stop hangs");
     let status = revoke.await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");

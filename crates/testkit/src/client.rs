@@ -17,6 +17,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::load::patiently;
 use crate::requests::{self, Call};
 
 /// Adds the token, if there is one, to every call.
@@ -134,6 +135,11 @@ impl Client {
     pub async fn verify(&self, api_key: &str) -> Result<v1::Verdict, Status> {
         let verified = self.send(requests::verifying(api_key)).await?;
         Ok(verified.verdict())
+    }
+
+    /// The verdict on a key. Waits while the instance is UNAVAILABLE.
+    pub async fn verdict(&self, api_key: &str) -> v1::Verdict {
+        patiently(async || self.verify(api_key).await).await
     }
 
     /// The verdict of the store on a key.

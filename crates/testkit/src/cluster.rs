@@ -2,12 +2,14 @@
 //! and kills. A proxy before each instance can cut it off from Postgres.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use super::local::token_in;
 use super::process::without_settings;
+use super::program::{ATTEMPTS, was_too_late};
 use super::turns::Turn;
 use super::{Client, Local, Postgres, Process, Proxy, Starting, User};
 
@@ -22,6 +24,19 @@ pub struct Options {
     pub postgres: Vec<(&'static str, &'static str)>,
     /// Environment variables of each instance, such as `("KEYWARD_WORKERS", "1")`.
     pub variables: Vec<(&'static str, String)>,
+    /// How many of the turns of heavy scenarios the cluster takes: more than one, if it would slow
+    /// down others that run beside it.
+    pub turns: usize,
+}
+
+impl Options {
+    /// The default, with the Redis at this URL.
+    pub fn with_redis(url: String) -> Self {
+        Self {
+            variables: vec![("KEYWARD_REDIS", url)],
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for Options {
@@ -32,6 +47,7 @@ impl Default for Options {
             proxies: false,
             postgres: Vec::new(),
             variables: Vec::new(),
+            turns: 1,
         }
     }
 }
@@ -60,7 +76,7 @@ impl Cluster {
     /// Starts a server, prepares the store with `keyward init`, and starts `count` instances of
     /// `binary`.
     pub fn start(binary: &str, instances: usize, options: Options) -> Self {
-        let turn = Turn::wait();
+        let turn = Turn::wait(options.turns);
         let postgres = Postgres::start_with(&options.postgres);
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let first = directory.path().join("init");
@@ -70,8 +86,14 @@ impl Cluster {
             .env("KEYWARD_STORE", postgres.owner_url())
             .env("KEYWARD_KEYRING", directory.path().join("keyring"))
             .env("KEYWARD_DATA_DIR", &first);
-        let (status, output) = Process::run_to_end(init);
-        assert!(status.success(), "keyward init: {status}\n{output}");
+        for attempt in 0.. {
+            let (status, output) = Process::run_to_end(&mut init);
+            if status.success() {
+                break;
+            }
+            let again = was_too_late(&output) && attempt < ATTEMPTS;
+            assert!(again, "keyward init: {status}\n{output}");
+        }
         let mut cluster = Self {
             instances: Vec::new(),
             postgres,
@@ -81,27 +103,41 @@ impl Cluster {
             directory,
             _turn: turn,
         };
-        // Start all, then wait for each.
-        let starting: Vec<_> = (0..instances)
-            .map(|number| cluster.launch(number))
-            .collect();
-        for (starting, proxy) in starting {
-            let process = starting.ready();
-            cluster.instances.push(Some(Instance { process, proxy }));
-        }
+        cluster.add_with(instances, &[]);
         cluster
     }
 
     /// Starts one more instance and returns its number.
     pub fn add(&mut self) -> usize {
-        let number = self.instances.len();
-        let (starting, proxy) = self.launch(number);
-        let process = starting.ready();
-        self.instances.push(Some(Instance { process, proxy }));
-        number
+        self.add_with(1, &[]).start
     }
 
-    fn launch(&self, number: usize) -> (Starting, Option<Proxy>) {
+    /// Starts further instances with additional environment variables, and returns their numbers.
+    pub fn add_with(&mut self, count: usize, variables: &[(&str, &str)]) -> Range<usize> {
+        let first = self.instances.len();
+        let numbers = first..first + count;
+        // Start all, then wait for each.
+        let starting: Vec<_> = numbers
+            .clone()
+            .map(|number| self.launch(number, variables))
+            .collect();
+        for (number, mut started) in numbers.clone().zip(starting) {
+            for attempt in 0.. {
+                let (starting, proxy) = started;
+                match starting.try_ready() {
+                    Ok(process) => {
+                        self.instances.push(Some(Instance { process, proxy }));
+                        break;
+                    }
+                    Err(why) => assert!(was_too_late(&why) && attempt < ATTEMPTS, "{why}"),
+                }
+                started = self.launch(number, variables);
+            }
+        }
+        numbers
+    }
+
+    fn launch(&self, number: usize, variables: &[(&str, &str)]) -> (Starting, Option<Proxy>) {
         let proxy = self
             .options
             .proxies
@@ -111,7 +147,8 @@ impl Cluster {
             None => self.postgres.service_url(),
         };
         let data = self.directory.path().join(format!("instance-{number}"));
-        let command = self.command(&data, &store);
+        let mut command = self.command(&data, &store);
+        command.envs(variables.iter().copied());
         (Process::spawn(command, &data), proxy)
     }
 
@@ -217,6 +254,20 @@ impl Cluster {
         let status = instance.process.stop();
         let output = instance.process.output();
         assert!(status.success(), "instance {number}: {status}\n{output}");
+    }
+
+    /// Stops all instances at the same time.
+    ///
+    /// # Panics
+    ///
+    /// An instance ends with an error.
+    pub fn stop_all(&mut self) {
+        for number in self.running() {
+            self.instance(number).signal("TERM");
+        }
+        for number in self.running() {
+            self.stop(number);
+        }
     }
 
     /// Kills an instance with SIGKILL, like a power failure.

@@ -3,6 +3,8 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+/// The time limit for what normally happens soon, on a slow machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// The pause between two checks.
 const PAUSE: Duration = Duration::from_millis(5);
 

@@ -7,23 +7,21 @@ mod words;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::deadline::wait_until;
+use crate::deadline::{PATIENCE, wait_until};
+use crate::files::{read, write};
 use crate::guard::{Guard, KILL_ALL};
 use crate::process::without_settings;
+use crate::processes;
+use crate::program::{ATTEMPTS, was_too_late};
 use crate::turns::Turn;
 use crate::{Client, Compose, Identity, Postgres, Redis, RedisOptions, User, connect_tls};
 use words::{Ports, Words};
-
-/// The time limit for a service to become healthy or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running deployment. All its processes end when it is dropped or when this process ends.
 pub struct Deployment {
@@ -47,7 +45,7 @@ impl Deployment {
     /// `deploy/compose.yaml` except the bot, in the order of their dependencies. `keyward` is the
     /// binary; `repository` is the root of the repository.
     pub fn start(repository: &Path, keyward: &Path) -> Self {
-        let turn = Turn::wait();
+        let turn = Turn::wait(1);
         let deploy = repository.join("deploy");
         let guard = Guard::new("deployment", KILL_ALL);
         let home = guard.home().to_path_buf();
@@ -126,17 +124,30 @@ impl Deployment {
     /// Starts a stopped or killed service and waits until it is healthy. A service that runs once
     /// runs to its end. Returns its output.
     pub fn up(&mut self, service: &str) -> String {
-        let command = self.command(service);
         if self.compose.is_once(service) {
-            let (status, output) = self.run_to_end(service, command);
-            assert!(status.success(), "{service}: {status}\n{output}");
-            return output;
+            return self.run_once(service);
         }
+        let command = self.command(service);
         self.spawn(service, command);
         if let Some(check) = self.compose.check(service) {
             self.wait_until_healthy(service, &check);
         }
         String::new()
+    }
+
+    /// Runs a service to its end, again if a server did not answer in time.
+    fn run_once(&mut self, service: &str) -> String {
+        for attempt in 0.. {
+            let command = self.command(service);
+            self.spawn(service, command);
+            let (status, output) = (self.end_of(service), self.log(service));
+            if status.success() {
+                return output;
+            }
+            let again = was_too_late(&output) && attempt < ATTEMPTS;
+            assert!(again, "{service}: {status}\n{output}");
+        }
+        unreachable!("an attempt ends the loop")
     }
 
     /// Kills a service with SIGKILL, like a power failure.
@@ -147,15 +158,19 @@ impl Deployment {
 
     /// Stops a service and waits for its end.
     pub fn stop(&mut self, service: &str) -> ExitStatus {
+        let child = self.running.get(service).expect("the service runs");
+        processes::send(processes::id(child), Signal::TERM);
+        self.end_of(service)
+    }
+
+    /// Waits until a service has ended.
+    fn end_of(&mut self, service: &str) -> ExitStatus {
         let mut child = self.running.remove(service).expect("the service runs");
-        let pid = Pid::from_child(&child);
-        rustix::process::kill_process(pid, Signal::TERM).expect("a child can be signalled");
-        let mut ended = None;
-        wait_until(&format!("{service} stops"), PATIENCE, || {
-            ended = child.try_wait().expect("a child can be waited for");
+        wait_until(&format!("{service} ends"), PATIENCE, || {
+            let ended = child.try_wait().expect("a child can be waited for");
             ended.is_some()
         });
-        ended.expect("it has ended")
+        child.wait().expect("it has ended")
     }
 
     /// Whether a service still runs.
@@ -238,17 +253,6 @@ impl Deployment {
         self.running.insert(service.to_owned(), child);
     }
 
-    fn run_to_end(&mut self, service: &str, command: Command) -> (ExitStatus, String) {
-        self.spawn(service, command);
-        let mut child = self.running.remove(service).expect("it was started");
-        let mut ended = None;
-        wait_until(&format!("{service} ends"), PATIENCE, || {
-            ended = child.try_wait().expect("a child can be waited for");
-            ended.is_some()
-        });
-        (ended.expect("it has ended"), self.log(service))
-    }
-
     fn wait_until_healthy(&mut self, service: &str, check: &[String]) {
         wait_until(&format!("{service} is healthy"), PATIENCE, || {
             assert!(
@@ -323,17 +327,4 @@ fn variables(text: &str) -> BTreeMap<String, String> {
     lines
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
-fn write(path: &Path, text: &str) {
-    use std::io::Write as _;
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    let mut file = options.open(path).expect("a file can be made");
-    file.write_all(text.as_bytes())
-        .expect("a file can be written");
 }

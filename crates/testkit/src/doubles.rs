@@ -1,9 +1,9 @@
-//! A clock and a source of randomness that a test controls.
+//! A clock that a test controls.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 
-use keyward::system::{SystemClock, SystemEntropy};
-use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
+use keyward::system::SystemClock;
+use keyward_core::key::{BootTime, Clock, Timestamp};
 
 /// The machine's clocks with offsets that the test sets.
 #[derive(Debug, Default)]
@@ -37,28 +37,5 @@ impl Clock for ManualClock {
     fn wall(&self) -> Timestamp {
         let micros = SystemClock.wall().as_micros();
         Timestamp::from_micros(micros + self.wall.load(Ordering::SeqCst))
-    }
-}
-
-/// Random bytes of the system, or the same bytes in every run.
-#[derive(Debug)]
-pub enum ManualEntropy {
-    /// The system's randomness.
-    System,
-    /// A counter: unique, but predictable.
-    Counting(AtomicU64),
-}
-
-impl Entropy for ManualEntropy {
-    fn fill(&self, buffer: &mut [u8]) {
-        match self {
-            Self::System => SystemEntropy.fill(buffer),
-            Self::Counting(counter) => {
-                for chunk in buffer.chunks_mut(8) {
-                    let next = counter.fetch_add(1, Ordering::SeqCst).to_be_bytes();
-                    chunk.copy_from_slice(&next[8 - chunk.len()..]);
-                }
-            }
-        }
     }
 }

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::files;
 use crate::process::without_settings;
+use crate::program::Restarted;
 use crate::telegram::{Person, Telegram};
 use crate::{HttpAnswer, Program, Programs, http_ask};
 
@@ -27,12 +29,10 @@ pub struct FrontOptions {
 
 /// The bot, the API and Telegram. They end when this is dropped.
 pub struct Front {
-    bot: Option<Program>,
+    bot: Restarted,
     api: Program,
     /// Telegram.
     pub telegram: Telegram,
-    /// The output of ended bot processes.
-    past_output: String,
     options: FrontOptions,
     directory: tempfile::TempDir,
 }
@@ -43,16 +43,16 @@ impl Front {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let token = |name: &str, roles: &[&str]| {
             let file = directory.path().join(format!("{name}.token"));
-            write(&file, &make_token(&options, name, roles));
+            files::write(&file, &make_token(&options, name, roles));
             file
         };
-        let api = start_api(&options, &token("api", &["verifier"]));
+        let api = token("api", &["verifier"]);
+        let api = start_api(&urls(&options.for_api), &api, &["--rate", "1000"]);
         token("bot", &["issuer", "revealer"]);
         let mut front = Self {
-            bot: None,
+            bot: Restarted::default(),
             api,
             telegram: Telegram::start(),
-            past_output: String::new(),
             options,
             directory,
         };
@@ -66,8 +66,7 @@ impl Front {
 
     /// Starts the bot, which must not be running.
     pub fn start_bot(&mut self) {
-        assert!(self.bot.is_none(), "the bot runs");
-        let mut command = without_settings(text(&Programs::get().bot));
+        let mut command = without_settings(&Programs::get().bot);
         command
             .current_dir(self.directory.path())
             .env("KEYWARD_BOT_TELEGRAM_TOKEN", self.telegram.token())
@@ -76,14 +75,13 @@ impl Front {
             .env("KEYWARD_ENDPOINT", urls(&self.options.for_bot).join(","))
             .env("KEYWARD_TOKEN_FILE", self.bot_token_file())
             .envs(self.options.bot.iter().map(|(name, value)| (*name, value)));
-        self.bot = Some(Program::start("keyward-bot", command, BOT_READY));
+        self.bot
+            .start(|| Program::start("keyward-bot", command, BOT_READY));
     }
 
     /// Kills the bot with SIGKILL, like a power failure.
     pub fn kill_bot(&mut self) {
-        let mut bot = self.bot.take().expect("the bot runs");
-        bot.kill();
-        self.past_output += &bot.output();
+        self.bot.kill();
     }
 
     /// Stops the bot and waits for its end.
@@ -92,22 +90,17 @@ impl Front {
     ///
     /// The bot ends with an error.
     pub fn stop_bot(&mut self) {
-        let mut bot = self.bot.take().expect("the bot runs");
-        let status = bot.stop();
-        let output = bot.output();
-        assert!(status.success(), "keyward-bot: {status}\n{output}");
-        self.past_output += &output;
+        self.bot.stop();
     }
 
     /// Whether the bot is still running.
     pub fn bot_runs(&mut self) -> bool {
-        self.bot.as_mut().is_some_and(Program::runs)
+        self.bot.runs()
     }
 
     /// The bot's Keyward token.
     pub fn bot_token(&self) -> String {
-        let text = std::fs::read_to_string(self.bot_token_file());
-        text.expect("the token can be read").trim_end().to_owned()
+        files::read(&self.bot_token_file()).trim_end().to_owned()
     }
 
     /// The address of the API.
@@ -125,8 +118,7 @@ impl Front {
 
     /// The address after `what` in the bot's ready line.
     fn bot_address(&self, what: &str) -> Option<SocketAddr> {
-        let bot = self.bot.as_ref().expect("the bot runs");
-        let (_, rest) = bot.ready().split_once(what)?;
+        let (_, rest) = self.bot.running().ready().split_once(what)?;
         rest.split(',').next()?.trim().parse().ok()
     }
 
@@ -150,14 +142,13 @@ impl Front {
 
     /// The output of the bot and of the API so far.
     pub fn output(&self) -> String {
-        let bot = self.bot.as_ref().map(Program::output);
-        self.past_output.clone() + &bot.unwrap_or_default() + &self.api.output()
+        self.bot.output() + &self.api.output()
     }
 }
 
 /// Runs `keyward` with these arguments and the token with every role, as an operator does.
 fn operator(options: &FrontOptions, arguments: &[&str]) -> Command {
-    let mut command = without_settings(text(&Programs::get().keyward));
+    let mut command = without_settings(&Programs::get().keyward);
     command
         .args(arguments)
         .env("KEYWARD_ENDPOINT", &urls(&options.for_api)[0])
@@ -183,32 +174,19 @@ fn make_token(options: &FrontOptions, name: &str, roles: &[&str]) -> String {
     token.expect("the answer holds the token").to_owned()
 }
 
-/// Writes a token to a file that other users cannot read.
-fn write(file: &Path, token: &str) {
-    use std::io::Write as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-
-    let mut options = std::fs::OpenOptions::new();
-    let file = options.write(true).create(true).mode(0o600).open(file);
-    let written = file.and_then(|mut file| file.write_all(token.as_bytes()));
-    written.expect("a token can be written");
-}
-
-fn start_api(options: &FrontOptions, token: &Path) -> Program {
-    let mut command = without_settings(text(&Programs::get().rest_api));
-    command.args(["--listen", "127.0.0.1:0", "--rate", "1000"]);
-    for url in urls(&options.for_api) {
+/// Starts the example `rest_api`, which reaches Keyward at these URLs, with the token in a file. The
+/// address follows the ready line.
+pub fn start_api(keyward: &[String], token_file: &Path, more: &[&str]) -> Program {
+    let mut command = without_settings(&Programs::get().rest_api);
+    command.args(["--listen", "127.0.0.1:0"]).args(more);
+    for url in keyward {
         command.arg("--keyward").arg(url);
     }
-    command.arg("--token-file").arg(token);
+    command.arg("--token-file").arg(token_file);
     Program::start("rest_api", command, API_READY)
 }
 
 fn urls(addresses: &[SocketAddr]) -> Vec<String> {
     let urls = addresses.iter().map(|address| format!("http://{address}"));
     urls.collect()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path is text")
 }

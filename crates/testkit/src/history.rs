@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use keyward_proto::v1::Verdict;
+use keyward_proto::v1::{Consistency, Verdict, VerifyRequest};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tonic::Status;
 
 use crate::deadline::now;
+use crate::requests::verifying;
+use crate::{Client, Key};
 pub use checker::{Unreadable, check};
 pub use report::{Counts, Fault, Report, Violation};
 
@@ -102,6 +105,34 @@ impl Recorder {
             ended: self.now(),
             verdict: verdict.map(|verdict| name_of(verdict).to_owned()),
         });
+    }
+
+    /// Verifies a key once and records the answer. A failure that `tolerates` accepts counts as
+    /// UNAVAILABLE.
+    ///
+    /// # Panics
+    ///
+    /// The call fails in another way.
+    pub async fn look(
+        &self,
+        client: &Client,
+        instance: usize,
+        key: &Key,
+        consistency: Consistency,
+        tolerates: impl Fn(&Status) -> bool,
+    ) -> Option<Verdict> {
+        let request = VerifyRequest {
+            consistency: consistency.into(),
+            ..verifying(&key.text)
+        };
+        let began = self.now();
+        let verdict = match client.send(request).await {
+            Ok(answer) => Some(answer.verdict()),
+            Err(status) if tolerates(&status) => None,
+            Err(status) => panic!("instance {instance}: {status:?}"),
+        };
+        self.verify(&key.id, instance, began, verdict);
+        verdict
     }
 
     /// The file, with all events so far.

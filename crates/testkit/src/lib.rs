@@ -1,7 +1,8 @@
 //! The test harness: Keyward as a process that a test can kill; Keyward in the test process with a
 //! clock and a store that the test controls; a client for both; a private Postgres and private
 //! Redis servers; a proxy that causes faults; a cluster of instances; a checker for the history of
-//! callers; a fake Telegram with the bot and an API. No fixed ports; no files or processes remain.
+//! callers, and the load that writes one; a fake Telegram with the bot and an API. No fixed ports;
+//! no files or processes remain.
 //!
 //! A harness cannot return errors to a caller, so it panics and names the cause.
 #![expect(
@@ -15,11 +16,14 @@ mod compose;
 mod deadline;
 mod deployment;
 mod doubles;
+mod files;
 mod front;
 mod guard;
 mod history;
 mod http;
+mod load;
 mod local;
+mod polls;
 mod ports;
 mod postgres;
 mod process;
@@ -41,15 +45,19 @@ mod turns;
 pub use client::{Client, connect, connect_tls, http_get};
 pub use cluster::{Cluster, Options};
 pub use compose::Compose;
-pub use deadline::{eventually, now, wait_until};
+pub use deadline::{PATIENCE, eventually, now, wait_until};
 pub use deployment::Deployment;
-pub use doubles::{ManualClock, ManualEntropy};
-pub use front::{Front, FrontOptions};
+pub use doubles::ManualClock;
+pub use front::{Front, FrontOptions, start_api};
 pub use history::{Counts, Fault, Recorder, Report, Unreadable, Violation, check};
 pub use http::{HttpAnswer, ask as http_ask};
+pub use load::{
+    End, Key, Least, Load, LoadOptions, Outcome, graceful, is_unavailable, left_until, patiently,
+};
 pub use local::{Local, settings_in};
+pub use polls::polled;
 pub use postgres::{Database, Postgres, User};
-pub use process::{Process, Starting};
+pub use process::{Process, Starting, without_settings};
 pub use program::Program;
 pub use programs::Programs;
 pub use proxy::{Proxy, Swallowed};

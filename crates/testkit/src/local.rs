@@ -11,7 +11,7 @@ use keyward_core::key::Prefix;
 use keyward_ops::LogFormat;
 use keyward_store::Intercepted;
 
-use super::{Client, Faults, ManualClock, ManualEntropy};
+use super::{Client, Faults, ManualClock};
 
 /// A running service and its directory.
 pub struct Local {
@@ -63,15 +63,11 @@ impl Local {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let mut settings = settings_in(directory.path());
         change(&mut settings);
-        let clock = Arc::new(ManualClock::default());
         let parts = Parts {
-            clock: Arc::<ManualClock>::clone(&clock),
-            entropy: Arc::new(ManualEntropy::System),
             around_store: Box::new(around_store),
+            ..Parts::system()
         };
-        let app = App::start(&settings, parts)
-            .await
-            .expect("the service starts");
+        let (app, clock) = run(&settings, parts).await;
         let token = token_in(directory.path());
         Self {
             app,
@@ -117,14 +113,7 @@ impl Local {
             ..Inputs::default()
         };
         let settings = load(inputs).expect("the settings are right").settings;
-        let clock = Arc::new(ManualClock::default());
-        let parts = Parts {
-            clock: Arc::<ManualClock>::clone(&clock),
-            ..Parts::system()
-        };
-        let app = App::start(&settings, parts)
-            .await
-            .expect("the service starts");
+        let (app, clock) = run(&settings, Parts::system()).await;
         Self {
             app,
             clock,
@@ -136,13 +125,8 @@ impl Local {
     /// Stops the service and starts it again on its directory, with a new clock.
     pub async fn restart(self) -> Self {
         self.app.stop().await;
-        let clock = Arc::new(ManualClock::default());
-        let parts = Parts {
-            clock: Arc::<ManualClock>::clone(&clock),
-            ..Parts::system()
-        };
-        let app = App::start(&settings_in(self.directory.path()), parts).await;
-        let app = app.expect("the service starts again");
+        let settings = settings_in(self.directory.path());
+        let (app, clock) = run(&settings, Parts::system()).await;
         Self { app, clock, ..self }
     }
 
@@ -166,6 +150,17 @@ impl Local {
     pub fn database(&self) -> std::path::PathBuf {
         self.directory.path().join("keyward.db")
     }
+}
+
+/// Starts a service with a new clock that the test controls.
+async fn run(settings: &Settings, parts: Parts) -> (App, Arc<ManualClock>) {
+    let clock = Arc::new(ManualClock::default());
+    let parts = Parts {
+        clock: Arc::<ManualClock>::clone(&clock),
+        ..parts
+    };
+    let app = App::start(settings, parts).await;
+    (app.expect("the service starts"), clock)
 }
 
 /// The first token of the service in `directory`.

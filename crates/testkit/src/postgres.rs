@@ -11,13 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use sqlx::{Connection, PgConnection};
 
-use crate::deadline::wait_until;
+use crate::deadline::{PATIENCE, wait_until};
 use crate::guard::{END_POSTGRES, Guard};
 use crate::ports::draw_port;
 use crate::processes::{self, id};
@@ -25,9 +24,6 @@ use crate::tls::{self, Files, Identity};
 use database::DATABASE;
 pub use database::{Database, User};
 use installation::Installation;
-
-/// The time limit for a start or a stop.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A private server. It ends when this is dropped and when this process ends.
 pub struct Postgres {

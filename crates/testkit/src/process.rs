@@ -1,29 +1,28 @@
 //! Keyward as a process: start, stop, kill, pause.
 
-use std::io::{BufRead, BufReader, Read};
+use std::borrow::BorrowMut;
+use std::ffi::OsStr;
+use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use crate::deadline::PATIENCE;
+use crate::{Client, Program};
 
-use super::Client;
-
-/// The time limit for a start.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The constant part of the ready line.
+pub(crate) const READY: &str = "keyward is ready: gRPC on ";
 
 /// A running `keyward serve`. Killed when dropped.
 pub struct Process {
-    child: Child,
+    program: Program,
     /// The gRPC address.
     pub grpc: SocketAddr,
     /// The address of the side port.
     pub http: SocketAddr,
     data_dir: PathBuf,
-    output: Arc<Mutex<String>>,
 }
 
 impl Process {
@@ -53,35 +52,17 @@ impl Process {
     }
 
     /// Starts `command` without waiting.
-    pub fn spawn(mut command: Command, data_dir: &Path) -> Starting {
-        let (child, stderr) = spawn(&mut command);
-        let output = Arc::new(Mutex::new(String::new()));
-        let (sender, ready) = mpsc::channel();
-        let gathered = Arc::clone(&output);
-        std::thread::spawn(move || {
-            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                if let Some(addresses) = addresses(&line) {
-                    // The test may have stopped waiting.
-                    let _ = sender.send(addresses);
-                }
-                gathered.lock().push_str(&(line + "\n"));
-            }
-        });
-        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let process = Self {
-            child,
-            grpc: nowhere,
-            http: nowhere,
+    pub fn spawn(command: Command, data_dir: &Path) -> Starting {
+        Starting {
+            program: Program::spawn("keyward", command, READY),
             data_dir: data_dir.to_path_buf(),
-            output,
-        };
-        Starting { process, ready }
+        }
     }
 
     /// Runs `command` to its end. Returns its status and its stderr. A process that does not end is
     /// killed, which its status shows.
-    pub fn run_to_end(mut command: Command) -> (ExitStatus, String) {
-        let (mut child, mut stderr) = spawn(&mut command);
+    pub fn run_to_end(mut command: impl BorrowMut<Command>) -> (ExitStatus, String) {
+        let (mut child, mut stderr) = spawn(command.borrow_mut());
         let (sender, ended) = mpsc::channel();
         std::thread::spawn(move || {
             let mut bytes = Vec::new();
@@ -110,86 +91,60 @@ impl Process {
     pub fn token(&self) -> String {
         super::local::token_in(&self.data_dir)
     }
+}
 
-    /// The process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
+impl Deref for Process {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
     }
+}
 
-    /// The output on stderr so far.
-    pub fn output(&self) -> String {
-        self.output.lock().clone()
-    }
-
-    /// Sends a signal, such as `TERM`, `STOP`, `CONT`.
-    pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args(["-s", name, &self.child.id().to_string()])
-            .status()
-            .expect("kill can be started");
-        assert!(sent.success(), "kill -s {name}");
-    }
-
-    /// Kills the process with SIGKILL, like a power failure.
-    pub fn kill(&mut self) {
-        self.child.kill().expect("the process can be killed");
-        self.child.wait().expect("the process ends");
-    }
-
-    /// Stops the process and waits for its end.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a deadline of the harness, not of the service"
-    )]
-    pub fn stop(&mut self) -> ExitStatus {
-        self.signal("TERM");
-        let begun = Instant::now();
-        loop {
-            if let Some(status) = self
-                .child
-                .try_wait()
-                .expect("the process can be waited for")
-            {
-                return status;
-            }
-            assert!(
-                begun.elapsed() < PATIENCE,
-                "keyward did not stop:\n{}",
-                self.output()
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+impl DerefMut for Process {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.program
     }
 }
 
 /// A started process that may not be ready. Killed when dropped.
 pub struct Starting {
-    process: Process,
-    ready: mpsc::Receiver<(SocketAddr, SocketAddr)>,
+    program: Program,
+    data_dir: PathBuf,
 }
 
 impl Starting {
     /// Waits until the process is ready.
-    pub fn ready(mut self) -> Process {
-        let Ok((grpc, http)) = self.ready.recv_timeout(PATIENCE) else {
-            let status = self.process.child.try_wait();
-            panic!(
-                "keyward did not become ready ({status:?}):\n{}",
-                self.process.output()
-            );
-        };
-        (self.process.grpc, self.process.http) = (grpc, http);
-        self.process
+    ///
+    /// # Panics
+    ///
+    /// The process ends or does not become ready. The message contains its output.
+    pub fn ready(self) -> Process {
+        self.try_ready().unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Waits until the process is ready. Returns why it is not.
+    pub(crate) fn try_ready(self) -> Result<Process, String> {
+        let program = self.program.until_ready()?;
+        let addresses = program.ready().split_once(", metrics and probes on ");
+        let (grpc, http) = addresses.expect("the ready line has two addresses");
+        let address = |text: &str| text.parse().expect("an address");
+        Ok(Process {
+            grpc: address(grpc),
+            http: address(http),
+            program,
+            data_dir: self.data_dir,
+        })
     }
 
     /// The output on stderr so far.
     pub fn output(&self) -> String {
-        self.process.output()
+        self.program.output()
     }
 }
 
 /// The command `binary` without the KEYWARD variables of this process.
-pub(crate) fn without_settings(binary: impl AsRef<std::ffi::OsStr>) -> Command {
+pub fn without_settings(binary: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("KEYWARD_") {
@@ -197,14 +152,6 @@ pub(crate) fn without_settings(binary: impl AsRef<std::ffi::OsStr>) -> Command {
         }
     }
     command
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // The process may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// Starts `command` with a piped stderr.
@@ -217,11 +164,4 @@ pub(crate) fn spawn(command: &mut Command) -> (Child, ChildStderr) {
         .unwrap_or_else(|error| panic!("cannot start {:?}: {error}", command.get_program()));
     let stderr = child.stderr.take().expect("stderr is piped");
     (child, stderr)
-}
-
-/// The addresses in the ready line.
-fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let rest = line.strip_prefix("keyward is ready: gRPC on ")?;
-    let (grpc, http) = rest.split_once(", metrics and probes on ")?;
-    Some((grpc.parse().ok()?, http.parse().ok()?))
 }

@@ -2,14 +2,10 @@
 //! their postmaster, so a signal to the group does not reach them.
 
 use std::process::Child;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::deadline::wait_until;
-
-/// The time limit for a signal to take effect.
-const PATIENCE: Duration = Duration::from_secs(30);
+use crate::deadline::{PATIENCE, wait_until};
 
 /// The state (`R`, `S`, `T`, `Z`, ...) and the parent of a process; `None` if the process does not
 /// exist.

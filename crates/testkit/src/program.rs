@@ -4,23 +4,29 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::process::Signal;
 
-use crate::deadline::wait_until;
+use crate::deadline::{PATIENCE, wait_until};
 use crate::process::spawn;
 use crate::processes;
 
-/// The time limit for a start or a stop.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How often a program is started again, see [`was_too_late`].
+pub(crate) const ATTEMPTS: usize = 10;
+
+/// Whether a program says that a server did not answer in time, so that it may be started again: the
+/// machine may be busy.
+pub(crate) fn was_too_late(output: &str) -> bool {
+    output.contains("no answer within")
+}
 
 /// A process. Killed when dropped.
 pub struct Program {
     name: &'static str,
     child: Child,
     output: Arc<Mutex<String>>,
+    lines: mpsc::Receiver<String>,
     ready: String,
 }
 
@@ -30,10 +36,16 @@ impl Program {
     /// # Panics
     ///
     /// The program ends or does not become ready. The message contains its output.
-    pub fn start(name: &'static str, mut command: Command, ready: &'static str) -> Self {
+    pub fn start(name: &'static str, command: Command, ready: &'static str) -> Self {
+        let program = Self::spawn(name, command, ready).until_ready();
+        program.unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Starts `command` without waiting.
+    pub(crate) fn spawn(name: &'static str, mut command: Command, ready: &'static str) -> Self {
         let (child, stderr) = spawn(&mut command);
         let output = Arc::<Mutex<String>>::default();
-        let (sender, receiver) = mpsc::channel();
+        let (sender, lines) = mpsc::channel();
         let gathered = Arc::clone(&output);
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -44,28 +56,35 @@ impl Program {
                 }
             }
         });
-        let mut program = Self {
+        Self {
             name,
             child,
             output,
+            lines,
             ready: String::new(),
-        };
-        match receiver.recv_timeout(PATIENCE) {
-            Ok(rest) => program.ready = rest,
-            Err(_) => {
-                let status = program.child.try_wait();
-                panic!(
-                    "{name} did not become ready ({status:?}):\n{}",
-                    program.output()
-                );
-            }
         }
-        program
+    }
+
+    /// Waits until the program is ready. Returns why it is not.
+    pub(crate) fn until_ready(mut self) -> Result<Self, String> {
+        let Ok(rest) = self.lines.recv_timeout(PATIENCE) else {
+            let (name, status, output) = (self.name, self.child.try_wait(), self.output());
+            return Err(format!(
+                "{name} did not become ready ({status:?}):\n{output}"
+            ));
+        };
+        self.ready = rest;
+        Ok(self)
     }
 
     /// The rest of the ready line.
     pub fn ready(&self) -> &str {
         &self.ready
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The output on stderr so far.
@@ -77,6 +96,15 @@ impl Program {
     pub fn runs(&mut self) -> bool {
         let status = self.child.try_wait();
         status.expect("a process can be waited for").is_none()
+    }
+
+    /// Sends a signal, such as `TERM`, `STOP`, `CONT`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill")
+            .args(["-s", name, &self.id().to_string()])
+            .status()
+            .expect("kill can be started");
+        assert!(sent.success(), "kill -s {name}");
     }
 
     /// Kills the program with SIGKILL, like a power failure.
@@ -99,5 +127,61 @@ impl Drop for Program {
         // The process may have ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A program that a test ends and starts again.
+#[derive(Default)]
+pub(crate) struct Restarted {
+    running: Option<Program>,
+    /// The output of the ended processes.
+    past: String,
+}
+
+impl Restarted {
+    /// Takes the running program. None may run before.
+    pub(crate) fn start(&mut self, start: impl FnOnce() -> Program) {
+        assert!(self.running.is_none(), "the program runs");
+        self.running = Some(start());
+    }
+
+    /// The running program.
+    pub(crate) fn running(&self) -> &Program {
+        self.running.as_ref().expect("the program runs")
+    }
+
+    /// Whether the program has been started and has not ended.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.running.as_mut().is_some_and(Program::runs)
+    }
+
+    /// Kills the program with SIGKILL, like a power failure.
+    pub(crate) fn kill(&mut self) {
+        self.end(Program::kill);
+    }
+
+    /// Stops the program and waits for its end.
+    ///
+    /// # Panics
+    ///
+    /// The program ends with an error.
+    pub(crate) fn stop(&mut self) {
+        self.end(|program| {
+            let status = program.stop();
+            let (name, output) = (program.name, program.output());
+            assert!(status.success(), "{name}: {status}\n{output}");
+        });
+    }
+
+    fn end(&mut self, end: impl FnOnce(&mut Program)) {
+        let mut program = self.running.take().expect("the program runs");
+        end(&mut program);
+        self.past += &program.output();
+    }
+
+    /// The output of all processes so far.
+    pub(crate) fn output(&self) -> String {
+        let running = self.running.as_ref().map(Program::output);
+        self.past.clone() + &running.unwrap_or_default()
     }
 }

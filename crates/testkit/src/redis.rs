@@ -13,12 +13,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::process::Signal;
 
-use crate::deadline::wait_until;
+use crate::deadline::{PATIENCE, wait_until};
 use crate::guard::{Guard, KILL_ALL};
 use crate::ports::draw_port;
 use crate::processes::{self, id};
@@ -26,9 +25,6 @@ use crate::tls::{self, Identity};
 pub use cluster::RedisCluster;
 pub use sentinel::RedisSentinel;
 pub use wire::{RedisConnection, Reply};
-
-/// The time limit for a start or a change of roles.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The harness's user on a server with an access list. The password is not secret: only this
 /// machine can reach the server, and the server ends with the test.

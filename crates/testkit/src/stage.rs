@@ -3,21 +3,20 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::{Deref, DerefMut};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::local::token_in;
 use crate::ports::draw_port;
-use crate::process::without_settings;
-use crate::{Client, Front, FrontOptions, Process, Programs, Proxy, http_ask};
+use crate::process::{READY, without_settings};
+use crate::program::Restarted;
+use crate::{Client, Front, FrontOptions, Program, Programs, Proxy, http_ask};
 
 /// Keyward and its [`Front`]. Ends when dropped.
 pub struct Stage {
     front: Front,
     /// The proxy between the bot and Keyward.
     pub proxy: Proxy,
-    keyward: Option<Process>,
-    /// The output of ended Keyward processes.
-    past_output: String,
+    keyward: Restarted,
     home: KeywardHome,
 }
 
@@ -37,7 +36,8 @@ impl Stage {
             grpc: local(),
             http: local(),
         };
-        let keyward = home.start();
+        let mut keyward = Restarted::default();
+        keyward.start(|| home.start());
         let proxy = Proxy::to(home.grpc);
         let variables = bot.iter().map(|(name, value)| (*name, (*value).to_owned()));
         let front = Front::start(FrontOptions {
@@ -49,23 +49,19 @@ impl Stage {
         Self {
             front,
             proxy,
-            keyward: Some(keyward),
-            past_output: String::new(),
+            keyward,
             home,
         }
     }
 
     /// Starts Keyward, which must not be running, with the same data and addresses.
     pub fn start_keyward(&mut self) {
-        assert!(self.keyward.is_none(), "Keyward runs");
-        self.keyward = Some(self.home.start());
+        self.keyward.start(|| self.home.start());
     }
 
     /// Kills Keyward with SIGKILL, like a power failure.
     pub fn kill_keyward(&mut self) {
-        let mut keyward = self.keyward.take().expect("Keyward runs");
-        keyward.kill();
-        self.past_output += &keyward.output();
+        self.keyward.kill();
     }
 
     /// Stops Keyward and waits for its end.
@@ -74,10 +70,7 @@ impl Stage {
     ///
     /// Keyward ends with an error.
     pub fn stop_keyward(&mut self) {
-        let mut keyward = self.keyward.take().expect("Keyward runs");
-        let status = keyward.stop();
-        assert!(status.success(), "keyward: {status}\n{}", keyward.output());
-        self.past_output += &keyward.output();
+        self.keyward.stop();
     }
 
     /// A client of Keyward with every role.
@@ -103,8 +96,7 @@ impl Stage {
 
     /// The output of all processes so far.
     pub fn output(&self) -> String {
-        let keyward = self.keyward.as_ref().map(Process::output);
-        self.past_output.clone() + &keyward.unwrap_or_default() + &self.front.output()
+        self.keyward.output() + &self.front.output()
     }
 }
 
@@ -127,8 +119,8 @@ impl KeywardHome {
         self.directory.path().join("keyward-data")
     }
 
-    fn start(&self) -> Process {
-        let mut command = without_settings(text(&Programs::get().keyward));
+    fn start(&self) -> Program {
+        let mut command = without_settings(&Programs::get().keyward);
         command
             .current_dir(self.directory.path())
             .env("KEYWARD_LISTEN", self.grpc.to_string())
@@ -136,10 +128,6 @@ impl KeywardHome {
             .env("KEYWARD_DATA_DIR", self.data())
             // The minimum, so that a Revoke waits as briefly as possible.
             .env("KEYWARD_MAX_STALENESS", "2s");
-        Process::start(command, &self.data())
+        Program::start("keyward", command, READY)
     }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("a path is text")
 }

@@ -28,7 +28,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -41,12 +40,11 @@ pub use person::Person;
 pub use screen::Screen;
 use world::World;
 
+use crate::deadline::PATIENCE;
 use crate::server::{listen, run_on_thread};
 
 /// The bot's token. It is not secret, because only this fake accepts it.
 pub(crate) const TOKEN: &str = "7000000001:AAfakeTokenOfATestBot_0123456789abc";
-/// The time limit for every wait, even on a slow machine.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The state that the server and the users share.
 struct Shared {

@@ -5,27 +5,29 @@ use std::num::NonZeroUsize;
 
 use parking_lot::{Condvar, Mutex};
 
-static RUNNING: Mutex<usize> = Mutex::new(0);
+static TAKEN: Mutex<usize> = Mutex::new(0);
 static ENDED: Condvar = Condvar::new();
 
 /// The right to run a heavy scenario, until it is dropped.
-pub(crate) struct Turn(());
+pub(crate) struct Turn(usize);
 
 impl Turn {
-    /// Waits until fewer than two scenarios per core run; four always may. Most of a scenario's time is
-    /// waiting for bounds to pass, so two fit on one core.
-    pub(crate) fn wait() -> Self {
+    /// Takes `weight` of two turns per core, of which there are at least four. Most of a scenario's
+    /// time is waiting for bounds to pass, so two usual ones fit on one core.
+    pub(crate) fn wait(weight: usize) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
-        let mut running = RUNNING.lock();
-        ENDED.wait_while(&mut running, |running| *running >= 2 * cores.max(2));
-        *running += 1;
-        Self(())
+        let all = 2 * cores.max(2);
+        let weight = weight.min(all);
+        let mut taken = TAKEN.lock();
+        ENDED.wait_while(&mut taken, |taken| *taken + weight > all);
+        *taken += weight;
+        Self(weight)
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *RUNNING.lock() -= 1;
-        ENDED.notify_one();
+        *TAKEN.lock() -= self.0;
+        ENDED.notify_all();
     }
 }

@@ -2,114 +2,94 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyward_proto::v1::{Consistency, RevokeResponse, Verdict};
-use keyward_testkit::{Client, Faults, Local, http_get};
+use keyward_testkit::{Faults, Key, Local, PATIENCE, eventually, http_get, now};
+use parking_lot::Mutex;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 
-use super::history::{Key, Seen, count, faults, now};
-use super::load::look;
-use super::{REVOKE_BY_HAND, by_hand, change_by_hand};
+use super::{Caller, REVOKE_BY_HAND, Seen, by_hand, change_by_hand};
 
 /// The `max_staleness` of these tests.
 const STALENESS: Duration = Duration::from_secs(2);
-
-type History = Vec<Seen>;
-
-/// A live key that is in the cache.
-async fn live_key(client: &Client, account: &str) -> Arc<Key> {
-    let key = Arc::new(Key::new(client.issue(account, "").await.unwrap()));
-    let seen = look(client, Arc::clone(&key), Consistency::Default).await;
-    assert_eq!(seen.verdict, Some(Verdict::Valid));
-    key
-}
 
 /// Verifies a key all the time until it is stopped. A STRONG read would put its result into the
 /// cache and hide faults from the other reads, so each watch uses one consistency.
 struct Watch {
     over: Arc<AtomicBool>,
-    task: tokio::task::JoinHandle<History>,
+    history: Arc<Mutex<Vec<Seen>>>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Watch {
-    fn on(client: &Client, key: &Arc<Key>, consistency: Consistency) -> Self {
+    fn on(caller: &Caller, key: &Key, consistency: Consistency) -> Self {
         let over = Arc::<AtomicBool>::default();
-        let (client, key, stop) = (client.clone(), Arc::clone(key), Arc::clone(&over));
+        let history = Arc::<Mutex<Vec<Seen>>>::default();
+        let (caller, key) = (caller.clone(), key.clone());
+        let (stop, seen) = (Arc::clone(&over), Arc::clone(&history));
         let task = tokio::spawn(async move {
-            let mut history = Vec::new();
             while !stop.load(Ordering::Relaxed) {
-                history.push(look(&client, Arc::clone(&key), consistency).await);
+                let look = caller.look(&key, consistency).await;
+                seen.lock().push(look);
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            history
         });
-        Self { over, task }
-    }
-
-    async fn end(self) -> History {
-        self.over.store(true, Ordering::Relaxed);
-        self.task.await.unwrap()
-    }
-}
-
-/// Revokes `key` and records it.
-async fn revoke(client: &Client, key: &Key) -> RevokeResponse {
-    key.dying.set(now()).unwrap();
-    let answer = client.revoke(&key.id).await.unwrap();
-    key.dead.set(now()).unwrap();
-    answer
-}
-
-fn verdicts_after(history: &History, from: Instant) -> Vec<Option<Verdict>> {
-    let later = history.iter().filter(|seen| seen.began > from);
-    later.map(|seen| seen.verdict).collect()
-}
-
-/// Waits until Verify gives a verdict again.
-async fn recovery(client: &Client, key: &Arc<Key>) -> Verdict {
-    let begun = now();
-    loop {
-        let seen = look(client, Arc::clone(key), Consistency::Default).await;
-        if let Some(verdict) = seen.verdict {
-            return verdict;
+        Self {
+            over,
+            history,
+            task,
         }
-        assert!(
-            begun.elapsed() < Duration::from_secs(10),
-            "it does not recover"
-        );
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    /// The verdicts on calls that began after `from`.
+    fn verdicts_after(&self, from: u64) -> Vec<Option<Verdict>> {
+        let history = self.history.lock();
+        let later = history.iter().filter(|seen| seen.began > from);
+        later.map(|seen| seen.verdict).collect()
+    }
+
+    async fn end(self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.task.await.unwrap();
     }
 }
 
-async fn stalling() -> (Local, Arc<Faults>) {
-    Local::start_stalling(|settings| settings.max_staleness = STALENESS).await
+fn counts(receipt: &RevokeResponse) -> (u32, u32) {
+    (receipt.confirmed_instances, receipt.waited_out_instances)
+}
+
+async fn stalling() -> (Local, Arc<Faults>, Caller) {
+    let (local, faults) =
+        Local::start_stalling(|settings| settings.max_staleness = STALENESS).await;
+    let caller = Caller::new(local.client().await, local.directory.path());
+    (local, faults, caller)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_tail_stalled_verify_turns_unavailable_and_recovers_by_itself() {
-    let (local, faults_of_store) = stalling().await;
-    let client = local.client().await;
+    let (local, faults, caller) = stalling().await;
+    let client = &caller.client;
     let side = local.app.http_address().unwrap();
     let (lives, dies) = (
-        live_key(&client, "lives").await,
-        live_key(&client, "dies").await,
+        caller.live_key("lives").await,
+        caller.live_key("dies").await,
     );
     assert_eq!(client.health().await, ServingStatus::Serving);
 
-    faults_of_store.tail.close();
-    faults_of_store.tail.is_holding().await;
-    let stalled = now();
+    faults.tail.close();
+    faults.tail.is_holding().await;
+    let stalled = caller.recorder.now();
     let watches = (
-        Watch::on(&client, &lives, Consistency::Strong),
-        Watch::on(&client, &dies, Consistency::Default),
+        Watch::on(&caller, &lives, Consistency::Strong),
+        Watch::on(&caller, &dies, Consistency::Default),
     );
-    dies.dying.set(now()).unwrap();
+    caller.recorder.dying(&dies.id);
     let mut hand = by_hand(&local.database()).await;
     change_by_hand(&mut hand, REVOKE_BY_HAND, &dies.id).await;
     // P1: the commit bound, though nobody can tell this instance.
-    dies.dead.set(now() + STALENESS).unwrap();
+    caller.recorder.dead(&dies.id, STALENESS);
     tokio::time::sleep(STALENESS + Duration::from_millis(800)).await;
     assert_eq!(client.health().await, ServingStatus::NotServing);
     assert!(http_get(side, "/readyz").await.starts_with("HTTP/1.1 503"));
@@ -117,51 +97,53 @@ async fn with_the_tail_stalled_verify_turns_unavailable_and_recovers_by_itself()
     let error = client.verify(&lives.text).await.unwrap_err();
     assert_eq!(error.code(), tonic::Code::Unavailable);
     assert_eq!(error.get_details_error_info().unwrap().reason, "NOT_FRESH");
-    let (of_lives, of_dies) = (watches.0.end().await, watches.1.end().await);
 
-    for history in [&of_lives, &of_dies] {
-        assert!(faults(history).is_empty(), "{:#?}", faults(history));
+    let bound = stalled + u64::try_from(STALENESS.as_micros()).unwrap();
+    for watch in [&watches.0, &watches.1] {
         // From the bound on there is no verdict, from memory or from the store.
-        let late = verdicts_after(history, stalled + STALENESS);
-        assert!(
-            late.len() > 20 && late.iter().all(Option::is_none),
-            "{late:?}"
-        );
+        eventually("calls after the bound", PATIENCE, async || {
+            watch.verdicts_after(bound).len() > 20
+        })
+        .await;
+        let late = watch.verdicts_after(bound);
+        assert!(late.iter().all(Option::is_none), "{late:?}");
     }
-    let early = of_lives
+    let verdicts = watches.0.verdicts_after(0);
+    let early = verdicts
         .iter()
-        .filter(|seen| seen.verdict == Some(Verdict::Valid));
-    assert!(early.count() > 20, "{:?}", count(&of_lives));
+        .filter(|seen| **seen == Some(Verdict::Valid));
+    assert!(early.count() > 0, "{verdicts:?}");
+    watches.0.end().await;
+    watches.1.end().await;
 
-    faults_of_store.tail.open();
-    assert_eq!(recovery(&client, &lives).await, Verdict::Valid);
-    assert_eq!(recovery(&client, &dies).await, Verdict::Revoked);
+    faults.tail.open();
+    assert_eq!(client.verdict(&lives.text).await, Verdict::Valid);
+    assert_eq!(client.verdict(&dies.text).await, Verdict::Revoked);
     assert!(http_get(side, "/readyz").await.starts_with("HTTP/1.1 200"));
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(client.health().await, ServingStatus::Serving);
+    eventually("health follows", PATIENCE, async || {
+        client.health().await == ServingStatus::Serving
+    })
+    .await;
+    caller.assert_kept();
     local.app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoke_during_a_stall_returns_when_the_bound_has_passed() {
-    let (local, faults_of_store) = stalling().await;
-    let client = local.client().await;
-    let key = live_key(&client, "42").await;
-    faults_of_store.tail.close();
-    faults_of_store.tail.is_holding().await;
-    let watch = Watch::on(&client, &key, Consistency::Default);
+    let (local, faults, caller) = stalling().await;
+    let key = caller.live_key("42").await;
+    faults.tail.close();
+    faults.tail.is_holding().await;
+    let watch = Watch::on(&caller, &key, Consistency::Default);
     let begun = now();
-    let answer = revoke(&client, &key).await;
+    let receipt = caller.revoke(&key).await;
     assert!(begun.elapsed() > STALENESS + STALENESS / 50 + Duration::from_millis(100));
-    assert_eq!(
-        (answer.confirmed_instances, answer.waited_out_instances),
-        (0, 1)
-    );
+    assert_eq!(counts(&receipt), (0, 1));
     tokio::time::sleep(Duration::from_millis(300)).await;
-    faults_of_store.tail.open();
-    assert_eq!(recovery(&client, &key).await, Verdict::Revoked);
-    let history = watch.end().await;
-    assert!(faults(&history).is_empty(), "{:#?}", faults(&history));
+    faults.tail.open();
+    assert_eq!(caller.client.verdict(&key.text).await, Verdict::Revoked);
+    watch.end().await;
+    caller.assert_kept();
     local.app.stop().await;
 }
 
@@ -169,50 +151,39 @@ async fn a_revoke_during_a_stall_returns_when_the_bound_has_passed() {
 /// of its arrival.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_comes_late_is_as_old_as_its_question() {
-    let (local, faults_of_store) = stalling().await;
-    let client = local.client().await;
-    let key = live_key(&client, "42").await;
-    faults_of_store.page.close();
-    faults_of_store.page.is_holding().await;
-    let watch = Watch::on(&client, &key, Consistency::Default);
-    let answer = revoke(&client, &key).await;
-    assert_eq!(
-        (answer.confirmed_instances, answer.waited_out_instances),
-        (0, 1)
-    );
+    let (local, faults, caller) = stalling().await;
+    let key = caller.live_key("42").await;
+    faults.page.close();
+    faults.page.is_holding().await;
+    let watch = Watch::on(&caller, &key, Consistency::Default);
+    let receipt = caller.revoke(&key).await;
+    let dead = caller.recorder.now();
+    assert_eq!(counts(&receipt), (0, 1));
     // The late page comes; the next one, which would tell of the revoke, is held.
-    faults_of_store.page.admit_one();
+    faults.page.admit_one();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let history = watch.end().await;
-    assert!(faults(&history).is_empty(), "{:#?}", faults(&history));
-    assert!(
-        verdicts_after(&history, *key.dead.get().unwrap())
-            .iter()
-            .all(Option::is_none)
-    );
-    faults_of_store.page.open();
-    assert_eq!(recovery(&client, &key).await, Verdict::Revoked);
+    let late = watch.verdicts_after(dead);
+    watch.end().await;
+    assert!(late.iter().all(Option::is_none), "{late:?}");
+    faults.page.open();
+    assert_eq!(caller.client.verdict(&key.text).await, Verdict::Revoked);
+    caller.assert_kept();
     local.app.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_slow_tail_a_revoke_returns_only_when_it_is_applied() {
-    let (local, faults_of_store) = stalling().await;
-    let client = local.client().await;
-    faults_of_store.delay_pages(Duration::from_millis(300));
+    let (local, faults, caller) = stalling().await;
+    faults.delay_pages(Duration::from_millis(300));
     for n in 0..5 {
-        let key = live_key(&client, &n.to_string()).await;
-        let watch = Watch::on(&client, &key, Consistency::Default);
-        let answer = revoke(&client, &key).await;
-        assert_eq!(
-            (answer.confirmed_instances, answer.waited_out_instances),
-            (1, 0)
-        );
-        let after = look(&client, Arc::clone(&key), Consistency::Default).await;
-        assert_eq!(after.verdict, Some(Verdict::Revoked));
-        let history = watch.end().await;
-        assert!(faults(&history).is_empty(), "{:#?}", faults(&history));
+        let key = caller.live_key(&n.to_string()).await;
+        let watch = Watch::on(&caller, &key, Consistency::Default);
+        let receipt = caller.revoke(&key).await;
+        assert_eq!(counts(&receipt), (1, 0));
+        assert_eq!(caller.sees(&key).await, Some(Verdict::Revoked));
+        watch.end().await;
     }
+    caller.assert_kept();
     local.app.stop().await;
 }
 
@@ -220,25 +191,24 @@ async fn with_a_slow_tail_a_revoke_returns_only_when_it_is_applied() {
 /// back after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_read_that_is_answered_after_the_revoke_does_not_bring_the_key_back() {
-    let (local, faults_of_store) = stalling().await;
-    let client = local.client().await;
-    let key = Arc::new(Key::new(client.issue("42", "").await.unwrap()));
+    let (local, faults, caller) = stalling().await;
+    let key = caller.issue("42").await;
     let verify = || {
-        let (client, key) = (client.clone(), Arc::clone(&key));
-        tokio::spawn(async move { look(&client, key, Consistency::Default).await })
+        let (caller, key) = (caller.clone(), key.clone());
+        tokio::spawn(async move { caller.sees(&key).await })
     };
-    faults_of_store.record.close();
+    faults.record.close();
     let before = verify();
-    faults_of_store.record.is_holding().await;
-    let answer = revoke(&client, &key).await;
-    assert_eq!(answer.confirmed_instances, 1);
+    faults.record.is_holding().await;
+    let receipt = caller.revoke(&key).await;
+    assert_eq!(receipt.confirmed_instances, 1);
     // Joins the read that is under way, and began after the revoke.
     let joined = verify();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    faults_of_store.record.open();
-    let mut history = vec![before.await.unwrap(), joined.await.unwrap()];
-    history.push(look(&client, Arc::clone(&key), Consistency::Default).await);
-    assert!(faults(&history).is_empty(), "{:#?}", faults(&history));
-    assert_eq!(history[2].verdict, Some(Verdict::Revoked));
+    faults.record.open();
+    before.await.unwrap();
+    joined.await.unwrap();
+    assert_eq!(caller.sees(&key).await, Some(Verdict::Revoked));
+    caller.assert_kept();
     local.app.stop().await;
 }

@@ -5,14 +5,13 @@
 //! run in order in one shell, against the real binary in an empty directory. A block marked
 //! `python FILE` is written to that file before the next command.
 
-use std::path::{Path, PathBuf};
-
 use keyward_core::key::Verdict;
 use keyward_ops::Metrics;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use regex::Regex;
 
+use crate::{path, read};
 use transcript::Transcript;
 
 mod screens;
@@ -28,15 +27,6 @@ const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
 
 fn updating() -> bool {
     std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1")
-}
-
-fn path(document: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(document)
-}
-
-fn read(document: &str) -> String {
-    let text = std::fs::read_to_string(path(document));
-    text.unwrap_or_else(|error| panic!("{document}: {error}"))
 }
 
 /// Fails if `document` is not `expected`, or rewrites it.
@@ -107,13 +97,8 @@ fn the_api_page_names_every_rpc_with_its_role_and_every_verdict() {
         .flat_map(|service| &service.method)
         .map(|m| m.name())
         .collect();
-    let protos = ["api_key_service", "admin_service"].map(|name| {
-        let file = format!(
-            "{}/proto/keyward/v1/{name}.proto",
-            env!("CARGO_MANIFEST_DIR")
-        );
-        std::fs::read_to_string(file).unwrap()
-    });
+    let protos = ["api_key_service", "admin_service"]
+        .map(|name| read(&format!("proto/keyward/v1/{name}.proto")));
     methods.retain(|method| {
         protos
             .iter()
@@ -143,9 +128,8 @@ fn the_api_page_names_every_rpc_with_its_role_and_every_verdict() {
 
 #[test]
 fn the_scanners_expression_is_that_of_the_vectors() {
-    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/keys.json");
-    let vectors: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let vectors = read("tests/vectors/keys.json");
+    let vectors: serde_json::Value = serde_json::from_str(&vectors).unwrap();
     let expression = vectors["scanner_regex"].as_str().unwrap();
     assert!(
         read("docs/reference/key-format.md").contains(&format!("\n{expression}\n")),

@@ -6,10 +6,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::process::Command;
-use std::time::Duration;
 
-use keyward_testkit::Process;
+use keyward_testkit::{PATIENCE, Process, wait_until, without_settings};
 use regex::Regex;
 
 use super::shell::Shell;
@@ -176,27 +174,20 @@ impl Run {
     /// Starts the service as the command does, but on free ports.
     fn start(&mut self) -> String {
         let data = self.directory.path().join("keyward-data");
-        let mut command = Command::new(BINARY);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("KEYWARD_") || name == "RUST_LOG" {
-                command.env_remove(name);
-            }
-        }
-        command.current_dir(self.directory.path());
+        let mut command = without_settings(BINARY);
         command
+            .env_remove("RUST_LOG")
+            .current_dir(self.directory.path())
             .env("KEYWARD_LISTEN", "127.0.0.1:0")
             .env("KEYWARD_HTTP_LISTEN", "127.0.0.1:0");
         let service = Process::start(command, &data);
         self.shell
             .execute(&format!("export KEYWARD_ENDPOINT=http://{}", service.grpc));
         // The last line of the log and the line `keyward is ready` may arrive in either order.
-        for _ in 0..500 {
+        wait_until("the start is logged", PATIENCE, || {
             let output = service.output();
-            if output.contains("fresh: serving") && output.contains("keyward is ready") {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            output.contains("fresh: serving") && output.contains("keyward is ready")
+        });
         let printed = service.output();
         self.service = Some(service);
         let (mut log, ready): (Vec<_>, Vec<_>) = printed

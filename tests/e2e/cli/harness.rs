@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use keyward_testkit::Process;
+use keyward_testkit::{Process, without_settings};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -41,12 +41,7 @@ impl Outcome {
 
 /// The command in `directory`, without the KEYWARD variables of the environment.
 pub(super) fn command(directory: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("KEYWARD_") {
-            command.env_remove(name);
-        }
-    }
+    let mut command = without_settings(BINARY);
     command.current_dir(directory).args(arguments);
     command
 }

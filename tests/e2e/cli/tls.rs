@@ -3,50 +3,25 @@
 use std::path::Path;
 use std::process::Command;
 
-use keyward_testkit::{Authority, Identity, Process};
+use keyward_testkit::{Authority, Process};
 
 use super::harness::{alone, command, run};
+use crate::secure::Secure;
 
-/// A service with TLS, and the directory of its files and callers.
-struct Secure {
+/// A running service with TLS.
+struct Service {
     process: Process,
-    authority: Authority,
-    directory: tempfile::TempDir,
+    files: Secure,
 }
 
-impl Secure {
-    /// Starts with a certificate for `names`.
-    fn start(names: &[&str]) -> Self {
-        Self::showing(|authority| authority.sign(names))
-    }
-
-    fn showing(signed: impl FnOnce(&Authority) -> Identity) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let authority = Authority::new();
-        signed(&authority).write(directory.path());
-        std::fs::write(directory.path().join("ca.crt"), authority.pem()).unwrap();
-        let data = directory.path().join("keyward-data");
-        let serve = [
-            "serve",
-            "--listen",
-            "127.0.0.1:0",
-            "--http-listen",
-            "127.0.0.1:0",
-            "--tls-cert",
-            "server.crt",
-            "--tls-key",
-            "server.key",
-        ];
-        let process = Process::start(command(directory.path(), &serve), &data);
-        Self {
-            process,
-            authority,
-            directory,
-        }
+impl Service {
+    fn start(files: Secure) -> Self {
+        let process = files.start();
+        Self { process, files }
     }
 
     fn path(&self) -> &Path {
-        self.directory.path()
+        self.files.directory()
     }
 
     fn list(&self, more: &[&str]) -> Command {
@@ -56,7 +31,7 @@ impl Secure {
 
 #[test]
 fn named_endpoint_is_trusted_by_its_authority() {
-    let service = Secure::start(&["localhost", "127.0.0.1"]);
+    let service = Service::start(Secure::new(&["localhost", "127.0.0.1"]));
     let https = format!("https://{}", service.process.grpc);
     let named = ["--endpoint", &https, "--ca-file", "ca.crt"];
     run(service.list(&named), "").done();
@@ -94,10 +69,10 @@ fn named_endpoint_is_trusted_by_its_authority() {
 #[test]
 fn local_service_is_trusted_by_its_certificate() {
     // The certificate does not name the address, and the file also holds the authority's certificate.
-    let service = Secure::start(&["keyward.example"]);
+    let service = Service::start(Secure::new(&["keyward.example"]));
     let chain = service.path().join("server.crt");
     let mut text = std::fs::read_to_string(&chain).unwrap();
-    text.push_str(service.authority.pem());
+    text.push_str(service.files.authority.pem());
     std::fs::write(&chain, text).unwrap();
     let listen = service.process.grpc.to_string();
     let settings =
@@ -116,7 +91,9 @@ fn local_service_is_trusted_by_its_certificate() {
 
 #[test]
 fn ca_certificate_as_server_certificate_is_explained() {
-    let service = Secure::showing(|authority| authority.sign_as_authority(&["127.0.0.1"]));
+    let service = Service::start(Secure::showing(|authority| {
+        authority.sign_as_authority(&["127.0.0.1"])
+    }));
     let https = format!("https://{}", service.process.grpc);
     let named = ["--endpoint", &https, "--ca-file", "ca.crt"];
     let err = run(service.list(&named), "").refused(1);
@@ -137,7 +114,7 @@ fn service_without_tls_is_explained() {
 
 #[test]
 fn health_needs_no_token() {
-    let mut service = Secure::start(&["localhost", "127.0.0.1"]);
+    let mut service = Service::start(Secure::new(&["localhost", "127.0.0.1"]));
     let https = format!("https://{}", service.process.grpc);
     let health = ["health", "--endpoint", &https, "--ca-file", "ca.crt"];
     std::fs::remove_file(service.path().join("keyward-data/admin.token")).unwrap();

@@ -1,48 +1,25 @@
 //! `examples/rest_api.rs` as a process.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 
 use keyward_client::v1::Role;
-use keyward_testkit::HttpAnswer;
 use keyward_testkit::requests::{replacing, slot};
-use keyward_testkit::{Programs, wait_until};
+use keyward_testkit::{HttpAnswer, Program, start_api};
 
-use super::{Keyward, PATIENCE, ask};
+use super::{Keyward, ask};
 
-/// The example, killed when dropped.
+/// The example.
 struct Api {
-    child: Child,
+    program: Program,
     address: SocketAddr,
 }
 
 impl Api {
     fn start(keyward: &Keyward, token_file: &Path, more: &[&str]) -> Self {
-        let mut child = Command::new(&Programs::get().rest_api)
-            .args(["--listen", "127.0.0.1:0", "--keyward", &keyward.url()])
-            .arg("--token-file")
-            .arg(token_file)
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let (sender, receiver) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                // This fails when the test no longer reads.
-                let _ = sender.send(line);
-            }
-        });
-        let line = receiver.recv_timeout(PATIENCE).unwrap();
-        let address = line.strip_prefix("rest_api is ready: http://");
-        let address = address.unwrap_or_else(|| panic!("{line}")).parse().unwrap();
-        Self { child, address }
+        let program = start_api(&[keyward.url()], token_file, more);
+        let address = program.ready().parse().unwrap();
+        Self { program, address }
     }
 
     async fn list(&self, key: &str) -> HttpAnswer {
@@ -54,21 +31,7 @@ impl Api {
     }
 
     fn stop(mut self) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", "TERM", &id]).status();
-        assert!(sent.unwrap().success());
-        wait_until("the example stops", PATIENCE, || {
-            self.child.try_wait().unwrap().is_some()
-        });
-        assert!(self.child.wait().unwrap().success());
-    }
-}
-
-impl Drop for Api {
-    fn drop(&mut self) {
-        // The process may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        assert!(self.program.stop().success(), "{}", self.program.output());
     }
 }
 

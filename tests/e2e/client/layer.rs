@@ -8,10 +8,10 @@ use axum::{Extension, Router};
 use keyward_client::layer::RequireApiKey;
 use keyward_client::v1::{self, Role};
 use keyward_client::{Client, Identity};
-use keyward_testkit::eventually;
 use keyward_testkit::requests::{by_id, slot};
+use keyward_testkit::{PATIENCE, eventually};
 
-use super::{Keyward, PATIENCE, ask, serve};
+use super::{Keyward, ask, serve};
 
 async fn order(Extension(identity): Extension<Identity>, headers: HeaderMap) -> String {
     let key_is_visible = headers.values().any(|value| {

@@ -4,17 +4,12 @@ mod calls;
 mod example;
 mod layer;
 
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
 use keyward_client::{Builder, Client};
 use keyward_proto::v1::Role;
 use keyward_testkit::requests::creating_token;
-use keyward_testkit::{HttpAnswer, Process, http_ask};
-
-/// The longest wait for something that normally happens soon.
-const PATIENCE: Duration = Duration::from_secs(30);
+use keyward_testkit::{HttpAnswer, PATIENCE, Process, http_ask};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 /// Keyward as a process, and a directory for the files of its callers.
 struct Keyward {
@@ -24,10 +19,8 @@ struct Keyward {
 
 impl Keyward {
     fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let data = directory.path().join("data");
-        let command = Process::command(crate::BINARY, &data);
-        let process = Process::start(command, &data);
+        let (directory, data) = crate::fresh_directory();
+        let process = crate::serve(&data);
         Self { process, directory }
     }
 

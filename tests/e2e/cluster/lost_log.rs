@@ -5,13 +5,14 @@
 use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
-use keyward_testkit::{Client, Cluster, Options, Postgres, Process, eventually, http_get};
+use keyward_testkit::{
+    Cluster, Options, PATIENCE, Postgres, Process, eventually, http_get, patiently,
+};
 use sqlx::AssertSqlSafe;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 
-use super::calls::patiently;
-use super::{BINARY, RECOVERY, issued, pass, recovery};
+use super::{BINARY, clients, issued, pass, recovery};
 
 /// Takes the last change of a key back, past every trigger: key and log are as they were before.
 async fn lose_last_change(cluster: &Cluster, key_id: &str) {
@@ -36,14 +37,6 @@ async fn lose_last_change(cluster: &Cluster, key_id: &str) {
         .unwrap();
 }
 
-async fn clients(cluster: &Cluster) -> Vec<Client> {
-    let mut clients = Vec::new();
-    for number in cluster.running() {
-        clients.push(cluster.client(number).await);
-    }
-    clients
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
     let mut cluster = Cluster::start(BINARY, 2, Options::default());
@@ -57,13 +50,13 @@ async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
     patiently(async || clients[0].revoke(&id).await).await;
     lose_last_change(&cluster, &id).await;
     for (number, client) in clients.iter().enumerate() {
-        eventually("the loss is noticed", RECOVERY, async || {
+        eventually("the loss is noticed", PATIENCE, async || {
             client.health().await == ServingStatus::NotServing
         })
         .await;
         // Freshness ends a moment before the reason is shown.
         let ready = async || http_get(cluster.instance(number).http, "/readyz").await;
-        eventually("the reason is told", RECOVERY, async || {
+        eventually("the reason is told", PATIENCE, async || {
             ready().await.contains("the log lost changes")
         })
         .await;
@@ -86,16 +79,13 @@ async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
     assert!(status.success(), "{said}");
     for client in &clients {
         recovery(client, &alive).await;
-        let verdict = patiently(async || client.verify(&alive).await).await;
-        assert_eq!(verdict, Verdict::Valid);
+        assert_eq!(client.verdict(&alive).await, Verdict::Valid);
         // The loss is what the operator has accepted: revoke again what was revoked since.
-        let verdict = patiently(async || client.verify(&text).await).await;
-        assert_eq!(verdict, Verdict::Valid);
+        assert_eq!(client.verdict(&text).await, Verdict::Valid);
     }
     patiently(async || clients[1].revoke(&id).await).await;
     for client in &clients {
-        let verdict = patiently(async || client.verify(&text).await).await;
-        assert_eq!(verdict, Verdict::Revoked);
+        assert_eq!(client.verdict(&text).await, Verdict::Revoked);
     }
     let mut hand = Postgres::connect(&cluster.postgres.superuser_url()).await;
     let noted = "SELECT detail FROM audit WHERE action = 'epoch_advance'";
@@ -110,8 +100,7 @@ async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
         .await
         .unwrap();
     assert!(incarnation > 100, "{incarnation}");
-    cluster.stop(0);
-    cluster.stop(1);
+    cluster.stop_all();
 }
 
 /// A Revoke waits for a paused instance; meanwhile its commit is lost. It must not say OK.
@@ -134,7 +123,7 @@ async fn a_revoke_whose_commit_is_lost_while_it_waits_is_not_confirmed() {
         .await
         .unwrap()
     {
-        assert!(begun.elapsed() < RECOVERY, "it is never committed");
+        assert!(begun.elapsed() < PATIENCE, "it is never committed");
         pass(Duration::from_millis(5)).await;
     }
     lose_last_change(&cluster, &id).await;

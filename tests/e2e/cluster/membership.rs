@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use keyward_proto::v1::RevokeResponse;
-use keyward_testkit::{Client, Cluster, Options, Postgres, eventually, now};
+use keyward_testkit::{Client, Cluster, Options, PATIENCE, Postgres, eventually, now, patiently};
 
-use super::calls::patiently;
 use super::redis::counted;
-use super::{BINARY, RECOVERY, issued, tell};
+use super::{BINARY, issued, tell};
 
-/// What a Revoke takes with all instances healthy, on a busy machine.
-const FAST: Duration = Duration::from_millis(500);
+/// A Revoke that waits for an unresponsive instance takes longer than this.
+const FAST: Duration = Duration::from_millis(1_200);
 
 async fn registered(cluster: &Cluster) -> i64 {
     let mut connection = Postgres::connect(&cluster.postgres.superuser_url()).await;
@@ -28,13 +27,15 @@ async fn revoke(client: &Client) -> (RevokeResponse, Duration) {
     (receipt, begun.elapsed())
 }
 
-/// The fastest of five: the machine may be busy.
-async fn fastest_revoke(client: &Client) -> Duration {
-    let mut best = Duration::MAX;
-    for _ in 0..5 {
-        best = best.min(revoke(client).await.1);
+/// Revokes until one takes less than [`FAST`], because the machine may be busy.
+async fn fast_revoke(client: &Client) -> Duration {
+    for _ in 0..10 {
+        let (_, took) = revoke(client).await;
+        if took < FAST {
+            return took;
+        }
     }
-    best
+    panic!("every revoke takes longer than {FAST:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,24 +43,22 @@ async fn a_killed_instance_is_waited_for_until_it_is_reaped() {
     let mut cluster = Cluster::start(BINARY, 3, Options::default());
     let client = cluster.client(0).await;
     assert_eq!(registered(&cluster).await, 3);
-    let healthy = fastest_revoke(&client).await;
-    assert!(healthy < FAST, "{healthy:?}");
+    let healthy = fast_revoke(&client).await;
 
     cluster.kill(2);
     let (receipt, took) = revoke(&client).await;
     // It might have answered all that time, as far as anybody could know.
-    assert!(took > Duration::from_millis(1_200), "{took:?}");
+    assert!(took > FAST, "{took:?}");
     assert_eq!(
         receipt.confirmed_instances + receipt.waited_out_instances,
         3,
         "{receipt:?}"
     );
-    let reaped = eventually("the row of the dead goes", RECOVERY, async || {
+    let reaped = eventually("the row of the dead goes", PATIENCE, async || {
         registered(&cluster).await == 2
     })
     .await;
-    let after = fastest_revoke(&client).await;
-    assert!(after < FAST, "{after:?}");
+    let after = fast_revoke(&client).await;
     tell("revoke: healthy, killed, reaped", (healthy, took, after));
     tell("reaped so long after that", reaped);
     let (receipt, _) = revoke(&client).await;
@@ -78,7 +77,7 @@ async fn an_instance_that_stops_leaves_at_once() {
         assert_eq!(receipt.waited_out_instances, 0, "{took:?}");
         assert_eq!(i64::from(receipt.confirmed_instances), left);
     }
-    assert!(fastest_revoke(&client).await < FAST);
+    fast_revoke(&client).await;
     cluster.stop(0);
     assert_eq!(registered(&cluster).await, 0);
 }

@@ -2,77 +2,93 @@
 //! `KEYWARD_SOAK_ROUNDS` sets the number of rounds for each fault.
 
 mod attacker;
-mod calls;
 mod hand;
 mod instances;
-mod load;
 mod lost_log;
 mod membership;
 mod operator;
-mod outcome;
 mod redis;
 mod server;
 mod slots;
 
 use std::time::Duration;
 
-use keyward_testkit::{Client, Cluster, Options, eventually, now};
-use load::Load;
+use keyward_testkit::{
+    Client, Cluster, End, Least, Load, LoadOptions, Options, PATIENCE, eventually, now, patiently,
+};
 
 use crate::BINARY;
 
 /// Longer than an instance with the shortest `max_staleness` may answer without news.
 const TOO_LONG: Duration = Duration::from_millis(2_600);
-/// An instance recovers within two seconds; a busy machine needs longer.
-const RECOVERY: Duration = Duration::from_secs(10);
+
+const LOAD: LoadOptions = LoadOptions {
+    writers: 3,
+    verifiers: 2,
+    verify_pause: Duration::from_millis(4),
+    write_pause: Duration::from_millis(20),
+    ends: End::AT_ONCE,
+    coming_and_going: false,
+};
+const LEAST: Least = Least {
+    ended: 15,
+    valid: 100,
+    after_death: 60,
+};
 
 /// How a fault scenario runs.
 struct Plan {
     name: &'static str,
-    /// Whether instances reach Postgres through proxies.
-    proxies: bool,
+    options: Options,
     /// Whether instances come and go, so that calls may end without an answer.
     coming_and_going: bool,
-    /// The Redis that instances share, if they do.
-    redis: Option<String>,
 }
 
 impl Plan {
-    const fn new(name: &'static str) -> Self {
+    fn new(name: &'static str) -> Self {
+        Self::with(name, Options::default())
+    }
+
+    const fn with(name: &'static str, options: Options) -> Self {
         Self {
             name,
-            proxies: false,
+            options,
             coming_and_going: false,
-            redis: None,
         }
+    }
+
+    /// A plan in which instances reach Postgres through proxies.
+    fn with_proxies(name: &'static str) -> Self {
+        let options = Options {
+            proxies: true,
+            ..Options::default()
+        };
+        Self::with(name, options)
     }
 
     /// Puts a load on three instances during `fault`, and checks that the promise was kept.
     async fn run(self, fault: impl AsyncFn(&mut Cluster, &Load)) {
-        let redis = self.redis.into_iter();
-        let options = Options {
-            proxies: self.proxies,
-            variables: redis.map(|url| ("KEYWARD_REDIS", url)).collect(),
-            ..Options::default()
-        };
-        let mut cluster = Cluster::start(BINARY, 3, options);
+        let mut cluster = Cluster::start(BINARY, 3, self.options);
         for round in 0..rounds() {
             let path = cluster.directory().join(format!("history-{round}.jsonl"));
-            let load = Load::start(&cluster, &path, self.coming_and_going).await;
+            let options = LoadOptions {
+                coming_and_going: self.coming_and_going,
+                ..LOAD
+            };
+            let load = Load::new(&path, options);
+            for number in cluster.running() {
+                load.join(number, cluster.client(number).await);
+            }
             fault(&mut cluster, &load).await;
-            load.end().await.assert_kept(self.name);
+            let report = load.end().await.assert_kept(self.name, LEAST);
+            tell(self.name, format_args!("{report}"));
         }
-        for number in cluster.running() {
-            cluster.stop(number);
-        }
+        cluster.stop_all();
     }
 }
 
 fn rounds() -> usize {
-    match std::env::var("KEYWARD_SOAK_ROUNDS") {
-        Ok(rounds) => rounds.parse().unwrap(),
-        Err(_) => 1,
-    }
+    std::env::var("KEYWARD_SOAK_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap())
 }
 
 async fn pass(time: Duration) {
@@ -88,13 +104,22 @@ fn tell(what: &str, value: impl std::fmt::Debug) {
 async fn issued(client: &Client) -> (String, String) {
     // Different in each call of a test.
     let account = format!("{:?}", now());
-    calls::patiently(async || client.issue(&account, "").await).await
+    patiently(async || client.issue(&account, "").await).await
 }
 
 /// Waits until an instance gives any verdict on a key, and returns how long that took.
 async fn recovery(client: &Client, api_key: &str) -> Duration {
-    eventually("an instance is fresh again", RECOVERY, async || {
+    eventually("an instance is fresh again", PATIENCE, async || {
         client.verify(api_key).await.is_ok()
     })
     .await
+}
+
+/// A client of each instance.
+async fn clients(cluster: &Cluster) -> Vec<Client> {
+    let mut clients = Vec::new();
+    for number in cluster.running() {
+        clients.push(cluster.client(number).await);
+    }
+    clients
 }

@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
 use keyward_testkit::{
-    Cluster, Options, Proxy, Redis, RedisCluster, RedisOptions, RedisSentinel, Reply, Swallowed,
-    eventually, http_get,
+    Cluster, Load, Options, PATIENCE, Proxy, Redis, RedisCluster, RedisOptions, RedisSentinel,
+    Reply, Swallowed, eventually, http_get, patiently,
 };
 
-use super::calls::patiently;
-use super::load::Load;
-use super::{BINARY, Plan, RECOVERY, issued, pass};
+use super::{BINARY, Plan, clients, issued, pass};
 
 /// A sentinel that was too early tries again after some seconds.
 const FAILOVER: Duration = Duration::from_secs(60);
@@ -20,10 +18,7 @@ const FAILOVER: Duration = Duration::from_secs(60);
 const A_WHILE: Duration = Duration::from_millis(800);
 
 pub(crate) fn with(name: &'static str, url: &str) -> Plan {
-    Plan {
-        redis: Some(url.to_owned()),
-        ..Plan::new(name)
-    }
+    Plan::with(name, Options::with_redis(url.to_owned()))
 }
 
 /// A counter of the metrics, summed over all instances.
@@ -180,29 +175,25 @@ async fn the_promise_holds_with_a_redis_cluster_that_loses_a_node() {
 }
 
 /// Each kind of Redis, with a key that is verified on two instances and revoked.
-async fn serves(name: &str, url: &str) {
-    let options = Options {
-        variables: vec![("KEYWARD_REDIS", url.to_owned())],
-        ..Options::default()
-    };
-    let cluster = Cluster::start(BINARY, 2, options);
-    let (first, second) = (cluster.client(0).await, cluster.client(1).await);
-    eventually(name, RECOVERY, async || {
-        let (id, text) = issued(&first).await;
-        for client in [&first, &second] {
-            let verdict = patiently(async || client.verify(&text).await).await;
-            assert_eq!(verdict, Verdict::Valid);
+async fn serves(cluster: &mut Cluster, name: &str, url: &str) {
+    cluster.add_with(2, &[("KEYWARD_REDIS", url)]);
+    let clients = clients(cluster).await;
+    let (first, second) = (&clients[0], &clients[1]);
+    eventually(name, PATIENCE, async || {
+        let (id, text) = issued(first).await;
+        for client in [first, second] {
+            assert_eq!(client.verdict(&text).await, Verdict::Valid);
             // An entry is written after the answer.
             pass(Duration::from_millis(20)).await;
         }
         patiently(async || first.revoke(&id).await).await;
-        for client in [&first, &second] {
-            let verdict = patiently(async || client.verify(&text).await).await;
-            assert_eq!(verdict, Verdict::Revoked);
+        for client in [first, second] {
+            assert_eq!(client.verdict(&text).await, Verdict::Revoked);
         }
-        counted(&cluster, HIT).await > 0 && counted(&cluster, NEWS).await > 0
+        counted(cluster, HIT).await > 0 && counted(cluster, NEWS).await > 0
     })
     .await;
+    cluster.stop_all();
 }
 
 const PASSWORD: &str = "a-password-to-hide";
@@ -239,31 +230,28 @@ async fn every_kind_of_redis_serves() {
         acl: Some(rules.join("\n") + "\n"),
         ..RedisOptions::default()
     });
-    let port = guarded.address().port();
-    serves(
-        "a user with few rights",
-        &format!("redis://keyward:{PASSWORD}@127.0.0.1:{port}"),
-    )
-    .await;
+    let instances = &mut Cluster::start(BINARY, 0, Options::default());
+    let url = as_user(&guarded.url());
+    serves(instances, "a user with few rights", &url).await;
     let tls = Redis::with(RedisOptions {
         tls: true,
         ..RedisOptions::default()
     });
-    serves("TLS with a CA", &tls.url()).await;
-    serves("a socket", &Redis::start().socket_url()).await;
+    serves(instances, "TLS with a CA", &tls.url()).await;
+    serves(instances, "a socket", &Redis::start().socket_url()).await;
     let sentinel = RedisSentinel::start();
     admit([&sentinel.primary, &sentinel.replica]);
-    serves("a sentinel", &as_user(&sentinel.url())).await;
+    serves(instances, "a sentinel", &as_user(&sentinel.url())).await;
     let cluster = RedisCluster::start();
     admit(&cluster.nodes);
-    serves("a cluster", &as_user(&cluster.url())).await;
+    serves(instances, "a cluster", &as_user(&cluster.url())).await;
 
     // The first that is asked says nothing at all: the next ones are asked all the same.
     let silent = Proxy::to(sentinel.primary.address());
     silent.black_hole(true);
     let first = |url: String| url.replace("://", &format!("://{},", silent.address()));
-    serves("a silent sentinel", &first(sentinel.url())).await;
-    serves("a silent node", &first(cluster.url())).await;
+    serves(instances, "a silent sentinel", &first(sentinel.url())).await;
+    serves(instances, "a silent node", &first(cluster.url())).await;
 }
 
 /// Redis is away at the start, wants another password, or is no Redis: nobody waits for it.
@@ -272,11 +260,7 @@ async fn an_instance_starts_without_redis() {
     let redis = Redis::start();
     let url = redis.url();
     redis.kill();
-    let options = Options {
-        variables: vec![("KEYWARD_REDIS", url)],
-        ..Options::default()
-    };
-    let cluster = Cluster::start(BINARY, 1, options);
+    let cluster = Cluster::start(BINARY, 1, Options::with_redis(url));
     let client = cluster.client(0).await;
     let (id, text) = issued(&client).await;
     assert_eq!(client.verify(&text).await.unwrap(), Verdict::Valid);
@@ -284,7 +268,7 @@ async fn an_instance_starts_without_redis() {
     let said = cluster.instance(0).output();
     assert_eq!(said.matches("redis does not answer").count(), 1, "{said}");
     redis.restart();
-    eventually("it is found", RECOVERY, async || {
+    eventually("it is found", PATIENCE, async || {
         cluster.instance(0).output().contains("redis answers again")
     })
     .await;
@@ -316,7 +300,7 @@ async fn an_error_of_redis_that_repeats_the_password_is_not_logged() {
     let cluster = Cluster::start(BINARY, 1, options);
     eventually(
         "it is told that redis does not answer",
-        RECOVERY,
+        PATIENCE,
         async || {
             cluster
                 .instance(0)
@@ -351,13 +335,9 @@ fn everything(redis: &Redis) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_of_redis_tells_nothing() {
     let redis = Redis::start();
-    let options = Options {
-        variables: vec![("KEYWARD_REDIS", redis.url())],
-        ..Options::default()
-    };
-    let cluster = Cluster::start(BINARY, 1, options);
+    let cluster = Cluster::start(BINARY, 1, Options::with_redis(redis.url()));
     let client = cluster.client(0).await;
-    eventually("entries are kept", RECOVERY, async || {
+    eventually("entries are kept", PATIENCE, async || {
         let (_, other) = issued(&client).await;
         client.verify(&other).await.unwrap();
         redis.query(&[b"DBSIZE"]) != Reply::Int(0)
@@ -373,7 +353,7 @@ async fn a_dump_of_redis_tells_nothing() {
     let issued = client.send(request).await.unwrap();
     let (id, text) = (issued.key.unwrap().key_id, issued.api_key);
     client.verify(&text).await.unwrap();
-    eventually("the entry is kept", RECOVERY, async || {
+    eventually("the entry is kept", PATIENCE, async || {
         redis.query(&[b"DBSIZE"]) == Reply::Int(1)
     })
     .await;

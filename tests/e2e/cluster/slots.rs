@@ -6,20 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures_util::future::join_all;
 use keyward_proto::v1::{ApiKey, IssueResponse, RevokeResponse};
 use keyward_testkit::requests::{replacing, slot};
-use keyward_testkit::{Client, Cluster, Options};
+use keyward_testkit::{Client, Cluster, Options, patiently};
 
-use super::BINARY;
-use super::calls::patiently;
+use super::{BINARY, clients};
 
 const ROUNDS: usize = 50;
-
-async fn clients(cluster: &Cluster) -> Vec<Client> {
-    let mut clients = Vec::new();
-    for number in cluster.running() {
-        clients.push(cluster.client(number).await);
-    }
-    clients
-}
 
 /// Two callers on each instance.
 fn callers(clients: &[Client]) -> impl Iterator<Item = &Client> {
@@ -61,7 +52,7 @@ async fn concurrent_issues_for_one_slot_on_three_instances_give_one_key() {
         told += created;
     }
     // A call that had to be made again may have made the key the first time.
-    assert!(told > ROUNDS * 9 / 10, "{told} of {ROUNDS}");
+    assert!(told > ROUNDS / 2, "{told} of {ROUNDS}");
 }
 
 /// All replace the same key; what must come of it.
@@ -95,7 +86,7 @@ async fn concurrent_replaces_of_one_key_on_three_instances_give_one_successor() 
         assert_eq!(found(&old).replaced_by, successor);
         assert!(found(&successor).revoke_time.is_none(), "{stored:?}");
     }
-    assert!(told > ROUNDS * 9 / 10, "{told} of {ROUNDS}");
+    assert!(told > ROUNDS / 2, "{told} of {ROUNDS}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

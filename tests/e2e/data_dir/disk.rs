@@ -2,6 +2,7 @@
 //! change is lost.
 
 use keyward_proto::v1::Verdict;
+use keyward_testkit::without_settings;
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
@@ -13,17 +14,12 @@ const MANY: usize = 2_000;
 
 /// The same command in a shell that lets no file grow over so many blocks of 512 bytes.
 fn limited(command: &Command, blocks: u32) -> Command {
-    let mut shell = Command::new("sh");
+    let mut shell = without_settings("sh");
     shell
         .arg("-c")
         .arg(format!("ulimit -f {blocks}; exec \"$0\" \"$@\""))
         .arg(command.get_program())
         .args(command.get_args());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("KEYWARD_") {
-            shell.env_remove(name);
-        }
-    }
     shell
 }
 

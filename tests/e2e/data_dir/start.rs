@@ -4,11 +4,10 @@ use std::fs::{self, Permissions};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::time::Duration;
 
 use keyward_proto::v1::{self, Consistency, Role, Verdict};
-use keyward_testkit::refused;
 use keyward_testkit::requests::{revoking_token, verifying};
+use keyward_testkit::{PATIENCE, eventually, refused};
 use tonic::Code;
 
 use super::*;
@@ -228,13 +227,10 @@ async fn a_lost_database_is_not_replaced_by_an_empty_one() {
 /// Waits until the log has a line with both texts.
 async fn logged(process: &Process, texts: [&str; 2]) {
     let has_both = |line: &str| texts.iter().all(|text| line.contains(text));
-    let found = async {
-        while !process.output().lines().any(has_both) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let found = tokio::time::timeout(Duration::from_secs(10), found).await;
-    assert!(found.is_ok(), "{}", process.output());
+    eventually(&texts.join(" and "), PATIENCE, async || {
+        process.output().lines().any(has_both)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

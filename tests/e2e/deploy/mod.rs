@@ -3,18 +3,15 @@
 //! is hardened.
 
 use std::path::Path;
-use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
 use keyward_testkit::requests::{recoverable, replacing};
-use keyward_testkit::{Client, Deployment, eventually, http_get};
+use keyward_testkit::{Client, Deployment, PATIENCE, eventually, http_get};
 
 mod files;
 mod secrets;
 mod story;
 mod unit;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

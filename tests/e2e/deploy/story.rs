@@ -3,13 +3,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 
 use keyward_proto::v1::Role;
 use keyward_testkit::telegram::{Screen, Telegram};
-use keyward_testkit::{Client, Program, Programs, http_ask};
-
-const READY: &str = "rest_api is ready: http://";
+use keyward_testkit::{Client, Programs, http_ask, start_api};
 
 /// What the API says to this key.
 async fn status(api: SocketAddr, key: &str) -> u16 {
@@ -24,13 +21,8 @@ pub(crate) async fn play(telegram: &Telegram, client: &Client, url: &str, author
     let token = home.path().join("api.token");
     let verifier = client.token("api", &[Role::Verifier]).await.unwrap();
     std::fs::write(&token, verifier).unwrap();
-    let mut command = Command::new(&Programs::get().rest_api);
-    command
-        .args(["--listen", "127.0.0.1:0", "--keyward", url, "--token-file"])
-        .arg(&token)
-        .arg("--ca")
-        .arg(authority);
-    let mut api = Program::start("rest_api", command, READY);
+    let ca = ["--ca", authority.to_str().unwrap()];
+    let mut api = start_api(&[url.to_owned()], &token, &ca);
     let address = api.ready().parse().unwrap();
 
     let anna = telegram.person(1001, "en");

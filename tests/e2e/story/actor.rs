@@ -58,6 +58,12 @@ impl Actor {
         self.person.sees("another key", is_other).await
     }
 
+    /// Waits until the newest message shows another key than this, and returns it.
+    pub(crate) async fn new_key(&self, old: &str) -> String {
+        let screen = self.sees_other_key(old).await;
+        screen.key().unwrap_or_default().to_owned()
+    }
+
     /// Sends /start. Returns the main menu, which is a new message.
     pub(crate) async fn start(&self) -> Screen {
         let before = self.person.screen().map(|screen| screen.id);

@@ -2,7 +2,7 @@
 //! the bot and the API are separate processes; only Telegram is a fake.
 //!
 //! At the end of every test the account is whole: one key lives, it is on the person's screen, and
-//! the API accepts only this key. `KEYWARD_SOAK_ROUNDS` sets the rounds of each race, by default 20.
+//! the API accepts only this key. `KEYWARD_SOAK_ROUNDS` sets the rounds of each race, by default 10.
 
 mod actor;
 mod hostile;
@@ -24,7 +24,7 @@ use words::LANGUAGES;
 /// The rounds of each race.
 fn rounds() -> i64 {
     let rounds = std::env::var("KEYWARD_SOAK_ROUNDS").ok();
-    rounds.map_or(20, |rounds| rounds.parse().unwrap())
+    rounds.map_or(10, |rounds| rounds.parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,7 +27,7 @@ async fn failures_of_telegram_delay_the_new_key_and_change_nothing_else() {
             stage.telegram.fault(method, 1, fault.clone());
         }
         actor.confirm(&ask);
-        let new = actor.sees_other_key(&old).await.key().unwrap().to_owned();
+        let new = actor.new_key(&old).await;
         stage.telegram.settled().await;
         assert_whole(&stage, &actor, &new, &[&old]).await;
         stage.telegram.heal();
@@ -61,14 +61,15 @@ async fn a_user_who_blocks_the_bot_during_a_revoke_finds_the_new_key_later() {
     assert!(stage.bot_runs());
     actor.person.unblock();
     actor.person.send("/apikey");
-    let new = actor.sees_other_key(&old).await.key().unwrap().to_owned();
+    let new = actor.new_key(&old).await;
     stage.telegram.settled().await;
     assert_whole(&stage, &actor, &new, &[&old]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_and_an_impatient_person_are_served() {
-    let stage = Stage::start(&[]);
+    // On a busy machine the last key is read late.
+    let stage = Stage::start(&[("KEYWARD_BOT_HIDE_AFTER", "none")]);
     let impatient = Actor::english(&stage, 1001);
     let (old, ask) = impatient.ask().await;
     let crowd: Vec<_> = (2001..=2120).map(|id| Actor::english(&stage, id)).collect();
@@ -79,12 +80,7 @@ async fn a_crowd_and_an_impatient_person_are_served() {
         impatient.confirm(&ask);
     }
     stage.telegram.settled().await;
-    let new = impatient
-        .sees_other_key(&old)
-        .await
-        .key()
-        .unwrap()
-        .to_owned();
+    let new = impatient.new_key(&old).await;
     assert_whole(&stage, &impatient, &new, &[&old]).await;
     let mut keys = Vec::new();
     for actor in &crowd {
@@ -134,7 +130,7 @@ async fn the_flow_works_with_a_webhook_that_refuses_other_senders() {
     actor.confirm(&ask);
     actor.confirm(&ask);
     stage.telegram.settled().await;
-    let new = actor.sees_other_key(&old).await.key().unwrap().to_owned();
+    let new = actor.new_key(&old).await;
     assert_whole(&stage, &actor, &new, &[&old]).await;
     assert!(stage.telegram.calls_of("getUpdates").is_empty());
 }

@@ -77,7 +77,9 @@ async fn keyward_killed_at_any_time_of_a_confirm_leaves_the_account_whole() {
         let (old, ask) = actor.ask().await;
         actor.confirm(&ask);
         // From the tap to about the time of the answer.
-        tokio::time::sleep(Duration::from_millis(40) * u32::try_from(id).unwrap() / 20).await;
+        let share = u32::try_from(id).unwrap();
+        let last = u32::try_from(rounds).unwrap();
+        tokio::time::sleep(Duration::from_millis(40) * share / last).await;
         stage.kill_keyward();
         stage.start_keyward();
         let (new, _) = actor.retries_until_another_key(&stage, &old).await;

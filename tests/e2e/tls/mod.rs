@@ -3,68 +3,26 @@
 
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
 use keyward_testkit::{
-    Authority, Client, Identity, Process, connect, connect_tls, eventually, http_get, now,
+    Authority, Client, PATIENCE, Process, connect, connect_tls, eventually, http_get, now,
 };
 use raw::{Offer, open, shake};
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 mod raw;
 
+use crate::secure::Secure;
+use crate::{BINARY, fresh_directory, serve};
+
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
-const PATIENCE: Duration = Duration::from_secs(30);
-use crate::BINARY;
-
-/// A directory with a certificate, and an authority that made it.
-struct Place {
-    authority: Authority,
-    directory: TempDir,
-}
-
-impl Place {
-    fn new() -> Self {
-        let place = Self {
-            authority: Authority::new(),
-            directory: tempfile::tempdir().unwrap(),
-        };
-        place.replace(&place.authority.sign(&NAMES));
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn replace(&self, identity: &Identity) {
-        identity.write(self.directory.path());
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Process::command(BINARY, &self.path("data"));
-        command
-            .arg("--tls-cert")
-            .arg(self.path("server.crt"))
-            .arg("--tls-key")
-            .arg(self.path("server.key"));
-        command
-    }
-
-    fn start(&self) -> Process {
-        Process::start(self.command(), &self.path("data"))
-    }
-
-    async fn client(&self, process: &Process) -> Client {
-        let channel = connect_tls(process.grpc, self.authority.pem()).await;
-        Client::over(channel.unwrap(), Some(&process.token()))
-    }
-}
+/// With nobody who holds it up, a stop does not take the grace of ten seconds.
+const PROMPT: Duration = Duration::from_secs(9);
 
 async fn metric(process: &Process, name: &str) -> i64 {
     let text = http_get(process.http, "/metrics").await;
@@ -75,7 +33,7 @@ async fn metric(process: &Process, name: &str) -> i64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_valid_through_tls_and_plain_text_is_refused() {
-    let place = Place::new();
+    let place = Secure::new(&NAMES);
     let mut process = place.start();
     let client = place.client(&process).await;
     let (id, key) = client.issue("42", "").await.unwrap();
@@ -103,7 +61,7 @@ async fn a_key_is_valid_through_tls_and_plain_text_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_http_2_is_negotiated_and_a_session_is_resumed() {
-    let place = Place::new();
+    let place = Secure::new(&NAMES);
     let process = place.start();
     let offer = Offer::new(place.authority.pem(), &[b"h2"]);
     let first = shake(process.grpc, &offer).await.unwrap();
@@ -117,7 +75,7 @@ async fn only_http_2_is_negotiated_and_a_session_is_resumed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
-    let place = Place::new();
+    let place = Secure::new(&NAMES);
     let mut process = place.start();
     let client = place.client(&process).await;
     let (_, key) = client.issue("42", "").await.unwrap();
@@ -167,11 +125,11 @@ async fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_idle_connections_slow_no_other_client() {
     more_files();
-    let place = Place::new();
+    let place = Secure::new(&NAMES);
     let mut command = place.command();
     // One thread has room for half of them.
     command.args(["--workers", "1"]);
-    let mut process = Process::start(command, &place.path("data"));
+    let mut process = Process::start(command, &place.data());
     let silent = async |address: SocketAddr| TcpStream::connect(address).await.unwrap();
     let mut held = Vec::new();
     for _ in 0..1_000 {
@@ -198,11 +156,8 @@ async fn a_thousand_idle_connections_slow_no_other_client() {
     }
     let begun = now();
     assert!(process.stop().success(), "{}", process.output());
-    assert!(
-        begun.elapsed() < Duration::from_secs(8),
-        "{:?}",
-        begun.elapsed()
-    );
+    let took = begun.elapsed();
+    assert!(took < PROMPT, "{took:?}");
 }
 
 /// Two connections without a complete preface: one sends nothing, the other sends half of it.
@@ -225,11 +180,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_without_a_preface_is_closed_and_delays_no_stop() {
-    let place = Place::new();
+    let place = Secure::new(&NAMES);
     let offer = Offer::new(place.authority.pem(), &[b"h2"]);
-    let plain = tempfile::tempdir().unwrap();
-    let data = plain.path().join("data");
-    let plain = Process::start(Process::command(BINARY, &data), &data);
+    let (_directory, data) = fresh_directory();
+    let plain = serve(&data);
     for (mut process, offer) in [(place.start(), Some(&offer)), (plain, None)] {
         let polite = match offer {
             Some(_) => place.client(&process).await,
@@ -251,7 +205,7 @@ async fn a_connection_without_a_preface_is_closed_and_delays_no_stop() {
         let begun = now();
         assert!(process.stop().success(), "{}", process.output());
         let took = begun.elapsed();
-        assert!(took < Duration::from_secs(8), "{took:?}");
+        assert!(took < PROMPT, "{took:?}");
         drop(held);
     }
 }
@@ -276,7 +230,7 @@ fn refused(command: Command, code: i32) -> String {
 
 #[test]
 fn a_bad_pair_is_refused_in_one_line_that_says_why() {
-    let place = Place::new();
+    let place = Secure::new(&NAMES);
     let (crt, key) = (place.path("server.crt"), place.path("server.key"));
     let good = place.authority.sign(&NAMES);
     let other = place.authority.sign(&NAMES);
@@ -338,7 +292,7 @@ fn a_bad_pair_is_refused_in_one_line_that_says_why() {
         "{said}"
     );
     // None of these starts left anything behind.
-    assert!(!place.path("data").exists());
+    assert!(!place.data().exists());
 
     place.replace(&place.authority.sign_expired(&NAMES));
     let process = place.start();
@@ -352,12 +306,12 @@ fn mode(path: &Path, mode: u32) {
 
 #[test]
 fn one_file_without_the_other_is_refused() {
-    let place = Place::new();
+    let place = Secure::new(&NAMES);
     for (flag, said) in [
         ("--tls-cert", "without tls_key"),
         ("--tls-key", "without tls_cert"),
     ] {
-        let mut command = Process::command(BINARY, &place.path("data"));
+        let mut command = Process::command(BINARY, &place.data());
         command.arg(flag).arg(place.path("server.crt"));
         assert!(refused(command, 64).contains(said));
     }
@@ -365,15 +319,15 @@ fn one_file_without_the_other_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_public_address_with_tls_needs_no_insecure_flag() {
-    let place = Place::new();
+    let place = Secure::new(&NAMES);
     let mut command = Command::new(BINARY);
     command
         .env_clear()
-        .current_dir(place.directory.path())
+        .current_dir(place.directory())
         .args(["--listen", "0.0.0.0:0", "--http-listen", "0.0.0.0:0"])
         .args(["--tls-cert", "server.crt", "--tls-key", "server.key"])
-        .args(["--data-dir", "data"]);
-    let process = Process::start(command, &place.path("data"));
+        .args(["--data-dir", "keyward-data"]);
+    let process = Process::start(command, &place.data());
     assert!(process.grpc.ip().is_unspecified());
     let address = SocketAddr::from(([127, 0, 0, 1], process.grpc.port()));
     connect_tls(address, place.authority.pem()).await.unwrap();

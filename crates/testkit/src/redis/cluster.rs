@@ -1,8 +1,8 @@
 //! A cluster of three primaries.
 
-use crate::deadline::wait_until;
+use crate::deadline::{PATIENCE, wait_until};
 
-use super::{Kind, PATIENCE, Redis, RedisOptions};
+use super::{Kind, Redis, RedisOptions};
 
 /// The first and the last slot of each node.
 const SLOTS: [(u16, u16); 3] = [(0, 5460), (5461, 10_922), (10_923, 16_383)];

@@ -1,8 +1,8 @@
 //! A primary, a replica, and the sentinels that promote the replica.
 
-use crate::deadline::wait_until;
+use crate::deadline::{PATIENCE, wait_until};
 
-use super::{Kind, PATIENCE, Redis, RedisOptions};
+use super::{Kind, Redis, RedisOptions};
 
 /// The sentinels' name for the primary.
 const SERVICE: &str = "keyward";

@@ -1,40 +1,19 @@
 //! Calls that are dropped at any point. An answered change is complete, an unanswered one is complete
 //! or absent, and no connection with an unfinished statement is used again.
 
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use keyward_core::fence::RegistrationId;
 use keyward_core::key::KeyId;
 use keyward_store::{CommittedChange, NewInstance, Store};
-use keyward_testkit::eventually;
+use keyward_testkit::{PATIENCE, eventually, polled};
 
 use super::{STALENESS, fresh};
 use crate::world::{World, actor, disabled, kill, kill_all, replace};
 
 /// More polls than any call needs.
 const MAX_POLLS: usize = 200;
-
-/// Polls `call` at most `times` times and then drops it. Returns its answer, if there was one.
-async fn polled<T>(times: usize, call: impl Future<Output = T>) -> Option<T> {
-    let mut call = pin!(call);
-    let mut left = times;
-    poll_fn(|context| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        match call.as_mut().poll(context) {
-            Poll::Ready(answer) => Poll::Ready(Some(answer)),
-            Poll::Pending if left == 0 => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        }
-    })
-    .await
-}
 
 /// Drops a call after one poll, after two, and so on until it completes, each time with another key.
 /// `visible` reads over a new connection whether the change was made.
@@ -53,11 +32,9 @@ async fn dropped_everywhere<T>(
         );
         let open = "pg_stat_activity WHERE state LIKE 'idle in transaction%'
                     AND datname = current_database()";
-        eventually(
-            "no transaction stays open",
-            Duration::from_secs(5),
-            || async { world.count(open).await == 0 },
-        )
+        eventually("no transaction stays open", PATIENCE, async || {
+            world.count(open).await == 0
+        })
         .await;
         // The next calls get clean connections.
         world.update(key.id, disabled(true)).await;

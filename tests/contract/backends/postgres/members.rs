@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use keyward_core::fence::{Page, RegistrationId};
 use keyward_store::{ChangeNotice, CommittedChange, NewInstance, StoreError};
-use keyward_testkit::eventually;
+use keyward_testkit::{PATIENCE, eventually};
 
 use super::{STALENESS, fresh};
 use crate::world::{DAY, World, disabled, kill};
@@ -48,10 +47,9 @@ async fn heartbeat(world: &World, number: u8, applied: u64) -> Option<Page> {
     page.unwrap()
 }
 
-/// The next change notice, within ten seconds.
+/// The next change notice.
 async fn next_notice(world: &World) -> ChangeNotice {
-    let limit = Duration::from_secs(10);
-    let notice = tokio::time::timeout(limit, world.cluster().next_change_notice()).await;
+    let notice = tokio::time::timeout(PATIENCE, world.cluster().next_change_notice()).await;
     notice.unwrap()
 }
 
@@ -205,8 +203,7 @@ async fn a_heartbeat_that_hangs_times_out_and_its_backend_is_terminated() {
     assert_eq!(world.count(waiting).await, 1);
     world.cluster().register(&instance(2)).await.unwrap();
     assert!(heartbeat(&world, 2, 0).await.is_some());
-    let limit = Duration::from_secs(5);
-    eventually("the backend ends", limit, || async {
+    eventually("the backend ends", PATIENCE, || async {
         world.count(waiting).await == 0
     })
     .await;

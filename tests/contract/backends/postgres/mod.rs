@@ -17,10 +17,10 @@ use keyward_core::key::{Clock, Entropy};
 use keyward_store::{OpenError, Store};
 use keyward_store_postgres::{PostgresOwner, PostgresStore};
 use keyward_testkit::{Database, Postgres as Server};
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::PgConnection;
 
 use crate::doubles::ManualClock;
-use crate::world::{Backend, ByHand};
+use crate::world::{Backend, ByHand, by_hand};
 
 /// The `max_staleness` of the store's instance.
 const STALENESS: Duration = Duration::from_secs(2);
@@ -110,20 +110,4 @@ impl Backend for Postgres {
     }
 }
 
-#[async_trait]
-impl ByHand for PgConnection {
-    async fn run(&mut self, sql: &str) -> Result<u64, String> {
-        sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(self)
-            .await
-            .map(|done| done.rows_affected())
-            .map_err(|error| error.to_string())
-    }
-
-    async fn read(&mut self, sql: &str) -> Vec<String> {
-        sqlx::query_scalar(AssertSqlSafe(sql))
-            .fetch_all(self)
-            .await
-            .unwrap()
-    }
-}
+by_hand!(PgConnection);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use keyward_store::RevokeAnswer;
-use keyward_testkit::eventually;
+use keyward_testkit::{PATIENCE, eventually};
 
 use super::fresh;
 use crate::world::{
@@ -99,8 +99,7 @@ async fn concurrent_writers_of_the_same_keys_all_finish() {
 async fn waits_for_a_lock(world: &World) {
     let waiting = "pg_stat_activity
         WHERE wait_event_type = 'Lock' AND datname = current_database()";
-    let limit = Duration::from_secs(5);
-    eventually("a call waits", limit, || async {
+    eventually("a call waits", PATIENCE, || async {
         world.count(waiting).await > 0
     })
     .await;

@@ -10,9 +10,9 @@ use keyward_core::key::{Clock, Entropy};
 use keyward_store::{OpenError, Store};
 use keyward_store_sqlite::SqliteStore;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{AssertSqlSafe, ConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, SqliteConnection};
 
-use crate::world::{Backend, ByHand};
+use crate::world::{Backend, ByHand, by_hand};
 
 /// A temporary directory with one database.
 pub(crate) struct Sqlite {
@@ -61,20 +61,4 @@ impl Backend for Sqlite {
     }
 }
 
-#[async_trait]
-impl ByHand for SqliteConnection {
-    async fn run(&mut self, sql: &str) -> Result<u64, String> {
-        sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(self)
-            .await
-            .map(|done| done.rows_affected())
-            .map_err(|error| error.to_string())
-    }
-
-    async fn read(&mut self, sql: &str) -> Vec<String> {
-        sqlx::query_scalar(AssertSqlSafe(sql))
-            .fetch_all(self)
-            .await
-            .unwrap()
-    }
-}
+by_hand!(SqliteConnection);
