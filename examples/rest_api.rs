@@ -51,7 +51,7 @@ struct Options {
     /// Address to listen on; port 0 selects a free port.
     #[arg(long, default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
-    /// URL of an instance of Keyward; repeat for more.
+    /// URL of an instance of Keyward, or several, separated by commas.
     #[arg(long, value_name = "URL", required = true)]
     keyward: Vec<String>,
     /// File with this API's own token.

@@ -1,43 +1,35 @@
 //! The `keyward` binary: starts the service, or runs a command against it.
 
-use std::path::Path;
 use std::process::ExitCode;
 
+use keyward::cli::{EpochCommand, KeyringCommand, LocalCommand};
 use keyward::config::Settings;
 use keyward::{app, cli, system};
 
 fn main() -> ExitCode {
     system::choose_cryptography();
-    cli::run(std::env::args_os(), std::env::vars_os(), &App)
+    cli::run(std::env::args_os(), std::env::vars_os(), &execute)
 }
 
-/// The commands that need no service, implemented by [`app`].
-struct App;
-
-impl cli::LocalCommands for App {
-    fn serve(&self, settings: Settings) -> Result<(), String> {
-        app::serve(settings).map_err(|error| error.to_string())
-    }
-
-    fn migrate(&self, settings: &Settings, service_role: Option<&str>) -> Result<String, String> {
-        app::migrate(settings, service_role).map_err(|error| error.to_string())
-    }
-
-    fn init(
-        &self,
-        settings: &Settings,
-        service_role: Option<&str>,
-        token_file: Option<&Path>,
-        if_new: bool,
-    ) -> Result<String, String> {
-        app::init(settings, service_role, token_file, if_new).map_err(|error| error.to_string())
-    }
-
-    fn advance_epoch(&self, settings: &Settings, reason: &str) -> Result<String, String> {
-        app::advance_epoch(settings, reason).map_err(|error| error.to_string())
-    }
-
-    fn add_cache_key(&self, settings: &Settings) -> Result<String, String> {
-        app::add_cache_key(settings).map_err(|error| error.to_string())
-    }
+/// Executes a command that calls no service.
+fn execute(command: LocalCommand, settings: Settings) -> Result<String, String> {
+    let done = match command {
+        LocalCommand::Serve => app::serve(settings).map(|()| String::new()),
+        LocalCommand::Migrate { service_role } => app::migrate(&settings, service_role.as_deref()),
+        LocalCommand::Init {
+            service_role,
+            token_file,
+            if_new,
+        } => app::init(
+            &settings,
+            service_role.as_deref(),
+            token_file.as_deref(),
+            if_new,
+        ),
+        LocalCommand::Epoch(EpochCommand::Advance { reason }) => {
+            app::advance_epoch(&settings, &reason)
+        }
+        LocalCommand::Keyring(KeyringCommand::Cache) => app::add_cache_key(&settings),
+    };
+    done.map_err(|error| error.to_string())
 }

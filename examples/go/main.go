@@ -20,12 +20,13 @@ import (
 )
 
 func main() {
-	scheme, address, _ := strings.Cut(os.Getenv("KEYWARD_ENDPOINT"), "://")
+	endpoint, _, _ := strings.Cut(setting("KEYWARD_ENDPOINT"), ",")
+	scheme, address, _ := strings.Cut(endpoint, "://")
 	transport := insecure.NewCredentials()
 	if scheme == "https" {
-		transport = must(credentials.NewClientTLSFromFile(os.Getenv("KEYWARD_CA_FILE"), ""))
+		transport = must(credentials.NewClientTLSFromFile(setting("KEYWARD_CA_FILE"), ""))
 	}
-	token := strings.TrimSpace(string(must(os.ReadFile(os.Getenv("KEYWARD_TOKEN_FILE")))))
+	token := strings.TrimSpace(string(must(os.ReadFile(setting("KEYWARD_TOKEN_FILE")))))
 	key := strings.TrimSpace(string(must(io.ReadAll(os.Stdin))))
 	connection := must(grpc.NewClient(address, grpc.WithTransportCredentials(transport)))
 
@@ -38,6 +39,10 @@ func main() {
 	if answer.GetVerdict() != keyward.Verdict_VERDICT_VALID {
 		os.Exit(2)
 	}
+}
+
+func setting(name string) string {
+	return strings.TrimSpace(os.Getenv(name))
 }
 
 func must[T any](value T, err error) T {

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 
-use super::flags;
-use super::input::{KeyText, endpoint, key_text, pair, reason, role, service_role, time};
+use super::input::{
+    KeyText, duration, endpoints, epoch_reason, key_text, pair, reason, role, service_role, time,
+    value,
+};
+use crate::config::Settings;
 use keyward_ops::VERSION;
+use keyward_ops::settings::{flags, flags_of};
 use keyward_proto::v1::Role;
 
 const AFTER_HELP: &str = "\
@@ -30,37 +34,99 @@ pub(super) fn command() -> Command {
         .about("An API-key authority: when a revocation returns, the key is dead everywhere")
         .after_help(AFTER_HELP)
         .mut_subcommands(|verb| match verb.get_name() {
-            "serve" | "config" | "migrate" | "init" => flags::all(verb),
-            "epoch" | "keyring" => verb.mut_subcommands(flags::all),
-            "token" => verb.mut_subcommands(flags::for_clients),
-            _ => flags::for_clients(verb),
+            "serve" | "config" | "migrate" | "init" => with_settings(verb),
+            "epoch" | "keyring" => verb.mut_subcommands(with_settings),
+            "token" => verb.mut_subcommands(for_client),
+            _ => for_client(verb),
         });
-    flags::all(command)
+    with_settings(command)
+}
+
+fn with_settings(command: Command) -> Command {
+    command.args(flags::<Settings>())
+}
+
+/// Adds the options of a client, and the settings that locate the service and its first token.
+fn for_client(command: Command) -> Command {
+    ClientArgs::augment_args(command).args(flags_of::<Settings>(&["listen", "data_dir"]))
+}
+
+/// Whether `text` is the name of a flag of any verb.
+pub(super) fn is_flag(text: &str) -> bool {
+    fn has(command: &Command, name: &str) -> bool {
+        let mut flags = command.get_arguments();
+        flags.any(|flag| flag.get_long() == Some(name))
+            || command.get_subcommands().any(|verb| has(verb, name))
+    }
+    let name = text.strip_prefix("--");
+    matches!(text, "-h" | "--help") || name.is_some_and(|name| has(&command(), name))
 }
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
-    /// Start the service (the default without a verb)
-    Serve,
-    /// Show the effective settings and the source of each
-    Config(Config),
     #[command(flatten)]
-    Direct(Direct),
+    Local(LocalCommand),
+    /// Show the effective settings and the source of each
+    Config {
+        /// Output format
+        #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+        output: Format,
+    },
     #[command(flatten)]
     Call(Box<Call>),
 }
 
-/// The verbs that open the store or the keyring themselves, and so need no running instance.
-#[derive(Subcommand)]
-pub(super) enum Direct {
+/// The commands that this process executes itself, without a running instance. The command line knows
+/// no store, so the caller of [`run`](super::run) executes them. For the embedded store, only
+/// [`Self::Serve`] and [`Self::Keyring`] are executed.
+#[derive(Debug, Subcommand)]
+pub enum LocalCommand {
+    /// Start the service (the default without a verb)
+    Serve,
     /// Update the schema of a Postgres store; the user in `store` must own it
-    Migrate(Migrate),
+    Migrate {
+        /// Postgres role of the service, which gets the rights that it needs
+        #[arg(long, value_name = "ROLE", allow_hyphen_values = true, value_parser = service_role)]
+        service_role: Option<String>,
+    },
     /// Set up a new Postgres store: its schema, its keyring and its first token
-    Init(Init),
+    Init {
+        /// Postgres role of the service, which gets the rights that it needs
+        #[arg(long, value_name = "ROLE", allow_hyphen_values = true, value_parser = service_role)]
+        service_role: Option<String>,
+        /// New file for the first token; it must not exist [default: admin.token in data_dir]
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        /// Succeed if the store already has its keyring and tokens; only update its schema
+        #[arg(long)]
+        if_new: bool,
+    },
     /// Manage the epoch of a Postgres store after a restore or failover
-    Epoch(Epoch),
+    #[command(subcommand)]
+    Epoch(EpochCommand),
     /// Manage the keyring on this machine
-    Keyring(Keyring),
+    #[command(subcommand)]
+    Keyring(KeyringCommand),
+}
+
+/// The commands for the epoch.
+#[derive(Debug, Subcommand)]
+pub enum EpochCommand {
+    /// Begin a new epoch after the log lost its last changes: instances that refused to serve, serve
+    /// again; the lost changes stay lost
+    Advance {
+        /// Reason, stored in the audit log
+        #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = epoch_reason)]
+        reason: String,
+    },
+}
+
+/// The commands for the keyring.
+#[derive(Debug, Subcommand)]
+pub enum KeyringCommand {
+    /// Add a new cache key, which the setting `redis` requires: an instance uses the newest cache key
+    /// at its start, and shares its cache only with instances that use the same one
+    Cache,
 }
 
 /// The verbs that call the service.
@@ -79,29 +145,10 @@ pub(super) enum Call {
     /// Check whether a key is valid; exits with 0 if it is VALID, otherwise with 2
     Verify(Verify),
     /// Manage the tokens with which programs call Keyward
-    Token(Token),
+    #[command(subcommand)]
+    Token(TokenCall),
     /// Check whether the service serves, without a token; exits with 0 or 1
-    Health(Health),
-}
-
-impl Call {
-    /// The options for the connection and the output.
-    pub(super) fn client_args(&self) -> &ClientArgs {
-        match self {
-            Self::Issue(args) => &args.client,
-            Self::Get(args) => &args.client,
-            Self::List(args) => &args.client,
-            Self::Revoke(args) => &args.client,
-            Self::Update(args) => &args.client,
-            Self::Verify(args) => &args.client,
-            Self::Health(args) => &args.client,
-            Self::Token(args) => match &args.verb {
-                TokenVerb::Create(args) => &args.client,
-                TokenVerb::List(args) => &args.client,
-                TokenVerb::Revoke(args) => &args.client,
-            },
-        }
-    }
+    Health,
 }
 
 /// The output format: lines for people, or one JSON object.
@@ -114,9 +161,9 @@ pub(super) enum Format {
 #[derive(Args)]
 #[command(next_help_heading = "Client")]
 pub(super) struct ClientArgs {
-    /// URL of the service, http:// or https:// [env: KEYWARD_ENDPOINT] [default: from `listen` and
-    /// `tls_cert`]
-    #[arg(long, value_name = "URL", value_parser = endpoint)]
+    /// URL of the service, http:// or https://; of several, separated by commas, the next is tried
+    /// when one is away [env: KEYWARD_ENDPOINT] [default: from `listen` and `tls_cert`]
+    #[arg(long, value_name = "URLS", value_parser = endpoints)]
     pub(super) endpoint: Option<String>,
     /// PEM file with the authorities to trust instead of the system's [env: KEYWARD_CA_FILE]
     #[arg(long, value_name = "FILE")]
@@ -136,16 +183,16 @@ pub(super) struct ClientArgs {
 #[command(group = ArgGroup::new("expiry"))]
 pub(super) struct Issue {
     /// The account that owns the key
-    #[arg(long, value_name = "ACCOUNT_ID")]
+    #[arg(long, value_name = "ACCOUNT_ID", allow_hyphen_values = true, value_parser = value)]
     pub(super) account: String,
     /// The slot of the account [default: default]
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true, value_parser = value)]
     pub(super) name: Option<String>,
     /// A scope of the key; repeat for more
-    #[arg(long, value_name = "SCOPE")]
+    #[arg(long, value_name = "SCOPE", allow_hyphen_values = true, value_parser = value)]
     pub(super) scope: Vec<String>,
     /// Metadata of the key; repeat for more
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    #[arg(long, value_name = "NAME=VALUE", allow_hyphen_values = true, value_parser = pair)]
     pub(super) metadata: Vec<(String, String)>,
     /// A network from which the key may be used; repeat for more [default: any network]
     #[arg(long, value_name = "NETWORK")]
@@ -154,13 +201,11 @@ pub(super) struct Issue {
     #[arg(long)]
     pub(super) recoverable: bool,
     /// Lifetime of the key, such as 30d
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, group = "expiry")]
-    pub(super) ttl: Option<Duration>,
+    #[arg(long, value_name = "DURATION", value_parser = duration, group = "expiry")]
+    pub(super) ttl: Option<prost_types::Duration>,
     /// Time at which the key expires, such as 2030-01-31T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time, group = "expiry")]
     pub(super) expire_time: Option<prost_types::Timestamp>,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
 }
 
 #[derive(Args)]
@@ -172,19 +217,15 @@ pub(super) struct Get {
     /// The key itself; `-` reads it from stdin
     #[arg(long, value_name = "KEY|-", value_parser = key_text, group = "target")]
     pub(super) key: Option<KeyText>,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
 }
 
 #[derive(Args)]
 pub(super) struct List {
     /// The account that owns the keys
-    #[arg(long, value_name = "ACCOUNT_ID")]
+    #[arg(long, value_name = "ACCOUNT_ID", allow_hyphen_values = true, value_parser = value)]
     pub(super) account: String,
     #[command(flatten)]
     pub(super) page: Page,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
 }
 
 #[derive(Args)]
@@ -196,12 +237,13 @@ pub(super) struct Page {
     #[arg(
         long,
         value_name = "NUMBER",
+        allow_negative_numbers = true,
         default_value_t = 0,
         hide_default_value = true
     )]
     pub(super) page_size: i32,
     /// Show only the page with this token, '' for the first page [default: all pages]
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, value_parser = value)]
     pub(super) page_token: Option<String>,
 }
 
@@ -215,24 +257,24 @@ pub(super) struct Revoke {
     #[arg(long, value_name = "KEY|-", value_parser = key_text, group = "target")]
     pub(super) key: Option<KeyText>,
     /// Revoke all keys of this account
-    #[arg(long, value_name = "ACCOUNT_ID", group = "target")]
+    #[arg(long, value_name = "ACCOUNT_ID", group = "target", allow_hyphen_values = true, value_parser = value)]
     pub(super) account: Option<String>,
     /// Create a successor and show it; only with KEY_ID
     #[arg(long, conflicts_with_all = ["key", "account"])]
     pub(super) replace: bool,
     /// Time for which the key stays alive, such as 10m, at most 30 days; only with KEY_ID
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with_all = ["key", "account"])]
-    pub(super) grace: Option<Duration>,
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with_all = ["key", "account"])]
+    pub(super) grace: Option<prost_types::Duration>,
     /// Reason, stored with the key
     #[arg(
         long,
         value_name = "TEXT",
         default_value = "",
-        hide_default_value = true
+        hide_default_value = true,
+        allow_hyphen_values = true,
+        value_parser = reason
     )]
     pub(super) reason: String,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
 }
 
 #[derive(Args)]
@@ -242,13 +284,13 @@ pub(super) struct Update {
     #[arg(value_name = "KEY_ID")]
     pub(super) key_id: String,
     /// Replace all scopes with this one; repeat for more
-    #[arg(long, value_name = "SCOPE", conflicts_with = "clear_scopes")]
+    #[arg(long, value_name = "SCOPE", conflicts_with = "clear_scopes", allow_hyphen_values = true, value_parser = value)]
     pub(super) scope: Vec<String>,
     /// Remove all scopes
     #[arg(long)]
     pub(super) clear_scopes: bool,
     /// Replace all metadata with this entry; repeat for more
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair, conflicts_with = "clear_metadata")]
+    #[arg(long, value_name = "NAME=VALUE", allow_hyphen_values = true, value_parser = pair, conflicts_with = "clear_metadata")]
     pub(super) metadata: Vec<(String, String)>,
     /// Remove all metadata
     #[arg(long)]
@@ -274,8 +316,6 @@ pub(super) struct Update {
     /// Enable the key again
     #[arg(long)]
     pub(super) enable: bool,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
 }
 
 #[derive(Args)]
@@ -284,7 +324,7 @@ pub(super) struct Verify {
     #[arg(value_name = "KEY|-", value_parser = key_text)]
     pub(super) key: KeyText,
     /// A scope that the key must have; repeat for more
-    #[arg(long, value_name = "SCOPE")]
+    #[arg(long, value_name = "SCOPE", allow_hyphen_values = true, value_parser = value)]
     pub(super) scope: Vec<String>,
     /// IP address of the end user
     #[arg(
@@ -297,36 +337,26 @@ pub(super) struct Verify {
     /// Read the store instead of a cache
     #[arg(long)]
     pub(super) strong: bool,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
-}
-
-#[derive(Args)]
-pub(super) struct Health {
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
-}
-
-#[derive(Args)]
-pub(super) struct Token {
-    #[command(subcommand)]
-    pub(super) verb: TokenVerb,
 }
 
 #[derive(Subcommand)]
-pub(super) enum TokenVerb {
+pub(super) enum TokenCall {
     /// Create a token for a caller; it is shown only once
     Create(TokenCreate),
     /// List the tokens without their secrets
-    List(TokenList),
+    List(Page),
     /// Revoke a token; on success, it is dead everywhere
-    Revoke(TokenRevoke),
+    Revoke {
+        /// ID of the token, a UUID
+        #[arg(value_name = "TOKEN_ID")]
+        token_id: String,
+    },
 }
 
 #[derive(Args)]
 pub(super) struct TokenCreate {
     /// Name of the caller; several tokens may share it
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", allow_negative_numbers = true)]
     pub(super) name: String,
     /// A role of the caller; repeat for more: issuer, verifier, revealer, reader, editor, reporter,
     /// admin
@@ -336,82 +366,4 @@ pub(super) struct TokenCreate {
     /// a token, create nothing
     #[arg(long, value_name = "FILE")]
     pub(super) into: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
-}
-
-#[derive(Args)]
-pub(super) struct TokenList {
-    #[command(flatten)]
-    pub(super) page: Page,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
-}
-
-#[derive(Args)]
-pub(super) struct TokenRevoke {
-    /// ID of the token, a UUID
-    #[arg(value_name = "TOKEN_ID")]
-    pub(super) token_id: String,
-    #[command(flatten)]
-    pub(super) client: ClientArgs,
-}
-
-#[derive(Args)]
-pub(super) struct Migrate {
-    /// Postgres role of the service, which gets the rights that it needs
-    #[arg(long, value_name = "ROLE", value_parser = service_role)]
-    pub(super) service_role: Option<String>,
-}
-
-#[derive(Args)]
-pub(super) struct Init {
-    #[command(flatten)]
-    pub(super) migrate: Migrate,
-    /// New file for the first token; it must not exist [default: admin.token in data_dir]
-    #[arg(long, value_name = "FILE")]
-    pub(super) token_file: Option<PathBuf>,
-    /// Succeed if the store already has its keyring and tokens; only update its schema
-    #[arg(long)]
-    pub(super) if_new: bool,
-}
-
-#[derive(Args)]
-pub(super) struct Epoch {
-    #[command(subcommand)]
-    pub(super) verb: EpochVerb,
-}
-
-#[derive(Subcommand)]
-pub(super) enum EpochVerb {
-    /// Begin a new epoch after the log lost its last changes: instances that refused to serve, serve
-    /// again; the lost changes stay lost
-    Advance(EpochAdvance),
-}
-
-#[derive(Args)]
-pub(super) struct EpochAdvance {
-    /// Reason, stored in the audit log
-    #[arg(long, value_name = "TEXT", value_parser = reason)]
-    pub(super) reason: String,
-}
-
-#[derive(Args)]
-pub(super) struct Keyring {
-    #[command(subcommand)]
-    pub(super) verb: KeyringVerb,
-}
-
-#[derive(Subcommand)]
-pub(super) enum KeyringVerb {
-    /// Add a new cache key, which the setting `redis` requires: an instance uses the newest cache key
-    /// at its start, and shares its cache only with instances that use the same one
-    Cache,
-}
-
-#[derive(Args)]
-pub(super) struct Config {
-    /// Output format
-    #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
-    pub(super) output: Format,
 }

@@ -1,7 +1,6 @@
 //! The connection to the service: its endpoint, its TLS trust, the caller's token, and what a failed
 //! call means to the user.
 
-use std::ffi::OsString;
 use std::io::ErrorKind as IoErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -23,9 +22,9 @@ pub(super) struct Service {
 impl Service {
     /// A client with the caller's token. It connects with the first call.
     pub(super) fn new(context: &Context<'_>) -> Result<Self, Failure> {
-        let token_file = context
-            .path(&context.options.token_file, "KEYWARD_TOKEN_FILE")
-            .unwrap_or_else(|| context.settings.data_dir.join("admin.token"));
+        let token_file = context.path(&context.options.token_file, "KEYWARD_TOKEN_FILE")?;
+        let token_file =
+            token_file.unwrap_or_else(|| context.settings.data_dir.join("admin.token"));
         let client = build(builder(context)?.token_file(&token_file))?;
         Ok(Self { client, token_file })
     }
@@ -88,15 +87,16 @@ fn build(builder: Builder) -> Result<Client, Failure> {
     })
 }
 
-/// A client of the service without its token. The operator chose the endpoint, so clear text is
-/// allowed; the operator also decides whether to repeat a failed command, so there are no retries.
+/// A client of the service without its token. The operator chose the endpoints, so clear text is
+/// allowed; the operator also decides whether to repeat a failed command, so each endpoint is tried
+/// once.
 fn builder(context: &Context<'_>) -> Result<Builder, Failure> {
     let options = context.options;
-    let ca_file = context.path(&options.ca_file, "KEYWARD_CA_FILE");
-    let endpoint = match (&options.endpoint, context.variable("KEYWARD_ENDPOINT")) {
-        (Some(url), _) => Some(url.clone()),
+    let ca_file = context.path(&options.ca_file, "KEYWARD_CA_FILE")?;
+    let endpoints = match (&options.endpoint, context.variable("KEYWARD_ENDPOINT")?) {
+        (Some(urls), _) => Some(urls.clone()),
         (None, Some(text)) => Some(
-            input::endpoint(&text.to_string_lossy())
+            input::endpoints(text)
                 .map_err(|reason| Failure::Usage(format!("KEYWARD_ENDPOINT {reason}")))?,
         ),
         (None, None) => None,
@@ -111,8 +111,11 @@ fn builder(context: &Context<'_>) -> Result<Builder, Failure> {
         Some(path) => builder.ca_file(path),
         None => builder,
     };
-    match endpoint {
-        Some(url) => Ok(builder.endpoint(url)),
+    match endpoints {
+        Some(urls) => {
+            let others = u32::try_from(urls.matches(',').count()).unwrap_or(u32::MAX);
+            Ok(builder.endpoint(urls).retries(others))
+        }
         None => local_service(builder, context.settings, ca_file.is_none()),
     }
 }
@@ -157,16 +160,24 @@ fn connect_address(listen: SocketAddr) -> SocketAddr {
 }
 
 impl Context<'_> {
-    fn variable(&self, name: &str) -> Option<&OsString> {
+    /// The environment variable, read as those of settings are: without white space at its end, and
+    /// an empty one counts as unset.
+    fn variable(&self, name: &str) -> Result<Option<&str>, Failure> {
         let mut variables = self.environment.iter();
-        let found = variables.find(|(key, _)| key == name);
-        found.map(|(_, value)| value)
+        let Some((_, value)) = variables.find(|(key, _)| key == name) else {
+            return Ok(None);
+        };
+        let text = value.to_str();
+        let text = text.ok_or_else(|| Failure::Usage(format!("variable {name} is not UTF-8")))?;
+        Ok(Some(text.trim_end()).filter(|text| !text.is_empty()))
     }
 
     /// The path of a flag, or else of an environment variable.
-    fn path(&self, flag: &Option<PathBuf>, variable: &str) -> Option<PathBuf> {
-        let variable = || self.variable(variable).map(PathBuf::from);
-        flag.clone().or_else(variable)
+    fn path(&self, flag: &Option<PathBuf>, variable: &str) -> Result<Option<PathBuf>, Failure> {
+        match flag {
+            Some(path) => Ok(Some(path.clone())),
+            None => Ok(self.variable(variable)?.map(PathBuf::from)),
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Failure;
-use keyward_core::key::{KeyId, SecretText};
+use super::args::is_flag;
+use keyward_core::key::{KeyId, SecretText, TOKEN_PREFIX, TextForm};
 
 /// Longer than any key; the service judges the text.
 const MAX_KEY_BYTES: u64 = 64 * 1024;
@@ -29,8 +30,22 @@ pub(super) fn key_text(text: &str) -> Result<KeyText, std::convert::Infallible> 
 }
 
 impl KeyText {
-    /// The text. Of text from `input`, only one line end at the end is removed.
+    /// The text of a key, as [`Self::read_any`] reads it. A token is refused here, because the service
+    /// would only say that it knows no such key.
     pub(super) fn read(&self, input: &mut dyn Read) -> Result<SecretText, Failure> {
+        let text = self.read_any(input)?;
+        if is_token(text.expose()) {
+            return Err(Failure::Usage(
+                "--key holds the token of a caller, not an API key: look for its ID with `keyward \
+                 token list`, and revoke it with `keyward token revoke TOKEN_ID`"
+                    .to_owned(),
+            ));
+        }
+        Ok(text)
+    }
+
+    /// The text. Of text from `input`, only one line end at the end is removed.
+    pub(super) fn read_any(&self, input: &mut dyn Read) -> Result<SecretText, Failure> {
         match self {
             Self::Given(text) => Ok(text.clone()),
             Self::Stdin => {
@@ -63,19 +78,37 @@ pub(super) fn id(name: &str, text: &str, advice: &str) -> Result<String, Failure
         .ok_or_else(|| Failure::Usage(format!("{name} must be a UUID{advice}")))
 }
 
-/// An endpoint begins with its scheme, so that a key in the wrong place is refused here, where the
+/// Each endpoint begins with its scheme, so that a key in the wrong place is refused here, where the
 /// error does not repeat it. The client checks the rest.
-pub(super) fn endpoint(text: &str) -> Result<String, String> {
-    if !text.starts_with("https://") && !text.starts_with("http://") {
-        return Err("must begin with https:// or http://".to_owned());
+pub(super) fn endpoints(text: &str) -> Result<String, String> {
+    let has_scheme = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+    if !text.split(',').map(str::trim).all(has_scheme) {
+        return Err(
+            "must begin with https:// or http://, as must each URL after a comma".to_owned(),
+        );
+    }
+    Ok(text.to_owned())
+}
+
+/// A text that may begin with a dash, such as the ID of a Telegram group. A flag is refused, because
+/// it follows another flag whose value is missing.
+pub(super) fn value(text: &str) -> Result<String, String> {
+    if text.starts_with('-') && is_flag(text) {
+        return Err("the value is missing: this is the next flag".to_owned());
     }
     Ok(text.to_owned())
 }
 
 pub(super) fn pair(text: &str) -> Result<(String, String), String> {
+    let text = value(text)?;
     text.split_once('=')
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .ok_or_else(|| "must be NAME=VALUE".to_owned())
+}
+
+pub(super) fn duration(text: &str) -> Result<prost_types::Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    prost_types::Duration::try_from(duration).map_err(|_| "must be shorter".to_owned())
 }
 
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {
@@ -102,11 +135,27 @@ pub(super) fn role(text: &str) -> Result<Role, String> {
 
 /// A name that Postgres accepts for a role.
 pub(super) fn service_role(text: &str) -> Result<String, String> {
-    plain(text, 63)
+    plain(&value(text)?, 63)
 }
 
+/// The reason for a revocation. The service checks the rest.
 pub(super) fn reason(text: &str) -> Result<String, String> {
-    plain(text, 500)
+    if TextForm::is_within(text) {
+        return Err(
+            "contains an API key or token, and a reason is stored for others to read".to_owned(),
+        );
+    }
+    value(text)
+}
+
+pub(super) fn epoch_reason(text: &str) -> Result<String, String> {
+    plain(&reason(text)?, 500)
+}
+
+/// Whether `text` begins as a caller's token does. No API key does.
+pub(super) fn is_token(text: &str) -> bool {
+    let rest = text.strip_prefix(TOKEN_PREFIX);
+    rest.is_some_and(|rest| rest.starts_with('_'))
 }
 
 fn plain(text: &str, max: usize) -> Result<String, String> {
@@ -147,7 +196,7 @@ mod tests {
 
     #[test]
     fn service_role_and_reason_have_limits() {
-        for (parse, max) in [(service_role as fn(&str) -> _, 63), (reason, 500)] {
+        for (parse, max) in [(service_role as fn(&str) -> _, 63), (epoch_reason, 500)] {
             assert_eq!(parse(&"x".repeat(max)), Ok("x".repeat(max)));
             assert_eq!(parse("a b 'c\" é"), Ok("a b 'c\" é".to_owned()));
             // A letter of two bytes that crosses the limit.

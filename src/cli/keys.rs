@@ -1,7 +1,7 @@
 //! Builds the requests of the verbs for keys from their arguments.
 
 use std::io::Read;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use keyward_proto::v1::{
     ApiKey, Consistency, GetRequest, IssueRequest, RevokeRequest, UpdateRequest, VerifyRequest,
@@ -12,8 +12,8 @@ use super::Failure;
 use super::args;
 use super::input::{KeyText, id};
 
-pub(super) fn issue_request(args: &args::Issue) -> Result<IssueRequest, Failure> {
-    Ok(IssueRequest {
+pub(super) fn issue_request(args: &args::Issue) -> IssueRequest {
+    IssueRequest {
         account_id: args.account.clone(),
         name: args.name.clone().unwrap_or_default(),
         scopes: args.scope.clone(),
@@ -21,8 +21,8 @@ pub(super) fn issue_request(args: &args::Issue) -> Result<IssueRequest, Failure>
         allowed_cidrs: args.cidr.clone(),
         recoverable: args.recoverable.then_some(true),
         expire_time: args.expire_time,
-        ttl: args.ttl.map(|ttl| duration("--ttl", ttl)).transpose()?,
-    })
+        ttl: args.ttl,
+    }
 }
 
 pub(super) fn get_request(args: &args::Get, input: &mut dyn Read) -> Result<GetRequest, Failure> {
@@ -41,10 +41,7 @@ pub(super) fn revoke_request(
         api_key: target_key(args.key.as_ref(), input)?,
         account_id: args.account.clone().unwrap_or_default(),
         replace: args.replace,
-        grace: args
-            .grace
-            .map(|grace| duration("--grace", grace))
-            .transpose()?,
+        grace: args.grace,
         reason: args.reason.clone(),
     })
 }
@@ -96,7 +93,7 @@ pub(super) fn verify_request(
         Consistency::Default
     };
     Ok(VerifyRequest {
-        api_key: args.key.read(input)?.into_exposed(),
+        api_key: args.key.read_any(input)?.into_exposed(),
         required_scopes: args.scope.clone(),
         client_ip: args.client_ip.clone(),
         consistency: consistency.into(),
@@ -121,18 +118,17 @@ fn key_id_of(verb: &str, text: &str) -> Result<String, Failure> {
     id("KEY_ID", text, &advice)
 }
 
-fn duration(flag: &str, duration: Duration) -> Result<prost_types::Duration, Failure> {
-    prost_types::Duration::try_from(duration)
-        .map_err(|_| Failure::Usage(format!("{flag} must be a shorter duration")))
+fn from_now(ttl: Duration) -> Result<Timestamp, Failure> {
+    now()
+        .checked_add(ttl)
+        .map(Timestamp::from)
+        .ok_or_else(|| Failure::Usage("--ttl must be a shorter duration".into()))
 }
 
 #[expect(
     clippy::disallowed_methods,
     reason = "a command uses the clock of its machine"
 )]
-fn from_now(ttl: Duration) -> Result<Timestamp, Failure> {
-    std::time::SystemTime::now()
-        .checked_add(ttl)
-        .map(Timestamp::from)
-        .ok_or_else(|| Failure::Usage("--ttl must be a shorter duration".into()))
+pub(super) fn now() -> SystemTime {
+    SystemTime::now()
 }

@@ -4,10 +4,9 @@
 mod args;
 mod certificate;
 mod client;
-mod direct;
-mod flags;
 mod input;
 mod keys;
+mod local;
 mod output;
 mod pages;
 mod render;
@@ -21,12 +20,16 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind as ClapKind};
 use clap::{ArgMatches, FromArgMatches as _};
 
-use crate::config::{self, Effective, Inputs, Settings};
-use args::{Call, ClientArgs, TokenVerb, Verb};
-use client::Service;
-use render::Report;
+use keyward_proto::v1::RevokeTokenRequest;
 
-pub use direct::LocalCommands;
+use crate::config::{self, Effective, Inputs, Settings};
+use args::{Call, ClientArgs, Format, TokenCall, Verb};
+use client::Service;
+use keyward_ops::settings::given_flags;
+use render::{Report, for_people};
+
+pub use args::{EpochCommand, KeyringCommand, LocalCommand};
+pub use local::Execute;
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -49,7 +52,7 @@ struct Console<'a> {
     err: &'a mut dyn Write,
 }
 
-/// Runs the command in `arguments`, which begin with the program's name. `local` executes the
+/// Runs the command in `arguments`, which begin with the program's name. `execute_local` executes the
 /// commands that call no service.
 ///
 /// The exit code is 0 for success, 1 for a failure, 2 if a key is not VALID, and 64 if the command
@@ -57,7 +60,7 @@ struct Console<'a> {
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-    local: &dyn LocalCommands,
+    execute_local: &Execute,
 ) -> ExitCode {
     // The streams are not locked, because the service logs to stderr while this function runs.
     let (mut input, mut out, mut err) = (io::stdin(), io::stdout(), io::stderr());
@@ -67,43 +70,43 @@ pub fn run(
         err: &mut err,
     };
     let environment = environment.into_iter().collect();
-    ExitCode::from(run_on(&mut console, arguments, environment, local))
+    ExitCode::from(run_on(&mut console, arguments, environment, execute_local))
 }
 
 fn run_on(
     console: &mut Console<'_>,
     arguments: impl IntoIterator<Item = OsString>,
     environment: Vec<(OsString, OsString)>,
-    local: &dyn LocalCommands,
+    execute_local: &Execute,
 ) -> u8 {
     let matches = match args::command().try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => return show_clap(console, &hide_secrets(error)),
     };
-    let (text, note, code) = match execute(console.input, &matches, environment, local) {
+    let (report, format) = match execute(console.input, &matches, environment, execute_local) {
         Ok(done) => done,
         Err(Failure::Failed(text)) => return print_error(console, &text, FAILED),
         Err(Failure::Usage(text)) => return print_error(console, &text, USAGE),
     };
     let written = console
         .out
-        .write_all(text.as_bytes())
+        .write_all(report.render(format).as_bytes())
         .and_then(|()| console.out.flush());
-    match written {
-        Ok(()) => {
-            if let Some(note) = note {
+    match (written, report.done) {
+        (Ok(()), _) => {
+            if let Some(note) = report.note {
                 // The command succeeded even if the note cannot be written.
-                let _ = writeln!(console.err, "note: {note}");
+                let _ = writeln!(console.err, "note: {}", for_people(&note));
             }
-            code
+            report.exit
         }
         // The reader closed the pipe and expects no more output, not even an error.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => FAILED,
-        Err(error) => print_error(
-            console,
-            &format!("cannot write the output: {error}"),
-            FAILED,
-        ),
+        (Err(error), None) if error.kind() == ErrorKind::BrokenPipe => FAILED,
+        (Err(error), done) => {
+            let done = done.map(|done| format!("\n  {done}")).unwrap_or_default();
+            let text = format!("cannot write the output: {error}{done}");
+            print_error(console, &text, FAILED)
+        }
     }
 }
 
@@ -139,7 +142,8 @@ fn show_clap(console: &mut Console<'_>, error: &clap::Error) -> u8 {
     } else {
         (&mut *console.err, USAGE)
     };
-    match write!(target, "{}", error.render()).and_then(|()| target.flush()) {
+    let text = for_people(&error.render().to_string());
+    match write!(target, "{text}").and_then(|()| target.flush()) {
         Ok(()) => code,
         Err(_) => FAILED,
     }
@@ -147,34 +151,32 @@ fn show_clap(console: &mut Console<'_>, error: &clap::Error) -> u8 {
 
 fn print_error(console: &mut Console<'_>, text: &str, code: u8) -> u8 {
     // If stderr is closed, the exit code still reports the failure.
-    let _ = writeln!(console.err, "error: {text}");
+    let _ = writeln!(console.err, "error: {}", for_people(text));
     code
 }
 
-/// Executes the command. Returns the output, a note for stderr, and the exit code.
+/// Executes the command. Returns the result and its format.
 fn execute(
     input: &mut dyn Read,
     matches: &ArgMatches,
     environment: Vec<(OsString, OsString)>,
-    local: &dyn LocalCommands,
-) -> Result<(String, Option<String>, u8), Failure> {
+    execute_local: &Execute,
+) -> Result<(Report, Format), Failure> {
+    let wrong = |error: clap::Error| Failure::Usage(error.render().to_string());
     let verb = match matches.subcommand_name() {
-        Some(_) => Verb::from_arg_matches(matches)
-            .map_err(|error| Failure::Usage(error.render().to_string()))?,
-        None => Verb::Serve,
+        Some(_) => Verb::from_arg_matches(matches).map_err(wrong)?,
+        None => Verb::Local(LocalCommand::Serve),
     };
     let effective = load(matches, &environment)?;
     let call = match verb {
-        Verb::Serve => {
-            local.serve(effective.settings).map_err(Failure::Failed)?;
-            return Ok((String::new(), None, DONE));
-        }
-        Verb::Config(args) => {
-            return Ok((output::config(&effective, args.output), None, DONE));
-        }
-        Verb::Direct(verb) => {
-            let text = direct::run(&verb, &effective.settings, local)?;
-            return Ok((text, None, DONE));
+        Verb::Config { output } => return Ok((output::config(&effective), output)),
+        Verb::Local(command) => {
+            let text = local::run(command, effective.settings, execute_local)?;
+            let report = Report {
+                done: Some("the command succeeded".to_owned()),
+                ..Report::default().text(&text)
+            };
+            return Ok((report, Format::Text));
         }
         Verb::Call(call) => call,
     };
@@ -182,14 +184,22 @@ fn execute(
         .enable_all()
         .build()
         .map_err(|error| Failure::Failed(format!("cannot start the tokio runtime: {error}")))?;
+    let options = ClientArgs::from_arg_matches(innermost(matches)).map_err(wrong)?;
     let context = Context {
-        options: call.client_args(),
+        options: &options,
         environment: &environment,
         settings: &effective.settings,
     };
     let report = runtime.block_on(execute_call(input, &call, &context))?;
-    let text = report.render(context.options.output);
-    Ok((text, report.note, report.exit))
+    Ok((report, options.output))
+}
+
+/// The arguments of the verb itself.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    match matches.subcommand() {
+        Some((_, verb)) => innermost(verb),
+        None => matches,
+    }
 }
 
 /// What decides how a verb reaches the service.
@@ -207,10 +217,7 @@ async fn execute_call(
 ) -> Result<Report, Failure> {
     let service = || Service::new(context);
     Ok(match call {
-        Call::Issue(args) => {
-            let request = keys::issue_request(args)?;
-            output::issued(&service()?.call(request).await?)
-        }
+        Call::Issue(args) => output::issued(&service()?.call(keys::issue_request(args)).await?),
         Call::Get(args) => {
             let request = keys::get_request(args, input)?;
             output::shown(&service()?.call(request).await?)
@@ -218,8 +225,8 @@ async fn execute_call(
         Call::List(args) => pages::list_keys(args, &service()?).await?,
         Call::Revoke(args) => {
             let request = keys::revoke_request(args, input)?;
-            let response = service()?.call(request).await?;
-            output::revoked(&response, args.replace)
+            let start = keys::now().into();
+            output::revoked(&service()?.call(request).await?, args, start)
         }
         Call::Update(args) => {
             let request = keys::update_request(args)?;
@@ -227,25 +234,25 @@ async fn execute_call(
         }
         Call::Verify(args) => {
             let request = keys::verify_request(args, input)?;
-            output::judged(&service()?.call(request).await?)
+            let is_token = input::is_token(&request.api_key);
+            output::judged(&service()?.call(request).await?, is_token)
         }
-        Call::Health(_) => {
+        Call::Health => {
             client::check_health(context).await?;
             output::healthy()
         }
-        Call::Token(args) => match &args.verb {
-            TokenVerb::Create(args) => token::create(args, context).await?,
-            TokenVerb::List(args) => pages::list_tokens(args, &service()?).await?,
-            TokenVerb::Revoke(args) => {
-                let request = token::revoke_request(args)?;
-                output::token_revoked(&service()?.call(request).await?)
-            }
-        },
+        Call::Token(TokenCall::Create(args)) => token::create(args, context).await?,
+        Call::Token(TokenCall::List(page)) => pages::list_tokens(page, &service()?).await?,
+        Call::Token(TokenCall::Revoke { token_id }) => {
+            let token_id = input::id("TOKEN_ID", token_id, "")?;
+            let request = RevokeTokenRequest { token_id };
+            output::token_revoked(&service()?.call(request).await?)
+        }
     })
 }
 
 fn load(matches: &ArgMatches, environment: &[(OsString, OsString)]) -> Result<Effective, Failure> {
-    let (flags, config) = flags::given(matches);
+    let (flags, config) = given_flags::<Settings>(matches);
     let inputs = Inputs {
         flags,
         config,

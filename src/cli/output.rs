@@ -1,102 +1,75 @@
 //! Formats responses as JSON objects and as lines for people, with the names of the API.
 
+use std::path::Path;
+
 use keyward_proto::v1::{
     ApiKey, CallerToken, CreateTokenResponse, GetResponse, IssueResponse, RevokeResponse,
     RevokeTokenResponse, Role, State, UpdateResponse, Verdict, VerifyResponse,
 };
+use prost_types::Timestamp;
 use serde_json::{Value, json};
 
-use super::args::Format;
-use super::render::{Report, enum_name, lines, next_page, present, secret, table, time};
+use super::args;
+use super::render::{Field as _, Fields, Report, enum_name, present, table, time};
 use crate::config::Effective;
 
-/// The fields of a key, in the order of the text output.
-const KEY_FIELDS: [&str; 15] = [
-    "key_id",
-    "account_id",
-    "name",
-    "hint",
-    "state",
-    "scopes",
-    "metadata",
-    "allowed_cidrs",
-    "recoverable",
-    "create_time",
-    "expire_time",
-    "revoke_time",
-    "revoke_reason",
-    "replaced_by",
-    "revision",
-];
-const VERDICT_FIELDS: [&str; 8] = [
-    "verdict",
-    "key_id",
-    "account_id",
-    "name",
-    "scopes",
-    "metadata",
-    "expire_time",
-    "revision",
-];
-const TOKEN_FIELDS: [&str; 6] = [
-    "token_id",
-    "name",
-    "roles",
-    "create_time",
-    "revoke_time",
-    "revision",
-];
-const PROOF_FIELDS: [&str; 2] = ["confirmed_instances", "waited_out_instances"];
+/// A change that is older than this was made by an earlier command. It allows for the difference
+/// between the clock of this machine and that of the store.
+const CLOCK_DIFFERENCE: i64 = 60;
+
+/// Fields of a message, with their names in the API.
+macro_rules! fields {
+    ($message:expr, $($name:ident),+) => {
+        vec![$((stringify!($name), $message.$name.json())),+]
+    };
+}
 
 pub(super) fn issued(response: &IssueResponse) -> Report {
-    let key = response.key.as_ref().map(key);
-    let json = json!({
-        "key": key,
-        "api_key": present(&response.api_key),
-        "created": response.created,
-    });
-    let mut text = lines(&json, &["created"]) + &lines(&json["key"], &KEY_FIELDS);
-    if !response.api_key.is_empty() {
-        text.push_str(&secret(&response.api_key));
+    let report = Report::default()
+        .fields(fields!(response, created))
+        .message("key", response.key.as_ref().map(key))
+        .secret("api_key", &response.api_key);
+    let Some(key) = &response.key else {
+        return report;
+    };
+    if response.created {
+        let done = format!("the key {} was created; {}", key.key_id, secret_advice(key));
+        return Report {
+            done: Some(done),
+            ..report
+        };
     }
+    let advice = match present(&response.api_key) {
+        Some(_) => String::new(),
+        None => format!("\n  {}", secret_advice(key)),
+    };
+    let note = format!(
+        "the slot already has this key, and the command changed nothing (to change the key, run \
+         keyward update){advice}"
+    );
     Report {
-        note: response
-            .key
-            .as_ref()
-            .and_then(|key| not_created(response, key)),
-        ..Report::new(json, text)
+        note: Some(note),
+        ..report
     }
 }
 
-/// A note about a key that already existed.
-fn not_created(response: &IssueResponse, key: &ApiKey) -> Option<String> {
-    if response.created {
-        return None;
-    }
-    let shown = if !response.api_key.is_empty() {
-        String::new()
-    } else if key.recoverable {
-        "\n  only a token with the role revealer sees its secret".to_owned()
+/// How to get the secret of a key that was not shown.
+fn secret_advice(key: &ApiKey) -> String {
+    if key.recoverable {
+        "only a token with the role revealer sees its secret".to_owned()
     } else {
         format!(
-            "\n  its secret cannot be shown again; to replace the key, run keyward revoke {} --replace",
+            "its secret cannot be shown again; to replace the key, run keyward revoke {} --replace",
             key.key_id
         )
-    };
-    Some(format!(
-        "the slot already has this key, and the command changed nothing (to change the \
-         key, run keyward update){shown}"
-    ))
+    }
 }
 
 pub(super) fn shown(response: &GetResponse) -> Report {
-    let json = json!({ "key": response.key.as_ref().map(key) });
-    let text = lines(&json["key"], &KEY_FIELDS);
-    Report::new(json, text)
+    Report::default().message("key", response.key.as_ref().map(key))
 }
 
 pub(super) fn listed(keys: &[ApiKey], next_page_token: &str) -> Report {
-    let keys: Vec<_> = keys.iter().map(key).collect();
     let columns = [
         "key_id",
         "name",
@@ -106,62 +79,64 @@ pub(super) fn listed(keys: &[ApiKey], next_page_token: &str) -> Report {
         "expire_time",
         "revoke_time",
     ];
-    let text = table(&columns, &keys) + &next_page(next_page_token);
-    Report::new(
-        json!({ "keys": keys, "next_page_token": present(next_page_token) }),
-        text,
-    )
+    Report::default()
+        .table("keys", &columns, keys.iter().map(object).collect())
+        .next_page(next_page_token)
 }
 
 pub(super) fn updated(response: &UpdateResponse) -> Report {
-    let json = json!({
-        "key": response.key.as_ref().map(key),
-        "revision": response.revision,
-        "confirmed_instances": response.confirmed_instances,
-        "waited_out_instances": response.waited_out_instances,
-    });
-    let text = lines(&json["key"], &KEY_FIELDS) + &lines(&json, &PROOF_FIELDS);
-    Report::new(json, text)
+    let report = Report::default()
+        .message("key", response.key.as_ref().map(key))
+        .fields(fields!(response, confirmed_instances, waited_out_instances))
+        .json("revision", json!(response.revision));
+    Report {
+        done: Some("the change is in force".to_owned()),
+        ..report
+    }
 }
 
-/// `replace`: whether the caller asked for a successor.
-pub(super) fn revoked(response: &RevokeResponse, replace: bool) -> Report {
-    let revoked: Vec<_> = response.revoked.iter().map(key).collect();
-    let json = json!({
-        "revoked": revoked,
-        "revoked_count": response.revoked_count,
-        "replacement": response.replacement.as_ref().map(key),
-        "api_key": present(&response.api_key),
-        "revoke_time": response.revoke_time.as_ref().map(time),
-        "revision": response.revision,
-        "confirmed_instances": response.confirmed_instances,
-        "waited_out_instances": response.waited_out_instances,
-    });
-    let mut text = lines(&json, &["revoked_count", "revoke_time"]) + &lines(&json, &PROOF_FIELDS);
-    if !revoked.is_empty() {
-        text.push('\n');
-        text.push_str(&table(
-            &[
-                "key_id",
-                "account_id",
-                "name",
-                "hint",
-                "state",
-                "revoke_time",
-            ],
-            &revoked,
-        ));
+/// `start`: when the command started, by the clock of this machine.
+pub(super) fn revoked(response: &RevokeResponse, args: &args::Revoke, start: Timestamp) -> Report {
+    let mut report = Report::default()
+        .fields(fields!(response, revoked_count, revoke_time))
+        .fields(fields!(response, confirmed_instances, waited_out_instances))
+        .json("revision", json!(response.revision));
+    let revoked: Vec<_> = response.revoked.iter().map(object).collect();
+    report = if revoked.is_empty() {
+        report.json("revoked", json!([]))
+    } else {
+        let columns = [
+            "key_id",
+            "account_id",
+            "name",
+            "hint",
+            "state",
+            "revoke_time",
+        ];
+        report.text("\n").table("revoked", &columns, revoked)
+    };
+    let mut done = "the revocation is in force".to_owned();
+    if let Some(key) = &response.replacement {
+        report = report.text("\nreplacement\n");
+        done = format!(
+            "{done}, and the replacement is {}; {}",
+            key.key_id,
+            secret_advice(key)
+        );
     }
-    if response.replacement.is_some() {
-        text.push_str("\nreplacement\n");
-        text.push_str(&lines(&json["replacement"], &KEY_FIELDS));
-    }
-    if !response.api_key.is_empty() {
-        text.push_str(&secret(&response.api_key));
-    }
+    let report = report
+        .message("replacement", response.replacement.as_ref().map(key))
+        .secret("api_key", &response.api_key);
+    let note = match (args.replace, &args.account) {
+        (true, _) => not_replaced(response),
+        (false, None) => revoked_before(response, start),
+        // The response counts only the keys that this command revoked.
+        (false, Some(_)) => None,
+    };
     Report {
-        note: replace.then(|| not_replaced(response)).flatten(),
-        ..Report::new(json, text)
+        note,
+        done: Some(done),
+        ..report
     }
 }
 
@@ -185,128 +160,137 @@ fn not_replaced(response: &RevokeResponse) -> Option<String> {
     Some(note.to_owned())
 }
 
-pub(super) fn judged(response: &VerifyResponse) -> Report {
-    let json = json!({
-        "verdict": enum_name(Verdict::try_from(response.verdict).map(|v| v.as_str_name()), "VERDICT_"),
-        "key_id": present(&response.key_id),
-        "account_id": present(&response.account_id),
-        "name": present(&response.name),
-        "scopes": response.scopes,
-        "metadata": response.metadata,
-        "expire_time": response.expire_time.as_ref().map(time),
-        "revision": response.revision,
-    });
-    let is_valid = response.verdict == i32::from(Verdict::Valid);
+/// A note about a key that an earlier command revoked. The response only tells when.
+fn revoked_before(response: &RevokeResponse, start: Timestamp) -> Option<String> {
+    let revoke_time = response.revoke_time.as_ref()?;
+    let is_old = start.seconds.saturating_sub(revoke_time.seconds) > CLOCK_DIFFERENCE;
+    is_old.then(|| format!("the key was already revoked at {}", time(revoke_time)))
+}
+
+/// `is_token`: whether the text is that of a caller's token.
+pub(super) fn judged(response: &VerifyResponse, is_token: bool) -> Report {
+    let verdict = Verdict::try_from(response.verdict).map(|verdict| verdict.as_str_name());
+    let verdict = vec![("verdict", json!(enum_name(verdict, "VERDICT_")))];
+    let identity = fields!(
+        response,
+        key_id,
+        account_id,
+        name,
+        scopes,
+        metadata,
+        expire_time,
+        revision
+    );
+    if response.verdict == i32::from(Verdict::Valid) {
+        return Report::default().fields([verdict, identity].concat());
+    }
+    let note = "this is the token of a caller, not an API key";
     // The other fields are set only for a valid key.
-    let fields = if is_valid {
-        &VERDICT_FIELDS[..]
-    } else {
-        &["verdict"]
-    };
-    let text = lines(&json, fields);
+    let report = Report::default().fields(verdict);
+    let report = identity
+        .into_iter()
+        .fold(report, |report, (name, value)| report.json(name, value));
     Report {
-        exit: if is_valid {
-            super::DONE
-        } else {
-            super::NOT_VALID
-        },
-        ..Report::new(json, text)
+        note: is_token.then(|| note.to_owned()),
+        exit: super::NOT_VALID,
+        ..report
     }
 }
 
 pub(super) fn healthy() -> Report {
-    let json = json!({"status": "SERVING"});
-    let text = lines(&json, &["status"]);
-    Report::new(json, text)
+    Report::default().fields(vec![("status", json!("SERVING"))])
 }
 
-pub(super) fn token_created(response: &CreateTokenResponse) -> Report {
-    let json = json!({
-        "caller_token": response.caller_token.as_ref().map(token),
-        "token": present(&response.token),
+/// `file`: the file that holds the secret instead of the response.
+pub(super) fn token_created(response: &CreateTokenResponse, file: Option<&Path>) -> Report {
+    let report = Report::default()
+        .message("caller_token", response.caller_token.as_ref().map(token))
+        .secret("token", &response.token);
+    let done = response.caller_token.as_ref().map(|token| match file {
+        Some(path) => format!("the token {} is in {}", token.token_id, path.display()),
+        None => lost_token(token),
     });
-    let mut text = lines(&json["caller_token"], &TOKEN_FIELDS);
-    if !response.token.is_empty() {
-        text.push_str(&secret(&response.token));
-    }
-    Report::new(json, text)
+    Report { done, ..report }
+}
+
+/// What to do about a token that was created and whose secret nobody has received.
+pub(super) fn lost_token(token: &CallerToken) -> String {
+    let id = &token.token_id;
+    format!(
+        "the token {id} was created, and its secret cannot be shown again; run keyward token revoke \
+         {id}, and create another"
+    )
 }
 
 pub(super) fn tokens_listed(tokens: &[CallerToken], next_page_token: &str) -> Report {
-    let tokens: Vec<_> = tokens.iter().map(token).collect();
     let columns = ["token_id", "name", "roles", "create_time", "revoke_time"];
-    let text = table(&columns, &tokens) + &next_page(next_page_token);
-    let json = json!({ "caller_tokens": tokens, "next_page_token": present(next_page_token) });
-    Report::new(json, text)
+    let tokens = tokens.iter().map(token).map(Value::from_iter);
+    Report::default()
+        .table("caller_tokens", &columns, tokens.collect())
+        .next_page(next_page_token)
 }
 
 pub(super) fn token_revoked(response: &RevokeTokenResponse) -> Report {
-    let json = json!({
-        "caller_token": response.caller_token.as_ref().map(token),
-        "revision": response.revision,
-        "confirmed_instances": response.confirmed_instances,
-        "waited_out_instances": response.waited_out_instances,
-    });
-    let text = lines(&json["caller_token"], &TOKEN_FIELDS) + &lines(&json, &PROOF_FIELDS);
-    Report::new(json, text)
+    let report = Report::default()
+        .message("caller_token", response.caller_token.as_ref().map(token))
+        .fields(fields!(response, confirmed_instances, waited_out_instances))
+        .json("revision", json!(response.revision));
+    Report {
+        done: Some("the revocation is in force".to_owned()),
+        ..report
+    }
 }
 
 /// The effective settings. In JSON, an object with `value` and `source` for each name.
-pub(super) fn config(effective: &Effective, format: Format) -> String {
+pub(super) fn config(effective: &Effective) -> Report {
     let entries = effective.entries.iter();
-    let rows: Vec<_> = entries
-        .map(|e| json!({ "name": e.name, "value": e.value, "source": e.source.to_string() }))
-        .collect();
-    let by_name: serde_json::Map<_, _> = effective
-        .entries
-        .iter()
-        .map(|e| {
-            (
-                e.name.to_owned(),
-                json!({ "value": e.value, "source": e.source.to_string() }),
-            )
-        })
-        .collect();
-    Report::new(by_name.into(), table(&["name", "value", "source"], &rows)).render(format)
+    let rows = entries
+        .map(|e| json!({ "name": e.name, "value": e.value, "source": e.source.to_string() }));
+    let rows: Vec<_> = rows.collect();
+    let by_name = effective.entries.iter().map(|entry| {
+        let value = json!({ "value": entry.value, "source": entry.source.to_string() });
+        (entry.name.to_owned(), value)
+    });
+    Report {
+        json: by_name.collect(),
+        text: table(&["name", "value", "source"], &rows),
+        ..Report::default()
+    }
 }
 
-fn key(key: &ApiKey) -> Value {
-    json!({
-        "key_id": key.key_id,
-        "account_id": key.account_id,
-        "name": key.name,
-        "hint": key.hint,
-        "scopes": key.scopes,
-        "metadata": key.metadata,
-        "allowed_cidrs": key.allowed_cidrs,
-        "recoverable": key.recoverable,
-        "disabled": key.disabled,
-        "create_time": key.create_time.as_ref().map(time),
-        "expire_time": key.expire_time.as_ref().map(time),
-        "revoke_time": key.revoke_time.as_ref().map(time),
-        "revoke_reason": present(&key.revoke_reason),
-        "replaced_by": present(&key.replaced_by),
-        "state": enum_name(State::try_from(key.state).map(|s| s.as_str_name()), "STATE_"),
-        "revision": key.revision,
-    })
+fn object(key: &ApiKey) -> Value {
+    Value::from_iter(self::key(key))
 }
 
-fn token(token: &CallerToken) -> Value {
+fn key(key: &ApiKey) -> Fields {
+    let state = State::try_from(key.state).map(|state| state.as_str_name());
+    let mut fields = fields!(key, key_id, account_id, name, hint);
+    fields.push(("state", json!(enum_name(state, "STATE_"))));
+    fields.extend(fields!(
+        key,
+        scopes,
+        metadata,
+        allowed_cidrs,
+        recoverable,
+        disabled
+    ));
+    fields.extend(fields!(key, create_time, expire_time, revoke_time));
+    fields.extend(fields!(key, revoke_reason, replaced_by, revision));
+    fields
+}
+
+fn token(token: &CallerToken) -> Fields {
     let role = |role: &i32| enum_name(Role::try_from(*role).map(|r| r.as_str_name()), "ROLE_");
-    json!({
-        "token_id": token.token_id,
-        "name": token.name,
-        "roles": token.roles.iter().map(role).collect::<Vec<_>>(),
-        "create_time": token.create_time.as_ref().map(time),
-        "revoke_time": token.revoke_time.as_ref().map(time),
-        "revision": token.revision,
-    })
+    let roles: Vec<_> = token.roles.iter().map(role).collect();
+    let mut fields = fields!(token, token_id, name);
+    fields.push(("roles", json!(roles)));
+    fields.extend(fields!(token, create_time, revoke_time, revision));
+    fields
 }
 
 #[cfg(test)]
 mod tests {
-    use prost_types::Timestamp;
-
+    use super::super::args::Format;
     use super::*;
 
     const AT: Timestamp = Timestamp {
@@ -374,14 +358,17 @@ mod tests {
             verdict: Verdict::NotFound.into(),
             ..VerifyResponse::default()
         };
-        let report = judged(&response);
+        let report = judged(&response, false);
         assert_eq!(report.json["verdict"], "NOT_FOUND");
         assert_eq!(report.text, "verdict: NOT_FOUND\n");
         assert_eq!(
-            judged(&VerifyResponse {
-                verdict: 99,
-                ..response
-            })
+            judged(
+                &VerifyResponse {
+                    verdict: 99,
+                    ..response
+                },
+                false
+            )
             .json["verdict"],
             "UNKNOWN"
         );
@@ -410,7 +397,7 @@ mod tests {
             caller_token: Some(caller_token),
             token: "kwt_x".into(),
         };
-        let report = token_created(&response);
+        let report = token_created(&response, None);
         assert_eq!(report.text.matches("kwt_x").count(), 1);
         assert_eq!(report.json["token"], "kwt_x");
         assert_eq!(

@@ -23,16 +23,13 @@ pub(super) async fn list_keys(args: &args::List, service: &Service) -> Result<Re
     Ok(output::listed(&keys, &next))
 }
 
-pub(super) async fn list_tokens(
-    args: &args::TokenList,
-    service: &Service,
-) -> Result<Report, Failure> {
+pub(super) async fn list_tokens(page: &args::Page, service: &Service) -> Result<Report, Failure> {
     let request = |page_token| ListTokensRequest {
-        include_revoked: args.page.all,
-        page_size: args.page.page_size,
+        include_revoked: page.all,
+        page_size: page.page_size,
         page_token,
     };
-    let (tokens, next) = collect(&args.page, service, request, |response| {
+    let (tokens, next) = collect(page, service, request, |response| {
         (response.caller_tokens, response.next_page_token)
     })
     .await?;

@@ -5,11 +5,10 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use keyward_proto::v1::{CreateTokenRequest, CreateTokenResponse, RevokeTokenRequest};
+use keyward_proto::v1::{CreateTokenRequest, CreateTokenResponse};
 
 use super::args;
 use super::client::Service;
-use super::input::id;
 use super::output;
 use super::render::Report;
 use super::{Context, Failure};
@@ -25,10 +24,10 @@ pub(super) async fn create(
     };
     let Some(path) = &args.into else {
         let response = Service::new(context)?.call(request).await?;
-        return Ok(output::token_created(&response));
+        return Ok(output::token_created(&response, None));
     };
     if is_token_file(path)? {
-        let mut report = output::token_created(&CreateTokenResponse::default());
+        let mut report = output::token_created(&CreateTokenResponse::default(), None);
         report.note = Some(format!(
             "{} already exists: no token was created",
             path.display()
@@ -38,8 +37,16 @@ pub(super) async fn create(
     // The file comes first, so that no token is created that cannot be written.
     let file = TokenFile::create(path)?;
     let mut response = Service::new(context)?.call(request).await?;
-    file.publish(&std::mem::take(&mut response.token))?;
-    Ok(output::token_created(&response))
+    let token = std::mem::take(&mut response.token);
+    file.publish(&token).map_err(|error| {
+        let lost = response.caller_token.as_ref().map(output::lost_token);
+        let lost = lost.unwrap_or_default();
+        Failure::Failed(format!(
+            "cannot write {}: {error}\n  {lost}",
+            path.display()
+        ))
+    })?;
+    Ok(output::token_created(&response, Some(path)))
 }
 
 /// Whether `path` already holds a token; `false` if a file can be created there.
@@ -85,7 +92,9 @@ impl<'a> TokenFile<'a> {
             .create_new(true)
             .mode(0o600)
             .open(&temporary)
-            .map_err(|error| cannot_write(path, &error))?;
+            .map_err(|error| {
+                Failure::Failed(format!("cannot write {}: {error}", path.display()))
+            })?;
         Ok(Self {
             path,
             temporary,
@@ -93,11 +102,10 @@ impl<'a> TokenFile<'a> {
         })
     }
 
-    fn publish(mut self, token: &str) -> Result<(), Failure> {
-        writeln!(self.file, "{token}")
-            .and_then(|()| self.file.sync_all())
-            .and_then(|()| fs::hard_link(&self.temporary, self.path))
-            .map_err(|error| cannot_write(self.path, &error))
+    fn publish(mut self, token: &str) -> io::Result<()> {
+        writeln!(self.file, "{token}")?;
+        self.file.sync_all()?;
+        fs::hard_link(&self.temporary, self.path)
     }
 }
 
@@ -106,14 +114,4 @@ impl Drop for TokenFile<'_> {
         // If this fails, the temporary file is as private as the token file.
         let _ = fs::remove_file(&self.temporary);
     }
-}
-
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    Failure::Failed(format!("cannot write {}: {error}", path.display()))
-}
-
-pub(super) fn revoke_request(args: &args::TokenRevoke) -> Result<RevokeTokenRequest, Failure> {
-    Ok(RevokeTokenRequest {
-        token_id: id("TOKEN_ID", &args.token_id, "")?,
-    })
 }

@@ -1,5 +1,6 @@
 //! Converts messages to domain types and back.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, ServiceError, Verif
 use keyward_core::fence::{Ask, state_at};
 use keyward_core::key::{
     AccountId, FieldError, KeyId, KeyRecord, KeyState, Metadata, Networks, Reason, Role, Roles,
-    Scopes, SecretText, SlotName, Timestamp, TokenRecord, Verdict, shown,
+    Scopes, SecretText, SlotName, TextForm, Timestamp, TokenRecord, Verdict, shown,
 };
 use keyward_store::{Expiry, KeyChanges};
 
@@ -31,6 +32,10 @@ pub(super) fn issue(request: v1::IssueRequest) -> Checked<Issue> {
             ));
         }
     };
+    no_secret("account_id", [&request.account_id])?;
+    no_secret("name", [&request.name])?;
+    no_secret("scopes", &request.scopes)?;
+    no_secret("metadata", entries(&request.metadata))?;
     Ok(Issue {
         account: AccountId::new("account_id", request.account_id)?,
         name: if request.name.is_empty() {
@@ -57,6 +62,7 @@ pub(super) fn revoke(request: v1::RevokeRequest) -> Result<Revoke, ServiceError>
         [false, false, true] => RevokeTarget::Account(AccountId::new("account_id", account)?),
         _ => return Err(ServiceError::NotOne(&["key_id", "api_key", "account_id"])),
     };
+    no_secret("reason", [&request.reason])?;
     let reason = if request.reason.is_empty() {
         None
     } else {
@@ -120,9 +126,11 @@ pub(super) fn update(request: v1::UpdateRequest) -> Checked<(KeyId, KeyChanges)>
     for path in &mask {
         match path.as_str() {
             "scopes" => {
+                no_secret("scopes", &key.scopes).map_err(within)?;
                 changes.scopes = Some(Scopes::new("scopes", key.scopes.clone()).map_err(within)?);
             }
             "metadata" => {
+                no_secret("metadata", entries(&key.metadata)).map_err(within)?;
                 let metadata = Metadata::new("metadata", key.metadata.clone());
                 changes.metadata = Some(metadata.map_err(within)?);
             }
@@ -180,6 +188,22 @@ pub(super) fn get(request: v1::GetRequest) -> Result<GetTarget, ServiceError> {
     }
 }
 
+/// Refuses a key or token in a field that is stored, because all readers of the field could use it.
+/// The types of the fields do not check this: a stored record must stay readable.
+fn no_secret<'a>(field: &'static str, texts: impl IntoIterator<Item = &'a String>) -> Checked<()> {
+    match texts.into_iter().any(|text| TextForm::is_within(text)) {
+        true => Err(FieldError::new(
+            field,
+            "contains an API key or token, which all readers of this field could use",
+        )),
+        false => Ok(()),
+    }
+}
+
+fn entries(metadata: &BTreeMap<String, String>) -> impl Iterator<Item = &String> {
+    metadata.keys().chain(metadata.values())
+}
+
 fn key_id(field: &'static str, text: &str) -> Checked<KeyId> {
     KeyId::parse(text).ok_or_else(|| FieldError::new(field, "is not a UUID"))
 }
@@ -211,6 +235,7 @@ pub(super) fn list(request: v1::ListRequest) -> Checked<(AccountId, bool, PageQu
 }
 
 pub(super) fn new_token(request: v1::CreateTokenRequest) -> Checked<(SlotName, Roles)> {
+    no_secret("name", [&request.name])?;
     Ok((SlotName::new("name", request.name)?, roles(&request.roles)?))
 }
 

@@ -78,7 +78,8 @@ async fn the_example_says_whether_a_key_is_valid() {
         let account = format!("tls-{tls}");
         let (id, key) = caller.issue(&account, "").await.unwrap();
         let scheme = if tls { "https" } else { "http" };
-        let endpoint = format!("{scheme}://{}", process.grpc);
+        // A list, from a file with a line end.
+        let endpoint = format!("{scheme}://{} ,http://127.0.0.1:1\n", process.grpc);
         let say = || {
             let mut example = client();
             example

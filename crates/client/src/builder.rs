@@ -54,19 +54,23 @@ impl Default for Builder {
 
 impl Builder {
     /// Adds an instance of Keyward: `https://host:port`, or `http://` to loopback. Calls are
-    /// balanced over all endpoints.
+    /// balanced over all endpoints. A text may hold several, separated by commas; white space around
+    /// each is ignored.
     ///
     /// Each endpoint has one connection. A name with several addresses is resolved at each connect,
     /// and the addresses are tried in turn: that gives failover, not balancing. To balance, add each
     /// instance.
-    pub fn endpoint(mut self, url: impl Into<String>) -> Self {
-        self.endpoints.push(url.into());
-        self
+    pub fn endpoint(self, url: impl Into<String>) -> Self {
+        self.endpoints([url])
     }
 
     /// Adds several instances, each as [`Self::endpoint`] does.
     pub fn endpoints<U: Into<String>>(mut self, urls: impl IntoIterator<Item = U>) -> Self {
-        self.endpoints.extend(urls.into_iter().map(Into::into));
+        for text in urls {
+            let urls: String = text.into();
+            self.endpoints
+                .extend(urls.split(',').map(|url| url.trim().to_owned()));
+        }
         self
     }
 
@@ -215,7 +219,7 @@ pub enum BuildError {
     #[error("no endpoint: add at least one instance of Keyward, such as https://keyward:50051")]
     NoEndpoint,
     /// This URL cannot be an endpoint, for this reason.
-    #[error("the endpoint {0} {1}")]
+    #[error("the endpoint '{0}' {1}")]
     Endpoint(String, &'static str),
     /// TLS to this endpoint cannot be set up.
     #[error("the endpoint {0}: TLS cannot be set up: {cause}", cause = error::innermost(.1))]

@@ -1,7 +1,7 @@
 //! One call: attempts on one endpoint after the other, within one time limit.
 //!
 //! A call is repeated only after UNAVAILABLE, because Keyward promises that the same call is then
-//! safe. A read is also repeated when one endpoint fails in another way. The number of repetitions is
+//! safe; CreateToken only if it was never sent. A read is also repeated when one endpoint fails in another way. The number of repetitions is
 //! bounded: more calls do not help a service that is down.
 
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 use crate::balance::{Balance, Endpoint};
 use crate::rpc::{Kind, Rpc};
 use crate::token::TokenSource;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, error};
 
 /// A call that its caller drops before this time says nothing about the endpoint.
 const SLOW: Duration = Duration::from_millis(250);
@@ -70,10 +70,7 @@ impl Caller {
         // peer that vanishes meanwhile.
         let is_read = R::KIND == Kind::Read;
         let policy = if is_read { self.reads } else { self.changes };
-        let attempts = match R::KIND {
-            Kind::Read | Kind::Change => self.retries.saturating_add(1),
-            Kind::Once => 1,
-        };
+        let attempts = self.retries.saturating_add(1);
         let deadline = Instant::now() + policy.total;
         let left = || deadline.saturating_duration_since(Instant::now());
         let mut tried = Vec::new();
@@ -89,7 +86,7 @@ impl Caller {
             } else {
                 left()
             };
-            let (outcome, generation) = self.attempt(index, limit, request.clone()).await;
+            let (outcome, generation, was_sent) = self.attempt(index, limit, request.clone()).await;
             let error = match outcome {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
@@ -104,7 +101,7 @@ impl Caller {
                 }
             }
             let may_repeat = match error.kind {
-                ErrorKind::Unavailable => true,
+                ErrorKind::Unavailable => R::KIND != Kind::Once || !was_sent,
                 ErrorKind::Internal => is_read && has_others,
                 _ => false,
             };
@@ -123,18 +120,19 @@ impl Caller {
         }
     }
 
-    /// Calls one endpoint once. Returns the outcome, and the generation of the token that was sent.
+    /// Calls one endpoint once. Returns the outcome, the generation of the token, and whether the call
+    /// may have been sent.
     async fn attempt<R: Rpc>(
         &self,
         index: usize,
         limit: Duration,
         request: R,
-    ) -> (Result<R::Response, Error>, u64) {
+    ) -> (Result<R::Response, Error>, u64, bool) {
         let endpoint = &self.balance.endpoints()[index];
         let deadline = Instant::now() + limit;
         let Ok(token) = timeout(limit, self.token.current()).await else {
             let error = Error::unavailable("the token file cannot be read in time");
-            return (Err(error), self.token.last().generation);
+            return (Err(error), self.token.last().generation, false);
         };
         let attempt = Attempt {
             token: token.header,
@@ -146,9 +144,13 @@ impl Caller {
             start: Instant::now(),
             is_answered: false,
         };
+        let mut was_sent = true;
         let outcome = match timeout_at(deadline, request.send(transport)).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(Error::from_status(&status, &endpoint.url, limit)),
+            Ok(Err(status)) => {
+                was_sent = !error::is_connect_failure(&status);
+                Err(Error::from_status(&status, &endpoint.url, limit))
+            }
             Err(_) => Err(Error::no_response(&endpoint.url, limit)),
         };
         pending.is_answered = true;
@@ -158,7 +160,7 @@ impl Caller {
             }
             _ => endpoint.answered(Instant::now()),
         }
-        (outcome, token.generation)
+        (outcome, token.generation, was_sent)
     }
 }
 

@@ -130,7 +130,8 @@ impl Client {
     /// # }
     /// ```
     ///
-    /// `CreateToken` is never repeated, because each repetition makes another token. For keys that
+    /// `CreateToken` is repeated only if no connection was made, because each repetition makes another
+    /// token. For keys that
     /// guard something, call [`Self::verify`]: it refuses every incomplete or unknown verdict, while
     /// this method returns the message as it is.
     ///

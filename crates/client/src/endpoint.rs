@@ -62,6 +62,9 @@ pub(crate) fn connection(url: &str, options: &ConnectOptions) -> Result<Channel,
 
 /// The URL, and whether it uses TLS. An error says what is wrong.
 fn parse(url: &str, insecure: bool) -> Result<(Uri, bool), &'static str> {
+    if url.is_empty() {
+        return Err("is empty");
+    }
     let uri: Uri = url.parse().map_err(|_| "is not a URL")?;
     let is_tls = match uri.scheme_str() {
         Some("https") => true,

@@ -154,9 +154,8 @@ fn with_violations(status: &Status) -> String {
 
 /// What failed in the transport, and what to check.
 fn transport_message(error: Cause<'_>, url: &str) -> String {
-    let is_connect = chain(error).any(|error| error.is::<ConnectError>());
     let cause = innermost(error);
-    if !is_connect {
+    if !is_connect_error(error) {
         return format!("{url}: {cause}");
     }
     let advice = if cause.contains("CaUsedAsEndEntity") {
@@ -171,6 +170,15 @@ fn transport_message(error: Cause<'_>, url: &str) -> String {
         ""
     };
     format!("cannot connect to {url}: {cause}{advice}")
+}
+
+/// Whether no connection was made, so that the call was never sent.
+pub(crate) fn is_connect_failure(status: &Status) -> bool {
+    StdError::source(status).is_some_and(is_connect_error)
+}
+
+fn is_connect_error(error: Cause<'_>) -> bool {
+    chain(error).any(|error| error.is::<ConnectError>())
 }
 
 type Cause<'a> = &'a (dyn StdError + 'static);

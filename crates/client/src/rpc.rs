@@ -20,7 +20,7 @@ pub enum Kind {
     Read,
     /// Changes something; a repetition changes nothing more.
     Change,
-    /// Changes something with every repetition, so the call is never repeated.
+    /// Changes something with every repetition, so the call is repeated only if it was never sent.
     Once,
 }
 

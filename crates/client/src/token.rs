@@ -4,12 +4,11 @@
 //! nothing: the last token stays in use. Part of a token looks like a token, so a rotation must
 //! replace the whole file at once.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 use tonic::metadata::{Ascii, MetadataValue};
 use zeroize::Zeroizing;
@@ -65,12 +64,7 @@ impl TokenSource {
 
     /// The token in the file `path`, now and later.
     pub(crate) fn file(path: PathBuf) -> Result<Self, BuildError> {
-        let fail = |error| BuildError::TokenFile(path.clone(), error);
-        let file = std::fs::File::open(&path).map_err(fail)?;
-        let mut text = Zeroizing::new(String::new());
-        let mut limited = io::Read::take(file, MAX_LENGTH as u64 + 1);
-        io::Read::read_to_string(&mut limited, &mut text).map_err(fail)?;
-        let header = header(&text).ok_or_else(|| fail(no_token()))?;
+        let header = read(&path).map_err(|error| BuildError::TokenFile(path.clone(), error))?;
         Ok(Self::new(Some(path), Some(header)))
     }
 
@@ -125,11 +119,15 @@ impl TokenSource {
     }
 
     async fn read(&self) {
-        let Some(path) = &self.file else { return };
-        let read = read(path).await.map(Some);
+        let Some(path) = self.file.clone() else {
+            return;
+        };
+        let file = path.clone();
+        let read = tokio::task::spawn_blocking(move || read(&file)).await;
+        let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
         let mut state = self.state.lock();
         state.last_read = Instant::now();
-        match read {
+        match read.map(Some) {
             Ok(header) if header == state.token.header => state.is_logged = false,
             Ok(header) => {
                 state.token = Token {
@@ -151,17 +149,12 @@ impl TokenSource {
     }
 }
 
-async fn read(path: &Path) -> io::Result<Header> {
-    let file = tokio::fs::File::open(path).await?;
+fn read(path: &Path) -> io::Result<Header> {
     let mut text = Zeroizing::new(String::new());
-    file.take(MAX_LENGTH as u64 + 1)
-        .read_to_string(&mut text)
-        .await?;
+    let file = std::fs::File::open(path)?;
+    file.take(MAX_LENGTH as u64 + 1).read_to_string(&mut text)?;
+    let no_token = || io::Error::new(io::ErrorKind::InvalidData, "it does not hold one token");
     header(&text).ok_or_else(no_token)
-}
-
-fn no_token() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "it does not hold one token")
 }
 
 /// The header for the token in `text`, without white space around it; `None` if it is not a token.

@@ -1,44 +1,30 @@
 //! Tests of the whole command line, without a service.
 
-mod direct;
+mod local;
 mod service;
-
-use std::path::Path;
 
 use super::*;
 
 /// Executes nothing, and returns a description of the command.
-struct Recorded;
-
-impl LocalCommands for Recorded {
-    fn serve(&self, settings: Settings) -> Result<(), String> {
-        Err(format!("listens on {}", settings.listen))
-    }
-
-    fn migrate(&self, settings: &Settings, service_role: Option<&str>) -> Result<String, String> {
-        Ok(format!("migrate {:?} {service_role:?}", settings.store))
-    }
-
-    fn init(
-        &self,
-        settings: &Settings,
-        service_role: Option<&str>,
-        token_file: Option<&Path>,
-        if_new: bool,
-    ) -> Result<String, String> {
-        Ok(format!(
-            "init {:?} {service_role:?} {token_file:?}{}",
-            settings.store,
+fn recorded(command: LocalCommand, settings: Settings) -> Result<String, String> {
+    let store = settings.store;
+    match command {
+        LocalCommand::Serve => Err(format!("listens on {}", settings.listen)),
+        LocalCommand::Migrate { service_role } => Ok(format!("migrate {store:?} {service_role:?}")),
+        LocalCommand::Init {
+            service_role,
+            token_file,
+            if_new,
+        } => Ok(format!(
+            "init {store:?} {service_role:?} {token_file:?}{}",
             if if_new { " if new" } else { "" }
-        ))
-    }
-
-    fn advance_epoch(&self, settings: &Settings, reason: &str) -> Result<String, String> {
-        Err(format!("advance {:?} {reason}", settings.store))
-    }
-
-    fn add_cache_key(&self, settings: &Settings) -> Result<String, String> {
-        Ok(format!("cache key in {}", settings.keyring.display()))
+        )),
+        LocalCommand::Epoch(EpochCommand::Advance { reason }) => {
+            Err(format!("advance {store:?} {reason}"))
+        }
+        LocalCommand::Keyring(KeyringCommand::Cache) => {
+            Ok(format!("cache key in {}", settings.keyring.display()))
+        }
     }
 }
 
@@ -66,7 +52,7 @@ fn keyward_in(
         .iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
-    let code = run_on(&mut console, arguments, environment, &Recorded);
+    let code = run_on(&mut console, arguments, environment, &recorded);
     (
         code,
         String::from_utf8(out).unwrap(),
@@ -77,6 +63,12 @@ fn keyward_in(
 fn parse(arguments: &[&str]) -> Call {
     let arguments = std::iter::once("keyward").chain(arguments.iter().copied());
     Call::from_arg_matches(&args::command().try_get_matches_from(arguments).unwrap()).unwrap()
+}
+
+/// An address that was free a moment ago.
+fn free_address() -> std::net::SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap()
 }
 
 const ID: &str = "01970000-0000-7000-8000-000000000000";
@@ -234,10 +226,7 @@ fn failed_call_says_what_to_do() {
     );
 
     std::fs::write(dir.path().join("admin.token"), "kwt_canary\n").unwrap();
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let free = free_address();
     let (code, _, err) = keyward(
         &[
             "get",
@@ -271,6 +260,61 @@ fn failed_call_says_what_to_do() {
         );
         assert_eq!(code, expected, "{err}");
     }
+}
+
+/// Files and templates leave line ends, and an unset variable often arrives empty.
+#[test]
+fn variables_are_trimmed_and_empty_ones_are_unset() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("admin.token"), "kwt_canary\n").unwrap();
+    let token = dir.path().join("admin.token");
+    let token = format!("{} \n", token.display());
+    let free = free_address().to_string();
+    let get = ["get", ID, "--listen", &free];
+    for (token, more) in [
+        (token.as_str(), &[][..]),
+        ("", &["--data-dir", dir.path().to_str().unwrap()]),
+    ] {
+        for empty in ["", " \n"] {
+            let environment = [
+                ("KEYWARD_TOKEN_FILE", token),
+                ("KEYWARD_ENDPOINT", empty),
+                ("KEYWARD_CA_FILE", empty),
+            ];
+            let (code, _, err) = keyward_in(&[&get[..], more].concat(), "", &environment);
+            assert_eq!(code, FAILED, "{err}");
+            assert!(
+                err.contains(&format!("cannot connect to http://{free}")),
+                "{err}"
+            );
+        }
+    }
+}
+
+/// A reason is stored, and shown to everybody who may see the key.
+#[test]
+fn reason_with_a_key_is_refused() {
+    const KEY: &str = "kw_X4KHzqJvPLXSlcd3H85m3pZvXvdEdKRfvEIVjio5rX23dYKf7";
+    for reason in [KEY.to_owned(), format!("found {KEY}, in a log")] {
+        for verb in [&["revoke", ID][..], &["epoch", "advance"]] {
+            let (code, _, err) = keyward(&[verb, &["--reason", &reason]].concat(), "");
+            assert_eq!(code, USAGE, "{err}");
+            assert!(
+                err.contains("API key or token") && !err.contains("X4KH"),
+                "{err}"
+            );
+        }
+    }
+    let mistyped = format!("{}8", &KEY[..51]);
+    let arguments = [
+        "epoch",
+        "advance",
+        "--reason",
+        &mistyped,
+        "--store",
+        "postgres://owner@127.0.0.1/keyward",
+    ];
+    assert_eq!(keyward(&arguments, "").0, FAILED);
 }
 
 #[test]
@@ -307,7 +351,7 @@ fn requests_hold_the_arguments() {
     ]) else {
         panic!()
     };
-    let request = keys::issue_request(&args).unwrap();
+    let request = keys::issue_request(&args);
     assert_eq!(request.metadata["a"], "b=c");
     assert_eq!(request.recoverable, None);
 }
@@ -353,7 +397,7 @@ fn broken_pipe_is_not_an_error() {
     };
     let arguments = ["keyward", "config"].map(OsString::from);
     assert_eq!(
-        run_on(&mut console, arguments, Vec::new(), &Recorded),
+        run_on(&mut console, arguments, Vec::new(), &recorded),
         FAILED
     );
     assert!(err.is_empty());

@@ -4,18 +4,19 @@ use std::collections::HashMap;
 
 use keyward_proto::v1::api_key_service_server::{ApiKeyService, ApiKeyServiceServer};
 use keyward_proto::v1::*;
+use prost_types::Timestamp;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::{DONE, FAILED, ID, NOT_VALID, keyward};
+use super::{DONE, FAILED, ID, NOT_VALID, USAGE, free_address, keys, keyward, keyward_in};
 
 struct Scripted;
 
 fn refusal(code: Code, reason: &str) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, "keyward", HashMap::new());
     if code == Code::InvalidArgument {
-        details.add_bad_request_violation("account_id", "must not be empty");
+        details.add_bad_request_violation("account_id", "must not be \u{202e}empty");
     }
     Status::with_error_details(code, "refused by script", details)
 }
@@ -36,6 +37,9 @@ impl ApiKeyService for Scripted {
         }
         let key = ApiKey {
             account_id: request.account_id,
+            name: request.name,
+            scopes: request.scopes,
+            metadata: request.metadata,
             ..ApiKey::default()
         };
         Ok(Response::new(IssueResponse {
@@ -45,19 +49,41 @@ impl ApiKeyService for Scripted {
         }))
     }
 
-    async fn revoke(&self, _: Request<RevokeRequest>) -> Result<Response<RevokeResponse>, Status> {
-        Err(refusal(Code::Unavailable, "REVOKE_UNCONFIRMED"))
+    /// The reason chooses the response: the age of the revocation in seconds.
+    async fn revoke(
+        &self,
+        request: Request<RevokeRequest>,
+    ) -> Result<Response<RevokeResponse>, Status> {
+        let reason = request.into_inner().reason;
+        let Ok(age) = reason.parse::<i64>() else {
+            return Err(refusal(Code::Unavailable, "REVOKE_UNCONFIRMED"));
+        };
+        let now = Timestamp::from(keys::now());
+        let revoke_time = Some(Timestamp {
+            seconds: now.seconds - age,
+            ..now
+        });
+        let revoked = ApiKey {
+            revoke_time,
+            revoke_reason: "\u{202e}1".into(),
+            ..ApiKey::default()
+        };
+        Ok(Response::new(RevokeResponse {
+            revoked: vec![revoked],
+            revoked_count: 1,
+            revoke_time,
+            ..RevokeResponse::default()
+        }))
     }
 
     async fn verify(
         &self,
         request: Request<VerifyRequest>,
     ) -> Result<Response<VerifyResponse>, Status> {
-        let is_valid = request.into_inner().api_key == "kw_good";
-        let verdict = if is_valid {
-            Verdict::Valid
-        } else {
-            Verdict::Revoked
+        let verdict = match request.into_inner().api_key.as_str() {
+            "kw_good" => Verdict::Valid,
+            "kw_bad" => Verdict::Revoked,
+            _ => Verdict::Malformed,
         };
         Ok(Response::new(VerifyResponse {
             verdict: verdict.into(),
@@ -197,7 +223,8 @@ fn errors_say_what_to_do() {
 
     let (code, out, err) = service.call(&["issue", "--account", ""], "");
     assert_eq!((code, out.as_str()), (FAILED, ""));
-    let expected = "error: INVALID_FIELD: refused by script; account_id: must not be empty\n";
+    let expected =
+        "error: INVALID_FIELD: refused by script; account_id: must not be \\u{202e}empty\n";
     assert_eq!(err, expected);
 
     let (code, _, err) = service.call(&["revoke", ID], "");
@@ -221,4 +248,117 @@ fn errors_say_what_to_do() {
         err.contains("no response within 200ms") && err.contains("--timeout"),
         "{err}"
     );
+}
+
+#[test]
+fn value_may_begin_with_a_dash() {
+    let service = Service::start();
+    let values = ["-1001234567890", "-n", "-s", "-a=-b"];
+    let flags = ["--account", "--name", "--scope", "--metadata"];
+    let mut arguments = vec!["issue", "--output", "json"];
+    arguments.extend(
+        flags
+            .iter()
+            .zip(values)
+            .flat_map(|(flag, value)| [*flag, value]),
+    );
+    let (code, out, err) = service.call(&arguments, "");
+    assert_eq!(code, DONE, "{err}");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let key = &json["key"];
+    let shown = [
+        &key["account_id"],
+        &key["name"],
+        &key["scopes"][0],
+        &key["metadata"]["-a"],
+    ];
+    assert_eq!(shown, ["-1001234567890", "-n", "-s", "-b"]);
+    for arguments in [
+        &["list", "--account", "-1001234567890", "--page-token", "-x"][..],
+        &["revoke", "--account", "-1001234567890", "--reason", "-7"],
+    ] {
+        let (code, _, err) = service.call(arguments, "");
+        assert_eq!(code, DONE, "{arguments:?}: {err}");
+    }
+    // A missing value must not swallow the next flag.
+    for arguments in [
+        &["revoke", ID, "--reason", "--replace"][..],
+        &["revoke", "--account", "--timeout"],
+        &["issue", "--account", "--recoverable"],
+        &["list", "--account", "-h"],
+    ] {
+        let (code, _, err) = service.call(arguments, "");
+        assert_eq!(code, USAGE, "{arguments:?}");
+        assert!(err.contains("value"), "{err}");
+    }
+}
+
+/// A terminal acts on these characters, or shows nothing for them.
+#[test]
+fn invisible_characters_are_escaped_for_people_only() {
+    let service = Service::start();
+    let value = "a\u{202e}\u{200b}\u{1b}[31m\u{feff}\u{3164}\u{2028}\u{e0041}é נ";
+    let pair = format!("team={value}");
+    let issue = ["issue", "--account", "42", "--metadata", &pair];
+    let (_, out, _) = service.call(&issue, "");
+    let escaped = r"team=a\u{202e}\u{200b}\u{1b}[31m\u{feff}\u{3164}\u{2028}\u{e0041}é נ";
+    assert!(out.contains(escaped), "{out}");
+    let (_, out, _) = service.call(&[&issue[..], &["--output", "json"]].concat(), "");
+    let json: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["key"]["metadata"]["team"], value);
+    assert!(out.contains('\u{202e}'), "JSON keeps the text: {out}");
+}
+
+#[test]
+fn revocation_of_a_dead_key_is_noted() {
+    let service = Service::start();
+    for (age, is_noted) in [("0", false), ("3600", true)] {
+        let (code, out, err) = service.call(&["revoke", ID, "--reason", age], "");
+        assert!(
+            code == DONE && out.starts_with("revoked_count: 1\n"),
+            "{out}"
+        );
+        assert_eq!(err.contains("was already revoked at"), is_noted, "{err}");
+    }
+    let (_, _, err) = service.call(&["revoke", "--account", "42", "--reason", "3600"], "");
+    assert_eq!(err, "");
+}
+
+#[test]
+fn token_in_place_of_a_key_is_named() {
+    let service = Service::start();
+    let (code, out, err) = service.call(&["verify", "-"], "kwt_mistyped");
+    assert_eq!((code, out.as_str()), (NOT_VALID, "verdict: MALFORMED\n"));
+    assert!(err.contains("token of a caller"), "{err}");
+    for verb in ["get", "revoke"] {
+        let (code, _, err) = service.call(&[verb, "--key", "-"], "kwt_canary");
+        assert_eq!(code, USAGE);
+        assert!(
+            err.contains("token of a caller") && err.contains("keyward token revoke"),
+            "{err}"
+        );
+    }
+}
+
+#[test]
+fn endpoints_are_tried_in_turn() {
+    let service = Service::start();
+    let free = free_address();
+    let both = format!("http://{free} , {}\n", service.flags[1]);
+    for _ in 0..6 {
+        let issue = [
+            "issue",
+            "--account",
+            "42",
+            "--token-file",
+            &service.flags[3],
+        ];
+        let (code, _, err) = keyward_in(&issue, "", &[("KEYWARD_ENDPOINT", &both)]);
+        assert_eq!(code, DONE, "{err}");
+        let (code, _, err) = keyward(&[&issue[..], &["--endpoint", &both]].concat(), "");
+        assert_eq!(code, DONE, "{err}");
+    }
+    let wrong = format!("{both},");
+    let (code, _, err) = keyward_in(&["get", ID], "", &[("KEYWARD_ENDPOINT", &wrong)]);
+    assert!(code == USAGE && err.contains("KEYWARD_ENDPOINT"), "{err}");
 }

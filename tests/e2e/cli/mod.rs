@@ -293,6 +293,75 @@ fn closed_pipe_is_not_a_panic() {
     }
 }
 
+/// A command whose output is lost must say what it has made, or nobody learns of a new secret.
+#[test]
+fn lost_output_of_a_change_is_reported() {
+    let service = Service::start();
+    let lose = |arguments: &[&str], is_full: bool| {
+        let mut command = service.command(arguments);
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        if is_full {
+            let full = std::fs::File::options().write(true).open("/dev/full");
+            command.stdout(full.unwrap());
+        } else {
+            command.stdout(writer);
+        }
+        let output = command.stderr(Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let keys = |account: &str| {
+        let keys = service.json("ListResponse", &["list", "--account", account], "");
+        text(&keys["keys"][0]["key_id"])
+    };
+    for (is_full, account) in [(true, "50"), (false, "51")] {
+        let err = lose(&["issue", "--account", account], is_full);
+        let made = keys(account);
+        assert!(
+            err.contains(&format!("keyward revoke {made} --replace")),
+            "{err}"
+        );
+        let err = lose(&["revoke", &made, "--replace"], is_full);
+        let replacement = keys(account);
+        assert!(
+            err.contains(&format!("keyward revoke {replacement} --replace")),
+            "{err}"
+        );
+        let err = lose(
+            &["update", &replacement, "--disable", "--output", "json"],
+            is_full,
+        );
+        assert!(err.contains("the change is in force"), "{err}");
+        let err = lose(&["revoke", &replacement], is_full);
+        assert!(err.contains("the revocation is in force"), "{err}");
+        let err = lose(&["issue", "--account", account, "--recoverable"], is_full);
+        assert!(err.contains("role revealer"), "{err}");
+
+        let err = lose(&["token", "create", "b", "--role", "reader"], is_full);
+        let tokens = service.json("ListTokensResponse", &["token", "list"], "");
+        let newest = tokens["caller_tokens"].as_array().unwrap().last().unwrap();
+        let token = text(&newest["token_id"]);
+        assert!(
+            err.contains(&format!("keyward token revoke {token}")),
+            "{err}"
+        );
+        let err = lose(&["token", "revoke", &token], is_full);
+        assert!(err.contains("the revocation is in force"), "{err}");
+        let err = lose(
+            &[
+                "token", "create", "b", "--role", "reader", "--into", account,
+            ],
+            is_full,
+        );
+        assert!(err.contains(&format!("is in {account}")), "{err}");
+    }
+    // A command that changes nothing has nothing to say when its reader has gone.
+    assert_eq!(lose(&["list", "--account", "42"], false), "");
+    assert!(lose(&["list", "--account", "42"], true).contains("cannot write the output"));
+}
+
 #[test]
 fn help_and_version_go_to_stdout() {
     let version = alone(&["--version"]).done();

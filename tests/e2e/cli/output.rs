@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::harness::{Service, holds_secret, text};
+use super::harness::{Service, holds_secret, run, text};
 
 #[test]
 fn every_verb_prints_json_with_wire_names() {
@@ -271,6 +271,24 @@ fn token_is_created_once_for_a_file() {
         listed.contains(" bot ") && !listed.contains(" lost "),
         "{listed}"
     );
+    // No file may grow, as on a full disk. The token exists by then.
+    let script = format!(
+        "trap '' XFSZ; ulimit -f 0; exec {} token create full --role verifier --into full",
+        crate::BINARY
+    );
+    let mut full = std::process::Command::new("sh");
+    full.args(["-c", &script]).current_dir(directory);
+    full.env(
+        "KEYWARD_ENDPOINT",
+        format!("http://{}", service.process.grpc),
+    );
+    let err = run(full, "").refused(1);
+    let tokens = service.json("ListTokensResponse", &["token", "list"], "");
+    let last = tokens["caller_tokens"].as_array().unwrap().last().unwrap();
+    assert_eq!(last["name"], "full");
+    let advice = format!("keyward token revoke {}", text(&last["token_id"]));
+    assert!(err.contains(&advice), "{err}");
+
     let entries = std::fs::read_dir(directory).unwrap();
     let hidden = entries.filter(|entry| {
         let name = entry.as_ref().unwrap().file_name();

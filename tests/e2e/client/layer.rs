@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use axum::routing::post;
 use axum::{Extension, Router};
 use keyward_client::layer::RequireApiKey;
 use keyward_client::v1::{self, Role};
 use keyward_client::{Client, Identity};
 use keyward_testkit::requests::{by_id, slot};
-use keyward_testkit::{PATIENCE, eventually};
+use keyward_testkit::{PATIENCE, eventually, http_ask};
 
 use super::{Keyward, ask, serve};
 
@@ -55,6 +55,8 @@ async fn key_is_accepted_until_it_is_revoked() {
         ("apikey", key.as_str()),
         ("X-Api-Key", &key),
         ("Authorization", &bearer),
+        ("Authorization", &format!("ApiKey {key}")),
+        ("Authorization", &format!("aPIkEY  {key}")),
     ] {
         let reply = order(&[header]).await;
         assert_eq!((reply.status, reply.body.as_str()), (200, "42 false"));
@@ -67,6 +69,9 @@ async fn key_is_accepted_until_it_is_revoked() {
     assert!(reply.header("www-authenticate").is_some(), "{reply:?}");
     let (_, other) = issue(&issuer, "43", "orders:read", "127.0.0.0/8").await;
     let reply = order(&[("apikey", &key), ("x-api-key", &other)]).await;
+    assert_eq!(reply.status, 400, "{reply:?}");
+    let api_key = format!("ApiKey {other}");
+    let reply = order(&[("Authorization", &bearer), ("Authorization", &api_key)]).await;
     assert_eq!(reply.status, 400, "{reply:?}");
     let reply = order(&[("apikey", &other)]).await;
     assert_eq!(reply.status, 403, "{reply:?}");
@@ -101,6 +106,67 @@ async fn key_is_accepted_until_it_is_revoked() {
         reply.status == 200
     };
     eventually("the key is accepted again", PATIENCE, back).await;
+}
+
+/// The service's own headers replace the default ones, so `authorization` is free for its users.
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_of_the_key_can_be_chosen() {
+    let keyward = Keyward::start();
+    let (_, both) = keyward.token("both", &[Role::Issuer, Role::Verifier]).await;
+    let client = keyward.client(&both);
+    let (_, key) = issue(&client, "42", "orders:write", "127.0.0.1/32").await;
+    let layer = RequireApiKey::new(client).headers([HeaderName::from_static("x-acme-key")]);
+    let app = Router::new().route("/v1/orders", post(order)).layer(layer);
+    let api = serve(app).await;
+    let order = async |headers: &[(&str, &str)]| ask(api, "/v1/orders", headers, Some("")).await;
+    for user in ["Bearer of-a-user", "Basic eDp5"] {
+        let reply = order(&[("X-Acme-Key", &key), ("authorization", user)]).await;
+        assert_eq!((reply.status, reply.body.as_str()), (200, "42 false"));
+    }
+    let bearer = format!("Bearer {key}");
+    for header in [
+        ("apikey", &key),
+        ("x-api-key", &key),
+        ("authorization", &bearer),
+    ] {
+        let reply = order(&[(header.0, header.1)]).await;
+        assert_eq!(reply.status, 401, "{reply:?}");
+        let challenge = r#"ApiKey realm="api", headers="x-acme-key""#;
+        assert_eq!(reply.header("www-authenticate"), Some(challenge));
+        assert!(reply.body.contains("x-acme-key"), "{reply:?}");
+        assert!(!reply.body.contains("bearer"), "{reply:?}");
+    }
+}
+
+/// A browser sends no key with its preflight request, and no handler may take it for a real one.
+#[tokio::test(flavor = "multi_thread")]
+async fn preflight_passes_by_choice_only() {
+    let keyward = Keyward::start();
+    let (_, both) = keyward.token("both", &[Role::Issuer, Role::Verifier]).await;
+    let client = keyward.client(&both);
+    let who = async |identity: Option<Extension<Identity>>, headers: HeaderMap| {
+        format!("{} {}", identity.is_some(), headers.contains_key("apikey"))
+    };
+    let app = |layer: RequireApiKey| {
+        let handlers = post(order).options(who);
+        Router::new().route("/v1/orders", handlers).layer(layer)
+    };
+    let closed = serve(app(RequireApiKey::new(client.clone()))).await;
+    let open = serve(app(RequireApiKey::new(client).allow_preflight())).await;
+    let origin = ("origin", "https://app.example");
+    let method = ("access-control-request-method", "POST");
+    let options = async |api, headers: &[(&str, &str)]| {
+        let reply = http_ask(api, "OPTIONS", "/v1/orders", headers, "").await;
+        reply.unwrap()
+    };
+    assert_eq!(options(closed, &[origin, method]).await.status, 401);
+    let reply = options(open, &[origin, method, ("apikey", "kw_x")]).await;
+    assert_eq!((reply.status, reply.body.as_str()), (200, "false false"));
+    for headers in [&[][..], &[origin], &[method]] {
+        assert_eq!(options(open, headers).await.status, 401, "{headers:?}");
+    }
+    let reply = http_ask(open, "POST", "/v1/orders", &[origin, method], "").await;
+    assert_eq!(reply.unwrap().status, 401);
 }
 
 /// A token without the role is a fault of the deployment, not of the key.

@@ -1,73 +1,77 @@
 //! Finds the one key of a request and removes it.
 
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Refusal;
 use crate::Secret;
 
-/// Headers with a key as their whole value.
-const PLAIN: [&str; 2] = ["apikey", "x-api-key"];
+/// The headers with a key, unless the service chooses others.
+pub(super) const DEFAULT_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("apikey"),
+    HeaderName::from_static("x-api-key"),
+    AUTHORIZATION,
+];
 /// A longer text is not a key, so it needs no call.
 const MAX_LENGTH: usize = 1024;
-/// The scheme of `authorization` with a key as its credentials.
-const SCHEME: &str = "bearer";
+/// The schemes of `authorization` with a key as their credentials.
+const SCHEMES: [&str; 2] = ["apikey", "bearer"];
 
-/// Removes the key and every header with a key. Credentials of other schemes stay.
-pub(super) fn take(headers: &mut HeaderMap) -> Result<Secret, Refusal> {
-    let key = find(headers)?;
-    for name in PLAIN {
-        headers.remove(name);
-    }
-    let others: Vec<HeaderValue> = headers
-        .get_all(AUTHORIZATION)
-        .iter()
-        .filter(|value| matches!(value.to_str(), Ok(text) if bearer(text).is_none()))
-        .cloned()
-        .collect();
-    headers.remove(AUTHORIZATION);
-    for value in others {
-        headers.append(AUTHORIZATION, value);
-    }
+/// Finds the one key in the headers `names`, and removes all keys from them.
+pub(super) fn take(headers: &mut HeaderMap, names: &[HeaderName]) -> Result<Secret, Refusal> {
+    let key = find(headers, names)?;
+    remove(headers, names);
     Ok(key)
+}
+
+/// Removes all keys. Credentials of other schemes stay.
+pub(super) fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
+    for name in names {
+        let others = headers.get_all(name).iter();
+        let others = others.filter(|value| matches!(key_in(name, value), Ok(None)));
+        let others: Vec<_> = others.cloned().collect();
+        headers.remove(name);
+        for value in others {
+            headers.append(name, value);
+        }
+    }
 }
 
 /// The one key in the headers. An empty header does not count: a client sends it if its setting is
 /// missing.
-fn find(headers: &HeaderMap) -> Result<Secret, Refusal> {
-    let plain = PLAIN.iter().flat_map(|name| headers.get_all(*name));
-    let plain = plain.map(|value| text(value).map(Some));
-    let bearers = headers.get_all(AUTHORIZATION).iter();
-    let bearers = bearers.map(|value| text(value).map(bearer));
+fn find(headers: &HeaderMap, names: &[HeaderName]) -> Result<Secret, Refusal> {
     let mut found: Option<&str> = None;
-    for key in plain.chain(bearers) {
-        let Some(key) = key?.filter(|key| !key.is_empty()) else {
-            continue;
-        };
-        if found.is_some_and(|other| other != key) {
-            return Err(Refusal::KeyAmbiguous);
+    for name in names {
+        for value in headers.get_all(name) {
+            let Some(key) = key_in(name, value)?.filter(|key| !key.is_empty()) else {
+                continue;
+            };
+            if found.is_some_and(|other| other != key) {
+                return Err(Refusal::KeyAmbiguous);
+            }
+            found = Some(key);
         }
-        found = Some(key);
     }
     match found {
-        None => Err(Refusal::KeyMissing),
+        None => Err(Refusal::KeyMissing {
+            headers: names.to_vec(),
+        }),
         Some(key) if key.len() > MAX_LENGTH => Err(Refusal::KeyUnknown),
         Some(key) => Ok(Secret::new(key)),
     }
 }
 
-fn text(value: &HeaderValue) -> Result<&str, Refusal> {
+/// The key in one line of the header `name`. `None` if it holds credentials of another scheme.
+fn key_in<'v>(name: &HeaderName, value: &'v HeaderValue) -> Result<Option<&'v str>, Refusal> {
     let text = value.to_str().map_err(|_| Refusal::KeyUnreadable)?;
-    Ok(text.trim_ascii())
-}
-
-/// The credentials, if the scheme is `Bearer`.
-fn bearer(text: &str) -> Option<&str> {
     let text = text.trim_ascii();
+    if name != AUTHORIZATION {
+        return Ok(Some(text));
+    }
     let (scheme, credentials) = text.split_once([' ', '\t']).unwrap_or((text, ""));
-    scheme
-        .eq_ignore_ascii_case(SCHEME)
-        .then(|| credentials.trim_ascii())
+    let mut schemes = SCHEMES.iter();
+    let is_ours = schemes.any(|ours| scheme.eq_ignore_ascii_case(ours));
+    Ok(is_ours.then(|| credentials.trim_ascii()))
 }
 
 #[cfg(test)]
@@ -75,6 +79,10 @@ mod tests {
     use super::*;
 
     type Lines = &'static [(&'static str, &'static [u8])];
+
+    fn take(headers: &mut HeaderMap) -> Result<Secret, Refusal> {
+        super::take(headers, &DEFAULT_HEADERS)
+    }
 
     fn headers(lines: Lines) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -86,11 +94,13 @@ mod tests {
 
     #[test]
     fn key_is_found_in_each_header_and_removed() {
-        let requests: [Lines; 8] = [
+        let requests: [Lines; 10] = [
             &[("apikey", b"kw_a")],
             &[("x-api-key", b" kw_a ")],
             &[("authorization", b"Bearer kw_a")],
             &[("authorization", b"bEARER   kw_a")],
+            &[("authorization", b"ApiKey kw_a")],
+            &[("authorization", b"APIKEY\tkw_a"), ("apikey", b"kw_a")],
             &[("apikey", b""), ("x-api-key", b"kw_a")],
             &[("apikey", b"kw_a"), ("authorization", b"Bearer")],
             &[
@@ -111,13 +121,17 @@ mod tests {
 
     #[test]
     fn two_different_keys_are_refused() {
-        let requests: [Lines; 4] = [
+        let requests: [Lines; 5] = [
             &[("apikey", b"kw_a"), ("x-api-key", b"kw_b")],
             &[("apikey", b"kw_a"), ("apikey", b"kw_b")],
             &[("apikey", b"kw_a"), ("authorization", b"Bearer kw_b")],
             &[
                 ("authorization", b"Bearer kw_a"),
                 ("authorization", b"Bearer kw_b"),
+            ],
+            &[
+                ("authorization", b"Bearer kw_a"),
+                ("authorization", b"ApiKey kw_b"),
             ],
         ];
         for lines in requests {
@@ -128,11 +142,15 @@ mod tests {
 
     #[test]
     fn missing_and_unreadable_keys_are_refused() {
-        let cases: [(Lines, Refusal); 6] = [
-            (&[], Refusal::KeyMissing),
-            (&[("apikey", b" ")], Refusal::KeyMissing),
-            (&[("authorization", b"Basic a2V5")], Refusal::KeyMissing),
-            (&[("authorization", b"Bearer ")], Refusal::KeyMissing),
+        let missing = || Refusal::KeyMissing {
+            headers: DEFAULT_HEADERS.to_vec(),
+        };
+        let cases: [(Lines, Refusal); 7] = [
+            (&[], missing()),
+            (&[("apikey", b" ")], missing()),
+            (&[("authorization", b"Basic a2V5")], missing()),
+            (&[("authorization", b"ApiKey")], missing()),
+            (&[("authorization", b"Bearer ")], missing()),
             (&[("apikey", b"kw_\xff")], Refusal::KeyUnreadable),
             (&[("authorization", b"Bearer \xe9")], Refusal::KeyUnreadable),
         ];

@@ -12,9 +12,10 @@
 //! # }
 //! ```
 //!
-//! **The key** comes from `apikey`, `x-api-key` or `authorization: Bearer`. A request with two
-//! different keys is refused, because the layer cannot know which one is meant. The layer removes the
-//! key from the request, so that neither handlers nor their logs see it, and adds an
+//! **The key** comes from `apikey`, `x-api-key`, `authorization: ApiKey` or `authorization: Bearer`,
+//! unless you choose other headers ([`RequireApiKey::headers`]). A request with two different keys is
+//! refused, because the layer cannot know which one is meant. The layer removes the key from the
+//! request, so that neither handlers nor their logs see it, and adds an
 //! [`Identity`](crate::Identity) to the request's extensions.
 //!
 //! **The refusals**, with a body that you can replace ([`RequireApiKey::body`]):
@@ -38,9 +39,11 @@
 //! stream, may act long after its key is revoked. Limit that time, or read the body first, in a layer
 //! outside this one, as `examples/rest_api.rs` does.
 //!
-//! **Add the layer once:** it removes the key, so a second layer finds none. Preflight requests of
-//! browsers carry no key: put a CORS layer outside this one. With `Router::route_layer`, unknown paths
-//! stay 404 for everybody.
+//! **Add the layer once:** it removes the key, so a second layer finds none. With
+//! `Router::route_layer`, unknown paths stay 404 for everybody.
+//!
+//! **Preflight requests** of browsers carry no key, so the layer refuses them. Put a CORS layer outside
+//! this one, or let them through ([`RequireApiKey::allow_preflight`]).
 
 mod address;
 mod body;

@@ -4,10 +4,11 @@
 //! needs the exact text of a key, which nobody can guess, and it tells an honest user what to do next.
 //! A malformed key and an unknown key give the same refusal.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{AUTHORIZATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -18,7 +19,10 @@ use crate::{Error, Verdict};
 #[non_exhaustive]
 pub enum Refusal {
     /// The request holds no key.
-    KeyMissing,
+    KeyMissing {
+        /// The headers in which it may send one.
+        headers: Vec<HeaderName>,
+    },
     /// The request holds two different keys.
     KeyAmbiguous,
     /// A header for the key is not ASCII text.
@@ -50,7 +54,7 @@ impl Refusal {
     pub fn status(&self) -> StatusCode {
         match self {
             Self::KeyAmbiguous | Self::KeyUnreadable => StatusCode::BAD_REQUEST,
-            Self::KeyMissing
+            Self::KeyMissing { .. }
             | Self::KeyUnknown
             | Self::KeyRevoked
             | Self::KeyExpired
@@ -63,7 +67,7 @@ impl Refusal {
     /// The name for programs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::KeyMissing => "API_KEY_REQUIRED",
+            Self::KeyMissing { .. } => "API_KEY_REQUIRED",
             Self::KeyAmbiguous => "AMBIGUOUS_API_KEY",
             Self::KeyUnreadable => "UNREADABLE_API_KEY",
             Self::KeyUnknown => "INVALID_API_KEY",
@@ -77,10 +81,11 @@ impl Refusal {
     }
 
     /// The sentence for people.
-    pub fn detail(&self) -> &'static str {
-        match self {
-            Self::KeyMissing => {
-                "Send an API key in the header apikey, x-api-key or authorization: Bearer."
+    pub fn detail(&self) -> Cow<'static, str> {
+        let detail = match self {
+            Self::KeyMissing { headers } => {
+                let names: Vec<_> = headers.iter().map(HeaderName::as_str).collect();
+                return format!("Send an API key in the header {}.", names.join(" or ")).into();
             }
             Self::KeyAmbiguous => "The request holds two different API keys. Send one.",
             Self::KeyUnreadable => "The header with the API key is not ASCII text.",
@@ -91,28 +96,49 @@ impl Refusal {
             Self::ScopeMissing => "The API key lacks a scope that this request takes.",
             Self::AddressNotAllowed => "The API key may not be used from this address.",
             Self::Unavailable { .. } => "API keys cannot be checked now. Try again soon.",
-        }
+        };
+        detail.into()
     }
 
     /// Adds the headers of the status: the challenge (RFC 9110, 11.6.1; RFC 6750, 3), or the time
-    /// after which to try again.
-    pub(super) fn add_headers(&self, headers: &mut HeaderMap, realm: &str, scopes: &[String]) {
+    /// after which to try again. The schemes of `authorization` are announced only if the layer looks
+    /// for keys there: `names` are its headers.
+    pub(super) fn add_headers(
+        &self,
+        headers: &mut HeaderMap,
+        names: &[HeaderName],
+        realm: &str,
+        scopes: &[String],
+    ) {
         if let Self::Unavailable { retry_after } = self {
             headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(*retry_after)));
         }
+        let is_for_scope = *self == Self::ScopeMissing;
+        if !is_for_scope && self.status() != StatusCode::UNAUTHORIZED {
+            return;
+        }
         let realm = quoted(realm);
-        let bearer = match self {
-            Self::KeyMissing => format!("Bearer realm={realm}"),
-            Self::KeyUnknown | Self::KeyRevoked | Self::KeyExpired | Self::KeyDisabled => {
-                format!("Bearer realm={realm}, error=\"invalid_token\"")
-            }
-            Self::ScopeMissing => {
-                let scopes = quoted(&scopes.join(" "));
-                format!("Bearer realm={realm}, error=\"insufficient_scope\", scope={scopes}")
-            }
-            _ => return,
+        let challenges = if names.contains(&AUTHORIZATION) {
+            let problem = match self {
+                Self::KeyMissing { .. } => String::new(),
+                Self::ScopeMissing => {
+                    let scopes = quoted(&scopes.join(" "));
+                    format!(", error=\"insufficient_scope\", scope={scopes}")
+                }
+                _ => ", error=\"invalid_token\"".to_owned(),
+            };
+            let bearer = format!("Bearer realm={realm}{problem}");
+            vec![format!("ApiKey realm={realm}"), bearer]
+        } else if is_for_scope {
+            Vec::new()
+        } else {
+            let names: Vec<_> = names.iter().map(HeaderName::as_str).collect();
+            vec![format!(
+                "ApiKey realm={realm}, headers={}",
+                quoted(&names.join(" "))
+            )]
         };
-        for challenge in [format!("ApiKey realm={realm}"), bearer] {
+        for challenge in challenges {
             // Quoted text is always a valid header.
             if let Ok(value) = HeaderValue::try_from(challenge) {
                 headers.append(WWW_AUTHENTICATE, value);
@@ -184,6 +210,7 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::credential::DEFAULT_HEADERS;
     use super::*;
 
     #[test]
@@ -203,7 +230,8 @@ mod tests {
     fn challenges_name_the_problem() {
         let challenges = |refusal: Refusal| {
             let mut headers = HeaderMap::new();
-            refusal.add_headers(&mut headers, "orders", &["a:b".to_owned(), "c".to_owned()]);
+            let scopes = ["a:b".to_owned(), "c".to_owned()];
+            refusal.add_headers(&mut headers, &DEFAULT_HEADERS, "orders", &scopes);
             let values = headers.get_all(WWW_AUTHENTICATE);
             let texts = values
                 .iter()
@@ -212,7 +240,9 @@ mod tests {
         };
         let ours = r#"ApiKey realm="orders""#;
         assert_eq!(
-            challenges(Refusal::KeyMissing),
+            challenges(Refusal::KeyMissing {
+                headers: Vec::new()
+            }),
             [ours, r#"Bearer realm="orders""#]
         );
         assert_eq!(

@@ -1,5 +1,5 @@
-//! The layer and its service. A request reaches the inner service at one line only, and only with a
-//! valid verdict.
+//! The layer and its service. A request reaches the inner service at one line only: with a valid
+//! verdict, or as a preflight request if the service allows those.
 
 use std::fmt;
 use std::future::Future;
@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, ORIGIN};
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderName, Method, Request, Response};
 use http_body_util::{Either, Full};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -19,7 +19,8 @@ use tonic::server::NamedService;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{ClientIp, Problem, Refusal, RefusalBody, credential};
+use super::credential::{self, DEFAULT_HEADERS};
+use super::{ClientIp, Problem, Refusal, RefusalBody};
 use crate::{Client, Consistency, ErrorKind, Identity, VerifyRequest};
 
 /// The shortest time between two log lines about a fault of the deployment.
@@ -40,6 +41,8 @@ pub struct RequireApiKey(Arc<Guard>);
 #[derive(Clone)]
 struct Guard {
     client: Client,
+    headers: Vec<HeaderName>,
+    allows_preflight: bool,
     scopes: Vec<String>,
     client_ip: ClientIp,
     consistency: Consistency,
@@ -54,6 +57,8 @@ impl RequireApiKey {
     pub fn new(client: Client) -> Self {
         Self(Arc::new(Guard {
             client,
+            headers: DEFAULT_HEADERS.to_vec(),
+            allows_preflight: false,
             scopes: Vec::new(),
             client_ip: ClientIp::Peer,
             consistency: Consistency::Default,
@@ -62,6 +67,22 @@ impl RequireApiKey {
             speaks_grpc: false,
             last_log: Arc::default(),
         }))
+    }
+
+    /// Sets the headers that may hold a key, instead of `apikey`, `x-api-key` and `authorization`. Of
+    /// `authorization` only the schemes `ApiKey` and `Bearer` count; another header is a key as a
+    /// whole. Leave `authorization` out if it holds credentials of your own.
+    pub fn headers(self, headers: impl IntoIterator<Item = HeaderName>) -> Self {
+        let headers = headers.into_iter().collect();
+        self.with(|guard| guard.headers = headers)
+    }
+
+    /// Lets preflight requests of browsers through without a key and without an
+    /// [`Identity`](crate::Identity): those of the method OPTIONS with the headers `origin` and
+    /// `access-control-request-method`. For services that answer them behind this layer. With a CORS
+    /// layer outside this one, you don't need it.
+    pub fn allow_preflight(self) -> Self {
+        self.with(|guard| guard.allows_preflight = true)
     }
 
     /// Adds scopes, all of which a key must have.
@@ -108,6 +129,8 @@ impl fmt::Debug for RequireApiKey {
         let guard = &self.0;
         f.debug_struct("RequireApiKey")
             .field("client", &guard.client)
+            .field("headers", &guard.headers)
+            .field("allows_preflight", &guard.allows_preflight)
             .field("scopes", &guard.scopes)
             .field("client_ip", &guard.client_ip)
             .field("consistency", &guard.consistency)
@@ -166,22 +189,33 @@ where
         let guard = Arc::clone(&self.guard);
         Box::pin(async move {
             let (mut parts, body) = request.into_parts();
-            match guard.judge(&mut parts).await {
-                Ok(identity) => {
-                    parts.extensions.insert(identity);
-                    let response = inner.call(Request::from_parts(parts, body)).await?;
-                    Ok(response.map(Either::Left))
+            // Only an identity from here counts.
+            parts.extensions.remove::<Identity>();
+            if guard.allows_preflight && is_preflight(&parts) {
+                credential::remove(&mut parts.headers, &guard.headers);
+            } else {
+                match guard.judge(&mut parts).await {
+                    Ok(identity) => drop(parts.extensions.insert(identity)),
+                    Err(refusal) => return Ok(guard.refuse(&refusal).map(Either::Right)),
                 }
-                Err(refusal) => Ok(guard.refuse(&refusal).map(Either::Right)),
             }
+            let response = inner.call(Request::from_parts(parts, body)).await?;
+            Ok(response.map(Either::Left))
         })
     }
+}
+
+/// Whether it is a preflight request as the Fetch standard defines it.
+fn is_preflight(parts: &Parts) -> bool {
+    parts.method == Method::OPTIONS
+        && parts.headers.contains_key(ORIGIN)
+        && parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 impl Guard {
     /// Removes the key from the request and verifies it.
     async fn judge(&self, parts: &mut Parts) -> Result<Identity, Refusal> {
-        let api_key = credential::take(&mut parts.headers)?;
+        let api_key = credential::take(&mut parts.headers, &self.headers)?;
         let request = VerifyRequest {
             api_key,
             required_scopes: self.scopes.clone(),
@@ -221,7 +255,7 @@ impl Guard {
         *response.status_mut() = rendered.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, rendered.content_type);
-        refusal.add_headers(headers, &self.realm, &self.scopes);
+        refusal.add_headers(headers, &self.headers, &self.realm, &self.scopes);
         response
     }
 }

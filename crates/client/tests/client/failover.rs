@@ -46,6 +46,25 @@ async fn missing_instance_is_avoided() {
     assert_eq!(fake.script.calls(), 20);
 }
 
+/// A call that never left this machine has done nothing, so even CreateToken may go elsewhere.
+#[tokio::test]
+async fn unsent_call_goes_to_the_next_endpoint() {
+    let fake = Fake::start().await;
+    let list = format!(" {} ,{}\n", closed_port().await, fake.url());
+    for turn in 1..=8 {
+        let client = client([list.clone()]).build().unwrap();
+        let token = client.call(keyward_client::v1::CreateTokenRequest::default());
+        assert_eq!(token.await.unwrap().token, "kwt_new");
+        assert_eq!(fake.script.calls(), turn);
+    }
+    // The call was sent, so it may have made a token.
+    fake.script.refuse(Code::Unavailable, "OUTCOME_UNKNOWN");
+    let client = client([fake.url(), fake.url()]).build().unwrap();
+    let token = client.call(keyward_client::v1::CreateTokenRequest::default());
+    assert_eq!(token.await.unwrap_err().kind, ErrorKind::Unavailable);
+    assert_eq!(fake.script.calls(), 9);
+}
+
 #[tokio::test]
 async fn unavailable_instance_is_avoided_for_its_cooldown() {
     let (fresh, stale) = (Fake::start().await, Fake::start().await);

@@ -49,13 +49,14 @@ async fn key_is_accepted_from_each_header_and_removed() {
         ("apikey", "kw_a"),
         ("X-API-Key", "kw_a"),
         ("authorization", "bearer kw_a"),
+        ("authorization", "ApiKey kw_a"),
     ] {
         let response = send(&app, &[line, ("accept", "*/*")]).await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(text(response).await, "42 accept");
     }
     let requests = fake.script.requests.lock();
-    assert_eq!(requests.len(), 3);
+    assert_eq!(requests.len(), 4);
     for request in requests.iter() {
         assert_eq!(
             (request.api_key.as_str(), request.client_ip.as_str()),

@@ -35,6 +35,8 @@ async fn wrong_setting_is_named_without_a_secret() {
         (none().token_file(path("bytes")), "bytes"),
         (good().endpoint("keyward"), "keyward"),
         (good().endpoint("http://keyward:1"), "https://"),
+        (good().endpoint("http://127.0.0.1:1,"), "is empty"),
+        (Client::builder().endpoint(" \n"), "is empty"),
         (good().without_token(), "either token or token_file"),
         (good().ca_file(path("missing")), "missing"),
         (good().ca_file(path("two")), "no certificate"),

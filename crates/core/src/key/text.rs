@@ -15,6 +15,8 @@ pub const TAG_LEN: usize = 8;
 /// from a leaked key.
 pub const TOKEN_PREFIX: &str = "kwt";
 
+/// The longest prefix.
+const MAX_PREFIX: usize = 16;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const BODY_DIGITS: usize = 43;
 const CRC_DIGITS: usize = 6;
@@ -43,7 +45,7 @@ impl Prefix {
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         });
-        if text.len() <= 16 && has_valid_parts {
+        if text.len() <= MAX_PREFIX && has_valid_parts {
             Ok(Self(text.to_owned()))
         } else {
             Err(PrefixError(text.to_owned()))
@@ -137,6 +139,25 @@ impl TextForm {
             return Err(Malformed::Checksum);
         }
         Ok((prefix, read_body(body)?))
+    }
+
+    /// Whether `text` contains a key or token of any deployment: digits with the right checksum after
+    /// an underscore. A text that is stored for others to read must not contain one.
+    pub fn is_within(text: &str) -> bool {
+        let bytes = text.as_bytes();
+        text.match_indices('_').any(|(underscore, _)| {
+            let crc = underscore + 1 + BODY_DIGITS;
+            let end = crc + CRC_DIGITS;
+            let digits = bytes.get(underscore + 1..end).unwrap_or_default();
+            let are_digits = !digits.is_empty() && digits.iter().all(u8::is_ascii_alphanumeric);
+            // Other text may precede the prefix, so each possible start is tried.
+            let mut starts = underscore.saturating_sub(MAX_PREFIX)..underscore;
+            are_digits
+                && starts.any(|start| {
+                    let stated = u64::from(crc32fast::hash(&bytes[start..crc]));
+                    read_digits(&bytes[crc..end]) == Ok(stated)
+                })
+        })
     }
 
     /// The hint of a key: its prefix and first four characters.
@@ -248,6 +269,9 @@ mod tests {
             let (prefix, again) = TextForm::read(text.expose(), &prefixes).unwrap();
             prop_assert_eq!(prefix, &prefixes[which]);
             prop_assert!(again == body);
+            for quoted in [text.expose().to_owned(), format!("see_x{}, or", text.expose())] {
+                prop_assert!(TextForm::is_within(&quoted));
+            }
         }
 
         #[test]
@@ -258,12 +282,14 @@ mod tests {
             changed.replace_range(at..=at, &with);
             prop_assume!(changed != text.expose());
             prop_assert!(TextForm::read(&changed, &prefixes).is_err());
+            prop_assert!(!TextForm::is_within(&changed));
         }
 
         #[test]
         fn no_text_panics(text in "\\PC*") {
             let _ = TextForm::read(&text, &kw());
             let _ = TextForm::read(&format!("kw_{text}"), &kw());
+            prop_assert!(!TextForm::is_within(&text));
         }
     }
 
