@@ -1,21 +1,35 @@
 //! The seeds of each target: valid inputs, from which the fuzzer starts.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use keyward::cache::l2::encoding::encode;
 use keyward_core::fence::{Epoch, Stamp};
 use keyward_core::key::{
-    AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, Timestamp,
+    AccountId, Entropy, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName,
+    Timestamp,
 };
 use keyward_crypto::keyring_files;
 use keyward_fuzz::requests::{Caller, Named, call, id_marker, text_marker};
 use keyward_proto::v1;
-use keyward_testkit::ManualEntropy;
 use keyward_testkit::requests::{
     bare, by_account, by_id, by_text, changing, creating_token, disabling, getting,
     getting_by_text, listing_all, living, recoverable, replacing, revoking_token, slot, verifying,
     verifying_strongly, with_grace,
 };
+
+/// Randomness that is the same in every run.
+#[derive(Default)]
+struct Counting(AtomicU64);
+
+impl Entropy for Counting {
+    fn fill(&self, buffer: &mut [u8]) {
+        for chunk in buffer.chunks_mut(8) {
+            let next = self.0.fetch_add(1, Ordering::SeqCst).to_be_bytes();
+            chunk.copy_from_slice(&next[8 - chunk.len()..]);
+        }
+    }
+}
 
 type Seeds = BTreeMap<&'static str, Vec<u8>>;
 
@@ -226,7 +240,7 @@ pub(crate) fn cache_entry() -> Seeds {
 pub(crate) fn keyring() -> Seeds {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().join("keyring");
-    keyring_files::generate(&dir, &ManualEntropy::Counting(0.into())).unwrap();
+    keyring_files::generate(&dir, &Counting::default()).unwrap();
     let file = |choice: u8, name: &str| {
         let content = std::fs::read(dir.join(name)).unwrap();
         [&[choice][..], &content].concat()

@@ -1362,7 +1362,8 @@ pub mod api_key_service_client {
     /// A caller sends its token as metadata `authorization: Bearer <token>`. A request is at most 1 MiB; a
     /// larger one is OUT_OF_RANGE. It may be compressed with gzip; one that grows over 1 MiB is
     /// RESOURCE_EXHAUSTED. Only the answers of List are compressed. A request that cannot be decoded, or
-    /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT.
+    /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT. A field that is stored must not
+    /// contain an API key or token, because all readers of the field could use it.
     ///
     /// Every other error carries a `google.rpc.ErrorInfo` of the domain `keyward` with one of these reasons:
     ///
@@ -1760,7 +1761,8 @@ pub mod api_key_service_server {
     /// A caller sends its token as metadata `authorization: Bearer <token>`. A request is at most 1 MiB; a
     /// larger one is OUT_OF_RANGE. It may be compressed with gzip; one that grows over 1 MiB is
     /// RESOURCE_EXHAUSTED. Only the answers of List are compressed. A request that cannot be decoded, or
-    /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT.
+    /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT. A field that is stored must not
+    /// contain an API key or token, because all readers of the field could use it.
     ///
     /// Every other error carries a `google.rpc.ErrorInfo` of the domain `keyward` with one of these reasons:
     ///
