@@ -19,7 +19,6 @@ use keyward_testkit::requests::{
 };
 
 /// Randomness that is the same in every run.
-#[derive(Default)]
 struct Counting(AtomicU64);
 
 impl Entropy for Counting {
@@ -240,21 +239,26 @@ pub(crate) fn cache_entry() -> Seeds {
 pub(crate) fn keyring() -> Seeds {
     let directory = tempfile::tempdir().unwrap();
     let dir = directory.path().join("keyring");
-    keyring_files::generate(&dir, &Counting::default()).unwrap();
-    let file = |choice: u8, name: &str| {
-        let content = std::fs::read(dir.join(name)).unwrap();
-        [&[choice][..], &content].concat()
+    let entropy = Counting(0xfedc_ba98_7654_3210.into());
+    keyring_files::generate(&dir, &entropy).unwrap();
+    let edited = |choice: u8, name: &str, from: &str, to: &str| {
+        let content = std::fs::read_to_string(dir.join(name)).unwrap();
+        [&[choice][..], content.replace(from, to).as_bytes()].concat()
     };
-    let second = String::from_utf8(file(7, "generation-1")).unwrap();
-    let second = second.replace("generation = 1", "generation = 2");
+    let file = |choice, name| edited(choice, name, "", "");
     BTreeMap::from([
         ("generation", file(0, "generation-1")),
         ("seal", file(2, "seal-1")),
         ("cache", file(4, "cache-1")),
         ("generation-repaired", file(1, "generation-1")),
         ("seal-repaired", file(3, "seal-1")),
-        ("second-generation", second.into_bytes()),
+        (
+            "second-generation",
+            edited(7, "generation-1", "generation = 1", "generation = 2"),
+        ),
         ("number-zero", file(11, "cache-1")),
+        ("capital-digits", edited(3, "seal-1", "fedc", "FEDC")),
+        ("carriage-return", edited(3, "seal-1", "\ncrc", "\r\ncrc")),
     ])
 }
 
