@@ -224,6 +224,8 @@ fn read<S: Schema>(
             let text = derived.unwrap_or_else(|| setting.default.to_owned());
             (text, Source::Default)
         });
+        // Every source is read alike: editors, shells and secret stores add white space at the end.
+        let text = text.trim_end().to_owned();
         if let Err(reason) = (setting.set)(&mut settings, &text) {
             errors.push(setting.refusal(&text, &source, &reason));
         }

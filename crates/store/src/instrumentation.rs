@@ -89,6 +89,7 @@ impl Interceptor for Instrumentation {
             Err(StoreError::Unavailable(_)) => "unavailable",
             Err(StoreError::OutcomeUnknown(_)) => "unknown",
             Err(StoreError::Damaged(_)) => "damaged",
+            Err(StoreError::Refused(_)) => "refused",
         };
         span.record("outcome", outcome);
         let ended = self.clock.boot();

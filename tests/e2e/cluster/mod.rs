@@ -6,11 +6,13 @@ mod calls;
 mod hand;
 mod instances;
 mod load;
+mod login;
 mod lost_log;
 mod membership;
 mod operator;
 mod outcome;
 mod redis;
+mod redis_refusals;
 mod server;
 mod slots;
 

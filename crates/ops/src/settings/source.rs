@@ -78,6 +78,10 @@ fn from_variables<S: Schema>(
     let config = format!("{}CONFIG", S::PREFIX);
     for (name, value) in environment {
         let name = name.to_string_lossy();
+        // An empty variable counts as unset: `${NAME:-}` in a deployment gives one.
+        if value.to_string_lossy().trim().is_empty() {
+            continue;
+        }
         if name == config {
             file = Some(PathBuf::from(value));
             continue;
