@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the tools of the tests, besides Rust: missing Debian packages (a C compiler, sqlite3,
-# Postgres, Redis, haproxy, openssl), and a Python venv under target/ with the packages of
+# Postgres, PgBouncer, Redis, haproxy, openssl), and a Python venv under target/ with the packages of
 # tests/python/requirements.txt. Idempotent.
 #
 # KEYWARD_TEST_PYTHON: the Python interpreter to use instead of a new venv.
@@ -27,6 +27,7 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v sqlite3 >/dev/null || missing+=(sqlite3)
 command -v haproxy >/dev/null || missing+=(haproxy)
 command -v openssl >/dev/null || missing+=(openssl)
+[[ -x /usr/sbin/pgbouncer || -x /usr/bin/pgbouncer ]] || missing+=(pgbouncer)
 if ! postgres_directory >/dev/null; then
     if [[ -n ${KEYWARD_TEST_POSTGRES:-} ]]; then
         echo "error: KEYWARD_TEST_POSTGRES=$KEYWARD_TEST_POSTGRES lacks initdb, postgres or pg_ctl;" \

@@ -1,6 +1,7 @@
 //! Builds the components of the service from their shared dependencies.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -36,6 +37,22 @@ pub(super) fn listener_tls(
         .map_err(StartError::new)
 }
 
+/// The store's time may be this much ahead of the machine's without a warning.
+const TIME_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// A warning if the store's time is far ahead of the machine's.
+fn time_warning(fence: &Fence, clock: &dyn Clock) -> Option<String> {
+    let store = fence.snapshot().database_time(clock.boot());
+    let ahead = store.since(clock.wall());
+    (ahead > TIME_TOLERANCE).then(|| {
+        format!(
+            "the store's time is {} ahead of this machine's: keys expire too early. Check the clock \
+             of this machine and of Postgres; the runbook says what to do",
+            humantime::format_duration(Duration::from_secs(ahead.as_secs()))
+        )
+    })
+}
+
 /// The dependencies that most components share.
 pub(super) struct Base {
     pub(super) store: Arc<dyn Store>,
@@ -58,6 +75,29 @@ impl Base {
             registration,
             self.metrics.beats.clone(),
         ))
+    }
+
+    /// Warns of a store that does not fit this instance: its time, and the prefixes of its keys.
+    pub(super) fn warn_of_store(&self, settings: &Settings) {
+        if let Some(warning) = time_warning(&self.fence, &*self.clock) {
+            tracing::warn!("{warning}");
+        }
+        let (store, accepted) = (Arc::clone(&self.store), settings.key_prefixes.clone());
+        // In the background, because it counts keys if it has to warn.
+        self.control.spawn(async move {
+            match store.note_prefixes(&accepted).await {
+                Ok(missing) => missing
+                    .iter()
+                    .filter(|(_, keys)| *keys > 0)
+                    .for_each(|(prefix, keys)| {
+                        tracing::warn!(
+                            "{keys} keys begin with {prefix}_, and Verify calls them MALFORMED: add \
+                             {prefix} to `key_prefixes`"
+                        );
+                    }),
+                Err(error) => tracing::warn!(%error, "cannot check the prefixes of the stored keys"),
+            }
+        });
     }
 
     pub(super) fn barrier(&self, tail: &Arc<Tail>) -> (Barrier, Option<BoxFuture<'static, ()>>) {
@@ -185,7 +225,8 @@ impl Base {
                 let cause = tail.trouble().unwrap_or_else(|| NOT_FRESH.to_owned());
                 return Err(format!("not fresh: {cause}"));
             }
-            Ok(())
+            let warning = time_warning(&fence, &*clock);
+            Ok(warning.map_or_else(|| "ok".to_owned(), |warning| format!("ok, but {warning}")))
         };
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let metrics = Arc::clone(&self.metrics);

@@ -19,7 +19,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Callers;
-use crate::config::{self, Settings};
+use crate::config::{self, PostgresUrls, Settings};
 use crate::grpc::{self, Api, SERVICE_NAME, Workers};
 use crate::replication::Registration;
 use crate::service::Service;
@@ -30,7 +30,7 @@ use keyward_core::fence::{Fence, MAX_TOMBSTONES};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
 use keyward_ops::Metrics;
 use keyward_store::{Control, Instrumentation, Intercepted, Store};
-use keyward_store_postgres::PostgresStore;
+use keyward_store_postgres::{Hosts, PostgresStore};
 use keyward_store_sqlite::SqliteStore;
 
 pub use operations::{add_cache_key, advance_epoch, init, migrate};
@@ -200,6 +200,7 @@ impl App {
         });
         let tail = base.tail(registration);
         tail.catch_up().await.map_err(StartError)?;
+        base.warn_of_store(settings);
         let (barrier, watching) = base.barrier(&tail);
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), base.tokens());
         let service = Service {
@@ -299,13 +300,21 @@ async fn open_store(
             Arc::new(store.map_err(StartError::new)?)
         }
         config::Store::Postgres(urls) => {
-            let clock = Arc::clone(clock);
-            let store = PostgresStore::open(urls.hosts(), settings.max_staleness, clock).await;
+            let (hosts, clock) = (hosts(urls, settings), Arc::clone(clock));
+            let store = PostgresStore::open(&hosts, settings.max_staleness, clock).await;
             Arc::new(store.map_err(StartError::new)?)
         }
     };
     let instrumentation = Instrumentation::new(Arc::clone(clock), Arc::clone(metrics));
     Ok(Arc::new(Intercepted::new(store, Arc::new(instrumentation))))
+}
+
+/// The hosts of a Postgres store, and how to log in there.
+fn hosts(urls: &PostgresUrls, settings: &Settings) -> Hosts {
+    Hosts {
+        options: urls.hosts().to_vec(),
+        password_file: settings.store_password_file.clone(),
+    }
 }
 
 async fn set_health(health: &HealthReporter, fresh: bool) {

@@ -6,12 +6,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{StartError, bootstrap};
-use crate::config::{PostgresUrls, Settings, Store};
+use crate::config::{Settings, Store};
 use crate::system::{SystemClock, SystemEntropy};
 use keyward_core::key::{Prefix, TOKEN_PREFIX};
 use keyward_crypto::keyring_files;
 use keyward_store::{KeyringChecks as _, Store as _, Tokens as _};
-use keyward_store_postgres::{PostgresOwner, PostgresStore};
+use keyward_store_postgres::{Hosts, PostgresOwner, PostgresStore};
 
 /// Migrates the schema and grants `service_role` the rights that serving requires. Idempotent.
 ///
@@ -109,8 +109,8 @@ fn refuse_to_overwrite(token: &Path) -> Result<(), StartError> {
 /// Creates the keyring and the token. `false` if the database already has them.
 async fn create_secrets(settings: &Settings, token: &Path) -> Result<bool, StartError> {
     let (clock, entropy) = (Arc::new(SystemClock), SystemEntropy);
-    let urls = urls(settings)?;
-    let store = PostgresStore::open(urls.hosts(), settings.max_staleness, clock.clone());
+    let hosts = hosts(settings)?;
+    let store = PostgresStore::open(&hosts, settings.max_staleness, clock.clone());
     let store = store.await.map_err(StartError::new)?;
     let known = store.check_values().await.map_err(StartError::new)?;
     if store.has_tokens().await.map_err(StartError::new)? {
@@ -145,15 +145,14 @@ async fn create_secrets(settings: &Settings, token: &Path) -> Result<bool, Start
 }
 
 async fn owner(settings: &Settings) -> Result<PostgresOwner, StartError> {
-    let urls = urls(settings)?;
-    PostgresOwner::connect(urls.hosts(), Arc::new(SystemClock))
+    PostgresOwner::connect(&hosts(settings)?, Arc::new(SystemClock))
         .await
         .map_err(StartError::new)
 }
 
-fn urls(settings: &Settings) -> Result<&PostgresUrls, StartError> {
+fn hosts(settings: &Settings) -> Result<Hosts, StartError> {
     match &settings.store {
-        Store::Postgres(urls) => Ok(urls),
+        Store::Postgres(urls) => Ok(super::hosts(urls, settings)),
         Store::Sqlite(_) => Err(StartError(
             "this command requires a Postgres store; the embedded store prepares itself when \
              keyward starts"

@@ -34,8 +34,12 @@ pub struct Settings {
     pub tls_key: Option<PathBuf>,
     /// The directory of the files that Keyward writes: the embedded store, the keyring, the first token.
     pub data_dir: PathBuf,
+    /// The file of the password for Postgres.
+    pub store_password_file: Option<PathBuf>,
     /// Where keys and tokens are stored.
     pub store: Store,
+    /// The file of the password for Redis.
+    pub redis_password_file: Option<PathBuf>,
     /// The cache that instances share.
     pub redis: Option<Address>,
     /// The longest time for which an instance answers without news from the store: 2 s to 60 s.
@@ -89,23 +93,31 @@ pub fn markdown() -> String {
 
 /// The errors that concern several settings: the setting at fault, and the reason.
 fn combinations(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> {
-    let unused = unused(settings).into_iter();
-    unused
+    unused(settings)
         .chain(incomplete_tls(settings))
         .chain(exposed(settings))
 }
 
-/// A setting that has no effect.
-fn unused(settings: &Settings) -> Option<(&'static str, String)> {
-    match (&settings.store, &settings.redis) {
-        (Store::Sqlite(_), Some(_)) => Some((
-            "redis",
-            "has no use with the embedded store, which only one process serves: remove it, or use \
-             a Postgres store"
-                .to_owned(),
-        )),
-        _ => None,
-    }
+/// Settings that have no effect.
+fn unused(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> {
+    let is_embedded = matches!(settings.store, Store::Sqlite(_));
+    let embedded = "has no use with the embedded store, which only one process serves: remove it, or \
+                    use a Postgres store";
+    let all = [
+        ("redis", is_embedded && settings.redis.is_some(), embedded),
+        (
+            "store_password_file",
+            is_embedded && settings.store_password_file.is_some(),
+            embedded,
+        ),
+        (
+            "redis_password_file",
+            settings.redis.is_none() && settings.redis_password_file.is_some(),
+            "has no use without `redis`: set that, or remove this",
+        ),
+    ];
+    let all = all.into_iter().filter(|(_, is_unused, _)| *is_unused);
+    all.map(|(name, _, reason)| (name, reason.to_owned()))
 }
 
 /// A certificate without its key, or a key without its certificate.
@@ -145,7 +157,7 @@ fn exposed(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> 
     let redis = settings
         .redis
         .as_ref()
-        .filter(|redis| redis.password.is_some() && !redis.tls && !redis.nodes.is_local());
+        .filter(|redis| redis.has_password() && !redis.tls && !redis.nodes.is_local());
     let redis = redis.map(|_| {
         "leads to another host without TLS: its password would cross the network in the clear; \
          write rediss in place of redis (and ?ca=FILE if the system does not know the CA), or set \

@@ -28,6 +28,45 @@ const PARAMETERS: [&str; 10] = [
     "sslrootcert",
     "user",
 ];
+/// Parameters of libpq that the driver does not know, and what to do instead.
+const UNSUPPORTED: [(&str, &str); 12] = [
+    (
+        "channel_binding",
+        "remove it: sslmode=verify-full proves the server's identity, too",
+    ),
+    (
+        "target_session_attrs",
+        "remove it: an instance uses only a primary",
+    ),
+    (
+        "load_balance_hosts",
+        "remove it: an instance uses only a primary",
+    ),
+    (
+        "connect_timeout",
+        "remove it: each host has 1.5 seconds to answer",
+    ),
+    ("dbname", "write the database after the host"),
+    ("hostaddr", "write the address as the host"),
+    ("passfile", "set store_password_file"),
+    ("gssencmode", "remove it: TLS is the only encryption"),
+    ("sslnegotiation", "remove it"),
+    ("sslcrl", "remove it"),
+    (
+        "ssl_min_protocol_version",
+        "remove it: TLS 1.2 is the minimum",
+    ),
+    (
+        "keepalives",
+        "remove it: an instance finds dead connections itself",
+    ),
+];
+/// Variables that the driver reads and that a URL cannot override, with the parameter that can.
+const VARIABLES: [(&str, Option<&str>); 3] = [
+    ("PGOPTIONS", None),
+    ("PGSSLCERT", Some("sslcert")),
+    ("PGSSLKEY", Some("sslkey")),
+];
 const TAKES: &str = "takes postgres://USER:PASSWORD@HOST/DATABASE, several separated by commas for \
                      the hosts of one database";
 /// How to encode a password, for errors.
@@ -45,13 +84,20 @@ pub struct PostgresUrls {
 }
 
 impl PostgresUrls {
-    /// Reads URLs that are separated by commas.
+    /// Reads URLs that are separated by commas. With a password file, none may have a password.
     ///
     /// # Errors
     ///
     /// The first error, without any part of the URLs.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str, has_file: bool) -> Result<Self, String> {
         let texts: Vec<_> = text.split(',').map(str::trim).collect();
+        let is_rest = |text: &str| !text.is_empty() && !SCHEMES.iter().any(|s| text.starts_with(s));
+        if texts.iter().skip(1).any(|text| is_rest(text)) {
+            return Err(format!(
+                "{TAKES}; a URL with several hosts is not supported: write one URL for each host, \
+                 such as postgres://USER@A/DATABASE,postgres://USER@B/DATABASE; {ENCODING}"
+            ));
+        }
         if texts.len() > MAX_URLS {
             return Err(format!("{TAKES}, at most {MAX_URLS}"));
         }
@@ -65,7 +111,8 @@ impl PostgresUrls {
                 1 => "the URL".to_owned(),
                 _ => format!("URL {}", index + 1),
             };
-            let (host, shown) = read(text).map_err(|reason| format!("{TAKES}; {name} {reason}"))?;
+            let (host, shown) =
+                read(text, has_file).map_err(|reason| format!("{TAKES}; {name} {reason}"))?;
             if !is_safe(&host) {
                 urls.first_unsafe.get_or_insert(name);
             }
@@ -107,7 +154,7 @@ fn is_safe(host: &PgConnectOptions) -> bool {
 }
 
 /// Reads one URL, and its text without the password. An error continues "the URL".
-fn read(text: &str) -> Result<(PgConnectOptions, String), String> {
+fn read(text: &str, has_file: bool) -> Result<(PgConnectOptions, String), String> {
     let scheme = SCHEMES.iter().find(|scheme| text.starts_with(**scheme));
     let Some(rest) = scheme.and_then(|scheme| text.strip_prefix(scheme)) else {
         return Err(format!(
@@ -126,10 +173,8 @@ fn read(text: &str) -> Result<(PgConnectOptions, String), String> {
         url::ParseError::InvalidPort => format!("{WRONG_PORT}; {ENCODING}"),
         other => format!("is wrong: {other}"),
     })?;
-    check(&url, &parts)?;
-    // The driver's error can repeat the text.
-    let options = PgConnectOptions::from_url(&url)
-        .map_err(|_| "has a part that is not percent-encoded UTF-8, or a wrong port".to_owned())?;
+    check(&url, &parts, has_file)?;
+    let options = options(&url, &parts.query)?;
     if options.get_port() == 0 {
         return Err(WRONG_PORT.to_owned());
     }
@@ -137,6 +182,40 @@ fn read(text: &str) -> Result<(PgConnectOptions, String), String> {
         check_host(options.get_host())?;
     }
     Ok((options, shown(url, &parts.query)))
+}
+
+/// How the driver connects. The variables of libpq and ~/.pgpass change nothing: the driver would
+/// take from them what the URL leaves open, so nothing is left open.
+fn options(url: &Url, query: &Query<'_>) -> Result<PgConnectOptions, String> {
+    for (name, parameter) in VARIABLES {
+        let is_overridden = parameter.is_some_and(|parameter| query.value(parameter).is_some());
+        if std::env::var_os(name).is_some() && !is_overridden {
+            return Err(format!(
+                "cannot be used while the variable {name} is set, because the driver would read it: \
+                 unset it; the parameters options, sslcert and sslkey of the URL do the same"
+            ));
+        }
+    }
+    let mut complete = url.clone();
+    let is_open = |name: &str, is_given: bool| !is_given && query.value(name).is_none();
+    for (name, default, is_given) in [
+        ("port", "5432", url.port().is_some()),
+        ("password", "", url.password().is_some()),
+        ("sslmode", "prefer", false),
+        ("application_name", "keyward", false),
+    ] {
+        if is_open(name, is_given) {
+            complete.query_pairs_mut().append_pair(name, default);
+        }
+    }
+    // The driver's error can repeat the text.
+    let options = PgConnectOptions::from_url(&complete)
+        .map_err(|_| "has a part that is not percent-encoded UTF-8, or a wrong port".to_owned())?;
+    Ok(match is_open("sslrootcert", false) {
+        // No certificates in addition to the system's.
+        true => options.ssl_root_cert_from_pem(Vec::new()),
+        false => options,
+    })
 }
 
 /// The URL as text, without its password.
@@ -150,12 +229,18 @@ fn shown(mut url: Url, query: &Query<'_>) -> String {
 }
 
 /// Refuses what the driver would replace by a default, by a variable, or by the later of two values.
-fn check(url: &Url, parts: &Parts<'_>) -> Result<(), String> {
+fn check(url: &Url, parts: &Parts<'_>, has_file: bool) -> Result<(), String> {
     let database = parts.path.strip_prefix('/').unwrap_or_default();
     if database.is_empty() || database.contains('/') {
         return Err("names no database".to_owned());
     }
     let query = &parts.query;
+    let mut unsupported = UNSUPPORTED.iter();
+    if let Some((name, instead)) = unsupported.find(|(name, _)| query.value(name).is_some()) {
+        return Err(format!(
+            "has the parameter {name}, which is not supported: {instead}"
+        ));
+    }
     query.allow(&PARAMETERS)?;
     let host = url.host_str().filter(|host| !host.is_empty());
     for (name, is_given) in [
@@ -170,6 +255,9 @@ fn check(url: &Url, parts: &Parts<'_>) -> Result<(), String> {
         let parameter = query.value(name);
         if is_given && parameter.is_some() {
             return Err(format!("gives the {name} twice"));
+        }
+        if name == "password" && has_file && (is_given || parameter.is_some()) {
+            return Err("has a password, and store_password_file is set, too".to_owned());
         }
         if matches!(name, "user" | "host") && !is_given && parameter.is_none() {
             return Err(format!("names no {name}"));

@@ -4,7 +4,7 @@
 //! nodes and ignores what it does not know. Everything that a reader could misread is refused: a
 //! second `@`, a parameter that is unknown or given twice.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use percent_encoding::percent_decode_str;
 
@@ -30,6 +30,9 @@ const TAKES: &str = "takes redis://USER:PASSWORD@HOST:PORT/DB, redis+unix:///SOC
                      redis+sentinel://HOST,HOST/SERVICE or redis+cluster://HOST,HOST, and with TLS \
                      rediss in place of redis";
 
+const USER_ALONE: &str = "names a user without a password; write a password without a user as \
+                          :PASSWORD@HOST, or set redis_password_file";
+
 #[derive(Clone, Copy)]
 enum Form {
     Single,
@@ -38,17 +41,17 @@ enum Form {
     Cluster,
 }
 
-/// Reads one URL.
+/// Reads one URL. With a password file, it must have no password.
 ///
 /// # Errors
 ///
 /// What is wrong with it, without any part of it, and what the setting takes.
-pub(super) fn parse(text: &str) -> Result<Address, String> {
-    read(text).map_err(|reason| format!("the URL {reason}; {TAKES}"))
+pub(super) fn parse(text: &str, password_file: Option<&Path>) -> Result<Address, String> {
+    read(text, password_file).map_err(|reason| format!("the URL {reason}; {TAKES}"))
 }
 
 /// Reads the URL. An error continues "the URL".
-fn read(url: &str) -> Result<Address, String> {
+fn read(url: &str, password_file: Option<&Path>) -> Result<Address, String> {
     let matching = SCHEMES.iter().find_map(|(scheme, form, tls)| {
         let rest = url.strip_prefix(scheme)?;
         Some((scheme, *form, *tls, rest))
@@ -71,13 +74,20 @@ fn read(url: &str) -> Result<Address, String> {
         (_, Some(userinfo)) => login_of(userinfo)?,
         (_, None) => (None, None),
     };
+    match (&user, &password, password_file) {
+        (_, Some(_), Some(_)) => {
+            return Err("has a password, and redis_password_file is set, too".to_owned());
+        }
+        (Some(_), None, None) => return Err(USER_ALONE.to_owned()),
+        _ => {}
+    }
     let (nodes, number) = match form {
         Form::Socket => (socket(authority, path)?, query.value("db")),
         _ => servers(form, hosts, path)?,
     };
-    let login = userinfo.map_or_else(String::new, |userinfo| {
-        let user = userinfo.split(':').next().unwrap_or_default();
-        format!("{user}:***@")
+    let login = userinfo.map_or_else(String::new, |userinfo| match userinfo.split_once(':') {
+        Some((user, _)) => format!("{user}:***@"),
+        None => format!("{userinfo}@"),
     });
     let parameters = query
         .shown()
@@ -86,6 +96,7 @@ fn read(url: &str) -> Result<Address, String> {
         nodes,
         user,
         password,
+        password_file: password_file.map(Path::to_owned),
         database: number.map_or(Ok(0), database)?,
         tls,
         ca: query.value("ca").map(|ca| file("ca", ca)).transpose()?,
@@ -130,12 +141,6 @@ fn login_of(userinfo: &str) -> Result<Login, String> {
 }
 
 fn login(user: Option<&str>, password: Option<&str>) -> Result<Login, String> {
-    if user.is_some() && password.is_none() {
-        return Err(
-            "names a user without a password; write a password without a user as :PASSWORD@HOST"
-                .to_owned(),
-        );
-    }
     let password = password.map(|password| decode("password", password));
     Ok((
         user.map(|user| decode("user", user)).transpose()?,

@@ -62,19 +62,37 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| path(text).map(|path| s.data_dir = path),
     ),
     Row::new(
+        "store_password_file",
+        Takes::Value("FILE"),
+        "none",
+        "File with the password for Postgres, for a `store` without a password; read again for each \
+         new connection",
+        |s, text| optional(text, path).map(|path| s.store_password_file = path),
+    )
+    .shown(|s| shown(s.store_password_file.as_deref().map(text_of).as_ref())),
+    Row::new(
         "store",
         Takes::Value("STORE"),
         "sqlite:",
         "Where keys and tokens are stored: `sqlite:PATH`, or `sqlite:` for keyward.db in data_dir; \
          or `postgres://USER:PASSWORD@HOST/DATABASE`, several separated by commas for the hosts of \
          one database, each with `sslmode=verify-full` unless it is this host",
-        |s, text| store(text, &s.data_dir).map(|store| s.store = store),
+        |s, text| store(text, s).map(|store| s.store = store),
     )
     .shown(|s| match &s.store {
         Store::Sqlite(path) => format!("sqlite:{}", path.display()),
         Store::Postgres(urls) => urls.to_string(),
     })
     .confidential(),
+    Row::new(
+        "redis_password_file",
+        Takes::Value("FILE"),
+        "none",
+        "File with the password for Redis, for a `redis` without a password; read again for each new \
+         connection",
+        |s, text| optional(text, path).map(|path| s.redis_password_file = path),
+    )
+    .shown(|s| shown(s.redis_password_file.as_deref().map(text_of).as_ref())),
     Row::new(
         "redis",
         Takes::Value("URL"),
@@ -84,7 +102,10 @@ pub const TABLE: &[Setting<Settings>] = &[
          `redis+sentinel://HOST,HOST/SERVICE` or `redis+cluster://HOST,HOST`; `rediss` in place of \
          `redis` means TLS, with `?ca=FILE` for a private CA; only with a Postgres store; `none` \
          switches it off",
-        |s, text| optional(text, redis::parse).map(|address| s.redis = address),
+        |s, text| {
+            let file = s.redis_password_file.as_deref();
+            optional(text, |text| redis::parse(text, file)).map(|address| s.redis = address)
+        },
     )
     .shown(|s| shown(s.redis.as_ref()))
     .confidential(),
@@ -179,7 +200,9 @@ impl Schema for Settings {
             tls_cert: None,
             tls_key: None,
             data_dir: PathBuf::new(),
+            store_password_file: None,
             store: Store::Sqlite(PathBuf::new()),
+            redis_password_file: None,
             redis: None,
             max_staleness: Duration::ZERO,
             key_prefixes: Vec::new(),
@@ -203,13 +226,14 @@ impl Schema for Settings {
     }
 }
 
-fn store(text: &str, data_dir: &Path) -> Result<Store, String> {
+fn store(text: &str, settings: &Settings) -> Result<Store, String> {
     const TAKES: &str = "takes `sqlite:` (keyward.db in data_dir) or `sqlite:PATH`";
     if postgres::SCHEMES
         .iter()
         .any(|scheme| text.starts_with(scheme))
     {
-        return PostgresUrls::parse(text).map(Store::Postgres);
+        let has_file = settings.store_password_file.is_some();
+        return PostgresUrls::parse(text, has_file).map(Store::Postgres);
     }
     let Some(file) = text.strip_prefix("sqlite:") else {
         return Err(format!(
@@ -217,7 +241,7 @@ fn store(text: &str, data_dir: &Path) -> Result<Store, String> {
         ));
     };
     if file.is_empty() {
-        return Ok(Store::Sqlite(data_dir.join("keyward.db")));
+        return Ok(Store::Sqlite(settings.data_dir.join("keyward.db")));
     }
     // SQLite keeps ':memory:' in memory, and keys must survive the process.
     if file.starts_with("//") || file.starts_with(':') || file.contains('?') {

@@ -170,7 +170,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
             LookupError::NotFresh => &NOT_FRESH,
             LookupError::Overloaded => &OVERLOADED,
             LookupError::Store(error) => match **error {
-                StoreError::Damaged(_) => &INTERNAL,
+                StoreError::Damaged(_) | StoreError::Refused(_) => &INTERNAL,
                 _ => &STORE_UNAVAILABLE,
             },
         },
@@ -212,7 +212,7 @@ fn metadata_of(error: &ServiceError) -> HashMap<String, String> {
 fn message_of(error: &ServiceError) -> String {
     match error {
         ServiceError::Denied(Denied::Lookup(LookupError::Store(cause)))
-            if matches!(**cause, StoreError::Damaged(_)) =>
+            if matches!(**cause, StoreError::Damaged(_) | StoreError::Refused(_)) =>
         {
             ServiceError::Internal.to_string()
         }

@@ -94,7 +94,7 @@ impl From<&StoreError> for ServiceError {
         match error {
             StoreError::Unavailable(_) => Self::StoreUnavailable,
             StoreError::OutcomeUnknown(_) => Self::OutcomeUnknown { replacement: None },
-            StoreError::Damaged(_) => Self::Internal,
+            StoreError::Damaged(_) | StoreError::Refused(_) => Self::Internal,
         }
     }
 }

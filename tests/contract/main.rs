@@ -133,6 +133,7 @@ macro_rules! contract {
                 keys_are_listed_page_by_page_in_order_of_creation
                 a_list_omits_revoked_keys
                 an_invalid_record_is_an_error
+                prefixes_that_are_not_accepted_are_counted
             }
             tokens {
                 a_token_is_stored_completely

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use keyward_core::key::{KeyId, KeyRecord};
+use keyward_core::key::{Hint, KeyId, KeyRecord, Prefix};
 use keyward_store::{Expiry, KeyChanges, KeyTarget, ListKeys};
 
-use crate::world::{DAY, World, account, actor, assert_damaged, disabled, end, kill, metadata};
+use crate::world::{
+    DAY, World, account, actor, assert_damaged, disabled, end, kill, kill_all, metadata,
+};
 
 fn list(account: &str, include_revoked: bool) -> ListKeys {
     ListKeys {
@@ -221,4 +223,38 @@ pub(crate) async fn an_invalid_record_is_an_error(world: World) {
             .await;
         assert_damaged(&again);
     }
+}
+
+pub(crate) async fn prefixes_that_are_not_accepted_are_counted(world: World) {
+    let prefixes = |names: &[&str]| -> Vec<Prefix> {
+        names
+            .iter()
+            .map(|name| Prefix::new(name).unwrap())
+            .collect()
+    };
+    let missing = async |names: &[&str]| {
+        let mut missing = world.store.note_prefixes(&prefixes(names)).await.unwrap();
+        missing.sort();
+        missing
+    };
+    let found = |name: &str, keys| (name.to_owned(), keys);
+    assert_eq!(missing(&["kw"]).await, []);
+    for (prefix, count) in [("old", 2), ("old_one", 1), ("kw", 1)] {
+        assert_eq!(missing(&[prefix, "kw", "old", "old_one"]).await, []);
+        for number in 0..count {
+            let mut new = world.plain_key(prefix, &format!("slot-{number}"));
+            new.hint = Hint(format!("{prefix}_abcd"));
+            world.issue(new).await;
+        }
+    }
+    assert_eq!(
+        missing(&["kw"]).await,
+        [found("old", 2), found("old_one", 1)]
+    );
+    assert_eq!(missing(&["old_one", "kw"]).await, [found("old", 2)]);
+    assert_eq!(missing(&["new", "old", "old_one"]).await, [found("kw", 1)]);
+    world.revoke(kill_all("old")).await;
+    let world = world.reopened().await;
+    let missing = world.store.note_prefixes(&prefixes(&["kw"])).await.unwrap();
+    assert!(missing.contains(&found("old", 0)) && missing.contains(&found("new", 0)));
 }

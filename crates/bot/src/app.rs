@@ -115,7 +115,7 @@ pub async fn serve(
                     observed.observe();
                     metrics.encode()
                 }),
-                ready: Box::new(move || health.ready()),
+                ready: Box::new(move || health.ready().map(|()| "ok".to_owned())),
             };
             let stop = end_listeners.clone().cancelled_owned();
             listeners.spawn(http::serve(listener, probes, stop));

@@ -21,8 +21,8 @@ pub struct Probes {
     pub name: &'static str,
     /// The metrics as OpenMetrics text. Each scrape calls it, so it can update gauges.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Whether the program can serve now, or the reason why it cannot.
-    pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// That the program can serve now, perhaps with a warning, or the reason why it cannot.
+    pub ready: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
 }
 
 /// Serves the side port on `listener` until `shutdown` ends, then finishes the open requests.
@@ -55,10 +55,10 @@ async fn metrics(State(probes): State<Arc<Probes>>) -> Response {
 
 async fn ready(State(probes): State<Arc<Probes>>) -> Response {
     let (status, text) = match (probes.ready)() {
-        Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
+        Ok(text) => (StatusCode::OK, text),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason),
     };
-    (status, [(CACHE_CONTROL, "no-store")], text).into_response()
+    (status, [(CACHE_CONTROL, "no-store")], text + "\n").into_response()
 }
 
 async fn version(State(probes): State<Arc<Probes>>) -> Response {

@@ -73,10 +73,10 @@ impl PostgresStore {
         };
         let mut progress = Progress::default();
         let answer = self.revoke_in_steps(&revocation, &mut progress).await;
-        answer.map_err(|error| match error {
-            // Earlier steps are committed. The same call again is safe.
-            StoreError::Unavailable(why) if progress.count > 0 => StoreError::OutcomeUnknown(why),
-            error => error,
+        // After a step is committed, the same call again is safe.
+        answer.map_err(|error| match progress.count {
+            0 => error,
+            _ => StoreError::OutcomeUnknown(error.to_string()),
         })
     }
 

@@ -79,7 +79,8 @@ impl ChangeNotices {
                     // Notices before this moment were lost.
                     return ChangeNotice::Lost;
                 }
-                Ok(Err(error)) => {
+                Ok(Err(failure)) => {
+                    let error = failure.error;
                     tracing::debug!(%error, "cannot listen for change notices");
                     false
                 }
@@ -119,13 +120,13 @@ async fn notify(pool: &Pool) -> Result<(), Failure> {
     pool.fetch_all(statement.bind(CHANNEL)).await.map(drop)
 }
 
-async fn listen(connector: &Connector) -> Result<PgListener, sqlx::Error> {
+async fn listen(connector: &Connector) -> Result<PgListener, Failure> {
     let pool = PgPoolOptions::new()
         .max_connections(1)
         .acquire_timeout(LISTEN_LIMIT)
         .max_lifetime(None)
         .idle_timeout(None)
-        .connect_lazy_with(connector.current());
+        .connect_lazy_with(connector.current()?);
     let mut listener = PgListener::connect_with(&pool).await?;
     // An eager reconnection would hide lost notices.
     listener.eager_reconnect(false);

@@ -3,6 +3,7 @@
 //! read once, because a primary never changes its timeline.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,9 +13,10 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection as _, PgConnection, Row};
 use tokio::sync::watch;
 
-use super::failure::Failure;
+use super::failure::{Failure, code, words};
 use keyward_core::fence::Epoch;
 use keyward_core::key::{BootTime, Clock};
+use keyward_ops::settings::values::secret_file;
 use keyward_store::StoreError;
 
 /// The longest time for connecting to one host and preparing the session.
@@ -29,20 +31,43 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(17);
 /// be durable at least on this server, or where the operator's setting requires more. Every
 /// statement uses an index, so the session plans it once, independently of the table's size. A bitmap
 /// scan would read and sort all keys of a large account for one page of them.
+/// A role without a search_path gets the default schema.
 const SESSION: &str = "\
 SET statement_timeout = '15s'; SET lock_timeout = '10s'; \
 SET idle_in_transaction_session_timeout = '20s'; SET default_transaction_isolation = 'read committed'; \
 SET jit = off; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; \
 SET client_connection_check_interval = '2s'; \
 SELECT set_config('synchronous_commit', 'on', false) \
- WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')";
+ WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write'); \
+SELECT set_config('search_path', 'public', false) WHERE current_schema() IS NULL";
 
 const IDENTITY: &str = "\
 SELECT pg_is_in_recovery() AS standby, system_identifier, pg_backend_pid() AS pid,
+       current_setting('transaction_read_only') = 'on' AS read_only,
+       current_setting('server_encoding') AS encoding,
        CASE WHEN NOT pg_is_in_recovery()
             THEN pg_walfile_name(pg_current_wal_insert_lsn()) END AS wal,
        (SELECT backend_start::text FROM pg_stat_get_activity(pg_backend_pid())) AS started
   FROM pg_control_system()";
+/// The functions of `IDENTITY` that an administrator can take away from ordinary roles.
+pub(super) const FUNCTIONS: [&str; 5] = [
+    "pg_control_system()",
+    "pg_walfile_name(pg_lsn)",
+    "pg_current_wal_insert_lsn()",
+    "pg_is_in_recovery()",
+    "pg_stat_get_activity(integer)",
+];
+const READ_ONLY: &str = "sessions of this role are read-only: default_transaction_read_only is on. \
+     Turn it off where it is set: ALTER SYSTEM, ALTER DATABASE or ALTER ROLE";
+
+/// The hosts of one database, and how to log in there.
+#[derive(Clone, Debug)]
+pub struct Hosts {
+    /// How to connect to each host. The first host that is a primary is used.
+    pub options: Vec<PgConnectOptions>,
+    /// The file with the password, which is read again for each connection.
+    pub password_file: Option<PathBuf>,
+}
 
 /// A connection to a primary.
 pub(super) struct Connection {
@@ -88,7 +113,7 @@ impl Connection {
 
 /// Opens connections.
 pub(super) struct Connector {
-    hosts: Vec<PgConnectOptions>,
+    hosts: Hosts,
     /// The index of the last host that was a primary.
     current: AtomicUsize,
     /// The present era. It ends when one of its connections breaks.
@@ -96,19 +121,21 @@ pub(super) struct Connector {
     /// The last era with a connection that hung. No call waits for its connections any longer.
     hung: watch::Sender<u64>,
     /// The time and the reasons of the last failure.
-    failed: Mutex<Option<(BootTime, String)>>,
+    failed: Mutex<Option<(BootTime, StoreError)>>,
     clock: Arc<dyn Clock>,
 }
 
 impl Connector {
-    pub(super) fn new(hosts: Vec<PgConnectOptions>, clock: Arc<dyn Clock>) -> Self {
-        let hosts = hosts.into_iter().map(|host| {
-            let host = host.application_name("keyward");
+    pub(super) fn new(mut hosts: Hosts, clock: Arc<dyn Clock>) -> Self {
+        let options = hosts.options.into_iter().map(|host| {
+            // A pooler refuses this parameter by default, and no column is a floating-point number.
+            let host = host.extra_float_digits(None);
             // `Instrumentation` logs each call.
             host.disable_statement_logging()
         });
+        hosts.options = options.collect();
         Self {
-            hosts: hosts.collect(),
+            hosts,
             current: AtomicUsize::new(0),
             era: AtomicU64::new(1),
             hung: watch::Sender::new(0),
@@ -118,8 +145,22 @@ impl Connector {
     }
 
     /// The last host that was a primary.
-    pub(super) fn current(&self) -> PgConnectOptions {
-        self.hosts[self.current.load(Ordering::Relaxed) % self.hosts.len()].clone()
+    pub(super) fn current(&self) -> Result<PgConnectOptions, StoreError> {
+        let hosts = &self.hosts.options;
+        self.with_password(&hosts[self.current.load(Ordering::Relaxed) % hosts.len()])
+    }
+
+    fn with_password(&self, host: &PgConnectOptions) -> Result<PgConnectOptions, StoreError> {
+        let Some(file) = &self.hosts.password_file else {
+            return Ok(host.clone());
+        };
+        let password = secret_file(file).map_err(|error| {
+            StoreError::Refused(format!(
+                "the password file {} cannot be read: {error}. Check `store_password_file`",
+                file.display()
+            ))
+        })?;
+        Ok(host.clone().password(&password))
     }
 
     /// Whether a connection may be used again.
@@ -166,39 +207,59 @@ impl Connector {
         if let Some((at, why)) = &*self.failed.lock()
             && started.since(*at) < RECONNECT_DELAY
         {
-            return Err(StoreError::Unavailable(why.clone()).into());
+            return Err(why.clone().into());
         }
-        let (first, count) = (self.current.load(Ordering::Relaxed), self.hosts.len());
-        let mut reasons = Vec::new();
-        for at in (0..count).map(|n| (first + n) % count) {
-            match self.connect(&self.hosts[at]).await {
+        let hosts = &self.hosts.options;
+        let first = self.current.load(Ordering::Relaxed);
+        let (mut reasons, mut all_refuse) = (Vec::new(), true);
+        for at in (0..hosts.len()).map(|n| (first + n) % hosts.len()) {
+            let why = match self.connect(&hosts[at]).await {
                 Ok(connection) => {
                     self.current.store(at, Ordering::Relaxed);
                     return Ok(connection);
                 }
-                Err(why) => reasons.push(format!("{}: {why}", address(&self.hosts[at]))),
-            }
+                Err(StoreError::Refused(why)) => why,
+                Err(StoreError::Unavailable(why)) => {
+                    all_refuse = false;
+                    why
+                }
+                Err(error) => error.to_string(),
+            };
+            reasons.push(format!("{}: {why}", address(&hosts[at])));
         }
         let why = reasons.join("; ");
-        *self.failed.lock() = Some((self.clock.boot(), why.clone()));
-        Err(StoreError::Unavailable(why).into())
+        let error = match all_refuse {
+            true => StoreError::Refused(why),
+            false => StoreError::Unavailable(why),
+        };
+        *self.failed.lock() = Some((self.clock.boot(), error.clone()));
+        Err(error.into())
     }
 
-    async fn connect(&self, host: &PgConnectOptions) -> Result<Connection, String> {
+    async fn connect(&self, host: &PgConnectOptions) -> Result<Connection, StoreError> {
         let era = self.era.load(Ordering::Relaxed);
+        let host = self.with_password(host)?;
         let opened = async {
             let mut driver = host.connect().await?;
             sqlx::raw_sql(SESSION).execute(&mut driver).await?;
             let identity = sqlx::query(IDENTITY).fetch_one(&mut driver).await?;
             Ok::<_, sqlx::Error>((driver, identity))
         };
+        let away = |why: String| StoreError::Unavailable(why);
         let (driver, identity) = tokio::time::timeout(CONNECT_LIMIT, opened)
             .await
-            .map_err(|_| format!("no answer within {CONNECT_LIMIT:?}"))?
-            .map_err(|error| error.to_string())?;
-        let text = |error: sqlx::Error| error.to_string();
+            .map_err(|_| away(format!("no answer within {CONNECT_LIMIT:?}")))?
+            .map_err(|error| refusal(error, &host))?;
+        let text = |error: sqlx::Error| away(error.to_string());
         if identity.try_get("standby").map_err(text)? {
-            return Err("is in recovery, not a primary".to_owned());
+            return Err(away("is in recovery, not a primary".to_owned()));
+        }
+        if identity.try_get("read_only").map_err(text)? {
+            return Err(StoreError::Refused(READ_ONLY.to_owned()));
+        }
+        let encoding: String = identity.try_get("encoding").map_err(text)?;
+        if encoding != "UTF8" {
+            return Err(wrong_encoding(&encoding, &host));
         }
         let wal: String = identity.try_get("wal").map_err(text)?;
         let timeline = wal
@@ -208,7 +269,7 @@ impl Connector {
         Ok(Connection {
             driver,
             system: system.cast_unsigned(),
-            timeline: timeline.ok_or("does not report its timeline")?,
+            timeline: timeline.ok_or_else(|| away("does not report its timeline".to_owned()))?,
             backend: Backend {
                 pid: identity.try_get("pid").map_err(text)?,
                 started: identity.try_get("started").map_err(text)?,
@@ -216,6 +277,43 @@ impl Connector {
             era,
         })
     }
+}
+
+/// Why a server refuses to be used, and what to do.
+fn refusal(error: sqlx::Error, host: &PgConnectOptions) -> StoreError {
+    let text = words(&error);
+    let name = |function: &str| function.split('(').next().unwrap_or_default().to_owned();
+    let mut functions = FUNCTIONS.into_iter();
+    match code(&error).as_deref() {
+        Some("42501") => match functions.find(|function| text.contains(&name(function))) {
+            Some(function) => StoreError::Refused(format!(
+                "{text}. A superuser must run in this database: {}",
+                grant(function, host.get_username())
+            )),
+            None => Failure::from(error).error,
+        },
+        Some("08P01") if text.contains("startup parameter") => StoreError::Refused(format!(
+            "{text}. Add this parameter to ignore_startup_parameters in pgbouncer.ini, or connect \
+             directly to Postgres"
+        )),
+        _ => Failure::from(error).error,
+    }
+}
+
+/// The statement that gives a role the right to call a function.
+pub(super) fn grant(function: &str, role: &str) -> String {
+    format!(
+        "GRANT EXECUTE ON FUNCTION {function} TO \"{}\"",
+        role.replace('"', "\"\"")
+    )
+}
+
+fn wrong_encoding(encoding: &str, host: &PgConnectOptions) -> StoreError {
+    let database = host.get_database().unwrap_or_default();
+    StoreError::Refused(format!(
+        "the encoding of the database {database} is {encoding}, which cannot store every text. \
+         Create a database with UTF8: CREATE DATABASE {database} ENCODING 'UTF8' TEMPLATE template0"
+    ))
 }
 
 /// The address of a host, without its password.

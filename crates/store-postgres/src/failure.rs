@@ -26,6 +26,81 @@ pub(super) enum Kind {
     Hung,
 }
 
+/// What an error of the server means for a caller.
+type Meaning = fn(String) -> StoreError;
+
+/// The meaning of each SQLSTATE: the first row whose text begins the code applies. A refusal that
+/// time does not end is never `Unavailable`, which tells callers to ask again; an unknown code counts
+/// as such a refusal.
+const MEANINGS: [(&str, Meaning, Kind); 23] = [
+    // A serialisation failure or a deadlock: the server rolled the transaction back.
+    ("40001", StoreError::Unavailable, Kind::Again),
+    ("40P01", StoreError::Unavailable, Kind::Again),
+    ("40", StoreError::Unavailable, Kind::Broken),
+    // The connection, or a pooler's connection to the server, failed.
+    ("08", StoreError::Unavailable, Kind::Broken),
+    // Another program has damaged the session, or a standby replaced the primary (25006).
+    ("25", StoreError::Unavailable, Kind::Broken),
+    // Disk, memory or connections are used up.
+    ("53", StoreError::Unavailable, Kind::Refused),
+    // A lock was not free in time, or another session changes the object now.
+    ("55P03", StoreError::Unavailable, Kind::Refused),
+    ("55006", StoreError::Unavailable, Kind::Refused),
+    // The statement ran into its time limit.
+    ("57014", StoreError::Unavailable, Kind::Refused),
+    // The server stops or starts, or an administrator ended the session.
+    ("57", StoreError::Unavailable, Kind::Broken),
+    // The server's disk or files failed.
+    ("58", StoreError::Unavailable, Kind::Refused),
+    // An internal error of the server; a new session may not meet it.
+    ("XX000", StoreError::Unavailable, Kind::Broken),
+    // A corrupted table or index.
+    ("XX", StoreError::Damaged, Kind::Refused),
+    // A value, constraint, limit or trigger refused what the service must not send.
+    ("22", StoreError::Damaged, Kind::Refused),
+    ("23", StoreError::Damaged, Kind::Refused),
+    ("54", StoreError::Damaged, Kind::Refused),
+    ("P0", StoreError::Damaged, Kind::Refused),
+    // The login, or the database, is refused.
+    ("28", StoreError::Refused, Kind::Broken),
+    ("3D", StoreError::Refused, Kind::Broken),
+    // The session lacks its prepared statements: a pooler gives each transaction another session.
+    ("26", StoreError::Refused, Kind::Broken),
+    ("42P05", StoreError::Refused, Kind::Broken),
+    // The server does not have what the statement needs.
+    ("0A", StoreError::Refused, Kind::Broken),
+    // A right, a table or a function is missing (42), and all other codes.
+    ("", StoreError::Refused, Kind::Refused),
+];
+
+/// What an operator does about a refusal, by the beginning of its SQLSTATE.
+const REMEDIES: [(&str, &str); 9] = [
+    ("22021", WRONG_ENCODING),
+    ("22P05", WRONG_ENCODING),
+    (
+        "25006",
+        "The server or the role is read-only: look for default_transaction_read_only in ALTER \
+         SYSTEM, ALTER DATABASE and ALTER ROLE, and whether this server is still the primary",
+    ),
+    ("26", NO_SESSION),
+    ("42P05", NO_SESSION),
+    (
+        "28",
+        "Check the user and the password in `store` or `store_password_file`, and pg_hba.conf",
+    ),
+    ("3D", "Create the database, or correct its name in `store`"),
+    (
+        "42501",
+        "Run `keyward migrate --service-role ROLE` with the owner's URL in `store`",
+    ),
+    (
+        "53300",
+        "Raise max_connections of Postgres: each instance needs 12",
+    ),
+];
+const WRONG_ENCODING: &str = "The database cannot store this text: its encoding must be UTF8";
+const NO_SESSION: &str = "Connect directly, or through a pooler in session mode";
+
 impl Failure {
     pub(super) fn hung(limit: Duration) -> Self {
         Self {
@@ -81,26 +156,44 @@ impl From<Failure> for StoreError {
 
 impl From<sqlx::Error> for Failure {
     fn from(error: sqlx::Error) -> Self {
-        let text = error.to_string();
-        let code = error.as_database_error().and_then(|refused| refused.code());
-        let (error, kind) = match (&error, code.as_deref()) {
-            // A deadlock or a serialisation failure: the server rolled the transaction back.
-            (_, Some("40P01" | "40001")) => (StoreError::Unavailable(text), Kind::Again),
-            // A constraint or a trigger of the schema refused a statement that the service must
-            // not send.
-            (_, Some(code)) if code.starts_with("23") => (StoreError::Damaged(text), Kind::Refused),
-            // The server is shutting down, the backend was terminated, or a standby replaced it.
-            (_, Some("57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25006")) => {
-                (StoreError::Unavailable(text), Kind::Broken)
+        let mut text = words(&error);
+        let (meaning, kind): (Meaning, _) = match (code(&error), &error) {
+            (Some(code), _) => {
+                if let Some((_, remedy)) =
+                    REMEDIES.iter().find(|(start, _)| code.starts_with(start))
+                {
+                    text = format!("{text}. {remedy}");
+                }
+                let mut rows = MEANINGS.iter();
+                let row = rows.find(|(start, ..)| code.starts_with(start));
+                row.map_or(
+                    (StoreError::Refused, Kind::Refused),
+                    |(_, meaning, kind)| (*meaning, *kind),
+                )
             }
-            (_, Some(_)) => (StoreError::Unavailable(text), Kind::Refused),
-            (sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_), _) => {
-                (StoreError::Damaged(text), Kind::Refused)
+            (None, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => {
+                (StoreError::Damaged, Kind::Refused)
             }
-            _ => (StoreError::Unavailable(text), Kind::Broken),
+            (None, _) => (StoreError::Unavailable, Kind::Broken),
         };
-        Self { error, kind }
+        Self {
+            error: meaning(text),
+            kind,
+        }
     }
+}
+
+/// The server's own words, or the driver's if the server has said nothing.
+pub(super) fn words(error: &sqlx::Error) -> String {
+    match error.as_database_error() {
+        Some(refused) => refused.message().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+/// The SQLSTATE of an error of the server.
+pub(super) fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
 }
 
 /// Runs a transaction, and runs it again while it is the victim of a deadlock.

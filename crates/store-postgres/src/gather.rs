@@ -67,7 +67,7 @@ async fn read_all(pool: Arc<Pool>, queue: Arc<Mutex<mpsc::Receiver<Request>>>) {
                     .get(n)
                     .ok_or_else(|| rows::damaged("a row of the answer is missing"))
                     .and_then(|(row, stamp)| record(row, *stamp)),
-                Err(why) => Err(StoreError::Unavailable(why.clone())),
+                Err(error) => Err(error.clone()),
             };
             // The caller may have stopped waiting.
             let _ = sender.send(answer);
@@ -76,10 +76,7 @@ async fn read_all(pool: Arc<Pool>, queue: Arc<Mutex<mpsc::Receiver<Request>>>) {
 }
 
 /// One row for each digest, in the same order, with its stamp. I2: one statement is one snapshot.
-async fn read(
-    pool: &Pool,
-    digests: Vec<Vec<u8>>,
-) -> std::result::Result<Vec<(PgRow, Stamp)>, String> {
+async fn read(pool: &Pool, digests: Vec<Vec<u8>>) -> Result<Vec<(PgRow, Stamp)>> {
     let mut may_retry = true;
     loop {
         let attempt = async {
@@ -111,7 +108,7 @@ async fn read(
             Ok(answers) => return Ok(answers),
             // The connection may have broken while it was idle. A read can be retried.
             Err(failure) if failure.kind == Kind::Broken && may_retry => may_retry = false,
-            Err(failure) => return Err(failure.error.to_string()),
+            Err(failure) => return Err(failure.into()),
         }
     }
 }

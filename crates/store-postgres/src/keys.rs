@@ -10,9 +10,9 @@ use super::audit::audit;
 use super::failure::{Failure, Kind, retry};
 use super::pool::Statement;
 use super::rows::{self, key_columns};
-use super::{ATTEMPTS, PostgresStore};
+use super::{ALLOW_LONG_STATEMENT, ATTEMPTS, LONG_LIMIT, PostgresStore};
 use keyward_core::fence::state_at;
-use keyward_core::key::{KeyId, KeyRecord, KeyState, Timestamp};
+use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{UpdatePlan, key_entry, plan_update};
 use keyward_store::{
@@ -102,6 +102,34 @@ impl Keys for PostgresStore {
         .bind(i64::from(query.limit));
         let found = self.readers.fetch_all(statement).await?;
         found.iter().map(rows::key).collect()
+    }
+
+    async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>> {
+        let names: Vec<_> = accepted
+            .iter()
+            .map(|prefix| prefix.as_str().to_owned())
+            .collect();
+        let note = sqlx::query(
+            "INSERT INTO key_prefixes SELECT ($1::text[])[1] WHERE cardinality($1) > 0
+                 ON CONFLICT DO NOTHING",
+        );
+        let mut lease = self.writers.begin().await?;
+        // Counting reads the whole table, where an index would only cost.
+        for set in [ALLOW_LONG_STATEMENT, "SET LOCAL enable_seqscan = on"] {
+            lease.execute(sqlx::query(set)).await?;
+        }
+        lease.execute(note.bind(names.clone())).await?;
+        let count = sqlx::query(
+            "SELECT prefix, (SELECT count(*) FROM api_keys
+                              WHERE left(hint, -5) = prefix AND revoke_time IS NULL) AS keys
+               FROM key_prefixes WHERE prefix <> ALL ($1)",
+        );
+        let found = lease
+            .fetch_all_within(LONG_LIMIT, count.bind(names))
+            .await?;
+        lease.commit().await?;
+        let read = |row| Ok((rows::column(row, "prefix")?, rows::revision(row, "keys")?));
+        found.iter().map(read).collect()
     }
 }
 

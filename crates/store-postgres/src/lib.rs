@@ -23,8 +23,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::postgres::PgConnectOptions;
-
 use change_notices::ChangeNotices;
 use cluster::PostgresCluster;
 use connection::{ANSWER_LIMIT, Connector};
@@ -35,6 +33,7 @@ use pool::Pool;
 use revoke::Revoker;
 use tail_connection::TailConnection;
 
+pub use connection::Hosts;
 pub use migrate::PostgresOwner;
 
 /// Connections that write keys and tokens; two of them write revocations.
@@ -66,11 +65,11 @@ impl PostgresStore {
     /// does not report its timeline, or if the schema lacks what this program needs. The timeout
     /// of a heartbeat is a part of `max_staleness`, that of this instance.
     pub async fn open(
-        hosts: &[PgConnectOptions],
+        hosts: &Hosts,
         max_staleness: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let connector = Arc::new(Connector::new(hosts.to_vec(), Arc::clone(&clock)));
+        let connector = Arc::new(Connector::new(hosts.clone(), Arc::clone(&clock)));
         let mut first = connector
             .open()
             .await

@@ -6,22 +6,22 @@ use std::sync::Arc;
 
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::PgConnectOptions;
 
-use super::connection::{ANSWER_LIMIT, Connection, Connector, within};
-use super::failure::Failure;
+use super::connection::{ANSWER_LIMIT, Connection, Connector, FUNCTIONS, Hosts, grant, within};
+use super::failure::{Failure, code, words};
 use super::{no_primary, rows};
 use keyward_core::key::Clock;
-use keyward_store::{OpenError, Result};
+use keyward_store::{OpenError, Result, refuse_foreign_schema};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 
 /// The rights of the service role. It can neither drop a trigger nor write to the log: the
 /// functions of the triggers write to it with the owner's rights.
 const RIGHTS: &[&str] = &[
+    "GRANT CONNECT ON DATABASE {database} TO {role}",
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
     "GRANT SELECT ON _sqlx_migrations, log_head, log_state, key_changes, api_keys, caller_tokens, \
-     instances, audit, keyring_checks TO {role}",
+     instances, audit, keyring_checks, key_prefixes TO {role}",
     "GRANT INSERT (key_id, digest, generation, account_id, name, hint, scopes, metadata, \
      allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time) ON api_keys TO {role}",
     "GRANT UPDATE (scopes, metadata, allowed_cidrs, sealed, disabled, expire_time, revoke_time, \
@@ -31,7 +31,8 @@ const RIGHTS: &[&str] = &[
     "GRANT INSERT, UPDATE, DELETE ON instances TO {role}",
     "GRANT INSERT (actor_id, actor, action, subject_id, account_id, detail) ON audit TO {role}",
     "GRANT INSERT, UPDATE (active) ON keyring_checks TO {role}",
-    "GRANT EXECUTE ON FUNCTION trim_log(interval) TO {role}",
+    "GRANT INSERT ON key_prefixes TO {role}",
+    "GRANT EXECUTE ON FUNCTION trim_log(interval), store_time() TO {role}",
 ];
 
 /// A connection of the database's owner.
@@ -42,10 +43,10 @@ pub struct PostgresOwner {
 impl PostgresOwner {
     /// Connects to the first of `hosts` that is a primary.
     pub async fn connect(
-        hosts: &[PgConnectOptions],
+        hosts: &Hosts,
         clock: Arc<dyn Clock>,
     ) -> std::result::Result<Self, OpenError> {
-        let connector = Connector::new(hosts.to_vec(), clock);
+        let connector = Connector::new(hosts.clone(), clock);
         let connection = connector
             .open()
             .await
@@ -56,42 +57,86 @@ impl PostgresOwner {
     /// Migrates the schema under a lock, then grants `role` the rights to serve. Repeating either
     /// is safe.
     pub async fn migrate(&mut self, role: Option<&str>) -> std::result::Result<(), OpenError> {
-        let cannot = |error: String| OpenError(format!("the schema cannot be migrated: {error}"));
         // Exactly one schema: the functions keep it as their search_path.
-        let prepare = "SET lock_timeout = '60s'; SET statement_timeout = 0; \
-             SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', false)";
-        sqlx::raw_sql(prepare)
-            .execute(self.connection.driver())
-            .await
-            .map_err(|error| cannot(error.to_string()))?;
+        self.run(
+            "SET lock_timeout = '60s'; SET statement_timeout = 0; \
+             SELECT set_config('search_path', quote_ident(current_schema()) || ', pg_temp', false)
+              WHERE current_schema() IS NOT NULL",
+        )
+        .await
+        .map_err(|error| cannot_migrate(&error))?;
+        refuse_foreign(&applied(&mut self.connection).await?)?;
         MIGRATIONS
             .run(self.connection.driver())
             .await
-            .map_err(|error| OpenError(schema_error(&error)))?;
-        let Some(role) = role else { return Ok(()) };
-        let schema: String = sqlx::query_scalar("SELECT quote_ident(current_schema())")
+            .map_err(|error| OpenError(schema_error(error)))?;
+        match role {
+            Some(role) => self.grant_rights(role).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn grant_rights(&mut self, role: &str) -> std::result::Result<(), OpenError> {
+        let names = "SELECT quote_ident(current_schema()), quote_ident(current_database())";
+        let (schema, database): (String, String) = sqlx::query_as(names)
             .fetch_one(self.connection.driver())
             .await
-            .map_err(|error| cannot(error.to_string()))?;
+            .map_err(|error| cannot_migrate(&error))?;
         let quoted = format!("\"{}\"", role.replace('"', "\"\""));
         let mut rights = String::from("BEGIN;");
         for right in RIGHTS {
             rights += &right
                 .replace("{schema}", &schema)
+                .replace("{database}", &database)
                 .replace("{role}", &quoted);
             rights.push(';');
         }
         rights += "COMMIT";
-        sqlx::raw_sql(AssertSqlSafe(rights))
-            .execute(self.connection.driver())
-            .await
-            .map(drop)
-            .map_err(|error| {
-                OpenError(format!(
-                    "cannot grant the role {role} its rights: {error}. Check that the role exists \
-                     (CREATE ROLE ... LOGIN) and that `store` names the owner of the schema"
-                ))
-            })
+        self.run(&rights).await.map_err(|error| {
+            OpenError(format!(
+                "cannot grant the role {role} its rights: {}. Check that the role exists \
+                 (CREATE ROLE ... LOGIN) and that `store` names the owner of the schema",
+                words(&error)
+            ))
+        })?;
+        for function in FUNCTIONS {
+            self.grant_function(function, role).await?;
+        }
+        Ok(())
+    }
+
+    /// Grants the right to call a function of the server, which often only a superuser can.
+    async fn grant_function(
+        &mut self,
+        function: &str,
+        role: &str,
+    ) -> std::result::Result<(), OpenError> {
+        let grant = grant(function, role);
+        for attempt in 0..2 {
+            let may_call: bool =
+                sqlx::query_scalar("SELECT has_function_privilege($1, $2, 'EXECUTE')")
+                    .bind(role)
+                    .bind(function)
+                    .fetch_one(self.connection.driver())
+                    .await
+                    .map_err(|error| cannot_migrate(&error))?;
+            if may_call {
+                return Ok(());
+            }
+            if attempt == 0 {
+                // The next check shows whether it succeeded.
+                let _ = self.run(&grant).await;
+            }
+        }
+        Err(OpenError(format!(
+            "the role {role} may not call {function}, which serving needs. A superuser must run in \
+             this database: {grant}. Then repeat this command"
+        )))
+    }
+
+    async fn run(&mut self, statements: &str) -> std::result::Result<(), sqlx::Error> {
+        let statements = sqlx::raw_sql(AssertSqlSafe(statements));
+        statements.execute(self.connection.driver()).await.map(drop)
     }
 
     /// Marks the present timeline as settled if none was before, so that revocations on it are
@@ -139,43 +184,57 @@ impl std::fmt::Debug for PostgresOwner {
     }
 }
 
+/// The migrations in the database: version, description, checksum, and whether it succeeded.
+type Applied = (i64, String, Vec<u8>, bool);
+
+async fn applied(connection: &mut Connection) -> std::result::Result<Vec<Applied>, OpenError> {
+    let all = sqlx::query_as(
+        "SELECT version, description, checksum, success FROM _sqlx_migrations ORDER BY version",
+    );
+    let found = within(ANSWER_LIMIT, async {
+        match all.fetch_all(connection.driver()).await {
+            // There is no such table.
+            Err(error) if code(&error).as_deref() == Some("42P01") => Ok(Vec::new()),
+            found => found,
+        }
+    });
+    found.await.map_err(|failure| no_primary(&failure.error))
+}
+
+/// Refuses a database whose migrations are those of another program.
+fn refuse_foreign(applied: &[Applied]) -> std::result::Result<(), OpenError> {
+    let known = MIGRATIONS
+        .iter()
+        .map(|known| (known.version, &*known.description));
+    let applied: Vec<_> = applied
+        .iter()
+        .map(|(version, name, ..)| (*version, name.clone()))
+        .collect();
+    refuse_foreign_schema("this database", known, &applied)
+}
+
 /// Refuses a schema that this program does not know. A newer schema is accepted: migrations only
 /// add, so that two versions can serve side by side during an upgrade.
 pub(super) async fn check(connection: &mut Connection) -> std::result::Result<(), OpenError> {
-    let applied = sqlx::query_as::<_, (i64, Vec<u8>, bool)>(
-        "SELECT version, checksum, success FROM _sqlx_migrations ORDER BY version",
-    );
-    let answer = tokio::time::timeout(ANSWER_LIMIT, applied.fetch_all(connection.driver())).await;
-    let answer = answer.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
-    let applied = match answer {
-        Ok(applied) => applied,
-        // The table does not exist, or the role must not read it.
-        Err(error) if code(&error) == Some("42P01".to_owned()) => Vec::new(),
-        Err(error) if code(&error) == Some("42501".to_owned()) => {
-            return Err(OpenError(
-                "this role has no right to read the schema. Run `keyward migrate --service-role \
-                 ROLE` with the owner's URL"
-                    .to_owned(),
-            ));
-        }
-        Err(error) => return Err(no_primary(&Failure::from(error).error)),
-    };
+    let applied = applied(connection).await?;
+    refuse_foreign(&applied)?;
     for known in MIGRATIONS.iter() {
         match applied
             .iter()
             .find(|(version, ..)| *version == known.version)
         {
-            Some((_, checksum, true)) if **checksum == *known.checksum => {}
+            Some((_, _, checksum, true)) if **checksum == *known.checksum => {}
             Some((version, ..)) => {
                 return Err(OpenError(format!(
                     "schema {version} of the database differs from this program's, or its migration \
-                     did not finish. Run the keyward that made it, or restore a backup"
+                     did not finish. Run the keyward that made it"
                 )));
             }
             None => {
                 return Err(OpenError(format!(
                     "the database lacks schema {}. Run `keyward init` for a new database, or `keyward \
-                     migrate` for one of an earlier version, with the owner's URL in `store`",
+                     migrate` for one of an earlier version, with the owner's URL in `store`. If the \
+                     tables are in another schema than public, set the role's search_path",
                     known.version
                 )));
             }
@@ -184,11 +243,22 @@ pub(super) async fn check(connection: &mut Connection) -> std::result::Result<()
     Ok(())
 }
 
-fn code(error: &sqlx::Error) -> Option<String> {
-    Some(error.as_database_error()?.code()?.into_owned())
+fn cannot_migrate(error: &sqlx::Error) -> OpenError {
+    let remedy = match code(error).as_deref() {
+        Some("3F000") => {
+            "Create the schema public, or set the role's search_path to another schema"
+        }
+        Some("42P07" | "42723" | "42710") => {
+            "Another program uses this database: give Keyward a database of its own"
+        }
+        Some("55P03") => "Another migration runs, or a long transaction holds a lock: run it again",
+        _ => "Check that `store` names the owner of the database",
+    };
+    let words = words(error);
+    OpenError(format!("the schema cannot be migrated: {words}. {remedy}"))
 }
 
-fn schema_error(error: &MigrateError) -> String {
+fn schema_error(error: MigrateError) -> String {
     let known = MIGRATIONS
         .iter()
         .map(|known| known.version)
@@ -201,11 +271,11 @@ fn schema_error(error: &MigrateError) -> String {
         ),
         MigrateError::VersionMismatch(version) => format!(
             "schema {version} of the database differs from this program's. It was made by another \
-             build: run that build, or restore a backup"
+             build: run that build"
         ),
-        other => format!(
-            "the schema cannot be migrated: {other}. Check that `store` names the owner of the \
-             database"
-        ),
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            cannot_migrate(&error).0
+        }
+        other => format!("the schema cannot be migrated: {other}"),
     }
 }

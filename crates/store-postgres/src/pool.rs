@@ -156,7 +156,15 @@ impl<'p> Lease<'p> {
     }
 
     pub(super) async fn fetch_all(&mut self, statement: Statement) -> Result<Vec<PgRow>, Failure> {
-        let limit = self.pool.limit;
+        self.fetch_all_within(self.pool.limit, statement).await
+    }
+
+    /// Like `fetch_all`, for a statement that may take longer than others.
+    pub(super) async fn fetch_all_within(
+        &mut self,
+        limit: Duration,
+        statement: Statement,
+    ) -> Result<Vec<PgRow>, Failure> {
         self.answer(limit, async |driver| statement.fetch_all(driver).await)
             .await
     }

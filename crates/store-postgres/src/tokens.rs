@@ -8,11 +8,12 @@ use super::failure::{Failure, Kind, retry};
 use super::pool::Statement;
 use super::rows::{self, token_columns};
 use keyward_core::fence::Stamp;
-use keyward_core::key::{KeyId, Role, Roles, TokenRecord};
-use keyward_crypto::{CheckValue, Digest, KeyKind};
+use keyward_core::key::{KeyId, TokenRecord};
+use keyward_crypto::{CheckValue, Digest};
 use keyward_store::plan::token_entry;
 use keyward_store::{
     Actor, AuditAction, Found, KeyringChecks, NewToken, Result, StoreError, TokenRevoked, Tokens,
+    raw,
 };
 
 #[async_trait]
@@ -99,8 +100,7 @@ impl Tokens for PostgresStore {
     async fn has_admin(&self) -> Result<bool> {
         let live = sqlx::query("SELECT roles FROM caller_tokens WHERE revoke_time IS NULL");
         for row in &self.readers.fetch_all(live).await? {
-            let roles = Roles::parse(rows::column(row, "roles")?);
-            if roles.is_some_and(|roles| roles.contains(Role::Admin)) {
+            if raw::has_admin(rows::column(row, "roles")?) {
                 return Ok(true);
             }
         }
@@ -164,18 +164,13 @@ impl KeyringChecks for PostgresStore {
     async fn check_values(&self) -> Result<Vec<CheckValue>> {
         let all = sqlx::query("SELECT kind, number, check_value FROM keyring_checks");
         let found = self.readers.fetch_all(all).await?;
-        let invalid = || rows::damaged("a row of keyring_checks is invalid");
         let check = |row| {
-            let kind: &str = rows::column(row, "kind")?;
-            let value: &[u8] = rows::column(row, "check_value")?;
-            Ok(CheckValue {
-                kind: KeyKind::ALL
-                    .into_iter()
-                    .find(|known| known.name() == kind)
-                    .ok_or_else(invalid)?,
-                number: number(rows::column(row, "number")?)?,
-                value: value.try_into().map_err(|_| invalid())?,
-            })
+            let (kind, number) = (rows::column(row, "kind")?, rows::column(row, "number")?);
+            Ok(raw::check_value(
+                kind,
+                number,
+                rows::column(row, "check_value")?,
+            )?)
         };
         found.iter().map(check).collect()
     }
@@ -197,9 +192,8 @@ impl KeyringChecks for PostgresStore {
     async fn active_generation(&self) -> Result<Option<u32>> {
         let active = sqlx::query("SELECT number FROM keyring_checks WHERE active");
         let found = self.readers.fetch_optional(active).await?;
-        found
-            .map(|row| number(rows::column(&row, "number")?))
-            .transpose()
+        let number = |row| Ok(raw::number(rows::column(&row, "number")?)?);
+        found.map(number).transpose()
     }
 
     async fn activate_generation(&self, number: u32) -> Result<()> {
@@ -221,8 +215,4 @@ impl KeyringChecks for PostgresStore {
         }
         Ok(lease.commit().await?)
     }
-}
-
-fn number(value: i64) -> Result<u32> {
-    u32::try_from(value).map_err(|_| rows::damaged("a number in keyring_checks is out of range"))
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::{SqliteStore, WriteTransaction, rows, store_error};
+use super::{SqliteStore, WriteTransaction, rows};
 use keyward_store::{Actor, Audit, AuditEntry, Result};
 
 #[async_trait]
@@ -21,19 +21,19 @@ pub(super) async fn audit(
     actor: &Actor,
 ) -> Result<()> {
     let account = entry.account.as_ref();
-    sqlx::query(
-        "INSERT INTO audit (time, actor_id, actor, action, subject_id, account_id, detail)
+    tx.execute(
+        sqlx::query(
+            "INSERT INTO audit (time, actor_id, actor, action, subject_id, account_id, detail)
          VALUES (?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(tx.now.as_micros())
+        .bind(actor.token.map(rows::id))
+        .bind(actor.name.clone())
+        .bind(entry.action.name())
+        .bind(entry.id.map(rows::id))
+        .bind(account.map(|account| account.as_str().to_owned()))
+        .bind(entry.detail.clone()),
     )
-    .bind(tx.now.as_micros())
-    .bind(actor.token.map(rows::id))
-    .bind(actor.name.clone())
-    .bind(entry.action.name())
-    .bind(entry.id.map(rows::id))
-    .bind(account.map(|account| account.as_str().to_owned()))
-    .bind(entry.detail.clone())
-    .execute(tx.connection()?)
     .await
     .map(drop)
-    .map_err(store_error)
 }

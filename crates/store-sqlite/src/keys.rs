@@ -3,14 +3,13 @@
 
 use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Sqlite, query::Query, sqlite::SqliteArguments};
 
 use super::audit::audit;
 use super::revoke::{revoke_account, revoke_one, set_revoke_time};
 use super::rows::{self, key_columns};
-use super::{SqliteStore, WriteTransaction, store_error};
+use super::{SqliteStore, Statement, WriteTransaction, store_error};
 use keyward_core::fence::{Stamp, state_at};
-use keyward_core::key::{KeyId, KeyRecord, KeyState, Timestamp};
+use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update};
 use keyward_store::{
@@ -22,7 +21,7 @@ use keyward_store::{
 impl Keys for SqliteStore {
     async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
         let mut tx = self.write().await?;
-        if let Some(row) = fetch(&mut tx, slot_query(&new)).await? {
+        if let Some(row) = tx.fetch_optional(slot_query(&new)).await? {
             let key = rows::stored_key(&row)?;
             if state_at(&key.record, tx.now) != KeyState::Expired {
                 tx.rollback().await?;
@@ -53,7 +52,7 @@ impl Keys for SqliteStore {
                 grace,
                 reason,
             } => {
-                let Some(row) = find(&mut tx, &target).await? else {
+                let Some(row) = tx.fetch_optional(target_query(&target)).await? else {
                     tx.rollback().await?;
                     return Ok(RevokeAnswer::NotFound);
                 };
@@ -78,7 +77,7 @@ impl Keys for SqliteStore {
 
     async fn update(&self, id: KeyId, changes: KeyChanges, actor: &Actor) -> Result<UpdateAnswer> {
         let mut tx = self.write().await?;
-        let Some(row) = fetch(&mut tx, id_query(id)).await? else {
+        let Some(row) = tx.fetch_optional(id_query(id)).await? else {
             tx.rollback().await?;
             return Ok(UpdateAnswer::NotFound);
         };
@@ -142,6 +141,29 @@ impl Keys for SqliteStore {
         .map_err(store_error)?;
         found.iter().map(rows::key).collect()
     }
+
+    async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>> {
+        let names: Vec<_> = accepted.iter().map(Prefix::as_str).collect();
+        let mut tx = self.write().await?;
+        tx.execute(
+            sqlx::query("INSERT OR IGNORE INTO key_prefixes SELECT ?1 WHERE ?1 IS NOT NULL")
+                .bind(names.first().map(|name| (*name).to_owned())),
+        )
+        .await?;
+        tx.commit().await?;
+        let found: Vec<(String, i64)> = sqlx::query_as(
+            "SELECT prefix, (SELECT count(*) FROM api_keys NOT INDEXED
+                              WHERE substr(hint, 1, length(hint) - 5) = prefix
+                                AND revoke_time IS NULL)
+               FROM key_prefixes WHERE prefix NOT IN (SELECT value FROM json_each(?))",
+        )
+        .bind(rows::to_json(&names)?)
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        let read = |(prefix, keys)| Ok((prefix, raw::revision(keys)?));
+        found.into_iter().map(read).collect()
+    }
 }
 
 impl SqliteStore {
@@ -152,18 +174,6 @@ impl SqliteStore {
             revision: raw::revision(rows::column(row, "head")?)?,
         })
     }
-}
-
-type Statement = Query<'static, Sqlite, SqliteArguments>;
-
-pub(super) async fn fetch(
-    tx: &mut WriteTransaction,
-    query: Statement,
-) -> Result<Option<SqliteRow>> {
-    query
-        .fetch_optional(tx.connection()?)
-        .await
-        .map_err(store_error)
 }
 
 pub(super) fn id_query(id: KeyId) -> Statement {
@@ -198,10 +208,6 @@ fn slot_query(new: &NewKey) -> Statement {
     .bind(new.name.as_str().to_owned())
 }
 
-async fn find(tx: &mut WriteTransaction, target: &KeyTarget) -> Result<Option<SqliteRow>> {
-    fetch(tx, target_query(target)).await
-}
-
 /// The answer about a key with this row.
 fn updated(row: &SqliteRow) -> Result<Updated> {
     Ok(Updated {
@@ -212,7 +218,7 @@ fn updated(row: &SqliteRow) -> Result<Updated> {
 }
 
 pub(super) async fn by_id(tx: &mut WriteTransaction, id: KeyId) -> Result<Option<StoredKey>> {
-    fetch(tx, id_query(id))
+    tx.fetch_optional(id_query(id))
         .await?
         .map(|row| rows::stored_key(&row))
         .transpose()
@@ -228,21 +234,22 @@ async fn write_update(
     record: &KeyRecord,
     actor: &Actor,
 ) -> Result<UpdateAnswer> {
-    sqlx::query(
-        "UPDATE api_keys SET scopes = ?, metadata = ?, allowed_cidrs = ?, expire_time = ?,
+    tx.execute(
+        sqlx::query(
+            "UPDATE api_keys SET scopes = ?, metadata = ?, allowed_cidrs = ?, expire_time = ?,
                 disabled = ?, changed_by = ? WHERE key_id = ?",
+        )
+        .bind(rows::to_json(record.scopes.as_slice())?)
+        .bind(rows::to_json(record.metadata.entries())?)
+        .bind(rows::to_json(&record.networks.to_texts())?)
+        .bind(record.expire_time.map(Timestamp::as_micros))
+        .bind(record.disabled)
+        .bind(actor.name.clone())
+        .bind(rows::id(record.id)),
     )
-    .bind(rows::to_json(record.scopes.as_slice())?)
-    .bind(rows::to_json(record.metadata.entries())?)
-    .bind(rows::to_json(&record.networks.to_texts())?)
-    .bind(record.expire_time.map(Timestamp::as_micros))
-    .bind(record.disabled)
-    .bind(actor.name.clone())
-    .bind(rows::id(record.id))
-    .execute(tx.connection()?)
-    .await
-    .map_err(store_error)?;
-    let row = fetch(&mut tx, id_query(record.id))
+    .await?;
+    let row = tx
+        .fetch_optional(id_query(record.id))
         .await?
         .ok_or_else(row_vanished)?;
     let updated = updated(&row)?;
@@ -258,27 +265,27 @@ pub(super) async fn insert(tx: &mut WriteTransaction, new: &NewKey, disabled: bo
         Expiry::At(end) => Some(end),
         Expiry::After(ttl) => Some(tx.now.plus(ttl)),
     };
-    sqlx::query(
-        "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
+    tx.execute(
+        sqlx::query(
+            "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
                 metadata, allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time)
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        )
+        .bind(rows::id(new.id))
+        .bind(new.digest.as_bytes().to_vec())
+        .bind(new.generation)
+        .bind(new.account.as_str().to_owned())
+        .bind(new.name.as_str().to_owned())
+        .bind(new.hint.0.clone())
+        .bind(rows::to_json(new.scopes.as_slice())?)
+        .bind(rows::to_json(new.metadata.entries())?)
+        .bind(rows::to_json(&new.networks.to_texts())?)
+        .bind(new.sealed.is_some())
+        .bind(new.sealed.as_ref().map(|sealed| sealed.as_bytes().to_vec()))
+        .bind(disabled)
+        .bind(tx.now.as_micros())
+        .bind(expire_time.map(Timestamp::as_micros)),
     )
-    .bind(rows::id(new.id))
-    .bind(new.digest.as_bytes().to_vec())
-    .bind(new.generation)
-    .bind(new.account.as_str().to_owned())
-    .bind(new.name.as_str().to_owned())
-    .bind(new.hint.0.clone())
-    .bind(rows::to_json(new.scopes.as_slice())?)
-    .bind(rows::to_json(new.metadata.entries())?)
-    .bind(rows::to_json(&new.networks.to_texts())?)
-    .bind(new.sealed.is_some())
-    .bind(new.sealed.as_ref().map(|sealed| sealed.as_bytes().to_vec()))
-    .bind(disabled)
-    .bind(tx.now.as_micros())
-    .bind(expire_time.map(Timestamp::as_micros))
-    .execute(tx.connection()?)
     .await
     .map(drop)
-    .map_err(store_error)
 }

@@ -17,14 +17,16 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
+use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions,
+    SqliteRow, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions, Sqlite, SqliteConnection};
 
 use keyward_core::fence::Epoch;
 use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
-use keyward_store::{Cluster, OpenError, Result, Store, StoreError, raw};
+use keyward_store::{Cluster, OpenError, Result, Store, StoreError, raw, refuse_foreign_schema};
 use lock::DatabaseLock;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
@@ -73,6 +75,17 @@ impl SqliteStore {
             // `Instrumentation` logs each call.
             .disable_statement_logging();
         let writer = pool(1, writing.clone()).await.map_err(not_opened)?;
+        let applied: Vec<(i64, String)> =
+            sqlx::query_as("SELECT version, description FROM _sqlx_migrations ORDER BY version")
+                .fetch_all(&writer)
+                .await
+                // A new database has no such table; another error repeats below.
+                .unwrap_or_default();
+        let known = MIGRATIONS
+            .iter()
+            .map(|known| (known.version, &*known.description));
+        let place = format!("the database {}", path.display());
+        refuse_foreign_schema(&place, known, &applied)?;
         MIGRATIONS
             .run(&writer)
             .await
@@ -105,17 +118,11 @@ impl SqliteStore {
             connection: Some(connection),
             now: Timestamp::default(),
         };
-        sqlx::query("BEGIN IMMEDIATE")
-            .execute(tx.connection()?)
-            .await
-            .map_err(store_error)?;
-        let newest: i64 =
-            sqlx::query_scalar("UPDATE store_clock SET newest = max(newest, ?) RETURNING newest")
-                .bind(self.now().as_micros())
-                .fetch_one(tx.connection()?)
-                .await
-                .map_err(store_error)?;
-        tx.now = Timestamp::from_micros(newest);
+        tx.execute(sqlx::query("BEGIN IMMEDIATE")).await?;
+        let newest = sqlx::query("UPDATE store_clock SET newest = max(newest, ?) RETURNING newest")
+            .bind(self.now().as_micros());
+        let newest = tx.fetch_one(newest).await?;
+        tx.now = Timestamp::from_micros(rows::column(&newest, "newest")?);
         Ok(tx)
     }
 
@@ -169,6 +176,8 @@ impl Store for SqliteStore {
     }
 }
 
+type Statement = Query<'static, Sqlite, SqliteArguments>;
+
 /// A write transaction. If it is dropped before its end, its connection is closed, which rolls it
 /// back: the pool never hands out an unfinished transaction.
 struct WriteTransaction {
@@ -185,6 +194,22 @@ impl WriteTransaction {
                 "the transaction has ended".to_owned(),
             )),
         }
+    }
+
+    /// Runs a statement and returns the number of changed rows.
+    async fn execute(&mut self, statement: Statement) -> Result<u64> {
+        let done = statement.execute(self.connection()?).await;
+        Ok(done.map_err(store_error)?.rows_affected())
+    }
+
+    async fn fetch_optional(&mut self, statement: Statement) -> Result<Option<SqliteRow>> {
+        let row = statement.fetch_optional(self.connection()?).await;
+        row.map_err(store_error)
+    }
+
+    async fn fetch_one(&mut self, statement: Statement) -> Result<SqliteRow> {
+        let row = statement.fetch_one(self.connection()?).await;
+        row.map_err(store_error)
     }
 
     /// Makes the changes durable. After an error, the outcome is unknown.
@@ -269,7 +294,7 @@ fn schema_error(path: &Path, error: MigrateError) -> OpenError {
         ),
         MigrateError::VersionMismatch(version) => format!(
             "schema {version} of the database {path} differs from this program's. It was made by \
-             another build: run that build, or restore a backup"
+             another build: run that build"
         ),
         other => format!("the schema of the database {path} cannot be migrated: {other}"),
     })

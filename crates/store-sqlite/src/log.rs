@@ -61,22 +61,20 @@ impl Log for SqliteStore {
         let retention = i64::try_from(RETENTION.as_micros()).unwrap_or(i64::MAX);
         let oldest = tx.now.as_micros().saturating_sub(retention);
         // `pruned_to` becomes the first row that is young enough, or else the last row.
-        sqlx::query(
-            "UPDATE log_state SET pruned_to = max(pruned_to, coalesce(
+        tx.execute(
+            sqlx::query(
+                "UPDATE log_state SET pruned_to = max(pruned_to, coalesce(
                 (SELECT min(revision) FROM key_changes WHERE time >= ?),
                 (SELECT max(revision) FROM key_changes)))",
+            )
+            .bind(oldest),
         )
-        .bind(oldest)
-        .execute(tx.connection()?)
-        .await
-        .map_err(store_error)?;
-        let trimmed = sqlx::query(
-            "DELETE FROM key_changes WHERE revision < (SELECT pruned_to FROM log_state)",
-        )
-        .execute(tx.connection()?)
-        .await
-        .map_err(store_error)?
-        .rows_affected();
+        .await?;
+        let trimmed = tx
+            .execute(sqlx::query(
+                "DELETE FROM key_changes WHERE revision < (SELECT pruned_to FROM log_state)",
+            ))
+            .await?;
         tx.commit().await?;
         Ok(trimmed)
     }

@@ -2,7 +2,7 @@
 //! Each is one transaction; the triggers log every row and wipe the sealed copies.
 
 use super::audit::audit;
-use super::keys::{by_id, fetch, id_query, insert, row_vanished};
+use super::keys::{by_id, id_query, insert, row_vanished};
 use super::rows;
 use super::{WriteTransaction, store_error};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
@@ -23,7 +23,7 @@ pub(super) async fn set_revoke_time(
 ) -> Result<()> {
     let reason = record.revoke_reason.as_ref().or(reason);
     let successor = record.replaced_by.or(successor);
-    sqlx::query(
+    tx.execute(sqlx::query(
         "UPDATE api_keys SET revoke_time = ?, revoke_reason = ?, replaced_by = ?, changed_by = ?
           WHERE key_id = ?",
     )
@@ -32,10 +32,8 @@ pub(super) async fn set_revoke_time(
     .bind(successor.map(rows::id))
     .bind(actor.name.clone())
     .bind(rows::id(record.id))
-    .execute(tx.connection()?)
-    .await
-    .map(drop)
-    .map_err(store_error)
+    ).await
+.map(drop)
 }
 
 /// Revokes one key as planned, or changes nothing, and returns the current state.
@@ -56,7 +54,8 @@ pub(super) async fn revoke_one(
             audit(&mut tx, &entry, actor).await?;
         }
     }
-    let row = fetch(&mut tx, id_query(record.id))
+    let row = tx
+        .fetch_optional(id_query(record.id))
         .await?
         .ok_or_else(row_vanished)?;
     let record = rows::key(&row)?;
@@ -122,18 +121,16 @@ pub(super) async fn revoke_account(
     ids.sort_unstable();
     let (mut keys, mut digests) = (Vec::new(), Vec::new());
     for bytes in ids.iter().take(Revoked::LISTED) {
-        let row = fetch(&mut tx, id_query(raw::id(bytes)?)).await?;
+        let row = tx.fetch_optional(id_query(raw::id(bytes)?)).await?;
         let row = row.ok_or_else(row_vanished)?;
         keys.push(rows::key(&row)?);
         digests.push(rows::digest(&row)?);
     }
-    let latest = sqlx::query(
+    let latest = tx.fetch_optional(sqlx::query(
         "SELECT key_id, revision, mark FROM api_keys WHERE account_id = ? ORDER BY revision DESC LIMIT 1",
     )
     .bind(account.as_str().to_owned())
-    .fetch_optional(tx.connection()?)
-    .await
-    .map_err(store_error)?;
+    ).await?;
     let committed = match &latest {
         Some(row) => rows::last_change(row, "key_id")?,
         None => CommittedChange::NOTHING,

@@ -5,11 +5,12 @@ use async_trait::async_trait;
 use super::audit::audit;
 use super::rows::{self, token_columns};
 use super::{SqliteStore, store_error};
-use keyward_core::key::{KeyId, Role, Roles, TokenRecord};
-use keyward_crypto::{CheckValue, Digest, KeyKind};
+use keyward_core::key::{KeyId, TokenRecord};
+use keyward_crypto::{CheckValue, Digest};
 use keyward_store::plan::token_entry;
 use keyward_store::{
     Actor, AuditAction, Found, KeyringChecks, NewToken, Result, StoreError, TokenRevoked, Tokens,
+    raw,
 };
 
 #[async_trait]
@@ -17,20 +18,21 @@ impl Tokens for SqliteStore {
     async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
         let mut tx = self.write().await?;
         let now = tx.now.as_micros();
-        let row = sqlx::query(concat!(
+        let row = tx
+            .fetch_one(
+                sqlx::query(concat!(
             "INSERT INTO caller_tokens (token_id, digest, generation, name, roles, create_time)
              VALUES (?, ?, ?, ?, ?, ?) RETURNING ",
             token_columns!()
         ))
-        .bind(rows::id(new.id))
-        .bind(new.digest.as_bytes().to_vec())
-        .bind(new.generation)
-        .bind(new.name.as_str().to_owned())
-        .bind(new.roles.to_text())
-        .bind(now)
-        .fetch_one(tx.connection()?)
-        .await
-        .map_err(store_error)?;
+                .bind(rows::id(new.id))
+                .bind(new.digest.as_bytes().to_vec())
+                .bind(new.generation)
+                .bind(new.name.as_str().to_owned())
+                .bind(new.roles.to_text())
+                .bind(now),
+            )
+            .await?;
         let record = rows::token(&row)?;
         let detail = format!("name={} roles={}", record.name, record.roles.to_text());
         audit(
@@ -87,26 +89,27 @@ impl Tokens for SqliteStore {
     async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>> {
         let mut tx = self.write().await?;
         let now = tx.now.as_micros();
-        let changed = sqlx::query(
-            "UPDATE caller_tokens SET revoke_time = ?, changed_by = ?
+        let changed = tx
+            .execute(
+                sqlx::query(
+                    "UPDATE caller_tokens SET revoke_time = ?, changed_by = ?
               WHERE token_id = ? AND revoke_time IS NULL",
-        )
-        .bind(now)
-        .bind(actor.name.clone())
-        .bind(rows::id(id))
-        .execute(tx.connection()?)
-        .await
-        .map_err(store_error)?
-        .rows_affected();
-        let row = sqlx::query(concat!(
-            "SELECT ",
-            token_columns!(),
-            " FROM caller_tokens WHERE token_id = ?"
-        ))
-        .bind(rows::id(id))
-        .fetch_optional(tx.connection()?)
-        .await
-        .map_err(store_error)?;
+                )
+                .bind(now)
+                .bind(actor.name.clone())
+                .bind(rows::id(id)),
+            )
+            .await?;
+        let row = tx
+            .fetch_optional(
+                sqlx::query(concat!(
+                    "SELECT ",
+                    token_columns!(),
+                    " FROM caller_tokens WHERE token_id = ?"
+                ))
+                .bind(rows::id(id)),
+            )
+            .await?;
         if changed > 0 {
             audit(
                 &mut tx,
@@ -140,8 +143,7 @@ impl Tokens for SqliteStore {
                 .fetch_all(&self.readers)
                 .await
                 .map_err(store_error)?;
-        let mut roles = live.iter().filter_map(|text| Roles::parse(text));
-        Ok(roles.any(|roles| roles.contains(Role::Admin)))
+        Ok(live.iter().any(|roles| raw::has_admin(roles)))
     }
 }
 
@@ -152,35 +154,29 @@ impl KeyringChecks for SqliteStore {
             .fetch_all(&self.readers)
             .await
             .map_err(store_error)?;
-        found
-            .iter()
-            .map(|row| {
-                let broken =
-                    || StoreError::Damaged("a row of keyring_checks is invalid".to_owned());
-                let kind: &str = rows::column(row, "kind")?;
-                let value: &[u8] = rows::column(row, "check_value")?;
-                Ok(CheckValue {
-                    kind: KeyKind::ALL
-                        .into_iter()
-                        .find(|known| known.name() == kind)
-                        .ok_or_else(broken)?,
-                    number: rows::column(row, "number")?,
-                    value: value.try_into().map_err(|_| broken())?,
-                })
-            })
-            .collect()
+        let check = |row| {
+            let (kind, number) = (rows::column(row, "kind")?, rows::column(row, "number")?);
+            Ok(raw::check_value(
+                kind,
+                number,
+                rows::column(row, "check_value")?,
+            )?)
+        };
+        found.iter().map(check).collect()
     }
 
     async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
         let mut tx = self.write().await?;
         for check in values {
-            sqlx::query("INSERT INTO keyring_checks (kind, number, check_value) VALUES (?, ?, ?)")
+            tx.execute(
+                sqlx::query(
+                    "INSERT INTO keyring_checks (kind, number, check_value) VALUES (?, ?, ?)",
+                )
                 .bind(check.kind.name())
                 .bind(check.number)
-                .bind(check.value.to_vec())
-                .execute(tx.connection()?)
-                .await
-                .map_err(store_error)?;
+                .bind(check.value.to_vec()),
+            )
+            .await?;
         }
         tx.commit().await
     }
@@ -199,12 +195,7 @@ impl KeyringChecks for SqliteStore {
             "UPDATE keyring_checks SET active = 0 WHERE active = 1 AND number <> ?",
             "UPDATE keyring_checks SET active = 1 WHERE kind = 'generation' AND number = ?",
         ] {
-            activated = sqlx::query(statement)
-                .bind(number)
-                .execute(tx.connection()?)
-                .await
-                .map_err(store_error)?
-                .rows_affected();
+            activated = tx.execute(sqlx::query(statement).bind(number)).await?;
         }
         if activated == 0 {
             tx.rollback().await?;

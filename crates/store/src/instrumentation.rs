@@ -33,6 +33,8 @@ struct Outage {
     failed: u64,
     logged_at: BootTime,
     last_failure: BootTime,
+    /// Whether a refusal was logged, which says what an operator must do.
+    is_refusal_logged: bool,
 }
 
 impl Instrumentation {
@@ -53,11 +55,15 @@ impl Instrumentation {
             failed: 0,
             logged_at: now,
             last_failure: now,
+            is_refusal_logged: false,
         });
+        let is_refusal = matches!(error, StoreError::Refused(_));
+        let is_new = is_refusal && !current.is_refusal_logged;
+        current.is_refusal_logged |= is_refusal;
         current.failed += 1;
         current.last_failure = now;
         self.failing.store(true, Ordering::Relaxed);
-        if begins {
+        if begins || is_new {
             tracing::warn!(call, %error, "a store call failed");
         } else if now.since(current.logged_at) >= REMINDER {
             current.logged_at = now;
@@ -89,6 +95,7 @@ impl Interceptor for Instrumentation {
             Err(StoreError::Unavailable(_)) => "unavailable",
             Err(StoreError::OutcomeUnknown(_)) => "unknown",
             Err(StoreError::Damaged(_)) => "damaged",
+            Err(StoreError::Refused(_)) => "refused",
         };
         span.record("outcome", outcome);
         let ended = self.clock.boot();

@@ -13,7 +13,7 @@ use super::{
     UpdateAnswer,
 };
 use keyward_core::fence::{Membership, Page, RegistrationId, Start};
-use keyward_core::key::{KeyId, KeyRecord, TokenRecord};
+use keyward_core::key::{KeyId, KeyRecord, Prefix, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 
 /// Code that runs around each call to a store.
@@ -82,6 +82,7 @@ forward! {
         find_key(digest: &Digest) -> Found<KeyRecord>;
         get_key(target: &KeyTarget) -> Option<StoredKey>;
         list_keys(query: ListKeys) -> Vec<KeyRecord>;
+        note_prefixes(accepted: &[Prefix]) -> Vec<(String, u64)>;
     }
     Log for dyn Store {
         start() -> Start;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use keyward_core::fence::{Membership, Page, RegistrationId, Start};
-use keyward_core::key::{FieldError, KeyId, KeyRecord, TokenRecord};
+use keyward_core::key::{FieldError, KeyId, KeyRecord, Prefix, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 
 /// Why a store call failed. The text is for the operator's log; a caller gets a status.
@@ -39,6 +39,10 @@ pub enum StoreError {
     /// The store holds data that its schema forbids, or it refused a statement as invalid.
     #[error("the store is damaged: {0}")]
     Damaged(String),
+    /// The store refuses this program until an operator acts, for example because a right is
+    /// missing. The call changed nothing, and a repetition does not help.
+    #[error("the store refuses this program: {0}")]
+    Refused(String),
 }
 
 impl From<FieldError> for StoreError {
@@ -51,6 +55,23 @@ impl From<FieldError> for StoreError {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct OpenError(pub String);
+
+/// Refuses a database in which sqlx keeps the migrations of another program. `known` and `applied`
+/// are versions and descriptions; `place` names the database.
+pub fn refuse_foreign_schema<'a>(
+    place: &str,
+    mut known: impl Iterator<Item = (i64, &'a str)>,
+    applied: &[(i64, String)],
+) -> std::result::Result<(), OpenError> {
+    let ours = known.any(|(version, name)| applied.contains(&(version, name.to_owned())));
+    match applied.first() {
+        Some((version, name)) if !ours => Err(OpenError(format!(
+            "{place} belongs to another program: its table _sqlx_migrations starts with migration \
+             {version}, '{name}'. Nothing was changed. Give Keyward a database of its own"
+        ))),
+        _ => Ok(()),
+    }
+}
 
 /// The result of a store call.
 pub type Result<T> = std::result::Result<T, StoreError>;
@@ -77,6 +98,10 @@ pub trait Keys: Send + Sync + 'static {
 
     /// Lists keys of an account in order of creation.
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>>;
+
+    /// Notes that new keys get the first of `accepted`. Returns each other prefix that keys were
+    /// given and that is not in `accepted`, with the number of its keys without revoke time.
+    async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>>;
 }
 
 /// The log of changes.

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use super::Result;
 use keyward_core::fence::{CommittedChange, Mark};
 use keyward_core::key::{
-    AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
+    AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Role, Roles, Scopes,
     SlotName, Timestamp, TokenRecord,
 };
-use keyward_crypto::Digest;
+use keyward_crypto::{CheckValue, Digest, KeyKind};
 
 /// The fields of a key, unchecked.
 #[derive(Clone, Debug)]
@@ -135,6 +135,31 @@ pub fn mark(bytes: &[u8]) -> std::result::Result<Mark, FieldError> {
 /// A revision, or another number that is never negative.
 pub fn revision(value: i64) -> std::result::Result<u64, FieldError> {
     u64::try_from(value).map_err(|_| FieldError::new("revision", "is negative"))
+}
+
+/// The number of a generation or of another key of the keyring.
+pub fn number(value: i64) -> std::result::Result<u32, FieldError> {
+    u32::try_from(value).map_err(|_| FieldError::new("number", "is not a number of 32 bits"))
+}
+
+/// A check value of the keyring.
+pub fn check_value(
+    kind: &str,
+    number: i64,
+    value: &[u8],
+) -> std::result::Result<CheckValue, FieldError> {
+    let mut kinds = KeyKind::ALL.into_iter();
+    let kind = kinds.find(|known| known.name() == kind);
+    Ok(CheckValue {
+        kind: kind.ok_or_else(|| FieldError::new("kind", "is unknown"))?,
+        number: self::number(number)?,
+        value: array("check_value", value)?,
+    })
+}
+
+/// Whether the roles of a token contain `admin`.
+pub fn has_admin(roles: &str) -> bool {
+    Roles::parse(roles).is_some_and(|roles| roles.contains(Role::Admin))
 }
 
 /// A revision, or another number, as a parameter of a statement.

@@ -23,6 +23,7 @@ mod history;
 mod http;
 mod load;
 mod local;
+mod pgbouncer;
 mod polls;
 mod ports;
 mod postgres;
@@ -55,6 +56,7 @@ pub use load::{
     End, Key, Least, Load, LoadOptions, Outcome, graceful, is_unavailable, left_until, patiently,
 };
 pub use local::{Local, settings_in};
+pub use pgbouncer::PgBouncer;
 pub use polls::polled;
 pub use postgres::{Database, Postgres, User};
 pub use process::{Process, Starting, without_settings};

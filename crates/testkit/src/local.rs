@@ -34,6 +34,8 @@ pub fn settings_in(directory: &Path) -> Settings {
         tls_cert: None,
         tls_key: None,
         data_dir: directory.to_path_buf(),
+        store_password_file: None,
+        redis_password_file: None,
         store: Store::Sqlite(directory.join("keyward.db")),
         redis: None,
         max_staleness: Duration::from_secs(2),

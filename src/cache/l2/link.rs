@@ -47,6 +47,7 @@ pub(super) enum Failed {
 /// A connection that answers.
 struct Session {
     connection: Connection,
+    servers: Arc<Servers>,
     failures: Failures,
     is_refusal_logged: AtomicBool,
     /// Cancelled when the connection is to be replaced.
@@ -104,7 +105,7 @@ impl Link {
             Ok(Err(error)) if is_refusal(&error) => {
                 session.failures.note_success();
                 if !session.is_refusal_logged.swap(true, Ordering::Relaxed) {
-                    tracing::warn!(why = printable(&error), "redis refuses calls");
+                    tracing::warn!("redis refuses calls: {}", session.servers.explain(&error));
                 }
                 return Err(Failed::Refused);
             }
@@ -122,7 +123,7 @@ impl Link {
     /// Keeps up a connection until `stop`.
     pub(super) async fn maintain(
         self: Arc<Self>,
-        servers: Servers,
+        servers: Arc<Servers>,
         metrics: L2Metrics,
         stop: CancellationToken,
     ) {
@@ -132,7 +133,14 @@ impl Link {
             metrics.breaker.set(HALF_OPEN);
             match probe(&servers).await {
                 Ok(connection) => {
-                    if self.serve(connection, &metrics, &mut logged, &stop).await {
+                    let session = Session {
+                        connection,
+                        servers: Arc::clone(&servers),
+                        failures: Failures::default(),
+                        is_refusal_logged: AtomicBool::new(false),
+                        ended: CancellationToken::new(),
+                    };
+                    if self.serve(session, &metrics, &mut logged, &stop).await {
                         pause = PAUSE.0;
                     }
                     if logged.is_none() && !stop.is_cancelled() {
@@ -146,7 +154,7 @@ impl Link {
                     // Log changes of the state, not each attempt.
                     if logged.as_ref() != Some(&why) {
                         tracing::warn!(
-                            "redis does not answer; this instance works without it: {why}"
+                            "redis cannot be used; this instance works without it: {why}"
                         );
                         logged = Some(why);
                     }
@@ -161,23 +169,18 @@ impl Link {
         }
     }
 
-    /// Lets calls through to `connection` until it breaks. Returns whether it was stable; then it
+    /// Lets calls through to the connection until it breaks. Returns whether it was stable; then it
     /// also clears the `logged` failure.
     async fn serve(
         &self,
-        connection: Connection,
+        session: Session,
         metrics: &L2Metrics,
         logged: &mut Option<String>,
         stop: &CancellationToken,
     ) -> bool {
         let started = tokio::time::Instant::now();
-        let ended = CancellationToken::new();
-        self.session.store(Some(Arc::new(Session {
-            connection,
-            failures: Failures::default(),
-            is_refusal_logged: AtomicBool::new(false),
-            ended: ended.clone(),
-        })));
+        let ended = session.ended.clone();
+        self.session.store(Some(Arc::new(session)));
         metrics.breaker.set(CLOSED);
         loop {
             tokio::select! {
@@ -205,7 +208,7 @@ async fn probe(servers: &Servers) -> Result<Connection, String> {
     let connection = connect(servers).await?;
     match timeout(BOUND, connection.clone().ping()).await {
         Ok(Ok(())) => Ok(connection),
-        Ok(Err(error)) => Err(printable(&error)),
+        Ok(Err(error)) => Err(servers.explain(&error)),
         Err(_) => Err(format!("an answer takes longer than {BOUND:?}")),
     }
 }
@@ -213,16 +216,8 @@ async fn probe(servers: &Servers) -> Result<Connection, String> {
 async fn connect(servers: &Servers) -> Result<Connection, String> {
     let patience = servers.patience();
     match timeout(patience, servers.connect(None)).await {
-        Ok(made) => made.map_err(|error| printable(&error)),
+        Ok(made) => made.map_err(|error| servers.explain(&error)),
         Err(_) => Err(format!("no connection within {patience:?}")),
-    }
-}
-
-/// The loggable part of an error. A server's text may repeat the command, with the password.
-fn printable(error: &RedisError) -> String {
-    match error.kind() {
-        ErrorKind::Io => error.to_string(),
-        _ => error.category().to_owned(),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod encoding;
 mod entries;
+mod explain;
 mod link;
 mod notice_receiver;
 mod notices;
@@ -54,6 +55,7 @@ impl L2 {
         // Two `Servers`: a search for the primary by one connection must not delay the other.
         let (servers, notice_servers) = (Servers::new(address.clone())?, Servers::new(address)?);
         let link = Arc::new(Link::new());
+        let servers = Arc::new(servers);
         let maintained = Arc::clone(&link).maintain(servers, metrics.clone(), stop.clone());
         spawn(maintained, stop);
         let notices = ChangeNotices::start(

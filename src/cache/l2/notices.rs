@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::link::{CONNECT, Link};
+use super::link::{CONNECT, Link, is_refusal};
 use super::notice_receiver::NoticeReceiver;
 use super::servers::Servers;
 use super::{PREFIX, spawn};
@@ -99,6 +99,7 @@ async fn publish_all(
 
 async fn receive_all(servers: Servers, receiver: Arc<NoticeReceiver>, channel: String) {
     let mut is_flood_logged = false;
+    let mut refusal = String::new();
     loop {
         receiver.start_connection();
         let subscribed = timeout(servers.patience(), async {
@@ -106,7 +107,19 @@ async fn receive_all(servers: Servers, receiver: Arc<NoticeReceiver>, channel: S
             connection.subscribe(&channel).await?;
             redis::RedisResult::Ok(connection)
         });
-        if let Ok(Ok(connection)) = subscribed.await {
+        let subscribed = subscribed.await;
+        // An unreachable server is logged for the other connection.
+        if let Ok(Err(error)) = &subscribed
+            && is_refusal(error)
+        {
+            let why = servers.explain(error);
+            if why != refusal {
+                tracing::warn!("redis refuses the subscription to change notices: {why}");
+                refusal = why;
+            }
+        }
+        if let Ok(Ok(connection)) = subscribed {
+            refusal.clear();
             // Notices from before the subscription are lost.
             receiver.note_loss();
             loop {

@@ -13,15 +13,16 @@ use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
 use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    Pipeline, ProtocolVersion, RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, RedisResult,
+    TlsCertificates, TlsMode,
 };
-use tokio::sync::Mutex;
 
+use super::explain::explain;
 use super::link::{CONNECT, is_refusal};
 use super::notice_receiver::{NoticeReceiver, PushSink};
 use keyward_core::key::SecretText;
-use keyward_ops::settings::values::is_local;
+use keyward_ops::settings::values::{is_local, secret_file};
 
 /// The largest entry that is read or written, in bytes. It is above the size of every record. Only
 /// this much of a larger value is read.
@@ -38,6 +39,8 @@ pub struct Address {
     pub user: Option<String>,
     /// The password.
     pub password: Option<SecretText>,
+    /// The file of the password, which is read again for each connection.
+    pub password_file: Option<PathBuf>,
     /// The number of the database; 0 for a cluster.
     pub database: i64,
     /// Whether to connect over TLS, where the server must prove its name.
@@ -46,6 +49,30 @@ pub struct Address {
     pub ca: Option<PathBuf>,
     /// The URL without the password.
     pub shown: String,
+}
+
+impl Address {
+    /// Whether the login has a password.
+    pub const fn has_password(&self) -> bool {
+        self.password.is_some() || self.password_file.is_some()
+    }
+
+    /// The password as it is now.
+    fn read_password(&self) -> RedisResult<Option<SecretText>> {
+        let Some(file) = &self.password_file else {
+            return Ok(self.password.clone());
+        };
+        let read = secret_file(file).map(|text| Some(SecretText::new(text.as_str().to_owned())));
+        read.map_err(|error| {
+            let text = format!("{}: {error}; check `redis_password_file`", file.display());
+            (
+                ErrorKind::InvalidClientConfig,
+                "cannot read the password file",
+                text,
+            )
+                .into()
+        })
+    }
 }
 
 impl fmt::Display for Address {
@@ -92,8 +119,6 @@ pub struct AddressError(String);
 pub(super) struct Servers {
     address: Address,
     certificates: TlsCertificates,
-    /// Asked again for each connection, because the primary may have changed.
-    sentinels: Option<Mutex<SentinelClient>>,
 }
 
 impl Servers {
@@ -111,16 +136,19 @@ impl Servers {
             client_tls: None,
             root_cert,
         };
-        let mut servers = Self {
+        address
+            .read_password()
+            .map_err(|error| AddressError(explain(&error, None)))?;
+        Ok(Self {
             address,
             certificates,
-            sentinels: None,
-        };
-        servers.sentinels = servers
-            .sentinel_client()
-            .map_err(|error| AddressError(format!("`redis` cannot be used: {error}")))?
-            .map(Mutex::new);
-        Ok(servers)
+        })
+    }
+
+    /// An error of these servers for the log, with what to do about it.
+    pub(super) fn explain(&self, error: &RedisError) -> String {
+        let password = self.address.read_password().ok().flatten();
+        explain(error, password.as_ref().map(SecretText::expose))
     }
 
     /// The longest time to find and reach a server. It allows for other servers that do not answer.
@@ -143,14 +171,15 @@ impl Servers {
         if let Some(receiver) = receiver {
             config = config.set_push_sender(PushSink(Arc::clone(receiver)));
         }
-        let client = match (&self.address.nodes, &self.sentinels) {
-            (Nodes::Cluster(nodes), _) => return self.cluster(nodes, receiver).await,
-            (_, Some(sentinels)) => sentinels.lock().await.async_get_client().await?,
-            (Nodes::Single(node), None) => self.client(self.tcp(node))?,
-            (Nodes::Socket(path), None) => self.client(ConnectionAddr::Unix(path.clone()))?,
-            (Nodes::Sentinel(..), None) => {
-                return Err((redis::ErrorKind::EmptySentinelList, "no sentinels").into());
+        let client = match &self.address.nodes {
+            Nodes::Cluster(nodes) => return self.cluster(nodes, receiver).await,
+            // Asked again for each connection, because the primary may have changed.
+            Nodes::Sentinel(nodes, service) => {
+                let mut sentinels = self.sentinels(nodes, service)?;
+                sentinels.async_get_client().await?
             }
+            Nodes::Single(node) => self.client(self.tcp(node))?,
+            Nodes::Socket(path) => self.client(ConnectionAddr::Unix(path.clone()))?,
         };
         let connection = client
             .get_multiplexed_async_connection_with_config(&config)
@@ -210,7 +239,7 @@ impl Servers {
         if let Some(user) = &self.address.user {
             login = login.set_username(user);
         }
-        if let Some(password) = &self.address.password {
+        if let Some(password) = self.address.read_password()? {
             login = login.set_password(password.expose());
         }
         let info = address.into_connection_info()?;
@@ -219,10 +248,7 @@ impl Servers {
             .set_tcp_settings(tcp_settings()))
     }
 
-    fn sentinel_client(&self) -> RedisResult<Option<SentinelClient>> {
-        let Nodes::Sentinel(nodes, service) = &self.address.nodes else {
-            return Ok(None);
-        };
+    fn sentinels(&self, nodes: &[Node], service: &str) -> RedisResult<SentinelClient> {
         let nodes = nodes.iter().map(|node| self.tcp(node));
         let mut builder = SentinelClientBuilder::new(nodes, service, SentinelServerType::Master)?
             .set_client_to_redis_protocol(ProtocolVersion::RESP3)
@@ -239,10 +265,10 @@ impl Servers {
         if let Some(user) = &self.address.user {
             builder = builder.set_client_to_redis_username(user);
         }
-        if let Some(password) = &self.address.password {
+        if let Some(password) = self.address.read_password()? {
             builder = builder.set_client_to_redis_password(password.expose());
         }
-        builder.build().map(Some)
+        builder.build()
     }
 }
 

@@ -9,7 +9,7 @@ const LOCAL: &str = "postgres://kw:hunter2@127.0.0.1:5433/keyward";
 
 #[track_caller]
 fn refusal(text: &str) -> String {
-    let error = PostgresUrls::parse(text).unwrap_err();
+    let error = PostgresUrls::parse(text, false).unwrap_err();
     assert!(error.starts_with("takes postgres://USER:PASSWORD@HOST/DATABASE, "));
     error
 }
@@ -17,7 +17,7 @@ fn refusal(text: &str) -> String {
 #[test]
 fn urls_keep_their_order_and_passwords() {
     let second = "postgresql://kw:p%40ss@[::1]/keyward?sslmode=require";
-    let urls = PostgresUrls::parse(&format!("{LOCAL} , {second}")).unwrap();
+    let urls = PostgresUrls::parse(&format!("{LOCAL} , {second}"), false).unwrap();
     let hosts = urls.hosts().iter().map(|host| host.get_host());
     assert_eq!(hosts.collect::<Vec<_>>(), ["127.0.0.1", "[::1]"]);
     let debug = format!("{:?}", urls.hosts());
@@ -31,7 +31,10 @@ fn urls_keep_their_order_and_passwords() {
 #[test]
 fn at_most_eight_urls_are_accepted() {
     let text = |count| vec![LOCAL; count].join(",");
-    assert_eq!(PostgresUrls::parse(&text(8)).unwrap().hosts().len(), 8);
+    assert_eq!(
+        PostgresUrls::parse(&text(8), false).unwrap().hosts().len(),
+        8
+    );
     assert!(refusal(&text(9)).ends_with(", at most 8"));
 }
 
@@ -66,7 +69,14 @@ fn an_error_names_the_fault_and_no_part_of_the_url() {
             "postgres://kw@h,postgres://kw@h/db",
             "URL 1 names no database",
         ),
-        ("postgres://kw:hunter2@h,i/db", "URL 1 names no database"),
+        (
+            "postgres://kw:hunter2@h,i/db",
+            "write one URL for each host",
+        ),
+        (
+            "postgres://kw:hunter2@h:1,i:2/db?sslmode=require",
+            "write one URL for each host",
+        ),
         ("postgres://kw@h/db,postgres://i/db", "URL 2 names no user"),
         ("postgres://kw@h/db,", "URL 2 does not begin with"),
         ("postgres://kw:hunter2,3@h/db", "a comma as %2C"),
@@ -115,7 +125,19 @@ fn an_error_names_the_fault_and_no_part_of_the_url() {
         ("postgres://kw@h/db?", "an unknown parameter"),
         (
             "postgres://kw@h/db?hostaddr=10.0.0.1",
-            "an unknown parameter",
+            "the parameter hostaddr, which is not supported: write the address as the host",
+        ),
+        (
+            "postgres://kw:hunter2@h/db?sslmode=require&channel_binding=require",
+            "the parameter channel_binding, which is not supported: remove it",
+        ),
+        (
+            "postgres://kw@h/db?target_session_attrs=read-write",
+            "the parameter target_session_attrs",
+        ),
+        (
+            "postgres://kw@h/db?connect_timeout=5",
+            "the parameter connect_timeout",
         ),
         (
             "postgres://kw@h/db?pass%77ord=hunter2",
@@ -195,7 +217,7 @@ fn the_driver_gets_every_part() {
             PgSslMode::Prefer,
         ),
     ] {
-        let urls = PostgresUrls::parse(url).unwrap();
+        let urls = PostgresUrls::parse(url, false).unwrap();
         let [read] = urls.hosts() else {
             panic!("{urls}")
         };
@@ -263,6 +285,35 @@ fn another_host_needs_verify_full() {
     ] {
         let settings = case(url).load().unwrap().settings;
         assert!(matches!(settings.store, Store::Postgres(_)), "{url}");
+    }
+}
+
+#[test]
+fn a_password_file_takes_the_place_of_the_password() {
+    let with = |url: &str| {
+        let case = Case::new().flag("store", url);
+        case.variable("KEYWARD_STORE_PASSWORD_FILE", "/run/secret\n")
+    };
+    let settings = with("postgres://kw@localhost/db").load().unwrap().settings;
+    let file = settings.store_password_file.unwrap();
+    assert_eq!(file.to_str(), Some("/run/secret"));
+    for (url, reason) in [
+        (LOCAL, "has a password, and store_password_file is set, too"),
+        (
+            "postgres://kw@localhost/db?password=hunter2",
+            "has a password, and",
+        ),
+        (
+            "sqlite:",
+            "store_password_file = '/run/secret' (variable KEYWARD_STORE_PASSWORD_FILE): has no use with",
+        ),
+    ] {
+        let errors = with(url).errors();
+        assert!(
+            errors.len() == 1 && errors[0].contains(reason),
+            "{errors:?}"
+        );
+        assert!(!errors[0].contains("hunter2"), "{errors:?}");
     }
 }
 

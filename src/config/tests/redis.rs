@@ -9,7 +9,7 @@ use crate::config::redis::parse;
 const STORE: &str = "postgres://kw@127.0.0.1/keyward";
 
 fn read(url: &str) -> Address {
-    parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
+    parse(url, None).unwrap_or_else(|error| panic!("{url}: {error}"))
 }
 
 fn single(host: &str, port: u16) -> Nodes {
@@ -72,6 +72,7 @@ fn each_form_names_its_servers() {
             nodes,
             user: None,
             password: None,
+            password_file: None,
             database,
             tls: url.starts_with("rediss"),
             ca: None,
@@ -147,7 +148,7 @@ fn tls_takes_a_private_authority() {
 fn at_most_sixteen_hosts_are_accepted() {
     let url = |count| format!("redis+cluster://{}", vec!["h"; count].join(","));
     assert_eq!(read(&url(16)).nodes, cluster(&[("h", 6379); 16]));
-    let error = parse(&url(17)).unwrap_err();
+    let error = parse(&url(17), None).unwrap_err();
     assert!(error.contains("names more than 16 hosts"), "{error}");
 }
 
@@ -179,7 +180,6 @@ fn an_error_names_the_fault_and_no_part_of_the_url() {
         ("redis://:h\u{fc}nter2@h", ENCODED),
         ("redis://:hunter2,3@h", ENCODED),
         ("redis://h1:1,:hunter2@h", ENCODED),
-        ("redis://:hunter2@h ", ENCODED),
         ("redis+cluster://h, i", ENCODED),
         ("redis://:hunter2/3@h", "has a / or a ? before the @"),
         ("redis://:hunter2?3@h", "has a / or a ? before the @"),
@@ -268,7 +268,7 @@ fn an_error_names_the_fault_and_no_part_of_the_url() {
         ("rediss://h?ca=ca.pem", "ca that is not the absolute path"),
         ("rediss://h?ca=/%", "ca that is not percent-encoded UTF-8"),
     ] {
-        let error = parse(url).unwrap_err();
+        let error = parse(url, None).unwrap_err();
         assert!(error.contains(reason), "{url}: {error}");
         assert!(error.starts_with("the URL "), "{error}");
         assert!(error.contains("; takes redis://USER"), "{error}");
@@ -340,6 +340,47 @@ fn a_password_for_another_host_needs_tls() {
         "redis+unix:///run/redis.sock?password=hunter2",
     ] {
         assert!(with_store(url).load().is_ok(), "{url}");
+    }
+}
+
+#[test]
+fn a_password_file_takes_the_place_of_the_password() {
+    let with = |url: &str| with_store(url).variable("KEYWARD_REDIS_PASSWORD_FILE", "/run/secret ");
+    for (url, user) in [
+        ("redis://localhost", None),
+        ("redis://kw@localhost/1", Some("kw")),
+        ("redis+unix:///s?user=kw", Some("kw")),
+        ("rediss+cluster://kw@h,i", Some("kw")),
+    ] {
+        let redis = with(url).load().unwrap().settings.redis.unwrap();
+        assert_eq!(redis.user.as_deref(), user, "{url}");
+        assert_eq!(
+            redis.password_file.as_deref(),
+            Some(Path::new("/run/secret"))
+        );
+        assert_eq!(redis.to_string(), url);
+    }
+    for (url, reason) in [
+        (
+            "redis://kw:hunter2@localhost",
+            "has a password, and redis_password_file is set, too",
+        ),
+        (
+            "redis+unix:///s?password=hunter2",
+            "has a password, and redis_password_file",
+        ),
+        ("redis://h", "leads to another host without TLS"),
+        (
+            "none",
+            "redis_password_file = '/run/secret' (variable KEYWARD_REDIS_PASSWORD_FILE): has no use without `redis`",
+        ),
+    ] {
+        let errors = with(url).errors();
+        assert!(
+            errors.len() == 1 && errors[0].contains(reason),
+            "{errors:?}"
+        );
+        assert!(!errors[0].contains("hunter2"), "{errors:?}");
     }
 }
 

@@ -4,10 +4,12 @@
 mod attacker;
 mod hand;
 mod instances;
+mod login;
 mod lost_log;
 mod membership;
 mod operator;
 mod redis;
+mod redis_refusals;
 mod server;
 mod slots;
 

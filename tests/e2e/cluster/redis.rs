@@ -266,7 +266,7 @@ async fn an_instance_starts_without_redis() {
     assert_eq!(client.verify(&text).await.unwrap(), Verdict::Valid);
     patiently(async || client.revoke(&id).await).await;
     let said = cluster.instance(0).output();
-    assert_eq!(said.matches("redis does not answer").count(), 1, "{said}");
+    assert_eq!(said.matches("redis cannot be used").count(), 1, "{said}");
     redis.restart();
     eventually("it is found", PATIENCE, async || {
         cluster.instance(0).output().contains("redis answers again")
@@ -299,13 +299,13 @@ async fn an_error_of_redis_that_repeats_the_password_is_not_logged() {
     };
     let cluster = Cluster::start(BINARY, 1, options);
     eventually(
-        "it is told that redis does not answer",
+        "it is told that redis cannot be used",
         PATIENCE,
         async || {
             cluster
                 .instance(0)
                 .output()
-                .contains("redis does not answer")
+                .contains("redis cannot be used")
         },
     )
     .await;

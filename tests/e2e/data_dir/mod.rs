@@ -5,6 +5,7 @@ mod database;
 mod disk;
 mod keyring;
 mod start;
+mod warnings;
 
 use std::path::Path;
 use std::process::Command;

@@ -133,6 +133,41 @@ fn variables_of_kubernetes_and_of_other_programs_are_ignored() {
 }
 
 #[test]
+fn white_space_at_the_end_and_empty_variables_do_not_count() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let loaded = |text: &str, variable: &str| {
+        std::fs::write(file.path(), format!("url = {text:?}")).unwrap();
+        let inputs = Inputs {
+            default_file: file.path().to_owned(),
+            ..variables(&[
+                ("EXAMPLE_TOKEN", variable),
+                ("EXAMPLE_URL", ""),
+                ("EXAMPLE_UNKNOWN", " "),
+                ("EXAMPLE_CONFIG", ""),
+            ])
+        };
+        load::<Example>(inputs).unwrap()
+    };
+    for end in ["", "\n", "\r\n\n", " \t"] {
+        let Effective { settings, entries } =
+            loaded(&format!("http://host{end}"), &format!("token{end}"));
+        assert_eq!(settings.url.unwrap().expose(), "http://host");
+        assert_eq!(settings.token, "token");
+        assert_eq!(entries[0].source, Source::File(file.path().to_owned()));
+    }
+    let Effective { settings, entries } = loaded("none", "\n");
+    assert_eq!(settings.token, "");
+    assert_eq!(entries[1].source, Source::Default);
+    let flags = vec![("url".to_owned(), "http://host\n".to_owned())];
+    let Effective { settings, .. } = load::<Example>(Inputs {
+        flags,
+        ..Inputs::default()
+    })
+    .unwrap();
+    assert_eq!(settings.url.unwrap().expose(), "http://host");
+}
+
+#[test]
 fn urls_are_checked_and_show_no_secret() {
     for (text, shown) in [
         ("http://127.0.0.1:4317", "http://127.0.0.1:4317"),

@@ -3,6 +3,8 @@
 
 mod drops;
 mod members;
+mod pooler;
+mod refusals;
 mod rights;
 mod schema;
 mod writes;
@@ -15,7 +17,7 @@ use async_trait::async_trait;
 use keyward::system::SystemClock;
 use keyward_core::key::{Clock, Entropy};
 use keyward_store::{OpenError, Store};
-use keyward_store_postgres::{PostgresOwner, PostgresStore};
+use keyward_store_postgres::{Hosts, PostgresOwner, PostgresStore};
 use keyward_testkit::{Database, Postgres as Server};
 use sqlx::PgConnection;
 
@@ -37,12 +39,20 @@ async fn empty() -> Database {
     Server::shared().fresh_database("contract").await
 }
 
+fn hosts(urls: &[&str]) -> Hosts {
+    Hosts {
+        options: urls.iter().map(|url| url.parse().unwrap()).collect(),
+        password_file: None,
+    }
+}
+
+async fn connect_owner(url: &str) -> Result<PostgresOwner, OpenError> {
+    PostgresOwner::connect(&hosts(&[url]), Arc::new(SystemClock)).await
+}
+
 /// A connection as the owner.
 async fn owner(database: &Database) -> PostgresOwner {
-    let url = database.owner_url();
-    PostgresOwner::connect(&[url.parse().unwrap()], Arc::new(SystemClock))
-        .await
-        .unwrap()
+    connect_owner(&database.owner_url()).await.unwrap()
 }
 
 pub(crate) async fn fresh() -> Postgres {
@@ -60,7 +70,7 @@ pub(crate) async fn fresh() -> Postgres {
 impl Postgres {
     async fn open_store(&self, clock: Arc<dyn Clock>) -> Result<PostgresStore, OpenError> {
         let url = self.database.service_url();
-        PostgresStore::open(&[url.parse().unwrap()], STALENESS, clock).await
+        PostgresStore::open(&hosts(&[&url]), STALENESS, clock).await
     }
 }
 

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use keyward::system::SystemClock;
 use keyward_store::{KeyringChecks as _, Log as _, Store as _};
-use keyward_store_postgres::{PostgresOwner, PostgresStore};
+use keyward_store_postgres::PostgresStore;
 use keyward_testkit::{Database, Postgres as Server, User};
 
-use super::{SERVICE, STALENESS, empty, fresh, owner};
+use super::{SERVICE, STALENESS, connect_owner, empty, fresh, hosts, owner};
 use crate::world::ByHand;
 
-async fn open(urls: &[&str]) -> Result<PostgresStore, String> {
-    let hosts: Vec<_> = urls.iter().map(|url| url.parse().unwrap()).collect();
-    PostgresStore::open(&hosts, STALENESS, Arc::new(SystemClock))
+pub(super) async fn open(urls: &[&str]) -> Result<PostgresStore, String> {
+    PostgresStore::open(&hosts(urls), STALENESS, Arc::new(SystemClock))
         .await
         .map_err(|error| error.to_string())
 }
@@ -68,9 +67,7 @@ async fn a_role_that_does_not_exist_is_named() {
 async fn only_the_owner_can_migrate() {
     let database = empty().await;
     let url = database.service_url();
-    let mut other = PostgresOwner::connect(&[url.parse().unwrap()], Arc::new(SystemClock))
-        .await
-        .unwrap();
+    let mut other = connect_owner(&url).await.unwrap();
     let message = other.migrate(None).await.unwrap_err().to_string();
     assert!(message.contains("owner"), "{message}");
 }
@@ -118,10 +115,7 @@ async fn the_first_host_that_is_a_primary_is_used() {
 #[tokio::test]
 async fn a_server_proves_who_it_is_by_its_certificate() {
     let server = Server::start_tls();
-    let owner_url = server.tls_url(User::Owner);
-    let mut owner = PostgresOwner::connect(&[owner_url.parse().unwrap()], Arc::new(SystemClock))
-        .await
-        .unwrap();
+    let mut owner = connect_owner(&server.tls_url(User::Owner)).await.unwrap();
     owner.migrate(Some(SERVICE)).await.unwrap();
     let url = server.tls_url(User::Service);
     let store = open(&[&url]).await.unwrap();

@@ -119,3 +119,17 @@ async fn a_directory_at_the_path_of_the_database_is_refused() {
     let message = refusal(&backend.path()).await;
     assert!(message.contains("cannot be written"), "{message}");
 }
+
+#[tokio::test]
+async fn a_database_of_another_program_is_refused() {
+    let backend = fresh().await;
+    open(&backend.path()).await.unwrap().close().await;
+    by_hand(
+        &backend,
+        "UPDATE _sqlx_migrations SET version = version + 2024, description = 'users'",
+    )
+    .await;
+    let message = refusal(&backend.path()).await;
+    assert!(message.contains("belongs to another program"), "{message}");
+    assert!(!message.contains("newer keyward"), "{message}");
+}
