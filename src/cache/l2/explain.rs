@@ -39,8 +39,10 @@ pub(super) fn explain(error: &RedisError, password: Option<&str>) -> String {
         (_, Some(detail)) => format!("{}: {detail}", error.category()),
         (_, None) => format!("{} {code}", error.category()),
     };
-    // A server repeats unknown commands in quotes, and AUTH contains the password.
-    let end = text.find(['`', '\'']).filter(|_| code == "ERR");
+    // A server repeats unknown commands, in quotes or behind these words, and AUTH contains the password.
+    let marks = ["`", "'", ", with args"].into_iter();
+    let end = marks.filter_map(|mark| text.find(mark)).min();
+    let end = end.filter(|_| code == "ERR");
     let text = text.get(..end.unwrap_or(text.len())).unwrap_or_default();
     let text = match password.filter(|password| text.contains(password)) {
         Some(_) => error.category(),
@@ -84,6 +86,10 @@ mod tests {
             ),
             (
                 "ERR unknown command `HELLO`, with args beginning with: `3`, `hunt`",
+                "ERR unknown command",
+            ),
+            (
+                "ERR unknown command, with args: HELLO 3 AUTH kw hunt",
                 "ERR unknown command",
             ),
             ("ERR hunter2 is wrong", "response error"),
