@@ -66,7 +66,8 @@ pub(super) fn id(name: &str, text: &str, advice: &str) -> Result<String, Failure
 /// An endpoint begins with its scheme, so that a key in the wrong place is refused here, where the
 /// error does not repeat it. The client checks the rest.
 pub(super) fn endpoint(text: &str) -> Result<String, String> {
-    if !text.starts_with("https://") && !text.starts_with("http://") {
+    let schemes = ["https://", "http://", "unix:/"];
+    if !schemes.iter().any(|scheme| text.starts_with(scheme)) {
         return Err("must begin with https:// or http://".to_owned());
     }
     Ok(text.to_owned())

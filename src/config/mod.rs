@@ -4,6 +4,7 @@ mod postgres;
 mod redis;
 mod table;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,8 +25,8 @@ pub type Effective = settings::Effective<Settings>;
 /// The settings in force.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The address of the gRPC service; port 0 takes any free port.
-    pub listen: SocketAddr,
+    /// Where the gRPC service listens.
+    pub listen: Listen,
     /// The address of the side port; `None` switches it off.
     pub http_listen: Option<SocketAddr>,
     /// The certificate of the gRPC service; set together with `tls_key`.
@@ -51,6 +52,14 @@ pub struct Settings {
     pub keyring: PathBuf,
     /// The number of verifying threads, at most 256; with 0 one thread does everything.
     pub workers: usize,
+    /// The maximum number of connections of the gRPC port.
+    pub max_connections: usize,
+    /// The maximum number of bytes that all connections together buffer.
+    pub max_buffered_bytes: usize,
+    /// The age at which a client of the gRPC port must open another connection.
+    pub max_connection_age: Option<Duration>,
+    /// How long an instance serves on after SIGTERM, while its health is NOT_SERVING.
+    pub drain_delay: Duration,
     /// The format of the log.
     pub log_format: LogFormat,
     /// The collector of spans.
@@ -61,6 +70,34 @@ impl Settings {
     /// The files of the certificate and of its key, if the service uses TLS.
     pub fn tls(&self) -> Option<(&Path, &Path)> {
         Some((self.tls_cert.as_deref()?, self.tls_key.as_deref()?))
+    }
+}
+
+/// Where the gRPC service listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// An address and a port; port 0 takes any free port.
+    Tcp(SocketAddr),
+    /// A Unix socket at this path.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// The address, unless it is a socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 
@@ -97,6 +134,11 @@ fn combinations(settings: &Settings) -> impl Iterator<Item = (&'static str, Stri
 
 /// A setting that has no effect.
 fn unused(settings: &Settings) -> Option<(&'static str, String)> {
+    if let (Listen::Unix(_), Some(_)) = (&settings.listen, &settings.tls_cert) {
+        let reason =
+            "has no use with a Unix socket, which no network carries: remove it and tls_key";
+        return Some(("tls_cert", reason.to_owned()));
+    }
     match (&settings.store, &settings.redis) {
         (Store::Sqlite(_), Some(_)) => Some((
             "redis",
@@ -153,7 +195,7 @@ fn exposed(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> 
             .to_owned()
     });
     let all = [
-        ("listen", listener(Some(settings.listen))),
+        ("listen", listener(settings.listen.address())),
         ("http_listen", listener(settings.http_listen)),
         ("store", store),
         ("redis", redis),

@@ -5,6 +5,7 @@
 mod bad_input;
 mod cancellation;
 mod issue;
+mod limits;
 mod promise;
 mod query;
 mod replace;
