@@ -33,9 +33,9 @@ use shared::{Times, write_between};
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/limits.md");
 
 const QUIET: Duration = Duration::from_secs(4);
-const ATTACK: Duration = Duration::from_secs(8);
+const ATTACK: Duration = Duration::from_secs(6);
 /// The time after an attack at which its memory should have been returned.
-const AFTER: Duration = Duration::from_secs(15);
+const AFTER: Duration = Duration::from_secs(10);
 /// The honest caller's pause between two calls.
 const PAUSE: Duration = Duration::from_millis(5);
 /// An attack that takes more memory is ended.

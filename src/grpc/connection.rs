@@ -30,10 +30,11 @@ const STALL: Duration = Duration::from_secs(60);
 const PREFACE_SIZE: usize = 24;
 /// The number of bytes that a caller's connection reads before other tasks of its thread run.
 const CALLER_TURN: usize = 64 << 10;
-/// The same for a stranger: what HTTP/2 reads at once.
-const STRANGER_TURN: usize = 1;
-/// How long a stranger's connection is not read after each of its calls, so that a flood of refused
-/// calls leaves time for callers.
+/// The number of bytes that a stranger's connection reads at once. It is enough for a first call with a
+/// token.
+const STRANGER_READ: usize = 1 << 10;
+/// How long a stranger's connection is not read after each read, and again after each of its calls, so
+/// that a flood of refused calls leaves time for callers.
 const STRANGER_PAUSE: Duration = Duration::from_millis(1);
 
 /// A connection of a client.
@@ -44,7 +45,7 @@ pub(super) struct Connection {
     peer: Arc<Peer>,
     /// Ends when the connection must be closed.
     must_close: BoxFuture<'static, ()>,
-    /// The number of bytes read in a row.
+    /// The number of bytes read in this turn.
     read: usize,
     /// The end of a stranger's pause.
     pause: Option<Pin<Box<Sleep>>>,
@@ -75,6 +76,16 @@ pub(super) enum Transport {
     Plain(TcpStream),
     Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
 }
 
 /// Counts a connection as load of a thread, and in the gauge, until it is dropped.
@@ -136,10 +147,20 @@ impl Connection {
             .map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits until the pause of a stranger has ended.
-    fn poll_pause(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let calls = self.peer.take_calls();
-        if calls > 0 && !self.peer.is_caller() {
+    /// Waits until it is this connection's turn to read again.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.peer.is_caller() {
+            self.pause = None;
+            if self.read < CALLER_TURN {
+                return Poll::Ready(());
+            }
+            self.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.read > 0 {
+            self.read = 0;
+            let calls = self.peer.take_calls().max(1);
             self.pause = Some(Box::pin(sleep(STRANGER_PAUSE * calls)));
         }
         if let Some(pause) = &mut self.pause {
@@ -147,19 +168,6 @@ impl Connection {
             self.pause = None;
         }
         Poll::Ready(())
-    }
-
-    /// Whether other tasks must run before the next read.
-    fn ends_turn(&mut self) -> bool {
-        let turn = match self.peer.is_caller() {
-            true => CALLER_TURN,
-            false => STRANGER_TURN,
-        };
-        let ends = self.read >= turn;
-        if ends {
-            self.read = 0;
-        }
-        ends
     }
 
     /// Counts the bytes of a read towards the preface. Fails a pending read after the deadline.
@@ -200,18 +208,19 @@ impl AsyncRead for Connection {
         if self.peer.is_displaced() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        ready!(self.poll_pause(cx));
-        if self.ends_turn() {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        let read = match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        ready!(self.poll_turn(cx));
+        let (read, bytes) = if self.peer.is_caller() {
+            let before = buf.filled().len();
+            let read = self.transport.poll_read(cx, buf);
+            (read, buf.filled().len() - before)
+        } else {
+            let most = STRANGER_READ.min(buf.remaining());
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+            let read = self.transport.poll_read(cx, &mut part);
+            let bytes = part.filled().len();
+            buf.advance(bytes);
+            (read, bytes)
         };
-        let bytes = buf.filled().len() - before;
         self.read += bytes;
         if read.is_pending() {
             self.read = 0;

@@ -56,7 +56,11 @@ const MAX_HTTP2_HEADERS: u32 = 64 << 10;
 /// What a client may send ahead on one stream and on one connection, in bytes. A stranger's
 /// connection holds no more.
 const STREAM_WINDOW: u32 = 64 << 10;
-const CONNECTION_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 512 << 10;
+/// h2 closes a connection whose short DATA frames are not read yet and take more than half of its window,
+/// each counted as this many bytes. A first call on each stream must not do that.
+const SHORT_FRAME: u32 = 256;
+const _: () = assert!(CONNECTION_WINDOW / 2 >= MAX_STREAMS * SHORT_FRAME);
 
 /// The service name for health checks, besides the empty name.
 pub const SERVICE_NAME: &str = "keyward.v1.ApiKeyService";

@@ -1400,6 +1400,9 @@ pub mod api_key_service_client {
     /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The connection to the store failed; the change may have been committed.|
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
+    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work is held. Nothing was changed.|
+    /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
+    /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
     /// After UNAVAILABLE you can repeat the same call: no repetition of Issue or Revoke creates a second
@@ -1792,6 +1795,9 @@ pub mod api_key_service_server {
     /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The connection to the store failed; the change may have been committed.|
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
+    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work is held. Nothing was changed.|
+    /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
+    /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
     /// After UNAVAILABLE you can repeat the same call: no repetition of Issue or Revoke creates a second
