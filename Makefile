@@ -16,7 +16,7 @@ SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh)
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-fast check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults cluster examples demo \
+.PHONY: help test test-fast check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults bench-abuse cluster examples demo \
 	mutants fuzz soak update-docs \
 	test-tools check-tools
 
@@ -69,6 +69,9 @@ bench-revoke: test-tools ## measure the cost of a Revoke on three instances; wri
 
 bench-faults: test-tools ## measure the benefit of Redis and the cost of its faults; writes docs/faults.md
 	$(CARGO) bench --locked --bench faults
+
+bench-abuse: ## measure what attackers can take from an instance; writes docs/reference/limits.md
+	$(CARGO) bench --locked --bench abuse
 
 cluster: test-tools ## run Postgres and three instances on this machine until Ctrl-C
 	$(CARGO) build --release --locked

@@ -6,6 +6,10 @@ use keyward::cli::{EpochCommand, KeyringCommand, LocalCommand};
 use keyward::config::Settings;
 use keyward::{app, cli, system};
 
+/// It returns the memory of a crowd to the system once the crowd has gone.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     system::choose_cryptography();
     cli::run(std::env::args_os(), std::env::vars_os(), &execute)

@@ -63,6 +63,28 @@ pub fn forbid_core_dumps() -> std::io::Result<()> {
     Ok(())
 }
 
+/// Raises the limit of open files to what the system allows this process.
+pub fn allow_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    // Without the right to raise it the limit stays, and `open_files` says how many are allowed.
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
+}
+
+/// The number of files that this process may open.
+pub fn open_files() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    })
+}
+
 /// The host name of this machine.
 pub fn host_name() -> String {
     rustix::system::uname()

@@ -216,7 +216,7 @@ impl Base {
     pub(super) fn side_port(&self, listener: TcpListener, tail: &Arc<Tail>) -> JoinHandle<()> {
         let tail = Arc::clone(tail);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let stopping = self.stops.serving.clone();
+        let stopping = self.stops.ready.clone();
         let ready = move || {
             if stopping.is_cancelled() {
                 return Err("stopping".to_owned());

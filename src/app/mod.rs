@@ -19,11 +19,11 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Callers;
-use crate::config::{self, PostgresUrls, Settings};
-use crate::grpc::{self, Api, SERVICE_NAME, Workers};
+use crate::config::{self, Listen, PostgresUrls, Settings};
+use crate::grpc::{self, Api, Front, Limits, Listener, LongCalls, SERVICE_NAME, Workers};
 use crate::replication::Registration;
 use crate::service::Service;
-use crate::system::{SystemClock, SystemEntropy, host_name};
+use crate::system::{SystemClock, SystemEntropy, host_name, open_files};
 use bootstrap::SecretPolicy;
 use components::Base;
 use keyward_core::fence::{Fence, MAX_TOMBSTONES};
@@ -44,6 +44,9 @@ const CACHED_KEYS: (usize, u64) = (200_000, 128 << 20);
 const CACHED_TOKENS: (usize, u64) = (1_000, 1 << 20);
 /// The limits of store reads: concurrent reads, waiting reads, and the maximum wait.
 const READS: (usize, usize, Duration) = (16, 4_096, Duration::from_secs(2));
+
+/// The number of files that are not connections of the gRPC port: the store, the side port, and others.
+const RESERVED_FILES: usize = 256;
 
 /// The names of the health checks: the empty name for the whole server, and the service.
 const HEALTH_NAMES: [&str; 2] = ["", SERVICE_NAME];
@@ -85,7 +88,7 @@ impl Parts {
 
 /// A running service.
 pub struct App {
-    grpc: SocketAddr,
+    grpc: Listen,
     http: Option<SocketAddr>,
     api: Api,
     store: Arc<dyn Store>,
@@ -96,11 +99,15 @@ pub struct App {
     /// The tail, the confirmer, trimming of the log, and the side port, among others.
     background: Vec<JoinHandle<()>>,
     stops: Stops,
+    drain_delay: Duration,
+    _long_calls: LongCalls,
 }
 
 /// Stops the phases of the service, in this order.
 #[derive(Clone, Default)]
 struct Stops {
+    /// Announcing readiness.
+    ready: CancellationToken,
     /// Accepting and serving.
     serving: CancellationToken,
     /// Waiting for changes to hold everywhere.
@@ -142,13 +149,26 @@ impl App {
         let verdicts: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.name()).collect();
         let metrics = Arc::new(Metrics::new(&verdicts));
         // Bind the ports before writing anything, so that a port in use leaves no traces.
-        let listener = listen("listen", settings.listen).await?;
+        let listener = match &settings.listen {
+            Listen::Tcp(address) => Listener::tcp(*address).await,
+            Listen::Unix(path) => Listener::unix(path),
+        };
+        let listener =
+            listener.map_err(|error| cannot_listen("listen", &settings.listen, &error))?;
         let side = match settings.http_listen {
-            Some(address) => Some(listen("http_listen", address).await?),
+            Some(address) => Some(
+                TcpListener::bind(address)
+                    .await
+                    .map_err(|error| cannot_listen("http_listen", &address, &error))?,
+            ),
             None => None,
         };
         let tls = components::listener_tls(settings, &clock, &metrics)?;
-        let grpc = listener.local_addr().map_err(StartError::new)?;
+        let grpc = match &listener {
+            Listener::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
+            Listener::Unix(..) => Ok(settings.listen.clone()),
+        }
+        .map_err(StartError::new)?;
         let http = side.as_ref().and_then(|side| side.local_addr().ok());
 
         let store = around_store(open_store(settings, &clock, &*entropy, &metrics).await?);
@@ -223,14 +243,20 @@ impl App {
         tracing::info!(applied = base.fence.applied(), "fresh: serving");
         let api = Api::new(Arc::new(service), Arc::new(callers));
         let clock = Arc::clone(&base.clock);
-        let server = grpc::server(api.clone(), health_server, &base.metrics, clock)
+        let thread_error = |error| StartError(format!("cannot start the serving threads: {error}"));
+        let long_calls = LongCalls::start(settings.workers).map_err(thread_error)?;
+        let front = Front {
+            limits: limits(settings),
+            max_connection_age: settings.max_connection_age,
+            long_calls: &long_calls,
+        };
+        let server = grpc::server(api.clone(), health_server, &base.metrics, clock, &front)
             .map_err(StartError::new)?;
         let stop = &base.stops.serving;
         let workers = match settings.workers {
             0 => Workers::here(&server, tls.as_ref(), &base.metrics, stop),
-            count => Workers::start(count, &server, tls.as_ref(), &base.metrics, stop).map_err(
-                |error| StartError(format!("cannot start the serving threads: {error}")),
-            )?,
+            count => Workers::start(count, &server, tls.as_ref(), &base.metrics, stop)
+                .map_err(thread_error)?,
         };
         let mut background = base.background(&tail);
         background.extend(watching.map(|watching| base.stops.guard("confirmer", watching)));
@@ -247,6 +273,8 @@ impl App {
             store: base.store,
             control: base.control,
             stops: base.stops,
+            drain_delay: settings.drain_delay,
+            _long_calls: long_calls,
         })
     }
 
@@ -255,9 +283,19 @@ impl App {
         self.stops.broken.cancelled().await;
     }
 
+    /// Where the gRPC service listens.
+    pub fn listens_on(&self) -> &Listen {
+        &self.grpc
+    }
+
     /// The address of the gRPC port.
+    ///
+    /// # Panics
+    ///
+    /// The service listens on a Unix socket.
+    #[expect(clippy::expect_used, reason = "tests know what they listen on")]
     pub fn grpc_address(&self) -> SocketAddr {
-        self.grpc
+        self.grpc.address().expect("the service has a gRPC port")
     }
 
     /// The handler of the gRPC port, for tests that call it directly.
@@ -277,14 +315,30 @@ impl std::fmt::Debug for App {
     }
 }
 
-/// Binds the address of a setting.
-async fn listen(setting: &str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|error| {
-        StartError(format!(
-            "cannot listen on {address}: {error}. Stop the process that uses this address, or set \
-             `{setting}` to another address"
-        ))
-    })
+/// The limits in force: the files that the process may open limit its connections, too.
+fn limits(settings: &Settings) -> Limits {
+    let files = open_files().saturating_sub(RESERVED_FILES);
+    if files < settings.max_connections {
+        tracing::warn!(
+            max_connections = settings.max_connections,
+            "the limit of open files (`ulimit -n`) allows only {files} connections; raise it"
+        );
+    }
+    Limits {
+        connections: settings.max_connections.min(files),
+        buffered: settings.max_buffered_bytes,
+    }
+}
+
+fn cannot_listen(
+    setting: &str,
+    address: &impl std::fmt::Display,
+    error: &std::io::Error,
+) -> StartError {
+    StartError(format!(
+        "cannot listen on {address}: {error}. Stop the process that uses this address, or set \
+         `{setting}` to another address"
+    ))
 }
 
 async fn open_store(

@@ -19,6 +19,7 @@ const CONTROL_THREADS: usize = 2;
 /// Serves until SIGTERM or SIGINT.
 pub fn serve(settings: Settings) -> Result<(), StartError> {
     system::forbid_core_dumps().map_err(StartError::new)?;
+    system::allow_open_files();
     let filter = std::env::var("RUST_LOG").ok();
     let collector = settings.otlp_endpoint.as_ref().map(|url| url.expose());
     let (format, others) = (settings.log_format, OtherCrates::Filtered);
@@ -54,7 +55,10 @@ async fn run(settings: Settings) -> Result<(), StartError> {
             return Err(StartError("a required task failed; the log names it".to_owned()));
         }
     }
-    tracing::info!("stopping: health is NOT_SERVING; calls in progress can finish");
+    tracing::info!(
+        drain_delay = ?settings.drain_delay,
+        "stopping: health is NOT_SERVING; calls in progress can finish"
+    );
     tokio::select! {
         () = app.stop() => {
             tracing::info!("stopped");
@@ -67,7 +71,7 @@ async fn run(settings: Settings) -> Result<(), StartError> {
 
 /// Writes the line that the parent process can wait for.
 fn report_ready(app: &App, format: LogFormat) {
-    let grpc = app.grpc_address();
+    let grpc = app.listens_on();
     let http = app
         .http_address()
         .map_or_else(|| "off".to_owned(), |address| address.to_string());

@@ -15,13 +15,17 @@ const RESPONSES: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_secs(5);
 
 impl App {
-    /// Stops in order: sets NOT_SERVING, drains calls, ends the background tasks, closes the store. No
+    /// Stops in order: sets NOT_SERVING, serves on for the drain delay, drains calls, ends the background tasks, closes the store. No
     /// acknowledged write is lost, because a write is durable before it is acknowledged.
     pub async fn stop(mut self) {
         self.watch.abort();
         // Wait for the aborted task, so that it cannot set SERVING after the next line.
         let _ = self.watch.await;
         set_health(&self.health, false).await;
+        self.stops.ready.cancel();
+        if !self.stops.broken.is_cancelled() {
+            tokio::time::sleep(self.drain_delay).await;
+        }
         end_watches_of_health(&self.health).await;
         self.stops.serving.cancel();
         if let Ok(workers) = self.acceptor.await {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use keyward_client::{BuildError, Builder, Client, Error, ErrorKind, Rpc};
 
 use super::{Context, Failure, certificate, input};
-use crate::config::Settings;
+use crate::config::{Listen, Settings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -128,12 +128,16 @@ fn local_service(
     settings: &Settings,
     trust_certificate: bool,
 ) -> Result<Builder, Failure> {
-    if settings.listen.port() == 0 {
+    let listen = match &settings.listen {
+        Listen::Tcp(address) => *address,
+        socket @ Listen::Unix(_) => return Ok(builder.endpoint(socket.to_string())),
+    };
+    if listen.port() == 0 {
         return Err(Failure::Usage(
             "the setting `listen` has port 0: name the service with --endpoint".into(),
         ));
     }
-    let address = connect_address(settings.listen);
+    let address = connect_address(listen);
     let Some(path) = &settings.tls_cert else {
         return Ok(builder.endpoint(format!("http://{address}")));
     };

@@ -81,7 +81,8 @@ pub(super) fn id(name: &str, text: &str, advice: &str) -> Result<String, Failure
 /// Each endpoint begins with its scheme, so that a key in the wrong place is refused here, where the
 /// error does not repeat it. The client checks the rest.
 pub(super) fn endpoints(text: &str) -> Result<String, String> {
-    let has_scheme = |url: &str| url.starts_with("https://") || url.starts_with("http://");
+    let schemes = ["https://", "http://", "unix:/"];
+    let has_scheme = |url: &str| schemes.iter().any(|scheme| url.starts_with(scheme));
     if !text.split(',').map(str::trim).all(has_scheme) {
         return Err(
             "must begin with https:// or http://, as must each URL after a comma".to_owned(),

@@ -4,6 +4,7 @@ mod postgres;
 mod redis;
 mod table;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -24,8 +25,8 @@ pub type Effective = settings::Effective<Settings>;
 /// The settings in force.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The address of the gRPC service; port 0 takes any free port.
-    pub listen: SocketAddr,
+    /// Where the gRPC service listens.
+    pub listen: Listen,
     /// The address of the side port; `None` switches it off.
     pub http_listen: Option<SocketAddr>,
     /// The certificate of the gRPC service; set together with `tls_key`.
@@ -55,6 +56,14 @@ pub struct Settings {
     pub keyring: PathBuf,
     /// The number of verifying threads, at most 256; with 0 one thread does everything.
     pub workers: usize,
+    /// The maximum number of connections of the gRPC port.
+    pub max_connections: usize,
+    /// The maximum number of bytes that all connections together buffer.
+    pub max_buffered_bytes: usize,
+    /// The age at which a client of the gRPC port must open another connection.
+    pub max_connection_age: Option<Duration>,
+    /// How long an instance serves on after SIGTERM, while its health is NOT_SERVING.
+    pub drain_delay: Duration,
     /// The format of the log.
     pub log_format: LogFormat,
     /// The collector of spans.
@@ -65,6 +74,34 @@ impl Settings {
     /// The files of the certificate and of its key, if the service uses TLS.
     pub fn tls(&self) -> Option<(&Path, &Path)> {
         Some((self.tls_cert.as_deref()?, self.tls_key.as_deref()?))
+    }
+}
+
+/// Where the gRPC service listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// An address and a port; port 0 takes any free port.
+    Tcp(SocketAddr),
+    /// A Unix socket at this path.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// The address, unless it is a socket.
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 
@@ -103,7 +140,13 @@ fn unused(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> {
     let is_embedded = matches!(settings.store, Store::Sqlite(_));
     let embedded = "has no use with the embedded store, which only one process serves: remove it, or \
                     use a Postgres store";
+    let has_unused_tls = matches!(settings.listen, Listen::Unix(_)) && settings.tls_cert.is_some();
     let all = [
+        (
+            "tls_cert",
+            has_unused_tls,
+            "has no use with a Unix socket, which no network carries: remove it and tls_key",
+        ),
         ("redis", is_embedded && settings.redis.is_some(), embedded),
         (
             "store_password_file",
@@ -165,7 +208,7 @@ fn exposed(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> 
             .to_owned()
     });
     let all = [
-        ("listen", listener(Some(settings.listen))),
+        ("listen", listener(settings.listen.address())),
         ("http_listen", listener(settings.http_listen)),
         ("store", store),
         ("redis", redis),

@@ -1,18 +1,21 @@
 //! The table of settings: names, defaults, help, and how each is read and shown.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{PostgresUrls, Settings, Store, combinations, postgres, redis};
+use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
 use keyward_core::key::{Prefix, TOKEN_PREFIX};
 use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
-    Url, address, duration, log_format, number, optional, path, shown, switch,
+    Url, address, duration, log_format, number, optional, path, shown, size, switch,
 };
 use keyward_ops::settings::{Entry, Schema, Setting, Takes};
 
 const MAX_WORKERS: usize = 256;
+/// The range of `max_buffered_bytes`.
+const BUFFERED: RangeInclusive<usize> = 16 << 20..=1 << 40;
 
 type Row = Setting<Settings>;
 
@@ -22,8 +25,9 @@ pub const TABLE: &[Setting<Settings>] = &[
         "listen",
         Takes::Value("ADDRESS"),
         "127.0.0.1:50051",
-        "Address and port of the gRPC service; port 0 takes a free port",
-        |s, text| address(text).map(|address| s.listen = address),
+        "Address and port of the gRPC service; port 0 takes a free port; or `unix:PATH` for a socket, to \
+         which this user and group can connect, without TLS",
+        |s, text| listen(text).map(|listen| s.listen = listen),
     )
     .shown(|s| s.listen.to_string()),
     Row::new(
@@ -164,6 +168,41 @@ pub const TABLE: &[Setting<Settings>] = &[
     .shown(|s| s.workers.to_string())
     .derived(|_| cores().to_string()),
     Row::new(
+        "max_connections",
+        Takes::Value("NUMBER"),
+        "4096",
+        "Maximum number of connections of the gRPC service: 16 to 1000000, and less than the limit of \
+         open files; one more closes the oldest connection without a valid caller",
+        |s, text| number(text, 16..=1_000_000).map(|number| s.max_connections = number),
+    ),
+    Row::new(
+        "max_buffered_bytes",
+        Takes::Value("SIZE"),
+        "256MiB",
+        "Maximum size of unfinished requests and unread responses of all connections: 16MiB to \
+         1TiB; one connection gets an eighth, and strangers together get half",
+        |s, text| size(text, BUFFERED, "16MiB to 1TiB").map(|size| s.max_buffered_bytes = size),
+    ),
+    Row::new(
+        "max_connection_age",
+        Takes::Value("DURATION"),
+        "30m",
+        "Age, with a deviation of 10 %, at which a client must open another connection, so that an \
+         added instance gets its share: 1s to 30days; `none` means no limit",
+        |s, text| optional(text, connection_age).map(|age| s.max_connection_age = age),
+    ),
+    Row::new(
+        "drain_delay",
+        Takes::Value("DURATION"),
+        "0s",
+        "How long the service serves on after SIGTERM, while health says NOT_SERVING, so that load \
+         balancers can notice: 0s to 10m",
+        |s, text| {
+            let range = Duration::ZERO..=Duration::from_secs(600);
+            duration(text, range, "0s to 10m").map(|delay| s.drain_delay = delay)
+        },
+    ),
+    Row::new(
         "log_format",
         Takes::Value("FORMAT"),
         "text",
@@ -195,7 +234,7 @@ impl Schema for Settings {
 
     fn blank() -> Self {
         Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            listen: Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             http_listen: None,
             tls_cert: None,
             tls_key: None,
@@ -210,6 +249,10 @@ impl Schema for Settings {
             insecure: false,
             keyring: PathBuf::new(),
             workers: 0,
+            max_connections: 0,
+            max_buffered_bytes: 0,
+            max_connection_age: None,
+            drain_delay: Duration::ZERO,
             log_format: LogFormat::Text,
             otlp_endpoint: None,
         }
@@ -223,6 +266,15 @@ impl Schema for Settings {
                 Entry::find(entries, name).map(|entry| entry.refused(&reason))
             }));
         }
+    }
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    match text.strip_prefix("unix:") {
+        Some(socket) => path(socket).map(Listen::Unix),
+        None => address(text)
+            .map(Listen::Tcp)
+            .map_err(|reason| format!("{reason}; or unix:PATH")),
     }
 }
 
@@ -255,6 +307,11 @@ fn store(text: &str, settings: &Settings) -> Result<Store, String> {
 fn staleness(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(2)..=Duration::from_secs(60);
     duration(text, range, "2s to 60s")
+}
+
+fn connection_age(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
+    duration(text, range, "1s to 30days")
 }
 
 fn prefixes(text: &str) -> Result<Vec<Prefix>, String> {

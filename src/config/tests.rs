@@ -196,7 +196,7 @@ fn all_wrong_values_are_reported_at_once() {
     let at = case.inputs.default_file.display();
     for expected in [
         format!(
-            "listen = '5' (file {at}): takes an IP address and a port, such as 127.0.0.1:50051 or [::1]:50051"
+            "listen = '5' (file {at}): takes an IP address and a port, such as 127.0.0.1:50051 or [::1]:50051; or unix:PATH"
         ),
         format!("key_prefixes = '[1]' (file {at}): takes an array of strings"),
         format!("insecure = 'maybe' (file {at}): takes true or false"),

@@ -1,6 +1,8 @@
 //! An accepted connection, plain or with TLS. It counts as load of its serving thread while it is
-//! open. It is closed if its client does not send the HTTP/2 preface in time.
+//! open. It is closed if its client does not send the HTTP/2 preface in time, does not read, or is
+//! displaced. It reads a limited number of bytes in a row, so that it does not delay others.
 
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,22 +13,42 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tonic::transport::server::Connected;
+
+use super::peer::Peer;
 
 /// The time limit for the TLS handshake, and again for the preface. A slow client on another
 /// continent needs one second. After the preface, HTTP/2 keepalive finds dead connections.
 pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time limit for a client to read a response.
+const STALL: Duration = Duration::from_secs(60);
 /// The size of the client's HTTP/2 preface (RFC 9113, 3.4), in bytes.
 const PREFACE_SIZE: usize = 24;
+/// The number of bytes that a caller's connection reads before other tasks of its thread run.
+const CALLER_TURN: usize = 64 << 10;
+/// The number of bytes that a stranger's connection reads at once. It is enough for a first call with a
+/// token.
+const STRANGER_READ: usize = 1 << 10;
+/// How long a stranger's connection is not read after each read, and again after each of its calls, so
+/// that a flood of refused calls leaves time for callers.
+const STRANGER_PAUSE: Duration = Duration::from_millis(1);
 
 /// A connection of a client.
 pub(super) struct Connection {
     transport: Transport,
     /// `None` after the preface has arrived.
     preface: Option<Preface>,
+    peer: Arc<Peer>,
+    /// Ends when the connection must be closed.
+    must_close: BoxFuture<'static, ()>,
+    /// The number of bytes read in this turn.
+    read: usize,
+    /// The end of a stranger's pause.
+    pause: Option<Pin<Box<Sleep>>>,
     _load: LoadGuard,
 }
 
@@ -50,9 +72,20 @@ impl Preface {
 }
 
 /// Carries the bytes. The TLS stream is boxed because it is many times larger than the TCP stream.
-enum Transport {
+pub(super) enum Transport {
     Plain(TcpStream),
+    Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
 }
 
 /// Counts a connection as load of a thread, and in the gauge, until it is dropped.
@@ -76,27 +109,65 @@ impl Drop for LoadGuard {
     }
 }
 
+/// What a connection is, apart from its transport.
+pub(super) struct Accepted {
+    pub(super) peer: Arc<Peer>,
+    pub(super) load: LoadGuard,
+}
+
 impl Connection {
     /// `stop` closes the connection only before the preface has arrived.
-    pub(super) fn plain(stream: TcpStream, load: LoadGuard, stop: CancellationToken) -> Self {
-        Self::new(Transport::Plain(stream), load, stop)
-    }
-
-    /// Like `plain`, after the TLS handshake.
-    pub(super) fn tls(
-        stream: TlsStream<TcpStream>,
-        load: LoadGuard,
-        stop: CancellationToken,
-    ) -> Self {
-        Self::new(Transport::Tls(Box::new(stream)), load, stop)
-    }
-
-    fn new(transport: Transport, load: LoadGuard, stop: CancellationToken) -> Self {
+    pub(super) fn new(transport: Transport, accepted: Accepted, stop: CancellationToken) -> Self {
+        let Accepted { peer, load } = accepted;
         Self {
             transport,
             preface: Some(Preface::new(stop)),
+            must_close: Box::pin(Arc::clone(&peer).must_close(STALL)),
+            peer,
+            read: 0,
+            pause: None,
             _load: load,
         }
+    }
+
+    /// Closes the connection after `limit`, even if calls are in progress.
+    pub(super) fn end_after(&mut self, limit: Duration) {
+        let earlier = std::mem::replace(&mut self.must_close, Box::pin(pending()));
+        self.must_close = Box::pin(async move {
+            // Either of them closes it.
+            let _ = tokio::time::timeout(limit, earlier).await;
+        });
+    }
+
+    /// Fails when the connection must be closed. Called when a read waits, so that the task wakes up.
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.must_close
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Waits until it is this connection's turn to read again.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.peer.is_caller() {
+            self.pause = None;
+            if self.read < CALLER_TURN {
+                return Poll::Ready(());
+            }
+            self.read = 0;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.read > 0 {
+            self.read = 0;
+            let calls = self.peer.take_calls().max(1);
+            self.pause = Some(Box::pin(sleep(STRANGER_PAUSE * calls)));
+        }
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        Poll::Ready(())
     }
 
     /// Counts the bytes of a read towards the preface. Fails a pending read after the deadline.
@@ -121,13 +192,10 @@ impl Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
+    type ConnectInfo = Arc<Peer>;
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        match &self.transport {
-            Transport::Plain(stream) => stream.connect_info(),
-            Transport::Tls(stream) => stream.get_ref().0.connect_info(),
-        }
+    fn connect_info(&self) -> Arc<Peer> {
+        Arc::clone(&self.peer)
     }
 }
 
@@ -137,12 +205,27 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = match &mut self.transport {
-            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Transport::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        if self.peer.is_displaced() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        ready!(self.poll_turn(cx));
+        let (read, bytes) = if self.peer.is_caller() {
+            let before = buf.filled().len();
+            let read = self.transport.poll_read(cx, buf);
+            (read, buf.filled().len() - before)
+        } else {
+            let most = STRANGER_READ.min(buf.remaining());
+            let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
+            let read = self.transport.poll_read(cx, &mut part);
+            let bytes = part.filled().len();
+            buf.advance(bytes);
+            (read, bytes)
         };
-        let bytes = buf.filled().len() - before;
+        self.read += bytes;
+        if read.is_pending() {
+            self.read = 0;
+            ready!(self.poll_open(cx).map_ok(drop))?;
+        }
         self.check_preface(cx, read, bytes)
     }
 }
@@ -153,8 +236,12 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.peer.is_displaced() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Transport::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
             Transport::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -162,6 +249,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Transport::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -169,6 +257,7 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Transport::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -180,6 +269,7 @@ impl AsyncWrite for Connection {
     ) -> Poll<io::Result<usize>> {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Transport::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Transport::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
@@ -187,6 +277,7 @@ impl AsyncWrite for Connection {
     fn is_write_vectored(&self) -> bool {
         match &self.transport {
             Transport::Plain(stream) => stream.is_write_vectored(),
+            Transport::Unix(stream) => stream.is_write_vectored(),
             Transport::Tls(stream) => stream.is_write_vectored(),
         }
     }

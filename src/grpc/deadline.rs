@@ -49,7 +49,7 @@ impl Progress {
 /// Wraps a service in [`Deadline`]. Nothing outside of it may delay a call, because tonic's timer
 /// starts when the outermost layer has been called.
 #[derive(Clone, Copy, Debug)]
-pub struct DeadlineLayer;
+pub(super) struct DeadlineLayer;
 
 impl<S> Layer<S> for DeadlineLayer {
     type Service = Deadline<S>;
@@ -61,7 +61,7 @@ impl<S> Layer<S> for DeadlineLayer {
 
 /// Ends every call of the inner service at its deadline.
 #[derive(Clone, Debug)]
-pub struct Deadline<S>(S);
+pub(super) struct Deadline<S>(S);
 
 impl<S, B> Service<Request<B>> for Deadline<S>
 where

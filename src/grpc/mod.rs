@@ -3,16 +3,22 @@
 
 mod admin;
 mod api;
+mod body;
 mod connection;
 mod convert;
 mod deadline;
 mod encoding;
+mod gate;
+mod listener;
+mod long_calls;
 mod observe;
+mod peer;
 mod status;
 mod tls;
 mod workers;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use keyward_proto::FILE_DESCRIPTOR_SET;
 use keyward_proto::v1::admin_service_server::AdminServiceServer;
@@ -20,7 +26,6 @@ use keyward_proto::v1::api_key_service_server::ApiKeyServiceServer;
 use tonic::Request;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
-use tonic::transport::server::Router;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::layer::util::{Identity, Stack};
 
@@ -29,21 +34,38 @@ use crate::service::{Service, ServiceError};
 use keyward_core::key::{Clock, Role};
 use keyward_ops::Metrics;
 
+pub use listener::Listener;
+pub use long_calls::LongCalls;
+pub use peer::Limits;
 pub use status::reasons_table;
 pub use tls::{Tls, TlsError};
 pub use workers::{Workers, accept};
 
 use deadline::{DeadlineLayer, Progress};
 use encoding::EncodingLayer;
+use gate::GateLayer;
 use observe::ObserveLayer;
+use peer::Peers;
 
 /// The maximum size of a request, in bytes, compressed or not.
 const MAX_REQUEST: usize = 1 << 20;
+/// The maximum size of a request that needs no token, in bytes.
+const MAX_OPEN_REQUEST: usize = 64 << 10;
 /// The maximum number of concurrent streams of a connection. A client that needs more opens another
 /// connection.
 const MAX_STREAMS: u32 = 1_024;
 /// The maximum size of a request's headers, in bytes.
-const MAX_HEADERS: u32 = 16 << 10;
+const MAX_HEADERS: usize = 16 << 10;
+/// The limit of HTTP/2 for headers. Above it HTTP/2 answers 431 without a gRPC status.
+const MAX_HTTP2_HEADERS: u32 = 64 << 10;
+/// What a client may send ahead on one stream and on one connection, in bytes. A stranger's
+/// connection holds no more.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = 512 << 10;
+/// h2 closes a connection whose short DATA frames are not read yet and take more than half of its window,
+/// each counted as this many bytes. A first call on each stream must not do that.
+const SHORT_FRAME: u32 = 256;
+const _: () = assert!(CONNECTION_WINDOW / 2 >= MAX_STREAMS * SHORT_FRAME);
 
 /// The service name for health checks, besides the empty name.
 pub const SERVICE_NAME: &str = "keyward.v1.ApiKeyService";
@@ -78,23 +100,30 @@ impl Api {
         Ok(authorized)
     }
 
-    /// Authenticates the caller, requires `role` (if any; otherwise the use case checks the role),
-    /// and converts the message. The conversion runs first, so that a secret in the message is
-    /// always wiped. Its error is returned last, so that an unknown caller learns nothing from it.
+    /// Requires `role` of the caller (if any; otherwise the use case checks the role), and converts
+    /// the message. The conversion runs first, so that a secret in the message is always wiped. Its
+    /// error is returned last, so that an unknown caller learns nothing from it.
     async fn authorize_read<M, T, E>(
         &self,
-        request: Request<M>,
+        mut request: Request<M>,
         role: impl Into<Option<Role>>,
         convert: impl FnOnce(M) -> Result<T, E>,
     ) -> Result<(Caller, T), ServiceError>
     where
         ServiceError: From<E>,
     {
+        let judged = request.extensions_mut().remove::<Caller>();
         let (metadata, _, message) = request.into_parts();
         let converted = convert(message);
-        let values = metadata.get_all("authorization").into_iter();
-        let values = values.map(|value| value.as_encoded_bytes());
-        let caller = self.callers.authenticate(values).await?;
+        let caller = match judged {
+            Some(caller) => caller,
+            // The request did not pass the gate.
+            None => {
+                let values = metadata.get_all("authorization").into_iter();
+                let values = values.map(|value| value.as_encoded_bytes());
+                self.callers.authenticate(values).await?
+            }
+        };
         if let Some(role) = role.into() {
             caller.require(role)?;
         }
@@ -102,8 +131,34 @@ impl Api {
     }
 }
 
+/// The layers, the outermost last.
+type Layers =
+    Stack<EncodingLayer, Stack<GateLayer, Stack<DeadlineLayer, Stack<ObserveLayer, Identity>>>>;
+
 /// A configured server, ready to accept connections.
-pub type Server = Router<Stack<EncodingLayer, Stack<DeadlineLayer, Stack<ObserveLayer, Identity>>>>;
+#[derive(Clone)]
+pub struct Server {
+    http: tonic::transport::Server<Layers>,
+    routes: Routes,
+    max_age: Option<Duration>,
+    peers: Arc<Peers>,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Server")
+    }
+}
+
+/// What limits the connections and calls of a server.
+pub struct Front<'a> {
+    /// The limits of the process.
+    pub limits: Limits,
+    /// The age at which a client must open another connection.
+    pub max_connection_age: Option<Duration>,
+    /// The threads of long calls.
+    pub long_calls: &'a LongCalls,
+}
 
 /// Builds the server: both services, health checks, and both versions of reflection.
 pub fn server(
@@ -111,6 +166,7 @@ pub fn server(
     health: HealthServer<impl Health>,
     metrics: &Metrics,
     clock: Arc<dyn Clock>,
+    front: &Front<'_>,
 ) -> Result<Server, tonic_reflection::server::Error> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -118,6 +174,8 @@ pub fn server(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
+    let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
+    let gate = GateLayer::new(Arc::clone(&api.callers), front.long_calls.handle());
     let keys = ApiKeyServiceServer::new(api.clone())
         .max_decoding_message_size(MAX_REQUEST)
         .accept_compressed(Gzip)
@@ -129,15 +187,23 @@ pub fn server(
     routes
         .add_service(keys)
         .add_service(admin)
-        .add_service(health)
-        .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?);
-    Ok(tonic::transport::Server::builder()
+        .add_service(health.max_decoding_message_size(MAX_OPEN_REQUEST))
+        .add_service(v1.max_decoding_message_size(MAX_OPEN_REQUEST))
+        .add_service(v1alpha.max_decoding_message_size(MAX_OPEN_REQUEST));
+    let http = tonic::transport::Server::builder()
         .layer(ObserveLayer::new(metrics, clock))
         .layer(DeadlineLayer)
+        .layer(gate)
         .layer(encoding::layer())
         .max_concurrent_streams(MAX_STREAMS)
-        .http2_max_header_list_size(MAX_HEADERS)
-        .http2_keepalive_interval(Some(std::time::Duration::from_secs(30)))
-        .add_routes(routes.routes().prepare()))
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(MAX_HTTP2_HEADERS)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)));
+    Ok(Server {
+        http,
+        routes: routes.routes().prepare(),
+        max_age: front.max_connection_age,
+        peers: Peers::new(front.limits, metrics.limits.clone()),
+    })
 }

@@ -16,7 +16,7 @@ use keyward_ops::{Metrics, RpcMetrics};
 
 /// The methods that have their own metric labels. All others count as `other`, so that a client
 /// cannot create labels.
-const METHODS: &[&str] = &[
+pub(super) const METHODS: &[&str] = &[
     "/keyward.v1.ApiKeyService/Issue",
     "/keyward.v1.ApiKeyService/Revoke",
     "/keyward.v1.ApiKeyService/Verify",
@@ -38,11 +38,11 @@ struct Observer {
 
 /// Wraps a service in [`Observe`].
 #[derive(Clone)]
-pub struct ObserveLayer(Arc<Observer>);
+pub(super) struct ObserveLayer(Arc<Observer>);
 
 impl ObserveLayer {
     /// Counts in `metrics` and measures durations with `clock`.
-    pub fn new(metrics: &Metrics, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(metrics: &Metrics, clock: Arc<dyn Clock>) -> Self {
         let short = |path: &'static str| path.rsplit('/').next().unwrap_or(path);
         let methods = METHODS
             .iter()
@@ -75,7 +75,7 @@ impl<S> Layer<S> for ObserveLayer {
 
 /// Observes every call of `inner`.
 #[derive(Clone)]
-pub struct Observe<S> {
+pub(super) struct Observe<S> {
     inner: S,
     observer: Arc<Observer>,
 }

@@ -1,16 +1,21 @@
 //! Maps each error to a `tonic::Status`: code, message, reason and details.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use http::HeaderValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::peer::LimitError;
 use crate::auth::Denied;
 use crate::cache::LookupError;
 use crate::service::ServiceError;
 use keyward_core::key::shown;
 use keyward_store::StoreError;
+
+/// When a client may repeat a call that a limit refused.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// `ErrorInfo.domain` of every error.
 const DOMAIN: &str = "keyward";
@@ -106,6 +111,21 @@ static DEADLINE_PASSED: Reason = Reason::new(
     Code::DeadlineExceeded,
     "The deadline of the call passed. Nothing was changed. Allow more time.",
 );
+static OVER_LIMIT: Reason = Reason::new(
+    "OVER_LIMIT",
+    Code::ResourceExhausted,
+    "The connection or the instance holds too much unfinished work. Nothing was changed. Retry after the time in `RetryInfo`, or call another instance.",
+);
+static HEADERS_TOO_LARGE: Reason = Reason::new(
+    "HEADERS_TOO_LARGE",
+    Code::ResourceExhausted,
+    "The headers of the request are larger than 16 KiB. Send fewer or shorter ones.",
+);
+static REQUEST_UNFINISHED: Reason = Reason::new(
+    "REQUEST_UNFINISHED",
+    Code::DeadlineExceeded,
+    "The request did not arrive completely within 10 seconds. Nothing was changed. Retry.",
+);
 static INTERNAL: Reason = Reason::new(
     "INTERNAL",
     Code::Internal,
@@ -113,7 +133,7 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 16] = [
+static REASONS: [&Reason; 19] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
     &ROLE_REQUIRED,
@@ -129,6 +149,9 @@ static REASONS: [&Reason; 16] = [
     &REVOKE_UNCONFIRMED,
     &OVERLOADED,
     &DEADLINE_PASSED,
+    &OVER_LIMIT,
+    &HEADERS_TOO_LARGE,
+    &REQUEST_UNFINISHED,
     &INTERNAL,
 ];
 
@@ -156,6 +179,7 @@ const fn code_name(code: Code) -> &'static str {
         Code::NotFound => "NOT_FOUND",
         Code::FailedPrecondition => "FAILED_PRECONDITION",
         Code::Unavailable => "UNAVAILABLE",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
         Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
         _ => "INTERNAL",
     }
@@ -261,6 +285,21 @@ impl From<ServiceError> for Status {
             _ => {}
         }
         Self::with_error_details(reason.code, message, details)
+    }
+}
+
+impl From<LimitError> for Status {
+    fn from(error: LimitError) -> Self {
+        let reason = match error {
+            LimitError::OverLimit(_) => &OVER_LIMIT,
+            LimitError::HeadersTooLarge => &HEADERS_TOO_LARGE,
+            LimitError::Unfinished => &REQUEST_UNFINISHED,
+        };
+        let mut details = ErrorDetails::with_error_info(reason.name, DOMAIN, HashMap::new());
+        if let LimitError::OverLimit(_) = error {
+            details.set_retry_info(Some(RETRY_DELAY));
+        }
+        Self::with_error_details(reason.code, error.to_string(), details)
     }
 }
 

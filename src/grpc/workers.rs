@@ -6,30 +6,43 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::future::Either;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Server;
-use super::connection::{Connection, LoadGuard};
+use super::connection::{Accepted, Connection, LoadGuard, Transport};
+use super::listener::{Listener, Socket};
+use super::peer::{Peer, Peers};
 use super::tls::{Tls, handshakes};
 use keyward_ops::Metrics;
 
 /// The pause of the acceptor after a failed accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// A busy serving thread looks for new bytes after this many steps, so that a connection with much to
+/// do does not delay the others. tokio's own value is 61.
+const EVENT_INTERVAL: u32 = 8;
+/// The maximum age of connections has this many values, from 90 % to 110 % of the setting, so that
+/// clients that connected together do not reconnect together.
+const AGES: u32 = 8;
+/// The time limit for calls in progress on a connection that has reached its age.
+const AGE_GRACE: Duration = Duration::from_secs(60);
+
 /// The acceptor's view of one serving thread.
 struct Worker {
-    connections: mpsc::UnboundedSender<std::net::TcpStream>,
+    connections: mpsc::UnboundedSender<(Socket, Arc<Peer>)>,
     load: Arc<AtomicUsize>,
     ended: oneshot::Receiver<()>,
 }
 
 /// The serving threads.
-pub struct Workers(Vec<Worker>);
+pub struct Workers {
+    workers: Vec<Worker>,
+    peers: Arc<Peers>,
+}
 
 impl Workers {
     /// Starts `count` threads that serve `server`, with TLS if `tls` is set. After `stop` they drain.
@@ -40,19 +53,21 @@ impl Workers {
         metrics: &Metrics,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
-        (0..count)
-            .map(|n| {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build()?;
-                let (worker, serving) = worker(n, server.clone(), tls.cloned(), metrics, stop);
-                std::thread::Builder::new()
-                    .name(format!("verify-{n}"))
-                    .spawn(move || runtime.block_on(serving))?;
-                Ok(worker)
-            })
-            .collect::<io::Result<_>>()
-            .map(Self)
+        let workers = (0..count).map(|n| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .event_interval(EVENT_INTERVAL)
+                .enable_all()
+                .build()?;
+            let (worker, serving) = worker(n, server.clone(), tls.cloned(), metrics, stop);
+            std::thread::Builder::new()
+                .name(format!("verify-{n}"))
+                .spawn(move || runtime.block_on(serving))?;
+            Ok(worker)
+        });
+        Ok(Self {
+            workers: workers.collect::<io::Result<_>>()?,
+            peers: Arc::clone(&server.peers),
+        })
     }
 
     /// Serves on the calling runtime, without additional threads.
@@ -64,26 +79,33 @@ impl Workers {
     ) -> Self {
         let (worker, serving) = worker(0, server.clone(), tls.cloned(), metrics, stop);
         tokio::spawn(serving);
-        Self(vec![worker])
+        Self {
+            workers: vec![worker],
+            peers: Arc::clone(&server.peers),
+        }
     }
 
     /// Waits until every thread has drained.
     pub async fn ended(self) {
-        for worker in self.0 {
+        for worker in self.workers {
             // An error means that the thread panicked, so it has ended as well.
             let _ = worker.ended.await;
         }
     }
 
-    /// Passes a connection to the least loaded thread that still runs.
-    fn dispatch(&self, mut stream: std::net::TcpStream) {
-        let mut alive: Vec<&Worker> = self.0.iter().collect();
+    /// Passes a connection to the least loaded thread that still runs, if there is a place for it.
+    fn dispatch(&self, socket: Socket) {
+        let Some(peer) = self.peers.admit() else {
+            return;
+        };
+        let mut alive: Vec<&Worker> = self.workers.iter().collect();
         alive.sort_by_key(|worker| worker.load.load(Ordering::Relaxed));
+        let mut connection = (socket, peer);
         for worker in alive {
             worker.load.fetch_add(1, Ordering::Relaxed);
-            match worker.connections.send(stream) {
+            match worker.connections.send(connection) {
                 Ok(()) => return,
-                Err(mpsc::error::SendError(returned)) => stream = returned,
+                Err(mpsc::error::SendError(returned)) => connection = returned,
             }
         }
         tracing::error!("no serving thread runs; dropped a connection");
@@ -92,7 +114,7 @@ impl Workers {
 
 impl std::fmt::Debug for Workers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Workers({})", self.0.len())
+        write!(f, "Workers({})", self.workers.len())
     }
 }
 
@@ -109,25 +131,19 @@ fn worker(
     let (counted, gauge) = (Arc::clone(&load), metrics.connections(n));
     let stop = stop.clone();
     let serving = async move {
-        let accepted = UnboundedReceiverStream::new(incoming).filter_map(move |stream| {
-            register(stream, LoadGuard::new(Arc::clone(&counted), gauge.clone()))
+        let accepted = UnboundedReceiverStream::new(incoming).filter_map(move |(socket, peer)| {
+            let load = LoadGuard::new(Arc::clone(&counted), gauge.clone());
+            register(socket, Accepted { peer, load })
         });
-        let incoming = match tls {
+        match tls {
             None => {
-                let stop = stop.clone();
-                Either::Left(
-                    accepted
-                        .map(move |(stream, load)| Connection::plain(stream, load, stop.clone())),
-                )
+                let opening = stop.clone();
+                let plain = accepted.map(move |(transport, accepted)| {
+                    Connection::new(transport, accepted, opening.clone())
+                });
+                serve(server, plain, stop).await;
             }
-            Some(tls) => Either::Right(handshakes(accepted, tls, stop.clone())),
-        };
-        let incoming = incoming.map(Ok::<_, io::Error>);
-        let served = server
-            .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
-            .await;
-        if let Err(error) = served {
-            tracing::error!(%error, "a serving thread failed");
+            Some(tls) => serve(server, handshakes(accepted, tls, stop.clone()), stop).await,
         }
         // The receiver is gone if the process is being aborted.
         let _ = done.send(());
@@ -142,10 +158,62 @@ fn worker(
     )
 }
 
+/// Serves `connections` until `stop`, then drains them. Each gets one of the ages.
+async fn serve(
+    server: Server,
+    connections: impl Stream<Item = Connection>,
+    stop: CancellationToken,
+) {
+    let (senders, serving): (Vec<_>, Vec<_>) = (0..AGES)
+        .map(|n| {
+            let (sender, incoming) = mpsc::unbounded_channel();
+            let incoming = UnboundedReceiverStream::new(incoming).map(Ok::<_, io::Error>);
+            let mut http = server.http.clone();
+            let age = server.max_age;
+            let age = age.map(|age| age.mul_f64(0.9 + 0.2 * f64::from(n) / f64::from(AGES - 1)));
+            if let Some(age) = age {
+                // tonic's own grace sends no GOAWAY, so the connection ends itself after it.
+                http = http.max_connection_age(age);
+            }
+            let served = http
+                .add_routes(server.routes.clone())
+                .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+            ((sender, age.map(|age| age + AGE_GRACE)), served)
+        })
+        .unzip();
+    let distributing = async move {
+        tokio::pin!(connections);
+        let mut turns = senders.iter().cycle();
+        while let (Some(mut connection), Some((sender, end))) =
+            (connections.next().await, turns.next())
+        {
+            if let Some(end) = end {
+                connection.end_after(*end);
+            }
+            // The receiver is gone after a stop; the connection is closed then.
+            let _ = sender.send(connection);
+        }
+    };
+    let (served, ()) = futures_util::future::join(futures_util::future::join_all(serving), async {
+        tokio::select! {
+            () = distributing => {}
+            () = stop.cancelled() => {}
+        }
+    })
+    .await;
+    for error in served.into_iter().filter_map(Result::err) {
+        tracing::error!(%error, "a serving thread failed");
+    }
+}
+
 /// Registers a dispatched connection with this thread's runtime.
-fn register(stream: std::net::TcpStream, load: LoadGuard) -> Option<(TcpStream, LoadGuard)> {
-    match TcpStream::from_std(stream) {
-        Ok(stream) => Some((stream, load)),
+fn register(socket: Socket, accepted: Accepted) -> Option<(Transport, Accepted)> {
+    let transport = match socket {
+        Socket::Tcp(stream) => TcpStream::from_std(stream).map(Transport::Plain),
+        Socket::Unix(stream) => UnixStream::from_std(stream).map(Transport::Unix),
+    };
+    match transport {
+        Ok(transport) => Some((transport, accepted)),
         Err(error) => {
             tracing::debug!(%error, "a connection closed before it was served");
             None
@@ -154,30 +222,26 @@ fn register(stream: std::net::TcpStream, load: LoadGuard) -> Option<(TcpStream, 
 }
 
 /// Accepts connections on `listener` and dispatches them until `stop`. Returns the threads.
-pub async fn accept(listener: TcpListener, workers: Workers, stop: CancellationToken) -> Workers {
+pub async fn accept(listener: Listener, workers: Workers, stop: CancellationToken) -> Workers {
     let mut failures = 0_u64;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => return workers,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+        match accepted {
+            Ok(socket) => workers.dispatch(socket),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // About once a second.
                 if failures.is_multiple_of(20) {
                     tracing::warn!(%error, "cannot accept connections; retrying");
                 }
                 failures += 1;
-                // Without file descriptors or memory, other connections must end first.
+                workers.peers.displace_one();
+                // Without file descriptors or memory, another connection must end first.
                 tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
             }
-        };
-        match stream.set_nodelay(true).and_then(|()| stream.into_std()) {
-            Ok(stream) => workers.dispatch(stream),
-            Err(error) => tracing::debug!(%error, "a connection closed before it was served"),
         }
     }
 }

@@ -7,6 +7,7 @@ mod cancellation;
 mod compression;
 mod deadlines;
 mod issue;
+mod limits;
 mod promise;
 mod query;
 mod replace;

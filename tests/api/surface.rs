@@ -212,3 +212,21 @@ async fn reads_and_refusals_are_not_audited() {
     reporter.send(by_text("kw_x")).await.unwrap();
     assert_eq!(audit(&local, &mut seen).await, []);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unix_socket_serves_and_disappears_with_its_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keyward.sock");
+    let listen = keyward::config::Listen::Unix(path.clone());
+    let local = Local::start_with(|settings| settings.listen = listen, |store| store).await;
+    let client = keyward_client::Client::builder()
+        .endpoint(format!("unix:{}", path.display()))
+        .token_file(local.directory.path().join("admin.token"))
+        .build()
+        .unwrap();
+    client.health().await.unwrap();
+    let issued = client.issue(slot("42")).await.unwrap();
+    assert!(issued.created);
+    local.app.stop().await;
+    assert!(!path.exists());
+}

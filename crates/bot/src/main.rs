@@ -12,6 +12,10 @@ use keyward_bot::{app, health, screens, settings};
 use keyward_ops::OtherCrates;
 use keyward_ops::settings::{Schema as _, flags, flags_of, given_flags};
 
+/// It returns the memory of a crowd to the system once the crowd has gone.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// EX_USAGE: the command line or a setting is wrong.
 const USAGE: u8 = 64;
 /// How long a running bot may take to report its health.

@@ -33,17 +33,18 @@ pub(crate) fn connection(url: &str, options: &ConnectOptions) -> Result<Channel,
         let why = "must not contain a user or password";
         return Err(BuildError::Endpoint(host.to_owned(), why));
     }
+    if let Some(path) = url.strip_prefix("unix:") {
+        // The permissions of the socket protect the token.
+        let endpoint = Some(path).filter(|path| path.starts_with('/'));
+        let endpoint = endpoint.and_then(|_| Endpoint::from_shared(url.to_owned()).ok());
+        let why = "must name a socket by its absolute path, such as unix:/run/keyward.sock";
+        let endpoint = endpoint.ok_or_else(|| BuildError::Endpoint(url.to_owned(), why))?;
+        return Ok(configured(endpoint, url, options)?.connect_lazy());
+    }
     let (uri, is_tls) =
         parse(url, options.insecure).map_err(|why| BuildError::Endpoint(url.to_owned(), why))?;
     let host = host(&uri);
-    let endpoint = Endpoint::from(uri.clone())
-        .user_agent(concat!("keyward-client/", env!("CARGO_PKG_VERSION")))
-        .map_err(|_| BuildError::Endpoint(url.to_owned(), "cannot be used"))?
-        .connect_timeout(options.timeout)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
+    let endpoint = configured(Endpoint::from(uri.clone()), url, options)?;
     if !is_tls {
         return Ok(endpoint.connect_lazy());
     }
@@ -58,6 +59,23 @@ pub(crate) fn connection(url: &str, options: &ConnectOptions) -> Result<Channel,
         .tls_config(tls)
         .map_err(|error| BuildError::Tls(url.to_owned(), error))?;
     Ok(endpoint.connect_lazy())
+}
+
+/// Adds what all connections share.
+fn configured(
+    endpoint: Endpoint,
+    url: &str,
+    options: &ConnectOptions,
+) -> Result<Endpoint, BuildError> {
+    let endpoint = endpoint
+        .user_agent(concat!("keyward-client/", env!("CARGO_PKG_VERSION")))
+        .map_err(|_| BuildError::Endpoint(url.to_owned(), "cannot be used"))?;
+    Ok(endpoint
+        .connect_timeout(options.timeout)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true))
 }
 
 /// The URL, and whether it uses TLS. An error says what is wrong.
@@ -125,6 +143,7 @@ mod tests {
             "http://127.8.8.8",
             "http://[::1]:50051/",
             "http://LOCALHOST:1",
+            "unix:/run/keyward.sock",
         ] {
             assert_eq!(refused(text, false), None, "{text}");
         }
@@ -155,6 +174,8 @@ mod tests {
             "https://keyward:0",
             "https://keyward:",
             "https://[::1]:70000",
+            "unix:",
+            "unix:keyward.sock",
         ] {
             assert!(refused(text, true).is_some(), "{text}");
         }

@@ -14,7 +14,8 @@ use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
     CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics, HeartbeatMetrics, Kind,
-    L2Metrics, MemberMetrics, Metrics, One, RevokeMetrics, RpcMetrics, TlsMetrics, Two,
+    L2Metrics, LimitMetrics, MemberMetrics, Metrics, One, RevokeMetrics, RpcMetrics, TlsMetrics,
+    Two,
 };
 
 /// The version of all programs of this workspace.

@@ -16,8 +16,8 @@ use tonic::Code;
 use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
-    CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, L2Metrics, MemberMetrics,
-    RevokeMetrics, TlsMetrics,
+    CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, L2Metrics, LimitMetrics,
+    MemberMetrics, RevokeMetrics, TlsMetrics,
 };
 
 /// The metrics of one RPC.
@@ -71,6 +71,8 @@ pub struct Metrics {
     pub l2: L2Metrics,
     /// The listener's TLS.
     pub tls: TlsMetrics,
+    /// The limits of the gRPC port.
+    pub limits: LimitMetrics,
 }
 
 impl Metrics {
@@ -116,6 +118,7 @@ impl Metrics {
             members: MemberMetrics::register(c),
             l2: L2Metrics::register(c),
             tls: TlsMetrics::register(c),
+            limits: LimitMetrics::register(c),
             connections: c.gauges(
                 "keyward_connections",
                 "worker",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::app::{App, Parts};
-use keyward::config::{Inputs, Settings, Store, load};
+use keyward::config::{Inputs, Listen, Settings, Store, load};
 use keyward_core::key::Prefix;
 use keyward_ops::LogFormat;
 use keyward_store::Intercepted;
@@ -29,7 +29,7 @@ pub struct Local {
 pub fn settings_in(directory: &Path) -> Settings {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Settings {
-        listen: any,
+        listen: Listen::Tcp(any),
         http_listen: Some(any),
         tls_cert: None,
         tls_key: None,
@@ -44,6 +44,10 @@ pub fn settings_in(directory: &Path) -> Settings {
         insecure: false,
         keyring: directory.join("keyring"),
         workers: 2,
+        max_connections: 1_000,
+        max_buffered_bytes: 64 << 20,
+        max_connection_age: None,
+        drain_delay: Duration::ZERO,
         log_format: LogFormat::Text,
         otlp_endpoint: None,
     }

@@ -12,38 +12,42 @@ use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 
 use super::Tls;
-use crate::grpc::connection::{Connection, LoadGuard, OPENING_TIMEOUT};
+use crate::grpc::connection::{Accepted, Connection, OPENING_TIMEOUT, Transport};
 
 /// The maximum number of pending handshakes of a thread. Each uses up to about 64 KiB of memory.
 const MAX_PENDING: usize = 512;
 
-/// Performs the handshakes of `accepted` and yields the resulting connections, until `stop` or the
-/// end of `accepted`.
+/// Performs the handshakes of `connections` and yields the resulting connections, until `stop` or the
+/// end of `connections`.
 pub(in crate::grpc) fn handshakes(
-    accepted: impl Stream<Item = (TcpStream, LoadGuard)> + Send + 'static,
+    connections: impl Stream<Item = (Transport, Accepted)> + Send + 'static,
     tls: Tls,
     stop: CancellationToken,
 ) -> impl Stream<Item = Connection> {
-    let (done, connections) = mpsc::unbounded_channel();
+    let (done, secured) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        tokio::pin!(accepted);
+        tokio::pin!(connections);
         let mut pending = VecDeque::new();
         loop {
             let next = tokio::select! {
-                next = accepted.next() => next,
+                next = connections.next() => next,
                 () = stop.cancelled() => None,
             };
-            let Some((stream, load)) = next else {
+            let Some((transport, accepted)) = next else {
                 break;
             };
+            // The settings allow TLS only on an address with a port.
+            let Transport::Plain(stream) = transport else {
+                continue;
+            };
             make_room(&mut pending, &tls);
-            let handshake = handshake(stream, load, tls.clone(), done.clone(), stop.clone());
+            let handshake = handshake(stream, accepted, tls.clone(), done.clone(), stop.clone());
             pending.push_back(tokio::spawn(handshake).abort_handle());
         }
         // The thread no longer serves new connections.
         pending.iter().for_each(AbortHandle::abort);
     });
-    UnboundedReceiverStream::new(connections)
+    UnboundedReceiverStream::new(secured)
 }
 
 fn make_room(pending: &mut VecDeque<AbortHandle>, tls: &Tls) {
@@ -58,16 +62,25 @@ fn make_room(pending: &mut VecDeque<AbortHandle>, tls: &Tls) {
 
 async fn handshake(
     stream: TcpStream,
-    load: LoadGuard,
+    accepted: Accepted,
     tls: Tls,
     done: mpsc::UnboundedSender<Connection>,
     stop: CancellationToken,
 ) {
-    match tokio::time::timeout(OPENING_TIMEOUT, tls.acceptor.accept(stream)).await {
+    let accepting = tokio::time::timeout(OPENING_TIMEOUT, tls.acceptor.accept(stream));
+    let result = tokio::select! {
+        result = accepting => result,
+        () = accepted.peer.displaced() => return,
+    };
+    match result {
         Ok(Ok(stream)) => {
             tls.metrics.done.inc();
             // The receiver is gone if the thread stops; the connection is closed then.
-            let _ = done.send(Connection::tls(stream, load, stop));
+            let _ = done.send(Connection::new(
+                Transport::Tls(Box::new(stream)),
+                accepted,
+                stop,
+            ));
         }
         Ok(Err(error)) => {
             tls.metrics.failed.inc();

@@ -173,6 +173,21 @@ groups! {
              open (no calls); 0 without Redis";
     }
 
+    /// The limits of the gRPC port.
+    LimitMetrics {
+        counters "keyward_connections_closed" by "cause",
+            "Connections closed at a limit: `refused` (callers had all places), `displaced` (a new \
+             connection took the place of the oldest one without a valid caller), `stalled` (the \
+             client did not read its responses)" {
+            /// Callers had all places.
+            connections_refused = "refused",
+            /// The oldest stranger made room for a new connection.
+            connections_displaced = "displaced",
+            /// The client did not read its responses.
+            connections_stalled = "stalled",
+        }
+    }
+
     /// The listener's TLS.
     TlsMetrics {
         counters "keyward_tls_handshakes" by "outcome",

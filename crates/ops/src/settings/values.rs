@@ -87,6 +87,24 @@ pub fn number<T: FromStr + PartialOrd + Display>(
     number.ok_or_else(|| format!("takes a number from {} to {}", range.start(), range.end()))
 }
 
+/// A size in bytes, with or without one of the units KiB, MiB, GiB and TiB.
+///
+/// # Errors
+///
+/// What the setting takes.
+pub fn size(text: &str, range: RangeInclusive<usize>, limits: &str) -> Result<usize, String> {
+    const UNITS: [(&str, u32); 4] = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let (digits, shift) = UNITS
+        .iter()
+        .find_map(|(unit, shift)| Some((text.strip_suffix(unit)?, *shift)))
+        .unwrap_or((text, 0));
+    let number = digits.trim_end().parse::<usize>().ok();
+    number
+        .and_then(|number| number.checked_mul(1 << shift))
+        .filter(|size| range.contains(size))
+        .ok_or_else(|| format!("takes a size from {limits}"))
+}
+
 /// A switch.
 ///
 /// # Errors

@@ -1384,6 +1384,9 @@ pub mod api_key_service_client {
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
     /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
+    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work is held. Nothing was changed.|
+    /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
+    /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
     /// A call whose deadline passes after it has started a change is DEADLINE_EXCEEDED with the reason
@@ -1783,6 +1786,9 @@ pub mod api_key_service_server {
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
     /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
+    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work is held. Nothing was changed.|
+    /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
+    /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
     /// A call whose deadline passes after it has started a change is DEADLINE_EXCEEDED with the reason

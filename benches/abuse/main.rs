@@ -1,0 +1,231 @@
+//! Measures what an attacker can take from an instance and from its other callers. The server has one
+//! core; the attackers, in a process of their own, and an honest caller share another. Writes the table
+//! of `docs/reference/limits.md`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    reason = "a benchmark uses the real clock, prints results, and stops at the first error"
+)]
+
+mod attacks;
+#[expect(
+    dead_code,
+    reason = "the functions for clusters are for other benchmarks"
+)]
+#[path = "../shared/mod.rs"]
+mod shared;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use keyward_proto::v1;
+use keyward_testkit::{Client, Process, http_get};
+
+use attacks::{ATTACKS, Kind, Target, attack_forever};
+use shared::{Times, write_between};
+
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/limits.md");
+
+const QUIET: Duration = Duration::from_secs(4);
+const ATTACK: Duration = Duration::from_secs(6);
+/// The time after an attack at which its memory should have been returned.
+const AFTER: Duration = Duration::from_secs(10);
+/// The honest caller's pause between two calls.
+const PAUSE: Duration = Duration::from_millis(5);
+/// An attack that takes more memory is ended.
+const MEMORY_GUARD: u64 = 4_000;
+
+/// The resident memory of a process, in MB.
+fn memory(process: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).unwrap();
+    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4_096 / 1_000_000
+}
+
+/// The CPU time of a process, user and system, in seconds.
+fn cpu(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split(' ').collect();
+    let ticks: f64 = fields[12].parse::<f64>().unwrap() + fields[13].parse::<f64>().unwrap();
+    ticks / 100.0
+}
+
+/// Binds all threads of a process to one core.
+fn pin(process: u32, core: &str) {
+    let pinned = Command::new("taskset")
+        .args(["-acp", core, &process.to_string()])
+        .stdout(Stdio::null())
+        .status();
+    assert!(pinned.unwrap().success(), "taskset -acp {core} {process}");
+}
+
+/// Calls Verify until `stop`. Returns the times of answered calls and the number of failed ones.
+async fn honest(client: Client, key: String, stop: Arc<AtomicBool>) -> (Times, usize) {
+    let (mut times, mut failed) = (Times(Vec::new()), 0);
+    while !stop.load(Relaxed) {
+        let start = Instant::now();
+        let call = tokio::time::timeout(Duration::from_secs(5), client.verify(&key));
+        match call.await {
+            Ok(Ok(v1::Verdict::Valid)) => times.0.push(start.elapsed()),
+            _ => failed += 1,
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    (times, failed)
+}
+
+/// The largest freshness age that the side port reports until `stop`, in seconds.
+async fn freshness(http: SocketAddr, stop: Arc<AtomicBool>) -> f64 {
+    let mut oldest = 0.0_f64;
+    while !stop.load(Relaxed) {
+        // The task of a scrape that an attack displaces fails; the next one asks again.
+        let scrape = tokio::spawn(http_get(http, "/metrics"));
+        if let Ok(Ok(text)) = tokio::time::timeout(Duration::from_secs(2), scrape).await {
+            let age = text
+                .lines()
+                .find_map(|line| line.strip_prefix("keyward_freshness_age_seconds "));
+            oldest = oldest.max(age.and_then(|age| age.parse().ok()).unwrap_or_default());
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    oldest
+}
+
+/// What one phase costs.
+struct Phase {
+    p99: f64,
+    failed: usize,
+    freshness: f64,
+    cpu: f64,
+    peak: u64,
+}
+
+async fn phase(keyward: &Process, key: &str, length: Duration) -> Phase {
+    let stop = Arc::new(AtomicBool::new(false));
+    let client = keyward.client().await;
+    let calling = tokio::spawn(honest(client, key.to_owned(), Arc::clone(&stop)));
+    let watching = tokio::spawn(freshness(keyward.http, Arc::clone(&stop)));
+    let (start, before, mut peak) = (Instant::now(), cpu(keyward.id()), 0);
+    while start.elapsed() < length && peak < MEMORY_GUARD {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        peak = peak.max(memory(keyward.id()));
+    }
+    let used = (cpu(keyward.id()) - before) / start.elapsed().as_secs_f64();
+    stop.store(true, Relaxed);
+    let (mut times, failed) = calling.await.unwrap();
+    Phase {
+        p99: if times.0.is_empty() {
+            f64::NAN
+        } else {
+            times.quantile(0.99)
+        },
+        failed,
+        freshness: watching.await.unwrap(),
+        cpu: 100.0 * used,
+        peak,
+    }
+}
+
+/// Issues the keys of the account that `Unread` lists: 1.5 MB.
+async fn issue_many(client: &Client) {
+    for n in 0..180 {
+        let request = v1::IssueRequest {
+            account_id: "many".to_owned(),
+            name: n.to_string(),
+            metadata: (0..16).map(|n| (n.to_string(), "x".repeat(500))).collect(),
+            ..Default::default()
+        };
+        client.send(request).await.unwrap();
+    }
+}
+
+/// Runs one attack on a new instance, and returns its row.
+async fn run(index: usize) -> String {
+    let attack = &ATTACKS[index];
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("data");
+    let mut command = Process::command(env!("CARGO_BIN_EXE_keyward"), &data);
+    command.args(["--workers", "1"]);
+    let keyward = Process::start(command, &data);
+    pin(keyward.id(), "0");
+    let client = keyward.client().await;
+    let (_, key) = client.issue("42", "").await.unwrap();
+    if matches!(attack.kind, Kind::Unread) {
+        issue_many(&client).await;
+    }
+    let quiet = phase(&keyward, &key, QUIET).await;
+
+    let own = std::env::current_exe().unwrap();
+    // The soft limit of open files is too low for many connections.
+    let mut attacker = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n $(ulimit -Hn); exec nice -n 10 taskset -c 1 \"$0\" \"$@\"",
+        ])
+        .arg(own)
+        .args(["--attack", &index.to_string(), &keyward.grpc.to_string()])
+        .args([&keyward.http.to_string(), &keyward.token()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = BufReader::new(attacker.stdout.take().unwrap());
+    let count = std::thread::spawn(move || {
+        let lines = output.lines().map_while(Result::ok);
+        lines.last().and_then(|line| line.parse::<f64>().ok())
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let start = Instant::now();
+    let during = phase(&keyward, &key, ATTACK).await;
+    attacker.kill().unwrap();
+    attacker.wait().unwrap();
+    let rate = count.join().unwrap().unwrap_or_default() / (start.elapsed().as_secs_f64() + 0.5);
+    tokio::time::sleep(AFTER).await;
+    let after = memory(keyward.id());
+    format!(
+        "| {} | {rate:.0} | {:.0} % | {} | {} | {after} | {:.1} | {:.1} | {} | {:.2} |\n",
+        attack.name,
+        during.cpu,
+        quiet.peak,
+        during.peak,
+        quiet.p99,
+        during.p99,
+        during.failed,
+        during.freshness
+    )
+}
+
+fn main() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let arguments: Vec<String> = std::env::args().collect();
+    if arguments.iter().any(|argument| argument == "--test") {
+        return;
+    }
+    if let Some(at) = arguments.iter().position(|argument| argument == "--attack") {
+        let target = Target {
+            grpc: arguments[at + 2].parse().unwrap(),
+            http: arguments[at + 3].parse().unwrap(),
+            token: arguments[at + 4].clone(),
+        };
+        let index = arguments[at + 1].parse().unwrap();
+        return runtime.block_on(attack_forever(index, target));
+    }
+    pin(std::process::id(), "1");
+    let mut table = String::from(
+        "| attack | per second | our CPU | MB before | MB peak | MB after | p99 ms quiet | p99 ms attacked | failed calls | freshness age s |\n|---|---|---|---|---|---|---|---|---|---|\n",
+    );
+    for index in 0..ATTACKS.len() {
+        let row = runtime.block_on(run(index));
+        print!("{row}");
+        table.push_str(&row);
+    }
+    write_between(RESULTS, "abuse", &table);
+}

@@ -1,0 +1,243 @@
+//! The layer before both services. It judges the caller by the headers, before the body is read, and
+//! keeps each call within the limits of its connection. Long calls run on threads of their own.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Request, Response};
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::Status;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use super::MAX_HEADERS;
+use super::body::{RequestBody, ResponseBody};
+use super::observe::METHODS;
+use super::peer::{CallGuard, LimitError, Peer};
+use crate::auth::{Caller, Callers};
+use crate::service::ServiceError;
+
+/// The overhead of a header in HTTP/2's size of a header list (RFC 9113, 6.5.2), in bytes.
+const HEADER_OVERHEAD: usize = 32;
+/// A message of more bytes takes so long to decode that it must not delay short calls.
+const SHORT_MESSAGE: usize = 8 << 10;
+/// The calls that take long even if their message is short. They are reads, so their responses may be
+/// refused.
+const LONG_READS: [&str; 3] = [
+    "/keyward.v1.ApiKeyService/VerifyBatch",
+    "/keyward.v1.ApiKeyService/List",
+    "/keyward.v1.AdminService/ListTokens",
+];
+
+/// Wraps a service in a [`Gate`].
+#[derive(Clone)]
+pub(super) struct GateLayer {
+    callers: Arc<Callers>,
+    long_calls: Handle,
+}
+
+impl GateLayer {
+    /// Admits those whom `callers` authenticates. Long calls run on `long_calls`.
+    pub(super) fn new(callers: Arc<Callers>, long_calls: Handle) -> Self {
+        Self {
+            callers,
+            long_calls,
+        }
+    }
+}
+
+impl std::fmt::Debug for GateLayer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GateLayer")
+    }
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gate<S>;
+
+    fn layer(&self, inner: S) -> Gate<S> {
+        Gate {
+            inner,
+            gate: self.clone(),
+        }
+    }
+}
+
+/// Lets a call pass to `inner` if its caller and the limits allow it.
+#[derive(Clone)]
+pub(super) struct Gate<S> {
+    inner: S,
+    gate: GateLayer,
+}
+
+impl<S> Service<Request<Body>> for Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<S::Response, S::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let waiting = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, waiting);
+        let gate = self.gate.clone();
+        Box::pin(async move {
+            match gate.admit(request).await {
+                Ok(admitted) => gate.pass(admitted, inner).await,
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}
+
+/// What a path asks for.
+enum Kind {
+    /// A call of our services, which needs a token.
+    Keyward,
+    /// Health or reflection, which need none.
+    Open { is_reflection: bool },
+    /// Anything else, which is refused without reading its body.
+    Unknown,
+}
+
+impl Kind {
+    fn of(path: &str) -> Self {
+        if METHODS.contains(&path) && path.starts_with("/keyward.v1.") {
+            Self::Keyward
+        } else if path.starts_with("/grpc.reflection.") {
+            Self::Open {
+                is_reflection: true,
+            }
+        } else if path.starts_with("/grpc.health.") {
+            Self::Open {
+                is_reflection: false,
+            }
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
+/// An admitted call.
+struct Admitted {
+    request: Request<Body>,
+    peer: Arc<Peer>,
+    kind: Kind,
+    is_long: bool,
+    open: Vec<CallGuard>,
+}
+
+impl GateLayer {
+    /// Judges the caller, and waits for the first bytes of the message of a caller.
+    async fn admit(&self, mut request: Request<Body>) -> Result<Admitted, Status> {
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        let peer = peer.ok_or(ServiceError::Internal)?;
+        peer.count_call();
+        let header_bytes = check_headers(&request)?;
+        let kind = Kind::of(request.uri().path());
+        let mut open = Vec::new();
+        match kind {
+            Kind::Keyward => {
+                let caller = self.judge(request.headers(), header_bytes, &peer).await?;
+                request.extensions_mut().insert(caller);
+            }
+            Kind::Open { is_reflection } => {
+                open.push(peer.open_call()?);
+                if is_reflection {
+                    open.push(peer.peers().open_reflection()?);
+                }
+            }
+            Kind::Unknown => {}
+        }
+        let (parts, body) = request.into_parts();
+        let mut body = RequestBody::new(body, peer.reservation());
+        let mut is_long = false;
+        if matches!(kind, Kind::Keyward) {
+            let announced = body.announced().await?;
+            is_long = announced.is_none_or(|bytes| bytes > SHORT_MESSAGE)
+                || LONG_READS.contains(&parts.uri.path());
+        }
+        Ok(Admitted {
+            request: Request::from_parts(parts, Body::new(body)),
+            peer,
+            kind,
+            is_long,
+            open,
+        })
+    }
+
+    /// Judges the caller. What a stranger's call holds meanwhile counts.
+    async fn judge(
+        &self,
+        headers: &HeaderMap,
+        bytes: usize,
+        peer: &Arc<Peer>,
+    ) -> Result<Caller, Status> {
+        let mut held = peer.reservation();
+        if !peer.is_caller() {
+            held.grow(bytes)?;
+        }
+        let values = headers.get_all("authorization").into_iter();
+        let judging = self
+            .callers
+            .authenticate(values.map(|value| value.as_bytes()));
+        let caller = judging.await.map_err(ServiceError::from)?;
+        peer.has_caller();
+        Ok(caller)
+    }
+
+    /// Passes the call to `inner`, on the threads of long calls if it is long.
+    async fn pass<S>(&self, admitted: Admitted, mut inner: S) -> Result<Response<Body>, S::Error>
+    where
+        S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Send + 'static,
+    {
+        let Admitted {
+            request,
+            peer,
+            kind,
+            is_long,
+            open,
+        } = admitted;
+        let work = async move {
+            let is_ours = matches!(kind, Kind::Keyward);
+            let is_optional = !is_ours || LONG_READS.contains(&request.uri().path());
+            let (parts, body) = inner.call(request).await?.into_parts();
+            let mut body = ResponseBody::new(body, peer, is_optional, open);
+            if is_ours && let Err(status) = body.encode().await {
+                return Ok(status.into_http());
+            }
+            Ok(Response::from_parts(parts, Body::new(body)))
+        };
+        if !is_long {
+            return work.await;
+        }
+        // The call ends when its client leaves, as any other call does.
+        let task = AbortOnDropHandle::new(self.long_calls.spawn(work.in_current_span()));
+        task.await
+            .unwrap_or_else(|_| Ok(Status::from(ServiceError::Internal).into_http()))
+    }
+}
+
+/// The size of the headers. Those over our limit are refused; those over the higher limit of HTTP/2 do
+/// not come this far.
+fn check_headers<B>(request: &Request<B>) -> Result<usize, LimitError> {
+    let headers = request.headers().iter();
+    let sizes = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD);
+    let bytes = sizes.sum::<usize>() + request.uri().path().len();
+    if bytes > MAX_HEADERS {
+        return Err(LimitError::HeadersTooLarge);
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,63 @@
+//! The threads of long calls: batches, lists and large messages. A long call that ran on a serving
+//! thread would delay the short calls there; the system shares the cores fairly between threads.
+
+use std::io;
+
+use tokio::runtime::{Handle, Runtime};
+
+/// The niceness of these threads: a short call comes first.
+const NICENESS: i32 = 5;
+
+/// The threads of long calls. They end when this is dropped.
+pub struct LongCalls {
+    handle: Handle,
+    threads: Option<Runtime>,
+}
+
+impl LongCalls {
+    /// Starts `count` threads. With 0 the calling runtime runs long calls, too.
+    ///
+    /// # Errors
+    ///
+    /// The threads cannot be started.
+    pub fn start(count: usize) -> io::Result<Self> {
+        if count == 0 {
+            let handle = Handle::current();
+            return Ok(Self {
+                handle,
+                threads: None,
+            });
+        }
+        let threads = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(count)
+            .thread_name("long-calls")
+            .on_thread_start(|| {
+                // A failure leaves the priority as it was.
+                let _ = rustix::process::nice(NICENESS);
+            })
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            handle: threads.handle().clone(),
+            threads: Some(threads),
+        })
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for LongCalls {
+    fn drop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+impl std::fmt::Debug for LongCalls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LongCalls")
+    }
+}

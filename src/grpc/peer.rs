@@ -1,0 +1,420 @@
+//! What each connection may hold: its place among the connections, its calls, and the bytes that are
+//! buffered for it. A connection without a valid caller so far is a stranger. At a limit work is
+//! refused, first that of strangers; memory does not grow.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use keyward_ops::LimitMetrics;
+
+/// The bytes of a caller's connection that are always granted, so that short calls pass while others
+/// use up the total.
+const CALLER_ALLOWANCE: usize = 64 << 10;
+/// The same for a stranger: enough for a health check.
+const STRANGER_ALLOWANCE: usize = 4 << 10;
+/// The maximum number of bytes of a stranger's connection: of the headers of calls whose token is being
+/// looked up, and of requests and responses without a token. A caller may begin with a thousand calls.
+const STRANGER_BYTES: usize = 2 << 20;
+/// A connection's part of the bytes of all connections.
+const CONNECTION_SHARE: usize = 8;
+/// The maximum number of open calls without a token of one connection.
+const MAX_OPEN: usize = 8;
+/// The maximum number of open reflection calls of all connections.
+const MAX_REFLECTIONS: usize = 64;
+
+/// The limits of the process.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The maximum number of connections.
+    pub connections: usize,
+    /// The maximum number of buffered bytes of all connections, without the allowances.
+    pub buffered: usize,
+}
+
+/// Why a request is refused before it reaches a use case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum LimitError {
+    /// A limit is reached; the text names it.
+    #[error("{0}; nothing was changed; retry later, or call another instance")]
+    OverLimit(&'static str),
+    /// The request's headers are too large.
+    #[error("the headers of the request have more than {max} bytes; send fewer or shorter ones", max = super::MAX_HEADERS)]
+    HeadersTooLarge,
+    /// The request did not arrive in time.
+    #[error(
+        "the request did not arrive completely within {:?}; nothing was changed",
+        super::body::REQUEST_TIMEOUT
+    )]
+    Unfinished,
+}
+
+/// All connections of the process.
+pub(super) struct Peers {
+    limits: Limits,
+    buffered: AtomicUsize,
+    reflections: Arc<AtomicUsize>,
+    admitted: Mutex<Admitted>,
+    pub(super) metrics: LimitMetrics,
+}
+
+#[derive(Default)]
+struct Admitted {
+    next: u64,
+    /// What closes each stranger, the oldest first.
+    strangers: BTreeMap<u64, CancellationToken>,
+    callers: usize,
+}
+
+impl Peers {
+    pub(super) fn new(limits: Limits, metrics: LimitMetrics) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            buffered: AtomicUsize::new(0),
+            reflections: Arc::default(),
+            admitted: Mutex::default(),
+            metrics,
+        })
+    }
+
+    /// Admits one more connection. At the limit the oldest stranger is closed for it; if there is
+    /// none, the connection is refused.
+    pub(super) fn admit(self: &Arc<Self>) -> Option<Arc<Peer>> {
+        let mut admitted = self.admitted.lock();
+        if admitted.strangers.len() + admitted.callers >= self.limits.connections
+            && !self.displace(&mut admitted)
+        {
+            self.metrics.connections_refused.inc();
+            return None;
+        }
+        let (id, close) = (admitted.next, CancellationToken::new());
+        admitted.next += 1;
+        admitted.strangers.insert(id, close.clone());
+        Some(Arc::new(Peer {
+            id,
+            peers: Arc::clone(self),
+            close,
+            is_caller: AtomicBool::new(false),
+            buffered: AtomicUsize::new(0),
+            unsent: AtomicUsize::new(0),
+            sent: AtomicU64::new(0),
+            open: Arc::default(),
+            calls: AtomicU32::new(0),
+        }))
+    }
+
+    /// Closes the oldest stranger, to free its file descriptor.
+    pub(super) fn displace_one(&self) {
+        self.displace(&mut self.admitted.lock());
+    }
+
+    fn displace(&self, admitted: &mut Admitted) -> bool {
+        let Some((_, close)) = admitted.strangers.pop_first() else {
+            return false;
+        };
+        close.cancel();
+        self.metrics.connections_displaced.inc();
+        true
+    }
+
+    /// Opens a reflection call, unless too many are open.
+    pub(super) fn open_reflection(&self) -> Result<CallGuard, LimitError> {
+        CallGuard::enter(&self.reflections, MAX_REFLECTIONS)
+            .ok_or(LimitError::OverLimit("too many reflection calls are open"))
+    }
+}
+
+/// One connection.
+pub(super) struct Peer {
+    id: u64,
+    peers: Arc<Peers>,
+    close: CancellationToken,
+    is_caller: AtomicBool,
+    buffered: AtomicUsize,
+    /// The bytes of responses that are not sent yet, and the number of sent responses.
+    unsent: AtomicUsize,
+    sent: AtomicU64,
+    open: Arc<AtomicUsize>,
+    /// The calls of a stranger since the last read.
+    calls: AtomicU32,
+}
+
+impl Peer {
+    pub(super) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    pub(super) fn is_caller(&self) -> bool {
+        self.is_caller.load(Relaxed)
+    }
+
+    /// Records that the connection has a valid caller, so it is no longer a stranger.
+    pub(super) fn has_caller(&self) {
+        if self.is_caller() || self.is_caller.swap(true, Relaxed) {
+            return;
+        }
+        let mut admitted = self.peers.admitted.lock();
+        // A displaced connection is being closed and has no place any more.
+        if admitted.strangers.remove(&self.id).is_some() {
+            admitted.callers += 1;
+        }
+    }
+
+    /// Counts a call of a stranger.
+    pub(super) fn count_call(&self) {
+        if !self.is_caller() {
+            self.calls.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The calls since the last time.
+    pub(super) fn take_calls(&self) -> u32 {
+        match self.calls.load(Relaxed) {
+            0 => 0,
+            _ => self.calls.swap(0, Relaxed),
+        }
+    }
+
+    /// Whether the connection was displaced.
+    pub(super) fn is_displaced(&self) -> bool {
+        self.close.is_cancelled()
+    }
+
+    /// Returns when the connection is displaced.
+    pub(super) async fn displaced(&self) {
+        self.close.cancelled().await;
+    }
+
+    /// Returns when the connection must be closed: it is displaced, or its client reads no response for
+    /// `stall`, although one waits.
+    pub(super) async fn must_close(self: Arc<Self>, stall: Duration) {
+        let state = || (self.unsent.load(Relaxed) > 0, self.sent.load(Relaxed));
+        let mut before = (false, 0);
+        while tokio::time::timeout(stall, self.displaced()).await.is_err() {
+            let now = state();
+            if now.0 && now == before {
+                self.peers.metrics.connections_stalled.inc();
+                return;
+            }
+            before = now;
+        }
+    }
+
+    /// Opens a call that needs no token.
+    pub(super) fn open_call(&self) -> Result<CallGuard, LimitError> {
+        CallGuard::enter(&self.open, MAX_OPEN).ok_or(LimitError::OverLimit(
+            "too many calls without a token are open on this connection",
+        ))
+    }
+
+    /// An empty reservation.
+    pub(super) fn reservation(self: &Arc<Self>) -> Reservation {
+        Reservation {
+            peer: Arc::clone(self),
+            bytes: 0,
+            charged: 0,
+        }
+    }
+
+    /// Counts a response until it is sent, and tells whether it keeps the limits.
+    pub(super) fn reserve_response(
+        self: &Arc<Self>,
+        bytes: usize,
+    ) -> (Unsent, Result<(), LimitError>) {
+        let mut reservation = self.reservation();
+        let granted = reservation.grow(bytes);
+        self.unsent.fetch_add(bytes, Relaxed);
+        (Unsent(reservation), granted)
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let mut admitted = self.peers.admitted.lock();
+        if admitted.strangers.remove(&self.id).is_none() && !self.is_displaced() {
+            admitted.callers -= 1;
+        }
+    }
+}
+
+/// Reserved bytes. They are free again when this is dropped.
+pub(super) struct Reservation {
+    peer: Arc<Peer>,
+    bytes: usize,
+    /// How many of them count in the total.
+    charged: usize,
+}
+
+impl Reservation {
+    /// Reserves `bytes` more of the connection and, above its allowance, of the total. After an error
+    /// they count until this is dropped.
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), LimitError> {
+        let (peer, peers) = (&self.peer, &self.peer.peers);
+        let total = peers.limits.buffered;
+        let (allowance, own, all) = if peer.is_caller() {
+            (CALLER_ALLOWANCE, total / CONNECTION_SHARE, total)
+        } else {
+            (STRANGER_ALLOWANCE, STRANGER_BYTES, total / 2)
+        };
+        let before = peer.buffered.fetch_add(bytes, Relaxed);
+        self.bytes += bytes;
+        let after = before + bytes;
+        // A single response of a caller may be larger than the connection's part.
+        let is_single = before == 0 && peer.is_caller();
+        if after > own && !is_single {
+            return Err(LimitError::OverLimit(
+                "this connection has too many unfinished requests or unread responses",
+            ));
+        }
+        let charged = after.saturating_sub(before.max(allowance));
+        if charged > 0 {
+            self.charged += charged;
+            if peers.buffered.fetch_add(charged, Relaxed) + charged > all {
+                return Err(LimitError::OverLimit(
+                    "all connections together have too many unfinished requests or unread responses",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.peer.buffered.fetch_sub(self.bytes, Relaxed);
+        if self.charged > 0 {
+            self.peer.peers.buffered.fetch_sub(self.charged, Relaxed);
+        }
+    }
+}
+
+/// The reservation of a response that is not sent yet.
+pub(super) struct Unsent(Reservation);
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        let Reservation { peer, bytes, .. } = &self.0;
+        peer.unsent.fetch_sub(*bytes, Relaxed);
+        peer.sent.fetch_add(1, Relaxed);
+    }
+}
+
+/// Counts a call until it is dropped.
+pub(super) struct CallGuard(Arc<AtomicUsize>);
+
+impl CallGuard {
+    fn enter(count: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let before = count.fetch_add(1, Relaxed);
+        let guard = Self(Arc::clone(count));
+        (before < max).then_some(guard)
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keyward_ops::Metrics;
+
+    use super::*;
+
+    const TOTAL: usize = 16 << 20;
+
+    fn reserve(peer: &Arc<Peer>, bytes: usize) -> Result<Reservation, LimitError> {
+        let mut reservation = peer.reservation();
+        reservation.grow(bytes).map(|()| reservation)
+    }
+
+    fn peers(connections: usize) -> Arc<Peers> {
+        let limits = Limits {
+            connections,
+            buffered: TOTAL,
+        };
+        Peers::new(limits, Metrics::new(&[]).limits.clone())
+    }
+
+    fn caller(peers: &Arc<Peers>) -> Arc<Peer> {
+        let peer = peers.admit().unwrap();
+        peer.has_caller();
+        peer
+    }
+
+    #[test]
+    fn the_oldest_stranger_makes_room_and_a_caller_does_not() {
+        let peers = peers(3);
+        let caller = caller(&peers);
+        let (old, young) = (peers.admit().unwrap(), peers.admit().unwrap());
+        let new = peers.admit().unwrap();
+        assert!(old.is_displaced() && !young.is_displaced() && !caller.is_displaced());
+        // A displaced connection that shows a caller gets no place back.
+        old.has_caller();
+        drop(old);
+        young.has_caller();
+        new.has_caller();
+        assert!(peers.admit().is_none(), "three callers fill all places");
+        drop((caller, young, new));
+        let admitted = peers.admitted.lock();
+        assert_eq!((admitted.strangers.len(), admitted.callers), (0, 0));
+    }
+
+    #[test]
+    fn a_short_call_passes_while_others_hold_the_total() {
+        let peers = peers(100);
+        let hoarders: Vec<_> = (0..CONNECTION_SHARE + 1).map(|_| caller(&peers)).collect();
+        let mut held = Vec::new();
+        let mut refused = 0;
+        for hoarder in &hoarders {
+            loop {
+                match reserve(hoarder, 256 << 10) {
+                    Ok(reservation) => held.push(reservation),
+                    Err(LimitError::OverLimit(_)) => break refused += 1,
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        }
+        assert_eq!(refused, hoarders.len());
+        assert!(peers.buffered.load(Relaxed) <= TOTAL);
+        let honest = caller(&peers);
+        assert!(reserve(&honest, CALLER_ALLOWANCE).is_ok());
+        assert!(reserve(&honest, CALLER_ALLOWANCE + (1 << 20)).is_err());
+        let stranger = peers.admit().unwrap();
+        assert!(reserve(&stranger, STRANGER_ALLOWANCE).is_ok());
+        assert!(reserve(&stranger, STRANGER_ALLOWANCE + 1).is_err());
+        drop(held);
+        assert_eq!(peers.buffered.load(Relaxed), 0);
+        assert!(reserve(&stranger, STRANGER_BYTES).is_ok());
+        assert!(reserve(&stranger, STRANGER_BYTES + 1).is_err());
+        assert_eq!(stranger.buffered.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_stranger_that_becomes_a_caller_leaves_no_count_behind() {
+        let peers = peers(1);
+        let peer = peers.admit().unwrap();
+        let before = reserve(&peer, 100 << 10).unwrap();
+        peer.has_caller();
+        let after = reserve(&peer, 100 << 10).unwrap();
+        drop((before, after));
+        assert_eq!(
+            (peer.buffered.load(Relaxed), peers.buffered.load(Relaxed)),
+            (0, 0)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_connection_whose_client_does_not_read_is_closed() {
+        let peers = peers(1);
+        let peer = peers.admit().unwrap();
+        let _unread = peer.reserve_response(1);
+        Arc::clone(&peer).must_close(Duration::from_millis(1)).await;
+        assert_eq!(peers.metrics.connections_stalled.get(), 1);
+    }
+}
