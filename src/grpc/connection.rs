@@ -224,7 +224,9 @@ impl AsyncRead for Connection {
         self.read += bytes;
         if read.is_pending() {
             self.read = 0;
-            ready!(self.poll_open(cx).map_ok(drop))?;
+            if let Poll::Ready(closed) = self.poll_open(cx) {
+                return Poll::Ready(closed);
+            }
         }
         self.check_preface(cx, read, bytes)
     }

@@ -120,7 +120,7 @@ async fn a_reporter_kills_by_text_and_sees_nothing() {
     let (id, key) = client.issue("42", "").await.unwrap();
     let other = Local::start().await;
     let (_, foreign) = other.client().await.issue("42", "").await.unwrap();
-    for text in [key.as_str(), &key, &foreign, "no key at all", ""] {
+    for text in [key.as_str(), &key, &foreign, "no key at all", " "] {
         let reply = reporter.send(by_text(text)).await.unwrap();
         assert_eq!(reply, v1::RevokeResponse::default());
     }

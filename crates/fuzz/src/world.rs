@@ -116,8 +116,9 @@ impl World {
         let code = format!("{:?}", status.code()).to_uppercase();
         match status.get_error_details().error_info() {
             Some(info) => self.reasons.contains(&(info.reason.clone(), code)),
-            // The codec refuses bytes that are no message.
-            None => status.code() == Code::InvalidArgument,
+            // The codec refuses bytes that are no message. A layer outside of the handlers turns this
+            // into INVALID_ARGUMENT.
+            None => status.code() == Code::Internal,
         }
     }
 }

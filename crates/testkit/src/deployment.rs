@@ -253,13 +253,18 @@ impl Deployment {
         self.running.insert(service.to_owned(), child);
     }
 
+    /// Starts the service again if a server did not answer in time, as its restart policy does.
     fn wait_until_healthy(&mut self, service: &str, check: &[String]) {
+        let mut restarts = 0;
         wait_until(&format!("{service} is healthy"), PATIENCE, || {
-            assert!(
-                self.is_running(service),
-                "{service} ended:\n{}",
-                self.log(service)
-            );
+            if !self.is_running(service) {
+                let log = self.log(service);
+                let again = was_too_late(&log) && restarts < ATTEMPTS;
+                assert!(again, "{service} ended:\n{log}");
+                restarts += 1;
+                let command = self.command(service);
+                self.spawn(service, command);
+            }
             self.run_check(service, check).is_ok()
         });
     }

@@ -167,7 +167,7 @@ fn an_error_names_the_fault_and_no_part_of_the_url() {
         ("hunter2", SCHEME),
         ("redis:hunter2@h", SCHEME),
         ("Redis://:hunter2@h", SCHEME),
-        (" redis://:hunter2@h", SCHEME),
+        ("x redis://:hunter2@h", SCHEME),
         ("rediss+unix:///s?password=hunter2", SCHEME),
         ("unix:///s?pass=hunter2", SCHEME),
         // What can be read in two ways.
