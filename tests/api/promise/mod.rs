@@ -17,7 +17,7 @@ const LOAD: LoadOptions = LoadOptions {
     writers: 2,
     verifiers: 2,
     // Without a pause, the verifiers would leave little time for the writers on a machine with few cores.
-    verify_pause: Duration::from_millis(1),
+    verify_pause: Duration::from_millis(4),
     write_pause: Duration::ZERO,
     ends: End::ALL,
     coming_and_going: false,

@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 use super::{Plan, issued, pass, tell};
 
 /// Keys of one account that are revoked at once.
-const MANY: i32 = 100_000;
+const MANY: i32 = 20_000;
 /// Those of them whose text is known.
 const SOME: usize = 20;
 /// The number under which the instance of this process is known.
