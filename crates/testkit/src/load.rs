@@ -144,13 +144,13 @@ impl Load {
     /// Waits for this number of further verifies on each instance.
     pub async fn wait_for_verifies(&self, more: usize) {
         let members = self.0.members.read().clone();
-        for member in members {
-            let enough = member.verified.load(Ordering::Relaxed) + more;
-            eventually("keys are verified", 5 * PATIENCE, async || {
-                member.verified.load(Ordering::Relaxed) >= enough
-            })
-            .await;
-        }
+        let verified = |member: &Arc<Member>| member.verified.load(Ordering::Relaxed);
+        let before: Vec<usize> = members.iter().map(verified).collect();
+        eventually("keys are verified", 5 * PATIENCE, async || {
+            let mut all = members.iter().zip(&before);
+            all.all(|(member, before)| verified(member) >= before + more)
+        })
+        .await;
     }
 
     /// Ends the load when every instance is fresh and was called once more, and checks the history.
