@@ -15,8 +15,9 @@ const RESPONSES: Duration = Duration::from_secs(1);
 const STEP: Duration = Duration::from_secs(5);
 
 impl App {
-    /// Stops in order: sets NOT_SERVING, serves on for the drain delay, drains calls, ends the background tasks, closes the store. No
-    /// acknowledged write is lost, because a write is durable before it is acknowledged.
+    /// Stops in order: sets NOT_SERVING, serves on for the drain delay, drains calls, ends the
+    /// background tasks, closes the store. No acknowledged write is lost, because a write is durable
+    /// before it is acknowledged.
     pub async fn stop(mut self) {
         self.watch.abort();
         // Wait for the aborted task, so that it cannot set SERVING after the next line.

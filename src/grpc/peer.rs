@@ -81,8 +81,8 @@ impl Peers {
         })
     }
 
-    /// Admits one more connection. At the limit the oldest stranger is closed for it; if there is
-    /// none, the connection is refused.
+    /// Admits one more connection. At the limit the oldest stranger is closed for it. Without a
+    /// stranger, the connection is refused.
     pub(super) fn admit(self: &Arc<Self>) -> Option<Arc<Peer>> {
         let mut admitted = self.admitted.lock();
         if admitted.strangers.len() + admitted.callers >= self.limits.connections

@@ -64,7 +64,7 @@ struct Me {
 /// A webhook as Telegram knows it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Webhook {
-    /// Empty if there is none.
+    /// Empty if no webhook is set.
     url: String,
     /// When Telegram last failed to deliver an update, in seconds since 1970.
     #[serde(rename = "last_error_date")]

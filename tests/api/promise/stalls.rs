@@ -112,7 +112,7 @@ async fn with_the_tail_stalled_verify_turns_unavailable_and_recovers_by_itself()
     let early = verdicts
         .iter()
         .filter(|seen| **seen == Some(Verdict::Valid));
-    assert!(early.count() > 0, "{verdicts:?}");
+    assert!(early.count() > 20, "{verdicts:?}");
     watches.0.end().await;
     watches.1.end().await;
 

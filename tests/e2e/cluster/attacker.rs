@@ -209,15 +209,11 @@ async fn the_promise_holds_with_redis_in_the_hands_of_an_attacker() {
             assert!(forged > 0);
             assert!(counted(cluster, HIT).await > 0);
             for number in cluster.running() {
-                let http = cluster.instance(number).http;
-                eventually("an attacked instance is ready", PATIENCE, async || {
-                    http_get(http, "/readyz").await.starts_with("HTTP/1.1 200")
-                })
-                .await;
+                let ready = http_get(cluster.instance(number).http, "/readyz").await;
+                assert!(ready.starts_with("HTTP/1.1 200"), "{ready}");
                 let said = cluster.instance(number).output();
                 assert!(said.matches("was not made with this cache key").count() <= 1);
-                // A busy machine may delay a heartbeat.
-                assert!(said.matches("not fresh").count() <= 2, "{said}");
+                assert!(!said.contains("not fresh"), "{said}");
             }
             drop(attack);
         })
