@@ -20,7 +20,7 @@ export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
 
 if (($# == 0)); then
-    read -ra targets < <(cargo fuzz list | tr '\n' ' ')
+    mapfile -t targets < <(cargo fuzz list)
     set -- "${targets[@]}"
 fi
 for target; do
