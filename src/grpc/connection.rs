@@ -161,7 +161,8 @@ impl Connection {
         if self.read > 0 {
             self.read = 0;
             let calls = self.peer.take_calls().max(1);
-            self.pause = Some(Box::pin(sleep(STRANGER_PAUSE * calls)));
+            let wait = self.peer.peers().stranger_wait(calls);
+            self.pause = Some(Box::pin(sleep(wait.max(STRANGER_PAUSE * calls))));
         }
         if let Some(pause) = &mut self.pause {
             ready!(pause.as_mut().poll(cx));

@@ -212,12 +212,18 @@ impl GateLayer {
         } = admitted;
         let work = async move {
             let is_ours = matches!(kind, Kind::Keyward);
-            let is_optional = !is_ours || LONG_READS.contains(&request.uri().path());
+            let is_long_read = LONG_READS.contains(&request.uri().path());
+            let turn = match is_long_read {
+                true => Some(peer.long_read().await),
+                false => None,
+            };
             let (parts, body) = inner.call(request).await?.into_parts();
-            let mut body = ResponseBody::new(body, peer, is_optional, open);
+            let is_optional = !is_ours || is_long_read;
+            let mut body = ResponseBody::new(body, Arc::clone(&peer), is_optional, open);
             if is_ours && let Err(status) = body.encode().await {
                 return Ok(status.into_http());
             }
+            drop(turn);
             Ok(Response::from_parts(parts, Body::new(body)))
         };
         if !is_long {

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use keyward_ops::LimitMetrics;
@@ -26,6 +28,15 @@ const CONNECTION_SHARE: usize = 8;
 const MAX_OPEN: usize = 8;
 /// The maximum number of open reflection calls of all connections.
 const MAX_REFLECTIONS: usize = 64;
+/// The number of long reads that work at the same time, of one connection and of all. Records and
+/// decoded messages take several times the bytes that are counted.
+const LONG_READS: usize = 4;
+const ALL_LONG_READS: usize = 16;
+/// The time that all strangers together wait for each of their calls, so that many connections cannot
+/// flood more than one.
+const STRANGER_COST: Duration = Duration::from_micros(250);
+/// The longest such wait of a connection.
+const MAX_STRANGER_WAIT: Duration = Duration::from_secs(1);
 
 /// The limits of the process.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +69,9 @@ pub(super) struct Peers {
     limits: Limits,
     buffered: AtomicUsize,
     reflections: Arc<AtomicUsize>,
+    long_reads: Semaphore,
+    /// When the next call of a stranger is due.
+    next_stranger: Mutex<Instant>,
     admitted: Mutex<Admitted>,
     pub(super) metrics: LimitMetrics,
 }
@@ -76,6 +90,8 @@ impl Peers {
             limits,
             buffered: AtomicUsize::new(0),
             reflections: Arc::default(),
+            long_reads: Semaphore::new(ALL_LONG_READS),
+            next_stranger: Mutex::new(Instant::now()),
             admitted: Mutex::default(),
             metrics,
         })
@@ -103,6 +119,7 @@ impl Peers {
             unsent: AtomicUsize::new(0),
             sent: AtomicU64::new(0),
             open: Arc::default(),
+            long_reads: Semaphore::new(LONG_READS),
             calls: AtomicU32::new(0),
         }))
     }
@@ -119,6 +136,14 @@ impl Peers {
         close.cancel();
         self.metrics.connections_displaced.inc();
         true
+    }
+
+    /// How long a stranger waits after `calls` calls, so that all strangers together keep their rate.
+    pub(super) fn stranger_wait(&self, calls: u32) -> Duration {
+        let now = Instant::now();
+        let mut next = self.next_stranger.lock();
+        *next = (*next).clamp(now, now + MAX_STRANGER_WAIT) + STRANGER_COST * calls;
+        (*next - now).min(MAX_STRANGER_WAIT)
     }
 
     /// Opens a reflection call, unless too many are open.
@@ -139,6 +164,7 @@ pub(super) struct Peer {
     unsent: AtomicUsize,
     sent: AtomicU64,
     open: Arc<AtomicUsize>,
+    long_reads: Semaphore,
     /// The calls of a stranger since the last read.
     calls: AtomicU32,
 }
@@ -209,6 +235,13 @@ impl Peer {
         CallGuard::enter(&self.open, MAX_OPEN).ok_or(LimitError::OverLimit(
             "too many calls without a token are open on this connection",
         ))
+    }
+
+    /// Waits for this connection's turn to work on a long read. It ends when the result is dropped.
+    pub(super) async fn long_read(&self) -> [Option<SemaphorePermit<'_>>; 2] {
+        // The semaphores are never closed.
+        let own = self.long_reads.acquire().await.ok();
+        [own, self.peers.long_reads.acquire().await.ok()]
     }
 
     /// An empty reservation.

@@ -99,6 +99,8 @@ const REMEDIES: [(&str, &str); 9] = [
     ),
 ];
 const WRONG_ENCODING: &str = "The database cannot store this text: its encoding must be UTF8";
+const WRONG_CERTIFICATE: &str = "Check the host name, `sslmode` and `sslrootcert` in `store`, and the \
+     server's certificate";
 const NO_SESSION: &str = "Connect directly, or through a pooler in session mode";
 
 impl Failure {
@@ -174,12 +176,26 @@ impl From<sqlx::Error> for Failure {
             (None, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)) => {
                 (StoreError::Damaged, Kind::Refused)
             }
+            (None, error) if is_tls_refusal(error) => {
+                text = format!("{text}. {WRONG_CERTIFICATE}");
+                (StoreError::Refused, Kind::Broken)
+            }
             (None, _) => (StoreError::Unavailable, Kind::Broken),
         };
         Self {
             error: meaning(text),
             kind,
         }
+    }
+}
+
+/// Whether TLS cannot be agreed on, most often because the server's certificate is not trusted.
+fn is_tls_refusal(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Tls(_) => true,
+        // The driver passes on the handshake's own error as that of the connection.
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::InvalidData,
+        _ => false,
     }
 }
 

@@ -127,5 +127,7 @@ async fn a_server_proves_who_it_is_by_its_certificate() {
     for wrong in [by_address.as_str(), untrusted] {
         let message = open(&[wrong]).await.err().unwrap();
         assert!(message.contains("certificate"), "{message}");
+        assert!(message.contains("`sslrootcert` in `store`"), "{message}");
+        assert!(!message.contains("is running"), "{message}");
     }
 }
