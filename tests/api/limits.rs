@@ -88,16 +88,22 @@ impl Attacker {
 impl Sent {
     /// The status of the call, which the service must send although the request is unfinished.
     async fn status(self) -> Status {
-        let head = self.response.await.unwrap();
-        let status = Status::from_header_map(head.headers());
-        status.unwrap_or_else(|| panic!("{head:?} has no status"))
+        let (headers, _) = self.answer().await;
+        let status = Status::from_header_map(&headers);
+        status.unwrap_or_else(|| panic!("{headers:?} has no status"))
     }
 
     /// The head of the response, and its body.
     async fn answer(self) -> (HeaderMap, RecvStream) {
-        let (head, body) = self.response.await.unwrap().into_parts();
+        let (head, body) = soon(self.response).await.unwrap().into_parts();
         (head.headers, body)
     }
+}
+
+/// Waits for what must end.
+async fn soon<F: Future>(work: F) -> F::Output {
+    let answer = tokio::time::timeout(PATIENCE, work).await;
+    answer.expect("it ends in time")
 }
 
 #[track_caller]
@@ -118,7 +124,7 @@ async fn start_with(change: impl FnOnce(&mut keyward::config::Settings)) -> (Loc
 async fn closed(stream: &mut TcpStream) {
     let mut sent = Vec::new();
     // A reset is an end, too.
-    let _ = stream.read_to_end(&mut sent).await;
+    let _ = soon(stream.read_to_end(&mut sent)).await;
 }
 
 async fn is_served(client: &Client) {
@@ -200,7 +206,8 @@ async fn requests_over_the_budget_are_refused_while_others_are_served() {
         calls.push(caller.unfinished(VERIFY, 1 << 20, 900 << 10).await);
     }
     let statuses = calls.into_iter().map(Sent::status);
-    let (status, ..) = futures_util::future::select_all(statuses.map(Box::pin)).await;
+    let first = futures_util::future::select_all(statuses.map(Box::pin));
+    let (status, ..) = soon(first).await;
     over_limit(status);
 
     // All connections together may hold the budget.
@@ -214,7 +221,8 @@ async fn requests_over_the_budget_are_refused_while_others_are_served() {
         crowd.push(caller);
     }
     let statuses = calls.into_iter().map(Sent::status);
-    let (status, _, others) = futures_util::future::select_all(statuses.map(Box::pin)).await;
+    let first = futures_util::future::select_all(statuses.map(Box::pin));
+    let (status, _, others) = soon(first).await;
     over_limit(status);
     is_served(&client).await;
     assert_eq!(client.health().await, ServingStatus::Serving);
@@ -310,7 +318,7 @@ async fn a_connection_ends_at_its_age_after_its_calls() {
     let mut busy = Attacker::connect(address, Some(&local.token)).await;
     let mut call = busy.unfinished(VERIFY, 2, 0).await;
     // Without a call the connection ends with a GOAWAY.
-    idle.connection.await.unwrap().unwrap();
+    soon(idle.connection).await.unwrap().unwrap();
     call.body
         .send_data(Bytes::from_static(b"\x0a\x00"), true)
         .unwrap();
