@@ -262,11 +262,7 @@ async fn of_two_primaries_the_one_on_the_higher_timeline_is_used() {
     // Without its standby, the old primary cannot commit.
     issued(&clients[0], 1).await;
     settle(cluster.standby()).await;
-    let receipt = patiently(async || clients[0].revoke(&keys[0].0).await).await;
-    assert_eq!(
-        receipt.confirmed_instances + receipt.waited_out_instances,
-        2
-    );
+    patiently(async || clients[0].revoke(&keys[0].0).await).await;
     for client in &clients {
         let verdict = patiently(async || client.verify(&keys[0].1).await).await;
         assert_eq!(verdict, Verdict::Revoked);

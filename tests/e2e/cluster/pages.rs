@@ -10,8 +10,21 @@ use super::{BINARY, clients, issued};
 /// More than the rows of a page.
 const CHANGES: u32 = 10_500;
 const APPLIED: &str = "keyward_applied_revision";
-const STORE_READS: &str =
-    "keyward_store_call_duration_seconds_count{call=\"find_key\",outcome=\"ok\"}";
+/// Lookups that memory could not answer, and entries of Redis that the fence did not admit.
+const COLD: [&str; 3] = [
+    "keyward_cache_total{cache=\"key\",outcome=\"miss\"}",
+    "keyward_cache_total{cache=\"key\",outcome=\"refused\"}",
+    "keyward_l2_total{outcome=\"refused\"}",
+];
+
+async fn cold(cluster: &Cluster) -> [u64; 3] {
+    let [missed, refused, refused_of_redis] = COLD;
+    [
+        counted(cluster, missed).await,
+        counted(cluster, refused).await,
+        counted(cluster, refused_of_redis).await,
+    ]
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_stay_warm_over_more_changes_than_a_page_has_and_over_a_start() {
@@ -26,7 +39,7 @@ async fn keys_stay_warm_over_more_changes_than_a_page_has_and_over_a_start() {
         running[1].verdict(&warm).await == Verdict::Valid && counted(&cluster, HIT).await > 0
     })
     .await;
-    let reads = counted(&cluster, STORE_READS).await;
+    let before = cold(&cluster).await;
     let change = format!(
         "DO $$ BEGIN
              FOR n IN 1..{CHANGES} LOOP
@@ -43,11 +56,13 @@ async fn keys_stay_warm_over_more_changes_than_a_page_has_and_over_a_start() {
     for client in &running {
         assert_eq!(client.verdict(&warm).await, Verdict::Valid);
     }
-    assert_eq!(counted(&cluster, STORE_READS).await, reads);
+    assert_eq!(cold(&cluster).await, before);
 
+    let hits = counted(&cluster, HIT).await;
     let added = cluster.add();
     let client = cluster.client(added).await;
     assert_eq!(client.verdict(&warm).await, Verdict::Valid);
-    assert_eq!(counted(&cluster, STORE_READS).await, reads);
+    assert_eq!(counted(&cluster, HIT).await, hits + 1);
+    assert_eq!(cold(&cluster).await, [before[0] + 1, before[1], before[2]]);
     cluster.stop_all();
 }
