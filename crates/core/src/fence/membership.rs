@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::wait::{Progress, Wait, bound};
-use super::{Epoch, Mark};
+use super::{Epoch, Fence, Mark};
 use crate::key::{BootTime, Entropy, KeyId};
 
 /// Identifies one registration of one instance. Each registration draws a new id, so that an
@@ -56,6 +56,9 @@ pub struct CommittedChange {
     pub mark: Option<Mark>,
     /// The key or token whose row holds the revision and the mark; `None` for revision 0.
     pub id: Option<KeyId>,
+    /// The epoch of the read that the call relies on, because it found nothing to change. `None` if the
+    /// call committed this change, and on an embedded store.
+    pub read_in: Option<Epoch>,
 }
 
 impl CommittedChange {
@@ -64,7 +67,16 @@ impl CommittedChange {
         revision: 0,
         mark: None,
         id: None,
+        read_in: None,
     };
+
+    /// The same change, of a call that relies on a read in `epoch`.
+    pub fn read_in(self, epoch: Option<Epoch>) -> Self {
+        Self {
+            read_in: epoch,
+            ..self
+        }
+    }
 }
 
 /// One row of `instances`.
@@ -74,8 +86,9 @@ pub struct Member {
     pub registration: RegistrationId,
     /// The number of heartbeats so far. Each heartbeat raises it.
     pub heartbeat: u64,
-    /// The revision up to which the instance has applied the log.
-    pub applied: u64,
+    /// The revision up to which the instance has acknowledged the log of this read; 0 if its mark does
+    /// not stand there, because the acknowledgement then belongs to another history.
+    pub acked: u64,
     /// The longest time for which the instance answers without news from the store.
     pub max_staleness: Duration,
 }
@@ -85,8 +98,28 @@ pub struct Member {
 pub struct Membership {
     /// The epoch of the read.
     pub epoch: Epoch,
+    /// The epoch that the store names as settled.
+    pub settled: Option<Epoch>,
+    /// Whether commits wait for a standby: `synchronous_standby_names` is not empty.
+    pub has_standby: bool,
     /// One member for each row.
     pub members: Vec<Member>,
+}
+
+impl Membership {
+    /// Replaces the acknowledgement of `own`, the registration of this process, by the `applied` of its
+    /// fence, which is never behind the row (I6). It counts only in the epoch of this membership: another
+    /// history has other changes under the same numbers.
+    #[must_use]
+    pub fn with_own_memory(mut self, own: Option<RegistrationId>, fence: &Fence) -> Self {
+        let applied = fence.applied_in(self.epoch).unwrap_or(0);
+        for member in &mut self.members {
+            if Some(member.registration) == own {
+                member.acked = member.acked.max(applied);
+            }
+        }
+        self
+    }
 }
 
 /// How a change became effective on every instance.
@@ -135,7 +168,7 @@ impl AckSet {
                 .members
                 .iter()
                 .find(|member| member.registration == *registration)
-                .map_or(u64::MAX, |member| member.applied);
+                .map_or(u64::MAX, |member| member.acked);
             match wait.progress(acknowledged, now) {
                 Progress::Pending => return true,
                 Progress::Acknowledged => receipt.confirmed += 1,
@@ -187,14 +220,16 @@ impl FailureDetector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fence::Start;
+    use crate::key::Timestamp;
 
     const TWO: Duration = Duration::from_secs(2);
 
-    fn member(id: u8, heartbeat: u64, applied: u64, max_staleness: Duration) -> Member {
+    fn member(id: u8, heartbeat: u64, acked: u64, max_staleness: Duration) -> Member {
         Member {
             registration: RegistrationId::from_bytes([id; 16]),
             heartbeat,
-            applied,
+            acked,
             max_staleness,
         }
     }
@@ -206,6 +241,8 @@ mod tests {
                 timeline: 1,
                 incarnation: 1,
             },
+            settled: None,
+            has_standby: false,
             members: members.to_vec(),
         }
     }
@@ -242,6 +279,36 @@ mod tests {
         assert_eq!(ack_set.observe(&first, at(4_180)), None);
         let receipt = ack_set.observe(&first, at(4_181)).unwrap();
         assert_eq!((receipt.confirmed, receipt.waited_out), (0, 2));
+    }
+
+    /// After a failover with a lost tail, memory may hold a number that is another change now.
+    #[test]
+    fn own_memory_counts_only_in_the_epoch_of_the_membership() {
+        let membership = membership(&[member(1, 0, 3, TWO), member(2, 0, 3, TWO)]);
+        let fence = |epoch| {
+            let start = Start {
+                epoch,
+                floor: 5,
+                applied: 5,
+                mark: [1; 8],
+                database_time: Timestamp::from_micros(0),
+                taken_at: at(0),
+            };
+            Fence::new(TWO, 10, start)
+        };
+        let acked = |epoch, own| {
+            let own = Some(RegistrationId::from_bytes([own; 16]));
+            let with_own = membership.clone().with_own_memory(own, &fence(epoch));
+            let acked = with_own.members.iter().map(|member| member.acked);
+            acked.collect::<Vec<_>>()
+        };
+        let promoted = Epoch {
+            timeline: 2,
+            ..membership.epoch
+        };
+        assert_eq!(acked(membership.epoch, 1), [5, 3]);
+        assert_eq!(acked(membership.epoch, 9), [3, 3]);
+        assert_eq!(acked(promoted, 1), [3, 3]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn fresh_fence(world: &World, at: i64) -> Fence {
+pub(super) fn fresh_fence(world: &World, at: i64) -> Fence {
     let fence = Fence::new(BOUND, 10, world.start());
     fence.absorb(now(at), &world.page(fence.applied())).unwrap();
     fence
@@ -107,16 +107,25 @@ fn a_gap_and_a_trimmed_log_are_refused() {
     let mut page = world.page(0);
     page.rows.remove(0);
     assert_eq!(fence.absorb(now(3), &page), Err(Refused::Gap { after: 0 }));
+    assert!(!fence.is_fresh(now(3)) && fence.has_refused());
+    assert!(
+        fence.absorb(now(4), &world.page(0)).is_err(),
+        "until a restart"
+    );
+
+    let fence = fresh_fence(&World::default(), 1);
     let mut page = world.page(0);
-    page.rows.pop();
-    assert_eq!(fence.absorb(now(3), &page), Err(Refused::Gap { after: 1 }));
+    page.rows.clear();
+    assert_eq!(fence.absorb(now(3), &page), Err(Refused::Gap { after: 0 }));
+
+    let fence = fresh_fence(&World::default(), 1);
     world.pruned_to = 1;
     let trimmed = Refused::Trimmed {
         applied: 0,
         pruned_to: 1,
     };
     assert_eq!(fence.absorb(now(3), &world.page(0)), Err(trimmed));
-    assert!(!fence.is_fresh(now(3)));
+    assert!(!fence.is_fresh(now(3)) && !fence.has_refused());
 }
 
 #[test]
@@ -148,10 +157,11 @@ fn an_entry_of_an_older_epoch_is_refused() {
 fn an_instance_too_far_behind_jumps_to_the_head() {
     let mut world = World::default();
     let fence = fresh_fence(&world, 1);
-    for _ in 0..=MAX_ROWS {
+    for _ in 0..=MAX_BEHIND {
         world.change(1, 2);
     }
     assert_eq!(fence.absorb(now(3), &world.page(0)), Ok(Absorbed::Jumped));
+    assert!(fence.is_fresh(now(3)));
     assert_eq!(
         (fence.applied(), fence.floor()),
         (world.head(), world.head())
@@ -283,7 +293,7 @@ fn a_snapshot_admits_nothing_after_freshness_has_ended() {
 fn a_jump_compares_the_mark_first() {
     let mut world = World::default();
     let fence = fresh_fence(&world, 1);
-    for _ in 0..=MAX_ROWS {
+    for _ in 0..=MAX_BEHIND {
         world.change(1, 2);
     }
     let mut page = world.page(0);
