@@ -142,6 +142,11 @@ CREATE TABLE keyring_checks (
 );
 CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active;
 
+-- The prefixes that keys were given: a start warns if its `key_prefixes` lacks one that keys have.
+CREATE TABLE key_prefixes (
+    prefix  text PRIMARY KEY
+);
+
 INSERT INTO log_head (revision) VALUES (0);
 INSERT INTO log_state (pruned_to, incarnation) VALUES (0, 1);
 

@@ -114,6 +114,11 @@ CREATE TABLE keyring_checks (
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active = 1;
 
+-- The prefixes that keys were given: a start warns if its `key_prefixes` lacks one that keys have.
+CREATE TABLE key_prefixes (
+    prefix  TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
+
 -- An INSERT into this view appends a log row with the next revision and a time that does not fall.
 -- All triggers that log use it.
 CREATE VIEW log_change AS
