@@ -4,10 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use keyward_proto::v1::{Role, Verdict};
-use keyward_testkit::{
-    Client, Cluster, Options, PATIENCE, Process, creating_token, eventually, http_get, living,
-    revoking_token, with_grace,
-};
+use keyward_testkit::requests::{creating_token, living, revoking_token, with_grace};
+use keyward_testkit::{Client, Cluster, Options, PATIENCE, Process, eventually, http_get};
 use tonic::Code;
 
 use crate::{BINARY, fresh_directory, serve};
@@ -17,14 +15,13 @@ const YEAR: i64 = 365 * 24 * HOUR;
 
 /// A store, and how its clock is set.
 enum Store {
-    Sqlite(tempfile::TempDir, PathBuf),
+    Sqlite(tempfile::TempDir),
     Postgres(Box<Cluster>),
 }
 
 impl Store {
     fn sqlite() -> Self {
-        let (directory, data_dir) = fresh_directory();
-        Self::Sqlite(directory, data_dir)
+        Self::Sqlite(fresh_directory().0)
     }
 
     fn postgres() -> Self {
@@ -33,7 +30,7 @@ impl Store {
 
     fn serve(&self) -> Process {
         match self {
-            Self::Sqlite(_, data_dir) => serve(data_dir),
+            Self::Sqlite(directory) => serve(&data_dir(directory)),
             Self::Postgres(cluster) => {
                 let data = cluster.directory().join("serve");
                 let command = cluster.command(&data, &cluster.postgres.service_url());
@@ -52,8 +49,8 @@ impl Store {
     /// Sets the clock of the store ahead by ten years. The embedded store only keeps what it once saw.
     async fn clock_ahead(&self) {
         match self {
-            Self::Sqlite(_, data_dir) => {
-                let database = data_dir.join("keyward.db").display().to_string();
+            Self::Sqlite(directory) => {
+                let database = data_dir(directory).join("keyward.db").display().to_string();
                 let pool = sqlx::SqlitePool::connect(&database).await.unwrap();
                 let ahead = "UPDATE store_clock SET newest = newest + 315360000000000";
                 sqlx::query(ahead).execute(&pool).await.unwrap();
@@ -72,17 +69,22 @@ impl Store {
     /// Runs `keyward clock lower`. Returns whether it succeeded, and its output.
     fn lower(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = match self {
-            Self::Sqlite(_, data_dir) => {
+            Self::Sqlite(directory) => {
                 let mut command = Command::new(BINARY);
-                command.env("KEYWARD_DATA_DIR", data_dir);
+                command.env("KEYWARD_DATA_DIR", data_dir(directory));
                 command
             }
             Self::Postgres(cluster) => cluster.operator(),
         };
         command.args(["clock", "lower", "--reason", "NTP was wrong"]);
-        let (status, said) = Process::run_to_end(command.args(arguments));
-        (status.success(), said)
+        let output = command.args(arguments).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
     }
+}
+
+fn data_dir(directory: &tempfile::TempDir) -> PathBuf {
+    directory.path().join("data")
 }
 
 fn server_time(ahead: &str) -> String {
