@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use keyward::cli::{EpochCommand, KeyringCommand, LocalCommand};
+use keyward::cli::{ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand};
 use keyward::config::Settings;
 use keyward::{app, cli, system};
 
@@ -32,6 +32,10 @@ fn execute(command: LocalCommand, settings: Settings) -> Result<String, String> 
         ),
         LocalCommand::Epoch(EpochCommand::Advance { reason }) => {
             app::advance_epoch(&settings, &reason)
+        }
+        LocalCommand::Clock(ClockCommand::Lower { reason, expired }) => {
+            let revoke_expired = expired.map(|decision| decision == ExpiredKeys::Revoke);
+            app::lower_time(&settings, &reason, revoke_expired)
         }
         LocalCommand::Keyring(KeyringCommand::Cache) => app::add_cache_key(&settings),
     };

@@ -5,10 +5,10 @@
 -- and has none. The functions that only check writes by those functions or by the owner are not
 -- SECURITY DEFINER: it costs time, and the service role cannot make such writes.
 --
--- Times are the database's. Ids are UUIDv7.
+-- Times are the store's. Ids are UUIDv7.
 
--- The store's time.
-CREATE FUNCTION store_time() RETURNS timestamptz
+-- The clock of this server. An administrator can set it, and another primary has another one.
+CREATE FUNCTION server_time() RETURNS timestamptz
 LANGUAGE sql VOLATILE PARALLEL SAFE AS 'SELECT clock_timestamp()';
 
 -- The log's counter: the last revision of the log. Writers of changes wait for the lock of this row.
@@ -28,8 +28,20 @@ CREATE TABLE log_state (
     settled_system       bigint,
     settled_timeline     integer,
     settled_incarnation  bigint,
+    -- The store's time is never before it, so it never falls. The instances raise it every second.
+    time_floor           timestamptz NOT NULL DEFAULT server_time(),
+    -- How often an operator has lowered time_floor, because the server's clock had been ahead.
+    time_lowered         bigint NOT NULL DEFAULT 0,
     CHECK (num_nulls(settled_system, settled_timeline, settled_incarnation) IN (0, 3))
-);
+) WITH (fillfactor = 10);
+
+-- The store's time, which decides whether a key has expired and whether a grace has ended.
+CREATE FUNCTION store_time() RETURNS timestamptz
+LANGUAGE plpgsql VOLATILE PARALLEL SAFE SET search_path FROM CURRENT AS $$
+BEGIN
+    RETURN greatest(server_time(), (SELECT time_floor FROM log_state));
+END
+$$;
 
 -- The log: one row for each change, in commit order, without gaps (I3). The last row is the head.
 CREATE TABLE key_changes (
@@ -65,6 +77,8 @@ CREATE TABLE api_keys (
     expire_time    timestamptz,
     -- From this time on the key is dead. In the future during a grace.
     revoke_time    timestamptz,
+    -- The key is dead, at any time. A trigger sets it when revoke_time has come; it is never unset.
+    revoked        boolean NOT NULL DEFAULT false CHECK (NOT revoked OR revoke_time IS NOT NULL),
     revoke_reason  text CHECK (revoke_reason IS NULL OR revoke_time IS NOT NULL),
     replaced_by    uuid CHECK (replaced_by IS NULL OR revoke_time IS NOT NULL),
     -- The caller of the change in progress. The trigger copies it to the log.
@@ -82,6 +96,7 @@ CREATE TABLE api_keys (
 -- A slot holds at most one key without revoke time.
 CREATE UNIQUE INDEX api_keys_slot ON api_keys (account_id, name) WHERE revoke_time IS NULL;
 CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
+CREATE INDEX api_keys_graces ON api_keys (revoke_time) WHERE NOT revoked AND revoke_time IS NOT NULL;
 
 CREATE TABLE caller_tokens (
     token_id     uuid PRIMARY KEY,
@@ -91,6 +106,8 @@ CREATE TABLE caller_tokens (
     roles        text NOT NULL CHECK (length(roles) > 0),
     create_time  timestamptz NOT NULL,
     revoke_time  timestamptz,
+    -- As in api_keys.
+    revoked      boolean NOT NULL DEFAULT false CHECK (NOT revoked OR revoke_time IS NOT NULL),
     changed_by   text,
     revision     bigint NOT NULL DEFAULT 0 CHECK (revision >= 0),
     mark         bytea CHECK (octet_length(mark) = 8),
@@ -98,6 +115,8 @@ CREATE TABLE caller_tokens (
         create_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC'
         AND revoke_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC')
 );
+CREATE INDEX caller_tokens_graces ON caller_tokens (revoke_time)
+ WHERE NOT revoked AND revoke_time IS NOT NULL;
 
 -- The registered instances. Only the instance that created a row writes it. A row is deleted by its
 -- own instance after it has ended its freshness, or by the reaping rule (I9). No index covers a column
@@ -127,7 +146,7 @@ CREATE TABLE audit (
     actor       text NOT NULL,
     action      text NOT NULL CHECK (action IN
                 ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
-                 'epoch_advance')),
+                 'epoch_advance', 'clock_lower')),
     subject_id  uuid,
     account_id  text,
     detail      text
@@ -144,6 +163,11 @@ CREATE TABLE keyring_checks (
     PRIMARY KEY (kind, number)
 );
 CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active;
+
+-- The prefixes that keys were given: a start warns if its `key_prefixes` lacks one that keys have.
+CREATE TABLE key_prefixes (
+    prefix  text PRIMARY KEY
+);
 
 INSERT INTO log_head (revision) VALUES (0);
 INSERT INTO log_state (pruned_to, incarnation) VALUES (0, 1);
@@ -226,8 +250,16 @@ BEGIN
     IF NEW.pruned_to < OLD.pruned_to
         OR (NEW.pruned_to > OLD.pruned_to
             AND NOT EXISTS (SELECT FROM key_changes WHERE revision = NEW.pruned_to))
-        OR NEW.incarnation < OLD.incarnation THEN
+        OR NEW.incarnation < OLD.incarnation
+        OR (NEW.time_floor < OLD.time_floor AND NEW.time_lowered <= OLD.time_lowered) THEN
         RAISE EXCEPTION 'log_state only rises, and pruned_to names a row of the log'
+            USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    -- A revocation must not depend on the time that is taken back.
+    IF NEW.time_floor < OLD.time_floor
+        AND (EXISTS (SELECT FROM api_keys WHERE NOT revoked AND revoke_time IS NOT NULL)
+             OR EXISTS (SELECT FROM caller_tokens WHERE NOT revoked AND revoke_time IS NOT NULL)) THEN
+        RAISE EXCEPTION 'time_floor falls only when no grace runs: use keyward clock lower'
             USING ERRCODE = 'integrity_constraint_violation';
     END IF;
     RETURN NEW;
@@ -238,6 +270,40 @@ CREATE TRIGGER log_state_rises BEFORE UPDATE ON log_state
     FOR EACH ROW EXECUTE FUNCTION log_state_only_rises();
 CREATE TRIGGER log_state_kept BEFORE DELETE ON log_state
     FOR EACH ROW EXECUTE FUNCTION refuse('log_state has one row, for ever');
+
+-- Raises time_floor to the server's clock, unless another transaction has locked it. Returns by how
+-- many microseconds it is ahead of that clock. Such a floor has seen another clock.
+CREATE FUNCTION raise_time_floor() RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    stored timestamptz;
+BEGIN
+    -- Many instances call this every second, but one write a second is enough.
+    PERFORM FROM log_state WHERE time_floor < server_time() - interval '900 milliseconds'
+        FOR UPDATE SKIP LOCKED;
+    IF FOUND THEN
+        UPDATE log_state SET time_floor = greatest(time_floor, server_time());
+    END IF;
+    SELECT time_floor INTO stored FROM log_state;
+    RETURN greatest(0, extract(epoch FROM stored - server_time()) * 1000000);
+END
+$$;
+REVOKE ALL ON FUNCTION raise_time_floor() FROM PUBLIC;
+
+-- Makes a revocation a fact as soon as its time has come: afterwards no clock can undo it. By its name
+-- the trigger fires after those that refuse to unset `revoked`.
+CREATE FUNCTION end_revoked() RETURNS trigger
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    NEW.revoked := NEW.revoke_time <= store_time();
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER api_keys_timed BEFORE INSERT OR UPDATE ON api_keys FOR EACH ROW
+    WHEN (NEW.revoke_time IS NOT NULL AND NOT NEW.revoked) EXECUTE FUNCTION end_revoked();
+CREATE TRIGGER caller_tokens_timed BEFORE INSERT OR UPDATE ON caller_tokens FOR EACH ROW
+    WHEN (NEW.revoke_time IS NOT NULL AND NOT NEW.revoked) EXECUTE FUNCTION end_revoked();
 
 -- Keys. An INSERT is not logged, because no cache can hold a new random key.
 CREATE FUNCTION api_keys_born_clean() RETURNS trigger
@@ -275,6 +341,7 @@ CREATE TRIGGER api_keys_sealed BEFORE UPDATE ON api_keys FOR EACH ROW
 CREATE TRIGGER api_keys_terminal BEFORE UPDATE ON api_keys FOR EACH ROW
     WHEN (OLD.revoke_time IS NOT NULL
           AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time
+               OR NEW.revoked < OLD.revoked
                OR NEW.replaced_by IS DISTINCT FROM OLD.replaced_by))
     EXECUTE FUNCTION refuse('a revoked key stays revoked, its revoke_time can only become earlier, and its successor is fixed');
 CREATE TRIGGER api_keys_wiped BEFORE UPDATE ON api_keys FOR EACH ROW
@@ -306,7 +373,7 @@ CREATE TRIGGER api_keys_last_change BEFORE UPDATE ON api_keys FOR EACH ROW
 CREATE FUNCTION api_keys_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    ids uuid[]; kinds text[]; actors text[]; reasons text[]; base bigint;
+    ids uuid[]; kinds text[]; actors text[]; reasons text[]; base bigint; now timestamptz;
 BEGIN
     -- A join of the old and new rows would reuse a plan made for one row, which is far too slow for
     -- 100,000. Sorting and grouping is fast with any plan.
@@ -314,8 +381,7 @@ BEGIN
            array_agg(actor ORDER BY key_id), array_agg(reason ORDER BY key_id)
       INTO ids, kinds, actors, reasons
       FROM (SELECT key_id,
-                   CASE WHEN max(revoke_time) FILTER (WHERE after)
-                             IS DISTINCT FROM max(revoke_time) FILTER (WHERE NOT after)
+                   CASE WHEN count(DISTINCT (revoke_time, revoked)) > 1
                         THEN 'revoke' ELSE 'update' END AS kind,
                    max(changed_by) FILTER (WHERE after) AS actor,
                    max(revoke_reason) FILTER (WHERE after) AS reason
@@ -324,14 +390,15 @@ BEGIN
                     SELECT true, * FROM new_rows) AS sides
              GROUP BY key_id
             HAVING count(DISTINCT (scopes, metadata, allowed_cidrs, disabled, expire_time,
-                                   revoke_time, revoke_reason, replaced_by)) > 1) AS changed;
+                                   revoke_time, revoked, revoke_reason, replaced_by)) > 1) AS changed;
     IF ids IS NULL THEN
         RETURN NULL;
     END IF;
     UPDATE log_head SET revision = revision + cardinality(ids)
     RETURNING revision - cardinality(ids) INTO base;
+    now := store_time();
     INSERT INTO key_changes (revision, mark, key_id, kind, actor, reason, time)
-    SELECT base + n, log_mark(), id, kind, actor, reason, store_time()
+    SELECT base + n, log_mark(), id, kind, actor, reason, now
       FROM unnest(ids, kinds, actors, reasons) WITH ORDINALITY AS c(id, kind, actor, reason, n);
     UPDATE api_keys AS k SET revision = c.revision, mark = c.mark, changed_by = NULL
       FROM key_changes AS c
@@ -362,7 +429,8 @@ CREATE TRIGGER caller_tokens_fixed BEFORE UPDATE ON caller_tokens FOR EACH ROW
     WHEN ((NEW.token_id, NEW.digest, NEW.generation, NEW.create_time)
           IS DISTINCT FROM (OLD.token_id, OLD.digest, OLD.generation, OLD.create_time)
           OR (OLD.revoke_time IS NOT NULL
-              AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time)))
+              AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time
+                   OR NEW.revoked < OLD.revoked)))
     EXECUTE FUNCTION refuse('token_id, digest, generation and create_time of a token never change, and a revoked token stays revoked');
 CREATE FUNCTION caller_tokens_last_change_guard() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -388,17 +456,20 @@ DECLARE
     changes bigint; base bigint;
 BEGIN
     SELECT count(*) INTO changes FROM old_rows AS o JOIN new_rows AS n USING (token_id)
-     WHERE (o.name, o.roles, o.revoke_time) IS DISTINCT FROM (n.name, n.roles, n.revoke_time);
+     WHERE (o.name, o.roles, o.revoke_time, o.revoked)
+           IS DISTINCT FROM (n.name, n.roles, n.revoke_time, n.revoked);
     IF changes = 0 THEN
         RETURN NULL;
     END IF;
     UPDATE log_head SET revision = revision + changes RETURNING revision - changes INTO base;
     INSERT INTO key_changes (revision, mark, key_id, kind, actor, time)
     SELECT base + row_number() OVER (ORDER BY n.token_id), log_mark(), n.token_id,
-           CASE WHEN n.revoke_time IS DISTINCT FROM o.revoke_time THEN 'revoke' ELSE 'update' END,
+           CASE WHEN (n.revoke_time, n.revoked) IS DISTINCT FROM (o.revoke_time, o.revoked)
+                THEN 'revoke' ELSE 'update' END,
            n.changed_by, store_time()
       FROM old_rows AS o JOIN new_rows AS n USING (token_id)
-     WHERE (o.name, o.roles, o.revoke_time) IS DISTINCT FROM (n.name, n.roles, n.revoke_time);
+     WHERE (o.name, o.roles, o.revoke_time, o.revoked)
+           IS DISTINCT FROM (n.name, n.roles, n.revoke_time, n.revoked);
     UPDATE caller_tokens AS t SET revision = c.revision, mark = c.mark, changed_by = NULL
       FROM key_changes AS c
      WHERE c.revision > base AND c.key_id = t.token_id;
@@ -461,20 +532,23 @@ BEGIN
 END
 $$;
 
--- Trims the log and returns the number of deleted rows. The same transaction raises pruned_to.
+-- Trims the log by one step: deletes at most 10,000 rows, the oldest ones, and returns their number.
+-- The same transaction raises pruned_to. The last row and the row at pruned_to stay.
 CREATE FUNCTION trim_log(kept interval) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    trimmed bigint;
+    now timestamptz := store_time(); trimmed bigint;
 BEGIN
     -- A shorter time could force every instance to start cold.
     IF (kept >= interval '1 hour') IS NOT TRUE THEN
         RAISE EXCEPTION 'the log is kept for an hour at least';
     END IF;
-    -- pruned_to becomes the first row that is young enough, or else the last row.
-    UPDATE log_state SET pruned_to = greatest(pruned_to, coalesce(
-        (SELECT min(revision) FROM key_changes WHERE time >= store_time() - kept),
-        (SELECT max(revision) FROM key_changes)));
+    -- pruned_to becomes the first row that is young enough, or else the last row of the step. A row
+    -- from the future was written before an operator lowered the time: its age is unknown.
+    UPDATE log_state SET pruned_to = (
+        SELECT coalesce(min(revision) FILTER (WHERE time BETWEEN now - kept AND now), max(revision))
+          FROM (SELECT revision, time FROM key_changes
+                 WHERE revision >= pruned_to ORDER BY revision LIMIT 10001) AS step);
     DELETE FROM key_changes WHERE revision < (SELECT pruned_to FROM log_state);
     GET DIAGNOSTICS trimmed = ROW_COUNT;
     RETURN trimmed;

@@ -6,10 +6,12 @@
 -- The newest time that this store has used. The time of a write is max(newest, wall clock), so stored
 -- times never fall.
 CREATE TABLE store_clock (
-    one     INTEGER PRIMARY KEY CHECK (one = 1),
-    newest  INTEGER NOT NULL
+    one      INTEGER PRIMARY KEY CHECK (one = 1),
+    newest   INTEGER NOT NULL,
+    -- How often an operator has lowered newest, because the clock had been ahead.
+    lowered  INTEGER NOT NULL
 ) STRICT;
-INSERT INTO store_clock VALUES (1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER));
+INSERT INTO store_clock VALUES (1, CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER), 0);
 
 -- The log's counter: always the last revision of the log.
 CREATE TABLE log_head (
@@ -62,6 +64,8 @@ CREATE TABLE api_keys (
     expire_time    INTEGER,
     -- From this time on the key is dead. In the future during a grace.
     revoke_time    INTEGER,
+    -- The key is dead, at any time. A trigger sets it when revoke_time has come; it is never unset.
+    revoked        INTEGER NOT NULL DEFAULT 0 CHECK (revoked IN (0, 1) AND (revoked = 0 OR revoke_time IS NOT NULL)),
     revoke_reason  TEXT CHECK (revoke_reason IS NULL OR revoke_time IS NOT NULL),
     replaced_by    BLOB CHECK (replaced_by IS NULL OR (length(replaced_by) = 16 AND revoke_time IS NOT NULL)),
     -- The caller of the change in progress. The trigger copies it to the log.
@@ -74,6 +78,7 @@ CREATE TABLE api_keys (
 -- A slot holds at most one key without revoke time.
 CREATE UNIQUE INDEX api_keys_slot ON api_keys (account_id, name) WHERE revoke_time IS NULL;
 CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
+CREATE INDEX api_keys_graces ON api_keys (revoke_time) WHERE revoked = 0 AND revoke_time IS NOT NULL;
 
 CREATE TABLE caller_tokens (
     token_id     BLOB PRIMARY KEY CHECK (length(token_id) = 16),
@@ -83,10 +88,15 @@ CREATE TABLE caller_tokens (
     roles        TEXT NOT NULL CHECK (length(roles) > 0),
     create_time  INTEGER NOT NULL,
     revoke_time  INTEGER,
+    -- As in api_keys.
+    revoked      INTEGER NOT NULL DEFAULT 0 CHECK (revoked IN (0, 1) AND (revoked = 0 OR revoke_time IS NOT NULL)),
     changed_by   TEXT,
     revision     INTEGER NOT NULL DEFAULT 0,
     mark         BLOB
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX caller_tokens_graces ON caller_tokens (revoke_time)
+ WHERE revoked = 0 AND revoke_time IS NOT NULL;
 
 -- Who did what. Rows are never changed; an operator may delete old rows.
 CREATE TABLE audit (
@@ -95,7 +105,8 @@ CREATE TABLE audit (
     actor_id    BLOB,
     actor       TEXT NOT NULL,
     action      TEXT NOT NULL CHECK (action IN
-                ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke')),
+                ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
+                 'clock_lower')),
     subject_id  BLOB,
     account_id  TEXT,
     detail      TEXT
@@ -113,6 +124,11 @@ CREATE TABLE keyring_checks (
     PRIMARY KEY (kind, number)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active = 1;
+
+-- The prefixes that keys were given: a start warns if its `key_prefixes` lacks one that keys have.
+CREATE TABLE key_prefixes (
+    prefix  TEXT PRIMARY KEY
+) STRICT, WITHOUT ROWID;
 
 -- An INSERT into this view appends a log row with the next revision and a time that does not fall.
 -- All triggers that log use it.
@@ -197,9 +213,18 @@ BEGIN
 END;
 
 CREATE TRIGGER store_clock_rises BEFORE UPDATE ON store_clock
-WHEN NEW.newest < OLD.newest
+WHEN NEW.newest < OLD.newest AND NEW.lowered <= OLD.lowered
 BEGIN
     SELECT RAISE(ABORT, 'stored time never falls');
+END;
+
+-- A revocation must not depend on the time that is taken back.
+CREATE TRIGGER store_clock_lowered BEFORE UPDATE ON store_clock
+WHEN NEW.newest < OLD.newest
+ AND (EXISTS (SELECT 1 FROM api_keys WHERE revoked = 0 AND revoke_time IS NOT NULL)
+      OR EXISTS (SELECT 1 FROM caller_tokens WHERE revoked = 0 AND revoke_time IS NOT NULL))
+BEGIN
+    SELECT RAISE(ABORT, 'stored time falls only when no grace runs: use keyward clock lower');
 END;
 
 -- An INSERT is not logged, because no cache can hold a new random key. An INSERT that would REPLACE a
@@ -241,12 +266,17 @@ BEGIN
     SELECT RAISE(ABORT, 'a revoked key keeps no sealed copy');
 END;
 
--- The revision and mark of a row are those of its last change: a repeated Revoke waits for them.
+-- The revision and mark of a row are those of its last change: a repeated Revoke waits for them. They
+-- change together with no column of the record but `revoked`, so such an UPDATE needs no log row.
 CREATE TRIGGER api_keys_revision BEFORE UPDATE OF revision, mark ON api_keys
 WHEN (NEW.revision IS NOT OLD.revision OR NEW.mark IS NOT OLD.mark)
- AND NOT EXISTS (SELECT 1 FROM key_changes
-                  WHERE revision = NEW.revision AND mark = NEW.mark AND key_id = NEW.key_id
-                    AND revision = (SELECT revision FROM log_head))
+ AND (NOT EXISTS (SELECT 1 FROM key_changes
+                   WHERE revision = NEW.revision AND mark = NEW.mark AND key_id = NEW.key_id
+                     AND revision = (SELECT revision FROM log_head))
+      OR (NEW.scopes, NEW.metadata, NEW.allowed_cidrs, NEW.disabled, NEW.expire_time,
+          NEW.revoke_time, NEW.revoke_reason, NEW.replaced_by)
+         IS NOT (OLD.scopes, OLD.metadata, OLD.allowed_cidrs, OLD.disabled, OLD.expire_time,
+          OLD.revoke_time, OLD.revoke_reason, OLD.replaced_by))
 BEGIN
     SELECT RAISE(ABORT, 'revision and mark are written by the triggers alone');
 END;
@@ -256,26 +286,39 @@ CREATE TRIGGER api_keys_terminal BEFORE UPDATE ON api_keys
 WHEN OLD.revoke_time IS NOT NULL
  AND (NEW.revoke_time IS NULL
       OR NEW.revoke_time > OLD.revoke_time
+      OR NEW.revoked < OLD.revoked
       OR NEW.replaced_by IS NOT OLD.replaced_by)
 BEGIN
     SELECT RAISE(ABORT, 'a revoked key stays revoked, its revoke_time can only become earlier, and its successor is fixed');
 END;
 
 CREATE TRIGGER api_keys_changed
-AFTER UPDATE OF key_id, scopes, metadata, allowed_cidrs, disabled, expire_time, revoke_time,
+AFTER UPDATE OF key_id, scopes, metadata, allowed_cidrs, disabled, expire_time, revoke_time, revoked,
                 revoke_reason, replaced_by ON api_keys
+WHEN NEW.revision IS OLD.revision
 BEGIN
     INSERT INTO log_change (key_id, kind, actor, reason)
     VALUES (NEW.key_id,
-            CASE WHEN NEW.revoke_time IS NOT OLD.revoke_time THEN 'revoke' ELSE 'update' END,
+            CASE WHEN NEW.revoke_time IS NOT OLD.revoke_time OR NEW.revoked <> OLD.revoked
+                 THEN 'revoke' ELSE 'update' END,
             NEW.changed_by, NEW.revoke_reason);
-    -- Does not fire this trigger again: none of these columns belongs to the record.
+    -- Makes a revocation a fact as soon as its time has come: afterwards no clock can undo it. The
+    -- INSERT has stored the time. This UPDATE changes the revision, so it does not fire the trigger.
     UPDATE api_keys
        SET revision = (SELECT revision FROM log_head),
            mark = (SELECT mark FROM key_changes WHERE revision = (SELECT revision FROM log_head)),
            changed_by = NULL,
+           revoked = NEW.revoked
+                     OR coalesce(NEW.revoke_time <= (SELECT newest FROM store_clock), 0),
            sealed = CASE WHEN NEW.revoke_time IS NULL THEN NEW.sealed END
      WHERE key_id = NEW.key_id;
+END;
+
+-- As far as an INSERT gives a revoke_time, it is a change: the trigger above makes it a fact.
+CREATE TRIGGER api_keys_born_revoked AFTER INSERT ON api_keys
+WHEN NEW.revoke_time IS NOT NULL AND NOT NEW.revoked
+BEGIN
+    UPDATE api_keys SET revoke_time = revoke_time WHERE key_id = NEW.key_id;
 END;
 
 CREATE TRIGGER api_keys_deleted AFTER DELETE ON api_keys
@@ -297,32 +340,44 @@ WHEN NEW.token_id IS NOT OLD.token_id
   OR NEW.generation IS NOT OLD.generation
   OR NEW.create_time IS NOT OLD.create_time
   OR (OLD.revoke_time IS NOT NULL
-      AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time))
+      AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time
+           OR NEW.revoked < OLD.revoked))
 BEGIN
     SELECT RAISE(ABORT, 'token_id, digest, generation and create_time of a token never change, and a revoked token stays revoked');
 END;
 
 CREATE TRIGGER caller_tokens_revision BEFORE UPDATE OF revision, mark ON caller_tokens
 WHEN (NEW.revision IS NOT OLD.revision OR NEW.mark IS NOT OLD.mark)
- AND NOT EXISTS (SELECT 1 FROM key_changes
-                  WHERE revision = NEW.revision AND mark = NEW.mark AND key_id = NEW.token_id
-                    AND revision = (SELECT revision FROM log_head))
+ AND (NOT EXISTS (SELECT 1 FROM key_changes
+                   WHERE revision = NEW.revision AND mark = NEW.mark AND key_id = NEW.token_id
+                     AND revision = (SELECT revision FROM log_head))
+      OR (NEW.name, NEW.roles, NEW.revoke_time) IS NOT (OLD.name, OLD.roles, OLD.revoke_time))
 BEGIN
     SELECT RAISE(ABORT, 'revision and mark are written by the triggers alone');
 END;
 
 CREATE TRIGGER caller_tokens_changed
-AFTER UPDATE OF token_id, name, roles, revoke_time ON caller_tokens
+AFTER UPDATE OF token_id, name, roles, revoke_time, revoked ON caller_tokens
+WHEN NEW.revision IS OLD.revision
 BEGIN
     INSERT INTO log_change (key_id, kind, actor, reason)
     VALUES (NEW.token_id,
-            CASE WHEN NEW.revoke_time IS NOT OLD.revoke_time THEN 'revoke' ELSE 'update' END,
+            CASE WHEN NEW.revoke_time IS NOT OLD.revoke_time OR NEW.revoked <> OLD.revoked
+                 THEN 'revoke' ELSE 'update' END,
             NEW.changed_by, NULL);
     UPDATE caller_tokens
        SET revision = (SELECT revision FROM log_head),
            mark = (SELECT mark FROM key_changes WHERE revision = (SELECT revision FROM log_head)),
-           changed_by = NULL
+           changed_by = NULL,
+           revoked = NEW.revoked
+                     OR coalesce(NEW.revoke_time <= (SELECT newest FROM store_clock), 0)
      WHERE token_id = NEW.token_id;
+END;
+
+CREATE TRIGGER caller_tokens_born_revoked AFTER INSERT ON caller_tokens
+WHEN NEW.revoke_time IS NOT NULL AND NOT NEW.revoked
+BEGIN
+    UPDATE caller_tokens SET revoke_time = revoke_time WHERE token_id = NEW.token_id;
 END;
 
 CREATE TRIGGER caller_tokens_deleted AFTER DELETE ON caller_tokens

@@ -1,7 +1,6 @@
 //! Builds the components of the service from their shared dependencies.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -16,8 +15,8 @@ use crate::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, SharedCache
 use crate::config::Settings;
 use crate::grpc::Tls;
 use crate::replication::{
-    Barrier, Registration, Tail, wake_on_l2_notices, wake_on_store_notices, watch_freshness,
-    watch_membership,
+    Barrier, Registration, StoreTime, Tail, end_graces, trim_log, wake_on_l2_notices,
+    wake_on_store_notices, watch_freshness, watch_membership,
 };
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
@@ -38,22 +37,6 @@ pub(super) fn listener_tls(
         .map_err(StartError::new)
 }
 
-/// The store's time may be this much ahead of the machine's without a warning.
-const TIME_TOLERANCE: Duration = Duration::from_secs(60);
-
-/// A warning if the store's time is far ahead of the machine's.
-fn time_warning(fence: &Fence, clock: &dyn Clock) -> Option<String> {
-    let store = fence.snapshot().database_time(clock.boot());
-    let ahead = store.since(clock.wall());
-    (ahead > TIME_TOLERANCE).then(|| {
-        format!(
-            "the store's time is {} ahead of this machine's: keys expire too early. Check the clock \
-             of this machine and of Postgres; the runbook says what to do",
-            humantime::format_duration(Duration::from_secs(ahead.as_secs()))
-        )
-    })
-}
-
 /// The dependencies that most components share.
 pub(super) struct Base {
     pub(super) store: Arc<dyn Store>,
@@ -65,6 +48,7 @@ pub(super) struct Base {
     pub(super) control: Control,
     pub(super) stops: Stops,
     pub(super) l2: Option<L2>,
+    pub(super) time: Arc<StoreTime>,
 }
 
 impl Base {
@@ -81,7 +65,7 @@ impl Base {
 
     /// Warns of a store that does not fit this instance: its time, and the prefixes of its keys.
     pub(super) fn warn_of_store(&self, settings: &Settings) {
-        if let Some(warning) = time_warning(&self.fence, &*self.clock) {
+        if let Some(warning) = self.time.warning() {
             tracing::warn!("{warning}");
         }
         let (store, accepted) = (Arc::clone(&self.store), settings.key_prefixes.clone());
@@ -161,15 +145,13 @@ impl Base {
     }
 
     pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<()>> {
-        let (running, trimming) = (Arc::clone(tail), Arc::clone(tail));
-        let (stop, stop_trimming) = (self.stops.background.clone(), self.stops.background.clone());
+        let (running, stop) = (Arc::clone(tail), self.stops.background.clone());
         let guard = &self.stops;
+        let (graces, trimming) = (Arc::clone(&self.store), Arc::clone(&self.store));
         let mut tasks = vec![
+            guard.guard("graces", end_graces(graces, stop.clone())),
+            guard.guard("trimming", trim_log(trimming, stop.clone())),
             guard.guard("tail", async move { running.run(stop).await }),
-            guard.guard(
-                "trimming",
-                async move { trimming.trim(stop_trimming).await },
-            ),
         ];
         if let Some(cluster) = &self.cluster {
             tasks.extend(self.cluster_tasks(cluster, tail));
@@ -183,7 +165,7 @@ impl Base {
     }
 
     /// The tasks of an instance that shares its store with others.
-    fn cluster_tasks(&self, cluster: &Arc<dyn Cluster>, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
+    fn cluster_tasks(&self, cluster: &Arc<dyn Cluster>, tail: &Arc<Tail>) -> [JoinHandle<()>; 3] {
         let metrics = self.metrics.members.clone();
         let stop = self.stops.background.clone();
         let (cluster, clock) = (Arc::clone(cluster), Arc::clone(&self.clock));
@@ -193,10 +175,12 @@ impl Base {
             metrics.clone(),
             stop.clone(),
         );
+        let time = Arc::clone(&self.time).keep(Arc::clone(&cluster), stop.clone());
         let settling = Arc::clone(&self.settling);
         let membership =
             watch_membership(cluster, settling, Arc::clone(tail), clock, metrics, stop);
         [
+            self.stops.guard("store time", time),
             self.stops.guard("store notices", notices),
             self.stops.guard("membership", membership),
         ]
@@ -221,7 +205,7 @@ impl Base {
     pub(super) fn side_port(&self, listener: TcpListener, tail: &Arc<Tail>) -> JoinHandle<()> {
         let tail = Arc::clone(tail);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let stopping = self.stops.ready.clone();
+        let (stopping, time) = (self.stops.ready.clone(), Arc::clone(&self.time));
         let ready = move || {
             if stopping.is_cancelled() {
                 return Err("stopping".to_owned());
@@ -230,11 +214,11 @@ impl Base {
                 let cause = tail.trouble().unwrap_or_else(|| NOT_FRESH.to_owned());
                 return Err(format!("not fresh: {cause}"));
             }
-            let warning = time_warning(&fence, &*clock);
+            let warning = time.warning();
             Ok(warning.map_or_else(|| "ok".to_owned(), |warning| format!("ok, but {warning}")))
         };
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let metrics = Arc::clone(&self.metrics);
+        let (metrics, time) = (Arc::clone(&self.metrics), Arc::clone(&self.time));
         let scrape = move || {
             let now = Now::read(&*clock);
             let age = fence
@@ -248,6 +232,8 @@ impl Base {
                 .tombstones
                 .set(fence.tombstones().try_into().unwrap_or(u64::MAX));
             metrics.fence.floor_revision.set(fence.floor());
+            let ahead = time.ahead().as_secs_f64();
+            metrics.fence.store_time_ahead.set(ahead);
             metrics.encode()
         };
         let probes = http::Probes {

@@ -2,6 +2,7 @@
 //! concrete type.
 
 mod bootstrap;
+mod clock;
 mod components;
 mod operations;
 mod run;
@@ -22,7 +23,7 @@ use tonic_health::server::HealthReporter;
 use crate::auth::Callers;
 use crate::config::{self, Listen, PostgresUrls, Settings};
 use crate::grpc::{self, Api, Front, Limits, Listener, LongCalls, SERVICE_NAME, Workers};
-use crate::replication::Registration;
+use crate::replication::{Registration, StoreTime};
 use crate::service::Service;
 use crate::system::{SystemClock, SystemEntropy, host_name, open_files};
 use bootstrap::SecretPolicy;
@@ -34,6 +35,7 @@ use keyward_store::{Control, Instrumentation, Intercepted, Store};
 use keyward_store_postgres::{Hosts, PostgresStore};
 use keyward_store_sqlite::SqliteStore;
 
+pub use clock::lower_time;
 pub use operations::{add_cache_key, advance_epoch, init, migrate};
 pub use run::serve;
 
@@ -199,7 +201,9 @@ impl App {
             let notices = Arc::clone(&l2.notices);
             cluster.set_on_commit(Box::new(move || notices.publish()));
         }
+        let time = Arc::new(StoreTime::new(Arc::clone(&fence), Arc::clone(&clock)));
         let base = Base {
+            time,
             store,
             cluster,
             settling: Arc::new(Mutex::new(Settling::new(settings.failover_loses_nothing))),
@@ -222,6 +226,9 @@ impl App {
         });
         let tail = base.tail(registration);
         tail.catch_up().await.map_err(StartError)?;
+        if let Some(cluster) = &base.cluster {
+            base.time.raise_floor(&**cluster).await;
+        }
         base.warn_of_store(settings);
         let (barrier, watching) = base.barrier(&tail);
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), base.tokens());

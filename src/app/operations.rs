@@ -145,13 +145,13 @@ async fn create_secrets(settings: &Settings, token: &Path) -> Result<bool, Start
     Ok(true)
 }
 
-async fn owner(settings: &Settings) -> Result<PostgresOwner, StartError> {
+pub(super) async fn owner(settings: &Settings) -> Result<PostgresOwner, StartError> {
     PostgresOwner::connect(&hosts(settings)?, Arc::new(SystemClock))
         .await
         .map_err(StartError::new)
 }
 
-fn hosts(settings: &Settings) -> Result<Hosts, StartError> {
+pub(super) fn hosts(settings: &Settings) -> Result<Hosts, StartError> {
     match &settings.store {
         Store::Postgres(urls) => Ok(super::hosts(urls, settings)),
         Store::Sqlite(_) => Err(StartError(
@@ -162,7 +162,7 @@ fn hosts(settings: &Settings) -> Result<Hosts, StartError> {
     }
 }
 
-fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, StartError> {
+pub(super) fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, StartError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -167,6 +167,7 @@ fn record() -> TokenRecord {
         roles: [Role::Issuer].into_iter().collect(),
         create_time: Timestamp::from_micros(0),
         revoke_time: None,
+        revoked: false,
         revision: 0,
     }
 }

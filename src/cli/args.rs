@@ -35,7 +35,7 @@ pub(super) fn command() -> Command {
         .after_help(AFTER_HELP)
         .mut_subcommands(|verb| match verb.get_name() {
             "serve" | "config" | "migrate" | "init" => with_settings(verb),
-            "epoch" | "keyring" => verb.mut_subcommands(with_settings),
+            "epoch" | "clock" | "keyring" => verb.mut_subcommands(with_settings),
             "token" => verb.mut_subcommands(for_client),
             _ => for_client(verb),
         });
@@ -78,7 +78,7 @@ pub(super) enum Verb {
 
 /// The commands that this process executes itself, without a running instance. The command line knows
 /// no store, so the caller of [`run`](super::run) executes them. For the embedded store, only
-/// [`Self::Serve`] and [`Self::Keyring`] are executed.
+/// [`Self::Serve`], [`Self::Clock`] and [`Self::Keyring`] are executed.
 #[derive(Debug, Subcommand)]
 pub enum LocalCommand {
     /// Start the service (the default without a verb)
@@ -104,6 +104,9 @@ pub enum LocalCommand {
     /// Manage the epoch of a Postgres store after a restore or failover
     #[command(subcommand)]
     Epoch(EpochCommand),
+    /// Repair the store's time after a clock was ahead
+    #[command(subcommand)]
+    Clock(ClockCommand),
     /// Manage the keyring on this machine
     #[command(subcommand)]
     Keyring(KeyringCommand),
@@ -119,6 +122,30 @@ pub enum EpochCommand {
         #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = epoch_reason)]
         reason: String,
     },
+}
+
+/// The commands for the store's time.
+#[derive(Debug, Subcommand)]
+pub enum ClockCommand {
+    /// Lower the store's time to the clock of its server, after that clock was ahead. Stop all instances
+    /// first. Every grace ends at once, so that no dead key lives again
+    Lower {
+        /// Reason, stored in the audit log
+        #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = epoch_reason)]
+        reason: String,
+        /// What to do with keys that expired only because the clock was ahead
+        #[arg(long, value_enum, value_name = "DECISION")]
+        expired: Option<ExpiredKeys>,
+    },
+}
+
+/// What to do with keys that have expired by the store's time, but not by the clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ExpiredKeys {
+    /// Let them live until they expire
+    Revive,
+    /// Revoke them
+    Revoke,
 }
 
 /// The commands for the keyring.

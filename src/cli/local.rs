@@ -35,7 +35,7 @@ fn needless_for_embedded(command: &LocalCommand) -> Option<String> {
             "creates its keyring and its first token at the first start",
         ),
         LocalCommand::Epoch(_) => ("epoch advance", "begins a new epoch at each start"),
-        LocalCommand::Serve | LocalCommand::Keyring(_) => return None,
+        LocalCommand::Serve | LocalCommand::Clock(_) | LocalCommand::Keyring(_) => return None,
     };
     Some(format!(
         "the embedded store {instead}, so it does not need `keyward {name}`: for a Postgres store, \

@@ -28,7 +28,7 @@ use client::Service;
 use keyward_ops::settings::given_flags;
 use render::{Report, for_people};
 
-pub use args::{EpochCommand, KeyringCommand, LocalCommand};
+pub use args::{ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand};
 pub use local::Execute;
 
 const DONE: u8 = 0;

@@ -6,6 +6,7 @@
 //! - [`Registration`] is this instance's row. [`watch_membership`] deletes the rows of unresponsive
 //!   instances, and names the settled epoch.
 //! - [`wake_on_store_notices`] and [`wake_on_l2_notices`] wake the tail at a change notice.
+//! - [`end_graces`] and [`trim_log`] keep the store in order. [`StoreTime`] keeps its time from falling.
 //! - [`watch_freshness`] reports when freshness starts and ends.
 //!
 //! Upholds I1, I5, I6, I7 and I9 with `fence`.
@@ -13,15 +14,19 @@
 mod barrier;
 mod confirmer;
 mod freshness;
+mod housekeeping;
 mod notices;
 mod reaper;
 mod registration;
+mod store_time;
 mod tail;
 
 pub use barrier::{Barrier, Unconfirmed};
 pub use freshness::watch_freshness;
+pub use housekeeping::{end_graces, trim_log};
 pub use keyward_core::fence::{Receipt, Unsettled};
 pub use notices::{wake_on_l2_notices, wake_on_store_notices};
 pub use reaper::watch_membership;
 pub use registration::Registration;
+pub use store_time::StoreTime;
 pub use tail::{HEARTBEAT, Tail};

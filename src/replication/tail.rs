@@ -19,7 +19,6 @@ use keyward_store::{Store, StoreError};
 
 /// The interval between heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_millis(250);
-const TRIM_INTERVAL: Duration = Duration::from_secs(3_600);
 /// A start needs another heartbeat if the log was trimmed after its first read; the limit of these.
 const START_ATTEMPTS: usize = 3;
 /// The interval at which a log that lost changes is logged again.
@@ -366,22 +365,6 @@ impl Tail {
             && let Err(error) = registration.cluster().acknowledge(id, acked).await
         {
             tracing::debug!(%error, "an acknowledgement was not written; the next heartbeat writes it");
-        }
-    }
-
-    /// Trims the log once an hour until `stop`.
-    pub async fn trim(&self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(TRIM_INTERVAL) => {}
-                () = stop.cancelled() => return,
-            }
-            match self.store.trim().await {
-                Ok(rows) => tracing::info!(rows, "trimmed the log"),
-                Err(error) => {
-                    tracing::warn!(%error, "the log could not be trimmed; the next attempt is in an hour")
-                }
-            }
         }
     }
 }

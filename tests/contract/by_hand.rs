@@ -187,6 +187,57 @@ pub(crate) async fn a_revoked_key_cannot_be_revived(world: World) {
     assert_eq!(world.head().await, head);
 }
 
+pub(crate) async fn a_revocation_by_hand_is_a_fact_when_its_time_has_come(world: World) {
+    let key = world.plain("42").await;
+    let token = world.token("bot").await;
+    let later = world.time(world.now().await.plus(DAY).as_micros());
+    let facts = async || {
+        let key = world.record(key.id).await.revoked;
+        (key, world.tokens().await[0].revoked)
+    };
+    for (change, is_fact) in [
+        (format!("revoke_time = {later}"), false),
+        ("name = name, changed_by = NULL".to_owned(), false),
+        ("revoke_time = create_time".to_owned(), true),
+    ] {
+        for table in ["api_keys", "caller_tokens"] {
+            world.by_hand(&format!("UPDATE {table} SET {change}")).await;
+        }
+        assert_eq!(facts().await, (is_fact, is_fact), "{change}");
+    }
+    for (table, message) in [
+        ("api_keys", "a revoked key stays revoked"),
+        ("caller_tokens", "a revoked token stays revoked"),
+    ] {
+        world
+            .refused(format!("UPDATE {table} SET revoked = FALSE"), message)
+            .await;
+    }
+    let other = world.plain("other").await;
+    let sql = format!(
+        "UPDATE api_keys SET revoked = TRUE WHERE key_id = {}",
+        world.id(other.id)
+    );
+    assert!(
+        world.try_by_hand(&sql).await.is_err(),
+        "without a revoke_time"
+    );
+    let head = world.head().await;
+    world
+        .by_hand(&sql.replace("SET", &format!("SET revoke_time = {later},")))
+        .await;
+    assert!(world.record(other.id).await.revoked, "before its time");
+    assert_eq!(world.head().await, head + 1);
+
+    let (id, digest) = (world.bytes(&[5; 16]), world.bytes(&[5; 32]));
+    let sql = copy("INSERT", &world.id(key.id), &id, &digest, "'born'")
+        .replace("create_time)", "create_time, revoke_time)")
+        .replace("create_time FROM", "create_time, create_time FROM");
+    assert_eq!(world.by_hand(&sql).await, 1);
+    assert!(world.record(KeyId::from_bytes([5; 16])).await.revoked);
+    assert_eq!(token.id, world.tokens().await[0].id);
+}
+
 pub(crate) async fn a_slot_holds_one_key_without_revoke_time(world: World) {
     let key = world.plain("42").await;
     let from = world.id(key.id);
@@ -358,12 +409,18 @@ pub(crate) async fn the_state_of_the_log_only_rises(world: World) {
 pub(crate) async fn the_time_of_the_store_never_falls(world: World) {
     world.plain("42").await;
     let before = world.now().await;
+    let lowered = "UPDATE store_clock SET newest = newest - 1, lowered = lowered + 1";
+    let grace = world.plain("grace").await;
+    world.revoke(end(grace.id, DAY)).await;
     for sql in [
         "UPDATE store_clock SET newest = newest - 1",
+        lowered,
         "DELETE FROM store_clock",
     ] {
         assert!(world.try_by_hand(sql).await.is_err(), "{sql}");
     }
     assert_eq!(world.now().await, before);
+    world.revoke(kill(grace.id)).await;
+    assert_eq!(world.by_hand(lowered).await, 1, "no grace runs");
     world.plain("another").await;
 }

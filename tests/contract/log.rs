@@ -210,7 +210,8 @@ async fn follow(
     }
 }
 
-pub(crate) async fn a_tail_far_behind_reads_one_page(world: World) {
+/// Writes 10,100 rows to the log.
+async fn change_very_often(world: &World) {
     for number in 0..101 {
         world
             .issue(world.plain_key("42", &format!("slot-{number}")))
@@ -224,6 +225,10 @@ pub(crate) async fn a_tail_far_behind_reads_one_page(world: World) {
             .unwrap();
     }
     hand.run("COMMIT").await.unwrap();
+}
+
+pub(crate) async fn a_tail_far_behind_reads_one_page(world: World) {
+    change_very_often(&world).await;
     let far = world.tail(0).await;
     assert_eq!((far.head, far.rows.len()), (10_100, MAX_ROWS));
     assert!(far.rows.iter().map(|row| row.revision).eq(1..=10_000));
@@ -279,6 +284,18 @@ pub(crate) async fn a_trim_keeps_the_last_row(world: World) {
         (start.applied, Some(start.mark)),
         (last.revision, last.mark)
     );
+}
+
+/// A log that was not trimmed for long recovers by many short transactions.
+pub(crate) async fn a_trim_is_a_bounded_step(world: World) {
+    change_very_often(&world).await;
+    world.clock.pass(2 * DAY);
+    for (trimmed, pruned_to) in [(10_000, 10_000), (100, 10_100), (0, 10_100)] {
+        assert_eq!(world.trim().await, trimmed);
+        let page = world.tail(10_100).await;
+        assert_eq!((page.head, page.pruned_to), (10_100, pruned_to));
+        assert_eq!(world.count("key_changes").await as u64, 10_101 - pruned_to);
+    }
 }
 
 pub(crate) async fn a_trim_of_a_new_log_does_nothing(world: World) {

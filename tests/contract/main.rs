@@ -98,6 +98,7 @@ macro_rules! contract {
                 a_tail_far_behind_reads_one_page
                 a_trim_keeps_rows_younger_than_a_day
                 a_trim_keeps_the_last_row
+                a_trim_is_a_bounded_step
                 a_trim_of_a_new_log_does_nothing
                 an_incarnation_raised_by_hand_is_seen_at_once
             }
@@ -109,6 +110,7 @@ macro_rules! contract {
                 columns_outside_the_record_are_not_logged
                 immutable_columns_cannot_change
                 a_revoked_key_cannot_be_revived
+                a_revocation_by_hand_is_a_fact_when_its_time_has_come
                 a_slot_holds_one_key_without_revoke_time
                 a_replacing_insert_is_refused
                 the_sealed_copy_is_wiped_in_the_same_transaction
@@ -139,6 +141,7 @@ macro_rules! contract {
                 a_token_is_stored_completely
                 an_absent_token_has_the_stamp_of_the_head
                 a_token_is_revoked_once
+                a_token_with_a_later_end_is_revoked_at_once
                 an_unknown_token_is_none
                 tokens_and_keys_share_one_log
                 tokens_are_listed_page_by_page_in_order_of_creation
@@ -171,6 +174,8 @@ macro_rules! contract {
                 a_key_expires_at_its_time
                 a_grace_ends_at_its_time
                 an_ended_grace_stays_ended
+                a_revocation_outlives_the_clock_that_it_was_made_by
+                an_ended_grace_becomes_a_revocation
             }
             durability {
                 everything_survives_a_reopening
@@ -217,12 +222,9 @@ contract!(postgres => crate::backends::postgres::fresh,
     except log::a_start_is_cold_at_the_head: "a start is at pruned_to, before the rows of the log",
     except log::each_start_has_another_epoch: "the epoch belongs to the database, not to a process",
     except by_hand::a_replacing_insert_is_refused: "there is no REPLACE",
-    except by_hand::the_time_of_the_store_never_falls: "the store's time is the database's clock",
+    except by_hand::the_time_of_the_store_never_falls: "there is no store_clock; `time_floor` has a case of its own",
     except tokens::a_replacing_insert_is_refused: "there is no REPLACE",
     except audit::a_replacing_insert_is_refused: "there is no REPLACE",
-    except time::stored_times_never_fall: "the store's time is the database's clock; the fence makes sure that it never falls",
-    except time::time_runs_on_while_the_wall_clock_is_behind: "the store's time is the database's clock",
-    except time::time_runs_on_after_a_reopening_with_the_wall_clock_behind: "the store's time is the database's clock",
-    except time::a_key_found_expired_stays_expired: "the store's time is the database's clock",
-    except time::an_ended_grace_stays_ended: "the store's time is the database's clock",
+    except time::time_runs_on_while_the_wall_clock_is_behind: "the time stands still until the server's clock has caught up",
+    except time::time_runs_on_after_a_reopening_with_the_wall_clock_behind: "the time stands still until the server's clock has caught up",
 );

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use keyward_core::key::Timestamp;
+use keyward_core::fence::{state_at, token_lives};
+use keyward_core::key::{KeyState, Timestamp};
 use keyward_store::{Expiry, ListKeys, NewKey, RevokeAnswer, UpdateAnswer};
 
-use crate::world::{HOUR, World, account, disabled, end, kill, replace};
+use crate::world::{HOUR, World, account, disabled, end, kill, kill_all, replace};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -27,6 +28,7 @@ pub(crate) async fn stored_times_never_fall(world: World) {
         newest = time;
     };
     for round in ["1", "2", "3"] {
+        world.raise_time_floor().await;
         let key = world.plain(round).await;
         rises(key.create_time);
         rises(world.token(round).await.create_time);
@@ -82,6 +84,7 @@ pub(crate) async fn a_key_found_expired_stays_expired(world: World) {
         )
     };
     world.clock.pass(HOUR);
+    world.raise_time_floor().await;
     assert!(is_expired().await);
     world.clock.set_back(HOUR);
     assert!(is_expired().await);
@@ -127,7 +130,88 @@ pub(crate) async fn an_ended_grace_stays_ended(world: World) {
     let key = world.plain("42").await;
     world.revoke(end(key.id, HOUR)).await;
     world.clock.pass(HOUR);
+    world.raise_time_floor().await;
     assert_eq!(listed(&world).await, 0);
     world.clock.set_back(HOUR);
     assert_eq!(listed(&world).await, 0, "the key stays dead");
+}
+
+/// An instance that starts after the clock was corrected knows nothing of the time before.
+pub(crate) async fn a_revocation_outlives_the_clock_that_it_was_made_by(world: World) {
+    let before = world.start().await.database_time;
+    world.clock.pass(10 * MINUTE);
+    let (killed, replaced) = (world.plain("killed").await, world.plain("replaced").await);
+    let (of_account, in_grace) = (world.plain("42").await, world.plain("grace").await);
+    let expired = world.expired("expired").await;
+    let token = world.token("bot").await;
+    // Only the time says that this grace has ended, until the key is revoked again.
+    let ended = world.plain("ended").await;
+    world.revoke(end(ended.id, MINUTE)).await;
+    world.clock.pass(MINUTE);
+    world.revoke(kill(ended.id)).await;
+    world.revoke(kill(killed.id)).await;
+    world.replace(replaced.id).await;
+    world.revoke(kill_all("42")).await;
+    world.revoke(end(in_grace.id, HOUR)).await;
+    world.revoke(kill(in_grace.id)).await;
+    assert!(
+        world
+            .issue_or_get(world.plain_key("expired", "default"))
+            .await
+            .created
+    );
+    world.revoke_token(token.id).await;
+    world.clock.set_back(11 * MINUTE);
+    for key in [killed, replaced, of_account, in_grace, ended, expired] {
+        let record = world.record(key.id).await;
+        assert_eq!(state_at(&record, before), KeyState::Revoked, "{record:?}");
+    }
+    for token in world.tokens().await {
+        assert!(!token_lives(&token, before), "{token:?}");
+    }
+}
+
+/// What the time says becomes a fact, as a logged change, in bounded steps.
+pub(crate) async fn an_ended_grace_becomes_a_revocation(world: World) {
+    for number in 0..501 {
+        let key = world
+            .issue(world.plain_key("42", &number.to_string()))
+            .await;
+        assert_eq!(key.revision, 0);
+    }
+    let token = world.token("bot").await;
+    let later = world.time(world.now().await.plus(HOUR).as_micros());
+    for table in ["api_keys", "caller_tokens"] {
+        world
+            .by_hand(&format!("UPDATE {table} SET revoke_time = {later}"))
+            .await;
+    }
+    let running = world.plain("43").await;
+    world.revoke(end(running.id, HOUR + MINUTE)).await;
+    let (before, head) = (world.now().await, world.head().await);
+    assert_eq!(world.end_graces().await, 0);
+    world.clock.pass(HOUR);
+    for (ended, left) in [(501, 1), (1, 0), (0, 0)] {
+        assert_eq!(world.end_graces().await, ended);
+        assert_eq!(
+            world
+                .count("api_keys WHERE account_id = '42' AND NOT revoked")
+                .await,
+            left
+        );
+    }
+    let page = world.tail(head).await;
+    assert_eq!((page.head, page.rows.len()), (head + 502, 502));
+    assert!(page.rows.iter().any(|row| row.id == token.id));
+    let actors = world
+        .read("SELECT DISTINCT actor FROM key_changes WHERE kind = 'revoke' AND actor <> 'bot'")
+        .await;
+    assert_eq!(actors, ["keyward"]);
+    for token in world.tokens().await {
+        assert!(!token_lives(&token, before), "{token:?}");
+        assert_eq!(token.revoke_time, Some(before.plus(HOUR)));
+    }
+    let record = world.record(running.id).await;
+    assert!(!record.revoked);
+    assert_eq!(state_at(&record, before), KeyState::Active);
 }

@@ -20,6 +20,7 @@ pub(crate) async fn a_token_is_stored_completely(world: World) {
         roles,
         create_time,
         revoke_time: None,
+        revoked: false,
         revision: 0,
     };
     assert_eq!(token, expected);
@@ -59,6 +60,27 @@ pub(crate) async fn a_token_is_revoked_once(world: World) {
         (Some(first.record), 1)
     );
     assert_eq!(world.audit().await.len(), 2);
+}
+
+pub(crate) async fn a_token_with_a_later_end_is_revoked_at_once(world: World) {
+    let token = world.token("bot").await;
+    let later = world.time(world.now().await.plus(HOUR).as_micros());
+    let sql = format!("UPDATE caller_tokens SET revoke_time = {later}");
+    world.by_hand(&sql).await;
+    assert_eq!(
+        world
+            .store
+            .list_tokens(false, None, 10)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+    assert!(world.has_admin().await, "the token lives");
+    let revoked = world.revoke_token(token.id).await;
+    assert_eq!(revoked.record.revoke_time, Some(world.now().await));
+    assert_eq!(revoked.committed.revision, 2);
+    assert!(!world.has_admin().await);
 }
 
 pub(crate) async fn an_unknown_token_is_none(world: World) {

@@ -279,6 +279,18 @@ impl World {
         self.store.start().await.unwrap()
     }
 
+    /// Raises the floor of a shared store's time to the clock. An embedded store does so by itself.
+    pub(crate) async fn raise_time_floor(&self) -> Duration {
+        match self.store.cluster() {
+            Some(cluster) => cluster.raise_time_floor().await.unwrap(),
+            None => Duration::ZERO,
+        }
+    }
+
+    pub(crate) async fn end_graces(&self) -> u64 {
+        self.store.end_graces().await.unwrap()
+    }
+
     pub(crate) async fn trim(&self) -> u64 {
         self.store.trim().await.unwrap()
     }

@@ -4,6 +4,7 @@
 mod canary;
 mod cli;
 mod client;
+mod clock;
 mod cluster;
 mod data_dir;
 mod deploy;

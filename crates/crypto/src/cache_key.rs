@@ -19,7 +19,7 @@ use keyward_core::key::Entropy;
 
 /// The format of the entries. Raise it when the fields of an entry or their meaning change: two
 /// versions of the service that run side by side then never read each other's entries.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 const NAME_LEN: usize = 16;
 const NONCE_LEN: usize = 24;
 const MAC_LEN: usize = 16;

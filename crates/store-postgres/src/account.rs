@@ -24,17 +24,17 @@ macro_rules! step {
                   live AS MATERIALIZED (
                       SELECT key_id FROM api_keys AS k, clock
                        WHERE account_id = $1 AND key_id > $2
-                         AND (revoke_time IS NULL OR revoke_time > clock.now)
+                         AND NOT revoked
                        ORDER BY key_id LIMIT 500 FOR UPDATE OF k ",
             $locked,
             "),
                   revoked AS (
                       UPDATE api_keys AS k
-                         SET revoke_time = clock.now,
+                         SET revoke_time = least(k.revoke_time, clock.now), revoked = true,
                              revoke_reason = coalesce(k.revoke_reason, $3), changed_by = $4
                         FROM live, clock
                        WHERE k.key_id = live.key_id
-                         AND (k.revoke_time IS NULL OR k.revoke_time > clock.now)
+                         AND NOT k.revoked
                       RETURNING k.key_id),
                   entry AS (
                       INSERT INTO audit (actor_id, actor, action, account_id, detail)
@@ -159,7 +159,7 @@ impl PostgresStore {
     ) -> Result<RevokeAnswer> {
         let (keys, digests) = self.read_listed(&progress.listed).await?;
         Ok(RevokeAnswer::Done(Box::new(Revoked {
-            revoke_time: keys.first().and_then(|key| key.revoke_time),
+            revoke_time: keys.iter().filter_map(|key| key.revoke_time).max(),
             keys,
             digests,
             count: progress.count,
@@ -184,8 +184,7 @@ impl PostgresStore {
         let statement = sqlx::query(
             "SELECT key_id, revision, mark,
                     EXISTS (SELECT FROM api_keys
-                             WHERE account_id = $1
-                               AND (revoke_time IS NULL OR revoke_time > store_time())) AS live
+                             WHERE account_id = $1 AND NOT revoked) AS live
                FROM api_keys WHERE account_id = $1 ORDER BY revision DESC LIMIT 1",
         );
         let statement = statement.bind(account.as_str().to_owned());

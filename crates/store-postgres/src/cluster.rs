@@ -161,6 +161,14 @@ impl Cluster for PostgresCluster {
         Ok(deleted > 0)
     }
 
+    async fn raise_time_floor(&self) -> Result<Duration> {
+        let raise = sqlx::query("SELECT raise_time_floor() AS ahead");
+        let mut lease = self.members.lease().await?;
+        let row = lease.fetch_one(raise).await?;
+        lease.done();
+        Ok(Duration::from_micros(rows::revision(&row, "ahead")?))
+    }
+
     /// I7: the write shows that this server is still the primary.
     async fn confirm(
         &self,

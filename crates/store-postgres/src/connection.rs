@@ -28,7 +28,8 @@ const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(17);
 
 /// The settings of every session; they override those of the role and the database. A commit must
-/// be durable at least on this server, or where the operator's setting requires more. Every
+/// be durable at least on this server and its synchronous standby. The session always sets this, so that a
+/// reload of the server's configuration cannot weaken its later commits. Every
 /// statement uses an index, so the session plans it once, independently of the table's size. A bitmap
 /// scan would read and sort all keys of a large account for one page of them.
 /// A role without a search_path gets the default schema.
@@ -37,8 +38,9 @@ SET statement_timeout = '15s'; SET lock_timeout = '10s'; \
 SET idle_in_transaction_session_timeout = '20s'; SET default_transaction_isolation = 'read committed'; \
 SET jit = off; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; \
 SET client_connection_check_interval = '2s'; \
-SELECT set_config('synchronous_commit', 'on', false) \
- WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write'); \
+SELECT set_config('synchronous_commit', \
+    CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \
+    false); \
 SELECT set_config('search_path', 'public', false) WHERE current_schema() IS NULL";
 
 macro_rules! identity {

@@ -95,13 +95,21 @@ impl Keys for PostgresStore {
         found.map(|row| rows::stored_key(&row)).transpose()
     }
 
+    async fn end_graces(&self) -> Result<u64> {
+        let ended = retry(|| self.try_end_graces()).await?;
+        if ended > 0 {
+            self.announce();
+        }
+        Ok(ended)
+    }
+
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
         let statement = sqlx::query(concat!(
             "SELECT ",
             key_columns!(),
             "  FROM api_keys
               WHERE account_id = $1 AND ($2::uuid IS NULL OR key_id > $2)
-                AND ($3 OR revoke_time IS NULL OR revoke_time > store_time())
+                AND ($3 OR revoke_time IS NULL OR (NOT revoked AND revoke_time > (SELECT store_time())))
               ORDER BY key_id LIMIT $4"
         ))
         .bind(query.account.as_str().to_owned())
@@ -192,7 +200,7 @@ impl PostgresStore {
             return Ok(None);
         }
         let revoke = sqlx::query(
-            "UPDATE api_keys SET revoke_time = $2, replaced_by = $3, changed_by = $4
+            "UPDATE api_keys SET revoke_time = $2, revoked = true, replaced_by = $3, changed_by = $4
               WHERE key_id = $1",
         )
         .bind(rows::uuid(record.id))
@@ -268,12 +276,12 @@ pub(super) fn by_ids(ids: &[KeyId], lock: Lock) -> Statement {
         Lock::None => concat!(
             "SELECT ",
             key_columns!(),
-            ", sealed, digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)"
+            ", sealed, digest, (SELECT store_time()) AS now FROM api_keys WHERE key_id = ANY($1)"
         ),
         Lock::Rows => concat!(
             "SELECT ",
             key_columns!(),
-            ", sealed, digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)
+            ", sealed, digest, (SELECT store_time()) AS now FROM api_keys WHERE key_id = ANY($1)
               ORDER BY key_id FOR UPDATE"
         ),
     };

@@ -9,6 +9,7 @@ mod cluster;
 mod connection;
 mod failure;
 mod gather;
+mod graces;
 mod keys;
 mod log;
 mod migrate;
@@ -17,6 +18,7 @@ mod revocations;
 mod revoke;
 mod rows;
 mod tail_connection;
+mod time_repair;
 mod tokens;
 
 use std::sync::Arc;

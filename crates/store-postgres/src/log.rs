@@ -10,7 +10,7 @@ use sqlx::postgres::types::PgInterval;
 use super::connection::Connection;
 use super::failure::Failure;
 use super::pool::{Lease, Statement};
-use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore, rows};
+use super::{PostgresStore, rows};
 use keyward_core::fence::{Change, Epoch, MAX_ROWS, Page, START_BEHIND, Start};
 use keyward_store::{Log, Result, raw};
 
@@ -23,7 +23,7 @@ macro_rules! page {
     ($from:literal) => {
         concat!(
             "SELECT head.revision AS head, head.mark AS head_mark, pruned_to, incarnation,
-                    store_time() AS now,
+                    (SELECT store_time()) AS now,
                     (SELECT mark FROM key_changes WHERE revision = $1) AS mark_at_applied,
                     changes.revision, changes.mark, changes.key_id
                FROM log_state
@@ -84,11 +84,10 @@ impl Log for PostgresStore {
             days: 0,
             microseconds: i64::try_from(RETENTION.as_micros()).unwrap_or(i64::MAX),
         };
-        let mut lease = self.writers.begin().await?;
-        lease.execute(sqlx::query(ALLOW_LONG_STATEMENT)).await?;
-        let trimmed = sqlx::query("SELECT trim_log($1) AS trimmed").bind(retention);
-        let row = lease.fetch_one_within(LONG_LIMIT, trimmed).await?;
-        lease.commit().await?;
+        let trim = sqlx::query("SELECT trim_log($1) AS trimmed").bind(retention);
+        let mut lease = self.writers.lease().await?;
+        let row = lease.fetch_one(trim).await?;
+        lease.done();
         rows::revision(&row, "trimmed")
     }
 }

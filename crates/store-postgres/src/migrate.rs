@@ -25,15 +25,16 @@ const RIGHTS: &[&str] = &[
     "GRANT INSERT (key_id, digest, generation, account_id, name, hint, scopes, metadata, \
      allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time) ON api_keys TO {role}",
     "GRANT UPDATE (scopes, metadata, allowed_cidrs, sealed, disabled, expire_time, revoke_time, \
-     revoke_reason, replaced_by, changed_by) ON api_keys TO {role}",
+     revoked, revoke_reason, replaced_by, changed_by) ON api_keys TO {role}",
     "GRANT INSERT (token_id, digest, generation, name, roles, create_time) ON caller_tokens TO {role}",
-    "GRANT UPDATE (name, roles, revoke_time, changed_by) ON caller_tokens TO {role}",
+    "GRANT UPDATE (name, roles, revoke_time, revoked, changed_by) ON caller_tokens TO {role}",
     "GRANT INSERT, UPDATE, DELETE ON instances TO {role}",
     "GRANT UPDATE (settled_system, settled_timeline, settled_incarnation) ON log_state TO {role}",
     "GRANT INSERT (actor_id, actor, action, subject_id, account_id, detail) ON audit TO {role}",
     "GRANT INSERT, UPDATE (active) ON keyring_checks TO {role}",
     "GRANT INSERT ON key_prefixes TO {role}",
-    "GRANT EXECUTE ON FUNCTION trim_log(interval), store_time() TO {role}",
+    "GRANT EXECUTE ON FUNCTION trim_log(interval), raise_time_floor(), store_time(), server_time() \
+     TO {role}",
 ];
 
 /// A connection of the database's owner.
@@ -133,6 +134,10 @@ impl PostgresOwner {
             "the role {role} may not call {function}, which serving needs. A superuser must run in \
              this database: {grant}. Then repeat this command"
         )))
+    }
+
+    pub(super) fn driver(&mut self) -> &mut sqlx::PgConnection {
+        self.connection.driver()
     }
 
     async fn run(&mut self, statements: &str) -> std::result::Result<(), sqlx::Error> {

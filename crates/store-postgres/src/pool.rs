@@ -170,15 +170,7 @@ impl<'p> Lease<'p> {
     }
 
     pub(super) async fn fetch_one(&mut self, statement: Statement) -> Result<PgRow, Failure> {
-        self.fetch_one_within(self.pool.limit, statement).await
-    }
-
-    /// Like `fetch_one`, for a statement that may take longer than others.
-    pub(super) async fn fetch_one_within(
-        &mut self,
-        limit: Duration,
-        statement: Statement,
-    ) -> Result<PgRow, Failure> {
+        let limit = self.pool.limit;
         self.answer(limit, async |driver| statement.fetch_one(driver).await)
             .await
     }

@@ -27,6 +27,7 @@ struct Revocations {
     ids: Vec<Uuid>,
     revisions: Vec<i64>,
     revoke_times: Vec<OffsetDateTime>,
+    revoked: Vec<bool>,
     reasons: Vec<Option<String>>,
     replaced_by: Vec<Option<Uuid>>,
     actors: Vec<String>,
@@ -61,16 +62,16 @@ pub(super) async fn write_revocations(
     // A successor inherits `disabled`: a replacement must not switch a key on again.
     let statement = sqlx::query(concat!(
         "WITH planned AS (
-             SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::text[],
-                                  $5::uuid[], $6::text[])
-                 AS p(key_id, revision, revoke_time, reason, replaced_by, actor)
+             SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $20::boolean[],
+                                  $4::text[], $5::uuid[], $6::text[])
+                 AS p(key_id, revision, revoke_time, revoked, reason, replaced_by, actor)
          ), locked AS MATERIALIZED (
              SELECT k.key_id FROM api_keys AS k
                JOIN planned USING (key_id, revision)
               ORDER BY k.key_id FOR UPDATE OF k
          ), revoked AS (
              UPDATE api_keys AS k
-                SET revoke_time = p.revoke_time, revoke_reason = p.reason,
+                SET revoke_time = p.revoke_time, revoked = p.revoked, revoke_reason = p.reason,
                     replaced_by = p.replaced_by, changed_by = p.actor
                FROM planned AS p JOIN locked USING (key_id)
               WHERE k.key_id = p.key_id
@@ -102,7 +103,8 @@ pub(super) async fn write_revocations(
     .bind(successors.generations)
     .bind(successors.hints)
     .bind(successors.sealed);
-    let written = lease.fetch_all(bind(statement, &entries).bind(keys)).await;
+    let statement = bind(statement, &entries).bind(keys);
+    let written = lease.fetch_all(statement.bind(revocations.revoked)).await;
     let mut revoked = HashSet::new();
     for row in written.map_err(Failure::of_a_commit)? {
         revoked.insert(rows::id(&row, "key_id")?);
@@ -121,6 +123,7 @@ fn columns(writes: &[Write<'_>]) -> Result<(Revocations, Successors)> {
         revocations
             .revoke_times
             .push(rows::instant(planned.revoke_time)?);
+        revocations.revoked.push(planned.revoked);
         revocations
             .reasons
             .push(reason.map(|reason| reason.as_str().to_owned()));

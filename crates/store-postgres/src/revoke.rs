@@ -302,7 +302,7 @@ fn plan(request: &Request, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
         return Plan::NextRound;
     }
     let (successor, reason) = (request.successor.clone(), request.reason.clone());
-    match plan_revocation(&record, successor, now, now.plus(request.grace), reason) {
+    match plan_revocation(&record, successor, now, request.grace, reason) {
         RevocationPlan::Expired => Plan::Answer(Ok(RevokeAnswer::Expired)),
         RevocationPlan::Unchanged => Plan::Key(Box::new(record), None),
         RevocationPlan::Revoke(planned) => Plan::Key(Box::new(record), Some(planned)),

@@ -23,7 +23,7 @@ macro_rules! key_columns {
     ($t:literal) => {
         $crate::rows::key_columns!(@ $t, "key_id", "account_id", "name", "hint", "scopes",
             "metadata", "allowed_cidrs", "recoverable", "disabled", "create_time", "expire_time",
-            "revoke_time", "revoke_reason", "replaced_by", "revision"; "mark")
+            "revoke_time", "revoked", "revoke_reason", "replaced_by", "revision"; "mark")
     };
     (@ $t:literal, $($column:literal),*; $last:literal) => {
         concat!($($t, $column, ", ",)* $t, $last)
@@ -33,7 +33,7 @@ macro_rules! key_columns {
 /// The columns of a token's record, as the text of a query.
 macro_rules! token_columns {
     () => {
-        "token_id, name, roles, create_time, revoke_time, revision, mark"
+        "token_id, name, roles, create_time, revoke_time, revoked, revision, mark"
     };
 }
 
@@ -125,6 +125,7 @@ pub(super) fn key(row: &PgRow) -> Result<KeyRecord> {
         create_time: time(row, "create_time")?,
         expire_time: optional_time(row, "expire_time")?,
         revoke_time: optional_time(row, "revoke_time")?,
+        revoked: column(row, "revoked")?,
         revoke_reason: column(row, "revoke_reason")?,
         replaced_by: replaced_by.map(|id| id.into_bytes().to_vec()),
         revision: column(row, "revision")?,
@@ -153,6 +154,7 @@ pub(super) fn token(row: &PgRow) -> Result<TokenRecord> {
         roles: column(row, "roles")?,
         create_time: time(row, "create_time")?,
         revoke_time: optional_time(row, "revoke_time")?,
+        revoked: column(row, "revoked")?,
         revision: column(row, "revision")?,
     };
     Ok(raw.check()?)

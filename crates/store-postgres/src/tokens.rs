@@ -9,7 +9,7 @@ use super::log::epoch;
 use super::pool::Statement;
 use super::rows::{self, token_columns};
 use keyward_core::fence::Stamp;
-use keyward_core::key::{KeyId, TokenRecord};
+use keyward_core::key::{KeyId, Role, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 use keyward_store::plan::token_entry;
 use keyward_store::{
@@ -79,7 +79,9 @@ impl Tokens for PostgresStore {
             "SELECT ",
             token_columns!(),
             " FROM caller_tokens
-              WHERE ($1::uuid IS NULL OR token_id > $1) AND ($2 OR revoke_time IS NULL)
+              WHERE ($1::uuid IS NULL OR token_id > $1)
+                AND ($2 OR revoke_time IS NULL
+                     OR (NOT revoked AND revoke_time > (SELECT store_time())))
               ORDER BY token_id LIMIT $3"
         ))
         .bind(after.map(rows::uuid))
@@ -99,13 +101,8 @@ impl Tokens for PostgresStore {
     }
 
     async fn has_admin(&self) -> Result<bool> {
-        let live = sqlx::query("SELECT roles FROM caller_tokens WHERE revoke_time IS NULL");
-        for row in &self.readers.fetch_all(live).await? {
-            if raw::has_admin(rows::column(row, "roles")?) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        let tokens = self.list_tokens(false, None, u32::MAX).await?;
+        Ok(tokens.iter().any(|token| token.roles.contains(Role::Admin)))
     }
 }
 
@@ -132,8 +129,9 @@ impl PostgresStore {
     ) -> std::result::Result<Option<TokenRevoked>, Failure> {
         let mut lease = self.writers.begin().await?;
         let revoke = sqlx::query(
-            "UPDATE caller_tokens SET revoke_time = store_time(), changed_by = $2
-              WHERE token_id = $1 AND revoke_time IS NULL",
+            "UPDATE caller_tokens
+                SET revoke_time = least(revoke_time, store_time()), revoked = true, changed_by = $2
+              WHERE token_id = $1 AND NOT revoked",
         )
         .bind(rows::uuid(id))
         .bind(actor.name.clone());

@@ -31,7 +31,7 @@ impl Keys for SqliteStore {
                     read_in: None,
                 });
             }
-            let now = tx.now;
+            let now = (tx.now, true);
             set_revoke_time(&mut tx, &key.record, now, Some(new.id), None, actor).await?;
             let entry = key_entry(AuditAction::Revoke, &key.record, Some("expired".to_owned()));
             audit(&mut tx, &entry, actor).await?;
@@ -62,8 +62,7 @@ impl Keys for SqliteStore {
                     return Ok(RevokeAnswer::NotFound { read_in: None });
                 };
                 let record = rows::key(&row)?;
-                let revoke_time = tx.now.plus(grace);
-                match plan_revocation(&record, successor, tx.now, revoke_time, reason) {
+                match plan_revocation(&record, successor, tx.now, grace, reason) {
                     RevocationPlan::Expired => {
                         tx.rollback().await?;
                         Ok(RevokeAnswer::Expired)
@@ -126,6 +125,11 @@ impl Keys for SqliteStore {
             .transpose()
     }
 
+    async fn end_graces(&self) -> Result<u64> {
+        let now = self.now();
+        self.end_graces_until(now, now).await
+    }
+
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
         let found = sqlx::query(concat!(
             "SELECT ",
@@ -133,7 +137,7 @@ impl Keys for SqliteStore {
             " FROM api_keys
               WHERE account_id = ?1 AND key_id > ?2
                 AND (?3 OR revoke_time IS NULL
-                     OR revoke_time > max((SELECT newest FROM store_clock), ?4))
+                     OR (revoked = 0 AND revoke_time > max((SELECT newest FROM store_clock), ?4)))
               ORDER BY key_id LIMIT ?5"
         ))
         .bind(query.account.as_str().to_owned())

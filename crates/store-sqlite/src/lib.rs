@@ -2,11 +2,13 @@
 //! write the log. A write transaction either ends cleanly or is rolled back with its connection.
 
 mod audit;
+mod graces;
 mod keys;
 mod lock;
 mod log;
 mod revoke;
 mod rows;
+mod time_repair;
 mod tokens;
 
 use std::path::Path;

@@ -13,6 +13,8 @@ use keyward_store::{Log, Result, raw};
 
 /// How long a log row is kept.
 const RETENTION: Duration = Duration::from_secs(24 * 3_600);
+/// The most rows that one trim deletes.
+const TRIM_STEP: u32 = 10_000;
 
 #[async_trait]
 impl Log for SqliteStore {
@@ -59,15 +61,20 @@ impl Log for SqliteStore {
     async fn trim(&self) -> Result<u64> {
         let mut tx = self.write().await?;
         let retention = i64::try_from(RETENTION.as_micros()).unwrap_or(i64::MAX);
-        let oldest = tx.now.as_micros().saturating_sub(retention);
-        // `pruned_to` becomes the first row that is young enough, or else the last row.
+        let now = tx.now.as_micros();
+        let oldest = now.saturating_sub(retention);
+        // `pruned_to` becomes the first row that is young enough, or else the last row of the step. A row
+        // from the future was written before an operator lowered the time: its age is unknown.
         tx.execute(
             sqlx::query(
-                "UPDATE log_state SET pruned_to = max(pruned_to, coalesce(
-                (SELECT min(revision) FROM key_changes WHERE time >= ?),
-                (SELECT max(revision) FROM key_changes)))",
+                "UPDATE log_state SET pruned_to = (
+                 SELECT coalesce(min(revision) FILTER (WHERE time BETWEEN ? AND ?), max(revision))
+                   FROM (SELECT revision, time FROM key_changes
+                          WHERE revision >= pruned_to ORDER BY revision LIMIT ? + 1))",
             )
-            .bind(oldest),
+            .bind(oldest)
+            .bind(now)
+            .bind(TRIM_STEP),
         )
         .await?;
         let trimmed = tx

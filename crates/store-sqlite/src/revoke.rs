@@ -12,28 +12,31 @@ use keyward_store::{
     Successor, raw,
 };
 
-/// Sets the revoke time of a key. The trigger logs the change and wipes the sealed copy.
+/// Revokes a key, at `revoke_time` or at once. The trigger logs the change and wipes the sealed copy.
 pub(super) async fn set_revoke_time(
     tx: &mut WriteTransaction,
     record: &KeyRecord,
-    revoke_time: Timestamp,
+    (revoke_time, revoked): (Timestamp, bool),
     successor: Option<KeyId>,
     reason: Option<&Reason>,
     actor: &Actor,
 ) -> Result<()> {
     let reason = record.revoke_reason.as_ref().or(reason);
     let successor = record.replaced_by.or(successor);
-    tx.execute(sqlx::query(
-        "UPDATE api_keys SET revoke_time = ?, revoke_reason = ?, replaced_by = ?, changed_by = ?
-          WHERE key_id = ?",
+    tx.execute(
+        sqlx::query(
+            "UPDATE api_keys SET revoke_time = ?, revoked = ?, revoke_reason = ?, replaced_by = ?,
+                changed_by = ? WHERE key_id = ?",
+        )
+        .bind(revoke_time.as_micros())
+        .bind(revoked)
+        .bind(reason.map(|reason| reason.as_str().to_owned()))
+        .bind(successor.map(rows::id))
+        .bind(actor.name.clone())
+        .bind(rows::id(record.id)),
     )
-    .bind(revoke_time.as_micros())
-    .bind(reason.map(|reason| reason.as_str().to_owned()))
-    .bind(successor.map(rows::id))
-    .bind(actor.name.clone())
-    .bind(rows::id(record.id))
-    ).await
-.map(drop)
+    .await
+    .map(drop)
 }
 
 /// Revokes one key as planned, or changes nothing, and returns the current state.
@@ -45,7 +48,8 @@ pub(super) async fn revoke_one(
 ) -> Result<RevokeAnswer> {
     if let Some(planned) = &planned {
         let (next, reason) = (planned.replaced_by(&record), planned.reason.as_ref());
-        set_revoke_time(&mut tx, &record, planned.revoke_time, next, reason, actor).await?;
+        let end = (planned.revoke_time, planned.revoked);
+        set_revoke_time(&mut tx, &record, end, next, reason, actor).await?;
         if let Some(successor) = &planned.successor {
             // The successor inherits `disabled`: a replacement must not switch a key on again.
             insert(&mut tx, &new_key(&record, successor), record.disabled).await?;
@@ -98,7 +102,7 @@ fn new_key(predecessor: &KeyRecord, successor: &Successor) -> NewKey {
     }
 }
 
-/// Revokes all live keys of an account.
+/// Revokes all keys of an account that are not revoked yet.
 pub(super) async fn revoke_account(
     mut tx: WriteTransaction,
     account: &AccountId,
@@ -106,9 +110,9 @@ pub(super) async fn revoke_account(
     actor: &Actor,
 ) -> Result<RevokeAnswer> {
     let mut ids: Vec<Vec<u8>> = sqlx::query_scalar(
-        "UPDATE api_keys SET revoke_time = ?1, revoke_reason = coalesce(revoke_reason, ?2),
-                changed_by = ?3
-          WHERE account_id = ?4 AND (revoke_time IS NULL OR revoke_time > ?1)
+        "UPDATE api_keys SET revoke_time = min(coalesce(revoke_time, ?1), ?1), revoked = 1,
+                revoke_reason = coalesce(revoke_reason, ?2), changed_by = ?3
+          WHERE account_id = ?4 AND revoked = 0
          RETURNING key_id",
     )
     .bind(tx.now.as_micros())
@@ -148,7 +152,7 @@ pub(super) async fn revoke_account(
         tx.commit().await?;
     }
     Ok(RevokeAnswer::Done(Box::new(Revoked {
-        revoke_time: keys.first().and_then(|key| key.revoke_time),
+        revoke_time: keys.iter().filter_map(|key| key.revoke_time).max(),
         keys,
         digests,
         count: u64::try_from(ids.len()).unwrap_or(u64::MAX),

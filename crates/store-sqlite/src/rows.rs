@@ -15,14 +15,14 @@ use keyward_store::{CommittedChange, Result, StoreError, StoredKey};
 macro_rules! key_columns {
     () => {
         "key_id, account_id, name, hint, scopes, metadata, allowed_cidrs, recoverable, disabled, \
-         create_time, expire_time, revoke_time, revoke_reason, replaced_by, revision, mark, sealed, digest"
+         create_time, expire_time, revoke_time, revoked, revoke_reason, replaced_by, revision, mark, sealed, digest"
     };
 }
 
 /// The columns of a token's record, as the text of a query.
 macro_rules! token_columns {
     () => {
-        "token_id, name, roles, create_time, revoke_time, revision, mark"
+        "token_id, name, roles, create_time, revoke_time, revoked, revision, mark"
     };
 }
 
@@ -70,6 +70,7 @@ pub(super) fn key(row: &SqliteRow) -> Result<KeyRecord> {
         create_time: Timestamp::from_micros(column(row, "create_time")?),
         expire_time: time(row, "expire_time")?,
         revoke_time: time(row, "revoke_time")?,
+        revoked: column(row, "revoked")?,
         revoke_reason: column(row, "revoke_reason")?,
         replaced_by: column(row, "replaced_by")?,
         revision: column(row, "revision")?,
@@ -106,6 +107,7 @@ pub(super) fn token(row: &SqliteRow) -> Result<TokenRecord> {
         roles: column(row, "roles")?,
         create_time: Timestamp::from_micros(column(row, "create_time")?),
         revoke_time: time(row, "revoke_time")?,
+        revoked: column(row, "revoked")?,
         revision: column(row, "revision")?,
     };
     Ok(raw.check()?)

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::audit::audit;
 use super::rows::{self, token_columns};
 use super::{SqliteStore, store_error};
-use keyward_core::key::{KeyId, TokenRecord};
+use keyward_core::key::{KeyId, Role, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 use keyward_store::plan::token_entry;
 use keyward_store::{
@@ -75,10 +75,14 @@ impl Tokens for SqliteStore {
             "SELECT ",
             token_columns!(),
             " FROM caller_tokens
-              WHERE token_id > ? AND (? OR revoke_time IS NULL) ORDER BY token_id LIMIT ?"
+              WHERE token_id > ?1
+                AND (?2 OR revoke_time IS NULL
+                     OR (revoked = 0 AND revoke_time > max((SELECT newest FROM store_clock), ?3)))
+              ORDER BY token_id LIMIT ?4"
         ))
         .bind(after.map_or_else(Vec::new, rows::id))
         .bind(include_revoked)
+        .bind(self.now().as_micros())
         .bind(limit)
         .fetch_all(&self.readers)
         .await
@@ -92,8 +96,9 @@ impl Tokens for SqliteStore {
         let changed = tx
             .execute(
                 sqlx::query(
-                    "UPDATE caller_tokens SET revoke_time = ?, changed_by = ?
-              WHERE token_id = ? AND revoke_time IS NULL",
+                    "UPDATE caller_tokens
+                SET revoke_time = min(coalesce(revoke_time, ?1), ?1), revoked = 1, changed_by = ?2
+              WHERE token_id = ?3 AND revoked = 0",
                 )
                 .bind(now)
                 .bind(actor.name.clone())
@@ -138,12 +143,8 @@ impl Tokens for SqliteStore {
     }
 
     async fn has_admin(&self) -> Result<bool> {
-        let live: Vec<String> =
-            sqlx::query_scalar("SELECT roles FROM caller_tokens WHERE revoke_time IS NULL")
-                .fetch_all(&self.readers)
-                .await
-                .map_err(store_error)?;
-        Ok(live.iter().any(|roles| raw::has_admin(roles)))
+        let tokens = self.list_tokens(false, None, u32::MAX).await?;
+        Ok(tokens.iter().any(|token| token.roles.contains(Role::Admin)))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -80,6 +81,7 @@ forward! {
         revoke(revocation: Revocation, actor: &Actor) -> RevokeAnswer;
         update(id: KeyId, changes: KeyChanges, actor: &Actor) -> UpdateAnswer;
         find_key(digest: &Digest) -> Found<KeyRecord>;
+        end_graces() -> u64;
         get_key(target: &KeyTarget) -> Option<StoredKey>;
         list_keys(query: ListKeys) -> Vec<KeyRecord>;
         note_prefixes(accepted: &[Prefix]) -> Vec<(String, u64)>;
@@ -114,6 +116,7 @@ forward! {
         membership as "roster" () -> Membership;
         settle(epoch: Epoch) -> ();
         reap(registration: RegistrationId, beat: u64) -> bool;
+        raise_time_floor() -> Duration;
         confirm(registration: RegistrationId, changes: &[CommittedChange]) -> Confirmed;
         + {
             async fn next_change_notice(&self) -> ChangeNotice {

@@ -8,6 +8,7 @@ mod instrumentation;
 mod intercept;
 pub mod plan;
 pub mod raw;
+mod time_repair;
 
 pub use commands::{
     Actor, AuditAction, AuditEntry, ChangeNotice, Confirmed, Expiry, Found, Issued, KeyChanges,
@@ -18,8 +19,10 @@ pub use control::{Control, Lost};
 pub use instrumentation::Instrumentation;
 pub use intercept::{Intercepted, Interceptor};
 pub use keyward_core::fence::CommittedChange;
+pub use time_repair::{ExpiringKey, ExpiringKeys, TimeRepair, TimeSurvey};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -96,6 +99,11 @@ pub trait Keys: Send + Sync + 'static {
     /// Reads a key and its sealed copy, if there is one. Never answered from a cache.
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>>;
 
+    /// Revokes keys and tokens whose grace has ended by the store's time: what the time says becomes
+    /// a fact. Each is a logged change. Takes one step of at most 500 of each, and returns their
+    /// number.
+    async fn end_graces(&self) -> Result<u64>;
+
     /// Lists keys of an account in order of creation.
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>>;
 
@@ -113,8 +121,8 @@ pub trait Log: Send + Sync + 'static {
     /// Reads the head, the mark at `applied` and the first rows after it, in one snapshot.
     async fn tail(&self, applied: u64) -> Result<Page>;
 
-    /// Deletes log rows older than a day and returns their number. The last row and the row at
-    /// `pruned_to` always stay.
+    /// Deletes log rows older than a day, in one step of at most 10,000, and returns their number.
+    /// The last row and the row at `pruned_to` always stay.
     async fn trim(&self) -> Result<u64>;
 }
 
@@ -202,6 +210,10 @@ pub trait Cluster: Send + Sync + 'static {
     /// Deletes the row of an unresponsive instance if its heartbeat is still `beat`. Returns
     /// whether it did.
     async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool>;
+
+    /// Raises the floor of the store's time to the server's clock, unless another call does so now.
+    /// Returns by how much the floor is ahead of that clock.
+    async fn raise_time_floor(&self) -> Result<Duration>;
 
     /// Checks that `changes` still stand, in a statement that also commits a write to the row of
     /// `registration`. [`CommittedChange::NOTHING`] always stands.

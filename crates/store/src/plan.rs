@@ -1,6 +1,8 @@
 //! What a change does to a record. Each backend asks here and then writes the answer, so every
 //! store decides alike.
 
+use std::time::Duration;
+
 use super::{AuditAction, AuditEntry, KeyChanges, Successor};
 use keyward_core::fence::state_at;
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Reason, Timestamp};
@@ -58,7 +60,7 @@ fn apply(record: &KeyRecord, changes: KeyChanges) -> KeyRecord {
 pub enum RevocationPlan {
     /// Nothing: the caller wants a successor, but the key has expired.
     Expired,
-    /// Nothing: the key is dead already, or its revoke time is no later.
+    /// Nothing: the key is revoked already, or its grace is no longer than the new one.
     Unchanged,
     /// The key gets a revoke time.
     Revoke(PlannedRevocation),
@@ -69,6 +71,8 @@ pub enum RevocationPlan {
 pub struct PlannedRevocation {
     /// From this time on the key is dead.
     pub revoke_time: Timestamp,
+    /// Whether the key is dead at once, whatever the clock of the store shows later.
+    pub revoked: bool,
     /// The reason of the first revocation.
     pub reason: Option<Reason>,
     /// The successor to create. A key that already has a revoke time gets none.
@@ -99,26 +103,28 @@ impl PlannedRevocation {
     }
 }
 
-/// Plans the revocation of `record` at `now`, with `revoke_time` as its end. A dead key does not
-/// change, a grace never becomes longer, and a key with a revoke time gets no successor.
+/// Plans the revocation of `record` at `now`. A revoked key does not change, a grace never becomes
+/// longer, and a key with a revoke time gets no successor. Without a grace the key is revoked at
+/// once, also if only the time says that an earlier grace has ended.
 pub fn plan_revocation(
     record: &KeyRecord,
     successor: Option<Successor>,
     now: Timestamp,
-    revoke_time: Timestamp,
+    grace: Duration,
     reason: Option<Reason>,
 ) -> RevocationPlan {
     let is_first = record.revoke_time.is_none();
-    let state = state_at(record, now);
-    if successor.is_some() && is_first && state == KeyState::Expired {
+    if successor.is_some() && is_first && state_at(record, now) == KeyState::Expired {
         return RevocationPlan::Expired;
     }
-    let is_earlier = record.revoke_time.is_none_or(|end| revoke_time < end);
-    if !is_earlier || state == KeyState::Revoked {
+    let (end, revoked) = (now.plus(grace), grace.is_zero());
+    let is_earlier = record.revoke_time.is_none_or(|before| end < before);
+    if record.revoked || !(is_earlier || revoked) {
         return RevocationPlan::Unchanged;
     }
     RevocationPlan::Revoke(PlannedRevocation {
-        revoke_time,
+        revoke_time: record.revoke_time.map_or(end, |before| end.min(before)),
+        revoked,
         reason: record.revoke_reason.clone().or(reason),
         successor: successor.filter(|_| is_first),
     })

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::Result;
 use keyward_core::fence::{CommittedChange, Mark};
 use keyward_core::key::{
-    AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Role, Roles, Scopes,
+    AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
     SlotName, Timestamp, TokenRecord,
 };
 use keyward_crypto::{CheckValue, Digest, KeyKind};
@@ -38,6 +38,8 @@ pub struct RawKey {
     pub expire_time: Option<Timestamp>,
     /// From when on the key is revoked.
     pub revoke_time: Option<Timestamp>,
+    /// Whether the key is revoked, at any time.
+    pub revoked: bool,
     /// See [`Reason`].
     pub revoke_reason: Option<String>,
     /// The successor's id: 16 bytes.
@@ -61,6 +63,7 @@ impl RawKey {
             disabled: self.disabled,
             create_time: self.create_time,
             expire_time: self.expire_time,
+            revoked: revoked(self.revoked, self.revoke_time)?,
             revoke_time: self.revoke_time,
             // A field that is present but invalid refuses the record, instead of being dropped.
             revoke_reason: self
@@ -86,6 +89,8 @@ pub struct RawToken {
     pub create_time: Timestamp,
     /// From when on the token is revoked.
     pub revoke_time: Option<Timestamp>,
+    /// Whether the token is revoked, at any time.
+    pub revoked: bool,
     /// The revision of the last change.
     pub revision: i64,
 }
@@ -99,9 +104,17 @@ impl RawToken {
             roles: Roles::parse(&self.roles)
                 .ok_or_else(|| FieldError::new("roles", "contains an unknown role"))?,
             create_time: self.create_time,
+            revoked: revoked(self.revoked, self.revoke_time)?,
             revoke_time: self.revoke_time,
             revision: revision(self.revision)?,
         })
+    }
+}
+
+fn revoked(revoked: bool, revoke_time: Option<Timestamp>) -> std::result::Result<bool, FieldError> {
+    match revoked && revoke_time.is_none() {
+        true => Err(FieldError::new("revoked", "is set without a revoke_time")),
+        false => Ok(revoked),
     }
 }
 
@@ -156,11 +169,6 @@ pub fn check_value(
         number: self::number(number)?,
         value: array("check_value", value)?,
     })
-}
-
-/// Whether the roles of a token contain `admin`.
-pub fn has_admin(roles: &str) -> bool {
-    Roles::parse(roles).is_some_and(|roles| roles.contains(Role::Admin))
 }
 
 /// A revision, or another number, as a parameter of a statement.

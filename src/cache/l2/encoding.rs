@@ -51,6 +51,8 @@ struct Message {
     replaced_by: Option<Vec<u8>>,
     #[prost(uint64, tag = "19")]
     changed_at: u64,
+    #[prost(bool, tag = "20")]
+    revoked: bool,
 }
 
 /// Encodes an entry, to be sealed.
@@ -78,6 +80,7 @@ pub fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
             .map(|reason| reason.as_str().to_owned()),
         replaced_by: record.replaced_by.map(|id| id.as_bytes().to_vec()),
         changed_at: record.revision,
+        revoked: record.revoked,
     }
     .encode_to_vec()
 }
@@ -98,6 +101,7 @@ pub fn decode(bytes: &[u8]) -> Option<(KeyRecord, Stamp)> {
         create_time: Timestamp::from_micros(message.create_time),
         expire_time: message.expire_time.map(Timestamp::from_micros),
         revoke_time: message.revoke_time.map(Timestamp::from_micros),
+        revoked: message.revoked,
         revoke_reason: message.revoke_reason,
         replaced_by: message.replaced_by,
         revision: message.changed_at.try_into().ok()?,
@@ -135,6 +139,7 @@ mod tests {
             create_time: Timestamp::from_micros(-5),
             expire_time: full.then(|| Timestamp::from_micros(9)),
             revoke_time: full.then(|| Timestamp::from_micros(0)),
+            revoked: full,
             revoke_reason: full.then(|| Reason::new("reason", some("leaked")).unwrap()),
             replaced_by: full.then(|| KeyId::from_bytes([8; 16])),
             revision: u64::from(full),

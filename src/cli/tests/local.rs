@@ -87,6 +87,8 @@ fn wrong_argument_is_a_usage_error_without_a_password() {
         &["epoch", "advance", "--reason", "a\tb"],
         &["epoch", "advance", "--reason", &long_reason],
         &["epoch", "advance", "--reason", "x", "--workers", "many"],
+        &["clock", "lower"],
+        &["clock", "lower", "--reason", "x", "--expired", "maybe"],
         &["migrate", "--store", "postgres://owner:hunter2@127.0.0.1"],
     ] {
         let arguments = [&["--store", STORE], arguments].concat();
@@ -102,6 +104,7 @@ fn help_names_the_settings() {
         (&["migrate", "--help"][..], "--service-role <ROLE>"),
         (&["init", "--help"], "--token-file <FILE>"),
         (&["epoch", "advance", "--help"], "--reason <TEXT>"),
+        (&["clock", "lower", "--help"], "--expired <DECISION>"),
     ] {
         let (code, out, _) = keyward(arguments, "");
         assert_eq!(code, DONE);

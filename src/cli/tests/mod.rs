@@ -22,6 +22,9 @@ fn recorded(command: LocalCommand, settings: Settings) -> Result<String, String>
         LocalCommand::Epoch(EpochCommand::Advance { reason }) => {
             Err(format!("advance {store:?} {reason}"))
         }
+        LocalCommand::Clock(ClockCommand::Lower { reason, expired }) => {
+            Ok(format!("lower {store:?} {reason} {expired:?}"))
+        }
         LocalCommand::Keyring(KeyringCommand::Cache) => {
             Ok(format!("cache key in {}", settings.keyring.display()))
         }
@@ -296,7 +299,11 @@ fn variables_are_trimmed_and_empty_ones_are_unset() {
 fn reason_with_a_key_is_refused() {
     const KEY: &str = "kw_X4KHzqJvPLXSlcd3H85m3pZvXvdEdKRfvEIVjio5rX23dYKf7";
     for reason in [KEY.to_owned(), format!("found {KEY}, in a log")] {
-        for verb in [&["revoke", ID][..], &["epoch", "advance"]] {
+        for verb in [
+            &["revoke", ID][..],
+            &["epoch", "advance"],
+            &["clock", "lower"],
+        ] {
             let (code, _, err) = keyward(&[verb, &["--reason", &reason]].concat(), "");
             assert_eq!(code, USAGE, "{err}");
             assert!(

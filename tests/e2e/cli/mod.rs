@@ -368,8 +368,8 @@ fn help_and_version_go_to_stdout() {
     assert_eq!(version, format!("keyward {}\n", env!("CARGO_PKG_VERSION")));
     let help = alone(&["--help"]).done();
     let verbs = [
-        "serve", "config", "migrate", "init", "epoch", "issue", "get", "list", "revoke", "update",
-        "verify", "token", "health",
+        "serve", "config", "migrate", "init", "epoch", "clock", "issue", "get", "list", "revoke",
+        "update", "verify", "token", "health",
     ];
     for verb in verbs {
         assert!(

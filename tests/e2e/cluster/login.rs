@@ -113,7 +113,7 @@ async fn a_password_in_a_file_can_change_without_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_whose_clock_is_ahead_is_told_in_the_log_and_by_readyz() {
     let cluster = Cluster::start(BINARY, 0, Options::default());
-    let ahead = "CREATE OR REPLACE FUNCTION store_time() RETURNS timestamptz
+    let ahead = "CREATE OR REPLACE FUNCTION server_time() RETURNS timestamptz
                  LANGUAGE sql VOLATILE PARALLEL SAFE
                  AS $$SELECT clock_timestamp() + interval '10 minutes'$$";
     cluster.postgres.execute(ahead).await;

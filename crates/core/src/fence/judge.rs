@@ -14,9 +14,10 @@ pub struct Ask {
     pub client: Option<IpAddr>,
 }
 
-/// The state of a key at `now`, the store's time. A key is dead from its end on, inclusive.
+/// The state of a key at `now`, the store's time. A key is dead from its end on, inclusive. No clock
+/// takes part in judging a revoked key: a clock can be wrong, and it can be set back.
 pub fn state_at(record: &KeyRecord, now: Timestamp) -> KeyState {
-    if record.revoke_time.is_some_and(|end| now >= end) {
+    if is_revoked(record.revoked, record.revoke_time, now) {
         KeyState::Revoked
     } else if record.expire_time.is_some_and(|end| now >= end) {
         KeyState::Expired
@@ -41,5 +42,10 @@ pub fn judge(record: &KeyRecord, ask: &Ask, now: Timestamp) -> Verdict {
 
 /// Whether an admitted token is valid at `now`, the store's time.
 pub fn token_lives(record: &TokenRecord, now: Timestamp) -> bool {
-    record.revoke_time.is_none_or(|end| now < end)
+    !is_revoked(record.revoked, record.revoke_time, now)
+}
+
+/// Only a running grace is compared with the time.
+fn is_revoked(revoked: bool, revoke_time: Option<Timestamp>, now: Timestamp) -> bool {
+    revoked || revoke_time.is_some_and(|end| now >= end)
 }

@@ -34,6 +34,8 @@ pub struct KeyRecord {
     pub expire_time: Option<Timestamp>,
     /// The time from which the key is revoked. It is in the future during a grace.
     pub revoke_time: Option<Timestamp>,
+    /// Whether the key is revoked, at any time. It implies `revoke_time`.
+    pub revoked: bool,
     /// The reason that the revoker gave.
     pub revoke_reason: Option<Reason>,
     /// The successor.
@@ -51,7 +53,7 @@ pub enum KeyState {
     Disabled,
     /// The `expire_time` has passed.
     Expired,
-    /// The `revoke_time` has passed.
+    /// The key is revoked, or its `revoke_time` has passed.
     Revoked,
 }
 
@@ -68,6 +70,8 @@ pub struct TokenRecord {
     pub create_time: Timestamp,
     /// The time from which the token is revoked.
     pub revoke_time: Option<Timestamp>,
+    /// Whether the token is revoked, at any time. It implies `revoke_time`.
+    pub revoked: bool,
     /// The revision of the latest change; 0 if there was none.
     pub revision: u64,
 }

@@ -217,6 +217,7 @@ pub(crate) fn cache_entry() -> Seeds {
         create_time: Timestamp::from_micros(-5),
         expire_time: full.then(|| Timestamp::from_micros(9)),
         revoke_time: full.then(|| Timestamp::from_micros(0)),
+        revoked: full,
         revoke_reason: full.then(|| Reason::new("reason", text("leaked")).unwrap()),
         replaced_by: full.then(|| KeyId::from_bytes([8; 16])),
         revision: u64::from(full),

@@ -72,6 +72,9 @@ groups! {
         /// The floor of the fence.
         metric floor_revision: Unsigned = "keyward_floor_revision",
             "The revision below which the fence admits no cached entry";
+        /// Seconds by which the stored time is ahead of the clock that it follows.
+        metric store_time_ahead: Gauge<f64, AtomicU64> = "keyward_store_time_ahead",
+            "Seconds by which the store's time is ahead of the clock of its server; keys expire too early";
     }
 
     /// Outcomes of changes that wait until they hold on every instance.

@@ -1,12 +1,14 @@
 //! The shared store: a new database for each case, on one private server. The cases control the
-//! time: `store_time()` of the database reads it from a file that the test's clock writes.
+//! time: `server_time()` of the database reads it from a file that the test's clock writes.
 
+mod commits;
 mod drops;
 mod members;
 mod pooler;
 mod refusals;
 mod rights;
 mod schema;
+mod time_floor;
 mod writes;
 
 use std::os::unix::fs::PermissionsExt;
@@ -84,13 +86,13 @@ impl Backend for Postgres {
     ) -> Result<Arc<dyn Store>, OpenError> {
         let file = self.directory.path().join("clock");
         let time = format!(
-            "CREATE OR REPLACE FUNCTION store_time() RETURNS timestamptz
+            "CREATE OR REPLACE FUNCTION server_time() RETURNS timestamptz
              LANGUAGE sql VOLATILE SECURITY DEFINER AS $$
                  SELECT 'epoch'::timestamptz + (shown / 1000000) * interval '1 second'
                         + (shown % 1000000) * interval '1 microsecond'
                    FROM (SELECT pg_read_file('{}')::bigint AS shown) AS clock
              $$;
-             ALTER FUNCTION store_time() OWNER TO postgres",
+             ALTER FUNCTION server_time() OWNER TO postgres",
             file.display()
         );
         self.database.execute(&time).await;

@@ -166,7 +166,7 @@ async fn each_sqlstate_is_told_as_what_it_is() {
     let backend = fresh().await;
     let raise = async |code: &str| {
         let function = format!(
-            "CREATE OR REPLACE FUNCTION store_time() RETURNS timestamptz LANGUAGE plpgsql AS
+            "CREATE OR REPLACE FUNCTION server_time() RETURNS timestamptz LANGUAGE plpgsql AS
              $$ BEGIN RAISE EXCEPTION 'raised' USING ERRCODE = '{code}'; END $$"
         );
         backend.database.execute(&function).await;

@@ -1,0 +1,119 @@
+//! Lowers the time of an embedded store. The store is open, so no other process uses it.
+
+use async_trait::async_trait;
+use sqlx::sqlite::SqliteRow;
+
+use super::audit::audit;
+use super::rows;
+use super::{SqliteStore, store_error};
+use keyward_core::key::Timestamp;
+use keyward_store::plan::key_entry;
+use keyward_store::{
+    Actor, AuditAction, ExpiringKey, ExpiringKeys, Result, TimeRepair, TimeSurvey, raw,
+};
+
+/// Keys without revoke time that expire, with their number on each row. The argument is their condition.
+macro_rules! expiring {
+    ($condition:literal) => {
+        concat!(
+            "SELECT key_id, account_id, name, create_time, expire_time, count(*) OVER () AS count
+               FROM api_keys NOT INDEXED WHERE revoke_time IS NULL AND ",
+            $condition,
+            " ORDER BY expire_time, key_id LIMIT ?3"
+        )
+    };
+}
+
+#[async_trait]
+impl TimeRepair for SqliteStore {
+    async fn survey(&mut self) -> Result<TimeSurvey> {
+        let (stored, clock) = (self.now(), self.clock.wall());
+        let find = async |text: &'static str| {
+            let found = sqlx::query(text)
+                .bind(clock.as_micros())
+                .bind(stored.as_micros())
+                .bind(i64::try_from(ExpiringKeys::LISTED).unwrap_or(i64::MAX))
+                .fetch_all(&self.readers)
+                .await;
+            keys(&found.map_err(store_error)?)
+        };
+        Ok(TimeSurvey {
+            expired: find(expiring!("expire_time > ?1 AND expire_time <= ?2")).await?,
+            issued: find(expiring!("create_time > ?1 AND expire_time > ?2")).await?,
+            stored,
+            clock,
+        })
+    }
+
+    async fn end_all_graces(&mut self, survey: &TimeSurvey) -> Result<u64> {
+        let all = Timestamp::from_micros(i64::MAX);
+        self.end_graces_until(all, survey.clock).await
+    }
+
+    async fn revoke_expired(&mut self, survey: &TimeSurvey) -> Result<u64> {
+        let mut tx = self.write().await?;
+        let ids: Vec<Vec<u8>> = sqlx::query_scalar(
+            "UPDATE api_keys SET revoke_time = ?1, revoked = 1, changed_by = 'keyward'
+              WHERE key_id IN (SELECT key_id FROM api_keys
+                                WHERE revoke_time IS NULL AND expire_time > ?1 AND expire_time <= ?2
+                                LIMIT 500)
+             RETURNING key_id",
+        )
+        .bind(survey.clock.as_micros())
+        .bind(survey.stored.as_micros())
+        .fetch_all(tx.connection()?)
+        .await
+        .map_err(store_error)?;
+        for id in &ids {
+            let row = tx.fetch_one(super::keys::id_query(raw::id(id)?)).await?;
+            let detail = Some("expired".to_owned());
+            let entry = key_entry(AuditAction::Revoke, &rows::key(&row)?, detail);
+            audit(&mut tx, &entry, &service()).await?;
+        }
+        tx.commit().await?;
+        Ok(ids.len() as u64)
+    }
+
+    async fn lower(&mut self, survey: &TimeSurvey, reason: &str) -> Result<()> {
+        let mut tx = self.write().await?;
+        let lower = sqlx::query("UPDATE store_clock SET newest = ?, lowered = lowered + 1");
+        tx.execute(lower.bind(survey.clock.as_micros())).await?;
+        let entry = sqlx::query(
+            "INSERT INTO audit (time, actor, action, detail) VALUES (?, ?, 'clock_lower', ?)",
+        );
+        let entry = entry
+            .bind(survey.clock.as_micros())
+            .bind(service().name)
+            .bind(reason.to_owned());
+        tx.execute(entry).await?;
+        tx.commit().await?;
+        *self.last.lock() = (survey.clock, self.clock.boot());
+        Ok(())
+    }
+}
+
+fn service() -> Actor {
+    Actor {
+        token: None,
+        name: "keyward".to_owned(),
+    }
+}
+
+fn keys(found: &[SqliteRow]) -> Result<ExpiringKeys> {
+    let key = |row: &SqliteRow| {
+        Ok(ExpiringKey {
+            id: raw::id(rows::column(row, "key_id")?)?,
+            account: rows::column(row, "account_id")?,
+            name: rows::column(row, "name")?,
+            create_time: Timestamp::from_micros(rows::column(row, "create_time")?),
+            expire_time: Timestamp::from_micros(rows::column(row, "expire_time")?),
+        })
+    };
+    Ok(ExpiringKeys {
+        listed: found.iter().map(key).collect::<Result<_>>()?,
+        count: match found.first() {
+            Some(row) => raw::revision(rows::column(row, "count")?)?,
+            None => 0,
+        },
+    })
+}

@@ -1,0 +1,221 @@
+//! A store whose clock was ten years ahead: no dead key lives again, and an operator lowers its time.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use keyward_proto::v1::{Role, Verdict};
+use keyward_testkit::requests::{creating_token, living, revoking_token, with_grace};
+use keyward_testkit::{Client, Cluster, Options, PATIENCE, Process, eventually, http_get};
+use tonic::Code;
+
+use crate::{BINARY, fresh_directory, serve};
+
+const HOUR: i64 = 3_600;
+const YEAR: i64 = 365 * 24 * HOUR;
+
+/// A store, and how its clock is set.
+enum Store {
+    Sqlite(tempfile::TempDir),
+    Postgres(Box<Cluster>),
+}
+
+impl Store {
+    fn sqlite() -> Self {
+        Self::Sqlite(fresh_directory().0)
+    }
+
+    fn postgres() -> Self {
+        Self::Postgres(Box::new(Cluster::start(BINARY, 0, Options::default())))
+    }
+
+    fn serve(&self) -> Process {
+        match self {
+            Self::Sqlite(directory) => serve(&data_dir(directory)),
+            Self::Postgres(cluster) => {
+                let data = cluster.directory().join("serve");
+                let command = cluster.command(&data, &cluster.postgres.service_url());
+                Process::start(command, &data)
+            }
+        }
+    }
+
+    async fn client(&self, process: &Process) -> Client {
+        match self {
+            Self::Sqlite(..) => process.client().await,
+            Self::Postgres(cluster) => Client::new(process.grpc, Some(cluster.token())).await,
+        }
+    }
+
+    /// Sets the clock of the store ahead by ten years. The embedded store only keeps what it once saw.
+    async fn clock_ahead(&self) {
+        match self {
+            Self::Sqlite(directory) => {
+                let database = data_dir(directory).join("keyward.db").display().to_string();
+                let pool = sqlx::SqlitePool::connect(&database).await.unwrap();
+                let ahead = "UPDATE store_clock SET newest = newest + 315360000000000";
+                sqlx::query(ahead).execute(&pool).await.unwrap();
+                pool.close().await;
+            }
+            Self::Postgres(cluster) => cluster.postgres.execute(&server_time("10 years")).await,
+        }
+    }
+
+    async fn clock_back(&self) {
+        if let Self::Postgres(cluster) = self {
+            cluster.postgres.execute(&server_time("0")).await;
+        }
+    }
+
+    /// Runs `keyward clock lower`. Returns whether it succeeded, and its output.
+    fn lower(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = match self {
+            Self::Sqlite(directory) => {
+                let mut command = Command::new(BINARY);
+                command.env("KEYWARD_DATA_DIR", data_dir(directory));
+                command
+            }
+            Self::Postgres(cluster) => cluster.operator(),
+        };
+        command.args(["clock", "lower", "--reason", "NTP was wrong"]);
+        let output = command.args(arguments).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    }
+}
+
+fn data_dir(directory: &tempfile::TempDir) -> PathBuf {
+    directory.path().join("data")
+}
+
+fn server_time(ahead: &str) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION server_time() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE
+         AS $$SELECT clock_timestamp() + interval '{ahead}'$$"
+    )
+}
+
+async fn assert_verdicts(client: &Client, expected: &[(&String, Verdict)]) {
+    for (key, verdict) in expected {
+        assert_eq!(client.verify(key).await.unwrap(), *verdict);
+        assert_eq!(client.verify_strongly(key).await.unwrap(), *verdict);
+    }
+}
+
+/// The seconds by which the metric says that the store's time is ahead.
+async fn metric(process: &Process) -> f64 {
+    let all = http_get(process.http, "/metrics").await;
+    let line = all
+        .lines()
+        .find(|line| line.starts_with("keyward_store_time_ahead "));
+    line.unwrap().split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+async fn no_dead_key_lives_again(
+    store: Store,
+    decision: &str,
+    expired_later: Verdict,
+    warning: &str,
+) {
+    let mut process = store.serve();
+    let client = store.client(&process).await;
+    let (_, living_key) = client.issue("1", "").await.unwrap();
+    let (id, early) = client.issue("2", "").await.unwrap();
+    client.send(with_grace(&id, HOUR)).await.unwrap();
+    let expired = client.send(living("3", YEAR)).await.unwrap();
+    assert!(metric(&process).await < 60.0);
+    assert!(process.stop().success());
+
+    store.clock_ahead().await;
+    let mut process = store.serve();
+    let client = store.client(&process).await;
+    let (id, revoked) = client.issue("4", "").await.unwrap();
+    client.revoke(&id).await.unwrap();
+    let (id, late) = client.issue("5", "").await.unwrap();
+    client.send(with_grace(&id, HOUR)).await.unwrap();
+    let issued = client.send(living("6", HOUR)).await.unwrap();
+    let created = client
+        .send(creating_token("reader", &[Role::Reader]))
+        .await
+        .unwrap();
+    let token_id = created.caller_token.unwrap().token_id;
+    client.send(revoking_token(&token_id)).await.unwrap();
+    let before = [
+        (&living_key, Verdict::Valid),
+        (&early, Verdict::Revoked),
+        (&expired.api_key, Verdict::Expired),
+        (&revoked, Verdict::Revoked),
+        (&late, Verdict::Valid),
+        (&issued.api_key, Verdict::Valid),
+    ];
+    assert_verdicts(&client, &before).await;
+
+    store.clock_back().await;
+    eventually("the alarm", PATIENCE, async || {
+        http_get(process.http, "/readyz").await.contains(warning)
+    })
+    .await;
+    eventually("the warning", PATIENCE, async || {
+        process.output().contains(warning)
+    })
+    .await;
+    assert!(metric(&process).await > 300e6);
+    assert_verdicts(&client, &before).await;
+    let (done, said) = store.lower(&[]);
+    assert!(!done, "{said}");
+    let running = ["instances are running. Stop", "is held by another keyward"];
+    assert!(
+        running.iter().any(|running| said.contains(running)),
+        "{said}"
+    );
+    process.kill();
+
+    // Nothing changes until the operator decides what becomes of the expired key.
+    let (done, said) = store.lower(&[]);
+    let id = &expired.key.unwrap().key_id;
+    assert!(
+        !done && said.contains("--expired revoke") && said.contains(id),
+        "{said}"
+    );
+    let (done, said) = store.lower(&["--expired", decision]);
+    assert!(
+        done && said.contains("ended graces: ") && said.contains(id),
+        "{said}"
+    );
+    let issued_id = &issued.key.unwrap().key_id;
+    assert!(said.contains(issued_id), "{said}");
+    let (done, said) = store.lower(&[]);
+    assert!(
+        !done && said.contains("is not ahead of the clock"),
+        "{said}"
+    );
+
+    let process = store.serve();
+    let client = store.client(&process).await;
+    let after = [
+        (&living_key, Verdict::Valid),
+        (&early, Verdict::Revoked),
+        (&expired.api_key, expired_later),
+        (&revoked, Verdict::Revoked),
+        (&late, Verdict::Revoked),
+        (&issued.api_key, Verdict::Valid),
+    ];
+    assert_verdicts(&client, &after).await;
+    let dead = Client::new(process.grpc, Some(&created.token)).await;
+    let refused = dead.list("1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let ready = http_get(process.http, "/readyz").await;
+    assert!(!ready.contains("ahead"), "{ready}");
+    assert!(metric(&process).await < 60.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_dead_key_lives_again_after_the_time_of_an_embedded_store_was_lowered() {
+    let warning = "ahead of this machine's";
+    no_dead_key_lives_again(Store::sqlite(), "revive", Verdict::Valid, warning).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_dead_key_lives_again_after_the_time_of_a_shared_store_was_lowered() {
+    let warning = "ahead of the server's clock";
+    no_dead_key_lives_again(Store::postgres(), "revoke", Verdict::Revoked, warning).await;
+}
