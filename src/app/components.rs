@@ -20,7 +20,7 @@ use crate::replication::{
 };
 use keyward_core::fence::{Fence, Now};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
-use keyward_ops::{CacheMetrics, Metrics, http};
+use keyward_ops::{CacheMetrics, Metrics, Tasks, http};
 use keyward_store::{Cluster, Control, Store};
 
 /// TLS of the gRPC port, if the settings name a certificate.
@@ -61,6 +61,7 @@ pub(super) struct Base {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) control: Control,
+    pub(super) tasks: Tasks,
     pub(super) stops: Stops,
     pub(super) l2: Option<L2>,
 }
@@ -157,13 +158,13 @@ impl Base {
         Lookup::new(fence, clock, L1::new(items, bytes), flights, metrics)
     }
 
-    pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<()>> {
+    pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<Option<()>>> {
         let (running, trimming) = (Arc::clone(tail), Arc::clone(tail));
         let (stop, stop_trimming) = (self.stops.background.clone(), self.stops.background.clone());
-        let guard = &self.stops;
+        let spawn = &self.tasks;
         let mut tasks = vec![
-            guard.guard("tail", async move { running.run(stop).await }),
-            guard.guard(
+            spawn.spawn("tail", async move { running.run(stop).await }),
+            spawn.spawn(
                 "trimming",
                 async move { trimming.trim(stop_trimming).await },
             ),
@@ -174,13 +175,17 @@ impl Base {
         if let Some(l2) = &self.l2 {
             let stop = self.stops.background.clone();
             let notices = wake_on_l2_notices(Arc::clone(&l2.notices), Arc::clone(tail), stop);
-            tasks.push(guard.guard("redis notices", notices));
+            tasks.push(spawn.spawn("redis notices", notices));
         }
         tasks
     }
 
     /// The tasks of an instance that shares its store with others.
-    fn cluster_tasks(&self, cluster: &Arc<dyn Cluster>, tail: &Arc<Tail>) -> [JoinHandle<()>; 2] {
+    fn cluster_tasks(
+        &self,
+        cluster: &Arc<dyn Cluster>,
+        tail: &Arc<Tail>,
+    ) -> [JoinHandle<Option<()>>; 2] {
         let metrics = self.metrics.members.clone();
         let stop = self.stops.background.clone();
         let (cluster, clock) = (Arc::clone(cluster), Arc::clone(&self.clock));
@@ -192,28 +197,33 @@ impl Base {
         );
         let reaper = reap_unresponsive(cluster, Arc::clone(tail), clock, metrics, stop);
         [
-            self.stops.guard("store notices", notices),
-            self.stops.guard("reaper", reaper),
+            self.tasks.spawn("store notices", notices),
+            self.tasks.spawn("reaper", reaper),
         ]
     }
 
     /// Reloads the certificate of the gRPC port when its files change.
-    pub(super) fn certificate(&self, tls: Tls) -> JoinHandle<()> {
+    pub(super) fn certificate(&self, tls: Tls) -> JoinHandle<Option<()>> {
         let stop = self.stops.background.clone();
-        self.stops.guard("certificate", tls.reload(stop))
+        self.tasks.spawn("certificate", tls.reload(stop))
     }
 
     /// Sets the health status to SERVING only while the instance is fresh.
-    pub(super) fn watch(&self, health: HealthReporter) -> JoinHandle<()> {
+    pub(super) fn watch(&self, health: HealthReporter) -> JoinHandle<Option<()>> {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let stop = self.stops.background.clone();
-        tokio::spawn(watch_freshness(true, fence, clock, stop, move |fresh| {
+        let watching = watch_freshness(true, fence, clock, stop, move |fresh| {
             let health = health.clone();
             async move { set_health(&health, fresh).await }.boxed()
-        }))
+        });
+        self.tasks.spawn("health", watching)
     }
 
-    pub(super) fn side_port(&self, listener: TcpListener, tail: &Arc<Tail>) -> JoinHandle<()> {
+    pub(super) fn side_port(
+        &self,
+        listener: TcpListener,
+        tail: &Arc<Tail>,
+    ) -> JoinHandle<Option<()>> {
         let tail = Arc::clone(tail);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let stopping = self.stops.ready.clone();
@@ -251,7 +261,7 @@ impl Base {
             ready: Box::new(ready),
         };
         let stop = self.stops.background.clone().cancelled_owned();
-        tokio::spawn(async move {
+        self.tasks.spawn("side port", async move {
             if let Err(error) = http::serve(listener, probes, stop).await {
                 tracing::error!(%error, "the side port failed");
             }

@@ -16,8 +16,11 @@ use keyward_core::fence::{AckSet, CommittedChange, Epoch, Fence, Membership, Rec
 use keyward_core::key::{BootTime, Clock};
 use keyward_store::Cluster;
 
-/// The pause between two polls.
+/// The pause between two polls. It doubles after each [`POLLS_PER_PAUSE`] polls, [`DOUBLINGS`] times:
+/// then only an unresponsive instance is waited for.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+const POLLS_PER_PAUSE: u32 = 50;
+const DOUBLINGS: u32 = 4;
 /// The number of first polls without a pause: a healthy instance acknowledges within a millisecond.
 const EAGER_POLLS: u32 = 6;
 /// The pause after a poll that failed.
@@ -99,6 +102,14 @@ impl PendingConfirmation {
     }
 }
 
+/// The pause after this many polls for the newest change.
+fn pause_after(polls: Option<u32>) -> Duration {
+    match polls {
+        Some(polls) if polls < EAGER_POLLS => Duration::ZERO,
+        polls => POLL_INTERVAL * (1 << (polls.unwrap_or(0) / POLLS_PER_PAUSE).min(DOUBLINGS)),
+    }
+}
+
 /// Confirms the changes of this process.
 pub(super) struct Confirmer {
     pub(super) cluster: Arc<dyn Cluster>,
@@ -137,6 +148,8 @@ impl Confirmer {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                // A new change does not wait for the poll of an older one.
+                Some(new) = receiver.recv() => pending.push(new),
                 () = closing.cancelled() => break,
             }
         }
@@ -161,11 +174,7 @@ impl Confirmer {
             self.confirm(pending, membership.epoch).await;
         }
         self.drop_overdue(pending, self.clock.boot());
-        if pending.iter().any(|pending| pending.polls < EAGER_POLLS) {
-            Duration::ZERO
-        } else {
-            POLL_INTERVAL
-        }
+        pause_after(pending.iter().map(|pending| pending.polls).min())
     }
 
     /// Replaces this instance's acknowledgement by its `applied` in memory, which is never behind
@@ -221,5 +230,26 @@ impl Confirmer {
     fn drop_overdue(&self, pending: &mut Vec<PendingConfirmation>, now: BootTime) {
         let own = self.fence.max_staleness();
         pending.retain(|confirmation| !confirmation.is_overdue(own, now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_healthy_instance_is_polled_often_and_an_unresponsive_one_rarely() {
+        let within = |limit: Duration| {
+            let (mut polls, mut waited) = (0, Duration::ZERO);
+            while waited < limit {
+                waited += pause_after(Some(polls));
+                polls += 1;
+            }
+            polls
+        };
+        assert!(within(Duration::from_millis(80)) > 40);
+        assert!(within(Duration::from_secs(15)) < 700);
+        // A new change among older ones.
+        assert_eq!(pause_after(Some(0)), Duration::ZERO);
     }
 }

@@ -1,6 +1,9 @@
 //! A connection to a primary, and how it is opened: the connector tries the hosts in order and
 //! refuses a server in recovery. The epoch of a read is that of the connection's primary. It is
 //! read once, because a primary never changes its timeline.
+//!
+//! A server process outlives its client if it waits for a lost standby or disk. So each new
+//! connection first ends the processes whose answers this instance has given up.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -10,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection as _, PgConnection, Row};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, Row};
 use tokio::sync::watch;
 
 use super::failure::{Failure, code, words};
@@ -19,8 +22,12 @@ use keyward_core::key::{BootTime, Clock};
 use keyward_ops::settings::values::secret_file;
 use keyward_store::StoreError;
 
-/// The longest time for connecting to one host and preparing the session.
-const CONNECT_LIMIT: Duration = Duration::from_millis(1_500);
+/// The longest time for connecting to one host and preparing the session: up to eight round trips, with
+/// TLS and SCRAM.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+/// The most given-up processes that may still run. More than this instance has connections, so that
+/// a lost standby is survived, and few enough to leave the server's connections to others.
+const GIVEN_UP_LIMIT: usize = 16;
 /// After a failure, no call connects for this long, so that a recovering server meets no crowd.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 /// How long a call waits for the answer to a statement that writes: longer than the server's
@@ -33,7 +40,7 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(17);
 /// scan would read and sort all keys of a large account for one page of them.
 /// A role without a search_path gets the default schema.
 const SESSION: &str = "\
-SET statement_timeout = '15s'; SET lock_timeout = '10s'; \
+SET statement_timeout = '15s'; SET lock_timeout = '5s'; \
 SET idle_in_transaction_session_timeout = '20s'; SET default_transaction_isolation = 'read committed'; \
 SET jit = off; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; \
 SET client_connection_check_interval = '2s'; \
@@ -74,22 +81,53 @@ pub(super) struct Connection {
     driver: PgConnection,
     system: u64,
     timeline: u32,
-    /// The server process of this connection.
-    pub(super) backend: Backend,
+    process: Process,
     /// The era in which it was opened. A connection of an earlier era is not used again.
     pub(super) era: u64,
 }
 
 /// A server process. The start time distinguishes it from a later process with the same id.
-#[derive(Clone, Debug)]
-pub(super) struct Backend {
-    pub(super) pid: i32,
-    pub(super) started: String,
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Backend {
+    pid: i32,
+    started: String,
+}
+
+/// The server process of a connection. If it is dropped before it has answered, it is given up.
+struct Process {
+    backend: Backend,
+    is_asked: bool,
+    given_up: Arc<Mutex<Vec<Backend>>>,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.is_asked {
+            self.given_up.lock().push(self.backend.clone());
+        }
+    }
 }
 
 impl Connection {
+    /// The driver, for work of the owner that no limit interrupts.
     pub(super) fn driver(&mut self) -> &mut PgConnection {
         &mut self.driver
+    }
+
+    /// Sends a statement and waits for its answer.
+    pub(super) async fn ask<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        self.process.is_asked = true;
+        let answer = ask(&mut self.driver).await;
+        self.process.is_asked = matches!(&answer, Err(error) if is_silence(error));
+        answer
+    }
+
+    /// The id of the server process.
+    pub(super) fn pid(&self) -> i32 {
+        self.process.backend.pid
     }
 
     /// The epoch of a read over this connection, which also read `incarnation`.
@@ -122,6 +160,8 @@ pub(super) struct Connector {
     hung: watch::Sender<u64>,
     /// The time and the reasons of the last failure.
     failed: Mutex<Option<(BootTime, StoreError)>>,
+    /// The processes that may still run although no connection waits for them.
+    given_up: Arc<Mutex<Vec<Backend>>>,
     clock: Arc<dyn Clock>,
 }
 
@@ -140,6 +180,7 @@ impl Connector {
             era: AtomicU64::new(1),
             hung: watch::Sender::new(0),
             failed: Mutex::default(),
+            given_up: Arc::default(),
             clock,
         }
     }
@@ -214,8 +255,9 @@ impl Connector {
         let (mut reasons, mut all_refuse) = (Vec::new(), true);
         for at in (0..hosts.len()).map(|n| (first + n) % hosts.len()) {
             let why = match self.connect(&hosts[at]).await {
-                Ok(connection) => {
+                Ok(mut connection) => {
                     self.current.store(at, Ordering::Relaxed);
+                    self.end_given_up(&mut connection).await?;
                     return Ok(connection);
                 }
                 Err(StoreError::Refused(why)) => why,
@@ -236,13 +278,49 @@ impl Connector {
         Err(error.into())
     }
 
+    /// Ends the processes that were given up.
+    async fn end_given_up(&self, connection: &mut Connection) -> Result<(), Failure> {
+        let given_up = self.given_up.lock().clone();
+        if given_up.is_empty() {
+            return Ok(());
+        }
+        let (pids, starts): (Vec<_>, Vec<_>) = given_up
+            .iter()
+            .map(|backend| (backend.pid, backend.started.clone()))
+            .unzip();
+        let terminate = sqlx::query(
+            "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+               JOIN unnest($1::int[], $2::text[]) AS given_up(pid, started) USING (pid)
+              WHERE backend_start::text = started",
+        )
+        .bind(pids)
+        .bind(starts);
+        let work = connection.ask(async |driver| terminate.fetch_all(driver).await);
+        let mut running = Vec::new();
+        for row in within(CONNECT_LIMIT, work).await? {
+            running.push(row.try_get::<i32, _>("pid")?);
+        }
+        let mut all = self.given_up.lock();
+        all.retain(|backend| !given_up.contains(backend) || running.contains(&backend.pid));
+        if all.len() <= GIVEN_UP_LIMIT {
+            return Ok(());
+        }
+        let why = format!(
+            "{} server processes that this instance has given up do not end; check the server's disk",
+            all.len()
+        );
+        Err(StoreError::Unavailable(why).into())
+    }
+
     async fn connect(&self, host: &PgConnectOptions) -> Result<Connection, StoreError> {
         let era = self.era.load(Ordering::Relaxed);
         let host = self.with_password(host)?;
         let opened = async {
             let mut driver = host.connect().await?;
-            sqlx::raw_sql(SESSION).execute(&mut driver).await?;
-            let identity = sqlx::query(IDENTITY).fetch_one(&mut driver).await?;
+            // One round trip. The identity is the last row.
+            let prepare = sqlx::raw_sql(AssertSqlSafe(format!("{SESSION}; {IDENTITY}")));
+            let mut rows = prepare.fetch_all(&mut driver).await?;
+            let identity = rows.pop().ok_or(sqlx::Error::RowNotFound)?;
             Ok::<_, sqlx::Error>((driver, identity))
         };
         let away = |why: String| StoreError::Unavailable(why);
@@ -270,13 +348,26 @@ impl Connector {
             driver,
             system: system.cast_unsigned(),
             timeline: timeline.ok_or_else(|| away("does not report its timeline".to_owned()))?,
-            backend: Backend {
-                pid: identity.try_get("pid").map_err(text)?,
-                started: identity.try_get("started").map_err(text)?,
+            process: Process {
+                backend: Backend {
+                    pid: identity.try_get("pid").map_err(text)?,
+                    started: identity.try_get("started").map_err(text)?,
+                },
+                is_asked: false,
+                given_up: Arc::clone(&self.given_up),
             },
             era,
         })
     }
+}
+
+/// Whether the server has not answered, so that its process may still run.
+fn is_silence(error: &sqlx::Error) -> bool {
+    code(error).is_none()
+        && !matches!(
+            error,
+            sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)
+        )
 }
 
 /// Why a server refuses to be used, and what to do.
