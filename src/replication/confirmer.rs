@@ -232,24 +232,3 @@ impl Confirmer {
         pending.retain(|confirmation| !confirmation.is_overdue(own, now));
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_healthy_instance_is_polled_often_and_an_unresponsive_one_rarely() {
-        let within = |limit: Duration| {
-            let (mut polls, mut waited) = (0, Duration::ZERO);
-            while waited < limit {
-                waited += pause_after(Some(polls));
-                polls += 1;
-            }
-            polls
-        };
-        assert!(within(Duration::from_millis(80)) > 40);
-        assert!(within(Duration::from_secs(15)) < 700);
-        // A new change among older ones.
-        assert_eq!(pause_after(Some(0)), Duration::ZERO);
-    }
-}

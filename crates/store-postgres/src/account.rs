@@ -141,8 +141,8 @@ impl PostgresStore {
         Ok((keys, digests))
     }
 
-    /// The first live key of the account. If there is none, the latest change of the account's keys
-    /// in the same snapshot, including keys that were revoked before.
+    /// The first live key of the account. Without one, the latest change of the account's keys in the
+    /// same snapshot, including keys that were revoked before.
     async fn account_state(&self, account: &AccountId) -> Result<(Option<Uuid>, CommittedChange)> {
         let statement = sqlx::query(
             "WITH live AS MATERIALIZED (

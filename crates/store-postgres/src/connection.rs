@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, Row};
 use tokio::sync::watch;
 
@@ -242,8 +242,15 @@ impl Connector {
         }
     }
 
-    /// Connects to the first host that is a primary, starting with the last known one.
+    /// Opens a connection to a primary, and ends the processes that were given up.
     pub(super) async fn open(&self) -> Result<Connection, Failure> {
+        let mut connection = self.find_primary().await?;
+        self.end_given_up(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Connects to the first host that is a primary, starting with the last known one.
+    async fn find_primary(&self) -> Result<Connection, Failure> {
         let started = self.clock.boot();
         if let Some((at, why)) = &*self.failed.lock()
             && started.since(*at) < RECONNECT_DELAY
@@ -255,9 +262,8 @@ impl Connector {
         let (mut reasons, mut all_refuse) = (Vec::new(), true);
         for at in (0..hosts.len()).map(|n| (first + n) % hosts.len()) {
             let why = match self.connect(&hosts[at]).await {
-                Ok(mut connection) => {
+                Ok(connection) => {
                     self.current.store(at, Ordering::Relaxed);
-                    self.end_given_up(&mut connection).await?;
                     return Ok(connection);
                 }
                 Err(StoreError::Refused(why)) => why,
@@ -317,10 +323,7 @@ impl Connector {
         let host = self.with_password(host)?;
         let opened = async {
             let mut driver = host.connect().await?;
-            // One round trip. The identity is the last row.
-            let prepare = sqlx::raw_sql(AssertSqlSafe(format!("{SESSION}; {IDENTITY}")));
-            let mut rows = prepare.fetch_all(&mut driver).await?;
-            let identity = rows.pop().ok_or(sqlx::Error::RowNotFound)?;
+            let identity = prepare(&mut driver, IDENTITY).await?;
             Ok::<_, sqlx::Error>((driver, identity))
         };
         let away = |why: String| StoreError::Unavailable(why);
@@ -359,6 +362,13 @@ impl Connector {
             era,
         })
     }
+}
+
+/// Prepares a session and reads who answers, in one round trip.
+async fn prepare(driver: &mut PgConnection, identity: &str) -> Result<PgRow, sqlx::Error> {
+    let statements = sqlx::raw_sql(AssertSqlSafe(format!("{SESSION}; {identity}")));
+    let mut rows = statements.fetch_all(driver).await?;
+    rows.pop().ok_or(sqlx::Error::RowNotFound)
 }
 
 /// Whether the server has not answered, so that its process may still run.

@@ -96,7 +96,7 @@ async fn concurrent_writers_of_the_same_keys_all_finish() {
     assert_eq!(world.count("api_keys WHERE revoke_time IS NULL").await, 0);
 }
 
-/// Waits until a statement of the store waits for the log's counter.
+/// Waits until a statement of the store waits for a lock.
 async fn waits_for_a_lock(world: &World) {
     let waiting = "pg_stat_activity
         WHERE wait_event_type = 'Lock' AND datname = current_database()";
@@ -110,18 +110,22 @@ async fn waits_for_a_lock(world: &World) {
 async fn a_key_changed_meanwhile_is_planned_again() {
     let world = World::new(fresh().await).await;
     let key = world.plain("42").await;
-    let id = world.id(key.id);
     let mut hand = world.connect().await;
+    // The call reads the key, and then waits for the audit.
     hand.run("BEGIN").await.unwrap();
-    // Earlier than the grace of the call below, which must not lengthen it.
-    let earlier = format!(
-        "UPDATE api_keys SET revoke_time = create_time + interval '1 hour' WHERE key_id = {id}"
-    );
-    hand.run(&earlier).await.unwrap();
+    hand.run("LOCK TABLE audit IN EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let store = world.store.clone();
     let call = end(key.id, DAY);
     let revoking = tokio::spawn(async move { store.revoke(call, &actor()).await });
-    has_skipped(&world).await;
+    waits_for_a_lock(&world).await;
+    // Earlier than the grace of the call, which must not lengthen it.
+    let earlier = format!(
+        "UPDATE api_keys SET revoke_time = create_time + interval '1 hour' WHERE key_id = {}",
+        world.id(key.id)
+    );
+    world.by_hand(&earlier).await;
     hand.run("COMMIT").await.unwrap();
     let revoked = done(revoking.await.unwrap().unwrap());
     assert_eq!(revoked.revoke_time, Some(key.create_time.plus(HOUR)));
