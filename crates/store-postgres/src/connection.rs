@@ -1,9 +1,6 @@
 //! A connection to a primary, and how it is opened: the connector tries the hosts in order and
 //! refuses a server in recovery. The epoch of a read is that of the connection's primary. It is
 //! read once, because a primary never changes its timeline.
-//!
-//! A server process outlives its client if it waits for a lost standby or disk. So each new
-//! connection first ends the processes whose answers this instance has given up.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -17,6 +14,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, Row};
 use tokio::sync::watch;
 
 use super::failure::{Failure, code, words};
+use super::given_up::{Backend, GivenUp, Process};
 use keyward_core::fence::Epoch;
 use keyward_core::key::{BootTime, Clock};
 use keyward_ops::settings::values::secret_file;
@@ -25,9 +23,6 @@ use keyward_store::StoreError;
 /// The longest time for connecting to one host and preparing the session: up to eight round trips, with
 /// TLS and SCRAM.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// The most given-up processes that may still run. More than this instance has connections, so that
-/// a lost standby is survived, and few enough to leave the server's connections to others.
-const GIVEN_UP_LIMIT: usize = 16;
 /// After a failure, no call connects for this long, so that a recovering server meets no crowd.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 /// How long a call waits for the answer to a statement that writes: longer than the server's
@@ -86,28 +81,6 @@ pub(super) struct Connection {
     pub(super) era: u64,
 }
 
-/// A server process. The start time distinguishes it from a later process with the same id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Backend {
-    pid: i32,
-    started: String,
-}
-
-/// The server process of a connection. If it is dropped before it has answered, it is given up.
-struct Process {
-    backend: Backend,
-    is_asked: bool,
-    given_up: Arc<Mutex<Vec<Backend>>>,
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if self.is_asked {
-            self.given_up.lock().push(self.backend.clone());
-        }
-    }
-}
-
 impl Connection {
     /// The driver, for work of the owner that no limit interrupts.
     pub(super) fn driver(&mut self) -> &mut PgConnection {
@@ -161,7 +134,7 @@ pub(super) struct Connector {
     /// The time and the reasons of the last failure.
     failed: Mutex<Option<(BootTime, StoreError)>>,
     /// The processes that may still run although no connection waits for them.
-    given_up: Arc<Mutex<Vec<Backend>>>,
+    given_up: GivenUp,
     clock: Arc<dyn Clock>,
 }
 
@@ -180,7 +153,7 @@ impl Connector {
             era: AtomicU64::new(1),
             hung: watch::Sender::new(0),
             failed: Mutex::default(),
-            given_up: Arc::default(),
+            given_up: GivenUp::default(),
             clock,
         }
     }
@@ -245,7 +218,7 @@ impl Connector {
     /// Opens a connection to a primary, and ends the processes that were given up.
     pub(super) async fn open(&self) -> Result<Connection, Failure> {
         let mut connection = self.find_primary().await?;
-        self.end_given_up(&mut connection).await?;
+        self.given_up.end(&mut connection, CONNECT_LIMIT).await?;
         Ok(connection)
     }
 
@@ -282,40 +255,6 @@ impl Connector {
         };
         *self.failed.lock() = Some((self.clock.boot(), error.clone()));
         Err(error.into())
-    }
-
-    /// Ends the processes that were given up.
-    async fn end_given_up(&self, connection: &mut Connection) -> Result<(), Failure> {
-        let given_up = self.given_up.lock().clone();
-        if given_up.is_empty() {
-            return Ok(());
-        }
-        let (pids, starts): (Vec<_>, Vec<_>) = given_up
-            .iter()
-            .map(|backend| (backend.pid, backend.started.clone()))
-            .unzip();
-        let terminate = sqlx::query(
-            "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
-               JOIN unnest($1::int[], $2::text[]) AS given_up(pid, started) USING (pid)
-              WHERE backend_start::text = started",
-        )
-        .bind(pids)
-        .bind(starts);
-        let work = connection.ask(async |driver| terminate.fetch_all(driver).await);
-        let mut running = Vec::new();
-        for row in within(CONNECT_LIMIT, work).await? {
-            running.push(row.try_get::<i32, _>("pid")?);
-        }
-        let mut all = self.given_up.lock();
-        all.retain(|backend| !given_up.contains(backend) || running.contains(&backend.pid));
-        if all.len() <= GIVEN_UP_LIMIT {
-            return Ok(());
-        }
-        let why = format!(
-            "{} server processes that this instance has given up do not end; check the server's disk",
-            all.len()
-        );
-        Err(StoreError::Unavailable(why).into())
     }
 
     async fn connect(&self, host: &PgConnectOptions) -> Result<Connection, StoreError> {
@@ -357,7 +296,7 @@ impl Connector {
                     started: identity.try_get("started").map_err(text)?,
                 },
                 is_asked: false,
-                given_up: Arc::clone(&self.given_up),
+                given_up: self.given_up.clone(),
             },
             era,
         })

@@ -9,6 +9,7 @@ mod cluster;
 mod connection;
 mod failure;
 mod gather;
+mod given_up;
 mod keys;
 mod locks;
 mod log;
