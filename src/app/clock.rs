@@ -11,6 +11,7 @@ use crate::config::{Settings, Store};
 use crate::system::{SystemClock, SystemEntropy};
 use keyward_core::fence::FailureDetector;
 use keyward_core::key::{Clock as _, Timestamp};
+use keyward_ops::Tasks;
 use keyward_store::{Cluster, ExpiringKeys, Store as _, TimeRepair, TimeSurvey};
 use keyward_store_postgres::PostgresStore;
 use keyward_store_sqlite::SqliteStore;
@@ -56,9 +57,9 @@ pub fn lower_time(
 
 /// Returns when no instance is registered. Deletes the rows of instances that were killed.
 async fn await_no_instances(settings: &Settings) -> Result<(), StartError> {
-    let clock = Arc::new(SystemClock);
+    let (clock, tasks) = (Arc::new(SystemClock), Tasks::default());
     let hosts = hosts(settings)?;
-    let store = PostgresStore::open(&hosts, settings.max_staleness, clock.clone());
+    let store = PostgresStore::open(&hosts, settings.max_staleness, clock.clone(), &tasks);
     let store = store.await.map_err(StartError::new)?;
     let outcome = match store.cluster() {
         Some(cluster) => reap_killed(&*cluster, &clock).await,

@@ -20,7 +20,7 @@ use crate::replication::{
 };
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
-use keyward_ops::{CacheMetrics, Metrics, http};
+use keyward_ops::{CacheMetrics, Metrics, Tasks, http};
 use keyward_store::{Cluster, Control, Store};
 
 /// TLS of the gRPC port, if the settings name a certificate.
@@ -46,6 +46,7 @@ pub(super) struct Base {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) control: Control,
+    pub(super) tasks: Tasks,
     pub(super) stops: Stops,
     pub(super) l2: Option<L2>,
     pub(super) time: Arc<StoreTime>,
@@ -144,14 +145,14 @@ impl Base {
         Lookup::new(fence, clock, L1::new(items, bytes), flights, metrics)
     }
 
-    pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<()>> {
+    pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<Option<()>>> {
         let (running, stop) = (Arc::clone(tail), self.stops.background.clone());
-        let guard = &self.stops;
+        let spawn = &self.tasks;
         let (graces, trimming) = (Arc::clone(&self.store), Arc::clone(&self.store));
         let mut tasks = vec![
-            guard.guard("graces", end_graces(graces, stop.clone())),
-            guard.guard("trimming", trim_log(trimming, stop.clone())),
-            guard.guard("tail", async move { running.run(stop).await }),
+            spawn.spawn("graces", end_graces(graces, stop.clone())),
+            spawn.spawn("trimming", trim_log(trimming, stop.clone())),
+            spawn.spawn("tail", async move { running.run(stop).await }),
         ];
         if let Some(cluster) = &self.cluster {
             tasks.extend(self.cluster_tasks(cluster, tail));
@@ -159,13 +160,17 @@ impl Base {
         if let Some(l2) = &self.l2 {
             let stop = self.stops.background.clone();
             let notices = wake_on_l2_notices(Arc::clone(&l2.notices), Arc::clone(tail), stop);
-            tasks.push(guard.guard("redis notices", notices));
+            tasks.push(spawn.spawn("redis notices", notices));
         }
         tasks
     }
 
     /// The tasks of an instance that shares its store with others.
-    fn cluster_tasks(&self, cluster: &Arc<dyn Cluster>, tail: &Arc<Tail>) -> [JoinHandle<()>; 3] {
+    fn cluster_tasks(
+        &self,
+        cluster: &Arc<dyn Cluster>,
+        tail: &Arc<Tail>,
+    ) -> [JoinHandle<Option<()>>; 3] {
         let metrics = self.metrics.members.clone();
         let stop = self.stops.background.clone();
         let (cluster, clock) = (Arc::clone(cluster), Arc::clone(&self.clock));
@@ -180,29 +185,34 @@ impl Base {
         let membership =
             watch_membership(cluster, settling, Arc::clone(tail), clock, metrics, stop);
         [
-            self.stops.guard("store time", time),
-            self.stops.guard("store notices", notices),
-            self.stops.guard("membership", membership),
+            self.tasks.spawn("store time", time),
+            self.tasks.spawn("store notices", notices),
+            self.tasks.spawn("membership", membership),
         ]
     }
 
     /// Reloads the certificate of the gRPC port when its files change.
-    pub(super) fn certificate(&self, tls: Tls) -> JoinHandle<()> {
+    pub(super) fn certificate(&self, tls: Tls) -> JoinHandle<Option<()>> {
         let stop = self.stops.background.clone();
-        self.stops.guard("certificate", tls.reload(stop))
+        self.tasks.spawn("certificate", tls.reload(stop))
     }
 
     /// Sets the health status to SERVING only while the instance is fresh.
-    pub(super) fn watch(&self, health: HealthReporter) -> JoinHandle<()> {
+    pub(super) fn watch(&self, health: HealthReporter) -> JoinHandle<Option<()>> {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let stop = self.stops.background.clone();
-        tokio::spawn(watch_freshness(true, fence, clock, stop, move |fresh| {
+        let watching = watch_freshness(true, fence, clock, stop, move |fresh| {
             let health = health.clone();
             async move { set_health(&health, fresh).await }.boxed()
-        }))
+        });
+        self.tasks.spawn("health", watching)
     }
 
-    pub(super) fn side_port(&self, listener: TcpListener, tail: &Arc<Tail>) -> JoinHandle<()> {
+    pub(super) fn side_port(
+        &self,
+        listener: TcpListener,
+        tail: &Arc<Tail>,
+    ) -> JoinHandle<Option<()>> {
         let tail = Arc::clone(tail);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let (stopping, time) = (self.stops.ready.clone(), Arc::clone(&self.time));
@@ -242,7 +252,7 @@ impl Base {
             ready: Box::new(ready),
         };
         let stop = self.stops.background.clone().cancelled_owned();
-        tokio::spawn(async move {
+        self.tasks.spawn("side port", async move {
             if let Err(error) = http::serve(listener, probes, stop).await {
                 tracing::error!(%error, "the side port failed");
             }

@@ -30,14 +30,14 @@ use bootstrap::SecretPolicy;
 use components::Base;
 use keyward_core::fence::{Fence, MAX_TOMBSTONES, Settling};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
-use keyward_ops::Metrics;
+use keyward_ops::{Ended, Metrics, Tasks};
 use keyward_store::{Control, Instrumentation, Intercepted, Store};
 use keyward_store_postgres::{Hosts, PostgresStore};
 use keyward_store_sqlite::SqliteStore;
 
 pub use clock::lower_time;
 pub use operations::{add_cache_key, advance_epoch, init, migrate};
-pub use run::serve;
+pub use run::{run, serve};
 
 /// The answer of `/readyz` if the instance is not fresh and the tail reports no cause.
 const NOT_FRESH: &str = "this instance cannot prove that it knows every change";
@@ -97,10 +97,11 @@ pub struct App {
     store: Arc<dyn Store>,
     control: Control,
     health: HealthReporter,
-    acceptor: JoinHandle<Workers>,
-    watch: JoinHandle<()>,
+    acceptor: JoinHandle<Option<Workers>>,
+    watch: JoinHandle<Option<()>>,
     /// The tail, the confirmer, trimming of the log, and the side port, among others.
-    background: Vec<JoinHandle<()>>,
+    background: Vec<JoinHandle<Option<()>>>,
+    tasks: Tasks,
     stops: Stops,
     drain_delay: Duration,
     _long_calls: LongCalls,
@@ -117,28 +118,6 @@ struct Stops {
     waiting: CancellationToken,
     /// All other tasks.
     background: CancellationToken,
-    /// A required task has failed, so the process must end.
-    broken: CancellationToken,
-}
-
-impl Stops {
-    /// Starts a required task. If the task ends before a stop, for example by a panic, the process
-    /// must end.
-    fn guard(
-        &self,
-        name: &'static str,
-        work: impl Future<Output = ()> + Send + 'static,
-    ) -> JoinHandle<()> {
-        let (task, stops) = (tokio::spawn(work), self.clone());
-        tokio::spawn(async move {
-            let result = task.await;
-            let stopping = stops.waiting.is_cancelled() || stops.background.is_cancelled();
-            if !stopping {
-                tracing::error!(name, ?result, "a required task ended unexpectedly");
-                stops.broken.cancel();
-            }
-        })
-    }
 }
 
 impl App {
@@ -174,7 +153,9 @@ impl App {
         .map_err(StartError::new)?;
         let http = side.as_ref().and_then(|side| side.local_addr().ok());
 
-        let store = around_store(open_store(settings, &clock, &*entropy, &metrics).await?);
+        let tasks = Tasks::default();
+        let store = open_store(settings, &clock, &*entropy, &metrics, &tasks).await?;
+        let store = around_store(store);
         let cluster = store.cluster();
         let policy = match &cluster {
             Some(_) => SecretPolicy::Load,
@@ -196,7 +177,7 @@ impl App {
         let control = Control::new(tokio::runtime::Handle::current());
         let stops = Stops::default();
         let stop = &stops.background;
-        let l2 = shared_cache::start(settings, &keyring, &entropy, &metrics.l2, stop)?;
+        let l2 = shared_cache::start(settings, &keyring, &entropy, &metrics.l2, &tasks, stop)?;
         if let (Some(cluster), Some(l2)) = (&cluster, &l2) {
             let notices = Arc::clone(&l2.notices);
             cluster.set_on_commit(Box::new(move || notices.publish()));
@@ -211,6 +192,7 @@ impl App {
             clock,
             metrics,
             control,
+            tasks,
             stops,
             l2,
         };
@@ -263,12 +245,19 @@ impl App {
             .map_err(StartError::new)?;
         let stop = &base.stops.serving;
         let workers = match settings.workers {
-            0 => Workers::here(&server, tls.as_ref(), &base.metrics, stop),
-            count => Workers::start(count, &server, tls.as_ref(), &base.metrics, stop)
-                .map_err(thread_error)?,
+            0 => Workers::here(&server, tls.as_ref(), &base.metrics, &base.tasks, stop),
+            count => Workers::start(
+                count,
+                &server,
+                tls.as_ref(),
+                &base.metrics,
+                &base.tasks,
+                stop,
+            )
+            .map_err(thread_error)?,
         };
         let mut background = base.background(&tail);
-        background.extend(watching.map(|watching| base.stops.guard("confirmer", watching)));
+        background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
         background.extend(side.map(|side| base.side_port(side, &tail)));
         background.extend(tls.map(|tls| base.certificate(tls)));
         Ok(Self {
@@ -278,7 +267,11 @@ impl App {
             watch: base.watch(health.clone()),
             health,
             background,
-            acceptor: tokio::spawn(grpc::accept(listener, workers, stop.clone())),
+            acceptor: {
+                let accepting = grpc::accept(listener, workers, stop.clone());
+                base.tasks.spawn("acceptor", accepting)
+            },
+            tasks: base.tasks,
             store: base.store,
             control: base.control,
             stops: base.stops,
@@ -287,9 +280,9 @@ impl App {
         })
     }
 
-    /// Returns when a required task has failed.
-    pub async fn broken(&self) {
-        self.stops.broken.cancelled().await;
+    /// Waits until a long-lived task has ended by itself. The service must stop then.
+    pub async fn task_ended(&self) -> Ended {
+        self.tasks.ended().await
     }
 
     /// Where the gRPC service listens.
@@ -355,6 +348,7 @@ async fn open_store(
     clock: &Arc<dyn Clock>,
     entropy: &dyn Entropy,
     metrics: &Arc<Metrics>,
+    tasks: &Tasks,
 ) -> Result<Arc<dyn Store>, StartError> {
     let store: Arc<dyn Store> = match &settings.store {
         config::Store::Sqlite(path) => {
@@ -364,7 +358,7 @@ async fn open_store(
         }
         config::Store::Postgres(urls) => {
             let (hosts, clock) = (hosts(urls, settings), Arc::clone(clock));
-            let store = PostgresStore::open(&hosts, settings.max_staleness, clock).await;
+            let store = PostgresStore::open(&hosts, settings.max_staleness, clock, tasks).await;
             Arc::new(store.map_err(StartError::new)?)
         }
     };

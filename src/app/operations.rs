@@ -10,6 +10,7 @@ use crate::config::{Settings, Store};
 use crate::system::{SystemClock, SystemEntropy};
 use keyward_core::key::{Prefix, TOKEN_PREFIX};
 use keyward_crypto::keyring_files;
+use keyward_ops::Tasks;
 use keyward_store::{KeyringChecks as _, Store as _, Tokens as _};
 use keyward_store_postgres::{Hosts, PostgresOwner, PostgresStore};
 
@@ -111,7 +112,8 @@ fn refuse_to_overwrite(token: &Path) -> Result<(), StartError> {
 async fn create_secrets(settings: &Settings, token: &Path) -> Result<bool, StartError> {
     let (clock, entropy) = (Arc::new(SystemClock), SystemEntropy);
     let hosts = hosts(settings)?;
-    let store = PostgresStore::open(&hosts, settings.max_staleness, clock.clone());
+    let tasks = Tasks::default();
+    let store = PostgresStore::open(&hosts, settings.max_staleness, clock.clone(), &tasks);
     let store = store.await.map_err(StartError::new)?;
     let known = store.check_values().await.map_err(StartError::new)?;
     if store.has_tokens().await.map_err(StartError::new)? {

@@ -35,24 +35,30 @@ pub fn serve(settings: Settings) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(StartError::new)?
-        .block_on(run(settings))
+        .block_on(run(&settings, Parts::system()))
 }
 
-async fn run(settings: Settings) -> Result<(), StartError> {
+/// Serves on the current runtime until SIGTERM or SIGINT, or until a long-lived task ends by itself.
+///
+/// # Errors
+///
+/// Why the service did not start, or which task ended and how.
+pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
     let catch = |kind| signal(kind).map_err(StartError::new);
     let (mut terminate, mut interrupt) = (
         catch(SignalKind::terminate())?,
         catch(SignalKind::interrupt())?,
     );
     let _over_limit: Signal = catch(SignalKind::from_raw(SIGXFSZ))?;
-    let app = App::start(&settings, Parts::system()).await?;
+    let app = App::start(settings, parts).await?;
     report_ready(&app, settings.log_format);
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = app.broken() => {
+        ended = app.task_ended() => {
+            tracing::error!("stopping: {ended}");
             app.stop().await;
-            return Err(StartError("a required task failed; the log names it".to_owned()));
+            return Err(StartError::new(ended));
         }
     }
     tracing::info!(

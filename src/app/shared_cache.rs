@@ -10,7 +10,7 @@ use crate::cache::l2::L2;
 use crate::config::Settings;
 use keyward_core::key::Entropy;
 use keyward_crypto::Keyring;
-use keyward_ops::L2Metrics;
+use keyward_ops::{L2Metrics, Tasks};
 
 /// Starts the L2 cache, if the settings name one. It connects in the background.
 pub(super) fn start(
@@ -18,6 +18,7 @@ pub(super) fn start(
     keyring: &Keyring,
     entropy: &Arc<dyn Entropy>,
     metrics: &L2Metrics,
+    tasks: &Tasks,
     stop: &CancellationToken,
 ) -> Result<Option<L2>, StartError> {
     let Some(address) = &settings.redis else {
@@ -28,7 +29,7 @@ pub(super) fn start(
         .ok_or_else(|| no_cache_key(&settings.keyring))?;
     tracing::info!(cache_key = key.version(), "redis: {address}");
     let entropy = Arc::clone(entropy);
-    L2::start(address.clone(), key, entropy, metrics.clone(), stop)
+    L2::start(address.clone(), key, entropy, metrics.clone(), tasks, stop)
         .map(Some)
         .map_err(StartError::new)
 }

@@ -19,17 +19,19 @@ impl App {
     /// background tasks, closes the store. No acknowledged write is lost, because a write is durable
     /// before it is acknowledged.
     pub async fn stop(mut self) {
+        let is_broken = self.tasks.has_ended();
+        self.tasks.stop();
         self.watch.abort();
         // Wait for the aborted task, so that it cannot set SERVING after the next line.
         let _ = self.watch.await;
         set_health(&self.health, false).await;
         self.stops.ready.cancel();
-        if !self.stops.broken.is_cancelled() {
+        if !is_broken {
             tokio::time::sleep(self.drain_delay).await;
         }
         end_watches_of_health(&self.health).await;
         self.stops.serving.cancel();
-        if let Ok(workers) = self.acceptor.await {
+        if let Ok(Some(workers)) = self.acceptor.await {
             let ended = workers.ended();
             tokio::pin!(ended);
             if within(CALLS, "calls", &mut ended).await.is_none() {
@@ -44,15 +46,7 @@ impl App {
         self.stops.background.cancel();
         // An unresponsive store or an incomplete request on the side port must not delay the stop.
         let tasks = futures_util::future::join_all(&mut self.background);
-        for result in within(STEP, "background tasks", tasks)
-            .await
-            .into_iter()
-            .flatten()
-        {
-            if let Err(error) = result {
-                tracing::error!(%error, "a background task failed");
-            }
-        }
+        within(STEP, "background tasks", tasks).await;
         self.background.iter().for_each(JoinHandle::abort);
         within(STEP, "the store", self.store.close()).await;
     }

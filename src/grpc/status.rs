@@ -91,6 +91,11 @@ static STORE_UNAVAILABLE: Reason = Reason::new(
     Code::Unavailable,
     "The store did not respond. Nothing was changed. Retry.",
 );
+static STORE_LOCKED: Reason = Reason::new(
+    "STORE_LOCKED",
+    Code::Unavailable,
+    "Another session of the database holds a lock that the change needs. Nothing was changed. Retry; the log of the instance names the session.",
+);
 static OUTCOME_UNKNOWN: Reason = Reason::new(
     "OUTCOME_UNKNOWN",
     Code::Unavailable,
@@ -133,7 +138,7 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 19] = [
+static REASONS: [&Reason; 20] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
     &ROLE_REQUIRED,
@@ -145,6 +150,7 @@ static REASONS: [&Reason; 19] = [
     &RECOVERABLE_FORBIDDEN,
     &NOT_FRESH,
     &STORE_UNAVAILABLE,
+    &STORE_LOCKED,
     &OUTCOME_UNKNOWN,
     &REVOKE_UNCONFIRMED,
     &OVERLOADED,
@@ -206,6 +212,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
         ServiceError::RecoverableForbidden => &RECOVERABLE_FORBIDDEN,
         ServiceError::NotFresh => &NOT_FRESH,
         ServiceError::StoreUnavailable => &STORE_UNAVAILABLE,
+        ServiceError::StoreLocked => &STORE_LOCKED,
         ServiceError::OutcomeUnknown { .. } => &OUTCOME_UNKNOWN,
         ServiceError::Unconfirmed { .. } => &REVOKE_UNCONFIRMED,
         ServiceError::Overloaded => &OVERLOADED,

@@ -17,7 +17,7 @@ use super::connection::{Accepted, Connection, LoadGuard, Transport};
 use super::listener::{Listener, Socket};
 use super::peer::{Peer, Peers};
 use super::tls::{Tls, handshakes};
-use keyward_ops::Metrics;
+use keyward_ops::{Metrics, Tasks};
 
 /// The pause of the acceptor after a failed accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,6 +51,7 @@ impl Workers {
         server: &Server,
         tls: Option<&Tls>,
         metrics: &Metrics,
+        tasks: &Tasks,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
         let workers = (0..count).map(|n| {
@@ -58,9 +59,11 @@ impl Workers {
                 .event_interval(EVENT_INTERVAL)
                 .enable_all()
                 .build()?;
-            let (worker, serving) = worker(n, server.clone(), tls.cloned(), metrics, stop);
+            let (worker, serving) = worker(n, server.clone(), tls.cloned(), metrics, tasks, stop);
+            let name = format!("verify-{n}");
+            let serving = tasks.supervise(&name, serving);
             std::thread::Builder::new()
-                .name(format!("verify-{n}"))
+                .name(name)
                 .spawn(move || runtime.block_on(serving))?;
             Ok(worker)
         });
@@ -75,10 +78,11 @@ impl Workers {
         server: &Server,
         tls: Option<&Tls>,
         metrics: &Metrics,
+        tasks: &Tasks,
         stop: &CancellationToken,
     ) -> Self {
-        let (worker, serving) = worker(0, server.clone(), tls.cloned(), metrics, stop);
-        tokio::spawn(serving);
+        let (worker, serving) = worker(0, server.clone(), tls.cloned(), metrics, tasks, stop);
+        tasks.spawn("verify-0", serving);
         Self {
             workers: vec![worker],
             peers: Arc::clone(&server.peers),
@@ -123,13 +127,14 @@ fn worker(
     server: Server,
     tls: Option<Tls>,
     metrics: &Metrics,
+    tasks: &Tasks,
     stop: &CancellationToken,
 ) -> (Worker, impl Future<Output = ()> + Send + 'static) {
     let (connections, incoming) = mpsc::unbounded_channel();
     let (done, ended) = oneshot::channel();
     let load = Arc::new(AtomicUsize::new(0));
     let (counted, gauge) = (Arc::clone(&load), metrics.connections(n));
-    let stop = stop.clone();
+    let (tasks, stop) = (tasks.clone(), stop.clone());
     let serving = async move {
         let accepted = UnboundedReceiverStream::new(incoming).filter_map(move |(socket, peer)| {
             let load = LoadGuard::new(Arc::clone(&counted), gauge.clone());
@@ -143,7 +148,10 @@ fn worker(
                 });
                 serve(server, plain, stop).await;
             }
-            Some(tls) => serve(server, handshakes(accepted, tls, stop.clone()), stop).await,
+            Some(tls) => {
+                let secured = handshakes(accepted, tls, &tasks, stop.clone());
+                serve(server, secured, stop).await;
+            }
         }
         // The receiver is gone if the process is being aborted.
         let _ = done.send(());

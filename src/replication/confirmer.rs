@@ -19,8 +19,11 @@ use keyward_core::fence::{
 use keyward_core::key::{BootTime, Clock};
 use keyward_store::Cluster;
 
-/// The pause between two polls.
+/// The pause between two polls. It doubles after each [`POLLS_PER_PAUSE`] polls, [`DOUBLINGS`] times:
+/// then only an unresponsive instance is waited for.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
+const POLLS_PER_PAUSE: u32 = 50;
+const DOUBLINGS: u32 = 4;
 /// The number of first polls without a pause: a healthy instance acknowledges within a millisecond.
 const EAGER_POLLS: u32 = 6;
 /// The pause after a poll that failed.
@@ -133,6 +136,14 @@ impl PendingConfirmation {
     }
 }
 
+/// The pause after this many polls for the newest change.
+fn pause_after(polls: Option<u32>) -> Duration {
+    match polls {
+        Some(polls) if polls < EAGER_POLLS => Duration::ZERO,
+        polls => POLL_INTERVAL * (1 << (polls.unwrap_or(0) / POLLS_PER_PAUSE).min(DOUBLINGS)),
+    }
+}
+
 /// Confirms the changes of this process.
 pub(super) struct Confirmer {
     pub(super) cluster: Arc<dyn Cluster>,
@@ -172,6 +183,8 @@ impl Confirmer {
             }
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                // A new change does not wait for the poll of an older one.
+                Some(new) = receiver.recv() => pending.push(new),
                 () = closing.cancelled() => break,
             }
         }
@@ -203,11 +216,7 @@ impl Confirmer {
             self.confirm(pending, membership.epoch).await;
         }
         self.drop_overdue(pending, self.clock.boot());
-        if pending.iter().any(|pending| pending.polls < EAGER_POLLS) {
-            Duration::ZERO
-        } else {
-            POLL_INTERVAL
-        }
+        pause_after(pending.iter().map(|pending| pending.polls).min())
     }
 
     /// Confirms the changes that are due. The statement also commits a write, so only a primary can

@@ -263,7 +263,8 @@ impl Tail {
                         self.doubt_registration();
                         return Err(Trouble::at_once(Kind::Store, error));
                     }
-                    StoreError::Unavailable(_) | StoreError::Refused(_) => {}
+                    StoreError::Unavailable(_) | StoreError::Locked(_) | StoreError::Refused(_) => {
+                    }
                 }
                 return Err(Trouble::new(Kind::Store, error));
             }

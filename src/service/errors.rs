@@ -41,6 +41,11 @@ pub enum ServiceError {
     /// The store did not respond. Nothing was changed.
     #[error("the store did not respond; nothing was changed; retry")]
     StoreUnavailable,
+    /// Another session of the database holds a lock. Nothing was changed.
+    #[error(
+        "another session of the database holds a lock that the change needs; nothing was changed; retry"
+    )]
+    StoreLocked,
     /// The store may have committed the change.
     #[error("the change may have been committed; repeat the same call to find out")]
     OutcomeUnknown {
@@ -100,6 +105,7 @@ impl From<&StoreError> for ServiceError {
     fn from(error: &StoreError) -> Self {
         match error {
             StoreError::Unavailable(_) => Self::StoreUnavailable,
+            StoreError::Locked(_) => Self::StoreLocked,
             StoreError::OutcomeUnknown(_) => Self::OutcomeUnknown { replacement: None },
             StoreError::Damaged(_) | StoreError::Refused(_) => Self::Internal,
         }

@@ -13,6 +13,7 @@ mod query;
 mod replace;
 mod revoke;
 mod roles;
+mod supervision;
 mod surface;
 mod tokens;
 mod update;

@@ -54,23 +54,24 @@ pub(crate) async fn each_change_has_an_audit_entry(world: World) {
         format!("replace bot replaced_by={}", successor.id),
         format!("issue bot replaces={}", key.id),
         "revoke bot -".to_owned(),
-        "revoke bot keys=2".to_owned(),
+        "revoke bot with its account".to_owned(),
+        "revoke bot with its account".to_owned(),
         "token_create bot name=cli roles=issuer,verifier,revealer,reader,editor,reporter,admin"
             .to_owned(),
         "token_revoke bot -".to_owned(),
     ];
     assert_eq!(world.audit().await, lines);
-    for (id, lines) in [(key.id, 4), (token.id, 2)] {
+    for (id, lines) in [(key.id, 5), (token.id, 2)] {
         let of = format!("audit WHERE subject_id = {}", world.id(id));
         assert_eq!(world.count(&of).await, lines);
     }
-    assert_eq!(world.count("audit WHERE account_id = '42'").await, 6);
+    assert_eq!(world.count("audit WHERE account_id = '42'").await, 7);
     let caller = world.id(actor().token.unwrap());
     assert_eq!(
         world
             .count(&format!("audit WHERE actor_id = {caller}"))
             .await,
-        8
+        9
     );
 }
 

@@ -73,6 +73,7 @@ macro_rules! contract {
                 the_sealed_copy_is_wiped
                 an_account_is_revoked_at_once
                 an_account_with_many_keys_lists_a_hundred_and_counts_all
+                a_large_account_is_revoked_in_steps_between_which_others_write
                 an_account_without_keys_is_done
                 an_account_revoked_again_returns_its_latest_change
                 revoking_an_account_ends_graces

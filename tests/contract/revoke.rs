@@ -344,6 +344,45 @@ pub(crate) async fn an_account_with_many_keys_lists_a_hundred_and_counts_all(wor
     assert_eq!(world.count("api_keys WHERE revoke_time IS NULL").await, 0);
 }
 
+/// A step of an account's revocation delays other changes, but not the whole account.
+pub(crate) async fn a_large_account_is_revoked_in_steps_between_which_others_write(world: World) {
+    const MANY: u64 = 6_000;
+    let first = world.issue(world.plain_key("42", "slot")).await;
+    let id = world.id(first.id);
+    let (new, digest) = world.random_bytes();
+    let more = format!(
+        "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
+                metadata, allowed_cidrs, recoverable, create_time)
+         WITH RECURSIVE numbers(n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM numbers WHERE n < {MANY})
+         SELECT {new}, {digest}, generation, account_id, 'slot-' || n, hint, scopes, metadata,
+                allowed_cidrs, recoverable, create_time FROM api_keys, numbers WHERE key_id = {id}"
+    );
+    world.by_hand(&more).await;
+    let store = world.store.clone();
+    let all = tokio::spawn(async move { store.revoke(kill_all("42"), &actor()).await });
+    let mut others = Vec::new();
+    while !all.is_finished() {
+        let other = world.plain("other").await;
+        others.push(world.revoke(kill(other.id)).await.committed.revision);
+        // A key of the account itself.
+        world.issue_or_get(world.plain_key("42", "late")).await;
+    }
+    let revoked = done(all.await.unwrap().unwrap());
+    assert!(revoked.count >= MANY, "{}", revoked.count);
+    assert_eq!(revoked.keys.len(), Revoked::LISTED);
+    let of_account = "key_id IN (SELECT key_id FROM api_keys WHERE account_id = '42')";
+    let last = format!("SELECT CAST(max(revision) AS TEXT) FROM key_changes WHERE {of_account}");
+    assert_eq!(
+        world.read(&last).await,
+        [revoked.committed.revision.to_string()]
+    );
+    let between = others.iter().any(|other| (2..MANY).contains(other));
+    assert!(between, "{others:?}");
+    let unlogged = "api_keys WHERE account_id = '42' AND revoke_time IS NOT NULL
+        AND NOT EXISTS (SELECT 1 FROM audit WHERE subject_id = key_id AND action = 'revoke')";
+    assert_eq!(world.count(unlogged).await, 0, "the audit names each key");
+}
+
 pub(crate) async fn an_account_without_keys_is_done(world: World) {
     world.plain("another").await;
     let revoked = world.revoke(kill_all("42")).await;

@@ -38,6 +38,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// A time, in microseconds since the Unix epoch, as an SQL expression.
     fn time(&self, micros: i64) -> String;
 
+    /// SQL expressions of a new random id and a new random digest.
+    fn random_bytes(&self) -> (&'static str, &'static str);
+
     /// A microsecond, as an SQL expression that can be added to a time.
     fn tick(&self) -> &'static str;
 
@@ -186,6 +189,11 @@ impl World {
 
     pub(crate) fn bytes(&self, bytes: &[u8]) -> String {
         self.backend.bytes(bytes)
+    }
+
+    /// SQL expressions of a new random id and a new random digest.
+    pub(crate) fn random_bytes(&self) -> (&'static str, &'static str) {
+        self.backend.random_bytes()
     }
 
     /// A time as an SQL expression.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_ops::{LogFormat, http};
+use keyward_ops::{Ended, LogFormat, Tasks, http};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -51,6 +51,9 @@ pub enum StartError {
     /// Telegram refuses the token.
     #[error("Telegram does not know this bot: check telegram_token and telegram_api_url")]
     Unauthorized,
+    /// A long-lived task ended by itself. The text of its panic may contain what a user wrote.
+    #[error("the task '{0}' ended; the log has the place of a panic")]
+    Task(String),
     /// No signal handler can be installed.
     #[error("cannot install signal handlers: {0}")]
     Signals(std::io::Error),
@@ -104,6 +107,7 @@ pub async fn serve(
     let health = Arc::new(Health::new(settings.webhook.is_some()));
     // The listeners end last, so that probes see the stop.
     let end_listeners = CancellationToken::new();
+    let tasks = Tasks::default();
     let mut listeners = JoinSet::new();
     let http = match settings.http_listen {
         Some(address) => {
@@ -118,7 +122,9 @@ pub async fn serve(
                 ready: Box::new(move || health.ready().map(|()| "ok".to_owned())),
             };
             let stop = end_listeners.clone().cancelled_owned();
-            listeners.spawn(http::serve(listener, probes, stop));
+            listeners.spawn(tasks.supervise("side port", async {
+                drop(http::serve(listener, probes, stop).await);
+            }));
             Some(bound)
         }
         None => None,
@@ -141,22 +147,41 @@ pub async fn serve(
     });
     let is_polled = webhook.is_none();
     let (sweeper, until) = (Arc::clone(&intake), stop.clone());
-    tokio::spawn(async move { sweeper.sweep(until).await });
-    if let Some((settings, listener, _)) = webhook {
-        let (path, secret) = (settings.path, settings.secret.clone());
-        let (target, until) = (Arc::clone(&intake), stop.clone());
-        listeners
-            .spawn(async move { webhook::serve(listener, &path, secret, target, until).await });
-        webhook::watch(&telegram, &health, &settings.url, &settings.secret, &stop).await;
-    } else {
-        updates::poll(&intake, &telegram, &health, &stop).await;
-    }
+    tasks.spawn("sweeper", async move { sweeper.sweep(until).await });
+    let receiving = async {
+        if let Some((settings, listener, _)) = webhook {
+            let (path, secret) = (settings.path, settings.secret.clone());
+            let (target, until) = (Arc::clone(&intake), stop.clone());
+            listeners.spawn(tasks.supervise("webhook", async move {
+                drop(webhook::serve(listener, &path, secret, target, until).await);
+            }));
+            webhook::watch(&telegram, &health, &settings.url, &settings.secret, &stop).await;
+        } else {
+            updates::poll(&intake, &telegram, &health, &stop).await;
+        }
+    };
+    let missing = tokio::select! {
+        () = receiving => None,
+        ended = ended_early(&tasks, &stop) => Some(ended),
+    };
+    tasks.stop();
     health.set(Err("stopping".to_owned()));
     finish(&intake, &telegram, &messages, is_polled).await;
     end_listeners.cancel();
     let ended = async { while listeners.join_next().await.is_some() {} };
     drop(timeout(LISTENER_TIMEOUT, ended).await);
-    Ok(())
+    missing.map_or(Ok(()), |ended| {
+        Err(StartError::Task(ended.name().to_owned()))
+    })
+}
+
+/// Waits for the end of a task before `stop`.
+async fn ended_early(tasks: &Tasks, stop: &CancellationToken) -> Ended {
+    let ended = tasks.ended().await;
+    if stop.is_cancelled() {
+        std::future::pending::<()>().await;
+    }
+    ended
 }
 
 /// Waits for the updates in flight, confirms them if they were polled, and hides all keys.

@@ -66,7 +66,7 @@ pub async fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let (done, ended) = oneshot::channel();
+    let (done, mut ended) = oneshot::channel();
     // The stop of the caller's runtime drops this future, and so the sender; that stops the thread.
     let (stop, stopped) = oneshot::channel::<()>();
     std::thread::Builder::new()
@@ -82,11 +82,14 @@ pub async fn serve(
             // The receiver is gone if the caller's runtime has stopped.
             let _ = done.send(result);
         })?;
-    shutdown.await;
-    drop(stop);
-    ended
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("the side port panicked")))
+    let ended = tokio::select! {
+        ended = &mut ended => ended,
+        () = shutdown => {
+            drop(stop);
+            ended.await
+        }
+    };
+    ended.unwrap_or_else(|_| Err(io::Error::other("the side port panicked")))
 }
 
 /// Accepts connections until `stopped`, then waits for the open requests.

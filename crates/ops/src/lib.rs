@@ -5,6 +5,7 @@ pub mod http;
 mod metrics;
 mod otlp;
 pub mod settings;
+mod tasks;
 
 use tracing::Level;
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, Targets, filter_fn};
@@ -17,6 +18,8 @@ pub use metrics::{
     L2Metrics, LimitMetrics, MemberMetrics, Metrics, One, RevokeMetrics, RpcMetrics, TlsMetrics,
     Two,
 };
+
+pub use tasks::{Ended, Tasks};
 
 /// The version of all programs of this workspace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

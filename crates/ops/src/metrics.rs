@@ -149,7 +149,7 @@ impl Metrics {
         }
     }
 
-    /// Counts a store call that ended with `outcome` (`ok`, `unavailable`, `unknown` or `damaged`)
+    /// Counts a store call that ended with `outcome` (`ok`, `unavailable`, `locked`, `unknown`, `refused` or `damaged`)
     /// after `elapsed`.
     pub fn store_call(&self, call: &'static str, outcome: &'static str, elapsed: Duration) {
         let labels = [("call", call), ("outcome", outcome)];

@@ -3,55 +3,38 @@
 
 use uuid::Uuid;
 
-use super::failure::{Failure, retry};
+use super::failure::Failure;
 use super::keys::{Lock, by_ids};
+use super::locks::{Asking, LockedRow};
 use super::log::epoch;
-use super::{ATTEMPTS, PostgresStore, rows};
+use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore, rows};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason};
 use keyward_crypto::Digest;
-use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer, Revoked, StoreError};
-
-/// The most keys in one step, as in `step!`.
-const STEP: usize = 500;
+use keyward_store::account::{AUDIT_DETAIL, AccountProgress, PASSES, STEP};
+use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer};
 
 /// One step: revokes the first live keys after `$2`, in the order of their ids, which avoids
-/// deadlocks. It is one statement and its own transaction. `$locked` says what to do with a key that
-/// another transaction has locked.
-macro_rules! step {
-    ($locked:literal) => {
-        concat!(
-            "WITH clock AS MATERIALIZED (SELECT store_time() AS now),
-                  live AS MATERIALIZED (
-                      SELECT key_id FROM api_keys AS k, clock
-                       WHERE account_id = $1 AND key_id > $2
-                         AND NOT revoked
-                       ORDER BY key_id LIMIT 500 FOR UPDATE OF k ",
-            $locked,
-            "),
-                  revoked AS (
-                      UPDATE api_keys AS k
-                         SET revoke_time = least(k.revoke_time, clock.now), revoked = true,
-                             revoke_reason = coalesce(k.revoke_reason, $3), changed_by = $4
-                        FROM live, clock
-                       WHERE k.key_id = live.key_id
-                         AND NOT k.revoked
-                      RETURNING k.key_id),
-                  entry AS (
-                      INSERT INTO audit (actor_id, actor, action, account_id, detail)
-                      SELECT $5, $4, 'revoke', $1, 'keys=' || count(*)
-                        FROM revoked HAVING count(*) > 0)
-             SELECT key_id FROM revoked ORDER BY key_id"
-        )
-    };
-}
-
-/// The keys that the steps so far have revoked.
-#[derive(Default)]
-struct Progress {
-    count: u64,
-    /// The first of them.
-    listed: Vec<KeyId>,
-}
+/// deadlocks. It skips a key that another transaction has locked. It is one statement and its own
+/// transaction.
+const STEP_STATEMENT: &str = "\
+WITH clock AS MATERIALIZED (SELECT store_time() AS now),
+     live AS MATERIALIZED (
+         SELECT key_id FROM api_keys AS k
+          WHERE account_id = $1 AND key_id > $2
+            AND NOT revoked
+          ORDER BY key_id LIMIT $7 FOR UPDATE OF k SKIP LOCKED),
+     revoked AS (
+         UPDATE api_keys AS k
+            SET revoke_time = least(k.revoke_time, clock.now), revoked = true,
+                revoke_reason = coalesce(k.revoke_reason, $3), changed_by = $4
+           FROM live, clock
+          WHERE k.key_id = live.key_id
+            AND NOT k.revoked
+         RETURNING k.key_id),
+     entries AS (
+         INSERT INTO audit (actor_id, actor, action, subject_id, account_id, detail)
+         SELECT $5, $4, 'revoke', key_id, $1, $6 FROM revoked ORDER BY key_id)
+SELECT key_id FROM revoked ORDER BY key_id";
 
 /// An account revocation.
 struct AccountRevocation<'r> {
@@ -72,53 +55,54 @@ impl PostgresStore {
             reason,
             actor,
         };
-        let mut progress = Progress::default();
+        let mut progress = AccountProgress::default();
         let answer = self.revoke_in_steps(&revocation, &mut progress).await;
-        // After a step is committed, the same call again is safe.
-        answer.map_err(|error| match progress.count {
-            0 => error,
-            _ => StoreError::OutcomeUnknown(error.to_string()),
-        })
+        answer.map_err(|error| progress.failed(error))
     }
 
     async fn revoke_in_steps(
         &self,
         revocation: &AccountRevocation<'_>,
-        progress: &mut Progress,
+        progress: &mut AccountProgress,
     ) -> Result<RevokeAnswer> {
-        let mut wait = false;
-        for _ in 0..=ATTEMPTS {
+        let (mut after, mut asking) = (Uuid::nil(), Asking::default());
+        for _ in 0..PASSES {
             let before = progress.count;
-            self.revoke_unlocked(revocation, wait, progress).await?;
-            // Keys may have been locked, and issued meanwhile: no key of the account may be live in
-            // the read that ends this call.
-            let (is_any_live, committed) = self.account_state(revocation.account).await?;
-            if !is_any_live {
-                return self.answer(progress, committed).await;
+            loop {
+                self.revoke_unlocked(revocation, after, progress).await?;
+                // Keys may have been locked, and issued meanwhile: no key of the account may be live
+                // in the read that ends this call.
+                let (live, committed) = self.account_state(revocation.account).await?;
+                let Some(live) = live else {
+                    let (keys, digests) = self.read_listed(&progress.listed).await?;
+                    return Ok(progress.done(keys, digests, committed));
+                };
+                // All keys before this one are dead.
+                after = Uuid::from_u128(live.as_u128().saturating_sub(1));
+                if progress.count > before {
+                    asking = Asking::default();
+                    break;
+                }
+                self.locks.pause(&mut asking, LockedRow::Key(live)).await?;
             }
-            wait = progress.count == before;
         }
-        let busy = "other transactions keep issuing or locking keys of this account";
-        Err(StoreError::Unavailable(busy.to_owned()))
+        Err(AccountProgress::overtaken())
     }
 
-    /// Revokes the live keys from the first to the last. Either waits for locked keys or skips them.
+    /// Revokes the live keys after `after`, without those that are locked.
     async fn revoke_unlocked(
         &self,
         revocation: &AccountRevocation<'_>,
-        wait: bool,
-        progress: &mut Progress,
+        mut after: Uuid,
+        progress: &mut AccountProgress,
     ) -> Result<()> {
-        let mut after = Uuid::nil();
         loop {
-            let revoked = retry(|| self.step(revocation, wait, after)).await?;
+            let revoked = self.locks.retry(|| self.step(revocation, after)).await?;
             let (Some(last), len) = (revoked.last(), revoked.len()) else {
                 return Ok(());
             };
             after = rows::uuid(*last);
-            progress.count += len as u64;
-            let free = Revoked::LISTED - progress.listed.len();
-            progress.listed.extend(revoked.into_iter().take(free));
+            progress.add(&revoked);
             if len < STEP {
                 return Ok(());
             }
@@ -128,19 +112,16 @@ impl PostgresStore {
     async fn step(
         &self,
         revocation: &AccountRevocation<'_>,
-        wait: bool,
         after: Uuid,
     ) -> std::result::Result<Vec<KeyId>, Failure> {
-        let statement = match wait {
-            true => sqlx::query(step!("")),
-            false => sqlx::query(step!("SKIP LOCKED")),
-        };
-        let statement = statement
+        let statement = sqlx::query(STEP_STATEMENT)
             .bind(revocation.account.as_str().to_owned())
             .bind(after)
             .bind(revocation.reason.map(|reason| reason.as_str().to_owned()))
             .bind(revocation.actor.name.clone())
-            .bind(revocation.actor.token.map(rows::uuid));
+            .bind(revocation.actor.token.map(rows::uuid))
+            .bind(AUDIT_DETAIL)
+            .bind(i64::try_from(STEP).unwrap_or(i64::MAX));
         let revoked = self.writers.fetch_all(statement).await;
         let revoked = revoked.map_err(Failure::of_a_commit)?;
         if !revoked.is_empty() {
@@ -152,23 +133,6 @@ impl PostgresStore {
             .collect::<Result<_>>()?)
     }
 
-    async fn answer(
-        &self,
-        progress: &Progress,
-        committed: CommittedChange,
-    ) -> Result<RevokeAnswer> {
-        let (keys, digests) = self.read_listed(&progress.listed).await?;
-        Ok(RevokeAnswer::Done(Box::new(Revoked {
-            revoke_time: keys.iter().filter_map(|key| key.revoke_time).max(),
-            keys,
-            digests,
-            count: progress.count,
-            successor: None,
-            created: false,
-            committed,
-        })))
-    }
-
     /// The current records of the listed keys, and their digests.
     async fn read_listed(&self, ids: &[KeyId]) -> Result<(Vec<KeyRecord>, Vec<Digest>)> {
         let found = self.writers.fetch_all(by_ids(ids, Lock::None)).await?;
@@ -178,27 +142,34 @@ impl PostgresStore {
         Ok((keys, digests))
     }
 
-    /// Whether a key of the account is live, and the latest change of the account's keys, including
-    /// keys that were revoked before.
-    async fn account_state(&self, account: &AccountId) -> Result<(bool, CommittedChange)> {
+    /// The first live key of the account. Without one, the latest change of the account's keys in the
+    /// same snapshot, including keys that were revoked before.
+    async fn account_state(&self, account: &AccountId) -> Result<(Option<Uuid>, CommittedChange)> {
         let statement = sqlx::query(
-            "SELECT key_id, revision, mark,
-                    EXISTS (SELECT FROM api_keys
-                             WHERE account_id = $1 AND NOT revoked) AS live
-               FROM api_keys WHERE account_id = $1 ORDER BY revision DESC LIMIT 1",
+            "WITH live AS MATERIALIZED (
+                 SELECT key_id FROM api_keys
+                  WHERE account_id = $1
+                    AND NOT revoked
+                  ORDER BY key_id LIMIT 1),
+                  latest AS (
+                 SELECT key_id, revision, mark FROM api_keys
+                  WHERE account_id = $1 AND NOT EXISTS (SELECT FROM live)
+                  ORDER BY revision DESC LIMIT 1)
+             SELECT latest.*, live.key_id AS live
+               FROM (VALUES (1)) AS one LEFT JOIN live ON true LEFT JOIN latest ON true",
         );
         let statement = statement.bind(account.as_str().to_owned());
-        let mut lease = self.writers.lease().await?;
-        let (is_any_live, last) = match lease.fetch_optional(statement).await? {
-            Some(row) => (
-                rows::column(&row, "live")?,
-                rows::last_change(&row, "key_id")?,
-            ),
-            None => (false, CommittedChange::NOTHING),
-        };
+        // It reads all keys of the account, and locks none.
+        let mut lease = self.writers.begin().await?;
+        lease.execute(sqlx::query(ALLOW_LONG_STATEMENT)).await?;
+        let row = lease.fetch_one_within(LONG_LIMIT, statement).await?;
         // In another epoch the account may have other keys.
         let read_in = Some(epoch(&mut lease).await?);
-        lease.done();
-        Ok((is_any_live, last.read_in(read_in)))
+        lease.rollback().await?;
+        let latest = match rows::column::<Option<Uuid>>(&row, "key_id")? {
+            Some(_) => rows::last_change(&row, "key_id")?,
+            None => CommittedChange::NOTHING,
+        };
+        Ok((rows::column(&row, "live")?, latest.read_in(read_in)))
     }
 }

@@ -40,7 +40,7 @@ pub(super) use insert_entries;
 #[async_trait]
 impl Audit for PostgresStore {
     async fn record(&self, entry: AuditEntry, actor: &Actor) -> Result<()> {
-        let mut lease = self.writers.begin().await?;
+        let mut lease = self.inserters.begin().await?;
         audit(&mut lease, &[(entry, actor.clone())]).await?;
         Ok(lease.commit().await?)
     }

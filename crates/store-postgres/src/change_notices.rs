@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::connection::Connector;
 use super::failure::Failure;
 use super::pool::Pool;
+use keyward_ops::Tasks;
 use keyward_store::{ChangeNotice, OnCommit};
 
 const CHANNEL: &str = "keyward_changes";
@@ -29,11 +30,11 @@ pub(super) struct ChangeNotices {
 }
 
 impl ChangeNotices {
-    /// Starts the sender on the current runtime. It ends when this is dropped.
-    pub(super) fn start(pool: &Arc<Pool>, connector: &Arc<Connector>) -> Self {
+    /// Starts the sender. It ends when this is dropped.
+    pub(super) fn start(pool: &Arc<Pool>, connector: &Arc<Connector>, tasks: &Tasks) -> Self {
         let (queue, mut queued) = mpsc::channel(1);
         let pool = Arc::clone(pool);
-        tokio::spawn(async move {
+        tasks.spawn("sender of change notices", async move {
             while queued.recv().await.is_some() {
                 if let Err(failure) = notify(&pool).await {
                     let error = failure.error;

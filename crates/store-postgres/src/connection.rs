@@ -9,18 +9,20 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions, Connection as _, PgConnection, Row};
+use sqlx::postgres::{PgConnectOptions, PgRow};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, PgConnection, Row};
 use tokio::sync::watch;
 
 use super::failure::{Failure, code, words};
+use super::given_up::{Backend, GivenUp, Process};
 use keyward_core::fence::Epoch;
 use keyward_core::key::{BootTime, Clock};
 use keyward_ops::settings::values::secret_file;
 use keyward_store::StoreError;
 
-/// The longest time for connecting to one host and preparing the session.
-const CONNECT_LIMIT: Duration = Duration::from_millis(1_500);
+/// The longest time for connecting to one host and preparing the session: up to eight round trips, with
+/// TLS and SCRAM.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 /// After a failure, no call connects for this long, so that a recovering server meets no crowd.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
 /// How long a call waits for the answer to a statement that writes: longer than the server's
@@ -34,7 +36,7 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(17);
 /// scan would read and sort all keys of a large account for one page of them.
 /// A role without a search_path gets the default schema.
 const SESSION: &str = "\
-SET statement_timeout = '15s'; SET lock_timeout = '10s'; \
+SET statement_timeout = '15s'; SET lock_timeout = '5s'; \
 SET idle_in_transaction_session_timeout = '20s'; SET default_transaction_isolation = 'read committed'; \
 SET jit = off; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; \
 SET client_connection_check_interval = '2s'; \
@@ -87,22 +89,31 @@ pub(super) struct Connection {
     driver: PgConnection,
     system: u64,
     timeline: u32,
-    /// The server process of this connection.
-    pub(super) backend: Backend,
+    process: Process,
     /// The era in which it was opened. A connection of an earlier era is not used again.
     pub(super) era: u64,
 }
 
-/// A server process. The start time distinguishes it from a later process with the same id.
-#[derive(Clone, Debug)]
-pub(super) struct Backend {
-    pub(super) pid: i32,
-    pub(super) started: String,
-}
-
 impl Connection {
+    /// The driver, for work of the owner that no limit interrupts.
     pub(super) fn driver(&mut self) -> &mut PgConnection {
         &mut self.driver
+    }
+
+    /// Sends a statement and waits for its answer.
+    pub(super) async fn ask<T>(
+        &mut self,
+        ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        self.process.is_asked = true;
+        let answer = ask(&mut self.driver).await;
+        self.process.is_asked = matches!(&answer, Err(error) if is_silence(error));
+        answer
+    }
+
+    /// The id of the server process.
+    pub(super) fn pid(&self) -> i32 {
+        self.process.backend.pid
     }
 
     /// The epoch of a read over this connection, which also read `incarnation`.
@@ -139,6 +150,8 @@ pub(super) struct Connector {
     hung: watch::Sender<u64>,
     /// The time and the reasons of the last failure.
     failed: Mutex<Option<(BootTime, StoreError)>>,
+    /// The processes that may still run although no connection waits for them.
+    given_up: GivenUp,
     clock: Arc<dyn Clock>,
 }
 
@@ -159,6 +172,7 @@ impl Connector {
             era: AtomicU64::new(1),
             hung: watch::Sender::new(0),
             failed: Mutex::default(),
+            given_up: GivenUp::default(),
             clock,
         }
     }
@@ -220,10 +234,17 @@ impl Connector {
         }
     }
 
+    /// Opens a connection to a primary, and ends the processes that were given up.
+    pub(super) async fn open(&self) -> Result<Connection, Failure> {
+        let mut connection = self.find_primary().await?;
+        self.given_up.end(&mut connection, CONNECT_LIMIT).await?;
+        Ok(connection)
+    }
+
     /// Connects to the first host that is a primary, starting with the last known one. The first
     /// connection of an era is to the primary on the highest timeline, because a primary that was
     /// replaced may still answer reads.
-    pub(super) async fn open(&self) -> Result<Connection, Failure> {
+    async fn find_primary(&self) -> Result<Connection, Failure> {
         let started = self.clock.boot();
         if let Some((at, why)) = &*self.failed.lock()
             && started.since(*at) < RECONNECT_DELAY
@@ -295,11 +316,9 @@ impl Connector {
         let host = self.with_password(host)?;
         let opened = async {
             let mut driver = host.connect().await?;
-            sqlx::raw_sql(SESSION).execute(&mut driver).await?;
-            let identity = match sqlx::query(IDENTITY).fetch_one(&mut driver).await {
+            let identity = match prepare(&mut driver, IDENTITY).await {
                 Err(error) if self.hosts.failover_loses_nothing && hides_timeline(&error) => {
-                    let identity = sqlx::query(IDENTITY_WITHOUT_TIMELINE);
-                    identity.fetch_one(&mut driver).await?
+                    prepare(&mut driver, IDENTITY_WITHOUT_TIMELINE).await?
                 }
                 identity => identity?,
             };
@@ -336,9 +355,13 @@ impl Connector {
             driver,
             system,
             timeline,
-            backend: Backend {
-                pid: identity.try_get("pid").map_err(text)?,
-                started: identity.try_get("started").map_err(text)?,
+            process: Process {
+                backend: Backend {
+                    pid: identity.try_get("pid").map_err(text)?,
+                    started: identity.try_get("started").map_err(text)?,
+                },
+                is_asked: false,
+                given_up: self.given_up.clone(),
             },
             era: next_era.unwrap_or(era),
         })
@@ -348,6 +371,22 @@ impl Connector {
 /// Whether a server does not support the functions that show its timeline, or forbids them.
 fn hides_timeline(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("0A000" | "42501"))
+}
+
+/// Prepares a session and reads who answers, in one round trip.
+async fn prepare(driver: &mut PgConnection, identity: &str) -> Result<PgRow, sqlx::Error> {
+    let statements = sqlx::raw_sql(AssertSqlSafe(format!("{SESSION}; {identity}")));
+    let mut rows = statements.fetch_all(driver).await?;
+    rows.pop().ok_or(sqlx::Error::RowNotFound)
+}
+
+/// Whether the server has not answered, so that its process may still run.
+fn is_silence(error: &sqlx::Error) -> bool {
+    code(error).is_none()
+        && !matches!(
+            error,
+            sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)
+        )
 }
 
 /// Why a server refuses to be used, and what to do.

@@ -1,13 +1,12 @@
 //! What a failed statement means for its connection, for another attempt and for the caller.
 
-use std::future::Future;
 use std::time::Duration;
 
-use super::ATTEMPTS;
+use super::locks::LockedRow;
 use keyward_store::StoreError;
 
 /// A failure within the store.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) error: StoreError,
     pub(super) kind: Kind,
@@ -18,6 +17,8 @@ pub(super) struct Failure {
 pub(super) enum Kind {
     /// Nothing changed, and the same transaction may succeed at once, for example after a deadlock.
     Again,
+    /// Nothing changed: another session has locked the row. The connection is usable.
+    Locked(LockedRow),
     /// The server refused the statement. The connection is usable.
     Refused,
     /// The connection is gone or unusable.
@@ -44,7 +45,7 @@ const MEANINGS: [(&str, Meaning, Kind); 23] = [
     // Disk, memory or connections are used up.
     ("53", StoreError::Unavailable, Kind::Refused),
     // A lock was not free in time, or another session changes the object now.
-    ("55P03", StoreError::Unavailable, Kind::Refused),
+    ("55P03", StoreError::Locked, Kind::Refused),
     ("55006", StoreError::Unavailable, Kind::Refused),
     // The statement ran into its time limit.
     ("57014", StoreError::Unavailable, Kind::Refused),
@@ -95,7 +96,7 @@ const REMEDIES: [(&str, &str); 9] = [
     ),
     (
         "53300",
-        "Raise max_connections of Postgres: each instance needs 12",
+        "Raise max_connections of Postgres: each instance needs 14",
     ),
 ];
 const WRONG_ENCODING: &str = "The database cannot store this text: its encoding must be UTF8";
@@ -108,6 +109,13 @@ impl Failure {
         Self {
             error: StoreError::Unavailable(format!("no answer within {limit:?}")),
             kind: Kind::Hung,
+        }
+    }
+
+    pub(super) fn locked(row: LockedRow) -> Self {
+        Self {
+            error: StoreError::Locked("another session has locked the row".to_owned()),
+            kind: Kind::Locked(row),
         }
     }
 
@@ -210,18 +218,4 @@ pub(super) fn words(error: &sqlx::Error) -> String {
 /// The SQLSTATE of an error of the server.
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
-}
-
-/// Runs a transaction, and runs it again while it is the victim of a deadlock.
-pub(super) async fn retry<T, F>(attempt: impl Fn() -> F) -> keyward_store::Result<T>
-where
-    F: Future<Output = Result<T, Failure>>,
-{
-    for _ in 1..ATTEMPTS {
-        match attempt().await {
-            Err(failure) if failure.kind == Kind::Again => {}
-            outcome => return Ok(outcome?),
-        }
-    }
-    Ok(attempt().await?)
 }

@@ -13,6 +13,7 @@ use super::rows::{self, key_columns};
 use keyward_core::fence::Stamp;
 use keyward_core::key::KeyRecord;
 use keyward_crypto::Digest;
+use keyward_ops::Tasks;
 use keyward_store::{Found, Result, StoreError};
 
 /// The most digests in one statement.
@@ -28,12 +29,15 @@ pub(super) struct Gather {
 }
 
 impl Gather {
-    /// Starts the readers on the current runtime. They end when this is dropped.
-    pub(super) fn start(pool: &Arc<Pool>) -> Self {
+    /// Starts the readers. They end when this is dropped.
+    pub(super) fn start(pool: &Arc<Pool>, tasks: &Tasks) -> Self {
         let (requests, queue) = mpsc::channel(BATCH * READERS);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..READERS {
-            tokio::spawn(read_all(Arc::clone(pool), Arc::clone(&queue)));
+            tasks.spawn(
+                "reader of keys",
+                read_all(Arc::clone(pool), Arc::clone(&queue)),
+            );
         }
         Self { requests }
     }

@@ -7,11 +7,12 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
 
 use super::audit::audit;
-use super::failure::{Failure, Kind, retry};
+use super::failure::Failure;
+use super::locks::LockedRow;
 use super::log::epoch;
 use super::pool::Statement;
 use super::rows::{self, key_columns};
-use super::{ALLOW_LONG_STATEMENT, ATTEMPTS, LONG_LIMIT, PostgresStore};
+use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore};
 use keyward_core::fence::{Epoch, state_at};
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
@@ -24,35 +25,7 @@ use keyward_store::{
 #[async_trait]
 impl Keys for PostgresStore {
     async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
-        for _ in 0..ATTEMPTS {
-            let attempt = match self.in_slot(&new).await? {
-                Some((key, now, epoch)) if state_at(&key.record, now) != KeyState::Expired => {
-                    return Ok(Issued {
-                        key,
-                        created: false,
-                        read_in: Some(epoch),
-                    });
-                }
-                Some(_) => self.replace_expired(&new, actor).await,
-                None => self.create(&new, actor).await,
-            };
-            match attempt {
-                Ok(Some(key)) => {
-                    return Ok(Issued {
-                        key,
-                        created: true,
-                        read_in: None,
-                    });
-                }
-                // Another call changed the slot first.
-                Ok(None) => {}
-                Err(failure) if failure.kind == Kind::Again => {}
-                Err(failure) => return Err(failure.into()),
-            }
-        }
-        Err(StoreError::Unavailable(
-            "other calls keep changing the key in this slot".to_owned(),
-        ))
+        self.locks.retry(|| self.try_issue(&new, actor)).await
     }
 
     async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
@@ -74,7 +47,9 @@ impl Keys for PostgresStore {
     }
 
     async fn update(&self, id: KeyId, changes: KeyChanges, actor: &Actor) -> Result<UpdateAnswer> {
-        retry(|| self.try_update(id, changes.clone(), actor)).await
+        self.locks
+            .retry(|| self.try_update(id, changes.clone(), actor))
+            .await
     }
 
     async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
@@ -96,7 +71,7 @@ impl Keys for PostgresStore {
     }
 
     async fn end_graces(&self) -> Result<u64> {
-        let ended = retry(|| self.try_end_graces()).await?;
+        let ended = self.locks.retry(|| self.try_end_graces()).await?;
         if ended > 0 {
             self.announce();
         }
@@ -150,6 +125,27 @@ impl Keys for PostgresStore {
 }
 
 impl PostgresStore {
+    async fn try_issue(&self, new: &NewKey, actor: &Actor) -> std::result::Result<Issued, Failure> {
+        let created = match self.in_slot(new).await? {
+            Some((key, now, epoch)) if state_at(&key.record, now) != KeyState::Expired => {
+                return Ok(Issued {
+                    key,
+                    created: false,
+                    read_in: Some(epoch),
+                });
+            }
+            Some(_) => self.replace_expired(new, actor).await?,
+            None => self.create(new, actor).await?,
+        };
+        // Without a key, another call has changed the slot first, or is changing it now.
+        let key = created.ok_or_else(|| Failure::locked(LockedRow::Slot))?;
+        Ok(Issued {
+            key,
+            created: true,
+            read_in: None,
+        })
+    }
+
     /// The key in the slot, the store's time, and the epoch of the read.
     async fn in_slot(&self, new: &NewKey) -> Result<Option<(StoredKey, Timestamp, Epoch)>> {
         let mut lease = self.readers.lease().await?;
@@ -175,14 +171,18 @@ impl PostgresStore {
         actor: &Actor,
     ) -> std::result::Result<Option<StoredKey>, Failure> {
         let statement = insert(new, actor)?;
-        let mut lease = self.writers.lease().await?;
+        let mut lease = self.inserters.lease().await?;
         let created = lease.fetch_optional(statement).await;
-        let created = created.map_err(Failure::of_a_commit)?;
+        let created = match created.map_err(Failure::of_a_commit) {
+            Err(failure) if matches!(failure.error, StoreError::Locked(_)) => None,
+            created => created?,
+        };
         lease.done();
         Ok(created.map(|row| rows::stored_key(&row)).transpose()?)
     }
 
-    /// Revokes the expired key in a slot and creates `new`; `None` if the slot has no expired key.
+    /// Revokes the expired key in a slot and creates `new`; `None` if the slot has no expired key
+    /// that is unlocked.
     async fn replace_expired(
         &self,
         new: &NewKey,
@@ -224,8 +224,12 @@ impl PostgresStore {
     ) -> std::result::Result<UpdateAnswer, Failure> {
         let mut lease = self.writers.begin().await?;
         let Some(row) = lease.fetch_optional(by_ids(&[id], Lock::Rows)).await? else {
+            let exists = lease.fetch_optional(by_ids(&[id], Lock::None)).await?;
             lease.rollback().await?;
-            return Ok(UpdateAnswer::NotFound);
+            return match exists {
+                Some(_) => Err(Failure::locked(LockedRow::Key(rows::uuid(id)))),
+                None => Ok(UpdateAnswer::NotFound),
+            };
         };
         let (record, now) = (rows::key(&row)?, rows::time(&row, "now")?);
         let answer = match plan_update(&record, changes, now) {
@@ -263,7 +267,7 @@ fn updated(row: &PgRow) -> Result<Updated> {
     })
 }
 
-/// Whether a query locks the rows that it reads.
+/// Whether a query locks the rows that it reads. It then skips rows that others have locked.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Lock {
     None,
@@ -282,7 +286,7 @@ pub(super) fn by_ids(ids: &[KeyId], lock: Lock) -> Statement {
             "SELECT ",
             key_columns!(),
             ", sealed, digest, (SELECT store_time()) AS now FROM api_keys WHERE key_id = ANY($1)
-              ORDER BY key_id FOR UPDATE"
+              ORDER BY key_id FOR UPDATE SKIP LOCKED"
         ),
     };
     let ids: Vec<_> = ids.iter().map(|id| rows::uuid(*id)).collect();
@@ -301,7 +305,7 @@ fn slot_query(new: &NewKey, lock: Lock) -> Statement {
             "SELECT ",
             key_columns!(),
             ", sealed, store_time() AS now FROM api_keys
-              WHERE account_id = $1 AND name = $2 AND revoke_time IS NULL FOR UPDATE"
+              WHERE account_id = $1 AND name = $2 AND revoke_time IS NULL FOR UPDATE SKIP LOCKED"
         ),
     };
     sqlx::query(text)
@@ -309,6 +313,7 @@ fn slot_query(new: &NewKey, lock: Lock) -> Statement {
         .bind(new.name.as_str().to_owned())
 }
 
+/// A slot that an open transaction is filling is waited for only briefly.
 fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
     let (at, after) = match new.expiry {
         Expiry::Never => (None, None),
@@ -328,7 +333,8 @@ fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
                     metadata, allowed_cidrs, recoverable, sealed, create_time, expire_time)
              SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10::bytea IS NOT NULL, $10, now,
                     coalesce($11, now + $12)
-               FROM (SELECT store_time() AS now) AS clock
+               FROM (SELECT store_time() AS now
+                      WHERE set_config('lock_timeout', '100ms', true) <> '') AS clock
                  ON CONFLICT (account_id, name) WHERE revoke_time IS NULL DO NOTHING
              RETURNING *
          ), entry AS (

@@ -9,8 +9,10 @@ mod cluster;
 mod connection;
 mod failure;
 mod gather;
+mod given_up;
 mod graces;
 mod keys;
+mod locks;
 mod log;
 mod migrate;
 mod pool;
@@ -30,7 +32,9 @@ use cluster::PostgresCluster;
 use connection::{ANSWER_LIMIT, Connector};
 use gather::{Gather, READERS};
 use keyward_core::key::Clock;
+use keyward_ops::Tasks;
 use keyward_store::{Cluster, OpenError, Store, StoreError};
+use locks::Locks;
 use pool::Pool;
 use revoke::Revoker;
 use tail_connection::TailConnection;
@@ -38,8 +42,11 @@ use tail_connection::TailConnection;
 pub use connection::Hosts;
 pub use migrate::PostgresOwner;
 
-/// Connections that write keys and tokens; two of them write revocations.
+/// Connections that change keys and tokens, so that they wait for the log's counter. Two of them write
+/// revocations.
 const WRITERS: usize = 4;
+/// Connections that write without the counter: new keys and tokens, audit entries.
+const INSERTERS: usize = 2;
 /// Connections for the rows of instances.
 const MEMBERS: usize = 2;
 /// How long a call waits for the answer to a statement that waits for no lock and takes
@@ -55,8 +62,10 @@ const ATTEMPTS: usize = 8;
 /// The shared store, from the side of one instance.
 pub struct PostgresStore {
     writers: Arc<Pool>,
+    inserters: Arc<Pool>,
     readers: Arc<Pool>,
     cluster: Arc<PostgresCluster>,
+    locks: Arc<Locks>,
     gather: Gather,
     revoker: Revoker,
     clock: Arc<dyn Clock>,
@@ -65,11 +74,13 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// Connects to the first of `hosts` that is a primary. Fails if no primary answers, if a primary
     /// does not report its timeline, or if the schema lacks what this program needs. The timeout
-    /// of a heartbeat is a part of `max_staleness`, that of this instance.
+    /// of a heartbeat is a part of `max_staleness`, that of this instance. The store runs as long
+    /// as `tasks`.
     pub async fn open(
         hosts: &Hosts,
         max_staleness: Duration,
         clock: Arc<dyn Clock>,
+        tasks: &Tasks,
     ) -> Result<Self, OpenError> {
         let connector = Arc::new(Connector::new(hosts.clone(), Arc::clone(&clock)));
         let mut first = connector
@@ -78,20 +89,24 @@ impl PostgresStore {
             .map_err(|failure| no_primary(&failure.error))?;
         migrate::check(&mut first).await?;
         first.close().await;
-        let pool = |size, limit| Arc::new(Pool::new(Arc::clone(&connector), size, limit));
-        let writers = pool(WRITERS, ANSWER_LIMIT);
-        let readers = pool(READERS, SHORT_LIMIT);
-        let members = pool(MEMBERS, SHORT_LIMIT);
-        let notices = Arc::new(ChangeNotices::start(&members, &connector));
+        let pool = |size, limit| Pool::new(Arc::clone(&connector), size, limit);
+        let readers = Arc::new(pool(READERS, SHORT_LIMIT));
+        let locks = Arc::new(Locks::new(Arc::clone(&readers), Arc::clone(&clock)));
+        let writers = Arc::new(pool(WRITERS, ANSWER_LIMIT).with(&locks));
+        let inserters = Arc::new(pool(INSERTERS, ANSWER_LIMIT).with(&locks));
+        let members = Arc::new(pool(MEMBERS, SHORT_LIMIT));
+        let notices = Arc::new(ChangeNotices::start(&members, &connector, tasks));
         Ok(Self {
-            gather: Gather::start(&readers),
-            revoker: Revoker::start(&writers, &notices),
+            gather: Gather::start(&readers, tasks),
+            revoker: Revoker::start(&writers, &notices, &locks, tasks),
             cluster: Arc::new(PostgresCluster {
                 members,
                 tail: TailConnection::new(connector, max_staleness),
                 notices,
             }),
+            locks,
             writers,
+            inserters,
             readers,
             clock,
         })
@@ -118,6 +133,7 @@ impl Store for PostgresStore {
     async fn close(&self) {
         self.cluster.close().await;
         self.readers.close().await;
+        self.inserters.close().await;
         self.writers.close().await;
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::{Connection, Connector};
 use super::failure::{Failure, Kind};
+use super::locks::Locks;
 use keyward_store::StoreError;
 
 /// How long a call waits for the answer to COMMIT.
@@ -30,6 +31,8 @@ pub(super) struct Pool {
     permits: Arc<Semaphore>,
     /// How long a call waits for the answer to a statement.
     limit: Duration,
+    /// Reports who holds up a statement, in a pool whose statements wait for locks.
+    locks: Option<Arc<Locks>>,
 }
 
 impl Pool {
@@ -39,7 +42,14 @@ impl Pool {
             idle: Mutex::default(),
             permits: Arc::new(Semaphore::new(size)),
             limit,
+            locks: None,
         }
+    }
+
+    /// The same pool, whose statements may wait for locks.
+    pub(super) fn with(self, locks: &Arc<Locks>) -> Self {
+        let locks = Some(Arc::clone(locks));
+        Self { locks, ..self }
     }
 
     /// Takes an idle connection, or opens a new one.
@@ -48,7 +58,12 @@ impl Pool {
         let permit = tokio::time::timeout(WAIT_LIMIT, permit).await;
         let Ok(Ok(permit)) = permit else {
             let why = format!("no connection became free within {WAIT_LIMIT:?}");
-            return Err(StoreError::Unavailable(why).into());
+            let are_held = self.locks.as_ref().is_some_and(|locks| locks.are_held());
+            return Err(match are_held {
+                true => StoreError::Locked(why),
+                false => StoreError::Unavailable(why),
+            }
+            .into());
         };
         loop {
             let Some(connection) = self.idle.lock().pop() else {
@@ -139,8 +154,12 @@ impl<'p> Lease<'p> {
         ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T, Failure> {
         let (connector, era) = (&self.pool.connector, self.connection.era);
-        let answer = ask(self.connection.driver());
-        let outcome = connector.answer(era, limit, answer).await;
+        let pid = self.connection.pid();
+        let answer = connector.answer(era, limit, self.connection.ask(ask));
+        let outcome = match &self.pool.locks {
+            Some(locks) => locks.watch(pid, answer).await,
+            None => answer.await,
+        };
         outcome.inspect_err(|failure| {
             if failure.kind == Kind::Broken {
                 connector.note_broken(era);
@@ -170,7 +189,15 @@ impl<'p> Lease<'p> {
     }
 
     pub(super) async fn fetch_one(&mut self, statement: Statement) -> Result<PgRow, Failure> {
-        let limit = self.pool.limit;
+        self.fetch_one_within(self.pool.limit, statement).await
+    }
+
+    /// Like `fetch_one`, for a statement that may take longer than others.
+    pub(super) async fn fetch_one_within(
+        &mut self,
+        limit: Duration,
+        statement: Statement,
+    ) -> Result<PgRow, Failure> {
         self.answer(limit, async |driver| statement.fetch_one(driver).await)
             .await
     }

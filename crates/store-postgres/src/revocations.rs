@@ -44,9 +44,8 @@ struct Successors {
     sealed: Vec<Option<Vec<u8>>>,
 }
 
-/// Revokes the keys that still have the revision of their record, and returns the ids of these
-/// keys. The others have changed since, so their revocations must be planned again. Locks the keys
-/// in the order of their ids, which avoids deadlocks.
+/// Revokes the keys that still have the revision of their record and are not locked, and returns the
+/// ids of these keys. Locks the keys in the order of their ids, which avoids deadlocks.
 pub(super) async fn write_revocations(
     lease: &mut Lease<'_>,
     writes: &[Write<'_>],
@@ -68,7 +67,7 @@ pub(super) async fn write_revocations(
          ), locked AS MATERIALIZED (
              SELECT k.key_id FROM api_keys AS k
                JOIN planned USING (key_id, revision)
-              ORDER BY k.key_id FOR UPDATE OF k
+              ORDER BY k.key_id FOR UPDATE OF k SKIP LOCKED
          ), revoked AS (
              UPDATE api_keys AS k
                 SET revoke_time = p.revoke_time, revoked = p.revoked, revoke_reason = p.reason,

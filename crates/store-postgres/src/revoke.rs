@@ -1,5 +1,6 @@
 //! Revocations of single keys on Postgres. All writers of changes queue for the log's counter, so
-//! concurrent revocations are gathered into batches, on one of two pool.
+//! concurrent revocations are gathered into batches by two writers. A batch skips locked keys; their
+//! calls come again in a later batch, so they delay no other call.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,12 +13,14 @@ use super::ATTEMPTS;
 use super::change_notices::ChangeNotices;
 use super::failure::{Failure, Kind};
 use super::keys::{Lock, by_ids};
+use super::locks::{LockedRow, Locks};
 use super::log::epoch;
 use super::pool::{Lease, Pool};
 use super::revocations::{Write, write_revocations};
 use super::rows::{self, key_columns};
 use keyward_core::fence::Epoch;
 use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
+use keyward_ops::Tasks;
 use keyward_store::plan::{PlannedRevocation, RevocationPlan, plan_revocation};
 use keyward_store::{
     Actor, KeyTarget, Result, RevokeAnswer, Revoked, StoreError, StoredKey, Successor,
@@ -38,17 +41,23 @@ struct Request {
     actor: Actor,
 }
 
-type Answer = Result<RevokeAnswer>;
+type Answer = std::result::Result<RevokeAnswer, Failure>;
 type Queue = mpsc::Receiver<(Request, oneshot::Sender<Answer>)>;
 
 /// Revokes single keys in batches.
 pub(super) struct Revoker {
     requests: mpsc::Sender<(Request, oneshot::Sender<Answer>)>,
+    locks: Arc<Locks>,
 }
 
 impl Revoker {
-    /// Starts the writers on the current runtime. They end when this is dropped.
-    pub(super) fn start(pool: &Arc<Pool>, notices: &Arc<ChangeNotices>) -> Self {
+    /// Starts the writers. They end when this is dropped.
+    pub(super) fn start(
+        pool: &Arc<Pool>,
+        notices: &Arc<ChangeNotices>,
+        locks: &Arc<Locks>,
+        tasks: &Tasks,
+    ) -> Self {
         let (requests, queue) = mpsc::channel(BATCH * WRITERS);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..WRITERS {
@@ -56,9 +65,10 @@ impl Revoker {
                 pool: Arc::clone(pool),
                 notices: Arc::clone(notices),
             };
-            tokio::spawn(writer.run(Arc::clone(&queue)));
+            tasks.spawn("writer of revocations", writer.run(Arc::clone(&queue)));
         }
-        Self { requests }
+        let locks = Arc::clone(locks);
+        Self { requests, locks }
     }
 
     pub(super) async fn revoke(
@@ -68,8 +78,7 @@ impl Revoker {
         grace: Duration,
         reason: Option<Reason>,
         actor: &Actor,
-    ) -> Answer {
-        let (sender, receiver) = oneshot::channel();
+    ) -> Result<RevokeAnswer> {
         let request = Request {
             target,
             successor,
@@ -77,13 +86,18 @@ impl Revoker {
             reason,
             actor: actor.clone(),
         };
+        self.locks.retry(|| self.enqueue(request.clone())).await
+    }
+
+    async fn enqueue(&self, request: Request) -> Answer {
+        let (sender, receiver) = oneshot::channel();
         self.requests
             .send((request, sender))
             .await
             .map_err(|_| StoreError::Unavailable("the store is being closed".to_owned()))?;
         receiver.await.unwrap_or_else(|_| {
-            let lost = "a revocation revoked without an answer".to_owned();
-            Err(StoreError::OutcomeUnknown(lost))
+            let lost = "a revocation ended without an answer".to_owned();
+            Err(StoreError::OutcomeUnknown(lost).into())
         })
     }
 }
@@ -102,10 +116,12 @@ impl Writer {
             let answers = match self.revoke_all(&requests).await {
                 Ok(answers) => answers,
                 // One damaged row must not fail the other requests.
-                Err(StoreError::Damaged(_)) if requests.len() > 1 => {
+                Err(failure)
+                    if matches!(failure.error, StoreError::Damaged(_)) && requests.len() > 1 =>
+                {
                     self.one_by_one(&requests).await
                 }
-                Err(error) => requests.iter().map(|_| Err(error.clone())).collect(),
+                Err(failure) => requests.iter().map(|_| Err(failure.clone())).collect(),
             };
             for (sender, answer) in senders.into_iter().zip(answers) {
                 // The caller may have stopped waiting. The change is committed anyway.
@@ -125,7 +141,7 @@ impl Writer {
 
     /// Revokes in rounds. A request goes into another round if its key has changed meanwhile, or if
     /// another request for the same key is in this round.
-    async fn revoke_all(&self, requests: &[Request]) -> Result<Vec<Answer>> {
+    async fn revoke_all(&self, requests: &[Request]) -> std::result::Result<Vec<Answer>, Failure> {
         let mut answers: Vec<Option<Answer>> = requests.iter().map(|_| None).collect();
         // One round for each request, in case all name one key, and some for other writers.
         for _ in 0..requests.len() + ATTEMPTS {
@@ -145,18 +161,18 @@ impl Writer {
                     }
                 }
                 Err(failure) if failure.kind == Kind::Again => {}
-                Err(failure) if open.len() == requests.len() => return Err(failure.error),
+                Err(failure) if open.len() == requests.len() => return Err(failure),
                 // Answers of earlier rounds stay: their changes are committed.
                 Err(failure) => {
                     for n in open {
-                        answers[n] = Some(Err(failure.error.clone()));
+                        answers[n] = Some(Err(failure.clone()));
                     }
                 }
             }
         }
         let busy = || {
             let busy = "other writers keep changing the key; try again later".to_owned();
-            Err(StoreError::Unavailable(busy))
+            Err(StoreError::Unavailable(busy).into())
         };
         let answers = answers.into_iter();
         Ok(answers.map(|answer| answer.unwrap_or_else(busy)).collect())
@@ -210,18 +226,24 @@ impl Writer {
             false => now.map_err(Failure::after_a_write)?,
         };
         lease.done();
+        let locked = locked(&plans, &revoked, &now)?;
+        let skipped =
+            |id| RoundResult::Answered(Err(Failure::locked(LockedRow::Key(rows::uuid(id)))));
         Ok(plans
             .into_iter()
             .map(|plan| match plan {
-                Plan::Answer(answer) => RoundResult::Answered(answer),
+                Plan::Answer(answer) => RoundResult::Answered(answer.map_err(Failure::from)),
                 Plan::NotFound => RoundResult::Answered(Ok(RevokeAnswer::NotFound { read_in })),
-                Plan::NextRound => RoundResult::NextRound,
+                Plan::NextRound(id) if locked.contains(&id) => skipped(id),
+                Plan::NextRound(_) => RoundResult::NextRound,
+                Plan::Key(record, Some(_)) if locked.contains(&record.id) => skipped(record.id),
                 Plan::Key(record, Some(_)) if !revoked.contains(&record.id) => {
                     RoundResult::NextRound
                 }
                 Plan::Key(record, planned) => {
                     let read_in = read_in.filter(|_| planned.is_none());
-                    RoundResult::Answered(answer(&record, planned.as_ref(), read_in, &now))
+                    let answer = answer(&record, planned.as_ref(), read_in, &now);
+                    RoundResult::Answered(answer.map_err(Failure::from))
                 }
             })
             .collect())
@@ -238,11 +260,11 @@ enum RoundResult {
 /// The plan for one request in one round.
 enum Plan {
     /// The answer needs no change.
-    Answer(Answer),
+    Answer(Result<RevokeAnswer>),
     /// There is no such key.
     NotFound,
-    /// Another request for the same key is in this round.
-    NextRound,
+    /// Another request revokes the same key in this round.
+    NextRound(KeyId),
     /// Revoke the key, if there is a revocation, and answer its state.
     Key(Box<KeyRecord>, Option<PlannedRevocation>),
 }
@@ -250,7 +272,7 @@ enum Plan {
 impl Plan {
     /// Whether the plan changes its key, or leaves that to another round.
     fn writes(&self) -> bool {
-        matches!(self, Self::NextRound | Self::Key(_, Some(_)))
+        matches!(self, Self::NextRound(_) | Self::Key(_, Some(_)))
     }
 }
 
@@ -298,15 +320,30 @@ fn plan(request: &Request, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
         Ok(None) => return Plan::NotFound,
         Err(error) => return Plan::Answer(Err(error)),
     };
-    if !taken.insert(record.id) {
-        return Plan::NextRound;
-    }
     let (successor, reason) = (request.successor.clone(), request.reason.clone());
     match plan_revocation(&record, successor, now, request.grace, reason) {
         RevocationPlan::Expired => Plan::Answer(Ok(RevokeAnswer::Expired)),
         RevocationPlan::Unchanged => Plan::Key(Box::new(record), None),
+        RevocationPlan::Revoke(_) if !taken.insert(record.id) => Plan::NextRound(record.id),
         RevocationPlan::Revoke(planned) => Plan::Key(Box::new(record), Some(planned)),
     }
+}
+
+/// The keys that were not revoked although they have not changed: other sessions have locked them.
+fn locked(plans: &[Plan], revoked: &HashSet<KeyId>, now: &[PgRow]) -> Result<HashSet<KeyId>> {
+    let mut locked = HashSet::new();
+    for row in now {
+        let id = rows::id(row, "key_id")?;
+        let revision = rows::revision(row, "revision")?;
+        let is_unchanged = |plan: &Plan| match plan {
+            Plan::Key(seen, Some(_)) => seen.id == id && seen.revision == revision,
+            _ => false,
+        };
+        if !revoked.contains(&id) && plans.iter().any(is_unchanged) {
+            locked.insert(id);
+        }
+    }
+    Ok(locked)
 }
 
 /// Reads the keys and their successors after the write.
@@ -337,7 +374,7 @@ fn answer(
     planned: Option<&PlannedRevocation>,
     read_in: Option<Epoch>,
     now: &[PgRow],
-) -> Answer {
+) -> Result<RevokeAnswer> {
     let find = |id: KeyId| -> Result<Option<&PgRow>> {
         for row in now {
             if rows::id(row, "key_id")? == id {

@@ -1,6 +1,6 @@
 //! The connection of the tail alone: reads under load must not make the instance stale. After a
-//! heartbeat times out, its connection is closed. Its backend may still lock the instance's row, so
-//! the next connection terminates that backend.
+//! heartbeat times out, its connection is closed. Its process may still lock the instance's row, so
+//! the next connection ends that process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::postgres::PgRow;
 use tokio::sync::Mutex;
 
-use super::connection::{Backend, Connection, Connector, within};
+use super::connection::{Connection, Connector, within};
 use super::failure::{Failure, Kind};
 use super::pool::Statement;
 
@@ -17,14 +17,7 @@ pub(super) struct TailConnection {
     connector: Arc<Connector>,
     /// The timeout of a statement.
     limit: Duration,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    connection: Option<Connection>,
-    /// The backend of a statement that timed out.
-    hung: Option<Backend>,
+    connection: Mutex<Option<Connection>>,
 }
 
 impl TailConnection {
@@ -33,7 +26,7 @@ impl TailConnection {
         Self {
             connector,
             limit: (max_staleness / 3).clamp(Duration::from_secs(1), Duration::from_secs(5)),
-            state: Mutex::default(),
+            connection: Mutex::default(),
         }
     }
 
@@ -43,48 +36,31 @@ impl TailConnection {
         statement: Statement,
         read: impl FnOnce(&[PgRow], &Connection) -> keyward_store::Result<T> + Send,
     ) -> Result<T, Failure> {
-        let mut state = self.state.lock().await;
-        let mut connection = match state.connection.take() {
+        let mut slot = self.connection.lock().await;
+        let mut connection = match slot.take() {
             Some(connection) => connection,
-            None => self.open(&mut state).await?,
+            None => self.connector.open().await?,
         };
-        match within(self.limit, statement.fetch_all(connection.driver())).await {
+        let work = connection.ask(async |driver| statement.fetch_all(driver).await);
+        match within(self.limit, work).await {
             Ok(rows) => {
                 let answer = read(&rows, &connection).map_err(Failure::from);
-                state.connection = Some(connection);
+                *slot = Some(connection);
                 answer
             }
             Err(failure) => {
                 match failure.kind {
-                    Kind::Refused | Kind::Again => state.connection = Some(connection),
+                    Kind::Refused | Kind::Again | Kind::Locked(_) => *slot = Some(connection),
                     Kind::Broken => self.connector.note_broken(connection.era),
-                    Kind::Hung => {
-                        self.connector.note_hung(connection.era);
-                        state.hung = Some(connection.backend.clone());
-                    }
+                    Kind::Hung => self.connector.note_hung(connection.era),
                 }
                 Err(failure)
             }
         }
     }
 
-    async fn open(&self, state: &mut State) -> Result<Connection, Failure> {
-        let mut connection = self.connector.open().await?;
-        if let Some(hung) = state.hung.clone() {
-            let terminate = sqlx::query(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                  WHERE pid = $1 AND backend_start::text = $2",
-            )
-            .bind(hung.pid)
-            .bind(hung.started);
-            within(self.limit, terminate.execute(connection.driver())).await?;
-            state.hung = None;
-        }
-        Ok(connection)
-    }
-
     pub(super) async fn close(&self) {
-        if let Some(connection) = self.state.lock().await.connection.take() {
+        if let Some(connection) = self.connection.lock().await.take() {
             connection.close().await;
         }
     }

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use super::PostgresStore;
 use super::audit::audit;
-use super::failure::{Failure, Kind, retry};
+use super::failure::{Failure, Kind};
+use super::locks::LockedRow;
 use super::log::epoch;
 use super::pool::Statement;
 use super::rows::{self, token_columns};
@@ -30,7 +31,7 @@ impl Tokens for PostgresStore {
         .bind(i64::from(new.generation))
         .bind(new.name.as_str().to_owned())
         .bind(new.roles.to_text());
-        let mut lease = self.writers.begin().await?;
+        let mut lease = self.inserters.begin().await?;
         let record = rows::token(&lease.fetch_one(insert).await?)?;
         let detail = format!("name={} roles={}", record.name, record.roles.to_text());
         let entry = token_entry(AuditAction::TokenCreate, record.id, Some(detail));
@@ -92,7 +93,7 @@ impl Tokens for PostgresStore {
     }
 
     async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>> {
-        retry(|| self.try_revoke_token(id, actor)).await
+        self.locks.retry(|| self.try_revoke_token(id, actor)).await
     }
 
     async fn has_tokens(&self) -> Result<bool> {
@@ -129,9 +130,12 @@ impl PostgresStore {
     ) -> std::result::Result<Option<TokenRevoked>, Failure> {
         let mut lease = self.writers.begin().await?;
         let revoke = sqlx::query(
-            "UPDATE caller_tokens
+            "WITH live AS MATERIALIZED (
+                 SELECT token_id FROM caller_tokens
+                  WHERE token_id = $1 AND NOT revoked FOR UPDATE SKIP LOCKED)
+             UPDATE caller_tokens AS t
                 SET revoke_time = least(revoke_time, store_time()), revoked = true, changed_by = $2
-              WHERE token_id = $1 AND NOT revoked",
+               FROM live WHERE t.token_id = live.token_id",
         )
         .bind(rows::uuid(id))
         .bind(actor.name.clone());
@@ -153,8 +157,12 @@ impl PostgresStore {
             lease.rollback().await?;
         }
         let Some(row) = row else { return Ok(None) };
+        let record = rows::token(&row)?;
+        if record.revoke_time.is_none() {
+            return Err(Failure::locked(LockedRow::Token(rows::uuid(id))));
+        }
         Ok(Some(TokenRevoked {
-            record: rows::token(&row)?,
+            record,
             committed: rows::last_change(&row, "token_id")?.read_in(read_in),
         }))
     }
@@ -177,7 +185,7 @@ impl KeyringChecks for PostgresStore {
     }
 
     async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
-        let mut lease = self.writers.begin().await?;
+        let mut lease = self.inserters.begin().await?;
         for check in values {
             let insert = sqlx::query(
                 "INSERT INTO keyring_checks (kind, number, check_value) VALUES ($1, $2, $3)",
@@ -198,7 +206,7 @@ impl KeyringChecks for PostgresStore {
     }
 
     async fn activate_generation(&self, number: u32) -> Result<()> {
-        let mut lease = self.writers.begin().await?;
+        let mut lease = self.inserters.begin().await?;
         let mut activated = 0;
         for statement in [
             "UPDATE keyring_checks SET active = false WHERE active AND number <> $1",

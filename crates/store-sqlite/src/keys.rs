@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::audit;
-use super::revoke::{revoke_account, revoke_one, set_revoke_time};
+use super::revoke::{revoke_one, set_revoke_time};
 use super::rows::{self, key_columns};
 use super::{SqliteStore, Statement, WriteTransaction, store_error};
 use keyward_core::fence::{Stamp, state_at};
@@ -49,7 +49,6 @@ impl Keys for SqliteStore {
     }
 
     async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
-        let mut tx = self.write().await?;
         match revocation {
             Revocation::Key {
                 target,
@@ -57,6 +56,7 @@ impl Keys for SqliteStore {
                 grace,
                 reason,
             } => {
+                let mut tx = self.write().await?;
                 let Some(row) = tx.fetch_optional(target_query(&target)).await? else {
                     tx.rollback().await?;
                     return Ok(RevokeAnswer::NotFound { read_in: None });
@@ -74,7 +74,7 @@ impl Keys for SqliteStore {
                 }
             }
             Revocation::Account { account, reason } => {
-                revoke_account(tx, &account, reason.as_ref(), actor).await
+                self.revoke_account(&account, reason.as_ref(), actor).await
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The embedded store: SQLite in WAL mode, for one process. The triggers in `migrations/sqlite`
 //! write the log. A write transaction either ends cleanly or is rolled back with its connection.
 
+mod account;
 mod audit;
 mod graces;
 mod keys;

@@ -1,16 +1,13 @@
-//! Revocations on SQLite: of one key, with or without a successor, and of all keys of an account.
-//! Each is one transaction; the triggers log every row and wipe the sealed copies.
+//! Revocations of single keys on SQLite, with or without a successor. Each is one transaction; the
+//! triggers log every row and wipe the sealed copies.
 
+use super::WriteTransaction;
 use super::audit::audit;
 use super::keys::{by_id, id_query, insert, row_vanished};
 use super::rows;
-use super::{WriteTransaction, store_error};
-use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason, Timestamp};
+use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
 use keyward_store::plan::PlannedRevocation;
-use keyward_store::{
-    Actor, AuditAction, AuditEntry, CommittedChange, Expiry, NewKey, Result, RevokeAnswer, Revoked,
-    Successor, raw,
-};
+use keyward_store::{Actor, Expiry, NewKey, Result, RevokeAnswer, Revoked, Successor};
 
 /// Revokes a key, at `revoke_time` or at once. The trigger logs the change and wipes the sealed copy.
 pub(super) async fn set_revoke_time(
@@ -100,64 +97,4 @@ fn new_key(predecessor: &KeyRecord, successor: &Successor) -> NewKey {
         networks: predecessor.networks.clone(),
         expiry: predecessor.expire_time.map_or(Expiry::Never, Expiry::At),
     }
-}
-
-/// Revokes all keys of an account that are not revoked yet.
-pub(super) async fn revoke_account(
-    mut tx: WriteTransaction,
-    account: &AccountId,
-    reason: Option<&Reason>,
-    actor: &Actor,
-) -> Result<RevokeAnswer> {
-    let mut ids: Vec<Vec<u8>> = sqlx::query_scalar(
-        "UPDATE api_keys SET revoke_time = min(coalesce(revoke_time, ?1), ?1), revoked = 1,
-                revoke_reason = coalesce(revoke_reason, ?2), changed_by = ?3
-          WHERE account_id = ?4 AND revoked = 0
-         RETURNING key_id",
-    )
-    .bind(tx.now.as_micros())
-    .bind(reason.map(|reason| reason.as_str().to_owned()))
-    .bind(actor.name.clone())
-    .bind(account.as_str().to_owned())
-    .fetch_all(tx.connection()?)
-    .await
-    .map_err(store_error)?;
-    ids.sort_unstable();
-    let (mut keys, mut digests) = (Vec::new(), Vec::new());
-    for bytes in ids.iter().take(Revoked::LISTED) {
-        let row = tx.fetch_optional(id_query(raw::id(bytes)?)).await?;
-        let row = row.ok_or_else(row_vanished)?;
-        keys.push(rows::key(&row)?);
-        digests.push(rows::digest(&row)?);
-    }
-    let latest = tx.fetch_optional(sqlx::query(
-        "SELECT key_id, revision, mark FROM api_keys WHERE account_id = ? ORDER BY revision DESC LIMIT 1",
-    )
-    .bind(account.as_str().to_owned())
-    ).await?;
-    let committed = match &latest {
-        Some(row) => rows::last_change(row, "key_id")?,
-        None => CommittedChange::NOTHING,
-    };
-    if ids.is_empty() {
-        tx.rollback().await?;
-    } else {
-        let entry = AuditEntry {
-            action: AuditAction::Revoke,
-            id: None,
-            account: Some(account.clone()),
-            detail: Some(format!("keys={}", ids.len())),
-        };
-        audit(&mut tx, &entry, actor).await?;
-        tx.commit().await?;
-    }
-    Ok(RevokeAnswer::Done(Box::new(Revoked {
-        revoke_time: keys.iter().filter_map(|key| key.revoke_time).max(),
-        keys,
-        digests,
-        count: u64::try_from(ids.len()).unwrap_or(u64::MAX),
-        successor: None,
-        created: false,
-        committed,
-    })))
 }

@@ -287,7 +287,7 @@ impl AuditAction {
 pub struct AuditEntry {
     /// The action.
     pub action: AuditAction,
-    /// The key or token; `None` for a whole account.
+    /// The key or token.
     pub id: Option<KeyId>,
     /// The account that owns the key.
     pub account: Option<AccountId>,

@@ -96,6 +96,7 @@ impl Interceptor for Instrumentation {
             Err(StoreError::OutcomeUnknown(_)) => "unknown",
             Err(StoreError::Damaged(_)) => "damaged",
             Err(StoreError::Refused(_)) => "refused",
+            Err(StoreError::Locked(_)) => "locked",
         };
         span.record("outcome", outcome);
         let ended = self.clock.boot();

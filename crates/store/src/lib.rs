@@ -2,6 +2,7 @@
 //! database driver appears here. Run each call through [`Control`], so that no caller can drop the
 //! future of a write before the write ends.
 
+pub mod account;
 mod commands;
 mod control;
 mod instrumentation;
@@ -42,6 +43,10 @@ pub enum StoreError {
     /// The store holds data that its schema forbids, or it refused a statement as invalid.
     #[error("the store is damaged: {0}")]
     Damaged(String),
+    /// Another session of the database holds a lock that the change needs. Nothing changed, and a
+    /// repetition helps once that session has ended its transaction.
+    #[error("the store is locked: {0}")]
+    Locked(String),
     /// The store refuses this program until an operator acts, for example because a right is
     /// missing. The call changed nothing, and a repetition does not help.
     #[error("the store refuses this program: {0}")]

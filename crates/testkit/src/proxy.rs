@@ -1,5 +1,5 @@
 //! A TCP proxy before a server, with which a test causes faults: cut connections, a black hole,
-//! random bytes, or only the loss of Postgres notifications. It runs on its own thread, so that a
+//! delays, random bytes, or only the loss of Postgres notifications. It runs on its own thread, so that a
 //! blocking test does not block it.
 
 mod frames;
@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -37,6 +38,8 @@ struct Mode {
     drop_notifications: bool,
     half_open: Option<Swallowed>,
     garbage: bool,
+    /// How long data takes in each direction.
+    delay: Duration,
     /// The number of times that all connections were cut.
     cuts: u64,
 }
@@ -91,6 +94,11 @@ impl Proxy {
     /// Redis message.
     pub fn garbage(&self, on: bool) {
         self.change(|mode| mode.garbage = on);
+    }
+
+    /// Delays all data by half of `round_trip` in each direction, like a distant server.
+    pub fn delay(&self, round_trip: Duration) {
+        self.change(|mode| mode.delay = round_trip / 2);
     }
 
     /// While on, `NotificationResponse` messages of a Postgres server are dropped. The connection
@@ -213,8 +221,12 @@ async fn pump(
             return to.shutdown().await;
         }
         let open = mode.wait_for(passes).await.map(|mode| *mode);
-        if open.map_err(io::Error::other)?.half_open == Some(way) {
+        let current = open.map_err(io::Error::other)?;
+        if current.half_open == Some(way) {
             continue;
+        }
+        if !current.delay.is_zero() {
+            tokio::time::sleep(current.delay).await;
         }
         filter(&mut bytes);
         to.write_all(&bytes).await?;

@@ -7,11 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::link::{BOUND, Link};
 use super::servers::MAX_ENTRY;
-use super::{PREFIX, encoding, spawn};
+use super::{Background, PREFIX, encoding};
 use crate::cache::SharedCache;
 use keyward_core::fence::Stamp;
 use keyward_core::key::{Entropy, KeyRecord};
@@ -45,23 +44,25 @@ pub struct Entries {
 }
 
 impl Entries {
-    /// Starts the tasks on the current runtime, until `stop`.
+    /// Starts the tasks in the background.
     pub(super) fn start(
         link: Arc<Link>,
         key: Arc<CacheKey>,
         entropy: Arc<dyn Entropy>,
         metrics: L2Metrics,
-        stop: &CancellationToken,
+        background: &Background<'_>,
     ) -> Arc<Self> {
         let (reads, queue) = mpsc::channel(BATCH * READERS);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..READERS {
-            spawn(read_all(Arc::clone(&link), Arc::clone(&queue)), stop);
+            let reading = read_all(Arc::clone(&link), Arc::clone(&queue));
+            background.spawn("redis reads", reading);
         }
         let (writes, queue) = mpsc::channel(QUEUE);
-        spawn(write_all(Arc::clone(&link), queue, metrics.clone()), stop);
+        let writing = write_all(Arc::clone(&link), queue, metrics.clone());
+        background.spawn("redis writes", writing);
         let (removals, queue) = mpsc::channel(QUEUE);
-        spawn(remove_all(Arc::clone(&link), queue), stop);
+        background.spawn("redis removals", remove_all(Arc::clone(&link), queue));
         Arc::new(Self {
             key,
             entropy,

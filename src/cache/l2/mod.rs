@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use keyward_core::key::Entropy;
 use keyward_crypto::CacheKey;
-use keyward_ops::L2Metrics;
+use keyward_ops::{L2Metrics, Tasks};
 use link::Link;
 use servers::Servers;
 
@@ -50,34 +50,39 @@ impl L2 {
         key: Arc<CacheKey>,
         entropy: Arc<dyn Entropy>,
         metrics: L2Metrics,
+        tasks: &Tasks,
         stop: &CancellationToken,
     ) -> Result<Self, AddressError> {
+        let background = Background { tasks, stop };
         // Two `Servers`: a search for the primary by one connection must not delay the other.
         let (servers, notice_servers) = (Servers::new(address.clone())?, Servers::new(address)?);
         let link = Arc::new(Link::new());
         let servers = Arc::new(servers);
         let maintained = Arc::clone(&link).maintain(servers, metrics.clone(), stop.clone());
-        spawn(maintained, stop);
+        background.spawn("redis connection", maintained);
         let notices = ChangeNotices::start(
             Arc::clone(&link),
             notice_servers,
             Arc::clone(&key),
             &*entropy,
             metrics.clone(),
-            stop,
+            &background,
         );
-        let entries = Entries::start(link, key, entropy, metrics, stop);
+        let entries = Entries::start(link, key, entropy, metrics, &background);
         Ok(Self { entries, notices })
     }
 }
 
-/// Runs a task until `stop`. If the task panics, the service continues without it and logs that.
-fn spawn(work: impl Future<Output = ()> + Send + 'static, stop: &CancellationToken) {
-    let stop = stop.clone();
-    let task = tokio::spawn(async move { stop.run_until_cancelled(work).await });
-    tokio::spawn(async move {
-        if let Err(ended) = task.await {
-            tracing::error!(%ended, "a redis task ended unexpectedly: restart this instance to restore it");
-        }
-    });
+/// Starts the tasks of Redis, which run until `stop`.
+struct Background<'b> {
+    tasks: &'b Tasks,
+    stop: &'b CancellationToken,
+}
+
+impl Background<'_> {
+    fn spawn(&self, name: &str, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        let work = async move { stop.run_until_cancelled(work).await };
+        self.tasks.spawn(name, work);
+    }
 }

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::link::{CONNECT, Link, is_refusal};
 use super::notice_receiver::NoticeReceiver;
 use super::servers::Servers;
-use super::{PREFIX, spawn};
+use super::{Background, PREFIX};
 use keyward_core::key::Entropy;
 use keyward_crypto::{CacheKey, NoticeId};
 use keyward_ops::L2Metrics;
@@ -33,7 +32,7 @@ pub struct ChangeNotices {
 }
 
 impl ChangeNotices {
-    /// Starts the tasks on the current runtime, until `stop`. Notices are published over `link` and
+    /// Starts the tasks in the background. Notices are published over `link` and
     /// received over a connection to `servers`.
     pub(super) fn start(
         link: Arc<Link>,
@@ -41,7 +40,7 @@ impl ChangeNotices {
         key: Arc<CacheKey>,
         entropy: &dyn Entropy,
         metrics: L2Metrics,
-        stop: &CancellationToken,
+        background: &Background<'_>,
     ) -> Arc<Self> {
         let mut sender = [0; 8];
         entropy.fill(&mut sender);
@@ -49,14 +48,10 @@ impl ChangeNotices {
         let receiver = Arc::new(NoticeReceiver::new(Arc::clone(&key), sender, metrics));
         let publish = Arc::new(Notify::new());
         let channel = format!("{PREFIX}{}", key.channel());
-        spawn(
-            receive_all(servers, Arc::clone(&receiver), channel.clone()),
-            stop,
-        );
-        spawn(
-            publish_all(link, Arc::clone(&publish), key, sender, channel),
-            stop,
-        );
+        let receiving = receive_all(servers, Arc::clone(&receiver), channel.clone());
+        background.spawn("receiver of redis notices", receiving);
+        let publishing = publish_all(link, Arc::clone(&publish), key, sender, channel);
+        background.spawn("sender of redis notices", publishing);
         Arc::new(Self { receiver, publish })
     }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Tls;
 use crate::grpc::connection::{Accepted, Connection, OPENING_TIMEOUT, Transport};
+use keyward_ops::Tasks;
 
 /// The maximum number of pending handshakes of a thread. Each uses up to about 64 KiB of memory.
 const MAX_PENDING: usize = 512;
@@ -22,10 +23,11 @@ const MAX_PENDING: usize = 512;
 pub(in crate::grpc) fn handshakes(
     connections: impl Stream<Item = (Transport, Accepted)> + Send + 'static,
     tls: Tls,
+    tasks: &Tasks,
     stop: CancellationToken,
 ) -> impl Stream<Item = Connection> {
     let (done, secured) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
+    tasks.spawn("handshakes", async move {
         tokio::pin!(connections);
         let mut pending = VecDeque::new();
         loop {

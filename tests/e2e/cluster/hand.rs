@@ -10,10 +10,11 @@ use keyward_testkit::{
     patiently,
 };
 use sqlx::PgConnection;
+use tokio_util::sync::CancellationToken;
 
 use super::{Plan, issued, pass, tell};
 
-/// Keys of one account that are revoked at once.
+/// Keys of one account that are revoked at once. `KEYWARD_ACCOUNT_KEYS` sets another number.
 const MANY: i32 = 20_000;
 /// Those of them whose text is known.
 const SOME: usize = 20;
@@ -74,11 +75,28 @@ async fn an_account_of_very_many_keys_is_dead_when_its_revoke_returns() {
                 load.recorder().dying(&key.id);
             }
             let begun = now();
-            let revoked = revoke_account(&client, &account).await;
+            let ended = CancellationToken::new();
+            let ((revoked, took), issued, mut others) = tokio::join!(
+                async {
+                    let revoked = revoke_account(&client, &account).await;
+                    ended.cancel();
+                    (revoked, begun.elapsed())
+                },
+                issue_until(&ended, &client, &account),
+                revoke_others_until(&ended, &client),
+            );
             for key in &keys {
                 load.recorder().dead(&key.id, Duration::ZERO);
             }
-            tell("very many keys, revoked after", (revoked, begun.elapsed()));
+            tell("very many keys, revoked after", (revoked, took));
+            tell("keys of the account issued meanwhile", issued);
+            others.sort_unstable();
+            let at = |share: usize| others.get(others.len() * share / 100);
+            let figures = (others.len(), at(50), at(99), others.last());
+            tell(
+                "other revokes meanwhile: number, p50, p99, longest",
+                figures,
+            );
             for number in cluster.running() {
                 let client = cluster.client(number).await;
                 for key in &keys {
@@ -89,7 +107,7 @@ async fn an_account_of_very_many_keys_is_dead_when_its_revoke_returns() {
                     );
                 }
             }
-            assert_eq!(live_keys(cluster, &account).await, 0);
+            assert_eq!(live_keys(cluster, &account).await, 0, "issued before");
         })
         .await;
 }
@@ -102,13 +120,39 @@ async fn insert_many(cluster: &Cluster, account: &str) {
                          'unknown-' || n, 'kw_0000', '[]', '{}', '[]', false, now()
                     FROM generate_series(1, $2) AS n";
     let mut owner = Postgres::connect(&cluster.postgres.owner_url()).await;
-    let query = sqlx::query(insert).bind(account).bind(MANY);
+    let many = std::env::var("KEYWARD_ACCOUNT_KEYS").map_or(MANY, |many| many.parse().unwrap());
+    let query = sqlx::query(insert).bind(account).bind(many);
     let done = query.execute(&mut owner).await.unwrap();
-    assert_eq!(done.rows_affected(), u64::from(MANY.unsigned_abs()));
+    assert_eq!(done.rows_affected(), u64::from(many.unsigned_abs()));
+}
+
+/// Issues keys of the account until `ended`. Returns their number.
+async fn issue_until(ended: &CancellationToken, client: &Client, account: &str) -> usize {
+    for n in 0.. {
+        if ended.is_cancelled() {
+            return n;
+        }
+        patiently(async || client.issue(account, &format!("late-{n}")).await).await;
+        pass(Duration::from_millis(20)).await;
+    }
+    unreachable!("it counts for ever")
+}
+
+/// Revokes keys of other accounts until `ended`. Returns how long each took.
+async fn revoke_others_until(ended: &CancellationToken, client: &Client) -> Vec<Duration> {
+    let mut times = Vec::new();
+    while !ended.is_cancelled() {
+        let (id, _) = issued(client).await;
+        let begun = now();
+        patiently(async || client.revoke(&id).await).await;
+        times.push(begun.elapsed());
+    }
+    times
 }
 
 async fn live_keys(cluster: &Cluster, account: &str) -> i64 {
-    let count = "SELECT count(*) FROM api_keys WHERE account_id = $1 AND revoke_time IS NULL";
+    let count = "SELECT count(*) FROM api_keys WHERE account_id = $1 AND revoke_time IS NULL
+                   AND name NOT LIKE 'late-%'";
     let mut owner = Postgres::connect(&cluster.postgres.owner_url()).await;
     let query = sqlx::query_scalar(count).bind(account);
     query.fetch_one(&mut owner).await.unwrap()

@@ -4,6 +4,7 @@
 mod attacker;
 mod hand;
 mod instances;
+mod locks;
 mod login;
 mod lost_log;
 mod membership;
@@ -13,6 +14,7 @@ mod redis;
 mod redis_refusals;
 mod server;
 mod slots;
+mod standby;
 
 use std::time::Duration;
 

@@ -1380,6 +1380,7 @@ pub mod api_key_service_client {
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|
     /// |`NOT_FRESH`|UNAVAILABLE|The instance cannot prove that it knows every change.|
     /// |`STORE_UNAVAILABLE`|UNAVAILABLE|The store did not respond. Nothing was changed.|
+    /// |`STORE_LOCKED`|UNAVAILABLE|Another session holds a lock in the database. Nothing was changed.|
     /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The store or the deadline failed; the change may have been committed.|
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
@@ -1782,6 +1783,7 @@ pub mod api_key_service_server {
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|
     /// |`NOT_FRESH`|UNAVAILABLE|The instance cannot prove that it knows every change.|
     /// |`STORE_UNAVAILABLE`|UNAVAILABLE|The store did not respond. Nothing was changed.|
+    /// |`STORE_LOCKED`|UNAVAILABLE|Another session holds a lock in the database. Nothing was changed.|
     /// |`OUTCOME_UNKNOWN`|UNAVAILABLE|The store or the deadline failed; the change may have been committed.|
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use keyward_core::fence::{Position, RegistrationId};
+use keyward_ops::Tasks;
 use keyward_store::{NewInstance, Store as _, StoreError};
 use keyward_store_postgres::PostgresStore;
 use keyward_testkit::{PATIENCE, Postgres as Server, eventually};
@@ -77,7 +78,8 @@ async fn no_reload_weakens_the_commits_of_running_sessions() {
     };
     let open = async || {
         let clock = std::sync::Arc::new(ManualClock::new());
-        let store = PostgresStore::open(&hosts(&[&server.service_url()]), STALENESS, clock).await;
+        let (hosts, tasks) = (hosts(&[&server.service_url()]), Tasks::default());
+        let store = PostgresStore::open(&hosts, STALENESS, clock, &tasks).await;
         store.unwrap()
     };
     let first = open().await;

@@ -3,6 +3,7 @@
 
 mod commits;
 mod drops;
+mod locks;
 mod members;
 mod pooler;
 mod refusals;
@@ -18,6 +19,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use keyward::system::SystemClock;
 use keyward_core::key::{Clock, Entropy};
+use keyward_ops::Tasks;
 use keyward_store::{OpenError, Store};
 use keyward_store_postgres::{Hosts, PostgresOwner, PostgresStore};
 use keyward_testkit::{Database, Postgres as Server};
@@ -34,6 +36,7 @@ const SERVICE: &str = "keyward_service";
 pub(crate) struct Postgres {
     database: Database,
     directory: tempfile::TempDir,
+    tasks: Tasks,
 }
 
 /// An empty database.
@@ -67,13 +70,14 @@ pub(crate) async fn fresh() -> Postgres {
     Postgres {
         database,
         directory,
+        tasks: Tasks::default(),
     }
 }
 
 impl Postgres {
     async fn open_store(&self, clock: Arc<dyn Clock>) -> Result<PostgresStore, OpenError> {
         let url = self.database.service_url();
-        PostgresStore::open(&hosts(&[&url]), STALENESS, clock).await
+        PostgresStore::open(&hosts(&[&url]), STALENESS, clock, &self.tasks).await
     }
 }
 
@@ -112,6 +116,10 @@ impl Backend for Postgres {
 
     fn time(&self, micros: i64) -> String {
         format!("'epoch'::timestamptz + {micros} * {}", self.tick())
+    }
+
+    fn random_bytes(&self) -> (&'static str, &'static str) {
+        ("gen_random_uuid()", "sha256(uuid_send(gen_random_uuid()))")
     }
 
     fn tick(&self) -> &'static str {

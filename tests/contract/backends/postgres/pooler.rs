@@ -1,7 +1,9 @@
-//! A pooler in session mode, with its default settings.
+//! Ways to the server: a pooler in session mode with its default settings, and a slow network.
+
+use std::time::Duration;
 
 use keyward_store::{Keys as _, Log as _, Store as _};
-use keyward_testkit::{PgBouncer, User};
+use keyward_testkit::{PgBouncer, Proxy, User};
 
 use super::fresh;
 use super::schema::open;
@@ -31,4 +33,16 @@ async fn a_pooler_in_session_mode_serves_or_names_its_setting() {
         assert!(said.contains(expected), "{said}");
     }
     assert!(!said.contains("reachable"), "{said}");
+}
+
+/// A slow server is not an absent one.
+#[tokio::test]
+async fn a_primary_that_needs_300_ms_for_a_round_trip_is_used() {
+    let database = fresh().await.database;
+    let proxy = Proxy::to(database.address());
+    proxy.delay(Duration::from_millis(300));
+    let url = database.url_via(User::Service, proxy.address());
+    let store = open(&[&url]).await.unwrap();
+    assert_eq!(store.tail(0).await.unwrap().head, 0);
+    store.close().await;
 }

@@ -175,16 +175,18 @@ async fn each_sqlstate_is_told_as_what_it_is() {
     let keys = World::new(fresh().await).await;
     type Told = fn(&StoreError) -> bool;
     let away: Told = |error| matches!(error, StoreError::Unavailable(_));
+    let locked: Told = |error| matches!(error, StoreError::Locked(_));
     let unknown: Told = |error| matches!(error, StoreError::OutcomeUnknown(_));
     let damaged: Told = |error| matches!(error, StoreError::Damaged(_));
     let refused: Told = |error| matches!(error, StoreError::Refused(_));
     for (codes, told) in [
         (
             &[
-                "40001", "40P01", "53100", "53200", "53300", "55006", "55P03", "57014", "58030",
+                "40001", "40P01", "53100", "53200", "53300", "55006", "57014", "58030",
             ][..],
             away,
         ),
+        (&["55P03"], locked),
         // The connection is lost while the statement commits.
         (
             &[

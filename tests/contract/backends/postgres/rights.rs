@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keyward::system::SystemClock;
+use keyward_ops::Tasks;
 use keyward_store::{Log, Store};
 use keyward_store_postgres::{Hosts, PostgresStore};
 use keyward_testkit::Postgres as Server;
@@ -149,7 +150,7 @@ async fn a_hidden_timeline_is_refused_unless_a_failover_loses_nothing() {
             failover_loses_nothing,
             ..hosts(&[&url])
         };
-        PostgresStore::open(&hosts, STALENESS, Arc::new(SystemClock)).await
+        PostgresStore::open(&hosts, STALENESS, Arc::new(SystemClock), &Tasks::default()).await
     };
     let refused = open(false).await.unwrap_err().to_string();
     assert!(refused.contains("pg_walfile_name"), "{refused}");

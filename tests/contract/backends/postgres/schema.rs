@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use keyward::system::SystemClock;
+use keyward_ops::Tasks;
 use keyward_store::{KeyringChecks as _, Log as _, Store as _};
 use keyward_store_postgres::PostgresStore;
 use keyward_testkit::{Database, Postgres as Server, User};
@@ -11,7 +12,8 @@ use super::{SERVICE, STALENESS, connect_owner, empty, fresh, hosts, owner};
 use crate::world::ByHand;
 
 pub(super) async fn open(urls: &[&str]) -> Result<PostgresStore, String> {
-    PostgresStore::open(&hosts(urls), STALENESS, Arc::new(SystemClock))
+    let (clock, tasks) = (Arc::new(SystemClock), Tasks::default());
+    PostgresStore::open(&hosts(urls), STALENESS, clock, &tasks)
         .await
         .map_err(|error| error.to_string())
 }

@@ -3,10 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use keyward_store::RevokeAnswer;
+use keyward_store::{RevokeAnswer, StoreError};
 use keyward_testkit::{PATIENCE, eventually};
 
 use super::fresh;
+use super::locks::has_skipped;
 use crate::world::{
     DAY, HOUR, World, actor, at_once, disabled, done, end, kill, kill_all, replace,
 };
@@ -109,18 +110,22 @@ async fn waits_for_a_lock(world: &World) {
 async fn a_key_changed_meanwhile_is_planned_again() {
     let world = World::new(fresh().await).await;
     let key = world.plain("42").await;
-    let id = world.id(key.id);
     let mut hand = world.connect().await;
+    // The call reads the key, and then waits for the audit.
     hand.run("BEGIN").await.unwrap();
-    // Earlier than the grace of the call below, which must not lengthen it.
-    let earlier = format!(
-        "UPDATE api_keys SET revoke_time = create_time + interval '1 hour' WHERE key_id = {id}"
-    );
-    hand.run(&earlier).await.unwrap();
+    hand.run("LOCK TABLE audit IN EXCLUSIVE MODE")
+        .await
+        .unwrap();
     let store = world.store.clone();
     let call = end(key.id, DAY);
     let revoking = tokio::spawn(async move { store.revoke(call, &actor()).await });
     waits_for_a_lock(&world).await;
+    // Earlier than the grace of the call, which must not lengthen it.
+    let earlier = format!(
+        "UPDATE api_keys SET revoke_time = create_time + interval '1 hour' WHERE key_id = {}",
+        world.id(key.id)
+    );
+    world.by_hand(&earlier).await;
     hand.run("COMMIT").await.unwrap();
     let revoked = done(revoking.await.unwrap().unwrap());
     assert_eq!(revoked.revoke_time, Some(key.create_time.plus(HOUR)));
@@ -150,7 +155,7 @@ async fn a_successor_created_meanwhile_is_revoked_with_its_account() {
     }
     let store = world.store.clone();
     let revoking = tokio::spawn(async move { store.revoke(kill_all("42"), &actor()).await });
-    waits_for_a_lock(&world).await;
+    has_skipped(&world).await;
     hand.run("COMMIT").await.unwrap();
     let revoked = done(revoking.await.unwrap().unwrap());
     assert_eq!(revoked.count, 1, "the successor");
@@ -178,9 +183,12 @@ async fn a_large_account_is_revoked_in_steps_that_skip_locked_keys() {
     hand.run(&lock).await.unwrap();
     let store = world.store.clone();
     let revoking = tokio::spawn(async move { store.revoke(kill_all("42"), &actor()).await });
-    waits_for_a_lock(&world).await;
+    has_skipped(&world).await;
     let live = "api_keys WHERE revoke_time IS NULL AND account_id = '42'";
-    assert_eq!(world.count(live).await, 1, "the locked key");
+    eventually("the other keys are dead", PATIENCE, || async {
+        world.count(live).await == 1
+    })
+    .await;
     assert!(!revoking.is_finished());
     assert_eq!(world.revoke(kill(other.id)).await.count, 1);
     hand.run("COMMIT").await.unwrap();
@@ -222,4 +230,25 @@ async fn a_deadlock_is_retried() {
     let answer = revoking.await.unwrap().unwrap();
     assert!(matches!(answer, RevokeAnswer::Done(_)), "{answer:?}");
     assert!(world.record(two.id).await.revoke_time.is_some());
+}
+
+/// A task that the store needs is missed when it ends: without it, calls would fail for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_that_panics_is_missed() {
+    let backend = fresh().await;
+    let tasks = backend.tasks.clone();
+    let world = World::new(backend).await;
+    let key = world.plain("42").await;
+    // It runs in the writer, after the commit.
+    let cluster = world.cluster();
+    cluster.set_on_commit(Box::new(|| panic!("planted\nsecond line")));
+    let answer = world.store.revoke(kill(key.id), &actor()).await;
+    assert!(
+        matches!(answer, Err(StoreError::OutcomeUnknown(_))),
+        "{answer:?}"
+    );
+    let ended = tokio::time::timeout(PATIENCE, tasks.ended()).await.unwrap();
+    let expected = "the task 'writer of revocations' panicked: planted";
+    assert_eq!(ended.to_string(), expected);
+    assert!(world.record(key.id).await.revoke_time.is_some());
 }

@@ -56,6 +56,10 @@ impl Backend for Sqlite {
         micros.to_string()
     }
 
+    fn random_bytes(&self) -> (&'static str, &'static str) {
+        ("randomblob(16)", "randomblob(32)")
+    }
+
     fn tick(&self) -> &'static str {
         "1"
     }
