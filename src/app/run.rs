@@ -1,6 +1,7 @@
 //! Runs the process from its start to its end by a signal.
 
 use std::io::Write;
+use std::net::SocketAddr;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -62,7 +63,7 @@ pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
         }
     }
     tracing::info!(
-        drain_delay = ?settings.drain_delay,
+        drain_delay = %humantime::format_duration(settings.drain_delay),
         "stopping: health is NOT_SERVING; calls in progress can finish"
     );
     tokio::select! {
@@ -77,18 +78,47 @@ pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
 
 /// Writes the line that the parent process can wait for.
 fn report_ready(app: &App, format: LogFormat) {
-    let grpc = app.listens_on();
-    let http = app
-        .http_address()
-        .map_or_else(|| "off".to_owned(), |address| address.to_string());
-    let line = match format {
-        LogFormat::Text => format!("keyward is ready: gRPC on {grpc}, metrics and probes on {http}"),
-        LogFormat::Json => {
-            serde_json::json!({"message": "keyward is ready", "listen": grpc.to_string(), "http_listen": http})
-                .to_string()
-        }
-    };
+    let line = ready_line(&app.listens_on().to_string(), app.http_address(), format);
     if let Err(error) = writeln!(std::io::stderr(), "{line}") {
         tracing::warn!(%error, "cannot write to stderr");
+    }
+}
+
+/// The line for people, or one JSON object.
+fn ready_line(grpc: &str, http: Option<SocketAddr>, format: LogFormat) -> String {
+    let address = http.map(|address| address.to_string());
+    match format {
+        LogFormat::Text => {
+            let http = address.map_or("off".to_owned(), |address| format!("on {address}"));
+            format!("keyward is ready: gRPC on {grpc}, metrics and probes {http}")
+        }
+        LogFormat::Json => {
+            let http = address.unwrap_or_else(|| "off".to_owned());
+            let message = "keyward is ready";
+            serde_json::json!({"message": message, "listen": grpc, "http_listen": http}).to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_line_names_the_side_port_or_says_that_it_is_off() {
+        let address = Some(SocketAddr::from(([127, 0, 0, 1], 7)));
+        for (http, format, expected) in [
+            (
+                address,
+                LogFormat::Text,
+                "gRPC on a, metrics and probes on 127.0.0.1:7",
+            ),
+            (None, LogFormat::Text, "gRPC on a, metrics and probes off"),
+            (address, LogFormat::Json, r#""http_listen":"127.0.0.1:7""#),
+            (None, LogFormat::Json, r#""http_listen":"off""#),
+        ] {
+            let line = ready_line("a", http, format);
+            assert!(line.contains(expected), "{line}");
+        }
     }
 }

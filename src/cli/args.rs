@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 
 use super::input::{
     KeyText, duration, endpoints, epoch_reason, key_text, pair, reason, role, service_role, time,
-    value,
+    value, wire_duration,
 };
 use crate::config::Settings;
 use keyward_ops::VERSION;
@@ -21,10 +21,10 @@ Exit codes:
   2   the verdict on a key is not VALID
   64  the command line or a setting is wrong
 
-Set a setting by a flag, an environment variable or a key in keyward.toml. A flag overrides a variable,
-and a variable overrides the file.
-Other users of this machine can see the arguments of a running command. Pass secrets on stdin, as `-`.
-With `--output json`, a command prints one object with the names of the API. Times are in RFC 3339
+Set a setting by a flag, an environment variable or a key in keyward.toml. A flag overrides a \
+variable, and a variable overrides the file.
+Other users of this machine can see the arguments of a command. Pass secrets on stdin, as `-`.
+With `--output json`, a command prints one object with the names of the API. Times are in RFC 3339 \
 format, enum values have no prefix (VALID, ACTIVE), and absent values are null.";
 
 /// The whole command line.
@@ -189,7 +189,7 @@ pub(super) enum Format {
 #[command(next_help_heading = "Client")]
 pub(super) struct ClientArgs {
     /// URL of the service, http:// or https://; of several, separated by commas, the next is tried
-    /// when one is away [env: KEYWARD_ENDPOINT] [default: from `listen` and `tls_cert`]
+    /// if one is unavailable [env: KEYWARD_ENDPOINT] [default: from `listen` and `tls_cert`]
     #[arg(long, value_name = "URLS", value_parser = endpoints)]
     pub(super) endpoint: Option<String>,
     /// PEM file with the authorities to trust instead of the system's [env: KEYWARD_CA_FILE]
@@ -198,8 +198,9 @@ pub(super) struct ClientArgs {
     /// File with your token [env: KEYWARD_TOKEN_FILE] [default: admin.token in data_dir]
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
-    /// Time limit of each call; a revoke may take as long as `max_staleness`
-    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = humantime::parse_duration)]
+    /// Time limit of each call; a change can take 5s more than the longest bound of all instances: their
+    /// `max_staleness`, plus 2 %, plus 100ms
+    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = duration)]
     pub(super) timeout: Duration,
     /// Output format
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
@@ -228,7 +229,7 @@ pub(super) struct Issue {
     #[arg(long)]
     pub(super) recoverable: bool,
     /// Lifetime of the key, such as 30d
-    #[arg(long, value_name = "DURATION", value_parser = duration, group = "expiry")]
+    #[arg(long, value_name = "DURATION", value_parser = wire_duration, group = "expiry")]
     pub(super) ttl: Option<prost_types::Duration>,
     /// Time at which the key expires, such as 2030-01-31T00:00:00Z
     #[arg(long, value_name = "TIME", value_parser = time, group = "expiry")]
@@ -260,7 +261,7 @@ pub(super) struct Page {
     /// Include revoked ones
     #[arg(long)]
     pub(super) all: bool,
-    /// Entries per page, at most 1000
+    /// Entries per page; larger values than 1000 mean 1000
     #[arg(
         long,
         value_name = "NUMBER",
@@ -290,7 +291,7 @@ pub(super) struct Revoke {
     #[arg(long, conflicts_with_all = ["key", "account"])]
     pub(super) replace: bool,
     /// Time for which the key stays alive, such as 10m, at most 30 days; only with KEY_ID
-    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with_all = ["key", "account"])]
+    #[arg(long, value_name = "DURATION", value_parser = wire_duration, conflicts_with_all = ["key", "account"])]
     pub(super) grace: Option<prost_types::Duration>,
     /// Reason, stored with the key
     #[arg(
@@ -332,7 +333,7 @@ pub(super) struct Update {
     #[arg(long, value_name = "TIME", value_parser = time, group = "expiry")]
     pub(super) expire_time: Option<prost_types::Timestamp>,
     /// Lifetime of the key from now, such as 30d; uses the clock of this machine
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, group = "expiry")]
+    #[arg(long, value_name = "DURATION", value_parser = duration, group = "expiry")]
     pub(super) ttl: Option<Duration>,
     /// Remove the expiry
     #[arg(long, group = "expiry")]

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keyward_client::{BuildError, Builder, Client, Error, ErrorKind, Rpc};
+use keyward_client::{Advice, BuildError, Builder, Client, Error, ErrorKind, Rpc};
 
 use super::{Context, Failure, certificate, input};
 use crate::config::{Listen, Settings};
@@ -53,14 +53,21 @@ fn explain(error: &Error, token_file: &Path) -> Failure {
             "repeat the command; before you repeat `token create`, check `keyward token list`"
                 .to_owned()
         }
-        (_, Some("ROLE_REQUIRED")) => {
-            format!("use a token that has the role; this one comes from {file}")
+        (_, Some("INVALID_FIELD")) => return Failure::Usage(with_flag(error)),
+        (_, Some("KEY_NOT_FOUND")) => {
+            "check the KEY_ID, or run keyward list --account ACCOUNT_ID --all".to_owned()
+        }
+        (_, Some("TOKEN_NOT_FOUND")) => {
+            "check the TOKEN_ID, or run keyward token list --all".to_owned()
         }
         (ErrorKind::Unauthorized, _) => {
             format!("the token comes from {file}; choose another file with --token-file")
         }
         (ErrorKind::Unavailable, Some(_)) => "repeat the command; this is safe".to_owned(),
-        (ErrorKind::Unavailable | ErrorKind::Internal, None) => {
+        (_, None) if error.advice == Some(Advice::Certificate) => {
+            "name the CA file with --ca-file or KEYWARD_CA_FILE".to_owned()
+        }
+        (ErrorKind::Unavailable | ErrorKind::Internal, None) if error.advice.is_none() => {
             "check that the service is running, \
              and check the endpoint (--endpoint or KEYWARD_ENDPOINT; https:// if it uses TLS), the \
              trusted CA (--ca-file or KEYWARD_CA_FILE) and the time limit (--timeout)"
@@ -69,6 +76,33 @@ fn explain(error: &Error, token_file: &Path) -> Failure {
         _ => return Failure::Failed(error.to_string()),
     };
     Failure::Failed(format!("{error}\n  {advice}"))
+}
+
+/// The message about a wrong field, with the flag in place of the field's name in the API. A `name` is
+/// called so by flags and arguments, too.
+fn with_flag(error: &Error) -> String {
+    const FLAGS: [(&str, &str); 13] = [
+        ("account_id", "--account"),
+        ("allowed_cidrs", "--cidr"),
+        ("client_ip", "--client-ip"),
+        ("expire_time", "--expire-time"),
+        ("grace", "--grace"),
+        ("metadata", "--metadata"),
+        ("page_size", "--page-size"),
+        ("page_token", "--page-token"),
+        ("reason", "--reason"),
+        ("replace", "--replace"),
+        ("required_scopes", "--scope"),
+        ("scopes", "--scope"),
+        ("ttl", "--ttl"),
+    ];
+    let message = &error.message;
+    let (field, rest) = message.split_once(": ").unwrap_or_default();
+    let field = field.strip_prefix("key.").unwrap_or(field);
+    match FLAGS.into_iter().find(|(name, _)| *name == field) {
+        Some((_, flag)) => format!("{flag}: {rest}"),
+        None => error.to_string(),
+    }
 }
 
 fn build(builder: Builder) -> Result<Client, Failure> {

@@ -1,6 +1,7 @@
 //! Parses arguments, and reads a key from stdin.
 
 use std::io::Read;
+use std::time::Duration;
 
 use keyward_proto::v1::Role;
 use prost_types::Timestamp;
@@ -11,7 +12,7 @@ use super::Failure;
 use super::args::is_flag;
 use keyward_core::key::{KeyId, SecretText, TOKEN_PREFIX, TextForm};
 
-/// Longer than any key; the service judges the text.
+/// Longer than any key; the service checks the text.
 const MAX_KEY_BYTES: u64 = 64 * 1024;
 
 /// The text of a key, or the order to read it from stdin.
@@ -21,7 +22,7 @@ pub(super) enum KeyText {
     Given(SecretText),
 }
 
-/// Never fails, because clap would print the text. The service judges it.
+/// Never fails, because clap would print the text. The service checks it.
 pub(super) fn key_text(text: &str) -> Result<KeyText, std::convert::Infallible> {
     Ok(match text {
         "-" => KeyText::Stdin,
@@ -107,9 +108,14 @@ pub(super) fn pair(text: &str) -> Result<(String, String), String> {
         .ok_or_else(|| "must be NAME=VALUE".to_owned())
 }
 
-pub(super) fn duration(text: &str) -> Result<prost_types::Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    prost_types::Duration::try_from(duration).map_err(|_| "must be shorter".to_owned())
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "must be a duration such as 30m, 12h or 30d".to_owned())
+}
+
+/// A duration for a request.
+pub(super) fn wire_duration(text: &str) -> Result<prost_types::Duration, String> {
+    prost_types::Duration::try_from(duration(text)?).map_err(|_| "must be shorter".to_owned())
 }
 
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {

@@ -95,8 +95,13 @@ fn run_on(
     match (written, report.done) {
         (Ok(()), _) => {
             if let Some(note) = report.note {
-                // The command succeeded even if the note cannot be written.
-                let _ = writeln!(console.err, "note: {}", for_people(&note));
+                let kind = if report.exit == FAILED {
+                    "error"
+                } else {
+                    "note"
+                };
+                // The exit code is right even if the note cannot be written.
+                let _ = writeln!(console.err, "{kind}: {}", for_people(&note));
             }
             report.exit
         }

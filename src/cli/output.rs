@@ -133,9 +133,15 @@ pub(super) fn revoked(response: &RevokeResponse, args: &args::Revoke, start: Tim
         // The response counts only the keys that this command revoked.
         (false, Some(_)) => None,
     };
+    let is_complete = !args.replace || response.replacement.is_some();
     Report {
         note,
         done: Some(done),
+        exit: if is_complete {
+            super::DONE
+        } else {
+            super::FAILED
+        },
         ..report
     }
 }
@@ -147,17 +153,20 @@ fn not_replaced(response: &RevokeResponse) -> Option<String> {
         None => {
             "the key was revoked earlier without a replacement and gets none now; to fill its slot, \
              run keyward issue"
+                .to_owned()
         }
         Some(key) if key.recoverable => {
             "the key was replaced earlier; only a token with the role revealer sees the secret of the \
              replacement"
+                .to_owned()
         }
-        Some(_) => {
+        Some(key) => format!(
             "the key was replaced earlier, and the secret of the replacement cannot be shown again; to \
-             get a new secret, replace the replacement"
-        }
+             get a new secret, run keyward revoke --replace {}",
+            key.key_id
+        ),
     };
-    Some(note.to_owned())
+    Some(note)
 }
 
 /// A note about a key that an earlier command revoked. The response only tells when.

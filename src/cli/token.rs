@@ -1,14 +1,16 @@
 //! The verbs for callers' tokens.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use keyward_core::key::TOKEN_PREFIX;
 use keyward_proto::v1::{CreateTokenRequest, CreateTokenResponse};
 
 use super::args;
 use super::client::Service;
+use super::input;
 use super::output;
 use super::render::Report;
 use super::{Context, Failure};
@@ -61,12 +63,22 @@ fn is_token_file(path: &Path) -> Result<bool, Failure> {
     match (fs::metadata(path), fs::symlink_metadata(path)) {
         (Ok(found), _) if found.is_dir() => refuse("is a directory"),
         (Ok(found), _) if !found.is_file() => refuse("is not a file"),
-        (Ok(found), _) if found.len() == 0 => refuse("exists and holds no token"),
-        (Ok(_), _) => Ok(true),
+        (Ok(_), _) => match begins_as_token(path) {
+            Ok(true) => Ok(true),
+            Ok(false) => refuse("exists and holds no token"),
+            Err(error) => refuse(&format!("exists and cannot be read: {error}")),
+        },
         (Err(_), Ok(_)) => refuse("is a link to a missing file"),
         (Err(_), Err(_)) if !is_file_name(path) => refuse("is not the name of a file"),
         (Err(_), Err(_)) => Ok(false),
     }
+}
+
+fn begins_as_token(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    let length = TOKEN_PREFIX.len() as u64 + 1;
+    File::open(path)?.take(length).read_to_end(&mut start)?;
+    Ok(input::is_token(&String::from_utf8_lossy(&start)))
 }
 
 fn is_file_name(path: &Path) -> bool {

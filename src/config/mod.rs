@@ -64,7 +64,7 @@ pub struct Settings {
     pub max_buffered_bytes: usize,
     /// The age at which a client of the gRPC port must open another connection.
     pub max_connection_age: Option<Duration>,
-    /// How long an instance serves on after SIGTERM, while its health is NOT_SERVING.
+    /// How long an instance keeps serving after SIGTERM, while its health is NOT_SERVING.
     pub drain_delay: Duration,
     /// The format of the log.
     pub log_format: LogFormat,

@@ -198,15 +198,15 @@ pub const TABLE: &[Setting<Settings>] = &[
         Takes::Value("DURATION"),
         "30m",
         "Age, with a deviation of 10 %, at which a client must open another connection, so that an \
-         added instance gets its share: 1s to 30days; `none` means no limit",
+         added instance gets its share: 1s to 30d; `none` means no limit",
         |s, text| optional(text, connection_age).map(|age| s.max_connection_age = age),
     ),
     Row::new(
         "drain_delay",
         Takes::Value("DURATION"),
         "0s",
-        "How long the service serves on after SIGTERM, while health says NOT_SERVING, so that load \
-         balancers can notice: 0s to 10m",
+        "How long the service keeps serving after SIGTERM, while health says NOT_SERVING, so that \
+         load balancers can notice: 0s to 10m",
         |s, text| {
             let range = Duration::ZERO..=Duration::from_secs(600);
             duration(text, range, "0s to 10m").map(|delay| s.drain_delay = delay)
@@ -322,7 +322,7 @@ fn staleness(text: &str) -> Result<Duration, String> {
 
 fn connection_age(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
-    duration(text, range, "1s to 30days")
+    duration(text, range, "1s to 30d")
 }
 
 fn prefixes(text: &str) -> Result<Vec<Prefix>, String> {

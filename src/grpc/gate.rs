@@ -1,4 +1,4 @@
-//! The layer before both services. It judges the caller by the headers, before the body is read, and
+//! The layer before both services. It authenticates the caller by the headers, before the body is read, and
 //! keeps each call within the limits of its connection. Long calls run on threads of their own.
 
 use std::sync::Arc;
@@ -138,7 +138,7 @@ struct Admitted {
 }
 
 impl GateLayer {
-    /// Judges the caller, and waits for the first bytes of the message of a caller.
+    /// Authenticates the caller, and waits for the first bytes of the message of a caller.
     async fn admit(&self, mut request: Request<Body>) -> Result<Admitted, Status> {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         let peer = peer.ok_or(ServiceError::Internal)?;
@@ -176,7 +176,7 @@ impl GateLayer {
         })
     }
 
-    /// Judges the caller. What a stranger's call holds meanwhile counts.
+    /// Authenticates the caller. What a stranger's call holds meanwhile counts.
     async fn judge(
         &self,
         headers: &HeaderMap,

@@ -134,7 +134,7 @@ static REQUEST_UNFINISHED: Reason = Reason::new(
 static INTERNAL: Reason = Reason::new(
     "INTERNAL",
     Code::Internal,
-    "The service has a fault. Its log has the details.",
+    "The service has a fault, or its database refuses it. The log and `/readyz` say what to do.",
 );
 
 /// All reasons, in the order of the documentation.

@@ -85,6 +85,7 @@ impl Service {
         let actor = caller.actor();
         self.change(|service| async move {
             let revoked = service.store.revoke_token(id, &actor).await?;
+            // I7: the wait counts from the answer of the commit, which is later than the commit.
             let answered_at = service.clock.boot();
             let revoked = revoked.ok_or(ServiceError::TokenNotFound)?;
             // P2: no reply before the change holds everywhere.

@@ -42,6 +42,7 @@ impl Service {
         actor: &Actor,
     ) -> Result<UpdateReply, ServiceError> {
         let answer = self.store.update(id, changes, actor).await?;
+        // I7: the wait counts from the answer of the commit, which is later than the commit.
         let answered_at = self.clock.boot();
         match answer {
             UpdateAnswer::NotFound => Err(ServiceError::KeyNotFound),

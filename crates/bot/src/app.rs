@@ -286,12 +286,10 @@ fn print_ready(ready: &Ready) {
     let (http, webhook) = (text(ready.http), text(ready.webhook));
     let line = match ready.format {
         LogFormat::Text => {
+            let http = http.map_or_else(|| "off".to_owned(), |at| format!("on {at}"));
             let webhook = webhook.map_or_else(String::new, |at| format!(", webhook on {at}"));
-            format!(
-                "keyward-bot is ready: @{}, metrics and probes on {}{webhook}",
-                ready.username,
-                http.unwrap_or_else(|| "none".to_owned())
-            )
+            let name = &ready.username;
+            format!("keyward-bot is ready: @{name}, metrics and probes {http}{webhook}")
         }
         LogFormat::Json => serde_json::json!({
             "message": "keyward-bot is ready",

@@ -89,6 +89,7 @@ fn no_answer() -> Error {
         kind: ErrorKind::Unavailable,
         reason: None,
         message: format!("no answer within {ISSUE_TIMEOUT:?}"),
+        advice: None,
         metadata: HashMap::new(),
         retry_after: None,
     }

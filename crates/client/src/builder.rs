@@ -144,7 +144,7 @@ impl Builder {
     }
 
     /// Builds the client. This reads the files but does not connect, so a client starts even while
-    /// Keyward is away. Connections are made when they are first used, and made again when they break.
+    /// Keyward is unavailable. Connections are made when they are first used, and made again when they break.
     ///
     /// # Errors
     ///

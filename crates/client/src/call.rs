@@ -1,8 +1,9 @@
 //! One call: attempts on one endpoint after the other, within one time limit.
 //!
-//! A call is repeated only after UNAVAILABLE, because Keyward promises that the same call is then
-//! safe; CreateToken only if it was never sent. A read is also repeated when one endpoint fails in another way. The number of repetitions is
-//! bounded: more calls do not help a service that is down.
+//! A call is repeated after a failure of the kind [`ErrorKind::Unavailable`], because Keyward promises
+//! that the same call is then safe; CreateToken only if it was never sent. A read is also repeated when
+//! one endpoint fails in another way. The number of repetitions is bounded: more calls do not help a
+//! service that is down.
 
 use std::time::Duration;
 

@@ -40,7 +40,7 @@ impl Client {
         Self(Arc::new(caller))
     }
 
-    /// Judges whether a key may be used now. Role `verifier`. Do not keep the answer for later.
+    /// Checks whether a key may be used now. Role `verifier`. Do not keep the answer for later.
     ///
     /// # Errors
     ///
@@ -49,7 +49,7 @@ impl Client {
         self.call(request.to_wire()).await?.try_into()
     }
 
-    /// Judges at most 256 keys, as [`Self::verify`] does: one verdict each, in order.
+    /// Checks at most 256 keys, as [`Self::verify`] does: one verdict each, in order.
     ///
     /// # Errors
     ///

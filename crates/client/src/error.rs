@@ -30,6 +30,39 @@ pub enum ErrorKind {
     Internal,
 }
 
+/// What to check after a failure of the connection. `Display` says it to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Advice {
+    /// The server presents a CA certificate as its own.
+    CaAsServer,
+    /// The server's certificate is not trusted, or does not name the endpoint's host.
+    Certificate,
+    /// The URL is https://, and the server does not speak TLS.
+    WithoutTls,
+    /// The URL is http://, and the server may use TLS.
+    WithTls,
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CaAsServer => {
+                "The server presents a CA certificate as its own: create a certificate with \
+                 basicConstraints=critical,CA:FALSE."
+            }
+            Self::Certificate => {
+                "Check that the CA file holds the authority that signed the server's certificate, and \
+                 that the certificate names the endpoint's host."
+            }
+            Self::WithoutTls => {
+                "The server does not speak TLS: use http:// if it is meant to be reached without TLS."
+            }
+            Self::WithTls => "The server may use TLS: try https://.",
+        })
+    }
+}
+
 /// A failed call. It holds no key material.
 #[derive(Clone, Debug)]
 pub struct Error {
@@ -40,6 +73,8 @@ pub struct Error {
     pub reason: Option<String>,
     /// What happened, for people.
     pub message: String,
+    /// What to check, if the failure of the connection shows its cause.
+    pub advice: Option<Advice>,
     /// What Keyward added for programs, such as `replacement_key_id`.
     pub metadata: HashMap<String, String>,
     /// The time after which the service asked to be called again.
@@ -48,9 +83,13 @@ pub struct Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.reason {
-            Some(reason) => write!(f, "{reason}: {}", self.message),
-            None => f.write_str(&self.message),
+        if let Some(reason) = &self.reason {
+            write!(f, "{reason}: ")?;
+        }
+        f.write_str(&self.message)?;
+        match self.advice {
+            Some(advice) => write!(f, ". {advice}"),
+            None => Ok(()),
         }
     }
 }
@@ -63,6 +102,7 @@ impl Error {
             kind: ErrorKind::Unavailable,
             reason: None,
             message: message.into(),
+            advice: None,
             metadata: HashMap::new(),
             retry_after: None,
         }
@@ -105,6 +145,7 @@ impl Error {
             },
             reason,
             message,
+            advice: transport.and_then(|source| advice(source, url)),
             metadata,
             retry_after: status
                 .get_details_retry_info()
@@ -152,24 +193,31 @@ fn with_violations(status: &Status) -> String {
     message
 }
 
-/// What failed in the transport, and what to check.
+/// What failed in the transport.
 fn transport_message(error: Cause<'_>, url: &str) -> String {
     let cause = innermost(error);
-    if !is_connect_error(error) {
-        return format!("{url}: {cause}");
+    match is_connect_error(error) {
+        true => format!("cannot connect to {url}: {cause}"),
+        false => format!("{url}: {cause}"),
     }
-    let advice = if cause.contains("CaUsedAsEndEntity") {
-        ". The server presents a CA certificate as its own: create a certificate with \
-         basicConstraints=critical,CA:FALSE."
-    } else if cause.contains("certificate") {
-        ". Check that the CA file holds the authority that signed the server's certificate, and that \
-         the certificate names the endpoint's host."
-    } else if cause.contains("InvalidContentType") {
-        ". The server does not speak TLS: use http:// if it is meant to be reached without TLS."
+}
+
+/// What `error` of the transport shows about its cause.
+fn advice(error: Cause<'_>, url: &str) -> Option<Advice> {
+    let cause = innermost(error);
+    let holds = |part| cause.contains(part);
+    Some(if holds("CaUsedAsEndEntity") {
+        Advice::CaAsServer
+    } else if holds("certificate") {
+        Advice::Certificate
+    } else if holds("InvalidContentType") {
+        Advice::WithoutTls
+    // A server with TLS answers HTTP/2 with a TLS alert, and closes the connection.
+    } else if url.starts_with("http://") && (holds("invalid size") || holds("broken pipe")) {
+        Advice::WithTls
     } else {
-        ""
-    };
-    format!("cannot connect to {url}: {cause}{advice}")
+        return None;
+    })
 }
 
 /// Whether no connection was made, so that the call was never sent.

@@ -26,7 +26,7 @@ mod verdict;
 
 pub use builder::{BuildError, Builder};
 pub use client::Client;
-pub use error::{Error, ErrorKind};
+pub use error::{Advice, Error, ErrorKind};
 pub use keyward_proto::v1;
 pub use rpc::Rpc;
 pub use secret::Secret;

@@ -139,6 +139,18 @@ fn usage_errors_are_64() {
         let is_explained = err.starts_with("error: ") || err.contains("Usage: keyward token");
         assert!(is_explained, "{arguments:?}: {err}");
     }
+    for flag in [
+        &["issue", "--account", "1", "--ttl"][..],
+        &["update", ID, "--ttl"],
+        &["revoke", ID, "--grace"],
+        &["get", ID, "--timeout"],
+    ] {
+        for wrong in ["banana", "99999999999999999999s"] {
+            let (code, _, err) = keyward(&[flag, &[wrong]].concat(), "");
+            let is_explained = err.contains("must be a duration such as 30m, 12h or 30d");
+            assert!(code == USAGE && is_explained, "{flag:?} {wrong}: {err}");
+        }
+    }
 }
 
 #[test]
@@ -157,6 +169,13 @@ fn help_names_settings_and_exit_codes() {
         keyward(&["--help"], "")
             .1
             .contains("64  the command line or a setting is wrong")
+    );
+    // clap wraps the lines, so only whole sentences end with a line break.
+    let (_, help, _) = keyward(&["--help"], "");
+    let (_, advice) = help.split_once("Set a setting").unwrap();
+    assert!(
+        advice.trim_end().lines().all(|line| line.len() > 20),
+        "{advice}"
     );
     assert_eq!(keyward(&["--version"], "").0, DONE);
     assert!(!keyward(&["issue", "--help"], "").1.contains("--workers"));

@@ -15,10 +15,13 @@ struct Scripted;
 
 fn refusal(code: Code, reason: &str) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, "keyward", HashMap::new());
+    let mut message = "refused by script".to_owned();
     if code == Code::InvalidArgument {
-        details.add_bad_request_violation("account_id", "must not be \u{202e}empty");
+        let wrong = "must not be \u{202e}empty";
+        details.add_bad_request_violation("account_id", wrong);
+        message = format!("account_id: {wrong}");
     }
-    Status::with_error_details(code, "refused by script", details)
+    Status::with_error_details(code, message, details)
 }
 
 #[tonic::async_trait]
@@ -49,12 +52,23 @@ impl ApiKeyService for Scripted {
         }))
     }
 
-    /// The reason chooses the response: the age of the revocation in seconds.
+    /// The reason chooses the response: the age of the revocation in seconds, or the key that replaced
+    /// the revoked one.
     async fn revoke(
         &self,
         request: Request<RevokeRequest>,
     ) -> Result<Response<RevokeResponse>, Status> {
         let reason = request.into_inner().reason;
+        if reason == ID {
+            let replacement = Some(ApiKey {
+                key_id: reason,
+                ..ApiKey::default()
+            });
+            return Ok(Response::new(RevokeResponse {
+                replacement,
+                ..RevokeResponse::default()
+            }));
+        }
         let Ok(age) = reason.parse::<i64>() else {
             return Err(refusal(Code::Unavailable, "REVOKE_UNCONFIRMED"));
         };
@@ -98,8 +112,11 @@ impl ApiKeyService for Scripted {
         Err(Status::unimplemented("no verb calls this RPC"))
     }
 
-    async fn get(&self, _: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        Err(refusal(Code::Unauthenticated, "TOKEN_INVALID"))
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        Err(match request.into_inner().key_id.is_empty() {
+            true => refusal(Code::Unauthenticated, "TOKEN_INVALID"),
+            false => refusal(Code::NotFound, "KEY_NOT_FOUND"),
+        })
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
@@ -222,10 +239,12 @@ fn errors_say_what_to_do() {
     assert!(code == DONE && out.ends_with("\n\nkw_new\n"), "{out}");
 
     let (code, out, err) = service.call(&["issue", "--account", ""], "");
-    assert_eq!((code, out.as_str()), (FAILED, ""));
-    let expected =
-        "error: INVALID_FIELD: refused by script; account_id: must not be \\u{202e}empty\n";
-    assert_eq!(err, expected);
+    assert_eq!((code, out.as_str()), (USAGE, ""));
+    assert_eq!(err, "error: --account: must not be \\u{202e}empty\n");
+
+    let (code, _, err) = service.call(&["get", ID], "");
+    assert_eq!(code, FAILED);
+    assert!(err.contains("run keyward list --account"), "{err}");
 
     let (code, _, err) = service.call(&["revoke", ID], "");
     assert_eq!(code, FAILED);
@@ -322,6 +341,14 @@ fn revocation_of_a_dead_key_is_noted() {
     }
     let (_, _, err) = service.call(&["revoke", "--account", "42", "--reason", "3600"], "");
     assert_eq!(err, "");
+    // With --replace, a key without a replacement is a failure.
+    for (reason, expected, part) in [
+        ("3600", FAILED, "error: the key was revoked earlier without"),
+        (ID, DONE, &format!("run keyward revoke --replace {ID}\n")),
+    ] {
+        let (code, _, err) = service.call(&["revoke", ID, "--replace", "--reason", reason], "");
+        assert!(code == expected && err.contains(part), "{code} {err}");
+    }
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn secret_in_the_wrong_place_is_not_repeated() {
         &["verify", "-", "--client-ip", &key][..],
         &["list", "--account", &format!("{key}\n")],
     ] {
-        service.call(arguments, &key).refused(1);
+        service.call(arguments, &key).refused(64);
     }
     assert_eq!(service.call(&["verify", "-"], &key).code, 0);
 }
@@ -77,14 +77,20 @@ fn secret_in_the_wrong_place_is_not_repeated() {
 fn failed_call_is_explained_with_exit_code_1() {
     let service = Service::start();
     let err = service.call(&["get", ID], "").refused(1);
-    assert!(err.starts_with("error: KEY_NOT_FOUND: "), "{err}");
-    let err = service
-        .call(&["issue", "--account", "x\u{7f}"], "")
-        .refused(1);
     assert!(
-        err.starts_with("error: INVALID_FIELD: account_id: ") && err.lines().count() == 1,
+        err.starts_with("error: KEY_NOT_FOUND: ") && err.contains("keyward list --account"),
         "{err}"
     );
+    let err = service
+        .call(&["issue", "--account", "x\u{7f}"], "")
+        .refused(64);
+    assert!(
+        err.starts_with("error: --account: ") && err.lines().count() == 1,
+        "{err}"
+    );
+    let update = ["update", ID, "--cidr", "x"];
+    let err = service.call(&update, "").refused(64);
+    assert!(err.starts_with("error: --cidr: "), "{err}");
 
     let err = service
         .call(&["get", ID, "--token-file", "nowhere"], "")
@@ -114,9 +120,12 @@ fn failed_call_is_explained_with_exit_code_1() {
         .call(&["get", ID, "--token-file", "token"], "")
         .refused(1);
     assert!(
-        err.contains("ROLE_REQUIRED") && err.contains("role reader"),
+        err.contains("ROLE_REQUIRED")
+            && err.contains("role reader")
+            && err.contains("--token-file"),
         "{err}"
     );
+    assert_eq!(err.matches("use a token").count(), 1, "{err}");
 
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -268,6 +277,7 @@ fn open_address_requires_insecure() {
     let mut process = Process::start(command(directory.path(), &serve), &data);
     assert!(process.grpc.ip().is_unspecified());
     assert!(process.stop().success());
+    assert!(process.output().contains("drain_delay=0s"));
 }
 
 #[test]

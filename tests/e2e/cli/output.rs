@@ -251,9 +251,11 @@ fn token_is_created_once_for_a_file() {
     // A path that cannot become a token file is refused before a token is created.
     let directory = service.directory.path();
     std::fs::write(directory.join("empty"), "").unwrap();
+    std::fs::write(directory.join("other"), "hello").unwrap();
     std::os::unix::fs::symlink("missing", directory.join("link")).unwrap();
     for (path, expected) in [
         ("empty", "exists and holds no token"),
+        ("other", "exists and holds no token"),
         (".", "is a directory"),
         ("no/..", "is not the name of a file"),
         ("new/", "is not the name of a file"),

@@ -63,7 +63,8 @@ fn named_endpoint_is_trusted_by_its_authority() {
     }
     let http = format!("http://{}", service.process.grpc);
     let err = run(service.list(&["--endpoint", &http]), "").refused(1);
-    assert!(err.contains("https:// if it uses TLS"), "{err}");
+    assert!(err.contains("try https://"), "{err}");
+    assert!(!err.contains("check that the service is running"), "{err}");
 }
 
 #[test]
@@ -109,6 +110,7 @@ fn service_without_tls_is_explained() {
         let err = service.call(&arguments, "").refused(1);
         assert!(err.contains("cannot connect to https://"), "{err}");
         assert!(err.contains("use http://"), "{err}");
+        assert!(!err.contains("https:// if it uses TLS"), "{err}");
     }
 }
 

@@ -65,6 +65,7 @@ fn error(kind: ErrorKind, reason: Option<&str>) -> Error {
         kind,
         reason: reason.map(str::to_owned),
         message: "refused".to_owned(),
+        advice: None,
         metadata: HashMap::new(),
         retry_after: None,
     }

@@ -116,10 +116,10 @@ pub const TABLE: &[Setting<Values>] = &[
         "hide_after",
         Takes::Value("DURATION"),
         "10m",
-        "Time after which a message shows the key's hint instead of the key: 1s to 30days; `none` \
+        "Time after which a message shows the key's hint instead of the key: 1s to 30d; `none` \
          never hides a key by time",
         |v, text| {
-            let read = |text: &str| duration(text, HIDE_AFTER, "1s to 30days");
+            let read = |text: &str| duration(text, HIDE_AFTER, "1s to 30d");
             optional(text, read).map(|time| v.settings.hide_after = time)
         },
     ),

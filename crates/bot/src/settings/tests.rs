@@ -143,7 +143,7 @@ fn an_error_says_what_the_setting_takes() {
         (
             "hide_after",
             "0s",
-            "takes a duration from 1s to 30days, or none",
+            "takes a duration from 1s to 30d, or none",
         ),
         ("hide_after", "soon", "takes a duration"),
         ("account_template", "me", "{user_id} once"),

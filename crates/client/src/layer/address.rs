@@ -29,13 +29,13 @@ pub enum ClientIp {
         /// The number of proxies.
         trusted_hops: usize,
     },
-    /// The result of a function of the request's head, without the key.
+    /// The result of a function of the request's headers and URI, without the key.
     Custom(Arc<FindIp>),
     /// No address.
     Unknown,
 }
 
-/// Finds the address of the end user in a request's head.
+/// Finds the address of the end user in a request's headers and URI.
 pub type FindIp = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 
 impl ClientIp {

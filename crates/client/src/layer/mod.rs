@@ -35,7 +35,7 @@
 //!
 //! **The client's address** is that of the peer by default: see [`ClientIp`].
 //!
-//! **The verdict is taken when the request's head arrives.** A request with a slow body, or an endless
+//! **The verdict is taken when the request's headers arrive.** A request with a slow body, or an endless
 //! stream, may act long after its key is revoked. Limit that time, or read the body first, in a layer
 //! outside this one, as `examples/rest_api.rs` does.
 //!

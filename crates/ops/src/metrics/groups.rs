@@ -80,13 +80,14 @@ groups! {
     /// Outcomes of changes that wait until they hold on every instance.
     RevokeMetrics {
         counters "keyward_revoke" by "outcome",
-            "Changes that must hold on every instance: `confirmed` by all, `waited_out` at least one \
-             instance, or `failed` to be proven in time" {
-            /// Every instance confirmed.
+            "For changes that must hold on every instance: the instances that `confirmed` (applied the \
+             change, left or were reaped), the instances that were `waited_out` until their bound had \
+             passed, and the changes that `failed` to be proven in time" {
+            /// Instances that applied the change, left or were reaped.
             confirmed = "confirmed",
-            /// At least one instance was unresponsive for its whole bound.
+            /// Instances that were unresponsive for their whole bound.
             waited_out = "waited_out",
-            /// No proof in time.
+            /// Changes without a proof in time.
             failed = "failed",
         }
         /// Seconds from the commit to the proof.
@@ -183,7 +184,7 @@ groups! {
     /// The limits of the gRPC port.
     LimitMetrics {
         counters "keyward_connections_closed" by "cause",
-            "Connections closed at a limit: `refused` (callers had all places), `displaced` (a new \
+            "Connections closed at a limit: `refused` (all connections belonged to callers), `displaced` (a new \
              connection took the place of the oldest one without a valid caller), `stalled` (the \
              client did not read its responses)" {
             /// Callers had all places.
