@@ -1,0 +1,146 @@
+//! The rows of the instances that share the database.
+
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+
+use super::MemoryStore;
+use super::database::{InstanceRow, refused};
+use super::server::{Transaction, Transport};
+use keyward_core::fence::{Member, Membership, Page, RegistrationId};
+use keyward_store::{
+    ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result,
+};
+
+#[async_trait]
+impl<T: Transport> Cluster for MemoryStore<T> {
+    async fn register(&self, instance: &NewInstance) -> Result<()> {
+        let (registration, max_staleness) = (instance.registration, instance.max_staleness);
+        let work = move |tx: &mut Transaction<'_>| {
+            // Never an upsert: each registration has a new row.
+            if tx.database.instances.contains_key(&registration) {
+                return refused("a registration with this id exists");
+            }
+            let row = InstanceRow {
+                beat: 0,
+                applied: 0,
+                max_staleness,
+                confirms: 0,
+            };
+            tx.database.instances.insert(registration, row);
+            Ok(())
+        };
+        self.write("register", work).await
+    }
+
+    async fn heartbeat(&self, registration: RegistrationId, applied: u64) -> Result<Option<Page>> {
+        let work = move |tx: &mut Transaction<'_>| {
+            let Some(row) = tx.database.instances.get_mut(&registration) else {
+                return Ok(None);
+            };
+            row.beat += 1;
+            row.applied = row.applied.max(applied);
+            Ok(Some(tx.page(applied)))
+        };
+        self.write("beat", work).await
+    }
+
+    async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()> {
+        let work = move |tx: &mut Transaction<'_>| {
+            if let Some(row) = tx.database.instances.get_mut(&registration) {
+                row.applied = row.applied.max(applied);
+            }
+            Ok(())
+        };
+        self.write("acknowledge", work).await
+    }
+
+    async fn leave(&self, registration: RegistrationId) -> Result<()> {
+        let work = move |tx: &mut Transaction<'_>| {
+            tx.database.instances.remove(&registration);
+            Ok(())
+        };
+        self.write("leave", work).await
+    }
+
+    async fn membership(&self) -> Result<Membership> {
+        let read = |tx: &mut Transaction<'_>| {
+            let members = tx.database.instances.iter();
+            let members = members.map(|(registration, row)| Member {
+                registration: *registration,
+                heartbeat: row.beat,
+                applied: row.applied,
+                max_staleness: row.max_staleness,
+            });
+            Ok(Membership {
+                epoch: tx.database.epoch,
+                members: members.collect(),
+            })
+        };
+        self.read("roster", read).await
+    }
+
+    async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool> {
+        let work = move |tx: &mut Transaction<'_>| {
+            let instances = &mut tx.database.instances;
+            let is_unchanged = instances
+                .get(&registration)
+                .is_some_and(|row| row.beat == beat);
+            if is_unchanged {
+                instances.remove(&registration);
+            }
+            Ok(is_unchanged)
+        };
+        self.write("reap", work).await
+    }
+
+    async fn confirm(
+        &self,
+        registration: RegistrationId,
+        changes: &[CommittedChange],
+    ) -> Result<Confirmed> {
+        let changes = changes.to_vec();
+        let work = move |tx: &mut Transaction<'_>| {
+            let row = tx.database.instances.get_mut(&registration);
+            let registered = row.map(|row| row.confirms += 1).is_some();
+            Ok(Confirmed {
+                epoch: tx.database.epoch,
+                registered,
+                stands: changes.iter().map(|change| tx.stands(*change)).collect(),
+            })
+        };
+        self.write("confirm", work).await
+    }
+
+    async fn next_change_notice(&self) -> ChangeNotice {
+        if !self.session.is_listening.swap(true, Ordering::Relaxed) {
+            return ChangeNotice::Lost;
+        }
+        loop {
+            self.session.notices.notified().await;
+            if self.session.transport.carry_notice().await {
+                return ChangeNotice::Changed;
+            }
+        }
+    }
+
+    fn set_on_commit(&self, on_commit: OnCommit) {
+        // Only the first call has an effect.
+        let _ = self.session.on_commit.set(on_commit);
+    }
+}
+
+impl Transaction<'_> {
+    /// Whether the log or the row of its key or token has this change.
+    fn stands(&self, change: CommittedChange) -> bool {
+        if change.mark.is_none() {
+            return false;
+        }
+        let database = &*self.database;
+        let on_row = change.id.and_then(|id| {
+            let key = database.keys.get(&id).map(|row| row.last_change());
+            key.or_else(|| database.tokens.get(&id).map(|row| row.last_change()))
+        });
+        database.mark_at(change.revision) == change.mark || on_row == Some(change)
+    }
+}
