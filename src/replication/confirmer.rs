@@ -118,6 +118,7 @@ impl Confirmer {
         loop {
             if pending.is_empty() {
                 let first = tokio::select! {
+                    biased;
                     first = receiver.recv() => first,
                     () = closing.cancelled() => None,
                 };
@@ -128,6 +129,7 @@ impl Confirmer {
                 pending.push(more);
             }
             let pause = tokio::select! {
+                biased;
                 pause = self.poll(&mut pending) => pause,
                 () = closing.cancelled() => break,
             };
@@ -136,6 +138,7 @@ impl Confirmer {
                 continue;
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 () = closing.cancelled() => break,
             }

@@ -27,6 +27,7 @@ pub async fn reap_unresponsive(
     let mut detector = FailureDetector::default();
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = stop.cancelled() => return,
         }

@@ -351,6 +351,7 @@ impl Tail {
     pub async fn trim(&self, stop: CancellationToken) {
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(TRIM_INTERVAL) => {}
                 () = stop.cancelled() => return,
             }

@@ -106,7 +106,10 @@ impl<T: Transport> Cluster for MemoryStore<T> {
             Ok(Confirmed {
                 epoch: tx.database.epoch,
                 registered,
-                stands: changes.iter().map(|change| tx.stands(*change)).collect(),
+                stands: changes
+                    .iter()
+                    .map(|change| tx.database.stands(*change))
+                    .collect(),
             })
         };
         self.write("confirm", work).await
@@ -127,20 +130,5 @@ impl<T: Transport> Cluster for MemoryStore<T> {
     fn set_on_commit(&self, on_commit: OnCommit) {
         // Only the first call has an effect.
         let _ = self.session.on_commit.set(on_commit);
-    }
-}
-
-impl Transaction<'_> {
-    /// Whether the log or the row of its key or token has this change.
-    fn stands(&self, change: CommittedChange) -> bool {
-        if change.mark.is_none() {
-            return false;
-        }
-        let database = &*self.database;
-        let on_row = change.id.and_then(|id| {
-            let key = database.keys.get(&id).map(|row| row.last_change());
-            key.or_else(|| database.tokens.get(&id).map(|row| row.last_change()))
-        });
-        database.mark_at(change.revision) == change.mark || on_row == Some(change)
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::server::Transaction;
 use keyward_core::fence::{CommittedChange, Epoch, Mark, RegistrationId, Stamp};
-use keyward_core::key::{KeyId, KeyRecord, Timestamp, TokenRecord};
+use keyward_core::key::{Entropy, KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::{CheckValue, Digest, Sealed};
 use keyward_store::{Actor, AuditEntry, Result, StoreError, StoredKey};
 
@@ -132,6 +132,42 @@ impl Database {
         self.log.get(&revision).map(|row| row.mark)
     }
 
+    /// The record of a key.
+    pub fn key(&self, id: KeyId) -> Option<&KeyRecord> {
+        self.keys.get(&id).map(|row| &row.record)
+    }
+
+    /// The record of a token.
+    pub fn token(&self, id: KeyId) -> Option<&TokenRecord> {
+        self.tokens.get(&id).map(|row| &row.record)
+    }
+
+    /// Whether the log, or the row of its key or token, has this change.
+    pub fn stands(&self, change: CommittedChange) -> bool {
+        let on_row = change.id.and_then(|id| {
+            let key = self.keys.get(&id).map(KeyRow::last_change);
+            key.or_else(|| self.tokens.get(&id).map(TokenRow::last_change))
+        });
+        change.mark.is_some()
+            && (self.mark_at(change.revision) == change.mark || on_row == Some(change))
+    }
+
+    /// Logs `count` changes of a key that leave its record as it is, as a long import would.
+    pub fn touch(&mut self, id: KeyId, count: u64, entropy: &dyn Entropy) {
+        for _ in 0..count {
+            let revision = self.head() + 1;
+            let mut mark = [0; 8];
+            entropy.fill(&mut mark);
+            let (id, time) = (Some(id), self.time_floor);
+            self.log.insert(revision, LogRow { mark, id, time });
+        }
+    }
+
+    /// Deletes all log rows before `revision`, but never the last one.
+    pub fn trim_to(&mut self, revision: u64) {
+        self.log = self.log.split_off(&revision.min(self.head()));
+    }
+
     /// All keys, in the order of their ids, with their sealed copies.
     pub fn keys(&self) -> impl Iterator<Item = StoredKey> {
         self.keys.values().map(KeyRow::stored)
@@ -167,7 +203,6 @@ impl Transaction<'_> {
             time: self.now,
         };
         self.database.log.insert(revision, row);
-        self.database.time_floor = self.now;
         (revision, mark)
     }
 
@@ -196,7 +231,6 @@ impl Transaction<'_> {
 
     /// Writes an audit entry.
     pub(crate) fn audit(&mut self, entry: AuditEntry, actor: &Actor) {
-        self.database.time_floor = self.now;
         self.database.audit.push((actor.clone(), entry));
     }
 }

@@ -76,9 +76,19 @@ impl Server {
         self.database.lock().clone()
     }
 
-    /// Replaces the database, as a failover or a restore does.
-    pub fn replace(&self, database: Database) {
-        *self.database.lock() = database;
+    /// Reads the database.
+    pub fn look<R>(&self, read: impl FnOnce(&Database) -> R) -> R {
+        read(&self.database.lock())
+    }
+
+    /// Changes the database from outside, as a failover, a restore or an operator does.
+    pub fn alter<R>(&self, change: impl FnOnce(&mut Database) -> R) -> R {
+        change(&mut self.database.lock())
+    }
+
+    /// The store's time: it never falls.
+    pub fn now(&self) -> Timestamp {
+        self.database.lock().time_floor.max(self.clock.wall())
     }
 
     /// Runs one transaction. Statements check everything before they change anything, so a failed one
@@ -87,6 +97,7 @@ impl Server {
         let mut database = self.database.lock();
         let before = database.head();
         let now = database.time_floor.max(self.clock.wall());
+        database.time_floor = now;
         let entropy = &*self.entropy;
         let answer = work(&mut Transaction {
             database: &mut database,
@@ -102,7 +113,8 @@ impl Server {
         answer
     }
 
-    pub(crate) fn listen(&self, listener: &Arc<Notify>) {
+    /// Notifies `listener` at each commit that changes a record.
+    pub fn listen(&self, listener: &Arc<Notify>) {
         self.listeners.lock().push(Arc::clone(listener));
     }
 }

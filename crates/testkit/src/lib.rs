@@ -51,7 +51,9 @@ pub use deadline::{PATIENCE, eventually, now, wait_until};
 pub use deployment::Deployment;
 pub use doubles::ManualClock;
 pub use front::{Front, FrontOptions, start_api};
-pub use history::{Counts, Fault, Recorder, Report, Unreadable, Violation, check};
+pub use history::{
+    Counts, Event, Fault, Recorder, Report, Unreadable, Violation, check, check_events,
+};
 pub use http::{HttpAnswer, ask as http_ask};
 pub use load::{
     End, Key, Least, Load, LoadOptions, Outcome, graceful, is_unavailable, left_until, patiently,

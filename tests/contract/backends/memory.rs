@@ -67,9 +67,7 @@ struct Hand(Arc<Server>);
 impl ByHand for Hand {
     async fn run(&mut self, sql: &str) -> Result<u64, String> {
         assert_eq!(sql, "UPDATE log_state SET incarnation = incarnation + 1");
-        let mut database = self.0.copy();
-        database.epoch.incarnation += 1;
-        self.0.replace(database);
+        self.0.alter(|database| database.epoch.incarnation += 1);
         Ok(1)
     }
 

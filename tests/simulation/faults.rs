@@ -1,0 +1,188 @@
+//! What happens to the deployment.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::instance::Instance;
+use crate::link::Weather;
+use crate::world::World;
+
+/// A fault, or an action of an operator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Cut,
+    Pause,
+    Slow,
+    Loss,
+    Hang,
+    Failures,
+    Crash,
+    Stop,
+    WallClock,
+    DatabaseClock,
+    Trim,
+    Flood,
+    ClearCache,
+    Failover,
+    LosingFailover,
+    EpochAdvance,
+}
+
+impl Fault {
+    pub(crate) const ALL: [Self; 16] = [
+        Self::Cut,
+        Self::Pause,
+        Self::Slow,
+        Self::Loss,
+        Self::Hang,
+        Self::Failures,
+        Self::Crash,
+        Self::Stop,
+        Self::WallClock,
+        Self::DatabaseClock,
+        Self::Trim,
+        Self::Flood,
+        Self::ClearCache,
+        Self::Failover,
+        Self::LosingFailover,
+        Self::EpochAdvance,
+    ];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Cut => "an instance was cut off",
+            Self::Pause => "an instance was paused",
+            Self::Slow => "an instance became slow",
+            Self::Loss => "an instance lost calls",
+            Self::Hang => "statements began to hang",
+            Self::Failures => "statements began to fail",
+            Self::Crash => "an instance crashed",
+            Self::Stop => "an instance was stopped",
+            Self::WallClock => "a wall clock stepped",
+            Self::DatabaseClock => "the database's clock stepped",
+            Self::Trim => "the log was trimmed",
+            Self::Flood => "the log grew by more than a page",
+            Self::ClearCache => "the shared cache was emptied",
+            Self::Failover => "failover without loss",
+            Self::LosingFailover => "failover with a lost tail",
+            Self::EpochAdvance => "an operator advanced the epoch",
+        }
+    }
+
+    /// Lets it happen.
+    pub(crate) async fn happen(self, world: &Arc<World>) {
+        let Some(instance) = world.instance() else {
+            return;
+        };
+        world.count(self.name());
+        world.tell(|| {
+            format!(
+                "{}: {} ({})",
+                instance.index,
+                self.name(),
+                world.server.look(|d| d.head())
+            )
+        });
+        let random = &world.random;
+        match self {
+            Self::Cut => weather(&instance, 200, 8_000, |weather| weather.is_cut = true).await,
+            Self::Pause => weather(&instance, 200, 6_000, |weather| weather.is_paused = true).await,
+            Self::Slow => {
+                let delay = random.between(20, 400);
+                weather(&instance, 500, 8_000, |weather| weather.delay = delay).await;
+            }
+            Self::Loss => {
+                let loss = random.between(5, 40);
+                weather(&instance, 500, 8_000, |weather| weather.loss = loss).await;
+            }
+            Self::Hang => {
+                let hangs = random.between(5, 30);
+                weather(&instance, 500, 8_000, |weather| weather.hangs = hangs).await;
+            }
+            Self::Failures => {
+                let failures = random.between(5, 40);
+                weather(&instance, 500, 5_000, |weather| weather.failures = failures).await;
+            }
+            Self::Crash => {
+                world.instances.lock()[instance.index] = None;
+                instance.kill();
+                sleep(Duration::from_millis(random.below(5_000))).await;
+                world.boot(instance.index).await;
+            }
+            Self::Stop => {
+                world.instances.lock()[instance.index] = None;
+                instance.stop();
+                sleep(Duration::from_millis(random.between(50, 3_000))).await;
+                instance.kill();
+                world.boot(instance.index).await;
+            }
+            Self::WallClock => world.seats[instance.index].clock.step(step(world)),
+            Self::DatabaseClock => world.server_clock.step(step(world)),
+            Self::Trim => {
+                let kept = random.below(4);
+                world
+                    .server
+                    .alter(|d| d.trim_to(d.head().saturating_sub(kept)));
+            }
+            Self::Flood => flood(world, &instance).await,
+            Self::ClearCache => {
+                if let Some(cache) = &world.shared_cache {
+                    cache.clear();
+                }
+            }
+            Self::Failover | Self::LosingFailover => {
+                world.fail_over(self == Self::LosingFailover);
+                if random.chance(50) {
+                    let old = |weather: &mut Weather| weather.reads_old_primary = true;
+                    weather(&instance, 200, 4_000, old).await;
+                }
+            }
+            Self::EpochAdvance => world.advance_epoch(),
+        }
+    }
+}
+
+/// Up to ten seconds forward or back, in microseconds.
+fn step(world: &World) -> i64 {
+    let size = world.random.between(1, 10_000_000) as i64;
+    if world.random.chance(50) { size } else { -size }
+}
+
+/// Changes the weather of an instance for a while.
+async fn weather(
+    instance: &Instance,
+    shortest: u64,
+    longest: u64,
+    change: impl FnOnce(&mut Weather),
+) {
+    let duration = instance.link.between(shortest, longest);
+    instance.link.change(change);
+    sleep(Duration::from_millis(duration)).await;
+    clear(instance);
+}
+
+/// Ends all faults of an instance, except that its process may have ended.
+pub(crate) fn clear(instance: &Instance) {
+    instance.link.change(|weather| {
+        let is_dead = weather.is_dead;
+        *weather = Weather::calm();
+        weather.is_dead = is_dead;
+    });
+}
+
+/// While an instance is cut off, a key changes more often than one page can hold.
+async fn flood(world: &Arc<World>, instance: &Instance) {
+    let Some(known) = world.random.pick(&world.keys.lock()).cloned() else {
+        return;
+    };
+    instance.link.change(|weather| weather.is_cut = true);
+    sleep(Duration::from_millis(world.random.between(100, 2_000))).await;
+    let entropy = world.random.fork();
+    world.server.alter(|database| {
+        let changed = database.key(known.id).is_some();
+        database.touch(known.id, if changed { 10_001 } else { 0 }, &entropy);
+    });
+    clear(instance);
+}
