@@ -24,10 +24,11 @@ CREATE TABLE log_state (
     pruned_to         bigint NOT NULL CHECK (pruned_to >= 0),
     -- Raised by an operator who accepts that the log lost its tail.
     incarnation       bigint NOT NULL CHECK (incarnation >= 1),
-    -- The settled system and timeline: revocations on them are confirmed without a wait.
-    settled_system    bigint,
-    settled_timeline  integer,
-    CHECK ((settled_system IS NULL) = (settled_timeline IS NULL))
+    -- The settled epoch: every instance that may be fresh has a row, so revocations can be confirmed.
+    settled_system       bigint,
+    settled_timeline     integer,
+    settled_incarnation  bigint,
+    CHECK (num_nulls(settled_system, settled_timeline, settled_incarnation) IN (0, 3))
 );
 
 -- The log: one row for each change, in commit order, without gaps (I3). The last row is the head.
@@ -105,7 +106,9 @@ CREATE TABLE instances (
     boot_id             uuid PRIMARY KEY,
     -- Host and address, for people.
     name                text NOT NULL,
+    -- The acknowledgement. It counts only while its mark stands in the log.
     applied_revision    bigint NOT NULL DEFAULT 0 CHECK (applied_revision >= 0),
+    applied_mark        bytea CHECK (octet_length(applied_mark) = 8),
     -- The longest time for which this instance answers without news, in milliseconds.
     max_staleness       bigint NOT NULL CHECK (max_staleness BETWEEN 1 AND 60000),
     beat                bigint NOT NULL DEFAULT 0,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
@@ -15,10 +16,10 @@ use crate::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, SharedCache
 use crate::config::Settings;
 use crate::grpc::Tls;
 use crate::replication::{
-    Barrier, Registration, Tail, reap_unresponsive, wake_on_l2_notices, wake_on_store_notices,
-    watch_freshness,
+    Barrier, Registration, Tail, wake_on_l2_notices, wake_on_store_notices, watch_freshness,
+    watch_membership,
 };
-use keyward_core::fence::{Fence, Now};
+use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
 use keyward_ops::{CacheMetrics, Metrics, http};
 use keyward_store::{Cluster, Control, Store};
@@ -57,6 +58,7 @@ fn time_warning(fence: &Fence, clock: &dyn Clock) -> Option<String> {
 pub(super) struct Base {
     pub(super) store: Arc<dyn Store>,
     pub(super) cluster: Option<Arc<dyn Cluster>>,
+    pub(super) settling: Arc<Mutex<Settling>>,
     pub(super) fence: Arc<Fence>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Arc<Metrics>,
@@ -103,8 +105,9 @@ impl Base {
     pub(super) fn barrier(&self, tail: &Arc<Tail>) -> (Barrier, Option<BoxFuture<'static, ()>>) {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let waiting = self.stops.waiting.clone();
+        let cluster = self.cluster.clone();
         let (barrier, watching) = Barrier::new(
-            self.cluster.clone(),
+            cluster.map(|cluster| (cluster, Arc::clone(&self.settling))),
             Arc::clone(tail),
             fence,
             clock,
@@ -190,10 +193,12 @@ impl Base {
             metrics.clone(),
             stop.clone(),
         );
-        let reaper = reap_unresponsive(cluster, Arc::clone(tail), clock, metrics, stop);
+        let settling = Arc::clone(&self.settling);
+        let membership =
+            watch_membership(cluster, settling, Arc::clone(tail), clock, metrics, stop);
         [
             self.stops.guard("store notices", notices),
-            self.stops.guard("reaper", reaper),
+            self.stops.guard("membership", membership),
         ]
     }
 

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use crate::service::Service;
 use crate::system::{SystemClock, SystemEntropy, host_name, open_files};
 use bootstrap::SecretPolicy;
 use components::Base;
-use keyward_core::fence::{Fence, MAX_TOMBSTONES};
+use keyward_core::fence::{Fence, MAX_TOMBSTONES, Settling};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
 use keyward_ops::Metrics;
 use keyward_store::{Control, Instrumentation, Intercepted, Store};
@@ -201,6 +202,7 @@ impl App {
         let base = Base {
             store,
             cluster,
+            settling: Arc::new(Mutex::new(Settling::new(settings.failover_loses_nothing))),
             fence,
             clock,
             metrics,
@@ -368,6 +370,7 @@ fn hosts(urls: &PostgresUrls, settings: &Settings) -> Hosts {
     Hosts {
         options: urls.hosts().to_vec(),
         password_file: settings.store_password_file.clone(),
+        failover_loses_nothing: settings.failover_loses_nothing,
     }
 }
 

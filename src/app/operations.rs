@@ -83,7 +83,8 @@ pub fn advance_epoch(settings: &Settings, reason: &str) -> Result<String, StartE
         let incarnation = owner.advance_epoch(reason).await.map_err(StartError::new)?;
         Ok(format!(
             "the epoch is now {incarnation}; instances that refused to serve start again within a \
-             second. Revocations that were lost with the tail of the log must be repeated"
+             second. Revoke answers UNAVAILABLE for about a minute more, until the epoch is settled. \
+             Then repeat the revocations that were lost with the tail of the log"
         ))
     })
 }

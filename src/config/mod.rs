@@ -45,6 +45,8 @@ pub struct Settings {
     pub redis: Option<Address>,
     /// The longest time for which an instance answers without news from the store: 2 s to 60 s.
     pub max_staleness: Duration,
+    /// Whether the operator declares that a failover of Postgres loses no commit.
+    pub failover_loses_nothing: bool,
     /// At least one prefix: new keys get the first, all are accepted.
     pub key_prefixes: Vec<Prefix>,
     /// Whether recoverable keys are refused.
@@ -151,6 +153,11 @@ fn unused(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> {
         (
             "store_password_file",
             is_embedded && settings.store_password_file.is_some(),
+            embedded,
+        ),
+        (
+            "failover_loses_nothing",
+            is_embedded && settings.failover_loses_nothing,
             embedded,
         ),
         (

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
+use keyward_core::fence::MAX_STALENESS;
 use keyward_core::key::{Prefix, TOKEN_PREFIX};
 use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
@@ -132,6 +133,15 @@ pub const TABLE: &[Setting<Settings>] = &[
     )
     .shown(|s| humantime::format_duration(s.max_staleness).to_string()),
     Row::new(
+        "failover_loses_nothing",
+        Takes::Switch,
+        "false",
+        "Declares that a failover of Postgres loses no commit (`synchronous_standby_names`), so that \
+         Revoke need not wait for about a minute after it; also allows a Postgres that does not report \
+         its timeline",
+        |s, text| switch(text).map(|on| s.failover_loses_nothing = on),
+    ),
+    Row::new(
         "key_prefixes",
         Takes::List("PREFIXES"),
         "kw",
@@ -244,6 +254,7 @@ impl Schema for Settings {
             redis_password_file: None,
             redis: None,
             max_staleness: Duration::ZERO,
+            failover_loses_nothing: false,
             key_prefixes: Vec::new(),
             forbid_recoverable: false,
             insecure: false,
@@ -305,7 +316,7 @@ fn store(text: &str, settings: &Settings) -> Result<Store, String> {
 }
 
 fn staleness(text: &str) -> Result<Duration, String> {
-    let range = Duration::from_secs(2)..=Duration::from_secs(60);
+    let range = Duration::from_secs(2)..=MAX_STALENESS;
     duration(text, range, "2s to 60s")
 }
 

@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::peer::LimitError;
 use crate::auth::Denied;
 use crate::cache::LookupError;
-use crate::service::ServiceError;
+use crate::service::{ServiceError, Unsettled};
 use keyward_core::key::shown;
 use keyward_store::StoreError;
 
@@ -99,7 +99,7 @@ static OUTCOME_UNKNOWN: Reason = Reason::new(
 static REVOKE_UNCONFIRMED: Reason = Reason::new(
     "REVOKE_UNCONFIRMED",
     Code::Unavailable,
-    "The change is committed, but not yet proven to hold everywhere. Repeat the same call: this is safe.",
+    "The change is committed, but not yet proven to hold everywhere. Repeat the same call: this is safe. After a failover of Postgres, `RetryInfo` says when it can be proven again.",
 );
 static OVERLOADED: Reason = Reason::new(
     "OVERLOADED",
@@ -218,7 +218,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
 fn metadata_of(error: &ServiceError) -> HashMap<String, String> {
     let entry = match error {
         ServiceError::OutcomeUnknown { replacement }
-        | ServiceError::Unconfirmed { replacement } => {
+        | ServiceError::Unconfirmed { replacement, .. } => {
             replacement.map(|id| ("replacement_key_id", id.to_string()))
         }
         ServiceError::Denied(Denied::RoleRequired { role, .. }) => {
@@ -281,6 +281,12 @@ impl From<ServiceError> for Status {
                 for field in *fields {
                     details.add_bad_request_violation(*field, message.clone());
                 }
+            }
+            ServiceError::Unconfirmed {
+                unsettled: Some(Unsettled::TooYoung { remaining }),
+                ..
+            } => {
+                details.set_retry_info(Some(*remaining));
             }
             _ => {}
         }

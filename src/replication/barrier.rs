@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
-use super::confirmer::{Confirmer, PendingConfirmation};
+use super::confirmer::{Confirmation, Confirmer, PendingConfirmation};
 use crate::cache::l2::Entries;
-use keyward_core::fence::{CommittedChange, Fence, Progress, Receipt, Wait};
+use keyward_core::fence::{
+    CommittedChange, Epoch, Fence, Progress, Receipt, Settling, Unsettled, Wait,
+};
 use keyward_core::key::{BootTime, Clock};
 use keyward_crypto::Digest;
 use keyward_ops::RevokeMetrics;
@@ -24,10 +27,16 @@ const MAX_SLEEP: Duration = Duration::from_millis(100);
 /// The most changes in the confirmer's queue.
 const QUEUE: usize = 1_024;
 
-/// The change is committed, but it was not proven in time that every instance has applied it.
+/// Why a committed change is not confirmed.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the change is committed but not confirmed")]
-pub struct Unconfirmed;
+pub enum Unconfirmed {
+    /// It was not proven in time that every instance has applied the change.
+    #[error("the change is not confirmed")]
+    Unproven,
+    /// It cannot be proven now. The call returns at once, because the wait may be longer than a minute.
+    #[error(transparent)]
+    Unsettled(#[from] Unsettled),
+}
 
 /// Lets committed changes wait until they are effective on every instance.
 pub struct Barrier {
@@ -47,17 +56,18 @@ impl Barrier {
     /// On a shared store it also returns the confirmer's task, which must run as long as the barrier
     /// is in use.
     pub fn new(
-        cluster: Option<Arc<dyn Cluster>>,
+        cluster: Option<(Arc<dyn Cluster>, Arc<Mutex<Settling>>)>,
         tail: Arc<Tail>,
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         closing: CancellationToken,
         metrics: RevokeMetrics,
     ) -> (Self, Option<BoxFuture<'static, ()>>) {
-        let (confirmer, task) = if let Some(cluster) = cluster {
+        let (confirmer, task) = if let Some((cluster, settling)) = cluster {
             let (sender, receiver) = mpsc::channel(QUEUE);
             let confirmer = Confirmer {
                 cluster,
+                settling,
                 tail: Arc::clone(&tail),
                 fence: Arc::clone(&fence),
                 clock: Arc::clone(&clock),
@@ -84,8 +94,9 @@ impl Barrier {
         Self { l2, ..self }
     }
 
-    /// Waits until `change` is effective on every instance (I7). Its commit was answered at
-    /// `answered_at`; `digests` are those of the changed keys.
+    /// Waits until `change` is effective on every instance (I7), in a settled epoch. Its commit was
+    /// answered at `answered_at`; `digests` are those of the changed keys. A call that found nothing to
+    /// change passes what it found: its answer is confirmed in the same way.
     pub async fn wait(
         &self,
         change: CommittedChange,
@@ -97,10 +108,13 @@ impl Barrier {
             l2.remove(digests);
         }
         let outcome = match &self.confirmer {
-            Some(confirmer) if change != CommittedChange::NOTHING => {
-                wait_for_all(confirmer, change, answered_at).await
+            Some(confirmer) => {
+                confirm(confirmer, |sender| {
+                    PendingConfirmation::of_change(change, answered_at, sender)
+                })
+                .await
             }
-            _ => self.wait_for_this_instance(change, answered_at).await,
+            None => self.wait_for_this_instance(change, answered_at).await,
         };
         match &outcome {
             Ok(receipt) => {
@@ -112,11 +126,23 @@ impl Barrier {
                     .wait
                     .observe(self.clock.boot().since(answered_at).as_secs_f64());
             }
-            Err(Unconfirmed) => {
+            Err(_) => {
                 self.metrics.failed.inc();
             }
         }
         outcome
+    }
+
+    /// Confirms the answer of a call that changed nothing and waits for no instance: a write commits on
+    /// the primary, in the epoch of the read that the answer relies on. A replaced primary still answers
+    /// reads.
+    pub async fn confirm_read(&self, read_in: Option<Epoch>) -> Result<(), Unconfirmed> {
+        let (Some(confirmer), Some(epoch)) = (&self.confirmer, read_in) else {
+            return Ok(());
+        };
+        let now = self.clock.boot();
+        let of_read = |sender| PendingConfirmation::of_read(epoch, now, sender);
+        confirm(confirmer, of_read).await.map(drop)
     }
 
     async fn wait_for_this_instance(
@@ -137,7 +163,7 @@ impl Barrier {
                         biased;
                         _ = applied.changed() => {}
                         () = tokio::time::sleep(wait.remaining(now).min(MAX_SLEEP)) => {}
-                        () = self.closing.cancelled() => return Err(Unconfirmed),
+                        () = self.closing.cancelled() => return Err(Unconfirmed::Unproven),
                     }
                     continue;
                 }
@@ -150,17 +176,16 @@ impl Barrier {
     }
 }
 
-/// Hands the change to the confirmer and waits for the receipt.
-async fn wait_for_all(
+/// Hands a pending confirmation to the confirmer and waits for the receipt.
+async fn confirm(
     confirmer: &mpsc::Sender<PendingConfirmation>,
-    change: CommittedChange,
-    answered_at: BootTime,
+    pending: impl FnOnce(oneshot::Sender<Confirmation>) -> PendingConfirmation,
 ) -> Result<Receipt, Unconfirmed> {
     let (sender, receiver) = oneshot::channel();
-    let pending = PendingConfirmation::new(change, answered_at, sender);
-    confirmer.send(pending).await.map_err(|_| Unconfirmed)?;
+    let sent = confirmer.send(pending(sender)).await;
+    sent.map_err(|_| Unconfirmed::Unproven)?;
     // The confirmer drops the sender if the confirmation times out or the process closes.
-    receiver.await.map_err(|_| Unconfirmed)?
+    receiver.await.map_err(|_| Unconfirmed::Unproven)?
 }
 
 impl std::fmt::Debug for Barrier {

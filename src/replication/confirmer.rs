@@ -7,12 +7,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
 use super::barrier::Unconfirmed;
-use keyward_core::fence::{AckSet, CommittedChange, Epoch, Fence, Membership, Receipt, bound};
+use keyward_core::fence::{
+    AckSet, CommittedChange, Epoch, Fence, Membership, Receipt, Settling, Unsettled, bound,
+};
 use keyward_core::key::{BootTime, Clock};
 use keyward_store::Cluster;
 
@@ -27,11 +30,13 @@ const CONFIRM_MARGIN: Duration = Duration::from_secs(5);
 /// The most changes in one confirming statement.
 const BATCH: usize = 1_024;
 
-type Confirmation = Result<Receipt, Unconfirmed>;
+pub(super) type Confirmation = Result<Receipt, Unconfirmed>;
 
-/// A committed change whose call has not returned yet.
+/// A committed change, or the answer of a call that changed nothing, whose call has not returned yet.
 pub(super) struct PendingConfirmation {
     change: CommittedChange,
+    /// Whether every instance must have applied the change.
+    waits_for_instances: bool,
     answered_at: BootTime,
     sender: oneshot::Sender<Confirmation>,
     /// I7: made from the first membership whose read began after the commit was answered.
@@ -44,13 +49,15 @@ pub(super) struct PendingConfirmation {
 }
 
 impl PendingConfirmation {
-    pub(super) fn new(
+    /// A change that every instance must have applied.
+    pub(super) fn of_change(
         change: CommittedChange,
         answered_at: BootTime,
         sender: oneshot::Sender<Confirmation>,
     ) -> Self {
         Self {
             change,
+            waits_for_instances: true,
             answered_at,
             sender,
             ack_set: None,
@@ -60,10 +67,37 @@ impl PendingConfirmation {
         }
     }
 
+    /// An answer that relies on a read in `epoch`, and waits for no instance.
+    pub(super) fn of_read(
+        epoch: Epoch,
+        answered_at: BootTime,
+        sender: oneshot::Sender<Confirmation>,
+    ) -> Self {
+        let nothing = CommittedChange::NOTHING.read_in(Some(epoch));
+        Self {
+            waits_for_instances: false,
+            ..Self::of_change(nothing, answered_at, sender)
+        }
+    }
+
+    /// Why this cannot be confirmed in the epoch of a membership, if it cannot.
+    fn refusal(&self, epoch: Epoch, settled: Result<(), Unsettled>) -> Option<Unconfirmed> {
+        // What was read belongs to another history: the call must read again.
+        if self.change.read_in.is_some_and(|read_in| read_in != epoch) {
+            return Some(Unconfirmed::Unproven);
+        }
+        let unsettled = settled.err().filter(|_| self.waits_for_instances);
+        unsettled.map(Unconfirmed::from)
+    }
+
     /// Updates the ack set from a membership. In a new epoch it starts with a new ack set, because
     /// the acknowledgements of the old epoch say nothing about this one.
     fn observe(&mut self, membership: &Membership, now: BootTime) {
         self.polls = self.polls.saturating_add(1);
+        if !self.waits_for_instances {
+            self.receipt = Some(Receipt::default());
+            return;
+        }
         if self
             .ack_set
             .as_ref()
@@ -102,6 +136,7 @@ impl PendingConfirmation {
 /// Confirms the changes of this process.
 pub(super) struct Confirmer {
     pub(super) cluster: Arc<dyn Cluster>,
+    pub(super) settling: Arc<Mutex<Settling>>,
     pub(super) tail: Arc<Tail>,
     pub(super) fence: Arc<Fence>,
     pub(super) clock: Arc<dyn Clock>,
@@ -143,7 +178,7 @@ impl Confirmer {
                 () = closing.cancelled() => break,
             }
         }
-        // The dropped senders make the waiting calls return `Unconfirmed`.
+        // The dropped senders make the waiting calls return `Unconfirmed::Unproven`.
     }
 
     /// Reads the membership once and confirms the changes that are due. Returns the pause until the
@@ -156,9 +191,16 @@ impl Confirmer {
             self.drop_overdue(pending, now);
             return RETRY_INTERVAL;
         };
+        let settled = self.settling.lock().observe(&membership, now);
         let membership = self.with_own_applied(membership);
-        for confirmation in pending.iter_mut() {
-            confirmation.observe(&membership, now);
+        for mut confirmation in std::mem::take(pending) {
+            if let Some(refusal) = confirmation.refusal(membership.epoch, settled) {
+                // The call may have been cancelled.
+                let _ = confirmation.sender.send(Err(refusal));
+            } else {
+                confirmation.observe(&membership, now);
+                pending.push(confirmation);
+            }
         }
         if pending.iter().any(|pending| pending.receipt.is_some()) {
             self.confirm(pending, membership.epoch).await;
@@ -172,12 +214,14 @@ impl Confirmer {
     }
 
     /// Replaces this instance's acknowledgement by its `applied` in memory, which is never behind
-    /// the row (I6).
+    /// the row (I6). It counts only in the epoch of the membership: another history has other changes
+    /// under the same numbers.
     fn with_own_applied(&self, mut membership: Membership) -> Membership {
-        let (own, applied) = (self.tail.registration(), self.fence.applied());
+        let own = self.tail.registration();
+        let applied = self.fence.applied_in(membership.epoch).unwrap_or(0);
         for member in &mut membership.members {
             if Some(member.registration) == own {
-                member.applied = member.applied.max(applied);
+                member.acked = member.acked.max(applied);
             }
         }
         membership
@@ -215,7 +259,8 @@ impl Confirmer {
                     "a committed change is missing from the database"
                 );
             }
-            let outcome = confirmation.receipt.filter(|_| stands).ok_or(Unconfirmed);
+            let outcome = confirmation.receipt.filter(|_| stands);
+            let outcome = outcome.ok_or(Unconfirmed::Unproven);
             // The call may have been cancelled.
             let _ = confirmation.sender.send(outcome);
         }

@@ -3,7 +3,8 @@
 //! - [`Tail`] sends heartbeats, reads the log and drives the fence.
 //! - [`Barrier`] lets a committed change wait until it is effective on every instance. On a shared
 //!   store the confirmer does so for all changes of the process.
-//! - [`Registration`] is this instance's row. [`reap_unresponsive`] deletes the rows of others.
+//! - [`Registration`] is this instance's row. [`watch_membership`] deletes the rows of unresponsive
+//!   instances, and names the settled epoch.
 //! - [`wake_on_store_notices`] and [`wake_on_l2_notices`] wake the tail at a change notice.
 //! - [`watch_freshness`] reports when freshness starts and ends.
 //!
@@ -19,8 +20,8 @@ mod tail;
 
 pub use barrier::{Barrier, Unconfirmed};
 pub use freshness::watch_freshness;
-pub use keyward_core::fence::Receipt;
+pub use keyward_core::fence::{Receipt, Unsettled};
 pub use notices::{wake_on_l2_notices, wake_on_store_notices};
-pub use reaper::reap_unresponsive;
+pub use reaper::watch_membership;
 pub use registration::Registration;
 pub use tail::{HEARTBEAT, Tail};

@@ -1,30 +1,34 @@
-//! Reaps the rows of unresponsive instances, so that no revocation waits for them. To ignore such a
-//! row is not enough: a blocked heartbeat of that instance may still commit.
+//! Reads the membership once a second. Reaps the rows of unresponsive instances, so that no revocation
+//! waits for them. To ignore such a row is not enough: a blocked heartbeat of that instance may still
+//! commit. It also names an epoch as settled once this process has waited long enough.
 //!
 //! Upholds the reaper's half of I9, with `fence::FailureDetector`.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
-use keyward_core::fence::FailureDetector;
+use keyward_core::fence::{FailureDetector, Settling};
 use keyward_core::key::Clock;
 use keyward_ops::MemberMetrics;
 use keyward_store::Cluster;
 
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Polls the membership and reaps unresponsive instances, until `stop`.
-pub async fn reap_unresponsive(
+/// Polls the membership, reaps unresponsive instances and settles the epoch, until `stop`.
+pub async fn watch_membership(
     cluster: Arc<dyn Cluster>,
+    settling: Arc<Mutex<Settling>>,
     tail: Arc<Tail>,
     clock: Arc<dyn Clock>,
     metrics: MemberMetrics,
     stop: CancellationToken,
 ) {
     let mut detector = FailureDetector::default();
+    let mut was_settled = true;
     loop {
         tokio::select! {
             biased;
@@ -40,6 +44,24 @@ pub async fn reap_unresponsive(
         metrics
             .instances
             .set(membership.members.len().try_into().unwrap_or(u64::MAX));
+        let settled = settling.lock().observe(&membership, answered_at);
+        metrics.settled.set(u64::from(settled.is_ok()));
+        match settled {
+            Err(why) if was_settled => {
+                tracing::warn!("changes cannot be confirmed, so Revoke answers UNAVAILABLE: {why}");
+            }
+            Ok(()) if !was_settled => tracing::info!("changes are confirmed again"),
+            _ => {}
+        }
+        was_settled = settled.is_ok();
+        let has_waited = settling.lock().has_waited(membership.epoch, answered_at);
+        if was_settled
+            && has_waited
+            && membership.settled != Some(membership.epoch)
+            && let Err(error) = cluster.settle(membership.epoch).await
+        {
+            tracing::debug!(%error, "the settled epoch could not be written yet");
+        }
         let own = tail.registration();
         for (registration, heartbeat) in detector.observe(&membership, answered_at) {
             if Some(registration) == own {

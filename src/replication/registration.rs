@@ -74,8 +74,7 @@ impl Registration {
         self.state.lock().id = None;
     }
 
-    /// Notes that the instance must register again: an abandoned statement may still lock the row,
-    /// or the row's acknowledgements belong to another log.
+    /// Notes that the instance must register again: an abandoned statement may still lock the row.
     pub(super) fn mark_doubtful(&self) {
         self.state.lock().is_doubtful = true;
     }
@@ -124,7 +123,7 @@ impl Registration {
         }
     }
 
-    /// Deletes the row. I9: freshness has ended.
+    /// Deletes the row, if there is one. I9: freshness has ended.
     pub(super) async fn leave(&self) {
         {
             let mut state = self.state.lock();

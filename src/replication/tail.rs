@@ -24,7 +24,7 @@ const TRIM_INTERVAL: Duration = Duration::from_secs(3_600);
 const START_ATTEMPTS: usize = 3;
 /// The interval at which a log that lost changes is logged again.
 const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
-/// The advice for a log that lost changes.
+/// The advice for a log that was refused.
 const ADVICE: &str = ". Verify answers UNAVAILABLE until you accept the log as it is with \
                       `keyward epoch advance --reason ...`.";
 /// The longest time for which a clean stop waits for the deletion of its row. Otherwise another
@@ -60,10 +60,10 @@ enum Kind {
     Store,
     /// This instance has no row.
     Unregistered,
-    /// The log lost changes.
-    LogLost,
-    /// The fence refused a page for another reason.
-    Refused,
+    /// The log lost changes or is damaged: an operator must decide.
+    LogRefused,
+    /// The log was trimmed too far.
+    Trimmed,
 }
 
 impl Trouble {
@@ -134,16 +134,22 @@ impl Tail {
         self.applied.subscribe()
     }
 
-    /// Registers and sends the first heartbeat, so that the service starts fresh.
+    /// Registers, sends the first heartbeat and reads the log to its head, so that the service starts
+    /// fresh.
     pub async fn catch_up(&self) -> Result<(), String> {
-        let mut outcome = self.heartbeat().await;
-        for _ in 1..START_ATTEMPTS {
-            if outcome.is_ok() {
-                break;
+        let mut why = "the log grows faster than this instance reads it".to_owned();
+        for _ in 0..START_ATTEMPTS {
+            let mut absorbed = self.heartbeat().await;
+            while absorbed.as_ref().ok() == Some(&Absorbed::Behind) {
+                absorbed = self.read_log().await;
             }
-            outcome = self.heartbeat().await;
+            match absorbed {
+                _ if self.fence.is_fresh(Now::read(&*self.clock)) => return Ok(()),
+                Ok(_) => {}
+                Err(trouble) => why = trouble.text,
+            }
         }
-        outcome.map_err(|trouble| trouble.text)
+        Err(why)
     }
 
     /// Runs until `stop`. Then it ends freshness and deletes this instance's row.
@@ -156,17 +162,20 @@ impl Tail {
             if outcome.as_ref().is_err_and(|trouble| trouble.at_once) {
                 outcome = self.heartbeat().await;
             }
+            let mut is_behind = outcome.as_ref().ok() == Some(&Absorbed::Behind);
             self.log_trouble(outcome.err());
             loop {
                 tokio::select! {
                     biased;
                     () = stop.cancelled() => break,
                     () = &mut due => break,
-                    () = self.wake.notified() => {
+                    () = self.page_due(is_behind) => {
                         if self.registration.is_none() {
                             break;
                         }
-                        self.read_log().await;
+                        // The next heartbeat reports errors.
+                        let read = self.read_log().await;
+                        is_behind = read.ok() == Some(Absorbed::Behind);
                     }
                 }
             }
@@ -184,15 +193,22 @@ impl Tail {
         }
     }
 
-    /// Logs changes of the state, not each failed heartbeat. A log that lost changes is logged again at
-    /// an interval, because it needs an operator's decision.
+    /// Returns when the next page is to be read: at once, or after a wake.
+    async fn page_due(&self, is_behind: bool) {
+        if !is_behind {
+            self.wake.notified().await;
+        }
+    }
+
+    /// Logs changes of the state, not each failed heartbeat. A refused log is logged again at an
+    /// interval, because it needs an operator's decision.
     fn log_trouble(&self, trouble: Option<Trouble>) {
         let mut logged = self.trouble.lock();
         let now = self.clock.boot();
         let is_due = |at: BootTime| now.since(at) > REMINDER_INTERVAL;
         match (&*logged, &trouble) {
             (Some((Trouble { kind, .. }, at)), Some(new))
-                if *kind == new.kind && !(*kind == Kind::LogLost && is_due(*at)) =>
+                if *kind == new.kind && !(*kind == Kind::LogRefused && is_due(*at)) =>
             {
                 let at = *at;
                 *logged = trouble.map(|trouble| (trouble, at));
@@ -210,15 +226,21 @@ impl Tail {
     /// I1: `t0` is read before the heartbeat is sent, so the page contains every change that was
     /// visible at `t0`. I5: the commit of the registration was answered before, and the heartbeat
     /// counts only when its own commit was answered.
-    async fn heartbeat(&self) -> Result<(), Trouble> {
+    ///
+    /// An instance that refuses its log has no row, so that no change waits for it. It only reads, to
+    /// learn of an operator's decision.
+    async fn heartbeat(&self) -> Result<Absorbed, Trouble> {
         let registered = match &self.registration {
-            Some(registration) => Some((registration, self.ensure_registered(registration).await?)),
-            None => None,
+            Some(registration) if !self.fence.has_refused() => {
+                Some((registration, self.ensure_registered(registration).await?))
+            }
+            _ => None,
         };
         let t0 = Now::read(&*self.clock);
-        let before = self.fence.applied();
+        let acked = self.fence.position();
+        let before = acked.revision;
         let page = match registered {
-            Some((registration, id)) => registration.cluster().heartbeat(id, before).await,
+            Some((registration, id)) => registration.cluster().heartbeat(id, acked, before).await,
             None => self.store.tail(before).await.map(Some),
         };
         let page = match page {
@@ -253,11 +275,11 @@ impl Tail {
                 self.publish_applied(absorbed, &page);
                 // The row still has the old `applied`. Do not make changes wait for the next heartbeat.
                 self.acknowledge(before).await;
-                Ok(())
+                Ok(absorbed)
             }
             Err(refused) => {
                 self.metrics.not_fresh.inc();
-                self.handle_refusal(refused, &page).await
+                Err(self.handle_refusal(refused, &page, t0).await)
             }
         }
     }
@@ -292,56 +314,56 @@ impl Tail {
         self.applied.send_replace(self.fence.applied());
     }
 
-    /// Restarts the fence if the refusal allows it.
-    async fn handle_refusal(&self, refused: Refused, page: &Page) -> Result<(), Trouble> {
-        let may_restart = match refused {
-            Refused::Trimmed { .. } => true,
-            Refused::LogLost { .. } => self.fence.may_restart(page.epoch),
-            Refused::Gap { .. } => false,
-        };
-        let kind = match refused {
-            Refused::LogLost { .. } => Kind::LogLost,
-            Refused::Trimmed { .. } | Refused::Gap { .. } => Kind::Refused,
-        };
-        if !may_restart {
-            let lost = kind == Kind::LogLost && self.registration.is_some();
-            let advice = if lost { ADVICE } else { "" };
-            return Err(Trouble::new(kind, format_args!("{refused}{advice}")));
+    /// Deletes this instance's row: freshness has ended, and the row's acknowledgement no longer fits the
+    /// log. Then restarts the fence, if it may restart. The next heartbeat registers under a new id.
+    async fn handle_refusal(&self, refused: Refused, page: &Page, t0: Now) -> Trouble {
+        if let Some(registration) = &self.registration {
+            registration.leave().await;
         }
-        // Register again: the old row's acknowledgement does not fit the new position in the log.
-        self.fence.stop_being_fresh();
-        self.doubt_registration();
-        let start = self.store.start().await;
-        let start = start.map_err(|error| Trouble::new(Kind::Store, error))?;
-        self.fence.restart(start);
-        Err(Trouble::at_once(
-            kind,
-            format_args!("{refused}; this instance starts with a cold cache"),
-        ))
+        let (kind, start) = match refused {
+            Refused::Trimmed { .. } => (Kind::Trimmed, self.store.start().await),
+            Refused::LogLost { .. } | Refused::Gap { .. } => {
+                if !self.fence.may_restart(page.epoch) {
+                    let advice = self.registration.as_ref().map_or("", |_| ADVICE);
+                    return Trouble::new(Kind::LogRefused, format_args!("{refused}{advice}"));
+                }
+                // No entry from before the decision fits the new epoch, so nothing is lost by a start at the
+                // head. A gap may lie before it.
+                (Kind::LogRefused, Ok(page.start_at_head(t0.boot)))
+            }
+        };
+        match start {
+            Ok(start) => {
+                self.fence.restart(start);
+                let restarts = "this instance starts with a cold cache";
+                Trouble::at_once(kind, format_args!("{refused}; {restarts}"))
+            }
+            Err(error) => Trouble::new(Kind::Store, error),
+        }
     }
 
-    /// Reads the log after a wake, applies it and acknowledges it. The next heartbeat reports errors.
-    async fn read_log(&self) {
+    /// Reads a page of the log, applies it and acknowledges it. It is read after a wake, or because the
+    /// instance is behind.
+    async fn read_log(&self) -> Result<Absorbed, Trouble> {
         let t0 = Now::read(&*self.clock);
         let before = self.fence.applied();
-        let Ok(page) = self.store.tail(before).await else {
-            return;
-        };
-        let Ok(absorbed) = self.fence.absorb_read(t0, &page) else {
-            return;
-        };
+        let page = self.store.tail(before).await;
+        let page = page.map_err(|error| Trouble::new(Kind::Store, error))?;
+        let absorbed = self.fence.absorb_read(t0, &page);
+        let absorbed = absorbed.map_err(|refused| Trouble::new(Kind::LogRefused, refused))?;
         self.publish_applied(absorbed, &page);
         self.acknowledge(before).await;
+        Ok(absorbed)
     }
 
-    /// Writes `applied` to this instance's row if it is above `written`, the row's present value. I6: it
-    /// acknowledges only what the fence has applied.
+    /// Writes `applied` and its mark to this instance's row if it is above `written`, the row's present
+    /// value. I6: it acknowledges only what the fence has applied.
     async fn acknowledge(&self, written: u64) {
-        let applied = self.fence.applied();
-        if applied > written
+        let acked = self.fence.position();
+        if acked.revision > written
             && let Some(registration) = &self.registration
             && let Some(id) = registration.usable_id()
-            && let Err(error) = registration.cluster().acknowledge(id, applied).await
+            && let Err(error) = registration.cluster().acknowledge(id, acked).await
         {
             tracing::debug!(%error, "an acknowledgement was not written; the next heartbeat writes it");
         }

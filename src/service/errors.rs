@@ -2,7 +2,7 @@
 
 use crate::auth::Denied;
 use crate::cache::LookupError;
-use crate::replication::Unconfirmed;
+use crate::replication::{Unconfirmed, Unsettled};
 use keyward_core::key::{FieldError, KeyId};
 use keyward_store::StoreError;
 
@@ -49,11 +49,15 @@ pub enum ServiceError {
     },
     /// The change is committed, but not proven to hold everywhere.
     #[error(
-        "the change is committed, but not yet proven to hold everywhere; repeating the same call is safe"
+        "the change is committed, but not yet proven to hold everywhere{}; repeating the same call is \
+         safe",
+        unsettled.map(|why| format!(": {why}")).unwrap_or_default()
     )]
     Unconfirmed {
         /// The successor that was created.
         replacement: Option<KeyId>,
+        /// Why it cannot be proven now.
+        unsettled: Option<Unsettled>,
     },
     /// Too many calls wait for the store.
     #[error("too many calls wait for the store; retry later")]
@@ -71,7 +75,10 @@ impl ServiceError {
     pub(super) fn with_replacement(self, id: Option<KeyId>) -> Self {
         match self {
             Self::OutcomeUnknown { .. } => Self::OutcomeUnknown { replacement: id },
-            Self::Unconfirmed { .. } => Self::Unconfirmed { replacement: id },
+            Self::Unconfirmed { unsettled, .. } => Self::Unconfirmed {
+                replacement: id,
+                unsettled,
+            },
             other => other,
         }
     }
@@ -110,7 +117,13 @@ impl From<LookupError> for ServiceError {
 }
 
 impl From<Unconfirmed> for ServiceError {
-    fn from(_: Unconfirmed) -> Self {
-        Self::Unconfirmed { replacement: None }
+    fn from(unconfirmed: Unconfirmed) -> Self {
+        Self::Unconfirmed {
+            replacement: None,
+            unsettled: match unconfirmed {
+                Unconfirmed::Unproven => None,
+                Unconfirmed::Unsettled(why) => Some(why),
+            },
+        }
     }
 }

@@ -87,6 +87,9 @@ impl Service {
             expiry,
         };
         let issued = self.store.issue(new, actor).await?;
+        // A replaced primary still shows keys that were revoked since.
+        let confirmed = self.barrier.confirm_read(issued.read_in).await;
+        confirmed.map_err(|_| ServiceError::StoreUnavailable)?;
         let secret = if issued.created {
             Some(minted.text)
         } else if is_revealer {

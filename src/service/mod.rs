@@ -22,6 +22,7 @@ pub use verify::{Verified, Verify};
 
 use crate::cache::Lookup;
 use crate::replication::Barrier;
+pub use crate::replication::Unsettled;
 use keyward_core::fence::{Fence, state_at};
 use keyward_core::key::{
     AccountId, Clock, Entropy, KeyId, KeyRecord, KeyState, Prefix, SecretText, TextForm, Timestamp,

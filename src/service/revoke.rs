@@ -9,7 +9,9 @@ use crate::replication::Receipt;
 use keyward_core::key::{
     AccountId, FieldError, KeyId, KeyRecord, MAX_GRACE, Reason, Role, SecretText, Timestamp,
 };
-use keyward_store::{Actor, KeyTarget, Revocation, RevokeAnswer, Revoked, Successor};
+use keyward_store::{
+    Actor, CommittedChange, KeyTarget, Revocation, RevokeAnswer, Revoked, Successor,
+};
 
 /// The keys to revoke.
 #[derive(Debug)]
@@ -98,7 +100,14 @@ impl Service {
         let answered_at = self.clock.boot();
         let revoked = match answer {
             Ok(RevokeAnswer::Done(revoked)) => *revoked,
-            Ok(RevokeAnswer::NotFound) => return Err(ServiceError::KeyNotFound),
+            Ok(RevokeAnswer::NotFound { read_in }) => {
+                let nothing = CommittedChange::NOTHING.read_in(read_in);
+                let confirmed = self.barrier.wait(nothing, &[], answered_at).await;
+                // A reporter is told OK. A replaced primary may lack the key.
+                return Err(confirmed.map_or(ServiceError::StoreUnavailable, |_| {
+                    ServiceError::KeyNotFound
+                }));
+            }
             Ok(RevokeAnswer::Expired) => return Err(ServiceError::KeyExpired),
             Err(error) => return Err(ServiceError::from(error).with_replacement(planned)),
         };
@@ -118,6 +127,7 @@ impl Service {
             Some(successor) if requests_successor && is_revealer => {
                 let retry = ServiceError::Unconfirmed {
                     replacement: created,
+                    unsettled: None,
                 };
                 self.reveal(successor, actor).await.map_err(|_| retry)?
             }

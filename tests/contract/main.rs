@@ -96,7 +96,7 @@ macro_rules! contract {
                 the_log_keeps_actor_and_reason
                 concurrent_changes_are_in_commit_order_without_gaps
                 a_change_rolled_back_leaves_no_gap
-                a_tail_far_behind_reads_one_row_over_the_limit
+                a_tail_far_behind_reads_one_page
                 a_trim_keeps_rows_younger_than_a_day
                 a_trim_keeps_the_last_row
                 a_trim_of_a_new_log_does_nothing

@@ -25,7 +25,7 @@ pub(crate) async fn an_unknown_key_is_not_found(world: World) {
             reason: None,
         };
         let answer = world.try_revoke(unknown).await;
-        assert!(matches!(answer, RevokeAnswer::NotFound));
+        assert!(matches!(answer, RevokeAnswer::NotFound { .. }));
     }
     assert_eq!(world.head().await, 0);
 }

@@ -353,7 +353,7 @@ impl World {
         changes: KeyChanges,
     ) -> (KeyRecord, CommittedChange) {
         match self.try_update(id, changes).await {
-            UpdateAnswer::Done(updated) => (updated.record, updated.committed),
+            UpdateAnswer::Done(updated) => (updated.record, updated.committed.read_in(None)),
             other => panic!("{other:?}"),
         }
     }
@@ -384,7 +384,11 @@ impl World {
 
     pub(crate) async fn revoke_token(&self, id: KeyId) -> TokenRevoked {
         let revoked = self.store.revoke_token(id, &actor()).await.unwrap();
-        revoked.unwrap()
+        let revoked = revoked.unwrap();
+        TokenRevoked {
+            committed: revoked.committed.read_in(None),
+            ..revoked
+        }
     }
 
     /// Up to ten tokens, revoked tokens too.
@@ -425,9 +429,13 @@ where
     results
 }
 
+/// The result of a call that revoked, without the epoch that only a repeated call reads in.
 pub(crate) fn done(answer: RevokeAnswer) -> Revoked {
     match answer {
-        RevokeAnswer::Done(revoked) => *revoked,
+        RevokeAnswer::Done(revoked) => Revoked {
+            committed: revoked.committed.read_in(None),
+            ..*revoked
+        },
         other => panic!("{other:?}"),
     }
 }

@@ -8,6 +8,7 @@ mod cluster;
 mod data_dir;
 mod deploy;
 mod durability;
+mod failover;
 mod python;
 mod secure;
 mod shutdown;

@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::failure::{Failure, retry};
 use super::keys::{Lock, by_ids};
+use super::log::epoch;
 use super::{ATTEMPTS, PostgresStore, rows};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason};
 use keyward_crypto::Digest;
@@ -188,12 +189,17 @@ impl PostgresStore {
                FROM api_keys WHERE account_id = $1 ORDER BY revision DESC LIMIT 1",
         );
         let statement = statement.bind(account.as_str().to_owned());
-        Ok(match self.writers.fetch_optional(statement).await? {
+        let mut lease = self.writers.lease().await?;
+        let (is_any_live, last) = match lease.fetch_optional(statement).await? {
             Some(row) => (
                 rows::column(&row, "live")?,
                 rows::last_change(&row, "key_id")?,
             ),
             None => (false, CommittedChange::NOTHING),
-        })
+        };
+        // In another epoch the account may have other keys.
+        let read_in = Some(epoch(&mut lease).await?);
+        lease.done();
+        Ok((is_any_live, last.read_in(read_in)))
     }
 }

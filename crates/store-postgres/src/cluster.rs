@@ -16,7 +16,7 @@ use super::log::{bind_position, page, read_page};
 use super::pool::Pool;
 use super::rows;
 use super::tail_connection::TailConnection;
-use keyward_core::fence::{Member, Membership, Page, RegistrationId};
+use keyward_core::fence::{Epoch, Member, Membership, Page, Position, RegistrationId};
 use keyward_store::{
     ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result, raw,
 };
@@ -54,14 +54,22 @@ impl Cluster for PostgresCluster {
         Ok(outcome.map_err(Failure::of_a_commit)?)
     }
 
-    async fn heartbeat(&self, registration: RegistrationId, applied: u64) -> Result<Option<Page>> {
+    async fn heartbeat(
+        &self,
+        registration: RegistrationId,
+        acked: Position,
+        applied: u64,
+    ) -> Result<Option<Page>> {
         let statement = sqlx::query(concat!(
             "WITH mine AS (UPDATE instances
-                              SET beat = beat + 1, applied_revision = greatest(applied_revision, $1)
+                              SET beat = beat + 1, applied_revision = $4, applied_mark = $5
                             WHERE boot_id = $3 RETURNING beat) ",
             page!(" CROSS JOIN mine")
         ));
-        let statement = bind_position(statement, applied)?.bind(rows::registration(registration));
+        let statement = bind_position(statement, applied)?
+            .bind(rows::registration(registration))
+            .bind(raw::parameter(acked.revision)?)
+            .bind(acked.mark.to_vec());
         let read = |found: &[PgRow], connection: &Connection| match found {
             [] => Ok(None),
             found => read_page(found, connection).map(Some),
@@ -72,15 +80,16 @@ impl Cluster for PostgresCluster {
         }
     }
 
-    async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()> {
+    async fn acknowledge(&self, registration: RegistrationId, acked: Position) -> Result<()> {
         // This commit may be asynchronous, because no freshness comes from it.
         let statement = sqlx::query(
-            "UPDATE instances SET applied_revision = $2
+            "UPDATE instances SET applied_revision = $2, applied_mark = $3
               WHERE boot_id = $1 AND applied_revision < $2
                 AND set_config('synchronous_commit', 'off', true) = 'off'",
         )
         .bind(rows::registration(registration))
-        .bind(raw::parameter(applied)?);
+        .bind(raw::parameter(acked.revision)?)
+        .bind(acked.mark.to_vec());
         Ok(self.tail.run(statement, |_, _| Ok(())).await?)
     }
 
@@ -96,7 +105,13 @@ impl Cluster for PostgresCluster {
         let mut lease = self.members.lease().await?;
         let found = lease
             .fetch_all(sqlx::query(
-                "SELECT incarnation, boot_id, beat, applied_revision, max_staleness
+                "SELECT incarnation, settled_system, settled_timeline, settled_incarnation,
+                        current_setting('synchronous_standby_names') <> '' AS has_standby,
+                        boot_id, beat, max_staleness,
+                        CASE WHEN EXISTS (SELECT FROM key_changes AS c
+                                           WHERE c.revision = applied_revision
+                                             AND c.mark = applied_mark)
+                             THEN applied_revision ELSE 0 END AS acked
                    FROM log_state LEFT JOIN instances ON true",
             ))
             .await?;
@@ -109,8 +124,31 @@ impl Cluster for PostgresCluster {
                 members.push(member(row)?);
             }
         }
+        let membership = Membership {
+            epoch,
+            settled: settled(first)?,
+            has_standby: rows::column(first, "has_standby")?,
+            members,
+        };
         lease.done();
-        Ok(Membership { epoch, members })
+        Ok(membership)
+    }
+
+    async fn settle(&self, epoch: Epoch) -> Result<()> {
+        let settle = sqlx::query(
+            "UPDATE log_state SET settled_system = $1, settled_timeline = $2,
+                    settled_incarnation = $3
+              WHERE incarnation = $3",
+        )
+        .bind(epoch.system.cast_signed())
+        .bind(epoch.timeline.cast_signed())
+        .bind(raw::parameter(epoch.incarnation)?);
+        let mut lease = self.members.begin().await?;
+        if lease.connection().epoch(epoch.incarnation) != epoch {
+            return Ok(lease.rollback().await?);
+        }
+        lease.execute(settle).await?;
+        Ok(lease.commit().await?)
     }
 
     async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool> {
@@ -142,8 +180,9 @@ impl Cluster for PostgresCluster {
             "WITH mine AS (UPDATE instances SET confirms = confirms + 1
                             WHERE boot_id = $1 RETURNING boot_id)
              SELECT incarnation, EXISTS (SELECT FROM mine) AS registered,
-                    EXISTS (SELECT FROM key_changes AS c
-                             WHERE c.revision = due.revision AND c.mark = due.mark)
+                    due.revision = 0
+                    OR EXISTS (SELECT FROM key_changes AS c
+                                WHERE c.revision = due.revision AND c.mark = due.mark)
                     OR EXISTS (SELECT FROM api_keys AS k
                                 WHERE k.key_id = due.id AND k.revision = due.revision
                                   AND k.mark = due.mark)
@@ -184,12 +223,24 @@ impl Cluster for PostgresCluster {
     }
 }
 
+/// The epoch that the store names as settled.
+fn settled(row: &PgRow) -> Result<Option<Epoch>> {
+    let Some(system) = rows::column::<Option<i64>>(row, "settled_system")? else {
+        return Ok(None);
+    };
+    Ok(Some(Epoch {
+        system: system.cast_unsigned(),
+        timeline: rows::column::<i32>(row, "settled_timeline")?.cast_unsigned(),
+        incarnation: rows::revision(row, "settled_incarnation")?,
+    }))
+}
+
 fn member(row: &PgRow) -> Result<Member> {
     let registration: uuid::Uuid = rows::column(row, "boot_id")?;
     Ok(Member {
         registration: RegistrationId::from_bytes(registration.into_bytes()),
         heartbeat: rows::revision(row, "beat")?,
-        applied: rows::revision(row, "applied_revision")?,
+        acked: rows::revision(row, "acked")?,
         max_staleness: Duration::from_millis(rows::revision(row, "max_staleness")?),
     })
 }

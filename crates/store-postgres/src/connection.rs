@@ -67,6 +67,8 @@ pub struct Hosts {
     pub options: Vec<PgConnectOptions>,
     /// The file with the password, which is read again for each connection.
     pub password_file: Option<PathBuf>,
+    /// Whether a failover loses no commit. Then a primary need not report its timeline.
+    pub failover_loses_nothing: bool,
 }
 
 /// A connection to a primary.

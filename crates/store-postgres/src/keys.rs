@@ -8,10 +8,11 @@ use sqlx::types::Json;
 
 use super::audit::audit;
 use super::failure::{Failure, Kind, retry};
+use super::log::epoch;
 use super::pool::Statement;
 use super::rows::{self, key_columns};
 use super::{ALLOW_LONG_STATEMENT, ATTEMPTS, LONG_LIMIT, PostgresStore};
-use keyward_core::fence::state_at;
+use keyward_core::fence::{Epoch, state_at};
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{UpdatePlan, key_entry, plan_update};
@@ -25,17 +26,24 @@ impl Keys for PostgresStore {
     async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
         for _ in 0..ATTEMPTS {
             let attempt = match self.in_slot(&new).await? {
-                Some((key, now)) if state_at(&key.record, now) != KeyState::Expired => {
+                Some((key, now, epoch)) if state_at(&key.record, now) != KeyState::Expired => {
                     return Ok(Issued {
                         key,
                         created: false,
+                        read_in: Some(epoch),
                     });
                 }
                 Some(_) => self.replace_expired(&new, actor).await,
                 None => self.create(&new, actor).await,
             };
             match attempt {
-                Ok(Some(key)) => return Ok(Issued { key, created: true }),
+                Ok(Some(key)) => {
+                    return Ok(Issued {
+                        key,
+                        created: true,
+                        read_in: None,
+                    });
+                }
                 // Another call changed the slot first.
                 Ok(None) => {}
                 Err(failure) if failure.kind == Kind::Again => {}
@@ -134,15 +142,22 @@ impl Keys for PostgresStore {
 }
 
 impl PostgresStore {
-    /// The key in the slot, and the store's time.
-    async fn in_slot(&self, new: &NewKey) -> Result<Option<(StoredKey, Timestamp)>> {
-        let found = self
-            .readers
-            .fetch_optional(slot_query(new, Lock::None))
-            .await?;
-        found
-            .map(|row| Ok((rows::stored_key(&row)?, rows::time(&row, "now")?)))
-            .transpose()
+    /// The key in the slot, the store's time, and the epoch of the read.
+    async fn in_slot(&self, new: &NewKey) -> Result<Option<(StoredKey, Timestamp, Epoch)>> {
+        let mut lease = self.readers.lease().await?;
+        let Some(row) = lease.fetch_optional(slot_query(new, Lock::None)).await? else {
+            lease.done();
+            return Ok(None);
+        };
+        let epoch = lease
+            .connection()
+            .epoch(rows::revision(&row, "incarnation")?);
+        lease.done();
+        Ok(Some((
+            rows::stored_key(&row)?,
+            rows::time(&row, "now")?,
+            epoch,
+        )))
     }
 
     /// Creates a key and its audit entry in one statement; `None` if the slot is taken.
@@ -219,7 +234,12 @@ impl PostgresStore {
             UpdatePlan::Revoked => UpdateAnswer::Revoked,
             UpdatePlan::Expired => UpdateAnswer::Expired,
             // The caller still waits until every instance has applied the row's last change.
-            UpdatePlan::Unchanged => UpdateAnswer::Done(Box::new(updated(&row)?)),
+            UpdatePlan::Unchanged => {
+                let mut unchanged = updated(&row)?;
+                let read_in = Some(epoch(&mut lease).await?);
+                unchanged.committed = unchanged.committed.read_in(read_in);
+                UpdateAnswer::Done(Box::new(unchanged))
+            }
         };
         lease.rollback().await?;
         Ok(answer)
@@ -266,8 +286,8 @@ fn slot_query(new: &NewKey, lock: Lock) -> Statement {
         Lock::None => concat!(
             "SELECT ",
             key_columns!(),
-            ", sealed, store_time() AS now FROM api_keys
-              WHERE account_id = $1 AND name = $2 AND revoke_time IS NULL"
+            ", sealed, store_time() AS now, (SELECT incarnation FROM log_state) AS incarnation
+               FROM api_keys WHERE account_id = $1 AND name = $2 AND revoke_time IS NULL"
         ),
         Lock::Rows => concat!(
             "SELECT ",

@@ -8,9 +8,10 @@ use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
 
 use super::connection::Connection;
-use super::pool::Statement;
+use super::failure::Failure;
+use super::pool::{Lease, Statement};
 use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore, rows};
-use keyward_core::fence::{Change, MAX_ROWS, Page, Start};
+use keyward_core::fence::{Change, Epoch, MAX_ROWS, Page, START_BEHIND, Start};
 use keyward_store::{Log, Result, raw};
 
 /// How long a log row is kept.
@@ -40,22 +41,30 @@ pub(super) use page;
 
 #[async_trait]
 impl Log for PostgresStore {
-    /// Starts at `pruned_to`, so the first heartbeat reads the whole log.
+    /// Starts so far before the head that an instance reads the rest in some pages, and learns which
+    /// entries of a shared cache are outdated.
     async fn start(&self) -> Result<Start> {
         let taken_at = self.clock.boot();
         let mut lease = self.cluster.members.lease().await?;
         let row = lease
-            .fetch_one(sqlx::query(
-                "SELECT pruned_to, incarnation, mark, store_time() AS now
-                   FROM log_state JOIN key_changes ON revision = pruned_to",
-            ))
+            .fetch_one(
+                sqlx::query(
+                    "SELECT start.revision, start.mark, incarnation, store_time() AS now
+                   FROM log_state
+                  CROSS JOIN (SELECT revision FROM key_changes
+                               ORDER BY revision DESC LIMIT 1) AS head
+                   JOIN key_changes AS start
+                     ON start.revision = greatest(pruned_to, head.revision - $1)",
+                )
+                .bind(raw::parameter(START_BEHIND)?),
+            )
             .await?;
-        let pruned_to = rows::revision(&row, "pruned_to")?;
+        let applied = rows::revision(&row, "revision")?;
         let incarnation = rows::revision(&row, "incarnation")?;
         let start = Start {
             epoch: lease.connection().epoch(incarnation),
-            floor: pruned_to,
-            applied: pruned_to,
+            floor: applied,
+            applied,
             mark: rows::mark(&row, "mark")?,
             database_time: rows::time(&row, "now")?,
             taken_at,
@@ -84,9 +93,19 @@ impl Log for PostgresStore {
     }
 }
 
+/// The epoch of what was read over this connection: a server keeps its history as long as the connection
+/// lasts.
+pub(super) async fn epoch(lease: &mut Lease<'_>) -> std::result::Result<Epoch, Failure> {
+    let row = lease
+        .fetch_one(sqlx::query("SELECT incarnation FROM log_state"))
+        .await?;
+    let incarnation = rows::revision(&row, "incarnation")?;
+    Ok(lease.connection().epoch(incarnation))
+}
+
 /// Binds the parameters of a `page!` query.
 pub(super) fn bind_position(statement: Statement, applied: u64) -> Result<Statement> {
-    let limit = i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX);
+    let limit = i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
     Ok(statement.bind(raw::parameter(applied)?).bind(limit))
 }
 

@@ -29,6 +29,7 @@ const RIGHTS: &[&str] = &[
     "GRANT INSERT (token_id, digest, generation, name, roles, create_time) ON caller_tokens TO {role}",
     "GRANT UPDATE (name, roles, revoke_time, changed_by) ON caller_tokens TO {role}",
     "GRANT INSERT, UPDATE, DELETE ON instances TO {role}",
+    "GRANT UPDATE (settled_system, settled_timeline, settled_incarnation) ON log_state TO {role}",
     "GRANT INSERT (actor_id, actor, action, subject_id, account_id, detail) ON audit TO {role}",
     "GRANT INSERT, UPDATE (active) ON keyring_checks TO {role}",
     "GRANT INSERT ON key_prefixes TO {role}",
@@ -144,7 +145,8 @@ impl PostgresOwner {
     pub async fn settle_first(&mut self) -> std::result::Result<(), OpenError> {
         let (system, timeline) = self.connection.timeline();
         let settle = sqlx::query(
-            "UPDATE log_state SET settled_system = $1, settled_timeline = $2
+            "UPDATE log_state SET settled_system = $1, settled_timeline = $2,
+                    settled_incarnation = incarnation
               WHERE settled_system IS NULL",
         )
         .bind(system.cast_signed())

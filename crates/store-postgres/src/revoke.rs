@@ -12,9 +12,11 @@ use super::ATTEMPTS;
 use super::change_notices::ChangeNotices;
 use super::failure::{Failure, Kind};
 use super::keys::{Lock, by_ids};
+use super::log::epoch;
 use super::pool::{Lease, Pool};
 use super::revocations::{Write, write_revocations};
 use super::rows::{self, key_columns};
+use keyward_core::fence::Epoch;
 use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
 use keyward_store::plan::{PlannedRevocation, RevocationPlan, plan_revocation};
 use keyward_store::{
@@ -175,6 +177,14 @@ impl Writer {
             .iter()
             .map(|request| plan(request, &seen, &mut taken))
             .collect();
+        // A call that changes nothing relies on what was read.
+        let read_in = match plans.iter().all(Plan::writes) {
+            true => None,
+            false => {
+                let epoch = epoch(&mut lease).await;
+                Some(epoch.map_err(Failure::before_anything)?)
+            }
+        };
         let mut written = Vec::new();
         for (request, plan) in requests.iter().zip(&plans) {
             if let Plan::Key(record, Some(planned)) = plan {
@@ -204,12 +214,14 @@ impl Writer {
             .into_iter()
             .map(|plan| match plan {
                 Plan::Answer(answer) => RoundResult::Answered(answer),
+                Plan::NotFound => RoundResult::Answered(Ok(RevokeAnswer::NotFound { read_in })),
                 Plan::NextRound => RoundResult::NextRound,
                 Plan::Key(record, Some(_)) if !revoked.contains(&record.id) => {
                     RoundResult::NextRound
                 }
                 Plan::Key(record, planned) => {
-                    RoundResult::Answered(answer(&record, planned.as_ref(), &now))
+                    let read_in = read_in.filter(|_| planned.is_none());
+                    RoundResult::Answered(answer(&record, planned.as_ref(), read_in, &now))
                 }
             })
             .collect())
@@ -227,10 +239,19 @@ enum RoundResult {
 enum Plan {
     /// The answer needs no change.
     Answer(Answer),
+    /// There is no such key.
+    NotFound,
     /// Another request for the same key is in this round.
     NextRound,
     /// Revoke the key, if there is a revocation, and answer its state.
     Key(Box<KeyRecord>, Option<PlannedRevocation>),
+}
+
+impl Plan {
+    /// Whether the plan changes its key, or leaves that to another round.
+    fn writes(&self) -> bool {
+        matches!(self, Self::NextRound | Self::Key(_, Some(_)))
+    }
 }
 
 /// Reads the keys that the requests name.
@@ -274,7 +295,7 @@ fn plan(request: &Request, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
     };
     let (record, now): (KeyRecord, Timestamp) = match read() {
         Ok(Some(found)) => found,
-        Ok(None) => return Plan::Answer(Ok(RevokeAnswer::NotFound)),
+        Ok(None) => return Plan::NotFound,
         Err(error) => return Plan::Answer(Err(error)),
     };
     if !taken.insert(record.id) {
@@ -309,8 +330,14 @@ async fn read_again(
     lease.fetch_all(by_ids(&ids, Lock::None)).await
 }
 
-/// The answer for a key that was read as `seen`, with its planned revocation if it has one.
-fn answer(seen: &KeyRecord, planned: Option<&PlannedRevocation>, now: &[PgRow]) -> Answer {
+/// The answer for a key that was read as `seen`, with its planned revocation if it has one; otherwise with
+/// the epoch of that read.
+fn answer(
+    seen: &KeyRecord,
+    planned: Option<&PlannedRevocation>,
+    read_in: Option<Epoch>,
+    now: &[PgRow],
+) -> Answer {
     let find = |id: KeyId| -> Result<Option<&PgRow>> {
         for row in now {
             if rows::id(row, "key_id")? == id {
@@ -342,6 +369,6 @@ fn answer(seen: &KeyRecord, planned: Option<&PlannedRevocation>, now: &[PgRow]) 
         count: 1,
         successor,
         created: planned.is_some_and(|planned| planned.successor.is_some()),
-        committed: rows::last_change(row, "key_id")?,
+        committed: rows::last_change(row, "key_id")?.read_in(read_in),
     })))
 }

@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use super::PostgresStore;
 use super::audit::audit;
 use super::failure::{Failure, Kind, retry};
+use super::log::epoch;
 use super::pool::Statement;
 use super::rows::{self, token_columns};
 use keyward_core::fence::Stamp;
@@ -143,18 +144,20 @@ impl PostgresStore {
             " FROM caller_tokens WHERE token_id = $1"
         ));
         let row = lease.fetch_optional(read.bind(rows::uuid(id))).await?;
+        let mut read_in = None;
         if changed > 0 {
             let entry = token_entry(AuditAction::TokenRevoke, id, None);
             audit(&mut lease, &[(entry, actor.clone())]).await?;
             lease.commit().await?;
             self.announce();
         } else {
+            read_in = Some(epoch(&mut lease).await?);
             lease.rollback().await?;
         }
         let Some(row) = row else { return Ok(None) };
         Ok(Some(TokenRevoked {
             record: rows::token(&row)?,
-            committed: rows::last_change(&row, "token_id")?,
+            committed: rows::last_change(&row, "token_id")?.read_in(read_in),
         }))
     }
 }

@@ -28,6 +28,7 @@ impl Keys for SqliteStore {
                 return Ok(Issued {
                     key,
                     created: false,
+                    read_in: None,
                 });
             }
             let now = tx.now;
@@ -40,7 +41,11 @@ impl Keys for SqliteStore {
         let entry = key_entry(AuditAction::Issue, &key.record, None);
         audit(&mut tx, &entry, actor).await?;
         tx.commit().await?;
-        Ok(Issued { key, created: true })
+        Ok(Issued {
+            key,
+            created: true,
+            read_in: None,
+        })
     }
 
     async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
@@ -54,7 +59,7 @@ impl Keys for SqliteStore {
             } => {
                 let Some(row) = tx.fetch_optional(target_query(&target)).await? else {
                     tx.rollback().await?;
-                    return Ok(RevokeAnswer::NotFound);
+                    return Ok(RevokeAnswer::NotFound { read_in: None });
                 };
                 let record = rows::key(&row)?;
                 let revoke_time = tx.now.plus(grace);

@@ -40,7 +40,7 @@ impl Log for SqliteStore {
         let mut tx = connection.begin().await.map_err(store_error)?;
         let mut page = self.head(&mut tx, applied, now).await?;
         if page.head > applied {
-            let limit = i64::try_from(MAX_ROWS + 1).unwrap_or(i64::MAX);
+            let limit = i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
             let rows = sqlx::query(
                 "SELECT revision, mark, key_id FROM key_changes
                   WHERE revision > ? ORDER BY revision LIMIT ?",

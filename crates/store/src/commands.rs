@@ -63,6 +63,9 @@ pub struct Issued {
     pub key: StoredKey,
     /// Whether this call created it.
     pub created: bool,
+    /// The epoch of the read that found the key; `None` if this call created it, and on an embedded
+    /// store. See [`CommittedChange::read_in`].
+    pub read_in: Option<Epoch>,
 }
 
 /// A record and its sealed copy.
@@ -125,7 +128,10 @@ pub enum Revocation {
 #[derive(Clone, Debug)]
 pub enum RevokeAnswer {
     /// There is no such key.
-    NotFound,
+    NotFound {
+        /// The epoch of the read that found no key; `None` on an embedded store.
+        read_in: Option<Epoch>,
+    },
     /// The call wants a successor, but the key has expired. Nothing changed.
     Expired,
     /// The key is revoked, by this call or an earlier one.

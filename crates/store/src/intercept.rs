@@ -12,7 +12,7 @@ use super::{
     OnCommit, Result, Revocation, RevokeAnswer, Store, StoredKey, TokenRevoked, Tokens,
     UpdateAnswer,
 };
-use keyward_core::fence::{Membership, Page, RegistrationId, Start};
+use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
 use keyward_core::key::{KeyId, KeyRecord, Prefix, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 
@@ -108,10 +108,11 @@ forward! {
     }
     Cluster for dyn Cluster {
         register(instance: &NewInstance) -> ();
-        heartbeat as "beat" (registration: RegistrationId, applied: u64) -> Option<Page>;
-        acknowledge(registration: RegistrationId, applied: u64) -> ();
+        heartbeat as "beat" (registration: RegistrationId, acked: Position, applied: u64) -> Option<Page>;
+        acknowledge(registration: RegistrationId, acked: Position) -> ();
         leave(registration: RegistrationId) -> ();
         membership as "roster" () -> Membership;
+        settle(epoch: Epoch) -> ();
         reap(registration: RegistrationId, beat: u64) -> bool;
         confirm(registration: RegistrationId, changes: &[CommittedChange]) -> Confirmed;
         + {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use keyward_core::fence::{Membership, Page, RegistrationId, Start};
+use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
 use keyward_core::key::{FieldError, KeyId, KeyRecord, Prefix, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 
@@ -110,7 +110,7 @@ pub trait Log: Send + Sync + 'static {
     /// Reads the position at which a new instance starts.
     async fn start(&self) -> Result<Start>;
 
-    /// Reads the head, the mark at `applied` and the rows after it, in one snapshot.
+    /// Reads the head, the mark at `applied` and the first rows after it, in one snapshot.
     async fn tail(&self, applied: u64) -> Result<Page>;
 
     /// Deletes log rows older than a day and returns their number. The last row and the row at
@@ -175,27 +175,36 @@ pub trait Cluster: Send + Sync + 'static {
     /// Adds the row of an instance in a commit of its own.
     async fn register(&self, instance: &NewInstance) -> Result<()>;
 
-    /// Writes `heartbeat + 1` and `applied` to the instance's row, and reads the log like
+    /// Writes `heartbeat + 1` and `acked` to the instance's row, and reads the log like
     /// [`Log::tail`], in one statement. `None` if the instance has no row. Returns
     /// [`StoreError::OutcomeUnknown`] after a timeout: the statement may still lock the row.
-    async fn heartbeat(&self, registration: RegistrationId, applied: u64) -> Result<Option<Page>>;
+    async fn heartbeat(
+        &self,
+        registration: RegistrationId,
+        acked: Position,
+        applied: u64,
+    ) -> Result<Option<Page>>;
 
-    /// Writes to the instance's row that it has applied the log up to `applied`. The write need
-    /// not survive a crash, because it only describes that instance's memory.
-    async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()>;
+    /// Writes to the instance's row that it has applied the log up to `acked`. The write need not
+    /// survive a crash, because it only describes that instance's memory.
+    async fn acknowledge(&self, registration: RegistrationId, acked: Position) -> Result<()>;
 
     /// Deletes the instance's own row. The instance must have ended its freshness before.
     async fn leave(&self, registration: RegistrationId) -> Result<()>;
 
-    /// Reads all rows in a new snapshot.
+    /// Reads all rows in a new snapshot. An acknowledgement counts only if its mark stands in the log
+    /// of this snapshot.
     async fn membership(&self) -> Result<Membership>;
+
+    /// Names `epoch` as settled if it is still the store's epoch.
+    async fn settle(&self, epoch: Epoch) -> Result<()>;
 
     /// Deletes the row of an unresponsive instance if its heartbeat is still `beat`. Returns
     /// whether it did.
     async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool>;
 
     /// Checks that `changes` still stand, in a statement that also commits a write to the row of
-    /// `registration`.
+    /// `registration`. [`CommittedChange::NOTHING`] always stands.
     async fn confirm(
         &self,
         registration: RegistrationId,

@@ -114,6 +114,7 @@ pub fn last_change(id: KeyId, revision: u64, mark: Option<&[u8]>) -> Result<Comm
         revision,
         mark: Some(self::mark(mark.unwrap_or_default())?),
         id: Some(id),
+        read_in: None,
     })
 }
 

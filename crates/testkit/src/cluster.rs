@@ -20,6 +20,8 @@ pub struct Options {
     pub max_staleness: Duration,
     /// Whether each instance connects to Postgres through its own proxy.
     pub proxies: bool,
+    /// Whether Postgres has a standby, to which instances can turn. Without `proxies`.
+    pub standby: bool,
     /// Settings of Postgres, in addition to those of [`Postgres::start`].
     pub postgres: Vec<(&'static str, &'static str)>,
     /// Environment variables of each instance, such as `("KEYWARD_WORKERS", "1")`.
@@ -45,6 +47,7 @@ impl Default for Options {
         Self {
             max_staleness: Duration::from_secs(2),
             proxies: false,
+            standby: false,
             postgres: Vec::new(),
             variables: Vec::new(),
             turns: 1,
@@ -64,6 +67,8 @@ pub struct Cluster {
     instances: Vec<Option<Instance>>,
     /// The server. Its database `keyward` is the store.
     pub postgres: Postgres,
+    /// Its standby, if the options ask for one.
+    standby: Option<Postgres>,
     binary: String,
     options: Options,
     token: String,
@@ -78,6 +83,7 @@ impl Cluster {
     pub fn start(binary: &str, instances: usize, options: Options) -> Self {
         let turn = Turn::wait(options.turns);
         let postgres = Postgres::start_with(&options.postgres);
+        let standby = options.standby.then(|| postgres.standby());
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let first = directory.path().join("init");
         let mut init = without_settings(binary);
@@ -97,6 +103,7 @@ impl Cluster {
         let mut cluster = Self {
             instances: Vec::new(),
             postgres,
+            standby,
             binary: binary.to_owned(),
             options,
             token: token_in(&first),
@@ -144,12 +151,26 @@ impl Cluster {
             .then(|| Proxy::to(self.postgres.address()));
         let store = match &proxy {
             Some(proxy) => self.postgres.url_via(User::Service, proxy.address()),
-            None => self.postgres.service_url(),
+            None => self.urls(User::Service),
         };
         let data = self.directory.path().join(format!("instance-{number}"));
         let mut command = self.command(&data, &store);
         command.envs(variables.iter().copied());
         (Process::spawn(command, &data), proxy)
+    }
+
+    /// The URLs of all servers for `user`, as the setting `store`.
+    fn urls(&self, user: User) -> String {
+        let servers = [Some(&self.postgres), self.standby.as_ref()];
+        let urls = servers.into_iter().flatten();
+        let urls = urls.map(|server| server.database().url(user));
+        urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// The standby. Requires [`Options::standby`].
+    pub fn standby(&self) -> &Postgres {
+        let standby = self.standby.as_ref();
+        standby.expect("the cluster was started with a standby")
     }
 
     /// The command `keyward` as an operator runs it, with the owner's URL. The caller adds the
@@ -158,7 +179,7 @@ impl Cluster {
         let mut command = without_settings(&self.binary);
         command
             .current_dir(self.directory.path())
-            .env("KEYWARD_STORE", self.postgres.owner_url())
+            .env("KEYWARD_STORE", self.urls(User::Owner))
             .env("KEYWARD_KEYRING", self.keyring());
         command
     }

@@ -39,6 +39,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         store: Store::Sqlite(directory.join("keyward.db")),
         redis: None,
         max_staleness: Duration::from_secs(2),
+        failover_loses_nothing: false,
         key_prefixes: vec![Prefix::new("kw").expect("kw is a prefix")],
         forbid_recoverable: false,
         insecure: false,

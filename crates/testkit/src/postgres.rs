@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use parking_lot::Mutex;
 use rustix::process::Signal;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::deadline::{PATIENCE, wait_until};
+use crate::deadline::{PATIENCE, eventually, wait_until};
 use crate::guard::{END_POSTGRES, Guard};
 use crate::ports::draw_port;
 use crate::processes::{self, id};
@@ -110,6 +110,67 @@ impl Postgres {
                 Err(log) => panic!("Postgres does not start:\n{log}"),
             }
         }
+    }
+
+    /// Starts a standby of this server, which follows it asynchronously until [`Self::promote`]. As a
+    /// synchronous standby, its name is `standby`. This server restarts for a moment.
+    pub fn standby(&self) -> Self {
+        let (installation, guard) = (
+            self.installation.clone(),
+            Guard::new("postgres", END_POSTGRES),
+        );
+        installation.give(guard.home());
+        let data = guard.home().join("data");
+        self.stop();
+        installation.copy(&self.guard.home().join("data"), &data);
+        self.start_again();
+        let upstream = format!(
+            "primary_conninfo = 'host=127.0.0.1 port={} user=postgres password={} \
+             application_name=standby'\n",
+            self.port(),
+            User::Superuser.password()
+        );
+        // In this file, so that `ALTER SYSTEM` on the standby can change it.
+        for (file, text) in [("postgresql.auto.conf", &*upstream), ("standby.signal", "")] {
+            let file = data.join(file);
+            std::fs::write(&file, text).expect("a file of the standby can be written");
+            installation.give(&file);
+        }
+        Self::run(installation, guard, &[], None)
+    }
+
+    /// Cuts this standby off from its primary, so that it misses what is committed from now on.
+    pub async fn stop_following(&self) {
+        self.configure("primary_conninfo", "").await;
+        let receivers = "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
+        self.wait_for(receivers).await;
+    }
+
+    /// Makes this standby a primary.
+    pub async fn promote(&self) {
+        self.wait_for("SELECT pg_promote()").await;
+    }
+
+    /// Changes a setting of the running server.
+    pub async fn configure(&self, name: &str, value: &str) {
+        self.execute(&format!("ALTER SYSTEM SET {name} = '{value}'"))
+            .await;
+        self.execute("SELECT pg_reload_conf()").await;
+        let shown = format!("SELECT current_setting('{name}') = '{value}'");
+        self.wait_for(&shown).await;
+    }
+
+    /// Waits until a query of one boolean, each time in a new session, is true.
+    pub async fn wait_for(&self, query: &str) {
+        eventually(query, PATIENCE, async || {
+            let mut session = Self::connect(&self.superuser_url()).await;
+            let query = sqlx::query_scalar(AssertSqlSafe(query.to_owned()));
+            let is_so = query.fetch_one(&mut session).await;
+            // Closing cannot lose anything here.
+            let _ = session.close().await;
+            is_so.expect("the query is answered")
+        })
+        .await;
     }
 
     /// The port on 127.0.0.1.
@@ -316,12 +377,12 @@ impl Drop for Postgres {
     }
 }
 
-/// The eighth line of this file is the state of the server.
+/// The eighth line of this file is the state of the server, `standby` for one that accepts reads.
 fn is_ready(data: &Path) -> bool {
     let text = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     text.lines()
         .nth(7)
-        .is_some_and(|state| state.trim() == "ready")
+        .is_some_and(|state| matches!(state.trim(), "ready" | "standby"))
 }
 
 fn is_taken(log: &str) -> bool {

@@ -13,6 +13,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 
 use super::{BINARY, clients, issued, pass, recovery};
+use crate::failover::{assert_unsettled, settle};
 
 /// Takes the last change of a key back, past every trigger: key and log are as they were before.
 async fn lose_last_change(cluster: &Cluster, key_id: &str) {
@@ -37,9 +38,17 @@ async fn lose_last_change(cluster: &Cluster, key_id: &str) {
         .unwrap();
 }
 
+/// The ids of all rows of instances.
+async fn rows(cluster: &Cluster) -> Vec<String> {
+    let mut hand = Postgres::connect(&cluster.postgres.superuser_url()).await;
+    let ids = sqlx::query_scalar("SELECT boot_id::text FROM instances");
+    ids.fetch_all(&mut hand).await.unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
     let mut cluster = Cluster::start(BINARY, 2, Options::default());
+    let before = rows(&cluster).await;
     let clients = clients(&cluster).await;
     let (_, alive) = issued(&clients[0]).await;
     let (id, text) = issued(&clients[0]).await;
@@ -69,6 +78,18 @@ async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
         let said = cluster.instance(number).output();
         assert!(said.contains("the log lost changes"), "{said}");
     }
+    // Changes on another instance do not wait for those that refuse: their rows are gone.
+    let refusing = rows(&cluster).await;
+    assert!(refusing.is_empty(), "{refusing:?}");
+    let added = cluster.add();
+    let added = cluster.client(added).await;
+    let receipt = patiently(async || {
+        let (id, _) = issued(&added).await;
+        added.revoke(&id).await
+    })
+    .await;
+    let counts = (receipt.confirmed_instances, receipt.waited_out_instances);
+    assert_eq!(counts, (1, 0));
     // The refusal lasts while other changes are written.
     pass(Duration::from_secs(1)).await;
     assert_eq!(clients[0].health().await, ServingStatus::NotServing);
@@ -83,10 +104,17 @@ async fn a_log_that_lost_its_tail_is_refused_until_the_epoch_is_advanced() {
         // The loss is what the operator has accepted: revoke again what was revoked since.
         assert_eq!(client.verdict(&text).await, Verdict::Valid);
     }
-    patiently(async || clients[1].revoke(&id).await).await;
+    // An instance may still be fresh without a row, as far as anybody knows.
+    assert_unsettled(clients[1].revoke(&id).await);
+    settle(&cluster.postgres).await;
+    let receipt = patiently(async || clients[1].revoke(&id).await).await;
+    assert_eq!(receipt.confirmed_instances, 3);
     for client in &clients {
         assert_eq!(client.verdict(&text).await, Verdict::Revoked);
     }
+    // No instance goes on with the row of its old log.
+    let after = rows(&cluster).await;
+    assert!(before.iter().all(|row| !after.contains(row)), "{after:?}");
     let mut hand = Postgres::connect(&cluster.postgres.superuser_url()).await;
     let noted = "SELECT detail FROM audit WHERE action = 'epoch_advance'";
     let noted: Vec<String> = sqlx::query_scalar(noted)

@@ -56,6 +56,9 @@ pub struct CommittedChange {
     pub mark: Option<Mark>,
     /// The key or token whose row holds the revision and the mark; `None` for revision 0.
     pub id: Option<KeyId>,
+    /// The epoch of the read that the call relies on, because it found nothing to change. `None` if the
+    /// call committed this change, and on an embedded store.
+    pub read_in: Option<Epoch>,
 }
 
 impl CommittedChange {
@@ -64,7 +67,16 @@ impl CommittedChange {
         revision: 0,
         mark: None,
         id: None,
+        read_in: None,
     };
+
+    /// The same change, of a call that relies on a read in `epoch`.
+    pub fn read_in(self, epoch: Option<Epoch>) -> Self {
+        Self {
+            read_in: epoch,
+            ..self
+        }
+    }
 }
 
 /// One row of `instances`.
@@ -74,8 +86,9 @@ pub struct Member {
     pub registration: RegistrationId,
     /// The number of heartbeats so far. Each heartbeat raises it.
     pub heartbeat: u64,
-    /// The revision up to which the instance has applied the log.
-    pub applied: u64,
+    /// The revision up to which the instance has acknowledged the log of this read; 0 if its mark does
+    /// not stand there, because the acknowledgement then belongs to another history.
+    pub acked: u64,
     /// The longest time for which the instance answers without news from the store.
     pub max_staleness: Duration,
 }
@@ -85,6 +98,10 @@ pub struct Member {
 pub struct Membership {
     /// The epoch of the read.
     pub epoch: Epoch,
+    /// The epoch that the store names as settled.
+    pub settled: Option<Epoch>,
+    /// Whether commits wait for a standby: `synchronous_standby_names` is not empty.
+    pub has_standby: bool,
     /// One member for each row.
     pub members: Vec<Member>,
 }
@@ -135,7 +152,7 @@ impl AckSet {
                 .members
                 .iter()
                 .find(|member| member.registration == *registration)
-                .map_or(u64::MAX, |member| member.applied);
+                .map_or(u64::MAX, |member| member.acked);
             match wait.progress(acknowledged, now) {
                 Progress::Pending => return true,
                 Progress::Acknowledged => receipt.confirmed += 1,
@@ -190,11 +207,11 @@ mod tests {
 
     const TWO: Duration = Duration::from_secs(2);
 
-    fn member(id: u8, heartbeat: u64, applied: u64, max_staleness: Duration) -> Member {
+    fn member(id: u8, heartbeat: u64, acked: u64, max_staleness: Duration) -> Member {
         Member {
             registration: RegistrationId::from_bytes([id; 16]),
             heartbeat,
-            applied,
+            acked,
             max_staleness,
         }
     }
@@ -206,6 +223,8 @@ mod tests {
                 timeline: 1,
                 incarnation: 1,
             },
+            settled: None,
+            has_standby: false,
             members: members.to_vec(),
         }
     }

@@ -14,6 +14,7 @@
 mod apply;
 mod judge;
 mod membership;
+mod settling;
 mod snapshot;
 mod tombstones;
 mod wait;
@@ -21,11 +22,14 @@ mod wait;
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Absorbed, Change, MAX_ROWS, Mark, Page, Refused, Start};
+pub use apply::{
+    Absorbed, Change, MAX_BEHIND, MAX_ROWS, Mark, Page, Position, Refused, START_BEHIND, Start,
+};
 pub use judge::{Ask, judge, state_at, token_lives};
 pub use membership::{
     AckSet, CommittedChange, FailureDetector, Member, Membership, Receipt, RegistrationId,
 };
+pub use settling::{MAX_STALENESS, Settling, Unsettled};
 pub use snapshot::{Admission, Snapshot, Stamp};
 pub use wait::{Progress, Wait, bound};
 
@@ -36,7 +40,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::key::{BootTime, Timestamp};
-use apply::LogPosition;
+use apply::TailState;
 use tombstones::Tombstones;
 
 /// The history that a revision belongs to. An entry of another epoch is never admitted.
@@ -109,7 +113,7 @@ pub struct Fence {
     /// How often tombstones and floor were reset. A snapshot from before a reset admits nothing.
     restarts: AtomicU64,
     /// Used by the tail only. Its lock also serialises all writers of `published`.
-    position: Mutex<LogPosition>,
+    tail: Mutex<TailState>,
 }
 
 /// The number of tombstones above which the oldest are pruned.
@@ -132,7 +136,7 @@ impl Fence {
             tombstones: Tombstones::default(),
             floor: AtomicU64::new(start.floor),
             restarts: AtomicU64::new(0),
-            position: Mutex::new(LogPosition::new(start.mark)),
+            tail: Mutex::new(TailState::new(start.mark)),
         }
     }
 
@@ -147,7 +151,7 @@ impl Fence {
         self.max_staleness
     }
 
-    /// The epoch of the latest page.
+    /// The epoch of `applied`.
     pub fn epoch(&self) -> Epoch {
         self.published.load().epoch
     }
@@ -155,6 +159,22 @@ impl Fence {
     /// The revision up to which this instance has applied the log.
     pub fn applied(&self) -> u64 {
         self.published.load().applied
+    }
+
+    /// The revision up to which this instance has applied the log of `epoch`; `None` if that is not the
+    /// fence's epoch. The number of another history says nothing about this one.
+    pub fn applied_in(&self, epoch: Epoch) -> Option<u64> {
+        let published = **self.published.load();
+        (published.epoch == epoch).then_some(published.applied)
+    }
+
+    /// The row at `applied`.
+    pub fn position(&self) -> Position {
+        let tail = self.tail.lock();
+        Position {
+            revision: self.applied(),
+            mark: tail.mark,
+        }
     }
 
     /// The revision below which no entry is admitted.
@@ -179,15 +199,15 @@ impl Fence {
 
     /// Ends freshness. Nothing is admitted until a later heartbeat restores it.
     pub fn stop_being_fresh(&self) {
-        let _position = self.position.lock();
-        self.lose_freshness();
+        self.lose_freshness(&mut self.tail.lock());
     }
 
-    fn lose_freshness(&self) {
+    fn lose_freshness(&self, tail: &mut TailState) {
+        tail.lose_heartbeat();
         self.publish(|published| published.fresh = None);
     }
 
-    /// Publishes a new state. The caller holds the lock of `position`, so no two writers cross.
+    /// Publishes a new state. The caller holds the lock of `tail`, so no two writers cross.
     fn publish(&self, change: impl Fn(&mut Published)) {
         let mut published = **self.published.load();
         change(&mut published);

@@ -66,8 +66,12 @@ impl World {
     }
 
     fn page(&self, applied: u64) -> Page {
+        self.page_of(applied, MAX_ROWS)
+    }
+
+    fn page_of(&self, applied: u64, limit: usize) -> Page {
         let rows = (applied + 1..=self.head())
-            .take(MAX_ROWS + 1)
+            .take(limit)
             .map(|revision| Change {
                 revision,
                 mark: mark(revision, 0),
@@ -111,6 +115,8 @@ enum Step {
     Read(usize),
     /// Send a heartbeat. Its page is absorbed some steps later, or never.
     Send,
+    /// Read a page without a heartbeat.
+    ReadLog,
     Absorb,
     Verify(usize),
     Pass(u32),
@@ -122,6 +128,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0..KEYS).prop_map(Step::Change),
         3 => (0..KEYS).prop_map(Step::Read),
         3 => Just(Step::Send),
+        2 => Just(Step::ReadLog),
         3 => Just(Step::Absorb),
         6 => (0..KEYS).prop_map(Step::Verify),
         2 => (1..1_500_000_u32).prop_map(Step::Pass),
@@ -135,7 +142,11 @@ proptest! {
     /// P1: an admitted record contains every change that was committed longer than the bound ago,
     /// and every change that this instance has applied.
     #[test]
-    fn nothing_old_is_admitted(steps in steps(), max_tombstones in 0..4_usize) {
+    fn nothing_old_is_admitted(
+        steps in steps(),
+        max_tombstones in 0..4_usize,
+        limit in 1..4_usize,
+    ) {
         let mut world = World::default();
         let fence = Fence::new(BOUND, max_tombstones, world.start());
         // For each key the revision of the read, and the stamp.
@@ -154,7 +165,10 @@ proptest! {
                     let stamp = Stamp { epoch: EPOCH, revision: world.head() };
                     cache[key] = Some((world.head(), stamp));
                 }
-                Step::Send => sent = Some((at, world.page(fence.applied()))),
+                Step::Send => sent = Some((at, world.page_of(fence.applied(), limit))),
+                Step::ReadLog => if sent.is_none() {
+                    fence.absorb_read(at, &world.page_of(fence.applied(), limit)).unwrap();
+                },
                 Step::Absorb => if let Some((t0, page)) = sent.take() {
                     fence.absorb(t0, &page).unwrap();
                 },

@@ -124,6 +124,10 @@ groups! {
         /// Instances in the last membership that this one read.
         metric instances: Unsigned = "keyward_instances",
             "Instances on the store in the last membership that this one read; 0 on the embedded store";
+        /// Whether changes can be confirmed in the present epoch.
+        metric settled: Unsigned = "keyward_epoch_settled",
+            "1 if changes can be confirmed in the present epoch; 0 for about a minute after a failover \
+             or `epoch advance`, and always on the embedded store";
     }
 
     /// L2, the cache in Redis.

@@ -28,7 +28,7 @@ const INITDB: [&str; 7] = [
     "--username=postgres",
     "--no-instructions",
 ];
-const HBA: &str = "host all all 127.0.0.1/32 md5\n";
+const HBA: &str = "host all,replication all 127.0.0.1/32 md5\n";
 
 /// The programs and the user of the server.
 #[derive(Clone)]
@@ -152,7 +152,7 @@ impl Installation {
     }
 
     /// Copies a directory recursively, readable only by the server's user.
-    fn copy(&self, from: &Path, to: &Path) {
+    pub(super) fn copy(&self, from: &Path, to: &Path) {
         let mut builder = DirBuilder::new();
         builder
             .mode(0o700)

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::fence::RegistrationId;
+use keyward_core::fence::{Position, RegistrationId};
 use keyward_core::key::KeyId;
 use keyward_store::{CommittedChange, NewInstance, Store};
 use keyward_testkit::{PATIENCE, eventually, polled};
@@ -148,8 +148,12 @@ async fn calls_of_the_cluster_may_be_dropped_anywhere() {
             max_staleness: STALENESS,
             generations: Vec::new(),
         };
+        let origin = Position {
+            revision: 0,
+            mark: world.tail(0).await.head_mark,
+        };
         let registered = polled(times, cluster.register(&instance)).await;
-        let heartbeat = polled(times, cluster.heartbeat(registration, 0)).await;
+        let heartbeat = polled(times, cluster.heartbeat(registration, origin, 0)).await;
         let confirmed = polled(
             times,
             cluster.confirm(registration, &[CommittedChange::NOTHING]),
@@ -160,7 +164,7 @@ async fn calls_of_the_cluster_may_be_dropped_anywhere() {
         world.store.tail(0).await.unwrap();
         cluster.membership().await.unwrap();
         if let Some(Ok(())) = registered {
-            let row = cluster.heartbeat(registration, 0).await.unwrap();
+            let row = cluster.heartbeat(registration, origin, 0).await.unwrap();
             assert!(
                 row.is_some(),
                 "registered after {times} polls, but the row is missing"

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use keyward_core::fence::{Page, RegistrationId};
-use keyward_store::{ChangeNotice, CommittedChange, NewInstance, StoreError};
+use keyward_core::fence::{Epoch, Page, Position, RegistrationId, START_BEHIND};
+use keyward_store::{
+    ChangeNotice, CommittedChange, NewInstance, Revocation, RevokeAnswer, StoreError, UpdateAnswer,
+};
 use keyward_testkit::{PATIENCE, eventually};
 
 use super::{STALENESS, fresh};
-use crate::world::{DAY, World, disabled, kill};
+use crate::world::{DAY, World, actor, disabled, kill, kill_all};
 
 fn registration(number: u8) -> RegistrationId {
     RegistrationId::from_bytes([number; 16])
@@ -31,20 +33,40 @@ async fn world_with(instances: &[u8]) -> World {
     world
 }
 
-/// The heartbeat and applied revision of an instance in the membership.
+/// The heartbeat and acknowledged revision of an instance in the membership.
 async fn row(world: &World, number: u8) -> Option<(u64, u64)> {
     let membership = world.cluster().membership().await.unwrap();
     let found = membership
         .members
         .iter()
         .find(|member| member.registration == registration(number));
-    found.map(|member| (member.heartbeat, member.applied))
+    found.map(|member| (member.heartbeat, member.acked))
+}
+
+/// The row of the log at `revision`.
+async fn position(world: &World, revision: u64) -> Position {
+    let mark = world.tail(revision).await.mark_at_applied;
+    Position {
+        revision,
+        mark: mark.unwrap_or([7; 8]),
+    }
 }
 
 async fn heartbeat(world: &World, number: u8, applied: u64) -> Option<Page> {
-    let registration = registration(number);
-    let page = world.cluster().heartbeat(registration, applied).await;
+    let (registration, acked) = (registration(number), position(world, applied).await);
+    let page = world
+        .cluster()
+        .heartbeat(registration, acked, applied)
+        .await;
     page.unwrap()
+}
+
+async fn acknowledge(world: &World, number: u8, acked: Position) {
+    let acknowledged = world
+        .cluster()
+        .acknowledge(registration(number), acked)
+        .await;
+    acknowledged.unwrap();
 }
 
 /// The next change notice.
@@ -113,19 +135,120 @@ async fn a_heartbeat_without_a_row_writes_nothing() {
 }
 
 #[tokio::test]
-async fn an_acknowledgement_raises_the_applied_revision_and_not_the_heartbeat() {
+async fn an_acknowledgement_raises_the_acknowledged_revision_and_not_the_heartbeat() {
     let world = world_with(&[1]).await;
-    for (applied, shown) in [(3, 3), (2, 3), (5, 5)] {
-        world
-            .cluster()
-            .acknowledge(registration(1), applied)
-            .await
-            .unwrap();
+    let key = world.plain("42").await;
+    for change in 0..5 {
+        world.update(key.id, disabled(change % 2 == 0)).await;
+    }
+    for (acked, shown) in [(3, 3), (2, 3), (5, 5)] {
+        acknowledge(&world, 1, position(&world, acked).await).await;
         assert_eq!(row(&world, 1).await, Some((0, shown)));
     }
     // The next commit on the same connection is durable again.
-    heartbeat(&world, 1, 4).await;
+    heartbeat(&world, 1, 5).await;
     assert_eq!(row(&world, 1).await, Some((1, 5)));
+}
+
+/// The number of a change that another history has lost must not count for the change that has the number
+/// now.
+#[tokio::test]
+async fn an_acknowledgement_counts_only_while_its_mark_stands_in_the_log() {
+    let world = world_with(&[1, 2]).await;
+    let key = world.plain("42").await;
+    world.update(key.id, disabled(true)).await;
+    let applied = position(&world, 1).await;
+    let lost = Position {
+        mark: [9; 8],
+        ..applied
+    };
+    let beyond = Position {
+        revision: 7,
+        ..applied
+    };
+    for (acked, shown) in [(lost, 0), (beyond, 0), (applied, 1)] {
+        acknowledge(&world, 1, acked).await;
+        assert_eq!(row(&world, 1).await, Some((0, shown)), "{acked:?}");
+        world
+            .by_hand("UPDATE instances SET applied_revision = 0 WHERE beat = 0")
+            .await;
+        let page = world.cluster().heartbeat(registration(2), acked, 1).await;
+        assert_eq!(page.unwrap().unwrap().mark_at_applied, Some(applied.mark));
+        assert_eq!(row(&world, 2).await.unwrap().1, shown, "{acked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_settled_epoch_is_named_only_while_it_is_the_epoch_of_the_store() {
+    let world = world_with(&[]).await;
+    let cluster = world.cluster();
+    let named = async || cluster.membership().await.unwrap().settled;
+    let epoch = cluster.membership().await.unwrap().epoch;
+    assert_eq!(named().await, None);
+    let others = [
+        Epoch { system: 1, ..epoch },
+        Epoch {
+            timeline: 9,
+            ..epoch
+        },
+        Epoch {
+            incarnation: 9,
+            ..epoch
+        },
+    ];
+    for other in others {
+        cluster.settle(other).await.unwrap();
+        assert_eq!(named().await, None, "{other:?}");
+    }
+    cluster.settle(epoch).await.unwrap();
+    assert_eq!(named().await, Some(epoch));
+    world
+        .by_hand("UPDATE log_state SET incarnation = incarnation + 1")
+        .await;
+    assert_ne!(cluster.membership().await.unwrap().epoch, epoch);
+    assert_eq!(named().await, Some(epoch));
+}
+
+/// What such a call found must still hold where the write of its confirmation commits.
+#[tokio::test]
+async fn a_call_that_changes_nothing_names_the_epoch_of_its_read() {
+    let world = world_with(&[]).await;
+    let epoch = world.tail(0).await.epoch;
+    let revoke = async |revocation: Revocation| match world
+        .store
+        .revoke(revocation, &actor())
+        .await
+        .unwrap()
+    {
+        RevokeAnswer::Done(revoked) => revoked.committed.read_in,
+        RevokeAnswer::NotFound { read_in } => read_in,
+        RevokeAnswer::Expired => None,
+    };
+    let update = async |id, changes| match world.store.update(id, changes, &actor()).await.unwrap()
+    {
+        UpdateAnswer::Done(updated) => updated.committed.read_in,
+        other => panic!("{other:?}"),
+    };
+    let new = world.plain_key("42", "default");
+    let issued = world.issue_or_get(new.clone()).await;
+    assert_eq!((issued.created, issued.read_in), (true, None));
+    let issued = world.issue_or_get(world.plain_key("42", "default")).await;
+    assert_eq!((issued.created, issued.read_in), (false, Some(epoch)));
+    assert_eq!(update(new.id, disabled(true)).await, None);
+    assert_eq!(update(new.id, disabled(true)).await, Some(epoch));
+    assert_eq!(revoke(kill(new.id)).await, None);
+    assert_eq!(revoke(kill(new.id)).await, Some(epoch));
+    let unknown = world.plain_key("42", "unknown").id;
+    assert_eq!(revoke(kill(unknown)).await, Some(epoch));
+    // A key may have been issued to an account in another epoch.
+    for account in ["42", "none"] {
+        assert_eq!(revoke(kill_all(account)).await, Some(epoch));
+    }
+    let token = world.token("bot").await.id;
+    for read_in in [None, Some(epoch)] {
+        let revoked = world.store.revoke_token(token, &actor()).await.unwrap();
+        assert_eq!(revoked.unwrap().committed.read_in, read_in);
+    }
 }
 
 #[tokio::test]
@@ -193,7 +316,10 @@ async fn a_heartbeat_that_hangs_times_out_and_its_backend_is_terminated() {
     let mut hand = world.connect().await;
     hand.run("BEGIN").await.unwrap();
     hand.run("SELECT FROM instances FOR UPDATE").await.unwrap();
-    let hung = world.cluster().heartbeat(registration(1), 0).await;
+    let hung = {
+        let origin = position(&world, 0).await;
+        world.cluster().heartbeat(registration(1), origin, 0).await
+    };
     assert!(
         matches!(hung, Err(StoreError::OutcomeUnknown(_))),
         "{hung:?}"
@@ -260,7 +386,7 @@ async fn on_commit_runs_only_after_commits_that_change_something() {
 }
 
 #[tokio::test]
-async fn a_start_is_at_the_first_row_of_the_log() {
+async fn a_start_is_at_the_first_row_of_a_short_log() {
     let world = world_with(&[]).await;
     let key = world.plain("42").await;
     world.update(key.id, disabled(true)).await;
@@ -274,4 +400,25 @@ async fn a_start_is_at_the_first_row_of_the_log() {
     assert_eq!((start.floor, start.applied), (2, 2));
     assert_eq!(start.epoch, world.tail(2).await.epoch);
     assert!(start.epoch.system != 0 && start.epoch.timeline == 1);
+}
+
+/// So that an instance reads the rest of a long log in some pages, and does not jump.
+#[tokio::test]
+async fn a_start_is_not_further_before_the_head_than_pages_are_read() {
+    let world = world_with(&[]).await;
+    let key = world.plain("42").await;
+    world.update(key.id, disabled(true)).await;
+    let append = format!(
+        "BEGIN;
+         ALTER TABLE log_head DISABLE TRIGGER ALL; ALTER TABLE key_changes DISABLE TRIGGER ALL;
+         INSERT INTO key_changes (revision, mark, key_id, kind, time)
+         SELECT n, log_mark(), '{}', 'update', store_time() FROM generate_series(2, {}) AS n;
+         COMMIT",
+        key.id,
+        START_BEHIND + 5
+    );
+    world.by_hand(&append).await;
+    let start = world.start().await;
+    assert_eq!((start.floor, start.applied), (5, 5));
+    assert_eq!(world.tail(5).await.mark_at_applied, Some(start.mark));
 }

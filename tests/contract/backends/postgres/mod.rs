@@ -43,6 +43,7 @@ fn hosts(urls: &[&str]) -> Hosts {
     Hosts {
         options: urls.iter().map(|url| url.parse().unwrap()).collect(),
         password_file: None,
+        failover_loses_nothing: false,
     }
 }
 

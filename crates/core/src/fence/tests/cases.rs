@@ -107,16 +107,25 @@ fn a_gap_and_a_trimmed_log_are_refused() {
     let mut page = world.page(0);
     page.rows.remove(0);
     assert_eq!(fence.absorb(now(3), &page), Err(Refused::Gap { after: 0 }));
+    assert!(!fence.is_fresh(now(3)) && fence.has_refused());
+    assert!(
+        fence.absorb(now(4), &world.page(0)).is_err(),
+        "until a restart"
+    );
+
+    let fence = fresh_fence(&World::default(), 1);
     let mut page = world.page(0);
-    page.rows.pop();
-    assert_eq!(fence.absorb(now(3), &page), Err(Refused::Gap { after: 1 }));
+    page.rows.clear();
+    assert_eq!(fence.absorb(now(3), &page), Err(Refused::Gap { after: 0 }));
+
+    let fence = fresh_fence(&World::default(), 1);
     world.pruned_to = 1;
     let trimmed = Refused::Trimmed {
         applied: 0,
         pruned_to: 1,
     };
     assert_eq!(fence.absorb(now(3), &world.page(0)), Err(trimmed));
-    assert!(!fence.is_fresh(now(3)));
+    assert!(!fence.is_fresh(now(3)) && !fence.has_refused());
 }
 
 #[test]
@@ -148,10 +157,11 @@ fn an_entry_of_an_older_epoch_is_refused() {
 fn an_instance_too_far_behind_jumps_to_the_head() {
     let mut world = World::default();
     let fence = fresh_fence(&world, 1);
-    for _ in 0..=MAX_ROWS {
+    for _ in 0..=MAX_BEHIND {
         world.change(1, 2);
     }
     assert_eq!(fence.absorb(now(3), &world.page(0)), Ok(Absorbed::Jumped));
+    assert!(fence.is_fresh(now(3)));
     assert_eq!(
         (fence.applied(), fence.floor()),
         (world.head(), world.head())
@@ -283,7 +293,7 @@ fn a_snapshot_admits_nothing_after_freshness_has_ended() {
 fn a_jump_compares_the_mark_first() {
     let mut world = World::default();
     let fence = fresh_fence(&world, 1);
-    for _ in 0..=MAX_ROWS {
+    for _ in 0..=MAX_BEHIND {
         world.change(1, 2);
     }
     let mut page = world.page(0);
@@ -364,4 +374,80 @@ fn a_restart_after_lost_changes_resets_tombstones_and_refuses_older_snapshots() 
     );
     assert_eq!(admit(fence.snapshot(), 2, raised, 0), Admission::Superseded);
     assert_eq!(admit(before, 3, EPOCH, 3), Admission::Superseded);
+}
+
+/// A heartbeat whose page was cut off says nothing about the rows behind the page. Its time counts when
+/// pages have reached its head, which may be before the head of the log.
+#[test]
+fn an_instance_that_is_behind_is_fresh_when_it_has_reached_a_heartbeats_head() {
+    let mut world = World::default();
+    let fence = Fence::new(BOUND, 10, world.start());
+    for key in [1, 2, 3] {
+        world.change(key, 1);
+    }
+    let behind = fence.absorb(now(2), &world.page_of(0, 2));
+    assert_eq!(behind, Ok(Absorbed::Behind));
+    assert_eq!((fence.applied(), fence.is_fresh(now(2))), (2, false));
+    assert_eq!(
+        fence.position(),
+        Position {
+            revision: 2,
+            mark: mark(2, 0)
+        }
+    );
+    world.change(4, 3);
+    // A later heartbeat is cut off, too.
+    assert_eq!(
+        fence.absorb(now(4), &world.page_of(2, 1)),
+        Ok(Absorbed::Behind)
+    );
+    assert_eq!(fence.freshness_age(now(6)), Some(Duration::from_micros(4)));
+    assert_eq!(
+        fence.absorb_read(now(5), &world.page(3)),
+        Ok(Absorbed::Applied)
+    );
+    assert_eq!(fence.freshness_age(now(6)), Some(Duration::from_micros(4)));
+    // The end of freshness, as at a new registration, is the end of such a heartbeat.
+    world.change(1, 7);
+    world.change(2, 7);
+    fence.absorb(now(8), &world.page_of(4, 1)).unwrap();
+    fence.stop_being_fresh();
+    assert_eq!(
+        fence.absorb_read(now(9), &world.page(5)),
+        Ok(Absorbed::Applied)
+    );
+    assert!(!fence.is_fresh(now(9)));
+}
+
+/// The rows of a read in another epoch may replace rows that this instance has applied.
+#[test]
+fn a_read_in_another_epoch_applies_nothing() {
+    let mut world = World::default();
+    let fence = fresh_fence(&world, 1);
+    world.change(1, 2);
+    let mut page = world.page(0);
+    page.epoch.timeline = 2;
+    assert_eq!(fence.absorb_read(now(3), &page), Ok(Absorbed::OtherEpoch));
+    assert_eq!((fence.applied(), fence.epoch()), (0, EPOCH));
+    assert_eq!(fence.absorb(now(4), &page), Ok(Absorbed::Applied));
+    assert_eq!((fence.applied(), fence.epoch()), (1, page.epoch));
+}
+
+/// `applied` counts in a new epoch only after its mark was found there.
+#[test]
+fn applied_belongs_to_its_epoch() {
+    let mut world = World::default();
+    world.change(1, 1);
+    let fence = fresh_fence(&world, 2);
+    let mut page = world.page(1);
+    page.epoch.timeline = 2;
+    assert_eq!(fence.applied_in(EPOCH), Some(1));
+    assert_eq!(fence.applied_in(page.epoch), None);
+    let mut lost = page.clone();
+    lost.mark_at_applied = Some(mark(1, 1));
+    let refusing = fresh_fence(&world, 2);
+    assert!(refusing.absorb(now(3), &lost).is_err());
+    assert_eq!(refusing.applied_in(page.epoch), None);
+    fence.absorb(now(3), &page).unwrap();
+    assert_eq!(fence.applied_in(page.epoch), Some(1));
 }
