@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use keyward_core::fence::{Mark, Page, RegistrationId};
+use keyward_core::fence::{Mark, Page, Position, RegistrationId};
 use keyward_core::key::{Clock, KeyId, Prefix};
 use keyward_crypto::{CheckValue, Digest, KeyKind};
 use keyward_store::{
@@ -46,8 +46,9 @@ enum Call {
     // On shared stores only.
     Start,
     Register(RegistrationId),
-    Heartbeat(RegistrationId, u64),
+    Heartbeat(RegistrationId, u64, u64),
     Acknowledge(RegistrationId, u64),
+    Settle,
     Leave(RegistrationId),
     Reap(RegistrationId, u64),
     /// Confirms the changes with these numbers among all changes so far.
@@ -89,7 +90,7 @@ impl Calls {
     }
 
     fn draw(&mut self, world: &World) -> Call {
-        let kinds = if self.is_shared { 31 } else { 23 };
+        let kinds = if self.is_shared { 32 } else { 23 };
         let registration = RegistrationId::from_bytes([self.random.below(3) as u8; 16]);
         match self.random.below(kinds) {
             0..=3 => self.issue(world),
@@ -132,7 +133,7 @@ impl Calls {
             22 => Call::Pass(*self.random.pick(&[HOUR / 60, HOUR, DAY]).unwrap()),
             23 => Call::Start,
             24 => Call::Register(registration),
-            25 => Call::Heartbeat(registration, self.random.below(20)),
+            25 => Call::Heartbeat(registration, self.random.below(20), self.random.below(20)),
             26 => Call::Acknowledge(registration, self.random.below(20)),
             27 => Call::Leave(registration),
             28 => Call::Reap(registration, self.random.below(3)),
@@ -146,6 +147,7 @@ impl Calls {
                     false => Call::Confirm(registration, numbers),
                 }
             }
+            30 => Call::Settle,
             _ => Call::Membership,
         }
     }
@@ -209,13 +211,16 @@ impl Calls {
 /// A store, and what is random in its answers so far.
 struct Side {
     world: World,
+    /// Whether the other store is shared. An embedded store names no epoch in its answers.
+    is_shared: bool,
     marks: HashMap<u64, Mark>,
     changes: Vec<CommittedChange>,
 }
 
 impl Side {
-    async fn new(backend: impl Backend) -> Self {
+    async fn new(backend: impl Backend, is_shared: bool) -> Self {
         Self {
+            is_shared,
             world: World::new(backend).await,
             marks: HashMap::new(),
             changes: Vec::new(),
@@ -227,11 +232,23 @@ impl Side {
         *self.marks.entry(revision).or_insert(mark) == mark
     }
 
+    /// A row of the log; with a foreign mark, if the log has no such row.
+    fn position(&self, revision: u64) -> Position {
+        let mark = self.marks.get(&revision).copied().unwrap_or([9; 8]);
+        Position { revision, mark }
+    }
+
     fn change(&mut self, change: CommittedChange) -> String {
         self.changes.push(change);
-        let CommittedChange { revision, mark, id } = change;
+        let CommittedChange {
+            revision,
+            mark,
+            id,
+            read_in,
+        } = change;
         let mark = mark.map(|mark| self.is_known(revision, mark));
-        shown(&(revision, mark, id))
+        let read_in = read_in.is_some() && self.is_shared;
+        shown(&(revision, mark, id, read_in))
     }
 
     fn page(&mut self, applied: u64, page: Page) -> String {
@@ -256,7 +273,8 @@ impl Side {
             }
             Call::Issue(new) => {
                 let issued = store.issue(new, &actor()).await?;
-                shown(&(issued.created, issued.key))
+                let read_in = issued.read_in.is_some() && self.is_shared;
+                shown(&(issued.created, issued.key, read_in))
             }
             Call::Revoke(revocation) => match store.revoke(revocation, &actor()).await? {
                 RevokeAnswer::Done(mut done) => {
@@ -265,7 +283,8 @@ impl Side {
                     done.committed = CommittedChange::NOTHING;
                     shown(&(committed, done))
                 }
-                other => shown(&other),
+                RevokeAnswer::NotFound { read_in } => shown(&(read_in.is_some() && self.is_shared)),
+                RevokeAnswer::Expired => "expired".to_owned(),
             },
             Call::Update(id, changes) => match store.update(id, changes, &actor()).await? {
                 UpdateAnswer::Done(mut done) => {
@@ -329,14 +348,16 @@ impl Side {
                 };
                 shown(&cluster.register(&instance).await.is_ok())
             }
-            Call::Heartbeat(registration, applied) => {
-                match cluster.heartbeat(registration, applied).await? {
+            Call::Heartbeat(registration, acked, applied) => {
+                let acked = self.position(acked);
+                match cluster.heartbeat(registration, acked, applied).await? {
                     Some(page) => self.page(applied, page),
                     None => String::new(),
                 }
             }
             Call::Acknowledge(registration, applied) => {
-                shown(&cluster.acknowledge(registration, applied).await?)
+                let acked = self.position(applied);
+                shown(&cluster.acknowledge(registration, acked).await?)
             }
             Call::Leave(registration) => shown(&cluster.leave(registration).await?),
             Call::Reap(registration, beat) => shown(&cluster.reap(registration, beat).await?),
@@ -351,10 +372,16 @@ impl Side {
                 let confirmed = cluster.confirm(registration, &changes).await?;
                 shown(&(confirmed.registered, confirmed.stands))
             }
+            Call::Settle => {
+                let epoch = cluster.membership().await?.epoch;
+                shown(&cluster.settle(epoch).await?)
+            }
             _ => {
-                let mut members = cluster.membership().await?.members;
+                let membership = cluster.membership().await?;
+                let is_settled = membership.settled == Some(membership.epoch);
+                let mut members = membership.members;
                 members.sort_unstable_by_key(|member| member.registration);
-                shown(&members)
+                shown(&(is_settled, membership.has_standby, members))
             }
         })
     }
@@ -375,16 +402,16 @@ fn kind(outcome: Result<String, StoreError>) -> String {
     }
 }
 
-async fn hold_equal<B: Backend>(fresh: impl AsyncFn() -> B) {
+async fn hold_equal<B: Backend>(fresh: impl AsyncFn() -> B, is_shared: bool) {
     for seed in 0..SEQUENCES {
-        let mut real = Side::new(fresh().await).await;
-        let mut memory = Side::new(backends::memory::fresh().await).await;
+        let mut real = Side::new(fresh().await, is_shared).await;
+        let mut memory = Side::new(backends::memory::fresh().await, is_shared).await;
         let mut calls = Calls {
             random: Random::new(seed),
             keys: Vec::new(),
             tokens: Vec::new(),
             changes: 0,
-            is_shared: real.world.store.cluster().is_some(),
+            is_shared,
         };
         let mut so_far = Vec::new();
         for _ in 0..CALLS {
@@ -400,10 +427,10 @@ async fn hold_equal<B: Backend>(fresh: impl AsyncFn() -> B) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_answers_like_sqlite() {
-    hold_equal(backends::sqlite::fresh).await;
+    hold_equal(backends::sqlite::fresh, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_answers_like_postgres() {
-    hold_equal(backends::postgres::fresh).await;
+    hold_equal(backends::postgres::fresh, true).await;
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyward_core::fence::MAX_BEHIND;
 use tokio::time::sleep;
 
 use crate::instance::Instance;
@@ -63,12 +64,20 @@ impl Fault {
             Self::WallClock => "a wall clock stepped",
             Self::DatabaseClock => "the database's clock stepped",
             Self::Trim => "the log was trimmed",
-            Self::Flood => "the log grew by more than a page",
+            Self::Flood => "the log grew by pages",
             Self::ClearCache => "the shared cache was emptied",
             Self::Failover => "failover without loss",
             Self::LosingFailover => "failover with a lost tail",
             Self::EpochAdvance => "an operator advanced the epoch",
         }
+    }
+
+    /// Whether the store enters a new epoch.
+    pub(crate) const fn changes_epoch(self) -> bool {
+        matches!(
+            self,
+            Self::Failover | Self::LosingFailover | Self::EpochAdvance
+        )
     }
 
     /// Lets it happen.
@@ -172,7 +181,7 @@ pub(crate) fn clear(instance: &Instance) {
     });
 }
 
-/// While an instance is cut off, a key changes more often than one page can hold.
+/// While an instance is cut off, the log grows by some pages, or by so much that the instance jumps.
 async fn flood(world: &Arc<World>, instance: &Instance) {
     let Some(known) = world.random.pick(&world.keys.lock()).cloned() else {
         return;
@@ -180,9 +189,13 @@ async fn flood(world: &Arc<World>, instance: &Instance) {
     instance.link.change(|weather| weather.is_cut = true);
     sleep(Duration::from_millis(world.random.between(100, 2_000))).await;
     let entropy = world.random.fork();
+    let count = match world.random.chance(30) {
+        true => MAX_BEHIND + 1,
+        false => world.random.between(9_990, 21_000),
+    };
     world.server.alter(|database| {
         let changed = database.key(known.id).is_some();
-        database.touch(known.id, if changed { 10_001 } else { 0 }, &entropy);
+        database.touch(known.id, if changed { count } else { 0 }, &entropy);
     });
     clear(instance);
 }

@@ -6,14 +6,15 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use keyward::auth::{Caller, Callers, Denied};
 use keyward::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, SharedCache, SingleFlight};
-use keyward::replication::{Barrier, Registration, Tail, reap_unresponsive, wake_on_store_notices};
+use keyward::replication::{Barrier, Registration, Tail, wake_on_store_notices, watch_membership};
 use keyward::service::Service;
-use keyward_core::fence::Fence;
+use keyward_core::fence::{Fence, Settling};
 use keyward_core::key::{Clock, KeyRecord, Prefix, SecretText, TOKEN_PREFIX, TokenRecord};
 use keyward_ops::CacheMetrics;
 use keyward_store::{Control, Store};
 use keyward_store_memory::MemoryStore;
 use keyward_testkit::Random;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
@@ -116,8 +117,9 @@ impl Parts {
             metrics.beats.clone(),
         ));
         tail.catch_up().await?;
+        let settling = Arc::new(Mutex::new(Settling::new(world.failover_loses_nothing)));
         let (barrier, confirmer) = Barrier::new(
-            Some(Arc::clone(&cluster)),
+            Some((Arc::clone(&cluster), Arc::clone(&settling))),
             Arc::clone(&tail),
             Arc::clone(&self.fence),
             Arc::clone(&self.clock),
@@ -136,8 +138,9 @@ impl Parts {
         );
         tokio::spawn(notices);
         let clock = Arc::clone(&self.clock);
-        let reaper = reap_unresponsive(cluster, Arc::clone(&tail), clock, members, stop.clone());
-        tokio::spawn(reaper);
+        let tailing = Arc::clone(&tail);
+        let membership = watch_membership(cluster, settling, tailing, clock, members, stop.clone());
+        tokio::spawn(membership);
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(|error| error.to_string())?;
         let keyring = Arc::clone(&world.keyring);
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), self.tokens());

@@ -117,6 +117,7 @@ impl Judge {
                 revision: *revision,
                 mark: Some(row.mark),
                 id: Some(id),
+                read_in: None,
             };
             self.dying(at, id);
             if let Some(life) = self.lives.get_mut(&id) {
@@ -172,7 +173,7 @@ impl Judge {
         what: String,
         database: &Database,
     ) {
-        if change == CommittedChange::NOTHING {
+        if change.revision == 0 {
             return;
         }
         if !database.stands(change) {

@@ -24,7 +24,8 @@ pub(crate) struct Outcome {
 }
 
 /// How long after the last fault the deployment may need until all calls succeed.
-const RECOVERY: Duration = Duration::from_secs(20);
+/// A new epoch settles after about a minute.
+const RECOVERY: Duration = Duration::from_secs(85);
 
 /// Runs a seed on this thread, in virtual time. `is_told` says whether to keep a timeline.
 pub(crate) fn run(seed: u64, is_told: bool) -> Outcome {
@@ -57,7 +58,7 @@ async fn play(world: &Arc<World>) {
     let random = &world.random;
     let allowed = Fault::ALL.into_iter().filter(|fault| match fault {
         Fault::Flood => random.chance(4),
-        Fault::LosingFailover => false,
+        Fault::LosingFailover => random.chance(25) && !world.failover_loses_nothing,
         Fault::Failover | Fault::EpochAdvance => random.chance(25),
         _ => random.chance(40),
     });
@@ -65,11 +66,17 @@ async fn play(world: &Arc<World>) {
     let (until, pace) = (random.between(8, 25) * 1_000_000, random.between(20, 400));
     let verifying = tokio::spawn(verify_all(Arc::clone(world), random.between(8, 50)));
     let operating = tokio::spawn(operate(Arc::clone(world)));
-    let mut happening = JoinSet::new();
-    while world.now() < until {
+    let (mut happening, mut epochs) = (JoinSet::new(), random.between(1, 3));
+    while world.now() < until || is_settling(world) {
+        if is_boring(world) {
+            sleep(Duration::from_secs(1)).await;
+            continue;
+        }
         sleep(Duration::from_millis(random.between(1, 2 * pace))).await;
         if random.chance(20) {
-            if let Some(fault) = random.pick(&allowed).copied() {
+            let fault = random.pick(&allowed).copied();
+            if let Some(fault) = fault.filter(|fault| !fault.changes_epoch() || epochs > 0) {
+                epochs -= u64::from(fault.changes_epoch());
                 let world = Arc::clone(world);
                 happening.spawn(async move { fault.happen(&world).await });
             }
@@ -80,6 +87,18 @@ async fn play(world: &Arc<World>) {
     while happening.join_next().await.is_some() {}
     verifying.abort();
     operating.abort();
+}
+
+/// Whether a new epoch is neither young nor nearly old enough that changes are confirmed in it. Nothing
+/// new happens then.
+fn is_boring(world: &World) -> bool {
+    let age = world.epoch_age().unwrap_or_default();
+    !world.failover_loses_nothing && (6_000_000..59_000_000).contains(&age)
+}
+
+/// Whether changes are not confirmed yet, or only since a moment.
+fn is_settling(world: &World) -> bool {
+    world.epoch_age().is_some_and(|age| age < 66_000_000) && !world.failover_loses_nothing
 }
 
 /// Starts one random call.
@@ -130,6 +149,9 @@ fn recent(world: &World, known: &[Arc<Known>]) -> Option<Arc<Known>> {
 async fn verify_all(world: Arc<World>, pace: u64) {
     loop {
         sleep(Duration::from_millis(world.random.between(1, 2 * pace))).await;
+        if is_boring(&world) {
+            sleep(Duration::from_secs(1)).await;
+        }
         let Some(instance) = world.instance() else {
             continue;
         };
@@ -189,7 +211,7 @@ async fn recover(world: &Arc<World>) {
                 faults::clear(instance);
             }
             // The process may hang in a call from before.
-            let served = timeout(RECOVERY, serves(world, index)).await;
+            let served = timeout(Duration::from_secs(10), serves(world, index)).await;
             if served == Ok(true) {
                 break;
             }

@@ -1,8 +1,8 @@
 //! What all parts of one run share: the server, the instances, the judge, and what is counted.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
-use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use keyward_core::fence::Epoch;
@@ -52,6 +52,10 @@ pub(crate) struct World {
     start: Instant,
     pub(crate) random: Random,
     pub(crate) seats: Vec<Seat>,
+    /// Whether the deployment replicates synchronously, so that no failover loses a commit.
+    pub(crate) failover_loses_nothing: bool,
+    /// When the store entered its present epoch.
+    epoch_since: AtomicU64,
     pub(crate) server: Arc<Server>,
     pub(crate) server_clock: Arc<SimClock>,
     /// The primary of before the last failover. It still answers reads.
@@ -95,7 +99,9 @@ impl World {
             timeline: 1,
             incarnation: 1,
         };
-        let database = Database::new(epoch, [0; 8], server_clock.wall());
+        let mut database = Database::new(epoch, [0; 8], server_clock.wall());
+        database.settled = Some(epoch);
+        database.has_standby = true;
         let entropy = Arc::new(random.fork());
         let server = Arc::new(Server::new(database, server_clock.clone(), entropy));
         let token = first_token(&server, &random).await;
@@ -112,6 +118,8 @@ impl World {
             keys: Mutex::default(),
             tokens: Mutex::default(),
             token,
+            failover_loses_nothing: random.chance(30),
+            epoch_since: AtomicU64::new(u64::MAX),
             shared_cache: random.chance(60).then(|| Arc::new(MemoryCache::new(cache))),
             keyring: Arc::clone(&KEYRING),
             metrics: Arc::clone(&METRICS),
@@ -215,6 +223,7 @@ impl World {
         });
         let applied: Vec<_> = applied.collect();
         let at = self.now();
+        self.epoch_since.store(at, Ordering::Relaxed);
         let mut judge = self.judge.lock();
         self.server.look(|database| {
             judge.failed_over(at, &applied, database);
@@ -230,10 +239,18 @@ impl World {
         self.server
             .alter(|database| database.epoch.incarnation += 1);
         let at = self.now();
+        self.epoch_since.store(at, Ordering::Relaxed);
         self.tell(|| "EPOCH ADVANCE".to_owned());
         for index in 0..INSTANCES {
             self.judge.lock().accepted(at, index);
         }
+    }
+
+    /// How long ago the store entered its present epoch, in microseconds. Changes are confirmed in a new
+    /// epoch only after a while. `None` if it is the first one.
+    pub(crate) fn epoch_age(&self) -> Option<u64> {
+        let since = self.epoch_since.load(Ordering::Relaxed);
+        (since != u64::MAX).then(|| self.now() - since)
     }
 
     /// A running instance.

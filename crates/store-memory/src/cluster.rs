@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::MemoryStore;
 use super::database::{InstanceRow, refused};
 use super::server::{Transaction, Transport};
-use keyward_core::fence::{Member, Membership, Page, RegistrationId};
+use keyward_core::fence::{Epoch, Member, Membership, Page, Position, RegistrationId};
 use keyward_store::{
     ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result,
 };
@@ -23,7 +23,10 @@ impl<T: Transport> Cluster for MemoryStore<T> {
             }
             let row = InstanceRow {
                 beat: 0,
-                applied: 0,
+                acked: Position {
+                    revision: 0,
+                    mark: [0; 8],
+                },
                 max_staleness,
                 confirms: 0,
             };
@@ -33,22 +36,29 @@ impl<T: Transport> Cluster for MemoryStore<T> {
         self.write("register", work).await
     }
 
-    async fn heartbeat(&self, registration: RegistrationId, applied: u64) -> Result<Option<Page>> {
+    async fn heartbeat(
+        &self,
+        registration: RegistrationId,
+        acked: Position,
+        applied: u64,
+    ) -> Result<Option<Page>> {
         let work = move |tx: &mut Transaction<'_>| {
             let Some(row) = tx.database.instances.get_mut(&registration) else {
                 return Ok(None);
             };
             row.beat += 1;
-            row.applied = row.applied.max(applied);
+            row.acked = acked;
             Ok(Some(tx.page(applied)))
         };
         self.write("beat", work).await
     }
 
-    async fn acknowledge(&self, registration: RegistrationId, applied: u64) -> Result<()> {
+    async fn acknowledge(&self, registration: RegistrationId, acked: Position) -> Result<()> {
         let work = move |tx: &mut Transaction<'_>| {
-            if let Some(row) = tx.database.instances.get_mut(&registration) {
-                row.applied = row.applied.max(applied);
+            if let Some(row) = tx.database.instances.get_mut(&registration)
+                && row.acked.revision < acked.revision
+            {
+                row.acked = acked;
             }
             Ok(())
         };
@@ -65,19 +75,37 @@ impl<T: Transport> Cluster for MemoryStore<T> {
 
     async fn membership(&self) -> Result<Membership> {
         let read = |tx: &mut Transaction<'_>| {
-            let members = tx.database.instances.iter();
+            let database = &*tx.database;
+            let members = database.instances.iter();
+            let stands = |acked: Position| database.mark_at(acked.revision) == Some(acked.mark);
             let members = members.map(|(registration, row)| Member {
                 registration: *registration,
                 heartbeat: row.beat,
-                applied: row.applied,
+                acked: if stands(row.acked) {
+                    row.acked.revision
+                } else {
+                    0
+                },
                 max_staleness: row.max_staleness,
             });
             Ok(Membership {
-                epoch: tx.database.epoch,
+                epoch: database.epoch,
+                settled: database.settled,
+                has_standby: database.has_standby,
                 members: members.collect(),
             })
         };
         self.read("roster", read).await
+    }
+
+    async fn settle(&self, epoch: Epoch) -> Result<()> {
+        let work = move |tx: &mut Transaction<'_>| {
+            if tx.database.epoch == epoch {
+                tx.database.settled = Some(epoch);
+            }
+            Ok(())
+        };
+        self.write("settle", work).await
     }
 
     async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::server::Transaction;
-use keyward_core::fence::{CommittedChange, Epoch, Mark, RegistrationId, Stamp};
+use keyward_core::fence::{CommittedChange, Epoch, Mark, Position, RegistrationId, Stamp};
 use keyward_core::key::{Entropy, KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::{CheckValue, Digest, Sealed};
 use keyward_store::{Actor, AuditEntry, Result, StoreError, StoredKey};
@@ -14,6 +14,10 @@ use keyward_store::{Actor, AuditEntry, Result, StoreError, StoredKey};
 pub struct Database {
     /// The history that the revisions belong to.
     pub epoch: Epoch,
+    /// The epoch that the store names as settled.
+    pub settled: Option<Epoch>,
+    /// Whether commits wait for a standby.
+    pub has_standby: bool,
     /// The lowest time that the store may show.
     pub time_floor: Timestamp,
     /// The log by revision, from `pruned_to` to the head, without gaps.
@@ -60,7 +64,7 @@ pub(crate) struct TokenRow {
 #[derive(Clone, Debug)]
 pub(crate) struct InstanceRow {
     pub(crate) beat: u64,
-    pub(crate) applied: u64,
+    pub(crate) acked: Position,
     pub(crate) max_staleness: Duration,
     pub(crate) confirms: u64,
 }
@@ -91,6 +95,7 @@ fn last_change(id: KeyId, revision: u64, mark: Option<Mark>) -> CommittedChange 
             revision,
             mark,
             id: Some(id),
+            read_in: None,
         },
     }
 }
@@ -105,6 +110,8 @@ impl Database {
         };
         Self {
             epoch,
+            settled: None,
+            has_standby: false,
             time_floor: now,
             log: BTreeMap::from([(0, origin)]),
             audit: Vec::new(),
@@ -142,14 +149,15 @@ impl Database {
         self.tokens.get(&id).map(|row| &row.record)
     }
 
-    /// Whether the log, or the row of its key or token, has this change.
+    /// Whether the log, or the row of its key or token, has this change. Nothing always stands.
     pub fn stands(&self, change: CommittedChange) -> bool {
         let on_row = change.id.and_then(|id| {
             let key = self.keys.get(&id).map(KeyRow::last_change);
             key.or_else(|| self.tokens.get(&id).map(TokenRow::last_change))
         });
-        change.mark.is_some()
-            && (self.mark_at(change.revision) == change.mark || on_row == Some(change))
+        change.revision == 0
+            || self.mark_at(change.revision) == change.mark
+            || on_row == Some(change.read_in(None))
     }
 
     /// Logs `count` changes of a key that leave its record as it is, as a long import would.

@@ -134,6 +134,7 @@ impl Transaction<'_> {
                 return Ok(Issued {
                     key: row.stored(),
                     created: false,
+                    read_in: Some(self.database.epoch),
                 });
             }
             Some(row) => Some(row.record.clone()),
@@ -153,7 +154,11 @@ impl Transaction<'_> {
         self.insert(new, false);
         let key = self.row(id)?.stored();
         self.audit(key_entry(AuditAction::Issue, &key.record, None), actor);
-        Ok(Issued { key, created: true })
+        Ok(Issued {
+            key,
+            created: true,
+            read_in: None,
+        })
     }
 
     fn check_unique(&self, id: KeyId, digest: &Digest) -> Result<()> {
@@ -203,12 +208,17 @@ impl Transaction<'_> {
         actor: &Actor,
     ) -> Result<RevokeAnswer> {
         let Some(row) = self.target(target) else {
-            return Ok(RevokeAnswer::NotFound);
+            let read_in = Some(self.database.epoch);
+            return Ok(RevokeAnswer::NotFound { read_in });
         };
         let record = row.record.clone();
+        let mut read_in = None;
         let created = match plan_revocation(&record, successor, self.now, revoke_time, reason) {
             RevocationPlan::Expired => return Ok(RevokeAnswer::Expired),
-            RevocationPlan::Unchanged => false,
+            RevocationPlan::Unchanged => {
+                read_in = Some(self.database.epoch);
+                false
+            }
             RevocationPlan::Revoke(planned) => {
                 let created = planned.successor.is_some();
                 self.write_revocation(&record, planned, actor)?;
@@ -225,7 +235,7 @@ impl Transaction<'_> {
             successor,
             created,
             revoke_time: row.record.revoke_time,
-            committed: row.last_change(),
+            committed: row.last_change().read_in(read_in),
         })))
     }
 
@@ -288,6 +298,7 @@ impl Transaction<'_> {
         let all = self.database.keys.values();
         let of_account = all.filter(|row| row.record.account == *account);
         let latest = of_account.max_by_key(|row| row.record.revision);
+        let latest = latest.map_or(CommittedChange::NOTHING, KeyRow::last_change);
         let listed: Vec<&KeyRow> = live
             .iter()
             .take(Revoked::LISTED)
@@ -300,7 +311,8 @@ impl Transaction<'_> {
             successor: None,
             created: false,
             revoke_time: (!live.is_empty()).then_some(now),
-            committed: latest.map_or(CommittedChange::NOTHING, KeyRow::last_change),
+            // In another epoch the account may have other keys.
+            committed: latest.read_in(Some(self.database.epoch)),
         }))
     }
 
@@ -308,10 +320,11 @@ impl Transaction<'_> {
         let Some(row) = self.database.keys.get(&id) else {
             return Ok(UpdateAnswer::NotFound);
         };
+        let mut read_in = None;
         match plan_update(&row.record, changes, self.now) {
             UpdatePlan::Revoked => return Ok(UpdateAnswer::Revoked),
             UpdatePlan::Expired => return Ok(UpdateAnswer::Expired),
-            UpdatePlan::Unchanged => {}
+            UpdatePlan::Unchanged => read_in = Some(self.database.epoch),
             UpdatePlan::Update(record) => {
                 self.audit(key_entry(AuditAction::Update, &record, None), actor);
                 self.change_key(*record);
@@ -321,7 +334,7 @@ impl Transaction<'_> {
         Ok(UpdateAnswer::Done(Box::new(Updated {
             record: row.record.clone(),
             digest: row.digest,
-            committed: row.last_change(),
+            committed: row.last_change().read_in(read_in),
         })))
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::MemoryStore;
 use super::server::{Transaction, Transport};
-use keyward_core::fence::{Change, MAX_ROWS, Page, Start};
+use keyward_core::fence::{Change, MAX_ROWS, Page, START_BEHIND, Start};
 use keyward_store::{Log, Result};
 
 /// How long a log row is kept.
@@ -17,12 +17,14 @@ impl<T: Transport> Log for MemoryStore<T> {
     async fn start(&self) -> Result<Start> {
         let taken_at = self.session.clock.boot();
         let read = move |tx: &mut Transaction<'_>| {
-            let pruned_to = tx.database.pruned_to();
+            let database = &*tx.database;
+            let behind = database.head().saturating_sub(START_BEHIND);
+            let applied = database.pruned_to().max(behind);
             Ok(Start {
-                epoch: tx.database.epoch,
-                floor: pruned_to,
-                applied: pruned_to,
-                mark: tx.database.mark_at(pruned_to).unwrap_or_default(),
+                epoch: database.epoch,
+                floor: applied,
+                applied,
+                mark: database.mark_at(applied).unwrap_or_default(),
                 database_time: tx.now,
                 taken_at,
             })
@@ -74,7 +76,7 @@ impl Transaction<'_> {
             pruned_to: database.pruned_to(),
             mark_at_applied: database.mark_at(applied),
             database_time: self.now,
-            rows: rows.take(MAX_ROWS + 1).filter_map(change).collect(),
+            rows: rows.take(MAX_ROWS).filter_map(change).collect(),
         }
     }
 }

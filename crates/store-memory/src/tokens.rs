@@ -98,7 +98,9 @@ impl Transaction<'_> {
 
     fn revoke_token(&mut self, id: KeyId, actor: &Actor) -> Option<TokenRevoked> {
         let record = self.database.tokens.get(&id)?.record.clone();
+        let mut read_in = Some(self.database.epoch);
         if record.revoke_time.is_none() {
+            read_in = None;
             self.audit(token_entry(AuditAction::TokenRevoke, id, None), actor);
             self.change_token(TokenRecord {
                 revoke_time: Some(self.now),
@@ -108,7 +110,7 @@ impl Transaction<'_> {
         let row = self.database.tokens.get(&id)?;
         Some(TokenRevoked {
             record: row.record.clone(),
-            committed: row.last_change(),
+            committed: row.last_change().read_in(read_in),
         })
     }
 }
