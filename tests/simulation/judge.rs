@@ -106,7 +106,11 @@ impl Judge {
             self.head = *revision;
             let Some(id) = row.id else { continue };
             let (account, end) = match (database.key(id), database.token(id)) {
-                (Some(key), _) if key.disabled => (Some(key.account.as_str()), Some(now)),
+                (Some(key), _) if key.disabled => {
+                    let account = key.account.as_str();
+                    // Dead whatever the time is.
+                    (Some(account), Some(Timestamp::default()))
+                }
                 (Some(key), _) => (Some(key.account.as_str()), key.revoke_time),
                 (None, Some(token)) => (None, token.revoke_time),
                 (None, None) => continue,
@@ -119,6 +123,10 @@ impl Judge {
                 id: Some(id),
                 read_in: None,
             };
+            let mut lives = self.lives.get(&id).into_iter();
+            if lives.any(|life| life.deaths.iter().any(|known| known.end == end)) {
+                continue;
+            }
             self.dying(at, id);
             if let Some(life) = self.lives.get_mut(&id) {
                 let since = None;

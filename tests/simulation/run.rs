@@ -58,14 +58,16 @@ async fn play(world: &Arc<World>) {
     let random = &world.random;
     let allowed = Fault::ALL.into_iter().filter(|fault| match fault {
         Fault::Flood => random.chance(4),
-        Fault::LosingFailover => random.chance(25) && !world.failover_loses_nothing,
-        Fault::Failover | Fault::EpochAdvance => random.chance(25),
+        Fault::LosingFailover => random.chance(20) && !world.failover_loses_nothing,
+        Fault::Failover => random.chance(20),
+        Fault::EpochAdvance => random.chance(10),
         _ => random.chance(40),
     });
     let allowed: Vec<Fault> = allowed.collect();
     let (until, pace) = (random.between(8, 25) * 1_000_000, random.between(20, 400));
     let verifying = tokio::spawn(verify_all(Arc::clone(world), random.between(8, 50)));
-    let operating = tokio::spawn(operate(Arc::clone(world)));
+    let copies = allowed.contains(&Fault::LosingFailover);
+    let operating = tokio::spawn(operate(Arc::clone(world), copies));
     let (mut happening, mut epochs) = (JoinSet::new(), random.between(1, 3));
     while world.now() < until || is_settling(world) {
         if is_boring(world) {
@@ -93,12 +95,12 @@ async fn play(world: &Arc<World>) {
 /// new happens then.
 fn is_boring(world: &World) -> bool {
     let age = world.epoch_age().unwrap_or_default();
-    !world.failover_loses_nothing && (6_000_000..59_000_000).contains(&age)
+    (6_000_000..59_000_000).contains(&age)
 }
 
 /// Whether changes are not confirmed yet, or only since a moment.
 fn is_settling(world: &World) -> bool {
-    world.epoch_age().is_some_and(|age| age < 66_000_000) && !world.failover_loses_nothing
+    world.epoch_age().is_some_and(|age| age < 66_000_000)
 }
 
 /// Starts one random call.
@@ -181,10 +183,12 @@ async fn verify_all(world: Arc<World>, pace: u64) {
 
 /// Copies the database now and then, and is the operator: some time after an instance has found that
 /// the log lost changes, the log is accepted.
-async fn operate(world: Arc<World>) {
+async fn operate(world: Arc<World>, copies: bool) {
     loop {
         sleep(Duration::from_millis(world.random.between(50, 400))).await;
-        world.copy();
+        if copies {
+            world.copy();
+        }
         world.observe();
         let instances: Vec<_> = world.instances.lock().iter().flatten().cloned().collect();
         let mut troubles = instances
@@ -202,13 +206,17 @@ async fn operate(world: Arc<World>) {
 /// All faults end. Then every instance must serve again within a bound.
 async fn recover(world: &Arc<World>) {
     world.tell(|| "ALL FAULTS END".to_owned());
+    for instance in world.instances.lock().iter().flatten() {
+        faults::clear(instance);
+    }
     let deadline = world.now() + crate::judge::micros(RECOVERY);
     *world.old_primary.lock() = None;
-    let operating = tokio::spawn(operate(Arc::clone(world)));
+    let operating = tokio::spawn(operate(Arc::clone(world), false));
     for index in 0..INSTANCES {
         loop {
-            for instance in world.instances.lock().iter().flatten() {
-                faults::clear(instance);
+            if is_settling(world) {
+                sleep(Duration::from_secs(1)).await;
+                continue;
             }
             // The process may hang in a call from before.
             let served = timeout(Duration::from_secs(10), serves(world, index)).await;
@@ -220,7 +228,7 @@ async fn recover(world: &Arc<World>) {
                 world.judge.lock().faults.push(late);
                 break;
             }
-            sleep(Duration::from_millis(200)).await;
+            sleep(Duration::from_millis(500)).await;
         }
     }
     operating.abort();

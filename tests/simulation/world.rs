@@ -54,7 +54,7 @@ pub(crate) struct World {
     pub(crate) seats: Vec<Seat>,
     /// Whether the deployment replicates synchronously, so that no failover loses a commit.
     pub(crate) failover_loses_nothing: bool,
-    /// When the store entered its present epoch.
+    /// When the store entered its present epoch, if changes are confirmed in it only after a while.
     epoch_since: AtomicU64,
     pub(crate) server: Arc<Server>,
     pub(crate) server_clock: Arc<SimClock>,
@@ -223,7 +223,9 @@ impl World {
         });
         let applied: Vec<_> = applied.collect();
         let at = self.now();
-        self.epoch_since.store(at, Ordering::Relaxed);
+        if !self.failover_loses_nothing {
+            self.epoch_since.store(at, Ordering::Relaxed);
+        }
         let mut judge = self.judge.lock();
         self.server.look(|database| {
             judge.failed_over(at, &applied, database);
@@ -246,8 +248,8 @@ impl World {
         }
     }
 
-    /// How long ago the store entered its present epoch, in microseconds. Changes are confirmed in a new
-    /// epoch only after a while. `None` if it is the first one.
+    /// How long ago the store entered its present epoch, in microseconds. `None` if changes are confirmed
+    /// in it from the start.
     pub(crate) fn epoch_age(&self) -> Option<u64> {
         let since = self.epoch_since.load(Ordering::Relaxed);
         (since != u64::MAX).then(|| self.now() - since)
