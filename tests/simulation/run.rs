@@ -57,7 +57,7 @@ pub(crate) fn run(seed: u64, is_told: bool) -> Outcome {
 async fn play(world: &Arc<World>) {
     let random = &world.random;
     let allowed = Fault::ALL.into_iter().filter(|fault| match fault {
-        Fault::Flood => random.chance(4),
+        Fault::Flood => random.chance(2),
         Fault::LosingFailover => random.chance(20) && !world.failover_loses_nothing,
         Fault::Failover => random.chance(20),
         Fault::EpochAdvance => random.chance(10),
@@ -68,7 +68,9 @@ async fn play(world: &Arc<World>) {
     let verifying = tokio::spawn(verify_all(Arc::clone(world), random.between(8, 50)));
     let copies = allowed.contains(&Fault::LosingFailover);
     let operating = tokio::spawn(operate(Arc::clone(world), copies));
-    let (mut happening, mut epochs) = (JoinSet::new(), random.between(1, 3));
+    let mut happening = JoinSet::new();
+    // These are costly, and one or two show as much as many.
+    let (mut epochs, mut floods) = (random.between(1, 3), 1);
     while world.now() < until || is_settling(world) {
         if is_boring(world) {
             sleep(Duration::from_secs(1)).await;
@@ -77,8 +79,13 @@ async fn play(world: &Arc<World>) {
         sleep(Duration::from_millis(random.between(1, 2 * pace))).await;
         if random.chance(20) {
             let fault = random.pick(&allowed).copied();
-            if let Some(fault) = fault.filter(|fault| !fault.changes_epoch() || epochs > 0) {
+            let is_left = |fault: &Fault| match fault {
+                Fault::Flood => floods > 0,
+                fault => !fault.changes_epoch() || epochs > 0,
+            };
+            if let Some(fault) = fault.filter(is_left) {
                 epochs -= u64::from(fault.changes_epoch());
+                floods -= u64::from(fault == Fault::Flood);
                 let world = Arc::clone(world);
                 happening.spawn(async move { fault.happen(&world).await });
             }
