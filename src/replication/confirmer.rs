@@ -192,7 +192,7 @@ impl Confirmer {
             return RETRY_INTERVAL;
         };
         let settled = self.settling.lock().observe(&membership, now);
-        let membership = self.with_own_applied(membership);
+        let membership = membership.with_own_memory(self.tail.registration(), &self.fence);
         for mut confirmation in std::mem::take(pending) {
             if let Some(refusal) = confirmation.refusal(membership.epoch, settled) {
                 // The call may have been cancelled.
@@ -211,20 +211,6 @@ impl Confirmer {
         } else {
             POLL_INTERVAL
         }
-    }
-
-    /// Replaces this instance's acknowledgement by its `applied` in memory, which is never behind
-    /// the row (I6). It counts only in the epoch of the membership: another history has other changes
-    /// under the same numbers.
-    fn with_own_applied(&self, mut membership: Membership) -> Membership {
-        let own = self.tail.registration();
-        let applied = self.fence.applied_in(membership.epoch).unwrap_or(0);
-        for member in &mut membership.members {
-            if Some(member.registration) == own {
-                member.acked = member.acked.max(applied);
-            }
-        }
-        membership
     }
 
     /// Confirms the changes that are due. The statement also commits a write, so only a primary can
@@ -269,5 +255,51 @@ impl Confirmer {
     fn drop_overdue(&self, pending: &mut Vec<PendingConfirmation>, now: BootTime) {
         let own = self.fence.max_staleness();
         pending.retain(|confirmation| !confirmation.is_overdue(own, now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EPOCH: Epoch = Epoch {
+        system: 1,
+        timeline: 1,
+        incarnation: 1,
+    };
+    const PROMOTED: Epoch = Epoch {
+        timeline: 2,
+        ..EPOCH
+    };
+
+    #[test]
+    fn a_change_is_confirmed_only_in_a_settled_epoch_and_a_read_only_in_its_own() {
+        let sender = || oneshot::channel().0;
+        let at = BootTime::from_micros(0);
+        let change = |read_in| {
+            let change = CommittedChange::NOTHING.read_in(read_in);
+            PendingConfirmation::of_change(change, at, sender())
+        };
+        let read = PendingConfirmation::of_read(EPOCH, at, sender());
+        let (settled, unsettled) = (Ok(()), Err(Unsettled::NoStandby));
+        for (pending, outcome, allowed_in) in [
+            (&change(None), settled, &[EPOCH, PROMOTED][..]),
+            (&change(None), unsettled, &[]),
+            // A call that changed nothing relies on what it read.
+            (&change(Some(EPOCH)), settled, &[EPOCH]),
+            (&change(Some(EPOCH)), unsettled, &[]),
+            // No instance need apply anything.
+            (&read, settled, &[EPOCH]),
+            (&read, unsettled, &[EPOCH]),
+        ] {
+            for epoch in [EPOCH, PROMOTED] {
+                let is_allowed = pending.refusal(epoch, outcome).is_none();
+                assert_eq!(
+                    is_allowed,
+                    allowed_in.contains(&epoch),
+                    "{epoch:?} {outcome:?}"
+                );
+            }
+        }
     }
 }

@@ -250,3 +250,30 @@ async fn who_declares_that_a_failover_loses_nothing_needs_a_standby() {
     refused(client.revoke(&keys[1].0).await);
     cluster.stop_all();
 }
+
+/// The old primary stays reachable, answers reads, and is the first host. Nobody has stopped it.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_primaries_the_one_on_the_higher_timeline_is_used() {
+    let mut cluster = Cluster::start(BINARY, 2, with_standby());
+    replicate_synchronously(&cluster).await;
+    let clients = [cluster.client(0).await, cluster.client(1).await];
+    let keys = issued(&clients[0], 2).await;
+    cluster.standby().promote().await;
+    // Without its standby, the old primary cannot commit.
+    issued(&clients[0], 1).await;
+    settle(cluster.standby()).await;
+    patiently(async || clients[0].revoke(&keys[0].0).await).await;
+    for client in &clients {
+        let verdict = patiently(async || client.verify(&keys[0].1).await).await;
+        assert_eq!(verdict, Verdict::Revoked);
+    }
+    let replaced = "another primary is on timeline 2";
+    eventually("it is told loudly", PATIENCE, async || {
+        cluster.instance(0).output().contains(replaced)
+    })
+    .await;
+    let added = cluster.add();
+    let added = cluster.client(added).await;
+    assert_eq!(added.verdict(&keys[0].1).await, Verdict::Revoked);
+    cluster.stop_all();
+}

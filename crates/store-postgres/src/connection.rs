@@ -41,14 +41,23 @@ SELECT set_config('synchronous_commit', 'on', false) \
  WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write'); \
 SELECT set_config('search_path', 'public', false) WHERE current_schema() IS NULL";
 
-const IDENTITY: &str = "\
-SELECT pg_is_in_recovery() AS standby, system_identifier, pg_backend_pid() AS pid,
-       current_setting('transaction_read_only') = 'on' AS read_only,
-       current_setting('server_encoding') AS encoding,
-       CASE WHEN NOT pg_is_in_recovery()
-            THEN pg_walfile_name(pg_current_wal_insert_lsn()) END AS wal,
-       (SELECT backend_start::text FROM pg_stat_get_activity(pg_backend_pid())) AS started
-  FROM pg_control_system()";
+macro_rules! identity {
+    ($wal:literal) => {
+        concat!(
+            "SELECT pg_is_in_recovery() AS standby, system_identifier, pg_backend_pid() AS pid,
+                    current_setting('transaction_read_only') = 'on' AS read_only,
+                    current_setting('server_encoding') AS encoding,
+                    CASE WHEN NOT pg_is_in_recovery() THEN ",
+            $wal,
+            " END AS wal,
+                    (SELECT backend_start::text FROM pg_stat_get_activity(pg_backend_pid())) AS started
+               FROM pg_control_system()"
+        )
+    };
+}
+const IDENTITY: &str = identity!("pg_walfile_name(pg_current_wal_insert_lsn())");
+/// For a platform that hides its timeline, which then counts as timeline 0.
+const IDENTITY_WITHOUT_TIMELINE: &str = identity!("repeat('0', 24)");
 /// The functions of `IDENTITY` that an administrator can take away from ordinary roles.
 pub(super) const FUNCTIONS: [&str; 5] = [
     "pg_control_system()",
@@ -118,6 +127,10 @@ pub(super) struct Connector {
     hosts: Hosts,
     /// The index of the last host that was a primary.
     current: AtomicUsize,
+    /// The system and the highest timeline of the primaries so far.
+    newest: Mutex<Option<(u64, u32)>>,
+    /// The last era whose first connection was chosen among all hosts.
+    surveyed: AtomicU64,
     /// The present era. It ends when one of its connections breaks.
     era: AtomicU64,
     /// The last era with a connection that hung. No call waits for its connections any longer.
@@ -139,6 +152,8 @@ impl Connector {
         Self {
             hosts,
             current: AtomicUsize::new(0),
+            newest: Mutex::default(),
+            surveyed: AtomicU64::new(0),
             era: AtomicU64::new(1),
             hung: watch::Sender::new(0),
             failed: Mutex::default(),
@@ -203,7 +218,9 @@ impl Connector {
         }
     }
 
-    /// Connects to the first host that is a primary, starting with the last known one.
+    /// Connects to the first host that is a primary, starting with the last known one. The first
+    /// connection of an era is to the primary on the highest timeline, because a primary that was
+    /// replaced may still answer reads.
     pub(super) async fn open(&self) -> Result<Connection, Failure> {
         let started = self.clock.boot();
         if let Some((at, why)) = &*self.failed.lock()
@@ -213,12 +230,24 @@ impl Connector {
         }
         let hosts = &self.hosts.options;
         let first = self.current.load(Ordering::Relaxed);
+        let era = self.era.load(Ordering::Relaxed);
+        let is_survey = self.surveyed.swap(era, Ordering::Relaxed) != era;
+        let mut best: Option<(usize, Connection)> = None;
         let (mut reasons, mut all_refuse) = (Vec::new(), true);
         for at in (0..hosts.len()).map(|n| (first + n) % hosts.len()) {
             let why = match self.connect(&hosts[at]).await {
                 Ok(connection) => {
-                    self.current.store(at, Ordering::Relaxed);
-                    return Ok(connection);
+                    // A survey goes on: a later success is on a higher timeline, or on the same.
+                    let is_best = best
+                        .as_ref()
+                        .is_none_or(|(_, best)| connection.timeline > best.timeline);
+                    if is_best {
+                        best = Some((at, connection));
+                    }
+                    match is_survey {
+                        true => continue,
+                        false => break,
+                    }
                 }
                 Err(StoreError::Refused(why)) => why,
                 Err(StoreError::Unavailable(why)) => {
@@ -229,6 +258,10 @@ impl Connector {
             };
             reasons.push(format!("{}: {why}", address(&hosts[at])));
         }
+        if let Some((at, connection)) = best {
+            self.current.store(at, Ordering::Relaxed);
+            return Ok(connection);
+        }
         let why = reasons.join("; ");
         let error = match all_refuse {
             true => StoreError::Refused(why),
@@ -238,13 +271,36 @@ impl Connector {
         Err(error.into())
     }
 
+    /// Refuses a primary on a lower timeline than another one: it was replaced. A higher timeline ends
+    /// the era of the connections to the replaced primary, and this returns the next one.
+    fn check_timeline(&self, system: u64, timeline: u32) -> Result<Option<u64>, String> {
+        let mut newest = self.newest.lock();
+        match *newest {
+            Some((known, highest)) if known == system && timeline < highest => Err(format!(
+                "accepts connections on timeline {timeline}, but another primary is on timeline \
+                 {highest}. Stop this server: it was replaced, and must not accept writes"
+            )),
+            Some(known) if known == (system, timeline) => Ok(None),
+            earlier => {
+                *newest = Some((system, timeline));
+                Ok(earlier.map(|_| self.era.fetch_add(1, Ordering::Relaxed) + 1))
+            }
+        }
+    }
+
     async fn connect(&self, host: &PgConnectOptions) -> Result<Connection, StoreError> {
         let era = self.era.load(Ordering::Relaxed);
         let host = self.with_password(host)?;
         let opened = async {
             let mut driver = host.connect().await?;
             sqlx::raw_sql(SESSION).execute(&mut driver).await?;
-            let identity = sqlx::query(IDENTITY).fetch_one(&mut driver).await?;
+            let identity = match sqlx::query(IDENTITY).fetch_one(&mut driver).await {
+                Err(error) if self.hosts.failover_loses_nothing && hides_timeline(&error) => {
+                    let identity = sqlx::query(IDENTITY_WITHOUT_TIMELINE);
+                    identity.fetch_one(&mut driver).await?
+                }
+                identity => identity?,
+            };
             Ok::<_, sqlx::Error>((driver, identity))
         };
         let away = |why: String| StoreError::Unavailable(why);
@@ -267,18 +323,29 @@ impl Connector {
         let timeline = wal
             .get(..8)
             .and_then(|hex| u32::from_str_radix(hex, 16).ok());
+        let timeline = timeline.ok_or_else(|| away("does not report its timeline".to_owned()))?;
         let system: i64 = identity.try_get("system_identifier").map_err(text)?;
+        let system = system.cast_unsigned();
+        let next_era = self.check_timeline(system, timeline).map_err(|why| {
+            tracing::error!("{} {why}", address(&host));
+            away(why)
+        })?;
         Ok(Connection {
             driver,
-            system: system.cast_unsigned(),
-            timeline: timeline.ok_or_else(|| away("does not report its timeline".to_owned()))?,
+            system,
+            timeline,
             backend: Backend {
                 pid: identity.try_get("pid").map_err(text)?,
                 started: identity.try_get("started").map_err(text)?,
             },
-            era,
+            era: next_era.unwrap_or(era),
         })
     }
+}
+
+/// Whether a server does not support the functions that show its timeline, or forbids them.
+fn hides_timeline(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("0A000" | "42501"))
 }
 
 /// Why a server refuses to be used, and what to do.

@@ -8,6 +8,7 @@ mod login;
 mod lost_log;
 mod membership;
 mod operator;
+mod pages;
 mod redis;
 mod redis_refusals;
 mod server;

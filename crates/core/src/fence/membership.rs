@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::wait::{Progress, Wait, bound};
-use super::{Epoch, Mark};
+use super::{Epoch, Fence, Mark};
 use crate::key::{BootTime, Entropy, KeyId};
 
 /// Identifies one registration of one instance. Each registration draws a new id, so that an
@@ -104,6 +104,22 @@ pub struct Membership {
     pub has_standby: bool,
     /// One member for each row.
     pub members: Vec<Member>,
+}
+
+impl Membership {
+    /// Replaces the acknowledgement of `own`, the registration of this process, by the `applied` of its
+    /// fence, which is never behind the row (I6). It counts only in the epoch of this membership: another
+    /// history has other changes under the same numbers.
+    #[must_use]
+    pub fn with_own_memory(mut self, own: Option<RegistrationId>, fence: &Fence) -> Self {
+        let applied = fence.applied_in(self.epoch).unwrap_or(0);
+        for member in &mut self.members {
+            if Some(member.registration) == own {
+                member.acked = member.acked.max(applied);
+            }
+        }
+        self
+    }
 }
 
 /// How a change became effective on every instance.
@@ -204,6 +220,8 @@ impl FailureDetector {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fence::Start;
+    use crate::key::Timestamp;
 
     const TWO: Duration = Duration::from_secs(2);
 
@@ -261,6 +279,36 @@ mod tests {
         assert_eq!(ack_set.observe(&first, at(4_180)), None);
         let receipt = ack_set.observe(&first, at(4_181)).unwrap();
         assert_eq!((receipt.confirmed, receipt.waited_out), (0, 2));
+    }
+
+    /// After a failover with a lost tail, memory may hold a number that is another change now.
+    #[test]
+    fn own_memory_counts_only_in_the_epoch_of_the_membership() {
+        let membership = membership(&[member(1, 0, 3, TWO), member(2, 0, 3, TWO)]);
+        let fence = |epoch| {
+            let start = Start {
+                epoch,
+                floor: 5,
+                applied: 5,
+                mark: [1; 8],
+                database_time: Timestamp::from_micros(0),
+                taken_at: at(0),
+            };
+            Fence::new(TWO, 10, start)
+        };
+        let acked = |epoch, own| {
+            let own = Some(RegistrationId::from_bytes([own; 16]));
+            let with_own = membership.clone().with_own_memory(own, &fence(epoch));
+            let acked = with_own.members.iter().map(|member| member.acked);
+            acked.collect::<Vec<_>>()
+        };
+        let promoted = Epoch {
+            timeline: 2,
+            ..membership.epoch
+        };
+        assert_eq!(acked(membership.epoch, 1), [5, 3]);
+        assert_eq!(acked(membership.epoch, 9), [3, 3]);
+        assert_eq!(acked(promoted, 1), [3, 3]);
     }
 
     #[test]

@@ -1,8 +1,13 @@
 //! What the service role must not do, and changes that not even a superuser can hide from the log.
 
+use std::sync::Arc;
+
+use keyward::system::SystemClock;
+use keyward_store::{Log, Store};
+use keyward_store_postgres::{Hosts, PostgresStore};
 use keyward_testkit::Postgres as Server;
 
-use super::fresh;
+use super::{STALENESS, fresh, hosts};
 use crate::world::{ByHand, World, kill};
 
 /// Runs SQL as the service role and returns the error message.
@@ -130,4 +135,25 @@ async fn a_serializable_change_by_hand_leaves_no_gap() {
     hand.run("ROLLBACK").await.unwrap();
     assert_eq!(world.head().await, 1);
     assert!(world.store.cluster().is_some());
+}
+
+/// Some platforms hide their timeline. Without it, only a failover that loses nothing is safe.
+#[tokio::test]
+async fn a_hidden_timeline_is_refused_unless_a_failover_loses_nothing() {
+    let backend = fresh().await;
+    let hide = "REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC, keyward_service";
+    backend.database.execute(hide).await;
+    let url = backend.database.service_url();
+    let open = async |failover_loses_nothing| {
+        let hosts = Hosts {
+            failover_loses_nothing,
+            ..hosts(&[&url])
+        };
+        PostgresStore::open(&hosts, STALENESS, Arc::new(SystemClock)).await
+    };
+    let refused = open(false).await.unwrap_err().to_string();
+    assert!(refused.contains("pg_walfile_name"), "{refused}");
+    let store = open(true).await.unwrap();
+    assert_eq!(store.tail(0).await.unwrap().epoch.timeline, 0);
+    store.close().await;
 }

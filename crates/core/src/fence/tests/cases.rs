@@ -433,6 +433,23 @@ fn a_read_in_another_epoch_applies_nothing() {
     assert_eq!((fence.applied(), fence.epoch()), (1, page.epoch));
 }
 
+/// The freshness of one history says nothing about another.
+#[test]
+fn a_heartbeat_in_another_epoch_ends_freshness_also_if_it_is_cut_off() {
+    let mut world = World::default();
+    let fence = fresh_fence(&world, 1);
+    world.change(1, 2);
+    world.change(2, 2);
+    let mut page = world.page_of(0, 1);
+    page.epoch.timeline = 2;
+    assert_eq!(fence.absorb(now(3), &page), Ok(Absorbed::Behind));
+    assert!(!fence.is_fresh(now(3)));
+    let mut rest = world.page(1);
+    rest.epoch = page.epoch;
+    fence.absorb_read(now(4), &rest).unwrap();
+    assert_eq!(fence.freshness_age(now(4)), Some(Duration::from_micros(1)));
+}
+
 /// `applied` counts in a new epoch only after its mark was found there.
 #[test]
 fn applied_belongs_to_its_epoch() {
