@@ -15,6 +15,9 @@ use keyward_store::{Expiry, KeyChanges};
 use crate::instance::Instance;
 use crate::world::{Known, World};
 
+/// How long after a read of an old primary its answer can still be used, in microseconds.
+const OLD_READ: u64 = 1_000_000;
+
 /// A caller of one instance.
 #[derive(Clone)]
 pub(crate) struct Client {

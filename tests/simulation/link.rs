@@ -2,6 +2,7 @@
 //! do to them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyward_store::{Result, StoreError};
@@ -57,6 +58,8 @@ pub(crate) struct Link {
 struct Way {
     world: Arc<World>,
     weather: Arc<Mutex<Weather>>,
+    /// When an old primary last answered a read.
+    old_read: Arc<AtomicU64>,
 }
 
 impl Way {
@@ -70,6 +73,9 @@ impl Way {
         pause(fate.request).await;
         if fate.is_request_lost || self.weather.lock().is_cut {
             return None;
+        }
+        if fate.reads_old_primary && !writes {
+            self.old_read.store(self.world.now(), Ordering::Relaxed);
         }
         let answer = self.world.serve(writes, fate.reads_old_primary, |server| {
             if fate.fails_before {
@@ -106,6 +112,7 @@ impl Link {
             way: Way {
                 world,
                 weather: Arc::new(Mutex::new(Weather::calm())),
+                old_read: Arc::default(),
             },
             changed: Notify::new(),
         }
@@ -114,6 +121,11 @@ impl Link {
     /// A random number, from the choices of this link.
     pub(crate) fn between(&self, from: u64, to: u64) -> u64 {
         self.random.between(from, to)
+    }
+
+    /// When an old primary last answered a read of this process.
+    pub(crate) fn old_read(&self) -> u64 {
+        self.way.old_read.load(Ordering::Relaxed)
     }
 
     pub(crate) fn weather(&self) -> Weather {
