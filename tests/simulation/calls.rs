@@ -88,7 +88,8 @@ impl Client {
         link.running().await;
         let verdict = match caller {
             Ok(_) => Some(Verdict::Valid),
-            Err(Denied::Invalid(_)) => Some(Verdict::Revoked),
+            // Unknown or revoked.
+            Err(Denied::Invalid(_)) => Some(Verdict::NotFound),
             Err(_) => None,
         };
         self.verified(known, began, verdict);
@@ -96,6 +97,10 @@ impl Client {
 
     fn verified(&self, known: &Known, began: u64, verdict: Option<Verdict>) {
         let (ended, index) = (self.world.now(), self.instance.index);
+        // An old primary does not have a new key. It is asked for at most `max_staleness`.
+        let old_read = self.instance.link.old_read();
+        let is_old = old_read > 0 && old_read + OLD_READ > began;
+        let verdict = verdict.filter(|verdict| !is_old || *verdict != Verdict::NotFound);
         self.world
             .count(verdict.map_or("verify: UNAVAILABLE", count_of));
         self.tell(|| format!("verify {}: {verdict:?}", self.name(known)));

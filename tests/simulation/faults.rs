@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_core::fence::MAX_BEHIND;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use crate::hunt::{burst, hunt};
 use crate::instance::Instance;
 use crate::link::Weather;
 use crate::world::World;
@@ -19,6 +20,7 @@ pub(crate) enum Fault {
     Loss,
     Hang,
     Failures,
+    Strand,
     Crash,
     Stop,
     WallClock,
@@ -32,13 +34,14 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Cut,
         Self::Pause,
         Self::Slow,
         Self::Loss,
         Self::Hang,
         Self::Failures,
+        Self::Strand,
         Self::Crash,
         Self::Stop,
         Self::WallClock,
@@ -59,6 +62,7 @@ impl Fault {
             Self::Loss => "an instance lost calls",
             Self::Hang => "statements began to hang",
             Self::Failures => "statements began to fail",
+            Self::Strand => "an instance was cut off after late answers",
             Self::Crash => "an instance crashed",
             Self::Stop => "an instance was stopped",
             Self::WallClock => "a wall clock stepped",
@@ -70,6 +74,24 @@ impl Fault {
             Self::LosingFailover => "failover with a lost tail",
             Self::EpochAdvance => "an operator advanced the epoch",
         }
+    }
+
+    const fn troubles_an_instance(self) -> bool {
+        matches!(
+            self,
+            Self::Cut
+                | Self::Pause
+                | Self::Slow
+                | Self::Loss
+                | Self::Hang
+                | Self::Failures
+                | Self::Strand
+                | Self::Stop
+                | Self::WallClock
+                | Self::Failover
+                | Self::LosingFailover
+                | Self::EpochAdvance
+        )
     }
 
     /// Whether the store enters a new epoch.
@@ -95,6 +117,10 @@ impl Fault {
             )
         });
         let random = &world.random;
+        if self.troubles_an_instance() && random.chance(60) {
+            // It may hang in a process that is in trouble already.
+            let _ = timeout(Duration::from_millis(500), hunt(world, &instance)).await;
+        }
         match self {
             Self::Cut => weather(&instance, 200, 8_000, |weather| weather.is_cut = true).await,
             Self::Pause => weather(&instance, 200, 6_000, |weather| weather.is_paused = true).await,
@@ -113,6 +139,11 @@ impl Fault {
             Self::Failures => {
                 let failures = random.between(5, 40);
                 weather(&instance, 500, 5_000, |weather| weather.failures = failures).await;
+            }
+            Self::Strand => {
+                let late = |weather: &mut Weather| weather.late_answers = 100;
+                weather(&instance, 300, 1_200, late).await;
+                weather(&instance, 500, 4_000, |weather| weather.is_cut = true).await;
             }
             Self::Crash => {
                 world.instances.lock()[instance.index] = None;
@@ -142,7 +173,16 @@ impl Fault {
                 }
             }
             Self::Failover | Self::LosingFailover => {
-                world.fail_over(self == Self::LosingFailover);
+                let loses = self == Self::LosingFailover;
+                if loses {
+                    instance.link.change(|weather| weather.is_paused = true);
+                    sleep(Duration::from_millis(random.below(600))).await;
+                }
+                world.fail_over(loses);
+                if loses {
+                    burst(world, instance.index).await;
+                    clear(&instance);
+                }
                 if random.chance(50) {
                     let old = |weather: &mut Weather| weather.reads_old_primary = true;
                     weather(&instance, 200, 4_000, old).await;

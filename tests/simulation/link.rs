@@ -30,6 +30,8 @@ pub(crate) struct Weather {
     /// The percentage of statements that wait at the server, for example for a lock, until long after
     /// the caller has given up.
     pub(crate) hangs: u64,
+    /// The percentage of answers that arrive late, though mostly before the caller gives up.
+    pub(crate) late_answers: u64,
     /// The percentage of statements that the server fails, before or after they commit.
     pub(crate) failures: u64,
     /// Reads go to the primary of before the last failover.
@@ -159,11 +161,15 @@ impl Link {
             true => self.random.between(500, 6_000),
             false => 0,
         };
+        let late = match self.random.chance(weather.late_answers) {
+            true => self.random.between(100, 900),
+            false => 0,
+        };
         let fails = self.random.chance(weather.failures);
         let is_late = self.random.chance(50);
         Fate {
             request: delay() + hang,
-            answer: delay(),
+            answer: delay() + late,
             is_request_lost: self.random.chance(weather.loss),
             is_answer_lost: self.random.chance(weather.loss),
             fails_before: fails && !is_late,
@@ -205,6 +211,7 @@ impl Link {
             (fate.fails_before, "a statement failed before its commit"),
             (fate.fails_after, "a statement failed after its commit"),
             (fate.request >= 500, "a statement hung"),
+            (fate.answer >= 100, "an answer was late"),
         ];
         for (_, name) in faults.iter().filter(|(happened, _)| *happened) {
             world.count(name);

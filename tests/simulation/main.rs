@@ -10,6 +10,7 @@
 mod calls;
 mod clock;
 mod faults;
+mod hunt;
 mod instance;
 mod judge;
 mod link;
@@ -30,8 +31,6 @@ const SEEDS_VARIABLE: &str = "KEYWARD_SEEDS";
 const SEED_VARIABLE: &str = "KEYWARD_SEED";
 /// Seeds that failed once, one in each line, with the reason.
 const CORPUS: &str = include_str!("corpus.txt");
-/// The number of failing seeds after which a run ends.
-const MAX_FAILED: usize = 5;
 
 fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
@@ -57,7 +56,7 @@ fn simulate(seeds: &[u64]) {
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while failed.lock().len() < MAX_FAILED {
+                while failed.lock().is_empty() {
                     let index = next.fetch_add(1, Ordering::Relaxed) as usize;
                     let Some(seed) = seeds.get(index) else { break };
                     let outcome = run(*seed, false);

@@ -64,7 +64,7 @@ async fn play(world: &Arc<World>) {
         _ => random.chance(40),
     });
     let allowed: Vec<Fault> = allowed.collect();
-    let (until, pace) = (random.between(8, 25) * 1_000_000, random.between(20, 400));
+    let (until, pace) = (random.between(5, 14) * 1_000_000, random.between(20, 300));
     let verifying = tokio::spawn(verify_all(Arc::clone(world), random.between(8, 50)));
     let copies = allowed.contains(&Fault::LosingFailover);
     let operating = tokio::spawn(operate(Arc::clone(world), copies));
@@ -149,7 +149,7 @@ fn call(world: &Arc<World>) {
 }
 
 /// One of the newest keys or tokens.
-fn recent(world: &World, known: &[Arc<Known>]) -> Option<Arc<Known>> {
+pub(crate) fn recent(world: &World, known: &[Arc<Known>]) -> Option<Arc<Known>> {
     let newest = &known[known.len().saturating_sub(6)..];
     world.random.pick(newest).cloned()
 }
