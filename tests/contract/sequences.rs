@@ -91,7 +91,7 @@ impl Calls {
 
     fn draw(&mut self, world: &World) -> Call {
         let kinds = if self.is_shared { 32 } else { 23 };
-        let registration = RegistrationId::from_bytes([self.random.below(3) as u8; 16]);
+        let registration = RegistrationId::from_bytes([*self.random.pick(&[0, 1, 2]).unwrap(); 16]);
         match self.random.below(kinds) {
             0..=3 => self.issue(world),
             4..=7 => self.revoke(world),
@@ -102,7 +102,7 @@ impl Calls {
                 account: account(self.account()),
                 include_revoked: self.random.chance(50),
                 after: self.random.chance(30).then(|| self.key(world).0),
-                limit: self.random.between(1, 10) as u32,
+                limit: *self.random.pick(&[1, 3, 10]).unwrap(),
             }),
             14 => Call::Prefixes(self.random.pick(&["kw", "abc"]).unwrap()),
             15 => Call::Tail(self.random.below(40)),
@@ -120,13 +120,13 @@ impl Calls {
             20 => Call::RevokeToken(self.token(world).0),
             21 => match self.random.below(3) {
                 0 => Call::Admins,
-                1 => Call::Activate(self.random.below(3) as u32),
+                1 => Call::Activate(*self.random.pick(&[0, 1, 2]).unwrap()),
                 _ => Call::Check(CheckValue {
                     kind: *self
                         .random
                         .pick(&[KeyKind::Generation, KeyKind::Seal])
                         .unwrap(),
-                    number: self.random.between(1, 3) as u32,
+                    number: *self.random.pick(&[1, 2, 3]).unwrap(),
                     value: [7; 16],
                 }),
             },
@@ -138,8 +138,7 @@ impl Calls {
             27 => Call::Leave(registration),
             28 => Call::Reap(registration, self.random.below(3)),
             29 => {
-                let numbers =
-                    (0..self.random.between(1, 4)).map(|_| self.random.below(20) as usize);
+                let numbers = (0..self.random.between(1, 4)).map(|_| self.random.index(20));
                 let numbers: Vec<_> = numbers.filter(|n| *n < self.changes).collect();
                 // A process confirms at least one change.
                 match numbers.is_empty() {

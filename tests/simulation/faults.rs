@@ -30,11 +30,12 @@ pub(crate) enum Fault {
     ClearCache,
     Failover,
     LosingFailover,
+    LostRow,
     EpochAdvance,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Cut,
         Self::Pause,
         Self::Slow,
@@ -51,6 +52,7 @@ impl Fault {
         Self::ClearCache,
         Self::Failover,
         Self::LosingFailover,
+        Self::LostRow,
         Self::EpochAdvance,
     ];
 
@@ -72,6 +74,7 @@ impl Fault {
             Self::ClearCache => "the shared cache was emptied",
             Self::Failover => "failover without loss",
             Self::LosingFailover => "failover with a lost tail",
+            Self::LostRow => "failover that lost the row of a fresh instance",
             Self::EpochAdvance => "an operator advanced the epoch",
         }
     }
@@ -98,7 +101,7 @@ impl Fault {
     pub(crate) const fn changes_epoch(self) -> bool {
         matches!(
             self,
-            Self::Failover | Self::LosingFailover | Self::EpochAdvance
+            Self::Failover | Self::LosingFailover | Self::LostRow | Self::EpochAdvance
         )
     }
 
@@ -180,7 +183,7 @@ impl Fault {
                 }
                 world.fail_over(loses);
                 if loses {
-                    burst(world, instance.index).await;
+                    burst(world).await;
                     clear(&instance);
                 }
                 if random.chance(50) {
@@ -188,6 +191,7 @@ impl Fault {
                     weather(&instance, 200, 4_000, old).await;
                 }
             }
+            Self::LostRow => lose_row(world, &instance).await,
             Self::EpochAdvance => world.advance_epoch(),
         }
     }
@@ -219,6 +223,23 @@ pub(crate) fn clear(instance: &Instance) {
         *weather = Weather::calm();
         weather.is_dead = is_dead;
     });
+}
+
+/// An instance starts, so that its row is new, and is cut off while it is fresh. Then a standby takes over
+/// that lacks the row: no change waits for that instance.
+async fn lose_row(world: &Arc<World>, instance: &Instance) {
+    world.copy_only_now();
+    world.instances.lock()[instance.index] = None;
+    instance.kill();
+    world.boot(instance.index).await;
+    let Some(new) = world.instances.lock()[instance.index].clone() else {
+        return;
+    };
+    let _ = timeout(Duration::from_millis(500), hunt(world, &new)).await;
+    new.link.change(|weather| weather.is_cut = true);
+    world.fail_over(true);
+    sleep(Duration::from_millis(world.random.between(500, 3_000))).await;
+    clear(&new);
 }
 
 /// While an instance is cut off, the log grows by some pages, or by so much that the instance jumps.

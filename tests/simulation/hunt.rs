@@ -4,7 +4,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use keyward::cache::Consistency;
+use keyward_store::{Actor, KeyTarget, Keys, Revocation};
+use keyward_store_memory::{Direct, MemoryStore};
 use tokio::time::sleep;
 
 use crate::calls::Client;
@@ -39,20 +42,29 @@ async fn follow(world: Arc<World>, prey: Client, key: Arc<Known>) {
     }
 }
 
-/// Some changes in a short time, on other instances than `index`.
-pub(crate) async fn burst(world: &Arc<World>, index: usize) {
-    for _ in 0..world.random.between(1, 6) {
-        let key = recent(world, &world.keys.lock());
-        if let (Some(key), Some(other)) = (key, other(world, index)) {
-            let (client, revokes) = (client(world, &other), world.random.chance(50));
-            tokio::spawn(async move {
-                match revokes {
-                    true => drop(client.revoke(&key, (false, Duration::ZERO), false).await),
-                    false => drop(client.update(&key, false).await),
-                }
-            });
+/// Some changes in a short time that no instance of the simulation makes, so that the log of a new epoch
+/// grows although they refuse it.
+pub(crate) async fn burst(world: &Arc<World>) {
+    let actor = Actor {
+        token: None,
+        name: "operator".to_owned(),
+    };
+    let clock = Arc::clone(&world.server_clock);
+    let store = MemoryStore::open(Arc::new(Direct(Arc::clone(&world.server))), clock);
+    for _ in 0..world.random.between(1, 8) {
+        if let Some(key) = recent(world, &world.keys.lock()) {
+            world.judge.lock().dying(world.now(), key.id);
+            let revocation = Revocation::Key {
+                target: KeyTarget::Id(key.id),
+                successor: None,
+                grace: Duration::ZERO,
+                reason: None,
+            };
+            // The store in memory without faults refuses nothing.
+            let _ = store.revoke(revocation, &actor).now_or_never();
+            world.observe();
         }
-        sleep(Duration::from_millis(world.random.below(150))).await;
+        sleep(Duration::from_millis(world.random.below(60))).await;
     }
 }
 
@@ -66,7 +78,10 @@ fn client(world: &Arc<World>, instance: &Arc<Instance>) -> Client {
 /// A running instance in another seat.
 fn other(world: &World, index: usize) -> Option<Arc<Instance>> {
     let instances = world.instances.lock();
-    let others = instances.iter().flatten().filter(|other| other.index != index);
+    let others = instances
+        .iter()
+        .flatten()
+        .filter(|other| other.index != index);
     let others: Vec<_> = others.cloned().collect();
     world.random.pick(&others).cloned()
 }

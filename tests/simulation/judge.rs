@@ -17,6 +17,9 @@ struct Death {
     end: Timestamp,
     /// When the store committed it, or when its grace ended.
     since: Option<u64>,
+    /// There was no grace, so time takes no part: a clock that steps ends a grace on each instance only
+    /// when it hears of it.
+    is_fact: bool,
 }
 
 /// What is known of a key or of a token.
@@ -129,8 +132,12 @@ impl Judge {
             }
             self.dying(at, id);
             if let Some(life) = self.lives.get_mut(&id) {
-                let since = None;
-                life.deaths.push(Death { change, end, since });
+                life.deaths.push(Death {
+                    change,
+                    end,
+                    since: None,
+                    is_fact: end <= now,
+                });
             }
         }
         self.pass(at, now);
@@ -155,7 +162,7 @@ impl Judge {
         let Some(life) = self.lives.get_mut(&id) else {
             return;
         };
-        if life.deaths.iter().any(|death| death.since.is_some()) && life.promised.is_none() {
+        if life.deaths.iter().any(|death| death.is_fact) && life.promised.is_none() {
             life.promised = Some(at);
             let dead = |instance| dead(&life.name, at, instance);
             self.events.extend((0..self.bounds.len()).map(dead));
@@ -167,7 +174,7 @@ impl Judge {
         let of_account = |life: &Life| life.account.as_deref() == Some(account);
         let was_dead = |life: &Life| {
             let mut deaths = life.deaths.iter();
-            deaths.any(|death| death.since.is_some_and(|since| since <= before))
+            deaths.any(|death| death.is_fact && death.since.is_some_and(|since| since <= before))
         };
         let lives = self.lives.iter();
         let dead = lives.filter(|(_, life)| of_account(life) && was_dead(life));
@@ -233,7 +240,9 @@ impl Judge {
             }
             let still = |promised: &u64| {
                 let mut deaths = life.deaths.iter();
-                deaths.any(|death| death.since.is_some_and(|since| since <= *promised))
+                deaths.any(|death| {
+                    death.is_fact && death.since.is_some_and(|since| since <= *promised)
+                })
             };
             life.promised = life.promised.filter(still);
         }

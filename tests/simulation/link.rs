@@ -30,7 +30,7 @@ pub(crate) struct Weather {
     /// The percentage of statements that wait at the server, for example for a lock, until long after
     /// the caller has given up.
     pub(crate) hangs: u64,
-    /// The percentage of answers that arrive late, though mostly before the caller gives up.
+    /// The percentage of answers that arrive late, though before the caller gives up.
     pub(crate) late_answers: u64,
     /// The percentage of statements that the server fails, before or after they commit.
     pub(crate) failures: u64,
@@ -162,7 +162,7 @@ impl Link {
             false => 0,
         };
         let late = match self.random.chance(weather.late_answers) {
-            true => self.random.between(100, 900),
+            true => self.random.between(150, 390),
             false => 0,
         };
         let fails = self.random.chance(weather.failures);

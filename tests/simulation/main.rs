@@ -5,7 +5,6 @@
 //! `docs/development/testing.md` says how to run more seeds and how to read a failure.
 
 #![cfg(test)]
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod calls;
 mod clock;
@@ -19,9 +18,9 @@ mod shared_cache;
 mod world;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use keyward_testkit::now;
 use parking_lot::Mutex;
 use run::run;
 
@@ -49,7 +48,7 @@ fn describe(seed: u64) -> String {
 
 /// Runs seeds on all cores and prints how often each action and fault happened.
 fn simulate(seeds: &[u64]) {
-    let (next, started) = (AtomicU64::new(0), Instant::now());
+    let (next, started) = (AtomicUsize::new(0), now());
     let failed: Mutex<Vec<u64>> = Mutex::default();
     let counts: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -57,7 +56,7 @@ fn simulate(seeds: &[u64]) {
         for _ in 0..threads {
             scope.spawn(|| {
                 while failed.lock().is_empty() {
-                    let index = next.fetch_add(1, Ordering::Relaxed) as usize;
+                    let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(seed) = seeds.get(index) else { break };
                     let outcome = run(*seed, false);
                     for (what, count) in outcome.counts {
@@ -75,7 +74,7 @@ fn simulate(seeds: &[u64]) {
     for (what, count) in &counts {
         println!("{count:>12}  {what}");
     }
-    let ran = next.load(Ordering::Relaxed).min(seeds.len() as u64);
+    let ran = next.load(Ordering::Relaxed).min(seeds.len());
     println!(
         "{ran} seeds in {elapsed:.1} s: {:.0} seeds per second",
         ran as f64 / elapsed

@@ -58,7 +58,9 @@ async fn play(world: &Arc<World>) {
     let random = &world.random;
     let allowed = Fault::ALL.into_iter().filter(|fault| match fault {
         Fault::Flood => random.chance(2),
-        Fault::LosingFailover => random.chance(20) && !world.failover_loses_nothing,
+        Fault::LosingFailover | Fault::LostRow => {
+            random.chance(25) && !world.failover_loses_nothing
+        }
         Fault::Failover => random.chance(20),
         Fault::EpochAdvance => random.chance(10),
         _ => random.chance(40),

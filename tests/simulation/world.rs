@@ -194,6 +194,12 @@ impl World {
         copies.truncate(COPIES);
     }
 
+    /// Makes the present state the only one that a standby has.
+    pub(crate) fn copy_only_now(&self) {
+        self.copies.lock().clear();
+        self.copy();
+    }
+
     /// The primary is lost and a standby takes over, with or without the newest changes.
     pub(crate) fn fail_over(&self, loses: bool) {
         let now = self.server.now();
@@ -204,8 +210,9 @@ impl World {
             Arc::new(self.random.fork()),
         );
         let copies = self.copies.lock().clone();
-        let behind = self.random.below(copies.len().max(1) as u64) as usize;
-        let copy = copies.get(behind).filter(|_| loses);
+        let copy = copies
+            .get(self.random.index(copies.len()))
+            .filter(|_| loses);
         self.server.alter(|database| {
             let timeline = database.epoch.timeline + 1;
             if let Some(copy) = copy {

@@ -43,11 +43,15 @@ impl Random {
         self.below(100) < percent
     }
 
+    /// An index below `length`; 0 if `length` is 0.
+    pub fn index(&self, length: usize) -> usize {
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        usize::try_from(self.below(length.max(1))).unwrap_or_default()
+    }
+
     /// One of `items`, if there is one.
     pub fn pick<'i, T>(&self, items: &'i [T]) -> Option<&'i T> {
-        let count = u64::try_from(items.len()).unwrap_or(u64::MAX);
-        let index = usize::try_from(self.below(count.max(1))).ok()?;
-        items.get(index)
+        items.get(self.index(items.len()))
     }
 }
 
