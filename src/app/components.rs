@@ -105,9 +105,9 @@ impl Base {
     pub(super) fn barrier(&self, tail: &Arc<Tail>) -> (Barrier, Option<BoxFuture<'static, ()>>) {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let waiting = self.stops.waiting.clone();
-        let cluster = self.cluster.clone();
         let (barrier, watching) = Barrier::new(
-            cluster.map(|cluster| (cluster, Arc::clone(&self.settling))),
+            self.cluster.clone(),
+            Arc::clone(&self.settling),
             Arc::clone(tail),
             fence,
             clock,

@@ -56,14 +56,15 @@ impl Barrier {
     /// On a shared store it also returns the confirmer's task, which must run as long as the barrier
     /// is in use.
     pub fn new(
-        cluster: Option<(Arc<dyn Cluster>, Arc<Mutex<Settling>>)>,
+        cluster: Option<Arc<dyn Cluster>>,
+        settling: Arc<Mutex<Settling>>,
         tail: Arc<Tail>,
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         closing: CancellationToken,
         metrics: RevokeMetrics,
     ) -> (Self, Option<BoxFuture<'static, ()>>) {
-        let (confirmer, task) = if let Some((cluster, settling)) = cluster {
+        let (confirmer, task) = if let Some(cluster) = cluster {
             let (sender, receiver) = mpsc::channel(QUEUE);
             let confirmer = Confirmer {
                 cluster,

@@ -7,8 +7,8 @@ use keyward_testkit::{Cluster, Options, PATIENCE, Redis, eventually};
 use super::redis::{HIT, counted};
 use super::{BINARY, clients, issued};
 
-/// More than the rows of a page.
-const CHANGES: u32 = 10_500;
+/// How often each of how many keys changes: more often than a page has rows.
+const CHANGES: (u64, u64) = (105, 100);
 const APPLIED: &str = "keyward_applied_revision";
 /// Lookups that memory could not answer, and entries of Redis that the fence did not admit.
 const COLD: [&str; 3] = [
@@ -32,7 +32,9 @@ async fn keys_stay_warm_over_more_changes_than_a_page_has_and_over_a_start() {
     let mut cluster = Cluster::start(BINARY, 2, Options::with_redis(redis.url()));
     let running = clients(&cluster).await;
     let (_, warm) = issued(&running[0]).await;
-    let (busy, _) = issued(&running[0]).await;
+    let names: Vec<_> = (0..CHANGES.1).map(|n| format!("slot-{n}")).collect();
+    let busy = names.iter().map(|name| running[0].issue("busy", name));
+    futures_util::future::try_join_all(busy).await.unwrap();
     assert_eq!(running[0].verdict(&warm).await, Verdict::Valid);
     // Redis gets the entry after the answer.
     eventually("the entry is shared", PATIENCE, async || {
@@ -40,17 +42,17 @@ async fn keys_stay_warm_over_more_changes_than_a_page_has_and_over_a_start() {
     })
     .await;
     let before = cold(&cluster).await;
+    let (times, keys) = CHANGES;
     let change = format!(
         "DO $$ BEGIN
-             FOR n IN 1..{CHANGES} LOOP
-                 UPDATE api_keys SET disabled = NOT disabled WHERE key_id = '{busy}';
+             FOR n IN 1..{times} LOOP
+                 UPDATE api_keys SET disabled = NOT disabled WHERE account_id = 'busy';
              END LOOP;
          END $$"
     );
     cluster.postgres.execute(&change).await;
-    let of_all = u64::from(CHANGES) * 2;
     eventually("all have applied them", PATIENCE, async || {
-        counted(&cluster, APPLIED).await >= of_all
+        counted(&cluster, APPLIED).await >= 2 * times * keys
     })
     .await;
     for client in &running {

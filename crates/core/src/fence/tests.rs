@@ -13,6 +13,7 @@ use super::*;
 use crate::key::{Entropy, KeyId};
 
 mod cases;
+mod histories;
 
 const BOUND: Duration = Duration::from_secs(2);
 const KEYS: usize = 6;
