@@ -119,7 +119,8 @@ impl Parts {
         tail.catch_up().await?;
         let settling = Arc::new(Mutex::new(Settling::new(world.failover_loses_nothing)));
         let (barrier, confirmer) = Barrier::new(
-            Some((Arc::clone(&cluster), Arc::clone(&settling))),
+            Some(Arc::clone(&cluster)),
+            Arc::clone(&settling),
             Arc::clone(&tail),
             Arc::clone(&self.fence),
             Arc::clone(&self.clock),
