@@ -231,8 +231,8 @@ impl Judge {
             };
             // An instance that has applied the lost end refuses until an operator decides (H2).
             let forgets = |applied: &Option<u64>| applied.is_none_or(|applied| applied < first);
-            for instance in 0..self.bounds.len() {
-                if forgets(&applied[instance]) {
+            for (instance, applied) in applied.iter().enumerate() {
+                if forgets(applied) {
                     revive(&mut self.events, life, at, instance, &self.bounds);
                 } else {
                     self.held.push((instance, *id));
