@@ -192,7 +192,7 @@ impl Client {
             let at = self.world.now();
             let mut judge = self.world.judge.lock();
             for id in judge.dead_of(account, began) {
-                judge.promised(at, id);
+                judge.promised(at, id, u64::MAX);
             }
         }
     }
@@ -232,7 +232,7 @@ impl Client {
                 .server
                 .look(|database| judge.acknowledge(change, what, database));
             for key in &reply.revoked.keys {
-                judge.promised(at, key.id);
+                judge.promised(at, key.id, reply.revoked.committed.revision);
             }
         }
         if let (Some(successor), Some(text)) = (&reply.revoked.successor, reply.secret) {
@@ -273,7 +273,10 @@ impl Client {
         self.world.count("update: OK");
         self.tell(|| format!("{what}: OK, {:?}", reply.receipt));
         if disables {
-            self.world.judge.lock().promised(self.world.now(), known.id);
+            self.world
+                .judge
+                .lock()
+                .promised(self.world.now(), known.id, reply.record.revision);
         }
         Some(())
     }
@@ -304,10 +307,13 @@ impl Client {
         let what = format!("revoke {}", self.name(known));
         self.world.judge.lock().dying(self.world.now(), known.id);
         let outcome = self.instance.service.revoke_token(&caller, known.id).await;
-        self.answer(&what, outcome).await?;
+        let reply = self.answer(&what, outcome).await?;
         self.world.count("revoke token: OK");
         self.tell(|| format!("{what}: OK"));
-        self.world.judge.lock().promised(self.world.now(), known.id);
+        self.world
+            .judge
+            .lock()
+            .promised(self.world.now(), known.id, reply.record.revision);
         Some(())
     }
 }

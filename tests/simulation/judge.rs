@@ -158,11 +158,13 @@ impl Judge {
     }
 
     /// A call returned OK: this key is dead everywhere from now on, if it is not in a grace. P2.
-    pub(crate) fn promised(&mut self, at: u64, id: KeyId) {
+    /// `revision` is the change that the call returned: it promises nothing about later ones.
+    pub(crate) fn promised(&mut self, at: u64, id: KeyId, revision: u64) {
         let Some(life) = self.lives.get_mut(&id) else {
             return;
         };
-        if life.deaths.iter().any(|death| death.is_fact) && life.promised.is_none() {
+        let is_covered = |death: &Death| death.is_fact && death.change.revision <= revision;
+        if life.deaths.iter().any(is_covered) && life.promised.is_none() {
             life.promised = Some(at);
             let dead = |instance| dead(&life.name, at, instance);
             self.events.extend((0..self.bounds.len()).map(dead));
