@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-fast check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults bench-abuse cluster examples demo \
-	mutants fuzz soak update-docs \
+	mutants fuzz simulate soak update-docs \
 	test-tools check-tools
 
 help: ## list all targets
@@ -89,6 +89,10 @@ mutants: test-tools ## apply each faulty patch of proof/mutants; a test must fai
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60); FUZZ_TARGETS names some
 	scripts/fuzz.sh $(FUZZ_TARGETS)
+
+simulate: ## simulate SEEDS (10000) deployments with faults, from FIRST_SEED (1000) on; prints what happened
+	KEYWARD_SEEDS=$${SEEDS:-10000} KEYWARD_FIRST_SEED=$${FIRST_SEED:-1000} \
+		$(CARGO) test --release --locked --test simulation -- --nocapture the_promise_holds_for_every_seed
 
 soak: test-tools ## repeat kill -9 under traffic 200 times, cluster faults 20, story races 100 (KEYWARD_SOAK_ROUNDS)
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} $(SOAK) durability::

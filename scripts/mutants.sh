@@ -44,7 +44,8 @@ copy_tree() {
         | tar --extract --touch --directory="$work/tree"
 }
 
-# judge PATCH LOG: prints the result: "caught" if every named test run failed.
+# judge PATCH LOG: prints the result: "caught" if every named test run failed, with the number of seeds if
+# the simulation found it.
 judge() {
     local patch=$root/$1 log=$2 tests line arguments status
     mapfile -t tests < <(sed -n '/^\(diff \|--- \)/q; s/^# test: *//p' "$patch")
@@ -73,7 +74,8 @@ judge() {
             return
         fi
     done
-    echo "caught"
+    # The simulation says how many seeds it needed.
+    sed -n 's/^\([0-9]* seeds\) in .*/caught (\1)/p' "$log.run" | tail -n 1 | grep . || echo "caught"
 }
 
 failed=0
@@ -84,7 +86,7 @@ for patch in "${patches[@]}"; do
     echo "mutant $name" >&2
     copy_tree
     verdict=$(judge "$patch" "$log")
-    if [[ $verdict != caught ]]; then
+    if [[ $verdict != caught* ]]; then
         failed=$((failed + 1))
         [[ ! -e $log ]] || tail -n 40 "$log" >&2
     fi

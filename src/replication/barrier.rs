@@ -161,6 +161,7 @@ impl Barrier {
                 Progress::WaitedOut => (0, 1),
                 Progress::Pending => {
                     tokio::select! {
+                        biased;
                         _ = applied.changed() => {}
                         () = tokio::time::sleep(wait.remaining(now).min(MAX_SLEEP)) => {}
                         () = self.closing.cancelled() => return Err(Unconfirmed::Unproven),

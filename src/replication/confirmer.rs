@@ -164,6 +164,7 @@ impl Confirmer {
         loop {
             if pending.is_empty() {
                 let first = tokio::select! {
+                    biased;
                     first = receiver.recv() => first,
                     () = closing.cancelled() => None,
                 };
@@ -174,6 +175,7 @@ impl Confirmer {
                 pending.push(more);
             }
             let pause = tokio::select! {
+                biased;
                 pause = self.poll(&mut pending) => pause,
                 () = closing.cancelled() => break,
             };
@@ -182,6 +184,7 @@ impl Confirmer {
                 continue;
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 // A new change does not wait for the poll of an older one.
                 Some(new) = receiver.recv() => pending.push(new),

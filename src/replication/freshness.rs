@@ -33,6 +33,7 @@ pub async fn watch_freshness(
             reported = fresh;
         }
         tokio::select! {
+            biased;
             () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = stop.cancelled() => return,
         }

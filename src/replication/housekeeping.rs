@@ -41,6 +41,7 @@ async fn repeat<F: Future<Output = Result<u64>>>(
     loop {
         let pause = if total == 0 { interval } else { Duration::ZERO };
         tokio::select! {
+            biased;
             () = tokio::time::sleep(pause) => {}
             () = stop.cancelled() => return,
         }

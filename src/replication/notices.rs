@@ -23,6 +23,7 @@ pub async fn wake_on_store_notices(
 ) {
     loop {
         let notice = tokio::select! {
+            biased;
             notice = cluster.next_change_notice() => notice,
             () = stop.cancelled() => return,
         };
@@ -34,6 +35,7 @@ pub async fn wake_on_store_notices(
             ChangeNotice::Lost => {
                 metrics.hints_lost.inc();
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(PAUSE) => {}
                     () = stop.cancelled() => return,
                 }

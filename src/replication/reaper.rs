@@ -31,6 +31,7 @@ pub async fn watch_membership(
     let mut was_settled = true;
     loop {
         tokio::select! {
+            biased;
             () = tokio::time::sleep(POLL_INTERVAL) => {}
             () = stop.cancelled() => return,
         }

@@ -90,6 +90,7 @@ impl StoreTime {
         let mut was_ahead = self.floor_is_ahead();
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(INTERVAL) => {}
                 () = stop.cancelled() => return,
             }

@@ -18,26 +18,59 @@ use tonic::Status;
 use crate::deadline::now;
 use crate::requests::verifying;
 use crate::{Client, Key};
-pub use checker::{Unreadable, check};
+pub use checker::{Unreadable, check, check_events};
 pub use report::{Counts, Fault, Report, Violation};
 
 /// One line. Times are microseconds since the start of the history.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case", deny_unknown_fields)]
-enum Event {
+pub enum Event {
     /// The key exists from now on.
-    Issued { key: String, at: u64 },
-    /// A call that ends the key is about to be sent. Before this event, the key is valid.
-    Dying { key: String, at: u64 },
-    /// The key is promised to be dead from `at` on.
-    Dead { key: String, at: u64 },
-    /// The answer of an instance; `None` for UNAVAILABLE.
-    Verify {
+    Issued {
+        /// The key.
         key: String,
+        /// The time.
+        at: u64,
+    },
+    /// A call that ends the key is about to be sent. Before this event, the key is valid.
+    Dying {
+        /// The key.
+        key: String,
+        /// The time.
+        at: u64,
+    },
+    /// The key is promised to be dead from `at` on.
+    Dead {
+        /// The key.
+        key: String,
+        /// The time.
+        at: u64,
+        /// The instance to which this applies; `None` means all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<usize>,
+    },
+    /// The promises that were made about the key before this event are void from `at` on, because
+    /// the store lost its end.
+    Revived {
+        /// The key.
+        key: String,
+        /// The time.
+        at: u64,
+        /// The instance to which this applies; `None` means all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<usize>,
+    },
+    /// The answer of an instance.
+    Verify {
+        /// The key.
+        key: String,
+        /// The instance.
         instance: usize,
+        /// When the call began.
         began: u64,
+        /// When it ended.
         ended: u64,
-        // A missing verdict is an error; null is not.
+        /// The verdict; `None` for UNAVAILABLE. A missing verdict is an error; null is not.
         #[serde(deserialize_with = "Option::deserialize")]
         verdict: Option<String>,
     },
@@ -93,7 +126,8 @@ impl Recorder {
     /// Records that the key is promised to be dead after `after`, counted from now.
     pub fn dead(&self, key: &str, after: Duration) {
         let (key, at) = (key.to_owned(), self.now() + micros(after));
-        self.write(&Event::Dead { key, at });
+        let instance = None;
+        self.write(&Event::Dead { key, at, instance });
     }
 
     /// Records the answer to a Verify that started at `began`: a verdict, or UNAVAILABLE.

@@ -32,6 +32,7 @@ mod processes;
 mod program;
 mod programs;
 mod proxy;
+mod random;
 pub mod raw;
 mod redis;
 mod refusal;
@@ -50,7 +51,9 @@ pub use deadline::{PATIENCE, eventually, now, wait_until};
 pub use deployment::Deployment;
 pub use doubles::ManualClock;
 pub use front::{Front, FrontOptions, start_api};
-pub use history::{Counts, Fault, Recorder, Report, Unreadable, Violation, check};
+pub use history::{
+    Counts, Event, Fault, Recorder, Report, Unreadable, Violation, check, check_events,
+};
 pub use http::{HttpAnswer, ask as http_ask};
 pub use load::{
     End, Key, Least, Load, LoadOptions, Outcome, graceful, is_unavailable, left_until, patiently,
@@ -63,6 +66,7 @@ pub use process::{Process, Starting, without_settings};
 pub use program::Program;
 pub use programs::Programs;
 pub use proxy::{Proxy, Swallowed};
+pub use random::Random;
 pub use redis::{Redis, RedisCluster, RedisConnection, RedisOptions, RedisSentinel, Reply};
 pub use refusal::{invalid, invalid_fields, refused};
 pub use stage::Stage;

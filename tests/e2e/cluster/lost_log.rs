@@ -22,8 +22,8 @@ async fn lose_last_change(cluster: &Cluster, key_id: &str) {
          ALTER TABLE api_keys DISABLE TRIGGER ALL;
          ALTER TABLE key_changes DISABLE TRIGGER ALL;
          ALTER TABLE log_head DISABLE TRIGGER ALL;
-         UPDATE api_keys SET revoke_time = NULL, revoke_reason = NULL, revision = 0, mark = NULL
-          WHERE key_id = '{key_id}';
+         UPDATE api_keys SET revoke_time = NULL, revoked = false, revoke_reason = NULL, revision = 0,
+                mark = NULL WHERE key_id = '{key_id}';
          DELETE FROM key_changes WHERE key_id = '{key_id}';
          UPDATE log_head SET revision = (SELECT max(revision) FROM key_changes);
          ALTER TABLE api_keys ENABLE ALWAYS TRIGGER api_keys_changed;

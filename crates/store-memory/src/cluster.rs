@@ -1,0 +1,168 @@
+//! The rows of the instances that share the database.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::MemoryStore;
+use super::database::{InstanceRow, refused};
+use super::server::{Transaction, Transport};
+use keyward_core::fence::{Epoch, Member, Membership, Page, Position, RegistrationId};
+use keyward_store::{
+    ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result,
+};
+
+#[async_trait]
+impl<T: Transport> Cluster for MemoryStore<T> {
+    async fn register(&self, instance: &NewInstance) -> Result<()> {
+        let (registration, max_staleness) = (instance.registration, instance.max_staleness);
+        let work = move |tx: &mut Transaction<'_>| {
+            // Never an upsert: each registration has a new row.
+            if tx.database.instances.contains_key(&registration) {
+                return refused("a registration with this id exists");
+            }
+            let row = InstanceRow {
+                beat: 0,
+                acked: Position {
+                    revision: 0,
+                    mark: [0; 8],
+                },
+                max_staleness,
+                confirms: 0,
+            };
+            tx.database.instances.insert(registration, row);
+            Ok(())
+        };
+        self.write("register", work).await
+    }
+
+    async fn heartbeat(
+        &self,
+        registration: RegistrationId,
+        acked: Position,
+        applied: u64,
+    ) -> Result<Option<Page>> {
+        let work = move |tx: &mut Transaction<'_>| {
+            let Some(row) = tx.database.instances.get_mut(&registration) else {
+                return Ok(None);
+            };
+            row.beat += 1;
+            row.acked = acked;
+            Ok(Some(tx.page(applied)))
+        };
+        self.write("beat", work).await
+    }
+
+    async fn acknowledge(&self, registration: RegistrationId, acked: Position) -> Result<()> {
+        let work = move |tx: &mut Transaction<'_>| {
+            if let Some(row) = tx.database.instances.get_mut(&registration)
+                && row.acked.revision < acked.revision
+            {
+                row.acked = acked;
+            }
+            Ok(())
+        };
+        self.write("acknowledge", work).await
+    }
+
+    async fn leave(&self, registration: RegistrationId) -> Result<()> {
+        let work = move |tx: &mut Transaction<'_>| {
+            tx.database.instances.remove(&registration);
+            Ok(())
+        };
+        self.write("leave", work).await
+    }
+
+    async fn membership(&self) -> Result<Membership> {
+        let read = |tx: &mut Transaction<'_>| {
+            let database = &*tx.database;
+            let members = database.instances.iter();
+            let stands = |acked: Position| database.mark_at(acked.revision) == Some(acked.mark);
+            let members = members.map(|(registration, row)| Member {
+                registration: *registration,
+                heartbeat: row.beat,
+                acked: if stands(row.acked) {
+                    row.acked.revision
+                } else {
+                    0
+                },
+                max_staleness: row.max_staleness,
+            });
+            Ok(Membership {
+                epoch: database.epoch,
+                settled: database.settled,
+                has_standby: database.has_standby,
+                members: members.collect(),
+            })
+        };
+        self.read("roster", read).await
+    }
+
+    async fn settle(&self, epoch: Epoch) -> Result<()> {
+        let work = move |tx: &mut Transaction<'_>| {
+            if tx.database.epoch == epoch {
+                tx.database.settled = Some(epoch);
+            }
+            Ok(())
+        };
+        self.write("settle", work).await
+    }
+
+    async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool> {
+        let work = move |tx: &mut Transaction<'_>| {
+            let instances = &mut tx.database.instances;
+            let is_unchanged = instances
+                .get(&registration)
+                .is_some_and(|row| row.beat == beat);
+            if is_unchanged {
+                instances.remove(&registration);
+            }
+            Ok(is_unchanged)
+        };
+        self.write("reap", work).await
+    }
+
+    async fn raise_time_floor(&self) -> Result<Duration> {
+        let work = |tx: &mut Transaction<'_>| Ok(tx.now.since(tx.clock_time));
+        self.write("raise_time_floor", work).await
+    }
+
+    async fn confirm(
+        &self,
+        registration: RegistrationId,
+        changes: &[CommittedChange],
+    ) -> Result<Confirmed> {
+        let changes = changes.to_vec();
+        let work = move |tx: &mut Transaction<'_>| {
+            let row = tx.database.instances.get_mut(&registration);
+            let registered = row.map(|row| row.confirms += 1).is_some();
+            Ok(Confirmed {
+                epoch: tx.database.epoch,
+                registered,
+                stands: changes
+                    .iter()
+                    .map(|change| tx.database.stands(*change))
+                    .collect(),
+            })
+        };
+        self.write("confirm", work).await
+    }
+
+    async fn next_change_notice(&self) -> ChangeNotice {
+        if !self.session.is_listening.swap(true, Ordering::Relaxed) {
+            return ChangeNotice::Lost;
+        }
+        loop {
+            self.session.notices.notified().await;
+            if self.session.transport.carry_notice().await {
+                return ChangeNotice::Changed;
+            }
+        }
+    }
+
+    fn set_on_commit(&self, on_commit: OnCommit) {
+        // Only the first call has an effect.
+        let _ = self.session.on_commit.set(on_commit);
+    }
+}

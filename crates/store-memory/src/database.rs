@@ -1,0 +1,249 @@
+//! The tables of the database, and the log that every change of a record appends to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::server::Transaction;
+use keyward_core::fence::{CommittedChange, Epoch, Mark, Position, RegistrationId, Stamp};
+use keyward_core::key::{Entropy, KeyId, KeyRecord, Timestamp, TokenRecord};
+use keyward_crypto::{CheckValue, Digest, Sealed};
+use keyward_store::{Actor, AuditEntry, Result, StoreError, StoredKey};
+
+/// The contents of a database. A clone is a copy for a standby or a backup.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// The history that the revisions belong to.
+    pub epoch: Epoch,
+    /// The epoch that the store names as settled.
+    pub settled: Option<Epoch>,
+    /// Whether commits wait for a standby.
+    pub has_standby: bool,
+    /// The lowest time that the store may show.
+    pub time_floor: Timestamp,
+    /// The log by revision, from `pruned_to` to the head, without gaps.
+    pub log: BTreeMap<u64, LogRow>,
+    /// The audit, in the order of its writing.
+    pub audit: Vec<(Actor, AuditEntry)>,
+    pub(crate) keys: BTreeMap<KeyId, KeyRow>,
+    pub(crate) tokens: BTreeMap<KeyId, TokenRow>,
+    pub(crate) instances: BTreeMap<RegistrationId, InstanceRow>,
+    pub(crate) checks: Vec<CheckValue>,
+    pub(crate) active_generation: Option<u32>,
+    pub(crate) prefixes: BTreeSet<String>,
+}
+
+/// One row of the log.
+#[derive(Clone, Debug)]
+pub struct LogRow {
+    /// Tells this log from another one with the same revisions.
+    pub mark: Mark,
+    /// The key or token that changed; `None` in the first row.
+    pub id: Option<KeyId>,
+    /// The store's time of the change.
+    pub time: Timestamp,
+}
+
+/// A row of a key.
+#[derive(Clone, Debug)]
+pub(crate) struct KeyRow {
+    pub(crate) record: KeyRecord,
+    pub(crate) digest: Digest,
+    pub(crate) sealed: Option<Sealed>,
+    pub(crate) mark: Option<Mark>,
+}
+
+/// A row of a caller's token.
+#[derive(Clone, Debug)]
+pub(crate) struct TokenRow {
+    pub(crate) record: TokenRecord,
+    pub(crate) digest: Digest,
+    pub(crate) mark: Option<Mark>,
+}
+
+/// A row of an instance.
+#[derive(Clone, Debug)]
+pub(crate) struct InstanceRow {
+    pub(crate) beat: u64,
+    pub(crate) acked: Position,
+    pub(crate) max_staleness: Duration,
+    pub(crate) confirms: u64,
+}
+
+impl KeyRow {
+    pub(crate) fn stored(&self) -> StoredKey {
+        StoredKey {
+            record: self.record.clone(),
+            sealed: self.sealed.clone(),
+        }
+    }
+
+    pub(crate) fn last_change(&self) -> CommittedChange {
+        last_change(self.record.id, self.record.revision, self.mark)
+    }
+}
+
+impl TokenRow {
+    pub(crate) fn last_change(&self) -> CommittedChange {
+        last_change(self.record.id, self.record.revision, self.mark)
+    }
+}
+
+fn last_change(id: KeyId, revision: u64, mark: Option<Mark>) -> CommittedChange {
+    match mark {
+        None => CommittedChange::NOTHING,
+        Some(_) => CommittedChange {
+            revision,
+            mark,
+            id: Some(id),
+            read_in: None,
+        },
+    }
+}
+
+impl Database {
+    /// An empty database: its log has the row of revision 0.
+    pub fn new(epoch: Epoch, mark: Mark, now: Timestamp) -> Self {
+        let origin = LogRow {
+            mark,
+            id: None,
+            time: now,
+        };
+        Self {
+            epoch,
+            settled: None,
+            has_standby: false,
+            time_floor: now,
+            log: BTreeMap::from([(0, origin)]),
+            audit: Vec::new(),
+            keys: BTreeMap::new(),
+            tokens: BTreeMap::new(),
+            instances: BTreeMap::new(),
+            checks: Vec::new(),
+            active_generation: None,
+            prefixes: BTreeSet::new(),
+        }
+    }
+
+    /// The last revision of the log.
+    pub fn head(&self) -> u64 {
+        self.log.last_key_value().map_or(0, |(head, _)| *head)
+    }
+
+    /// The first revision of the log. The rows before it were trimmed.
+    pub fn pruned_to(&self) -> u64 {
+        self.log.first_key_value().map_or(0, |(first, _)| *first)
+    }
+
+    /// The mark of the row at `revision`.
+    pub fn mark_at(&self, revision: u64) -> Option<Mark> {
+        self.log.get(&revision).map(|row| row.mark)
+    }
+
+    /// The record of a key.
+    pub fn key(&self, id: KeyId) -> Option<&KeyRecord> {
+        self.keys.get(&id).map(|row| &row.record)
+    }
+
+    /// The record of a token.
+    pub fn token(&self, id: KeyId) -> Option<&TokenRecord> {
+        self.tokens.get(&id).map(|row| &row.record)
+    }
+
+    /// Whether the log, or the row of its key or token, has this change. Nothing always stands.
+    pub fn stands(&self, change: CommittedChange) -> bool {
+        let on_row = change.id.and_then(|id| {
+            let key = self.keys.get(&id).map(KeyRow::last_change);
+            key.or_else(|| self.tokens.get(&id).map(TokenRow::last_change))
+        });
+        change.revision == 0
+            || self.mark_at(change.revision) == change.mark
+            || on_row == Some(change.read_in(None))
+    }
+
+    /// Logs `count` changes of a key that leave its record as it is, as a long import would.
+    pub fn touch(&mut self, id: KeyId, count: u64, entropy: &dyn Entropy) {
+        for _ in 0..count {
+            let revision = self.head() + 1;
+            let mut mark = [0; 8];
+            entropy.fill(&mut mark);
+            let (id, time) = (Some(id), self.time_floor);
+            self.log.insert(revision, LogRow { mark, id, time });
+        }
+    }
+
+    /// Deletes all log rows before `revision`, but never the last one.
+    pub fn trim_to(&mut self, revision: u64) {
+        self.log = self.log.split_off(&revision.min(self.head()));
+    }
+
+    /// All keys, in the order of their ids, with their sealed copies.
+    pub fn keys(&self) -> impl Iterator<Item = StoredKey> {
+        self.keys.values().map(KeyRow::stored)
+    }
+
+    /// The head of the log, as the stamp of a read.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp {
+            epoch: self.epoch,
+            revision: self.head(),
+        }
+    }
+
+    pub(crate) fn key_of(&self, digest: &Digest) -> Option<&KeyRow> {
+        self.keys.values().find(|row| row.digest == *digest)
+    }
+
+    pub(crate) fn token_of(&self, digest: &Digest) -> Option<&TokenRow> {
+        self.tokens.values().find(|row| row.digest == *digest)
+    }
+}
+
+impl Transaction<'_> {
+    /// Appends a row about `id` to the log. I3: the head is the last revision, and no other
+    /// transaction runs.
+    fn append(&mut self, id: KeyId) -> (u64, Mark) {
+        let mut mark = [0; 8];
+        self.entropy.fill(&mut mark);
+        let revision = self.database.head() + 1;
+        let row = LogRow {
+            mark,
+            id: Some(id),
+            time: self.now,
+        };
+        self.database.log.insert(revision, row);
+        (revision, mark)
+    }
+
+    /// Writes the record of a key and logs the change. A revoked key loses its sealed copy.
+    pub(crate) fn change_key(&mut self, mut record: KeyRecord) {
+        let (revision, mark) = self.append(record.id);
+        record.revision = revision;
+        if let Some(row) = self.database.keys.get_mut(&record.id) {
+            if record.revoke_time.is_some() {
+                row.sealed = None;
+            }
+            row.record = record;
+            row.mark = Some(mark);
+        }
+    }
+
+    /// Writes the record of a token and logs the change.
+    pub(crate) fn change_token(&mut self, mut record: TokenRecord) {
+        let (revision, mark) = self.append(record.id);
+        record.revision = revision;
+        if let Some(row) = self.database.tokens.get_mut(&record.id) {
+            row.record = record;
+            row.mark = Some(mark);
+        }
+    }
+
+    /// Writes an audit entry.
+    pub(crate) fn audit(&mut self, entry: AuditEntry, actor: &Actor) {
+        self.database.audit.push((actor.clone(), entry));
+    }
+}
+
+/// The error for a statement that a constraint of the schema refuses.
+pub(crate) fn refused<R>(what: &str) -> Result<R> {
+    Err(StoreError::Damaged(what.to_owned()))
+}

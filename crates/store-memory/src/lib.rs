@@ -1,0 +1,110 @@
+//! A store in memory, for tests and for the simulation. It keeps the whole contract of a shared
+//! store: each call is one serializable transaction on a [`Server`], and the calls travel over a
+//! [`Transport`], where a test can delay, lose and repeat them.
+//!
+//! `tests/contract` holds it equal to the real stores.
+
+mod cluster;
+mod database;
+mod keys;
+mod log;
+mod server;
+mod tokens;
+
+pub use database::{Database, LogRow};
+pub use server::{Direct, Server, Transport};
+
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use keyward_core::key::Clock;
+use keyward_store::{Cluster, OnCommit, Result, Store};
+use server::Transaction;
+
+/// The connections of one instance to a server.
+pub struct MemoryStore<T> {
+    session: Arc<Session<T>>,
+}
+
+/// The state that the clones of a connection share.
+struct Session<T> {
+    transport: Arc<T>,
+    clock: Arc<dyn Clock>,
+    /// Notified at each commit that changes something.
+    notices: Arc<Notify>,
+    /// Whether the listener has started. Earlier notices are lost.
+    is_listening: AtomicBool,
+    on_commit: OnceLock<OnCommit>,
+}
+
+impl<T: Transport> MemoryStore<T> {
+    /// Connects over `transport`. The instance has the clock `clock`.
+    pub fn open(transport: Arc<T>, clock: Arc<dyn Clock>) -> Self {
+        let notices = Arc::new(Notify::new());
+        transport.listen(&notices);
+        Self {
+            session: Arc::new(Session {
+                transport,
+                clock,
+                notices,
+                is_listening: AtomicBool::new(false),
+                on_commit: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// Runs a read: one snapshot of the database.
+    async fn read<R: Send + 'static>(
+        &self,
+        call: &'static str,
+        read: impl FnOnce(&mut Transaction<'_>) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let statement = |server: &Server| server.run(read);
+        self.session.transport.carry(call, false, statement).await
+    }
+
+    /// Runs a write: one transaction. If it changed a record, everybody gets a change notice.
+    async fn write<R: Send + 'static>(
+        &self,
+        call: &'static str,
+        write: impl FnOnce(&mut Transaction<'_>) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let statement = |server: &Server| {
+            server.run(|tx| {
+                let before = tx.head();
+                let answer = write(tx)?;
+                Ok((answer, tx.head() > before))
+            })
+        };
+        let (answer, changed) = self.session.transport.carry(call, true, statement).await?;
+        if changed && let Some(on_commit) = self.session.on_commit.get() {
+            on_commit();
+        }
+        Ok(answer)
+    }
+}
+
+#[async_trait]
+impl<T: Transport> Store for MemoryStore<T> {
+    fn cluster(&self) -> Option<Arc<dyn Cluster>> {
+        Some(Arc::new(self.clone()))
+    }
+
+    async fn close(&self) {}
+}
+
+impl<T> Clone for MemoryStore<T> {
+    fn clone(&self) -> Self {
+        let session = Arc::clone(&self.session);
+        Self { session }
+    }
+}
+
+impl<T> std::fmt::Debug for MemoryStore<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MemoryStore")
+    }
+}

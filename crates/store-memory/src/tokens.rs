@@ -1,0 +1,179 @@
+//! Callers' tokens, the audit, and the keyring's check values.
+
+use async_trait::async_trait;
+
+use super::MemoryStore;
+use super::database::{TokenRow, refused};
+use super::keys::is_dead;
+use super::server::{Transaction, Transport};
+use keyward_core::key::{KeyId, Role, TokenRecord};
+use keyward_crypto::{CheckValue, Digest, KeyKind};
+use keyward_store::plan::token_entry;
+use keyward_store::{
+    Actor, Audit, AuditAction, AuditEntry, Found, KeyringChecks, NewToken, Result, TokenRevoked,
+    Tokens,
+};
+
+#[async_trait]
+impl<T: Transport> Tokens for MemoryStore<T> {
+    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
+        let actor = actor.clone();
+        let work = move |tx: &mut Transaction<'_>| tx.create_token(new, &actor);
+        self.write("create_token", work).await
+    }
+
+    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
+        let digest = *digest;
+        let read = move |tx: &mut Transaction<'_>| {
+            let row = tx.database.token_of(&digest);
+            Ok(Found {
+                record: row.map(|row| row.record.clone()),
+                stamp: tx.database.stamp(),
+            })
+        };
+        self.read("find_token", read).await
+    }
+
+    async fn list_tokens(
+        &self,
+        include_revoked: bool,
+        after: Option<KeyId>,
+        limit: u32,
+    ) -> Result<Vec<TokenRecord>> {
+        let read = move |tx: &mut Transaction<'_>| {
+            let now = tx.now;
+            let records = tx.database.tokens.values().map(|row| &row.record);
+            let wanted = records
+                .filter(|record| Some(record.id) > after)
+                .filter(|record| {
+                    include_revoked || !is_dead(record.revoked, record.revoke_time, now)
+                });
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            Ok(wanted.take(limit).cloned().collect())
+        };
+        self.read("list_tokens", read).await
+    }
+
+    async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>> {
+        let actor = actor.clone();
+        let work = move |tx: &mut Transaction<'_>| Ok(tx.revoke_token(id, &actor));
+        self.write("revoke_token", work).await
+    }
+
+    async fn has_tokens(&self) -> Result<bool> {
+        self.read("has_tokens", |tx| Ok(!tx.database.tokens.is_empty()))
+            .await
+    }
+
+    async fn has_admin(&self) -> Result<bool> {
+        let read = |tx: &mut Transaction<'_>| {
+            let mut records = tx.database.tokens.values().map(|row| &row.record);
+            let now = tx.now;
+            Ok(records
+                .any(|r| !is_dead(r.revoked, r.revoke_time, now) && r.roles.contains(Role::Admin)))
+        };
+        self.read("has_admin", read).await
+    }
+}
+
+impl Transaction<'_> {
+    fn create_token(&mut self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
+        let tokens = &self.database.tokens;
+        if tokens.contains_key(&new.id) || self.database.token_of(&new.digest).is_some() {
+            return refused("a token with this token_id or digest exists");
+        }
+        let record = TokenRecord {
+            id: new.id,
+            name: new.name,
+            roles: new.roles,
+            create_time: self.now,
+            revoke_time: None,
+            revoked: false,
+            revision: 0,
+        };
+        let row = TokenRow {
+            record: record.clone(),
+            digest: new.digest,
+            mark: None,
+        };
+        self.database.tokens.insert(record.id, row);
+        let detail = format!("name={} roles={}", record.name, record.roles.to_text());
+        let entry = token_entry(AuditAction::TokenCreate, record.id, Some(detail));
+        self.audit(entry, actor);
+        Ok(record)
+    }
+
+    fn revoke_token(&mut self, id: KeyId, actor: &Actor) -> Option<TokenRevoked> {
+        let record = self.database.tokens.get(&id)?.record.clone();
+        let mut read_in = Some(self.database.epoch);
+        if !record.revoked {
+            read_in = None;
+            self.audit(token_entry(AuditAction::TokenRevoke, id, None), actor);
+            self.change_token(TokenRecord {
+                revoke_time: Some(record.revoke_time.map_or(self.now, |end| end.min(self.now))),
+                revoked: true,
+                ..record
+            });
+        }
+        let row = self.database.tokens.get(&id)?;
+        Some(TokenRevoked {
+            record: row.record.clone(),
+            committed: row.last_change().read_in(read_in),
+        })
+    }
+}
+
+#[async_trait]
+impl<T: Transport> Audit for MemoryStore<T> {
+    async fn record(&self, entry: AuditEntry, actor: &Actor) -> Result<()> {
+        let actor = actor.clone();
+        let work = move |tx: &mut Transaction<'_>| {
+            tx.audit(entry, &actor);
+            Ok(())
+        };
+        self.write("record", work).await
+    }
+}
+
+#[async_trait]
+impl<T: Transport> KeyringChecks for MemoryStore<T> {
+    async fn check_values(&self) -> Result<Vec<CheckValue>> {
+        self.read("check_values", |tx| Ok(tx.database.checks.clone()))
+            .await
+    }
+
+    async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
+        let values = values.to_vec();
+        let work = move |tx: &mut Transaction<'_>| {
+            let known = &mut tx.database.checks;
+            let exists = |new: &CheckValue| known.iter().any(|old| same_key(old, new));
+            if values.iter().any(exists) {
+                return refused("the store has a check value of this key");
+            }
+            known.extend(values);
+            Ok(())
+        };
+        self.write("add_check_values", work).await
+    }
+
+    async fn active_generation(&self) -> Result<Option<u32>> {
+        self.read("active_generation", |tx| Ok(tx.database.active_generation))
+            .await
+    }
+
+    async fn activate_generation(&self, number: u32) -> Result<()> {
+        let work = move |tx: &mut Transaction<'_>| {
+            let mut checks = tx.database.checks.iter();
+            if !checks.any(|c| c.kind == KeyKind::Generation && c.number == number) {
+                return refused("the generation has no check value, so it cannot become active");
+            }
+            tx.database.active_generation = Some(number);
+            Ok(())
+        };
+        self.write("activate_generation", work).await
+    }
+}
+
+fn same_key(one: &CheckValue, other: &CheckValue) -> bool {
+    (one.kind, one.number) == (other.kind, other.number)
+}

@@ -1,0 +1,212 @@
+//! One instance: the real fence, replication, caches and service on a store in memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use keyward::auth::{Caller, Callers, Denied};
+use keyward::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, SharedCache, SingleFlight};
+use keyward::replication::{Barrier, Registration, Tail, wake_on_store_notices, watch_membership};
+use keyward::service::Service;
+use keyward_core::fence::{Fence, Settling};
+use keyward_core::key::{Clock, KeyRecord, Prefix, SecretText, TOKEN_PREFIX, TokenRecord};
+use keyward_ops::CacheMetrics;
+use keyward_store::{Control, Store};
+use keyward_store_memory::MemoryStore;
+use keyward_testkit::Random;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::SimClock;
+use crate::link::Link;
+use crate::world::World;
+
+/// The place of an instance: what stays the same over its restarts.
+pub(crate) struct Seat {
+    pub(crate) clock: Arc<SimClock>,
+    pub(crate) max_staleness: Duration,
+    /// The number of tombstones above which the oldest are pruned.
+    pub(crate) max_tombstones: usize,
+    /// Whether L1 keeps entries.
+    pub(crate) has_l1: bool,
+}
+
+/// A running process.
+pub(crate) struct Instance {
+    pub(crate) index: usize,
+    pub(crate) link: Arc<Link>,
+    pub(crate) fence: Arc<Fence>,
+    pub(crate) tail: Arc<Tail>,
+    pub(crate) service: Arc<Service>,
+    callers: Callers,
+    stop: CancellationToken,
+}
+
+/// What the components of an instance share.
+struct Parts {
+    world: Arc<World>,
+    store: Arc<dyn Store>,
+    fence: Arc<Fence>,
+    clock: Arc<dyn Clock>,
+    control: Control,
+    l1: usize,
+}
+
+impl Instance {
+    /// Starts a process in a seat, as `app` does. `link` connects it.
+    pub(crate) async fn start(
+        world: &Arc<World>,
+        index: usize,
+        link: Arc<Link>,
+        random: Random,
+    ) -> Result<Self, String> {
+        let seat = &world.seats[index];
+        let clock: Arc<dyn Clock> = seat.clock.clone();
+        let store = MemoryStore::open(Arc::clone(&link), Arc::clone(&clock));
+        let store: Arc<dyn Store> = Arc::new(store);
+        let start = store.start().await.map_err(|error| error.to_string())?;
+        let parts = Parts {
+            fence: Arc::new(Fence::new(seat.max_staleness, seat.max_tombstones, start)),
+            world: Arc::clone(world),
+            store,
+            clock,
+            control: Control::new(Handle::current()),
+            l1: if seat.has_l1 { 1_000 } else { 0 },
+        };
+        parts.run(index, link, random).await
+    }
+
+    /// Stops the process in order: its tail ends freshness and deletes its row.
+    pub(crate) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends the process at once.
+    pub(crate) fn kill(&self) {
+        self.link.change(|weather| weather.is_dead = true);
+    }
+
+    /// Authenticates a caller by its token.
+    pub(crate) async fn authenticate(&self, token: &SecretText) -> Result<Caller, Denied> {
+        let value = format!("Bearer {}", token.expose());
+        let values = std::iter::once(value.as_bytes());
+        self.callers.authenticate(values).await
+    }
+}
+
+impl Parts {
+    async fn run(self, index: usize, link: Arc<Link>, random: Random) -> Result<Instance, String> {
+        let (world, metrics, stop) = (&self.world, &self.world.metrics, CancellationToken::new());
+        let entropy: Arc<Random> = Arc::new(random);
+        let cluster = self.store.cluster().ok_or("the store is shared")?;
+        let members = metrics.members.clone();
+        let registration = Registration::new(
+            Arc::clone(&cluster),
+            format!("instance {index}"),
+            self.fence.max_staleness(),
+            vec![1],
+            entropy.clone(),
+            members.clone(),
+        );
+        let tail = Arc::new(Tail::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.fence),
+            Arc::clone(&self.clock),
+            Some(registration),
+            metrics.beats.clone(),
+        ));
+        tail.catch_up().await?;
+        let settling = Arc::new(Mutex::new(Settling::new(world.failover_loses_nothing)));
+        let (barrier, confirmer) = Barrier::new(
+            Some(Arc::clone(&cluster)),
+            Arc::clone(&settling),
+            Arc::clone(&tail),
+            Arc::clone(&self.fence),
+            Arc::clone(&self.clock),
+            stop.clone(),
+            metrics.revoke.clone(),
+        );
+        tokio::spawn(confirmer.ok_or("the store is shared")?);
+        let running = Arc::clone(&tail);
+        let stopped = stop.clone();
+        tokio::spawn(async move { running.run(stopped).await });
+        let notices = wake_on_store_notices(
+            Arc::clone(&cluster),
+            Arc::clone(&tail),
+            members.clone(),
+            stop.clone(),
+        );
+        tokio::spawn(notices);
+        let clock = Arc::clone(&self.clock);
+        let tailing = Arc::clone(&tail);
+        let membership = watch_membership(cluster, settling, tailing, clock, members, stop.clone());
+        tokio::spawn(membership);
+        let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(|error| error.to_string())?;
+        let keyring = Arc::clone(&world.keyring);
+        let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), self.tokens());
+        let service = Service {
+            store: Arc::clone(&self.store),
+            fence: Arc::clone(&self.fence),
+            keys: self.keys(),
+            keyring,
+            prefixes: vec![Prefix::new("kw").map_err(|error| error.to_string())?],
+            token_prefix,
+            barrier,
+            control: self.control.clone(),
+            clock: Arc::clone(&self.clock),
+            entropy,
+            metrics: Arc::clone(metrics),
+            forbid_recoverable: false,
+        };
+        Ok(Instance {
+            index,
+            link,
+            fence: self.fence,
+            tail,
+            service: Arc::new(service),
+            callers,
+            stop,
+        })
+    }
+
+    fn keys(&self) -> Lookup<KeyRecord> {
+        let store = Arc::clone(&self.store);
+        let fetch: Fetch<KeyRecord> = Arc::new(move |digest| {
+            let store = Arc::clone(&store);
+            async move { store.find_key(&digest).await }.boxed()
+        });
+        let shared = self.world.shared_cache.clone();
+        let shared = shared.map(|shared| shared as Arc<dyn SharedCache<KeyRecord>>);
+        self.lookup(fetch, shared, self.world.metrics.key_cache.clone())
+    }
+
+    fn tokens(&self) -> Lookup<TokenRecord> {
+        let store = Arc::clone(&self.store);
+        let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
+            let store = Arc::clone(&store);
+            async move { store.find_token(&digest).await }.boxed()
+        });
+        self.lookup(fetch, None, self.world.metrics.token_cache.clone())
+    }
+
+    fn lookup<R: Fenced>(
+        &self,
+        fetch: Fetch<R>,
+        shared: Option<Arc<dyn SharedCache<R>>>,
+        metrics: CacheMetrics,
+    ) -> Lookup<R> {
+        let flights = SingleFlight::new(Dependencies {
+            fetch,
+            shared,
+            fence: Arc::clone(&self.fence),
+            clock: Arc::clone(&self.clock),
+            control: self.control.clone(),
+            limiter: Limiter::new(4, 64, Duration::from_secs(2)),
+            refused: self.world.metrics.store_permits_refused.clone(),
+        });
+        let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
+        let bytes = u64::try_from(self.l1).unwrap_or(u64::MAX) << 20;
+        Lookup::new(fence, clock, L1::new(self.l1, bytes), flights, metrics)
+    }
+}

@@ -1,0 +1,344 @@
+//! What really happened, as the servers committed it and the callers saw it, and which promises
+//! follow from it. The checker of the testkit compares the promises with the answers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use keyward_core::fence::CommittedChange;
+use keyward_core::key::{KeyId, Timestamp, Verdict};
+use keyward_store_memory::Database;
+use keyward_testkit::{Event, check_events};
+
+/// A committed end of a key or of a token.
+#[derive(Clone, Copy, Debug)]
+struct Death {
+    change: CommittedChange,
+    /// From when on, by the store's time. Before that, the key is in its grace.
+    end: Timestamp,
+    /// When the store committed it, or when its grace ended.
+    since: Option<u64>,
+    /// There was no grace, so time takes no part: a clock that steps ends a grace on each instance only
+    /// when it hears of it.
+    is_fact: bool,
+}
+
+/// What is known of a key or of a token.
+#[derive(Debug, Default)]
+struct Life {
+    name: String,
+    account: Option<String>,
+    deaths: Vec<Death>,
+    /// The time from which it is promised dead everywhere, because a call said so.
+    promised: Option<u64>,
+    /// The store lost it.
+    is_lost: bool,
+}
+
+/// A change whose call returned OK.
+struct Acknowledged {
+    change: CommittedChange,
+    what: String,
+}
+
+/// Collects the history of a run.
+#[derive(Default)]
+pub(crate) struct Judge {
+    /// How long after a commit each instance may still answer without it.
+    bounds: Vec<u64>,
+    lives: BTreeMap<KeyId, Life>,
+    /// Accounts that some call revokes.
+    dying_accounts: Vec<String>,
+    head: u64,
+    /// Lost ends that an instance had applied, so that it must refuse.
+    held: Vec<(usize, KeyId)>,
+    acknowledged: Vec<Acknowledged>,
+    events: Vec<Event>,
+    /// Violations that are not about a verdict.
+    pub(crate) faults: Vec<String>,
+    pub(crate) lost: u64,
+}
+
+impl Judge {
+    pub(crate) fn new(bounds: &[Duration]) -> Self {
+        Self {
+            bounds: bounds.iter().map(|bound| micros(*bound)).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The name of a key or token. The first mention makes it known.
+    pub(crate) fn know(&mut self, at: u64, id: KeyId, account: Option<&str>) -> String {
+        let count = self.lives.len();
+        if let Some(life) = self.lives.get(&id) {
+            return life.name.clone();
+        }
+        let name = format!("{}{count}", if account.is_some() { "key" } else { "token" });
+        let life = Life {
+            name: name.clone(),
+            account: account.map(str::to_owned),
+            ..Life::default()
+        };
+        let is_dying = account.is_some_and(|name| self.dying_accounts.iter().any(|a| a == name));
+        self.lives.insert(id, life);
+        let key = name.clone();
+        self.events.push(Event::Issued { key, at });
+        if is_dying {
+            self.dying(at, id);
+        }
+        name
+    }
+
+    /// A call that may end it is about to be sent.
+    pub(crate) fn dying(&mut self, at: u64, id: KeyId) {
+        let key = self.know(at, id, None);
+        self.events.push(Event::Dying { key, at });
+    }
+
+    /// A call that may end all keys of an account is about to be sent.
+    pub(crate) fn account_dying(&mut self, at: u64, account: &str) {
+        let mine = self.lives.iter();
+        let mine = mine.filter(|(_, life)| life.account.as_deref() == Some(account));
+        let ids: Vec<KeyId> = mine.map(|(id, _)| *id).collect();
+        ids.into_iter().for_each(|id| self.dying(at, id));
+        self.dying_accounts.push(account.to_owned());
+    }
+
+    /// Takes the changes that the primary has committed since the last call.
+    pub(crate) fn observe(&mut self, at: u64, now: Timestamp, database: &Database) {
+        for (revision, row) in database.log.range(self.head + 1..) {
+            self.head = *revision;
+            let Some(id) = row.id else { continue };
+            let (account, end, is_fact) = match (database.key(id), database.token(id)) {
+                (Some(key), _) if key.disabled => {
+                    let account = key.account.as_str();
+                    // Dead whatever the time is.
+                    (Some(account), Some(Timestamp::default()), true)
+                }
+                (Some(key), _) => (Some(key.account.as_str()), key.revoke_time, key.revoked),
+                (None, Some(token)) => (None, token.revoke_time, token.revoked),
+                (None, None) => continue,
+            };
+            self.know(at, id, account);
+            let Some(end) = end else { continue };
+            let change = CommittedChange {
+                revision: *revision,
+                mark: Some(row.mark),
+                id: Some(id),
+                read_in: None,
+            };
+            let mut lives = self.lives.get(&id).into_iter();
+            let is_known = |known: &Death| known.end == end && (known.is_fact || !is_fact);
+            if lives.any(|life| life.deaths.iter().any(is_known)) {
+                continue;
+            }
+            self.dying(at, id);
+            if let Some(life) = self.lives.get_mut(&id) {
+                life.deaths.push(Death {
+                    change,
+                    end,
+                    since: None,
+                    is_fact,
+                });
+            }
+        }
+        self.pass(at, now);
+    }
+
+    /// Finds the ends that the store's time has reached. P1 counts from then.
+    pub(crate) fn pass(&mut self, at: u64, now: Timestamp) {
+        let bounds = &self.bounds;
+        for life in self.lives.values_mut() {
+            for death in &mut life.deaths {
+                if death.since.is_none() && death.end <= now {
+                    death.since = Some(at);
+                    let dead = |(instance, bound)| dead(&life.name, at + bound, instance);
+                    self.events.extend(bounds.iter().enumerate().map(dead));
+                }
+            }
+        }
+    }
+
+    /// A call returned OK: this key is dead everywhere from now on, if it is not in a grace. P2.
+    /// `revision` is the change that the call returned: it promises nothing about later ones.
+    pub(crate) fn promised(&mut self, at: u64, id: KeyId, revision: u64) {
+        let Some(life) = self.lives.get_mut(&id) else {
+            return;
+        };
+        let is_covered = |death: &Death| death.is_fact && death.change.revision <= revision;
+        if life.deaths.iter().any(is_covered) && life.promised.is_none() {
+            life.promised = Some(at);
+            let dead = |instance| dead(&life.name, at, instance);
+            self.events.extend((0..self.bounds.len()).map(dead));
+        }
+    }
+
+    /// The keys of an account that were dead at `before`.
+    pub(crate) fn dead_of(&self, account: &str, before: u64) -> Vec<KeyId> {
+        let of_account = |life: &Life| life.account.as_deref() == Some(account);
+        let was_dead = |life: &Life| {
+            let mut deaths = life.deaths.iter();
+            deaths.any(|death| death.is_fact && death.since.is_some_and(|since| since <= before))
+        };
+        let lives = self.lives.iter();
+        let dead = lives.filter(|(_, life)| of_account(life) && was_dead(life));
+        dead.map(|(id, _)| *id).collect()
+    }
+
+    /// A call returned OK about this change. It must stand in the store, now and later.
+    pub(crate) fn acknowledge(
+        &mut self,
+        change: CommittedChange,
+        what: String,
+        database: &Database,
+    ) {
+        if change.revision == 0 {
+            return;
+        }
+        if !database.stands(change) {
+            let lost = format!(
+                "{what}: OK, but the store had lost revision {}",
+                change.revision
+            );
+            self.faults.push(lost);
+            return;
+        }
+        self.acknowledged.push(Acknowledged { change, what });
+    }
+
+    /// The store was replaced by a copy. `applied` is what each instance had applied, if it runs.
+    pub(crate) fn failed_over(&mut self, at: u64, applied: &[Option<u64>], database: &Database) {
+        self.head = database.head();
+        let stands = |change: CommittedChange| {
+            change.revision < database.pruned_to() || database.stands(change)
+        };
+        let before = self.acknowledged.len();
+        self.acknowledged
+            .retain(|acknowledged| stands(acknowledged.change));
+        self.lost += u64::try_from(before - self.acknowledged.len()).unwrap_or(0);
+        for (id, life) in &mut self.lives {
+            let is_missing = database.key(*id).is_none() && database.token(*id).is_none();
+            if is_missing && !life.is_lost {
+                life.is_lost = true;
+                let key = life.name.clone();
+                self.events.push(Event::Dying { key, at });
+            }
+            let in_log = |death: &Death| {
+                let CommittedChange { revision, mark, .. } = death.change;
+                revision < database.pruned_to() || database.mark_at(revision) == mark
+            };
+            let (kept, lost): (Vec<Death>, Vec<Death>) =
+                life.deaths.iter().copied().partition(in_log);
+            life.deaths = kept;
+            let Some(first) = lost.iter().map(|death| death.change.revision).min() else {
+                continue;
+            };
+            // An instance that has applied the lost end refuses until an operator decides (H2).
+            let forgets = |applied: &Option<u64>| applied.is_none_or(|applied| applied < first);
+            for (instance, applied) in applied.iter().enumerate() {
+                if forgets(applied) {
+                    revive(&mut self.events, life, at, instance, &self.bounds);
+                } else {
+                    self.held.push((instance, *id));
+                }
+            }
+            let still = |promised: &u64| {
+                let mut deaths = life.deaths.iter();
+                deaths.any(|death| {
+                    death.is_fact && death.since.is_some_and(|since| since <= *promised)
+                })
+            };
+            life.promised = life.promised.filter(still);
+        }
+    }
+
+    /// The instance started again, or an operator accepted the log: lost ends no longer bind it.
+    pub(crate) fn accepted(&mut self, at: u64, instance: usize) {
+        for (_, id) in self.held.extract_if(.., |(holder, _)| *holder == instance) {
+            if let Some(life) = self.lives.get(&id) {
+                revive(&mut self.events, life, at, instance, &self.bounds);
+            }
+        }
+    }
+
+    /// An answer of an instance; `None` for UNAVAILABLE.
+    pub(crate) fn verified(
+        &mut self,
+        id: KeyId,
+        instance: usize,
+        (began, ended): (u64, u64),
+        verdict: Option<Verdict>,
+    ) {
+        let key = self.know(began, id, None);
+        let verdict = verdict.map(|verdict| verdict.name().to_owned());
+        self.events.push(Event::Verify {
+            key,
+            instance,
+            began,
+            ended,
+            verdict,
+        });
+    }
+
+    /// Checks that everything acknowledged stands, and that each slot holds at most one live key.
+    pub(crate) fn inspect(&mut self, database: &Database) {
+        for Acknowledged { change, what } in &self.acknowledged {
+            let revision = change.revision;
+            let is_trimmed = revision < database.pruned_to();
+            if !is_trimmed && database.mark_at(revision) != change.mark {
+                let lost = format!("{what}: acknowledged revision {revision} is missing");
+                self.faults.push(lost);
+            }
+        }
+        let mut slots: Vec<_> = database
+            .keys()
+            .filter(|key| key.record.revoke_time.is_none())
+            .map(|key| (key.record.account, key.record.name))
+            .map(|(account, name)| (account.as_str().to_owned(), name.to_string()))
+            .collect();
+        slots.sort_unstable();
+        for pair in slots.windows(2).filter(|pair| pair[0] == pair[1]) {
+            self.faults
+                .push(format!("the slot {:?} holds two live keys", pair[0]));
+        }
+    }
+
+    /// The violations, and a hash of the whole history.
+    pub(crate) fn finish(&self) -> (Vec<String>, u64) {
+        let mut violations = self.faults.clone();
+        match check_events(&self.events) {
+            Ok(report) => violations.extend(report.violations.iter().map(ToString::to_string)),
+            Err(unreadable) => violations.push(unreadable.to_string()),
+        }
+        let text = format!("{:?}", self.events);
+        let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        (violations, text.bytes().fold(0xcbf2_9ce4_8422_2325, fnv))
+    }
+}
+
+/// Voids what was promised about an instance, and states again what the store still holds.
+fn revive(events: &mut Vec<Event>, life: &Life, at: u64, instance: usize, bounds: &[u64]) {
+    let key = life.name.clone();
+    let only = Some(instance);
+    events.push(Event::Revived {
+        key,
+        at,
+        instance: only,
+    });
+    let known = life.deaths.iter().filter_map(|death| death.since);
+    events.extend(known.map(|since| dead(&life.name, since + bounds[instance], instance)));
+    if !life.deaths.is_empty() {
+        events.extend(life.promised.map(|at| dead(&life.name, at, instance)));
+    }
+}
+
+fn dead(name: &str, at: u64, instance: usize) -> Event {
+    Event::Dead {
+        key: name.to_owned(),
+        at,
+        instance: Some(instance),
+    }
+}
+
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,271 @@
+//! The connections of one instance, with everything that a network, a server and an operating system
+//! do to them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use keyward_store::{Result, StoreError};
+use keyward_store_memory::{Server, Transport};
+use keyward_testkit::Random;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::sleep;
+
+use crate::world::World;
+
+/// What happens to the calls of an instance now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Weather {
+    /// The process does not run. What it sent before still arrives.
+    pub(crate) is_paused: bool,
+    /// The process has ended; it never runs again.
+    pub(crate) is_dead: bool,
+    /// Nothing arrives in either direction.
+    pub(crate) is_cut: bool,
+    /// The longest delay of a call, each way, in milliseconds.
+    pub(crate) delay: u64,
+    /// The percentage of calls that are lost, each way.
+    pub(crate) loss: u64,
+    /// The percentage of statements that wait at the server, for example for a lock, until long after
+    /// the caller has given up.
+    pub(crate) hangs: u64,
+    /// The percentage of answers that arrive late, though before the caller gives up.
+    pub(crate) late_answers: u64,
+    /// The percentage of statements that the server fails, before or after they commit.
+    pub(crate) failures: u64,
+    /// Reads go to the primary of before the last failover.
+    pub(crate) reads_old_primary: bool,
+}
+
+impl Weather {
+    /// No faults: an answer takes some milliseconds.
+    pub(crate) fn calm() -> Self {
+        Self {
+            delay: 5,
+            ..Self::default()
+        }
+    }
+}
+
+/// The connections of one process.
+pub(crate) struct Link {
+    random: Random,
+    way: Way,
+    changed: Notify,
+}
+
+/// The way to the server and back.
+#[derive(Clone)]
+struct Way {
+    world: Arc<World>,
+    weather: Arc<Mutex<Weather>>,
+    /// When an old primary last answered a read.
+    old_read: Arc<AtomicU64>,
+}
+
+impl Way {
+    /// Carries a statement to the server and its answer back; `None` if either does not arrive.
+    async fn travel<R>(
+        &self,
+        fate: Fate,
+        writes: bool,
+        statement: impl FnOnce(&Server) -> Result<R>,
+    ) -> Option<Result<R>> {
+        pause(fate.request).await;
+        if fate.is_request_lost || self.weather.lock().is_cut {
+            return None;
+        }
+        if fate.reads_old_primary && !writes {
+            self.old_read.store(self.world.now(), Ordering::Relaxed);
+        }
+        let answer = self.world.serve(writes, fate.reads_old_primary, |server| {
+            if fate.fails_before {
+                return Err(StoreError::Unavailable("failed before".to_owned()));
+            }
+            let answer = statement(server)?;
+            match fate.fails_after {
+                true => Err(StoreError::OutcomeUnknown("failed after".to_owned())),
+                false => Ok(answer),
+            }
+        });
+        pause(fate.answer).await;
+        let arrives = !fate.is_answer_lost && !self.weather.lock().is_cut;
+        arrives.then_some(answer)
+    }
+}
+
+/// What happens to one call.
+#[derive(Clone, Copy)]
+struct Fate {
+    request: u64,
+    answer: u64,
+    is_request_lost: bool,
+    is_answer_lost: bool,
+    fails_before: bool,
+    fails_after: bool,
+    reads_old_primary: bool,
+}
+
+impl Link {
+    pub(crate) fn new(world: Arc<World>, random: Random) -> Self {
+        Self {
+            random,
+            way: Way {
+                world,
+                weather: Arc::new(Mutex::new(Weather::calm())),
+                old_read: Arc::default(),
+            },
+            changed: Notify::new(),
+        }
+    }
+
+    /// A random number, from the choices of this link.
+    pub(crate) fn between(&self, from: u64, to: u64) -> u64 {
+        self.random.between(from, to)
+    }
+
+    /// When an old primary last answered a read of this process.
+    pub(crate) fn old_read(&self) -> u64 {
+        self.way.old_read.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn weather(&self) -> Weather {
+        *self.way.weather.lock()
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Weather)) {
+        change(&mut self.way.weather.lock());
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the process runs. In a process that has ended, this is for ever.
+    pub(crate) async fn running(&self) {
+        loop {
+            let changed = self.changed.notified();
+            let weather = self.weather();
+            if !weather.is_paused && !weather.is_dead {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn fate(&self, writes: bool) -> Fate {
+        let weather = self.weather();
+        let delay = || match weather.delay {
+            0 => 0,
+            longest => self.random.below(longest + 1),
+        };
+        let hang = match self.random.chance(weather.hangs) {
+            true => self.random.between(500, 6_000),
+            false => 0,
+        };
+        let late = match self.random.chance(weather.late_answers) {
+            true => self.random.between(150, 390),
+            false => 0,
+        };
+        let fails = self.random.chance(weather.failures);
+        let is_late = self.random.chance(50);
+        Fate {
+            request: delay() + hang,
+            answer: delay() + late,
+            is_request_lost: self.random.chance(weather.loss),
+            is_answer_lost: self.random.chance(weather.loss),
+            fails_before: fails && !is_late,
+            fails_after: fails && is_late && writes,
+            reads_old_primary: weather.reads_old_primary,
+        }
+    }
+
+    /// Runs a call as the server's own task, which goes on after the caller has given up.
+    async fn carry_away<R: Send + 'static>(
+        &self,
+        writes: bool,
+        fate: Fate,
+        patience: u64,
+        statement: impl FnOnce(&Server) -> Result<R> + Send + 'static,
+    ) -> Option<Result<R>> {
+        let (sender, receiver) = oneshot::channel();
+        let way = self.way.clone();
+        tokio::spawn(async move {
+            if let Some(answer) = way.travel(fate, writes, statement).await {
+                // The caller may have given up.
+                let _ = sender.send(answer);
+            }
+        });
+        let patience = sleep(Duration::from_millis(patience));
+        tokio::pin!(patience);
+        tokio::select! {
+            biased;
+            Ok(answer) = receiver => Some(answer),
+            () = &mut patience => None,
+        }
+    }
+
+    fn note(&self, fate: &Fate) {
+        let world = &self.way.world;
+        let faults = [
+            (fate.is_request_lost, "a request was lost"),
+            (fate.is_answer_lost, "an answer was lost"),
+            (fate.fails_before, "a statement failed before its commit"),
+            (fate.fails_after, "a statement failed after its commit"),
+            (fate.request >= 500, "a statement hung"),
+            (fate.answer >= 100, "an answer was late"),
+        ];
+        for (_, name) in faults.iter().filter(|(happened, _)| *happened) {
+            world.count(name);
+        }
+    }
+}
+
+impl Transport for Link {
+    async fn carry<R: Send + 'static>(
+        &self,
+        call: &'static str,
+        writes: bool,
+        statement: impl FnOnce(&Server) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        // A process that does not run sends nothing.
+        self.running().await;
+        self.way.world.count(call);
+        let fate = self.fate(writes);
+        self.note(&fate);
+        let patience = self.random.between(400, 1_200);
+        let answer = match writes || fate.request + fate.answer > patience {
+            true => self.carry_away(writes, fate, patience, statement).await,
+            // Shorter, and nobody sees a difference: what nobody waits for changes nothing.
+            false => {
+                let answer = self.way.travel(fate, writes, statement).await;
+                if answer.is_none() {
+                    pause(patience).await;
+                }
+                answer
+            }
+        };
+        let answer = match answer {
+            Some(answer) => answer,
+            None if writes => Err(StoreError::OutcomeUnknown("no answer".to_owned())),
+            None => Err(StoreError::Unavailable("no answer".to_owned())),
+        };
+        self.running().await;
+        answer
+    }
+
+    async fn carry_notice(&self) -> bool {
+        let weather = self.weather();
+        pause(self.random.below(weather.delay + 1)).await;
+        self.running().await;
+        !weather.is_cut && !self.random.chance(weather.loss.max(5))
+    }
+
+    fn listen(&self, listener: &Arc<Notify>) {
+        self.way.world.server.listen(listener);
+    }
+}
+
+async fn pause(millis: u64) {
+    if millis > 0 {
+        sleep(Duration::from_millis(millis)).await;
+    }
+}
