@@ -20,6 +20,7 @@ mod by_hand;
 mod doubles;
 mod durability;
 mod fixed;
+mod hand;
 mod issue;
 mod keyring;
 mod log;
@@ -249,6 +250,9 @@ contract!(memory => crate::backends::memory::fresh,
     except reads::an_open_transaction_is_neither_visible_nor_blocking: "there are no transactions by hand",
     except reads::a_long_read_blocks_nothing: "there are no transactions by hand",
     except reads::an_invalid_record_is_an_error: "writes by SQL",
+    except log::a_trim_is_a_bounded_step: "writes by SQL",
+    except tokens::a_token_with_a_later_end_is_revoked_at_once: "writes by SQL",
+    except time::an_ended_grace_becomes_a_revocation: "writes by SQL",
     except tokens::a_change_by_hand_is_logged: "there is no SQL",
     except tokens::a_revoked_token_cannot_be_revived: "there is no SQL",
     except tokens::a_replacing_insert_is_refused: "there is no REPLACE",

@@ -17,6 +17,7 @@ use keyward_store::{
 };
 
 use crate::doubles::{Counting, ManualClock};
+pub(crate) use crate::hand::{ByHand, by_hand};
 pub(crate) use crate::values::*;
 
 /// The data of one store.
@@ -47,36 +48,6 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// Makes the database's clock follow the test's, if there is one.
     fn follow(&self, _clock: &ManualClock) {}
 }
-
-/// A connection for manual SQL.
-#[async_trait]
-pub(crate) trait ByHand: Send {
-    /// Runs SQL. Returns the number of changed rows, or the error message.
-    async fn run(&mut self, sql: &str) -> Result<u64, String>;
-
-    /// Reads a query with one text column.
-    async fn read(&mut self, sql: &str) -> Vec<String>;
-}
-
-/// Implements [`ByHand`] for a connection of sqlx.
-macro_rules! by_hand {
-    ($connection:ty) => {
-        #[async_trait]
-        impl ByHand for $connection {
-            async fn run(&mut self, sql: &str) -> Result<u64, String> {
-                let done = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(self).await;
-                done.map(|done| done.rows_affected())
-                    .map_err(|error| error.to_string())
-            }
-
-            async fn read(&mut self, sql: &str) -> Vec<String> {
-                let query = sqlx::query_scalar(sqlx::AssertSqlSafe(sql));
-                query.fetch_all(self).await.unwrap()
-            }
-        }
-    };
-}
-pub(crate) use by_hand;
 
 /// A store and its environment.
 pub(crate) struct World {

@@ -228,10 +228,12 @@ impl Client {
         {
             let mut judge = self.world.judge.lock();
             let (change, what) = (reply.revoked.committed, what.to_owned());
-            self.world
+            let confirmed = self.instance.link.confirmed();
+            let stands = self
+                .world
                 .server
-                .look(|database| judge.acknowledge(change, what, database));
-            for key in &reply.revoked.keys {
+                .look(|database| judge.acknowledge(change, what, confirmed, database));
+            for key in reply.revoked.keys.iter().filter(|_| stands) {
                 judge.promised(at, key.id, reply.revoked.committed.revision);
             }
         }

@@ -56,6 +56,8 @@ pub(crate) struct Judge {
     /// Violations that are not about a verdict.
     pub(crate) faults: Vec<String>,
     pub(crate) lost: u64,
+    /// When the store was replaced last.
+    failed_over: u64,
 }
 
 impl Judge {
@@ -184,15 +186,22 @@ impl Judge {
         dead.map(|(id, _)| *id).collect()
     }
 
-    /// A call returned OK about this change. It must stand in the store, now and later.
+    /// A call returned OK about this change, which was confirmed at `confirmed`. The change must stand in
+    /// the store, now and later, unless a failover after the confirmation lost it. Returns whether it
+    /// stands.
     pub(crate) fn acknowledge(
         &mut self,
         change: CommittedChange,
         what: String,
+        confirmed: u64,
         database: &Database,
-    ) {
+    ) -> bool {
         if change.revision == 0 {
-            return;
+            return true;
+        }
+        if !database.stands(change) && confirmed <= self.failed_over {
+            self.lost += 1;
+            return false;
         }
         if !database.stands(change) {
             let lost = format!(
@@ -200,14 +209,16 @@ impl Judge {
                 change.revision
             );
             self.faults.push(lost);
-            return;
+            return false;
         }
         self.acknowledged.push(Acknowledged { change, what });
+        true
     }
 
     /// The store was replaced by a copy. `applied` is what each instance had applied, if it runs.
     pub(crate) fn failed_over(&mut self, at: u64, applied: &[Option<u64>], database: &Database) {
         self.head = database.head();
+        self.failed_over = at;
         let stands = |change: CommittedChange| {
             change.revision < database.pruned_to() || database.stands(change)
         };

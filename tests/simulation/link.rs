@@ -53,6 +53,8 @@ pub(crate) struct Link {
     random: Random,
     way: Way,
     changed: Notify,
+    /// When the confirmation ran at the server whose answer arrived last.
+    confirmed: AtomicU64,
 }
 
 /// The way to the server and back.
@@ -117,6 +119,7 @@ impl Link {
                 old_read: Arc::default(),
             },
             changed: Notify::new(),
+            confirmed: AtomicU64::new(0),
         }
     }
 
@@ -128,6 +131,11 @@ impl Link {
     /// When an old primary last answered a read of this process.
     pub(crate) fn old_read(&self) -> u64 {
         self.way.old_read.load(Ordering::Relaxed)
+    }
+
+    /// When the confirmation ran at the server whose answer arrived last.
+    pub(crate) fn confirmed(&self) -> u64 {
+        self.confirmed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn weather(&self) -> Weather {
@@ -232,6 +240,12 @@ impl Transport for Link {
         let fate = self.fate(writes);
         self.note(&fate);
         let patience = self.random.between(400, 1_200);
+        let ran = Arc::new(AtomicU64::new(0));
+        let (world, noted) = (Arc::clone(&self.way.world), Arc::clone(&ran));
+        let statement = move |server: &Server| {
+            noted.store(world.now(), Ordering::Relaxed);
+            statement(server)
+        };
         let answer = match writes || fate.request + fate.answer > patience {
             true => self.carry_away(writes, fate, patience, statement).await,
             // Shorter, and nobody sees a difference: what nobody waits for changes nothing.
@@ -243,6 +257,10 @@ impl Transport for Link {
                 answer
             }
         };
+        if call == "confirm" && matches!(answer, Some(Ok(_))) {
+            let ran = ran.load(Ordering::Relaxed);
+            self.confirmed.store(ran, Ordering::Relaxed);
+        }
         let answer = match answer {
             Some(answer) => answer,
             None if writes => Err(StoreError::OutcomeUnknown("no answer".to_owned())),

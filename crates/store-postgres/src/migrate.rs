@@ -85,7 +85,8 @@ impl PostgresOwner {
             .await
             .map_err(|error| cannot_migrate(&error))?;
         let quoted = format!("\"{}\"", role.replace('"', "\"\""));
-        let mut rights = String::from("BEGIN;");
+        // Concurrent grants on one object fail.
+        let mut rights = String::from("BEGIN; SELECT pg_advisory_xact_lock(7521983310);");
         for right in RIGHTS {
             rights += &right
                 .replace("{schema}", &schema)
