@@ -26,7 +26,7 @@ const END: [&str; 2] = [
 
 impl SqliteStore {
     /// One step: revokes keys and tokens whose grace ends at `end` or before. Their `revoke_time` becomes
-    /// `latest` at the latest. Writes nothing if there are none.
+    /// `latest` at the latest. Writes nothing if no grace has ended.
     pub(super) async fn end_graces_until(&self, end: Timestamp, latest: Timestamp) -> Result<u64> {
         let count: i64 = sqlx::query_scalar(COUNT)
             .bind(end.as_micros())

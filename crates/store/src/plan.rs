@@ -71,7 +71,7 @@ pub enum RevocationPlan {
 pub struct PlannedRevocation {
     /// From this time on the key is dead.
     pub revoke_time: Timestamp,
-    /// Whether the key is dead at once, whatever the clock of the store shows later.
+    /// Whether the key is dead at once, for any later time of the store.
     pub revoked: bool,
     /// The reason of the first revocation.
     pub reason: Option<Reason>,
