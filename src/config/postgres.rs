@@ -44,7 +44,7 @@ const UNSUPPORTED: [(&str, &str); 12] = [
     ),
     (
         "connect_timeout",
-        "remove it: each host has 1.5 seconds to answer",
+        "remove it: each host has 3 seconds to answer",
     ),
     ("dbname", "write the database after the host"),
     ("hostaddr", "write the address as the host"),

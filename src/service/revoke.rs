@@ -103,7 +103,7 @@ impl Service {
             Ok(RevokeAnswer::NotFound { read_in }) => {
                 let nothing = CommittedChange::NOTHING.read_in(read_in);
                 let confirmed = self.barrier.wait(nothing, &[], answered_at).await;
-                // A reporter is told OK. A replaced primary may lack the key.
+                // A reporter gets OK. A replaced primary may lack the key.
                 return Err(confirmed.map_or(ServiceError::StoreUnavailable, |_| {
                     ServiceError::KeyNotFound
                 }));

@@ -113,7 +113,7 @@ impl Judge {
             let (account, end, is_fact) = match (database.key(id), database.token(id)) {
                 (Some(key), _) if key.disabled => {
                     let account = key.account.as_str();
-                    // Dead whatever the time is.
+                    // Dead at any time.
                     (Some(account), Some(Timestamp::default()), true)
                 }
                 (Some(key), _) => (Some(key.account.as_str()), key.revoke_time, key.revoked),
@@ -187,8 +187,8 @@ impl Judge {
     }
 
     /// A call returned OK about this change, which was confirmed at `confirmed`. The change must stand in
-    /// the store, now and later, unless a failover after the confirmation lost it. Returns whether it
-    /// stands.
+    /// the store, now and later, unless a failover after the confirmation lost it. Returns whether
+    /// the change stands.
     pub(crate) fn acknowledge(
         &mut self,
         change: CommittedChange,
