@@ -1,5 +1,6 @@
 //! The bodies of requests and responses, counted in the budget of their connection.
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 
+use super::MAX_REQUEST;
 use super::peer::{CallGuard, LimitError, Peer, Reservation, Unsent};
 
 /// The time limit for the body of a request, once it makes its handler wait.
@@ -23,7 +25,8 @@ const PREFIX: usize = 5;
 /// The body of a request. What its handler has read counts until the handler drops the body.
 pub(super) struct RequestBody {
     inner: Body,
-    first: Option<Frame<Bytes>>,
+    /// Read, but not yet handed to the handler.
+    ready: VecDeque<Frame<Bytes>>,
     read: Reservation,
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -33,7 +36,7 @@ impl RequestBody {
     pub(super) fn new(inner: Body, read: Reservation) -> Self {
         Self {
             inner,
-            first: None,
+            ready: VecDeque::new(),
             read,
             deadline: None,
         }
@@ -42,8 +45,8 @@ impl RequestBody {
     /// Waits for the first bytes, and returns the length of the message that they announce. It is
     /// unknown (`None`) if the message is compressed, or if its prefix arrives in pieces.
     pub(super) async fn announced(&mut self) -> Result<Option<usize>, Status> {
-        self.first = poll_fn(|cx| self.poll_inner(cx)).await.transpose()?;
-        let Some(data) = self.first.as_ref().and_then(Frame::data_ref) else {
+        self.read_more().await?;
+        let Some(data) = self.ready.front().and_then(Frame::data_ref) else {
             // The handler refuses a request without a message.
             return Ok(Some(0));
         };
@@ -51,6 +54,26 @@ impl RequestBody {
             Some([0, a, b, c, d]) => usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).ok(),
             _ => None,
         })
+    }
+
+    /// Reads the rest of the message, or more than a message may have. A call that waits for its turn
+    /// with an unread message fills the window of its connection, and so stops the calls before it.
+    pub(super) async fn complete(&mut self) -> Result<(), Status> {
+        let mut bytes: usize = self.ready.iter().map(length).sum();
+        while bytes <= PREFIX + MAX_REQUEST
+            && let Some(more) = self.read_more().await?
+        {
+            bytes += more;
+        }
+        Ok(())
+    }
+
+    /// Reads one frame. Returns its length, or `None` at the end.
+    async fn read_more(&mut self) -> Result<Option<usize>, Status> {
+        let frame = poll_fn(|cx| self.poll_inner(cx)).await.transpose()?;
+        let bytes = frame.as_ref().map(length);
+        self.ready.extend(frame);
+        Ok(bytes)
     }
 
     fn poll_inner(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -61,11 +84,16 @@ impl RequestBody {
         };
         let counted = frame.map(|frame| {
             let frame = frame?;
-            self.read.grow(frame.data_ref().map_or(0, Bytes::len))?;
+            self.read.grow(length(&frame))?;
             Ok(frame)
         });
         Poll::Ready(counted)
     }
+}
+
+/// The bytes of data in a frame.
+fn length(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
 }
 
 impl http_body::Body for RequestBody {
@@ -76,14 +104,14 @@ impl http_body::Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if let Some(first) = self.first.take() {
-            return Poll::Ready(Some(Ok(first)));
+        match self.ready.pop_front() {
+            Some(frame) => Poll::Ready(Some(Ok(frame))),
+            None => self.poll_inner(cx),
         }
-        self.poll_inner(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.inner.is_end_stream()
+        self.ready.is_empty() && self.inner.is_end_stream()
     }
 }
 

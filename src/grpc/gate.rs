@@ -13,10 +13,10 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use super::MAX_HEADERS;
 use super::body::{RequestBody, ResponseBody};
 use super::observe::METHODS;
 use super::peer::{CallGuard, LimitError, Peer};
+use super::{MAX_HEADERS, MAX_REQUEST};
 use crate::auth::{Caller, Callers};
 use crate::service::ServiceError;
 
@@ -166,6 +166,10 @@ impl GateLayer {
             let announced = body.announced().await?;
             is_long = announced.is_none_or(|bytes| bytes > SHORT_MESSAGE)
                 || LONG_READS.contains(&parts.uri.path());
+            // A longer message is refused by its length.
+            if is_long && announced.is_none_or(|bytes| bytes <= MAX_REQUEST) {
+                body.complete().await?;
+            }
         }
         Ok(Admitted {
             request: Request::from_parts(parts, Body::new(body)),

@@ -234,6 +234,25 @@ async fn requests_over_the_budget_are_refused_while_others_are_served() {
     eventually("a long message passes", PATIENCE, passes).await;
 }
 
+/// Batches wait for a turn. Their unread messages would fill the window of the connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_batches_of_one_connection_end() {
+    let (_local, client) = start_with(|settings| settings.max_buffered_bytes = 16 * BUDGET).await;
+    let request = v1::VerifyRequest {
+        api_key: "x".repeat(3_000),
+        ..Default::default()
+    };
+    let mut batches = tokio::task::JoinSet::new();
+    for _ in 0..32 {
+        let (client, requests) = (client.clone(), vec![request.clone(); 256]);
+        batches.spawn(async move { client.send(v1::VerifyBatchRequest { requests }).await });
+    }
+    is_served(&client).await;
+    while let Some(answer) = batches.join_next().await {
+        assert_eq!(answer.unwrap().unwrap().responses.len(), 256);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_responses_are_counted() {
     let (local, client) = start_with(|settings| settings.max_buffered_bytes = BUDGET).await;
