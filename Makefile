@@ -8,7 +8,7 @@ TEST_FLAGS ?=
 export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 
 # Followed by the name of a module of tests/e2e.
-SOAK = $(CARGO) test --release --locked --test e2e -- --nocapture
+SOAK = $(CARGO) test --profile soak --locked --test e2e -- --nocapture
 
 SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh)
 
@@ -92,7 +92,7 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (60); FUZZ_TARGETS names some
 
 simulate: ## simulate SEEDS (10000) deployments with faults, from FIRST_SEED (1000) on; prints what happened
 	KEYWARD_SEEDS=$${SEEDS:-10000} KEYWARD_FIRST_SEED=$${FIRST_SEED:-1000} \
-		$(CARGO) test --release --locked --test simulation -- --nocapture the_promise_holds_for_every_seed
+		$(CARGO) test --profile soak --locked --test simulation -- --nocapture the_promise_holds_for_every_seed
 
 soak: test-tools ## repeat kill -9 under traffic 200 times, cluster faults 20, story races 100 (KEYWARD_SOAK_ROUNDS)
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} $(SOAK) durability::

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keyward_proto::v1::Verdict;
+use keyward_testkit::machine::cpu_time;
 use keyward_testkit::{Client, Cluster, Options, Proxy, Redis, Reply, Swallowed};
 use parking_lot::Mutex;
 use sqlx::{Connection, PgConnection};
@@ -215,14 +216,6 @@ async fn without_redis(table: &mut String) -> usize {
     measure(table, "no Redis configured", &clients, || {}).await
 }
 
-/// The CPU time of a process, user and system.
-fn cpu(process: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split(' ').collect();
-    let ticks: u64 = fields[12].parse::<u64>().unwrap() + fields[13].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
-}
-
 /// The number of committed transactions on Postgres.
 async fn statements(connection: &mut PgConnection) -> i64 {
     // Backends report their statistics with a delay.
@@ -249,14 +242,14 @@ async fn cold(
         .await
         .unwrap();
     let statements_before = statements(&mut connection).await;
-    let (start, cpu_before) = (Instant::now(), cpu(process));
+    let (start, cpu_before) = (Instant::now(), cpu_time(process));
     verify_each(&client, texts, CALLERS).await;
-    let first = cpu(process) - cpu_before;
+    let first = cpu_time(process) - cpu_before;
     let seconds = start.elapsed().as_secs_f64();
     let executed = statements(&mut connection).await - statements_before;
-    let cpu_before = cpu(process);
+    let cpu_before = cpu_time(process);
     verify_each(&client, texts, CALLERS).await;
-    let second = cpu(process) - cpu_before;
+    let second = cpu_time(process) - cpu_before;
     let each = |time: Duration| time.as_secs_f64() * 1e6 / texts.len() as f64;
     let (cold, hot) = (each(first), each(second));
     let per = 100_000.0 * executed as f64 / texts.len() as f64;
@@ -275,7 +268,7 @@ async fn raw_gets(redis: &Redis) -> f64 {
     redis.query(&[b"SET", b"raw", &vec![b'x'; size]]);
     let client = redis::Client::open(redis.url()).unwrap();
     let connection = client.get_multiplexed_async_connection().await.unwrap();
-    let (next, before) = (Arc::new(AtomicUsize::new(0)), cpu(std::process::id()));
+    let (next, before) = (Arc::new(AtomicUsize::new(0)), cpu_time(std::process::id()));
     let mut tasks = JoinSet::new();
     for _ in 0..CALLERS {
         let (mut connection, next) = (connection.clone(), Arc::clone(&next));
@@ -291,7 +284,7 @@ async fn raw_gets(redis: &Redis) -> f64 {
         });
     }
     tasks.join_all().await;
-    (cpu(std::process::id()) - before).as_secs_f64() * 1e6 / (5 * COLD) as f64
+    (cpu_time(std::process::id()) - before).as_secs_f64() * 1e6 / (5 * COLD) as f64
 }
 
 async fn caches(text: &mut String) {

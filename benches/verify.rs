@@ -1,7 +1,7 @@
-//! Compares a Verify hit with an empty tonic call that carries the same bytes.
+//! Compares calls of Keyward with an empty call of a default tonic server that carries the same bytes.
 //!
-//! Both servers run in their own processes with one serving thread, and take turns. The result is the
-//! server's CPU time for a call, which other load on the machine affects little.
+//! The servers run in their own processes on one core, `h2load` on another, and they take turns. The
+//! result is the server's CPU time for a call, which other load on the machine affects little.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -10,22 +10,23 @@
     reason = "a benchmark uses the real clock, prints results, and stops at the first error"
 )]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use keyward_proto::v1;
 use keyward_proto::v1::api_key_service_server::{ApiKeyService, ApiKeyServiceServer};
-use keyward_testkit::{Client, Process};
+use keyward_testkit::Process;
+use keyward_testkit::machine::{cpu_time, pin};
 use prost::Message;
-use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 
 const ROUNDS: usize = 5;
-const ROUND: Duration = Duration::from_secs(3);
-const CONNECTIONS: usize = 4;
-const IN_FLIGHT: usize = 16;
+/// The calls of one round, and those before it.
+const CALLS: u32 = 300_000;
+const WARM_UP: u32 = 30_000;
+/// The keys of a batch.
+const BATCH: u32 = 64;
 
 /// Answers every Verify with the same response.
 struct Empty(v1::VerifyResponse);
@@ -84,11 +85,11 @@ impl ApiKeyService for Empty {
     }
 }
 
-/// The process of the empty server: serves `answer` on one thread until it is killed.
+/// The process of the empty server: serves `answer` until it is killed.
 async fn serve_empty(answer: v1::VerifyResponse) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
     tonic::transport::Server::builder()
         .add_service(ApiKeyServiceServer::new(Empty(answer)))
         .serve_with_incoming(incoming)
@@ -100,7 +101,10 @@ struct EmptyServer(Child, SocketAddr);
 
 impl EmptyServer {
     fn start(answer: &v1::VerifyResponse) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
+        // A runtime that starts on one core has one thread.
+        let mut child = Command::new("taskset")
+            .args(["-c", "0"])
+            .arg(std::env::current_exe().unwrap())
             .args(["--empty", &hex::encode(answer.encode_to_vec())])
             .stdout(Stdio::piped())
             .spawn()
@@ -120,58 +124,77 @@ impl Drop for EmptyServer {
     }
 }
 
-/// The CPU time of a process, user and system.
-fn cpu(process: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .unwrap()
-        .1
-        .split_whitespace()
-        .collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // Linux reports ticks of 10 ms on all architectures that we use.
-    Duration::from_millis(ticks * 10)
+/// One kind of call, and what each round measured of it.
+struct Row {
+    name: &'static str,
+    server: (SocketAddr, u32),
+    method: &'static str,
+    body: tempfile::NamedTempFile,
+    /// The verified keys of one call.
+    keys: u32,
+    /// The microseconds of CPU for each key, and the keys in a second.
+    rounds: Vec<(f64, f64)>,
 }
 
-/// The results of one round.
-struct Figures {
-    per_second: f64,
-    cpu_micros: f64,
-}
-
-/// Keeps `CONNECTIONS` × `IN_FLIGHT` calls in flight for one round.
-async fn load(address: SocketAddr, token: &str, key: &str, process: u32) -> Figures {
-    let mut clients = Vec::new();
-    for _ in 0..CONNECTIONS {
-        clients.push(Client::new(address, Some(token)).await);
-    }
-    let (before, start) = (cpu(process), Instant::now());
-    let mut tasks = JoinSet::new();
-    for client in clients {
-        for _ in 0..IN_FLIGHT {
-            let (client, key) = (client.clone(), key.to_owned());
-            tasks.spawn(async move {
-                let mut calls = 0_u64;
-                while start.elapsed() < ROUND {
-                    assert_eq!(client.verify(&key).await.unwrap(), v1::Verdict::Valid);
-                    calls += 1;
-                }
-                calls
-            });
+impl Row {
+    fn new(
+        name: &'static str,
+        server: (SocketAddr, u32),
+        method: &'static str,
+        keys: u32,
+        message: &impl Message,
+    ) -> Self {
+        let message = message.encode_to_vec();
+        let mut body = tempfile::NamedTempFile::new().unwrap();
+        let length = u32::try_from(message.len()).unwrap();
+        body.write_all(&[&[0], &length.to_be_bytes()[..], &message].concat())
+            .unwrap();
+        Self {
+            name,
+            server,
+            method,
+            body,
+            keys,
+            rounds: Vec::new(),
         }
     }
-    let calls: u64 = tasks.join_all().await.into_iter().sum();
-    let (elapsed, used) = (start.elapsed(), cpu(process) - before);
-    Figures {
-        per_second: calls as f64 / elapsed.as_secs_f64(),
-        cpu_micros: used.as_secs_f64() * 1e6 / calls as f64,
-    }
-}
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    fn measure(&mut self, token: &str) {
+        self.load(token, WARM_UP / self.keys);
+        let calls = CALLS / self.keys;
+        let before = cpu_time(self.server.1);
+        let rate = self.load(token, calls);
+        let used = (cpu_time(self.server.1) - before).as_secs_f64() * 1e6;
+        let keys = f64::from(self.keys);
+        self.rounds
+            .push((used / (f64::from(calls) * keys), rate * keys));
+    }
+
+    /// Makes `calls` calls. Returns the calls in a second.
+    fn load(&self, token: &str, calls: u32) -> f64 {
+        let output = Command::new("taskset")
+            .args(["-c", "1", "h2load", "-t1", "-c8", "-m32"])
+            .args([&format!("-n{calls}"), "-d"])
+            .arg(self.body.path())
+            .args(["-H", "content-type: application/grpc", "-H", "te: trailers"])
+            .args(["-H", &format!("authorization: Bearer {token}")])
+            .arg(format!(
+                "http://{}/keyward.v1.ApiKeyService/{}",
+                self.server.0, self.method
+            ))
+            .output()
+            .expect("h2load runs; it is in Debian's package nghttp2-client");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(&format!(" {calls} succeeded")), "{text}");
+        let before = text.split(" req/s").next().unwrap();
+        before.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    fn median(&self, figure: impl Fn(&(f64, f64)) -> f64) -> f64 {
+        let mut values: Vec<f64> = self.rounds.iter().map(figure).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    }
 }
 
 async fn measure() {
@@ -183,51 +206,56 @@ async fn measure() {
     let token = keyward.token();
     let client = keyward.client().await;
     let (_, key) = client.issue("42", "").await.unwrap();
-    let request = v1::VerifyRequest {
+    let hit = v1::VerifyRequest {
         api_key: key.clone(),
         ..Default::default()
     };
-    let answer = client
-        .keys
-        .clone()
-        .verify(request)
-        .await
-        .unwrap()
-        .into_inner();
-    let empty = EmptyServer::start(&answer);
+    let answer = client.keys.clone().verify(hit.clone()).await;
+    let empty = EmptyServer::start(&answer.unwrap().into_inner());
+    pin(keyward.id(), 0);
 
-    let (mut plain, mut verify) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        plain.push(load(empty.1, &token, &key, empty.0.id()).await);
-        verify.push(load(keyward.grpc, &token, &key, keyward.id()).await);
-    }
-    let show = |name: &str, rounds: &[Figures]| {
-        let cpu = median(rounds.iter().map(|figures| figures.cpu_micros).collect());
-        let rate = median(rounds.iter().map(|figures| figures.per_second).collect());
-        println!("{name:<12} {rate:>9.0} calls/s {cpu:>7.2} us CPU per call");
-        (cpu, rate)
+    let malformed = v1::VerifyRequest {
+        api_key: key.replace('_', "-"),
+        ..Default::default()
     };
-    let (empty_cpu, empty_rate) = show("empty call", &plain);
-    let (verify_cpu, verify_rate) = show("Verify hit", &verify);
-    println!(
-        "ratio        {:>9.2} of the calls {:>5.2} of the CPU",
-        verify_rate / empty_rate,
-        verify_cpu / empty_cpu
-    );
+    let batch = v1::VerifyBatchRequest {
+        requests: vec![hit.clone(); BATCH as usize],
+    };
+    let (empty, keyward) = ((empty.1, empty.0.id(), empty), (keyward.grpc, keyward.id()));
+    let mut rows = [
+        Row::new("empty call", (empty.0, empty.1), "Verify", 1, &hit),
+        Row::new("Verify hit", keyward, "Verify", 1, &hit),
+        Row::new("malformed key", keyward, "Verify", 1, &malformed),
+        Row::new("batch, per key", keyward, "VerifyBatch", BATCH, &batch),
+    ];
+    for _ in 0..ROUNDS {
+        for row in &mut rows {
+            row.measure(&token);
+        }
+    }
+    let first = rows[0].median(|round| round.0);
+    for row in &rows {
+        let cpu = row.median(|round| round.0);
+        println!(
+            "{:<15} {:>9.0} /s {cpu:>7.2} us of CPU {:>6.2} x the empty call",
+            row.name,
+            row.median(|round| round.1),
+            cpu / first
+        );
+    }
 }
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
     let arguments: Vec<String> = std::env::args().collect();
+    // The empty server has the runtime that `tokio::main` starts.
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     match arguments.iter().position(|argument| argument == "--empty") {
         Some(at) => {
             let bytes = hex::decode(&arguments[at + 1]).unwrap();
             let answer = v1::VerifyResponse::decode(&bytes[..]).unwrap();
             runtime.block_on(serve_empty(answer));
         }
+        None if arguments.iter().any(|argument| argument == "--test") => {}
         None => runtime.block_on(measure()),
     }
 }

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use keyward_proto::v1;
+use keyward_testkit::machine::{cpu_time, memory, pin};
 use keyward_testkit::{Client, Process, http_get};
 
 use attacks::{ATTACKS, Kind, Target, attack_forever};
@@ -42,27 +43,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const MEMORY_GUARD: u64 = 4_000;
 
 /// The resident memory of a process, in MB.
-fn memory(process: u32) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{process}/statm")).unwrap();
-    let pages: u64 = statm.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4_096 / 1_000_000
-}
-
-/// The CPU time of a process, user and system, in seconds.
-fn cpu(process: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split(' ').collect();
-    let ticks: f64 = fields[12].parse::<f64>().unwrap() + fields[13].parse::<f64>().unwrap();
-    ticks / 100.0
-}
-
-/// Binds all threads of a process to one core.
-fn pin(process: u32, core: &str) {
-    let pinned = Command::new("taskset")
-        .args(["-acp", core, &process.to_string()])
-        .stdout(Stdio::null())
-        .status();
-    assert!(pinned.unwrap().success(), "taskset -acp {core} {process}");
+fn megabytes(process: u32) -> u64 {
+    memory(process) / 1_000_000
 }
 
 /// Calls Verify until `stop`. Returns the times of answered calls and the number of failed ones.
@@ -111,12 +93,12 @@ async fn phase(keyward: &Process, key: &str, length: Duration) -> Phase {
     let client = keyward.client().await;
     let calling = tokio::spawn(honest(client, key.to_owned(), Arc::clone(&stop)));
     let watching = tokio::spawn(freshness(keyward.http, Arc::clone(&stop)));
-    let (start, before, mut peak) = (Instant::now(), cpu(keyward.id()), 0);
+    let (start, before, mut peak) = (Instant::now(), cpu_time(keyward.id()), 0);
     while start.elapsed() < length && peak < MEMORY_GUARD {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        peak = peak.max(memory(keyward.id()));
+        peak = peak.max(megabytes(keyward.id()));
     }
-    let used = (cpu(keyward.id()) - before) / start.elapsed().as_secs_f64();
+    let used = (cpu_time(keyward.id()) - before).as_secs_f64() / start.elapsed().as_secs_f64();
     stop.store(true, Relaxed);
     let (mut times, failed) = calling.await.unwrap();
     Phase {
@@ -156,7 +138,7 @@ async fn run(index: usize) -> String {
         .args(["--workers", "1"])
         .env("MIMALLOC_PURGE_DELAY", "0");
     let keyward = Process::start(command, &data);
-    pin(keyward.id(), "0");
+    pin(keyward.id(), 0);
     let client = keyward.client().await;
     let (_, key) = client.issue("42", "").await.unwrap();
     if matches!(attack.kind, Kind::Unread) {
@@ -189,7 +171,7 @@ async fn run(index: usize) -> String {
     attacker.wait().unwrap();
     let rate = count.join().unwrap().unwrap_or_default() / (start.elapsed().as_secs_f64() + 0.5);
     tokio::time::sleep(AFTER).await;
-    let after = memory(keyward.id());
+    let after = megabytes(keyward.id());
     format!(
         "| {} | {rate:.0} | {:.0} % | {} | {} | {after} | {:.1} | {:.1} | {} | {:.2} |\n",
         attack.name,
@@ -221,7 +203,7 @@ fn main() {
         let index = arguments[at + 1].parse().unwrap();
         return runtime.block_on(attack_forever(index, target));
     }
-    pin(std::process::id(), "1");
+    pin(std::process::id(), 1);
     let mut table = String::from(
         "| attack | per second | our CPU | MB before | MB peak | MB after | p99 ms quiet | p99 ms attacked | failed calls | freshness age s |\n|---|---|---|---|---|---|---|---|---|---|\n",
     );

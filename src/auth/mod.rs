@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::cache::{Consistency, Entry, Lookup, LookupError};
-use keyward_core::fence::token_lives;
+use keyward_core::fence::{Now, token_lives};
 use keyward_core::key::{Prefix, Role, SecretText, TextForm, TokenRecord};
 use keyward_crypto::Keyring;
 use keyward_store::Actor;
@@ -111,6 +111,13 @@ impl Callers {
             return Err(unknown());
         }
         Ok(Caller(found.entry))
+    }
+
+    /// Whether the caller of an earlier call is still valid at `now`, which was read after this call
+    /// arrived. No I/O. `false` says nothing: authenticate it.
+    pub fn is_still_valid(&self, caller: &Caller, now: Now) -> bool {
+        let found = self.tokens.admit_again(&caller.0, now);
+        found.is_some_and(|found| token_lives(found.entry.record(), found.at))
     }
 
     /// The prefix of tokens.

@@ -1,8 +1,9 @@
 //! L1: the cache in memory, from digest to record, bounded by size. I2: an entry's stamp only rises.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -18,6 +19,7 @@ pub struct Entry<R> {
     epoch: Epoch,
     revision: AtomicU64,
     weight: u64,
+    reply: OnceLock<Bytes>,
 }
 
 impl<R: Fenced> Entry<R> {
@@ -29,6 +31,7 @@ impl<R: Fenced> Entry<R> {
             epoch: stamp.epoch,
             revision: AtomicU64::new(stamp.revision),
             weight: u64::try_from(weight).unwrap_or(u64::MAX),
+            reply: OnceLock::new(),
         }
     }
 }
@@ -37,6 +40,12 @@ impl<R> Entry<R> {
     /// The record.
     pub fn record(&self) -> &R {
         &self.record
+    }
+
+    /// The bytes that answer a call with this record, made by `encode` once. They depend on the record
+    /// alone, and are sent only after the fence has admitted it for the call.
+    pub fn reply(&self, encode: impl FnOnce(&R) -> Bytes) -> Bytes {
+        self.reply.get_or_init(|| encode(&self.record)).clone()
     }
 
     /// The stamp.

@@ -128,6 +128,23 @@ impl<R: Fenced> Lookup<R> {
         }
     }
 
+    /// The record for `digest` in L1, if the fence admits it at `now`, which was read after the call
+    /// arrived. No I/O. `None` says nothing: ask `find`.
+    pub fn cached(&self, digest: &Digest, now: Now) -> Option<Admitted<R>> {
+        // I4: the snapshot is taken before the entry is read.
+        let snapshot = self.fence.snapshot();
+        let entry = self.l1.get(digest)?;
+        let admitted = self.admit(&snapshot, entry, now).ok()??;
+        self.metrics.hit.inc();
+        Some(admitted)
+    }
+
+    /// Admits a record of an earlier call once more, as `cached` does.
+    pub fn admit_again(&self, entry: &Arc<Entry<R>>, now: Now) -> Option<Admitted<R>> {
+        let snapshot = self.fence.snapshot();
+        self.admit(&snapshot, Arc::clone(entry), now).ok()?
+    }
+
     /// Finds the record for `digest`; `None` if the store has none. A hit in L1 does not wait.
     pub async fn find(
         &self,
@@ -138,7 +155,7 @@ impl<R: Fenced> Lookup<R> {
             // I4: the snapshot is taken before the entry is read.
             let snapshot = self.fence.snapshot();
             if let Some(entry) = self.l1.get(digest) {
-                if let Some(admitted) = self.admit(&snapshot, entry)? {
+                if let Some(admitted) = self.admit(&snapshot, entry, Now::read(&*self.clock))? {
                     self.metrics.hit.inc();
                     return Ok(Some(admitted));
                 }
@@ -177,7 +194,8 @@ impl<R: Fenced> Lookup<R> {
                 Admission::NotFresh => Err(LookupError::NotFresh),
             };
         };
-        let Some(admitted) = self.admit(&snapshot, Arc::clone(entry))? else {
+        let now = Now::read(&*self.clock);
+        let Some(admitted) = self.admit(&snapshot, Arc::clone(entry), now)? else {
             if found.from_shared_cache {
                 self.reads.note_refused();
             }
@@ -192,8 +210,8 @@ impl<R: Fenced> Lookup<R> {
         &self,
         snapshot: &Snapshot<'_>,
         entry: Arc<Entry<R>>,
+        now: Now,
     ) -> Result<Option<Admitted<R>>, LookupError> {
-        let now = Now::read(&*self.clock);
         match snapshot.admit(entry.record().id(), entry.stamp(), now) {
             Admission::Admitted { restamp } => {
                 // I2: the higher stamp keeps an entry in use above the floor when tombstones are

@@ -20,7 +20,7 @@ use super::peer::{CallGuard, LimitError, Peer, Reservation, Unsent};
 /// The time limit for the body of a request, once it makes its handler wait.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The size of the prefix of a gRPC message: a flag for compression, and the length.
-const PREFIX: usize = 5;
+pub(super) const PREFIX: usize = 5;
 
 /// The body of a request. What its handler has read counts until the handler drops the body.
 pub(super) struct RequestBody {

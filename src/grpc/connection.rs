@@ -2,7 +2,6 @@
 //! open. It is closed if its client does not send the HTTP/2 preface in time, does not read, or is
 //! displaced. It reads a limited number of bytes in a row, so that it does not delay others.
 
-use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +16,6 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::Connected;
 
 use super::peer::Peer;
 
@@ -130,13 +128,8 @@ impl Connection {
         }
     }
 
-    /// Closes the connection after `limit`, even if calls are in progress.
-    pub(super) fn end_after(&mut self, limit: Duration) {
-        let earlier = std::mem::replace(&mut self.must_close, Box::pin(pending()));
-        self.must_close = Box::pin(async move {
-            // Either of them closes it.
-            let _ = tokio::time::timeout(limit, earlier).await;
-        });
+    pub(super) fn peer(&self) -> Arc<Peer> {
+        Arc::clone(&self.peer)
     }
 
     /// Fails when the connection must be closed. Called when a read waits, so that the task wakes up.
@@ -189,14 +182,6 @@ impl Connection {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Arc<Peer>;
-
-    fn connect_info(&self) -> Arc<Peer> {
-        Arc::clone(&self.peer)
     }
 }
 

@@ -1,8 +1,5 @@
 //! Answers a call whose deadline (`grpc-timeout`) passes, and says whether it may have changed
 //! something. A change that has started runs to its end on the control runtime.
-//!
-//! tonic has its own timeout outside of all layers, which would answer CANCELLED without details. The
-//! timer here starts first, and a call is polled before tonic's timer, so this answer wins.
 
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -46,8 +43,7 @@ impl Progress {
     }
 }
 
-/// Wraps a service in [`Deadline`]. Nothing outside of it may delay a call, because tonic's timer
-/// starts when the outermost layer has been called.
+/// Wraps a service in [`Deadline`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DeadlineLayer;
 
@@ -102,7 +98,7 @@ where
 }
 
 /// The time that the caller gives the call, if it sets a deadline.
-fn limit(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
+pub(super) fn limit(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get("grpc-timeout") else {
         return Ok(None);
     };

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Request, Response};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, Request, Response, Uri};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
@@ -23,7 +24,7 @@ use crate::service::ServiceError;
 /// The overhead of a header in HTTP/2's size of a header list (RFC 9113, 6.5.2), in bytes.
 const HEADER_OVERHEAD: usize = 32;
 /// A message of more bytes takes so long to decode that it must not delay short calls.
-const SHORT_MESSAGE: usize = 8 << 10;
+pub(super) const SHORT_MESSAGE: usize = 8 << 10;
 /// The calls that take long even if their message is short. They are reads, so their responses may be
 /// refused.
 const LONG_READS: [&str; 3] = [
@@ -143,7 +144,7 @@ impl GateLayer {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();
         let peer = peer.ok_or(ServiceError::Internal)?;
         peer.count_call();
-        let header_bytes = check_headers(&request)?;
+        let header_bytes = check_headers(request.headers(), request.uri())?;
         let kind = Kind::of(request.uri().path());
         let mut open = Vec::new();
         match kind {
@@ -191,12 +192,15 @@ impl GateLayer {
         if !peer.is_caller() {
             held.grow(bytes)?;
         }
-        let values = headers.get_all("authorization").into_iter();
+        let values = headers.get_all(AUTHORIZATION).into_iter();
         let judging = self
             .callers
             .authenticate(values.map(|value| value.as_bytes()));
         let caller = judging.await.map_err(ServiceError::from)?;
         peer.has_caller();
+        if let Some(value) = headers.get(AUTHORIZATION) {
+            peer.remember(value.as_bytes(), &caller);
+        }
         Ok(caller)
     }
 
@@ -242,10 +246,11 @@ impl GateLayer {
 
 /// The size of the headers. Those over our limit are refused; those over the higher limit of HTTP/2 do
 /// not come this far.
-fn check_headers<B>(request: &Request<B>) -> Result<usize, LimitError> {
-    let headers = request.headers().iter();
-    let sizes = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD);
-    let bytes = sizes.sum::<usize>() + request.uri().path().len();
+pub(super) fn check_headers(headers: &HeaderMap, uri: &Uri) -> Result<usize, LimitError> {
+    let sizes = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD);
+    let bytes = sizes.sum::<usize>() + uri.path().len();
     if bytes > MAX_HEADERS {
         return Err(LimitError::HeadersTooLarge);
     }

@@ -9,10 +9,12 @@ mod convert;
 mod deadline;
 mod encoding;
 mod gate;
+mod immediate;
 mod listener;
 mod long_calls;
 mod observe;
 mod peer;
+mod serve;
 mod status;
 mod tls;
 mod workers;
@@ -27,7 +29,7 @@ use tonic::Request;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tower::layer::util::{Identity, Stack};
+use tower::{Layer, ServiceBuilder};
 
 use crate::auth::{Caller, Callers};
 use crate::service::{Service, ServiceError};
@@ -41,10 +43,11 @@ pub use status::reasons_table;
 pub use tls::{Tls, TlsError};
 pub use workers::{Workers, accept};
 
-use deadline::{DeadlineLayer, Progress};
+use deadline::{Deadline, DeadlineLayer, Progress};
 use encoding::EncodingLayer;
-use gate::GateLayer;
-use observe::ObserveLayer;
+use gate::{Gate, GateLayer};
+use immediate::Immediate;
+use observe::{Observe, ObserveLayer, Observer};
 use peer::Peers;
 
 /// The maximum size of a request, in bytes, compressed or not.
@@ -131,15 +134,14 @@ impl Api {
     }
 }
 
-/// The layers, the outermost last.
-type Layers =
-    Stack<EncodingLayer, Stack<GateLayer, Stack<DeadlineLayer, Stack<ObserveLayer, Identity>>>>;
+/// The services in their layers.
+type Stacked = Observe<Deadline<Gate<<EncodingLayer as Layer<Routes>>::Service>>>;
 
-/// A configured server, ready to accept connections.
+/// A configured server, ready to serve connections.
 #[derive(Clone)]
 pub struct Server {
-    http: tonic::transport::Server<Layers>,
-    routes: Routes,
+    stack: Stacked,
+    immediate: Arc<Immediate>,
     max_age: Option<Duration>,
     peers: Arc<Peers>,
 }
@@ -176,6 +178,8 @@ pub fn server(
     };
     let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let gate = GateLayer::new(Arc::clone(&api.callers), front.long_calls.handle());
+    let observer = Arc::new(Observer::new(metrics, Arc::clone(&clock)));
+    let immediate = Arc::new(Immediate::new(api.clone(), &observer, clock));
     let keys = ApiKeyServiceServer::new(api.clone())
         .max_decoding_message_size(MAX_REQUEST)
         .accept_compressed(Gzip)
@@ -190,19 +194,15 @@ pub fn server(
         .add_service(health.max_decoding_message_size(MAX_OPEN_REQUEST))
         .add_service(v1.max_decoding_message_size(MAX_OPEN_REQUEST))
         .add_service(v1alpha.max_decoding_message_size(MAX_OPEN_REQUEST));
-    let http = tonic::transport::Server::builder()
-        .layer(ObserveLayer::new(metrics, clock))
+    let stack = ServiceBuilder::new()
+        .layer(ObserveLayer(observer))
         .layer(DeadlineLayer)
         .layer(gate)
         .layer(encoding::layer())
-        .max_concurrent_streams(MAX_STREAMS)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_max_header_list_size(MAX_HTTP2_HEADERS)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)));
+        .service(routes.routes().prepare());
     Ok(Server {
-        http,
-        routes: routes.routes().prepare(),
+        stack,
+        immediate,
         max_age: front.max_connection_age,
         peers: Peers::new(front.limits, metrics.limits.clone()),
     })

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tonic::Code;
 use tower::{Layer, Service};
-use tracing::Instrument;
+use tracing::{Instrument as _, Span};
 
 use keyward_core::key::Clock;
 use keyward_ops::{Metrics, RpcMetrics};
@@ -30,17 +30,14 @@ pub(super) const METHODS: &[&str] = &[
     "/grpc.health.v1.Health/Check",
 ];
 
-struct Observer {
+/// Observes calls.
+pub(super) struct Observer {
     methods: HashMap<&'static str, (&'static str, RpcMetrics)>,
-    other: RpcMetrics,
+    other: (&'static str, RpcMetrics),
     clock: Arc<dyn Clock>,
 }
 
-/// Wraps a service in [`Observe`].
-#[derive(Clone)]
-pub(super) struct ObserveLayer(Arc<Observer>);
-
-impl ObserveLayer {
+impl Observer {
     /// Counts in `metrics` and measures durations with `clock`.
     pub(super) fn new(metrics: &Metrics, clock: Arc<dyn Clock>) -> Self {
         let short = |path: &'static str| path.rsplit('/').next().unwrap_or(path);
@@ -48,13 +45,27 @@ impl ObserveLayer {
             .iter()
             .map(|path| (*path, (short(path), metrics.rpc(short(path)))))
             .collect();
-        Self(Arc::new(Observer {
+        Self {
             methods,
-            other: metrics.rpc("other"),
+            other: ("other", metrics.rpc("other")),
             clock,
-        }))
+        }
+    }
+
+    /// The name and the metrics of the method at `path`.
+    pub(super) fn method(&self, path: &str) -> &(&'static str, RpcMetrics) {
+        self.methods.get(path).unwrap_or(&self.other)
+    }
+
+    /// The span of a call.
+    pub(super) fn span(method: &'static str) -> Span {
+        tracing::debug_span!("rpc", method, code = tracing::field::Empty)
     }
 }
+
+/// Wraps a service in [`Observe`].
+#[derive(Clone)]
+pub(super) struct ObserveLayer(pub(super) Arc<Observer>);
 
 impl std::fmt::Debug for ObserveLayer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -94,20 +105,17 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let start = self.observer.clock.boot();
-        let known = self.observer.methods.get(request.uri().path());
-        let (method, metrics) = known.map_or_else(
-            || ("other", self.observer.other.clone()),
-            |(method, metrics)| (*method, metrics.clone()),
-        );
-        let span = tracing::debug_span!("rpc", method, code = tracing::field::Empty);
+        let observer = Arc::clone(&self.observer);
+        let start = observer.clock.boot();
+        let path = request.uri().path();
+        let (method, metrics) = observer.method(path).clone();
+        let span = Observer::span(method);
         let work = self.inner.call(request).instrument(span.clone());
-        let clock = Arc::clone(&self.observer.clock);
         Box::pin(async move {
             let response = work.await?;
             let code = code_of(&response);
             span.record("code", tracing::field::debug(code));
-            metrics.observe(code, clock.boot().since(start));
+            metrics.observe(code, observer.clock.boot().since(start));
             Ok(response)
         })
     }

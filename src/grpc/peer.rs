@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
+use crate::auth::Caller;
 use keyward_ops::LimitMetrics;
 
 /// The bytes of a caller's connection that are always granted, so that short calls pass while others
@@ -37,6 +39,9 @@ const ALL_LONG_READS: usize = 16;
 const STRANGER_COST: Duration = Duration::from_micros(250);
 /// The longest such wait of a connection.
 const MAX_STRANGER_WAIT: Duration = Duration::from_secs(1);
+
+/// The maximum age of connections has this many values.
+const AGES: u32 = 8;
 
 /// The limits of the process.
 #[derive(Clone, Copy, Debug)]
@@ -121,6 +126,7 @@ impl Peers {
             open: Arc::default(),
             long_reads: Semaphore::new(LONG_READS),
             calls: AtomicU32::new(0),
+            known: Mutex::default(),
         }))
     }
 
@@ -167,6 +173,8 @@ pub(super) struct Peer {
     long_reads: Semaphore,
     /// The calls of a stranger since the last read.
     calls: AtomicU32,
+    /// The latest authenticated caller, and its header `authorization`.
+    known: Mutex<Option<(Zeroizing<Vec<u8>>, Caller)>>,
 }
 
 impl Peer {
@@ -176,6 +184,25 @@ impl Peer {
 
     pub(super) fn is_caller(&self) -> bool {
         self.is_caller.load(Relaxed)
+    }
+
+    /// The age at which the connection must end: within 10 % of `age`, so that clients that connected
+    /// together do not reconnect together.
+    pub(super) fn age(&self, age: Duration) -> Duration {
+        let part = u32::try_from(self.id % u64::from(AGES)).unwrap_or_default();
+        age.mul_f64(0.9 + 0.2 * f64::from(part) / f64::from(AGES - 1))
+    }
+
+    /// The caller that sent this header `authorization` in an earlier call on this connection.
+    pub(super) fn known_caller(&self, authorization: &[u8]) -> Option<Caller> {
+        let known = self.known.lock();
+        let (header, caller) = known.as_ref()?;
+        is_same(header, authorization).then(|| caller.clone())
+    }
+
+    /// Remembers the caller that sent this header `authorization`.
+    pub(super) fn remember(&self, authorization: &[u8], caller: &Caller) {
+        *self.known.lock() = Some((authorization.to_vec().into(), caller.clone()));
     }
 
     /// Records that the connection has a valid caller, so it is no longer a stranger.
@@ -263,6 +290,12 @@ impl Peer {
         self.unsent.fetch_add(bytes, Relaxed);
         (Unsent(reservation), granted)
     }
+}
+
+/// Compares two secrets in a time that depends on their length alone.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let differences = one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b));
+    one.len() == other.len() && std::hint::black_box(differences) == 0
 }
 
 impl Drop for Peer {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::Server;
 use super::connection::{Accepted, Connection, LoadGuard, Transport};
@@ -25,12 +26,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// A busy serving thread looks for new bytes after this many steps, so that a connection with much to
 /// do does not delay the others. tokio's own value is 61.
 const EVENT_INTERVAL: u32 = 8;
-/// The maximum age of connections has this many values, from 90 % to 110 % of the setting, so that
-/// clients that connected together do not reconnect together.
-const AGES: u32 = 8;
-/// The time limit for calls in progress on a connection that has reached its age.
-const AGE_GRACE: Duration = Duration::from_secs(60);
-
 /// The acceptor's view of one serving thread.
 struct Worker {
     connections: mpsc::UnboundedSender<(Socket, Arc<Peer>)>,
@@ -138,7 +133,7 @@ fn worker(
     let serving = async move {
         let accepted = UnboundedReceiverStream::new(incoming).filter_map(move |(socket, peer)| {
             let load = LoadGuard::new(Arc::clone(&counted), gauge.clone());
-            register(socket, Accepted { peer, load })
+            std::future::ready(register(socket, Accepted { peer, load }))
         });
         match tls {
             None => {
@@ -166,52 +161,23 @@ fn worker(
     )
 }
 
-/// Serves `connections` until `stop`, then drains them. Each gets one of the ages.
+/// Serves `connections` until `stop`, then drains them.
 async fn serve(
     server: Server,
     connections: impl Stream<Item = Connection>,
     stop: CancellationToken,
 ) {
-    let (senders, serving): (Vec<_>, Vec<_>) = (0..AGES)
-        .map(|n| {
-            let (sender, incoming) = mpsc::unbounded_channel();
-            let incoming = UnboundedReceiverStream::new(incoming).map(Ok::<_, io::Error>);
-            let mut http = server.http.clone();
-            let age = server.max_age;
-            let age = age.map(|age| age.mul_f64(0.9 + 0.2 * f64::from(n) / f64::from(AGES - 1)));
-            if let Some(age) = age {
-                // tonic's own grace sends no GOAWAY, so the connection ends itself after it.
-                http = http.max_connection_age(age);
-            }
-            let served = http
-                .add_routes(server.routes.clone())
-                .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
-            ((sender, age.map(|age| age + AGE_GRACE)), served)
-        })
-        .unzip();
-    let distributing = async move {
-        tokio::pin!(connections);
-        let mut turns = senders.iter().cycle();
-        while let (Some(mut connection), Some((sender, end))) =
-            (connections.next().await, turns.next())
-        {
-            if let Some(end) = end {
-                connection.end_after(*end);
-            }
-            // The receiver is gone after a stop; the connection is closed then.
-            let _ = sender.send(connection);
-        }
-    };
-    let (served, ()) = futures_util::future::join(futures_util::future::join_all(serving), async {
-        tokio::select! {
-            () = distributing => {}
-            () = stop.cancelled() => {}
-        }
-    })
-    .await;
-    for error in served.into_iter().filter_map(Result::err) {
-        tracing::error!(%error, "a serving thread failed");
+    let open = TaskTracker::new();
+    let accepting = connections.for_each(|connection| {
+        open.spawn(server.clone().serve(connection, stop.clone()));
+        std::future::ready(())
+    });
+    tokio::select! {
+        () = accepting => {}
+        () = stop.cancelled() => {}
     }
+    open.close();
+    open.wait().await;
 }
 
 /// Registers a dispatched connection with this thread's runtime.

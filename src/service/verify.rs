@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::{Service, ServiceError, Unrecognised};
-use crate::cache::{Consistency, Entry};
-use keyward_core::fence::{Ask, judge};
-use keyward_core::key::{KeyRecord, SecretText, Verdict};
+use crate::cache::{Admitted, Consistency, Entry};
+use keyward_core::fence::{Ask, Now, judge};
+use keyward_core::key::{KeyRecord, SecretText, TextForm, Verdict};
 
 /// One key to verify.
 #[derive(Debug)]
@@ -29,28 +29,59 @@ pub struct Verified {
 }
 
 impl Service {
+    /// Verifies one key without I/O, by its text alone or by a record in memory. `now` was read after
+    /// the call arrived. `None` says nothing: ask `verify`.
+    pub fn verify_now(&self, verify: &Verify, now: Now) -> Option<Verified> {
+        if verify.consistency != Consistency::Default {
+            return None;
+        }
+        let text = verify.text.expose();
+        let Ok((prefix, body)) = TextForm::read(text, &self.prefixes) else {
+            return Some(self.refused(Unrecognised::Malformed));
+        };
+        // A record in memory was found by a text whose tag was checked, so the digest is enough.
+        let cached = self
+            .keyring
+            .digests(text)
+            .find_map(|digest| self.keys.cached(&digest, now));
+        match cached {
+            Some(found) => Some(self.judged(found, verify)),
+            None if self.keyring.digest_of(prefix, &body, text).is_some() => None,
+            None => Some(self.refused(Unrecognised::Tag)),
+        }
+    }
+
     /// Verifies one key. An error concerns the call, never the key.
     pub async fn verify(&self, verify: &Verify) -> Result<Verified, ServiceError> {
-        let (verdict, record) = match self.recognise(verify.text.expose()) {
-            Err(Unrecognised::Malformed) => {
-                self.metrics.garbage.malformed.inc();
-                (Verdict::Malformed, None)
-            }
-            Err(Unrecognised::Tag) => {
-                self.metrics.garbage.tag.inc();
-                (Verdict::NotFound, None)
-            }
-            Ok(digest) => match self.keys.find(&digest, verify.consistency).await? {
-                None => (Verdict::NotFound, None),
-                Some(found) => {
-                    let verdict = judge(found.entry.record(), &verify.ask, found.at);
-                    let is_valid = verdict == Verdict::Valid;
-                    (verdict, is_valid.then_some(found.entry))
-                }
-            },
+        let digest = match self.recognise(verify.text.expose()) {
+            Ok(digest) => digest,
+            Err(unrecognised) => return Ok(self.refused(unrecognised)),
         };
+        Ok(match self.keys.find(&digest, verify.consistency).await? {
+            Some(found) => self.judged(found, verify),
+            None => self.counted(Verdict::NotFound, None),
+        })
+    }
+
+    fn refused(&self, unrecognised: Unrecognised) -> Verified {
+        let garbage = &self.metrics.garbage;
+        let (counter, verdict) = match unrecognised {
+            Unrecognised::Malformed => (&garbage.malformed, Verdict::Malformed),
+            Unrecognised::Tag => (&garbage.tag, Verdict::NotFound),
+        };
+        counter.inc();
+        self.counted(verdict, None)
+    }
+
+    fn judged(&self, found: Admitted<KeyRecord>, verify: &Verify) -> Verified {
+        let verdict = judge(found.entry.record(), &verify.ask, found.at);
+        let is_valid = verdict == Verdict::Valid;
+        self.counted(verdict, is_valid.then_some(found.entry))
+    }
+
+    fn counted(&self, verdict: Verdict, record: Option<Arc<Entry<KeyRecord>>>) -> Verified {
         self.metrics.verdict(verdict as usize);
-        Ok(Verified { verdict, record })
+        Verified { verdict, record }
     }
 
     /// Verifies several keys concurrently. The results are in the order of `batch`.

@@ -6,6 +6,7 @@ mod bad_input;
 mod cancellation;
 mod compression;
 mod deadlines;
+mod immediate;
 mod issue;
 mod limits;
 mod promise;

@@ -116,6 +116,12 @@ impl Keyring {
         Some((generation.digest(text), generation.number))
     }
 
+    /// The digests that a text may be stored under: one for each generation, the active one first.
+    pub fn digests(&self, text: &str) -> impl Iterator<Item = Digest> {
+        self.all_generations()
+            .map(|generation| generation.digest(text))
+    }
+
     /// Seals the text of the key `id` of `account` under the highest version of the sealing key.
     pub fn seal(
         &self,

@@ -23,6 +23,7 @@ mod history;
 mod http;
 mod load;
 mod local;
+pub mod machine;
 mod pgbouncer;
 mod polls;
 mod ports;

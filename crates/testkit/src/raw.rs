@@ -1,11 +1,15 @@
 //! A client of unary calls that sends and shows their bytes. Unlike tonic's client it has no deadline
 //! of its own, so a test sees how the service answers a `grpc-timeout`.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
-use http::{HeaderMap, Request};
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Bytes;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Bytes, Frame};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
@@ -13,13 +17,37 @@ use tonic::{Code, Status};
 
 /// One connection without a token.
 #[derive(Clone, Debug)]
-pub struct RawClient(SendRequest<Full<Bytes>>);
+pub struct RawClient(SendRequest<Pieces>);
+
+/// The body of a request: each piece is a frame of HTTP/2, the last one with the end of the request.
+#[derive(Clone, Debug)]
+pub struct Pieces(pub VecDeque<Bytes>);
+
+impl Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 /// All that comes back from a call.
 #[derive(Debug)]
 pub struct RawAnswer {
+    /// The status of HTTP.
+    pub http: StatusCode,
     /// The headers of the response.
     pub headers: HeaderMap,
+    /// The trailers of the response.
+    pub trailers: HeaderMap,
     /// The message with its prefix of five bytes; empty if the call was refused.
     pub frame: Bytes,
     /// OK or the refusal.
@@ -53,17 +81,24 @@ impl RawClient {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::from(frame));
-        let request = request.expect("headers of a test are valid");
+        let request = request.body(Pieces([frame.into()].into()));
+        self.send(request.expect("headers of a test are valid"))
+            .await
+    }
+
+    /// Sends any request.
+    pub async fn send(&self, request: Request<Pieces>) -> RawAnswer {
         let response = self.0.clone().send_request(request).await;
         let (parts, body) = response.expect("Keyward answers").into_parts();
         let body = body.collect().await.expect("the answer is complete");
-        let status = body.trailers().and_then(Status::from_header_map);
+        let trailers = body.trailers().cloned().unwrap_or_default();
         RawAnswer {
-            status: status
+            status: Status::from_header_map(&trailers)
                 .or_else(|| Status::from_header_map(&parts.headers))
                 .unwrap_or_else(|| Status::new(Code::Unknown, "the answer has no status")),
+            http: parts.status,
             headers: parts.headers,
+            trailers,
             frame: body.to_bytes(),
         }
     }

@@ -126,7 +126,7 @@ fn the_images_have_no_shell_and_are_built_as_the_lock_says() {
         ]
     );
     assert!(text.contains(&format!("RUSTUP_TOOLCHAIN={version}\n")));
-    assert!(text.contains("cargo build --locked --profile dist"));
+    assert!(text.contains("cargo build --locked --release"));
     assert_eq!(text.matches("\nUSER 10001:10001\n").count(), 2);
     // Nothing gets in that is not named.
     let ignore = fs::read_to_string(repository().join(".dockerignore")).unwrap();

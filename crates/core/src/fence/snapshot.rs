@@ -55,7 +55,7 @@ impl<'f> Snapshot<'f> {
 
     /// Decides whether the record of `id` with this stamp may be used at `now`.
     ///
-    /// I4: the caller read the record after it took this snapshot, and read `now` after the record.
+    /// I4: the caller read the record after it took this snapshot, and read `now` after the call arrived.
     pub fn admit(&self, id: KeyId, stamp: Stamp, now: Now) -> Admission {
         if !self.is_fresh(now) {
             return Admission::NotFresh;

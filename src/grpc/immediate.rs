@@ -1,0 +1,229 @@
+//! Answers a Verify that needs no I/O in the task of its connection, below tonic's router and codec.
+//! Every other call goes through the layers. Both ways give the same bytes.
+//!
+//! Upholds I4, with `cache`: each call is admitted and judged by itself, after it arrived.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
+use keyward_core::fence::Now;
+use keyward_core::key::{Clock, Role};
+use keyward_ops::RpcMetrics;
+use keyward_proto::v1;
+use prost::Message as _;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::body::PREFIX;
+use super::gate::{SHORT_MESSAGE, check_headers};
+use super::observe::Observer;
+use super::peer::{Peer, Unsent};
+use super::{Api, convert, deadline};
+
+/// The method that can be answered at once.
+const VERIFY: &str = "/keyward.v1.ApiKeyService/Verify";
+
+/// Answers calls at once.
+pub(super) struct Immediate {
+    api: Api,
+    method: &'static str,
+    metrics: RpcMetrics,
+    clock: Arc<dyn Clock>,
+}
+
+impl Immediate {
+    /// Answers for `api`. Calls are observed as `observer` observes them.
+    pub(super) fn new(api: Api, observer: &Observer, clock: Arc<dyn Clock>) -> Self {
+        let (method, metrics) = observer.method(VERIFY).clone();
+        Self {
+            api,
+            method,
+            metrics,
+            clock,
+        }
+    }
+
+    /// The response to a call whose whole message is `body`. `None` says nothing: the call must go
+    /// through the layers.
+    pub(super) fn answer(
+        &self,
+        call: &Parts,
+        body: &[u8],
+        peer: &Arc<Peer>,
+    ) -> Option<Response<Reply>> {
+        let now = Now::read(&*self.clock);
+        let message = message(body)?;
+        check_headers(&call.headers, &call.uri).ok()?;
+        if deadline::limit(&call.headers)
+            .ok()?
+            .is_some_and(|limit| limit.is_zero())
+        {
+            return None;
+        }
+        let mut tokens = call.headers.get_all(AUTHORIZATION).into_iter();
+        let caller = peer.known_caller(tokens.next()?.as_bytes())?;
+        let is_admitted = tokens.next().is_none()
+            && caller.has(Role::Verifier)
+            && self.api.callers.is_still_valid(&caller, now);
+        if !is_admitted {
+            return None;
+        }
+        let span = Observer::span(self.method);
+        let reply = span.in_scope(|| {
+            let verify = convert::verify(v1::VerifyRequest::decode(message).ok()?).ok()?;
+            let verified = self.api.service.verify_now(&verify, now)?;
+            Some(match &verified.record {
+                Some(entry) => entry.reply(|_| framed(&convert::verified(&verified))),
+                None => framed(&convert::verified(&verified)),
+            })
+        })?;
+        span.record("code", tracing::field::debug(Code::Ok));
+        let (unsent, _) = peer.reserve_response(reply.len());
+        let mut response = Response::new(Reply::Message(reply, unsent));
+        let grpc = HeaderValue::from_static("application/grpc");
+        response.headers_mut().insert(CONTENT_TYPE, grpc);
+        self.metrics
+            .observe(Code::Ok, self.clock.boot().since(now.boot));
+        Some(response)
+    }
+}
+
+/// Whether a call can perhaps be answered at once.
+pub(super) fn may_be_immediate(call: &Request<Incoming>) -> bool {
+    call.uri().path() == VERIFY
+        && call.method() == Method::POST
+        && !call.headers().contains_key("grpc-encoding")
+}
+
+/// The only message of a body: short and not compressed.
+fn message(body: &[u8]) -> Option<&[u8]> {
+    let (prefix, message) = body.split_first_chunk::<PREFIX>()?;
+    let [0, a, b, c, d] = *prefix else {
+        return None;
+    };
+    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).ok()?;
+    (length == message.len() && length <= SHORT_MESSAGE).then_some(message)
+}
+
+/// A message as gRPC sends it.
+fn framed(message: &v1::VerifyResponse) -> Bytes {
+    let length = message.encoded_len();
+    let mut bytes = BytesMut::with_capacity(PREFIX + length);
+    bytes.put_u8(0);
+    // A record is far smaller than 4 GiB.
+    bytes.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    bytes.extend_from_slice(&message.encode_to_vec());
+    bytes.freeze()
+}
+
+/// The body of a response.
+pub(super) enum Reply {
+    /// A message that counts as unsent while it is here, and then the status OK.
+    Message(
+        Bytes,
+        #[expect(dead_code, reason = "counts until it is dropped")] Unsent,
+    ),
+    /// The status OK.
+    Status,
+    /// Nothing more.
+    End,
+    /// What a layer or a service answered.
+    Layers(Body),
+}
+
+impl http_body::Body for Reply {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let next = match &mut *self {
+            Self::Layers(body) => return Pin::new(body).poll_frame(cx),
+            Self::Message(..) => Self::Status,
+            Self::Status | Self::End => Self::End,
+        };
+        Poll::Ready(match std::mem::replace(&mut *self, next) {
+            Self::Message(bytes, _) => Some(Ok(Frame::data(bytes))),
+            Self::Status => {
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("0"));
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            Self::End | Self::Layers(_) => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Layers(body) => body.is_end_stream(),
+            Self::End => true,
+            Self::Message(..) | Self::Status => false,
+        }
+    }
+}
+
+/// The body of a request, of which some frames may be read already.
+pub(super) struct Begun {
+    /// Most clients end with the message, some with an empty frame after it.
+    read: [Option<Result<Frame<Bytes>, hyper::Error>>; 2],
+    rest: Incoming,
+}
+
+impl Begun {
+    pub(super) fn new(rest: Incoming) -> Self {
+        Self {
+            read: [None, None],
+            rest,
+        }
+    }
+
+    /// The data, if the whole body has arrived and its first frame holds all of it.
+    pub(super) fn whole(&mut self, cx: &mut Context<'_>) -> Option<&Bytes> {
+        for frame in &mut self.read {
+            if !self.rest.is_end_stream()
+                && let Poll::Ready(read) = Pin::new(&mut self.rest).poll_frame(cx)
+            {
+                *frame = read;
+            }
+        }
+        let [Some(Ok(first)), second] = &self.read else {
+            return None;
+        };
+        let is_end = match second {
+            None => true,
+            Some(Ok(frame)) => frame.data_ref().is_some_and(Bytes::is_empty),
+            Some(Err(_)) => false,
+        };
+        first
+            .data_ref()
+            .filter(|_| is_end && self.rest.is_end_stream())
+    }
+}
+
+impl http_body::Body for Begun {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.read.iter_mut().find_map(Option::take) {
+            Some(read) => Poll::Ready(Some(read)),
+            None => Pin::new(&mut self.rest).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.iter().all(Option::is_none) && self.rest.is_end_stream()
+    }
+}

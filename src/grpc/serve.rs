@@ -1,0 +1,185 @@
+//! Serves one accepted connection: HTTP/2 by hyper, and its calls in the connection's own task until
+//! they wait for the first time. A call that never waits, such as a Verify hit, needs no other task.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::Service as _;
+
+use super::connection::Connection;
+use super::immediate::{Begun, Reply, may_be_immediate};
+use super::peer::Peer;
+use super::{CONNECTION_WINDOW, MAX_HTTP2_HEADERS, MAX_STREAMS, STREAM_WINDOW, Server};
+
+/// The interval of pings that find a client which has vanished.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// The time limit for calls in progress on a connection that has reached its age.
+const AGE_GRACE: Duration = Duration::from_secs(60);
+
+impl Server {
+    /// Serves `connection` until its client closes it. At its age, or at `stop`, it takes no more calls
+    /// and ends after those in progress.
+    pub(super) async fn serve(self, connection: Connection, stop: CancellationToken) {
+        let peer = connection.peer();
+        let age = self.max_age.map(|age| peer.age(age));
+        let queue = Queue::default();
+        let mut http = http2::Builder::new(queue.clone());
+        http.timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(MAX_HTTP2_HEADERS)
+            .keep_alive_interval(KEEPALIVE);
+        let calls = Calls(Arc::new(Serving { server: self, peer }));
+        let mut driver = Driver {
+            http: pin!(http.serve_connection(TokioIo::new(connection), calls)),
+            queue,
+            new: Vec::new(),
+        };
+        let aged = async {
+            match age {
+                Some(age) => tokio::time::sleep(age).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = &mut driver => return,
+            () = aged => {}
+            () = stop.cancelled() => {}
+        }
+        driver.http.as_mut().graceful_shutdown();
+        // Calls that take longer end with their connection.
+        let _ = tokio::time::timeout(AGE_GRACE, driver).await;
+    }
+}
+
+/// The calls of one connection.
+struct Calls(Arc<Serving>);
+
+struct Serving {
+    server: Server,
+    peer: Arc<Peer>,
+}
+
+impl Serving {
+    /// Hands a call to the layers, which are always ready.
+    fn through_layers(&self, mut request: Request<Body>) -> BoxedCall {
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        self.server.stack.clone().call(request)
+    }
+}
+
+type BoxedCall = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+impl hyper::service::Service<Request<Incoming>> for Calls {
+    type Response = Response<Reply>;
+    type Error = Infallible;
+    type Future = Call;
+
+    fn call(&self, request: Request<Incoming>) -> Call {
+        if may_be_immediate(&request) {
+            return Call::New(Some((request, Arc::clone(&self.0))));
+        }
+        Call::Layers(self.0.through_layers(request.map(Body::new)))
+    }
+}
+
+/// A call in progress.
+enum Call {
+    /// It was not polled yet, and may be answered at once.
+    New(Option<(Request<Incoming>, Arc<Serving>)>),
+    /// The layers handle it.
+    Layers(BoxedCall),
+}
+
+impl Future for Call {
+    type Output = Result<Response<Reply>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Self::New(new) = &mut *self
+            && let Some((request, serving)) = new.take()
+        {
+            let (parts, mut body) = request.map(Begun::new).into_parts();
+            if let Some(data) = body.whole(cx)
+                && let Some(response) = serving.server.immediate.answer(&parts, data, &serving.peer)
+            {
+                return Poll::Ready(Ok(response));
+            }
+            let request = Request::from_parts(parts, Body::new(body));
+            *self = Self::Layers(serving.through_layers(request));
+        }
+        match &mut *self {
+            Self::Layers(call) => {
+                let response = ready!(call.as_mut().poll(cx));
+                Poll::Ready(response.map(|response| response.map(Reply::Layers)))
+            }
+            Self::New(_) => Poll::Pending,
+        }
+    }
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The calls that hyper has accepted and nobody has polled yet.
+#[derive(Clone, Default)]
+struct Queue(Arc<Mutex<Vec<Task>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Queue {
+    fn execute(&self, call: F) {
+        self.0.lock().push(Box::pin(call));
+    }
+}
+
+/// Drives HTTP/2 and polls each new call once. A call that then waits becomes a task of its own.
+struct Driver<C> {
+    http: C,
+    queue: Queue,
+    new: Vec<Task>,
+}
+
+impl<C, E> Future for Driver<Pin<&mut C>>
+where
+    C: Future<Output = Result<(), E>>,
+    E: std::error::Error,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        loop {
+            if let Poll::Ready(ended) = this.http.as_mut().poll(cx) {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection failed");
+                }
+                return Poll::Ready(());
+            }
+            std::mem::swap(&mut *this.queue.0.lock(), &mut this.new);
+            if this.new.is_empty() {
+                return Poll::Pending;
+            }
+            for mut call in this.new.drain(..) {
+                let mut first = Context::from_waker(Waker::noop());
+                // A panic ends its own call, as it does in a task.
+                let polled = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut first)));
+                if let Ok(Poll::Pending) = polled {
+                    tokio::spawn(call);
+                }
+            }
+        }
+    }
+}
