@@ -16,7 +16,7 @@ SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh)
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-fast check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults bench-abuse cluster examples demo \
+.PHONY: help test test-fast test-matrix check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults bench-abuse cluster examples demo \
 	mutants fuzz simulate soak update-docs \
 	test-tools check-tools
 
@@ -29,6 +29,9 @@ test: test-tools ## run all tests (KEYWARD_TEST_PYTHON: the interpreter for the 
 test-fast: test-tools ## run the tests that need no Postgres and no Redis
 	$(CARGO) test --workspace --locked --lib --bins $(TEST_FLAGS)
 	$(CARGO) test --locked --test api --test contract --test docs $(TEST_FLAGS) -- --skip postgres
+
+test-matrix: test-tools ## run the tests of servers on PostgreSQL 15 to 18 and on Valkey 9 (SERVERS names some)
+	scripts/test-matrix.sh $(SERVERS)
 
 check: fmt clippy deny proto doc shell deploy ## run all checks: fmt, clippy, deny, proto, doc, shell, deploy
 

@@ -123,14 +123,16 @@ impl Registration {
         }
     }
 
-    /// Deletes the row, if there is one. I9: freshness has ended.
-    pub(super) async fn leave(&self) {
+    /// Deletes the row, if there is one. I9: freshness has ended. Returns whether no row is left; a row
+    /// can be locked, for example by a statement of this process that was given up.
+    pub(super) async fn leave(&self) -> bool {
         {
             let mut state = self.state.lock();
             let id = state.id.take();
             state.left_behind.extend(id);
         }
         self.clean_up().await;
+        self.state.lock().left_behind.is_empty()
     }
 }
 

@@ -29,6 +29,8 @@ const ADVICE: &str = ". Verify answers UNAVAILABLE until you accept the log as i
 /// The longest time for which a clean stop waits for the deletion of its row. Otherwise another
 /// instance reaps the row.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause before the next attempt, if the row is locked.
+const LEAVE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Applies the log of one store to one fence.
 pub struct Tail {
@@ -182,7 +184,7 @@ impl Tail {
         self.fence.stop_being_fresh();
         // I9: the row is deleted only now, when this instance admits nothing.
         if let Some(registration) = &self.registration
-            && tokio::time::timeout(LEAVE_TIMEOUT, registration.leave())
+            && tokio::time::timeout(LEAVE_TIMEOUT, leave(registration))
                 .await
                 .is_err()
         {
@@ -367,6 +369,13 @@ impl Tail {
         {
             tracing::debug!(%error, "an acknowledgement was not written; the next heartbeat writes it");
         }
+    }
+}
+
+/// Deletes the row of an instance that stops.
+async fn leave(registration: &Registration) {
+    while !registration.leave().await {
+        tokio::time::sleep(LEAVE_PAUSE).await;
     }
 }
 

@@ -1,11 +1,12 @@
 //! A store whose clock was ten years ahead: no dead key lives again, and an operator lowers its time.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use keyward_proto::v1::{Role, Verdict};
 use keyward_testkit::requests::{creating_token, living, revoking_token, with_grace};
-use keyward_testkit::{Client, Cluster, Options, PATIENCE, Process, eventually, http_get};
+use keyward_testkit::{
+    Client, Cluster, Options, PATIENCE, Process, eventually, http_get, without_settings,
+};
 use tonic::Code;
 
 use crate::{BINARY, fresh_directory, serve};
@@ -70,7 +71,7 @@ impl Store {
     fn lower(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = match self {
             Self::Sqlite(directory) => {
-                let mut command = Command::new(BINARY);
+                let mut command = without_settings(BINARY);
                 command.env("KEYWARD_DATA_DIR", data_dir(directory));
                 command
             }

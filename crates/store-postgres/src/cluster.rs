@@ -18,7 +18,8 @@ use super::rows;
 use super::tail_connection::TailConnection;
 use keyward_core::fence::{Epoch, Member, Membership, Page, Position, RegistrationId};
 use keyward_store::{
-    ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result, raw,
+    ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result, StoreError,
+    raw,
 };
 
 /// The instances of one database.
@@ -94,11 +95,24 @@ impl Cluster for PostgresCluster {
     }
 
     async fn leave(&self, registration: RegistrationId) -> Result<()> {
-        let delete = sqlx::query("DELETE FROM instances WHERE boot_id = $1")
-            .bind(rows::registration(registration));
+        let delete = sqlx::query(
+            "WITH deleted AS (DELETE FROM instances WHERE boot_id =
+                                  (SELECT boot_id FROM instances WHERE boot_id = $1
+                                      FOR UPDATE SKIP LOCKED)
+                              RETURNING boot_id)
+             SELECT EXISTS (SELECT FROM instances WHERE boot_id = $1)
+                    AND NOT EXISTS (SELECT FROM deleted) AS is_locked",
+        )
+        .bind(rows::registration(registration));
         let mut lease = self.members.begin().await?;
-        lease.execute(delete).await?;
-        Ok(lease.commit().await?)
+        let is_locked = rows::column(&lease.fetch_one(delete).await?, "is_locked")?;
+        lease.commit().await?;
+        match is_locked {
+            true => Err(StoreError::Locked(
+                "another session has locked the row of this instance".to_owned(),
+            )),
+            false => Ok(()),
+        }
     }
 
     async fn membership(&self) -> Result<Membership> {
@@ -152,9 +166,14 @@ impl Cluster for PostgresCluster {
     }
 
     async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool> {
-        let delete = sqlx::query("DELETE FROM instances WHERE boot_id = $1 AND beat = $2")
-            .bind(rows::registration(registration))
-            .bind(raw::parameter(beat)?);
+        // A locked row is skipped, so that it does not hold up the detection of other instances.
+        let delete = sqlx::query(
+            "DELETE FROM instances WHERE beat = $2 AND boot_id =
+                 (SELECT boot_id FROM instances WHERE boot_id = $1 AND beat = $2
+                     FOR UPDATE SKIP LOCKED)",
+        )
+        .bind(rows::registration(registration))
+        .bind(raw::parameter(beat)?);
         let mut lease = self.members.begin().await?;
         let deleted = lease.execute(delete).await?;
         lease.commit().await?;

@@ -63,13 +63,17 @@ const IDENTITY: &str = identity!("pg_walfile_name(pg_current_wal_insert_lsn())")
 /// For a platform that hides its timeline, which then counts as timeline 0.
 const IDENTITY_WITHOUT_TIMELINE: &str = identity!("repeat('0', 24)");
 /// The functions of `IDENTITY` that an administrator can take away from ordinary roles.
-pub(super) const FUNCTIONS: [&str; 5] = [
+pub(super) const FUNCTIONS: [&str; 3] = [
     "pg_control_system()",
-    "pg_walfile_name(pg_lsn)",
-    "pg_current_wal_insert_lsn()",
     "pg_is_in_recovery()",
     "pg_stat_get_activity(integer)",
 ];
+/// Those that show the timeline.
+pub(super) const TIMELINE_FUNCTIONS: [&str; 2] =
+    ["pg_walfile_name(pg_lsn)", "pg_current_wal_insert_lsn()"];
+/// What to do if the platform hides the timeline and no superuser can grant its functions.
+pub(super) const HIDDEN_TIMELINE: &str = "If this platform hides its timeline and every failover is \
+     synchronous, set `failover_loses_nothing`";
 const READ_ONLY: &str = "sessions of this role are read-only: default_transaction_read_only is on. \
      Turn it off where it is set: ALTER SYSTEM, ALTER DATABASE or ALTER ROLE";
 
@@ -392,17 +396,17 @@ fn is_silence(error: &sqlx::Error) -> bool {
 /// Why a server refuses to be used, and what to do.
 fn refusal(error: sqlx::Error, host: &PgConnectOptions) -> StoreError {
     let text = words(&error);
-    let name = |function: &str| function.split('(').next().unwrap_or_default().to_owned();
-    let mut functions = FUNCTIONS.into_iter();
-    match code(&error).as_deref() {
-        Some("42501") => match functions.find(|function| text.contains(&name(function))) {
-            Some(function) => StoreError::Refused(format!(
-                "{text}. A superuser must run in this database: {}",
-                grant(function, host.get_username())
-            )),
-            None => Failure::from(error).error,
-        },
-        Some("08P01") if text.contains("startup parameter") => StoreError::Refused(format!(
+    let is_named = |function: &&str| text.contains(function.split('(').next().unwrap_or_default());
+    let of_timeline = TIMELINE_FUNCTIONS.into_iter().find(is_named);
+    let function = of_timeline.or_else(|| FUNCTIONS.into_iter().find(is_named));
+    let remedy = of_timeline.map_or(String::new(), |_| format!(". {HIDDEN_TIMELINE}"));
+    match (code(&error).as_deref(), function) {
+        (Some("42501"), Some(function)) => StoreError::Refused(format!(
+            "{text}. A superuser must run in this database: {}{remedy}",
+            grant(function, host.get_username())
+        )),
+        (Some("0A000"), Some(_)) => StoreError::Refused(format!("{text}{remedy}")),
+        (Some("08P01"), _) if text.contains("startup parameter") => StoreError::Refused(format!(
             "{text}. Add this parameter to ignore_startup_parameters in pgbouncer.ini, or connect \
              directly to Postgres"
         )),

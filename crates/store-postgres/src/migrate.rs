@@ -7,7 +7,10 @@ use std::sync::Arc;
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::{MigrateError, Migrator};
 
-use super::connection::{ANSWER_LIMIT, Connection, Connector, FUNCTIONS, Hosts, grant, within};
+use super::connection::{
+    ANSWER_LIMIT, Connection, Connector, FUNCTIONS, HIDDEN_TIMELINE, Hosts, TIMELINE_FUNCTIONS,
+    grant, within,
+};
 use super::failure::{Failure, code, words};
 use super::{no_primary, rows};
 use keyward_core::key::Clock;
@@ -40,6 +43,7 @@ const RIGHTS: &[&str] = &[
 /// A connection of the database's owner.
 pub struct PostgresOwner {
     connection: Connection,
+    failover_loses_nothing: bool,
 }
 
 impl PostgresOwner {
@@ -53,7 +57,10 @@ impl PostgresOwner {
             .open()
             .await
             .map_err(|failure| no_primary(&failure.error))?;
-        Ok(Self { connection })
+        Ok(Self {
+            connection,
+            failover_loses_nothing: hosts.failover_loses_nothing,
+        })
     }
 
     /// Migrates the schema under a lock, then grants `role` the rights to serve. Repeating either
@@ -103,7 +110,14 @@ impl PostgresOwner {
             ))
         })?;
         for function in FUNCTIONS {
-            self.grant_function(function, role).await?;
+            self.grant_function(function, role, "").await?;
+        }
+        for function in TIMELINE_FUNCTIONS {
+            let granted = self.grant_function(function, role, HIDDEN_TIMELINE).await;
+            // A primary need not report its timeline then.
+            if !self.failover_loses_nothing {
+                granted?;
+            }
         }
         Ok(())
     }
@@ -113,6 +127,7 @@ impl PostgresOwner {
         &mut self,
         function: &str,
         role: &str,
+        otherwise: &str,
     ) -> std::result::Result<(), OpenError> {
         let grant = grant(function, role);
         for attempt in 0..2 {
@@ -133,7 +148,7 @@ impl PostgresOwner {
         }
         Err(OpenError(format!(
             "the role {role} may not call {function}, which serving needs. A superuser must run in \
-             this database: {grant}. Then repeat this command"
+             this database: {grant}. Then repeat this command. {otherwise}"
         )))
     }
 

@@ -202,7 +202,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// survive a crash, because it only describes that instance's memory.
     async fn acknowledge(&self, registration: RegistrationId, acked: Position) -> Result<()>;
 
-    /// Deletes the instance's own row. The instance must have ended its freshness before.
+    /// Deletes the instance's own row. The instance must have ended its freshness before. Returns
+    /// [`StoreError::Locked`] at once while another session has locked the row.
     async fn leave(&self, registration: RegistrationId) -> Result<()>;
 
     /// Reads all rows in a new snapshot. An acknowledgement counts only if its mark stands in the log
@@ -212,8 +213,8 @@ pub trait Cluster: Send + Sync + 'static {
     /// Names `epoch` as settled if it is still the store's epoch.
     async fn settle(&self, epoch: Epoch) -> Result<()>;
 
-    /// Deletes the row of an unresponsive instance if its heartbeat is still `beat`. Returns
-    /// whether it did.
+    /// Deletes the row of an unresponsive instance if its heartbeat is still `beat` and no other session
+    /// has locked it. Returns whether it did.
     async fn reap(&self, registration: RegistrationId, beat: u64) -> Result<bool>;
 
     /// Raises the floor of the store's time to the server's clock, unless another call does so now.

@@ -132,9 +132,7 @@ impl Postgres {
         );
         // In this file, so that `ALTER SYSTEM` on the standby can change it.
         for (file, text) in [("postgresql.auto.conf", &*upstream), ("standby.signal", "")] {
-            let file = data.join(file);
-            std::fs::write(&file, text).expect("a file of the standby can be written");
-            installation.give(&file);
+            installation.write(&data.join(file), text);
         }
         Self::run(installation, guard, &[], None)
     }
@@ -325,6 +323,35 @@ impl Postgres {
     pub fn restart(&self) {
         self.stop();
         self.start_again();
+    }
+
+    /// Keeps a copy of the data for [`Self::restore`]. The server restarts for a moment.
+    pub fn back_up(&self) {
+        let home = self.guard.home();
+        self.stop();
+        self.installation
+            .copy(&home.join("data"), &home.join("backup"));
+        self.start_again();
+    }
+
+    /// Kills the server and starts it with the data of [`Self::back_up`]. `recovered`: like a base backup
+    /// that was recovered, on a new timeline; otherwise like a volume snapshot, on the same timeline.
+    pub async fn restore(&self, recovered: bool) {
+        self.kill();
+        let data = self.guard.home().join("data");
+        std::fs::remove_dir_all(&data).expect("the data can be removed");
+        self.installation
+            .copy(&self.guard.home().join("backup"), &data);
+        if recovered {
+            // The copy holds all of its WAL.
+            self.installation.write(
+                &data.join("postgresql.auto.conf"),
+                "restore_command = 'false'\n",
+            );
+            self.installation.write(&data.join("recovery.signal"), "");
+        }
+        self.start_again();
+        self.wait_for("SELECT NOT pg_is_in_recovery()").await;
     }
 
     /// Starts the server and waits until it accepts connections. Returns its log if it ends

@@ -6,11 +6,11 @@ mod needles;
 use std::fmt::Debug;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use keyward_proto::v1::{self, Consistency, Role, Verdict};
 use keyward_testkit::requests::*;
-use keyward_testkit::{Client, Process, http_get};
+use keyward_testkit::{Client, Process, http_get, without_settings};
 use needles::{Heap, Needles, files_of};
 use tonic::{Response, Status};
 
@@ -210,7 +210,7 @@ impl Run {
 
     /// The CLI: stdout is the one place where a secret may be, stderr is not.
     fn cli(&mut self, data: &Path, process: &Process, arguments: &[&str], input: &str) -> String {
-        let mut child = Command::new(BINARY)
+        let mut child = without_settings(BINARY)
             .args(arguments)
             .args([
                 "--output",

@@ -1,7 +1,8 @@
 //! Sessions of others that lock rows: which calls wait, what their callers get, and who is named.
 
 use futures_util::future::join_all;
-use keyward_testkit::{Cluster, Options, PATIENCE, Postgres, User, eventually, refused};
+use keyward_proto::v1::Verdict;
+use keyward_testkit::{Cluster, Options, PATIENCE, Postgres, User, eventually, patiently, refused};
 use sqlx::{Connection, PgConnection};
 use tonic::Code;
 
@@ -92,4 +93,30 @@ async fn an_open_change_by_hand_delays_revokes_for_a_bounded_time_and_is_named()
     changer.close().await.unwrap();
     let receipt = client.revoke(&other).await.unwrap();
     assert_eq!(receipt.confirmed_instances, 1);
+}
+
+/// The instances register again under new rows. The locked rows are skipped until they are free.
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_rows_of_instances_delay_revokes_by_their_bound() {
+    let mut cluster = Cluster::start(BINARY, 2, Options::default());
+    let client = cluster.client(0).await;
+    let (id, text) = issued(&client).await;
+    let (mut holder, _) = session(&cluster, "holder").await;
+    let lock = sqlx::raw_sql("SELECT FROM instances FOR UPDATE");
+    lock.execute(&mut holder).await.unwrap();
+    let registered = "SELECT count(*) >= 4 FROM instances";
+    cluster.postgres.wait_for(registered).await;
+    let receipt = patiently(async || client.revoke(&id).await).await;
+    assert!(receipt.waited_out_instances >= 2, "{receipt:?}");
+    for number in cluster.running() {
+        let client = cluster.client(number).await;
+        let verdict = patiently(async || client.verify(&text).await).await;
+        assert_eq!(verdict, Verdict::Revoked);
+    }
+    holder.close().await.unwrap();
+    let deleted = "SELECT count(*) = 2 FROM instances";
+    cluster.postgres.wait_for(deleted).await;
+    let receipt = patiently(async || client.revoke(&id).await).await;
+    assert_eq!(receipt.waited_out_instances, 0, "{receipt:?}");
+    cluster.stop_all();
 }

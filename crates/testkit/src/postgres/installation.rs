@@ -77,6 +77,12 @@ impl Installation {
         }
     }
 
+    /// Writes a file of the server's user.
+    pub(super) fn write(&self, path: &Path, text: &str) {
+        std::fs::write(path, text).expect("a file of the server can be written");
+        self.give(path);
+    }
+
     /// Creates the data directory of a server in `home`.
     pub(super) fn prepare(&self, home: &Path) {
         let template = self.template();

@@ -262,6 +262,27 @@ async fn a_row_is_reaped_only_while_its_heartbeat_is_unchanged() {
     assert!(row(&world, 2).await.is_some());
 }
 
+/// Another session has locked the row: somebody in psql, or a heartbeat that waits for a standby.
+#[tokio::test]
+async fn a_locked_row_is_not_waited_for_and_does_not_count_as_deleted() {
+    let world = world_with(&[1, 2]).await;
+    let cluster = world.cluster();
+    let mut hand = world.connect().await;
+    hand.run("BEGIN").await.unwrap();
+    let lock = "SELECT FROM instances WHERE name = 'test 1' FOR UPDATE";
+    hand.run(lock).await.unwrap();
+    assert!(!cluster.reap(registration(1), 0).await.unwrap());
+    let left = cluster.leave(registration(1)).await;
+    assert!(matches!(left, Err(StoreError::Locked(_))), "{left:?}");
+    assert!(cluster.reap(registration(2), 0).await.unwrap());
+    assert!(row(&world, 1).await.is_some());
+    hand.run("COMMIT").await.unwrap();
+    for _ in 0..2 {
+        cluster.leave(registration(1)).await.unwrap();
+        assert_eq!(row(&world, 1).await, None);
+    }
+}
+
 #[tokio::test]
 async fn a_change_is_confirmed_while_the_log_or_its_row_has_it() {
     let world = world_with(&[1]).await;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use keyward::system::SystemClock;
 use keyward_ops::Tasks;
 use keyward_store::{Log, Store};
-use keyward_store_postgres::{Hosts, PostgresStore};
+use keyward_store_postgres::{Hosts, PostgresOwner, PostgresStore};
 use keyward_testkit::Postgres as Server;
 
-use super::{STALENESS, fresh, hosts};
+use super::{SERVICE, STALENESS, empty, fresh, hosts};
 use crate::world::{ByHand, World, kill};
 
 /// Runs SQL as the service role and returns the error message.
@@ -141,20 +141,32 @@ async fn a_serializable_change_by_hand_leaves_no_gap() {
 /// Some platforms hide their timeline. Without it, only a failover that loses nothing is safe.
 #[tokio::test]
 async fn a_hidden_timeline_is_refused_unless_a_failover_loses_nothing() {
-    let backend = fresh().await;
-    let hide = "REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC, keyward_service";
-    backend.database.execute(hide).await;
-    let url = backend.database.service_url();
-    let open = async |failover_loses_nothing| {
-        let hosts = Hosts {
-            failover_loses_nothing,
-            ..hosts(&[&url])
+    let forbid = "REVOKE EXECUTE ON FUNCTION pg_walfile_name(pg_lsn) FROM PUBLIC";
+    let lack = "CREATE FUNCTION public.pg_walfile_name(pg_lsn) RETURNS text LANGUAGE plpgsql AS
+                $$BEGIN RAISE feature_not_supported USING MESSAGE = 'pg_walfile_name: no'; END$$;
+                ALTER DATABASE {} SET search_path = public, pg_catalog";
+    for hide in [forbid, lack] {
+        let database = empty().await;
+        database.execute(&hide.replace("{}", database.name())).await;
+        let url = database.service_url();
+        let prepare = async |failover_loses_nothing| {
+            let declared = |url: &str| Hosts {
+                failover_loses_nothing,
+                ..hosts(&[url])
+            };
+            let clock = || Arc::new(SystemClock);
+            let owner = declared(&database.owner_url());
+            let mut owner = PostgresOwner::connect(&owner, clock()).await?;
+            owner.migrate(Some(SERVICE)).await?;
+            owner.settle_first().await?;
+            PostgresStore::open(&declared(&url), STALENESS, clock(), &Tasks::default()).await
         };
-        PostgresStore::open(&hosts, STALENESS, Arc::new(SystemClock), &Tasks::default()).await
-    };
-    let refused = open(false).await.unwrap_err().to_string();
-    assert!(refused.contains("pg_walfile_name"), "{refused}");
-    let store = open(true).await.unwrap();
-    assert_eq!(store.tail(0).await.unwrap().epoch.timeline, 0);
-    store.close().await;
+        let refused = prepare(false).await.unwrap_err().to_string();
+        for expected in ["pg_walfile_name", "failover_loses_nothing"] {
+            assert!(refused.contains(expected), "{hide}: {refused}");
+        }
+        let store = prepare(true).await.unwrap();
+        assert_eq!(store.tail(0).await.unwrap().epoch.timeline, 0);
+        store.close().await;
+    }
 }

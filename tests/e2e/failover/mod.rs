@@ -1,6 +1,10 @@
 //! Failover of Postgres: a standby is promoted with all commits, or without the last ones; and a primary
 //! that answers reads but cannot commit, like one that was replaced.
 
+mod declared;
+mod restored;
+mod standby_gone;
+
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -39,6 +43,14 @@ async fn replicate_synchronously(cluster: &Cluster) {
 async fn fail_over(cluster: &Cluster) {
     cluster.postgres.kill();
     cluster.standby().promote().await;
+}
+
+/// Runs `keyward epoch advance`.
+fn advance_epoch(cluster: &Cluster) {
+    let mut advance = cluster.operator();
+    advance.args(["epoch", "advance", "--reason", "failover or restore"]);
+    let (status, said) = Process::run_to_end(advance);
+    assert!(status.success(), "{said}");
 }
 
 /// Names the present epoch of `server` as settled, as a process does that has waited for a minute.
@@ -156,10 +168,7 @@ async fn an_acknowledgement_of_a_lost_history_confirms_no_revoke() {
     // A start later than the loss cannot know of it.
     assert_eq!(added.verdict(&lost[0].1).await, Verdict::Valid);
 
-    let mut advance = cluster.operator();
-    advance.args(["epoch", "advance", "--reason", "failover"]);
-    let (status, said) = Process::run_to_end(advance);
-    assert!(status.success(), "{said}");
+    advance_epoch(&cluster);
     for client in &clients {
         let verdict = patiently(async || client.verify(&later[0].1).await).await;
         assert_eq!(verdict, Verdict::Revoked);
@@ -223,31 +232,6 @@ async fn an_answer_that_changes_nothing_needs_a_primary_that_can_commit() {
         }
     }
     patiently(async || client.revoke(&id).await).await;
-    cluster.stop_all();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn who_declares_that_a_failover_loses_nothing_needs_a_standby() {
-    let options = Options {
-        variables: vec![("KEYWARD_FAILOVER_LOSES_NOTHING", "true".to_owned())],
-        ..with_standby()
-    };
-    let mut cluster = Cluster::start(BINARY, 1, options);
-    let client = cluster.client(0).await;
-    let keys = issued(&client, 2).await;
-    let refused = |outcome: Result<_, Status>| {
-        let status = outcome.map(drop).unwrap_err();
-        let why = "synchronous_standby_names is empty";
-        assert!(status.message().contains(why), "{status}");
-    };
-    refused(client.revoke(&keys[0].0).await);
-    replicate_synchronously(&cluster).await;
-    patiently(async || client.revoke(&keys[0].0).await).await;
-    cluster
-        .postgres
-        .configure("synchronous_standby_names", "")
-        .await;
-    refused(client.revoke(&keys[1].0).await);
     cluster.stop_all();
 }
 
