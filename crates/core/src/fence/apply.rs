@@ -6,9 +6,8 @@
 //!
 //! Upholds I1, I6 and I8, and checks I3 on each page.
 
-use std::sync::atomic::Ordering;
-
 use crate::key::{BootTime, KeyId, Timestamp};
+use crate::sync::Ordering;
 
 use super::{Epoch, Fence, Now};
 
