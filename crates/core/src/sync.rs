@@ -22,8 +22,6 @@ mod under_loom {
 
     use loom::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
 
-    use super::{AtomicUsize, Ordering};
-
     /// Like the one of parking_lot: a lock is not poisoned.
     #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
@@ -52,35 +50,23 @@ mod under_loom {
         }
     }
 
-    /// What arc_swap promises: a load returns a whole value, and acquires what its store released. loom
-    /// does not see the list, because its lock is never held across a step of the test.
+    /// Like the one of arc_swap: a load acquires what the store of its value released. It is a lock, because
+    /// loom skips orders of a store that follows a load of its own thread (tokio-rs/loom#166).
     #[derive(Debug)]
-    pub(crate) struct ArcSwap<T> {
-        values: std::sync::Mutex<Vec<Arc<T>>>,
-        latest: AtomicUsize,
-    }
+    pub(crate) struct ArcSwap<T>(Mutex<Arc<T>>);
 
     impl<T> ArcSwap<T> {
         pub(crate) fn from_pointee(value: T) -> Self {
-            Self {
-                values: std::sync::Mutex::new(vec![Arc::new(value)]),
-                latest: AtomicUsize::new(0),
-            }
+            Self(Mutex::new(Arc::new(value)))
         }
 
         /// Boxed, so that it is dereferenced like the guard of arc_swap.
         pub(crate) fn load(&self) -> Box<Arc<T>> {
-            let latest = self.latest.load(Ordering::Acquire);
-            Box::new(Arc::clone(&self.values.lock().unwrap()[latest]))
+            Box::new(Arc::clone(&self.0.lock()))
         }
 
         pub(crate) fn store(&self, value: Arc<T>) {
-            let latest = {
-                let mut values = self.values.lock().unwrap();
-                values.push(value);
-                values.len() - 1
-            };
-            self.latest.store(latest, Ordering::Release);
+            *self.0.lock() = value;
         }
     }
 }

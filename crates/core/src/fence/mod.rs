@@ -33,6 +33,13 @@ pub use settling::{MAX_STALENESS, Settling, Unsettled};
 pub use snapshot::{Admission, SharedStamp, Snapshot, Stamp};
 pub use wait::{Progress, Wait, bound};
 
+/// The decisions of the fence, as functions of plain values. The model in `proof/model` takes its decisions
+/// by them, too.
+pub mod rules {
+    pub use super::apply::{check_mark, reached};
+    pub use super::snapshot::admits;
+}
+
 use std::time::Duration;
 
 use crate::key::{BootTime, Timestamp};

@@ -96,11 +96,7 @@ impl<'f> Snapshot<'f> {
         // tombstone, both reads would miss a tombstone that is pruned between them.
         let tombstone = self.fence.tombstones.get(id);
         let floor = self.fence.floor();
-        if stamp.epoch != self.published.epoch
-            || stamp.revision < floor
-            || tombstone.is_some_and(|revision| stamp.revision < revision)
-            || self.fence_has_restarted()
-        {
+        if !admits(self.published.epoch, floor, tombstone, stamp) || self.fence_has_restarted() {
             return Admission::Superseded;
         }
         // I2: `applied` was read before the tombstones, so this check covers every change up to it.
@@ -115,10 +111,7 @@ impl<'f> Snapshot<'f> {
             return Admission::NotFresh;
         }
         let floor = self.fence.floor();
-        if stamp.epoch != self.published.epoch
-            || stamp.revision < floor
-            || self.fence_has_restarted()
-        {
+        if !admits(self.published.epoch, floor, None, stamp) || self.fence_has_restarted() {
             return Admission::Superseded;
         }
         Admission::Admitted {
@@ -144,4 +137,11 @@ impl<'f> Snapshot<'f> {
     pub fn database_time(&self, boot: BootTime) -> Timestamp {
         self.published.database_time_at(boot)
     }
+}
+
+/// Whether a record with this stamp contains every change of its key that the instance knows.
+pub fn admits(epoch: Epoch, floor: u64, tombstone: Option<u64>, stamp: Stamp) -> bool {
+    stamp.epoch == epoch
+        && stamp.revision >= floor
+        && tombstone.is_none_or(|revision| stamp.revision >= revision)
 }
