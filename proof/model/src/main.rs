@@ -12,10 +12,14 @@ mod membership;
 mod rules;
 mod scenarios;
 mod search;
+#[cfg(test)]
+mod tests;
 mod time;
 
 use std::fmt::Debug;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
 
 use rules::{Properties, RULES, Rule};
 use scenarios::{ALL, Scenario};
@@ -28,7 +32,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let is_as_claimed = match arguments[..] {
         [] => Some(all_rules_hold(&ALL)),
-        ["--each-rule"] => Some(each_rule_is_needed()),
+        ["--each-rule"] => Some(each_rule_is_needed(RULES)),
         ["--without", name] => find(name, RULES.iter().map(|(rule, ..)| *rule)).map(without),
         ref names => {
             let scenarios: Option<Vec<_>> = names.iter().map(|name| find(name, ALL)).collect();
@@ -54,29 +58,38 @@ fn find<T: Debug>(name: &str, all: impl IntoIterator<Item = T>) -> Option<T> {
 
 /// Searches the scenarios with every rule. Nothing may break.
 fn all_rules_hold(scenarios: &[Scenario]) -> bool {
-    let mut hold = true;
-    for scenario in scenarios {
+    all_in_parallel(scenarios, |scenario| {
         let outcome = scenario.search(&[], Properties::NONE);
         print(&format!("{scenario:?}"), &outcome);
         print_traces(&outcome);
-        hold &= outcome.holds();
-    }
-    hold
+        outcome.holds()
+    })
 }
 
 /// Searches without each rule in turn. What the rule protects must break.
-fn each_rule_is_needed() -> bool {
-    let mut are_needed = true;
-    for (rule, scenario, breaks) in RULES {
+fn each_rule_is_needed(rules: &[(Rule, Scenario, Properties)]) -> bool {
+    all_in_parallel(rules, |(rule, scenario, breaks)| {
         let outcome = scenario.search(&[*rule], *breaks);
-        let is_needed = outcome.breaks_as(*breaks);
         print(&format!("without {rule:?}"), &outcome);
-        if !is_needed {
+        let breaks_as_expected = outcome.breaks_as(*breaks);
+        if !breaks_as_expected {
             println!("    expected: {}", breaks.names());
         }
-        are_needed &= is_needed;
-    }
-    are_needed
+        breaks_as_expected
+    })
+}
+
+/// Runs `search` for each item, as many at a time as there are cores. Whether it was true for all.
+fn all_in_parallel<T: Sync>(items: &[T], search: impl Fn(&T) -> bool + Sync) -> bool {
+    let (next, all) = (AtomicUsize::new(0), AtomicBool::new(true));
+    let work = || {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            all.fetch_and(search(item), Ordering::Relaxed);
+        }
+    };
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
+    all.into_inner()
 }
 
 /// Searches without one rule, and shows what breaks. The result is whether nothing broke.

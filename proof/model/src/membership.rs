@@ -521,7 +521,12 @@ impl<const N: usize> Instances<N> {
                 steps.add("the DELETE commits", |next| {
                     let instance = &mut next.instances[i];
                     instance.delete_row();
-                    (instance.delete, instance.seen) = ((Stage::None, false), (NEVER, false));
+                    instance.delete = (Stage::None, false);
+                    // Without the rule, another process has reaped, and this one has not noticed.
+                    instance.seen.1 = false;
+                    if self.keeps(Rule::IdForEachRegistration) {
+                        instance.seen.0 = NEVER;
+                    }
                 });
                 steps.add("the DELETE is rolled back", |next| {
                     next.instances[i].delete.0 = Stage::None;

@@ -23,7 +23,9 @@ pub(crate) enum Scenario {
     Pages,
     /// Pages of one row of a log that is trimmed.
     PagesOfATrimmedLog,
-    /// A failover with a lost tail.
+    /// A failover with a lost tail, and two changes on both servers together.
+    FailoverOfTwoChanges,
+    /// The same with three changes.
     Failover,
     /// The same with `epoch advance`.
     FailoverWithOperator,
@@ -41,11 +43,12 @@ pub(crate) enum Scenario {
     RowsKeptWithOperator,
 }
 
-/// All scenarios. The first ones take about half a minute together.
-pub(crate) const ALL: [Scenario; 15] = {
+/// All scenarios.
+pub(crate) const ALL: [Scenario; 16] = {
     use Scenario::*;
     [
         TwoBoots,
+        FailoverOfTwoChanges,
         Flight,
         RowsKept,
         Cache,
@@ -127,7 +130,11 @@ impl Scenario {
         };
         Failover {
             without,
-            changes: 3,
+            changes: if self == Self::FailoverOfTwoChanges {
+                2
+            } else {
+                3
+            },
             keeps_rows: matches!(self, RowsKept | RowsKeptWithReads | RowsKeptWithOperator),
             advances: matches!(self, FailoverWithOperator | RowsKeptWithOperator),
             restarts: self == FailoverWithRestarts,
