@@ -1,6 +1,5 @@
 //! L1: the cache in memory, from digest to record, bounded by size. I2: an entry's stamp only rises.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -8,16 +7,14 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::Fenced;
-use keyward_core::fence::{Epoch, Stamp};
+use keyward_core::fence::{SharedStamp, Stamp};
 use keyward_crypto::Digest;
 
-/// A record and its stamp. The record never changes. I2: the revision of the stamp only rises, and
-/// only by an admission.
+/// A record and its stamp. The record never changes.
 #[derive(Debug)]
 pub struct Entry<R> {
     record: R,
-    epoch: Epoch,
-    revision: AtomicU64,
+    stamp: SharedStamp,
     weight: u64,
     reply: OnceLock<Bytes>,
 }
@@ -28,8 +25,7 @@ impl<R: Fenced> Entry<R> {
         let weight = record.weight() + size_of::<Self>() + size_of::<Digest>();
         Self {
             record,
-            epoch: stamp.epoch,
-            revision: AtomicU64::new(stamp.revision),
+            stamp: SharedStamp::new(stamp),
             weight: u64::try_from(weight).unwrap_or(u64::MAX),
             reply: OnceLock::new(),
         }
@@ -50,17 +46,12 @@ impl<R> Entry<R> {
 
     /// The stamp.
     pub fn stamp(&self) -> Stamp {
-        Stamp {
-            epoch: self.epoch,
-            revision: self.revision.load(Ordering::Acquire),
-        }
+        self.stamp.get()
     }
 
     /// Raises the stamp to `revision`, which an admission returned (I2).
     pub(super) fn restamp(&self, revision: u64) {
-        if revision > self.revision.load(Ordering::Relaxed) {
-            self.revision.fetch_max(revision, Ordering::AcqRel);
-        }
+        self.stamp.raise(revision);
     }
 }
 

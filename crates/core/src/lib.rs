@@ -3,3 +3,4 @@
 
 pub mod fence;
 pub mod key;
+mod sync;

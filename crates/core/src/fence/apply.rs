@@ -6,9 +6,8 @@
 //!
 //! Upholds I1, I6 and I8, and checks I3 on each page.
 
-use std::sync::atomic::Ordering;
-
 use crate::key::{BootTime, KeyId, Timestamp};
+use crate::sync::Ordering;
 
 use super::{Epoch, Fence, Now};
 
@@ -224,7 +223,8 @@ impl Fence {
                 },
             )
         };
-        let fresh = reached(&mut tail, page, is_heartbeat.then_some(t0), end.revision);
+        let heartbeat = is_heartbeat.then_some(t0);
+        let fresh = reached(&mut tail.ahead, page.head, heartbeat, end.revision);
         tail.mark = end.mark;
         // I1, I6: the tombstones are set before `applied` moves. One store publishes all. The epoch is
         // published with it, after the mark was compared: `applied` never counts in an epoch whose log
@@ -317,25 +317,31 @@ impl Fence {
     }
 }
 
-/// The freshness that a page gives, which ends at `applied`. `heartbeat` is the `t0` of a heartbeat.
+/// The freshness that a page gives, which ends at `applied`. `heartbeat` is the `t0` of a heartbeat;
+/// `ahead` is an earlier heartbeat whose head was not reached, and its head.
 ///
 /// I1: all changes that were visible at the `t0` of a heartbeat are at most its head. So its `t0` counts
 /// once the rows up to that head are applied, by its own page or by later ones.
-fn reached(tail: &mut TailState, page: &Page, heartbeat: Option<Now>, applied: u64) -> Option<Now> {
+pub fn reached(
+    ahead: &mut Option<(u64, Now)>,
+    head: u64,
+    heartbeat: Option<Now>,
+    applied: u64,
+) -> Option<Now> {
     if let Some(t0) = heartbeat {
-        if applied == page.head {
-            tail.ahead = None;
+        if applied == head {
+            *ahead = None;
             return Some(t0);
         }
         // An earlier heartbeat is reached earlier.
-        tail.ahead.get_or_insert((page.head, t0));
+        ahead.get_or_insert((head, t0));
     }
-    let (_, t0) = tail.ahead.take_if(|(head, _)| applied >= *head)?;
+    let (_, t0) = ahead.take_if(|(head, _)| applied >= *head)?;
     Some(t0)
 }
 
 /// The row at `applied` must have the mark that this instance has applied.
-fn check_mark(mark: Mark, applied: u64, page: &Page) -> Result<(), Refused> {
+pub fn check_mark(mark: Mark, applied: u64, page: &Page) -> Result<(), Refused> {
     let lost = Refused::LogLost {
         applied,
         head: page.head,

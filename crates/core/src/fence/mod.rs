@@ -30,16 +30,20 @@ pub use membership::{
     AckSet, CommittedChange, FailureDetector, Member, Membership, Receipt, RegistrationId,
 };
 pub use settling::{MAX_STALENESS, Settling, Unsettled};
-pub use snapshot::{Admission, Snapshot, Stamp};
+pub use snapshot::{Admission, SharedStamp, Snapshot, Stamp};
 pub use wait::{Progress, Wait, bound};
 
-use std::sync::atomic::{AtomicU64, Ordering};
+/// The decisions of the fence, as functions of plain values. The model in `proof/model` takes its decisions
+/// by them, too.
+pub mod rules {
+    pub use super::apply::{check_mark, reached};
+    pub use super::snapshot::admits;
+}
+
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
-
 use crate::key::{BootTime, Timestamp};
+use crate::sync::{ArcSwap, AtomicU64, Mutex, Ordering};
 use apply::TailState;
 use tombstones::Tombstones;
 

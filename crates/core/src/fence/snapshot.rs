@@ -4,9 +4,8 @@
 //!
 //! Upholds I4 and, by the new stamp, I2.
 
-use std::sync::atomic::Ordering;
-
 use crate::key::{BootTime, KeyId, Timestamp};
+use crate::sync::{AtomicU64, Ordering};
 
 use super::{Epoch, Fence, Now, Published};
 
@@ -18,6 +17,39 @@ pub struct Stamp {
     /// The record contains each of its changes up to this revision. I2: it is the head of the log
     /// in the snapshot that read the record, or a later `applied` that an admission established.
     pub revision: u64,
+}
+
+/// The stamp of a cached record, which threads share. I2: its revision only rises, and only by an
+/// admission.
+#[derive(Debug)]
+pub struct SharedStamp {
+    epoch: Epoch,
+    revision: AtomicU64,
+}
+
+impl SharedStamp {
+    /// The stamp of a record that was read under `stamp`.
+    pub fn new(stamp: Stamp) -> Self {
+        Self {
+            epoch: stamp.epoch,
+            revision: AtomicU64::new(stamp.revision),
+        }
+    }
+
+    /// The stamp.
+    pub fn get(&self) -> Stamp {
+        Stamp {
+            epoch: self.epoch,
+            revision: self.revision.load(Ordering::Acquire),
+        }
+    }
+
+    /// Raises the stamp to `restamp`, which an admission returned (I2).
+    pub fn raise(&self, restamp: u64) {
+        if restamp > self.revision.load(Ordering::Relaxed) {
+            self.revision.fetch_max(restamp, Ordering::AcqRel);
+        }
+    }
 }
 
 /// The decision of the predicate.
@@ -64,11 +96,7 @@ impl<'f> Snapshot<'f> {
         // tombstone, both reads would miss a tombstone that is pruned between them.
         let tombstone = self.fence.tombstones.get(id);
         let floor = self.fence.floor();
-        if stamp.epoch != self.published.epoch
-            || stamp.revision < floor
-            || tombstone.is_some_and(|revision| stamp.revision < revision)
-            || self.fence_has_restarted()
-        {
+        if !admits(self.published.epoch, floor, tombstone, stamp) || self.fence_has_restarted() {
             return Admission::Superseded;
         }
         // I2: `applied` was read before the tombstones, so this check covers every change up to it.
@@ -83,10 +111,7 @@ impl<'f> Snapshot<'f> {
             return Admission::NotFresh;
         }
         let floor = self.fence.floor();
-        if stamp.epoch != self.published.epoch
-            || stamp.revision < floor
-            || self.fence_has_restarted()
-        {
+        if !admits(self.published.epoch, floor, None, stamp) || self.fence_has_restarted() {
             return Admission::Superseded;
         }
         Admission::Admitted {
@@ -112,4 +137,11 @@ impl<'f> Snapshot<'f> {
     pub fn database_time(&self, boot: BootTime) -> Timestamp {
         self.published.database_time_at(boot)
     }
+}
+
+/// Whether a record with this stamp contains every change of its key that the instance knows.
+pub fn admits(epoch: Epoch, floor: u64, tombstone: Option<u64>, stamp: Stamp) -> bool {
+    stamp.epoch == epoch
+        && stamp.revision >= floor
+        && tombstone.is_none_or(|revision| stamp.revision >= revision)
 }

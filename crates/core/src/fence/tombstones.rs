@@ -2,13 +2,11 @@
 //! reads them; only the tail writes them. A removed tombstone is covered by the floor (I8).
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use parking_lot::{Mutex, RwLock};
 
 use crate::key::KeyId;
+use crate::sync::{AtomicUsize, Mutex, Ordering, RwLock};
 
-const SHARDS: usize = 64;
+const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };
 
 /// The latest change of each key. Shards keep verifying threads from contending for one lock.
 #[derive(Debug)]
