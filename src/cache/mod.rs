@@ -152,17 +152,13 @@ impl<R: Fenced> Lookup<R> {
         consistency: Consistency,
     ) -> Result<Option<Admitted<R>>, LookupError> {
         if consistency == Consistency::Default {
-            // I4: the snapshot is taken before the entry is read.
-            let snapshot = self.fence.snapshot();
-            if let Some(entry) = self.l1.get(digest) {
-                if let Some(admitted) = self.admit(&snapshot, entry, Now::read(&*self.clock))? {
-                    self.metrics.hit.inc();
-                    return Ok(Some(admitted));
-                }
-                self.metrics.refused.inc();
-            } else {
-                self.metrics.miss.inc();
+            if let Some(admitted) = self.cached(digest, Now::read(&*self.clock)) {
+                return Ok(Some(admitted));
             }
+            let found = self.l1.get(digest);
+            found
+                .map_or(&self.metrics.miss, |_| &self.metrics.refused)
+                .inc();
         }
         for retry in 0..=RETRIES {
             let source = match (consistency, retry) {

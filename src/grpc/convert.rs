@@ -356,19 +356,25 @@ pub(super) fn verified(verified: &Verified) -> v1::VerifyResponse {
         Verdict::InsufficientScope => v1::Verdict::InsufficientScope,
         Verdict::IpNotAllowed => v1::Verdict::IpNotAllowed,
     };
-    let mut response = v1::VerifyResponse {
-        verdict: verdict.into(),
-        ..Default::default()
-    };
-    if let Some(entry) = &verified.record {
-        let record = entry.record();
-        response.key_id = record.id.to_string();
-        response.account_id = record.account.to_string();
-        response.name = record.name.to_string();
-        response.scopes = record.scopes.as_slice().to_vec();
-        response.metadata = record.metadata.entries().clone();
-        response.expire_time = record.expire_time.map(time);
-        response.revision = record.revision;
+    match &verified.record {
+        Some(entry) => valid(entry.record()),
+        None => v1::VerifyResponse {
+            verdict: verdict.into(),
+            ..Default::default()
+        },
     }
-    response
+}
+
+/// The response for VALID. It depends on the record alone.
+pub(super) fn valid(record: &KeyRecord) -> v1::VerifyResponse {
+    v1::VerifyResponse {
+        verdict: v1::Verdict::Valid.into(),
+        key_id: record.id.to_string(),
+        account_id: record.account.to_string(),
+        name: record.name.to_string(),
+        scopes: record.scopes.as_slice().to_vec(),
+        metadata: record.metadata.entries().clone(),
+        expire_time: record.expire_time.map(time),
+        revision: record.revision,
+    }
 }

@@ -80,7 +80,7 @@ impl Immediate {
             let verify = convert::verify(v1::VerifyRequest::decode(message).ok()?).ok()?;
             let verified = self.api.service.verify_now(&verify, now)?;
             Some(match &verified.record {
-                Some(entry) => entry.reply(|_| framed(&convert::verified(&verified))),
+                Some(entry) => entry.reply(|record| framed(&convert::valid(record))),
                 None => framed(&convert::verified(&verified)),
             })
         })?;
