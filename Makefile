@@ -7,6 +7,9 @@ TEST_FLAGS ?=
 # Most of a test's time is waiting, so two run on each core.
 export RUST_TEST_THREADS ?= $(shell expr 2 '*' $$(nproc))
 
+# The build has its own flags, so cargo keeps its results apart from the others.
+LOOM = $(CARGO) test --config 'build.rustflags="--cfg=loom"' -p keyward-core --test loom --locked
+
 # Followed by the name of a module of tests/e2e.
 SOAK = $(CARGO) test --profile soak --locked --test e2e -- --nocapture
 
@@ -17,7 +20,7 @@ export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH
 
 .DEFAULT_GOAL := help
 .PHONY: help test test-fast test-matrix check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults bench-abuse cluster examples demo \
-	mutants fuzz simulate soak update-docs \
+	mutants loom model fuzz simulate soak update-docs \
 	test-tools check-tools
 
 help: ## list all targets
@@ -25,6 +28,7 @@ help: ## list all targets
 
 test: test-tools ## run all tests (KEYWARD_TEST_PYTHON: the interpreter for the Python tests)
 	$(CARGO) test --workspace --locked $(TEST_FLAGS)
+	$(LOOM) $(TEST_FLAGS)
 
 test-fast: test-tools ## run the tests that need no Postgres and no Redis
 	$(CARGO) test --workspace --locked --lib --bins $(TEST_FLAGS)
@@ -89,6 +93,13 @@ demo: ## show a user, the bot and an API in the terminal; only Telegram is simul
 
 mutants: test-tools ## apply each faulty patch of proof/mutants; a test must fail
 	scripts/mutants.sh
+
+loom: ## hand the fence's state between threads in every order of their steps; prints the numbers of orders
+	$(LOOM) -- --nocapture
+
+model: ## search the rules exhaustively, with all of them and without each; prints states and seconds
+	$(CARGO) run --release --locked -p keyward-model
+	$(CARGO) run --release --locked -p keyward-model -- --each-rule
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60); FUZZ_TARGETS names some
 	scripts/fuzz.sh $(FUZZ_TARGETS)

@@ -9,21 +9,23 @@
 //!   cache.
 //! - `admits`, `check_mark`, `AckSet`, `Settling` and the epoch of own memory are the core's.
 
-use keyward_core::fence::rules::{admits, check_mark};
-use keyward_core::fence::{
-    AckSet, Epoch, Fence, Mark, Page, RegistrationId, Settling, Stamp, Start,
-};
-use keyward_core::key::{BootTime, Timestamp};
+mod instance;
+mod revoke;
+
+use keyward_core::fence::rules::admits;
+use keyward_core::fence::{Epoch, Mark, Stamp};
 
 use crate::rules::{Properties, Rule};
 use crate::search::{Model, Steps};
-use crate::time::{EPOCH, NEVER, after, grow, member, membership, ticks};
+use crate::time::{EPOCH, NEVER, grow};
 
 /// A run with a failover.
 pub(crate) struct Failover {
     pub(crate) without: Vec<Rule>,
     /// The most changes on both servers together.
     pub(crate) changes: u8,
+    /// Revoke goes on after its commit.
+    pub(crate) returns: bool,
     /// The failover keeps the row, and the operator has declared that it loses nothing.
     pub(crate) keeps_rows: bool,
     pub(crate) advances: bool,
@@ -242,114 +244,6 @@ impl Failover {
         steps.actor = 0;
     }
 
-    fn revoke(&self, steps: &mut Steps<State>) {
-        let now = steps.now;
-        let i = now.revoke_on;
-        let server = now.servers[usize::from(i)];
-        if i == 0 && now.has_failed_over {
-            steps.add("the revoker connects to the new primary", |next| {
-                (next.revoke_on, next.since_epoch) = (1, 0);
-                if now.revoke == Revoke::Listed {
-                    next.revoke = Revoke::Answered;
-                }
-            });
-        }
-        let found = Self::revocation(&now, &server, 0);
-        match now.revoke {
-            Revoke::None | Revoke::Returned if found == 0 && self.has_room(&now, i) => {
-                steps.add("Revoke commits", |next| {
-                    next.revoke_mark = now.next_mark;
-                    self.commit(next, i, true);
-                    next.revision = server.head + 1;
-                    (next.revoke, next.since_commit, next.since_answer) = (Revoke::Answered, 0, 0);
-                });
-            }
-            Revoke::None if found != 0 && self.can_commit(&now, i) => {
-                steps.add("Revoke finds the key revoked", |next| {
-                    (next.revision, next.revoke_mark) = (found, server.mark_at(found));
-                    (next.revoke, next.since_answer) = (Revoke::Answered, 0);
-                });
-            }
-            Revoke::Answered => steps.add("Revoke lists the instances", |next| {
-                (next.revoke, next.is_listed) = (Revoke::Listed, server.has_row);
-            }),
-            Revoke::Listed if self.may_confirm(&now) => {
-                let stands = server.mark_at(now.revision) == now.revoke_mark;
-                if stands || !self.keeps(Rule::ConfirmBeforeReturn) {
-                    steps.add("Revoke returns", |next| {
-                        let primary = next.servers[usize::from(now.has_failed_over)];
-                        next.has_lied |= !primary.has_mark(now.revoke_mark);
-                        Self::end(next, Revoke::Returned);
-                    });
-                }
-            }
-            _ => {}
-        }
-        if matches!(now.revoke, Revoke::Answered | Revoke::Listed) {
-            steps.add("Revoke ends UNAVAILABLE", |next| {
-                Self::end(next, Revoke::None)
-            });
-        }
-    }
-
-    fn end(next: &mut State, stage: Revoke) {
-        (next.revoke, next.revision) = (stage, 0);
-        (next.since_answer, next.is_listed) = (NEVER, false);
-    }
-
-    /// Whether the epoch is settled, no instance is left to wait for, and the confirmation commits.
-    fn may_confirm(&self, state: &State) -> bool {
-        if self.keeps(Rule::ConfirmIsAWrite) && !self.can_commit(state, state.revoke_on) {
-            return false;
-        }
-        let server = &state.servers[usize::from(state.revoke_on)];
-        let epoch = self.epoch((state.revoke_on, server.incarnation));
-        let (acked, acked_mark) = server.acked;
-        let counts =
-            server.mark_at(acked) == acked_mark || !self.keeps(Rule::AcknowledgementHasMark);
-        let acked = if counts { u64::from(acked) } else { 0 };
-        let members = |is_there: bool| match is_there {
-            true => vec![member(0, acked, BOUND)],
-            false => Vec::new(),
-        };
-        let first = membership(epoch, members(state.is_listed));
-        let current = membership(epoch, members(server.has_row));
-        if self.keeps(Rule::NewEpochSettles) && state.revoke_on == 1 {
-            let mut settling = Settling::new(self.keeps_rows);
-            // The answer, if the epoch was new.
-            let _ = settling.observe(&current, after(0));
-            if settling
-                .observe(&current, after(state.since_epoch))
-                .is_err()
-            {
-                return false;
-            }
-        }
-        // This process is also the instance.
-        let own = state
-            .is_registered
-            .then(|| RegistrationId::from_bytes([0; 16]));
-        let fence_epoch = match self.keeps(Rule::OwnMemoryInItsEpoch) {
-            true => self.epoch(state.history),
-            false => epoch,
-        };
-        let fence = Fence::new(
-            ticks(BOUND),
-            1,
-            Start {
-                epoch: fence_epoch,
-                floor: 0,
-                applied: u64::from(state.applied),
-                mark: mark(state.mark),
-                database_time: Timestamp::default(),
-                taken_at: BootTime::default(),
-            },
-        );
-        let current = current.with_own_memory(own, &fence);
-        let mut acks = AckSet::new(u64::from(state.revision), after(0), &first);
-        acks.observe(&current, after(state.since_answer)).is_some()
-    }
-
     /// Anybody reads the live key, and the instance stamps again what it admits.
     fn cache(&self, steps: &mut Steps<State>) {
         let now = steps.now;
@@ -368,192 +262,6 @@ impl Failover {
                 });
             }
         }
-    }
-
-    fn see_epoch(&self, next: &mut State, history: History) {
-        if history == next.history {
-            return;
-        }
-        if history.1 != next.history.1 {
-            // An operator has accepted what was lost.
-            next.has_applied = 0;
-        }
-        next.history = history;
-        if self.keeps(Rule::NewEpochEndsFreshness) {
-            next.fresh = NEVER;
-        }
-        if !self.keeps(Rule::NewEpochKeepsTombstones) {
-            (next.applied, next.mark, next.tombstone, next.floor) = (0, 0, 0, 0);
-        }
-    }
-
-    /// Whether the core takes a page that was read from `server` at `applied`.
-    fn is_ours(state: &State, server: &Server) -> bool {
-        let page = Page {
-            epoch: EPOCH,
-            head: u64::from(server.head),
-            head_mark: mark(server.mark_at(server.head)),
-            pruned_to: 0,
-            mark_at_applied: Some(mark(server.mark_at(state.applied))),
-            database_time: Timestamp::default(),
-            rows: Vec::new(),
-        };
-        check_mark(mark(state.mark), u64::from(state.applied), &page).is_ok()
-    }
-
-    fn apply(next: &mut State, server: &Server) {
-        let revocation = Self::revocation(next, server, next.applied);
-        if revocation != 0 {
-            next.tombstone = next.tombstone.max(revocation);
-            next.has_applied |= 1 << server.mark_at(revocation);
-        }
-        (next.applied, next.mark) = (server.head, server.mark_at(server.head));
-    }
-
-    fn instance(&self, steps: &mut Steps<State>) {
-        let now = steps.now;
-        let server = now.servers[usize::from(now.connection)];
-        let history = (now.connection, server.incarnation);
-        let can_commit = self.can_commit(&now, now.connection);
-        if now.connection == 0 && now.has_failed_over {
-            steps.add("the instance connects to the new primary", |next| {
-                (next.connection, next.heartbeat) = (1, Heartbeat::default());
-            });
-        }
-        if history != now.history && !now.has_refused {
-            steps.add("the connection shows its epoch", |next| {
-                self.see_epoch(next, history)
-            });
-        }
-        if !now.is_registered && !now.has_refused && can_commit {
-            steps.add("the instance registers", |next| {
-                next.is_registered = true;
-                let server = &mut next.servers[usize::from(now.connection)];
-                (server.has_row, server.acked) = (true, (0, 0));
-            });
-        }
-        if now.has_refused && history.1 > now.history.1 {
-            steps.add("the instance starts again after the decision", |next| {
-                (next.has_refused, next.history, next.has_applied) = (false, history, 0);
-                (next.applied, next.mark) = (server.head, server.mark_at(server.head));
-                (next.floor, next.tombstone) = (server.head, 0);
-            });
-        }
-        if self.restarts && now.is_registered {
-            let start = self.start();
-            steps.add("the instance restarts", |next| {
-                *next = State {
-                    history: start.history,
-                    is_registered: false,
-                    has_refused: false,
-                    fresh: NEVER,
-                    applied: 0,
-                    mark: 0,
-                    tombstone: 0,
-                    floor: 0,
-                    has_applied: 0,
-                    heartbeat: start.heartbeat,
-                    ..*next
-                };
-            });
-        }
-        let in_epoch = history == now.history || !self.keeps(Rule::ReadsOnlyInOwnEpoch);
-        let is_reading = self.reads && now.is_registered && !now.has_refused;
-        if is_reading && in_epoch && server.head > now.applied {
-            let compares = self.keeps(Rule::MarkComparedAtRead);
-            if !compares || Self::is_ours(&now, &server) {
-                steps.add("the instance applies a read", |next| {
-                    Self::apply(next, &server)
-                });
-            }
-        }
-        if is_reading && can_commit && server.has_row && server.acked.0 != now.applied {
-            steps.add("the instance acknowledges", |next| {
-                next.servers[usize::from(now.connection)].acked = (now.applied, now.mark);
-            });
-        }
-    }
-
-    fn heartbeat(&self, steps: &mut Steps<State>) {
-        let now = steps.now;
-        let server = now.servers[usize::from(now.connection)];
-        let heartbeat = now.heartbeat;
-        let can_commit = self.can_commit(&now, now.connection);
-        match heartbeat.stage {
-            Stage::None if now.is_registered => steps.add("a heartbeat is sent", |next| {
-                next.heartbeat.stage = Stage::Sent;
-            }),
-            Stage::Sent if can_commit || !self.keeps(Rule::HeartbeatIsAWrite) => {
-                for jumps in [false, true] {
-                    if jumps && !(self.jumps && now.applied < server.head && !now.has_refused) {
-                        continue;
-                    }
-                    steps.add("the heartbeat commits", |next| {
-                        next.heartbeat = Heartbeat {
-                            stage: Stage::Committed,
-                            has_row: server.has_row,
-                            jumps,
-                            read: server,
-                            ..heartbeat
-                        };
-                        if server.has_row && can_commit {
-                            let server = &mut next.servers[usize::from(now.connection)];
-                            server.acked = (now.applied, now.mark);
-                        }
-                    });
-                }
-            }
-            Stage::Committed => {
-                steps.add("the heartbeat is answered", |next| {
-                    self.answer(next, heartbeat)
-                });
-            }
-            Stage::None | Stage::Sent => {}
-        }
-        if heartbeat.stage != Stage::None {
-            steps.add("the heartbeat is lost", |next| {
-                next.heartbeat = Heartbeat::default()
-            });
-        }
-    }
-
-    fn answer(&self, next: &mut State, heartbeat: Heartbeat) {
-        next.heartbeat = Heartbeat::default();
-        let server = heartbeat.read;
-        let compares = match heartbeat.jumps {
-            true => self.keeps(Rule::MarkComparedAtJump),
-            false => self.keeps(Rule::MarkComparedAtHeartbeat),
-        };
-        if !heartbeat.has_row {
-            (next.fresh, next.is_registered) = (NEVER, false);
-            return;
-        }
-        let is_behind_us = server.head < next.applied;
-        if is_behind_us || compares && !Self::is_ours(next, &server) {
-            (next.fresh, next.has_refused) = (NEVER, true);
-            if self.keeps(Rule::NewRegistrationAfterAdvance) {
-                next.is_registered = false;
-                if self.can_commit(next, next.connection) {
-                    next.servers[usize::from(next.connection)].has_row = false;
-                }
-            }
-            return;
-        }
-        if next.has_refused {
-            return;
-        }
-        self.see_epoch(next, (next.connection, server.incarnation));
-        if heartbeat.jumps {
-            next.floor = next.floor.max(server.head);
-            (next.applied, next.mark) = (server.head, server.mark_at(server.head));
-        } else {
-            Self::apply(next, &server);
-        }
-        next.fresh = if heartbeat.age <= BOUND {
-            heartbeat.age
-        } else {
-            NEVER
-        };
     }
 }
 

@@ -7,6 +7,9 @@
 //! - A heartbeat's number counts only as "the one that the reaper saw". A slot whose instance and row are
 //!   gone is used again by a new instance. So the numbers of ticks, heartbeats and instances are not bounded.
 
+mod heartbeat;
+mod reaper;
+
 use keyward_core::fence::AckSet;
 
 use crate::rules::{Properties, Rule};
@@ -92,6 +95,8 @@ struct Instance {
     seen: (u8, bool),
     /// A DELETE, and whether the heartbeat in it is still the row's.
     delete: (Stage, bool),
+    /// Only without a rule: it has registered under this id before.
+    registers_again: bool,
     /// Only without a rule: the age of the row by the database's clock.
     row_age: u8,
 }
@@ -110,6 +115,7 @@ impl Default for Instance {
             look: (Stage::None, 0, false),
             seen: (NEVER, false),
             delete: (Stage::None, false),
+            registers_again: false,
             row_age: NEVER,
         }
     }
@@ -122,7 +128,9 @@ impl Instance {
 
     /// The row gets a number that nobody has seen.
     fn new_heartbeat(&mut self) {
-        (self.look.2, self.seen.1, self.delete.1) = (false, false, false);
+        // Numbers that start again reach one that was seen.
+        let repeats = self.registers_again && self.seen.0 != NEVER;
+        (self.look.2, self.seen.1, self.delete.1) = (false, repeats, false);
     }
 
     /// The process ends, or gives up its registration.
@@ -135,6 +143,7 @@ impl Instance {
             look: row.look,
             seen: row.seen,
             delete: row.delete,
+            registers_again: row.registers_again,
             row_age: row.row_age,
             ..Self::default()
         };
@@ -320,10 +329,6 @@ impl<const N: usize> Instances<N> {
                 if !self.keeps(Rule::SilenceByTheReapersClock) {
                     instance.row_age = 0;
                 }
-                if !self.keeps(Rule::IdForEachRegistration) {
-                    // The number starts again, at one that was seen.
-                    instance.seen.1 = instance.seen.0 != NEVER;
-                }
             }),
             Phase::Registered => steps.add("the registration is answered", |next| {
                 let instance = &mut next.instances[i];
@@ -355,6 +360,7 @@ impl<const N: usize> Instances<N> {
                     next.instances[i] = Instance::default();
                     if !self.keeps(Rule::IdForEachRegistration) {
                         next.instances[i].seen.0 = seen;
+                        next.instances[i].registers_again = true;
                     }
                     next.listed[i] = false;
                 });
@@ -363,176 +369,6 @@ impl<const N: usize> Instances<N> {
         }
         if !matches!(instance.phase, Phase::Off | Phase::Gone) {
             steps.add("it crashes", |next| next.instances[i].end());
-        }
-    }
-
-    fn may_send(&self, instance: &Instance) -> bool {
-        let early = !self.keeps(Rule::TailOnlyAfterRegistration)
-            && matches!(instance.phase, Phase::Registering | Phase::Registered);
-        early || instance.phase == Phase::Up
-    }
-
-    /// A heartbeat of slot `i`: the current one, or one that was given up.
-    fn heartbeat(&self, steps: &mut Steps<State<N>>, i: usize, given_up: bool) {
-        fn of<const N: usize>(next: &mut State<N>, i: usize, given_up: bool) -> &mut Heartbeat {
-            match given_up {
-                true => &mut next.instances[i].given_up,
-                false => &mut next.instances[i].heartbeat,
-            }
-        }
-        let instance = steps.now.instances[i];
-        let is_revoked = steps.now.revoke >= Revoke::Committed;
-        let heartbeat = *of(&mut steps.now.clone(), i, given_up);
-        match heartbeat.stage {
-            Stage::None if !given_up && self.may_send(&instance) => {
-                steps.add("it sends a heartbeat", |next| {
-                    next.instances[i].heartbeat = Heartbeat {
-                        stage: Stage::Sent,
-                        acknowledges: instance.has_applied,
-                        ..Heartbeat::default()
-                    };
-                });
-            }
-            Stage::Sent => steps.add("its heartbeat takes a snapshot", |next| {
-                let heartbeat = of(next, i, given_up);
-                heartbeat.stage = Stage::Snapshot;
-                heartbeat.reads_revocation = is_revoked;
-                heartbeat.sees_row = instance.row == Row::There;
-            }),
-            Stage::Snapshot if !heartbeat.sees_row || !instance.is_locked() => {
-                steps.add("its heartbeat updates the row", |next| {
-                    let heartbeat = of(next, i, given_up);
-                    heartbeat.stage = Stage::Done;
-                    heartbeat.has_row = heartbeat.sees_row && instance.row == Row::There;
-                });
-            }
-            Stage::Done => {
-                steps.add("its heartbeat commits", |next| {
-                    self.commit_heartbeat(next, i, heartbeat);
-                    *of(next, i, given_up) = match given_up {
-                        true => Heartbeat::default(),
-                        false => Heartbeat {
-                            stage: Stage::Committed,
-                            ..heartbeat
-                        },
-                    };
-                });
-            }
-            Stage::Committed => steps.add("its heartbeat is answered", |next| {
-                next.instances[i].heartbeat = Heartbeat::default();
-                self.answer_heartbeat(&mut next.instances[i], heartbeat, self.bounds[i]);
-            }),
-            Stage::None | Stage::Snapshot => {}
-        }
-        let is_running = !given_up && heartbeat.stage != Stage::None;
-        if self.gives_up && is_running && instance.given_up.stage == Stage::None {
-            steps.add("it gives up its heartbeat", |next| {
-                let instance = &mut next.instances[i];
-                instance.heartbeat = Heartbeat::default();
-                if heartbeat.stage != Stage::Committed {
-                    instance.given_up = heartbeat;
-                }
-            });
-        }
-    }
-
-    fn commit_heartbeat(&self, next: &mut State<N>, i: usize, heartbeat: Heartbeat) {
-        if !heartbeat.has_row {
-            return;
-        }
-        let rows = match self.keeps(Rule::IdForEachStart) {
-            true => i..i + 1,
-            false => 0..N,
-        };
-        for instance in &mut next.instances[rows] {
-            if instance.row == Row::There {
-                instance.has_acknowledged = heartbeat.acknowledges;
-                if instance.row_age != NEVER {
-                    instance.row_age = 0;
-                }
-                if self.keeps(Rule::HeartbeatNeverRepeats) {
-                    instance.new_heartbeat();
-                }
-            }
-        }
-    }
-
-    fn answer_heartbeat(&self, instance: &mut Instance, heartbeat: Heartbeat, bound: u8) {
-        let zero_rows_count = !self.keeps(Rule::ZeroRowsGiveNoFreshness);
-        if !self.may_send(instance) {
-            return;
-        }
-        if !heartbeat.has_row && !zero_rows_count {
-            // It registers again, as another instance.
-            instance.end();
-            return;
-        }
-        instance.has_applied |= heartbeat.reads_revocation;
-        let age = match self.keeps(Rule::FreshnessFromTheSending) {
-            true => heartbeat.age,
-            false => 0,
-        };
-        instance.fresh = if age <= bound { age } else { NEVER };
-    }
-
-    /// The reaper reads the row, and deletes it.
-    fn reap(&self, steps: &mut Steps<State<N>>, i: usize) {
-        let instance = steps.now.instances[i];
-        let is_there = instance.row == Row::There;
-        match instance.look.0 {
-            Stage::None if is_there => steps.add("the reaper asks for the row", |next| {
-                next.instances[i].look = (Stage::Sent, 0, false);
-            }),
-            Stage::Sent if is_there => steps.add("the reaper's read takes a snapshot", |next| {
-                let look = &mut next.instances[i].look;
-                (look.0, look.2) = (Stage::Snapshot, true);
-            }),
-            Stage::Snapshot => steps.add("the reaper's read is answered", |next| {
-                let instance = &mut next.instances[i];
-                let (_, age, is_current) =
-                    std::mem::replace(&mut instance.look, (Stage::None, 0, false));
-                let is_known = instance.seen.0 != NEVER && instance.seen.1 && is_current;
-                if !is_known {
-                    instance.seen = (age, is_current);
-                }
-            }),
-            _ => {}
-        }
-        let by_clock = self.keeps(Rule::SilenceByTheReapersClock);
-        let is_silent = match by_clock {
-            true => self.is_unresponsive(&instance, i),
-            false => instance.row_age != NEVER && instance.row_age > self.bounds[i],
-        };
-        match instance.delete.0 {
-            Stage::None if is_there && is_silent => {
-                steps.add("the reaper sends a DELETE", |next| {
-                    next.instances[i].delete = (Stage::Sent, true);
-                })
-            }
-            Stage::Sent if !instance.is_locked() => steps.add("the DELETE is executed", |next| {
-                let is_unchanged =
-                    instance.delete.1 || !self.keeps(Rule::ReapOnlyAnUnchangedHeartbeat);
-                next.instances[i].delete = match is_there && is_unchanged {
-                    true => (Stage::Done, false),
-                    false => (Stage::None, false),
-                };
-            }),
-            Stage::Done => {
-                steps.add("the DELETE commits", |next| {
-                    let instance = &mut next.instances[i];
-                    instance.delete_row();
-                    instance.delete = (Stage::None, false);
-                    // Without the rule, another process has reaped, and this one has not noticed.
-                    instance.seen.1 = false;
-                    if self.keeps(Rule::IdForEachRegistration) {
-                        instance.seen.0 = NEVER;
-                    }
-                });
-                steps.add("the DELETE is rolled back", |next| {
-                    next.instances[i].delete.0 = Stage::None;
-                });
-            }
-            _ => {}
         }
     }
 }

@@ -9,13 +9,15 @@ use crate::search::{Outcome, search};
 /// A model with its options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scenario {
-    /// One instance after the other, with statements that are given up.
+    /// One instance after the other, with heartbeats that are given up.
     Membership,
+    /// The same without heartbeats that are given up.
+    PatientMembership,
     /// Two instances at a time, without reaping.
-    TwoBoots,
+    TwoInstances,
     /// One verification and everything that can happen to the memory.
     Cache,
-    /// The same with a key that was updated before it is revoked.
+    /// A key that is updated before it is revoked.
     CacheWithUpdate,
     /// Two verifications that share a read.
     Flight,
@@ -23,46 +25,41 @@ pub(crate) enum Scenario {
     Pages,
     /// Pages of one row of a log that is trimmed.
     PagesOfATrimmedLog,
-    /// A failover with a lost tail, and two changes on both servers together.
-    FailoverOfTwoChanges,
-    /// The same with three changes.
+    /// A failover with a lost tail, and three changes on both servers together.
     Failover,
-    /// The same with `epoch advance`.
+    /// With jumps and reads between heartbeats, of a Revoke that never returns.
+    FailoverOfACommit,
+    /// With two changes.
+    ShortFailover,
+    /// With two changes and `epoch advance`.
     FailoverWithOperator,
-    /// The same with an instance that jumps.
-    FailoverWithJump,
-    /// The same with reads between heartbeats.
+    /// With two changes, reads between heartbeats and restarts.
     FailoverWithReads,
-    /// The same with restarts.
-    FailoverWithRestarts,
     /// A failover that keeps the rows, so that no epoch has to settle.
     RowsKept,
-    /// The same with reads between heartbeats.
+    /// With two changes, reads between heartbeats and `epoch advance`.
     RowsKeptWithReads,
-    /// The same with `epoch advance`.
-    RowsKeptWithOperator,
 }
 
-/// All scenarios.
-pub(crate) const ALL: [Scenario; 16] = {
+/// All scenarios, those with the most states first.
+pub(crate) const ALL: [Scenario; 15] = {
     use Scenario::*;
     [
-        TwoBoots,
-        FailoverOfTwoChanges,
+        FailoverOfACommit,
+        Failover,
         Flight,
         RowsKept,
-        Cache,
-        Pages,
-        Membership,
+        FailoverWithReads,
+        RowsKeptWithReads,
+        FailoverWithOperator,
         CacheWithUpdate,
         PagesOfATrimmedLog,
-        Failover,
-        FailoverWithOperator,
-        FailoverWithJump,
-        FailoverWithReads,
-        FailoverWithRestarts,
-        RowsKeptWithReads,
-        RowsKeptWithOperator,
+        Membership,
+        Pages,
+        PatientMembership,
+        ShortFailover,
+        Cache,
+        TwoInstances,
     ]
 };
 
@@ -71,7 +68,7 @@ impl Scenario {
     pub(crate) fn search(self, without: &[Rule], wanted: Properties) -> Outcome {
         let without = without.to_vec();
         match self {
-            Self::TwoBoots => {
+            Self::TwoInstances => {
                 let two = Instances {
                     without,
                     bounds: [1, 1],
@@ -81,25 +78,17 @@ impl Scenario {
                 };
                 search(&two, wanted)
             }
-            Self::Membership => {
+            Self::Membership | Self::PatientMembership => {
                 let one = Instances {
                     without,
                     bounds: [2],
                     own_bound: 1,
-                    gives_up: true,
+                    gives_up: self == Self::Membership,
                     reaps: true,
                 };
                 search(&one, wanted)
             }
-            Self::Flight => {
-                let two = Memory::<2> {
-                    restarts: false,
-                    trims: false,
-                    jumps: false,
-                    ..self.memory(without)
-                };
-                search(&two, wanted)
-            }
+            Self::Flight => search(&self.memory::<2>(without), wanted),
             Self::Cache | Self::CacheWithUpdate | Self::Pages | Self::PagesOfATrimmedLog => {
                 search(&self.memory::<1>(without), wanted)
             }
@@ -109,37 +98,44 @@ impl Scenario {
 
     fn memory<const N: usize>(self, without: Vec<Rule>) -> Memory<N> {
         let has_pages = matches!(self, Self::Pages | Self::PagesOfATrimmedLog);
-        let has_update = has_pages || self == Self::CacheWithUpdate;
         Memory {
             without,
             bound: 1,
-            revisions: if has_update { 3 } else { 2 },
-            updates: has_update,
+            revisions: if matches!(self, Self::Cache | Self::Flight) {
+                2
+            } else {
+                3
+            },
+            updates: matches!(self, Self::CacheWithUpdate | Self::Pages),
             restarts: self == Self::Cache,
-            trims: self != Self::Pages,
-            prunes: true,
-            jumps: !has_pages,
+            trims: matches!(self, Self::Cache | Self::PagesOfATrimmedLog),
+            prunes: self != Self::PagesOfATrimmedLog,
+            jumps: self == Self::Cache,
             page_rows: u8::from(has_pages),
         }
     }
 
     fn failover(self, without: Vec<Rule>) -> Failover {
         use Scenario::{
-            FailoverWithJump, FailoverWithOperator, FailoverWithReads, FailoverWithRestarts,
-            RowsKept, RowsKeptWithOperator, RowsKeptWithReads,
+            Failover as Base, FailoverOfACommit, FailoverWithOperator, FailoverWithReads, RowsKept,
+            RowsKeptWithReads,
         };
         Failover {
             without,
-            changes: if self == Self::FailoverOfTwoChanges {
-                2
-            } else {
+            changes: if matches!(self, Base | FailoverOfACommit | RowsKept) {
                 3
+            } else {
+                2
             },
-            keeps_rows: matches!(self, RowsKept | RowsKeptWithReads | RowsKeptWithOperator),
-            advances: matches!(self, FailoverWithOperator | RowsKeptWithOperator),
-            restarts: self == FailoverWithRestarts,
-            jumps: self == FailoverWithJump,
-            reads: matches!(self, FailoverWithReads | RowsKeptWithReads),
+            returns: self != FailoverOfACommit,
+            keeps_rows: matches!(self, RowsKept | RowsKeptWithReads),
+            advances: matches!(self, FailoverWithOperator | RowsKeptWithReads),
+            restarts: self == FailoverWithReads,
+            jumps: self == FailoverOfACommit,
+            reads: matches!(
+                self,
+                FailoverOfACommit | FailoverWithReads | RowsKeptWithReads
+            ),
         }
     }
 }

@@ -90,6 +90,7 @@ const MAX_STATES: u32 = 40_000_000;
 
 /// Searches every state. With properties in `wanted` it stops when all of them are broken.
 pub(crate) fn search<M: Model>(model: &M, wanted: Properties) -> Outcome {
+    #[expect(clippy::disallowed_methods, reason = "only printed")]
     let began = Instant::now();
     let mut known: HashSet<u64, BuildHasherDefault<Fingerprint>> = HashSet::default();
     // For each state the number of its predecessor, and of the step from there.

@@ -34,8 +34,10 @@ const DEEP: &[Rule] = &[
 #[test]
 fn the_rules_hold() {
     assert!(all_rules_hold(&[
-        Scenario::TwoBoots,
-        Scenario::FailoverOfTwoChanges
+        Scenario::TwoInstances,
+        Scenario::PatientMembership,
+        Scenario::ShortFailover,
+        Scenario::Cache,
     ]));
 }
 
