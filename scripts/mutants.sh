@@ -25,33 +25,33 @@ if ((${#patches[@]} == 0)); then
     exit 1
 fi
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 # All mutants share one target directory, so that the dependencies are built once.
-export CARGO_TARGET_DIR=$root/target/mutants
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$root/target/mutants}
+export CARGO_INCREMENTAL=1
 export KEYWARD_TEST_PYTHON=${KEYWARD_TEST_PYTHON:-$root/target/venv/bin/python}
 # git must not find a repository above the copy, because it would then skip the whole patch.
-export GIT_CEILING_DIRECTORIES=$work
+export GIT_CEILING_DIRECTORIES=$CARGO_TARGET_DIR
+tree=$CARGO_TARGET_DIR/tree
+logs=$(mktemp -d)
+trap 'rm -rf "$tree" "$logs"' EXIT
 
-# Copies the tree. The copied files get new modification times; otherwise cargo would reuse the build of
-# the previous mutant.
-copy_tree() {
-    rm -rf "$work/tree"
-    mkdir "$work/tree"
-    git ls-files -z --cached --others --exclude-standard \
-        | while IFS= read -r -d '' file; do [[ ! -e $file ]] || printf '%s\0' "$file"; done \
-        | tar --create --null --files-from=- \
-        | tar --extract --touch --directory="$work/tree"
-}
+# One copy serves all patches. A patch and its removal give the changed files new modification times, so
+# cargo builds again what depends on them, and nothing else. At the start all files get new ones: cargo
+# must not reuse the build of a patch that an earlier run has left behind.
+rm -rf "$tree"
+mkdir -p "$tree"
+git ls-files -z --cached --others --exclude-standard \
+    | while IFS= read -r -d '' file; do [[ ! -e $file ]] || printf '%s\0' "$file"; done \
+    | tar --create --null --files-from=- \
+    | tar --extract --touch --directory="$tree"
 
 # judge PATCH LOG: prints the result: "caught" if every named test run failed, with the number of seeds if
 # the simulation found it.
 judge() {
-    local patch=$root/$1 log=$2 tests line arguments status
+    local patch=$root/$1 log=$2 tests line arguments status seeds=
     mapfile -t tests < <(sed -n '/^\(diff \|--- \)/q; s/^# test: *//p' "$patch")
     ((${#tests[@]} > 0)) || { echo "names no test"; return; }
-    cd "$work/tree"
-    git apply "$patch" >>"$log" 2>&1 || { echo "does not apply"; return; }
+    cd "$tree"
     for line in "${tests[@]}"; do
         read -ra arguments <<<"$line"
         cargo test --locked --no-run "${arguments[@]}" >>"$log" 2>&1 </dev/null \
@@ -73,28 +73,42 @@ judge() {
             echo "no test failed"
             return
         fi
+        # The simulation says how many seeds it needed.
+        seeds=$(sed -n 's/^\([0-9]* seeds\) in .*/\1/p' "$log.run" | tail -n 1 | grep . || echo "$seeds")
     done
-    # The simulation says how many seeds it needed.
-    sed -n 's/^\([0-9]* seeds\) in .*/caught (\1)/p' "$log.run" | tail -n 1 | grep . || echo "caught"
+    echo "caught${seeds:+, $seeds}"
+}
+
+# levels PATCH: prints which tests the patch names: simulation, unit, contract, api, e2e.
+levels() {
+    sed -n '/^\(diff \|--- \)/q; s/^# test: *//p' "$1" \
+        | sed 's/^--test \([a-z]*\).*/\1/; t; s/.*/unit/' | awk '!seen[$0]++' | paste -sd,
 }
 
 failed=0
 rows=()
 for patch in "${patches[@]}"; do
     name=$(basename "$patch" .patch)
-    log=$work/$name.log
-    echo "mutant $name" >&2
-    copy_tree
-    verdict=$(judge "$patch" "$log")
+    log=$logs/$name.log
+    began=$SECONDS
+    if (cd "$tree" && git apply "$root/$patch") >"$log" 2>&1; then
+        verdict=$(judge "$patch" "$log")
+        (cd "$tree" && git apply --reverse "$root/$patch")
+    else
+        verdict="does not apply"
+    fi
     if [[ $verdict != caught* ]]; then
         failed=$((failed + 1))
-        [[ ! -e $log ]] || tail -n 40 "$log" >&2
+        tail -n 40 "$log" >&2
     fi
     why=$(sed -n '/^\(diff \|--- \)/q; s/^# why: *//p' "$patch")
-    rows+=("$(printf '%-32s %-16s %s' "$name" "$verdict" "${why%%$'\n'*}")")
+    row=$(printf '%-32s %-16s %-18s %4d s  %s' \
+        "$name" "$(levels "$patch")" "$verdict" $((SECONDS - began)) "${why%%$'\n'*}")
+    echo "$row" >&2
+    rows+=("$row")
 done
 
-printf '%-32s %-16s %s\n' mutant result why
+printf '%-32s %-16s %-18s %6s  %s\n' mutant 'found by' result time why
 printf '%s\n' "${rows[@]}"
-echo "$((${#patches[@]} - failed)) caught, $failed not caught"
+echo "$((${#patches[@]} - failed)) caught, $failed not caught, $SECONDS s"
 ((failed == 0))

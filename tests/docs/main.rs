@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod architecture;
+mod mutants;
 mod readme;
 mod references;
 

@@ -8,9 +8,11 @@ use keyward::cache::Consistency;
 use keyward::service::{Issue, Revoke, RevokeTarget, ServiceError, Verify};
 use keyward_core::fence::Ask;
 use keyward_core::key::{
-    AccountId, KeyRecord, Metadata, Networks, Role, Roles, Scopes, SecretText, SlotName, Verdict,
+    AccountId, KeyId, KeyRecord, Metadata, Networks, Role, Roles, Scopes, SecretText, SlotName,
+    Verdict,
 };
 use keyward_store::{Expiry, KeyChanges};
+use tokio::time::sleep;
 
 use crate::instance::Instance;
 use crate::world::{Known, World};
@@ -132,6 +134,12 @@ impl Client {
         Some(self.created(&reply.record, text))
     }
 
+    /// Whether a failover lost a key or token before its caller heard of it.
+    fn is_lost(&self, id: KeyId) -> bool {
+        let server = &self.world.server;
+        server.look(|database| database.key(id).is_none() && database.token(id).is_none())
+    }
+
     /// Remembers a key that a call created.
     fn created(&self, record: &KeyRecord, text: SecretText) -> Arc<Known> {
         let known = Arc::new(Known {
@@ -140,9 +148,13 @@ impl Client {
             account: record.account.as_str().to_owned(),
         });
         let name = self.name(&known);
+        let at = self.world.now();
         // A successor of a disabled key is disabled.
-        if record.expire_time.is_some() || record.disabled {
-            self.world.judge.lock().dying(self.world.now(), known.id);
+        if record.disabled || self.is_lost(known.id) {
+            self.world.judge.lock().dying(at, known.id);
+        }
+        if let Some(end) = record.expire_time {
+            self.world.judge.lock().expires(at, known.id, end);
         }
         self.tell(|| {
             format!(
@@ -166,16 +178,37 @@ impl Client {
             true => RevokeTarget::Text(SecretText::new(known.text.expose().to_owned())),
             false => RevokeTarget::Key(known.id),
         };
-        let name = self.name(known);
-        self.end(
-            target,
-            (replace, grace),
-            &format!("revoke {name}"),
-            |world| {
-                world.judge.lock().dying(world.now(), known.id);
-            },
-        )
-        .await
+        let what = format!("revoke {}", self.name(known));
+        let is_done = self.end(target, (replace, grace), &what, |world| {
+            world.judge.lock().dying(world.now(), known.id);
+        });
+        let is_done = is_done.await;
+        if is_done {
+            self.probe(known);
+        }
+        is_done
+    }
+
+    /// Asks every instance about a key or token at once, because a call has just said that it is dead.
+    fn probe(&self, known: &Known) {
+        let (is_token, known) = (known.account.is_empty(), Arc::new(known.clone()));
+        let running = self.world.instances.lock();
+        let stopping = self.world.stopping.lock();
+        for instance in running.iter().flatten().chain(stopping.iter()) {
+            let client = Self {
+                world: Arc::clone(&self.world),
+                instance: Arc::clone(instance),
+            };
+            let known = Arc::clone(&known);
+            tokio::spawn(async move {
+                // The next moment: the promise does not count for a call that began before.
+                sleep(Duration::from_millis(1)).await;
+                match is_token {
+                    true => client.verify_token(&known).await,
+                    false => drop(client.verify(&known, Consistency::Default).await),
+                }
+            });
+        }
     }
 
     pub(crate) async fn revoke_account(&self, account: &str) {
@@ -194,6 +227,10 @@ impl Client {
             for id in judge.dead_of(account, began) {
                 judge.promised(at, id, u64::MAX);
             }
+            drop(judge);
+            let keys = self.world.keys.lock();
+            let mine = keys.iter().rev().filter(|key| key.account == account);
+            mine.take(2).for_each(|key| self.probe(key));
         }
     }
 
@@ -275,10 +312,11 @@ impl Client {
         self.world.count("update: OK");
         self.tell(|| format!("{what}: OK, {:?}", reply.receipt));
         if disables {
-            self.world
-                .judge
-                .lock()
-                .promised(self.world.now(), known.id, reply.record.revision);
+            let at = self.world.now();
+            let mut judge = self.world.judge.lock();
+            judge.promised(at, known.id, reply.record.revision);
+            drop(judge);
+            self.probe(known);
         }
         Some(())
     }
@@ -300,6 +338,10 @@ impl Client {
             account: String::new(),
         });
         self.name(&known);
+        if self.is_lost(known.id) {
+            let at = self.world.now();
+            self.world.judge.lock().dying(at, known.id);
+        }
         self.world.tokens.lock().push(known);
         Some(())
     }
@@ -312,10 +354,11 @@ impl Client {
         let reply = self.answer(&what, outcome).await?;
         self.world.count("revoke token: OK");
         self.tell(|| format!("{what}: OK"));
-        self.world
-            .judge
-            .lock()
-            .promised(self.world.now(), known.id, reply.record.revision);
+        let at = self.world.now();
+        let mut judge = self.world.judge.lock();
+        judge.promised(at, known.id, reply.record.revision);
+        drop(judge);
+        self.probe(known);
         Some(())
     }
 }

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use keyward::cache::Consistency;
 use keyward_store::{Actor, KeyTarget, Keys, Revocation};
 use keyward_store_memory::{Direct, MemoryStore};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::calls::Client;
 use crate::instance::Instance;
@@ -16,16 +16,22 @@ use crate::run::recent;
 use crate::world::{Known, World};
 
 /// Starts the hunt for one of the newest keys on `instance`, which is about to get into trouble: the
-/// instance caches the key, another one revokes it, and then it is verified again and again.
-pub(crate) async fn hunt(world: &Arc<World>, instance: &Arc<Instance>) {
-    let key = recent(world, &world.keys.lock());
-    let (Some(key), Some(other)) = (key, other(world, instance.index)) else {
+/// instance caches the key, another one revokes it within `delay` milliseconds, and then it is verified
+/// again and again.
+pub(crate) async fn hunt(world: &Arc<World>, instance: &Arc<Instance>, delay: u64) {
+    let Some(other) = other(world, instance.index) else {
+        return;
+    };
+    let Some(key) = cached(world, instance).await else {
         return;
     };
     world.count("a hunt for a key");
     let prey = client(world, instance);
-    prey.verify(&key, Consistency::Default).await;
-    let (hunter, delay) = (client(world, &other), world.random.below(800));
+    let (hunter, delay) = (client(world, &other), world.random.below(delay));
+    if world.random.chance(30) {
+        let delay = world.random.between(150, 380);
+        other.link.delay_next("revoke", delay);
+    }
     let hunted = Arc::clone(&key);
     tokio::spawn(async move {
         sleep(Duration::from_millis(delay)).await;
@@ -34,9 +40,65 @@ pub(crate) async fn hunt(world: &Arc<World>, instance: &Arc<Instance>) {
     tokio::spawn(follow(Arc::clone(world), prey, key));
 }
 
+/// One of the newest keys, which `instance` then has in its cache.
+pub(crate) async fn cached(world: &Arc<World>, instance: &Arc<Instance>) -> Option<Arc<Known>> {
+    let key = recent(world, &world.keys.lock())?;
+    client(world, instance)
+        .verify(&key, Consistency::Default)
+        .await;
+    Some(key)
+}
+
+/// Another instance revokes a key, and `instance` verifies it all the time.
+pub(crate) async fn lurk(world: &Arc<World>, instance: &Arc<Instance>, key: &Arc<Known>) {
+    let Some(other) = other(world, instance.index) else {
+        return;
+    };
+    let (prey, hunter) = (client(world, instance), client(world, &other));
+    let hunted = Arc::clone(key);
+    let delay = world.random.below(300);
+    tokio::spawn(async move {
+        sleep(Duration::from_millis(delay)).await;
+        hunter.revoke(&hunted, (false, Duration::ZERO), false).await;
+    });
+    for _ in 0..100 {
+        sleep(Duration::from_millis(world.random.between(5, 20))).await;
+        let (prey, key) = (prey.clone(), Arc::clone(key));
+        tokio::spawn(async move { prey.verify(&key, Consistency::Default).await });
+    }
+}
+
+/// The others look at the membership late: at heartbeats from after they began to look.
+pub(crate) fn look_late(world: &World, index: usize) {
+    for other in world.instances.lock().iter().flatten() {
+        if other.index != index {
+            let delay = world.random.between(650, 800);
+            other.link.delay_next("roster", delay);
+        }
+    }
+}
+
+/// Returns when `instance` has just become fresh.
+pub(crate) async fn heartbeat(instance: &Instance) {
+    let answered = instance.link.heartbeat_answered.notified();
+    // It may be in trouble already.
+    let _ = timeout(Duration::from_secs(1), answered).await;
+}
+
+/// Revokes a key by `instance`. Returns when the server has run the revocation.
+pub(crate) async fn revocation(world: &Arc<World>, instance: &Arc<Instance>) {
+    let Some(key) = recent(world, &world.keys.lock()) else {
+        return;
+    };
+    let revoker = client(world, instance);
+    let revoked = instance.link.revoked.notified();
+    tokio::spawn(async move { revoker.revoke(&key, (false, Duration::ZERO), false).await });
+    let _ = timeout(Duration::from_secs(1), revoked).await;
+}
+
 async fn follow(world: Arc<World>, prey: Client, key: Arc<Known>) {
-    for _ in 0..50 {
-        sleep(Duration::from_millis(world.random.between(10, 110))).await;
+    for _ in 0..35 {
+        sleep(Duration::from_millis(world.random.between(10, 200))).await;
         let (prey, key) = (prey.clone(), Arc::clone(&key));
         tokio::spawn(async move { prey.verify(&key, Consistency::Default).await });
     }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use keyward::auth::{Caller, Callers, Denied};
 use keyward::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, SharedCache, SingleFlight};
-use keyward::replication::{Barrier, Registration, Tail, wake_on_store_notices, watch_membership};
+use keyward::replication::{
+    Barrier, Registration, StoreTime, Tail, end_graces, wake_on_store_notices, watch_membership,
+};
 use keyward::service::Service;
-use keyward_core::fence::{Fence, Settling};
+use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, Prefix, SecretText, TOKEN_PREFIX, TokenRecord};
 use keyward_ops::CacheMetrics;
 use keyward_store::{Control, Store};
@@ -87,6 +89,12 @@ impl Instance {
         self.link.change(|weather| weather.is_dead = true);
     }
 
+    /// Whether it admits records now.
+    pub(crate) fn is_fresh(&self, world: &World) -> bool {
+        let now = Now::read(&*world.seats[self.index].clock);
+        self.fence.is_fresh(now)
+    }
+
     /// Authenticates a caller by its token.
     pub(crate) async fn authenticate(&self, token: &SecretText) -> Result<Caller, Denied> {
         let value = format!("Bearer {}", token.expose());
@@ -140,6 +148,9 @@ impl Parts {
         tokio::spawn(notices);
         let clock = Arc::clone(&self.clock);
         let tailing = Arc::clone(&tail);
+        let store_time = StoreTime::new(Arc::clone(&self.fence), Arc::clone(&clock));
+        tokio::spawn(Arc::new(store_time).keep(Arc::clone(&cluster), stop.clone()));
+        tokio::spawn(end_graces(Arc::clone(&self.store), stop.clone()));
         let membership = watch_membership(cluster, settling, tailing, clock, members, stop.clone());
         tokio::spawn(membership);
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(|error| error.to_string())?;

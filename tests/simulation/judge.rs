@@ -13,12 +13,12 @@ use keyward_testkit::{Event, check_events};
 #[derive(Clone, Copy, Debug)]
 struct Death {
     change: CommittedChange,
-    /// From when on, by the store's time. Before that, the key is in its grace.
+    /// From when on, by the store's time. Before that, the key is in its grace, or not expired.
     end: Timestamp,
-    /// When the store committed it, or when its grace ended.
+    /// When the store committed it; without a fact, when the time that the store never falls below
+    /// reached the end.
     since: Option<u64>,
-    /// There was no grace, so time takes no part: a clock that steps ends a grace on each instance only
-    /// when it hears of it.
+    /// It is a revocation, so time takes no part.
     is_fact: bool,
 }
 
@@ -105,10 +105,23 @@ impl Judge {
         self.dying_accounts.push(account.to_owned());
     }
 
+    /// A key that ends by itself was created.
+    pub(crate) fn expires(&mut self, at: u64, id: KeyId, end: Timestamp) {
+        self.dying(at, id);
+        if let Some(life) = self.lives.get_mut(&id) {
+            life.deaths.push(Death {
+                change: CommittedChange::NOTHING,
+                end,
+                since: None,
+                is_fact: false,
+            });
+        }
+    }
+
     /// Takes the changes that the primary has committed since the last call.
-    pub(crate) fn observe(&mut self, at: u64, now: Timestamp, database: &Database) {
-        for (revision, row) in database.log.range(self.head + 1..) {
-            self.head = *revision;
+    pub(crate) fn observe(&mut self, at: u64, database: &Database) {
+        for (revision, row) in database.rows_after(self.head) {
+            self.head = revision;
             let Some(id) = row.id else { continue };
             let (account, end, is_fact) = match (database.key(id), database.token(id)) {
                 (Some(key), _) if key.disabled => {
@@ -123,7 +136,7 @@ impl Judge {
             self.know(at, id, account);
             let Some(end) = end else { continue };
             let change = CommittedChange {
-                revision: *revision,
+                revision,
                 mark: Some(row.mark),
                 id: Some(id),
                 read_in: None,
@@ -143,15 +156,15 @@ impl Judge {
                 });
             }
         }
-        self.pass(at, now);
+        self.pass(at, database.time_floor);
     }
 
-    /// Finds the ends that the store's time has reached. P1 counts from then.
-    pub(crate) fn pass(&mut self, at: u64, now: Timestamp) {
+    /// Finds the ends that came. P1 counts from then. `floor` is the time that the store never falls below.
+    fn pass(&mut self, at: u64, floor: Timestamp) {
         let bounds = &self.bounds;
         for life in self.lives.values_mut() {
             for death in &mut life.deaths {
-                if death.since.is_none() && death.end <= now {
+                if death.since.is_none() && (death.is_fact || death.end <= floor) {
                     death.since = Some(at);
                     let dead = |(instance, bound)| dead(&life.name, at + bound, instance);
                     self.events.extend(bounds.iter().enumerate().map(dead));
@@ -196,7 +209,8 @@ impl Judge {
         confirmed: u64,
         database: &Database,
     ) -> bool {
-        if change.revision == 0 {
+        // A trimmed change cannot be looked up.
+        if change.revision < database.pruned_to().max(1) {
             return true;
         }
         if !database.stands(change) && confirmed <= self.failed_over {
@@ -235,11 +249,23 @@ impl Judge {
             }
             let in_log = |death: &Death| {
                 let CommittedChange { revision, mark, .. } = death.change;
-                revision < database.pruned_to() || database.mark_at(revision) == mark
+                revision < database.pruned_to()
+                    || mark.is_none()
+                    || database.mark_at(revision) == mark
             };
             let (kept, lost): (Vec<Death>, Vec<Death>) =
                 life.deaths.iter().copied().partition(in_log);
             life.deaths = kept;
+            // The new primary may not know how late it was.
+            let mut revived = false;
+            for death in &mut life.deaths {
+                if !death.is_fact && death.end > database.time_floor {
+                    revived |= death.since.take().is_some();
+                }
+            }
+            for instance in (0..applied.len()).filter(|_| revived) {
+                revive(&mut self.events, life, at, instance, &self.bounds);
+            }
             let Some(first) = lost.iter().map(|death| death.change.revision).min() else {
                 continue;
             };

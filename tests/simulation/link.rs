@@ -14,6 +14,16 @@ use tokio::time::sleep;
 
 use crate::world::World;
 
+/// What may happen to a call.
+pub(crate) const FAULTS: [&str; 6] = [
+    "a request was lost",
+    "an answer was lost",
+    "a statement failed before its commit",
+    "a statement failed after its commit",
+    "a statement hung",
+    "an answer was late",
+];
+
 /// What happens to the calls of an instance now.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Weather {
@@ -30,6 +40,8 @@ pub(crate) struct Weather {
     /// The percentage of statements that wait at the server, for example for a lock, until long after
     /// the caller has given up.
     pub(crate) hangs: u64,
+    /// The percentage of heartbeats that wait at the server, because their row is locked.
+    pub(crate) hanging_heartbeats: u64,
     /// The percentage of answers that arrive late, though before the caller gives up.
     pub(crate) late_answers: u64,
     /// The percentage of statements that the server fails, before or after they commit.
@@ -53,6 +65,14 @@ pub(crate) struct Link {
     random: Random,
     way: Way,
     changed: Notify,
+    /// Notified when the answer of a heartbeat has arrived.
+    pub(crate) heartbeat_answered: Notify,
+    /// Notified when a revocation has run at the server.
+    pub(crate) revoked: Arc<Notify>,
+    /// The next call of this name needs so many milliseconds to the server.
+    late: Mutex<Option<(&'static str, u64)>>,
+    /// The next heartbeat waits so many milliseconds for its row.
+    lock: AtomicU64,
     /// When the confirmation ran at the server whose answer arrived last.
     confirmed: AtomicU64,
 }
@@ -68,11 +88,12 @@ struct Way {
 
 impl Way {
     /// Carries a statement to the server and its answer back; `None` if either does not arrive.
-    async fn travel<R>(
+    async fn travel<S, R>(
         &self,
         fate: Fate,
         writes: bool,
-        statement: impl FnOnce(&Server) -> Result<R>,
+        snapshot: impl FnOnce(&Server) -> Result<S>,
+        statement: impl FnOnce(&Server, S) -> Result<R>,
     ) -> Option<Result<R>> {
         pause(fate.request).await;
         if fate.is_request_lost || self.weather.lock().is_cut {
@@ -81,11 +102,13 @@ impl Way {
         if fate.reads_old_primary && !writes {
             self.old_read.store(self.world.now(), Ordering::Relaxed);
         }
+        let snapshot = snapshot(&self.world.reached(fate.reads_old_primary));
+        pause(fate.hang).await;
         let answer = self.world.serve(writes, fate.reads_old_primary, |server| {
             if fate.fails_before {
                 return Err(StoreError::Unavailable("failed before".to_owned()));
             }
-            let answer = statement(server)?;
+            let answer = statement(server, snapshot?)?;
             match fate.fails_after {
                 true => Err(StoreError::OutcomeUnknown("failed after".to_owned())),
                 false => Ok(answer),
@@ -101,6 +124,8 @@ impl Way {
 #[derive(Clone, Copy)]
 struct Fate {
     request: u64,
+    /// How long the statement waits at the server.
+    hang: u64,
     answer: u64,
     is_request_lost: bool,
     is_answer_lost: bool,
@@ -119,8 +144,22 @@ impl Link {
                 old_read: Arc::default(),
             },
             changed: Notify::new(),
+            heartbeat_answered: Notify::new(),
+            revoked: Arc::default(),
+            late: Mutex::default(),
+            lock: AtomicU64::new(0),
             confirmed: AtomicU64::new(0),
         }
+    }
+
+    /// Makes the next heartbeat wait for its row.
+    pub(crate) fn lock_row(&self, millis: u64) {
+        self.lock.store(millis, Ordering::Relaxed);
+    }
+
+    /// Makes the next call of this name arrive late, by `delay` milliseconds.
+    pub(crate) fn delay_next(&self, call: &'static str, delay: u64) {
+        *self.late.lock() = Some((call, delay));
     }
 
     /// A random number, from the choices of this link.
@@ -159,16 +198,23 @@ impl Link {
         }
     }
 
-    fn fate(&self, writes: bool) -> Fate {
+    fn fate(&self, call: &str, writes: bool) -> Fate {
         let weather = self.weather();
         let delay = || match weather.delay {
             0 => 0,
             longest => self.random.below(longest + 1),
         };
-        let hang = match self.random.chance(weather.hangs) {
+        let hangs = match call {
+            "beat" => weather.hangs.max(weather.hanging_heartbeats),
+            _ => weather.hangs,
+        };
+        let hang = match self.random.chance(hangs) {
             true => self.random.between(500, 6_000),
+            false if call == "beat" => self.lock.swap(0, Ordering::Relaxed),
             false => 0,
         };
+        let late_request = self.late.lock().take_if(|(name, _)| *name == call);
+        let late_request = late_request.map_or(0, |(_, delay)| delay);
         let late = match self.random.chance(weather.late_answers) {
             true => self.random.between(150, 390),
             false => 0,
@@ -176,7 +222,8 @@ impl Link {
         let fails = self.random.chance(weather.failures);
         let is_late = self.random.chance(50);
         Fate {
-            request: delay() + hang,
+            request: delay() + late_request,
+            hang,
             answer: delay() + late,
             is_request_lost: self.random.chance(weather.loss),
             is_answer_lost: self.random.chance(weather.loss),
@@ -188,16 +235,12 @@ impl Link {
 
     /// Runs a call as the server's own task, which goes on after the caller has given up.
     async fn carry_away<R: Send + 'static>(
-        &self,
-        writes: bool,
-        fate: Fate,
+        travel: impl Future<Output = Option<Result<R>>> + Send + 'static,
         patience: u64,
-        statement: impl FnOnce(&Server) -> Result<R> + Send + 'static,
     ) -> Option<Result<R>> {
         let (sender, receiver) = oneshot::channel();
-        let way = self.way.clone();
         tokio::spawn(async move {
-            if let Some(answer) = way.travel(fate, writes, statement).await {
+            if let Some(answer) = travel.await {
                 // The caller may have given up.
                 let _ = sender.send(answer);
             }
@@ -213,53 +256,67 @@ impl Link {
 
     fn note(&self, fate: &Fate) {
         let world = &self.way.world;
-        let faults = [
-            (fate.is_request_lost, "a request was lost"),
-            (fate.is_answer_lost, "an answer was lost"),
-            (fate.fails_before, "a statement failed before its commit"),
-            (fate.fails_after, "a statement failed after its commit"),
-            (fate.request >= 500, "a statement hung"),
-            (fate.answer >= 100, "an answer was late"),
+        let happened = [
+            fate.is_request_lost,
+            fate.is_answer_lost,
+            fate.fails_before,
+            fate.fails_after,
+            fate.hang > 0,
+            fate.answer >= 100,
         ];
-        for (_, name) in faults.iter().filter(|(happened, _)| *happened) {
+        for (name, _) in FAULTS
+            .iter()
+            .zip(happened)
+            .filter(|(_, happened)| *happened)
+        {
             world.count(name);
         }
     }
 }
 
 impl Transport for Link {
-    async fn carry<R: Send + 'static>(
+    async fn carry<S: Send + 'static, R: Send + 'static>(
         &self,
         call: &'static str,
         writes: bool,
-        statement: impl FnOnce(&Server) -> Result<R> + Send + 'static,
+        snapshot: impl FnOnce(&Server) -> Result<S> + Send + 'static,
+        statement: impl FnOnce(&Server, S) -> Result<R> + Send + 'static,
     ) -> Result<R> {
         // A process that does not run sends nothing.
         self.running().await;
         self.way.world.count(call);
-        let fate = self.fate(writes);
+        let fate = self.fate(call, writes);
         self.note(&fate);
         let patience = self.random.between(400, 1_200);
         let ran = Arc::new(AtomicU64::new(0));
         let (world, noted) = (Arc::clone(&self.way.world), Arc::clone(&ran));
-        let statement = move |server: &Server| {
+        let revoked = (call == "revoke").then(|| Arc::clone(&self.revoked));
+        let statement = move |server: &Server, snapshot| {
             noted.store(world.now(), Ordering::Relaxed);
-            statement(server)
+            let answer = statement(server, snapshot);
+            revoked.iter().for_each(|revoked| revoked.notify_waiters());
+            answer
         };
-        let answer = match writes || fate.request + fate.answer > patience {
-            true => self.carry_away(writes, fate, patience, statement).await,
+        let way = self.way.clone();
+        let travel = async move { way.travel(fate, writes, snapshot, statement).await };
+        let answer = match writes || fate.request + fate.hang + fate.answer > patience {
+            true => Self::carry_away(travel, patience).await,
             // Shorter, and nobody sees a difference: what nobody waits for changes nothing.
             false => {
-                let answer = self.way.travel(fate, writes, statement).await;
+                let answer = travel.await;
                 if answer.is_none() {
                     pause(patience).await;
                 }
                 answer
             }
         };
-        if call == "confirm" && matches!(answer, Some(Ok(_))) {
-            let ran = ran.load(Ordering::Relaxed);
-            self.confirmed.store(ran, Ordering::Relaxed);
+        match (call, &answer) {
+            ("confirm", Some(Ok(_))) => {
+                let ran = ran.load(Ordering::Relaxed);
+                self.confirmed.store(ran, Ordering::Relaxed);
+            }
+            ("beat", Some(Ok(_))) => self.heartbeat_answered.notify_waiters(),
+            _ => {}
         }
         let answer = match answer {
             Some(answer) => answer,

@@ -14,12 +14,14 @@ mod instance;
 mod judge;
 mod link;
 mod run;
+mod scenario;
 mod shared_cache;
 mod world;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use faults::Fault;
 use keyward_testkit::now;
 use parking_lot::Mutex;
 use run::run;
@@ -28,6 +30,8 @@ use run::run;
 const SEEDS: u64 = 1_000;
 const SEEDS_VARIABLE: &str = "KEYWARD_SEEDS";
 const SEED_VARIABLE: &str = "KEYWARD_SEED";
+/// So many seeds show every fault.
+const ENOUGH: usize = 1_000;
 /// Seeds that failed once, one in each line, with the reason.
 const CORPUS: &str = include_str!("corpus.txt");
 
@@ -74,6 +78,9 @@ fn simulate(seeds: &[u64]) {
     for (what, count) in &counts {
         println!("{count:>12}  {what}");
     }
+    let names = Fault::ALL.iter().map(|fault| fault.name());
+    let names = names.chain(link::FAULTS).chain([world::OLD_READ]);
+    let never: Vec<&str> = names.filter(|name| !counts.contains_key(name)).collect();
     let ran = next.load(Ordering::Relaxed).min(seeds.len());
     println!(
         "{ran} seeds in {elapsed:.1} s: {:.0} seeds per second",
@@ -86,6 +93,10 @@ fn simulate(seeds: &[u64]) {
             describe(*first)
         );
     }
+    assert!(
+        seeds.len() < ENOUGH || never.is_empty(),
+        "these faults never happened: {never:?}"
+    );
 }
 
 #[test]

@@ -27,14 +27,19 @@ pub(crate) struct Outcome {
 /// A new epoch settles after about a minute.
 const RECOVERY: Duration = Duration::from_secs(85);
 
-/// Runs a seed on this thread, in virtual time. `is_told` says whether to keep a timeline.
-pub(crate) fn run(seed: u64, is_told: bool) -> Outcome {
+/// Runs on this thread, in virtual time.
+pub(crate) fn simulated<R>(what: impl Future<Output = R>) -> R {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(async {
+    runtime.block_on(what)
+}
+
+/// Runs a seed on this thread, in virtual time. `is_told` says whether to keep a timeline.
+pub(crate) fn run(seed: u64, is_told: bool) -> Outcome {
+    simulated(async {
         let world = World::new(seed, is_told).await;
         for index in 0..INSTANCES {
             world.boot(index).await;
@@ -57,18 +62,18 @@ pub(crate) fn run(seed: u64, is_told: bool) -> Outcome {
 async fn play(world: &Arc<World>) {
     let random = &world.random;
     let allowed = Fault::ALL.into_iter().filter(|fault| match fault {
-        Fault::Flood => random.chance(2),
-        Fault::LosingFailover | Fault::LostRow => {
-            random.chance(25) && !world.failover_loses_nothing
-        }
-        Fault::Failover => random.chance(20),
-        Fault::EpochAdvance => random.chance(10),
+        Fault::Flood | Fault::Jump => random.chance(10),
+        Fault::LosingFailover | Fault::LostRow => random.chance(15),
+        Fault::Sleep => random.chance(10),
+        Fault::Failover => random.chance(15),
+        Fault::EpochAdvance => random.chance(8),
         _ => random.chance(40),
     });
+    let allowed = allowed.filter(|fault| !fault.loses() || !world.failover_loses_nothing);
     let allowed: Vec<Fault> = allowed.collect();
-    let (until, pace) = (random.between(5, 14) * 1_000_000, random.between(20, 300));
-    let verifying = tokio::spawn(verify_all(Arc::clone(world), random.between(8, 50)));
-    let copies = allowed.contains(&Fault::LosingFailover);
+    let (until, pace) = (random.between(4, 9) * 1_000_000, random.between(20, 250));
+    let verifying = tokio::spawn(verify_all(Arc::clone(world), random.between(16, 90)));
+    let copies = allowed.iter().any(|fault| fault.loses());
     let operating = tokio::spawn(operate(Arc::clone(world), copies));
     let mut happening = JoinSet::new();
     // These are costly, and one or two show as much as many.
@@ -82,12 +87,12 @@ async fn play(world: &Arc<World>) {
         if random.chance(20) {
             let fault = random.pick(&allowed).copied();
             let is_left = |fault: &Fault| match fault {
-                Fault::Flood => floods > 0,
+                Fault::Flood | Fault::Jump => floods > 0,
                 fault => !fault.changes_epoch() || epochs > 0,
             };
             if let Some(fault) = fault.filter(is_left) {
                 epochs -= u64::from(fault.changes_epoch());
-                floods -= u64::from(fault == Fault::Flood);
+                floods -= u64::from(matches!(fault, Fault::Flood | Fault::Jump));
                 let world = Arc::clone(world);
                 happening.spawn(async move { fault.happen(&world).await });
             }

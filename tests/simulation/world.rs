@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use keyward_core::fence::Epoch;
+use keyward_core::fence::{Epoch, MAX_ROWS};
 use keyward_core::key::{Clock, KeyId, Prefix, Roles, SecretText, SlotName, TOKEN_PREFIX, Verdict};
 use keyward_crypto::{GenerationKeys, Keyring, KeyringMaterial, SecretKey};
 use keyward_ops::Metrics;
@@ -23,6 +23,7 @@ use crate::shared_cache::MemoryCache;
 
 /// The number of instances.
 pub(crate) const INSTANCES: usize = 3;
+pub(crate) const OLD_READ: &str = "a read of an old primary";
 /// How many copies of the database exist, for a failover that loses what is newer.
 const COPIES: usize = 12;
 
@@ -42,6 +43,7 @@ static KEYRING: LazyLock<Arc<Keyring>> = LazyLock::new(|| {
 });
 
 /// A key or a token whose text a caller knows.
+#[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) id: KeyId,
     pub(crate) text: SecretText,
@@ -62,6 +64,8 @@ pub(crate) struct World {
     pub(crate) old_primary: Mutex<Option<Arc<Server>>>,
     copies: Mutex<VecDeque<Database>>,
     pub(crate) instances: Mutex<Vec<Option<Arc<Instance>>>>,
+    /// The instances that stop in order, and still answer.
+    pub(crate) stopping: Mutex<Vec<Arc<Instance>>>,
     pub(crate) judge: Mutex<Judge>,
     pub(crate) keys: Mutex<Vec<Arc<Known>>>,
     pub(crate) tokens: Mutex<Vec<Arc<Known>>>,
@@ -79,11 +83,11 @@ impl World {
     pub(crate) async fn new(seed: u64, is_told: bool) -> Arc<Self> {
         let (start, random) = (Instant::now(), Random::new(seed));
         let seat = |index: usize| {
-            let rate = [-9_800, 0, 9_800, random.between(0, 19_600) as i64 - 9_800];
+            let rate = [-9_800, 9_800, random.between(0, 19_600) as i64 - 9_800];
             let boot = 1_000_000 * (index as i64 + 1);
             Seat {
                 clock: Arc::new(SimClock::new(start, *random.pick(&rate).unwrap(), boot)),
-                max_staleness: Duration::from_millis(*random.pick(&[800, 1_500, 2_500]).unwrap()),
+                max_staleness: Duration::from_millis(*random.pick(&[800, 2_500, 5_000]).unwrap()),
                 max_tombstones: *random.pick(&[2, 5, 1_000]).unwrap(),
                 has_l1: random.chance(85),
             }
@@ -102,6 +106,7 @@ impl World {
         let mut database = Database::new(epoch, [0; 8], server_clock.wall());
         database.settled = Some(epoch);
         database.has_standby = true;
+        database.page_rows = *random.pick(&[1, 2, 7, MAX_ROWS, MAX_ROWS]).unwrap();
         let entropy = Arc::new(random.fork());
         let server = Arc::new(Server::new(database, server_clock.clone(), entropy));
         let token = first_token(&server, &random).await;
@@ -114,6 +119,7 @@ impl World {
             old_primary: Mutex::default(),
             copies: Mutex::default(),
             instances: Mutex::new((0..INSTANCES).map(|_| None).collect()),
+            stopping: Mutex::default(),
             judge: Mutex::new(Judge::new(&bounds)),
             keys: Mutex::default(),
             tokens: Mutex::default(),
@@ -164,27 +170,34 @@ impl World {
         reads_old_primary: bool,
         statement: impl FnOnce(&Server) -> keyward_store::Result<R>,
     ) -> keyward_store::Result<R> {
-        if reads_old_primary && let Some(old) = self.old_primary.lock().clone() {
+        let server = self.reached(reads_old_primary);
+        if !Arc::ptr_eq(&server, &self.server) {
             if writes {
                 let fenced = "cannot write: not a primary any more".to_owned();
                 return Err(keyward_store::StoreError::Unavailable(fenced));
             }
-            self.count("a read of an old primary");
-            return statement(&old);
+            self.count(OLD_READ);
+            return statement(&server);
         }
-        let answer = statement(&self.server);
+        let answer = statement(&server);
         if writes {
             self.observe();
         }
         answer
     }
 
+    /// The server that a call reaches.
+    pub(crate) fn reached(&self, reads_old_primary: bool) -> Arc<Server> {
+        let old = self.old_primary.lock().clone();
+        let old = old.filter(|_| reads_old_primary);
+        old.unwrap_or_else(|| Arc::clone(&self.server))
+    }
+
     /// Shows the judge what the server has committed.
     pub(crate) fn observe(&self) {
-        let (at, now) = (self.now(), self.server.now());
+        let at = self.now();
         let mut judge = self.judge.lock();
-        self.server
-            .look(|database| judge.observe(at, now, database));
+        self.server.look(|database| judge.observe(at, database));
     }
 
     /// Keeps a copy of the database, as a standby that is behind would.
@@ -202,7 +215,6 @@ impl World {
 
     /// The primary is lost and a standby takes over, with or without the newest changes.
     pub(crate) fn fail_over(&self, loses: bool) {
-        let now = self.server.now();
         self.observe();
         let old = Server::new(
             self.server.copy(),
@@ -219,8 +231,10 @@ impl World {
                 *database = copy.clone();
             }
             database.epoch.timeline = timeline;
-            database.time_floor = database.time_floor.max(now);
         });
+        // The clock of the new primary is another one.
+        self.server_clock
+            .step(self.random.between(0, 4_000_000) as i64 - 2_000_000);
         self.copies.lock().clear();
         *self.old_primary.lock() = Some(Arc::new(old));
         let applied = self.instances.lock();

@@ -10,7 +10,7 @@ use super::database::{InstanceRow, refused};
 use super::server::{Transaction, Transport};
 use keyward_core::fence::{Epoch, Member, Membership, Page, Position, RegistrationId};
 use keyward_store::{
-    ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result,
+    ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result, StoreError,
 };
 
 #[async_trait]
@@ -43,15 +43,19 @@ impl<T: Transport> Cluster for MemoryStore<T> {
         acked: Position,
         applied: u64,
     ) -> Result<Option<Page>> {
-        let work = move |tx: &mut Transaction<'_>| {
+        let read = move |tx: &mut Transaction<'_>| Ok(tx.page(applied));
+        let work = move |tx: &mut Transaction<'_>, page: Page| {
+            if tx.database.epoch.timeline != page.epoch.timeline {
+                return Err(StoreError::Unavailable("the server has gone".to_owned()));
+            }
             let Some(row) = tx.database.instances.get_mut(&registration) else {
                 return Ok(None);
             };
             row.beat += 1;
             row.acked = acked;
-            Ok(Some(tx.page(applied)))
+            Ok(Some(page))
         };
-        self.write("beat", work).await
+        self.write_after("beat", read, work).await
     }
 
     async fn acknowledge(&self, registration: RegistrationId, acked: Position) -> Result<()> {
@@ -124,7 +128,10 @@ impl<T: Transport> Cluster for MemoryStore<T> {
     }
 
     async fn raise_time_floor(&self) -> Result<Duration> {
-        let work = |tx: &mut Transaction<'_>| Ok(tx.now.since(tx.clock_time));
+        let work = |tx: &mut Transaction<'_>| {
+            tx.database.time_floor = tx.now;
+            Ok(tx.now.since(tx.clock_time))
+        };
         self.write("raise_time_floor", work).await
     }
 

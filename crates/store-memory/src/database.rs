@@ -1,10 +1,12 @@
 //! The tables of the database, and the log that every change of a record appends to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::server::Transaction;
-use keyward_core::fence::{CommittedChange, Epoch, Mark, Position, RegistrationId, Stamp};
+use keyward_core::fence::{
+    CommittedChange, Epoch, MAX_ROWS, Mark, Position, RegistrationId, Stamp,
+};
 use keyward_core::key::{Entropy, KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::{CheckValue, Digest, Sealed};
 use keyward_store::{Actor, AuditEntry, Result, StoreError, StoredKey};
@@ -20,8 +22,11 @@ pub struct Database {
     pub has_standby: bool,
     /// The lowest time that the store may show.
     pub time_floor: Timestamp,
-    /// The log by revision, from `pruned_to` to the head, without gaps.
-    pub log: BTreeMap<u64, LogRow>,
+    /// The most rows in a page of the log: at most `MAX_ROWS` of the fence.
+    pub page_rows: usize,
+    /// The log from `first_revision` to the head.
+    pub(crate) log: VecDeque<LogRow>,
+    first_revision: u64,
     /// The audit, in the order of its writing.
     pub audit: Vec<(Actor, AuditEntry)>,
     pub(crate) keys: BTreeMap<KeyId, KeyRow>,
@@ -113,7 +118,9 @@ impl Database {
             settled: None,
             has_standby: false,
             time_floor: now,
-            log: BTreeMap::from([(0, origin)]),
+            page_rows: MAX_ROWS,
+            log: VecDeque::from([origin]),
+            first_revision: 0,
             audit: Vec::new(),
             keys: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -126,17 +133,36 @@ impl Database {
 
     /// The last revision of the log.
     pub fn head(&self) -> u64 {
-        self.log.last_key_value().map_or(0, |(head, _)| *head)
+        // The last row always stays.
+        self.revision_at(self.log.len().saturating_sub(1))
     }
 
     /// The first revision of the log. The rows before it were trimmed.
     pub fn pruned_to(&self) -> u64 {
-        self.log.first_key_value().map_or(0, |(first, _)| *first)
+        self.first_revision
+    }
+
+    fn revision_at(&self, index: usize) -> u64 {
+        self.first_revision + u64::try_from(index).unwrap_or(u64::MAX)
+    }
+
+    /// The index in the log of the first row at `revision` or after it.
+    fn index_of(&self, revision: u64) -> usize {
+        let index = revision.saturating_sub(self.first_revision);
+        usize::try_from(index).map_or(self.log.len(), |index| index.min(self.log.len()))
+    }
+
+    /// The rows of the log after `revision`, in order.
+    pub fn rows_after(&self, revision: u64) -> impl Iterator<Item = (u64, &LogRow)> {
+        let start = self.index_of(revision.saturating_add(1));
+        let rows = self.log.range(start..).enumerate();
+        rows.map(move |(n, row)| (self.revision_at(start + n), row))
     }
 
     /// The mark of the row at `revision`.
     pub fn mark_at(&self, revision: u64) -> Option<Mark> {
-        self.log.get(&revision).map(|row| row.mark)
+        let index = usize::try_from(revision.checked_sub(self.first_revision)?).ok()?;
+        self.log.get(index).map(|row| row.mark)
     }
 
     /// The record of a key.
@@ -162,18 +188,27 @@ impl Database {
 
     /// Logs `count` changes of a key that leave its record as it is, as a long import would.
     pub fn touch(&mut self, id: KeyId, count: u64, entropy: &dyn Entropy) {
+        let Some(time) = self.log.back().map(|last| last.time) else {
+            return;
+        };
         for _ in 0..count {
-            let revision = self.head() + 1;
             let mut mark = [0; 8];
             entropy.fill(&mut mark);
-            let (id, time) = (Some(id), self.time_floor);
-            self.log.insert(revision, LogRow { mark, id, time });
+            let id = Some(id);
+            self.log.push_back(LogRow { mark, id, time });
         }
     }
 
     /// Deletes all log rows before `revision`, but never the last one.
     pub fn trim_to(&mut self, revision: u64) {
-        self.log = self.log.split_off(&revision.min(self.head()));
+        let count = self.index_of(revision.min(self.head()));
+        self.log.drain(..count);
+        self.first_revision = self.revision_at(count);
+    }
+
+    /// Deletes the rows of all instances, as only an operator can.
+    pub fn forget_instances(&mut self) {
+        self.instances.clear();
     }
 
     /// All keys, in the order of their ids, with their sealed copies.
@@ -204,14 +239,13 @@ impl Transaction<'_> {
     fn append(&mut self, id: KeyId) -> (u64, Mark) {
         let mut mark = [0; 8];
         self.entropy.fill(&mut mark);
-        let revision = self.database.head() + 1;
         let row = LogRow {
             mark,
             id: Some(id),
             time: self.now,
         };
-        self.database.log.insert(revision, row);
-        (revision, mark)
+        self.database.log.push_back(row);
+        (self.database.head(), mark)
     }
 
     /// Writes the record of a key and logs the change. A revoked key loses its sealed copy.

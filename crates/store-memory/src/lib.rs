@@ -62,8 +62,9 @@ impl<T: Transport> MemoryStore<T> {
         call: &'static str,
         read: impl FnOnce(&mut Transaction<'_>) -> Result<R> + Send + 'static,
     ) -> Result<R> {
-        let statement = |server: &Server| server.run(read);
-        self.session.transport.carry(call, false, statement).await
+        let statement = |server: &Server, ()| server.run(read);
+        let transport = &self.session.transport;
+        transport.carry(call, false, |_| Ok(()), statement).await
     }
 
     /// Runs a write: one transaction. If it changed a record, everybody gets a change notice.
@@ -72,14 +73,26 @@ impl<T: Transport> MemoryStore<T> {
         call: &'static str,
         write: impl FnOnce(&mut Transaction<'_>) -> Result<R> + Send + 'static,
     ) -> Result<R> {
-        let statement = |server: &Server| {
+        self.write_after(call, |_| Ok(()), |tx, ()| write(tx)).await
+    }
+
+    /// Runs a write that may wait for a lock after it has read `snapshot`.
+    async fn write_after<S: Send + 'static, R: Send + 'static>(
+        &self,
+        call: &'static str,
+        snapshot: impl FnOnce(&mut Transaction<'_>) -> Result<S> + Send + 'static,
+        write: impl FnOnce(&mut Transaction<'_>, S) -> Result<R> + Send + 'static,
+    ) -> Result<R> {
+        let snapshot = |server: &Server| server.run(snapshot);
+        let statement = |server: &Server, snapshot| {
             server.run(|tx| {
                 let before = tx.head();
-                let answer = write(tx)?;
+                let answer = write(tx, snapshot)?;
                 Ok((answer, tx.head() > before))
             })
         };
-        let (answer, changed) = self.session.transport.carry(call, true, statement).await?;
+        let transport = &self.session.transport;
+        let (answer, changed) = transport.carry(call, true, snapshot, statement).await?;
         if changed && let Some(on_commit) = self.session.on_commit.get() {
             on_commit();
         }

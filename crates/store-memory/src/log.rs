@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::MemoryStore;
 use super::server::{Transaction, Transport};
-use keyward_core::fence::{Change, MAX_ROWS, Page, START_BEHIND, Start};
+use keyward_core::fence::{Change, Page, START_BEHIND, Start};
 use keyward_store::{Log, Result};
 
 /// How long a log row is kept.
@@ -38,20 +38,13 @@ impl<T: Transport> Log for MemoryStore<T> {
 
     async fn trim(&self) -> Result<u64> {
         let work = |tx: &mut Transaction<'_>| {
-            let log = &mut tx.database.log;
-            let mut trimmed = 0;
-            // The last row always stays.
-            while log.len() > 1 {
-                let Some(first) = log.first_entry() else {
-                    break;
-                };
-                if first.get().time.plus(RETENTION) >= tx.now {
-                    break;
-                }
-                first.remove();
-                trimmed += 1;
-            }
-            Ok(trimmed)
+            let (database, now) = (&mut *tx.database, tx.now);
+            let before = database.pruned_to();
+            let rows = database.log.iter();
+            let old = rows.take_while(|row| row.time.plus(RETENTION) < now);
+            let old = u64::try_from(old.count()).unwrap_or(u64::MAX);
+            database.trim_to(before + old);
+            Ok(database.pruned_to() - before)
         };
         self.write("trim", work).await
     }
@@ -60,11 +53,10 @@ impl<T: Transport> Log for MemoryStore<T> {
 impl Transaction<'_> {
     pub(crate) fn page(&self, applied: u64) -> Page {
         let database = &*self.database;
-        let rows = database.log.range(applied.saturating_add(1)..);
-        let change = |(revision, row): (&u64, &super::LogRow)| {
+        let change = |(revision, row): (u64, &super::LogRow)| {
             let id = row.id?;
             Some(Change {
-                revision: *revision,
+                revision,
                 mark: row.mark,
                 id,
             })
@@ -76,7 +68,11 @@ impl Transaction<'_> {
             pruned_to: database.pruned_to(),
             mark_at_applied: database.mark_at(applied),
             database_time: self.now,
-            rows: rows.take(MAX_ROWS).filter_map(change).collect(),
+            rows: database
+                .rows_after(applied)
+                .take(database.page_rows)
+                .filter_map(change)
+                .collect(),
         }
     }
 }

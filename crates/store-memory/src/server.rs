@@ -15,11 +15,15 @@ use keyward_store::Result;
 pub trait Transport: Send + Sync + 'static {
     /// Carries one call. `statement` runs at the server, as one transaction; it may run after the
     /// caller has given up, or never. `writes` says whether it commits a change.
-    fn carry<R: Send + 'static>(
+    ///
+    /// `snapshot` runs when the call reaches the server. `statement` may run much later, because it waits
+    /// for a lock: a statement of a real server keeps its snapshot while it waits.
+    fn carry<S: Send + 'static, R: Send + 'static>(
         &self,
         call: &'static str,
         writes: bool,
-        statement: impl FnOnce(&Server) -> Result<R> + Send + 'static,
+        snapshot: impl FnOnce(&Server) -> Result<S> + Send + 'static,
+        statement: impl FnOnce(&Server, S) -> Result<R> + Send + 'static,
     ) -> impl Future<Output = Result<R>> + Send;
 
     /// Carries one change notice. Returns whether it arrives.
@@ -34,13 +38,15 @@ pub trait Transport: Send + Sync + 'static {
 pub struct Direct(pub Arc<Server>);
 
 impl Transport for Direct {
-    async fn carry<R: Send + 'static>(
+    async fn carry<S: Send + 'static, R: Send + 'static>(
         &self,
         _: &'static str,
         _: bool,
-        statement: impl FnOnce(&Server) -> Result<R> + Send + 'static,
+        snapshot: impl FnOnce(&Server) -> Result<S> + Send + 'static,
+        statement: impl FnOnce(&Server, S) -> Result<R> + Send + 'static,
     ) -> Result<R> {
-        statement(&self.0)
+        let snapshot = snapshot(&self.0)?;
+        statement(&self.0, snapshot)
     }
 
     async fn carry_notice(&self) -> bool {
@@ -86,7 +92,7 @@ impl Server {
         change(&mut self.database.lock())
     }
 
-    /// The store's time: it never falls.
+    /// The store's time. It falls with the clock, but not below the floor.
     pub fn now(&self) -> Timestamp {
         self.database.lock().time_floor.max(self.clock.wall())
     }
@@ -98,7 +104,6 @@ impl Server {
         let before = database.head();
         let clock_time = self.clock.wall();
         let now = database.time_floor.max(clock_time);
-        database.time_floor = now;
         let entropy = &*self.entropy;
         let answer = work(&mut Transaction {
             database: &mut database,
