@@ -8,14 +8,13 @@ use crate::{files, read};
 
 const PAGE: &str = "docs/development/mutants.md";
 
-/// The tests that a patch names: a directory of `tests`, or `unit`.
+/// The tests that a patch names: the name of a test binary, or `unit`.
 fn found_by(patch: &str) -> Vec<String> {
     let mut levels = Vec::new();
     let lines = patch.lines().take_while(|line| !line.starts_with("diff "));
     for test in lines.filter_map(|line| line.strip_prefix("# test: ")) {
-        let suite = test
-            .strip_prefix("--test ")
-            .map_or("unit", |rest| rest.split(' ').next().unwrap_or_default());
+        let mut words = test.split(' ').skip_while(|word| *word != "--test");
+        let suite = words.nth(1).unwrap_or("unit");
         if !levels.iter().any(|level| level == suite) {
             levels.push(suite.to_owned());
         }
