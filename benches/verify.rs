@@ -4,10 +4,9 @@
 //! result is the server's CPU time for a call, which other load on the machine affects little.
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::print_stdout,
-    clippy::disallowed_methods,
-    clippy::cast_precision_loss,
-    reason = "a benchmark uses the real clock, prints results, and stops at the first error"
+    reason = "a benchmark prints results, and stops at the first error"
 )]
 
 use std::io::{BufRead as _, BufReader, Write as _};
