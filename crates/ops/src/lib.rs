@@ -7,9 +7,9 @@ mod otlp;
 pub mod settings;
 mod tasks;
 
-use tracing::Level;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, Targets, filter_fn};
-use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::layer::{Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
@@ -102,19 +102,28 @@ pub fn init(
             .with_tracer(exporter.tracer())
             .with_filter(ours)
     });
-    let is_logged = filter_fn(move |event| {
-        others == OtherCrates::Filtered
-            || event.target().starts_with("keyward")
-            || *event.level() <= Level::WARN
-    });
     tracing_subscriber::registry()
-        .with(log.with_filter(env_filter(filter)?.and(is_logged)))
+        .with(log.with_filter(log_filter(filter, others)?))
         .with(spans)
         .try_init()
         .map_err(|error| InitError::Subscriber(error.to_string()))?;
     Ok(Guard {
         _exporter: exporter,
     })
+}
+
+/// What the log contains. The filter names its finest level: otherwise tracing would create every span of
+/// every crate, several in each call, and drop it again.
+fn log_filter<S: Subscriber>(
+    text: Option<&str>,
+    others: OtherCrates,
+) -> Result<impl Filter<S> + use<S>, InitError> {
+    let is_logged = filter_fn(move |event| {
+        others == OtherCrates::Filtered
+            || event.target().starts_with("keyward")
+            || *event.level() <= Level::WARN
+    });
+    Ok(env_filter(text)?.and(is_logged.with_max_level_hint(LevelFilter::TRACE)))
 }
 
 /// The filter in `text`. It silences the exporter's library, which logs every failed attempt, unless
@@ -133,7 +142,19 @@ fn env_filter(text: Option<&str>) -> Result<EnvFilter, InitError> {
 
 #[cfg(test)]
 mod tests {
+    use tracing_subscriber::Registry;
+
     use super::*;
+
+    #[test]
+    fn finer_spans_than_the_log_contains_are_not_created() {
+        for (text, finest) in [(None, LevelFilter::INFO), (Some("warn"), LevelFilter::WARN)] {
+            for others in [OtherCrates::Filtered, OtherCrates::WarningsOnly] {
+                let filter = log_filter::<Registry>(text, others).unwrap();
+                assert_eq!(filter.max_level_hint(), Some(finest));
+            }
+        }
+    }
 
     #[test]
     fn filters_are_checked() {

@@ -64,7 +64,10 @@ impl RawClient {
     /// Connects to a Keyward at this address.
     pub async fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await;
-        let io = TokioIo::new(stream.expect("Keyward takes connections"));
+        let stream = stream.expect("Keyward takes connections");
+        // Otherwise the second piece of a request waits for the acknowledgement of the first.
+        stream.set_nodelay(true).expect("TCP has this option");
+        let io = TokioIo::new(stream);
         let (sender, connection) = handshake(TokioExecutor::new(), io)
             .await
             .expect("Keyward speaks HTTP/2");
