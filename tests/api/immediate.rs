@@ -63,13 +63,14 @@ impl Parts {
         };
         let mut request = v1::VerifyRequest {
             api_key: key.clone(),
+            client_ip: "192.0.2.7".to_owned(),
             ..Default::default()
         };
         if odd() {
             request.required_scopes = vec![pick(&["read", "write", "missing", "", "two words"])];
         }
         if odd() {
-            request.client_ip = pick(&["192.0.2.7", "::1", "203.0.113.1", "localhost"]);
+            request.client_ip = pick(&["", "::1", "203.0.113.1", "localhost"]);
         }
         if odd() {
             request.consistency = [0, 1, 2, 77][random.index(4)];

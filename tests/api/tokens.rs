@@ -74,6 +74,23 @@ async fn a_token_is_made_listed_and_revoked() {
     );
 }
 
+/// A connection remembers its caller. Each call asks the fence again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_is_refused_on_a_connection_that_knows_it() {
+    let (local, client) = start().await;
+    let (_, key) = client.issue("42", "").await.unwrap();
+    let roles = [Role::Verifier.into()];
+    let made = create(&client, "api", &roles).await.unwrap();
+    let caller = Client::new(local.app.grpc_address(), Some(&made.token)).await;
+    for _ in 0..3 {
+        assert_eq!(caller.verify(&key).await.unwrap(), Verdict::Valid);
+    }
+    let id = made.caller_token.unwrap().token_id;
+    client.send(revoking_token(&id)).await.unwrap();
+    let refusal = caller.verify(&key).await;
+    refused(refusal, Code::Unauthenticated, "TOKEN_INVALID");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_may_share_a_name_so_that_one_takes_over() {
     let (local, client) = start().await;
