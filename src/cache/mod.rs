@@ -26,6 +26,9 @@ pub use single_flight::{Dependencies, Fetch, Limiter, SingleFlight};
 /// The number of further reads for a record that was not admitted. Then the answer is UNAVAILABLE.
 const RETRIES: usize = 3;
 
+/// The bytes of a prepared answer besides the texts of its record: ids, numbers, its allocation.
+const REST_OF_ANSWER: usize = 128;
+
 /// A record whose changes are in the log.
 pub trait Fenced: Send + Sync + 'static {
     /// The id in the log.
@@ -41,20 +44,18 @@ impl Fenced for KeyRecord {
 
     fn weight(&self) -> usize {
         let text = |length: usize| length + size_of::<String>();
-        size_of::<Self>()
-            + self.account.as_str().len()
-            + self
-                .scopes
-                .as_slice()
-                .iter()
-                .map(|scope| text(scope.len()))
-                .sum::<usize>()
-            + self
-                .metadata
-                .entries()
-                .iter()
+        let scopes = self.scopes.as_slice().iter();
+        let metadata = self.metadata.entries().iter();
+        let texts = text(self.account.as_str().len())
+            + text(self.name.as_str().len())
+            + scopes.map(|scope| text(scope.len())).sum::<usize>()
+            + metadata
                 .map(|(k, v)| text(k.len()) + text(v.len()))
-                .sum::<usize>()
+                .sum::<usize>();
+        // The texts stand in the prepared answer, too.
+        size_of::<Self>()
+            + 2 * texts
+            + REST_OF_ANSWER
             + self.networks.count() * size_of::<ipnet::IpNet>()
     }
 }

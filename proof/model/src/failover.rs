@@ -163,7 +163,7 @@ impl Failover {
             || server == 0 && !self.keeps(Rule::OnePrimaryCommits)
     }
 
-    /// The revision of the key's revocation after `after` in a log; 0 if there is none.
+    /// The revision of the key's revocation after `after` in a log; 0 without one.
     fn revocation(state: &State, server: &Server, after: u8) -> u8 {
         let is_revocation = |revision: &u8| state.revocations >> server.mark_at(*revision) & 1 == 1;
         (after + 1..=server.head).find(is_revocation).unwrap_or(0)
