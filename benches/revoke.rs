@@ -10,6 +10,8 @@
 )]
 
 mod shared;
+#[path = "shared/timeline.rs"]
+mod timeline;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -123,17 +125,17 @@ async fn measure(table: &mut Table, name: &str, clients: &[Client], count: usize
     table.valid += valid;
 }
 
-/// Measures the commit of one changed row without Keyward.
-async fn bare_commits(cluster: &Cluster) -> Times {
+/// Measures one statement on Postgres without Keyward.
+async fn bare(cluster: &Cluster, statement: &'static str) -> Times {
     let mut connection = PgConnection::connect(&cluster.postgres.superuser_url())
         .await
         .unwrap();
-    let make = "CREATE TABLE IF NOT EXISTS bare (n int); INSERT INTO bare VALUES (0)";
+    let make = "CREATE TABLE IF NOT EXISTS bare AS SELECT 0 AS n";
     sqlx::raw_sql(make).execute(&mut connection).await.unwrap();
     let mut times = Vec::new();
     for _ in 0..ONE_CALLER_REVOKES {
         let start = Instant::now();
-        sqlx::query("UPDATE bare SET n = n + 1")
+        sqlx::query(statement)
             .execute(&mut connection)
             .await
             .unwrap();
@@ -150,7 +152,12 @@ async fn commits(table: &mut Table, prefix: &str, postgres: &[(&'static str, &'s
     let (warm, _) = issue(&clients, "warm", 200).await;
     revoke(&clients, warm, CALLERS, true).await;
     let name = |name: &str| format!("{prefix}{name}");
-    table.row(&name("a bare commit"), bare_commits(&cluster).await);
+    for (label, statement) in [
+        ("a bare round trip", "SELECT n FROM bare LIMIT 1"),
+        ("a bare commit", "UPDATE bare SET n = n + 1"),
+    ] {
+        table.row(&name(label), bare(&cluster, statement).await);
+    }
     for (label, count, callers) in [
         ("Revoke, 1 caller", ONE_CALLER_REVOKES, 1),
         ("Revoke, 64 callers", MANY_CALLERS_REVOKES, CALLERS),
@@ -256,21 +263,43 @@ async fn main() {
     if std::env::args().any(|argument| argument == "--test") {
         return;
     }
+    let only = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
+    let is_wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     let mut table = Table::default();
     table.text +=
         "| three instances on one machine | calls | p50 ms | p99 ms |\n|---|---|---|---|\n";
-    commits(&mut table, "", &[]).await;
-    let slow = [("commit_delay", "2000"), ("commit_siblings", "0")];
-    commits(&mut table, "2 ms slower commits: ", &slow).await;
-    paused(&mut table).await;
+    if is_wanted("commits") {
+        commits(&mut table, "", &[]).await;
+    }
+    if is_wanted("slow") {
+        let slow = [("commit_delay", "2000"), ("commit_siblings", "0")];
+        commits(&mut table, "2 ms slower commits: ", &slow).await;
+    }
+    if is_wanted("paused") {
+        paused(&mut table).await;
+    }
     table.text.push('\n');
     let (verified, valid) = (table.verified, table.valid);
     table.note(&format!(
         "VALID answers to a Verify that started after the Revoke of its key had returned, on all \
          instances concurrently: {valid} of {verified}"
     ));
-    throughput(&mut table).await;
-    idle(&mut table).await;
-    write_between(RESULTS, "revoke", &table.text);
+    if is_wanted("throughput") {
+        throughput(&mut table).await;
+    }
+    if is_wanted("idle") {
+        idle(&mut table).await;
+    }
+    let timeline = match is_wanted("timeline") {
+        true => timeline::measure().await,
+        false => String::new(),
+    };
+    print!("{timeline}");
+    if only.is_none() {
+        write_between(RESULTS, "revoke", &table.text);
+        write_between(RESULTS, "timeline", &timeline);
+    }
     assert_eq!(table.valid, 0);
 }

@@ -17,6 +17,7 @@ use keyward_core::fence::{
     AckSet, CommittedChange, Epoch, Fence, Membership, Receipt, Settling, Unsettled, bound,
 };
 use keyward_core::key::{BootTime, Clock};
+use keyward_ops::TIMELINE;
 use keyward_store::Cluster;
 
 /// The pause between two polls. It doubles after each [`POLLS_PER_PAUSE`] polls, [`DOUBLINGS`] times:
@@ -215,7 +216,9 @@ impl Confirmer {
                 pending.push(confirmation);
             }
         }
+        tracing::trace!(target: TIMELINE, pending = pending.len(), "polled");
         if pending.iter().any(|pending| pending.receipt.is_some()) {
+            tracing::trace!(target: TIMELINE, "seen");
             self.confirm(pending, membership.epoch).await;
         }
         self.drop_overdue(pending, self.clock.boot());
@@ -246,6 +249,7 @@ impl Confirmer {
         if !confirmed.registered {
             return pending.extend(due);
         }
+        tracing::trace!(target: TIMELINE, changes = due.len(), "confirmed");
         for (n, confirmation) in due.into_iter().enumerate() {
             let stands = confirmed.stands.get(n).is_some_and(|stands| *stands);
             if !stands {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::registration::Registration;
 use keyward_core::fence::{Absorbed, Fence, Now, Page, Refused, RegistrationId};
 use keyward_core::key::{BootTime, Clock};
-use keyward_ops::HeartbeatMetrics;
+use keyward_ops::{HeartbeatMetrics, TIMELINE};
 use keyward_store::{Store, StoreError};
 
 /// The interval between heartbeats.
@@ -349,10 +349,13 @@ impl Tail {
     async fn read_log(&self) -> Result<Absorbed, Trouble> {
         let t0 = Now::read(&*self.clock);
         let before = self.fence.applied();
+        tracing::trace!(target: TIMELINE, applied = before, "woken");
         let page = self.store.tail(before).await;
         let page = page.map_err(|error| Trouble::new(Kind::Store, error))?;
+        tracing::trace!(target: TIMELINE, head = page.head, "read");
         let absorbed = self.fence.absorb_read(t0, &page);
         let absorbed = absorbed.map_err(|refused| Trouble::new(Kind::LogRefused, refused))?;
+        tracing::trace!(target: TIMELINE, applied = self.fence.applied(), "applied");
         self.publish_applied(absorbed, &page);
         self.acknowledge(before).await;
         Ok(absorbed)
@@ -365,9 +368,15 @@ impl Tail {
         if acked.revision > written
             && let Some(registration) = &self.registration
             && let Some(id) = registration.usable_id()
-            && let Err(error) = registration.cluster().acknowledge(id, acked).await
         {
-            tracing::debug!(%error, "an acknowledgement was not written; the next heartbeat writes it");
+            match registration.cluster().acknowledge(id, acked).await {
+                Ok(()) => {
+                    tracing::trace!(target: TIMELINE, revision = acked.revision, "acknowledged");
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "an acknowledgement was not written; the next heartbeat writes it");
+                }
+            }
         }
     }
 }

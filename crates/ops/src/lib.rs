@@ -21,6 +21,9 @@ pub use metrics::{
 
 pub use tasks::{Ended, Tasks};
 
+/// The target of the log's events that show how a change reaches all instances.
+pub const TIMELINE: &str = "keyward::timeline";
+
 /// The version of all programs of this workspace.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 

@@ -10,7 +10,7 @@ use tokio::sync::{Mutex, mpsc};
 use super::connection::Connector;
 use super::failure::Failure;
 use super::pool::Pool;
-use keyward_ops::Tasks;
+use keyward_ops::{TIMELINE, Tasks};
 use keyward_store::{ChangeNotice, OnCommit};
 
 const CHANNEL: &str = "keyward_changes";
@@ -36,9 +36,12 @@ impl ChangeNotices {
         let pool = Arc::clone(pool);
         tasks.spawn("sender of change notices", async move {
             while queued.recv().await.is_some() {
-                if let Err(failure) = notify(&pool).await {
-                    let error = failure.error;
-                    tracing::debug!(%error, "a change notice was not sent; heartbeats read the change");
+                match notify(&pool).await {
+                    Ok(()) => tracing::trace!(target: TIMELINE, "notified"),
+                    Err(failure) => {
+                        let error = failure.error;
+                        tracing::debug!(%error, "a change notice was not sent; heartbeats read the change");
+                    }
                 }
             }
         });

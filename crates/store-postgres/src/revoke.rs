@@ -20,7 +20,7 @@ use super::revocations::{Write, write_revocations};
 use super::rows::{self, key_columns};
 use keyward_core::fence::Epoch;
 use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
-use keyward_ops::Tasks;
+use keyward_ops::{TIMELINE, Tasks};
 use keyward_store::plan::{PlannedRevocation, RevocationPlan, plan_revocation};
 use keyward_store::{
     Actor, KeyTarget, Result, RevokeAnswer, Revoked, StoreError, StoredKey, Successor,
@@ -183,11 +183,13 @@ impl Writer {
         &self,
         requests: &[&Request],
     ) -> std::result::Result<Vec<RoundResult>, Failure> {
+        tracing::trace!(target: TIMELINE, requests = requests.len(), "started");
         let mut lease = self.pool.lease().await?;
         // An idle connection may have broken unnoticed, but nothing was written over it yet.
         let seen = read_targets(&mut lease, requests)
             .await
             .map_err(Failure::before_anything)?;
+        tracing::trace!(target: TIMELINE, "planned");
         let mut taken = HashSet::new();
         let plans: Vec<Plan> = requests
             .iter()
@@ -217,6 +219,7 @@ impl Writer {
             false => write_revocations(&mut lease, &written).await?,
         };
         if !revoked.is_empty() {
+            tracing::trace!(target: TIMELINE, changes = revoked.len(), "committed");
             self.notices.send();
         }
         let now = read_again(&mut lease, &plans).await;
@@ -226,6 +229,7 @@ impl Writer {
             false => now.map_err(Failure::after_a_write)?,
         };
         lease.done();
+        tracing::trace!(target: TIMELINE, "answered");
         let locked = locked(&plans, &revoked, &now)?;
         let skipped =
             |id| RoundResult::Answered(Err(Failure::locked(LockedRow::Key(rows::uuid(id)))));
