@@ -20,13 +20,13 @@ use keyward_core::key::{BootTime, Clock};
 use keyward_ops::TIMELINE;
 use keyward_store::Cluster;
 
-/// The pause between two polls. It doubles after each [`POLLS_PER_PAUSE`] polls, [`DOUBLINGS`] times:
-/// then only an unresponsive instance is waited for.
-const POLL_INTERVAL: Duration = Duration::from_millis(2);
-const POLLS_PER_PAUSE: u32 = 50;
-const DOUBLINGS: u32 = 4;
-/// The number of first polls without a pause: a healthy instance acknowledges within a millisecond.
-const EAGER_POLLS: u32 = 6;
+/// The shortest pause between two polls: the timer measures no shorter one. Before that, polls follow
+/// each other.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
+/// The longest pause between two polls.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// How long the first poll waits for this instance.
+const OWN_LIMIT: Duration = Duration::from_millis(5);
 /// The pause after a poll that failed.
 const RETRY_INTERVAL: Duration = Duration::from_millis(50);
 /// How much longer than the longest bound a change may wait for its confirmation.
@@ -49,7 +49,6 @@ pub(super) struct PendingConfirmation {
     receipt: Option<Receipt>,
     /// The longest bound in the ack set.
     longest_bound: Duration,
-    polls: u32,
 }
 
 impl PendingConfirmation {
@@ -67,7 +66,6 @@ impl PendingConfirmation {
             ack_set: None,
             receipt: None,
             longest_bound: Duration::ZERO,
-            polls: 0,
         }
     }
 
@@ -97,7 +95,6 @@ impl PendingConfirmation {
     /// Updates the ack set from a membership. In a new epoch it starts with a new ack set, because
     /// the acknowledgements of the old epoch say nothing about this one.
     fn observe(&mut self, membership: &Membership, now: BootTime) {
-        self.polls = self.polls.saturating_add(1);
         if !self.waits_for_instances {
             self.receipt = Some(Receipt::default());
             return;
@@ -130,18 +127,22 @@ impl PendingConfirmation {
         self.receipt = None;
     }
 
+    /// The pause until the next poll for this change: a quarter of its wait so far. So its answer is late by
+    /// at most that, and a long wait costs few polls. The end of an instance's bound is not missed.
+    fn pause(&self, now: BootTime) -> Duration {
+        let pause = (now.since(self.answered_at) / 4).min(LONGEST_PAUSE);
+        if pause < SHORTEST_PAUSE {
+            return Duration::ZERO;
+        }
+        let bounds = self.ack_set.as_ref();
+        let end = bounds.and_then(|(_, ack_set)| ack_set.remaining(now));
+        end.map_or(pause, |end| end.clamp(SHORTEST_PAUSE, pause))
+    }
+
     /// Whether the change has waited too long, by this instance's bound and those of its ack set.
     fn is_overdue(&self, own_max_staleness: Duration, now: BootTime) -> bool {
         let longest = bound(own_max_staleness).max(self.longest_bound);
         now.since(self.answered_at) > longest + CONFIRM_MARGIN
-    }
-}
-
-/// The pause after this many polls for the newest change.
-fn pause_after(polls: Option<u32>) -> Duration {
-    match polls {
-        Some(polls) if polls < EAGER_POLLS => Duration::ZERO,
-        polls => POLL_INTERVAL * (1 << (polls.unwrap_or(0) / POLLS_PER_PAUSE).min(DOUBLINGS)),
     }
 }
 
@@ -177,7 +178,10 @@ impl Confirmer {
             }
             let pause = tokio::select! {
                 biased;
-                pause = self.poll(&mut pending) => pause,
+                pause = async {
+                    self.wait_for_this_instance(&pending).await;
+                    self.poll(&mut pending).await
+                } => pause,
                 () = closing.cancelled() => break,
             };
             if pause.is_zero() {
@@ -193,6 +197,18 @@ impl Confirmer {
             }
         }
         // The dropped senders make the waiting calls return `Unconfirmed::Unproven`.
+    }
+
+    /// Waits until this instance has applied the first of new changes. Before that, a poll can confirm none
+    /// of them, and would only slow down the instances.
+    async fn wait_for_this_instance(&self, pending: &[PendingConfirmation]) {
+        if pending.iter().all(|pending| pending.ack_set.is_none()) {
+            let first = pending.iter().map(|pending| pending.change.revision).min();
+            let mut applied = self.tail.subscribe_applied();
+            let has_applied = applied.wait_for(|applied| Some(*applied) >= first);
+            // The poll after the limit finds out why this instance is late.
+            let _ = tokio::time::timeout(OWN_LIMIT, has_applied).await;
+        }
     }
 
     /// Reads the membership once and confirms the changes that are due. Returns the pause until the
@@ -221,8 +237,10 @@ impl Confirmer {
             tracing::trace!(target: TIMELINE, "seen");
             self.confirm(pending, membership.epoch).await;
         }
-        self.drop_overdue(pending, self.clock.boot());
-        pause_after(pending.iter().map(|pending| pending.polls).min())
+        let now = self.clock.boot();
+        self.drop_overdue(pending, now);
+        let pauses = pending.iter().map(|pending| pending.pause(now));
+        pauses.min().unwrap_or_default()
     }
 
     /// Confirms the changes that are due. The statement also commits a write, so only a primary can

@@ -4,12 +4,14 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPoolOptions};
+use sqlx::postgres::{PgListener, PgPoolOptions, PgRow};
 use tokio::sync::{Mutex, mpsc};
 
 use super::connection::Connector;
-use super::failure::Failure;
-use super::pool::Pool;
+use super::failure::{Failure, Kind};
+use super::keys::{Lock, by_ids, by_ids_with_notice};
+use super::pool::{Lease, Pool};
+use keyward_core::key::KeyId;
 use keyward_ops::{TIMELINE, Tasks};
 use keyward_store::{ChangeNotice, OnCommit};
 
@@ -38,10 +40,7 @@ impl ChangeNotices {
             while queued.recv().await.is_some() {
                 match notify(&pool).await {
                     Ok(()) => tracing::trace!(target: TIMELINE, "notified"),
-                    Err(failure) => {
-                        let error = failure.error;
-                        tracing::debug!(%error, "a change notice was not sent; heartbeats read the change");
-                    }
+                    Err(failure) => note_failure(&failure),
                 }
             }
         });
@@ -55,10 +54,35 @@ impl ChangeNotices {
 
     /// Tells all instances that something changed, without waiting.
     pub(super) fn send(&self) {
+        self.run_on_commit();
+        self.enqueue();
+    }
+
+    /// Tells all instances that something changed, over the connection that committed it, and reads keys
+    /// in the same statement: a round trip of its own would delay the instances.
+    pub(super) async fn send_and_read(
+        &self,
+        lease: &mut Lease<'_>,
+        ids: &[KeyId],
+    ) -> Result<Vec<PgRow>, Failure> {
+        self.run_on_commit();
+        match lease.fetch_all(by_ids_with_notice(ids, CHANNEL)).await {
+            // The server refuses a notice while the queue of notices is full.
+            Err(failure) if failure.kind == Kind::Refused => {
+                note_failure(&failure);
+                lease.fetch_all(by_ids(ids, Lock::None)).await
+            }
+            read => {
+                tracing::trace!(target: TIMELINE, "notified");
+                read
+            }
+        }
+    }
+
+    fn run_on_commit(&self) {
         if let Some(on_commit) = self.on_commit.get() {
             on_commit();
         }
-        self.enqueue();
     }
 
     /// Calls `on_commit` at each notice that is sent.
@@ -114,6 +138,11 @@ impl ChangeNotices {
     pub(super) async fn close(&self) {
         *self.listener.lock().await = None;
     }
+}
+
+fn note_failure(failure: &Failure) {
+    let error = &failure.error;
+    tracing::debug!(%error, "a change notice was not sent; heartbeats read the change");
 }
 
 /// Sends a notice in a commit of its own, which need not be durable.

@@ -293,6 +293,19 @@ pub(super) fn by_ids(ids: &[KeyId], lock: Lock) -> Statement {
     sqlx::query(text).bind(ids)
 }
 
+/// Reads keys like [`by_ids`], and sends a change notice on `channel`. Its commit need not be durable.
+pub(super) fn by_ids_with_notice(ids: &[KeyId], channel: &'static str) -> Statement {
+    let ids: Vec<_> = ids.iter().map(|id| rows::uuid(*id)).collect();
+    // Postgres sends equal notices of one transaction once.
+    let statement = sqlx::query(concat!(
+        "SELECT ",
+        key_columns!(),
+        ", sealed, digest, (SELECT store_time()) AS now, pg_notify($2, '') FROM api_keys
+          WHERE key_id = ANY($1) AND set_config('synchronous_commit', 'off', true) = 'off'"
+    ));
+    statement.bind(ids).bind(channel)
+}
+
 fn slot_query(new: &NewKey, lock: Lock) -> Statement {
     let text = match lock {
         Lock::None => concat!(

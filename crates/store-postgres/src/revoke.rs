@@ -220,13 +220,15 @@ impl Writer {
         };
         if !revoked.is_empty() {
             tracing::trace!(target: TIMELINE, changes = revoked.len(), "committed");
-            self.notices.send();
         }
-        let now = read_again(&mut lease, &plans).await;
-        // After a write, a failed read leaves the outcome unknown. The same call again is safe.
-        let now = match revoked.is_empty() {
-            true => now?,
-            false => now.map_err(Failure::after_a_write)?,
+        let now = match (shown(&plans), revoked.is_empty()) {
+            (ids, _) if ids.is_empty() => Vec::new(),
+            (ids, true) => lease.fetch_all(by_ids(&ids, Lock::None)).await?,
+            (ids, false) => {
+                let now = self.notices.send_and_read(&mut lease, &ids).await;
+                // The outcome is unknown without this read. The same call again is safe.
+                now.map_err(Failure::after_a_write)?
+            }
         };
         lease.done();
         tracing::trace!(target: TIMELINE, "answered");
@@ -295,11 +297,11 @@ async fn read_targets(
     let statement = sqlx::query(concat!(
         "SELECT ",
         key_columns!(),
-        ", digest, store_time() AS now FROM api_keys WHERE key_id = ANY($1)
+        ", digest, (SELECT store_time()) AS now FROM api_keys WHERE key_id = ANY($1)
          UNION ALL
          SELECT ",
         key_columns!(),
-        ", digest, store_time() AS now FROM api_keys WHERE digest = ANY($2)"
+        ", digest, (SELECT store_time()) AS now FROM api_keys WHERE digest = ANY($2)"
     ));
     lease.fetch_all(statement.bind(ids).bind(digests)).await
 }
@@ -350,11 +352,8 @@ fn locked(plans: &[Plan], revoked: &HashSet<KeyId>, now: &[PgRow]) -> Result<Has
     Ok(locked)
 }
 
-/// Reads the keys and their successors after the write.
-async fn read_again(
-    lease: &mut Lease<'_>,
-    plans: &[Plan],
-) -> std::result::Result<Vec<PgRow>, Failure> {
+/// The keys that the answers show: those of the requests, and their successors.
+fn shown(plans: &[Plan]) -> Vec<KeyId> {
     let mut ids = Vec::new();
     for plan in plans {
         if let Plan::Key(record, planned) = plan {
@@ -365,10 +364,7 @@ async fn read_again(
             ids.extend(made.or(record.replaced_by));
         }
     }
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    lease.fetch_all(by_ids(&ids, Lock::None)).await
+    ids
 }
 
 /// The answer for a key that was read as `seen`, with its planned revocation if it has one; otherwise with

@@ -156,6 +156,12 @@ impl AckSet {
         }
     }
 
+    /// The time from `now` until the next bound of an instance in the set has passed.
+    pub fn remaining(&self, now: BootTime) -> Option<Duration> {
+        let waits = self.waiting.iter();
+        waits.map(|(_, wait)| wait.remaining(now)).min()
+    }
+
     /// Updates the set from a membership whose read ended at `now` or before. Returns the receipt
     /// when no instance is left to wait for.
     ///
