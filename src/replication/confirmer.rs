@@ -18,7 +18,7 @@ use keyward_core::fence::{
 };
 use keyward_core::key::{BootTime, Clock};
 use keyward_ops::TIMELINE;
-use keyward_store::Cluster;
+use keyward_store::{Cluster, Confirmed};
 
 /// The shortest pause between two polls: the timer measures no shorter one. Before that, polls follow
 /// each other.
@@ -104,7 +104,7 @@ impl PendingConfirmation {
             .as_ref()
             .is_some_and(|(epoch, _)| *epoch != membership.epoch)
         {
-            self.reset();
+            (self.ack_set, self.receipt) = (None, None);
         }
         if self.ack_set.is_none() {
             let bounds = membership
@@ -122,20 +122,45 @@ impl PendingConfirmation {
         }
     }
 
-    fn reset(&mut self) {
-        self.ack_set = None;
-        self.receipt = None;
+    /// The outcome, if the statement that read the last membership committed a write: `stands` says whether
+    /// the change then stood.
+    fn outcome(&self, stands: Option<bool>) -> Option<Confirmation> {
+        let (receipt, stands) = (self.receipt?, stands?);
+        if !stands {
+            tracing::error!(
+                revision = self.change.revision,
+                "a committed change is missing from the database"
+            );
+        }
+        Some(
+            Some(receipt)
+                .filter(|_| stands)
+                .ok_or(Unconfirmed::Unproven),
+        )
+    }
+
+    /// The acknowledgement that this still waits for at `now`; 0 if it is due.
+    fn awaited(&self, now: BootTime) -> u64 {
+        let is_over = self.ends_at().is_some_and(|end| now > end);
+        match self.receipt {
+            None if !is_over => self.change.revision,
+            _ => 0,
+        }
+    }
+
+    /// When the bounds of all instances in the ack set have passed.
+    fn ends_at(&self) -> Option<BootTime> {
+        self.ack_set.as_ref()?.1.ends_at()
     }
 
     /// The pause until the next poll for this change: a quarter of its wait so far. So its answer is late by
-    /// at most that, and a long wait costs few polls. The end of an instance's bound is not missed.
+    /// at most that, and a long wait costs few polls. The end of the bounds is not missed.
     fn pause(&self, now: BootTime) -> Duration {
         let pause = (now.since(self.answered_at) / 4).min(LONGEST_PAUSE);
         if pause < SHORTEST_PAUSE {
             return Duration::ZERO;
         }
-        let bounds = self.ack_set.as_ref();
-        let end = bounds.and_then(|(_, ack_set)| ack_set.remaining(now));
+        let end = self.ends_at().map(|end| end.since(now));
         end.map_or(pause, |end| end.clamp(SHORTEST_PAUSE, pause))
     }
 
@@ -211,76 +236,58 @@ impl Confirmer {
         }
     }
 
-    /// Reads the membership once and confirms the changes that are due. Returns the pause until the
-    /// next poll.
+    /// Reads the membership once and confirms the changes that are due, in one statement if all other
+    /// instances have acknowledged the first of them. Returns the pause until the next poll.
     async fn poll(&self, pending: &mut Vec<PendingConfirmation>) -> Duration {
+        // Those that are due without a further acknowledgement come first.
+        pending.sort_by_key(|confirmation| confirmation.receipt.is_none());
+        let asked = &pending[..pending.len().min(BATCH)];
         // I7: this read begins after the commits of all pending changes were answered.
-        let membership = self.cluster.membership().await;
+        let answer = self.ask(asked).await;
         let now = self.clock.boot();
-        let Ok(membership) = membership else {
+        let Ok(Confirmed { membership, stands }) = answer else {
             self.drop_overdue(pending, now);
             return RETRY_INTERVAL;
         };
         let settled = self.settling.lock().observe(&membership, now);
         let membership = membership.with_own_memory(self.tail.registration(), &self.fence);
+        tracing::trace!(target: TIMELINE, pending = pending.len(), has_written = stands.is_some(), "polled");
+        let mut stands = stands.unwrap_or_default().into_iter();
         for mut confirmation in std::mem::take(pending) {
-            if let Some(refusal) = confirmation.refusal(membership.epoch, settled) {
+            let stands = stands.next();
+            let outcome = match confirmation.refusal(membership.epoch, settled) {
+                Some(refusal) => Some(Err(refusal)),
+                None => {
+                    confirmation.observe(&membership, now);
+                    confirmation.outcome(stands)
+                }
+            };
+            match outcome {
                 // The call may have been cancelled.
-                let _ = confirmation.sender.send(Err(refusal));
-            } else {
-                confirmation.observe(&membership, now);
-                pending.push(confirmation);
+                Some(outcome) => drop(confirmation.sender.send(outcome)),
+                None => pending.push(confirmation),
             }
         }
-        tracing::trace!(target: TIMELINE, pending = pending.len(), "polled");
-        if pending.iter().any(|pending| pending.receipt.is_some()) {
-            tracing::trace!(target: TIMELINE, "seen");
-            self.confirm(pending, membership.epoch).await;
-        }
-        let now = self.clock.boot();
         self.drop_overdue(pending, now);
         let pauses = pending.iter().map(|pending| pending.pause(now));
         pauses.min().unwrap_or_default()
     }
 
-    /// Confirms the changes that are due. The statement also commits a write, so only a primary can
-    /// answer it. Changes that it cannot confirm stay pending: without a row of this instance, and in
-    /// another epoch than that of the membership.
-    async fn confirm(&self, pending: &mut Vec<PendingConfirmation>, epoch: Epoch) {
+    /// Reads the membership. Only a primary can answer that changes are confirmed, because the statement
+    /// then commits a write. Without a row of this instance nothing is confirmed.
+    async fn ask(&self, pending: &[PendingConfirmation]) -> keyward_store::Result<Confirmed> {
         let Some(registration) = self.tail.registration() else {
-            return;
+            let membership = self.cluster.membership().await?;
+            let stands = None;
+            return Ok(Confirmed { membership, stands });
         };
-        let (mut due, waiting): (Vec<PendingConfirmation>, Vec<PendingConfirmation>) =
-            std::mem::take(pending)
-                .into_iter()
-                .partition(|confirmation| confirmation.receipt.is_some());
-        *pending = waiting;
-        pending.extend(due.split_off(due.len().min(BATCH)));
-        let changes: Vec<CommittedChange> = due.iter().map(|due| due.change).collect();
-        let Ok(confirmed) = self.cluster.confirm(registration, &changes).await else {
-            return pending.extend(due);
-        };
-        if confirmed.epoch != epoch {
-            due.iter_mut().for_each(PendingConfirmation::reset);
-            return pending.extend(due);
-        }
-        if !confirmed.registered {
-            return pending.extend(due);
-        }
-        tracing::trace!(target: TIMELINE, changes = due.len(), "confirmed");
-        for (n, confirmation) in due.into_iter().enumerate() {
-            let stands = confirmed.stands.get(n).is_some_and(|stands| *stands);
-            if !stands {
-                tracing::error!(
-                    revision = confirmation.change.revision,
-                    "a committed change is missing from the database"
-                );
-            }
-            let outcome = confirmation.receipt.filter(|_| stands);
-            let outcome = outcome.ok_or(Unconfirmed::Unproven);
-            // The call may have been cancelled.
-            let _ = confirmation.sender.send(outcome);
-        }
+        let changes: Vec<CommittedChange> = pending.iter().map(|asked| asked.change).collect();
+        let now = self.clock.boot();
+        let awaited = pending.iter().map(|asked| asked.awaited(now)).min();
+        let once_acked = awaited.unwrap_or_default();
+        self.cluster
+            .confirm(registration, &changes, once_acked)
+            .await
     }
 
     fn drop_overdue(&self, pending: &mut Vec<PendingConfirmation>, now: BootTime) {

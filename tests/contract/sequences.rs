@@ -6,12 +6,12 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
-use keyward_core::fence::{Mark, Page, Position, RegistrationId};
+use keyward_core::fence::{Mark, Membership, Page, Position, RegistrationId};
 use keyward_core::key::{Clock, KeyId, Prefix};
 use keyward_crypto::{CheckValue, Digest, KeyKind};
 use keyward_store::{
-    CommittedChange, Expiry, KeyChanges, KeyTarget, ListKeys, NewInstance, NewKey, NewToken,
-    Revocation, RevokeAnswer, StoreError, UpdateAnswer,
+    CommittedChange, Confirmed, Expiry, KeyChanges, KeyTarget, ListKeys, NewInstance, NewKey,
+    NewToken, Revocation, RevokeAnswer, StoreError, UpdateAnswer,
 };
 use keyward_testkit::Random;
 
@@ -51,8 +51,8 @@ enum Call {
     Settle,
     Leave(RegistrationId),
     Reap(RegistrationId, u64),
-    /// Confirms the changes with these numbers among all changes so far.
-    Confirm(RegistrationId, Vec<usize>),
+    /// Confirms the changes with these numbers among all changes so far, once a revision is acknowledged.
+    Confirm(RegistrationId, Vec<usize>, u64),
     Membership,
 }
 
@@ -143,7 +143,7 @@ impl Calls {
                 // A process confirms at least one change.
                 match numbers.is_empty() {
                     true => Call::Membership,
-                    false => Call::Confirm(registration, numbers),
+                    false => Call::Confirm(registration, numbers, self.random.below(4)),
                 }
             }
             30 => Call::Settle,
@@ -360,7 +360,7 @@ impl Side {
             }
             Call::Leave(registration) => shown(&cluster.leave(registration).await?),
             Call::Reap(registration, beat) => shown(&cluster.reap(registration, beat).await?),
-            Call::Confirm(registration, numbers) => {
+            Call::Confirm(registration, numbers, once_acked) => {
                 let known = numbers.iter().map(|n| self.changes[*n]);
                 let mut changes: Vec<_> = known.collect();
                 let foreign = changes.first().map(|first| CommittedChange {
@@ -368,22 +368,24 @@ impl Side {
                     ..*first
                 });
                 changes.extend(foreign);
-                let confirmed = cluster.confirm(registration, &changes).await?;
-                shown(&(confirmed.registered, confirmed.stands))
+                let confirmed = cluster.confirm(registration, &changes, once_acked);
+                let Confirmed { membership, stands } = confirmed.await?;
+                shown(&(shown_members(membership), stands))
             }
             Call::Settle => {
                 let epoch = cluster.membership().await?.epoch;
                 shown(&cluster.settle(epoch).await?)
             }
-            _ => {
-                let membership = cluster.membership().await?;
-                let is_settled = membership.settled == Some(membership.epoch);
-                let mut members = membership.members;
-                members.sort_unstable_by_key(|member| member.registration);
-                shown(&(is_settled, membership.has_standby, members))
-            }
+            _ => shown_members(cluster.membership().await?),
         })
     }
+}
+
+fn shown_members(membership: Membership) -> String {
+    let is_settled = membership.settled == Some(membership.epoch);
+    let mut members = membership.members;
+    members.sort_unstable_by_key(|member| member.registration);
+    shown(&(is_settled, membership.has_standby, members))
 }
 
 fn shown(answer: &impl Debug) -> String {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::MemoryStore;
-use super::database::{InstanceRow, refused};
+use super::database::{Database, InstanceRow, refused};
 use super::server::{Transaction, Transport};
 use keyward_core::fence::{Epoch, Member, Membership, Page, Position, RegistrationId};
 use keyward_store::{
@@ -79,28 +79,7 @@ impl<T: Transport> Cluster for MemoryStore<T> {
     }
 
     async fn membership(&self) -> Result<Membership> {
-        let read = |tx: &mut Transaction<'_>| {
-            let database = &*tx.database;
-            let members = database.instances.iter();
-            let stands = |acked: Position| database.mark_at(acked.revision) == Some(acked.mark);
-            let members = members.map(|(registration, row)| Member {
-                registration: *registration,
-                heartbeat: row.beat,
-                acked: if stands(row.acked) {
-                    row.acked.revision
-                } else {
-                    0
-                },
-                max_staleness: row.max_staleness,
-            });
-            Ok(Membership {
-                epoch: database.epoch,
-                settled: database.settled,
-                has_standby: database.has_standby,
-                members: members.collect(),
-            })
-        };
-        self.read("roster", read).await
+        self.read("roster", |tx| Ok(membership(tx.database))).await
     }
 
     async fn settle(&self, epoch: Epoch) -> Result<()> {
@@ -139,21 +118,26 @@ impl<T: Transport> Cluster for MemoryStore<T> {
         &self,
         registration: RegistrationId,
         changes: &[CommittedChange],
+        once_acked: u64,
     ) -> Result<Confirmed> {
         let changes = changes.to_vec();
-        let work = move |tx: &mut Transaction<'_>| {
+        let read = |tx: &mut Transaction<'_>| Ok(membership(tx.database));
+        let work = move |tx: &mut Transaction<'_>, membership: Membership| {
+            if tx.database.epoch.timeline != membership.epoch.timeline {
+                return Err(StoreError::Unavailable("the server has gone".to_owned()));
+            }
+            let mut others = membership.members.iter();
+            let is_due = others
+                .all(|member| member.registration == registration || member.acked >= once_acked);
             let row = tx.database.instances.get_mut(&registration);
-            let registered = row.map(|row| row.confirms += 1).is_some();
+            let has_written = row.filter(|_| is_due).map(|row| row.confirms += 1);
+            let stands = changes.iter().map(|change| tx.database.stands(*change));
             Ok(Confirmed {
-                epoch: tx.database.epoch,
-                registered,
-                stands: changes
-                    .iter()
-                    .map(|change| tx.database.stands(*change))
-                    .collect(),
+                stands: has_written.map(|()| stands.collect()),
+                membership,
             })
         };
-        self.write("confirm", work).await
+        self.write_after("confirm", read, work).await
     }
 
     async fn next_change_notice(&self) -> ChangeNotice {
@@ -171,5 +155,26 @@ impl<T: Transport> Cluster for MemoryStore<T> {
     fn set_on_commit(&self, on_commit: OnCommit) {
         // Only the first call has an effect.
         let _ = self.session.on_commit.set(on_commit);
+    }
+}
+
+fn membership(database: &Database) -> Membership {
+    let stands = |acked: Position| database.mark_at(acked.revision) == Some(acked.mark);
+    let members = database.instances.iter();
+    let members = members.map(|(registration, row)| Member {
+        registration: *registration,
+        heartbeat: row.beat,
+        acked: if stands(row.acked) {
+            row.acked.revision
+        } else {
+            0
+        },
+        max_staleness: row.max_staleness,
+    });
+    Membership {
+        epoch: database.epoch,
+        settled: database.settled,
+        has_standby: database.has_standby,
+        members: members.collect(),
     }
 }

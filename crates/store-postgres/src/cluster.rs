@@ -37,6 +37,27 @@ impl PostgresCluster {
     }
 }
 
+/// The columns of a membership, of `log_state` and `instances`.
+macro_rules! membership_columns {
+    () => {
+        "incarnation, settled_system, settled_timeline, settled_incarnation,
+         current_setting('synchronous_standby_names') <> '' AS has_standby,
+         boot_id, beat, max_staleness, acked"
+    };
+}
+
+/// The rows of the instances, each with its acknowledgement if its mark stands in the log.
+macro_rules! members {
+    () => {
+        "(SELECT boot_id, beat, max_staleness,
+                 CASE WHEN EXISTS (SELECT FROM key_changes AS c
+                                    WHERE c.revision = applied_revision
+                                      AND c.mark = applied_mark)
+                      THEN applied_revision ELSE 0 END AS acked
+            FROM instances)"
+    };
+}
+
 #[async_trait]
 impl Cluster for PostgresCluster {
     async fn register(&self, instance: &NewInstance) -> Result<()> {
@@ -117,33 +138,15 @@ impl Cluster for PostgresCluster {
 
     async fn membership(&self) -> Result<Membership> {
         let mut lease = self.members.lease().await?;
-        let found = lease
-            .fetch_all(sqlx::query(
-                "SELECT incarnation, settled_system, settled_timeline, settled_incarnation,
-                        current_setting('synchronous_standby_names') <> '' AS has_standby,
-                        boot_id, beat, max_staleness,
-                        CASE WHEN EXISTS (SELECT FROM key_changes AS c
-                                           WHERE c.revision = applied_revision
-                                             AND c.mark = applied_mark)
-                             THEN applied_revision ELSE 0 END AS acked
-                   FROM log_state LEFT JOIN instances ON true",
-            ))
-            .await?;
-        let first = rows::first(&found)?;
-        let incarnation = rows::revision(first, "incarnation")?;
-        let epoch = lease.connection().epoch(incarnation);
-        let mut members = Vec::with_capacity(found.len());
-        for row in &found {
-            if rows::column::<Option<uuid::Uuid>>(row, "boot_id")?.is_some() {
-                members.push(member(row)?);
-            }
-        }
-        let membership = Membership {
-            epoch,
-            settled: settled(first)?,
-            has_standby: rows::column(first, "has_standby")?,
-            members,
-        };
+        let statement = sqlx::query(concat!(
+            "SELECT ",
+            membership_columns!(),
+            " FROM log_state LEFT JOIN ",
+            members!(),
+            " AS members ON true"
+        ));
+        let found = lease.fetch_all(statement).await?;
+        let membership = membership(&found, lease.connection())?;
         lease.done();
         Ok(membership)
     }
@@ -188,11 +191,13 @@ impl Cluster for PostgresCluster {
         Ok(Duration::from_micros(rows::revision(&row, "ahead")?))
     }
 
-    /// I7: the write shows that this server is still the primary.
+    /// I7: the write shows that this server is still the primary. It commits after the acknowledgements were
+    /// read, and in their epoch.
     async fn confirm(
         &self,
         registration: RegistrationId,
         changes: &[CommittedChange],
+        once_acked: u64,
     ) -> Result<Confirmed> {
         let mut revisions = Vec::with_capacity(changes.len());
         for change in changes {
@@ -203,11 +208,16 @@ impl Cluster for PostgresCluster {
             .map(|c| c.mark.map(|mark| mark.to_vec()))
             .collect();
         let ids: Vec<_> = changes.iter().map(|c| c.id.map(rows::uuid)).collect();
-        let statement = sqlx::query(
-            "WITH mine AS (UPDATE instances SET confirms = confirms + 1
-                            WHERE boot_id = $1 RETURNING boot_id)
-             SELECT incarnation, EXISTS (SELECT FROM mine) AS registered,
-                    due.revision = 0
+        let statement = sqlx::query(concat!(
+            "WITH members AS MATERIALIZED ",
+            members!(),
+            ", mine AS (
+                 UPDATE instances SET confirms = confirms + 1
+                  WHERE boot_id = $1
+                    AND NOT EXISTS (SELECT FROM members WHERE boot_id <> $1 AND acked < $5)
+                 RETURNING boot_id
+             ), checked AS (
+                 SELECT array_agg(due.revision = 0
                     OR EXISTS (SELECT FROM key_changes AS c
                                 WHERE c.revision = due.revision AND c.mark = due.mark)
                     OR EXISTS (SELECT FROM api_keys AS k
@@ -215,27 +225,25 @@ impl Cluster for PostgresCluster {
                                   AND k.mark = due.mark)
                     OR EXISTS (SELECT FROM caller_tokens AS t
                                 WHERE t.token_id = due.id AND t.revision = due.revision
-                                  AND t.mark = due.mark) AS stands
-               FROM log_state CROSS JOIN
-                    unnest($2::bigint[], $3::bytea[], $4::uuid[]) WITH ORDINALITY
-                 AS due(revision, mark, id, position)
-              ORDER BY position",
-        )
+                                  AND t.mark = due.mark) ORDER BY position) AS stands
+                   FROM unnest($2::bigint[], $3::bytea[], $4::uuid[]) WITH ORDINALITY
+                     AS due(revision, mark, id, position)
+                  WHERE EXISTS (SELECT FROM mine)
+             )
+             SELECT stands, ",
+            membership_columns!(),
+            " FROM log_state CROSS JOIN checked LEFT JOIN members ON true"
+        ))
         .bind(rows::registration(registration))
         .bind(revisions)
         .bind(marks)
-        .bind(ids);
+        .bind(ids)
+        .bind(raw::parameter(once_acked)?);
         let mut lease = self.members.lease().await?;
         let found = lease.fetch_all(statement).await?;
-        let first = rows::first(&found)?;
-        let incarnation = rows::revision(first, "incarnation")?;
         let confirmed = Confirmed {
-            epoch: lease.connection().epoch(incarnation),
-            registered: rows::column(first, "registered")?,
-            stands: found
-                .iter()
-                .map(|row| rows::column(row, "stands"))
-                .collect::<Result<_>>()?,
+            membership: membership(&found, lease.connection())?,
+            stands: rows::column(rows::first(&found)?, "stands")?,
         };
         lease.done();
         Ok(confirmed)
@@ -248,6 +256,23 @@ impl Cluster for PostgresCluster {
     fn set_on_commit(&self, on_commit: OnCommit) {
         self.notices.set_on_commit(on_commit);
     }
+}
+
+/// The membership in rows of `membership_columns!`.
+fn membership(found: &[PgRow], connection: &Connection) -> Result<Membership> {
+    let first = rows::first(found)?;
+    let mut members = Vec::with_capacity(found.len());
+    for row in found {
+        if rows::column::<Option<uuid::Uuid>>(row, "boot_id")?.is_some() {
+            members.push(member(row)?);
+        }
+    }
+    Ok(Membership {
+        epoch: connection.epoch(rows::revision(first, "incarnation")?),
+        settled: settled(first)?,
+        has_standby: rows::column(first, "has_standby")?,
+        members,
+    })
 }
 
 /// The epoch that the store names as settled.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyward_core::fence::{CommittedChange, Epoch, RegistrationId, Stamp};
+use keyward_core::fence::{CommittedChange, Epoch, Membership, RegistrationId, Stamp};
 use keyward_core::key::{
     AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes, SlotName,
     Timestamp, TokenRecord,
@@ -311,12 +311,11 @@ pub struct NewInstance {
 /// The result of confirming changes.
 #[derive(Clone, Debug)]
 pub struct Confirmed {
-    /// The epoch of the primary that answered.
-    pub epoch: Epoch,
-    /// Whether the instance has a row, so that the statement committed a write.
-    pub registered: bool,
-    /// For each change in order, whether the row or the log still has its revision and mark.
-    pub stands: Vec<bool>,
+    /// All instances, read before the write.
+    pub membership: Membership,
+    /// For each change in order, whether the row or the log still has its revision and mark. `None` if the
+    /// statement wrote nothing.
+    pub stands: Option<Vec<bool>>,
 }
 
 /// A function that runs after each commit that changes something.

@@ -117,7 +117,7 @@ forward! {
         settle(epoch: Epoch) -> ();
         reap(registration: RegistrationId, beat: u64) -> bool;
         raise_time_floor() -> Duration;
-        confirm(registration: RegistrationId, changes: &[CommittedChange]) -> Confirmed;
+        confirm(registration: RegistrationId, changes: &[CommittedChange], once_acked: u64) -> Confirmed;
         + {
             async fn next_change_notice(&self) -> ChangeNotice {
                 self.inner.next_change_notice().await

@@ -221,12 +221,14 @@ pub trait Cluster: Send + Sync + 'static {
     /// Returns by how much the floor is ahead of that clock.
     async fn raise_time_floor(&self) -> Result<Duration>;
 
-    /// Checks that `changes` still stand, in a statement that also commits a write to the row of
-    /// `registration`. [`CommittedChange::NOTHING`] always stands.
+    /// Reads all rows like [`Self::membership`]. If all other instances have acknowledged `once_acked` there,
+    /// the same statement commits a write to the row of `registration`, if it exists, and checks that
+    /// `changes` still stand. [`CommittedChange::NOTHING`] always stands.
     async fn confirm(
         &self,
         registration: RegistrationId,
         changes: &[CommittedChange],
+        once_acked: u64,
     ) -> Result<Confirmed>;
 
     /// Waits for the next change notice. An instance sends one after each commit that changes

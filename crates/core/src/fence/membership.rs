@@ -156,10 +156,10 @@ impl AckSet {
         }
     }
 
-    /// The time from `now` until the next bound of an instance in the set has passed.
-    pub fn remaining(&self, now: BootTime) -> Option<Duration> {
-        let waits = self.waiting.iter();
-        waits.map(|(_, wait)| wait.remaining(now)).min()
+    /// When the bound of each instance in the set has passed at the latest. Then no instance is left to wait
+    /// for.
+    pub fn ends_at(&self) -> Option<BootTime> {
+        self.waiting.iter().map(|(_, wait)| wait.ends_at()).max()
     }
 
     /// Updates the set from a membership whose read ended at `now` or before. Returns the receipt

@@ -55,6 +55,11 @@ impl Wait {
         }
     }
 
+    /// The last moment of the bound.
+    pub(super) fn ends_at(&self) -> BootTime {
+        self.ends_at
+    }
+
     /// The time from `now` until the bound has passed.
     pub fn remaining(&self, now: BootTime) -> Duration {
         self.ends_at.since(now) + Duration::from_micros(1)

@@ -156,7 +156,7 @@ async fn calls_of_the_cluster_may_be_dropped_anywhere() {
         let heartbeat = polled(times, cluster.heartbeat(registration, origin, 0)).await;
         let confirmed = polled(
             times,
-            cluster.confirm(registration, &[CommittedChange::NOTHING]),
+            cluster.confirm(registration, &[CommittedChange::NOTHING], 0),
         )
         .await;
         let listed = polled(times, cluster.membership()).await;

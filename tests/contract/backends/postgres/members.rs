@@ -78,11 +78,11 @@ async fn next_notice(world: &World) -> ChangeNotice {
 async fn confirm(world: &World, number: u8, changes: &[CommittedChange]) -> (bool, Vec<bool>) {
     let answer = world
         .cluster()
-        .confirm(registration(number), changes)
+        .confirm(registration(number), changes, 0)
         .await
         .unwrap();
-    assert_eq!(answer.epoch, world.tail(0).await.epoch);
-    (answer.registered, answer.stands)
+    assert_eq!(answer.membership.epoch, world.tail(0).await.epoch);
+    (answer.stands.is_some(), answer.stands.unwrap_or_default())
 }
 
 #[tokio::test]
