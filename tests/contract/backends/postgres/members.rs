@@ -316,6 +316,34 @@ async fn a_change_is_confirmed_while_the_log_or_its_row_has_it() {
     );
 }
 
+/// Before that, the change is not effective everywhere, and a commit would be in vain.
+#[tokio::test]
+async fn a_confirmation_writes_only_once_all_other_instances_have_acknowledged() {
+    let world = world_with(&[1, 2, 3]).await;
+    let key = world.plain("42").await;
+    let change = world.revoke(kill(key.id)).await.committed;
+    let confirm = async |once_acked| {
+        let cluster = world.cluster();
+        let answer = cluster.confirm(registration(1), &[change], once_acked);
+        let answer = answer.await.unwrap();
+        let acked = answer.membership.members.iter().map(|member| member.acked);
+        (answer.stands, acked.sum::<u64>())
+    };
+    let applied = position(&world, 1).await;
+    let lost = Position {
+        mark: [9; 8],
+        ..applied
+    };
+    assert_eq!(confirm(1).await, (None, 0));
+    acknowledge(&world, 2, applied).await;
+    assert_eq!(confirm(1).await, (None, 1));
+    acknowledge(&world, 3, lost).await;
+    assert_eq!(confirm(1).await, (None, 1), "of another history");
+    assert_eq!(confirm(0).await, (Some(vec![true]), 1));
+    heartbeat(&world, 3, 1).await;
+    assert_eq!(confirm(1).await, (Some(vec![true]), 2));
+}
+
 #[tokio::test]
 async fn a_confirmation_commits_a_write_to_the_instances_row() {
     let world = world_with(&[1]).await;
@@ -384,6 +412,19 @@ async fn a_change_notice_reaches_a_listener() {
     assert_eq!(next_notice(&world).await, ChangeNotice::Lost);
     world.revoke(kill(key.id)).await;
     assert_eq!(next_notice(&world).await, ChangeNotice::Changed);
+}
+
+/// The server refuses notices while their queue is full, too.
+#[tokio::test]
+async fn a_revocation_is_answered_although_its_notice_is_refused() {
+    let world = world_with(&[]).await;
+    let key = world.plain("42").await;
+    world
+        .by_hand("REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC")
+        .await;
+    let revoked = world.revoke(kill(key.id)).await;
+    assert_eq!(revoked.committed.revision, 1);
+    assert!(revoked.keys[0].revoke_time.is_some());
 }
 
 #[tokio::test]
