@@ -126,17 +126,12 @@ impl PendingConfirmation {
     /// the change then stood.
     fn outcome(&self, stands: Option<bool>) -> Option<Confirmation> {
         let (receipt, stands) = (self.receipt?, stands?);
-        if !stands {
-            tracing::error!(
-                revision = self.change.revision,
-                "a committed change is missing from the database"
-            );
+        if stands {
+            return Some(Ok(receipt));
         }
-        Some(
-            Some(receipt)
-                .filter(|_| stands)
-                .ok_or(Unconfirmed::Unproven),
-        )
+        let revision = self.change.revision;
+        tracing::error!(revision, "a committed change is missing from the database");
+        Some(Err(Unconfirmed::Unproven))
     }
 
     /// The acknowledgement that this still waits for at `now`; 0 if it is due.
