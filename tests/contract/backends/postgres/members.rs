@@ -324,7 +324,8 @@ async fn a_confirmation_writes_only_once_all_other_instances_have_acknowledged()
     let change = world.revoke(kill(key.id)).await.committed;
     let confirm = async |once_acked| {
         let cluster = world.cluster();
-        let answer = cluster.confirm(registration(1), &[change], once_acked);
+        let changes = [change];
+        let answer = cluster.confirm(registration(1), &changes, once_acked);
         let answer = answer.await.unwrap();
         let acked = answer.membership.members.iter().map(|member| member.acked);
         (answer.stands, acked.sum::<u64>())
