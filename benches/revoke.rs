@@ -35,6 +35,12 @@ const COLD: usize = 20_000;
 /// The duration of the measurement of an idle instance.
 const IDLE: Duration = Duration::from_secs(10);
 
+/// What a Revoke is compared with: statements on one connection without Keyward.
+const BARE: [(&str, &str); 2] = [
+    ("a bare round trip", "SELECT n FROM bare LIMIT 1"),
+    ("a bare commit", "UPDATE bare SET n = n + 1"),
+];
+
 /// The table of results.
 #[derive(Default)]
 struct Table {
@@ -152,10 +158,7 @@ async fn commits(table: &mut Table, prefix: &str, postgres: &[(&'static str, &'s
     let (warm, _) = issue(&clients, "warm", 200).await;
     revoke(&clients, warm, CALLERS, true).await;
     let name = |name: &str| format!("{prefix}{name}");
-    for (label, statement) in [
-        ("a bare round trip", "SELECT n FROM bare LIMIT 1"),
-        ("a bare commit", "UPDATE bare SET n = n + 1"),
-    ] {
+    for (label, statement) in BARE {
         table.row(&name(label), bare(&cluster, statement).await);
     }
     for (label, count, callers) in [

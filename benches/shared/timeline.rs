@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::shared::{clients, issue};
-use super::{BINARY, INSTANCES, ONE_CALLER_REVOKES, options};
+use super::{BARE, BINARY, INSTANCES, ONE_CALLER_REVOKES, bare, options};
 
 /// The target of the events.
 const TARGET: &str = "keyward::timeline: ";
@@ -86,6 +86,11 @@ pub(crate) async fn measure() -> String {
         }
         columns[STEPS.len()].push(end - start);
     }
+    let mut bare_times = Vec::new();
+    for (name, statement) in BARE {
+        let mut times = bare(&cluster, statement).await;
+        bare_times.push((name, times.quantile(0.5), times.quantile(0.99)));
+    }
     let mut table =
         "| step of a Revoke, 1 caller | ms since the call, p50 | p99 |\n|---|---|---|\n".to_owned();
     let names = STEPS.iter().map(|(name, ..)| *name).chain(["returned"]);
@@ -95,8 +100,11 @@ pub(crate) async fn measure() -> String {
             continue;
         }
         column.sort_unstable();
-        let at = |quantile: f64| column[(column.len() as f64 * quantile) as usize] as f64 / 1_000.0;
-        let _ = writeln!(table, "| {name} | {:.2} | {:.2} |", at(0.5), at(0.99));
+        let at = |percent: usize| column[column.len() * percent / 100] as f64 / 1_000.0;
+        let _ = writeln!(table, "| {name} | {:.2} | {:.2} |", at(50), at(99));
+    }
+    for (name, p50, p99) in bare_times {
+        let _ = writeln!(table, "| for comparison: {name} | {p50:.2} | {p99:.2} |");
     }
     table
 }
