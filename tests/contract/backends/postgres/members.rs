@@ -415,19 +415,6 @@ async fn a_change_notice_reaches_a_listener() {
     assert_eq!(next_notice(&world).await, ChangeNotice::Changed);
 }
 
-/// The server refuses notices while their queue is full, too.
-#[tokio::test]
-async fn a_revocation_is_answered_although_its_notice_is_refused() {
-    let world = world_with(&[]).await;
-    let key = world.plain("42").await;
-    world
-        .by_hand("REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC")
-        .await;
-    let revoked = world.revoke(kill(key.id)).await;
-    assert_eq!(revoked.committed.revision, 1);
-    assert!(revoked.keys[0].revoke_time.is_some());
-}
-
 #[tokio::test]
 async fn on_commit_runs_only_after_commits_that_change_something() {
     let world = world_with(&[]).await;

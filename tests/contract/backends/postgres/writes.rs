@@ -252,3 +252,16 @@ async fn a_writer_that_panics_is_missed() {
     assert_eq!(ended.to_string(), expected);
     assert!(world.record(key.id).await.revoke_time.is_some());
 }
+
+/// The server refuses notices while their queue is full, too.
+#[tokio::test]
+async fn a_revocation_is_answered_although_its_notice_is_refused() {
+    let world = world_with(&[]).await;
+    let key = world.plain("42").await;
+    world
+        .by_hand("REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC")
+        .await;
+    let revoked = world.revoke(kill(key.id)).await;
+    assert_eq!(revoked.committed.revision, 1);
+    assert!(revoked.keys[0].revoke_time.is_some());
+}
