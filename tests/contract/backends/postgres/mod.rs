@@ -9,6 +9,7 @@ mod pooler;
 mod refusals;
 mod rights;
 mod schema;
+mod start;
 mod time_floor;
 mod writes;
 

@@ -256,7 +256,7 @@ async fn a_writer_that_panics_is_missed() {
 /// The server refuses notices while their queue is full, too.
 #[tokio::test]
 async fn a_revocation_is_answered_although_its_notice_is_refused() {
-    let world = world_with(&[]).await;
+    let world = World::new(fresh().await).await;
     let key = world.plain("42").await;
     world
         .by_hand("REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM PUBLIC")
