@@ -5,8 +5,8 @@
 
 mod l1;
 pub mod l2;
+mod reads;
 mod shared_cache;
-mod single_flight;
 
 #[cfg(test)]
 mod tests;
@@ -20,8 +20,8 @@ use keyward_ops::CacheMetrics;
 use keyward_store::{Found, StoreError};
 
 pub use l1::{Entry, L1};
+pub use reads::{Dependencies, Fetch, ReadLimits, Reads, fetch_keys, fetch_tokens};
 pub use shared_cache::SharedCache;
-pub use single_flight::{Dependencies, Fetch, Limiter, SingleFlight};
 
 /// The number of further reads for a record that was not admitted. Then the answer is UNAVAILABLE.
 const RETRIES: usize = 3;
@@ -107,7 +107,7 @@ pub struct Lookup<R> {
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
     l1: L1<R>,
-    reads: SingleFlight<R>,
+    reads: Reads<R>,
     metrics: CacheMetrics,
 }
 
@@ -117,7 +117,7 @@ impl<R: Fenced> Lookup<R> {
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         l1: L1<R>,
-        reads: SingleFlight<R>,
+        reads: Reads<R>,
         metrics: CacheMetrics,
     ) -> Self {
         Self {
@@ -152,10 +152,21 @@ impl<R: Fenced> Lookup<R> {
         digest: &Digest,
         consistency: Consistency,
     ) -> Result<Option<Admitted<R>>, LookupError> {
+        if consistency == Consistency::Default
+            && let Some(admitted) = self.cached(digest, Now::read(&*self.clock))
+        {
+            return Ok(Some(admitted));
+        }
+        self.find_behind(digest, consistency).await
+    }
+
+    /// Finds the record for `digest` behind L1, after `cached` has returned `None`.
+    pub async fn find_behind(
+        &self,
+        digest: &Digest,
+        consistency: Consistency,
+    ) -> Result<Option<Admitted<R>>, LookupError> {
         if consistency == Consistency::Default {
-            if let Some(admitted) = self.cached(digest, Now::read(&*self.clock)) {
-                return Ok(Some(admitted));
-            }
             let found = self.l1.get(digest);
             found
                 .map_or(&self.metrics.miss, |_| &self.metrics.refused)
@@ -254,13 +265,22 @@ impl<R> std::fmt::Debug for Lookup<R> {
 
 /// The result of a read, which callers share.
 #[derive(Debug)]
-pub struct Fetched<R> {
+struct Fetched<R> {
     /// The record with its stamp; `None` without a record.
-    pub record: Option<Arc<Entry<R>>>,
+    record: Option<Arc<Entry<R>>>,
     /// The stamp of the read, also without a record.
-    pub stamp: Stamp,
+    stamp: Stamp,
     /// Whether the record came from the shared cache.
-    pub from_shared_cache: bool,
+    from_shared_cache: bool,
+}
+
+impl<R> Clone for Fetched<R> {
+    fn clone(&self) -> Self {
+        Self {
+            record: self.record.clone(),
+            ..*self
+        }
+    }
 }
 
 impl<R: Fenced> From<Found<R>> for Fetched<R> {

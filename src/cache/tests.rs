@@ -14,8 +14,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use keyward_core::fence::{Change, Epoch, Page, Start};
 use keyward_core::key::{BootTime, Role, SlotName};
-use keyward_ops::Metrics;
-use keyward_store::Control;
+use keyward_ops::{Metrics, Tasks};
 
 const EPOCH: Epoch = Epoch {
     system: 1,
@@ -37,22 +36,30 @@ impl Clock for Still {
     }
 }
 
-/// A store whose reads wait for a permit of the test.
+/// A store whose statements wait for a permit of the test.
 struct World {
     fence: Arc<Fence>,
-    reads: AtomicUsize,
+    /// The digests in each statement.
+    statements: Mutex<Vec<usize>>,
     answers: Semaphore,
     /// The head that every read returns.
     head: Mutex<u64>,
     /// The entries of the shared cache.
     shared: Mutex<HashMap<Digest, (TokenRecord, Stamp)>>,
+    /// Permits for its answers.
+    shared_answers: Semaphore,
     refused: AtomicUsize,
 }
 
 #[async_trait]
 impl SharedCache<TokenRecord> for World {
-    async fn get(&self, digest: &Digest) -> Option<(TokenRecord, Stamp)> {
-        self.shared.lock().get(digest).cloned()
+    async fn get_many(&self, digests: &[Digest]) -> Vec<Option<(TokenRecord, Stamp)>> {
+        let _permit = self.shared_answers.acquire().await.unwrap();
+        let entries = self.shared.lock();
+        digests
+            .iter()
+            .map(|digest| entries.get(digest).cloned())
+            .collect()
     }
 
     fn put(&self, digest: &Digest, record: &TokenRecord, stamp: Stamp) {
@@ -92,44 +99,45 @@ impl World {
         fence.absorb(Now::read(&Still), &page).unwrap();
         Arc::new(Self {
             fence,
-            reads: AtomicUsize::new(0),
+            statements: Mutex::default(),
             answers: Semaphore::new(0),
             head: Mutex::new(1),
             shared: Mutex::default(),
+            shared_answers: Semaphore::new(1),
             refused: AtomicUsize::new(0),
         })
     }
 
-    fn lookup(self: &Arc<Self>, limiter: Limiter) -> Arc<Lookup<TokenRecord>> {
-        self.lookup_behind(None, limiter)
+    fn lookup(self: &Arc<Self>, limits: ReadLimits) -> Arc<Lookup<TokenRecord>> {
+        self.lookup_behind(None, limits)
     }
 
     /// A lookup with the shared cache.
-    fn sharing(self: &Arc<Self>) -> Arc<Lookup<TokenRecord>> {
+    fn sharing(self: &Arc<Self>, limits: ReadLimits) -> Arc<Lookup<TokenRecord>> {
         let shared = Arc::clone(self) as Arc<dyn SharedCache<TokenRecord>>;
-        self.lookup_behind(Some(shared), many())
+        self.lookup_behind(Some(shared), limits)
     }
 
     fn lookup_behind(
         self: &Arc<Self>,
         shared: Option<Arc<dyn SharedCache<TokenRecord>>>,
-        limiter: Limiter,
+        limits: ReadLimits,
     ) -> Arc<Lookup<TokenRecord>> {
         let world = Arc::clone(self);
-        let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
+        let fetch: Fetch<TokenRecord> = Arc::new(move |digests| {
             let world = Arc::clone(&world);
-            async move { world.read(digest).await }.boxed()
+            async move { world.read(digests).await }.boxed()
         });
         let metrics = Metrics::new(&[]);
-        let reads = SingleFlight::new(Dependencies {
+        let dependencies = Dependencies {
             fetch,
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::new(Still),
-            control: Control::new(tokio::runtime::Handle::current()),
-            limiter,
+            limits,
             refused: metrics.store_permits_refused.clone(),
-        });
+        };
+        let reads = Reads::start(dependencies, &Tasks::default());
         Arc::new(Lookup::new(
             Arc::clone(&self.fence),
             Arc::new(Still),
@@ -139,18 +147,22 @@ impl World {
         ))
     }
 
-    async fn read(&self, digest: Digest) -> Result<Found<TokenRecord>, StoreError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
+    async fn read(&self, digests: Vec<Digest>) -> Result<Vec<Found<TokenRecord>>, StoreError> {
+        self.statements.lock().push(digests.len());
         self.answers.acquire().await.unwrap().forget();
-        let known = digest == known(1);
-        Ok(Found {
-            record: known.then(record),
+        if digests.contains(&DAMAGED) {
+            return Err(StoreError::Damaged("a row".to_owned()));
+        }
+        let found = digests.iter().map(|digest| Found {
+            record: (*digest == known(1)).then(record),
             stamp: at(*self.head.lock()),
-        })
+        });
+        Ok(found.collect())
     }
 
+    /// The number of digests that were read.
     fn reads(&self) -> usize {
-        self.reads.load(Ordering::SeqCst)
+        self.statements.lock().iter().sum()
     }
 
     async fn until_reads(&self, count: usize) {
@@ -179,12 +191,33 @@ fn at(revision: u64) -> Stamp {
     }
 }
 
+/// Its record makes a statement fail.
+const DAMAGED: Digest = Digest::from_bytes([99; 32]);
+
 fn known(n: u8) -> Digest {
     Digest::from_bytes([n; 32])
 }
 
-fn many() -> Limiter {
-    Limiter::new(10, 10, SHORT)
+/// Statements for one digest each.
+fn limits(readers: usize, waiting: usize) -> ReadLimits {
+    ReadLimits {
+        readers,
+        batch: 1,
+        waiting,
+        patience: SHORT,
+    }
+}
+
+fn many() -> ReadLimits {
+    limits(10, 10)
+}
+
+/// One statement at a time.
+fn gathering() -> ReadLimits {
+    ReadLimits {
+        batch: 64,
+        ..limits(1, 100)
+    }
 }
 
 type Outcome = Result<Option<Admitted<TokenRecord>>, LookupError>;
@@ -285,7 +318,7 @@ async fn an_instance_that_is_not_fresh_does_not_read() {
 #[tokio::test]
 async fn concurrent_misses_are_limited_and_hits_are_not() {
     let world = World::new();
-    let lookup = world.lookup(Limiter::new(2, 3, SHORT));
+    let lookup = world.lookup(limits(2, 3));
     world.answers.add_permits(1);
     lookup.find(&known(1), Consistency::Default).await.unwrap();
     let flood: Vec<_> = (10..30)
@@ -307,11 +340,70 @@ async fn concurrent_misses_are_limited_and_hits_are_not() {
     lookup.find(&known(40), Consistency::Default).await.unwrap();
 }
 
+/// The reads that arrive during a statement form the next one.
+#[tokio::test]
+async fn concurrent_misses_take_one_statement_and_a_damaged_record_fails_alone() {
+    let world = World::new();
+    let lookup = world.lookup(gathering());
+    let first = ask(&lookup, known(2), Consistency::Default);
+    world.until_reads(1).await;
+    let digests = (10..30).map(known).chain([DAMAGED, known(1)]);
+    let callers: Vec<_> = digests
+        .map(|digest| ask(&lookup, digest, Consistency::Default))
+        .collect();
+    // All have queued their reads after this.
+    tokio::task::yield_now().await;
+    world.answers.add_permits(100);
+    assert!(first.await.unwrap().unwrap().is_none());
+    let mut outcomes = Vec::new();
+    for caller in callers {
+        outcomes.push(caller.await.unwrap());
+    }
+    assert!(outcomes.pop().unwrap().unwrap().is_some());
+    let damaged = outcomes.pop().unwrap();
+    assert!(
+        matches!(&damaged, Err(LookupError::Store(error)) if matches!(**error, StoreError::Damaged(_))),
+        "{damaged:?}"
+    );
+    assert!(outcomes.into_iter().all(|found| found.unwrap().is_none()));
+    let statements = world.statements.lock().clone();
+    assert_eq!(statements[..2], [1, 22]);
+    assert_eq!(statements[2..], [1; 22], "each alone after the damaged one");
+}
+
+/// A reader that panics fails the reads in its hands.
+#[tokio::test]
+async fn a_lost_read_ends_with_an_error() {
+    let world = World::new();
+    let lookup = world.lookup(limits(1, 10));
+    world.answers.close();
+    let lost = lookup.find(&known(1), Consistency::Default).await;
+    assert!(matches!(lost, Err(LookupError::Store(_))), "{lost:?}");
+}
+
+/// A slow shared cache holds up only the reads for which it has a place, and not for ever.
+#[tokio::test]
+async fn reads_pass_by_a_slow_shared_cache() {
+    let world = World::new();
+    let lookup = world.sharing(limits(1, 10));
+    let held = world.shared_answers.acquire().await.unwrap();
+    for n in [2, 3] {
+        ask(&lookup, known(n), Consistency::Default);
+        // The caller queues its read, and the reader takes the first one.
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+    }
+    world.answers.add_permits(10);
+    let found = ask(&lookup, known(1), Consistency::Default).await.unwrap();
+    assert!(found.unwrap().is_some());
+    drop(held);
+}
+
 #[tokio::test]
 async fn an_entry_of_another_instance_saves_the_store_read() {
     let world = World::new();
     world.put(&known(1), &record(), at(1));
-    let lookup = world.sharing();
+    let lookup = world.sharing(many());
     for _ in 0..2 {
         let found = lookup.find(&known(1), Consistency::Default).await.unwrap();
         assert!(found.is_some());
@@ -327,7 +419,7 @@ async fn a_record_is_put_into_the_shared_cache_with_its_admitted_revision() {
     let world = World::new();
     *world.head.lock() = 5;
     world.answers.add_permits(2);
-    let lookup = world.sharing();
+    let lookup = world.sharing(many());
     lookup.find(&known(1), Consistency::Default).await.unwrap();
     let (shared, stamp) = world.shared.lock().get(&known(1)).cloned().unwrap();
     assert_eq!((shared, stamp), (record(), at(5)));
@@ -351,7 +443,7 @@ async fn a_late_put_of_an_old_record_is_refused_and_replaced() {
     ] {
         world.put(&known(1), &record(), stale);
         world.answers.add_permits(1);
-        let lookup = world.sharing();
+        let lookup = world.sharing(many());
         let found = lookup.find(&known(1), Consistency::Default).await.unwrap();
         assert_eq!(found.unwrap().entry.stamp(), at(1), "the store's record");
         assert_eq!(world.shared.lock().get(&known(1)).unwrap().1, at(1));
@@ -366,7 +458,7 @@ async fn a_superseded_record_is_not_put_into_the_shared_cache() {
     let world = World::new();
     *world.head.lock() = 0;
     world.answers.add_permits(10);
-    let lookup = world.sharing();
+    let lookup = world.sharing(many());
     let refused = lookup.find(&known(1), Consistency::Default).await;
     assert!(matches!(refused, Err(LookupError::NotFresh)), "{refused:?}");
     assert!(world.shared.lock().is_empty());

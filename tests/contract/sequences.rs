@@ -17,7 +17,7 @@ use keyward_testkit::Random;
 
 use crate::backends;
 use crate::world::{
-    Backend, DAY, HOUR, World, account, actor, metadata, networks, reason, scopes, sealed,
+    Backend, DAY, HOUR, World, account, actor, find, metadata, networks, reason, scopes, sealed,
 };
 
 const SEQUENCES: u64 = 20;
@@ -294,7 +294,7 @@ impl Side {
                 other => shown(&other),
             },
             Call::Find(digest) => {
-                let found = store.find_key(&digest).await?;
+                let found = find(&*store, &digest).await?;
                 shown(&(found.record, found.stamp.revision))
             }
             Call::Get(target) => shown(&store.get_key(&target).await?),

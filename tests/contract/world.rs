@@ -49,6 +49,16 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn follow(&self, _clock: &ManualClock) {}
 }
 
+/// Finds one key.
+pub(crate) async fn find(
+    store: &dyn Store,
+    digest: &Digest,
+) -> keyward_store::Result<Found<KeyRecord>> {
+    let mut found = store.find_keys(std::slice::from_ref(digest)).await?;
+    assert_eq!(found.len(), 1);
+    Ok(found.remove(0))
+}
+
 /// A store and its environment.
 pub(crate) struct World {
     backend: Box<dyn Backend>,
@@ -275,7 +285,7 @@ impl World {
     }
 
     pub(crate) async fn find(&self, digest: &Digest) -> Found<KeyRecord> {
-        self.store.find_key(digest).await.unwrap()
+        find(&*self.store, digest).await.unwrap()
     }
 
     pub(crate) async fn find_token(&self, digest: &Digest) -> Found<TokenRecord> {

@@ -3,16 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use keyward::auth::{Caller, Callers, Denied};
-use keyward::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, SharedCache, SingleFlight};
+use keyward::cache::{
+    Dependencies, Fenced, Fetch, L1, Lookup, ReadLimits, Reads, SharedCache, fetch_keys,
+    fetch_tokens,
+};
 use keyward::replication::{
     Barrier, Registration, StoreTime, Tail, end_graces, wake_on_store_notices, watch_membership,
 };
 use keyward::service::Service;
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, Prefix, SecretText, TOKEN_PREFIX, TokenRecord};
-use keyward_ops::CacheMetrics;
+use keyward_ops::{CacheMetrics, Tasks};
 use keyward_store::{Control, Store};
 use keyward_store_memory::MemoryStore;
 use keyward_testkit::Random;
@@ -182,42 +184,52 @@ impl Parts {
     }
 
     fn keys(&self) -> Lookup<KeyRecord> {
-        let store = Arc::clone(&self.store);
-        let fetch: Fetch<KeyRecord> = Arc::new(move |digest| {
-            let store = Arc::clone(&store);
-            async move { store.find_key(&digest).await }.boxed()
-        });
         let shared = self.world.shared_cache.clone();
         let shared = shared.map(|shared| shared as Arc<dyn SharedCache<KeyRecord>>);
-        self.lookup(fetch, shared, self.world.metrics.key_cache.clone())
+        let (fetch, metrics) = (
+            fetch_keys(self.store.clone()),
+            &self.world.metrics.key_cache,
+        );
+        self.lookup(fetch, shared, 8, metrics)
     }
 
     fn tokens(&self) -> Lookup<TokenRecord> {
-        let store = Arc::clone(&self.store);
-        let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
-            let store = Arc::clone(&store);
-            async move { store.find_token(&digest).await }.boxed()
-        });
-        self.lookup(fetch, None, self.world.metrics.token_cache.clone())
+        let (fetch, metrics) = (
+            fetch_tokens(self.store.clone()),
+            &self.world.metrics.token_cache,
+        );
+        self.lookup(fetch, None, 1, metrics)
     }
 
     fn lookup<R: Fenced>(
         &self,
         fetch: Fetch<R>,
         shared: Option<Arc<dyn SharedCache<R>>>,
-        metrics: CacheMetrics,
+        batch: usize,
+        metrics: &CacheMetrics,
     ) -> Lookup<R> {
-        let flights = SingleFlight::new(Dependencies {
+        let dependencies = Dependencies {
             fetch,
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
-            control: self.control.clone(),
-            limiter: Limiter::new(4, 64, Duration::from_secs(2)),
+            limits: ReadLimits {
+                readers: 4,
+                batch,
+                waiting: 64,
+                patience: Duration::from_secs(2),
+            },
             refused: self.world.metrics.store_permits_refused.clone(),
-        });
+        };
+        let reads = Reads::start(dependencies, &Tasks::default());
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let bytes = u64::try_from(self.l1).unwrap_or(u64::MAX) << 20;
-        Lookup::new(fence, clock, L1::new(self.l1, bytes), flights, metrics)
+        Lookup::new(
+            fence,
+            clock,
+            L1::new(self.l1, bytes),
+            reads,
+            metrics.clone(),
+        )
     }
 }

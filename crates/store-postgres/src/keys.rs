@@ -52,8 +52,8 @@ impl Keys for PostgresStore {
             .await
     }
 
-    async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
-        self.gather.find(digest).await
+    async fn find_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>> {
+        self.look_up_keys(digests).await
     }
 
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {

@@ -96,24 +96,36 @@ impl Keys for SqliteStore {
         Ok(answer)
     }
 
-    async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
-        // I2: one statement, so one snapshot, reads the record and the head.
-        let row = sqlx::query(concat!(
-            "SELECT ",
+    async fn find_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>> {
+        // I2: one statement, so one snapshot, reads the records and the head.
+        let found = sqlx::query(concat!(
+            "WITH RECURSIVE asked(place) AS (
+                 VALUES (1) UNION ALL SELECT place + 32 FROM asked WHERE place + 32 < length(?1)
+             )
+             SELECT ",
             key_columns!(),
             ",
                     (SELECT max(revision) FROM key_changes) AS head,
                     (SELECT incarnation FROM log_state) AS incarnation
-               FROM (SELECT 1) LEFT JOIN api_keys ON digest = ?"
+               FROM asked LEFT JOIN api_keys ON digest = substr(?1, place, 32)
+              ORDER BY place"
         ))
-        .bind(digest.as_bytes().to_vec())
-        .fetch_one(&self.readers)
+        .bind(
+            digests
+                .iter()
+                .flat_map(|digest| *digest.as_bytes())
+                .collect::<Vec<_>>(),
+        )
+        .fetch_all(&self.readers)
         .await
         .map_err(store_error)?;
-        Ok(Found {
-            record: rows::optional_key(&row)?,
-            stamp: self.stamp(&row)?,
-        })
+        let found = found.iter().map(|row| {
+            Ok(Found {
+                record: rows::optional_key(row)?,
+                stamp: self.stamp(row)?,
+            })
+        });
+        found.collect()
     }
 
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {

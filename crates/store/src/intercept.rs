@@ -80,7 +80,7 @@ forward! {
         issue(new: NewKey, actor: &Actor) -> Issued;
         revoke(revocation: Revocation, actor: &Actor) -> RevokeAnswer;
         update(id: KeyId, changes: KeyChanges, actor: &Actor) -> UpdateAnswer;
-        find_key(digest: &Digest) -> Found<KeyRecord>;
+        find_keys as "find_key" (digests: &[Digest]) -> Vec<Found<KeyRecord>>;
         end_graces() -> u64;
         get_key(target: &KeyTarget) -> Option<StoredKey>;
         list_keys(query: ListKeys) -> Vec<KeyRecord>;
