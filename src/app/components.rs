@@ -11,10 +11,7 @@ use tonic_health::server::HealthReporter;
 
 use super::{CACHED_KEYS, CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
 use crate::cache::l2::L2;
-use crate::cache::{
-    Dependencies, Fenced, Fetch, L1, Lookup, ReadLimits, Reads, SharedCache, fetch_keys,
-    fetch_tokens,
-};
+use crate::cache::{Dependencies, Fenced, L1, Lookup, Reads, Records, SharedCache};
 use crate::config::Settings;
 use crate::grpc::Tls;
 use crate::replication::{
@@ -109,40 +106,34 @@ impl Base {
     pub(super) fn keys(&self) -> Lookup<KeyRecord> {
         let entries = self.l2.as_ref().map(|l2| Arc::clone(&l2.entries));
         let shared = entries.map(|entries| entries as Arc<dyn SharedCache<KeyRecord>>);
-        let (fetch, metrics) = (fetch_keys(Arc::clone(&self.store)), &self.metrics.key_cache);
-        self.lookup(fetch, shared, READS, CACHED_KEYS, metrics)
+        self.lookup(shared, CACHED_KEYS, self.metrics.key_cache.clone())
     }
 
     pub(super) fn tokens(&self) -> Lookup<TokenRecord> {
-        let (fetch, metrics) = (
-            fetch_tokens(Arc::clone(&self.store)),
-            &self.metrics.token_cache,
-        );
-        // Few tokens are in use, so each is read alone.
-        let limits = ReadLimits { batch: 1, ..READS };
-        self.lookup(fetch, None, limits, CACHED_TOKENS, metrics)
+        self.lookup(None, CACHED_TOKENS, self.metrics.token_cache.clone())
     }
 
     /// Each lookup has its own readers, so that reads of unknown keys cannot block the callers' tokens.
     fn lookup<R: Fenced>(
         &self,
-        fetch: Fetch<R>,
         shared: Option<Arc<dyn SharedCache<R>>>,
-        limits: ReadLimits,
         (items, bytes): (usize, u64),
-        metrics: &CacheMetrics,
-    ) -> Lookup<R> {
+        metrics: CacheMetrics,
+    ) -> Lookup<R>
+    where
+        Arc<dyn Store>: Records<R>,
+    {
         let dependencies = Dependencies {
-            fetch,
+            store: Box::new(Arc::clone(&self.store)),
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
-            limits,
+            limits: READS,
             refused: self.metrics.store_permits_refused.clone(),
         };
         let reads = Reads::start(dependencies, &self.tasks);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        Lookup::new(fence, clock, L1::new(items, bytes), reads, metrics.clone())
+        Lookup::new(fence, clock, L1::new(items, bytes), reads, metrics)
     }
 
     pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<Option<()>>> {

@@ -13,14 +13,14 @@ mod tests;
 
 use std::sync::Arc;
 
-use keyward_core::fence::{Admission, Fence, Now, Snapshot, Stamp};
+use keyward_core::fence::{Admission, Fence, Now, Snapshot};
 use keyward_core::key::{Clock, KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_ops::CacheMetrics;
-use keyward_store::{Found, StoreError};
+use keyward_store::StoreError;
 
 pub use l1::{Entry, L1};
-pub use reads::{Dependencies, Fetch, ReadLimits, Reads, fetch_keys, fetch_tokens};
+pub use reads::{Dependencies, ReadLimits, Reads, Records};
 pub use shared_cache::SharedCache;
 
 /// The number of further reads for a record that was not admitted. Then the answer is UNAVAILABLE.
@@ -87,7 +87,7 @@ pub enum LookupError {
 /// The allowed sources of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
-    /// L1, L2, or a read that another caller began.
+    /// L1, L2, or a read of the store.
     Default,
     /// Only a read of the store that begins after the call.
     Strong,
@@ -175,8 +175,7 @@ impl<R: Fenced> Lookup<R> {
         for retry in 0..=RETRIES {
             let source = match (consistency, retry) {
                 (Consistency::Default, 0) => Source::SharedCacheFirst,
-                (Consistency::Default, _) => Source::Store,
-                (Consistency::Strong, _) => Source::StoreUnshared,
+                _ => Source::Store,
             };
             match self.read(digest, source).await? {
                 ReadOutcome::Found(admitted) => return Ok(Some(admitted)),
@@ -204,9 +203,6 @@ impl<R: Fenced> Lookup<R> {
         };
         let now = Now::read(&*self.clock);
         let Some(admitted) = self.admit(&snapshot, Arc::clone(entry), now)? else {
-            if found.from_shared_cache {
-                self.reads.note_refused();
-            }
             return Ok(ReadOutcome::Superseded);
         };
         self.l1.insert(*digest, Arc::clone(entry));
@@ -241,10 +237,8 @@ impl<R: Fenced> Lookup<R> {
 enum Source {
     /// The shared cache, and the store if the shared cache has no entry.
     SharedCacheFirst,
-    /// The store, by a read that callers may share.
+    /// The store.
     Store,
-    /// The store, by a read for this caller alone. It sees every change committed before the call.
-    StoreUnshared,
 }
 
 /// The outcome of a read behind L1.
@@ -260,38 +254,5 @@ enum ReadOutcome<R> {
 impl<R> std::fmt::Debug for Lookup<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Lookup")
-    }
-}
-
-/// The result of a read, which callers share.
-#[derive(Debug)]
-struct Fetched<R> {
-    /// The record with its stamp; `None` without a record.
-    record: Option<Arc<Entry<R>>>,
-    /// The stamp of the read, also without a record.
-    stamp: Stamp,
-    /// Whether the record came from the shared cache.
-    from_shared_cache: bool,
-}
-
-impl<R> Clone for Fetched<R> {
-    fn clone(&self) -> Self {
-        Self {
-            record: self.record.clone(),
-            ..*self
-        }
-    }
-}
-
-impl<R: Fenced> From<Found<R>> for Fetched<R> {
-    fn from(found: Found<R>) -> Self {
-        let stamp = found.stamp;
-        Self {
-            record: found
-                .record
-                .map(|record| Arc::new(Entry::new(record, stamp))),
-            stamp,
-            from_shared_cache: false,
-        }
     }
 }

@@ -1,63 +1,54 @@
-//! Reads behind L1, in batches. Concurrent callers that need the same record share one read. The reads
-//! that arrive while others are in progress form the next batch, which takes one statement. Limits
-//! bound the batches and the waiting reads, so neither a flood of unknown keys nor an empty L2
-//! overloads the store.
+//! Reads behind L1, in batches. The reads that arrive while others are in progress form the next batch,
+//! which takes one statement, and callers that need the same record share one read. Limits bound the
+//! batches and the waiting reads, so neither a flood of unknown keys nor an empty L2 overloads the
+//! store.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as Place;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::{SetOnce, mpsc};
-use tokio::time::timeout;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
 use tracing::{Instrument, Span};
 
-use super::{Entry, Fenced, Fetched, LookupError, SharedCache, Source};
+use super::{Entry, Fenced, LookupError, SharedCache, Source};
 use keyward_core::fence::{Admission, Fence, Now, Snapshot, Stamp};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_ops::Tasks;
 use keyward_store::{Found, Store, StoreError};
 
-/// Reads the records behind digests from the store, in the order of the digests.
-pub type Fetch<R> =
-    Arc<dyn Fn(Vec<Digest>) -> BoxFuture<'static, Result<Vec<Found<R>>, StoreError>> + Send + Sync>;
-
-type ReadResult<R> = Result<Fetched<R>, LookupError>;
-
-/// Reads keys from `store`.
-pub fn fetch_keys(store: Arc<dyn Store>) -> Fetch<KeyRecord> {
-    Arc::new(move |digests| {
-        let store = Arc::clone(&store);
-        async move { store.find_keys(&digests).await }.boxed()
-    })
+/// The records of one kind in a store.
+#[async_trait]
+pub trait Records<R>: Send + Sync + 'static {
+    /// Finds the records behind `digests`, in their order.
+    async fn find_all(&self, digests: &[Digest]) -> Result<Vec<Found<R>>, StoreError>;
 }
 
-/// Reads callers' tokens from `store`.
-pub fn fetch_tokens(store: Arc<dyn Store>) -> Fetch<TokenRecord> {
-    Arc::new(move |digests| {
-        let store = Arc::clone(&store);
-        async move {
-            let mut found = Vec::with_capacity(digests.len());
-            for digest in &digests {
-                found.push(store.find_token(digest).await?);
-            }
-            Ok(found)
-        }
-        .boxed()
-    })
+#[async_trait]
+impl Records<KeyRecord> for Arc<dyn Store> {
+    async fn find_all(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>, StoreError> {
+        self.find_keys(digests).await
+    }
+}
+
+#[async_trait]
+impl Records<TokenRecord> for Arc<dyn Store> {
+    async fn find_all(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>, StoreError> {
+        self.find_tokens(digests).await
+    }
 }
 
 /// The limits of the reads of one kind of record.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadLimits {
-    /// The concurrent batches: of the store, and of the shared cache.
+    /// The tasks that perform batches: for the store, and for the shared cache.
     pub readers: usize,
-    /// The reads of one batch.
+    /// The reads in one batch.
     pub batch: usize,
     /// The reads that wait for the store.
     pub waiting: usize,
@@ -65,17 +56,10 @@ pub struct ReadLimits {
     pub patience: Duration,
 }
 
-impl ReadLimits {
-    /// The reads that take part in a batch at the same time.
-    const fn running(&self) -> usize {
-        self.readers * self.batch
-    }
-}
-
 /// The dependencies of [`Reads`].
 pub struct Dependencies<R> {
-    /// Reads the store.
-    pub fetch: Fetch<R>,
+    /// The store.
+    pub store: Box<dyn Records<R>>,
     /// The shared cache in front of the store, if there is one.
     pub shared: Option<Arc<dyn SharedCache<R>>>,
     /// Admits records to the shared cache.
@@ -88,307 +72,266 @@ pub struct Dependencies<R> {
     pub refused: Counter,
 }
 
-/// Reads records for callers.
-pub struct Reads<R> {
-    sources: Arc<Sources<R>>,
-    shared: Option<Queue<R>>,
-    store: Queue<R>,
+type ReadResult<R> = Result<Found<Arc<Entry<R>>>, LookupError>;
+type Callers<R> = Vec<oneshot::Sender<ReadResult<R>>>;
+type Key = (Digest, Source);
+type Queue = mpsc::Sender<Key>;
+
+/// A read that has not begun.
+struct Waiting<R> {
+    callers: Callers<R>,
+    since: Instant,
+    /// The span of the first caller.
+    span: Span,
 }
 
-type Queue<R> = mpsc::Sender<Reading<R>>;
+/// What callers and readers share.
+struct Board<R> {
+    with: Dependencies<R>,
+    waiting: Mutex<HashMap<Key, Waiting<R>>>,
+}
+
+/// Reads records for callers.
+pub struct Reads<R> {
+    board: Arc<Board<R>>,
+    shared: Option<Queue>,
+    store: Queue,
+}
 
 impl<R: Fenced> Reads<R> {
     /// Starts the readers on the current runtime. They end when this is dropped.
-    pub fn start(dependencies: Dependencies<R>, tasks: &Tasks) -> Self {
-        let limits = dependencies.limits;
-        let sources = Arc::new(Sources {
-            dependencies,
-            joinable: Mutex::default(),
+    pub fn start(with: Dependencies<R>, tasks: &Tasks) -> Self {
+        let limits = with.limits;
+        let shared = with.shared.clone();
+        let waiting = Mutex::default();
+        let board = Arc::new(Board { with, waiting });
+        let (store, queue) = mpsc::channel(limits.waiting);
+        board.start_readers("store reads", queue, tasks, |board, batch| async move {
+            board.read_store(batch).await;
         });
-        let (store, waiting) = mpsc::channel(limits.waiting + limits.running());
-        let reader = Arc::clone(&sources);
-        start_readers("store reads", waiting, limits, tasks, move |batch| {
-            Arc::clone(&reader).read_store(batch)
-        });
-        let shared = sources.dependencies.shared.clone().map(|cache| {
-            let (queue, waiting) = mpsc::channel(limits.running());
-            let (reader, store) = (Arc::clone(&sources), store.clone());
-            start_readers("shared reads", waiting, limits, tasks, move |batch| {
-                let (reader, cache) = (Arc::clone(&reader), Arc::clone(&cache));
-                reader.read_shared(cache, batch, store.clone())
+        let shared = shared.map(|cache| {
+            let (shared, queue) = mpsc::channel(limits.readers * limits.batch);
+            let store = store.clone();
+            board.start_readers("shared reads", queue, tasks, move |board, batch| {
+                let (cache, store) = (Arc::clone(&cache), store.clone());
+                async move { board.read_shared(&*cache, batch, &store).await }
             });
-            queue
+            shared
         });
         Self {
-            sources,
+            board,
             shared,
             store,
         }
     }
 
-    /// Reads a record. A shared read may have begun before this call; its stamp says how recent the
-    /// result is.
+    /// Reads a record. The read begins after this call, so it sees every change committed before.
     pub(super) async fn read(&self, digest: &Digest, source: Source) -> ReadResult<R> {
-        let read = self.join_or_queue((*digest, source));
-        let patience = self.sources.dependencies.limits.patience;
-        if timeout(patience, read.result.wait()).await.is_err() && read.take() {
-            self.sources.refuse(&read);
+        let (caller, mut result) = oneshot::channel();
+        let mut callers = vec![caller];
+        if let (Source::SharedCacheFirst, Some(shared)) = (source, &self.shared) {
+            callers = self.board.queue(shared, (*digest, source), callers);
         }
-        read.result.wait().await.clone()
-    }
-
-    /// Counts an entry of the shared cache that the fence did not admit.
-    pub(super) fn note_refused(&self) {
-        if let Some(shared) = &self.sources.dependencies.shared {
-            shared.note_refused();
-        }
-    }
-
-    fn join_or_queue(&self, key: (Digest, Source)) -> Arc<Read<R>> {
-        let is_joinable = key.1 != Source::StoreUnshared;
-        let mut joinable = self.sources.joinable.lock();
-        if is_joinable && let Some(read) = joinable.get(&key) {
-            return Arc::clone(read);
-        }
-        let read = Arc::new(Read {
-            key,
-            is_taken: AtomicBool::new(false),
-            result: SetOnce::new(),
-            span: Span::current(),
-        });
-        if is_joinable {
-            joinable.insert(key, Arc::clone(&read));
-        }
-        drop(joinable);
-        let mut reading = Reading {
-            read: Arc::clone(&read),
-            sources: Arc::clone(&self.sources),
-        };
-        if key.1 == Source::SharedCacheFirst
-            && let Some(shared) = &self.shared
-        {
-            match shared.try_send(reading) {
-                Ok(()) => return read,
-                // The shared cache is slow.
-                Err(error) => reading = error.into_inner(),
-            }
-        }
-        reading.queue_for_store(&self.store);
-        read
-    }
-}
-
-/// Starts the readers of a queue: each takes what waits there and performs it as one batch.
-fn start_readers<R: Fenced, F>(
-    name: &str,
-    queue: mpsc::Receiver<Reading<R>>,
-    limits: ReadLimits,
-    tasks: &Tasks,
-    perform: impl Fn(Vec<Reading<R>>) -> F + Clone + Send + Sync + 'static,
-) where
-    F: Future<Output = ()> + Send,
-{
-    let queue = Arc::new(tokio::sync::Mutex::new(queue));
-    for _ in 0..limits.readers {
-        let (queue, perform) = (Arc::clone(&queue), perform.clone());
-        tasks.spawn(name, async move {
-            loop {
-                let mut batch = Vec::with_capacity(limits.batch);
-                // The lock is released before the reads, so that the next reader gathers meanwhile.
-                let count = queue.lock().await.recv_many(&mut batch, limits.batch).await;
-                if count == 0 {
-                    return;
+        // If the shared cache is slow, the store gets the read.
+        self.board.queue_for_store(&self.store, *digest, callers);
+        loop {
+            match timeout(self.board.with.limits.patience, &mut result).await {
+                Ok(Ok(result)) => return result,
+                Ok(Err(_)) => {
+                    let lost = StoreError::Unavailable("a read ended without a result".to_owned());
+                    return Err(LookupError::Store(Arc::new(lost)));
                 }
-                perform(batch).await;
-            }
-        });
-    }
-}
-
-/// What the readers share.
-struct Sources<R> {
-    dependencies: Dependencies<R>,
-    /// The reads that later callers may join.
-    joinable: Mutex<HashMap<(Digest, Source), Arc<Read<R>>>>,
-}
-
-impl<R: Fenced> Sources<R> {
-    /// Reads from the shared cache, and queues for the store what is not there.
-    async fn read_shared(
-        self: Arc<Self>,
-        cache: Arc<dyn SharedCache<R>>,
-        batch: Vec<Reading<R>>,
-        store: Queue<R>,
-    ) {
-        let found = cache.get_many(&digests(&batch)).await;
-        for (reading, found) in batch.into_iter().zip(found) {
-            match found {
-                Some((record, stamp)) => reading.end(Ok(Fetched {
-                    record: Some(Arc::new(Entry::new(record, stamp))),
-                    stamp,
-                    from_shared_cache: true,
-                })),
-                None => reading.queue_for_store(&store),
+                Err(_) => self.board.refuse_old(),
             }
         }
     }
+}
 
-    /// Reads from the store. The records are put into the shared cache.
-    async fn read_store(self: Arc<Self>, mut batch: Vec<Reading<R>>) {
-        batch.retain(|reading| reading.read.take());
-        let Some(first) = batch.first() else {
+/// Reads that have begun.
+type Batch<R> = Vec<(Digest, Waiting<R>)>;
+
+impl<R: Fenced> Board<R> {
+    /// Starts the readers of a queue. Each takes what waits there and performs it as one batch.
+    fn start_readers<F: Future<Output = ()> + Send>(
+        self: &Arc<Self>,
+        name: &str,
+        queue: mpsc::Receiver<Key>,
+        tasks: &Tasks,
+        perform: impl Fn(Arc<Self>, Batch<R>) -> F + Clone + Send + Sync + 'static,
+    ) {
+        let ReadLimits { readers, batch, .. } = self.with.limits;
+        let queue = Arc::new(tokio::sync::Mutex::new(queue));
+        for _ in 0..readers {
+            let (board, queue, perform) = (Arc::clone(self), Arc::clone(&queue), perform.clone());
+            tasks.spawn(name, async move {
+                let mut keys = Vec::with_capacity(batch);
+                // The lock is released before the reads, so that the next reader gathers meanwhile.
+                while queue.lock().await.recv_many(&mut keys, batch).await > 0 {
+                    perform(Arc::clone(&board), board.begin(keys.drain(..))).await;
+                }
+            });
+        }
+    }
+
+    /// Queues a read, or adds its callers to one that has not begun. Returns the callers if the queue is
+    /// full.
+    fn queue(&self, queue: &Queue, key: Key, callers: Callers<R>) -> Callers<R> {
+        match self.waiting.lock().entry(key) {
+            Place::Occupied(mut read) => read.get_mut().callers.extend(callers),
+            Place::Vacant(place) => {
+                if callers.is_empty() || queue.try_send(key).is_err() {
+                    return callers;
+                }
+                place.insert(Waiting {
+                    callers,
+                    since: Instant::now(),
+                    span: Span::current(),
+                });
+            }
+        }
+        Callers::new()
+    }
+
+    /// Queues a read for the store, or refuses it.
+    fn queue_for_store(&self, store: &Queue, digest: Digest, callers: Callers<R>) {
+        let refused = self.queue(store, (digest, Source::Store), callers);
+        self.refuse(refused);
+    }
+
+    fn begin(&self, keys: impl Iterator<Item = Key>) -> Batch<R> {
+        let mut waiting = self.waiting.lock();
+        // A read that waited too long is not there any more.
+        let begun = keys.filter_map(|key| Some((key.0, waiting.remove(&key)?)));
+        begun.collect()
+    }
+
+    /// Refuses the reads that have waited too long.
+    fn refuse_old(&self) {
+        let is_old = |read: &Waiting<R>| read.since.elapsed() >= self.with.limits.patience;
+        let mut waiting = self.waiting.lock();
+        let old: Vec<_> = waiting.extract_if(|_, read| is_old(read)).collect();
+        drop(waiting);
+        for (_, read) in old {
+            self.refuse(read.callers);
+        }
+    }
+
+    fn refuse(&self, callers: Callers<R>) {
+        if !callers.is_empty() {
+            self.with.refused.inc();
+            answer(callers, &Err(LookupError::Overloaded));
+        }
+    }
+
+    /// Reads from the shared cache, and queues for the store what it does not have. Each caller admits
+    /// its record again.
+    async fn read_shared(&self, cache: &dyn SharedCache<R>, batch: Batch<R>, store: &Queue) {
+        let snapshot = self.with.fence.snapshot();
+        let found = cache.get_many(&digests(&batch)).await;
+        let now = Now::read(&*self.with.clock);
+        for ((digest, read), found) in batch.into_iter().zip(found) {
+            let is_old = |(record, stamp): &(R, Stamp)| {
+                snapshot.admit(record.id(), *stamp, now) == Admission::Superseded
+            };
+            if found.as_ref().is_some_and(is_old) {
+                cache.note_refused();
+            } else if let Some((record, stamp)) = found {
+                let found = Found {
+                    record: Some(record),
+                    stamp,
+                };
+                answer(read.callers, &Ok(shareable(found)));
+                continue;
+            }
+            let span = read.span.enter();
+            self.queue_for_store(store, digest, read.callers);
+            drop(span);
+        }
+    }
+
+    /// Reads from the store. A damaged row fails its own read alone.
+    async fn read_store(&self, batch: Batch<R>) {
+        let Some(span) = batch.first().map(|(_, read)| read.span.clone()) else {
             return;
         };
-        let span = first.read.span.clone();
-        let work = async {
-            match self.fetch(&batch).await {
-                // A damaged row fails its own read alone.
-                (_, Err(StoreError::Damaged(_))) if batch.len() > 1 => {
-                    for reading in batch {
-                        let alone = vec![reading];
-                        let (snapshot, found) = self.fetch(&alone).await;
-                        self.end(alone, &snapshot, found);
+        let mut batches = vec![batch];
+        while let Some(batch) = batches.pop() {
+            // I4: the snapshot is taken before the read.
+            let snapshot = self.with.fence.snapshot();
+            let digests = digests(&batch);
+            let found = self.with.store.find_all(&digests);
+            match found.instrument(span.clone()).await {
+                Ok(found) => self.end(batch, &snapshot, found),
+                Err(StoreError::Damaged(_)) if batch.len() > 1 => {
+                    batches.extend(batch.into_iter().map(|read| vec![read]));
+                }
+                Err(error) => {
+                    let error = Err(LookupError::Store(Arc::new(error)));
+                    for (_, read) in batch {
+                        answer(read.callers, &error);
                     }
                 }
-                (snapshot, found) => self.end(batch, &snapshot, found),
             }
-        };
-        work.instrument(span).await;
+        }
     }
 
-    /// The records of a batch. I4: the snapshot is taken before the read.
-    async fn fetch(
-        &self,
-        batch: &[Reading<R>],
-    ) -> (Snapshot<'_>, Result<Vec<Found<R>>, StoreError>) {
-        let snapshot = self.dependencies.fence.snapshot();
-        (snapshot, (self.dependencies.fetch)(digests(batch)).await)
-    }
-
-    fn end(
-        &self,
-        batch: Vec<Reading<R>>,
-        snapshot: &Snapshot<'_>,
-        found: Result<Vec<Found<R>>, StoreError>,
-    ) {
-        let found = match found {
-            Ok(found) => found,
-            Err(error) => {
-                let error = LookupError::Store(Arc::new(error));
-                return batch
-                    .into_iter()
-                    .for_each(|reading| reading.end(Err(error.clone())));
-            }
-        };
+    /// Answers the callers of a batch. Puts its records into the shared cache, if there is one: only an
+    /// admitted record is worth an entry, and each reader of the entry admits it again.
+    fn end(&self, batch: Batch<R>, snapshot: &Snapshot<'_>, found: Vec<Found<R>>) {
         let digests = digests(&batch);
-        let found: Vec<_> = found.into_iter().map(Fetched::from).collect();
-        // In one go, so that a thread wakes once for all its callers.
-        for (reading, found) in batch.into_iter().zip(&found) {
-            reading.end(Ok(found.clone()));
+        let found: Vec<_> = found.into_iter().map(shareable).collect();
+        // All in one go, so that each thread wakes once for its callers.
+        for ((_, read), found) in batch.into_iter().zip(&found) {
+            answer(read.callers, &Ok(found.clone()));
         }
-        if let Some(shared) = &self.dependencies.shared {
-            let now = Now::read(&*self.dependencies.clock);
-            for (digest, found) in digests.iter().zip(&found) {
-                share(&**shared, digest, found, snapshot, now);
+        let Some(shared) = &self.with.shared else {
+            return;
+        };
+        let now = Now::read(&*self.with.clock);
+        for (digest, found) in digests.iter().zip(found) {
+            let Some(entry) = &found.record else { continue };
+            let record = entry.record();
+            if let Admission::Admitted { restamp: revision } =
+                snapshot.admit(record.id(), found.stamp, now)
+            {
+                shared.put(
+                    digest,
+                    record,
+                    Stamp {
+                        revision,
+                        ..found.stamp
+                    },
+                );
             }
         }
     }
+}
 
-    /// Refuses a read that finds no place or has waited too long.
-    fn refuse(&self, read: &Read<R>) {
-        self.dependencies.refused.inc();
-        self.finish(read, Err(LookupError::Overloaded));
+/// A record that callers share.
+fn shareable<R: Fenced>(found: Found<R>) -> Found<Arc<Entry<R>>> {
+    let stamp = found.stamp;
+    let entry = found
+        .record
+        .map(|record| Arc::new(Entry::new(record, stamp)));
+    Found {
+        record: entry,
+        stamp,
     }
 }
 
-impl<R> Sources<R> {
-    /// Gives the callers of a read their result. A later caller starts a new read.
-    fn finish(&self, read: &Read<R>, result: ReadResult<R>) {
-        let mut joinable = self.joinable.lock();
-        if joinable
-            .get(&read.key)
-            .is_some_and(|joined| std::ptr::eq(&**joined, read))
-        {
-            joinable.remove(&read.key);
-        }
-        drop(joinable);
-        // It has a result already if it waited too long.
-        let _ = read.result.set(result);
-    }
+fn digests<R>(batch: &[(Digest, Waiting<R>)]) -> Vec<Digest> {
+    batch.iter().map(|(digest, _)| *digest).collect()
 }
 
-/// Puts a record into the shared cache. Only an admitted record is worth an entry. Each reader of the
-/// entry admits it again.
-fn share<R: Fenced>(
-    shared: &dyn SharedCache<R>,
-    digest: &Digest,
-    found: &Fetched<R>,
-    snapshot: &Snapshot<'_>,
-    now: Now,
-) {
-    let Some(entry) = &found.record else { return };
-    let admission = snapshot.admit(entry.record().id(), found.stamp, now);
-    if let Admission::Admitted { restamp } = admission {
-        let stamp = Stamp {
-            revision: restamp,
-            ..found.stamp
-        };
-        shared.put(digest, entry.record(), stamp);
-    }
-}
-
-fn digests<R>(batch: &[Reading<R>]) -> Vec<Digest> {
-    batch.iter().map(|reading| reading.read.key.0).collect()
-}
-
-/// One read, which callers may share.
-struct Read<R> {
-    key: (Digest, Source),
-    /// Whether a reader of the store has begun it, or a caller has refused it.
-    is_taken: AtomicBool,
-    result: SetOnce<ReadResult<R>>,
-    /// The span of the call that began it.
-    span: Span,
-}
-
-impl<R> Read<R> {
-    /// Takes the read; `false` if it was taken before.
-    fn take(&self) -> bool {
-        !self.is_taken.swap(true, Ordering::Relaxed)
-    }
-}
-
-/// A read that is queued or in progress. Its callers get a result even if this is lost.
-struct Reading<R> {
-    read: Arc<Read<R>>,
-    sources: Arc<Sources<R>>,
-}
-
-impl<R: Fenced> Reading<R> {
-    fn end(self, result: ReadResult<R>) {
-        self.sources.finish(&self.read, result);
-    }
-
-    /// Queues the read for the store, or refuses it if too many wait.
-    fn queue_for_store(self, store: &Queue<R>) {
-        if let Err(mpsc::error::TrySendError::Full(refused)) = store.try_send(self) {
-            refused.sources.refuse(&refused.read);
-        }
-    }
-}
-
-impl<R> Drop for Reading<R> {
-    fn drop(&mut self) {
-        if !self.read.result.initialized() {
-            let lost = StoreError::Unavailable("a read ended without a result".to_owned());
-            let lost = LookupError::Store(Arc::new(lost));
-            self.sources.finish(&self.read, Err(lost));
-        }
+fn answer<R>(callers: Callers<R>, result: &ReadResult<R>) {
+    for caller in callers {
+        // The caller may have stopped waiting.
+        let _ = caller.send(result.clone());
     }
 }
 
 impl<R> std::fmt::Debug for Reads<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Reads({} shared)", self.sources.joinable.lock().len())
+        write!(f, "Reads({} waiting)", self.board.waiting.lock().len())
     }
 }

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
-use keyward_core::fence::{Change, Epoch, Page, Start};
+use keyward_core::fence::{Change, Epoch, Page, Stamp, Start};
 use keyward_core::key::{BootTime, Role, SlotName};
 use keyward_ops::{Metrics, Tasks};
+use keyward_store::Found;
 
 const EPOCH: Epoch = Epoch {
     system: 1,
@@ -71,6 +71,22 @@ impl SharedCache<TokenRecord> for World {
     }
 }
 
+#[async_trait]
+impl Records<TokenRecord> for Arc<World> {
+    async fn find_all(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>, StoreError> {
+        self.statements.lock().push(digests.len());
+        self.answers.acquire().await.unwrap().forget();
+        if digests.contains(&DAMAGED) {
+            return Err(StoreError::Damaged("a row".to_owned()));
+        }
+        let found = digests.iter().map(|digest| Found {
+            record: (*digest == known(1)).then(record),
+            stamp: at(*self.head.lock()),
+        });
+        Ok(found.collect())
+    }
+}
+
 impl World {
     /// An instance that has applied one change of the record, at revision 1, and is fresh.
     fn new() -> Arc<Self> {
@@ -123,14 +139,9 @@ impl World {
         shared: Option<Arc<dyn SharedCache<TokenRecord>>>,
         limits: ReadLimits,
     ) -> Arc<Lookup<TokenRecord>> {
-        let world = Arc::clone(self);
-        let fetch: Fetch<TokenRecord> = Arc::new(move |digests| {
-            let world = Arc::clone(&world);
-            async move { world.read(digests).await }.boxed()
-        });
         let metrics = Metrics::new(&[]);
         let dependencies = Dependencies {
-            fetch,
+            store: Box::new(Arc::clone(self)),
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::new(Still),
@@ -145,19 +156,6 @@ impl World {
             reads,
             metrics.token_cache.clone(),
         ))
-    }
-
-    async fn read(&self, digests: Vec<Digest>) -> Result<Vec<Found<TokenRecord>>, StoreError> {
-        self.statements.lock().push(digests.len());
-        self.answers.acquire().await.unwrap().forget();
-        if digests.contains(&DAMAGED) {
-            return Err(StoreError::Damaged("a row".to_owned()));
-        }
-        let found = digests.iter().map(|digest| Found {
-            record: (*digest == known(1)).then(record),
-            stamp: at(*self.head.lock()),
-        });
-        Ok(found.collect())
     }
 
     /// The number of digests that were read.
@@ -280,16 +278,19 @@ async fn absence_is_not_cached() {
 }
 
 #[tokio::test]
-async fn a_cancelled_caller_does_not_cancel_the_read() {
+async fn a_read_that_has_begun_needs_no_caller_and_takes_no_more() {
     let world = World::new();
-    let lookup = world.lookup(many());
+    let lookup = world.lookup(gathering());
     let cancelled = ask(&lookup, known(1), Consistency::Default);
     world.until_reads(1).await;
     cancelled.abort();
-    let other = ask(&lookup, known(1), Consistency::Default);
-    world.answers.add_permits(1);
-    assert!(other.await.unwrap().unwrap().is_some());
-    assert_eq!(world.reads(), 1);
+    let others = [(); 2].map(|()| ask(&lookup, known(1), Consistency::Default));
+    tokio::task::yield_now().await;
+    world.answers.add_permits(2);
+    for other in others {
+        assert!(other.await.unwrap().unwrap().is_some());
+    }
+    assert_eq!(*world.statements.lock(), [1, 1], "others share the second");
 }
 
 #[tokio::test]
@@ -313,12 +314,12 @@ async fn an_instance_that_is_not_fresh_does_not_read() {
     assert_eq!(world.reads(), 0);
 }
 
-/// A flood of unknown keys: the limiter admits some reads, lets some wait, and refuses the others at
+/// A flood of unknown keys: some reads run, some wait, and the others are refused at
 /// once. Reads that wait too long are refused as well. L1 still answers.
 #[tokio::test]
 async fn concurrent_misses_are_limited_and_hits_are_not() {
     let world = World::new();
-    let lookup = world.lookup(limits(2, 3));
+    let lookup = world.lookup(limits(2, 5));
     world.answers.add_permits(1);
     lookup.find(&known(1), Consistency::Default).await.unwrap();
     let flood: Vec<_> = (10..30)

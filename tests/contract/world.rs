@@ -59,6 +59,16 @@ pub(crate) async fn find(
     Ok(found.remove(0))
 }
 
+/// Finds one token.
+pub(crate) async fn find_token(
+    store: &dyn Store,
+    digest: &Digest,
+) -> keyward_store::Result<Found<TokenRecord>> {
+    let mut found = store.find_tokens(std::slice::from_ref(digest)).await?;
+    assert_eq!(found.len(), 1);
+    Ok(found.remove(0))
+}
+
 /// A store and its environment.
 pub(crate) struct World {
     backend: Box<dyn Backend>,
@@ -289,7 +299,7 @@ impl World {
     }
 
     pub(crate) async fn find_token(&self, digest: &Digest) -> Found<TokenRecord> {
-        self.store.find_token(digest).await.unwrap()
+        find_token(&*self.store, digest).await.unwrap()
     }
 
     /// Issues a key, or finds the one that its slot holds.

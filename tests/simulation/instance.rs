@@ -4,10 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::auth::{Caller, Callers, Denied};
-use keyward::cache::{
-    Dependencies, Fenced, Fetch, L1, Lookup, ReadLimits, Reads, SharedCache, fetch_keys,
-    fetch_tokens,
-};
+use keyward::cache::{Dependencies, Fenced, L1, Lookup, ReadLimits, Reads, Records, SharedCache};
 use keyward::replication::{
     Barrier, Registration, StoreTime, Tail, end_graces, wake_on_store_notices, watch_membership,
 };
@@ -186,36 +183,29 @@ impl Parts {
     fn keys(&self) -> Lookup<KeyRecord> {
         let shared = self.world.shared_cache.clone();
         let shared = shared.map(|shared| shared as Arc<dyn SharedCache<KeyRecord>>);
-        let (fetch, metrics) = (
-            fetch_keys(self.store.clone()),
-            &self.world.metrics.key_cache,
-        );
-        self.lookup(fetch, shared, 8, metrics)
+        self.lookup(shared, self.world.metrics.key_cache.clone())
     }
 
     fn tokens(&self) -> Lookup<TokenRecord> {
-        let (fetch, metrics) = (
-            fetch_tokens(self.store.clone()),
-            &self.world.metrics.token_cache,
-        );
-        self.lookup(fetch, None, 1, metrics)
+        self.lookup(None, self.world.metrics.token_cache.clone())
     }
 
     fn lookup<R: Fenced>(
         &self,
-        fetch: Fetch<R>,
         shared: Option<Arc<dyn SharedCache<R>>>,
-        batch: usize,
-        metrics: &CacheMetrics,
-    ) -> Lookup<R> {
+        metrics: CacheMetrics,
+    ) -> Lookup<R>
+    where
+        Arc<dyn Store>: Records<R>,
+    {
         let dependencies = Dependencies {
-            fetch,
+            store: Box::new(Arc::clone(&self.store)),
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
             limits: ReadLimits {
                 readers: 4,
-                batch,
+                batch: 4,
                 waiting: 64,
                 patience: Duration::from_secs(2),
             },
@@ -224,12 +214,6 @@ impl Parts {
         let reads = Reads::start(dependencies, &Tasks::default());
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let bytes = u64::try_from(self.l1).unwrap_or(u64::MAX) << 20;
-        Lookup::new(
-            fence,
-            clock,
-            L1::new(self.l1, bytes),
-            reads,
-            metrics.clone(),
-        )
+        Lookup::new(fence, clock, L1::new(self.l1, bytes), reads, metrics)
     }
 }

@@ -54,10 +54,9 @@ impl<T: Transport> Keys for MemoryStore<T> {
     async fn find_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>> {
         let digests = digests.to_vec();
         let read = move |tx: &mut Transaction<'_>| {
-            let stamp = tx.database.stamp();
             let found = digests.iter().map(|digest| Found {
                 record: tx.database.key_of(digest).map(|row| row.record.clone()),
-                stamp,
+                stamp: tx.database.stamp(),
             });
             Ok(found.collect())
         };

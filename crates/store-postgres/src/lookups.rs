@@ -6,9 +6,8 @@ use sqlx::postgres::PgRow;
 use super::PostgresStore;
 use super::failure::{Failure, Kind};
 use super::pool::Statement;
-use super::rows::{self, key_columns, token_columns};
+use super::rows;
 use keyward_core::fence::Stamp;
-use keyward_core::key::{KeyRecord, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_store::{Found, Result};
 
@@ -31,24 +30,11 @@ macro_rules! lookup {
     };
 }
 
+pub(super) use lookup;
+
 impl PostgresStore {
-    pub(super) async fn look_up_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>> {
-        let statement = lookup!(key_columns!("t."), "api_keys");
-        self.look_up(statement, digests, "key_id", rows::key).await
-    }
-
-    pub(super) async fn look_up_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
-        let statement = lookup!(token_columns!("t."), "caller_tokens");
-        let digest = std::slice::from_ref(digest);
-        let found = self.look_up(statement, digest, "token_id", rows::token);
-        found
-            .await?
-            .pop()
-            .ok_or_else(|| rows::damaged("a row of the answer is missing"))
-    }
-
     /// The records in the order of `digests`. I2: one statement is one snapshot, which has one head.
-    async fn look_up<R>(
+    pub(super) async fn look_up<R>(
         &self,
         statement: &'static str,
         digests: &[Digest],

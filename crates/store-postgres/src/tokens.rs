@@ -7,6 +7,7 @@ use super::audit::audit;
 use super::failure::Failure;
 use super::locks::LockedRow;
 use super::log::epoch;
+use super::lookups::lookup;
 use super::rows::{self, token_columns};
 use keyward_core::key::{KeyId, Role, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
@@ -38,8 +39,10 @@ impl Tokens for PostgresStore {
         Ok(record)
     }
 
-    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
-        self.look_up_token(digest).await
+    async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>> {
+        let statement = lookup!(token_columns!("t."), "caller_tokens");
+        self.look_up(statement, digests, "token_id", rows::token)
+            .await
     }
 
     async fn list_tokens(

@@ -93,7 +93,7 @@ forward! {
     }
     Tokens for dyn Store {
         create_token(new: NewToken, actor: &Actor) -> TokenRecord;
-        find_token(digest: &Digest) -> Found<TokenRecord>;
+        find_tokens as "find_token" (digests: &[Digest]) -> Vec<Found<TokenRecord>>;
         list_tokens(include_revoked: bool, after: Option<KeyId>, limit: u32) -> Vec<TokenRecord>;
         revoke_token(id: KeyId, actor: &Actor) -> Option<TokenRevoked>;
         has_tokens() -> bool;

@@ -138,8 +138,8 @@ pub trait Tokens: Send + Sync + 'static {
     /// Stores a new token.
     async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord>;
 
-    /// Finds a token by digest, and reads the head of the log in the same snapshot.
-    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>>;
+    /// Finds tokens as [`Keys::find_keys`] finds keys.
+    async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>>;
 
     /// Lists at most `limit` tokens after `after`, in order of creation.
     async fn list_tokens(
