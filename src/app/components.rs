@@ -128,6 +128,7 @@ impl Base {
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
+            control: self.control.clone(),
             limits: READS,
             refused: self.metrics.store_permits_refused.clone(),
         };

@@ -20,7 +20,7 @@ use keyward_core::fence::{Admission, Fence, Now, Snapshot, Stamp};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_ops::Tasks;
-use keyward_store::{Found, Store, StoreError};
+use keyward_store::{Control, Found, Store, StoreError};
 
 /// The records of one kind in a store.
 #[async_trait]
@@ -66,6 +66,8 @@ pub struct Dependencies<R> {
     pub fence: Arc<Fence>,
     /// The clock of the admissions.
     pub clock: Arc<dyn Clock>,
+    /// Performs the batches.
+    pub control: Control,
     /// The limits.
     pub limits: ReadLimits,
     /// Counts refused reads.
@@ -151,8 +153,9 @@ impl<R: Fenced> Reads<R> {
 type Batch<R> = Vec<(Digest, Waiting<R>)>;
 
 impl<R: Fenced> Board<R> {
-    /// Starts the readers of a queue. Each takes what waits there and performs it as one batch.
-    fn start_readers<F: Future<Output = ()> + Send>(
+    /// Starts the readers of a queue. Each takes what waits there and performs it as one batch. A reader
+    /// without work holds nothing, so that the store is closed after the last call.
+    fn start_readers<F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         name: &str,
         queue: mpsc::Receiver<Key>,
@@ -162,12 +165,16 @@ impl<R: Fenced> Board<R> {
         let ReadLimits { readers, batch, .. } = self.with.limits;
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
         for _ in 0..readers {
-            let (board, queue, perform) = (Arc::clone(self), Arc::clone(&queue), perform.clone());
+            let (board, control) = (Arc::downgrade(self), self.with.control.clone());
+            let (queue, perform) = (Arc::clone(&queue), perform.clone());
             tasks.spawn(name, async move {
                 let mut keys = Vec::with_capacity(batch);
                 // The lock is released before the reads, so that the next reader gathers meanwhile.
                 while queue.lock().await.recv_many(&mut keys, batch).await > 0 {
-                    perform(Arc::clone(&board), board.begin(keys.drain(..))).await;
+                    let Some(board) = board.upgrade() else { return };
+                    let batch = board.begin(keys.drain(..));
+                    // A panic ends this batch alone.
+                    let _ = control.run(perform(board, batch)).await;
                 }
             });
         }
@@ -230,22 +237,21 @@ impl<R: Fenced> Board<R> {
         let found = cache.get_many(&digests(&batch)).await;
         let now = Now::read(&*self.with.clock);
         for ((digest, read), found) in batch.into_iter().zip(found) {
-            let is_old = |(record, stamp): &(R, Stamp)| {
-                snapshot.admit(record.id(), *stamp, now) == Admission::Superseded
-            };
-            if found.as_ref().is_some_and(is_old) {
-                cache.note_refused();
-            } else if let Some((record, stamp)) = found {
-                let found = Found {
-                    record: Some(record),
-                    stamp,
-                };
-                answer(read.callers, &Ok(shareable(found)));
+            let usable = found.filter(|(record, stamp)| {
+                let admission = snapshot.admit(record.id(), *stamp, now);
+                if admission == Admission::Superseded {
+                    cache.note_refused();
+                }
+                admission != Admission::Superseded
+            });
+            let Some((record, stamp)) = usable else {
+                let callers = read.callers;
+                let queue = || self.queue_for_store(store, digest, callers);
+                read.span.in_scope(queue);
                 continue;
-            }
-            let span = read.span.enter();
-            self.queue_for_store(store, digest, read.callers);
-            drop(span);
+            };
+            let record = Some(record);
+            answer(read.callers, &Ok(shareable(Found { record, stamp })));
         }
     }
 

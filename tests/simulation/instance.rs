@@ -203,6 +203,7 @@ impl Parts {
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
+            control: self.control.clone(),
             limits: ReadLimits {
                 readers: 4,
                 batch: 4,
