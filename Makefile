@@ -71,7 +71,7 @@ advisories: check-tools ## check the dependencies for known vulnerabilities (req
 bench: ## measure the cost of a Verify hit, compared with an empty call
 	$(CARGO) bench --locked --bench verify
 
-bench-cold: test-tools ## measure the cost of a Verify from Postgres and from Redis (BUILDS: other binaries to compare)
+bench-cold: test-tools ## measure the cost of a Verify from Postgres and from Redis (BUILDS: binaries to compare)
 	$(CARGO) bench --locked --bench cold -- $(BUILDS)
 
 bench-revoke: test-tools ## measure the cost of a Revoke on three instances; writes docs/results.md

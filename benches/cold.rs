@@ -1,7 +1,7 @@
 //! Measures the CPU time of an instance for a cold Verify: each key is verified there for the first time,
 //! with 64 calls in flight, and read from Postgres or from Redis. For comparison: the same keys again,
-//! from memory, and an empty call of a default tonic server. Other builds of `keyward`, named as
-//! arguments, take turns with this one.
+//! from memory, and an empty call of a default tonic server. Builds of `keyward` that are named as
+//! arguments take turns; without arguments this one is measured.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -186,10 +186,11 @@ fn main() {
     if arguments.iter().any(|argument| argument == "--test") {
         return;
     }
-    let others = arguments
-        .into_iter()
-        .filter(|argument| !argument.starts_with('-'));
-    let binaries = std::iter::once(env!("CARGO_BIN_EXE_keyward").to_owned()).chain(others);
+    let mut builds = arguments;
+    builds.retain(|argument| !argument.starts_with('-'));
+    if builds.is_empty() {
+        builds.push(env!("CARGO_BIN_EXE_keyward").to_owned());
+    }
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(run(binaries.collect()));
+    runtime.block_on(run(builds));
 }
