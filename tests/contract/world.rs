@@ -49,26 +49,6 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn follow(&self, _clock: &ManualClock) {}
 }
 
-/// Finds one key.
-pub(crate) async fn find(
-    store: &dyn Store,
-    digest: &Digest,
-) -> keyward_store::Result<Found<KeyRecord>> {
-    let mut found = store.find_keys(std::slice::from_ref(digest)).await?;
-    assert_eq!(found.len(), 1);
-    Ok(found.remove(0))
-}
-
-/// Finds one token.
-pub(crate) async fn find_token(
-    store: &dyn Store,
-    digest: &Digest,
-) -> keyward_store::Result<Found<TokenRecord>> {
-    let mut found = store.find_tokens(std::slice::from_ref(digest)).await?;
-    assert_eq!(found.len(), 1);
-    Ok(found.remove(0))
-}
-
 /// A store and its environment.
 pub(crate) struct World {
     backend: Box<dyn Backend>,
