@@ -11,7 +11,7 @@ use tonic_health::server::HealthReporter;
 
 use super::{CACHED_KEYS, CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
 use crate::cache::l2::L2;
-use crate::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, SharedCache, SingleFlight};
+use crate::cache::{Dependencies, Fenced, L1, Lookup, Reads, Records, SharedCache};
 use crate::config::Settings;
 use crate::grpc::Tls;
 use crate::replication::{
@@ -104,45 +104,37 @@ impl Base {
     }
 
     pub(super) fn keys(&self) -> Lookup<KeyRecord> {
-        let store = Arc::clone(&self.store);
-        let fetch: Fetch<KeyRecord> = Arc::new(move |digest| {
-            let store = Arc::clone(&store);
-            async move { store.find_key(&digest).await }.boxed()
-        });
         let entries = self.l2.as_ref().map(|l2| Arc::clone(&l2.entries));
         let shared = entries.map(|entries| entries as Arc<dyn SharedCache<KeyRecord>>);
-        self.lookup(fetch, shared, CACHED_KEYS, self.metrics.key_cache.clone())
+        self.lookup(shared, CACHED_KEYS, self.metrics.key_cache.clone())
     }
 
     pub(super) fn tokens(&self) -> Lookup<TokenRecord> {
-        let store = Arc::clone(&self.store);
-        let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
-            let store = Arc::clone(&store);
-            async move { store.find_token(&digest).await }.boxed()
-        });
-        self.lookup(fetch, None, CACHED_TOKENS, self.metrics.token_cache.clone())
+        self.lookup(None, CACHED_TOKENS, self.metrics.token_cache.clone())
     }
 
-    /// Each lookup has its own limiter, so that reads of unknown keys cannot block the callers' tokens.
+    /// Each lookup has its own readers, so that reads of unknown keys cannot block the callers' tokens.
     fn lookup<R: Fenced>(
         &self,
-        fetch: Fetch<R>,
         shared: Option<Arc<dyn SharedCache<R>>>,
         (items, bytes): (usize, u64),
         metrics: CacheMetrics,
-    ) -> Lookup<R> {
-        let (running, waiting, patience) = READS;
-        let flights = SingleFlight::new(Dependencies {
-            fetch,
+    ) -> Lookup<R>
+    where
+        Arc<dyn Store>: Records<R>,
+    {
+        let dependencies = Dependencies {
+            store: Box::new(Arc::clone(&self.store)),
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
             control: self.control.clone(),
-            limiter: Limiter::new(running, waiting, patience),
+            limits: READS,
             refused: self.metrics.store_permits_refused.clone(),
-        });
+        };
+        let reads = Reads::start(dependencies, &self.tasks);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        Lookup::new(fence, clock, L1::new(items, bytes), flights, metrics)
+        Lookup::new(fence, clock, L1::new(items, bytes), reads, metrics)
     }
 
     pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<Option<()>>> {

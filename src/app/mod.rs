@@ -21,6 +21,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Callers;
+use crate::cache::ReadLimits;
 use crate::config::{self, Listen, PostgresUrls, Settings};
 use crate::grpc::{self, Api, Front, Limits, Listener, LongCalls, SERVICE_NAME, Workers};
 use crate::replication::{Registration, StoreTime};
@@ -45,8 +46,13 @@ const NOT_FRESH: &str = "this instance cannot prove that it knows every change";
 /// The sizes of the L1 caches: the approximate number of records, and the maximum in bytes.
 const CACHED_KEYS: (usize, u64) = (200_000, 128 << 20);
 const CACHED_TOKENS: (usize, u64) = (1_000, 1 << 20);
-/// The limits of store reads: concurrent reads, waiting reads, and the maximum wait.
-const READS: (usize, usize, Duration) = (16, 4_096, Duration::from_secs(2));
+/// The limits of reads behind L1.
+const READS: ReadLimits = ReadLimits {
+    readers: 4,
+    batch: 64,
+    waiting: 4_096,
+    patience: Duration::from_secs(2),
+};
 
 /// The number of files that are not connections of the gRPC port: the store, the side port, and others.
 const RESERVED_FILES: usize = 256;

@@ -5,23 +5,23 @@
 
 mod l1;
 pub mod l2;
+mod reads;
 mod shared_cache;
-mod single_flight;
 
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use keyward_core::fence::{Admission, Fence, Now, Snapshot, Stamp};
+use keyward_core::fence::{Admission, Fence, Now, Snapshot};
 use keyward_core::key::{Clock, KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_ops::CacheMetrics;
-use keyward_store::{Found, StoreError};
+use keyward_store::StoreError;
 
 pub use l1::{Entry, L1};
+pub use reads::{Dependencies, ReadLimits, Reads, Records};
 pub use shared_cache::SharedCache;
-pub use single_flight::{Dependencies, Fetch, Limiter, SingleFlight};
 
 /// The number of further reads for a record that was not admitted. Then the answer is UNAVAILABLE.
 const RETRIES: usize = 3;
@@ -87,7 +87,7 @@ pub enum LookupError {
 /// The allowed sources of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
-    /// L1, L2, or a read that another caller began.
+    /// L1, L2, or a read of the store.
     Default,
     /// Only a read of the store that begins after the call.
     Strong,
@@ -107,7 +107,7 @@ pub struct Lookup<R> {
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
     l1: L1<R>,
-    reads: SingleFlight<R>,
+    reads: Reads<R>,
     metrics: CacheMetrics,
 }
 
@@ -117,7 +117,7 @@ impl<R: Fenced> Lookup<R> {
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         l1: L1<R>,
-        reads: SingleFlight<R>,
+        reads: Reads<R>,
         metrics: CacheMetrics,
     ) -> Self {
         Self {
@@ -152,10 +152,21 @@ impl<R: Fenced> Lookup<R> {
         digest: &Digest,
         consistency: Consistency,
     ) -> Result<Option<Admitted<R>>, LookupError> {
+        if consistency == Consistency::Default
+            && let Some(admitted) = self.cached(digest, Now::read(&*self.clock))
+        {
+            return Ok(Some(admitted));
+        }
+        self.find_behind(digest, consistency).await
+    }
+
+    /// Finds the record for `digest` behind L1, after `cached` has returned `None`.
+    pub async fn find_behind(
+        &self,
+        digest: &Digest,
+        consistency: Consistency,
+    ) -> Result<Option<Admitted<R>>, LookupError> {
         if consistency == Consistency::Default {
-            if let Some(admitted) = self.cached(digest, Now::read(&*self.clock)) {
-                return Ok(Some(admitted));
-            }
             let found = self.l1.get(digest);
             found
                 .map_or(&self.metrics.miss, |_| &self.metrics.refused)
@@ -164,8 +175,7 @@ impl<R: Fenced> Lookup<R> {
         for retry in 0..=RETRIES {
             let source = match (consistency, retry) {
                 (Consistency::Default, 0) => Source::SharedCacheFirst,
-                (Consistency::Default, _) => Source::Store,
-                (Consistency::Strong, _) => Source::StoreUnshared,
+                _ => Source::Store,
             };
             match self.read(digest, source).await? {
                 ReadOutcome::Found(admitted) => return Ok(Some(admitted)),
@@ -193,9 +203,6 @@ impl<R: Fenced> Lookup<R> {
         };
         let now = Now::read(&*self.clock);
         let Some(admitted) = self.admit(&snapshot, Arc::clone(entry), now)? else {
-            if found.from_shared_cache {
-                self.reads.note_refused();
-            }
             return Ok(ReadOutcome::Superseded);
         };
         self.l1.insert(*digest, Arc::clone(entry));
@@ -230,10 +237,8 @@ impl<R: Fenced> Lookup<R> {
 enum Source {
     /// The shared cache, and the store if the shared cache has no entry.
     SharedCacheFirst,
-    /// The store, by a read that callers may share.
+    /// The store.
     Store,
-    /// The store, by a read for this caller alone. It sees every change committed before the call.
-    StoreUnshared,
 }
 
 /// The outcome of a read behind L1.
@@ -249,29 +254,5 @@ enum ReadOutcome<R> {
 impl<R> std::fmt::Debug for Lookup<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Lookup")
-    }
-}
-
-/// The result of a read, which callers share.
-#[derive(Debug)]
-pub struct Fetched<R> {
-    /// The record with its stamp; `None` without a record.
-    pub record: Option<Arc<Entry<R>>>,
-    /// The stamp of the read, also without a record.
-    pub stamp: Stamp,
-    /// Whether the record came from the shared cache.
-    pub from_shared_cache: bool,
-}
-
-impl<R: Fenced> From<Found<R>> for Fetched<R> {
-    fn from(found: Found<R>) -> Self {
-        let stamp = found.stamp;
-        Self {
-            record: found
-                .record
-                .map(|record| Arc::new(Entry::new(record, stamp))),
-            stamp,
-            from_shared_cache: false,
-        }
     }
 }

@@ -9,8 +9,8 @@ use keyward_crypto::Digest;
 /// A cache behind L1, shared by instances.
 #[async_trait]
 pub trait SharedCache<R>: Send + Sync + 'static {
-    /// The entry for `digest`; `None` also if the cache is unavailable. The call has a time limit.
-    async fn get(&self, digest: &Digest) -> Option<(R, Stamp)>;
+    /// The entry for each digest; `None` also if the cache is unavailable. The call has a time limit.
+    async fn get_many(&self, digests: &[Digest]) -> Vec<Option<(R, Stamp)>>;
 
     /// Stores an admitted record without waiting for the result. It may fail silently.
     fn put(&self, digest: &Digest, record: &R, stamp: Stamp);

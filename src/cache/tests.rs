@@ -1,21 +1,22 @@
 //! Lookups against a store that the test controls: how often it is read, and which calls are
 //! refused.
 
+mod batches;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::*;
-use keyward_core::fence::{Change, Epoch, Page, Start};
+use keyward_core::fence::{Change, Epoch, Page, Stamp, Start};
 use keyward_core::key::{BootTime, Role, SlotName};
-use keyward_ops::Metrics;
-use keyward_store::Control;
+use keyward_ops::{Metrics, Tasks};
+use keyward_store::{Control, Found};
 
 const EPOCH: Epoch = Epoch {
     system: 1,
@@ -37,22 +38,30 @@ impl Clock for Still {
     }
 }
 
-/// A store whose reads wait for a permit of the test.
+/// A store whose statements wait for a permit of the test.
 struct World {
     fence: Arc<Fence>,
-    reads: AtomicUsize,
+    /// The digests in each statement.
+    statements: Mutex<Vec<usize>>,
     answers: Semaphore,
     /// The head that every read returns.
     head: Mutex<u64>,
     /// The entries of the shared cache.
     shared: Mutex<HashMap<Digest, (TokenRecord, Stamp)>>,
+    /// Permits for its answers.
+    shared_answers: Semaphore,
     refused: AtomicUsize,
 }
 
 #[async_trait]
 impl SharedCache<TokenRecord> for World {
-    async fn get(&self, digest: &Digest) -> Option<(TokenRecord, Stamp)> {
-        self.shared.lock().get(digest).cloned()
+    async fn get_many(&self, digests: &[Digest]) -> Vec<Option<(TokenRecord, Stamp)>> {
+        let _permit = self.shared_answers.acquire().await.unwrap();
+        let entries = self.shared.lock();
+        digests
+            .iter()
+            .map(|digest| entries.get(digest).cloned())
+            .collect()
     }
 
     fn put(&self, digest: &Digest, record: &TokenRecord, stamp: Stamp) {
@@ -61,6 +70,22 @@ impl SharedCache<TokenRecord> for World {
 
     fn note_refused(&self) {
         self.refused.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[async_trait]
+impl Records<TokenRecord> for Arc<World> {
+    async fn find_all(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>, StoreError> {
+        self.statements.lock().push(digests.len());
+        self.answers.acquire().await.unwrap().forget();
+        if digests.contains(&DAMAGED) {
+            return Err(StoreError::Damaged("a row".to_owned()));
+        }
+        let found = digests.iter().map(|digest| Found {
+            record: (*digest == known(1)).then(record),
+            stamp: at(*self.head.lock()),
+        });
+        Ok(found.collect())
     }
 }
 
@@ -92,44 +117,41 @@ impl World {
         fence.absorb(Now::read(&Still), &page).unwrap();
         Arc::new(Self {
             fence,
-            reads: AtomicUsize::new(0),
+            statements: Mutex::default(),
             answers: Semaphore::new(0),
             head: Mutex::new(1),
             shared: Mutex::default(),
+            shared_answers: Semaphore::new(1),
             refused: AtomicUsize::new(0),
         })
     }
 
-    fn lookup(self: &Arc<Self>, limiter: Limiter) -> Arc<Lookup<TokenRecord>> {
-        self.lookup_behind(None, limiter)
+    fn lookup(self: &Arc<Self>, limits: ReadLimits) -> Arc<Lookup<TokenRecord>> {
+        self.lookup_behind(None, limits)
     }
 
     /// A lookup with the shared cache.
-    fn sharing(self: &Arc<Self>) -> Arc<Lookup<TokenRecord>> {
+    fn sharing(self: &Arc<Self>, limits: ReadLimits) -> Arc<Lookup<TokenRecord>> {
         let shared = Arc::clone(self) as Arc<dyn SharedCache<TokenRecord>>;
-        self.lookup_behind(Some(shared), many())
+        self.lookup_behind(Some(shared), limits)
     }
 
     fn lookup_behind(
         self: &Arc<Self>,
         shared: Option<Arc<dyn SharedCache<TokenRecord>>>,
-        limiter: Limiter,
+        limits: ReadLimits,
     ) -> Arc<Lookup<TokenRecord>> {
-        let world = Arc::clone(self);
-        let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
-            let world = Arc::clone(&world);
-            async move { world.read(digest).await }.boxed()
-        });
         let metrics = Metrics::new(&[]);
-        let reads = SingleFlight::new(Dependencies {
-            fetch,
+        let dependencies = Dependencies {
+            store: Box::new(Arc::clone(self)),
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::new(Still),
             control: Control::new(tokio::runtime::Handle::current()),
-            limiter,
+            limits,
             refused: metrics.store_permits_refused.clone(),
-        });
+        };
+        let reads = Reads::start(dependencies, &Tasks::default());
         Arc::new(Lookup::new(
             Arc::clone(&self.fence),
             Arc::new(Still),
@@ -139,18 +161,9 @@ impl World {
         ))
     }
 
-    async fn read(&self, digest: Digest) -> Result<Found<TokenRecord>, StoreError> {
-        self.reads.fetch_add(1, Ordering::SeqCst);
-        self.answers.acquire().await.unwrap().forget();
-        let known = digest == known(1);
-        Ok(Found {
-            record: known.then(record),
-            stamp: at(*self.head.lock()),
-        })
-    }
-
+    /// The number of digests that were read.
     fn reads(&self) -> usize {
-        self.reads.load(Ordering::SeqCst)
+        self.statements.lock().iter().sum()
     }
 
     async fn until_reads(&self, count: usize) {
@@ -179,12 +192,33 @@ fn at(revision: u64) -> Stamp {
     }
 }
 
+/// Its record makes a statement fail.
+const DAMAGED: Digest = Digest::from_bytes([99; 32]);
+
 fn known(n: u8) -> Digest {
     Digest::from_bytes([n; 32])
 }
 
-fn many() -> Limiter {
-    Limiter::new(10, 10, SHORT)
+/// Statements for one digest each.
+fn limits(readers: usize, waiting: usize) -> ReadLimits {
+    ReadLimits {
+        readers,
+        batch: 1,
+        waiting,
+        patience: SHORT,
+    }
+}
+
+fn many() -> ReadLimits {
+    limits(10, 10)
+}
+
+/// One statement at a time.
+fn gathering() -> ReadLimits {
+    ReadLimits {
+        batch: 64,
+        ..limits(1, 100)
+    }
 }
 
 type Outcome = Result<Option<Admitted<TokenRecord>>, LookupError>;
@@ -247,16 +281,19 @@ async fn absence_is_not_cached() {
 }
 
 #[tokio::test]
-async fn a_cancelled_caller_does_not_cancel_the_read() {
+async fn a_read_that_has_begun_needs_no_caller_and_takes_no_more() {
     let world = World::new();
-    let lookup = world.lookup(many());
+    let lookup = world.lookup(gathering());
     let cancelled = ask(&lookup, known(1), Consistency::Default);
     world.until_reads(1).await;
     cancelled.abort();
-    let other = ask(&lookup, known(1), Consistency::Default);
-    world.answers.add_permits(1);
-    assert!(other.await.unwrap().unwrap().is_some());
-    assert_eq!(world.reads(), 1);
+    let others = [(); 2].map(|()| ask(&lookup, known(1), Consistency::Default));
+    tokio::task::yield_now().await;
+    world.answers.add_permits(2);
+    for other in others {
+        assert!(other.await.unwrap().unwrap().is_some());
+    }
+    assert_eq!(*world.statements.lock(), [1, 1], "others share the second");
 }
 
 #[tokio::test]
@@ -280,12 +317,12 @@ async fn an_instance_that_is_not_fresh_does_not_read() {
     assert_eq!(world.reads(), 0);
 }
 
-/// A flood of unknown keys: the limiter admits some reads, lets some wait, and refuses the others at
+/// A flood of unknown keys: some reads run, some wait, and the others are refused at
 /// once. Reads that wait too long are refused as well. L1 still answers.
 #[tokio::test]
 async fn concurrent_misses_are_limited_and_hits_are_not() {
     let world = World::new();
-    let lookup = world.lookup(Limiter::new(2, 3, SHORT));
+    let lookup = world.lookup(limits(2, 5));
     world.answers.add_permits(1);
     lookup.find(&known(1), Consistency::Default).await.unwrap();
     let flood: Vec<_> = (10..30)
@@ -311,7 +348,7 @@ async fn concurrent_misses_are_limited_and_hits_are_not() {
 async fn an_entry_of_another_instance_saves_the_store_read() {
     let world = World::new();
     world.put(&known(1), &record(), at(1));
-    let lookup = world.sharing();
+    let lookup = world.sharing(many());
     for _ in 0..2 {
         let found = lookup.find(&known(1), Consistency::Default).await.unwrap();
         assert!(found.is_some());
@@ -327,7 +364,7 @@ async fn a_record_is_put_into_the_shared_cache_with_its_admitted_revision() {
     let world = World::new();
     *world.head.lock() = 5;
     world.answers.add_permits(2);
-    let lookup = world.sharing();
+    let lookup = world.sharing(many());
     lookup.find(&known(1), Consistency::Default).await.unwrap();
     let (shared, stamp) = world.shared.lock().get(&known(1)).cloned().unwrap();
     assert_eq!((shared, stamp), (record(), at(5)));
@@ -351,7 +388,7 @@ async fn a_late_put_of_an_old_record_is_refused_and_replaced() {
     ] {
         world.put(&known(1), &record(), stale);
         world.answers.add_permits(1);
-        let lookup = world.sharing();
+        let lookup = world.sharing(many());
         let found = lookup.find(&known(1), Consistency::Default).await.unwrap();
         assert_eq!(found.unwrap().entry.stamp(), at(1), "the store's record");
         assert_eq!(world.shared.lock().get(&known(1)).unwrap().1, at(1));
@@ -366,7 +403,7 @@ async fn a_superseded_record_is_not_put_into_the_shared_cache() {
     let world = World::new();
     *world.head.lock() = 0;
     world.answers.add_permits(10);
-    let lookup = world.sharing();
+    let lookup = world.sharing(many());
     let refused = lookup.find(&known(1), Consistency::Default).await;
     assert!(matches!(refused, Err(LookupError::NotFresh)), "{refused:?}");
     assert!(world.shared.lock().is_empty());

@@ -97,6 +97,18 @@ where
     }
 }
 
+/// Ends `work`, which changes nothing, after `limit`.
+pub(super) async fn within<T>(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<T, ServiceError>>,
+) -> Result<T, ServiceError> {
+    let Some(limit) = limit else {
+        return work.await;
+    };
+    let ended = tokio::time::timeout(limit, work).await;
+    ended.unwrap_or(Err(ServiceError::DeadlinePassed))
+}
+
 /// The time that the caller gives the call, if it sets a deadline.
 pub(super) fn limit(headers: &HeaderMap) -> Result<Option<Duration>, Status> {
     let Some(value) = headers.get("grpc-timeout") else {

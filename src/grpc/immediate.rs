@@ -1,5 +1,6 @@
-//! Answers a Verify that needs no I/O in the task of its connection, below tonic's router and codec.
-//! Every other call goes through the layers. Both ways give the same bytes.
+//! Answers a Verify of a caller that its connection knows, below tonic's router and codec: in the task of
+//! the connection if it needs no I/O, otherwise after its read. Every other call goes through the
+//! layers. Both ways give the same bytes.
 //!
 //! Upholds I4, with `cache`: each call is admitted and judged by itself, after it arrived.
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
@@ -20,17 +22,27 @@ use keyward_proto::v1;
 use prost::Message as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
+use tracing::{Instrument as _, Span};
 
 use super::body::PREFIX;
 use super::gate::{SHORT_MESSAGE, check_headers};
 use super::observe::Observer;
 use super::peer::{Peer, Unsent};
 use super::{Api, convert, deadline};
+use crate::service::{ServiceError, Verified};
 
 /// The method that can be answered at once.
 const VERIFY: &str = "/keyward.v1.ApiKeyService/Verify";
 
-/// Answers calls at once.
+/// The answer to a call.
+pub(super) enum Answer {
+    /// It needed no I/O.
+    Now(Response<Reply>),
+    /// It waits for a read.
+    Later(BoxFuture<'static, Response<Reply>>),
+}
+
+/// Answers calls below the layers.
 pub(super) struct Immediate {
     api: Api,
     method: &'static str,
@@ -50,21 +62,19 @@ impl Immediate {
         }
     }
 
-    /// The response to a call whose whole message is `body`. `None` says nothing: the call must go
+    /// The answer to a call whose whole message is `body`. `None` says nothing: the call must go
     /// through the layers.
     pub(super) fn answer(
-        &self,
+        self: &Arc<Self>,
         call: &Parts,
         body: &[u8],
         peer: &Arc<Peer>,
-    ) -> Option<Response<Reply>> {
+    ) -> Option<Answer> {
         let now = Now::read(&*self.clock);
         let message = message(body)?;
         check_headers(&call.headers, &call.uri).ok()?;
-        if deadline::limit(&call.headers)
-            .ok()?
-            .is_some_and(|limit| limit.is_zero())
-        {
+        let limit = deadline::limit(&call.headers).ok()?;
+        if limit.is_some_and(|limit| limit.is_zero()) {
             return None;
         }
         let mut tokens = call.headers.get_all(AUTHORIZATION).into_iter();
@@ -76,24 +86,54 @@ impl Immediate {
             return None;
         }
         let verify = convert::verify(v1::VerifyRequest::decode(message).ok()?).ok()?;
-        let verified = self.api.service.verify_now(&verify, now)?;
-        let reply = match &verified.record {
-            Some(entry) => entry.reply(|record| framed(&convert::valid(record))),
-            None => framed(&convert::verified(&verified)),
-        };
         // Only now: a call that goes through the layers gets its span there.
-        Observer::span(self.method).record("code", tracing::field::debug(Code::Ok));
-        let (unsent, _) = peer.reserve_response(reply.len());
-        let mut response = Response::new(Reply::Message(reply, unsent));
-        let grpc = HeaderValue::from_static("application/grpc");
-        response.headers_mut().insert(CONTENT_TYPE, grpc);
+        let span = Observer::span(self.method);
+        Some(match self.api.service.verify_now(&verify, now) {
+            Ok(verified) => Answer::Now(self.respond(Ok(verified), peer, &span, now)),
+            Err(digest) => {
+                let (this, peer) = (Arc::clone(self), Arc::clone(peer));
+                Answer::Later(Box::pin(async move {
+                    let work = this.api.service.verify_behind(&verify, &digest);
+                    let work = deadline::within(limit, work.instrument(span.clone()));
+                    this.respond(work.await, &peer, &span, now)
+                }))
+            }
+        })
+    }
+
+    /// The response to a call that arrived at `now`.
+    fn respond(
+        &self,
+        verified: Result<Verified, ServiceError>,
+        peer: &Arc<Peer>,
+        span: &Span,
+        now: Now,
+    ) -> Response<Reply> {
+        let (code, response) = match verified {
+            Ok(verified) => {
+                let reply = match &verified.record {
+                    Some(entry) => entry.reply(|record| framed(&convert::valid(record))),
+                    None => framed(&convert::verified(&verified)),
+                };
+                let (unsent, _) = peer.reserve_response(reply.len());
+                let mut response = Response::new(Reply::Message(reply, unsent));
+                let grpc = HeaderValue::from_static("application/grpc");
+                response.headers_mut().insert(CONTENT_TYPE, grpc);
+                (Code::Ok, response)
+            }
+            Err(error) => {
+                let status = Status::from(error);
+                (status.code(), status.into_http().map(Reply::Layers))
+            }
+        };
+        span.record("code", tracing::field::debug(code));
         self.metrics
-            .observe(Code::Ok, self.clock.boot().since(now.boot));
-        Some(response)
+            .observe(code, self.clock.boot().since(now.boot));
+        response
     }
 }
 
-/// Whether a call can perhaps be answered at once.
+/// Whether a call can perhaps be answered below the layers.
 pub(super) fn may_be_immediate(call: &Request<Incoming>) -> bool {
     call.uri().path() == VERIFY
         && call.method() == Method::POST

@@ -21,7 +21,7 @@ use tonic::body::Body;
 use tower::Service as _;
 
 use super::connection::Connection;
-use super::immediate::{Begun, Reply, may_be_immediate};
+use super::immediate::{Answer, Begun, Reply, may_be_immediate};
 use super::peer::Peer;
 use super::{CONNECTION_WINDOW, MAX_HTTP2_HEADERS, MAX_STREAMS, STREAM_WINDOW, Server};
 
@@ -107,6 +107,8 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
 enum Call {
     /// It was not polled yet, and may be answered at once.
     New(Option<(Request<Incoming>, Arc<Serving>)>),
+    /// It waits for a read.
+    Later(BoxFuture<'static, Response<Reply>>),
     /// The layers handle it.
     Layers(BoxedCall),
 }
@@ -119,15 +121,22 @@ impl Future for Call {
             && let Some((request, serving)) = new.take()
         {
             let (parts, mut body) = request.map(Begun::new).into_parts();
-            if let Some(data) = body.whole(cx)
-                && let Some(response) = serving.server.immediate.answer(&parts, data, &serving.peer)
-            {
-                return Poll::Ready(Ok(response));
-            }
-            let request = Request::from_parts(parts, Body::new(body));
-            *self = Self::Layers(serving.through_layers(request));
+            let immediate = &serving.server.immediate;
+            let answer = match body.whole(cx) {
+                Some(data) => immediate.answer(&parts, data, &serving.peer),
+                None => None,
+            };
+            *self = match answer {
+                Some(Answer::Now(response)) => return Poll::Ready(Ok(response)),
+                Some(Answer::Later(response)) => Self::Later(response),
+                None => {
+                    let request = Request::from_parts(parts, Body::new(body));
+                    Self::Layers(serving.through_layers(request))
+                }
+            };
         }
         match &mut *self {
+            Self::Later(response) => response.as_mut().poll(cx).map(Ok),
             Self::Layers(call) => {
                 let response = ready!(call.as_mut().poll(cx));
                 Poll::Ready(response.map(|response| response.map(Reply::Layers)))

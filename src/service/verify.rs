@@ -7,6 +7,7 @@ use super::{Service, ServiceError, Unrecognised};
 use crate::cache::{Admitted, Consistency, Entry};
 use keyward_core::fence::{Ask, Now, judge};
 use keyward_core::key::{KeyRecord, SecretText, TextForm, Verdict};
+use keyward_crypto::Digest;
 
 /// One key to verify.
 #[derive(Debug)]
@@ -30,37 +31,44 @@ pub struct Verified {
 
 impl Service {
     /// Verifies one key without I/O, by its text alone or by a record in memory. `now` was read after
-    /// the call arrived. `None` says nothing: ask `verify`.
-    pub fn verify_now(&self, verify: &Verify, now: Now) -> Option<Verified> {
-        if verify.consistency != Consistency::Default {
-            return None;
-        }
+    /// the call arrived. A digest says nothing: pass it to `verify_behind`.
+    pub fn verify_now(&self, verify: &Verify, now: Now) -> Result<Verified, Digest> {
         let text = verify.text.expose();
         let Ok((prefix, body)) = TextForm::read(text, &self.prefixes) else {
-            return Some(self.refused(Unrecognised::Malformed));
+            return Ok(self.refused(Unrecognised::Malformed));
         };
-        // A record in memory was found by a text whose tag was checked, so the digest is enough.
-        let cached = self
-            .keyring
-            .digests(text)
-            .find_map(|digest| self.keys.cached(&digest, now));
-        match cached {
-            Some(found) => Some(self.judged(found, verify)),
-            None if self.keyring.digest_of(prefix, &body, text).is_some() => None,
-            None => Some(self.refused(Unrecognised::Tag)),
+        if verify.consistency == Consistency::Default {
+            // A record in memory was found by a text whose tag was checked, so the digest is enough.
+            let mut digests = self.keyring.digests(text);
+            if let Some(found) = digests.find_map(|digest| self.keys.cached(&digest, now)) {
+                return Ok(self.judged(found, verify));
+            }
         }
+        match self.keyring.digest_of(prefix, &body, text) {
+            Some((digest, _)) => Err(digest),
+            None => Ok(self.refused(Unrecognised::Tag)),
+        }
+    }
+
+    /// Verifies one key whose record `verify_now` did not find in memory.
+    pub async fn verify_behind(
+        &self,
+        verify: &Verify,
+        digest: &Digest,
+    ) -> Result<Verified, ServiceError> {
+        let found = self.keys.find_behind(digest, verify.consistency).await?;
+        Ok(match found {
+            Some(found) => self.judged(found, verify),
+            None => self.counted(Verdict::NotFound, None),
+        })
     }
 
     /// Verifies one key. An error concerns the call, never the key.
     pub async fn verify(&self, verify: &Verify) -> Result<Verified, ServiceError> {
-        let digest = match self.recognise(verify.text.expose()) {
-            Ok(digest) => digest,
-            Err(unrecognised) => return Ok(self.refused(unrecognised)),
-        };
-        Ok(match self.keys.find(&digest, verify.consistency).await? {
-            Some(found) => self.judged(found, verify),
-            None => self.counted(Verdict::NotFound, None),
-        })
+        match self.verify_now(verify, Now::read(&*self.clock)) {
+            Ok(verified) => Ok(verified),
+            Err(digest) => self.verify_behind(verify, &digest).await,
+        }
     }
 
     fn refused(&self, unrecognised: Unrecognised) -> Verified {

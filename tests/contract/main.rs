@@ -130,6 +130,7 @@ macro_rules! contract {
             }
             reads {
                 a_key_is_found_by_its_digest
+                many_keys_are_found_in_the_order_of_their_digests
                 an_absent_digest_has_the_stamp_of_the_head
                 a_key_is_read_with_its_sealed_copy
                 a_stamp_is_the_head_of_the_snapshot_that_read_the_record

@@ -7,7 +7,7 @@ use keyward_core::key::{Hint, KeyId, KeyRecord, Prefix};
 use keyward_store::{Expiry, KeyChanges, KeyTarget, ListKeys};
 
 use crate::world::{
-    DAY, World, account, actor, assert_damaged, disabled, end, kill, kill_all, metadata,
+    DAY, World, account, actor, assert_damaged, disabled, end, find, kill, kill_all, metadata,
 };
 
 fn list(account: &str, include_revoked: bool) -> ListKeys {
@@ -36,6 +36,30 @@ pub(crate) async fn a_key_is_found_by_its_digest(world: World) {
         (Some(updated), committed.revision)
     );
     assert_eq!(found.stamp.epoch, world.tail(0).await.epoch);
+}
+
+pub(crate) async fn many_keys_are_found_in_the_order_of_their_digests(world: World) {
+    let (mut digests, mut keys) = (Vec::new(), Vec::new());
+    for number in 0..64 {
+        let new = world.plain_key("42", &format!("slot-{number}"));
+        digests.push(new.digest);
+        keys.push((number % 3 != 0).then_some(new));
+    }
+    let mut expected = Vec::new();
+    for new in keys {
+        expected.push(match new {
+            Some(new) => Some(world.issue(new).await),
+            None => None,
+        });
+    }
+    digests.rotate_left(7);
+    expected.rotate_left(7);
+    (digests[5], expected[5]) = (digests[1], expected[1].clone());
+    let found = world.store.find_keys(&digests).await.unwrap();
+    let stamp = found[0].stamp;
+    assert!(found.iter().all(|found| found.stamp == stamp));
+    let records: Vec<_> = found.into_iter().map(|found| found.record).collect();
+    assert_eq!(records, expected);
 }
 
 pub(crate) async fn an_absent_digest_has_the_stamp_of_the_head(world: World) {
@@ -74,7 +98,7 @@ pub(crate) async fn a_stamp_is_the_head_of_the_snapshot_that_read_the_record(wor
         tokio::spawn(async move {
             let mut seen = Vec::new();
             while !ended.load(Ordering::SeqCst) {
-                let found = store.find_key(&new.digest).await.unwrap();
+                let found = find(&*store, &new.digest).await.unwrap();
                 seen.push((found.stamp.revision, found.record.unwrap()));
             }
             seen
@@ -213,7 +237,7 @@ pub(crate) async fn an_invalid_record_is_an_error(world: World) {
                 "UPDATE api_keys SET {change} WHERE account_id = '{account}'"
             ))
             .await;
-        let found = world.store.find_key(&new.digest).await;
+        let found = find(&*world.store, &new.digest).await;
         assert_damaged(&found);
         let got = world.store.get_key(&KeyTarget::Id(key.id)).await;
         assert_damaged(&got);

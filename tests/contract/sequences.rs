@@ -17,7 +17,8 @@ use keyward_testkit::Random;
 
 use crate::backends;
 use crate::world::{
-    Backend, DAY, HOUR, World, account, actor, metadata, networks, reason, scopes, sealed,
+    Backend, DAY, HOUR, World, account, actor, find, find_token, metadata, networks, reason,
+    scopes, sealed,
 };
 
 const SEQUENCES: u64 = 20;
@@ -294,7 +295,7 @@ impl Side {
                 other => shown(&other),
             },
             Call::Find(digest) => {
-                let found = store.find_key(&digest).await?;
+                let found = find(&*store, &digest).await?;
                 shown(&(found.record, found.stamp.revision))
             }
             Call::Get(target) => shown(&store.get_key(&target).await?),
@@ -311,7 +312,7 @@ impl Side {
             Call::Trim => shown(&store.trim().await?),
             Call::CreateToken(new) => shown(&store.create_token(new, &actor()).await?),
             Call::FindToken(digest) => {
-                let found = store.find_token(&digest).await?;
+                let found = find_token(&*store, &digest).await?;
                 shown(&(found.record, found.stamp.revision))
             }
             Call::ListTokens(revoked, after) => shown(&store.list_tokens(revoked, after, 5).await?),

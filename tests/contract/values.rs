@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keyward_core::key::{AccountId, KeyId, Metadata, Networks, Reason, Scopes, SlotName};
-use keyward_crypto::Sealed;
-use keyward_store::{Actor, KeyChanges, KeyTarget, Revocation, Successor};
+use keyward_core::key::{
+    AccountId, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, TokenRecord,
+};
+use keyward_crypto::{Digest, Sealed};
+use keyward_store::{Actor, Found, KeyChanges, KeyTarget, Revocation, Store, Successor};
 
 pub(crate) fn actor() -> Actor {
     Actor {
@@ -89,4 +91,24 @@ pub(crate) fn kill_all(account: &str) -> Revocation {
         account: self::account(account),
         reason: None,
     }
+}
+
+/// Finds one key.
+pub(crate) async fn find(
+    store: &dyn Store,
+    digest: &Digest,
+) -> keyward_store::Result<Found<KeyRecord>> {
+    let mut found = store.find_keys(std::slice::from_ref(digest)).await?;
+    assert_eq!(found.len(), 1);
+    Ok(found.remove(0))
+}
+
+/// Finds one token.
+pub(crate) async fn find_token(
+    store: &dyn Store,
+    digest: &Digest,
+) -> keyward_store::Result<Found<TokenRecord>> {
+    let mut found = store.find_tokens(std::slice::from_ref(digest)).await?;
+    assert_eq!(found.len(), 1);
+    Ok(found.remove(0))
 }

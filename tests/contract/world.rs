@@ -275,11 +275,11 @@ impl World {
     }
 
     pub(crate) async fn find(&self, digest: &Digest) -> Found<KeyRecord> {
-        self.store.find_key(digest).await.unwrap()
+        find(&*self.store, digest).await.unwrap()
     }
 
     pub(crate) async fn find_token(&self, digest: &Digest) -> Found<TokenRecord> {
-        self.store.find_token(digest).await.unwrap()
+        find_token(&*self.store, digest).await.unwrap()
     }
 
     /// Issues a key, or finds the one that its slot holds.

@@ -3,16 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use keyward::auth::{Caller, Callers, Denied};
-use keyward::cache::{Dependencies, Fenced, Fetch, L1, Limiter, Lookup, SharedCache, SingleFlight};
+use keyward::cache::{Dependencies, Fenced, L1, Lookup, ReadLimits, Reads, Records, SharedCache};
 use keyward::replication::{
     Barrier, Registration, StoreTime, Tail, end_graces, wake_on_store_notices, watch_membership,
 };
 use keyward::service::Service;
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, Prefix, SecretText, TOKEN_PREFIX, TokenRecord};
-use keyward_ops::CacheMetrics;
+use keyward_ops::{CacheMetrics, Tasks};
 use keyward_store::{Control, Store};
 use keyward_store_memory::MemoryStore;
 use keyward_testkit::Random;
@@ -182,42 +181,40 @@ impl Parts {
     }
 
     fn keys(&self) -> Lookup<KeyRecord> {
-        let store = Arc::clone(&self.store);
-        let fetch: Fetch<KeyRecord> = Arc::new(move |digest| {
-            let store = Arc::clone(&store);
-            async move { store.find_key(&digest).await }.boxed()
-        });
         let shared = self.world.shared_cache.clone();
         let shared = shared.map(|shared| shared as Arc<dyn SharedCache<KeyRecord>>);
-        self.lookup(fetch, shared, self.world.metrics.key_cache.clone())
+        self.lookup(shared, self.world.metrics.key_cache.clone())
     }
 
     fn tokens(&self) -> Lookup<TokenRecord> {
-        let store = Arc::clone(&self.store);
-        let fetch: Fetch<TokenRecord> = Arc::new(move |digest| {
-            let store = Arc::clone(&store);
-            async move { store.find_token(&digest).await }.boxed()
-        });
-        self.lookup(fetch, None, self.world.metrics.token_cache.clone())
+        self.lookup(None, self.world.metrics.token_cache.clone())
     }
 
     fn lookup<R: Fenced>(
         &self,
-        fetch: Fetch<R>,
         shared: Option<Arc<dyn SharedCache<R>>>,
         metrics: CacheMetrics,
-    ) -> Lookup<R> {
-        let flights = SingleFlight::new(Dependencies {
-            fetch,
+    ) -> Lookup<R>
+    where
+        Arc<dyn Store>: Records<R>,
+    {
+        let dependencies = Dependencies {
+            store: Box::new(Arc::clone(&self.store)),
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
             control: self.control.clone(),
-            limiter: Limiter::new(4, 64, Duration::from_secs(2)),
+            limits: ReadLimits {
+                readers: 4,
+                batch: 4,
+                waiting: 64,
+                patience: Duration::from_secs(2),
+            },
             refused: self.world.metrics.store_permits_refused.clone(),
-        });
+        };
+        let reads = Reads::start(dependencies, &Tasks::default());
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let bytes = u64::try_from(self.l1).unwrap_or(u64::MAX) << 20;
-        Lookup::new(fence, clock, L1::new(self.l1, bytes), flights, metrics)
+        Lookup::new(fence, clock, L1::new(self.l1, bytes), reads, metrics)
     }
 }

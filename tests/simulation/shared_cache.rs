@@ -35,15 +35,15 @@ impl MemoryCache {
 
 #[async_trait]
 impl SharedCache<KeyRecord> for MemoryCache {
-    async fn get(&self, digest: &Digest) -> Option<(KeyRecord, Stamp)> {
+    async fn get_many(&self, digests: &[Digest]) -> Vec<Option<(KeyRecord, Stamp)>> {
         sleep(Duration::from_millis(self.random.below(4))).await;
-        if self.random.chance(5) {
-            return None;
-        }
-        let sealed = self.entries.lock().get(digest).cloned();
-        let answer = encoding::decode(&sealed?);
+        let get = |digest| {
+            let sealed = self.entries.lock().get(digest).cloned();
+            encoding::decode(&sealed.filter(|_| !self.random.chance(5))?)
+        };
+        let answers = digests.iter().map(get).collect();
         sleep(Duration::from_millis(self.random.below(4))).await;
-        answer
+        answers
     }
 
     fn put(&self, digest: &Digest, record: &KeyRecord, stamp: Stamp) {

@@ -51,14 +51,14 @@ impl<T: Transport> Keys for MemoryStore<T> {
         self.write("update", work).await
     }
 
-    async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
-        let digest = *digest;
+    async fn find_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>> {
+        let digests = digests.to_vec();
         let read = move |tx: &mut Transaction<'_>| {
-            let row = tx.database.key_of(&digest);
-            Ok(Found {
-                record: row.map(|row| row.record.clone()),
+            let found = digests.iter().map(|digest| Found {
+                record: tx.database.key_of(digest).map(|row| row.record.clone()),
                 stamp: tx.database.stamp(),
-            })
+            });
+            Ok(found.collect())
         };
         self.read("find_key", read).await
     }

@@ -22,14 +22,14 @@ impl<T: Transport> Tokens for MemoryStore<T> {
         self.write("create_token", work).await
     }
 
-    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
-        let digest = *digest;
+    async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>> {
+        let digests = digests.to_vec();
         let read = move |tx: &mut Transaction<'_>| {
-            let row = tx.database.token_of(&digest);
-            Ok(Found {
-                record: row.map(|row| row.record.clone()),
+            let found = digests.iter().map(|digest| Found {
+                record: tx.database.token_of(digest).map(|row| row.record.clone()),
                 stamp: tx.database.stamp(),
-            })
+            });
+            Ok(found.collect())
         };
         self.read("find_token", read).await
     }

@@ -10,6 +10,7 @@ use super::audit::audit;
 use super::failure::Failure;
 use super::locks::LockedRow;
 use super::log::epoch;
+use super::lookups::lookup;
 use super::pool::Statement;
 use super::rows::{self, key_columns};
 use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore};
@@ -52,8 +53,9 @@ impl Keys for PostgresStore {
             .await
     }
 
-    async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
-        self.gather.find(digest).await
+    async fn find_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>> {
+        let statement = lookup!(key_columns!("t."), "api_keys");
+        self.look_up(statement, digests, "key_id", rows::key).await
     }
 
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {

@@ -8,12 +8,12 @@ mod change_notices;
 mod cluster;
 mod connection;
 mod failure;
-mod gather;
 mod given_up;
 mod graces;
 mod keys;
 mod locks;
 mod log;
+mod lookups;
 mod migrate;
 mod pool;
 mod revocations;
@@ -30,7 +30,6 @@ use async_trait::async_trait;
 use change_notices::ChangeNotices;
 use cluster::PostgresCluster;
 use connection::{ANSWER_LIMIT, Connector};
-use gather::{Gather, READERS};
 use keyward_core::key::Clock;
 use keyward_ops::Tasks;
 use keyward_store::{Cluster, OpenError, Store, StoreError};
@@ -47,6 +46,8 @@ pub use migrate::PostgresOwner;
 const WRITERS: usize = 4;
 /// Connections that write without the counter: new keys and tokens, audit entries.
 const INSERTERS: usize = 2;
+/// Connections that read.
+const READERS: usize = 4;
 /// Connections for the rows of instances.
 const MEMBERS: usize = 2;
 /// How long a call waits for the answer to a statement that waits for no lock and takes
@@ -66,7 +67,6 @@ pub struct PostgresStore {
     readers: Arc<Pool>,
     cluster: Arc<PostgresCluster>,
     locks: Arc<Locks>,
-    gather: Gather,
     revoker: Revoker,
     clock: Arc<dyn Clock>,
 }
@@ -97,7 +97,6 @@ impl PostgresStore {
         let members = Arc::new(pool(MEMBERS, SHORT_LIMIT));
         let notices = Arc::new(ChangeNotices::start(&members, &connector, tasks));
         Ok(Self {
-            gather: Gather::start(&readers, tasks),
             revoker: Revoker::start(&writers, &notices, &locks, tasks),
             cluster: Arc::new(PostgresCluster {
                 members,

@@ -15,29 +15,37 @@ use keyward_crypto::{Digest, Sealed};
 use keyward_store::raw::{self, RawKey, RawToken};
 use keyward_store::{CommittedChange, Result, StoreError, StoredKey};
 
-/// The columns of a key's record, as the text of a query; `$t` is a prefix such as `api_keys.`.
+/// Columns as the text of a query; `$t` is a prefix such as `t.`.
+macro_rules! columns {
+    ($t:literal, $($column:literal),*; $last:literal) => {
+        concat!($($t, $column, ", ",)* $t, $last)
+    };
+}
+
+/// The columns of a key's record.
 macro_rules! key_columns {
     () => {
         $crate::rows::key_columns!("")
     };
     ($t:literal) => {
-        $crate::rows::key_columns!(@ $t, "key_id", "account_id", "name", "hint", "scopes",
+        $crate::rows::columns!($t, "key_id", "account_id", "name", "hint", "scopes",
             "metadata", "allowed_cidrs", "recoverable", "disabled", "create_time", "expire_time",
             "revoke_time", "revoked", "revoke_reason", "replaced_by", "revision"; "mark")
     };
-    (@ $t:literal, $($column:literal),*; $last:literal) => {
-        concat!($($t, $column, ", ",)* $t, $last)
-    };
 }
 
-/// The columns of a token's record, as the text of a query.
+/// The columns of a token's record.
 macro_rules! token_columns {
     () => {
-        "token_id, name, roles, create_time, revoke_time, revoked, revision, mark"
+        $crate::rows::token_columns!("")
+    };
+    ($t:literal) => {
+        $crate::rows::columns!($t, "token_id", "name", "roles", "create_time", "revoke_time",
+            "revoked", "revision"; "mark")
     };
 }
 
-pub(super) use {key_columns, token_columns};
+pub(super) use {columns, key_columns, token_columns};
 
 pub(super) fn damaged(what: impl std::fmt::Display) -> StoreError {
     StoreError::Damaged(what.to_string())

@@ -4,12 +4,11 @@ use async_trait::async_trait;
 
 use super::PostgresStore;
 use super::audit::audit;
-use super::failure::{Failure, Kind};
+use super::failure::Failure;
 use super::locks::LockedRow;
 use super::log::epoch;
-use super::pool::Statement;
+use super::lookups::lookup;
 use super::rows::{self, token_columns};
-use keyward_core::fence::Stamp;
 use keyward_core::key::{KeyId, Role, TokenRecord};
 use keyward_crypto::{CheckValue, Digest};
 use keyward_store::plan::token_entry;
@@ -40,34 +39,10 @@ impl Tokens for PostgresStore {
         Ok(record)
     }
 
-    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
-        // I2: one statement, so one snapshot, reads the record and the head.
-        let find = || {
-            sqlx::query(concat!(
-                "SELECT head.revision AS head, incarnation, t.*
-                   FROM log_state
-                  CROSS JOIN (SELECT revision FROM key_changes
-                               ORDER BY revision DESC LIMIT 1) AS head
-                   LEFT JOIN LATERAL (SELECT ",
-                token_columns!(),
-                " FROM caller_tokens WHERE digest = $1) AS t ON true"
-            ))
-            .bind(digest.as_bytes().to_vec())
-        };
-        let (row, stamp) = match self.find_one(find()).await {
-            // An idle connection may have died unnoticed, and repeating a read is safe.
-            Err(failure) if failure.kind == Kind::Broken => self.find_one(find()).await?,
-            outcome => outcome?,
-        };
-        let found = rows::column::<Option<uuid::Uuid>>(&row, "token_id")?.is_some();
-        Ok(Found {
-            record: if found {
-                Some(rows::token(&row)?)
-            } else {
-                None
-            },
-            stamp,
-        })
+    async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>> {
+        let statement = lookup!(token_columns!("t."), "caller_tokens");
+        self.look_up(statement, digests, "token_id", rows::token)
+            .await
     }
 
     async fn list_tokens(
@@ -108,21 +83,6 @@ impl Tokens for PostgresStore {
 }
 
 impl PostgresStore {
-    async fn find_one(
-        &self,
-        statement: Statement,
-    ) -> std::result::Result<(sqlx::postgres::PgRow, Stamp), Failure> {
-        let mut lease = self.readers.lease().await?;
-        let row = lease.fetch_one(statement).await?;
-        let incarnation = rows::revision(&row, "incarnation")?;
-        let stamp = Stamp {
-            epoch: lease.connection().epoch(incarnation),
-            revision: rows::revision(&row, "head")?,
-        };
-        lease.done();
-        Ok((row, stamp))
-    }
-
     async fn try_revoke_token(
         &self,
         id: KeyId,

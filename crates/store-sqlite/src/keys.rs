@@ -5,10 +5,11 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::audit;
+use super::lookups::lookup;
 use super::revoke::{revoke_one, set_revoke_time};
 use super::rows::{self, key_columns};
 use super::{SqliteStore, Statement, WriteTransaction, store_error};
-use keyward_core::fence::{Stamp, state_at};
+use keyward_core::fence::state_at;
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update};
@@ -96,24 +97,9 @@ impl Keys for SqliteStore {
         Ok(answer)
     }
 
-    async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>> {
-        // I2: one statement, so one snapshot, reads the record and the head.
-        let row = sqlx::query(concat!(
-            "SELECT ",
-            key_columns!(),
-            ",
-                    (SELECT max(revision) FROM key_changes) AS head,
-                    (SELECT incarnation FROM log_state) AS incarnation
-               FROM (SELECT 1) LEFT JOIN api_keys ON digest = ?"
-        ))
-        .bind(digest.as_bytes().to_vec())
-        .fetch_one(&self.readers)
-        .await
-        .map_err(store_error)?;
-        Ok(Found {
-            record: rows::optional_key(&row)?,
-            stamp: self.stamp(&row)?,
-        })
+    async fn find_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>> {
+        let statement = lookup!(key_columns!(), "api_keys");
+        self.look_up(statement, digests, "key_id", rows::key).await
     }
 
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
@@ -172,16 +158,6 @@ impl Keys for SqliteStore {
         .map_err(store_error)?;
         let read = |(prefix, keys)| Ok((prefix, raw::revision(keys)?));
         found.into_iter().map(read).collect()
-    }
-}
-
-impl SqliteStore {
-    /// The stamp of a row with the columns `head` and `incarnation`.
-    pub(super) fn stamp(&self, row: &SqliteRow) -> Result<Stamp> {
-        Ok(Stamp {
-            epoch: self.epoch(rows::column(row, "incarnation")?)?,
-            revision: raw::revision(rows::column(row, "head")?)?,
-        })
     }
 }
 

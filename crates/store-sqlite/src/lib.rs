@@ -7,6 +7,7 @@ mod graces;
 mod keys;
 mod lock;
 mod log;
+mod lookups;
 mod revoke;
 mod rows;
 mod time_repair;

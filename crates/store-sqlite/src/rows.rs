@@ -78,14 +78,6 @@ pub(super) fn key(row: &SqliteRow) -> Result<KeyRecord> {
     Ok(raw.check()?)
 }
 
-/// The record in a row of `key_columns`; `None` if an outer join found no key.
-pub(super) fn optional_key(row: &SqliteRow) -> Result<Option<KeyRecord>> {
-    match column::<Option<&[u8]>>(row, "key_id")? {
-        Some(_) => key(row).map(Some),
-        None => Ok(None),
-    }
-}
-
 /// The record and the sealed copy in a row of `key_columns`.
 pub(super) fn stored_key(row: &SqliteRow) -> Result<StoredKey> {
     Ok(StoredKey {
@@ -111,14 +103,6 @@ pub(super) fn token(row: &SqliteRow) -> Result<TokenRecord> {
         revision: column(row, "revision")?,
     };
     Ok(raw.check()?)
-}
-
-/// The record in a row of `token_columns`; `None` if an outer join found no token.
-pub(super) fn optional_token(row: &SqliteRow) -> Result<Option<TokenRecord>> {
-    match column::<Option<&[u8]>>(row, "token_id")? {
-        Some(_) => token(row).map(Some),
-        None => Ok(None),
-    }
 }
 
 /// The last change of a row whose id is in the column `id_column`.

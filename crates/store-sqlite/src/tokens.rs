@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::audit::audit;
+use super::lookups::lookup;
 use super::rows::{self, token_columns};
 use super::{SqliteStore, store_error};
 use keyward_core::key::{KeyId, Role, TokenRecord};
@@ -45,24 +46,10 @@ impl Tokens for SqliteStore {
         Ok(record)
     }
 
-    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>> {
-        // I2: one statement, so one snapshot, reads the record and the head.
-        let row = sqlx::query(concat!(
-            "SELECT ",
-            token_columns!(),
-            ",
-                    (SELECT max(revision) FROM key_changes) AS head,
-                    (SELECT incarnation FROM log_state) AS incarnation
-               FROM (SELECT 1) LEFT JOIN caller_tokens ON digest = ?"
-        ))
-        .bind(digest.as_bytes().to_vec())
-        .fetch_one(&self.readers)
-        .await
-        .map_err(store_error)?;
-        Ok(Found {
-            record: rows::optional_token(&row)?,
-            stamp: self.stamp(&row)?,
-        })
+    async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>> {
+        let statement = lookup!(token_columns!(), "caller_tokens");
+        self.look_up(statement, digests, "token_id", rows::token)
+            .await
     }
 
     async fn list_tokens(

@@ -80,7 +80,7 @@ forward! {
         issue(new: NewKey, actor: &Actor) -> Issued;
         revoke(revocation: Revocation, actor: &Actor) -> RevokeAnswer;
         update(id: KeyId, changes: KeyChanges, actor: &Actor) -> UpdateAnswer;
-        find_key(digest: &Digest) -> Found<KeyRecord>;
+        find_keys as "find_key" (digests: &[Digest]) -> Vec<Found<KeyRecord>>;
         end_graces() -> u64;
         get_key(target: &KeyTarget) -> Option<StoredKey>;
         list_keys(query: ListKeys) -> Vec<KeyRecord>;
@@ -93,7 +93,7 @@ forward! {
     }
     Tokens for dyn Store {
         create_token(new: NewToken, actor: &Actor) -> TokenRecord;
-        find_token(digest: &Digest) -> Found<TokenRecord>;
+        find_tokens as "find_token" (digests: &[Digest]) -> Vec<Found<TokenRecord>>;
         list_tokens(include_revoked: bool, after: Option<KeyId>, limit: u32) -> Vec<TokenRecord>;
         revoke_token(id: KeyId, actor: &Actor) -> Option<TokenRevoked>;
         has_tokens() -> bool;

@@ -98,8 +98,9 @@ pub trait Keys: Send + Sync + 'static {
     /// Changes a key that has no revoke time and has not expired.
     async fn update(&self, id: KeyId, changes: KeyChanges, actor: &Actor) -> Result<UpdateAnswer>;
 
-    /// Finds a key by digest, and reads the head of the log in the same snapshot.
-    async fn find_key(&self, digest: &Digest) -> Result<Found<KeyRecord>>;
+    /// Finds keys by digest, and reads the head of the log in the same snapshot. The answer is in the
+    /// order of `digests`, of which there is at least one.
+    async fn find_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>>;
 
     /// Reads a key and its sealed copy, if there is one. Never answered from a cache.
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>>;
@@ -137,8 +138,8 @@ pub trait Tokens: Send + Sync + 'static {
     /// Stores a new token.
     async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord>;
 
-    /// Finds a token by digest, and reads the head of the log in the same snapshot.
-    async fn find_token(&self, digest: &Digest) -> Result<Found<TokenRecord>>;
+    /// Finds tokens as [`Keys::find_keys`] finds keys.
+    async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>>;
 
     /// Lists at most `limit` tokens after `after`, in order of creation.
     async fn list_tokens(

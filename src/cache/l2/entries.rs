@@ -1,14 +1,13 @@
-//! The cache of records in Redis. Each entry is sealed with the cache key. Reads are gathered into
-//! batches and bounded in time; writes and removals are queued, and dropped if the queue is full.
+//! The cache of records in Redis. Each entry is sealed with the cache key. Reads are bounded in time;
+//! writes and removals are queued, and dropped if the queue is full.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::sync::mpsc;
 
-use super::link::{BOUND, Link};
+use super::link::Link;
 use super::servers::MAX_ENTRY;
 use super::{Background, PREFIX, encoding};
 use crate::cache::SharedCache;
@@ -20,15 +19,11 @@ use keyward_ops::L2Metrics;
 /// The shortest lifetime of an entry, and the most that is added to it. The addition varies, so that
 /// entries that were written together do not expire together.
 const LIFETIME: (Duration, Duration) = (Duration::from_secs(3_600), Duration::from_secs(600));
-/// The most entries in one round trip.
+/// The most entries that are written or removed in one round trip.
 const BATCH: usize = 64;
-/// The number of concurrent round trips that read.
-const READERS: usize = 4;
 /// The most entries that wait to be written, and the most names that wait to be removed.
 const QUEUE: usize = 1_024;
 
-/// One read: a name, and the sender of its value. A missing value is empty; a refused read is `None`.
-type Read = (String, oneshot::Sender<Option<Vec<u8>>>);
 /// One write: name, sealed entry and lifetime in seconds.
 type Write = (String, Vec<u8>, u64);
 
@@ -38,7 +33,6 @@ pub struct Entries {
     entropy: Arc<dyn Entropy>,
     metrics: L2Metrics,
     link: Arc<Link>,
-    reads: mpsc::Sender<Read>,
     writes: mpsc::Sender<Write>,
     removals: mpsc::Sender<String>,
 }
@@ -52,12 +46,6 @@ impl Entries {
         metrics: L2Metrics,
         background: &Background<'_>,
     ) -> Arc<Self> {
-        let (reads, queue) = mpsc::channel(BATCH * READERS);
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..READERS {
-            let reading = read_all(Arc::clone(&link), Arc::clone(&queue));
-            background.spawn("redis reads", reading);
-        }
         let (writes, queue) = mpsc::channel(QUEUE);
         let writing = write_all(Arc::clone(&link), queue, metrics.clone());
         background.spawn("redis writes", writing);
@@ -68,7 +56,6 @@ impl Entries {
             entropy,
             metrics,
             link,
-            reads,
             writes,
             removals,
         })
@@ -86,34 +73,28 @@ impl Entries {
         format!("{PREFIX}{}", self.key.name(digest))
     }
 
-    /// Reads the sealed entry for `digest`; empty without an entry, `None` without an answer in time.
-    async fn read(&self, digest: &Digest) -> Option<Vec<u8>> {
+    /// Reads the sealed entries for `digests`. A missing entry is empty; `None` means no answer in time.
+    async fn read(&self, digests: &[Digest]) -> Vec<Option<Vec<u8>>> {
+        let count = digests.len();
         if !self.link.lets_calls_through() {
-            self.metrics.skipped.inc();
-            return None;
+            self.metrics.skipped.inc_by(as_count(count));
+            return vec![None; count];
         }
-        let (sender, receiver) = oneshot::channel();
-        let read = async {
-            self.reads.send((self.name(digest), sender)).await.ok()?;
-            receiver.await.ok()?
-        };
-        let answer = timeout(BOUND, read).await.ok().flatten();
-        if answer.is_none() {
-            self.metrics.failed.inc();
-        }
-        answer
+        let names = digests.iter().map(|digest| self.name(digest)).collect();
+        let read = self.link.call(|connection| connection.read(names)).await;
+        let values = read.unwrap_or_else(|_| vec![None; count]);
+        let failed = values.iter().filter(|value| value.is_none()).count();
+        self.metrics.failed.inc_by(as_count(failed));
+        values
     }
-}
 
-#[async_trait]
-impl SharedCache<KeyRecord> for Entries {
-    async fn get(&self, digest: &Digest) -> Option<(KeyRecord, Stamp)> {
-        let sealed = self.read(digest).await?;
+    /// Opens and decodes the sealed entry for `digest`.
+    fn open(&self, digest: &Digest, sealed: &[u8]) -> Option<(KeyRecord, Stamp)> {
         if sealed.is_empty() {
             self.metrics.miss.inc();
             return None;
         }
-        let Some(plain) = self.key.open(digest, &sealed) else {
+        let Some(plain) = self.key.open(digest, sealed) else {
             // Log the first one only: an attacker can cause any number.
             if self.metrics.bad.inc() == 0 {
                 tracing::error!(
@@ -130,6 +111,17 @@ impl SharedCache<KeyRecord> for Entries {
             None => self.metrics.unreadable.inc(),
         };
         entry
+    }
+}
+
+#[async_trait]
+impl SharedCache<KeyRecord> for Entries {
+    async fn get_many(&self, digests: &[Digest]) -> Vec<Option<(KeyRecord, Stamp)>> {
+        let sealed = self.read(digests).await;
+        let opened = digests.iter().zip(sealed);
+        opened
+            .map(|(digest, sealed)| self.open(digest, &sealed?))
+            .collect()
     }
 
     fn put(&self, digest: &Digest, record: &KeyRecord, stamp: Stamp) {
@@ -163,35 +155,13 @@ impl std::fmt::Debug for Entries {
     }
 }
 
-/// Reads in batches: the reads that arrive during a round trip form the next batch.
-async fn read_all(link: Arc<Link>, queue: Arc<Mutex<mpsc::Receiver<Read>>>) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while queue.lock().await.recv_many(&mut batch, BATCH).await > 0 {
-        // Skip the reads that have timed out.
-        batch.retain(|(_, sender)| !sender.is_closed());
-        if batch.is_empty() {
-            continue;
-        }
-        let (names, senders): (Vec<_>, Vec<_>) = batch.drain(..).unzip();
-        // After a failure the senders are dropped, and the callers read the store.
-        let Ok(values) = link.call(|connection| connection.read(names)).await else {
-            continue;
-        };
-        for (sender, value) in senders.into_iter().zip(values) {
-            // The caller may have stopped waiting.
-            let _ = sender.send(value);
-        }
-    }
-}
-
 async fn write_all(link: Arc<Link>, mut queue: mpsc::Receiver<Write>, metrics: L2Metrics) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        let count = u64::try_from(batch.len()).unwrap_or(u64::MAX);
+        let count = as_count(batch.len());
         let entries = &batch;
         let written = link.call(|connection| async move { connection.write(entries).await });
-        let written = written.await.unwrap_or_default();
-        let written = u64::try_from(written).unwrap_or(u64::MAX);
+        let written = as_count(written.await.unwrap_or_default());
         metrics.written.inc_by(written);
         metrics.dropped.inc_by(count.saturating_sub(written));
         batch.clear();
@@ -207,4 +177,8 @@ async fn remove_all(link: Arc<Link>, mut queue: mpsc::Receiver<String>) {
             tracing::debug!("entries of changed keys were not removed; the fence refuses them");
         }
     }
+}
+
+fn as_count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
 }

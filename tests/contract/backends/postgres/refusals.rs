@@ -148,7 +148,7 @@ async fn a_refused_login_is_not_told_as_an_unreachable_server() {
         .execute("REVOKE SELECT ON api_keys FROM keyward_service")
         .await;
     let refused = store
-        .find_key(&keyward_crypto::Digest::from_bytes([7; 32]))
+        .find_keys(&[keyward_crypto::Digest::from_bytes([7; 32])])
         .await;
     let Err(StoreError::Refused(said)) = refused else {
         panic!("{refused:?}");

@@ -1,0 +1,57 @@
+//! Cache misses: one statement looks up the records behind several digests.
+
+use sqlx::sqlite::SqliteRow;
+
+use super::{SqliteStore, rows, store_error};
+use keyward_core::fence::Stamp;
+use keyward_crypto::Digest;
+use keyward_store::{Found, Result, raw};
+
+/// A statement that reads the records behind digests, which are its parameter, and the head of the log.
+macro_rules! lookup {
+    ($columns:expr, $table:literal) => {
+        concat!(
+            "WITH RECURSIVE asked(place) AS (
+                 VALUES (1) UNION ALL SELECT place + 32 FROM asked WHERE place + 32 < length(?1)
+             )
+             SELECT ",
+            $columns,
+            ", (SELECT max(revision) FROM key_changes) AS head,
+                    (SELECT incarnation FROM log_state) AS incarnation
+               FROM asked LEFT JOIN ",
+            $table,
+            " ON digest = substr(?1, place, 32) ORDER BY place"
+        )
+    };
+}
+
+pub(super) use lookup;
+
+impl SqliteStore {
+    /// The records in the order of `digests`. I2: one statement is one snapshot.
+    pub(super) async fn look_up<R>(
+        &self,
+        statement: &'static str,
+        digests: &[Digest],
+        id: &str,
+        record: impl Fn(&SqliteRow) -> Result<R>,
+    ) -> Result<Vec<Found<R>>> {
+        let bytes: Vec<u8> = digests
+            .iter()
+            .flat_map(|digest| *digest.as_bytes())
+            .collect();
+        let found = sqlx::query(statement).bind(bytes).fetch_all(&self.readers);
+        let found = found.await.map_err(store_error)?;
+        let found = found.iter().map(|row| {
+            let is_known = rows::column::<Option<&[u8]>>(row, id)?.is_some();
+            Ok(Found {
+                record: is_known.then(|| record(row)).transpose()?,
+                stamp: Stamp {
+                    epoch: self.epoch(rows::column(row, "incarnation")?)?,
+                    revision: raw::revision(rows::column(row, "head")?)?,
+                },
+            })
+        });
+        found.collect()
+    }
+}
