@@ -39,7 +39,7 @@ pub(crate) fn simulated<R>(what: impl Future<Output = R>) -> R {
 
 /// Runs a seed on this thread, in virtual time. `is_told` says whether to keep a timeline.
 pub(crate) fn run(seed: u64, is_told: bool) -> Outcome {
-    simulated(async {
+    let (outcome, world) = simulated(async {
         let world = World::new(seed, is_told).await;
         for index in 0..INSTANCES {
             world.boot(index).await;
@@ -49,13 +49,24 @@ pub(crate) fn run(seed: u64, is_told: bool) -> Outcome {
         let mut judge = world.judge.lock();
         world.server.look(|database| judge.inspect(database));
         let (violations, hash) = judge.finish();
-        Outcome {
+        let outcome = Outcome {
             violations,
             hash,
             counts: world.counts(),
             timeline: world.timeline(),
-        }
-    })
+        };
+        drop(judge);
+        // Each instance holds the world.
+        world.instances.lock().clear();
+        world.stopping.lock().clear();
+        (outcome, Arc::downgrade(&world))
+    });
+    assert_eq!(
+        world.strong_count(),
+        0,
+        "the world of a run stays in memory"
+    );
+    outcome
 }
 
 /// Calls and faults for a while. Each seed has its own selection of faults.
