@@ -238,7 +238,8 @@ impl Confirmer {
         pending.sort_by_key(|confirmation| confirmation.receipt.is_none());
         let asked = &pending[..pending.len().min(BATCH)];
         // I7: this read begins after the commits of all pending changes were answered.
-        let answer = self.ask(asked).await;
+        let asked_at = self.clock.boot();
+        let answer = self.ask(asked, asked_at).await;
         let now = self.clock.boot();
         let Ok(Confirmed { membership, stands }) = answer else {
             self.drop_overdue(pending, now);
@@ -257,7 +258,9 @@ impl Confirmer {
             let outcome = match confirmation.refusal(membership.epoch, settled) {
                 Some(refusal) => Some(Err(refusal)),
                 None => {
-                    confirmation.observe(&membership, now);
+                    // A bound that has passed since then counts at the next poll: its write must come
+                    // after the bound.
+                    confirmation.observe(&membership, asked_at);
                     confirmation.outcome(stands)
                 }
             };
@@ -274,14 +277,17 @@ impl Confirmer {
 
     /// Reads the membership. Only a primary can answer that changes are confirmed, because the statement
     /// then commits a write. Without a row of this instance nothing is confirmed.
-    async fn ask(&self, pending: &[PendingConfirmation]) -> keyward_store::Result<Confirmed> {
+    async fn ask(
+        &self,
+        pending: &[PendingConfirmation],
+        now: BootTime,
+    ) -> keyward_store::Result<Confirmed> {
         let Some(registration) = self.tail.registration() else {
             let membership = self.cluster.membership().await?;
             let stands = None;
             return Ok(Confirmed { membership, stands });
         };
         let changes: Vec<CommittedChange> = pending.iter().map(|asked| asked.change).collect();
-        let now = self.clock.boot();
         let awaited = pending.iter().map(|asked| asked.awaited(now)).min();
         let once_acked = awaited.unwrap_or_default();
         self.cluster
