@@ -257,6 +257,7 @@ impl Fence {
 
     /// Sets the tombstones of a page, and returns its end. `start` is the end of a page without rows.
     fn set_tombstones(&self, page: &Page, start: Position) -> Position {
+        self.raise_newest(page.rows.last().map_or(0, |last| last.revision));
         for row in &page.rows {
             self.tombstones.set(row.id, row.revision);
         }

@@ -114,6 +114,8 @@ pub struct Fence {
     tombstones: Tombstones,
     /// No entry below this revision is admitted. It stands for the pruned tombstones.
     floor: AtomicU64,
+    /// No tombstone and no floor is above this revision. It never falls.
+    newest: AtomicU64,
     /// How often tombstones and floor were reset. A snapshot from before a reset admits nothing.
     restarts: AtomicU64,
     /// Used by the tail only. Its lock also serialises all writers of `published`.
@@ -139,6 +141,7 @@ impl Fence {
             }),
             tombstones: Tombstones::default(),
             floor: AtomicU64::new(start.floor),
+            newest: AtomicU64::new(start.floor),
             restarts: AtomicU64::new(0),
             tail: Mutex::new(TailState::new(start.mark)),
         }
@@ -221,6 +224,12 @@ impl Fence {
     /// Raises the floor. I8: the floor never falls (except in `restart`), and it rises before a
     /// tombstone is removed.
     fn raise_floor(&self, to: u64) {
+        self.raise_newest(to);
         self.floor.fetch_max(to, Ordering::SeqCst);
+    }
+
+    /// Raises `newest`. I4: it rises before the tombstones and the floor that it bounds.
+    fn raise_newest(&self, to: u64) {
+        self.newest.fetch_max(to, Ordering::SeqCst);
     }
 }

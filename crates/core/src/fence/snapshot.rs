@@ -92,10 +92,15 @@ impl<'f> Snapshot<'f> {
         if !self.is_fresh(now) {
             return Admission::NotFresh;
         }
-        // I4: the order is (F, applied), entry, tombstone, floor. With the floor read before the
+        // I4: the order is (F, applied), entry, newest, tombstone, floor. With the floor read before the
         // tombstone, both reads would miss a tombstone that is pruned between them.
-        let tombstone = self.fence.tombstones.get(id);
-        let floor = self.fence.floor();
+        let newest = self.fence.newest.load(Ordering::SeqCst);
+        let (tombstone, floor) = if stamp.revision >= newest {
+            // No tombstone and no floor is higher, so there is nothing to look up.
+            (None, newest)
+        } else {
+            (self.fence.tombstones.get(id), self.fence.floor())
+        };
         if !admits(self.published.epoch, floor, tombstone, stamp) || self.fence_has_restarted() {
             return Admission::Superseded;
         }
