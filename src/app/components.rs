@@ -9,11 +9,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
-use super::{CACHED_KEYS, CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
+use super::{CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
 use crate::cache::l2::L2;
-use crate::cache::{Dependencies, Fenced, L1, Lookup, Reads, Records, SharedCache};
+use crate::cache::{Dependencies, L1, Lookup, Reads, Record, Records, SharedCache};
 use crate::config::Settings;
-use crate::grpc::Tls;
+use crate::grpc::{self, Tls};
 use crate::replication::{
     Barrier, Registration, StoreTime, Tail, end_graces, trim_log, wake_on_l2_notices,
     wake_on_store_notices, watch_freshness, watch_membership,
@@ -103,21 +103,24 @@ impl Base {
         (barrier.with(entries), watching)
     }
 
-    pub(super) fn keys(&self) -> Lookup<KeyRecord> {
+    /// Holds at most `bytes` bytes in memory.
+    pub(super) fn keys(&self, bytes: usize) -> Lookup<KeyRecord> {
         let entries = self.l2.as_ref().map(|l2| Arc::clone(&l2.entries));
         let shared = entries.map(|entries| entries as Arc<dyn SharedCache<KeyRecord>>);
-        self.lookup(shared, CACHED_KEYS, self.metrics.key_cache.clone())
+        self.lookup(grpc::keep, shared, bytes, self.metrics.key_cache.clone())
     }
 
     pub(super) fn tokens(&self) -> Lookup<TokenRecord> {
-        self.lookup(None, CACHED_TOKENS, self.metrics.token_cache.clone())
+        let metrics = self.metrics.token_cache.clone();
+        self.lookup(TokenRecord::clone, None, CACHED_TOKENS, metrics)
     }
 
     /// Each lookup has its own readers, so that reads of unknown keys cannot block the callers' tokens.
-    fn lookup<R: Fenced>(
+    fn lookup<R: Record>(
         &self,
+        keep: fn(&R) -> R::Kept,
         shared: Option<Arc<dyn SharedCache<R>>>,
-        (items, bytes): (usize, u64),
+        bytes: usize,
         metrics: CacheMetrics,
     ) -> Lookup<R>
     where
@@ -125,6 +128,7 @@ impl Base {
     {
         let dependencies = Dependencies {
             store: Box::new(Arc::clone(&self.store)),
+            keep,
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
@@ -134,7 +138,7 @@ impl Base {
         };
         let reads = Reads::start(dependencies, &self.tasks);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        Lookup::new(fence, clock, L1::new(items, bytes), reads, metrics)
+        Lookup::new(fence, clock, L1::new(bytes), reads, metrics)
     }
 
     pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<Option<()>>> {

@@ -31,6 +31,7 @@ use bootstrap::SecretPolicy;
 use components::Base;
 use keyward_core::fence::{Fence, MAX_TOMBSTONES, Settling};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
+use keyward_ops::traces::Sampling;
 use keyward_ops::{Ended, Metrics, Tasks};
 use keyward_store::{Control, Instrumentation, Intercepted, Store};
 use keyward_store_postgres::{Hosts, PostgresStore};
@@ -43,9 +44,8 @@ pub use run::{run, serve};
 /// The answer of `/readyz` if the instance is not fresh and the tail reports no cause.
 const NOT_FRESH: &str = "this instance cannot prove that it knows every change";
 
-/// The sizes of the L1 caches: the approximate number of records, and the maximum in bytes.
-const CACHED_KEYS: (usize, u64) = (200_000, 128 << 20);
-const CACHED_TOKENS: (usize, u64) = (1_000, 1 << 20);
+/// The maximum size of the tokens in memory, in bytes.
+const CACHED_TOKENS: usize = 1 << 20;
 /// The limits of reads behind L1.
 const READS: ReadLimits = ReadLimits {
     readers: 4,
@@ -223,7 +223,7 @@ impl App {
         let service = Service {
             store: Arc::clone(&base.store),
             fence: Arc::clone(&base.fence),
-            keys: base.keys(),
+            keys: base.keys(settings.max_cached_bytes),
             keyring,
             prefixes: settings.key_prefixes.clone(),
             token_prefix,
@@ -246,6 +246,7 @@ impl App {
             limits: limits(settings),
             max_connection_age: settings.max_connection_age,
             long_calls: &long_calls,
+            sampling: Sampling::new(settings.otlp_endpoint.is_some(), settings.trace_ratio),
         };
         let server = grpc::server(api.clone(), health_server, &base.metrics, clock, &front)
             .map_err(StartError::new)?;

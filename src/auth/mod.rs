@@ -38,7 +38,7 @@ pub struct Caller(Arc<Entry<TokenRecord>>);
 impl Caller {
     /// Whether the caller has `role`.
     pub fn has(&self, role: Role) -> bool {
-        self.0.record().roles.contains(role)
+        self.0.kept().roles.contains(role)
     }
 
     /// Refuses a caller that does not have `role`.
@@ -47,14 +47,14 @@ impl Caller {
             return Ok(());
         }
         Err(Denied::RoleRequired {
-            name: self.0.record().name.to_string(),
+            name: self.0.kept().name.to_string(),
             role,
         })
     }
 
     /// The caller as the log and the audit name it.
     pub fn actor(&self) -> Actor {
-        let record = self.0.record();
+        let record = self.0.kept();
         Actor {
             token: Some(record.id),
             name: record.name.to_string(),
@@ -107,7 +107,7 @@ impl Callers {
             .find(&digest, Consistency::Default)
             .await?
             .ok_or_else(unknown)?;
-        if !token_lives(found.entry.record(), found.at) {
+        if !token_lives(found.entry.kept(), found.at) {
             return Err(unknown());
         }
         Ok(Caller(found.entry))
@@ -117,7 +117,7 @@ impl Callers {
     /// arrived. No I/O. `false` says nothing: authenticate it.
     pub fn is_still_valid(&self, caller: &Caller, now: Now) -> bool {
         let found = self.tokens.admit_again(&caller.0, now);
-        found.is_some_and(|found| token_lives(found.entry.record(), found.at))
+        found.is_some_and(|found| token_lives(found.entry.kept(), found.at))
     }
 
     /// The prefix of tokens.

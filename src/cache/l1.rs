@@ -1,47 +1,33 @@
 //! L1: the cache in memory, from digest to record, bounded by size. I2: an entry's stamp only rises.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::Fenced;
+use super::Kept;
 use keyward_core::fence::{SharedStamp, Stamp};
 use keyward_crypto::Digest;
 
-/// A record and its stamp. The record never changes.
+/// What is kept of a record, and its stamp. The record never changes.
 #[derive(Debug)]
-pub struct Entry<R> {
-    record: R,
+pub struct Entry<K> {
+    kept: K,
     stamp: SharedStamp,
-    weight: u64,
-    reply: OnceLock<Bytes>,
 }
 
-impl<R: Fenced> Entry<R> {
+impl<K> Entry<K> {
     /// An entry for a record that was read under `stamp`.
-    pub fn new(record: R, stamp: Stamp) -> Self {
-        let weight = record.weight() + size_of::<Self>() + size_of::<Digest>();
+    pub fn new(kept: K, stamp: Stamp) -> Self {
         Self {
-            record,
+            kept,
             stamp: SharedStamp::new(stamp),
-            weight: u64::try_from(weight).unwrap_or(u64::MAX),
-            reply: OnceLock::new(),
         }
     }
-}
 
-impl<R> Entry<R> {
-    /// The record.
-    pub fn record(&self) -> &R {
-        &self.record
-    }
-
-    /// The bytes that answer a call with this record, made by `encode` once. They depend on the record
-    /// alone, and are sent only after the fence has admitted it for the call.
-    pub fn reply(&self, encode: impl FnOnce(&R) -> Bytes) -> Bytes {
-        self.reply.get_or_init(|| encode(&self.record)).clone()
+    /// What is kept of the record.
+    pub fn kept(&self) -> &K {
+        &self.kept
     }
 
     /// The stamp.
@@ -58,35 +44,42 @@ impl<R> Entry<R> {
 #[derive(Clone, Copy, Debug)]
 struct ByWeight;
 
-impl<R> Weighter<Digest, Arc<Entry<R>>> for ByWeight {
-    fn weight(&self, _: &Digest, entry: &Arc<Entry<R>>) -> u64 {
-        entry.weight
+impl<K: Kept> Weighter<Digest, Arc<Entry<K>>> for ByWeight {
+    fn weight(&self, _: &Digest, entry: &Arc<Entry<K>>) -> u64 {
+        let weight = OVERHEAD + size_of::<Entry<K>>() + entry.kept.weight();
+        u64::try_from(weight).unwrap_or(u64::MAX)
     }
 }
 
+/// The memory of an entry besides itself, in bytes: its place in the tables, and what allocators round up.
+const OVERHEAD: usize = 128;
+/// The usual size of an entry in bytes, from which the cache plans its tables.
+const USUAL_WEIGHT: usize = 380;
+
 /// Entries by digest.
-pub struct L1<R> {
-    entries: Cache<Digest, Arc<Entry<R>>, ByWeight>,
+pub struct L1<K: Kept> {
+    entries: Cache<Digest, Arc<Entry<K>>, ByWeight>,
 }
 
-impl<R> L1<R> {
-    /// A cache of about `items` entries and at most `bytes` bytes.
-    pub fn new(items: usize, bytes: u64) -> Self {
+impl<K: Kept> L1<K> {
+    /// A cache of at most `bytes` bytes.
+    pub fn new(bytes: usize) -> Self {
+        let limit = u64::try_from(bytes).unwrap_or(u64::MAX);
         Self {
-            entries: Cache::with_weighter(items, bytes, ByWeight),
+            entries: Cache::with_weighter(bytes / USUAL_WEIGHT, limit, ByWeight),
         }
     }
 
-    pub(super) fn get(&self, digest: &Digest) -> Option<Arc<Entry<R>>> {
+    pub(super) fn get(&self, digest: &Digest) -> Option<Arc<Entry<K>>> {
         self.entries.get(digest)
     }
 
-    pub(super) fn insert(&self, digest: Digest, entry: Arc<Entry<R>>) {
+    pub(super) fn insert(&self, digest: Digest, entry: Arc<Entry<K>>) {
         self.entries.insert(digest, entry);
     }
 }
 
-impl<R> std::fmt::Debug for L1<R> {
+impl<K: Kept> std::fmt::Debug for L1<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "L1({} entries)", self.entries.len())
     }

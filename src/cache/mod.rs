@@ -3,6 +3,7 @@
 //!
 //! Upholds I2 and I4, with `fence`.
 
+mod kept;
 mod l1;
 pub mod l2;
 mod reads;
@@ -19,6 +20,7 @@ use keyward_crypto::Digest;
 use keyward_ops::CacheMetrics;
 use keyward_store::StoreError;
 
+pub use kept::{Kept, KeptKey};
 pub use l1::{Entry, L1};
 pub use reads::{Dependencies, ReadLimits, Reads, Records};
 pub use shared_cache::SharedCache;
@@ -26,47 +28,28 @@ pub use shared_cache::SharedCache;
 /// The number of further reads for a record that was not admitted. Then the answer is UNAVAILABLE.
 const RETRIES: usize = 3;
 
-/// The bytes of a prepared answer besides the texts of its record: ids, numbers, its allocation.
-const REST_OF_ANSWER: usize = 128;
+/// A record of the store whose changes are in the log.
+pub trait Record: Send + Sync + 'static {
+    /// What L1 keeps of it.
+    type Kept: Kept;
 
-/// A record whose changes are in the log.
-pub trait Fenced: Send + Sync + 'static {
     /// The id in the log.
     fn id(&self) -> KeyId;
-    /// The approximate size in memory, in bytes.
-    fn weight(&self) -> usize;
 }
 
-impl Fenced for KeyRecord {
+impl Record for KeyRecord {
+    type Kept = KeptKey;
+
     fn id(&self) -> KeyId {
         self.id
     }
-
-    fn weight(&self) -> usize {
-        let text = |length: usize| length + size_of::<String>();
-        let scopes = self.scopes.as_slice().iter();
-        let metadata = self.metadata.entries().iter();
-        let texts = text(self.account.as_str().len())
-            + text(self.name.as_str().len())
-            + scopes.map(|scope| text(scope.len())).sum::<usize>()
-            + metadata
-                .map(|(k, v)| text(k.len()) + text(v.len()))
-                .sum::<usize>();
-        // The texts stand in the prepared answer, too.
-        size_of::<Self>()
-            + 2 * texts
-            + REST_OF_ANSWER
-            + self.networks.count() * size_of::<ipnet::IpNet>()
-    }
 }
 
-impl Fenced for TokenRecord {
+impl Record for TokenRecord {
+    type Kept = Self;
+
     fn id(&self) -> KeyId {
         self.id
-    }
-
-    fn weight(&self) -> usize {
-        size_of::<Self>() + self.name.as_str().len()
     }
 }
 
@@ -95,28 +78,28 @@ pub enum Consistency {
 
 /// An admitted record, and the store's time for its verdict.
 #[derive(Debug)]
-pub struct Admitted<R> {
-    /// The record.
-    pub entry: Arc<Entry<R>>,
+pub struct Admitted<K> {
+    /// What is kept of the record.
+    pub entry: Arc<Entry<K>>,
     /// The store's time at the admission.
     pub at: Timestamp,
 }
 
 /// Looks up records of one kind.
-pub struct Lookup<R> {
+pub struct Lookup<R: Record> {
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
-    l1: L1<R>,
+    l1: L1<R::Kept>,
     reads: Reads<R>,
     metrics: CacheMetrics,
 }
 
-impl<R: Fenced> Lookup<R> {
+impl<R: Record> Lookup<R> {
     /// A lookup in `l1`, and behind it through `reads`.
     pub fn new(
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
-        l1: L1<R>,
+        l1: L1<R::Kept>,
         reads: Reads<R>,
         metrics: CacheMetrics,
     ) -> Self {
@@ -131,7 +114,7 @@ impl<R: Fenced> Lookup<R> {
 
     /// The record for `digest` in L1, if the fence admits it at `now`, which was read after the call
     /// arrived. No I/O. `None` says nothing: ask `find`.
-    pub fn cached(&self, digest: &Digest, now: Now) -> Option<Admitted<R>> {
+    pub fn cached(&self, digest: &Digest, now: Now) -> Option<Admitted<R::Kept>> {
         // I4: the snapshot is taken before the entry is read.
         let snapshot = self.fence.snapshot();
         let entry = self.l1.get(digest)?;
@@ -141,7 +124,7 @@ impl<R: Fenced> Lookup<R> {
     }
 
     /// Admits a record of an earlier call once more, as `cached` does.
-    pub fn admit_again(&self, entry: &Arc<Entry<R>>, now: Now) -> Option<Admitted<R>> {
+    pub fn admit_again(&self, entry: &Arc<Entry<R::Kept>>, now: Now) -> Option<Admitted<R::Kept>> {
         let snapshot = self.fence.snapshot();
         self.admit(&snapshot, Arc::clone(entry), now).ok()?
     }
@@ -151,7 +134,7 @@ impl<R: Fenced> Lookup<R> {
         &self,
         digest: &Digest,
         consistency: Consistency,
-    ) -> Result<Option<Admitted<R>>, LookupError> {
+    ) -> Result<Option<Admitted<R::Kept>>, LookupError> {
         if consistency == Consistency::Default
             && let Some(admitted) = self.cached(digest, Now::read(&*self.clock))
         {
@@ -165,7 +148,7 @@ impl<R: Fenced> Lookup<R> {
         &self,
         digest: &Digest,
         consistency: Consistency,
-    ) -> Result<Option<Admitted<R>>, LookupError> {
+    ) -> Result<Option<Admitted<R::Kept>>, LookupError> {
         if consistency == Consistency::Default {
             let found = self.l1.get(digest);
             found
@@ -188,7 +171,11 @@ impl<R: Fenced> Lookup<R> {
 
     /// Reads behind L1. Callers may share the read, but not its admission: each caller uses the
     /// snapshot that it took before (I4).
-    async fn read(&self, digest: &Digest, source: Source) -> Result<ReadOutcome<R>, LookupError> {
+    async fn read(
+        &self,
+        digest: &Digest,
+        source: Source,
+    ) -> Result<ReadOutcome<R::Kept>, LookupError> {
         let snapshot = self.fence.snapshot();
         if !snapshot.is_fresh(Now::read(&*self.clock)) {
             return Err(LookupError::NotFresh);
@@ -213,10 +200,10 @@ impl<R: Fenced> Lookup<R> {
     fn admit(
         &self,
         snapshot: &Snapshot<'_>,
-        entry: Arc<Entry<R>>,
+        entry: Arc<Entry<R::Kept>>,
         now: Now,
-    ) -> Result<Option<Admitted<R>>, LookupError> {
-        match snapshot.admit(entry.record().id(), entry.stamp(), now) {
+    ) -> Result<Option<Admitted<R::Kept>>, LookupError> {
+        match snapshot.admit(entry.kept().id(), entry.stamp(), now) {
             Admission::Admitted { restamp } => {
                 // I2: the higher stamp keeps an entry in use above the floor when tombstones are
                 // pruned.
@@ -242,16 +229,16 @@ enum Source {
 }
 
 /// The outcome of a read behind L1.
-enum ReadOutcome<R> {
+enum ReadOutcome<K> {
     /// The record, admitted.
-    Found(Admitted<R>),
+    Found(Admitted<K>),
     /// The store has no such key, admitted.
     Absent,
     /// The result may be older than a change that this instance knows. Read again.
     Superseded,
 }
 
-impl<R> std::fmt::Debug for Lookup<R> {
+impl<R: Record> std::fmt::Debug for Lookup<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Lookup")
     }

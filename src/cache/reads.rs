@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, Span};
 
-use super::{Entry, Fenced, LookupError, SharedCache, Source};
+use super::{Entry, LookupError, Record, SharedCache, Source};
 use keyward_core::fence::{Admission, Fence, Now, Snapshot, Stamp};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
 use keyward_crypto::Digest;
@@ -57,9 +57,11 @@ pub struct ReadLimits {
 }
 
 /// The dependencies of [`Reads`].
-pub struct Dependencies<R> {
+pub struct Dependencies<R: Record> {
     /// The store.
     pub store: Box<dyn Records<R>>,
+    /// What is kept of a record.
+    pub keep: fn(&R) -> R::Kept,
     /// The shared cache in front of the store, if there is one.
     pub shared: Option<Arc<dyn SharedCache<R>>>,
     /// Admits records to the shared cache.
@@ -74,33 +76,33 @@ pub struct Dependencies<R> {
     pub refused: Counter,
 }
 
-type ReadResult<R> = Result<Found<Arc<Entry<R>>>, LookupError>;
-type Callers<R> = Vec<oneshot::Sender<ReadResult<R>>>;
+type ReadResult<K> = Result<Found<Arc<Entry<K>>>, LookupError>;
+type Callers<K> = Vec<oneshot::Sender<ReadResult<K>>>;
 type Key = (Digest, Source);
 type Queue = mpsc::Sender<Key>;
 
 /// A read that has not begun.
-struct Waiting<R> {
-    callers: Callers<R>,
+struct Waiting<K> {
+    callers: Callers<K>,
     since: Instant,
     /// The span of the first caller.
     span: Span,
 }
 
 /// What callers and readers share.
-struct Board<R> {
+struct Board<R: Record> {
     with: Dependencies<R>,
-    waiting: Mutex<HashMap<Key, Waiting<R>>>,
+    waiting: Mutex<HashMap<Key, Waiting<R::Kept>>>,
 }
 
 /// Reads records for callers.
-pub struct Reads<R> {
+pub struct Reads<R: Record> {
     board: Arc<Board<R>>,
     shared: Option<Queue>,
     store: Queue,
 }
 
-impl<R: Fenced> Reads<R> {
+impl<R: Record> Reads<R> {
     /// Starts the readers on the current runtime. They end when this is dropped.
     pub fn start(with: Dependencies<R>, tasks: &Tasks) -> Self {
         let limits = with.limits;
@@ -128,7 +130,7 @@ impl<R: Fenced> Reads<R> {
     }
 
     /// Reads a record. The read begins after this call, so it sees every change committed before.
-    pub(super) async fn read(&self, digest: &Digest, source: Source) -> ReadResult<R> {
+    pub(super) async fn read(&self, digest: &Digest, source: Source) -> ReadResult<R::Kept> {
         let (caller, mut result) = oneshot::channel();
         let mut callers = vec![caller];
         if let (Source::SharedCacheFirst, Some(shared)) = (source, &self.shared) {
@@ -150,9 +152,9 @@ impl<R: Fenced> Reads<R> {
 }
 
 /// Reads that have begun.
-type Batch<R> = Vec<(Digest, Waiting<R>)>;
+type Batch<K> = Vec<(Digest, Waiting<K>)>;
 
-impl<R: Fenced> Board<R> {
+impl<R: Record> Board<R> {
     /// Starts the readers of a queue. Each takes what waits there and performs it as one batch. A reader
     /// without work holds nothing, so that the store is closed after the last call.
     fn start_readers<F: Future<Output = ()> + Send + 'static>(
@@ -160,7 +162,7 @@ impl<R: Fenced> Board<R> {
         name: &str,
         queue: mpsc::Receiver<Key>,
         tasks: &Tasks,
-        perform: impl Fn(Arc<Self>, Batch<R>) -> F + Clone + Send + Sync + 'static,
+        perform: impl Fn(Arc<Self>, Batch<R::Kept>) -> F + Clone + Send + Sync + 'static,
     ) {
         let ReadLimits { readers, batch, .. } = self.with.limits;
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
@@ -182,7 +184,7 @@ impl<R: Fenced> Board<R> {
 
     /// Queues a read, or adds its callers to one that has not begun. Returns the callers if the queue is
     /// full.
-    fn queue(&self, queue: &Queue, key: Key, callers: Callers<R>) -> Callers<R> {
+    fn queue(&self, queue: &Queue, key: Key, callers: Callers<R::Kept>) -> Callers<R::Kept> {
         match self.waiting.lock().entry(key) {
             Place::Occupied(mut read) => read.get_mut().callers.extend(callers),
             Place::Vacant(place) => {
@@ -200,12 +202,12 @@ impl<R: Fenced> Board<R> {
     }
 
     /// Queues a read for the store, or refuses it.
-    fn queue_for_store(&self, store: &Queue, digest: Digest, callers: Callers<R>) {
+    fn queue_for_store(&self, store: &Queue, digest: Digest, callers: Callers<R::Kept>) {
         let refused = self.queue(store, (digest, Source::Store), callers);
         self.refuse(refused);
     }
 
-    fn begin(&self, keys: impl Iterator<Item = Key>) -> Batch<R> {
+    fn begin(&self, keys: impl Iterator<Item = Key>) -> Batch<R::Kept> {
         let mut waiting = self.waiting.lock();
         // A read that waited too long is not there any more.
         let begun = keys.filter_map(|key| Some((key.0, waiting.remove(&key)?)));
@@ -214,7 +216,7 @@ impl<R: Fenced> Board<R> {
 
     /// Refuses the reads that have waited too long.
     fn refuse_old(&self) {
-        let is_old = |read: &Waiting<R>| read.since.elapsed() >= self.with.limits.patience;
+        let is_old = |read: &Waiting<R::Kept>| read.since.elapsed() >= self.with.limits.patience;
         let mut waiting = self.waiting.lock();
         let old: Vec<_> = waiting.extract_if(|_, read| is_old(read)).collect();
         drop(waiting);
@@ -223,7 +225,7 @@ impl<R: Fenced> Board<R> {
         }
     }
 
-    fn refuse(&self, callers: Callers<R>) {
+    fn refuse(&self, callers: Callers<R::Kept>) {
         if !callers.is_empty() {
             self.with.refused.inc();
             answer(callers, &Err(LookupError::Overloaded));
@@ -232,7 +234,7 @@ impl<R: Fenced> Board<R> {
 
     /// Reads from the shared cache, and queues for the store what it does not have. Each caller admits
     /// its record again.
-    async fn read_shared(&self, cache: &dyn SharedCache<R>, batch: Batch<R>, store: &Queue) {
+    async fn read_shared(&self, cache: &dyn SharedCache<R>, batch: Batch<R::Kept>, store: &Queue) {
         let snapshot = self.with.fence.snapshot();
         let found = cache.get_many(&digests(&batch)).await;
         let now = Now::read(&*self.with.clock);
@@ -251,12 +253,12 @@ impl<R: Fenced> Board<R> {
                 continue;
             };
             let record = Some(record);
-            answer(read.callers, &Ok(shareable(Found { record, stamp })));
+            answer(read.callers, &Ok(self.kept(&Found { record, stamp })));
         }
     }
 
     /// Reads from the store. A damaged row fails its own read alone.
-    async fn read_store(&self, batch: Batch<R>) {
+    async fn read_store(&self, batch: Batch<R::Kept>) {
         let Some(span) = batch.first().map(|(_, read)| read.span.clone()) else {
             return;
         };
@@ -281,22 +283,31 @@ impl<R: Fenced> Board<R> {
         }
     }
 
+    /// What is kept of a record, which callers share.
+    fn kept(&self, found: &Found<R>) -> Found<Arc<Entry<R::Kept>>> {
+        let keep = |record| Arc::new(Entry::new((self.with.keep)(record), found.stamp));
+        Found {
+            record: found.record.as_ref().map(keep),
+            stamp: found.stamp,
+        }
+    }
+
     /// Answers the callers of a batch. Puts its records into the shared cache, if there is one: only an
     /// admitted record is worth an entry, and each reader of the entry admits it again.
-    fn end(&self, batch: Batch<R>, snapshot: &Snapshot<'_>, found: Vec<Found<R>>) {
+    fn end(&self, batch: Batch<R::Kept>, snapshot: &Snapshot<'_>, found: Vec<Found<R>>) {
         let digests = digests(&batch);
-        let found: Vec<_> = found.into_iter().map(shareable).collect();
         // All in one go, so that each thread wakes once for its callers.
         for ((_, read), found) in batch.into_iter().zip(&found) {
-            answer(read.callers, &Ok(found.clone()));
+            answer(read.callers, &Ok(self.kept(found)));
         }
         let Some(shared) = &self.with.shared else {
             return;
         };
         let now = Now::read(&*self.with.clock);
-        for (digest, found) in digests.iter().zip(found) {
-            let Some(entry) = &found.record else { continue };
-            let record = entry.record();
+        for (digest, found) in digests.iter().zip(&found) {
+            let Some(record) = &found.record else {
+                continue;
+            };
             if let Admission::Admitted { restamp: revision } =
                 snapshot.admit(record.id(), found.stamp, now)
             {
@@ -313,30 +324,18 @@ impl<R: Fenced> Board<R> {
     }
 }
 
-/// A record that callers share.
-fn shareable<R: Fenced>(found: Found<R>) -> Found<Arc<Entry<R>>> {
-    let stamp = found.stamp;
-    let entry = found
-        .record
-        .map(|record| Arc::new(Entry::new(record, stamp)));
-    Found {
-        record: entry,
-        stamp,
-    }
-}
-
-fn digests<R>(batch: &[(Digest, Waiting<R>)]) -> Vec<Digest> {
+fn digests<K>(batch: &[(Digest, Waiting<K>)]) -> Vec<Digest> {
     batch.iter().map(|(digest, _)| *digest).collect()
 }
 
-fn answer<R>(callers: Callers<R>, result: &ReadResult<R>) {
+fn answer<K>(callers: Callers<K>, result: &ReadResult<K>) {
     for caller in callers {
         // The caller may have stopped waiting.
         let _ = caller.send(result.clone());
     }
 }
 
-impl<R> std::fmt::Debug for Reads<R> {
+impl<R: Record> std::fmt::Debug for Reads<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Reads({} waiting)", self.board.waiting.lock().len())
     }

@@ -144,6 +144,7 @@ impl World {
         let metrics = Metrics::new(&[]);
         let dependencies = Dependencies {
             store: Box::new(Arc::clone(self)),
+            keep: TokenRecord::clone,
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::new(Still),
@@ -155,7 +156,7 @@ impl World {
         Arc::new(Lookup::new(
             Arc::clone(&self.fence),
             Arc::new(Still),
-            L1::new(10, 1 << 20),
+            L1::new(1 << 20),
             reads,
             metrics.token_cache.clone(),
         ))

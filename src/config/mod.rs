@@ -62,6 +62,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// The maximum number of bytes that all connections together buffer.
     pub max_buffered_bytes: usize,
+    /// The limit for records in memory, in bytes.
+    pub max_cached_bytes: usize,
     /// The age at which a client of the gRPC port must open another connection.
     pub max_connection_age: Option<Duration>,
     /// How long an instance keeps serving after SIGTERM, while its health is NOT_SERVING.
@@ -70,6 +72,8 @@ pub struct Settings {
     pub log_format: LogFormat,
     /// The collector of spans.
     pub otlp_endpoint: Option<Url>,
+    /// The part of the calls that are traced, from 0 to 1.
+    pub trace_ratio: f64,
 }
 
 impl Settings {

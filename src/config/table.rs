@@ -15,8 +15,9 @@ use keyward_ops::settings::values::{
 use keyward_ops::settings::{Entry, Schema, Setting, Takes};
 
 const MAX_WORKERS: usize = 256;
-/// The range of `max_buffered_bytes`.
+/// The ranges of `max_buffered_bytes` and `max_cached_bytes`.
 const BUFFERED: RangeInclusive<usize> = 16 << 20..=1 << 40;
+const CACHED: RangeInclusive<usize> = 1 << 20..=1 << 40;
 
 type Row = Setting<Settings>;
 
@@ -194,6 +195,13 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| size(text, BUFFERED, "16MiB to 1TiB").map(|size| s.max_buffered_bytes = size),
     ),
     Row::new(
+        "max_cached_bytes",
+        Takes::Value("SIZE"),
+        "128MiB",
+        "Maximum size of the records in memory, of which each key takes about 350 bytes: 1MiB to 1TiB",
+        |s, text| size(text, CACHED, "1MiB to 1TiB").map(|size| s.max_cached_bytes = size),
+    ),
+    Row::new(
         "max_connection_age",
         Takes::Value("DURATION"),
         "30m",
@@ -229,6 +237,14 @@ pub const TABLE: &[Setting<Settings>] = &[
     )
     .shown(|s| shown(s.otlp_endpoint.as_ref()))
     .confidential(),
+    Row::new(
+        "trace_ratio",
+        Takes::Value("RATIO"),
+        "0.01",
+        "Part of the calls whose spans are sent to the collector: 0 to 1. A call with a `traceparent` \
+         is traced if its caller traces it",
+        |s, text| number(text, 0.0..=1.0).map(|ratio| s.trace_ratio = ratio),
+    ),
 ];
 
 impl Schema for Settings {
@@ -262,10 +278,12 @@ impl Schema for Settings {
             workers: 0,
             max_connections: 0,
             max_buffered_bytes: 0,
+            max_cached_bytes: 0,
             max_connection_age: None,
             drain_delay: Duration::ZERO,
             log_format: LogFormat::Text,
             otlp_endpoint: None,
+            trace_ratio: 0.0,
         }
     }
 

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use keyward_proto::v1;
+use prost::Message as _;
 
-use crate::cache::Consistency;
+use crate::cache::{Consistency, KeptKey};
 use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, ServiceError, Verified, Verify};
 use keyward_core::fence::{Ask, state_at};
 use keyward_core::key::{
@@ -302,7 +303,7 @@ pub(super) fn api_key(record: &KeyRecord, at: Timestamp) -> v1::ApiKey {
         account_id: record.account.to_string(),
         name: record.name.to_string(),
         hint: record.hint.0.clone(),
-        scopes: record.scopes.as_slice().to_vec(),
+        scopes: record.scopes.to_vec(),
         metadata: record.metadata.entries().clone(),
         allowed_cidrs: record.networks.to_texts(),
         recoverable: record.recoverable,
@@ -356,8 +357,9 @@ pub(super) fn verified(verified: &Verified) -> v1::VerifyResponse {
         Verdict::InsufficientScope => v1::Verdict::InsufficientScope,
         Verdict::IpNotAllowed => v1::Verdict::IpNotAllowed,
     };
-    match &verified.record {
-        Some(entry) => valid(entry.record()),
+    match &verified.key {
+        // `keep` made these bytes. The response for others would have no verdict.
+        Some(entry) => v1::VerifyResponse::decode(entry.kept().answer()).unwrap_or_default(),
         None => v1::VerifyResponse {
             verdict: verdict.into(),
             ..Default::default()
@@ -365,16 +367,17 @@ pub(super) fn verified(verified: &Verified) -> v1::VerifyResponse {
     }
 }
 
-/// The response for VALID. It depends on the record alone.
-pub(super) fn valid(record: &KeyRecord) -> v1::VerifyResponse {
-    v1::VerifyResponse {
+/// What is kept of a key, with the response for VALID: it depends on the record alone.
+pub fn keep(record: &KeyRecord) -> KeptKey {
+    let valid = v1::VerifyResponse {
         verdict: v1::Verdict::Valid.into(),
         key_id: record.id.to_string(),
         account_id: record.account.to_string(),
         name: record.name.to_string(),
-        scopes: record.scopes.as_slice().to_vec(),
+        scopes: record.scopes.to_vec(),
         metadata: record.metadata.entries().clone(),
         expire_time: record.expire_time.map(time),
         revision: record.revision,
-    }
+    };
+    KeptKey::new(record, valid.encode_to_vec().into())
 }

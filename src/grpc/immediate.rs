@@ -18,11 +18,12 @@ use hyper::body::Incoming;
 use keyward_core::fence::Now;
 use keyward_core::key::{Clock, Role};
 use keyward_ops::RpcMetrics;
+use keyward_ops::traces::rpc_span;
 use keyward_proto::v1;
 use prost::Message as _;
 use tonic::body::Body;
 use tonic::{Code, Status};
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
 use super::body::PREFIX;
 use super::gate::{SHORT_MESSAGE, check_headers};
@@ -86,17 +87,17 @@ impl Immediate {
             return None;
         }
         let verify = convert::verify(v1::VerifyRequest::decode(message).ok()?).ok()?;
-        // Only now: a call that goes through the layers gets its span there.
-        let span = Observer::span(self.method);
         Some(match self.api.service.verify_now(&verify, now) {
-            Ok(verified) => Answer::Now(self.respond(Ok(verified), peer, &span, now)),
+            Ok(verified) => Answer::Now(self.respond(Ok(verified), peer, now)),
             Err(digest) => {
                 let (this, peer) = (Arc::clone(self), Arc::clone(peer));
-                Answer::Later(Box::pin(async move {
+                let span = rpc_span(self.method, None);
+                let work = async move {
                     let work = this.api.service.verify_behind(&verify, &digest);
-                    let work = deadline::within(limit, work.instrument(span.clone()));
-                    this.respond(work.await, &peer, &span, now)
-                }))
+                    let verified = deadline::within(limit, work).await;
+                    this.respond(verified, &peer, now)
+                };
+                Answer::Later(Box::pin(work.instrument(span)))
             }
         })
     }
@@ -106,14 +107,13 @@ impl Immediate {
         &self,
         verified: Result<Verified, ServiceError>,
         peer: &Arc<Peer>,
-        span: &Span,
         now: Now,
     ) -> Response<Reply> {
         let (code, response) = match verified {
             Ok(verified) => {
-                let reply = match &verified.record {
-                    Some(entry) => entry.reply(|record| framed(&convert::valid(record))),
-                    None => framed(&convert::verified(&verified)),
+                let reply = match &verified.key {
+                    Some(entry) => framed(entry.kept().answer()),
+                    None => framed(&convert::verified(&verified).encode_to_vec()),
                 };
                 let (unsent, _) = peer.reserve_response(reply.len());
                 let mut response = Response::new(Reply::Message(reply, unsent));
@@ -126,7 +126,6 @@ impl Immediate {
                 (status.code(), status.into_http().map(Reply::Layers))
             }
         };
-        span.record("code", tracing::field::debug(code));
         self.metrics
             .observe(code, self.clock.boot().since(now.boot));
         response
@@ -151,13 +150,12 @@ fn message(body: &[u8]) -> Option<&[u8]> {
 }
 
 /// A message as gRPC sends it.
-fn framed(message: &v1::VerifyResponse) -> Bytes {
-    let length = message.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX + length);
+fn framed(message: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(PREFIX + message.len());
     bytes.put_u8(0);
     // A record is far smaller than 4 GiB.
-    bytes.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    bytes.extend_from_slice(&message.encode_to_vec());
+    bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
+    bytes.extend_from_slice(message);
     bytes.freeze()
 }
 

@@ -35,7 +35,9 @@ use crate::auth::{Caller, Callers};
 use crate::service::{Service, ServiceError};
 use keyward_core::key::{Clock, Role};
 use keyward_ops::Metrics;
+use keyward_ops::traces::Sampling;
 
+pub use convert::keep;
 pub use listener::Listener;
 pub use long_calls::LongCalls;
 pub use peer::Limits;
@@ -142,6 +144,7 @@ type Stacked = Observe<Deadline<Gate<<EncodingLayer as Layer<Routes>>::Service>>
 pub struct Server {
     stack: Stacked,
     immediate: Arc<Immediate>,
+    sampling: Sampling,
     max_age: Option<Duration>,
     peers: Arc<Peers>,
 }
@@ -160,6 +163,8 @@ pub struct Front<'a> {
     pub max_connection_age: Option<Duration>,
     /// The threads of long calls.
     pub long_calls: &'a LongCalls,
+    /// Which calls are traced.
+    pub sampling: Sampling,
 }
 
 /// Builds the server: both services, health checks, and both versions of reflection.
@@ -203,6 +208,7 @@ pub fn server(
     Ok(Server {
         stack,
         immediate,
+        sampling: front.sampling,
         max_age: front.max_connection_age,
         peers: Peers::new(front.limits, metrics.limits.clone()),
     })

@@ -9,9 +9,10 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tonic::Code;
 use tower::{Layer, Service};
-use tracing::{Instrument as _, Span};
+use tracing::Instrument as _;
 
 use keyward_core::key::Clock;
+use keyward_ops::traces::rpc_span;
 use keyward_ops::{Metrics, RpcMetrics};
 
 /// The methods that have their own metric labels. All others count as `other`, so that a client
@@ -37,6 +38,10 @@ pub(super) struct Observer {
     clock: Arc<dyn Clock>,
 }
 
+/// A call that is traced.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Traced;
+
 impl Observer {
     /// Counts in `metrics` and measures durations with `clock`.
     pub(super) fn new(metrics: &Metrics, clock: Arc<dyn Clock>) -> Self {
@@ -55,11 +60,6 @@ impl Observer {
     /// The name and the metrics of the method at `path`.
     pub(super) fn method(&self, path: &str) -> &(&'static str, RpcMetrics) {
         self.methods.get(path).unwrap_or(&self.other)
-    }
-
-    /// The span of a call.
-    pub(super) fn span(method: &'static str) -> Span {
-        tracing::debug_span!("rpc", method, code = tracing::field::Empty)
     }
 }
 
@@ -109,7 +109,8 @@ where
         let start = observer.clock.boot();
         let path = request.uri().path();
         let (method, metrics) = observer.method(path).clone();
-        let span = Observer::span(method);
+        let is_traced = request.extensions().get::<Traced>().is_some();
+        let span = rpc_span(method, is_traced.then(|| request.headers()));
         let work = self.inner.call(request).instrument(span.clone());
         Box::pin(async move {
             let response = work.await?;

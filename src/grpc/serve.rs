@@ -22,6 +22,7 @@ use tower::Service as _;
 
 use super::connection::Connection;
 use super::immediate::{Answer, Begun, Reply, may_be_immediate};
+use super::observe::Traced;
 use super::peer::Peer;
 use super::{CONNECTION_WINDOW, MAX_HTTP2_HEADERS, MAX_STREAMS, STREAM_WINDOW, Server};
 
@@ -91,8 +92,10 @@ impl hyper::service::Service<Request<Incoming>> for Calls {
     type Error = Infallible;
     type Future = Call;
 
-    fn call(&self, request: Request<Incoming>) -> Call {
-        if may_be_immediate(&request) {
+    fn call(&self, mut request: Request<Incoming>) -> Call {
+        if self.0.server.sampling.traces(request.headers()) {
+            request.extensions_mut().insert(Traced);
+        } else if may_be_immediate(&request) {
             return Call::New(Some((request, Arc::clone(&self.0))));
         }
         Call::Layers(self.0.through_layers(request.map(Body::new)))

@@ -7,7 +7,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use super::{Service, ServiceError};
-use crate::cache::Fenced;
 use keyward_core::key::{AccountId, FieldError, KeyId, KeyRecord, SecretText, Timestamp};
 use keyward_store::{KeyTarget, ListKeys};
 
@@ -87,8 +86,9 @@ fn fingerprint(query: &[&[u8]]) -> [u8; 8] {
 }
 
 /// Cuts `items`, which were read with one item more than `limit`, to a page within all limits.
-pub(super) fn page<T: Fenced>(
+pub(super) fn page<T>(
     mut items: Vec<T>,
+    id_and_size: impl Fn(&T) -> (KeyId, usize),
     limit: u32,
     query: &[&[u8]],
     at: Timestamp,
@@ -96,14 +96,14 @@ pub(super) fn page<T: Fenced>(
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut bytes = 0;
     let fitting = items.iter().take_while(|item| {
-        bytes += item.weight();
+        bytes += id_and_size(item).1;
         bytes <= MAX_PAGE_BYTES
     });
     let kept = fitting.count().clamp(1, limit);
     let more = items.len() > kept;
     items.truncate(kept);
     let next = match items.last() {
-        Some(last) if more => token_after(query, last.id()),
+        Some(last) if more => token_after(query, id_and_size(last).0),
         _ => String::new(),
     };
     Page { items, next, at }
@@ -162,6 +162,7 @@ impl Service {
         let items = self
             .read(|service| async move { Ok(service.store.list_keys(list).await?) })
             .await?;
-        Ok(page(items, limit, &query, self.store_time()))
+        let id_and_size = |key: &KeyRecord| (key.id, key.size());
+        Ok(page(items, id_and_size, limit, &query, self.store_time()))
     }
 }

@@ -73,7 +73,11 @@ impl Service {
                     .await?)
             })
             .await?;
-        Ok(page(items, limit, &query, self.store_time()))
+        let id_and_size = |token: &TokenRecord| {
+            let name = token.name.as_str().len();
+            (token.id, size_of::<TokenRecord>() + name)
+        };
+        Ok(page(items, id_and_size, limit, &query, self.store_time()))
     }
 
     /// Revokes a token, and returns after the revocation holds everywhere.

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::{Service, ServiceError, Unrecognised};
-use crate::cache::{Admitted, Consistency, Entry};
+use crate::cache::{Admitted, Consistency, Entry, KeptKey};
 use keyward_core::fence::{Ask, Now, judge};
-use keyward_core::key::{KeyRecord, SecretText, TextForm, Verdict};
+use keyward_core::key::{SecretText, TextForm, Verdict};
 use keyward_crypto::Digest;
 
 /// One key to verify.
@@ -25,8 +25,8 @@ pub struct Verify {
 pub struct Verified {
     /// The verdict.
     pub verdict: Verdict,
-    /// The record, if the key is valid.
-    pub record: Option<Arc<Entry<KeyRecord>>>,
+    /// The key, if it is valid.
+    pub key: Option<Arc<Entry<KeptKey>>>,
 }
 
 impl Service {
@@ -81,15 +81,15 @@ impl Service {
         self.counted(verdict, None)
     }
 
-    fn judged(&self, found: Admitted<KeyRecord>, verify: &Verify) -> Verified {
-        let verdict = judge(found.entry.record(), &verify.ask, found.at);
+    fn judged(&self, found: Admitted<KeptKey>, verify: &Verify) -> Verified {
+        let verdict = judge(found.entry.kept().terms(), &verify.ask, found.at);
         let is_valid = verdict == Verdict::Valid;
         self.counted(verdict, is_valid.then_some(found.entry))
     }
 
-    fn counted(&self, verdict: Verdict, record: Option<Arc<Entry<KeyRecord>>>) -> Verified {
+    fn counted(&self, verdict: Verdict, key: Option<Arc<Entry<KeptKey>>>) -> Verified {
         self.metrics.verdict(verdict as usize);
-        Verified { verdict, record }
+        Verified { verdict, key }
     }
 
     /// Verifies several keys concurrently. The results are in the order of `batch`.

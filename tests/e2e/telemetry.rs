@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use keyward_ops::Metrics;
 use keyward_proto::v1::Verdict;
+use keyward_testkit::requests::verifying;
 use keyward_testkit::{Client, Process, http_ask};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
@@ -195,8 +196,11 @@ fn attribute(span: &Span, name: &str) -> String {
     found.map_or_else(String::new, |attribute| format!("{:?}", attribute.value))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_collector_gets_a_span_for_each_rpc_and_store_call() {
+/// What a collector gets from a service with this `trace_ratio`, during `calls`.
+async fn collected(
+    ratio: &str,
+    calls: impl AsyncFnOnce(&Process),
+) -> Vec<ExportTraceServiceRequest> {
     let collector = Collector::default();
     let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let endpoint = format!("http://{}", incoming.local_addr().unwrap());
@@ -206,28 +210,68 @@ async fn a_collector_gets_a_span_for_each_rpc_and_store_call() {
             .add_service(service)
             .serve_with_incoming(incoming),
     );
-
     let directory = tempfile::tempdir().unwrap();
-    let mut process = start(directory.path(), &["--otlp-endpoint", &endpoint]);
-    let key = traffic(&process.client().await).await;
-    let token = process.token();
+    let flags = ["--otlp-endpoint", &endpoint, "--trace-ratio", ratio];
+    let mut process = start(directory.path(), &flags);
+    calls(&process).await;
     // The last spans are sent at the stop.
     let status = tokio::task::spawn_blocking(move || process.stop())
         .await
         .unwrap();
     assert!(status.success());
+    let mut sent = collector.0.lock();
+    std::mem::take(&mut sent)
+}
 
-    let sent = collector.0.lock();
-    let resources: Vec<_> = sent
-        .iter()
+fn spans(sent: &[ExportTraceServiceRequest]) -> Vec<&Span> {
+    sent.iter()
         .flat_map(|request| &request.resource_spans)
-        .collect();
-    assert!(format!("{:?}", resources[0].resource).contains("keyward"));
-    let spans: Vec<&Span> = resources
-        .iter()
         .flat_map(|resource| &resource.scope_spans)
         .flat_map(|scope| &scope.spans)
-        .collect();
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_decides_whether_its_call_is_traced() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let sent = collected("0", async |process| {
+        let client = process.client().await;
+        let key = traffic(&client).await;
+        for flags in ["01", "00"] {
+            let mut request = Request::new(verifying(&key));
+            let parent = format!("00-{TRACE}-b7ad6b7169203331-{flags}");
+            let parent = parent.parse().unwrap();
+            request.metadata_mut().insert("traceparent", parent);
+            client.keys.clone().verify(request).await.unwrap();
+        }
+    })
+    .await;
+    let spans = spans(&sent);
+    let [span] = spans[..] else {
+        panic!("{spans:#?}");
+    };
+    assert_eq!(span.name, "rpc");
+    assert_eq!(span.trace_id, hex(TRACE));
+    assert_eq!(span.parent_span_id, hex("b7ad6b7169203331"));
+}
+
+fn hex(text: &str) -> Vec<u8> {
+    let digits = text.as_bytes().chunks(2);
+    digits
+        .map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_gets_a_span_for_each_rpc_and_store_call() {
+    let mut secrets = Vec::new();
+    let sent = collected("1", async |process| {
+        secrets.push(process.token());
+        secrets.push(traffic(&process.client().await).await);
+    })
+    .await;
+    assert!(format!("{:?}", sent[0].resource_spans[0].resource).contains("keyward"));
+    let spans = spans(&sent);
     let rpcs: Vec<_> = spans.iter().filter(|span| span.name == "rpc").collect();
     let of = |method: &str, code: &str| {
         let is = |span: &&&&Span| {
@@ -247,7 +291,6 @@ async fn a_collector_gets_a_span_for_each_rpc_and_store_call() {
     );
     let stores: Vec<_> = spans.iter().filter(|span| span.name == "store").collect();
     for call in ["issue", "revoke", "find_key", "find_token"] {
-        // The start looks a token up as well, and stands under no RPC.
         let mut called = stores
             .iter()
             .filter(|span| attribute(span, "call").contains(&format!("\"{call}\"")));
@@ -261,7 +304,7 @@ async fn a_collector_gets_a_span_for_each_rpc_and_store_call() {
         );
     }
     let bytes: Vec<u8> = sent.iter().flat_map(Message::encode_to_vec).collect();
-    for secret in [key.as_bytes(), token.as_bytes()] {
+    for secret in secrets.iter().map(String::as_bytes) {
         assert!(
             !bytes.windows(secret.len()).any(|window| window == secret),
             "a span holds a secret"

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::auth::{Caller, Callers, Denied};
-use keyward::cache::{Dependencies, Fenced, L1, Lookup, ReadLimits, Reads, Records, SharedCache};
+use keyward::cache::{Dependencies, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache};
 use keyward::replication::{
     Barrier, Registration, StoreTime, Tail, end_graces, wake_on_store_notices, watch_membership,
 };
@@ -73,7 +73,7 @@ impl Instance {
             store,
             clock,
             control: Control::new(Handle::current()),
-            l1: if seat.has_l1 { 1_000 } else { 0 },
+            l1: if seat.has_l1 { 1 << 20 } else { 0 },
         };
         parts.run(index, link, random).await
     }
@@ -183,15 +183,24 @@ impl Parts {
     fn keys(&self) -> Lookup<KeyRecord> {
         let shared = self.world.shared_cache.clone();
         let shared = shared.map(|shared| shared as Arc<dyn SharedCache<KeyRecord>>);
-        self.lookup(shared, self.world.metrics.key_cache.clone())
+        self.lookup(
+            keyward::grpc::keep,
+            shared,
+            self.world.metrics.key_cache.clone(),
+        )
     }
 
     fn tokens(&self) -> Lookup<TokenRecord> {
-        self.lookup(None, self.world.metrics.token_cache.clone())
+        self.lookup(
+            TokenRecord::clone,
+            None,
+            self.world.metrics.token_cache.clone(),
+        )
     }
 
-    fn lookup<R: Fenced>(
+    fn lookup<R: Record>(
         &self,
+        keep: fn(&R) -> R::Kept,
         shared: Option<Arc<dyn SharedCache<R>>>,
         metrics: CacheMetrics,
     ) -> Lookup<R>
@@ -200,6 +209,7 @@ impl Parts {
     {
         let dependencies = Dependencies {
             store: Box::new(Arc::clone(&self.store)),
+            keep,
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
@@ -214,7 +224,6 @@ impl Parts {
         };
         let reads = Reads::start(dependencies, &Tasks::default());
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let bytes = u64::try_from(self.l1).unwrap_or(u64::MAX) << 20;
-        Lookup::new(fence, clock, L1::new(self.l1, bytes), reads, metrics)
+        Lookup::new(fence, clock, L1::new(self.l1), reads, metrics)
     }
 }

@@ -6,9 +6,10 @@ mod metrics;
 mod otlp;
 pub mod settings;
 mod tasks;
+pub mod traces;
 
 use tracing::{Level, Subscriber};
-use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, Targets, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
@@ -78,7 +79,7 @@ pub struct Guard {
 }
 
 /// Starts the log on stderr, filtered by `filter` (the text of `RUST_LOG`; `info` by default). Sends
-/// Keyward's spans of level DEBUG and above to `otlp_endpoint` (OTLP over gRPC). An unreachable
+/// the spans of traced calls to `otlp_endpoint` (OTLP over gRPC). An unreachable
 /// collector costs no time and at most two log lines for each outage; its spans are dropped.
 ///
 /// # Errors
@@ -98,12 +99,10 @@ pub fn init(
         LogFormat::Json => log.json().boxed(),
     };
     let exporter = otlp_endpoint.map(otlp::Exporter::start).transpose()?;
-    // Other spans include those of the exporter's own calls, which it would export in turn.
-    let ours = Targets::new().with_target("keyward", LevelFilter::DEBUG);
     let spans = exporter.as_ref().map(|exporter| {
         tracing_opentelemetry::layer()
             .with_tracer(exporter.tracer())
-            .with_filter(ours)
+            .with_filter(traces::exported())
     });
     tracing_subscriber::registry()
         .with(log.with_filter(log_filter(filter, others)?))

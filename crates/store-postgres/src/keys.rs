@@ -367,7 +367,7 @@ fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
         .bind(new.account.as_str().to_owned())
         .bind(new.name.as_str().to_owned())
         .bind(new.hint.0.clone())
-        .bind(Json(new.scopes.as_slice().to_vec()))
+        .bind(Json(new.scopes.to_vec()))
         .bind(Json(new.metadata.entries().clone()))
         .bind(Json(new.networks.to_texts()))
         .bind(new.sealed.as_ref().map(|sealed| sealed.as_bytes().to_vec()))
@@ -386,7 +386,7 @@ fn write(record: &KeyRecord, actor: &Actor) -> Result<Statement> {
     );
     Ok(statement
         .bind(rows::uuid(record.id))
-        .bind(Json(record.scopes.as_slice().to_vec()))
+        .bind(Json(record.scopes.to_vec()))
         .bind(Json(record.metadata.entries().clone()))
         .bind(Json(record.networks.to_texts()))
         .bind(expire_time)

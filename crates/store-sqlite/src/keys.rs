@@ -224,7 +224,7 @@ async fn write_update(
             "UPDATE api_keys SET scopes = ?, metadata = ?, allowed_cidrs = ?, expire_time = ?,
                 disabled = ?, changed_by = ? WHERE key_id = ?",
         )
-        .bind(rows::to_json(record.scopes.as_slice())?)
+        .bind(rows::to_json(&record.scopes.to_vec())?)
         .bind(rows::to_json(record.metadata.entries())?)
         .bind(rows::to_json(&record.networks.to_texts())?)
         .bind(record.expire_time.map(Timestamp::as_micros))
@@ -262,7 +262,7 @@ pub(super) async fn insert(tx: &mut WriteTransaction, new: &NewKey, disabled: bo
         .bind(new.account.as_str().to_owned())
         .bind(new.name.as_str().to_owned())
         .bind(new.hint.0.clone())
-        .bind(rows::to_json(new.scopes.as_slice())?)
+        .bind(rows::to_json(&new.scopes.to_vec())?)
         .bind(rows::to_json(new.metadata.entries())?)
         .bind(rows::to_json(&new.networks.to_texts())?)
         .bind(new.sealed.is_some())

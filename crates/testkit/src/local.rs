@@ -47,10 +47,12 @@ pub fn settings_in(directory: &Path) -> Settings {
         workers: 2,
         max_connections: 1_000,
         max_buffered_bytes: 64 << 20,
+        max_cached_bytes: 16 << 20,
         max_connection_age: None,
         drain_delay: Duration::ZERO,
         log_format: LogFormat::Text,
         otlp_endpoint: None,
+        trace_ratio: 0.01,
     }
 }
 

@@ -66,7 +66,7 @@ pub fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
         account: record.account.as_str().to_owned(),
         name: record.name.as_str().to_owned(),
         hint: record.hint.0.clone(),
-        scopes: record.scopes.as_slice().to_vec(),
+        scopes: record.scopes.to_vec(),
         metadata: record.metadata.entries().clone(),
         networks: record.networks.to_texts(),
         recoverable: record.recoverable,

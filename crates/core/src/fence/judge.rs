@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use crate::key::{KeyRecord, KeyState, Scopes, Timestamp, TokenRecord, Verdict};
+use crate::key::{KeyRecord, KeyState, Networks, Scopes, Timestamp, TokenRecord, Verdict};
 
 /// The requirements of one Verify call, in addition to an active key.
 #[derive(Clone, Debug, Default)]
@@ -14,38 +14,90 @@ pub struct Ask {
     pub client: Option<IpAddr>,
 }
 
-/// The state of a key at `now`, the store's time. A key is dead from its end on, inclusive. No clock
-/// takes part in judging a revoked key: a clock can be wrong, and it can be set back.
-pub fn state_at(record: &KeyRecord, now: Timestamp) -> KeyState {
-    if is_revoked(record.revoked, record.revoke_time, now) {
-        KeyState::Revoked
-    } else if record.expire_time.is_some_and(|end| now >= end) {
-        KeyState::Expired
-    } else if record.disabled {
-        KeyState::Disabled
-    } else {
-        KeyState::Active
+/// What decides the verdict on a key, taken from its record.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    scopes: Scopes,
+    networks: Networks,
+    ends: Ends,
+}
+
+impl From<&KeyRecord> for Terms {
+    fn from(record: &KeyRecord) -> Self {
+        Self {
+            scopes: record.scopes.clone(),
+            networks: record.networks.clone(),
+            ends: Ends::from(record),
+        }
     }
 }
 
-/// The verdict on an admitted record at `now`, the store's time.
-pub fn judge(record: &KeyRecord, ask: &Ask, now: Timestamp) -> Verdict {
-    match state_at(record, now) {
+impl Terms {
+    /// The size of texts and networks in memory, in bytes.
+    pub fn size(&self) -> usize {
+        self.scopes.size() + self.networks.size()
+    }
+}
+
+/// What ends the life of a key.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    revoke_time: Timestamp,
+    expire_time: Timestamp,
+    revoked: bool,
+    disabled: bool,
+}
+
+impl From<&KeyRecord> for Ends {
+    fn from(record: &KeyRecord) -> Self {
+        Self {
+            revoke_time: record.revoke_time.unwrap_or(Timestamp::NEVER),
+            expire_time: record.expire_time.unwrap_or(Timestamp::NEVER),
+            revoked: record.revoked,
+            disabled: record.disabled,
+        }
+    }
+}
+
+impl Ends {
+    fn state_at(self, now: Timestamp) -> KeyState {
+        if is_revoked(self.revoked, self.revoke_time, now) {
+            KeyState::Revoked
+        } else if now >= self.expire_time {
+            KeyState::Expired
+        } else if self.disabled {
+            KeyState::Disabled
+        } else {
+            KeyState::Active
+        }
+    }
+}
+
+/// The state of a key at `now`, the store's time. A key is dead from its end on, inclusive. No clock
+/// takes part in judging a revoked key: a clock can be wrong, and it can be set back.
+pub fn state_at(record: &KeyRecord, now: Timestamp) -> KeyState {
+    Ends::from(record).state_at(now)
+}
+
+/// The verdict on an admitted record with these terms at `now`, the store's time.
+pub fn judge(terms: &Terms, ask: &Ask, now: Timestamp) -> Verdict {
+    match terms.ends.state_at(now) {
         KeyState::Revoked => Verdict::Revoked,
         KeyState::Expired => Verdict::Expired,
         KeyState::Disabled => Verdict::Disabled,
-        KeyState::Active if !record.scopes.cover(&ask.scopes) => Verdict::InsufficientScope,
-        KeyState::Active if !record.networks.allow(ask.client) => Verdict::IpNotAllowed,
+        KeyState::Active if !terms.scopes.cover(&ask.scopes) => Verdict::InsufficientScope,
+        KeyState::Active if !terms.networks.allow(ask.client) => Verdict::IpNotAllowed,
         KeyState::Active => Verdict::Valid,
     }
 }
 
 /// Whether an admitted token is valid at `now`, the store's time.
 pub fn token_lives(record: &TokenRecord, now: Timestamp) -> bool {
-    !is_revoked(record.revoked, record.revoke_time, now)
+    let revoke_time = record.revoke_time.unwrap_or(Timestamp::NEVER);
+    !is_revoked(record.revoked, revoke_time, now)
 }
 
 /// Only a running grace is compared with the time.
-fn is_revoked(revoked: bool, revoke_time: Option<Timestamp>, now: Timestamp) -> bool {
-    revoked || revoke_time.is_some_and(|end| now >= end)
+fn is_revoked(revoked: bool, revoke_time: Timestamp, now: Timestamp) -> bool {
+    revoked || now >= revoke_time
 }

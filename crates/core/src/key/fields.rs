@@ -159,7 +159,7 @@ fn at_most(field: &'static str, count: usize, most: usize) -> Result<(), FieldEr
 /// The scopes of a key: at most 64, of 1 to 64 bytes each, sorted, without duplicates. They are
 /// compared as whole strings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Scopes(Vec<String>);
+pub struct Scopes(Box<str>);
 
 impl Scopes {
     /// Checks each scope; duplicates are merged.
@@ -172,20 +172,30 @@ impl Scopes {
         }
         scopes.sort_unstable();
         scopes.dedup();
-        Ok(Self(scopes))
+        // No scope contains a space. One text for all keeps a key in memory small.
+        Ok(Self(scopes.join(" ").into()))
     }
 
     /// Whether these scopes contain every scope of `required`.
     pub fn cover(&self, required: &Self) -> bool {
-        required
-            .0
-            .iter()
-            .all(|scope| self.0.binary_search(scope).is_ok())
+        // Both are sorted, so the search goes on where it has ended.
+        let mut own = self.iter();
+        required.iter().all(|scope| own.any(|own| own == scope))
     }
 
     /// The scopes, sorted.
-    pub fn as_slice(&self) -> &[String] {
-        &self.0
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.split_terminator(' ')
+    }
+
+    /// The scopes, sorted.
+    pub fn to_vec(&self) -> Vec<String> {
+        self.iter().map(str::to_owned).collect()
+    }
+
+    /// The size of all in memory, in bytes.
+    pub fn size(&self) -> usize {
+        self.0.len()
     }
 }
 
@@ -225,7 +235,13 @@ impl Metadata {
 
 /// The networks from which a key may be used: at most 32, IPv4 or IPv6. Empty allows all addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Networks(Vec<IpNet>);
+pub struct Networks(
+    #[expect(
+        clippy::box_collection,
+        reason = "most keys have none, and take 8 bytes for that"
+    )]
+    Option<Box<Vec<IpNet>>>,
+);
 
 impl Networks {
     /// Parses networks in CIDR notation, with host bits zero, and single addresses.
@@ -234,28 +250,32 @@ impl Networks {
         texts
             .iter()
             .map(|text| network(text).map_err(|reason| FieldError::new(field, reason)))
-            .collect::<Result<_, _>>()
-            .map(Self)
+            .collect::<Result<Vec<_>, _>>()
+            .map(|networks| Self((!networks.is_empty()).then(|| Box::new(networks))))
     }
 
     /// Whether a client at `address` may use the key. An IPv4-mapped IPv6 address counts as IPv4. An
     /// unknown address is allowed only if all addresses are.
     pub fn allow(&self, address: Option<IpAddr>) -> bool {
-        self.0.is_empty()
-            || address.is_some_and(|address| {
-                let address = address.to_canonical();
-                self.0.iter().any(|network| network.contains(&address))
-            })
+        let Some(networks) = &self.0 else {
+            return true;
+        };
+        address.is_some_and(|address| {
+            let address = address.to_canonical();
+            networks.iter().any(|network| network.contains(&address))
+        })
     }
 
-    /// The number of networks.
-    pub fn count(&self) -> usize {
-        self.0.len()
+    /// The size of all in memory, in bytes.
+    pub fn size(&self) -> usize {
+        let count = self.0.as_ref().map_or(0, |networks| networks.len());
+        count * size_of::<IpNet>()
     }
 
     /// The networks in CIDR notation.
     pub fn to_texts(&self) -> Vec<String> {
-        self.0.iter().map(IpNet::to_string).collect()
+        let networks = self.0.iter().flat_map(|networks| networks.iter());
+        networks.map(IpNet::to_string).collect()
     }
 }
 
@@ -318,7 +338,7 @@ mod tests {
     #[test]
     fn scopes_are_a_set() {
         let scopes = Scopes::new("scopes", vec!["b".into(), "a:*".into(), "b".into()]).unwrap();
-        assert_eq!(scopes.as_slice(), ["a:*", "b"]);
+        assert_eq!(scopes.to_vec(), ["a:*", "b"]);
         let one = |s: &str| Scopes::new("scopes", vec![s.into()]).unwrap();
         assert!(scopes.cover(&one("b")) && scopes.cover(&Scopes::default()));
         assert!(!scopes.cover(&one("a:x")), "scopes have no wildcards");

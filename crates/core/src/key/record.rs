@@ -44,6 +44,16 @@ pub struct KeyRecord {
     pub revision: u64,
 }
 
+impl KeyRecord {
+    /// The size in memory, in bytes, approximately.
+    pub fn size(&self) -> usize {
+        let metadata = self.metadata.entries().iter();
+        let metadata: usize = metadata.map(|(k, v)| k.len() + v.len()).sum();
+        let texts = self.account.as_str().len() + self.name.as_str().len();
+        size_of::<Self>() + texts + self.scopes.size() + metadata + self.networks.size()
+    }
+}
+
 /// The state of a key at a given time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyState {

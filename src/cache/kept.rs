@@ -1,0 +1,62 @@
+//! What is kept of a record in memory: what decides an answer, and the answer. A key takes few bytes, so
+//! that an instance can keep millions.
+
+use keyward_core::fence::Terms;
+use keyward_core::key::{KeyId, KeyRecord, TokenRecord};
+
+/// What is kept of a record.
+pub trait Kept: Send + Sync + 'static {
+    /// The id in the log.
+    fn id(&self) -> KeyId;
+    /// The size in memory, in bytes, apart from the value itself.
+    fn weight(&self) -> usize;
+}
+
+/// What is kept of a key.
+#[derive(Debug)]
+pub struct KeptKey {
+    id: KeyId,
+    terms: Terms,
+    answer: Box<[u8]>,
+}
+
+impl KeptKey {
+    /// Keeps what decides a verdict on `record`, and the bytes that answer VALID.
+    pub fn new(record: &KeyRecord, answer: Box<[u8]>) -> Self {
+        Self {
+            id: record.id,
+            terms: Terms::from(record),
+            answer,
+        }
+    }
+
+    /// What decides a verdict.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The bytes that answer a call for which the fence has admitted the key and judged it VALID.
+    pub fn answer(&self) -> &[u8] {
+        &self.answer
+    }
+}
+
+impl Kept for KeptKey {
+    fn id(&self) -> KeyId {
+        self.id
+    }
+
+    fn weight(&self) -> usize {
+        self.terms.size() + self.answer.len()
+    }
+}
+
+impl Kept for TokenRecord {
+    fn id(&self) -> KeyId {
+        self.id
+    }
+
+    fn weight(&self) -> usize {
+        self.name.as_str().len()
+    }
+}
