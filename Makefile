@@ -19,7 +19,7 @@ SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh)
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-fast test-matrix check fmt clippy deny proto doc shell deploy advisories bench bench-cold bench-revoke bench-faults bench-abuse cluster examples demo \
+.PHONY: help test test-fast test-matrix check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults bench-abuse cluster examples demo \
 	mutants loom model fuzz simulate soak update-docs \
 	test-tools check-tools
 
@@ -68,11 +68,8 @@ deploy: check-tools ## check deploy/: Dockerfile, compose.yaml, load balancer, s
 advisories: check-tools ## check the dependencies for known vulnerabilities (requires the network)
 	$(CARGO) deny --locked check --hide-inclusion-graph advisories
 
-bench: ## measure the cost of a Verify hit, compared with an empty call
-	$(CARGO) bench --locked --bench verify
-
-bench-cold: test-tools ## measure the cost of a Verify from Postgres and from Redis (BUILDS: binaries to compare)
-	$(CARGO) bench --locked --bench cold -- $(BUILDS)
+bench: test-tools ## measure Verify, compared with an empty call (PARTS: calls, cold, scale); writes docs/speed.md
+	$(CARGO) bench --locked --bench speed -- $(PARTS)
 
 bench-revoke: test-tools ## measure the cost of a Revoke on three instances; writes docs/results.md
 	$(CARGO) bench --locked --bench revoke

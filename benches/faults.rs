@@ -18,12 +18,13 @@ use std::time::{Duration, Instant};
 
 use keyward_proto::v1::Verdict;
 use keyward_testkit::machine::cpu_time;
+use keyward_testkit::machine::{Times, write_between};
 use keyward_testkit::{Client, Cluster, Options, Proxy, Redis, Reply, Swallowed};
 use parking_lot::Mutex;
 use sqlx::{Connection, PgConnection};
 use tokio::task::JoinSet;
 
-use shared::{CALLERS, Times, clients, issue, verify_each, write_between};
+use shared::{CALLERS, clients, issue, verify_each};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/faults.md");

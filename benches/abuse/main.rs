@@ -5,17 +5,10 @@
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::disallowed_methods,
-    clippy::cast_precision_loss,
     reason = "a benchmark uses the real clock, prints results, and stops at the first error"
 )]
 
 mod attacks;
-#[expect(
-    dead_code,
-    reason = "the functions for clusters are for other benchmarks"
-)]
-#[path = "../shared/mod.rs"]
-mod shared;
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -25,11 +18,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use keyward_proto::v1;
-use keyward_testkit::machine::{cpu_time, memory, pin};
+use keyward_testkit::machine::{Times, cpu_time, memory, pin, write_between};
 use keyward_testkit::{Client, Process, http_get};
 
 use attacks::{ATTACKS, Kind, Target, attack_forever};
-use shared::{Times, write_between};
 
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/limits.md");
 

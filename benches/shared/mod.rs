@@ -2,29 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
-use keyward_testkit::{Client, Cluster};
+use keyward_testkit::{Client, Cluster, now};
 use tokio::task::JoinSet;
 
 /// The number of concurrent callers.
 pub(crate) const CALLERS: usize = 64;
-
-/// The durations of calls.
-pub(crate) struct Times(pub(crate) Vec<Duration>);
-
-impl Times {
-    /// A quantile of the durations, in milliseconds.
-    pub(crate) fn quantile(&mut self, quantile: f64) -> f64 {
-        self.0.sort_unstable();
-        let last = self.0.len() - 1;
-        let rank = (last as f64 * quantile).round();
-        let distance = |n: &usize| (*n as f64 - rank).abs();
-        let index = (0..=last).min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        self.0[index.unwrap()].as_secs_f64() * 1_000.0
-    }
-}
 
 /// One client for each running instance.
 pub(crate) async fn clients(cluster: &Cluster) -> Vec<Client> {
@@ -42,7 +27,7 @@ pub(crate) async fn issue(
     count: usize,
 ) -> (Vec<(String, String)>, Duration) {
     let next = Arc::new(AtomicUsize::new(0));
-    let start = Instant::now();
+    let start = now();
     let mut callers = JoinSet::new();
     for n in 0..CALLERS {
         let (client, next, name) = (
@@ -81,14 +66,4 @@ pub(crate) async fn verify_each(client: &Client, texts: &Arc<Vec<String>>, calle
         });
     }
     tasks.join_all().await;
-}
-
-/// Replaces the text between the marker `name` and the end marker in a document.
-pub(crate) fn write_between(path: &str, name: &str, text: &str) {
-    let document = std::fs::read_to_string(path).unwrap();
-    let (begin, end) = (format!("<!-- {name} -->\n"), "<!-- end -->");
-    let from = document.find(&begin).unwrap() + begin.len();
-    let to = from + document[from..].find(end).unwrap();
-    let new = format!("{}{text}{}", &document[..from], &document[to..]);
-    std::fs::write(path, new).unwrap();
 }

@@ -5,6 +5,7 @@ mod architecture;
 mod mutants;
 mod readme;
 mod references;
+mod speed;
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What benchmarks measure of a process, and where it runs. Linux only.
+//! What benchmarks measure, where its process runs, and where the results go. Linux only.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -32,4 +32,30 @@ pub fn pin(process: u32, core: u32) {
 
 fn read(process: u32, file: &str) -> String {
     std::fs::read_to_string(format!("/proc/{process}/{file}")).expect("the process runs")
+}
+
+/// The durations of calls.
+pub struct Times(pub Vec<Duration>);
+
+impl Times {
+    /// A quantile of the durations, in milliseconds.
+    #[expect(clippy::cast_precision_loss, reason = "nobody measures 2^52 calls")]
+    pub fn quantile(&mut self, quantile: f64) -> f64 {
+        self.0.sort_unstable();
+        let last = self.0.len() - 1;
+        let rank = (last as f64 * quantile).round();
+        let distance = |n: &usize| (*n as f64 - rank).abs();
+        let index = (0..=last).min_by(|a, b| distance(a).total_cmp(&distance(b)));
+        self.0[index.unwrap_or(last)].as_secs_f64() * 1_000.0
+    }
+}
+
+/// Replaces the text between the marker `name` and the end marker in a document.
+pub fn write_between(path: &str, name: &str, text: &str) {
+    let document = std::fs::read_to_string(path).expect("the document is there");
+    let (begin, end) = (format!("<!-- {name} -->\n"), "<!-- end -->");
+    let from = document.find(&begin).expect("the document has the marker") + begin.len();
+    let to = from + document[from..].find(end).expect("the marker has an end");
+    let new = format!("{}{text}{}", &document[..from], &document[to..]);
+    std::fs::write(path, new).expect("the document can be written");
 }

@@ -30,7 +30,7 @@ fn updating() -> bool {
 }
 
 /// Fails if `document` is not `expected`, or rewrites it.
-fn settle(document: &str, expected: &str) {
+pub(crate) fn settle(document: &str, expected: &str) {
     let actual = read(document);
     if actual == expected {
         return;
