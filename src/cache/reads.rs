@@ -137,7 +137,9 @@ impl<R: Record> Reads<R> {
             callers = self.board.queue(shared, (*digest, source), callers);
         }
         // If the shared cache is slow, the store gets the read.
-        self.board.queue_for_store(&self.store, *digest, callers);
+        if !callers.is_empty() {
+            self.board.queue_for_store(&self.store, *digest, callers);
+        }
         loop {
             match timeout(self.board.with.limits.patience, &mut result).await {
                 Ok(Ok(result)) => return result,
@@ -188,7 +190,7 @@ impl<R: Record> Board<R> {
         match self.waiting.lock().entry(key) {
             Place::Occupied(mut read) => read.get_mut().callers.extend(callers),
             Place::Vacant(place) => {
-                if callers.is_empty() || queue.try_send(key).is_err() {
+                if queue.try_send(key).is_err() {
                     return callers;
                 }
                 place.insert(Waiting {
