@@ -79,10 +79,13 @@ fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
         .collect::<Vec<_>>();
     let mut config = Config::new();
     config.enable_type_names().btree_map(["."]);
+    // The annotations are read from the descriptors.
+    let mut files = compiler.file_descriptor_set();
+    files.file.retain(|file| file.package() != "google.api");
     tonic_prost_build::configure()
         .out_dir(out)
         .skip_debug(with_secrets)
-        .compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+        .compile_fds_with_config(files, config)?;
 
     let code = out.join(CODE);
     fs::write(&code, HEADER.to_owned() + &fs::read_to_string(&code)?)?;
