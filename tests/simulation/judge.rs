@@ -256,6 +256,14 @@ impl Judge {
             let (kept, lost): (Vec<Death>, Vec<Death>) =
                 life.deaths.iter().copied().partition(in_log);
             life.deaths = kept;
+            // A promise rested on an end that the log may have lost.
+            let still = |promised: &u64| {
+                let mut deaths = life.deaths.iter();
+                deaths.any(|death| {
+                    death.is_fact && death.since.is_some_and(|since| since <= *promised)
+                })
+            };
+            life.promised = life.promised.filter(still);
             // The new primary may not know how late it was.
             let mut revived = false;
             for death in &mut life.deaths {
@@ -278,13 +286,6 @@ impl Judge {
                     self.held.push((instance, *id));
                 }
             }
-            let still = |promised: &u64| {
-                let mut deaths = life.deaths.iter();
-                deaths.any(|death| {
-                    death.is_fact && death.since.is_some_and(|since| since <= *promised)
-                })
-            };
-            life.promised = life.promised.filter(still);
         }
     }
 
