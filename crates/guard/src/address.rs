@@ -12,11 +12,11 @@ pub struct InvalidNetwork(String);
 
 /// The networks of your own proxies. None by default.
 ///
-/// A proxy appends the address of its peer to `x-forwarded-for`, so the header ends with the entries
-/// of your proxies, and the client may have written all entries before those. The client's address is
-/// therefore the rightmost untrusted one: of the entries of the header, followed by the peer of the
-/// connection, the last that is in none of these networks. It is unknown (`None`) if there is no such
-/// address, or if an entry after it is not an address.
+/// Each proxy appends the address of its peer to `x-forwarded-for`. So the last entries come from your
+/// proxies, and the client may have written all others. The client's address is therefore the rightmost
+/// untrusted one: of the entries of the header, followed by the peer of the connection, the last that
+/// is in none of these networks. It is unknown (`None`) if there is no such address, or if an entry
+/// after it is not an address.
 ///
 /// All lines of the header count, in order. An entry may hold a port, as in `192.0.2.1:4711` and
 /// `[2001:db8::1]:4711`. An IPv4-mapped IPv6 address counts as IPv4.
@@ -73,16 +73,16 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
 }
 
 fn network(text: &str) -> Result<IpNet, InvalidNetwork> {
-    // The standard library is stricter than ipnet, which accepts 010.0.0.0 as 10.0.0.0.
-    let (address, length) = text
-        .split_once('/')
-        .map_or((text, None), |(address, length)| (address, Some(length)));
-    let network = address.parse().ok().and_then(|address: IpAddr| {
-        length.map_or(Some(address.into()), |length| {
-            IpNet::new(address, length.parse().ok()?).ok()
-        })
-    });
-    let problem = match network {
+    let parse = || {
+        // The standard library is stricter than ipnet, which accepts 010.0.0.0 as 10.0.0.0.
+        let (address, length) = text.split_once('/').unzip();
+        let address: IpAddr = address.unwrap_or(text).parse().ok()?;
+        match length {
+            Some(length) => IpNet::new(address, length.parse().ok()?).ok(),
+            None => Some(address.into()),
+        }
+    };
+    let problem = match parse() {
         None => "is neither a network like 10.0.0.0/8 nor an address".to_owned(),
         Some(network) if network.addr() != network.network() => {
             format!("has host bits set; the network is {}", network.trunc())
