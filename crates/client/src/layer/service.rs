@@ -13,15 +13,15 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, ORIGIN};
 use http::request::Parts;
 use http::{HeaderName, Method, Request, Response};
 use http_body_util::{Either, Full};
+use keyward_guard::credential::{self, DEFAULT_HEADERS};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::server::NamedService;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::credential::{self, DEFAULT_HEADERS};
 use super::{ClientIp, Problem, Refusal, RefusalBody};
-use crate::{Client, Consistency, ErrorKind, Identity, VerifyRequest};
+use crate::{Client, Consistency, Error, ErrorKind, Identity, VerifyRequest};
 
 /// The shortest time between two log lines about a fault of the deployment.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
@@ -202,6 +202,13 @@ where
             let response = inner.call(Request::from_parts(parts, body)).await?;
             Ok(response.map(Either::Left))
         })
+    }
+}
+
+/// Every error of a call, because none says anything about the key.
+impl From<&Error> for Refusal {
+    fn from(error: &Error) -> Self {
+        Self::unavailable(error.retry_after)
     }
 }
 
