@@ -8,8 +8,10 @@ use std::fs;
 use std::path::Path;
 
 use protox::Compiler;
-use protox::prost_reflect::{FieldDescriptor, Value};
+use secret::is_secret;
 use tonic_prost_build::Config;
+
+mod secret;
 
 const CODE: &str = "keyward.v1.rs";
 const DESCRIPTOR: &str = "descriptor.bin";
@@ -74,6 +76,7 @@ fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
     let with_secrets = compiler
         .descriptor_pool()
         .all_messages()
+        // Their `Debug` is not generated.
         .filter(|message| message.fields().any(|field| is_secret(&field)))
         .map(|message| format!(".{}", message.full_name()))
         .collect::<Vec<_>>();
@@ -90,12 +93,4 @@ fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
     let code = out.join(CODE);
     fs::write(&code, HEADER.to_owned() + &fs::read_to_string(&code)?)?;
     Ok(())
-}
-
-/// Whether the field is marked `debug_redact`. `Debug` of its message is then not generated.
-fn is_secret(field: &FieldDescriptor) -> bool {
-    let options = field.options();
-    options
-        .get_field_by_name("debug_redact")
-        .is_some_and(|mark| *mark == Value::Bool(true))
 }
