@@ -32,8 +32,8 @@ use super::peer::{Peer, Unsent};
 use super::{Api, convert, deadline};
 use crate::service::{ServiceError, Verified};
 
-/// The method that can be answered at once.
-const VERIFY: &str = "/keyward.v1.ApiKeyService/Verify";
+/// The path of the method that can be answered at once.
+pub const VERIFY: &str = "/keyward.v1.ApiKeyService/Verify";
 
 /// The answer to a call.
 pub(super) enum Answer {
@@ -150,7 +150,7 @@ fn message(body: &[u8]) -> Option<&[u8]> {
 }
 
 /// A message as gRPC sends it.
-fn framed(message: &[u8]) -> Bytes {
+pub(super) fn framed(message: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(PREFIX + message.len());
     bytes.put_u8(0);
     // A record is far smaller than 4 GiB.

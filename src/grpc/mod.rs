@@ -7,6 +7,7 @@ mod body;
 mod connection;
 mod convert;
 mod deadline;
+mod door;
 mod encoding;
 mod gate;
 mod immediate;
@@ -37,13 +38,16 @@ use keyward_core::key::{Clock, Role};
 use keyward_ops::Metrics;
 use keyward_ops::traces::Sampling;
 
+pub use body::RequestBody;
 pub use convert::keep;
+pub use door::{Http, Services};
+pub use immediate::VERIFY;
 pub use listener::Listener;
 pub use long_calls::LongCalls;
 pub use peer::Limits;
-pub use status::reasons_table;
+pub use status::{no_route, not_json, reasons_table, undecodable, wrong_method};
 pub use tls::{Tls, TlsError};
-pub use workers::{Workers, accept};
+pub use workers::{Listeners, Workers, accept};
 
 use deadline::{Deadline, DeadlineLayer, Progress};
 use encoding::EncodingLayer;

@@ -11,6 +11,6 @@ mod secret;
 mod verdict;
 
 pub use address::{InvalidNetwork, TrustedProxies};
-pub use refusal::Refusal;
+pub use refusal::{Refusal, whole_seconds};
 pub use secret::Secret;
 pub use verdict::{IDENTITY_HEADERS, Identity, InvalidResponse, Verdict};

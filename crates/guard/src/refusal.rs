@@ -207,7 +207,7 @@ impl Refusal {
 }
 
 /// Rounded up, so that nobody comes too early; at least 1.
-fn whole_seconds(time: Duration) -> u64 {
+pub fn whole_seconds(time: Duration) -> u64 {
     let more = u64::from(time.subsec_nanos() > 0);
     time.as_secs().saturating_add(more).max(1)
 }
