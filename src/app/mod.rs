@@ -24,7 +24,7 @@ use crate::auth::Callers;
 use crate::cache::ReadLimits;
 use crate::config::{self, Listen, PostgresUrls, Settings};
 use crate::grpc::{
-    self, Api, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
+    self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
 };
 use crate::replication::{Registration, StoreTime};
 use crate::rest::Rest;
@@ -238,7 +238,11 @@ impl App {
         // Set before the service reports that it is ready.
         set_health(&health, true).await;
         tracing::info!(applied = base.fence.applied(), "fresh: serving");
-        let api = Api::new(Arc::new(service), Arc::new(callers));
+        let api = Api::new(
+            Arc::new(service),
+            Arc::new(callers),
+            Envoy::new(settings.trusted_proxies.clone()),
+        );
         let clock = Arc::clone(&base.clock);
         let thread_error = |error| StartError(format!("cannot start the serving threads: {error}"));
         let long_calls = LongCalls::start(settings.workers).map_err(thread_error)?;

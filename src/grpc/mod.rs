@@ -9,6 +9,7 @@ mod convert;
 mod deadline;
 mod door;
 mod encoding;
+mod envoy;
 mod gate;
 mod immediate;
 mod listener;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_proto::FILE_DESCRIPTOR_SET;
+use keyward_proto::envoy::authorization_server::AuthorizationServer;
 use keyward_proto::v1::admin_service_server::AdminServiceServer;
 use keyward_proto::v1::api_key_service_server::ApiKeyServiceServer;
 use tonic::Request;
@@ -41,6 +43,7 @@ use keyward_ops::traces::Sampling;
 pub use body::RequestBody;
 pub use convert::keep;
 pub use door::{Http, Services};
+pub use envoy::Envoy;
 pub use immediate::VERIFY;
 pub use listener::Listener;
 pub use long_calls::LongCalls;
@@ -79,17 +82,22 @@ const _: () = assert!(CONNECTION_WINDOW / 2 >= MAX_STREAMS * SHORT_FRAME);
 /// The service name for health checks, besides the empty name.
 pub const SERVICE_NAME: &str = "keyward.v1.ApiKeyService";
 
-/// The handler of both services.
+/// The handler of all services.
 #[derive(Clone, Debug)]
 pub struct Api {
     service: Arc<Service>,
     callers: Arc<Callers>,
+    envoy: Arc<Envoy>,
 }
 
 impl Api {
-    /// Serves the use cases of `service` to the callers that `callers` authenticates.
-    pub fn new(service: Arc<Service>, callers: Arc<Callers>) -> Self {
-        Self { service, callers }
+    /// Serves the use cases of `service` to the callers that `callers` authenticates, and to `envoy`.
+    pub fn new(service: Arc<Service>, callers: Arc<Callers>, envoy: Envoy) -> Self {
+        Self {
+            service,
+            callers,
+            envoy: Arc::new(envoy),
+        }
     }
 
     /// Authorizes a call that may change something, and starts its change.
@@ -171,7 +179,7 @@ pub struct Front<'a> {
     pub sampling: Sampling,
 }
 
-/// Builds the server: both services, health checks, and both versions of reflection.
+/// Builds the server: all services, health checks, and both versions of reflection.
 pub fn server(
     api: Api,
     health: HealthServer<impl Health>,
@@ -193,6 +201,7 @@ pub fn server(
         .max_decoding_message_size(MAX_REQUEST)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
+    let envoy = AuthorizationServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST);
     let admin = AdminServiceServer::new(api)
         .max_decoding_message_size(MAX_REQUEST)
         .accept_compressed(Gzip);
@@ -200,6 +209,7 @@ pub fn server(
     routes
         .add_service(keys)
         .add_service(admin)
+        .add_service(envoy)
         .add_service(health.max_decoding_message_size(MAX_OPEN_REQUEST))
         .add_service(v1.max_decoding_message_size(MAX_OPEN_REQUEST))
         .add_service(v1alpha.max_decoding_message_size(MAX_OPEN_REQUEST));

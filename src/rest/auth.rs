@@ -2,8 +2,6 @@
 //! It answers 200, 401, 403 or 503, which all proxies understand. Whatever is wrong with the proxy's
 //! configuration is 503, so that a typing error opens no door.
 
-use std::time::{Duration, Instant};
-
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
@@ -11,7 +9,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
 use keyward_guard::credential::{self, DEFAULT_HEADERS};
 use keyward_guard::{Refusal, Verdict};
 use keyward_proto::v1;
-use parking_lot::Mutex;
 use prost::Message as _;
 use tonic::{Code, Status};
 use url::form_urlencoded;
@@ -23,24 +20,6 @@ use crate::grpc::{Services, VERIFY};
 const TOKEN: HeaderName = HeaderName::from_static("x-keyward-token");
 /// The realm of challenges.
 const REALM: &str = "api";
-/// The shortest time between two log lines about a fault of a proxy's configuration.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
-
-/// When a fault of a proxy's configuration was logged last.
-#[derive(Default)]
-pub(super) struct Faults(Mutex<Option<Instant>>);
-
-impl Faults {
-    /// Logs a fault, but not each of many, and refuses.
-    fn refuse(&self, fault: &str) -> Refusal {
-        let (mut last, now) = (self.0.lock(), Instant::now());
-        if last.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL) {
-            *last = Some(now);
-            tracing::error!("a proxy asks wrongly at /auth and gets 503: {fault}");
-        }
-        Refusal::unavailable(None)
-    }
-}
 
 impl Rest {
     /// The answer to a proxy.
@@ -52,7 +31,7 @@ impl Rest {
                 self.judge(&mut parts.headers, scopes.clone(), services)
                     .await
             }
-            Err(fault) => Err(self.faults.refuse(fault)),
+            Err(fault) => Err(self.misconfigured(fault)),
         };
         let mut response = Response::new(Bytes::new());
         match judged {
@@ -75,7 +54,7 @@ impl Rest {
         required_scopes: Vec<String>,
         services: &Services,
     ) -> Result<[(HeaderName, HeaderValue); 5], Refusal> {
-        let token = token(headers).map_err(|fault| self.faults.refuse(fault))?;
+        let token = token(headers).map_err(|fault| self.misconfigured(fault))?;
         let api_key = credential::take(headers, &DEFAULT_HEADERS)?;
         let client_ip = self.proxies.client_ip_from_proxy(headers);
         let verify = v1::VerifyRequest {
@@ -97,13 +76,21 @@ impl Rest {
         identity.headers().map_err(|_| Refusal::unavailable(None))
     }
 
+    /// Logs a fault of the proxy's configuration, but not each of many.
+    fn misconfigured(&self, fault: &str) -> Refusal {
+        if self.faults.is_due() {
+            tracing::error!("a proxy asks wrongly at /auth and gets 503: {fault}");
+        }
+        Refusal::unavailable(None)
+    }
+
     /// A call without a verdict. A proxy's fault is logged; the others pass by themselves.
     fn unanswered(&self, status: &Status) -> Refusal {
         match status.code() {
             Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
                 Refusal::unavailable(None)
             }
-            _ => self.faults.refuse(status.message()),
+            _ => self.misconfigured(status.message()),
         }
     }
 }

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
-use keyward_guard::TrustedProxies;
+use keyward_guard::{LogLimit, TrustedProxies};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use uuid::Uuid;
@@ -41,7 +41,7 @@ pub struct Rest {
     routes: Routes,
     proxies: TrustedProxies,
     cors: Option<CorsLayer>,
-    faults: auth::Faults,
+    faults: LogLimit,
 }
 
 impl Rest {
@@ -66,7 +66,7 @@ impl Rest {
             routes: Routes::new()?,
             proxies,
             cors,
-            faults: auth::Faults::default(),
+            faults: LogLimit::default(),
         })
     }
 

@@ -6,11 +6,13 @@
 
 mod address;
 pub mod credential;
+mod log_limit;
 mod refusal;
 mod secret;
 mod verdict;
 
 pub use address::{InvalidNetwork, TrustedProxies};
+pub use log_limit::LogLimit;
 pub use refusal::{Refusal, whole_seconds};
 pub use secret::Secret;
 pub use verdict::{IDENTITY_HEADERS, Identity, InvalidResponse, Verdict};

@@ -13,10 +13,12 @@ use tonic_prost_build::Config;
 
 mod secret;
 
-const CODE: &str = "keyward.v1.rs";
+/// The generated packages, each with the directory of its source.
+const PACKAGES: [(&str, &str); 2] = [
+    ("keyward.v1", "keyward/v1"),
+    ("envoy.service.auth.v3", "envoy/service/auth/v3"),
+];
 const DESCRIPTOR: &str = "descriptor.bin";
-const FILES: [&str; 2] = [CODE, DESCRIPTOR];
-const HEADER: &str = "//! The package `keyward.v1`, generated from `proto/keyward/v1`.\n";
 const UPDATE: &str = "UPDATE_PROTO=1 cargo test -p keyward-proto --test bootstrap";
 
 #[test]
@@ -25,8 +27,9 @@ fn generated_code_is_up_to_date() -> Result<(), Box<dyn Error>> {
     let fresh = tempfile::tempdir()?;
     generate(&compile()?, fresh.path())?;
 
-    for file in FILES {
-        let (new, old) = (fs::read(fresh.path().join(file))?, committed.join(file));
+    let code = PACKAGES.map(|(package, _)| format!("{package}.rs"));
+    for file in code.into_iter().chain([DESCRIPTOR.to_owned()]) {
+        let (new, old) = (fs::read(fresh.path().join(&file))?, committed.join(&file));
         if std::env::var_os("UPDATE_PROTO").is_some() {
             fs::write(old, new)?;
         } else {
@@ -56,9 +59,12 @@ fn names_identify_secrets() -> Result<(), Box<dyn Error>> {
 
 fn compile() -> Result<Compiler, Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
-    let mut protos = fs::read_dir(root.join("keyward/v1"))?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<std::io::Result<Vec<_>>>()?;
+    let mut protos = Vec::new();
+    for (_, directory) in PACKAGES {
+        for entry in fs::read_dir(root.join(directory))? {
+            protos.push(entry?.path());
+        }
+    }
     protos.sort();
 
     let mut compiler = Compiler::new([root])?;
@@ -79,6 +85,8 @@ fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
         // Their `Debug` is not generated.
         .filter(|message| message.fields().any(|field| is_secret(&field)))
         .map(|message| format!(".{}", message.full_name()))
+        // Headers contain keys.
+        .chain([".envoy".to_owned()])
         .collect::<Vec<_>>();
     let mut config = Config::new();
     config.enable_type_names().btree_map(["."]);
@@ -90,7 +98,10 @@ fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
         .skip_debug(with_secrets)
         .compile_fds_with_config(files, config)?;
 
-    let code = out.join(CODE);
-    fs::write(&code, HEADER.to_owned() + &fs::read_to_string(&code)?)?;
+    for (package, directory) in PACKAGES {
+        let code = out.join(format!("{package}.rs"));
+        let header = format!("//! The package `{package}`, generated from `proto/{directory}`.\n");
+        fs::write(&code, header + &fs::read_to_string(&code)?)?;
+    }
     Ok(())
 }
