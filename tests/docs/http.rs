@@ -34,13 +34,13 @@ fn routes(document: &Value) -> String {
     table
 }
 
-/// The name of the RPC; `/auth` is none.
+/// The name of the RPC. `/auth` is none and has only a group.
 fn rpc(operation: &Value) -> String {
     let id = operation["operationId"].as_str().unwrap();
     match id.split_once('_') {
         // The generator numbers the further routes of an RPC.
         Some((_, rpc)) => format!("`{}`", rpc.trim_end_matches(char::is_numeric)),
-        None => operation["summary"].as_str().unwrap().to_owned(),
+        None => operation["tags"][0].as_str().unwrap().to_owned(),
     }
 }
 
