@@ -1,6 +1,7 @@
 //! The OpenAPI document says what the proto files say: routes, fields, their types and comments.
 //!
 //! After a change of the proto files, `make openapi` generates it.
+#![cfg(test)]
 
 use std::collections::{BTreeMap, BTreeSet};
 
