@@ -17,7 +17,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::body::{PREFIX, RequestBody};
-use super::immediate::{Answer, VERIFY, framed};
+use super::immediate::{Answer, Reply, VERIFY, framed};
 use super::observe::Traced;
 use super::serve::Serving;
 use crate::service::ServiceError;
@@ -96,7 +96,11 @@ impl Services {
                     Answer::Now(response) => response,
                     Answer::Later(response) => response.await,
                 };
-                return unary(response).await;
+                let (parts, body) = response.into_parts();
+                return match body {
+                    Reply::Message(framed, _) => Ok(framed.slice(PREFIX..)),
+                    body => unary(Response::from_parts(parts, body)).await,
+                };
             }
             let body = Body::new(Full::from(message?).map_err(|never| match never {}));
             return self.pass(Request::from_parts(parts, body)).await;

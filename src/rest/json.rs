@@ -9,6 +9,7 @@ use std::fmt;
 use bytes::Bytes;
 use keyward_core::key::{FieldError, shown};
 use prost_reflect::{DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor};
+use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use tonic::Status;
 
@@ -23,14 +24,17 @@ pub(super) fn read(message: &MessageDescriptor, json: &[u8]) -> Result<DynamicMe
             "the body is empty; send a JSON object, `{}` for a message without fields",
         ));
     }
-    let mut reader = serde_json::Deserializer::from_str(json);
+    let reader = || serde_json::Deserializer::from_str(json);
     let strict = Strict {
         message: Some(message),
     };
-    let read = strict.deserialize(&mut reader);
-    read.and_then(|()| reader.end())
-        .map_err(|error| grpc::undecodable(&error.to_string()))?;
-    from_json(message, &mut serde_json::Deserializer::from_str(json))
+    let mut names = reader();
+    let checked = strict.deserialize(&mut names).and_then(|()| names.end());
+    checked.map_err(|error| grpc::undecodable(&error.to_string()))?;
+    let options = DeserializeOptions::new();
+    let read = DynamicMessage::deserialize_with_options(message.clone(), &mut reader(), &options);
+    // Only a faulty text is read again, to say where its fault is.
+    read.or_else(|_| from_json(message, &mut reader()))
 }
 
 /// Reads a message whose names are known.
@@ -71,6 +75,10 @@ pub(super) fn write(message: &MessageDescriptor, encoded: Bytes) -> Result<Bytes
         .map_err(|_| internal())
 }
 
+/// A name in a JSON text, which is copied only if it has escapes.
+#[derive(Deserialize)]
+struct Name<'t>(#[serde(borrow)] Cow<'t, str>);
+
 /// Checks the names in a JSON text: those of `message`, if it is one.
 struct Strict<'m> {
     message: Option<&'m MessageDescriptor>,
@@ -110,22 +118,31 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        let mut seen = HashSet::new();
-        while let Some(name) = map.next_key::<String>()? {
-            let found = match self.message {
-                Some(message) => Some(field(message, &name).ok_or_else(|| {
-                    let (name, message) = (shown(&name), message.name());
-                    A::Error::custom(format!("{message} has no field '{name}'"))
-                })?),
-                None => None,
+        // The numbers of fields, or the keys of any other object.
+        let (mut fields, mut keys) = (Vec::new(), HashSet::new());
+        while let Some(Name(name)) = map.next_key::<Name<'de>>()? {
+            let twice = |name: &str| {
+                let name = shown(name);
+                A::Error::custom(format!("the field '{name}' is given twice"))
             };
-            let inner = found.as_ref().and_then(nested);
-            let name = found.map_or(name, |field| field.name().to_owned());
-            if let Some(twice) = seen.replace(name) {
-                let twice = shown(&twice);
-                return Err(A::Error::custom(format!(
-                    "the field '{twice}' is given twice"
-                )));
+            let mut inner = None;
+            match self.message {
+                Some(message) => {
+                    let field = field(message, &name).ok_or_else(|| {
+                        let (name, message) = (shown(&name), message.name());
+                        A::Error::custom(format!("{message} has no field '{name}'"))
+                    })?;
+                    if fields.contains(&field.number()) {
+                        return Err(twice(field.name()));
+                    }
+                    fields.push(field.number());
+                    inner = nested(&field);
+                }
+                None => {
+                    if let Some(name) = keys.replace(name) {
+                        return Err(twice(&name));
+                    }
+                }
             }
             map.next_value_seed(Strict {
                 message: inner.as_ref(),

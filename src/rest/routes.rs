@@ -267,6 +267,9 @@ impl Route {
             }
             self.set(&mut fields, &name, &text)?;
         }
+        if fields.is_empty() {
+            return Ok(DynamicMessage::new(self.request.clone()));
+        }
         json::from_json(&self.request, Json::Object(fields))
     }
 
