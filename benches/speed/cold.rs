@@ -9,7 +9,7 @@ use keyward_proto::v1;
 use keyward_testkit::machine::{cpu_time, pin};
 use keyward_testkit::{Client, Cluster, Options, Redis, now};
 
-use super::empty::EmptyServer;
+use super::empty::{Answers, EmptyServer};
 use super::h2load::median;
 use super::shared::{CALLERS, clients, issue, verify_each};
 use super::{ROUNDS, publish};
@@ -40,14 +40,18 @@ pub(super) async fn measure() {
         ..Default::default()
     };
     let answer = client.keys.clone().verify(request).await.unwrap();
-    let empty = EmptyServer::start(&answer.into_inner(), None);
+    let answers = Answers {
+        verify: answer.into_inner(),
+        ..Answers::default()
+    };
+    let empty = EmptyServer::start(&answers, None);
     cluster.stop(0);
 
     let parts = texts.chunks(KEYS / CONNECTIONS);
     let keys: Vec<_> = parts.map(|keys| Arc::new(keys.to_vec())).collect();
     let mut rounds: [Vec<Figures>; 4] = Default::default();
     for _ in 0..ROUNDS {
-        rounds[0].push(call(empty.address, empty.id(), "", &keys).await);
+        rounds[0].push(call(empty.grpc, empty.id(), "", &keys).await);
         for (n, variables) in [(2, &with_redis[..]), (3, &[])] {
             let instance = cluster.add_with(1, variables).start;
             let process = cluster.instance(instance);

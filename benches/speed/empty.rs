@@ -1,22 +1,50 @@
-//! The server that everything is compared with: a default tonic server whose Verify does nothing.
+//! The servers that everything is compared with: a default tonic server whose Verify and Check do nothing,
+//! and a default axum server whose handlers do nothing. They share a process; one works at a time.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
+use axum::Json;
+use axum::routing::{get, post};
+use axum::serve::ListenerExt as _;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use keyward_proto::envoy::authorization_server::{Authorization, AuthorizationServer};
+use keyward_proto::envoy::{CheckRequest, CheckResponse};
 use keyward_proto::v1;
 use keyward_proto::v1::api_key_service_server::{ApiKeyService, ApiKeyServiceServer};
 use keyward_testkit::Identity;
 use prost::Message as _;
+use serde::Deserialize;
+use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity as Pem, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
+use super::doors;
+
 /// The argument that makes a benchmark's process the server.
 const ARGUMENT: &str = "--empty";
 
-/// Answers every Verify with the same response.
-struct Empty(v1::VerifyResponse);
+/// What the servers answer.
+#[derive(Clone, Default)]
+pub(crate) struct Answers {
+    pub(crate) verify: v1::VerifyResponse,
+    pub(crate) check: CheckResponse,
+    /// Of the route of Verify.
+    pub(crate) json: String,
+}
+
+/// Answers every call with the same response.
+struct Empty(Answers);
+
+/// What axum's handler of Verify reads.
+#[derive(Deserialize)]
+struct Asked {
+    #[serde(rename = "apiKey")]
+    api_key: String,
+}
 
 fn unimplemented<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented("the benchmark calls only Verify"))
@@ -29,7 +57,7 @@ impl ApiKeyService for Empty {
         request: Request<v1::VerifyRequest>,
     ) -> Result<Response<v1::VerifyResponse>, Status> {
         drop(request);
-        Ok(Response::new(self.0.clone()))
+        Ok(Response::new(self.0.verify.clone()))
     }
 
     async fn issue(
@@ -72,20 +100,34 @@ impl ApiKeyService for Empty {
     }
 }
 
-/// The empty server in a process of its own, on core 0. Killed when dropped.
+#[tonic::async_trait]
+impl Authorization for Empty {
+    async fn check(
+        &self,
+        request: Request<CheckRequest>,
+    ) -> Result<Response<CheckResponse>, Status> {
+        drop(request);
+        Ok(Response::new(self.0.check.clone()))
+    }
+}
+
+/// The empty servers in a process of their own, on core 0. Killed when dropped.
 pub(crate) struct EmptyServer {
     child: Child,
-    pub(crate) address: SocketAddr,
+    pub(crate) grpc: SocketAddr,
+    pub(crate) axum: SocketAddr,
 }
 
 impl EmptyServer {
-    /// Starts the server, with TLS if it has an identity.
-    pub(crate) fn start(answer: &v1::VerifyResponse, tls: Option<&Identity>) -> Self {
+    /// Starts the servers, that of gRPC with TLS if it has an identity.
+    pub(crate) fn start(answers: &Answers, tls: Option<&Identity>) -> Self {
+        let verify = hex::encode(answers.verify.encode_to_vec());
+        let check = hex::encode(answers.check.encode_to_vec());
         // A runtime that starts on one core has one thread.
         let mut child = Command::new("taskset")
             .args(["-c", "0"])
             .arg(std::env::current_exe().unwrap())
-            .args([ARGUMENT, &hex::encode(answer.encode_to_vec())])
+            .args([ARGUMENT, &verify, &check, &answers.json])
             .args(tls.iter().flat_map(|tls| [&tls.certificate, &tls.key]))
             .stdout(Stdio::piped())
             .spawn()
@@ -94,8 +136,9 @@ impl EmptyServer {
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
-        let address = line.trim().parse().unwrap();
-        Self { child, address }
+        let (grpc, axum) = line.trim().split_once(' ').unwrap();
+        let (grpc, axum) = (grpc.parse().unwrap(), axum.parse().unwrap());
+        Self { child, grpc, axum }
     }
 
     pub(crate) fn id(&self) -> u32 {
@@ -129,19 +172,42 @@ pub(crate) fn main<F: Future<Output = ()>>(measure: impl FnOnce(Vec<String>) -> 
 
 /// Serves until the process is killed.
 async fn serve(arguments: &[String]) {
-    let answer = hex::decode(&arguments[0]).unwrap();
-    let answer = v1::VerifyResponse::decode(&answer[..]).unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    println!("{}", listener.local_addr().unwrap());
+    let [verify, check, json, tls @ ..] = arguments else {
+        panic!("arguments: {arguments:?}");
+    };
+    let [verify, check] = [verify, check].map(|answer| hex::decode(answer).unwrap());
+    let answers = Answers {
+        verify: v1::VerifyResponse::decode(&verify[..]).unwrap(),
+        check: CheckResponse::decode(&check[..]).unwrap(),
+        json: json.clone(),
+    };
+    let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let axum = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [&grpc, &axum].map(|listener| listener.local_addr().unwrap());
+    println!("{} {}", addresses[0], addresses[1]);
+    tokio::spawn(serve_axum(axum, answers.json.clone().into()));
     let mut server = Server::builder();
-    if let [_, certificate, key] = arguments {
+    if let [certificate, key] = tls {
         let identity = Pem::from_pem(certificate, key);
         let tls = ServerTlsConfig::new().identity(identity);
         server = server.tls_config(tls).unwrap();
     }
     server
-        .add_service(ApiKeyServiceServer::new(Empty(answer)))
-        .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
+        .add_service(ApiKeyServiceServer::new(Empty(answers.clone())))
+        .add_service(AuthorizationServer::new(Empty(answers)))
+        .serve_with_incoming(TcpIncoming::from(grpc).with_nodelay(Some(true)))
         .await
         .unwrap();
+}
+
+async fn serve_axum(listener: TcpListener, json: Bytes) {
+    let verify = async move |Json(asked): Json<Asked>| {
+        drop(asked.api_key);
+        ([(CONTENT_TYPE, "application/json")], json.clone())
+    };
+    let router = axum::Router::new()
+        .route(doors::VERIFY, post(verify))
+        .route(doors::AUTH, get(async || ()));
+    let listener = listener.tap_io(|stream| stream.set_nodelay(true).unwrap());
+    axum::serve(listener, router).await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! Loads a server on core 0 with `h2load` on core 1.
 
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -7,41 +8,79 @@ use std::process::Command;
 use keyward_testkit::machine::{Times, cpu_time};
 use prost::Message;
 
+use super::{ROUNDS, WARM_UP};
+
 /// The connections of the load.
 const CONNECTIONS: u32 = 8;
+/// The connections of HTTP/1.1, each with one request at a time.
+const CONNECTIONS_OF_HTTP1: u32 = 32;
+
+/// The scheme, the server's address, and the id of its process.
+pub(crate) type Target = (&'static str, SocketAddr, u32);
 
 /// One kind of call to one server.
 pub(crate) struct Call {
     pub(crate) name: &'static str,
-    /// The scheme, the server's address, and the id of its process.
-    pub(crate) server: (&'static str, SocketAddr, u32),
-    pub(crate) method: &'static str,
+    server: Target,
+    path: String,
     /// The verified keys of one call.
     pub(crate) keys: u32,
-    pub(crate) token: String,
-    body: tempfile::NamedTempFile,
+    headers: Vec<String>,
+    /// The body of a POST. Without it the call is a GET.
+    body: Option<tempfile::NamedTempFile>,
+    is_http1: bool,
 }
 
 impl Call {
-    pub(crate) fn new(
+    /// A call of gRPC.
+    pub(crate) fn grpc(
         name: &'static str,
-        server: (&'static str, SocketAddr, u32),
-        (method, keys): (&'static str, u32),
+        server: Target,
+        (path, keys): (&str, u32),
         token: &str,
         message: &impl Message,
     ) -> Self {
         let message = message.encode_to_vec();
-        let mut body = tempfile::NamedTempFile::new().unwrap();
         let length = u32::try_from(message.len()).unwrap();
-        body.write_all(&[&[0], &length.to_be_bytes()[..], &message].concat())
-            .unwrap();
+        let framed = [&[0], &length.to_be_bytes()[..], &message].concat();
+        let token = format!("authorization: Bearer {token}");
+        let headers = ["content-type: application/grpc", "te: trailers", &token];
+        Self {
+            keys,
+            is_http1: false,
+            ..Self::http1(name, server, path, &headers, Some(&framed))
+        }
+    }
+
+    /// A request by HTTP/1.1.
+    pub(crate) fn http1(
+        name: &'static str,
+        server: Target,
+        path: &str,
+        headers: &[&str],
+        body: Option<&[u8]>,
+    ) -> Self {
+        let body = body.map(|body| {
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(body).unwrap();
+            file
+        });
         Self {
             name,
             server,
-            method,
-            keys,
-            token: token.to_owned(),
+            path: path.to_owned(),
+            keys: 1,
+            headers: headers.iter().map(ToString::to_string).collect(),
             body,
+            is_http1: true,
+        }
+    }
+
+    /// The same by HTTP/2.
+    pub(crate) fn over_http2(self) -> Self {
+        Self {
+            is_http1: false,
+            ..self
         }
     }
 
@@ -50,7 +89,10 @@ impl Call {
     pub(crate) fn saturate(&self, calls: u32) -> (f64, f64) {
         let keys = f64::from(self.keys);
         let before = cpu_time(self.server.2);
-        let text = self.load(calls, &["-m32"]);
+        let text = match self.is_http1 {
+            true => self.load(calls, CONNECTIONS_OF_HTTP1, &["--h1"]),
+            false => self.load(calls, CONNECTIONS, &["-m32"]),
+        };
         let used = (cpu_time(self.server.2) - before).as_secs_f64() * 1e6;
         let rate = text.split(" req/s").next().unwrap();
         let rate: f64 = rate.rsplit(' ').next().unwrap().parse().unwrap();
@@ -62,7 +104,7 @@ impl Call {
         let log = tempfile::NamedTempFile::new().unwrap();
         let rate = format!("--rps={}", rate / f64::from(CONNECTIONS));
         let file = format!("--log-file={}", log.path().display());
-        self.load(calls, &["-m100", &rate, &file]);
+        self.load(calls, CONNECTIONS, &["-m100", &rate, &file]);
         let log = std::fs::read_to_string(log.path()).unwrap();
         let micros = |line: &str| line.rsplit('\t').next().unwrap().parse().unwrap();
         let times = log
@@ -72,25 +114,40 @@ impl Call {
     }
 
     /// The output of `h2load`, whose calls must all succeed.
-    fn load(&self, calls: u32, arguments: &[&str]) -> String {
+    fn load(&self, calls: u32, connections: u32, arguments: &[&str]) -> String {
         let (scheme, address, _) = self.server;
+        let body = self.body.iter().map(tempfile::NamedTempFile::path);
+        let headers = self.headers.iter().flat_map(|header| ["-H", header]);
         let output = Command::new("taskset")
             .args(["-c", "1", "h2load", "-t1"])
-            .args([&format!("-c{CONNECTIONS}"), &format!("-n{calls}"), "-d"])
-            .arg(self.body.path())
+            .args([format!("-c{connections}"), format!("-n{calls}")])
+            .args(body.flat_map(|path| [OsStr::new("-d"), path.as_os_str()]))
             .args(arguments)
-            .args(["-H", "content-type: application/grpc", "-H", "te: trailers"])
-            .args(["-H", &format!("authorization: Bearer {}", self.token)])
-            .arg(format!(
-                "{scheme}://{address}/keyward.v1.ApiKeyService/{}",
-                self.method
-            ))
+            .args(headers)
+            .arg(format!("{scheme}://{address}{}", self.path))
             .output()
             .expect("h2load runs; it is in Debian's package nghttp2-client");
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(text.contains(&format!(" {calls} succeeded")), "{text}");
         text
     }
+}
+
+/// What each call costs, in microseconds of CPU for each key and keys in a second: the medians of rounds of
+/// `keys` keys, in which the calls take turns.
+pub(crate) fn costs(calls: &[Call], keys: u32) -> Vec<(f64, f64)> {
+    let mut rounds = vec![Vec::new(); calls.len()];
+    for _ in 0..ROUNDS {
+        for (call, rounds) in calls.iter().zip(&mut rounds) {
+            call.saturate(keys / WARM_UP / call.keys);
+            rounds.push(call.saturate(keys / call.keys));
+        }
+    }
+    let medians = rounds.iter().map(|rounds| {
+        let cpu = median(rounds.iter().map(|round| round.0));
+        (cpu, median(rounds.iter().map(|round| round.1)))
+    });
+    medians.collect()
 }
 
 /// The middle one of some figures.

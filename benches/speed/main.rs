@@ -11,6 +11,7 @@
 )]
 
 mod cold;
+mod doors;
 mod empty;
 mod h2load;
 mod scale;
@@ -24,16 +25,19 @@ use keyward_proto::v1;
 use keyward_testkit::machine::{memory, pin, write_between};
 use keyward_testkit::{Authority, Client, Process, connect, connect_tls};
 
-use empty::EmptyServer;
-use h2load::{Call, median};
+use empty::{Answers, EmptyServer};
+use h2load::{Call, costs, median};
 
 /// The page with the results.
 const SPEED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/speed.md");
 
+const VERIFY: &str = "/keyward.v1.ApiKeyService/Verify";
+const VERIFY_BATCH: &str = "/keyward.v1.ApiKeyService/VerifyBatch";
+
 const ROUNDS: usize = 5;
-/// The keys of one round, and those before it.
+/// The keys of one round, and the part of them that is verified before it.
 const KEYS: u32 = 300_000;
-const WARM_UP: u32 = 30_000;
+const WARM_UP: u32 = 10;
 /// The calls of a round that measures latency.
 const TIMED: u32 = 100_000;
 /// The keys of a batch.
@@ -91,6 +95,9 @@ async fn measure(parts: Vec<String>) {
     if is_asked("calls") {
         measure_calls().await;
     }
+    if is_asked("doors") {
+        doors::measure().await;
+    }
     if is_asked("cold") {
         cold::measure().await;
     }
@@ -104,8 +111,12 @@ async fn measure_calls() {
     let identity = authority.sign(&["127.0.0.1"]);
     let plain = Keyward::start(None).await;
     let secure = Keyward::start(Some((&authority, &identity))).await;
-    let empty = EmptyServer::start(&plain.answer, None);
-    let empty_secure = EmptyServer::start(&plain.answer, Some(&identity));
+    let answers = Answers {
+        verify: plain.answer.clone(),
+        ..Answers::default()
+    };
+    let empty = EmptyServer::start(&answers, None);
+    let empty_secure = EmptyServer::start(&answers, Some(&identity));
 
     let hit = verifying(&plain.key);
     let malformed = verifying(&plain.key.replace('_', "-"));
@@ -115,32 +126,32 @@ async fn measure_calls() {
     let keyward = ("http", plain.process.grpc, plain.process.id());
     let tls = ("https", secure.process.grpc, secure.process.id());
     let token = plain.process.token();
-    let one = ("Verify", 1);
+    let one = (VERIFY, 1);
     let calls = [
-        Call::new(
+        Call::grpc(
             "empty call",
-            ("http", empty.address, empty.id()),
+            ("http", empty.grpc, empty.id()),
             one,
             &token,
             &hit,
         ),
-        Call::new("Verify, key in memory", keyward, one, &token, &hit),
-        Call::new("Verify, malformed key", keyward, one, &token, &malformed),
-        Call::new(
+        Call::grpc("Verify, key in memory", keyward, one, &token, &hit),
+        Call::grpc("Verify, malformed key", keyward, one, &token, &malformed),
+        Call::grpc(
             "VerifyBatch of 64, per key",
             keyward,
-            ("VerifyBatch", BATCH),
+            (VERIFY_BATCH, BATCH),
             &token,
             &batch,
         ),
-        Call::new(
+        Call::grpc(
             "empty call, TLS",
-            ("https", empty_secure.address, empty_secure.id()),
+            ("https", empty_secure.grpc, empty_secure.id()),
             one,
             &token,
             &hit,
         ),
-        Call::new(
+        Call::grpc(
             "Verify, key in memory, TLS",
             tls,
             one,
@@ -148,52 +159,42 @@ async fn measure_calls() {
             &verifying(&secure.key),
         ),
     ];
-    let rates = costs(&calls);
+    let costs = costs(&calls, KEYS);
+    compare(&calls, &costs);
     let per_connection = [
         (
             calls[0].name,
-            idle(empty.address, empty.id(), &token, &hit).await,
+            idle(empty.grpc, empty.id(), &token, &hit).await,
         ),
         ("Verify", idle(keyward.1, keyward.2, &token, &hit).await),
     ];
-    latencies(&calls[..2], &rates);
+    latencies(&calls[..2], &costs);
     connections(&per_connection);
 }
 
-/// Writes what each call costs. Returns the rates at which the server was busy.
-fn costs(calls: &[Call]) -> Vec<f64> {
-    let mut rounds = vec![Vec::new(); calls.len()];
-    for _ in 0..ROUNDS {
-        for (call, rounds) in calls.iter().zip(&mut rounds) {
-            call.saturate(WARM_UP / call.keys);
-            rounds.push(call.saturate(KEYS / call.keys));
-        }
-    }
-    let cpu = |n: usize| median(rounds[n].iter().map(|round| round.0));
-    let rate = |n: usize| median(rounds[n].iter().map(|round| round.1));
+/// Writes what each call costs, compared with the first.
+fn compare(calls: &[Call], costs: &[(f64, f64)]) {
     let mut table = String::from(
         "| call | us of CPU | x the empty call | calls/s on one core |\n|---|---|---|---|\n",
     );
-    for (n, call) in calls.iter().enumerate() {
-        let (used, times) = (cpu(n), cpu(n) / cpu(0));
+    for (call, (used, rate)) in calls.iter().zip(costs) {
+        let times = used / costs[0].0;
         let _ = writeln!(
             table,
-            "| {} | {used:.2} | {times:.2} | {:.0} |",
-            call.name,
-            rate(n)
+            "| {} | {used:.2} | {times:.2} | {rate:.0} |",
+            call.name
         );
     }
     publish("cost", &table);
-    (0..calls.len()).map(rate).collect()
 }
 
 /// Writes how long calls take when the server is half busy.
-fn latencies(calls: &[Call], rates: &[f64]) {
+fn latencies(calls: &[Call], costs: &[(f64, f64)]) {
     const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
     let mut rounds = vec![Vec::new(); calls.len()];
     for _ in 0..ROUNDS {
         for (n, call) in calls.iter().enumerate() {
-            let mut times = call.at_rate(TIMED, rates[n] / 2.0);
+            let mut times = call.at_rate(TIMED, costs[n].1 / 2.0);
             rounds[n].push(QUANTILES.map(|quantile| times.quantile(quantile)));
         }
     }
@@ -201,7 +202,7 @@ fn latencies(calls: &[Call], rates: &[f64]) {
         String::from("| call | calls/s | p50 ms | p99 ms | p99.9 ms |\n|---|---|---|---|---|\n");
     for (n, call) in calls.iter().enumerate() {
         let [p50, p99, p999] = [0, 1, 2].map(|q| median(rounds[n].iter().map(|round| round[q])));
-        let rate = rates[n] / 2.0;
+        let rate = costs[n].1 / 2.0;
         let _ = writeln!(
             table,
             "| {} | {rate:.0} | {p50:.3} | {p99:.3} | {p999:.3} |",

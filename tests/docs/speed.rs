@@ -1,4 +1,4 @@
-//! The picture of `docs/speed.md` shows the figures of its table. `UPDATE_DOCS=1` draws it again.
+//! The picture of `docs/speed.md` shows the figures of its tables. `UPDATE_DOCS=1` draws it again.
 
 use std::fmt::Write as _;
 
@@ -12,9 +12,10 @@ const LEFT: f64 = 220.0;
 const UNIT: f64 = 300.0;
 const ROW: f64 = 30.0;
 
-/// The calls of the table and their cost, compared with the empty call.
-fn figures(page: &str) -> Vec<(&str, f64)> {
-    let table = page.split("<!-- cost -->\n").nth(1).unwrap();
+/// The calls of a table and their cost, compared with an empty call.
+fn figures<'p>(page: &'p str, table: &str) -> Vec<(&'p str, f64)> {
+    let marker = format!("<!-- {table} -->\n");
+    let table = page.split(&marker).nth(1).unwrap();
     let rows = table
         .lines()
         .take_while(|line| line.starts_with('|'))
@@ -57,9 +58,12 @@ fn draw(figures: &[(&str, f64)]) -> String {
 }
 
 #[test]
-fn the_picture_shows_the_figures_of_the_table() {
+fn the_picture_shows_the_figures_of_the_tables() {
     let page = read("docs/speed.md");
-    let figures = figures(&page);
-    assert!(figures.len() > 4, "{figures:?}");
+    let figures = ["cost", "doors"].map(|table| figures(&page, table));
+    for figures in &figures {
+        assert!(figures.len() > 3, "{figures:?}");
+    }
+    let figures = figures.concat();
     settle("docs/speed.svg", &draw(&figures));
 }
