@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what `make check` needs beside Rust.
-# cargo-deny, mdbook and the packages of scripts/requirements.txt go under target/. haproxy and systemd,
-# which only check the files of deploy/, come from Debian if they are missing.
+# cargo-deny, mdbook, the packages of scripts/requirements.txt and the proxies go under target/. haproxy and
+# systemd, which only check the files of deploy/, come from Debian if they are missing.
 # A cargo-deny or mdbook of the right version on PATH is used as it is; each build takes some minutes.
 # The second run changes nothing.
 set -euo pipefail
@@ -20,6 +20,7 @@ command -v openssl >/dev/null || missing+=(openssl)
 install_packages "${missing[@]}"
 
 make_venv target/venv-tools scripts/requirements.txt
+install_proxies
 
 PATH="$PWD/target/tools/bin:$PATH"
 
