@@ -19,7 +19,7 @@ SCRIPTS := .ci/run $(wildcard scripts/*.sh deploy/*.sh)
 export PATH := $(CURDIR)/target/tools/bin:$(CURDIR)/target/venv-tools/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-fast test-matrix check fmt clippy deny proto doc shell deploy advisories bench bench-revoke bench-faults bench-abuse cluster examples demo \
+.PHONY: help test test-fast test-matrix check fmt clippy deny proto openapi doc shell deploy advisories bench bench-revoke bench-faults bench-abuse cluster examples demo \
 	mutants loom model fuzz simulate soak update-docs \
 	test-tools check-tools
 
@@ -48,9 +48,14 @@ clippy: ## check the lints
 deny: check-tools ## check the licences and sources of the dependencies, and banned crates
 	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
 
-proto: check-tools ## check the lints and the formatting of the proto files
+proto: check-tools ## check the lints and the formatting of the proto files, and the OpenAPI document
 	buf lint
 	buf format --diff --exit-code
+	scripts/openapi.sh --check
+	openapi-spec-validator crates/proto/src/gen/openapi.json
+
+openapi: check-tools ## generate the OpenAPI document from the proto files (builds a generator in Go the first time)
+	scripts/openapi.sh
 
 doc: check-tools ## build the documentation of the code and the book (into target/book)
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --locked

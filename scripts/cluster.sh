@@ -74,6 +74,7 @@ for ((n = 0; n < instances; n++)); do
     KEYWARD_STORE=postgres://keyward_service@127.0.0.1:$database_port/keyward \
         setsid "$keyward" serve --data-dir "$work/instances" \
         --listen "127.0.0.1:$((first + n))" --http-listen "127.0.0.1:$((9464 + n))" \
+        --rest-listen "127.0.0.1:$((50080 + n))" \
         2> >(sed -u "s/^/[$n] /" >&2) &
     pids+=($!)
 done

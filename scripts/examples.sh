@@ -41,7 +41,7 @@ echo "building the examples"
 (cd examples/typescript && npm ci --silent --no-audit --no-fund && npm run --silent build)
 
 deploy/secrets.sh "$work/tls" 2>/dev/null
-"$keyward" serve --data-dir "$work/data" --listen 127.0.0.1:0 --http-listen none \
+"$keyward" serve --data-dir "$work/data" --listen 127.0.0.1:0 --rest-listen none --http-listen none \
     --tls-cert "$work/tls/secrets/keyward.crt" --tls-key "$work/tls/secrets/keyward.key" \
     2>"$work/log" &
 service=$!

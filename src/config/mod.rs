@@ -9,6 +9,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::HeaderValue;
+use keyward_guard::TrustedProxies;
+
 use crate::cache::l2::Address;
 use keyward_core::key::Prefix;
 use keyward_ops::LogFormat;
@@ -27,9 +30,15 @@ pub type Effective = settings::Effective<Settings>;
 pub struct Settings {
     /// Where the gRPC service listens.
     pub listen: Listen,
+    /// The address of the JSON port; `None` switches it off.
+    pub rest_listen: Option<SocketAddr>,
+    /// The origins whose pages may read the answers of the JSON port.
+    pub rest_cors_origins: Vec<HeaderValue>,
+    /// The proxies whose `x-forwarded-for` counts.
+    pub trusted_proxies: TrustedProxies,
     /// The address of the side port; `None` switches it off.
     pub http_listen: Option<SocketAddr>,
-    /// The certificate of the gRPC service; set together with `tls_key`.
+    /// The certificate of the gRPC service and of the JSON port; set together with `tls_key`.
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key.
     pub tls_key: Option<PathBuf>,
@@ -146,12 +155,18 @@ fn unused(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> {
     let is_embedded = matches!(settings.store, Store::Sqlite(_));
     let embedded = "has no use with the embedded store, which only one process serves: remove it, or \
                     use a Postgres store";
-    let has_unused_tls = matches!(settings.listen, Listen::Unix(_)) && settings.tls_cert.is_some();
+    let is_local = matches!(settings.listen, Listen::Unix(_)) && settings.rest_listen.is_none();
+    let has_unused_tls = is_local && settings.tls_cert.is_some();
     let all = [
         (
             "tls_cert",
             has_unused_tls,
             "has no use with a Unix socket, which no network carries: remove it and tls_key",
+        ),
+        (
+            "rest_cors_origins",
+            settings.rest_listen.is_none() && !settings.rest_cors_origins.is_empty(),
+            "has no use without `rest_listen`: set that, or remove this",
         ),
         ("redis", is_embedded && settings.redis.is_some(), embedded),
         (
@@ -220,6 +235,7 @@ fn exposed(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> 
     });
     let all = [
         ("listen", listener(settings.listen.address())),
+        ("rest_listen", listener(settings.rest_listen)),
         ("http_listen", listener(settings.http_listen)),
         ("store", store),
         ("redis", redis),

@@ -5,6 +5,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::HeaderValue;
+use keyward_guard::TrustedProxies;
+
 use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
 use keyward_core::fence::MAX_STALENESS;
 use keyward_core::key::{Prefix, TOKEN_PREFIX};
@@ -33,6 +36,41 @@ pub const TABLE: &[Setting<Settings>] = &[
     )
     .shown(|s| s.listen.to_string()),
     Row::new(
+        "rest_listen",
+        Takes::Value("ADDRESS"),
+        "127.0.0.1:50080",
+        "Address and port of the JSON form of the API and of `/auth` for proxies, with the TLS of the gRPC \
+         service; port 0 takes a free port; `none` switches it off",
+        |s, text| optional(text, address).map(|address| s.rest_listen = address),
+    )
+    .shown(|s| shown(s.rest_listen.as_ref())),
+    Row::new(
+        "rest_cors_origins",
+        Takes::Value("ORIGINS"),
+        "none",
+        "Origins whose pages may call the JSON port from a browser, separated by commas, such as \
+         https://console.example.com; a page there needs a token, so serve it to operators only",
+        |s, text| {
+            let origins = optional(text, |text| text.split(',').map(origin).collect())?;
+            s.rest_cors_origins = origins.unwrap_or_default();
+            Ok(())
+        },
+    ),
+    Row::new(
+        "trusted_proxies",
+        Takes::Value("NETWORKS"),
+        "none",
+        "Networks of the proxies before the proxy that asks, separated by commas, such as 10.0.0.0/8: the \
+         client is the last address of `x-forwarded-for` outside them",
+        |s, text| {
+            let networks = |text: &str| {
+                TrustedProxies::new(text.split(',').map(str::trim)).map_err(|error| error.to_string())
+            };
+            s.trusted_proxies = optional(text, networks)?.unwrap_or_default();
+            Ok(())
+        },
+    ),
+    Row::new(
         "http_listen",
         Takes::Value("ADDRESS"),
         "127.0.0.1:9464",
@@ -45,7 +83,7 @@ pub const TABLE: &[Setting<Settings>] = &[
         "tls_cert",
         Takes::Value("FILE"),
         "none",
-        "Certificate chain of the gRPC service in PEM; with it and `tls_key` the service accepts \
+        "Certificate chain of the gRPC service and of the JSON port in PEM; with it and `tls_key` both accept \
          only TLS; read again when it changes; `none` switches TLS off",
         |s, text| optional(text, path).map(|path| s.tls_cert = path),
     )
@@ -182,7 +220,7 @@ pub const TABLE: &[Setting<Settings>] = &[
         "max_connections",
         Takes::Value("NUMBER"),
         "4096",
-        "Maximum number of connections of the gRPC service: 16 to 1000000, and less than the limit of \
+        "Maximum number of connections of the gRPC service and the JSON port: 16 to 1000000, and less than the limit of \
          open files; one more closes the oldest connection without a valid caller",
         |s, text| number(text, 16..=1_000_000).map(|number| s.max_connections = number),
     ),
@@ -261,6 +299,9 @@ impl Schema for Settings {
     fn blank() -> Self {
         Self {
             listen: Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            rest_listen: None,
+            rest_cors_origins: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
             http_listen: None,
             tls_cert: None,
             tls_key: None,
@@ -305,6 +346,18 @@ fn listen(text: &str) -> Result<Listen, String> {
             .map(Listen::Tcp)
             .map_err(|reason| format!("{reason}; or unix:PATH")),
     }
+}
+
+/// An origin as browsers write it in the header `origin`.
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    let text = text.trim();
+    let parsed = url::Url::parse(text).ok();
+    let origin = parsed.map(|url| url.origin().ascii_serialization());
+    let is_origin = origin.is_some_and(|origin| origin == text && text.starts_with("http"));
+    let value = HeaderValue::try_from(text).ok().filter(|_| is_origin);
+    value.ok_or_else(|| {
+        "takes origins such as https://console.example.com, without a path".to_owned()
+    })
 }
 
 fn store(text: &str, settings: &Settings) -> Result<Store, String> {

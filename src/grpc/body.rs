@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body as _, Frame};
 use tokio::time::Sleep;
 use tonic::Status;
 use tonic::body::Body;
 
-use super::MAX_REQUEST;
-use super::peer::{CallGuard, LimitError, Peer, Reservation, Unsent};
+use super::peer::{CallGuard, LimitError, Peer, Reservation};
+use super::{MAX_REQUEST, status};
 
 /// The time limit for the body of a request, once it makes its handler wait.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) const PREFIX: usize = 5;
 
 /// The body of a request. What its handler has read counts until the handler drops the body.
-pub(super) struct RequestBody {
+pub struct RequestBody {
     inner: Body,
     /// Read, but not yet handed to the handler.
     ready: VecDeque<Frame<Bytes>>,
@@ -66,6 +66,26 @@ impl RequestBody {
             bytes += more;
         }
         Ok(())
+    }
+
+    /// Reads the whole body, without the framing of gRPC.
+    ///
+    /// # Errors
+    ///
+    /// It is larger than a request may be, does not arrive in time, or is over the limits of its
+    /// connection.
+    pub async fn whole(&mut self) -> Result<Bytes, Status> {
+        let mut whole = BytesMut::new();
+        while let Some(frame) = poll_fn(|cx| self.poll_inner(cx)).await.transpose()? {
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            if whole.len() + data.len() > MAX_REQUEST {
+                return Err(status::too_large());
+            }
+            whole.extend_from_slice(&data);
+        }
+        Ok(whole.freeze())
     }
 
     /// Reads one frame. Returns its length, or `None` at the end.
@@ -157,14 +177,11 @@ impl ResponseBody {
     fn count(&self, frame: Frame<Bytes>) -> Result<Frame<Bytes>, LimitError> {
         match frame.into_data() {
             Ok(data) => {
-                let (unsent, granted) = self.peer.reserve_response(data.len());
+                let (data, granted) = self.peer.counted(data);
                 if self.is_optional {
                     granted?;
                 }
-                Ok(Frame::data(Bytes::from_owner(Counted {
-                    data,
-                    _unsent: unsent,
-                })))
+                Ok(Frame::data(data))
             }
             Err(trailers) => Ok(trailers),
         }
@@ -200,17 +217,5 @@ impl http_body::Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         self.first.is_none() && (self.is_refused || self.inner.is_end_stream())
-    }
-}
-
-/// Bytes of a response and their reservation.
-struct Counted {
-    data: Bytes,
-    _unsent: Unsent,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
     }
 }

@@ -1,5 +1,5 @@
 //! An accepted connection, plain or with TLS. It counts as load of its serving thread while it is
-//! open. It is closed if its client does not send the HTTP/2 preface in time, does not read, or is
+//! open. It is closed if its client of gRPC does not send the HTTP/2 preface in time, does not read, or is
 //! displaced. It reads a limited number of bytes in a row, so that it does not delay others.
 
 use std::io;
@@ -17,6 +17,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::door::Door;
 use super::peer::Peer;
 
 /// The time limit for the TLS handshake, and again for the preface. A slow client on another
@@ -38,9 +39,10 @@ const STRANGER_PAUSE: Duration = Duration::from_millis(1);
 /// A connection of a client.
 pub(super) struct Connection {
     transport: Transport,
-    /// `None` after the preface has arrived.
+    /// `None` after the preface has arrived, and for a door without one.
     preface: Option<Preface>,
     peer: Arc<Peer>,
+    door: Door,
     /// Ends when the connection must be closed.
     must_close: BoxFuture<'static, ()>,
     /// The number of bytes read in this turn.
@@ -110,18 +112,20 @@ impl Drop for LoadGuard {
 /// What a connection is, apart from its transport.
 pub(super) struct Accepted {
     pub(super) peer: Arc<Peer>,
+    pub(super) door: Door,
     pub(super) load: LoadGuard,
 }
 
 impl Connection {
     /// `stop` closes the connection only before the preface has arrived.
     pub(super) fn new(transport: Transport, accepted: Accepted, stop: CancellationToken) -> Self {
-        let Accepted { peer, load } = accepted;
+        let Accepted { peer, door, load } = accepted;
         Self {
             transport,
-            preface: Some(Preface::new(stop)),
+            preface: matches!(door, Door::Grpc).then(|| Preface::new(stop)),
             must_close: Box::pin(Arc::clone(&peer).must_close(STALL)),
             peer,
+            door,
             read: 0,
             pause: None,
             _load: load,
@@ -130,6 +134,10 @@ impl Connection {
 
     pub(super) fn peer(&self) -> Arc<Peer> {
         Arc::clone(&self.peer)
+    }
+
+    pub(super) fn door(&self) -> Door {
+        self.door.clone()
     }
 
     /// Fails when the connection must be closed. Called when a read waits, so that the task wakes up.

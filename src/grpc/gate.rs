@@ -113,7 +113,7 @@ enum Kind {
 
 impl Kind {
     fn of(path: &str) -> Self {
-        if METHODS.contains(&path) && path.starts_with("/keyward.v1.") {
+        if METHODS.contains(&path) && !path.starts_with("/grpc.") {
             Self::Keyward
         } else if path.starts_with("/grpc.reflection.") {
             Self::Open {

@@ -1,6 +1,6 @@
-//! Answers a Verify of a caller that its connection knows, below tonic's router and codec: in the task of
-//! the connection if it needs no I/O, otherwise after its read. Every other call goes through the
-//! layers. Both ways give the same bytes.
+//! Answers a Verify, or a Check of Envoy, of a caller that its connection knows, below tonic's router and
+//! codec: in the task of the connection if it needs no I/O, otherwise after its read. Every other call
+//! goes through the layers. Both ways give the same bytes.
 //!
 //! Upholds I4, with `cache`: each call is admitted and judged by itself, after it arrived.
 
@@ -19,6 +19,7 @@ use keyward_core::fence::Now;
 use keyward_core::key::{Clock, Role};
 use keyward_ops::RpcMetrics;
 use keyward_ops::traces::rpc_span;
+use keyward_proto::envoy::CheckRequest;
 use keyward_proto::v1;
 use prost::Message as _;
 use tonic::body::Body;
@@ -26,14 +27,15 @@ use tonic::{Code, Status};
 use tracing::Instrument as _;
 
 use super::body::PREFIX;
+use super::envoy::Asked;
 use super::gate::{SHORT_MESSAGE, check_headers};
-use super::observe::Observer;
+use super::observe::{CHECK, Observer};
 use super::peer::{Peer, Unsent};
 use super::{Api, convert, deadline};
-use crate::service::{ServiceError, Verified};
+use crate::service::{ServiceError, Verified, Verify};
 
-/// The method that can be answered at once.
-const VERIFY: &str = "/keyward.v1.ApiKeyService/Verify";
+/// The path of Verify.
+pub const VERIFY: &str = "/keyward.v1.ApiKeyService/Verify";
 
 /// The answer to a call.
 pub(super) enum Answer {
@@ -46,19 +48,43 @@ pub(super) enum Answer {
 /// Answers calls below the layers.
 pub(super) struct Immediate {
     api: Api,
-    method: &'static str,
-    metrics: RpcMetrics,
+    verify: Observed,
+    check: Observed,
     clock: Arc<dyn Clock>,
+}
+
+/// How a method that can be answered below the layers is observed.
+struct Observed {
+    name: &'static str,
+    metrics: RpcMetrics,
+}
+
+/// What a call asks for, and so the form of its answer.
+enum Question {
+    Verify(Verify),
+    Check(Box<Asked>),
+}
+
+impl Question {
+    fn verify(&self) -> &Verify {
+        match self {
+            Self::Verify(verify) => verify,
+            Self::Check(asked) => &asked.verify,
+        }
+    }
 }
 
 impl Immediate {
     /// Answers for `api`. Calls are observed as `observer` observes them.
     pub(super) fn new(api: Api, observer: &Observer, clock: Arc<dyn Clock>) -> Self {
-        let (method, metrics) = observer.method(VERIFY).clone();
+        let method = |path| {
+            let (name, metrics) = observer.method(path).clone();
+            Observed { name, metrics }
+        };
         Self {
             api,
-            method,
-            metrics,
+            verify: method(VERIFY),
+            check: method(CHECK),
             clock,
         }
     }
@@ -86,55 +112,74 @@ impl Immediate {
         if !is_admitted {
             return None;
         }
-        let verify = convert::verify(v1::VerifyRequest::decode(message).ok()?).ok()?;
-        Some(match self.api.service.verify_now(&verify, now) {
-            Ok(verified) => Answer::Now(self.respond(Ok(verified), peer, now)),
+        let question = match call.uri.path() {
+            CHECK => {
+                let request = CheckRequest::decode(message).ok()?;
+                Question::Check(Box::new(self.api.envoy.ask(request).ok()?))
+            }
+            _ => Question::Verify(convert::verify(v1::VerifyRequest::decode(message).ok()?).ok()?),
+        };
+        Some(match self.api.service.verify_now(question.verify(), now) {
+            Ok(verified) => Answer::Now(self.respond(question, Ok(verified), peer, now)),
             Err(digest) => {
                 let (this, peer) = (Arc::clone(self), Arc::clone(peer));
-                let span = rpc_span(self.method, None);
+                let span = rpc_span(self.method(&question).name, None);
                 let work = async move {
-                    let work = this.api.service.verify_behind(&verify, &digest);
+                    let work = this.api.service.verify_behind(question.verify(), &digest);
                     let verified = deadline::within(limit, work).await;
-                    this.respond(verified, &peer, now)
+                    this.respond(question, verified, &peer, now)
                 };
                 Answer::Later(Box::pin(work.instrument(span)))
             }
         })
     }
 
+    fn method(&self, question: &Question) -> &Observed {
+        match question {
+            Question::Verify(_) => &self.verify,
+            Question::Check(_) => &self.check,
+        }
+    }
+
     /// The response to a call that arrived at `now`.
     fn respond(
         &self,
+        question: Question,
         verified: Result<Verified, ServiceError>,
         peer: &Arc<Peer>,
         now: Now,
     ) -> Response<Reply> {
-        let (code, response) = match verified {
-            Ok(verified) => {
-                let reply = match &verified.key {
-                    Some(entry) => framed(entry.kept().answer()),
-                    None => framed(&convert::verified(&verified).encode_to_vec()),
-                };
+        let metrics = &self.method(&question).metrics;
+        let encoded = verified.map_err(Status::from).and_then(|verified| {
+            Ok(match (question, &verified.key) {
+                (Question::Check(asked), _) => {
+                    let answer = self.api.envoy.answer(*asked, &verified)?;
+                    framed(&answer.encode_to_vec())
+                }
+                (Question::Verify(_), Some(entry)) => framed(entry.kept().answer()),
+                (Question::Verify(_), None) => {
+                    framed(&convert::verified(&verified).encode_to_vec())
+                }
+            })
+        });
+        let (code, response) = match encoded {
+            Ok(reply) => {
                 let (unsent, _) = peer.reserve_response(reply.len());
                 let mut response = Response::new(Reply::Message(reply, unsent));
                 let grpc = HeaderValue::from_static("application/grpc");
                 response.headers_mut().insert(CONTENT_TYPE, grpc);
                 (Code::Ok, response)
             }
-            Err(error) => {
-                let status = Status::from(error);
-                (status.code(), status.into_http().map(Reply::Layers))
-            }
+            Err(status) => (status.code(), status.into_http().map(Reply::Layers)),
         };
-        self.metrics
-            .observe(code, self.clock.boot().since(now.boot));
+        metrics.observe(code, self.clock.boot().since(now.boot));
         response
     }
 }
 
 /// Whether a call can perhaps be answered below the layers.
 pub(super) fn may_be_immediate(call: &Request<Incoming>) -> bool {
-    call.uri().path() == VERIFY
+    [VERIFY, CHECK].contains(&call.uri().path())
         && call.method() == Method::POST
         && !call.headers().contains_key("grpc-encoding")
 }
@@ -150,7 +195,7 @@ fn message(body: &[u8]) -> Option<&[u8]> {
 }
 
 /// A message as gRPC sends it.
-fn framed(message: &[u8]) -> Bytes {
+pub(super) fn framed(message: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(PREFIX + message.len());
     bytes.put_u8(0);
     // A record is far smaller than 4 GiB.

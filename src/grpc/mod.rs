@@ -7,7 +7,9 @@ mod body;
 mod connection;
 mod convert;
 mod deadline;
+mod door;
 mod encoding;
+mod envoy;
 mod gate;
 mod immediate;
 mod listener;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_proto::FILE_DESCRIPTOR_SET;
+use keyward_proto::envoy::authorization_server::AuthorizationServer;
 use keyward_proto::v1::admin_service_server::AdminServiceServer;
 use keyward_proto::v1::api_key_service_server::ApiKeyServiceServer;
 use tonic::Request;
@@ -37,13 +40,17 @@ use keyward_core::key::{Clock, Role};
 use keyward_ops::Metrics;
 use keyward_ops::traces::Sampling;
 
+pub use body::RequestBody;
 pub use convert::keep;
+pub use door::{Http, Services};
+pub use envoy::Envoy;
+pub use immediate::VERIFY;
 pub use listener::Listener;
 pub use long_calls::LongCalls;
 pub use peer::Limits;
-pub use status::reasons_table;
+pub use status::{no_route, not_json, reasons_table, undecodable, wrong_method};
 pub use tls::{Tls, TlsError};
-pub use workers::{Workers, accept};
+pub use workers::{Listeners, Workers, accept};
 
 use deadline::{Deadline, DeadlineLayer, Progress};
 use encoding::EncodingLayer;
@@ -75,17 +82,22 @@ const _: () = assert!(CONNECTION_WINDOW / 2 >= MAX_STREAMS * SHORT_FRAME);
 /// The service name for health checks, besides the empty name.
 pub const SERVICE_NAME: &str = "keyward.v1.ApiKeyService";
 
-/// The handler of both services.
+/// The handler of all services.
 #[derive(Clone, Debug)]
 pub struct Api {
     service: Arc<Service>,
     callers: Arc<Callers>,
+    envoy: Arc<Envoy>,
 }
 
 impl Api {
-    /// Serves the use cases of `service` to the callers that `callers` authenticates.
-    pub fn new(service: Arc<Service>, callers: Arc<Callers>) -> Self {
-        Self { service, callers }
+    /// Serves the use cases of `service` to the callers that `callers` authenticates, and to `envoy`.
+    pub fn new(service: Arc<Service>, callers: Arc<Callers>, envoy: Envoy) -> Self {
+        Self {
+            service,
+            callers,
+            envoy: Arc::new(envoy),
+        }
     }
 
     /// Authorizes a call that may change something, and starts its change.
@@ -167,7 +179,7 @@ pub struct Front<'a> {
     pub sampling: Sampling,
 }
 
-/// Builds the server: both services, health checks, and both versions of reflection.
+/// Builds the server: all services, health checks, and both versions of reflection.
 pub fn server(
     api: Api,
     health: HealthServer<impl Health>,
@@ -189,6 +201,7 @@ pub fn server(
         .max_decoding_message_size(MAX_REQUEST)
         .accept_compressed(Gzip)
         .send_compressed(Gzip);
+    let envoy = AuthorizationServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST);
     let admin = AdminServiceServer::new(api)
         .max_decoding_message_size(MAX_REQUEST)
         .accept_compressed(Gzip);
@@ -196,6 +209,7 @@ pub fn server(
     routes
         .add_service(keys)
         .add_service(admin)
+        .add_service(envoy)
         .add_service(health.max_decoding_message_size(MAX_OPEN_REQUEST))
         .add_service(v1.max_decoding_message_size(MAX_OPEN_REQUEST))
         .add_service(v1alpha.max_decoding_message_size(MAX_OPEN_REQUEST));

@@ -18,6 +18,7 @@ use keyward_ops::{Metrics, RpcMetrics};
 /// The methods that have their own metric labels. All others count as `other`, so that a client
 /// cannot create labels.
 pub(super) const METHODS: &[&str] = &[
+    CHECK,
     "/keyward.v1.ApiKeyService/Issue",
     "/keyward.v1.ApiKeyService/Revoke",
     "/keyward.v1.ApiKeyService/Verify",
@@ -30,6 +31,17 @@ pub(super) const METHODS: &[&str] = &[
     "/keyward.v1.AdminService/RevokeToken",
     "/grpc.health.v1.Health/Check",
 ];
+
+/// The path of Envoy's question, whose last part is that of a health check.
+pub(super) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// The name of a method in metrics and spans.
+fn name(path: &'static str) -> &'static str {
+    match path {
+        CHECK => "Authorization",
+        _ => path.rsplit('/').next().unwrap_or(path),
+    }
+}
 
 /// Observes calls.
 pub(super) struct Observer {
@@ -45,10 +57,9 @@ pub(super) struct Traced;
 impl Observer {
     /// Counts in `metrics` and measures durations with `clock`.
     pub(super) fn new(metrics: &Metrics, clock: Arc<dyn Clock>) -> Self {
-        let short = |path: &'static str| path.rsplit('/').next().unwrap_or(path);
         let methods = METHODS
             .iter()
-            .map(|path| (*path, (short(path), metrics.rpc(short(path)))))
+            .map(|path| (*path, (name(path), metrics.rpc(name(path)))))
             .collect();
         Self {
             methods,

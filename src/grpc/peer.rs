@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
@@ -289,6 +290,28 @@ impl Peer {
         let granted = reservation.grow(bytes);
         self.unsent.fetch_add(bytes, Relaxed);
         (Unsent(reservation), granted)
+    }
+
+    /// The data of a response, counted until it is sent, and whether it keeps the limits.
+    pub(super) fn counted(self: &Arc<Self>, data: Bytes) -> (Bytes, Result<(), LimitError>) {
+        let (unsent, granted) = self.reserve_response(data.len());
+        let counted = Counted {
+            data,
+            _unsent: unsent,
+        };
+        (Bytes::from_owner(counted), granted)
+    }
+}
+
+/// Bytes of a response and their reservation.
+struct Counted {
+    data: Bytes,
+    _unsent: Unsent,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
     }
 }
 

@@ -1,11 +1,13 @@
-//! Serves one accepted connection: HTTP/2 by hyper, and its calls in the connection's own task until
-//! they wait for the first time. A call that never waits, such as a Verify hit, needs no other task.
+//! Serves one accepted connection by hyper: HTTP/2 for gRPC, and its calls in the connection's own task
+//! until they wait for the first time. A call that never waits, such as a Verify hit, needs no other
+//! task. Requests of plain HTTP come by HTTP/1.1 or HTTP/2.
 
 use std::convert::Infallible;
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -14,13 +16,16 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service as _;
 
-use super::connection::Connection;
+use super::connection::{Connection, OPENING_TIMEOUT};
+use super::door::{Door, Http};
 use super::immediate::{Answer, Begun, Reply, may_be_immediate};
 use super::observe::Traced;
 use super::peer::Peer;
@@ -28,6 +33,9 @@ use super::{CONNECTION_WINDOW, MAX_HTTP2_HEADERS, MAX_STREAMS, STREAM_WINDOW, Se
 
 /// The interval of pings that find a client which has vanished.
 const KEEPALIVE: Duration = Duration::from_secs(30);
+/// How long a connection of HTTP/1.1 may wait for the whole head of its next request. Proxies keep idle
+/// connections for 60 s, and must not lose a race against this end.
+const IDLE: Duration = Duration::from_secs(75);
 /// The time limit for calls in progress on a connection that has reached its age.
 const AGE_GRACE: Duration = Duration::from_secs(60);
 
@@ -37,33 +45,90 @@ impl Server {
     pub(super) async fn serve(self, connection: Connection, stop: CancellationToken) {
         let peer = connection.peer();
         let age = self.max_age.map(|age| peer.age(age));
-        let queue = Queue::default();
-        let mut http = http2::Builder::new(queue.clone());
-        http.timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(MAX_HTTP2_HEADERS)
-            .keep_alive_interval(KEEPALIVE);
-        let calls = Calls(Arc::new(Serving { server: self, peer }));
-        let mut driver = Driver {
-            http: pin!(http.serve_connection(TokioIo::new(connection), calls)),
-            queue,
-            new: Vec::new(),
-        };
-        let aged = async {
-            match age {
-                Some(age) => tokio::time::sleep(age).await,
-                None => pending().await,
+        let end = async move {
+            let aged = async {
+                match age {
+                    Some(age) => tokio::time::sleep(age).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = aged => {}
+                () = stop.cancelled() => {}
             }
         };
-        tokio::select! {
-            biased;
-            () = &mut driver => return,
-            () = aged => {}
-            () = stop.cancelled() => {}
+        let door = connection.door();
+        let serving = Arc::new(Serving { server: self, peer });
+        match door {
+            Door::Grpc => serve_grpc(connection, serving, end).await,
+            Door::Http(http) => serve_http(connection, &http, &serving, end).await,
         }
-        driver.http.as_mut().graceful_shutdown();
+    }
+}
+
+async fn serve_grpc(connection: Connection, serving: Arc<Serving>, end: impl Future<Output = ()>) {
+    let queue = Queue::default();
+    let mut http = http2::Builder::new(queue.clone());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HTTP2_HEADERS)
+        .keep_alive_interval(KEEPALIVE);
+    let mut driver = Driver {
+        http: pin!(http.serve_connection(TokioIo::new(connection), Calls(serving))),
+        queue,
+        new: Vec::new(),
+    };
+    tokio::select! {
+        biased;
+        () = &mut driver => return,
+        () = end => {}
+    }
+    driver.http.as_mut().graceful_shutdown();
+    // Calls that take longer end with their connection.
+    let _ = tokio::time::timeout(AGE_GRACE, driver).await;
+}
+
+async fn serve_http(
+    connection: Connection,
+    door: &Arc<dyn Http>,
+    serving: &Arc<Serving>,
+    end: impl Future<Output = ()>,
+) {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE)
+        .max_buf_size(MAX_HTTP2_HEADERS as usize);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(MAX_HTTP2_HEADERS)
+        .keep_alive_interval(KEEPALIVE);
+    let is_open = AtomicBool::new(false);
+    let answer = service_fn(|request: Request<Incoming>| {
+        is_open.store(true, Relaxed);
+        door.answer(request, serving)
+    });
+    let mut driver = pin!(http.serve_connection(TokioIo::new(connection), answer));
+    // A client that sends no request in time, or a part of one, holds a connection for nothing.
+    let silent = async {
+        tokio::time::sleep(OPENING_TIMEOUT).await;
+        if is_open.load(Relaxed) {
+            pending().await
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = &mut driver => return,
+        () = silent => return,
+        () = end => {}
+    }
+    if is_open.load(Relaxed) {
+        driver.as_mut().graceful_shutdown();
         // Calls that take longer end with their connection.
         let _ = tokio::time::timeout(AGE_GRACE, driver).await;
     }
@@ -72,20 +137,21 @@ impl Server {
 /// The calls of one connection.
 struct Calls(Arc<Serving>);
 
-struct Serving {
-    server: Server,
-    peer: Arc<Peer>,
+/// What serves one connection.
+pub(super) struct Serving {
+    pub(super) server: Server,
+    pub(super) peer: Arc<Peer>,
 }
 
 impl Serving {
     /// Hands a call to the layers, which are always ready.
-    fn through_layers(&self, mut request: Request<Body>) -> BoxedCall {
+    pub(super) fn through_layers(&self, mut request: Request<Body>) -> BoxedCall {
         request.extensions_mut().insert(Arc::clone(&self.peer));
         self.server.stack.clone().call(request)
     }
 }
 
-type BoxedCall = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+pub(super) type BoxedCall = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 impl hyper::service::Service<Request<Incoming>> for Calls {
     type Response = Response<Reply>;

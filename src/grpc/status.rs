@@ -271,8 +271,30 @@ pub(super) fn malformed_timeout(value: &HeaderValue) -> Status {
 }
 
 /// The answer to a request that is not a message. `cause` is tonic's explanation.
-pub(super) fn undecodable(cause: &str) -> Status {
+pub fn undecodable(cause: &str) -> Status {
     Status::invalid_argument(format!("the request cannot be decoded: {cause}"))
+}
+
+/// The answer to a request of plain HTTP that is too large.
+pub(super) fn too_large() -> Status {
+    let max = super::MAX_REQUEST;
+    Status::out_of_range(format!("the body has more than {max} bytes; send less"))
+}
+
+/// The answer to a request of plain HTTP for which there is no route.
+pub fn no_route(path: &str) -> Status {
+    let path = shown(path);
+    Status::not_found(format!("there is no route {path}; /openapi.json lists all"))
+}
+
+/// The answer to a request of plain HTTP whose path has routes for the methods `allowed` alone.
+pub fn wrong_method(allowed: &str) -> Status {
+    Status::unimplemented(format!("this path takes {allowed}"))
+}
+
+/// The answer to a request of plain HTTP whose body is not announced as JSON.
+pub fn not_json() -> Status {
+    Status::invalid_argument("the body is not JSON; send it with `content-type: application/json`")
 }
 
 impl From<ServiceError> for Status {

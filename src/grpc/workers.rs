@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Server;
 use super::connection::{Accepted, Connection, LoadGuard, Transport};
+use super::door::{Door, Http};
 use super::listener::{Listener, Socket};
 use super::peer::{Peer, Peers};
 use super::tls::{Tls, handshakes};
@@ -28,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const EVENT_INTERVAL: u32 = 8;
 /// The acceptor's view of one serving thread.
 struct Worker {
-    connections: mpsc::UnboundedSender<(Socket, Arc<Peer>)>,
+    connections: mpsc::UnboundedSender<(Socket, Arc<Peer>, Door)>,
     load: Arc<AtomicUsize>,
     ended: oneshot::Receiver<()>,
 }
@@ -93,13 +94,13 @@ impl Workers {
     }
 
     /// Passes a connection to the least loaded thread that still runs, if there is a place for it.
-    fn dispatch(&self, socket: Socket) {
+    fn dispatch(&self, socket: Socket, door: Door) {
         let Some(peer) = self.peers.admit() else {
             return;
         };
         let mut alive: Vec<&Worker> = self.workers.iter().collect();
         alive.sort_by_key(|worker| worker.load.load(Ordering::Relaxed));
-        let mut connection = (socket, peer);
+        let mut connection = (socket, peer, door);
         for worker in alive {
             worker.load.fetch_add(1, Ordering::Relaxed);
             match worker.connections.send(connection) {
@@ -131,10 +132,11 @@ fn worker(
     let (counted, gauge) = (Arc::clone(&load), metrics.connections(n));
     let (tasks, stop) = (tasks.clone(), stop.clone());
     let serving = async move {
-        let accepted = UnboundedReceiverStream::new(incoming).filter_map(move |(socket, peer)| {
-            let load = LoadGuard::new(Arc::clone(&counted), gauge.clone());
-            std::future::ready(register(socket, Accepted { peer, load }))
-        });
+        let accepted =
+            UnboundedReceiverStream::new(incoming).filter_map(move |(socket, peer, door)| {
+                let load = LoadGuard::new(Arc::clone(&counted), gauge.clone());
+                std::future::ready(register(socket, Accepted { peer, door, load }))
+            });
         match tls {
             None => {
                 let opening = stop.clone();
@@ -195,16 +197,43 @@ fn register(socket: Socket, accepted: Accepted) -> Option<(Transport, Accepted)>
     }
 }
 
-/// Accepts connections on `listener` and dispatches them until `stop`. Returns the threads.
-pub async fn accept(listener: Listener, workers: Workers, stop: CancellationToken) -> Workers {
+/// What the service listens on.
+pub struct Listeners {
+    /// The gRPC service.
+    pub grpc: Listener,
+    /// Requests of plain HTTP, and who answers them.
+    pub http: Option<(Listener, Arc<dyn Http>)>,
+}
+
+impl Listeners {
+    /// The next connection, and the door at which it came.
+    async fn accept(&self) -> io::Result<(Socket, Door)> {
+        let http = async {
+            match &self.http {
+                Some((listener, http)) => {
+                    let socket = listener.accept().await?;
+                    Ok((socket, Door::Http(Arc::clone(http))))
+                }
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            socket = self.grpc.accept() => Ok((socket?, Door::Grpc)),
+            accepted = http => accepted,
+        }
+    }
+}
+
+/// Accepts connections on `listeners` and dispatches them until `stop`. Returns the threads.
+pub async fn accept(listeners: Listeners, workers: Workers, stop: CancellationToken) -> Workers {
     let mut failures = 0_u64;
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listeners.accept() => accepted,
             () = stop.cancelled() => return workers,
         };
         match accepted {
-            Ok(socket) => workers.dispatch(socket),
+            Ok((socket, door)) => workers.dispatch(socket, door),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // About once a second.

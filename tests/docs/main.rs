@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod architecture;
+mod http;
 mod mutants;
 mod readme;
 mod references;

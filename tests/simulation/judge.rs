@@ -49,8 +49,9 @@ pub(crate) struct Judge {
     /// Accounts that some call revokes.
     dying_accounts: Vec<String>,
     head: u64,
-    /// Lost ends that an instance had applied, so that it must refuse.
-    held: Vec<(usize, KeyId)>,
+    /// Lost ends that an instance had applied, so that it must refuse, and up to which revision it had
+    /// applied the log.
+    held: Vec<(usize, u64, KeyId)>,
     acknowledged: Vec<Acknowledged>,
     events: Vec<Event>,
     /// Violations that are not about a verdict.
@@ -157,6 +158,9 @@ impl Judge {
             }
         }
         self.pass(at, database.time_floor);
+        // Without the row that it would compare, an instance starts as a new one does.
+        let pruned_to = database.pruned_to();
+        self.release(at, |_, applied| applied < pruned_to);
     }
 
     /// Finds the ends that came. P1 counts from then. `floor` is the time that the store never falls below.
@@ -256,6 +260,14 @@ impl Judge {
             let (kept, lost): (Vec<Death>, Vec<Death>) =
                 life.deaths.iter().copied().partition(in_log);
             life.deaths = kept;
+            // A promise rested on an end that the log may have lost.
+            let still = |promised: &u64| {
+                let mut deaths = life.deaths.iter();
+                deaths.any(|death| {
+                    death.is_fact && death.since.is_some_and(|since| since <= *promised)
+                })
+            };
+            life.promised = life.promised.filter(still);
             // The new primary may not know how late it was.
             let mut revived = false;
             for death in &mut life.deaths {
@@ -270,27 +282,25 @@ impl Judge {
                 continue;
             };
             // An instance that has applied the lost end refuses until an operator decides (H2).
-            let forgets = |applied: &Option<u64>| applied.is_none_or(|applied| applied < first);
             for (instance, applied) in applied.iter().enumerate() {
-                if forgets(applied) {
-                    revive(&mut self.events, life, at, instance, &self.bounds);
-                } else {
-                    self.held.push((instance, *id));
+                match applied {
+                    Some(applied) if *applied >= first => {
+                        self.held.push((instance, *applied, *id));
+                    }
+                    _ => revive(&mut self.events, life, at, instance, &self.bounds),
                 }
             }
-            let still = |promised: &u64| {
-                let mut deaths = life.deaths.iter();
-                deaths.any(|death| {
-                    death.is_fact && death.since.is_some_and(|since| since <= *promised)
-                })
-            };
-            life.promised = life.promised.filter(still);
         }
     }
 
     /// The instance started again, or an operator accepted the log: lost ends no longer bind it.
     pub(crate) fn accepted(&mut self, at: u64, instance: usize) {
-        for (_, id) in self.held.extract_if(.., |(holder, _)| *holder == instance) {
+        self.release(at, |holder, _| holder == instance);
+    }
+
+    fn release(&mut self, at: u64, is_free: impl Fn(usize, u64) -> bool) {
+        let free = |(instance, applied, _): &mut (usize, u64, KeyId)| is_free(*instance, *applied);
+        for (instance, _, id) in self.held.extract_if(.., free) {
             if let Some(life) = self.lives.get(&id) {
                 revive(&mut self.events, life, at, instance, &self.bounds);
             }

@@ -46,7 +46,7 @@ impl Client {
     ///
     /// If Keyward gave no answer. An error says nothing about the key.
     pub async fn verify(&self, request: VerifyRequest) -> Result<Verdict, Error> {
-        self.call(request.to_wire()).await?.try_into()
+        Ok(self.call(request.to_wire()).await?.try_into()?)
     }
 
     /// Checks at most 256 keys, as [`Self::verify`] does: one verdict each, in order.
@@ -65,7 +65,7 @@ impl Client {
             )));
         }
         let verdicts = response.responses.into_iter();
-        verdicts.map(Verdict::try_from).collect()
+        Ok(verdicts.map(Verdict::try_from).collect::<Result<_, _>>()?)
     }
 
     /// Returns the key of a slot, and creates it if the slot is empty. Role `issuer`.

@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use keyward_guard::InvalidResponse;
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt as _;
 
@@ -95,6 +96,12 @@ impl fmt::Display for Error {
 }
 
 impl StdError for Error {}
+
+impl From<InvalidResponse> for Error {
+    fn from(error: InvalidResponse) -> Self {
+        Self::unavailable(error.to_string())
+    }
+}
 
 impl Error {
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {

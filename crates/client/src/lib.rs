@@ -19,15 +19,14 @@ mod endpoint;
 mod error;
 #[cfg(feature = "layer")]
 pub mod layer;
+mod request;
 mod rpc;
-mod secret;
 mod token;
-mod verdict;
 
 pub use builder::{BuildError, Builder};
 pub use client::Client;
 pub use error::{Advice, Error, ErrorKind};
+pub use keyward_guard::{Identity, InvalidResponse, Secret, Verdict};
 pub use keyward_proto::v1;
+pub use request::{Consistency, VerifyRequest};
 pub use rpc::Rpc;
-pub use secret::Secret;
-pub use verdict::{Consistency, Identity, Verdict, VerifyRequest};

@@ -142,6 +142,7 @@ pub(crate) async fn local() -> Local {
     let change = |settings: &mut keyward::config::Settings| {
         settings.max_staleness = Duration::from_secs(60);
         settings.workers = 0;
+        settings.rest_listen = None;
         settings.http_listen = None;
     };
     Local::start_with(change, |store| store).await

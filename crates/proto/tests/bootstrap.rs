@@ -8,13 +8,17 @@ use std::fs;
 use std::path::Path;
 
 use protox::Compiler;
-use protox::prost_reflect::{FieldDescriptor, Value};
+use secret::is_secret;
 use tonic_prost_build::Config;
 
-const CODE: &str = "keyward.v1.rs";
+mod secret;
+
+/// The generated packages, each with the directory of its source.
+const PACKAGES: [(&str, &str); 2] = [
+    ("keyward.v1", "keyward/v1"),
+    ("envoy.service.auth.v3", "envoy/service/auth/v3"),
+];
 const DESCRIPTOR: &str = "descriptor.bin";
-const FILES: [&str; 2] = [CODE, DESCRIPTOR];
-const HEADER: &str = "//! The package `keyward.v1`, generated from `proto/keyward/v1`.\n";
 const UPDATE: &str = "UPDATE_PROTO=1 cargo test -p keyward-proto --test bootstrap";
 
 #[test]
@@ -23,8 +27,9 @@ fn generated_code_is_up_to_date() -> Result<(), Box<dyn Error>> {
     let fresh = tempfile::tempdir()?;
     generate(&compile()?, fresh.path())?;
 
-    for file in FILES {
-        let (new, old) = (fs::read(fresh.path().join(file))?, committed.join(file));
+    let code = PACKAGES.map(|(package, _)| format!("{package}.rs"));
+    for file in code.into_iter().chain([DESCRIPTOR.to_owned()]) {
+        let (new, old) = (fs::read(fresh.path().join(&file))?, committed.join(&file));
         if std::env::var_os("UPDATE_PROTO").is_some() {
             fs::write(old, new)?;
         } else {
@@ -54,9 +59,12 @@ fn names_identify_secrets() -> Result<(), Box<dyn Error>> {
 
 fn compile() -> Result<Compiler, Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
-    let mut protos = fs::read_dir(root.join("keyward/v1"))?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<std::io::Result<Vec<_>>>()?;
+    let mut protos = Vec::new();
+    for (_, directory) in PACKAGES {
+        for entry in fs::read_dir(root.join(directory))? {
+            protos.push(entry?.path());
+        }
+    }
     protos.sort();
 
     let mut compiler = Compiler::new([root])?;
@@ -74,8 +82,11 @@ fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
     let with_secrets = compiler
         .descriptor_pool()
         .all_messages()
+        // Their `Debug` is not generated.
         .filter(|message| message.fields().any(|field| is_secret(&field)))
         .map(|message| format!(".{}", message.full_name()))
+        // Headers contain keys.
+        .chain([".envoy".to_owned()])
         .collect::<Vec<_>>();
     let mut config = Config::new();
     config.enable_type_names().btree_map(["."]);
@@ -87,15 +98,10 @@ fn generate(compiler: &Compiler, out: &Path) -> Result<(), Box<dyn Error>> {
         .skip_debug(with_secrets)
         .compile_fds_with_config(files, config)?;
 
-    let code = out.join(CODE);
-    fs::write(&code, HEADER.to_owned() + &fs::read_to_string(&code)?)?;
+    for (package, directory) in PACKAGES {
+        let code = out.join(format!("{package}.rs"));
+        let header = format!("//! The package `{package}`, generated from `proto/{directory}`.\n");
+        fs::write(&code, header + &fs::read_to_string(&code)?)?;
+    }
     Ok(())
-}
-
-/// Whether the field is marked `debug_redact`. `Debug` of its message is then not generated.
-fn is_secret(field: &FieldDescriptor) -> bool {
-    let options = field.options();
-    options
-        .get_field_by_name("debug_redact")
-        .is_some_and(|mark| *mark == Value::Bool(true))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use keyward::app::{App, Parts};
 use keyward::config::{Inputs, Listen, Settings, Store, load};
 use keyward_core::key::Prefix;
+use keyward_guard::TrustedProxies;
 use keyward_ops::LogFormat;
 use keyward_store::Intercepted;
 
@@ -30,6 +31,9 @@ pub fn settings_in(directory: &Path) -> Settings {
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     Settings {
         listen: Listen::Tcp(any),
+        rest_listen: Some(any),
+        rest_cors_origins: Vec::new(),
+        trusted_proxies: TrustedProxies::default(),
         http_listen: Some(any),
         tls_cert: None,
         tls_key: None,
@@ -109,6 +113,7 @@ impl Local {
         let staleness = format!("{}ms", max_staleness.as_millis());
         let flags = [
             ("listen", "127.0.0.1:0".to_owned()),
+            ("rest_listen", "127.0.0.1:0".to_owned()),
             ("http_listen", "127.0.0.1:0".to_owned()),
             ("data_dir", text(directory.path())),
             ("store", store.to_owned()),

@@ -20,6 +20,8 @@ pub struct Process {
     program: Program,
     /// The gRPC address.
     pub grpc: SocketAddr,
+    /// The address of the JSON port, if there is one.
+    pub rest: Option<SocketAddr>,
     /// The address of the side port.
     pub http: SocketAddr,
     data_dir: PathBuf,
@@ -40,6 +42,7 @@ impl Process {
         command
             .current_dir(data_dir.parent().unwrap_or(data_dir))
             .args(["serve", "--listen", &listen.to_string()])
+            .args(["--rest-listen", "127.0.0.1:0"])
             .args(["--http-listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(data_dir);
@@ -127,10 +130,13 @@ impl Starting {
     pub(crate) fn try_ready(self) -> Result<Process, String> {
         let program = self.program.until_ready()?;
         let addresses = program.ready().split_once(", metrics and probes on ");
-        let (grpc, http) = addresses.expect("the ready line has two addresses");
+        let (others, http) = addresses.expect("the ready line names the side port");
+        let addresses = others.split_once(", JSON ");
+        let (grpc, rest) = addresses.expect("the ready line names the JSON port");
         let address = |text: &str| text.parse().expect("an address");
         Ok(Process {
             grpc: address(grpc),
+            rest: rest.strip_prefix("on ").map(address),
             http: address(http),
             program,
             data_dir: self.data_dir,

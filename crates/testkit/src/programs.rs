@@ -53,11 +53,20 @@ impl Programs {
             (&self.keyward, &["src", "migrations", "crates/proto/src"]),
             (
                 &self.bot,
-                &["crates/bot/src", "crates/bot/locales", "crates/client/src"],
+                &[
+                    "crates/bot/src",
+                    "crates/bot/locales",
+                    "crates/client/src",
+                    "crates/guard/src",
+                ],
             ),
             (
                 &self.rest_api,
-                &["examples/rest_api.rs", "crates/client/src"],
+                &[
+                    "examples/rest_api.rs",
+                    "crates/client/src",
+                    "crates/guard/src",
+                ],
             ),
             (&self.demo, &["examples/demo.rs", "crates/testkit/src"]),
         ];

@@ -124,6 +124,7 @@ impl KeywardHome {
         command
             .current_dir(self.directory.path())
             .env("KEYWARD_LISTEN", self.grpc.to_string())
+            .env("KEYWARD_REST_LISTEN", "127.0.0.1:0")
             .env("KEYWARD_HTTP_LISTEN", self.http.to_string())
             .env("KEYWARD_DATA_DIR", self.data())
             // The minimum, so that a Revoke waits as briefly as possible.

@@ -19,7 +19,7 @@ init)
 serve)
     trap 'exit "$EXIT_STATUS"' TERM
     echo "$*|$KEYWARD_STORE|$KEYWARD_KEYRING|$KEYWARD_MAX_STALENESS" >> "$log"
-    echo "keyward is ready: gRPC on 127.0.0.1:1, metrics and probes on 127.0.0.1:2" >&2
+    echo "keyward is ready: gRPC on 127.0.0.1:1, JSON off, metrics and probes on 127.0.0.1:2" >&2
     while :; do sleep 0.05; done
     ;;
 esac

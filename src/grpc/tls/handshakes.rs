@@ -38,9 +38,13 @@ pub(in crate::grpc) fn handshakes(
             let Some((transport, accepted)) = next else {
                 break;
             };
-            // The settings allow TLS only on an address with a port.
-            let Transport::Plain(stream) = transport else {
-                continue;
+            let stream = match transport {
+                Transport::Plain(stream) => stream,
+                // No network carries a Unix socket.
+                transport => {
+                    let _ = done.send(Connection::new(transport, accepted, stop.clone()));
+                    continue;
+                }
             };
             make_room(&mut pending, &tls);
             let handshake = handshake(stream, accepted, tls.clone(), done.clone(), stop.clone());
@@ -69,7 +73,8 @@ async fn handshake(
     done: mpsc::UnboundedSender<Connection>,
     stop: CancellationToken,
 ) {
-    let accepting = tokio::time::timeout(OPENING_TIMEOUT, tls.acceptor.accept(stream));
+    let accepting =
+        tokio::time::timeout(OPENING_TIMEOUT, tls.acceptor(&accepted.door).accept(stream));
     let result = tokio::select! {
         result = accepting => result,
         () = accepted.peer.displaced() => return,

@@ -1,4 +1,5 @@
-//! TLS of the gRPC port: HTTP/2 only, with a certificate that can be replaced while the service runs.
+//! TLS of both ports: HTTP/2, and HTTP/1.1 for requests of plain HTTP, with a certificate that can be
+//! replaced while the service runs.
 //! A new pair of files is used only if it is valid. Otherwise the current certificate stays in use,
 //! and one warning is logged.
 
@@ -21,6 +22,7 @@ use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_util::sync::CancellationToken;
 
+use super::door::Door;
 use files::{FileVersions, Files, Pair};
 use keyward_core::key::Clock;
 use keyward_ops::TlsMetrics;
@@ -34,7 +36,8 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Accepts TLS connections. All clones share one certificate.
 #[derive(Clone)]
 pub struct Tls {
-    acceptor: TlsAcceptor,
+    grpc: TlsAcceptor,
+    http: TlsAcceptor,
     metrics: TlsMetrics,
     reloader: Arc<Reloader>,
 }
@@ -92,6 +95,8 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::<Current>::clone(&current));
         config.alpn_protocols = vec![b"h2".to_vec()];
+        let mut http = config.clone();
+        http.alpn_protocols.push(b"http/1.1".to_vec());
         let reloader = Reloader {
             files,
             provider,
@@ -102,10 +107,19 @@ impl Tls {
         };
         reloader.report("TLS is on", expires);
         Ok(Self {
-            acceptor: TlsAcceptor::from(Arc::new(config)),
+            grpc: TlsAcceptor::from(Arc::new(config)),
+            http: TlsAcceptor::from(Arc::new(http)),
             metrics,
             reloader: Arc::new(reloader),
         })
+    }
+
+    /// Accepts the connections of a door.
+    fn acceptor(&self, door: &Door) -> &TlsAcceptor {
+        match door {
+            Door::Grpc => &self.grpc,
+            Door::Http(_) => &self.http,
+        }
     }
 
     /// Reloads the certificate when its files change, until `stop`.

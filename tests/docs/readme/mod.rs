@@ -70,7 +70,7 @@ fn tables_are_those_of_the_code() {
 }
 
 /// Puts `table` between the marks `<!-- NAME -->` and `<!-- end -->`.
-fn with_table(text: &str, name: &str, table: &str) -> String {
+pub(crate) fn with_table(text: &str, name: &str, table: &str) -> String {
     let mark = format!("<!-- {name} -->\n");
     let begin = text.find(&mark).unwrap_or_else(|| panic!("no {mark}")) + mark.len();
     let end = begin + text[begin..].find("<!-- end -->").unwrap();

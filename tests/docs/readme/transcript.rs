@@ -179,6 +179,7 @@ impl Run {
             .env_remove("RUST_LOG")
             .current_dir(self.directory.path())
             .env("KEYWARD_LISTEN", "127.0.0.1:0")
+            .env("KEYWARD_REST_LISTEN", "127.0.0.1:0")
             .env("KEYWARD_HTTP_LISTEN", "127.0.0.1:0");
         let service = Process::start(command, &data);
         self.shell

@@ -265,11 +265,16 @@ fn open_address_requires_insecure() {
     let serve = ["--listen", "127.0.0.1:0", "--http-listen", "[::]:0"];
     let err = run(command(directory.path(), &serve), "").refused(64);
     assert!(err.contains("http_listen = '[::]:0'"), "{err}");
+    let serve = ["--listen", "127.0.0.1:0", "--rest-listen", "[::]:0"];
+    let err = run(command(directory.path(), &serve), "").refused(64);
+    assert!(err.contains("rest_listen = '[::]:0'"), "{err}");
 
     let data = directory.path().join("keyward-data");
     let serve = [
         "--listen",
         "0.0.0.0:0",
+        "--rest-listen",
+        "127.0.0.1:0",
         "--http-listen",
         "127.0.0.1:0",
         "--insecure",

@@ -51,7 +51,8 @@ async fn a_killed_process_holds_nothing() {
 
 #[test]
 fn a_port_in_use_leaves_no_trace() {
-    for flag in ["--listen", "--http-listen"] {
+    const FLAGS: [&str; 3] = ["--listen", "--rest-listen", "--http-listen"];
+    for flag in FLAGS {
         let (_directory, data_dir) = fresh_directory();
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
@@ -61,7 +62,7 @@ fn a_port_in_use_leaves_no_trace() {
             .arg("serve")
             .arg("--data-dir")
             .arg(&data_dir);
-        for own in ["--listen", "--http-listen"] {
+        for own in FLAGS {
             command
                 .arg(own)
                 .arg(if own == flag { &address } else { "127.0.0.1:0" });

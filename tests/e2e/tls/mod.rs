@@ -325,6 +325,7 @@ async fn a_public_address_with_tls_needs_no_insecure_flag() {
         .env_clear()
         .current_dir(place.directory())
         .args(["--listen", "0.0.0.0:0", "--http-listen", "0.0.0.0:0"])
+        .args(["--rest-listen", "0.0.0.0:0"])
         .args(["--tls-cert", "server.crt", "--tls-key", "server.key"])
         .args(["--data-dir", "keyward-data"]);
     let process = Process::start(command, &place.data());

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::request::Parts;
+use keyward_guard::{InvalidNetwork, TrustedProxies};
 use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 
 /// Selects the address of the end user, which Keyward compares with a key's `allowed_cidrs`. With an
@@ -18,17 +19,10 @@ pub enum ClientIp {
     /// `SocketAddr`. No client can forge it. Behind a proxy, it is the proxy's address.
     #[default]
     Peer,
-    /// The peer of your outermost proxy: the entry of `x-forwarded-for` at position `trusted_hops`
-    /// from the end. With one proxy, that is the last entry, which the proxy wrote; the client may
-    /// have written the entries before it. If the header is too short, or the entry is not an
-    /// address, the address is unknown. 0 means [`Self::Peer`].
-    ///
-    /// Use this only if every request passes all of these proxies, and each adds the address of its
-    /// peer. A client that reaches this server in another way can claim any address.
-    Forwarded {
-        /// The number of proxies.
-        trusted_hops: usize,
-    },
+    /// The address that your proxies forward in `x-forwarded-for`: see [`TrustedProxies`]. Unknown if
+    /// the server does not record the peer. If only your proxy can connect, as to a Unix socket, use
+    /// [`Self::custom`] with [`TrustedProxies::client_ip_from_proxy`].
+    Forwarded(TrustedProxies),
     /// The result of a function of the request's headers and URI, without the key.
     Custom(Arc<FindIp>),
     /// No address.
@@ -39,6 +33,23 @@ pub enum ClientIp {
 pub type FindIp = dyn Fn(&Parts) -> Option<IpAddr> + Send + Sync;
 
 impl ClientIp {
+    /// Trusts the proxies in these networks: [`Self::Forwarded`].
+    ///
+    /// ```
+    /// # use keyward_client::layer::{ClientIp, InvalidNetwork};
+    /// let client_ip = ClientIp::forwarded(["10.0.0.0/8", "2001:db8::7"])?;
+    /// # Ok::<_, InvalidNetwork>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`TrustedProxies::new`].
+    pub fn forwarded<T: AsRef<str>>(
+        proxies: impl IntoIterator<Item = T>,
+    ) -> Result<Self, InvalidNetwork> {
+        TrustedProxies::new(proxies).map(Self::Forwarded)
+    }
+
     /// Uses a function: [`Self::Custom`].
     pub fn custom(find: impl Fn(&Parts) -> Option<IpAddr> + Send + Sync + 'static) -> Self {
         Self::Custom(Arc::new(find))
@@ -46,8 +57,8 @@ impl ClientIp {
 
     pub(super) fn find(&self, parts: &Parts) -> Option<IpAddr> {
         let found = match self {
-            Self::Peer | Self::Forwarded { trusted_hops: 0 } => peer(parts),
-            Self::Forwarded { trusted_hops } => forwarded(parts, *trusted_hops),
+            Self::Peer => peer(parts),
+            Self::Forwarded(proxies) => proxies.client_ip(peer(parts), &parts.headers),
             Self::Custom(find) => find(parts),
             Self::Unknown => None,
         };
@@ -59,7 +70,7 @@ impl fmt::Debug for ClientIp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Peer => f.write_str("Peer"),
-            Self::Forwarded { trusted_hops } => write!(f, "Forwarded({trusted_hops})"),
+            Self::Forwarded(proxies) => f.debug_tuple("Forwarded").field(proxies).finish(),
             Self::Custom(_) => f.write_str("Custom"),
             Self::Unknown => f.write_str("Unknown"),
         }
@@ -83,47 +94,28 @@ fn peer(parts: &Parts) -> Option<IpAddr> {
     address.map(|address| address.ip())
 }
 
-fn forwarded(parts: &Parts, hops: usize) -> Option<IpAddr> {
-    let mut entries = Vec::new();
-    for line in parts.headers.get_all("x-forwarded-for") {
-        entries.extend(line.to_str().ok()?.split(','));
-    }
-    let entry = entries[entries.len().checked_sub(hops)?].trim();
-    // Some proxies also write the port.
-    entry
-        .parse()
-        .or_else(|_| entry.parse().map(|address: SocketAddr| address.ip()))
-        .ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parts(lines: &[&str]) -> Parts {
-        let mut request = http::Request::builder();
-        for line in lines {
-            request = request.header("x-forwarded-for", *line);
-        }
+    fn parts(forwarded: &str) -> Parts {
+        let request = http::Request::builder().header("x-forwarded-for", forwarded);
         request.body(()).unwrap().into_parts().0
     }
 
     #[test]
-    fn only_entries_of_trusted_proxies_count() {
-        for (lines, hops, expected) in [
-            (&["192.0.2.1"][..], 1, Some("192.0.2.1")),
-            (&["6.6.6.6, 192.0.2.1"], 1, Some("192.0.2.1")),
-            (&["6.6.6.6", "192.0.2.1,10.0.0.1"], 2, Some("192.0.2.1")),
-            (&["192.0.2.1:4711"], 1, Some("192.0.2.1")),
-            (&["[2001:db8::1]:4711"], 1, Some("2001:db8::1")),
-            (&["::ffff:192.0.2.1"], 1, Some("192.0.2.1")),
-            (&["192.0.2.1"], 2, None),
-            (&["192.0.2.1, unknown"], 1, None),
-            (&[], 1, None),
+    fn header_counts_only_from_a_trusted_peer() {
+        let client_ip = ClientIp::forwarded(["10.0.0.0/8"]).unwrap();
+        for (peer, expected) in [
+            (Some("10.0.0.1:80"), Some("192.0.2.1")),
+            (Some("198.51.100.1:4711"), Some("198.51.100.1")),
+            (None, None),
         ] {
-            let client_ip = ClientIp::Forwarded { trusted_hops: hops };
-            let found = client_ip.find(&parts(lines)).map(|ip| ip.to_string());
-            assert_eq!(found.as_deref(), expected, "{lines:?} {hops}");
+            let mut parts = parts("6.6.6.6, 192.0.2.1");
+            let peer: Option<SocketAddr> = peer.map(|peer| peer.parse().unwrap());
+            peer.map(|peer| parts.extensions.insert(peer));
+            let found = client_ip.find(&parts).map(|ip| ip.to_string());
+            assert_eq!(found.as_deref(), expected, "{peer:?}");
         }
     }
 
@@ -131,24 +123,20 @@ mod tests {
     fn peer_is_the_address_that_the_server_recorded() {
         let address: SocketAddr = "[::ffff:192.0.2.1]:4711".parse().unwrap();
         let ip: IpAddr = "192.0.2.1".parse().unwrap();
-        let mut spoofed = parts(&["6.6.6.6"]);
+        let mut spoofed = parts("6.6.6.6");
         assert_eq!(ClientIp::default().find(&spoofed), None);
         spoofed.extensions.insert(address);
         assert_eq!(ClientIp::default().find(&spoofed), Some(ip));
-        assert_eq!(
-            ClientIp::Forwarded { trusted_hops: 0 }.find(&spoofed),
-            Some(ip)
-        );
         assert_eq!(ClientIp::Unknown.find(&spoofed), None);
 
-        let mut tonic = parts(&[]);
+        let mut tonic = parts("6.6.6.6");
         tonic.extensions.insert(TcpConnectInfo {
             local_addr: None,
             remote_addr: Some(address),
         });
         assert_eq!(ClientIp::Peer.find(&tonic), Some(ip));
         assert_eq!(
-            ClientIp::custom(move |_| Some(ip)).find(&parts(&[])),
+            ClientIp::custom(move |_| Some(ip)).find(&parts("6.6.6.6")),
             Some(ip)
         );
     }
@@ -157,7 +145,7 @@ mod tests {
     #[test]
     fn peer_of_axum_is_found() {
         let address: SocketAddr = "192.0.2.1:4711".parse().unwrap();
-        let mut parts = parts(&["6.6.6.6"]);
+        let mut parts = parts("6.6.6.6");
         parts.extensions.insert(axum::extract::ConnectInfo(address));
         assert_eq!(ClientIp::Peer.find(&parts), Some(address.ip()));
     }

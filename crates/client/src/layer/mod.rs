@@ -22,13 +22,12 @@
 //!
 //! | status | when | headers |
 //! |---|---|---|
-//! | 400 | two different keys, or a key that is not ASCII text | |
-//! | 401 | no key, or an unknown, revoked, expired or disabled key | `WWW-Authenticate` |
+//! | 401 | no key, two different keys, or an unreadable, unknown, revoked, expired or disabled key | `WWW-Authenticate` |
 //! | 403 | the key lacks a scope, or may not be used from this address | `WWW-Authenticate` for a scope |
 //! | 503 | Keyward gave no verdict, for any reason | `Retry-After` |
 //!
-//! With [`RequireApiKey::grpc`], for tonic, they are INVALID_ARGUMENT, UNAUTHENTICATED,
-//! PERMISSION_DENIED and UNAVAILABLE.
+//! With [`RequireApiKey::grpc`], for tonic, they are UNAUTHENTICATED, PERMISSION_DENIED and
+//! UNAVAILABLE.
 //!
 //! **It fails closed:** only the verdict VALID lets a request through. A failed call never counts as a
 //! bad key.
@@ -47,11 +46,9 @@
 
 mod address;
 mod body;
-mod credential;
-mod refusal;
 mod service;
 
 pub use address::{ClientIp, FindIp};
 pub use body::{Envelope, Problem, RefusalBody, Rendered};
-pub use refusal::Refusal;
+pub use keyward_guard::{InvalidNetwork, Refusal, TrustedProxies};
 pub use service::{Guarded, RequireApiKey, ResponseBody, ResponseFuture};

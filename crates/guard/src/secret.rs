@@ -1,4 +1,4 @@
-//! Secret text, which is never printed: an API key, or this client's own token.
+//! Secret text, which is never printed: an API key, or a caller's own token.
 
 use std::fmt;
 

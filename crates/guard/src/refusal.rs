@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::{Error, Verdict};
+use crate::{Identity, Verdict};
 
 /// The reason for refusing a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,11 +50,39 @@ pub enum Refusal {
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
 impl Refusal {
-    /// The HTTP status.
+    /// The content type of [`Self::problem`].
+    pub const PROBLEM_TYPE: &str = "application/problem+json";
+
+    /// No verdict, with the time after which to try again, if Keyward gave one.
+    pub fn unavailable(retry_after: Option<Duration>) -> Self {
+        Self::Unavailable {
+            retry_after: retry_after.unwrap_or(RETRY_AFTER_DEFAULT),
+        }
+    }
+
+    /// The identity of a valid key.
+    ///
+    /// # Errors
+    ///
+    /// The refusal for any other verdict.
+    pub fn check(verdict: Verdict) -> Result<Identity, Self> {
+        match verdict {
+            Verdict::Valid(identity) => Ok(identity),
+            Verdict::NotFound | Verdict::Malformed => Err(Self::KeyUnknown),
+            Verdict::Revoked => Err(Self::KeyRevoked),
+            Verdict::Expired => Err(Self::KeyExpired),
+            Verdict::Disabled => Err(Self::KeyDisabled),
+            Verdict::InsufficientScope => Err(Self::ScopeMissing),
+            Verdict::IpNotAllowed => Err(Self::AddressNotAllowed),
+        }
+    }
+
+    /// The HTTP status: 401, 403 or 503. Proxies such as nginx understand no other refusal.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::KeyAmbiguous | Self::KeyUnreadable => StatusCode::BAD_REQUEST,
             Self::KeyMissing { .. }
+            | Self::KeyAmbiguous
+            | Self::KeyUnreadable
             | Self::KeyUnknown
             | Self::KeyRevoked
             | Self::KeyExpired
@@ -100,10 +128,23 @@ impl Refusal {
         detail.into()
     }
 
+    /// The body for people and programs: a problem of RFC 9457, with [`Self::code`] as `code`.
+    pub fn problem(&self) -> String {
+        let status = self.status();
+        let problem = serde_json::json!({
+            "type": "about:blank",
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "detail": self.detail(),
+            "code": self.code(),
+        });
+        problem.to_string()
+    }
+
     /// Adds the headers of the status: the challenge (RFC 9110, 11.6.1; RFC 6750, 3), or the time
-    /// after which to try again. The schemes of `authorization` are announced only if the layer looks
-    /// for keys there: `names` are its headers.
-    pub(super) fn add_headers(
+    /// after which to try again. `names` are the headers that may hold a key, and `scopes` those that
+    /// the request needs. The schemes of `authorization` are announced only if it may hold a key.
+    pub fn add_headers(
         &self,
         headers: &mut HeaderMap,
         names: &[HeaderName],
@@ -125,6 +166,7 @@ impl Refusal {
                     let scopes = quoted(&scopes.join(" "));
                     format!(", error=\"insufficient_scope\", scope={scopes}")
                 }
+                Self::KeyAmbiguous => ", error=\"invalid_request\"".to_owned(),
                 _ => ", error=\"invalid_token\"".to_owned(),
             };
             let bearer = format!("Bearer realm={realm}{problem}");
@@ -147,9 +189,8 @@ impl Refusal {
     }
 
     /// The refusal as a gRPC status.
-    pub(super) fn grpc(&self) -> Status {
+    pub fn grpc(&self) -> Status {
         let code = match self.status() {
-            StatusCode::BAD_REQUEST => Code::InvalidArgument,
             StatusCode::UNAUTHORIZED => Code::Unauthenticated,
             StatusCode::FORBIDDEN => Code::PermissionDenied,
             _ => Code::Unavailable,
@@ -163,32 +204,10 @@ impl Refusal {
             _ => Status::new(code, text),
         }
     }
-
-    /// The identity of a valid key; a refusal for any other verdict.
-    pub(super) fn check(verdict: Verdict) -> Result<crate::Identity, Self> {
-        match verdict {
-            Verdict::Valid(identity) => Ok(identity),
-            Verdict::NotFound | Verdict::Malformed => Err(Self::KeyUnknown),
-            Verdict::Revoked => Err(Self::KeyRevoked),
-            Verdict::Expired => Err(Self::KeyExpired),
-            Verdict::Disabled => Err(Self::KeyDisabled),
-            Verdict::InsufficientScope => Err(Self::ScopeMissing),
-            Verdict::IpNotAllowed => Err(Self::AddressNotAllowed),
-        }
-    }
-}
-
-/// Every error of a call, because none says anything about the key.
-impl From<&Error> for Refusal {
-    fn from(error: &Error) -> Self {
-        Self::Unavailable {
-            retry_after: error.retry_after.unwrap_or(RETRY_AFTER_DEFAULT),
-        }
-    }
 }
 
 /// Rounded up, so that nobody comes too early; at least 1.
-fn whole_seconds(time: Duration) -> u64 {
+pub fn whole_seconds(time: Duration) -> u64 {
     let more = u64::from(time.subsec_nanos() > 0);
     time.as_secs().saturating_add(more).max(1)
 }
@@ -210,8 +229,8 @@ fn quoted(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::credential::DEFAULT_HEADERS;
     use super::*;
+    use crate::credential::DEFAULT_HEADERS;
 
     #[test]
     fn quoted_string_is_always_valid() {
@@ -250,6 +269,10 @@ mod tests {
             [ours, r#"Bearer realm="orders", error="invalid_token""#]
         );
         assert_eq!(
+            challenges(Refusal::KeyAmbiguous),
+            [ours, r#"Bearer realm="orders", error="invalid_request""#]
+        );
+        assert_eq!(
             challenges(Refusal::ScopeMissing),
             [
                 ours,
@@ -257,11 +280,20 @@ mod tests {
             ]
         );
         assert!(challenges(Refusal::AddressNotAllowed).is_empty());
-        assert!(
-            challenges(Refusal::Unavailable {
-                retry_after: RETRY_AFTER_DEFAULT
-            })
-            .is_empty()
-        );
+        assert!(challenges(Refusal::unavailable(None)).is_empty());
+    }
+
+    #[test]
+    fn problem_has_the_members_of_the_rfc() {
+        let problem: serde_json::Value =
+            serde_json::from_str(&Refusal::KeyRevoked.problem()).unwrap();
+        let expected = serde_json::json!({
+            "type": "about:blank",
+            "title": "Unauthorized",
+            "status": 401,
+            "detail": "The API key has been revoked.",
+            "code": "API_KEY_REVOKED",
+        });
+        assert_eq!(problem, expected);
     }
 }

@@ -3,11 +3,11 @@
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Refusal;
-use crate::Secret;
+use crate::{Refusal, Secret};
 
-/// The headers with a key, unless the service chooses others.
-pub(super) const DEFAULT_HEADERS: [HeaderName; 3] = [
+/// The headers with a key, unless the service chooses others. Of `authorization` only the schemes
+/// `ApiKey` and `Bearer` count; another header is a key as a whole.
+pub const DEFAULT_HEADERS: [HeaderName; 3] = [
     HeaderName::from_static("apikey"),
     HeaderName::from_static("x-api-key"),
     AUTHORIZATION,
@@ -17,15 +17,20 @@ const MAX_LENGTH: usize = 1024;
 /// The schemes of `authorization` with a key as their credentials.
 const SCHEMES: [&str; 2] = ["apikey", "bearer"];
 
-/// Finds the one key in the headers `names`, and removes all keys from them.
-pub(super) fn take(headers: &mut HeaderMap, names: &[HeaderName]) -> Result<Secret, Refusal> {
+/// Finds the one key in the headers `names`, and removes all keys from them. The same key may occur
+/// several times.
+///
+/// # Errors
+///
+/// The refusal of a request without a key, with two different keys, or with a text that cannot be one.
+pub fn take(headers: &mut HeaderMap, names: &[HeaderName]) -> Result<Secret, Refusal> {
     let key = find(headers, names)?;
     remove(headers, names);
     Ok(key)
 }
 
 /// Removes all keys. Credentials of other schemes stay.
-pub(super) fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
+pub fn remove(headers: &mut HeaderMap, names: &[HeaderName]) {
     for name in names {
         let others = headers.get_all(name).iter();
         let others = others.filter(|value| matches!(key_in(name, value), Ok(None)));

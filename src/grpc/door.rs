@@ -1,0 +1,138 @@
+//! The doors of the service: gRPC, and requests of plain HTTP that another module answers by calls in
+//! this process. Such a call passes the same layers as a call by gRPC: authentication, limits, deadline,
+//! metrics.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use futures_util::stream;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::Incoming;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::body::{PREFIX, RequestBody};
+use super::immediate::{Answer, VERIFY, framed};
+use super::observe::Traced;
+use super::serve::Serving;
+use crate::service::ServiceError;
+
+/// Answers requests of plain HTTP.
+pub trait Http: Send + Sync + 'static {
+    /// The response to `request`, by calls of `services`.
+    fn respond(
+        self: Arc<Self>,
+        request: Request<RequestBody>,
+        services: Services,
+    ) -> BoxFuture<'static, Response<Bytes>>;
+}
+
+/// What a connection is for.
+#[derive(Clone)]
+pub(super) enum Door {
+    /// gRPC.
+    Grpc,
+    /// Plain HTTP.
+    Http(Arc<dyn Http>),
+}
+
+impl dyn Http {
+    /// Answers one request of a connection. Its body and the response count in the connection's budget.
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        serving: &Arc<Serving>,
+    ) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + use<> {
+        let peer = Arc::clone(&serving.peer);
+        peer.count_call();
+        let request = request.map(|body| RequestBody::new(Body::new(body), peer.reservation()));
+        let work = Arc::clone(self).respond(request, Services(Arc::clone(serving)));
+        async move {
+            let response = work.await;
+            Ok(response.map(|body| Full::new(peer.counted(body).0)))
+        }
+    }
+}
+
+/// Calls the services in this process, for a request of one connection.
+pub struct Services(Arc<Serving>);
+
+impl Services {
+    /// Calls the unary method at `path` with the metadata `headers`, and returns the encoded response.
+    /// The encoded `message` is awaited after its caller is authenticated.
+    ///
+    /// # Errors
+    ///
+    /// Those of `message` and of the method.
+    pub async fn call(
+        &self,
+        path: &Uri,
+        headers: HeaderMap,
+        message: impl Future<Output = Result<Vec<u8>, Status>> + Send + 'static,
+    ) -> Result<Bytes, Status> {
+        let Serving { server, peer } = &*self.0;
+        let mut call = Request::new(());
+        *call.method_mut() = Method::POST;
+        *call.uri_mut() = path.clone();
+        *call.headers_mut() = headers;
+        let grpc = HeaderValue::from_static("application/grpc");
+        call.headers_mut().insert(CONTENT_TYPE, grpc);
+        let is_traced = server.sampling.traces(call.headers());
+        if is_traced {
+            call.extensions_mut().insert(Traced);
+        }
+        if !is_traced && peer.is_caller() && path.path() == VERIFY {
+            let message = message.await.map(|message| framed(&message));
+            let (parts, ()) = call.into_parts();
+            if let Ok(message) = &message
+                && let Some(answer) = server.immediate.answer(&parts, message, peer)
+            {
+                let response = match answer {
+                    Answer::Now(response) => response,
+                    Answer::Later(response) => response.await,
+                };
+                return unary(response).await;
+            }
+            let body = Body::new(Full::from(message?).map_err(|never| match never {}));
+            return self.pass(Request::from_parts(parts, body)).await;
+        }
+        let frame = async { Ok::<_, Status>(Frame::data(framed(&message.await?))) };
+        let body = Body::new(StreamBody::new(stream::once(frame)));
+        self.pass(call.map(|()| body)).await
+    }
+
+    async fn pass(&self, call: Request<Body>) -> Result<Bytes, Status> {
+        match self.0.through_layers(call).await {
+            Ok(response) => unary(response).await,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// The message of a unary response, or its status.
+async fn unary<B>(response: Response<B>) -> Result<Bytes, Status>
+where
+    B: http_body::Body<Data = Bytes, Error = Status>,
+{
+    let failed = |headers: &HeaderMap| {
+        Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)
+    };
+    let (parts, body) = response.into_parts();
+    if let Some(status) = failed(&parts.headers) {
+        return Err(status);
+    }
+    let body = body.collect().await?;
+    if let Some(status) = body.trailers().and_then(failed) {
+        return Err(status);
+    }
+    let mut message = body.to_bytes();
+    match message.len() {
+        PREFIX.. => Ok(message.split_off(PREFIX)),
+        _ => Err(ServiceError::Internal.into()),
+    }
+}

@@ -1,0 +1,154 @@
+//! The JSON port: every unary RPC as JSON, its OpenAPI document, and `/auth` for proxies. It only
+//! translates. Each request becomes a call of the gRPC services in this process, so the same rules
+//! authenticate, limit and answer it.
+
+mod auth;
+mod failure;
+mod json;
+mod routes;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use keyward_guard::{LogLimit, TrustedProxies};
+use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use uuid::Uuid;
+
+use crate::grpc::{Http, RequestBody, Services};
+use failure::Failure;
+use routes::{Found, Routes};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The content type of answers.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// The metadata of gRPC that a request may bring as headers.
+const METADATA: [HeaderName; 4] = [
+    AUTHORIZATION,
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
+/// The maximum length of a request id that a client chooses.
+const MAX_REQUEST_ID: usize = 128;
+
+/// Answers the requests of the JSON port.
+pub struct Rest {
+    routes: Routes,
+    proxies: TrustedProxies,
+    cors: Option<CorsLayer>,
+    faults: LogLimit,
+}
+
+impl Rest {
+    /// Serves the routes of the proto files. Addresses are taken from behind `proxies`. Pages of
+    /// `origins` may read the answers.
+    ///
+    /// # Errors
+    ///
+    /// The proto files name a route that this module cannot serve.
+    pub fn new(
+        proxies: TrustedProxies,
+        origins: &[HeaderValue],
+    ) -> Result<Self, routes::WrongRoute> {
+        let cors = (!origins.is_empty()).then(|| {
+            CorsLayer::new()
+                .allow_origin(AllowOrigin::list(origins.iter().cloned()))
+                .allow_methods([Method::GET, Method::POST, Method::PATCH])
+                .allow_headers([AUTHORIZATION, CONTENT_TYPE, REQUEST_ID])
+                .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE, REQUEST_ID])
+        });
+        Ok(Self {
+            routes: Routes::new()?,
+            proxies,
+            cors,
+            faults: LogLimit::default(),
+        })
+    }
+
+    async fn answer(
+        &self,
+        parts: Parts,
+        body: RequestBody,
+        services: &Services,
+    ) -> Response<Bytes> {
+        let path = parts.uri.path();
+        let found = match path {
+            "/auth" => return self.authorize(parts, services).await,
+            "/openapi.json" => self.document(&parts.method),
+            _ => match self.routes.find(&parts.method, path) {
+                Found::Route(route, variable) => {
+                    let metadata = metadata(&parts.headers);
+                    route.call(&parts, variable, body, metadata, services).await
+                }
+                Found::OtherMethods(allowed) => Err(Failure::wrong_method(allowed)),
+                Found::Nothing => Err(Failure::no_route(path)),
+            },
+        };
+        found
+            .map(|json| {
+                let mut response = Response::new(json);
+                response.headers_mut().insert(CONTENT_TYPE, JSON);
+                response
+            })
+            .unwrap_or_else(|failure| failure.response(self.routes.status()))
+    }
+
+    fn document(&self, method: &Method) -> Result<Bytes, Failure> {
+        match *method {
+            Method::GET | Method::HEAD => Ok(Bytes::from_static(keyward_proto::OPENAPI.as_bytes())),
+            _ => Err(Failure::wrong_method("GET, HEAD".to_owned())),
+        }
+    }
+}
+
+impl Http for Rest {
+    fn respond(
+        self: Arc<Self>,
+        request: Request<RequestBody>,
+        services: Services,
+    ) -> BoxFuture<'static, Response<Bytes>> {
+        Box::pin(async move {
+            let id = request_id(request.headers());
+            let answer = service_fn(async |request: Request<RequestBody>| {
+                let (parts, body) = request.into_parts();
+                Ok(self.answer(parts, body, &services).await)
+            });
+            let answered: Result<_, std::convert::Infallible> = match &self.cors {
+                Some(cors) => cors.layer(answer).oneshot(request).await,
+                None => answer.oneshot(request).await,
+            };
+            let mut response = answered.unwrap_or_else(|never| match never {});
+            let headers = response.headers_mut();
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            headers.insert(REQUEST_ID, id);
+            response
+        })
+    }
+}
+
+/// The headers of a request that its call takes as metadata.
+fn metadata(headers: &HeaderMap) -> HeaderMap {
+    let mut metadata = HeaderMap::new();
+    for name in METADATA {
+        for value in headers.get_all(&name) {
+            metadata.append(&name, value.clone());
+        }
+    }
+    metadata
+}
+
+/// The client's own id of the request if it is short, otherwise a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let own = headers
+        .get(&REQUEST_ID)
+        .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
+    own.cloned().unwrap_or_else(|| {
+        let id = Uuid::now_v7().to_string();
+        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static(""))
+    })
+}
