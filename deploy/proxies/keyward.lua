@@ -8,20 +8,7 @@ file:close()
 assert(token and token ~= "", "the file with Keyward's token is empty")
 
 local IDENTITY = { "x-keyward-key-id", "x-keyward-account-id", "x-keyward-name", "x-keyward-scopes", "x-keyward-metadata" }
-local REFUSALS = { [401] = true, [403] = true }
-
-local function answer(txn, status, headers, body)
-    local reply = txn:reply({ status = status, body = body })
-    for name, value in pairs(headers) do
-        reply:add_header(name, value)
-    end
-    txn:done(reply)
-end
-
--- The first value of a header in an answer of the HTTP client; "" if there is none.
-local function first(headers, name)
-    return headers and headers[name] and headers[name][0] or ""
-end
+local OF_A_REFUSAL = { "www-authenticate", "content-type" }
 
 core.register_action("keyward", { "http-req" }, function(txn, uri)
     local received = txn.http:req_get_headers()
@@ -36,18 +23,23 @@ core.register_action("keyward", { "http-req" }, function(txn, uri)
             ["authorization"] = received["authorization"],
         },
     })
-    local headers = verdict.headers
+    local function header(name)
+        local values = verdict.headers and verdict.headers[name]
+        return values and values[0] or ""
+    end
     if verdict.status == 200 then
         for _, name in ipairs(IDENTITY) do
-            txn.http:req_set_header(name, first(headers, name))
+            txn.http:req_set_header(name, header(name))
         end
         txn:set_var("txn.keyward_allowed", true)
-    elseif REFUSALS[verdict.status] then
-        local kept = { ["content-type"] = first(headers, "content-type") }
-        if verdict.status == 401 then
-            kept["www-authenticate"] = first(headers, "www-authenticate")
+    elseif verdict.status == 401 or verdict.status == 403 then
+        local reply = txn:reply({ status = verdict.status, body = verdict.body })
+        for _, name in ipairs(OF_A_REFUSAL) do
+            if header(name) ~= "" then
+                reply:add_header(name, header(name))
+            end
         end
-        answer(txn, verdict.status, kept, verdict.body)
+        txn:done(reply)
     end
     -- haproxy.cfg answers 503 to all other requests.
 end, 1)
