@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the tools of the tests, besides Rust: missing Debian packages (a C compiler, sqlite3,
+# Installs the tools of the tests, besides Rust: missing Debian packages (a C compiler, curl, sqlite3,
 # Postgres, PgBouncer, Redis, haproxy, openssl), a Python venv under target/ with the packages of
 # tests/python/requirements.txt, and nginx, Caddy and Envoy under target/proxies. Idempotent.
 #
@@ -25,6 +25,7 @@ prevent_cluster() {
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v sqlite3 >/dev/null || missing+=(sqlite3)
+command -v curl >/dev/null || missing+=(curl)
 command -v haproxy >/dev/null || missing+=(haproxy)
 command -v openssl >/dev/null || missing+=(openssl)
 [[ -x /usr/sbin/pgbouncer || -x /usr/bin/pgbouncer ]] || missing+=(pgbouncer)

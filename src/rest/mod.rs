@@ -59,7 +59,12 @@ impl Rest {
             CorsLayer::new()
                 .allow_origin(AllowOrigin::list(origins.iter().cloned()))
                 .allow_methods([Method::GET, Method::POST, Method::PATCH])
-                .allow_headers([AUTHORIZATION, CONTENT_TYPE, REQUEST_ID])
+                .allow_headers(
+                    [CONTENT_TYPE, REQUEST_ID]
+                        .into_iter()
+                        .chain(METADATA)
+                        .collect::<Vec<_>>(),
+                )
                 .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE, REQUEST_ID])
         });
         Ok(Self {

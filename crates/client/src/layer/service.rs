@@ -6,16 +6,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE, ORIGIN};
 use http::request::Parts;
 use http::{HeaderName, Method, Request, Response};
 use http_body_util::{Either, Full};
+use keyward_guard::LogLimit;
 use keyward_guard::credential::{self, DEFAULT_HEADERS};
-use parking_lot::Mutex;
-use tokio::time::Instant;
 use tonic::server::NamedService;
 use tower_layer::Layer;
 use tower_service::Service;
