@@ -1,6 +1,7 @@
 -- Asks Keyward whether a request may pass. haproxy.cfg says for which requests:
 --   http-request lua.keyward /auth?scope=orders:write
--- A request that may pass has txn.keyward_allowed set; every other one is answered here.
+-- It sets txn.keyward_allowed if the request may pass, and answers if the key is refused. In all other cases,
+-- errors of this script included, it does nothing, and haproxy.cfg answers 503.
 
 local file = assert(io.open(os.getenv("KEYWARD_TOKEN_FILE")))
 local token = file:read("l")
@@ -23,23 +24,20 @@ core.register_action("keyward", { "http-req" }, function(txn, uri)
             ["authorization"] = received["authorization"],
         },
     })
-    local function header(name)
-        local values = verdict.headers and verdict.headers[name]
-        return values and values[0] or ""
-    end
+    -- Each header has a table of values, from index 0.
+    local headers = verdict.headers or {}
     if verdict.status == 200 then
         for _, name in ipairs(IDENTITY) do
-            txn.http:req_set_header(name, header(name))
+            txn.http:req_set_header(name, headers[name] and headers[name][0] or "")
         end
         txn:set_var("txn.keyward_allowed", true)
     elseif verdict.status == 401 or verdict.status == 403 then
         local reply = txn:reply({ status = verdict.status, body = verdict.body })
         for _, name in ipairs(OF_A_REFUSAL) do
-            if header(name) ~= "" then
-                reply:add_header(name, header(name))
+            for _, value in pairs(headers[name] or {}) do
+                reply:add_header(name, value)
             end
         end
         txn:done(reply)
     end
-    -- haproxy.cfg answers 503 to all other requests.
 end, 1)
