@@ -48,7 +48,10 @@ pub use immediate::VERIFY;
 pub use listener::Listener;
 pub use long_calls::LongCalls;
 pub use peer::Limits;
-pub use status::{no_route, not_json, reasons_table, undecodable, wrong_method};
+pub use status::{
+    HEADERS_TOO_LARGE, REQUEST_UNFINISHED, no_route, not_json, reasons_table, undecodable,
+    wrong_method,
+};
 pub use tls::{Tls, TlsError};
 pub use workers::{Listeners, Workers, accept};
 

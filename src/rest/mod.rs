@@ -14,10 +14,10 @@ use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use keyward_core::key::{Clock, Entropy, KeyId};
 use keyward_guard::{LogLimit, TrustedProxies};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use uuid::Uuid;
 
 use crate::grpc::{Http, RequestBody, Services};
 use failure::Failure;
@@ -42,11 +42,13 @@ pub struct Rest {
     proxies: TrustedProxies,
     cors: Option<CorsLayer>,
     faults: LogLimit,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
 }
 
 impl Rest {
     /// Serves the routes of the proto files. Addresses are taken from behind `proxies`. Pages of
-    /// `origins` may read the answers.
+    /// `origins` may read the answers. Ids of requests are drawn from `clock` and `entropy`.
     ///
     /// # Errors
     ///
@@ -54,6 +56,8 @@ impl Rest {
     pub fn new(
         proxies: TrustedProxies,
         origins: &[HeaderValue],
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
     ) -> Result<Self, routes::WrongRoute> {
         let cors = (!origins.is_empty()).then(|| {
             CorsLayer::new()
@@ -72,6 +76,8 @@ impl Rest {
             proxies,
             cors,
             faults: LogLimit::default(),
+            clock,
+            entropy,
         })
     }
 
@@ -103,6 +109,16 @@ impl Rest {
             .unwrap_or_else(|failure| failure.response(self.routes.status()))
     }
 
+    /// The client's own id of the request if it is short, otherwise a new one.
+    fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
+        let own = headers.get(&REQUEST_ID);
+        let own = own.filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
+        own.cloned().unwrap_or_else(|| {
+            let id = KeyId::draw(self.clock.wall(), &*self.entropy).to_string();
+            HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static(""))
+        })
+    }
+
     fn document(&self, method: &Method) -> Result<Bytes, Failure> {
         match *method {
             Method::GET | Method::HEAD => Ok(Bytes::from_static(keyward_proto::OPENAPI.as_bytes())),
@@ -118,7 +134,7 @@ impl Http for Rest {
         services: Services,
     ) -> BoxFuture<'static, Response<Bytes>> {
         Box::pin(async move {
-            let id = request_id(request.headers());
+            let id = self.request_id(request.headers());
             let answer = service_fn(async |request: Request<RequestBody>| {
                 let (parts, body) = request.into_parts();
                 Ok(self.answer(parts, body, &services).await)
@@ -145,15 +161,4 @@ fn metadata(headers: &HeaderMap) -> HeaderMap {
         }
     }
     metadata
-}
-
-/// The client's own id of the request if it is short, otherwise a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let own = headers
-        .get(&REQUEST_ID)
-        .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
-    own.cloned().unwrap_or_else(|| {
-        let id = Uuid::now_v7().to_string();
-        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static(""))
-    })
 }

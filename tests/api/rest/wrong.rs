@@ -212,6 +212,9 @@ async fn wrong_requests_get_clear_errors() {
         .ask("PATCH", &path, &[JSON], r#"{"keyId":"other"}"#)
         .await;
     check(&answer, 400, "key_id: is not the one in the path", &path);
+    let many = format!("x-padding: {}", "x".repeat(20 << 10));
+    let answer = curl.ask("POST", verify, &[JSON, &many], "{}").await;
+    check(&answer, 431, "HEADERS_TOO_LARGE", "large headers");
     let large = format!(r#"{{"apiKey":"{}"}}"#, "x".repeat(2 << 20));
     assert_eq!(
         curl.ask("POST", verify, &[JSON, "expect:"], &large)
