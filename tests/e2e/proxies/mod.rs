@@ -105,6 +105,7 @@ impl World {
                 ("x-forwarded-for", "10.0.0.1"),
                 ("X-Forwarded-For", "10.0.0.2"),
             ],
+            &[("x_forwarded_for", "10.0.0.1")],
             &[("x-real-ip", "10.0.0.1"), ("forwarded", "for=10.0.0.1")],
         ] {
             let seen = self.pass(&[forged, &[("apikey", &here)]].concat()).await;

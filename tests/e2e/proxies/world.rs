@@ -30,7 +30,7 @@ pub(super) struct Seen {
     pub(super) method: String,
     /// With the query.
     pub(super) path: String,
-    /// Names in lower case.
+    /// Names as some APIs read them: in lower case, with dashes only.
     pub(super) headers: Vec<(String, String)>,
     pub(super) body: String,
     /// All of it.
@@ -71,7 +71,7 @@ impl World {
         self.keyward = Process::start(command, &data);
     }
 
-    /// Issues the key of an account. An empty scope or range is none. Returns its ID and its text.
+    /// Issues the key of an account. "" means no scope, or no range. Returns its ID and its text.
     pub(super) async fn issue(&self, account: &str, scope: &str, cidr: &str) -> (String, String) {
         let some = |text: &str| match text {
             "" => vec![],
@@ -120,7 +120,12 @@ impl World {
             method: method.to_owned(),
             path: path.to_owned(),
             headers: headers
-                .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
+                .map(|(name, value)| {
+                    (
+                        name.to_lowercase().replace(['_', '.'], "-"),
+                        value.to_owned(),
+                    )
+                })
                 .collect(),
             body: body.to_owned(),
             text: text.clone(),
