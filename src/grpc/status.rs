@@ -299,7 +299,9 @@ pub fn wrong_method(allowed: &str) -> Status {
 
 /// The answer to a request of plain HTTP whose body is not announced as JSON.
 pub fn not_json() -> Status {
-    Status::invalid_argument("the body is not JSON; send it with `content-type: application/json`")
+    Status::invalid_argument(
+        "the body is not plain JSON; send it with `content-type: application/json`, not compressed",
+    )
 }
 
 impl From<ServiceError> for Status {

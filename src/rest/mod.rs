@@ -19,7 +19,7 @@ use keyward_guard::{LogLimit, TrustedProxies};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::grpc::{Http, RequestBody, Services};
+use crate::grpc::{self, Http, RequestBody, Services};
 use failure::Failure;
 use routes::{Found, Routes};
 
@@ -88,8 +88,9 @@ impl Rest {
         services: &Services,
     ) -> Response<Bytes> {
         let path = parts.uri.path();
+        let checked = grpc::check_size(&parts).map_err(Failure::from);
         let found = match path {
-            "/auth" => return self.authorize(parts, services).await,
+            _ if let Err(failure) = checked => Err(failure),
             "/openapi.json" => self.document(&parts.method),
             _ => match self.routes.find(&parts.method, path) {
                 Found::Route(route, variable) => {
@@ -140,6 +141,11 @@ impl Http for Rest {
                 Ok(self.answer(parts, body, &services).await)
             });
             let answered: Result<_, std::convert::Infallible> = match &self.cors {
+                // Not for pages: the layer would answer every OPTIONS with 200, which lets a request
+                // through.
+                _ if request.uri().path() == "/auth" => {
+                    Ok(self.authorize(request.into_parts().0, &services).await)
+                }
                 Some(cors) => cors.layer(answer).oneshot(request).await,
                 None => answer.oneshot(request).await,
             };

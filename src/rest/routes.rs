@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use keyward_core::key::{FieldError, shown};
@@ -211,26 +211,23 @@ impl Route {
         if !matches!(self.body, Body::None) && !is_json(&parts.headers) {
             return Err(Failure::not_json());
         }
-        let (request, kind) = (self.request.clone(), self.body.clone());
-        let encode = async move {
-            let mut encoded = match kind {
-                Body::None => Vec::new(),
-                Body::Message => json::read(&request, &body.whole().await?)?.encode_to_vec(),
-                Body::Field(field, message) => {
-                    let read = json::read(&message, &body.whole().await?)?;
-                    agree(fields.get_field(&field).as_message(), &read)?;
-                    let mut whole = DynamicMessage::new(request);
-                    whole.set_field(&field, Value::Message(read));
-                    whole.encode_to_vec()
-                }
+        let (request, kind, here) = (self.request.clone(), self.body.clone(), services.clone());
+        let message = async move {
+            let json = match kind {
+                Body::None => Bytes::new(),
+                _ => body.whole().await?,
             };
-            // Protobuf merges what is encoded twice.
-            let merged = fields.encode(&mut encoded);
-            merged.map_err(|_| ServiceError::Internal)?;
-            Ok(encoded)
+            let bytes = json.len();
+            let encode = move || encoded(request, kind, &json, &fields);
+            // The bytes count until they are converted.
+            let encoded = here.convert(bytes, encode).await;
+            drop(body);
+            encoded
         };
-        let answer = services.call(&self.method, metadata, encode).await?;
-        Ok(json::write(&self.response, answer)?)
+        let answer = services.call(&self.method, metadata, message).await?;
+        let (response, bytes) = (self.response.clone(), answer.len());
+        let write = move || json::write(&response, answer);
+        Ok(services.convert(bytes, write).await?)
     }
 
     /// The fields that path and query set.
@@ -306,6 +303,30 @@ impl Route {
     }
 }
 
+/// The encoded message of a request: its body, and the `fields` of path and query.
+fn encoded(
+    request: MessageDescriptor,
+    kind: Body,
+    json: &[u8],
+    fields: &DynamicMessage,
+) -> Result<Vec<u8>, Status> {
+    let mut encoded = match kind {
+        Body::None => Vec::new(),
+        Body::Message => json::read(&request, json)?.encode_to_vec(),
+        Body::Field(field, message) => {
+            let read = json::read(&message, json)?;
+            agree(fields.get_field(&field).as_message(), &read)?;
+            let mut whole = DynamicMessage::new(request);
+            whole.set_field(&field, Value::Message(read));
+            whole.encode_to_vec()
+        }
+    };
+    // Protobuf merges what is encoded twice.
+    let merged = fields.encode(&mut encoded);
+    merged.map_err(|_| ServiceError::Internal)?;
+    Ok(encoded)
+}
+
 /// Refuses a body that contradicts what the path says of the same message.
 fn agree(path: Option<&DynamicMessage>, body: &DynamicMessage) -> Result<(), Status> {
     let mut said = path.into_iter().flat_map(DynamicMessage::fields);
@@ -341,8 +362,14 @@ fn is_secret(field: &FieldDescriptor) -> bool {
         .is_some_and(|mark| mark.as_bool() == Some(true))
 }
 
-/// Whether the body is announced as JSON.
+/// Whether the body is announced as JSON, without compression.
 fn is_json(headers: &HeaderMap) -> bool {
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|coding| coding != "identity")
+    {
+        return false;
+    }
     let value = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());

@@ -249,6 +249,9 @@ async fn only_pages_of_chosen_origins_may_read_answers() {
         assert_eq!(allows(&preflight).as_deref(), allowed);
         assert_eq!(allows(&answer).as_deref(), allowed);
         assert_eq!(allows(&foreign), None);
+        // A proxy would let such a request through.
+        let auth = curl.ask("OPTIONS", "/auth", &[&header], "").await;
+        assert_eq!((auth.status, allows(&auth)), (503, None));
         local.app.stop().await;
     }
 }

@@ -178,6 +178,13 @@ async fn wrong_requests_get_clear_errors() {
             400,
             "update_mask",
         ),
+        (
+            "POST",
+            verify,
+            &[JSON, "content-encoding: gzip"],
+            415,
+            "not compressed",
+        ),
         ("DELETE", &format!("/v1/keys/{id}"), &[], 405, "GET, PATCH"),
         ("BREW", verify, &[JSON], 405, "POST"),
         ("GET", "/", &[], 404, "there is no route /"),
