@@ -108,11 +108,11 @@ impl World {
             );
         }
         for size in [1_000, 10_000, 30_000, 100_000, 1_000_000] {
-            // A proxy may close the connection before the request is sent.
+            // A proxy may close the connection before the request is sent, or Keyward may not read it.
             let header = ("x-large", &*"a".repeat(size));
             let reply = http_ask(self.proxy.address(), "GET", "/", &[header], "").await;
             let status = reply.map_or(400, |reply| reply.status);
-            assert!((400..500).contains(&status), "{size}: {status}");
+            assert!(matches!(status, 400..500 | 503), "{size}: {status}");
         }
         let both = format!("{key}, {key}");
         for value in [&*both, &key[1..], &format!("{key}x"), &key.to_uppercase()] {
