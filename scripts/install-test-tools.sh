@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the tools of the tests, besides Rust: missing Debian packages (a C compiler, curl, sqlite3,
-# Postgres, PgBouncer, Redis, haproxy, openssl), and a Python venv under target/ with the packages of
-# tests/python/requirements.txt. Idempotent.
+# Postgres, PgBouncer, Redis, haproxy, openssl), a Python venv under target/ with the packages of
+# tests/python/requirements.txt, and nginx, Caddy and Envoy under target/proxies. Idempotent.
 #
 # KEYWARD_TEST_PYTHON: the Python interpreter to use instead of a new venv.
 # KEYWARD_TEST_POSTGRES: the directory of initdb, postgres and pg_ctl to use instead of the package.
@@ -47,11 +47,10 @@ if ! redis_server >/dev/null; then
     # redis-tools contains the server's program, but does not start a service as redis-server does.
     missing+=(redis-tools)
 fi
-if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
-    read -ra python < <(python_packages) || true
-    missing+=("${python[@]}")
-fi
+read -ra python < <(python_packages) || true
+missing+=("${python[@]}")
 install_packages "${missing[@]}"
+install_proxies
 
 if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
     make_venv target/venv tests/python/requirements.txt
