@@ -54,10 +54,11 @@ impl Show {
         screen
     }
 
-    /// Anna's program calls the API with this key, and places an order if there is one.
+    /// Anna's program calls the API with this key, and buys if there is an order; otherwise it looks at the account.
     async fn order(&self, key: &str, order: Option<&str>) -> HttpAnswer {
         let headers = [("apikey", key), ("content-type", "application/json")];
-        let (method, body) = order.map_or(("GET", ""), |order| ("POST", order));
+        let look = ("GET", "/v2/user-info", "");
+        let (method, path, body) = order.map_or(look, |order| ("POST", "/v2/buy-resource", order));
         let (headers, data) = match order {
             Some(order) => (
                 &headers[..],
@@ -65,11 +66,11 @@ impl Show {
             ),
             None => (&headers[..1], String::new()),
         };
-        let answer = http_ask(self.stage.api(), method, "/v1/orders", headers, body).await;
+        let answer = http_ask(self.stage.api(), method, path, headers, body).await;
         let answer = answer.unwrap_or_else(|error| panic!("the API does not respond: {error}"));
         let output = format!("{} {}", answer.status, answer.body);
         self.say(&format!(
-            "$ curl -H 'apikey: {key}'{data} {API}/v1/orders\n{output}"
+            "$ curl -H 'apikey: {key}'{data} {API}{path}\n{output}"
         ))
         .await;
         answer
@@ -94,9 +95,9 @@ async fn play(mut show: Show) {
     show.say("She copies the key into her program. It works.")
         .await;
     let answer = show
-        .order(&old, Some(r#"{"item":"energy","amount":3}"#))
+        .order(&old, Some(r#"{"receiver":"TAnna","resourceAmount":65000}"#))
         .await;
-    assert_eq!(answer.status, 201);
+    assert_eq!(answer.status, 200);
     show.say("Others have seen her key, so she starts to replace it, but then cancels.")
         .await;
     show.tap(REVOKE, shows(CONFIRM)).await;

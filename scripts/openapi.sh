@@ -22,7 +22,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 buf build --output "$work/image.json"
-buf generate --template "
+buf generate --path proto/keyward --template "
 version: v2
 plugins:
   - local: $generator

@@ -230,7 +230,7 @@ impl App {
             barrier,
             control: base.control.clone(),
             clock: Arc::clone(&base.clock),
-            entropy,
+            entropy: Arc::clone(&entropy),
             metrics: Arc::clone(&base.metrics),
             forbid_recoverable: settings.forbid_recoverable,
         };
@@ -270,7 +270,16 @@ impl App {
         let listeners = Listeners {
             grpc: listener,
             http: match rest {
-                Some(rest) => Some((Listener::Tcp(rest), json_port(settings)?)),
+                Some(rest) => {
+                    let port = Rest::new(
+                        settings.trusted_proxies.clone(),
+                        &settings.rest_cors_origins,
+                        Arc::clone(&base.clock),
+                        Arc::clone(&entropy),
+                    );
+                    let port: Arc<dyn Http> = Arc::new(port.map_err(StartError::new)?);
+                    Some((Listener::Tcp(rest), port))
+                }
                 None => None,
             },
         };
@@ -353,15 +362,6 @@ async fn bind(
     bound
         .map(Some)
         .map_err(|error| cannot_listen(setting, &address, &error))
-}
-
-/// What answers at the JSON port.
-fn json_port(settings: &Settings) -> Result<Arc<dyn Http>, StartError> {
-    let rest = Rest::new(
-        settings.trusted_proxies.clone(),
-        &settings.rest_cors_origins,
-    );
-    Ok(Arc::new(rest.map_err(StartError::new)?))
 }
 
 /// The limits in force: the files that the process may open limit its connections, too.

@@ -9,14 +9,17 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::body::{PREFIX, RequestBody};
+use super::gate::{SHORT_MESSAGE, check_headers};
 use super::immediate::{Answer, Reply, VERIFY, framed};
 use super::observe::Traced;
 use super::serve::Serving;
@@ -59,7 +62,18 @@ impl dyn Http {
     }
 }
 
+/// Refuses a request of plain HTTP whose headers are too large.
+///
+/// # Errors
+///
+/// The limit.
+pub fn check_size(request: &Parts) -> Result<(), Status> {
+    check_headers(&request.headers, &request.uri)?;
+    Ok(())
+}
+
 /// Calls the services in this process, for a request of one connection.
+#[derive(Clone)]
 pub struct Services(Arc<Serving>);
 
 impl Services {
@@ -108,6 +122,25 @@ impl Services {
         let frame = async { Ok::<_, Status>(Frame::data(framed(&message.await?))) };
         let body = Body::new(StreamBody::new(stream::once(frame)));
         self.pass(call.map(|()| body)).await
+    }
+
+    /// Does `work` on so many bytes: at once if they are few, otherwise on the threads of long calls.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`; INTERNAL if it panics.
+    pub async fn convert<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce() -> Result<T, Status> + Send + 'static,
+    ) -> Result<T, Status> {
+        if bytes <= SHORT_MESSAGE {
+            return work();
+        }
+        let long_calls = &self.0.server.long_calls;
+        let task = AbortOnDropHandle::new(long_calls.spawn(async { work() }));
+        task.await
+            .unwrap_or_else(|_| Err(ServiceError::Internal.into()))
     }
 
     async fn pass(&self, call: Request<Body>) -> Result<Bytes, Status> {

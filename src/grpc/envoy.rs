@@ -143,13 +143,12 @@ fn relevant(headers: impl Iterator<Item = (String, Vec<u8>)>) -> HeaderMap {
     let mut relevant = HeaderMap::new();
     for (name, value) in headers {
         let [a, b, c] = DEFAULT_HEADERS;
-        if let Some(known) = [a, b, c, FORWARDED]
-            .into_iter()
-            .find(|known| known.as_str() == name)
-        {
-            // A value that HTTP forbids is not dropped: the request may hold two keys.
-            let unreadable = HeaderValue::from_static("\u{ff}");
-            relevant.append(known, HeaderValue::from_bytes(&value).unwrap_or(unreadable));
+        let mut deciding = [a, b, c, FORWARDED].into_iter();
+        let known = deciding.find(|known| known.as_str() == name);
+        // A value that HTTP forbids is not dropped, but made unreadable: the request may hold two keys.
+        let value = HeaderValue::from_bytes(&value).or_else(|_| HeaderValue::from_bytes(b"\xff"));
+        if let (Some(known), Ok(value)) = (known, value) {
+            relevant.append(known, value);
         }
     }
     relevant

@@ -28,6 +28,7 @@ use keyward_proto::FILE_DESCRIPTOR_SET;
 use keyward_proto::envoy::authorization_server::AuthorizationServer;
 use keyward_proto::v1::admin_service_server::AdminServiceServer;
 use keyward_proto::v1::api_key_service_server::ApiKeyServiceServer;
+use tokio::runtime::Handle;
 use tonic::Request;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
@@ -42,13 +43,16 @@ use keyward_ops::traces::Sampling;
 
 pub use body::RequestBody;
 pub use convert::keep;
-pub use door::{Http, Services};
+pub use door::{Http, Services, check_size};
 pub use envoy::Envoy;
 pub use immediate::VERIFY;
 pub use listener::Listener;
 pub use long_calls::LongCalls;
 pub use peer::Limits;
-pub use status::{no_route, not_json, reasons_table, undecodable, wrong_method};
+pub use status::{
+    HEADERS_TOO_LARGE, REQUEST_UNFINISHED, no_route, not_json, reasons_table, undecodable,
+    wrong_method,
+};
 pub use tls::{Tls, TlsError};
 pub use workers::{Listeners, Workers, accept};
 
@@ -156,6 +160,7 @@ type Stacked = Observe<Deadline<Gate<<EncodingLayer as Layer<Routes>>::Service>>
 pub struct Server {
     stack: Stacked,
     immediate: Arc<Immediate>,
+    long_calls: Handle,
     sampling: Sampling,
     max_age: Option<Duration>,
     peers: Arc<Peers>,
@@ -222,6 +227,7 @@ pub fn server(
     Ok(Server {
         stack,
         immediate,
+        long_calls: front.long_calls.handle(),
         sampling: front.sampling,
         max_age: front.max_connection_age,
         peers: Peers::new(front.limits, metrics.limits.clone()),

@@ -121,13 +121,18 @@ static OVER_LIMIT: Reason = Reason::new(
     Code::ResourceExhausted,
     "The connection or the instance holds too much unfinished work. Nothing was changed. Retry after the time in `RetryInfo`, or call another instance.",
 );
-static HEADERS_TOO_LARGE: Reason = Reason::new(
-    "HEADERS_TOO_LARGE",
+/// The reason of too large headers.
+pub const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
+/// The reason of a request that did not arrive in time.
+pub const REQUEST_UNFINISHED: &str = "REQUEST_UNFINISHED";
+
+static TOO_LARGE_HEADERS: Reason = Reason::new(
+    HEADERS_TOO_LARGE,
     Code::ResourceExhausted,
     "The headers of the request are larger than 16 KiB. Send fewer or shorter ones.",
 );
-static REQUEST_UNFINISHED: Reason = Reason::new(
-    "REQUEST_UNFINISHED",
+static UNFINISHED_REQUEST: Reason = Reason::new(
+    REQUEST_UNFINISHED,
     Code::DeadlineExceeded,
     "The request did not arrive completely within 10 seconds. Nothing was changed. Retry.",
 );
@@ -156,8 +161,8 @@ static REASONS: [&Reason; 20] = [
     &OVERLOADED,
     &DEADLINE_PASSED,
     &OVER_LIMIT,
-    &HEADERS_TOO_LARGE,
-    &REQUEST_UNFINISHED,
+    &TOO_LARGE_HEADERS,
+    &UNFINISHED_REQUEST,
     &INTERNAL,
 ];
 
@@ -294,7 +299,9 @@ pub fn wrong_method(allowed: &str) -> Status {
 
 /// The answer to a request of plain HTTP whose body is not announced as JSON.
 pub fn not_json() -> Status {
-    Status::invalid_argument("the body is not JSON; send it with `content-type: application/json`")
+    Status::invalid_argument(
+        "the body is not plain JSON; send it with `content-type: application/json`, not compressed",
+    )
 }
 
 impl From<ServiceError> for Status {
@@ -327,8 +334,8 @@ impl From<LimitError> for Status {
     fn from(error: LimitError) -> Self {
         let reason = match error {
             LimitError::OverLimit(_) => &OVER_LIMIT,
-            LimitError::HeadersTooLarge => &HEADERS_TOO_LARGE,
-            LimitError::Unfinished => &REQUEST_UNFINISHED,
+            LimitError::HeadersTooLarge => &TOO_LARGE_HEADERS,
+            LimitError::Unfinished => &UNFINISHED_REQUEST,
         };
         let mut details = ErrorDetails::with_error_info(reason.name, DOMAIN, HashMap::new());
         if let LimitError::OverLimit(_) = error {

@@ -87,10 +87,14 @@ impl Failure {
     }
 }
 
-/// The code of `google.rpc.Code`, but for a request that is too large.
+/// The code of `google.rpc.Code`, but for a request that is too large or too slow.
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        let info = status.get_details_error_info();
+        let reason = info.map(|info| info.reason).unwrap_or_default();
         let code = match status.code() {
+            _ if reason == grpc::HEADERS_TOO_LARGE => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            _ if reason == grpc::REQUEST_UNFINISHED => StatusCode::REQUEST_TIMEOUT,
             Code::Ok => StatusCode::OK,
             Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Code::InvalidArgument | Code::FailedPrecondition => StatusCode::BAD_REQUEST,

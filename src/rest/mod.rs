@@ -14,12 +14,12 @@ use futures_util::future::BoxFuture;
 use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
+use keyward_core::key::{Clock, Entropy, KeyId};
 use keyward_guard::{LogLimit, TrustedProxies};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use uuid::Uuid;
 
-use crate::grpc::{Http, RequestBody, Services};
+use crate::grpc::{self, Http, RequestBody, Services};
 use failure::Failure;
 use routes::{Found, Routes};
 
@@ -42,11 +42,13 @@ pub struct Rest {
     proxies: TrustedProxies,
     cors: Option<CorsLayer>,
     faults: LogLimit,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
 }
 
 impl Rest {
     /// Serves the routes of the proto files. Addresses are taken from behind `proxies`. Pages of
-    /// `origins` may read the answers.
+    /// `origins` may read the answers. Ids of requests are drawn from `clock` and `entropy`.
     ///
     /// # Errors
     ///
@@ -54,12 +56,19 @@ impl Rest {
     pub fn new(
         proxies: TrustedProxies,
         origins: &[HeaderValue],
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
     ) -> Result<Self, routes::WrongRoute> {
         let cors = (!origins.is_empty()).then(|| {
             CorsLayer::new()
                 .allow_origin(AllowOrigin::list(origins.iter().cloned()))
                 .allow_methods([Method::GET, Method::POST, Method::PATCH])
-                .allow_headers([AUTHORIZATION, CONTENT_TYPE, REQUEST_ID])
+                .allow_headers(
+                    [CONTENT_TYPE, REQUEST_ID]
+                        .into_iter()
+                        .chain(METADATA)
+                        .collect::<Vec<_>>(),
+                )
                 .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE, REQUEST_ID])
         });
         Ok(Self {
@@ -67,6 +76,8 @@ impl Rest {
             proxies,
             cors,
             faults: LogLimit::default(),
+            clock,
+            entropy,
         })
     }
 
@@ -77,8 +88,9 @@ impl Rest {
         services: &Services,
     ) -> Response<Bytes> {
         let path = parts.uri.path();
+        let checked = grpc::check_size(&parts).map_err(Failure::from);
         let found = match path {
-            "/auth" => return self.authorize(parts, services).await,
+            _ if let Err(failure) = checked => Err(failure),
             "/openapi.json" => self.document(&parts.method),
             _ => match self.routes.find(&parts.method, path) {
                 Found::Route(route, variable) => {
@@ -98,6 +110,16 @@ impl Rest {
             .unwrap_or_else(|failure| failure.response(self.routes.status()))
     }
 
+    /// The client's own id of the request if it is short, otherwise a new one.
+    fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
+        let own = headers.get(&REQUEST_ID);
+        let own = own.filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
+        own.cloned().unwrap_or_else(|| {
+            let id = KeyId::draw(self.clock.wall(), &*self.entropy).to_string();
+            HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static(""))
+        })
+    }
+
     fn document(&self, method: &Method) -> Result<Bytes, Failure> {
         match *method {
             Method::GET | Method::HEAD => Ok(Bytes::from_static(keyward_proto::OPENAPI.as_bytes())),
@@ -113,12 +135,17 @@ impl Http for Rest {
         services: Services,
     ) -> BoxFuture<'static, Response<Bytes>> {
         Box::pin(async move {
-            let id = request_id(request.headers());
+            let id = self.request_id(request.headers());
             let answer = service_fn(async |request: Request<RequestBody>| {
                 let (parts, body) = request.into_parts();
                 Ok(self.answer(parts, body, &services).await)
             });
             let answered: Result<_, std::convert::Infallible> = match &self.cors {
+                // Not for pages: the layer would answer every OPTIONS with 200, which lets a request
+                // through.
+                _ if request.uri().path() == "/auth" => {
+                    Ok(self.authorize(request.into_parts().0, &services).await)
+                }
                 Some(cors) => cors.layer(answer).oneshot(request).await,
                 None => answer.oneshot(request).await,
             };
@@ -140,15 +167,4 @@ fn metadata(headers: &HeaderMap) -> HeaderMap {
         }
     }
     metadata
-}
-
-/// The client's own id of the request if it is short, otherwise a new one.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let own = headers
-        .get(&REQUEST_ID)
-        .filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
-    own.cloned().unwrap_or_else(|| {
-        let id = Uuid::now_v7().to_string();
-        HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static(""))
-    })
 }

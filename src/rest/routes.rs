@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, Method, Uri};
 use keyward_core::key::{FieldError, shown};
@@ -64,13 +64,14 @@ pub(super) struct Route {
 }
 
 /// What the body of a request is.
+#[derive(Clone)]
 enum Body {
     /// Nothing: the query has the fields.
     None,
     /// The whole message.
     Message,
-    /// This field; the query has the others.
-    Field(FieldDescriptor),
+    /// This field, a message; the query has the others.
+    Field(FieldDescriptor, MessageDescriptor),
 }
 
 impl Routes {
@@ -173,7 +174,10 @@ fn routes_of(method: &MethodDescriptor, rule: &Value) -> Result<Vec<(String, Rou
         Some("*") => Body::Message,
         Some(name) => {
             let field = request.get_field_by_name(name);
-            Body::Field(field.ok_or_else(|| wrong("the body is no field"))?)
+            let message = field.as_ref().and_then(json::nested);
+            let whole = field.zip(message);
+            let (field, message) = whole.ok_or_else(|| wrong("the body is no message"))?;
+            Body::Field(field, message)
         }
     };
     let method_path = format!("/{}/{}", method.parent_service().full_name(), method.name());
@@ -204,44 +208,26 @@ impl Route {
         services: &Services,
     ) -> Result<Bytes, Failure> {
         let fields = self.fields(variable, parts.uri.query())?;
-        let has_body = !matches!(self.body, Body::None);
-        if has_body && !is_json(&parts.headers) {
+        if !matches!(self.body, Body::None) && !is_json(&parts.headers) {
             return Err(Failure::not_json());
         }
-        let message = match &self.body {
-            Body::None => self.request.clone(),
-            Body::Message => self.request.clone(),
-            Body::Field(field) => match field.kind() {
-                Kind::Message(message) => message,
-                _ => self.request.clone(),
-            },
-        };
-        let field = match &self.body {
-            Body::Field(field) => Some(field.clone()),
-            _ => None,
-        };
-        let request = self.request.clone();
-        let encode = async move {
-            if !has_body {
-                return Ok(fields.encode_to_vec());
-            }
-            let read = json::read(&message, &body.whole().await?)?;
-            let mut encoded = match field {
-                None => read.encode_to_vec(),
-                Some(field) => {
-                    let mut whole = DynamicMessage::new(request);
-                    whole.set_field(&field, Value::Message(read));
-                    whole.encode_to_vec()
-                }
+        let (request, kind, here) = (self.request.clone(), self.body.clone(), services.clone());
+        let message = async move {
+            let json = match kind {
+                Body::None => Bytes::new(),
+                _ => body.whole().await?,
             };
-            // A later value replaces an earlier one, and messages are merged.
-            fields
-                .encode(&mut encoded)
-                .map_err(|_| ServiceError::Internal)?;
-            Ok(encoded)
+            let bytes = json.len();
+            let encode = move || encoded(request, kind, &json, &fields);
+            // The bytes count until they are converted.
+            let encoded = here.convert(bytes, encode).await;
+            drop(body);
+            encoded
         };
-        let answer = services.call(&self.method, metadata, encode).await?;
-        Ok(json::write(&self.response, answer)?)
+        let answer = services.call(&self.method, metadata, message).await?;
+        let (response, bytes) = (self.response.clone(), answer.len());
+        let write = move || json::write(&response, answer);
+        Ok(services.convert(bytes, write).await?)
     }
 
     /// The fields that path and query set.
@@ -320,6 +306,48 @@ impl Route {
     }
 }
 
+/// The encoded message of a request: its body, and the `fields` of path and query.
+fn encoded(
+    request: MessageDescriptor,
+    kind: Body,
+    json: &[u8],
+    fields: &DynamicMessage,
+) -> Result<Vec<u8>, Status> {
+    let mut encoded = match kind {
+        Body::None => Vec::new(),
+        Body::Message => json::read(&request, json)?.encode_to_vec(),
+        Body::Field(field, message) => {
+            let read = json::read(&message, json)?;
+            agree(fields.get_field(&field).as_message(), &read)?;
+            let mut whole = DynamicMessage::new(request);
+            whole.set_field(&field, Value::Message(read));
+            whole.encode_to_vec()
+        }
+    };
+    // Protobuf merges what is encoded twice.
+    let merged = fields.encode(&mut encoded);
+    merged.map_err(|_| ServiceError::Internal)?;
+    Ok(encoded)
+}
+
+/// Refuses a body that contradicts what the path says of the same message.
+fn agree(path: Option<&DynamicMessage>, body: &DynamicMessage) -> Result<(), Status> {
+    let mut said = path.into_iter().flat_map(DynamicMessage::fields);
+    let differs = said
+        .find(|(field, value)| body.has_field(field) && body.get_field(field).as_ref() != *value);
+    match differs {
+        Some((field, _)) => {
+            let (field, reason) = (field.name().to_owned(), "is not the one in the path");
+            Err(ServiceError::from(FieldError {
+                field: field.into(),
+                reason: reason.to_owned(),
+            })
+            .into())
+        }
+        None => Ok(()),
+    }
+}
+
 /// A text of a query in the JSON form of its field. Numbers, names and times are strings in JSON, too.
 fn value(field: &FieldDescriptor, text: &str) -> Json {
     match (field.kind(), text) {
@@ -337,8 +365,14 @@ fn is_secret(field: &FieldDescriptor) -> bool {
         .is_some_and(|mark| mark.as_bool() == Some(true))
 }
 
-/// Whether the body is announced as JSON.
+/// Whether the body is announced as JSON, without compression.
 fn is_json(headers: &HeaderMap) -> bool {
+    if headers
+        .get(CONTENT_ENCODING)
+        .is_some_and(|coding| coding != "identity")
+    {
+        return false;
+    }
     let value = headers
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok());

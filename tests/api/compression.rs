@@ -1,6 +1,6 @@
 //! Compressed requests, and which answers are compressed.
 
-use keyward_proto::FILE_DESCRIPTOR_SET;
+use keyward_proto::{FILE_DESCRIPTOR_SET, envoy};
 use keyward_testkit::raw::{RawClient, frame};
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -51,7 +51,17 @@ async fn only_the_answers_of_list_are_compressed() {
         ("grpc-accept-encoding", "gzip,identity"),
     ];
     let files = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap().file;
-    for service in files.iter().flat_map(|file| &file.service) {
+    let services = files.iter().flat_map(|file| {
+        let services = file.service.iter();
+        services.map(|service| (format!("{}.{}", file.package(), service.name()), service))
+    });
+    let nothing = envoy::AttributeContext {
+        request: Some(envoy::attribute_context::Request {
+            http: Some(Default::default()),
+        }),
+        ..Default::default()
+    };
+    for (name, service) in services {
         for method in service.method.iter().map(|method| method.name()) {
             let message = match method {
                 "Issue" => slot("44").encode_to_vec(),
@@ -64,9 +74,13 @@ async fn only_the_answers_of_list_are_compressed() {
                 "CreateToken" => creating_token("new", &[Role::Issuer]).encode_to_vec(),
                 "ListTokens" => v1::ListTokensRequest::default().encode_to_vec(),
                 "RevokeToken" => revoking_token(&token_id).encode_to_vec(),
+                "Check" => {
+                    let attributes = Some(nothing.clone());
+                    envoy::CheckRequest { attributes }.encode_to_vec()
+                }
                 other => panic!("{other} needs a request here"),
             };
-            let path = format!("/keyward.v1.{}/{method}", service.name());
+            let path = format!("/{name}/{method}");
             let answer = raw.call(&path, &headers, frame(&message)).await;
             let encoding = answer.headers.get("grpc-encoding").cloned();
             assert_eq!(answer.status.code(), Code::Ok, "{path}: {}", answer.status);

@@ -10,6 +10,7 @@ mod data_dir;
 mod deploy;
 mod durability;
 mod failover;
+mod proxies;
 mod python;
 mod secure;
 mod shutdown;

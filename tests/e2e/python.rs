@@ -15,7 +15,7 @@ fn python() -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let named = std::env::var_os("KEYWARD_TEST_PYTHON").filter(|name| !name.is_empty());
     let python = named.map_or_else(|| root.join("target/venv/bin/python"), PathBuf::from);
-    let imports = "import google.protobuf, grpc, grpc_reflection, grpc_tools";
+    let imports = "import google.protobuf, grpc, grpc_reflection, grpc_tools, tronsave";
     let fit = Command::new(&python).args(["-c", imports]).output();
     assert!(
         fit.as_ref().is_ok_and(|output| output.status.success()),
@@ -27,7 +27,7 @@ fn python() -> PathBuf {
 }
 
 /// The interpreter. No proxy stands between a test and its own machine.
-fn client() -> Command {
+pub(crate) fn client() -> Command {
     let mut client = Command::new(python());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().to_lowercase().ends_with("_proxy") {

@@ -47,22 +47,17 @@ impl Facts {
 
     fn routes(&self) -> Vec<Route> {
         let http = self.extension("google.api.http");
-        let services = self.pool.services().filter(|service| {
-            // The package of the services; google.api has none.
-            service.package_name() == "keyward.v1"
-        });
+        let services = self.pool.services();
         let mut routes = Vec::new();
         for method in services.flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let options = method.options();
             assert!(options.has_extension(&http), "{}", method.full_name());
             let first = options.get_extension(&http).as_message().unwrap().clone();
             let more = first.get_field_by_name("additional_bindings").unwrap();
-            let more = more.as_list().unwrap().to_vec();
+            let more = more.as_list().unwrap().iter();
+            let more = more.map(|rule| Route::of(rule.as_message().unwrap(), &method));
             routes.push(Route::of(&first, &method));
-            routes.extend(
-                more.iter()
-                    .map(|rule| Route::of(rule.as_message().unwrap(), &method)),
-            );
+            routes.extend(more);
         }
         routes
     }

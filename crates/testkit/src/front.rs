@@ -112,7 +112,7 @@ impl Front {
     /// The API's response to a request with this key.
     pub async fn request(&self, key: &str) -> HttpAnswer {
         let headers = [("apikey", key)];
-        let answer = http_ask(self.api(), "GET", "/v1/orders", &headers, "").await;
+        let answer = http_ask(self.api(), "GET", "/v2/orders", &headers, "").await;
         answer.expect("the API answers")
     }
 

@@ -18,6 +18,19 @@ pub struct HttpAnswer {
 }
 
 impl HttpAnswer {
+    /// Reads a whole answer, after any interim ones. `None` if it is not one.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let interim = b"HTTP/1.1 100";
+        let bytes = match bytes.strip_prefix(interim.as_slice()) {
+            Some(rest) => {
+                let end = rest.windows(4).position(|window| window == b"\r\n\r\n")?;
+                &rest[end + 4..]
+            }
+            None => bytes,
+        };
+        read(bytes)
+    }
+
     /// The first header with this lower-case name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let header = self.headers.iter().find(|(known, _)| known == name);

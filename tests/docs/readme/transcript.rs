@@ -16,7 +16,7 @@ use super::{BINARY, updating};
 /// The commands that start the service.
 const STARTS: [&str; 2] = ["cargo run --release", "keyward serve"];
 /// The addresses of the service in the documents; the test's service takes free ports.
-const ADDRESSES: [&str; 2] = ["127.0.0.1:50051", "127.0.0.1:9464"];
+const ADDRESSES: [&str; 3] = ["127.0.0.1:50051", "127.0.0.1:50080", "127.0.0.1:9464"];
 
 /// One piece of a document.
 enum Piece {
@@ -140,13 +140,21 @@ impl Run {
         }
     }
 
+    /// Each address of the document, with the run's own.
+    fn addresses(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let service = self.service.iter();
+        let own =
+            service.flat_map(|service| [Some(service.grpc), service.rest, Some(service.http)]);
+        let own = own.map(|address| address.map(|address| address.to_string()));
+        let pairs = ADDRESSES.into_iter().zip(own.collect::<Vec<_>>());
+        pairs.filter_map(|(shown, own)| Some((shown, own?)))
+    }
+
     /// The document's text with this run's addresses.
     fn localised(&self, text: &str) -> String {
-        let Some(service) = &self.service else {
-            return text.to_owned();
-        };
-        text.replace(ADDRESSES[0], &service.grpc.to_string())
-            .replace(ADDRESSES[1], &service.http.to_string())
+        let pairs = self.addresses();
+        let localise = |text: String, (shown, own): (&str, String)| text.replace(shown, &own);
+        pairs.fold(text.to_owned(), localise)
     }
 
     /// The command with this run's ids and secrets.
@@ -199,12 +207,9 @@ impl Run {
     }
 
     fn as_documented(&self, printed: &str) -> String {
-        let Some(service) = &self.service else {
-            return printed.to_owned();
-        };
-        printed
-            .replace(&service.grpc.to_string(), ADDRESSES[0])
-            .replace(&service.http.to_string(), ADDRESSES[1])
+        let pairs = self.addresses();
+        let document = |text: String, (shown, own): (&str, String)| text.replace(&own, shown);
+        pairs.fold(printed.to_owned(), document)
     }
 
     /// Whether the document's output differs only in ids, secrets and times. Records which of them

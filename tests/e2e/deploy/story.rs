@@ -10,7 +10,7 @@ use keyward_testkit::{Client, Programs, http_ask, start_api};
 
 /// What the API says to this key.
 async fn status(api: SocketAddr, key: &str) -> u16 {
-    let answer = http_ask(api, "GET", "/v1/orders", &[("apikey", key)], "").await;
+    let answer = http_ask(api, "GET", "/v2/orders", &[("apikey", key)], "").await;
     answer.unwrap().status
 }
 

@@ -1210,7 +1210,8 @@ pub struct UpdateRequest {
     #[prost(message, optional, tag = "1")]
     pub key: ::core::option::Option<ApiKey>,
     /// The fields to change: at least one of `scopes`, `metadata`, `expire_time`, `allowed_cidrs` and
-    /// `disabled`. Update replaces the whole field. Any other path, including `*`, is INVALID_FIELD.
+    /// `disabled`. Update replaces the whole field. Any other path, including `*`, is INVALID_FIELD. JSON
+    /// has the names in lowerCamelCase, separated by commas: `expireTime,allowedCidrs`.
     #[prost(message, optional, tag = "2")]
     pub update_mask: ::core::option::Option<::prost_types::FieldMask>,
 }

@@ -1,0 +1,227 @@
+//! Reverse proxies in front of an API, run from the samples in `deploy/proxies`.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::deadline::{PATIENCE, wait_until};
+use crate::files::{read, write};
+use crate::guard::{Guard, KILL_ALL};
+use crate::ports::draw_port;
+use crate::process::without_settings;
+use crate::processes;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// What surrounds the `Caddyfile`: no API of Caddy, and no other address of this machine.
+const CADDY: &str = "{\n\tadmin off\n\tdefault_bind 127.0.0.1\n}\n";
+
+/// A proxy with a sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyKind {
+    /// `nginx.conf`
+    Nginx,
+    /// `Caddyfile`
+    Caddy,
+    /// `haproxy.cfg` and `keyward.lua`
+    HaProxy,
+    /// `envoy.yaml`
+    Envoy,
+}
+
+/// What replaces the placeholders of a sample.
+#[derive(Clone, Debug)]
+pub struct ProxyOptions {
+    /// Keyward's gRPC address.
+    pub grpc: SocketAddr,
+    /// The address of Keyward's JSON port.
+    pub rest: SocketAddr,
+    /// The address of the API.
+    pub api: SocketAddr,
+    /// The token of the proxy.
+    pub token: String,
+}
+
+/// A running proxy. It ends when this is dropped and when this process ends.
+pub struct ApiProxy {
+    server: Option<Child>,
+    address: SocketAddr,
+    // Dropped after the server is killed.
+    _guard: Guard,
+}
+
+impl ApiProxy {
+    /// Starts a proxy. Call this on a thread that outlives it: Envoy ends with the thread that starts
+    /// it.
+    ///
+    /// # Panics
+    ///
+    /// This machine lacks the proxy, it does not start, or its sample lacks a placeholder.
+    pub fn start(kind: ProxyKind, options: &ProxyOptions) -> Self {
+        let guard = Guard::new("api-proxy", KILL_ALL);
+        let home = guard.home();
+        let token = &options.token;
+        fs::create_dir(home.join("proxies")).expect("a directory can be made");
+        write(&home.join("proxies/keyward-token"), token);
+        let line = format!("proxy_set_header x-keyward-token \"{token}\";\n");
+        write(&home.join("keyward-token.conf"), &line);
+        loop {
+            let port = draw_port();
+            kind.write_samples(home, options, port);
+            let log = home.join("log");
+            let output = File::create(&log).expect("a log can be written");
+            let mut server = kind
+                .command(home)
+                .env("KEYWARD_TOKEN", token)
+                .current_dir(home)
+                .process_group(0)
+                .stdin(Stdio::null())
+                .stdout(output.try_clone().expect("a file can be shared"))
+                .stderr(output)
+                .spawn()
+                .unwrap_or_else(|error| panic!("cannot start {kind:?}: {error}"));
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+            let mut ended = false;
+            wait_until(&format!("{kind:?} is ready"), PATIENCE, || {
+                ended = server.try_wait().expect("it can be waited for").is_some();
+                ended || TcpStream::connect(address).is_ok()
+            });
+            if !ended {
+                return Self {
+                    server: Some(server),
+                    address,
+                    _guard: guard,
+                };
+            }
+            let log = read(&log).to_lowercase();
+            assert!(log.contains("address already in use"), "{kind:?}:\n{log}");
+        }
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for ApiProxy {
+    fn drop(&mut self) {
+        if let Some(server) = self.server.take() {
+            processes::kill_family(server);
+        }
+    }
+}
+
+impl ProxyKind {
+    /// Its files in `deploy/proxies`.
+    fn samples(self) -> &'static [&'static str] {
+        match self {
+            Self::Nginx => &["nginx.conf"],
+            Self::Caddy => &["Caddyfile"],
+            Self::HaProxy => &["haproxy.cfg", "keyward.lua"],
+            Self::Envoy => &["envoy.yaml"],
+        }
+    }
+
+    /// The placeholders of its samples, and what replaces them.
+    fn words(self, home: &Path, options: &ProxyOptions, port: u16) -> Vec<(&'static str, String)> {
+        let ProxyOptions {
+            grpc, rest, api, ..
+        } = options;
+        let home = home.to_str().expect("a path is text");
+        let mut words = match self {
+            Self::Nginx => vec![
+                ("/etc/nginx", home.to_owned()),
+                ("listen 8080", format!("listen 127.0.0.1:{port}")),
+            ],
+            Self::Caddy => vec![("\n:8080 {", format!("\nhttp://:{port} {{"))],
+            Self::HaProxy => vec![
+                ("/etc/haproxy", format!("{home}/proxies")),
+                ("bind :8080", format!("bind 127.0.0.1:{port}")),
+                ("127.0.0.1:50081", format!("127.0.0.1:{}", draw_port())),
+            ],
+            Self::Envoy => {
+                let address = |port| format!("address: 127.0.0.1, port_value: {port}");
+                return vec![
+                    ("address: 0.0.0.0, port_value: 8080", address(port)),
+                    (
+                        "address: 127.0.0.1, port_value: 50051",
+                        address(grpc.port()),
+                    ),
+                    ("address: 127.0.0.1, port_value: 3000", address(api.port())),
+                ];
+            }
+        };
+        words.push(("127.0.0.1:50080", rest.to_string()));
+        words.push(("127.0.0.1:3000", api.to_string()));
+        words
+    }
+
+    /// Writes its samples, with their placeholders replaced, to the directory `proxies` of `home`, and
+    /// the file that includes them.
+    fn write_samples(self, home: &Path, options: &ProxyOptions, port: u16) {
+        let root = Path::new(ROOT);
+        let text = |name: &&str| read(&root.join("deploy/proxies").join(name));
+        let mut texts: Vec<String> = self.samples().iter().map(text).collect();
+        for (word, replacement) in self.words(home, options, port) {
+            let found = texts.iter().any(|text| text.contains(word));
+            assert!(found, "the samples of {self:?} lack {word:?}");
+            for text in &mut texts {
+                *text = text.replace(word, &replacement);
+            }
+        }
+        match self {
+            Self::Nginx => {
+                let outer = read(&root.join("tests/e2e/proxies/nginx.conf"));
+                fs::write(home.join("nginx.conf"), outer).expect("a file can be written");
+            }
+            Self::Caddy => texts[0].insert_str(0, CADDY),
+            Self::HaProxy | Self::Envoy => {}
+        }
+        for (name, text) in self.samples().iter().zip(texts) {
+            fs::write(home.join("proxies").join(name), text).expect("a file can be written");
+        }
+    }
+
+    /// The command that runs it in `home`.
+    fn command(self, home: &Path) -> Command {
+        let (name, words) = match self {
+            Self::Nginx => ("nginx", "-p . -c nginx.conf -e stderr"),
+            Self::Caddy => (
+                "caddy",
+                "run --adapter caddyfile --config proxies/Caddyfile",
+            ),
+            Self::HaProxy => ("haproxy", "-db -f proxies/haproxy.cfg"),
+            Self::Envoy => (
+                "envoy",
+                "-c proxies/envoy.yaml --use-dynamic-base-id --concurrency 1 --log-level error",
+            ),
+        };
+        let mut command = without_settings(program(name));
+        // Caddy keeps its state there.
+        command
+            .args(words.split(' '))
+            .env("XDG_CONFIG_HOME", home)
+            .env("XDG_DATA_HOME", home);
+        command
+    }
+}
+
+/// The path of a program: installed by `scripts/install-test-tools.sh`, or of this machine.
+fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path: Vec<_> = std::env::split_paths(&path).collect();
+    let installed = Path::new(ROOT).join("target/proxies/bin");
+    let mut places = [vec![installed], path, vec!["/usr/sbin".into()]]
+        .concat()
+        .into_iter();
+    let found = places.find_map(|place| {
+        let program = place.join(name);
+        program.is_file().then_some(program)
+    });
+    found.unwrap_or_else(|| {
+        panic!("the tests require {name}; scripts/install-test-tools.sh installs it")
+    })
+}
