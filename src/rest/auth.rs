@@ -11,6 +11,7 @@ use keyward_guard::{Refusal, Verdict};
 use keyward_proto::v1;
 use prost::Message as _;
 use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
 use url::form_urlencoded;
 
 use super::Rest;
@@ -89,7 +90,8 @@ impl Rest {
     /// A call without a verdict. A proxy's fault is logged; the others pass by themselves.
     fn unanswered(&self, status: &Status) -> Refusal {
         match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
+            Code::Unavailable | Code::DeadlineExceeded => Refusal::unavailable(None),
+            Code::ResourceExhausted if status.get_details_retry_info().is_some() => {
                 Refusal::unavailable(None)
             }
             _ => self.misconfigured(status.message()),
