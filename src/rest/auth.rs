@@ -11,11 +11,10 @@ use keyward_guard::{Refusal, Verdict};
 use keyward_proto::v1;
 use prost::Message as _;
 use tonic::{Code, Status};
-use tonic_types::StatusExt as _;
 use url::form_urlencoded;
 
 use super::Rest;
-use crate::grpc::{self, Services, VERIFY};
+use crate::grpc::{Services, VERIFY};
 
 /// The proxy's own token.
 const TOKEN: HeaderName = HeaderName::from_static("x-keyward-token");
@@ -28,8 +27,6 @@ impl Rest {
         let scopes = scopes(parts.uri.query());
         let required = scopes.as_deref().unwrap_or_default();
         let judged = match &scopes {
-            // The client has sent too much.
-            _ if grpc::check_size(&parts).is_err() => Err(Refusal::unavailable(None)),
             Ok(scopes) => {
                 self.judge(&mut parts.headers, scopes.clone(), services)
                     .await
@@ -90,8 +87,7 @@ impl Rest {
     /// A call without a verdict. A proxy's fault is logged; the others pass by themselves.
     fn unanswered(&self, status: &Status) -> Refusal {
         match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded => Refusal::unavailable(None),
-            Code::ResourceExhausted if status.get_details_retry_info().is_some() => {
+            Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => {
                 Refusal::unavailable(None)
             }
             _ => self.misconfigured(status.message()),

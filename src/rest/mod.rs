@@ -19,7 +19,7 @@ use keyward_guard::{LogLimit, TrustedProxies};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::grpc::{self, Http, RequestBody, Services};
+use crate::grpc::{Http, RequestBody, Services};
 use failure::Failure;
 use routes::{Found, Routes};
 
