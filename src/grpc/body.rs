@@ -72,9 +72,12 @@ impl RequestBody {
     ///
     /// # Errors
     ///
-    /// It is larger than a request may be, does not arrive in time, or is over the limits of its
+    /// It is broken, larger than a request may be, does not arrive in time, or is over the limits of its
     /// connection.
     pub async fn whole(&mut self) -> Result<Bytes, Status> {
+        if self.inner.size_hint().lower() > MAX_REQUEST as u64 {
+            return Err(status::too_large());
+        }
         let mut whole = BytesMut::new();
         while let Some(frame) = poll_fn(|cx| self.poll_inner(cx)).await.transpose()? {
             let Ok(data) = frame.into_data() else {

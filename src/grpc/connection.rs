@@ -2,6 +2,7 @@
 //! open. It is closed if its client of gRPC does not send the HTTP/2 preface in time, does not read, or is
 //! displaced. It reads a limited number of bytes in a row, so that it does not delay others.
 
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use super::peer::Peer;
 /// continent needs one second. After the preface, HTTP/2 keepalive finds dead connections.
 pub(super) const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The time limit for a client to read a response.
-const STALL: Duration = Duration::from_secs(60);
+pub(super) const STALL: Duration = Duration::from_secs(60);
 /// The size of the client's HTTP/2 preface (RFC 9113, 3.4), in bytes.
 const PREFACE_SIZE: usize = 24;
 /// The number of bytes that a caller's connection reads before other tasks of its thread run.
@@ -123,7 +124,11 @@ impl Connection {
         Self {
             transport,
             preface: matches!(door, Door::Grpc).then(|| Preface::new(stop)),
-            must_close: Box::pin(Arc::clone(&peer).must_close(STALL)),
+            must_close: match door {
+                Door::Grpc => Box::pin(Arc::clone(&peer).must_close(STALL)),
+                // HTTP/1.1 does not read while it writes, so its server watches this.
+                Door::Http(_) => Box::pin(pending()),
+            },
             peer,
             door,
             read: 0,

@@ -4,13 +4,13 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream;
-use http::header::CONTENT_TYPE;
-use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::Incoming;
@@ -22,7 +22,9 @@ use super::body::{PREFIX, RequestBody};
 use super::gate::{SHORT_MESSAGE, check_headers};
 use super::immediate::{Answer, Reply, VERIFY, framed};
 use super::observe::Traced;
+use super::peer::{LimitError, Peer, Reservation};
 use super::serve::Serving;
+use super::status;
 use crate::service::ServiceError;
 
 /// Answers requests of plain HTTP.
@@ -53,28 +55,52 @@ impl dyn Http {
     ) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + use<> {
         let peer = Arc::clone(&serving.peer);
         peer.count_call();
-        let request = request.map(|body| RequestBody::new(Body::new(body), peer.reservation()));
-        let work = Arc::clone(self).respond(request, Services(Arc::clone(serving)));
+        let has_called = Arc::<AtomicBool>::default();
+        let services = Services {
+            serving: Arc::clone(serving),
+            head: Arc::new(head(&request, &peer)),
+            has_called: Arc::clone(&has_called),
+        };
+        let request = request.map(|body| {
+            let broken = |_| status::undecodable("the body is broken");
+            RequestBody::new(Body::new(body.map_err(broken)), peer.reservation())
+        });
+        let work = Arc::clone(self).respond(request, services);
         async move {
-            let response = work.await;
-            Ok(response.map(|body| Full::new(peer.counted(body).0)))
+            let (mut head, body) = work.await.into_parts();
+            let (mut body, granted) = peer.counted(body);
+            let is_optional = !has_called.load(Relaxed) || !peer.is_caller();
+            if granted.is_err() && is_optional {
+                body = Bytes::new();
+                if head.status.is_success() {
+                    head.status = StatusCode::TOO_MANY_REQUESTS;
+                    head.headers
+                        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+                }
+            }
+            Ok(Response::from_parts(head, Full::new(body)))
         }
     }
 }
 
-/// Refuses a request of plain HTTP whose headers are too large.
-///
-/// # Errors
-///
-/// The limit.
-pub fn check_size(request: &Parts) -> Result<(), Status> {
-    check_headers(&request.headers, &request.uri)?;
-    Ok(())
+/// Checks the size of the head of a request. That of a stranger counts until it is answered.
+fn head<B>(request: &Request<B>, peer: &Arc<Peer>) -> Result<Reservation, LimitError> {
+    let bytes = check_headers(request.headers(), request.uri())?;
+    let mut held = peer.reservation();
+    if !peer.is_caller() {
+        held.grow(bytes)?;
+    }
+    Ok(held)
 }
 
 /// Calls the services in this process, for a request of one connection.
 #[derive(Clone)]
-pub struct Services(Arc<Serving>);
+pub struct Services {
+    serving: Arc<Serving>,
+    head: Arc<Result<Reservation, LimitError>>,
+    /// Whether a call was made. The answer of a caller's call is not refused: it may be a change.
+    has_called: Arc<AtomicBool>,
+}
 
 impl Services {
     /// Calls the unary method at `path` with the metadata `headers`, and returns the encoded response.
@@ -82,14 +108,18 @@ impl Services {
     ///
     /// # Errors
     ///
-    /// Those of `message` and of the method.
+    /// Those of `message` and of the method; the head of the request is over a limit.
     pub async fn call(
         &self,
         path: &Uri,
         headers: HeaderMap,
         message: impl Future<Output = Result<Vec<u8>, Status>> + Send + 'static,
     ) -> Result<Bytes, Status> {
-        let Serving { server, peer } = &*self.0;
+        if let Err(error) = *self.head {
+            return Err(error.into());
+        }
+        self.has_called.store(true, Relaxed);
+        let Serving { server, peer } = &*self.serving;
         let mut call = Request::new(());
         *call.method_mut() = Method::POST;
         *call.uri_mut() = path.clone();
@@ -137,14 +167,14 @@ impl Services {
         if bytes <= SHORT_MESSAGE {
             return work();
         }
-        let long_calls = &self.0.server.long_calls;
+        let long_calls = &self.serving.server.long_calls;
         let task = AbortOnDropHandle::new(long_calls.spawn(async { work() }));
         task.await
             .unwrap_or_else(|_| Err(ServiceError::Internal.into()))
     }
 
     async fn pass(&self, call: Request<Body>) -> Result<Bytes, Status> {
-        match self.0.through_layers(call).await {
+        match self.serving.through_layers(call).await {
             Ok(response) => unary(response).await,
             Err(never) => match never {},
         }

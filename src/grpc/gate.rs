@@ -250,7 +250,10 @@ pub(super) fn check_headers(headers: &HeaderMap, uri: &Uri) -> Result<usize, Lim
     let sizes = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD);
-    let bytes = sizes.sum::<usize>() + uri.path().len();
+    let target = uri
+        .path_and_query()
+        .map_or(0, |target| target.as_str().len());
+    let bytes = sizes.sum::<usize>() + target;
     if bytes > MAX_HEADERS {
         return Err(LimitError::HeadersTooLarge);
     }

@@ -43,7 +43,7 @@ use keyward_ops::traces::Sampling;
 
 pub use body::RequestBody;
 pub use convert::keep;
-pub use door::{Http, Services, check_size};
+pub use door::{Http, Services};
 pub use envoy::Envoy;
 pub use immediate::VERIFY;
 pub use listener::Listener;

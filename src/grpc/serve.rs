@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service as _;
 
-use super::connection::{Connection, OPENING_TIMEOUT};
+use super::connection::{Connection, OPENING_TIMEOUT, STALL};
 use super::door::{Door, Http};
 use super::immediate::{Answer, Begun, Reply, may_be_immediate};
 use super::observe::Traced;
@@ -121,16 +121,22 @@ async fn serve_http(
             pending().await
         }
     };
+    let mut must_close = pin!(Arc::clone(&serving.peer).must_close(STALL));
     tokio::select! {
         biased;
         _ = &mut driver => return,
         () = silent => return,
+        () = &mut must_close => return,
         () = end => {}
     }
     if is_open.load(Relaxed) {
         driver.as_mut().graceful_shutdown();
         // Calls that take longer end with their connection.
-        let _ = tokio::time::timeout(AGE_GRACE, driver).await;
+        tokio::select! {
+            _ = driver => {}
+            () = must_close => {}
+            () = tokio::time::sleep(AGE_GRACE) => {}
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use url::form_urlencoded;
 
 use super::Rest;
-use crate::grpc::{self, Services, VERIFY};
+use crate::grpc::{Services, VERIFY};
 
 /// The proxy's own token.
 const TOKEN: HeaderName = HeaderName::from_static("x-keyward-token");
@@ -27,8 +27,6 @@ impl Rest {
         let scopes = scopes(parts.uri.query());
         let required = scopes.as_deref().unwrap_or_default();
         let judged = match &scopes {
-            // The client has sent too much.
-            _ if grpc::check_size(&parts).is_err() => Err(Refusal::unavailable(None)),
             Ok(scopes) => {
                 self.judge(&mut parts.headers, scopes.clone(), services)
                     .await

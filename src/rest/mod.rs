@@ -19,7 +19,7 @@ use keyward_guard::{LogLimit, TrustedProxies};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::grpc::{self, Http, RequestBody, Services};
+use crate::grpc::{Http, RequestBody, Services};
 use failure::Failure;
 use routes::{Found, Routes};
 
@@ -88,9 +88,7 @@ impl Rest {
         services: &Services,
     ) -> Response<Bytes> {
         let path = parts.uri.path();
-        let checked = grpc::check_size(&parts).map_err(Failure::from);
         let found = match path {
-            _ if let Err(failure) = checked => Err(failure),
             "/openapi.json" => self.document(&parts.method),
             _ => match self.routes.find(&parts.method, path) {
                 Found::Route(route, variable) => {

@@ -111,7 +111,8 @@ impl Routes {
     }
 
     pub(super) fn find<'r>(&'r self, verb: &Method, path: &'r str) -> Found<'r> {
-        let (routes, variable) = match self.by_path.get(path) {
+        let whole = self.by_path.get(path);
+        let (routes, variable) = match whole.filter(|_| !path.ends_with("{}")) {
             Some(routes) => (routes, None),
             None => {
                 let (start, last) = path.rsplit_once('/').unwrap_or(("", path));
@@ -365,7 +366,7 @@ fn is_secret(field: &FieldDescriptor) -> bool {
         .is_some_and(|mark| mark.as_bool() == Some(true))
 }
 
-/// Whether the body is announced as JSON, without compression.
+/// Whether the body is announced as JSON, once and without compression.
 fn is_json(headers: &HeaderMap) -> bool {
     if headers
         .get(CONTENT_ENCODING)
@@ -373,9 +374,9 @@ fn is_json(headers: &HeaderMap) -> bool {
     {
         return false;
     }
-    let value = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let value = values.next().filter(|_| values.next().is_none());
+    let value = value.and_then(|value| value.to_str().ok());
     let essence = value.and_then(|value| value.split(';').next());
     essence.is_some_and(|essence| essence.trim().eq_ignore_ascii_case("application/json"))
 }

@@ -7,6 +7,7 @@
 
 pub mod bot_updates;
 pub mod cache_entry;
+pub mod http;
 pub mod key_text;
 pub mod keyring;
 pub mod page_token;

@@ -10,6 +10,8 @@ use keyward_proto::v1::admin_service_server::AdminServiceServer;
 use keyward_proto::v1::api_key_service_server::ApiKeyServiceServer;
 use keyward_testkit::Local;
 use prost::Message;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
 use tonic::codegen::Bytes;
 use tonic::{Code, Status};
@@ -17,6 +19,9 @@ use tonic_types::StatusExt as _;
 use tower::Service as _;
 
 use crate::panics;
+
+/// The time limit for the end of a connection, longer than that for an unfinished request.
+const CLOSED: Duration = Duration::from_secs(30);
 
 /// The RPCs of both services.
 pub(crate) const METHODS: [&str; 10] = [
@@ -119,6 +124,34 @@ impl World {
         Ok(A::decode(&*answer).expect("a response is a message"))
     }
 
+    /// Sends bytes to the JSON port, and returns what comes until the connection is closed. The service
+    /// closes it if it should, or when the sending end `is_closed`.
+    pub(crate) fn exchange(&mut self, bytes: &[u8], is_closed: bool) -> Vec<u8> {
+        let port = self
+            .local
+            .as_ref()
+            .and_then(|local| local.app.rest_address());
+        let port = port.expect("the service listens");
+        let talk = async {
+            let mut stream = TcpStream::connect(port).await.expect("it accepts");
+            // It may close the connection before it has read everything.
+            let _ = stream.write_all(bytes).await;
+            if is_closed {
+                let _ = stream.shutdown().await;
+            }
+            let mut answer = Vec::new();
+            let read = tokio::time::timeout(CLOSED, stream.read_to_end(&mut answer));
+            let _ = read.await.expect("the connection is closed in time");
+            answer
+        };
+        panics::none_during(|| self.runtime.block_on(talk))
+    }
+
+    /// Whether a reason is documented.
+    pub(crate) fn knows(&self, reason: &str) -> bool {
+        self.reasons.iter().any(|(known, _)| known == reason)
+    }
+
     fn is_documented(&self, status: &Status) -> bool {
         let code = format!("{:?}", status.code()).to_uppercase();
         match status.get_error_details().error_info() {
@@ -142,7 +175,6 @@ pub(crate) async fn local() -> Local {
     let change = |settings: &mut keyward::config::Settings| {
         settings.max_staleness = Duration::from_secs(60);
         settings.workers = 0;
-        settings.rest_listen = None;
         settings.http_listen = None;
     };
     Local::start_with(change, |store| store).await

@@ -45,6 +45,7 @@ mod stalling;
 pub mod telegram;
 mod tls;
 mod turns;
+mod web;
 
 pub use client::{Client, connect, connect_tls, http_get};
 pub use cluster::{Cluster, Options};
@@ -75,3 +76,4 @@ pub use refusal::{invalid, invalid_fields, refused};
 pub use stage::Stage;
 pub use stalling::{Faults, Gate};
 pub use tls::{Authority, Identity};
+pub use web::Web;

@@ -30,6 +30,10 @@ impl Entropy for Counting {
     }
 }
 
+mod http;
+
+pub(crate) use http::http;
+
 type Seeds = BTreeMap<&'static str, Vec<u8>>;
 
 fn texts<const N: usize>(seeds: [(&'static str, &str); N]) -> Seeds {

@@ -1,0 +1,81 @@
+//! An HTTP/1.1 client that keeps its connection, as a proxy does.
+
+use std::io;
+use std::net::SocketAddr;
+
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+use crate::HttpAnswer;
+
+/// One connection. It is opened again when it was closed.
+pub struct Web {
+    address: SocketAddr,
+    connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
+}
+
+impl Web {
+    /// A client of the server at this address, not connected yet.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            connection: Mutex::default(),
+        }
+    }
+
+    /// Sends a request after those before it, and returns the response.
+    ///
+    /// # Errors
+    ///
+    /// The connection failed.
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> io::Result<HttpAnswer> {
+        let mut request = Request::builder().method(method).uri(path);
+        request = request.header("host", self.address.to_string());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::from(body.to_owned()));
+        let request = request.map_err(io::Error::other)?;
+        let mut connection = self.connection.lock().await;
+        let mut open = match connection.take().filter(|open| !open.is_closed()) {
+            Some(open) => open,
+            None => self.open().await?,
+        };
+        open.ready().await.map_err(io::Error::other)?;
+        let response = open.send_request(request).await.map_err(io::Error::other)?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        *connection = Some(open);
+        let headers = head.headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            (name.to_string(), value.into_owned())
+        });
+        Ok(HttpAnswer {
+            status: head.status.as_u16(),
+            headers: headers.collect(),
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
+    }
+
+    async fn open(&self) -> io::Result<SendRequest<Full<Bytes>>> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        // It ends with its sender.
+        tokio::spawn(connection);
+        Ok(sender)
+    }
+}
