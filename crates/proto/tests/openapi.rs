@@ -47,7 +47,9 @@ impl Facts {
 
     fn routes(&self) -> Vec<Route> {
         let http = self.extension("google.api.http");
+        // Envoy's service has no JSON form.
         let services = self.pool.services();
+        let services = services.filter(|service| service.package_name() == "keyward.v1");
         let mut routes = Vec::new();
         for method in services.flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let options = method.options();

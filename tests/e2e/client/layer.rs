@@ -69,10 +69,10 @@ async fn key_is_accepted_until_it_is_revoked() {
     assert!(reply.header("www-authenticate").is_some(), "{reply:?}");
     let (_, other) = issue(&issuer, "43", "orders:read", "127.0.0.0/8").await;
     let reply = order(&[("apikey", &key), ("x-api-key", &other)]).await;
-    assert_eq!(reply.status, 400, "{reply:?}");
+    assert_eq!(reply.status, 401, "{reply:?}");
     let api_key = format!("ApiKey {other}");
     let reply = order(&[("Authorization", &bearer), ("Authorization", &api_key)]).await;
-    assert_eq!(reply.status, 400, "{reply:?}");
+    assert_eq!(reply.status, 401, "{reply:?}");
     let reply = order(&[("apikey", &other)]).await;
     assert_eq!(reply.status, 403, "{reply:?}");
     assert!(reply.body.contains("INSUFFICIENT_SCOPE"), "{reply:?}");

@@ -88,6 +88,7 @@ fn settings(home: &Path, cluster: &Cluster) -> String {
     let words = [
         ("0.0.0.0:50051", "127.0.0.1:0"),
         ("127.0.0.1:9464", "127.0.0.1:0"),
+        ("0.0.0.0:50080", "127.0.0.1:0"),
         ("/etc/keyward/tls", place),
         ("/etc/keyward/keyring", keyring.to_str().unwrap()),
         ("/var/lib/keyward", place),

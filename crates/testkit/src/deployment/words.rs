@@ -90,6 +90,7 @@ impl Words {
             say("0.0.0.0:50051", format!("127.0.0.1:{grpc}"));
             say("localhost:50051", format!("localhost:{grpc}"));
             say("0.0.0.0:9464", format!("127.0.0.1:{http}"));
+            say("0.0.0.0:50080", "127.0.0.1:0".to_owned());
         }
         match service {
             "bot" => say("0.0.0.0:9465", format!("127.0.0.1:{}", ports.bot)),
