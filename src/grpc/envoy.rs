@@ -1,5 +1,5 @@
-//! Envoy's `Authorization/Check`: judges the API key of a request that Envoy is about to pass on. Whatever is
-//! wrong with Envoy's configuration is a gRPC error, so that a typing error opens no door.
+//! Envoy's `Authorization/Check`: judges the API key of a request that Envoy is about to pass on. A fault in
+//! Envoy's configuration is a gRPC error, so that a typing error opens no door.
 
 use std::net::IpAddr;
 

@@ -1,5 +1,5 @@
 //! `/auth`: says to a proxy whether it may pass on a request, judged by the key in the request's headers.
-//! It answers 200, 401, 403 or 503, which all proxies understand. Whatever is wrong with the proxy's
+//! It answers 200, 401, 403 or 503, which all proxies understand. A fault in the proxy's
 //! configuration is 503, so that a typing error opens no door.
 
 use bytes::Bytes;
@@ -119,7 +119,7 @@ fn scopes(query: Option<&str>) -> Result<Vec<String>, String> {
         _ => Err("the query has a parameter other than scope".to_owned()),
     });
     let scopes = scopes.collect::<Result<Vec<_>, _>>()?;
-    // `?` and `?&` are no scope, but whoever wrote them wanted one.
+    // A query without a scope, such as `&`, is a typing error.
     match scopes.is_empty() && !query.is_empty() {
         true => Err("the query names no scope".to_owned()),
         false => Ok(scopes),
