@@ -34,7 +34,7 @@ fn routes(document: &Value) -> String {
     table
 }
 
-/// The name of the RPC. `/auth` is none and has only a group.
+/// The name of the RPC. `/auth` is not an RPC and has only a group.
 fn rpc(operation: &Value) -> String {
     let id = operation["operationId"].as_str().unwrap();
     match id.split_once('_') {

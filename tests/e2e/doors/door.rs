@@ -67,7 +67,7 @@ impl Instance {
     ///
     /// # Panics
     ///
-    /// The answer is none that this door may give.
+    /// This door may not give such an answer.
     pub(super) async fn ask(&self, door: Door, key: &Key) -> Option<Verdict> {
         match door {
             Door::Grpc => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
 use keyward_testkit::{
-    Authority, Client, PATIENCE, Process, connect, connect_tls, eventually, http_get, now,
+    Authority, Client, PATIENCE, Process, Program, connect, connect_tls, eventually, http_get, now,
 };
 use raw::{Offer, open, shake};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -335,4 +335,91 @@ async fn a_public_address_with_tls_needs_no_insecure_flag() {
     // The side port holds no secret, and stays as it is.
     let side = SocketAddr::from(([127, 0, 0, 1], process.http.port()));
     assert!(http_get(side, "/livez").await.starts_with("HTTP/1.1 200"));
+}
+
+/// Also if gRPC has a Unix socket, which needs no TLS.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_json_port_has_the_certificate_by_http_1_and_2() {
+    for has_socket in [false, true] {
+        let place = Secure::new(&NAMES);
+        let socket = place.directory().join("keyward.sock");
+        let grpc = match has_socket {
+            true => format!("unix:{}", socket.display()),
+            false => "127.0.0.1:0".to_owned(),
+        };
+        let settings = |command: &mut Command| {
+            command
+                .env_clear()
+                .current_dir(place.directory())
+                .env("KEYWARD_LISTEN", &grpc)
+                .env("KEYWARD_TLS_CERT", "server.crt")
+                .env("KEYWARD_TLS_KEY", "server.key");
+        };
+        let mut command = Command::new(BINARY);
+        settings(&mut command);
+        command.args([
+            "--rest-listen",
+            "127.0.0.1:0",
+            "--http-listen",
+            "127.0.0.1:0",
+        ]);
+        let program = Program::start("keyward", command, "keyward is ready: gRPC on ");
+        let (_, ports) = program.ready().split_once("JSON on ").unwrap();
+        let port = ports
+            .split(',')
+            .next()
+            .unwrap()
+            .parse::<SocketAddr>()
+            .unwrap()
+            .port();
+        if has_socket {
+            let mut command = Command::new(BINARY);
+            settings(&mut command);
+            let issued = command.args(["issue", "--account", "42"]).output().unwrap();
+            assert!(issued.status.success(), "{issued:?}");
+        }
+        std::fs::write(place.directory().join("ca.pem"), place.authority.pem()).unwrap();
+        for (version, url, expected) in [
+            (
+                "--http1.1",
+                format!("https://localhost:{port}/v1/tokens"),
+                "1.1 401",
+            ),
+            (
+                "--http2",
+                format!("https://localhost:{port}/v1/tokens"),
+                "2 401",
+            ),
+            (
+                "--http1.1",
+                format!("http://localhost:{port}/v1/tokens"),
+                "0 000",
+            ),
+        ] {
+            let mut curl = Command::new("curl");
+            curl.current_dir(place.directory())
+                .args([
+                    "--silent",
+                    "--noproxy",
+                    "*",
+                    "--max-time",
+                    "60",
+                    "--cacert",
+                    "ca.pem",
+                ])
+                .args([
+                    "--output",
+                    "answer",
+                    "--write-out",
+                    "%{http_version} %{http_code}",
+                ])
+                .args([version, &url]);
+            let said = curl.output().unwrap();
+            assert_eq!(
+                String::from_utf8_lossy(&said.stdout),
+                expected,
+                "{url}: {said:?}"
+            );
+        }
+    }
 }
