@@ -274,8 +274,7 @@ impl App {
                     let port = Rest::new(
                         settings.trusted_proxies.clone(),
                         &settings.rest_cors_origins,
-                        Arc::clone(&base.clock),
-                        Arc::clone(&entropy),
+                        &*entropy,
                     );
                     let port: Arc<dyn Http> = Arc::new(port.map_err(StartError::new)?);
                     Some((Listener::Tcp(rest), port))

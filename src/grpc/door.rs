@@ -54,7 +54,6 @@ impl dyn Http {
         serving: &Arc<Serving>,
     ) -> impl Future<Output = Result<Response<Full<Bytes>>, Infallible>> + Send + use<> {
         let peer = Arc::clone(&serving.peer);
-        peer.count_call();
         let has_called = Arc::<AtomicBool>::default();
         let services = Services {
             serving: Arc::clone(serving),
@@ -68,6 +67,10 @@ impl dyn Http {
         let work = Arc::clone(self).respond(request, services);
         async move {
             let (mut head, body) = work.await.into_parts();
+            // The layers count a call.
+            if !has_called.load(Relaxed) {
+                peer.count_call();
+            }
             let (mut body, granted) = peer.counted(body);
             let is_optional = !has_called.load(Relaxed) || !peer.is_caller();
             if granted.is_err() && is_optional {

@@ -8,18 +8,21 @@ mod json;
 mod routes;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
-use keyward_core::key::{Clock, Entropy, KeyId};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
+use keyward_core::key::Entropy;
 use keyward_guard::{LogLimit, TrustedProxies};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::grpc::{Http, RequestBody, Services};
+use crate::grpc::{self, Http, RequestBody, Services};
 use failure::Failure;
 use routes::{Found, Routes};
 
@@ -42,13 +45,14 @@ pub struct Rest {
     proxies: TrustedProxies,
     cors: Option<CorsLayer>,
     faults: LogLimit,
-    clock: Arc<dyn Clock>,
-    entropy: Arc<dyn Entropy>,
+    /// Names this process in the ids of requests, which it numbers.
+    process: u64,
+    requests: AtomicU64,
 }
 
 impl Rest {
     /// Serves the routes of the proto files. Addresses are taken from behind `proxies`. Pages of
-    /// `origins` may read the answers. Ids of requests are drawn from `clock` and `entropy`.
+    /// `origins` may read the answers.
     ///
     /// # Errors
     ///
@@ -56,8 +60,7 @@ impl Rest {
     pub fn new(
         proxies: TrustedProxies,
         origins: &[HeaderValue],
-        clock: Arc<dyn Clock>,
-        entropy: Arc<dyn Entropy>,
+        entropy: &dyn Entropy,
     ) -> Result<Self, routes::WrongRoute> {
         let cors = (!origins.is_empty()).then(|| {
             CorsLayer::new()
@@ -71,13 +74,15 @@ impl Rest {
                 )
                 .expose_headers([RETRY_AFTER, WWW_AUTHENTICATE, REQUEST_ID])
         });
+        let mut process = [0; 8];
+        entropy.fill(&mut process);
         Ok(Self {
             routes: Routes::new()?,
             proxies,
             cors,
             faults: LogLimit::default(),
-            clock,
-            entropy,
+            process: u64::from_be_bytes(process),
+            requests: AtomicU64::new(0),
         })
     }
 
@@ -89,6 +94,9 @@ impl Rest {
     ) -> Response<Bytes> {
         let path = parts.uri.path();
         let found = match path {
+            _ if !has_host(&parts) => {
+                Err(grpc::undecodable("HTTP/1.1 takes one header host").into())
+            }
             "/openapi.json" => self.document(&parts.method),
             _ => match self.routes.find(&parts.method, path) {
                 Found::Route(route, variable) => {
@@ -113,8 +121,9 @@ impl Rest {
         let own = headers.get(&REQUEST_ID);
         let own = own.filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
         own.cloned().unwrap_or_else(|| {
-            let id = KeyId::draw(self.clock.wall(), &*self.entropy).to_string();
-            HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static(""))
+            let number = self.requests.fetch_add(1, Relaxed);
+            HeaderValue::try_from(format!("{:016x}-{number}", self.process))
+                .unwrap_or(HeaderValue::from_static(""))
         })
     }
 
@@ -154,6 +163,11 @@ impl Http for Rest {
             response
         })
     }
+}
+
+/// Whether a request has one header `host`, which RFC 9112 (3.2) demands of HTTP/1.1.
+fn has_host(parts: &Parts) -> bool {
+    parts.version != Version::HTTP_11 || parts.headers.get_all(HOST).iter().count() == 1
 }
 
 /// The headers of a request that its call takes as metadata.

@@ -29,8 +29,17 @@ async fn the_end_of_a_body_is_where_the_rfc_says() {
     let chunked = |chunks: &str| with(CHUNKED, chunks);
     // What a reader of the other length would take for a second request.
     let smuggled = format!("{CHUNKS}GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n");
+    let host = |lines: &str| sized("14").replace("host: x\r\n", lines);
     let cases = vec![
         ("a length", sized("14"), &[200][..], true),
+        ("no host", host(""), &[400], true),
+        ("two hosts", host("host: x\r\nhost: y\r\n"), &[400], true),
+        (
+            "the same host twice",
+            host("host: x\r\nhost: x\r\n"),
+            &[400],
+            true,
+        ),
         ("chunks", chunked(CHUNKS), &[200], true),
         // RFC 9112, 6.1: the chunks count, and the connection ends.
         (
