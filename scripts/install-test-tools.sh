@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the tools of the tests, besides Rust: missing Debian packages (a C compiler, curl, sqlite3,
 # Postgres, PgBouncer, Redis, haproxy, openssl), a Python venv under target/ with the packages of
-# tests/python/requirements.txt, and nginx, Caddy and Envoy under target/proxies. Idempotent.
+# tests/python/requirements.txt, and Prometheus and the proxies under target/servers. Idempotent.
 #
 # KEYWARD_TEST_PYTHON: the Python interpreter to use instead of a new venv.
 # KEYWARD_TEST_POSTGRES: the directory of initdb, postgres and pg_ctl to use instead of the package.
@@ -50,7 +50,7 @@ fi
 read -ra python < <(python_packages) || true
 missing+=("${python[@]}")
 install_packages "${missing[@]}"
-install_proxies
+install_servers
 
 if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
     make_venv target/venv tests/python/requirements.txt

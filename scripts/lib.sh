@@ -104,15 +104,16 @@ unpack_packages() {
     done
 }
 
-# install_proxies: installs the proxies of deploy/proxies under target/proxies, without a service. A proxy
-# on PATH is used as it is; HAProxy is always one of these.
-install_proxies() {
-    local directory=target/proxies name missing=()
+# install_servers: installs Prometheus and the proxies of deploy/proxies under target/servers, without a
+# service. A program on PATH is used as it is; HAProxy is always one of these.
+install_servers() {
+    local directory=target/servers name missing=()
     mkdir -p "$directory/bin"
-    for name in nginx caddy; do
+    for name in nginx caddy prometheus; do
         [[ -x $directory/bin/$name ]] || command -v "$name" >/dev/null || missing+=("$name")
     done
     unpack_packages "$directory/debian" "${missing[@]}"
+    [[ " ${missing[*]} " != *" prometheus "* ]] || missing+=(promtool)
     for name in "${missing[@]}"; do
         ln -sf "$(realpath "$directory"/debian/usr/*bin/"$name")" "$directory/bin/$name"
     done

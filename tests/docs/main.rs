@@ -1,6 +1,7 @@
 //! Checks the documentation against the code, and the rules that neither Cargo nor a lint enforces.
 #![cfg(test)]
 
+mod alerts;
 mod architecture;
 mod http;
 mod mutants;

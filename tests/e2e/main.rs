@@ -11,6 +11,7 @@ mod deploy;
 mod doors;
 mod durability;
 mod failover;
+mod monitoring;
 mod proxies;
 mod python;
 mod secure;

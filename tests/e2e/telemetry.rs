@@ -54,7 +54,7 @@ async fn samples(address: SocketAddr) -> BTreeMap<String, f64> {
     samples
 }
 
-fn start(directory: &Path, flags: &[&str]) -> Process {
+pub(crate) fn start(directory: &Path, flags: &[&str]) -> Process {
     let data = directory.join("data");
     let mut command = Process::command(BINARY, &data);
     command.args(flags);
@@ -62,7 +62,7 @@ fn start(directory: &Path, flags: &[&str]) -> Process {
 }
 
 /// A key that lives, is judged, and dies; and some calls that go wrong.
-async fn traffic(client: &Client) -> String {
+pub(crate) async fn traffic(client: &Client) -> String {
     let (id, key) = client.issue("42", "").await.unwrap();
     for _ in 0..3 {
         assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);

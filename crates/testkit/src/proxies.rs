@@ -1,19 +1,15 @@
 //! Reverse proxies in front of an API, run from the samples in `deploy/proxies`.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
 
-use crate::deadline::{PATIENCE, wait_until};
 use crate::files::{read, write};
 use crate::guard::{Guard, KILL_ALL};
+use crate::port_server::{PortServer, ROOT, program};
 use crate::ports::draw_port;
 use crate::process::without_settings;
-use crate::processes;
-
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
 /// What surrounds the `Caddyfile`: no API of Caddy, and no other address of this machine.
 const CADDY: &str = "{\n\tadmin off\n\tdefault_bind 127.0.0.1\n}\n";
@@ -44,22 +40,14 @@ pub struct ProxyOptions {
     pub token: String,
 }
 
-/// A running proxy. It ends when this is dropped and when this process ends.
-pub struct ApiProxy {
-    server: Option<Child>,
-    address: SocketAddr,
-    // Dropped after the server is killed.
-    _guard: Guard,
-}
-
-impl ApiProxy {
-    /// Starts a proxy. Call this on a thread that outlives it: Envoy ends with the thread that starts
+impl ProxyKind {
+    /// Starts the proxy. Call this on a thread that outlives it: Envoy ends with the thread that starts
     /// it.
     ///
     /// # Panics
     ///
     /// This machine lacks the proxy, it does not start, or its sample lacks a placeholder.
-    pub fn start(kind: ProxyKind, options: &ProxyOptions) -> Self {
+    pub fn start(self, options: &ProxyOptions) -> PortServer {
         let guard = Guard::new("api-proxy", KILL_ALL);
         let home = guard.home();
         let token = &options.token;
@@ -67,54 +55,14 @@ impl ApiProxy {
         write(&home.join("proxies/keyward-token"), token);
         let line = format!("proxy_set_header x-keyward-token \"{token}\";\n");
         write(&home.join("keyward-token.conf"), &line);
-        loop {
-            let port = draw_port();
-            kind.write_samples(home, options, port);
-            let log = home.join("log");
-            let output = File::create(&log).expect("a log can be written");
-            let mut server = kind
-                .command(home)
-                .env("KEYWARD_TOKEN", token)
-                .current_dir(home)
-                .process_group(0)
-                .stdin(Stdio::null())
-                .stdout(output.try_clone().expect("a file can be shared"))
-                .stderr(output)
-                .spawn()
-                .unwrap_or_else(|error| panic!("cannot start {kind:?}: {error}"));
-            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let mut ended = false;
-            wait_until(&format!("{kind:?} is ready"), PATIENCE, || {
-                ended = server.try_wait().expect("it can be waited for").is_some();
-                ended || TcpStream::connect(address).is_ok()
-            });
-            if !ended {
-                return Self {
-                    server: Some(server),
-                    address,
-                    _guard: guard,
-                };
-            }
-            let log = read(&log).to_lowercase();
-            assert!(log.contains("address already in use"), "{kind:?}:\n{log}");
-        }
+        PortServer::start(&format!("{self:?}"), guard, |home, port| {
+            self.write_samples(home, options, port);
+            let mut command = self.command(home);
+            command.env("KEYWARD_TOKEN", token);
+            command
+        })
     }
 
-    /// Its address.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-impl Drop for ApiProxy {
-    fn drop(&mut self) {
-        if let Some(server) = self.server.take() {
-            processes::kill_family(server);
-        }
-    }
-}
-
-impl ProxyKind {
     /// Its files in `deploy/proxies`.
     fn samples(self) -> &'static [&'static str] {
         match self {
@@ -207,21 +155,4 @@ impl ProxyKind {
             .env("XDG_DATA_HOME", home);
         command
     }
-}
-
-/// The path of a program: installed by `scripts/install-test-tools.sh`, or of this machine.
-fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let path: Vec<_> = std::env::split_paths(&path).collect();
-    let installed = Path::new(ROOT).join("target/proxies/bin");
-    let mut places = [vec![installed], path, vec!["/usr/sbin".into()]]
-        .concat()
-        .into_iter();
-    let found = places.find_map(|place| {
-        let program = place.join(name);
-        program.is_file().then_some(program)
-    });
-    found.unwrap_or_else(|| {
-        panic!("the tests require {name}; scripts/install-test-tools.sh installs it")
-    })
 }

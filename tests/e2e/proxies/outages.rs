@@ -1,6 +1,6 @@
 //! Keyward does not answer, or does not know the proxy.
 
-use keyward_testkit::{ApiProxy, HttpAnswer, PATIENCE, ProxyOptions, eventually};
+use keyward_testkit::{HttpAnswer, PATIENCE, ProxyOptions, eventually};
 
 use super::world::World;
 
@@ -26,7 +26,7 @@ impl World {
             token: "kwt_unknown".to_owned(),
             ..self.options.clone()
         };
-        self.proxy = ApiProxy::start(self.kind, &options);
+        self.proxy = self.kind.start(&options);
         self.refuse_all(&key).await;
     }
 

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, Method, Uri};
 use keyward_proto::v1::{IssueRequest, Role};
 use keyward_testkit::requests::slot;
 use keyward_testkit::{
-    ApiProxy, Client, HttpAnswer, PATIENCE, Process, ProxyKind, ProxyOptions, http_ask,
+    Client, HttpAnswer, PATIENCE, PortServer, Process, ProxyKind, ProxyOptions, http_ask,
     without_settings,
 };
 
@@ -16,7 +16,7 @@ pub(super) const PREFLIGHT: [(&str, &str); 2] = [ORIGIN, ("access-control-reques
 
 pub(super) struct World {
     pub(super) kind: ProxyKind,
-    pub(super) proxy: ApiProxy,
+    pub(super) proxy: PortServer,
     pub(super) options: ProxyOptions,
     pub(super) keyward: Process,
     /// A client of Keyward with every role.
@@ -51,7 +51,7 @@ impl World {
         };
         Self {
             kind,
-            proxy: ApiProxy::start(kind, &options),
+            proxy: kind.start(&options),
             options,
             keyward,
             admin,
