@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Checks the files in deploy/ without a container engine: the Dockerfile with hadolint, compose.yaml with
-# the schema of the Compose specification, the load balancer's configuration with haproxy, the proxies'
-# configurations with each proxy, the alerts with Prometheus, and the systemd units with systemd, including
-# their exposure.
+# the schema of the Compose specification, the objects of Kubernetes with its schema, the load balancer's
+# configuration with haproxy, the proxies' configurations with each proxy, the alerts with Prometheus, and
+# the systemd units with systemd, including their exposure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/target/servers/bin:$PATH:/usr/sbin"
@@ -12,6 +12,11 @@ exposure=15
 
 hadolint deploy/Dockerfile
 check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+for file in deploy/kubernetes/*.yaml; do
+    # The operators of Prometheus and kustomize have schemas of their own.
+    case $file in */monitor.yaml | */kustomization.yaml) continue ;; esac
+    kubernetes-validate --strict --quiet "$file"
+done
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
