@@ -9,15 +9,16 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
-use super::{CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
+use super::{CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health, status};
 use crate::cache::l2::L2;
 use crate::cache::{Dependencies, L1, Lookup, Reads, Record, Records, SharedCache};
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
-    Barrier, Registration, StoreTime, Tail, end_graces, trim_log, wake_on_l2_notices,
+    Barrier, Registration, Roster, StoreTime, Tail, end_graces, trim_log, wake_on_l2_notices,
     wake_on_store_notices, watch_freshness, watch_membership,
 };
+use crate::service::RecentRevokes;
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
 use keyward_ops::{CacheMetrics, Metrics, Tasks, http};
@@ -50,6 +51,8 @@ pub(super) struct Base {
     pub(super) stops: Stops,
     pub(super) l2: Option<L2>,
     pub(super) time: Arc<StoreTime>,
+    pub(super) roster: Arc<Roster>,
+    pub(super) recent: Arc<RecentRevokes>,
 }
 
 impl Base {
@@ -178,8 +181,8 @@ impl Base {
         );
         let time = Arc::clone(&self.time).keep(Arc::clone(&cluster), stop.clone());
         let settling = Arc::clone(&self.settling);
-        let membership =
-            watch_membership(cluster, settling, Arc::clone(tail), clock, metrics, stop);
+        let (tail, roster) = (Arc::clone(tail), Arc::clone(&self.roster));
+        let membership = watch_membership(cluster, settling, tail, roster, clock, metrics, stop);
         [
             self.tasks.spawn("store time", time),
             self.tasks.spawn("store notices", notices),
@@ -207,12 +210,13 @@ impl Base {
     pub(super) fn side_port(
         &self,
         listener: TcpListener,
+        hosts: Vec<String>,
         tail: &Arc<Tail>,
     ) -> JoinHandle<Option<()>> {
         let tail = Arc::clone(tail);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let (stopping, time) = (self.stops.ready.clone(), Arc::clone(&self.time));
-        let ready = move || {
+        let ready = Arc::new(move || {
             if stopping.is_cancelled() {
                 return Err("stopping".to_owned());
             }
@@ -222,7 +226,8 @@ impl Base {
             }
             let warning = time.warning();
             Ok(warning.map_or_else(|| "ok".to_owned(), |warning| format!("ok, but {warning}")))
-        };
+        });
+        let page = status::page(self, hosts, Arc::clone(&ready));
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let (metrics, time) = (Arc::clone(&self.metrics), Arc::clone(&self.time));
         let scrape = move || {
@@ -245,7 +250,8 @@ impl Base {
         let probes = http::Probes {
             name: "keyward",
             metrics: Box::new(scrape),
-            ready: Box::new(ready),
+            ready: Box::new(move || ready()),
+            page: Some(page),
         };
         let stop = self.stops.background.clone().cancelled_owned();
         self.tasks.spawn("side port", async move {

@@ -7,6 +7,7 @@ mod components;
 mod operations;
 mod run;
 mod shared_cache;
+mod status;
 mod stop;
 
 use std::net::SocketAddr;
@@ -201,6 +202,8 @@ impl App {
             tasks,
             stops,
             l2,
+            roster: Arc::default(),
+            recent: Arc::default(),
         };
         let registration = base.cluster.clone().map(|cluster| {
             Registration::new(
@@ -232,6 +235,7 @@ impl App {
             clock: Arc::clone(&base.clock),
             entropy: Arc::clone(&entropy),
             metrics: Arc::clone(&base.metrics),
+            recent: Arc::clone(&base.recent),
             forbid_recoverable: settings.forbid_recoverable,
         };
         let (health, health_server) = tonic_health::server::health_reporter();
@@ -284,7 +288,8 @@ impl App {
         };
         let mut background = base.background(&tail);
         background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
-        background.extend(side.map(|side| base.side_port(side, &tail)));
+        background
+            .extend(side.map(|side| base.side_port(side, settings.http_hosts.clone(), &tail)));
         background.extend(tls.map(|tls| base.certificate(tls)));
         Ok(Self {
             grpc,

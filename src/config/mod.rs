@@ -38,6 +38,8 @@ pub struct Settings {
     pub trusted_proxies: TrustedProxies,
     /// The address of the side port; `None` switches it off.
     pub http_listen: Option<SocketAddr>,
+    /// The names of this host by which a browser may open the status page.
+    pub http_hosts: Vec<String>,
     /// The certificate of the gRPC service and of the JSON port; set together with `tls_key`.
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key.
@@ -167,6 +169,11 @@ fn unused(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> {
             "rest_cors_origins",
             settings.rest_listen.is_none() && !settings.rest_cors_origins.is_empty(),
             "has no use without `rest_listen`: set that, or remove this",
+        ),
+        (
+            "http_hosts",
+            settings.http_listen.is_none() && !settings.http_hosts.is_empty(),
+            "has no use without `http_listen`: set that, or remove this",
         ),
         ("redis", is_embedded && settings.redis.is_some(), embedded),
         (

@@ -80,6 +80,18 @@ pub const TABLE: &[Setting<Settings>] = &[
     )
     .shown(|s| shown(s.http_listen.as_ref())),
     Row::new(
+        "http_hosts",
+        Takes::Value("NAMES"),
+        "none",
+        "Names of this host by which a browser may open the status page of `http_listen`, separated by commas; \
+         it may always use an IP address or `localhost`",
+        |s, text| {
+            let names = optional(text, |text| text.split(',').map(host_name).collect())?;
+            s.http_hosts = names.unwrap_or_default();
+            Ok(())
+        },
+    ),
+    Row::new(
         "tls_cert",
         Takes::Value("FILE"),
         "none",
@@ -303,6 +315,7 @@ impl Schema for Settings {
             rest_cors_origins: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             http_listen: None,
+            http_hosts: Vec::new(),
             tls_cert: None,
             tls_key: None,
             data_dir: PathBuf::new(),
@@ -358,6 +371,18 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
     value.ok_or_else(|| {
         "takes origins such as https://console.example.com, without a path".to_owned()
     })
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    match text
+        .split('.')
+        .all(|part| !part.is_empty() && is_name(part))
+    {
+        true => Ok(text.to_owned()),
+        false => Err("takes host names such as keys.example.com, without a port".to_owned()),
+    }
 }
 
 fn store(text: &str, settings: &Settings) -> Result<Store, String> {

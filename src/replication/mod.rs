@@ -18,6 +18,7 @@ mod housekeeping;
 mod notices;
 mod reaper;
 mod registration;
+mod roster;
 mod store_time;
 mod tail;
 
@@ -28,5 +29,6 @@ pub use keyward_core::fence::{Receipt, Unsettled};
 pub use notices::{wake_on_l2_notices, wake_on_store_notices};
 pub use reaper::watch_membership;
 pub use registration::Registration;
+pub use roster::{Roster, Sighting};
 pub use store_time::StoreTime;
 pub use tail::{HEARTBEAT, Tail};

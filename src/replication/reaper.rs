@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::Tail;
+use super::{Roster, Tail};
 use keyward_core::fence::{FailureDetector, Settling};
 use keyward_core::key::Clock;
 use keyward_ops::MemberMetrics;
@@ -23,6 +23,7 @@ pub async fn watch_membership(
     cluster: Arc<dyn Cluster>,
     settling: Arc<Mutex<Settling>>,
     tail: Arc<Tail>,
+    roster: Arc<Roster>,
     clock: Arc<dyn Clock>,
     metrics: MemberMetrics,
     stop: CancellationToken,
@@ -44,6 +45,7 @@ pub async fn watch_membership(
         metrics
             .instances
             .set(membership.members.len().try_into().unwrap_or(u64::MAX));
+        roster.observe(&membership, tail.registration(), answered_at);
         let settled = settling.lock().observe(&membership, answered_at);
         metrics.settled.set(u64::from(settled.is_ok()));
         match settled {

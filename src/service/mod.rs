@@ -4,6 +4,7 @@
 mod errors;
 mod issue;
 mod query;
+mod recent;
 mod revoke;
 mod tokens;
 mod update;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 pub use errors::ServiceError;
 pub use issue::{Issue, IssueReply};
 pub use query::{Page, PageQuery};
+pub use recent::{RecentRevoke, RecentRevokes};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
 pub use tokens::{TokenReply, TokenRevokeReply};
 pub use update::UpdateReply;
@@ -55,6 +57,8 @@ pub struct Service {
     pub entropy: Arc<dyn Entropy>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// The last revocations.
+    pub recent: Arc<RecentRevokes>,
     /// Whether this deployment forbids recoverable keys.
     pub forbid_recoverable: bool,
 }

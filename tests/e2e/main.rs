@@ -16,6 +16,7 @@ mod proxies;
 mod python;
 mod secure;
 mod shutdown;
+mod status_page;
 mod story;
 mod telemetry;
 mod tls;

@@ -150,8 +150,10 @@ impl Parts {
         let store_time = StoreTime::new(Arc::clone(&self.fence), Arc::clone(&clock));
         tokio::spawn(Arc::new(store_time).keep(Arc::clone(&cluster), stop.clone()));
         tokio::spawn(end_graces(Arc::clone(&self.store), stop.clone()));
-        let membership = watch_membership(cluster, settling, tailing, clock, members, stop.clone());
-        tokio::spawn(membership);
+        let (roster, ends) = (Arc::default(), stop.clone());
+        tokio::spawn(watch_membership(
+            cluster, settling, tailing, roster, clock, members, ends,
+        ));
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(|error| error.to_string())?;
         let keyring = Arc::clone(&world.keyring);
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), self.tokens());
@@ -167,6 +169,7 @@ impl Parts {
             clock: Arc::clone(&self.clock),
             entropy,
             metrics: Arc::clone(metrics),
+            recent: Arc::default(),
             forbid_recoverable: false,
         };
         Ok(Instance {

@@ -114,6 +114,7 @@ pub async fn serve(
             let (listener, bound) = bind("http_listen", address).await?;
             let (observed, health) = (Arc::clone(&intake), Arc::clone(&health));
             let probes = http::Probes {
+                page: None,
                 name: "keyward-bot",
                 metrics: Box::new(move || {
                     observed.observe();

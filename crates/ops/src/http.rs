@@ -1,4 +1,4 @@
-//! The side port: `/metrics`, `/livez`, `/readyz`, `/version`. It runs on its own thread with a low
+//! The side port: `/metrics`, `/livez`, `/readyz`, `/version`, and perhaps a page. It runs on its own thread with a low
 //! priority, and everything that a client can hold is limited, so that it delays no other thread.
 
 use std::collections::VecDeque;
@@ -19,10 +19,10 @@ use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::VERSION;
+use super::{Page, VERSION};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The maximum size of a request's headers, and of what is written at once, in bytes.
 const MAX_BUFFER: usize = 16 << 10;
@@ -50,6 +50,8 @@ pub struct Probes {
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
     /// That the program can serve now, perhaps with a warning, or the reason why it cannot.
     pub ready: Box<dyn Fn() -> Result<String, String> + Send + Sync>,
+    /// The page at `/`, if there is one.
+    pub page: Option<Page>,
 }
 
 /// Serves the side port on `listener` until `shutdown` ends, then finishes the open requests.
@@ -164,6 +166,10 @@ impl Side {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "use GET\n".into());
         }
+        let page = self.probes.page.as_ref();
+        if let Some(answer) = page.and_then(|page| page.answer(request.uri(), request.headers())) {
+            return answer;
+        }
         match request.uri().path() {
             "/metrics" => response(StatusCode::OK, OPENMETRICS, self.metrics().await),
             "/livez" => response(StatusCode::OK, TEXT, "ok\n".into()),
@@ -205,7 +211,11 @@ impl Side {
     }
 }
 
-fn response(status: StatusCode, kind: &'static str, text: Bytes) -> Response<Full<Bytes>> {
+pub(super) fn response(
+    status: StatusCode,
+    kind: &'static str,
+    text: Bytes,
+) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(text));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -247,6 +257,7 @@ mod tests {
                 )
             }),
             ready: Box::new(|| Err("not fresh".to_owned())),
+            page: None,
         };
         let server = tokio::spawn(serve(listener, probes, async { drop(stopped.await) }));
         Served {

@@ -4,6 +4,7 @@
 pub mod http;
 mod metrics;
 mod otlp;
+mod page;
 pub mod settings;
 mod tasks;
 pub mod traces;
@@ -20,6 +21,7 @@ pub use metrics::{
     Two,
 };
 
+pub use page::Page;
 pub use tasks::{Ended, Tasks};
 
 /// The target of the log's events that show how a change reaches all instances.

@@ -10,6 +10,7 @@
     reason = "a harness that cannot start its server fails the test"
 )]
 
+mod browser;
 mod client;
 mod cluster;
 mod compose;
@@ -48,6 +49,7 @@ mod tls;
 mod turns;
 mod web;
 
+pub use browser::Browser;
 pub use client::{Client, connect, connect_tls, http_get};
 pub use cluster::{Cluster, Options};
 pub use compose::Compose;

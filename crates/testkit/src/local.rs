@@ -35,6 +35,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         rest_cors_origins: Vec::new(),
         trusted_proxies: TrustedProxies::default(),
         http_listen: Some(any),
+        http_hosts: Vec::new(),
         tls_cert: None,
         tls_key: None,
         data_dir: directory.to_path_buf(),
