@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, HOST, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri};
 use http_body_util::Full;
 use sha2::{Digest as _, Sha256};
@@ -74,10 +75,10 @@ impl Page {
         let (Some(host), None) = (hosts.next(), hosts.next()) else {
             return false;
         };
-        let Some(host) = host.to_str().ok().and_then(|host| host.parse().ok()) else {
+        let host = host.to_str().ok().filter(|host| !host.contains('@'));
+        let Some(host) = host.and_then(|host| host.parse::<Authority>().ok()) else {
             return false;
         };
-        let host: http::uri::Authority = host;
         let name = host.host().trim_start_matches('[').trim_end_matches(']');
         uri.host().is_none()
             && (name.parse::<IpAddr>().is_ok()
