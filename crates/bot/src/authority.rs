@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use keyward_client::{Client, Error, ErrorKind, v1};
 use tokio::time::Instant;
-use uuid::Uuid;
 
+use crate::account::Place;
+use crate::callback::Revocation;
 use crate::metrics::Metrics;
 
 /// The reason in the audit of a key that its user has revoked.
@@ -17,12 +18,10 @@ const REASON: &str = "replaced by its user in Telegram";
 /// Timeout of Issue, because the user waits for the screen. A Revoke may take longer.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Keyward, with the slot and the scopes of the keys.
+/// Keyward, with the scopes of the keys.
 pub struct Authority {
     /// The client of Keyward.
     pub client: Client,
-    /// The slot of each account.
-    pub slot: String,
     /// The scopes of new keys.
     pub scopes: Vec<String>,
     /// Where calls are counted.
@@ -30,15 +29,15 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// The current key of the account. Keyward creates a missing one.
+    /// The current key of the place. Keyward creates a missing one.
     ///
     /// # Errors
     ///
     /// Those of Issue.
-    pub async fn issue(&self, account: &str) -> Result<v1::IssueResponse, Error> {
+    pub async fn issue(&self, place: &Place) -> Result<v1::IssueResponse, Error> {
         let request = v1::IssueRequest {
-            account_id: account.to_owned(),
-            name: self.slot.clone(),
+            account_id: place.account.clone(),
+            name: place.slot.clone(),
             scopes: self.scopes.clone(),
             recoverable: Some(true),
             ..Default::default()
@@ -53,10 +52,12 @@ impl Authority {
     /// # Errors
     ///
     /// Those of Revoke.
-    pub async fn replace(&self, key_id: Uuid) -> Result<v1::RevokeResponse, Error> {
+    pub async fn replace(&self, of: Revocation) -> Result<v1::RevokeResponse, Error> {
+        let seconds = i64::from(of.grace) * 3600;
         let request = v1::RevokeRequest {
-            key_id: key_id.to_string(),
+            key_id: of.key_id.to_string(),
             replace: true,
+            grace: (of.grace > 0).then_some(prost_types::Duration { seconds, nanos: 0 }),
             reason: REASON.to_owned(),
             ..Default::default()
         };

@@ -26,10 +26,13 @@ impl Language {
     pub fn of(code: Option<&str>) -> Self {
         let code = code.unwrap_or_default();
         let primary = code.split(['-', '_']).next().unwrap_or_default();
-        Self::ALL
-            .into_iter()
-            .find(|language| language.code().eq_ignore_ascii_case(primary))
-            .unwrap_or(Self::English)
+        Self::with_code(primary).unwrap_or(Self::English)
+    }
+
+    /// The language with this two-letter code.
+    pub fn with_code(code: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|language| language.code().eq_ignore_ascii_case(code))
     }
 
     /// The two-letter code.
@@ -66,13 +69,13 @@ macro_rules! messages {
 }
 
 messages! {
-    MENU_TEXT ACCOUNT_TEXT KEY_TITLE KEY_WARNING KEY_ONCE KEY_HIDES_MINUTES KEY_HIDES_SECONDS
-    KEY_NOT_SHOWN KEY_DISABLED KEY_HIDDEN KEY_GONE KEY_DEAD ASK_TEXT ASK_HINT REVOKING_TEXT
+    MENU_TEXT ACCOUNT_TEXT NOT_REGISTERED ACCOUNT_UNKNOWN KEY_TITLE KEY_WARNING KEY_ONCE KEY_HIDES_MINUTES KEY_HIDES_SECONDS
+    KEY_NOT_SHOWN KEY_DISABLED KEY_HIDDEN KEY_GONE KEY_DEAD ASK_TEXT ASK_GRACE ASK_HINT REVOKING_TEXT
     UNCLEAR_UNCONFIRMED UNCLEAR_UNKNOWN UNAVAILABLE_TEXT PRESENT_UNAVAILABLE FAULT_TEXT SUPPORT_TEXT
     LIMITED_REVEALS LIMITED_REVOKES HELP_TEXT GROUP_TEXT NOTE_REPLACED NOTE_ALREADY NOTE_EXPIRED
-    NOTE_UNKNOWN_KEY NOTE_CHANGED NOTE_CURRENT NOTE_CANCELLED NOTE_LATE NOTE_OLD_BUTTON
+    NOTE_UNKNOWN_KEY NOTE_CHANGED NOTE_CURRENT NOTE_CANCELLED NOTE_LATE NOTE_OLD_BUTTON NOTE_OTHER_PLACE
     ANSWER_NOT_YOURS ANSWER_PRIVATE_ONLY FAILED_TEXT BUTTON_ACCOUNT BUTTON_KEY BUTTON_COPY
-    BUTTON_REVOKE BUTTON_CONFIRM BUTTON_CANCEL BUTTON_BACK BUTTON_RETRY BUTTON_SHOW_AGAIN
+    BUTTON_REVOKE BUTTON_CONFIRM BUTTON_GRACE BUTTON_CANCEL BUTTON_BACK BUTTON_RETRY BUTTON_SHOW_AGAIN
     BUTTON_OPEN COMMAND_START COMMAND_APIKEY COMMAND_HELP
 }
 

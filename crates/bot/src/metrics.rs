@@ -21,6 +21,7 @@ pub struct Metrics {
     telegram: Family<Two, Counter>,
     keyward: Family<Two, Counter>,
     keyward_duration: Durations<One>,
+    host: Family<One, Counter>,
     revokes: Family<One, Counter>,
     limited: Family<One, Counter>,
     hidden: Family<One, Counter>,
@@ -32,6 +33,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Messages that show a key.
     pub showing: Gauge,
+    /// Bots whose updates Telegram does not deliver.
+    pub unserved: Gauge,
 }
 
 impl Default for Metrics {
@@ -64,6 +67,11 @@ impl Default for Metrics {
                 "Time of a call to Keyward",
                 histogram,
             ),
+            host: c.counters(
+                &name("account_lookups"),
+                "outcome",
+                "Questions to `account_url`",
+            ),
             revokes: c.counters(
                 &name("revokes"),
                 "outcome",
@@ -81,6 +89,10 @@ impl Default for Metrics {
                 "Updates that the bot is handling",
             ),
             showing: c.metric(&name("messages_showing_a_key"), "Messages that show a key"),
+            unserved: c.metric(
+                &name("bots_unserved"),
+                "Bots of the process whose users are not served; `/readyz` names them",
+            ),
             catalogue,
         }
     }
@@ -108,6 +120,11 @@ impl Metrics {
         self.keyward.get_or_create(&labels).inc();
         let times = self.keyward_duration.get_or_create(&[("method", method)]);
         times.observe(elapsed.as_secs_f64());
+    }
+
+    /// Counts a question to the host product.
+    pub fn host(&self, outcome: &'static str) {
+        self.host.get_or_create(&[("outcome", outcome)]).inc();
     }
 
     /// Counts a revocation that a user confirmed.

@@ -365,12 +365,13 @@ impl Telegram {
     fn button(&self, user: u64, button: &Button) -> Value {
         let label = &button.label;
         match &button.action {
-            ButtonAction::Callback(action) => {
-                json!({ "text": label, "callback_data": self.codec.write(user, *action) })
+            ButtonAction::Callback(callback) => {
+                json!({ "text": label, "callback_data": self.codec.write(user, *callback) })
             }
             ButtonAction::Copy(text) => {
                 json!({ "text": label, "copy_text": { "text": text.expose() } })
             }
+            ButtonAction::Page(url) => json!({ "text": label, "url": url }),
             ButtonAction::OpenBot => {
                 json!({ "text": label, "url": format!("https://t.me/{}", self.username()) })
             }

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tracing::Instrument as _;
 
 /// The work for one event of a user.
 pub type Job = BoxFuture<'static, ()>;
@@ -37,7 +38,9 @@ impl UserQueues {
             None => {
                 queues.insert(user, VecDeque::new());
                 let all = Arc::clone(self);
-                tokio::spawn(async move { all.work(user, job).await });
+                // The span names the bot.
+                let work = async move { all.work(user, job).await };
+                tokio::spawn(work.in_current_span());
             }
         }
     }

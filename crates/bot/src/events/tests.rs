@@ -6,7 +6,7 @@ use super::*;
 
 /// The request of the person with the id 42.
 fn request(update: Value) -> Option<Request> {
-    let event = Event::of(serde_json::from_value(update).unwrap(), "Keys_bot")?;
+    let event = Event::of(&serde_json::from_value(update).unwrap(), "Keys_bot")?;
     let language = Language::Russian;
     assert_eq!(event.person, Person { id: 42, language });
     Some(event.request)

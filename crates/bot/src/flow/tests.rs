@@ -71,8 +71,17 @@ fn error(kind: ErrorKind, reason: Option<&str>) -> Error {
     }
 }
 
-fn time() -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap()
+fn end(seconds: i64, is_past: bool) -> End {
+    let time = OffsetDateTime::from_unix_timestamp(seconds).unwrap();
+    End { time, is_past }
+}
+
+fn past() -> End {
+    end(1_800_000_000, true)
+}
+
+fn of(key_id: Uuid, grace: u16) -> Revocation {
+    Revocation { key_id, grace }
 }
 
 #[test]
@@ -127,19 +136,19 @@ fn a_proven_revoke_shows_the_successor_or_needs_the_current_key() {
         account_id: "tg-43".to_owned(),
         ..active()
     };
-    let already = || RevokeResult::Ended(Note::Already(time()));
+    let already = || RevokeResult::Ended(Note::Already(past()));
     for (answer, expected) in [
         (
             replaced(Some(active()), "kw_canary"),
-            RevokeResult::Replaced(time(), visible(NEW, false)),
+            RevokeResult::Replaced(past(), visible(NEW, false)),
         ),
         (
             replaced(Some(active()), ""),
-            RevokeResult::Replaced(time(), CurrentKey::Unrecoverable(name(NEW))),
+            RevokeResult::Replaced(past(), CurrentKey::Unrecoverable(name(NEW))),
         ),
         (
             replaced(Some(key(NEW, v1::State::Disabled)), ""),
-            RevokeResult::Replaced(time(), CurrentKey::Disabled(name(NEW))),
+            RevokeResult::Replaced(past(), CurrentKey::Disabled(name(NEW))),
         ),
         (replaced(Some(key(NEW, v1::State::Revoked)), ""), already()),
         (replaced(Some(key(NEW, v1::State::Expired)), ""), already()),
@@ -152,7 +161,10 @@ fn a_proven_revoke_shows_the_successor_or_needs_the_current_key() {
 
 #[test]
 fn only_a_proven_revoke_is_clear() {
-    let unclear = |committed| RevokeResult::Unclear { committed };
+    let unclear = |committed| match committed {
+        true => RevokeResult::Unclear(Unclear::Unconfirmed),
+        false => RevokeResult::Unclear(Unclear::Unknown),
+    };
     for (kind, reason, expected) in [
         (ErrorKind::Unavailable, None, unclear(false)),
         (
@@ -193,6 +205,58 @@ fn only_a_proven_revoke_is_clear() {
     }
     let empty = Ok(v1::RevokeResponse::default());
     assert_eq!(revoke_result(ACCOUNT, empty), unclear(false));
+}
+
+#[test]
+fn a_grace_ends_in_the_future_and_with_the_key() {
+    let time = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let dying = |expire_time| {
+        let mut answer = replaced(Some(key(NEW, v1::State::Active)), "kw_canary").unwrap();
+        answer.revoked[0].state = v1::State::Active.into();
+        answer.revoked[0].expire_time = expire_time;
+        revoke_result(ACCOUNT, Ok(answer))
+    };
+    for (expire_time, seconds) in [
+        (None, 1_800_000_000),
+        (time(1_900_000_000), 1_800_000_000),
+        (time(1_700_000_000), 1_700_000_000),
+    ] {
+        let expected = RevokeResult::Replaced(end(seconds, false), visible(NEW, false));
+        assert_eq!(dying(expire_time), expected);
+        let elsewhere = expected.view_elsewhere("kw_abcd".to_owned());
+        let shown = View::RevokedKey("kw_abcd".to_owned(), Some(end(seconds, false)));
+        assert_eq!(elsewhere, shown);
+    }
+}
+
+#[test]
+fn a_button_works_only_in_its_account_and_slot() {
+    let slots = ["live", "test"].map(|name| Slot::named(name).unwrap());
+    let at = |account: &str, slot: &str| {
+        let (account, slot) = (account.to_owned(), slot.to_owned());
+        Some(Place { account, slot })
+    };
+    let of_test = || at("a", "test").map(|place| place.tag());
+    let cancel = Action::Cancel(OLD);
+    for (action, tag, account, change, expected) in [
+        (Action::Key, None, "a", true, at("a", "live")),
+        (Action::Key, of_test(), "a", true, at("a", "test")),
+        (Action::Key, of_test(), "b", true, None),
+        (cancel, of_test(), "a", true, at("a", "test")),
+        (cancel, of_test(), "b", false, None),
+        // A button of the old version, from before there were slots.
+        (cancel, None, "a", false, at("a", "live")),
+        (cancel, None, "a", true, None),
+        (Action::Menu, None, "a", true, Some(Place::default())),
+        (Action::Account, None, "a", true, Some(Place::default())),
+    ] {
+        let found = place(Callback { action, tag }, account, &slots, change);
+        assert_eq!(found, expected, "{action:?} {account}");
+    }
+    let other_slots = [Slot::named("other").unwrap()];
+    let action = Action::Retry(of(OLD, 0));
+    let (tag, slots) = (of_test(), &other_slots);
+    assert_eq!(place(Callback { action, tag }, "a", slots, false), None);
 }
 
 #[test]
@@ -247,8 +311,8 @@ fn only_the_current_key_can_be_revoked() {
 
 #[test]
 fn the_first_step_follows_from_what_is_known() {
-    let (clear, unclear) = ((OLD, false), (OLD, true));
-    let first = || Step::Revoke(OLD, Some(Allowance::Revokes));
+    let (clear, unclear) = ((of(OLD, 5), false), (of(OLD, 5), true));
+    let first = || Step::Revoke(of(OLD, 5), Some(Allowance::Revokes));
     let late = || Step::Ask(Some(Note::Late), OLD);
     let ask = Step::Show(View::ConfirmRevoke(None, name(OLD), NOW));
     for (action, outcomes, shown, expected) in [
@@ -259,84 +323,95 @@ fn the_first_step_follows_from_what_is_known() {
         (Action::Revoke(OLD), vec![], Some(NEW), Step::Ask(None, OLD)),
         (Action::Revoke(OLD), vec![], Some(OLD), ask),
         // No key is shown while a Revoke is unclear.
-        (Action::Key, vec![unclear], None, Step::Revoke(OLD, None)),
+        (
+            Action::Key,
+            vec![unclear],
+            None,
+            Step::Revoke(of(OLD, 5), None),
+        ),
         (
             Action::Cancel(NEW),
             vec![unclear],
             None,
-            Step::Revoke(OLD, None),
+            Step::Revoke(of(OLD, 5), None),
         ),
         (
             Action::Revoke(NEW),
             vec![unclear],
             Some(NEW),
-            Step::Revoke(OLD, None),
+            Step::Revoke(of(OLD, 5), None),
         ),
         // The first Revoke of a key counts, a repeated one is a reveal or free.
         (
-            Action::Confirm(OLD, NOW),
+            Action::Confirm(of(OLD, 5), NOW),
             vec![],
             Some(OLD),
-            Step::Revoke(OLD, Some(Allowance::Revokes)),
+            Step::Revoke(of(OLD, 5), Some(Allowance::Revokes)),
         ),
         (
-            Action::Confirm(NEW, NOW),
+            Action::Confirm(of(NEW, 5), NOW),
             vec![unclear],
             None,
-            Step::Revoke(NEW, Some(Allowance::Revokes)),
+            Step::Revoke(of(NEW, 5), Some(Allowance::Revokes)),
         ),
         (
-            Action::Confirm(OLD, NOW),
+            Action::Confirm(of(OLD, 5), NOW),
             vec![unclear],
             Some(NEW),
-            Step::Revoke(OLD, None),
+            Step::Revoke(of(OLD, 5), None),
         ),
         (
-            Action::Confirm(OLD, NOW),
+            Action::Confirm(of(OLD, 5), NOW),
             vec![clear],
             None,
-            Step::Revoke(OLD, Some(Allowance::Reveals)),
+            Step::Revoke(of(OLD, 5), Some(Allowance::Reveals)),
         ),
         (
-            Action::Confirm(OLD, NOW),
+            Action::Confirm(of(OLD, 5), NOW),
             vec![clear],
             Some(NEW),
             Step::Ignore,
         ),
         // A late first answer is no consent. A Retry follows one that was in time.
-        (Action::Confirm(OLD, NOW - MAX_AGE), vec![], None, first()),
         (
-            Action::Confirm(OLD, NOW - MAX_AGE - 1),
+            Action::Confirm(of(OLD, 5), NOW - MAX_AGE),
+            vec![],
+            None,
+            first(),
+        ),
+        (
+            Action::Confirm(of(OLD, 5), NOW - MAX_AGE - 1),
             vec![],
             None,
             late(),
         ),
         (
-            Action::Confirm(OLD, NOW + MAX_AGE + 1),
+            Action::Confirm(of(OLD, 5), NOW + MAX_AGE + 1),
             vec![],
             Some(OLD),
             late(),
         ),
         (
-            Action::Confirm(OLD, 0),
+            Action::Confirm(of(OLD, 5), 0),
             vec![unclear],
             None,
-            Step::Revoke(OLD, None),
+            Step::Revoke(of(OLD, 5), None),
         ),
-        (Action::Retry(OLD), vec![], None, first()),
+        (Action::Retry(of(OLD, 5)), vec![], None, first()),
         (
-            Action::Retry(OLD),
+            Action::Retry(of(OLD, 5)),
             vec![unclear],
             None,
-            Step::Revoke(OLD, None),
+            Step::Revoke(of(OLD, 5), None),
         ),
     ] {
         let context = Context {
-            account: ACCOUNT.to_owned(),
+            account: Account::default(),
             user_id: 42,
             outcomes,
             shown: shown.map(name),
             now: NOW,
+            note: None,
         };
         assert_eq!(
             first_step(action, &context),
@@ -351,17 +426,23 @@ fn other_messages_call_a_key_dead_only_after_a_proof() {
     let hint = || "kw_abcd".to_owned();
     for (result, expected) in [
         (
-            RevokeResult::Replaced(time(), visible(NEW, false)),
-            View::RevokedKey(hint(), time()),
+            RevokeResult::Replaced(past(), visible(NEW, false)),
+            View::RevokedKey(hint(), Some(past())),
         ),
         (
-            RevokeResult::Ended(Note::Already(time())),
-            View::RevokedKey(hint(), time()),
+            RevokeResult::Ended(Note::Already(past())),
+            View::RevokedKey(hint(), Some(past())),
         ),
-        (RevokeResult::Ended(Note::Expired), View::OldKey(hint())),
-        (RevokeResult::Ended(Note::UnknownKey), View::OldKey(hint())),
         (
-            RevokeResult::Unclear { committed: true },
+            RevokeResult::Ended(Note::Expired),
+            View::RevokedKey(hint(), None),
+        ),
+        (
+            RevokeResult::Ended(Note::UnknownKey),
+            View::RevokedKey(hint(), None),
+        ),
+        (
+            RevokeResult::Unclear(Unclear::Unconfirmed),
             View::HiddenKey(None, hint()),
         ),
     ] {
@@ -371,7 +452,7 @@ fn other_messages_call_a_key_dead_only_after_a_proof() {
 
 #[test]
 fn a_view_without_its_key_discloses_no_key() {
-    for (name, view) in crate::samples::views() {
+    for (name, view) in crate::screens::tests::samples::views() {
         let keyless = view.without_key();
         assert!(
             keyless.is_none_or(|view| matches!(view, View::HiddenKey(..))),
