@@ -46,10 +46,11 @@ key-gone =
 key-dead =
     <b>Revoked API key</b> <code>{ $hint }…</code>
 
-    { $end ->
-        [past] This key stopped working on { $time }.
-       *[grace] This key stops working on { $time }. Until then it works as before.
-    }
+    This key stopped working on { $time }.
+key-dead-grace =
+    <b>Revoked API key</b> <code>{ $hint }…</code>
+
+    This key stops working on { $time }. Until then it works as before.
 ask-text =
     <b>Revoke this key?</b>
 
@@ -92,14 +93,10 @@ group-text = API keys are shown only in a private chat with this bot.
 
 ## Notes above a screen
 
-note-replaced = { $end ->
-        [past] <b>Here is your new key.</b> The old key stopped working on { $time }.
-       *[grace] <b>Here is your new key.</b> The old key stops working on { $time }. Until then it works as before.
-    }
-note-already = { $end ->
-        [past] The key in that message was already revoked. It stopped working on { $time }.
-       *[grace] The key in that message was already revoked. It stops working on { $time }. Until then it works as before.
-    }
+note-replaced = <b>Here is your new key.</b> The old key stopped working on { $time }.
+note-replaced-grace = <b>Here is your new key.</b> The old key stops working on { $time }. Until then it works as before.
+note-already = The key in that message was already revoked. It stopped working on { $time }.
+note-already-grace = The key in that message was already revoked. It stops working on { $time }. Until then it works as before.
 note-expired = The key in that message had already expired, so there was nothing to revoke.
 note-unknown-key = The key in that message no longer exists.
 note-changed = The key in that message is no longer the current key of your account.

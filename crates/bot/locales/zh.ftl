@@ -40,10 +40,11 @@ key-gone =
 key-dead =
     <b>已撤销的 API 密钥</b> <code>{ $hint }…</code>
 
-    { $end ->
-        [past] 此密钥已于 { $time } 失效。
-       *[grace] 此密钥将于 { $time } 失效，在此之前仍可照常使用。
-    }
+    此密钥已于 { $time } 失效。
+key-dead-grace =
+    <b>已撤销的 API 密钥</b> <code>{ $hint }…</code>
+
+    此密钥将于 { $time } 失效，在此之前仍可照常使用。
 ask-text =
     <b>确定要撤销此密钥吗？</b>
 
@@ -77,14 +78,10 @@ group-text = API 密钥只能在与本机器人的私聊中查看。
 
 ## Notes above a screen
 
-note-replaced = { $end ->
-        [past] <b>这是您的新密钥。</b>旧密钥已于 { $time } 失效。
-       *[grace] <b>这是您的新密钥。</b>旧密钥将于 { $time } 失效，在此之前仍可照常使用。
-    }
-note-already = { $end ->
-        [past] 那条消息中的密钥此前已被撤销，并已于 { $time } 失效。
-       *[grace] 那条消息中的密钥此前已被撤销，将于 { $time } 失效，在此之前仍可照常使用。
-    }
+note-replaced = <b>这是您的新密钥。</b>旧密钥已于 { $time } 失效。
+note-replaced-grace = <b>这是您的新密钥。</b>旧密钥将于 { $time } 失效，在此之前仍可照常使用。
+note-already = 那条消息中的密钥此前已被撤销，并已于 { $time } 失效。
+note-already-grace = 那条消息中的密钥此前已被撤销，将于 { $time } 失效，在此之前仍可照常使用。
 note-expired = 那条消息中的密钥已过期，无需撤销。
 note-unknown-key = 那条消息中的密钥已不存在。
 note-changed = 那条消息中的密钥已不是您账户当前的密钥。

@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use crate::account::Accounts;
 use crate::authority::Authority;
@@ -79,7 +79,8 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         }
         stopping.cancel();
     });
-    serve(settings, stop, |ready| print_ready(&ready)).await
+    let format = settings.log_format;
+    serve(settings, stop, |ready| print_ready(format, &ready)).await
 }
 
 /// A bot that serves users, with its addresses.
@@ -91,7 +92,6 @@ pub struct Ready {
     pub http: Option<SocketAddr>,
     /// The address of the webhook.
     pub webhook: Option<SocketAddr>,
-    format: LogFormat,
 }
 
 /// Serves until `stop`, then stops in order. Calls `ready` for each bot, when Telegram knows it.
@@ -131,19 +131,18 @@ pub async fn serve(
         None => None,
     };
     let serving = bots.iter().zip(webhooks).map(|(bot, webhook)| {
-        let (ready, format) = (&ready, settings.log_format);
-        let at = webhook.as_ref().map(|(_, bound)| *bound);
+        let ready = &ready;
+        let (listener, webhook) = webhook.unzip();
         let ready = move |username: &str| {
+            let username = username.to_owned();
             ready(Ready {
-                username: username.to_owned(),
+                username,
                 http,
-                webhook: at,
-                format,
+                webhook,
             });
         };
-        let listener = webhook.map(|(listener, _)| listener);
         let serving = bot.serve(listener, &tasks, &listeners, &stop, ready);
-        serving.instrument(tracing::error_span!("bot", id = bot.name))
+        serving.instrument(bot.span.clone())
     });
     let failure = tokio::select! {
         // Before a stop, a bot ends only because Telegram refuses its token.
@@ -180,6 +179,7 @@ fn probes(bots: &Arc<Vec<Bot>>, metrics: Arc<Metrics>) -> http::Probes {
 struct Bot {
     /// Its Telegram id.
     name: String,
+    span: Span,
     telegram: Arc<Telegram>,
     intake: Arc<Intake>,
     health: Health,
@@ -189,10 +189,12 @@ struct Bot {
 
 impl Bot {
     fn new(handler: Handler, settings: &BotSettings) -> Self {
+        let span = tracing::error_span!("bot", id = settings.id());
         Self {
             name: settings.id().to_owned(),
+            span: span.clone(),
             telegram: Arc::clone(&handler.messages.telegram),
-            intake: Arc::new(Intake::new(handler)),
+            intake: Arc::new(Intake::new(handler, span)),
             health: Health::new(settings.webhook.is_some()),
             webhook: settings.webhook.clone(),
             deletes_webhook: settings.delete_webhook,
@@ -211,18 +213,25 @@ impl Bot {
         if !self.introduce(stop).await {
             return;
         }
+        if self.webhook.is_none() {
+            // The first poll may wait long, but Telegram has answered a call already.
+            self.health.set(Ok(()));
+        }
         ready(self.telegram.username());
         let (sweeper, until) = (Arc::clone(&self.intake), stop.clone());
         tasks.spawn("sweeper", async move { sweeper.sweep(until).await });
         let (Some(settings), Some(listener)) = (&self.webhook, listener) else {
             return updates::poll(&self.intake, &self.telegram, &self.health, stop).await;
         };
-        let (path, secret) = (settings.path.clone(), settings.secret.clone());
+        let (path, secret) = (
+            settings.url.uri().path().to_owned(),
+            settings.secret.clone(),
+        );
         let (target, until) = (Arc::clone(&self.intake), stop.clone());
         listeners.spawn(tasks.supervise("webhook", async move {
             drop(webhook::serve(listener, &path, secret, target, until).await);
         }));
-        let (url, secret) = (&settings.url, &settings.secret);
+        let (url, secret) = (settings.url.expose(), &settings.secret);
         webhook::watch(&self.telegram, &self.health, url, secret, stop).await;
     }
 
@@ -359,12 +368,12 @@ async fn bind(
 }
 
 /// Prints one line on stderr, at every log level.
-fn print_ready(ready: &Ready) {
+fn print_ready(format: LogFormat, ready: &Ready) {
     use std::io::Write as _;
 
     let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
     let (http, webhook) = (text(ready.http), text(ready.webhook));
-    let line = match ready.format {
+    let line = match format {
         LogFormat::Text => {
             let http = http.map_or_else(|| "off".to_owned(), |at| format!("on {at}"));
             let webhook = webhook.map_or_else(String::new, |at| format!(", webhook on {at}"));

@@ -1,7 +1,6 @@
 //! The two calls to Keyward, Issue and Revoke, with timeouts and metrics. The roles of the bot's token
 //! allow no others. Both are safe to repeat, and both return the current state.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,8 +32,8 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// Those of Issue.
-    pub async fn issue(&self, place: &Place) -> Result<v1::IssueResponse, Error> {
+    /// The kind of Issue's error.
+    pub async fn issue(&self, place: &Place) -> Result<v1::IssueResponse, ErrorKind> {
         let request = v1::IssueRequest {
             account_id: place.account.clone(),
             name: place.slot.clone(),
@@ -42,9 +41,13 @@ impl Authority {
             recoverable: Some(true),
             ..Default::default()
         };
-        let call = tokio::time::timeout(ISSUE_TIMEOUT, self.client.issue(request));
-        let call = async { call.await.unwrap_or_else(|_| Err(no_answer())) };
-        self.counted("Issue", call).await
+        let call = self.counted("Issue", self.client.issue(request));
+        let Ok(answer) = tokio::time::timeout(ISSUE_TIMEOUT, call).await else {
+            tracing::warn!("Keyward has not answered Issue within {ISSUE_TIMEOUT:?}");
+            self.metrics.keyward("Issue", "unavailable", ISSUE_TIMEOUT);
+            return Err(ErrorKind::Unavailable);
+        };
+        answer.map_err(|error| error.kind)
     }
 
     /// Revokes the key and creates its successor. A repeated call is the same revocation.
@@ -82,17 +85,6 @@ impl Authority {
             Ok(_) => {}
         }
         answer
-    }
-}
-
-fn no_answer() -> Error {
-    Error {
-        kind: ErrorKind::Unavailable,
-        reason: None,
-        message: format!("no answer within {ISSUE_TIMEOUT:?}"),
-        advice: None,
-        metadata: HashMap::new(),
-        retry_after: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Turns an update into an event. This module extracts and checks all parts that the bot uses; the
 //! text of a message stays here.
 
+use keyward_client::Secret;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -64,22 +65,14 @@ impl Command {
 }
 
 /// A tap on a button.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tap {
     /// The id for the answer.
     pub query: String,
     /// The message with the button, if it is in the private chat with the user.
     pub message: Option<MessageId>,
     /// The data of the button; anybody can forge it.
-    pub data: String,
-}
-
-impl std::fmt::Debug for Tap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tap")
-            .field("message", &self.message)
-            .finish_non_exhaustive()
-    }
+    pub data: Secret,
 }
 
 /// What a user wants from the bot.
@@ -150,7 +143,7 @@ impl Event {
                 .as_i64()
                 .filter(|_| is_own)
                 .map(MessageId),
-            data: query["data"].as_str().unwrap_or_default().to_owned(),
+            data: Secret::new(query["data"].as_str().unwrap_or_default()),
         });
         Some(Self { person, request })
     }

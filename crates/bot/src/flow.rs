@@ -195,8 +195,9 @@ pub enum Unclear {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum View {
     /// The main menu.
-    Menu(Option<Note>, Account),
-    /// The account of the user with this Telegram id.
+    Menu(Account),
+    /// The account of the user with this Telegram id. The note says why the user did not get what the
+    /// button was for.
     Account(Option<Note>, Account, u64),
     /// The account is not known. The callback repeats what the user wanted.
     NoAccount(NoAccount, Callback),
@@ -263,8 +264,6 @@ pub struct Context {
     pub shown: Option<KeyName>,
     /// In seconds since 1970.
     pub now: u32,
-    /// Why the user sees the main menu without having asked for it.
-    pub note: Option<Note>,
 }
 
 /// The first step of a request.
@@ -283,24 +282,29 @@ pub enum Step {
     Revoke(Revocation, Option<Allowance>),
 }
 
-/// The place that a callback is about; `None` if it is not one of this account. A callback without a
-/// tag is about the first slot. If it names a key, that is right only where accounts never change.
-pub fn place(
+/// What a callback wants, and in which place; `None` if that is not one of this account. A callback
+/// without a tag is about the first slot. If it names a key, that is right only where accounts never
+/// change.
+pub fn target(
     callback: Callback,
     account: &str,
     slots: &[Slot],
     accounts_change: bool,
-) -> Option<Place> {
+) -> Option<(Action, Place)> {
     let mut places = slots.iter().map(|slot| Place {
         account: account.to_owned(),
         slot: slot.name.clone(),
     });
-    match (callback.action, callback.tag) {
-        (Action::Menu | Action::Account, _) => Some(Place::default()),
+    let action = callback.action;
+    let place = match (action, callback.tag) {
+        (Action::Menu | Action::Account, _) => return Some((action, Place::default())),
+        // Of several slots, the user chooses one.
+        (Action::Key, None) if slots.len() > 1 => return Some((Action::Account, Place::default())),
         (_, Some(tag)) => places.find(|place| place.tag() == tag),
         (Action::Key, None) => places.next(),
         (_, None) => places.next().filter(|_| !accounts_change),
-    }
+    };
+    place.map(|place| (action, place))
 }
 
 /// Decides the first step of a request in a place of the account.
@@ -308,7 +312,7 @@ pub fn first_step(action: Action, context: &Context) -> Step {
     let mut outcomes = context.outcomes.iter();
     let unclear = outcomes.find(|(_, is_unclear)| *is_unclear);
     match (action, unclear) {
-        (Action::Menu, _) => Step::Show(View::Menu(context.note.clone(), context.account.clone())),
+        (Action::Menu, _) => Step::Show(View::Menu(context.account.clone())),
         (Action::Account, _) => {
             let account = context.account.clone();
             Step::Show(View::Account(None, account, context.user_id))
@@ -385,7 +389,7 @@ pub fn asked(
 /// Why it cannot be shown.
 pub fn current_key(
     account: &str,
-    answer: Result<v1::IssueResponse, Error>,
+    answer: Result<v1::IssueResponse, ErrorKind>,
 ) -> Result<CurrentKey, Problem> {
     match answer {
         Ok(v1::IssueResponse {
@@ -396,7 +400,7 @@ pub fn current_key(
             // The key has just ended; the next Issue creates its successor.
             CurrentKey::of(account, key, api_key).ok_or(Problem::Unavailable)
         }
-        Err(error) if error.kind == ErrorKind::Unavailable => Err(Problem::Unavailable),
+        Err(ErrorKind::Unavailable) => Err(Problem::Unavailable),
         Ok(_) | Err(_) => Err(Problem::Fault),
     }
 }

@@ -18,7 +18,7 @@ use crate::flow::{RevokeResult, Step, Unclear, View};
 use crate::i18n::Id;
 use crate::limits::Limits;
 use crate::messages::Messages;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, count};
 use crate::revoke_outcomes::RevokeOutcomes;
 use crate::telegram::MessageId;
 
@@ -64,7 +64,7 @@ impl Handler {
     async fn turn(&self, Event { person, request }: Event) -> &'static str {
         let user = (self.messages.bot, person.id);
         if self.limits.updates.take(user, Instant::now()).is_err() {
-            self.metrics.limited("updates");
+            count(&self.metrics.limited, "limit", "updates");
             return "flood";
         }
         match request {
@@ -90,11 +90,11 @@ impl Handler {
             answer(Some(Id::ANSWER_PRIVATE_ONLY)).await;
             return "not_private";
         };
-        let read = self.messages.action(person, &tap.data);
+        let read = self.messages.action(person, tap.data.expose());
         let (callback, note, outcome) = match read {
             Ok(callback) => (callback, None, "ok"),
             Err(InvalidData::OtherVersion) => {
-                let (action, tag) = (Action::Menu, None);
+                let (action, tag) = (Action::Account, None);
                 (Callback { action, tag }, Some(Note::OldButton), "old")
             }
             Err(InvalidData::Forged) => {
@@ -110,7 +110,7 @@ impl Handler {
         outcome
     }
 
-    /// Acts in the account that the user has now. The note is for the main menu.
+    /// Acts in the account that the user has now. With a note, only shows the account.
     async fn act(
         &self,
         person: Person,
@@ -127,18 +127,11 @@ impl Handler {
         };
         let slots = &self.messages.screens.slots;
         let accounts_change = matches!(self.accounts, Accounts::Host(_));
-        let place = flow::place(callback, &account.id, slots, accounts_change);
-        let Some(place) = place else {
-            let view = View::Account(Some(Note::OtherPlace), account, person.id);
+        let target = flow::target(callback, &account.id, slots, accounts_change);
+        let Some((action, place)) = target.filter(|_| note.is_none()) else {
+            let note = note.unwrap_or(Note::OtherPlace);
+            let view = View::Account(Some(note), account, person.id);
             return self.tell(person, message, &view).await;
-        };
-        let action = match callback {
-            // Of several slots, the user chooses one.
-            Callback {
-                action: Action::Key,
-                tag: None,
-            } if slots.len() > 1 => Action::Account,
-            Callback { action, .. } => action,
         };
         let context = Context {
             account,
@@ -146,7 +139,6 @@ impl Handler {
             outcomes: self.outcomes.of(&place),
             shown: message.and_then(|message| self.messages.key(person, message)),
             now: u32::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(u32::MAX),
-            note,
         };
         let (view, allowance) = match flow::first_step(action, &context) {
             Step::Ignore => return,
@@ -178,7 +170,7 @@ impl Handler {
         let limit = self.limits.of(allowance);
         let user = (self.messages.bot, person.id);
         limit.take(user, Instant::now()).map_err(|wait| {
-            self.metrics.limited(allowance.name());
+            count(&self.metrics.limited, "limit", allowance.name());
             View::Limited(allowance, wait)
         })
     }
@@ -209,7 +201,7 @@ impl Handler {
             }
         };
         let result = flow::revoke_result(&place.account, answer);
-        self.metrics.revoke(result.name());
+        count(&self.metrics.revokes, "outcome", result.name());
         self.outcomes.set(place, revocation, result.is_unclear());
         let elsewhere = |hint| result.view_elsewhere(hint);
         let here = async {

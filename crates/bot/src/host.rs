@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::account::{Account, Line, Link, NoAccount, is_account_id};
 use crate::events::Person;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, count};
 use crate::telegram::failure::cause;
 
 /// Timeout of a question, together with its repetition.
@@ -29,6 +29,7 @@ const MAX_VALUE: usize = 256;
 const MAX_LINKS: usize = 5;
 /// In bytes.
 const MAX_URL: usize = 512;
+const AWAY: &str = "away";
 
 /// Where the host product answers, and how its accounts are named in Keyward.
 #[derive(Clone, Debug)]
@@ -65,12 +66,17 @@ struct NotRegistered {
     links: Vec<Link>,
 }
 
-/// Why an account stays unknown.
-enum Failure {
-    /// The host is away, or fails.
-    Away(String),
-    /// The host breaks the contract, or the bot's settings are wrong.
-    Wrong(String),
+/// Why an account stays unknown: its name in metrics, and the reason.
+type Failure = (&'static str, String);
+
+/// The host does not answer, or fails.
+fn away(reason: impl Into<String>) -> Failure {
+    (AWAY, reason.into())
+}
+
+/// The host breaks the contract, or the bot's settings are wrong.
+fn wrong(reason: impl Into<String>) -> Failure {
+    ("wrong", reason.into())
 }
 
 impl Host {
@@ -101,31 +107,27 @@ impl Host {
     ///
     /// The person has none, or the host does not say.
     pub async fn account(&self, person: Person) -> Result<Account, NoAccount> {
-        let late = |_| Err(Failure::Away(format!("no answer within {TIMEOUT:?}")));
+        let late = |_| Err(away(format!("no answer within {TIMEOUT:?}")));
         let answer = tokio::time::timeout(TIMEOUT, self.ask(person)).await;
         let (outcome, account) = match answer.unwrap_or_else(late) {
             Ok(Ok(account)) => ("ok", Ok(account)),
             Ok(Err(links)) => ("not_registered", Err(NoAccount::NotRegistered(links))),
-            Err(Failure::Away(reason)) => {
-                tracing::warn!(reason, "account_url does not answer");
-                ("away", Err(NoAccount::Unknown))
-            }
-            Err(Failure::Wrong(reason)) => {
-                tracing::error!(reason, "account_url breaks its contract");
-                ("wrong", Err(NoAccount::Unknown))
+            Err((outcome, reason)) => {
+                tracing::warn!(outcome, reason, "account_url names no account");
+                (outcome, Err(NoAccount::Unknown))
             }
         };
-        self.metrics.host(outcome);
+        count(&self.metrics.host, "outcome", outcome);
         account
     }
 
     /// The account, or the links for a user who has none.
     async fn ask(&self, person: Person) -> Result<Result<Account, Vec<Link>>, Failure> {
         let token = tokio::fs::read_to_string(&self.settings.token_file).await;
-        let token = token.map_err(|error| wrong(&format!("account_token_file: {error}")))?;
+        let token = token.map_err(|error| wrong(format!("account_token_file: {error}")))?;
         let get = || self.get(person, token.trim());
         let (status, body) = match get().await {
-            Err(Failure::Away(_)) => get().await?,
+            Err((AWAY, _)) => get().await?,
             answer => answer?,
         };
         match status {
@@ -134,8 +136,8 @@ impl Host {
                 let NotRegistered { links } = read(&body)?;
                 links_of(links).map(Err)
             }
-            StatusCode::TOO_MANY_REQUESTS => Err(Failure::Away(format!("status {status}"))),
-            _ => Err(wrong(&format!("status {status}"))),
+            StatusCode::TOO_MANY_REQUESTS => Err(away(format!("status {status}"))),
+            _ => Err(wrong(format!("status {status}"))),
         }
     }
 
@@ -145,18 +147,18 @@ impl Host {
             ("telegram_user_id", user_id.as_str()),
             ("language", person.language.code()),
         ];
-        let away = |error: reqwest::Error| match error.is_builder() {
+        let failed = |error: reqwest::Error| match error.is_builder() {
             true => wrong("account_token_file holds no token"),
-            false => Failure::Away(cause(&error)),
+            false => away(cause(&error)),
         };
         let request = self.client.get(self.settings.url.expose()).query(&query);
-        let mut response = request.bearer_auth(token).send().await.map_err(away)?;
+        let mut response = request.bearer_auth(token).send().await.map_err(failed)?;
         let status = response.status();
         if status.is_server_error() {
-            return Err(Failure::Away(format!("status {status}")));
+            return Err(away(format!("status {status}")));
         }
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(away)? {
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
             body.extend_from_slice(&chunk);
             if body.len() > MAX_BODY {
                 return Err(wrong("the answer is longer than 64 KiB"));
@@ -177,9 +179,7 @@ impl Host {
             return Err(wrong("account_id is no account id"));
         }
         if answer.lines.len() > MAX_LINES || !answer.lines.iter().all(is_line) {
-            return Err(wrong(
-                "lines are too many, too long, empty, or hold control characters",
-            ));
+            return Err(wrong("lines are too many, too long, empty or unprintable"));
         }
         Ok(Account {
             id,
@@ -189,17 +189,11 @@ impl Host {
     }
 }
 
-fn wrong(reason: &str) -> Failure {
-    Failure::Wrong(reason.to_owned())
-}
-
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     // The error's own text repeats the value.
     serde_json::from_slice(body).map_err(|error| {
         let (line, column) = (error.line(), error.column());
-        wrong(&format!(
-            "line {line}, column {column} is not what the contract says"
-        ))
+        wrong(format!("line {line}, column {column} breaks the contract"))
     })
 }
 
@@ -217,7 +211,7 @@ fn links_of(links: Vec<Link>) -> Result<Vec<Link>, Failure> {
     match links.len() <= MAX_LINKS && links.iter().all(is_link) {
         true => Ok(links),
         false => Err(wrong(
-            "links are too many, too long, not https, or hold control characters",
+            "links are too many, too long, empty, unprintable or not https",
         )),
     }
 }
@@ -225,13 +219,10 @@ fn links_of(links: Vec<Link>) -> Result<Vec<Link>, Failure> {
 /// Text on one line that looks as it reads: no control characters, and no marks that turn its
 /// direction.
 fn is_text(text: &str, max: usize) -> bool {
-    let is_hidden = |c: char| {
-        c.is_control()
-            || matches!(
-                c,
-                '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-            )
-            || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
-    !text.trim().is_empty() && text.chars().count() <= max && !text.contains(is_hidden)
+    // U+200D joins emoji.
+    let hidden = ['\u{200b}', '\u{200e}', '\u{200f}', '\u{feff}'];
+    let is_hidden =
+        |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    let is_short = text.chars().count() <= max;
+    is_short && !text.trim().is_empty() && !text.contains(hidden) && !text.contains(is_hidden)
 }

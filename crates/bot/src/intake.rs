@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::events::{Event, Update};
 use crate::handler::Handler;
 use crate::in_flight::InFlight;
 use crate::messages::Messages;
+use crate::metrics::count;
 use crate::user_queues::UserQueues;
 
 /// Users served concurrently.
@@ -32,11 +34,11 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// An intake that gives events to `handler`.
-    pub fn new(handler: Handler) -> Self {
+    /// An intake that gives events to `handler`. The span names the bot in the log.
+    pub fn new(handler: Handler, span: Span) -> Self {
         Self {
             handler: Arc::new(handler),
-            queues: UserQueues::new(MAX_CONCURRENT),
+            queues: UserQueues::new(MAX_CONCURRENT, span),
             in_flight: InFlight::new(),
             replacing: Arc::new(Semaphore::new(MAX_REPLACING)),
         }
@@ -66,7 +68,7 @@ impl Intake {
         };
         let (user, kind) = (event.person.id, event.request.kind());
         if self.queues.waiting(user) >= MAX_WAITING {
-            self.handler.metrics.limited("waiting");
+            count(&self.handler.metrics.limited, "limit", "waiting");
             self.handler.metrics.update(kind, "flood", Duration::ZERO);
             return id;
         }

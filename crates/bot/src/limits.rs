@@ -17,7 +17,6 @@ const MAX_USERS: usize = 50_000;
 pub struct Limit {
     interval: Duration,
     period: Duration,
-    max_users: usize,
     /// When the allowance of each user is full again. A full allowance has no entry.
     full_at: Mutex<HashMap<BotUser, Instant>>,
 }
@@ -28,7 +27,6 @@ impl Limit {
         Self {
             interval: period / times.max(1),
             period,
-            max_users: MAX_USERS,
             full_at: Mutex::default(),
         }
     }
@@ -47,9 +45,9 @@ impl Limit {
         if full_at > latest {
             return Err(full_at - latest);
         }
-        if users.len() >= self.max_users && !users.contains_key(&user) {
+        if users.len() >= MAX_USERS && !users.contains_key(&user) {
             users.retain(|_, full_at| *full_at > now);
-            if users.len() >= self.max_users {
+            if users.len() >= MAX_USERS {
                 // The user with the largest allowance loses the least.
                 let largest = users.iter().min_by_key(|(_, full_at)| **full_at);
                 let largest = largest.map(|(user, _)| *user);
@@ -113,22 +111,19 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let limit = Limit {
-            max_users: 10,
-            ..Limit::new(2, HOUR)
-        };
+        let limit = Limit::new(2, HOUR);
         let now = Instant::now();
         // User 0 has the smallest allowance, so it is not forgotten.
         assert_eq!(
             (limit.take((0, 0), now), limit.take((0, 0), now)),
             (Ok(()), Ok(()))
         );
-        for user in 1..100 {
+        for user in 1..MAX_USERS as u64 + 100 {
             assert_eq!(limit.take((0, user), now), Ok(()));
-            assert!(limit.full_at.lock().len() <= 10);
         }
+        assert!(limit.full_at.lock().len() <= MAX_USERS);
         assert!(limit.take((0, 0), now).is_err());
-        assert_eq!(limit.take((0, 100), now + HOUR * 2), Ok(()));
+        assert_eq!(limit.take((1, 0), now + HOUR * 2), Ok(()));
         assert_eq!(
             limit.full_at.lock().len(),
             1,

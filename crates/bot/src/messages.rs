@@ -11,7 +11,7 @@ use crate::callback::{Callback, InvalidData};
 use crate::events::Person;
 use crate::flow::{KeyName, Unclear, View};
 use crate::i18n::Id;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, count};
 use crate::screens::Screens;
 use crate::telegram::failure::Failure;
 use crate::telegram::{MessageId, ONCE, SHORTLY, Telegram};
@@ -193,7 +193,7 @@ impl Messages {
         let screen = self.screens.render(message.language, place, view);
         let ((_, user), id) = (message.user, message.id);
         match self.telegram.edit(user, id, &screen, attempts).await {
-            Ok(()) if message.key.is_some() => self.metrics.hidden(message.cause),
+            Ok(()) if message.key.is_some() => count(&self.metrics.hidden, "cause", message.cause),
             Ok(()) | Err(Failure::Gone) => {}
             Err(failure) => {
                 log_failure("replacing a message", Err::<(), _>(&failure));

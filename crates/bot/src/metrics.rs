@@ -21,10 +21,14 @@ pub struct Metrics {
     telegram: Family<Two, Counter>,
     keyward: Family<Two, Counter>,
     keyward_duration: Durations<One>,
-    host: Family<One, Counter>,
-    revokes: Family<One, Counter>,
-    limited: Family<One, Counter>,
-    hidden: Family<One, Counter>,
+    /// Questions to the host product, by outcome.
+    pub host: Family<One, Counter>,
+    /// Revocations that users confirmed, by outcome.
+    pub revokes: Family<One, Counter>,
+    /// Requests beyond a user's limit, by limit.
+    pub limited: Family<One, Counter>,
+    /// Messages whose key the bot hid, by cause.
+    pub hidden: Family<One, Counter>,
     /// Keys that the bot showed to their users.
     pub reveals: Counter,
     /// Taps on forged buttons, and on buttons of other users.
@@ -98,6 +102,11 @@ impl Default for Metrics {
     }
 }
 
+/// Counts one, with this value of the only label.
+pub fn count(counters: &Family<One, Counter>, label: &'static str, value: &'static str) {
+    counters.get_or_create(&[(label, value)]).inc();
+}
+
 impl Metrics {
     /// Counts a handled update.
     pub fn update(&self, kind: &'static str, outcome: &'static str, elapsed: Duration) {
@@ -120,26 +129,6 @@ impl Metrics {
         self.keyward.get_or_create(&labels).inc();
         let times = self.keyward_duration.get_or_create(&[("method", method)]);
         times.observe(elapsed.as_secs_f64());
-    }
-
-    /// Counts a question to the host product.
-    pub fn host(&self, outcome: &'static str) {
-        self.host.get_or_create(&[("outcome", outcome)]).inc();
-    }
-
-    /// Counts a revocation that a user confirmed.
-    pub fn revoke(&self, outcome: &'static str) {
-        self.revokes.get_or_create(&[("outcome", outcome)]).inc();
-    }
-
-    /// Counts a request beyond a limit.
-    pub fn limited(&self, limit: &'static str) {
-        self.limited.get_or_create(&[("limit", limit)]).inc();
-    }
-
-    /// Counts a message whose key the bot hid.
-    pub fn hidden(&self, cause: &'static str) {
-        self.hidden.get_or_create(&[("cause", cause)]).inc();
     }
 
     /// All metrics in the OpenMetrics text format.

@@ -97,29 +97,23 @@ impl Renderer<'_> {
         let main_menu = || self.column([(Id::BUTTON_ACCOUNT, Action::Account)]);
         let show_again = || self.column([(Id::BUTTON_SHOW_AGAIN, Action::Key), BACK]);
         match view {
-            View::Menu(note, account) => {
-                let mut text = self.note(note.as_ref());
-                text.push(self.text(Id::MENU_TEXT, &[("account", escaped(&account.id))]));
-                (text, main_menu())
+            View::Menu(account) => {
+                let text = self.text(Id::MENU_TEXT, &[("account", escaped(&account.id))]);
+                (vec![text], main_menu())
             }
             View::Account(note, account, user_id) => self.account(note.as_ref(), account, *user_id),
             View::NoAccount(reason, callback) => self.no_account(reason, *callback),
             View::Key(note, current) => self.key(note.as_ref(), current),
             View::ConfirmRevoke(note, key, time) => self.question(note.as_ref(), key, *time),
             View::Unclear(revocation, why) => {
-                let text = vec![self.plain(match why {
-                    Unclear::Running => Id::REVOKING_TEXT,
-                    Unclear::Unconfirmed => Id::UNCLEAR_UNCONFIRMED,
-                    Unclear::Unknown => Id::UNCLEAR_UNKNOWN,
-                })];
+                let text = |id| vec![self.plain(id)];
                 let text = match why {
-                    Unclear::Running => text,
-                    _ => self.with_support(text),
+                    Unclear::Running => text(Id::REVOKING_TEXT),
+                    Unclear::Unconfirmed => self.with_support(text(Id::UNCLEAR_UNCONFIRMED)),
+                    Unclear::Unknown => self.with_support(text(Id::UNCLEAR_UNKNOWN)),
                 };
-                (
-                    text,
-                    self.column([(Id::BUTTON_RETRY, Action::Retry(*revocation))]),
-                )
+                let retry = (Id::BUTTON_RETRY, Action::Retry(*revocation));
+                (text, self.column([retry]))
             }
             View::Problem(note, problem) => self.problem(note.as_ref(), *problem),
             View::Limited(allowance, wait) => {
@@ -137,7 +131,7 @@ impl Renderer<'_> {
             }
             View::RevokedKey(hint, end) => {
                 let text = match end {
-                    Some(end) => self.ends(Id::KEY_DEAD, *end, &[("hint", escaped(hint))]),
+                    Some(end) => self.ends(Id::KEY_DEAD, Id::KEY_DEAD_GRACE, *end, hint),
                     None => self.hint(Id::KEY_GONE, hint),
                 };
                 (vec![text], self.column([(Id::BUTTON_KEY, Action::Key)]))
@@ -165,13 +159,11 @@ impl Renderer<'_> {
         });
         text.extend((!account.lines.is_empty()).then(|| lines.collect::<Vec<_>>().join("\n")));
         let keys = self.screens.slots.iter().map(|slot| {
-            let (account, name) = (account.id.clone(), slot.name.clone());
             let place = Place {
-                account,
-                slot: name,
+                account: account.id.clone(),
+                slot: slot.name.clone(),
             };
-            let title = slot.title(self.language);
-            let label = match title {
+            let label = match slot.title(self.language) {
                 Some(title) => format!("🔑 {title}"),
                 None => self.plain(Id::BUTTON_KEY),
             };
@@ -180,22 +172,23 @@ impl Renderer<'_> {
             vec![Button { label, action }]
         });
         let back = self.column([(Id::BUTTON_BACK, Action::Menu)]);
-        (
-            text,
-            keys.chain(pages(&account.links)).chain(back).collect(),
-        )
+        let rows = keys.chain(pages(&account.links)).chain(back);
+        (text, rows.collect())
     }
 
     fn no_account(&self, reason: &NoAccount, callback: Callback) -> Parts {
         let retry = self.button(Id::BUTTON_RETRY, ButtonAction::Callback(callback));
-        let (text, links) = match reason {
-            NoAccount::NotRegistered(links) => (vec![self.plain(Id::NOT_REGISTERED)], &links[..]),
-            NoAccount::Unknown => (
-                self.with_support(vec![self.plain(Id::ACCOUNT_UNKNOWN)]),
-                &[][..],
-            ),
-        };
-        (text, pages(links).chain([vec![retry]]).collect())
+        let retry = [vec![retry]].into_iter();
+        match reason {
+            NoAccount::NotRegistered(links) => {
+                let text = vec![self.plain(Id::NOT_REGISTERED)];
+                (text, pages(links).chain(retry).collect())
+            }
+            NoAccount::Unknown => {
+                let text = vec![self.plain(Id::ACCOUNT_UNKNOWN)];
+                (self.with_support(text), retry.collect())
+            }
+        }
     }
 
     fn question(&self, note: Option<&Note>, key: &KeyName, time: u32) -> Parts {
@@ -272,8 +265,8 @@ impl Renderer<'_> {
 
     fn note(&self, note: Option<&Note>) -> Vec<String> {
         let note = note.map(|note| match note {
-            Note::Replaced(end) => self.ends(Id::NOTE_REPLACED, *end, &[]),
-            Note::Already(end) => self.ends(Id::NOTE_ALREADY, *end, &[]),
+            Note::Replaced(end) => self.ends(Id::NOTE_REPLACED, Id::NOTE_REPLACED_GRACE, *end, ""),
+            Note::Already(end) => self.ends(Id::NOTE_ALREADY, Id::NOTE_ALREADY_GRACE, *end, ""),
             Note::Expired => self.plain(Id::NOTE_EXPIRED),
             Note::UnknownKey => self.plain(Id::NOTE_UNKNOWN_KEY),
             Note::Cancelled => self.plain(Id::NOTE_CANCELLED),
@@ -307,11 +300,10 @@ impl Renderer<'_> {
         self.text(id, &[("hint", escaped(hint))])
     }
 
-    /// A text that says when a key stops working, or since when it does not work.
-    fn ends(&self, id: Id, end: End, values: &[(&str, Value)]) -> String {
-        let state = if end.is_past { "past" } else { "grace" };
-        let of_end = [("time", utc(end.time)), ("end", Value::from(state))];
-        self.text(id, &[&of_end[..], values].concat())
+    /// The text about the end of a key: one that has passed, or the end of a grace.
+    fn ends(&self, past: Id, grace: Id, end: End, hint: &str) -> String {
+        let id = if end.is_past { past } else { grace };
+        self.text(id, &[("time", utc(end.time)), ("hint", escaped(hint))])
     }
 
     fn text(&self, id: Id, values: &[(&str, Value)]) -> String {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use keyward_client::Secret;
 use keyward_ops::LogFormat;
-use keyward_ops::settings::values::secret_file;
-use keyward_ops::settings::{self as engine, Entry};
+use keyward_ops::settings as engine;
+use keyward_ops::settings::values::{Url, secret_file};
 pub use keyward_ops::settings::{Errors, Inputs};
 
 use crate::account::{Template, is_account_id};
@@ -135,9 +135,7 @@ impl Slot {
 #[derive(Clone, Debug)]
 pub struct WebhookSettings {
     /// The URL at which Telegram reaches the bot.
-    pub url: String,
-    /// The path of that URL.
-    pub path: String,
+    pub url: Url,
     /// The address on which the bot listens.
     pub listen: SocketAddr,
     /// The secret that Telegram sends with each update.
@@ -165,21 +163,21 @@ pub fn side_port(inputs: Inputs) -> Result<Option<SocketAddr>, Errors> {
 }
 
 /// Puts the settings of one bot together, and reads its files.
-fn bot(mut values: Values, entries: &[Entry]) -> Result<BotSettings, String> {
-    telegram_token(&mut values, entries)?;
-    values.bot.webhook = webhook(&values, entries)?;
-    values.bot.host = host(&values, entries)?;
+fn bot(mut values: Values) -> Result<BotSettings, String> {
+    telegram_token(&mut values)?;
+    values.bot.webhook = webhook(&values)?;
+    values.bot.host = host(&values)?;
     Ok(values.bot)
 }
 
 /// Takes the bot's token from the variable or from the file, and checks it.
-fn telegram_token(values: &mut Values, entries: &[Entry]) -> Result<(), String> {
+fn telegram_token(values: &mut Values) -> Result<(), String> {
     let is_given = !values.bot.telegram_token.expose().is_empty();
     let name = match (is_given, &values.telegram_token_file) {
         (true, None) => "telegram_token",
         (false, Some(file)) => {
             let name = "telegram_token_file";
-            values.bot.telegram_token = secret(name, file, entries)?;
+            values.bot.telegram_token = secret(name, file)?;
             name
         }
         (true, Some(_)) => {
@@ -203,11 +201,11 @@ fn telegram_token(values: &mut Values, entries: &[Entry]) -> Result<(), String> 
     let reason = "takes the token of a bot as BotFather shows it: 123456:ABC...";
     is_valid
         .then_some(())
-        .ok_or_else(|| refused(name, entries, reason))
+        .ok_or_else(|| format!("{name}: {reason}"))
 }
 
 /// Puts the settings of the webhook together and reads its secret.
-fn webhook(values: &Values, entries: &[Entry]) -> Result<Option<WebhookSettings>, String> {
+fn webhook(values: &Values) -> Result<Option<WebhookSettings>, String> {
     let Some(url) = &values.webhook_url else {
         return Ok(None);
     };
@@ -218,30 +216,29 @@ fn webhook(values: &Values, entries: &[Entry]) -> Result<Option<WebhookSettings>
                 .to_owned(),
         );
     };
-    let secret = secret("webhook_secret_file", file, entries)?;
+    let secret = secret("webhook_secret_file", file)?;
     if !SECRET.contains(&secret.expose().len()) || !is_url_safe(secret.expose()) {
-        let reason = "the file must contain 16 to 256 of A-Z a-z 0-9 _ -";
-        return Err(refused("webhook_secret_file", entries, reason));
+        return Err(
+            "webhook_secret_file: the file must contain 16 to 256 of A-Z a-z 0-9 _ -".to_owned(),
+        );
     }
     Ok(Some(WebhookSettings {
-        url: url.expose().to_owned(),
-        path: url.uri().path().to_owned(),
+        url: url.clone(),
         listen: values.webhook_listen.unwrap_or(([127, 0, 0, 1], 0).into()),
         secret,
     }))
 }
 
 /// Puts the settings of the host product together.
-fn host(values: &Values, entries: &[Entry]) -> Result<Option<HostSettings>, String> {
+fn host(values: &Values) -> Result<Option<HostSettings>, String> {
     let (url, token_file) = match (&values.account_url, &values.account_token_file) {
         (Some(url), Some(file)) => (url.clone(), file.clone()),
         (None, None) => return Ok(None),
         _ => return Err("account_url and account_token_file need each other".to_owned()),
     };
-    let token = secret("account_token_file", &token_file, entries)?;
+    let token = secret("account_token_file", &token_file)?;
     if token.expose().is_empty() || !token.expose().bytes().all(|byte| byte.is_ascii_graphic()) {
-        let reason = "the file must contain one token, without spaces";
-        return Err(refused("account_token_file", entries, reason));
+        return Err("account_token_file: the file must contain one token".to_owned());
     }
     let prefix = values.account_prefix.clone();
     Ok(Some(HostSettings {
@@ -251,23 +248,15 @@ fn host(values: &Values, entries: &[Entry]) -> Result<Option<HostSettings>, Stri
     }))
 }
 
-fn secret(name: &str, file: &Path, entries: &[Entry]) -> Result<Secret, String> {
+fn secret(name: &str, file: &Path) -> Result<Secret, String> {
     let text = secret_file(file);
-    let text = text.map_err(|error| refused(name, entries, &format!("cannot be read: {error}")))?;
-    Ok(Secret::new(text.as_str()))
+    let text = text.map_err(|error| format!("{name}: {} cannot be read: {error}", file.display()));
+    text.map(|text| Secret::new(text.as_str()))
 }
 
 fn is_url_safe(text: &str) -> bool {
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     text.bytes().all(is_safe)
-}
-
-fn refused(name: &str, entries: &[Entry], reason: &str) -> String {
-    let entry = Entry::find(entries, name);
-    entry.map_or_else(
-        || format!("{name}: {reason}"),
-        |entry| entry.refused(reason),
-    )
 }
 
 #[cfg(test)]

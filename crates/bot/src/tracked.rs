@@ -52,18 +52,9 @@ pub struct TrackedMessage {
 }
 
 /// The messages that must be replaced, of all bots of the process.
+#[derive(Default)]
 pub struct TrackedMessages {
     messages: Mutex<HashMap<(BotUser, MessageId), TrackedMessage>>,
-    max: usize,
-}
-
-impl Default for TrackedMessages {
-    fn default() -> Self {
-        Self {
-            messages: Mutex::default(),
-            max: MAX_MESSAGES,
-        }
-    }
 }
 
 impl TrackedMessages {
@@ -71,7 +62,7 @@ impl TrackedMessages {
     pub fn put(&self, message: TrackedMessage, now: Instant) {
         let mut messages = self.messages.lock();
         let key = (message.user, message.id);
-        if messages.len() >= self.max && !messages.contains_key(&key) {
+        if messages.len() >= MAX_MESSAGES && !messages.contains_key(&key) {
             // Messages without a time come last.
             let oldest = messages
                 .values_mut()
@@ -81,7 +72,7 @@ impl TrackedMessages {
                 oldest.due = Some(now);
             }
             // Due messages leave soon. Only if they cannot, one message is forgotten.
-            if messages.len() >= self.max * 2 {
+            if messages.len() >= MAX_MESSAGES * 2 {
                 let any = messages.keys().next().copied();
                 any.map(|key| messages.remove(&key));
             }
@@ -288,17 +279,18 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_oldest_message_is_due_early() {
-        let now = Instant::now();
-        let tracked = TrackedMessages {
-            max: 3,
-            ..TrackedMessages::default()
-        };
+        let (now, tracked) = (Instant::now(), TrackedMessages::default());
         tracked.put(message(9, 9, 1, None), now);
-        for id in 0..100 {
+        for id in 0..i64::try_from(MAX_MESSAGES).unwrap() + 100 {
             let at = now + MINUTE * u32::try_from(id + 1).unwrap();
             tracked.put(message(1, id, 1, Some(at)), now);
-            assert!(tracked.count() <= 6);
         }
+        assert!(tracked.count() <= 2 * MAX_MESSAGES);
         assert_eq!(tracked.users_due(0, now), [1]);
+        let due = tracked.take_due((0, 1), None, now);
+        assert!(
+            due.iter().all(|message| message.id.0 <= 100),
+            "the oldest first"
+        );
     }
 }

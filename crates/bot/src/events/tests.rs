@@ -125,7 +125,7 @@ fn the_data_of_a_tap_is_not_printed() {
     let tap = Tap {
         query: "q".to_owned(),
         message: Some(MessageId(1)),
-        data: "v1.canary".to_owned(),
+        data: Secret::new("v1.canary"),
     };
     assert!(!format!("{:?}", Request::Tap(tap)).contains("canary"));
 }

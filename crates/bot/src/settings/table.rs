@@ -300,28 +300,21 @@ impl Schema for Values {
         Self::default()
     }
 
-    fn check(&mut self, entries: &[Entry], errors: &mut Vec<String>) {
-        let several = std::mem::take(&mut self.bots);
-        let bots = match several.is_empty() {
-            true => vec![bot(self.clone(), entries)],
-            false => (1..)
-                .zip(several)
-                .map(|(number, values)| {
-                    bot(values, &[]).map_err(|error| format!("bots, table {number}: {error}"))
-                })
-                .collect(),
-        };
-        for bot in bots {
-            let known = &mut self.settings.bots;
-            match bot {
+    fn check(&mut self, _: &[Entry], errors: &mut Vec<String>) {
+        let tables = (1..).zip(std::mem::take(&mut self.bots));
+        let tables = tables.map(|(number, values)| (format!("bots, table {number}: "), values));
+        let mut bots: Vec<_> = tables.collect();
+        if bots.is_empty() {
+            bots.push((String::new(), self.clone()));
+        }
+        let known = &mut self.settings.bots;
+        for (place, values) in bots {
+            match bot(values) {
                 Ok(bot) if known.iter().any(|known| known.id() == bot.id()) => {
-                    errors.push(format!(
-                        "bots: two tables have the token of bot {}",
-                        bot.id()
-                    ));
+                    errors.push(format!("{place}bot {} is in another table", bot.id()));
                 }
                 Ok(bot) => known.push(bot),
-                Err(error) => errors.push(error),
+                Err(error) => errors.push(format!("{place}{error}")),
             }
         }
     }

@@ -244,7 +244,7 @@ fn a_webhook_needs_a_secret() {
     let settings = load(inputs(&flags, &[TOKEN, TOKEN_FILE], None)).unwrap();
     let webhook = settings.bots[0].webhook.as_ref().unwrap();
     assert_eq!(
-        (webhook.path.as_str(), webhook.secret.expose()),
+        (webhook.url.uri().path(), webhook.secret.expose()),
         ("/tg", "canary-canary-canary")
     );
     let short = file("canary");
@@ -280,7 +280,7 @@ fn a_host_product_needs_a_token() {
         let error = loaded("https://x/", token.path().to_str().unwrap()).unwrap_err();
         assert!(error.to_string().contains(expected), "{error}");
     }
-    let error = loaded("https://x/", "/nowhere/canary")
+    let error = loaded("https://x/", "/nowhere/token")
         .unwrap_err()
         .to_string();
     assert!(
@@ -319,7 +319,7 @@ fn each_table_is_a_bot_that_starts_with_the_settings_for_all() {
     let third = format!("[[bots]]\ntelegram_token_file = {one:?}\n");
     let error = loaded(&format!("{first}{third}")).unwrap_err().to_string();
     assert!(
-        error.contains("two tables have the token of bot 1"),
+        error.contains("table 2: bot 1 is in another table"),
         "{error}"
     );
     let missing = "[[bots]]\ntelegram_token_file = \"/nowhere\"\n";
@@ -327,7 +327,7 @@ fn each_table_is_a_bot_that_starts_with_the_settings_for_all() {
         .unwrap_err()
         .to_string();
     assert!(
-        error.contains("bots, table 2: telegram_token_file: cannot be read"),
+        error.contains("bots, table 2: telegram_token_file: /nowhere cannot be read"),
         "{error}"
     );
     assert!(!error.contains("canary"), "{error}");

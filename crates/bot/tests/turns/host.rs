@@ -198,7 +198,7 @@ fn bad_answers() -> Vec<(Answer, &'static str)> {
     };
     let line = |label: &str, value: &str| json!([{"label": label, "value": value}]);
     let link = |text: &str, url: &str| with("links", json!([{"text": text, "url": url}]));
-    let (long, no_json) = ("x".repeat(300), "is not what the contract says");
+    let (long, no_json) = ("x".repeat(300), "breaks the contract");
     vec![
         (Answer::Long(Some((64 << 10) + 1)), "longer than 64 KiB"),
         (Answer::Long(None), "longer than 64 KiB"),

@@ -22,6 +22,7 @@ async fn each_slot_has_its_screens_and_its_key() {
         account.labels(),
         ["🔑 Production", "🔑 Test network", "‹ Back"]
     );
+    assert!(account.text.starts_with("User info\n\n"), "{account}");
     let of_test = world
         .press_labelled(&who, &account, "🔑 Test network")
         .await;

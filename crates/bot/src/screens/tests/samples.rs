@@ -76,7 +76,7 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
     };
     let hidden_new = View::HiddenKey(Some(Note::Replaced(end(true))), NEW.1.to_owned());
     vec![
-        ("menu", View::Menu(None, account())),
+        ("menu", View::Menu(account())),
         ("account", View::Account(None, account(), user_id)),
         ("account-host", View::Account(None, hosted(), user_id)),
         (
@@ -126,7 +126,10 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
         ("dead", View::RevokedKey(hint(), Some(end(true)))),
         ("dead-grace", View::RevokedKey(hint(), Some(end(false)))),
         ("gone", View::RevokedKey(hint(), None)),
-        ("old-button", View::Menu(Some(Note::OldButton), account())),
+        (
+            "old-button",
+            View::Account(Some(Note::OldButton), account(), user_id),
+        ),
         ("help", View::Help),
         ("group", View::Group),
         ("failed", View::Failed),
