@@ -10,11 +10,11 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use crate::account::{Accounts, Place};
+use crate::answers::{self, CurrentKey, Problem, RevokeResult};
 use crate::authority::Authority;
 use crate::callback::{Action, Callback, InvalidData, Revocation};
 use crate::events::{Command, Event, Person, Request, Tap};
-use crate::flow::{self, Allowance, Context, CurrentKey, Note, Problem};
-use crate::flow::{RevokeResult, Step, Unclear, View};
+use crate::flow::{self, Allowance, Context, Note, Step, Unclear, View};
 use crate::i18n::Id;
 use crate::limits::Limits;
 use crate::messages::Messages;
@@ -176,7 +176,7 @@ impl Handler {
     }
 
     async fn current_key(&self, place: &Place) -> Result<CurrentKey, Problem> {
-        flow::current_key(&place.account, self.authority.issue(place).await)
+        answers::current_key(&place.account, self.authority.issue(place).await)
     }
 
     /// Revokes the key and shows the result.
@@ -200,7 +200,7 @@ impl Handler {
                 tokio::join!(show(message, &announcement), call)
             }
         };
-        let result = flow::revoke_result(&place.account, answer);
+        let result = answers::revoke_result(&place.account, answer);
         count(&self.metrics.revokes, "outcome", result.name());
         self.outcomes.set(place, revocation, result.is_unclear());
         let elsewhere = |hint| result.view_elsewhere(hint);

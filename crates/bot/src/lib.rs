@@ -1,14 +1,16 @@
 //! The Telegram front end of Keyward: users see the API key of their account and replace it.
 //!
 //! All decisions are pure: `events` reads an update, `callback` checks a button, `flow` decides what
-//! to do and what to show, and `screens` renders a view in a language. Around them, `updates` or
-//! `webhook` gives updates to `intake`, which queues them for `handler`; `handler` calls Keyward
-//! through `authority`, and shows views through `messages`, which calls Telegram.
+//! to do and what to show, `answers` says what Keyward has proven, and `screens` renders a view in a
+//! language. Around them, `updates` or `webhook` gives updates to `intake`, which queues them for
+//! `handler`; `handler` gets the account from `account` or `host`, calls Keyward through `authority`,
+//! and shows views through `messages`, which calls Telegram.
 //!
 //! The bot stores nothing. A button names its action and its key, Keyward stores every change, and
 //! Telegram repeats an update until the bot confirms it.
 
 pub mod account;
+pub mod answers;
 pub mod app;
 pub mod authority;
 pub mod callback;

@@ -7,9 +7,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::account::Place;
+use crate::answers::KeyName;
 use crate::callback::{Callback, InvalidData};
 use crate::events::Person;
-use crate::flow::{KeyName, Unclear, View};
+use crate::flow::{Unclear, View};
 use crate::i18n::Id;
 use crate::metrics::{Metrics, count};
 use crate::screens::Screens;

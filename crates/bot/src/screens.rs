@@ -7,8 +7,9 @@ use keyward_client::Secret;
 use time::OffsetDateTime;
 
 use crate::account::{Account, Link, NoAccount, Place};
+use crate::answers::{CurrentKey, End, KeyName, Problem};
 use crate::callback::{Action, Callback, Revocation};
-use crate::flow::{Allowance, CurrentKey, End, KeyName, Note, Problem, Unclear, View};
+use crate::flow::{Allowance, Note, Unclear, View};
 use crate::i18n::{Id, Language, Texts, Value};
 use crate::settings::Slot;
 

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::account::Place;
-use crate::flow::{KeyName, View};
+use crate::answers::KeyName;
+use crate::flow::View;
 use crate::i18n::Language;
 use crate::telegram::MessageId;
 use crate::telegram::failure::Failure;

@@ -308,6 +308,20 @@ async fn a_host_that_is_down_is_asked_once_more_and_revokes_nothing() {
     assert_ne!(key_in(&new), old);
 }
 
+#[tokio::test]
+async fn a_host_to_which_nothing_connects_is_named_in_the_log() {
+    let away = [("account_url", "http://127.0.0.1:1/")];
+    let (world, _, bot, _) = start(&away).await;
+    assert_unknown(&world.ask(&world.telegram.person(5, "en"), "/start").await);
+    let log = bot.output.lock().clone();
+    assert!(
+        log.contains("bot{id=\"7000000001\"}: keyward_bot::host: "),
+        "{log}"
+    );
+    assert!(log.contains("Connection refused"), "{log}");
+    assert_eq!(world.keyward.count(), (0, 0, 0));
+}
+
 /// The screen after a tap on a button of another account: no key, and no call that changes one.
 async fn refused(world: &World, who: &Person, screen: &Screen, button: &str) -> Screen {
     let before = world.keyward.count();

@@ -7,8 +7,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::account::{Account, Line, Link, NoAccount};
+use crate::answers::{CurrentKey, End, KeyName, Problem};
 use crate::callback::{Action, Callback, Revocation};
-use crate::flow::{Allowance, CurrentKey, End, KeyName, Note, Problem, Unclear, View};
+use crate::flow::{Allowance, Note, Unclear, View};
 
 const OLD: (u128, &str) = (0x0199_0000_7000_8000_0000_0000_0000_0001, "kw_3fGq");
 const NEW: (u128, &str) = (0x0199_0000_7000_8000_0000_0000_0000_0002, "kw_9tRb");
