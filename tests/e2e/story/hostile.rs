@@ -122,7 +122,7 @@ impl Scene {
         assert_whole(&self.stage, &self.anna, &self.key, &[]).await;
         assert_eq!(self.stage.request(&self.key).await.status, 200);
         let output = self.stage.output();
-        assert!(output.contains("DEBUG keyward_bot"), "{output}");
+        assert!(output.contains("keyward_bot::handler: "), "{output}");
         let secrets = [
             self.key.clone(),
             self.stage.bot_token(),
