@@ -134,6 +134,11 @@ impl Template {
         })
     }
 
+    /// The text before the user id.
+    pub fn prefix(&self) -> &str {
+        self.0.split(USER_ID).next().unwrap_or_default()
+    }
+
     /// The account of a Telegram user.
     pub fn account(&self, user_id: u64) -> String {
         self.0.replace(USER_ID, &user_id.to_string())

@@ -79,6 +79,18 @@ impl BotSettings {
         let token = self.telegram_token.expose();
         token.split(':').next().unwrap_or_default()
     }
+
+    /// How each account of this bot begins.
+    fn prefix(&self) -> &str {
+        let host = self.host.as_ref();
+        host.map_or_else(|| self.template.prefix(), |host| &host.prefix)
+    }
+
+    /// Whether the host of this bot could name an account of the other one.
+    fn reaches(&self, other: &Self) -> bool {
+        let (own, other) = (self.prefix(), other.prefix());
+        self.host.is_some() && own != other && other.starts_with(own)
+    }
 }
 
 /// A slot with a key of its own.

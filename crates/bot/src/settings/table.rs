@@ -313,6 +313,15 @@ impl Schema for Values {
                 Ok(bot) if known.iter().any(|known| known.id() == bot.id()) => {
                     errors.push(format!("{place}bot {} is in another table", bot.id()));
                 }
+                Ok(bot)
+                    if known
+                        .iter()
+                        .any(|known| bot.reaches(known) || known.reaches(&bot)) =>
+                {
+                    errors.push(format!(
+                        "{place}account_prefix: give each host its own, of which none begins another"
+                    ));
+                }
                 Ok(bot) => known.push(bot),
                 Err(error) => errors.push(format!("{place}{error}")),
             }

@@ -322,6 +322,30 @@ fn each_table_is_a_bot_that_starts_with_the_settings_for_all() {
         error.contains("table 2: bot 1 is in another table"),
         "{error}"
     );
+    let token = file("canary-of-the-host");
+    let host = |token_file: &str, prefix: &str| {
+        format!(
+            "[[bots]]\ntelegram_token_file = {token_file:?}\naccount_url = \"https://x.example/\"\n\
+             account_token_file = {:?}\naccount_prefix = {prefix:?}\n",
+            token.path()
+        )
+    };
+    for (prefixes, is_right) in [
+        (["a-", "b-"], true),
+        (["a-", "a-"], true),
+        (["a-", "a-b-"], false),
+        (["a-b-", "a-"], false),
+        (["none", "a-"], false),
+    ] {
+        let tables = host(&one, prefixes[0]) + &host(&two, prefixes[1]);
+        let error = loaded(&tables).map_or_else(|error| error.to_string(), |_| String::new());
+        assert_eq!(error.is_empty(), is_right, "{prefixes:?}: {error}");
+        assert!(
+            is_right || error.contains("of which none begins another"),
+            "{error}"
+        );
+    }
+    assert!(loaded(&format!("{first}{}", host(&two, "none"))).is_err());
     let missing = "[[bots]]\ntelegram_token_file = \"/nowhere\"\n";
     let error = loaded(&format!("{first}{missing}"))
         .unwrap_err()

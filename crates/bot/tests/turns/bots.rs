@@ -87,8 +87,9 @@ async fn two_bots_for_one_account_keep_one_key_and_a_slow_one_delays_no_other() 
     let (world, second) = (World::new().await, Telegram::with_token(SECOND));
     let host = Host::start().await;
     let of_host = flags(&world, &host).map(|(name, value)| format!("{name} = {value:?}"));
-    let (_process, _) = start(&world, &second, &of_host.join("\n")).await;
-    host.knows("tg-5");
+    let of_second = of_host.join("\n") + "\naccount_prefix = \"tg-\"";
+    let (_process, _) = start(&world, &second, &of_second).await;
+    host.knows("5");
     let [one, two] = [&world.telegram, &second].map(|telegram| telegram.person(5, "en"));
     let (first, old) = world.open_key(&one).await;
     two.send("/apikey");
