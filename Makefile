@@ -62,6 +62,7 @@ doc: check-tools ## build the documentation of the code and the book (into targe
 	mdbook build docs
 
 update-docs: test-tools ## rewrite tables, outputs and pictures in the documents from the code
+	UPDATE_DOCS=1 $(CARGO) test --locked --package keyward-bot --lib screens
 	UPDATE_DOCS=1 $(CARGO) test --locked --test docs
 
 shell: check-tools ## check the shell scripts

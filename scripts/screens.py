@@ -163,7 +163,7 @@ def sheet(pictures):
 
 def main():
     if len(sys.argv) != 2:
-        sys.exit("usage: keyward-bot screens --output json | scripts/screens.py DIRECTORY")
+        sys.exit("usage: scripts/screens.py DIRECTORY <docs/screens/screens.json")
     directory = pathlib.Path(sys.argv[1])
     by_language = {}
     for picture in json.load(sys.stdin):

@@ -11,6 +11,11 @@ account-text =
 
     Account: <code>{ $account }</code>
     Telegram ID: <code>{ $user }</code>
+not-registered =
+    <b>No account yet</b>
+
+    Your Telegram account isn't linked to an account here, so you have no API key. Register first, then press Retry.
+account-unknown = We can't check which account is yours right now, so we did nothing. Please try again.
 key-title = <b>Your API key</b> (tap to copy)
 key-warning = Anyone who has this key can act on behalf of your account. Never share it or paste it into chats, screenshots or public code.
 key-once = This key is shown only once. Copy it now: neither you nor this bot can see it again.
@@ -42,10 +47,18 @@ key-dead =
     <b>Revoked API key</b> <code>{ $hint }…</code>
 
     This key stopped working on { $time }.
+key-dead-grace =
+    <b>Revoked API key</b> <code>{ $hint }…</code>
+
+    This key stops working on { $time }. Until then it works as before.
 ask-text =
     <b>Revoke this key?</b>
 
     Everything that uses this key stops working: your programs, scripts and integrations. You then get a new key. They work again once you give it to them. You can't undo this.
+ask-grace = { $hours ->
+        [one] Need time to switch your programs? You can keep the old key for { $hours } hour and get the new key now. If someone else may have the old key, press Confirm instead.
+       *[other] Need time to switch your programs? You can keep the old key for { $hours } hours and get the new key now. If someone else may have the old key, press Confirm instead.
+    }
 ask-hint = Key: <code>{ $hint }…</code>
 revoking-text = Revoking the key… This can take up to a minute. If you don't get an answer, press Retry. Retry never creates a second key.
 unclear-unconfirmed =
@@ -81,7 +94,9 @@ group-text = API keys are shown only in a private chat with this bot.
 ## Notes above a screen
 
 note-replaced = <b>Here is your new key.</b> The old key stopped working on { $time }.
+note-replaced-grace = <b>Here is your new key.</b> The old key stops working on { $time }. Until then it works as before.
 note-already = The key in that message was already revoked. It stopped working on { $time }.
+note-already-grace = The key in that message was already revoked. It stops working on { $time }. Until then it works as before.
 note-expired = The key in that message had already expired, so there was nothing to revoke.
 note-unknown-key = The key in that message no longer exists.
 note-changed = The key in that message is no longer the current key of your account.
@@ -89,6 +104,7 @@ note-current = Here is your current key:
 note-cancelled = Nothing was changed.
 note-late = Your answer reached us too late, so nothing was changed. If you still want to revoke the key, please confirm again.
 note-old-button = That button is from an older version of this bot. Please continue here.
+note-other-place = That button is about another account or key, so we did nothing. This is your account now:
 
 ## Answers to a tap, without markup
 
@@ -103,6 +119,10 @@ button-key = 🔑 API key
 button-copy = 📋 Copy
 button-revoke = ♻️ Revoke
 button-confirm = ✅ Confirm
+button-grace = { $hours ->
+        [one] ⏳ Keep for { $hours } hour
+       *[other] ⏳ Keep for { $hours } hours
+    }
 button-cancel = ✖️ Cancel
 button-back = ‹ Back
 button-retry = 🔄 Retry

@@ -11,6 +11,11 @@ account-text =
 
     账户：<code>{ $account }</code>
     Telegram ID：<code>{ $user }</code>
+not-registered =
+    <b>尚无账户</b>
+
+    您的 Telegram 尚未关联账户，因此没有 API 密钥。请先注册，然后点按“重试”。
+account-unknown = 暂时无法确认您的账户，因此未执行任何操作，请重试。
 key-title = <b>您的 API 密钥</b>（点按即可复制）
 key-warning = 任何人拿到此密钥，都能以您账户的身份进行操作。切勿将密钥告诉他人，也不要让它出现在聊天、截图或公开代码中。
 key-once = 此密钥仅显示这一次，请立即复制并妥善保存。之后您和本机器人都无法再次查看。
@@ -36,10 +41,15 @@ key-dead =
     <b>已撤销的 API 密钥</b> <code>{ $hint }…</code>
 
     此密钥已于 { $time } 失效。
+key-dead-grace =
+    <b>已撤销的 API 密钥</b> <code>{ $hint }…</code>
+
+    此密钥将于 { $time } 失效，在此之前仍可照常使用。
 ask-text =
     <b>确定要撤销此密钥吗？</b>
 
     撤销后，所有使用此密钥的程序、脚本和集成服务会停止工作。您将获得新密钥，换上后即可恢复。此操作不可撤回。
+ask-grace = 需要时间更换程序中的密钥？您可以立即获得新密钥，同时将旧密钥保留 { $hours } 小时。如果旧密钥可能已泄露，请点按“确认”。
 ask-hint = 密钥：<code>{ $hint }…</code>
 revoking-text = 正在撤销密钥，最长可能需要一分钟。如果一直没有结果，请点按“重试”。重试不会生成第二个新密钥。
 unclear-unconfirmed =
@@ -69,7 +79,9 @@ group-text = API 密钥只能在与本机器人的私聊中查看。
 ## Notes above a screen
 
 note-replaced = <b>这是您的新密钥。</b>旧密钥已于 { $time } 失效。
+note-replaced-grace = <b>这是您的新密钥。</b>旧密钥将于 { $time } 失效，在此之前仍可照常使用。
 note-already = 那条消息中的密钥此前已被撤销，并已于 { $time } 失效。
+note-already-grace = 那条消息中的密钥此前已被撤销，将于 { $time } 失效，在此之前仍可照常使用。
 note-expired = 那条消息中的密钥已过期，无需撤销。
 note-unknown-key = 那条消息中的密钥已不存在。
 note-changed = 那条消息中的密钥已不是您账户当前的密钥。
@@ -77,6 +89,7 @@ note-current = 您当前的密钥如下：
 note-cancelled = 未做任何更改。
 note-late = 您的确认送达过晚，因此未做任何更改。如果仍要撤销密钥，请再次确认。
 note-old-button = 那个按钮来自旧版本的机器人，请从这里继续操作。
+note-other-place = 那个按钮属于其他账户或密钥，因此未执行任何操作。您当前的账户：
 
 ## Answers to a tap, without markup
 
@@ -91,6 +104,7 @@ button-key = 🔑 API 密钥
 button-copy = 📋 复制
 button-revoke = ♻️ 撤销
 button-confirm = ✅ 确认
+button-grace = ⏳ 保留 { $hours } 小时
 button-cancel = ✖️ 取消
 button-back = ‹ 返回
 button-retry = 🔄 重试

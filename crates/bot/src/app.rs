@@ -4,16 +4,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keyward_ops::{Ended, LogFormat, Tasks, http};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, Span};
 
+use crate::account::Accounts;
 use crate::authority::Authority;
 use crate::handler::Handler;
-use crate::health::Health;
+use crate::health::{self, Health};
+use crate::host::Host;
 use crate::i18n::Texts;
 use crate::intake::Intake;
 use crate::limits::{Limit, Limits};
@@ -22,9 +26,10 @@ use crate::metrics::Metrics;
 use crate::outage::Outage;
 use crate::revoke_outcomes::RevokeOutcomes;
 use crate::screens::Screens;
-use crate::settings::Settings;
+use crate::settings::{BotSettings, Settings, WebhookSettings};
 use crate::telegram::Telegram;
 use crate::telegram::failure::Failure;
+use crate::tracked::TrackedMessages;
 use crate::{updates, webhook};
 
 /// Timeout of updates in flight at a stop. Telegram repeats an unfinished update.
@@ -33,8 +38,6 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 const HIDE_TIMEOUT: Duration = Duration::from_secs(12);
 /// Timeout of the listeners at a stop.
 const LISTENER_TIMEOUT: Duration = Duration::from_secs(2);
-
-type Parts = (Arc<Telegram>, Arc<Messages>, Handler);
 
 /// Why the bot cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -45,10 +48,10 @@ pub enum StartError {
     /// The client of Keyward cannot be created.
     #[error("{0}")]
     Keyward(#[from] keyward_client::BuildError),
-    /// The client of Telegram cannot be created.
+    /// An HTTP client cannot be created.
     #[error("{0}")]
-    Telegram(String),
-    /// Telegram refuses the token.
+    Http(String),
+    /// Telegram refuses the token of every bot.
     #[error("Telegram does not know this bot: check telegram_token and telegram_api_url")]
     Unauthorized,
     /// A long-lived task ended by itself. The text of its panic may contain what a user wrote.
@@ -76,10 +79,11 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         }
         stopping.cancel();
     });
-    serve(settings, stop, |ready| print_ready(&ready)).await
+    let format = settings.log_format;
+    serve(settings, stop, |ready| print_ready(format, &ready)).await
 }
 
-/// The addresses of a bot that serves users.
+/// A bot that serves users, with its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ready {
     /// The name of the bot.
@@ -88,40 +92,36 @@ pub struct Ready {
     pub http: Option<SocketAddr>,
     /// The address of the webhook.
     pub webhook: Option<SocketAddr>,
-    format: LogFormat,
 }
 
-/// Serves until `stop`, then stops in order. Calls `ready` once, when Telegram knows the bot.
+/// Serves until `stop`, then stops in order. Calls `ready` for each bot, when Telegram knows it.
 ///
 /// # Errors
 ///
-/// Why it cannot start.
+/// Why no bot can start.
 pub async fn serve(
     settings: Settings,
     stop: CancellationToken,
-    ready: impl FnOnce(Ready),
+    ready: impl Fn(Ready),
 ) -> Result<(), StartError> {
     let metrics = Arc::default();
-    let (telegram, messages, handler) = build(&settings, &metrics)?;
-    let intake = Arc::new(Intake::new(handler, Arc::clone(&telegram)));
-    let health = Arc::new(Health::new(settings.webhook.is_some()));
+    let (mut bots, mut webhooks) = (Vec::new(), Vec::new());
+    for (handler, settings) in build(&settings, &metrics)?.into_iter().zip(&settings.bots) {
+        let webhook = match &settings.webhook {
+            Some(webhook) => Some(bind("webhook_listen", webhook.listen).await?),
+            None => None,
+        };
+        bots.push(Bot::new(handler, settings));
+        webhooks.push(webhook);
+    }
+    let bots = Arc::new(bots);
     // The listeners end last, so that probes see the stop.
     let end_listeners = CancellationToken::new();
-    let tasks = Tasks::default();
-    let mut listeners = JoinSet::new();
+    let (tasks, listeners) = (Tasks::default(), TaskTracker::new());
     let http = match settings.http_listen {
         Some(address) => {
             let (listener, bound) = bind("http_listen", address).await?;
-            let (observed, health) = (Arc::clone(&intake), Arc::clone(&health));
-            let probes = http::Probes {
-                page: None,
-                name: "keyward-bot",
-                metrics: Box::new(move || {
-                    observed.observe();
-                    metrics.encode()
-                }),
-                ready: Box::new(move || health.ready().map(|()| "ok".to_owned())),
-            };
+            let probes = probes(&bots, metrics);
             let stop = end_listeners.clone().cancelled_owned();
             listeners.spawn(tasks.supervise("side port", async {
                 drop(http::serve(listener, probes, stop).await);
@@ -130,50 +130,160 @@ pub async fn serve(
         }
         None => None,
     };
-    let webhook = match settings.webhook {
-        Some(webhook) => {
-            let (listener, bound) = bind("webhook_listen", webhook.listen).await?;
-            Some((webhook, listener, bound))
-        }
-        None => None,
-    };
-    if !introduce(&telegram, &health, settings.delete_webhook, &stop).await? {
-        return Ok(());
-    }
-    ready(Ready {
-        username: telegram.username().to_owned(),
-        http,
-        webhook: webhook.as_ref().map(|(_, _, bound)| *bound),
-        format: settings.log_format,
+    let serving = bots.iter().zip(webhooks).map(|(bot, webhook)| {
+        let ready = &ready;
+        let (listener, webhook) = webhook.unzip();
+        let ready = move |username: &str| {
+            let username = username.to_owned();
+            ready(Ready {
+                username,
+                http,
+                webhook,
+            });
+        };
+        let serving = bot.serve(listener, &tasks, &listeners, &stop, ready);
+        serving.instrument(bot.span.clone())
     });
-    let is_polled = webhook.is_none();
-    let (sweeper, until) = (Arc::clone(&intake), stop.clone());
-    tasks.spawn("sweeper", async move { sweeper.sweep(until).await });
-    let receiving = async {
-        if let Some((settings, listener, _)) = webhook {
-            let (path, secret) = (settings.path, settings.secret.clone());
-            let (target, until) = (Arc::clone(&intake), stop.clone());
-            listeners.spawn(tasks.supervise("webhook", async move {
-                drop(webhook::serve(listener, &path, secret, target, until).await);
-            }));
-            webhook::watch(&telegram, &health, &settings.url, &settings.secret, &stop).await;
-        } else {
-            updates::poll(&intake, &telegram, &health, &stop).await;
-        }
-    };
-    let missing = tokio::select! {
-        () = receiving => None,
-        ended = ended_early(&tasks, &stop) => Some(ended),
+    let failure = tokio::select! {
+        // Before a stop, a bot ends only because Telegram refuses its token.
+        _ = join_all(serving) => (!stop.is_cancelled()).then_some(StartError::Unauthorized),
+        ended = ended_early(&tasks, &stop) => Some(StartError::Task(ended.name().to_owned())),
     };
     tasks.stop();
-    health.set(Err("stopping".to_owned()));
-    finish(&intake, &telegram, &messages, is_polled).await;
+    join_all(bots.iter().map(Bot::finish)).await;
     end_listeners.cancel();
-    let ended = async { while listeners.join_next().await.is_some() {} };
-    drop(timeout(LISTENER_TIMEOUT, ended).await);
-    missing.map_or(Ok(()), |ended| {
-        Err(StartError::Task(ended.name().to_owned()))
-    })
+    listeners.close();
+    drop(timeout(LISTENER_TIMEOUT, listeners.wait()).await);
+    failure.map_or(Ok(()), Err)
+}
+
+fn probes(bots: &Arc<Vec<Bot>>, metrics: Arc<Metrics>) -> http::Probes {
+    let (observed, bots) = (Arc::clone(bots), Arc::clone(bots));
+    http::Probes {
+        name: "keyward-bot",
+        page: None,
+        metrics: Box::new(move || {
+            let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+            let in_flight = observed.iter().map(|bot| bot.intake.in_flight().count());
+            metrics.in_flight.set(count(in_flight.sum()));
+            let unserved = observed.iter().filter(|bot| bot.health.ready().is_err());
+            metrics.unserved.set(count(unserved.count()));
+            metrics.encode()
+        }),
+        ready: Box::new(move || {
+            health::of_all(bots.iter().map(|bot| (bot.name.as_str(), &bot.health)))
+        }),
+    }
+}
+
+/// A bot: what receives its updates. Bots fail one by one, and share what bounds the process.
+struct Bot {
+    /// Its Telegram id.
+    name: String,
+    span: Span,
+    telegram: Arc<Telegram>,
+    intake: Arc<Intake>,
+    health: Health,
+    webhook: Option<WebhookSettings>,
+    deletes_webhook: bool,
+}
+
+impl Bot {
+    fn new(handler: Handler, settings: &BotSettings) -> Self {
+        let span = tracing::error_span!("bot", id = settings.id());
+        Self {
+            name: settings.id().to_owned(),
+            span: span.clone(),
+            telegram: Arc::clone(&handler.messages.telegram),
+            intake: Arc::new(Intake::new(handler, span)),
+            health: Health::new(settings.webhook.is_some()),
+            webhook: settings.webhook.clone(),
+            deletes_webhook: settings.delete_webhook,
+        }
+    }
+
+    /// Serves users until `stop`, or until Telegram refuses the token.
+    async fn serve(
+        &self,
+        listener: Option<TcpListener>,
+        tasks: &Tasks,
+        listeners: &TaskTracker,
+        stop: &CancellationToken,
+        ready: impl FnOnce(&str),
+    ) {
+        if !self.introduce(stop).await {
+            return;
+        }
+        if self.webhook.is_none() {
+            // The first poll may wait long, but Telegram has answered a call already.
+            self.health.set(Ok(()));
+        }
+        ready(self.telegram.username());
+        let (sweeper, until) = (Arc::clone(&self.intake), stop.clone());
+        tasks.spawn("sweeper", async move { sweeper.sweep(until).await });
+        let (Some(settings), Some(listener)) = (&self.webhook, listener) else {
+            return updates::poll(&self.intake, &self.telegram, &self.health, stop).await;
+        };
+        let (path, secret) = (
+            settings.url.uri().path().to_owned(),
+            settings.secret.clone(),
+        );
+        let (target, until) = (Arc::clone(&self.intake), stop.clone());
+        listeners.spawn(tasks.supervise("webhook", async move {
+            drop(webhook::serve(listener, &path, secret, target, until).await);
+        }));
+        let (url, secret) = (settings.url.expose(), &settings.secret);
+        webhook::watch(&self.telegram, &self.health, url, secret, stop).await;
+    }
+
+    /// Waits until Telegram knows the bot, registers the commands, and deletes a webhook on demand.
+    /// Returns `false` if `stop` came first, or if Telegram refuses the token.
+    async fn introduce(&self, stop: &CancellationToken) -> bool {
+        let (telegram, mut outage) = (&self.telegram, Outage::default());
+        loop {
+            match stop.run_until_cancelled(telegram.introduce()).await {
+                None => return false,
+                Some(Ok(())) => break,
+                Some(Err(failure @ Failure::Unauthorized)) => {
+                    tracing::error!(%failure, "this bot is not served; restart with another token");
+                    self.health.set(Err(failure.to_string()));
+                    return false;
+                }
+                Some(Err(failure)) => outage.goes_on(&failure, &self.health, stop).await,
+            }
+        }
+        // The bot works without the list of commands.
+        let texts = Texts::default();
+        let commands = telegram.set_commands(&texts);
+        if let Some(Err(failure)) = stop.run_until_cancelled(commands).await {
+            tracing::warn!(%failure, "cannot register the list of commands");
+        }
+        if self.deletes_webhook {
+            let deleted = stop.run_until_cancelled(telegram.delete_webhook()).await;
+            if let Some(Err(failure)) = deleted {
+                tracing::warn!(%failure, "cannot delete the webhook");
+            }
+        }
+        true
+    }
+
+    /// Waits for the updates in flight, confirms them if they were polled, and hides all keys.
+    async fn finish(&self) {
+        self.health.set(Err("stopping".to_owned()));
+        if timeout(FINISH_TIMEOUT, self.intake.wait_idle())
+            .await
+            .is_err()
+        {
+            tracing::warn!("updates still run after {FINISH_TIMEOUT:?}; Telegram repeats them");
+        }
+        if self.webhook.is_none() {
+            updates::confirm(&self.intake, &self.telegram).await;
+        }
+        let hiding = self.intake.messages().replace_all();
+        if timeout(HIDE_TIMEOUT, hiding).await.is_err() {
+            tracing::warn!("cannot hide all keys within {HIDE_TIMEOUT:?}");
+        }
+    }
 }
 
 /// Waits for the end of a task before `stop`.
@@ -185,21 +295,11 @@ async fn ended_early(tasks: &Tasks, stop: &CancellationToken) -> Ended {
     ended
 }
 
-/// Waits for the updates in flight, confirms them if they were polled, and hides all keys.
-async fn finish(intake: &Intake, telegram: &Telegram, messages: &Messages, is_polled: bool) {
-    if timeout(FINISH_TIMEOUT, intake.wait_idle()).await.is_err() {
-        tracing::warn!("updates still run after {FINISH_TIMEOUT:?}; Telegram repeats them");
-    }
-    if is_polled {
-        updates::confirm(intake, telegram).await;
-    }
-    if timeout(HIDE_TIMEOUT, messages.replace_all()).await.is_err() {
-        tracing::warn!("cannot hide all keys within {HIDE_TIMEOUT:?}");
-    }
-}
-
-/// Builds the parts that handle updates. Makes no call.
-pub(crate) fn build(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Parts, StartError> {
+/// Builds the parts that handle the updates of each bot. Makes no call.
+pub(crate) fn build(
+    settings: &Settings,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<Handler>, StartError> {
     const HOUR: Duration = Duration::from_secs(3600);
     const MINUTE: Duration = Duration::from_secs(60);
     let mut client = keyward_client::Client::builder()
@@ -209,32 +309,53 @@ pub(crate) fn build(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Parts
     if let Some(file) = &settings.ca_file {
         client = client.ca_file(file);
     }
-    let (token, url) = (&settings.telegram_token, &settings.telegram_api_url);
-    let telegram = Telegram::new(token, url, Arc::clone(metrics));
-    let telegram = Arc::new(telegram.map_err(StartError::Telegram)?);
-    let screens = Screens::new(settings.hide_after, settings.support.as_deref());
-    let messages = Messages::new(Arc::clone(&telegram), screens, Arc::clone(metrics));
-    let messages = Arc::new(messages);
-    let authority = Authority {
-        client: client.build()?,
-        slot: settings.slot.clone(),
-        scopes: settings.scopes.clone(),
-        metrics: Arc::clone(metrics),
-    };
-    let limits = Limits {
+    let client = client.build()?;
+    let limits = Arc::new(Limits {
         reveals: Limit::new(settings.reveals_per_hour, HOUR),
         revokes: Limit::new(settings.revokes_per_hour, HOUR),
         updates: Limit::new(settings.updates_per_minute, MINUTE),
+    });
+    let tracked = Arc::<TrackedMessages>::default();
+    let outcomes = Arc::<RevokeOutcomes>::default();
+    let handler = |(number, bot): (usize, &BotSettings)| {
+        let (token, url) = (&bot.telegram_token, &bot.telegram_api_url);
+        let telegram = Telegram::new(token, url, Arc::clone(metrics));
+        let screens = Screens {
+            slots: bot.slots.clone(),
+            hide_after: settings.hide_after,
+            revoke_grace: bot.revoke_grace,
+            support: bot.support.clone(),
+            ..Screens::default()
+        };
+        let messages = Messages {
+            bot: number,
+            telegram: Arc::new(telegram.map_err(StartError::Http)?),
+            screens,
+            tracked: Arc::clone(&tracked),
+            metrics: Arc::clone(metrics),
+        };
+        let authority = Authority {
+            client: client.clone(),
+            scopes: bot.scopes.clone(),
+            metrics: Arc::clone(metrics),
+        };
+        let accounts = match bot.host.clone() {
+            None => Accounts::Template(bot.template.clone()),
+            Some(host) => {
+                let host = Host::new(host, Arc::clone(metrics));
+                Accounts::Host(host.map_err(StartError::Http)?)
+            }
+        };
+        Ok(Handler {
+            messages: Arc::new(messages),
+            authority,
+            accounts,
+            limits: Arc::clone(&limits),
+            outcomes: Arc::clone(&outcomes),
+            metrics: Arc::clone(metrics),
+        })
     };
-    let handler = Handler {
-        messages: Arc::clone(&messages),
-        authority,
-        accounts: settings.accounts.clone(),
-        limits,
-        outcomes: RevokeOutcomes::default(),
-        metrics: Arc::clone(metrics),
-    };
-    Ok((telegram, messages, handler))
+    settings.bots.iter().enumerate().map(handler).collect()
 }
 
 async fn bind(
@@ -247,45 +368,13 @@ async fn bind(
     Ok((listener, bound))
 }
 
-/// Waits until Telegram knows the bot, registers the commands, and deletes a webhook on demand.
-/// Returns `false` if `stop` came first.
-async fn introduce(
-    telegram: &Telegram,
-    health: &Health,
-    deletes_webhook: bool,
-    stop: &CancellationToken,
-) -> Result<bool, StartError> {
-    let mut outage = Outage::default();
-    loop {
-        match stop.run_until_cancelled(telegram.introduce()).await {
-            None => return Ok(false),
-            Some(Ok(())) => break,
-            Some(Err(Failure::Unauthorized)) => return Err(StartError::Unauthorized),
-            Some(Err(failure)) => outage.goes_on(&failure, health, stop).await,
-        }
-    }
-    // The bot works without the list of commands.
-    let texts = Texts::default();
-    let commands = telegram.set_commands(&texts);
-    if let Some(Err(failure)) = stop.run_until_cancelled(commands).await {
-        tracing::warn!(%failure, "cannot register the list of commands");
-    }
-    if deletes_webhook {
-        let deleted = stop.run_until_cancelled(telegram.delete_webhook()).await;
-        if let Some(Err(failure)) = deleted {
-            tracing::warn!(%failure, "cannot delete the webhook");
-        }
-    }
-    Ok(true)
-}
-
 /// Prints one line on stderr, at every log level.
-fn print_ready(ready: &Ready) {
+fn print_ready(format: LogFormat, ready: &Ready) {
     use std::io::Write as _;
 
     let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
     let (http, webhook) = (text(ready.http), text(ready.webhook));
-    let line = match ready.format {
+    let line = match format {
         LogFormat::Text => {
             let http = http.map_or_else(|| "off".to_owned(), |at| format!("on {at}"));
             let webhook = webhook.map_or_else(String::new, |at| format!(", webhook on {at}"));

@@ -1,14 +1,14 @@
 //! The two calls to Keyward, Issue and Revoke, with timeouts and metrics. The roles of the bot's token
 //! allow no others. Both are safe to repeat, and both return the current state.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_client::{Client, Error, ErrorKind, v1};
 use tokio::time::Instant;
-use uuid::Uuid;
 
+use crate::account::Place;
+use crate::callback::Revocation;
 use crate::metrics::Metrics;
 
 /// The reason in the audit of a key that its user has revoked.
@@ -17,12 +17,10 @@ const REASON: &str = "replaced by its user in Telegram";
 /// Timeout of Issue, because the user waits for the screen. A Revoke may take longer.
 const ISSUE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Keyward, with the slot and the scopes of the keys.
+/// Keyward, with the scopes of the keys.
 pub struct Authority {
     /// The client of Keyward.
     pub client: Client,
-    /// The slot of each account.
-    pub slot: String,
     /// The scopes of new keys.
     pub scopes: Vec<String>,
     /// Where calls are counted.
@@ -30,22 +28,26 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// The current key of the account. Keyward creates a missing one.
+    /// The current key of the place. Keyward creates a missing one.
     ///
     /// # Errors
     ///
-    /// Those of Issue.
-    pub async fn issue(&self, account: &str) -> Result<v1::IssueResponse, Error> {
+    /// The kind of Issue's error.
+    pub async fn issue(&self, place: &Place) -> Result<v1::IssueResponse, ErrorKind> {
         let request = v1::IssueRequest {
-            account_id: account.to_owned(),
-            name: self.slot.clone(),
+            account_id: place.account.clone(),
+            name: place.slot.clone(),
             scopes: self.scopes.clone(),
             recoverable: Some(true),
             ..Default::default()
         };
-        let call = tokio::time::timeout(ISSUE_TIMEOUT, self.client.issue(request));
-        let call = async { call.await.unwrap_or_else(|_| Err(no_answer())) };
-        self.counted("Issue", call).await
+        let call = self.counted("Issue", self.client.issue(request));
+        let Ok(answer) = tokio::time::timeout(ISSUE_TIMEOUT, call).await else {
+            tracing::warn!("Keyward has not answered Issue within {ISSUE_TIMEOUT:?}");
+            self.metrics.keyward("Issue", "unavailable", ISSUE_TIMEOUT);
+            return Err(ErrorKind::Unavailable);
+        };
+        answer.map_err(|error| error.kind)
     }
 
     /// Revokes the key and creates its successor. A repeated call is the same revocation.
@@ -53,10 +55,12 @@ impl Authority {
     /// # Errors
     ///
     /// Those of Revoke.
-    pub async fn replace(&self, key_id: Uuid) -> Result<v1::RevokeResponse, Error> {
+    pub async fn replace(&self, of: Revocation) -> Result<v1::RevokeResponse, Error> {
+        let seconds = i64::from(of.grace) * 3600;
         let request = v1::RevokeRequest {
-            key_id: key_id.to_string(),
+            key_id: of.key_id.to_string(),
             replace: true,
+            grace: (of.grace > 0).then_some(prost_types::Duration { seconds, nanos: 0 }),
             reason: REASON.to_owned(),
             ..Default::default()
         };
@@ -81,17 +85,6 @@ impl Authority {
             Ok(_) => {}
         }
         answer
-    }
-}
-
-fn no_answer() -> Error {
-    Error {
-        kind: ErrorKind::Unavailable,
-        reason: None,
-        message: format!("no answer within {ISSUE_TIMEOUT:?}"),
-        advice: None,
-        metadata: HashMap::new(),
-        retry_after: None,
     }
 }
 

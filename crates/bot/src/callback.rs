@@ -1,7 +1,7 @@
 //! The data of a button: an action for one user.
 //!
 //! The data comes back from a Telegram client, so anybody can forge it. A MAC binds version, action,
-//! key, time and user: the bot refuses a forged button, or the button of another user, before it calls
+//! key, grace, time, place and user: the bot refuses a forged button, or the button of another user, before it calls
 //! Keyward. The key of the MAC is derived from the bot's token, so there is no other secret to store,
 //! and buttons work after a restart.
 
@@ -12,12 +12,25 @@ use keyward_client::Secret;
 use sha2::Sha256;
 use uuid::Uuid;
 
+use crate::account::Tag;
+
 /// The version of the format, which the MAC covers.
-const VERSION: &str = "v1";
+const VERSION: &str = "v2";
+/// The version before there were slots and graces. Its buttons work, too.
+const OLD_VERSION: &str = "v1";
 const LABEL: &[u8] = b"keyward-bot callback data";
 const MAC_BYTES: usize = 16;
 /// Telegram's limit for the data of a button.
 const MAX_BYTES: usize = 64;
+
+/// The Revoke that a user has confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Revocation {
+    /// The key to revoke.
+    pub key_id: Uuid,
+    /// How long the key stays alive, in hours.
+    pub grace: u16,
+}
 
 /// What a button does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,43 +47,77 @@ pub enum Action {
     Revoke(Uuid),
     /// Revokes this key and creates its successor. The number is the time of the question, in seconds
     /// since 1970.
-    Confirm(Uuid, u32),
-    /// Repeats a confirmed Revoke of this key.
-    Retry(Uuid),
+    Confirm(Revocation, u32),
+    /// Repeats a confirmed Revoke.
+    Retry(Revocation),
 }
 
-impl Action {
-    /// The letter in the data of a button, and the bytes of the key and the time.
+/// An action, and the place that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Callback {
+    /// What to do.
+    pub action: Action,
+    /// The tag of the slot and its account; `None` for a command, and for a button of the old version.
+    pub tag: Option<Tag>,
+}
+
+impl Callback {
+    /// The letter in the data of a button, and the bytes of the key, the grace, the time and the tag.
     fn parts(self) -> (char, Vec<u8>) {
-        match self {
-            Self::Menu => ('m', Vec::new()),
-            Self::Account => ('a', Vec::new()),
-            Self::Key => ('k', Vec::new()),
-            Self::Cancel(key_id) => ('n', key_id.as_bytes().into()),
-            Self::Revoke(key_id) => ('r', key_id.as_bytes().into()),
-            Self::Confirm(key_id, time) => {
-                ('c', [&key_id.as_bytes()[..], &time.to_be_bytes()].concat())
+        let of_key = |key_id: Uuid| key_id.into_bytes().to_vec();
+        let of = |revocation: Revocation| {
+            [
+                &revocation.key_id.into_bytes()[..],
+                &revocation.grace.to_be_bytes(),
+            ]
+            .concat()
+        };
+        let (letter, mut bytes) = match self.action {
+            Action::Menu => ('m', Vec::new()),
+            Action::Account => ('a', Vec::new()),
+            Action::Key => ('k', Vec::new()),
+            Action::Cancel(key_id) => ('n', of_key(key_id)),
+            Action::Revoke(key_id) => ('r', of_key(key_id)),
+            Action::Confirm(revocation, time) => {
+                ('c', [&of(revocation)[..], &time.to_be_bytes()].concat())
             }
-            Self::Retry(key_id) => ('t', key_id.as_bytes().into()),
-        }
+            Action::Retry(revocation) => ('t', of(revocation)),
+        };
+        bytes.extend(self.tag.into_iter().flatten());
+        (letter, bytes)
     }
 
-    fn of(letter: &str, bytes: &[u8]) -> Option<Self> {
-        let (key_id, time) = bytes.split_at_checked(16).unwrap_or((bytes, &[]));
-        let (key_id, time) = (
-            Uuid::from_slice(key_id),
-            time.try_into().map(u32::from_be_bytes),
-        );
-        Some(match (letter, key_id, time, bytes.len()) {
-            ("m", _, _, 0) => Self::Menu,
-            ("a", _, _, 0) => Self::Account,
-            ("k", _, _, 0) => Self::Key,
-            ("n", Ok(key_id), _, 16) => Self::Cancel(key_id),
-            ("r", Ok(key_id), _, 16) => Self::Revoke(key_id),
-            ("c", Ok(key_id), Ok(time), _) => Self::Confirm(key_id, time),
-            ("t", Ok(key_id), _, 16) => Self::Retry(key_id),
+    fn of(version: &str, letter: &str, mut bytes: &[u8]) -> Option<Self> {
+        fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+            let (first, rest) = bytes.split_first_chunk()?;
+            *bytes = rest;
+            Some(*first)
+        }
+        let bytes = &mut bytes;
+        let key_id = |bytes: &mut &[u8]| take(bytes).map(Uuid::from_bytes);
+        let revocation = |bytes: &mut &[u8]| {
+            let key_id = key_id(bytes)?;
+            let grace = match version == OLD_VERSION {
+                true => 0,
+                false => u16::from_be_bytes(take(bytes)?),
+            };
+            Some(Revocation { key_id, grace })
+        };
+        let action = match letter {
+            "m" => Action::Menu,
+            "a" => Action::Account,
+            "k" => Action::Key,
+            "n" => Action::Cancel(key_id(bytes)?),
+            "r" => Action::Revoke(key_id(bytes)?),
+            "c" => Action::Confirm(revocation(bytes)?, u32::from_be_bytes(take(bytes)?)),
+            "t" => Action::Retry(revocation(bytes)?),
             _ => return None,
-        })
+        };
+        let tag = match bytes.is_empty() {
+            true => None,
+            false => Some((*bytes).try_into().ok()?),
+        };
+        Some(Self { action, tag })
     }
 }
 
@@ -99,8 +146,8 @@ impl Codec {
     }
 
     /// The data of a button for `user_id`: at most 64 bytes.
-    pub fn write(&self, user_id: u64, action: Action) -> String {
-        let (letter, bytes) = action.parts();
+    pub fn write(&self, user_id: u64, callback: Callback) -> String {
+        let (letter, bytes) = callback.parts();
         let signed = format!("{VERSION}.{letter}.{}", URL_SAFE_NO_PAD.encode(bytes));
         let mac = self.mac_of(user_id, &signed).finalize().into_bytes();
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&mac[..MAC_BYTES]))
@@ -111,12 +158,12 @@ impl Codec {
     /// # Errors
     ///
     /// Data that this bot did not write for this user.
-    pub fn read(&self, user_id: u64, data: &str) -> Result<Action, InvalidData> {
+    pub fn read(&self, user_id: u64, data: &str) -> Result<Callback, InvalidData> {
         if data.len() > MAX_BYTES {
             return Err(InvalidData::Forged);
         }
         let version = data.split('.').next().unwrap_or_default();
-        if version != VERSION {
+        if ![VERSION, OLD_VERSION].contains(&version) {
             return Err(match is_version(version) {
                 true => InvalidData::OtherVersion,
                 false => InvalidData::Forged,
@@ -125,16 +172,16 @@ impl Codec {
         self.verified(user_id, data).ok_or(InvalidData::Forged)
     }
 
-    fn verified(&self, user_id: u64, data: &str) -> Option<Action> {
+    fn verified(&self, user_id: u64, data: &str) -> Option<Callback> {
         let (signed, mac) = data.rsplit_once('.')?;
         let mac: [u8; MAC_BYTES] = URL_SAFE_NO_PAD.decode(mac).ok()?.try_into().ok()?;
         // Compares in constant time.
         self.mac_of(user_id, signed)
             .verify_truncated_left(&mac)
             .ok()?;
-        let (_, action) = signed.split_once('.')?;
+        let (version, action) = signed.split_once('.')?;
         let (letter, bytes) = action.split_once('.')?;
-        Action::of(letter, &URL_SAFE_NO_PAD.decode(bytes).ok()?)
+        Callback::of(version, letter, &URL_SAFE_NO_PAD.decode(bytes).ok()?)
     }
 
     /// The user id has a fixed length, so it cannot be confused with a part of the text.
@@ -166,17 +213,20 @@ mod tests {
         Codec::new(&Secret::new("123:canary".to_owned()))
     }
 
-    fn actions() -> impl Strategy<Value = Action> {
+    fn actions() -> impl Strategy<Value = Callback> {
         let key_id = any::<u128>().prop_map(Uuid::from_u128);
-        prop_oneof![
+        let revocation = (key_id.clone(), any::<u16>());
+        let revocation = revocation.prop_map(|(key_id, grace)| Revocation { key_id, grace });
+        let action = prop_oneof![
             Just(Action::Menu),
             Just(Action::Account),
             Just(Action::Key),
             key_id.clone().prop_map(Action::Cancel),
             key_id.clone().prop_map(Action::Revoke),
-            (key_id.clone(), any::<u32>()).prop_map(|(key_id, time)| Action::Confirm(key_id, time)),
-            key_id.prop_map(Action::Retry),
-        ]
+            (revocation.clone(), any::<u32>()).prop_map(|(of, time)| Action::Confirm(of, time)),
+            revocation.prop_map(Action::Retry),
+        ];
+        (action, any::<Option<Tag>>()).prop_map(|(action, tag)| Callback { action, tag })
     }
 
     proptest! {
@@ -213,15 +263,16 @@ mod tests {
 
         #[test]
         fn an_action_cannot_be_changed_into_another(user: u64, id: u128) {
-            let data = codec().write(user, Action::Revoke(Uuid::from_u128(id)));
-            let data = data.replacen(".r.", ".t.", 1);
+            let action = Action::Revoke(Uuid::from_u128(id));
+            let data = codec().write(user, Callback { action, tag: None });
+            let data = data.replacen(".r.", ".n.", 1);
             prop_assert_eq!(codec().read(user, &data), Err(InvalidData::Forged));
         }
     }
 
     #[test]
     fn other_versions_are_distinguished_from_forgeries() {
-        for data in ["v0.m..x", "v2.menu", "v12", "v999.x"] {
+        for data in ["v0.m..x", "v3.menu", "v12", "v999.x"] {
             assert_eq!(
                 codec().read(1, data),
                 Err(InvalidData::OtherVersion),
@@ -229,9 +280,28 @@ mod tests {
             );
         }
         for data in [
-            "", "v", "v1", "v1.", "v1.m.", "v1.m..", "vx.m", "v1234.m", "w2.m",
+            "", "v", "v1", "v2", "v1.", "v1.m.", "v2.m..", "vx.m", "v1234.m", "w2.m",
         ] {
             assert_eq!(codec().read(1, data), Err(InvalidData::Forged), "{data}");
+        }
+    }
+
+    #[test]
+    fn buttons_of_the_old_version_are_read() {
+        let key_id = Uuid::from_u128(7);
+        let of = Revocation { key_id, grace: 0 };
+        let (key, time) = (&key_id.as_bytes()[..], 5_u32.to_be_bytes());
+        for (letter, bytes, action) in [
+            ("m", vec![], Action::Menu),
+            ("k", vec![], Action::Key),
+            ("n", key.to_vec(), Action::Cancel(key_id)),
+            ("c", [key, &time[..]].concat(), Action::Confirm(of, 5)),
+            ("t", key.to_vec(), Action::Retry(of)),
+        ] {
+            let signed = format!("v1.{letter}.{}", URL_SAFE_NO_PAD.encode(bytes));
+            let mac = codec().mac_of(9, &signed).finalize().into_bytes();
+            let data = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&mac[..MAC_BYTES]));
+            assert_eq!(codec().read(9, &data), Ok(Callback { action, tag: None }));
         }
     }
 }

@@ -1,62 +1,23 @@
 //! Turns an update into an event. This module extracts and checks all parts that the bot uses; the
 //! text of a message stays here.
 
-use serde::de::{DeserializeOwned, IgnoredAny};
-use serde::{Deserialize, Deserializer};
+use keyward_client::Secret;
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::i18n::Language;
 use crate::telegram::MessageId;
 
-/// An update, with the parts that the bot uses.
+/// An update, with the parts that the bot uses. A part that cannot be read counts as missing, so that
+/// the update can be confirmed.
 #[derive(Deserialize)]
 pub struct Update {
     /// The id that confirms it.
     pub update_id: u32,
-    #[serde(default, deserialize_with = "if_readable")]
-    message: Option<Message>,
-    #[serde(default, deserialize_with = "if_readable")]
-    callback_query: Option<Query>,
-}
-
-#[derive(Deserialize)]
-struct Message {
-    message_id: MessageId,
-    from: Option<User>,
-    chat: Chat,
-    text: Option<String>,
-    via_bot: Option<IgnoredAny>,
-    sender_chat: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct Query {
-    id: String,
-    from: User,
-    message: Option<Message>,
     #[serde(default)]
-    data: String,
-}
-
-#[derive(Deserialize)]
-struct User {
-    id: u64,
-    is_bot: bool,
-    language_code: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Chat {
-    id: i64,
-    #[serde(rename = "type")]
-    kind: String,
-}
-
-/// A part that cannot be read counts as missing, so that the update can be confirmed.
-fn if_readable<'de, D: Deserializer<'de>, T: DeserializeOwned>(
-    part: D,
-) -> Result<Option<T>, D::Error> {
-    let part = serde_json::Value::deserialize(part)?;
-    Ok(T::deserialize(part).ok())
+    message: Value,
+    #[serde(default)]
+    callback_query: Value,
 }
 
 /// The user of an update.
@@ -104,22 +65,14 @@ impl Command {
 }
 
 /// A tap on a button.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tap {
     /// The id for the answer.
     pub query: String,
     /// The message with the button, if it is in the private chat with the user.
     pub message: Option<MessageId>,
     /// The data of the button; anybody can forge it.
-    pub data: String,
-}
-
-impl std::fmt::Debug for Tap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tap")
-            .field("message", &self.message)
-            .finish_non_exhaustive()
-    }
+    pub data: Secret,
 }
 
 /// What a user wants from the bot.
@@ -158,54 +111,54 @@ impl Request {
 
 impl Event {
     /// The event of an update, for the bot with this name; `None` if the update asks for nothing.
-    pub fn of(update: Update, username: &str) -> Option<Self> {
-        match (update.message, update.callback_query) {
-            (Some(message), _) => Self::of_message(&message, username),
-            (None, query) => Self::of_query(query?),
-        }
+    pub fn of(update: &Update, username: &str) -> Option<Self> {
+        let (message, query) = (&update.message, &update.callback_query);
+        Self::of_message(message, username).or_else(|| Self::of_query(query))
     }
 
-    fn of_message(message: &Message, username: &str) -> Option<Self> {
-        let person = person(message.from.as_ref()?)?;
+    fn of_message(message: &Value, username: &str) -> Option<Self> {
+        let (person, chat) = (person(&message["from"])?, &message["chat"]);
         // The user did not write a message that was sent via a bot or on behalf of a chat.
-        if message.via_bot.is_some() || message.sender_chat.is_some() {
+        if !message["via_bot"].is_null() || !message["sender_chat"].is_null() {
             return None;
         }
-        let text = message.text.as_deref();
-        let command = text.and_then(|text| Command::of(text, username));
-        let is_group = ["group", "supergroup"].contains(&message.chat.kind.as_str());
+        let command = message["text"].as_str();
+        let command = command.and_then(|text| Command::of(text, username));
+        let is_group = ["group", "supergroup"].contains(&chat["type"].as_str()?);
         let request = match command {
-            Some(command) if is_own(&message.chat, person) => Request::Command(command),
-            None if is_own(&message.chat, person) => Request::Other,
-            Some(_) if is_group => Request::Group(message.chat.id),
+            Some(command) if is_own(chat, person) => Request::Command(command),
+            None if is_own(chat, person) => Request::Other,
+            Some(_) if is_group => Request::Group(chat["id"].as_i64()?),
             _ => return None,
         };
         Some(Self { person, request })
     }
 
-    fn of_query(query: Query) -> Option<Self> {
-        let person = person(&query.from)?;
-        let message = query.message;
-        let message = message.filter(|message| is_own(&message.chat, person));
+    fn of_query(query: &Value) -> Option<Self> {
+        let (person, message) = (person(&query["from"])?, &query["message"]);
+        let is_own = is_own(&message["chat"], person);
         let request = Request::Tap(Tap {
-            query: query.id,
-            message: message.map(|message| message.message_id),
-            data: query.data,
+            query: query["id"].as_str()?.to_owned(),
+            message: message["message_id"]
+                .as_i64()
+                .filter(|_| is_own)
+                .map(MessageId),
+            data: Secret::new(query["data"].as_str().unwrap_or_default()),
         });
         Some(Self { person, request })
     }
 }
 
-fn person(user: &User) -> Option<Person> {
-    (!user.is_bot).then(|| Person {
-        id: user.id,
-        language: Language::of(user.language_code.as_deref()),
+fn person(user: &Value) -> Option<Person> {
+    (user["is_bot"] == false).then_some(Person {
+        id: user["id"].as_u64()?,
+        language: Language::of(user["language_code"].as_str()),
     })
 }
 
 /// Whether this is the private chat with `person`, which nobody else reads.
-fn is_own(chat: &Chat, person: Person) -> bool {
-    chat.kind == "private" && u64::try_from(chat.id).is_ok_and(|id| id == person.id)
+fn is_own(chat: &Value, person: Person) -> bool {
+    chat["type"] == "private" && chat["id"].as_u64() == Some(person.id)
 }
 
 #[cfg(test)]

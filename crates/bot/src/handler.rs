@@ -8,18 +8,17 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use crate::account::Accounts;
+use crate::account::{Accounts, Place};
+use crate::answers::{self, CurrentKey, Problem, RevokeResult};
 use crate::authority::Authority;
-use crate::callback::{Action, InvalidData};
+use crate::callback::{Action, Callback, InvalidData, Revocation};
 use crate::events::{Command, Event, Person, Request, Tap};
-use crate::flow::{self, Allowance, Context, CurrentKey, Note, Problem};
-use crate::flow::{RevokeResult, Step, View};
+use crate::flow::{self, Allowance, Context, Note, Step, Unclear, View};
 use crate::i18n::Id;
 use crate::limits::Limits;
 use crate::messages::Messages;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, count};
 use crate::revoke_outcomes::RevokeOutcomes;
 use crate::telegram::MessageId;
 
@@ -31,8 +30,8 @@ pub struct Handler {
     pub(crate) messages: Arc<Messages>,
     pub(crate) authority: Authority,
     pub(crate) accounts: Accounts,
-    pub(crate) limits: Limits,
-    pub(crate) outcomes: RevokeOutcomes,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) outcomes: Arc<RevokeOutcomes>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -55,7 +54,7 @@ impl Handler {
         if outcome == "panicked" {
             tracing::error!(kind, "handling an update panicked");
             // The state of the existing message is unknown, so the user gets a new one.
-            let sending = AssertUnwindSafe(self.show(person, None, &View::Failed));
+            let sending = AssertUnwindSafe(self.tell(person, None, &View::Failed));
             drop(sending.catch_unwind().await);
         }
         self.metrics.update(kind, outcome, start.elapsed());
@@ -63,20 +62,26 @@ impl Handler {
     }
 
     async fn turn(&self, Event { person, request }: Event) -> &'static str {
-        if self.limits.updates.take(person.id, Instant::now()).is_err() {
-            self.metrics.limited("updates");
+        let user = (self.messages.bot, person.id);
+        if self.limits.updates.take(user, Instant::now()).is_err() {
+            count(&self.metrics.limited, "limit", "updates");
             return "flood";
         }
         match request {
-            Request::Command(Command::Start) => self.act(person, None, Action::Menu).await,
-            Request::Command(Command::ApiKey) => self.act(person, None, Action::Key).await,
+            Request::Command(Command::Start) => self.command(person, Action::Menu).await,
+            Request::Command(Command::ApiKey) => self.command(person, Action::Key).await,
             Request::Command(Command::Help) | Request::Other => {
-                self.show(person, None, &View::Help).await;
+                self.tell(person, None, &View::Help).await;
             }
             Request::Group(chat) => self.messages.send_to_group(person, chat).await,
             Request::Tap(tap) => return self.tap(person, tap).await,
         }
         "ok"
+    }
+
+    async fn command(&self, person: Person, action: Action) {
+        let callback = Callback { action, tag: None };
+        self.act(person, None, callback, None).await;
     }
 
     async fn tap(&self, person: Person, tap: Tap) -> &'static str {
@@ -85,35 +90,53 @@ impl Handler {
             answer(Some(Id::ANSWER_PRIVATE_ONLY)).await;
             return "not_private";
         };
-        match self.messages.action(person, &tap.data) {
-            // The button shows a spinner until the answer, and users press again meanwhile. But
-            // Telegram may be slow, and a Revoke does not wait for it.
-            Ok(action) => {
-                tokio::join!(answer(None), self.act(person, Some(message), action));
-                "ok"
-            }
+        let read = self.messages.action(person, tap.data.expose());
+        let (callback, note, outcome) = match read {
+            Ok(callback) => (callback, None, "ok"),
             Err(InvalidData::OtherVersion) => {
-                answer(None).await;
-                let menu = View::Menu {
-                    account: self.accounts.of(person.id),
-                    note: Some(Note::OldButton),
-                };
-                self.show(person, Some(message), &menu).await;
-                "old"
+                let (action, tag) = (Action::Account, None);
+                (Callback { action, tag }, Some(Note::OldButton), "old")
             }
             Err(InvalidData::Forged) => {
                 self.metrics.forged.inc();
                 answer(Some(Id::ANSWER_NOT_YOURS)).await;
-                "forged"
+                return "forged";
             }
-        }
+        };
+        // The button shows a spinner until the answer, and users press again meanwhile. But
+        // Telegram may be slow, and a Revoke does not wait for it.
+        let act = self.act(person, Some(message), callback, note);
+        tokio::join!(answer(None), act);
+        outcome
     }
 
-    async fn act(&self, person: Person, message: Option<MessageId>, action: Action) {
+    /// Acts in the account that the user has now. With a note, only shows the account.
+    async fn act(
+        &self,
+        person: Person,
+        message: Option<MessageId>,
+        callback: Callback,
+        note: Option<Note>,
+    ) {
+        let account = match self.accounts.of(person).await {
+            Ok(account) => account,
+            Err(reason) => {
+                let view = View::NoAccount(reason, callback);
+                return self.tell(person, message, &view).await;
+            }
+        };
+        let slots = &self.messages.screens.slots;
+        let accounts_change = matches!(self.accounts, Accounts::Host(_));
+        let target = flow::target(callback, &account.id, slots, accounts_change);
+        let Some((action, place)) = target.filter(|_| note.is_none()) else {
+            let note = note.unwrap_or(Note::OtherPlace);
+            let view = View::Account(Some(note), account, person.id);
+            return self.tell(person, message, &view).await;
+        };
         let context = Context {
-            account: self.accounts.of(person.id),
+            account,
             user_id: person.id,
-            outcomes: self.outcomes.of(person.id),
+            outcomes: self.outcomes.of(&place),
             shown: message.and_then(|message| self.messages.key(person, message)),
             now: u32::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(u32::MAX),
         };
@@ -122,21 +145,21 @@ impl Handler {
             Step::Show(view) => (view, None),
             Step::Open(cancelled) => match self.take(person, Some(Allowance::Reveals)) {
                 Ok(()) => (
-                    flow::opened(cancelled, self.current_key(person).await),
+                    flow::opened(cancelled, self.current_key(&place).await),
                     None,
                 ),
                 Err(limited) => (limited, None),
             },
             Step::Ask(note, key_id) => {
-                flow::asked(note, key_id, self.current_key(person).await, context.now)
+                flow::asked(note, key_id, self.current_key(&place).await, context.now)
             }
-            Step::Revoke(key_id, allowance) => match self.take(person, allowance) {
-                Ok(()) => return self.revoke(person, message, key_id).await,
+            Step::Revoke(revocation, allowance) => match self.take(person, allowance) {
+                Ok(()) => return self.revoke(person, message, &place, revocation).await,
                 Err(limited) => (limited, None),
             },
         };
         let view = self.take(person, allowance).err().unwrap_or(view);
-        self.show(person, message, &view).await;
+        self.messages.show(person, message, &place, &view).await;
     }
 
     /// Takes one from the allowance; `Err` is the view that says when there is more.
@@ -145,54 +168,63 @@ impl Handler {
             return Ok(());
         };
         let limit = self.limits.of(allowance);
-        limit.take(person.id, Instant::now()).map_err(|wait| {
-            self.metrics.limited(allowance.name());
+        let user = (self.messages.bot, person.id);
+        limit.take(user, Instant::now()).map_err(|wait| {
+            count(&self.metrics.limited, "limit", allowance.name());
             View::Limited(allowance, wait)
         })
     }
 
-    async fn current_key(&self, person: Person) -> Result<CurrentKey, Problem> {
-        let account = self.accounts.of(person.id);
-        flow::current_key(&account, self.authority.issue(&account).await)
+    async fn current_key(&self, place: &Place) -> Result<CurrentKey, Problem> {
+        answers::current_key(&place.account, self.authority.issue(place).await)
     }
 
     /// Revokes the key and shows the result.
-    async fn revoke(&self, person: Person, message: Option<MessageId>, key_id: Uuid) {
+    async fn revoke(
+        &self,
+        person: Person,
+        message: Option<MessageId>,
+        place: &Place,
+        revocation: Revocation,
+    ) {
         // Before the call: this task may end before the answer.
-        self.outcomes.set(person.id, key_id, true);
-        let call = self.authority.replace(key_id);
+        self.outcomes.set(place, revocation, true);
+        let call = self.authority.replace(revocation);
         tokio::pin!(call);
+        let show =
+            async |message, view: &View| self.messages.show(person, message, place, view).await;
         let (message, answer) = match tokio::time::timeout(SLOW_REVOKE, &mut call).await {
             Ok(answer) => (message, answer),
             Err(_) => {
-                let announcement = View::Revoking { key_id };
-                tokio::join!(self.messages.show(person, message, &announcement), call)
+                let announcement = View::Unclear(revocation, Unclear::Running);
+                tokio::join!(show(message, &announcement), call)
             }
         };
-        let result = flow::revoke_result(&self.accounts.of(person.id), answer);
-        self.metrics.revoke(result.name());
-        self.outcomes.set(person.id, key_id, result.is_unclear());
+        let result = answers::revoke_result(&place.account, answer);
+        count(&self.metrics.revokes, "outcome", result.name());
+        self.outcomes.set(place, revocation, result.is_unclear());
         let elsewhere = |hint| result.view_elsewhere(hint);
         let here = async {
-            let view = self.view_after(person, key_id, result.clone()).await;
-            self.show(person, message, &view).await;
+            let view = match result.clone() {
+                RevokeResult::Replaced(end, current) => {
+                    View::Key(Some(Note::Replaced(end)), current)
+                }
+                RevokeResult::Ended(note) => {
+                    View::current(Some(note), self.current_key(place).await)
+                }
+                RevokeResult::Unclear(why) => View::Unclear(revocation, why),
+            };
+            show(message, &view).await;
         };
-        let superseding = self
-            .messages
-            .supersede(person.id, key_id, message, elsewhere);
+        let key_id = revocation.key_id;
+        let superseding = self.messages.supersede(person, key_id, message, elsewhere);
         tokio::join!(superseding, here);
     }
 
-    async fn view_after(&self, person: Person, key_id: Uuid, result: RevokeResult) -> View {
-        match result {
-            RevokeResult::Replaced(time, current) => View::Key(Some(Note::Replaced(time)), current),
-            RevokeResult::Ended(note) => View::current(Some(note), self.current_key(person).await),
-            RevokeResult::Unclear { committed } => View::Unclear { key_id, committed },
-        }
-    }
-
-    async fn show(&self, person: Person, message: Option<MessageId>, view: &View) {
-        self.messages.show(person, message, view).await;
+    /// Shows a view that is about no slot.
+    async fn tell(&self, person: Person, message: Option<MessageId>, view: &View) {
+        let nowhere = Place::default();
+        self.messages.show(person, message, &nowhere, view).await;
     }
 }
 

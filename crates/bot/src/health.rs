@@ -58,12 +58,36 @@ impl Health {
     }
 }
 
-/// Asks the bot with this side port whether it serves users, for at most `timeout`.
+/// Whether any of these bots serves users: each failing bot is named, with its reason.
+///
+/// # Errors
+///
+/// The reasons why none does.
+pub fn of_all<'a>(
+    bots: impl ExactSizeIterator<Item = (&'a str, &'a Health)>,
+) -> Result<String, String> {
+    let count = bots.len();
+    let failing = bots.filter_map(|(name, health)| Some((name, health.ready().err()?)));
+    let failing: Vec<_> = failing
+        .map(|(name, reason)| match count {
+            1 => reason,
+            _ => format!("bot {name}: {reason}"),
+        })
+        .collect();
+    match failing.len() {
+        0 => Ok("ok".to_owned()),
+        failed if failed == count => Err(failing.join("; ")),
+        _ => Ok(format!("ok, except {}", failing.join("; "))),
+    }
+}
+
+/// Asks the bot with this side port whether it serves users, for at most `timeout`. Returns its
+/// answer.
 ///
 /// # Errors
 ///
 /// The reason why it does not, or why it does not answer.
-pub async fn ask(side_port: SocketAddr, timeout: Duration) -> Result<(), String> {
+pub async fn ask(side_port: SocketAddr, timeout: Duration) -> Result<String, String> {
     let mut at = side_port;
     // An unspecified address means all addresses of this host.
     match at.ip() {
@@ -81,11 +105,10 @@ pub async fn ask(side_port: SocketAddr, timeout: Duration) -> Result<(), String>
     let reason = response.chunk().await.ok().flatten().unwrap_or_default();
     let reason = String::from_utf8_lossy(&reason);
     let reason: String = reason.trim_end().chars().take(MAX_REASON).collect();
+    let reason = reason.escape_debug();
     match response.status() {
-        StatusCode::OK => Ok(()),
-        StatusCode::SERVICE_UNAVAILABLE => {
-            Err(format!("users are not served: {}", reason.escape_debug()))
-        }
+        StatusCode::OK => Ok(reason.to_string()),
+        StatusCode::SERVICE_UNAVAILABLE => Err(format!("users are not served: {reason}")),
         other => Err(format!("another program answers there: {other}")),
     }
 }
@@ -106,5 +129,22 @@ mod tests {
             health.set(Err("away".to_owned()));
             assert_eq!(health.ready(), Err("away".to_owned()));
         }
+    }
+
+    #[test]
+    fn one_serving_bot_is_enough_and_failing_ones_are_named() {
+        let (one, two) = (Health::new(false), Health::new(false));
+        let all = || of_all([("1", &one), ("2", &two)].into_iter());
+        let unreached = "Telegram was not reached yet";
+        assert_eq!(
+            all(),
+            Err(format!("bot 1: {unreached}; bot 2: {unreached}"))
+        );
+        one.set(Ok(()));
+        assert_eq!(all(), Ok(format!("ok, except bot 2: {unreached}")));
+        two.set(Ok(()));
+        assert_eq!(all(), Ok("ok".to_owned()));
+        two.set(Err("away".to_owned()));
+        assert_eq!(of_all([("2", &two)].into_iter()), Err("away".to_owned()));
     }
 }

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tracing::Span;
 
 use crate::events::{Event, Update};
 use crate::handler::Handler;
 use crate::in_flight::InFlight;
-use crate::telegram::Telegram;
+use crate::messages::Messages;
+use crate::metrics::count;
 use crate::user_queues::UserQueues;
 
 /// Users served concurrently.
@@ -26,22 +28,25 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(10);
 /// The way of an update into the bot.
 pub struct Intake {
     handler: Arc<Handler>,
-    telegram: Arc<Telegram>,
     queues: Arc<UserQueues>,
     in_flight: Arc<InFlight>,
     replacing: Arc<Semaphore>,
 }
 
 impl Intake {
-    /// An intake that gives events to `handler`.
-    pub fn new(handler: Handler, telegram: Arc<Telegram>) -> Self {
+    /// An intake that gives events to `handler`. The span names the bot in the log.
+    pub fn new(handler: Handler, span: Span) -> Self {
         Self {
             handler: Arc::new(handler),
-            telegram,
-            queues: UserQueues::new(MAX_CONCURRENT),
+            queues: UserQueues::new(MAX_CONCURRENT, span),
             in_flight: InFlight::new(),
             replacing: Arc::new(Semaphore::new(MAX_REPLACING)),
         }
+    }
+
+    /// The messages of its users.
+    pub fn messages(&self) -> &Messages {
+        &self.handler.messages
     }
 
     /// The updates in flight.
@@ -55,7 +60,7 @@ impl Intake {
         let Some(guard) = self.in_flight.begin(id) else {
             return id;
         };
-        let Some(event) = Event::of(update, self.telegram.username()) else {
+        let Some(event) = Event::of(&update, self.messages().telegram.username()) else {
             self.handler
                 .metrics
                 .update("ignored", "ignored", Duration::ZERO);
@@ -63,7 +68,7 @@ impl Intake {
         };
         let (user, kind) = (event.person.id, event.request.kind());
         if self.queues.waiting(user) >= MAX_WAITING {
-            self.handler.metrics.limited("waiting");
+            count(&self.handler.metrics.limited, "limit", "waiting");
             self.handler.metrics.update(kind, "flood", Duration::ZERO);
             return id;
         }
@@ -81,7 +86,7 @@ impl Intake {
     pub async fn sweep(&self, stop: CancellationToken) {
         let pause = || stop.run_until_cancelled(tokio::time::sleep(SWEEP_INTERVAL));
         while pause().await.is_some() {
-            let due = self.handler.messages.users_due().into_iter();
+            let due = self.messages().users_due().into_iter();
             // A busy user has another turn at the next sweep.
             for user in due.filter(|user| !self.queues.is_busy(*user)) {
                 let Ok(permit) = Arc::clone(&self.replacing).try_acquire_owned() else {
@@ -102,11 +107,5 @@ impl Intake {
         while !self.queues.is_idle() {
             tokio::time::sleep(IDLE_INTERVAL).await;
         }
-    }
-
-    /// Updates the gauge of the updates in flight.
-    pub fn observe(&self) {
-        let count = i64::try_from(self.in_flight.count()).unwrap_or(i64::MAX);
-        self.handler.metrics.in_flight.set(count);
     }
 }

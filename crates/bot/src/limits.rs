@@ -8,17 +8,17 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::flow::Allowance;
+use crate::tracked::BotUser;
 
 /// Remembered users. A forgotten user has a full allowance.
 const MAX_USERS: usize = 50_000;
 
-/// A limit for each user, in memory: after a restart every user has a full allowance.
+/// A limit for each user of each bot, in memory: after a restart every user has a full allowance.
 pub struct Limit {
     interval: Duration,
     period: Duration,
-    max_users: usize,
     /// When the allowance of each user is full again. A full allowance has no entry.
-    full_at: Mutex<HashMap<u64, Instant>>,
+    full_at: Mutex<HashMap<BotUser, Instant>>,
 }
 
 impl Limit {
@@ -27,7 +27,6 @@ impl Limit {
         Self {
             interval: period / times.max(1),
             period,
-            max_users: MAX_USERS,
             full_at: Mutex::default(),
         }
     }
@@ -37,7 +36,7 @@ impl Limit {
     /// # Errors
     ///
     /// The time until there is one again; nothing was taken.
-    pub fn take(&self, user: u64, now: Instant) -> Result<(), Duration> {
+    pub fn take(&self, user: BotUser, now: Instant) -> Result<(), Duration> {
         let mut users = self.full_at.lock();
         let full_at = users.get(&user).map_or(now, |full_at| (*full_at).max(now));
         let full_at = full_at + self.interval;
@@ -46,9 +45,9 @@ impl Limit {
         if full_at > latest {
             return Err(full_at - latest);
         }
-        if users.len() >= self.max_users && !users.contains_key(&user) {
+        if users.len() >= MAX_USERS && !users.contains_key(&user) {
             users.retain(|_, full_at| *full_at > now);
-            if users.len() >= self.max_users {
+            if users.len() >= MAX_USERS {
                 // The user with the largest allowance loses the least.
                 let largest = users.iter().min_by_key(|(_, full_at)| **full_at);
                 let largest = largest.map(|(user, _)| *user);
@@ -91,36 +90,40 @@ mod tests {
         let limit = Limit::new(3, HOUR);
         let now = Instant::now();
         for _ in 0..3 {
-            assert_eq!(limit.take(1, now), Ok(()));
+            assert_eq!(limit.take((0, 1), now), Ok(()));
         }
-        let wait = limit.take(1, now).unwrap_err();
+        let wait = limit.take((0, 1), now).unwrap_err();
         assert!(
             wait <= HOUR / 3 && wait > HOUR / 3 - Duration::from_secs(1),
             "{wait:?}"
         );
-        assert_eq!(limit.take(2, now), Ok(()), "other users are not limited");
-        assert_eq!(limit.take(1, now + wait), Ok(()));
-        assert!(limit.take(1, now + wait).is_err());
+        assert_eq!(
+            limit.take((0, 2), now),
+            Ok(()),
+            "other users are not limited"
+        );
+        assert_eq!(limit.take((0, 1), now + wait), Ok(()));
+        assert!(limit.take((0, 1), now + wait).is_err());
         for _ in 0..3 {
-            assert_eq!(limit.take(1, now + HOUR * 3), Ok(()));
+            assert_eq!(limit.take((0, 1), now + HOUR * 3), Ok(()));
         }
     }
 
     #[test]
     fn memory_is_bounded() {
-        let limit = Limit {
-            max_users: 10,
-            ..Limit::new(2, HOUR)
-        };
+        let limit = Limit::new(2, HOUR);
         let now = Instant::now();
         // User 0 has the smallest allowance, so it is not forgotten.
-        assert_eq!((limit.take(0, now), limit.take(0, now)), (Ok(()), Ok(())));
-        for user in 1..100 {
-            assert_eq!(limit.take(user, now), Ok(()));
-            assert!(limit.full_at.lock().len() <= 10);
+        assert_eq!(
+            (limit.take((0, 0), now), limit.take((0, 0), now)),
+            (Ok(()), Ok(()))
+        );
+        for user in 1..MAX_USERS as u64 + 100 {
+            assert_eq!(limit.take((0, user), now), Ok(()));
         }
-        assert!(limit.take(0, now).is_err());
-        assert_eq!(limit.take(100, now + HOUR * 2), Ok(()));
+        assert!(limit.full_at.lock().len() <= MAX_USERS);
+        assert!(limit.take((0, 0), now).is_err());
+        assert_eq!(limit.take((1, 0), now + HOUR * 2), Ok(()));
         assert_eq!(
             limit.full_at.lock().len(),
             1,

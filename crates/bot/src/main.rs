@@ -1,14 +1,14 @@
-//! The `keyward-bot` binary: flags, exit codes, and the subcommands that print the screens and
-//! report the health of a running bot.
+//! The `keyward-bot` binary: flags, exit codes, and the subcommand that reports the health of a
+//! running bot.
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{ArgMatches, Command};
 use keyward_bot::settings::{Inputs, Values};
-use keyward_bot::{app, health, screens, settings};
+use keyward_bot::{app, health, settings};
 use keyward_ops::OtherCrates;
 use keyward_ops::settings::{Schema as _, flags, flags_of, given_flags};
 
@@ -40,7 +40,6 @@ fn main() -> ExitCode {
         }
     };
     match matches.subcommand() {
-        Some(("screens", _)) => print_screens(),
         Some(("health", matches)) => ask_health(matches),
         _ => match settings::load(inputs(&matches)) {
             Ok(settings) => run(settings),
@@ -75,7 +74,7 @@ fn run(settings: settings::Settings) -> ExitCode {
     ended(on_runtime(app::run(settings)))
 }
 
-fn on_runtime<E: ToString>(program: impl Future<Output = Result<(), E>>) -> Result<(), String> {
+fn on_runtime<T, E: ToString>(program: impl Future<Output = Result<T, E>>) -> Result<T, String> {
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().build();
     let runtime = runtime.map_err(|error| format!("the runtime: {error}"))?;
@@ -100,16 +99,6 @@ fn failed(code: u8, text: &str) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Prints every screen in every language as JSON, with sample data: for pictures.
-fn print_screens() -> ExitCode {
-    let hide_after = Some(Duration::from_secs(600));
-    let pictures = screens::pictures(&screens::Screens::new(hide_after, None));
-    match serde_json::to_string_pretty(&pictures) {
-        Ok(text) => ended(writeln!(std::io::stdout().lock(), "{text}")),
-        Err(error) => failed(1, &error.to_string()),
-    }
-}
-
 /// Succeeds if the bot with these settings serves users.
 fn ask_health(matches: &ArgMatches) -> ExitCode {
     let side_port = match settings::side_port(inputs(matches)) {
@@ -118,11 +107,8 @@ fn ask_health(matches: &ArgMatches) -> ExitCode {
         Err(errors) => return failed(USAGE, &errors.to_string()),
     };
     let health = on_runtime(health::ask(side_port, HEALTH_TIMEOUT));
-    if health.is_ok() {
-        // If the output is closed, the exit code is all that remains.
-        let _ = writeln!(std::io::stdout().lock(), "ok");
-    }
-    ended(health)
+    // If the output is closed, the exit code is all that remains.
+    ended(health.map(|text| drop(writeln!(std::io::stdout().lock(), "{text}"))))
 }
 
 fn command() -> Command {
@@ -132,21 +118,11 @@ fn command() -> Command {
             "Exit codes: 0 if it does, 1 if not or after 3 seconds, 64 for a wrong setting.",
         )
         .args(flags_of::<Values>(&["http_listen"]));
-    let output = Arg::new("output")
-        .long("output")
-        .value_name("FORMAT")
-        .value_parser(["json"])
-        .default_value("json")
-        .help("The format of the output");
-    let screens = Command::new("screens")
-        .about("Print every screen in every language, with sample data, and exit")
-        .arg(output);
     Command::new("keyward-bot")
         .version(env!("CARGO_PKG_VERSION"))
         .about(ABOUT)
         .after_help(AFTER)
         .args_conflicts_with_subcommands(true)
         .args(flags::<Values>())
-        .subcommand(screens)
         .subcommand(health)
 }

@@ -6,47 +6,46 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::callback::{Action, InvalidData};
+use crate::account::Place;
+use crate::answers::KeyName;
+use crate::callback::{Callback, InvalidData};
 use crate::events::Person;
-use crate::flow::{KeyName, View};
+use crate::flow::{Unclear, View};
 use crate::i18n::Id;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, count};
 use crate::screens::Screens;
 use crate::telegram::failure::Failure;
 use crate::telegram::{MessageId, ONCE, SHORTLY, Telegram};
-use crate::tracked::{TrackedMessage, TrackedMessages};
+use crate::tracked::{BotUser, TrackedMessage, TrackedMessages};
 
 /// Concurrent edits at a stop.
 const MAX_CONCURRENT: usize = 16;
 
-/// The messages of all users.
+/// The messages of all users of a bot.
 pub struct Messages {
-    telegram: Arc<Telegram>,
-    screens: Screens,
-    tracked: TrackedMessages,
-    metrics: Arc<Metrics>,
+    /// The position of the bot in the settings.
+    pub bot: usize,
+    /// Where the messages are.
+    pub telegram: Arc<Telegram>,
+    /// What they show.
+    pub screens: Screens,
+    /// Those that must be replaced, of all bots.
+    pub tracked: Arc<TrackedMessages>,
+    /// Where they are counted.
+    pub metrics: Arc<Metrics>,
 }
 
 impl Messages {
-    /// No message is known yet.
-    pub fn new(telegram: Arc<Telegram>, screens: Screens, metrics: Arc<Metrics>) -> Self {
-        Self {
-            telegram,
-            screens,
-            tracked: TrackedMessages::default(),
-            metrics,
-        }
-    }
-
     /// Shows a view in this message, or in a new one. Returns the message, if its id is known.
     pub async fn show(
         &self,
         person: Person,
         message: Option<MessageId>,
+        place: &Place,
         view: &View,
     ) -> Option<MessageId> {
         if let Some(message) = message
-            && self.edit(person, message, view).await != Err(Failure::Gone)
+            && self.edit(person, message, place, view).await != Err(Failure::Gone)
         {
             return Some(message);
         }
@@ -54,30 +53,37 @@ impl Messages {
         // a new message gets its key by an edit, after the bot knows which message it must hide.
         let keyless = view.without_key();
         let first = keyless.as_ref().unwrap_or(view);
-        let screen = self.screens.render(person.language, first);
+        let screen = self.screens.render(person.language, place, first);
         let sent = self.telegram.send(person.id, &screen).await;
         log_failure("sending a message", sent.as_ref());
         let message = sent.ok()?;
         if keyless.is_some() {
             // A failed edit is logged and repeated.
-            let _ = self.edit(person, message, view).await;
+            let _ = self.edit(person, message, place, view).await;
         }
         Some(message)
     }
 
-    async fn edit(&self, person: Person, message: MessageId, view: &View) -> Result<(), Failure> {
-        let screen = self.screens.render(person.language, view);
+    async fn edit(
+        &self,
+        person: Person,
+        message: MessageId,
+        place: &Place,
+        view: &View,
+    ) -> Result<(), Failure> {
+        let screen = self.screens.render(person.language, place, view);
         let now = Instant::now();
         let shown = view.discloses().cloned();
         let shows_key = shown.is_some();
         let tracked = TrackedMessage {
-            user: person.id,
+            user: self.user(person),
             id: message,
             key: shown.or_else(|| self.key(person, message)),
+            place: place.clone(),
             replacement: view.without_key().unwrap_or_else(|| view.clone()),
             language: person.language,
             due: match shows_key {
-                true => self.screens.hide_after().map(|after| now + after),
+                true => self.screens.hide_after.map(|after| now + after),
                 false => Some(now),
             },
             cause: "time",
@@ -87,7 +93,7 @@ impl Messages {
         self.tracked.put(tracked.clone(), now);
         let attempts = match view {
             // The result of the Revoke may replace it at any time.
-            View::Revoking { .. } => ONCE,
+            View::Unclear(_, Unclear::Running) => ONCE,
             _ => SHORTLY,
         };
         let edit = self.telegram.edit(person.id, message, &screen, attempts);
@@ -96,7 +102,7 @@ impl Messages {
             Ok(()) if shows_key => {
                 self.metrics.reveals.inc();
             }
-            Ok(()) | Err(Failure::Gone) => self.tracked.remove(person.id, message),
+            Ok(()) | Err(Failure::Gone) => self.tracked.remove(self.user(person), message),
             Err(failure) => {
                 self.tracked.put_back(tracked, failure, Instant::now());
                 log_failure("editing a message", edited.as_ref());
@@ -106,54 +112,62 @@ impl Messages {
         edited
     }
 
-    /// The key, if this message is known to show one.
-    pub fn key(&self, person: Person, message: MessageId) -> Option<KeyName> {
-        self.tracked.key(person.id, message)
+    const fn user(&self, person: Person) -> BotUser {
+        (self.bot, person.id)
     }
 
-    /// The action of a button.
+    /// The key, if this message is known to show one.
+    pub fn key(&self, person: Person, message: MessageId) -> Option<KeyName> {
+        self.tracked.key(self.user(person), message)
+    }
+
+    /// What a button does.
     ///
     /// # Errors
     ///
     /// Data that this bot did not write for this user.
-    pub fn action(&self, person: Person, data: &str) -> Result<Action, InvalidData> {
+    pub fn action(&self, person: Person, data: &str) -> Result<Callback, InvalidData> {
         self.telegram.codec().read(person.id, data)
     }
 
     /// Answers a tap, with a text in a window if there is one.
     pub async fn answer(&self, person: Person, query: &str, text: Option<Id>) {
-        let text = text.map(|id| self.screens.texts().plain(person.language, id));
+        let text = text.map(|id| self.screens.texts.plain(person.language, id));
         log_failure("answering a tap", self.telegram.answer(query, text).await);
     }
 
     /// Says in a group that the bot works in private chats only.
     pub async fn send_to_group(&self, person: Person, chat: i64) {
-        let screen = self.screens.render(person.language, &View::Group);
+        let screen = self
+            .screens
+            .render(person.language, &Place::default(), &View::Group);
         let sent = self.telegram.send_to_group(chat, &screen).await;
         log_failure("answering in a group", sent);
     }
 
-    /// Replaces all messages of a user that show this key, except `except`.
+    /// Replaces all messages that show this key, except one of this person: the person's own now, and
+    /// those of others at the next sweep.
     pub async fn supersede(
         &self,
-        user: u64,
+        person: Person,
         key_id: Uuid,
         except: Option<MessageId>,
         replacement: impl Fn(String) -> View,
     ) {
-        let now = Instant::now();
+        let (user, now) = (self.user(person), Instant::now());
         self.tracked
             .supersede(user, key_id, except, replacement, now);
-        self.replace_due(user, except).await;
+        self.replace_due(person.id, except).await;
     }
 
     /// The users who have messages to replace now.
     pub fn users_due(&self) -> Vec<u64> {
-        self.tracked.users_due(Instant::now())
+        self.tracked.users_due(self.bot, Instant::now())
     }
 
     /// Replaces the due messages of a user, except `except`.
     pub async fn replace_due(&self, user: u64, except: Option<MessageId>) {
+        let user = (self.bot, user);
         for message in self.tracked.take_due(user, except, Instant::now()) {
             // A failed edit becomes due again.
             self.replace(message, ONCE).await;
@@ -162,7 +176,7 @@ impl Messages {
 
     /// Replaces every tracked message, at a stop.
     pub async fn replace_all(&self) {
-        let replacing = self.tracked.take_all().into_iter().map(|message| {
+        let replacing = self.tracked.take_all(self.bot).into_iter().map(|message| {
             let cause = match message.cause {
                 "time" => "stop",
                 other => other,
@@ -176,10 +190,11 @@ impl Messages {
     }
 
     async fn replace(&self, message: TrackedMessage, attempts: u32) {
-        let screen = self.screens.render(message.language, &message.replacement);
-        let (user, id) = (message.user, message.id);
+        let (place, view) = (&message.place, &message.replacement);
+        let screen = self.screens.render(message.language, place, view);
+        let ((_, user), id) = (message.user, message.id);
         match self.telegram.edit(user, id, &screen, attempts).await {
-            Ok(()) if message.key.is_some() => self.metrics.hidden(message.cause),
+            Ok(()) if message.key.is_some() => count(&self.metrics.hidden, "cause", message.cause),
             Ok(()) | Err(Failure::Gone) => {}
             Err(failure) => {
                 log_failure("replacing a message", Err::<(), _>(&failure));

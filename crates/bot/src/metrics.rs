@@ -21,9 +21,14 @@ pub struct Metrics {
     telegram: Family<Two, Counter>,
     keyward: Family<Two, Counter>,
     keyward_duration: Durations<One>,
-    revokes: Family<One, Counter>,
-    limited: Family<One, Counter>,
-    hidden: Family<One, Counter>,
+    /// Questions to the host product, by outcome.
+    pub host: Family<One, Counter>,
+    /// Revocations that users confirmed, by outcome.
+    pub revokes: Family<One, Counter>,
+    /// Requests beyond a user's limit, by limit.
+    pub limited: Family<One, Counter>,
+    /// Messages whose key the bot hid, by cause.
+    pub hidden: Family<One, Counter>,
     /// Keys that the bot showed to their users.
     pub reveals: Counter,
     /// Taps on forged buttons, and on buttons of other users.
@@ -32,6 +37,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Messages that show a key.
     pub showing: Gauge,
+    /// Bots whose updates Telegram does not deliver.
+    pub unserved: Gauge,
 }
 
 impl Default for Metrics {
@@ -64,6 +71,11 @@ impl Default for Metrics {
                 "Time of a call to Keyward",
                 histogram,
             ),
+            host: c.counters(
+                &name("account_lookups"),
+                "outcome",
+                "Questions to `account_url`",
+            ),
             revokes: c.counters(
                 &name("revokes"),
                 "outcome",
@@ -81,9 +93,18 @@ impl Default for Metrics {
                 "Updates that the bot is handling",
             ),
             showing: c.metric(&name("messages_showing_a_key"), "Messages that show a key"),
+            unserved: c.metric(
+                &name("bots_unserved"),
+                "Bots of the process whose users are not served; `/readyz` names them",
+            ),
             catalogue,
         }
     }
+}
+
+/// Counts one, with this value of the only label.
+pub fn count(counters: &Family<One, Counter>, label: &'static str, value: &'static str) {
+    counters.get_or_create(&[(label, value)]).inc();
 }
 
 impl Metrics {
@@ -108,21 +129,6 @@ impl Metrics {
         self.keyward.get_or_create(&labels).inc();
         let times = self.keyward_duration.get_or_create(&[("method", method)]);
         times.observe(elapsed.as_secs_f64());
-    }
-
-    /// Counts a revocation that a user confirmed.
-    pub fn revoke(&self, outcome: &'static str) {
-        self.revokes.get_or_create(&[("outcome", outcome)]).inc();
-    }
-
-    /// Counts a request beyond a limit.
-    pub fn limited(&self, limit: &'static str) {
-        self.limited.get_or_create(&[("limit", limit)]).inc();
-    }
-
-    /// Counts a message whose key the bot hid.
-    pub fn hidden(&self, cause: &'static str) {
-        self.hidden.get_or_create(&[("cause", cause)]).inc();
     }
 
     /// All metrics in the OpenMetrics text format.

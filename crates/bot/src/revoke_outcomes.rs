@@ -6,70 +6,86 @@
 use std::collections::HashMap;
 
 use parking_lot::Mutex;
-use uuid::Uuid;
 
-const MAX_USERS: usize = 10_000;
+use crate::account::Place;
+use crate::callback::Revocation;
+
+const MAX_PLACES: usize = 10_000;
 const MAX_KEYS: usize = 8;
 
-/// The last confirmed revocations of each user.
+/// The last confirmed revocations in each place, of all bots of the process.
 #[derive(Default)]
 pub struct RevokeOutcomes {
-    users: Mutex<HashMap<u64, Vec<(Uuid, bool)>>>,
+    places: Mutex<HashMap<Place, Vec<(Revocation, bool)>>>,
 }
 
 impl RevokeOutcomes {
-    /// The revocations of a user, oldest first, and whether each is unclear.
-    pub fn of(&self, user: u64) -> Vec<(Uuid, bool)> {
-        self.users.lock().get(&user).cloned().unwrap_or_default()
+    /// The revocations in a place, oldest first, and whether each is unclear.
+    pub fn of(&self, place: &Place) -> Vec<(Revocation, bool)> {
+        self.places.lock().get(place).cloned().unwrap_or_default()
     }
 
     /// Remembers the outcome of a Revoke.
-    pub fn set(&self, user: u64, key_id: Uuid, is_unclear: bool) {
-        let mut users = self.users.lock();
-        if users.len() >= MAX_USERS && !users.contains_key(&user) {
-            users.retain(|_, all| all.iter().any(|(_, is_unclear)| *is_unclear));
-            if users.len() >= MAX_USERS {
-                let any = users.keys().next().copied();
-                any.map(|user| users.remove(&user));
+    pub fn set(&self, place: &Place, revocation: Revocation, is_unclear: bool) {
+        let mut places = self.places.lock();
+        if places.len() >= MAX_PLACES && !places.contains_key(place) {
+            places.retain(|_, all| all.iter().any(|(_, is_unclear)| *is_unclear));
+            if places.len() >= MAX_PLACES {
+                let any = places.keys().next().cloned();
+                any.map(|place| places.remove(&place));
             }
         }
-        let all = users.entry(user).or_default();
-        all.retain(|(id, _)| *id != key_id);
+        let all = places.entry(place.clone()).or_default();
+        all.retain(|(known, _)| known.key_id != revocation.key_id);
         if all.len() >= MAX_KEYS {
             all.remove(0);
         }
-        all.push((key_id, is_unclear));
+        all.push((revocation, is_unclear));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+
+    fn place(number: usize) -> Place {
+        Place {
+            account: number.to_string(),
+            slot: "default".to_owned(),
+        }
+    }
+
+    fn of(key_id: u128, grace: u16) -> Revocation {
+        let key_id = Uuid::from_u128(key_id);
+        Revocation { key_id, grace }
+    }
 
     #[test]
     fn the_last_outcome_of_each_key_is_remembered() {
         let outcomes = RevokeOutcomes::default();
-        let [one, two] = [1, 2].map(Uuid::from_u128);
-        assert_eq!(outcomes.of(7), []);
-        outcomes.set(7, one, true);
-        outcomes.set(7, two, false);
-        assert_eq!(outcomes.of(7), [(one, true), (two, false)]);
-        assert_eq!(outcomes.of(8), []);
-        outcomes.set(7, one, false);
-        assert_eq!(outcomes.of(7), [(two, false), (one, false)]);
+        let (seven, eight) = (place(7), place(8));
+        assert_eq!(outcomes.of(&seven), []);
+        outcomes.set(&seven, of(1, 5), true);
+        outcomes.set(&seven, of(2, 0), false);
+        assert_eq!(outcomes.of(&seven), [(of(1, 5), true), (of(2, 0), false)]);
+        assert_eq!(outcomes.of(&eight), []);
+        outcomes.set(&seven, of(1, 0), false);
+        assert_eq!(outcomes.of(&seven), [(of(2, 0), false), (of(1, 0), false)]);
     }
 
     #[test]
     fn memory_is_bounded_and_unclear_outcomes_stay_longest() {
         let outcomes = RevokeOutcomes::default();
-        for user in 0..MAX_USERS as u64 + 10 {
-            outcomes.set(user, Uuid::from_u128(1), user == 3);
+        for number in 0..MAX_PLACES + 10 {
+            outcomes.set(&place(number), of(1, 0), number == 3);
         }
-        assert!(outcomes.users.lock().len() <= MAX_USERS);
-        assert_eq!(outcomes.of(3).len(), 1);
+        assert!(outcomes.places.lock().len() <= MAX_PLACES);
+        assert_eq!(outcomes.of(&place(3)).len(), 1);
         for key in 0..20 {
-            outcomes.set(3, Uuid::from_u128(key), false);
+            outcomes.set(&place(3), of(key, 0), false);
         }
-        assert_eq!(outcomes.of(3).len(), MAX_KEYS);
+        assert_eq!(outcomes.of(&place(3)).len(), MAX_KEYS);
     }
 }

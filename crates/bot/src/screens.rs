@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use keyward_client::Secret;
-use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::callback::Action;
-use crate::flow::{Allowance, CurrentKey, KeyName, Note, Problem, View};
+use crate::account::{Account, Link, NoAccount, Place};
+use crate::answers::{CurrentKey, End, KeyName, Problem};
+use crate::callback::{Action, Callback, Revocation};
+use crate::flow::{Allowance, Note, Unclear, View};
 use crate::i18n::{Id, Language, Texts, Value};
+use crate::settings::Slot;
 
 /// Telegram's limit for a button that copies, in characters.
 const MAX_COPY: usize = 256;
@@ -18,10 +20,12 @@ const BACK: (Id, Action) = (Id::BUTTON_BACK, Action::Account);
 /// What happens when a user presses a button.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ButtonAction {
-    /// The bot gets this action.
-    Callback(Action),
+    /// The bot gets this.
+    Callback(Callback),
     /// The Telegram client copies this text.
     Copy(Secret),
+    /// The Telegram client opens this page.
+    Page(String),
     /// The Telegram client opens the chat with the bot.
     OpenBot,
 }
@@ -45,40 +49,33 @@ pub struct Screen {
 }
 
 /// Renders views in all languages.
+#[derive(Default)]
 pub struct Screens {
-    texts: Texts,
-    hide_after: Option<Duration>,
-    support: Option<String>,
+    /// The texts without their layout.
+    pub texts: Texts,
+    /// The slots of each account.
+    pub slots: Vec<Slot>,
+    /// The time after which a key is hidden; `None` if time does not hide it.
+    pub hide_after: Option<Duration>,
+    /// The grace that users may choose, in hours.
+    pub revoke_grace: Option<u16>,
+    /// The contact on screens that report a lasting problem.
+    pub support: Option<String>,
 }
 
 impl Screens {
-    /// `hide_after` is the time after which a key is hidden. `support` is the contact on screens
-    /// that report a lasting problem.
-    pub fn new(hide_after: Option<Duration>, support: Option<&str>) -> Self {
-        Self {
-            texts: Texts::default(),
-            hide_after,
-            support: support.map(str::to_owned),
-        }
-    }
-
-    /// The texts without their layout.
-    pub const fn texts(&self) -> &Texts {
-        &self.texts
-    }
-
-    /// The time after which a key is hidden; `None` if time does not hide it.
-    pub const fn hide_after(&self) -> Option<Duration> {
-        self.hide_after
-    }
-
-    /// The view in a language.
-    pub fn render(&self, language: Language, view: &View) -> Screen {
+    /// The view of this place in a language.
+    pub fn render(&self, language: Language, place: &Place, view: &View) -> Screen {
         let renderer = Renderer {
             screens: self,
             language,
+            place,
         };
-        let (paragraphs, rows) = renderer.parts(view);
+        let (mut paragraphs, rows) = renderer.parts(view);
+        let slot = self.slots.iter().find(|slot| slot.name == place.slot);
+        if let Some(title) = slot.and_then(|slot| slot.title(language)) {
+            paragraphs.insert(0, format!("<b>{}</b>", escape(title)));
+        }
         Screen {
             text: Secret::new(paragraphs.join("\n\n")),
             rows,
@@ -89,51 +86,35 @@ impl Screens {
 /// Paragraphs and rows of buttons.
 type Parts = (Vec<String>, Vec<Vec<Button>>);
 
-/// Renders views in one language.
+/// Renders views of one place in one language.
 struct Renderer<'a> {
     screens: &'a Screens,
     language: Language,
+    place: &'a Place,
 }
 
 impl Renderer<'_> {
     fn parts(&self, view: &View) -> Parts {
         let main_menu = || self.column([(Id::BUTTON_ACCOUNT, Action::Account)]);
-        let open_key = || self.column([(Id::BUTTON_KEY, Action::Key)]);
         let show_again = || self.column([(Id::BUTTON_SHOW_AGAIN, Action::Key), BACK]);
-        let retry = |key_id| self.column([(Id::BUTTON_RETRY, Action::Retry(key_id))]);
         match view {
-            View::Menu { account, note } => {
-                let mut text = self.note(note.as_ref());
-                text.push(self.text(Id::MENU_TEXT, &[("account", escaped(account))]));
-                (text, main_menu())
+            View::Menu(account) => {
+                let text = self.text(Id::MENU_TEXT, &[("account", escaped(&account.id))]);
+                (vec![text], main_menu())
             }
-            View::Account { account, user_id } => {
-                let user = escaped(&user_id.to_string());
-                let values = [("account", escaped(account)), ("user", user)];
-                let buttons = [
-                    (Id::BUTTON_KEY, Action::Key),
-                    (Id::BUTTON_BACK, Action::Menu),
-                ];
-                let text = self.text(Id::ACCOUNT_TEXT, &values);
-                (vec![text], self.column(buttons))
-            }
+            View::Account(note, account, user_id) => self.account(note.as_ref(), account, *user_id),
+            View::NoAccount(reason, callback) => self.no_account(reason, *callback),
             View::Key(note, current) => self.key(note.as_ref(), current),
-            View::ConfirmRevoke(note, key, time) => {
-                let mut text = self.note(note.as_ref());
-                text.extend([self.plain(Id::ASK_TEXT), self.hint(Id::ASK_HINT, &key.hint)]);
-                let buttons = [
-                    (Id::BUTTON_CONFIRM, Action::Confirm(key.key_id, *time)),
-                    (Id::BUTTON_CANCEL, Action::Cancel(key.key_id)),
-                ];
-                (text, vec![self.row(buttons)])
-            }
-            View::Revoking { key_id } => (vec![self.plain(Id::REVOKING_TEXT)], retry(*key_id)),
-            View::Unclear { key_id, committed } => {
-                let id = match committed {
-                    true => Id::UNCLEAR_UNCONFIRMED,
-                    false => Id::UNCLEAR_UNKNOWN,
+            View::ConfirmRevoke(note, key, time) => self.question(note.as_ref(), key, *time),
+            View::Unclear(revocation, why) => {
+                let text = |id| vec![self.plain(id)];
+                let text = match why {
+                    Unclear::Running => text(Id::REVOKING_TEXT),
+                    Unclear::Unconfirmed => self.with_support(text(Id::UNCLEAR_UNCONFIRMED)),
+                    Unclear::Unknown => self.with_support(text(Id::UNCLEAR_UNKNOWN)),
                 };
-                (self.with_support(vec![self.plain(id)]), retry(*key_id))
+                let retry = (Id::BUTTON_RETRY, Action::Retry(*revocation));
+                (text, self.column([retry]))
             }
             View::Problem(note, problem) => self.problem(note.as_ref(), *problem),
             View::Limited(allowance, wait) => {
@@ -149,11 +130,13 @@ impl Renderer<'_> {
                 text.push(self.hint(Id::KEY_HIDDEN, hint));
                 (text, show_again())
             }
-            View::RevokedKey(hint, time) => {
-                let values = [("hint", escaped(hint)), ("time", utc(*time))];
-                (vec![self.text(Id::KEY_DEAD, &values)], open_key())
+            View::RevokedKey(hint, end) => {
+                let text = match end {
+                    Some(end) => self.ends(Id::KEY_DEAD, Id::KEY_DEAD_GRACE, *end, hint),
+                    None => self.hint(Id::KEY_GONE, hint),
+                };
+                (vec![text], self.column([(Id::BUTTON_KEY, Action::Key)]))
             }
-            View::OldKey(hint) => (vec![self.hint(Id::KEY_GONE, hint)], open_key()),
             View::Help => (vec![self.plain(Id::HELP_TEXT)], main_menu()),
             View::Failed => (vec![self.plain(Id::FAILED_TEXT)], main_menu()),
             View::Group => {
@@ -161,6 +144,75 @@ impl Renderer<'_> {
                 (vec![self.plain(Id::GROUP_TEXT)], vec![vec![open]])
             }
         }
+    }
+
+    fn account(&self, note: Option<&Note>, account: &Account, user_id: u64) -> Parts {
+        let user = escaped(&user_id.to_string());
+        let values = [("account", escaped(&account.id)), ("user", user)];
+        let mut text = self.note(note);
+        text.push(self.text(Id::ACCOUNT_TEXT, &values));
+        let lines = account.lines.iter().map(|line| {
+            let (label, value) = (escape(&line.label), escape(&line.value));
+            match line.copyable {
+                true => format!("{label}: <code>{value}</code>"),
+                false => format!("{label}: {value}"),
+            }
+        });
+        text.extend((!account.lines.is_empty()).then(|| lines.collect::<Vec<_>>().join("\n")));
+        let keys = self.screens.slots.iter().map(|slot| {
+            let place = Place {
+                account: account.id.clone(),
+                slot: slot.name.clone(),
+            };
+            let label = match slot.title(self.language) {
+                Some(title) => format!("🔑 {title}"),
+                None => self.plain(Id::BUTTON_KEY),
+            };
+            let (action, tag) = (Action::Key, Some(place.tag()));
+            let action = ButtonAction::Callback(Callback { action, tag });
+            vec![Button { label, action }]
+        });
+        let back = self.column([(Id::BUTTON_BACK, Action::Menu)]);
+        let rows = keys.chain(pages(&account.links)).chain(back);
+        (text, rows.collect())
+    }
+
+    fn no_account(&self, reason: &NoAccount, callback: Callback) -> Parts {
+        let retry = self.button(Id::BUTTON_RETRY, ButtonAction::Callback(callback));
+        let retry = [vec![retry]].into_iter();
+        match reason {
+            NoAccount::NotRegistered(links) => {
+                let text = vec![self.plain(Id::NOT_REGISTERED)];
+                (text, pages(links).chain(retry).collect())
+            }
+            NoAccount::Unknown => {
+                let text = vec![self.plain(Id::ACCOUNT_UNKNOWN)];
+                (self.with_support(text), retry.collect())
+            }
+        }
+    }
+
+    fn question(&self, note: Option<&Note>, key: &KeyName, time: u32) -> Parts {
+        let confirm = |grace| {
+            let key_id = key.key_id;
+            Action::Confirm(Revocation { key_id, grace }, time)
+        };
+        let buttons = [
+            (Id::BUTTON_CONFIRM, confirm(0)),
+            (Id::BUTTON_CANCEL, Action::Cancel(key.key_id)),
+        ];
+        let mut rows = vec![self.row(buttons)];
+        let mut text = self.note(note);
+        text.push(self.plain(Id::ASK_TEXT));
+        if let Some(grace) = self.screens.revoke_grace {
+            let hours = [("hours", Value::from(grace))];
+            text.push(self.text(Id::ASK_GRACE, &hours));
+            let action = ButtonAction::Callback(self.callback(confirm(grace)));
+            let label = self.text(Id::BUTTON_GRACE, &hours);
+            rows.insert(1, vec![Button { label, action }]);
+        }
+        text.push(self.hint(Id::ASK_HINT, &key.hint));
+        (text, rows)
     }
 
     fn key(&self, note: Option<&Note>, current: &CurrentKey) -> Parts {
@@ -214,14 +266,15 @@ impl Renderer<'_> {
 
     fn note(&self, note: Option<&Note>) -> Vec<String> {
         let note = note.map(|note| match note {
-            Note::Replaced(time) => self.text(Id::NOTE_REPLACED, &[("time", utc(*time))]),
-            Note::Already(time) => self.text(Id::NOTE_ALREADY, &[("time", utc(*time))]),
+            Note::Replaced(end) => self.ends(Id::NOTE_REPLACED, Id::NOTE_REPLACED_GRACE, *end, ""),
+            Note::Already(end) => self.ends(Id::NOTE_ALREADY, Id::NOTE_ALREADY_GRACE, *end, ""),
             Note::Expired => self.plain(Id::NOTE_EXPIRED),
             Note::UnknownKey => self.plain(Id::NOTE_UNKNOWN_KEY),
             Note::Cancelled => self.plain(Id::NOTE_CANCELLED),
             Note::Changed => self.plain(Id::NOTE_CHANGED),
             Note::Late => self.plain(Id::NOTE_LATE),
             Note::OldButton => self.plain(Id::NOTE_OLD_BUTTON),
+            Note::OtherPlace => self.plain(Id::NOTE_OTHER_PLACE),
         });
         note.into_iter().collect()
     }
@@ -248,6 +301,12 @@ impl Renderer<'_> {
         self.text(id, &[("hint", escaped(hint))])
     }
 
+    /// The text about the end of a key: one that has passed, or the end of a grace.
+    fn ends(&self, past: Id, grace: Id, end: End, hint: &str) -> String {
+        let id = if end.is_past { past } else { grace };
+        self.text(id, &[("time", utc(end.time)), ("hint", escaped(hint))])
+    }
+
     fn text(&self, id: Id, values: &[(&str, Value)]) -> String {
         self.screens.texts.get(self.language, id, values)
     }
@@ -258,13 +317,28 @@ impl Renderer<'_> {
     }
 
     fn row<const N: usize>(&self, buttons: [(Id, Action); N]) -> Vec<Button> {
-        let button = |(id, action)| self.button(id, ButtonAction::Callback(action));
-        buttons.map(button).into()
+        let callback = |action| ButtonAction::Callback(self.callback(action));
+        buttons
+            .map(|(id, action)| self.button(id, callback(action)))
+            .into()
+    }
+
+    fn callback(&self, action: Action) -> Callback {
+        let is_about_slot = !matches!(action, Action::Menu | Action::Account);
+        let tag = is_about_slot.then(|| self.place.tag());
+        Callback { action, tag }
     }
 
     fn column<const N: usize>(&self, buttons: [(Id, Action); N]) -> Vec<Vec<Button>> {
         buttons.map(|button| self.row([button])).into()
     }
+}
+
+fn pages(links: &[Link]) -> impl Iterator<Item = Vec<Button>> {
+    links.iter().map(|link| {
+        let (label, action) = (link.text.clone(), ButtonAction::Page(link.url.clone()));
+        vec![Button { label, action }]
+    })
 }
 
 /// With seconds, in UTC, which the text says.
@@ -287,36 +361,5 @@ fn escape(text: &str) -> String {
         .replace('"', "&quot;")
 }
 
-/// A screen for the documentation.
-#[derive(Debug, Serialize)]
-pub struct Picture {
-    /// The code of the language.
-    pub language: &'static str,
-    /// The name of the screen.
-    pub screen: &'static str,
-    /// The text as Telegram's HTML.
-    pub text: String,
-    /// The labels of the buttons, row by row.
-    pub buttons: Vec<Vec<String>>,
-}
-
-/// Every screen in every language, with example data.
-pub fn pictures(screens: &Screens) -> Vec<Picture> {
-    let mut pictures = Vec::new();
-    for language in Language::ALL {
-        for (name, view) in crate::samples::views() {
-            let screen = screens.render(language, &view);
-            let labels = |row: Vec<Button>| row.into_iter().map(|button| button.label).collect();
-            pictures.push(Picture {
-                language: language.code(),
-                screen: name,
-                text: screen.text.expose().to_owned(),
-                buttons: screen.rows.into_iter().map(labels).collect(),
-            });
-        }
-    }
-    pictures
-}
-
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

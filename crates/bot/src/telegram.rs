@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use keyward_client::Secret;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::{Value, json};
 
 use crate::callback::Codec;
@@ -50,17 +49,6 @@ const UPDATE_KINDS: [&str; 2] = ["message", "callback_query"];
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub struct MessageId(pub i64);
 
-/// A message that was sent.
-#[derive(Deserialize)]
-struct Sent {
-    message_id: MessageId,
-}
-
-#[derive(Deserialize)]
-struct Me {
-    username: Option<String>,
-}
-
 /// A webhook as Telegram knows it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Webhook {
@@ -84,21 +72,6 @@ impl Webhook {
     pub fn why(&self) -> String {
         failure::words(&self.why)
     }
-}
-
-/// Telegram's answer to a call.
-#[derive(Deserialize)]
-struct Answer<T> {
-    result: Option<T>,
-    error_code: Option<u16>,
-    #[serde(default)]
-    description: String,
-    parameters: Option<Parameters>,
-}
-
-#[derive(Deserialize)]
-struct Parameters {
-    retry_after: Option<u64>,
 }
 
 /// The Bot API.
@@ -149,9 +122,10 @@ impl Telegram {
     ///
     /// `Unauthorized` for a token that Telegram does not know.
     pub async fn introduce(&self) -> Result<(), Failure> {
-        let me: Me = self.call("getMe", ONCE, &json!({})).await?;
+        let me = self.call("getMe", ONCE, &json!({})).await?;
+        let username = readable(me["username"].as_str())?;
         // The caller stops after the first success, so this sets it once.
-        let _ = self.username.set(me.username.unwrap_or_default());
+        let _ = self.username.set(username.to_owned());
         Ok(())
     }
 
@@ -172,7 +146,8 @@ impl Telegram {
         if let Some(offset) = offset {
             request["offset"] = offset.into();
         }
-        self.attempt("getUpdates", &request, timeout).await
+        let updates = self.attempt("getUpdates", &request, timeout).await?;
+        readable(serde_json::from_value(updates).ok())
     }
 
     /// Deletes the webhook: Telegram refuses getUpdates while there is one.
@@ -181,7 +156,9 @@ impl Telegram {
     ///
     /// After three attempts.
     pub async fn delete_webhook(&self) -> Result<(), Failure> {
-        self.tell("deleteWebhook", SHORTLY, &json!({})).await
+        self.call("deleteWebhook", SHORTLY, &json!({}))
+            .await
+            .map(drop)
     }
 
     /// Registers the webhook at `url`.
@@ -194,7 +171,7 @@ impl Telegram {
             "url": url, "secret_token": secret.expose(), "allowed_updates": UPDATE_KINDS,
             "max_connections": MAX_CONNECTIONS,
         });
-        self.tell("setWebhook", SHORTLY, &request).await
+        self.call("setWebhook", SHORTLY, &request).await.map(drop)
     }
 
     /// The registered webhook.
@@ -203,7 +180,8 @@ impl Telegram {
     ///
     /// After three attempts.
     pub async fn webhook(&self) -> Result<Webhook, Failure> {
-        self.call("getWebhookInfo", SHORTLY, &json!({})).await
+        let webhook = self.call("getWebhookInfo", SHORTLY, &json!({})).await?;
+        readable(serde_json::from_value(webhook).ok())
     }
 
     /// Registers the list of commands for each language, English for all others.
@@ -227,7 +205,7 @@ impl Telegram {
                 other => other.code(),
             };
             let request = json!({ "commands": commands, "language_code": code });
-            self.tell("setMyCommands", SHORTLY, &request).await?;
+            self.call("setMyCommands", SHORTLY, &request).await?;
         }
         Ok(())
     }
@@ -240,8 +218,8 @@ impl Telegram {
     /// A refusal, three lost answers, or an outage of Telegram for about an hour.
     pub async fn send(&self, user: u64, screen: &Screen) -> Result<MessageId, Failure> {
         let request = self.message(json!(user), user, screen);
-        let sent: Sent = self.call("sendMessage", PATIENTLY, &request).await?;
-        Ok(sent.message_id)
+        let sent = self.call("sendMessage", PATIENTLY, &request).await?;
+        readable(sent["message_id"].as_i64().map(MessageId))
     }
 
     /// Sends a message to a group.
@@ -251,7 +229,7 @@ impl Telegram {
     /// After one attempt, because anybody can keep a group busy.
     pub async fn send_to_group(&self, chat: i64, screen: &Screen) -> Result<(), Failure> {
         let request = self.message(json!(chat), 0, screen);
-        self.tell("sendMessage", ONCE, &request).await
+        self.call("sendMessage", ONCE, &request).await.map(drop)
     }
 
     /// Replaces a message in the private chat with `user`. An unchanged message is a success.
@@ -268,9 +246,9 @@ impl Telegram {
     ) -> Result<(), Failure> {
         let mut request = self.message(json!(user), user, screen);
         request["message_id"] = message.0.into();
-        match self.tell("editMessageText", attempts, &request).await {
+        match self.call("editMessageText", attempts, &request).await {
             Err(Failure::Same) => Ok(()),
-            other => other,
+            other => other.map(drop),
         }
     }
 
@@ -285,41 +263,30 @@ impl Telegram {
             request["text"] = text.into();
             request["show_alert"] = true.into();
         }
-        let call = self.tell("answerCallbackQuery", SHORTLY, &request);
+        let call = self.call("answerCallbackQuery", SHORTLY, &request);
         match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
             Ok(Err(Failure::Stale)) => Ok(()),
-            Ok(answered) => answered,
+            Ok(answered) => answered.map(drop),
             Err(_) => Err(Failure::timeout()),
         }
     }
 
-    /// Like `call`, without the result.
-    async fn tell(
+    async fn call(
         &self,
         method: &'static str,
         attempts: u32,
         request: &Value,
-    ) -> Result<(), Failure> {
-        let answer: Result<IgnoredAny, _> = self.call(method, attempts, request).await;
-        answer.map(drop)
-    }
-
-    async fn call<T: DeserializeOwned>(
-        &self,
-        method: &'static str,
-        attempts: u32,
-        request: &Value,
-    ) -> Result<T, Failure> {
+    ) -> Result<Value, Failure> {
         let attempt = || self.attempt(method, request, TIMEOUT);
         repeated(attempts, attempt, tokio::time::sleep).await
     }
 
-    async fn attempt<T: DeserializeOwned>(
+    async fn attempt(
         &self,
         method: &'static str,
         request: &Value,
         timeout: Duration,
-    ) -> Result<T, Failure> {
+    ) -> Result<Value, Failure> {
         let url = format!("{}/{method}", self.url.expose());
         let answer = async {
             let response = self.client.post(url).timeout(timeout).json(request).send();
@@ -328,23 +295,21 @@ impl Telegram {
         };
         let answer: Result<_, reqwest::Error> = answer.await;
         let answer = answer.map_err(|error| Failure::of_http(&error));
-        let answer = answer.and_then(|(status, body)| match serde_json::from_slice(&body) {
-            Ok(Answer {
-                result: Some(result),
-                ..
-            }) => Ok(result),
-            Ok(Answer {
-                error_code: Some(code),
-                description,
-                parameters,
-                ..
-            }) => {
-                let retry_after = parameters.and_then(|parameters| parameters.retry_after);
-                Err(Failure::of_answer(code, &description, retry_after))
+        let answer = answer.and_then(|(status, body)| {
+            let mut answer: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let result = answer.get_mut("result").map(Value::take);
+            let code = answer["error_code"].as_u64();
+            match (result, code.and_then(|code| u16::try_from(code).ok())) {
+                (Some(result), _) => Ok(result),
+                (_, Some(code)) => {
+                    let text = answer["description"].as_str().unwrap_or_default();
+                    let retry_after = answer["parameters"]["retry_after"].as_u64();
+                    Err(Failure::of_answer(code, text, retry_after))
+                }
+                // A proxy before Telegram answers in its own words.
+                _ if status.is_server_error() => Err(Failure::Server(status.as_u16())),
+                _ => readable(None),
             }
-            // A proxy before Telegram answers in its own words.
-            _ if status.is_server_error() => Err(Failure::Server(status.as_u16())),
-            _ => Err(Failure::Lost("the answer cannot be read".to_owned())),
         });
         let outcome = answer.as_ref().err().map_or("ok", Failure::name);
         self.metrics.telegram(method, outcome);
@@ -365,17 +330,22 @@ impl Telegram {
     fn button(&self, user: u64, button: &Button) -> Value {
         let label = &button.label;
         match &button.action {
-            ButtonAction::Callback(action) => {
-                json!({ "text": label, "callback_data": self.codec.write(user, *action) })
+            ButtonAction::Callback(callback) => {
+                json!({ "text": label, "callback_data": self.codec.write(user, *callback) })
             }
             ButtonAction::Copy(text) => {
                 json!({ "text": label, "copy_text": { "text": text.expose() } })
             }
+            ButtonAction::Page(url) => json!({ "text": label, "url": url }),
             ButtonAction::OpenBot => {
                 json!({ "text": label, "url": format!("https://t.me/{}", self.username()) })
             }
         }
     }
+}
+
+fn readable<T>(answer: Option<T>) -> Result<T, Failure> {
+    answer.ok_or_else(|| Failure::Lost("the answer cannot be read".to_owned()))
 }
 
 /// Makes up to `attempts` attempts, with pauses between them. Answers are lost three times at most,

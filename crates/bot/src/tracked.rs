@@ -11,7 +11,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::flow::{KeyName, View};
+use crate::account::Place;
+use crate::answers::KeyName;
+use crate::flow::View;
 use crate::i18n::Language;
 use crate::telegram::MessageId;
 use crate::telegram::failure::Failure;
@@ -24,15 +26,20 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// After so many failures, an edit that Telegram refuses is given up.
 const MAX_FAILURES: u32 = 10;
 
+/// A bot of this process, by its position in the settings, and one of its users.
+pub type BotUser = (usize, u64);
+
 /// A message that must be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrackedMessage {
     /// The user, whose id is also that of the private chat.
-    pub user: u64,
+    pub user: BotUser,
     /// Its id in the chat.
     pub id: MessageId,
     /// The key that it may show; `None` if only its last edit failed.
     pub key: Option<KeyName>,
+    /// The place that it is about.
+    pub place: Place,
     /// The view that replaces it. It discloses no key, so it may come late.
     pub replacement: View,
     /// The language of the user.
@@ -45,19 +52,10 @@ pub struct TrackedMessage {
     pub failures: u32,
 }
 
-/// The messages that must be replaced.
+/// The messages that must be replaced, of all bots of the process.
+#[derive(Default)]
 pub struct TrackedMessages {
-    messages: Mutex<HashMap<(u64, MessageId), TrackedMessage>>,
-    max: usize,
-}
-
-impl Default for TrackedMessages {
-    fn default() -> Self {
-        Self {
-            messages: Mutex::default(),
-            max: MAX_MESSAGES,
-        }
-    }
+    messages: Mutex<HashMap<(BotUser, MessageId), TrackedMessage>>,
 }
 
 impl TrackedMessages {
@@ -65,7 +63,7 @@ impl TrackedMessages {
     pub fn put(&self, message: TrackedMessage, now: Instant) {
         let mut messages = self.messages.lock();
         let key = (message.user, message.id);
-        if messages.len() >= self.max && !messages.contains_key(&key) {
+        if messages.len() >= MAX_MESSAGES && !messages.contains_key(&key) {
             // Messages without a time come last.
             let oldest = messages
                 .values_mut()
@@ -75,7 +73,7 @@ impl TrackedMessages {
                 oldest.due = Some(now);
             }
             // Due messages leave soon. Only if they cannot, one message is forgotten.
-            if messages.len() >= self.max * 2 {
+            if messages.len() >= MAX_MESSAGES * 2 {
                 let any = messages.keys().next().copied();
                 any.map(|key| messages.remove(&key));
             }
@@ -104,27 +102,29 @@ impl TrackedMessages {
     }
 
     /// Forgets a message, because it shows what it should.
-    pub fn remove(&self, user: u64, id: MessageId) {
+    pub fn remove(&self, user: BotUser, id: MessageId) {
         self.messages.lock().remove(&(user, id));
     }
 
     /// The key that this message may show.
-    pub fn key(&self, user: u64, id: MessageId) -> Option<KeyName> {
+    pub fn key(&self, user: BotUser, id: MessageId) -> Option<KeyName> {
         self.messages.lock().get(&(user, id))?.key.clone()
     }
 
-    /// Makes all messages of `user` that may show the key due now, except `except`.
+    /// Makes all messages that may show the key due now, except this message of `user`: several users
+    /// and bots can share an account.
     pub fn supersede(
         &self,
-        user: u64,
+        user: BotUser,
         key_id: Uuid,
         except: Option<MessageId>,
         replacement: impl Fn(String) -> View,
         now: Instant,
     ) {
+        let is_except =
+            |message: &TrackedMessage| (message.user, Some(message.id)) == (user, except);
         let mut messages = self.messages.lock();
-        let of_user = messages.values_mut().filter(|message| message.user == user);
-        for message in of_user.filter(|message| Some(message.id) != except) {
+        for message in messages.values_mut().filter(|message| !is_except(message)) {
             if let Some(key) = message.key.as_ref().filter(|key| key.key_id == key_id) {
                 message.replacement = replacement(key.hint.clone());
                 message.due = Some(now);
@@ -137,7 +137,7 @@ impl TrackedMessages {
     /// Removes and returns the due messages of `user`, except `except`.
     pub fn take_due(
         &self,
-        user: u64,
+        user: BotUser,
         except: Option<MessageId>,
         now: Instant,
     ) -> Vec<TrackedMessage> {
@@ -146,16 +146,18 @@ impl TrackedMessages {
         })
     }
 
-    /// Removes and returns all messages.
-    pub fn take_all(&self) -> Vec<TrackedMessage> {
-        self.take(|_| true)
+    /// Removes and returns all messages of a bot.
+    pub fn take_all(&self, bot: usize) -> Vec<TrackedMessage> {
+        self.take(|message| message.user.0 == bot)
     }
 
-    /// The users who have due messages.
-    pub fn users_due(&self, now: Instant) -> Vec<u64> {
+    /// The users of a bot who have due messages.
+    pub fn users_due(&self, bot: usize, now: Instant) -> Vec<u64> {
         let messages = self.messages.lock();
-        let due = messages.values().filter(|message| message.is_due(now));
-        let mut users: Vec<_> = due.map(|message| message.user).collect();
+        let due = messages
+            .values()
+            .filter(|message| message.user.0 == bot && message.is_due(now));
+        let mut users: Vec<_> = due.map(|message| message.user.1).collect();
         users.sort_unstable();
         users.dedup();
         users
@@ -188,12 +190,13 @@ mod tests {
 
     fn message(user: u64, id: i64, key: u128, due: Option<Instant>) -> TrackedMessage {
         TrackedMessage {
-            user,
+            user: (0, user),
             id: MessageId(id),
             key: Some(KeyName {
                 key_id: Uuid::from_u128(key),
                 hint: "kw_abcd".to_owned(),
             }),
+            place: Place::default(),
             replacement: View::Help,
             language: Language::English,
             due,
@@ -208,21 +211,21 @@ mod tests {
         tracked.put(message(1, 1, 1, Some(now + MINUTE)), now);
         tracked.put(message(1, 2, 1, None), now);
         tracked.put(message(2, 1, 2, Some(now + MINUTE)), now);
-        assert!(tracked.users_due(now).is_empty());
-        assert_eq!(tracked.users_due(now + MINUTE), [1, 2]);
+        assert!(tracked.users_due(0, now).is_empty());
+        assert_eq!(tracked.users_due(0, now + MINUTE), [1, 2]);
         assert!(
             tracked
-                .take_due(1, Some(MessageId(1)), now + MINUTE)
+                .take_due((0, 1), Some(MessageId(1)), now + MINUTE)
                 .is_empty()
         );
-        assert_eq!(tracked.take_due(1, None, now + MINUTE).len(), 1);
-        assert!(tracked.take_due(1, None, now + MINUTE).is_empty());
+        assert_eq!(tracked.take_due((0, 1), None, now + MINUTE).len(), 1);
+        assert!(tracked.take_due((0, 1), None, now + MINUTE).is_empty());
         // The key is shown again before the message was due.
         tracked.put(message(2, 1, 2, Some(now + MINUTE * 2)), now);
-        assert!(tracked.take_due(2, None, now + MINUTE).is_empty());
-        tracked.remove(2, MessageId(9));
+        assert!(tracked.take_due((0, 2), None, now + MINUTE).is_empty());
+        tracked.remove((0, 2), MessageId(9));
         assert_eq!(tracked.count(), 2);
-        assert_eq!(tracked.take_all().len(), 2);
+        assert_eq!(tracked.take_all(0).len(), 2);
     }
 
     #[test]
@@ -231,15 +234,23 @@ mod tests {
         for (user, id, key) in [(1, 1, 1), (1, 2, 1), (1, 3, 2), (2, 1, 1)] {
             tracked.put(message(user, id, key, None), now);
         }
-        let replacement = View::OldKey;
-        tracked.supersede(1, Uuid::from_u128(1), Some(MessageId(1)), replacement, now);
-        let due = tracked.take_due(1, None, now);
+        let of_other_bot = TrackedMessage {
+            user: (1, 1),
+            ..message(1, 1, 1, None)
+        };
+        tracked.put(of_other_bot, now);
+        let replacement = |hint| View::RevokedKey(hint, None);
+        let except = Some(MessageId(1));
+        tracked.supersede((0, 1), Uuid::from_u128(1), except, replacement, now);
+        let due = tracked.take_due((0, 1), None, now);
         let [only] = &due[..] else {
             panic!("{due:?}");
         };
         assert_eq!((only.id, only.cause), (MessageId(2), "revoked"));
-        assert_eq!(only.replacement, View::OldKey("kw_abcd".to_owned()));
-        assert!(tracked.users_due(now + MINUTE).is_empty());
+        assert_eq!(only.replacement, replacement("kw_abcd".to_owned()));
+        // Others share the account, in this bot and in another one.
+        assert_eq!(tracked.users_due(0, now + MINUTE), [2]);
+        assert_eq!(tracked.users_due(1, now), [1]);
     }
 
     #[test]
@@ -248,10 +259,10 @@ mod tests {
         tracked.put(message(1, 1, 1, Some(now)), now);
         let lost = Failure::Lost("x".to_owned());
         let mut try_again = |failure: &Failure, expected: Duration| {
-            let message = tracked.take_due(1, None, now).pop().unwrap();
+            let message = tracked.take_due((0, 1), None, now).pop().unwrap();
             tracked.put_back(message, failure, now);
             let almost = now + expected - Duration::from_millis(1);
-            assert!(tracked.take_due(1, None, almost).is_empty());
+            assert!(tracked.take_due((0, 1), None, almost).is_empty());
             now += expected;
         };
         let refused = Failure::Refused("x".to_owned());
@@ -262,24 +273,25 @@ mod tests {
         }
         try_again(&Failure::TooMany(MINUTE), MINUTE);
         try_again(&Failure::Blocked, MAX_PAUSE);
-        let message = tracked.take_due(1, None, now).pop().unwrap();
+        let message = tracked.take_due((0, 1), None, now).pop().unwrap();
         tracked.put_back(message, &refused, now);
         assert_eq!(tracked.count(), 0);
     }
 
     #[test]
     fn memory_is_bounded_and_the_oldest_message_is_due_early() {
-        let now = Instant::now();
-        let tracked = TrackedMessages {
-            max: 3,
-            ..TrackedMessages::default()
-        };
+        let (now, tracked) = (Instant::now(), TrackedMessages::default());
         tracked.put(message(9, 9, 1, None), now);
-        for id in 0..100 {
+        for id in 0..i64::try_from(MAX_MESSAGES).unwrap() + 100 {
             let at = now + MINUTE * u32::try_from(id + 1).unwrap();
             tracked.put(message(1, id, 1, Some(at)), now);
-            assert!(tracked.count() <= 6);
         }
-        assert_eq!(tracked.users_due(now), [1]);
+        assert!(tracked.count() <= 2 * MAX_MESSAGES);
+        assert_eq!(tracked.users_due(0, now), [1]);
+        let due = tracked.take_due((0, 1), None, now);
+        assert!(
+            due.iter().all(|message| message.id.0 <= 100),
+            "the oldest first"
+        );
     }
 }

@@ -27,8 +27,6 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 /// Fetches updates for `intake` until `stop`.
 pub async fn poll(intake: &Intake, telegram: &Telegram, health: &Health, stop: &CancellationToken) {
     let mut outage = Outage::default();
-    // The first poll may wait long, but Telegram has answered a call already.
-    health.set(Ok(()));
     while !stop.is_cancelled() {
         // After a failure, a short poll shows early that Telegram answers again.
         let wait = match intake.in_flight().count() == 0 && outage.is_over() {

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
+use tracing::{Instrument as _, Span};
 
 /// The work for one event of a user.
 pub type Job = BoxFuture<'static, ()>;
@@ -18,14 +19,17 @@ pub struct UserQueues {
     /// A user has an entry while a job of theirs runs.
     queues: Mutex<HashMap<u64, VecDeque<Job>>>,
     permits: Semaphore,
+    /// Names the bot in the log.
+    span: Span,
 }
 
 impl UserQueues {
     /// Empty queues, whose jobs run at most `max_concurrent` at a time.
-    pub fn new(max_concurrent: usize) -> Arc<Self> {
+    pub fn new(max_concurrent: usize, span: Span) -> Arc<Self> {
         Arc::new(Self {
             queues: Mutex::default(),
             permits: Semaphore::new(max_concurrent),
+            span,
         })
     }
 
@@ -37,7 +41,9 @@ impl UserQueues {
             None => {
                 queues.insert(user, VecDeque::new());
                 let all = Arc::clone(self);
-                tokio::spawn(async move { all.work(user, job).await });
+                let span = self.span.clone();
+                let work = async move { all.work(user, job).await };
+                tokio::spawn(work.instrument(span));
             }
         }
     }
@@ -87,7 +93,10 @@ mod tests {
     #[tokio::test]
     async fn jobs_of_a_user_keep_their_order_and_users_do_not_wait_for_each_other() {
         let (done, mut finished) = mpsc::unbounded_channel();
-        let (gate, queues) = (Arc::new(Semaphore::new(0)), UserQueues::new(4));
+        let (gate, queues) = (
+            Arc::new(Semaphore::new(0)),
+            UserQueues::new(4, Span::none()),
+        );
         let push = |user, job| {
             let (done, gate) = (done.clone(), Arc::clone(&gate));
             let run = async move {
@@ -115,7 +124,7 @@ mod tests {
     async fn concurrent_jobs_are_bounded_and_a_panic_does_not_block_the_queue() {
         const MAX: usize = 3;
         let (now, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
-        let queues = UserQueues::new(MAX);
+        let queues = UserQueues::new(MAX, Span::none());
         for user in 0..10 {
             queues.push(user, Box::pin(async { panic!("on purpose") }));
             let (now, done) = (Arc::clone(&now), Arc::clone(&done));

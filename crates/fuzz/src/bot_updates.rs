@@ -155,13 +155,13 @@ async fn start(
         ..Inputs::default()
     });
     let settings = settings.expect("the settings are right");
-    let (sender, ready) = tokio::sync::oneshot::channel();
+    let (sender, mut ready) = tokio::sync::mpsc::unbounded_channel();
     let bot = tokio::spawn(async move {
         let ready = |ready| drop(sender.send(ready));
         app::serve(settings, stop, ready)
             .await
             .expect("the bot starts");
     });
-    let ready = ready.await.expect("the bot becomes ready");
+    let ready = ready.recv().await.expect("the bot becomes ready");
     (keyward, ready.webhook.expect("a webhook"), bot)
 }

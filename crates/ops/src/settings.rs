@@ -9,7 +9,7 @@ pub mod values;
 use std::fmt::Write as _;
 
 pub use flags::{flags, flags_of, given_flags};
-pub use source::{Inputs, Source};
+pub use source::{Inputs, Source, tables};
 
 /// A struct of settings, with the table that fills it.
 pub trait Schema: Sized + 'static {
@@ -54,6 +54,8 @@ pub enum Takes {
     Value(&'static str),
     /// Several values: separated by commas, or an array in the file.
     List(&'static str),
+    /// Tables: `[[NAME]]` in the file, elsewhere an array of inline tables.
+    Tables,
     /// `true` or `false`. The flag without a value means `true`.
     Switch,
 }

@@ -48,6 +48,8 @@ pub(crate) const TOKEN: &str = "7000000001:AAfakeTokenOfATestBot_0123456789abc";
 
 /// The state that the server and the users share.
 struct Shared {
+    /// The bot's token.
+    token: &'static str,
     world: Mutex<World>,
     /// The number of changes.
     changed: watch::Sender<u64>,
@@ -105,8 +107,14 @@ pub struct Telegram {
 impl Telegram {
     /// Starts the fake on its own thread, so that a blocking test does not block it.
     pub fn start() -> Self {
+        Self::with_token(TOKEN)
+    }
+
+    /// The same for another bot.
+    pub fn with_token(token: &'static str) -> Self {
         let (listener, address) = listen();
         let shared = Arc::new(Shared {
+            token,
             world: Mutex::default(),
             changed: watch::Sender::new(0),
         });
@@ -133,7 +141,7 @@ impl Telegram {
 
     /// The bot's token.
     pub fn token(&self) -> &'static str {
-        TOKEN
+        self.shared.token
     }
 
     /// A user with this id in the private chat with the bot. `language` is the language of the app:

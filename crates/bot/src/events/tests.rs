@@ -6,7 +6,7 @@ use super::*;
 
 /// The request of the person with the id 42.
 fn request(update: Value) -> Option<Request> {
-    let event = Event::of(serde_json::from_value(update).unwrap(), "Keys_bot")?;
+    let event = Event::of(&serde_json::from_value(update).unwrap(), "Keys_bot")?;
     let language = Language::Russian;
     assert_eq!(event.person, Person { id: 42, language });
     Some(event.request)
@@ -125,7 +125,7 @@ fn the_data_of_a_tap_is_not_printed() {
     let tap = Tap {
         query: "q".to_owned(),
         message: Some(MessageId(1)),
-        data: "v1.canary".to_owned(),
+        data: Secret::new("v1.canary"),
     };
     assert!(!format!("{:?}", Request::Tap(tap)).contains("canary"));
 }

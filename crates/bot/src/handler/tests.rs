@@ -26,8 +26,8 @@ fn handler(telegram: &Telegram) -> Handler {
         ..Inputs::default()
     };
     let settings = settings::load(inputs).unwrap();
-    let (_, _, handler) = app::build(&settings, &Arc::default()).unwrap();
-    handler
+    let mut handlers = app::build(&settings, &Arc::default()).unwrap();
+    handlers.pop().unwrap()
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The table of settings: names, defaults, help, and how each is read.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use keyward_client::Secret;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, switch,
 };
-use keyward_ops::settings::{Entry, Schema, Setting, Takes};
+use keyward_ops::settings::{Entry, Schema, Setting, Takes, tables};
 
-use super::{Settings, telegram_token, webhook};
-use crate::account::Accounts;
+use super::{BotSettings, Settings, Slot, bot, is_account_id};
+use crate::account::Template;
 
 const HIDE_AFTER: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
@@ -21,12 +21,18 @@ const LIMIT: RangeInclusive<u32> = 1..=100_000;
 const OF_CLIENTS: &str = "KEYWARD_";
 
 /// What the table reads: the settings, and the values that `check` turns into settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Values {
     pub(super) settings: Settings,
+    pub(super) bot: BotSettings,
+    /// Other bots than this one, each with the settings that it shares.
+    pub(super) bots: Vec<Self>,
+    pub(super) account_url: Option<Url>,
+    pub(super) account_token_file: Option<PathBuf>,
+    pub(super) account_prefix: String,
     pub(super) telegram_token_file: Option<PathBuf>,
     pub(super) webhook_url: Option<Url>,
-    pub(super) webhook_listen: SocketAddr,
+    pub(super) webhook_listen: Option<SocketAddr>,
     pub(super) webhook_secret_file: Option<PathBuf>,
 }
 
@@ -41,7 +47,7 @@ pub const TABLE: &[Setting<Values>] = &[
         "The bot's token from BotFather; set this or telegram_token_file",
         |v, text| {
             // Checked together with the token in the file.
-            v.settings.telegram_token = Secret::new(text);
+            v.bot.telegram_token = Secret::new(text);
             Ok(())
         },
     )
@@ -66,7 +72,7 @@ pub const TABLE: &[Setting<Values>] = &[
         Takes::Value("URL"),
         "https://api.telegram.org",
         "The Bot API; http:// only to this host, unless insecure = true",
-        |v, text| url(text, v.settings.insecure).map(|url| v.settings.telegram_api_url = url),
+        |v, text| url(text, v.settings.insecure).map(|url| v.bot.telegram_api_url = url.expose().to_owned()),
     )
     .confidential(),
     Row::new(
@@ -78,7 +84,8 @@ pub const TABLE: &[Setting<Values>] = &[
         |v, text| {
             let texts = text.trim_end_matches(',').split(',');
             let urls = texts.map(|text| url(text.trim(), v.settings.insecure));
-            urls.collect::<Result<_, _>>()
+            let urls = urls.map(|url| Ok(url?.expose().to_owned()));
+            urls.collect::<Result<_, String>>()
                 .map(|urls| v.settings.endpoints = urls)
         },
     )
@@ -126,16 +133,62 @@ pub const TABLE: &[Setting<Values>] = &[
     Row::new(
         "account_template",
         Takes::Value("TEMPLATE"),
-        Accounts::DEFAULT,
+        Template::DEFAULT,
         "The account of a Telegram user: text that contains {user_id} once",
-        |v, text| Accounts::parse(text).map(|accounts| v.settings.accounts = accounts),
+        |v, text| Template::parse(text).map(|template| v.bot.template = template),
+    ),
+    Row::new(
+        "account_url",
+        Takes::Value("URL"),
+        "none",
+        "Where the host product answers which account a Telegram user has, in place of \
+         account_template; http:// only to this host",
+        |v, text| optional(text, |text| url(text, false)).map(|url| v.account_url = url),
+    )
+    .confidential(),
+    Row::new(
+        "account_token_file",
+        Takes::Value("FILE"),
+        "none",
+        "File with the bearer token for account_url; read for each question",
+        |v, text| optional(text, path).map(|path| v.account_token_file = path),
+    ),
+    Row::new(
+        "account_prefix",
+        Takes::Value("TEXT"),
+        "none",
+        "What each account_id of account_url gets in front, so that hosts do not share accounts",
+        |v, text| {
+            v.account_prefix = optional(text, |text| Ok(text.to_owned()))?.unwrap_or_default();
+            let is_valid = v.account_prefix.is_empty() || is_account_id(&v.account_prefix);
+            is_valid.then_some(()).ok_or_else(|| "takes printable ASCII".to_owned())
+        },
     ),
     Row::new(
         "slot",
         Takes::Value("NAME"),
         "default",
         "The slot of the account whose key the bot shows: 1 to 64 of A-Z a-z 0-9 . _ -",
-        |v, text| slot(text).map(|slot| v.settings.slot = slot),
+        |v, text| Slot::named(text).map(|slot| v.bot.slots = vec![slot]),
+    ),
+    Row::new(
+        "slots",
+        Takes::List("SLOTS"),
+        "none",
+        "In place of `slot`: up to 8 slots, each NAME=TITLE or NAME=TITLE;LANGUAGE:TITLE with en, zh \
+         or ru, separated by commas",
+        |v, text| {
+            let slots = optional(text, slots)?;
+            slots.into_iter().for_each(|slots| v.bot.slots = slots);
+            Ok(())
+        },
+    ),
+    Row::new(
+        "revoke_grace",
+        Takes::Value("DURATION"),
+        "none",
+        "Lets users keep a revoked key for this time, in whole hours from 1h to 30d",
+        |v, text| optional(text, hours).map(|hours| v.bot.revoke_grace = hours),
     ),
     Row::new(
         "scopes",
@@ -143,7 +196,7 @@ pub const TABLE: &[Setting<Values>] = &[
         "none",
         "Scopes of new keys, separated by commas; existing keys do not change",
         |v, text| {
-            optional(text, scopes).map(|scopes| v.settings.scopes = scopes.unwrap_or_default())
+            optional(text, scopes).map(|scopes| v.bot.scopes = scopes.unwrap_or_default())
         },
     ),
     Row::new(
@@ -172,7 +225,7 @@ pub const TABLE: &[Setting<Values>] = &[
         Takes::Value("CONTACT"),
         "none",
         "Contact for users when a problem persists, such as @example_support",
-        |v, text| optional(text, contact).map(|contact| v.settings.support = contact),
+        |v, text| optional(text, contact).map(|contact| v.bot.support = contact),
     ),
     Row::new(
         "webhook_url",
@@ -189,14 +242,14 @@ pub const TABLE: &[Setting<Values>] = &[
         "false",
         "Delete a webhook that is registered for the bot at the start: Telegram refuses polls while \
          there is one",
-        |v, text| switch(text).map(|on| v.settings.delete_webhook = on),
+        |v, text| switch(text).map(|on| v.bot.delete_webhook = on),
     ),
     Row::new(
         "webhook_listen",
         Takes::Value("ADDRESS"),
         "127.0.0.1:8443",
         "Address and port of the webhook, behind a proxy that ends TLS; port 0 takes a free port",
-        |v, text| address(text).map(|address| v.webhook_listen = address),
+        |v, text| address(text).map(|address| v.webhook_listen = Some(address)),
     ),
     Row::new(
         "webhook_secret_file",
@@ -212,7 +265,30 @@ pub const TABLE: &[Setting<Values>] = &[
         "Format of the log on stderr: `text` or `json`; RUST_LOG filters the log",
         |v, text| log_format(text).map(|format| v.settings.log_format = format),
     ),
+    // The last one: each bot starts with the settings above.
+    Row::new(
+        "bots",
+        Takes::Tables,
+        "none",
+        "Several bots: tables with the settings of each, and its token in telegram_token_file; the \
+         settings outside the tables are for all",
+        |v, text| {
+            let bots = optional(text, |text| tables(text, v, is_of_a_bot))?;
+            v.bots = bots.unwrap_or_default();
+            Ok(())
+        },
+    )
+    .confidential(),
 ];
+
+/// The settings that a bot can have for itself.
+const OF_A_BOT: &str = "telegram_token_file telegram_api_url account_template account_url \
+    account_token_file account_prefix slot slots revoke_grace scopes support webhook_url \
+    delete_webhook webhook_listen webhook_secret_file";
+
+fn is_of_a_bot(name: &str) -> bool {
+    OF_A_BOT.split_whitespace().any(|known| known == name)
+}
 
 impl Schema for Values {
     const PREFIX: &'static str = "KEYWARD_BOT_";
@@ -221,35 +297,49 @@ impl Schema for Values {
     const TABLE: &'static [Setting<Self>] = TABLE;
 
     fn blank() -> Self {
-        Self {
-            settings: Settings::default(),
-            telegram_token_file: None,
-            webhook_url: None,
-            webhook_listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            webhook_secret_file: None,
-        }
+        Self::default()
     }
 
-    fn check(&mut self, entries: &[Entry], errors: &mut Vec<String>) {
-        errors.extend(telegram_token(self, entries).err());
-        match webhook(self, entries) {
-            Ok(webhook) => self.settings.webhook = webhook,
-            Err(error) => errors.push(error),
+    fn check(&mut self, _: &[Entry], errors: &mut Vec<String>) {
+        let tables = (1..).zip(std::mem::take(&mut self.bots));
+        let tables = tables.map(|(number, values)| (format!("bots, table {number}: "), values));
+        let mut bots: Vec<_> = tables.collect();
+        if bots.is_empty() {
+            bots.push((String::new(), self.clone()));
+        }
+        let known = &mut self.settings.bots;
+        for (place, values) in bots {
+            match bot(values) {
+                Ok(bot) if known.iter().any(|known| known.id() == bot.id()) => {
+                    errors.push(format!("{place}bot {} is in another table", bot.id()));
+                }
+                Ok(bot)
+                    if known
+                        .iter()
+                        .any(|known| bot.reaches(known) || known.reaches(&bot)) =>
+                {
+                    errors.push(format!(
+                        "{place}account_prefix: give each host its own, of which none begins another"
+                    ));
+                }
+                Ok(bot) => known.push(bot),
+                Err(error) => errors.push(format!("{place}{error}")),
+            }
         }
     }
 }
 
 /// A URL of a server that gets secrets. The URL itself contains none: it is shown in errors.
-fn url(text: &str, is_insecure: bool) -> Result<String, String> {
+fn url(text: &str, is_insecure: bool) -> Result<Url, String> {
     let url = Url::new(text)?;
     if url.has_user() {
         return Err("takes a URL without a user".to_owned());
     }
     match url.is_https() || url.is_local() || is_insecure {
-        true => Ok(text.to_owned()),
+        true => Ok(url),
         false => Err(
             "leads to another host without TLS: secrets would cross the network in the clear; \
-             write https, or set insecure = true"
+             write https"
                 .to_owned(),
         ),
     }
@@ -266,12 +356,28 @@ fn webhook_url(text: &str) -> Result<Url, String> {
     })
 }
 
-fn slot(text: &str) -> Result<String, String> {
-    let of_slot = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    match (1..=64).contains(&text.len()) && text.bytes().all(of_slot) {
-        true => Ok(text.to_owned()),
-        false => Err("takes 1 to 64 of A-Z a-z 0-9 . _ -".to_owned()),
+fn slots(text: &str) -> Result<Vec<Slot>, String> {
+    let slots = text
+        .split(',')
+        .map(Slot::parse)
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut names: Vec<_> = slots.iter().map(|slot| &slot.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    match names.len() == slots.len() && slots.len() <= 8 {
+        true => Ok(slots),
+        false => Err("takes up to 8 slots with different names".to_owned()),
     }
+}
+
+fn hours(text: &str) -> Result<u16, String> {
+    const HOUR: u64 = 3600;
+    let limits = Duration::from_secs(HOUR)..=Duration::from_secs(30 * 24 * HOUR);
+    let time = duration(text, limits, "1h to 30d")?.as_secs();
+    let hours = u16::try_from(time / HOUR)
+        .ok()
+        .filter(|_| time.is_multiple_of(HOUR));
+    hours.ok_or_else(|| "takes whole hours".to_owned())
 }
 
 fn scopes(text: &str) -> Result<Vec<String>, String> {

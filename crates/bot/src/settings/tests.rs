@@ -35,19 +35,25 @@ fn refused(inputs: Inputs) -> String {
 #[test]
 fn the_defaults_need_two_tokens() {
     let settings = load(inputs(&[], &[TOKEN, TOKEN_FILE], None)).unwrap();
-    assert_eq!(settings.telegram_api_url, "https://api.telegram.org");
+    assert_eq!(
+        settings.bots[0].telegram_api_url,
+        "https://api.telegram.org"
+    );
     assert_eq!(settings.endpoints, ["http://127.0.0.1:50051"]);
     assert_eq!(settings.hide_after, Some(Duration::from_secs(600)));
-    assert_eq!(settings.accounts.of(7), "tg-7");
+    assert_eq!(settings.bots[0].template.account(7), "tg-7");
     assert_eq!(
-        (settings.slot.as_str(), settings.scopes.len()),
+        (
+            settings.bots[0].slots[0].name.as_str(),
+            settings.bots[0].scopes.len()
+        ),
         ("default", 0)
     );
     assert_eq!(
         (settings.reveals_per_hour, settings.revokes_per_hour),
         (30, 10)
     );
-    assert!(settings.webhook.is_none() && settings.support.is_none());
+    assert!(settings.bots[0].webhook.is_none() && settings.bots[0].support.is_none());
     assert!(!format!("{settings:?}").contains("canary"));
 
     let error = refused(inputs(&[], &[], None));
@@ -77,9 +83,9 @@ fn the_bot_has_variables_and_a_file_of_its_own() {
         ("KEYWARD_BOT_SERVICE_HOST", "10.0.0.1"),
     ];
     let settings = load(inputs(&[], &variables, None)).unwrap();
-    assert_eq!(settings.slot, "file");
-    assert_eq!(settings.scopes, ["a", "b"]);
-    assert_eq!(settings.support.as_deref(), Some("@us"));
+    assert_eq!(settings.bots[0].slots[0].name, "file");
+    assert_eq!(settings.bots[0].scopes, ["a", "b"]);
+    assert_eq!(settings.bots[0].support.as_deref(), Some("@us"));
 
     let variables = [TOKEN, TOKEN_FILE, ("KEYWARD_BOT_SLOTT", "x")];
     let error = refused(inputs(&[], &variables, None));
@@ -92,7 +98,7 @@ fn the_token_comes_from_a_variable_or_a_file_of_its_own() {
     let token = file("123:canary\n");
     let flags = [("telegram_token_file", token.path().to_str().unwrap())];
     let settings = load(inputs(&flags, &[TOKEN_FILE], None)).unwrap();
-    assert_eq!(settings.telegram_token.expose(), "123:canary");
+    assert_eq!(settings.bots[0].telegram_token.expose(), "123:canary");
     let error = refused(inputs(&flags, &[TOKEN, TOKEN_FILE], None));
     assert!(error.contains("both set"), "{error}");
 
@@ -148,6 +154,26 @@ fn an_error_says_what_the_setting_takes() {
         ("hide_after", "soon", "takes a duration"),
         ("account_template", "me", "{user_id} once"),
         ("slot", "a b", "takes 1 to 64"),
+        ("slots", "a", "takes NAME=TITLE"),
+        ("slots", "a=A;xx:B", "a language is en, zh or ru"),
+        ("slots", "a=en:A", "takes NAME=TITLE"),
+        ("slots", "a b=A", "takes 1 to 64"),
+        ("slots", "a=A,a=B", "with different names"),
+        ("revoke_grace", "90m", "takes whole hours"),
+        ("revoke_grace", "31d", "takes a duration from 1h to 30d"),
+        ("account_url", "http://198.51.100.7/x", "without TLS"),
+        ("account_url", "https://a:canary@x/", "a URL without a user"),
+        ("account_url", "https://x/", "need each other"),
+        ("account_token_file", "/nowhere", "need each other"),
+        ("account_prefix", "ä", "printable ASCII"),
+        ("bots", "[1]", "takes an array of tables"),
+        ("bots", "[{slot = true}]", "table 1: slot takes a string"),
+        ("bots", "[{slot = \"a b\"}]", "table 1: slot takes 1 to 64"),
+        (
+            "bots",
+            "[{}, {log_format = \"json\"}]",
+            "table 2: 'log_format'",
+        ),
         ("scopes", "a,,b", "takes up to 64 scopes"),
         ("reveals_per_hour", "0", "takes a number from 1 to 100000"),
         ("support", "a\nb", "takes up to 128 characters"),
@@ -194,11 +220,14 @@ fn white_space_does_not_count_and_an_empty_variable_is_unset() {
             ("KEYWARD_BOT_TELEGRAM_API_URL", "https://telegram.example\n"),
         ]);
         let settings = load(inputs(&[], &variables, None)).unwrap();
-        assert_eq!(settings.telegram_token.expose(), "123:canary");
+        assert_eq!(settings.bots[0].telegram_token.expose(), "123:canary");
         assert_eq!(settings.token_file, Path::new("/run/keyward-token"));
         assert_eq!(settings.endpoints, ["https://a:1", "https://b:2"]);
-        assert_eq!(settings.telegram_api_url, "https://telegram.example");
-        assert!(settings.support.is_none() && settings.http_listen.is_some());
+        assert_eq!(
+            settings.bots[0].telegram_api_url,
+            "https://telegram.example"
+        );
+        assert!(settings.bots[0].support.is_none() && settings.http_listen.is_some());
     }
     let error = refused(inputs(&[("endpoint", ",")], &[TOKEN, TOKEN_FILE], None));
     assert!(error.contains("endpoint"), "{error}");
@@ -212,12 +241,10 @@ fn a_webhook_needs_a_secret() {
         ("webhook_url", "https://bot.example/tg"),
         ("webhook_secret_file", path),
     ];
-    let webhook = load(inputs(&flags, &[TOKEN, TOKEN_FILE], None))
-        .unwrap()
-        .webhook
-        .unwrap();
+    let settings = load(inputs(&flags, &[TOKEN, TOKEN_FILE], None)).unwrap();
+    let webhook = settings.bots[0].webhook.as_ref().unwrap();
     assert_eq!(
-        (webhook.path.as_str(), webhook.secret.expose()),
+        (webhook.url.uri().path(), webhook.secret.expose()),
         ("/tg", "canary-canary-canary")
     );
     let short = file("canary");
@@ -231,6 +258,106 @@ fn a_webhook_needs_a_secret() {
 }
 
 #[test]
+fn a_host_product_needs_a_token() {
+    let token = file("canary-of-the-host\n");
+    let path = token.path().to_str().unwrap();
+    let loaded = |url: &str, path: &str| {
+        let flags = [
+            ("account_url", url),
+            ("account_token_file", path),
+            ("account_prefix", "a-"),
+        ];
+        load(inputs(&flags, &[TOKEN, TOKEN_FILE], None))
+    };
+    for url in ["https://host.example/x?y=1", "http://127.0.0.1:1/"] {
+        let settings = loaded(url, path).unwrap();
+        let host = settings.bots[0].host.as_ref().unwrap();
+        assert_eq!((host.url.expose(), host.prefix.as_str()), (url, "a-"));
+        assert!(!format!("{settings:?}").contains("canary"));
+    }
+    for (text, expected) in [("", "one token"), ("canary canary", "one token")] {
+        let token = file(text);
+        let error = loaded("https://x/", token.path().to_str().unwrap()).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    let error = loaded("https://x/", "/nowhere/token")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("account_token_file") && error.contains("cannot be read"),
+        "{error}"
+    );
+}
+
+#[test]
+fn each_table_is_a_bot_that_starts_with_the_settings_for_all() {
+    let tokens = ["1:canary-one", "2:canary-two"].map(file);
+    let [one, two] = tokens
+        .each_ref()
+        .map(|file| file.path().display().to_string());
+    let loaded = |tables: &str| {
+        let text = format!("support = \"@all\"\nslots = [\"live=Live\"]\n{tables}");
+        let config = file(&text);
+        load(inputs(&[], &[TOKEN_FILE], Some(config.path())))
+    };
+    let first = format!("[[bots]]\ntelegram_token_file = {one:?}\n");
+    let second = format!(
+        "[[bots]]\ntelegram_token_file = {two:?}\nslots = [\"a=A\", \"b=B\"]\n\
+         support = \"@two\"\nrevoke_grace = \"2h\"\n"
+    );
+    let settings = loaded(&format!("{first}{second}")).unwrap();
+    let found = settings.bots.iter().map(|bot| {
+        let support = bot.support.clone().unwrap();
+        (bot.id(), bot.slots.len(), support, bot.revoke_grace)
+    });
+    let expected = [
+        ("1", 1, "@all".to_owned(), None),
+        ("2", 2, "@two".to_owned(), Some(2)),
+    ];
+    assert_eq!(found.collect::<Vec<_>>(), expected);
+
+    let third = format!("[[bots]]\ntelegram_token_file = {one:?}\n");
+    let error = loaded(&format!("{first}{third}")).unwrap_err().to_string();
+    assert!(
+        error.contains("table 2: bot 1 is in another table"),
+        "{error}"
+    );
+    let token = file("canary-of-the-host");
+    let host = |token_file: &str, prefix: &str| {
+        format!(
+            "[[bots]]\ntelegram_token_file = {token_file:?}\naccount_url = \"https://x.example/\"\n\
+             account_token_file = {:?}\naccount_prefix = {prefix:?}\n",
+            token.path()
+        )
+    };
+    for (prefixes, is_right) in [
+        (["a-", "b-"], true),
+        (["a-", "a-"], true),
+        (["a-", "a-b-"], false),
+        (["a-b-", "a-"], false),
+        (["none", "a-"], false),
+    ] {
+        let tables = host(&one, prefixes[0]) + &host(&two, prefixes[1]);
+        let error = loaded(&tables).map_or_else(|error| error.to_string(), |_| String::new());
+        assert_eq!(error.is_empty(), is_right, "{prefixes:?}: {error}");
+        assert!(
+            is_right || error.contains("of which none begins another"),
+            "{error}"
+        );
+    }
+    assert!(loaded(&format!("{first}{}", host(&two, "none"))).is_err());
+    let missing = "[[bots]]\ntelegram_token_file = \"/nowhere\"\n";
+    let error = loaded(&format!("{first}{missing}"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("bots, table 2: telegram_token_file: /nowhere cannot be read"),
+        "{error}"
+    );
+    assert!(!error.contains("canary"), "{error}");
+}
+
+#[test]
 fn every_setting_is_read() {
     // A value that no setting takes is refused by each: so each is looked at.
     for setting in TABLE {
@@ -239,6 +366,7 @@ fn every_setting_is_read() {
             "telegram_token_file",
             "token_file",
             "ca_file",
+            "account_token_file",
         ]
         .contains(&setting.name)
             || setting.name == "webhook_secret_file"

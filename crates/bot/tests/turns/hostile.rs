@@ -62,18 +62,18 @@ async fn forged_and_foreign_buttons_cause_no_call_to_keyward() {
 }
 
 #[tokio::test]
-async fn a_button_of_another_version_opens_the_menu() {
+async fn a_button_of_another_version_opens_the_account() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     let (shown, _) = world.open_key(&who).await;
     who.tap_data(shown.id, "v7.confirm.something");
     world.telegram.settled().await;
-    let menu = who.message(shown.id).unwrap();
+    let account = who.message(shown.id).unwrap();
     assert!(
-        menu.text.contains("older version") && menu.key().is_none(),
-        "{menu}"
+        account.text.contains("older version") && account.key().is_none(),
+        "{account}"
     );
-    assert!(menu.button("👤 User Info").is_some());
+    assert!(account.button("🔑 API key").is_some());
     assert_eq!(world.keyward.count().2, 0);
 }
 

@@ -1,4 +1,4 @@
-//! A fake Keyward with one slot for each account, in memory. It keeps the promises of the proto that
+//! A fake Keyward in memory. It keeps the promises of the proto that
 //! the bot relies on, and fails on request.
 
 use std::sync::Arc;
@@ -64,14 +64,14 @@ fn refuse(code: Code, reason: &str) -> Status {
 }
 
 impl Keys {
-    fn create(&mut self, account: &str) -> usize {
+    fn create(&mut self, account: &str, name: &str) -> usize {
         let number = self.all.len();
         let text = format!("kw_{number:04}{}", "canary".repeat(8).get(..45).unwrap());
         self.all.push((
             v1::ApiKey {
                 key_id: uuid::Uuid::from_u128(0x7000_0000 + number as u128).to_string(),
                 account_id: account.to_owned(),
-                name: "default".to_owned(),
+                name: name.to_owned(),
                 hint: text.get(..7).unwrap().to_owned(),
                 recoverable: true,
                 state: v1::State::Active.into(),
@@ -82,15 +82,18 @@ impl Keys {
         number
     }
 
-    fn revoke(&mut self, key_id: &str) -> Result<v1::RevokeResponse, Status> {
+    fn revoke(&mut self, key_id: &str, grace: i64) -> Result<v1::RevokeResponse, Status> {
         let at = self.all.iter().position(|(key, _)| key.key_id == key_id);
         let at = at.ok_or_else(|| refuse(Code::NotFound, "KEY_NOT_FOUND"))?;
         if self.all[at].0.revoke_time.is_none() {
-            let successor = self.create(&self.all[at].0.account_id.clone());
+            let old = self.all[at].0.clone();
+            let successor = self.create(&old.account_id, &old.name);
             let replaced_by = self.all[successor].0.key_id.clone();
-            let seconds = 1_795_602_600 + i64::try_from(at).unwrap();
+            let seconds = 1_795_602_600 + grace + i64::try_from(at).unwrap();
             let key = &mut self.all[at].0;
-            key.state = v1::State::Revoked.into();
+            if grace == 0 {
+                key.state = v1::State::Revoked.into();
+            }
             key.replaced_by = replaced_by;
             key.revoke_time = Some(prost_types::Timestamp { seconds, nanos: 0 });
         }
@@ -116,16 +119,20 @@ impl ApiKeyService for Service {
         &self,
         request: Request<v1::IssueRequest>,
     ) -> Result<Response<v1::IssueResponse>, Status> {
-        let account = request.into_inner().account_id;
+        let v1::IssueRequest {
+            account_id, name, ..
+        } = request.into_inner();
         let mut keys = self.0.keys.lock();
         keys.issues += 1;
         if keys.is_down {
             return Err(refuse(Code::Unavailable, "STORE_UNAVAILABLE"));
         }
         let mut all = keys.all.iter();
-        let live = all.position(|(key, _)| key.account_id == account && key.revoke_time.is_none());
+        let live = all.position(|(key, _)| {
+            key.account_id == account_id && key.name == name && key.revoke_time.is_none()
+        });
         let created = live.is_none();
-        let at = live.unwrap_or_else(|| keys.create(&account));
+        let at = live.unwrap_or_else(|| keys.create(&account_id, &name));
         let (key, api_key) = keys.all[at].clone();
         Ok(Response::new(v1::IssueResponse {
             key: Some(key),
@@ -149,7 +156,8 @@ impl ApiKeyService for Service {
             return Err(refuse(Code::Unavailable, "STORE_UNAVAILABLE"));
         }
         tokio::time::sleep(delay).await;
-        let revoked = self.0.keys.lock().revoke(&request.key_id)?;
+        let grace = request.grace.map_or(0, |grace| grace.seconds);
+        let revoked = self.0.keys.lock().revoke(&request.key_id, grace)?;
         match is_unproven {
             true => Err(refuse(Code::Unavailable, "REVOKE_UNCONFIRMED")),
             false => Ok(Response::new(revoked)),

@@ -2,11 +2,14 @@
 //! updates.
 #![cfg(test)]
 
+mod bots;
+mod host;
 mod hostile;
 mod keyward;
 mod late_edits;
 mod process;
 mod races;
+mod slots;
 mod story;
 mod webhook;
 mod world;

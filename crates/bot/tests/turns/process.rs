@@ -16,9 +16,9 @@ use crate::world::{World, key_in};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running bot. Killed when dropped.
-struct Bot {
+pub(crate) struct Bot {
     child: Child,
-    output: Arc<Mutex<String>>,
+    pub(crate) output: Arc<Mutex<String>>,
 }
 
 impl Drop for Bot {
@@ -44,7 +44,7 @@ fn command() -> Command {
 }
 
 /// The bot with both fakes, with these settings in place of the usual ones.
-fn bot(world: &World, other: &[(&str, &str)]) -> Command {
+pub(crate) fn bot(world: &World, other: &[(&str, &str)]) -> Command {
     let mut command = command();
     command
         .current_dir(world.files.path())
@@ -63,7 +63,7 @@ fn bot(world: &World, other: &[(&str, &str)]) -> Command {
 
 impl Bot {
     /// Starts it, and waits for the line with the address of its side port.
-    async fn start(mut command: Command) -> (Self, String) {
+    pub(crate) async fn start(mut command: Command) -> (Self, String) {
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let output = Arc::new(Mutex::new(String::new()));
@@ -73,7 +73,8 @@ impl Bot {
             for line in stderr.lines().map_while(Result::ok) {
                 if let Some(ready) = line.strip_prefix("keyward-bot is ready: @") {
                     let (_, address) = ready.split_once(", metrics and probes on ").unwrap();
-                    sender.send(address.to_owned()).unwrap();
+                    // Of several bots, the first one counts.
+                    let _ = sender.send(address.to_owned());
                 }
                 lines.lock().push_str(&(line + "\n"));
             }
@@ -84,7 +85,7 @@ impl Bot {
         (bot, address.expect("it becomes ready"))
     }
 
-    async fn stop(&mut self) -> i32 {
+    pub(crate) async fn stop(&mut self) -> i32 {
         let id = self.child.id().to_string();
         assert!(
             Command::new("kill")
@@ -108,7 +109,7 @@ impl Bot {
     }
 }
 
-async fn get(address: &str, path: &str) -> String {
+pub(crate) async fn get(address: &str, path: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -120,7 +121,7 @@ async fn get(address: &str, path: &str) -> String {
 }
 
 /// Runs `keyward-bot health` for this side port. Returns its exit code and output.
-async fn health(side_port: &str) -> (Option<i32>, String) {
+pub(crate) async fn health(side_port: &str) -> (Option<i32>, String) {
     let mut command = command();
     command
         .args(["health", "--http-listen", side_port])

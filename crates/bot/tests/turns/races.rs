@@ -1,7 +1,7 @@
 //! Concurrent taps, failures and crashes during a Revoke: one successor at most, no dead key on a
 //! screen, and every unclear outcome is shown as such.
 
-use keyward_bot::callback::{Action, Codec};
+use keyward_bot::callback::{Action, Callback, Codec};
 use keyward_bot::i18n::Id;
 use keyward_client::Secret;
 use keyward_testkit::telegram::{Screen, When};
@@ -106,11 +106,16 @@ async fn a_confirm_long_after_its_question_is_asked_again() {
     let codec = Codec::new(&Secret::new(world.telegram.token()));
     let confirm = asked.button("✅ Confirm").unwrap();
     let confirm = codec.read(5, confirm.data.as_deref().unwrap());
-    let Ok(Action::Confirm(key_id, time)) = confirm else {
+    let Ok(Callback {
+        action: Action::Confirm(of_key, time),
+        tag,
+    }) = confirm
+    else {
         panic!("{confirm:?}");
     };
     // Telegram delivers it hours later.
-    let late = codec.write(5, Action::Confirm(key_id, time - 3 * 3600));
+    let action = Action::Confirm(of_key, time - 3 * 3600);
+    let late = codec.write(5, Callback { action, tag });
     who.tap_data(asked.id, &late);
     world.telegram.settled().await;
     assert_eq!(

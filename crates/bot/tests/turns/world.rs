@@ -86,7 +86,7 @@ impl World {
             flags: all,
             ..Inputs::default()
         });
-        let (sender, ready) = tokio::sync::oneshot::channel();
+        let (sender, mut ready) = tokio::sync::mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let (settings, until) = (settings.unwrap(), stop.clone());
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -96,10 +96,8 @@ impl World {
             app::serve(settings, until, ready).await.unwrap();
         });
         self.bot = Some(Running { runtime, bot, stop });
-        tokio::time::timeout(PATIENCE, ready)
-            .await
-            .unwrap()
-            .unwrap()
+        let ready = tokio::time::timeout(PATIENCE, ready.recv());
+        ready.await.unwrap().unwrap()
     }
 
     /// Stops the bot in order. The future ends with the bot.

@@ -54,6 +54,7 @@ fn flag<S: Schema>(setting: &Setting<S>) -> Arg {
         .help(help);
     match setting.takes {
         Takes::Value(name) | Takes::List(name) => flag.value_name(name),
+        Takes::Tables => flag.value_name("TOML"),
         Takes::Switch => flag
             .value_name("BOOL")
             .num_args(0..=1)

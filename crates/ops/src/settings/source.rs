@@ -204,10 +204,54 @@ fn text_of(value: &toml::Value, takes: Takes) -> Result<String, &'static str> {
                 .map(|texts| texts.join(","))
                 .ok_or("takes an array of strings")
         }
+        (toml::Value::Array(_), Takes::Tables) => Ok(value.to_string()),
+        (_, Takes::Tables) => Err("takes an array of tables"),
         (_, Takes::List(_)) => Err("takes an array of strings"),
         (_, Takes::Switch) => Err("takes true or false"),
         (_, Takes::Value(_)) => Err("takes a string or a number"),
     }
+}
+
+/// Reads each table of a `Takes::Tables` into a copy of `base`. A table may hold the settings
+/// that `is_allowed` names.
+///
+/// # Errors
+///
+/// What is wrong, without the values.
+pub fn tables<S: Schema + Clone>(
+    text: &str,
+    base: &S,
+    is_allowed: fn(&str) -> bool,
+) -> Result<Vec<S>, String> {
+    let wrong = || "takes an array of tables".to_owned();
+    let value = text.parse().ok();
+    let Some(toml::Value::Array(tables)) = value else {
+        return Err(wrong());
+    };
+    let read = |(number, table): (i32, toml::Value)| {
+        let toml::Value::Table(mut table) = table else {
+            return Err(wrong());
+        };
+        let mut values = base.clone();
+        for setting in S::TABLE.iter().filter(|setting| is_allowed(setting.name)) {
+            let Some(value) = table.remove(setting.name) else {
+                continue;
+            };
+            let text = text_of(&value, setting.takes).map_err(str::to_owned);
+            let set = text.and_then(|text| (setting.set)(&mut values, text.trim()));
+            set.map_err(|reason| format!("table {number}: {} {reason}", setting.name))?;
+        }
+        match table.keys().next() {
+            Some(key) => {
+                let key = key.escape_debug();
+                Err(format!(
+                    "table {number}: '{key}' is no setting of one table"
+                ))
+            }
+            None => Ok(values),
+        }
+    };
+    (1..).zip(tables).map(read).collect()
 }
 
 /// The error for an unknown name. Suggests the nearest known name, or lists all if none is near.

@@ -79,7 +79,20 @@ fn button(value: &Value) -> Result<Button, Refusal> {
     if copied.is_some_and(|length| !(1..=COPIED).contains(&length)) {
         return Err(Refusal::bad("BUTTON_COPY_TEXT_INVALID"));
     }
+    if let Some(url) = button.url.as_deref().filter(|url| !is_page(url)) {
+        let why = format!("inline keyboard button URL '{url}' is invalid: Wrong HTTP URL");
+        return Err(Refusal::bad(why));
+    }
     Ok(button)
+}
+
+/// Whether a button may open this URL: Telegram wants a host with a dot.
+fn is_page(url: &str) -> bool {
+    let uri = url.parse::<http::Uri>().ok();
+    uri.is_some_and(|uri| {
+        let is_web = ["http", "https"].contains(&uri.scheme_str().unwrap_or_default());
+        is_web && uri.host().is_some_and(|host| host.contains('.'))
+    })
 }
 
 /// The keyboard as the bot sees it.

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::calls::{Call, Refusal};
 use super::fault::{Fault, When};
 use super::methods::{METHODS, perform};
-use super::{Shared, TOKEN, updates, webhook};
+use super::{Shared, updates, webhook};
 use crate::deadline::now;
 
 /// Closes the connection without a response.
@@ -52,7 +52,7 @@ async fn handle(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Dropped> {
-    let method = match route(request.uri().path()) {
+    let method = match route(request.uri().path(), shared.token) {
         Ok(method) => method,
         Err(refusal) => return Ok(refuse(&refusal)),
     };
@@ -106,11 +106,11 @@ async fn answer(
 }
 
 /// The method in a path: `/bot<token>/<method>`.
-fn route(path: &str) -> Result<&'static str, Refusal> {
+fn route(path: &str, known: &str) -> Result<&'static str, Refusal> {
     let unknown = || Refusal::new(404, "Not Found");
     let rest = path.strip_prefix("/bot").ok_or_else(unknown)?;
     let (token, method) = rest.split_once('/').ok_or_else(unknown)?;
-    if token != TOKEN {
+    if token != known {
         return Err(Refusal::new(401, "Unauthorized"));
     }
     let known = METHODS

@@ -104,12 +104,14 @@ async fn limits_are_enforced() {
         })
     };
     let data = |data: String| button(json!({ "text": "x", "callback_data": data }));
+    let page = |url: &str| button(json!({ "text": "x", "url": url }));
     let copied = |text: String| button(json!({ "text": "x", "copy_text": { "text": text } }));
     // Tags do not count, and a reference counts as one character.
     for arguments in [
         text(format!("<b>{}</b>", "&lt;".repeat(4096))),
         data("钥".repeat(21) + "x"),
         copied("钥".repeat(256)),
+        page("https://host.example/?a=b"),
     ] {
         done(&telegram, "sendMessage", arguments).await;
     }
@@ -126,6 +128,14 @@ async fn limits_are_enforced() {
         (
             button(json!({ "text": "", "callback_data": "x" })),
             "can't parse inline keyboard button: Text must be non-empty",
+        ),
+        (
+            page("https://localhost/"),
+            "inline keyboard button URL 'https://localhost/' is invalid: Wrong HTTP URL",
+        ),
+        (
+            page("javascript:x"),
+            "inline keyboard button URL 'javascript:x' is invalid: Wrong HTTP URL",
         ),
         (json!({ "chat_id": 5, "text": "x" }), "chat not found"),
     ] {
