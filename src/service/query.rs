@@ -154,7 +154,7 @@ impl Service {
         let limit = page_query.limit()?;
         let after = page_query.after(&query)?;
         let list = ListKeys {
-            account: account.clone(),
+            account: Some(account.clone()),
             include_revoked,
             after,
             limit: limit + 1,

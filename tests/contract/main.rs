@@ -21,6 +21,7 @@ mod doubles;
 mod durability;
 mod fixed;
 mod hand;
+mod import;
 mod issue;
 mod keyring;
 mod log;
@@ -80,6 +81,18 @@ macro_rules! contract {
                 an_account_revoked_again_returns_its_latest_change
                 revoking_an_account_ends_graces
                 a_successor_is_returned_in_its_current_state
+            }
+            import {
+                an_imported_key_is_stored_completely
+                the_log_names_caller_and_batch_of_an_import
+                a_known_key_stays_as_it_is_under_every_scheme
+                an_import_again_waits_for_the_first_one
+                a_key_twice_in_one_call_is_stored_once
+                a_slot_with_another_key_is_not_taken
+                a_dry_run_changes_nothing
+                concurrent_imports_store_each_key_once
+                a_batch_is_revoked_in_steps
+                an_imported_key_is_revoked_and_replaced_by_its_id
             }
             update {
                 each_field_is_changed_alone
@@ -243,6 +256,7 @@ contract!(memory => crate::backends::memory::fresh,
     except revoke::a_large_account_is_revoked_in_steps_between_which_others_write: "a call is one transaction",
     except log::a_start_is_cold_at_the_head: "a start is at pruned_to, before the rows of the log",
     except log::each_start_has_another_epoch: "the epoch belongs to the database, not to a process",
+    except import::the_log_names_caller_and_batch_of_an_import: "reads by SQL",
     except log::the_mark_on_a_row_is_the_one_in_the_log: "reads by SQL",
     except log::the_log_keeps_actor_and_reason: "reads by SQL",
     except log::a_change_rolled_back_leaves_no_gap: "there are no transactions by hand",

@@ -12,7 +12,7 @@ use crate::world::{
 
 fn list(account: &str, include_revoked: bool) -> ListKeys {
     ListKeys {
-        account: self::account(account),
+        account: Some(self::account(account)),
         include_revoked,
         after: None,
         limit: 1_000,
