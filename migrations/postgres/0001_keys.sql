@@ -157,7 +157,7 @@ CREATE INDEX audit_subject ON audit (subject_id, id);
 
 -- The check values of the keyring: what each of its keys computes from a fixed text.
 CREATE TABLE keyring_checks (
-    kind         text NOT NULL CHECK (kind IN ('generation', 'seal')),
+    kind         text NOT NULL CHECK (kind IN ('generation', 'seal', 'foreign', 'import')),
     number       bigint NOT NULL CHECK (number BETWEEN 1 AND 4294967295),
     check_value  bytea NOT NULL CHECK (octet_length(check_value) = 16),
     -- The one generation of new keys.

@@ -115,7 +115,7 @@ CREATE INDEX audit_subject ON audit (subject_id, id);
 
 -- The check values of the keyring: what each of its keys computes from a fixed text.
 CREATE TABLE keyring_checks (
-    kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal')),
+    kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal', 'foreign', 'import')),
     number       INTEGER NOT NULL,
     check_value  BLOB NOT NULL CHECK (length(check_value) = 16),
     -- The one generation of new keys. A key file in the keyring alone does not make a generation
