@@ -151,10 +151,10 @@ impl Service {
             RevokeTarget::Account(account) => return Ok(Revocation::Account { account, reason }),
             RevokeTarget::Key(id) => KeyTarget::Id(id),
             RevokeTarget::Text(text) => {
-                let digest = self
+                let digests = self
                     .recognise(text.expose())
                     .map_err(|_| ServiceError::KeyNotFound)?;
-                KeyTarget::Digest(digest)
+                KeyTarget::Digests(digests)
             }
         };
         Ok(Revocation::Key {
