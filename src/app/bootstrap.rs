@@ -128,6 +128,18 @@ pub(super) async fn keyring(
     Ok(keyring)
 }
 
+/// Refuses formats of foreign keys with a keyring that gives such keys no digest.
+pub(super) fn check_foreign(settings: &Settings, keyring: &Keyring) -> Result<(), StartError> {
+    if settings.foreign_formats.is_empty() || keyring.has_foreign_pepper() {
+        return Ok(());
+    }
+    Err(StartError(format!(
+        "`foreign_formats` requires a foreign pepper, and the keyring {} was made without one. Run \
+         `keyward keyring foreign` once, copy the file foreign-1 to all instances, and restart them",
+        settings.keyring.display()
+    )))
+}
+
 /// Adds check values. Another instance may have added the same ones in the meantime.
 async fn add(store: &dyn Store, new: &[CheckValue]) -> Result<(), StartError> {
     let Err(error) = store.add_check_values(new).await else {

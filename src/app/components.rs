@@ -9,9 +9,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
-use super::{CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
+use super::{CACHED_TOKENS, FOREIGN_READS, NOT_FRESH, READS, StartError, Stops, set_health};
 use crate::cache::l2::L2;
-use crate::cache::{Dependencies, L1, Lookup, Reads, Record, Records, SharedCache};
+use crate::cache::{
+    Dependencies, ForeignKeys, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
+};
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
@@ -107,12 +109,19 @@ impl Base {
     pub(super) fn keys(&self, bytes: usize) -> Lookup<KeyRecord> {
         let entries = self.l2.as_ref().map(|l2| Arc::clone(&l2.entries));
         let shared = entries.map(|entries| entries as Arc<dyn SharedCache<KeyRecord>>);
-        self.lookup(grpc::keep, shared, bytes, self.metrics.key_cache.clone())
+        let metrics = self.metrics.key_cache.clone();
+        self.lookup(grpc::keep, shared, bytes, READS, metrics)
+    }
+
+    /// Holds at most `bytes` bytes in memory. Not in Redis: a flood would go there, too.
+    pub(super) fn foreign_keys(&self, bytes: usize) -> Lookup<ForeignKeys> {
+        let metrics = self.metrics.foreign_cache.clone();
+        self.lookup(grpc::keep_foreign, None, bytes, FOREIGN_READS, metrics)
     }
 
     pub(super) fn tokens(&self) -> Lookup<TokenRecord> {
         let metrics = self.metrics.token_cache.clone();
-        self.lookup(TokenRecord::clone, None, CACHED_TOKENS, metrics)
+        self.lookup(TokenRecord::clone, None, CACHED_TOKENS, READS, metrics)
     }
 
     /// Each lookup has its own readers, so that reads of unknown keys cannot block the callers' tokens.
@@ -121,6 +130,7 @@ impl Base {
         keep: fn(&R) -> R::Kept,
         shared: Option<Arc<dyn SharedCache<R>>>,
         bytes: usize,
+        limits: ReadLimits,
         metrics: CacheMetrics,
     ) -> Lookup<R>
     where
@@ -133,7 +143,7 @@ impl Base {
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
             control: self.control.clone(),
-            limits: READS,
+            limits,
             refused: self.metrics.store_permits_refused.clone(),
         };
         let reads = Reads::start(dependencies, &self.tasks);

@@ -34,6 +34,7 @@ use bootstrap::SecretPolicy;
 use components::Base;
 use keyward_core::fence::{Fence, MAX_TOMBSTONES, Settling};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
+use keyward_guard::LogLimit;
 use keyward_ops::traces::Sampling;
 use keyward_ops::{Ended, Metrics, Tasks};
 use keyward_store::{Control, Instrumentation, Intercepted, Store};
@@ -55,6 +56,14 @@ const READS: ReadLimits = ReadLimits {
     batch: 64,
     waiting: 4_096,
     patience: Duration::from_secs(2),
+};
+
+/// Those of foreign keys: anybody can invent texts that must be looked up, so a flood of them takes two
+/// connections and a short queue.
+const FOREIGN_READS: ReadLimits = ReadLimits {
+    readers: 2,
+    waiting: 512,
+    ..READS
 };
 
 /// The number of files that are not connections of the gRPC port: the store, the side port, and others.
@@ -168,6 +177,7 @@ impl App {
             None => SecretPolicy::Create,
         };
         let keyring = Arc::new(bootstrap::keyring(settings, &*store, &*entropy, policy).await?);
+        bootstrap::check_foreign(settings, &keyring)?;
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
         if policy == SecretPolicy::Create {
             let first = bootstrap::FirstToken {
@@ -220,10 +230,18 @@ impl App {
         base.warn_of_store(settings);
         let (barrier, watching) = base.barrier(&tail);
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), base.tokens());
+        // Foreign keys get half of the memory, if there are any.
+        let own_bytes = match settings.foreign_formats.is_empty() {
+            true => settings.max_cached_bytes,
+            false => settings.max_cached_bytes / 2,
+        };
         let service = Service {
             store: Arc::clone(&base.store),
             fence: Arc::clone(&base.fence),
-            keys: base.keys(settings.max_cached_bytes),
+            keys: base.keys(own_bytes),
+            foreign_keys: base.foreign_keys(settings.max_cached_bytes - own_bytes),
+            foreign_formats: settings.foreign_formats.clone(),
+            ambiguous: LogLimit::every(Duration::from_secs(60)),
             keyring,
             prefixes: settings.key_prefixes.clone(),
             token_prefix,

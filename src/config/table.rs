@@ -10,7 +10,7 @@ use keyward_guard::TrustedProxies;
 
 use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
 use keyward_core::fence::MAX_STALENESS;
-use keyward_core::key::{Prefix, TOKEN_PREFIX};
+use keyward_core::key::{ForeignFormat, Prefix, TOKEN_PREFIX};
 use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
@@ -193,6 +193,26 @@ pub const TABLE: &[Setting<Settings>] = &[
         prefixes.collect::<Vec<_>>().join(",")
     }),
     Row::new(
+        "foreign_formats",
+        Takes::List("FORMATS"),
+        "none",
+        "Formats of keys that another product issued and `keyward import` brought: `uuid` (version 4), or \
+         NAME:PREFIX:ALPHABET:LENGTH with the alphabet digits, hex, base32, base58, base62 or base64url and \
+         the number of characters after the prefix, of at least 96 bits; in the file also tables with the \
+         keys name, prefix, alphabet and length; `none` means that each key has a prefix of `key_prefixes`",
+        |s, text| {
+            let formats = optional(text, |text| foreign_formats(text, &s.key_prefixes))?;
+            s.foreign_formats = formats.unwrap_or_default();
+            Ok(())
+        },
+    )
+    .tables(&["name", "prefix", "alphabet", "length"])
+    .shown(|s| {
+        let formats = s.foreign_formats.iter().map(ToString::to_string);
+        let formats = formats.collect::<Vec<_>>().join(",");
+        shown((!formats.is_empty()).then_some(&formats))
+    }),
+    Row::new(
         "forbid_recoverable",
         Takes::Switch,
         "false",
@@ -313,6 +333,7 @@ impl Schema for Settings {
             max_staleness: Duration::ZERO,
             failover_loses_nothing: false,
             key_prefixes: Vec::new(),
+            foreign_formats: Vec::new(),
             forbid_recoverable: false,
             insecure: false,
             keyring: PathBuf::new(),
@@ -409,6 +430,28 @@ fn prefixes(text: &str) -> Result<Vec<Prefix>, String> {
         prefixes.push(prefix);
     }
     Ok(prefixes)
+}
+
+/// No text may be both a key of our own, or a token, and a foreign key.
+fn foreign_formats(text: &str, prefixes: &[Prefix]) -> Result<Vec<ForeignFormat>, String> {
+    let ours = prefixes.iter().map(Prefix::as_str).chain([TOKEN_PREFIX]);
+    let starts: Vec<_> = ours.map(|prefix| format!("{prefix}_")).collect();
+    let mut formats: Vec<ForeignFormat> = Vec::new();
+    for text in text.split(',').map(str::trim) {
+        let format = ForeignFormat::parse(text).map_err(|error| error.to_string())?;
+        let name = format.name();
+        if formats.iter().any(|known| known.name() == name) {
+            return Err(format!("names two formats {name}: give each its own name"));
+        }
+        if let Some(start) = starts.iter().find(|start| format.can_start_with(start)) {
+            return Err(format!(
+                "format {name}: a text of it can start with {start}, as Keyward's own keys and tokens \
+                 do: choose a longer prefix, or another one in `key_prefixes`"
+            ));
+        }
+        formats.push(format);
+    }
+    Ok(formats)
 }
 
 /// The number of threads that can run at once, at most `MAX_WORKERS`; 1 if it is unknown.

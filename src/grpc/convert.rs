@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyward_proto::v1;
 use prost::Message as _;
 
-use crate::cache::{Consistency, KeptKey};
+use crate::cache::{Consistency, ForeignKeys, KeptForeign, KeptKey};
 use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, ServiceError, Verified, Verify};
 use keyward_core::fence::{Ask, state_at};
 use keyward_core::key::{
@@ -359,7 +359,7 @@ pub(super) fn verified(verified: &Verified) -> v1::VerifyResponse {
     };
     match &verified.key {
         // `keep` made these bytes. The response for others would have no verdict.
-        Some(entry) => v1::VerifyResponse::decode(entry.kept().answer()).unwrap_or_default(),
+        Some(key) => v1::VerifyResponse::decode(key.answer()).unwrap_or_default(),
         None => v1::VerifyResponse {
             verdict: verdict.into(),
             ..Default::default()
@@ -380,4 +380,9 @@ pub fn keep(record: &KeyRecord) -> KeptKey {
         revision: record.revision,
     };
     KeptKey::new(record, valid.encode_to_vec().into())
+}
+
+/// What is kept of the keys that the text of a foreign key names.
+pub fn keep_foreign(found: &ForeignKeys) -> KeptForeign {
+    KeptForeign::new(found, keep)
 }

@@ -18,16 +18,18 @@ pub use query::{Page, PageQuery};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
 pub use tokens::{TokenReply, TokenRevokeReply};
 pub use update::UpdateReply;
-pub use verify::{Verified, Verify};
+pub use verify::{Missed, ValidKey, Verified, Verify};
 
-use crate::cache::Lookup;
+use crate::cache::{ForeignKeys, Lookup};
 use crate::replication::Barrier;
 pub use crate::replication::Unsettled;
 use keyward_core::fence::{Fence, state_at};
 use keyward_core::key::{
-    AccountId, Clock, Entropy, KeyId, KeyRecord, KeyState, Prefix, SecretText, TextForm, Timestamp,
+    AccountId, Clock, Entropy, ForeignFormat, KeyId, KeyRecord, KeyState, Prefix, SecretText,
+    TextForm, Timestamp,
 };
 use keyward_crypto::{Digest, Keyring, Minted, SealPurpose, Sealed};
+use keyward_guard::LogLimit;
 use keyward_ops::Metrics;
 use keyward_store::{Actor, AuditAction, AuditEntry, Control, Store, StoredKey};
 
@@ -39,6 +41,12 @@ pub struct Service {
     pub fence: Arc<Fence>,
     /// Finds the records of keys.
     pub keys: Lookup<KeyRecord>,
+    /// Finds the records of foreign keys.
+    pub foreign_keys: Lookup<ForeignKeys>,
+    /// The formats of foreign keys.
+    pub foreign_formats: Vec<ForeignFormat>,
+    /// Limits the warnings about texts that name several keys.
+    pub ambiguous: LogLimit,
     /// Mints, recognises and seals keys.
     pub keyring: Arc<Keyring>,
     /// The prefixes of valid keys. New keys use the first one.
@@ -118,14 +126,25 @@ impl Service {
             .map_err(|_| ServiceError::Internal)
     }
 
-    /// The digest of a key's text, or why the text is not a key. No I/O.
-    fn recognise(&self, text: &str) -> Result<Digest, Unrecognised> {
-        let (prefix, body) =
-            TextForm::read(text, &self.prefixes).map_err(|_| Unrecognised::Malformed)?;
+    /// The digests that a key's text may be stored under, or why the text is not a key. No I/O.
+    fn recognise(&self, text: &str) -> Result<Vec<Digest>, Unrecognised> {
+        let Ok((prefix, body)) = TextForm::read(text, &self.prefixes) else {
+            let digests = self.foreign_digests(text);
+            return digests.map(Iterator::collect);
+        };
         self.keyring
             .digest_of(prefix, &body, text)
-            .map(|(digest, _)| digest)
+            .map(|(digest, _)| vec![digest])
             .ok_or(Unrecognised::Tag)
+    }
+
+    /// The digests that the text of a foreign key may be stored under.
+    fn foreign_digests(&self, text: &str) -> Result<impl Iterator<Item = Digest>, Unrecognised> {
+        let mut formats = self.foreign_formats.iter();
+        match formats.any(|format| format.matches(text)) {
+            true => Ok(self.keyring.foreign_digests(text)),
+            false => Err(Unrecognised::Malformed),
+        }
     }
 
     /// Opens the sealed copy of a recoverable key. The audit entry is written before the secret is
@@ -172,7 +191,7 @@ impl std::fmt::Debug for Service {
 /// Why a text is refused without I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unrecognised {
-    /// The text does not have the form of a key.
+    /// The text has neither the form of a key nor the format of a foreign one.
     Malformed,
     /// The form is correct, but the tag is wrong: an invented key.
     Tag,

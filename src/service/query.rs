@@ -120,10 +120,10 @@ impl Service {
         self: &Arc<Self>,
         text: &SecretText,
     ) -> Result<(KeyRecord, Timestamp), ServiceError> {
-        let digest = self
+        let digests = self
             .recognise(text.expose())
             .map_err(|_| ServiceError::KeyNotFound)?;
-        self.get_by(KeyTarget::Digest(digest)).await
+        self.get_by(KeyTarget::Digests(digests)).await
     }
 
     async fn get_by(

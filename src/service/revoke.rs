@@ -154,10 +154,10 @@ impl Service {
             }
             RevokeTarget::Key(id) => KeyTarget::Id(id),
             RevokeTarget::Text(text) => {
-                let digest = self
+                let digests = self
                     .recognise(text.expose())
                     .map_err(|_| ServiceError::KeyNotFound)?;
-                KeyTarget::Digest(digest)
+                KeyTarget::Digests(digests)
             }
         };
         Ok(Revocation::Key {

@@ -83,7 +83,7 @@ pub(crate) async fn a_call_without_effect_has_no_audit_entry(world: World) {
     world.revoke(replace(key.id, world.successor(), DAY)).await;
     world.revoke(kill_all("42")).await;
     world.store.revoke_token(key.id, &actor()).await.unwrap();
-    let target = KeyTarget::Digest(world.digest());
+    let target = KeyTarget::Digests(vec![world.digest()]);
     let unknown = Revocation::Key {
         target,
         successor: None,

@@ -15,7 +15,7 @@ use crate::world::{
 pub(crate) async fn an_unknown_key_is_not_found(world: World) {
     for target in [
         KeyTarget::Id(world.successor().id),
-        KeyTarget::Digest(world.digest()),
+        KeyTarget::Digests(vec![world.digest()]),
     ] {
         let grace = Duration::ZERO;
         let unknown = Revocation::Key {
@@ -47,7 +47,7 @@ pub(crate) async fn a_key_is_revoked_by_its_digest(world: World) {
     let key = world.issue(new.clone()).await;
     let revoked = world
         .revoke(Revocation::Key {
-            target: KeyTarget::Digest(new.digest),
+            target: KeyTarget::Digests(vec![new.digest]),
             successor: None,
             grace: Duration::ZERO,
             reason: reason("leaked"),

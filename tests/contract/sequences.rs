@@ -87,7 +87,7 @@ impl Calls {
         let (id, digest) = self.key(world);
         match self.random.chance(50) {
             true => KeyTarget::Id(id),
-            false => KeyTarget::Digest(digest),
+            false => KeyTarget::Digests(vec![digest]),
         }
     }
 

@@ -133,7 +133,12 @@ impl Transaction<'_> {
     fn target(&self, target: &KeyTarget) -> Option<&KeyRow> {
         match target {
             KeyTarget::Id(id) => self.database.keys.get(id),
-            KeyTarget::Digest(digest) => self.database.key_of(digest),
+            KeyTarget::Digests(digests) => {
+                let found = digests
+                    .iter()
+                    .filter_map(|digest| self.database.key_of(digest));
+                found.min_by_key(|row| row.record.id)
+            }
         }
     }
 

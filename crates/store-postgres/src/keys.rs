@@ -69,12 +69,12 @@ impl Keys for PostgresStore {
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
         let statement = match target {
             KeyTarget::Id(id) => by_ids(&[*id], Lock::None),
-            KeyTarget::Digest(digest) => sqlx::query(concat!(
+            KeyTarget::Digests(digests) => sqlx::query(concat!(
                 "SELECT ",
                 key_columns!(),
-                ", sealed FROM api_keys WHERE digest = $1"
+                ", sealed FROM api_keys WHERE digest = ANY($1) ORDER BY key_id LIMIT 1"
             ))
-            .bind(digest.as_bytes().to_vec()),
+            .bind(rows::digests(digests)),
         };
         let found = self.readers.fetch_optional(statement).await?;
         found.map(|row| rows::stored_key(&row)).transpose()

@@ -82,8 +82,9 @@ pub struct StoredKey {
 pub enum KeyTarget {
     /// By its public name.
     Id(KeyId),
-    /// By the digest of its text.
-    Digest(Digest),
+    /// By the digests that its text may be stored under. If several keys have one, the one with the lowest
+    /// id is meant: a call that is repeated names the same key.
+    Digests(Vec<Digest>),
 }
 
 /// The successor of a key. All other fields come from its predecessor.

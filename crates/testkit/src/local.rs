@@ -45,6 +45,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         max_staleness: Duration::from_secs(2),
         failover_loses_nothing: false,
         key_prefixes: vec![Prefix::new("kw").expect("kw is a prefix")],
+        foreign_formats: Vec::new(),
         forbid_recoverable: false,
         insecure: false,
         keyring: directory.join("keyring"),

@@ -91,6 +91,27 @@ pub fn judge(terms: &Terms, ask: &Ask, now: Timestamp) -> Verdict {
     }
 }
 
+/// The verdict on a text that names several admitted keys, in the order of their ids: VALID only if it is
+/// the verdict on each of them. A dead key goes before a live one that this call may not use.
+pub fn judge_all<'t>(
+    keys: impl IntoIterator<Item = &'t Terms>,
+    ask: &Ask,
+    now: Timestamp,
+) -> Verdict {
+    let severity = |verdict| match verdict {
+        Verdict::Valid => 0,
+        Verdict::Revoked | Verdict::Expired | Verdict::Disabled => 2,
+        _ => 1,
+    };
+    let verdicts = keys.into_iter().map(|terms| judge(terms, ask, now));
+    verdicts
+        .reduce(|first, next| match severity(next) > severity(first) {
+            true => next,
+            false => first,
+        })
+        .unwrap_or(Verdict::NotFound)
+}
+
 /// Whether an admitted token is valid at `now`, the store's time.
 pub fn token_lives(record: &TokenRecord, now: Timestamp) -> bool {
     let revoke_time = record.revoke_time.unwrap_or(Timestamp::NEVER);
