@@ -246,6 +246,7 @@ impl App {
             prefixes: settings.key_prefixes.clone(),
             token_prefix,
             barrier,
+            imports: tokio::sync::Mutex::default(),
             control: base.control.clone(),
             clock: Arc::clone(&base.clock),
             entropy: Arc::clone(&entropy),

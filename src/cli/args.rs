@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 
 use super::input::{
@@ -37,6 +38,11 @@ pub(super) fn command() -> Command {
             "serve" | "config" | "migrate" | "init" => with_settings(verb),
             "epoch" | "clock" | "keyring" => verb.mut_subcommands(with_settings),
             "token" => verb.mut_subcommands(for_client),
+            "import" => for_client(verb.mut_subcommands(for_client)),
+            "export" => for_client(verb).mut_arg("output", |output| {
+                let only = PossibleValuesParser::new(["jsonl"]).map(|_| Format::Jsonl);
+                output.value_parser(only).default_value("jsonl")
+            }),
             _ => for_client(verb),
         });
     with_settings(command)
@@ -177,6 +183,10 @@ pub(super) enum Call {
     /// Manage the tokens with which programs call Keyward
     #[command(subcommand)]
     Token(TokenCall),
+    /// Import keys that another system issued, or undo an import
+    Import(Import),
+    /// Print all keys of all accounts without their secrets, one JSON object a line
+    Export(Export),
     /// Check whether the service serves, without a token; exits with 0 or 1
     Health,
 }
@@ -186,6 +196,16 @@ pub(super) enum Call {
 pub(super) enum Format {
     Text,
     Json,
+    /// Only for `export`.
+    #[value(skip)]
+    Jsonl,
+}
+
+/// The format of an import file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum FileFormat {
+    Csv,
+    Jsonl,
 }
 
 #[derive(Args)]
@@ -276,6 +296,55 @@ pub(super) struct Page {
     /// Show only the page with this token, '' for the first page [default: all pages]
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, value_parser = value)]
     pub(super) page_token: Option<String>,
+}
+
+#[derive(Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(super) struct Import {
+    #[command(subcommand)]
+    pub(super) call: Option<ImportCall>,
+    /// File with the keys, CSV with a header or JSON lines; `-` reads stdin
+    #[arg(value_name = "FILE|-", required = true)]
+    pub(super) file: Option<PathBuf>,
+    /// Format of the file [default: jsonl if it starts with a brace, otherwise csv]
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(super) format: Option<FileFormat>,
+    /// Change nothing; only report what would happen
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    /// ID of the import, a UUID, to add to an earlier one [default: a new one]
+    #[arg(long, value_name = "BATCH_ID")]
+    pub(super) batch: Option<String>,
+    /// Write what happened to each line to this file, as JSON lines, instead of the bad ones to stderr
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum ImportCall {
+    /// Revoke all keys of an import, for ever: they cannot be imported again
+    Undo {
+        /// ID of the import, a UUID
+        #[arg(value_name = "BATCH_ID")]
+        batch_id: String,
+        /// Reason, stored with each key
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true,
+            allow_hyphen_values = true,
+            value_parser = reason
+        )]
+        reason: String,
+    },
+}
+
+#[derive(Args)]
+pub(super) struct Export {
+    /// Include revoked ones
+    #[arg(long)]
+    pub(super) include_revoked: bool,
 }
 
 #[derive(Args)]

@@ -191,7 +191,10 @@ pub(super) fn get(request: v1::GetRequest) -> Result<GetTarget, ServiceError> {
 
 /// Refuses a key or token in a field that is stored, because all readers of the field could use it.
 /// The types of the fields do not check this: a stored record must stay readable.
-fn no_secret<'a>(field: &'static str, texts: impl IntoIterator<Item = &'a String>) -> Checked<()> {
+pub(super) fn no_secret<'a>(
+    field: &'static str,
+    texts: impl IntoIterator<Item = &'a String>,
+) -> Checked<()> {
     match texts.into_iter().any(|text| TextForm::is_within(text)) {
         true => Err(FieldError::new(
             field,
@@ -201,7 +204,7 @@ fn no_secret<'a>(field: &'static str, texts: impl IntoIterator<Item = &'a String
     }
 }
 
-fn entries(metadata: &BTreeMap<String, String>) -> impl Iterator<Item = &String> {
+pub(super) fn entries(metadata: &BTreeMap<String, String>) -> impl Iterator<Item = &String> {
     metadata.keys().chain(metadata.values())
 }
 
@@ -253,7 +256,7 @@ pub(super) fn token_id(request: v1::RevokeTokenRequest) -> Checked<KeyId> {
 }
 
 /// Converts a time and cuts it to the microsecond.
-fn timestamp(field: &'static str, time: prost_types::Timestamp) -> Checked<Timestamp> {
+pub(super) fn timestamp(field: &'static str, time: prost_types::Timestamp) -> Checked<Timestamp> {
     let nanos = i64::from(time.nanos);
     if !(0..1_000_000_000).contains(&nanos) {
         let reason = format!("has {nanos} nanos; the range is 0 to 999999999");

@@ -12,6 +12,7 @@ mod encoding;
 mod envoy;
 mod gate;
 mod immediate;
+mod import;
 mod listener;
 mod long_calls;
 mod observe;

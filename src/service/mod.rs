@@ -1,7 +1,9 @@
-//! The use cases, in domain types: Issue, Revoke, Verify, Update, Get, List, and the callers' tokens.
+//! The use cases, in domain types: Issue, Revoke, Verify, Update, Get, List, import and export, and the
+//! callers' tokens.
 //! A use case that accesses the store runs on the control runtime, to its end.
 
 mod errors;
+mod import;
 mod issue;
 mod query;
 mod revoke;
@@ -13,12 +15,17 @@ use std::future::Future;
 use std::sync::Arc;
 
 pub use errors::ServiceError;
+pub use import::{
+    ForeignKey, Given, GivenScheme, ImportKeys, ImportReply, ImportResult, UndoReply,
+};
 pub use issue::{Issue, IssueReply};
 pub use query::{Page, PageQuery};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
 pub use tokens::{TokenReply, TokenRevokeReply};
 pub use update::UpdateReply;
 pub use verify::{Missed, ValidKey, Verified, Verify};
+
+use tokio::sync::Mutex;
 
 use crate::cache::{ForeignKeys, Lookup};
 use crate::replication::Barrier;
@@ -55,6 +62,8 @@ pub struct Service {
     pub token_prefix: Prefix,
     /// Makes a change wait until it holds everywhere.
     pub barrier: Barrier,
+    /// Held during the transaction of an import.
+    pub imports: Mutex<()>,
     /// Runs work to its end.
     pub control: Control,
     /// The clock.

@@ -9,6 +9,7 @@ mod deadlines;
 mod doors;
 mod hostile_http;
 mod immediate;
+mod import;
 mod issue;
 mod limits;
 mod promise;

@@ -331,7 +331,7 @@ pub(crate) async fn an_imported_key_is_revoked_and_replaced_by_its_id(world: Wor
     // Undoing the import leaves the successor, which is a key of our own.
     assert_eq!(world.revoke(undo(ONE)).await.count, 0);
     assert!(world.record(successor.id).await.revoke_time.is_none());
-    let target = KeyTarget::Digest(key.digest);
+    let target = KeyTarget::Digests(vec![key.digest]);
     let by_text = Revocation::Key {
         target,
         successor: None,

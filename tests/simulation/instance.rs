@@ -169,6 +169,7 @@ impl Parts {
             prefixes: vec![Prefix::new("kw").map_err(|error| error.to_string())?],
             token_prefix,
             barrier,
+            imports: tokio::sync::Mutex::default(),
             control: self.control.clone(),
             clock: Arc::clone(&self.clock),
             entropy,

@@ -50,6 +50,7 @@ fn keyward_in(
         input: &mut input,
         out: &mut out,
         err: &mut err,
+        is_terminal: false,
     };
     let arguments = std::iter::once("keyward")
         .chain(arguments.iter().copied())
@@ -423,6 +424,7 @@ fn broken_pipe_is_not_an_error() {
         input: &mut io::empty(),
         out: &mut out,
         err: &mut err,
+        is_terminal: false,
     };
     let arguments = ["keyward", "config"].map(OsString::from);
     assert_eq!(

@@ -10,6 +10,7 @@ use names::same_names;
 use serde_json::Value;
 
 mod harness;
+mod import;
 mod names;
 mod output;
 mod tls;

@@ -206,6 +206,15 @@ impl ForeignFormat {
         }
     }
 
+    /// The part of a text of this format by which people recognise it: the prefix and four characters.
+    pub fn hint<'t>(&self, text: &'t str) -> &'t str {
+        let prefix = match &self.form {
+            Form::Uuid => 0,
+            Form::Text { prefix, .. } => prefix.len(),
+        };
+        text.get(..prefix + 4).unwrap_or(text)
+    }
+
     /// Whether a text of this format can start with `start`.
     pub fn can_start_with(&self, start: &str) -> bool {
         match &self.form {
