@@ -24,7 +24,7 @@ use records::{Record, Records};
 use report::Reporter;
 
 /// The most keys in one call. While it writes them, other changes wait.
-const KEYS: usize = 500;
+const KEYS: usize = 200;
 /// The bytes of keys after which a call is full. With the largest record, it stays below 1 MiB.
 const BYTES: usize = 512 << 10;
 /// The most lines of one call, those included that are not sent.
