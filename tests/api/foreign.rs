@@ -37,8 +37,17 @@ fn text(number: u8) -> String {
     format!("{number:02x}{}", &TEXT[2..])
 }
 
-/// Imports a key with this number under a scheme by SQL. Returns its id after the instance knows it.
+/// Imports a key with this number under a scheme. Returns its id after the instance knows it.
 pub(super) async fn import(local: &Local, text: &str, number: u8, scheme: usize) -> String {
+    let id = insert(local, text, number, scheme).await;
+    // The instance has applied the import when this later change holds everywhere.
+    let client = local.client().await;
+    let (later, _) = client.issue("later", "").await.unwrap();
+    client.revoke(&later).await.unwrap();
+    id
+}
+
+async fn insert(local: &Local, text: &str, number: u8, scheme: usize) -> String {
     let id = uuid::Uuid::from_bytes([number; 16]);
     let material = keyring_files::load(&local.directory.path().join("keyring")).unwrap();
     let keyring = Keyring::new(&material, None).unwrap();
@@ -55,10 +64,6 @@ pub(super) async fn import(local: &Local, text: &str, number: u8, scheme: usize)
         .bind(digest.as_bytes().to_vec())
         .bind(number);
     inserted.execute(&mut hand).await.unwrap();
-    // The instance has applied the import when this later change holds everywhere.
-    let client = local.client().await;
-    let (later, _) = client.issue("later", "").await.unwrap();
-    client.revoke(&later).await.unwrap();
     id.to_string()
 }
 
@@ -80,14 +85,20 @@ async fn verdict(local: &Local, client: &Client, text: &str) -> Verdict {
         })
         .await
         .unwrap();
+    let bearer = format!("Bearer {}", local.token);
     let json = http_ask(
         local.app.rest_address().unwrap(),
         "POST",
         "/v1/keys:verify",
-        &[("authorization", &format!("Bearer {}", local.token))],
+        &[
+            ("authorization", &bearer),
+            ("content-type", "application/json"),
+        ],
         &format!("{{\"apiKey\": {text:?}}}"),
-    );
-    let json = json.await.unwrap().body;
+    )
+    .await
+    .unwrap()
+    .body;
     let mut all = vec![again, strong];
     all.extend(batch.responses.iter().map(v1::VerifyResponse::verdict));
     assert!(
@@ -245,5 +256,31 @@ async fn a_text_with_several_keys_is_revoked_by_its_oldest() {
             .unwrap()
             .key_id,
         older
+    );
+}
+
+/// It would not see that a text names a revoked key.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_without_an_import_secret_of_the_store_does_not_verify() {
+    let (local, client) = start_with_uuids().await;
+    let (_, key) = client.issue("42", "").await.unwrap();
+    insert(&local, TEXT, 1, 0).await;
+    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
+    // As another instance does that has the secret, before it imports.
+    let mut hand = by_hand(&local.database()).await;
+    let third = "INSERT INTO keyring_checks (kind, number, check_value) VALUES ('import', 3, randomblob(16))";
+    sqlx::query(third).execute(&mut hand).await.unwrap();
+    insert(&local, &text(2), 2, 0).await;
+    let refused = loop {
+        match client.verify(&key).await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(refused.code(), Code::Unavailable);
+    let ready = http_get(local.app.http_address().unwrap(), "/readyz").await;
+    assert!(
+        ready.contains("Copy the file import-3 to its keyring"),
+        "{ready}"
     );
 }
