@@ -22,6 +22,7 @@ use crate::replication::{
 };
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
+use keyward_crypto::Keyring;
 use keyward_ops::{CacheMetrics, Metrics, Tasks, http};
 use keyward_store::{Cluster, Control, Store};
 
@@ -55,13 +56,18 @@ pub(super) struct Base {
 }
 
 impl Base {
-    pub(super) fn tail(&self, registration: Option<Registration>) -> Arc<Tail> {
+    pub(super) fn tail(
+        &self,
+        registration: Option<Registration>,
+        keyring: &Arc<Keyring>,
+    ) -> Arc<Tail> {
         let (store, fence) = (Arc::clone(&self.store), Arc::clone(&self.fence));
         Arc::new(Tail::new(
             store,
             fence,
             Arc::clone(&self.clock),
             registration,
+            Arc::clone(keyring),
             self.metrics.beats.clone(),
         ))
     }

@@ -222,7 +222,7 @@ impl App {
                 base.metrics.members.clone(),
             )
         });
-        let tail = base.tail(registration);
+        let tail = base.tail(registration, &keyring);
         tail.catch_up().await.map_err(StartError)?;
         if let Some(cluster) = &base.cluster {
             base.time.raise_floor(&**cluster).await;

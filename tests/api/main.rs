@@ -7,6 +7,7 @@ mod cancellation;
 mod compression;
 mod deadlines;
 mod doors;
+mod foreign;
 mod hostile_http;
 mod immediate;
 mod import;

@@ -124,6 +124,7 @@ impl Parts {
             Arc::clone(&self.fence),
             Arc::clone(&self.clock),
             Some(registration),
+            Arc::clone(&world.keyring),
             metrics.beats.clone(),
         ));
         tail.catch_up().await?;

@@ -204,6 +204,32 @@ fn pruning_raises_the_floor_and_keeps_later_changes() {
     );
 }
 
+/// An answer that rests on several keys.
+#[test]
+fn a_change_of_each_key_outdates_their_answer() {
+    for changed in [1, 2, 3] {
+        let mut world = World::default();
+        let fence = Fence::new(BOUND, 10, world.start());
+        for key in [3, changed] {
+            world.change(key, 1);
+        }
+        fence.absorb(now(2), &world.page(0)).unwrap();
+        let at = |revision| Stamp {
+            epoch: EPOCH,
+            revision,
+        };
+        let admit = |ids: &[KeyId], stamp| fence.snapshot().admit(ids, stamp, now(3));
+        let both = [id(1), id(2)];
+        let outdated = match changed {
+            3 => Admission::Admitted { restamp: 2 },
+            _ => Admission::Superseded,
+        };
+        assert_eq!(admit(&both, at(1)), outdated, "key {changed}");
+        assert_eq!(admit(&both, at(2)), Admission::Admitted { restamp: 2 });
+        assert_eq!(admit(&[], at(1)), Admission::Admitted { restamp: 2 });
+    }
+}
+
 #[test]
 fn database_time_never_falls() {
     let world = World::default();
