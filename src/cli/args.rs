@@ -1,5 +1,7 @@
 //! Defines the verbs, their arguments and their help texts.
 
+mod moves;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +16,8 @@ use crate::config::Settings;
 use keyward_ops::VERSION;
 use keyward_ops::settings::{flags, flags_of};
 use keyward_proto::v1::Role;
+
+pub(super) use moves::{Export, FileFormat, Import, ImportCall};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -201,13 +205,6 @@ pub(super) enum Format {
     Jsonl,
 }
 
-/// The format of an import file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum FileFormat {
-    Csv,
-    Jsonl,
-}
-
 #[derive(Args)]
 #[command(next_help_heading = "Client")]
 pub(super) struct ClientArgs {
@@ -296,55 +293,6 @@ pub(super) struct Page {
     /// Show only the page with this token, '' for the first page [default: all pages]
     #[arg(long, value_name = "TOKEN", allow_hyphen_values = true, value_parser = value)]
     pub(super) page_token: Option<String>,
-}
-
-#[derive(Args)]
-#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub(super) struct Import {
-    #[command(subcommand)]
-    pub(super) call: Option<ImportCall>,
-    /// File with the keys, CSV with a header or JSON lines; `-` reads stdin
-    #[arg(value_name = "FILE|-", required = true)]
-    pub(super) file: Option<PathBuf>,
-    /// Format of the file [default: jsonl if it starts with a brace, otherwise csv]
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    pub(super) format: Option<FileFormat>,
-    /// Change nothing; only report what would happen
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// ID of the import, a UUID, to add to an earlier one [default: a new one]
-    #[arg(long, value_name = "BATCH_ID")]
-    pub(super) batch: Option<String>,
-    /// Write what happened to each line to this file, as JSON lines, instead of the bad ones to stderr
-    #[arg(long, value_name = "FILE")]
-    pub(super) report: Option<PathBuf>,
-}
-
-#[derive(Subcommand)]
-pub(super) enum ImportCall {
-    /// Revoke all keys of an import, for ever: they cannot be imported again
-    Undo {
-        /// ID of the import, a UUID
-        #[arg(value_name = "BATCH_ID")]
-        batch_id: String,
-        /// Reason, stored with each key
-        #[arg(
-            long,
-            value_name = "TEXT",
-            default_value = "",
-            hide_default_value = true,
-            allow_hyphen_values = true,
-            value_parser = reason
-        )]
-        reason: String,
-    },
-}
-
-#[derive(Args)]
-pub(super) struct Export {
-    /// Include revoked ones
-    #[arg(long)]
-    pub(super) include_revoked: bool,
 }
 
 #[derive(Args)]

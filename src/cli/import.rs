@@ -34,7 +34,8 @@ const CALLS: usize = 4;
 
 /// What is known of a line before the service is asked.
 enum Line {
-    Sent,
+    /// In a dry run with its slot: the service sees only the lines of one call.
+    Sent(Option<Fingerprint>),
     Bad(String),
     /// An earlier line has the same key.
     Duplicate(u64),
@@ -50,8 +51,9 @@ struct Chunk {
 /// Cuts a file into chunks.
 struct Chunks {
     records: Records,
-    /// The line of each key so far, under a part of a hash of its text or digest.
-    known: HashMap<[u8; 16], u64>,
+    dry_run: bool,
+    /// The line of each key so far.
+    known: HashMap<Fingerprint, u64>,
     is_done: bool,
 }
 
@@ -77,13 +79,14 @@ impl Iterator for Chunks {
             };
             let known = match key {
                 Err(reason) => Line::Bad(reason),
-                Ok(key) => match self.known.entry(fingerprint(&key)) {
+                Ok(key) => match self.known.entry(of_key(&key)) {
                     Entry::Occupied(first) => Line::Duplicate(*first.get()),
                     Entry::Vacant(free) => {
                         free.insert(line);
                         bytes += key.encoded_len();
+                        let slot = self.dry_run.then(|| of_slot(&key));
                         chunk.keys.push(key);
-                        Line::Sent
+                        Line::Sent(slot)
                     }
                 },
             };
@@ -93,14 +96,26 @@ impl Iterator for Chunks {
     }
 }
 
+/// A part of a hash, which takes little memory.
+type Fingerprint = [u8; 16];
+
 /// Distinguishes keys by what is given of them.
-fn fingerprint(key: &ImportKey) -> [u8; 16] {
+fn of_key(key: &ImportKey) -> Fingerprint {
+    let scheme = key.digest_scheme.as_bytes();
+    fingerprint([key.api_key.as_bytes(), scheme, &key.digest])
+}
+
+fn of_slot(key: &ImportKey) -> Fingerprint {
+    let name = match key.name.as_str() {
+        "" => "default",
+        name => name,
+    };
+    fingerprint([key.account_id.as_bytes(), name.as_bytes(), b""])
+}
+
+fn fingerprint(parts: [&[u8]; 3]) -> Fingerprint {
     let mut hash = Sha256::new();
-    for part in [
-        key.api_key.as_bytes(),
-        key.digest_scheme.as_bytes(),
-        key.digest.as_slice(),
-    ] {
+    for part in parts {
         hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
         hash.update(part);
     }
@@ -122,7 +137,7 @@ pub(super) async fn run(
     let records = Records::new(file, args.format).map_err(Failure::Failed)?;
     let service = Service::persistent(context)?;
     let mut reporter = Reporter::new(console.err, console.is_terminal, args, &batch_id)?;
-    let mut chunks = read(records);
+    let mut chunks = read(records, args.dry_run);
     let chunks = stream::poll_fn(|context| chunks.poll_recv(context));
     let send = async |chunk: Result<Chunk, String>| {
         let mut chunk = chunk.map_err(Failure::Failed)?;
@@ -158,10 +173,11 @@ fn open(path: &Path) -> Result<Box<dyn Read + Send>, Failure> {
 
 /// Reads the file in a thread of its own: a pipe that stalls must not stall the calls in flight. The
 /// thread ends with the file or with the process.
-fn read(records: Records) -> mpsc::Receiver<Result<Chunk, String>> {
+fn read(records: Records, dry_run: bool) -> mpsc::Receiver<Result<Chunk, String>> {
     let (sender, receiver) = mpsc::channel(1);
     let chunks = Chunks {
         records,
+        dry_run,
         known: HashMap::new(),
         is_done: false,
     };

@@ -319,7 +319,7 @@ impl Service {
     }
 }
 
+/// Never happens while there is a foreign format: a start without the pepper is refused then.
 fn no_pepper() -> FieldError {
-    let reason = "the keyring has no foreign pepper; run `keyward keyring foreign`";
-    FieldError::new("api_key", reason)
+    FieldError::new("api_key", "the keyring has no foreign pepper")
 }

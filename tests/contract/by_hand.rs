@@ -6,7 +6,7 @@ use keyward_store::{NewKey, StoredKey};
 use crate::world::{DAY, World, end, kill, replace, sealed};
 
 /// SQL that inserts a copy of the key `from` with another id, digest and slot. All arguments are SQL.
-fn copy(insert: &str, from: &str, id: &str, digest: &str, name: &str) -> String {
+pub(crate) fn copy(insert: &str, from: &str, id: &str, digest: &str, name: &str) -> String {
     format!(
         "{insert} INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
                 metadata, allowed_cidrs, recoverable, create_time)
@@ -107,58 +107,6 @@ pub(crate) async fn an_insert_is_not_logged(world: World) {
     );
     assert_eq!(world.head().await, 0);
     assert_eq!(world.record(KeyId::from_bytes([5; 16])).await.revision, 0);
-}
-
-pub(crate) async fn an_insert_of_an_imported_key_is_logged(world: World) {
-    let from = world.plain("42").await.id;
-    let batch = world.bytes(&[7; 16]);
-    let insert = |number: u8| {
-        let (id, digest) = (world.bytes(&[number; 16]), world.bytes(&[number; 32]));
-        copy(
-            "INSERT",
-            &world.id(from),
-            &id,
-            &digest,
-            &format!("'slot-{number}'"),
-        )
-        .replacen("generation", "import_batch", 1)
-        .replacen("generation", &batch, 1)
-    };
-    assert_eq!(world.by_hand(&insert(1)).await, 1);
-    let page = world.tail(0).await;
-    assert_eq!((page.head, page.rows.len()), (1, 1));
-    assert_eq!(page.rows[0].id, KeyId::IMPORTS);
-    assert_eq!(world.count("key_changes WHERE kind = 'import'").await, 1);
-    assert_eq!(world.record(KeyId::from_bytes([1; 16])).await.revision, 0);
-    // A key of our own in the same statement changes nothing.
-    let own = copy(
-        "",
-        &world.id(from),
-        &world.bytes(&[3; 16]),
-        &world.bytes(&[3; 32]),
-        "'own'",
-    );
-    let (_, own) = own.split_once("SELECT").unwrap();
-    let own = own.replacen("generation", "NULL, generation", 1);
-    let both = insert(2)
-        .replacen("import_batch", "import_batch, generation", 1)
-        .replacen(&batch, &format!("{batch}, NULL"), 1);
-    assert_eq!(
-        world
-            .by_hand(&format!("{both} UNION ALL SELECT {own}"))
-            .await,
-        2
-    );
-    assert_eq!(world.head().await, 2);
-    for (columns, values) in [
-        ("import_batch, generation", format!("{batch}, 1")),
-        ("generation", "NULL".to_owned()),
-    ] {
-        let neither = insert(4)
-            .replacen("import_batch", columns, 1)
-            .replacen(&batch, &values, 1);
-        assert!(world.try_by_hand(&neither).await.is_err(), "{columns}");
-    }
 }
 
 pub(crate) async fn columns_outside_the_record_are_not_logged(world: World) {

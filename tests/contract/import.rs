@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keyward_core::key::{KeyId, KeyRecord, Timestamp};
+use keyward_core::key::{Hint, KeyId, KeyRecord, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::import::KnownKey;
 use keyward_store::{
@@ -10,6 +10,7 @@ use keyward_store::{
     StoredKey,
 };
 
+use crate::by_hand::copy;
 use crate::world::{
     DAY, HOUR, World, actor, at_once, batch, disabled, end, kill, metadata, networks, reason,
     scopes, sealed,
@@ -17,6 +18,27 @@ use crate::world::{
 
 const ONE: u8 = 1;
 const TWO: u8 = 2;
+
+impl World {
+    /// A key of another system for a slot, without optional fields.
+    pub(crate) fn imported_key(&self, account: &str, name: &str) -> ImportedKey {
+        let new = self.plain_key(account, name);
+        ImportedKey {
+            id: new.id,
+            digest: new.digest,
+            other_digests: Vec::new(),
+            hint: Hint("3f2a".to_owned()),
+            sealed: None,
+            account: new.account,
+            name: new.name,
+            scopes: new.scopes,
+            metadata: new.metadata,
+            networks: new.networks,
+            create_time: None,
+            expire_time: None,
+        }
+    }
+}
 
 async fn import(world: &World, number: u8, keys: &[ImportedKey]) -> Vec<ImportOutcome> {
     run(world, number, keys, false).await.outcomes
@@ -113,6 +135,58 @@ pub(crate) async fn the_log_names_caller_and_batch_of_an_import(world: World) {
         .read("SELECT kind || ' ' || actor || ' ' || reason FROM key_changes WHERE revision > 0")
         .await;
     assert_eq!(lines, [format!("import bot {}", batch(ONE))]);
+}
+
+pub(crate) async fn an_insert_of_an_imported_key_is_logged(world: World) {
+    let from = world.plain("42").await.id;
+    let batch = world.bytes(&[7; 16]);
+    let insert = |number: u8| {
+        let (id, digest) = (world.bytes(&[number; 16]), world.bytes(&[number; 32]));
+        copy(
+            "INSERT",
+            &world.id(from),
+            &id,
+            &digest,
+            &format!("'slot-{number}'"),
+        )
+        .replacen("generation", "import_batch", 1)
+        .replacen("generation", &batch, 1)
+    };
+    assert_eq!(world.by_hand(&insert(1)).await, 1);
+    let page = world.tail(0).await;
+    assert_eq!((page.head, page.rows.len()), (1, 1));
+    assert_eq!(page.rows[0].id, KeyId::IMPORTS);
+    assert_eq!(world.count("key_changes WHERE kind = 'import'").await, 1);
+    assert_eq!(world.record(KeyId::from_bytes([1; 16])).await.revision, 0);
+    // A key of our own in the same statement changes nothing.
+    let own = copy(
+        "",
+        &world.id(from),
+        &world.bytes(&[3; 16]),
+        &world.bytes(&[3; 32]),
+        "'own'",
+    );
+    let (_, own) = own.split_once("SELECT").unwrap();
+    let own = own.replacen("generation", "NULL, generation", 1);
+    let both = insert(2)
+        .replacen("import_batch", "import_batch, generation", 1)
+        .replacen(&batch, &format!("{batch}, NULL"), 1);
+    assert_eq!(
+        world
+            .by_hand(&format!("{both} UNION ALL SELECT {own}"))
+            .await,
+        2
+    );
+    assert_eq!(world.head().await, 2);
+    for (columns, values) in [
+        ("import_batch, generation", format!("{batch}, 1")),
+        ("generation", "NULL".to_owned()),
+    ] {
+        let neither = insert(4)
+            .replacen("import_batch", columns, 1)
+            .replacen(&batch, &values, 1);
+        assert!(world.try_by_hand(&neither).await.is_err(), "{columns}");
+    }
 }
 
 /// A text has a digest under each scheme. A line knows some of them.

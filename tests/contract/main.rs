@@ -86,6 +86,7 @@ macro_rules! contract {
             import {
                 an_imported_key_is_stored_completely
                 the_log_names_caller_and_batch_of_an_import
+                an_insert_of_an_imported_key_is_logged
                 a_known_key_stays_as_it_is_under_every_scheme
                 an_import_again_waits_for_the_first_one
                 a_key_twice_in_one_call_is_stored_once
@@ -124,7 +125,6 @@ macro_rules! contract {
                 every_row_of_a_statement_is_logged
                 a_delete_is_logged
                 an_insert_is_not_logged
-                an_insert_of_an_imported_key_is_logged
                 columns_outside_the_record_are_not_logged
                 immutable_columns_cannot_change
                 a_revoked_key_cannot_be_revived
@@ -258,6 +258,7 @@ contract!(memory => crate::backends::memory::fresh,
     except revoke::a_large_account_is_revoked_in_steps_between_which_others_write: "a call is one transaction",
     except log::a_start_is_cold_at_the_head: "a start is at pruned_to, before the rows of the log",
     except log::each_start_has_another_epoch: "the epoch belongs to the database, not to a process",
+    except import::an_insert_of_an_imported_key_is_logged: "there is no SQL",
     except import::the_log_names_caller_and_batch_of_an_import: "reads by SQL",
     except log::the_mark_on_a_row_is_the_one_in_the_log: "reads by SQL",
     except log::the_log_keeps_actor_and_reason: "reads by SQL",

@@ -2,12 +2,14 @@
 //! is random by design: marks and epochs. So the store in memory stands for the real ones in the
 //! simulation.
 
+mod imports;
+
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
 use keyward_core::fence::{Mark, Membership, Page, Position, RegistrationId};
-use keyward_core::key::{BatchId, Clock, KeyId, Prefix, Timestamp};
+use keyward_core::key::{Clock, KeyId, Prefix};
 use keyward_crypto::{CheckValue, Digest, KeyKind};
 use keyward_store::{
     CommittedChange, Confirmed, Expiry, Import, KeyChanges, KeyTarget, ListKeys, NewInstance,
@@ -17,7 +19,7 @@ use keyward_testkit::Random;
 
 use crate::backends;
 use crate::world::{
-    Backend, DAY, HOUR, World, account, actor, batch, find, find_token, metadata, networks, reason,
+    Backend, DAY, HOUR, World, account, actor, find, find_token, metadata, networks, reason,
     scopes, sealed,
 };
 
@@ -171,34 +173,6 @@ impl Calls {
         }
         self.keys.push((new.id, new.digest));
         Call::Issue(new)
-    }
-
-    fn batch(&self) -> BatchId {
-        batch(*self.random.pick(&[1, 2]).unwrap())
-    }
-
-    fn import(&mut self, world: &World) -> Call {
-        let mut keys = Vec::new();
-        for _ in 0..self.random.between(1, 4) {
-            let slot = self.random.pick(&["a", "b"]).unwrap();
-            let mut new = world.imported_key(self.account(), slot);
-            if self.random.chance(40) {
-                new.digest = self.key(world).1;
-            }
-            if self.random.chance(30) {
-                new.other_digests.push(self.key(world).1);
-            }
-            if self.random.chance(30) {
-                new.create_time = Some(Timestamp::from_micros(1));
-            }
-            self.keys.push((new.id, new.digest));
-            keys.push(new);
-        }
-        Call::Import(Import {
-            batch: self.batch(),
-            keys,
-            dry_run: self.random.chance(20),
-        })
     }
 
     fn revoke(&mut self, world: &World) -> Call {

@@ -11,9 +11,9 @@ use keyward_core::key::{
 };
 use keyward_crypto::Digest;
 use keyward_store::{
-    Cluster, CommittedChange, Expiry, Found, ImportedKey, Issued, KeyChanges, KeyTarget, NewKey,
-    NewToken, OpenError, Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey,
-    Successor, TokenRevoked, UpdateAnswer,
+    Cluster, CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, NewKey, NewToken,
+    OpenError, Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey, Successor,
+    TokenRevoked, UpdateAnswer,
 };
 
 use crate::doubles::{Counting, ManualClock};
@@ -221,25 +221,6 @@ impl World {
             metadata: Metadata::default(),
             networks: Networks::default(),
             expiry: Expiry::Never,
-        }
-    }
-
-    /// A key of another system for a slot, without optional fields.
-    pub(crate) fn imported_key(&self, account: &str, name: &str) -> ImportedKey {
-        let new = self.plain_key(account, name);
-        ImportedKey {
-            id: new.id,
-            digest: new.digest,
-            other_digests: Vec::new(),
-            hint: Hint("3f2a".to_owned()),
-            sealed: None,
-            account: new.account,
-            name: new.name,
-            scopes: new.scopes,
-            metadata: new.metadata,
-            networks: new.networks,
-            create_time: None,
-            expire_time: None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What an import tells: each line that was not imported, the progress, and the summary.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::super::render::{Fields, Report, enum_name, for_people};
 use super::super::{DONE, FAILED, Failure, args};
-use super::Line;
+use super::{Fingerprint, Line};
 
 /// Counts the lines and tells about them.
 pub(super) struct Reporter<'c> {
@@ -24,6 +25,8 @@ pub(super) struct Reporter<'c> {
     already_there: u64,
     duplicates: u64,
     bad: u64,
+    /// The lines that a dry run would import, by their slots.
+    slots: HashMap<Fingerprint, u64>,
     /// The last line of which the outcome is known.
     last: u64,
 }
@@ -61,6 +64,7 @@ impl<'c> Reporter<'c> {
             already_there: 0,
             duplicates: 0,
             bad: 0,
+            slots: HashMap::new(),
             last: 0,
         })
     }
@@ -71,7 +75,9 @@ impl<'c> Reporter<'c> {
         lines: &[(u64, Line)],
         results: Vec<ImportResult>,
     ) -> Result<(), Failure> {
-        let sent = lines.iter().filter(|(_, line)| matches!(line, Line::Sent));
+        let sent = lines
+            .iter()
+            .filter(|(_, line)| matches!(line, Line::Sent(_)));
         if sent.count() != results.len() {
             let fault = "the service did not answer for each key; is it another version?";
             return Err(Failure::Failed(fault.to_owned()));
@@ -90,9 +96,9 @@ impl<'c> Reporter<'c> {
                         || json!({"outcome": "DUPLICATE", "of_line": of}),
                     )?;
                 }
-                Line::Sent => {
+                Line::Sent(slot) => {
                     let result = results.next().unwrap_or_default();
-                    self.answered(*number, &result)?;
+                    self.answered(*number, *slot, &result)?;
                 }
             }
         }
@@ -103,10 +109,22 @@ impl<'c> Reporter<'c> {
         Ok(())
     }
 
-    fn answered(&mut self, line: u64, result: &ImportResult) -> Result<(), Failure> {
+    fn answered(
+        &mut self,
+        line: u64,
+        slot: Option<Fingerprint>,
+        result: &ImportResult,
+    ) -> Result<(), Failure> {
         let outcome = result.outcome();
         match outcome {
-            ImportOutcome::Imported => self.imported += 1,
+            ImportOutcome::Imported => {
+                let first = slot.map_or(line, |slot| *self.slots.entry(slot).or_insert(line));
+                if first != line {
+                    let reason = format!("the slot has the key of line {first}; use another name");
+                    return self.bad_line(line, "name", &reason);
+                }
+                self.imported += 1;
+            }
             ImportOutcome::AlreadyThere if self.is_new && result.same_batch => self.imported += 1,
             ImportOutcome::AlreadyThere => self.already_there += 1,
             ImportOutcome::Duplicate => self.duplicates += 1,

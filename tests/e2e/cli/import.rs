@@ -177,6 +177,20 @@ fn a_file_that_cannot_be_imported_is_refused() {
     assert!(err.contains("BATCH_ID must be a UUID"), "{err}");
     let err = service.call(&["import"], "").refused(64);
     assert!(err.contains("<FILE|->"), "{err}");
+    let mut file = new_keys(300);
+    writeln!(file, "account-7,{}", uuid_v4()).unwrap();
+    let outcome = service.json_of(&["import", "-", "--dry-run"], &file);
+    assert_eq!(
+        counts(&outcome),
+        [301, 300, 0, 0, 1],
+        "as an import would say"
+    );
+    assert!(
+        outcome
+            .err
+            .contains("line 302: name: the slot has the key of line 9"),
+        "{outcome:?}"
+    );
     let open = format!("account_id,api_key\n1,\"{}\n", "x\n".repeat(200_000));
     let outcome = service.json_of(&["import", "-"], &open);
     assert_eq!(counts(&outcome), [1, 0, 0, 0, 1]);
