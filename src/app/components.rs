@@ -1,6 +1,7 @@
 //! Builds the components of the service from their shared dependencies.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -9,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
-use super::{CACHED_TOKENS, FOREIGN_READS, NOT_FRESH, READS, StartError, Stops, set_health};
+use super::{NOT_FRESH, StartError, Stops, set_health};
 use crate::cache::l2::L2;
 use crate::cache::{
     Dependencies, ForeignKeys, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
@@ -25,6 +26,24 @@ use keyward_core::key::{Clock, KeyRecord, TokenRecord};
 use keyward_crypto::Keyring;
 use keyward_ops::{CacheMetrics, Metrics, Tasks, http};
 use keyward_store::{Cluster, Control, Store};
+
+/// The maximum size of the tokens in memory, in bytes.
+const CACHED_TOKENS: usize = 1 << 20;
+/// The limits of reads behind L1.
+const READS: ReadLimits = ReadLimits {
+    readers: 4,
+    batch: 64,
+    waiting: 4_096,
+    patience: Duration::from_secs(2),
+};
+
+/// Those of foreign keys: anybody can invent texts that must be looked up, so a flood of them takes two
+/// connections and a short queue.
+const FOREIGN_READS: ReadLimits = ReadLimits {
+    readers: 2,
+    waiting: 512,
+    ..READS
+};
 
 /// TLS of the gRPC port, if the settings name a certificate.
 pub(super) fn listener_tls(

@@ -21,7 +21,6 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Callers;
-use crate::cache::ReadLimits;
 use crate::config::{self, Listen, PostgresUrls, Settings};
 use crate::grpc::{
     self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
@@ -47,24 +46,6 @@ pub use run::{run, serve};
 
 /// The answer of `/readyz` if the instance is not fresh and the tail reports no cause.
 const NOT_FRESH: &str = "this instance cannot prove that it knows every change";
-
-/// The maximum size of the tokens in memory, in bytes.
-const CACHED_TOKENS: usize = 1 << 20;
-/// The limits of reads behind L1.
-const READS: ReadLimits = ReadLimits {
-    readers: 4,
-    batch: 64,
-    waiting: 4_096,
-    patience: Duration::from_secs(2),
-};
-
-/// Those of foreign keys: anybody can invent texts that must be looked up, so a flood of them takes two
-/// connections and a short queue.
-const FOREIGN_READS: ReadLimits = ReadLimits {
-    readers: 2,
-    waiting: 512,
-    ..READS
-};
 
 /// The number of files that are not connections of the gRPC port: the store, the side port, and others.
 const RESERVED_FILES: usize = 256;

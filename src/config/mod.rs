@@ -1,5 +1,6 @@
 //! The settings of a deployment: their table, and the checks that concern several settings.
 
+mod keys;
 mod postgres;
 mod redis;
 mod table;

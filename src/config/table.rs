@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::HeaderValue;
 use keyward_guard::TrustedProxies;
 
+use super::keys::{foreign_formats, prefixes};
 use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
 use keyward_core::fence::MAX_STALENESS;
-use keyward_core::key::{ForeignFormat, Prefix, TOKEN_PREFIX};
 use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
@@ -415,43 +415,6 @@ fn staleness(text: &str) -> Result<Duration, String> {
 fn connection_age(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
     duration(text, range, "1s to 30d")
-}
-
-fn prefixes(text: &str) -> Result<Vec<Prefix>, String> {
-    let mut prefixes = Vec::new();
-    for name in text.split(',').map(str::trim) {
-        let prefix = Prefix::new(name).map_err(|error| error.to_string())?;
-        if name == TOKEN_PREFIX {
-            return Err("'kwt' is the prefix of callers' tokens; choose another".to_owned());
-        }
-        if prefixes.contains(&prefix) {
-            return Err(format!("contains '{name}' twice"));
-        }
-        prefixes.push(prefix);
-    }
-    Ok(prefixes)
-}
-
-/// No text may be both a key of our own, or a token, and a foreign key.
-fn foreign_formats(text: &str, prefixes: &[Prefix]) -> Result<Vec<ForeignFormat>, String> {
-    let ours = prefixes.iter().map(Prefix::as_str).chain([TOKEN_PREFIX]);
-    let starts: Vec<_> = ours.map(|prefix| format!("{prefix}_")).collect();
-    let mut formats: Vec<ForeignFormat> = Vec::new();
-    for text in text.split(',').map(str::trim) {
-        let format = ForeignFormat::parse(text).map_err(|error| error.to_string())?;
-        let name = format.name();
-        if formats.iter().any(|known| known.name() == name) {
-            return Err(format!("names two formats {name}: give each its own name"));
-        }
-        if let Some(start) = starts.iter().find(|start| format.can_start_with(start)) {
-            return Err(format!(
-                "format {name}: a text of it can start with {start}, as Keyward's own keys and tokens \
-                 do: choose a longer prefix, or another one in `key_prefixes`"
-            ));
-        }
-        formats.push(format);
-    }
-    Ok(formats)
 }
 
 /// The number of threads that can run at once, at most `MAX_WORKERS`; 1 if it is unknown.

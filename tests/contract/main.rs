@@ -28,6 +28,7 @@ mod log;
 mod reads;
 mod revoke;
 mod sequences;
+mod several;
 mod time;
 mod tokens;
 mod update;
@@ -62,7 +63,6 @@ macro_rules! contract {
                 an_unknown_key_is_not_found
                 a_key_is_revoked_by_its_id
                 a_key_is_revoked_by_its_digest
-                of_several_keys_with_one_text_the_oldest_is_revoked
                 a_revoked_key_does_not_change
                 a_successor_inherits_everything_but_the_secret
                 a_repeated_replace_returns_the_same_successor
@@ -148,7 +148,6 @@ macro_rules! contract {
                 many_keys_are_found_in_the_order_of_their_digests
                 an_absent_digest_has_the_stamp_of_the_head
                 a_key_is_read_with_its_sealed_copy
-                of_several_keys_with_one_text_the_oldest_is_read
                 a_stamp_is_the_head_of_the_snapshot_that_read_the_record
                 an_open_transaction_is_neither_visible_nor_blocking
                 a_long_read_blocks_nothing
@@ -156,6 +155,10 @@ macro_rules! contract {
                 a_list_omits_revoked_keys
                 an_invalid_record_is_an_error
                 prefixes_that_are_not_accepted_are_counted
+            }
+            several {
+                the_oldest_is_read
+                the_oldest_is_revoked
             }
             tokens {
                 a_token_is_stored_completely

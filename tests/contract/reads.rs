@@ -88,29 +88,6 @@ pub(crate) async fn a_key_is_read_with_its_sealed_copy(world: World) {
     }
 }
 
-pub(crate) async fn of_several_keys_with_one_text_the_oldest_is_read(world: World) {
-    let new = [(); 3].map(|()| world.plain_key("42", &world.successor().id.to_string()));
-    let mut keys = Vec::new();
-    // Not in the order of the ids.
-    for at in [1, 2, 0] {
-        keys.push(world.issue(new[at].clone()).await);
-    }
-    keys.sort_unstable_by_key(|key| key.id);
-    let digest = |id: KeyId| new.iter().find(|new| new.id == id).unwrap().digest;
-    for (asked, oldest) in [(&keys[..], 0), (&keys[1..], 1), (&keys[2..], 2)] {
-        let mut digests: Vec<_> = asked.iter().map(|key| digest(key.id)).collect();
-        digests.push(world.digest());
-        for _ in 0..digests.len() {
-            digests.rotate_left(1);
-            let target = KeyTarget::Digests(digests.clone());
-            let got = world.store.get_key(&target).await.unwrap().unwrap();
-            assert_eq!(got.record, keys[oldest]);
-        }
-    }
-    let none = KeyTarget::Digests(Vec::new());
-    assert!(world.store.get_key(&none).await.unwrap().is_none());
-}
-
 pub(crate) async fn a_stamp_is_the_head_of_the_snapshot_that_read_the_record(world: World) {
     let new = world.plain_key("42", "default");
     let key = world.issue(new.clone()).await;

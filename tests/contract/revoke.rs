@@ -58,28 +58,6 @@ pub(crate) async fn a_key_is_revoked_by_its_digest(world: World) {
     assert_eq!(world.record(other.id).await, other);
 }
 
-pub(crate) async fn of_several_keys_with_one_text_the_oldest_is_revoked(world: World) {
-    let (older, newer) = (world.plain_key("1", "a"), world.plain_key("2", "b"));
-    assert!(older.id < newer.id);
-    let (other, key) = (
-        world.issue(newer.clone()).await,
-        world.issue(older.clone()).await,
-    );
-    let by_text = || Revocation::Key {
-        target: KeyTarget::Digests(vec![newer.digest, world.digest(), older.digest]),
-        successor: None,
-        grace: Duration::ZERO,
-        reason: None,
-    };
-    let (first, second) = tokio::join!(world.revoke(by_text()), world.revoke(by_text()));
-    let again = world.revoke(by_text()).await;
-    for revoked in [&first, &second, &again] {
-        assert_eq!((revoked.keys[0].id, revoked.count), (key.id, 1));
-        assert_eq!(revoked.committed.revision, 1);
-    }
-    assert_eq!(world.record(other.id).await, other);
-}
-
 pub(crate) async fn a_revoked_key_does_not_change(world: World) {
     let key = world.plain("42").await;
     let first = world.revoke(kill(key.id)).await;
