@@ -13,6 +13,7 @@
 mod cold;
 mod doors;
 mod empty;
+mod flood;
 mod h2load;
 mod scale;
 #[path = "../shared/mod.rs"]
@@ -100,6 +101,9 @@ async fn measure(parts: Vec<String>) {
     }
     if is_asked("cold") {
         cold::measure().await;
+    }
+    if is_asked("flood") {
+        flood::measure().await;
     }
     if is_asked("scale") {
         scale::measure().await;
@@ -238,5 +242,7 @@ fn publish(name: &str, table: &str) {
 }
 
 fn main() {
-    empty::main(measure);
+    if !flood::is_flood() {
+        empty::main(measure);
+    }
 }

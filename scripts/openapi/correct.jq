@@ -4,6 +4,9 @@
 
 def by(key; value): map({key: key, value: value}) | from_entries;
 
+# Whether a message is a request or a part of one.
+def is_sent: test("(Request|ImportKey)$");
+
 # The lines of a comment after the first begin with a space.
 def unindented: gsub("\n "; "\n");
 
@@ -39,10 +42,10 @@ def unindented: gsub("\n "; "\n");
             else . end
           | if $field.options.debugRedact then
               .value.format = "password"
-              | .value[if $name | endswith("Request") then "writeOnly" else "readOnly" end] = true
+              | .value[if $name | is_sent then "writeOnly" else "readOnly" end] = true
             else . end)
         # A later version may add fields to a response.
-        | if $name | endswith("Request") | not then del(.value.additionalProperties) else . end
+        | if $name | is_sent | not then del(.value.additionalProperties) else . end
       else . end)
 
 # A path parameter is named by its last part: two paths that differ only in a name are not allowed.

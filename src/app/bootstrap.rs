@@ -108,12 +108,12 @@ pub(super) async fn keyring(
                 .to_owned(),
         ));
     }
-    // A sealing key is used immediately, so it is registered now. A generation is registered when it
-    // is activated.
+    // All but generations are used immediately, so they are registered now. A generation is registered
+    // when it is activated.
     let new: Vec<_> = ours
         .into_iter()
         .filter(|value| !known.contains(value))
-        .filter(|value| untouched || value.kind == KeyKind::Seal)
+        .filter(|value| untouched || value.kind != KeyKind::Generation)
         .collect();
     if !new.is_empty() {
         add(store, &new).await?;
@@ -126,6 +126,18 @@ pub(super) async fn keyring(
             .map_err(StartError::new)?;
     }
     Ok(keyring)
+}
+
+/// Refuses formats of foreign keys with a keyring that gives such keys no digest.
+pub(super) fn check_foreign(settings: &Settings, keyring: &Keyring) -> Result<(), StartError> {
+    if settings.foreign_formats.is_empty() || keyring.has_foreign_pepper() {
+        return Ok(());
+    }
+    Err(StartError(format!(
+        "`foreign_formats` requires a foreign pepper, and the keyring {} was made without one. Run \
+         `keyward keyring foreign` once, copy the file foreign-1 to all instances, and restart them",
+        settings.keyring.display()
+    )))
 }
 
 /// Adds check values. Another instance may have added the same ones in the meantime.

@@ -1,6 +1,7 @@
 //! Builds the components of the service from their shared dependencies.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -9,9 +10,11 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
-use super::{CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health, status};
+use super::{NOT_FRESH, StartError, Stops, set_health, status};
 use crate::cache::l2::L2;
-use crate::cache::{Dependencies, L1, Lookup, Reads, Record, Records, SharedCache};
+use crate::cache::{
+    Dependencies, ForeignKeys, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
+};
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
@@ -21,8 +24,27 @@ use crate::replication::{
 use crate::service::RecentRevokes;
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, TokenRecord};
+use keyward_crypto::Keyring;
 use keyward_ops::{CacheMetrics, Metrics, Tasks, http};
 use keyward_store::{Cluster, Control, Store};
+
+/// The maximum size of the tokens in memory, in bytes.
+const CACHED_TOKENS: usize = 1 << 20;
+/// The limits of reads behind L1.
+const READS: ReadLimits = ReadLimits {
+    readers: 4,
+    batch: 64,
+    waiting: 4_096,
+    patience: Duration::from_secs(2),
+};
+
+/// Those of foreign keys: anybody can invent texts that must be looked up, so a flood of them takes two
+/// connections and a short queue.
+const FOREIGN_READS: ReadLimits = ReadLimits {
+    readers: 2,
+    waiting: 512,
+    ..READS
+};
 
 /// TLS of the gRPC port, if the settings name a certificate.
 pub(super) fn listener_tls(
@@ -56,13 +78,18 @@ pub(super) struct Base {
 }
 
 impl Base {
-    pub(super) fn tail(&self, registration: Option<Registration>) -> Arc<Tail> {
+    pub(super) fn tail(
+        &self,
+        registration: Option<Registration>,
+        keyring: &Arc<Keyring>,
+    ) -> Arc<Tail> {
         let (store, fence) = (Arc::clone(&self.store), Arc::clone(&self.fence));
         Arc::new(Tail::new(
             store,
             fence,
             Arc::clone(&self.clock),
             registration,
+            Arc::clone(keyring),
             self.metrics.beats.clone(),
         ))
     }
@@ -110,12 +137,19 @@ impl Base {
     pub(super) fn keys(&self, bytes: usize) -> Lookup<KeyRecord> {
         let entries = self.l2.as_ref().map(|l2| Arc::clone(&l2.entries));
         let shared = entries.map(|entries| entries as Arc<dyn SharedCache<KeyRecord>>);
-        self.lookup(grpc::keep, shared, bytes, self.metrics.key_cache.clone())
+        let metrics = self.metrics.key_cache.clone();
+        self.lookup(grpc::keep, shared, bytes, READS, metrics)
+    }
+
+    /// Holds at most `bytes` bytes in memory. Not in Redis: a flood would go there, too.
+    pub(super) fn foreign_keys(&self, bytes: usize) -> Lookup<ForeignKeys> {
+        let metrics = self.metrics.foreign_cache.clone();
+        self.lookup(grpc::keep_foreign, None, bytes, FOREIGN_READS, metrics)
     }
 
     pub(super) fn tokens(&self) -> Lookup<TokenRecord> {
         let metrics = self.metrics.token_cache.clone();
-        self.lookup(TokenRecord::clone, None, CACHED_TOKENS, metrics)
+        self.lookup(TokenRecord::clone, None, CACHED_TOKENS, READS, metrics)
     }
 
     /// Each lookup has its own readers, so that reads of unknown keys cannot block the callers' tokens.
@@ -124,6 +158,7 @@ impl Base {
         keep: fn(&R) -> R::Kept,
         shared: Option<Arc<dyn SharedCache<R>>>,
         bytes: usize,
+        limits: ReadLimits,
         metrics: CacheMetrics,
     ) -> Lookup<R>
     where
@@ -136,7 +171,7 @@ impl Base {
             fence: Arc::clone(&self.fence),
             clock: Arc::clone(&self.clock),
             control: self.control.clone(),
-            limits: READS,
+            limits,
             refused: self.metrics.store_permits_refused.clone(),
         };
         let reads = Reads::start(dependencies, &self.tasks);

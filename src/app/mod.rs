@@ -22,7 +22,6 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Callers;
-use crate::cache::ReadLimits;
 use crate::config::{self, Listen, PostgresUrls, Settings};
 use crate::grpc::{
     self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
@@ -35,6 +34,7 @@ use bootstrap::SecretPolicy;
 use components::Base;
 use keyward_core::fence::{Fence, MAX_TOMBSTONES, Settling};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
+use keyward_guard::LogLimit;
 use keyward_ops::traces::Sampling;
 use keyward_ops::{Ended, Metrics, Tasks};
 use keyward_store::{Control, Instrumentation, Intercepted, Store};
@@ -42,21 +42,11 @@ use keyward_store_postgres::{Hosts, PostgresStore};
 use keyward_store_sqlite::SqliteStore;
 
 pub use clock::lower_time;
-pub use operations::{add_cache_key, advance_epoch, init, migrate};
+pub use operations::{add_cache_key, add_foreign_pepper, advance_epoch, init, migrate};
 pub use run::{run, serve};
 
 /// The answer of `/readyz` if the instance is not fresh and the tail reports no cause.
 const NOT_FRESH: &str = "this instance cannot prove that it knows every change";
-
-/// The maximum size of the tokens in memory, in bytes.
-const CACHED_TOKENS: usize = 1 << 20;
-/// The limits of reads behind L1.
-const READS: ReadLimits = ReadLimits {
-    readers: 4,
-    batch: 64,
-    waiting: 4_096,
-    patience: Duration::from_secs(2),
-};
 
 /// The number of files that are not connections of the gRPC port: the store, the side port, and others.
 const RESERVED_FILES: usize = 256;
@@ -169,6 +159,7 @@ impl App {
             None => SecretPolicy::Create,
         };
         let keyring = Arc::new(bootstrap::keyring(settings, &*store, &*entropy, policy).await?);
+        bootstrap::check_foreign(settings, &keyring)?;
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
         if policy == SecretPolicy::Create {
             let first = bootstrap::FirstToken {
@@ -215,7 +206,7 @@ impl App {
                 base.metrics.members.clone(),
             )
         });
-        let tail = base.tail(registration);
+        let tail = base.tail(registration, &keyring);
         tail.catch_up().await.map_err(StartError)?;
         if let Some(cluster) = &base.cluster {
             base.time.raise_floor(&**cluster).await;
@@ -223,14 +214,23 @@ impl App {
         base.warn_of_store(settings);
         let (barrier, watching) = base.barrier(&tail);
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), base.tokens());
+        // Foreign keys get half of the memory, if there are any.
+        let own_bytes = match settings.foreign_formats.is_empty() {
+            true => settings.max_cached_bytes,
+            false => settings.max_cached_bytes / 2,
+        };
         let service = Service {
             store: Arc::clone(&base.store),
             fence: Arc::clone(&base.fence),
-            keys: base.keys(settings.max_cached_bytes),
+            keys: base.keys(own_bytes),
+            foreign_keys: base.foreign_keys(settings.max_cached_bytes - own_bytes),
+            foreign_formats: settings.foreign_formats.clone(),
+            ambiguous: LogLimit::every(Duration::from_secs(60)),
             keyring,
             prefixes: settings.key_prefixes.clone(),
             token_prefix,
             barrier,
+            imports: tokio::sync::Mutex::default(),
             control: base.control.clone(),
             clock: Arc::clone(&base.clock),
             entropy: Arc::clone(&entropy),

@@ -6,8 +6,8 @@ use keyward_core::key::{KeyId, KeyRecord, TokenRecord};
 
 /// What is kept of a record.
 pub trait Kept: Send + Sync + 'static {
-    /// The id in the log.
-    fn id(&self) -> KeyId;
+    /// The ids in the log whose changes outdate it.
+    fn ids(&self) -> &[KeyId];
     /// The size in memory, in bytes, apart from the value itself.
     fn weight(&self) -> usize;
 }
@@ -15,7 +15,7 @@ pub trait Kept: Send + Sync + 'static {
 /// What is kept of a key.
 #[derive(Debug)]
 pub struct KeptKey {
-    id: KeyId,
+    pub(super) id: KeyId,
     terms: Terms,
     answer: Box<[u8]>,
 }
@@ -42,8 +42,8 @@ impl KeptKey {
 }
 
 impl Kept for KeptKey {
-    fn id(&self) -> KeyId {
-        self.id
+    fn ids(&self) -> &[KeyId] {
+        std::slice::from_ref(&self.id)
     }
 
     fn weight(&self) -> usize {
@@ -52,8 +52,8 @@ impl Kept for KeptKey {
 }
 
 impl Kept for TokenRecord {
-    fn id(&self) -> KeyId {
-        self.id
+    fn ids(&self) -> &[KeyId] {
+        std::slice::from_ref(&self.id)
     }
 
     fn weight(&self) -> usize {

@@ -1,13 +1,12 @@
-//! L1: the cache in memory, from digest to record, bounded by size. I2: an entry's stamp only rises.
+//! L1: the cache in memory, from digests to records, bounded by size. I2: an entry's stamp only rises.
 
 use std::sync::Arc;
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::Kept;
+use super::{Kept, Record};
 use keyward_core::fence::{SharedStamp, Stamp};
-use keyward_crypto::Digest;
 
 /// What is kept of a record, and its stamp. The record never changes.
 #[derive(Debug)]
@@ -44,8 +43,8 @@ impl<K> Entry<K> {
 #[derive(Clone, Copy, Debug)]
 struct ByWeight;
 
-impl<K: Kept> Weighter<Digest, Arc<Entry<K>>> for ByWeight {
-    fn weight(&self, _: &Digest, entry: &Arc<Entry<K>>) -> u64 {
+impl<D, K: Kept> Weighter<D, Arc<Entry<K>>> for ByWeight {
+    fn weight(&self, _: &D, entry: &Arc<Entry<K>>) -> u64 {
         let weight = OVERHEAD + size_of::<Entry<K>>() + entry.kept.weight();
         u64::try_from(weight).unwrap_or(u64::MAX)
     }
@@ -56,12 +55,12 @@ const OVERHEAD: usize = 128;
 /// The usual size of an entry in bytes, from which the cache plans its tables.
 const USUAL_WEIGHT: usize = 380;
 
-/// Entries by digest.
-pub struct L1<K: Kept> {
-    entries: Cache<Digest, Arc<Entry<K>>, ByWeight>,
+/// Entries by digests.
+pub struct L1<R: Record> {
+    entries: Cache<R::Digests, Arc<Entry<R::Kept>>, ByWeight>,
 }
 
-impl<K: Kept> L1<K> {
+impl<R: Record> L1<R> {
     /// A cache of at most `bytes` bytes.
     pub fn new(bytes: usize) -> Self {
         let limit = u64::try_from(bytes).unwrap_or(u64::MAX);
@@ -70,16 +69,16 @@ impl<K: Kept> L1<K> {
         }
     }
 
-    pub(super) fn get(&self, digest: &Digest) -> Option<Arc<Entry<K>>> {
-        self.entries.get(digest)
+    pub(super) fn get(&self, digests: &R::Digests) -> Option<Arc<Entry<R::Kept>>> {
+        self.entries.get(digests)
     }
 
-    pub(super) fn insert(&self, digest: Digest, entry: Arc<Entry<K>>) {
-        self.entries.insert(digest, entry);
+    pub(super) fn insert(&self, digests: R::Digests, entry: Arc<Entry<R::Kept>>) {
+        self.entries.insert(digests, entry);
     }
 }
 
-impl<K: Kept> std::fmt::Debug for L1<K> {
+impl<R: Record> std::fmt::Debug for L1<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "L1({} entries)", self.entries.len())
     }

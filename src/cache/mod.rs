@@ -1,8 +1,9 @@
-//! The lookup of the record for a digest: first in L1, then in L2, then in the store. The fence admits
+//! The lookup of the record for a digest, or of the records for the digests of a foreign key: first in L1, then in L2, then in the store. The fence admits
 //! the record from every source. A cache holds records with their stamps, never verdicts.
 //!
 //! Upholds I2 and I4, with `fence`.
 
+mod foreign;
 mod kept;
 mod l1;
 pub mod l2;
@@ -12,6 +13,7 @@ mod shared_cache;
 #[cfg(test)]
 mod tests;
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use keyward_core::fence::{Admission, Fence, Now, Snapshot};
@@ -20,6 +22,7 @@ use keyward_crypto::Digest;
 use keyward_ops::CacheMetrics;
 use keyward_store::StoreError;
 
+pub use foreign::{ForeignDigests, ForeignKeys, KeptForeign};
 pub use kept::{Kept, KeptKey};
 pub use l1::{Entry, L1};
 pub use reads::{Dependencies, ReadLimits, Reads, Records};
@@ -28,28 +31,32 @@ pub use shared_cache::SharedCache;
 /// The number of further reads for a record that was not admitted. Then the answer is UNAVAILABLE.
 const RETRIES: usize = 3;
 
-/// A record of the store whose changes are in the log.
+/// What one read of the store finds, whose changes are in the log.
 pub trait Record: Send + Sync + 'static {
+    /// What it is found by.
+    type Digests: Clone + Eq + Hash + Send + Sync + 'static;
     /// What L1 keeps of it.
     type Kept: Kept;
 
-    /// The id in the log.
-    fn id(&self) -> KeyId;
+    /// The ids in the log whose changes outdate it.
+    fn ids(&self) -> &[KeyId];
 }
 
 impl Record for KeyRecord {
+    type Digests = Digest;
     type Kept = KeptKey;
 
-    fn id(&self) -> KeyId {
-        self.id
+    fn ids(&self) -> &[KeyId] {
+        std::slice::from_ref(&self.id)
     }
 }
 
 impl Record for TokenRecord {
+    type Digests = Digest;
     type Kept = Self;
 
-    fn id(&self) -> KeyId {
-        self.id
+    fn ids(&self) -> &[KeyId] {
+        std::slice::from_ref(&self.id)
     }
 }
 
@@ -89,7 +96,7 @@ pub struct Admitted<K> {
 pub struct Lookup<R: Record> {
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
-    l1: L1<R::Kept>,
+    l1: L1<R>,
     reads: Reads<R>,
     metrics: CacheMetrics,
 }
@@ -99,7 +106,7 @@ impl<R: Record> Lookup<R> {
     pub fn new(
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
-        l1: L1<R::Kept>,
+        l1: L1<R>,
         reads: Reads<R>,
         metrics: CacheMetrics,
     ) -> Self {
@@ -112,12 +119,12 @@ impl<R: Record> Lookup<R> {
         }
     }
 
-    /// The record for `digest` in L1, if the fence admits it at `now`, which was read after the call
+    /// The record for `digests` in L1, if the fence admits it at `now`, which was read after the call
     /// arrived. No I/O. `None` says nothing: ask `find`.
-    pub fn cached(&self, digest: &Digest, now: Now) -> Option<Admitted<R::Kept>> {
+    pub fn cached(&self, digests: &R::Digests, now: Now) -> Option<Admitted<R::Kept>> {
         // I4: the snapshot is taken before the entry is read.
         let snapshot = self.fence.snapshot();
-        let entry = self.l1.get(digest)?;
+        let entry = self.l1.get(digests)?;
         let admitted = self.admit(&snapshot, entry, now).ok()??;
         self.metrics.hit.inc();
         Some(admitted)
@@ -129,28 +136,28 @@ impl<R: Record> Lookup<R> {
         self.admit(&snapshot, Arc::clone(entry), now).ok()?
     }
 
-    /// Finds the record for `digest`; `None` if the store has none. A hit in L1 does not wait.
+    /// Finds the record for `digests`; `None` if the store has none. A hit in L1 does not wait.
     pub async fn find(
         &self,
-        digest: &Digest,
+        digests: &R::Digests,
         consistency: Consistency,
     ) -> Result<Option<Admitted<R::Kept>>, LookupError> {
         if consistency == Consistency::Default
-            && let Some(admitted) = self.cached(digest, Now::read(&*self.clock))
+            && let Some(admitted) = self.cached(digests, Now::read(&*self.clock))
         {
             return Ok(Some(admitted));
         }
-        self.find_behind(digest, consistency).await
+        self.find_behind(digests, consistency).await
     }
 
-    /// Finds the record for `digest` behind L1, after `cached` has returned `None`.
+    /// Finds the record for `digests` behind L1, after `cached` has returned `None`.
     pub async fn find_behind(
         &self,
-        digest: &Digest,
+        digests: &R::Digests,
         consistency: Consistency,
     ) -> Result<Option<Admitted<R::Kept>>, LookupError> {
         if consistency == Consistency::Default {
-            let found = self.l1.get(digest);
+            let found = self.l1.get(digests);
             found
                 .map_or(&self.metrics.miss, |_| &self.metrics.refused)
                 .inc();
@@ -160,7 +167,7 @@ impl<R: Record> Lookup<R> {
                 (Consistency::Default, 0) => Source::SharedCacheFirst,
                 _ => Source::Store,
             };
-            match self.read(digest, source).await? {
+            match self.read(digests, source).await? {
                 ReadOutcome::Found(admitted) => return Ok(Some(admitted)),
                 ReadOutcome::Absent => return Ok(None),
                 ReadOutcome::Superseded => self.metrics.refused.inc(),
@@ -173,14 +180,14 @@ impl<R: Record> Lookup<R> {
     /// snapshot that it took before (I4).
     async fn read(
         &self,
-        digest: &Digest,
+        digests: &R::Digests,
         source: Source,
     ) -> Result<ReadOutcome<R::Kept>, LookupError> {
         let snapshot = self.fence.snapshot();
         if !snapshot.is_fresh(Now::read(&*self.clock)) {
             return Err(LookupError::NotFresh);
         }
-        let found = self.reads.read(digest, source).await?;
+        let found = self.reads.read(digests, source).await?;
         let Some(entry) = &found.record else {
             return match snapshot.admit_absence(found.stamp, Now::read(&*self.clock)) {
                 Admission::Admitted { .. } => Ok(ReadOutcome::Absent),
@@ -192,7 +199,7 @@ impl<R: Record> Lookup<R> {
         let Some(admitted) = self.admit(&snapshot, Arc::clone(entry), now)? else {
             return Ok(ReadOutcome::Superseded);
         };
-        self.l1.insert(*digest, Arc::clone(entry));
+        self.l1.insert(digests.clone(), Arc::clone(entry));
         Ok(ReadOutcome::Found(admitted))
     }
 
@@ -203,7 +210,7 @@ impl<R: Record> Lookup<R> {
         entry: Arc<Entry<R::Kept>>,
         now: Now,
     ) -> Result<Option<Admitted<R::Kept>>, LookupError> {
-        match snapshot.admit(entry.kept().id(), entry.stamp(), now) {
+        match snapshot.admit(entry.kept().ids(), entry.stamp(), now) {
             Admission::Admitted { restamp } => {
                 // I2: the higher stamp keeps an entry in use above the floor when tombstones are
                 // pruned.

@@ -24,9 +24,9 @@ use keyward_store::{Control, Found, Store, StoreError};
 
 /// The records of one kind in a store.
 #[async_trait]
-pub trait Records<R>: Send + Sync + 'static {
+pub trait Records<R: Record>: Send + Sync + 'static {
     /// Finds the records behind `digests`, in their order.
-    async fn find_all(&self, digests: &[Digest]) -> Result<Vec<Found<R>>, StoreError>;
+    async fn find_all(&self, digests: &[R::Digests]) -> Result<Vec<Found<R>>, StoreError>;
 }
 
 #[async_trait]
@@ -78,8 +78,8 @@ pub struct Dependencies<R: Record> {
 
 type ReadResult<K> = Result<Found<Arc<Entry<K>>>, LookupError>;
 type Callers<K> = Vec<oneshot::Sender<ReadResult<K>>>;
-type Key = (Digest, Source);
-type Queue = mpsc::Sender<Key>;
+type Key<R> = (<R as Record>::Digests, Source);
+type Queue<R> = mpsc::Sender<Key<R>>;
 
 /// A read that has not begun.
 struct Waiting<K> {
@@ -92,14 +92,14 @@ struct Waiting<K> {
 /// What callers and readers share.
 struct Board<R: Record> {
     with: Dependencies<R>,
-    waiting: Mutex<HashMap<Key, Waiting<R::Kept>>>,
+    waiting: Mutex<HashMap<Key<R>, Waiting<R::Kept>>>,
 }
 
 /// Reads records for callers.
 pub struct Reads<R: Record> {
     board: Arc<Board<R>>,
-    shared: Option<Queue>,
-    store: Queue,
+    shared: Option<Queue<R>>,
+    store: Queue<R>,
 }
 
 impl<R: Record> Reads<R> {
@@ -130,15 +130,16 @@ impl<R: Record> Reads<R> {
     }
 
     /// Reads a record. The read begins after this call, so it sees every change committed before.
-    pub(super) async fn read(&self, digest: &Digest, source: Source) -> ReadResult<R::Kept> {
+    pub(super) async fn read(&self, digests: &R::Digests, source: Source) -> ReadResult<R::Kept> {
         let (caller, mut result) = oneshot::channel();
         let mut callers = vec![caller];
         if let (Source::SharedCacheFirst, Some(shared)) = (source, &self.shared) {
-            callers = self.board.queue(shared, (*digest, source), callers);
+            callers = self.board.queue(shared, (digests.clone(), source), callers);
         }
         // If the shared cache is slow, the store gets the read.
         if !callers.is_empty() {
-            self.board.queue_for_store(&self.store, *digest, callers);
+            let digests = digests.clone();
+            self.board.queue_for_store(&self.store, digests, callers);
         }
         loop {
             match timeout(self.board.with.limits.patience, &mut result).await {
@@ -154,7 +155,7 @@ impl<R: Record> Reads<R> {
 }
 
 /// Reads that have begun.
-type Batch<K> = Vec<(Digest, Waiting<K>)>;
+type Batch<R> = Vec<(<R as Record>::Digests, Waiting<<R as Record>::Kept>)>;
 
 impl<R: Record> Board<R> {
     /// Starts the readers of a queue. Each takes what waits there and performs it as one batch. A reader
@@ -162,9 +163,9 @@ impl<R: Record> Board<R> {
     fn start_readers<F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
         name: &str,
-        queue: mpsc::Receiver<Key>,
+        queue: mpsc::Receiver<Key<R>>,
         tasks: &Tasks,
-        perform: impl Fn(Arc<Self>, Batch<R::Kept>) -> F + Clone + Send + Sync + 'static,
+        perform: impl Fn(Arc<Self>, Batch<R>) -> F + Clone + Send + Sync + 'static,
     ) {
         let ReadLimits { readers, batch, .. } = self.with.limits;
         let queue = Arc::new(tokio::sync::Mutex::new(queue));
@@ -186,8 +187,8 @@ impl<R: Record> Board<R> {
 
     /// Queues a read, or adds its callers to one that has not begun. Returns the callers if the queue is
     /// full.
-    fn queue(&self, queue: &Queue, key: Key, callers: Callers<R::Kept>) -> Callers<R::Kept> {
-        match self.waiting.lock().entry(key) {
+    fn queue(&self, queue: &Queue<R>, key: Key<R>, callers: Callers<R::Kept>) -> Callers<R::Kept> {
+        match self.waiting.lock().entry(key.clone()) {
             Place::Occupied(mut read) => read.get_mut().callers.extend(callers),
             Place::Vacant(place) => {
                 if queue.try_send(key).is_err() {
@@ -204,15 +205,18 @@ impl<R: Record> Board<R> {
     }
 
     /// Queues a read for the store, or refuses it.
-    fn queue_for_store(&self, store: &Queue, digest: Digest, callers: Callers<R::Kept>) {
-        let refused = self.queue(store, (digest, Source::Store), callers);
+    fn queue_for_store(&self, store: &Queue<R>, digests: R::Digests, callers: Callers<R::Kept>) {
+        let refused = self.queue(store, (digests, Source::Store), callers);
         self.refuse(refused);
     }
 
-    fn begin(&self, keys: impl Iterator<Item = Key>) -> Batch<R::Kept> {
+    fn begin(&self, keys: impl Iterator<Item = Key<R>>) -> Batch<R> {
         let mut waiting = self.waiting.lock();
         // A read that waited too long is not there any more.
-        let begun = keys.filter_map(|key| Some((key.0, waiting.remove(&key)?)));
+        let begun = keys.filter_map(|key| {
+            let read = waiting.remove(&key)?;
+            Some((key.0, read))
+        });
         begun.collect()
     }
 
@@ -236,13 +240,13 @@ impl<R: Record> Board<R> {
 
     /// Reads from the shared cache, and queues for the store what it does not have. Each caller admits
     /// its record again.
-    async fn read_shared(&self, cache: &dyn SharedCache<R>, batch: Batch<R::Kept>, store: &Queue) {
+    async fn read_shared(&self, cache: &dyn SharedCache<R>, batch: Batch<R>, store: &Queue<R>) {
         let snapshot = self.with.fence.snapshot();
-        let found = cache.get_many(&digests(&batch)).await;
+        let found = cache.get_many(&digests::<R>(&batch)).await;
         let now = Now::read(&*self.with.clock);
         for ((digest, read), found) in batch.into_iter().zip(found) {
             let usable = found.filter(|(record, stamp)| {
-                let admission = snapshot.admit(record.id(), *stamp, now);
+                let admission = snapshot.admit(record.ids(), *stamp, now);
                 if admission == Admission::Superseded {
                     cache.note_refused();
                 }
@@ -260,7 +264,7 @@ impl<R: Record> Board<R> {
     }
 
     /// Reads from the store. A damaged row fails its own read alone.
-    async fn read_store(&self, batch: Batch<R::Kept>) {
+    async fn read_store(&self, batch: Batch<R>) {
         let Some(span) = batch.first().map(|(_, read)| read.span.clone()) else {
             return;
         };
@@ -268,7 +272,7 @@ impl<R: Record> Board<R> {
         while let Some(batch) = batches.pop() {
             // I4: the snapshot is taken before the read.
             let snapshot = self.with.fence.snapshot();
-            let digests = digests(&batch);
+            let digests = digests::<R>(&batch);
             let found = self.with.store.find_all(&digests);
             match found.instrument(span.clone()).await {
                 Ok(found) => self.end(batch, &snapshot, found),
@@ -296,8 +300,8 @@ impl<R: Record> Board<R> {
 
     /// Answers the callers of a batch. Puts its records into the shared cache, if there is one: only an
     /// admitted record is worth an entry, and each reader of the entry admits it again.
-    fn end(&self, batch: Batch<R::Kept>, snapshot: &Snapshot<'_>, found: Vec<Found<R>>) {
-        let digests = digests(&batch);
+    fn end(&self, batch: Batch<R>, snapshot: &Snapshot<'_>, found: Vec<Found<R>>) {
+        let digests = digests::<R>(&batch);
         // All in one go, so that each thread wakes once for its callers.
         for ((_, read), found) in batch.into_iter().zip(&found) {
             answer(read.callers, &Ok(self.kept(found)));
@@ -311,7 +315,7 @@ impl<R: Record> Board<R> {
                 continue;
             };
             if let Admission::Admitted { restamp: revision } =
-                snapshot.admit(record.id(), found.stamp, now)
+                snapshot.admit(record.ids(), found.stamp, now)
             {
                 shared.put(
                     digest,
@@ -326,8 +330,8 @@ impl<R: Record> Board<R> {
     }
 }
 
-fn digests<K>(batch: &[(Digest, Waiting<K>)]) -> Vec<Digest> {
-    batch.iter().map(|(digest, _)| *digest).collect()
+fn digests<R: Record>(batch: &Batch<R>) -> Vec<R::Digests> {
+    batch.iter().map(|(digests, _)| digests.clone()).collect()
 }
 
 fn answer<K>(callers: Callers<K>, result: &ReadResult<K>) {

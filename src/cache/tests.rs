@@ -2,6 +2,7 @@
 //! refused.
 
 mod batches;
+mod foreign;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,8 +1,11 @@
 //! Defines the verbs, their arguments and their help texts.
 
+mod moves;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 
 use super::input::{
@@ -13,6 +16,8 @@ use crate::config::Settings;
 use keyward_ops::VERSION;
 use keyward_ops::settings::{flags, flags_of};
 use keyward_proto::v1::Role;
+
+pub(super) use moves::{Export, FileFormat, Import, ImportCall};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -37,6 +42,11 @@ pub(super) fn command() -> Command {
             "serve" | "config" | "migrate" | "init" => with_settings(verb),
             "epoch" | "clock" | "keyring" => verb.mut_subcommands(with_settings),
             "token" => verb.mut_subcommands(for_client),
+            "import" => for_client(verb.mut_subcommands(for_client)),
+            "export" => for_client(verb).mut_arg("output", |output| {
+                let only = PossibleValuesParser::new(["jsonl"]).map(|_| Format::Jsonl);
+                output.value_parser(only).default_value("jsonl")
+            }),
             _ => for_client(verb),
         });
     with_settings(command)
@@ -154,6 +164,9 @@ pub enum KeyringCommand {
     /// Add a new cache key, which the setting `redis` requires: an instance uses the newest cache key
     /// at its start, and shares its cache only with instances that use the same one
     Cache,
+    /// Add the foreign pepper, which the setting `foreign_formats` requires, to a keyring that was made
+    /// without one
+    Foreign,
 }
 
 /// The verbs that call the service.
@@ -174,6 +187,10 @@ pub(super) enum Call {
     /// Manage the tokens with which programs call Keyward
     #[command(subcommand)]
     Token(TokenCall),
+    /// Import keys that another system issued, or undo an import
+    Import(Import),
+    /// Print all keys of all accounts without their secrets, one JSON object a line
+    Export(Export),
     /// Check whether the service serves, without a token; exits with 0 or 1
     Health,
 }
@@ -183,6 +200,9 @@ pub(super) enum Call {
 pub(super) enum Format {
     Text,
     Json,
+    /// Only for `export`.
+    #[value(skip)]
+    Jsonl,
 }
 
 #[derive(Args)]

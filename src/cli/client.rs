@@ -22,10 +22,16 @@ pub(super) struct Service {
 impl Service {
     /// A client with the caller's token. It connects with the first call.
     pub(super) fn new(context: &Context<'_>) -> Result<Self, Failure> {
-        let token_file = context.path(&context.options.token_file, "KEYWARD_TOKEN_FILE")?;
-        let token_file =
-            token_file.unwrap_or_else(|| context.settings.data_dir.join("admin.token"));
+        let token_file = token_file(context)?;
         let client = build(builder(context)?.token_file(&token_file))?;
+        Ok(Self { client, token_file })
+    }
+
+    /// Like [`Self::new`], but repeats a call that fails for now until the time limit has passed.
+    pub(super) fn persistent(context: &Context<'_>) -> Result<Self, Failure> {
+        let token_file = token_file(context)?;
+        let builder = builder(context)?.retries(u32::MAX);
+        let client = build(builder.token_file(&token_file))?;
         Ok(Self { client, token_file })
     }
 
@@ -33,6 +39,11 @@ impl Service {
         let response = self.client.call(request).await;
         response.map_err(|error| explain(&error, &self.token_file))
     }
+}
+
+fn token_file(context: &Context<'_>) -> Result<PathBuf, Failure> {
+    let given = context.path(&context.options.token_file, "KEYWARD_TOKEN_FILE")?;
+    Ok(given.unwrap_or_else(|| context.settings.data_dir.join("admin.token")))
 }
 
 /// Succeeds if the service serves. Sends no token.

@@ -4,6 +4,8 @@
 mod args;
 mod certificate;
 mod client;
+mod export;
+mod import;
 mod input;
 mod keys;
 mod local;
@@ -13,7 +15,7 @@ mod render;
 mod token;
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IsTerminal as _, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,7 +25,7 @@ use clap::{ArgMatches, FromArgMatches as _};
 use keyward_proto::v1::RevokeTokenRequest;
 
 use crate::config::{self, Effective, Inputs, Settings};
-use args::{Call, ClientArgs, Format, TokenCall, Verb};
+use args::{Call, ClientArgs, Format, ImportCall, TokenCall, Verb};
 use client::Service;
 use keyward_ops::settings::given_flags;
 use render::{Report, for_people};
@@ -50,6 +52,8 @@ struct Console<'a> {
     input: &'a mut dyn Read,
     out: &'a mut dyn Write,
     err: &'a mut dyn Write,
+    /// Whether a person sees stderr as it is written.
+    is_terminal: bool,
 }
 
 /// Runs the command in `arguments`, which begin with the program's name. `execute_local` executes the
@@ -68,6 +72,7 @@ pub fn run(
         input: &mut input,
         out: &mut out,
         err: &mut err,
+        is_terminal: io::stderr().is_terminal(),
     };
     let environment = environment.into_iter().collect();
     ExitCode::from(run_on(&mut console, arguments, environment, execute_local))
@@ -83,7 +88,7 @@ fn run_on(
         Ok(matches) => matches,
         Err(error) => return show_clap(console, &hide_secrets(error)),
     };
-    let (report, format) = match execute(console.input, &matches, environment, execute_local) {
+    let (report, format) = match execute(console, &matches, environment, execute_local) {
         Ok(done) => done,
         Err(Failure::Failed(text)) => return print_error(console, &text, FAILED),
         Err(Failure::Usage(text)) => return print_error(console, &text, USAGE),
@@ -162,7 +167,7 @@ fn print_error(console: &mut Console<'_>, text: &str, code: u8) -> u8 {
 
 /// Executes the command. Returns the result and its format.
 fn execute(
-    input: &mut dyn Read,
+    console: &mut Console<'_>,
     matches: &ArgMatches,
     environment: Vec<(OsString, OsString)>,
     execute_local: &Execute,
@@ -195,7 +200,7 @@ fn execute(
         environment: &environment,
         settings: &effective.settings,
     };
-    let report = runtime.block_on(execute_call(input, &call, &context))?;
+    let report = runtime.block_on(execute_call(console, &call, &context))?;
     Ok((report, options.output))
 }
 
@@ -216,10 +221,11 @@ struct Context<'a> {
 
 /// Calls the service. The request is built first, so that usage errors need no service.
 async fn execute_call(
-    input: &mut dyn Read,
+    console: &mut Console<'_>,
     call: &Call,
     context: &Context<'_>,
 ) -> Result<Report, Failure> {
+    let input = &mut *console.input;
     let service = || Service::new(context);
     Ok(match call {
         Call::Issue(args) => output::issued(&service()?.call(keys::issue_request(args)).await?),
@@ -242,6 +248,13 @@ async fn execute_call(
             let is_token = input::is_token(&request.api_key);
             output::judged(&service()?.call(request).await?, is_token)
         }
+        Call::Import(args) => match &args.call {
+            Some(ImportCall::Undo { batch_id, reason }) => {
+                import::undo(batch_id, reason, &service()?).await?
+            }
+            None => import::run(console, args, context).await?,
+        },
+        Call::Export(args) => export::run(console, args, &service()?).await?,
         Call::Health => {
             client::check_health(context).await?;
             output::healthy()

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use keyward_proto::v1::{
     ApiKey, CallerToken, CreateTokenResponse, GetResponse, IssueResponse, RevokeResponse,
-    RevokeTokenResponse, Role, State, UpdateResponse, Verdict, VerifyResponse,
+    RevokeTokenResponse, Role, State, UndoImportResponse, UpdateResponse, Verdict, VerifyResponse,
 };
 use prost_types::Timestamp;
 use serde_json::{Value, json};
@@ -206,6 +206,19 @@ pub(super) fn judged(response: &VerifyResponse, is_token: bool) -> Report {
     }
 }
 
+pub(super) fn undone(response: &UndoImportResponse) -> Report {
+    let report = Report::default()
+        .fields(fields!(response, revoked_count, revoke_time))
+        .fields(fields!(response, confirmed_instances, waited_out_instances))
+        .json("revision", json!(response.revision));
+    let note = "no key of this import was alive";
+    Report {
+        note: (response.revoked_count == 0).then(|| note.to_owned()),
+        done: Some("the revocation is in force".to_owned()),
+        ..report
+    }
+}
+
 pub(super) fn healthy() -> Report {
     Report::default().fields(vec![("status", json!("SERVING"))])
 }
@@ -267,7 +280,8 @@ pub(super) fn config(effective: &Effective) -> Report {
     }
 }
 
-fn object(key: &ApiKey) -> Value {
+/// A key as a JSON object.
+pub(super) fn object(key: &ApiKey) -> Value {
     Value::from_iter(self::key(key))
 }
 

@@ -107,6 +107,8 @@ impl Report {
     pub(super) fn render(&self, format: Format) -> String {
         match format {
             Format::Text => for_people(&self.text),
+            // The command has written each line.
+            Format::Jsonl => String::new(),
             Format::Json => format!("{:#}\n", Value::Object(self.json.clone())),
         }
     }

@@ -1,5 +1,6 @@
 //! The settings of a deployment: their table, and the checks that concern several settings.
 
+mod keys;
 mod postgres;
 mod redis;
 mod table;
@@ -13,7 +14,7 @@ use http::HeaderValue;
 use keyward_guard::TrustedProxies;
 
 use crate::cache::l2::Address;
-use keyward_core::key::Prefix;
+use keyward_core::key::{ForeignFormat, Prefix};
 use keyward_ops::LogFormat;
 use keyward_ops::settings;
 pub use keyward_ops::settings::values::Url;
@@ -60,6 +61,8 @@ pub struct Settings {
     pub failover_loses_nothing: bool,
     /// At least one prefix: new keys get the first, all are accepted.
     pub key_prefixes: Vec<Prefix>,
+    /// The formats of foreign keys. No text has one and starts like a key or a token of our own.
+    pub foreign_formats: Vec<ForeignFormat>,
     /// Whether recoverable keys are refused.
     pub forbid_recoverable: bool,
     /// Whether connections to other hosts may run without protection: a listener without TLS,

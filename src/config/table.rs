@@ -8,9 +8,9 @@ use std::time::Duration;
 use http::HeaderValue;
 use keyward_guard::TrustedProxies;
 
+use super::keys::{foreign_formats, prefixes};
 use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
 use keyward_core::fence::MAX_STALENESS;
-use keyward_core::key::{Prefix, TOKEN_PREFIX};
 use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
@@ -205,6 +205,26 @@ pub const TABLE: &[Setting<Settings>] = &[
         prefixes.collect::<Vec<_>>().join(",")
     }),
     Row::new(
+        "foreign_formats",
+        Takes::List("FORMATS"),
+        "none",
+        "Formats of keys that another product issued and `keyward import` brought: `uuid` (version 4), or \
+         NAME:PREFIX:ALPHABET:LENGTH with the alphabet digits, hex, base32, base58, base62 or base64url and \
+         the number of characters after the prefix, of at least 96 bits; in the file also tables with the \
+         keys name, prefix, alphabet and length; `none` means that each key has a prefix of `key_prefixes`",
+        |s, text| {
+            let formats = optional(text, |text| foreign_formats(text, &s.key_prefixes))?;
+            s.foreign_formats = formats.unwrap_or_default();
+            Ok(())
+        },
+    )
+    .tables(&["name", "prefix", "alphabet", "length"])
+    .shown(|s| {
+        let formats = s.foreign_formats.iter().map(ToString::to_string);
+        let formats = formats.collect::<Vec<_>>().join(",");
+        shown((!formats.is_empty()).then_some(&formats))
+    }),
+    Row::new(
         "forbid_recoverable",
         Takes::Switch,
         "false",
@@ -326,6 +346,7 @@ impl Schema for Settings {
             max_staleness: Duration::ZERO,
             failover_loses_nothing: false,
             key_prefixes: Vec::new(),
+            foreign_formats: Vec::new(),
             forbid_recoverable: false,
             insecure: false,
             keyring: PathBuf::new(),
@@ -419,21 +440,6 @@ fn staleness(text: &str) -> Result<Duration, String> {
 fn connection_age(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
     duration(text, range, "1s to 30d")
-}
-
-fn prefixes(text: &str) -> Result<Vec<Prefix>, String> {
-    let mut prefixes = Vec::new();
-    for name in text.split(',').map(str::trim) {
-        let prefix = Prefix::new(name).map_err(|error| error.to_string())?;
-        if name == TOKEN_PREFIX {
-            return Err("'kwt' is the prefix of callers' tokens; choose another".to_owned());
-        }
-        if prefixes.contains(&prefix) {
-            return Err(format!("contains '{name}' twice"));
-        }
-        prefixes.push(prefix);
-    }
-    Ok(prefixes)
 }
 
 /// The number of threads that can run at once, at most `MAX_WORKERS`; 1 if it is unknown.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::*;
 
+mod keys;
 mod postgres;
 mod redis;
 

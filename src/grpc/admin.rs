@@ -1,10 +1,11 @@
-//! `AdminService`: the tokens of callers. Every RPC requires the role `admin`.
+//! `AdminService`: the tokens of callers, and keys that move in or out. Every RPC requires the role
+//! `admin`.
 
 use keyward_proto::v1;
 use keyward_proto::v1::admin_service_server::AdminService;
 use tonic::{Request, Response, Status};
 
-use super::{Api, convert};
+use super::{Api, convert, import};
 use keyward_core::key::{Role, SecretText};
 
 #[tonic::async_trait]
@@ -50,6 +51,44 @@ impl AdminService for Api {
             caller_token: Some(convert::caller_token(&reply.record)),
             confirmed_instances: reply.receipt.confirmed,
             waited_out_instances: reply.receipt.waited_out,
+        }))
+    }
+
+    async fn import_keys(
+        &self,
+        request: Request<v1::ImportKeysRequest>,
+    ) -> Result<Response<v1::ImportKeysResponse>, Status> {
+        let dry_run = request.get_ref().dry_run;
+        let (caller, keys) = self
+            .authorize(request, Role::Admin, import::import_keys)
+            .await?;
+        let reply = self.service.import(&caller, keys).await?;
+        Ok(Response::new(import::imported(&reply, dry_run)))
+    }
+
+    async fn undo_import(
+        &self,
+        request: Request<v1::UndoImportRequest>,
+    ) -> Result<Response<v1::UndoImportResponse>, Status> {
+        let (caller, (batch, reason)) = self
+            .authorize(request, Role::Admin, import::undo_import)
+            .await?;
+        let reply = self.service.undo_import(&caller, batch, reason).await?;
+        Ok(Response::new(import::undone(&reply)))
+    }
+
+    async fn export_keys(
+        &self,
+        request: Request<v1::ExportKeysRequest>,
+    ) -> Result<Response<v1::ExportKeysResponse>, Status> {
+        let (_, (include_revoked, query)) = self
+            .authorize_read(request, Role::Admin, import::export_keys)
+            .await?;
+        let page = self.service.export(include_revoked, query).await?;
+        let keys = page.items.iter();
+        Ok(Response::new(v1::ExportKeysResponse {
+            keys: keys.map(|key| convert::api_key(key, page.at)).collect(),
+            next_page_token: page.next,
         }))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyward_proto::v1;
 use prost::Message as _;
 
-use crate::cache::{Consistency, KeptKey};
+use crate::cache::{Consistency, ForeignKeys, KeptForeign, KeptKey};
 use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, ServiceError, Verified, Verify};
 use keyward_core::fence::{Ask, state_at};
 use keyward_core::key::{
@@ -191,7 +191,10 @@ pub(super) fn get(request: v1::GetRequest) -> Result<GetTarget, ServiceError> {
 
 /// Refuses a key or token in a field that is stored, because all readers of the field could use it.
 /// The types of the fields do not check this: a stored record must stay readable.
-fn no_secret<'a>(field: &'static str, texts: impl IntoIterator<Item = &'a String>) -> Checked<()> {
+pub(super) fn no_secret<'a>(
+    field: &'static str,
+    texts: impl IntoIterator<Item = &'a String>,
+) -> Checked<()> {
     match texts.into_iter().any(|text| TextForm::is_within(text)) {
         true => Err(FieldError::new(
             field,
@@ -201,7 +204,7 @@ fn no_secret<'a>(field: &'static str, texts: impl IntoIterator<Item = &'a String
     }
 }
 
-fn entries(metadata: &BTreeMap<String, String>) -> impl Iterator<Item = &String> {
+pub(super) fn entries(metadata: &BTreeMap<String, String>) -> impl Iterator<Item = &String> {
     metadata.keys().chain(metadata.values())
 }
 
@@ -253,7 +256,7 @@ pub(super) fn token_id(request: v1::RevokeTokenRequest) -> Checked<KeyId> {
 }
 
 /// Converts a time and cuts it to the microsecond.
-fn timestamp(field: &'static str, time: prost_types::Timestamp) -> Checked<Timestamp> {
+pub(super) fn timestamp(field: &'static str, time: prost_types::Timestamp) -> Checked<Timestamp> {
     let nanos = i64::from(time.nanos);
     if !(0..1_000_000_000).contains(&nanos) {
         let reason = format!("has {nanos} nanos; the range is 0 to 999999999");
@@ -359,7 +362,7 @@ pub(super) fn verified(verified: &Verified) -> v1::VerifyResponse {
     };
     match &verified.key {
         // `keep` made these bytes. The response for others would have no verdict.
-        Some(entry) => v1::VerifyResponse::decode(entry.kept().answer()).unwrap_or_default(),
+        Some(key) => v1::VerifyResponse::decode(key.answer()).unwrap_or_default(),
         None => v1::VerifyResponse {
             verdict: verdict.into(),
             ..Default::default()
@@ -380,4 +383,9 @@ pub fn keep(record: &KeyRecord) -> KeptKey {
         revision: record.revision,
     };
     KeptKey::new(record, valid.encode_to_vec().into())
+}
+
+/// What is kept of the keys that the text of a foreign key names.
+pub fn keep_foreign(found: &ForeignKeys) -> KeptForeign {
+    KeptForeign::new(found, keep)
 }

@@ -121,11 +121,11 @@ impl Immediate {
         };
         Some(match self.api.service.verify_now(question.verify(), now) {
             Ok(verified) => Answer::Now(self.respond(question, Ok(verified), peer, now)),
-            Err(digest) => {
+            Err(missed) => {
                 let (this, peer) = (Arc::clone(self), Arc::clone(peer));
                 let span = rpc_span(self.method(&question).name, None);
                 let work = async move {
-                    let work = this.api.service.verify_behind(question.verify(), &digest);
+                    let work = this.api.service.verify_behind(question.verify(), &missed);
                     let verified = deadline::within(limit, work).await;
                     this.respond(question, verified, &peer, now)
                 };
@@ -156,7 +156,7 @@ impl Immediate {
                     let answer = self.api.envoy.answer(*asked, &verified)?;
                     framed(&answer.encode_to_vec())
                 }
-                (Question::Verify(_), Some(entry)) => framed(entry.kept().answer()),
+                (Question::Verify(_), Some(key)) => framed(key.answer()),
                 (Question::Verify(_), None) => {
                     framed(&convert::verified(&verified).encode_to_vec())
                 }

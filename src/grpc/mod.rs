@@ -12,6 +12,7 @@ mod encoding;
 mod envoy;
 mod gate;
 mod immediate;
+mod import;
 mod listener;
 mod long_calls;
 mod observe;
@@ -42,7 +43,7 @@ use keyward_ops::Metrics;
 use keyward_ops::traces::Sampling;
 
 pub use body::RequestBody;
-pub use convert::keep;
+pub use convert::{keep, keep_foreign};
 pub use door::{Http, Services};
 pub use envoy::Envoy;
 pub use immediate::VERIFY;

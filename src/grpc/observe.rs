@@ -29,6 +29,9 @@ pub(super) const METHODS: &[&str] = &[
     "/keyward.v1.AdminService/CreateToken",
     "/keyward.v1.AdminService/ListTokens",
     "/keyward.v1.AdminService/RevokeToken",
+    "/keyward.v1.AdminService/ImportKeys",
+    "/keyward.v1.AdminService/UndoImport",
+    "/keyward.v1.AdminService/ExportKeys",
     "/grpc.health.v1.Health/Check",
 ];
 

@@ -81,6 +81,11 @@ static RECOVERABLE_FORBIDDEN: Reason = Reason::new(
     Code::FailedPrecondition,
     "This deployment does not allow recoverable keys. Leave `recoverable` out.",
 );
+static NO_FOREIGN_FORMAT: Reason = Reason::new(
+    "NO_FOREIGN_FORMAT",
+    Code::FailedPrecondition,
+    "The deployment could verify no imported key. Set `foreign_formats` on all instances, then retry.",
+);
 static NOT_FRESH: Reason = Reason::new(
     "NOT_FRESH",
     Code::Unavailable,
@@ -143,7 +148,7 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 20] = [
+static REASONS: [&Reason; 21] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
     &ROLE_REQUIRED,
@@ -153,6 +158,7 @@ static REASONS: [&Reason; 20] = [
     &KEY_REVOKED,
     &KEY_EXPIRED,
     &RECOVERABLE_FORBIDDEN,
+    &NO_FOREIGN_FORMAT,
     &NOT_FRESH,
     &STORE_UNAVAILABLE,
     &STORE_LOCKED,
@@ -215,6 +221,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
         ServiceError::KeyRevoked => &KEY_REVOKED,
         ServiceError::KeyExpired => &KEY_EXPIRED,
         ServiceError::RecoverableForbidden => &RECOVERABLE_FORBIDDEN,
+        ServiceError::NoForeignFormat => &NO_FOREIGN_FORMAT,
         ServiceError::NotFresh => &NOT_FRESH,
         ServiceError::StoreUnavailable => &STORE_UNAVAILABLE,
         ServiceError::StoreLocked => &STORE_LOCKED,

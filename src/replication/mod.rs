@@ -15,6 +15,7 @@ mod barrier;
 mod confirmer;
 mod freshness;
 mod housekeeping;
+mod imports;
 mod notices;
 mod reaper;
 mod registration;

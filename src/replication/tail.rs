@@ -11,9 +11,11 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::imports::ImportCheck;
 use super::registration::Registration;
 use keyward_core::fence::{Absorbed, Fence, Now, Page, Refused, RegistrationId};
 use keyward_core::key::{BootTime, Clock};
+use keyward_crypto::Keyring;
 use keyward_ops::{HeartbeatMetrics, TIMELINE};
 use keyward_store::{Store, StoreError};
 
@@ -39,6 +41,7 @@ pub struct Tail {
     clock: Arc<dyn Clock>,
     /// This instance's registration; `None` on the embedded store.
     registration: Option<Registration>,
+    imports: ImportCheck,
     metrics: HeartbeatMetrics,
     wake: Notify,
     applied: watch::Sender<u64>,
@@ -65,6 +68,8 @@ enum Kind {
     LogRefused,
     /// The log was trimmed too far.
     Trimmed,
+    /// The keyring lacks an import secret.
+    Keyring,
 }
 
 impl Trouble {
@@ -92,6 +97,7 @@ impl Tail {
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         registration: Option<Registration>,
+        keyring: Arc<Keyring>,
         metrics: HeartbeatMetrics,
     ) -> Self {
         let applied = watch::Sender::new(fence.applied());
@@ -100,6 +106,7 @@ impl Tail {
             fence,
             clock,
             registration,
+            imports: ImportCheck::new(keyring),
             metrics,
             wake: Notify::new(),
             applied,
@@ -271,6 +278,7 @@ impl Tail {
                 return Err(Trouble::new(Kind::Store, error));
             }
         };
+        self.check_imports(&page).await?;
         match self.fence.absorb(t0, &page) {
             Ok(absorbed) => {
                 self.metrics.fresh.inc();
@@ -284,6 +292,26 @@ impl Tail {
                 Err(self.handle_refusal(refused, &page, t0).await)
             }
         }
+    }
+
+    /// Refuses a page with imports if this instance cannot look up all their keys. It ends freshness then,
+    /// and gives its row up, so that no change waits for it.
+    async fn check_imports(&self, page: &Page) -> Result<(), Trouble> {
+        let applied = self.fence.applied();
+        let missing = self.imports.missing(&*self.store, page, applied).await;
+        let Some(number) = missing.map_err(|error| Trouble::new(Kind::Store, error))? else {
+            return Ok(());
+        };
+        self.metrics.not_fresh.inc();
+        self.fence.stop_being_fresh();
+        if let Some(registration) = &self.registration {
+            registration.leave().await;
+        }
+        let missing = format_args!(
+            "this instance's keyring lacks the import secret {number} of this store, so it would accept dead \
+             keys. Copy the file import-{number} to its keyring and restart it"
+        );
+        Err(Trouble::new(Kind::Keyring, missing))
     }
 
     /// The id for the next heartbeat. Registers again if it is missing or doubtful.
@@ -336,6 +364,7 @@ impl Tail {
         };
         match start {
             Ok(start) => {
+                self.imports.repeat();
                 self.fence.restart(start);
                 let restarts = "this instance starts with a cold cache";
                 Trouble::at_once(kind, format_args!("{refused}; {restarts}"))
@@ -353,6 +382,7 @@ impl Tail {
         let page = self.store.tail(before).await;
         let page = page.map_err(|error| Trouble::new(Kind::Store, error))?;
         tracing::trace!(target: TIMELINE, head = page.head, "read");
+        self.check_imports(&page).await?;
         let absorbed = self.fence.absorb_read(t0, &page);
         let absorbed = absorbed.map_err(|refused| Trouble::new(Kind::LogRefused, refused))?;
         tracing::trace!(target: TIMELINE, applied = self.fence.applied(), "applied");

@@ -33,6 +33,11 @@ pub enum ServiceError {
     /// The deployment does not allow recoverable keys.
     #[error("this deployment does not allow recoverable keys; leave `recoverable` out")]
     RecoverableForbidden,
+    /// The deployment has no format of foreign keys.
+    #[error(
+        "this deployment has no `foreign_formats`, so it could verify no imported key; set that first"
+    )]
+    NoForeignFormat,
     /// This instance cannot prove that it knows every change.
     #[error(
         "this instance cannot prove that it knows every change; retry, or call another instance"

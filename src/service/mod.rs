@@ -1,7 +1,9 @@
-//! The use cases, in domain types: Issue, Revoke, Verify, Update, Get, List, and the callers' tokens.
+//! The use cases, in domain types: Issue, Revoke, Verify, Update, Get, List, import and export, and the
+//! callers' tokens.
 //! A use case that accesses the store runs on the control runtime, to its end.
 
 mod errors;
+mod import;
 mod issue;
 mod query;
 mod recent;
@@ -14,22 +16,29 @@ use std::future::Future;
 use std::sync::Arc;
 
 pub use errors::ServiceError;
+pub use import::{
+    ForeignKey, Given, GivenScheme, ImportKeys, ImportReply, ImportResult, UndoReply,
+};
 pub use issue::{Issue, IssueReply};
 pub use query::{Page, PageQuery};
 pub use recent::{RecentRevoke, RecentRevokes};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
 pub use tokens::{TokenReply, TokenRevokeReply};
 pub use update::UpdateReply;
-pub use verify::{Verified, Verify};
+pub use verify::{Missed, ValidKey, Verified, Verify};
 
-use crate::cache::Lookup;
+use tokio::sync::Mutex;
+
+use crate::cache::{ForeignKeys, Lookup};
 use crate::replication::Barrier;
 pub use crate::replication::Unsettled;
 use keyward_core::fence::{Fence, state_at};
 use keyward_core::key::{
-    AccountId, Clock, Entropy, KeyId, KeyRecord, KeyState, Prefix, SecretText, TextForm, Timestamp,
+    AccountId, Clock, Entropy, ForeignFormat, KeyId, KeyRecord, KeyState, Prefix, SecretText,
+    TextForm, Timestamp,
 };
 use keyward_crypto::{Digest, Keyring, Minted, SealPurpose, Sealed};
+use keyward_guard::LogLimit;
 use keyward_ops::Metrics;
 use keyward_store::{Actor, AuditAction, AuditEntry, Control, Store, StoredKey};
 
@@ -41,6 +50,12 @@ pub struct Service {
     pub fence: Arc<Fence>,
     /// Finds the records of keys.
     pub keys: Lookup<KeyRecord>,
+    /// Finds the records of foreign keys.
+    pub foreign_keys: Lookup<ForeignKeys>,
+    /// The formats of foreign keys.
+    pub foreign_formats: Vec<ForeignFormat>,
+    /// Limits the warnings about texts that name several keys.
+    pub ambiguous: LogLimit,
     /// Mints, recognises and seals keys.
     pub keyring: Arc<Keyring>,
     /// The prefixes of valid keys. New keys use the first one.
@@ -49,6 +64,8 @@ pub struct Service {
     pub token_prefix: Prefix,
     /// Makes a change wait until it holds everywhere.
     pub barrier: Barrier,
+    /// Held during the transaction of an import.
+    pub imports: Mutex<()>,
     /// Runs work to its end.
     pub control: Control,
     /// The clock.
@@ -122,14 +139,25 @@ impl Service {
             .map_err(|_| ServiceError::Internal)
     }
 
-    /// The digest of a key's text, or why the text is not a key. No I/O.
-    fn recognise(&self, text: &str) -> Result<Digest, Unrecognised> {
-        let (prefix, body) =
-            TextForm::read(text, &self.prefixes).map_err(|_| Unrecognised::Malformed)?;
+    /// The digests that a key's text may be stored under, or why the text is not a key. No I/O.
+    fn recognise(&self, text: &str) -> Result<Vec<Digest>, Unrecognised> {
+        let Ok((prefix, body)) = TextForm::read(text, &self.prefixes) else {
+            let digests = self.foreign_digests(text);
+            return digests.map(Iterator::collect);
+        };
         self.keyring
             .digest_of(prefix, &body, text)
-            .map(|(digest, _)| digest)
+            .map(|(digest, _)| vec![digest])
             .ok_or(Unrecognised::Tag)
+    }
+
+    /// The digests that the text of a foreign key may be stored under.
+    fn foreign_digests(&self, text: &str) -> Result<impl Iterator<Item = Digest>, Unrecognised> {
+        let mut formats = self.foreign_formats.iter();
+        match formats.any(|format| format.matches(text)) {
+            true => Ok(self.keyring.foreign_digests(text)),
+            false => Err(Unrecognised::Malformed),
+        }
     }
 
     /// Opens the sealed copy of a recoverable key. The audit entry is written before the secret is
@@ -176,7 +204,7 @@ impl std::fmt::Debug for Service {
 /// Why a text is refused without I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unrecognised {
-    /// The text does not have the form of a key.
+    /// The text has neither the form of a key nor the format of a foreign one.
     Malformed,
     /// The form is correct, but the tag is wrong: an invented key.
     Tag,

@@ -120,10 +120,10 @@ impl Service {
         self: &Arc<Self>,
         text: &SecretText,
     ) -> Result<(KeyRecord, Timestamp), ServiceError> {
-        let digest = self
+        let digests = self
             .recognise(text.expose())
             .map_err(|_| ServiceError::KeyNotFound)?;
-        self.get_by(KeyTarget::Digest(digest)).await
+        self.get_by(KeyTarget::Digests(digests)).await
     }
 
     async fn get_by(
@@ -154,7 +154,7 @@ impl Service {
         let limit = page_query.limit()?;
         let after = page_query.after(&query)?;
         let list = ListKeys {
-            account: account.clone(),
+            account: Some(account.clone()),
             include_revoked,
             after,
             limit: limit + 1,

@@ -10,7 +10,7 @@ use keyward_core::key::{
     AccountId, FieldError, KeyId, KeyRecord, MAX_GRACE, Reason, Role, SecretText, Timestamp,
 };
 use keyward_store::{
-    Actor, CommittedChange, KeyTarget, Revocation, RevokeAnswer, Revoked, Successor,
+    Actor, CommittedChange, KeyTarget, Revocation, RevokeAnswer, Revoked, Selection, Successor,
 };
 
 /// The keys to revoke.
@@ -153,13 +153,16 @@ impl Service {
     ) -> Result<Revocation, ServiceError> {
         let (grace, reason) = (revoke.grace, revoke.reason);
         let target = match revoke.target {
-            RevokeTarget::Account(account) => return Ok(Revocation::Account { account, reason }),
+            RevokeTarget::Account(account) => {
+                let selection = Selection::Account(account);
+                return Ok(Revocation::Selection { selection, reason });
+            }
             RevokeTarget::Key(id) => KeyTarget::Id(id),
             RevokeTarget::Text(text) => {
-                let digest = self
+                let digests = self
                     .recognise(text.expose())
                     .map_err(|_| ServiceError::KeyNotFound)?;
-                KeyTarget::Digest(digest)
+                KeyTarget::Digests(digests)
             }
         };
         Ok(Revocation::Key {

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::{Service, ServiceError, Unrecognised};
-use crate::cache::{Admitted, Consistency, Entry, KeptKey};
-use keyward_core::fence::{Ask, Now, judge};
+use crate::cache::{Admitted, Consistency, Entry, ForeignDigests, KeptForeign, KeptKey};
+use keyward_core::fence::{Ask, Now, judge, judge_all};
 use keyward_core::key::{SecretText, TextForm, Verdict};
 use keyward_crypto::Digest;
 
@@ -26,16 +26,44 @@ pub struct Verified {
     /// The verdict.
     pub verdict: Verdict,
     /// The key, if it is valid.
-    pub key: Option<Arc<Entry<KeptKey>>>,
+    pub key: Option<ValidKey>,
+}
+
+/// A valid key, as it is in memory.
+#[derive(Debug)]
+pub enum ValidKey {
+    /// A key that Keyward issued.
+    Own(Arc<Entry<KeptKey>>),
+    /// The keys that the text of a foreign key names, all valid.
+    Foreign(Arc<Entry<KeptForeign>>),
+}
+
+impl ValidKey {
+    /// The bytes that answer the call.
+    pub fn answer(&self) -> &[u8] {
+        match self {
+            Self::Own(entry) => entry.kept().answer(),
+            Self::Foreign(entry) => entry.kept().answer(),
+        }
+    }
+}
+
+/// What to look up for a text that no record in memory answers.
+#[derive(Debug)]
+pub enum Missed {
+    /// A key that Keyward issued.
+    Own(Digest),
+    /// A foreign key.
+    Foreign(ForeignDigests),
 }
 
 impl Service {
-    /// Verifies one key without I/O, by its text alone or by a record in memory. `now` was read after
-    /// the call arrived. A digest says nothing: pass it to `verify_behind`.
-    pub fn verify_now(&self, verify: &Verify, now: Now) -> Result<Verified, Digest> {
+    /// Verifies one key without I/O, by its text alone or by records in memory. `now` was read after the
+    /// call arrived. An error says nothing: pass it to `verify_behind`.
+    pub fn verify_now(&self, verify: &Verify, now: Now) -> Result<Verified, Missed> {
         let text = verify.text.expose();
         let Ok((prefix, body)) = TextForm::read(text, &self.prefixes) else {
-            return Ok(self.refused(Unrecognised::Malformed));
+            return self.verify_foreign_now(verify, now);
         };
         if verify.consistency == Consistency::Default {
             // A record in memory was found by a text whose tag was checked, so the digest is enough.
@@ -45,29 +73,50 @@ impl Service {
             }
         }
         match self.keyring.digest_of(prefix, &body, text) {
-            Some((digest, _)) => Err(digest),
+            Some((digest, _)) => Err(Missed::Own(digest)),
             None => Ok(self.refused(Unrecognised::Tag)),
         }
+    }
+
+    /// `verify_now` for a text that does not have the form of a key.
+    fn verify_foreign_now(&self, verify: &Verify, now: Now) -> Result<Verified, Missed> {
+        let digests: ForeignDigests = match self.foreign_digests(verify.text.expose()) {
+            Ok(digests) => digests.collect(),
+            Err(unrecognised) => return Ok(self.refused(unrecognised)),
+        };
+        if verify.consistency == Consistency::Default
+            && let Some(found) = self.foreign_keys.cached(&digests, now)
+        {
+            return Ok(self.judged_all(found, verify));
+        }
+        Err(Missed::Foreign(digests))
     }
 
     /// Verifies one key whose record `verify_now` did not find in memory.
     pub async fn verify_behind(
         &self,
         verify: &Verify,
-        digest: &Digest,
+        missed: &Missed,
     ) -> Result<Verified, ServiceError> {
-        let found = self.keys.find_behind(digest, verify.consistency).await?;
-        Ok(match found {
-            Some(found) => self.judged(found, verify),
-            None => self.counted(Verdict::NotFound, None),
-        })
+        let consistency = verify.consistency;
+        let verified = match missed {
+            Missed::Own(digest) => {
+                let found = self.keys.find_behind(digest, consistency).await?;
+                found.map(|found| self.judged(found, verify))
+            }
+            Missed::Foreign(digests) => {
+                let found = self.foreign_keys.find_behind(digests, consistency).await?;
+                found.map(|found| self.judged_all(found, verify))
+            }
+        };
+        Ok(verified.unwrap_or_else(|| self.counted(Verdict::NotFound, None)))
     }
 
     /// Verifies one key. An error concerns the call, never the key.
     pub async fn verify(&self, verify: &Verify) -> Result<Verified, ServiceError> {
         match self.verify_now(verify, Now::read(&*self.clock)) {
             Ok(verified) => Ok(verified),
-            Err(digest) => self.verify_behind(verify, &digest).await,
+            Err(missed) => self.verify_behind(verify, &missed).await,
         }
     }
 
@@ -84,10 +133,25 @@ impl Service {
     fn judged(&self, found: Admitted<KeptKey>, verify: &Verify) -> Verified {
         let verdict = judge(found.entry.kept().terms(), &verify.ask, found.at);
         let is_valid = verdict == Verdict::Valid;
-        self.counted(verdict, is_valid.then_some(found.entry))
+        self.counted(verdict, is_valid.then_some(ValidKey::Own(found.entry)))
     }
 
-    fn counted(&self, verdict: Verdict, key: Option<Arc<Entry<KeptKey>>>) -> Verified {
+    /// The verdict on all keys that the text of a foreign key names.
+    fn judged_all(&self, found: Admitted<KeptForeign>, verify: &Verify) -> Verified {
+        let kept = found.entry.kept();
+        let verdict = judge_all(kept.terms(), &verify.ask, found.at);
+        if kept.keys().len() > 1 && self.ambiguous.is_due() {
+            let key_ids: Vec<_> = kept.keys().collect();
+            tracing::warn!(
+                ?key_ids,
+                "one text names several keys, which were imported as different ones: it is valid only while all of them are"
+            );
+        }
+        let is_valid = verdict == Verdict::Valid;
+        self.counted(verdict, is_valid.then_some(ValidKey::Foreign(found.entry)))
+    }
+
+    fn counted(&self, verdict: Verdict, key: Option<ValidKey>) -> Verified {
         self.metrics.verdict(verdict as usize);
         Verified { verdict, key }
     }

@@ -7,7 +7,11 @@ use keyward_proto::v1::admin_service_server::AdminService;
 use keyward_proto::v1::api_key_service_server::ApiKeyService;
 use keyward_proto::v1::{self, Verdict};
 use keyward_testkit::requests::*;
-use keyward_testkit::{Client, Cluster, Local, Options, PATIENCE, Postgres, eventually};
+use keyward_testkit::{
+    Client, Cluster, Local, Options, PATIENCE, Postgres, Scheme, eventually, importing, undoing,
+    uuid_v4,
+};
+use parking_lot::Mutex;
 use tonic::{Request, Response, Status};
 
 /// More polls than any call needs.
@@ -283,6 +287,54 @@ async fn tokens(world: &World) {
         .await;
 }
 
+/// An import stores all keys of the call or none, and undoing it kills all.
+async fn imports(world: &World) {
+    let account = |times: usize, n: usize| format!("import {times} {n}");
+    let texts = Mutex::new(Vec::new());
+    world
+        .everywhere(
+            "import",
+            async |world, times| {
+                let new = [uuid_v4(), uuid_v4()];
+                let keys = new.iter().zip(1..);
+                let keys = keys.map(|(text, n)| Scheme::Text.key(&account(times, n), text));
+                let request = importing(keys.collect::<Vec<_>>());
+                texts.lock().push((request.batch_id.clone(), new.clone()));
+                let request = world.request(request);
+                polled(times, AdminService::import_keys(&world.api, request)).await
+            },
+            async |world, times, answer| {
+                let mut count = 0;
+                for n in 1..=2 {
+                    count += world.list(&account(times, n)).await.len();
+                }
+                // A call that goes on without its caller may commit at any time.
+                assert!(answer.is_none() || count == 2);
+            },
+        )
+        .await;
+    world
+        .everywhere(
+            "undo",
+            async |world, times| {
+                let (batch_id, _) = texts.lock()[times - 1].clone();
+                let request = world.request(undoing(&batch_id));
+                polled(times, AdminService::undo_import(&world.api, request)).await
+            },
+            async |world, times, answer| {
+                let (batch_id, texts) = texts.lock()[times - 1].clone();
+                if answer.is_none() {
+                    world.client.send(undoing(&batch_id)).await.unwrap();
+                }
+                for text in &texts {
+                    let verdict = world.client.verify(text).await.unwrap();
+                    assert!(matches!(verdict, Verdict::Revoked | Verdict::NotFound));
+                }
+            },
+        )
+        .await;
+}
+
 async fn all(world: &World) {
     issue(world).await;
     revoke(world, false).await;
@@ -291,11 +343,12 @@ async fn all(world: &World) {
     update(world).await;
     reads(world).await;
     tokens(world).await;
+    imports(world).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_rpc_may_be_dropped_at_any_point_on_the_embedded_store() {
-    let world = World::new(Local::start().await).await;
+    let world = World::new(crate::import::start().await.0).await;
     all(&world).await;
     world.local.app.stop().await;
 }

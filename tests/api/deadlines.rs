@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use keyward_testkit::raw::{RawAnswer, RawClient, frame};
-use keyward_testkit::{Faults, http_get, refused};
+use keyward_testkit::{Faults, Scheme, http_get, importing, refused, undoing, uuid_v4};
 use prost::Message;
 
 use super::*;
@@ -21,7 +21,7 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let (local, faults) = Local::start_stalling(|_| {}).await;
+        let (local, faults) = Local::start_stalling(import::accept_foreign).await;
         Self {
             client: local.client().await,
             raw: RawClient::connect(local.app.grpc_address()).await,
@@ -75,6 +75,7 @@ async fn every_change_whose_deadline_passes_says_that_the_outcome_is_unknown() {
     let roles = [Role::Verifier];
     let made = world.client.send(creating_token("old", &roles)).await;
     let token_id = made.unwrap().caller_token.unwrap().token_id;
+    let import = importing([Scheme::Text.key("44", &uuid_v4())]);
     world.faults.answer.close();
     let calls = [
         (KEYS, "Issue", slot("43").encode_to_vec()),
@@ -89,6 +90,12 @@ async fn every_change_whose_deadline_passes_says_that_the_outcome_is_unknown() {
             ADMIN,
             "RevokeToken",
             revoking_token(&token_id).encode_to_vec(),
+        ),
+        (ADMIN, "ImportKeys", import.encode_to_vec()),
+        (
+            ADMIN,
+            "UndoImport",
+            undoing(&import.batch_id).encode_to_vec(),
         ),
     ];
     for (service, method, message) in calls {

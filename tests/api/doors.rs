@@ -227,6 +227,7 @@ fn check_of(received: &Received) -> tonic::Request<CheckRequest> {
 async fn all_doors_give_one_answer() {
     let change = |settings: &mut keyward::config::Settings| {
         settings.trusted_proxies = TrustedProxies::new([BALANCER]).unwrap();
+        foreign::takes_uuids(settings);
     };
     let local = Local::start_with(change, |store| store).await;
     let client = local.client().await;
@@ -240,6 +241,10 @@ async fn all_doors_give_one_answer() {
     client.revoke(&dead_id).await.unwrap();
     let (off_id, off) = client.issue("9", "").await.unwrap();
     client.disable(&off_id, true).await.unwrap();
+    let foreign = [1, 2, 3].map(|n| format!("{n}e4a1d1e-6f0c-4d2a-9a2f-3a1e5b7c9d00"));
+    foreign::import(&local, &foreign[0], 1, 0).await;
+    let dead_foreign = foreign::import(&local, &foreign[1], 2, 1).await;
+    client.revoke(&dead_foreign).await.unwrap();
 
     let bearer = |key: &str| format!("Bearer {key}");
     let one = |name, value: &str| vec![(name, value.to_owned())];
@@ -292,6 +297,15 @@ async fn all_doors_give_one_answer() {
         (one("apikey", "kw_nonsense"), "192.0.2.1", &[], 401),
         (one("apikey", &"x".repeat(2_000)), "192.0.2.1", &[], 401),
         (one("apikey", &dead), "192.0.2.1", &[], 401),
+        (one("apikey", &foreign[0]), "192.0.2.1", &["read"], 200),
+        (
+            one("authorization", &bearer(&foreign[0])),
+            "192.0.2.1",
+            &["write"],
+            403,
+        ),
+        (one("apikey", &foreign[1]), "192.0.2.1", &[], 401),
+        (one("apikey", &foreign[2]), "192.0.2.1", &[], 401),
         (one("apikey", &off), "192.0.2.1", &[], 401),
         (one("apikey", &plain), "192.0.2.1", &["read"], 403),
         (

@@ -7,7 +7,9 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use keyward_testkit::HttpAnswer;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keyward_testkit::{HttpAnswer, undoing, uuid_v4};
 use parking_lot::Mutex;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
@@ -92,7 +94,7 @@ fn read<M: prost::Message + prost::Name + Default>(text: &str) -> M {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rpc_answers_as_by_grpc() {
-    let (local, client) = start().await;
+    let (local, client) = import::start().await;
     let curl = Curl::new(&local);
     let none = Value::Null;
 
@@ -179,7 +181,7 @@ async fn every_rpc_answers_as_by_grpc() {
     let created: v1::CreateTokenResponse = curl.call("POST /v1/tokens", "", "", body).await;
     let other = Client::new(local.app.grpc_address(), Some(&created.token)).await;
     assert_eq!(other.verify("x").await.unwrap(), Verdict::Malformed);
-    let listed: v1::ListTokensResponse = curl.call("GET /v1/tokens", "", "", none).await;
+    let listed: v1::ListTokensResponse = curl.call("GET /v1/tokens", "", "", none.clone()).await;
     assert_eq!(
         listed,
         client.send(v1::ListTokensRequest::default()).await.unwrap()
@@ -192,6 +194,34 @@ async fn every_rpc_answers_as_by_grpc() {
         other.verify("x").await.unwrap_err().code(),
         Code::Unauthenticated
     );
+
+    let text = uuid_v4();
+    let (batch_id, digest) = (uuid_v4(), STANDARD.encode([7; 32]));
+    let body = json!({"batchId": batch_id, "keys": [
+        {"accountId": "moved", "apiKey": text, "createTime": "2020-01-01T00:00:00Z"},
+        {"account_id": "moved-2", "digest": digest, "digest_scheme": "sha256"},
+        {"account_id": "", "api_key": text},
+    ]});
+    let imported: v1::ImportKeysResponse = curl.call("POST /v1/keys:import", "", "", body).await;
+    assert_eq!((imported.imported, imported.bad), (2, 1), "{imported:?}");
+    assert_eq!(client.verify(&text).await.unwrap(), Verdict::Valid);
+    let query = "?include_revoked=true&pageSize=100";
+    let exported: v1::ExportKeysResponse = curl.call("GET /v1/keys:export", "", query, none).await;
+    let request = v1::ExportKeysRequest {
+        include_revoked: true,
+        page_size: 100,
+        ..Default::default()
+    };
+    assert_eq!(exported, client.send(request).await.unwrap());
+    assert_eq!(exported.keys.len(), 4);
+    let body = json!({"batchId": batch_id, "reason": "wrong file"});
+    let undone: v1::UndoImportResponse = curl.call("POST /v1/imports:undo", "", "", body).await;
+    assert_eq!(undone.revoked_count, 2);
+    assert_eq!(
+        client.send(undoing(&batch_id)).await.unwrap().revoked_count,
+        0
+    );
+    assert_eq!(client.verify(&text).await.unwrap(), Verdict::Revoked);
 
     let document = curl.ask("GET", "/openapi.json", &[], "").await;
     assert_eq!(document.body, keyward_proto::OPENAPI);

@@ -1,7 +1,7 @@
 //! Each role allows exactly its RPCs.
 
 use keyward_proto::v1::{self, Role};
-use keyward_testkit::{Client, Local, refused};
+use keyward_testkit::{Client, Local, importing, refused, undoing};
 use tonic::{Code, Status};
 
 use super::*;
@@ -21,10 +21,13 @@ enum Rpc {
     CreateToken,
     ListTokens,
     RevokeToken,
+    ImportKeys,
+    UndoImport,
+    ExportKeys,
 }
 
 /// Each RPC, who may call it, and which role a refusal asks for.
-const TABLE: [(Rpc, &[Role], &str); 12] = [
+const TABLE: [(Rpc, &[Role], &str); 15] = [
     (Rpc::Issue, &[Role::Issuer], "issuer"),
     (Rpc::RevokeId, &[Role::Issuer], "issuer"),
     (Rpc::RevokeText, &[Role::Issuer, Role::Reporter], "issuer"),
@@ -37,6 +40,9 @@ const TABLE: [(Rpc, &[Role], &str); 12] = [
     (Rpc::CreateToken, &[Role::Admin], "admin"),
     (Rpc::ListTokens, &[Role::Admin], "admin"),
     (Rpc::RevokeToken, &[Role::Admin], "admin"),
+    (Rpc::ImportKeys, &[Role::Admin], "admin"),
+    (Rpc::UndoImport, &[Role::Admin], "admin"),
+    (Rpc::ExportKeys, &[Role::Admin], "admin"),
 ];
 
 const ROLES: [Role; 7] = [
@@ -71,12 +77,18 @@ async fn call(client: &Client, rpc: Rpc) -> Result<(), Status> {
             client.send(request).await.map(drop)
         }
         Rpc::RevokeToken => client.send(revoking_token(UNKNOWN)).await.map(drop),
+        Rpc::ImportKeys => client.send(importing([])).await.map(drop),
+        Rpc::UndoImport => client.send(undoing(UNKNOWN)).await.map(drop),
+        Rpc::ExportKeys => {
+            let request = v1::ExportKeysRequest::default();
+            client.send(request).await.map(drop)
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_allows_exactly_its_rpcs() {
-    let local = Local::start().await;
+    let (local, _) = import::start().await;
     for role in ROLES {
         let client = local.client_as(&[role]).await;
         for (rpc, allowed, needed) in TABLE {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use keyward_store::{Actor, AuditAction, AuditEntry, KeyTarget, Revocation};
+use keyward_store::{Actor, AuditAction, AuditEntry, Import, KeyTarget, Revocation};
 
-use crate::world::{DAY, World, account, actor, disabled, end, kill, kill_all, replace};
+use crate::world::{DAY, World, account, actor, batch, disabled, end, kill, kill_all, replace};
 
 pub(crate) async fn an_audit_entry_is_stored_completely(world: World) {
     let key = world.successor().id;
@@ -83,7 +83,7 @@ pub(crate) async fn a_call_without_effect_has_no_audit_entry(world: World) {
     world.revoke(replace(key.id, world.successor(), DAY)).await;
     world.revoke(kill_all("42")).await;
     world.store.revoke_token(key.id, &actor()).await.unwrap();
-    let target = KeyTarget::Digest(world.digest());
+    let target = KeyTarget::Digests(vec![world.digest()]);
     let unknown = Revocation::Key {
         target,
         successor: None,
@@ -107,6 +107,12 @@ pub(crate) async fn a_change_fails_if_its_audit_entry_cannot_be_written(world: W
             .is_err()
     );
     assert!(store.update(key.id, disabled(true), actor).await.is_err());
+    let import = Import {
+        batch: batch(1),
+        keys: vec![world.imported_key("new", "default")],
+        dry_run: false,
+    };
+    assert!(store.import(import, actor).await.is_err());
     let call = replace(key.id, world.successor(), Duration::ZERO);
     assert!(store.revoke(call, actor).await.is_err());
     assert!(store.revoke(kill_all("42"), actor).await.is_err());

@@ -6,7 +6,7 @@ use keyward_store::{NewKey, StoredKey};
 use crate::world::{DAY, World, end, kill, replace, sealed};
 
 /// SQL that inserts a copy of the key `from` with another id, digest and slot. All arguments are SQL.
-fn copy(insert: &str, from: &str, id: &str, digest: &str, name: &str) -> String {
+pub(crate) fn copy(insert: &str, from: &str, id: &str, digest: &str, name: &str) -> String {
     format!(
         "{insert} INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
                 metadata, allowed_cidrs, recoverable, create_time)
@@ -138,6 +138,7 @@ pub(crate) async fn immutable_columns_cannot_change(world: World) {
         format!("key_id = {id}"),
         format!("digest = {digest}"),
         "generation = generation + 1".to_owned(),
+        format!("generation = NULL, import_batch = {id}"),
         "account_id = 'thief'".to_owned(),
         "name = 'other'".to_owned(),
         "hint = 'kw_zzzz'".to_owned(),

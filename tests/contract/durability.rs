@@ -21,7 +21,7 @@ struct Contents {
 
 async fn contents(world: &World) -> Contents {
     let query = ListKeys {
-        account: account("42"),
+        account: Some(account("42")),
         include_revoked: true,
         after: None,
         limit: 1_000,

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use keyward_core::fence::{Change, MAX_ROWS, Page};
 use keyward_store::{CommittedChange, NewKey, Store, UpdateAnswer};
 
-use crate::world::{DAY, HOUR, World, actor, at_once, disabled, kill, kill_all, reason, replace};
+use crate::world::{
+    DAY, HOUR, World, actor, at_once, close, disabled, kill, kill_all, reason, replace,
+};
 
 /// Asserts that the revisions of a page are consecutive, from `applied` to the head.
 fn assert_gapless(applied: u64, page: &Page) {
@@ -104,11 +106,7 @@ pub(crate) async fn the_mark_on_a_row_is_the_one_in_the_log(world: World) {
 pub(crate) async fn the_log_keeps_actor_and_reason(world: World) {
     let key = world.plain("42").await;
     world.update(key.id, disabled(true)).await;
-    let account = crate::world::account("42");
-    let reason = reason("closed");
-    world
-        .revoke(keyward_store::Revocation::Account { account, reason })
-        .await;
+    world.revoke(close("42", reason("closed"))).await;
     world.by_hand("UPDATE api_keys SET disabled = FALSE").await;
     world.by_hand("DELETE FROM api_keys").await;
     let lines = world

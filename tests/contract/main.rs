@@ -21,12 +21,14 @@ mod doubles;
 mod durability;
 mod fixed;
 mod hand;
+mod import;
 mod issue;
 mod keyring;
 mod log;
 mod reads;
 mod revoke;
 mod sequences;
+mod several;
 mod time;
 mod tokens;
 mod update;
@@ -80,6 +82,19 @@ macro_rules! contract {
                 an_account_revoked_again_returns_its_latest_change
                 revoking_an_account_ends_graces
                 a_successor_is_returned_in_its_current_state
+            }
+            import {
+                an_imported_key_is_stored_completely
+                the_log_names_caller_and_batch_of_an_import
+                an_insert_of_an_imported_key_is_logged
+                a_known_key_stays_as_it_is_under_every_scheme
+                an_import_again_waits_for_the_first_one
+                a_key_twice_in_one_call_is_stored_once
+                a_slot_with_another_key_is_not_taken
+                a_dry_run_changes_nothing
+                concurrent_imports_store_each_key_once
+                a_batch_is_revoked_in_steps
+                an_imported_key_is_revoked_and_replaced_by_its_id
             }
             update {
                 each_field_is_changed_alone
@@ -140,6 +155,10 @@ macro_rules! contract {
                 a_list_omits_revoked_keys
                 an_invalid_record_is_an_error
                 prefixes_that_are_not_accepted_are_counted
+            }
+            several {
+                the_oldest_is_read
+                the_oldest_is_revoked
             }
             tokens {
                 a_token_is_stored_completely
@@ -242,6 +261,8 @@ contract!(memory => crate::backends::memory::fresh,
     except revoke::a_large_account_is_revoked_in_steps_between_which_others_write: "a call is one transaction",
     except log::a_start_is_cold_at_the_head: "a start is at pruned_to, before the rows of the log",
     except log::each_start_has_another_epoch: "the epoch belongs to the database, not to a process",
+    except import::an_insert_of_an_imported_key_is_logged: "there is no SQL",
+    except import::the_log_names_caller_and_batch_of_an_import: "reads by SQL",
     except log::the_mark_on_a_row_is_the_one_in_the_log: "reads by SQL",
     except log::the_log_keeps_actor_and_reason: "reads by SQL",
     except log::a_change_rolled_back_leaves_no_gap: "there are no transactions by hand",

@@ -12,7 +12,7 @@ use crate::world::{
 
 fn list(account: &str, include_revoked: bool) -> ListKeys {
     ListKeys {
-        account: self::account(account),
+        account: Some(self::account(account)),
         include_revoked,
         after: None,
         limit: 1_000,
@@ -76,13 +76,13 @@ pub(crate) async fn an_absent_digest_has_the_stamp_of_the_head(world: World) {
 pub(crate) async fn a_key_is_read_with_its_sealed_copy(world: World) {
     let new = world.full_key("42", "default").await;
     let key = world.issue(new.clone()).await;
-    for target in [KeyTarget::Id(key.id), KeyTarget::Digest(new.digest)] {
+    for target in [KeyTarget::Id(key.id), KeyTarget::Digests(vec![new.digest])] {
         let got = world.store.get_key(&target).await.unwrap().unwrap();
         assert_eq!((got.record, &got.sealed), (key.clone(), &new.sealed));
     }
     for target in [
         KeyTarget::Id(world.successor().id),
-        KeyTarget::Digest(world.digest()),
+        KeyTarget::Digests(vec![world.digest()]),
     ] {
         assert!(world.store.get_key(&target).await.unwrap().is_none());
     }

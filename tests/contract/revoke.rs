@@ -8,14 +8,14 @@ use keyward_store::{
 };
 
 use crate::world::{
-    DAY, HOUR, World, account, actor, at_once, disabled, done, end, kill, kill_all, reason,
-    replace, sealed,
+    DAY, HOUR, World, actor, at_once, close, disabled, done, end, kill, kill_all, reason, replace,
+    sealed,
 };
 
 pub(crate) async fn an_unknown_key_is_not_found(world: World) {
     for target in [
         KeyTarget::Id(world.successor().id),
-        KeyTarget::Digest(world.digest()),
+        KeyTarget::Digests(vec![world.digest()]),
     ] {
         let grace = Duration::ZERO;
         let unknown = Revocation::Key {
@@ -47,7 +47,7 @@ pub(crate) async fn a_key_is_revoked_by_its_digest(world: World) {
     let key = world.issue(new.clone()).await;
     let revoked = world
         .revoke(Revocation::Key {
-            target: KeyTarget::Digest(new.digest),
+            target: KeyTarget::Digests(vec![new.digest]),
             successor: None,
             grace: Duration::ZERO,
             reason: reason("leaked"),
@@ -256,12 +256,10 @@ pub(crate) async fn the_first_reason_is_kept(world: World) {
     world.revoke(because(one, HOUR, "tidied up")).await;
     world.revoke(because(one, Duration::ZERO, "late")).await;
     world.revoke(because(all, DAY, "leaked")).await;
-    let account = account("all");
-    let reason = reason("closed");
-    world.revoke(Revocation::Account { account, reason }).await;
+    world.revoke(close("all", reason("closed"))).await;
     assert_eq!(world.head().await, 5);
     for id in [one, all] {
-        assert_eq!(world.record(id).await.revoke_reason, self::reason("leaked"));
+        assert_eq!(world.record(id).await.revoke_reason, reason("leaked"));
     }
 }
 
@@ -293,11 +291,7 @@ pub(crate) async fn an_account_is_revoked_at_once(world: World) {
     let before = world.revoke(kill(ids[1])).await;
     let other = world.plain("421").await;
     world.clock.pass(HOUR);
-    let call = Revocation::Account {
-        account: account("42"),
-        reason: reason("closed"),
-    };
-    let revoked = world.revoke(call).await;
+    let revoked = world.revoke(close("42", reason("closed"))).await;
     assert_eq!(
         revoked.keys.iter().map(|key| key.id).collect::<Vec<_>>(),
         [ids[0], ids[2]]

@@ -2,6 +2,8 @@
 //! is random by design: marks and epochs. So the store in memory stands for the real ones in the
 //! simulation.
 
+mod imports;
+
 use std::collections::HashMap;
 use std::fmt::Debug;
 use std::time::Duration;
@@ -10,8 +12,8 @@ use keyward_core::fence::{Mark, Membership, Page, Position, RegistrationId};
 use keyward_core::key::{Clock, KeyId, Prefix};
 use keyward_crypto::{CheckValue, Digest, KeyKind};
 use keyward_store::{
-    CommittedChange, Confirmed, Expiry, KeyChanges, KeyTarget, ListKeys, NewInstance, NewKey,
-    NewToken, Revocation, RevokeAnswer, StoreError, UpdateAnswer,
+    CommittedChange, Confirmed, Expiry, Import, KeyChanges, KeyTarget, ListKeys, NewInstance,
+    NewKey, NewToken, Revocation, RevokeAnswer, Selection, StoreError, UpdateAnswer,
 };
 use keyward_testkit::Random;
 
@@ -29,6 +31,7 @@ const CALLS: usize = 100;
 enum Call {
     Pass(Duration),
     Issue(NewKey),
+    Import(Import),
     Revoke(Revocation),
     Update(KeyId, KeyChanges),
     Find(Digest),
@@ -86,12 +89,12 @@ impl Calls {
         let (id, digest) = self.key(world);
         match self.random.chance(50) {
             true => KeyTarget::Id(id),
-            false => KeyTarget::Digest(digest),
+            false => KeyTarget::Digests(vec![digest]),
         }
     }
 
     fn draw(&mut self, world: &World) -> Call {
-        let kinds = if self.is_shared { 32 } else { 23 };
+        let kinds = if self.is_shared { 33 } else { 24 };
         let registration = RegistrationId::from_bytes([*self.random.pick(&[0, 1, 2]).unwrap(); 16]);
         match self.random.below(kinds) {
             0..=3 => self.issue(world),
@@ -100,7 +103,7 @@ impl Calls {
             11 => Call::Find(self.key(world).1),
             12 => Call::Get(self.target(world)),
             13 => Call::List(ListKeys {
-                account: account(self.account()),
+                account: self.random.chance(70).then(|| account(self.account())),
                 include_revoked: self.random.chance(50),
                 after: self.random.chance(30).then(|| self.key(world).0),
                 limit: *self.random.pick(&[1, 3, 10]).unwrap(),
@@ -125,20 +128,26 @@ impl Calls {
                 _ => Call::Check(CheckValue {
                     kind: *self
                         .random
-                        .pick(&[KeyKind::Generation, KeyKind::Seal])
+                        .pick(&[
+                            KeyKind::Generation,
+                            KeyKind::Seal,
+                            KeyKind::Foreign,
+                            KeyKind::Import,
+                        ])
                         .unwrap(),
                     number: *self.random.pick(&[1, 2, 3]).unwrap(),
                     value: [7; 16],
                 }),
             },
             22 => Call::Pass(*self.random.pick(&[HOUR / 60, HOUR, DAY]).unwrap()),
-            23 => Call::Start,
-            24 => Call::Register(registration),
-            25 => Call::Heartbeat(registration, self.random.below(20), self.random.below(20)),
-            26 => Call::Acknowledge(registration, self.random.below(20)),
-            27 => Call::Leave(registration),
-            28 => Call::Reap(registration, self.random.below(3)),
-            29 => {
+            23 => self.import(world),
+            24 => Call::Start,
+            25 => Call::Register(registration),
+            26 => Call::Heartbeat(registration, self.random.below(20), self.random.below(20)),
+            27 => Call::Acknowledge(registration, self.random.below(20)),
+            28 => Call::Leave(registration),
+            29 => Call::Reap(registration, self.random.below(3)),
+            30 => {
                 let numbers = (0..self.random.between(1, 4)).map(|_| self.random.index(20));
                 let numbers: Vec<_> = numbers.filter(|n| *n < self.changes).collect();
                 // A process confirms at least one change.
@@ -147,7 +156,7 @@ impl Calls {
                     false => Call::Confirm(registration, numbers, self.random.below(4)),
                 }
             }
-            30 => Call::Settle,
+            31 => Call::Settle,
             _ => Call::Membership,
         }
     }
@@ -173,8 +182,11 @@ impl Calls {
             .and_then(|text| reason(text));
         let reason = reason.filter(|_| self.random.chance(50));
         if self.random.chance(15) {
-            let account = account(self.account());
-            return Call::Revoke(Revocation::Account { account, reason });
+            let selection = match self.random.chance(60) {
+                true => Selection::Account(account(self.account())),
+                false => Selection::Batch(self.batch()),
+            };
+            return Call::Revoke(Revocation::Selection { selection, reason });
         }
         let successor = self.random.chance(40).then(|| {
             let successor = world.successor();
@@ -275,6 +287,10 @@ impl Side {
                 let issued = store.issue(new, &actor()).await?;
                 let read_in = issued.read_in.is_some() && self.is_shared;
                 shown(&(issued.created, issued.key, read_in))
+            }
+            Call::Import(import) => {
+                let imported = store.import(import, &actor()).await?;
+                shown(&(imported.outcomes, self.change(imported.committed)))
             }
             Call::Revoke(revocation) => match store.revoke(revocation, &actor()).await? {
                 RevokeAnswer::Done(mut done) => {

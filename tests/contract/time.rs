@@ -108,7 +108,7 @@ pub(crate) async fn a_key_expires_at_its_time(world: World) {
 /// Counts the live keys of the account.
 async fn listed(world: &World) -> usize {
     let query = ListKeys {
-        account: account("42"),
+        account: Some(account("42")),
         include_revoked: false,
         after: None,
         limit: 10,

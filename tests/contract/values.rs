@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keyward_core::key::{
-    AccountId, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, TokenRecord,
+    AccountId, BatchId, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, TokenRecord,
 };
 use keyward_crypto::{Digest, Sealed};
-use keyward_store::{Actor, Found, KeyChanges, KeyTarget, Revocation, Store, Successor};
+use keyward_store::{Actor, Found, KeyChanges, KeyTarget, Revocation, Selection, Store, Successor};
 
 pub(crate) fn actor() -> Actor {
     Actor {
@@ -87,10 +87,20 @@ pub(crate) fn replace(id: KeyId, successor: Successor, grace: Duration) -> Revoc
 
 /// Revokes all keys of an account.
 pub(crate) fn kill_all(account: &str) -> Revocation {
-    Revocation::Account {
-        account: self::account(account),
-        reason: None,
+    close(account, None)
+}
+
+/// Revokes all keys of an account for a reason.
+pub(crate) fn close(account: &str, reason: Option<Reason>) -> Revocation {
+    Revocation::Selection {
+        selection: Selection::Account(self::account(account)),
+        reason,
     }
+}
+
+/// The name of an import.
+pub(crate) fn batch(number: u8) -> BatchId {
+    BatchId::from_bytes([number; 16])
 }
 
 /// Finds one key.

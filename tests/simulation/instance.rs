@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keyward::auth::{Caller, Callers, Denied};
-use keyward::cache::{Dependencies, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache};
+use keyward::cache::{
+    Dependencies, ForeignKeys, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
+};
 use keyward::replication::{
     Barrier, Registration, StoreTime, Tail, end_graces, wake_on_store_notices, watch_membership,
 };
 use keyward::service::Service;
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, Prefix, SecretText, TOKEN_PREFIX, TokenRecord};
+use keyward_guard::LogLimit;
 use keyward_ops::{CacheMetrics, Tasks};
 use keyward_store::{Control, Store};
 use keyward_store_memory::MemoryStore;
@@ -121,6 +124,7 @@ impl Parts {
             Arc::clone(&self.fence),
             Arc::clone(&self.clock),
             Some(registration),
+            Arc::clone(&world.keyring),
             metrics.beats.clone(),
         ));
         tail.catch_up().await?;
@@ -161,10 +165,14 @@ impl Parts {
             store: Arc::clone(&self.store),
             fence: Arc::clone(&self.fence),
             keys: self.keys(),
+            foreign_keys: self.foreign_keys(),
+            foreign_formats: Vec::new(),
+            ambiguous: LogLimit::default(),
             keyring,
             prefixes: vec![Prefix::new("kw").map_err(|error| error.to_string())?],
             token_prefix,
             barrier,
+            imports: tokio::sync::Mutex::default(),
             control: self.control.clone(),
             clock: Arc::clone(&self.clock),
             entropy,
@@ -190,6 +198,14 @@ impl Parts {
             keyward::grpc::keep,
             shared,
             self.world.metrics.key_cache.clone(),
+        )
+    }
+
+    fn foreign_keys(&self) -> Lookup<ForeignKeys> {
+        self.lookup(
+            keyward::grpc::keep_foreign,
+            None,
+            self.world.metrics.foreign_cache.clone(),
         )
     }
 

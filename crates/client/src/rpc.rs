@@ -72,4 +72,7 @@ rpcs! {
     AdminServiceClient.create_token(CreateTokenRequest) -> CreateTokenResponse, Once;
     AdminServiceClient.list_tokens(ListTokensRequest) -> ListTokensResponse, Read;
     AdminServiceClient.revoke_token(RevokeTokenRequest) -> RevokeTokenResponse, Change;
+    AdminServiceClient.import_keys(ImportKeysRequest) -> ImportKeysResponse, Change;
+    AdminServiceClient.undo_import(UndoImportRequest) -> UndoImportResponse, Change;
+    AdminServiceClient.export_keys(ExportKeysRequest) -> ExportKeysResponse, Read;
 }

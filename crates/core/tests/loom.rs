@@ -98,7 +98,7 @@ fn entry(revision: u64) -> Arc<SharedStamp> {
 
 /// The end of a verification. Whether the entry was used.
 fn admit(snapshot: &Snapshot<'_>, entry: &SharedStamp, seconds: i64) -> bool {
-    let admission = snapshot.admit(KEY, entry.get(), at(seconds));
+    let admission = snapshot.admit(&[KEY], entry.get(), at(seconds));
     if let Admission::Admitted { restamp } = admission {
         entry.raise(restamp);
     }

@@ -1,10 +1,10 @@
 //! The text form of keys: a text has one body, and a body one text. Nothing that the keyring did not
-//! mint has its tag.
+//! mint has its tag. No key of our own has the format of a foreign one.
 
 use std::sync::Arc;
 
 use keyward::system::SystemEntropy;
-use keyward_core::key::{Body, KeyId, Prefix, RANDOM_LEN, TAG_LEN, TextForm};
+use keyward_core::key::{Body, ForeignFormat, KeyId, Prefix, RANDOM_LEN, TAG_LEN, TextForm};
 use keyward_crypto::{GenerationKeys, Keyring, KeyringMaterial, SecretKey};
 
 use crate::Target;
@@ -14,8 +14,22 @@ use crate::Target;
 pub fn target() -> Target {
     let prefixes = ["kw", "kw_test", "a1"].map(|text| Prefix::new(text).expect("it is a prefix"));
     let keyring = keyring();
+    let formats = ["uuid", "a:sk_live_:base58:17", "b::hex:32"];
+    let formats = formats.map(|text| ForeignFormat::parse(text).expect("it is a format"));
     Box::new(move |data| {
         let text = String::from_utf8_lossy(data);
+        for format in &formats {
+            assert!(
+                !format.matches(&text) || TextForm::read(&text, &prefixes).is_err(),
+                "a foreign key that is one of our own"
+            );
+        }
+        if let Ok(format) = ForeignFormat::parse(&text) {
+            assert!(
+                ForeignFormat::parse(&format.to_string()) == Ok(format),
+                "two formats of one text"
+            );
+        }
         read(&text, &prefixes, &keyring);
         read(&with_checksum(&format!("kw_{text}")), &prefixes, &keyring);
         for prefix in &prefixes {
@@ -78,6 +92,7 @@ pub(crate) fn keyring() -> Arc<Keyring> {
         generations: [(1, generation)].into(),
         seals: [(1, secret(3))].into(),
         caches: [(1, secret(4))].into(),
+        ..KeyringMaterial::default()
     };
     Arc::new(Keyring::new(&material, None).expect("it is complete"))
 }

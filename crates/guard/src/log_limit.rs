@@ -4,22 +4,36 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// The shortest time between two log lines.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// When a fault was logged last, and the shortest time between two log lines: by default a second.
+#[derive(Debug)]
+pub struct LogLimit {
+    last: Mutex<Option<Instant>>,
+    interval: Duration,
+}
 
-/// When a fault was logged last.
-#[derive(Debug, Default)]
-pub struct LogLimit(Mutex<Option<Instant>>);
+impl Default for LogLimit {
+    fn default() -> Self {
+        Self::every(Duration::from_secs(1))
+    }
+}
 
 impl LogLimit {
-    /// Whether to log the fault now: at most once a second.
+    /// Allows a line in each `interval`.
+    pub const fn every(interval: Duration) -> Self {
+        Self {
+            last: Mutex::new(None),
+            interval,
+        }
+    }
+
+    /// Whether to log the fault now.
     #[expect(
         clippy::disallowed_methods,
         reason = "it spaces log lines, and decides nothing"
     )]
     pub fn is_due(&self) -> bool {
-        let (mut last, now) = (self.0.lock(), Instant::now());
-        let is_due = last.is_none_or(|last| now.duration_since(last) >= INTERVAL);
+        let (mut last, now) = (self.last.lock(), Instant::now());
+        let is_due = last.is_none_or(|last| now.duration_since(last) >= self.interval);
         if is_due {
             *last = Some(now);
         }

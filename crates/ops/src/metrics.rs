@@ -57,6 +57,8 @@ pub struct Metrics {
     pub key_cache: CacheMetrics,
     /// The cache of callers' tokens.
     pub token_cache: CacheMetrics,
+    /// The cache of foreign keys.
+    pub foreign_cache: CacheMetrics,
     /// Store calls refused because too many were open.
     pub store_permits_refused: Counter,
     /// The fence.
@@ -85,7 +87,7 @@ impl Metrics {
         let verdict: Family<One, Counter> =
             c.counters("keyward_verify", "verdict", "Verified keys, by verdict");
         let count = |name: &&'static str| verdict.get_or_create_owned(&[("verdict", *name)]);
-        let [key_cache, token_cache] = CacheMetrics::register(c);
+        let [key_cache, token_cache, foreign_cache] = CacheMetrics::register(c);
         let metrics = Self {
             rpc_total: c.counters(
                 "keyward_rpc",
@@ -102,6 +104,7 @@ impl Metrics {
             garbage: GarbageMetrics::register(c),
             key_cache,
             token_cache,
+            foreign_cache,
             store_calls: c.durations(
                 "keyward_store_call_duration",
                 "call, outcome",

@@ -43,6 +43,7 @@ pub struct Setting<S: 'static> {
     set: fn(&mut S, &str) -> Result<(), String>,
     show: Option<fn(&S) -> String>,
     prefix: Option<&'static str>,
+    tables: &'static [&'static str],
     is_confidential: bool,
     is_variable_only: bool,
 }
@@ -79,6 +80,7 @@ impl<S: Schema> Setting<S> {
             set,
             show: None,
             prefix: None,
+            tables: &[],
             is_confidential: false,
             is_variable_only: false,
         }
@@ -96,6 +98,15 @@ impl<S: Schema> Setting<S> {
     pub const fn derived(self, derive: fn(&S) -> String) -> Self {
         Self {
             derive: Some(derive),
+            ..self
+        }
+    }
+
+    /// A value of the list may also be a table in the file, with these keys. As text, its values are joined
+    /// by colons in this order.
+    pub const fn tables(self, keys: &'static [&'static str]) -> Self {
+        Self {
+            tables: keys,
             ..self
         }
     }

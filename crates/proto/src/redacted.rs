@@ -6,15 +6,16 @@
 use std::fmt::{Debug, Formatter, Result};
 
 use crate::v1::{
-    CreateTokenResponse, GetRequest, IssueResponse, RevokeRequest, RevokeResponse, VerifyRequest,
+    CreateTokenResponse, GetRequest, ImportKey, IssueResponse, RevokeRequest, RevokeResponse,
+    VerifyRequest,
 };
 
 /// Replaces a secret: shows only whether it is empty.
-struct Redacted<'a>(&'a str);
+struct Redacted<'a, T>(&'a T);
 
-impl Debug for Redacted<'_> {
+impl<T: AsRef<[u8]>> Debug for Redacted<'_, T> {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        f.write_str(if self.0.is_empty() {
+        f.write_str(if self.0.as_ref().is_empty() {
             "[empty]"
         } else {
             "[redacted]"
@@ -33,6 +34,37 @@ impl Debug for IssueResponse {
             .field("key", key)
             .field("api_key", &Redacted(api_key))
             .field("created", created)
+            .finish()
+    }
+}
+
+impl Debug for ImportKey {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Self {
+            account_id,
+            name,
+            api_key,
+            digest,
+            digest_scheme,
+            scopes,
+            metadata,
+            expire_time,
+            allowed_cidrs,
+            create_time,
+            recoverable,
+        } = self;
+        f.debug_struct("ImportKey")
+            .field("account_id", account_id)
+            .field("name", name)
+            .field("api_key", &Redacted(api_key))
+            .field("digest", &Redacted(digest))
+            .field("digest_scheme", digest_scheme)
+            .field("scopes", scopes)
+            .field("metadata", metadata)
+            .field("expire_time", expire_time)
+            .field("allowed_cidrs", allowed_cidrs)
+            .field("create_time", create_time)
+            .field("recoverable", recoverable)
             .finish()
     }
 }

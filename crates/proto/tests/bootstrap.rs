@@ -51,7 +51,7 @@ fn names_identify_secrets() -> Result<(), Box<dyn Error>> {
         .all_messages()
         .flat_map(|message| message.fields().collect::<Vec<_>>())
     {
-        let named_as_secret = ["api_key", "token"].contains(&field.name());
+        let named_as_secret = ["api_key", "token", "digest"].contains(&field.name());
         assert_eq!(named_as_secret, is_secret(&field), "{}", field.full_name());
     }
     Ok(())

@@ -168,6 +168,7 @@ fn schema(field: &FieldDescriptor) -> Map<String, Value> {
         Kind::Message(message) => reference(message.full_name()),
         Kind::Enum(values) => reference(values.full_name()),
         Kind::String => json!({ "type": "string" }),
+        Kind::Bytes => json!({ "type": "string", "format": "byte" }),
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Int32 => json!({ "type": "integer", "format": "int32" }),
         Kind::Uint32 => json!({ "type": "integer", "format": "uint32" }),
@@ -188,12 +189,17 @@ fn schema(field: &FieldDescriptor) -> Map<String, Value> {
         schema["type"] = json!([schema["type"], "null"]);
     }
     if is_secret(field) {
-        let is_sent = field.parent_message().name().ends_with("Request");
+        let is_sent = is_sent(field.parent_message().name());
         schema["format"] = json!("password");
         schema[if is_sent { "writeOnly" } else { "readOnly" }] = json!(true);
     }
     schema["description"] = json!(comment(&field.parent_file(), field.path()));
     schema.as_object().unwrap().clone()
+}
+
+/// Whether a message is a request or a part of one.
+fn is_sent(message: &str) -> bool {
+    message.ends_with("Request") || message.ends_with("ImportKey")
 }
 
 #[test]
@@ -330,7 +336,7 @@ fn is_described(facts: &Facts, message: &MessageDescriptor, schema: &Value) {
     assert_eq!(found.unwrap_or_default(), required, "{name}");
     // A later version may add fields to a response.
     let is_closed = schema["additionalProperties"] == false;
-    assert_eq!(is_closed, name.ends_with("Request"), "{name}");
+    assert_eq!(is_closed, is_sent(name), "{name}");
 }
 
 fn lists_every_value(values: &EnumDescriptor, schema: &Value) {

@@ -7,7 +7,7 @@ use super::server::Transaction;
 use keyward_core::fence::{
     CommittedChange, Epoch, MAX_ROWS, Mark, Position, RegistrationId, Stamp,
 };
-use keyward_core::key::{Entropy, KeyId, KeyRecord, Timestamp, TokenRecord};
+use keyward_core::key::{BatchId, Entropy, KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::{CheckValue, Digest, Sealed};
 use keyward_store::{Actor, AuditEntry, Result, StoreError, StoredKey};
 
@@ -54,6 +54,8 @@ pub(crate) struct KeyRow {
     pub(crate) record: KeyRecord,
     pub(crate) digest: Digest,
     pub(crate) sealed: Option<Sealed>,
+    /// The import that brought the key.
+    pub(crate) batch: Option<BatchId>,
     pub(crate) mark: Option<Mark>,
 }
 
@@ -165,6 +167,14 @@ impl Database {
         self.log.get(index).map(|row| row.mark)
     }
 
+    /// The last change of any key or token.
+    pub(crate) fn last_change(&self) -> CommittedChange {
+        let last = self.log.back().and_then(|row| Some((row.id?, row.mark)));
+        last.map_or(CommittedChange::NOTHING, |(id, mark)| {
+            last_change(id, self.head(), Some(mark))
+        })
+    }
+
     /// The record of a key.
     pub fn key(&self, id: KeyId) -> Option<&KeyRecord> {
         self.keys.get(&id).map(|row| &row.record)
@@ -236,7 +246,7 @@ impl Database {
 impl Transaction<'_> {
     /// Appends a row about `id` to the log. I3: the head is the last revision, and no other
     /// transaction runs.
-    fn append(&mut self, id: KeyId) -> (u64, Mark) {
+    pub(crate) fn append(&mut self, id: KeyId) -> (u64, Mark) {
         let mut mark = [0; 8];
         self.entropy.fill(&mut mark);
         let row = LogRow {

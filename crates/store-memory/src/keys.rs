@@ -8,18 +8,15 @@ use super::MemoryStore;
 use super::database::{KeyRow, refused};
 use super::server::{Transaction, Transport};
 use keyward_core::fence::state_at;
-use keyward_core::key::{
-    AccountId, KeyId, KeyRecord, KeyState, Prefix, Reason, Timestamp, TokenRecord,
-};
+use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Reason, Timestamp, TokenRecord};
 use keyward_crypto::Digest;
-use keyward_store::account::AUDIT_DETAIL;
 use keyward_store::plan::{
     PlannedRevocation, RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update,
 };
 use keyward_store::{
-    Actor, AuditAction, CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys,
-    ListKeys, NewKey, Result, Revocation, RevokeAnswer, Revoked, StoredKey, Successor,
-    UpdateAnswer, Updated,
+    Actor, AuditAction, CommittedChange, Expiry, Found, Import, Imported, Issued, KeyChanges,
+    KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, Revoked, Selection,
+    StoredKey, Successor, UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -27,6 +24,12 @@ impl<T: Transport> Keys for MemoryStore<T> {
     async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
         let actor = actor.clone();
         self.write("issue", move |tx| tx.issue(new, &actor)).await
+    }
+
+    async fn import(&self, import: Import, actor: &Actor) -> Result<Imported> {
+        let actor = actor.clone();
+        let work = move |tx: &mut Transaction<'_>| Ok(tx.import(&import, &actor));
+        self.write("import", work).await
     }
 
     async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
@@ -38,8 +41,8 @@ impl<T: Transport> Keys for MemoryStore<T> {
                 grace,
                 reason,
             } => tx.revoke(&target, successor, grace, reason, &actor),
-            Revocation::Account { account, reason } => {
-                Ok(tx.revoke_account(&account, reason.as_ref(), &actor))
+            Revocation::Selection { selection, reason } => {
+                Ok(tx.revoke_selection(&selection, reason.as_ref(), &actor))
             }
         };
         self.write("revoke", work).await
@@ -74,7 +77,13 @@ impl<T: Transport> Keys for MemoryStore<T> {
             let now = tx.now;
             let records = tx.database.keys.values().map(|row| &row.record);
             let wanted = records
-                .filter(|record| record.account == query.account && Some(record.id) > query.after)
+                .filter(|record| {
+                    query
+                        .account
+                        .as_ref()
+                        .is_none_or(|of| *of == record.account)
+                })
+                .filter(|record| Some(record.id) > query.after)
                 .filter(|record| {
                     query.include_revoked || !is_dead(record.revoked, record.revoke_time, now)
                 });
@@ -121,7 +130,12 @@ impl Transaction<'_> {
     fn target(&self, target: &KeyTarget) -> Option<&KeyRow> {
         match target {
             KeyTarget::Id(id) => self.database.keys.get(id),
-            KeyTarget::Digest(digest) => self.database.key_of(digest),
+            KeyTarget::Digests(digests) => {
+                let found = digests
+                    .iter()
+                    .filter_map(|digest| self.database.key_of(digest));
+                found.min_by_key(|row| row.record.id)
+            }
         }
     }
 
@@ -205,6 +219,7 @@ impl Transaction<'_> {
             record,
             digest: new.digest,
             sealed: new.sealed,
+            batch: None,
             mark: None,
         };
         self.database.keys.insert(row.record.id, row);
@@ -276,20 +291,23 @@ impl Transaction<'_> {
         Ok(())
     }
 
-    fn revoke_account(
+    fn revoke_selection(
         &mut self,
-        account: &AccountId,
+        selection: &Selection,
         reason: Option<&Reason>,
         actor: &Actor,
     ) -> RevokeAnswer {
         let now = self.now;
+        let is_selected = |row: &KeyRow| match selection {
+            Selection::Account(account) => row.record.account == *account,
+            Selection::Batch(batch) => row.batch == Some(*batch),
+        };
         let live: Vec<KeyRecord> = self
             .database
             .keys
             .values()
-            .map(|row| &row.record)
-            .filter(|record| record.account == *account && !record.revoked)
-            .cloned()
+            .filter(|row| is_selected(row) && !row.record.revoked)
+            .map(|row| row.record.clone())
             .collect();
         for record in &live {
             self.change_key(KeyRecord {
@@ -298,13 +316,17 @@ impl Transaction<'_> {
                 revoke_reason: record.revoke_reason.as_ref().or(reason).cloned(),
                 ..record.clone()
             });
-            let detail = Some(AUDIT_DETAIL.to_owned());
+            let detail = Some(selection.audit_detail().to_owned());
             self.audit(key_entry(AuditAction::Revoke, record, detail), actor);
         }
-        let all = self.database.keys.values();
-        let of_account = all.filter(|row| row.record.account == *account);
-        let latest = of_account.max_by_key(|row| row.record.revision);
-        let latest = latest.map_or(CommittedChange::NOTHING, KeyRow::last_change);
+        let latest = match selection {
+            Selection::Account(_) => {
+                let selected = self.database.keys.values().filter(|row| is_selected(row));
+                let latest = selected.max_by_key(|row| row.record.revision);
+                latest.map_or(CommittedChange::NOTHING, KeyRow::last_change)
+            }
+            Selection::Batch(_) => self.database.last_change(),
+        };
         let listed: Vec<&KeyRow> = live
             .iter()
             .take(Revoked::LISTED)
@@ -317,7 +339,7 @@ impl Transaction<'_> {
             successor: None,
             created: false,
             revoke_time: listed.iter().filter_map(|row| row.record.revoke_time).max(),
-            // In another epoch the account may have other keys.
+            // In another epoch the selection may have other keys.
             committed: latest.read_in(Some(self.database.epoch)),
         }))
     }

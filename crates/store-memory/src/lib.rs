@@ -6,6 +6,7 @@
 
 mod cluster;
 mod database;
+mod import;
 mod keys;
 mod log;
 mod server;

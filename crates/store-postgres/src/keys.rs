@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use super::audit::audit;
 use super::failure::Failure;
@@ -19,14 +20,20 @@ use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{UpdatePlan, key_entry, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated,
+    Actor, AuditAction, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyTarget, Keys,
+    ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
+    Updated,
 };
 
 #[async_trait]
 impl Keys for PostgresStore {
     async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
         self.locks.retry(|| self.try_issue(&new, actor)).await
+    }
+
+    async fn import(&self, import: Import, actor: &Actor) -> Result<Imported> {
+        let retry = self.locks.retry(|| self.try_import(&import, actor));
+        retry.await
     }
 
     async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
@@ -41,8 +48,9 @@ impl Keys for PostgresStore {
                     .revoke(target, successor, grace, reason, actor)
                     .await
             }
-            Revocation::Account { account, reason } => {
-                self.revoke_account(&account, reason.as_ref(), actor).await
+            Revocation::Selection { selection, reason } => {
+                self.revoke_selection(&selection, reason.as_ref(), actor)
+                    .await
             }
         }
     }
@@ -61,12 +69,12 @@ impl Keys for PostgresStore {
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
         let statement = match target {
             KeyTarget::Id(id) => by_ids(&[*id], Lock::None),
-            KeyTarget::Digest(digest) => sqlx::query(concat!(
+            KeyTarget::Digests(digests) => sqlx::query(concat!(
                 "SELECT ",
                 key_columns!(),
-                ", sealed FROM api_keys WHERE digest = $1"
+                ", sealed FROM api_keys WHERE digest = ANY($1) ORDER BY key_id LIMIT 1"
             ))
-            .bind(digest.as_bytes().to_vec()),
+            .bind(rows::digests(digests)),
         };
         let found = self.readers.fetch_optional(statement).await?;
         found.map(|row| rows::stored_key(&row)).transpose()
@@ -81,18 +89,32 @@ impl Keys for PostgresStore {
     }
 
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
-        let statement = sqlx::query(concat!(
-            "SELECT ",
-            key_columns!(),
-            "  FROM api_keys
-              WHERE account_id = $1 AND ($2::uuid IS NULL OR key_id > $2)
-                AND ($3 OR revoke_time IS NULL OR (NOT revoked AND revoke_time > (SELECT store_time())))
-              ORDER BY key_id LIMIT $4"
-        ))
-        .bind(query.account.as_str().to_owned())
-        .bind(query.after.map(rows::uuid))
-        .bind(query.include_revoked)
-        .bind(i64::from(query.limit));
+        /// The keys that also fulfil `$of`. Parameter 1 is the account.
+        macro_rules! list {
+            ($of:literal) => {
+                concat!(
+                    "SELECT ",
+                    key_columns!(),
+                    "  FROM api_keys
+                      WHERE ",
+                    $of,
+                    "   AND key_id > $2
+                        AND ($3 OR revoke_time IS NULL
+                             OR (NOT revoked AND revoke_time > (SELECT store_time())))
+                      ORDER BY key_id LIMIT $4"
+                )
+            };
+        }
+        let statement = match &query.account {
+            Some(account) => {
+                sqlx::query(list!("account_id = $1")).bind(account.as_str().to_owned())
+            }
+            None => sqlx::query(list!("$1::text IS NULL")).bind(None::<String>),
+        };
+        let statement = statement
+            .bind(query.after.map_or_else(Uuid::nil, rows::uuid))
+            .bind(query.include_revoked)
+            .bind(i64::from(query.limit));
         let found = self.readers.fetch_all(statement).await?;
         found.iter().map(rows::key).collect()
     }

@@ -2,7 +2,6 @@
 //! `migrations/postgres` write the log. No connection carries an unfinished transaction from one
 //! call to the next.
 
-mod account;
 mod audit;
 mod change_notices;
 mod cluster;
@@ -10,6 +9,7 @@ mod connection;
 mod failure;
 mod given_up;
 mod graces;
+mod import;
 mod keys;
 mod locks;
 mod log;
@@ -19,6 +19,7 @@ mod pool;
 mod revocations;
 mod revoke;
 mod rows;
+mod selection;
 mod tail_connection;
 mod time_repair;
 mod tokens;

@@ -291,7 +291,7 @@ async fn read_targets(
     for request in requests {
         match &request.target {
             KeyTarget::Id(id) => ids.push(rows::uuid(*id)),
-            KeyTarget::Digest(digest) => digests.push(digest.as_bytes().to_vec()),
+            KeyTarget::Digests(asked) => digests.extend(rows::digests(asked)),
         }
     }
     let statement = sqlx::query(concat!(
@@ -308,18 +308,19 @@ async fn read_targets(
 
 fn plan(request: &Request, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
     let read = || {
+        let mut target: Option<(KeyId, &PgRow)> = None;
         for row in seen {
+            let id = rows::id(row, "key_id")?;
             let is_target = match &request.target {
-                KeyTarget::Id(id) => rows::id(row, "key_id")? == *id,
-                KeyTarget::Digest(digest) => {
-                    rows::column::<&[u8]>(row, "digest")? == digest.as_bytes()
-                }
+                KeyTarget::Id(named) => id == *named,
+                KeyTarget::Digests(digests) => digests.contains(&rows::digest(row)?),
             };
-            if is_target {
-                return Ok(Some((rows::key(row)?, rows::time(row, "now")?)));
+            if is_target && target.is_none_or(|(lowest, _)| id < lowest) {
+                target = Some((id, row));
             }
         }
-        Ok(None)
+        let read = |(_, row)| Ok((rows::key(row)?, rows::time(row, "now")?));
+        target.map(read).transpose()
     };
     let (record, now): (KeyRecord, Timestamp) = match read() {
         Ok(Some(found)) => found,

@@ -154,6 +154,12 @@ pub(super) fn digest(row: &PgRow) -> Result<Digest> {
     Ok(raw::digest(column(row, "digest")?)?)
 }
 
+/// Digests as a parameter.
+pub(super) fn digests(digests: &[Digest]) -> Vec<Vec<u8>> {
+    let bytes = digests.iter().map(|digest| digest.as_bytes().to_vec());
+    bytes.collect()
+}
+
 /// The record in a row of `token_columns`.
 pub(super) fn token(row: &PgRow) -> Result<TokenRecord> {
     let raw = RawToken {

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::audit;
-use super::lookups::lookup;
+use super::lookups::{asked, joined, lookup};
 use super::revoke::{revoke_one, set_revoke_time};
 use super::rows::{self, key_columns};
 use super::{SqliteStore, Statement, WriteTransaction, store_error};
@@ -14,8 +14,9 @@ use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated, raw,
+    Actor, AuditAction, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyTarget, Keys,
+    ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
+    Updated, raw,
 };
 
 #[async_trait]
@@ -49,6 +50,10 @@ impl Keys for SqliteStore {
         })
     }
 
+    async fn import(&self, import: Import, actor: &Actor) -> Result<Imported> {
+        self.import_keys(&import, actor).await
+    }
+
     async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
         match revocation {
             Revocation::Key {
@@ -74,8 +79,9 @@ impl Keys for SqliteStore {
                     }
                 }
             }
-            Revocation::Account { account, reason } => {
-                self.revoke_account(&account, reason.as_ref(), actor).await
+            Revocation::Selection { selection, reason } => {
+                self.revoke_selection(&selection, reason.as_ref(), actor)
+                    .await
             }
         }
     }
@@ -117,23 +123,35 @@ impl Keys for SqliteStore {
     }
 
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
-        let found = sqlx::query(concat!(
-            "SELECT ",
-            key_columns!(),
-            " FROM api_keys
-              WHERE account_id = ?1 AND key_id > ?2
-                AND (?3 OR revoke_time IS NULL
-                     OR (revoked = 0 AND revoke_time > max((SELECT newest FROM store_clock), ?4)))
-              ORDER BY key_id LIMIT ?5"
-        ))
-        .bind(query.account.as_str().to_owned())
-        .bind(query.after.map_or_else(Vec::new, rows::id))
-        .bind(query.include_revoked)
-        .bind(self.now().as_micros())
-        .bind(query.limit)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error)?;
+        /// The keys that also fulfil `$of`. Parameter 1 is the account.
+        macro_rules! list {
+            ($of:literal) => {
+                concat!(
+                    "SELECT ",
+                    key_columns!(),
+                    " FROM api_keys WHERE key_id > ?2
+                       AND (?3 OR revoke_time IS NULL
+                            OR (revoked = 0
+                                AND revoke_time > max((SELECT newest FROM store_clock), ?4)))",
+                    $of,
+                    " ORDER BY key_id LIMIT ?5"
+                )
+            };
+        }
+        let statement = match &query.account {
+            Some(account) => {
+                sqlx::query(list!(" AND account_id = ?1")).bind(account.as_str().to_owned())
+            }
+            None => sqlx::query(list!(" AND ?1 IS NULL")).bind(None::<String>),
+        };
+        let found = statement
+            .bind(query.after.map_or_else(Vec::new, rows::id))
+            .bind(query.include_revoked)
+            .bind(self.now().as_micros())
+            .bind(query.limit)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(store_error)?;
         found.iter().map(rows::key).collect()
     }
 
@@ -173,12 +191,15 @@ pub(super) fn id_query(id: KeyId) -> Statement {
 fn target_query(target: &KeyTarget) -> Statement {
     match target {
         KeyTarget::Id(id) => id_query(*id),
-        KeyTarget::Digest(digest) => sqlx::query(concat!(
+        // The `+` keeps SQLite from reading all rows in the order of their ids.
+        KeyTarget::Digests(digests) => sqlx::query(concat!(
+            asked!(),
             "SELECT ",
             key_columns!(),
-            " FROM api_keys WHERE digest = ?"
+            " FROM api_keys WHERE digest IN (SELECT substr(?1, place, 32) FROM asked)
+              ORDER BY +key_id LIMIT 1"
         ))
-        .bind(digest.as_bytes().to_vec()),
+        .bind(joined(digests)),
     }
 }
 

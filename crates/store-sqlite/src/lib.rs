@@ -1,15 +1,16 @@
 //! The embedded store: SQLite in WAL mode, for one process. The triggers in `migrations/sqlite`
 //! write the log. A write transaction either ends cleanly or is rolled back with its connection.
 
-mod account;
 mod audit;
 mod graces;
+mod import;
 mod keys;
 mod lock;
 mod log;
 mod lookups;
 mod revoke;
 mod rows;
+mod selection;
 mod time_repair;
 mod tokens;
 
@@ -209,6 +210,11 @@ impl WriteTransaction {
     async fn fetch_optional(&mut self, statement: Statement) -> Result<Option<SqliteRow>> {
         let row = statement.fetch_optional(self.connection()?).await;
         row.map_err(store_error)
+    }
+
+    async fn fetch_all(&mut self, statement: Statement) -> Result<Vec<SqliteRow>> {
+        let rows = statement.fetch_all(self.connection()?).await;
+        rows.map_err(store_error)
     }
 
     async fn fetch_one(&mut self, statement: Statement) -> Result<SqliteRow> {

@@ -7,14 +7,22 @@ use keyward_core::fence::Stamp;
 use keyward_crypto::Digest;
 use keyward_store::{Found, Result, raw};
 
+/// The start of a statement whose first parameter is several digests, one after the other: `asked` has
+/// the place of each.
+macro_rules! asked {
+    () => {
+        "WITH RECURSIVE asked(place) AS (
+             VALUES (1) UNION ALL SELECT place + 32 FROM asked WHERE place + 32 < length(?1)
+         ) "
+    };
+}
+
 /// A statement that reads the records behind digests, which are its parameter, and the head of the log.
 macro_rules! lookup {
     ($columns:expr, $table:literal) => {
         concat!(
-            "WITH RECURSIVE asked(place) AS (
-                 VALUES (1) UNION ALL SELECT place + 32 FROM asked WHERE place + 32 < length(?1)
-             )
-             SELECT ",
+            $crate::lookups::asked!(),
+            "SELECT ",
             $columns,
             ", (SELECT max(revision) FROM key_changes) AS head,
                     (SELECT incarnation FROM log_state) AS incarnation
@@ -25,7 +33,13 @@ macro_rules! lookup {
     };
 }
 
-pub(super) use lookup;
+pub(super) use {asked, lookup};
+
+/// Digests as the parameter of such a statement.
+pub(super) fn joined(digests: &[Digest]) -> Vec<u8> {
+    let bytes = digests.iter().flat_map(|digest| *digest.as_bytes());
+    bytes.collect()
+}
 
 impl SqliteStore {
     /// The records in the order of `digests`. I2: one statement is one snapshot.
@@ -36,11 +50,8 @@ impl SqliteStore {
         id: &str,
         record: impl Fn(&SqliteRow) -> Result<R>,
     ) -> Result<Vec<Found<R>>> {
-        let bytes: Vec<u8> = digests
-            .iter()
-            .flat_map(|digest| *digest.as_bytes())
-            .collect();
-        let found = sqlx::query(statement).bind(bytes).fetch_all(&self.readers);
+        let found = sqlx::query(statement).bind(joined(digests));
+        let found = found.fetch_all(&self.readers);
         let found = found.await.map_err(store_error)?;
         let found = found.iter().map(|row| {
             let is_known = rows::column::<Option<&[u8]>>(row, id)?.is_some();

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use keyward_core::fence::{CommittedChange, Epoch, Membership, RegistrationId, Stamp};
 use keyward_core::key::{
-    AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes, SlotName,
-    Timestamp, TokenRecord,
+    AccountId, BatchId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
+    SlotName, Timestamp, TokenRecord,
 };
 use keyward_crypto::{Digest, Sealed};
 
@@ -82,8 +82,9 @@ pub struct StoredKey {
 pub enum KeyTarget {
     /// By its public name.
     Id(KeyId),
-    /// By the digest of its text.
-    Digest(Digest),
+    /// By the digests that its text may be stored under. If several keys have one, the one with the lowest
+    /// id is meant: a call that is repeated names the same key.
+    Digests(Vec<Digest>),
 }
 
 /// The successor of a key. All other fields come from its predecessor.
@@ -115,13 +116,22 @@ pub enum Revocation {
         /// Kept if this is the first revocation of the key.
         reason: Option<Reason>,
     },
-    /// Every key of an account, without grace.
-    Account {
-        /// The account.
-        account: AccountId,
+    /// Every key of a selection, without grace.
+    Selection {
+        /// The keys.
+        selection: Selection,
         /// Kept on each key that has no revoke time yet.
         reason: Option<Reason>,
     },
+}
+
+/// Many keys with something in common.
+#[derive(Clone, Debug)]
+pub enum Selection {
+    /// Those of an account.
+    Account(AccountId),
+    /// Those that an import brought.
+    Batch(BatchId),
 }
 
 /// The result of Revoke.
@@ -141,7 +151,7 @@ pub enum RevokeAnswer {
 /// The state after a revocation.
 #[derive(Clone, Debug)]
 pub struct Revoked {
-    /// The one key, or for an account the keys that this call changed: at most
+    /// The one key, or for a selection the keys that this call changed: at most
     /// [`Revoked::LISTED`] of them.
     pub keys: Vec<KeyRecord>,
     /// The digests of `keys`, in any order. A shared cache may hold entries under them.
@@ -154,7 +164,8 @@ pub struct Revoked {
     pub created: bool,
     /// From this time on all of `keys` are dead. `None` if `keys` is empty.
     pub revoke_time: Option<Timestamp>,
-    /// The latest change of the targeted keys, including keys that were revoked before.
+    /// The latest change of the targeted keys, including keys that were revoked before. For an import:
+    /// of all keys.
     pub committed: CommittedChange,
 }
 
@@ -211,11 +222,11 @@ pub struct Found<R> {
     pub stamp: Stamp,
 }
 
-/// The query for one page of an account's keys.
+/// The query for one page of keys.
 #[derive(Clone, Debug)]
 pub struct ListKeys {
-    /// The account.
-    pub account: AccountId,
+    /// The account; `None` for all keys.
+    pub account: Option<AccountId>,
     /// Whether to include keys whose revoke time has passed.
     pub include_revoked: bool,
     /// Only keys after this one, in order of creation.
@@ -265,6 +276,8 @@ pub enum AuditAction {
     TokenCreate,
     /// A token was revoked.
     TokenRevoke,
+    /// Keys of another system were imported.
+    Import,
 }
 
 impl AuditAction {
@@ -278,6 +291,7 @@ impl AuditAction {
             Self::Update => "update",
             Self::TokenCreate => "token_create",
             Self::TokenRevoke => "token_revoke",
+            Self::Import => "import",
         }
     }
 }

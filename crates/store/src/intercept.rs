@@ -8,10 +8,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Actor, Audit, AuditEntry, ChangeNotice, Cluster, CommittedChange, Confirmed, Found, Issued,
-    KeyChanges, KeyTarget, KeyringChecks, Keys, ListKeys, Log, NewInstance, NewKey, NewToken,
-    OnCommit, Result, Revocation, RevokeAnswer, Store, StoredKey, TokenRevoked, Tokens,
-    UpdateAnswer,
+    Actor, Audit, AuditEntry, ChangeNotice, Cluster, CommittedChange, Confirmed, Found, Import,
+    Imported, Issued, KeyChanges, KeyTarget, KeyringChecks, Keys, ListKeys, Log, NewInstance,
+    NewKey, NewToken, OnCommit, Result, Revocation, RevokeAnswer, Store, StoredKey, TokenRevoked,
+    Tokens, UpdateAnswer,
 };
 use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
 use keyward_core::key::{KeyId, KeyRecord, Prefix, TokenRecord};
@@ -78,6 +78,7 @@ macro_rules! forward {
 forward! {
     Keys for dyn Store {
         issue(new: NewKey, actor: &Actor) -> Issued;
+        import(import: Import, actor: &Actor) -> Imported;
         revoke(revocation: Revocation, actor: &Actor) -> RevokeAnswer;
         update(id: KeyId, changes: KeyChanges, actor: &Actor) -> UpdateAnswer;
         find_keys as "find_key" (digests: &[Digest]) -> Vec<Found<KeyRecord>>;

@@ -2,21 +2,23 @@
 //! database driver appears here. Run each call through [`Control`], so that no caller can drop the
 //! future of a write before the write ends.
 
-pub mod account;
 mod commands;
 mod control;
+pub mod import;
 mod instrumentation;
 mod intercept;
 pub mod plan;
 pub mod raw;
+pub mod selection;
 mod time_repair;
 
 pub use commands::{
     Actor, AuditAction, AuditEntry, ChangeNotice, Confirmed, Expiry, Found, Issued, KeyChanges,
     KeyTarget, ListKeys, NewInstance, NewKey, NewToken, OnCommit, Revocation, RevokeAnswer,
-    Revoked, StoredKey, Successor, TokenRevoked, UpdateAnswer, Updated,
+    Revoked, Selection, StoredKey, Successor, TokenRevoked, UpdateAnswer, Updated,
 };
 pub use control::{Control, Lost};
+pub use import::{Import, ImportOutcome, Imported, ImportedKey};
 pub use instrumentation::Instrumentation;
 pub use intercept::{Intercepted, Interceptor};
 pub use keyward_core::fence::CommittedChange;
@@ -91,7 +93,11 @@ pub trait Keys: Send + Sync + 'static {
     /// time is revoked and replaced. Concurrent calls for one slot return the same key.
     async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued>;
 
-    /// Revokes one key or all keys of an account. A key that already has a revoke time can only
+    /// Stores keys of another system, in one transaction that logs [`KeyId::IMPORTS`]. A key that the store
+    /// has already, dead or alive, stays as it is.
+    async fn import(&self, import: Import, actor: &Actor) -> Result<Imported>;
+
+    /// Revokes one key, or all keys of an account or of an import. A key that already has a revoke time can only
     /// get an earlier one.
     async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer>;
 
@@ -110,7 +116,7 @@ pub trait Keys: Send + Sync + 'static {
     /// number.
     async fn end_graces(&self) -> Result<u64>;
 
-    /// Lists keys of an account in order of creation.
+    /// Lists the keys of an account, or all keys, in order of creation.
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>>;
 
     /// Notes that new keys get the first of `accepted`. Returns each other prefix that keys were

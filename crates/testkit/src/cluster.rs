@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use super::local::token_in;
+use super::local::{add_import_secrets, token_in};
 use super::process::without_settings;
 use super::program::{ATTEMPTS, was_too_late};
 use super::turns::Turn;
@@ -24,6 +24,8 @@ pub struct Options {
     pub standby: bool,
     /// Settings of Postgres, in addition to those of [`Postgres::start`].
     pub postgres: Vec<(&'static str, &'static str)>,
+    /// Whether the keyring has the [`IMPORT_SECRETS`](crate::IMPORT_SECRETS).
+    pub import_secrets: bool,
     /// Environment variables of each instance, such as `("KEYWARD_WORKERS", "1")`.
     pub variables: Vec<(&'static str, String)>,
     /// How many of the turns of heavy scenarios the cluster takes: more than one, if it would slow
@@ -49,6 +51,7 @@ impl Default for Options {
             proxies: false,
             standby: false,
             postgres: Vec::new(),
+            import_secrets: false,
             variables: Vec::new(),
             turns: 1,
         }
@@ -99,6 +102,9 @@ impl Cluster {
             }
             let again = was_too_late(&output) && attempt < ATTEMPTS;
             assert!(again, "keyward init: {status}\n{output}");
+        }
+        if options.import_secrets {
+            add_import_secrets(&directory.path().join("keyring"));
         }
         let mut cluster = Self {
             instances: Vec::new(),

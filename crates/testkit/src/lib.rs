@@ -18,6 +18,7 @@ mod deadline;
 mod deployment;
 mod doubles;
 mod files;
+mod foreign;
 mod front;
 mod guard;
 mod history;
@@ -56,6 +57,7 @@ pub use compose::Compose;
 pub use deadline::{PATIENCE, eventually, now, wait_until};
 pub use deployment::Deployment;
 pub use doubles::ManualClock;
+pub use foreign::{IMPORT_SECRETS, Scheme, importing, undoing, uuid_v4};
 pub use front::{Front, FrontOptions, start_api};
 pub use history::{
     Counts, Event, Fault, Recorder, Report, Unreadable, Violation, check, check_events,

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tonic::Status;
 
 use crate::deadline::{PATIENCE, eventually};
-use crate::{Client, Recorder};
+use crate::{Client, Recorder, Scheme, importing, uuid_v4};
 pub use calls::{End, Key, graceful, is_unavailable, left_until, patiently};
 use calls::{RETRY_PAUSE, is_broken};
 pub use outcome::{Least, Outcome};
@@ -44,6 +44,8 @@ pub struct LoadOptions {
     pub write_pause: Duration,
     /// How keys end.
     pub ends: &'static [End],
+    /// Whether keys are imported instead of issued, and imported again under each scheme after their end.
+    pub imports: bool,
     /// Whether calls may end without an answer, because instances come and go.
     pub coming_and_going: bool,
 }
@@ -259,7 +261,11 @@ impl Board {
             }
             // A failed call may have made a key, so another slot is used.
             let account = format!("{account}-{n}");
-            match member.client.issue(&account, "").await {
+            let made = match self.options.imports {
+                true => self.import(member, &account, None).await,
+                false => member.client.issue(&account, "").await,
+            };
+            match made {
                 Ok((id, text)) => return Some(Key { id, text, account }),
                 Err(status) if self.tolerates(member, &status) => {
                     tokio::time::sleep(RETRY_PAUSE).await;
@@ -268,6 +274,50 @@ impl Board {
             }
         }
         None
+    }
+
+    /// Imports a new key, or one with a known text under each scheme. Returns the id and the text.
+    async fn import(
+        &self,
+        member: &Member,
+        account: &str,
+        known: Option<&str>,
+    ) -> Result<(String, String), Status> {
+        let text = known.map_or_else(uuid_v4, str::to_owned);
+        let sum: usize = account.bytes().map(usize::from).sum();
+        let place = sum % Scheme::ALL.len();
+        let schemes = match known {
+            Some(_) => &Scheme::ALL[..],
+            None => &Scheme::ALL[place..=place],
+        };
+        if known.is_none() {
+            // Instances know for now that there is no such key.
+            let members = self.members.read().clone();
+            for member in members {
+                let _ = member.client.verify(&text).await;
+            }
+        }
+        let account = |n| match known {
+            Some(_) => format!("{account}-{n}"),
+            None => account.to_owned(),
+        };
+        let keys = schemes.iter().zip(0..);
+        let keys = keys.map(|(scheme, n)| scheme.key(&account(n), &text));
+        let request = importing(keys.collect::<Vec<_>>());
+        let answer = member.client.send(request).await?;
+        let first = answer.results.first().map(|result| result.key_id.clone());
+        Ok((first.unwrap_or_default(), text))
+    }
+
+    /// Imports a key that has ended once more, and looks at it everywhere.
+    async fn import_again(self: &Arc<Self>, member: &Member, key: &Arc<Key>) {
+        let account = format!("again-{}", key.account);
+        match self.import(member, &account, Some(&key.text)).await {
+            Err(status) if !self.tolerates(member, &status) => {
+                panic!("instance {}: {status:?}", member.number);
+            }
+            _ => drop(self.look_everywhere(key)),
+        }
     }
 
     /// Ends a key, and repeats the call until it is confirmed. Returns its successor, if it has one.
@@ -325,7 +375,11 @@ async fn write(board: Arc<Board>, member: Arc<Member>, writer: usize) {
             board.warm(&key).await;
         }
         let way = ends[(writer + n / 2) % ends.len()];
-        if let Some(successor) = board.end(&member, &key, way).await {
+        let successor = board.end(&member, &key, way).await;
+        if board.options.imports {
+            board.import_again(&member, &key).await;
+        }
+        if let Some(successor) = successor {
             let successor = board.publish(successor);
             board.warm(&successor).await;
             board.end(&member, &successor, End::ById).await;

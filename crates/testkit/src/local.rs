@@ -8,6 +8,7 @@ use std::time::Duration;
 use keyward::app::{App, Parts};
 use keyward::config::{Inputs, Listen, Settings, Store, load};
 use keyward_core::key::Prefix;
+use keyward_crypto::{ImportSecret, keyring_files};
 use keyward_guard::TrustedProxies;
 use keyward_ops::LogFormat;
 use keyward_store::Intercepted;
@@ -46,6 +47,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         max_staleness: Duration::from_secs(2),
         failover_loses_nothing: false,
         key_prefixes: vec![Prefix::new("kw").expect("kw is a prefix")],
+        foreign_formats: Vec::new(),
         forbid_recoverable: false,
         insecure: false,
         keyring: directory.join("keyring"),
@@ -121,6 +123,7 @@ impl Local {
             ("keyring", text(keyring)),
             ("max_staleness", staleness),
             ("workers", "2".to_owned()),
+            ("foreign_formats", "uuid".to_owned()),
         ];
         let inputs = Inputs {
             flags: flags.map(|(name, value)| (name.to_owned(), value)).into(),
@@ -145,6 +148,17 @@ impl Local {
         Self { app, clock, ..self }
     }
 
+    /// Adds the [`IMPORT_SECRETS`](crate::IMPORT_SECRETS) to the keyring, and starts the service again with
+    /// settings modified by `change`.
+    pub async fn restart_with_import_secrets(self, change: impl FnOnce(&mut Settings)) -> Self {
+        self.app.stop().await;
+        let mut settings = settings_in(self.directory.path());
+        change(&mut settings);
+        add_import_secrets(&settings.keyring);
+        let (app, clock) = run(&settings, Parts::system()).await;
+        Self { app, clock, ..self }
+    }
+
     /// A client with every role.
     pub async fn client(&self) -> Client {
         Client::new(self.app.grpc_address(), Some(&self.token)).await
@@ -164,6 +178,14 @@ impl Local {
     /// A connection to the database, for manual changes.
     pub fn database(&self) -> std::path::PathBuf {
         self.directory.path().join("keyward.db")
+    }
+}
+
+/// Adds the import secrets to a keyring.
+pub(crate) fn add_import_secrets(keyring: &Path) {
+    for secret in crate::IMPORT_SECRETS {
+        let secret = ImportSecret::new(secret).expect("a short secret");
+        keyring_files::add_import_secret(keyring, &secret).expect("the keyring takes a secret");
     }
 }
 

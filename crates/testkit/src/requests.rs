@@ -41,6 +41,9 @@ calls! {
     admin.create_token: CreateTokenRequest => CreateTokenResponse;
     admin.list_tokens: ListTokensRequest => ListTokensResponse;
     admin.revoke_token: RevokeTokenRequest => RevokeTokenResponse;
+    admin.import_keys: ImportKeysRequest => ImportKeysResponse;
+    admin.undo_import: UndoImportRequest => UndoImportResponse;
+    admin.export_keys: ExportKeysRequest => ExportKeysResponse;
 }
 
 /// Issues the key in the slot `default` of an account.

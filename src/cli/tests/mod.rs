@@ -28,6 +28,9 @@ fn recorded(command: LocalCommand, settings: Settings) -> Result<String, String>
         LocalCommand::Keyring(KeyringCommand::Cache) => {
             Ok(format!("cache key in {}", settings.keyring.display()))
         }
+        LocalCommand::Keyring(KeyringCommand::Foreign) => {
+            Ok(format!("foreign pepper in {}", settings.keyring.display()))
+        }
     }
 }
 
@@ -47,6 +50,7 @@ fn keyward_in(
         input: &mut input,
         out: &mut out,
         err: &mut err,
+        is_terminal: false,
     };
     let arguments = std::iter::once("keyward")
         .chain(arguments.iter().copied())
@@ -420,6 +424,7 @@ fn broken_pipe_is_not_an_error() {
         input: &mut io::empty(),
         out: &mut out,
         err: &mut err,
+        is_terminal: false,
     };
     let arguments = ["keyward", "config"].map(OsString::from);
     assert_eq!(

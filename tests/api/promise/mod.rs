@@ -20,6 +20,7 @@ const LOAD: LoadOptions = LoadOptions {
     verify_pause: Duration::from_millis(4),
     write_pause: Duration::ZERO,
     ends: End::ALL,
+    imports: false,
     coming_and_going: false,
 };
 /// The connections to the service, each with its own callers.
@@ -31,7 +32,16 @@ const LEAST: Least = Least {
 };
 
 async fn assert_promise_under_load(address: std::net::SocketAddr, token: &str, directory: &Path) {
-    let load = Load::new(&directory.join("history.jsonl"), LOAD);
+    assert_promise(address, token, directory, LOAD).await;
+}
+
+async fn assert_promise(
+    address: std::net::SocketAddr,
+    token: &str,
+    directory: &Path,
+    options: LoadOptions,
+) {
+    let load = Load::new(&directory.join("history.jsonl"), options);
     for number in 0..CONNECTIONS {
         load.join(number, Client::new(address, Some(token)).await);
     }
@@ -47,6 +57,19 @@ async fn no_valid_after_revoke_under_load_with_two_serving_threads() {
     let local = Local::start_with(|settings| settings.workers = 2, |store| store).await;
     let directory = local.directory.path();
     assert_promise_under_load(local.app.grpc_address(), &local.token, directory).await;
+    local.app.stop().await;
+}
+
+/// Imported keys are imported again, under every scheme, as soon as they have ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_valid_after_revoke_of_imported_keys_that_are_imported_again() {
+    let (local, _) = crate::import::start().await;
+    let directory = local.directory.path();
+    let options = LoadOptions {
+        imports: true,
+        ..LOAD
+    };
+    assert_promise(local.app.grpc_address(), &local.token, directory, options).await;
     local.app.stop().await;
 }
 

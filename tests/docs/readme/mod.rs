@@ -3,7 +3,7 @@
 //!
 //! Each block marked `console` holds `$ command` lines and their output. All commands of a document
 //! run in order in one shell, against the real binary in an empty directory. A block marked
-//! `python FILE` is written to that file before the next command.
+//! `LANGUAGE FILE` is written to that file before the next command.
 
 use keyward_core::key::Verdict;
 use keyward_ops::Metrics;
@@ -20,7 +20,11 @@ mod story;
 mod transcript;
 
 /// The documents whose commands are run.
-const TRANSCRIPTS: [&str; 2] = ["README.md", "docs/guide/first-key.md"];
+const TRANSCRIPTS: [&str; 3] = [
+    "README.md",
+    "docs/guide/first-key.md",
+    "docs/guide/move-in.md",
+];
 /// The page that tells the story of the bot.
 const STORY: &str = "docs/guide/bot.md";
 const BINARY: &str = env!("CARGO_BIN_EXE_keyward");

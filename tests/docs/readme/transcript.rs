@@ -6,8 +6,9 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 
-use keyward_testkit::{PATIENCE, Process, wait_until, without_settings};
+use keyward_testkit::{PATIENCE, Process, Program, start_api, wait_until, without_settings};
 use regex::Regex;
 
 use super::shell::Shell;
@@ -15,8 +16,16 @@ use super::{BINARY, updating};
 
 /// The commands that start the service.
 const STARTS: [&str; 2] = ["cargo run --release", "keyward serve"];
-/// The addresses of the service in the documents; the test's service takes free ports.
-const ADDRESSES: [&str; 3] = ["127.0.0.1:50051", "127.0.0.1:50080", "127.0.0.1:9464"];
+/// The command that starts the example of an API, before its options.
+const STARTS_API: &str =
+    "cargo run --example rest_api -- --keyward http://127.0.0.1:50051 --token-file ";
+/// The addresses of the service and of the API in the documents; the test's take free ports.
+const ADDRESSES: [&str; 4] = [
+    "127.0.0.1:50051",
+    "127.0.0.1:50080",
+    "127.0.0.1:9464",
+    "127.0.0.1:8080",
+];
 
 /// One piece of a document.
 enum Piece {
@@ -52,7 +61,7 @@ impl<'d> Transcript<'d> {
                     },
                 },
                 None => {
-                    if let Some(name) = block.strip_prefix("python ") {
+                    if let Some((_, name)) = block.split_once(' ') {
                         match pieces.last_mut() {
                             Some(Piece::File(file, text)) if file == name => text.push_str(line),
                             _ => pieces.push(Piece::File(name.to_owned(), line.to_owned())),
@@ -118,6 +127,7 @@ struct Run {
     directory: tempfile::TempDir,
     shell: Shell,
     service: Option<Process>,
+    api: Option<Program>,
     /// Each id, secret and time of the document, with the run's own.
     same: HashMap<String, String>,
     volatile: Regex,
@@ -135,6 +145,7 @@ impl Run {
             directory,
             shell,
             service: None,
+            api: None,
             same: HashMap::new(),
             volatile,
         }
@@ -145,7 +156,9 @@ impl Run {
         let service = self.service.iter();
         let own =
             service.flat_map(|service| [Some(service.grpc), service.rest, Some(service.http)]);
-        let own = own.map(|address| address.map(|address| address.to_string()));
+        let api = self.api.iter().map(|api| api.ready().parse().ok());
+        let own = own.chain(api);
+        let own = own.map(|address: Option<SocketAddr>| address.map(|address| address.to_string()));
         let pairs = ADDRESSES.into_iter().zip(own.collect::<Vec<_>>());
         pairs.filter_map(|(shown, own)| Some((shown, own?)))
     }
@@ -173,6 +186,9 @@ impl Run {
     fn execute(&mut self, command: &str) -> String {
         if STARTS.contains(&command) {
             return self.start();
+        }
+        if let Some(file) = command.strip_prefix(STARTS_API) {
+            return self.start_api(file);
         }
         let command = self.localised(&self.in_this_run(command));
         let printed = self.shell.execute(&command);
@@ -204,6 +220,16 @@ impl Run {
             .partition(|line| !line.starts_with("keyward is ready"));
         log.extend(ready);
         self.as_documented(&(log.join("\n") + "\n"))
+    }
+
+    /// Starts the API as the command does, but on a free port.
+    fn start_api(&mut self, token_file: &str) -> String {
+        let service = self.service.as_ref().expect("the service was started");
+        let url = format!("http://{}", service.grpc);
+        let api = start_api(&[url], &self.directory.path().join(token_file), &[]);
+        let ready = format!("rest_api is ready: http://{}\n", api.ready());
+        self.api = Some(api);
+        self.as_documented(&ready)
     }
 
     fn as_documented(&self, printed: &str) -> String {

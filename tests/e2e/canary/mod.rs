@@ -10,7 +10,7 @@ use std::process::Stdio;
 
 use keyward_proto::v1::{self, Consistency, Role, Verdict};
 use keyward_testkit::requests::*;
-use keyward_testkit::{Client, Process, http_get, without_settings};
+use keyward_testkit::{Client, Process, Scheme, http_get, importing, uuid_v4, without_settings};
 use needles::{Heap, Needles, files_of};
 use tonic::{Response, Status};
 
@@ -178,6 +178,39 @@ impl Run {
         self.refusal("RevokeToken", client.admin.revoke_token(token).await);
     }
 
+    /// Keys of another product, by their text and by their digest, and mistakes with them.
+    async fn imports(&mut self, client: &mut Client) {
+        let (text, other) = (uuid_v4(), uuid_v4());
+        self.needles.add_foreign(&text);
+        self.needles.add_foreign(&other);
+        let both = v1::ImportKey {
+            api_key: text.clone(),
+            ..Scheme::Sha256.key("7", &other)
+        };
+        let keys = [
+            Scheme::Text.key("5", &text),
+            Scheme::Sha256.key("6", &other),
+            both,
+            Scheme::Text.key("8", &format!("{text}x")),
+        ];
+        let request = importing(keys);
+        self.shows("ImportKeysRequest", &request);
+        let answer = self.answer("ImportKeys", client.admin.import_keys(request).await);
+        assert_eq!((answer.imported, answer.bad), (2, 2));
+        for text in [&text, &other] {
+            let verdict = self.verify(client, text, Consistency::Default).await;
+            assert_eq!(verdict, Verdict::Valid);
+        }
+        let export = v1::ExportKeysRequest::default();
+        self.answer("ExportKeys", client.admin.export_keys(export).await);
+        let wrong = v1::ImportKeysRequest {
+            batch_id: text,
+            keys: vec![v1::ImportKey::default(); 1_001],
+            dry_run: false,
+        };
+        self.refusal("ImportKeys", client.admin.import_keys(wrong).await);
+    }
+
     async fn tokens(&mut self, client: &mut Client, process: &Process, key: &str) {
         let request = v1::CreateTokenRequest {
             name: "bot".to_owned(),
@@ -270,10 +303,11 @@ async fn no_output_holds_a_secret() {
     let (_directory, data) = fresh_directory();
     let mut command = Process::command(BINARY, &data);
     command.env("RUST_LOG", "trace");
+    command.env("KEYWARD_FOREIGN_FORMATS", "uuid");
     let mut process = Process::start(command, &data);
     let mut run = Run::default();
     run.needles.add_text("the first token", &process.token());
-    for name in ["generation-1", "seal-1", "cache-1"] {
+    for name in ["generation-1", "seal-1", "cache-1", "foreign-1"] {
         run.needles
             .add_keyring_file(&data.join("keyring").join(name));
     }
@@ -282,6 +316,7 @@ async fn no_output_holds_a_secret() {
     let live = run.keys(&mut client).await;
     run.mistakes(&mut client, &live.api_key).await;
     run.tokens(&mut client, &process, &live.api_key).await;
+    run.imports(&mut client).await;
     run.commands(&data, &process);
     for path in ["/metrics", "/readyz", "/version"] {
         run.heaps

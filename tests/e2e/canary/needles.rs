@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use keyward_core::key::{Prefix, TextForm};
+use sha2::Digest as _;
 
 /// What must not be found, each with what it is.
 #[derive(Default)]
@@ -42,6 +43,14 @@ impl Needles {
         self.add_bytes(&format!("the text of {what}"), text.as_bytes());
         let bytes = [body.random(), body.tag()].concat();
         self.add_bytes(&format!("the body of {what}"), &bytes);
+    }
+
+    /// The text of a foreign key, a UUID, and its digest.
+    pub(crate) fn add_foreign(&mut self, text: &str) {
+        let what = "an imported key";
+        self.add(format!("{what}, its end"), &text[9..]);
+        self.add_bytes(what, text.as_bytes());
+        self.add_bytes("its digest", &sha2::Sha256::digest(text));
     }
 
     /// Every secret of a keyring's file.

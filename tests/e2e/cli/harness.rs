@@ -84,9 +84,16 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts with these variables.
+    pub(super) fn start_with(variables: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let data = directory.path().join("keyward-data");
-        let process = Process::start(Process::command(BINARY, &data), &data);
+        let mut command = Process::command(BINARY, &data);
+        command.envs(variables.iter().copied());
+        let process = Process::start(command, &data);
         Self { process, directory }
     }
 

@@ -3,6 +3,7 @@
 
 mod attacker;
 mod hand;
+mod imports;
 mod instances;
 mod locks;
 mod login;
@@ -33,6 +34,7 @@ const LOAD: LoadOptions = LoadOptions {
     verify_pause: Duration::from_millis(4),
     write_pause: Duration::from_millis(20),
     ends: End::AT_ONCE,
+    imports: false,
     coming_and_going: false,
 };
 const LEAST: Least = Least {
@@ -47,6 +49,8 @@ struct Plan {
     options: Options,
     /// Whether instances come and go, so that calls may end without an answer.
     coming_and_going: bool,
+    /// Whether keys are imported instead of issued.
+    imports: bool,
 }
 
 impl Plan {
@@ -59,6 +63,7 @@ impl Plan {
             name,
             options,
             coming_and_going: false,
+            imports: false,
         }
     }
 
@@ -78,6 +83,7 @@ impl Plan {
             let path = cluster.directory().join(format!("history-{round}.jsonl"));
             let options = LoadOptions {
                 coming_and_going: self.coming_and_going,
+                imports: self.imports,
                 ..LOAD
             };
             let load = Load::new(&path, options);

@@ -91,6 +91,27 @@ pub fn judge(terms: &Terms, ask: &Ask, now: Timestamp) -> Verdict {
     }
 }
 
+/// The verdict on a text that names several admitted keys, in the order of their ids: VALID only if it is
+/// the verdict on each of them. A dead key goes before a live one that this call may not use.
+pub fn judge_all<'t>(
+    keys: impl IntoIterator<Item = &'t Terms>,
+    ask: &Ask,
+    now: Timestamp,
+) -> Verdict {
+    let severity = |verdict| match verdict {
+        Verdict::Valid => 0,
+        Verdict::Revoked | Verdict::Expired | Verdict::Disabled => 2,
+        _ => 1,
+    };
+    let verdicts = keys.into_iter().map(|terms| judge(terms, ask, now));
+    verdicts
+        .reduce(|first, next| match severity(next) > severity(first) {
+            true => next,
+            false => first,
+        })
+        .unwrap_or(Verdict::NotFound)
+}
+
 /// Whether an admitted token is valid at `now`, the store's time.
 pub fn token_lives(record: &TokenRecord, now: Timestamp) -> bool {
     let revoke_time = record.revoke_time.unwrap_or(Timestamp::NEVER);
@@ -100,4 +121,65 @@ pub fn token_lives(record: &TokenRecord, now: Timestamp) -> bool {
 /// Only a running grace is compared with the time.
 fn is_revoked(revoked: bool, revoke_time: Timestamp, now: Timestamp) -> bool {
     revoked || now >= revoke_time
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Verdict::{Disabled, Expired, InsufficientScope, IpNotAllowed, NotFound, Revoked, Valid};
+
+    const NOW: Timestamp = Timestamp::from_micros(1_000);
+
+    /// Terms on which a key gets this verdict, for a call that asks for nothing but a client's address.
+    fn terms(verdict: Verdict) -> Terms {
+        let ended = |is_so| if is_so { NOW } else { Timestamp::NEVER };
+        let networks = match verdict {
+            IpNotAllowed => Networks::new("allowed_cidrs", &["10.0.0.0/8".to_owned()]).unwrap(),
+            _ => Networks::default(),
+        };
+        let scopes = match verdict {
+            InsufficientScope => Vec::new(),
+            _ => vec!["read".to_owned()],
+        };
+        Terms {
+            scopes: Scopes::new("scopes", scopes).unwrap(),
+            networks,
+            ends: Ends {
+                revoke_time: ended(verdict == Revoked),
+                expire_time: ended(verdict == Expired),
+                revoked: false,
+                disabled: verdict == Disabled,
+            },
+        }
+    }
+
+    fn verdict(keys: &[Verdict]) -> Verdict {
+        let ask = Ask {
+            scopes: Scopes::new("scopes", vec!["read".to_owned()]).unwrap(),
+            client: Some([192, 0, 2, 1].into()),
+        };
+        let keys: Vec<_> = keys.iter().map(|verdict| terms(*verdict)).collect();
+        judge_all(&keys, &ask, NOW)
+    }
+
+    #[test]
+    fn a_text_is_valid_only_if_all_its_keys_are() {
+        const DEAD: [Verdict; 3] = [Revoked, Expired, Disabled];
+        const UNFIT: [Verdict; 2] = [InsufficientScope, IpNotAllowed];
+        assert_eq!(verdict(&[]), NotFound);
+        for first in [&DEAD[..], &UNFIT, &[Valid]].concat() {
+            assert_eq!(verdict(&[first]), first);
+            for second in [&DEAD[..], &UNFIT, &[Valid]].concat() {
+                let expected = match (first, second) {
+                    (dead, _) if DEAD.contains(&dead) => dead,
+                    (_, dead) if DEAD.contains(&dead) => dead,
+                    (Valid, other) => other,
+                    (unfit, _) => unfit,
+                };
+                assert_eq!(verdict(&[first, second]), expected, "{first:?} {second:?}");
+                assert_eq!(verdict(&[Valid, first, second]), expected);
+                assert_eq!(verdict(&[first, second, Valid]), expected);
+            }
+        }
+    }
 }

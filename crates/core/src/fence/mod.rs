@@ -25,7 +25,7 @@ mod tests;
 pub use apply::{
     Absorbed, Change, MAX_BEHIND, MAX_ROWS, Mark, Page, Position, Refused, START_BEHIND, Start,
 };
-pub use judge::{Ask, Terms, judge, state_at, token_lives};
+pub use judge::{Ask, Terms, judge, judge_all, state_at, token_lives};
 pub use membership::{
     AckSet, CommittedChange, FailureDetector, Member, Membership, Receipt, RegistrationId,
 };

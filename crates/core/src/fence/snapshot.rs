@@ -85,10 +85,11 @@ impl<'f> Snapshot<'f> {
         }
     }
 
-    /// Decides whether the record of `id` with this stamp may be used at `now`.
+    /// Decides whether what was read under this stamp may be used at `now`. `ids` name in the log all that
+    /// can outdate it: the id of a record, or those of several that one answer rests on.
     ///
     /// I4: the caller read the record after it took this snapshot, and read `now` after the call arrived.
-    pub fn admit(&self, id: KeyId, stamp: Stamp, now: Now) -> Admission {
+    pub fn admit(&self, ids: &[KeyId], stamp: Stamp, now: Now) -> Admission {
         if !self.is_fresh(now) {
             return Admission::NotFresh;
         }
@@ -99,7 +100,8 @@ impl<'f> Snapshot<'f> {
             // No tombstone and no floor is higher, so there is nothing to look up.
             (None, newest)
         } else {
-            (self.fence.tombstones.get(id), self.fence.floor())
+            let tombstones = ids.iter().filter_map(|id| self.fence.tombstones.get(*id));
+            (tombstones.max(), self.fence.floor())
         };
         if !admits(self.published.epoch, floor, tombstone, stamp) || self.fence_has_restarted() {
             return Admission::Superseded;

@@ -176,7 +176,7 @@ proptest! {
                 Step::Verify(key) => {
                     let snapshot = fence.snapshot();
                     let Some((read_at, stamp)) = &mut cache[key] else { continue };
-                    if let Admission::Admitted { restamp } = snapshot.admit(id(key), *stamp, at) {
+                    if let Admission::Admitted { restamp } = snapshot.admit(&[id(key)], *stamp, at) {
                         let bound = i64::try_from(BOUND.as_micros()).unwrap();
                         prop_assert!(!world.misses_change(key, *read_at, boot - bound));
                         let applied = fence.applied() as usize;
@@ -204,7 +204,7 @@ proptest! {
         let page = world.page(fence.applied());
         fence.absorb(now(10), &page).unwrap();
         let stamp = Stamp { epoch: EPOCH, revision: world.head() };
-        let admission = fence.snapshot().admit(id(key), stamp, now(20));
+        let admission = fence.snapshot().admit(&[id(key)], stamp, now(20));
         prop_assert_eq!(admission, Admission::Admitted { restamp: world.head() });
     }
 }

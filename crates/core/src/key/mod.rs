@@ -1,6 +1,7 @@
 //! A key: its text form, id, fields, record and verdict, and the ports for time and randomness.
 
 mod fields;
+mod foreign;
 mod id;
 mod ports;
 mod record;
@@ -11,7 +12,8 @@ mod verdict;
 pub use fields::{
     AccountId, FieldError, MAX_GRACE, MAX_TTL, Metadata, Networks, Reason, Scopes, SlotName, shown,
 };
-pub use id::KeyId;
+pub use foreign::{ForeignFormat, FormatError};
+pub use id::{BatchId, KeyId};
 pub use ports::{BootTime, Clock, Entropy, Timestamp};
 pub use record::{Hint, KeyRecord, KeyState, Role, Roles, TokenRecord};
 pub use secret::SecretText;

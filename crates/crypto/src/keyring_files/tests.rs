@@ -1,6 +1,8 @@
 //! The keyring's files: each refused case with its message. A keyring appears complete, with its
 //! permissions, or not at all.
 
+mod foreign;
+
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
 
@@ -66,7 +68,7 @@ fn a_generated_keyring_is_loaded() {
 fn only_the_owner_may_read_a_keyring() {
     let (_home, dir) = generated();
     assert_eq!(mode(&dir), 0o700);
-    for name in ["generation-1", "seal-1", "cache-1"] {
+    for name in ["generation-1", "seal-1", "cache-1", "foreign-1"] {
         assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
     }
 }
@@ -175,7 +177,7 @@ fn a_mounted_secret_is_read_through_its_links() {
     fs::create_dir(&mount).unwrap();
     fs::rename(&dir, mount.join("..2024_05_01")).unwrap();
     symlink("..2024_05_01", mount.join("..data")).unwrap();
-    for name in ["generation-1", "seal-1", "cache-1"] {
+    for name in ["generation-1", "seal-1", "cache-1", "foreign-1"] {
         symlink(format!("..data/{name}"), mount.join(name)).unwrap();
     }
     assert!(load(&mount).is_ok());
@@ -198,6 +200,7 @@ fn a_missing_or_incomplete_keyring_is_refused() {
     );
     fs::rename(dir.join("generation-1"), home.path().join("elsewhere")).unwrap();
     fs::remove_file(dir.join("cache-1")).unwrap();
+    fs::remove_file(dir.join("foreign-1")).unwrap();
     assert_eq!(refusal(&dir), none);
     write(
         &dir.join("seal-1"),
@@ -342,14 +345,12 @@ fn a_file_under_another_name_is_refused() {
 fn a_repeated_secret_is_refused() {
     let used: String = {
         let (_home, dir) = generated();
-        load(&dir).unwrap().generations[&1]
-            .pepper
-            .hex_digits()
-            .collect()
+        hex_digits(load(&dir).unwrap().generations[&1].pepper.expose()).collect()
     };
     let other = "cd".repeat(32);
     let lines = [
         (KeyKind::Seal, format!("key = {used}\n")),
+        (KeyKind::Import, format!("key = {used}\n")),
         (
             KeyKind::Generation,
             format!("tag_key = {used}\npepper = {other}\n"),
@@ -416,5 +417,5 @@ fn a_cache_key_is_added_and_the_newest_is_used() {
         assert_eq!(version(), number);
     }
     let left = fs::read_dir(&dir).unwrap().count();
-    assert_eq!(left, 5, "no hidden file is left");
+    assert_eq!(left, 6, "no hidden file is left");
 }

@@ -52,6 +52,8 @@ pub(crate) fn key_text() -> Seeds {
         ("highest", &"z".repeat(43)),
         ("prefix", "acme_live"),
         ("id", "01960000-0000-7000-8000-000000000000"),
+        ("uuid", "2e4a1d1e-6f0c-4d2a-9a2f-3a1e5b7c9d00"),
+        ("format", "old:sk_live_:base62:32"),
         ("body", "\u{1}\u{2}\u{3}4567890123456789012345678901"),
     ])
 }
@@ -262,6 +264,12 @@ pub(crate) fn keyring() -> Seeds {
             edited(7, "generation-1", "generation = 1", "generation = 2"),
         ),
         ("number-zero", file(11, "cache-1")),
+        ("foreign", file(12, "foreign-1")),
+        ("second-foreign", edited(15, "foreign-1", "= 1", "= 2")),
+        (
+            "import",
+            edited(17, "seal-1", "seal = 1\nkey = ", "import = 1\nkey = abcd"),
+        ),
         ("capital-digits", edited(3, "seal-1", "fedc", "FEDC")),
         ("carriage-return", edited(3, "seal-1", "\ncrc", "\r\ncrc")),
     ])
@@ -288,6 +296,10 @@ pub(crate) fn settings() -> Seeds {
         (
             "sentinel",
             "KEYWARD_REDIS=redis+sentinel://u:p@[::1]:26379,b/main?db=2\nKEYWARD_STORE=postgres://k@/k?host=/run\n\n",
+        ),
+        (
+            "foreign",
+            "KEYWARD_KEY_PREFIXES=kw\n\nforeign_formats = [\"uuid\", { name = \"a\", prefix = \"k\", alphabet = \"hex\", length = 32 }]\n",
         ),
         (
             "wrong",

@@ -228,14 +228,14 @@ pub struct CacheMetrics {
 }
 
 impl CacheMetrics {
-    pub(super) fn register(catalogue: &mut Catalogue) -> [Self; 2] {
+    pub(super) fn register(catalogue: &mut Catalogue) -> [Self; 3] {
         let family: Family<Two, Counter> = catalogue.counters(
             "keyward_cache",
             "cache, outcome",
-            "Lookups in the caches `key` and `token`: `hit`, `miss`, or `refused` (an entry that the \
-             fence did not admit)",
+            "Lookups in the caches `key`, `token` and `foreign` (keys of another product): `hit`, `miss`, or \
+             `refused` (an entry that the fence did not admit)",
         );
-        ["key", "token"].map(|cache| {
+        ["key", "token", "foreign"].map(|cache| {
             let count = |value| family.get_or_create_owned(&[("cache", cache), ("outcome", value)]);
             Self {
                 hit: count("hit"),

@@ -154,10 +154,10 @@ fn from_file<S: Schema>(path: &Path, must_exist: bool, errors: &mut Vec<String>)
                 "{at}: {key} is a secret and cannot be set in a settings file; set the variable {}",
                 setting.variable()
             )),
-            Some(setting) => match text_of(&value, setting.takes) {
+            Some(setting) => match text_of(&value, setting.takes, setting.tables) {
                 Ok(text) => drop(given.insert(setting.name, (text, source.clone()))),
                 Err(reason) => {
-                    errors.push(setting.refusal(&value.to_string(), &source, reason));
+                    errors.push(setting.refusal(&value.to_string(), &source, &reason));
                 }
             },
             None => {
@@ -192,23 +192,49 @@ fn read_table(path: &Path, must_exist: bool) -> Result<toml::Table, String> {
 }
 
 /// The text that a flag would need for the same value.
-fn text_of(value: &toml::Value, takes: Takes) -> Result<String, &'static str> {
+fn text_of(value: &toml::Value, takes: Takes, tables: &[&str]) -> Result<String, String> {
+    let wrong = |takes: &str| Err(takes.to_owned());
     match (value, takes) {
         (toml::Value::String(text), _) => Ok(text.clone()),
         (toml::Value::Integer(number), Takes::Value(_)) => Ok(number.to_string()),
         (toml::Value::Boolean(on), Takes::Switch) => Ok(on.to_string()),
         (toml::Value::Array(values), Takes::List(_)) => {
-            let texts = values.iter().map(toml::Value::as_str);
-            let texts = texts.collect::<Option<Vec<_>>>();
-            texts
-                .map(|texts| texts.join(","))
-                .ok_or("takes an array of strings")
+            let texts = values.iter().map(|value| item_of(value, tables));
+            Ok(texts.collect::<Result<Vec<_>, _>>()?.join(","))
         }
         (toml::Value::Array(_), Takes::Tables) => Ok(value.to_string()),
-        (_, Takes::Tables) => Err("takes an array of tables"),
-        (_, Takes::List(_)) => Err("takes an array of strings"),
-        (_, Takes::Switch) => Err("takes true or false"),
-        (_, Takes::Value(_)) => Err("takes a string or a number"),
+        (_, Takes::Tables) => wrong("takes an array of tables"),
+        (_, Takes::List(_)) if !tables.is_empty() => wrong("takes an array of strings and tables"),
+        (_, Takes::List(_)) => wrong("takes an array of strings"),
+        (_, Takes::Switch) => wrong("takes true or false"),
+        (_, Takes::Value(_)) => wrong("takes a string or a number"),
+    }
+}
+
+/// The text of one value of a list.
+fn item_of(value: &toml::Value, keys: &[&str]) -> Result<String, String> {
+    let part = |value: &toml::Value| match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        _ => None,
+    };
+    match value {
+        toml::Value::String(text) => Ok(text.clone()),
+        toml::Value::Table(table) if !keys.is_empty() => {
+            let parts = keys.iter().map(|key| part(table.get(*key)?));
+            let parts = parts.collect::<Option<Vec<_>>>();
+            let parts = parts.filter(|parts| parts.len() == table.len());
+            // A colon within a value would move the values behind it.
+            let parts = parts.filter(|parts| parts.iter().all(|part| !part.contains([':', ','])));
+            parts.map(|parts| parts.join(":")).ok_or_else(|| {
+                let keys = keys.join(", ");
+                format!(
+                    "takes tables with the keys {keys}, whose values have no colon and no comma"
+                )
+            })
+        }
+        _ if keys.is_empty() => Err("takes an array of strings".to_owned()),
+        _ => Err("takes an array of strings and tables".to_owned()),
     }
 }
 

@@ -17,7 +17,7 @@ fn nothing_is_admitted_before_the_first_heartbeat() {
         revision: 0,
     };
     assert_eq!(
-        fence.snapshot().admit(id(1), stamp, now(1)),
+        fence.snapshot().admit(&[id(1)], stamp, now(1)),
         Admission::NotFresh
     );
     assert_eq!(
@@ -140,7 +140,7 @@ fn an_entry_of_an_older_epoch_is_refused() {
         revision: 0,
     };
     assert_eq!(
-        fence.snapshot().admit(id(1), old, now(3)),
+        fence.snapshot().admit(&[id(1)], old, now(3)),
         Admission::Superseded
     );
     let ours = Stamp {
@@ -148,7 +148,7 @@ fn an_entry_of_an_older_epoch_is_refused() {
         revision: 0,
     };
     assert_eq!(
-        fence.snapshot().admit(id(1), ours, now(3)),
+        fence.snapshot().admit(&[id(1)], ours, now(3)),
         Admission::Admitted { restamp: 0 }
     );
 }
@@ -171,7 +171,7 @@ fn an_instance_too_far_behind_jumps_to_the_head() {
         revision: world.head() - 1,
     };
     assert_eq!(
-        fence.snapshot().admit(id(5), before, now(3)),
+        fence.snapshot().admit(&[id(5)], before, now(3)),
         Admission::Superseded
     );
 }
@@ -191,17 +191,43 @@ fn pruning_raises_the_floor_and_keeps_later_changes() {
         revision,
     };
     assert_eq!(
-        fence.snapshot().admit(id(1), at(2), now(3)),
+        fence.snapshot().admit(&[id(1)], at(2), now(3)),
         Admission::Superseded
     );
     assert_eq!(
-        fence.snapshot().admit(id(2), at(1), now(3)),
+        fence.snapshot().admit(&[id(2)], at(1), now(3)),
         Admission::Superseded
     );
     assert_eq!(
-        fence.snapshot().admit(id(2), at(2), now(3)),
+        fence.snapshot().admit(&[id(2)], at(2), now(3)),
         Admission::Admitted { restamp: 4 }
     );
+}
+
+/// An answer that rests on several keys.
+#[test]
+fn a_change_of_each_key_outdates_their_answer() {
+    for changed in [1, 2, 3] {
+        let mut world = World::default();
+        let fence = Fence::new(BOUND, 10, world.start());
+        for key in [3, changed] {
+            world.change(key, 1);
+        }
+        fence.absorb(now(2), &world.page(0)).unwrap();
+        let at = |revision| Stamp {
+            epoch: EPOCH,
+            revision,
+        };
+        let admit = |ids: &[KeyId], stamp| fence.snapshot().admit(ids, stamp, now(3));
+        let both = [id(1), id(2)];
+        let outdated = match changed {
+            3 => Admission::Admitted { restamp: 2 },
+            _ => Admission::Superseded,
+        };
+        assert_eq!(admit(&both, at(1)), outdated, "key {changed}");
+        assert_eq!(admit(&both, at(2)), Admission::Admitted { restamp: 2 });
+        assert_eq!(admit(&[], at(1)), Admission::Admitted { restamp: 2 });
+    }
 }
 
 #[test]
@@ -246,7 +272,7 @@ fn a_start_admits_nothing_from_before_it() {
         revision: 0,
     };
     assert_eq!(
-        fence.snapshot().admit(id(1), before, now(3)),
+        fence.snapshot().admit(&[id(1)], before, now(3)),
         Admission::Superseded
     );
 }
@@ -264,7 +290,7 @@ fn an_admission_restamps_with_applied_of_its_snapshot() {
         revision: 0,
     };
     assert_eq!(
-        snapshot.admit(id(1), stamp, now(4)),
+        snapshot.admit(&[id(1)], stamp, now(4)),
         Admission::Admitted { restamp: 0 }
     );
 }
@@ -280,11 +306,11 @@ fn a_snapshot_admits_nothing_after_freshness_has_ended() {
     };
     let end = i64::try_from(BOUND.as_micros()).unwrap();
     assert_eq!(
-        snapshot.admit(id(1), stamp, now(end)),
+        snapshot.admit(&[id(1)], stamp, now(end)),
         Admission::Admitted { restamp: 0 }
     );
     assert_eq!(
-        snapshot.admit(id(1), stamp, now(end + 1)),
+        snapshot.admit(&[id(1)], stamp, now(end + 1)),
         Admission::NotFresh
     );
 }
@@ -323,7 +349,10 @@ fn a_read_without_a_heartbeat_is_applied_and_gives_no_freshness() {
         revision: 1,
     };
     let snapshot = fence.snapshot();
-    assert_eq!(snapshot.admit(id(2), stamp, now(5)), Admission::Superseded);
+    assert_eq!(
+        snapshot.admit(&[id(2)], stamp, now(5)),
+        Admission::Superseded
+    );
 }
 
 /// An operator accepts the shorter log. The old tombstones must not refuse changes that now have
@@ -364,7 +393,7 @@ fn a_restart_after_lost_changes_resets_tombstones_and_refuses_older_snapshots() 
     fence.absorb(now(4), &page).unwrap();
     let admit = |snapshot: Snapshot<'_>, key, epoch, revision| {
         let stamp = Stamp { epoch, revision };
-        snapshot.admit(id(key), stamp, now(5))
+        snapshot.admit(&[id(key)], stamp, now(5))
     };
     let admission = admit(fence.snapshot(), 1, raised, 1);
     assert_eq!(

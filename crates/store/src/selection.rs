@@ -1,28 +1,36 @@
-//! The revocation of an account, in steps: a step is one transaction, so that a large account does not
-//! delay the changes of others.
+//! The revocation of all keys of an account or of an import, in steps: a step is one transaction, so
+//! that many keys do not delay the changes of others.
 
-use super::{CommittedChange, RevokeAnswer, Revoked, StoreError};
+use super::{CommittedChange, RevokeAnswer, Revoked, Selection, StoreError};
 use keyward_core::key::{KeyId, KeyRecord};
 use keyward_crypto::Digest;
 
 /// The most keys in one step. A step holds what other changes need for some milliseconds.
 pub const STEP: usize = 500;
-/// The most passes over the keys of an account. Each pass revokes the keys that were issued during
+/// The most passes over the keys. Each pass revokes the keys that were issued during
 /// the one before.
 pub const PASSES: usize = 100;
-/// The detail of each key's audit entry.
-pub const AUDIT_DETAIL: &str = "with its account";
+
+impl Selection {
+    /// The detail of each key's audit entry.
+    pub const fn audit_detail(&self) -> &'static str {
+        match self {
+            Self::Account(_) => "with its account",
+            Self::Batch(_) => "with its batch",
+        }
+    }
+}
 
 /// The keys that the steps so far have revoked.
 #[derive(Debug, Default)]
-pub struct AccountProgress {
+pub struct SelectionProgress {
     /// Their number.
     pub count: u64,
     /// The first of them, at most [`Revoked::LISTED`].
     pub listed: Vec<KeyId>,
 }
 
-impl AccountProgress {
+impl SelectionProgress {
     /// Adds the keys of a step.
     pub fn add(&mut self, revoked: &[KeyId]) {
         self.count += u64::try_from(revoked.len()).unwrap_or(u64::MAX);
@@ -40,7 +48,7 @@ impl AccountProgress {
 
     /// The error of a call that found live keys after each pass.
     pub fn overtaken() -> StoreError {
-        let busy = "other calls keep issuing keys of this account";
+        let busy = "other calls keep adding keys to the account or import";
         StoreError::Unavailable(busy.to_owned())
     }
 
