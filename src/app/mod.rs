@@ -233,6 +233,7 @@ impl App {
             entropy: Arc::clone(&entropy),
             metrics: Arc::clone(&base.metrics),
             forbid_recoverable: settings.forbid_recoverable,
+            max_key_age: settings.max_key_age,
         };
         let (health, health_server) = tonic_health::server::health_reporter();
         // Set before the service reports that it is ready.

@@ -252,6 +252,9 @@ pub(super) struct List {
     /// The account that owns the keys
     #[arg(long, value_name = "ACCOUNT_ID", allow_hyphen_values = true, value_parser = value)]
     pub(super) account: String,
+    /// Only keys that were created at least this long ago, such as 90d
+    #[arg(long, value_name = "DURATION", value_parser = wire_duration)]
+    pub(super) older_than: Option<prost_types::Duration>,
     #[command(flatten)]
     pub(super) page: Page,
 }

@@ -10,7 +10,7 @@ use keyward_guard::TrustedProxies;
 
 use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
 use keyward_core::fence::MAX_STALENESS;
-use keyward_core::key::{Prefix, TOKEN_PREFIX};
+use keyward_core::key::{MAX_TTL, Prefix, TOKEN_PREFIX};
 use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
@@ -200,6 +200,14 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| switch(text).map(|on| s.forbid_recoverable = on),
     ),
     Row::new(
+        "max_key_age",
+        Takes::Value("DURATION"),
+        "none",
+        "Longest life of a key: a longer `ttl` or `expire_time` is refused, and a new key without one gets \
+         this: 1s to 36500d; `none` means no limit",
+        |s, text| optional(text, key_age).map(|age| s.max_key_age = age),
+    ),
+    Row::new(
         "insecure",
         Takes::Switch,
         "false",
@@ -314,6 +322,7 @@ impl Schema for Settings {
             failover_loses_nothing: false,
             key_prefixes: Vec::new(),
             forbid_recoverable: false,
+            max_key_age: None,
             insecure: false,
             keyring: PathBuf::new(),
             workers: 0,
@@ -394,6 +403,10 @@ fn staleness(text: &str) -> Result<Duration, String> {
 fn connection_age(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
     duration(text, range, "1s to 30d")
+}
+
+fn key_age(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1)..=MAX_TTL, "1s to 36500d")
 }
 
 fn prefixes(text: &str) -> Result<Vec<Prefix>, String> {

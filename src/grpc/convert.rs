@@ -226,13 +226,19 @@ fn roles(values: &[i32]) -> Checked<Roles> {
     values.iter().map(role).collect()
 }
 
-pub(super) fn list(request: v1::ListRequest) -> Checked<(AccountId, bool, PageQuery)> {
+pub(super) fn list(
+    request: v1::ListRequest,
+) -> Checked<(AccountId, bool, Option<Duration>, PageQuery)> {
     let account = AccountId::new("account_id", request.account_id)?;
+    let older_than = request
+        .older_than
+        .map(|least| duration("older_than", least))
+        .transpose()?;
     let query = PageQuery {
         size: request.page_size,
         token: request.page_token,
     };
-    Ok((account, request.include_revoked, query))
+    Ok((account, request.include_revoked, older_than, query))
 }
 
 pub(super) fn new_token(request: v1::CreateTokenRequest) -> Checked<(SlotName, Roles)> {

@@ -2,6 +2,7 @@
 //! A use case that accesses the store runs on the control runtime, to its end.
 
 mod errors;
+mod expiry;
 mod issue;
 mod query;
 mod revoke;
@@ -11,6 +12,7 @@ mod verify;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use errors::ServiceError;
 pub use issue::{Issue, IssueReply};
@@ -57,6 +59,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// Whether this deployment forbids recoverable keys.
     pub forbid_recoverable: bool,
+    /// The longest life of a key.
+    pub max_key_age: Option<Duration>,
 }
 
 impl Service {

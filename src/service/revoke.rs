@@ -180,6 +180,7 @@ impl Service {
             generation: minted.generation,
             hint: minted.hint,
             sealed,
+            lifetime: self.lifetime_of_successor(&predecessor),
         };
         Ok((successor, minted.text))
     }

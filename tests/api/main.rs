@@ -10,6 +10,7 @@ mod doors;
 mod hostile_http;
 mod immediate;
 mod issue;
+mod key_age;
 mod limits;
 mod promise;
 mod query;

@@ -23,6 +23,7 @@ async fn contents(world: &World) -> Contents {
     let query = ListKeys {
         account: account("42"),
         include_revoked: true,
+        older_than: None,
         after: None,
         limit: 1_000,
     };

@@ -63,6 +63,7 @@ macro_rules! contract {
                 a_key_is_revoked_by_its_digest
                 a_revoked_key_does_not_change
                 a_successor_inherits_everything_but_the_secret
+                a_successor_with_a_lifetime_begins_a_life_of_its_own
                 a_repeated_replace_returns_the_same_successor
                 a_key_revoked_without_successor_never_gets_one
                 concurrent_replaces_of_one_key_give_one_successor
@@ -138,6 +139,7 @@ macro_rules! contract {
                 a_long_read_blocks_nothing
                 keys_are_listed_page_by_page_in_order_of_creation
                 a_list_omits_revoked_keys
+                keys_are_listed_by_their_age
                 an_invalid_record_is_an_error
                 prefixes_that_are_not_accepted_are_counted
             }

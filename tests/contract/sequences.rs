@@ -102,6 +102,7 @@ impl Calls {
             13 => Call::List(ListKeys {
                 account: account(self.account()),
                 include_revoked: self.random.chance(50),
+                older_than: self.random.chance(30).then_some(HOUR),
                 after: self.random.chance(30).then(|| self.key(world).0),
                 limit: *self.random.pick(&[1, 3, 10]).unwrap(),
             }),

@@ -168,6 +168,7 @@ impl Parts {
             entropy,
             metrics: Arc::clone(metrics),
             forbid_recoverable: false,
+            max_key_age: None,
         };
         Ok(Instance {
             index,

@@ -76,6 +76,10 @@ impl<T: Transport> Keys for MemoryStore<T> {
             let wanted = records
                 .filter(|record| record.account == query.account && Some(record.id) > query.after)
                 .filter(|record| {
+                    let age = now.since(record.create_time);
+                    query.older_than.is_none_or(|least| age >= least)
+                })
+                .filter(|record| {
                     query.include_revoked || !is_dead(record.revoked, record.revoke_time, now)
                 });
             let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
@@ -375,6 +379,7 @@ impl Transaction<'_> {
 /// The row of a successor.
 fn new_key(predecessor: &KeyRecord, successor: Successor) -> NewKey {
     NewKey {
+        expiry: successor.expiry(predecessor),
         id: successor.id,
         digest: successor.digest,
         generation: successor.generation,
@@ -385,6 +390,5 @@ fn new_key(predecessor: &KeyRecord, successor: Successor) -> NewKey {
         scopes: predecessor.scopes.clone(),
         metadata: predecessor.metadata.clone(),
         networks: predecessor.networks.clone(),
-        expiry: predecessor.expire_time.map_or(Expiry::Never, Expiry::At),
     }
 }

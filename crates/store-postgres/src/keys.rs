@@ -3,7 +3,6 @@
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
 
 use super::audit::audit;
@@ -86,13 +85,15 @@ impl Keys for PostgresStore {
             key_columns!(),
             "  FROM api_keys
               WHERE account_id = $1 AND ($2::uuid IS NULL OR key_id > $2)
+                AND ($5::interval IS NULL OR create_time <= (SELECT store_time()) - $5)
                 AND ($3 OR revoke_time IS NULL OR (NOT revoked AND revoke_time > (SELECT store_time())))
               ORDER BY key_id LIMIT $4"
         ))
         .bind(query.account.as_str().to_owned())
         .bind(query.after.map(rows::uuid))
         .bind(query.include_revoked)
-        .bind(i64::from(query.limit));
+        .bind(i64::from(query.limit))
+        .bind(query.older_than.map(rows::interval));
         let found = self.readers.fetch_all(statement).await?;
         found.iter().map(rows::key).collect()
     }
@@ -333,14 +334,7 @@ fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
     let (at, after) = match new.expiry {
         Expiry::Never => (None, None),
         Expiry::At(end) => (Some(rows::instant(end)?), None),
-        Expiry::After(ttl) => (
-            None,
-            Some(PgInterval {
-                months: 0,
-                days: 0,
-                microseconds: i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX),
-            }),
-        ),
+        Expiry::After(ttl) => (None, Some(rows::interval(ttl))),
     };
     let statement = sqlx::query(concat!(
         "WITH created AS (

@@ -117,11 +117,16 @@ impl Keys for SqliteStore {
     }
 
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
+        // Only these keys are old enough. A duration is at most 100 years.
+        let created = query.older_than.map(|least| {
+            let least = i64::try_from(least.as_micros()).unwrap_or(i64::MAX);
+            self.now().as_micros().saturating_sub(least)
+        });
         let found = sqlx::query(concat!(
             "SELECT ",
             key_columns!(),
             " FROM api_keys
-              WHERE account_id = ?1 AND key_id > ?2
+              WHERE account_id = ?1 AND key_id > ?2 AND (?6 IS NULL OR create_time <= ?6)
                 AND (?3 OR revoke_time IS NULL
                      OR (revoked = 0 AND revoke_time > max((SELECT newest FROM store_clock), ?4)))
               ORDER BY key_id LIMIT ?5"
@@ -131,6 +136,7 @@ impl Keys for SqliteStore {
         .bind(query.include_revoked)
         .bind(self.now().as_micros())
         .bind(query.limit)
+        .bind(created)
         .fetch_all(&self.readers)
         .await
         .map_err(store_error)?;

@@ -86,7 +86,8 @@ pub enum KeyTarget {
     Digest(Digest),
 }
 
-/// The successor of a key. All other fields come from its predecessor.
+/// The successor of a key. All other fields come from its predecessor, and so does the expiry of a
+/// successor without `lifetime`.
 #[derive(Clone, Debug)]
 pub struct Successor {
     /// The public name.
@@ -99,6 +100,19 @@ pub struct Successor {
     pub hint: Hint,
     /// The sealed copy, if the predecessor is recoverable.
     pub sealed: Option<Sealed>,
+    /// How long the successor lives, if it does not expire with its predecessor.
+    pub lifetime: Option<Duration>,
+}
+
+impl Successor {
+    /// When the successor of `predecessor` expires.
+    pub fn expiry(&self, predecessor: &KeyRecord) -> Expiry {
+        match (self.lifetime, predecessor.expire_time) {
+            (Some(lifetime), _) => Expiry::After(lifetime),
+            (None, Some(end)) => Expiry::At(end),
+            (None, None) => Expiry::Never,
+        }
+    }
 }
 
 /// What to revoke, and how.
@@ -218,6 +232,8 @@ pub struct ListKeys {
     pub account: AccountId,
     /// Whether to include keys whose revoke time has passed.
     pub include_revoked: bool,
+    /// Only keys that were created at least this long ago, by the store's time.
+    pub older_than: Option<Duration>,
     /// Only keys after this one, in order of creation.
     pub after: Option<KeyId>,
     /// The most keys to return.

@@ -46,6 +46,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         failover_loses_nothing: false,
         key_prefixes: vec![Prefix::new("kw").expect("kw is a prefix")],
         forbid_recoverable: false,
+        max_key_age: None,
         insecure: false,
         keyring: directory.join("keyring"),
         workers: 2,
@@ -138,8 +139,14 @@ impl Local {
 
     /// Stops the service and starts it again on its directory, with a new clock.
     pub async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// Restarts with settings modified by `change`.
+    pub async fn restart_with(self, change: impl FnOnce(&mut Settings)) -> Self {
         self.app.stop().await;
-        let settings = settings_in(self.directory.path());
+        let mut settings = settings_in(self.directory.path());
+        change(&mut settings);
         let (app, clock) = run(&settings, Parts::system()).await;
         Self { app, clock, ..self }
     }

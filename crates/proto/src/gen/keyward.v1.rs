@@ -1165,10 +1165,14 @@ pub struct ListRequest {
     #[prost(int32, tag = "3")]
     pub page_size: i32,
     /// The `next_page_token` of the previous page; empty for the first page. Another text is
-    /// INVALID_FIELD, and so is a token that was returned for a different `account_id` or
-    /// `include_revoked`.
+    /// INVALID_FIELD, and so is a token that was returned for a different `account_id`, `include_revoked`
+    /// or `older_than`.
     #[prost(string, tag = "4")]
     pub page_token: ::prost::alloc::string::String,
+    /// Lists only keys that were created at least this long ago, by the store's time. 0 s to 100 years of
+    /// 365 days, otherwise INVALID_FIELD. Absent: keys of any age.
+    #[prost(message, optional, tag = "5")]
+    pub older_than: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for ListRequest {
     const NAME: &'static str = "ListRequest";
