@@ -38,6 +38,7 @@ fn execute(command: LocalCommand, settings: Settings) -> Result<String, String> 
             app::lower_time(&settings, &reason, revoke_expired)
         }
         LocalCommand::Keyring(KeyringCommand::Cache) => app::add_cache_key(&settings),
+        LocalCommand::Keyring(KeyringCommand::Foreign) => app::add_foreign_pepper(&settings),
     };
     done.map_err(|error| error.to_string())
 }

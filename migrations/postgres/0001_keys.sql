@@ -48,9 +48,9 @@ CREATE TABLE key_changes (
     revision  bigint PRIMARY KEY CHECK (revision >= 0),
     -- Random: distinguishes this log from another log with the same revisions.
     mark      bytea NOT NULL CHECK (octet_length(mark) = 8),
-    -- The key or the caller's token that changed. NULL only in the first row.
+    -- The key or the caller's token that changed. NULL only in the first row; all zeros for an import.
     key_id    uuid CHECK ((key_id IS NULL) = (revision = 0)),
-    kind      text NOT NULL CHECK (kind IN ('origin', 'update', 'revoke', 'delete')),
+    kind      text NOT NULL CHECK (kind IN ('origin', 'update', 'revoke', 'delete', 'import')),
     -- The caller's name. NULL for a manual change.
     actor     text,
     reason    text,
@@ -59,9 +59,13 @@ CREATE TABLE key_changes (
 
 CREATE TABLE api_keys (
     key_id         uuid PRIMARY KEY,
-    -- HMAC-SHA256 of the key text, with the pepper of the generation.
+    -- HMAC-SHA256 of the key text, with the pepper of the generation. For an imported key: of what
+    -- was known of its text, with the foreign pepper.
     digest         bytea NOT NULL UNIQUE CHECK (octet_length(digest) = 32),
-    generation     bigint NOT NULL CHECK (generation BETWEEN 1 AND 4294967295),
+    -- NULL for an imported key.
+    generation     bigint CHECK (generation BETWEEN 1 AND 4294967295),
+    -- The import that brought the key; NULL for a key of our own.
+    import_batch   uuid CHECK ((import_batch IS NOT NULL) = (generation IS NULL)),
     account_id     text NOT NULL CHECK (length(account_id) BETWEEN 1 AND 128),
     -- The slot of the account.
     name           text NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
@@ -98,6 +102,8 @@ CREATE UNIQUE INDEX api_keys_slot ON api_keys (account_id, name) WHERE revoke_ti
 CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
 -- The steps of an account's revocation. They would slow down over the dead rows of the index above.
 CREATE INDEX api_keys_live ON api_keys (account_id, key_id) WHERE NOT revoked;
+CREATE INDEX api_keys_batch ON api_keys (import_batch, key_id)
+ WHERE NOT revoked AND import_batch IS NOT NULL;
 CREATE INDEX api_keys_graces ON api_keys (revoke_time) WHERE NOT revoked AND revoke_time IS NOT NULL;
 
 CREATE TABLE caller_tokens (
@@ -148,7 +154,7 @@ CREATE TABLE audit (
     actor       text NOT NULL,
     action      text NOT NULL CHECK (action IN
                 ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
-                 'epoch_advance', 'clock_lower')),
+                 'epoch_advance', 'clock_lower', 'import')),
     subject_id  uuid,
     account_id  text,
     detail      text
@@ -157,7 +163,7 @@ CREATE INDEX audit_subject ON audit (subject_id, id);
 
 -- The check values of the keyring: what each of its keys computes from a fixed text.
 CREATE TABLE keyring_checks (
-    kind         text NOT NULL CHECK (kind IN ('generation', 'seal')),
+    kind         text NOT NULL CHECK (kind IN ('generation', 'seal', 'foreign', 'import')),
     number       bigint NOT NULL CHECK (number BETWEEN 1 AND 4294967295),
     check_value  bytea NOT NULL CHECK (octet_length(check_value) = 16),
     -- The one generation of new keys.
@@ -307,20 +313,7 @@ CREATE TRIGGER api_keys_timed BEFORE INSERT OR UPDATE ON api_keys FOR EACH ROW
 CREATE TRIGGER caller_tokens_timed BEFORE INSERT OR UPDATE ON caller_tokens FOR EACH ROW
     WHEN (NEW.revoke_time IS NOT NULL AND NOT NEW.revoked) EXECUTE FUNCTION end_revoked();
 
--- Keys. An INSERT is not logged, because no cache can hold a new random key.
-CREATE FUNCTION api_keys_born_clean() RETURNS trigger
-LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL
-        OR (NEW.sealed IS NOT NULL AND NEW.revoke_time IS NOT NULL) THEN
-        RAISE EXCEPTION 'revision, mark and changed_by are not for an INSERT, nor a seal for a revoked key'
-            USING ERRCODE = 'integrity_constraint_violation';
-    END IF;
-    RETURN NEW;
-END
-$$;
-
--- Rules for one row are in WHEN clauses, which are cheap when the rule holds: an account may have
+-- Keys. Rules for one row are in WHEN clauses, which are cheap when the rule holds: an account may have
 -- 100,000 keys. Triggers fire in the order of their names.
 CREATE FUNCTION wipe_seal() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -331,11 +324,11 @@ END
 $$;
 
 CREATE TRIGGER api_keys_fixed BEFORE UPDATE ON api_keys FOR EACH ROW
-    WHEN ((NEW.key_id, NEW.digest, NEW.generation, NEW.account_id, NEW.name, NEW.hint,
-           NEW.recoverable, NEW.create_time)
-          IS DISTINCT FROM (OLD.key_id, OLD.digest, OLD.generation, OLD.account_id, OLD.name,
-           OLD.hint, OLD.recoverable, OLD.create_time))
-    EXECUTE FUNCTION refuse('key_id, digest, generation, account_id, name, hint, recoverable and create_time of a key never change');
+    WHEN ((NEW.key_id, NEW.digest, NEW.generation, NEW.import_batch, NEW.account_id, NEW.name,
+           NEW.hint, NEW.recoverable, NEW.create_time)
+          IS DISTINCT FROM (OLD.key_id, OLD.digest, OLD.generation, OLD.import_batch, OLD.account_id,
+           OLD.name, OLD.hint, OLD.recoverable, OLD.create_time))
+    EXECUTE FUNCTION refuse('key_id, digest, generation, import_batch, account_id, name, hint, recoverable and create_time of a key never change');
 CREATE TRIGGER api_keys_sealed BEFORE UPDATE ON api_keys FOR EACH ROW
     WHEN (OLD.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL)
     EXECUTE FUNCTION refuse('a revoked key keeps no sealed copy');
@@ -413,8 +406,34 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER api_keys_new BEFORE INSERT ON api_keys
-    FOR EACH ROW EXECUTE FUNCTION api_keys_born_clean();
+-- An INSERT of a new random key is not logged, because no cache can hold it. An imported key may have
+-- been asked for before, so that caches hold that there is no such key: one log row for the statement,
+-- about the id of all zeros, outdates that. An INSERT cannot name its caller in `changed_by`, so the
+-- service names it in a setting of its transaction.
+CREATE FUNCTION imports_log() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    batch text; next bigint;
+BEGIN
+    SELECT min(import_batch::text) INTO batch FROM new_rows;
+    IF batch IS NULL THEN
+        RETURN NULL;
+    END IF;
+    UPDATE log_head SET revision = revision + 1 RETURNING revision INTO next;
+    INSERT INTO key_changes (revision, mark, key_id, kind, actor, reason, time)
+    VALUES (next, log_mark(), '00000000-0000-0000-0000-000000000000', 'import',
+            nullif(current_setting('keyward.actor', true), ''), batch, store_time());
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER api_keys_new BEFORE INSERT ON api_keys FOR EACH ROW
+    WHEN (NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL
+          OR (NEW.sealed IS NOT NULL AND NEW.revoke_time IS NOT NULL))
+    EXECUTE FUNCTION refuse('revision, mark and changed_by are not for an INSERT, nor a seal for a revoked key');
+CREATE TRIGGER api_keys_imported AFTER INSERT ON api_keys
+    REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION imports_log();
 CREATE TRIGGER api_keys_changed AFTER UPDATE ON api_keys
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION api_keys_log();

@@ -33,9 +33,9 @@ CREATE TABLE key_changes (
     revision  INTEGER PRIMARY KEY,
     -- Random: distinguishes this log from another log with the same revisions.
     mark      BLOB NOT NULL CHECK (length(mark) = 8),
-    -- The key or the caller's token that changed. NULL only in the first row.
+    -- The key or the caller's token that changed. NULL only in the first row; all zeros for an import.
     key_id    BLOB CHECK (length(key_id) = 16) CHECK ((key_id IS NULL) = (revision = 0)),
-    kind      TEXT NOT NULL CHECK (kind IN ('origin', 'update', 'revoke', 'delete')),
+    kind      TEXT NOT NULL CHECK (kind IN ('origin', 'update', 'revoke', 'delete', 'import')),
     -- The caller's name. NULL for a manual change.
     actor     TEXT,
     reason    TEXT,
@@ -46,9 +46,14 @@ SELECT 0, randomblob(8), NULL, 'origin', NULL, NULL, newest FROM store_clock;
 
 CREATE TABLE api_keys (
     key_id         BLOB PRIMARY KEY CHECK (length(key_id) = 16),
-    -- HMAC-SHA256 of the key text, with the pepper of the generation.
+    -- HMAC-SHA256 of the key text, with the pepper of the generation. For an imported key: of what
+    -- was known of its text, with the foreign pepper.
     digest         BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
-    generation     INTEGER NOT NULL,
+    -- NULL for an imported key.
+    generation     INTEGER,
+    -- The import that brought the key; NULL for a key of our own.
+    import_batch   BLOB CHECK ((import_batch IS NOT NULL) = (generation IS NULL))
+                        CHECK (length(import_batch) = 16),
     account_id     TEXT NOT NULL CHECK (length(account_id) BETWEEN 1 AND 128),
     -- The slot of the account.
     name           TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
@@ -70,7 +75,8 @@ CREATE TABLE api_keys (
     replaced_by    BLOB CHECK (replaced_by IS NULL OR (length(replaced_by) = 16 AND revoke_time IS NOT NULL)),
     -- The caller of the change in progress. The trigger copies it to the log.
     changed_by     TEXT,
-    -- The last change of this row and its mark, written by the trigger.
+    -- The last change of this row and its mark, written by the trigger. Revision 0 and a mark: the row
+    -- of an import in the log.
     revision       INTEGER NOT NULL DEFAULT 0,
     mark           BLOB
 ) STRICT, WITHOUT ROWID;
@@ -78,6 +84,8 @@ CREATE TABLE api_keys (
 -- A slot holds at most one key without revoke time.
 CREATE UNIQUE INDEX api_keys_slot ON api_keys (account_id, name) WHERE revoke_time IS NULL;
 CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
+CREATE INDEX api_keys_batch ON api_keys (import_batch, key_id)
+ WHERE revoked = 0 AND import_batch IS NOT NULL;
 CREATE INDEX api_keys_graces ON api_keys (revoke_time) WHERE revoked = 0 AND revoke_time IS NOT NULL;
 
 CREATE TABLE caller_tokens (
@@ -106,7 +114,7 @@ CREATE TABLE audit (
     actor       TEXT NOT NULL,
     action      TEXT NOT NULL CHECK (action IN
                 ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
-                 'clock_lower')),
+                 'clock_lower', 'import')),
     subject_id  BLOB,
     account_id  TEXT,
     detail      TEXT
@@ -115,7 +123,7 @@ CREATE INDEX audit_subject ON audit (subject_id, id);
 
 -- The check values of the keyring: what each of its keys computes from a fixed text.
 CREATE TABLE keyring_checks (
-    kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal')),
+    kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal', 'foreign', 'import')),
     number       INTEGER NOT NULL,
     check_value  BLOB NOT NULL CHECK (length(check_value) = 16),
     -- The one generation of new keys. A key file in the keyring alone does not make a generation
@@ -227,8 +235,7 @@ BEGIN
     SELECT RAISE(ABORT, 'stored time falls only when no grace runs: use keyward clock lower');
 END;
 
--- An INSERT is not logged, because no cache can hold a new random key. An INSERT that would REPLACE a
--- row is refused, because it would bypass the log.
+-- An INSERT that would REPLACE a row is refused, because it would bypass the log.
 CREATE TRIGGER api_keys_new BEFORE INSERT ON api_keys
 WHEN EXISTS (SELECT 1 FROM api_keys WHERE key_id = NEW.key_id)
   OR EXISTS (SELECT 1 FROM api_keys WHERE digest = NEW.digest)
@@ -240,23 +247,38 @@ BEGIN
 END;
 
 CREATE TRIGGER api_keys_born_clean BEFORE INSERT ON api_keys
-WHEN NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL
+WHEN NEW.revision <> 0 OR NEW.changed_by IS NOT NULL
+  OR (NEW.mark IS NOT NULL
+      AND (NEW.import_batch IS NULL
+           OR NEW.mark IS NOT (SELECT mark FROM key_changes
+                                WHERE revision = (SELECT revision FROM log_head) AND kind = 'import')))
   OR (NEW.sealed IS NOT NULL AND NEW.revoke_time IS NOT NULL)
 BEGIN
     SELECT RAISE(ABORT, 'revision, mark and changed_by are not for an INSERT, nor a seal for a revoked key');
+END;
+
+-- An INSERT of a new random key is not logged, because no cache can hold it. An imported key may have
+-- been asked for before, so that caches hold that there is no such key: a log row about the id of all
+-- zeros outdates that. The service logs one such row for all keys of its transaction, and gives them
+-- its mark.
+CREATE TRIGGER api_keys_imported AFTER INSERT ON api_keys
+WHEN NEW.import_batch IS NOT NULL AND NEW.mark IS NULL
+BEGIN
+    INSERT INTO log_change (key_id, kind, actor, reason) VALUES (zeroblob(16), 'import', NULL, NULL);
 END;
 
 CREATE TRIGGER api_keys_fixed BEFORE UPDATE ON api_keys
 WHEN NEW.key_id IS NOT OLD.key_id
   OR NEW.digest IS NOT OLD.digest
   OR NEW.generation IS NOT OLD.generation
+  OR NEW.import_batch IS NOT OLD.import_batch
   OR NEW.account_id IS NOT OLD.account_id
   OR NEW.name IS NOT OLD.name
   OR NEW.hint IS NOT OLD.hint
   OR NEW.recoverable IS NOT OLD.recoverable
   OR NEW.create_time IS NOT OLD.create_time
 BEGIN
-    SELECT RAISE(ABORT, 'key_id, digest, generation, account_id, name, hint, recoverable and create_time of a key never change');
+    SELECT RAISE(ABORT, 'key_id, digest, generation, import_batch, account_id, name, hint, recoverable and create_time of a key never change');
 END;
 
 -- A wiped sealed copy cannot be restored.

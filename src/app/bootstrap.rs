@@ -108,12 +108,12 @@ pub(super) async fn keyring(
                 .to_owned(),
         ));
     }
-    // A sealing key is used immediately, so it is registered now. A generation is registered when it
-    // is activated.
+    // All but generations are used immediately, so they are registered now. A generation is registered
+    // when it is activated.
     let new: Vec<_> = ours
         .into_iter()
         .filter(|value| !known.contains(value))
-        .filter(|value| untouched || value.kind == KeyKind::Seal)
+        .filter(|value| untouched || value.kind != KeyKind::Generation)
         .collect();
     if !new.is_empty() {
         add(store, &new).await?;

@@ -41,7 +41,7 @@ use keyward_store_postgres::{Hosts, PostgresStore};
 use keyward_store_sqlite::SqliteStore;
 
 pub use clock::lower_time;
-pub use operations::{add_cache_key, advance_epoch, init, migrate};
+pub use operations::{add_cache_key, add_foreign_pepper, advance_epoch, init, migrate};
 pub use run::{run, serve};
 
 /// The answer of `/readyz` if the instance is not fresh and the tail reports no cause.

@@ -9,7 +9,7 @@ use super::{StartError, bootstrap};
 use crate::config::{Settings, Store};
 use crate::system::{SystemClock, SystemEntropy};
 use keyward_core::key::{Prefix, TOKEN_PREFIX};
-use keyward_crypto::keyring_files;
+use keyward_crypto::{KeyKind, keyring_files};
 use keyward_ops::Tasks;
 use keyward_store::{KeyringChecks as _, Store as _, Tokens as _};
 use keyward_store_postgres::{Hosts, PostgresOwner, PostgresStore};
@@ -178,10 +178,31 @@ pub(super) fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Resul
 ///
 /// The keyring cannot be read or written. It is then unchanged.
 pub fn add_cache_key(settings: &Settings) -> Result<String, StartError> {
-    let path = &settings.keyring;
-    let version = keyring_files::add_cache_key(path, &SystemEntropy).map_err(StartError::new)?;
-    Ok(format!(
-        "new cache key: {}\nCopy the file to all instances and restart them.",
-        path.join(format!("cache-{version}")).display()
+    let added = keyring_files::add_cache_key(&settings.keyring, &SystemEntropy);
+    let number = added.map_err(StartError::new)?;
+    Ok(added_file(settings, "cache key", KeyKind::Cache, number))
+}
+
+/// Adds the foreign pepper to the keyring of `settings`.
+///
+/// # Errors
+///
+/// The keyring has one already, or cannot be read or written. It is then unchanged.
+pub fn add_foreign_pepper(settings: &Settings) -> Result<String, StartError> {
+    let added = keyring_files::add_foreign_pepper(&settings.keyring, &SystemEntropy);
+    let number = added.map_err(StartError::new)?;
+    Ok(added_file(
+        settings,
+        "foreign pepper",
+        KeyKind::Foreign,
+        number,
     ))
+}
+
+fn added_file(settings: &Settings, what: &str, kind: KeyKind, number: u32) -> String {
+    let path = settings.keyring.join(format!("{}-{number}", kind.name()));
+    format!(
+        "new {what}: {}\nCopy the file to all instances and restart them.",
+        path.display()
+    )
 }

@@ -154,6 +154,9 @@ pub enum KeyringCommand {
     /// Add a new cache key, which the setting `redis` requires: an instance uses the newest cache key
     /// at its start, and shares its cache only with instances that use the same one
     Cache,
+    /// Add the foreign pepper, which the setting `foreign_formats` requires, to a keyring that was made
+    /// without one
+    Foreign,
 }
 
 /// The verbs that call the service.

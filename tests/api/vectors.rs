@@ -1,7 +1,7 @@
 //! The published test vectors of the text form (`tests/vectors/keys.json`) against the code, in
 //! both directions, and against an independent reader in Python.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -79,7 +79,7 @@ fn keyring(generations: &[Generation], active: Option<u32>) -> Keyring {
             .map(|each| (each.number, keys(each)))
             .collect(),
         seals: [(1, SecretKey::new(&[9; 32]))].into(),
-        caches: BTreeMap::new(),
+        ..KeyringMaterial::default()
     };
     Keyring::new(&material, active).unwrap()
 }

@@ -109,6 +109,58 @@ pub(crate) async fn an_insert_is_not_logged(world: World) {
     assert_eq!(world.record(KeyId::from_bytes([5; 16])).await.revision, 0);
 }
 
+pub(crate) async fn an_insert_of_an_imported_key_is_logged(world: World) {
+    let from = world.plain("42").await.id;
+    let batch = world.bytes(&[7; 16]);
+    let insert = |number: u8| {
+        let (id, digest) = (world.bytes(&[number; 16]), world.bytes(&[number; 32]));
+        copy(
+            "INSERT",
+            &world.id(from),
+            &id,
+            &digest,
+            &format!("'slot-{number}'"),
+        )
+        .replacen("generation", "import_batch", 1)
+        .replacen("generation", &batch, 1)
+    };
+    assert_eq!(world.by_hand(&insert(1)).await, 1);
+    let page = world.tail(0).await;
+    assert_eq!((page.head, page.rows.len()), (1, 1));
+    assert_eq!(page.rows[0].id, KeyId::IMPORTS);
+    assert_eq!(world.count("key_changes WHERE kind = 'import'").await, 1);
+    assert_eq!(world.record(KeyId::from_bytes([1; 16])).await.revision, 0);
+    // A key of our own in the same statement changes nothing.
+    let own = copy(
+        "",
+        &world.id(from),
+        &world.bytes(&[3; 16]),
+        &world.bytes(&[3; 32]),
+        "'own'",
+    );
+    let (_, own) = own.split_once("SELECT").unwrap();
+    let own = own.replacen("generation", "NULL, generation", 1);
+    let both = insert(2)
+        .replacen("import_batch", "import_batch, generation", 1)
+        .replacen(&batch, &format!("{batch}, NULL"), 1);
+    assert_eq!(
+        world
+            .by_hand(&format!("{both} UNION ALL SELECT {own}"))
+            .await,
+        2
+    );
+    assert_eq!(world.head().await, 2);
+    for (columns, values) in [
+        ("import_batch, generation", format!("{batch}, 1")),
+        ("generation", "NULL".to_owned()),
+    ] {
+        let neither = insert(4)
+            .replacen("import_batch", columns, 1)
+            .replacen(&batch, &values, 1);
+        assert!(world.try_by_hand(&neither).await.is_err(), "{columns}");
+    }
+}
+
 pub(crate) async fn columns_outside_the_record_are_not_logged(world: World) {
     let new = NewKey {
         sealed: Some(sealed(1)),
@@ -138,6 +190,7 @@ pub(crate) async fn immutable_columns_cannot_change(world: World) {
         format!("key_id = {id}"),
         format!("digest = {digest}"),
         "generation = generation + 1".to_owned(),
+        format!("generation = NULL, import_batch = {id}"),
         "account_id = 'thief'".to_owned(),
         "name = 'other'".to_owned(),
         "hint = 'kw_zzzz'".to_owned(),

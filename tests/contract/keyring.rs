@@ -20,7 +20,12 @@ async fn stored(world: &World) -> Vec<CheckValue> {
 
 pub(crate) async fn check_values_are_returned(world: World) {
     assert!(stored(&world).await.is_empty());
-    let first = [check(KeyKind::Generation, 1, 1), check(KeyKind::Seal, 1, 2)];
+    let first = [
+        check(KeyKind::Generation, 1, 1),
+        check(KeyKind::Seal, 1, 2),
+        check(KeyKind::Foreign, 1, 4),
+        check(KeyKind::Import, 7, 5),
+    ];
     world.store.add_check_values(&first).await.unwrap();
     let next = check(KeyKind::Generation, u32::MAX, 3);
     world
@@ -29,8 +34,9 @@ pub(crate) async fn check_values_are_returned(world: World) {
         .await
         .unwrap();
     world.store.add_check_values(&[]).await.unwrap();
-    let [generation, seal] = first;
-    assert_eq!(stored(&world).await, [generation, next, seal]);
+    let [generation, seal, pepper, import] = first;
+    let all = [pepper, generation, next, import, seal];
+    assert_eq!(stored(&world).await, all);
 }
 
 pub(crate) async fn a_check_value_is_never_replaced(world: World) {

@@ -111,6 +111,7 @@ macro_rules! contract {
                 every_row_of_a_statement_is_logged
                 a_delete_is_logged
                 an_insert_is_not_logged
+                an_insert_of_an_imported_key_is_logged
                 columns_outside_the_record_are_not_logged
                 immutable_columns_cannot_change
                 a_revoked_key_cannot_be_revived

@@ -126,7 +126,12 @@ impl Calls {
                 _ => Call::Check(CheckValue {
                     kind: *self
                         .random
-                        .pick(&[KeyKind::Generation, KeyKind::Seal])
+                        .pick(&[
+                            KeyKind::Generation,
+                            KeyKind::Seal,
+                            KeyKind::Foreign,
+                            KeyKind::Import,
+                        ])
                         .unwrap(),
                     number: *self.random.pick(&[1, 2, 3]).unwrap(),
                     value: [7; 16],

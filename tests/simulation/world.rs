@@ -37,7 +37,7 @@ static KEYRING: LazyLock<Arc<Keyring>> = LazyLock::new(|| {
     let material = KeyringMaterial {
         generations: [(1, GenerationKeys::draw(&random))].into(),
         seals: [(1, SecretKey::draw(&random))].into(),
-        caches: BTreeMap::new(),
+        ..KeyringMaterial::default()
     };
     Arc::new(Keyring::new(&material, None).unwrap())
 });

@@ -8,6 +8,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::cache_key::CacheKey;
+use super::foreign::{DigestScheme, ForeignDigests};
 use super::generation::{Digest, Generation};
 use super::material::{CheckValue, KeyringMaterial};
 use super::seal::{Binding, OpenError, SealPurpose, Sealed, SealingKey, TooLongToSeal};
@@ -40,6 +41,9 @@ pub enum NoKeyring {
     /// The material lacks the active generation.
     #[error("the keyring lacks the active generation {0}: restore the file generation-{0}")]
     NotThere(u32),
+    /// The material holds import secrets, but no foreign pepper.
+    #[error("the keyring holds import secrets, but no foreign pepper: restore the file foreign-1")]
+    NoForeignPepper,
 }
 
 /// The secrets of a deployment, ready for use. They are wiped on drop; `Debug` shows numbers only.
@@ -50,6 +54,7 @@ pub struct Keyring {
     writing: SealingKey,
     older: Vec<SealingKey>,
     cache: Option<Arc<CacheKey>>,
+    foreign: Option<ForeignDigests>,
 }
 
 impl Keyring {
@@ -86,6 +91,7 @@ impl Keyring {
                 .caches
                 .last_key_value()
                 .map(|(version, key)| Arc::new(CacheKey::new(*version, key))),
+            foreign: ForeignDigests::new(material)?,
         })
     }
 
@@ -122,6 +128,30 @@ impl Keyring {
             .map(|generation| generation.digest(text))
     }
 
+    /// The digests that the text of a foreign key may be stored under: one for each scheme, SHA-256
+    /// first, then the import secrets in ascending order. None without a foreign pepper.
+    pub fn foreign_digests(&self, text: &str) -> impl Iterator<Item = Digest> {
+        self.foreign
+            .iter()
+            .flat_map(move |foreign| foreign.of(text))
+    }
+
+    /// The digest under which to store a foreign key whose digest was `given` under `scheme`. `None` if
+    /// the keyring lacks the foreign pepper or the import secret.
+    pub fn wrap(&self, scheme: DigestScheme, given: &[u8; 32]) -> Option<Digest> {
+        self.foreign.as_ref()?.wrap(scheme, given)
+    }
+
+    /// Whether the keyring has the foreign pepper, without which no foreign key has a digest.
+    pub const fn has_foreign_pepper(&self) -> bool {
+        self.foreign.is_some()
+    }
+
+    /// The numbers of the import secrets, in ascending order.
+    pub fn import_secrets(&self) -> impl Iterator<Item = u32> {
+        self.foreign.iter().flat_map(ForeignDigests::numbers)
+    }
+
     /// Seals the text of the key `id` of `account` under the highest version of the sealing key.
     pub fn seal(
         &self,
@@ -151,12 +181,13 @@ impl Keyring {
             .open(&Binding::new(purpose, id, account), sealed)
     }
 
-    /// One check value for each generation and sealing key. A store keeps them to detect a foreign
-    /// keyring. They disclose nothing.
+    /// One check value for each generation, sealing key, foreign pepper and import secret. A store keeps
+    /// them to detect another deployment's keyring. They disclose nothing.
     pub fn check_values(&self) -> Vec<CheckValue> {
         let generations = self.all_generations().map(Generation::check);
         generations
             .chain(self.all_seals().map(|key| key.check))
+            .chain(self.foreign.iter().flat_map(ForeignDigests::checks))
             .collect()
     }
 
@@ -190,6 +221,7 @@ impl fmt::Debug for Keyring {
         f.debug_struct("Keyring")
             .field("generations", &self.generations().collect::<Vec<_>>())
             .field("seals", &seals)
+            .field("imports", &self.import_secrets().collect::<Vec<_>>())
             .finish()
     }
 }
@@ -362,7 +394,7 @@ mod tests {
         let keyring = keyring(&[1, 2], &[3]);
         assert_eq!(
             format!("{keyring:?}"),
-            "Keyring { generations: [2, 1], seals: [3] }"
+            "Keyring { generations: [2, 1], seals: [3], imports: [] }"
         );
         let minted = keyring.mint(&prefixes()[0], &Counting::default());
         let shown = format!("{minted:?}");

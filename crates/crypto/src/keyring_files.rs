@@ -1,12 +1,12 @@
 //! The keyring as a directory of small text files, like a mounted secret: `generation-<n>`,
-//! `seal-<n>` and `cache-<n>`. `load` refuses every file that differs from the form that `generate`
-//! writes. No error contains any of a file's contents.
+//! `seal-<n>`, `cache-<n>`, `foreign-1` and `import-<n>`. `load` refuses every file that differs from the
+//! form that this module writes. No error contains any of a file's contents.
 //!
 //! ```text
 //! keyward keyring v1          the same in every file
-//! generation = 1              or `seal = 1` or `cache = 1`, as in the file's name
-//! tag_key = <64 hex digits>   a seal or cache file has one line instead: `key = ...`
-//! pepper = <64 hex digits>
+//! generation = 1              or `seal = 1` and so on, as in the file's name
+//! tag_key = <64 hex digits>   the files of other kinds have one line instead: `key = ...`
+//! pepper = <64 hex digits>    the key of an import file has 1 to 1,024 bytes
 //! crc32 = <8 hex digits>      CRC-32 of all bytes before this line
 //! ```
 
@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::material::{GenerationKeys, KeyKind, KeyringMaterial, SecretKey};
+use super::material::{
+    GenerationKeys, ImportSecret, KeyKind, KeyringMaterial, SecretKey, hex_digits,
+};
 use super::private_file::{self, PrivateFileError};
 use keyward_core::key::Entropy;
 
@@ -41,7 +43,7 @@ pub enum KeyringError {
     NoSeal(PathBuf),
     /// The directory holds a file that does not belong to a keyring.
     #[error(
-        "{0:?} does not belong in a keyring, which holds only generation-<number>, seal-<number> and cache-<number>: move it elsewhere, or restore its name if it was renamed"
+        "{0:?} does not belong in a keyring, which holds only generation-<number>, seal-<number>, cache-<number>, foreign-1 and import-<number>: move it elsewhere, or restore its name if it was renamed"
     )]
     Unknown(PathBuf),
     /// The number in a file's name is not in canonical form.
@@ -65,6 +67,14 @@ pub enum KeyringError {
     /// Two parts of the keyring hold the same secret.
     #[error("{0:?} repeats a secret of this keyring: restore it from the keyring's backup")]
     Duplicate(PathBuf),
+    /// The file would be a second foreign pepper.
+    #[error(
+        "{0:?} would be a second foreign pepper, and a keyring has only foreign-1, which never changes: move the file elsewhere"
+    )]
+    SecondForeign(PathBuf),
+    /// A secret that should be added is there.
+    #[error("the keyring {0:?} has this secret already: nothing was changed")]
+    Known(PathBuf),
     /// The directory for a new keyring exists and is not empty.
     #[error(
         "{0:?} exists and is not empty, and a keyring is never overwritten: keep it, or name another directory"
@@ -106,19 +116,21 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
             reason,
         };
         let mut lines = checked_lines(kind, number, &text).map_err(damaged)?;
-        let mut take = |name| {
-            let key = key_line(lines.next(), name).map_err(damaged)?;
-            if material.holds(&key) {
-                Err(KeyringError::Duplicate(path.clone()))
-            } else {
-                Ok(key)
-            }
+        let mut digits = |name| key_digits(lines.next(), name).map_err(damaged);
+        let unique = |secret: &[u8]| match material.holds(secret) {
+            true => Err(KeyringError::Duplicate(path.clone())),
+            false => Ok(()),
+        };
+        let key = |digits| {
+            let key = SecretKey::from_hex(digits);
+            let key = key.ok_or_else(|| damaged("a key is not 64 hexadecimal digits"))?;
+            unique(key.expose()).map(|()| key)
         };
         match kind {
             KeyKind::Generation => {
                 let keys = GenerationKeys {
-                    tag_key: take("tag_key")?,
-                    pepper: take("pepper")?,
+                    tag_key: key(digits("tag_key")?)?,
+                    pepper: key(digits("pepper")?)?,
                 };
                 if keys.tag_key == keys.pepper {
                     return Err(KeyringError::Duplicate(path));
@@ -126,12 +138,21 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
                 material.generations.insert(number, keys);
             }
             KeyKind::Seal => {
-                let key = take("key")?;
+                let key = key(digits("key")?)?;
                 material.seals.insert(number, key);
             }
             KeyKind::Cache => {
-                let key = take("key")?;
+                let key = key(digits("key")?)?;
                 material.caches.insert(number, key);
+            }
+            KeyKind::Foreign if number == 1 => material.foreign = Some(key(digits("key")?)?),
+            KeyKind::Foreign => return Err(KeyringError::SecondForeign(path)),
+            KeyKind::Import => {
+                let secret = ImportSecret::from_hex(digits("key")?);
+                let secret =
+                    secret.ok_or_else(|| damaged("a key is not 2 to 2048 hexadecimal digits"))?;
+                unique(secret.expose())?;
+                material.imports.insert(number, secret);
             }
         }
         if lines.next().is_some() {
@@ -147,7 +168,7 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
     Ok(material)
 }
 
-/// Makes a new keyring in `dir` with generation 1, seal 1 and cache 1, and reads it back. The
+/// Makes a new keyring in `dir` with generation 1, seal 1, cache 1 and foreign 1, and reads it back. The
 /// directory (mode 0700, files 0600) appears complete or not at all. A directory that is not empty
 /// is refused. A crash can leave an unused directory `.<name>.<16 hex digits>` beside it.
 pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, KeyringError> {
@@ -180,24 +201,46 @@ pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, Ke
     load(dir)
 }
 
-/// Adds the next version of the cache key to the keyring in `dir`, complete or not at all. Returns
-/// its number.
+/// Adds the next version of the cache key to the keyring in `dir`. Returns its number.
 pub fn add_cache_key(dir: &Path, entropy: &dyn Entropy) -> Result<u32, KeyringError> {
     let material = load(dir)?;
+    let last = material.caches.last_key_value().map(|last| *last.0);
+    let key = SecretKey::draw(entropy);
+    add(dir, KeyKind::Cache, last, key.expose())
+}
+
+/// Adds the foreign pepper to the keyring in `dir`, which was made without one.
+pub fn add_foreign_pepper(dir: &Path, entropy: &dyn Entropy) -> Result<u32, KeyringError> {
+    if load(dir)?.foreign.is_some() {
+        return Err(KeyringError::Known(dir.to_owned()));
+    }
+    let pepper = SecretKey::draw(entropy);
+    add(dir, KeyKind::Foreign, None, pepper.expose())
+}
+
+/// Adds an import secret to the keyring in `dir`. Returns its number.
+pub fn add_import_secret(dir: &Path, secret: &ImportSecret) -> Result<u32, KeyringError> {
+    let material = load(dir)?;
+    if material.holds(secret.expose()) {
+        return Err(KeyringError::Known(dir.to_owned()));
+    }
+    let last = material.imports.last_key_value().map(|last| *last.0);
+    add(dir, KeyKind::Import, last, secret.expose())
+}
+
+/// Adds the file after number `last` of its kind, complete or not at all. Returns its number.
+fn add(dir: &Path, kind: KeyKind, last: Option<u32>, key: &[u8]) -> Result<u32, KeyringError> {
     let failed = |cause| KeyringError::Write {
         path: dir.to_owned(),
         cause,
     };
-    let highest = material.caches.last_key_value().map_or(0, |last| *last.0);
-    let number = highest
-        .checked_add(1)
-        .ok_or_else(|| failed(io::ErrorKind::QuotaExceeded.into()))?;
-    let key = SecretKey::draw(entropy);
+    let number = last.unwrap_or(0).checked_add(1);
+    let number = number.ok_or_else(|| failed(io::ErrorKind::QuotaExceeded.into()))?;
     // First under a hidden name, which `load` ignores.
-    let name = format!("{}-{number}", KeyKind::Cache.name());
+    let name = format!("{}-{number}", kind.name());
     let hidden = dir.join(format!(".{name}"));
     let _ = fs::remove_file(&hidden);
-    let added = write_secret(&hidden, KeyKind::Cache, number, &[("key", &key)])
+    let added = write_secret(&hidden, kind, number, &[("key", key)])
         .and_then(|()| fs::hard_link(&hidden, dir.join(&name)));
     // A hidden file that cannot be removed is as private as the keyring.
     let _ = fs::remove_file(&hidden);
@@ -297,25 +340,24 @@ fn checked_lines(
     Ok(keys.split_terminator('\n'))
 }
 
-fn key_line(line: Option<&str>, name: &'static str) -> Result<SecretKey, &'static str> {
-    let digits = line
-        .and_then(|line| line.strip_prefix(name)?.strip_prefix(" = "))
-        .ok_or("a line is missing or out of place")?;
-    SecretKey::from_hex(digits).ok_or("a key is not 64 hexadecimal digits")
+fn key_digits<'l>(line: Option<&'l str>, name: &'static str) -> Result<&'l str, &'static str> {
+    line.and_then(|line| line.strip_prefix(name)?.strip_prefix(" = "))
+        .ok_or("a line is missing or out of place")
 }
 
 fn crc_of(covered: &str) -> String {
     format!("{:08x}", crc32fast::hash(covered.as_bytes()))
 }
 
-fn contents(kind: KeyKind, number: u32, keys: &[(&str, &SecretKey)]) -> Zeroizing<String> {
-    let mut text = Zeroizing::new(String::with_capacity(512));
+fn contents(kind: KeyKind, number: u32, keys: &[(&str, &[u8])]) -> Zeroizing<String> {
+    // Full capacity from the start: text that grows leaves copies of the secret behind.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_FILE));
     text.push_str(HEADER);
     text.push_str(&format!("{} = {number}\n", kind.name()));
     for (name, key) in keys {
         text.push_str(name);
         text.push_str(" = ");
-        text.extend(key.hex_digits());
+        text.extend(hex_digits(key));
         text.push('\n');
     }
     let crc = crc_of(&text);
@@ -339,34 +381,23 @@ fn temporary_beside(dir: &Path, entropy: &dyn Entropy) -> io::Result<(PathBuf, P
 }
 
 fn write_files(dir: &Path, entropy: &dyn Entropy) -> io::Result<()> {
-    let (generation, seal) = (GenerationKeys::draw(entropy), SecretKey::draw(entropy));
-    let cache = SecretKey::draw(entropy);
+    let generation = GenerationKeys::draw(entropy);
     let keys = [
-        ("tag_key", &generation.tag_key),
-        ("pepper", &generation.pepper),
+        ("tag_key", generation.tag_key.expose().as_slice()),
+        ("pepper", generation.pepper.expose().as_slice()),
     ];
-    write_file(dir, KeyKind::Generation, 1, &keys)?;
-    write_file(dir, KeyKind::Seal, 1, &[("key", &seal)])?;
-    write_file(dir, KeyKind::Cache, 1, &[("key", &cache)])?;
+    write_file(dir, KeyKind::Generation, &keys)?;
+    for kind in [KeyKind::Seal, KeyKind::Cache, KeyKind::Foreign] {
+        write_file(dir, kind, &[("key", SecretKey::draw(entropy).expose())])?;
+    }
     File::open(dir)?.sync_all()
 }
 
-fn write_file(
-    dir: &Path,
-    kind: KeyKind,
-    number: u32,
-    keys: &[(&str, &SecretKey)],
-) -> io::Result<()> {
-    let path = dir.join(format!("{}-{number}", kind.name()));
-    write_secret(&path, kind, number, keys)
+fn write_file(dir: &Path, kind: KeyKind, keys: &[(&str, &[u8])]) -> io::Result<()> {
+    write_secret(&dir.join(format!("{}-1", kind.name())), kind, 1, keys)
 }
 
-fn write_secret(
-    path: &Path,
-    kind: KeyKind,
-    number: u32,
-    keys: &[(&str, &SecretKey)],
-) -> io::Result<()> {
+fn write_secret(path: &Path, kind: KeyKind, number: u32, keys: &[(&str, &[u8])]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -11,12 +11,12 @@ use zeroize::Zeroizing;
 
 use keyward_core::key::Entropy;
 
-/// Bytes of every secret of a keyring.
+/// Bytes of a secret that Keyward drew.
 pub(super) const SECRET_LEN: usize = 32;
 /// Bytes of a check value.
 const CHECK_LEN: usize = 16;
 
-/// One secret of a keyring: 32 random bytes.
+/// One secret that Keyward drew: 32 random bytes.
 #[derive(Clone)]
 pub struct SecretKey(Box<Zeroizing<[u8; SECRET_LEN]>>);
 
@@ -42,18 +42,9 @@ impl SecretKey {
 
     /// Parses 64 lower-case hexadecimal digits; `None` for any other text.
     pub(super) fn from_hex(digits: &str) -> Option<Self> {
-        if digits.bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return None;
-        }
         let mut key = Self::zero();
-        hex::decode_to_slice(digits, &mut key.0[..]).ok()?;
+        decode(digits, &mut key.0[..])?;
         Some(key)
-    }
-
-    /// The reverse of `from_hex`, one digit at a time, so that no copy is left behind.
-    pub(super) fn hex_digits(&self) -> impl Iterator<Item = char> {
-        let halves = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        halves.filter_map(|half| char::from_digit(u32::from(half), 16))
     }
 
     pub(super) fn expose(&self) -> &[u8; SECRET_LEN] {
@@ -69,6 +60,20 @@ impl SecretKey {
     }
 }
 
+/// Decodes lower-case hexadecimal digits that fill `bytes`.
+fn decode(digits: &str, bytes: &mut [u8]) -> Option<()> {
+    if digits.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return None;
+    }
+    hex::decode_to_slice(digits, bytes).ok()
+}
+
+/// The digits of a secret, one at a time, so that no copy is left behind.
+pub(super) fn hex_digits(secret: &[u8]) -> impl Iterator<Item = char> {
+    let halves = secret.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    halves.filter_map(|half| char::from_digit(u32::from(half), 16))
+}
+
 impl PartialEq for SecretKey {
     fn eq(&self, other: &Self) -> bool {
         self.0.ct_eq(&**other.0).into()
@@ -80,6 +85,43 @@ impl Eq for SecretKey {}
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretKey(redacted)")
+    }
+}
+
+/// The secret with which another product computed the digests of its keys by HMAC-SHA256.
+#[derive(Clone)]
+pub struct ImportSecret(Zeroizing<Vec<u8>>);
+
+impl ImportSecret {
+    /// The largest number of bytes of a secret.
+    pub const MAX_LEN: usize = 1_024;
+
+    /// Copies 1 to [`Self::MAX_LEN`] bytes; `None` for any other number. The caller wipes the original.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        (1..=Self::MAX_LEN)
+            .contains(&bytes.len())
+            .then(|| Self(Zeroizing::new(bytes.to_vec())))
+    }
+
+    /// Parses lower-case hexadecimal digits; `None` for any other text.
+    pub(super) fn from_hex(digits: &str) -> Option<Self> {
+        let mut bytes = Zeroizing::new(vec![0; digits.len() / 2]);
+        decode(digits, &mut bytes)?;
+        Self::new(&bytes)
+    }
+
+    pub(super) fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(super) fn hmac(&self) -> Hmac<Sha256> {
+        Hmac::new_from_slice(&self.0).expect("HMAC takes a key of any length")
+    }
+}
+
+impl fmt::Debug for ImportSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ImportSecret(redacted)")
     }
 }
 
@@ -111,15 +153,26 @@ pub struct KeyringMaterial {
     pub seals: BTreeMap<u32, SecretKey>,
     /// The cache keys by version. Only a shared cache needs one.
     pub caches: BTreeMap<u32, SecretKey>,
+    /// The foreign pepper. Only foreign keys need it. It never changes: an imported key keeps the digest
+    /// that it gave.
+    pub foreign: Option<SecretKey>,
+    /// The import secrets by number.
+    pub imports: BTreeMap<u32, ImportSecret>,
 }
 
 impl KeyringMaterial {
-    /// Whether `key` is one of these secrets, of any kind.
-    pub(super) fn holds(&self, key: &SecretKey) -> bool {
-        let mut generations = self.generations.values();
-        generations.any(|keys| keys.tag_key == *key || keys.pepper == *key)
-            || self.seals.values().any(|seal| seal == key)
-            || self.caches.values().any(|cache| cache == key)
+    /// Whether `secret` is one of these secrets, of any kind.
+    pub(super) fn holds(&self, secret: &[u8]) -> bool {
+        let generations = self.generations.values();
+        let keys = generations
+            .flat_map(|keys| [&keys.tag_key, &keys.pepper])
+            .chain(self.seals.values())
+            .chain(self.caches.values())
+            .chain(&self.foreign);
+        let imports = self.imports.values().map(ImportSecret::expose);
+        keys.map(|key| key.expose().as_slice())
+            .chain(imports)
+            .any(|known| known.ct_eq(secret).into())
     }
 }
 
@@ -132,11 +185,21 @@ pub enum KeyKind {
     Seal,
     /// A cache key. No store keeps its check value, because a shared cache can be filled again.
     Cache,
+    /// The foreign pepper, number 1. It is never retired.
+    Foreign,
+    /// An import secret. It is never retired: without it, a revoked key would not be found.
+    Import,
 }
 
 impl KeyKind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Generation, Self::Seal, Self::Cache];
+    pub const ALL: [Self; 5] = [
+        Self::Generation,
+        Self::Seal,
+        Self::Cache,
+        Self::Foreign,
+        Self::Import,
+    ];
 
     /// The name in stores and in file names.
     pub const fn name(self) -> &'static str {
@@ -144,6 +207,8 @@ impl KeyKind {
             Self::Generation => "generation",
             Self::Seal => "seal",
             Self::Cache => "cache",
+            Self::Foreign => "foreign",
+            Self::Import => "import",
         }
     }
 }
@@ -154,7 +219,7 @@ impl KeyKind {
 pub struct CheckValue {
     /// The kind of the secrets.
     pub kind: KeyKind,
-    /// The generation's number, or the sealing key's version.
+    /// The number in the name of the file.
     pub number: u32,
     /// A truncated HMAC under all secrets of this number.
     pub value: [u8; CHECK_LEN],
@@ -208,7 +273,7 @@ mod tests {
     #[test]
     fn a_secret_is_parsed_from_its_digits() {
         let key = SecretKey::new(&std::array::from_fn(|i| u8::try_from(i * 8).unwrap()));
-        let digits: String = key.hex_digits().collect();
+        let digits: String = hex_digits(key.expose()).collect();
         assert!(digits.starts_with("0008101820") && digits.len() == 64);
         assert!(SecretKey::from_hex(&digits).is_some_and(|again| again == key));
         for wrong in [
@@ -219,6 +284,19 @@ mod tests {
             &digits.replace('8', "g"),
         ] {
             assert!(SecretKey::from_hex(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_import_secret_has_1_to_1024_bytes() {
+        for (length, accepted) in [(0, false), (1, true), (1_024, true), (1_025, false)] {
+            let secret = ImportSecret::new(&vec![0xab; length]);
+            assert_eq!(secret.is_some(), accepted, "{length} bytes");
+            let parsed = ImportSecret::from_hex(&"ab".repeat(length));
+            assert_eq!(parsed.is_some(), accepted, "{length} bytes");
+        }
+        for wrong in ["a", "AB", "ag", "ab "] {
+            assert!(ImportSecret::from_hex(wrong).is_none(), "{wrong}");
         }
     }
 
@@ -235,7 +313,9 @@ mod tests {
             )]
             .into(),
             seals: [(1, key.clone())].into(),
-            caches: [(1, key)].into(),
+            caches: [(1, key.clone())].into(),
+            foreign: Some(key),
+            imports: [(1, ImportSecret::new(&[0xab; 40]).unwrap())].into(),
         };
         let shown = format!("{material:?}");
         assert!(

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::{GenerationKeys, KeyringMaterial, SecretKey};
+use super::{GenerationKeys, ImportSecret, KeyringMaterial, SecretKey};
 use keyward_core::key::Entropy;
 
 /// Yields the bytes 0, 1, 2 and so on.
@@ -38,5 +38,16 @@ pub(super) fn material(generations: &[u32], seals: &[u32]) -> KeyringMaterial {
             .map(|version| (*version, key(*version, 3)))
             .collect(),
         caches: [(1, key(1, 4))].into(),
+        ..KeyringMaterial::default()
+    }
+}
+
+/// Material with a foreign pepper and these import secrets.
+pub(super) fn with_foreign(secrets: &[&[u8]]) -> KeyringMaterial {
+    let secrets = secrets.iter().map(|secret| ImportSecret::new(secret));
+    KeyringMaterial {
+        foreign: Some(SecretKey::new(&[5; 32])),
+        imports: (1..).zip(secrets.flatten()).collect(),
+        ..material(&[1], &[1])
     }
 }

@@ -78,6 +78,7 @@ pub(crate) fn keyring() -> Arc<Keyring> {
         generations: [(1, generation)].into(),
         seals: [(1, secret(3))].into(),
         caches: [(1, secret(4))].into(),
+        ..KeyringMaterial::default()
     };
     Arc::new(Keyring::new(&material, None).expect("it is complete"))
 }

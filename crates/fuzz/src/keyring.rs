@@ -10,13 +10,16 @@ use keyward_crypto::{Keyring, KeyringMaterial, keyring_files};
 
 use crate::Target;
 
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 9] = [
     "generation-1",
     "seal-1",
     "cache-1",
     "generation-2",
     "seal-4294967295",
     "cache-0",
+    "foreign-1",
+    "foreign-2",
+    "import-1",
 ];
 
 /// The first byte names a file of a valid keyring, which the rest replaces; with an odd byte, the
@@ -58,7 +61,7 @@ fn accepted(material: &KeyringMaterial, name: &str, content: &[u8]) {
     let header = format!("keyward keyring v1\n{kind} = {number}\n");
     let rest = text.strip_prefix(&header).expect("the header");
     let mut lines = rest.strip_suffix('\n').unwrap_or(rest).split('\n');
-    let mut value = |label: &str, digits| {
+    let mut value = |label: &str, digits: &[usize]| {
         let line = lines.next().expect("a line");
         let value = line
             .strip_prefix(label)
@@ -66,7 +69,7 @@ fn accepted(material: &KeyringMaterial, name: &str, content: &[u8]) {
         let value = value.unwrap_or_else(|| panic!("a line without {label}"));
         let is_hex = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         assert!(
-            value.len() == digits && value.bytes().all(is_hex),
+            digits.contains(&value.len()) && value.bytes().all(is_hex),
             "{label}"
         );
     };
@@ -74,10 +77,14 @@ fn accepted(material: &KeyringMaterial, name: &str, content: &[u8]) {
         "generation" => &["tag_key", "pepper"],
         _ => &["key"],
     };
+    let secret: Vec<_> = match kind {
+        "import" => (2..=2_048).step_by(2).collect(),
+        _ => vec![64],
+    };
     for key in keys {
-        value(key, 64);
+        value(key, &secret);
     }
-    value("crc32", 8);
+    value("crc32", &[8]);
     assert_eq!(lines.next(), None);
 }
 

@@ -25,7 +25,7 @@ const RIGHTS: &[&str] = &[
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
     "GRANT SELECT ON _sqlx_migrations, log_head, log_state, key_changes, api_keys, caller_tokens, \
      instances, audit, keyring_checks, key_prefixes TO {role}",
-    "GRANT INSERT (key_id, digest, generation, account_id, name, hint, scopes, metadata, \
+    "GRANT INSERT (key_id, digest, generation, import_batch, account_id, name, hint, scopes, metadata, \
      allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time) ON api_keys TO {role}",
     "GRANT UPDATE (scopes, metadata, allowed_cidrs, sealed, disabled, expire_time, revoke_time, \
      revoked, revoke_reason, replaced_by, changed_by) ON api_keys TO {role}",

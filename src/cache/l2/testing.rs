@@ -15,6 +15,7 @@ pub(crate) fn cache_key(byte: u8) -> Arc<CacheKey> {
         generations: [(1, generation)].into(),
         seals: [(1, secret(3))].into(),
         caches: [(1, secret(4))].into(),
+        ..KeyringMaterial::default()
     };
     Keyring::new(&material, None)
         .map(|keyring| keyring.cache_key())

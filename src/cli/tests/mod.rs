@@ -28,6 +28,9 @@ fn recorded(command: LocalCommand, settings: Settings) -> Result<String, String>
         LocalCommand::Keyring(KeyringCommand::Cache) => {
             Ok(format!("cache key in {}", settings.keyring.display()))
         }
+        LocalCommand::Keyring(KeyringCommand::Foreign) => {
+            Ok(format!("foreign pepper in {}", settings.keyring.display()))
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use keyward::system::SystemEntropy;
-use keyward_crypto::keyring_files;
+use keyward_crypto::{ImportSecret, keyring_files};
 use keyward_proto::v1::Verdict;
 
 use super::*;
@@ -132,6 +132,7 @@ async fn a_missing_keyring_file_is_named() {
     for (name, message) in [
         ("generation-1", "holds no file generation-<number>"),
         ("seal-1", "holds no file seal-<number>"),
+        ("foreign-1", "foreign 1 is missing from the keyring"),
     ] {
         let kept = fs::read(deployment.file(name)).unwrap();
         fs::remove_file(deployment.file(name)).unwrap();
@@ -140,6 +141,20 @@ async fn a_missing_keyring_file_is_named() {
         fs::set_permissions(deployment.file(name), Permissions::from_mode(0o600)).unwrap();
     }
     deployment.serves().await;
+}
+
+/// Without it, a revoked key that was imported by it would not be found.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_secret_that_was_in_use_is_never_left_out() {
+    let deployment = Deployment::new().await;
+    let secret = ImportSecret::new(b"the secret of a product").unwrap();
+    keyring_files::add_import_secret(&deployment.keyring(), &secret).unwrap();
+    deployment.serves().await;
+    fs::remove_file(deployment.file("import-1")).unwrap();
+    deployment.refuses("import 1 is missing from the keyring");
+    let other = ImportSecret::new(b"the secret of another product").unwrap();
+    keyring_files::add_import_secret(&deployment.keyring(), &other).unwrap();
+    deployment.refuses("import 1 of the keyring");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! The public id of a key or of a caller's token.
+//! The public id of a key or of a caller's token, and that of an import.
 
 use std::fmt;
 
@@ -9,6 +9,10 @@ use super::{Entropy, Timestamp};
 pub struct KeyId(uuid::Uuid);
 
 impl KeyId {
+    /// The id under which the log names an import. No key has it. It is a change of all keys that were
+    /// not known before: an answer that a key does not exist is outdated by it.
+    pub const IMPORTS: Self = Self(uuid::Uuid::nil());
+
     /// Draws a new id for a key or token created at `now`.
     pub fn draw(now: Timestamp, entropy: &dyn Entropy) -> Self {
         let mut random = [0; 10];
@@ -42,6 +46,41 @@ impl fmt::Display for KeyId {
 }
 
 impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A UUID that names the keys of one import. Its caller chooses it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BatchId(uuid::Uuid);
+
+impl BatchId {
+    /// Decodes the 16 bytes from a store.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(uuid::Uuid::from_bytes(bytes))
+    }
+
+    /// The 16 bytes for a store.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
+    /// Parses the hyphenated text form; `None` for any other text, and for the UUID of all zeros, which a
+    /// caller may send by mistake.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = KeyId::parse(text).filter(|id| *id != KeyId::IMPORTS)?;
+        Some(Self(id.0))
+    }
+}
+
+impl fmt::Display for BatchId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.as_hyphenated(), f)
+    }
+}
+
+impl fmt::Debug for BatchId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

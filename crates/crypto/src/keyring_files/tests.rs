@@ -66,7 +66,7 @@ fn a_generated_keyring_is_loaded() {
 fn only_the_owner_may_read_a_keyring() {
     let (_home, dir) = generated();
     assert_eq!(mode(&dir), 0o700);
-    for name in ["generation-1", "seal-1", "cache-1"] {
+    for name in ["generation-1", "seal-1", "cache-1", "foreign-1"] {
         assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
     }
 }
@@ -175,7 +175,7 @@ fn a_mounted_secret_is_read_through_its_links() {
     fs::create_dir(&mount).unwrap();
     fs::rename(&dir, mount.join("..2024_05_01")).unwrap();
     symlink("..2024_05_01", mount.join("..data")).unwrap();
-    for name in ["generation-1", "seal-1", "cache-1"] {
+    for name in ["generation-1", "seal-1", "cache-1", "foreign-1"] {
         symlink(format!("..data/{name}"), mount.join(name)).unwrap();
     }
     assert!(load(&mount).is_ok());
@@ -198,6 +198,7 @@ fn a_missing_or_incomplete_keyring_is_refused() {
     );
     fs::rename(dir.join("generation-1"), home.path().join("elsewhere")).unwrap();
     fs::remove_file(dir.join("cache-1")).unwrap();
+    fs::remove_file(dir.join("foreign-1")).unwrap();
     assert_eq!(refusal(&dir), none);
     write(
         &dir.join("seal-1"),
@@ -342,14 +343,12 @@ fn a_file_under_another_name_is_refused() {
 fn a_repeated_secret_is_refused() {
     let used: String = {
         let (_home, dir) = generated();
-        load(&dir).unwrap().generations[&1]
-            .pepper
-            .hex_digits()
-            .collect()
+        hex_digits(load(&dir).unwrap().generations[&1].pepper.expose()).collect()
     };
     let other = "cd".repeat(32);
     let lines = [
         (KeyKind::Seal, format!("key = {used}\n")),
+        (KeyKind::Import, format!("key = {used}\n")),
         (
             KeyKind::Generation,
             format!("tag_key = {used}\npepper = {other}\n"),
@@ -416,5 +415,41 @@ fn a_cache_key_is_added_and_the_newest_is_used() {
         assert_eq!(version(), number);
     }
     let left = fs::read_dir(&dir).unwrap().count();
-    assert_eq!(left, 5, "no hidden file is left");
+    assert_eq!(left, 6, "no hidden file is left");
+}
+
+#[test]
+fn a_keyring_has_one_foreign_pepper_and_any_number_of_import_secrets() {
+    let (_home, dir) = generated();
+    let entropy = Counting::default();
+    entropy.fill(&mut [0; 200]);
+    let known = add_foreign_pepper(&dir, &entropy).unwrap_err();
+    assert!(matches!(known, KeyringError::Known(_)), "{known}");
+    fs::remove_file(dir.join("foreign-1")).unwrap();
+    assert!(load(&dir).unwrap().foreign.is_none());
+    assert_eq!(add_foreign_pepper(&dir, &entropy).unwrap(), 1);
+    assert_eq!(mode(&dir.join("foreign-1")), 0o600);
+
+    let long = [0xab; ImportSecret::MAX_LEN];
+    for (number, secret) in [(1, &b"x"[..]), (2, &long)] {
+        let secret = ImportSecret::new(secret).unwrap();
+        assert_eq!(add_import_secret(&dir, &secret).unwrap(), number);
+        let known = add_import_secret(&dir, &secret).unwrap_err();
+        assert!(matches!(known, KeyringError::Known(_)), "{known}");
+        assert_eq!(
+            load(&dir).unwrap().imports[&number].expose(),
+            secret.expose()
+        );
+    }
+    write(
+        &dir.join("foreign-2"),
+        &text_of(KeyKind::Foreign, 2, &format!("key = {}\n", "ab".repeat(32))),
+    );
+    assert!(refusal(&dir).contains("foreign-2\" would be a second foreign pepper"));
+    fs::remove_file(dir.join("foreign-2")).unwrap();
+    write(
+        &dir.join("import-3"),
+        &text_of(KeyKind::Import, 3, "key = abc\n"),
+    );
+    assert!(refusal(&dir).contains("a key is not 2 to 2048 hexadecimal digits"));
 }

@@ -262,6 +262,12 @@ pub(crate) fn keyring() -> Seeds {
             edited(7, "generation-1", "generation = 1", "generation = 2"),
         ),
         ("number-zero", file(11, "cache-1")),
+        ("foreign", file(12, "foreign-1")),
+        ("second-foreign", edited(15, "foreign-1", "= 1", "= 2")),
+        (
+            "import",
+            edited(17, "seal-1", "seal = 1\nkey = ", "import = 1\nkey = abcd"),
+        ),
         ("capital-digits", edited(3, "seal-1", "fedc", "FEDC")),
         ("carriage-return", edited(3, "seal-1", "\ncrc", "\r\ncrc")),
     ])
