@@ -9,17 +9,19 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
+use super::keyring::KeyringWatch;
 use super::{CACHED_TOKENS, NOT_FRESH, READS, StartError, Stops, set_health};
 use crate::cache::l2::L2;
 use crate::cache::{Dependencies, L1, Lookup, Reads, Record, Records, SharedCache};
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
-    Barrier, Registration, StoreTime, Tail, end_graces, trim_log, wake_on_l2_notices,
+    Barrier, Registration, SealMover, StoreTime, Tail, end_graces, trim_log, wake_on_l2_notices,
     wake_on_store_notices, watch_freshness, watch_membership,
 };
 use keyward_core::fence::{Fence, Now, Settling};
-use keyward_core::key::{Clock, KeyRecord, TokenRecord};
+use keyward_core::key::{Clock, Entropy, KeyRecord, TokenRecord};
+use keyward_crypto::CurrentKeyring;
 use keyward_ops::{CacheMetrics, Metrics, Tasks, http};
 use keyward_store::{Cluster, Control, Store};
 
@@ -184,6 +186,38 @@ impl Base {
             self.tasks.spawn("store time", time),
             self.tasks.spawn("store notices", notices),
             self.tasks.spawn("membership", membership),
+        ]
+    }
+
+    /// Keeps `current` up to date with the files and the store.
+    pub(super) fn keyring_watch(
+        &self,
+        settings: &Settings,
+        tail: &Arc<Tail>,
+        current: &Arc<CurrentKeyring>,
+    ) -> KeyringWatch {
+        KeyringWatch::new(
+            settings.keyring.clone(),
+            Arc::clone(&self.store),
+            self.cluster.clone(),
+            Arc::clone(tail),
+            Arc::clone(current),
+        )
+    }
+
+    /// The tasks that follow the keyring and move sealed copies.
+    pub(super) fn keyring_tasks(
+        &self,
+        watch: KeyringWatch,
+        keyring: Arc<CurrentKeyring>,
+        entropy: Arc<dyn Entropy>,
+    ) -> [JoinHandle<Option<()>>; 2] {
+        let (store, metrics) = (Arc::clone(&self.store), self.metrics.keyring.clone());
+        let mover = SealMover::new(store, keyring, entropy, metrics);
+        let stop = || self.stops.background.clone();
+        [
+            self.tasks.spawn("keyring", watch.run(stop())),
+            self.tasks.spawn("sealed copies", mover.run(stop())),
         ]
     }
 

@@ -112,6 +112,11 @@ impl<R: Record> Lookup<R> {
         }
     }
 
+    /// Whether this instance knows every change, and so every active generation of the keyring.
+    pub fn is_fresh(&self) -> bool {
+        self.fence.is_fresh(Now::read(&*self.clock))
+    }
+
     /// The record for `digest` in L1, if the fence admits it at `now`, which was read after the call
     /// arrived. No I/O. `None` says nothing: ask `find`.
     pub fn cached(&self, digest: &Digest, now: Now) -> Option<Admitted<R::Kept>> {

@@ -1,5 +1,7 @@
 //! Defines the verbs, their arguments and their help texts.
 
+mod keyring;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use super::input::{
     value, wire_duration,
 };
 use crate::config::Settings;
+pub(super) use keyring::{AccountCall, KeyringCall, KeyringKey, KeyringKind, KeyringVerb};
+pub use keyring::{AddedKind, KeyringCommand};
 use keyward_ops::VERSION;
 use keyward_ops::settings::{flags, flags_of};
 use keyward_proto::v1::Role;
@@ -35,8 +39,12 @@ pub(super) fn command() -> Command {
         .after_help(AFTER_HELP)
         .mut_subcommands(|verb| match verb.get_name() {
             "serve" | "config" | "migrate" | "init" => with_settings(verb),
-            "epoch" | "clock" | "keyring" => verb.mut_subcommands(with_settings),
-            "token" => verb.mut_subcommands(for_client),
+            "epoch" | "clock" => verb.mut_subcommands(with_settings),
+            "keyring" => verb.mut_subcommands(|verb| match verb.get_name() {
+                "add" => with_settings(verb),
+                _ => for_client(verb),
+            }),
+            "token" | "account" => verb.mut_subcommands(for_client),
             _ => for_client(verb),
         });
     with_settings(command)
@@ -72,6 +80,9 @@ pub(super) enum Verb {
         #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
         output: Format,
     },
+    /// Manage the keyring: its files on this machine, and which keys are in use
+    #[command(subcommand)]
+    Keyring(KeyringVerb),
     #[command(flatten)]
     Call(Box<Call>),
 }
@@ -107,8 +118,8 @@ pub enum LocalCommand {
     /// Repair the store's time after a clock was ahead
     #[command(subcommand)]
     Clock(ClockCommand),
-    /// Manage the keyring on this machine
-    #[command(subcommand)]
+    /// Changes the keyring on this machine
+    #[command(skip)]
     Keyring(KeyringCommand),
 }
 
@@ -148,17 +159,6 @@ pub enum ExpiredKeys {
     Revoke,
 }
 
-/// The commands for the keyring.
-#[derive(Debug, Subcommand)]
-pub enum KeyringCommand {
-    /// Add a new cache key, which the setting `redis` requires: an instance uses the newest cache key
-    /// at its start, and shares its cache only with instances that use the same one
-    Cache,
-    /// Add the foreign pepper, which the setting `foreign_formats` requires, to a keyring that was made
-    /// without one
-    Foreign,
-}
-
 /// The verbs that call the service.
 #[derive(Subcommand)]
 pub(super) enum Call {
@@ -177,6 +177,11 @@ pub(super) enum Call {
     /// Manage the tokens with which programs call Keyward
     #[command(subcommand)]
     Token(TokenCall),
+    #[command(skip)]
+    Keyring(KeyringCall),
+    /// Manage the personal data of accounts
+    #[command(subcommand)]
+    Account(AccountCall),
     /// Check whether the service serves, without a token; exits with 0 or 1
     Health,
 }

@@ -1,5 +1,7 @@
 //! Converts messages to domain types and back.
 
+mod keyring;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use keyward_core::key::{
     Scopes, SecretText, SlotName, TextForm, Timestamp, TokenRecord, Verdict, shown,
 };
 use keyward_store::{Expiry, KeyChanges};
+
+pub(super) use keyring::{account_to_erase, key_to_activate, key_to_retire, keyring_key, nothing};
 
 /// The maximum number of requests in one VerifyBatch.
 const MAX_BATCH: usize = 256;

@@ -29,6 +29,10 @@ pub(super) const METHODS: &[&str] = &[
     "/keyward.v1.AdminService/CreateToken",
     "/keyward.v1.AdminService/ListTokens",
     "/keyward.v1.AdminService/RevokeToken",
+    "/keyward.v1.AdminService/GetKeyringStatus",
+    "/keyward.v1.AdminService/ActivateKeyringKey",
+    "/keyward.v1.AdminService/RetireKeyringKey",
+    "/keyward.v1.AdminService/EraseAccount",
     "/grpc.health.v1.Health/Check",
 ];
 

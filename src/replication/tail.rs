@@ -126,7 +126,7 @@ impl Tail {
     }
 
     /// This instance's current registration.
-    pub(super) fn registration(&self) -> Option<RegistrationId> {
+    pub fn registration(&self) -> Option<RegistrationId> {
         self.registration.as_ref()?.id()
     }
 

@@ -1,5 +1,6 @@
 //! The errors of the use cases. `grpc::status` maps each to a status.
 
+use super::KeyringRefusal;
 use crate::auth::Denied;
 use crate::cache::LookupError;
 use crate::replication::{Unconfirmed, Unsettled};
@@ -33,6 +34,9 @@ pub enum ServiceError {
     /// The deployment does not allow recoverable keys.
     #[error("this deployment does not allow recoverable keys; leave `recoverable` out")]
     RecoverableForbidden,
+    /// A key of the keyring was not activated or retired.
+    #[error(transparent)]
+    Keyring(#[from] KeyringRefusal),
     /// This instance cannot prove that it knows every change.
     #[error(
         "this instance cannot prove that it knows every change; retry, or call another instance"

@@ -63,10 +63,13 @@ impl Service {
         is_revealer: bool,
     ) -> Result<IssueReply, ServiceError> {
         let expiry = self.expiry_of_new_key(issue.expiry)?;
-        let (id, minted) = self.mint()?;
+        // One keyring for the whole call: a sealed copy is opened by the keys that were there before it was
+        // read.
+        let keyring = self.keyring.load_full();
+        let (id, minted) = self.mint(&keyring)?;
         let sealed = issue
             .recoverable
-            .then(|| self.seal(id, &issue.account, &minted.text))
+            .then(|| self.seal(&keyring, id, &issue.account, &minted.text))
             .transpose()?;
         let new = NewKey {
             id,
@@ -88,7 +91,7 @@ impl Service {
         let secret = if issued.created {
             Some(minted.text)
         } else if is_revealer {
-            self.reveal(&issued.key, actor).await?
+            self.reveal(&keyring, &issued.key, actor).await?
         } else {
             None
         };

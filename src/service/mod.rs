@@ -1,9 +1,11 @@
 //! The use cases, in domain types: Issue, Revoke, Verify, Update, Get, List, and the callers' tokens.
 //! A use case that accesses the store runs on the control runtime, to its end.
 
+mod erase;
 mod errors;
 mod expiry;
 mod issue;
+mod keyring;
 mod query;
 mod revoke;
 mod tokens;
@@ -14,8 +16,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use erase::EraseReply;
 pub use errors::ServiceError;
 pub use issue::{Issue, IssueReply};
+pub use keyring::{KeyringKey, KeyringRefusal};
 pub use query::{Page, PageQuery};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
 pub use tokens::{TokenReply, TokenRevokeReply};
@@ -29,7 +33,7 @@ use keyward_core::fence::{Fence, state_at};
 use keyward_core::key::{
     AccountId, Clock, Entropy, KeyId, KeyRecord, KeyState, Prefix, SecretText, TextForm, Timestamp,
 };
-use keyward_crypto::{Digest, Keyring, Minted, SealPurpose, Sealed};
+use keyward_crypto::{CurrentKeyring, Digest, Keyring, Minted, SealPurpose, Sealed};
 use keyward_ops::Metrics;
 use keyward_store::{Actor, AuditAction, AuditEntry, Control, Store, StoredKey};
 
@@ -42,7 +46,7 @@ pub struct Service {
     /// Finds the records of keys.
     pub keys: Lookup<KeyRecord>,
     /// Mints, recognises and seals keys.
-    pub keyring: Arc<Keyring>,
+    pub keyring: Arc<CurrentKeyring>,
     /// The prefixes of valid keys. New keys use the first one.
     pub prefixes: Vec<Prefix>,
     /// The prefix of callers' tokens.
@@ -97,21 +101,22 @@ impl Service {
     }
 
     /// Mints a key with the first prefix.
-    fn mint(&self) -> Result<(KeyId, Minted), ServiceError> {
+    fn mint(&self, keyring: &Keyring) -> Result<(KeyId, Minted), ServiceError> {
         // The configuration refuses an empty list of prefixes.
         let prefix = self.prefixes.first().ok_or(ServiceError::Internal)?;
-        let minted = self.keyring.mint(prefix, &*self.entropy);
+        let minted = keyring.mint(prefix, &*self.entropy);
         Ok((KeyId::draw(self.store_time(), &*self.entropy), minted))
     }
 
     /// Seals a copy of a recoverable key.
     fn seal(
         &self,
+        keyring: &Keyring,
         id: KeyId,
         account: &AccountId,
         text: &SecretText,
     ) -> Result<Sealed, ServiceError> {
-        self.keyring
+        keyring
             .seal(
                 SealPurpose::RECOVERABLE_KEY,
                 &id,
@@ -127,15 +132,18 @@ impl Service {
         let (prefix, body) =
             TextForm::read(text, &self.prefixes).map_err(|_| Unrecognised::Malformed)?;
         self.keyring
+            .load()
             .digest_of(prefix, &body, text)
             .map(|(digest, _)| digest)
             .ok_or(Unrecognised::Tag)
     }
 
-    /// Opens the sealed copy of a recoverable key. The audit entry is written before the secret is
-    /// returned. `None` if the key has no sealed copy, or is revoked or expired.
+    /// Opens the sealed copy of a recoverable key, which was read after `keyring` was loaded. The audit
+    /// entry is written before the secret is returned. `None` if the key has no sealed copy, or is revoked
+    /// or expired.
     async fn reveal(
         &self,
+        keyring: &Keyring,
         key: &StoredKey,
         actor: &Actor,
     ) -> Result<Option<SecretText>, ServiceError> {
@@ -146,12 +154,16 @@ impl Service {
         let Some(sealed) = key.sealed.as_ref().filter(|_| !ended) else {
             return Ok(None);
         };
-        let opened = self.keyring.open(
-            SealPurpose::RECOVERABLE_KEY,
-            &key.record.id,
-            &key.record.account,
-            sealed,
-        );
+        let open = |keyring: &Keyring| {
+            keyring.open(
+                SealPurpose::RECOVERABLE_KEY,
+                &key.record.id,
+                &key.record.account,
+                sealed,
+            )
+        };
+        // Another instance may have sealed it by a key that this one has loaded since.
+        let opened = open(keyring).or_else(|_| open(&self.keyring.load()));
         let text = opened.map_err(|error| {
             tracing::error!(key_id = %key.record.id, %error, "cannot open the sealed copy of a key");
             ServiceError::Internal

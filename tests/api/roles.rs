@@ -21,10 +21,14 @@ enum Rpc {
     CreateToken,
     ListTokens,
     RevokeToken,
+    GetKeyringStatus,
+    ActivateKeyringKey,
+    RetireKeyringKey,
+    EraseAccount,
 }
 
 /// Each RPC, who may call it, and which role a refusal asks for.
-const TABLE: [(Rpc, &[Role], &str); 12] = [
+const TABLE: [(Rpc, &[Role], &str); 16] = [
     (Rpc::Issue, &[Role::Issuer], "issuer"),
     (Rpc::RevokeId, &[Role::Issuer], "issuer"),
     (Rpc::RevokeText, &[Role::Issuer, Role::Reporter], "issuer"),
@@ -37,6 +41,10 @@ const TABLE: [(Rpc, &[Role], &str); 12] = [
     (Rpc::CreateToken, &[Role::Admin], "admin"),
     (Rpc::ListTokens, &[Role::Admin], "admin"),
     (Rpc::RevokeToken, &[Role::Admin], "admin"),
+    (Rpc::GetKeyringStatus, &[Role::Admin], "admin"),
+    (Rpc::ActivateKeyringKey, &[Role::Admin], "admin"),
+    (Rpc::RetireKeyringKey, &[Role::Admin], "admin"),
+    (Rpc::EraseAccount, &[Role::Admin], "admin"),
 ];
 
 const ROLES: [Role; 7] = [
@@ -71,6 +79,25 @@ async fn call(client: &Client, rpc: Rpc) -> Result<(), Status> {
             client.send(request).await.map(drop)
         }
         Rpc::RevokeToken => client.send(revoking_token(UNKNOWN)).await.map(drop),
+        Rpc::GetKeyringStatus => {
+            let request = v1::GetKeyringStatusRequest {};
+            client.send(request).await.map(drop)
+        }
+        Rpc::ActivateKeyringKey => {
+            let (kind, number) = (v1::KeyringKeyKind::Seal.into(), 9);
+            let request = v1::ActivateKeyringKeyRequest { kind, number };
+            client.send(request).await.map(drop)
+        }
+        Rpc::RetireKeyringKey => {
+            let (kind, number) = (v1::KeyringKeyKind::Seal.into(), 9);
+            let request = v1::RetireKeyringKeyRequest { kind, number };
+            client.send(request).await.map(drop)
+        }
+        Rpc::EraseAccount => {
+            let account_id = "nobody".to_owned();
+            let request = v1::EraseAccountRequest { account_id };
+            client.send(request).await.map(drop)
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keyward_core::fence::{Mark, Membership, Page, Position, RegistrationId};
 use keyward_core::key::{Clock, KeyId, Prefix};
-use keyward_crypto::{CheckValue, Digest, KeyKind};
+use keyward_crypto::{CheckValue, Digest, KeyKind, KeyName};
 use keyward_store::{
     CommittedChange, Confirmed, Expiry, KeyChanges, KeyTarget, ListKeys, NewInstance, NewKey,
     NewToken, Revocation, RevokeAnswer, StoreError, UpdateAnswer,
@@ -43,7 +43,10 @@ enum Call {
     RevokeToken(KeyId),
     Admins,
     Check(CheckValue),
-    Activate(u32),
+    Note(CheckValue),
+    /// Activates a key, or retires it.
+    Keyring(KeyName, bool),
+    Erase(&'static str),
     // On shared stores only.
     Start,
     Register(RegistrationId),
@@ -55,6 +58,17 @@ enum Call {
     /// Confirms the changes with these numbers among all changes so far, once a revision is acknowledged.
     Confirm(RegistrationId, Vec<usize>, u64),
     Membership,
+}
+
+/// The names of the keys with this number. Those of seals are as in `sealed`.
+fn names(number: u32) -> [KeyName; 4] {
+    let kinds = [
+        (KeyKind::Generation, number),
+        (KeyKind::Seal, number * 0x0101_0101),
+        (KeyKind::Foreign, number),
+        (KeyKind::Import, number),
+    ];
+    kinds.map(|(kind, number)| KeyName { kind, number })
 }
 
 /// Draws calls that often concern the same few things.
@@ -75,6 +89,11 @@ impl Calls {
     fn key(&self, world: &World) -> (KeyId, Digest) {
         let none = (world.successor().id, world.digest());
         *self.random.pick(&self.keys).unwrap_or(&none)
+    }
+
+    fn key_name(&self) -> KeyName {
+        let number = *self.random.pick(&[1, 2, 3]).unwrap();
+        *self.random.pick(&names(number)).unwrap()
     }
 
     fn token(&self, world: &World) -> (KeyId, Digest) {
@@ -120,22 +139,23 @@ impl Calls {
                 Call::ListTokens(self.random.chance(50), after)
             }
             20 => Call::RevokeToken(self.token(world).0),
-            21 => match self.random.below(3) {
+            21 => match self.random.below(6) {
                 0 => Call::Admins,
-                1 => Call::Activate(*self.random.pick(&[0, 1, 2]).unwrap()),
-                _ => Call::Check(CheckValue {
-                    kind: *self
-                        .random
-                        .pick(&[
-                            KeyKind::Generation,
-                            KeyKind::Seal,
-                            KeyKind::Foreign,
-                            KeyKind::Import,
-                        ])
-                        .unwrap(),
-                    number: *self.random.pick(&[1, 2, 3]).unwrap(),
-                    value: [7; 16],
-                }),
+                1 => Call::Erase(self.account()),
+                2 | 3 => Call::Keyring(self.key_name(), self.random.chance(70)),
+                drawn => {
+                    let KeyName { kind, number } = self.key_name();
+                    let value = [7; 16];
+                    let check = CheckValue {
+                        kind,
+                        number,
+                        value,
+                    };
+                    match drawn {
+                        4 => Call::Check(check),
+                        _ => Call::Note(check),
+                    }
+                }
             },
             22 => Call::Pass(*self.random.pick(&[HOUR / 60, HOUR, DAY]).unwrap()),
             23 => Call::Start,
@@ -328,10 +348,27 @@ impl Side {
             },
             Call::Admins => shown(&(store.has_tokens().await?, store.has_admin().await?)),
             Call::Check(value) => shown(&store.add_check_values(&[value]).await?),
-            Call::Activate(number) => {
-                let activated = store.activate_generation(number).await;
-                let active = store.active_generation().await?;
-                shown(&(activated.is_ok(), active, store.check_values().await?.len()))
+            Call::Note(value) => shown(&store.note_loaded(&[value]).await?),
+            Call::Keyring(name, true) => shown(&store.activate(name, &actor()).await?),
+            Call::Keyring(name, false) => {
+                let retired = store.retire(name, &actor()).await?;
+                let mut known = store.known_keys().await?;
+                known.sort_unstable_by_key(|key| key.check.name());
+                let needs = store.keyring_use().await?.needs;
+                shown(&(retired, known, needs))
+            }
+            Call::Erase(of) => {
+                let pseudonym = account(&format!("erased-{of}"));
+                let erased = store
+                    .erase_account(&account(of), &pseudonym, &actor())
+                    .await?;
+                let committed = self.change(erased.committed);
+                shown(&(
+                    erased.pseudonym,
+                    erased.count,
+                    erased.is_complete,
+                    committed,
+                ))
             }
             shared => self.call_cluster(shared).await?,
         })
@@ -350,7 +387,7 @@ impl Side {
                     registration,
                     name: "test".to_owned(),
                     max_staleness: Duration::from_secs(2),
-                    generations: vec![1],
+                    loaded: [1, 2, 3].into_iter().flat_map(names).collect(),
                 };
                 shown(&cluster.register(&instance).await.is_ok())
             }

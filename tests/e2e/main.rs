@@ -13,6 +13,7 @@ mod durability;
 mod failover;
 mod proxies;
 mod python;
+mod rotation;
 mod secure;
 mod shutdown;
 mod story;

@@ -112,7 +112,7 @@ impl Parts {
             Arc::clone(&cluster),
             format!("instance {index}"),
             self.fence.max_staleness(),
-            vec![1],
+            Arc::clone(&world.keyring),
             entropy.clone(),
             members.clone(),
         );

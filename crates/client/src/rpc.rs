@@ -72,4 +72,8 @@ rpcs! {
     AdminServiceClient.create_token(CreateTokenRequest) -> CreateTokenResponse, Once;
     AdminServiceClient.list_tokens(ListTokensRequest) -> ListTokensResponse, Read;
     AdminServiceClient.revoke_token(RevokeTokenRequest) -> RevokeTokenResponse, Change;
+    AdminServiceClient.get_keyring_status(GetKeyringStatusRequest) -> GetKeyringStatusResponse, Read;
+    AdminServiceClient.activate_keyring_key(ActivateKeyringKeyRequest) -> ActivateKeyringKeyResponse, Change;
+    AdminServiceClient.retire_keyring_key(RetireKeyringKeyRequest) -> RetireKeyringKeyResponse, Change;
+    AdminServiceClient.erase_account(EraseAccountRequest) -> EraseAccountResponse, Change;
 }

@@ -2,6 +2,8 @@
 //! scheme under which it may have been imported. A digest that a product kept is wrapped once, by the
 //! foreign pepper, and is then the one that the text has under its scheme.
 
+use std::collections::BTreeMap;
+
 use hmac::{Hmac, Mac};
 use sha2::{Digest as _, Sha256};
 
@@ -41,6 +43,20 @@ impl ForeignDigests {
                 .map(|(number, secret)| (*number, secret.hmac()))
                 .collect(),
         }))
+    }
+
+    /// The pepper and the secrets of both. Those of `newer` are used if both have one of the same number.
+    pub(super) fn merged(older: Option<&Self>, newer: Option<&Self>) -> Option<Self> {
+        let pepper = newer.or(older)?.pepper.clone();
+        let secrets = older
+            .into_iter()
+            .chain(newer)
+            .flat_map(|digests| &digests.secrets);
+        let secrets: BTreeMap<_, _> = secrets.cloned().collect();
+        Some(Self {
+            pepper,
+            secrets: secrets.into_iter().collect(),
+        })
     }
 
     /// The digests that a text may be stored under: one for each scheme, SHA-256 first.
@@ -93,12 +109,12 @@ fn updated(state: &Hmac<Sha256>, bytes: &[u8]) -> [u8; 32] {
 mod tests {
     use super::super::testing::{material, with_foreign};
     use super::*;
-    use crate::{ImportSecret, Keyring};
+    use crate::{Active, ImportSecret, Keyring};
 
     const TEXT: &str = "2e4a1d1e-6f0c-4d2a-9a2f-3a1e5b7c9d00";
 
     fn keyring(secrets: &[&[u8]]) -> Keyring {
-        Keyring::new(&with_foreign(secrets), None).unwrap()
+        Keyring::new(&with_foreign(secrets), Active::default()).unwrap()
     }
 
     /// HMAC-SHA256 as other programs compute it.
@@ -144,14 +160,14 @@ mod tests {
 
     #[test]
     fn without_a_foreign_pepper_no_text_has_a_foreign_digest() {
-        let old = Keyring::new(&material(&[1], &[1]), None).unwrap();
+        let old = Keyring::new(&material(&[1], &[1]), Active::default()).unwrap();
         assert!(!old.has_foreign_pepper());
         assert_eq!(old.foreign_digests(TEXT).count(), 0);
         assert_eq!(old.wrap(DigestScheme::Sha256, &[1; 32]), None);
         let mut incomplete = with_foreign(&[b"secret"]);
         incomplete.foreign = None;
         assert_eq!(
-            Keyring::new(&incomplete, None).unwrap_err(),
+            Keyring::new(&incomplete, Active::default()).unwrap_err(),
             NoKeyring::NoForeignPepper
         );
     }

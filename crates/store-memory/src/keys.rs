@@ -17,8 +17,8 @@ use keyward_store::plan::{
     PlannedRevocation, RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update,
 };
 use keyward_store::{
-    Actor, AuditAction, CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys,
-    ListKeys, NewKey, Result, Revocation, RevokeAnswer, Revoked, StoredKey, Successor,
+    Actor, AuditAction, CommittedChange, Erasure, Expiry, Found, Issued, KeyChanges, KeyTarget,
+    Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, Revoked, StoredKey, Successor,
     UpdateAnswer, Updated,
 };
 
@@ -92,6 +92,18 @@ impl<T: Transport> Keys for MemoryStore<T> {
         self.write("end_graces", |tx| Ok(tx.end_graces())).await
     }
 
+    async fn erase_account(
+        &self,
+        account: &AccountId,
+        pseudonym: &AccountId,
+        actor: &Actor,
+    ) -> Result<Erasure> {
+        let (account, pseudonym) = (account.clone(), pseudonym.clone());
+        let actor = actor.clone();
+        let work = move |tx: &mut Transaction<'_>| tx.erase_account(&account, &pseudonym, &actor);
+        self.write("erase_account", work).await
+    }
+
     async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>> {
         let names: Vec<String> = accepted.iter().map(|p| p.as_str().to_owned()).collect();
         let work = move |tx: &mut Transaction<'_>| {
@@ -154,6 +166,7 @@ impl Transaction<'_> {
             None => None,
         };
         self.check_unique(new.id, &new.digest)?;
+        self.check_usable(Some(new.generation), new.sealed.as_ref())?;
         if let Some(record) = expired {
             let entry = key_entry(AuditAction::Revoke, &record, Some("expired".to_owned()));
             self.change_key(KeyRecord {
@@ -208,6 +221,7 @@ impl Transaction<'_> {
         let row = KeyRow {
             record,
             digest: new.digest,
+            generation: new.generation,
             sealed: new.sealed,
             mark: None,
         };
@@ -262,6 +276,7 @@ impl Transaction<'_> {
     ) -> Result<()> {
         if let Some(successor) = &planned.successor {
             self.check_unique(successor.id, &successor.digest)?;
+            self.check_usable(Some(successor.generation), successor.sealed.as_ref())?;
         }
         for entry in planned.audit(record) {
             self.audit(entry, actor);

@@ -6,6 +6,8 @@
 
 mod cluster;
 mod database;
+mod erase;
+mod keyring;
 mod keys;
 mod log;
 mod server;

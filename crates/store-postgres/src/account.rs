@@ -1,4 +1,4 @@
-//! Revokes all keys of an account, in steps. A step holds the log's counter for some milliseconds, so
+//! Revokes all keys of an account, and erases its personal data, in steps. A step holds the log's counter for some milliseconds, so
 //! a large account does not delay the revocations of others.
 
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore, rows};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, Reason};
 use keyward_crypto::Digest;
 use keyward_store::account::{AUDIT_DETAIL, AccountProgress, PASSES, STEP};
-use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer};
+use keyward_store::{Actor, CommittedChange, Erasure, Result, RevokeAnswer};
 
 /// One step: revokes the first live keys after `$2`, in the order of their ids, which avoids
 /// deadlocks. It skips a key that another transaction has locked. It is one statement and its own
@@ -131,6 +131,50 @@ impl PostgresStore {
             .iter()
             .map(|row| rows::id(row, "key_id"))
             .collect::<Result<_>>()?)
+    }
+
+    /// Erases the revoked keys of an account, in steps. Each is one transaction.
+    pub(super) async fn erase_in_steps(
+        &self,
+        account: &AccountId,
+        proposed: &AccountId,
+        actor: &Actor,
+    ) -> Result<Erasure> {
+        let mut count = 0;
+        loop {
+            let statement = sqlx::query("SELECT * FROM erase_account($1, $2, $3, $4)")
+                .bind(account.as_str().to_owned())
+                .bind(proposed.as_str().to_owned())
+                .bind(actor.token.map(rows::uuid))
+                .bind(actor.name.clone());
+            let step = self.writers.fetch_all(statement).await;
+            let step = step.map_err(Failure::of_a_commit)?;
+            let step = rows::first(&step)?;
+            let (erased, remaining) = (
+                rows::revision(step, "erased")?,
+                rows::revision(step, "remaining")?,
+            );
+            if erased > 0 {
+                count += erased;
+                self.announce();
+            }
+            if erased > 0 && remaining > 0 {
+                continue;
+            }
+            let pseudonym: Option<String> = rows::column(step, "pseudonym")?;
+            let pseudonym = pseudonym.map(|text| AccountId::new("pseudonym", text));
+            let pseudonym = pseudonym.transpose()?;
+            let committed = match &pseudonym {
+                Some(pseudonym) => self.account_state(pseudonym).await?.1,
+                None => CommittedChange::NOTHING,
+            };
+            return Ok(Erasure {
+                pseudonym,
+                count,
+                is_complete: remaining == 0,
+                committed,
+            });
+        }
     }
 
     /// The current records of the listed keys, and their digests.

@@ -14,12 +14,12 @@ use super::pool::Statement;
 use super::rows::{self, key_columns};
 use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore};
 use keyward_core::fence::{Epoch, state_at};
-use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
+use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{UpdatePlan, key_entry, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated,
+    Actor, AuditAction, Erasure, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys,
+    NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -96,6 +96,15 @@ impl Keys for PostgresStore {
         .bind(query.older_than.map(rows::interval));
         let found = self.readers.fetch_all(statement).await?;
         found.iter().map(rows::key).collect()
+    }
+
+    async fn erase_account(
+        &self,
+        account: &AccountId,
+        pseudonym: &AccountId,
+        actor: &Actor,
+    ) -> Result<Erasure> {
+        self.erase_in_steps(account, pseudonym, actor).await
     }
 
     async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>> {

@@ -10,6 +10,7 @@ mod connection;
 mod failure;
 mod given_up;
 mod graces;
+mod keyring;
 mod keys;
 mod locks;
 mod log;

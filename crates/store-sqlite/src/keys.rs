@@ -10,12 +10,12 @@ use super::revoke::{revoke_one, set_revoke_time};
 use super::rows::{self, key_columns};
 use super::{SqliteStore, Statement, WriteTransaction, store_error};
 use keyward_core::fence::state_at;
-use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
+use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys, NewKey,
-    Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated, raw,
+    Actor, AuditAction, Erasure, Expiry, Found, Issued, KeyChanges, KeyTarget, Keys, ListKeys,
+    NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer, Updated, raw,
 };
 
 #[async_trait]
@@ -141,6 +141,15 @@ impl Keys for SqliteStore {
         .await
         .map_err(store_error)?;
         found.iter().map(rows::key).collect()
+    }
+
+    async fn erase_account(
+        &self,
+        account: &AccountId,
+        pseudonym: &AccountId,
+        actor: &Actor,
+    ) -> Result<Erasure> {
+        self.erase_in_steps(account, pseudonym, actor).await
     }
 
     async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>> {

@@ -7,7 +7,7 @@ use keyward_core::key::{
     AccountId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes, SlotName,
     Timestamp, TokenRecord,
 };
-use keyward_crypto::{Digest, Sealed};
+use keyward_crypto::{Digest, KeyName, Sealed};
 
 /// On whose behalf a change is made. Kept in the log and in the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,6 +216,19 @@ pub struct Updated {
     pub committed: CommittedChange,
 }
 
+/// The state after the erasure of an account.
+#[derive(Clone, Debug)]
+pub struct Erasure {
+    /// What replaced the account and the names; `None` if the account has no keys.
+    pub pseudonym: Option<AccountId>,
+    /// The number of keys that this call has changed.
+    pub count: u64,
+    /// Whether the account has no key any more. Otherwise it has keys that are not revoked.
+    pub is_complete: bool,
+    /// The latest change of the erased keys.
+    pub committed: CommittedChange,
+}
+
 /// The record under a digest, with the head of the log in the same snapshot (I2).
 #[derive(Clone, Debug)]
 pub struct Found<R> {
@@ -281,6 +294,12 @@ pub enum AuditAction {
     TokenCreate,
     /// A token was revoked.
     TokenRevoke,
+    /// A key of the keyring became active.
+    KeyringActivate,
+    /// A key of the keyring was retired.
+    KeyringRetire,
+    /// An account was erased.
+    AccountErase,
 }
 
 impl AuditAction {
@@ -294,6 +313,9 @@ impl AuditAction {
             Self::Update => "update",
             Self::TokenCreate => "token_create",
             Self::TokenRevoke => "token_revoke",
+            Self::KeyringActivate => "keyring_activate",
+            Self::KeyringRetire => "keyring_retire",
+            Self::AccountErase => "account_erase",
         }
     }
 }
@@ -320,8 +342,9 @@ pub struct NewInstance {
     pub name: String,
     /// The longest time for which the instance answers without news.
     pub max_staleness: Duration,
-    /// The keyring generations that the instance has loaded.
-    pub generations: Vec<u32>,
+    /// The keys of the keyring that the instance has loaded. The first of each kind is the one that it
+    /// uses.
+    pub loaded: Vec<KeyName>,
 }
 
 /// The result of confirming changes.

@@ -41,6 +41,10 @@ calls! {
     admin.create_token: CreateTokenRequest => CreateTokenResponse;
     admin.list_tokens: ListTokensRequest => ListTokensResponse;
     admin.revoke_token: RevokeTokenRequest => RevokeTokenResponse;
+    admin.get_keyring_status: GetKeyringStatusRequest => GetKeyringStatusResponse;
+    admin.activate_keyring_key: ActivateKeyringKeyRequest => ActivateKeyringKeyResponse;
+    admin.retire_keyring_key: RetireKeyringKeyRequest => RetireKeyringKeyResponse;
+    admin.erase_account: EraseAccountRequest => EraseAccountResponse;
 }
 
 /// Issues the key in the slot `default` of an account.

@@ -148,12 +148,12 @@ async fn a_missing_keyring_file_is_named() {
 async fn an_import_secret_that_was_in_use_is_never_left_out() {
     let deployment = Deployment::new().await;
     let secret = ImportSecret::new(b"the secret of a product").unwrap();
-    keyring_files::add_import_secret(&deployment.keyring(), &secret).unwrap();
+    keyring_files::add_import_secret(&deployment.keyring(), None, &secret).unwrap();
     deployment.serves().await;
     fs::remove_file(deployment.file("import-1")).unwrap();
     deployment.refuses("import 1 is missing from the keyring");
     let other = ImportSecret::new(b"the secret of another product").unwrap();
-    keyring_files::add_import_secret(&deployment.keyring(), &other).unwrap();
+    keyring_files::add_import_secret(&deployment.keyring(), None, &other).unwrap();
     deployment.refuses("import 1 of the keyring");
 }
 

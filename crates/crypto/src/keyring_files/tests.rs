@@ -3,13 +3,14 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::super::testing::Counting;
 use super::*;
-use crate::Keyring;
+use crate::{Active, Keyring};
 
 /// A new keyring in a temporary directory.
 fn generated() -> (TempDir, PathBuf) {
@@ -40,7 +41,9 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn checks(material: &KeyringMaterial) -> Vec<crate::CheckValue> {
-    Keyring::new(material, None).unwrap().check_values()
+    Keyring::new(material, Active::default())
+        .unwrap()
+        .check_values()
 }
 
 #[test]
@@ -399,23 +402,43 @@ fn the_last_newline_may_be_missing() {
     assert!(load(&dir).is_ok());
 }
 
-#[test]
-fn a_cache_key_is_added_and_the_newest_is_used() {
-    let (_home, dir) = generated();
-    let version = || {
-        let keyring = Keyring::new(&load(&dir).unwrap(), None).unwrap();
-        keyring.cache_key().unwrap().version()
-    };
-    assert_eq!(version(), 1);
-    let entropy = Counting::default();
-    entropy.fill(&mut [0; 150]);
-    for number in [2, 3] {
-        assert_eq!(add_cache_key(&dir, &entropy).unwrap(), number);
-        assert_eq!(mode(&dir.join(format!("cache-{number}"))), 0o600);
-        assert_eq!(version(), number);
+/// Never draws the same secret twice.
+#[derive(Default)]
+struct Distinct(AtomicU8);
+
+impl Entropy for Distinct {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill(0xd1);
+        buffer[0] = self.0.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+#[test]
+fn a_key_of_each_kind_is_added_and_replaces_nothing() {
+    let (_home, dir) = generated();
+    let entropy = Distinct::default();
+    let before = versions(&dir).unwrap();
+    for kind in [KeyKind::Generation, KeyKind::Seal, KeyKind::Cache] {
+        for number in [2, 3] {
+            let name = add(&dir, kind, None, &entropy).unwrap();
+            assert_eq!(name, KeyName { kind, number });
+            assert_eq!(mode(&dir.join(name.to_string())), 0o600);
+        }
+        let file = dir.join(format!("{}-3", kind.name()));
+        let (text, again) = (fs::read(&file).unwrap(), add(&dir, kind, Some(3), &entropy));
+        assert!(
+            matches!(again, Err(KeyringError::Write { .. })),
+            "{again:?}"
+        );
+        assert_eq!(fs::read(&file).unwrap(), text);
+        assert_eq!(add(&dir, kind, Some(9), &entropy).unwrap().number, 9);
+    }
+    assert_ne!(versions(&dir).unwrap(), before);
+    let keyring = Keyring::new(&load(&dir).unwrap(), Active::default()).unwrap();
+    assert_eq!((keyring.active(), keyring.active_seal()), (9, 9));
+    assert_eq!(keyring.cache_key().unwrap().version(), 9);
     let left = fs::read_dir(&dir).unwrap().count();
-    assert_eq!(left, 6, "no hidden file is left");
+    assert_eq!(left, 13, "no hidden file is left");
 }
 
 #[test]
@@ -423,18 +446,22 @@ fn a_keyring_has_one_foreign_pepper_and_any_number_of_import_secrets() {
     let (_home, dir) = generated();
     let entropy = Counting::default();
     entropy.fill(&mut [0; 200]);
-    let known = add_foreign_pepper(&dir, &entropy).unwrap_err();
+    let known = add(&dir, KeyKind::Foreign, None, &entropy).unwrap_err();
     assert!(matches!(known, KeyringError::Known(_)), "{known}");
     fs::remove_file(dir.join("foreign-1")).unwrap();
     assert!(load(&dir).unwrap().foreign.is_none());
-    assert_eq!(add_foreign_pepper(&dir, &entropy).unwrap(), 1);
+    assert_eq!(
+        add(&dir, KeyKind::Foreign, None, &entropy).unwrap().number,
+        1
+    );
     assert_eq!(mode(&dir.join("foreign-1")), 0o600);
 
     let long = [0xab; ImportSecret::MAX_LEN];
     for (number, secret) in [(1, &b"x"[..]), (2, &long)] {
         let secret = ImportSecret::new(secret).unwrap();
-        assert_eq!(add_import_secret(&dir, &secret).unwrap(), number);
-        let known = add_import_secret(&dir, &secret).unwrap_err();
+        let added = add_import_secret(&dir, None, &secret).unwrap();
+        assert_eq!(added.number, number);
+        let known = add_import_secret(&dir, None, &secret).unwrap_err();
         assert!(matches!(known, KeyringError::Known(_)), "{known}");
         assert_eq!(
             load(&dir).unwrap().imports[&number].expose(),
