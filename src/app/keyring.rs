@@ -58,7 +58,9 @@ pub(super) fn fitting(
         Some(state) => state != KnownState::Retired,
         None => with_file.contains(&name),
     };
-    Ok(older.merged(files, active(known), is_kept)?)
+    let required = known.iter().filter(|key| key.state.is_required());
+    let in_force = required.map(|key| key.check.name()).collect();
+    Ok(older.merged(files, active(known), is_kept, in_force)?)
 }
 
 /// The keys of `keyring` that the store does not know.

@@ -2,6 +2,7 @@
 //! the generation of a key, so a key keeps its digest when a new generation becomes active.
 
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -89,19 +90,24 @@ impl Keyring {
     }
 
     /// The keys of `self` and of `newer` for which `is_kept` holds. The key of `newer` is used if both
-    /// have one of the same name.
+    /// have one of the same name. Every instance has loaded the keys `in_force`.
     pub fn merged(
         &self,
         newer: &Self,
         active: Active,
         is_kept: impl Fn(KeyName) -> bool,
+        in_force: HashSet<KeyName>,
     ) -> Result<Self, NoKeyring> {
         let merged = |kind, number| is_kept(KeyName { kind, number });
         let mut keyring = Self {
             generations: union(&newer.generations, &self.generations, |key| key.number),
             seals: union(&newer.seals, &self.seals, |key| key.version()),
             cache: newer.cache.clone(),
-            foreign: ForeignDigests::merged(self.foreign.as_ref(), newer.foreign.as_ref()),
+            foreign: ForeignDigests::merged(
+                self.foreign.as_ref(),
+                newer.foreign.as_ref(),
+                in_force,
+            ),
         };
         let (generations, seals) = (&mut keyring.generations, &mut keyring.seals);
         generations.retain(|key| merged(KeyKind::Generation, key.number));
@@ -167,7 +173,7 @@ impl Keyring {
     }
 
     /// The digest under which to store a foreign key whose digest was `given` under `scheme`. `None` if
-    /// the keyring lacks the foreign pepper or the import secret.
+    /// this keyring, or that of another instance, may lack the foreign pepper or the import secret.
     pub fn wrap(&self, scheme: DigestScheme, given: &[u8; 32]) -> Option<Digest> {
         self.foreign.as_ref()?.wrap(scheme, given)
     }

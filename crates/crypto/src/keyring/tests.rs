@@ -1,5 +1,7 @@
 //! What a keyring recognises, seals and opens, and which of its keys are active.
 
+use std::collections::HashSet;
+
 use proptest::prelude::*;
 
 use super::super::testing::{Counting, material};
@@ -105,7 +107,8 @@ fn a_merged_keyring_has_the_kept_keys_of_both() {
         seal: Some(1),
     };
     let retired = KeyName::parse("generation-3").unwrap();
-    let merged = old.merged(&files, active, |name| name != retired).unwrap();
+    let merge = |active| old.merged(&files, active, |name| name != retired, HashSet::new());
+    let merged = merge(active).unwrap();
     let names: Vec<_> = merged.names().iter().map(KeyName::to_string).collect();
     assert_eq!(
         names,
@@ -120,9 +123,9 @@ fn a_merged_keyring_has_the_kept_keys_of_both() {
     assert_eq!((merged.active(), merged.active_seal()), (2, 1));
     let minted = old.mint(&prefixes()[0], &Counting::default());
     assert!(judge(&merged, minted.text.expose()).is_some());
-    let none = old.merged(&files, active, |_| false);
+    let none = old.merged(&files, active, |_| false, HashSet::new());
     assert_eq!(none.unwrap_err(), NoKeyring::NoGeneration);
-    let refused = old.merged(&files, minting(3), |name| name != retired);
+    let refused = merge(minting(3));
     assert_eq!(refused.unwrap_err(), NoKeyring::LacksActive(retired));
 }
 
