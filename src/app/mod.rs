@@ -216,9 +216,8 @@ impl App {
             )
         });
         let tail = base.tail(registration);
-        tail.catch_up().await.map_err(StartError)?;
         let mut watch = base.keyring_watch(settings, &tail, &keyring);
-        // Also sees what has changed since the keyring was loaded.
+        // Notices what has changed since the keyring was loaded, before this instance registers.
         watch.look().await.map_err(|misfit| {
             let path = settings.keyring.display();
             StartError(format!(
@@ -226,6 +225,7 @@ impl App {
                  instance"
             ))
         })?;
+        tail.catch_up().await.map_err(StartError)?;
         if let Some(cluster) = &base.cluster {
             base.time.raise_floor(&**cluster).await;
         }

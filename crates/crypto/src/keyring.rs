@@ -159,11 +159,6 @@ impl Keyring {
             .map(|generation| generation.digest(text))
     }
 
-    /// The digest that a text has if the active generation minted it.
-    pub fn minting_digest(&self, text: &str) -> Digest {
-        self.minting().digest(text)
-    }
-
     /// The digests that the text of a foreign key may be stored under: one for each scheme, SHA-256
     /// first, then the import secrets in ascending order. None without a foreign pepper.
     pub fn foreign_digests(&self, text: &str) -> impl Iterator<Item = Digest> {

@@ -161,7 +161,7 @@ pub struct KeyringMaterial {
 }
 
 impl KeyringMaterial {
-    /// The highest number of this kind; 0 if there is none.
+    /// The highest number of this kind; 0 without any.
     pub(super) fn highest(&self, kind: KeyKind) -> u32 {
         let numbers = |last: Option<&u32>| last.copied().unwrap_or(0);
         match kind {
