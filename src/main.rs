@@ -2,9 +2,12 @@
 
 use std::process::ExitCode;
 
-use keyward::cli::{ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand};
+use keyward::cli::{
+    AddedKind, ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand,
+};
 use keyward::config::Settings;
 use keyward::{app, cli, system};
+use keyward_crypto::KeyKind;
 
 /// It returns the memory of a crowd to the system once the crowd has gone.
 #[global_allocator]
@@ -37,8 +40,20 @@ fn execute(command: LocalCommand, settings: Settings) -> Result<String, String> 
             let revoke_expired = expired.map(|decision| decision == ExpiredKeys::Revoke);
             app::lower_time(&settings, &reason, revoke_expired)
         }
-        LocalCommand::Keyring(KeyringCommand::Cache) => app::add_cache_key(&settings),
-        LocalCommand::Keyring(KeyringCommand::Foreign) => app::add_foreign_pepper(&settings),
+        LocalCommand::Keyring(KeyringCommand::Add {
+            kind,
+            number,
+            secret_file,
+        }) => {
+            let kind = match kind {
+                AddedKind::Generation => KeyKind::Generation,
+                AddedKind::Seal => KeyKind::Seal,
+                AddedKind::Cache => KeyKind::Cache,
+                AddedKind::Foreign => KeyKind::Foreign,
+                AddedKind::Import => KeyKind::Import,
+            };
+            app::add_to_keyring(&settings, kind, number, secret_file.as_deref())
+        }
     };
     done.map_err(|error| error.to_string())
 }

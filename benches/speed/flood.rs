@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use keyward::system::SystemEntropy;
 use keyward_core::key::Entropy as _;
-use keyward_crypto::{Keyring, keyring_files};
+use keyward_crypto::{Active, Keyring, keyring_files};
 use keyward_proto::v1::Verdict;
 use keyward_testkit::machine::{Times, pin};
 use keyward_testkit::{Client, Cluster, Options, Process, http_get, now};
@@ -129,7 +129,7 @@ fn table(rounds: &[Vec<Figures>; 3]) -> String {
 /// Imports keys by SQL.
 async fn import(cluster: &Cluster) -> Vec<String> {
     let material = keyring_files::load(&cluster.keyring()).unwrap();
-    let keyring = Keyring::new(&material, None).unwrap();
+    let keyring = Keyring::new(&material, Active::default()).unwrap();
     let texts: Vec<_> = (0..HOT).map(|_| another()).collect();
     let digests = texts
         .iter()

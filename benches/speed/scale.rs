@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use keyward::system::SystemEntropy;
 use keyward_core::key::{KeyId, Prefix, Timestamp};
-use keyward_crypto::{Keyring, keyring_files};
+use keyward_crypto::{Active, Keyring, keyring_files};
 use keyward_proto::v1::{self, Verdict};
 use keyward_testkit::machine::{Times, cpu_time, memory, pin};
 use keyward_testkit::{Client, Cluster, Options, Postgres, Random, now};
@@ -45,7 +45,7 @@ pub(super) async fn measure() {
     let mut cluster = Cluster::start(env!("CARGO_BIN_EXE_keyward"), 0, options);
     let mut owner = Postgres::connect(&cluster.postgres.superuser_url()).await;
     let keyring = keyring_files::load(&cluster.keyring()).unwrap();
-    let keyring = Keyring::new(&keyring, None).unwrap();
+    let keyring = Keyring::new(&keyring, Active::default()).unwrap();
 
     let mut texts = insert(&mut owner, &keyring, SOME).await;
     let some = cold(&mut cluster, &texts).await;

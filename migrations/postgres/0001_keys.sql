@@ -104,6 +104,8 @@ CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
 CREATE INDEX api_keys_live ON api_keys (account_id, key_id) WHERE NOT revoked;
 CREATE INDEX api_keys_batch ON api_keys (import_batch, key_id)
  WHERE NOT revoked AND import_batch IS NOT NULL;
+-- The copies under a sealing key, whose version is the first 4 bytes.
+CREATE INDEX api_keys_seals ON api_keys (substring(sealed FOR 4), key_id) WHERE sealed IS NOT NULL;
 CREATE INDEX api_keys_graces ON api_keys (revoke_time) WHERE NOT revoked AND revoke_time IS NOT NULL;
 
 CREATE TABLE caller_tokens (
@@ -141,8 +143,9 @@ CREATE TABLE instances (
     beat                bigint NOT NULL DEFAULT 0,
     -- The number of statements that confirmed changes with this row.
     confirms            bigint NOT NULL DEFAULT 0,
-    -- The keyring generations that this instance has loaded.
-    loaded_generations  bigint[] NOT NULL,
+    -- The keys of the keyring that this instance has loaded, by the names of their files. The first one of
+    -- each kind is the one that it makes new keys or sealed copies with.
+    loaded_keys         text[] NOT NULL,
     since               timestamptz NOT NULL DEFAULT store_time()
 ) WITH (fillfactor = 50);
 
@@ -154,7 +157,8 @@ CREATE TABLE audit (
     actor       text NOT NULL,
     action      text NOT NULL CHECK (action IN
                 ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
-                 'epoch_advance', 'clock_lower', 'import')),
+                 'keyring_activate', 'keyring_retire', 'account_erase', 'epoch_advance', 'clock_lower',
+                 'import')),
     subject_id  uuid,
     account_id  text,
     detail      text
@@ -166,11 +170,26 @@ CREATE TABLE keyring_checks (
     kind         text NOT NULL CHECK (kind IN ('generation', 'seal', 'foreign', 'import')),
     number       bigint NOT NULL CHECK (number BETWEEN 1 AND 4294967295),
     check_value  bytea NOT NULL CHECK (octet_length(check_value) = 16),
-    -- The one generation of new keys.
-    active       boolean NOT NULL DEFAULT false CHECK (NOT active OR kind = 'generation'),
+    -- 'loaded': an instance has the key, and nothing needs it. 'required': every instance needs it.
+    -- 'retired': nothing is made with it any more, and nothing needs it.
+    state        text NOT NULL DEFAULT 'required' CHECK (state IN ('loaded', 'required', 'retired')),
+    -- The one generation of new keys, and the one sealing key of new copies.
+    active       boolean NOT NULL DEFAULT false
+                 CHECK (NOT active OR (kind IN ('generation', 'seal') AND state = 'required')),
     PRIMARY KEY (kind, number)
 );
-CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active;
+CREATE UNIQUE INDEX keyring_active ON keyring_checks (kind) WHERE active;
+
+-- The advisory lock of a key of the keyring. A transaction that stores something made with the key shares
+-- it, and its retirement excludes them.
+CREATE FUNCTION keyring_lock(kind text, number bigint) RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT hashtextextended(kind || number, 7521983311)';
+
+-- Accounts whose erasure has begun. No other change of the account of a key is allowed.
+CREATE TABLE erasures (
+    account_id  text PRIMARY KEY,
+    pseudonym   text NOT NULL UNIQUE
+);
 
 -- The prefixes that keys were given: a start warns if its `key_prefixes` lacks one that keys have.
 CREATE TABLE key_prefixes (
@@ -323,12 +342,28 @@ BEGIN
 END
 $$;
 
+-- The account and the name of a key change only when its account is erased.
+CREATE FUNCTION erased_alone() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT OLD.revoked OR NEW.name <> NEW.account_id
+        OR NOT EXISTS (SELECT FROM erasures
+                        WHERE account_id = OLD.account_id AND pseudonym = NEW.account_id) THEN
+        RAISE EXCEPTION '%', TG_ARGV[0] USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER api_keys_erased BEFORE UPDATE ON api_keys FOR EACH ROW
+    WHEN ((NEW.account_id, NEW.name) IS DISTINCT FROM (OLD.account_id, OLD.name))
+    EXECUTE FUNCTION erased_alone('account_id and name of a key never change, unless its account is erased');
 CREATE TRIGGER api_keys_fixed BEFORE UPDATE ON api_keys FOR EACH ROW
-    WHEN ((NEW.key_id, NEW.digest, NEW.generation, NEW.import_batch, NEW.account_id, NEW.name,
-           NEW.hint, NEW.recoverable, NEW.create_time)
-          IS DISTINCT FROM (OLD.key_id, OLD.digest, OLD.generation, OLD.import_batch, OLD.account_id,
-           OLD.name, OLD.hint, OLD.recoverable, OLD.create_time))
-    EXECUTE FUNCTION refuse('key_id, digest, generation, import_batch, account_id, name, hint, recoverable and create_time of a key never change');
+    WHEN ((NEW.key_id, NEW.digest, NEW.generation, NEW.import_batch, NEW.hint, NEW.recoverable,
+           NEW.create_time)
+          IS DISTINCT FROM (OLD.key_id, OLD.digest, OLD.generation, OLD.import_batch, OLD.hint,
+           OLD.recoverable, OLD.create_time))
+    EXECUTE FUNCTION refuse('key_id, digest, generation, import_batch, hint, recoverable and create_time of a key never change');
 CREATE TRIGGER api_keys_sealed BEFORE UPDATE ON api_keys FOR EACH ROW
     WHEN (OLD.revoke_time IS NOT NULL AND NEW.sealed IS NOT NULL)
     EXECUTE FUNCTION refuse('a revoked key keeps no sealed copy');
@@ -386,7 +421,7 @@ BEGIN
                     UNION ALL
                     SELECT true, * FROM new_rows) AS sides
              GROUP BY key_id
-            HAVING count(DISTINCT (scopes, metadata, allowed_cidrs, disabled, expire_time,
+            HAVING count(DISTINCT (account_id, name, scopes, metadata, allowed_cidrs, disabled, expire_time,
                                    revoke_time, revoked, revoke_reason, replaced_by)) > 1) AS changed;
     IF ids IS NULL THEN
         RETURN NULL;
@@ -535,8 +570,77 @@ CREATE TRIGGER caller_tokens_deleted AFTER DELETE ON caller_tokens
     REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION deletions_log('token_id');
 
+-- An entry changes only when the account that it names is erased.
+CREATE FUNCTION audit_kept() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    IF (NEW.id, NEW.time, NEW.actor_id, NEW.actor, NEW.action, NEW.subject_id, NEW.detail)
+        IS DISTINCT FROM
+        (OLD.id, OLD.time, OLD.actor_id, OLD.actor, OLD.action, OLD.subject_id, OLD.detail)
+        OR NOT EXISTS (SELECT FROM erasures
+                        WHERE account_id = OLD.account_id AND pseudonym = NEW.account_id) THEN
+        RAISE EXCEPTION 'audit cannot be rewritten' USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
 CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit
-    FOR EACH ROW EXECUTE FUNCTION refuse('audit cannot be rewritten');
+    FOR EACH ROW EXECUTE FUNCTION audit_kept();
+
+-- Refuses what is made with a retired key of the keyring. The arguments name the kind and the column.
+CREATE FUNCTION keyring_key_usable() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    used bigint;
+BEGIN
+    IF TG_ARGV[0] = 'seal' THEN
+        used := ('x' || encode(substring(NEW.sealed FOR 4), 'hex'))::bit(32)::bigint;
+    ELSE
+        used := NEW.generation;
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(keyring_lock(TG_ARGV[0], used));
+    -- A new snapshot: it shows the retirement that this lock has waited for.
+    IF EXISTS (SELECT FROM keyring_checks AS c
+                WHERE c.kind = TG_ARGV[0] AND c.number = used AND c.state = 'retired') THEN
+        RAISE EXCEPTION '% % is retired, and this instance still uses it', TG_ARGV[0], used
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER api_keys_minted BEFORE INSERT ON api_keys FOR EACH ROW
+    WHEN (NEW.generation IS NOT NULL) EXECUTE FUNCTION keyring_key_usable('generation');
+CREATE TRIGGER caller_tokens_minted BEFORE INSERT ON caller_tokens
+    FOR EACH ROW EXECUTE FUNCTION keyring_key_usable('generation');
+CREATE TRIGGER api_keys_sealed_new BEFORE INSERT ON api_keys FOR EACH ROW
+    WHEN (NEW.sealed IS NOT NULL) EXECUTE FUNCTION keyring_key_usable('seal');
+CREATE TRIGGER api_keys_sealed_again BEFORE UPDATE ON api_keys FOR EACH ROW
+    WHEN (NEW.sealed IS NOT NULL AND NEW.sealed IS DISTINCT FROM OLD.sealed)
+    EXECUTE FUNCTION keyring_key_usable('seal');
+
+-- Refuses the registration of an instance that lacks a key of the keyring. An activation holds the lock
+-- while it reads the instances.
+CREATE FUNCTION instance_has_keyring() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    missing text;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(keyring_lock('instances', 0));
+    SELECT kind || '-' || number INTO missing FROM keyring_checks
+     WHERE state = 'required' AND kind || '-' || number <> ALL (NEW.loaded_keys)
+     ORDER BY kind, number LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'this instance lacks %, which every instance needs: copy the file from another instance',
+            missing USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER instances_have_keyring BEFORE INSERT ON instances
+    FOR EACH ROW EXECUTE FUNCTION instance_has_keyring();
 
 -- TRUNCATE fires no row triggers, so it is refused on tables whose deletions must be logged.
 DO $$
@@ -580,3 +684,39 @@ BEGIN
 END
 $$;
 REVOKE ALL ON FUNCTION trim_log(interval) FROM PUBLIC;
+
+-- One step of the erasure of an account: replaces account and name of at most 500 revoked keys by a
+-- pseudonym, drops their other personal data, and does the same for their audit entries. The pseudonym of
+-- the first step stays, so that a later call completes an erasure. Returns the pseudonym, the number of
+-- keys, and how many keys of the account are left, of at most 501. `pseudonym` is NULL if the account has
+-- no keys.
+CREATE FUNCTION erase_account(account text, proposed text, by_id uuid, by_name text,
+                              OUT pseudonym text, OUT erased bigint, OUT remaining bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    ids uuid[];
+BEGIN
+    INSERT INTO erasures AS e (account_id, pseudonym)
+    SELECT account, proposed WHERE EXISTS (SELECT FROM api_keys AS k WHERE k.account_id = account)
+        ON CONFLICT (account_id) DO NOTHING;
+    SELECT e.pseudonym INTO erase_account.pseudonym FROM erasures AS e WHERE e.account_id = account;
+    SELECT array_agg(key_id) INTO ids
+      FROM (SELECT k.key_id FROM api_keys AS k WHERE k.account_id = account AND k.revoked
+             ORDER BY k.key_id LIMIT 500 FOR UPDATE) AS step;
+    UPDATE audit AS a SET account_id = erase_account.pseudonym
+     WHERE a.subject_id = ANY (ids) AND a.account_id = account;
+    UPDATE api_keys AS k
+       SET account_id = erase_account.pseudonym, name = erase_account.pseudonym, metadata = '{}',
+           allowed_cidrs = '[]', revoke_reason = NULL, changed_by = by_name
+     WHERE k.key_id = ANY (ids);
+    erased := coalesce(cardinality(ids), 0);
+    SELECT count(*) INTO remaining
+      FROM (SELECT FROM api_keys AS k WHERE k.account_id = account LIMIT 501) AS rest;
+    IF remaining = 0 AND erase_account.pseudonym IS NOT NULL THEN
+        DELETE FROM erasures AS e WHERE e.account_id = account;
+        INSERT INTO audit (actor_id, actor, action, account_id)
+        VALUES (by_id, by_name, 'account_erase', erase_account.pseudonym);
+    END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION erase_account(text, text, uuid, text) FROM PUBLIC;

@@ -86,6 +86,8 @@ CREATE UNIQUE INDEX api_keys_slot ON api_keys (account_id, name) WHERE revoke_ti
 CREATE INDEX api_keys_account ON api_keys (account_id, key_id);
 CREATE INDEX api_keys_batch ON api_keys (import_batch, key_id)
  WHERE revoked = 0 AND import_batch IS NOT NULL;
+-- The copies under a sealing key, whose version is the first 4 bytes.
+CREATE INDEX api_keys_seals ON api_keys (substr(sealed, 1, 4), key_id) WHERE sealed IS NOT NULL;
 CREATE INDEX api_keys_graces ON api_keys (revoke_time) WHERE revoked = 0 AND revoke_time IS NOT NULL;
 
 CREATE TABLE caller_tokens (
@@ -114,7 +116,7 @@ CREATE TABLE audit (
     actor       TEXT NOT NULL,
     action      TEXT NOT NULL CHECK (action IN
                 ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
-                 'clock_lower', 'import')),
+                 'keyring_activate', 'keyring_retire', 'account_erase', 'clock_lower', 'import')),
     subject_id  BLOB,
     account_id  TEXT,
     detail      TEXT
@@ -126,12 +128,22 @@ CREATE TABLE keyring_checks (
     kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal', 'foreign', 'import')),
     number       INTEGER NOT NULL,
     check_value  BLOB NOT NULL CHECK (length(check_value) = 16),
-    -- The one generation of new keys. A key file in the keyring alone does not make a generation
-    -- active, because other instances may not have the file yet.
-    active       INTEGER NOT NULL DEFAULT 0 CHECK (active IN (0, 1) AND (active = 0 OR kind = 'generation')),
+    -- 'loaded': the service has the key, and nothing needs it. 'required': the service needs it.
+    -- 'retired': nothing is made with it any more, and nothing needs it.
+    state        TEXT NOT NULL DEFAULT 'required' CHECK (state IN ('loaded', 'required', 'retired')),
+    -- The one generation of new keys, and the one sealing key of new copies.
+    active       INTEGER NOT NULL DEFAULT 0
+                 CHECK (active IN (0, 1)
+                        AND (active = 0 OR (kind IN ('generation', 'seal') AND state = 'required'))),
     PRIMARY KEY (kind, number)
 ) STRICT, WITHOUT ROWID;
-CREATE UNIQUE INDEX keyring_active ON keyring_checks (active) WHERE active = 1;
+CREATE UNIQUE INDEX keyring_active ON keyring_checks (kind) WHERE active = 1;
+
+-- Accounts whose erasure has begun. No other change of the account of a key is allowed.
+CREATE TABLE erasures (
+    account_id  TEXT PRIMARY KEY,
+    pseudonym   TEXT NOT NULL UNIQUE
+) STRICT, WITHOUT ROWID;
 
 -- The prefixes that keys were given: a start warns if its `key_prefixes` lacks one that keys have.
 CREATE TABLE key_prefixes (
@@ -272,13 +284,47 @@ WHEN NEW.key_id IS NOT OLD.key_id
   OR NEW.digest IS NOT OLD.digest
   OR NEW.generation IS NOT OLD.generation
   OR NEW.import_batch IS NOT OLD.import_batch
-  OR NEW.account_id IS NOT OLD.account_id
-  OR NEW.name IS NOT OLD.name
   OR NEW.hint IS NOT OLD.hint
   OR NEW.recoverable IS NOT OLD.recoverable
   OR NEW.create_time IS NOT OLD.create_time
 BEGIN
-    SELECT RAISE(ABORT, 'key_id, digest, generation, import_batch, account_id, name, hint, recoverable and create_time of a key never change');
+    SELECT RAISE(ABORT, 'key_id, digest, generation, import_batch, hint, recoverable and create_time of a key never change');
+END;
+
+-- The account and the name of a key change only when its account is erased.
+CREATE TRIGGER api_keys_erased BEFORE UPDATE OF account_id, name ON api_keys
+WHEN (NEW.account_id, NEW.name) IS NOT (OLD.account_id, OLD.name)
+ AND (OLD.revoked = 0 OR NEW.name <> NEW.account_id
+      OR NOT EXISTS (SELECT 1 FROM erasures
+                      WHERE account_id = OLD.account_id AND pseudonym = NEW.account_id))
+BEGIN
+    SELECT RAISE(ABORT, 'account_id and name of a key never change, unless its account is erased');
+END;
+
+-- Nothing is made with a retired key of the keyring.
+CREATE TRIGGER api_keys_minted BEFORE INSERT ON api_keys
+WHEN EXISTS (SELECT 1 FROM keyring_checks
+              WHERE kind = 'generation' AND number = NEW.generation AND state = 'retired')
+BEGIN
+    SELECT RAISE(ABORT, 'the generation is retired');
+END;
+
+CREATE TRIGGER api_keys_sealed_new BEFORE INSERT ON api_keys
+WHEN NEW.sealed IS NOT NULL
+ AND EXISTS (SELECT 1 FROM keyring_checks
+              WHERE kind = 'seal' AND printf('%08X', number) = hex(substr(NEW.sealed, 1, 4))
+                AND state = 'retired')
+BEGIN
+    SELECT RAISE(ABORT, 'the sealing key is retired');
+END;
+
+CREATE TRIGGER api_keys_sealed_again BEFORE UPDATE OF sealed ON api_keys
+WHEN NEW.sealed IS NOT NULL AND NEW.sealed IS NOT OLD.sealed
+ AND EXISTS (SELECT 1 FROM keyring_checks
+              WHERE kind = 'seal' AND printf('%08X', number) = hex(substr(NEW.sealed, 1, 4))
+                AND state = 'retired')
+BEGIN
+    SELECT RAISE(ABORT, 'the sealing key is retired');
 END;
 
 -- A wiped sealed copy cannot be restored.
@@ -315,7 +361,7 @@ BEGIN
 END;
 
 CREATE TRIGGER api_keys_changed
-AFTER UPDATE OF key_id, scopes, metadata, allowed_cidrs, disabled, expire_time, revoke_time, revoked,
+AFTER UPDATE OF key_id, account_id, name, scopes, metadata, allowed_cidrs, disabled, expire_time, revoke_time, revoked,
                 revoke_reason, replaced_by ON api_keys
 WHEN NEW.revision IS OLD.revision
 BEGIN
@@ -354,6 +400,13 @@ WHEN EXISTS (SELECT 1 FROM caller_tokens WHERE token_id = NEW.token_id)
   OR NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL
 BEGIN
     SELECT RAISE(ABORT, 'a token with this token_id or digest exists, or revision, mark or changed_by were given');
+END;
+
+CREATE TRIGGER caller_tokens_minted BEFORE INSERT ON caller_tokens
+WHEN EXISTS (SELECT 1 FROM keyring_checks
+              WHERE kind = 'generation' AND number = NEW.generation AND state = 'retired')
+BEGIN
+    SELECT RAISE(ABORT, 'the generation is retired');
 END;
 
 CREATE TRIGGER caller_tokens_fixed BEFORE UPDATE ON caller_tokens
@@ -407,7 +460,12 @@ BEGIN
     INSERT INTO log_change (key_id, kind, actor, reason) VALUES (OLD.token_id, 'delete', NULL, NULL);
 END;
 
+-- An entry changes only when the account that it names is erased.
 CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit
+WHEN (NEW.id, NEW.time, NEW.actor_id, NEW.actor, NEW.action, NEW.subject_id, NEW.detail)
+     IS NOT (OLD.id, OLD.time, OLD.actor_id, OLD.actor, OLD.action, OLD.subject_id, OLD.detail)
+  OR NOT EXISTS (SELECT 1 FROM erasures
+                  WHERE account_id = OLD.account_id AND pseudonym = NEW.account_id)
 BEGIN
     SELECT RAISE(ABORT, 'audit cannot be rewritten');
 END;

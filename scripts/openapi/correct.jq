@@ -33,7 +33,7 @@ def unindented: gsub("\n "; "\n");
 | .components.schemas |= with_entries(.key as $name
     | if $enums[$name] then .value.description += "\n\n" + $enums[$name]
       elif $fields[$name] then
-        .value.properties |= with_entries($fields[$name][.key] as $field
+        (.value.properties | values) |= with_entries($fields[$name][.key] as $field
           | del(.value.title, .value.additionalProperties.title?)
           # The format is the type. A response has 64-bit integers as strings.
           | if $field.type | test("INT(32|64)$") then

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::StartError;
+use super::keyring::{Misfit, fitting, unknown};
 use crate::auth::from_file;
 use crate::config::Settings;
 use keyward_core::key::{Clock, Entropy, KeyId, Prefix, Roles, SecretText, SlotName, TextForm};
-use keyward_crypto::{CheckValue, KeyKind, Keyring, KeyringError, keyring_files};
+use keyward_crypto::{Active, CheckValue, KeyKind, KeyName, Keyring, KeyringError, keyring_files};
+use keyward_store::keyring::active;
 use keyward_store::{Actor, NewToken, Store};
 
 /// Creates the data directory if it is missing. Only its owner can read it.
@@ -62,8 +64,7 @@ pub(super) async fn keyring(
     entropy: &dyn Entropy,
     policy: SecretPolicy,
 ) -> Result<Keyring, StartError> {
-    let known = store.check_values().await.map_err(StartError::new)?;
-    let active = store.active_generation().await.map_err(StartError::new)?;
+    let known = store.known_keys().await.map_err(StartError::new)?;
     let path = &settings.keyring;
     if policy == SecretPolicy::Load && known.is_empty() {
         return Err(StartError(
@@ -89,18 +90,6 @@ pub(super) async fn keyring(
         loaded => loaded,
     }
     .map_err(StartError::new)?;
-    let keyring = Keyring::new(&material, active).map_err(StartError::new)?;
-    let ours = keyring.check_values();
-    for check in &known {
-        match ours
-            .iter()
-            .find(|value| (value.kind, value.number) == (check.kind, check.number))
-        {
-            Some(value) if value.value == check.value => {}
-            Some(_) => return Err(foreign(check, path)),
-            None => return Err(absent(check, path)),
-        }
-    }
     if !untouched && known.is_empty() {
         return Err(StartError(
             "this store has tokens or keys, but no check values of its keyring: it was changed \
@@ -108,22 +97,28 @@ pub(super) async fn keyring(
                 .to_owned(),
         ));
     }
-    // All but generations are used immediately, so they are registered now. A generation is registered
-    // when it is activated.
-    let new: Vec<_> = ours
-        .into_iter()
-        .filter(|value| !known.contains(value))
-        .filter(|value| untouched || value.kind != KeyKind::Generation)
-        .collect();
-    if !new.is_empty() {
-        add(store, &new).await?;
+    let files = Keyring::new(&material, Active::default()).map_err(StartError::new)?;
+    let keyring = fitting(&files, &files, &known).map_err(|misfit| match misfit {
+        Misfit::Differs(name) => foreign(name, path),
+        Misfit::Missing(name) => absent(name, path),
+        Misfit::Incomplete(error) => StartError::new(error),
+    })?;
+    let new = unknown(&keyring, &known);
+    match untouched {
+        true => add(store, &new).await?,
+        // Another key of the same name is noticed later in the start.
+        false => store.note_loaded(&new).await.map_err(StartError::new)?,
     }
-    if active.is_none() {
-        let first = keyring.active();
-        store
-            .activate_generation(first)
-            .await
-            .map_err(StartError::new)?;
+    let (active, highest) = (active(&known), (keyring.active(), keyring.active_seal()));
+    for (kind, active, number) in [
+        (KeyKind::Generation, active.generation, highest.0),
+        (KeyKind::Seal, active.seal, highest.1),
+    ] {
+        if active.is_none() {
+            let name = KeyName { kind, number };
+            let activated = store.activate(name, &keyward()).await;
+            activated.map_err(StartError::new)?;
+        }
     }
     Ok(keyring)
 }
@@ -135,9 +130,17 @@ pub(super) fn check_foreign(settings: &Settings, keyring: &Keyring) -> Result<()
     }
     Err(StartError(format!(
         "`foreign_formats` requires a foreign pepper, and the keyring {} was made without one. Run \
-         `keyward keyring foreign` once, copy the file foreign-1 to all instances, and restart them",
+         `keyward keyring add foreign` once, copy the file foreign-1 to all instances, and restart them",
         settings.keyring.display()
     )))
+}
+
+/// The service itself, as the log and the audit name it.
+pub(super) fn keyward() -> Actor {
+    Actor {
+        token: None,
+        name: "keyward".to_owned(),
+    }
 }
 
 /// Adds check values. Another instance may have added the same ones in the meantime.
@@ -145,29 +148,30 @@ async fn add(store: &dyn Store, new: &[CheckValue]) -> Result<(), StartError> {
     let Err(error) = store.add_check_values(new).await else {
         return Ok(());
     };
-    let known = store.check_values().await.map_err(StartError::new)?;
-    if new.iter().all(|value| known.contains(value)) {
+    let known = store.known_keys().await.map_err(StartError::new)?;
+    let is_known = |value: &CheckValue| known.iter().any(|key| key.check == *value);
+    if new.iter().all(is_known) {
         return Ok(());
     }
     Err(StartError::new(error))
 }
 
-fn foreign(check: &CheckValue, path: &Path) -> StartError {
+fn foreign(name: KeyName, path: &Path) -> StartError {
     StartError(format!(
         "{} {} of the keyring {} does not belong to this store, so no key would be recognised. \
          Nothing was changed. Restore the keyring that belongs to the store",
-        check.kind.name(),
-        check.number,
+        name.kind.name(),
+        name.number,
         path.display()
     ))
 }
 
-fn absent(check: &CheckValue, path: &Path) -> StartError {
+fn absent(name: KeyName, path: &Path) -> StartError {
     StartError(format!(
         "{} {} is missing from the keyring {}, and this store requires it. Nothing was changed. \
          Restore the file from a backup",
-        check.kind.name(),
-        check.number,
+        name.kind.name(),
+        name.number,
         path.display()
     ))
 }
@@ -222,12 +226,8 @@ impl FirstToken<'_> {
             name: SlotName::new("name", "admin".to_owned()).map_err(StartError::new)?,
             roles: Roles::all(),
         };
-        let actor = Actor {
-            token: None,
-            name: "keyward".to_owned(),
-        };
         store
-            .create_token(new, &actor)
+            .create_token(new, &keyward())
             .await
             .map_err(StartError::new)?;
         tracing::info!(file = %self.file.display(), "created a token with every role");

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
+use super::keyring::KeyringWatch;
 use super::{NOT_FRESH, StartError, Stops, set_health, status};
 use crate::cache::l2::L2;
 use crate::cache::{
@@ -18,13 +19,13 @@ use crate::cache::{
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
-    Barrier, Registration, Roster, StoreTime, Tail, end_graces, trim_log, wake_on_l2_notices,
-    wake_on_store_notices, watch_freshness, watch_membership,
+    Barrier, Registration, Roster, SealMover, StoreTime, Tail, end_graces, trim_log,
+    wake_on_l2_notices, wake_on_store_notices, watch_freshness, watch_membership,
 };
 use crate::service::RecentRevokes;
 use keyward_core::fence::{Fence, Now, Settling};
-use keyward_core::key::{Clock, KeyRecord, TokenRecord};
-use keyward_crypto::Keyring;
+use keyward_core::key::{Clock, Entropy, KeyRecord, TokenRecord};
+use keyward_crypto::CurrentKeyring;
 use keyward_ops::{CacheMetrics, Metrics, Tasks, http};
 use keyward_store::{Cluster, Control, Store};
 
@@ -81,7 +82,7 @@ impl Base {
     pub(super) fn tail(
         &self,
         registration: Option<Registration>,
-        keyring: &Arc<Keyring>,
+        keyring: &Arc<CurrentKeyring>,
     ) -> Arc<Tail> {
         let (store, fence) = (Arc::clone(&self.store), Arc::clone(&self.fence));
         Arc::new(Tail::new(
@@ -222,6 +223,38 @@ impl Base {
             self.tasks.spawn("store time", time),
             self.tasks.spawn("store notices", notices),
             self.tasks.spawn("membership", membership),
+        ]
+    }
+
+    /// Keeps `current` up to date with the files and the store.
+    pub(super) fn keyring_watch(
+        &self,
+        settings: &Settings,
+        tail: &Arc<Tail>,
+        current: &Arc<CurrentKeyring>,
+    ) -> KeyringWatch {
+        KeyringWatch::new(
+            settings.keyring.clone(),
+            Arc::clone(&self.store),
+            self.cluster.clone(),
+            Arc::clone(tail),
+            Arc::clone(current),
+        )
+    }
+
+    /// The tasks that follow the keyring and move sealed copies.
+    pub(super) fn keyring_tasks(
+        &self,
+        watch: KeyringWatch,
+        keyring: Arc<CurrentKeyring>,
+        entropy: Arc<dyn Entropy>,
+    ) -> [JoinHandle<Option<()>>; 2] {
+        let (store, metrics) = (Arc::clone(&self.store), self.metrics.keyring.clone());
+        let mover = SealMover::new(store, keyring, entropy, metrics);
+        let stop = || self.stops.background.clone();
+        [
+            self.tasks.spawn("keyring", watch.run(stop())),
+            self.tasks.spawn("sealed copies", mover.run(stop())),
         ]
     }
 

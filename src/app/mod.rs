@@ -4,6 +4,7 @@
 mod bootstrap;
 mod clock;
 mod components;
+mod keyring;
 mod operations;
 mod run;
 mod shared_cache;
@@ -34,6 +35,7 @@ use bootstrap::SecretPolicy;
 use components::Base;
 use keyward_core::fence::{Fence, MAX_TOMBSTONES, Settling};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
+use keyward_crypto::CurrentKeyring;
 use keyward_guard::LogLimit;
 use keyward_ops::traces::Sampling;
 use keyward_ops::{Ended, Metrics, Tasks};
@@ -42,7 +44,7 @@ use keyward_store_postgres::{Hosts, PostgresStore};
 use keyward_store_sqlite::SqliteStore;
 
 pub use clock::lower_time;
-pub use operations::{add_cache_key, add_foreign_pepper, advance_epoch, init, migrate};
+pub use operations::{add_to_keyring, advance_epoch, init, migrate};
 pub use run::{run, serve};
 
 /// The answer of `/readyz` if the instance is not fresh and the tail reports no cause.
@@ -158,7 +160,7 @@ impl App {
             Some(_) => SecretPolicy::Load,
             None => SecretPolicy::Create,
         };
-        let keyring = Arc::new(bootstrap::keyring(settings, &*store, &*entropy, policy).await?);
+        let keyring = bootstrap::keyring(settings, &*store, &*entropy, policy).await?;
         bootstrap::check_foreign(settings, &keyring)?;
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
         if policy == SecretPolicy::Create {
@@ -180,6 +182,7 @@ impl App {
             let notices = Arc::clone(&l2.notices);
             cluster.set_on_commit(Box::new(move || notices.publish()));
         }
+        let keyring = Arc::new(CurrentKeyring::new(keyring));
         let time = Arc::new(StoreTime::new(Arc::clone(&fence), Arc::clone(&clock)));
         let base = Base {
             time,
@@ -201,12 +204,21 @@ impl App {
                 cluster,
                 format!("{} {grpc}", host_name()),
                 settings.max_staleness,
-                keyring.generations().collect(),
+                Arc::clone(&keyring),
                 Arc::clone(&entropy),
                 base.metrics.members.clone(),
             )
         });
         let tail = base.tail(registration, &keyring);
+        let mut watch = base.keyring_watch(settings, &tail, &keyring);
+        // Notices what has changed since the keyring was loaded, before this instance registers.
+        watch.look().await.map_err(|misfit| {
+            let path = settings.keyring.display();
+            StartError(format!(
+                "the keyring {path} does not fit this store: {misfit}. Copy the right file from another \
+                 instance"
+            ))
+        })?;
         tail.catch_up().await.map_err(StartError)?;
         if let Some(cluster) = &base.cluster {
             base.time.raise_floor(&**cluster).await;
@@ -226,7 +238,7 @@ impl App {
             foreign_keys: base.foreign_keys(settings.max_cached_bytes - own_bytes),
             foreign_formats: settings.foreign_formats.clone(),
             ambiguous: LogLimit::every(Duration::from_secs(60)),
-            keyring,
+            keyring: Arc::clone(&keyring),
             prefixes: settings.key_prefixes.clone(),
             token_prefix,
             barrier,
@@ -237,6 +249,7 @@ impl App {
             metrics: Arc::clone(&base.metrics),
             recent: Arc::clone(&base.recent),
             forbid_recoverable: settings.forbid_recoverable,
+            max_key_age: settings.max_key_age,
         };
         let (health, health_server) = tonic_health::server::health_reporter();
         // Set before the service reports that it is ready.
@@ -287,6 +300,7 @@ impl App {
             },
         };
         let mut background = base.background(&tail);
+        background.extend(base.keyring_tasks(watch, keyring, entropy));
         background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
         background
             .extend(side.map(|side| base.side_port(side, settings.http_hosts.clone(), &tail)));

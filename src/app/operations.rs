@@ -9,7 +9,8 @@ use super::{StartError, bootstrap};
 use crate::config::{Settings, Store};
 use crate::system::{SystemClock, SystemEntropy};
 use keyward_core::key::{Prefix, TOKEN_PREFIX};
-use keyward_crypto::{KeyKind, keyring_files};
+use keyward_crypto::private_file::{self, PrivateFileError};
+use keyward_crypto::{ImportSecret, KeyKind, keyring_files};
 use keyward_ops::Tasks;
 use keyward_store::{KeyringChecks as _, Store as _, Tokens as _};
 use keyward_store_postgres::{Hosts, PostgresOwner, PostgresStore};
@@ -115,7 +116,7 @@ async fn create_secrets(settings: &Settings, token: &Path) -> Result<bool, Start
     let tasks = Tasks::default();
     let store = PostgresStore::open(&hosts, settings.max_staleness, clock.clone(), &tasks);
     let store = store.await.map_err(StartError::new)?;
-    let known = store.check_values().await.map_err(StartError::new)?;
+    let known = store.known_keys().await.map_err(StartError::new)?;
     if store.has_tokens().await.map_err(StartError::new)? {
         store.close().await;
         return Ok(false);
@@ -172,37 +173,70 @@ pub(super) fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Resul
         .block_on(work)
 }
 
-/// Adds a new version of the cache key to the keyring of `settings`.
+/// Adds a key to the keyring of `settings`. An import secret is in `secret_file`; others are drawn.
 ///
 /// # Errors
 ///
-/// The keyring cannot be read or written. It is then unchanged.
-pub fn add_cache_key(settings: &Settings) -> Result<String, StartError> {
-    let added = keyring_files::add_cache_key(&settings.keyring, &SystemEntropy);
-    let number = added.map_err(StartError::new)?;
-    Ok(added_file(settings, "cache key", KeyKind::Cache, number))
-}
-
-/// Adds the foreign pepper to the keyring of `settings`.
-///
-/// # Errors
-///
-/// The keyring has one already, or cannot be read or written. It is then unchanged.
-pub fn add_foreign_pepper(settings: &Settings) -> Result<String, StartError> {
-    let added = keyring_files::add_foreign_pepper(&settings.keyring, &SystemEntropy);
-    let number = added.map_err(StartError::new)?;
-    Ok(added_file(
-        settings,
-        "foreign pepper",
-        KeyKind::Foreign,
-        number,
+/// The keyring or the file cannot be read, or the keyring cannot be written. It is then unchanged.
+pub fn add_to_keyring(
+    settings: &Settings,
+    kind: KeyKind,
+    number: Option<u32>,
+    secret_file: Option<&Path>,
+) -> Result<String, StartError> {
+    let directory = &settings.keyring;
+    let added = match (kind, secret_file) {
+        (KeyKind::Import, Some(path)) => {
+            let secret = import_secret(path)?;
+            keyring_files::add_import_secret(directory, number, &secret)
+        }
+        (_, Some(_)) => {
+            return Err(StartError(
+                "only an import secret comes from --secret-file; others are drawn".to_owned(),
+            ));
+        }
+        (_, None) => keyring_files::add(directory, kind, number, &SystemEntropy),
+    };
+    let name = added.map_err(StartError::new)?;
+    let next = match kind {
+        KeyKind::Generation | KeyKind::Seal => format!(
+            "A running instance loads it within about a second. When all have it, run `keyward keyring \
+             activate {} {}`",
+            kind.name(),
+            name.number
+        ),
+        KeyKind::Cache => "Restart the instances: each uses the newest cache key at its start".to_owned(),
+        KeyKind::Foreign | KeyKind::Import => {
+            "A running instance loads it within about a second, and it is in use when all have it. Back \
+             it up: it is needed as long as the store exists"
+                .to_owned()
+        }
+    };
+    let path = directory.join(name.to_string());
+    Ok(format!(
+        "new file: {}\nCopy it to the keyring of every instance. {next}.",
+        path.display()
     ))
 }
 
-fn added_file(settings: &Settings, what: &str, kind: KeyKind, number: u32) -> String {
-    let path = settings.keyring.join(format!("{}-{number}", kind.name()));
-    format!(
-        "new {what}: {}\nCopy the file to all instances and restart them.",
-        path.display()
-    )
+/// The import secret in a file: its bytes, without one line end.
+fn import_secret(path: &Path) -> Result<ImportSecret, StartError> {
+    let failed = |why: &dyn std::fmt::Display| {
+        StartError(format!(
+            "cannot use the secret in {}: {why}. The file holds 1 to {} bytes that only you can read, and \
+             at most one line end after them",
+            path.display(),
+            ImportSecret::MAX_LEN
+        ))
+    };
+    let bytes =
+        private_file::read(path, ImportSecret::MAX_LEN + 2).map_err(|error| match error {
+            PrivateFileError::NoFile => failed(&"it is not a file"),
+            PrivateFileError::Exposed => failed(&"every user of this machine can read it"),
+            PrivateFileError::TooLong => failed(&"it is too long"),
+            PrivateFileError::Read(cause) => failed(&cause),
+        })?;
+    let secret = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+    let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+    ImportSecret::new(secret).ok_or_else(|| failed(&"it is empty or too long"))
 }

@@ -37,7 +37,7 @@ pub(super) fn start(
 fn no_cache_key(keyring: &Path) -> StartError {
     StartError(format!(
         "the keyring {} has no file cache-<number>, which the setting `redis` requires. Run `keyward \
-         keyring cache` and copy the new file to all instances, or remove the setting `redis`",
+         keyring add cache` and copy the new file to all instances, or remove the setting `redis`",
         keyring.display()
     ))
 }

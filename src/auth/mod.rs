@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::cache::{Consistency, Entry, Lookup, LookupError};
 use keyward_core::fence::{Now, token_lives};
 use keyward_core::key::{Prefix, Role, SecretText, TextForm, TokenRecord};
-use keyward_crypto::Keyring;
+use keyward_crypto::CurrentKeyring;
 use keyward_store::Actor;
 
 /// Why a caller is refused.
@@ -66,13 +66,13 @@ impl Caller {
 #[derive(Debug)]
 pub struct Callers {
     prefixes: [Prefix; 1],
-    keyring: Arc<Keyring>,
+    keyring: Arc<CurrentKeyring>,
     tokens: Lookup<TokenRecord>,
 }
 
 impl Callers {
     /// Accepts tokens with the prefix `prefix`.
-    pub fn new(prefix: Prefix, keyring: Arc<Keyring>, tokens: Lookup<TokenRecord>) -> Self {
+    pub fn new(prefix: Prefix, keyring: Arc<CurrentKeyring>, tokens: Lookup<TokenRecord>) -> Self {
         Self {
             prefixes: [prefix],
             keyring,
@@ -98,10 +98,14 @@ impl Callers {
         let unknown = || Denied::Invalid("the token is unknown or revoked");
         let (prefix, body) = TextForm::read(text, &self.prefixes)
             .map_err(|_| Denied::Invalid("the text does not have the form of a Keyward token"))?;
-        let (digest, _) = self
-            .keyring
-            .digest_of(prefix, &body, text)
-            .ok_or_else(unknown)?;
+        let digest = self.keyring.load().digest_of(prefix, &body, text);
+        let Some((digest, _)) = digest else {
+            // An instance that is not fresh may lack the keyring's newest generation.
+            return Err(match self.tokens.is_fresh() {
+                true => unknown(),
+                false => LookupError::NotFresh.into(),
+            });
+        };
         let found = self
             .tokens
             .find(&digest, Consistency::Default)

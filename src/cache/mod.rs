@@ -119,6 +119,11 @@ impl<R: Record> Lookup<R> {
         }
     }
 
+    /// Whether this instance knows every change, and so every active generation of the keyring.
+    pub fn is_fresh(&self) -> bool {
+        self.fence.is_fresh(Now::read(&*self.clock))
+    }
+
     /// The record for `digests` in L1, if the fence admits it at `now`, which was read after the call
     /// arrived. No I/O. `None` says nothing: ask `find`.
     pub fn cached(&self, digests: &R::Digests, now: Now) -> Option<Admitted<R::Kept>> {

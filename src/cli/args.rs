@@ -1,5 +1,6 @@
 //! Defines the verbs, their arguments and their help texts.
 
+mod keyring;
 mod moves;
 
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ use super::input::{
     value, wire_duration,
 };
 use crate::config::Settings;
+pub(super) use keyring::{AccountCall, KeyringCall, KeyringKey, KeyringKind, KeyringVerb};
+pub use keyring::{AddedKind, KeyringCommand};
 use keyward_ops::VERSION;
 use keyward_ops::settings::{flags, flags_of};
 use keyward_proto::v1::Role;
@@ -40,8 +43,12 @@ pub(super) fn command() -> Command {
         .after_help(AFTER_HELP)
         .mut_subcommands(|verb| match verb.get_name() {
             "serve" | "config" | "migrate" | "init" => with_settings(verb),
-            "epoch" | "clock" | "keyring" => verb.mut_subcommands(with_settings),
-            "token" => verb.mut_subcommands(for_client),
+            "epoch" | "clock" => verb.mut_subcommands(with_settings),
+            "keyring" => verb.mut_subcommands(|verb| match verb.get_name() {
+                "add" => with_settings(verb),
+                _ => for_client(verb),
+            }),
+            "token" | "account" => verb.mut_subcommands(for_client),
             "import" => for_client(verb.mut_subcommands(for_client)),
             "export" => for_client(verb).mut_arg("output", |output| {
                 let only = PossibleValuesParser::new(["jsonl"]).map(|_| Format::Jsonl);
@@ -82,6 +89,9 @@ pub(super) enum Verb {
         #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
         output: Format,
     },
+    /// Manage the keyring: its files on this machine, and which keys are in use
+    #[command(subcommand)]
+    Keyring(KeyringVerb),
     #[command(flatten)]
     Call(Box<Call>),
 }
@@ -117,8 +127,8 @@ pub enum LocalCommand {
     /// Repair the store's time after a clock was ahead
     #[command(subcommand)]
     Clock(ClockCommand),
-    /// Manage the keyring on this machine
-    #[command(subcommand)]
+    /// Changes the keyring on this machine
+    #[command(skip)]
     Keyring(KeyringCommand),
 }
 
@@ -158,17 +168,6 @@ pub enum ExpiredKeys {
     Revoke,
 }
 
-/// The commands for the keyring.
-#[derive(Debug, Subcommand)]
-pub enum KeyringCommand {
-    /// Add a new cache key, which the setting `redis` requires: an instance uses the newest cache key
-    /// at its start, and shares its cache only with instances that use the same one
-    Cache,
-    /// Add the foreign pepper, which the setting `foreign_formats` requires, to a keyring that was made
-    /// without one
-    Foreign,
-}
-
 /// The verbs that call the service.
 #[derive(Subcommand)]
 pub(super) enum Call {
@@ -191,6 +190,11 @@ pub(super) enum Call {
     Import(Import),
     /// Print all keys of all accounts without their secrets, one JSON object a line
     Export(Export),
+    #[command(skip)]
+    Keyring(KeyringCall),
+    /// Manage the personal data of accounts
+    #[command(subcommand)]
+    Account(AccountCall),
     /// Check whether the service serves, without a token; exits with 0 or 1
     Health,
 }
@@ -272,6 +276,9 @@ pub(super) struct List {
     /// The account that owns the keys
     #[arg(long, value_name = "ACCOUNT_ID", allow_hyphen_values = true, value_parser = value)]
     pub(super) account: String,
+    /// Only keys that were created at least this long ago, such as 90d
+    #[arg(long, value_name = "DURATION", value_parser = wire_duration)]
+    pub(super) older_than: Option<prost_types::Duration>,
     #[command(flatten)]
     pub(super) page: Page,
 }

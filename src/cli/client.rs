@@ -92,13 +92,14 @@ fn explain(error: &Error, token_file: &Path) -> Failure {
 /// The message about a wrong field, with the flag in place of the field's name in the API. A `name` is
 /// called so by flags and arguments, too.
 fn with_flag(error: &Error) -> String {
-    const FLAGS: [(&str, &str); 13] = [
+    const FLAGS: [(&str, &str); 14] = [
         ("account_id", "--account"),
         ("allowed_cidrs", "--cidr"),
         ("client_ip", "--client-ip"),
         ("expire_time", "--expire-time"),
         ("grace", "--grace"),
         ("metadata", "--metadata"),
+        ("older_than", "--older-than"),
         ("page_size", "--page-size"),
         ("page_token", "--page-token"),
         ("reason", "--reason"),

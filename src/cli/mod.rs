@@ -7,6 +7,7 @@ mod client;
 mod export;
 mod import;
 mod input;
+mod keyring;
 mod keys;
 mod local;
 mod output;
@@ -25,12 +26,12 @@ use clap::{ArgMatches, FromArgMatches as _};
 use keyward_proto::v1::RevokeTokenRequest;
 
 use crate::config::{self, Effective, Inputs, Settings};
-use args::{Call, ClientArgs, Format, ImportCall, TokenCall, Verb};
+use args::{Call, ClientArgs, Format, ImportCall, KeyringVerb, TokenCall, Verb};
 use client::Service;
 use keyward_ops::settings::given_flags;
 use render::{Report, for_people};
 
-pub use args::{ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand};
+pub use args::{AddedKind, ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand};
 pub use local::Execute;
 
 const DONE: u8 = 0;
@@ -180,15 +181,13 @@ fn execute(
     let effective = load(matches, &environment)?;
     let call = match verb {
         Verb::Config { output } => return Ok((output::config(&effective), output)),
-        Verb::Local(command) => {
-            let text = local::run(command, effective.settings, execute_local)?;
-            let report = Report {
-                done: Some("the command succeeded".to_owned()),
-                ..Report::default().text(&text)
-            };
-            return Ok((report, Format::Text));
+        Verb::Local(command) => return run_local(command, effective.settings, execute_local),
+        Verb::Keyring(KeyringVerb::Local(command)) => {
+            let command = LocalCommand::Keyring(command);
+            return run_local(command, effective.settings, execute_local);
         }
         Verb::Call(call) => call,
+        Verb::Keyring(KeyringVerb::Call(call)) => Box::new(Call::Keyring(call)),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -202,6 +201,19 @@ fn execute(
     };
     let report = runtime.block_on(execute_call(console, &call, &context))?;
     Ok((report, options.output))
+}
+
+fn run_local(
+    command: LocalCommand,
+    settings: Settings,
+    execute_local: &Execute,
+) -> Result<(Report, Format), Failure> {
+    let text = local::run(command, settings, execute_local)?;
+    let report = Report {
+        done: Some("the command succeeded".to_owned()),
+        ..Report::default().text(&text)
+    };
+    Ok((report, Format::Text))
 }
 
 /// The arguments of the verb itself.
@@ -259,6 +271,8 @@ async fn execute_call(
             client::check_health(context).await?;
             output::healthy()
         }
+        Call::Keyring(call) => keyring::call(call, &service()?).await?,
+        Call::Account(call) => keyring::account(call, &service()?).await?,
         Call::Token(TokenCall::Create(args)) => token::create(args, context).await?,
         Call::Token(TokenCall::List(page)) => pages::list_tokens(page, &service()?).await?,
         Call::Token(TokenCall::Revoke { token_id }) => {

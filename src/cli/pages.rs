@@ -13,6 +13,7 @@ pub(super) async fn list_keys(args: &args::List, service: &Service) -> Result<Re
     let request = |page_token| ListRequest {
         account_id: args.account.clone(),
         include_revoked: args.page.all,
+        older_than: args.older_than,
         page_size: args.page.page_size,
         page_token,
     };

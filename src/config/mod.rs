@@ -65,6 +65,8 @@ pub struct Settings {
     pub foreign_formats: Vec<ForeignFormat>,
     /// Whether recoverable keys are refused.
     pub forbid_recoverable: bool,
+    /// The longest life of a key.
+    pub max_key_age: Option<Duration>,
     /// Whether connections to other hosts may run without protection: a listener without TLS,
     /// Postgres without proof of its identity, a Redis password without TLS.
     pub insecure: bool,

@@ -11,6 +11,7 @@ use keyward_guard::TrustedProxies;
 use super::keys::{foreign_formats, prefixes};
 use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
 use keyward_core::fence::MAX_STALENESS;
+use keyward_core::key::MAX_TTL;
 use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
@@ -232,6 +233,14 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| switch(text).map(|on| s.forbid_recoverable = on),
     ),
     Row::new(
+        "max_key_age",
+        Takes::Value("DURATION"),
+        "none",
+        "Longest life of a key: a longer `ttl` or `expire_time` is refused, and a new key without one gets \
+         this: 1s to 36500d; `none` means no limit",
+        |s, text| optional(text, key_age).map(|age| s.max_key_age = age),
+    ),
+    Row::new(
         "insecure",
         Takes::Switch,
         "false",
@@ -348,6 +357,7 @@ impl Schema for Settings {
             key_prefixes: Vec::new(),
             foreign_formats: Vec::new(),
             forbid_recoverable: false,
+            max_key_age: None,
             insecure: false,
             keyring: PathBuf::new(),
             workers: 0,
@@ -440,6 +450,10 @@ fn staleness(text: &str) -> Result<Duration, String> {
 fn connection_age(text: &str) -> Result<Duration, String> {
     let range = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
     duration(text, range, "1s to 30d")
+}
+
+fn key_age(text: &str) -> Result<Duration, String> {
+    duration(text, Duration::from_secs(1)..=MAX_TTL, "1s to 36500d")
 }
 
 /// The number of threads that can run at once, at most `MAX_WORKERS`; 1 if it is unknown.

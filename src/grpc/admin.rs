@@ -1,5 +1,5 @@
-//! `AdminService`: the tokens of callers, and keys that move in or out. Every RPC requires the role
-//! `admin`.
+//! `AdminService`: the tokens of callers, keys that move in or out, the keyring, the erasure of accounts.
+//! Every RPC requires the role `admin`.
 
 use keyward_proto::v1;
 use keyward_proto::v1::admin_service_server::AdminService;
@@ -89,6 +89,59 @@ impl AdminService for Api {
         Ok(Response::new(v1::ExportKeysResponse {
             keys: keys.map(|key| convert::api_key(key, page.at)).collect(),
             next_page_token: page.next,
+        }))
+    }
+
+    async fn get_keyring_status(
+        &self,
+        request: Request<v1::GetKeyringStatusRequest>,
+    ) -> Result<Response<v1::GetKeyringStatusResponse>, Status> {
+        self.authorize_read(request, Role::Admin, convert::nothing)
+            .await?;
+        let keys = self.service.keyring_status().await?;
+        let keys = keys.into_iter().map(convert::keyring_key).collect();
+        Ok(Response::new(v1::GetKeyringStatusResponse { keys }))
+    }
+
+    async fn activate_keyring_key(
+        &self,
+        request: Request<v1::ActivateKeyringKeyRequest>,
+    ) -> Result<Response<v1::ActivateKeyringKeyResponse>, Status> {
+        let (caller, name) = self
+            .authorize(request, Role::Admin, convert::key_to_activate)
+            .await?;
+        self.service.activate_key(&caller, name).await?;
+        Ok(Response::new(v1::ActivateKeyringKeyResponse {}))
+    }
+
+    async fn retire_keyring_key(
+        &self,
+        request: Request<v1::RetireKeyringKeyRequest>,
+    ) -> Result<Response<v1::RetireKeyringKeyResponse>, Status> {
+        let (caller, name) = self
+            .authorize(request, Role::Admin, convert::key_to_retire)
+            .await?;
+        self.service.retire_key(&caller, name).await?;
+        Ok(Response::new(v1::RetireKeyringKeyResponse {}))
+    }
+
+    async fn erase_account(
+        &self,
+        request: Request<v1::EraseAccountRequest>,
+    ) -> Result<Response<v1::EraseAccountResponse>, Status> {
+        let (caller, account) = self
+            .authorize(request, Role::Admin, convert::account_to_erase)
+            .await?;
+        let reply = self.service.erase_account(&caller, account).await?;
+        Ok(Response::new(v1::EraseAccountResponse {
+            pseudonym: reply
+                .pseudonym
+                .map_or_else(String::new, |name| name.to_string()),
+            revoked_count: reply.revoked,
+            erased_count: reply.erased,
+            revision: reply.revision,
+            confirmed_instances: reply.receipt.confirmed,
+            waited_out_instances: reply.receipt.waited_out,
         }))
     }
 }

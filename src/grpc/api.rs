@@ -81,10 +81,13 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
-        let (_, (account, include_revoked, query)) = self
+        let (_, (account, include_revoked, older_than, query)) = self
             .authorize_read(request, Role::Reader, convert::list)
             .await?;
-        let page = self.service.list(account, include_revoked, query).await?;
+        let list = self
+            .service
+            .list(account, include_revoked, older_than, query);
+        let page = list.await?;
         let keys = page
             .items
             .iter()

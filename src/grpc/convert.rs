@@ -1,5 +1,7 @@
 //! Converts messages to domain types and back.
 
+mod keyring;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use keyward_core::key::{
     Scopes, SecretText, SlotName, TextForm, Timestamp, TokenRecord, Verdict, shown,
 };
 use keyward_store::{Expiry, KeyChanges};
+
+pub(super) use keyring::{account_to_erase, key_to_activate, key_to_retire, keyring_key, nothing};
 
 /// The maximum number of requests in one VerifyBatch.
 const MAX_BATCH: usize = 256;
@@ -229,13 +233,19 @@ fn roles(values: &[i32]) -> Checked<Roles> {
     values.iter().map(role).collect()
 }
 
-pub(super) fn list(request: v1::ListRequest) -> Checked<(AccountId, bool, PageQuery)> {
+pub(super) fn list(
+    request: v1::ListRequest,
+) -> Checked<(AccountId, bool, Option<Duration>, PageQuery)> {
     let account = AccountId::new("account_id", request.account_id)?;
+    let older_than = request
+        .older_than
+        .map(|least| duration("older_than", least))
+        .transpose()?;
     let query = PageQuery {
         size: request.page_size,
         token: request.page_token,
     };
-    Ok((account, request.include_revoked, query))
+    Ok((account, request.include_revoked, older_than, query))
 }
 
 pub(super) fn new_token(request: v1::CreateTokenRequest) -> Checked<(SlotName, Roles)> {

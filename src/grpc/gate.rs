@@ -27,11 +27,12 @@ const HEADER_OVERHEAD: usize = 32;
 pub(super) const SHORT_MESSAGE: usize = 8 << 10;
 /// The calls that take long even if their message is short. They are reads, so their responses may be
 /// refused.
-const LONG_READS: [&str; 4] = [
+const LONG_READS: [&str; 5] = [
     "/keyward.v1.ApiKeyService/VerifyBatch",
     "/keyward.v1.ApiKeyService/List",
     "/keyward.v1.AdminService/ListTokens",
     "/keyward.v1.AdminService/ExportKeys",
+    "/keyward.v1.AdminService/GetKeyringStatus",
 ];
 
 /// Wraps a service in a [`Gate`].

@@ -12,7 +12,7 @@ use keyward_core::key::{
 };
 use keyward_crypto::DigestScheme;
 use keyward_store::ImportOutcome;
-use keyward_store::import::KnownKey;
+use keyward_store::import::HeldKey;
 
 /// The maximum number of keys in one ImportKeys.
 const MAX_KEYS: usize = 1_000;
@@ -140,7 +140,7 @@ fn import_result(result: &ImportResult, dry_run: bool) -> v1::ImportResult {
         ImportResult::Decided(ImportOutcome::Imported(id)) => {
             done(v1::ImportOutcome::Imported, *id)
         }
-        ImportResult::Decided(ImportOutcome::Known(KnownKey { id, same_batch })) => {
+        ImportResult::Decided(ImportOutcome::Known(HeldKey { id, same_batch })) => {
             v1::ImportResult {
                 same_batch: *same_batch,
                 ..done(v1::ImportOutcome::AlreadyThere, *id)

@@ -32,6 +32,10 @@ pub(super) const METHODS: &[&str] = &[
     "/keyward.v1.AdminService/ImportKeys",
     "/keyward.v1.AdminService/UndoImport",
     "/keyward.v1.AdminService/ExportKeys",
+    "/keyward.v1.AdminService/GetKeyringStatus",
+    "/keyward.v1.AdminService/ActivateKeyringKey",
+    "/keyward.v1.AdminService/RetireKeyringKey",
+    "/keyward.v1.AdminService/EraseAccount",
     "/grpc.health.v1.Health/Check",
 ];
 

@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::peer::LimitError;
 use crate::auth::Denied;
 use crate::cache::LookupError;
-use crate::service::{ServiceError, Unsettled};
+use crate::service::{KeyringRefusal, ServiceError, Unsettled};
 use keyward_core::key::shown;
 use keyward_store::StoreError;
 
@@ -86,6 +86,21 @@ static NO_FOREIGN_FORMAT: Reason = Reason::new(
     Code::FailedPrecondition,
     "The deployment could verify no imported key. Set `foreign_formats` on all instances, then retry.",
 );
+static KEYRING_KEY_NOT_FOUND: Reason = Reason::new(
+    "KEYRING_KEY_NOT_FOUND",
+    Code::NotFound,
+    "No instance has loaded this key of the keyring, or it is retired. Add a new file to the keyring of every instance.",
+);
+static KEYRING_KEY_NOT_LOADED: Reason = Reason::new(
+    "KEYRING_KEY_NOT_LOADED",
+    Code::FailedPrecondition,
+    "The message names instances that have not loaded this key of the keyring. Copy its file there.",
+);
+static KEYRING_KEY_IN_USE: Reason = Reason::new(
+    "KEYRING_KEY_IN_USE",
+    Code::FailedPrecondition,
+    "The message says what needs this key of the keyring, and how to find it.",
+);
 static NOT_FRESH: Reason = Reason::new(
     "NOT_FRESH",
     Code::Unavailable,
@@ -148,7 +163,7 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 21] = [
+static REASONS: [&Reason; 24] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
     &ROLE_REQUIRED,
@@ -159,6 +174,9 @@ static REASONS: [&Reason; 21] = [
     &KEY_EXPIRED,
     &RECOVERABLE_FORBIDDEN,
     &NO_FOREIGN_FORMAT,
+    &KEYRING_KEY_NOT_FOUND,
+    &KEYRING_KEY_NOT_LOADED,
+    &KEYRING_KEY_IN_USE,
     &NOT_FRESH,
     &STORE_UNAVAILABLE,
     &STORE_LOCKED,
@@ -220,6 +238,9 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
         ServiceError::TokenNotFound => &TOKEN_NOT_FOUND,
         ServiceError::KeyRevoked => &KEY_REVOKED,
         ServiceError::KeyExpired => &KEY_EXPIRED,
+        ServiceError::Keyring(KeyringRefusal::NotFound(..)) => &KEYRING_KEY_NOT_FOUND,
+        ServiceError::Keyring(KeyringRefusal::NotLoaded { .. }) => &KEYRING_KEY_NOT_LOADED,
+        ServiceError::Keyring(KeyringRefusal::InUse(..)) => &KEYRING_KEY_IN_USE,
         ServiceError::RecoverableForbidden => &RECOVERABLE_FORBIDDEN,
         ServiceError::NoForeignFormat => &NO_FOREIGN_FORMAT,
         ServiceError::NotFresh => &NOT_FRESH,

@@ -31,7 +31,7 @@ pub async fn trim_log(store: Arc<dyn Store>, stop: CancellationToken) {
 }
 
 /// After each `interval`, takes steps until one finds nothing left.
-async fn repeat<F: Future<Output = Result<u64>>>(
+pub(super) async fn repeat<F: Future<Output = Result<u64>>>(
     interval: Duration,
     name: &str,
     stop: CancellationToken,

@@ -6,19 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use keyward_core::fence::{MAX_BEHIND, Page};
 use keyward_core::key::KeyId;
-use keyward_crypto::{KeyKind, Keyring};
+use keyward_crypto::{CurrentKeyring, KeyKind};
 use keyward_store::{Store, StoreError};
 
-/// Compares the import secrets that the store names with those of the keyring. The store names a secret
-/// before a key is imported under it, so it is enough to compare them when the log has an import.
+/// Compares the import secrets that the store requires with those of the keyring. The store requires a
+/// secret before a key is imported under it, so it is enough to compare them when the log has an import.
 pub(super) struct ImportCheck {
-    keyring: Arc<Keyring>,
+    keyring: Arc<CurrentKeyring>,
     /// Whether imports may have happened that no page shows.
     is_due: AtomicBool,
 }
 
 impl ImportCheck {
-    pub(super) const fn new(keyring: Arc<Keyring>) -> Self {
+    pub(super) const fn new(keyring: Arc<CurrentKeyring>) -> Self {
         let is_due = AtomicBool::new(true);
         Self { keyring, is_due }
     }
@@ -39,11 +39,15 @@ impl ImportCheck {
         let imports = page.rows.iter().any(|row| row.id == KeyId::IMPORTS);
         let jumps = page.head.saturating_sub(applied) > MAX_BEHIND;
         let is_due = imports || jumps || self.is_due.load(Ordering::SeqCst);
-        if !is_due || !self.keyring.has_foreign_pepper() {
+        let keyring = self.keyring.load_full();
+        if !is_due || !keyring.has_foreign_pepper() {
             return Ok(None);
         }
-        let (known, ours) = (store.check_values().await?, self.keyring.check_values());
-        let mut secrets = known.iter().filter(|check| check.kind == KeyKind::Import);
+        let (known, ours) = (store.known_keys().await?, keyring.check_values());
+        let required = known.iter().filter(|key| key.state.is_required());
+        let mut secrets = required
+            .map(|key| &key.check)
+            .filter(|check| check.kind == KeyKind::Import);
         let missing = secrets.find(|check| !ours.contains(check));
         self.is_due.store(missing.is_some(), Ordering::SeqCst);
         Ok(missing.map(|check| check.number))

@@ -6,7 +6,8 @@
 //! - [`Registration`] is this instance's row. [`watch_membership`] deletes the rows of unresponsive
 //!   instances, and names the settled epoch.
 //! - [`wake_on_store_notices`] and [`wake_on_l2_notices`] wake the tail at a change notice.
-//! - [`end_graces`] and [`trim_log`] keep the store in order. [`StoreTime`] keeps its time from falling.
+//! - [`end_graces`], [`trim_log`] and [`SealMover`] keep the store in order. [`StoreTime`] keeps its time
+//!   from falling.
 //! - [`watch_freshness`] reports when freshness starts and ends.
 //!
 //! Upholds I1, I5, I6, I7 and I9 with `fence`.
@@ -20,6 +21,7 @@ mod notices;
 mod reaper;
 mod registration;
 mod roster;
+mod seals;
 mod store_time;
 mod tail;
 
@@ -31,5 +33,6 @@ pub use notices::{wake_on_l2_notices, wake_on_store_notices};
 pub use reaper::watch_membership;
 pub use registration::Registration;
 pub use roster::{Roster, Sighting};
+pub use seals::SealMover;
 pub use store_time::StoreTime;
 pub use tail::{HEARTBEAT, Tail};

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 
 use keyward_core::fence::RegistrationId;
 use keyward_core::key::Entropy;
+use keyward_crypto::CurrentKeyring;
 use keyward_ops::MemberMetrics;
 use keyward_store::{Cluster, NewInstance};
 
@@ -18,7 +19,7 @@ pub struct Registration {
     cluster: Arc<dyn Cluster>,
     name: String,
     max_staleness: Duration,
-    generations: Vec<u32>,
+    keyring: Arc<CurrentKeyring>,
     entropy: Arc<dyn Entropy>,
     metrics: MemberMetrics,
     state: Mutex<State>,
@@ -39,7 +40,7 @@ impl Registration {
         cluster: Arc<dyn Cluster>,
         name: String,
         max_staleness: Duration,
-        generations: Vec<u32>,
+        keyring: Arc<CurrentKeyring>,
         entropy: Arc<dyn Entropy>,
         metrics: MemberMetrics,
     ) -> Self {
@@ -47,7 +48,7 @@ impl Registration {
             cluster,
             name,
             max_staleness,
-            generations,
+            keyring,
             entropy,
             metrics,
             state: Mutex::default(),
@@ -90,7 +91,7 @@ impl Registration {
             registration: id,
             name: self.name.clone(),
             max_staleness: self.max_staleness,
-            generations: self.generations.clone(),
+            loaded: self.keyring.load().names(),
         };
         // While this fails, cached records are used until freshness has run out.
         let registered = self.cluster.register(&instance).await;

@@ -15,7 +15,7 @@ use super::imports::ImportCheck;
 use super::registration::Registration;
 use keyward_core::fence::{Absorbed, Fence, Now, Page, Refused, RegistrationId};
 use keyward_core::key::{BootTime, Clock};
-use keyward_crypto::Keyring;
+use keyward_crypto::CurrentKeyring;
 use keyward_ops::{HeartbeatMetrics, TIMELINE};
 use keyward_store::{Store, StoreError};
 
@@ -97,7 +97,7 @@ impl Tail {
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         registration: Option<Registration>,
-        keyring: Arc<Keyring>,
+        keyring: Arc<CurrentKeyring>,
         metrics: HeartbeatMetrics,
     ) -> Self {
         let applied = watch::Sender::new(fence.applied());
@@ -133,7 +133,7 @@ impl Tail {
     }
 
     /// This instance's current registration.
-    pub(super) fn registration(&self) -> Option<RegistrationId> {
+    pub fn registration(&self) -> Option<RegistrationId> {
         self.registration.as_ref()?.id()
     }
 

@@ -1,5 +1,6 @@
 //! The errors of the use cases. `grpc::status` maps each to a status.
 
+use super::KeyringRefusal;
 use crate::auth::Denied;
 use crate::cache::LookupError;
 use crate::replication::{Unconfirmed, Unsettled};
@@ -38,6 +39,9 @@ pub enum ServiceError {
         "this deployment has no `foreign_formats`, so it could verify no imported key; set that first"
     )]
     NoForeignFormat,
+    /// A key of the keyring was not activated or retired.
+    #[error(transparent)]
+    Keyring(#[from] KeyringRefusal),
     /// This instance cannot prove that it knows every change.
     #[error(
         "this instance cannot prove that it knows every change; retry, or call another instance"

@@ -11,7 +11,7 @@ use keyward_core::key::{
     AccountId, BatchId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes,
     SecretText, SlotName, Timestamp,
 };
-use keyward_crypto::{Digest, DigestScheme};
+use keyward_crypto::{Digest, DigestScheme, Keyring};
 use keyward_store::{
     Actor, Import, ImportOutcome, ImportedKey, ListKeys, Revocation, RevokeAnswer, Revoked,
     Selection,
@@ -170,10 +170,10 @@ impl Service {
 
     /// Checks a key, and computes what the store keeps of it.
     fn prepared(&self, key: ForeignKey) -> Result<ImportedKey, FieldError> {
-        if let Some(end) = key.expire_time {
-            self.check_end("expire_time", end)?;
-        }
-        let not_future = |time| (Timestamp::default()..=self.store_time()).contains(&time);
+        // The limit of `max_key_age` counts from the import, or no old key could move in.
+        let now = self.store_time();
+        let expire_time = self.limited_end("expire_time", key.expire_time, now)?;
+        let not_future = |time| (Timestamp::default()..=now).contains(&time);
         if !key.create_time.is_none_or(not_future) {
             let reason = "must be between 1970 and now";
             return Err(FieldError::new("create_time", reason));
@@ -182,19 +182,21 @@ impl Service {
             let reason = "this deployment does not allow recoverable keys";
             return Err(FieldError::new("recoverable", reason));
         }
-        let id = KeyId::draw(self.store_time(), &*self.entropy);
+        let keyring = self.keyring.load_full();
+        let id = KeyId::draw(now, &*self.entropy);
         let (digests, hint) = match &key.given {
-            Given::Text(text) => self.digests_and_hint(text)?,
+            Given::Text(text) => self.digests_and_hint(&keyring, text)?,
             Given::Digest(..) if key.recoverable => {
                 return Err(FieldError::new("recoverable", "requires the api_key"));
             }
-            Given::Digest(scheme, given) => {
-                (vec![self.wrapped(*scheme, given)?], Hint(String::new()))
-            }
+            Given::Digest(scheme, given) => (
+                vec![wrapped(&keyring, *scheme, given)?],
+                Hint(String::new()),
+            ),
         };
         let sealed = match &key.given {
             Given::Text(text) if key.recoverable => {
-                let sealed = self.seal(id, &key.account, text);
+                let sealed = self.seal(&keyring, id, &key.account, text);
                 let too_long =
                     |_| FieldError::new("recoverable", "the key is too long to be sealed");
                 Some(sealed.map_err(too_long)?)
@@ -215,12 +217,16 @@ impl Service {
             metadata: key.metadata,
             networks: key.networks,
             create_time: key.create_time,
-            expire_time: key.expire_time,
+            expire_time,
         })
     }
 
     /// All digests of a text. The store may have it under any of them.
-    fn digests_and_hint(&self, text: &SecretText) -> Result<(Vec<Digest>, Hint), FieldError> {
+    fn digests_and_hint(
+        &self,
+        keyring: &Keyring,
+        text: &SecretText,
+    ) -> Result<(Vec<Digest>, Hint), FieldError> {
         let text = text.expose();
         let format = self
             .foreign_formats
@@ -236,34 +242,7 @@ impl Service {
             return Err(FieldError::new("api_key", reason));
         };
         let hint = Hint(format.hint(text).to_owned());
-        Ok((self.keyring.foreign_digests(text).collect(), hint))
-    }
-
-    fn wrapped(&self, scheme: GivenScheme, given: &[u8; 32]) -> Result<Digest, FieldError> {
-        let wrong = |reason: String| Err(FieldError::new("digest_scheme", reason));
-        let scheme = match scheme {
-            GivenScheme::Named(scheme) => scheme,
-            GivenScheme::OnlySecret => {
-                let mut secrets = self.keyring.import_secrets();
-                match (secrets.next(), secrets.next()) {
-                    (Some(only), None) => DigestScheme::HmacSha256(only),
-                    (None, _) => return wrong("the keyring has no import secret".to_owned()),
-                    _ => {
-                        return wrong(
-                            "the keyring has several import secrets: name one, as in hmac-sha256:1"
-                                .to_owned(),
-                        );
-                    }
-                }
-            }
-        };
-        match (self.keyring.wrap(scheme, given), scheme) {
-            (Some(digest), _) => Ok(digest),
-            (None, DigestScheme::HmacSha256(number)) => {
-                wrong(format!("the keyring has no import secret {number}"))
-            }
-            (None, DigestScheme::Sha256) => Err(no_pepper()),
-        }
+        Ok((keyring.foreign_digests(text).collect(), hint))
     }
 
     /// Revokes all keys of an import, and returns after the revocation holds everywhere.
@@ -308,6 +287,7 @@ impl Service {
         let list = ListKeys {
             account: None,
             include_revoked,
+            older_than: None,
             after: page_query.after(&query)?,
             limit: limit + 1,
         };
@@ -316,6 +296,34 @@ impl Service {
             .await?;
         let id_and_size = |key: &KeyRecord| (key.id, key.size());
         Ok(page(items, id_and_size, limit, &query, self.store_time()))
+    }
+}
+
+/// The digest under which to store a key that is given by a digest.
+fn wrapped(keyring: &Keyring, scheme: GivenScheme, given: &[u8; 32]) -> Result<Digest, FieldError> {
+    let wrong = |reason: String| Err(FieldError::new("digest_scheme", reason));
+    let scheme = match scheme {
+        GivenScheme::Named(scheme) => scheme,
+        GivenScheme::OnlySecret => {
+            let mut secrets = keyring.import_secrets();
+            match (secrets.next(), secrets.next()) {
+                (Some(only), None) => DigestScheme::HmacSha256(only),
+                (None, _) => return wrong("the keyring has no import secret".to_owned()),
+                _ => {
+                    return wrong(
+                        "the keyring has several import secrets: name one, as in hmac-sha256:1"
+                            .to_owned(),
+                    );
+                }
+            }
+        }
+    };
+    match (keyring.wrap(scheme, given), scheme) {
+        (Some(digest), _) => Ok(digest),
+        (None, DigestScheme::HmacSha256(number)) => {
+            wrong(format!("the keyring has no import secret {number}"))
+        }
+        (None, DigestScheme::Sha256) => Err(no_pepper()),
     }
 }
 

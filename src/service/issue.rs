@@ -1,18 +1,13 @@
 //! Issue: gets or creates the key of a slot.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::{Service, ServiceError};
 use crate::auth::Caller;
 use keyward_core::key::{
-    AccountId, FieldError, KeyRecord, MAX_TTL, Metadata, Networks, Role, Scopes, SecretText,
-    SlotName, Timestamp,
+    AccountId, KeyRecord, Metadata, Networks, Role, Scopes, SecretText, SlotName, Timestamp,
 };
 use keyward_store::{Actor, Expiry, NewKey};
-
-/// 9999-01-01T00:00:00Z: an expiry must be earlier.
-const EXPIRY_LIMIT: Timestamp = Timestamp::from_micros(253_370_764_800_000_000);
 
 /// The slot, and the properties of the key if one is created.
 #[derive(Debug)]
@@ -67,11 +62,14 @@ impl Service {
         actor: &Actor,
         is_revealer: bool,
     ) -> Result<IssueReply, ServiceError> {
-        let expiry = self.check_expiry(issue.expiry)?;
-        let (id, minted) = self.mint()?;
+        let expiry = self.expiry_of_new_key(issue.expiry)?;
+        // One keyring for the whole call: a sealed copy is opened by the keys that were there before it was
+        // read.
+        let keyring = self.keyring.load_full();
+        let (id, minted) = self.mint(&keyring)?;
         let sealed = issue
             .recoverable
-            .then(|| self.seal(id, &issue.account, &minted.text))
+            .then(|| self.seal(&keyring, id, &issue.account, &minted.text))
             .transpose()?;
         let new = NewKey {
             id,
@@ -93,7 +91,7 @@ impl Service {
         let secret = if issued.created {
             Some(minted.text)
         } else if is_revealer {
-            self.reveal(&issued.key, actor).await?
+            self.reveal(&keyring, &issued.key, actor).await?
         } else {
             None
         };
@@ -103,29 +101,5 @@ impl Service {
             created: issued.created,
             at: self.store_time(),
         })
-    }
-
-    fn check_expiry(&self, expiry: Expiry) -> Result<Expiry, FieldError> {
-        match expiry {
-            Expiry::Never => {}
-            Expiry::At(end) => self.check_end("expire_time", end)?,
-            Expiry::After(ttl) if ttl >= Duration::from_secs(1) && ttl <= MAX_TTL => {}
-            Expiry::After(_) => {
-                let reason = "must be 1 second to 100 years of 365 days";
-                return Err(FieldError::new("ttl", reason));
-            }
-        }
-        Ok(expiry)
-    }
-
-    /// Refuses an expiry that is not after the store's time or not before `EXPIRY_LIMIT`.
-    pub(super) fn check_end(&self, field: &'static str, end: Timestamp) -> Result<(), FieldError> {
-        if end <= self.store_time() {
-            return Err(FieldError::new(field, "must be in the future"));
-        }
-        if end >= EXPIRY_LIMIT {
-            return Err(FieldError::new(field, "must be before the year 9999"));
-        }
-        Ok(())
     }
 }

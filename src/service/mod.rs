@@ -2,9 +2,12 @@
 //! callers' tokens.
 //! A use case that accesses the store runs on the control runtime, to its end.
 
+mod erase;
 mod errors;
+mod expiry;
 mod import;
 mod issue;
+mod keyring;
 mod query;
 mod recent;
 mod revoke;
@@ -14,12 +17,15 @@ mod verify;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
+pub use erase::EraseReply;
 pub use errors::ServiceError;
 pub use import::{
     ForeignKey, Given, GivenScheme, ImportKeys, ImportReply, ImportResult, UndoReply,
 };
 pub use issue::{Issue, IssueReply};
+pub use keyring::{KeyringKey, KeyringRefusal};
 pub use query::{Page, PageQuery};
 pub use recent::{RecentRevoke, RecentRevokes};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
@@ -37,7 +43,7 @@ use keyward_core::key::{
     AccountId, Clock, Entropy, ForeignFormat, KeyId, KeyRecord, KeyState, Prefix, SecretText,
     TextForm, Timestamp,
 };
-use keyward_crypto::{Digest, Keyring, Minted, SealPurpose, Sealed};
+use keyward_crypto::{CurrentKeyring, Digest, Keyring, Minted, SealPurpose, Sealed};
 use keyward_guard::LogLimit;
 use keyward_ops::Metrics;
 use keyward_store::{Actor, AuditAction, AuditEntry, Control, Store, StoredKey};
@@ -57,7 +63,7 @@ pub struct Service {
     /// Limits the warnings about texts that name several keys.
     pub ambiguous: LogLimit,
     /// Mints, recognises and seals keys.
-    pub keyring: Arc<Keyring>,
+    pub keyring: Arc<CurrentKeyring>,
     /// The prefixes of valid keys. New keys use the first one.
     pub prefixes: Vec<Prefix>,
     /// The prefix of callers' tokens.
@@ -78,6 +84,8 @@ pub struct Service {
     pub recent: Arc<RecentRevokes>,
     /// Whether this deployment forbids recoverable keys.
     pub forbid_recoverable: bool,
+    /// The longest life of a key.
+    pub max_key_age: Option<Duration>,
 }
 
 impl Service {
@@ -114,21 +122,22 @@ impl Service {
     }
 
     /// Mints a key with the first prefix.
-    fn mint(&self) -> Result<(KeyId, Minted), ServiceError> {
+    fn mint(&self, keyring: &Keyring) -> Result<(KeyId, Minted), ServiceError> {
         // The configuration refuses an empty list of prefixes.
         let prefix = self.prefixes.first().ok_or(ServiceError::Internal)?;
-        let minted = self.keyring.mint(prefix, &*self.entropy);
+        let minted = keyring.mint(prefix, &*self.entropy);
         Ok((KeyId::draw(self.store_time(), &*self.entropy), minted))
     }
 
     /// Seals a copy of a recoverable key.
     fn seal(
         &self,
+        keyring: &Keyring,
         id: KeyId,
         account: &AccountId,
         text: &SecretText,
     ) -> Result<Sealed, ServiceError> {
-        self.keyring
+        keyring
             .seal(
                 SealPurpose::RECOVERABLE_KEY,
                 &id,
@@ -142,28 +151,30 @@ impl Service {
     /// The digests that a key's text may be stored under, or why the text is not a key. No I/O.
     fn recognise(&self, text: &str) -> Result<Vec<Digest>, Unrecognised> {
         let Ok((prefix, body)) = TextForm::read(text, &self.prefixes) else {
-            let digests = self.foreign_digests(text);
-            return digests.map(Iterator::collect);
+            return self.foreign_digests(text);
         };
         self.keyring
+            .load()
             .digest_of(prefix, &body, text)
             .map(|(digest, _)| vec![digest])
             .ok_or(Unrecognised::Tag)
     }
 
     /// The digests that the text of a foreign key may be stored under.
-    fn foreign_digests(&self, text: &str) -> Result<impl Iterator<Item = Digest>, Unrecognised> {
+    fn foreign_digests(&self, text: &str) -> Result<Vec<Digest>, Unrecognised> {
         let mut formats = self.foreign_formats.iter();
         match formats.any(|format| format.matches(text)) {
-            true => Ok(self.keyring.foreign_digests(text)),
+            true => Ok(self.keyring.load().foreign_digests(text).collect()),
             false => Err(Unrecognised::Malformed),
         }
     }
 
-    /// Opens the sealed copy of a recoverable key. The audit entry is written before the secret is
-    /// returned. `None` if the key has no sealed copy, or is revoked or expired.
+    /// Opens the sealed copy of a recoverable key, which was read after `keyring` was loaded. The audit
+    /// entry is written before the secret is returned. `None` if the key has no sealed copy, or is revoked
+    /// or expired.
     async fn reveal(
         &self,
+        keyring: &Keyring,
         key: &StoredKey,
         actor: &Actor,
     ) -> Result<Option<SecretText>, ServiceError> {
@@ -174,12 +185,16 @@ impl Service {
         let Some(sealed) = key.sealed.as_ref().filter(|_| !ended) else {
             return Ok(None);
         };
-        let opened = self.keyring.open(
-            SealPurpose::RECOVERABLE_KEY,
-            &key.record.id,
-            &key.record.account,
-            sealed,
-        );
+        let open = |keyring: &Keyring| {
+            keyring.open(
+                SealPurpose::RECOVERABLE_KEY,
+                &key.record.id,
+                &key.record.account,
+                sealed,
+            )
+        };
+        // Another instance may have sealed it by a key that this one has loaded since.
+        let opened = open(keyring).or_else(|_| open(&self.keyring.load()));
         let text = opened.map_err(|error| {
             tracing::error!(key_id = %key.record.id, %error, "cannot open the sealed copy of a key");
             ServiceError::Internal

@@ -1,13 +1,14 @@
 //! Get and List: read records from the store, never secrets.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
 use super::{Service, ServiceError};
-use keyward_core::key::{AccountId, FieldError, KeyId, KeyRecord, SecretText, Timestamp};
+use keyward_core::key::{AccountId, FieldError, KeyId, KeyRecord, MAX_TTL, SecretText, Timestamp};
 use keyward_store::{KeyTarget, ListKeys};
 
 const DEFAULT_SIZE: u32 = 50;
@@ -144,18 +145,26 @@ impl Service {
         self: &Arc<Self>,
         account: AccountId,
         include_revoked: bool,
+        older_than: Option<Duration>,
         page_query: PageQuery,
     ) -> Result<Page<KeyRecord>, ServiceError> {
-        let query: [&[u8]; 3] = [
+        if older_than.is_some_and(|least| least > MAX_TTL) {
+            let reason = "must be at most 100 years of 365 days";
+            return Err(FieldError::new("older_than", reason).into());
+        }
+        let least = older_than.map(|least| least.as_micros().to_be_bytes());
+        let query: [&[u8]; 4] = [
             b"keys",
             account.as_str().as_bytes(),
             if include_revoked { b"all" } else { b"live" },
+            least.as_ref().map_or(b"", |least| &least[..]),
         ];
         let limit = page_query.limit()?;
         let after = page_query.after(&query)?;
         let list = ListKeys {
             account: Some(account.clone()),
             include_revoked,
+            older_than,
             after,
             limit: limit + 1,
         };

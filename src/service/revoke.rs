@@ -9,6 +9,7 @@ use crate::replication::Receipt;
 use keyward_core::key::{
     AccountId, FieldError, KeyId, KeyRecord, MAX_GRACE, Reason, Role, SecretText, Timestamp,
 };
+use keyward_crypto::Keyring;
 use keyward_store::{
     Actor, CommittedChange, KeyTarget, Revocation, RevokeAnswer, Revoked, Selection, Successor,
 };
@@ -77,15 +78,16 @@ impl Service {
         }
     }
 
-    async fn revoke_now(
+    pub(super) async fn revoke_now(
         &self,
         revoke: Revoke,
         actor: &Actor,
         is_revealer: bool,
     ) -> Result<RevokeReply, ServiceError> {
+        let keyring = self.keyring.load_full();
         let (successor, minted) = match (&revoke.target, revoke.replace) {
             (RevokeTarget::Key(id), true) => {
-                let (successor, text) = self.successor_of(*id).await?;
+                let (successor, text) = self.successor_of(&keyring, *id).await?;
                 (Some(successor), Some(text))
             }
             _ => (None, None),
@@ -134,7 +136,9 @@ impl Service {
                     replacement: created,
                     unsettled: None,
                 };
-                self.reveal(successor, actor).await.map_err(|_| retry)?
+                self.reveal(&keyring, successor, actor)
+                    .await
+                    .map_err(|_| retry)?
             }
             _ => None,
         };
@@ -175,12 +179,16 @@ impl Service {
 
     /// Prepares a successor and its secret. The account and the recoverability of a key never change,
     /// so this can read them before the transaction.
-    async fn successor_of(&self, id: KeyId) -> Result<(Successor, SecretText), ServiceError> {
+    async fn successor_of(
+        &self,
+        keyring: &Keyring,
+        id: KeyId,
+    ) -> Result<(Successor, SecretText), ServiceError> {
         let found = self.store.get_key(&KeyTarget::Id(id)).await?;
         let predecessor: KeyRecord = found.ok_or(ServiceError::KeyNotFound)?.record;
-        let (id, minted) = self.mint()?;
+        let (id, minted) = self.mint(keyring)?;
         let sealed = (predecessor.recoverable && !self.forbid_recoverable)
-            .then(|| self.seal(id, &predecessor.account, &minted.text))
+            .then(|| self.seal(keyring, id, &predecessor.account, &minted.text))
             .transpose()?;
         let successor = Successor {
             id,
@@ -188,6 +196,7 @@ impl Service {
             generation: minted.generation,
             hint: minted.hint,
             sealed,
+            lifetime: self.lifetime_of_successor(&predecessor),
         };
         Ok((successor, minted.text))
     }

@@ -38,7 +38,7 @@ impl Service {
         if roles.is_empty() {
             return Err(FieldError::new("roles", "must contain at least one role").into());
         }
-        let minted = self.keyring.mint(&self.token_prefix, &*self.entropy);
+        let minted = self.keyring.load().mint(&self.token_prefix, &*self.entropy);
         let new = NewToken {
             id: KeyId::draw(self.store_time(), &*self.entropy),
             digest: minted.digest,

@@ -6,7 +6,7 @@ use super::{Service, ServiceError};
 use crate::auth::Caller;
 use crate::replication::Receipt;
 use keyward_core::key::{KeyId, KeyRecord, Timestamp};
-use keyward_store::{Actor, KeyChanges, UpdateAnswer};
+use keyward_store::{Actor, KeyChanges, KeyTarget, UpdateAnswer};
 
 /// The changed key, and how the change was confirmed.
 #[derive(Debug)]
@@ -27,9 +27,6 @@ impl Service {
         id: KeyId,
         changes: KeyChanges,
     ) -> Result<UpdateReply, ServiceError> {
-        if let Some(Some(end)) = changes.expire_time {
-            self.check_end("key.expire_time", end)?;
-        }
         let actor = caller.actor();
         self.change(|service| async move { service.update_now(id, changes, &actor).await })
             .await
@@ -38,9 +35,13 @@ impl Service {
     async fn update_now(
         &self,
         id: KeyId,
-        changes: KeyChanges,
+        mut changes: KeyChanges,
         actor: &Actor,
     ) -> Result<UpdateReply, ServiceError> {
+        if let Some(end) = changes.expire_time {
+            let created = self.create_time(id).await?;
+            changes.expire_time = Some(self.limited_end("key.expire_time", end, created)?);
+        }
         let answer = self.store.update(id, changes, actor).await?;
         // I7: the wait counts from the answer of the commit, which is later than the commit.
         let answered_at = self.clock.boot();
@@ -60,5 +61,14 @@ impl Service {
                 })
             }
         }
+    }
+
+    /// The time from which `max_key_age` counts. It never changes, so this can read it before the change.
+    async fn create_time(&self, id: KeyId) -> Result<Timestamp, ServiceError> {
+        if self.max_key_age.is_none() {
+            return Ok(Timestamp::default());
+        }
+        let found = self.store.get_key(&KeyTarget::Id(id)).await?;
+        Ok(found.ok_or(ServiceError::KeyNotFound)?.record.create_time)
     }
 }

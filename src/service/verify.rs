@@ -65,14 +65,15 @@ impl Service {
         let Ok((prefix, body)) = TextForm::read(text, &self.prefixes) else {
             return self.verify_foreign_now(verify, now);
         };
+        let keyring = self.keyring.load();
         if verify.consistency == Consistency::Default {
             // A record in memory was found by a text whose tag was checked, so the digest is enough.
-            let mut digests = self.keyring.digests(text);
+            let mut digests = keyring.digests(text);
             if let Some(found) = digests.find_map(|digest| self.keys.cached(&digest, now)) {
                 return Ok(self.judged(found, verify));
             }
         }
-        match self.keyring.digest_of(prefix, &body, text) {
+        match keyring.digest_of(prefix, &body, text) {
             Some((digest, _)) => Err(Missed::Own(digest)),
             None => Ok(self.refused(Unrecognised::Tag)),
         }
@@ -81,7 +82,7 @@ impl Service {
     /// `verify_now` for a text that does not have the form of a key.
     fn verify_foreign_now(&self, verify: &Verify, now: Now) -> Result<Verified, Missed> {
         let digests: ForeignDigests = match self.foreign_digests(verify.text.expose()) {
-            Ok(digests) => digests.collect(),
+            Ok(digests) => digests.into(),
             Err(unrecognised) => return Ok(self.refused(unrecognised)),
         };
         if verify.consistency == Consistency::Default

@@ -6,7 +6,7 @@ use std::path::Path;
 use keyward::config::Settings;
 use keyward::system::SystemEntropy;
 use keyward_core::key::ForeignFormat;
-use keyward_crypto::{ImportSecret, Keyring, keyring_files};
+use keyward_crypto::{Active, ImportSecret, Keyring, keyring_files};
 use keyward_testkit::{http_ask, http_get};
 use sqlx::{Connection as _, SqliteConnection};
 
@@ -22,7 +22,7 @@ pub(super) fn takes_uuids(settings: &mut Settings) {
     keyring_files::generate(&settings.keyring, &SystemEntropy).unwrap();
     for secret in ["one", "two"] {
         let secret = ImportSecret::new(secret.as_bytes()).unwrap();
-        keyring_files::add_import_secret(&settings.keyring, &secret).unwrap();
+        keyring_files::add_import_secret(&settings.keyring, None, &secret).unwrap();
     }
 }
 
@@ -50,7 +50,7 @@ pub(super) async fn import(local: &Local, text: &str, number: u8, scheme: usize)
 async fn insert(local: &Local, text: &str, number: u8, scheme: usize) -> String {
     let id = uuid::Uuid::from_bytes([number; 16]);
     let material = keyring_files::load(&local.directory.path().join("keyring")).unwrap();
-    let keyring = Keyring::new(&material, None).unwrap();
+    let keyring = Keyring::new(&material, Active::default()).unwrap();
     let digest = keyring.foreign_digests(text).nth(scheme).unwrap();
     let mut hand = by_hand(&local.database()).await;
     let inserted = sqlx::query(

@@ -16,6 +16,7 @@ async fn pages(client: &Client, include_revoked: bool, page_size: i32) -> Vec<Ve
             include_revoked,
             page_size,
             page_token,
+            ..Default::default()
         };
         let page = client.send(request).await.unwrap();
         pages.push(page.keys);
@@ -148,6 +149,32 @@ async fn an_expired_key_is_listed_until_it_is_revoked_and_a_graced_one_until_its
     let live = pages(&client, false, 0).await.concat();
     assert_eq!((live.len(), &live[0].key_id), (1, &expired));
     assert_eq!(live[0].state(), State::Expired);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_listed_by_their_age() {
+    let (local, client) = start().await;
+    let (old, _) = client.issue("42", "old").await.unwrap();
+    pass(&local, 3_600).await;
+    client.issue("42", "new").await.unwrap();
+    let list = async |older_than, page_token: &str| {
+        let request = v1::ListRequest {
+            older_than: seconds(older_than),
+            page_size: 1,
+            page_token: page_token.to_owned(),
+            ..listing("42")
+        };
+        client.send(request).await
+    };
+    let page = list(3_600, "").await.unwrap();
+    assert_eq!((page.keys.len(), page.keys[0].key_id.as_str()), (1, &*old));
+    assert_eq!(list(3_700, "").await.unwrap().keys, []);
+    let both = list(0, "").await.unwrap();
+    assert!(!both.next_page_token.is_empty());
+    for (older_than, token) in [(-1, ""), (3_153_600_001, ""), (1, &both.next_page_token)] {
+        let outcome = list(older_than, token).await;
+        refused(outcome, Code::InvalidArgument, "INVALID_FIELD");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use keyward_testkit::{HttpAnswer, undoing, uuid_v4};
+use keyward::system::SystemEntropy;
+use keyward_crypto::{KeyKind, keyring_files};
+use keyward_testkit::{HttpAnswer, PATIENCE, eventually, undoing, uuid_v4};
 use parking_lot::Mutex;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
@@ -146,10 +148,11 @@ async fn every_rpc_answers_as_by_grpc() {
         .await;
     assert_eq!(shown, by_text);
 
-    let query = "?account_id=a%2Fb&includeRevoked=true&page_size=7";
+    let query = "?account_id=a%2Fb&includeRevoked=true&page_size=7&older_than=0s";
     let listed: v1::ListResponse = curl.call("GET /v1/keys", "", query, none.clone()).await;
     let request = v1::ListRequest {
         page_size: 7,
+        older_than: seconds(0),
         ..listing_all("a/b")
     };
     assert_eq!(listed, client.send(request).await.unwrap());
@@ -222,6 +225,29 @@ async fn every_rpc_answers_as_by_grpc() {
         0
     );
     assert_eq!(client.verify(&text).await.unwrap(), Verdict::Revoked);
+    let keyring = || v1::GetKeyringStatusRequest {};
+    let status: v1::GetKeyringStatusResponse =
+        curl.call("GET /v1/keyring", "", "", Value::Null).await;
+    assert_eq!(status, client.send(keyring()).await.unwrap());
+    let body = json!({"kind": "KEYRING_KEY_KIND_SEAL", "number": 1});
+    let _: v1::ActivateKeyringKeyResponse =
+        curl.call("POST /v1/keyring:activate", "", "", body).await;
+    let body = json!({"kind": "KEYRING_KEY_KIND_SEAL", "number": 2});
+    let added = keyring_files::add(
+        &local.directory.path().join("keyring"),
+        KeyKind::Seal,
+        None,
+        &SystemEntropy,
+    );
+    added.unwrap();
+    eventually("the new file is loaded", PATIENCE, || async {
+        client.send(keyring()).await.unwrap().keys.len() > status.keys.len()
+    })
+    .await;
+    let _: v1::RetireKeyringKeyResponse = curl.call("POST /v1/keyring:retire", "", "", body).await;
+    let body = json!({"accountId": "a/b"});
+    let erased: v1::EraseAccountResponse = curl.call("POST /v1/accounts:erase", "", "", body).await;
+    assert_eq!(client.get(&id).await.unwrap().account_id, erased.pseudonym);
 
     let document = curl.ask("GET", "/openapi.json", &[], "").await;
     assert_eq!(document.body, keyward_proto::OPENAPI);

@@ -24,10 +24,14 @@ enum Rpc {
     ImportKeys,
     UndoImport,
     ExportKeys,
+    GetKeyringStatus,
+    ActivateKeyringKey,
+    RetireKeyringKey,
+    EraseAccount,
 }
 
 /// Each RPC, who may call it, and which role a refusal asks for.
-const TABLE: [(Rpc, &[Role], &str); 15] = [
+const TABLE: [(Rpc, &[Role], &str); 19] = [
     (Rpc::Issue, &[Role::Issuer], "issuer"),
     (Rpc::RevokeId, &[Role::Issuer], "issuer"),
     (Rpc::RevokeText, &[Role::Issuer, Role::Reporter], "issuer"),
@@ -43,6 +47,10 @@ const TABLE: [(Rpc, &[Role], &str); 15] = [
     (Rpc::ImportKeys, &[Role::Admin], "admin"),
     (Rpc::UndoImport, &[Role::Admin], "admin"),
     (Rpc::ExportKeys, &[Role::Admin], "admin"),
+    (Rpc::GetKeyringStatus, &[Role::Admin], "admin"),
+    (Rpc::ActivateKeyringKey, &[Role::Admin], "admin"),
+    (Rpc::RetireKeyringKey, &[Role::Admin], "admin"),
+    (Rpc::EraseAccount, &[Role::Admin], "admin"),
 ];
 
 const ROLES: [Role; 7] = [
@@ -81,6 +89,25 @@ async fn call(client: &Client, rpc: Rpc) -> Result<(), Status> {
         Rpc::UndoImport => client.send(undoing(UNKNOWN)).await.map(drop),
         Rpc::ExportKeys => {
             let request = v1::ExportKeysRequest::default();
+            client.send(request).await.map(drop)
+        }
+        Rpc::GetKeyringStatus => {
+            let request = v1::GetKeyringStatusRequest {};
+            client.send(request).await.map(drop)
+        }
+        Rpc::ActivateKeyringKey => {
+            let (kind, number) = (v1::KeyringKeyKind::Seal.into(), 9);
+            let request = v1::ActivateKeyringKeyRequest { kind, number };
+            client.send(request).await.map(drop)
+        }
+        Rpc::RetireKeyringKey => {
+            let (kind, number) = (v1::KeyringKeyKind::Seal.into(), 9);
+            let request = v1::RetireKeyringKeyRequest { kind, number };
+            client.send(request).await.map(drop)
+        }
+        Rpc::EraseAccount => {
+            let account_id = "nobody".to_owned();
+            let request = v1::EraseAccountRequest { account_id };
             client.send(request).await.map(drop)
         }
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::LazyLock;
 
 use keyward_core::key::{Body, Entropy, Malformed, Prefix, RANDOM_LEN, TextForm};
-use keyward_crypto::{GenerationKeys, Keyring, KeyringMaterial, SecretKey};
+use keyward_crypto::{Active, GenerationKeys, Keyring, KeyringMaterial, SecretKey};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -68,7 +68,7 @@ fn unhex<const N: usize>(digits: &str) -> [u8; N] {
     hex::decode(digits).unwrap().try_into().unwrap()
 }
 
-fn keyring(generations: &[Generation], active: Option<u32>) -> Keyring {
+fn keyring(generations: &[Generation], generation: Option<u32>) -> Keyring {
     let keys = |generation: &Generation| GenerationKeys {
         tag_key: SecretKey::new(&unhex(&generation.tag_key)),
         pepper: SecretKey::new(&unhex(&generation.pepper)),
@@ -80,6 +80,10 @@ fn keyring(generations: &[Generation], active: Option<u32>) -> Keyring {
             .collect(),
         seals: [(1, SecretKey::new(&[9; 32]))].into(),
         ..KeyringMaterial::default()
+    };
+    let active = Active {
+        generation,
+        ..Active::default()
     };
     Keyring::new(&material, active).unwrap()
 }

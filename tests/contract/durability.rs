@@ -5,7 +5,7 @@ use std::time::Duration;
 use keyward_core::fence::{Change, Mark};
 use keyward_core::key::{KeyRecord, TokenRecord};
 use keyward_crypto::{CheckValue, KeyKind};
-use keyward_store::{AuditAction, AuditEntry, ListKeys};
+use keyward_store::{AuditAction, AuditEntry, KnownKey, ListKeys};
 
 use crate::world::{DAY, World, account, actor, disabled, kill, replace, sealed};
 
@@ -15,7 +15,7 @@ struct Contents {
     keys: Vec<(KeyRecord, Option<Vec<u8>>)>,
     tokens: Vec<TokenRecord>,
     log: (u64, Mark, Vec<Change>),
-    checks: Vec<CheckValue>,
+    checks: Vec<KnownKey>,
     audit: Vec<String>,
 }
 
@@ -23,6 +23,7 @@ async fn contents(world: &World) -> Contents {
     let query = ListKeys {
         account: Some(account("42")),
         include_revoked: true,
+        older_than: None,
         after: None,
         limit: 1_000,
     };
@@ -36,7 +37,7 @@ async fn contents(world: &World) -> Contents {
         keys,
         tokens: world.store.list_tokens(true, None, 1_000).await.unwrap(),
         log: (page.pruned_to, page.head_mark, page.rows),
-        checks: world.store.check_values().await.unwrap(),
+        checks: world.store.known_keys().await.unwrap(),
         audit: world.audit().await,
     }
 }

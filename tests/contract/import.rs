@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyward_core::key::{Hint, KeyId, KeyRecord, Timestamp};
 use keyward_crypto::Digest;
-use keyward_store::import::KnownKey;
+use keyward_store::import::HeldKey;
 use keyward_store::{
     Import, ImportOutcome, Imported, ImportedKey, KeyTarget, ListKeys, Revocation, Revoked,
     StoredKey,
@@ -55,7 +55,7 @@ async fn run(world: &World, number: u8, keys: &[ImportedKey], dry_run: bool) -> 
 
 /// The outcome for a key that was stored before.
 fn known(id: KeyId, same_batch: bool) -> ImportOutcome {
-    ImportOutcome::Known(KnownKey { id, same_batch })
+    ImportOutcome::Known(HeldKey { id, same_batch })
 }
 
 fn undo(number: u8) -> Revocation {
@@ -69,6 +69,7 @@ async fn all_keys(world: &World) -> Vec<KeyRecord> {
     let all = ListKeys {
         account: None,
         include_revoked: true,
+        older_than: None,
         after: None,
         limit: 10_000,
     };

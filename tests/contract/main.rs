@@ -19,6 +19,7 @@ mod backends;
 mod by_hand;
 mod doubles;
 mod durability;
+mod erase;
 mod fixed;
 mod hand;
 mod import;
@@ -65,6 +66,7 @@ macro_rules! contract {
                 a_key_is_revoked_by_its_digest
                 a_revoked_key_does_not_change
                 a_successor_inherits_everything_but_the_secret
+                a_successor_with_a_lifetime_begins_a_life_of_its_own
                 a_repeated_replace_returns_the_same_successor
                 a_key_revoked_without_successor_never_gets_one
                 concurrent_replaces_of_one_key_give_one_successor
@@ -153,6 +155,7 @@ macro_rules! contract {
                 a_long_read_blocks_nothing
                 keys_are_listed_page_by_page_in_order_of_creation
                 a_list_omits_revoked_keys
+                keys_are_listed_by_their_age
                 an_invalid_record_is_an_error
                 prefixes_that_are_not_accepted_are_counted
             }
@@ -186,8 +189,18 @@ macro_rules! contract {
             keyring {
                 check_values_are_returned
                 a_check_value_is_never_replaced
-                the_generation_activated_last_is_active
-                a_generation_without_check_value_is_not_activated
+                the_key_activated_last_is_active
+                an_unknown_or_retired_key_is_not_activated
+                a_key_that_nothing_needs_is_retired
+                a_needed_key_is_not_retired
+                nothing_is_made_with_a_retired_key
+                sealed_copies_move_without_a_change_of_the_record
+            }
+            erase {
+                an_erased_account_leaves_no_personal_data
+                a_key_that_is_not_revoked_is_not_erased
+                a_large_account_is_erased_in_steps
+                only_an_erasure_changes_the_account_of_a_key
             }
             time {
                 stored_times_never_fall
@@ -283,7 +296,9 @@ contract!(memory => crate::backends::memory::fresh,
     except audit::a_change_fails_if_its_audit_entry_cannot_be_written: "an entry is always written",
     except audit::an_audit_entry_cannot_be_changed: "there is no SQL",
     except audit::a_replacing_insert_is_refused: "there is no REPLACE",
-    except keyring::the_generation_activated_last_is_active: "reads by SQL",
+    except erase::an_erased_account_leaves_no_personal_data: "reads by SQL",
+    except erase::a_large_account_is_erased_in_steps: "writes by SQL",
+    except erase::only_an_erasure_changes_the_account_of_a_key: "there is no SQL",
     except time::stored_times_never_fall: "reads by SQL",
     except time::time_runs_on_while_the_wall_clock_is_behind: "the store's time is the database's clock",
     except time::time_runs_on_after_a_reopening_with_the_wall_clock_behind: "the store's time is the database's clock",

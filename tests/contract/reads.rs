@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use keyward_core::key::{Hint, KeyId, KeyRecord, Prefix};
 use keyward_store::{Expiry, KeyChanges, KeyTarget, ListKeys};
 
 use crate::world::{
-    DAY, World, account, actor, assert_damaged, disabled, end, find, kill, kill_all, metadata,
+    DAY, HOUR, World, account, actor, assert_damaged, disabled, end, find, kill, kill_all, metadata,
 };
 
 fn list(account: &str, include_revoked: bool) -> ListKeys {
     ListKeys {
         account: Some(self::account(account)),
         include_revoked,
+        older_than: None,
         after: None,
         limit: 1_000,
     }
@@ -222,6 +224,28 @@ pub(crate) async fn a_list_omits_revoked_keys(world: World) {
         ..list("42", false)
     };
     assert_eq!(ids(&world.store.list_keys(query).await.unwrap()), [all[2]]);
+}
+
+pub(crate) async fn keys_are_listed_by_their_age(world: World) {
+    let mut all = Vec::new();
+    for name in ["oldest", "older", "new"] {
+        all.push(world.issue(world.plain_key("42", name)).await.id);
+        world.clock.pass(HOUR);
+    }
+    let listed = async |least| {
+        let older_than = Some(least);
+        let query = ListKeys {
+            older_than,
+            ..list("42", false)
+        };
+        ids(&world.store.list_keys(query).await.unwrap())
+    };
+    let moment = Duration::from_millis(100);
+    assert_eq!(listed(Duration::ZERO).await, all);
+    assert_eq!(listed(HOUR).await, all);
+    assert_eq!(listed(HOUR + moment).await, all[..2]);
+    assert_eq!(listed(3 * HOUR).await, all[..1]);
+    assert_eq!(listed(3 * HOUR + moment).await, []);
 }
 
 pub(crate) async fn an_invalid_record_is_an_error(world: World) {

@@ -105,6 +105,24 @@ pub(crate) async fn a_successor_inherits_everything_but_the_secret(world: World)
     assert_eq!(found.record, Some(expected));
 }
 
+pub(crate) async fn a_successor_with_a_lifetime_begins_a_life_of_its_own(world: World) {
+    let full = world.full_key("42", "full").await;
+    let plain = world.plain_key("42", "plain");
+    for new in [full, plain] {
+        let key = world.issue(new).await;
+        world.clock.pass(HOUR);
+        let successor = Successor {
+            lifetime: Some(DAY),
+            ..world.successor()
+        };
+        let revoked = world
+            .revoke(replace(key.id, successor, Duration::ZERO))
+            .await;
+        let made = revoked.successor.unwrap().record;
+        assert_eq!(made.expire_time, Some(made.create_time.plus(DAY)));
+    }
+}
+
 pub(crate) async fn a_repeated_replace_returns_the_same_successor(world: World) {
     let key = world.plain("42").await;
     let first = world.replace(key.id).await;

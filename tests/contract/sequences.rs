@@ -2,6 +2,7 @@
 //! is random by design: marks and epochs. So the store in memory stands for the real ones in the
 //! simulation.
 
+mod calls;
 mod imports;
 
 use std::collections::HashMap;
@@ -10,12 +11,14 @@ use std::time::Duration;
 
 use keyward_core::fence::{Mark, Membership, Page, Position, RegistrationId};
 use keyward_core::key::{Clock, KeyId, Prefix};
-use keyward_crypto::{CheckValue, Digest, KeyKind};
+use keyward_crypto::{CheckValue, Digest, KeyKind, KeyName};
 use keyward_store::{
     CommittedChange, Confirmed, Expiry, Import, KeyChanges, KeyTarget, ListKeys, NewInstance,
     NewKey, NewToken, Revocation, RevokeAnswer, Selection, StoreError, UpdateAnswer,
 };
 use keyward_testkit::Random;
+
+use calls::{Calls, names};
 
 use crate::backends;
 use crate::world::{
@@ -46,7 +49,10 @@ enum Call {
     RevokeToken(KeyId),
     Admins,
     Check(CheckValue),
-    Activate(u32),
+    Note(CheckValue),
+    /// Activates a key, or retires it.
+    Keyring(KeyName, bool),
+    Erase(&'static str),
     // On shared stores only.
     Start,
     Register(RegistrationId),
@@ -58,166 +64,6 @@ enum Call {
     /// Confirms the changes with these numbers among all changes so far, once a revision is acknowledged.
     Confirm(RegistrationId, Vec<usize>, u64),
     Membership,
-}
-
-/// Draws calls that often concern the same few things.
-struct Calls {
-    random: Random,
-    keys: Vec<(KeyId, Digest)>,
-    tokens: Vec<(KeyId, Digest)>,
-    changes: usize,
-    is_shared: bool,
-}
-
-impl Calls {
-    fn account(&self) -> &'static str {
-        self.random.pick(&["1", "2"]).unwrap()
-    }
-
-    /// A stored key, or one that is not stored.
-    fn key(&self, world: &World) -> (KeyId, Digest) {
-        let none = (world.successor().id, world.digest());
-        *self.random.pick(&self.keys).unwrap_or(&none)
-    }
-
-    fn token(&self, world: &World) -> (KeyId, Digest) {
-        let none = (world.successor().id, world.digest());
-        *self.random.pick(&self.tokens).unwrap_or(&none)
-    }
-
-    fn target(&self, world: &World) -> KeyTarget {
-        let (id, digest) = self.key(world);
-        match self.random.chance(50) {
-            true => KeyTarget::Id(id),
-            false => KeyTarget::Digests(vec![digest]),
-        }
-    }
-
-    fn draw(&mut self, world: &World) -> Call {
-        let kinds = if self.is_shared { 33 } else { 24 };
-        let registration = RegistrationId::from_bytes([*self.random.pick(&[0, 1, 2]).unwrap(); 16]);
-        match self.random.below(kinds) {
-            0..=3 => self.issue(world),
-            4..=7 => self.revoke(world),
-            8..=10 => Call::Update(self.key(world).0, self.changes(world)),
-            11 => Call::Find(self.key(world).1),
-            12 => Call::Get(self.target(world)),
-            13 => Call::List(ListKeys {
-                account: self.random.chance(70).then(|| account(self.account())),
-                include_revoked: self.random.chance(50),
-                after: self.random.chance(30).then(|| self.key(world).0),
-                limit: *self.random.pick(&[1, 3, 10]).unwrap(),
-            }),
-            14 => Call::Prefixes(self.random.pick(&["kw", "abc"]).unwrap()),
-            15 => Call::Tail(self.random.below(40)),
-            16 => Call::Trim,
-            17 => {
-                let new = world.new_token("bot");
-                self.tokens.push((new.id, new.digest));
-                Call::CreateToken(new)
-            }
-            18 => Call::FindToken(self.token(world).1),
-            19 => {
-                let after = self.random.chance(30).then(|| self.token(world).0);
-                Call::ListTokens(self.random.chance(50), after)
-            }
-            20 => Call::RevokeToken(self.token(world).0),
-            21 => match self.random.below(3) {
-                0 => Call::Admins,
-                1 => Call::Activate(*self.random.pick(&[0, 1, 2]).unwrap()),
-                _ => Call::Check(CheckValue {
-                    kind: *self
-                        .random
-                        .pick(&[
-                            KeyKind::Generation,
-                            KeyKind::Seal,
-                            KeyKind::Foreign,
-                            KeyKind::Import,
-                        ])
-                        .unwrap(),
-                    number: *self.random.pick(&[1, 2, 3]).unwrap(),
-                    value: [7; 16],
-                }),
-            },
-            22 => Call::Pass(*self.random.pick(&[HOUR / 60, HOUR, DAY]).unwrap()),
-            23 => self.import(world),
-            24 => Call::Start,
-            25 => Call::Register(registration),
-            26 => Call::Heartbeat(registration, self.random.below(20), self.random.below(20)),
-            27 => Call::Acknowledge(registration, self.random.below(20)),
-            28 => Call::Leave(registration),
-            29 => Call::Reap(registration, self.random.below(3)),
-            30 => {
-                let numbers = (0..self.random.between(1, 4)).map(|_| self.random.index(20));
-                let numbers: Vec<_> = numbers.filter(|n| *n < self.changes).collect();
-                // A process confirms at least one change.
-                match numbers.is_empty() {
-                    true => Call::Membership,
-                    false => Call::Confirm(registration, numbers, self.random.below(4)),
-                }
-            }
-            31 => Call::Settle,
-            _ => Call::Membership,
-        }
-    }
-
-    fn issue(&mut self, world: &World) -> Call {
-        let slot = self.random.pick(&["a", "b"]).unwrap();
-        let mut new = world.plain_key(self.account(), slot);
-        match self.random.below(12) {
-            0 => new.id = self.key(world).0,
-            1 => new.digest = self.key(world).1,
-            2..=4 => new.expiry = Expiry::After(HOUR / 30),
-            5 => new.expiry = Expiry::After(DAY),
-            _ => new.sealed = self.random.chance(50).then(|| sealed(1)),
-        }
-        self.keys.push((new.id, new.digest));
-        Call::Issue(new)
-    }
-
-    fn revoke(&mut self, world: &World) -> Call {
-        let reason = self
-            .random
-            .pick(&["leaked", "closed"])
-            .and_then(|text| reason(text));
-        let reason = reason.filter(|_| self.random.chance(50));
-        if self.random.chance(15) {
-            let selection = match self.random.chance(60) {
-                true => Selection::Account(account(self.account())),
-                false => Selection::Batch(self.batch()),
-            };
-            return Call::Revoke(Revocation::Selection { selection, reason });
-        }
-        let successor = self.random.chance(40).then(|| {
-            let successor = world.successor();
-            self.keys.push((successor.id, successor.digest));
-            successor
-        });
-        Call::Revoke(Revocation::Key {
-            target: self.target(world),
-            successor,
-            grace: *self
-                .random
-                .pick(&[Duration::ZERO, Duration::ZERO, HOUR, DAY])
-                .unwrap(),
-            reason,
-        })
-    }
-
-    fn changes(&self, world: &World) -> KeyChanges {
-        let mut changes = KeyChanges::default();
-        match self.random.below(5) {
-            0 => changes.disabled = Some(self.random.chance(50)),
-            1 => changes.scopes = self.random.pick(&[scopes(&["x"]), scopes(&[])]).cloned(),
-            2 => changes.metadata = Some(metadata(&[("a", "b")])),
-            3 => changes.networks = Some(networks(&["10.0.0.0/8"])),
-            _ => {
-                let later = world.clock.wall().plus(HOUR);
-                changes.expire_time = Some(self.random.chance(50).then_some(later));
-            }
-        }
-        changes
-    }
 }
 
 /// A store, and what is random in its answers so far.
@@ -338,10 +184,27 @@ impl Side {
             },
             Call::Admins => shown(&(store.has_tokens().await?, store.has_admin().await?)),
             Call::Check(value) => shown(&store.add_check_values(&[value]).await?),
-            Call::Activate(number) => {
-                let activated = store.activate_generation(number).await;
-                let active = store.active_generation().await?;
-                shown(&(activated.is_ok(), active, store.check_values().await?.len()))
+            Call::Note(value) => shown(&store.note_loaded(&[value]).await?),
+            Call::Keyring(name, true) => shown(&store.activate(name, &actor()).await?),
+            Call::Keyring(name, false) => {
+                let retired = store.retire(name, &actor()).await?;
+                let mut known = store.known_keys().await?;
+                known.sort_unstable_by_key(|key| key.check.name());
+                let needs = store.keyring_use().await?.needs;
+                shown(&(retired, known, needs))
+            }
+            Call::Erase(of) => {
+                let pseudonym = account(&format!("erased-{of}"));
+                let erased = store
+                    .erase_account(&account(of), &pseudonym, &actor())
+                    .await?;
+                let committed = self.change(erased.committed);
+                shown(&(
+                    erased.pseudonym,
+                    erased.count,
+                    erased.is_complete,
+                    committed,
+                ))
             }
             shared => self.call_cluster(shared).await?,
         })
@@ -360,7 +223,7 @@ impl Side {
                     registration,
                     name: "test".to_owned(),
                     max_staleness: Duration::from_secs(2),
-                    generations: vec![1],
+                    loaded: [1, 2, 3].into_iter().flat_map(names).collect(),
                 };
                 shown(&cluster.register(&instance).await.is_ok())
             }
@@ -425,13 +288,7 @@ async fn hold_equal<B: Backend>(fresh: impl AsyncFn() -> B, is_shared: bool) {
     for seed in 0..SEQUENCES {
         let mut real = Side::new(fresh().await, is_shared).await;
         let mut memory = Side::new(backends::memory::fresh().await, is_shared).await;
-        let mut calls = Calls {
-            random: Random::new(seed),
-            keys: Vec::new(),
-            tokens: Vec::new(),
-            changes: 0,
-            is_shared,
-        };
+        let mut calls = Calls::new(seed, is_shared);
         let mut so_far = Vec::new();
         for _ in 0..CALLS {
             let call = calls.draw(&memory.world);

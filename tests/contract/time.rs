@@ -110,6 +110,7 @@ async fn listed(world: &World) -> usize {
     let query = ListKeys {
         account: Some(account("42")),
         include_revoked: false,
+        older_than: None,
         after: None,
         limit: 10,
     };

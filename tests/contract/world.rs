@@ -208,6 +208,7 @@ impl World {
             generation,
             hint,
             sealed,
+            ..
         } = self.successor();
         NewKey {
             id,
@@ -244,6 +245,7 @@ impl World {
             generation: 1,
             hint: Hint("kw_abcd".to_owned()),
             sealed: None,
+            lifetime: None,
         }
     }
 

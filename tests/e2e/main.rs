@@ -14,6 +14,7 @@ mod failover;
 mod monitoring;
 mod proxies;
 mod python;
+mod rotation;
 mod secure;
 mod shutdown;
 mod status_page;

@@ -115,7 +115,7 @@ impl Parts {
             Arc::clone(&cluster),
             format!("instance {index}"),
             self.fence.max_staleness(),
-            vec![1],
+            Arc::clone(&world.keyring),
             entropy.clone(),
             members.clone(),
         );
@@ -179,6 +179,7 @@ impl Parts {
             metrics: Arc::clone(metrics),
             recent: Arc::default(),
             forbid_recoverable: false,
+            max_key_age: None,
         };
         Ok(Instance {
             index,

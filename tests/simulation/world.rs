@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keyward_core::fence::{Epoch, MAX_ROWS};
 use keyward_core::key::{Clock, KeyId, Prefix, Roles, SecretText, SlotName, TOKEN_PREFIX, Verdict};
-use keyward_crypto::{GenerationKeys, Keyring, KeyringMaterial, SecretKey};
+use keyward_crypto::{Active, CurrentKeyring, GenerationKeys, Keyring, KeyringMaterial, SecretKey};
 use keyward_ops::Metrics;
 use keyward_store::{Actor, NewToken, Tokens};
 use keyward_store_memory::{Database, Direct, MemoryStore, Server};
@@ -32,14 +32,16 @@ static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| {
     let verdicts: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.name()).collect();
     Arc::new(Metrics::new(&verdicts))
 });
-static KEYRING: LazyLock<Arc<Keyring>> = LazyLock::new(|| {
+static KEYRING: LazyLock<Arc<CurrentKeyring>> = LazyLock::new(|| {
     let random = Random::new(1);
     let material = KeyringMaterial {
         generations: [(1, GenerationKeys::draw(&random))].into(),
         seals: [(1, SecretKey::draw(&random))].into(),
         ..KeyringMaterial::default()
     };
-    Arc::new(Keyring::new(&material, None).unwrap())
+    Arc::new(CurrentKeyring::new(
+        Keyring::new(&material, Active::default()).unwrap(),
+    ))
 });
 
 /// A key or a token whose text a caller knows.
@@ -72,7 +74,7 @@ pub(crate) struct World {
     /// The token of the caller of most calls.
     pub(crate) token: SecretText,
     pub(crate) shared_cache: Option<Arc<MemoryCache>>,
-    pub(crate) keyring: Arc<Keyring>,
+    pub(crate) keyring: Arc<CurrentKeyring>,
     pub(crate) metrics: Arc<Metrics>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
     lines: Option<Mutex<Vec<String>>>,
@@ -309,7 +311,9 @@ impl World {
 async fn first_token(server: &Arc<Server>, random: &Random) -> SecretText {
     let clock = Arc::new(SimClock::new(Instant::now(), 0, 0));
     let store = MemoryStore::open(Arc::new(Direct(Arc::clone(server))), clock);
-    let minted = KEYRING.mint(&Prefix::new(TOKEN_PREFIX).unwrap(), random);
+    let minted = KEYRING
+        .load()
+        .mint(&Prefix::new(TOKEN_PREFIX).unwrap(), random);
     let new = NewToken {
         id: KeyId::draw(server.now(), random),
         digest: minted.digest,

@@ -75,4 +75,8 @@ rpcs! {
     AdminServiceClient.import_keys(ImportKeysRequest) -> ImportKeysResponse, Change;
     AdminServiceClient.undo_import(UndoImportRequest) -> UndoImportResponse, Change;
     AdminServiceClient.export_keys(ExportKeysRequest) -> ExportKeysResponse, Read;
+    AdminServiceClient.get_keyring_status(GetKeyringStatusRequest) -> GetKeyringStatusResponse, Read;
+    AdminServiceClient.activate_keyring_key(ActivateKeyringKeyRequest) -> ActivateKeyringKeyResponse, Change;
+    AdminServiceClient.retire_keyring_key(RetireKeyringKeyRequest) -> RetireKeyringKeyResponse, Change;
+    AdminServiceClient.erase_account(EraseAccountRequest) -> EraseAccountResponse, Change;
 }

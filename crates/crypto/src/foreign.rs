@@ -2,12 +2,14 @@
 //! scheme under which it may have been imported. A digest that a product kept is wrapped once, by the
 //! foreign pepper, and is then the one that the text has under its scheme.
 
+use std::collections::{BTreeMap, HashSet};
+
 use hmac::{Hmac, Mac};
 use sha2::{Digest as _, Sha256};
 
 use super::generation::Digest;
 use super::keyring::NoKeyring;
-use super::material::{CheckValue, KeyKind, KeyringMaterial};
+use super::material::{CheckValue, KeyKind, KeyName, KeyringMaterial};
 
 /// How a product computed the digest of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,6 +24,9 @@ pub enum DigestScheme {
 pub(super) struct ForeignDigests {
     pepper: Hmac<Sha256>,
     secrets: Vec<(u32, Hmac<Sha256>)>,
+    /// The keys that every instance has loaded; `None` for all. A key that was imported by another one
+    /// would not be found everywhere.
+    in_force: Option<HashSet<KeyName>>,
 }
 
 impl ForeignDigests {
@@ -40,7 +45,27 @@ impl ForeignDigests {
             secrets: secrets
                 .map(|(number, secret)| (*number, secret.hmac()))
                 .collect(),
+            in_force: None,
         }))
+    }
+
+    /// The pepper and the secrets of both. Those of `newer` are used if both have one of the same number.
+    pub(super) fn merged(
+        older: Option<&Self>,
+        newer: Option<&Self>,
+        in_force: HashSet<KeyName>,
+    ) -> Option<Self> {
+        let pepper = newer.or(older)?.pepper.clone();
+        let secrets = older
+            .into_iter()
+            .chain(newer)
+            .flat_map(|digests| &digests.secrets);
+        let secrets: BTreeMap<_, _> = secrets.cloned().collect();
+        Some(Self {
+            pepper,
+            secrets: secrets.into_iter().collect(),
+            in_force: Some(in_force),
+        })
     }
 
     /// The digests that a text may be stored under: one for each scheme, SHA-256 first.
@@ -53,13 +78,19 @@ impl ForeignDigests {
     }
 
     /// The digest under which to store a key whose digest was `given` under `scheme`. `None` if the
-    /// keyring lacks the scheme's secret.
+    /// keyring lacks the scheme's secret, or if another instance may lack it.
     pub(super) fn wrap(&self, scheme: DigestScheme, given: &[u8; 32]) -> Option<Digest> {
-        let is_known = match scheme {
-            DigestScheme::Sha256 => true,
-            DigestScheme::HmacSha256(number) => self.numbers().any(|known| known == number),
+        let is_in_force = |kind, number| {
+            let names = self.in_force.as_ref();
+            names.is_none_or(|names| names.contains(&KeyName { kind, number }))
         };
-        is_known.then(|| self.wrapped(given))
+        let is_usable = match scheme {
+            DigestScheme::Sha256 => true,
+            DigestScheme::HmacSha256(number) => {
+                self.numbers().any(|known| known == number) && is_in_force(KeyKind::Import, number)
+            }
+        };
+        (is_usable && is_in_force(KeyKind::Foreign, 1)).then(|| self.wrapped(given))
     }
 
     /// The numbers of the import secrets.
@@ -93,12 +124,12 @@ fn updated(state: &Hmac<Sha256>, bytes: &[u8]) -> [u8; 32] {
 mod tests {
     use super::super::testing::{material, with_foreign};
     use super::*;
-    use crate::{ImportSecret, Keyring};
+    use crate::{Active, ImportSecret, Keyring};
 
     const TEXT: &str = "2e4a1d1e-6f0c-4d2a-9a2f-3a1e5b7c9d00";
 
     fn keyring(secrets: &[&[u8]]) -> Keyring {
-        Keyring::new(&with_foreign(secrets), None).unwrap()
+        Keyring::new(&with_foreign(secrets), Active::default()).unwrap()
     }
 
     /// HMAC-SHA256 as other programs compute it.
@@ -144,14 +175,14 @@ mod tests {
 
     #[test]
     fn without_a_foreign_pepper_no_text_has_a_foreign_digest() {
-        let old = Keyring::new(&material(&[1], &[1]), None).unwrap();
+        let old = Keyring::new(&material(&[1], &[1]), Active::default()).unwrap();
         assert!(!old.has_foreign_pepper());
         assert_eq!(old.foreign_digests(TEXT).count(), 0);
         assert_eq!(old.wrap(DigestScheme::Sha256, &[1; 32]), None);
         let mut incomplete = with_foreign(&[b"secret"]);
         incomplete.foreign = None;
         assert_eq!(
-            Keyring::new(&incomplete, None).unwrap_err(),
+            Keyring::new(&incomplete, Active::default()).unwrap_err(),
             NoKeyring::NoForeignPepper
         );
     }
@@ -172,5 +203,26 @@ mod tests {
         assert_eq!(names, [("foreign", 1), ("import", 1), ("import", 2)]);
         let other = checks(&[b"one", b"three"]);
         assert!(ours[..2] == other[..2] && ours[2].value != other[2].value);
+    }
+
+    #[test]
+    fn a_digest_is_wrapped_only_by_keys_that_every_instance_has() {
+        let keyring = keyring(&[b"one", b"two"]);
+        let name = |text: &str| KeyName::parse(text).unwrap();
+        let wraps = |in_force: &[&str]| {
+            let in_force = in_force.iter().map(|text| name(text)).collect();
+            let merged = keyring.merged(&keyring, Active::default(), |_| true, in_force);
+            let merged = merged.unwrap();
+            let schemes = [
+                DigestScheme::Sha256,
+                DigestScheme::HmacSha256(1),
+                DigestScheme::HmacSha256(2),
+            ];
+            assert_eq!(merged.foreign_digests(TEXT).count(), 3, "all are found");
+            schemes.map(|scheme| merged.wrap(scheme, &[7; 32]).is_some())
+        };
+        assert_eq!(wraps(&[]), [false, false, false]);
+        assert_eq!(wraps(&["import-1"]), [false, false, false]);
+        assert_eq!(wraps(&["foreign-1", "import-2"]), [true, false, true]);
     }
 }

@@ -14,11 +14,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
 use super::material::{
-    GenerationKeys, ImportSecret, KeyKind, KeyringMaterial, SecretKey, hex_digits,
+    GenerationKeys, ImportSecret, KeyKind, KeyName, KeyringMaterial, SecretKey, hex_digits,
 };
 use super::private_file::{self, PrivateFileError};
 use keyward_core::key::Entropy;
@@ -109,13 +110,14 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
         return Err(KeyringError::Missing(dir.to_owned()));
     }
     for path in files {
-        let (kind, number) = kind_of(&path)?;
+        let name = name_of(&path)?;
+        let KeyName { kind, number } = name;
         let text = read_text(&path)?;
         let damaged = |reason| KeyringError::Damaged {
             path: path.clone(),
             reason,
         };
-        let mut lines = checked_lines(kind, number, &text).map_err(damaged)?;
+        let mut lines = checked_lines(name, &text).map_err(damaged)?;
         let mut digits = |name| key_digits(lines.next(), name).map_err(damaged);
         let unique = |secret: &[u8]| match material.holds(secret) {
             true => Err(KeyringError::Duplicate(path.clone())),
@@ -201,53 +203,82 @@ pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, Ke
     load(dir)
 }
 
-/// Adds the next version of the cache key to the keyring in `dir`. Returns its number.
-pub fn add_cache_key(dir: &Path, entropy: &dyn Entropy) -> Result<u32, KeyringError> {
+/// Adds a new key to the keyring in `dir`: the next one of its kind, or the one with `number`. Never
+/// replaces a file. An import secret is not drawn: see [`add_import_secret`].
+pub fn add(
+    dir: &Path,
+    kind: KeyKind,
+    number: Option<u32>,
+    entropy: &dyn Entropy,
+) -> Result<KeyName, KeyringError> {
     let material = load(dir)?;
-    let last = material.caches.last_key_value().map(|last| *last.0);
-    let key = SecretKey::draw(entropy);
-    add(dir, KeyKind::Cache, last, key.expose())
-}
-
-/// Adds the foreign pepper to the keyring in `dir`, which was made without one.
-pub fn add_foreign_pepper(dir: &Path, entropy: &dyn Entropy) -> Result<u32, KeyringError> {
-    if load(dir)?.foreign.is_some() {
+    if kind == KeyKind::Foreign && material.foreign.is_some() {
         return Err(KeyringError::Known(dir.to_owned()));
     }
-    let pepper = SecretKey::draw(entropy);
-    add(dir, KeyKind::Foreign, None, pepper.expose())
+    let generation = GenerationKeys::draw(entropy);
+    let name = next(dir, &material, kind, number)?;
+    match kind {
+        KeyKind::Generation => publish(dir, name, &lines(&generation)),
+        _ => publish(dir, name, &[("key", generation.pepper.expose())]),
+    }
 }
 
-/// Adds an import secret to the keyring in `dir`. Returns its number.
-pub fn add_import_secret(dir: &Path, secret: &ImportSecret) -> Result<u32, KeyringError> {
+/// Adds an import secret to the keyring in `dir`, with the next number or with `number`.
+pub fn add_import_secret(
+    dir: &Path,
+    number: Option<u32>,
+    secret: &ImportSecret,
+) -> Result<KeyName, KeyringError> {
     let material = load(dir)?;
     if material.holds(secret.expose()) {
         return Err(KeyringError::Known(dir.to_owned()));
     }
-    let last = material.imports.last_key_value().map(|last| *last.0);
-    add(dir, KeyKind::Import, last, secret.expose())
+    let name = next(dir, &material, KeyKind::Import, number)?;
+    publish(dir, name, &[("key", secret.expose())])
 }
 
-/// Adds the file after number `last` of its kind, complete or not at all. Returns its number.
-fn add(dir: &Path, kind: KeyKind, last: Option<u32>, key: &[u8]) -> Result<u32, KeyringError> {
+fn next(
+    dir: &Path,
+    material: &KeyringMaterial,
+    kind: KeyKind,
+    number: Option<u32>,
+) -> Result<KeyName, KeyringError> {
+    let next = number.or_else(|| material.highest(kind).checked_add(1));
+    let number = next.ok_or_else(|| KeyringError::Write {
+        path: dir.to_owned(),
+        cause: io::ErrorKind::QuotaExceeded.into(),
+    })?;
+    Ok(KeyName { kind, number })
+}
+
+/// Writes a file, complete or not at all, and never over another.
+fn publish(dir: &Path, name: KeyName, keys: &[(&str, &[u8])]) -> Result<KeyName, KeyringError> {
     let failed = |cause| KeyringError::Write {
         path: dir.to_owned(),
         cause,
     };
-    let number = last.unwrap_or(0).checked_add(1);
-    let number = number.ok_or_else(|| failed(io::ErrorKind::QuotaExceeded.into()))?;
     // First under a hidden name, which `load` ignores.
-    let name = format!("{}-{number}", kind.name());
     let hidden = dir.join(format!(".{name}"));
     let _ = fs::remove_file(&hidden);
-    let added = write_secret(&hidden, kind, number, &[("key", key)])
-        .and_then(|()| fs::hard_link(&hidden, dir.join(&name)));
+    let added = write_secret(&hidden, name, keys)
+        .and_then(|()| fs::hard_link(&hidden, dir.join(name.to_string())));
     // A hidden file that cannot be removed is as private as the keyring.
     let _ = fs::remove_file(&hidden);
     added
         .and_then(|()| File::open(dir)?.sync_all())
         .map_err(failed)?;
-    Ok(number)
+    Ok(name)
+}
+
+/// What shows that a file of the keyring was added, removed or changed: path, length and time of the last
+/// change. Reads no file.
+pub fn versions(dir: &Path) -> io::Result<Vec<(PathBuf, u64, SystemTime)>> {
+    let mut versions = Vec::new();
+    for path in files_in(dir).map_err(io::Error::other)? {
+        let metadata = fs::metadata(&path)?;
+        versions.push((path, metadata.len(), metadata.modified()?));
+    }
+    Ok(versions)
 }
 
 /// The files of a keyring, sorted, so that the same fault always gives the same error.
@@ -270,28 +301,19 @@ fn files_in(dir: &Path) -> Result<Vec<PathBuf>, KeyringError> {
     Ok(paths)
 }
 
-fn kind_of(path: &Path) -> Result<(KeyKind, u32), KeyringError> {
+fn name_of(path: &Path) -> Result<KeyName, KeyringError> {
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or_default();
-    let (kind, digits) = name
-        .split_once('-')
-        .and_then(|(stem, digits)| {
-            Some((
-                KeyKind::ALL.into_iter().find(|kind| kind.name() == stem)?,
-                digits,
-            ))
-        })
-        .ok_or_else(|| KeyringError::Unknown(path.to_owned()))?;
-    let number = digits
-        .parse()
-        .ok()
-        .filter(|number: &u32| *number > 0 && number.to_string() == digits);
-    Ok((
-        kind,
-        number.ok_or_else(|| KeyringError::Number(path.to_owned()))?,
-    ))
+    KeyName::parse(name).ok_or_else(|| {
+        let kind = name.split_once('-').map(|(kind, _)| kind);
+        let is_known = KeyKind::ALL.iter().any(|known| Some(known.name()) == kind);
+        match is_known {
+            true => KeyringError::Number(path.to_owned()),
+            false => KeyringError::Unknown(path.to_owned()),
+        }
+    })
 }
 
 fn read_text(path: &Path) -> Result<Zeroizing<String>, KeyringError> {
@@ -314,8 +336,7 @@ fn read_text(path: &Path) -> Result<Zeroizing<String>, KeyringError> {
 
 /// The lines with the keys, after a check of header, name and CRC.
 fn checked_lines(
-    kind: KeyKind,
-    number: u32,
+    name: KeyName,
     text: &str,
 ) -> Result<std::str::SplitTerminator<'_, char>, &'static str> {
     if text.is_empty() {
@@ -332,7 +353,7 @@ fn checked_lines(
     if crc != crc_of(covered) {
         return Err("its checksum is wrong");
     }
-    let head = format!("{HEADER}{} = {number}\n", kind.name());
+    let head = head(name);
     let keys = covered
         .strip_prefix(head.as_str())
         .ok_or("its second line does not match its name")?;
@@ -349,11 +370,23 @@ fn crc_of(covered: &str) -> String {
     format!("{:08x}", crc32fast::hash(covered.as_bytes()))
 }
 
-fn contents(kind: KeyKind, number: u32, keys: &[(&str, &[u8])]) -> Zeroizing<String> {
+/// The first two lines.
+fn head(name: KeyName) -> String {
+    format!("{HEADER}{} = {}\n", name.kind.name(), name.number)
+}
+
+/// The lines of a generation.
+fn lines(keys: &GenerationKeys) -> [(&'static str, &[u8]); 2] {
+    [
+        ("tag_key", keys.tag_key.expose()),
+        ("pepper", keys.pepper.expose()),
+    ]
+}
+
+fn contents(name: KeyName, keys: &[(&str, &[u8])]) -> Zeroizing<String> {
     // Full capacity from the start: text that grows leaves copies of the secret behind.
     let mut text = Zeroizing::new(String::with_capacity(MAX_FILE));
-    text.push_str(HEADER);
-    text.push_str(&format!("{} = {number}\n", kind.name()));
+    text.push_str(&head(name));
     for (name, key) in keys {
         text.push_str(name);
         text.push_str(" = ");
@@ -381,29 +414,24 @@ fn temporary_beside(dir: &Path, entropy: &dyn Entropy) -> io::Result<(PathBuf, P
 }
 
 fn write_files(dir: &Path, entropy: &dyn Entropy) -> io::Result<()> {
-    let generation = GenerationKeys::draw(entropy);
-    let keys = [
-        ("tag_key", generation.tag_key.expose().as_slice()),
-        ("pepper", generation.pepper.expose().as_slice()),
-    ];
-    write_file(dir, KeyKind::Generation, &keys)?;
+    let write = |kind: KeyKind, keys: &[(&str, &[u8])]| {
+        let name = KeyName { kind, number: 1 };
+        write_secret(&dir.join(name.to_string()), name, keys)
+    };
+    write(KeyKind::Generation, &lines(&GenerationKeys::draw(entropy)))?;
     for kind in [KeyKind::Seal, KeyKind::Cache, KeyKind::Foreign] {
-        write_file(dir, kind, &[("key", SecretKey::draw(entropy).expose())])?;
+        write(kind, &[("key", SecretKey::draw(entropy).expose())])?;
     }
     File::open(dir)?.sync_all()
 }
 
-fn write_file(dir: &Path, kind: KeyKind, keys: &[(&str, &[u8])]) -> io::Result<()> {
-    write_secret(&dir.join(format!("{}-1", kind.name())), kind, 1, keys)
-}
-
-fn write_secret(path: &Path, kind: KeyKind, number: u32, keys: &[(&str, &[u8])]) -> io::Result<()> {
+fn write_secret(path: &Path, name: KeyName, keys: &[(&str, &[u8])]) -> io::Result<()> {
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)?;
-    file.write_all(contents(kind, number, keys).as_bytes())?;
+    file.write_all(contents(name, keys).as_bytes())?;
     file.sync_all()
 }
 

@@ -2,6 +2,7 @@
 //! and protect the shared cache. No secret of the keyring leaves this crate.
 
 mod cache_key;
+mod current;
 mod foreign;
 mod generation;
 mod keyring;
@@ -13,9 +14,12 @@ mod seal;
 mod testing;
 
 pub use cache_key::{CACHE_SEAL_LEN, CacheKey, NoticeId};
+pub use current::CurrentKeyring;
 pub use foreign::DigestScheme;
 pub use generation::Digest;
-pub use keyring::{Keyring, Minted, NoKeyring};
+pub use keyring::{Active, Keyring, Minted, NoKeyring};
 pub use keyring_files::KeyringError;
-pub use material::{CheckValue, GenerationKeys, ImportSecret, KeyKind, KeyringMaterial, SecretKey};
+pub use material::{
+    CheckValue, GenerationKeys, ImportSecret, KeyKind, KeyName, KeyringMaterial, SecretKey,
+};
 pub use seal::{MAX_SEALED_TEXT, OpenError, SealPurpose, Sealed, TooLongToSeal};

@@ -162,6 +162,18 @@ pub struct KeyringMaterial {
 }
 
 impl KeyringMaterial {
+    /// The highest number of this kind; 0 without any.
+    pub(super) fn highest(&self, kind: KeyKind) -> u32 {
+        let numbers = |last: Option<&u32>| last.copied().unwrap_or(0);
+        match kind {
+            KeyKind::Generation => numbers(self.generations.keys().next_back()),
+            KeyKind::Seal => numbers(self.seals.keys().next_back()),
+            KeyKind::Cache => numbers(self.caches.keys().next_back()),
+            KeyKind::Foreign => u32::from(self.foreign.is_some()),
+            KeyKind::Import => numbers(self.imports.keys().next_back()),
+        }
+    }
+
     /// Whether `secret` is one of these secrets, of any kind.
     pub(super) fn holds(&self, secret: &[u8]) -> bool {
         let generations = self.generations.values();
@@ -214,6 +226,35 @@ impl KeyKind {
     }
 }
 
+/// The name of one key of a keyring, which is the name of its file, such as `generation-2`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyName {
+    /// The kind of the key.
+    pub kind: KeyKind,
+    /// The number of the key, at least 1.
+    pub number: u32,
+}
+
+impl KeyName {
+    /// Parses a name; `None` for any other text, such as a number with leading zeros.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (kind, digits) = text.split_once('-')?;
+        let name = Self {
+            kind: KeyKind::ALL
+                .into_iter()
+                .find(|known| known.name() == kind)?,
+            number: digits.parse().ok().filter(|number| *number > 0)?,
+        };
+        (name.to_string() == text).then_some(name)
+    }
+}
+
+impl fmt::Display for KeyName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.kind.name(), self.number)
+    }
+}
+
 /// A value that identifies the secrets of one number without disclosing them. A store compares it at
 /// start, to detect a foreign keyring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,6 +268,14 @@ pub struct CheckValue {
 }
 
 impl CheckValue {
+    /// The name of the key.
+    pub fn name(&self) -> KeyName {
+        KeyName {
+            kind: self.kind,
+            number: self.number,
+        }
+    }
+
     /// The value over all of `keys`: each HMAC covers the one before.
     pub(super) fn over<const N: usize>(
         kind: KeyKind,

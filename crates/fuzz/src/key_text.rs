@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keyward::system::SystemEntropy;
 use keyward_core::key::{Body, ForeignFormat, KeyId, Prefix, RANDOM_LEN, TAG_LEN, TextForm};
-use keyward_crypto::{GenerationKeys, Keyring, KeyringMaterial, SecretKey};
+use keyward_crypto::{Active, GenerationKeys, Keyring, KeyringMaterial, SecretKey};
 
 use crate::Target;
 
@@ -94,5 +94,5 @@ pub(crate) fn keyring() -> Arc<Keyring> {
         caches: [(1, secret(4))].into(),
         ..KeyringMaterial::default()
     };
-    Arc::new(Keyring::new(&material, None).expect("it is complete"))
+    Arc::new(Keyring::new(&material, Active::default()).expect("it is complete"))
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use keyward::system::SystemEntropy;
-use keyward_crypto::{Keyring, KeyringMaterial, keyring_files};
+use keyward_crypto::{Active, Keyring, KeyringMaterial, keyring_files};
 
 use crate::Target;
 
@@ -55,7 +55,7 @@ pub fn target() -> Target {
 /// The keyring works, and `content` is the file `name` as Keyward writes it. The last line may lack its
 /// end.
 fn accepted(material: &KeyringMaterial, name: &str, content: &[u8]) {
-    Keyring::new(material, None).expect("an accepted keyring works");
+    Keyring::new(material, Active::default()).expect("an accepted keyring works");
     let text = std::str::from_utf8(content).expect("a file is text");
     let (kind, number) = name.split_once('-').expect("a kind and a number");
     let header = format!("keyward keyring v1\n{kind} = {number}\n");

@@ -16,9 +16,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
-    CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics, HeartbeatMetrics, Kind,
-    L2Metrics, LimitMetrics, MemberMetrics, Metrics, One, RevokeMetrics, RpcMetrics, TlsMetrics,
-    Two,
+    CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics, HeartbeatMetrics,
+    KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics, One, RevokeMetrics,
+    RpcMetrics, TlsMetrics, Two,
 };
 
 pub use page::Page;

@@ -16,8 +16,8 @@ use tonic::Code;
 use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
-    CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, L2Metrics, LimitMetrics,
-    MemberMetrics, RevokeMetrics, TlsMetrics,
+    CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, KeyringMetrics, L2Metrics,
+    LimitMetrics, MemberMetrics, RevokeMetrics, TlsMetrics,
 };
 
 /// The metrics of one RPC.
@@ -53,6 +53,8 @@ pub struct Metrics {
     verdicts: Vec<Counter>,
     /// Keys refused without I/O.
     pub garbage: GarbageMetrics,
+    /// The keyring.
+    pub keyring: KeyringMetrics,
     /// The cache of keys.
     pub key_cache: CacheMetrics,
     /// The cache of callers' tokens.
@@ -102,6 +104,7 @@ impl Metrics {
             ),
             verdicts: verdicts.iter().map(count).collect(),
             garbage: GarbageMetrics::register(c),
+            keyring: KeyringMetrics::register(c),
             key_cache,
             token_cache,
             foreign_cache,

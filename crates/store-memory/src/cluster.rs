@@ -9,15 +9,30 @@ use super::MemoryStore;
 use super::database::{Database, InstanceRow, refused};
 use super::server::{Transaction, Transport};
 use keyward_core::fence::{Epoch, Member, Membership, Page, Position, RegistrationId};
+use keyward_crypto::KeyName;
+use keyward_store::keyring::InstanceKeys;
 use keyward_store::{
-    ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result, StoreError,
+    ChangeNotice, Cluster, CommittedChange, Confirmed, KnownKey, NewInstance, OnCommit, Result,
+    StoreError,
 };
 
 #[async_trait]
 impl<T: Transport> Cluster for MemoryStore<T> {
     async fn register(&self, instance: &NewInstance) -> Result<()> {
         let (registration, max_staleness) = (instance.registration, instance.max_staleness);
+        let keys = InstanceKeys {
+            name: instance.name.clone(),
+            loaded: instance.loaded.clone(),
+        };
         let work = move |tx: &mut Transaction<'_>| {
+            let required = |key: &&KnownKey| key.state.is_required();
+            let mut required = tx.database.checks.iter().filter(required);
+            if let Some(missing) = required.find(|key| !keys.has(key.check.name())) {
+                let missing = missing.check.name();
+                return Err(StoreError::Unavailable(format!(
+                    "this instance lacks {missing}, which every instance needs"
+                )));
+            }
             // Never an upsert: each registration has a new row.
             if tx.database.instances.contains_key(&registration) {
                 return refused("a registration with this id exists");
@@ -30,6 +45,7 @@ impl<T: Transport> Cluster for MemoryStore<T> {
                 },
                 max_staleness,
                 confirms: 0,
+                keys,
             };
             tx.database.instances.insert(registration, row);
             Ok(())
@@ -68,6 +84,17 @@ impl<T: Transport> Cluster for MemoryStore<T> {
             Ok(())
         };
         self.write("acknowledge", work).await
+    }
+
+    async fn report_keyring(&self, registration: RegistrationId, loaded: &[KeyName]) -> Result<()> {
+        let loaded = loaded.to_vec();
+        let work = move |tx: &mut Transaction<'_>| {
+            if let Some(row) = tx.database.instances.get_mut(&registration) {
+                row.keys.loaded = loaded;
+            }
+            Ok(())
+        };
+        self.write("report_keyring", work).await
     }
 
     async fn leave(&self, registration: RegistrationId) -> Result<()> {

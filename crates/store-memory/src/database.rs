@@ -7,9 +7,10 @@ use super::server::Transaction;
 use keyward_core::fence::{
     CommittedChange, Epoch, MAX_ROWS, Mark, Position, RegistrationId, Stamp,
 };
-use keyward_core::key::{BatchId, Entropy, KeyId, KeyRecord, Timestamp, TokenRecord};
-use keyward_crypto::{CheckValue, Digest, Sealed};
-use keyward_store::{Actor, AuditEntry, Result, StoreError, StoredKey};
+use keyward_core::key::{AccountId, BatchId, Entropy, KeyId, KeyRecord, Timestamp, TokenRecord};
+use keyward_crypto::{Digest, Sealed};
+use keyward_store::keyring::InstanceKeys;
+use keyward_store::{Actor, AuditEntry, KnownKey, Result, StoreError, StoredKey};
 
 /// The contents of a database. A clone is a copy for a standby or a backup.
 #[derive(Clone, Debug)]
@@ -32,8 +33,9 @@ pub struct Database {
     pub(crate) keys: BTreeMap<KeyId, KeyRow>,
     pub(crate) tokens: BTreeMap<KeyId, TokenRow>,
     pub(crate) instances: BTreeMap<RegistrationId, InstanceRow>,
-    pub(crate) checks: Vec<CheckValue>,
-    pub(crate) active_generation: Option<u32>,
+    pub(crate) checks: Vec<KnownKey>,
+    /// The accounts whose erasure has begun, with their pseudonyms.
+    pub(crate) erasures: BTreeMap<AccountId, AccountId>,
     pub(crate) prefixes: BTreeSet<String>,
 }
 
@@ -53,6 +55,8 @@ pub struct LogRow {
 pub(crate) struct KeyRow {
     pub(crate) record: KeyRecord,
     pub(crate) digest: Digest,
+    /// `None` for an imported key.
+    pub(crate) generation: Option<u32>,
     pub(crate) sealed: Option<Sealed>,
     /// The import that brought the key.
     pub(crate) batch: Option<BatchId>,
@@ -64,6 +68,7 @@ pub(crate) struct KeyRow {
 pub(crate) struct TokenRow {
     pub(crate) record: TokenRecord,
     pub(crate) digest: Digest,
+    pub(crate) generation: u32,
     pub(crate) mark: Option<Mark>,
 }
 
@@ -74,6 +79,7 @@ pub(crate) struct InstanceRow {
     pub(crate) acked: Position,
     pub(crate) max_staleness: Duration,
     pub(crate) confirms: u64,
+    pub(crate) keys: InstanceKeys,
 }
 
 impl KeyRow {
@@ -128,7 +134,7 @@ impl Database {
             tokens: BTreeMap::new(),
             instances: BTreeMap::new(),
             checks: Vec::new(),
-            active_generation: None,
+            erasures: BTreeMap::new(),
             prefixes: BTreeSet::new(),
         }
     }

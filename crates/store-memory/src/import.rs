@@ -3,15 +3,15 @@
 use super::database::KeyRow;
 use super::server::Transaction;
 use keyward_core::key::{BatchId, KeyId, KeyRecord, Timestamp};
-use keyward_store::import::{Holdings, KnownKey, plan_import};
-use keyward_store::{Actor, Import, Imported, ImportedKey};
+use keyward_store::import::{HeldKey, Holdings, plan_import};
+use keyward_store::{Actor, Import, Imported, ImportedKey, Result};
 
 impl Transaction<'_> {
-    pub(crate) fn import(&mut self, import: &Import, actor: &Actor) -> Imported {
+    pub(crate) fn import(&mut self, import: &Import, actor: &Actor) -> Result<Imported> {
         let mut held = Holdings::default();
         for row in self.database.keys.values() {
             let record = &row.record;
-            let known = KnownKey {
+            let known = HeldKey {
                 id: record.id,
                 same_batch: row.batch == Some(import.batch),
             };
@@ -23,6 +23,9 @@ impl Transaction<'_> {
         }
         let outcomes = plan_import(&import.keys, held);
         let (new, entry) = import.planned(&outcomes);
+        for key in &new {
+            self.check_usable(None, key.sealed.as_ref())?;
+        }
         let read_in = new.is_empty().then_some(self.database.epoch);
         if !new.is_empty() {
             self.audit(entry, actor);
@@ -32,10 +35,10 @@ impl Transaction<'_> {
             let row = imported_row(key, import.batch, self.now);
             self.database.keys.insert(key.id, row);
         }
-        Imported {
+        Ok(Imported {
             outcomes,
             committed: self.database.last_change().read_in(read_in),
-        }
+        })
     }
 }
 
@@ -62,6 +65,7 @@ fn imported_row(key: &ImportedKey, batch: BatchId, now: Timestamp) -> KeyRow {
     KeyRow {
         record,
         digest: key.digest,
+        generation: None,
         sealed: key.sealed.clone(),
         batch: Some(batch),
         mark: None,

@@ -8,15 +8,17 @@ use super::MemoryStore;
 use super::database::{KeyRow, refused};
 use super::server::{Transaction, Transport};
 use keyward_core::fence::state_at;
-use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Reason, Timestamp, TokenRecord};
+use keyward_core::key::{
+    AccountId, KeyId, KeyRecord, KeyState, Prefix, Reason, Timestamp, TokenRecord,
+};
 use keyward_crypto::Digest;
 use keyward_store::plan::{
     PlannedRevocation, RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update,
 };
 use keyward_store::{
-    Actor, AuditAction, CommittedChange, Expiry, Found, Import, Imported, Issued, KeyChanges,
-    KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, Revoked, Selection,
-    StoredKey, Successor, UpdateAnswer, Updated,
+    Actor, AuditAction, CommittedChange, Erasure, Expiry, Found, Import, Imported, Issued,
+    KeyChanges, KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, Revoked,
+    Selection, StoredKey, Successor, UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -28,8 +30,8 @@ impl<T: Transport> Keys for MemoryStore<T> {
 
     async fn import(&self, import: Import, actor: &Actor) -> Result<Imported> {
         let actor = actor.clone();
-        let work = move |tx: &mut Transaction<'_>| Ok(tx.import(&import, &actor));
-        self.write("import", work).await
+        self.write("import", move |tx| tx.import(&import, &actor))
+            .await
     }
 
     async fn revoke(&self, revocation: Revocation, actor: &Actor) -> Result<RevokeAnswer> {
@@ -85,6 +87,10 @@ impl<T: Transport> Keys for MemoryStore<T> {
                 })
                 .filter(|record| Some(record.id) > query.after)
                 .filter(|record| {
+                    let age = now.since(record.create_time);
+                    query.older_than.is_none_or(|least| age >= least)
+                })
+                .filter(|record| {
                     query.include_revoked || !is_dead(record.revoked, record.revoke_time, now)
                 });
             let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
@@ -95,6 +101,18 @@ impl<T: Transport> Keys for MemoryStore<T> {
 
     async fn end_graces(&self) -> Result<u64> {
         self.write("end_graces", |tx| Ok(tx.end_graces())).await
+    }
+
+    async fn erase_account(
+        &self,
+        account: &AccountId,
+        pseudonym: &AccountId,
+        actor: &Actor,
+    ) -> Result<Erasure> {
+        let (account, pseudonym) = (account.clone(), pseudonym.clone());
+        let actor = actor.clone();
+        let work = move |tx: &mut Transaction<'_>| tx.erase_account(&account, &pseudonym, &actor);
+        self.write("erase_account", work).await
     }
 
     async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>> {
@@ -164,6 +182,7 @@ impl Transaction<'_> {
             None => None,
         };
         self.check_unique(new.id, &new.digest)?;
+        self.check_usable(Some(new.generation), new.sealed.as_ref())?;
         if let Some(record) = expired {
             let entry = key_entry(AuditAction::Revoke, &record, Some("expired".to_owned()));
             self.change_key(KeyRecord {
@@ -218,6 +237,7 @@ impl Transaction<'_> {
         let row = KeyRow {
             record,
             digest: new.digest,
+            generation: Some(new.generation),
             sealed: new.sealed,
             batch: None,
             mark: None,
@@ -273,6 +293,7 @@ impl Transaction<'_> {
     ) -> Result<()> {
         if let Some(successor) = &planned.successor {
             self.check_unique(successor.id, &successor.digest)?;
+            self.check_usable(Some(successor.generation), successor.sealed.as_ref())?;
         }
         for entry in planned.audit(record) {
             self.audit(entry, actor);
@@ -397,6 +418,7 @@ impl Transaction<'_> {
 /// The row of a successor.
 fn new_key(predecessor: &KeyRecord, successor: Successor) -> NewKey {
     NewKey {
+        expiry: successor.expiry(predecessor),
         id: successor.id,
         digest: successor.digest,
         generation: successor.generation,
@@ -407,6 +429,5 @@ fn new_key(predecessor: &KeyRecord, successor: Successor) -> NewKey {
         scopes: predecessor.scopes.clone(),
         metadata: predecessor.metadata.clone(),
         networks: predecessor.networks.clone(),
-        expiry: predecessor.expire_time.map_or(Expiry::Never, Expiry::At),
     }
 }

@@ -6,7 +6,9 @@
 
 mod cluster;
 mod database;
+mod erase;
 mod import;
+mod keyring;
 mod keys;
 mod log;
 mod server;

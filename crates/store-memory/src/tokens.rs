@@ -1,4 +1,4 @@
-//! Callers' tokens, the audit, and the keyring's check values.
+//! Callers' tokens, and the audit.
 
 use async_trait::async_trait;
 
@@ -7,11 +7,10 @@ use super::database::{TokenRow, refused};
 use super::keys::is_dead;
 use super::server::{Transaction, Transport};
 use keyward_core::key::{KeyId, Role, TokenRecord};
-use keyward_crypto::{CheckValue, Digest, KeyKind};
+use keyward_crypto::Digest;
 use keyward_store::plan::token_entry;
 use keyward_store::{
-    Actor, Audit, AuditAction, AuditEntry, Found, KeyringChecks, NewToken, Result, TokenRevoked,
-    Tokens,
+    Actor, Audit, AuditAction, AuditEntry, Found, NewToken, Result, TokenRevoked, Tokens,
 };
 
 #[async_trait]
@@ -82,6 +81,7 @@ impl Transaction<'_> {
         if tokens.contains_key(&new.id) || self.database.token_of(&new.digest).is_some() {
             return refused("a token with this token_id or digest exists");
         }
+        self.check_usable(Some(new.generation), None)?;
         let record = TokenRecord {
             id: new.id,
             name: new.name,
@@ -94,6 +94,7 @@ impl Transaction<'_> {
         let row = TokenRow {
             record: record.clone(),
             digest: new.digest,
+            generation: new.generation,
             mark: None,
         };
         self.database.tokens.insert(record.id, row);
@@ -133,47 +134,4 @@ impl<T: Transport> Audit for MemoryStore<T> {
         };
         self.write("record", work).await
     }
-}
-
-#[async_trait]
-impl<T: Transport> KeyringChecks for MemoryStore<T> {
-    async fn check_values(&self) -> Result<Vec<CheckValue>> {
-        self.read("check_values", |tx| Ok(tx.database.checks.clone()))
-            .await
-    }
-
-    async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
-        let values = values.to_vec();
-        let work = move |tx: &mut Transaction<'_>| {
-            let known = &mut tx.database.checks;
-            let exists = |new: &CheckValue| known.iter().any(|old| same_key(old, new));
-            if values.iter().any(exists) {
-                return refused("the store has a check value of this key");
-            }
-            known.extend(values);
-            Ok(())
-        };
-        self.write("add_check_values", work).await
-    }
-
-    async fn active_generation(&self) -> Result<Option<u32>> {
-        self.read("active_generation", |tx| Ok(tx.database.active_generation))
-            .await
-    }
-
-    async fn activate_generation(&self, number: u32) -> Result<()> {
-        let work = move |tx: &mut Transaction<'_>| {
-            let mut checks = tx.database.checks.iter();
-            if !checks.any(|c| c.kind == KeyKind::Generation && c.number == number) {
-                return refused("the generation has no check value, so it cannot become active");
-            }
-            tx.database.active_generation = Some(number);
-            Ok(())
-        };
-        self.write("activate_generation", work).await
-    }
-}
-
-fn same_key(one: &CheckValue, other: &CheckValue) -> bool {
-    (one.kind, one.number) == (other.kind, other.number)
 }

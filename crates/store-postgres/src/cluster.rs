@@ -17,6 +17,7 @@ use super::pool::Pool;
 use super::rows;
 use super::tail_connection::TailConnection;
 use keyward_core::fence::{Epoch, Member, Membership, Page, Position, RegistrationId};
+use keyward_crypto::KeyName;
 use keyward_store::{
     ChangeNotice, Cluster, CommittedChange, Confirmed, NewInstance, OnCommit, Result, StoreError,
     raw,
@@ -62,16 +63,15 @@ macro_rules! members {
 impl Cluster for PostgresCluster {
     async fn register(&self, instance: &NewInstance) -> Result<()> {
         let staleness = i64::try_from(instance.max_staleness.as_millis()).unwrap_or(i64::MAX);
-        let generations: Vec<i64> = instance.generations.iter().map(|n| i64::from(*n)).collect();
         // Never an upsert: each registration has a new row.
         let insert = sqlx::query(
-            "INSERT INTO instances (boot_id, name, max_staleness, loaded_generations)
+            "INSERT INTO instances (boot_id, name, max_staleness, loaded_keys)
              VALUES ($1, $2, $3, $4)",
         )
         .bind(rows::registration(instance.registration))
         .bind(instance.name.clone())
         .bind(staleness)
-        .bind(generations);
+        .bind(texts(&instance.loaded));
         let outcome = self.tail.run(insert, |_, _| Ok(())).await;
         Ok(outcome.map_err(Failure::of_a_commit)?)
     }
@@ -113,6 +113,15 @@ impl Cluster for PostgresCluster {
         .bind(raw::parameter(acked.revision)?)
         .bind(acked.mark.to_vec());
         Ok(self.tail.run(statement, |_, _| Ok(())).await?)
+    }
+
+    async fn report_keyring(&self, registration: RegistrationId, loaded: &[KeyName]) -> Result<()> {
+        let report = sqlx::query("UPDATE instances SET loaded_keys = $2 WHERE boot_id = $1")
+            .bind(rows::registration(registration))
+            .bind(texts(loaded));
+        let mut lease = self.members.begin().await?;
+        lease.execute(report).await?;
+        Ok(lease.commit().await?)
     }
 
     async fn leave(&self, registration: RegistrationId) -> Result<()> {
@@ -256,6 +265,10 @@ impl Cluster for PostgresCluster {
     fn set_on_commit(&self, on_commit: OnCommit) {
         self.notices.set_on_commit(on_commit);
     }
+}
+
+fn texts(names: &[KeyName]) -> Vec<String> {
+    names.iter().map(KeyName::to_string).collect()
 }
 
 /// The membership in rows of `membership_columns!`.

@@ -33,7 +33,7 @@ type Meaning = fn(String) -> StoreError;
 /// The meaning of each SQLSTATE: the first row whose text begins the code applies. A refusal that
 /// time does not end is never `Unavailable`, which tells callers to ask again; an unknown code counts
 /// as such a refusal.
-const MEANINGS: [(&str, Meaning, Kind); 23] = [
+const MEANINGS: [(&str, Meaning, Kind); 24] = [
     // A serialisation failure or a deadlock: the server rolled the transaction back.
     ("40001", StoreError::Unavailable, Kind::Again),
     ("40P01", StoreError::Unavailable, Kind::Again),
@@ -44,6 +44,8 @@ const MEANINGS: [(&str, Meaning, Kind); 23] = [
     ("25", StoreError::Unavailable, Kind::Broken),
     // Disk, memory or connections are used up.
     ("53", StoreError::Unavailable, Kind::Refused),
+    // A trigger refused an instance whose keyring is not up to date yet.
+    ("55000", StoreError::Unavailable, Kind::Refused),
     // A lock was not free in time, or another session changes the object now.
     ("55P03", StoreError::Locked, Kind::Refused),
     ("55006", StoreError::Unavailable, Kind::Refused),

@@ -9,7 +9,7 @@ use super::failure::{Failure, Kind};
 use super::log::epoch;
 use super::pool::{Lease, Statement};
 use super::{PostgresStore, rows};
-use keyward_store::import::{Holdings, KnownKey, plan_import};
+use keyward_store::import::{HeldKey, Holdings, plan_import};
 use keyward_store::{Actor, CommittedChange, Import, Imported, ImportedKey, Result, StoreError};
 
 impl PostgresStore {
@@ -72,7 +72,7 @@ async fn holdings(
     );
     let known = known.bind(digests).bind(batch(import));
     for row in lease.fetch_all(known).await? {
-        let key = KnownKey {
+        let key = HeldKey {
             id: rows::id(&row, "key_id")?,
             same_batch: rows::column(&row, "same_batch")?,
         };

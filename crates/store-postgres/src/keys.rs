@@ -3,7 +3,6 @@
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -16,12 +15,12 @@ use super::pool::Statement;
 use super::rows::{self, key_columns};
 use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore};
 use keyward_core::fence::{Epoch, state_at};
-use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
+use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{UpdatePlan, key_entry, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyTarget, Keys,
-    ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
+    Actor, AuditAction, Erasure, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyTarget,
+    Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
     Updated,
 };
 
@@ -99,6 +98,7 @@ impl Keys for PostgresStore {
                       WHERE ",
                     $of,
                     "   AND key_id > $2
+                        AND ($5::interval IS NULL OR create_time <= (SELECT store_time()) - $5)
                         AND ($3 OR revoke_time IS NULL
                              OR (NOT revoked AND revoke_time > (SELECT store_time())))
                       ORDER BY key_id LIMIT $4"
@@ -114,9 +114,19 @@ impl Keys for PostgresStore {
         let statement = statement
             .bind(query.after.map_or_else(Uuid::nil, rows::uuid))
             .bind(query.include_revoked)
-            .bind(i64::from(query.limit));
+            .bind(i64::from(query.limit))
+            .bind(query.older_than.map(rows::interval));
         let found = self.readers.fetch_all(statement).await?;
         found.iter().map(rows::key).collect()
+    }
+
+    async fn erase_account(
+        &self,
+        account: &AccountId,
+        pseudonym: &AccountId,
+        actor: &Actor,
+    ) -> Result<Erasure> {
+        self.erase_in_steps(account, pseudonym, actor).await
     }
 
     async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>> {
@@ -355,14 +365,7 @@ fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
     let (at, after) = match new.expiry {
         Expiry::Never => (None, None),
         Expiry::At(end) => (Some(rows::instant(end)?), None),
-        Expiry::After(ttl) => (
-            None,
-            Some(PgInterval {
-                months: 0,
-                days: 0,
-                microseconds: i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX),
-            }),
-        ),
+        Expiry::After(ttl) => (None, Some(rows::interval(ttl))),
     };
     let statement = sqlx::query(concat!(
         "WITH created AS (

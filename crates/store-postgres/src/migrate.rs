@@ -34,10 +34,10 @@ const RIGHTS: &[&str] = &[
     "GRANT INSERT, UPDATE, DELETE ON instances TO {role}",
     "GRANT UPDATE (settled_system, settled_timeline, settled_incarnation) ON log_state TO {role}",
     "GRANT INSERT (actor_id, actor, action, subject_id, account_id, detail) ON audit TO {role}",
-    "GRANT INSERT, UPDATE (active) ON keyring_checks TO {role}",
+    "GRANT INSERT, DELETE, UPDATE (active, state) ON keyring_checks TO {role}",
     "GRANT INSERT ON key_prefixes TO {role}",
-    "GRANT EXECUTE ON FUNCTION trim_log(interval), raise_time_floor(), store_time(), server_time() \
-     TO {role}",
+    "GRANT EXECUTE ON FUNCTION trim_log(interval), raise_time_floor(), store_time(), server_time(), \
+     erase_account(text, text, uuid, text) TO {role}",
 ];
 
 /// A connection of the database's owner.

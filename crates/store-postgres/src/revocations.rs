@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use sqlx::postgres::types::PgInterval;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -42,6 +43,7 @@ struct Successors {
     generations: Vec<i64>,
     hints: Vec<String>,
     sealed: Vec<Option<Vec<u8>>>,
+    lifetimes: Vec<Option<PgInterval>>,
 }
 
 /// Revokes the keys that still have the revision of their record and are not locked, and returns the
@@ -80,10 +82,12 @@ pub(super) async fn write_revocations(
                     metadata, allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time)
              SELECT s.key_id, s.digest, s.generation, revoked.account_id, revoked.name, s.hint,
                     revoked.scopes, revoked.metadata, revoked.allowed_cidrs, s.sealed IS NOT NULL,
-                    s.sealed, revoked.disabled, store_time(), revoked.expire_time
-               FROM unnest($7::uuid[], $8::uuid[], $9::bytea[], $10::bigint[], $11::text[],
-                           $12::bytea[])
-                 AS s(predecessor, key_id, digest, generation, hint, sealed)
+                    s.sealed, revoked.disabled, now,
+                    CASE WHEN s.lifetime IS NULL THEN revoked.expire_time ELSE now + s.lifetime END
+               FROM (SELECT store_time() AS now) AS clock,
+                    unnest($7::uuid[], $8::uuid[], $9::bytea[], $10::bigint[], $11::text[],
+                           $12::bytea[], $21::interval[])
+                 AS s(predecessor, key_id, digest, generation, hint, sealed, lifetime)
                JOIN revoked ON revoked.key_id = s.predecessor
          ), entries AS (",
         insert_entries!("$13", "$14", "$15", "$16", "$17", "$18", "$19"),
@@ -103,7 +107,10 @@ pub(super) async fn write_revocations(
     .bind(successors.hints)
     .bind(successors.sealed);
     let statement = bind(statement, &entries).bind(keys);
-    let written = lease.fetch_all(statement.bind(revocations.revoked)).await;
+    let statement = statement
+        .bind(revocations.revoked)
+        .bind(successors.lifetimes);
+    let written = lease.fetch_all(statement).await;
     let mut revoked = HashSet::new();
     for row in written.map_err(Failure::of_a_commit)? {
         revoked.insert(rows::id(&row, "key_id")?);
@@ -140,6 +147,9 @@ fn columns(writes: &[Write<'_>]) -> Result<(Revocations, Successors)> {
             successors
                 .sealed
                 .push(sealed.map(|sealed| sealed.as_bytes().to_vec()));
+            successors
+                .lifetimes
+                .push(successor.lifetime.map(rows::interval));
         }
     }
     Ok((revocations, successors))

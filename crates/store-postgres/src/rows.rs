@@ -1,9 +1,11 @@
 //! Converts rows to records and back. The checks are in `keyward_store::raw`.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -95,6 +97,15 @@ pub(super) fn mark(row: &PgRow, name: &str) -> Result<Mark> {
 pub(super) fn instant(time: Timestamp) -> Result<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(time.as_micros()) * 1_000)
         .map_err(|_| damaged("a time is outside the calendar"))
+}
+
+/// A duration as a parameter of a statement.
+pub(super) fn interval(duration: Duration) -> PgInterval {
+    PgInterval {
+        months: 0,
+        days: 0,
+        microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
+    }
 }
 
 fn timestamp(time: OffsetDateTime) -> Result<Timestamp> {

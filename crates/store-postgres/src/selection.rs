@@ -191,7 +191,7 @@ impl PostgresStore {
 
     /// The first live key of the selection. Without one, the latest change of the selected keys in the
     /// same snapshot, including keys that were revoked before.
-    async fn selection_state(
+    pub(super) async fn selection_state(
         &self,
         selection: &Selection,
     ) -> Result<(Option<Uuid>, CommittedChange)> {

@@ -1,4 +1,4 @@
-//! Callers' tokens and the keyring's check values on Postgres.
+//! Callers' tokens on Postgres.
 
 use async_trait::async_trait;
 
@@ -10,12 +10,9 @@ use super::log::epoch;
 use super::lookups::lookup;
 use super::rows::{self, token_columns};
 use keyward_core::key::{KeyId, Role, TokenRecord};
-use keyward_crypto::{CheckValue, Digest};
+use keyward_crypto::Digest;
 use keyward_store::plan::token_entry;
-use keyward_store::{
-    Actor, AuditAction, Found, KeyringChecks, NewToken, Result, StoreError, TokenRevoked, Tokens,
-    raw,
-};
+use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens};
 
 #[async_trait]
 impl Tokens for PostgresStore {
@@ -125,63 +122,5 @@ impl PostgresStore {
             record,
             committed: rows::last_change(&row, "token_id")?.read_in(read_in),
         }))
-    }
-}
-
-#[async_trait]
-impl KeyringChecks for PostgresStore {
-    async fn check_values(&self) -> Result<Vec<CheckValue>> {
-        let all = sqlx::query("SELECT kind, number, check_value FROM keyring_checks");
-        let found = self.readers.fetch_all(all).await?;
-        let check = |row| {
-            let (kind, number) = (rows::column(row, "kind")?, rows::column(row, "number")?);
-            Ok(raw::check_value(
-                kind,
-                number,
-                rows::column(row, "check_value")?,
-            )?)
-        };
-        found.iter().map(check).collect()
-    }
-
-    async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
-        let mut lease = self.inserters.begin().await?;
-        for check in values {
-            let insert = sqlx::query(
-                "INSERT INTO keyring_checks (kind, number, check_value) VALUES ($1, $2, $3)",
-            )
-            .bind(check.kind.name())
-            .bind(i64::from(check.number))
-            .bind(check.value.to_vec());
-            lease.execute(insert).await?;
-        }
-        Ok(lease.commit().await?)
-    }
-
-    async fn active_generation(&self) -> Result<Option<u32>> {
-        let active = sqlx::query("SELECT number FROM keyring_checks WHERE active");
-        let found = self.readers.fetch_optional(active).await?;
-        let number = |row| Ok(raw::number(rows::column(&row, "number")?)?);
-        found.map(number).transpose()
-    }
-
-    async fn activate_generation(&self, number: u32) -> Result<()> {
-        let mut lease = self.inserters.begin().await?;
-        let mut activated = 0;
-        for statement in [
-            "UPDATE keyring_checks SET active = false WHERE active AND number <> $1",
-            "UPDATE keyring_checks SET active = true WHERE kind = 'generation' AND number = $1",
-        ] {
-            activated = lease
-                .execute(sqlx::query(statement).bind(i64::from(number)))
-                .await?;
-        }
-        if activated == 0 {
-            lease.rollback().await?;
-            return Err(StoreError::Damaged(format!(
-                "generation {number} has no check value, so it cannot become active"
-            )));
-        }
-        Ok(lease.commit().await?)
     }
 }

@@ -6,7 +6,7 @@ use super::audit::audit;
 use super::rows;
 use super::{SqliteStore, WriteTransaction, store_error};
 use keyward_core::key::{KeyId, Timestamp};
-use keyward_store::import::{Holdings, KnownKey, plan_import};
+use keyward_store::import::{HeldKey, Holdings, plan_import};
 use keyward_store::{Actor, CommittedChange, Import, Imported, ImportedKey, Result, raw};
 
 impl SqliteStore {
@@ -50,7 +50,7 @@ async fn holdings(tx: &mut WriteTransaction, import: &Import) -> Result<Holdings
     .bind(bytes)
     .bind(import.batch.as_bytes().to_vec());
     for row in tx.fetch_all(known).await? {
-        let key = KnownKey {
+        let key = HeldKey {
             id: raw::id(rows::column(&row, "key_id")?)?,
             same_batch: rows::column(&row, "same_batch")?,
         };

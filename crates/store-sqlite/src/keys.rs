@@ -10,12 +10,12 @@ use super::revoke::{revoke_one, set_revoke_time};
 use super::rows::{self, key_columns};
 use super::{SqliteStore, Statement, WriteTransaction, store_error};
 use keyward_core::fence::state_at;
-use keyward_core::key::{KeyId, KeyRecord, KeyState, Prefix, Timestamp};
+use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyState, Prefix, Timestamp};
 use keyward_crypto::Digest;
 use keyward_store::plan::{RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyTarget, Keys,
-    ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
+    Actor, AuditAction, Erasure, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyTarget,
+    Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
     Updated, raw,
 };
 
@@ -129,7 +129,7 @@ impl Keys for SqliteStore {
                 concat!(
                     "SELECT ",
                     key_columns!(),
-                    " FROM api_keys WHERE key_id > ?2
+                    " FROM api_keys WHERE key_id > ?2 AND (?6 IS NULL OR create_time <= ?6)
                        AND (?3 OR revoke_time IS NULL
                             OR (revoked = 0
                                 AND revoke_time > max((SELECT newest FROM store_clock), ?4)))",
@@ -138,6 +138,11 @@ impl Keys for SqliteStore {
                 )
             };
         }
+        // Only these keys are old enough. A duration is at most 100 years.
+        let created = query.older_than.map(|least| {
+            let least = i64::try_from(least.as_micros()).unwrap_or(i64::MAX);
+            self.now().as_micros().saturating_sub(least)
+        });
         let statement = match &query.account {
             Some(account) => {
                 sqlx::query(list!(" AND account_id = ?1")).bind(account.as_str().to_owned())
@@ -149,10 +154,20 @@ impl Keys for SqliteStore {
             .bind(query.include_revoked)
             .bind(self.now().as_micros())
             .bind(query.limit)
+            .bind(created)
             .fetch_all(&self.readers)
             .await
             .map_err(store_error)?;
         found.iter().map(rows::key).collect()
+    }
+
+    async fn erase_account(
+        &self,
+        account: &AccountId,
+        pseudonym: &AccountId,
+        actor: &Actor,
+    ) -> Result<Erasure> {
+        self.erase_in_steps(account, pseudonym, actor).await
     }
 
     async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>> {

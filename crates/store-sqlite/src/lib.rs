@@ -2,8 +2,10 @@
 //! write the log. A write transaction either ends cleanly or is rolled back with its connection.
 
 mod audit;
+mod erase;
 mod graces;
 mod import;
+mod keyring;
 mod keys;
 mod lock;
 mod log;
@@ -274,6 +276,10 @@ async fn pool(
 fn store_error(error: sqlx::Error) -> StoreError {
     match &error {
         // A constraint or a trigger of the schema refused a statement that the service must not send.
+        // A trigger refused a key of the keyring that was retired while the call ran.
+        sqlx::Error::Database(refused) if refused.message().ends_with(" is retired") => {
+            StoreError::Unavailable(error.to_string())
+        }
         sqlx::Error::Database(refused) if is_constraint(refused.code().as_deref()) => {
             StoreError::Damaged(error.to_string())
         }

@@ -7,7 +7,7 @@ use super::keys::{by_id, id_query, insert, row_vanished};
 use super::rows;
 use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
 use keyward_store::plan::PlannedRevocation;
-use keyward_store::{Actor, Expiry, NewKey, Result, RevokeAnswer, Revoked, Successor};
+use keyward_store::{Actor, NewKey, Result, RevokeAnswer, Revoked, Successor};
 
 /// Revokes a key, at `revoke_time` or at once. The trigger logs the change and wipes the sealed copy.
 pub(super) async fn set_revoke_time(
@@ -95,6 +95,6 @@ fn new_key(predecessor: &KeyRecord, successor: &Successor) -> NewKey {
         scopes: predecessor.scopes.clone(),
         metadata: predecessor.metadata.clone(),
         networks: predecessor.networks.clone(),
-        expiry: predecessor.expire_time.map_or(Expiry::Never, Expiry::At),
+        expiry: successor.expiry(predecessor),
     }
 }

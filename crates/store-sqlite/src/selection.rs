@@ -161,7 +161,10 @@ impl SqliteStore {
 
     /// The latest change of the selected keys, including keys that were revoked before. `None` if a
     /// selected key is live in the same snapshot.
-    async fn latest_change(&self, selection: &Selection) -> Result<Option<CommittedChange>> {
+    pub(super) async fn latest_change(
+        &self,
+        selection: &Selection,
+    ) -> Result<Option<CommittedChange>> {
         let (statements, bound) = parts(selection);
         let latest = bound(sqlx::query(statements.latest))
             .fetch_one(&self.readers)

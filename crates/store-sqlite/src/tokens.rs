@@ -1,4 +1,4 @@
-//! Callers' tokens and the keyring's check values on SQLite.
+//! Callers' tokens on SQLite.
 
 use async_trait::async_trait;
 
@@ -7,12 +7,9 @@ use super::lookups::lookup;
 use super::rows::{self, token_columns};
 use super::{SqliteStore, store_error};
 use keyward_core::key::{KeyId, Role, TokenRecord};
-use keyward_crypto::{CheckValue, Digest};
+use keyward_crypto::Digest;
 use keyward_store::plan::token_entry;
-use keyward_store::{
-    Actor, AuditAction, Found, KeyringChecks, NewToken, Result, StoreError, TokenRevoked, Tokens,
-    raw,
-};
+use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens};
 
 #[async_trait]
 impl Tokens for SqliteStore {
@@ -132,65 +129,5 @@ impl Tokens for SqliteStore {
     async fn has_admin(&self) -> Result<bool> {
         let tokens = self.list_tokens(false, None, u32::MAX).await?;
         Ok(tokens.iter().any(|token| token.roles.contains(Role::Admin)))
-    }
-}
-
-#[async_trait]
-impl KeyringChecks for SqliteStore {
-    async fn check_values(&self) -> Result<Vec<CheckValue>> {
-        let found = sqlx::query("SELECT kind, number, check_value FROM keyring_checks")
-            .fetch_all(&self.readers)
-            .await
-            .map_err(store_error)?;
-        let check = |row| {
-            let (kind, number) = (rows::column(row, "kind")?, rows::column(row, "number")?);
-            Ok(raw::check_value(
-                kind,
-                number,
-                rows::column(row, "check_value")?,
-            )?)
-        };
-        found.iter().map(check).collect()
-    }
-
-    async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
-        let mut tx = self.write().await?;
-        for check in values {
-            tx.execute(
-                sqlx::query(
-                    "INSERT INTO keyring_checks (kind, number, check_value) VALUES (?, ?, ?)",
-                )
-                .bind(check.kind.name())
-                .bind(check.number)
-                .bind(check.value.to_vec()),
-            )
-            .await?;
-        }
-        tx.commit().await
-    }
-
-    async fn active_generation(&self) -> Result<Option<u32>> {
-        sqlx::query_scalar("SELECT number FROM keyring_checks WHERE active = 1")
-            .fetch_optional(&self.readers)
-            .await
-            .map_err(store_error)
-    }
-
-    async fn activate_generation(&self, number: u32) -> Result<()> {
-        let mut tx = self.write().await?;
-        let mut activated = 0;
-        for statement in [
-            "UPDATE keyring_checks SET active = 0 WHERE active = 1 AND number <> ?",
-            "UPDATE keyring_checks SET active = 1 WHERE kind = 'generation' AND number = ?",
-        ] {
-            activated = tx.execute(sqlx::query(statement).bind(number)).await?;
-        }
-        if activated == 0 {
-            tx.rollback().await?;
-            return Err(StoreError::Damaged(format!(
-                "generation {number} has no check value, so it cannot become active"
-            )));
-        }
-        tx.commit().await
     }
 }

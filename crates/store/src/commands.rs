@@ -7,7 +7,7 @@ use keyward_core::key::{
     AccountId, BatchId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
     SlotName, Timestamp, TokenRecord,
 };
-use keyward_crypto::{Digest, Sealed};
+use keyward_crypto::{Digest, KeyName, Sealed};
 
 /// On whose behalf a change is made. Kept in the log and in the audit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,7 +87,8 @@ pub enum KeyTarget {
     Digests(Vec<Digest>),
 }
 
-/// The successor of a key. All other fields come from its predecessor.
+/// The successor of a key. All other fields come from its predecessor, and so does the expiry of a
+/// successor without `lifetime`.
 #[derive(Clone, Debug)]
 pub struct Successor {
     /// The public name.
@@ -100,6 +101,19 @@ pub struct Successor {
     pub hint: Hint,
     /// The sealed copy, if the predecessor is recoverable.
     pub sealed: Option<Sealed>,
+    /// How long the successor lives, if it does not expire with its predecessor.
+    pub lifetime: Option<Duration>,
+}
+
+impl Successor {
+    /// When the successor of `predecessor` expires.
+    pub fn expiry(&self, predecessor: &KeyRecord) -> Expiry {
+        match (self.lifetime, predecessor.expire_time) {
+            (Some(lifetime), _) => Expiry::After(lifetime),
+            (None, Some(end)) => Expiry::At(end),
+            (None, None) => Expiry::Never,
+        }
+    }
 }
 
 /// What to revoke, and how.
@@ -213,6 +227,19 @@ pub struct Updated {
     pub committed: CommittedChange,
 }
 
+/// The state after the erasure of an account.
+#[derive(Clone, Debug)]
+pub struct Erasure {
+    /// What replaced the account and the names; `None` if the account has no keys.
+    pub pseudonym: Option<AccountId>,
+    /// The number of keys that this call has changed.
+    pub count: u64,
+    /// Whether the account has no key any more. Otherwise it has keys that are not revoked.
+    pub is_complete: bool,
+    /// The latest change of the erased keys.
+    pub committed: CommittedChange,
+}
+
 /// The record under a digest, with the head of the log in the same snapshot (I2).
 #[derive(Clone, Debug)]
 pub struct Found<R> {
@@ -229,6 +256,8 @@ pub struct ListKeys {
     pub account: Option<AccountId>,
     /// Whether to include keys whose revoke time has passed.
     pub include_revoked: bool,
+    /// Only keys that were created at least this long ago, by the store's time.
+    pub older_than: Option<Duration>,
     /// Only keys after this one, in order of creation.
     pub after: Option<KeyId>,
     /// The most keys to return.
@@ -278,6 +307,12 @@ pub enum AuditAction {
     TokenRevoke,
     /// Keys of another system were imported.
     Import,
+    /// A key of the keyring became active.
+    KeyringActivate,
+    /// A key of the keyring was retired.
+    KeyringRetire,
+    /// An account was erased.
+    AccountErase,
 }
 
 impl AuditAction {
@@ -292,6 +327,9 @@ impl AuditAction {
             Self::TokenCreate => "token_create",
             Self::TokenRevoke => "token_revoke",
             Self::Import => "import",
+            Self::KeyringActivate => "keyring_activate",
+            Self::KeyringRetire => "keyring_retire",
+            Self::AccountErase => "account_erase",
         }
     }
 }
@@ -318,8 +356,9 @@ pub struct NewInstance {
     pub name: String,
     /// The longest time for which the instance answers without news.
     pub max_staleness: Duration,
-    /// The keyring generations that the instance has loaded.
-    pub generations: Vec<u32>,
+    /// The keys of the keyring that the instance has loaded. The first of each kind is the one that it
+    /// uses.
+    pub loaded: Vec<KeyName>,
 }
 
 /// The result of confirming changes.

@@ -62,7 +62,7 @@ pub enum ImportOutcome {
     /// It stores the key.
     Imported(KeyId),
     /// Nothing: the store has this key, dead or alive.
-    Known(KnownKey),
+    Known(HeldKey),
     /// Nothing: the call has this key before.
     Duplicate(KeyId),
     /// Nothing: the slot has this other key, which has no revoke time.
@@ -71,7 +71,7 @@ pub enum ImportOutcome {
 
 /// A key that the store has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KnownKey {
+pub struct HeldKey {
     /// The public name.
     pub id: KeyId,
     /// Whether the same batch brought it.
@@ -92,14 +92,14 @@ pub struct Imported {
 #[derive(Debug, Default)]
 pub struct Holdings {
     /// The keys under the digests, with the lowest id.
-    keys: HashMap<Digest, KnownKey>,
+    keys: HashMap<Digest, HeldKey>,
     /// The keys without revoke time in the slots.
     slots: HashMap<(String, String), KeyId>,
 }
 
 impl Holdings {
     /// Notes a key under a digest.
-    pub fn add_key(&mut self, digest: Digest, key: KnownKey) {
+    pub fn add_key(&mut self, digest: Digest, key: HeldKey) {
         self.keys.insert(digest, key);
     }
 
@@ -125,7 +125,7 @@ pub fn plan_import(keys: &[ImportedKey], mut held: Holdings) -> Vec<ImportOutcom
             return ImportOutcome::SlotTaken(*other);
         }
         held.slots.insert(slot, key.id);
-        let known = KnownKey {
+        let known = HeldKey {
             id: key.id,
             same_batch: true,
         };

@@ -8,14 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Actor, Audit, AuditEntry, ChangeNotice, Cluster, CommittedChange, Confirmed, Found, Import,
-    Imported, Issued, KeyChanges, KeyTarget, KeyringChecks, Keys, ListKeys, Log, NewInstance,
-    NewKey, NewToken, OnCommit, Result, Revocation, RevokeAnswer, Store, StoredKey, TokenRevoked,
-    Tokens, UpdateAnswer,
+    Activation, Actor, Audit, AuditEntry, ChangeNotice, Cluster, CommittedChange, Confirmed,
+    Erasure, Found, Import, Imported, Issued, KeyChanges, KeyTarget, KeyringChecks, KeyringUse,
+    Keys, KnownKey, ListKeys, Log, NewInstance, NewKey, NewToken, OnCommit, Result, Retirement,
+    Revocation, RevokeAnswer, SealMove, Store, StoredKey, TokenRevoked, Tokens, UpdateAnswer,
 };
 use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
-use keyward_core::key::{KeyId, KeyRecord, Prefix, TokenRecord};
-use keyward_crypto::{CheckValue, Digest};
+use keyward_core::key::{AccountId, KeyId, KeyRecord, Prefix, TokenRecord};
+use keyward_crypto::{CheckValue, Digest, KeyName};
 
 /// Code that runs around each call to a store.
 pub trait Interceptor: Send + Sync + 'static {
@@ -85,6 +85,7 @@ forward! {
         end_graces() -> u64;
         get_key(target: &KeyTarget) -> Option<StoredKey>;
         list_keys(query: ListKeys) -> Vec<KeyRecord>;
+        erase_account(account: &AccountId, pseudonym: &AccountId, actor: &Actor) -> Erasure;
         note_prefixes(accepted: &[Prefix]) -> Vec<(String, u64)>;
     }
     Log for dyn Store {
@@ -104,15 +105,20 @@ forward! {
         record(entry: AuditEntry, actor: &Actor) -> ();
     }
     KeyringChecks for dyn Store {
-        check_values() -> Vec<CheckValue>;
+        known_keys() -> Vec<KnownKey>;
         add_check_values(values: &[CheckValue]) -> ();
-        active_generation() -> Option<u32>;
-        activate_generation(number: u32) -> ();
+        note_loaded(values: &[CheckValue]) -> ();
+        activate(name: KeyName, actor: &Actor) -> Activation;
+        retire(name: KeyName, actor: &Actor) -> Retirement;
+        keyring_use() -> KeyringUse;
+        sealed_under(seal: u32, after: Option<KeyId>, limit: u32) -> Vec<StoredKey>;
+        move_seals(moves: Vec<SealMove>) -> u64;
     }
     Cluster for dyn Cluster {
         register(instance: &NewInstance) -> ();
         heartbeat as "beat" (registration: RegistrationId, acked: Position, applied: u64) -> Option<Page>;
         acknowledge(registration: RegistrationId, acked: Position) -> ();
+        report_keyring(registration: RegistrationId, loaded: &[KeyName]) -> ();
         leave(registration: RegistrationId) -> ();
         membership as "roster" () -> Membership;
         settle(epoch: Epoch) -> ();

@@ -7,20 +7,22 @@ mod control;
 pub mod import;
 mod instrumentation;
 mod intercept;
+pub mod keyring;
 pub mod plan;
 pub mod raw;
 pub mod selection;
 mod time_repair;
 
 pub use commands::{
-    Actor, AuditAction, AuditEntry, ChangeNotice, Confirmed, Expiry, Found, Issued, KeyChanges,
-    KeyTarget, ListKeys, NewInstance, NewKey, NewToken, OnCommit, Revocation, RevokeAnswer,
-    Revoked, Selection, StoredKey, Successor, TokenRevoked, UpdateAnswer, Updated,
+    Actor, AuditAction, AuditEntry, ChangeNotice, Confirmed, Erasure, Expiry, Found, Issued,
+    KeyChanges, KeyTarget, ListKeys, NewInstance, NewKey, NewToken, OnCommit, Revocation,
+    RevokeAnswer, Revoked, Selection, StoredKey, Successor, TokenRevoked, UpdateAnswer, Updated,
 };
 pub use control::{Control, Lost};
 pub use import::{Import, ImportOutcome, Imported, ImportedKey};
 pub use instrumentation::Instrumentation;
 pub use intercept::{Intercepted, Interceptor};
+pub use keyring::{Activation, KeyringUse, KnownKey, KnownState, Retirement, SealMove};
 pub use keyward_core::fence::CommittedChange;
 pub use time_repair::{ExpiringKey, ExpiringKeys, TimeRepair, TimeSurvey};
 
@@ -30,8 +32,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
-use keyward_core::key::{FieldError, KeyId, KeyRecord, Prefix, TokenRecord};
-use keyward_crypto::{CheckValue, Digest};
+use keyward_core::key::{AccountId, FieldError, KeyId, KeyRecord, Prefix, TokenRecord};
+use keyward_crypto::{CheckValue, Digest, KeyName};
 
 /// Why a store call failed. The text is for the operator's log; a caller gets a status.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -119,6 +121,16 @@ pub trait Keys: Send + Sync + 'static {
     /// Lists the keys of an account, or all keys, in order of creation.
     async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>>;
 
+    /// Removes the personal data of an account from its revoked keys and from their audit entries, in
+    /// steps. `pseudonym` replaces the account and the names, unless an earlier call that was interrupted
+    /// has begun with another one. Each changed key is a logged change.
+    async fn erase_account(
+        &self,
+        account: &AccountId,
+        pseudonym: &AccountId,
+        actor: &Actor,
+    ) -> Result<Erasure>;
+
     /// Notes that new keys get the first of `accepted`. Returns each other prefix that keys were
     /// given and that is not in `accepted`, with the number of its keys without revoke time.
     async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>>;
@@ -172,27 +184,49 @@ pub trait Audit: Send + Sync + 'static {
     async fn record(&self, entry: AuditEntry, actor: &Actor) -> Result<()>;
 }
 
-/// The check values of the keyring that the store was created with.
+/// The keyring that belongs to the store.
 #[async_trait]
 pub trait KeyringChecks: Send + Sync + 'static {
-    /// Reads all check values.
-    async fn check_values(&self) -> Result<Vec<CheckValue>>;
+    /// Reads the keys of the keyring.
+    async fn known_keys(&self) -> Result<Vec<KnownKey>>;
 
-    /// Adds check values that the store does not hold yet.
+    /// Adds check values of required keys that the store does not hold yet.
     async fn add_check_values(&self, values: &[CheckValue]) -> Result<()>;
 
-    /// The generation of new keys; `None` before the first activation.
-    async fn active_generation(&self) -> Result<Option<u32>>;
+    /// Adds check values of keys that an instance has loaded and that nothing needs yet. The store's own
+    /// values stay.
+    async fn note_loaded(&self, values: &[CheckValue]) -> Result<()>;
 
-    /// Makes this the generation of new keys. The store must hold its check value.
-    async fn activate_generation(&self, number: u32) -> Result<()>;
+    /// Makes a generation or a sealing key the active one, if every registered instance has loaded it.
+    /// An instance that registers later needs it.
+    async fn activate(&self, name: KeyName, actor: &Actor) -> Result<Activation>;
+
+    /// Retires a generation or a sealing key that nothing needs. From then on the store refuses keys,
+    /// tokens and sealed copies that are made with it, also by a call that has begun before.
+    async fn retire(&self, name: KeyName, actor: &Actor) -> Result<Retirement>;
+
+    /// Reads what uses the keyring. Takes seconds in a large store.
+    async fn keyring_use(&self) -> Result<KeyringUse>;
+
+    /// Reads keys with a copy under the sealing key `seal`, after `after` in the order of their ids.
+    async fn sealed_under(
+        &self,
+        seal: u32,
+        after: Option<KeyId>,
+        limit: u32,
+    ) -> Result<Vec<StoredKey>>;
+
+    /// Replaces sealed copies that have not changed since they were read, and returns their number. This
+    /// is no change of a record. A revoked key gets no copy.
+    async fn move_seals(&self, moves: Vec<SealMove>) -> Result<u64>;
 }
 
 /// The instances that share a store. Only a shared store has a cluster: an embedded store serves
 /// one process, and its lock proves that there is no other.
 #[async_trait]
 pub trait Cluster: Send + Sync + 'static {
-    /// Adds the row of an instance in a commit of its own.
+    /// Adds the row of an instance in a commit of its own. Refuses an instance that lacks a required key
+    /// of the keyring.
     async fn register(&self, instance: &NewInstance) -> Result<()>;
 
     /// Writes `heartbeat + 1` and `acked` to the instance's row, and reads the log like
@@ -208,6 +242,10 @@ pub trait Cluster: Send + Sync + 'static {
     /// Writes to the instance's row that it has applied the log up to `acked`. The write need not
     /// survive a crash, because it only describes that instance's memory.
     async fn acknowledge(&self, registration: RegistrationId, acked: Position) -> Result<()>;
+
+    /// Writes to the instance's row which keys of the keyring it has loaded, as in
+    /// [`NewInstance::loaded`].
+    async fn report_keyring(&self, registration: RegistrationId, loaded: &[KeyName]) -> Result<()>;
 
     /// Deletes the instance's own row. The instance must have ended its freshness before. Returns
     /// [`StoreError::Locked`] at once while another session has locked the row.

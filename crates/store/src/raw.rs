@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::Result;
+use super::{KnownKey, KnownState, Result};
 use keyward_core::fence::{CommittedChange, Mark};
 use keyward_core::key::{
     AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
@@ -156,19 +156,31 @@ pub fn number(value: i64) -> std::result::Result<u32, FieldError> {
     u32::try_from(value).map_err(|_| FieldError::new("number", "is not a number of 32 bits"))
 }
 
-/// A check value of the keyring.
-pub fn check_value(
+/// A row of `keyring_checks`.
+pub fn known_key(
     kind: &str,
     number: i64,
     value: &[u8],
-) -> std::result::Result<CheckValue, FieldError> {
+    state: &str,
+    active: bool,
+) -> std::result::Result<KnownKey, FieldError> {
     let mut kinds = KeyKind::ALL.into_iter();
     let kind = kinds.find(|known| known.name() == kind);
-    Ok(CheckValue {
+    let check = CheckValue {
         kind: kind.ok_or_else(|| FieldError::new("kind", "is unknown"))?,
         number: self::number(number)?,
         value: array("check_value", value)?,
+    };
+    let state = KnownState::of_columns(state, active);
+    Ok(KnownKey {
+        check,
+        state: state.ok_or_else(|| FieldError::new("state", "is unknown"))?,
     })
+}
+
+/// The version of a sealing key, as the first bytes of a sealed copy.
+pub fn seal_version(prefix: &[u8]) -> std::result::Result<u32, FieldError> {
+    Ok(u32::from_be_bytes(array("sealed", prefix)?))
 }
 
 /// A revision, or another number, as a parameter of a statement.

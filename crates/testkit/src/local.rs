@@ -49,6 +49,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         key_prefixes: vec![Prefix::new("kw").expect("kw is a prefix")],
         foreign_formats: Vec::new(),
         forbid_recoverable: false,
+        max_key_age: None,
         insecure: false,
         keyring: directory.join("keyring"),
         workers: 2,
@@ -142,8 +143,14 @@ impl Local {
 
     /// Stops the service and starts it again on its directory, with a new clock.
     pub async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// Restarts with settings modified by `change`.
+    pub async fn restart_with(self, change: impl FnOnce(&mut Settings)) -> Self {
         self.app.stop().await;
-        let settings = settings_in(self.directory.path());
+        let mut settings = settings_in(self.directory.path());
+        change(&mut settings);
         let (app, clock) = run(&settings, Parts::system()).await;
         Self { app, clock, ..self }
     }
@@ -185,7 +192,8 @@ impl Local {
 pub(crate) fn add_import_secrets(keyring: &Path) {
     for secret in crate::IMPORT_SECRETS {
         let secret = ImportSecret::new(secret).expect("a short secret");
-        keyring_files::add_import_secret(keyring, &secret).expect("the keyring takes a secret");
+        keyring_files::add_import_secret(keyring, None, &secret)
+            .expect("the keyring takes a secret");
     }
 }
 

@@ -44,6 +44,10 @@ calls! {
     admin.import_keys: ImportKeysRequest => ImportKeysResponse;
     admin.undo_import: UndoImportRequest => UndoImportResponse;
     admin.export_keys: ExportKeysRequest => ExportKeysResponse;
+    admin.get_keyring_status: GetKeyringStatusRequest => GetKeyringStatusResponse;
+    admin.activate_keyring_key: ActivateKeyringKeyRequest => ActivateKeyringKeyResponse;
+    admin.retire_keyring_key: RetireKeyringKeyRequest => RetireKeyringKeyResponse;
+    admin.erase_account: EraseAccountRequest => EraseAccountResponse;
 }
 
 /// Issues the key in the slot `default` of an account.

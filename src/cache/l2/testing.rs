@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use keyward_crypto::{CacheKey, GenerationKeys, Keyring, KeyringMaterial, SecretKey};
+use keyward_crypto::{Active, CacheKey, GenerationKeys, Keyring, KeyringMaterial, SecretKey};
 
 /// A cache key that depends on `byte` alone.
 pub(crate) fn cache_key(byte: u8) -> Arc<CacheKey> {
@@ -17,7 +17,7 @@ pub(crate) fn cache_key(byte: u8) -> Arc<CacheKey> {
         caches: [(1, secret(4))].into(),
         ..KeyringMaterial::default()
     };
-    Keyring::new(&material, None)
+    Keyring::new(&material, Active::default())
         .map(|keyring| keyring.cache_key())
         .unwrap()
         .unwrap()

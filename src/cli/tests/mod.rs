@@ -25,11 +25,8 @@ fn recorded(command: LocalCommand, settings: Settings) -> Result<String, String>
         LocalCommand::Clock(ClockCommand::Lower { reason, expired }) => {
             Ok(format!("lower {store:?} {reason} {expired:?}"))
         }
-        LocalCommand::Keyring(KeyringCommand::Cache) => {
-            Ok(format!("cache key in {}", settings.keyring.display()))
-        }
-        LocalCommand::Keyring(KeyringCommand::Foreign) => {
-            Ok(format!("foreign pepper in {}", settings.keyring.display()))
+        LocalCommand::Keyring(KeyringCommand::Add { kind, .. }) => {
+            Ok(format!("{kind:?} in {}", settings.keyring.display()))
         }
     }
 }

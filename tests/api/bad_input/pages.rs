@@ -20,6 +20,7 @@ async fn page_tokens_of_another_query() {
             include_revoked,
             page_size,
             page_token: page_token.to_owned(),
+            ..Default::default()
         };
         client.send(request).await
     };

@@ -67,6 +67,22 @@ async fn stalling() -> (Local, Arc<Faults>, Caller) {
     (local, faults, caller)
 }
 
+/// It may be a token of a generation that this instance has not loaded.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_token_is_not_refused_without_freshness() {
+    let (local, faults, _caller) = stalling().await;
+    let other = Local::start().await;
+    let stranger = crate::Client::new(local.app.grpc_address(), Some(&other.token)).await;
+    let refused = stranger.verify("").await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    faults.tail.close();
+    eventually("freshness ends", PATIENCE, async || {
+        stranger.verify("").await.unwrap_err().code() == tonic::Code::Unavailable
+    })
+    .await;
+    faults.tail.open();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_tail_stalled_verify_turns_unavailable_and_recovers_by_itself() {
     let (local, faults, caller) = stalling().await;

@@ -3,7 +3,8 @@
 use keyward_core::key::{BatchId, Timestamp};
 use keyward_store::Import;
 
-use super::{Call, Calls};
+use super::Call;
+use super::calls::Calls;
 use crate::world::{World, batch};
 
 impl Calls {

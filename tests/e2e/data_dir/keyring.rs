@@ -148,12 +148,12 @@ async fn a_missing_keyring_file_is_named() {
 async fn an_import_secret_that_was_in_use_is_never_left_out() {
     let deployment = Deployment::new().await;
     let secret = ImportSecret::new(b"the secret of a product").unwrap();
-    keyring_files::add_import_secret(&deployment.keyring(), &secret).unwrap();
+    keyring_files::add_import_secret(&deployment.keyring(), None, &secret).unwrap();
     deployment.serves().await;
     fs::remove_file(deployment.file("import-1")).unwrap();
     deployment.refuses("import 1 is missing from the keyring");
     let other = ImportSecret::new(b"the secret of another product").unwrap();
-    keyring_files::add_import_secret(&deployment.keyring(), &other).unwrap();
+    keyring_files::add_import_secret(&deployment.keyring(), None, &other).unwrap();
     deployment.refuses("import 1 of the keyring");
 }
 
@@ -199,10 +199,10 @@ async fn a_keyring_of_another_deployment_is_refused() {
 
     // Nor half of it.
     fs::copy(away.join("generation-1"), ours.file("generation-1")).unwrap();
-    ours.refuses("seal 1 of the keyring");
-    fs::copy(away.join("seal-1"), ours.file("seal-1")).unwrap();
-    ours.refuses("foreign 1 of the keyring");
-    fs::copy(away.join("foreign-1"), ours.file("foreign-1")).unwrap();
+    ours.refuses("of the keyring");
+    for name in ["seal-1", "foreign-1"] {
+        fs::copy(away.join(name), ours.file(name)).unwrap();
+    }
     ours.serves().await;
 }
 
@@ -240,7 +240,7 @@ async fn a_generation_that_was_not_activated_mints_nothing() {
     // Nor does it stand in for the one that does.
     let kept = deployment.data_dir.join("kept");
     fs::rename(deployment.file("generation-1"), &kept).unwrap();
-    deployment.refuses("lacks the active generation 1");
+    deployment.refuses("generation 1 is missing from the keyring");
     fs::rename(kept, deployment.file("generation-1")).unwrap();
     fs::remove_file(deployment.file("generation-2")).unwrap();
     deployment.serves().await;

@@ -229,6 +229,38 @@ impl AdminService for Service {
             ..Default::default()
         }))
     }
+
+    async fn get_keyring_status(
+        &self,
+        request: Request<v1::GetKeyringStatusRequest>,
+    ) -> Result<Response<v1::GetKeyringStatusResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn activate_keyring_key(
+        &self,
+        request: Request<v1::ActivateKeyringKeyRequest>,
+    ) -> Result<Response<v1::ActivateKeyringKeyResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn retire_keyring_key(
+        &self,
+        request: Request<v1::RetireKeyringKeyRequest>,
+    ) -> Result<Response<v1::RetireKeyringKeyResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn erase_account(
+        &self,
+        request: Request<v1::EraseAccountRequest>,
+    ) -> Result<Response<v1::EraseAccountResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(Default::default()))
+    }
 }
 
 /// A running server.

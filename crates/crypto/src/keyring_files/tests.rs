@@ -1,6 +1,7 @@
 //! The keyring's files: each refused case with its message. A keyring appears complete, with its
 //! permissions, or not at all.
 
+mod added;
 mod foreign;
 
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 
 use super::super::testing::Counting;
 use super::*;
-use crate::Keyring;
+use crate::{Active, Keyring};
 
 /// A new keyring in a temporary directory.
 fn generated() -> (TempDir, PathBuf) {
@@ -42,7 +43,9 @@ fn mode(path: &Path) -> u32 {
 }
 
 fn checks(material: &KeyringMaterial) -> Vec<crate::CheckValue> {
-    Keyring::new(material, None).unwrap().check_values()
+    Keyring::new(material, Active::default())
+        .unwrap()
+        .check_values()
 }
 
 #[test]
@@ -399,23 +402,4 @@ fn the_last_newline_may_be_missing() {
     let text = fs::read_to_string(dir.join("seal-1")).unwrap();
     write(&dir.join("seal-1"), text.trim_end());
     assert!(load(&dir).is_ok());
-}
-
-#[test]
-fn a_cache_key_is_added_and_the_newest_is_used() {
-    let (_home, dir) = generated();
-    let version = || {
-        let keyring = Keyring::new(&load(&dir).unwrap(), None).unwrap();
-        keyring.cache_key().unwrap().version()
-    };
-    assert_eq!(version(), 1);
-    let entropy = Counting::default();
-    entropy.fill(&mut [0; 150]);
-    for number in [2, 3] {
-        assert_eq!(add_cache_key(&dir, &entropy).unwrap(), number);
-        assert_eq!(mode(&dir.join(format!("cache-{number}"))), 0o600);
-        assert_eq!(version(), number);
-    }
-    let left = fs::read_dir(&dir).unwrap().count();
-    assert_eq!(left, 6, "no hidden file is left");
 }

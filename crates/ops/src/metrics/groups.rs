@@ -56,6 +56,13 @@ groups! {
         }
     }
 
+    /// The keyring.
+    KeyringMetrics {
+        /// Sealed copies moved to the active sealing key.
+        metric seals_moved: Counter = "keyward_seals_moved",
+            "Sealed copies that this instance has moved to the active sealing key";
+    }
+
     /// The fence's knowledge.
     FenceMetrics {
         /// Age of the proven freshness in seconds; -1 before the first proof.

@@ -263,7 +263,7 @@ pub fn tables<S: Schema + Clone>(
             let Some(value) = table.remove(setting.name) else {
                 continue;
             };
-            let text = text_of(&value, setting.takes).map_err(str::to_owned);
+            let text = text_of(&value, setting.takes, setting.tables);
             let set = text.and_then(|text| (setting.set)(&mut values, text.trim()));
             set.map_err(|reason| format!("table {number}: {} {reason}", setting.name))?;
         }

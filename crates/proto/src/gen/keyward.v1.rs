@@ -539,6 +539,192 @@ impl ::prost::Name for ExportKeysResponse {
         "/keyward.v1.ExportKeysResponse".into()
     }
 }
+/// A key of the keyring. It never contains a secret.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyringKey {
+    /// The kind of the key.
+    #[prost(enumeration = "KeyringKeyKind", tag = "1")]
+    pub kind: i32,
+    /// The number in the name of the key's file.
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+    /// The state of the key.
+    #[prost(enumeration = "KeyringKeyState", tag = "3")]
+    pub state: i32,
+    /// The names of the instances that have loaded the key.
+    #[prost(string, repeated, tag = "4")]
+    pub loaded_by: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The names of the instances that have not loaded the key. Empty for a retired key.
+    #[prost(string, repeated, tag = "5")]
+    pub missing_at: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The number of keys that need this generation: those that are neither revoked nor expired.
+    #[prost(uint64, tag = "6")]
+    pub live_keys: u64,
+    /// The number of callers' tokens that need this generation: those that are not revoked.
+    #[prost(uint64, tag = "7")]
+    pub live_tokens: u64,
+    /// The number of sealed copies under this sealing key.
+    #[prost(uint64, tag = "8")]
+    pub sealed_copies: u64,
+}
+impl ::prost::Name for KeyringKey {
+    const NAME: &'static str = "KeyringKey";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.KeyringKey".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.KeyringKey".into()
+    }
+}
+/// Nothing to choose.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetKeyringStatusRequest {}
+impl ::prost::Name for GetKeyringStatusRequest {
+    const NAME: &'static str = "GetKeyringStatusRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.GetKeyringStatusRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.GetKeyringStatusRequest".into()
+    }
+}
+/// The keyring.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetKeyringStatusResponse {
+    /// The keys, sorted by kind and number.
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<KeyringKey>,
+}
+impl ::prost::Name for GetKeyringStatusResponse {
+    const NAME: &'static str = "GetKeyringStatusResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.GetKeyringStatusResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.GetKeyringStatusResponse".into()
+    }
+}
+/// The key to activate.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActivateKeyringKeyRequest {
+    /// The kind: generation or seal, otherwise INVALID_FIELD.
+    #[prost(enumeration = "KeyringKeyKind", tag = "1")]
+    pub kind: i32,
+    /// The number in the name of the key's file: at least 1, otherwise INVALID_FIELD.
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+}
+impl ::prost::Name for ActivateKeyringKeyRequest {
+    const NAME: &'static str = "ActivateKeyringKeyRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.ActivateKeyringKeyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.ActivateKeyringKeyRequest".into()
+    }
+}
+/// The key is active.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActivateKeyringKeyResponse {}
+impl ::prost::Name for ActivateKeyringKeyResponse {
+    const NAME: &'static str = "ActivateKeyringKeyResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.ActivateKeyringKeyResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.ActivateKeyringKeyResponse".into()
+    }
+}
+/// The key to retire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireKeyringKeyRequest {
+    /// The kind. Generations and sealing keys can be retired; other kinds are KEYRING_KEY_IN_USE.
+    #[prost(enumeration = "KeyringKeyKind", tag = "1")]
+    pub kind: i32,
+    /// The number in the name of the key's file: at least 1, otherwise INVALID_FIELD.
+    #[prost(uint32, tag = "2")]
+    pub number: u32,
+}
+impl ::prost::Name for RetireKeyringKeyRequest {
+    const NAME: &'static str = "RetireKeyringKeyRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.RetireKeyringKeyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.RetireKeyringKeyRequest".into()
+    }
+}
+/// The key is retired.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RetireKeyringKeyResponse {}
+impl ::prost::Name for RetireKeyringKeyResponse {
+    const NAME: &'static str = "RetireKeyringKeyResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.RetireKeyringKeyResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.RetireKeyringKeyResponse".into()
+    }
+}
+/// The account to erase.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseAccountRequest {
+    /// The account: 1 to 128 bytes of printable ASCII, without a space at either end, otherwise
+    /// INVALID_FIELD. An account without keys is already erased.
+    #[prost(string, tag = "1")]
+    pub account_id: ::prost::alloc::string::String,
+}
+impl ::prost::Name for EraseAccountRequest {
+    const NAME: &'static str = "EraseAccountRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.EraseAccountRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.EraseAccountRequest".into()
+    }
+}
+/// What was erased, and how the revocation of the keys was confirmed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EraseAccountResponse {
+    /// The pseudonym that replaces the account in `account_id` and `name`. Empty if there was nothing to
+    /// erase.
+    #[prost(string, tag = "1")]
+    pub pseudonym: ::prost::alloc::string::String,
+    /// The number of keys that this call has revoked.
+    #[prost(uint64, tag = "2")]
+    pub revoked_count: u64,
+    /// The number of keys whose personal data this call has removed.
+    #[prost(uint64, tag = "3")]
+    pub erased_count: u64,
+    /// The revision of the last change, which is confirmed. 0: the account has no keys.
+    #[prost(uint64, tag = "4")]
+    pub revision: u64,
+    /// The number of instances that acknowledged the revision.
+    #[prost(uint32, tag = "5")]
+    pub confirmed_instances: u32,
+    /// The number of instances that did not acknowledge the revision. The call waited until none of them
+    /// could still answer without it.
+    #[prost(uint32, tag = "6")]
+    pub waited_out_instances: u32,
+}
+impl ::prost::Name for EraseAccountResponse {
+    const NAME: &'static str = "EraseAccountResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.EraseAccountResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.EraseAccountResponse".into()
+    }
+}
 /// A right of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -633,6 +819,88 @@ impl ImportOutcome {
         }
     }
 }
+/// The kind of a key of the keyring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum KeyringKeyKind {
+    /// Not a kind. In a request it is INVALID_FIELD.
+    Unspecified = 0,
+    /// A generation: it mints keys and tokens, and recognises those that it minted.
+    Generation = 1,
+    /// A sealing key: it seals copies of recoverable keys.
+    Seal = 2,
+    /// The pepper of foreign keys. It is never activated nor retired.
+    Foreign = 3,
+    /// A secret that imported digests were made with. It is never activated nor retired.
+    Import = 4,
+}
+impl KeyringKeyKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "KEYRING_KEY_KIND_UNSPECIFIED",
+            Self::Generation => "KEYRING_KEY_KIND_GENERATION",
+            Self::Seal => "KEYRING_KEY_KIND_SEAL",
+            Self::Foreign => "KEYRING_KEY_KIND_FOREIGN",
+            Self::Import => "KEYRING_KEY_KIND_IMPORT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KEYRING_KEY_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "KEYRING_KEY_KIND_GENERATION" => Some(Self::Generation),
+            "KEYRING_KEY_KIND_SEAL" => Some(Self::Seal),
+            "KEYRING_KEY_KIND_FOREIGN" => Some(Self::Foreign),
+            "KEYRING_KEY_KIND_IMPORT" => Some(Self::Import),
+            _ => None,
+        }
+    }
+}
+/// The state of a key of the keyring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum KeyringKeyState {
+    /// Not a state.
+    Unspecified = 0,
+    /// An instance has loaded the key, and nothing uses it yet.
+    Loaded = 1,
+    /// The key makes all new keys or sealed copies. Every instance needs it.
+    Active = 2,
+    /// Every instance needs the key, because it was active before, or because of its kind.
+    Required = 3,
+    /// The key was retired: its file can be deleted.
+    Retired = 4,
+}
+impl KeyringKeyState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "KEYRING_KEY_STATE_UNSPECIFIED",
+            Self::Loaded => "KEYRING_KEY_STATE_LOADED",
+            Self::Active => "KEYRING_KEY_STATE_ACTIVE",
+            Self::Required => "KEYRING_KEY_STATE_REQUIRED",
+            Self::Retired => "KEYRING_KEY_STATE_RETIRED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KEYRING_KEY_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "KEYRING_KEY_STATE_LOADED" => Some(Self::Loaded),
+            "KEYRING_KEY_STATE_ACTIVE" => Some(Self::Active),
+            "KEYRING_KEY_STATE_REQUIRED" => Some(Self::Required),
+            "KEYRING_KEY_STATE_RETIRED" => Some(Self::Retired),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 pub mod admin_service_client {
     #![allow(
@@ -644,7 +912,8 @@ pub mod admin_service_client {
     )]
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
-    /// Manages the tokens with which callers authenticate, and imports and exports keys. Every RPC requires the role `admin`.
+    /// Manages a deployment: the tokens with which callers authenticate, the import and export of keys, the
+    /// keyring, and the erasure of accounts. Every RPC requires the role `admin`.
     ///
     /// Authentication, size limits and error reasons are the same as for ApiKeyService.
     #[derive(Debug, Clone)]
@@ -902,6 +1171,124 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("keyward.v1.AdminService", "ExportKeys"));
             self.inner.unary(req, path, codec).await
         }
+        /// Shows the keyring: each key with its state, the instances that have loaded it, and what needs it.
+        /// It counts the stored keys, which takes seconds in a large store.
+        pub async fn get_keyring_status(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetKeyringStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetKeyringStatusResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.AdminService/GetKeyringStatus",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.v1.AdminService", "GetKeyringStatus"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Makes a generation mint all new keys and tokens, or a sealing key seal all new copies. Keys of
+        /// other generations stay valid; sealed copies move to the new sealing key in the background. Each
+        /// instance follows within about a second. Idempotent.
+        ///
+        /// Errors: INVALID_FIELD; KEYRING_KEY_NOT_FOUND; KEYRING_KEY_NOT_LOADED; OUTCOME_UNKNOWN.
+        pub async fn activate_keyring_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ActivateKeyringKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ActivateKeyringKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.AdminService/ActivateKeyringKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keyward.v1.AdminService", "ActivateKeyringKey"),
+                );
+            self.inner.unary(req, path, codec).await
+        }
+        /// Retires a generation or a sealing key that nothing needs any more. Then its file can be deleted,
+        /// and nothing can be made with it again. Idempotent.
+        ///
+        /// Errors: INVALID_FIELD; KEYRING_KEY_NOT_FOUND; KEYRING_KEY_IN_USE: the message says what needs it;
+        /// OUTCOME_UNKNOWN.
+        pub async fn retire_keyring_key(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RetireKeyringKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetireKeyringKeyResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.AdminService/RetireKeyringKey",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.v1.AdminService", "RetireKeyringKey"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Erases an account: revokes all of its keys like Revoke, then removes the personal data from the
+        /// revoked keys and from their audit entries. A random pseudonym replaces `account_id` and `name`;
+        /// metadata, allowed networks and revoke reasons are dropped. Repeating an interrupted call completes
+        /// it under the same pseudonym. Keys that are issued during the call are erased too. Keys that are
+        /// issued after it are new data.
+        ///
+        /// Errors: INVALID_FIELD; REVOKE_UNCONFIRMED; OUTCOME_UNKNOWN, also if other calls keep issuing keys of
+        /// this account. Repeating the call is safe.
+        pub async fn erase_account(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EraseAccountRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseAccountResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.AdminService/EraseAccount",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.v1.AdminService", "EraseAccount"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -990,8 +1377,57 @@ pub mod admin_service_server {
             tonic::Response<super::ExportKeysResponse>,
             tonic::Status,
         >;
+        /// Shows the keyring: each key with its state, the instances that have loaded it, and what needs it.
+        /// It counts the stored keys, which takes seconds in a large store.
+        async fn get_keyring_status(
+            &self,
+            request: tonic::Request<super::GetKeyringStatusRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetKeyringStatusResponse>,
+            tonic::Status,
+        >;
+        /// Makes a generation mint all new keys and tokens, or a sealing key seal all new copies. Keys of
+        /// other generations stay valid; sealed copies move to the new sealing key in the background. Each
+        /// instance follows within about a second. Idempotent.
+        ///
+        /// Errors: INVALID_FIELD; KEYRING_KEY_NOT_FOUND; KEYRING_KEY_NOT_LOADED; OUTCOME_UNKNOWN.
+        async fn activate_keyring_key(
+            &self,
+            request: tonic::Request<super::ActivateKeyringKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ActivateKeyringKeyResponse>,
+            tonic::Status,
+        >;
+        /// Retires a generation or a sealing key that nothing needs any more. Then its file can be deleted,
+        /// and nothing can be made with it again. Idempotent.
+        ///
+        /// Errors: INVALID_FIELD; KEYRING_KEY_NOT_FOUND; KEYRING_KEY_IN_USE: the message says what needs it;
+        /// OUTCOME_UNKNOWN.
+        async fn retire_keyring_key(
+            &self,
+            request: tonic::Request<super::RetireKeyringKeyRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::RetireKeyringKeyResponse>,
+            tonic::Status,
+        >;
+        /// Erases an account: revokes all of its keys like Revoke, then removes the personal data from the
+        /// revoked keys and from their audit entries. A random pseudonym replaces `account_id` and `name`;
+        /// metadata, allowed networks and revoke reasons are dropped. Repeating an interrupted call completes
+        /// it under the same pseudonym. Keys that are issued during the call are erased too. Keys that are
+        /// issued after it are new data.
+        ///
+        /// Errors: INVALID_FIELD; REVOKE_UNCONFIRMED; OUTCOME_UNKNOWN, also if other calls keep issuing keys of
+        /// this account. Repeating the call is safe.
+        async fn erase_account(
+            &self,
+            request: tonic::Request<super::EraseAccountRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::EraseAccountResponse>,
+            tonic::Status,
+        >;
     }
-    /// Manages the tokens with which callers authenticate, and imports and exports keys. Every RPC requires the role `admin`.
+    /// Manages a deployment: the tokens with which callers authenticate, the import and export of keys, the
+    /// keyring, and the erasure of accounts. Every RPC requires the role `admin`.
     ///
     /// Authentication, size limits and error reasons are the same as for ApiKeyService.
     #[derive(Debug)]
@@ -1325,6 +1761,189 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExportKeysSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.AdminService/GetKeyringStatus" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetKeyringStatusSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::GetKeyringStatusRequest>
+                    for GetKeyringStatusSvc<T> {
+                        type Response = super::GetKeyringStatusResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetKeyringStatusRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::get_keyring_status(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetKeyringStatusSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.AdminService/ActivateKeyringKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct ActivateKeyringKeySvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ActivateKeyringKeyRequest>
+                    for ActivateKeyringKeySvc<T> {
+                        type Response = super::ActivateKeyringKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ActivateKeyringKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::activate_keyring_key(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ActivateKeyringKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.AdminService/RetireKeyringKey" => {
+                    #[allow(non_camel_case_types)]
+                    struct RetireKeyringKeySvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::RetireKeyringKeyRequest>
+                    for RetireKeyringKeySvc<T> {
+                        type Response = super::RetireKeyringKeyResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RetireKeyringKeyRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::retire_keyring_key(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RetireKeyringKeySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.AdminService/EraseAccount" => {
+                    #[allow(non_camel_case_types)]
+                    struct EraseAccountSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::EraseAccountRequest>
+                    for EraseAccountSvc<T> {
+                        type Response = super::EraseAccountResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::EraseAccountRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::erase_account(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EraseAccountSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -1719,10 +2338,14 @@ pub struct ListRequest {
     #[prost(int32, tag = "3")]
     pub page_size: i32,
     /// The `next_page_token` of the previous page; empty for the first page. Another text is
-    /// INVALID_FIELD, and so is a token that was returned for a different `account_id` or
-    /// `include_revoked`.
+    /// INVALID_FIELD, and so is a token that was returned for a different `account_id`, `include_revoked`
+    /// or `older_than`.
     #[prost(string, tag = "4")]
     pub page_token: ::prost::alloc::string::String,
+    /// Lists only keys that were created at least this long ago, by the store's time. 0 s to 100 years of
+    /// 365 days, otherwise INVALID_FIELD. Absent: keys of any age.
+    #[prost(message, optional, tag = "5")]
+    pub older_than: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for ListRequest {
     const NAME: &'static str = "ListRequest";
@@ -1934,6 +2557,9 @@ pub mod api_key_service_client {
     /// |`KEY_EXPIRED`|FAILED_PRECONDITION|The key has expired. An expiry is final.|
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|
     /// |`NO_FOREIGN_FORMAT`|FAILED_PRECONDITION|The deployment has no `foreign_formats`, so it can verify no import.|
+    /// |`KEYRING_KEY_NOT_FOUND`|NOT_FOUND|The keyring has no such key, or it is retired.|
+    /// |`KEYRING_KEY_NOT_LOADED`|FAILED_PRECONDITION|An instance has not loaded the key of the keyring.|
+    /// |`KEYRING_KEY_IN_USE`|FAILED_PRECONDITION|The key of the keyring is needed; the message says by what.|
     /// |`NOT_FRESH`|UNAVAILABLE|The instance cannot prove that it knows every change.|
     /// |`STORE_UNAVAILABLE`|UNAVAILABLE|The store did not respond. Nothing was changed.|
     /// |`STORE_LOCKED`|UNAVAILABLE|Another session holds a lock in the database. Nothing was changed.|
@@ -2338,6 +2964,9 @@ pub mod api_key_service_server {
     /// |`KEY_EXPIRED`|FAILED_PRECONDITION|The key has expired. An expiry is final.|
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|
     /// |`NO_FOREIGN_FORMAT`|FAILED_PRECONDITION|The deployment has no `foreign_formats`, so it can verify no import.|
+    /// |`KEYRING_KEY_NOT_FOUND`|NOT_FOUND|The keyring has no such key, or it is retired.|
+    /// |`KEYRING_KEY_NOT_LOADED`|FAILED_PRECONDITION|An instance has not loaded the key of the keyring.|
+    /// |`KEYRING_KEY_IN_USE`|FAILED_PRECONDITION|The key of the keyring is needed; the message says by what.|
     /// |`NOT_FRESH`|UNAVAILABLE|The instance cannot prove that it knows every change.|
     /// |`STORE_UNAVAILABLE`|UNAVAILABLE|The store did not respond. Nothing was changed.|
     /// |`STORE_LOCKED`|UNAVAILABLE|Another session holds a lock in the database. Nothing was changed.|

@@ -74,7 +74,7 @@ async fn no_reload_weakens_the_commits_of_running_sessions() {
         registration,
         name: "test".to_owned(),
         max_staleness: Duration::from_secs(60),
-        generations: vec![1],
+        loaded: Vec::new(),
     };
     let open = async || {
         let clock = std::sync::Arc::new(ManualClock::new());

@@ -146,7 +146,7 @@ async fn calls_of_the_cluster_may_be_dropped_anywhere() {
             registration,
             name: String::new(),
             max_staleness: STALENESS,
-            generations: Vec::new(),
+            loaded: Vec::new(),
         };
         let origin = Position {
             revision: 0,

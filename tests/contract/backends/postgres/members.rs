@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use keyward_core::fence::{Epoch, Page, Position, RegistrationId};
+use keyward_crypto::{KeyKind, KeyName};
 use keyward_store::{
     ChangeNotice, CommittedChange, NewInstance, Revocation, RevokeAnswer, StoreError, UpdateAnswer,
 };
@@ -21,8 +22,17 @@ fn instance(number: u8) -> NewInstance {
         registration: registration(number),
         name: format!("test {number}"),
         max_staleness: STALENESS,
-        generations: vec![1, 7],
+        loaded: names(&[1, 7]),
     }
+}
+
+/// The names of generations.
+fn names(numbers: &[u32]) -> Vec<KeyName> {
+    let name = |number: &u32| KeyName {
+        kind: KeyKind::Generation,
+        number: *number,
+    };
+    numbers.iter().map(name).collect()
 }
 
 async fn world_with(instances: &[u8]) -> World {

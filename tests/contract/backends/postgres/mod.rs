@@ -3,6 +3,7 @@
 
 mod commits;
 mod drops;
+mod keyring;
 mod locks;
 mod members;
 mod pooler;

@@ -42,6 +42,8 @@ async fn the_role_that_serves_can_neither_drop_a_trigger_nor_rewrite_the_log() {
         "UPDATE api_keys SET revision = revision + 1",
         "UPDATE api_keys SET digest = digest",
         "UPDATE audit SET actor = 'nobody'",
+        "UPDATE api_keys SET account_id = account_id",
+        "INSERT INTO erasures VALUES ('42', 'nobody')",
         "DELETE FROM audit",
         "UPDATE keyring_checks SET check_value = check_value",
         "INSERT INTO _sqlx_migrations SELECT 9, '', now(), true, '', 0",

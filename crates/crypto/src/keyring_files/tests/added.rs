@@ -1,0 +1,84 @@
+//! Files that are added to a keyring.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use super::*;
+
+/// Never draws the same secret twice.
+#[derive(Default)]
+struct Distinct(AtomicU8);
+
+impl Entropy for Distinct {
+    fn fill(&self, buffer: &mut [u8]) {
+        buffer.fill(0xd1);
+        buffer[0] = self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_key_of_each_kind_is_added_and_replaces_nothing() {
+    let (_home, dir) = generated();
+    let entropy = Distinct::default();
+    let before = versions(&dir).unwrap();
+    for kind in [KeyKind::Generation, KeyKind::Seal, KeyKind::Cache] {
+        for number in [2, 3] {
+            let name = add(&dir, kind, None, &entropy).unwrap();
+            assert_eq!(name, KeyName { kind, number });
+            assert_eq!(mode(&dir.join(name.to_string())), 0o600);
+        }
+        let file = dir.join(format!("{}-3", kind.name()));
+        let (text, again) = (fs::read(&file).unwrap(), add(&dir, kind, Some(3), &entropy));
+        assert!(
+            matches!(again, Err(KeyringError::Write { .. })),
+            "{again:?}"
+        );
+        assert_eq!(fs::read(&file).unwrap(), text);
+        assert_eq!(add(&dir, kind, Some(9), &entropy).unwrap().number, 9);
+    }
+    assert_ne!(versions(&dir).unwrap(), before);
+    let keyring = Keyring::new(&load(&dir).unwrap(), Active::default()).unwrap();
+    assert_eq!((keyring.active(), keyring.active_seal()), (9, 9));
+    assert_eq!(keyring.cache_key().unwrap().version(), 9);
+    let left = fs::read_dir(&dir).unwrap().count();
+    assert_eq!(left, 13, "no hidden file is left");
+}
+
+#[test]
+fn a_keyring_has_one_foreign_pepper_and_any_number_of_import_secrets() {
+    let (_home, dir) = generated();
+    let entropy = Counting::default();
+    entropy.fill(&mut [0; 200]);
+    let known = add(&dir, KeyKind::Foreign, None, &entropy).unwrap_err();
+    assert!(matches!(known, KeyringError::Known(_)), "{known}");
+    fs::remove_file(dir.join("foreign-1")).unwrap();
+    assert!(load(&dir).unwrap().foreign.is_none());
+    assert_eq!(
+        add(&dir, KeyKind::Foreign, None, &entropy).unwrap().number,
+        1
+    );
+    assert_eq!(mode(&dir.join("foreign-1")), 0o600);
+
+    let long = [0xab; ImportSecret::MAX_LEN];
+    for (number, secret) in [(1, &b"x"[..]), (2, &long)] {
+        let secret = ImportSecret::new(secret).unwrap();
+        let added = add_import_secret(&dir, None, &secret).unwrap();
+        assert_eq!(added.number, number);
+        let known = add_import_secret(&dir, None, &secret).unwrap_err();
+        assert!(matches!(known, KeyringError::Known(_)), "{known}");
+        assert_eq!(
+            load(&dir).unwrap().imports[&number].expose(),
+            secret.expose()
+        );
+    }
+    write(
+        &dir.join("foreign-2"),
+        &text_of(KeyKind::Foreign, 2, &format!("key = {}\n", "ab".repeat(32))),
+    );
+    assert!(refusal(&dir).contains("foreign-2\" would be a second foreign pepper"));
+    fs::remove_file(dir.join("foreign-2")).unwrap();
+    write(
+        &dir.join("import-3"),
+        &text_of(KeyKind::Import, 3, "key = abc\n"),
+    );
+    assert!(refusal(&dir).contains("a key is not 2 to 2048 hexadecimal digits"));
+}
