@@ -114,6 +114,7 @@ impl ImportSecret {
         &self.0
     }
 
+    #[expect(clippy::expect_used, reason = "HMAC hashes a key that is too long")]
     pub(super) fn hmac(&self) -> Hmac<Sha256> {
         Hmac::new_from_slice(&self.0).expect("HMAC takes a key of any length")
     }
