@@ -199,10 +199,10 @@ async fn a_keyring_of_another_deployment_is_refused() {
 
     // Nor half of it.
     fs::copy(away.join("generation-1"), ours.file("generation-1")).unwrap();
-    ours.refuses("seal 1 of the keyring");
-    fs::copy(away.join("seal-1"), ours.file("seal-1")).unwrap();
     ours.refuses("foreign 1 of the keyring");
     fs::copy(away.join("foreign-1"), ours.file("foreign-1")).unwrap();
+    ours.refuses("seal 1 of the keyring");
+    fs::copy(away.join("seal-1"), ours.file("seal-1")).unwrap();
     ours.serves().await;
 }
 
