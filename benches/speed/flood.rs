@@ -142,8 +142,8 @@ async fn import(cluster: &Cluster) -> Vec<String> {
     let insert = sqlx::query(
         "INSERT INTO api_keys (key_id, digest, import_batch, account_id, name, hint, scopes, metadata,
                                allowed_cidrs, recoverable, create_time)
-         SELECT gen_random_uuid(), digest, gen_random_uuid(), 'imported-' || n, 'default', 'uuid', '{}', '{}',
-                '{}', false, now()
+         SELECT gen_random_uuid(), digest, gen_random_uuid(), 'imported-' || n, 'default', 'uuid', '[]', '{}',
+                '[]', false, now()
            FROM unnest($1::bytea[]) WITH ORDINALITY AS asked(digest, n)",
     );
     insert.bind(digests).execute(&mut connection).await.unwrap();
@@ -162,7 +162,7 @@ fn another() -> String {
 async fn round(keyward: &Process, token: &str, texts: &Texts, flood: Option<&str>) -> Figures {
     let mut process = flood.map(|text| {
         Command::new("nice")
-            .args(["-n", "10", "taskset", "-c", "1"])
+            .args(["-n", "5", "taskset", "-c", "1"])
             .arg(std::env::current_exe().unwrap())
             .args([ARGUMENT, &keyward.grpc.to_string(), token, text])
             .stdout(Stdio::piped())

@@ -179,12 +179,12 @@ fn unknown_setting_is_refused_with_the_nearest_name() {
     assert!(err.contains("did you mean KEYWARD_MAX_STALENESS?"), "{err}");
     std::fs::write(
         directory.path().join("keyward.toml"),
-        "max_stalenes = '3s'\nwebhooks = 'x'\n",
+        "max_stalenes = '3s'\nfavourite_colour = 'blue'\n",
     )
     .unwrap();
     let err = run(command(directory.path(), &["serve"]), "").refused(64);
     assert!(err.contains("did you mean max_staleness?"), "{err}");
-    assert!(err.contains("key 'webhooks' is unknown"), "{err}");
+    assert!(err.contains("key 'favourite_colour' is unknown"), "{err}");
     assert_eq!(err.lines().count(), 2, "{err}");
     std::fs::write(
         directory.path().join("keyward.toml"),
