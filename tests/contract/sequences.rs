@@ -2,7 +2,7 @@
 //! is random by design: marks and epochs. So the store in memory stands for the real ones in the
 //! simulation.
 
-mod imports;
+mod new_keys;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -12,15 +12,14 @@ use keyward_core::fence::{Mark, Membership, Page, Position, RegistrationId};
 use keyward_core::key::{Clock, KeyId, Prefix};
 use keyward_crypto::{CheckValue, Digest, KeyKind};
 use keyward_store::{
-    CommittedChange, Confirmed, Expiry, Import, KeyChanges, KeyTarget, ListKeys, NewInstance,
-    NewKey, NewToken, Revocation, RevokeAnswer, Selection, StoreError, UpdateAnswer,
+    CommittedChange, Confirmed, Import, KeyChanges, KeyTarget, ListKeys, NewInstance, NewKey,
+    NewToken, Revocation, RevokeAnswer, Selection, StoreError, UpdateAnswer,
 };
 use keyward_testkit::Random;
 
 use crate::backends;
 use crate::world::{
-    Backend, DAY, HOUR, World, account, actor, find, find_token, metadata, networks, reason,
-    scopes, sealed,
+    Backend, DAY, HOUR, World, account, actor, find, find_token, metadata, networks, reason, scopes,
 };
 
 const SEQUENCES: u64 = 20;
@@ -159,20 +158,6 @@ impl Calls {
             31 => Call::Settle,
             _ => Call::Membership,
         }
-    }
-
-    fn issue(&mut self, world: &World) -> Call {
-        let slot = self.random.pick(&["a", "b"]).unwrap();
-        let mut new = world.plain_key(self.account(), slot);
-        match self.random.below(12) {
-            0 => new.id = self.key(world).0,
-            1 => new.digest = self.key(world).1,
-            2..=4 => new.expiry = Expiry::After(HOUR / 30),
-            5 => new.expiry = Expiry::After(DAY),
-            _ => new.sealed = self.random.chance(50).then(|| sealed(1)),
-        }
-        self.keys.push((new.id, new.digest));
-        Call::Issue(new)
     }
 
     fn revoke(&mut self, world: &World) -> Call {
