@@ -108,9 +108,13 @@ impl Service {
         if self.foreign_formats.is_empty() {
             return Err(ServiceError::NoForeignFormat);
         }
+        let draw = |_| KeyId::draw(self.store_time(), &*self.entropy);
+        let mut ids: Vec<_> = import.keys.iter().map(draw).collect();
+        // A list is in the order of the ids, which is then that of the call.
+        ids.sort_unstable();
         let (mut keys, mut results) = (Vec::new(), Vec::new());
-        for key in import.keys {
-            match key.and_then(|key| self.prepared(key)) {
+        for (key, id) in import.keys.into_iter().zip(ids) {
+            match key.and_then(|key| self.prepared(key, id)) {
                 Ok(key) => {
                     // The store's answer takes this place.
                     results.push(ImportResult::Decided(ImportOutcome::Imported(key.id)));
@@ -169,7 +173,7 @@ impl Service {
     }
 
     /// Checks a key, and computes what the store keeps of it.
-    fn prepared(&self, key: ForeignKey) -> Result<ImportedKey, FieldError> {
+    fn prepared(&self, key: ForeignKey, id: KeyId) -> Result<ImportedKey, FieldError> {
         if let Some(end) = key.expire_time {
             self.check_end("expire_time", end)?;
         }
@@ -182,7 +186,6 @@ impl Service {
             let reason = "this deployment does not allow recoverable keys";
             return Err(FieldError::new("recoverable", reason));
         }
-        let id = KeyId::draw(self.store_time(), &*self.entropy);
         let (digests, hint) = match &key.given {
             Given::Text(text) => self.digests_and_hint(text)?,
             Given::Digest(..) if key.recoverable => {
