@@ -108,9 +108,13 @@ impl Service {
         if self.foreign_formats.is_empty() {
             return Err(ServiceError::NoForeignFormat);
         }
+        let draw = |_| KeyId::draw(self.store_time(), &*self.entropy);
+        let mut ids: Vec<_> = import.keys.iter().map(draw).collect();
+        // A list is in the order of the ids, which is then that of the call.
+        ids.sort_unstable();
         let (mut keys, mut results) = (Vec::new(), Vec::new());
-        for key in import.keys {
-            match key.and_then(|key| self.prepared(key)) {
+        for (key, id) in import.keys.into_iter().zip(ids) {
+            match key.and_then(|key| self.prepared(key, id)) {
                 Ok(key) => {
                     // The store's answer takes this place.
                     results.push(ImportResult::Decided(ImportOutcome::Imported(key.id)));
@@ -169,7 +173,7 @@ impl Service {
     }
 
     /// Checks a key, and computes what the store keeps of it.
-    fn prepared(&self, key: ForeignKey) -> Result<ImportedKey, FieldError> {
+    fn prepared(&self, key: ForeignKey, id: KeyId) -> Result<ImportedKey, FieldError> {
         // The limit of `max_key_age` counts from the import, or no old key could move in.
         let now = self.store_time();
         let expire_time = self.limited_end("expire_time", key.expire_time, now)?;
@@ -183,7 +187,6 @@ impl Service {
             return Err(FieldError::new("recoverable", reason));
         }
         let keyring = self.keyring.load_full();
-        let id = KeyId::draw(now, &*self.entropy);
         let (digests, hint) = match &key.given {
             Given::Text(text) => self.digests_and_hint(&keyring, text)?,
             Given::Digest(..) if key.recoverable => {

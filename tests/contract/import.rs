@@ -192,15 +192,14 @@ pub(crate) async fn an_insert_of_an_imported_key_is_logged(world: World) {
 
 /// A text has a digest under each scheme. A line knows some of them.
 pub(crate) async fn a_known_key_stays_as_it_is_under_every_scheme(world: World) {
-    let kill = |id| Some(kill(id));
-    let states: [(&str, fn(KeyId) -> Option<Revocation>); 3] = [
-        ("live", |_| None),
-        ("dead", kill),
-        ("ending", |id| Some(end(id, DAY))),
+    let states = [
+        ("live", None),
+        ("dead", Some(Duration::ZERO)),
+        ("ending", Some(DAY)),
     ];
     let (plain, sha, hmac_1, hmac_2) = ([0, 1, 2], [0; 1], [1; 1], [2; 1]);
     let schemes: [&[usize]; 4] = [&plain, &sha, &hmac_1, &hmac_2];
-    for (state, revocation) in states {
+    for (state, grace) in states {
         for first in schemes {
             for second in schemes {
                 let text: [Digest; 3] = std::array::from_fn(|_| world.digest());
@@ -215,8 +214,8 @@ pub(crate) async fn a_known_key_stays_as_it_is_under_every_scheme(world: World) 
                 let account = |n: u8| format!("{state}-{n}-{}", world.successor().id);
                 let key = line(&account(1), first);
                 import(&world, ONE, std::slice::from_ref(&key)).await;
-                if let Some(revocation) = revocation(key.id) {
-                    world.revoke(revocation).await;
+                if let Some(grace) = grace {
+                    world.revoke(end(key.id, grace)).await;
                 }
                 let (before, head) = (world.get(key.id).await.record, world.head().await);
                 let again = line(&account(2), second);

@@ -3,7 +3,7 @@
 //! simulation.
 
 mod calls;
-mod imports;
+mod new_keys;
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -13,8 +13,8 @@ use keyward_core::fence::{Mark, Membership, Page, Position, RegistrationId};
 use keyward_core::key::{Clock, KeyId, Prefix};
 use keyward_crypto::{CheckValue, Digest, KeyKind, KeyName};
 use keyward_store::{
-    CommittedChange, Confirmed, Expiry, Import, KeyChanges, KeyTarget, ListKeys, NewInstance,
-    NewKey, NewToken, Revocation, RevokeAnswer, Selection, StoreError, UpdateAnswer,
+    CommittedChange, Confirmed, Import, KeyChanges, KeyTarget, ListKeys, NewInstance, NewKey,
+    NewToken, Revocation, RevokeAnswer, Selection, StoreError, UpdateAnswer,
 };
 use keyward_testkit::Random;
 
@@ -22,8 +22,7 @@ use calls::{Calls, names};
 
 use crate::backends;
 use crate::world::{
-    Backend, DAY, HOUR, World, account, actor, find, find_token, metadata, networks, reason,
-    scopes, sealed,
+    Backend, DAY, HOUR, World, account, actor, find, find_token, metadata, networks, reason, scopes,
 };
 
 const SEQUENCES: u64 = 20;

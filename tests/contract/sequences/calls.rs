@@ -132,20 +132,6 @@ impl Calls {
         }
     }
 
-    fn issue(&mut self, world: &World) -> Call {
-        let slot = self.random.pick(&["a", "b"]).unwrap();
-        let mut new = world.plain_key(self.account(), slot);
-        match self.random.below(12) {
-            0 => new.id = self.key(world).0,
-            1 => new.digest = self.key(world).1,
-            2..=4 => new.expiry = Expiry::After(HOUR / 30),
-            5 => new.expiry = Expiry::After(DAY),
-            _ => new.sealed = self.random.chance(50).then(|| sealed(1)),
-        }
-        self.keys.push((new.id, new.digest));
-        Call::Issue(new)
-    }
-
     fn revoke(&mut self, world: &World) -> Call {
         let reason = self
             .random

@@ -261,6 +261,30 @@ impl AdminService for Service {
         self.0.enter(&request)?;
         Ok(Response::new(Default::default()))
     }
+
+    async fn import_keys(
+        &self,
+        request: Request<v1::ImportKeysRequest>,
+    ) -> Result<Response<v1::ImportKeysResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::ImportKeysResponse::default()))
+    }
+
+    async fn undo_import(
+        &self,
+        request: Request<v1::UndoImportRequest>,
+    ) -> Result<Response<v1::UndoImportResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::UndoImportResponse::default()))
+    }
+
+    async fn export_keys(
+        &self,
+        request: Request<v1::ExportKeysRequest>,
+    ) -> Result<Response<v1::ExportKeysResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(v1::ExportKeysResponse::default()))
+    }
 }
 
 /// A running server.

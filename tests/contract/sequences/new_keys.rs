@@ -1,13 +1,27 @@
-//! Random imports, often of keys that a store has.
+//! Random new keys, issued or imported, often with the slot or the digest of another key.
 
 use keyward_core::key::{BatchId, Timestamp};
-use keyward_store::Import;
+use keyward_store::{Expiry, Import};
 
 use super::Call;
 use super::calls::Calls;
-use crate::world::{World, batch};
+use crate::world::{DAY, HOUR, World, batch, sealed};
 
 impl Calls {
+    pub(super) fn issue(&mut self, world: &World) -> Call {
+        let slot = self.random.pick(&["a", "b"]).unwrap();
+        let mut new = world.plain_key(self.account(), slot);
+        match self.random.below(12) {
+            0 => new.id = self.key(world).0,
+            1 => new.digest = self.key(world).1,
+            2..=4 => new.expiry = Expiry::After(HOUR / 30),
+            5 => new.expiry = Expiry::After(DAY),
+            _ => new.sealed = self.random.chance(50).then(|| sealed(1)),
+        }
+        self.keys.push((new.id, new.digest));
+        Call::Issue(new)
+    }
+
     pub(super) fn batch(&self) -> BatchId {
         batch(*self.random.pick(&[1, 2]).unwrap())
     }
