@@ -2,7 +2,6 @@
 //! permissions, or not at all.
 
 mod added;
-mod foreign;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::fs::symlink;
