@@ -130,11 +130,18 @@ impl KeyringWatch {
 
     /// Looks at the directory and at the store, and follows what has changed. An error is returned once.
     pub(super) async fn look(&mut self) -> Result<(), Misfit> {
+        // What has come into force is usable at once.
+        while self.look_once().await? {}
+        Ok(())
+    }
+
+    /// Returns whether a key has come into force.
+    async fn look_once(&mut self) -> Result<bool, Misfit> {
         let directory = self.directory.clone();
         let versions = blocking(move || keyring_files::versions(&directory)).await;
         // A store call that fails is logged where it is measured.
         let Ok(known) = self.store.known_keys().await else {
-            return Ok(());
+            return Ok(false);
         };
         let seen = Seen {
             versions: versions.ok(),
@@ -145,10 +152,10 @@ impl KeyringWatch {
             false => self.follow(&seen).await,
         };
         self.report().await;
-        self.put_in_force(&seen.known).await;
+        let has_come = self.put_in_force(&seen.known).await;
         let is_done = !matches!(outcome, Ok(false));
         self.seen = Some(seen).filter(|_| is_done);
-        outcome.map(drop)
+        outcome.map(|_| has_come)
     }
 
     /// Returns whether it is done; otherwise the store failed.
@@ -202,7 +209,9 @@ impl KeyringWatch {
     }
 
     /// Makes the foreign pepper and the import secrets required as soon as every instance has them.
-    async fn put_in_force(&self, known: &[KnownKey]) {
+    /// Returns whether there was one.
+    async fn put_in_force(&self, known: &[KnownKey]) -> bool {
+        let mut has_come = false;
         for key in known {
             let name = key.check.name();
             let is_needless = key.state != KnownState::Loaded
@@ -213,8 +222,10 @@ impl KeyringWatch {
             }
             if let Ok(Activation::Done) = self.store.activate(name, &keyward()).await {
                 tracing::info!("{name} is in use: every instance has loaded it");
+                has_come = true;
             }
         }
+        has_come
     }
 
     /// Writes to this instance's row what it has loaded, unless the row says so.

@@ -10,6 +10,7 @@ mod run;
 mod shared_cache;
 mod status;
 mod stop;
+mod store;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Callers;
-use crate::config::{self, Listen, PostgresUrls, Settings};
+use crate::config::{Listen, Settings};
 use crate::grpc::{
     self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
 };
@@ -39,9 +40,7 @@ use keyward_crypto::CurrentKeyring;
 use keyward_guard::LogLimit;
 use keyward_ops::traces::Sampling;
 use keyward_ops::{Ended, Metrics, Tasks};
-use keyward_store::{Control, Instrumentation, Intercepted, Store};
-use keyward_store_postgres::{Hosts, PostgresStore};
-use keyward_store_sqlite::SqliteStore;
+use keyward_store::{Control, Store};
 
 pub use clock::lower_time;
 pub use operations::{add_to_keyring, advance_epoch, init, migrate};
@@ -153,7 +152,7 @@ impl App {
         let (rest_address, http) = (local(&rest), local(&side));
 
         let tasks = Tasks::default();
-        let store = open_store(settings, &clock, &*entropy, &metrics, &tasks).await?;
+        let store = store::open(settings, &clock, &*entropy, &metrics, &tasks).await?;
         let store = around_store(store);
         let cluster = store.cluster();
         let policy = match &cluster {
@@ -406,38 +405,6 @@ fn cannot_listen(
         "cannot listen on {address}: {error}. Stop the process that uses this address, or set \
          `{setting}` to another address"
     ))
-}
-
-async fn open_store(
-    settings: &Settings,
-    clock: &Arc<dyn Clock>,
-    entropy: &dyn Entropy,
-    metrics: &Arc<Metrics>,
-    tasks: &Tasks,
-) -> Result<Arc<dyn Store>, StartError> {
-    let store: Arc<dyn Store> = match &settings.store {
-        config::Store::Sqlite(path) => {
-            bootstrap::directory(&settings.data_dir)?;
-            let store = SqliteStore::open(path, Arc::clone(clock), entropy).await;
-            Arc::new(store.map_err(StartError::new)?)
-        }
-        config::Store::Postgres(urls) => {
-            let (hosts, clock) = (hosts(urls, settings), Arc::clone(clock));
-            let store = PostgresStore::open(&hosts, settings.max_staleness, clock, tasks).await;
-            Arc::new(store.map_err(StartError::new)?)
-        }
-    };
-    let instrumentation = Instrumentation::new(Arc::clone(clock), Arc::clone(metrics));
-    Ok(Arc::new(Intercepted::new(store, Arc::new(instrumentation))))
-}
-
-/// The hosts of a Postgres store, and how to log in there.
-fn hosts(urls: &PostgresUrls, settings: &Settings) -> Hosts {
-    Hosts {
-        options: urls.hosts().to_vec(),
-        password_file: settings.store_password_file.clone(),
-        failover_loses_nothing: settings.failover_loses_nothing,
-    }
 }
 
 async fn set_health(health: &HealthReporter, fresh: bool) {

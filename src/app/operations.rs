@@ -156,7 +156,7 @@ pub(super) async fn owner(settings: &Settings) -> Result<PostgresOwner, StartErr
 
 pub(super) fn hosts(settings: &Settings) -> Result<Hosts, StartError> {
     match &settings.store {
-        Store::Postgres(urls) => Ok(super::hosts(urls, settings)),
+        Store::Postgres(urls) => Ok(super::store::hosts(urls, settings)),
         Store::Sqlite(_) => Err(StartError(
             "this command requires a Postgres store; the embedded store prepares itself when \
              keyward starts"

@@ -1,6 +1,7 @@
 //! The settings of a deployment: their table, and the checks that concern several settings.
 
 mod keys;
+mod names;
 mod postgres;
 mod redis;
 mod table;

@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::HeaderValue;
 use keyward_guard::TrustedProxies;
 
 use super::keys::{foreign_formats, prefixes};
+use super::names::{host_name, origin};
 use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
 use keyward_core::fence::MAX_STALENESS;
 use keyward_core::key::MAX_TTL;
@@ -389,30 +389,6 @@ fn listen(text: &str) -> Result<Listen, String> {
         None => address(text)
             .map(Listen::Tcp)
             .map_err(|reason| format!("{reason}; or unix:PATH")),
-    }
-}
-
-/// An origin as browsers write it in the header `origin`.
-fn origin(text: &str) -> Result<HeaderValue, String> {
-    let text = text.trim();
-    let parsed = url::Url::parse(text).ok();
-    let origin = parsed.map(|url| url.origin().ascii_serialization());
-    let is_origin = origin.is_some_and(|origin| origin == text && text.starts_with("http"));
-    let value = HeaderValue::try_from(text).ok().filter(|_| is_origin);
-    value.ok_or_else(|| {
-        "takes origins such as https://console.example.com, without a path".to_owned()
-    })
-}
-
-fn host_name(text: &str) -> Result<String, String> {
-    let text = text.trim();
-    let is_name = |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    match text
-        .split('.')
-        .all(|part| !part.is_empty() && is_name(part))
-    {
-        true => Ok(text.to_owned()),
-        false => Err("takes host names such as keys.example.com, without a port".to_owned()),
     }
 }
 

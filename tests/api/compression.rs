@@ -2,6 +2,7 @@
 
 use keyward_proto::{FILE_DESCRIPTOR_SET, envoy};
 use keyward_testkit::raw::{RawClient, frame};
+use keyward_testkit::{undoing, uuid_v4};
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use tonic::codec::CompressionEncoding::Gzip;
@@ -74,6 +75,19 @@ async fn only_the_answers_of_list_are_compressed() {
                 "CreateToken" => creating_token("new", &[Role::Issuer]).encode_to_vec(),
                 "ListTokens" => v1::ListTokensRequest::default().encode_to_vec(),
                 "RevokeToken" => revoking_token(&token_id).encode_to_vec(),
+                "UndoImport" => undoing(&uuid_v4()).encode_to_vec(),
+                "ExportKeys" => v1::ExportKeysRequest::default().encode_to_vec(),
+                "GetKeyringStatus" => v1::GetKeyringStatusRequest {}.encode_to_vec(),
+                "ActivateKeyringKey" => {
+                    let (kind, number) = (v1::KeyringKeyKind::Seal.into(), 1);
+                    v1::ActivateKeyringKeyRequest { kind, number }.encode_to_vec()
+                }
+                // Refused here.
+                "ImportKeys" | "RetireKeyringKey" => continue,
+                "EraseAccount" => {
+                    let account_id = "nobody".to_owned();
+                    v1::EraseAccountRequest { account_id }.encode_to_vec()
+                }
                 "Check" => {
                     let attributes = Some(nothing.clone());
                     envoy::CheckRequest { attributes }.encode_to_vec()

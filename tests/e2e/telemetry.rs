@@ -162,8 +162,8 @@ async fn the_side_port_answers_probes_and_nothing_else() {
         (200, &env!("CARGO_PKG_VERSION").into())
     );
     for path in [
-        "/",
         "/metrics/",
+        "/status",
         "/debug",
         "/keyward.v1.ApiKeyService/Verify",
     ] {

@@ -64,20 +64,8 @@ async fn holdings(
     import: &Import,
 ) -> std::result::Result<Holdings, Failure> {
     let mut held = Holdings::default();
-    let digests = import.keys.iter().flat_map(ImportedKey::digests);
-    let digests: Vec<[u8; 32]> = digests.map(|digest| *digest.as_bytes()).collect();
-    let known = sqlx::query(
-        "SELECT digest, key_id, import_batch IS NOT DISTINCT FROM $2 AS same_batch
-           FROM api_keys WHERE digest = ANY ($1)",
-    );
-    let known = known.bind(digests).bind(batch(import));
-    for row in lease.fetch_all(known).await? {
-        let key = HeldKey {
-            id: rows::id(&row, "key_id")?,
-            same_batch: rows::column(&row, "same_batch")?,
-        };
-        held.add_key(rows::digest(&row)?, key);
-    }
+    // The slots first: each statement sees the commits before it, so the key in a slot that another import
+    // has filled meanwhile is found by its digest, too.
     let (accounts, names) = slots(import.keys.iter());
     let slots = sqlx::query(
         "SELECT account_id, name, key_id
@@ -91,6 +79,20 @@ async fn holdings(
             rows::column(&row, "name")?,
         );
         held.add_slot(account, name, rows::id(&row, "key_id")?);
+    }
+    let digests = import.keys.iter().flat_map(ImportedKey::digests);
+    let digests: Vec<[u8; 32]> = digests.map(|digest| *digest.as_bytes()).collect();
+    let known = sqlx::query(
+        "SELECT digest, key_id, import_batch IS NOT DISTINCT FROM $2 AS same_batch
+           FROM api_keys WHERE digest = ANY ($1)",
+    );
+    let known = known.bind(digests).bind(batch(import));
+    for row in lease.fetch_all(known).await? {
+        let key = HeldKey {
+            id: rows::id(&row, "key_id")?,
+            same_batch: rows::column(&row, "same_batch")?,
+        };
+        held.add_key(rows::digest(&row)?, key);
     }
     Ok(held)
 }
