@@ -261,9 +261,10 @@ async fn an_import_outlives_a_killed_service() {
     let data = service.directory.path().join("keyward-data");
     let mut command = Process::command_on(BINARY, &data, service.process.grpc);
     command.envs(FORMATS.iter().copied());
+    service.process = Process::start(command, &data);
+    // The command does not read further while its calls wait.
     input.write_all(second).unwrap();
     drop(input);
-    service.process = Process::start(command, &data);
     let outcome = ended(importing);
     // Each key counts once, also one whose first call had no answer.
     assert_eq!(
