@@ -104,7 +104,7 @@ impl KeptForeign {
     }
 
     /// The bytes that answer a call for which the fence has admitted the keys and judged them VALID: those
-    /// of the first one. Without a key there are none.
+    /// of the first one. Empty without a key.
     pub fn answer(&self) -> &[u8] {
         self.keys.first().map_or(&[], KeptKey::answer)
     }

@@ -271,6 +271,7 @@ impl Service {
                     .barrier
                     .wait(revoked.committed, &revoked.digests, answered_at);
             let receipt = confirmation.await?;
+            service.note_revoked(&revoked, receipt, answered_at);
             Ok(UndoReply {
                 revoked: *revoked,
                 receipt,

@@ -4,8 +4,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use super::Service;
 use keyward_core::fence::Receipt;
-use keyward_core::key::{KeyId, KeyRecord, Timestamp};
+use keyward_core::key::{BootTime, KeyId, Timestamp};
+use keyward_store::Revoked;
 use parking_lot::Mutex;
 
 /// How many are kept.
@@ -26,28 +28,26 @@ pub struct RecentRevoke {
     pub receipt: Receipt,
 }
 
+impl Service {
+    /// Notes a revocation whose commit was answered at `answered_at`.
+    pub(super) fn note_revoked(&self, revoked: &Revoked, receipt: Receipt, answered_at: BootTime) {
+        let mut kept = self.recent.0.lock();
+        kept.truncate(KEPT - 1);
+        kept.push_front(RecentRevoke {
+            key: revoked.keys.first().map(|key| key.id),
+            count: revoked.count,
+            time: self.clock.wall(),
+            waited: self.clock.boot().since(answered_at),
+            receipt,
+        });
+    }
+}
+
 /// The last of them.
 #[derive(Debug, Default)]
 pub struct RecentRevokes(Mutex<VecDeque<RecentRevoke>>);
 
 impl RecentRevokes {
-    pub(super) fn note(
-        &self,
-        (keys, count): (&[KeyRecord], u64),
-        receipt: Receipt,
-        (time, waited): (Timestamp, Duration),
-    ) {
-        let mut kept = self.0.lock();
-        kept.truncate(KEPT - 1);
-        kept.push_front(RecentRevoke {
-            key: keys.first().map(|key| key.id),
-            count,
-            time,
-            waited,
-            receipt,
-        });
-    }
-
     /// The latest first.
     pub fn latest(&self) -> Vec<RecentRevoke> {
         self.0.lock().iter().cloned().collect()

@@ -123,11 +123,7 @@ impl Service {
             .wait(revoked.committed, &revoked.digests, answered_at)
             .await
             .map_err(|unconfirmed| ServiceError::from(unconfirmed).with_replacement(created))?;
-        self.recent.note(
-            (&revoked.keys, revoked.count),
-            receipt,
-            (self.clock.wall(), self.clock.boot().since(answered_at)),
-        );
+        self.note_revoked(&revoked, receipt, answered_at);
         let secret = match &revoked.successor {
             Some(_) if revoked.created => minted,
             // The change is committed, so a failure here must allow the caller to repeat the call.

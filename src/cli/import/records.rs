@@ -1,5 +1,5 @@
 //! Reads the records of a file: CSV with a header, or one JSON object a line. Holds one record at a time,
-//! of a limited size, whatever the file is.
+//! of a limited size, for a file of any size.
 
 use std::io::{self, BufRead, BufReader, Read};
 
