@@ -174,7 +174,7 @@ async fn paused(table: &mut Table) {
     let cluster = Cluster::start(BINARY, INSTANCES, options(&[]));
     let clients = clients(&cluster).await;
     let (keys, _) = issue(&clients, "paused", CALLERS).await;
-    cluster.instance(2).signal("STOP");
+    cluster.instance(2).pause();
     let others = &clients[..2];
     let (times, ..) = revoke(others, keys, CALLERS, false).await;
     table.row("one instance paused (max_staleness 2 s), 64 callers", times);
@@ -197,7 +197,7 @@ async fn paused(table: &mut Table) {
     }
     let name = "one instance reaped, 1 caller";
     measure(table, name, others, ONE_CALLER_REVOKES, 1).await;
-    cluster.instance(2).signal("CONT");
+    cluster.instance(2).go_on();
 }
 
 async fn throughput(table: &mut Table) {

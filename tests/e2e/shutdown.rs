@@ -97,8 +97,8 @@ async fn sigterm_under_traffic_loses_no_acknowledged_call() {
 
     let stopping = now();
     // The second one does no harm.
-    process.signal("TERM");
-    process.signal("TERM");
+    process.begin_stop();
+    process.begin_stop();
     let next = watch.message().await.unwrap().unwrap();
     assert_eq!(next.status(), ServingStatus::NotServing);
     let mut ends = BTreeMap::new();

@@ -290,7 +290,7 @@ impl Cluster {
     /// An instance ends with an error.
     pub fn stop_all(&mut self) {
         for number in self.running() {
-            self.instance(number).signal("TERM");
+            self.instance(number).begin_stop();
         }
         for number in self.running() {
             self.stop(number);

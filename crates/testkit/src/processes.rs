@@ -1,20 +1,25 @@
 //! A process and its children, found in `/proc`. Postgres' backends leave the process group of
 //! their postmaster, so a signal to the group does not reach them.
 
+use std::path::{Path, PathBuf};
 use std::process::Child;
 
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::deadline::{PATIENCE, wait_until};
 
-/// The state (`R`, `S`, `T`, `Z`, ...) and the parent of a process; `None` if the process does not
-/// exist.
-fn stat(pid: i32) -> Option<(char, i32)> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// The state (`R`, `S`, `T`, `Z`, ...) and the parent of the process or thread with this directory in
+/// `/proc`; `None` if there is none.
+fn stat(directory: &Path) -> Option<(char, i32)> {
+    let text = std::fs::read_to_string(directory.join("stat")).ok()?;
     // The name is in parentheses and can contain any character.
     let mut fields = text.rsplit_once(") ")?.1.split(' ');
     let state = fields.next()?.chars().next()?;
     Some((state, fields.next()?.parse().ok()?))
+}
+
+fn directory(pid: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}"))
 }
 
 /// The children of `pid`.
@@ -22,7 +27,7 @@ pub(crate) fn children(pid: i32) -> Vec<i32> {
     let processes = std::fs::read_dir("/proc").expect("/proc can be read");
     processes
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(|child| stat(*child).is_some_and(|(_, parent)| parent == pid))
+        .filter(|child| stat(&directory(*child)).is_some_and(|(_, parent)| parent == pid))
         .collect()
 }
 
@@ -49,7 +54,7 @@ pub(crate) fn kill_family(mut parent: Child) {
 
 /// Whether the process has ended. This includes a zombie.
 fn is_gone(pid: i32) -> bool {
-    stat(pid).is_none_or(|(state, _)| state == 'Z')
+    stat(&directory(pid)).is_none_or(|(state, _)| state == 'Z')
 }
 
 /// Sends a signal. A process that has ended ignores it.
@@ -63,11 +68,16 @@ pub(crate) fn send(pid: i32, signal: Signal) {
     }
 }
 
-/// Stops the process and waits until it is stopped. After that it cannot start children.
+/// Stops the process and waits until each of its threads is stopped: until then, one that runs on another
+/// core can still answer or start a child.
 pub(crate) fn stop(pid: i32) {
     send(pid, Signal::STOP);
     wait_until("a process stops", PATIENCE, || {
-        stat(pid).is_none_or(|(state, _)| ['T', 'Z'].contains(&state))
+        let is_stopped = |path: &Path| stat(path).is_none_or(|(state, _)| ['T', 'Z'].contains(&state));
+        let Ok(threads) = std::fs::read_dir(directory(pid).join("task")) else {
+            return true;
+        };
+        threads.flatten().all(|thread| is_stopped(&thread.path()))
     });
 }
 

@@ -98,13 +98,19 @@ impl Program {
         status.expect("a process can be waited for").is_none()
     }
 
-    /// Sends a signal, such as `TERM`, `STOP`, `CONT`.
-    pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill")
-            .args(["-s", name, &self.id().to_string()])
-            .status()
-            .expect("kill can be started");
-        assert!(sent.success(), "kill -s {name}");
+    /// Pauses the program. It answers nothing until [`Self::go_on`].
+    pub fn pause(&self) {
+        processes::stop(processes::id(&self.child));
+    }
+
+    /// Ends a pause.
+    pub fn go_on(&self) {
+        processes::send(processes::id(&self.child), Signal::CONT);
+    }
+
+    /// Asks the program to stop, and does not wait.
+    pub fn begin_stop(&self) {
+        processes::send(processes::id(&self.child), Signal::TERM);
     }
 
     /// Kills the program with SIGKILL, like a power failure.
@@ -115,7 +121,7 @@ impl Program {
 
     /// Stops the program and waits for its end.
     pub fn stop(&mut self) -> ExitStatus {
-        processes::send(processes::id(&self.child), Signal::TERM);
+        self.begin_stop();
         let name = self.name;
         wait_until(&format!("{name} stops"), PATIENCE, || !self.runs());
         self.child.wait().expect("the process has ended")

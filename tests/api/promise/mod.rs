@@ -267,7 +267,7 @@ async fn a_paused_process_wakes_up_without_a_valid_for_what_died_meanwhile() {
     let caller = Caller::new(process.client().await, directory.path());
     for round in 0..2 {
         let key = caller.live_key(&format!("{round}")).await;
-        process.signal("STOP");
+        process.pause();
         change_by_hand(&mut hand, REVOKE_BY_HAND, &key.id).await;
         tokio::time::sleep(Duration::from_millis(2_200)).await;
         caller.recorder.dying(&key.id);
@@ -284,7 +284,7 @@ async fn a_paused_process_wakes_up_without_a_valid_for_what_died_meanwhile() {
         };
         let mut callers: Vec<_> = (0..32).map(|_| hammer(1)).collect();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        process.signal("CONT");
+        process.go_on();
         callers.extend((0..8).map(|_| hammer(50)));
         let mut verdicts = Vec::new();
         for caller in callers {

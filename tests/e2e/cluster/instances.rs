@@ -26,16 +26,16 @@ async fn the_promise_holds_with_an_instance_paused_and_resumed() {
             // Not for long enough to forget: what is asked of it meanwhile it answers when it goes
             // on, out of a memory that is still fresh.
             for _ in 0..4 {
-                cluster.instance(1).signal("STOP");
+                cluster.instance(1).pause();
                 pass(A_WHILE).await;
-                cluster.instance(1).signal("CONT");
+                cluster.instance(1).go_on();
                 pass(A_WHILE / 2).await;
             }
             for number in [1, 0] {
                 load.wait_for_ends(5).await;
-                cluster.instance(number).signal("STOP");
+                cluster.instance(number).pause();
                 pass(TOO_LONG).await;
-                cluster.instance(number).signal("CONT");
+                cluster.instance(number).go_on();
                 load.wait_for_ends(10).await;
             }
         })

@@ -137,7 +137,7 @@ async fn a_revoke_whose_commit_is_lost_while_it_waits_is_not_confirmed() {
     let cluster = Cluster::start(BINARY, 2, Options::default());
     let client = cluster.client(0).await;
     let (id, _) = issued(&client).await;
-    cluster.instance(1).signal("STOP");
+    cluster.instance(1).pause();
     let revoking = {
         let (client, id) = (client.clone(), id.clone());
         tokio::spawn(async move { client.revoke(&id).await })
@@ -162,5 +162,5 @@ async fn a_revoke_whose_commit_is_lost_while_it_waits_is_not_confirmed() {
         ["OUTCOME_UNKNOWN", "REVOKE_UNCONFIRMED"].contains(&reason.as_str()),
         "{refused}"
     );
-    cluster.instance(1).signal("CONT");
+    cluster.instance(1).go_on();
 }

@@ -267,9 +267,9 @@ async fn no_valid_after_revoke_through_any_door_of_three_instances() {
         let [first, _, last] = cluster.running()[..] else {
             panic!("three run");
         };
-        cluster.instance(first).signal("STOP");
+        cluster.instance(first).pause();
         tokio::time::sleep(pause).await;
-        cluster.instance(first).signal("CONT");
+        cluster.instance(first).go_on();
         board.wait_for_ends(5).await;
         cluster.kill(last);
         board.leave(last);
@@ -301,9 +301,9 @@ async fn no_valid_after_revoke_through_any_door_of_the_embedded_store() {
     (0..3).for_each(|writer| board.write(1_000 * writer));
     board.wait_for_ends(10).await;
     for (number, pause) in (1..).zip(PAUSES) {
-        process.signal("STOP");
+        process.pause();
         tokio::time::sleep(pause).await;
-        process.signal("CONT");
+        process.go_on();
         board.wait_for_ends(5).await;
         process.kill();
         process = start();

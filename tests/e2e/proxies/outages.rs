@@ -13,9 +13,9 @@ fn is_unavailable(reply: &HttpAnswer) -> bool {
 impl World {
     pub(super) async fn without_an_answer_nothing_passes(&mut self) {
         let key = self.issue("60", "orders:write", "").await.1;
-        self.keyward.signal("STOP");
+        self.keyward.pause();
         self.refuse_all(&key).await;
-        self.keyward.signal("CONT");
+        self.keyward.go_on();
         self.pass_again(&key).await;
         assert!(self.keyward.stop().success());
         self.refuse_all(&key).await;
