@@ -183,16 +183,16 @@ async fn buy(
     let Some(cost) = cost.filter(|cost| *cost > 0 && !new.receiver.is_empty()) else {
         return refuse(StatusCode::BAD_REQUEST, "INVALID_PARAMS");
     };
-    let account = identity.account_id;
+    let account = &identity.account_id;
     let mut orders = orders.lock();
-    if cost > orders.balance(&account) {
+    if cost > orders.balance(account) {
         return refuse(StatusCode::BAD_REQUEST, "INTERNAL_BALANCE_ACCOUNT_TOO_LOW");
     }
     *orders.spent.entry(account.clone()).or_default() += cost;
     orders.last_id += 1;
     let order = Order {
         id: format!("{:024x}", orders.last_id),
-        requester: account,
+        requester: account.clone(),
         receiver: new.receiver,
         resource_amount: new.resource_amount,
         resource_type: new.resource_type,

@@ -1,28 +1,8 @@
-//! The machine's clocks and source of randomness, which `app` uses outside tests.
+//! The machine's source of randomness, which `app` uses outside tests, and its limits.
 
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use keyward_core::key::Entropy;
 
-use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
-
-/// `CLOCK_BOOTTIME` and `CLOCK_REALTIME`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemClock;
-
-fn micros(time: Timespec) -> i64 {
-    time.tv_sec
-        .saturating_mul(1_000_000)
-        .saturating_add(time.tv_nsec / 1_000)
-}
-
-impl Clock for SystemClock {
-    fn boot(&self) -> BootTime {
-        BootTime::from_micros(micros(clock_gettime(ClockId::Boottime)))
-    }
-
-    fn wall(&self) -> Timestamp {
-        Timestamp::from_micros(micros(clock_gettime(ClockId::Realtime)))
-    }
-}
+pub use keyward_clock::SystemClock;
 
 /// The operating system's generator.
 #[derive(Clone, Copy, Debug, Default)]

@@ -20,7 +20,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Identity as Pem, Server, ServerTlsConfig};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::doors;
 
@@ -58,6 +58,16 @@ impl ApiKeyService for Empty {
     ) -> Result<Response<v1::VerifyResponse>, Status> {
         drop(request);
         Ok(Response::new(self.0.verify.clone()))
+    }
+
+    type WatchInvalidationsStream =
+        tokio_stream::Empty<Result<v1::WatchInvalidationsResponse, Status>>;
+
+    async fn watch_invalidations(
+        &self,
+        _: Request<Streaming<v1::WatchInvalidationsRequest>>,
+    ) -> Result<Response<Self::WatchInvalidationsStream>, Status> {
+        unimplemented()
     }
 
     async fn issue(

@@ -24,9 +24,11 @@ CREATE TABLE log_state (
     one          INTEGER PRIMARY KEY CHECK (one = 1),
     -- Rows before this revision are trimmed. The row with this revision stays.
     pruned_to    INTEGER NOT NULL,
-    incarnation  INTEGER NOT NULL
+    incarnation  INTEGER NOT NULL,
+    -- For how long a near-cache of this process may be fresh after a crash. NULL: there is none.
+    near_bound   INTEGER CHECK (near_bound > 0)
 ) STRICT;
-INSERT INTO log_state VALUES (1, 0, 1);
+INSERT INTO log_state VALUES (1, 0, 1, NULL);
 
 -- The log: one row for each change, in commit order, without gaps. The last row is the head.
 CREATE TABLE key_changes (

@@ -19,8 +19,9 @@ use crate::cache::{
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
-    Barrier, Registration, Roster, SealMover, StoreTime, Tail, end_graces, trim_log,
-    wake_on_l2_notices, wake_on_store_notices, watch_freshness, watch_membership,
+    Barrier, NearCaches, Registration, Roster, SealMover, StoreTime, Tail, end_graces,
+    forget_near_caches, trim_log, wake_on_l2_notices, wake_on_store_notices, watch_freshness,
+    watch_membership,
 };
 use crate::service::RecentRevokes;
 use keyward_core::fence::{Fence, Now, Settling};
@@ -74,6 +75,7 @@ pub(super) struct Base {
     pub(super) stops: Stops,
     pub(super) l2: Option<L2>,
     pub(super) time: Arc<StoreTime>,
+    pub(super) near: Arc<NearCaches>,
     pub(super) roster: Arc<Roster>,
     pub(super) recent: Arc<RecentRevokes>,
 }
@@ -91,6 +93,7 @@ impl Base {
             Arc::clone(&self.clock),
             registration,
             Arc::clone(keyring),
+            Arc::clone(&self.near),
             self.metrics.beats.clone(),
         ))
     }
@@ -189,6 +192,10 @@ impl Base {
             spawn.spawn("trimming", trim_log(trimming, stop.clone())),
             spawn.spawn("tail", async move { running.run(stop).await }),
         ];
+        if self.cluster.is_none() {
+            let (near, stop) = (Arc::clone(&self.near), self.stops.background.clone());
+            tasks.push(spawn.spawn("near-caches", forget_near_caches(near, stop)));
+        }
         if let Some(cluster) = &self.cluster {
             tasks.extend(self.cluster_tasks(cluster, tail));
         }

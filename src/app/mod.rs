@@ -28,7 +28,7 @@ use crate::config::{Listen, Settings};
 use crate::grpc::{
     self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
 };
-use crate::replication::{Registration, StoreTime};
+use crate::replication::{NearCaches, NearLimits, Registration, StoreTime};
 use crate::rest::Rest;
 use crate::service::Service;
 use crate::system::{SystemClock, SystemEntropy, host_name, open_files};
@@ -98,6 +98,7 @@ pub struct App {
     api: Api,
     store: Arc<dyn Store>,
     control: Control,
+    near: Arc<NearCaches>,
     health: HealthReporter,
     acceptor: JoinHandle<Option<Workers>>,
     watch: JoinHandle<Option<()>>,
@@ -173,6 +174,12 @@ impl App {
 
         let start = store.start().await.map_err(StartError::new)?;
         let fence = Arc::new(Fence::new(settings.max_staleness, MAX_TOMBSTONES, start));
+        let near_limits = NearLimits {
+            max_staleness: settings.near_max_staleness,
+            count: settings.max_near_caches,
+        };
+        let near = NearCaches::start(&store, Arc::clone(&fence), Arc::clone(&clock), near_limits);
+        let near = Arc::new(near.await.map_err(StartError::new)?);
         let control = Control::new(tokio::runtime::Handle::current());
         let stops = Stops::default();
         let stop = &stops.background;
@@ -185,6 +192,7 @@ impl App {
         let time = Arc::new(StoreTime::new(Arc::clone(&fence), Arc::clone(&clock)));
         let base = Base {
             time,
+            near,
             store,
             cluster,
             settling: Arc::new(Mutex::new(Settling::new(settings.failover_loses_nothing))),
@@ -205,6 +213,7 @@ impl App {
                 settings.max_staleness,
                 Arc::clone(&keyring),
                 Arc::clone(&entropy),
+                Arc::clone(&base.near),
                 base.metrics.members.clone(),
             )
         });
@@ -241,6 +250,7 @@ impl App {
             prefixes: settings.key_prefixes.clone(),
             token_prefix,
             barrier,
+            near: Arc::clone(&base.near),
             imports: tokio::sync::Mutex::default(),
             control: base.control.clone(),
             clock: Arc::clone(&base.clock),
@@ -317,6 +327,7 @@ impl App {
                 base.tasks.spawn("acceptor", accepting)
             },
             tasks: base.tasks,
+            near: base.near,
             store: base.store,
             control: base.control,
             stops: base.stops,

@@ -30,6 +30,8 @@ impl App {
             tokio::time::sleep(self.drain_delay).await;
         }
         end_watches_of_health(&self.health).await;
+        // Near-caches end their streams, for which the calls below would wait.
+        self.near.leave();
         self.stops.serving.cancel();
         if let Ok(Some(workers)) = self.acceptor.await {
             let ended = workers.ended();

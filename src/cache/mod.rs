@@ -16,7 +16,7 @@ mod tests;
 use std::hash::Hash;
 use std::sync::Arc;
 
-use keyward_core::fence::{Admission, Fence, Now, Snapshot};
+use keyward_core::fence::{Admission, Fence, Now, Snapshot, Stamp};
 use keyward_core::key::{Clock, KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_ops::CacheMetrics;
@@ -88,6 +88,8 @@ pub enum Consistency {
 pub struct Admitted<K> {
     /// What is kept of the record.
     pub entry: Arc<Entry<K>>,
+    /// The stamp by which it was admitted.
+    pub stamp: Stamp,
     /// The store's time at the admission.
     pub at: Timestamp,
 }
@@ -215,13 +217,18 @@ impl<R: Record> Lookup<R> {
         entry: Arc<Entry<R::Kept>>,
         now: Now,
     ) -> Result<Option<Admitted<R::Kept>>, LookupError> {
-        match snapshot.admit(entry.kept().ids(), entry.stamp(), now) {
+        let stamp = entry.stamp();
+        match snapshot.admit(entry.kept().ids(), stamp, now) {
             Admission::Admitted { restamp } => {
                 // I2: the higher stamp keeps an entry in use above the floor when tombstones are
                 // pruned.
                 entry.restamp(restamp);
                 Ok(Some(Admitted {
                     entry,
+                    stamp: Stamp {
+                        revision: restamp,
+                        ..stamp
+                    },
                     at: snapshot.database_time(now.boot),
                 }))
             }

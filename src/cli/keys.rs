@@ -97,6 +97,7 @@ pub(super) fn verify_request(
         required_scopes: args.scope.clone(),
         client_ip: args.client_ip.clone(),
         consistency: consistency.into(),
+        want_cache_entry: false,
     })
 }
 

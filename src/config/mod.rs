@@ -5,6 +5,7 @@ mod names;
 mod postgres;
 mod redis;
 mod table;
+mod values;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -58,6 +59,11 @@ pub struct Settings {
     pub redis: Option<Address>,
     /// The longest time for which an instance answers without news from the store: 2 s to 60 s.
     pub max_staleness: Duration,
+    /// The longest time for which a near-cache in a caller answers without news from this instance: less than
+    /// `max_staleness`.
+    pub near_max_staleness: Duration,
+    /// The most near-caches that this instance keeps fresh.
+    pub max_near_caches: usize,
     /// Whether the operator declares that a failover of Postgres loses no commit.
     pub failover_loses_nothing: bool,
     /// At least one prefix: new keys get the first, all are accepted.

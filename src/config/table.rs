@@ -2,23 +2,24 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use keyward_guard::TrustedProxies;
 
 use super::keys::{foreign_formats, prefixes};
 use super::names::{host_name, origin};
-use super::{Listen, PostgresUrls, Settings, Store, combinations, postgres, redis};
-use keyward_core::fence::MAX_STALENESS;
-use keyward_core::key::MAX_TTL;
+use super::values::{
+    MAX_WORKERS, connection_age, cores, key_age, largest_near_staleness, listen, near_staleness,
+    staleness, store, text_of,
+};
+use super::{Listen, Settings, Store, combinations, redis};
 use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
 };
 use keyward_ops::settings::{Entry, Schema, Setting, Takes};
 
-const MAX_WORKERS: usize = 256;
 /// The ranges of `max_buffered_bytes` and `max_cached_bytes`.
 const BUFFERED: RangeInclusive<usize> = 16 << 20..=1 << 40;
 const CACHED: RangeInclusive<usize> = 1 << 20..=1 << 40;
@@ -184,6 +185,26 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| staleness(text).map(|duration| s.max_staleness = duration),
     )
     .shown(|s| humantime::format_duration(s.max_staleness).to_string()),
+    Row::new(
+        "near_max_staleness",
+        Takes::Value("DURATION"),
+        "5s, or max_staleness / 1.02 if that is less",
+        "The longest time for which a near-cache in a caller's process answers without news from this \
+         instance, and for which a revocation waits for an unreachable one: 500ms to max_staleness / 1.02",
+        |s, text| near_staleness(text, s.max_staleness).map(|duration| s.near_max_staleness = duration),
+    )
+    .derived(|s| {
+        let default = Duration::from_secs(5).min(largest_near_staleness(s.max_staleness));
+        humantime::format_duration(default).to_string()
+    })
+    .shown(|s| humantime::format_duration(s.near_max_staleness).to_string()),
+    Row::new(
+        "max_near_caches",
+        Takes::Value("NUMBER"),
+        "1000",
+        "Most near-caches that this instance keeps fresh: 0 to 100000; one caller may have half of them",
+        |s, text| number(text, 0..=100_000).map(|count| s.max_near_caches = count),
+    ),
     Row::new(
         "failover_loses_nothing",
         Takes::Switch,
@@ -353,6 +374,8 @@ impl Schema for Settings {
             redis_password_file: None,
             redis: None,
             max_staleness: Duration::ZERO,
+            near_max_staleness: Duration::ZERO,
+            max_near_caches: 0,
             failover_loses_nothing: false,
             key_prefixes: Vec::new(),
             foreign_formats: Vec::new(),
@@ -381,65 +404,4 @@ impl Schema for Settings {
             }));
         }
     }
-}
-
-fn listen(text: &str) -> Result<Listen, String> {
-    match text.strip_prefix("unix:") {
-        Some(socket) => path(socket).map(Listen::Unix),
-        None => address(text)
-            .map(Listen::Tcp)
-            .map_err(|reason| format!("{reason}; or unix:PATH")),
-    }
-}
-
-fn store(text: &str, settings: &Settings) -> Result<Store, String> {
-    const TAKES: &str = "takes `sqlite:` (keyward.db in data_dir) or `sqlite:PATH`";
-    if postgres::SCHEMES
-        .iter()
-        .any(|scheme| text.starts_with(scheme))
-    {
-        let has_file = settings.store_password_file.is_some();
-        return PostgresUrls::parse(text, has_file).map(Store::Postgres);
-    }
-    let Some(file) = text.strip_prefix("sqlite:") else {
-        return Err(format!(
-            "{TAKES}, or `postgres://USER:PASSWORD@HOST/DATABASE`; no other store is supported"
-        ));
-    };
-    if file.is_empty() {
-        return Ok(Store::Sqlite(settings.data_dir.join("keyward.db")));
-    }
-    // SQLite keeps ':memory:' in memory, and keys must survive the process.
-    if file.starts_with("//") || file.starts_with(':') || file.contains('?') {
-        return Err(format!(
-            "{TAKES}, where PATH is the path of a file, not a URL"
-        ));
-    }
-    path(file).map(Store::Sqlite)
-}
-
-fn staleness(text: &str) -> Result<Duration, String> {
-    let range = Duration::from_secs(2)..=MAX_STALENESS;
-    duration(text, range, "2s to 60s")
-}
-
-fn connection_age(text: &str) -> Result<Duration, String> {
-    let range = Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 60 * 60);
-    duration(text, range, "1s to 30d")
-}
-
-fn key_age(text: &str) -> Result<Duration, String> {
-    duration(text, Duration::from_secs(1)..=MAX_TTL, "1s to 36500d")
-}
-
-/// The number of threads that can run at once, at most `MAX_WORKERS`; 1 if it is unknown.
-fn cores() -> usize {
-    std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(MAX_WORKERS)
-}
-
-/// Settings are text, so the paths in them are text already.
-fn text_of(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
 }

@@ -2,9 +2,10 @@
 
 use keyward_proto::v1;
 use keyward_proto::v1::api_key_service_server::ApiKeyService;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::convert::GetTarget;
+use super::near::Answers;
 use super::{Api, convert};
 use crate::service::RevokeReply;
 use keyward_core::key::{Role, SecretText};
@@ -47,7 +48,10 @@ impl ApiKeyService for Api {
             .authorize_read(request, Role::Verifier, convert::verify)
             .await?;
         let verified = self.service.verify(&verify).await?;
-        Ok(Response::new(convert::verified(&verified)))
+        Ok(Response::new(convert::verified(
+            &verified,
+            verify.wants_entry,
+        )))
     }
 
     async fn verify_batch(
@@ -58,7 +62,10 @@ impl ApiKeyService for Api {
             .authorize_read(request, Role::Verifier, convert::verify_batch)
             .await?;
         let verified = self.service.verify_batch(&batch).await?;
-        let responses = verified.iter().map(convert::verified).collect();
+        let answers = verified.iter().zip(&batch);
+        let responses = answers
+            .map(|(verified, asked)| convert::verified(verified, asked.wants_entry))
+            .collect();
         Ok(Response::new(v1::VerifyBatchResponse { responses }))
     }
 
@@ -98,6 +105,15 @@ impl ApiKeyService for Api {
             keys,
             next_page_token,
         }))
+    }
+
+    type WatchInvalidationsStream = Answers;
+
+    async fn watch_invalidations(
+        &self,
+        request: Request<Streaming<v1::WatchInvalidationsRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        Ok(Response::new(self.watch(request).await?))
     }
 
     async fn update(

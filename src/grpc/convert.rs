@@ -1,6 +1,7 @@
 //! Converts messages to domain types and back.
 
 mod keyring;
+mod near;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use keyward_core::key::{
 use keyward_store::{Expiry, KeyChanges};
 
 pub(super) use keyring::{account_to_erase, key_to_activate, key_to_retire, keyring_key, nothing};
+pub(super) use near::{cache_entry, epoch, near_answer};
 
 /// The maximum number of requests in one VerifyBatch.
 const MAX_BATCH: usize = 256;
@@ -108,6 +110,7 @@ pub(super) fn verify(request: v1::VerifyRequest) -> Checked<Verify> {
         text,
         ask: Ask { scopes, client },
         consistency,
+        wants_entry: request.want_cache_entry,
     })
 }
 
@@ -224,6 +227,7 @@ fn roles(values: &[i32]) -> Checked<Roles> {
         Ok(v1::Role::Reader) => Ok(Role::Reader),
         Ok(v1::Role::Editor) => Ok(Role::Editor),
         Ok(v1::Role::Reporter) => Ok(Role::Reporter),
+        Ok(v1::Role::NearCache) => Ok(Role::NearCache),
         Ok(v1::Role::Admin) => Ok(Role::Admin),
         Ok(v1::Role::Unspecified) | Err(_) => {
             let reason = format!("contains {value}, which is not a role");
@@ -346,6 +350,7 @@ pub(super) fn caller_token(record: &TokenRecord) -> v1::CallerToken {
         Role::Reader => v1::Role::Reader,
         Role::Editor => v1::Role::Editor,
         Role::Reporter => v1::Role::Reporter,
+        Role::NearCache => v1::Role::NearCache,
         Role::Admin => v1::Role::Admin,
     };
     v1::CallerToken {
@@ -359,7 +364,7 @@ pub(super) fn caller_token(record: &TokenRecord) -> v1::CallerToken {
 }
 
 /// The response for a verdict. Only VALID carries the data of the key.
-pub(super) fn verified(verified: &Verified) -> v1::VerifyResponse {
+pub(super) fn verified(verified: &Verified, wants_entry: bool) -> v1::VerifyResponse {
     let verdict = match verified.verdict {
         Verdict::Valid => v1::Verdict::Valid,
         Verdict::NotFound => v1::Verdict::NotFound,
@@ -372,7 +377,10 @@ pub(super) fn verified(verified: &Verified) -> v1::VerifyResponse {
     };
     match &verified.key {
         // `keep` made these bytes. The response for others would have no verdict.
-        Some(key) => v1::VerifyResponse::decode(key.answer()).unwrap_or_default(),
+        Some(key) => v1::VerifyResponse {
+            cache_entry: wants_entry.then(|| cache_entry(key)).flatten(),
+            ..v1::VerifyResponse::decode(key.answer()).unwrap_or_default()
+        },
         None => v1::VerifyResponse {
             verdict: verdict.into(),
             ..Default::default()
@@ -391,6 +399,7 @@ pub fn keep(record: &KeyRecord) -> KeptKey {
         metadata: record.metadata.entries().clone(),
         expire_time: record.expire_time.map(time),
         revision: record.revision,
+        cache_entry: None,
     };
     KeptKey::new(record, valid.encode_to_vec().into())
 }

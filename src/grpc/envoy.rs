@@ -86,6 +86,7 @@ impl Envoy {
             required_scopes: scopes.clone(),
             client_ip: client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             consistency: 0,
+            want_cache_entry: false,
         };
         let verify = convert::verify(verify);
         let verify = verify.map_err(|error| Unasked::Misconfigured(error.to_string()))?;
@@ -104,7 +105,7 @@ impl Envoy {
         asked: Asked,
         verified: &Verified,
     ) -> Result<CheckResponse, Status> {
-        let verdict = Verdict::try_from(convert::verified(verified));
+        let verdict = Verdict::try_from(convert::verified(verified, false));
         let judged = verdict
             .map_err(|_| Refusal::unavailable(None))
             .and_then(Refusal::check)

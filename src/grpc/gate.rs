@@ -15,7 +15,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use super::body::{RequestBody, ResponseBody};
-use super::observe::METHODS;
+use super::observe::{METHODS, WATCH};
 use super::peer::{CallGuard, LimitError, Peer};
 use super::{MAX_HEADERS, MAX_REQUEST};
 use crate::auth::{Caller, Callers};
@@ -107,6 +107,8 @@ where
 enum Kind {
     /// A call of our services, which needs a token.
     Keyward,
+    /// A near-cache's stream.
+    Stream,
     /// Health or reflection, which need none.
     Open { is_reflection: bool },
     /// Anything else, which is refused without reading its body.
@@ -160,7 +162,17 @@ impl GateLayer {
                     open.push(peer.peers().open_reflection()?);
                 }
             }
-            Kind::Unknown => {}
+            Kind::Stream | Kind::Unknown => {}
+        }
+        if request.uri().path() == WATCH {
+            // A stream has no end, and no message of it is kept.
+            return Ok(Admitted {
+                request,
+                peer,
+                kind: Kind::Stream,
+                is_long: false,
+                open,
+            });
         }
         let (parts, body) = request.into_parts();
         let mut body = RequestBody::new(body, peer.reservation());
@@ -220,6 +232,9 @@ impl GateLayer {
             is_long,
             open,
         } = admitted;
+        if matches!(kind, Kind::Stream) {
+            return inner.call(request).await;
+        }
         let work = async move {
             let is_ours = matches!(kind, Kind::Keyward);
             let is_long_read = LONG_READS.contains(&request.uri().path());

@@ -156,9 +156,9 @@ impl Immediate {
                     let answer = self.api.envoy.answer(*asked, &verified)?;
                     framed(&answer.encode_to_vec())
                 }
-                (Question::Verify(_), Some(key)) => framed(key.answer()),
-                (Question::Verify(_), None) => {
-                    framed(&convert::verified(&verified).encode_to_vec())
+                (Question::Verify(asked), Some(key)) if !asked.wants_entry => framed(key.answer()),
+                (Question::Verify(asked), _) => {
+                    framed(&convert::verified(&verified, asked.wants_entry).encode_to_vec())
                 }
             })
         });

@@ -15,6 +15,7 @@ mod immediate;
 mod import;
 mod listener;
 mod long_calls;
+mod near;
 mod observe;
 mod peer;
 mod serve;

@@ -26,6 +26,7 @@ pub(super) const METHODS: &[&str] = &[
     "/keyward.v1.ApiKeyService/Get",
     "/keyward.v1.ApiKeyService/List",
     "/keyward.v1.ApiKeyService/Update",
+    WATCH,
     "/keyward.v1.AdminService/CreateToken",
     "/keyward.v1.AdminService/ListTokens",
     "/keyward.v1.AdminService/RevokeToken",
@@ -38,6 +39,9 @@ pub(super) const METHODS: &[&str] = &[
     "/keyward.v1.AdminService/EraseAccount",
     "/grpc.health.v1.Health/Check",
 ];
+
+/// The path of a near-cache's stream.
+pub(super) const WATCH: &str = "/keyward.v1.ApiKeyService/WatchInvalidations";
 
 /// The path of Envoy's question, whose last part is that of a health check.
 pub(super) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";

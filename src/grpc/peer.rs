@@ -120,6 +120,7 @@ impl Peers {
             id,
             peers: Arc::clone(self),
             close,
+            retires: CancellationToken::new(),
             is_caller: AtomicBool::new(false),
             buffered: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
@@ -165,6 +166,7 @@ pub(super) struct Peer {
     id: u64,
     peers: Arc<Peers>,
     close: CancellationToken,
+    retires: CancellationToken,
     is_caller: AtomicBool,
     buffered: AtomicUsize,
     /// The bytes of responses that are not sent yet, and the number of sent responses.
@@ -241,6 +243,16 @@ impl Peer {
     /// Returns when the connection is displaced.
     pub(super) async fn displaced(&self) {
         self.close.cancelled().await;
+    }
+
+    /// Records that the connection takes no more calls.
+    pub(super) fn retire(&self) {
+        self.retires.cancel();
+    }
+
+    /// Returns when the connection takes no more calls.
+    pub(super) async fn retiring(&self) {
+        self.retires.cancelled().await;
     }
 
     /// Returns when the connection must be closed: it is displaced, or its client reads no response for

@@ -75,6 +75,7 @@ async fn serve_grpc(connection: Connection, serving: Arc<Serving>, end: impl Fut
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(MAX_HTTP2_HEADERS)
         .keep_alive_interval(KEEPALIVE);
+    let peer = Arc::clone(&serving.peer);
     let mut driver = Driver {
         http: pin!(http.serve_connection(TokioIo::new(connection), Calls(serving))),
         queue,
@@ -85,6 +86,7 @@ async fn serve_grpc(connection: Connection, serving: Arc<Serving>, end: impl Fut
         () = &mut driver => return,
         () = end => {}
     }
+    peer.retire();
     driver.http.as_mut().graceful_shutdown();
     // Calls that take longer end with their connection.
     let _ = tokio::time::timeout(AGE_GRACE, driver).await;

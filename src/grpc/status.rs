@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 use super::peer::LimitError;
 use crate::auth::Denied;
 use crate::cache::LookupError;
-use crate::service::{KeyringRefusal, ServiceError, Unsettled};
+use crate::service::{KeyringRefusal, NearRefusal, ServiceError, Unsettled};
 use keyward_core::key::shown;
 use keyward_store::StoreError;
 
@@ -141,6 +141,11 @@ static OVER_LIMIT: Reason = Reason::new(
     Code::ResourceExhausted,
     "The connection or the instance holds too much unfinished work. Nothing was changed. Retry after the time in `RetryInfo`, or call another instance.",
 );
+static NEAR_CACHES_EXHAUSTED: Reason = Reason::new(
+    "NEAR_CACHES_EXHAUSTED",
+    Code::ResourceExhausted,
+    "The instance, or this caller there, has too many near-caches, or this caller's were too slow. Verify by calls. Retry after the time in `RetryInfo`, or on another instance.",
+);
 /// The reason of too large headers.
 pub const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
 /// The reason of a request that did not arrive in time.
@@ -163,7 +168,7 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 24] = [
+static REASONS: [&Reason; 25] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
     &ROLE_REQUIRED,
@@ -185,6 +190,7 @@ static REASONS: [&Reason; 24] = [
     &OVERLOADED,
     &DEADLINE_PASSED,
     &OVER_LIMIT,
+    &NEAR_CACHES_EXHAUSTED,
     &TOO_LARGE_HEADERS,
     &UNFINISHED_REQUEST,
     &INTERNAL,
@@ -243,7 +249,9 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
         ServiceError::Keyring(KeyringRefusal::InUse(..)) => &KEYRING_KEY_IN_USE,
         ServiceError::RecoverableForbidden => &RECOVERABLE_FORBIDDEN,
         ServiceError::NoForeignFormat => &NO_FOREIGN_FORMAT,
-        ServiceError::NotFresh => &NOT_FRESH,
+        ServiceError::NotFresh | ServiceError::NearCache(NearRefusal::Stopping) => &NOT_FRESH,
+        ServiceError::NearCache(NearRefusal::Store) => &STORE_UNAVAILABLE,
+        ServiceError::NearCache(_) => &NEAR_CACHES_EXHAUSTED,
         ServiceError::StoreUnavailable => &STORE_UNAVAILABLE,
         ServiceError::StoreLocked => &STORE_LOCKED,
         ServiceError::OutcomeUnknown { .. } => &OUTCOME_UNKNOWN,
@@ -351,6 +359,9 @@ impl From<ServiceError> for Status {
                 ..
             } => {
                 details.set_retry_info(Some(*remaining));
+            }
+            ServiceError::NearCache(NearRefusal::Unsteady { retry_after }) => {
+                details.set_retry_info(Some(*retry_after));
             }
             _ => {}
         }

@@ -151,7 +151,7 @@ impl Barrier {
         change: CommittedChange,
         answered_at: BootTime,
     ) -> Result<Receipt, Unconfirmed> {
-        let mut applied = self.tail.subscribe_applied();
+        let mut applied = self.tail.near().subscribe_acked();
         let wait = Wait::new(change.revision, answered_at, self.fence.max_staleness());
         loop {
             let acknowledged = *applied.borrow_and_update();

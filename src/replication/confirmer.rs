@@ -227,7 +227,7 @@ impl Confirmer {
     async fn wait_for_this_instance(&self, pending: &[PendingConfirmation]) {
         if pending.iter().all(|pending| pending.ack_set.is_none()) {
             let first = pending.iter().map(|pending| pending.change.revision).min();
-            let mut applied = self.tail.subscribe_applied();
+            let mut applied = self.tail.near().subscribe_acked();
             let has_applied = applied.wait_for(|applied| Some(*applied) >= first);
             // The poll after the limit finds out why this instance is late.
             let _ = tokio::time::timeout(OWN_LIMIT, has_applied).await;
@@ -249,7 +249,8 @@ impl Confirmer {
             return RETRY_INTERVAL;
         };
         let settled = self.settling.lock().observe(&membership, now);
-        let membership = membership.with_own_memory(self.tail.registration(), &self.fence);
+        let membership =
+            membership.with_own_memory(self.tail.registration(), self.tail.near().acked());
         let step = match stands {
             Some(_) => "confirmed",
             None => "polled",

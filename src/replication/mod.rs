@@ -8,6 +8,7 @@
 //! - [`wake_on_store_notices`] and [`wake_on_l2_notices`] wake the tail at a change notice.
 //! - [`end_graces`], [`trim_log`] and [`SealMover`] keep the store in order. [`StoreTime`] keeps its time
 //!   from falling.
+//! - [`NearCaches`] keeps caches in callers' processes fresh.
 //! - [`watch_freshness`] reports when freshness starts and ends.
 //!
 //! Upholds I1, I5, I6, I7 and I9 with `fence`.
@@ -17,6 +18,7 @@ mod confirmer;
 mod freshness;
 mod housekeeping;
 mod imports;
+mod near_caches;
 mod notices;
 mod reaper;
 mod registration;
@@ -29,6 +31,7 @@ pub use barrier::{Barrier, Unconfirmed};
 pub use freshness::watch_freshness;
 pub use housekeeping::{end_graces, trim_log};
 pub use keyward_core::fence::{Receipt, Unsettled};
+pub use near_caches::{NearCaches, NearLimits, NearRefusal, NearStream, forget_near_caches};
 pub use notices::{wake_on_l2_notices, wake_on_store_notices};
 pub use reaper::watch_membership;
 pub use registration::Registration;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::NearCaches;
 use keyward_core::fence::RegistrationId;
-use keyward_core::key::Entropy;
+use keyward_core::key::{BootTime, Entropy};
 use keyward_crypto::CurrentKeyring;
 use keyward_ops::MemberMetrics;
 use keyward_store::{Cluster, NewInstance};
@@ -21,6 +22,7 @@ pub struct Registration {
     max_staleness: Duration,
     keyring: Arc<CurrentKeyring>,
     entropy: Arc<dyn Entropy>,
+    near: Arc<NearCaches>,
     metrics: MemberMetrics,
     state: Mutex<State>,
 }
@@ -30,8 +32,9 @@ struct State {
     id: Option<RegistrationId>,
     /// The instance must register again before its next heartbeat.
     is_doubtful: bool,
-    /// Earlier registrations whose rows are still to be deleted. Freshness from them has ended.
-    left_behind: Vec<RegistrationId>,
+    /// Earlier registrations whose rows are still to be deleted. Freshness from them has ended here; that of
+    /// near-caches ends at the time beside it.
+    left_behind: Vec<(RegistrationId, Option<BootTime>)>,
 }
 
 impl Registration {
@@ -42,6 +45,7 @@ impl Registration {
         max_staleness: Duration,
         keyring: Arc<CurrentKeyring>,
         entropy: Arc<dyn Entropy>,
+        near: Arc<NearCaches>,
         metrics: MemberMetrics,
     ) -> Self {
         Self {
@@ -50,6 +54,7 @@ impl Registration {
             max_staleness,
             keyring,
             entropy,
+            near,
             metrics,
             state: Mutex::default(),
         }
@@ -98,11 +103,14 @@ impl Registration {
         registered.map_err(|error| error.to_string())?;
         self.metrics.registrations.inc();
         end_freshness();
+        let leases_end = self.near.leases_end();
         let earlier = {
             let mut state = self.state.lock();
             let earlier = state.id.replace(id);
             state.is_doubtful = false;
-            state.left_behind.extend(earlier);
+            state
+                .left_behind
+                .extend(earlier.map(|earlier| (earlier, leases_end)));
             earlier
         };
         match earlier {
@@ -112,14 +120,22 @@ impl Registration {
         Ok(id)
     }
 
-    /// Deletes the rows of earlier registrations. It retries failed deletions at the next call;
-    /// other instances reap these rows as well.
+    /// Deletes the rows of earlier registrations from which no near-cache is fresh any more (I9). It retries
+    /// failed deletions at the next call; other instances reap these rows as well.
     pub(super) async fn clean_up(&self) {
         let rows = std::mem::take(&mut self.state.lock().left_behind);
-        for id in rows {
-            if let Err(error) = self.cluster.leave(id).await {
-                tracing::debug!(%error, registration = %id, "an earlier row could not be deleted yet");
-                self.state.lock().left_behind.push(id);
+        for (id, leases_end) in rows {
+            let left = match self.near.is_over(leases_end) {
+                true => self
+                    .cluster
+                    .leave(id)
+                    .await
+                    .map_err(|error| error.to_string()),
+                false => Err("near-caches may be fresh".to_owned()),
+            };
+            if let Err(error) = left {
+                tracing::debug!(error, registration = %id, "an earlier row could not be deleted yet");
+                self.state.lock().left_behind.push((id, leases_end));
             }
         }
     }
@@ -127,10 +143,11 @@ impl Registration {
     /// Deletes the row, if there is one. I9: freshness has ended. Returns whether no row is left; a row
     /// can be locked, for example by a statement of this process that was given up.
     pub(super) async fn leave(&self) -> bool {
+        let leases_end = self.near.leases_end();
         {
             let mut state = self.state.lock();
             let id = state.id.take();
-            state.left_behind.extend(id);
+            state.left_behind.extend(id.map(|id| (id, leases_end)));
         }
         self.clean_up().await;
         self.state.lock().left_behind.is_empty()

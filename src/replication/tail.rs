@@ -5,12 +5,14 @@
 //! Upholds I1, I5, I6 and the owner's half of I9.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::NearCaches;
 use super::imports::ImportCheck;
 use super::registration::Registration;
 use keyward_core::fence::{Absorbed, Fence, Now, Page, Refused, RegistrationId};
@@ -44,7 +46,9 @@ pub struct Tail {
     imports: ImportCheck,
     metrics: HeartbeatMetrics,
     wake: Notify,
-    applied: watch::Sender<u64>,
+    near: Arc<NearCaches>,
+    /// What this instance's row acknowledges.
+    written: AtomicU64,
     /// Why the instance is not fresh, and when that was logged.
     trouble: Mutex<Option<(Trouble, BootTime)>>,
 }
@@ -98,9 +102,9 @@ impl Tail {
         clock: Arc<dyn Clock>,
         registration: Option<Registration>,
         keyring: Arc<CurrentKeyring>,
+        near: Arc<NearCaches>,
         metrics: HeartbeatMetrics,
     ) -> Self {
-        let applied = watch::Sender::new(fence.applied());
         Self {
             store,
             fence,
@@ -109,7 +113,8 @@ impl Tail {
             imports: ImportCheck::new(keyring),
             metrics,
             wake: Notify::new(),
-            applied,
+            near,
+            written: AtomicU64::new(0),
             trouble: Mutex::default(),
         }
     }
@@ -137,9 +142,9 @@ impl Tail {
         self.registration.as_ref()?.id()
     }
 
-    /// Receives each new value of `applied`.
-    pub(super) fn subscribe_applied(&self) -> watch::Receiver<u64> {
-        self.applied.subscribe()
+    /// The near-caches that this instance answers for.
+    pub(super) fn near(&self) -> &NearCaches {
+        &self.near
     }
 
     /// Registers, sends the first heartbeat and reads the log to its head, so that the service starts
@@ -162,6 +167,7 @@ impl Tail {
 
     /// Runs until `stop`. Then it ends freshness and deletes this instance's row.
     pub async fn run(&self, stop: CancellationToken) {
+        let mut acked = self.near.subscribe_acked();
         while !stop.is_cancelled() {
             let due = tokio::time::sleep(HEARTBEAT);
             tokio::pin!(due);
@@ -185,6 +191,7 @@ impl Tail {
                         let read = self.read_log().await;
                         is_behind = read.ok() == Some(Absorbed::Behind);
                     }
+                    _ = acked.changed() => self.acknowledge().await,
                 }
             }
         }
@@ -245,10 +252,14 @@ impl Tail {
             _ => None,
         };
         let t0 = Now::read(&*self.clock);
-        let acked = self.fence.position();
-        let before = acked.revision;
+        let before = self.fence.applied();
         let page = match registered {
-            Some((registration, id)) => registration.cluster().heartbeat(id, acked, before).await,
+            Some((registration, id)) => {
+                // I6: what near-caches have not acknowledged is applied, but not acknowledged.
+                let (_, acked) = self.near.acked();
+                self.written.store(acked.revision, Relaxed);
+                registration.cluster().heartbeat(id, acked, before).await
+            }
             None => self.store.tail(before).await.map(Some),
         };
         let page = match page {
@@ -283,8 +294,8 @@ impl Tail {
             Ok(absorbed) => {
                 self.metrics.fresh.inc();
                 self.publish_applied(absorbed, &page);
-                // The row still has the old `applied`. Do not make changes wait for the next heartbeat.
-                self.acknowledge(before).await;
+                // The row still has the old acknowledgement. Do not make changes wait for the next heartbeat.
+                self.acknowledge().await;
                 Ok(absorbed)
             }
             Err(refused) => {
@@ -333,7 +344,7 @@ impl Tail {
         }
     }
 
-    /// I6: waiting changes see `applied` only after its tombstones are set.
+    /// I6: near-caches and waiting changes see `applied` only after its tombstones are set.
     fn publish_applied(&self, absorbed: Absorbed, page: &Page) {
         if absorbed == Absorbed::Jumped {
             tracing::warn!(
@@ -341,7 +352,7 @@ impl Tail {
                 "too far behind the log: starting with a cold cache"
             );
         }
-        self.applied.send_replace(self.fence.applied());
+        self.near.publish_applied();
     }
 
     /// Deletes this instance's row: freshness has ended, and the row's acknowledgement no longer fits the
@@ -387,20 +398,21 @@ impl Tail {
         let absorbed = absorbed.map_err(|refused| Trouble::new(Kind::LogRefused, refused))?;
         tracing::trace!(target: TIMELINE, applied = self.fence.applied(), "applied");
         self.publish_applied(absorbed, &page);
-        self.acknowledge(before).await;
+        self.acknowledge().await;
         Ok(absorbed)
     }
 
-    /// Writes `applied` and its mark to this instance's row if it is above `written`, the row's present
-    /// value. I6: it acknowledges only what the fence has applied.
-    async fn acknowledge(&self, written: u64) {
-        let acked = self.fence.position();
-        if acked.revision > written
+    /// Writes to this instance's row what it may acknowledge, if that is more than the row has. I6: it
+    /// acknowledges only what the fence and each near-cache that may be fresh have applied.
+    async fn acknowledge(&self) {
+        let (_, acked) = self.near.acked();
+        if acked.revision > self.written.load(Relaxed)
             && let Some(registration) = &self.registration
             && let Some(id) = registration.usable_id()
         {
             match registration.cluster().acknowledge(id, acked).await {
                 Ok(()) => {
+                    self.written.store(acked.revision, Relaxed);
                     tracing::trace!(target: TIMELINE, revision = acked.revision, "acknowledged");
                 }
                 Err(error) => {

@@ -62,6 +62,7 @@ impl Rest {
             required_scopes,
             client_ip: client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             consistency: 0,
+            want_cache_entry: false,
         };
         let mut metadata = HeaderMap::new();
         metadata.insert(AUTHORIZATION, token);

@@ -3,7 +3,7 @@
 use super::KeyringRefusal;
 use crate::auth::Denied;
 use crate::cache::LookupError;
-use crate::replication::{Unconfirmed, Unsettled};
+use crate::replication::{NearRefusal, Unconfirmed, Unsettled};
 use keyward_core::key::{FieldError, KeyId};
 use keyward_store::StoreError;
 
@@ -42,6 +42,9 @@ pub enum ServiceError {
     /// A key of the keyring was not activated or retired.
     #[error(transparent)]
     Keyring(#[from] KeyringRefusal),
+    /// A near-cache is refused.
+    #[error("{0}; verify by calls")]
+    NearCache(#[from] NearRefusal),
     /// This instance cannot prove that it knows every change.
     #[error(
         "this instance cannot prove that it knows every change; retry, or call another instance"

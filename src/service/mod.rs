@@ -8,6 +8,7 @@ mod expiry;
 mod import;
 mod issue;
 mod keyring;
+mod near;
 mod query;
 mod recent;
 mod revoke;
@@ -36,8 +37,8 @@ pub use verify::{Missed, ValidKey, Verified, Verify};
 use tokio::sync::Mutex;
 
 use crate::cache::{ForeignKeys, Lookup};
-use crate::replication::Barrier;
-pub use crate::replication::Unsettled;
+use crate::replication::{Barrier, NearCaches};
+pub use crate::replication::{NearRefusal, NearStream, Unsettled};
 use keyward_core::fence::{Fence, state_at};
 use keyward_core::key::{
     AccountId, Clock, Entropy, ForeignFormat, KeyId, KeyRecord, KeyState, Prefix, SecretText,
@@ -70,6 +71,8 @@ pub struct Service {
     pub token_prefix: Prefix,
     /// Makes a change wait until it holds everywhere.
     pub barrier: Barrier,
+    /// Keeps the near-caches of callers fresh.
+    pub near: Arc<NearCaches>,
     /// Held during the transaction of an import.
     pub imports: Mutex<()>,
     /// Runs work to its end.

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use super::{Service, ServiceError, Unrecognised};
-use crate::cache::{Admitted, Consistency, Entry, ForeignDigests, KeptForeign, KeptKey};
-use keyward_core::fence::{Ask, Now, judge, judge_all};
-use keyward_core::key::{SecretText, TextForm, Verdict};
+use crate::cache::{Admitted, Consistency, Entry, ForeignDigests, Kept as _, KeptForeign, KeptKey};
+use keyward_core::fence::{Ask, Now, Stamp, Terms, judge, judge_all};
+use keyward_core::key::{KeyId, SecretText, TextForm, Timestamp, Verdict};
 use keyward_crypto::Digest;
 
 /// One key to verify.
@@ -18,6 +18,8 @@ pub struct Verify {
     pub ask: Ask,
     /// The source of the answer.
     pub consistency: Consistency,
+    /// Whether a near-cache asks, which keeps the key.
+    pub wants_entry: bool,
 }
 
 /// The verdict on one key.
@@ -29,9 +31,19 @@ pub struct Verified {
     pub key: Option<ValidKey>,
 }
 
+/// A valid key.
+#[derive(Debug)]
+pub struct ValidKey {
+    entry: ValidEntry,
+    /// The stamp by which this call was admitted (I2).
+    pub stamp: Stamp,
+    /// The store's time at the admission.
+    pub at: Timestamp,
+}
+
 /// A valid key, as it is in memory.
 #[derive(Debug)]
-pub enum ValidKey {
+enum ValidEntry {
     /// A key that Keyward issued.
     Own(Arc<Entry<KeptKey>>),
     /// The keys that the text of a foreign key names, all valid.
@@ -41,9 +53,24 @@ pub enum ValidKey {
 impl ValidKey {
     /// The bytes that answer the call.
     pub fn answer(&self) -> &[u8] {
-        match self {
-            Self::Own(entry) => entry.kept().answer(),
-            Self::Foreign(entry) => entry.kept().answer(),
+        match &self.entry {
+            ValidEntry::Own(entry) => entry.kept().answer(),
+            ValidEntry::Foreign(entry) => entry.kept().answer(),
+        }
+    }
+
+    /// What a near-cache keeps: the ids whose changes outdate it, and what decides a verdict. `None` for a
+    /// text that names several keys.
+    pub fn kept(&self) -> Option<(Vec<KeyId>, &Terms)> {
+        match &self.entry {
+            ValidEntry::Own(entry) => Some((entry.kept().ids().to_vec(), entry.kept().terms())),
+            ValidEntry::Foreign(entry) => {
+                let mut terms = entry.kept().terms();
+                let only = terms.next().filter(|_| terms.next().is_none())?;
+                // A near-cache does not know the digests, so it cannot notice that there are more by now.
+                let ids = entry.kept().keys().chain([KeyId::IMPORTS]).collect();
+                Some((ids, only))
+            }
         }
     }
 }
@@ -133,8 +160,12 @@ impl Service {
 
     fn judged(&self, found: Admitted<KeptKey>, verify: &Verify) -> Verified {
         let verdict = judge(found.entry.kept().terms(), &verify.ask, found.at);
-        let is_valid = verdict == Verdict::Valid;
-        self.counted(verdict, is_valid.then_some(ValidKey::Own(found.entry)))
+        let key = (verdict == Verdict::Valid).then_some(ValidKey {
+            stamp: found.stamp,
+            at: found.at,
+            entry: ValidEntry::Own(found.entry),
+        });
+        self.counted(verdict, key)
     }
 
     /// The verdict on all keys that the text of a foreign key names.
@@ -148,8 +179,12 @@ impl Service {
                 "one text names several keys, which were imported as different ones: it is valid only while all of them are"
             );
         }
-        let is_valid = verdict == Verdict::Valid;
-        self.counted(verdict, is_valid.then_some(ValidKey::Foreign(found.entry)))
+        let key = (verdict == Verdict::Valid).then_some(ValidKey {
+            stamp: found.stamp,
+            at: found.at,
+            entry: ValidEntry::Foreign(found.entry),
+        });
+        self.counted(verdict, key)
     }
 
     fn counted(&self, verdict: Verdict, key: Option<ValidKey>) -> Verified {

@@ -16,6 +16,7 @@ mod issue;
 mod key_age;
 mod keyring;
 mod limits;
+mod near;
 mod promise;
 mod query;
 mod replace;

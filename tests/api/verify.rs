@@ -51,6 +51,7 @@ async fn a_valid_key_comes_with_all_that_is_known_of_it() {
         metadata: key.metadata,
         expire_time: key.expire_time,
         revision: 0,
+        cache_entry: None,
     };
     let verified = client.send(request.clone()).await.unwrap();
     assert_eq!(verified, expected);

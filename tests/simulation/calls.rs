@@ -74,6 +74,7 @@ impl Client {
             text: SecretText::new(known.text.expose().to_owned()),
             ask: Ask::default(),
             consistency,
+            wants_entry: false,
         };
         let verdict = self.instance.service.verify(&verify).await;
         link.running().await;

@@ -8,7 +8,8 @@ use keyward::cache::{
     Dependencies, ForeignKeys, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
 };
 use keyward::replication::{
-    Barrier, Registration, StoreTime, Tail, end_graces, wake_on_store_notices, watch_membership,
+    Barrier, NearCaches, NearLimits, Registration, StoreTime, Tail, end_graces,
+    wake_on_store_notices, watch_membership,
 };
 use keyward::service::Service;
 use keyward_core::fence::{Fence, Now, Settling};
@@ -43,6 +44,7 @@ pub(crate) struct Instance {
     pub(crate) fence: Arc<Fence>,
     pub(crate) tail: Arc<Tail>,
     pub(crate) service: Arc<Service>,
+    pub(crate) near: Arc<NearCaches>,
     callers: Callers,
     stop: CancellationToken,
 }
@@ -83,6 +85,7 @@ impl Instance {
 
     /// Stops the process in order: its tail ends freshness and deletes its row.
     pub(crate) fn stop(&self) {
+        self.near.leave();
         self.stop.cancel();
     }
 
@@ -111,12 +114,20 @@ impl Parts {
         let entropy: Arc<Random> = Arc::new(random);
         let cluster = self.store.cluster().ok_or("the store is shared")?;
         let members = metrics.members.clone();
+        let limits = NearLimits {
+            max_staleness: self.fence.max_staleness().mul_f64(0.9),
+            count: 10,
+        };
+        let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
+        let near = NearCaches::start(&self.store, fence, clock, limits).await;
+        let near = Arc::new(near.map_err(|error| error.to_string())?);
         let registration = Registration::new(
             Arc::clone(&cluster),
             format!("instance {index}"),
             self.fence.max_staleness(),
             Arc::clone(&world.keyring),
             entropy.clone(),
+            Arc::clone(&near),
             members.clone(),
         );
         let tail = Arc::new(Tail::new(
@@ -125,6 +136,7 @@ impl Parts {
             Arc::clone(&self.clock),
             Some(registration),
             Arc::clone(&world.keyring),
+            Arc::clone(&near),
             metrics.beats.clone(),
         ));
         tail.catch_up().await?;
@@ -172,6 +184,7 @@ impl Parts {
             prefixes: vec![Prefix::new("kw").map_err(|error| error.to_string())?],
             token_prefix,
             barrier,
+            near: Arc::clone(&near),
             imports: tokio::sync::Mutex::default(),
             control: self.control.clone(),
             clock: Arc::clone(&self.clock),
@@ -187,6 +200,7 @@ impl Parts {
             fence: self.fence,
             tail,
             service: Arc::new(service),
+            near,
             callers,
             stop,
         })

@@ -29,13 +29,16 @@ pub(crate) type Transport = InterceptedService<Channel, Attempt>;
 #[derive(Clone)]
 pub struct Attempt {
     token: Option<MetadataValue<Ascii>>,
-    limit: Duration,
+    /// `None` for a stream, which has no end.
+    limit: Option<Duration>,
 }
 
 impl Interceptor for Attempt {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         // The service stops working on a call when its client no longer waits.
-        request.set_timeout(self.limit);
+        if let Some(limit) = self.limit {
+            request.set_timeout(limit);
+        }
         if let Some(token) = &self.token {
             request
                 .metadata_mut()
@@ -121,6 +124,15 @@ impl Caller {
         }
     }
 
+    /// The headers for a stream.
+    #[cfg(feature = "near-cache")]
+    pub(crate) async fn stream_headers(&self) -> Attempt {
+        Attempt {
+            token: self.token.current().await.header,
+            limit: None,
+        }
+    }
+
     /// Calls one endpoint once. Returns the outcome, the generation of the token, and whether the call
     /// may have been sent.
     async fn attempt<R: Rpc>(
@@ -137,7 +149,7 @@ impl Caller {
         };
         let attempt = Attempt {
             token: token.header,
-            limit,
+            limit: Some(limit),
         };
         let transport = InterceptedService::new(endpoint.channel.clone(), attempt);
         let mut pending = PendingCall {
@@ -189,7 +201,7 @@ impl Drop for PendingCall<'_> {
 
 /// The pause before the next attempt: a random time below a limit that doubles, so that callers
 /// whose calls failed together do not return together.
-fn pause(first: Duration, attempt: u32) -> Duration {
+pub(crate) fn pause(first: Duration, attempt: u32) -> Duration {
     const MAX_DOUBLINGS: u32 = 10;
     let limit = first * 2_u32.pow(attempt.saturating_sub(1).min(MAX_DOUBLINGS));
     limit.mul_f64(fastrand::f64())

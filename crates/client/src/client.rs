@@ -40,13 +40,18 @@ impl Client {
         Self(Arc::new(caller))
     }
 
+    #[cfg(feature = "near-cache")]
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.0
+    }
+
     /// Checks whether a key may be used now. Role `verifier`. Do not keep the answer for later.
     ///
     /// # Errors
     ///
     /// If Keyward gave no answer. An error says nothing about the key.
     pub async fn verify(&self, request: VerifyRequest) -> Result<Verdict, Error> {
-        Ok(self.call(request.to_wire()).await?.try_into()?)
+        Ok(self.call(request.to_wire(false)).await?.try_into()?)
     }
 
     /// Checks at most 256 keys, as [`Self::verify`] does: one verdict each, in order.
@@ -55,7 +60,10 @@ impl Client {
     ///
     /// Those of [`Self::verify`], for all keys together.
     pub async fn verify_batch(&self, requests: Vec<VerifyRequest>) -> Result<Vec<Verdict>, Error> {
-        let requests: Vec<_> = requests.iter().map(VerifyRequest::to_wire).collect();
+        let requests: Vec<_> = requests
+            .iter()
+            .map(|request| request.to_wire(false))
+            .collect();
         let count = requests.len();
         let response = self.call(v1::VerifyBatchRequest { requests }).await?;
         if response.responses.len() != count {

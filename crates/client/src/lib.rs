@@ -19,6 +19,8 @@ mod endpoint;
 mod error;
 #[cfg(feature = "layer")]
 pub mod layer;
+#[cfg(feature = "near-cache")]
+pub mod near;
 mod request;
 mod rpc;
 mod token;
@@ -26,7 +28,7 @@ mod token;
 pub use builder::{BuildError, Builder};
 pub use client::Client;
 pub use error::{Advice, Error, ErrorKind};
-pub use keyward_guard::{Identity, InvalidResponse, Secret, Verdict};
+pub use keyward_guard::{Holder, Identity, InvalidResponse, Secret, Verdict};
 pub use keyward_proto::v1;
 pub use request::{Consistency, VerifyRequest};
 pub use rpc::Rpc;

@@ -32,7 +32,7 @@ impl VerifyRequest {
         }
     }
 
-    pub(crate) fn to_wire(&self) -> v1::VerifyRequest {
+    pub(crate) fn to_wire(&self, want_cache_entry: bool) -> v1::VerifyRequest {
         let consistency = match self.consistency {
             Consistency::Default => v1::Consistency::Default,
             Consistency::Strong => v1::Consistency::Strong,
@@ -42,6 +42,7 @@ impl VerifyRequest {
             required_scopes: self.required_scopes.clone(),
             client_ip: self.client_ip.map_or_else(String::new, |ip| ip.to_string()),
             consistency: consistency.into(),
+            want_cache_entry,
         }
     }
 }

@@ -2,6 +2,8 @@
 //! becomes [`Verdict::Valid`]; an unknown verdict is an error.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use http::{HeaderName, HeaderValue};
@@ -29,9 +31,27 @@ pub enum Verdict {
     IpNotAllowed,
 }
 
-/// The account and the rights of a valid key.
+/// The account and the rights of a valid key. Cheap to clone; its fields are those of [`Holder`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct Identity(Arc<Holder>);
+
+impl Deref for Identity {
+    type Target = Holder;
+
+    fn deref(&self) -> &Holder {
+        &self.0
+    }
+}
+
+impl From<Holder> for Identity {
+    fn from(holder: Holder) -> Self {
+        Self(Arc::new(holder))
+    }
+}
+
+/// The fields of an [`Identity`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
     /// The public name of the key, a UUID.
     pub key_id: String,
     /// The account that owns the key.
@@ -146,7 +166,7 @@ impl TryFrom<v1::VerifyResponse> for Identity {
             return Err(InvalidResponse::NoIdentity);
         }
         let expire_time = response.expire_time.map(SystemTime::try_from).transpose();
-        Ok(Self {
+        Ok(Self::from(Holder {
             key_id: response.key_id,
             account_id: response.account_id,
             name: response.name,
@@ -154,7 +174,7 @@ impl TryFrom<v1::VerifyResponse> for Identity {
             metadata: response.metadata,
             expire_time: expire_time.map_err(|_| InvalidResponse::ExpireTime)?,
             revision: response.revision,
-        })
+        }))
     }
 }
 
@@ -169,6 +189,10 @@ mod tests {
             account_id: r#"team "a", b/c\d~"#.to_owned(),
             ..Default::default()
         }
+    }
+
+    fn holder(identity: &mut Identity) -> &mut Holder {
+        Arc::get_mut(&mut identity.0).unwrap()
     }
 
     fn lines(identity: &Identity) -> Vec<(String, String)> {
@@ -188,10 +212,10 @@ mod tests {
         let values: Vec<_> = empty.into_iter().map(|line| line.1).collect();
         assert_eq!(values, ["0197-key", r#"team "a", b/c\d~"#, "", "", "{}"]);
 
-        identity.name = "default".to_owned();
-        identity.scopes = vec!["a:b".to_owned(), "c".to_owned()];
+        holder(&mut identity).name = "default".to_owned();
+        holder(&mut identity).scopes = vec!["a:b".to_owned(), "c".to_owned()];
         let value = "é\u{7f}~\"\\\n\u{1f511}";
-        identity.metadata = [("plan".to_owned(), value.to_owned())].into();
+        holder(&mut identity).metadata = [("plan".to_owned(), value.to_owned())].into();
         let [_, _, name, scopes, metadata] = lines(&identity).try_into().unwrap();
         assert_eq!((name.1, scopes.1), ("default".into(), "a:b c".into()));
         let expected = r#"{"plan":"\u00e9\u007f~\"\\\n\ud83d\udd11"}"#;
@@ -205,7 +229,7 @@ mod tests {
     fn identity_that_no_header_can_hold_is_an_error() {
         for account_id in ["4\n2", "4\u{7f}2", "é", "42 ", "4\t2"] {
             let mut identity = Identity::try_from(valid()).unwrap();
-            identity.account_id = account_id.to_owned();
+            holder(&mut identity).account_id = account_id.to_owned();
             let error = identity.headers().unwrap_err();
             assert_eq!(error, InvalidResponse::Header(IDENTITY_HEADERS[1].clone()));
         }

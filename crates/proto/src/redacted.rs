@@ -122,12 +122,14 @@ impl Debug for VerifyRequest {
             required_scopes,
             client_ip,
             consistency,
+            want_cache_entry,
         } = self;
         f.debug_struct("VerifyRequest")
             .field("api_key", &Redacted(api_key))
             .field("required_scopes", required_scopes)
             .field("client_ip", client_ip)
             .field("consistency", consistency)
+            .field("want_cache_entry", want_cache_entry)
             .finish()
     }
 }

@@ -48,6 +48,14 @@ impl<T: Transport> Log for MemoryStore<T> {
         };
         self.write("trim", work).await
     }
+
+    async fn near_bound(&self) -> Result<Option<Duration>> {
+        Ok(None)
+    }
+
+    async fn set_near_bound(&self, _: Option<Duration>) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Transaction<'_> {

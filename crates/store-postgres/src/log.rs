@@ -90,6 +90,14 @@ impl Log for PostgresStore {
         lease.done();
         rows::revision(&row, "trimmed")
     }
+
+    async fn near_bound(&self) -> Result<Option<Duration>> {
+        Ok(None)
+    }
+
+    async fn set_near_bound(&self, _: Option<Duration>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The epoch of what was read over this connection: a server keeps its history as long as the connection

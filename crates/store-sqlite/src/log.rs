@@ -85,6 +85,25 @@ impl Log for SqliteStore {
         tx.commit().await?;
         Ok(trimmed)
     }
+
+    async fn near_bound(&self) -> Result<Option<Duration>> {
+        let bound = sqlx::query("SELECT near_bound FROM log_state");
+        let mut connection = self.tail.acquire().await.map_err(store_error)?;
+        let row = bound
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(store_error)?;
+        let micros: Option<i64> = rows::column(&row, "near_bound")?;
+        Ok(micros.map(|micros| Duration::from_micros(micros.unsigned_abs())))
+    }
+
+    async fn set_near_bound(&self, bound: Option<Duration>) -> Result<()> {
+        let micros = bound.map(|bound| i64::try_from(bound.as_micros()).unwrap_or(i64::MAX));
+        let mut tx = self.write().await?;
+        let set = sqlx::query("UPDATE log_state SET near_bound = ?");
+        tx.execute(set.bind(micros)).await?;
+        tx.commit().await
+    }
 }
 
 impl SqliteStore {

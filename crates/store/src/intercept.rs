@@ -92,6 +92,8 @@ forward! {
         start() -> Start;
         tail(applied: u64) -> Page;
         trim() -> u64;
+        near_bound() -> Option<Duration>;
+        set_near_bound(bound: Option<Duration>) -> ();
     }
     Tokens for dyn Store {
         create_token(new: NewToken, actor: &Actor) -> TokenRecord;

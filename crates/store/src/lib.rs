@@ -148,6 +148,13 @@ pub trait Log: Send + Sync + 'static {
     /// Deletes log rows older than a day, in one step of at most 10,000, and returns their number.
     /// The last row and the row at `pruned_to` always stay.
     async fn trim(&self) -> Result<u64>;
+
+    /// For how long near-caches of an earlier process may have been fresh after its end, if there were any.
+    /// Only an embedded store keeps it. On a shared store the row of that process stays until they are not.
+    async fn near_bound(&self) -> Result<Option<Duration>>;
+
+    /// Notes for how long near-caches may be fresh after the end of this process; `None`: there are none.
+    async fn set_near_bound(&self, bound: Option<Duration>) -> Result<()>;
 }
 
 /// Callers' tokens.

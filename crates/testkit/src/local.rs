@@ -45,6 +45,8 @@ pub fn settings_in(directory: &Path) -> Settings {
         store: Store::Sqlite(directory.join("keyward.db")),
         redis: None,
         max_staleness: Duration::from_secs(2),
+        near_max_staleness: Duration::from_millis(1_900),
+        max_near_caches: 1_000,
         failover_loses_nothing: false,
         key_prefixes: vec![Prefix::new("kw").expect("kw is a prefix")],
         foreign_formats: Vec::new(),

@@ -73,7 +73,8 @@ pub(crate) fn send(pid: i32, signal: Signal) {
 pub(crate) fn stop(pid: i32) {
     send(pid, Signal::STOP);
     wait_until("a process stops", PATIENCE, || {
-        let is_stopped = |path: &Path| stat(path).is_none_or(|(state, _)| ['T', 'Z'].contains(&state));
+        let is_stopped =
+            |path: &Path| stat(path).is_none_or(|(state, _)| ['T', 'Z'].contains(&state));
         let Ok(threads) = std::fs::read_dir(directory(pid).join("task")) else {
             return true;
         };

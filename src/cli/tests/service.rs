@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use keyward_proto::v1::api_key_service_server::{ApiKeyService, ApiKeyServiceServer};
 use keyward_proto::v1::*;
 use prost_types::Timestamp;
+use tokio_stream::Empty;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::{DONE, FAILED, ID, NOT_VALID, USAGE, free_address, keys, keyward, keyward_in};
@@ -50,6 +51,15 @@ impl ApiKeyService for Scripted {
             api_key: "kw_new".into(),
             created: true,
         }))
+    }
+
+    type WatchInvalidationsStream = Empty<Result<WatchInvalidationsResponse, Status>>;
+
+    async fn watch_invalidations(
+        &self,
+        _: Request<Streaming<WatchInvalidationsRequest>>,
+    ) -> Result<Response<Self::WatchInvalidationsStream>, Status> {
+        Err(Status::unimplemented("no verb opens a stream"))
     }
 
     /// The reason chooses the response: the age of the revocation in seconds, or the key that replaced

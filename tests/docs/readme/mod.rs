@@ -109,7 +109,7 @@ fn the_api_page_names_every_rpc_with_its_role_and_every_verdict() {
             .any(|proto| proto.contains(&format!("rpc {method}(")))
     });
     assert!(methods.len() >= 10, "{methods:?}");
-    let role = Regex::new("Role `([a-z]+)`").unwrap();
+    let role = Regex::new("Role `([a-z_]+)`").unwrap();
     for method in methods {
         let row = row(method);
         // The role stands in the comment above the RPC, or above AdminService as a whole.

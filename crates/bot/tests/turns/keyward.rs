@@ -9,7 +9,7 @@ use keyward_proto::v1::api_key_service_server::{ApiKeyService, ApiKeyServiceServ
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 #[derive(Default)]
@@ -115,6 +115,16 @@ impl Keys {
 
 #[tonic::async_trait]
 impl ApiKeyService for Service {
+    type WatchInvalidationsStream =
+        tokio_stream::Empty<Result<v1::WatchInvalidationsResponse, Status>>;
+
+    async fn watch_invalidations(
+        &self,
+        _: Request<Streaming<v1::WatchInvalidationsRequest>>,
+    ) -> Result<Response<Self::WatchInvalidationsStream>, Status> {
+        Err(Status::unimplemented("the bot opens no stream"))
+    }
+
     async fn issue(
         &self,
         request: Request<v1::IssueRequest>,

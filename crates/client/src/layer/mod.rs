@@ -51,4 +51,4 @@ mod service;
 pub use address::{ClientIp, FindIp};
 pub use body::{Envelope, Problem, RefusalBody, Rendered};
 pub use keyward_guard::{InvalidNetwork, Refusal, TrustedProxies};
-pub use service::{Guarded, RequireApiKey, ResponseBody, ResponseFuture};
+pub use service::{Guarded, RequireApiKey, ResponseBody, ResponseFuture, Verifier};

@@ -19,7 +19,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::{ClientIp, Problem, Refusal, RefusalBody};
-use crate::{Client, Consistency, Error, ErrorKind, Identity, VerifyRequest};
+#[cfg(feature = "near-cache")]
+use crate::near::NearCache;
+use crate::{Client, Consistency, Error, ErrorKind, Identity, Verdict, VerifyRequest};
 
 /// The body of a response: from the guarded service, or of a refusal.
 pub type ResponseBody<B> = Either<B, Full<Bytes>>;
@@ -33,9 +35,43 @@ pub type ResponseFuture<B, E> =
 #[must_use]
 pub struct RequireApiKey(Arc<Guard>);
 
+/// What verifies the keys of a [`RequireApiKey`].
+#[derive(Clone, Debug)]
+pub struct Verifier(Means);
+
+#[derive(Clone, Debug)]
+enum Means {
+    Calls(Client),
+    #[cfg(feature = "near-cache")]
+    NearCache(NearCache),
+}
+
+impl From<Client> for Verifier {
+    fn from(client: Client) -> Self {
+        Self(Means::Calls(client))
+    }
+}
+
+#[cfg(feature = "near-cache")]
+impl From<NearCache> for Verifier {
+    fn from(near: NearCache) -> Self {
+        Self(Means::NearCache(near))
+    }
+}
+
+impl Verifier {
+    async fn verify(&self, request: VerifyRequest) -> Result<Verdict, Error> {
+        match &self.0 {
+            Means::Calls(client) => client.verify(request).await,
+            #[cfg(feature = "near-cache")]
+            Means::NearCache(near) => near.verify(request).await,
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Guard {
-    client: Client,
+    verifier: Verifier,
     headers: Vec<HeaderName>,
     allows_preflight: bool,
     scopes: Vec<String>,
@@ -48,10 +84,11 @@ struct Guard {
 }
 
 impl RequireApiKey {
-    /// Verifies each key by `client`, whose token needs the role `verifier`. Requires no scope.
-    pub fn new(client: Client) -> Self {
+    /// Verifies each key by a [`Client`], whose token needs the role `verifier`, or by a
+    /// near-cache (feature `near-cache`). Requires no scope.
+    pub fn new(verifier: impl Into<Verifier>) -> Self {
         Self(Arc::new(Guard {
-            client,
+            verifier: verifier.into(),
             headers: DEFAULT_HEADERS.to_vec(),
             allows_preflight: false,
             scopes: Vec::new(),
@@ -123,7 +160,7 @@ impl fmt::Debug for RequireApiKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let guard = &self.0;
         f.debug_struct("RequireApiKey")
-            .field("client", &guard.client)
+            .field("verifier", &guard.verifier)
             .field("headers", &guard.headers)
             .field("allows_preflight", &guard.allows_preflight)
             .field("scopes", &guard.scopes)
@@ -224,7 +261,7 @@ impl Guard {
             client_ip: self.client_ip.find(parts),
             consistency: self.consistency,
         };
-        match self.client.verify(request).await {
+        match self.verifier.verify(request).await {
             Ok(verdict) => Refusal::check(verdict),
             Err(error) => {
                 if error.kind != ErrorKind::Unavailable && self.faults.is_due() {

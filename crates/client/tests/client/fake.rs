@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tonic::codegen::http::Extensions;
 use tonic::metadata::MetadataMap;
 use tonic::transport::server::{Router, Server, ServerTlsConfig, TcpIncoming};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use v1::admin_service_server::{AdminService, AdminServiceServer};
 use v1::api_key_service_server::{ApiKeyService, ApiKeyServiceServer};
@@ -64,6 +64,7 @@ pub(crate) fn valid() -> v1::VerifyResponse {
             nanos: 0,
         }),
         revision: 7,
+        cache_entry: None,
     }
 }
 
@@ -117,6 +118,16 @@ pub(crate) struct Service(pub(crate) Arc<Script>);
 
 #[async_trait::async_trait]
 impl ApiKeyService for Service {
+    type WatchInvalidationsStream =
+        tokio_stream::Empty<Result<v1::WatchInvalidationsResponse, Status>>;
+
+    async fn watch_invalidations(
+        &self,
+        _: Request<Streaming<v1::WatchInvalidationsRequest>>,
+    ) -> Result<Response<Self::WatchInvalidationsStream>, Status> {
+        Err(Status::unimplemented("no test opens a stream"))
+    }
+
     async fn issue(
         &self,
         request: Request<v1::IssueRequest>,

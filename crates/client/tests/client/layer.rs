@@ -10,7 +10,7 @@ use axum::{Extension, Router};
 use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use keyward_client::layer::{ClientIp, Envelope, Refusal, Rendered, RequireApiKey};
-use keyward_client::{Consistency, Identity, v1};
+use keyward_client::{Consistency, Holder, Identity, v1};
 use tonic::Code;
 use tower::{Layer as _, Service, ServiceExt as _};
 
@@ -264,7 +264,7 @@ async fn identity_from_an_outer_layer_is_ignored() {
     let fake = Fake::start().await;
     let layer = RequireApiKey::new(fake.client());
     let app = Router::new().route("/", get(show)).layer(layer);
-    let forged: Identity = Identity {
+    let forged: Identity = Identity::from(Holder {
         key_id: "forged".to_owned(),
         account_id: "666".to_owned(),
         name: String::new(),
@@ -272,7 +272,7 @@ async fn identity_from_an_outer_layer_is_ignored() {
         metadata: Default::default(),
         expire_time: None,
         revision: 0,
-    };
+    });
     let app = app.layer(Extension(forged));
     let response = send(&app, &[]).await;
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);

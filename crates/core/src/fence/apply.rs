@@ -230,8 +230,7 @@ impl Fence {
         // published with it, after the mark was compared: `applied` never counts in an epoch whose log
         // may lack it.
         self.publish(|published| {
-            published.database_time = page.database_time.max(published.database_time_at(t0.boot));
-            published.anchor = t0.boot;
+            published.raise_time(page.database_time, t0.boot);
             published.epoch = page.epoch;
             published.applied = end.revision;
             published.fresh = fresh.or(published.fresh);
@@ -298,16 +297,13 @@ impl Fence {
             published.fresh = None;
             published.epoch = start.epoch;
             published.applied = start.applied;
-            published.database_time = start
-                .database_time
-                .max(published.database_time_at(start.taken_at));
-            published.anchor = start.taken_at;
+            published.raise_time(start.database_time, start.taken_at);
         });
         *tail = TailState::new(start.mark);
     }
 
     /// Prunes the oldest tombstones. I8: the floor rises first.
-    fn prune(&self) {
+    pub(super) fn prune(&self) {
         while self.tombstones.len() > self.max_tombstones {
             let Some((id, revision)) = self.tombstones.oldest() else {
                 return;

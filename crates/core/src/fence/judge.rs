@@ -33,6 +33,36 @@ impl From<&KeyRecord> for Terms {
 }
 
 impl Terms {
+    /// Those of a live key, as a near-cache is told them.
+    pub fn of_live(
+        scopes: Scopes,
+        networks: Networks,
+        revoke_time: Option<Timestamp>,
+        expire_time: Option<Timestamp>,
+    ) -> Self {
+        let ends = Ends {
+            revoke_time: revoke_time.unwrap_or(Timestamp::NEVER),
+            expire_time: expire_time.unwrap_or(Timestamp::NEVER),
+            revoked: false,
+            disabled: false,
+        };
+        Self {
+            scopes,
+            networks,
+            ends,
+        }
+    }
+
+    /// The end of a running grace.
+    pub fn revoke_time(&self) -> Option<Timestamp> {
+        Some(self.ends.revoke_time).filter(|time| *time != Timestamp::NEVER)
+    }
+
+    /// The networks from which the key can be used.
+    pub fn networks(&self) -> &Networks {
+        &self.networks
+    }
+
     /// The size of texts and networks in memory, in bytes.
     pub fn size(&self) -> usize {
         self.scopes.size() + self.networks.size()

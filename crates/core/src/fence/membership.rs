@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::wait::{Progress, Wait, bound};
-use super::{Epoch, Fence, Mark};
+use super::{Epoch, Mark, Position};
 use crate::key::{BootTime, Entropy, KeyId};
 
 /// Identifies one registration of one instance. Each registration draws a new id, so that an
@@ -107,15 +107,21 @@ pub struct Membership {
 }
 
 impl Membership {
-    /// Replaces the acknowledgement of `own`, the registration of this process, by the `applied` of its
-    /// fence, which is never behind the row (I6). It counts only in the epoch of this membership: another
+    /// Replaces the acknowledgement of `own`, the registration of this process, by what it may acknowledge now,
+    /// which is never behind the row (I6). It counts only in the epoch of this membership: another
     /// history has other changes under the same numbers.
     #[must_use]
-    pub fn with_own_memory(mut self, own: Option<RegistrationId>, fence: &Fence) -> Self {
-        let applied = fence.applied_in(self.epoch).unwrap_or(0);
+    pub fn with_own_memory(
+        mut self,
+        own: Option<RegistrationId>,
+        (epoch, acked): (Epoch, Position),
+    ) -> Self {
+        if epoch != self.epoch {
+            return self;
+        }
         for member in &mut self.members {
             if Some(member.registration) == own {
-                member.acked = member.acked.max(applied);
+                member.acked = member.acked.max(acked.revision);
             }
         }
         self
@@ -226,8 +232,6 @@ impl FailureDetector {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fence::Start;
-    use crate::key::Timestamp;
 
     const TWO: Duration = Duration::from_secs(2);
 
@@ -291,20 +295,13 @@ mod tests {
     #[test]
     fn own_memory_counts_only_in_the_epoch_of_the_membership() {
         let membership = membership(&[member(1, 0, 3, TWO), member(2, 0, 3, TWO)]);
-        let fence = |epoch| {
-            let start = Start {
-                epoch,
-                floor: 5,
-                applied: 5,
-                mark: [1; 8],
-                database_time: Timestamp::from_micros(0),
-                taken_at: at(0),
-            };
-            Fence::new(TWO, 10, start)
+        let position = Position {
+            revision: 5,
+            mark: [1; 8],
         };
         let acked = |epoch, own| {
             let own = Some(RegistrationId::from_bytes([own; 16]));
-            let with_own = membership.clone().with_own_memory(own, &fence(epoch));
+            let with_own = membership.clone().with_own_memory(own, (epoch, position));
             let acked = with_own.members.iter().map(|member| member.acked);
             acked.collect::<Vec<_>>()
         };

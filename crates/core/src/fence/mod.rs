@@ -13,7 +13,9 @@
 
 mod apply;
 mod judge;
+mod leases;
 mod membership;
+mod near;
 mod settling;
 mod snapshot;
 mod tombstones;
@@ -26,9 +28,11 @@ pub use apply::{
     Absorbed, Change, MAX_BEHIND, MAX_ROWS, Mark, Page, Position, Refused, START_BEHIND, Start,
 };
 pub use judge::{Ask, Terms, judge, judge_all, state_at, token_lives};
+pub use leases::{Leases, StreamId};
 pub use membership::{
     AckSet, CommittedChange, FailureDetector, Member, Membership, Receipt, RegistrationId,
 };
+pub use near::{MAX_CHANGES, NearAnswer};
 pub use settling::{MAX_STALENESS, Settling, Unsettled};
 pub use snapshot::{Admission, SharedStamp, Snapshot, Stamp};
 pub use wait::{Progress, Wait, bound};
@@ -58,6 +62,15 @@ pub struct Epoch {
     pub incarnation: u64,
 }
 
+impl Epoch {
+    /// The epoch of a near-cache that has heard of none. No store has it.
+    pub const NONE: Self = Self {
+        system: 0,
+        timeline: 0,
+        incarnation: 0,
+    };
+}
+
 /// Both clocks, read at one point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
@@ -83,6 +96,21 @@ impl Now {
             .since(earlier.boot)
             .max(self.wall.since(earlier.wall))
     }
+
+    fn plus(self, by: Duration) -> Self {
+        Self {
+            boot: self.boot.plus(by),
+            wall: self.wall.plus(by),
+        }
+    }
+
+    /// The later of both points, on each clock.
+    fn later(self, other: Self) -> Self {
+        Self {
+            boot: self.boot.max(other.boot),
+            wall: self.wall.max(other.wall),
+        }
+    }
 }
 
 /// What the tail has established. I4: it is one value, so that a snapshot reads `(F, applied)` in
@@ -102,6 +130,12 @@ struct Published {
 impl Published {
     fn database_time_at(&self, boot: BootTime) -> Timestamp {
         self.database_time.plus(boot.since(self.anchor))
+    }
+
+    /// Notes the store's time in an answer to a request that was sent at `sent_at`.
+    fn raise_time(&mut self, database_time: Timestamp, sent_at: BootTime) {
+        self.database_time = database_time.max(self.database_time_at(sent_at));
+        self.anchor = sent_at;
     }
 }
 
@@ -168,20 +202,15 @@ impl Fence {
         self.published.load().applied
     }
 
-    /// The revision up to which this instance has applied the log of `epoch`; `None` if that is not the
-    /// fence's epoch. The number of another history says nothing about this one.
-    pub fn applied_in(&self, epoch: Epoch) -> Option<u64> {
-        let published = **self.published.load();
-        (published.epoch == epoch).then_some(published.applied)
-    }
-
-    /// The row at `applied`.
-    pub fn position(&self) -> Position {
+    /// The row at `applied`, and the epoch of its log.
+    pub fn position(&self) -> (Epoch, Position) {
         let tail = self.tail.lock();
-        Position {
-            revision: self.applied(),
+        let published = **self.published.load();
+        let position = Position {
+            revision: published.applied,
             mark: tail.mark,
-        }
+        };
+        (published.epoch, position)
     }
 
     /// The revision below which no entry is admitted.

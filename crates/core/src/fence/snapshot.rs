@@ -4,6 +4,8 @@
 //!
 //! Upholds I4 and, by the new stamp, I2.
 
+use std::time::Duration;
+
 use crate::key::{BootTime, KeyId, Timestamp};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -128,15 +130,24 @@ impl<'f> Snapshot<'f> {
 
     /// Whether tombstones and floor were reset after this snapshot. Call it after they were read:
     /// after a reset they do not describe the log that the snapshot belongs to.
-    fn fence_has_restarted(&self) -> bool {
+    pub(super) fn fence_has_restarted(&self) -> bool {
         self.fence.restarts.load(Ordering::SeqCst) != self.restarts
     }
 
     /// Whether freshness is at most `max_staleness` old at `now`. I1 covers all older changes.
     pub fn is_fresh(&self, now: Now) -> bool {
-        self.published
-            .fresh
-            .is_some_and(|fresh| now.age(fresh) <= self.fence.max_staleness)
+        self.age(now)
+            .is_some_and(|age| age <= self.fence.max_staleness)
+    }
+
+    /// The age of freshness at `now`; `None` without freshness.
+    pub(super) fn age(&self, now: Now) -> Option<Duration> {
+        self.published.fresh.map(|fresh| now.age(fresh))
+    }
+
+    /// The epoch and `applied`.
+    pub(super) fn position(&self) -> (Epoch, u64) {
+        (self.published.epoch, self.published.applied)
     }
 
     /// The store's time at `boot`: the time in the latest page, plus the boot time since that read

@@ -14,6 +14,7 @@ use crate::key::{Entropy, KeyId};
 
 mod cases;
 mod histories;
+mod near;
 
 const BOUND: Duration = Duration::from_secs(2);
 const KEYS: usize = 6;

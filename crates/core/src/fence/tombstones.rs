@@ -1,6 +1,7 @@
 //! The tombstones: for each changed key, the revision of its latest change. Every verification
 //! reads them; only the tail writes them. A removed tombstone is covered by the floor (I8).
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 
 use crate::key::KeyId;
@@ -33,9 +34,15 @@ impl Tombstones {
         self.shard(id).read().get(&id).copied()
     }
 
+    /// Sets the key's tombstone, which never falls.
     pub(super) fn set(&self, id: KeyId, revision: u64) {
-        if self.shard(id).write().insert(id, revision).is_none() {
-            self.count.fetch_add(1, Ordering::Relaxed);
+        match self.shard(id).write().entry(id) {
+            Entry::Occupied(mut known) if *known.get() < revision => drop(known.insert(revision)),
+            Entry::Occupied(_) => return,
+            Entry::Vacant(new) => {
+                new.insert(revision);
+                self.count.fetch_add(1, Ordering::Relaxed);
+            }
         }
         let mut order = self.order.lock();
         order.push_back((id, revision));
@@ -55,6 +62,15 @@ impl Tombstones {
             order.pop_front();
         }
         None
+    }
+
+    /// The changes above `revision`, newest first; `None` if there are more than `limit`. Some may be
+    /// outdated: to leave those out would lose a key whose next tombstone is being set.
+    pub(super) fn after(&self, revision: u64, limit: usize) -> Option<Vec<(KeyId, u64)>> {
+        let order = self.order.lock();
+        let newer = order.iter().rev().take_while(|(_, at)| *at > revision);
+        let changes: Vec<_> = newer.take(limit + 1).copied().collect();
+        (changes.len() <= limit).then_some(changes)
     }
 
     /// Removes the key's tombstone if it is still at `revision`. A later change stays.

@@ -103,11 +103,13 @@ pub enum Role {
     Reporter,
     /// AdminService.
     Admin,
+    /// WatchInvalidations.
+    NearCache,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Issuer,
         Self::Verifier,
         Self::Revealer,
@@ -115,6 +117,7 @@ impl Role {
         Self::Editor,
         Self::Reporter,
         Self::Admin,
+        Self::NearCache,
     ];
 
     /// The name in stores, in the CLI and in errors.
@@ -127,6 +130,7 @@ impl Role {
             Self::Editor => "editor",
             Self::Reporter => "reporter",
             Self::Admin => "admin",
+            Self::NearCache => "near_cache",
         }
     }
 

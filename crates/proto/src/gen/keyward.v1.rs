@@ -745,6 +745,8 @@ pub enum Role {
     Reporter = 6,
     /// AdminService.
     Admin = 7,
+    /// WatchInvalidations.
+    NearCache = 9,
 }
 impl Role {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -761,6 +763,7 @@ impl Role {
             Self::Editor => "ROLE_EDITOR",
             Self::Reporter => "ROLE_REPORTER",
             Self::Admin => "ROLE_ADMIN",
+            Self::NearCache => "ROLE_NEAR_CACHE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -774,6 +777,7 @@ impl Role {
             "ROLE_EDITOR" => Some(Self::Editor),
             "ROLE_REPORTER" => Some(Self::Reporter),
             "ROLE_ADMIN" => Some(Self::Admin),
+            "ROLE_NEAR_CACHE" => Some(Self::NearCache),
             _ => None,
         }
     }
@@ -2194,6 +2198,9 @@ pub struct VerifyRequest {
     /// The source of the answer. An undefined value is INVALID_FIELD.
     #[prost(enumeration = "Consistency", tag = "4")]
     pub consistency: i32,
+    /// Whether the response has a `cache_entry`, for a near-cache.
+    #[prost(bool, tag = "5")]
+    pub want_cache_entry: bool,
 }
 impl ::prost::Name for VerifyRequest {
     const NAME: &'static str = "VerifyRequest";
@@ -2236,6 +2243,10 @@ pub struct VerifyResponse {
     /// The revision of the key's last change. 0: the key has not changed since its creation.
     #[prost(uint64, tag = "8")]
     pub revision: u64,
+    /// By what a near-cache judges the key. Only with `want_cache_entry`. Absent also if the key cannot be
+    /// kept.
+    #[prost(message, optional, tag = "9")]
+    pub cache_entry: ::core::option::Option<CacheEntry>,
 }
 impl ::prost::Name for VerifyResponse {
     const NAME: &'static str = "VerifyResponse";
@@ -2245,6 +2256,149 @@ impl ::prost::Name for VerifyResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/keyward.v1.VerifyResponse".into()
+    }
+}
+/// What a near-cache keeps of a valid key, besides the other fields of its response.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CacheEntry {
+    /// The epoch of `revision`.
+    #[prost(message, optional, tag = "1")]
+    pub epoch: ::core::option::Option<Epoch>,
+    /// The response contains each change of the key up to this revision.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// The ids whose changes outdate the response: 16 bytes each.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub ids: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
+    /// The end of a running grace. Absent: none runs.
+    #[prost(message, optional, tag = "4")]
+    pub revoke_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The networks from which the key can be used. Empty: any.
+    #[prost(string, repeated, tag = "5")]
+    pub allowed_cidrs: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The store's time at the response.
+    #[prost(message, optional, tag = "6")]
+    pub store_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for CacheEntry {
+    const NAME: &'static str = "CacheEntry";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.CacheEntry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.CacheEntry".into()
+    }
+}
+/// The history that revisions belong to. Revisions of different epochs cannot be compared.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Epoch {
+    /// The database.
+    #[prost(fixed64, tag = "1")]
+    pub system: u64,
+    /// The timeline of the primary.
+    #[prost(uint32, tag = "2")]
+    pub timeline: u32,
+    /// How often an operator has accepted that the log lost changes.
+    #[prost(uint64, tag = "3")]
+    pub incarnation: u64,
+}
+impl ::prost::Name for Epoch {
+    const NAME: &'static str = "Epoch";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.Epoch".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.Epoch".into()
+    }
+}
+/// A poll of a near-cache, or its end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchInvalidationsRequest {
+    /// The number of the poll: above that of the previous one, otherwise INVALID_FIELD.
+    #[prost(uint64, tag = "1")]
+    pub poll: u64,
+    /// The epoch that the near-cache knows. Absent: none.
+    #[prost(message, optional, tag = "2")]
+    pub epoch: ::core::option::Option<Epoch>,
+    /// The revision of `epoch` up to which the near-cache has applied all changes. This acknowledges them.
+    #[prost(uint64, tag = "3")]
+    pub applied: u64,
+    /// Whether the near-cache has ended its freshness and takes nothing more from this stream. The stream then
+    /// ends.
+    #[prost(bool, tag = "4")]
+    pub off: bool,
+}
+impl ::prost::Name for WatchInvalidationsRequest {
+    const NAME: &'static str = "WatchInvalidationsRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.WatchInvalidationsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.WatchInvalidationsRequest".into()
+    }
+}
+/// The answer to a poll.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchInvalidationsResponse {
+    /// The number of the poll.
+    #[prost(uint64, tag = "1")]
+    pub poll: u64,
+    /// The epoch of all revisions. If the near-cache knows another one, it must forget everything and open
+    /// another stream.
+    #[prost(message, optional, tag = "2")]
+    pub epoch: ::core::option::Option<Epoch>,
+    /// The revision up to which the changes are told.
+    #[prost(uint64, tag = "3")]
+    pub applied: u64,
+    /// For how long the near-cache is fresh from the moment at which it *sent* the poll, by a clock that also
+    /// counts while the machine is suspended. Absent: this response makes nothing fresh.
+    #[prost(message, optional, tag = "4")]
+    pub fresh_for: ::core::option::Option<::prost_types::Duration>,
+    /// The store's time at the response.
+    #[prost(message, optional, tag = "5")]
+    pub store_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The changes that the poll did not acknowledge: entries of an id from before its revision are outdated.
+    #[prost(message, repeated, tag = "6")]
+    pub invalidations: ::prost::alloc::vec::Vec<Invalidation>,
+    /// Whether all entries from before `applied` are outdated.
+    #[prost(bool, tag = "7")]
+    pub reset: bool,
+    /// Whether the near-cache must end its freshness and send `off`, because the instance or the connection is
+    /// about to end, or because the token was revoked.
+    #[prost(bool, tag = "8")]
+    pub off: bool,
+}
+impl ::prost::Name for WatchInvalidationsResponse {
+    const NAME: &'static str = "WatchInvalidationsResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.WatchInvalidationsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.WatchInvalidationsResponse".into()
+    }
+}
+/// A change of a key.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Invalidation {
+    /// The key's id as in CacheEntry.
+    #[prost(bytes = "vec", tag = "1")]
+    pub id: ::prost::alloc::vec::Vec<u8>,
+    /// The revision of the change.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+}
+impl ::prost::Name for Invalidation {
+    const NAME: &'static str = "Invalidation";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.Invalidation".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.Invalidation".into()
     }
 }
 /// The keys to verify.
@@ -2568,6 +2722,7 @@ pub mod api_key_service_client {
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
     /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
     /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work is held. Nothing was changed.|
+    /// |`NEAR_CACHES_EXHAUSTED`|RESOURCE_EXHAUSTED|The instance, or this caller there, has too many near-caches.|
     /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
     /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
@@ -2851,6 +3006,47 @@ pub mod api_key_service_client {
                 .insert(GrpcMethod::new("keyward.v1.ApiKeyService", "Update"));
             self.inner.unary(req, path, codec).await
         }
+        /// Keeps a near-cache fresh: a cache of verified keys in the caller's own process, which answers
+        /// VERDICT_VALID without a call. A Revoke waits for it. Role `near_cache`.
+        ///
+        /// Use a client library that has one: the near-cache must follow strict rules, which are in the book of
+        /// Keyward. A caller that breaks them harms its own answers alone. Without a near-cache keep no verdict.
+        ///
+        /// The caller sends polls, one at a time. Each gets one response: at once if it is the first or if there is
+        /// a change, otherwise after a part of the time for which a response keeps the near-cache fresh.
+        ///
+        /// The stream ends with UNAVAILABLE if the instance cannot answer now, and with INVALID_ARGUMENT after a
+        /// poll out of order. A caller that takes more than a second to acknowledge changes loses its stream.
+        ///
+        /// Errors: INVALID_FIELD; NEAR_CACHES_EXHAUSTED: verify by calls, and retry after the time in `RetryInfo`.
+        pub async fn watch_invalidations(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<
+                Message = super::WatchInvalidationsRequest,
+            >,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::WatchInvalidationsResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.ApiKeyService/WatchInvalidations",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(
+                    GrpcMethod::new("keyward.v1.ApiKeyService", "WatchInvalidations"),
+                );
+            self.inner.streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -2937,6 +3133,35 @@ pub mod api_key_service_server {
             &self,
             request: tonic::Request<super::UpdateRequest>,
         ) -> std::result::Result<tonic::Response<super::UpdateResponse>, tonic::Status>;
+        /// Server streaming response type for the WatchInvalidations method.
+        type WatchInvalidationsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<
+                    super::WatchInvalidationsResponse,
+                    tonic::Status,
+                >,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Keeps a near-cache fresh: a cache of verified keys in the caller's own process, which answers
+        /// VERDICT_VALID without a call. A Revoke waits for it. Role `near_cache`.
+        ///
+        /// Use a client library that has one: the near-cache must follow strict rules, which are in the book of
+        /// Keyward. A caller that breaks them harms its own answers alone. Without a near-cache keep no verdict.
+        ///
+        /// The caller sends polls, one at a time. Each gets one response: at once if it is the first or if there is
+        /// a change, otherwise after a part of the time for which a response keeps the near-cache fresh.
+        ///
+        /// The stream ends with UNAVAILABLE if the instance cannot answer now, and with INVALID_ARGUMENT after a
+        /// poll out of order. A caller that takes more than a second to acknowledge changes loses its stream.
+        ///
+        /// Errors: INVALID_FIELD; NEAR_CACHES_EXHAUSTED: verify by calls, and retry after the time in `RetryInfo`.
+        async fn watch_invalidations(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::WatchInvalidationsRequest>>,
+        ) -> std::result::Result<
+            tonic::Response<Self::WatchInvalidationsStream>,
+            tonic::Status,
+        >;
     }
     /// Issues, verifies, shows, changes and revokes API keys.
     ///
@@ -2975,6 +3200,7 @@ pub mod api_key_service_server {
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
     /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
     /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work is held. Nothing was changed.|
+    /// |`NEAR_CACHES_EXHAUSTED`|RESOURCE_EXHAUSTED|The instance, or this caller there, has too many near-caches.|
     /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
     /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
@@ -3371,6 +3597,55 @@ pub mod api_key_service_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.ApiKeyService/WatchInvalidations" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchInvalidationsSvc<T: ApiKeyService>(pub Arc<T>);
+                    impl<
+                        T: ApiKeyService,
+                    > tonic::server::StreamingService<super::WatchInvalidationsRequest>
+                    for WatchInvalidationsSvc<T> {
+                        type Response = super::WatchInvalidationsResponse;
+                        type ResponseStream = T::WatchInvalidationsStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<
+                                tonic::Streaming<super::WatchInvalidationsRequest>,
+                            >,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as ApiKeyService>::watch_invalidations(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchInvalidationsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -16,7 +16,7 @@ fn an_instance_that_is_behind_is_fresh_when_it_has_reached_a_heartbeats_head() {
     assert_eq!(behind, Ok(Absorbed::Behind));
     assert_eq!((fence.applied(), fence.is_fresh(now(2))), (2, false));
     assert_eq!(
-        fence.position(),
+        fence.position().1,
         Position {
             revision: 2,
             mark: mark(2, 0)
@@ -85,13 +85,12 @@ fn applied_belongs_to_its_epoch() {
     let fence = fresh_fence(&world, 2);
     let mut page = world.page(1);
     page.epoch.timeline = 2;
-    assert_eq!(fence.applied_in(EPOCH), Some(1));
-    assert_eq!(fence.applied_in(page.epoch), None);
+    assert_eq!(fence.known(), (EPOCH, 1));
     let mut lost = page.clone();
     lost.mark_at_applied = Some(mark(1, 1));
     let refusing = fresh_fence(&world, 2);
     assert!(refusing.absorb(now(3), &lost).is_err());
-    assert_eq!(refusing.applied_in(page.epoch), None);
+    assert_eq!(refusing.known().0, EPOCH);
     fence.absorb(now(3), &page).unwrap();
-    assert_eq!(fence.applied_in(page.epoch), Some(1));
+    assert_eq!(fence.known(), (page.epoch, 1));
 }

@@ -1,0 +1,167 @@
+//! Single decisions about near-caches.
+
+use super::*;
+
+fn fresh_fence(world: &World) -> (Fence, Clocks) {
+    let clocks = Clocks::default();
+    let fence = Fence::new(BOUND, 100, World::default().start());
+    fence.absorb(Now::read(&clocks), &world.page(0)).unwrap();
+    (fence, clocks)
+}
+
+/// The tombstone of a change that is applied may be above `applied`, because its key has changed again and
+/// the page is not published yet. Without it the near-cache would acknowledge the first change, and not
+/// know it.
+#[test]
+fn a_key_that_changes_again_while_an_answer_is_built_is_told() {
+    let mut world = World::default();
+    for key in [1, 2] {
+        world.change(key, 1);
+    }
+    let (fence, clocks) = fresh_fence(&world);
+    fence.tombstones.set(id(1), 9);
+    let answer = fence.answer((EPOCH, 0), Some(NEAR), &clocks).unwrap();
+    assert_eq!(answer.applied, 2);
+    assert!(answer.changes.unwrap().iter().any(|(key, _)| *key == id(1)));
+}
+
+#[test]
+fn a_list_that_is_too_long_becomes_a_reset() {
+    let mut world = World::default();
+    let count = MAX_CHANGES + 1;
+    for key in 0..count {
+        world.change(key % 200, 1);
+    }
+    let clocks = Clocks::default();
+    let fence = Fence::new(BOUND, 1_000, World::default().start());
+    fence.absorb(Now::read(&clocks), &world.page(0)).unwrap();
+    fence
+        .absorb(Now::read(&clocks), &world.page(MAX_ROWS as u64))
+        .unwrap();
+    let near = Fence::near(EPOCH);
+    let answer = fence.answer((EPOCH, 0), Some(NEAR), &clocks).unwrap();
+    // Outdated tombstones are removed in bulk, so there are fewer.
+    assert!(answer.changes.is_some());
+    for (key, revision) in (0..count).zip(count as u64 + 1..) {
+        fence.tombstones.set(id(key % 200), revision);
+    }
+    fence.raise_floor(1);
+    let answer = fence.answer((EPOCH, 0), Some(NEAR), &clocks).unwrap();
+    assert_eq!(
+        (answer.changes.is_none(), answer.applied),
+        (true, count as u64)
+    );
+    assert!(near.take(Now::read(&clocks), &answer));
+    assert_eq!((near.floor(), near.applied()), (count as u64, count as u64));
+}
+
+#[test]
+fn an_answer_of_another_epoch_is_not_taken() {
+    let mut world = World::default();
+    world.change(1, 1);
+    let (fence, clocks) = fresh_fence(&world);
+    let near = Fence::near(Epoch::NONE);
+    let answer = fence.answer(near.known(), Some(NEAR), &clocks).unwrap();
+    assert!(!near.take(Now::read(&clocks), &answer));
+    assert_eq!(
+        (near.known(), near.is_fresh(Now::read(&clocks))),
+        ((Epoch::NONE, 0), false)
+    );
+}
+
+#[test]
+fn acknowledgements_start_again_in_a_new_epoch() {
+    let mut world = World::default();
+    world.change(1, 1);
+    let (fence, clocks) = fresh_fence(&world);
+    let mut leases = Leases::new(NEAR, None, &fence, clocks.boot());
+    let (stream, broken) = (leases.open(), leases.open());
+    leases.poll(stream, (EPOCH, 1), &fence, &clocks);
+    leases.poll(broken, (EPOCH, 1), &fence, &clocks);
+    leases.broke(broken);
+    assert_eq!(leases.acked(&fence, &clocks).1.revision, 1);
+    let mut page = world.page(1);
+    page.epoch.timeline = 2;
+    fence.absorb(Now::read(&clocks), &page).unwrap();
+    let (epoch, acked) = leases.acked(&fence, &clocks);
+    assert_eq!((epoch, acked.revision), (page.epoch, 0));
+    // The poll of a near-cache that knows the old epoch acknowledges nothing of the new one.
+    leases.poll(stream, (EPOCH, 1), &fence, &clocks);
+    assert_eq!(leases.acked(&fence, &clocks).1.revision, 0);
+    leases.poll(stream, (page.epoch, 1), &fence, &clocks);
+    assert_eq!(
+        leases.acked(&fence, &clocks).1.revision,
+        0,
+        "the broken stream"
+    );
+    clocks
+        .boot
+        .fetch_add(1 + bound(NEAR).as_micros() as i64, Relaxed);
+    assert_eq!(leases.acked(&fence, &clocks).1.revision, 1);
+}
+
+/// A lease runs until its end, inclusive; also the one that an earlier process left.
+#[test]
+fn a_lease_is_over_after_its_end_not_at_it() {
+    let mut world = World::default();
+    world.change(1, 1);
+    let (fence, clocks) = fresh_fence(&world);
+    let longer = Duration::from_secs(5);
+    let mut own = Leases::new(NEAR, None, &fence, clocks.boot());
+    let stream = own.open();
+    own.poll(stream, (EPOCH, 0), &fence, &clocks);
+    let mut left = Leases::new(NEAR, Some(longer), &fence, clocks.boot());
+    for (leases, length) in [(&mut own, bound(NEAR)), (&mut left, bound(longer))] {
+        let end = length.as_micros() as i64;
+        clocks.boot.store(end, Relaxed);
+        assert_eq!(leases.acked(&fence, &clocks).1.revision, 0);
+        assert!(leases.end(clocks.boot()).is_some());
+        clocks.boot.store(end + 1, Relaxed);
+        assert_eq!(leases.acked(&fence, &clocks).1.revision, 1);
+        assert_eq!(leases.end(clocks.boot()), None);
+    }
+}
+
+/// New streams that break all the time would keep one lease for ever. A change that was applied longer ago
+/// than a lease lasts is acknowledged all the same.
+#[test]
+fn streams_that_break_all_the_time_delay_a_change_once() {
+    let mut world = World::default();
+    let (fence, clocks) = fresh_fence(&world);
+    let mut leases = Leases::new(NEAR, None, &fence, clocks.boot());
+    let hectic = |leases: &mut Leases| {
+        let stream = leases.open();
+        leases.poll(stream, (EPOCH, 0), &fence, &clocks);
+        leases.broke(stream);
+    };
+    hectic(&mut leases);
+    world.change(1, 1);
+    fence.absorb(Now::read(&clocks), &world.page(0)).unwrap();
+    let mut steps = 0;
+    while leases.acked(&fence, &clocks).1.revision == 0 {
+        hectic(&mut leases);
+        clocks.boot.fetch_add(100_000, Relaxed);
+        steps += 1;
+    }
+    let lease = bound(NEAR).as_millis() as u64 / 100;
+    assert!((lease..lease + 3).contains(&steps), "{steps}");
+}
+
+#[test]
+fn a_process_that_leaves_makes_nothing_fresh() {
+    let world = World::default();
+    let (fence, clocks) = fresh_fence(&world);
+    let mut leases = Leases::new(NEAR, None, &fence, clocks.boot());
+    let (old, new) = (leases.open(), leases.open());
+    leases.poll(old, (EPOCH, 0), &fence, &clocks);
+    let end = leases.end(clocks.boot()).unwrap();
+    leases.leave();
+    clocks.boot.fetch_add(1_000, Relaxed);
+    leases.poll(old, (EPOCH, 0), &fence, &clocks);
+    leases.poll(new, (EPOCH, 0), &fence, &clocks);
+    assert_eq!(leases.end(clocks.boot()), Some(end));
+    leases.off(old);
+    assert_eq!(leases.end(clocks.boot()), None);
+    let answer = fence.answer((EPOCH, 0), None, &clocks).unwrap();
+    assert_eq!(answer.fresh_for, None);
+}

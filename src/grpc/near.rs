@@ -1,0 +1,196 @@
+//! WatchInvalidations: the stream of a near-cache. It passes each poll to `replication::NearStream`, and
+//! judges the stream's token at each poll.
+
+use futures_util::{Stream, StreamExt as _, stream};
+use keyward_proto::v1;
+use std::pin::Pin;
+use std::sync::Arc;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Status, Streaming};
+
+use super::peer::Peer;
+use super::{Api, convert};
+use crate::auth::{Caller, Denied};
+use crate::service::{NearStream, ServiceError};
+use keyward_core::fence::{Epoch, Now};
+use keyward_core::key::{Clock, FieldError};
+
+/// The answers of a stream.
+pub(super) type Answers =
+    Pin<Box<dyn Stream<Item = Result<v1::WatchInvalidationsResponse, Status>> + Send>>;
+
+/// Why a stream ends.
+enum Ending {
+    /// The near-cache is off, or was asked to be and has gone.
+    Off,
+    /// The near-cache or its connection has gone.
+    Gone,
+    /// The near-cache did something wrong.
+    Fault(Status),
+    /// This instance cannot go on.
+    Own(Status),
+}
+
+impl Ending {
+    fn fault(error: impl Into<ServiceError>) -> Self {
+        Self::Fault(error.into().into())
+    }
+}
+
+/// One near-cache's stream.
+struct Watch {
+    api: Api,
+    clock: Arc<dyn Clock>,
+    stream: NearStream,
+    polls: Streaming<v1::WatchInvalidationsRequest>,
+    metadata: MetadataMap,
+    caller: Caller,
+    peer: Option<Arc<Peer>>,
+    last: u64,
+    /// Whether the near-cache was asked to be off.
+    is_asked: bool,
+}
+
+impl Api {
+    /// Opens the stream of a near-cache.
+    pub(super) async fn watch(
+        &self,
+        mut request: Request<Streaming<v1::WatchInvalidationsRequest>>,
+    ) -> Result<Answers, Status> {
+        let extensions = request.extensions_mut();
+        let (judged, peer) = (
+            extensions.remove::<Caller>(),
+            extensions.remove::<Arc<Peer>>(),
+        );
+        let (metadata, _, polls) = request.into_parts();
+        let caller = match judged {
+            Some(caller) => caller,
+            // The request did not pass the gate.
+            None => self.judge(&metadata).await.map_err(ServiceError::from)?,
+        };
+        let stream = self.service.watch(&caller).await?;
+        let watch = Watch {
+            api: self.clone(),
+            clock: Arc::clone(&self.service.clock),
+            stream,
+            polls,
+            metadata,
+            caller,
+            peer,
+            last: 0,
+            is_asked: false,
+        };
+        let answers = stream::unfold(Some(watch), |watch| async move {
+            let mut watch = watch?;
+            match watch.answer().await {
+                Ok(answer) => Some((Ok(answer), Some(watch))),
+                Err(ending) => watch.end(ending).map(|status| (Err(status), None)),
+            }
+        });
+        Ok(answers.boxed())
+    }
+
+    async fn judge(&self, metadata: &MetadataMap) -> Result<Caller, Denied> {
+        let values = metadata.get_all("authorization").into_iter();
+        let values = values.map(|value| value.as_encoded_bytes());
+        self.callers.authenticate(values).await
+    }
+}
+
+impl Watch {
+    /// Waits for the next poll, and answers it.
+    async fn answer(&mut self) -> Result<v1::WatchInvalidationsResponse, Ending> {
+        let poll = self.next_poll().await?;
+        let known = match poll.epoch {
+            Some(epoch) => (convert::epoch(epoch), poll.applied),
+            None => (Epoch::NONE, 0),
+        };
+        self.stream.poll(known).map_err(Ending::fault)?;
+        let is_planned_end = self.wait(known.1).await;
+        let answer = self.stream.answer(known);
+        let answer = answer.ok_or_else(|| Ending::Own(ServiceError::NotFresh.into()))?;
+        // The token is judged after `applied` was read: while it lives, its revocation is above that. So a
+        // near-cache never acknowledges the revocation of its own token.
+        if is_planned_end || self.is_denied().await? {
+            self.is_asked = true;
+            return Ok(v1::WatchInvalidationsResponse {
+                poll: poll.poll,
+                off: true,
+                ..Default::default()
+            });
+        }
+        Ok(convert::near_answer(poll.poll, &answer))
+    }
+
+    /// The next poll, in order.
+    async fn next_poll(&mut self) -> Result<v1::WatchInvalidationsRequest, Ending> {
+        let patience = self.stream.lease();
+        let next = tokio::time::timeout(patience, self.polls.message()).await;
+        let poll = match next {
+            Ok(Ok(Some(poll))) => poll,
+            Ok(Ok(None) | Err(_)) | Err(_) => return Err(Ending::Gone),
+        };
+        if poll.off {
+            return Err(Ending::Off);
+        }
+        if self.is_asked {
+            let reason = "must be true after a response with `off`";
+            return Err(Ending::fault(FieldError::new("off", reason)));
+        }
+        if poll.poll <= self.last {
+            let reason = format!("is {}, and must be above {}", poll.poll, self.last);
+            return Err(Ending::fault(FieldError::new("poll", reason)));
+        }
+        self.last = poll.poll;
+        Ok(poll)
+    }
+
+    /// Waits until there is something to tell. Returns whether the instance or the connection is about to end.
+    async fn wait(&mut self, applied: u64) -> bool {
+        let retiring = async {
+            match &self.peer {
+                Some(peer) => peer.retiring().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = retiring => true,
+            () = self.stream.news(applied) => self.stream.is_leaving(),
+        }
+    }
+
+    /// Whether the token of this stream is no longer valid.
+    async fn is_denied(&mut self) -> Result<bool, Ending> {
+        if self
+            .api
+            .callers
+            .is_still_valid(&self.caller, Now::read(&*self.clock))
+        {
+            return Ok(false);
+        }
+        match self.api.judge(&self.metadata).await {
+            Ok(caller) => {
+                self.caller = caller;
+                Ok(false)
+            }
+            Err(Denied::Lookup(error)) => Err(Ending::Own(ServiceError::from(error).into())),
+            Err(_) => Ok(true),
+        }
+    }
+
+    fn end(self, ending: Ending) -> Option<Status> {
+        match ending {
+            Ending::Off => {
+                self.stream.off();
+                None
+            }
+            Ending::Gone => None,
+            Ending::Fault(status) => Some(status),
+            Ending::Own(status) => {
+                self.stream.end();
+                Some(status)
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Near-caches: they answer without a call, a Revoke waits for them, and they are off when they must be.
+
+mod streams;
+
+use std::time::Duration;
+
+use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
+use keyward_client::{self as client, ErrorKind, Secret, Verdict, VerifyRequest};
+use keyward_proto::v1::{self, Role};
+use keyward_testkit::requests::*;
+use keyward_testkit::{Client, Local, PATIENCE, eventually, now};
+
+const ROLES: [Role; 2] = [Role::NearCache, Role::Verifier];
+
+/// A near-cache of a caller with this token.
+pub(crate) fn near_cache(local: &Local, token: &str, fallback: Fallback) -> NearCache {
+    let client = client::Client::builder()
+        .endpoint(format!("http://{}", local.app.grpc_address()))
+        .token(Secret::new(token.to_owned()))
+        .build()
+        .unwrap();
+    let mut options = NearCacheOptions::default();
+    options.fallback = fallback;
+    client.near_cache(options).unwrap()
+}
+
+pub(crate) async fn fresh(near: &NearCache) {
+    let is_fresh = async || near.is_fresh();
+    eventually("the near-cache is fresh", PATIENCE, is_fresh).await;
+}
+
+fn asking(api_key: &str) -> VerifyRequest {
+    VerifyRequest::new(Secret::new(api_key.to_owned()))
+}
+
+/// Issues a key, and verifies it until the near-cache knows it.
+async fn known(client: &Client, near: &NearCache, account: &str) -> (String, String) {
+    let issued = client.send(slot(account)).await.unwrap();
+    let verdict = near.verify(asking(&issued.api_key)).await.unwrap();
+    assert!(matches!(verdict, Verdict::Valid(_)));
+    assert!(near.cached(&asking(&issued.api_key)).is_some());
+    (issued.key.unwrap().key_id, issued.api_key)
+}
+
+struct World {
+    local: Local,
+    client: Client,
+    token: v1::CreateTokenResponse,
+    near: NearCache,
+}
+
+async fn world(fallback: Fallback) -> World {
+    let local = Local::start().await;
+    let client = local.client().await;
+    let token = client.send(creating_token("near", &ROLES)).await.unwrap();
+    let near = near_cache(&local, &token.token, fallback);
+    fresh(&near).await;
+    World {
+        local,
+        client,
+        token,
+        near,
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_valid_without_a_call_until_its_revoke_returns() {
+    let world = world(Fallback::Call).await;
+    for account in 0..20 {
+        let (id, key) = known(&world.client, &world.near, &account.to_string()).await;
+        let start = now();
+        world.client.send(by_id(&id)).await.unwrap();
+        assert!(world.near.cached(&asking(&key)).is_none());
+        assert!(
+            start.elapsed() < Duration::from_millis(1_500),
+            "the near-cache was waited out"
+        );
+        let verdict = world.near.verify(asking(&key)).await.unwrap();
+        assert_eq!(verdict, Verdict::Revoked);
+    }
+    let stats = world.near.stats();
+    assert_eq!((stats.hits, stats.misses, stats.not_fresh), (20, 40, 0));
+}
+
+/// The entry holds the record, not the verdict.
+#[tokio::test]
+async fn scopes_addresses_and_ends_are_judged_at_each_call() {
+    let world = world(Fallback::Call).await;
+    let mut request = living("42", 2);
+    request.scopes = vec!["read".to_owned(), "write".to_owned()];
+    request.allowed_cidrs = vec!["10.0.0.0/8".to_owned()];
+    let key = world.client.send(request).await.unwrap().api_key;
+    let ask = |scope: &str, ip: &str| VerifyRequest {
+        required_scopes: vec![scope.to_owned()],
+        client_ip: Some(ip.parse().unwrap()),
+        ..asking(&key)
+    };
+    let near = &world.near;
+    let first = near.verify(ask("read", "10.1.2.3")).await.unwrap();
+    assert!(matches!(first, Verdict::Valid(_)));
+    assert!(near.cached(&ask("write", "10.0.0.1")).is_some());
+    for (refused, verdict) in [
+        (ask("admin", "10.0.0.1"), Verdict::InsufficientScope),
+        (ask("read", "192.0.2.1"), Verdict::IpNotAllowed),
+        (asking(&key), Verdict::IpNotAllowed),
+    ] {
+        assert!(near.cached(&refused).is_none());
+        assert_eq!(near.verify(refused).await.unwrap(), verdict);
+    }
+    // Near the end it asks, because it may be wrong by the time that an answer took.
+    let has_expired = async || {
+        let is_kept = near.cached(&ask("read", "10.0.0.1")).is_some();
+        let verdict = near.verify(ask("read", "10.0.0.1")).await.unwrap();
+        assert!(!is_kept || matches!(verdict, Verdict::Valid(_)));
+        verdict == Verdict::Expired
+    };
+    eventually("the key expires", PATIENCE, has_expired).await;
+    assert!(near.is_fresh());
+}
+
+#[tokio::test]
+async fn a_grace_ends_without_news() {
+    let world = world(Fallback::Call).await;
+    let (id, key) = known(&world.client, &world.near, "42").await;
+    world.client.send(with_grace(&id, 2)).await.unwrap();
+    // The change has outdated the entry. A new one knows the end.
+    assert!(world.near.cached(&asking(&key)).is_none());
+    assert!(matches!(
+        world.near.verify(asking(&key)).await.unwrap(),
+        Verdict::Valid(_)
+    ));
+    assert!(world.near.cached(&asking(&key)).is_some());
+    let has_ended = async || world.near.cached(&asking(&key)).is_none();
+    eventually("the grace ends", PATIENCE, has_ended).await;
+    assert!(world.near.is_fresh());
+}
+
+#[tokio::test]
+async fn a_closed_near_cache_delays_no_revoke_and_answers_nothing_by_itself() {
+    let world = world(Fallback::Fail).await;
+    let (id, key) = known(&world.client, &world.near, "42").await;
+    world.near.close().await;
+    assert!(!world.near.is_fresh());
+    assert!(world.near.cached(&asking(&key)).is_none());
+    let start = now();
+    world.client.send(by_id(&id)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(1_500));
+    let refused = world.near.verify(asking(&key)).await.unwrap_err();
+    assert_eq!(refused.kind, ErrorKind::Unavailable);
+}
+
+/// RevokeToken returns when no near-cache of that token is fresh.
+#[tokio::test]
+async fn a_revoked_token_ends_its_near_caches() {
+    let world = world(Fallback::Fail).await;
+    let (_, key) = known(&world.client, &world.near, "42").await;
+    let token_id = world.token.caller_token.clone().unwrap().token_id;
+    let start = now();
+    world.client.send(revoking_token(&token_id)).await.unwrap();
+    assert!(!world.near.is_fresh());
+    assert!(world.near.cached(&asking(&key)).is_none());
+    assert!(
+        start.elapsed() < Duration::from_millis(1_500),
+        "it was waited out"
+    );
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(!world.near.is_fresh());
+}
+
+/// The instance leaves: the near-cache is off before, and finds its successor.
+#[tokio::test]
+async fn a_stop_of_the_instance_turns_near_caches_off() {
+    let world = world(Fallback::Fail).await;
+    let (_, key) = known(&world.client, &world.near, "42").await;
+    let start = now();
+    world.local.app.stop().await;
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "the stop waited for the near-cache"
+    );
+    assert!(!world.near.is_fresh());
+    assert!(world.near.cached(&asking(&key)).is_none());
+}
