@@ -1,12 +1,11 @@
 //! The revoker of the model of a failover.
 
-use keyward_core::fence::{AckSet, Fence, RegistrationId, Settling, Start};
-use keyward_core::key::{BootTime, Timestamp};
+use keyward_core::fence::{AckSet, Position, RegistrationId, Settling};
 
 use super::{BOUND, Failover, Revoke, State, mark};
 use crate::rules::Rule;
 use crate::search::Steps;
-use crate::time::{NEVER, after, member, membership, ticks};
+use crate::time::{NEVER, after, member, membership};
 
 impl Failover {
     pub(super) fn revoke(&self, steps: &mut Steps<State>) {
@@ -103,19 +102,11 @@ impl Failover {
             true => self.epoch(state.history),
             false => epoch,
         };
-        let fence = Fence::new(
-            ticks(BOUND),
-            1,
-            Start {
-                epoch: fence_epoch,
-                floor: 0,
-                applied: u64::from(state.applied),
-                mark: mark(state.mark),
-                database_time: Timestamp::default(),
-                taken_at: BootTime::default(),
-            },
-        );
-        let current = current.with_own_memory(own, &fence);
+        let acked = Position {
+            revision: u64::from(state.applied),
+            mark: mark(state.mark),
+        };
+        let current = current.with_own_memory(own, (fence_epoch, acked));
         let mut acks = AckSet::new(u64::from(state.revision), after(0), &first);
         acks.observe(&current, after(state.since_answer)).is_some()
     }
