@@ -115,7 +115,7 @@ impl Parts {
         let cluster = self.store.cluster().ok_or("the store is shared")?;
         let members = metrics.members.clone();
         let limits = NearLimits {
-            max_staleness: self.fence.max_staleness().mul_f64(0.9),
+            max_staleness: self.fence.max_staleness().mul_f64(1.0 / 1.02),
             count: 10,
         };
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));

@@ -13,6 +13,7 @@ mod hunt;
 mod instance;
 mod judge;
 mod link;
+mod near;
 mod run;
 mod scenario;
 mod shared_cache;

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::calls::Client;
 use crate::faults::{self, Fault};
+use crate::near::{NEAR_CACHES, Near};
 use crate::world::{INSTANCES, Known, World};
 
 /// The result of a run.
@@ -86,6 +87,12 @@ async fn play(world: &Arc<World>) {
     let verifying = tokio::spawn(verify_all(Arc::clone(world), random.between(16, 90)));
     let copies = allowed.iter().any(|fault| fault.loses());
     let operating = tokio::spawn(operate(Arc::clone(world), copies));
+    let mut near = JoinSet::new();
+    if random.chance(60) {
+        for number in 0..NEAR_CACHES {
+            near.spawn(Near::new(world, number, random.fork()).live());
+        }
+    }
     let mut happening = JoinSet::new();
     // These are costly, and one or two show as much as many.
     let (mut epochs, mut floods) = (random.between(1, 3), 1);
@@ -114,6 +121,7 @@ async fn play(world: &Arc<World>) {
     while happening.join_next().await.is_some() {}
     verifying.abort();
     operating.abort();
+    near.abort_all();
 }
 
 /// Whether a new epoch is neither young nor nearly old enough that changes are confirmed in it. Nothing

@@ -19,6 +19,7 @@ use crate::clock::SimClock;
 use crate::instance::{Instance, Seat};
 use crate::judge::{Judge, micros};
 use crate::link::Link;
+use crate::near::NEAR_CACHES;
 use crate::shared_cache::MemoryCache;
 
 /// The number of instances.
@@ -98,7 +99,10 @@ impl World {
         let bounds = seats
             .iter()
             .map(|seat| seat.clock.virtual_time(seat.max_staleness));
-        let bounds: Vec<Duration> = bounds.collect();
+        let mut bounds: Vec<Duration> = bounds.collect();
+        // A near-cache may be kept fresh by any of them.
+        let longest = bounds.iter().max().copied().unwrap_or_default();
+        bounds.extend([longest; NEAR_CACHES]);
         let server_clock = Arc::new(SimClock::new(start, 0, 0));
         let epoch = Epoch {
             system: 7,
@@ -244,7 +248,7 @@ impl World {
             let instance = instance.as_ref()?;
             Some(instance.fence.applied())
         });
-        let applied: Vec<_> = applied.collect();
+        let applied: Vec<_> = applied.chain([None; NEAR_CACHES]).collect();
         let at = self.now();
         if !self.failover_loses_nothing {
             self.epoch_since.store(at, Ordering::Relaxed);
@@ -276,6 +280,11 @@ impl World {
     pub(crate) fn epoch_age(&self) -> Option<u64> {
         let since = self.epoch_since.load(Ordering::Relaxed);
         (since != u64::MAX).then(|| self.now() - since)
+    }
+
+    /// The clock of one more machine.
+    pub(crate) fn clock(&self, rate: i64) -> SimClock {
+        SimClock::new(self.start, rate, 0)
     }
 
     /// A running instance.
