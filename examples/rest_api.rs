@@ -31,7 +31,8 @@ use axum::{Extension, Json, Router};
 use clap::Parser;
 use governor::clock::Clock as _;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use keyward_client::layer::{Envelope, RequireApiKey};
+use keyward_client::layer::{Envelope, RequireApiKey, Verifier};
+use keyward_client::near::{NearCacheOptions, NearCacheStats};
 use keyward_client::{Client, Identity};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,9 @@ struct Options {
     /// Requests per second for each key.
     #[arg(long, default_value = "15")]
     rate: NonZeroU32,
+    /// Verify known keys in this process; the token also needs the role `near_cache`.
+    #[arg(long)]
+    near_cache: bool,
     /// A scope that keys must have; repeat for more.
     #[arg(long)]
     scope: Vec<String>,
@@ -152,7 +156,7 @@ impl Orders {
 type SharedOrders = Arc<Mutex<Orders>>;
 type Limits = Arc<DefaultKeyedRateLimiter<String>>;
 
-fn app(client: Client, options: &Options, limits: Limits) -> Router {
+fn app(verifier: impl Into<Verifier>, options: &Options, limits: Limits) -> Router {
     Router::new()
         .route("/v2/user-info", get(user_info))
         .route("/v2/orders", get(orders))
@@ -162,7 +166,7 @@ fn app(client: Client, options: &Options, limits: Limits) -> Router {
         .layer(from_fn_with_state(limits, limit_rate))
         // These lines refuse requests without a valid key, and add the identity of the caller.
         .layer(
-            RequireApiKey::new(client)
+            RequireApiKey::new(verifier)
                 .scopes(options.scope.clone())
                 .body(Envelope::default()),
         )
@@ -283,6 +287,17 @@ async fn limit_rate(
     response
 }
 
+/// How the near-cache does, for operators.
+fn near_cache(stats: &NearCacheStats) -> Json<serde_json::Value> {
+    Json(serde_json::json!({
+        "keys": stats.keys,
+        "hits": stats.hits,
+        "misses": stats.misses,
+        "not_fresh": stats.not_fresh,
+        "fresh_for_seconds": stats.fresh_for.map(|left| left.as_secs_f64()),
+    }))
+}
+
 /// A success in the product's envelope.
 fn succeed(data: &impl Serialize) -> Response {
     Json(serde_json::json!({ "error": false, "message": "Success", "data": data })).into_response()
@@ -303,7 +318,16 @@ async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         builder = builder.ca_file(ca);
     }
     let limits: Limits = Arc::new(RateLimiter::keyed(Quota::per_second(options.rate)));
-    let app = app(builder.build()?, &options, Arc::clone(&limits));
+    let client = builder.build()?;
+    let near = match options.near_cache {
+        true => Some(client.near_cache(NearCacheOptions::default())?),
+        false => None,
+    };
+    let verifier = near.clone().map_or(client.into(), Verifier::from);
+    let mut app = app(verifier, &options, Arc::clone(&limits));
+    if let Some(near) = near.clone() {
+        app = app.route("/near-cache", get(async move || near_cache(&near.stats())));
+    }
     tokio::spawn(async move {
         loop {
             tokio::time::sleep(CLEANUP_INTERVAL).await;
@@ -319,6 +343,10 @@ async fn serve(options: Options) -> Result<(), Box<dyn std::error::Error>> {
     axum::serve(listener, app)
         .with_graceful_shutdown(async move { stop.recv().await.unwrap_or_default() })
         .await?;
+    if let Some(near) = near {
+        // So that no Revoke has to wait for this process.
+        near.close().await;
+    }
     Ok(())
 }
 

@@ -170,10 +170,10 @@ impl Instance {
     }
 }
 
-/// The verdict behind the problem in the body of a 401.
-fn refused(body: &str) -> Verdict {
+/// The verdict behind the body of a 401.
+pub(super) fn refused(body: &str) -> Verdict {
     let problem: Value = serde_json::from_str(body).expect("a refusal is JSON");
-    match problem["code"].as_str() {
+    match problem["code"].as_str().or(problem["message"].as_str()) {
         Some("API_KEY_REVOKED") => Verdict::Revoked,
         Some("INVALID_API_KEY") => Verdict::NotFound,
         other => panic!("{other:?} is no verdict on this key"),

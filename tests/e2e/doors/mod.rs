@@ -1,13 +1,14 @@
 //! The promise through each door: keys are verified through gRPC, JSON, `/auth` and Envoy's Check on every
-//! instance at the same time, and revoked through gRPC and JSON in turn, while instances are paused and
-//! killed.
+//! instance, and by the near-caches of services, at the same time, and revoked through gRPC and JSON in turn,
+//! while instances and services are paused and killed.
 
 mod door;
+mod guard;
 
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::{BINARY, fresh_directory};
 use door::{DOORS, Door, Instance};
+use guard::Guard;
 
 /// The number of youngest keys that are verified, live or just revoked.
 const WINDOW: usize = 20;
@@ -31,6 +33,10 @@ const LEAST: usize = 30;
 /// A pause that is shorter than `max_staleness`, and one that is longer.
 const PAUSES: [Duration; 2] = [Duration::from_millis(800), Duration::from_millis(2_600)];
 const STALENESS: Duration = Duration::from_secs(2);
+/// The ways to ask: the doors, and a service with a near-cache.
+const WAYS: usize = DOORS.len() + 1;
+/// How many callers ask a service at the same time.
+const GUARD_CALLERS: usize = 3;
 
 /// What doors have said.
 #[derive(Default)]
@@ -39,11 +45,39 @@ struct Said {
     revoked: AtomicUsize,
 }
 
+/// Who is asked.
+#[derive(Clone)]
+enum Witness {
+    Door(Arc<Instance>, Door),
+    Guard(Arc<Guard>),
+}
+
+impl Witness {
+    /// Its number in the history: modulo [`WAYS`] the way by which it is asked.
+    fn number(&self) -> usize {
+        match self {
+            Self::Door(instance, door) => instance.number * WAYS + *door as usize,
+            Self::Guard(guard) => guard.number * WAYS + DOORS.len(),
+        }
+    }
+}
+
+impl PartialEq for Witness {
+    fn eq(&self, other: &Self) -> bool {
+        self.number() == other.number()
+    }
+}
+
 struct Board {
     recorder: Recorder,
     instances: RwLock<Vec<Arc<Instance>>>,
+    witnesses: RwLock<Vec<Witness>>,
     keys: RwLock<VecDeque<Arc<Key>>>,
-    said: [Said; DOORS.len()],
+    said: [Said; WAYS],
+    /// The longest Revoke that returned.
+    longest: AtomicU64,
+    /// The answers of near-caches without a call.
+    hits: AtomicUsize,
     ended: [AtomicUsize; 2],
     is_over: AtomicBool,
     callers: Mutex<JoinSet<()>>,
@@ -54,6 +88,9 @@ impl Board {
         Arc::new(Self {
             recorder: Recorder::new(&directory.join("history.jsonl")),
             instances: RwLock::default(),
+            witnesses: RwLock::default(),
+            longest: AtomicU64::new(0),
+            hits: AtomicUsize::new(0),
             keys: RwLock::default(),
             said: Default::default(),
             ended: Default::default(),
@@ -67,28 +104,50 @@ impl Board {
         let instance = Arc::new(instance);
         self.instances.write().push(Arc::clone(&instance));
         for door in DOORS {
-            let (board, instance) = (Arc::clone(self), Arc::clone(&instance));
-            self.callers.lock().spawn(async move {
-                for n in 0.. {
-                    if !board.calls(&instance) {
-                        return;
-                    }
-                    if let Some(key) = board.pick(n) {
-                        board.look(&instance, door, &key).await;
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-            });
+            self.hear(Witness::Door(Arc::clone(&instance), door));
         }
+    }
+
+    /// Asks for verdicts until the witness leaves.
+    fn hear(self: &Arc<Self>, witness: Witness) {
+        self.witnesses.write().push(witness.clone());
+        let board = Arc::clone(self);
+        self.callers.lock().spawn(async move {
+            for n in 0.. {
+                if board.is_over.load(Relaxed) || !board.witnesses.read().contains(&witness) {
+                    return;
+                }
+                if let Some(key) = board.pick(n) {
+                    board.look(&witness, &key).await;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        });
     }
 
     fn leave(&self, number: usize) {
         self.instances.write().retain(|it| it.number != number);
+        let mut witnesses = self.witnesses.write();
+        witnesses.retain(|it| !matches!(it, Witness::Door(of, _) if of.number == number));
     }
 
-    fn calls(&self, instance: &Arc<Instance>) -> bool {
-        let mut instances = self.instances.read().clone().into_iter();
-        !self.is_over.load(Relaxed) && instances.any(|known| Arc::ptr_eq(&known, instance))
+    /// A service with a near-cache, beside the instances.
+    async fn guard(
+        self: &Arc<Self>,
+        number: usize,
+        keyward: &[String],
+        directory: &Path,
+    ) -> Arc<Guard> {
+        let instance = self.any(0).expect("an instance runs");
+        let guard = Arc::new(Guard::start(number, &instance.grpc, keyward, directory).await);
+        (0..GUARD_CALLERS).for_each(|_| self.hear(Witness::Guard(Arc::clone(&guard))));
+        guard
+    }
+
+    async fn dismiss(&self, guard: &Arc<Guard>) {
+        self.hits.fetch_add(guard.hits().await, Relaxed);
+        let mut witnesses = self.witnesses.write();
+        witnesses.retain(|it| *it != Witness::Guard(Arc::clone(guard)));
     }
 
     fn pick(&self, n: usize) -> Option<Arc<Key>> {
@@ -97,29 +156,30 @@ impl Board {
         keys.iter().rev().nth(back).cloned()
     }
 
-    /// One question through one door, for the history.
-    async fn look(&self, instance: &Instance, door: Door, key: &Key) {
+    /// One question to a witness, for the history.
+    async fn look(&self, witness: &Witness, key: &Key) {
         let began = self.recorder.now();
-        let verdict = instance.ask(door, key).await;
-        let witness = instance.number * DOORS.len() + door as usize;
-        self.recorder.verify(&key.id, witness, began, verdict);
-        let said = &self.said[door as usize];
+        let verdict = match witness {
+            Witness::Door(instance, door) => instance.ask(*door, key).await,
+            Witness::Guard(guard) => guard.ask(key).await,
+        };
+        let number = witness.number();
+        self.recorder.verify(&key.id, number, began, verdict);
+        let said = &self.said[number % WAYS];
         match verdict {
             Some(Verdict::Valid) => said.valid.fetch_add(1, Relaxed),
-            Some(Verdict::Revoked) => said.revoked.fetch_add(1, Relaxed),
+            // The product's envelope has one word for all dead keys.
+            Some(Verdict::Revoked | Verdict::NotFound) => said.revoked.fetch_add(1, Relaxed),
             _ => 0,
         };
     }
 
-    /// Asks through each door of each instance, without waiting for the answers.
+    /// Asks each witness, without waiting for the answers.
     fn look_everywhere(self: &Arc<Self>, key: &Arc<Key>) -> JoinSet<()> {
         let mut looks = JoinSet::new();
-        for instance in self.instances.read().iter() {
-            for door in DOORS {
-                let (board, instance) = (Arc::clone(self), Arc::clone(instance));
-                let key = Arc::clone(key);
-                looks.spawn(async move { board.look(&instance, door, &key).await });
-            }
+        for witness in self.witnesses.read().iter().cloned() {
+            let (board, key) = (Arc::clone(self), Arc::clone(key));
+            looks.spawn(async move { board.look(&witness, &key).await });
         }
         looks
     }
@@ -143,7 +203,9 @@ impl Board {
                 };
                 let key = board.publish(Key { id, text, account });
                 // Every other key dies while it is being read for the first time.
+                // The others are in all caches, so that they are read there.
                 if n % 4 < 2 {
+                    board.finish(board.look_everywhere(&key), WARM).await;
                     board.finish(board.look_everywhere(&key), WARM).await;
                 }
                 board.end(&key, n).await;
@@ -170,7 +232,9 @@ impl Board {
             let Some(instance) = self.any(attempt) else {
                 return;
             };
+            let begun = keyward_testkit::now();
             if instance.revoke(key, through_json).await {
+                self.longest.fetch_max(micros(begun.elapsed()), Relaxed);
                 self.recorder.dead(&key.id, Duration::ZERO);
                 self.ended[usize::from(through_json)].fetch_add(1, Relaxed);
                 // No call can come sooner after the return than these.
@@ -232,19 +296,34 @@ impl Board {
         let report = check(self.recorder.finish()).expect("the history can be checked");
         println!("{name}: {report}");
         assert!(report.violations.is_empty(), "{:#?}", report.violations);
-        for door in DOORS {
-            let Said { valid, revoked } = &self.said[door as usize];
+        let (hits, longest) = (self.hits.load(Relaxed), self.longest.load(Relaxed));
+        println!(
+            "{name}: near-caches answered {hits} times without a call; the longest Revoke took {:?}",
+            Duration::from_micros(longest)
+        );
+        assert!(
+            hits >= LEAST,
+            "near-caches answered {hits} times without a call"
+        );
+        let names = DOORS.map(|door| format!("{door:?}"));
+        let names = names.into_iter().chain(["a near-cache".to_owned()]);
+        for (way, name) in names.enumerate() {
+            let Said { valid, revoked } = &self.said[way];
             let said = (valid.load(Relaxed), revoked.load(Relaxed));
-            let of_door = report.instances.iter();
-            let of_door = of_door.filter(|(witness, _)| *witness % DOORS.len() == door as usize);
-            let late: usize = of_door.map(|(_, counts)| counts.after_death).sum();
-            println!(
-                "{name}: {door:?} said VALID and REVOKED {said:?} times, {late} after a Revoke"
-            );
+            let of_way = report
+                .instances
+                .iter()
+                .filter(|(number, _)| *number % WAYS == way);
+            let late: usize = of_way.map(|(_, counts)| counts.after_death).sum();
+            println!("{name} said VALID and REVOKED {said:?} times, {late} after a Revoke");
             let least = said.0.min(said.1).min(late);
-            assert!(least >= LEAST, "{door:?}: {said:?}, {late}");
+            assert!(least >= LEAST, "{name}: {said:?}, {late}");
         }
     }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 async fn instance(cluster: &Cluster, number: usize, may_die: bool) -> Instance {
@@ -261,12 +340,40 @@ async fn no_valid_after_revoke_through_any_door_of_three_instances() {
     for number in cluster.running() {
         board.join(instance(&cluster, number, true).await);
     }
+    let keyward = |cluster: &Cluster| -> Vec<String> {
+        let running = cluster.running().into_iter();
+        running
+            .map(|number| format!("http://{}", cluster.grpc(number)))
+            .collect()
+    };
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let mut guards = Vec::new();
+    for number in 0..3 {
+        guards.push(
+            board
+                .guard(number, &keyward(&cluster), directory.path())
+                .await,
+        );
+    }
     (0..4).for_each(|writer| board.write(1_000 * writer));
     board.wait_for_ends(10).await;
-    for pause in PAUSES {
+    for (number, pause) in (3..).zip(PAUSES) {
         let [first, _, last] = cluster.running()[..] else {
             panic!("three run");
         };
+        // A service is paused, another one dies.
+        guards[1].pause();
+        let dead = guards.remove(0);
+        board.dismiss(&dead).await;
+        dead.kill();
+        tokio::time::sleep(pause).await;
+        guards[0].go_on();
+        guards.push(
+            board
+                .guard(number, &keyward(&cluster), directory.path())
+                .await,
+        );
+        board.wait_for_ends(5).await;
         cluster.instance(first).pause();
         tokio::time::sleep(pause).await;
         cluster.instance(first).go_on();
@@ -298,6 +405,8 @@ async fn no_valid_after_revoke_through_any_door_of_the_embedded_store() {
         async move { Instance::new(number, (grpc, rest), &token, true).await }
     };
     board.join(doors(0, &process).await);
+    let keyward = |process: &Process| [format!("http://{}", process.grpc)];
+    let mut service = board.guard(0, &keyward(&process), directory.path()).await;
     (0..3).for_each(|writer| board.write(1_000 * writer));
     board.wait_for_ends(10).await;
     for (number, pause) in (1..).zip(PAUSES) {
@@ -305,10 +414,16 @@ async fn no_valid_after_revoke_through_any_door_of_the_embedded_store() {
         tokio::time::sleep(pause).await;
         process.go_on();
         board.wait_for_ends(5).await;
+        // Its near-caches may be fresh for a while, and the next process knows that.
         process.kill();
         process = start();
         board.join(doors(number, &process).await);
         board.leave(number - 1);
+        board.wait_for_ends(5).await;
+        board.dismiss(&service).await;
+        service = board
+            .guard(number, &keyward(&process), directory.path())
+            .await;
         board.wait_for_ends(5).await;
     }
     board.end_and_check("embedded store").await;

@@ -111,7 +111,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
         2 => (1..1_200_000_u32).prop_map(Move::Pass),
         1 => (-3_600..3_600_i32).prop_map(Move::Wall),
     ];
-    proptest::collection::vec(one, 1..160)
+    proptest::collection::vec(one, 1..120)
 }
 
 impl Deployment {
@@ -250,7 +250,7 @@ impl Deployment {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
     #[test]
     fn a_near_cache_admits_nothing_old(
         moves in moves(),
