@@ -9,8 +9,9 @@ use std::time::Duration;
 use keyward_client::{Builder, Client, Secret, v1};
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::http::Extensions;
 use tonic::metadata::MetadataMap;
 use tonic::transport::server::{Router, Server, ServerTlsConfig, TcpIncoming};
@@ -47,7 +48,15 @@ pub(crate) struct Script {
     pub(crate) verdict: Mutex<v1::VerifyResponse>,
     /// The requests of Verify.
     pub(crate) requests: Mutex<Vec<v1::VerifyRequest>>,
+    /// Takes the streams of near-caches, which a test serves by hand.
+    pub(crate) streams: Mutex<Option<mpsc::UnboundedSender<Stream>>>,
     calls: AtomicUsize,
+}
+
+/// The stream of a near-cache.
+pub(crate) struct Stream {
+    pub(crate) polls: Streaming<v1::WatchInvalidationsRequest>,
+    pub(crate) answers: mpsc::Sender<Result<v1::WatchInvalidationsResponse, Status>>,
 }
 
 /// The response for a valid key.
@@ -81,6 +90,7 @@ impl Script {
             before: Mutex::new(Box::new(|_| Ok(()))),
             verdict: Mutex::new(valid()),
             requests: Mutex::default(),
+            streams: Mutex::default(),
             calls: AtomicUsize::new(0),
         })
     }
@@ -118,14 +128,23 @@ pub(crate) struct Service(pub(crate) Arc<Script>);
 
 #[async_trait::async_trait]
 impl ApiKeyService for Service {
-    type WatchInvalidationsStream =
-        tokio_stream::Empty<Result<v1::WatchInvalidationsResponse, Status>>;
+    type WatchInvalidationsStream = ReceiverStream<Result<v1::WatchInvalidationsResponse, Status>>;
 
     async fn watch_invalidations(
         &self,
-        _: Request<Streaming<v1::WatchInvalidationsRequest>>,
+        request: Request<Streaming<v1::WatchInvalidationsRequest>>,
     ) -> Result<Response<Self::WatchInvalidationsStream>, Status> {
-        Err(Status::unimplemented("no test opens a stream"))
+        self.0.enter(&request)?;
+        let (answers, receiver) = mpsc::channel(1);
+        let polls = request.into_inner();
+        let handed = self.0.streams.lock().as_ref().map(|test| {
+            let stream = Stream { polls, answers };
+            test.send(stream).is_ok()
+        });
+        match handed {
+            Some(true) => Ok(Response::new(ReceiverStream::new(receiver))),
+            _ => Err(status(tonic::Code::Unavailable, "NOT_FRESH")),
+        }
     }
 
     async fn issue(

@@ -7,6 +7,8 @@ mod failover;
 mod fake;
 mod grpc;
 mod layer;
+#[cfg(feature = "near-cache")]
+mod near;
 mod settings;
 mod tls;
 mod token;

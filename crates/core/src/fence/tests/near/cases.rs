@@ -134,6 +134,24 @@ fn a_lease_is_over_after_its_end_not_at_it() {
     }
 }
 
+/// The leases of broken streams are one: the later end, and the lower acknowledgement.
+#[test]
+fn broken_streams_are_merged_and_not_forgotten() {
+    let mut world = World::default();
+    world.change(1, 1);
+    let (fence, clocks) = fresh_fence(&world);
+    let mut leases = Leases::new(NEAR, None, &fence, clocks.boot());
+    for applied in [1, 0, 1] {
+        clocks.boot.fetch_add(1_000, Relaxed);
+        let stream = leases.open();
+        leases.poll(stream, (EPOCH, applied), &fence, &clocks);
+        leases.broke(stream);
+    }
+    assert_eq!(leases.acked(&fence, &clocks).1.revision, 0);
+    let end = BootTime::from_micros(3_000).plus(bound(NEAR));
+    assert_eq!(leases.end(clocks.boot()), Some(end));
+}
+
 /// New streams that break all the time would keep one lease for ever. A change that was applied longer ago
 /// than a lease lasts is acknowledged all the same.
 #[test]
