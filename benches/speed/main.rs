@@ -15,6 +15,7 @@ mod doors;
 mod empty;
 mod flood;
 mod h2load;
+mod near;
 mod scale;
 #[path = "../shared/mod.rs"]
 mod shared;
@@ -104,6 +105,9 @@ async fn measure(parts: Vec<String>) {
     }
     if is_asked("flood") {
         flood::measure().await;
+    }
+    if is_asked("near") {
+        near::measure().await;
     }
     if is_asked("scale") {
         scale::measure().await;

@@ -173,7 +173,11 @@ fn draw(texts: &[String], count: usize) -> Vec<String> {
 }
 
 /// Inserts live keys of accounts with ids of 20 bytes and two scopes. Returns their texts.
-async fn insert(owner: &mut sqlx::PgConnection, keyring: &Keyring, count: usize) -> Vec<String> {
+pub(super) async fn insert(
+    owner: &mut sqlx::PgConnection,
+    keyring: &Keyring,
+    count: usize,
+) -> Vec<String> {
     let prefix = Prefix::new("kw").unwrap();
     let mut texts = Vec::new();
     while texts.len() < count {

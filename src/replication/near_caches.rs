@@ -25,6 +25,8 @@ const UNSTEADY_STREAMS: usize = 3;
 const UNSTEADY: Duration = Duration::from_secs(60);
 /// A near-cache polls this often within the time for which an answer keeps it fresh.
 const POLLS: u32 = 5;
+/// The longest time for which a poll without news is held. A client gives up an instance that is silent longer.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The interval at which the embedded store may forget near-caches.
 const FORGETTING: Duration = Duration::from_secs(1);
 
@@ -322,7 +324,7 @@ impl NearStream {
         if self.answered_at.is_none() {
             return;
         }
-        let heartbeat = self.near.limits.max_staleness / POLLS;
+        let heartbeat = (self.near.limits.max_staleness / POLLS).min(HEARTBEAT);
         tokio::select! {
             _ = self.applied.wait_for(|own| *own > applied) => {}
             () = tokio::time::sleep(heartbeat) => {}

@@ -120,7 +120,11 @@ fn a_lease_is_over_after_its_end_not_at_it() {
     let (fence, clocks) = fresh_fence(&world);
     let longer = Duration::from_secs(5);
     let mut own = Leases::new(NEAR, None, &fence, clocks.boot());
+    // The second poll renews the lease of the first.
     let stream = own.open();
+    clocks.boot.store(-1_000_000, Relaxed);
+    own.poll(stream, (EPOCH, 0), &fence, &clocks);
+    clocks.boot.store(0, Relaxed);
     own.poll(stream, (EPOCH, 0), &fence, &clocks);
     let mut left = Leases::new(NEAR, Some(longer), &fence, clocks.boot());
     for (leases, length) in [(&mut own, bound(NEAR)), (&mut left, bound(longer))] {
