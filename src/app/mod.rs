@@ -178,7 +178,13 @@ impl App {
             max_staleness: settings.near_max_staleness,
             count: settings.max_near_caches,
         };
-        let near = NearCaches::start(&store, Arc::clone(&fence), Arc::clone(&clock), near_limits);
+        let near = NearCaches::start(
+            &store,
+            Arc::clone(&fence),
+            Arc::clone(&clock),
+            near_limits,
+            metrics.near.clone(),
+        );
         let near = Arc::new(near.await.map_err(StartError::new)?);
         let control = Control::new(tokio::runtime::Handle::current());
         let stops = Stops::default();

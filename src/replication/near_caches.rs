@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use keyward_core::fence::{Epoch, Fence, Leases, NearAnswer, Position, StreamId, bound};
 use keyward_core::key::{BootTime, Clock};
+use keyward_ops::NearMetrics;
 use keyward_store::{Store, StoreError};
 
 /// How long a near-cache may take for an answer. After that it loses its stream, so that it delays changes
@@ -75,6 +76,7 @@ pub struct NearCaches {
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
     limits: NearLimits,
+    metrics: NearMetrics,
     leases: Mutex<Leases>,
     /// What this instance has applied, and what it may acknowledge.
     applied: watch::Sender<u64>,
@@ -112,6 +114,7 @@ impl NearCaches {
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
         limits: NearLimits,
+        metrics: NearMetrics,
     ) -> Result<Self, StoreError> {
         let left = store.near_bound().await?;
         let leases = Leases::new(limits.max_staleness, left, &fence, clock.boot());
@@ -129,6 +132,7 @@ impl NearCaches {
             fence,
             clock,
             limits,
+            metrics,
             callers: Mutex::default(),
             leaving: CancellationToken::new(),
             embedded,
@@ -181,6 +185,14 @@ impl NearCaches {
 
     /// Opens the stream of a near-cache of `caller`.
     pub async fn open(self: &Arc<Self>, caller: &str) -> Result<NearStream, NearRefusal> {
+        let opened = self.admit(caller).await;
+        if opened.is_err() {
+            self.metrics.refused.inc();
+        }
+        opened
+    }
+
+    async fn admit(self: &Arc<Self>, caller: &str) -> Result<NearStream, NearRefusal> {
         let _noted = self.note_in_store().await?;
         if self.leaving.is_cancelled() {
             return Err(NearRefusal::Stopping);
@@ -202,12 +214,13 @@ impl NearCaches {
             return Err(NearRefusal::Unsteady { retry_after });
         }
         streams.open += 1;
+        self.metrics.open.inc();
         Ok(NearStream {
             near: Arc::clone(self),
             id: leases.open(),
             caller: caller.to_owned(),
             applied: self.applied.subscribe(),
-            answered_at: None,
+            answered: None,
             end: End::Broken,
         })
     }
@@ -253,6 +266,13 @@ impl NearCaches {
             End::Broken | End::Ended => leases.broke(id),
         }
         drop(leases);
+        self.metrics.open.dec();
+        match end {
+            End::Off => &self.metrics.off,
+            End::Broken => &self.metrics.broken,
+            End::Ended => &self.metrics.ended,
+        }
+        .inc();
         let mut callers = self.callers.lock();
         if let Some(streams) = callers.get_mut(caller) {
             streams.open = streams.open.saturating_sub(1);
@@ -298,8 +318,8 @@ pub struct NearStream {
     id: StreamId,
     caller: String,
     applied: watch::Receiver<u64>,
-    /// When the latest answer was built.
-    answered_at: Option<BootTime>,
+    /// When the latest answer was built, and whether it told changes.
+    answered: Option<(BootTime, bool)>,
     end: End,
 }
 
@@ -307,9 +327,14 @@ impl NearStream {
     /// Notes a poll of a near-cache that has applied the log of an epoch up to a revision.
     pub fn poll(&mut self, known: (Epoch, u64)) -> Result<(), NearRefusal> {
         let near = &self.near;
-        let is_late = |at: BootTime| near.clock.boot().since(at) > ANSWER_LIMIT;
-        if self.answered_at.is_some_and(is_late) && known.1 < near.fence.applied() {
-            return Err(NearRefusal::TooSlow);
+        if let Some((at, has_told)) = self.answered {
+            let taken = near.clock.boot().since(at);
+            if taken > ANSWER_LIMIT && known.1 < near.fence.applied() {
+                return Err(NearRefusal::TooSlow);
+            }
+            if has_told {
+                near.metrics.acknowledged.observe(taken.as_secs_f64());
+            }
         }
         near.leases
             .lock()
@@ -321,7 +346,7 @@ impl NearStream {
     /// Returns when there is something to tell a near-cache that has applied the log up to `applied`: at once
     /// for the first poll of a stream, after a change, at the next heartbeat, or when this instance leaves.
     pub async fn news(&mut self, applied: u64) {
-        if self.answered_at.is_none() {
+        if self.answered.is_none() {
             return;
         }
         let heartbeat = (self.near.limits.max_staleness / POLLS).min(HEARTBEAT);
@@ -340,7 +365,8 @@ impl NearStream {
         let fresh_for = (!leases.is_leaving()).then_some(near.limits.max_staleness);
         let answer = near.fence.answer(known, fresh_for, &*near.clock);
         drop(leases);
-        self.answered_at = Some(near.clock.boot());
+        let tells = |answer: &NearAnswer| answer.changes.as_ref().is_none_or(|all| !all.is_empty());
+        self.answered = Some((near.clock.boot(), answer.as_ref().is_some_and(tells)));
         answer
     }
 

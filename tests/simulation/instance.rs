@@ -119,7 +119,7 @@ impl Parts {
             count: 10,
         };
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let near = NearCaches::start(&self.store, fence, clock, limits).await;
+        let near = NearCaches::start(&self.store, fence, clock, limits, metrics.near.clone()).await;
         let near = Arc::new(near.map_err(|error| error.to_string())?);
         let registration = Registration::new(
             Arc::clone(&cluster),

@@ -17,8 +17,8 @@ use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
     CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics, HeartbeatMetrics,
-    KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics, One, RevokeMetrics,
-    RpcMetrics, TlsMetrics, Two,
+    KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics, NearMetrics, One,
+    RevokeMetrics, RpcMetrics, TlsMetrics, Two,
 };
 
 pub use page::Page;

@@ -17,7 +17,7 @@ use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
     CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, KeyringMetrics, L2Metrics,
-    LimitMetrics, MemberMetrics, RevokeMetrics, TlsMetrics,
+    LimitMetrics, MemberMetrics, NearMetrics, RevokeMetrics, TlsMetrics,
 };
 
 /// The metrics of one RPC.
@@ -71,6 +71,8 @@ pub struct Metrics {
     pub beats: HeartbeatMetrics,
     /// The other instances.
     pub members: MemberMetrics,
+    /// The near-caches in callers' processes.
+    pub near: NearMetrics,
     /// The cache in Redis.
     pub l2: L2Metrics,
     /// The listener's TLS.
@@ -122,6 +124,7 @@ impl Metrics {
             revoke: RevokeMetrics::register(c),
             beats: HeartbeatMetrics::register(c),
             members: MemberMetrics::register(c),
+            near: NearMetrics::register(c),
             l2: L2Metrics::register(c),
             tls: TlsMetrics::register(c),
             limits: LimitMetrics::register(c),

@@ -8,7 +8,7 @@ use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
 use keyward_client::{self as client, ErrorKind, Secret, Verdict, VerifyRequest};
 use keyward_proto::v1::{self, Role};
 use keyward_testkit::requests::*;
-use keyward_testkit::{Client, Local, PATIENCE, eventually, now};
+use keyward_testkit::{Client, Local, PATIENCE, eventually, http_get, now};
 
 const ROLES: [Role; 2] = [Role::NearCache, Role::Verifier];
 
@@ -139,7 +139,15 @@ async fn a_grace_ends_without_news() {
 async fn a_closed_near_cache_delays_no_revoke_and_answers_nothing_by_itself() {
     let world = world(Fallback::Fail).await;
     let (id, key) = known(&world.client, &world.near, "42").await;
+    let counts = async |open: u32, off: u32| {
+        let metrics = http_get(world.local.app.http_address().unwrap(), "/metrics").await;
+        let streams = format!("keyward_near_cache_streams_total{{end=\"off\"}} {off}\n");
+        metrics.contains(&format!("keyward_near_caches {open}\n")) && metrics.contains(&streams)
+    };
+    // The first stream has told the epoch alone.
+    assert!(counts(1, 1).await);
     world.near.close().await;
+    assert!(counts(0, 2).await);
     assert!(!world.near.is_fresh());
     assert!(world.near.cached(&asking(&key)).is_none());
     let start = now();

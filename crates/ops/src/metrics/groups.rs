@@ -141,6 +141,28 @@ groups! {
              or `epoch advance`, and always on the embedded store";
     }
 
+    /// The near-caches in callers' processes.
+    NearMetrics {
+        counters "keyward_near_cache_streams" by "end",
+            "Streams of near-caches that have ended, or were not opened: `off` (the near-cache said so), \
+             `broken` (a Revoke may have waited for it), `ended` (by this instance), `refused`" {
+            /// The near-cache said that it is off.
+            off = "off",
+            /// The stream broke, or the near-cache was too slow.
+            broken = "broken",
+            /// This instance ended the stream.
+            ended = "ended",
+            /// The stream was not opened.
+            refused = "refused",
+        }
+        /// The near-caches that this instance keeps fresh.
+        metric open: Unsigned = "keyward_near_caches",
+            "Near-caches that this instance keeps fresh";
+        /// Seconds from an answer with changes to the poll that acknowledged it.
+        metric acknowledged: Histogram = "keyward_near_cache_acknowledgement",
+            "Time from telling a near-cache a change to its acknowledgement";
+    }
+
     /// L2, the cache in Redis.
     L2Metrics {
         counters "keyward_l2" by "outcome",
