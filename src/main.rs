@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use keyward::cli::{
-    AddedKind, ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand,
+    AddedKind, ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand, LocalResult,
 };
 use keyward::config::Settings;
 use keyward::{app, cli, system};
@@ -19,7 +19,7 @@ fn main() -> ExitCode {
 }
 
 /// Executes a command that calls no service.
-fn execute(command: LocalCommand, settings: Settings) -> Result<String, String> {
+fn execute(command: LocalCommand, settings: Settings) -> Result<LocalResult, String> {
     let done = match command {
         LocalCommand::Serve => app::serve(settings).map(|()| String::new()),
         LocalCommand::Migrate { service_role } => app::migrate(&settings, service_role.as_deref()),
@@ -54,6 +54,8 @@ fn execute(command: LocalCommand, settings: Settings) -> Result<String, String> 
             };
             app::add_to_keyring(&settings, kind, number, secret_file.as_deref())
         }
+        LocalCommand::Doctor => return Ok(LocalResult::Findings(app::doctor(&settings))),
     };
-    done.map_err(|error| error.to_string())
+    done.map(LocalResult::Text)
+        .map_err(|error| error.to_string())
 }

@@ -13,9 +13,11 @@ use super::keyring::{Misfit, fitting, unknown};
 use crate::auth::from_file;
 use crate::config::Settings;
 use keyward_core::key::{Clock, Entropy, KeyId, Prefix, Roles, SecretText, SlotName, TextForm};
-use keyward_crypto::{Active, CheckValue, KeyKind, KeyName, Keyring, KeyringError, keyring_files};
+use keyward_crypto::{
+    Active, CheckValue, KeyKind, KeyName, Keyring, KeyringError, KeyringMaterial, keyring_files,
+};
 use keyward_store::keyring::active;
-use keyward_store::{Actor, NewToken, Store};
+use keyward_store::{Actor, KnownKey, NewToken, Store};
 
 /// Creates the data directory if it is missing. Only its owner can read it.
 pub(super) fn directory(path: &Path) -> Result<(), StartError> {
@@ -26,13 +28,15 @@ pub(super) fn directory(path: &Path) -> Result<(), StartError> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(|error| {
-            StartError(format!(
-                "cannot create the data directory {}: {error}. Check the permissions, or set \
-                 `data_dir` to another directory",
-                path.display()
-            ))
-        })
+        .map_err(|error| cannot_create(path, &error))
+}
+
+pub(super) fn cannot_create(path: &Path, error: &std::io::Error) -> StartError {
+    StartError(format!(
+        "cannot create the data directory {}: {error}. Check the permissions, or set `data_dir` to \
+         another directory",
+        path.display()
+    ))
 }
 
 /// Whether the store has never contained a key or a token. Only then may a start create secrets.
@@ -57,15 +61,23 @@ pub(super) enum SecretPolicy {
     Load,
 }
 
-/// Loads the keyring and checks that it belongs to the store. Creates a new one if `policy` allows it.
-pub(super) async fn keyring(
+/// What a start finds of the keyring.
+pub(super) struct Found {
+    /// The keys that the store knows.
+    known: Vec<KnownKey>,
+    /// Whether the store has never contained a key or a token.
+    is_untouched: bool,
+    /// The keyring; `None` if there is none yet, and the start creates it.
+    pub(super) keyring: Option<Keyring>,
+}
+
+/// Finds the keyring and checks that it belongs to the store. Changes nothing.
+pub(super) async fn find_keyring(
     settings: &Settings,
     store: &dyn Store,
-    entropy: &dyn Entropy,
     policy: SecretPolicy,
-) -> Result<Keyring, StartError> {
+) -> Result<Found, StartError> {
     let known = store.known_keys().await.map_err(StartError::new)?;
-    let path = &settings.keyring;
     if policy == SecretPolicy::Load && known.is_empty() {
         return Err(StartError(
             "this database has no keyring yet: run `keyward init` once, with the owner's URL in \
@@ -73,8 +85,8 @@ pub(super) async fn keyring(
                 .to_owned(),
         ));
     }
-    let untouched = known.is_empty() && is_untouched(store).await?;
-    if untouched && token_file(settings).exists() {
+    let is_untouched = known.is_empty() && is_untouched(store).await?;
+    if is_untouched && token_file(settings).exists() {
         // The token is written after the check values, so this file belongs to another database.
         return Err(StartError(format!(
             "the database is new, but {} exists and belongs to another database. Restore that \
@@ -82,29 +94,62 @@ pub(super) async fn keyring(
             token_file(settings).display()
         )));
     }
-    let material = match keyring_files::load(path) {
-        Err(KeyringError::Missing { .. }) if untouched => {
-            tracing::info!(keyring = %path.display(), "created a new keyring; back it up: without it all keys are lost");
-            keyring_files::generate(path, entropy)
-        }
-        loaded => loaded,
-    }
-    .map_err(StartError::new)?;
-    if !untouched && known.is_empty() {
+    let material = match keyring_files::load(&settings.keyring) {
+        Err(KeyringError::Missing { .. }) if is_untouched => None,
+        loaded => Some(loaded.map_err(StartError::new)?),
+    };
+    if !is_untouched && known.is_empty() {
         return Err(StartError(
             "this store has tokens or keys, but no check values of its keyring: it was changed \
              manually. Restore it from a backup"
                 .to_owned(),
         ));
     }
-    let files = Keyring::new(&material, Active::default()).map_err(StartError::new)?;
-    let keyring = fitting(&files, &files, &known).map_err(|misfit| match misfit {
+    let keyring = material.map(|material| belonging(&material, &known, &settings.keyring));
+    Ok(Found {
+        keyring: keyring.transpose()?,
+        known,
+        is_untouched,
+    })
+}
+
+/// The keyring of these files, if it belongs to the store that knows `known`.
+fn belonging(
+    material: &KeyringMaterial,
+    known: &[KnownKey],
+    path: &Path,
+) -> Result<Keyring, StartError> {
+    let files = Keyring::new(material, Active::default()).map_err(StartError::new)?;
+    fitting(&files, &files, known).map_err(|misfit| match misfit {
         Misfit::Differs(name) => foreign(name, path),
         Misfit::Missing(name) => absent(name, path),
         Misfit::Incomplete(error) => StartError::new(error),
-    })?;
+    })
+}
+
+/// Loads the keyring and checks that it belongs to the store. Creates a new one if `policy` allows it.
+pub(super) async fn keyring(
+    settings: &Settings,
+    store: &dyn Store,
+    entropy: &dyn Entropy,
+    policy: SecretPolicy,
+) -> Result<Keyring, StartError> {
+    let path = &settings.keyring;
+    let Found {
+        known,
+        is_untouched,
+        keyring,
+    } = find_keyring(settings, store, policy).await?;
+    let keyring = match keyring {
+        Some(keyring) => keyring,
+        None => {
+            tracing::info!(keyring = %path.display(), "created a new keyring; back it up: without it all keys are lost");
+            let material = keyring_files::generate(path, entropy).map_err(StartError::new)?;
+            belonging(&material, &known, path)?
+        }
+    };
     let new = unknown(&keyring, &known);
-    match untouched {
+    match is_untouched {
         true => add(store, &new).await?,
         // Another key of the same name is noticed later in the start.
         false => store.note_loaded(&new).await.map_err(StartError::new)?,

@@ -4,6 +4,7 @@
 mod bootstrap;
 mod clock;
 mod components;
+mod doctor;
 mod keyring;
 mod operations;
 mod run;
@@ -43,6 +44,7 @@ use keyward_ops::{Ended, Metrics, Tasks};
 use keyward_store::{Control, Store};
 
 pub use clock::lower_time;
+pub use doctor::doctor;
 pub use operations::{add_to_keyring, advance_epoch, init, migrate};
 pub use run::{run, serve};
 
@@ -398,17 +400,30 @@ async fn bind(
         .map_err(|error| cannot_listen(setting, &address, &error))
 }
 
+/// How many connections the files that the process may open allow.
+fn file_limit() -> usize {
+    open_files().saturating_sub(RESERVED_FILES)
+}
+
+/// A warning if `max_connections` needs more files than the process may open.
+fn too_few_files(settings: &Settings) -> Option<String> {
+    let files = file_limit();
+    (files < settings.max_connections).then(|| {
+        format!(
+            "the limit of open files (`ulimit -n`) allows only {files} of {} connections \
+             (`max_connections`); raise it",
+            settings.max_connections
+        )
+    })
+}
+
 /// The limits in force: the files that the process may open limit its connections, too.
 fn limits(settings: &Settings) -> Limits {
-    let files = open_files().saturating_sub(RESERVED_FILES);
-    if files < settings.max_connections {
-        tracing::warn!(
-            max_connections = settings.max_connections,
-            "the limit of open files (`ulimit -n`) allows only {files} connections; raise it"
-        );
+    if let Some(warning) = too_few_files(settings) {
+        tracing::warn!("{warning}");
     }
     Limits {
-        connections: settings.max_connections.min(files),
+        connections: settings.max_connections.min(file_limit()),
         buffered: settings.max_buffered_bytes,
     }
 }

@@ -1,6 +1,5 @@
 //! Builds the L2 cache from the settings.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
@@ -9,7 +8,7 @@ use super::StartError;
 use crate::cache::l2::L2;
 use crate::config::Settings;
 use keyward_core::key::Entropy;
-use keyward_crypto::Keyring;
+use keyward_crypto::{CacheKey, Keyring};
 use keyward_ops::{L2Metrics, Tasks};
 
 /// Starts the L2 cache, if the settings name one. It connects in the background.
@@ -24,9 +23,7 @@ pub(super) fn start(
     let Some(address) = &settings.redis else {
         return Ok(None);
     };
-    let key = keyring
-        .cache_key()
-        .ok_or_else(|| no_cache_key(&settings.keyring))?;
+    let key = cache_key(settings, keyring)?;
     tracing::info!(cache_key = key.version(), "redis: {address}");
     let entropy = Arc::clone(entropy);
     L2::start(address.clone(), key, entropy, metrics.clone(), tasks, stop)
@@ -34,10 +31,17 @@ pub(super) fn start(
         .map_err(StartError::new)
 }
 
-fn no_cache_key(keyring: &Path) -> StartError {
-    StartError(format!(
-        "the keyring {} has no file cache-<number>, which the setting `redis` requires. Run `keyward \
-         keyring add cache` and copy the new file to all instances, or remove the setting `redis`",
-        keyring.display()
-    ))
+/// The key that protects entries and change notices.
+pub(super) fn cache_key(
+    settings: &Settings,
+    keyring: &Keyring,
+) -> Result<Arc<CacheKey>, StartError> {
+    keyring.cache_key().ok_or_else(|| {
+        StartError(format!(
+            "the keyring {} has no file cache-<number>, which the setting `redis` requires. Run \
+             `keyward keyring add cache` and copy the new file to all instances, or remove the setting \
+             `redis`",
+            settings.keyring.display()
+        ))
+    })
 }

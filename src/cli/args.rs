@@ -42,7 +42,7 @@ pub(super) fn command() -> Command {
         .about("An API-key authority: when a revocation returns, the key is dead everywhere")
         .after_help(AFTER_HELP)
         .mut_subcommands(|verb| match verb.get_name() {
-            "serve" | "config" | "migrate" | "init" => with_settings(verb),
+            "serve" | "config" | "doctor" | "migrate" | "init" => with_settings(verb),
             "epoch" | "clock" => verb.mut_subcommands(with_settings),
             "keyring" => verb.mut_subcommands(|verb| match verb.get_name() {
                 "add" => with_settings(verb),
@@ -89,6 +89,13 @@ pub(super) enum Verb {
         #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
         output: Format,
     },
+    /// Check what the service needs: settings, data directory, TLS, store, keyring, Redis, clock; changes
+    /// nothing, and exits with 1 if something would stop the service
+    Doctor {
+        /// Output format
+        #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
+        output: Format,
+    },
     /// Manage the keyring: its files on this machine, and which keys are in use
     #[command(subcommand)]
     Keyring(KeyringVerb),
@@ -98,7 +105,7 @@ pub(super) enum Verb {
 
 /// The commands that this process executes itself, without a running instance. The command line knows
 /// no store, so the caller of [`run`](super::run) executes them. For the embedded store, only
-/// [`Self::Serve`], [`Self::Clock`] and [`Self::Keyring`] are executed.
+/// [`Self::Serve`], [`Self::Clock`], [`Self::Keyring`] and [`Self::Doctor`] are executed.
 #[derive(Debug, Subcommand)]
 pub enum LocalCommand {
     /// Start the service (the default without a verb)
@@ -130,6 +137,9 @@ pub enum LocalCommand {
     /// Changes the keyring on this machine
     #[command(skip)]
     Keyring(KeyringCommand),
+    /// Examines the deployment
+    #[command(skip)]
+    Doctor,
 }
 
 /// The commands for the epoch.

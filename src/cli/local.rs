@@ -1,29 +1,48 @@
 //! The commands that this process executes itself instead of calling a service.
 
-use super::Failure;
+use keyward_ops::findings::Finding;
+
 use super::args::LocalCommand;
+use super::render::Report;
+use super::{Failure, doctor};
 use crate::config::{Settings, Store};
 
-/// Executes a command with these settings. Returns the text to print, without the last line end, or an
-/// error text that says what to do. Neither holds a secret.
-pub type Execute = dyn Fn(LocalCommand, Settings) -> Result<String, String>;
+/// Executes a command with these settings. Returns its result, or an error text that says what to do.
+/// Neither holds a secret.
+pub type Execute = dyn Fn(LocalCommand, Settings) -> Result<LocalResult, String>;
 
-/// Executes the command. Returns the output.
+/// What a command returns.
+#[derive(Debug)]
+pub enum LocalResult {
+    /// The text to print, without the last line end.
+    Text(String),
+    /// What [`LocalCommand::Doctor`] has found.
+    Findings(Vec<Finding>),
+}
+
+/// Executes the command. Returns the report.
 pub(super) fn run(
     command: LocalCommand,
     settings: Settings,
     execute: &Execute,
-) -> Result<String, Failure> {
+) -> Result<Report, Failure> {
     if let Store::Sqlite(_) = settings.store
         && let Some(reason) = needless_for_embedded(&command)
     {
         return Err(Failure::Usage(reason));
     }
-    let mut text = execute(command, settings).map_err(Failure::Failed)?;
-    if !text.is_empty() {
-        text.push('\n');
-    }
-    Ok(text)
+    Ok(match execute(command, settings).map_err(Failure::Failed)? {
+        LocalResult::Text(mut text) => {
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            Report {
+                done: Some("the command succeeded".to_owned()),
+                ..Report::default().text(&text)
+            }
+        }
+        LocalResult::Findings(findings) => doctor::report(&findings),
+    })
 }
 
 /// Why the embedded store does not need the command, if it does not.
@@ -35,7 +54,10 @@ fn needless_for_embedded(command: &LocalCommand) -> Option<String> {
             "creates its keyring and its first token at the first start",
         ),
         LocalCommand::Epoch(_) => ("epoch advance", "begins a new epoch at each start"),
-        LocalCommand::Serve | LocalCommand::Clock(_) | LocalCommand::Keyring(_) => return None,
+        LocalCommand::Serve
+        | LocalCommand::Clock(_)
+        | LocalCommand::Keyring(_)
+        | LocalCommand::Doctor => return None,
     };
     Some(format!(
         "the embedded store {instead}, so it does not need `keyward {name}`: for a Postgres store, \

@@ -4,6 +4,7 @@
 mod args;
 mod certificate;
 mod client;
+mod doctor;
 mod export;
 mod import;
 mod input;
@@ -25,14 +26,14 @@ use clap::{ArgMatches, FromArgMatches as _};
 
 use keyward_proto::v1::RevokeTokenRequest;
 
-use crate::config::{self, Effective, Inputs, Settings};
+use crate::config::{self, Effective, Errors, Inputs, Settings};
 use args::{Call, ClientArgs, Format, ImportCall, KeyringVerb, TokenCall, Verb};
 use client::Service;
 use keyward_ops::settings::given_flags;
 use render::{Report, for_people};
 
 pub use args::{AddedKind, ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand};
-pub use local::Execute;
+pub use local::{Execute, LocalResult};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -178,13 +179,21 @@ fn execute(
         Some(_) => Verb::from_arg_matches(matches).map_err(wrong)?,
         None => Verb::Local(LocalCommand::Serve),
     };
-    let effective = load(matches, &environment)?;
+    let effective = match (load(matches, &environment), &verb) {
+        (Ok(effective), _) => effective,
+        (Err(errors), Verb::Doctor { output }) => return Ok((doctor::refused(&errors), *output)),
+        (Err(errors), _) => return Err(Failure::Usage(errors.0.join("\nerror: "))),
+    };
+    let run_local = |command, settings| local::run(command, settings, execute_local);
     let call = match verb {
         Verb::Config { output } => return Ok((output::config(&effective), output)),
-        Verb::Local(command) => return run_local(command, effective.settings, execute_local),
+        Verb::Doctor { output } => {
+            return Ok((run_local(LocalCommand::Doctor, effective.settings)?, output));
+        }
+        Verb::Local(command) => return Ok((run_local(command, effective.settings)?, Format::Text)),
         Verb::Keyring(KeyringVerb::Local(command)) => {
             let command = LocalCommand::Keyring(command);
-            return run_local(command, effective.settings, execute_local);
+            return Ok((run_local(command, effective.settings)?, Format::Text));
         }
         Verb::Call(call) => call,
         Verb::Keyring(KeyringVerb::Call(call)) => Box::new(Call::Keyring(call)),
@@ -201,19 +210,6 @@ fn execute(
     };
     let report = runtime.block_on(execute_call(console, &call, &context))?;
     Ok((report, options.output))
-}
-
-fn run_local(
-    command: LocalCommand,
-    settings: Settings,
-    execute_local: &Execute,
-) -> Result<(Report, Format), Failure> {
-    let text = local::run(command, settings, execute_local)?;
-    let report = Report {
-        done: Some("the command succeeded".to_owned()),
-        ..Report::default().text(&text)
-    };
-    Ok((report, Format::Text))
 }
 
 /// The arguments of the verb itself.
@@ -283,7 +279,7 @@ async fn execute_call(
     })
 }
 
-fn load(matches: &ArgMatches, environment: &[(OsString, OsString)]) -> Result<Effective, Failure> {
+fn load(matches: &ArgMatches, environment: &[(OsString, OsString)]) -> Result<Effective, Errors> {
     let (flags, config) = given_flags::<Settings>(matches);
     let inputs = Inputs {
         flags,
@@ -291,7 +287,7 @@ fn load(matches: &ArgMatches, environment: &[(OsString, OsString)]) -> Result<Ef
         environment: environment.to_vec(),
         default_file: PathBuf::from("keyward.toml"),
     };
-    config::load(inputs).map_err(|errors| Failure::Usage(errors.0.join("\nerror: ")))
+    config::load(inputs)
 }
 
 #[cfg(test)]

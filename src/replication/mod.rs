@@ -37,5 +37,5 @@ pub use reaper::watch_membership;
 pub use registration::Registration;
 pub use roster::{Roster, Sighting};
 pub use seals::SealMover;
-pub use store_time::StoreTime;
+pub use store_time::{MACHINE_TOLERANCE, StoreTime, time_warning};
 pub use tail::{HEARTBEAT, Tail};

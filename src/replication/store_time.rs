@@ -15,7 +15,26 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The floor may be this much ahead of the server's clock without a warning: a clock is adjusted.
 const FLOOR_TOLERANCE: Duration = Duration::from_secs(1);
 /// The store's time may be this much ahead of this machine's without a warning.
-const MACHINE_TOLERANCE: Duration = Duration::from_secs(60);
+pub const MACHINE_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// A warning if the store's time is far ahead: of the server's clock by `floor`, if there is a server, or of
+/// this machine's by `machine`.
+pub fn time_warning(floor: Option<Duration>, machine: Duration) -> Option<String> {
+    let (ahead, of) = match floor {
+        Some(floor) if is_ahead(Some(floor)) => (floor, "the server's clock"),
+        _ if machine > MACHINE_TOLERANCE => (machine, "this machine's"),
+        _ => return None,
+    };
+    Some(format!(
+        "the store's time is {} ahead of {of}: keys expire too early. Check the clock of this machine \
+         and of Postgres; the runbook says what to do",
+        humantime::format_duration(Duration::from_secs(ahead.as_secs()))
+    ))
+}
+
+fn is_ahead(floor: Option<Duration>) -> bool {
+    floor.is_some_and(|ahead| ahead > FLOOR_TOLERANCE)
+}
 
 /// By how much the store's time is ahead.
 pub struct StoreTime {
@@ -49,8 +68,7 @@ impl StoreTime {
     }
 
     fn floor_is_ahead(&self) -> bool {
-        self.floor_ahead()
-            .is_some_and(|ahead| ahead > FLOOR_TOLERANCE)
+        is_ahead(self.floor_ahead())
     }
 
     fn ahead_of_machine(&self) -> Duration {
@@ -60,19 +78,7 @@ impl StoreTime {
 
     /// A warning if the store's time is far ahead.
     pub fn warning(&self) -> Option<String> {
-        let machine = self.ahead_of_machine();
-        let (ahead, of) = if self.floor_is_ahead() {
-            (self.ahead(), "the server's clock")
-        } else if machine > MACHINE_TOLERANCE {
-            (machine, "this machine's")
-        } else {
-            return None;
-        };
-        Some(format!(
-            "the store's time is {} ahead of {of}: keys expire too early. Check the clock of this machine \
-             and of Postgres; the runbook says what to do",
-            humantime::format_duration(Duration::from_secs(ahead.as_secs()))
-        ))
+        time_warning(self.floor_ahead(), self.ahead_of_machine())
     }
 
     /// Raises the floor of the store's time to the server's clock.

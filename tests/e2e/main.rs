@@ -8,6 +8,7 @@ mod clock;
 mod cluster;
 mod data_dir;
 mod deploy;
+mod doctor;
 mod doors;
 mod durability;
 mod failover;

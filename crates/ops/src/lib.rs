@@ -1,11 +1,13 @@
 //! What an operator meets in every program of Keyward: its settings, log, spans, metrics and side
 //! port.
 
+pub mod findings;
 pub mod http;
 mod metrics;
 mod otlp;
 mod page;
 pub mod settings;
+pub mod side_port;
 mod tasks;
 pub mod traces;
 

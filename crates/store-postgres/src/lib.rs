@@ -7,6 +7,7 @@ mod change_notices;
 mod cluster;
 mod connection;
 mod erase;
+mod examine;
 mod failure;
 mod given_up;
 mod graces;
@@ -42,6 +43,7 @@ use revoke::Revoker;
 use tail_connection::TailConnection;
 
 pub use connection::Hosts;
+pub use examine::Server;
 pub use migrate::PostgresOwner;
 
 /// Connections that change keys and tokens, so that they wait for the log's counter. Two of them write

@@ -20,7 +20,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/postgres");
 
 /// The rights of the service role. It can neither drop a trigger nor write to the log: the
 /// functions of the triggers write to it with the owner's rights.
-const RIGHTS: &[&str] = &[
+pub(super) const RIGHTS: &[&str] = &[
     "GRANT CONNECT ON DATABASE {database} TO {role}",
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
     "GRANT SELECT ON _sqlx_migrations, log_head, log_state, key_changes, api_keys, caller_tokens, \

@@ -3,6 +3,7 @@
 
 mod audit;
 mod erase;
+mod examine;
 mod graces;
 mod import;
 mod keyring;
@@ -33,8 +34,10 @@ use sqlx::{ConnectOptions, Sqlite, SqliteConnection};
 
 use keyward_core::fence::Epoch;
 use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
-use keyward_store::{Cluster, OpenError, Result, Store, StoreError, raw, refuse_foreign_schema};
+use keyward_store::{Cluster, OpenError, Result, Store, StoreError, raw};
 use lock::DatabaseLock;
+
+pub use lock::holder;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../../migrations/sqlite");
 
@@ -54,7 +57,8 @@ pub struct SqliteStore {
     last: Mutex<(Timestamp, BootTime)>,
     /// Random at each start, so that entries of an earlier process have another epoch.
     system: u64,
-    lock: DatabaseLock,
+    /// A store that is only examined has none.
+    lock: Option<DatabaseLock>,
 }
 
 impl SqliteStore {
@@ -66,12 +70,7 @@ impl SqliteStore {
         entropy: &dyn Entropy,
     ) -> std::result::Result<Self, OpenError> {
         let lock = DatabaseLock::acquire(path)?;
-        let not_opened = |error: sqlx::Error| {
-            OpenError(format!(
-                "the database {} cannot be opened: {error}",
-                path.display()
-            ))
-        };
+        let not_opened = |error| not_opened(path, &error);
         let writing = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -82,25 +81,12 @@ impl SqliteStore {
             // `Instrumentation` logs each call.
             .disable_statement_logging();
         let writer = pool(1, writing.clone()).await.map_err(not_opened)?;
-        let applied: Vec<(i64, String)> =
-            sqlx::query_as("SELECT version, description FROM _sqlx_migrations ORDER BY version")
-                .fetch_all(&writer)
-                .await
-                // A new database has no such table; another error repeats below.
-                .unwrap_or_default();
-        let known = MIGRATIONS
-            .iter()
-            .map(|known| (known.version, &*known.description));
-        let place = format!("the database {}", path.display());
-        refuse_foreign_schema(&place, known, &applied)?;
+        examine::applied(path, &writer).await?;
         MIGRATIONS
             .run(&writer)
             .await
             .map_err(|error| schema_error(path, error))?;
-        let newest: i64 = sqlx::query_scalar("SELECT newest FROM store_clock")
-            .fetch_one(&writer)
-            .await
-            .map_err(not_opened)?;
+        let newest = newest(&writer).await.map_err(not_opened)?;
         let reading = writing.pragma("query_only", "ON");
         let mut system = [0; 8];
         entropy.fill(&mut system);
@@ -108,10 +94,10 @@ impl SqliteStore {
             writer,
             readers: pool(READERS, reading.clone()).await.map_err(not_opened)?,
             tail: pool(1, reading).await.map_err(not_opened)?,
-            last: Mutex::new((Timestamp::from_micros(newest), clock.boot())),
+            last: Mutex::new((newest, clock.boot())),
             clock,
             system: u64::from_be_bytes(system),
-            lock,
+            lock: Some(lock),
         };
         store.save_time().await;
         Ok(store)
@@ -120,7 +106,7 @@ impl SqliteStore {
     /// Begins a write transaction. Its time is never before a stored time.
     async fn write(&self) -> Result<WriteTransaction> {
         let connection = self.writer.acquire().await.map_err(store_error)?;
-        self.lock.check()?;
+        self.check_lock()?;
         let mut tx = WriteTransaction {
             connection: Some(connection),
             now: Timestamp::default(),
@@ -131,6 +117,11 @@ impl SqliteStore {
         let newest = tx.fetch_one(newest).await?;
         tx.now = Timestamp::from_micros(rows::column(&newest, "newest")?);
         Ok(tx)
+    }
+
+    /// Fails if the database file was replaced.
+    fn check_lock(&self) -> Result<()> {
+        self.lock.as_ref().map_or(Ok(()), DatabaseLock::check)
     }
 
     /// Stores the time, so that a key that has ended stays ended after a restart with the wall
@@ -175,7 +166,9 @@ impl Store for SqliteStore {
     }
 
     async fn close(&self) {
-        self.save_time().await;
+        if self.lock.is_some() {
+            self.save_time().await;
+        }
         self.tail.close().await;
         self.readers.close().await;
         // Closed last: the last connection writes the WAL back into the database.
@@ -270,6 +263,17 @@ async fn pool(
         .test_before_acquire(false)
         .connect_with(options)
         .await
+}
+
+/// The latest time that the store has saved.
+async fn newest(pool: &SqlitePool) -> std::result::Result<Timestamp, sqlx::Error> {
+    let newest = sqlx::query_scalar("SELECT newest FROM store_clock");
+    newest.fetch_one(pool).await.map(Timestamp::from_micros)
+}
+
+fn not_opened(path: &Path, error: &sqlx::Error) -> OpenError {
+    let path = path.display();
+    OpenError(format!("the database {path} cannot be opened: {error}"))
 }
 
 /// The error of a statement that failed before its commit.

@@ -26,8 +26,7 @@ impl DatabaseLock {
     /// Takes the lock. Creates the database file if it does not exist, readable by its owner only;
     /// the files that SQLite adds inherit this mode.
     pub(super) fn acquire(path: &Path) -> std::result::Result<Self, OpenError> {
-        let directory = path.parent().unwrap_or(Path::new("."));
-        let lock_path = directory.join("lock");
+        let lock_path = lock_path(path);
         let not_writable = |error: io::Error| {
             OpenError(format!(
                 "{} cannot be opened for writing: {error}; the data directory must exist and \
@@ -100,14 +99,47 @@ fn try_lock(file: &File) -> io::Result<bool> {
     }
 }
 
-fn held_by_another(lock_path: &Path) -> OpenError {
+/// The process that holds the lock of the database at `path`, as far as it is known; `None` if no process
+/// holds it.
+///
+/// # Errors
+///
+/// This user may not read the files.
+pub fn holder(path: &Path) -> io::Result<Option<String>> {
+    let lock_path = lock_path(path);
+    for path in [&lock_path, path] {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(Some(written_holder(&lock_path))),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+fn lock_path(path: &Path) -> PathBuf {
+    path.parent().unwrap_or(Path::new(".")).join("lock")
+}
+
+/// The process in the file `lock`.
+fn written_holder(lock_path: &Path) -> String {
     let mut holder = String::new();
     let read = File::open(lock_path).and_then(|mut file| file.read_to_string(&mut holder));
     let is_known = read.is_ok() && !holder.trim().is_empty();
     let holder = if is_known { holder.trim() } else { "unknown" };
+    holder.to_owned()
+}
+
+fn held_by_another(lock_path: &Path) -> OpenError {
     OpenError(format!(
-        "{} is held by another keyward (process {holder}). The embedded store serves one process: \
+        "{} is held by another keyward (process {}). The embedded store serves one process: \
          stop the other one, or set another data_dir",
-        lock_path.display()
+        lock_path.display(),
+        written_holder(lock_path)
     ))
 }

@@ -34,7 +34,7 @@ impl Log for SqliteStore {
     }
 
     async fn tail(&self, applied: u64) -> Result<Page> {
-        self.lock.check()?;
+        self.check_lock()?;
         // Before the read: the page's time must not include the duration of the read.
         let now = self.now();
         let mut connection = self.tail.acquire().await.map_err(store_error)?;

@@ -3,8 +3,11 @@
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+
+use crate::deadline::unix_time;
 
 /// A private certificate authority. Only clients that get its certificate trust it.
 pub struct Authority {
@@ -62,6 +65,14 @@ impl Authority {
     pub fn sign_expired(&self, names: &[&str]) -> Identity {
         self.sign_with(names, |params| {
             params.not_after = date_time_ymd(2001, 9, 9);
+        })
+    }
+
+    /// Signs a certificate that expires in `life`.
+    pub fn sign_for(&self, names: &[&str], life: Duration) -> Identity {
+        self.sign_with(names, |params| {
+            let now = Duration::from_secs(unix_time().unsigned_abs());
+            params.not_after = (SystemTime::UNIX_EPOCH + now + life).into();
         })
     }
 

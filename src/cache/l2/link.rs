@@ -204,7 +204,7 @@ const HALF_OPEN: i64 = 1;
 const OPEN: i64 = 2;
 
 /// Makes a connection and checks that it answers in time.
-async fn probe(servers: &Servers) -> Result<Connection, String> {
+pub(super) async fn probe(servers: &Servers) -> Result<Connection, String> {
     let connection = connect(servers).await?;
     match timeout(BOUND, connection.clone().ping()).await {
         Ok(Ok(())) => Ok(connection),

@@ -5,6 +5,7 @@
 
 pub mod encoding;
 mod entries;
+mod examine;
 mod explain;
 mod link;
 mod notice_receiver;
@@ -24,6 +25,7 @@ use link::Link;
 use servers::Servers;
 
 pub use entries::Entries;
+pub use examine::examine;
 pub use notices::ChangeNotices;
 pub use servers::{Address, AddressError, Node, Nodes};
 

@@ -311,6 +311,14 @@ impl Connection {
         }
     }
 
+    /// What one server says of itself; `None` for a cluster.
+    pub(super) async fn info(mut self) -> RedisResult<Option<String>> {
+        match &mut self {
+            Self::One(one) => redis::cmd("INFO").query_async(one).await.map(Some),
+            Self::Many(_) => Ok(None),
+        }
+    }
+
     pub(super) async fn subscribe(&mut self, channel: &str) -> RedisResult<()> {
         match self {
             Self::One(one) => one.subscribe(channel).await,

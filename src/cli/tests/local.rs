@@ -32,6 +32,30 @@ fn each_verb_gets_its_settings_and_arguments() {
 }
 
 #[test]
+fn findings_are_a_table_and_an_error_is_a_failure() {
+    let (code, out, err) = keyward(&["doctor", "--store", STORE], "");
+    assert_eq!((code, err.as_str()), (DONE, ""));
+    let rows = [
+        "LEVEL    SUBJECT  FINDING".to_owned(),
+        format!("ok       store    {SHOWN}"),
+        "warning  tls      it ends\n".to_owned(),
+    ];
+    assert_eq!(out, rows.join("\n"));
+    let arguments = ["doctor", "--output", "json", "--workers", "7"];
+    let (code, out, err) = keyward(&arguments, "");
+    assert_eq!(code, FAILED);
+    assert_eq!(err, "error: 1 of 3 findings stops Keyward\n");
+    let found: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let last = serde_json::json!({
+        "level": "error", "subject": "keyring", "finding": "it is gone",
+    });
+    assert_eq!(found["findings"][2], last);
+    let (code, out, _) = keyward(&["doctor", "--workers", "many"], "");
+    assert_eq!(code, FAILED);
+    assert!(out.contains("settings  workers = 'many'"), "{out}");
+}
+
+#[test]
 fn failure_is_printed_on_stderr() {
     let reason = "restored, ticket 7";
     let arguments = ["epoch", "advance", "--reason", reason, "--store", STORE];
@@ -105,6 +129,7 @@ fn help_names_the_settings() {
         (&["init", "--help"], "--token-file <FILE>"),
         (&["epoch", "advance", "--help"], "--reason <TEXT>"),
         (&["clock", "lower", "--help"], "--expired <DECISION>"),
+        (&["doctor", "--help"], "--output <FORMAT>"),
     ] {
         let (code, out, _) = keyward(arguments, "");
         assert_eq!(code, DONE);

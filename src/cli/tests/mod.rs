@@ -3,12 +3,14 @@
 mod local;
 mod service;
 
+use keyward_ops::findings::Findings;
+
 use super::*;
 
 /// Executes nothing, and returns a description of the command.
-fn recorded(command: LocalCommand, settings: Settings) -> Result<String, String> {
+fn recorded(command: LocalCommand, settings: Settings) -> Result<LocalResult, String> {
     let store = settings.store;
-    match command {
+    let text = match command {
         LocalCommand::Serve => Err(format!("listens on {}", settings.listen)),
         LocalCommand::Migrate { service_role } => Ok(format!("migrate {store:?} {service_role:?}")),
         LocalCommand::Init {
@@ -28,7 +30,17 @@ fn recorded(command: LocalCommand, settings: Settings) -> Result<String, String>
         LocalCommand::Keyring(KeyringCommand::Add { kind, .. }) => {
             Ok(format!("{kind:?} in {}", settings.keyring.display()))
         }
-    }
+        LocalCommand::Doctor => {
+            let mut found = Findings::default();
+            found.ok("store", format!("{store:?}"));
+            found.warn("tls", "it ends");
+            if settings.workers == 7 {
+                found.error("keyring", "it is gone");
+            }
+            return Ok(LocalResult::Findings(found.0));
+        }
+    };
+    text.map(LocalResult::Text)
 }
 
 /// Runs a command. Returns the exit code, stdout and stderr.
