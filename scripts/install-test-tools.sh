@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the tools of the tests, besides Rust: missing Debian packages (a C compiler, curl, sqlite3,
-# Postgres, PgBouncer, Redis, haproxy, openssl, Chromium), a Python venv under target/ with the packages of
-# tests/python/requirements.txt, and Prometheus and the proxies under target/servers. Idempotent.
+# Postgres, PgBouncer, Redis, haproxy, openssl, groff, Chromium), a Python venv under target/ with the packages
+# of tests/python/requirements.txt, and Prometheus and the proxies under target/servers. Idempotent.
 #
 # KEYWARD_TEST_PYTHON: the Python interpreter to use instead of a new venv.
 # KEYWARD_TEST_POSTGRES: the directory of initdb, postgres and pg_ctl to use instead of the package.
@@ -28,6 +28,7 @@ command -v sqlite3 >/dev/null || missing+=(sqlite3)
 command -v curl >/dev/null || missing+=(curl)
 command -v haproxy >/dev/null || missing+=(haproxy)
 command -v openssl >/dev/null || missing+=(openssl)
+command -v groff >/dev/null || missing+=(groff-base)
 command -v chromium >/dev/null || missing+=(chromium)
 [[ -x /usr/sbin/pgbouncer || -x /usr/bin/pgbouncer ]] || missing+=(pgbouncer)
 if ! postgres_directory >/dev/null; then

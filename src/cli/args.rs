@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
+use clap_complete::Shell;
 
 use super::input::{
     KeyText, duration, endpoints, epoch_reason, key_text, pair, reason, role, service_role, time,
@@ -49,6 +50,7 @@ pub(super) fn command() -> Command {
                 _ => for_client(verb),
             }),
             "token" | "account" => verb.mut_subcommands(for_client),
+            "completions" | "man" => verb,
             "import" => for_client(verb.mut_subcommands(for_client)),
             "export" => for_client(verb).mut_arg("output", |output| {
                 let only = PossibleValuesParser::new(["jsonl"]).map(|_| Format::Jsonl);
@@ -99,6 +101,18 @@ pub(super) enum Verb {
     /// Manage the keyring: its files on this machine, and which keys are in use
     #[command(subcommand)]
     Keyring(KeyringVerb),
+    /// Print the completions of this command line for a shell
+    Completions {
+        /// The shell
+        #[arg(value_enum, value_name = "SHELL")]
+        shell: Shell,
+    },
+    /// Write the manual, one page for each command, to a directory
+    Man {
+        /// The directory, such as /usr/local/share/man/man1
+        #[arg(value_name = "DIRECTORY")]
+        directory: PathBuf,
+    },
     #[command(flatten)]
     Call(Box<Call>),
 }

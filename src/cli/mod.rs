@@ -11,6 +11,7 @@ mod input;
 mod keyring;
 mod keys;
 mod local;
+mod manual;
 mod output;
 mod pages;
 mod render;
@@ -179,25 +180,33 @@ fn execute(
         Some(_) => Verb::from_arg_matches(matches).map_err(wrong)?,
         None => Verb::Local(LocalCommand::Serve),
     };
-    let effective = match (load(matches, &environment), &verb) {
-        (Ok(effective), _) => effective,
-        (Err(errors), Verb::Doctor { output }) => return Ok((doctor::refused(&errors), *output)),
-        (Err(errors), _) => return Err(Failure::Usage(errors.0.join("\nerror: "))),
-    };
+    let load = || load(matches, &environment);
+    let settings = || load().map(|effective| effective.settings).map_err(usage);
     let run_local = |command, settings| local::run(command, settings, execute_local);
     let call = match verb {
-        Verb::Config { output } => return Ok((output::config(&effective), output)),
-        Verb::Doctor { output } => {
-            return Ok((run_local(LocalCommand::Doctor, effective.settings)?, output));
+        Verb::Completions { shell } => {
+            return Ok((manual::completions(shell, console)?, Format::Text));
         }
-        Verb::Local(command) => return Ok((run_local(command, effective.settings)?, Format::Text)),
+        Verb::Man { directory } => return Ok((manual::pages(&directory)?, Format::Text)),
+        Verb::Config { output } => {
+            return Ok((output::config(&load().map_err(usage)?), output));
+        }
+        Verb::Doctor { output } => {
+            let report = match load() {
+                Ok(effective) => run_local(LocalCommand::Doctor, effective.settings)?,
+                Err(errors) => doctor::refused(&errors),
+            };
+            return Ok((report, output));
+        }
+        Verb::Local(command) => return Ok((run_local(command, settings()?)?, Format::Text)),
         Verb::Keyring(KeyringVerb::Local(command)) => {
             let command = LocalCommand::Keyring(command);
-            return Ok((run_local(command, effective.settings)?, Format::Text));
+            return Ok((run_local(command, settings()?)?, Format::Text));
         }
         Verb::Call(call) => call,
         Verb::Keyring(KeyringVerb::Call(call)) => Box::new(Call::Keyring(call)),
     };
+    let settings = settings()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -206,7 +215,7 @@ fn execute(
     let context = Context {
         options: &options,
         environment: &environment,
-        settings: &effective.settings,
+        settings: &settings,
     };
     let report = runtime.block_on(execute_call(console, &call, &context))?;
     Ok((report, options.output))
@@ -277,6 +286,10 @@ async fn execute_call(
             output::token_revoked(&service()?.call(request).await?)
         }
     })
+}
+
+fn usage(errors: Errors) -> Failure {
+    Failure::Usage(errors.0.join("\nerror: "))
 }
 
 fn load(matches: &ArgMatches, environment: &[(OsString, OsString)]) -> Result<Effective, Errors> {

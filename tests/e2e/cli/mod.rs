@@ -11,6 +11,7 @@ use serde_json::Value;
 
 mod harness;
 mod import;
+mod manual;
 mod names;
 mod output;
 mod tls;
