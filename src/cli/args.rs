@@ -1,6 +1,7 @@
 //! Defines the verbs, their arguments and their help texts.
 
 mod keyring;
+mod local;
 mod moves;
 
 use std::path::PathBuf;
@@ -11,8 +12,7 @@ use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::input::{
-    KeyText, duration, endpoints, epoch_reason, key_text, pair, reason, role, service_role, time,
-    value, wire_duration,
+    KeyText, duration, endpoints, key_text, pair, reason, role, time, value, wire_duration,
 };
 use crate::config::Settings;
 pub(super) use keyring::{AccountCall, KeyringCall, KeyringKey, KeyringKind, KeyringVerb};
@@ -20,6 +20,7 @@ pub use keyring::{AddedKind, KeyringCommand};
 use keyward_ops::VERSION;
 use keyward_ops::settings::{flags, flags_of};
 use keyward_proto::v1::Role;
+pub use local::{ClockCommand, EpochCommand, ExpiredKeys, LocalCommand};
 
 pub(super) use moves::{Export, FileFormat, Import, ImportCall};
 
@@ -51,6 +52,7 @@ pub(super) fn command() -> Command {
             }),
             "token" | "account" => verb.mut_subcommands(for_client),
             "completions" | "man" => verb,
+            "top" => verb.args(flags_of::<Settings>(&["http_listen"])),
             "import" => for_client(verb.mut_subcommands(for_client)),
             "export" => for_client(verb).mut_arg("output", |output| {
                 let only = PossibleValuesParser::new(["jsonl"]).map(|_| Format::Jsonl);
@@ -101,6 +103,15 @@ pub(super) enum Verb {
     /// Manage the keyring: its files on this machine, and which keys are in use
     #[command(subcommand)]
     Keyring(KeyringVerb),
+    /// Show what an instance does, each second until Ctrl-C: its status page in the terminal
+    Top {
+        /// Host and port of the instance's side port [default: from `http_listen`]
+        #[arg(long, value_name = "HOST:PORT", value_parser = value)]
+        http_endpoint: Option<String>,
+        /// Print the numbers of one second and end, as without a terminal
+        #[arg(long)]
+        once: bool,
+    },
     /// Print the completions of this command line for a shell
     Completions {
         /// The shell
@@ -115,81 +126,6 @@ pub(super) enum Verb {
     },
     #[command(flatten)]
     Call(Box<Call>),
-}
-
-/// The commands that this process executes itself, without a running instance. The command line knows
-/// no store, so the caller of [`run`](super::run) executes them. For the embedded store, only
-/// [`Self::Serve`], [`Self::Clock`], [`Self::Keyring`] and [`Self::Doctor`] are executed.
-#[derive(Debug, Subcommand)]
-pub enum LocalCommand {
-    /// Start the service (the default without a verb)
-    Serve,
-    /// Update the schema of a Postgres store; the user in `store` must own it
-    Migrate {
-        /// Postgres role of the service, which gets the rights that it needs
-        #[arg(long, value_name = "ROLE", allow_hyphen_values = true, value_parser = service_role)]
-        service_role: Option<String>,
-    },
-    /// Set up a new Postgres store: its schema, its keyring and its first token
-    Init {
-        /// Postgres role of the service, which gets the rights that it needs
-        #[arg(long, value_name = "ROLE", allow_hyphen_values = true, value_parser = service_role)]
-        service_role: Option<String>,
-        /// New file for the first token; it must not exist [default: admin.token in data_dir]
-        #[arg(long, value_name = "FILE")]
-        token_file: Option<PathBuf>,
-        /// Succeed if the store already has its keyring and tokens; only update its schema
-        #[arg(long)]
-        if_new: bool,
-    },
-    /// Manage the epoch of a Postgres store after a restore or failover
-    #[command(subcommand)]
-    Epoch(EpochCommand),
-    /// Repair the store's time after a clock was ahead
-    #[command(subcommand)]
-    Clock(ClockCommand),
-    /// Changes the keyring on this machine
-    #[command(skip)]
-    Keyring(KeyringCommand),
-    /// Examines the deployment
-    #[command(skip)]
-    Doctor,
-}
-
-/// The commands for the epoch.
-#[derive(Debug, Subcommand)]
-pub enum EpochCommand {
-    /// Begin a new epoch after the log lost its last changes: instances that refused to serve, serve
-    /// again; the lost changes stay lost
-    Advance {
-        /// Reason, stored in the audit log
-        #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = epoch_reason)]
-        reason: String,
-    },
-}
-
-/// The commands for the store's time.
-#[derive(Debug, Subcommand)]
-pub enum ClockCommand {
-    /// Lower the store's time to the clock of its server, after that clock was ahead. Stop all instances
-    /// first. Every grace ends at once, so that no dead key lives again
-    Lower {
-        /// Reason, stored in the audit log
-        #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = epoch_reason)]
-        reason: String,
-        /// What to do with keys that expired only because the clock was ahead
-        #[arg(long, value_enum, value_name = "DECISION")]
-        expired: Option<ExpiredKeys>,
-    },
-}
-
-/// What to do with keys that have expired by the store's time, but not by the clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum ExpiredKeys {
-    /// Let them live until they expire
-    Revive,
-    /// Revoke them
-    Revoke,
 }
 
 /// The verbs that call the service.

@@ -16,6 +16,7 @@ mod output;
 mod pages;
 mod render;
 mod token;
+mod top;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal as _, Read, Write};
@@ -57,6 +58,8 @@ struct Console<'a> {
     err: &'a mut dyn Write,
     /// Whether a person sees stderr as it is written.
     is_terminal: bool,
+    /// Whether stdout is a terminal.
+    is_screen: bool,
 }
 
 /// Runs the command in `arguments`, which begin with the program's name. `execute_local` executes the
@@ -76,6 +79,7 @@ pub fn run(
         out: &mut out,
         err: &mut err,
         is_terminal: io::stderr().is_terminal(),
+        is_screen: io::stdout().is_terminal(),
     };
     let environment = environment.into_iter().collect();
     ExitCode::from(run_on(&mut console, arguments, environment, execute_local))
@@ -188,6 +192,14 @@ fn execute(
             return Ok((manual::completions(shell, console)?, Format::Text));
         }
         Verb::Man { directory } => return Ok((manual::pages(&directory)?, Format::Text)),
+        Verb::Top {
+            http_endpoint,
+            once,
+        } => {
+            let (endpoint, settings) = (http_endpoint.as_deref(), settings()?);
+            let shown = top::run(console, endpoint, once, &settings);
+            return Ok((runtime()?.block_on(shown)?, Format::Text));
+        }
         Verb::Config { output } => {
             return Ok((output::config(&load().map_err(usage)?), output));
         }
@@ -207,17 +219,13 @@ fn execute(
         Verb::Keyring(KeyringVerb::Call(call)) => Box::new(Call::Keyring(call)),
     };
     let settings = settings()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Failed(format!("cannot start the tokio runtime: {error}")))?;
     let options = ClientArgs::from_arg_matches(innermost(matches)).map_err(wrong)?;
     let context = Context {
         options: &options,
         environment: &environment,
         settings: &settings,
     };
-    let report = runtime.block_on(execute_call(console, &call, &context))?;
+    let report = runtime()?.block_on(execute_call(console, &call, &context))?;
     Ok((report, options.output))
 }
 
@@ -286,6 +294,13 @@ async fn execute_call(
             output::token_revoked(&service()?.call(request).await?)
         }
     })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::Failed(format!("cannot start the tokio runtime: {error}")))
 }
 
 fn usage(errors: Errors) -> Failure {

@@ -8,6 +8,7 @@ mod mutants;
 mod readme;
 mod references;
 mod speed;
+mod top;
 
 use std::path::{Path, PathBuf};
 

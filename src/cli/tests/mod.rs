@@ -60,6 +60,7 @@ fn keyward_in(
         out: &mut out,
         err: &mut err,
         is_terminal: false,
+        is_screen: false,
     };
     let arguments = std::iter::once("keyward")
         .chain(arguments.iter().copied())
@@ -434,6 +435,7 @@ fn broken_pipe_is_not_an_error() {
         out: &mut out,
         err: &mut err,
         is_terminal: false,
+        is_screen: false,
     };
     let arguments = ["keyward", "config"].map(OsString::from);
     assert_eq!(

@@ -27,9 +27,9 @@ const TRANSCRIPTS: [&str; 3] = [
 ];
 /// The page that tells the story of the bot.
 const STORY: &str = "docs/guide/bot.md";
-const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
+pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
 
-fn updating() -> bool {
+pub(crate) fn updating() -> bool {
     std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1")
 }
 

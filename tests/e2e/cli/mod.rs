@@ -15,6 +15,7 @@ mod manual;
 mod names;
 mod output;
 mod tls;
+mod top;
 
 const ID: &str = "01970000-0000-7000-8000-000000000000";
 
