@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the files in deploy/ without a container engine: the Dockerfile with hadolint, compose.yaml with
-# the schema of the Compose specification, the objects of Kubernetes with its schema, the load balancer's
+# Checks the files in deploy/ without a container engine: the Dockerfile with hadolint, the workflows with
+# actionlint and their schema, compose.yaml with the schema of the Compose specification, the objects of Kubernetes with its schema, the load balancer's
 # configuration with haproxy, the proxies' configurations with each proxy, the alerts with Prometheus, and
 # the systemd units with systemd, including their exposure.
 set -euo pipefail
@@ -11,6 +11,8 @@ PATH="$PWD/target/servers/bin:$PATH:/usr/sbin"
 exposure=15
 
 hadolint deploy/Dockerfile
+actionlint -shellcheck "$(command -v shellcheck)" .github/workflows/*.yml
+check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 for file in deploy/kubernetes/*.yaml; do
     # The operators of Prometheus and kustomize have schemas of their own.

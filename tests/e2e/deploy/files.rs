@@ -120,11 +120,22 @@ fn the_images_have_no_shell_and_are_built_as_the_lock_says() {
     assert_eq!(
         stages,
         [
-            format!("FROM rust:{version}-slim-bookworm AS build").as_str(),
+            "FROM ${RUST_IMAGE} AS build",
+            "FROM scratch AS programs",
             "FROM scratch AS keyward",
             "FROM scratch AS keyward-bot",
         ]
     );
+    assert!(text.contains(&format!("\nARG RUST_IMAGE=rust:{version}-slim-bookworm\n")));
+    let release = repository().join(".github/workflows/release.yml");
+    let release = fs::read_to_string(release).unwrap();
+    assert!(release.contains(&format!("\n  RUST_IMAGE: rust:{version}-slim-bookworm\n")));
+    for label in [
+        "title", "licenses", "version", "revision", "created", "source",
+    ] {
+        let label = format!(" org.opencontainers.image.{label}=");
+        assert_eq!(text.matches(&label).count(), 2, "{label}");
+    }
     assert!(text.contains(&format!("RUSTUP_TOOLCHAIN={version}\n")));
     assert!(text.contains("cargo build --locked --release"));
     assert_eq!(text.matches("\nUSER 10001:10001\n").count(), 2);

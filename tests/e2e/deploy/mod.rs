@@ -9,6 +9,7 @@ use keyward_testkit::requests::{recoverable, replacing};
 use keyward_testkit::{Client, Deployment, PATIENCE, eventually, http_get};
 
 mod files;
+mod package;
 mod secrets;
 mod story;
 mod unit;
