@@ -303,10 +303,10 @@ impl FirstToken<'_> {
             writeln!(file, "{}", text.expose())?;
             file.sync_all()?;
             std::fs::rename(&half, &self.file)?;
-            match self.file.parent() {
-                Some(directory) => File::open(directory)?.sync_all(),
-                None => Ok(()),
-            }
+            let directory = self.file.parent().unwrap_or(Path::new("."));
+            // A name without a directory lies in this one.
+            let is_named = !directory.as_os_str().is_empty();
+            File::open(if is_named { directory } else { Path::new(".") })?.sync_all()
         };
         write().map_err(|error| self.failed("write", &error))?;
         Ok(text)

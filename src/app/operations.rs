@@ -33,7 +33,8 @@ pub fn migrate(settings: &Settings, service_role: Option<&str>) -> Result<String
 
 /// Prepares a new database: schema, keyring, and one token with every role. Writes the token to
 /// `token_file`, by default `admin.token` in the data directory. Never overwrites a keyring or a
-/// token. Refuses a database that already has both, or with `if_new` leaves it unchanged.
+/// token. Creates only a token if no valid one has the role `admin`. Refuses a database that already has both,
+/// or with `if_new` leaves one with tokens unchanged.
 ///
 /// # Errors
 ///
@@ -53,7 +54,7 @@ pub fn init(
         owner.migrate(service_role).await.map_err(StartError::new)?;
         owner.settle_first().await.map_err(StartError::new)?;
         let schema = schema_line(service_role);
-        if create_secrets(settings, &token).await? {
+        if create_secrets(settings, &token, if_new).await? {
             let keyring = settings.keyring.display();
             let token = token.display();
             return Ok(format!(
@@ -109,21 +110,30 @@ fn refuse_to_overwrite(token: &Path) -> Result<(), StartError> {
     }
 }
 
-/// Creates the keyring and the token. `false` if the database already has them.
-async fn create_secrets(settings: &Settings, token: &Path) -> Result<bool, StartError> {
+/// Creates the keyring and the token. `false` if the database already has them. Only a person replaces the
+/// last admin token, not a start that runs this `if_new`.
+async fn create_secrets(
+    settings: &Settings,
+    token: &Path,
+    if_new: bool,
+) -> Result<bool, StartError> {
     let (clock, entropy) = (Arc::new(SystemClock), SystemEntropy);
     let hosts = hosts(settings)?;
     let tasks = Tasks::default();
     let store = PostgresStore::open(&hosts, settings.max_staleness, clock.clone(), &tasks);
     let store = store.await.map_err(StartError::new)?;
     let known = store.known_keys().await.map_err(StartError::new)?;
-    if store.has_tokens().await.map_err(StartError::new)? {
+    let exists = match if_new {
+        true => store.has_tokens().await,
+        false => store.has_admin().await,
+    };
+    if exists.map_err(StartError::new)? {
         store.close().await;
         return Ok(false);
     }
     refuse_to_overwrite(token)?;
-    let exists = keyring_files::load(&settings.keyring);
-    if known.is_empty() && !matches!(exists, Err(keyring_files::KeyringError::Missing { .. })) {
+    let keyring = keyring_files::load(&settings.keyring);
+    if known.is_empty() && !matches!(keyring, Err(keyring_files::KeyringError::Missing { .. })) {
         return Err(StartError(format!(
             "the keyring {} belongs to another database and is not overwritten. Set `keyring` to \
              another directory, or move this keyring away",

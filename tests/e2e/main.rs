@@ -16,6 +16,7 @@ mod monitoring;
 mod proxies;
 mod python;
 mod rotation;
+mod runbooks;
 mod secure;
 mod shutdown;
 mod status_page;

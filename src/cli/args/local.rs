@@ -20,7 +20,8 @@ pub enum LocalCommand {
         #[arg(long, value_name = "ROLE", allow_hyphen_values = true, value_parser = service_role)]
         service_role: Option<String>,
     },
-    /// Set up a new Postgres store: its schema, its keyring and its first token
+    /// Set up a new Postgres store: its schema, its keyring and its first token; also replaces a lost last
+    /// admin token
     Init {
         /// Postgres role of the service, which gets the rights that it needs
         #[arg(long, value_name = "ROLE", allow_hyphen_values = true, value_parser = service_role)]
