@@ -56,7 +56,7 @@ pub(crate) async fn each_change_has_an_audit_entry(world: World) {
         "revoke bot -".to_owned(),
         "revoke bot with its account".to_owned(),
         "revoke bot with its account".to_owned(),
-        "token_create bot name=cli roles=issuer,verifier,revealer,reader,editor,reporter,admin"
+        "token_create bot name=cli roles=issuer,verifier,revealer,reader,editor,reporter,admin,near_cache"
             .to_owned(),
         "token_revoke bot -".to_owned(),
     ];

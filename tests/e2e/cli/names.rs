@@ -29,12 +29,11 @@ fn compare(json: &Value, message: &str, messages: &[DescriptorProto]) {
         .as_object()
         .unwrap_or_else(|| panic!("{json} is not a {message}"));
     let shown: BTreeSet<_> = object.keys().map(String::as_str).collect();
-    let wire: BTreeSet<_> = fields.iter().map(|field| field.name()).collect();
+    // The command line keeps nothing, so it never asks for what a near-cache keeps.
+    let wanted = fields.iter().filter(|field| field.name() != "cache_entry");
+    let wire: BTreeSet<_> = wanted.clone().map(|field| field.name()).collect();
     assert_eq!(shown, wire, "{message}");
-    for field in fields
-        .iter()
-        .filter(|field| field.r#type() == Type::Message)
-    {
+    for field in wanted.filter(|field| field.r#type() == Type::Message) {
         let inner = field.type_name().rsplit('.').next().unwrap();
         let ours = messages.iter().any(|message| message.name() == inner);
         let ours = ours && field.type_name().starts_with(".keyward.v1.");
