@@ -72,6 +72,30 @@ fn an_answer_is_shorter_by_the_age_of_freshness() {
     assert_eq!(fresh_for(1_500_001), None);
 }
 
+/// The near-cache has changed to an instance that is behind, or the answer comes late.
+#[test]
+fn an_answer_from_before_lowers_nothing() {
+    let near = Fence::near(EPOCH);
+    let answer = |revision: u64| NearAnswer {
+        epoch: EPOCH,
+        applied: revision,
+        fresh_for: Some(NEAR),
+        database_time: Timestamp::from_micros(0),
+        changes: Some(vec![(id(1), revision)]),
+    };
+    assert!(near.take(now(5), &answer(9)));
+    assert!(near.take(now(1), &answer(5)));
+    assert_eq!(near.known(), (EPOCH, 9));
+    assert_eq!(near.fresh_for(now(5)), Some(NEAR));
+    let admission = |revision| {
+        let epoch = EPOCH;
+        near.snapshot()
+            .admit(&[id(1)], Stamp { epoch, revision }, now(5))
+    };
+    assert_eq!(admission(7), Admission::Superseded);
+    assert_eq!(admission(9), Admission::Admitted { restamp: 9 });
+}
+
 #[test]
 fn an_answer_of_another_epoch_is_not_taken() {
     let mut world = World::default();
