@@ -19,7 +19,7 @@ use crate::cache::{
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
-    Barrier, NearCaches, Registration, Roster, SealMover, StoreTime, Tail, end_graces,
+    Barrier, NearCaches, NearLimits, Registration, Roster, SealMover, StoreTime, Tail, end_graces,
     forget_near_caches, trim_log, wake_on_l2_notices, wake_on_store_notices, watch_freshness,
     watch_membership,
 };
@@ -60,6 +60,23 @@ pub(super) fn listener_tls(
     Tls::load(certificate, key, Arc::clone(clock), metrics.tls.clone())
         .map(Some)
         .map_err(StartError::new)
+}
+
+/// The near-caches of callers, none yet. The store is open, so this process alone has an embedded one.
+pub(super) async fn near_caches(
+    settings: &Settings,
+    store: &Arc<dyn Store>,
+    fence: &Arc<Fence>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Metrics,
+) -> Result<Arc<NearCaches>, StartError> {
+    let limits = NearLimits {
+        max_staleness: settings.near_max_staleness,
+        count: settings.max_near_caches,
+    };
+    let (fence, clock) = (Arc::clone(fence), Arc::clone(clock));
+    let near = NearCaches::start(store, fence, clock, limits, metrics.near.clone()).await;
+    near.map(Arc::new).map_err(StartError::new)
 }
 
 /// The dependencies that most components share.

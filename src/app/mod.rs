@@ -29,7 +29,7 @@ use crate::config::{Listen, Settings};
 use crate::grpc::{
     self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
 };
-use crate::replication::{NearCaches, NearLimits, Registration, StoreTime};
+use crate::replication::{NearCaches, Registration, StoreTime};
 use crate::rest::Rest;
 use crate::service::Service;
 use crate::system::{SystemClock, SystemEntropy, host_name, open_files};
@@ -176,18 +176,7 @@ impl App {
 
         let start = store.start().await.map_err(StartError::new)?;
         let fence = Arc::new(Fence::new(settings.max_staleness, MAX_TOMBSTONES, start));
-        let near_limits = NearLimits {
-            max_staleness: settings.near_max_staleness,
-            count: settings.max_near_caches,
-        };
-        let near = NearCaches::start(
-            &store,
-            Arc::clone(&fence),
-            Arc::clone(&clock),
-            near_limits,
-            metrics.near.clone(),
-        );
-        let near = Arc::new(near.await.map_err(StartError::new)?);
+        let near = components::near_caches(settings, &store, &fence, &clock, &metrics).await?;
         let control = Control::new(tokio::runtime::Handle::current());
         let stops = Stops::default();
         let stop = &stops.background;

@@ -141,7 +141,17 @@ impl NearCaches {
 
     /// What this instance may acknowledge now, and the epoch of it (I6).
     pub fn acked(&self) -> (Epoch, Position) {
-        let acked = self.leases.lock().acked(&self.fence, &*self.clock);
+        let mut leases = self.leases.lock();
+        let acked = leases.acked(&self.fence, &*self.clock);
+        let held = leases.take_held();
+        drop(leases);
+        if let Some(waited) = held {
+            tracing::warn!(
+                revision = acked.1.revision,
+                ?waited,
+                "changes waited for a near-cache that did not acknowledge them"
+            );
+        }
         let revision = acked.1.revision;
         self.acked
             .send_if_modified(|known| std::mem::replace(known, revision) != revision);

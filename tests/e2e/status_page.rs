@@ -62,6 +62,7 @@ async fn the_status_page_renders_updates_and_shows_no_secret() {
     );
     assert!(text(&mut browser, "instances").contains("embedded (this one)"));
     assert!(text(&mut browser, "revoke").contains("ms"));
+    assert_eq!(text(&mut browser, "near"), "0");
     let memory = text(&mut browser, "memory");
     assert!(memory.ends_with(" %"), "{memory}");
     if std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1") {

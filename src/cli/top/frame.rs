@@ -37,6 +37,7 @@ pub(super) fn of(endpoint: &str, now: &Look, before: Option<&Look>) -> String {
         lines.extend(rates(now, before));
     }
     lines.push(("redis", redis(now)));
+    lines.push(("near", near_caches(now)));
     let lines = lines
         .iter()
         .map(|(name, value)| format!("{name:<10} {value}\n"));
@@ -108,6 +109,19 @@ fn redis(now: &Look) -> String {
         number(of("hit")),
         number(of("miss")),
         number(of("failed") + of("skipped"))
+    )
+}
+
+fn near_caches(now: &Look) -> String {
+    let of = |end| {
+        now.samples
+            .sum("keyward_near_cache_streams_total", &[("end", end)])
+    };
+    format!(
+        "{} near-caches, {} streams broken, {} refused",
+        number(now.samples.sum("keyward_near_caches", &[])),
+        number(of("broken")),
+        number(of("refused"))
     )
 }
 

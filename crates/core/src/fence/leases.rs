@@ -59,6 +59,8 @@ pub struct Leases {
     /// The positions that were applied and not acknowledged yet, each with a time read after that.
     pending: VecDeque<(Position, BootTime)>,
     acked: Position,
+    /// How long the last change waited that leases held up to their end; `None` if it was reported.
+    held: Option<Duration>,
     is_leaving: bool,
 }
 
@@ -83,6 +85,7 @@ impl Leases {
             }),
             pending: VecDeque::new(),
             acked: NOTHING,
+            held: None,
             is_leaving: false,
         }
     }
@@ -165,7 +168,9 @@ impl Leases {
         self.follow(epoch);
         self.ghost = self.ghost.filter(|ghost| now <= ghost.until);
         let Some(lowest) = self.running(now).map(|lease| lease.acked).min() else {
-            self.pending.clear();
+            if let Some((_, first)) = self.pending.drain(..).next() {
+                self.held = Some(now.since(first));
+            }
             self.acked = applied;
             return (epoch, applied);
         };
@@ -173,13 +178,21 @@ impl Leases {
         while let Some((position, at)) = self.pending.front().copied() {
             // A near-cache that did not poll for so long is not fresh; one that did was sent the change.
             let is_over = now.since(at) > self.length;
-            if position.revision > lowest && !is_over {
-                break;
+            if position.revision > lowest {
+                if !is_over {
+                    break;
+                }
+                self.held = Some(now.since(at));
             }
             self.acked = position;
             self.pending.pop_front();
         }
         (epoch, self.acked)
+    }
+
+    /// How long a change waited for near-caches that never acknowledged it, once for each such wait.
+    pub fn take_held(&mut self) -> Option<Duration> {
+        self.held.take()
     }
 
     fn note(&mut self, applied: Position, now: BootTime) {

@@ -205,6 +205,11 @@ fn streams_that_break_all_the_time_delay_a_change_once() {
         steps += 1;
         assert!(steps < 1_000, "the change is never acknowledged");
     }
+    let held = leases.take_held().expect("the change was held up");
+    assert!(
+        held > bound(NEAR) && leases.take_held().is_none(),
+        "{held:?}"
+    );
     let lease = bound(NEAR).as_millis() as u64 / 100;
     assert!((lease..lease + 3).contains(&steps), "{steps}");
 }
