@@ -5,6 +5,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use keyward_proto::v1;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status, Streaming};
 
@@ -18,6 +19,9 @@ use keyward_core::key::{Clock, FieldError};
 /// The answers of a stream.
 pub(super) type Answers =
     Pin<Box<dyn Stream<Item = Result<v1::WatchInvalidationsResponse, Status>> + Send>>;
+
+/// How long a near-cache that is asked to be off may take.
+const OFF_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a stream ends.
 enum Ending {
@@ -124,11 +128,22 @@ impl Watch {
 
     /// The next poll, in order.
     async fn next_poll(&mut self) -> Result<v1::WatchInvalidationsRequest, Ending> {
-        let patience = self.stream.lease();
-        let next = tokio::time::timeout(patience, self.polls.message()).await;
-        let poll = match next {
-            Ok(Ok(Some(poll))) => poll,
-            Ok(Ok(None) | Err(_)) | Err(_) => return Err(Ending::Gone),
+        // A stop does not wait for a near-cache that is silent.
+        let (stream, is_asked) = (&self.stream, self.is_asked);
+        let silent = async {
+            if !is_asked {
+                stream.leaving().await;
+            }
+            tokio::time::sleep(OFF_LIMIT).await;
+        };
+        let poll = tokio::select! {
+            biased;
+            poll = self.polls.message() => poll,
+            () = tokio::time::sleep(stream.lease()) => return Err(Ending::Gone),
+            () = silent => return Err(Ending::Gone),
+        };
+        let Ok(Some(poll)) = poll else {
+            return Err(Ending::Gone);
         };
         if poll.off {
             return Err(Ending::Off);
