@@ -25,6 +25,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Callers;
+use crate::cache::{L1, Uses};
 use crate::config::{Listen, Settings};
 use crate::grpc::{
     self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
@@ -187,6 +188,7 @@ impl App {
         }
         let keyring = Arc::new(CurrentKeyring::new(keyring));
         let time = Arc::new(StoreTime::new(Arc::clone(&fence), Arc::clone(&clock)));
+        let uses = Arc::new(Uses::new(metrics.uses.dropped.clone()));
         let base = Base {
             time,
             near,
@@ -202,6 +204,7 @@ impl App {
             l2,
             roster: Arc::default(),
             recent: Arc::default(),
+            uses,
         };
         let registration = base.cluster.clone().map(|cluster| {
             Registration::new(
@@ -236,11 +239,13 @@ impl App {
             true => settings.max_cached_bytes,
             false => settings.max_cached_bytes / 2,
         };
+        let l1 = Arc::new(L1::new(own_bytes));
+        let foreign_l1 = Arc::new(L1::new(settings.max_cached_bytes - own_bytes));
         let service = Service {
             store: Arc::clone(&base.store),
             fence: Arc::clone(&base.fence),
-            keys: base.keys(own_bytes),
-            foreign_keys: base.foreign_keys(settings.max_cached_bytes - own_bytes),
+            keys: base.keys(Arc::clone(&l1)),
+            foreign_keys: base.foreign_keys(Arc::clone(&foreign_l1)),
             foreign_formats: settings.foreign_formats.clone(),
             ambiguous: LogLimit::every(Duration::from_secs(60)),
             keyring: Arc::clone(&keyring),
@@ -306,6 +311,7 @@ impl App {
             },
         };
         let mut background = base.background(&tail);
+        background.push(base.use_writer(settings.use_interval, l1, foreign_l1));
         background.extend(base.keyring_tasks(watch, keyring, entropy));
         background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
         background

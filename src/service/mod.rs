@@ -14,6 +14,7 @@ mod recent;
 mod revoke;
 mod tokens;
 mod update;
+mod uses;
 mod verify;
 
 use std::future::Future;
@@ -27,11 +28,12 @@ pub use import::{
 };
 pub use issue::{Issue, IssueReply};
 pub use keyring::{KeyringKey, KeyringRefusal};
-pub use query::{Page, PageQuery};
+pub use query::{GetReply, Page, PageQuery};
 pub use recent::{RecentRevoke, RecentRevokes};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
 pub use tokens::{TokenReply, TokenRevokeReply};
 pub use update::UpdateReply;
+pub use uses::KeyUses;
 pub use verify::{Missed, ValidKey, Verified, Verify};
 
 use tokio::sync::Mutex;

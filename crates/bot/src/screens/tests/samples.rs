@@ -18,6 +18,15 @@ fn name((key_id, hint): (u128, &str)) -> KeyName {
     KeyName {
         key_id: Uuid::from_u128(key_id),
         hint: hint.to_owned(),
+        ..KeyName::default()
+    }
+}
+
+/// A key that was used so long before 1970.
+fn used(key: (u128, &str), before: u64) -> KeyName {
+    KeyName {
+        last_use: Some(OffsetDateTime::UNIX_EPOCH - Duration::from_secs(before)),
+        ..name(key)
     }
 }
 
@@ -90,7 +99,10 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
             View::Account(Some(Note::OtherPlace), hosted(), user_id),
         ),
         ("key", old_key(None)),
-        ("ask", View::ConfirmRevoke(None, name(OLD), 0)),
+        ("ask", View::ConfirmRevoke(None, used(OLD, 180), 0)),
+        ("ask-now", View::ConfirmRevoke(None, used(OLD, 80), 0)),
+        ("ask-hours", View::ConfirmRevoke(None, used(OLD, 7_200), 0)),
+        ("ask-days", View::ConfirmRevoke(None, used(OLD, 400_000), 0)),
         (
             "ask-again",
             View::ConfirmRevoke(Some(Note::Late), name(OLD), 0),
@@ -103,6 +115,10 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
         ("expired", new_key(Note::Expired)),
         ("changed", new_key(Note::Changed)),
         ("unknown-key", new_key(Note::UnknownKey)),
+        (
+            "tried",
+            View::Key(None, visible(NEW, false).after(Some((14, time)))),
+        ),
         ("once", View::Key(None, visible(OLD, true))),
         (
             "not-shown",
