@@ -321,6 +321,30 @@ async fn a_wrong_filter_is_refused_and_a_token_belongs_to_its_filters() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_goes_on_after_keys_that_do_not_fit() {
+    let (local, client) = start().await;
+    client.issue("42", "a").await.unwrap();
+    by_hand(
+        &local,
+        "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes, metadata,
+                               allowed_cidrs, recoverable, create_time)
+         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n <= 20000)
+         SELECT CASE n WHEN 1 THEN x'fffffffffffffffffffffffffffffffe' ELSE randomblob(16) END,
+                randomblob(32), generation, account_id, iif(n = 1, 'last', 'slot-' || n), hint, scopes,
+                metadata, allowed_cidrs, recoverable, create_time
+           FROM api_keys, n",
+    )
+    .await;
+    let request = v1::ListRequest {
+        name_prefix: "last".to_owned(),
+        ..all_accounts()
+    };
+    let first = client.send(request.clone()).await.unwrap();
+    assert_eq!(first.keys, [], "10,000 keys were examined");
+    assert_eq!(found(&client, request).await, ["last"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_account_without_keys_gives_an_empty_page() {
     let (_local, client) = start().await;
     assert_eq!(pages(&client, true, 0).await, [[]]);
