@@ -255,7 +255,7 @@ mod tests {
     fn an_entry_that_ends_leaves_its_use_behind() {
         let uses = uses();
         let key = KeptKey::new(&key(1), Box::default(), &uses);
-        key.note_use(at(3));
+        key.note_use(at(7));
         let id = key.id;
         drop(key);
         uses.report(
@@ -267,7 +267,7 @@ mod tests {
         );
         let (keys, foreign) = (L1::new(1 << 16), L1::new(1 << 16));
         let collected = uses.collect(&keys, &foreign, Share::ALL);
-        assert_eq!(collected.taken[&id].last_use, on(5));
+        assert_eq!(collected.taken[&id].last_use, on(7));
         assert!(uses.collect(&keys, &foreign, Share::ALL).taken.is_empty());
     }
 
