@@ -246,6 +246,7 @@ impl App {
             fence: Arc::clone(&base.fence),
             keys: base.keys(Arc::clone(&l1)),
             foreign_keys: base.foreign_keys(Arc::clone(&foreign_l1)),
+            uses: Arc::clone(&base.uses),
             foreign_formats: settings.foreign_formats.clone(),
             ambiguous: LogLimit::every(Duration::from_secs(60)),
             keyring: Arc::clone(&keyring),

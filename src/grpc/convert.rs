@@ -23,7 +23,7 @@ use keyward_store::{Expiry, KeyChanges};
 
 pub(super) use keyring::{account_to_erase, key_to_activate, key_to_retire, keyring_key, nothing};
 pub(super) use keys::{api_key, api_keys, list};
-pub(super) use near::{cache_entry, epoch, near_answer};
+pub(super) use near::{cache_entry, epoch, near_answer, used};
 
 /// The maximum number of requests in one VerifyBatch.
 const MAX_BATCH: usize = 256;

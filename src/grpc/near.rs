@@ -130,6 +130,8 @@ impl Watch {
             Ok(Ok(Some(poll))) => poll,
             Ok(Ok(None) | Err(_)) | Err(_) => return Err(Ending::Gone),
         };
+        let used = convert::used(&poll.used).map_err(Ending::fault)?;
+        self.api.service.note_uses(&used);
         if poll.off {
             return Err(Ending::Off);
         }

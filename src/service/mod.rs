@@ -38,7 +38,7 @@ pub use verify::{Missed, ValidKey, Verified, Verify};
 
 use tokio::sync::Mutex;
 
-use crate::cache::{ForeignKeys, Lookup};
+use crate::cache::{ForeignKeys, Lookup, Uses};
 use crate::replication::{Barrier, NearCaches};
 pub use crate::replication::{NearRefusal, NearStream, Unsettled};
 use keyward_core::fence::{Fence, state_at};
@@ -61,6 +61,8 @@ pub struct Service {
     pub keys: Lookup<KeyRecord>,
     /// Finds the records of foreign keys.
     pub foreign_keys: Lookup<ForeignKeys>,
+    /// Collects the use of keys.
+    pub uses: Arc<Uses>,
     /// The formats of foreign keys.
     pub foreign_formats: Vec<ForeignFormat>,
     /// Limits the warnings about texts that name several keys.

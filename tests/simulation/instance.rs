@@ -179,6 +179,7 @@ impl Parts {
             fence: Arc::clone(&self.fence),
             keys: self.keys(),
             foreign_keys: self.foreign_keys(),
+            uses: self.uses(),
             foreign_formats: Vec::new(),
             ambiguous: LogLimit::default(),
             keyring,

@@ -189,3 +189,32 @@ async fn a_stop_of_the_instance_turns_near_caches_off() {
     assert!(!world.near.is_fresh());
     assert!(world.near.cached(&asking(&key)).is_none());
 }
+
+/// A hit takes no call, so the near-cache reports the use of its keys with its polls.
+#[tokio::test]
+async fn a_near_cache_reports_what_it_accepts() {
+    let change = |settings: &mut keyward::config::Settings| {
+        settings.use_interval = Duration::from_secs(1);
+    };
+    let local = Local::start_with(change, |store| store).await;
+    let client = local.client().await;
+    let token = client.send(creating_token("near", &ROLES)).await.unwrap();
+    let near = near_cache(&local, &token.token, Fallback::Call);
+    fresh(&near).await;
+    let key = client.send(slot("42")).await.unwrap();
+    let (id, text) = (key.key.unwrap().key_id, key.api_key);
+    let verdict = near.verify(asking(&text)).await.unwrap();
+    assert!(matches!(verdict, Verdict::Valid(_)));
+    let last_use = async || {
+        let key = client.get(&id).await.unwrap();
+        key.last_use_time.map(|time| time.seconds)
+    };
+    let is_noted = async || last_use().await.is_some();
+    eventually("the call is noted", PATIENCE, is_noted).await;
+    let by_call = last_use().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(last_use().await, by_call);
+    assert!(near.cached(&asking(&text)).is_some());
+    let is_reported = async || last_use().await > by_call;
+    eventually("the hit is noted", PATIENCE, is_reported).await;
+}

@@ -2330,7 +2330,7 @@ impl ::prost::Name for Epoch {
     }
 }
 /// A poll of a near-cache, or its end.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchInvalidationsRequest {
     /// The number of the poll: above that of the previous one, otherwise INVALID_FIELD.
     #[prost(uint64, tag = "1")]
@@ -2345,6 +2345,11 @@ pub struct WatchInvalidationsRequest {
     /// ends.
     #[prost(bool, tag = "4")]
     pub off: bool,
+    /// The ids, as 16 bytes each, of keys that the near-cache has accepted: their `last_use_time` becomes the
+    /// time of this poll. At most 1,000, otherwise INVALID_FIELD. A near-cache names a key about every 30 s
+    /// while it is used.
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub used: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 impl ::prost::Name for WatchInvalidationsRequest {
     const NAME: &'static str = "WatchInvalidationsRequest";
