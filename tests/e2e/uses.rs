@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
+use keyward::system::SystemClock;
+use keyward_core::key::Clock as _;
 use keyward_proto::v1::{ApiKey, Verdict};
 use keyward_testkit::{Client, Cluster, Options, PATIENCE, Process, eventually};
 
@@ -13,8 +15,7 @@ use crate::{BINARY, fresh_directory, serve};
 const INTERVAL: Duration = Duration::from_secs(2);
 
 fn seconds() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_secs()).unwrap()
+    SystemClock.wall().as_micros() / 1_000_000
 }
 
 fn last_use(key: &ApiKey) -> i64 {

@@ -16,10 +16,11 @@ pub struct KeyName {
     pub key_id: Uuid,
     /// Its first characters, such as `kw_3fGq`.
     pub hint: String,
-    /// When it was used last, as far as Keyward said when it was shown.
-    pub last_use: Option<OffsetDateTime>,
-    /// How often the key that it replaced was tried after its end, and when that was the last time.
-    pub old_key_tried: Option<(u64, OffsetDateTime)>,
+    /// When it was used last, as far as Keyward said when it was shown, in seconds since 1970.
+    pub last_use: Option<u32>,
+    /// How often the key that it replaced was tried after its end, and when that was the last time, in
+    /// seconds since 1970.
+    pub old_key_tried: Option<(u32, u32)>,
 }
 
 /// The current key of the account.
@@ -49,7 +50,7 @@ impl CurrentKey {
     }
 
     /// The same key, with what is known of its predecessor.
-    pub(crate) fn after(mut self, tried: Option<(u64, OffsetDateTime)>) -> Self {
+    pub(crate) fn after(mut self, tried: Option<(u32, u32)>) -> Self {
         let (Self::Visible { key, .. } | Self::Unrecoverable(key) | Self::Disabled(key)) =
             &mut self;
         key.old_key_tried = tried;
@@ -67,7 +68,7 @@ impl CurrentKey {
         let name = KeyName {
             key_id: Uuid::parse_str(&key.key_id).ok()?,
             hint: key.hint,
-            last_use: key.last_use_time.and_then(second),
+            last_use: key.last_use_time.and_then(unix),
             old_key_tried: None,
         };
         match state {
@@ -158,8 +159,10 @@ pub fn current_key(
             created: _,
             predecessor,
         }) if key.account_id == account => {
-            let tried = predecessor
-                .and_then(|old| Some((old.refused_count, second(old.last_refused_time?)?)));
+            let tried = predecessor.and_then(|old| {
+                let times = u32::try_from(old.refused_count).unwrap_or(u32::MAX);
+                Some((times, unix(old.last_refused_time?)?))
+            });
             // The key has just ended; the next Issue creates its successor.
             let current = CurrentKey::of(account, key, api_key).ok_or(Problem::Unavailable);
             current.map(|current| current.after(tried))
@@ -201,6 +204,10 @@ pub fn revoke_result(account: &str, answer: Result<v1::RevokeResponse, Error>) -
 
 fn second(time: prost_types::Timestamp) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(time.seconds).ok()
+}
+
+fn unix(time: prost_types::Timestamp) -> Option<u32> {
+    u32::try_from(time.seconds).ok()
 }
 
 fn refused(error: &Error) -> RevokeResult {

@@ -220,7 +220,7 @@ impl Renderer<'_> {
     /// How long before `time` the key was used last, as far as it is known. It may have been used since it
     /// was shown, so a key without a known use is not called unused.
     fn last_use(&self, key: &KeyName, time: u32) -> Option<String> {
-        let seconds = i64::from(time).saturating_sub(key.last_use?.unix_timestamp());
+        let seconds = time.saturating_sub(key.last_use?);
         // The time of the last use is written with a delay of a minute.
         let (id, name, number) = match seconds / 60 {
             ..2 => return Some(self.plain(Id::ASK_USED_NOW)),
@@ -243,6 +243,7 @@ impl Renderer<'_> {
             note.push_str(&self.plain(Id::NOTE_CURRENT));
         }
         if let Some((times, time)) = current.key().old_key_tried {
+            let time = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(time.into());
             let values = [("times", Value::from(times)), ("time", utc(time))];
             text.push(self.text(Id::OLD_KEY_TRIED, &values));
         }

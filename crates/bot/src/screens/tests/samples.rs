@@ -22,12 +22,14 @@ fn name((key_id, hint): (u128, &str)) -> KeyName {
     }
 }
 
-/// A key that was used so long before 1970.
-fn used(key: (u128, &str), before: u64) -> KeyName {
-    KeyName {
-        last_use: Some(OffsetDateTime::UNIX_EPOCH - Duration::from_secs(before)),
+/// The question about a key that was used so many seconds before.
+fn ask(key: (u128, &str), before: u32) -> View {
+    let time = 1_000_000;
+    let key = KeyName {
+        last_use: Some(time - before),
         ..name(key)
-    }
+    };
+    View::ConfirmRevoke(None, key, time)
 }
 
 fn visible(key: (u128, &str), once: bool) -> CurrentKey {
@@ -99,10 +101,10 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
             View::Account(Some(Note::OtherPlace), hosted(), user_id),
         ),
         ("key", old_key(None)),
-        ("ask", View::ConfirmRevoke(None, used(OLD, 180), 0)),
-        ("ask-now", View::ConfirmRevoke(None, used(OLD, 80), 0)),
-        ("ask-hours", View::ConfirmRevoke(None, used(OLD, 7_200), 0)),
-        ("ask-days", View::ConfirmRevoke(None, used(OLD, 400_000), 0)),
+        ("ask", ask(OLD, 180)),
+        ("ask-now", ask(OLD, 80)),
+        ("ask-hours", ask(OLD, 7_200)),
+        ("ask-days", ask(OLD, 400_000)),
         (
             "ask-again",
             View::ConfirmRevoke(Some(Note::Late), name(OLD), 0),
@@ -117,7 +119,7 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
         ("unknown-key", new_key(Note::UnknownKey)),
         (
             "tried",
-            View::Key(None, visible(NEW, false).after(Some((14, time)))),
+            View::Key(None, visible(NEW, false).after(Some((14, 1_795_602_600)))),
         ),
         ("once", View::Key(None, visible(OLD, true))),
         (
