@@ -49,6 +49,17 @@ const FOREIGN_READS: ReadLimits = ReadLimits {
     ..READS
 };
 
+/// The limits in force: the files that the process may open limit its connections, too.
+pub(super) fn limits(settings: &Settings) -> grpc::Limits {
+    if let Some(warning) = super::too_few_files(settings) {
+        tracing::warn!("{warning}");
+    }
+    grpc::Limits {
+        connections: settings.max_connections.min(super::file_limit()),
+        buffered: settings.max_buffered_bytes,
+    }
+}
+
 /// TLS of the gRPC port, if the settings name a certificate.
 pub(super) fn listener_tls(
     settings: &Settings,

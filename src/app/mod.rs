@@ -28,7 +28,7 @@ use crate::auth::Callers;
 use crate::cache::{L1, Uses};
 use crate::config::{Listen, Settings};
 use crate::grpc::{
-    self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
+    self, Api, Envoy, Front, Http, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
 };
 use crate::replication::{NearCaches, Registration, StoreTime};
 use crate::rest::Rest;
@@ -276,7 +276,7 @@ impl App {
         let thread_error = |error| StartError(format!("cannot start the serving threads: {error}"));
         let long_calls = LongCalls::start(settings.workers).map_err(thread_error)?;
         let front = Front {
-            limits: limits(settings),
+            limits: components::limits(settings),
             max_connection_age: settings.max_connection_age,
             long_calls: &long_calls,
             sampling: Sampling::new(settings.otlp_endpoint.is_some(), settings.trace_ratio),
@@ -411,17 +411,6 @@ fn too_few_files(settings: &Settings) -> Option<String> {
             settings.max_connections
         )
     })
-}
-
-/// The limits in force: the files that the process may open limit its connections, too.
-fn limits(settings: &Settings) -> Limits {
-    if let Some(warning) = too_few_files(settings) {
-        tracing::warn!("{warning}");
-    }
-    Limits {
-        connections: settings.max_connections.min(file_limit()),
-        buffered: settings.max_buffered_bytes,
-    }
 }
 
 fn cannot_listen(
