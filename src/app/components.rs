@@ -20,9 +20,9 @@ use crate::cache::{
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
-    Barrier, NearCaches, NearLimits, Registration, Roster, SealMover, StoreTime, Tail, UseWriter, end_graces,
-    forget_near_caches, trim_log, wake_on_l2_notices, wake_on_store_notices, watch_freshness,
-    watch_membership,
+    Barrier, NearCaches, NearLimits, Registration, Roster, SealMover, StoreTime, Tail, UseWriter,
+    end_graces, forget_near_caches, trim_log, wake_on_l2_notices, wake_on_store_notices,
+    watch_freshness, watch_membership,
 };
 use crate::service::RecentRevokes;
 use keyward_core::fence::{Fence, Now, Settling};
