@@ -107,6 +107,23 @@ CREATE INDEX api_keys_batch ON api_keys (import_batch, key_id)
 -- The copies under a sealing key, whose version is the first 4 bytes.
 CREATE INDEX api_keys_seals ON api_keys (substring(sealed FOR 4), key_id) WHERE sealed IS NOT NULL;
 CREATE INDEX api_keys_graces ON api_keys (revoke_time) WHERE NOT revoked AND revoke_time IS NOT NULL;
+CREATE INDEX api_keys_successor ON api_keys (replaced_by) WHERE replaced_by IS NOT NULL;
+-- Lists of the keys in one state, or with a prefix of their names.
+CREATE INDEX api_keys_revoked ON api_keys (key_id) WHERE revoke_time IS NOT NULL;
+CREATE INDEX api_keys_expiring ON api_keys (key_id) WHERE expire_time IS NOT NULL AND NOT revoked;
+CREATE INDEX api_keys_disabled ON api_keys (key_id) WHERE disabled AND NOT revoked;
+CREATE INDEX api_keys_name ON api_keys (name COLLATE "C", key_id);
+
+-- When each key was accepted last, and how often it was refused because it was dead. A key that was
+-- neither has no row. A use is no change of the key: it has no row in the log. There is no foreign key,
+-- because its check would lock the row of the key. No index covers a column that changes, so an update is
+-- HOT.
+CREATE TABLE key_uses (
+    key_id         uuid PRIMARY KEY,
+    last_use       timestamptz,
+    refused_count  bigint NOT NULL CHECK (refused_count >= 0),
+    last_refused   timestamptz
+) WITH (fillfactor = 70);
 
 CREATE TABLE caller_tokens (
     token_id     uuid PRIMARY KEY,
@@ -563,6 +580,18 @@ BEGIN
 END
 $$;
 
+-- Deletes the use of deleted keys.
+CREATE FUNCTION uses_deleted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    DELETE FROM key_uses WHERE key_id IN (SELECT o.key_id FROM old_rows AS o);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER api_keys_uses_deleted AFTER DELETE ON api_keys
+    REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION uses_deleted();
 CREATE TRIGGER api_keys_deleted AFTER DELETE ON api_keys
     REFERENCING OLD TABLE AS old_rows
     FOR EACH STATEMENT EXECUTE FUNCTION deletions_log('key_id');
@@ -703,6 +732,9 @@ BEGIN
     SELECT array_agg(key_id) INTO ids
       FROM (SELECT k.key_id FROM api_keys AS k WHERE k.account_id = account AND k.revoked
              ORDER BY k.key_id LIMIT 500 FOR UPDATE) AS step;
+    -- In the order in which instances write them.
+    PERFORM FROM key_uses AS u WHERE u.key_id = ANY (ids) ORDER BY u.key_id FOR UPDATE;
+    DELETE FROM key_uses AS u WHERE u.key_id = ANY (ids);
     UPDATE audit AS a SET account_id = erase_account.pseudonym
      WHERE a.subject_id = ANY (ids) AND a.account_id = account;
     UPDATE api_keys AS k

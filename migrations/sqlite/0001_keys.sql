@@ -91,6 +91,20 @@ CREATE INDEX api_keys_batch ON api_keys (import_batch, key_id)
 -- The copies under a sealing key, whose version is the first 4 bytes.
 CREATE INDEX api_keys_seals ON api_keys (substr(sealed, 1, 4), key_id) WHERE sealed IS NOT NULL;
 CREATE INDEX api_keys_graces ON api_keys (revoke_time) WHERE revoked = 0 AND revoke_time IS NOT NULL;
+CREATE INDEX api_keys_successor ON api_keys (replaced_by) WHERE replaced_by IS NOT NULL;
+-- Lists of the keys in one state.
+CREATE INDEX api_keys_revoked ON api_keys (key_id) WHERE revoke_time IS NOT NULL;
+CREATE INDEX api_keys_expiring ON api_keys (key_id) WHERE expire_time IS NOT NULL AND NOT revoked;
+CREATE INDEX api_keys_disabled ON api_keys (key_id) WHERE disabled AND NOT revoked;
+
+-- When each key was accepted last, and how often it was refused because it was dead. A key that was
+-- neither has no row. A use is no change of the key: it has no row in the log.
+CREATE TABLE key_uses (
+    key_id         BLOB PRIMARY KEY CHECK (length(key_id) = 16),
+    last_use       INTEGER,
+    refused_count  INTEGER NOT NULL CHECK (refused_count >= 0),
+    last_refused   INTEGER
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE caller_tokens (
     token_id     BLOB PRIMARY KEY CHECK (length(token_id) = 16),
@@ -394,6 +408,7 @@ END;
 CREATE TRIGGER api_keys_deleted AFTER DELETE ON api_keys
 BEGIN
     INSERT INTO log_change (key_id, kind, actor, reason) VALUES (OLD.key_id, 'delete', NULL, NULL);
+    DELETE FROM key_uses WHERE key_id = OLD.key_id;
 END;
 
 CREATE TRIGGER caller_tokens_new BEFORE INSERT ON caller_tokens

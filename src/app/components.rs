@@ -14,14 +14,15 @@ use super::keyring::KeyringWatch;
 use super::{NOT_FRESH, StartError, Stops, set_health, status};
 use crate::cache::l2::L2;
 use crate::cache::{
-    Dependencies, ForeignKeys, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
+    Dependencies, ForeignKeys, Keep, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
+    Uses,
 };
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
-    Barrier, NearCaches, NearLimits, Registration, Roster, SealMover, StoreTime, Tail, end_graces,
-    forget_near_caches, trim_log, wake_on_l2_notices, wake_on_store_notices, watch_freshness,
-    watch_membership,
+    Barrier, NearCaches, NearLimits, Registration, Roster, SealMover, StoreTime, Tail, UseWriter,
+    end_graces, forget_near_caches, trim_log, wake_on_l2_notices, wake_on_store_notices,
+    watch_freshness, watch_membership,
 };
 use crate::service::RecentRevokes;
 use keyward_core::fence::{Fence, Now, Settling};
@@ -47,6 +48,17 @@ const FOREIGN_READS: ReadLimits = ReadLimits {
     waiting: 512,
     ..READS
 };
+
+/// The limits in force: the files that the process may open limit its connections, too.
+pub(super) fn limits(settings: &Settings) -> grpc::Limits {
+    if let Some(warning) = super::too_few_files(settings) {
+        tracing::warn!("{warning}");
+    }
+    grpc::Limits {
+        connections: settings.max_connections.min(super::file_limit()),
+        buffered: settings.max_buffered_bytes,
+    }
+}
 
 /// TLS of the gRPC port, if the settings name a certificate.
 pub(super) fn listener_tls(
@@ -95,6 +107,7 @@ pub(super) struct Base {
     pub(super) near: Arc<NearCaches>,
     pub(super) roster: Arc<Roster>,
     pub(super) recent: Arc<RecentRevokes>,
+    pub(super) uses: Arc<Uses>,
 }
 
 impl Base {
@@ -154,31 +167,33 @@ impl Base {
         (barrier.with(entries), watching)
     }
 
-    /// Holds at most `bytes` bytes in memory.
-    pub(super) fn keys(&self, bytes: usize) -> Lookup<KeyRecord> {
+    /// Finds keys in `l1` first.
+    pub(super) fn keys(&self, l1: Arc<L1<KeyRecord>>) -> Lookup<KeyRecord> {
         let entries = self.l2.as_ref().map(|l2| Arc::clone(&l2.entries));
         let shared = entries.map(|entries| entries as Arc<dyn SharedCache<KeyRecord>>);
         let metrics = self.metrics.key_cache.clone();
-        self.lookup(grpc::keep, shared, bytes, READS, metrics)
+        self.lookup(grpc::keep(&self.uses), shared, l1, READS, metrics)
     }
 
-    /// Holds at most `bytes` bytes in memory. Not in Redis: a flood would go there, too.
-    pub(super) fn foreign_keys(&self, bytes: usize) -> Lookup<ForeignKeys> {
+    /// Finds foreign keys in `l1` first. Not in Redis: a flood would go there, too.
+    pub(super) fn foreign_keys(&self, l1: Arc<L1<ForeignKeys>>) -> Lookup<ForeignKeys> {
         let metrics = self.metrics.foreign_cache.clone();
-        self.lookup(grpc::keep_foreign, None, bytes, FOREIGN_READS, metrics)
+        let keep = grpc::keep_foreign(&self.uses);
+        self.lookup(keep, None, l1, FOREIGN_READS, metrics)
     }
 
     pub(super) fn tokens(&self) -> Lookup<TokenRecord> {
         let metrics = self.metrics.token_cache.clone();
-        self.lookup(TokenRecord::clone, None, CACHED_TOKENS, READS, metrics)
+        let l1 = Arc::new(L1::new(CACHED_TOKENS));
+        self.lookup(Arc::new(TokenRecord::clone), None, l1, READS, metrics)
     }
 
     /// Each lookup has its own readers, so that reads of unknown keys cannot block the callers' tokens.
     fn lookup<R: Record>(
         &self,
-        keep: fn(&R) -> R::Kept,
+        keep: Keep<R>,
         shared: Option<Arc<dyn SharedCache<R>>>,
-        bytes: usize,
+        l1: Arc<L1<R>>,
         limits: ReadLimits,
         metrics: CacheMetrics,
     ) -> Lookup<R>
@@ -197,7 +212,7 @@ impl Base {
         };
         let reads = Reads::start(dependencies, &self.tasks);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        Lookup::new(fence, clock, L1::new(bytes), reads, metrics)
+        Lookup::new(fence, clock, l1, reads, metrics)
     }
 
     pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<Option<()>>> {
@@ -248,6 +263,25 @@ impl Base {
             self.tasks.spawn("store notices", notices),
             self.tasks.spawn("membership", membership),
         ]
+    }
+
+    /// Writes the use of the keys in these caches.
+    pub(super) fn use_writer(
+        &self,
+        interval: Duration,
+        keys: Arc<L1<KeyRecord>>,
+        foreign: Arc<L1<ForeignKeys>>,
+    ) -> JoinHandle<Option<()>> {
+        let writer = UseWriter {
+            store: Arc::clone(&self.store),
+            uses: Arc::clone(&self.uses),
+            keys,
+            foreign,
+            interval,
+            metrics: self.metrics.uses.clone(),
+        };
+        let stop = self.stops.background.clone();
+        self.tasks.spawn("uses of keys", writer.run(stop))
     }
 
     /// Keeps `current` up to date with the files and the store.

@@ -25,9 +25,10 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::auth::Callers;
+use crate::cache::{L1, Uses};
 use crate::config::{Listen, Settings};
 use crate::grpc::{
-    self, Api, Envoy, Front, Http, Limits, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
+    self, Api, Envoy, Front, Http, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
 };
 use crate::replication::{NearCaches, Registration, StoreTime};
 use crate::rest::Rest;
@@ -187,6 +188,7 @@ impl App {
         }
         let keyring = Arc::new(CurrentKeyring::new(keyring));
         let time = Arc::new(StoreTime::new(Arc::clone(&fence), Arc::clone(&clock)));
+        let uses = Arc::new(Uses::new(metrics.uses.dropped.clone()));
         let base = Base {
             time,
             near,
@@ -202,6 +204,7 @@ impl App {
             l2,
             roster: Arc::default(),
             recent: Arc::default(),
+            uses,
         };
         let registration = base.cluster.clone().map(|cluster| {
             Registration::new(
@@ -236,11 +239,14 @@ impl App {
             true => settings.max_cached_bytes,
             false => settings.max_cached_bytes / 2,
         };
+        let l1 = Arc::new(L1::new(own_bytes));
+        let foreign_l1 = Arc::new(L1::new(settings.max_cached_bytes - own_bytes));
         let service = Service {
             store: Arc::clone(&base.store),
             fence: Arc::clone(&base.fence),
-            keys: base.keys(own_bytes),
-            foreign_keys: base.foreign_keys(settings.max_cached_bytes - own_bytes),
+            keys: base.keys(Arc::clone(&l1)),
+            foreign_keys: base.foreign_keys(Arc::clone(&foreign_l1)),
+            uses: Arc::clone(&base.uses),
             foreign_formats: settings.foreign_formats.clone(),
             ambiguous: LogLimit::every(Duration::from_secs(60)),
             keyring: Arc::clone(&keyring),
@@ -270,7 +276,7 @@ impl App {
         let thread_error = |error| StartError(format!("cannot start the serving threads: {error}"));
         let long_calls = LongCalls::start(settings.workers).map_err(thread_error)?;
         let front = Front {
-            limits: limits(settings),
+            limits: components::limits(settings),
             max_connection_age: settings.max_connection_age,
             long_calls: &long_calls,
             sampling: Sampling::new(settings.otlp_endpoint.is_some(), settings.trace_ratio),
@@ -306,6 +312,7 @@ impl App {
             },
         };
         let mut background = base.background(&tail);
+        background.push(base.use_writer(settings.use_interval, l1, foreign_l1));
         background.extend(base.keyring_tasks(watch, keyring, entropy));
         background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
         background
@@ -404,17 +411,6 @@ fn too_few_files(settings: &Settings) -> Option<String> {
             settings.max_connections
         )
     })
-}
-
-/// The limits in force: the files that the process may open limit its connections, too.
-fn limits(settings: &Settings) -> Limits {
-    if let Some(warning) = too_few_files(settings) {
-        tracing::warn!("{warning}");
-    }
-    Limits {
-        connections: settings.max_connections.min(file_limit()),
-        buffered: settings.max_buffered_bytes,
-    }
 }
 
 fn cannot_listen(

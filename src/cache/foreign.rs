@@ -86,7 +86,7 @@ pub struct KeptForeign {
 
 impl KeptForeign {
     /// Keeps of each key what `keep` keeps.
-    pub fn new(found: &ForeignKeys, keep: fn(&KeyRecord) -> KeptKey) -> Self {
+    pub fn new(found: &ForeignKeys, keep: impl Fn(&KeyRecord) -> KeptKey) -> Self {
         Self {
             keys: found.keys.iter().map(keep).collect(),
             ids: found.ids.as_slice().into(),
@@ -98,9 +98,9 @@ impl KeptForeign {
         self.keys.iter().map(KeptKey::terms)
     }
 
-    /// The ids of the keys.
-    pub fn keys(&self) -> impl ExactSizeIterator<Item = KeyId> {
-        self.keys.iter().map(|key| key.id)
+    /// The keys, in the order of their ids.
+    pub fn keys(&self) -> &[KeptKey] {
+        &self.keys
     }
 
     /// The bytes that answer a call for which the fence has admitted the keys and judged them VALID: those

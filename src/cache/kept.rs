@@ -1,8 +1,11 @@
 //! What is kept of a record in memory: what decides an answer, and the answer. A key takes few bytes, so
 //! that an instance can keep millions.
 
+use std::sync::Arc;
+
+use super::uses::{UseMark, Uses};
 use keyward_core::fence::Terms;
-use keyward_core::key::{KeyId, KeyRecord, TokenRecord};
+use keyward_core::key::{KeyId, KeyRecord, Timestamp, TokenRecord};
 
 /// What is kept of a record.
 pub trait Kept: Send + Sync + 'static {
@@ -16,15 +19,18 @@ pub trait Kept: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct KeptKey {
     pub(super) id: KeyId,
+    pub(super) mark: UseMark,
     terms: Terms,
     answer: Box<[u8]>,
 }
 
 impl KeptKey {
-    /// Keeps what decides a verdict on `record`, and the bytes that answer VALID.
-    pub fn new(record: &KeyRecord, answer: Box<[u8]>) -> Self {
+    /// Keeps what decides a verdict on `record`, and the bytes that answer VALID. What `uses` has not
+    /// collected when this ends, it keeps.
+    pub fn new(record: &KeyRecord, answer: Box<[u8]>, uses: &Arc<Uses>) -> Self {
         Self {
             id: record.id,
+            mark: UseMark::new(uses),
             terms: Terms::from(record),
             answer,
         }
@@ -35,9 +41,30 @@ impl KeptKey {
         &self.terms
     }
 
+    /// The public name of the key.
+    pub fn id(&self) -> KeyId {
+        self.id
+    }
+
+    /// Notes that the key was accepted at the store's time `at`.
+    pub fn note_use(&self, at: Timestamp) {
+        self.mark.note_use(at);
+    }
+
+    /// Notes that the key was refused at the store's time `at`, because it is dead.
+    pub fn note_refusal(&self, at: Timestamp) {
+        self.mark.note_refusal(at);
+    }
+
     /// The bytes that answer a call for which the fence has admitted the key and judged it VALID.
     pub fn answer(&self) -> &[u8] {
         &self.answer
+    }
+}
+
+impl Drop for KeptKey {
+    fn drop(&mut self) {
+        self.mark.leave(self.id);
     }
 }
 

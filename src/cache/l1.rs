@@ -73,6 +73,11 @@ impl<R: Record> L1<R> {
         self.entries.get(digests)
     }
 
+    /// Visits all entries. Entries that come or go meanwhile may be left out.
+    pub(super) fn each(&self, mut visit: impl FnMut(&Entry<R::Kept>)) {
+        self.entries.iter().for_each(|(_, entry)| visit(&entry));
+    }
+
     pub(super) fn insert(&self, digests: R::Digests, entry: Arc<Entry<R::Kept>>) {
         self.entries.insert(digests, entry);
     }

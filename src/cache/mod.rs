@@ -9,6 +9,7 @@ mod l1;
 pub mod l2;
 mod reads;
 mod shared_cache;
+mod uses;
 
 #[cfg(test)]
 mod tests;
@@ -25,8 +26,9 @@ use keyward_store::StoreError;
 pub use foreign::{ForeignDigests, ForeignKeys, KeptForeign};
 pub use kept::{Kept, KeptKey};
 pub use l1::{Entry, L1};
-pub use reads::{Dependencies, ReadLimits, Reads, Records};
+pub use reads::{Dependencies, Keep, ReadLimits, Reads, Records};
 pub use shared_cache::SharedCache;
+pub use uses::{Collected, Share, Uses};
 
 /// The number of further reads for a record that was not admitted. Then the answer is UNAVAILABLE.
 const RETRIES: usize = 3;
@@ -98,7 +100,7 @@ pub struct Admitted<K> {
 pub struct Lookup<R: Record> {
     fence: Arc<Fence>,
     clock: Arc<dyn Clock>,
-    l1: L1<R>,
+    l1: Arc<L1<R>>,
     reads: Reads<R>,
     metrics: CacheMetrics,
 }
@@ -108,7 +110,7 @@ impl<R: Record> Lookup<R> {
     pub fn new(
         fence: Arc<Fence>,
         clock: Arc<dyn Clock>,
-        l1: L1<R>,
+        l1: Arc<L1<R>>,
         reads: Reads<R>,
         metrics: CacheMetrics,
     ) -> Self {

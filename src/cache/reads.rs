@@ -56,12 +56,15 @@ pub struct ReadLimits {
     pub patience: Duration,
 }
 
+/// Makes of a record what memory keeps of it.
+pub type Keep<R> = Arc<dyn Fn(&R) -> <R as Record>::Kept + Send + Sync>;
+
 /// The dependencies of [`Reads`].
 pub struct Dependencies<R: Record> {
     /// The store.
     pub store: Box<dyn Records<R>>,
     /// What is kept of a record.
-    pub keep: fn(&R) -> R::Kept,
+    pub keep: Keep<R>,
     /// The shared cache in front of the store, if there is one.
     pub shared: Option<Arc<dyn SharedCache<R>>>,
     /// Admits records to the shared cache.

@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 use keyward_core::fence::{Change, Epoch, Page, Stamp, Start};
-use keyward_core::key::{BootTime, Role, SlotName};
+use keyward_core::key::{AccountId, BootTime, Hint, Metadata, Networks, Role, Scopes, SlotName};
 use keyward_ops::{Metrics, Tasks};
 use keyward_store::{Control, Found};
 
@@ -145,7 +145,7 @@ impl World {
         let metrics = Metrics::new(&[]);
         let dependencies = Dependencies {
             store: Box::new(Arc::clone(self)),
-            keep: TokenRecord::clone,
+            keep: Arc::new(TokenRecord::clone),
             shared,
             fence: Arc::clone(&self.fence),
             clock: Arc::new(Still),
@@ -157,7 +157,7 @@ impl World {
         Arc::new(Lookup::new(
             Arc::clone(&self.fence),
             Arc::new(Still),
-            L1::new(1 << 20),
+            Arc::new(L1::new(1 << 20)),
             reads,
             metrics.token_cache.clone(),
         ))
@@ -187,7 +187,31 @@ fn record() -> TokenRecord {
     }
 }
 
-fn at(revision: u64) -> Stamp {
+/// A key with an id of this number.
+pub(super) fn key(number: u32) -> KeyRecord {
+    let mut id = [0; 16];
+    id[12..].copy_from_slice(&number.to_be_bytes());
+    KeyRecord {
+        id: KeyId::from_bytes(id),
+        account: AccountId::new("account_id", "42".to_owned()).unwrap(),
+        name: SlotName::default_slot(),
+        hint: Hint("kw_abcd".to_owned()),
+        scopes: Scopes::default(),
+        metadata: Metadata::default(),
+        networks: Networks::default(),
+        recoverable: false,
+        disabled: false,
+        create_time: Timestamp::from_micros(0),
+        expire_time: None,
+        revoke_time: None,
+        revoked: false,
+        revoke_reason: None,
+        replaced_by: None,
+        revision: 0,
+    }
+}
+
+pub(super) fn at(revision: u64) -> Stamp {
     Stamp {
         epoch: EPOCH,
         revision,

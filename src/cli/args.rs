@@ -12,14 +12,14 @@ use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::input::{
-    KeyText, duration, endpoints, key_text, pair, reason, role, time, value, wire_duration,
+    KeyText, duration, endpoints, key_text, pair, reason, role, state, time, value, wire_duration,
 };
 use crate::config::Settings;
 pub(super) use keyring::{AccountCall, KeyringCall, KeyringKey, KeyringKind, KeyringVerb};
 pub use keyring::{AddedKind, KeyringCommand};
 use keyward_ops::VERSION;
 use keyward_ops::settings::{flags, flags_of};
-use keyward_proto::v1::Role;
+use keyward_proto::v1::{Role, State};
 pub use local::{ClockCommand, EpochCommand, ExpiredKeys, LocalCommand};
 
 pub(super) use moves::{Export, FileFormat, Import, ImportCall};
@@ -135,7 +135,7 @@ pub(super) enum Call {
     Issue(Issue),
     /// Show a key without its secret
     Get(Get),
-    /// List the keys of an account
+    /// List the keys of an account, or of all accounts
     List(List),
     /// Revoke a key, or all keys of an account; on success, they are dead everywhere
     Revoke(Revoke),
@@ -233,12 +233,21 @@ pub(super) struct Get {
 
 #[derive(Args)]
 pub(super) struct List {
-    /// The account that owns the keys
+    /// The account that owns the keys [default: all accounts]
     #[arg(long, value_name = "ACCOUNT_ID", allow_hyphen_values = true, value_parser = value)]
-    pub(super) account: String,
+    pub(super) account: Option<String>,
+    /// Only keys in this state: active, disabled, expired or revoked
+    #[arg(long, value_name = "STATE", value_parser = state)]
+    pub(super) state: Option<State>,
+    /// Only keys whose names begin with this
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, value_parser = value)]
+    pub(super) name_prefix: Option<String>,
     /// Only keys that were created at least this long ago, such as 90d
     #[arg(long, value_name = "DURATION", value_parser = wire_duration)]
     pub(super) older_than: Option<prost_types::Duration>,
+    /// Only keys that were not used for this long, such as 90d
+    #[arg(long, value_name = "DURATION", value_parser = wire_duration)]
+    pub(super) unused_for: Option<prost_types::Duration>,
     #[command(flatten)]
     pub(super) page: Page,
 }

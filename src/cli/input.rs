@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::time::Duration;
 
-use keyward_proto::v1::Role;
+use keyward_proto::v1::{Role, State};
 use prost_types::Timestamp;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -138,6 +138,13 @@ pub(super) fn role(text: &str) -> Result<Role, String> {
         .find(|name| *name == text)
         .and_then(|name| Role::from_str_name(&format!("ROLE_{}", name.to_uppercase())))
         .ok_or_else(|| format!("must be one of {}", known().collect::<Vec<_>>().join(", ")))
+}
+
+pub(super) fn state(text: &str) -> Result<State, String> {
+    let states = ["active", "disabled", "expired", "revoked"];
+    let name = states.iter().find(|name| **name == text);
+    name.and_then(|name| State::from_str_name(&format!("STATE_{}", name.to_uppercase())))
+        .ok_or_else(|| format!("must be one of {}", states.join(", ")))
 }
 
 /// A name that Postgres accepts for a role.

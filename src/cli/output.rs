@@ -28,6 +28,10 @@ pub(super) fn issued(response: &IssueResponse) -> Report {
     let report = Report::default()
         .fields(fields!(response, created))
         .message("key", response.key.as_ref().map(key))
+        .json(
+            "predecessor",
+            json!(response.predecessor.as_ref().map(object)),
+        )
         .secret("api_key", &response.api_key);
     let Some(key) = &response.key else {
         return report;
@@ -69,16 +73,23 @@ pub(super) fn shown(response: &GetResponse) -> Report {
     Report::default().message("key", response.key.as_ref().map(key))
 }
 
-pub(super) fn listed(keys: &[ApiKey], next_page_token: &str) -> Report {
+/// `of_all`: whether the keys are those of all accounts.
+pub(super) fn listed(keys: &[ApiKey], of_all: bool, next_page_token: &str) -> Report {
     let columns = [
         "key_id",
+        "account_id",
         "name",
         "hint",
         "state",
         "create_time",
         "expire_time",
         "revoke_time",
+        "last_use_time",
     ];
+    let columns: Vec<_> = columns
+        .into_iter()
+        .filter(|column| of_all || *column != "account_id")
+        .collect();
     Report::default()
         .table("keys", &columns, keys.iter().map(object).collect())
         .next_page(next_page_token)
@@ -194,8 +205,9 @@ pub(super) fn judged(response: &VerifyResponse, is_token: bool) -> Report {
         return Report::default().fields([verdict, identity].concat());
     }
     let note = "this is the token of a caller, not an API key";
-    // The other fields are set only for a valid key.
-    let report = Report::default().fields(verdict);
+    // The other fields are set only for a valid key, and the name also for a dead one.
+    let name = present(&response.key_id).map(|id| ("key_id", json!(id)));
+    let report = Report::default().fields(verdict.into_iter().chain(name).collect());
     let report = identity
         .into_iter()
         .fold(report, |report, (name, value)| report.json(name, value));
@@ -299,6 +311,12 @@ fn key(key: &ApiKey) -> Fields {
     ));
     fields.extend(fields!(key, create_time, expire_time, revoke_time));
     fields.extend(fields!(key, revoke_reason, replaced_by, revision));
+    fields.extend(fields!(
+        key,
+        last_use_time,
+        refused_count,
+        last_refused_time
+    ));
     fields
 }
 
@@ -341,17 +359,14 @@ mod tests {
             key: Some(sample()),
             api_key: "kw_secret".into(),
             created: true,
+            predecessor: None,
         };
         let report = issued(&response);
         assert_eq!(report.text.matches("kw_secret").count(), 1);
         assert!(report.text.ends_with("\n\nkw_secret\n"));
+        assert!(report.text.contains("account_id:  42\n"), "{}", report.text);
         assert!(
-            report.text.contains("account_id:    42\n"),
-            "{}",
-            report.text
-        );
-        assert!(
-            report.text.contains("metadata:      team=x\n"),
+            report.text.contains("metadata:    team=x\n"),
             "{}",
             report.text
         );
@@ -362,7 +377,7 @@ mod tests {
         assert_eq!(json["key"]["create_time"], "2030-03-17T17:46:40.5Z");
         assert_eq!(json["key"]["expire_time"], Value::Null);
         assert_eq!(json["key"]["replaced_by"], Value::Null);
-        assert_eq!(json["key"].as_object().unwrap().len(), 16);
+        assert_eq!(json["key"].as_object().unwrap().len(), 19);
     }
 
     #[test]
@@ -399,7 +414,7 @@ mod tests {
 
     #[test]
     fn list_is_a_table_or_an_array() {
-        let report = listed(&[sample(), sample()], "");
+        let report = listed(&[sample(), sample()], false, "");
         let first = report.text.lines().nth(1).unwrap();
         assert_eq!(
             first,

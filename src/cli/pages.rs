@@ -11,9 +11,13 @@ use super::render::Report;
 
 pub(super) async fn list_keys(args: &args::List, service: &Service) -> Result<Report, Failure> {
     let request = |page_token| ListRequest {
-        account_id: args.account.clone(),
+        account_id: args.account.clone().unwrap_or_default(),
+        all_accounts: args.account.is_none(),
         include_revoked: args.page.all,
+        state: args.state.unwrap_or_default().into(),
+        name_prefix: args.name_prefix.clone().unwrap_or_default(),
         older_than: args.older_than,
+        unused_for: args.unused_for,
         page_size: args.page.page_size,
         page_token,
     };
@@ -21,7 +25,7 @@ pub(super) async fn list_keys(args: &args::List, service: &Service) -> Result<Re
         (response.keys, response.next_page_token)
     })
     .await?;
-    Ok(output::listed(&keys, &next))
+    Ok(output::listed(&keys, args.account.is_none(), &next))
 }
 
 pub(super) async fn list_tokens(page: &args::Page, service: &Service) -> Result<Report, Failure> {

@@ -163,15 +163,18 @@ pub(super) fn time(time: &Timestamp) -> String {
 
 /// Aligned `name: value` lines for the fields that have a value.
 fn lines(fields: &Fields) -> String {
-    let widths = fields.iter().map(|(name, _)| name.len() + 1);
+    // The state says whether a key is disabled. Few keys were refused.
+    let shown = fields.iter().filter(|(name, value)| match *name {
+        "disabled" => false,
+        "refused_count" => *value != 0,
+        _ => true,
+    });
+    let cells = shown.map(|(name, value)| (name, cell(value)));
+    let present: Vec<_> = cells.filter(|(_, value)| !value.is_empty()).collect();
+    let widths = present.iter().map(|(name, _)| name.len() + 1);
     let width = widths.max().unwrap_or_default();
-    // The state says whether a key is disabled.
-    let shown = fields.iter().filter(|(name, _)| *name != "disabled");
-    shown
-        .map(|(name, value)| (name, cell(value)))
-        .filter(|(_, value)| !value.is_empty())
-        .map(|(name, value)| format!("{:width$} {value}\n", format!("{name}:")))
-        .collect()
+    let line = |(name, value)| format!("{:width$} {value}\n", format!("{name}:"));
+    present.into_iter().map(line).collect()
 }
 
 /// Aligned columns with a header.

@@ -74,6 +74,8 @@ pub struct Settings {
     pub forbid_recoverable: bool,
     /// The longest life of a key.
     pub max_key_age: Option<Duration>,
+    /// How often the use of a key is written to the store.
+    pub use_interval: Duration,
     /// Whether connections to other hosts may run without protection: a listener without TLS,
     /// Postgres without proof of its identity, a Redis password without TLS.
     pub insecure: bool,

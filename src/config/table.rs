@@ -11,7 +11,7 @@ use super::keys::{foreign_formats, prefixes};
 use super::names::{host_name, origin};
 use super::values::{
     MAX_WORKERS, connection_age, cores, key_age, largest_near_staleness, listen, near_staleness,
-    staleness, store, text_of,
+    staleness, store, text_of, use_interval,
 };
 use super::{Listen, Settings, Store, combinations, redis};
 use keyward_ops::LogFormat;
@@ -262,6 +262,13 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| optional(text, key_age).map(|age| s.max_key_age = age),
     ),
     Row::new(
+        "use_interval",
+        Takes::Value("DURATION"),
+        "60s",
+        "How often the last use of a key is written to the store: 1s to 1h",
+        |s, text| use_interval(text).map(|interval| s.use_interval = interval),
+    ),
+    Row::new(
         "insecure",
         Takes::Switch,
         "false",
@@ -298,7 +305,7 @@ pub const TABLE: &[Setting<Settings>] = &[
         "max_cached_bytes",
         Takes::Value("SIZE"),
         "128MiB",
-        "Maximum size of the records in memory, of which each key takes about 350 bytes: 1MiB to 1TiB",
+        "Maximum size of the records in memory, of which each key takes about 380 bytes: 1MiB to 1TiB",
         |s, text| size(text, CACHED, "1MiB to 1TiB").map(|size| s.max_cached_bytes = size),
     ),
     Row::new(
@@ -381,6 +388,7 @@ impl Schema for Settings {
             foreign_formats: Vec::new(),
             forbid_recoverable: false,
             max_key_age: None,
+            use_interval: Duration::ZERO,
             insecure: false,
             keyring: PathBuf::new(),
             workers: 0,

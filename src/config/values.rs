@@ -77,6 +77,11 @@ pub(super) fn key_age(text: &str) -> Result<Duration, String> {
     duration(text, Duration::from_secs(1)..=MAX_TTL, "1s to 36500d")
 }
 
+pub(super) fn use_interval(text: &str) -> Result<Duration, String> {
+    let range = Duration::from_secs(1)..=Duration::from_secs(60 * 60);
+    duration(text, range, "1s to 1h")
+}
+
 /// The number of threads that can run at once, at most `MAX_WORKERS`; 1 if it is unknown.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism()

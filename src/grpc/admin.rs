@@ -84,10 +84,9 @@ impl AdminService for Api {
         let (_, (include_revoked, query)) = self
             .authorize_read(request, Role::Admin, import::export_keys)
             .await?;
-        let page = self.service.export(include_revoked, query).await?;
-        let keys = page.items.iter();
+        let (page, uses) = self.service.export(include_revoked, query).await?;
         Ok(Response::new(v1::ExportKeysResponse {
-            keys: keys.map(|key| convert::api_key(key, page.at)).collect(),
+            keys: convert::api_keys(&page, &uses),
             next_page_token: page.next,
         }))
     }

@@ -21,7 +21,10 @@ impl ApiKeyService for Api {
             .await?;
         let reply = self.service.issue(&caller, issue).await?;
         Ok(Response::new(v1::IssueResponse {
-            key: Some(convert::api_key(&reply.record, reply.at)),
+            key: Some(convert::api_key(&reply.record, &reply.uses, reply.at)),
+            predecessor: reply
+                .predecessor
+                .map(|record| convert::api_key(&record, &reply.uses, reply.at)),
             api_key: reply
                 .secret
                 .map(SecretText::into_exposed)
@@ -76,11 +79,11 @@ impl ApiKeyService for Api {
         let (_, target) = self
             .authorize_read(request, Role::Reader, convert::get)
             .await?;
-        let (record, at) = match target {
+        let reply = match target {
             GetTarget::Id(id) => self.service.get(id).await?,
             GetTarget::Text(text) => self.service.get_by_text(&text).await?,
         };
-        let key = Some(convert::api_key(&record, at));
+        let key = Some(convert::api_key(&reply.record, &reply.uses, reply.at));
         Ok(Response::new(v1::GetResponse { key }))
     }
 
@@ -88,22 +91,13 @@ impl ApiKeyService for Api {
         &self,
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
-        let (_, (account, include_revoked, older_than, query)) = self
+        let (_, (list, query)) = self
             .authorize_read(request, Role::Reader, convert::list)
             .await?;
-        let list = self
-            .service
-            .list(account, include_revoked, older_than, query);
-        let page = list.await?;
-        let keys = page
-            .items
-            .iter()
-            .map(|record| convert::api_key(record, page.at))
-            .collect();
-        let next_page_token = page.next;
+        let (page, uses) = self.service.list(list, query).await?;
         Ok(Response::new(v1::ListResponse {
-            keys,
-            next_page_token,
+            keys: convert::api_keys(&page, &uses),
+            next_page_token: page.next,
         }))
     }
 
@@ -126,7 +120,7 @@ impl ApiKeyService for Api {
         let reply = self.service.update(&caller, id, changes).await?;
         Ok(Response::new(v1::UpdateResponse {
             revision: reply.record.revision,
-            key: Some(convert::api_key(&reply.record, reply.at)),
+            key: Some(convert::api_key(&reply.record, &reply.uses, reply.at)),
             confirmed_instances: reply.receipt.confirmed,
             waited_out_instances: reply.receipt.waited_out,
         }))
@@ -138,19 +132,20 @@ fn revoked(reply: RevokeReply) -> v1::RevokeResponse {
         revoked,
         secret,
         receipt,
+        uses,
         at,
     } = reply;
     v1::RevokeResponse {
         revoked: revoked
             .keys
             .iter()
-            .map(|record| convert::api_key(record, at))
+            .map(|record| convert::api_key(record, &uses, at))
             .collect(),
         revoked_count: revoked.count,
         replacement: revoked
             .successor
             .as_ref()
-            .map(|key| convert::api_key(&key.record, at)),
+            .map(|key| convert::api_key(&key.record, &uses, at)),
         api_key: secret.map(SecretText::into_exposed).unwrap_or_default(),
         revoke_time: revoked.revoke_time.map(convert::time),
         revision: revoked.committed.revision,

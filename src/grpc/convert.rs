@@ -1,26 +1,29 @@
 //! Converts messages to domain types and back.
 
 mod keyring;
+mod keys;
 mod near;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_proto::v1;
 use prost::Message as _;
 
-use crate::cache::{Consistency, ForeignKeys, KeptForeign, KeptKey};
+use crate::cache::{Consistency, ForeignKeys, Keep, KeptForeign, KeptKey, Uses};
 use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, ServiceError, Verified, Verify};
-use keyward_core::fence::{Ask, state_at};
+use keyward_core::fence::Ask;
 use keyward_core::key::{
-    AccountId, FieldError, KeyId, KeyRecord, KeyState, Metadata, Networks, Reason, Role, Roles,
-    Scopes, SecretText, SlotName, TextForm, Timestamp, TokenRecord, Verdict, shown,
+    AccountId, FieldError, KeyId, KeyRecord, Metadata, Networks, Reason, Role, Roles, Scopes,
+    SecretText, SlotName, TextForm, Timestamp, TokenRecord, Verdict, shown,
 };
 use keyward_store::{Expiry, KeyChanges};
 
 pub(super) use keyring::{account_to_erase, key_to_activate, key_to_retire, keyring_key, nothing};
-pub(super) use near::{cache_entry, epoch, near_answer};
+pub(super) use keys::{api_key, api_keys, list};
+pub(super) use near::{cache_entry, epoch, near_answer, used};
 
 /// The maximum number of requests in one VerifyBatch.
 const MAX_BATCH: usize = 256;
@@ -237,21 +240,6 @@ fn roles(values: &[i32]) -> Checked<Roles> {
     values.iter().map(role).collect()
 }
 
-pub(super) fn list(
-    request: v1::ListRequest,
-) -> Checked<(AccountId, bool, Option<Duration>, PageQuery)> {
-    let account = AccountId::new("account_id", request.account_id)?;
-    let older_than = request
-        .older_than
-        .map(|least| duration("older_than", least))
-        .transpose()?;
-    let query = PageQuery {
-        size: request.page_size,
-        token: request.page_token,
-    };
-    Ok((account, request.include_revoked, older_than, query))
-}
-
 pub(super) fn new_token(request: v1::CreateTokenRequest) -> Checked<(SlotName, Roles)> {
     no_secret("name", [&request.name])?;
     Ok((SlotName::new("name", request.name)?, roles(&request.roles)?))
@@ -307,41 +295,6 @@ pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
     }
 }
 
-/// The public data of a key, with its state at `at`, the store's time.
-pub(super) fn api_key(record: &KeyRecord, at: Timestamp) -> v1::ApiKey {
-    let state = match state_at(record, at) {
-        KeyState::Active => v1::State::Active,
-        KeyState::Disabled => v1::State::Disabled,
-        KeyState::Expired => v1::State::Expired,
-        KeyState::Revoked => v1::State::Revoked,
-    };
-    v1::ApiKey {
-        key_id: record.id.to_string(),
-        account_id: record.account.to_string(),
-        name: record.name.to_string(),
-        hint: record.hint.0.clone(),
-        scopes: record.scopes.to_vec(),
-        metadata: record.metadata.entries().clone(),
-        allowed_cidrs: record.networks.to_texts(),
-        recoverable: record.recoverable,
-        disabled: record.disabled,
-        create_time: Some(time(record.create_time)),
-        expire_time: record.expire_time.map(time),
-        revoke_time: record.revoke_time.map(time),
-        revoke_reason: record
-            .revoke_reason
-            .as_ref()
-            .map(Reason::to_string)
-            .unwrap_or_default(),
-        replaced_by: record
-            .replaced_by
-            .map(|id| id.to_string())
-            .unwrap_or_default(),
-        state: state.into(),
-        revision: record.revision,
-    }
-}
-
 pub(super) fn caller_token(record: &TokenRecord) -> v1::CallerToken {
     let role = |role| match role {
         Role::Issuer => v1::Role::Issuer,
@@ -363,7 +316,7 @@ pub(super) fn caller_token(record: &TokenRecord) -> v1::CallerToken {
     }
 }
 
-/// The response for a verdict. Only VALID carries the data of the key.
+/// The response for a verdict. Only VALID carries the data of the key. That a key is dead names it.
 pub(super) fn verified(verified: &Verified, wants_entry: bool) -> v1::VerifyResponse {
     let verdict = match verified.verdict {
         Verdict::Valid => v1::Verdict::Valid,
@@ -383,13 +336,25 @@ pub(super) fn verified(verified: &Verified, wants_entry: bool) -> v1::VerifyResp
         },
         None => v1::VerifyResponse {
             verdict: verdict.into(),
+            key_id: verified.dead.map(|id| id.to_string()).unwrap_or_default(),
             ..Default::default()
         },
     }
 }
 
-/// What is kept of a key, with the response for VALID: it depends on the record alone.
-pub fn keep(record: &KeyRecord) -> KeptKey {
+/// Keeps of each key the response for VALID, too: it depends on the record alone. `uses` collects its use.
+pub fn keep(uses: &Arc<Uses>) -> Keep<KeyRecord> {
+    let uses = Arc::clone(uses);
+    Arc::new(move |record| kept(record, &uses))
+}
+
+/// `keep` for the keys that the text of a foreign key names.
+pub fn keep_foreign(uses: &Arc<Uses>) -> Keep<ForeignKeys> {
+    let uses = Arc::clone(uses);
+    Arc::new(move |found| KeptForeign::new(found, |record| kept(record, &uses)))
+}
+
+fn kept(record: &KeyRecord, uses: &Arc<Uses>) -> KeptKey {
     let valid = v1::VerifyResponse {
         verdict: v1::Verdict::Valid.into(),
         key_id: record.id.to_string(),
@@ -401,10 +366,5 @@ pub fn keep(record: &KeyRecord) -> KeptKey {
         revision: record.revision,
         cache_entry: None,
     };
-    KeptKey::new(record, valid.encode_to_vec().into())
-}
-
-/// What is kept of the keys that the text of a foreign key names.
-pub fn keep_foreign(found: &ForeignKeys) -> KeptForeign {
-    KeptForeign::new(found, keep)
+    KeptKey::new(record, valid.encode_to_vec().into(), uses)
 }

@@ -145,6 +145,8 @@ impl Watch {
         let Ok(Some(poll)) = poll else {
             return Err(Ending::Gone);
         };
+        let used = convert::used(&poll.used).map_err(Ending::fault)?;
+        self.api.service.note_uses(&used);
         if poll.off {
             return Err(Ending::Off);
         }

@@ -7,7 +7,7 @@
 //!   instances, and names the settled epoch.
 //! - [`wake_on_store_notices`] and [`wake_on_l2_notices`] wake the tail at a change notice.
 //! - [`end_graces`], [`trim_log`] and [`SealMover`] keep the store in order. [`StoreTime`] keeps its time
-//!   from falling.
+//!   from falling. [`UseWriter`] writes the use of keys.
 //! - [`NearCaches`] keeps caches in callers' processes fresh.
 //! - [`watch_freshness`] reports when freshness starts and ends.
 //!
@@ -26,6 +26,7 @@ mod roster;
 mod seals;
 mod store_time;
 mod tail;
+mod uses;
 
 pub use barrier::{Barrier, Unconfirmed};
 pub use freshness::watch_freshness;
@@ -39,3 +40,4 @@ pub use roster::{Roster, Sighting};
 pub use seals::SealMover;
 pub use store_time::{MACHINE_TOLERANCE, StoreTime, time_warning};
 pub use tail::{HEARTBEAT, Tail};
+pub use uses::UseWriter;

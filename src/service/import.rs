@@ -3,8 +3,7 @@
 
 use std::sync::Arc;
 
-use super::query::page;
-use super::{Page, PageQuery, Service, ServiceError};
+use super::{KeyUses, Page, PageQuery, Service, ServiceError};
 use crate::auth::Caller;
 use crate::replication::Receipt;
 use keyward_core::key::{
@@ -285,21 +284,13 @@ impl Service {
         self: &Arc<Self>,
         include_revoked: bool,
         page_query: PageQuery,
-    ) -> Result<Page<KeyRecord>, ServiceError> {
+    ) -> Result<(Page<KeyRecord>, KeyUses), ServiceError> {
         let query: [&[u8]; 2] = [b"export", if include_revoked { b"all" } else { b"live" }];
-        let limit = page_query.limit()?;
         let list = ListKeys {
-            account: None,
             include_revoked,
-            older_than: None,
-            after: page_query.after(&query)?,
-            limit: limit + 1,
+            ..ListKeys::default()
         };
-        let items = self
-            .read(|service| async move { Ok(service.store.list_keys(list).await?) })
-            .await?;
-        let id_and_size = |key: &KeyRecord| (key.id, key.size());
-        Ok(page(items, id_and_size, limit, &query, self.store_time()))
+        self.list_page(list, &query, page_query).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Service, ServiceError};
+use super::{KeyUses, Service, ServiceError};
 use crate::auth::Caller;
 use keyward_core::key::{
     AccountId, KeyRecord, Metadata, Networks, Role, Scopes, SecretText, SlotName, Timestamp,
@@ -37,6 +37,10 @@ pub struct IssueReply {
     pub secret: Option<SecretText>,
     /// Whether this call created the key.
     pub created: bool,
+    /// The key that an existing key replaced.
+    pub predecessor: Option<KeyRecord>,
+    /// The use of both.
+    pub uses: KeyUses,
     /// The store's time, which decides the key's state.
     pub at: Timestamp,
 }
@@ -85,6 +89,8 @@ impl Service {
             expiry,
         };
         let issued = self.store.issue(new, actor).await?;
+        // A new key has no use, and nobody has tried its predecessor since.
+        let used = (!issued.created).then(|| self.begin_predecessor(issued.key.record.id));
         // A replaced primary still shows keys that were revoked since.
         let confirmed = self.barrier.confirm_read(issued.read_in).await;
         confirmed.map_err(|_| ServiceError::StoreUnavailable)?;
@@ -95,7 +101,13 @@ impl Service {
         } else {
             None
         };
+        let (predecessor, uses) = match used {
+            Some(used) => used.end().await,
+            None => Default::default(),
+        };
         Ok(IssueReply {
+            predecessor,
+            uses,
             record: issued.key.record,
             secret,
             created: issued.created,

@@ -14,6 +14,7 @@ mod recent;
 mod revoke;
 mod tokens;
 mod update;
+mod uses;
 mod verify;
 
 use std::future::Future;
@@ -27,16 +28,17 @@ pub use import::{
 };
 pub use issue::{Issue, IssueReply};
 pub use keyring::{KeyringKey, KeyringRefusal};
-pub use query::{Page, PageQuery};
+pub use query::{GetReply, Page, PageQuery};
 pub use recent::{RecentRevoke, RecentRevokes};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
 pub use tokens::{TokenReply, TokenRevokeReply};
 pub use update::UpdateReply;
+pub use uses::KeyUses;
 pub use verify::{Missed, ValidKey, Verified, Verify};
 
 use tokio::sync::Mutex;
 
-use crate::cache::{ForeignKeys, Lookup};
+use crate::cache::{ForeignKeys, Lookup, Uses};
 use crate::replication::{Barrier, NearCaches};
 pub use crate::replication::{NearRefusal, NearStream, Unsettled};
 use keyward_core::fence::{Fence, state_at};
@@ -59,6 +61,8 @@ pub struct Service {
     pub keys: Lookup<KeyRecord>,
     /// Finds the records of foreign keys.
     pub foreign_keys: Lookup<ForeignKeys>,
+    /// Collects the use of keys.
+    pub uses: Arc<Uses>,
     /// The formats of foreign keys.
     pub foreign_formats: Vec<ForeignFormat>,
     /// Limits the warnings about texts that name several keys.

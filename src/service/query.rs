@@ -7,8 +7,10 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use sha2::{Digest as _, Sha256};
 
-use super::{Service, ServiceError};
-use keyward_core::key::{AccountId, FieldError, KeyId, KeyRecord, MAX_TTL, SecretText, Timestamp};
+use super::{KeyUses, Service, ServiceError};
+use keyward_core::key::{
+    AccountId, FieldError, KeyId, KeyRecord, MAX_TTL, SecretText, SlotName, Timestamp,
+};
 use keyward_store::{KeyTarget, ListKeys};
 
 const DEFAULT_SIZE: u32 = 50;
@@ -110,9 +112,20 @@ pub(super) fn page<T>(
     Page { items, next, at }
 }
 
+/// One key.
+#[derive(Debug)]
+pub struct GetReply {
+    /// The record of the key.
+    pub record: KeyRecord,
+    /// Its use.
+    pub uses: KeyUses,
+    /// The store's time, which decides the key's state.
+    pub at: Timestamp,
+}
+
 impl Service {
     /// Shows one key, in any state, by its public name.
-    pub async fn get(self: &Arc<Self>, id: KeyId) -> Result<(KeyRecord, Timestamp), ServiceError> {
+    pub async fn get(self: &Arc<Self>, id: KeyId) -> Result<GetReply, ServiceError> {
         self.get_by(KeyTarget::Id(id)).await
     }
 
@@ -120,58 +133,87 @@ impl Service {
     pub async fn get_by_text(
         self: &Arc<Self>,
         text: &SecretText,
-    ) -> Result<(KeyRecord, Timestamp), ServiceError> {
+    ) -> Result<GetReply, ServiceError> {
         let digests = self
             .recognise(text.expose())
             .map_err(|_| ServiceError::KeyNotFound)?;
         self.get_by(KeyTarget::Digests(digests)).await
     }
 
-    async fn get_by(
-        self: &Arc<Self>,
-        target: KeyTarget,
-    ) -> Result<(KeyRecord, Timestamp), ServiceError> {
-        let found = self
-            .read(|service| async move { Ok(service.store.get_key(&target).await?) })
-            .await?;
-        Ok((
-            found.ok_or(ServiceError::KeyNotFound)?.record,
-            self.store_time(),
-        ))
+    async fn get_by(self: &Arc<Self>, target: KeyTarget) -> Result<GetReply, ServiceError> {
+        self.read(|service| async move {
+            let found = service.store.get_key(&target).await?;
+            let record = found.ok_or(ServiceError::KeyNotFound)?.record;
+            Ok(GetReply {
+                uses: service.uses_of(vec![record.id]).await?,
+                record,
+                at: service.store_time(),
+            })
+        })
+        .await
     }
 
-    /// Lists the keys of an account, page by page.
+    /// Lists keys, page by page. The filters are those of `list`.
     pub async fn list(
         self: &Arc<Self>,
-        account: AccountId,
-        include_revoked: bool,
-        older_than: Option<Duration>,
+        list: ListKeys,
         page_query: PageQuery,
-    ) -> Result<Page<KeyRecord>, ServiceError> {
-        if older_than.is_some_and(|least| least > MAX_TTL) {
-            let reason = "must be at most 100 years of 365 days";
-            return Err(FieldError::new("older_than", reason).into());
+    ) -> Result<(Page<KeyRecord>, KeyUses), ServiceError> {
+        for (field, least) in [
+            ("older_than", list.older_than),
+            ("unused_for", list.unused_for),
+        ] {
+            if least.is_some_and(|least| least > MAX_TTL) {
+                return Err(FieldError::new(field, "must be at most 100 years of 365 days").into());
+            }
         }
-        let least = older_than.map(|least| least.as_micros().to_be_bytes());
-        let query: [&[u8]; 4] = [
+        let bytes = |least: Option<Duration>| least.map(|least| least.as_micros().to_be_bytes());
+        let (older_than, unused_for) = (bytes(list.older_than), bytes(list.unused_for));
+        let account = list.account.clone();
+        let account = account.as_ref().map(AccountId::as_str);
+        let prefix = list.name_prefix.clone();
+        let state = list.state.map(|state| [state as u8]);
+        let query: [&[u8]; 7] = [
             b"keys",
-            account.as_str().as_bytes(),
-            if include_revoked { b"all" } else { b"live" },
-            least.as_ref().map_or(b"", |least| &least[..]),
+            account.unwrap_or_default().as_bytes(),
+            if list.include_revoked {
+                b"all"
+            } else {
+                b"live"
+            },
+            older_than.as_ref().map_or(b"", |least| &least[..]),
+            unused_for.as_ref().map_or(b"", |least| &least[..]),
+            state.as_ref().map_or(b"", |state| &state[..]),
+            prefix.as_ref().map_or("", SlotName::as_str).as_bytes(),
         ];
+        self.list_page(list, &query, page_query).await
+    }
+
+    /// The page of a list that `query` identifies.
+    pub(super) async fn list_page(
+        self: &Arc<Self>,
+        list: ListKeys,
+        query: &[&[u8]],
+        page_query: PageQuery,
+    ) -> Result<(Page<KeyRecord>, KeyUses), ServiceError> {
         let limit = page_query.limit()?;
-        let after = page_query.after(&query)?;
+        let after = page_query.after(query)?;
         let list = ListKeys {
-            account: Some(account.clone()),
-            include_revoked,
-            older_than,
             after,
             limit: limit + 1,
+            ..list
         };
-        let items = self
+        let found = self
             .read(|service| async move { Ok(service.store.list_keys(list).await?) })
             .await?;
         let id_and_size = |key: &KeyRecord| (key.id, key.size());
-        Ok(page(items, id_and_size, limit, &query, self.store_time()))
+        let mut page = page(found.keys, id_and_size, limit, query, self.store_time());
+        if let (true, Some(last)) = (page.next.is_empty(), found.examined_to) {
+            page.next = token_after(query, last);
+        }
+        let ids = page.items.iter().map(|key| key.id).collect();
+        let uses = self.read(|service| async move { service.uses_of(ids).await });
+        let uses = uses.await?;
+        Ok((page, uses))
     }
 }

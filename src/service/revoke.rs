@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Service, ServiceError};
+use super::{KeyUses, Service, ServiceError};
 use crate::auth::Caller;
 use crate::replication::Receipt;
 use keyward_core::key::{
@@ -47,6 +47,8 @@ pub struct RevokeReply {
     pub secret: Option<SecretText>,
     /// How the revocation was confirmed.
     pub receipt: Receipt,
+    /// The use of the keys.
+    pub uses: KeyUses,
     /// The store's time, which decides the keys' states.
     pub at: Timestamp,
 }
@@ -118,6 +120,9 @@ impl Service {
             .successor
             .as_ref()
             .map(|successor| successor.record.id);
+        let successor = revoked.successor.iter().map(|key| &key.record);
+        let ids = revoked.keys.iter().chain(successor).map(|key| key.id);
+        let uses = self.begin_uses(ids.collect());
         let receipt = self
             .barrier
             .wait(revoked.committed, &revoked.digests, answered_at)
@@ -142,6 +147,7 @@ impl Service {
             revoked,
             secret,
             receipt,
+            uses: uses.end().await,
             at: self.store_time(),
         })
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Service, ServiceError};
+use super::{KeyUses, Service, ServiceError};
 use crate::auth::Caller;
 use crate::replication::Receipt;
 use keyward_core::key::{KeyId, KeyRecord, Timestamp};
@@ -15,6 +15,8 @@ pub struct UpdateReply {
     pub record: KeyRecord,
     /// How the change was confirmed.
     pub receipt: Receipt,
+    /// The use of the key.
+    pub uses: KeyUses,
     /// The store's time, which decides the key's state.
     pub at: Timestamp,
 }
@@ -51,12 +53,14 @@ impl Service {
             UpdateAnswer::Expired => Err(ServiceError::KeyExpired),
             UpdateAnswer::Done(updated) => {
                 let digests = [updated.digest];
+                let uses = self.begin_uses(vec![updated.record.id]);
                 // P2: no reply before the change holds everywhere.
                 let confirmation = self.barrier.wait(updated.committed, &digests, answered_at);
                 let receipt = confirmation.await?;
                 Ok(UpdateReply {
                     record: updated.record,
                     receipt,
+                    uses: uses.end().await,
                     at: self.store_time(),
                 })
             }

@@ -29,6 +29,8 @@ pub struct Verified {
     pub verdict: Verdict,
     /// The key, if it is valid.
     pub key: Option<ValidKey>,
+    /// The name of a key that is revoked, expired or disabled.
+    pub dead: Option<KeyId>,
 }
 
 /// A valid key.
@@ -68,7 +70,8 @@ impl ValidKey {
                 let mut terms = entry.kept().terms();
                 let only = terms.next().filter(|_| terms.next().is_none())?;
                 // A near-cache does not know the digests, so it cannot notice that there are more by now.
-                let ids = entry.kept().keys().chain([KeyId::IMPORTS]).collect();
+                let ids = entry.kept().keys().iter().map(KeptKey::id);
+                let ids = ids.chain([KeyId::IMPORTS]).collect();
                 Some((ids, only))
             }
         }
@@ -137,7 +140,7 @@ impl Service {
                 found.map(|found| self.judged_all(found, verify))
             }
         };
-        Ok(verified.unwrap_or_else(|| self.counted(Verdict::NotFound, None)))
+        Ok(verified.unwrap_or_else(|| self.unknown(Verdict::NotFound)))
     }
 
     /// Verifies one key. An error concerns the call, never the key.
@@ -155,25 +158,38 @@ impl Service {
             Unrecognised::Tag => (&garbage.tag, Verdict::NotFound),
         };
         counter.inc();
-        self.counted(verdict, None)
+        self.unknown(verdict)
+    }
+
+    /// The verdict on a text that names no key.
+    fn unknown(&self, verdict: Verdict) -> Verified {
+        self.metrics.verdict(verdict as usize);
+        Verified {
+            verdict,
+            key: None,
+            dead: None,
+        }
     }
 
     fn judged(&self, found: Admitted<KeptKey>, verify: &Verify) -> Verified {
-        let verdict = judge(found.entry.kept().terms(), &verify.ask, found.at);
+        let kept = found.entry.kept();
+        let verdict = judge(kept.terms(), &verify.ask, found.at);
+        let dead = self.noted(verdict, std::slice::from_ref(kept), Some(kept), found.at);
         let key = (verdict == Verdict::Valid).then_some(ValidKey {
             stamp: found.stamp,
             at: found.at,
             entry: ValidEntry::Own(found.entry),
         });
-        self.counted(verdict, key)
+        Verified { verdict, key, dead }
     }
 
     /// The verdict on all keys that the text of a foreign key names.
     fn judged_all(&self, found: Admitted<KeptForeign>, verify: &Verify) -> Verified {
         let kept = found.entry.kept();
-        let verdict = judge_all(kept.terms(), &verify.ask, found.at);
+        let (decider, verdict) = judge_all(kept.terms(), &verify.ask, found.at);
+        let dead = self.noted(verdict, kept.keys(), kept.keys().get(decider), found.at);
         if kept.keys().len() > 1 && self.ambiguous.is_due() {
-            let key_ids: Vec<_> = kept.keys().collect();
+            let key_ids: Vec<_> = kept.keys().iter().map(KeptKey::id).collect();
             tracing::warn!(
                 ?key_ids,
                 "one text names several keys, which were imported as different ones: it is valid only while all of them are"
@@ -184,12 +200,29 @@ impl Service {
             at: found.at,
             entry: ValidEntry::Foreign(found.entry),
         });
-        self.counted(verdict, key)
+        Verified { verdict, key, dead }
     }
 
-    fn counted(&self, verdict: Verdict, key: Option<ValidKey>) -> Verified {
+    /// Counts a verdict on known keys, and notes that they were used or that the decisive one was refused.
+    /// Returns the name of that one if it is dead.
+    fn noted(
+        &self,
+        verdict: Verdict,
+        keys: &[KeptKey],
+        decisive: Option<&KeptKey>,
+        at: Timestamp,
+    ) -> Option<KeyId> {
         self.metrics.verdict(verdict as usize);
-        Verified { verdict, key }
+        match verdict {
+            Verdict::Valid => keys.iter().for_each(|key| key.note_use(at)),
+            Verdict::Revoked | Verdict::Expired | Verdict::Disabled => {
+                let key = decisive?;
+                key.note_refusal(at);
+                return Some(key.id());
+            }
+            _ => {}
+        }
+        None
     }
 
     /// Verifies several keys concurrently. The results are in the order of `batch`.

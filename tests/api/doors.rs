@@ -21,16 +21,16 @@ use super::*;
 const BALANCER: &str = "10.0.0.0/8";
 
 /// A request as a proxy or a service receives it.
-struct Received {
-    headers: Vec<(&'static str, String)>,
-    peer: &'static str,
-    scopes: &'static [&'static str],
+pub(super) struct Received {
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) peer: &'static str,
+    pub(super) scopes: &'static [&'static str],
 }
 
 /// What a door says.
 #[derive(Debug, PartialEq)]
-struct Said {
-    status: u16,
+pub(super) struct Said {
+    pub(super) status: u16,
     /// The identity for the backend.
     identity: Vec<(String, String)>,
     challenges: Vec<String>,
@@ -59,7 +59,7 @@ fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
 }
 
 /// The layer, before a service that answers with the identity.
-async fn by_layer(local: &Local, received: &Received) -> Said {
+pub(super) async fn by_layer(local: &Local, received: &Received) -> Said {
     let client = keyward_client::Client::builder()
         .endpoint(format!("http://{}", local.app.grpc_address()))
         .token(Secret::new(local.token.clone()))
@@ -99,7 +99,7 @@ async fn by_layer(local: &Local, received: &Received) -> Said {
 }
 
 /// `/auth`, asked by a proxy that adds its peer to `x-forwarded-for`.
-async fn by_auth(local: &Local, received: &Received) -> Said {
+pub(super) async fn by_auth(local: &Local, received: &Received) -> Said {
     let mut headers: Vec<(&str, &str)> = received
         .headers
         .iter()
@@ -132,7 +132,7 @@ async fn by_auth(local: &Local, received: &Received) -> Said {
 }
 
 /// Envoy's Check. Repeated headers come joined by commas.
-async fn by_check(local: &Local, received: &Received) -> Said {
+pub(super) async fn by_check(local: &Local, received: &Received) -> Said {
     let client = local.client().await;
     let mut request = check_of(received);
     request.metadata_mut().insert(

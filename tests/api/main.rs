@@ -27,6 +27,7 @@ mod supervision;
 mod surface;
 mod tokens;
 mod update;
+mod uses;
 mod vectors;
 mod verify;
 

@@ -177,6 +177,173 @@ async fn keys_are_listed_by_their_age() {
     }
 }
 
+/// All keys that fit, by as many pages as the service makes.
+async fn found(client: &Client, request: v1::ListRequest) -> Vec<String> {
+    let (mut names, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let page = v1::ListRequest {
+            page_size: 2,
+            page_token,
+            ..request.clone()
+        };
+        let page = client.send(page).await.unwrap();
+        names.extend(page.keys.into_iter().map(|key| key.name));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return names;
+        }
+    }
+}
+
+fn all_accounts() -> v1::ListRequest {
+    v1::ListRequest {
+        all_accounts: true,
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_are_combined_over_all_accounts() {
+    let change = |settings: &mut keyward::config::Settings| {
+        settings.use_interval = Duration::from_secs(1);
+    };
+    let local = Local::start_with(change, |store| store).await;
+    let client = local.client().await;
+    let mut keys = Vec::new();
+    for name in ["a.live", "a.dead", "a.off", "b.live", "a.used"] {
+        for account in ["1", "2"] {
+            keys.push(client.issue(account, name).await.unwrap());
+        }
+    }
+    for n in [2, 3] {
+        client.revoke(&keys[n].0).await.unwrap();
+        client.disable(&keys[n + 2].0, true).await.unwrap();
+    }
+    pass(&local, 3_600).await;
+    for n in [8, 9] {
+        assert_eq!(client.verify(&keys[n].1).await.unwrap(), Verdict::Valid);
+        while client
+            .get(&keys[n].0)
+            .await
+            .unwrap()
+            .last_use_time
+            .is_none()
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let both = |names: &[&str]| -> Vec<String> {
+        let twice = names.iter().flat_map(|name| [*name, *name]);
+        twice.map(str::to_owned).collect()
+    };
+    assert_eq!(found(&client, all_accounts()).await.len(), 8);
+    let of = |state: State, prefix: &str, unused| v1::ListRequest {
+        state: state.into(),
+        name_prefix: prefix.to_owned(),
+        unused_for: unused,
+        ..all_accounts()
+    };
+    let any = State::Unspecified;
+    for (request, expected) in [
+        (of(any, "a.", None), both(&["a.live", "a.off", "a.used"])),
+        (
+            of(State::Active, "", None),
+            both(&["a.live", "b.live", "a.used"]),
+        ),
+        (of(State::Active, "a", None), both(&["a.live", "a.used"])),
+        (of(State::Revoked, "", None), both(&["a.dead"])),
+        (of(State::Disabled, "", None), both(&["a.off"])),
+        (of(State::Expired, "", None), both(&[])),
+        (
+            of(State::Active, "", seconds(3_600)),
+            both(&["a.live", "b.live"]),
+        ),
+        (of(State::Active, "a", seconds(3_600)), both(&["a.live"])),
+        (of(any, "c", None), both(&[])),
+    ] {
+        assert_eq!(
+            found(&client, request.clone()).await,
+            expected,
+            "{request:?}"
+        );
+        let of_one = v1::ListRequest {
+            account_id: "2".to_owned(),
+            all_accounts: false,
+            ..request
+        };
+        let half: Vec<_> = expected.into_iter().step_by(2).collect();
+        assert_eq!(found(&client, of_one).await, half);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_filter_is_refused_and_a_token_belongs_to_its_filters() {
+    let (_local, client) = start().await;
+    for n in 0..3 {
+        client.issue("42", &format!("slot-{n}")).await.unwrap();
+    }
+    let request = v1::ListRequest {
+        page_size: 1,
+        ..all_accounts()
+    };
+    let first = client.send(request.clone()).await.unwrap();
+    assert!(!first.next_page_token.is_empty());
+    type Change = fn(&mut v1::ListRequest);
+    let wrong: [Change; 8] = [
+        |r| r.all_accounts = false,
+        |r| r.account_id = "42".to_owned(),
+        |r| r.state = 77,
+        |r| r.state = -1,
+        |r| r.name_prefix = "no spaces".to_owned(),
+        |r| r.name_prefix = "x".repeat(65),
+        |r| r.unused_for = seconds(-1),
+        |r| r.unused_for = seconds(3_153_600_001),
+    ];
+    let others: [Change; 6] = [
+        |r| (r.account_id, r.all_accounts) = ("42".to_owned(), false),
+        |r| r.include_revoked = true,
+        |r| r.state = State::Active.into(),
+        |r| r.name_prefix = "slot".to_owned(),
+        |r| r.unused_for = seconds(0),
+        |r| r.older_than = seconds(0),
+    ];
+    for (changes, token) in [(&wrong[..], ""), (&others[..], &*first.next_page_token)] {
+        for change in changes {
+            let mut changed = v1::ListRequest {
+                page_token: token.to_owned(),
+                ..request.clone()
+            };
+            change(&mut changed);
+            let outcome = client.send(changed.clone()).await;
+            refused(outcome, Code::InvalidArgument, "INVALID_FIELD");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_goes_on_after_keys_that_do_not_fit() {
+    let (local, client) = start().await;
+    client.issue("42", "a").await.unwrap();
+    by_hand(
+        &local,
+        "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes, metadata,
+                               allowed_cidrs, recoverable, create_time)
+         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n <= 20000)
+         SELECT CASE n WHEN 1 THEN x'fffffffffffffffffffffffffffffffe' ELSE randomblob(16) END,
+                randomblob(32), generation, account_id, iif(n = 1, 'last', 'slot-' || n), hint, scopes,
+                metadata, allowed_cidrs, recoverable, create_time
+           FROM api_keys, n",
+    )
+    .await;
+    let request = v1::ListRequest {
+        name_prefix: "last".to_owned(),
+        ..all_accounts()
+    };
+    let first = client.send(request.clone()).await.unwrap();
+    assert_eq!(first.keys, [], "10,000 keys were examined");
+    assert_eq!(found(&client, request).await, ["last"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_account_without_keys_gives_an_empty_page() {
     let (_local, client) = start().await;

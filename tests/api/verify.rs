@@ -5,7 +5,8 @@ use keyward_testkit::{Client, Local};
 
 use super::*;
 
-/// The verdict by either consistency, which must be the same; everything else only with VALID.
+/// The verdict by either consistency, which must be the same; everything else only with VALID, but the name
+/// of a dead key.
 async fn judged(client: &Client, request: v1::VerifyRequest) -> Verdict {
     let mut verdicts = Vec::new();
     for consistency in [Consistency::Default, Consistency::Strong] {
@@ -16,8 +17,14 @@ async fn judged(client: &Client, request: v1::VerifyRequest) -> Verdict {
         let reply = client.send(request).await.unwrap();
         let verdict = reply.verdict();
         if verdict != Verdict::Valid {
+            let is_dead = matches!(
+                verdict,
+                Verdict::Revoked | Verdict::Expired | Verdict::Disabled
+            );
+            assert_eq!(!reply.key_id.is_empty(), is_dead);
             let bare = v1::VerifyResponse {
                 verdict: reply.verdict,
+                key_id: reply.key_id.clone(),
                 ..Default::default()
             };
             assert_eq!(reply, bare, "a verdict against a key comes alone");

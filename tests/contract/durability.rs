@@ -23,12 +23,11 @@ async fn contents(world: &World) -> Contents {
     let query = ListKeys {
         account: Some(account("42")),
         include_revoked: true,
-        older_than: None,
-        after: None,
         limit: 1_000,
+        ..ListKeys::default()
     };
     let mut keys = Vec::new();
-    for record in world.store.list_keys(query).await.unwrap() {
+    for record in world.listed(query).await {
         let sealed = world.get(record.id).await.sealed;
         keys.push((record, sealed.map(|sealed| sealed.as_bytes().to_vec())));
     }

@@ -67,13 +67,11 @@ fn undo(number: u8) -> Revocation {
 
 async fn all_keys(world: &World) -> Vec<KeyRecord> {
     let all = ListKeys {
-        account: None,
         include_revoked: true,
-        older_than: None,
-        after: None,
         limit: 10_000,
+        ..ListKeys::default()
     };
-    world.store.list_keys(all).await.unwrap()
+    world.listed(all).await
 }
 
 pub(crate) async fn an_imported_key_is_stored_completely(world: World) {

@@ -25,6 +25,7 @@ mod hand;
 mod import;
 mod issue;
 mod keyring;
+mod lists;
 mod log;
 mod reads;
 mod revoke;
@@ -33,6 +34,7 @@ mod several;
 mod time;
 mod tokens;
 mod update;
+mod uses;
 mod values;
 mod world;
 
@@ -153,11 +155,28 @@ macro_rules! contract {
                 a_stamp_is_the_head_of_the_snapshot_that_read_the_record
                 an_open_transaction_is_neither_visible_nor_blocking
                 a_long_read_blocks_nothing
+                an_invalid_record_is_an_error
+                prefixes_that_are_not_accepted_are_counted
+            }
+            lists {
                 keys_are_listed_page_by_page_in_order_of_creation
                 a_list_omits_revoked_keys
                 keys_are_listed_by_their_age
-                an_invalid_record_is_an_error
-                prefixes_that_are_not_accepted_are_counted
+                keys_are_listed_by_their_state
+                keys_are_listed_by_their_last_use
+                keys_are_listed_by_the_start_of_their_names
+                a_list_ends_early_after_many_keys_that_do_not_fit
+            }
+            uses {
+                the_latest_times_and_the_sum_stay
+                a_time_ahead_of_the_store_is_cut
+                the_use_of_an_unknown_key_is_ignored
+                noting_use_changes_no_key_and_logs_nothing
+                a_locked_key_can_be_used
+                concurrent_notes_add_up
+                an_erased_key_has_no_use
+                a_deleted_key_has_no_use
+                a_predecessor_is_found
             }
             several {
                 the_oldest_is_read
@@ -256,7 +275,9 @@ fn run<B: Backend, F: Future<Output = ()>>(
         .block_on(async { case(World::new(fresh().await).await).await });
 }
 
-contract!(sqlite => crate::backends::sqlite::fresh);
+contract!(sqlite => crate::backends::sqlite::fresh,
+    except uses::a_locked_key_can_be_used: "a transaction locks the whole database",
+);
 
 contract!(postgres => crate::backends::postgres::fresh,
     except revoke::a_large_account_is_revoked_in_steps_between_which_others_write: "a call is one transaction",
@@ -285,6 +306,10 @@ contract!(memory => crate::backends::memory::fresh,
     except reads::an_open_transaction_is_neither_visible_nor_blocking: "there are no transactions by hand",
     except reads::a_long_read_blocks_nothing: "there are no transactions by hand",
     except reads::an_invalid_record_is_an_error: "writes by SQL",
+    except lists::a_list_ends_early_after_many_keys_that_do_not_fit: "writes by SQL",
+    except uses::noting_use_changes_no_key_and_logs_nothing: "reads by SQL",
+    except uses::a_locked_key_can_be_used: "there are no transactions by hand",
+    except uses::a_deleted_key_has_no_use: "there is no SQL",
     except log::a_trim_is_a_bounded_step: "writes by SQL",
     except tokens::a_token_with_a_later_end_is_revoked_at_once: "writes by SQL",
     except time::an_ended_grace_becomes_a_revocation: "writes by SQL",

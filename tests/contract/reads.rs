@@ -1,29 +1,12 @@
-//! Reads: a record with the head of the same snapshot, keys by name, lists.
+//! Reads: a record with the head of the same snapshot, keys by name.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use keyward_core::key::{Hint, KeyId, KeyRecord, Prefix};
-use keyward_store::{Expiry, KeyChanges, KeyTarget, ListKeys};
+use keyward_core::key::{Hint, Prefix};
+use keyward_store::{KeyChanges, KeyTarget};
 
-use crate::world::{
-    DAY, HOUR, World, account, actor, assert_damaged, disabled, end, find, kill, kill_all, metadata,
-};
-
-fn list(account: &str, include_revoked: bool) -> ListKeys {
-    ListKeys {
-        account: Some(self::account(account)),
-        include_revoked,
-        older_than: None,
-        after: None,
-        limit: 1_000,
-    }
-}
-
-fn ids(records: &[KeyRecord]) -> Vec<KeyId> {
-    records.iter().map(|record| record.id).collect()
-}
+use crate::world::{World, actor, assert_damaged, disabled, find, kill, kill_all, metadata};
 
 pub(crate) async fn a_key_is_found_by_its_digest(world: World) {
     let new = world.full_key("42", "default").await;
@@ -160,92 +143,6 @@ pub(crate) async fn a_long_read_blocks_nothing(world: World) {
     assert!(world.record(key.id).await.revoke_time.is_some());
     hand.run("COMMIT").await.unwrap();
     assert_eq!(hand.read(count).await, ["2"]);
-}
-
-pub(crate) async fn keys_are_listed_page_by_page_in_order_of_creation(world: World) {
-    let mut all = Vec::new();
-    for number in 0..7 {
-        all.push(
-            world
-                .issue(world.plain_key("42", &format!("slot-{number}")))
-                .await,
-        );
-        world.plain(&format!("another-{number}")).await;
-    }
-    assert_eq!(world.store.list_keys(list("42", false)).await.unwrap(), all);
-    let mut paged = Vec::new();
-    loop {
-        let after = paged.last().map(|record: &KeyRecord| record.id);
-        let query = ListKeys {
-            after,
-            limit: 3,
-            ..list("42", false)
-        };
-        let page = world.store.list_keys(query).await.unwrap();
-        if page.is_empty() {
-            break;
-        }
-        assert!(page.len() <= 3);
-        paged.extend(page);
-    }
-    assert_eq!(paged, all);
-    assert!(
-        world
-            .store
-            .list_keys(list("4", true))
-            .await
-            .unwrap()
-            .is_empty()
-    );
-}
-
-pub(crate) async fn a_list_omits_revoked_keys(world: World) {
-    let now = world.now().await;
-    let mut all = Vec::new();
-    for name in ["live", "dead", "ending", "expired", "disabled"] {
-        let mut new = world.plain_key("42", name);
-        if name == "expired" {
-            new.expiry = Expiry::At(now);
-        }
-        all.push(world.issue(new).await.id);
-    }
-    world.revoke(kill(all[1])).await;
-    world.revoke(end(all[2], DAY)).await;
-    world.update(all[4], disabled(true)).await;
-    let listed = world.store.list_keys(list("42", false)).await.unwrap();
-    assert_eq!(ids(&listed), [all[0], all[2], all[3], all[4]]);
-    assert_eq!(
-        ids(&world.store.list_keys(list("42", true)).await.unwrap()),
-        all
-    );
-    let query = ListKeys {
-        after: Some(all[0]),
-        limit: 1,
-        ..list("42", false)
-    };
-    assert_eq!(ids(&world.store.list_keys(query).await.unwrap()), [all[2]]);
-}
-
-pub(crate) async fn keys_are_listed_by_their_age(world: World) {
-    let mut all = Vec::new();
-    for name in ["oldest", "older", "new"] {
-        all.push(world.issue(world.plain_key("42", name)).await.id);
-        world.clock.pass(HOUR);
-    }
-    let listed = async |least| {
-        let older_than = Some(least);
-        let query = ListKeys {
-            older_than,
-            ..list("42", false)
-        };
-        ids(&world.store.list_keys(query).await.unwrap())
-    };
-    let moment = Duration::from_millis(100);
-    assert_eq!(listed(Duration::ZERO).await, all);
-    assert_eq!(listed(HOUR).await, all);
-    assert_eq!(listed(HOUR + moment).await, all[..2]);
-    assert_eq!(listed(3 * HOUR).await, all[..1]);
-    assert_eq!(listed(3 * HOUR + moment).await, []);
 }
 
 pub(crate) async fn an_invalid_record_is_an_error(world: World) {

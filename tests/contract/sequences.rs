@@ -10,7 +10,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use keyward_core::fence::{Mark, Membership, Page, Position, RegistrationId};
-use keyward_core::key::{Clock, KeyId, Prefix};
+use keyward_core::key::{Clock, KeyId, KeyState, KeyUse, Prefix, Timestamp};
 use keyward_crypto::{CheckValue, Digest, KeyKind, KeyName};
 use keyward_store::{
     CommittedChange, Confirmed, Import, KeyChanges, KeyTarget, ListKeys, NewInstance, NewKey,
@@ -38,6 +38,9 @@ enum Call {
     Update(KeyId, KeyChanges),
     Find(Digest),
     Get(KeyTarget),
+    Predecessor(KeyId),
+    Use(KeyId, KeyUse),
+    Uses(Vec<KeyId>),
     List(ListKeys),
     Prefixes(&'static str),
     Tail(u64),
@@ -160,6 +163,13 @@ impl Side {
                 shown(&(found.record, found.stamp.revision))
             }
             Call::Get(target) => shown(&store.get_key(&target).await?),
+            Call::Predecessor(id) => shown(&store.predecessor(id).await?),
+            Call::Use(id, noted) => shown(&store.note_uses(&[(id, noted)]).await?),
+            Call::Uses(ids) => {
+                let mut uses = store.uses_of(&ids).await?;
+                uses.sort_unstable_by_key(|(id, _)| *id);
+                shown(&uses)
+            }
             Call::List(query) => shown(&store.list_keys(query).await?),
             Call::Prefixes(name) => {
                 let mut missing = store.note_prefixes(&[Prefix::new(name).unwrap()]).await?;

@@ -109,12 +109,10 @@ pub(crate) async fn a_key_expires_at_its_time(world: World) {
 async fn listed(world: &World) -> usize {
     let query = ListKeys {
         account: Some(account("42")),
-        include_revoked: false,
-        older_than: None,
-        after: None,
         limit: 10,
+        ..ListKeys::default()
     };
-    world.store.list_keys(query).await.unwrap().len()
+    world.listed(query).await.len()
 }
 
 pub(crate) async fn a_grace_ends_at_its_time(world: World) {

@@ -11,9 +11,9 @@ use keyward_core::key::{
 };
 use keyward_crypto::Digest;
 use keyward_store::{
-    Cluster, CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, NewKey, NewToken,
-    OpenError, Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey, Successor,
-    TokenRevoked, UpdateAnswer,
+    Cluster, CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, ListKeys, NewKey,
+    NewToken, OpenError, Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey,
+    Successor, TokenRevoked, UpdateAnswer,
 };
 
 use crate::doubles::{Counting, ManualClock};
@@ -198,6 +198,11 @@ impl World {
 
     pub(crate) async fn tail(&self, applied: u64) -> Page {
         self.store.tail(applied).await.unwrap()
+    }
+
+    /// The keys of the first page.
+    pub(crate) async fn listed(&self, query: ListKeys) -> Vec<KeyRecord> {
+        self.store.list_keys(query).await.unwrap().keys
     }
 
     /// A new key for a slot, without optional fields.

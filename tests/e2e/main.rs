@@ -23,6 +23,7 @@ mod status_page;
 mod story;
 mod telemetry;
 mod tls;
+mod uses;
 
 use std::path::{Path, PathBuf};
 

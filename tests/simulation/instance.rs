@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use keyward::auth::{Caller, Callers, Denied};
 use keyward::cache::{
-    Dependencies, ForeignKeys, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
+    Dependencies, ForeignKeys, Keep, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
+    Uses,
 };
 use keyward::replication::{
     Barrier, NearCaches, NearLimits, Registration, StoreTime, Tail, end_graces,
@@ -178,6 +179,7 @@ impl Parts {
             fence: Arc::clone(&self.fence),
             keys: self.keys(),
             foreign_keys: self.foreign_keys(),
+            uses: self.uses(),
             foreign_formats: Vec::new(),
             ambiguous: LogLimit::default(),
             keyring,
@@ -210,7 +212,7 @@ impl Parts {
         let shared = self.world.shared_cache.clone();
         let shared = shared.map(|shared| shared as Arc<dyn SharedCache<KeyRecord>>);
         self.lookup(
-            keyward::grpc::keep,
+            keyward::grpc::keep(&self.uses()),
             shared,
             self.world.metrics.key_cache.clone(),
         )
@@ -218,15 +220,20 @@ impl Parts {
 
     fn foreign_keys(&self) -> Lookup<ForeignKeys> {
         self.lookup(
-            keyward::grpc::keep_foreign,
+            keyward::grpc::keep_foreign(&self.uses()),
             None,
             self.world.metrics.foreign_cache.clone(),
         )
     }
 
+    /// Nobody collects it.
+    fn uses(&self) -> Arc<Uses> {
+        Arc::new(Uses::new(self.world.metrics.uses.dropped.clone()))
+    }
+
     fn tokens(&self) -> Lookup<TokenRecord> {
         self.lookup(
-            TokenRecord::clone,
+            Arc::new(TokenRecord::clone),
             None,
             self.world.metrics.token_cache.clone(),
         )
@@ -234,7 +241,7 @@ impl Parts {
 
     fn lookup<R: Record>(
         &self,
-        keep: fn(&R) -> R::Kept,
+        keep: Keep<R>,
         shared: Option<Arc<dyn SharedCache<R>>>,
         metrics: CacheMetrics,
     ) -> Lookup<R>
@@ -258,6 +265,6 @@ impl Parts {
         };
         let reads = Reads::start(dependencies, &Tasks::default());
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        Lookup::new(fence, clock, L1::new(self.l1), reads, metrics)
+        Lookup::new(fence, clock, Arc::new(L1::new(self.l1)), reads, metrics)
     }
 }

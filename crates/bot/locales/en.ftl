@@ -60,6 +60,23 @@ ask-grace = { $hours ->
        *[other] Need time to switch your programs? You can keep the old key for { $hours } hours and get the new key now. If someone else may have the old key, press Confirm instead.
     }
 ask-hint = Key: <code>{ $hint }…</code>
+ask-used-now = Last known use: a moment ago.
+ask-used-minutes = { $minutes ->
+        [one] Last known use: { $minutes } minute ago.
+       *[other] Last known use: { $minutes } minutes ago.
+    }
+ask-used-hours = { $hours ->
+        [one] Last known use: { $hours } hour ago.
+       *[other] Last known use: { $hours } hours ago.
+    }
+ask-used-days = { $days ->
+        [one] Last known use: { $days } day ago.
+       *[other] Last known use: { $days } days ago.
+    }
+old-key-tried = { $times ->
+        [one] After your old key stopped working, someone tried it { $times } time, last on { $time }. Check that all your programs have the new key.
+       *[other] After your old key stopped working, someone tried it { $times } times, last on { $time }. Check that all your programs have the new key.
+    }
 revoking-text = Revoking the key… This can take up to a minute. If you don't get an answer, press Retry. Retry never creates a second key.
 unclear-unconfirmed =
     <b>Not finished yet</b>

@@ -51,6 +51,11 @@ ask-text =
     撤销后，所有使用此密钥的程序、脚本和集成服务会停止工作。您将获得新密钥，换上后即可恢复。此操作不可撤回。
 ask-grace = 需要时间更换程序中的密钥？您可以立即获得新密钥，同时将旧密钥保留 { $hours } 小时。如果旧密钥可能已泄露，请点按“确认”。
 ask-hint = 密钥：<code>{ $hint }…</code>
+ask-used-now = 最近一次已知的使用：刚刚。
+ask-used-minutes = 最近一次已知的使用：{ $minutes } 分钟前。
+ask-used-hours = 最近一次已知的使用：{ $hours } 小时前。
+ask-used-days = 最近一次已知的使用：{ $days } 天前。
+old-key-tried = 旧密钥失效后，仍有人尝试使用了 { $times } 次，最近一次为 { $time }。请检查您的所有程序是否都已换上新密钥。
 revoking-text = 正在撤销密钥，最长可能需要一分钟。如果一直没有结果，请点按“重试”。重试不会生成第二个新密钥。
 unclear-unconfirmed =
     <b>尚未完成</b>

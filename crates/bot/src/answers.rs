@@ -9,13 +9,18 @@ use uuid::Uuid;
 
 use crate::flow::{Note, Unclear, View};
 
-/// A key, named without disclosing it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A key, named without disclosing it, and what is known of its use.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyName {
     /// The public name.
     pub key_id: Uuid,
     /// Its first characters, such as `kw_3fGq`.
     pub hint: String,
+    /// When it was used last, as far as Keyward said when it was shown, in seconds since 1970.
+    pub last_use: Option<u32>,
+    /// How often the key that it replaced was tried after its end, and when that was the last time, in
+    /// seconds since 1970.
+    pub old_key_tried: Option<(u32, u32)>,
 }
 
 /// The current key of the account.
@@ -44,6 +49,14 @@ impl CurrentKey {
         }
     }
 
+    /// The same key, with what is known of its predecessor.
+    pub(crate) fn after(mut self, tried: Option<(u32, u32)>) -> Self {
+        let (Self::Visible { key, .. } | Self::Unrecoverable(key) | Self::Disabled(key)) =
+            &mut self;
+        key.old_key_tried = tried;
+        self
+    }
+
     /// `None` for a key that is dead or in its grace, or that belongs to another account.
     fn of(account: &str, key: v1::ApiKey, api_key: String) -> Option<Self> {
         let api_key = Secret::new(api_key);
@@ -55,6 +68,8 @@ impl CurrentKey {
         let name = KeyName {
             key_id: Uuid::parse_str(&key.key_id).ok()?,
             hint: key.hint,
+            last_use: key.last_use_time.and_then(unix),
+            old_key_tried: None,
         };
         match state {
             v1::State::Disabled => Some(Self::Disabled(name)),
@@ -142,9 +157,15 @@ pub fn current_key(
             key: Some(key),
             api_key,
             created: _,
+            predecessor,
         }) if key.account_id == account => {
+            let tried = predecessor.and_then(|old| {
+                let times = u32::try_from(old.refused_count).unwrap_or(u32::MAX);
+                Some((times, unix(old.last_refused_time?)?))
+            });
             // The key has just ended; the next Issue creates its successor.
-            CurrentKey::of(account, key, api_key).ok_or(Problem::Unavailable)
+            let current = CurrentKey::of(account, key, api_key).ok_or(Problem::Unavailable);
+            current.map(|current| current.after(tried))
         }
         Err(ErrorKind::Unavailable) => Err(Problem::Unavailable),
         Ok(_) | Err(_) => Err(Problem::Fault),
@@ -159,13 +180,11 @@ pub fn revoke_result(account: &str, answer: Result<v1::RevokeResponse, Error>) -
     };
     let revoked = response.revoked.first();
     let is_past = revoked.is_some_and(|key| key.state() == v1::State::Revoked);
-    let time =
-        |time: prost_types::Timestamp| OffsetDateTime::from_unix_timestamp(time.seconds).ok();
     // A key can expire in its grace.
     let expiry = revoked.filter(|_| !is_past).and_then(|key| key.expire_time);
     let ends = [response.revoke_time, expiry.or(response.revoke_time)];
     let end = ends
-        .map(|end| end.and_then(time))
+        .map(|end| end.and_then(second))
         .into_iter()
         .min()
         .flatten();
@@ -181,6 +200,14 @@ pub fn revoke_result(account: &str, answer: Result<v1::RevokeResponse, Error>) -
         Some(current) => RevokeResult::Replaced(end, current),
         None => RevokeResult::Ended(Note::Already(end)),
     }
+}
+
+fn second(time: prost_types::Timestamp) -> Option<OffsetDateTime> {
+    OffsetDateTime::from_unix_timestamp(time.seconds).ok()
+}
+
+fn unix(time: prost_types::Timestamp) -> Option<u32> {
+    u32::try_from(time.seconds).ok()
 }
 
 fn refused(error: &Error) -> RevokeResult {

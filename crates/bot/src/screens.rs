@@ -211,8 +211,24 @@ impl Renderer<'_> {
             let label = self.text(Id::BUTTON_GRACE, &hours);
             rows.insert(1, vec![Button { label, action }]);
         }
-        text.push(self.hint(Id::ASK_HINT, &key.hint));
+        let hint = self.hint(Id::ASK_HINT, &key.hint);
+        let lines = [Some(hint), self.last_use(key, time)];
+        text.push(lines.into_iter().flatten().collect::<Vec<_>>().join("\n"));
         (text, rows)
+    }
+
+    /// How long before `time` the key was used last, as far as it is known. It may have been used since it
+    /// was shown, so a key without a known use is not called unused.
+    fn last_use(&self, key: &KeyName, time: u32) -> Option<String> {
+        let seconds = time.saturating_sub(key.last_use?);
+        // The time of the last use is written with a delay of a minute.
+        let (id, name, number) = match seconds / 60 {
+            ..2 => return Some(self.plain(Id::ASK_USED_NOW)),
+            minutes @ 2..60 => (Id::ASK_USED_MINUTES, "minutes", minutes),
+            minutes @ 60..2_880 => (Id::ASK_USED_HOURS, "hours", minutes / 60),
+            minutes => (Id::ASK_USED_DAYS, "days", minutes / 1_440),
+        };
+        Some(self.text(id, &[(name, Value::from(number))]))
     }
 
     fn key(&self, note: Option<&Note>, current: &CurrentKey) -> Parts {
@@ -225,6 +241,11 @@ impl Renderer<'_> {
         {
             note.push('\n');
             note.push_str(&self.plain(Id::NOTE_CURRENT));
+        }
+        if let Some((times, time)) = current.key().old_key_tried {
+            let time = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(time.into());
+            let values = [("times", Value::from(times)), ("time", utc(time))];
+            text.push(self.text(Id::OLD_KEY_TRIED, &values));
         }
         let revoke = |key: &KeyName| {
             let revoke = (Id::BUTTON_REVOKE, Action::Revoke(key.key_id));

@@ -195,6 +195,7 @@ mod tests {
             key: Some(KeyName {
                 key_id: Uuid::from_u128(key),
                 hint: "kw_abcd".to_owned(),
+                ..KeyName::default()
             }),
             place: Place::default(),
             replacement: View::Help,

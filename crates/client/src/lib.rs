@@ -28,7 +28,7 @@ mod token;
 pub use builder::{BuildError, Builder};
 pub use client::Client;
 pub use error::{Advice, Error, ErrorKind};
-pub use keyward_guard::{Holder, Identity, InvalidResponse, Secret, Verdict};
+pub use keyward_guard::{DeadKey, Holder, Identity, InvalidResponse, Secret, Verdict};
 pub use keyward_proto::v1;
 pub use request::{Consistency, VerifyRequest};
 pub use rpc::Rpc;

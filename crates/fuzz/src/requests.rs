@@ -338,8 +338,19 @@ impl Judge {
     }
 
     fn judge(&self, request: &v1::VerifyRequest, response: &v1::VerifyResponse) {
-        if response.verdict() != Verdict::Valid {
-            assert!(response.key_id.is_empty(), "a refused key has no data");
+        let verdict = response.verdict();
+        if verdict != Verdict::Valid {
+            let is_dead = matches!(
+                verdict,
+                Verdict::Revoked | Verdict::Expired | Verdict::Disabled
+            );
+            let name = self.texts.get(&request.api_key).filter(|_| is_dead);
+            let bare = v1::VerifyResponse {
+                verdict: verdict.into(),
+                key_id: name.cloned().unwrap_or_default(),
+                ..Default::default()
+            };
+            assert_eq!(*response, bare, "a refused key has no data but its name");
             return;
         }
         let id = self.texts.get(&request.api_key);

@@ -15,4 +15,4 @@ pub use address::{InvalidNetwork, TrustedProxies};
 pub use log_limit::LogLimit;
 pub use refusal::{Refusal, whole_seconds};
 pub use secret::Secret;
-pub use verdict::{Holder, IDENTITY_HEADERS, Identity, InvalidResponse, Verdict};
+pub use verdict::{DeadKey, Holder, IDENTITY_HEADERS, Identity, InvalidResponse, Verdict};

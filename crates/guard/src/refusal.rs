@@ -69,9 +69,9 @@ impl Refusal {
         match verdict {
             Verdict::Valid(identity) => Ok(identity),
             Verdict::NotFound | Verdict::Malformed => Err(Self::KeyUnknown),
-            Verdict::Revoked => Err(Self::KeyRevoked),
-            Verdict::Expired => Err(Self::KeyExpired),
-            Verdict::Disabled => Err(Self::KeyDisabled),
+            Verdict::Revoked(_) => Err(Self::KeyRevoked),
+            Verdict::Expired(_) => Err(Self::KeyExpired),
+            Verdict::Disabled(_) => Err(Self::KeyDisabled),
             Verdict::InsufficientScope => Err(Self::ScopeMissing),
             Verdict::IpNotAllowed => Err(Self::AddressNotAllowed),
         }

@@ -20,15 +20,22 @@ pub enum Verdict {
     /// The text is not a key.
     Malformed,
     /// The key is revoked for good.
-    Revoked,
+    Revoked(DeadKey),
     /// The key has expired for good.
-    Expired,
+    Expired(DeadKey),
     /// The key is disabled; it can be enabled again.
-    Disabled,
+    Disabled(DeadKey),
     /// The key is live, but lacks a required scope.
     InsufficientScope,
     /// The key is live, but may not be used from this address.
     IpNotAllowed,
+}
+
+/// A key that is revoked, expired or disabled. Log its name, to see who still uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadKey {
+    /// The public name of the key, a UUID; empty if the service is of an older version.
+    pub key_id: String,
 }
 
 /// The account and the rights of a valid key. Cheap to clone; its fields are those of [`Holder`].
@@ -146,15 +153,23 @@ impl TryFrom<v1::VerifyResponse> for Verdict {
             Ok(v1::Verdict::Valid) => Self::Valid(response.try_into()?),
             Ok(v1::Verdict::NotFound) => Self::NotFound,
             Ok(v1::Verdict::Malformed) => Self::Malformed,
-            Ok(v1::Verdict::Revoked) => Self::Revoked,
-            Ok(v1::Verdict::Expired) => Self::Expired,
-            Ok(v1::Verdict::Disabled) => Self::Disabled,
+            Ok(v1::Verdict::Revoked) => Self::Revoked(DeadKey::from(response)),
+            Ok(v1::Verdict::Expired) => Self::Expired(DeadKey::from(response)),
+            Ok(v1::Verdict::Disabled) => Self::Disabled(DeadKey::from(response)),
             Ok(v1::Verdict::InsufficientScope) => Self::InsufficientScope,
             Ok(v1::Verdict::IpNotAllowed) => Self::IpNotAllowed,
             Ok(v1::Verdict::Unspecified) | Err(_) => {
                 return Err(InvalidResponse::UnknownVerdict(response.verdict));
             }
         })
+    }
+}
+
+impl From<v1::VerifyResponse> for DeadKey {
+    fn from(response: v1::VerifyResponse) -> Self {
+        Self {
+            key_id: response.key_id,
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use tracing_subscriber::{Layer as _, fmt};
 pub use metrics::{
     CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics, HeartbeatMetrics,
     KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics, NearMetrics, One,
-    RevokeMetrics, RpcMetrics, TlsMetrics, Two,
+    RevokeMetrics, RpcMetrics, TlsMetrics, Two, UseMetrics,
 };
 
 pub use page::Page;

@@ -17,7 +17,7 @@ use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
     CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, KeyringMetrics, L2Metrics,
-    LimitMetrics, MemberMetrics, NearMetrics, RevokeMetrics, TlsMetrics,
+    LimitMetrics, MemberMetrics, NearMetrics, RevokeMetrics, TlsMetrics, UseMetrics,
 };
 
 /// The metrics of one RPC.
@@ -67,6 +67,8 @@ pub struct Metrics {
     pub fence: FenceMetrics,
     /// Changes that must hold on every instance.
     pub revoke: RevokeMetrics,
+    /// The use of keys.
+    pub uses: UseMetrics,
     /// Heartbeats of the tail.
     pub beats: HeartbeatMetrics,
     /// The other instances.
@@ -122,6 +124,7 @@ impl Metrics {
             ),
             fence: FenceMetrics::register(c),
             revoke: RevokeMetrics::register(c),
+            uses: UseMetrics::register(c),
             beats: HeartbeatMetrics::register(c),
             members: MemberMetrics::register(c),
             near: NearMetrics::register(c),

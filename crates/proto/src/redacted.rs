@@ -29,11 +29,13 @@ impl Debug for IssueResponse {
             key,
             api_key,
             created,
+            predecessor,
         } = self;
         f.debug_struct("IssueResponse")
             .field("key", key)
             .field("api_key", &Redacted(api_key))
             .field("created", created)
+            .field("predecessor", predecessor)
             .finish()
     }
 }

@@ -7,7 +7,9 @@ use super::server::Transaction;
 use keyward_core::fence::{
     CommittedChange, Epoch, MAX_ROWS, Mark, Position, RegistrationId, Stamp,
 };
-use keyward_core::key::{AccountId, BatchId, Entropy, KeyId, KeyRecord, Timestamp, TokenRecord};
+use keyward_core::key::{
+    AccountId, BatchId, Entropy, KeyId, KeyRecord, KeyUse, Timestamp, TokenRecord,
+};
 use keyward_crypto::{Digest, Sealed};
 use keyward_store::keyring::InstanceKeys;
 use keyward_store::{Actor, AuditEntry, KnownKey, Result, StoreError, StoredKey};
@@ -37,6 +39,7 @@ pub struct Database {
     /// The accounts whose erasure has begun, with their pseudonyms.
     pub(crate) erasures: BTreeMap<AccountId, AccountId>,
     pub(crate) prefixes: BTreeSet<String>,
+    pub(crate) uses: BTreeMap<KeyId, KeyUse>,
 }
 
 /// One row of the log.
@@ -136,6 +139,7 @@ impl Database {
             checks: Vec::new(),
             erasures: BTreeMap::new(),
             prefixes: BTreeSet::new(),
+            uses: BTreeMap::new(),
         }
     }
 

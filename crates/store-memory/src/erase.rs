@@ -30,6 +30,7 @@ impl Transaction<'_> {
         }
         let pseudonym = begun.unwrap_or_else(|| proposed.clone());
         for record in of_account.into_iter().filter(|key| key.revoked) {
+            self.database.uses.remove(&record.id);
             self.change_key(KeyRecord {
                 account: pseudonym.clone(),
                 name: SlotName::new("name", pseudonym.as_str().to_owned())?,

@@ -17,8 +17,8 @@ use keyward_store::plan::{
 };
 use keyward_store::{
     Actor, AuditAction, CommittedChange, Erasure, Expiry, Found, Import, Imported, Issued,
-    KeyChanges, KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, Revoked,
-    Selection, StoredKey, Successor, UpdateAnswer, Updated,
+    KeyChanges, KeyPage, KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer,
+    Revoked, Selection, StoredKey, Successor, UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -74,29 +74,17 @@ impl<T: Transport> Keys for MemoryStore<T> {
         self.read("get_key", read).await
     }
 
-    async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
+    async fn list_keys(&self, query: ListKeys) -> Result<KeyPage> {
+        self.read("list_keys", move |tx| Ok(tx.list(&query))).await
+    }
+
+    async fn predecessor(&self, id: KeyId) -> Result<Option<KeyRecord>> {
         let read = move |tx: &mut Transaction<'_>| {
-            let now = tx.now;
-            let records = tx.database.keys.values().map(|row| &row.record);
-            let wanted = records
-                .filter(|record| {
-                    query
-                        .account
-                        .as_ref()
-                        .is_none_or(|of| *of == record.account)
-                })
-                .filter(|record| Some(record.id) > query.after)
-                .filter(|record| {
-                    let age = now.since(record.create_time);
-                    query.older_than.is_none_or(|least| age >= least)
-                })
-                .filter(|record| {
-                    query.include_revoked || !is_dead(record.revoked, record.revoke_time, now)
-                });
-            let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-            Ok(wanted.take(limit).cloned().collect())
+            let mut newest_first = tx.database.keys.values().rev();
+            let found = newest_first.find(|row| row.record.replaced_by == Some(id));
+            Ok(found.map(|row| row.record.clone()))
         };
-        self.read("list_keys", read).await
+        self.read("predecessor", read).await
     }
 
     async fn end_graces(&self) -> Result<u64> {

@@ -10,9 +10,11 @@ mod erase;
 mod import;
 mod keyring;
 mod keys;
+mod listing;
 mod log;
 mod server;
 mod tokens;
+mod uses;
 
 pub use database::{Database, LogRow};
 pub use server::{Direct, Server, Transport};

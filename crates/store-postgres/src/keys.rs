@@ -4,7 +4,6 @@
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
-use uuid::Uuid;
 
 use super::audit::audit;
 use super::failure::Failure;
@@ -19,9 +18,9 @@ use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyState, Prefix, Timestamp
 use keyward_crypto::Digest;
 use keyward_store::plan::{UpdatePlan, key_entry, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Erasure, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyTarget,
-    Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
-    Updated,
+    Actor, AuditAction, Erasure, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyPage,
+    KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey,
+    UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -87,37 +86,18 @@ impl Keys for PostgresStore {
         Ok(ended)
     }
 
-    async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
-        /// The keys that also fulfil `$of`. Parameter 1 is the account.
-        macro_rules! list {
-            ($of:literal) => {
-                concat!(
-                    "SELECT ",
-                    key_columns!(),
-                    "  FROM api_keys
-                      WHERE ",
-                    $of,
-                    "   AND key_id > $2
-                        AND ($5::interval IS NULL OR create_time <= (SELECT store_time()) - $5)
-                        AND ($3 OR revoke_time IS NULL
-                             OR (NOT revoked AND revoke_time > (SELECT store_time())))
-                      ORDER BY key_id LIMIT $4"
-                )
-            };
-        }
-        let statement = match &query.account {
-            Some(account) => {
-                sqlx::query(list!("account_id = $1")).bind(account.as_str().to_owned())
-            }
-            None => sqlx::query(list!("$1::text IS NULL")).bind(None::<String>),
-        };
-        let statement = statement
-            .bind(query.after.map_or_else(Uuid::nil, rows::uuid))
-            .bind(query.include_revoked)
-            .bind(i64::from(query.limit))
-            .bind(query.older_than.map(rows::interval));
-        let found = self.readers.fetch_all(statement).await?;
-        found.iter().map(rows::key).collect()
+    async fn list_keys(&self, query: ListKeys) -> Result<KeyPage> {
+        self.list(&query).await
+    }
+
+    async fn predecessor(&self, id: KeyId) -> Result<Option<KeyRecord>> {
+        let statement = sqlx::query(concat!(
+            "SELECT ",
+            key_columns!(),
+            " FROM api_keys WHERE replaced_by = $1 ORDER BY key_id DESC LIMIT 1"
+        ));
+        let found = self.readers.fetch_optional(statement.bind(rows::uuid(id)));
+        found.await?.map(|row| rows::key(&row)).transpose()
     }
 
     async fn erase_account(

@@ -14,6 +14,7 @@ mod graces;
 mod import;
 mod keyring;
 mod keys;
+mod listing;
 mod locks;
 mod log;
 mod lookups;
@@ -26,6 +27,7 @@ mod selection;
 mod tail_connection;
 mod time_repair;
 mod tokens;
+mod uses;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +57,8 @@ const INSERTERS: usize = 2;
 const READERS: usize = 4;
 /// Connections for the rows of instances.
 const MEMBERS: usize = 2;
+/// Connections that write the use of keys. Nobody waits for them.
+const NOTERS: usize = 1;
 /// How long a call waits for the answer to a statement that waits for no lock and takes
 /// microseconds.
 const SHORT_LIMIT: Duration = Duration::from_secs(3);
@@ -70,6 +74,7 @@ pub struct PostgresStore {
     writers: Arc<Pool>,
     inserters: Arc<Pool>,
     readers: Arc<Pool>,
+    noters: Pool,
     cluster: Arc<PostgresCluster>,
     locks: Arc<Locks>,
     revoker: Revoker,
@@ -100,6 +105,7 @@ impl PostgresStore {
         let writers = Arc::new(pool(WRITERS, ANSWER_LIMIT).with(&locks));
         let inserters = Arc::new(pool(INSERTERS, ANSWER_LIMIT).with(&locks));
         let members = Arc::new(pool(MEMBERS, SHORT_LIMIT));
+        let noters = pool(NOTERS, SHORT_LIMIT);
         let notices = Arc::new(ChangeNotices::start(&members, &connector, tasks));
         Ok(Self {
             revoker: Revoker::start(&writers, &notices, &locks, tasks),
@@ -112,6 +118,7 @@ impl PostgresStore {
             writers,
             inserters,
             readers,
+            noters,
             clock,
         })
     }
@@ -136,6 +143,7 @@ impl Store for PostgresStore {
 
     async fn close(&self) {
         self.cluster.close().await;
+        self.noters.close().await;
         self.readers.close().await;
         self.inserters.close().await;
         self.writers.close().await;

@@ -119,7 +119,8 @@ pub(super) fn time(row: &PgRow, name: &str) -> Result<Timestamp> {
     timestamp(column(row, name)?)
 }
 
-fn optional_time(row: &PgRow, name: &str) -> Result<Option<Timestamp>> {
+/// A column with a time, or without one.
+pub(super) fn optional_time(row: &PgRow, name: &str) -> Result<Option<Timestamp>> {
     column::<Option<OffsetDateTime>>(row, name)?
         .map(timestamp)
         .transpose()

@@ -80,6 +80,11 @@ impl TimeRepair for PostgresOwner {
         let statement = sqlx::query(
             "WITH lowered AS (UPDATE log_state SET time_floor = $1, time_lowered = time_lowered + 1
                               RETURNING one),
+                  uses AS (UPDATE key_uses
+                              SET last_use = CASE WHEN last_use > $1 THEN $1 ELSE last_use END,
+                                  last_refused = CASE WHEN last_refused > $1 THEN $1
+                                                      ELSE last_refused END
+                            WHERE last_use > $1 OR last_refused > $1),
                   entry AS (INSERT INTO audit (actor, action, detail)
                             SELECT current_user, 'clock_lower', $2 FROM lowered)
              SELECT count(*) AS changed FROM lowered",

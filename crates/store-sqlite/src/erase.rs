@@ -15,7 +15,12 @@ macro_rules! erasable {
 }
 
 /// The statements of one step of an erasure. The last one changes the keys.
-const ERASE: [&str; 2] = [
+const ERASE: [&str; 3] = [
+    concat!(
+        "DELETE FROM key_uses WHERE ?2 IS NOT NULL AND ?4 IS NOT NULL AND key_id IN (",
+        erasable!(),
+        ")"
+    ),
     concat!(
         "UPDATE audit SET account_id = ?2 WHERE account_id = ?1 AND ?4 IS NOT NULL AND subject_id IN (",
         erasable!(),

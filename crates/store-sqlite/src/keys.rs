@@ -14,9 +14,9 @@ use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyState, Prefix, Timestamp
 use keyward_crypto::Digest;
 use keyward_store::plan::{RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Erasure, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyTarget,
-    Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
-    Updated, raw,
+    Actor, AuditAction, Erasure, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyPage,
+    KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey,
+    UpdateAnswer, Updated, raw,
 };
 
 #[async_trait]
@@ -122,43 +122,19 @@ impl Keys for SqliteStore {
         self.end_graces_until(now, now).await
     }
 
-    async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>> {
-        /// The keys that also fulfil `$of`. Parameter 1 is the account.
-        macro_rules! list {
-            ($of:literal) => {
-                concat!(
-                    "SELECT ",
-                    key_columns!(),
-                    " FROM api_keys WHERE key_id > ?2 AND (?6 IS NULL OR create_time <= ?6)
-                       AND (?3 OR revoke_time IS NULL
-                            OR (revoked = 0
-                                AND revoke_time > max((SELECT newest FROM store_clock), ?4)))",
-                    $of,
-                    " ORDER BY key_id LIMIT ?5"
-                )
-            };
-        }
-        // Only these keys are old enough. A duration is at most 100 years.
-        let created = query.older_than.map(|least| {
-            let least = i64::try_from(least.as_micros()).unwrap_or(i64::MAX);
-            self.now().as_micros().saturating_sub(least)
-        });
-        let statement = match &query.account {
-            Some(account) => {
-                sqlx::query(list!(" AND account_id = ?1")).bind(account.as_str().to_owned())
-            }
-            None => sqlx::query(list!(" AND ?1 IS NULL")).bind(None::<String>),
-        };
-        let found = statement
-            .bind(query.after.map_or_else(Vec::new, rows::id))
-            .bind(query.include_revoked)
-            .bind(self.now().as_micros())
-            .bind(query.limit)
-            .bind(created)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(store_error)?;
-        found.iter().map(rows::key).collect()
+    async fn list_keys(&self, query: ListKeys) -> Result<KeyPage> {
+        self.list(&query).await
+    }
+
+    async fn predecessor(&self, id: KeyId) -> Result<Option<KeyRecord>> {
+        let found = sqlx::query(concat!(
+            "SELECT ",
+            key_columns!(),
+            " FROM api_keys WHERE replaced_by = ? ORDER BY key_id DESC LIMIT 1"
+        ));
+        let found = found.bind(rows::id(id)).fetch_optional(&self.readers);
+        let found = found.await.map_err(store_error)?;
+        found.map(|row| rows::key(&row)).transpose()
     }
 
     async fn erase_account(

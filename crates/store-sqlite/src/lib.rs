@@ -8,6 +8,7 @@ mod graces;
 mod import;
 mod keyring;
 mod keys;
+mod listing;
 mod lock;
 mod log;
 mod lookups;
@@ -16,6 +17,7 @@ mod rows;
 mod selection;
 mod time_repair;
 mod tokens;
+mod uses;
 
 use std::path::Path;
 use std::sync::Arc;

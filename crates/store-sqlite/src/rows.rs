@@ -36,7 +36,8 @@ where
     row.try_get(name).map_err(store_error)
 }
 
-fn time(row: &SqliteRow, name: &str) -> Result<Option<Timestamp>> {
+/// A column with a time.
+pub(super) fn time(row: &SqliteRow, name: &str) -> Result<Option<Timestamp>> {
     Ok(column::<Option<i64>>(row, name)?.map(Timestamp::from_micros))
 }
 

@@ -78,6 +78,11 @@ impl TimeRepair for SqliteStore {
         let mut tx = self.write().await?;
         let lower = sqlx::query("UPDATE store_clock SET newest = ?, lowered = lowered + 1");
         tx.execute(lower.bind(survey.clock.as_micros())).await?;
+        let uses = sqlx::query(
+            "UPDATE key_uses SET last_use = min(last_use, ?1), last_refused = min(last_refused, ?1)
+              WHERE last_use > ?1 OR last_refused > ?1",
+        );
+        tx.execute(uses.bind(survey.clock.as_micros())).await?;
         let entry = sqlx::query(
             "INSERT INTO audit (time, actor, action, detail) VALUES (?, ?, 'clock_lower', ?)",
         );

@@ -249,21 +249,6 @@ pub struct Found<R> {
     pub stamp: Stamp,
 }
 
-/// The query for one page of keys.
-#[derive(Clone, Debug)]
-pub struct ListKeys {
-    /// The account; `None` for all keys.
-    pub account: Option<AccountId>,
-    /// Whether to include keys whose revoke time has passed.
-    pub include_revoked: bool,
-    /// Only keys that were created at least this long ago, by the store's time.
-    pub older_than: Option<Duration>,
-    /// Only keys after this one, in order of creation.
-    pub after: Option<KeyId>,
-    /// The most keys to return.
-    pub limit: u32,
-}
-
 /// A token to create.
 #[derive(Clone, Debug)]
 pub struct NewToken {

@@ -9,12 +9,13 @@ use async_trait::async_trait;
 
 use super::{
     Activation, Actor, Audit, AuditEntry, ChangeNotice, Cluster, CommittedChange, Confirmed,
-    Erasure, Found, Import, Imported, Issued, KeyChanges, KeyTarget, KeyringChecks, KeyringUse,
-    Keys, KnownKey, ListKeys, Log, NewInstance, NewKey, NewToken, OnCommit, Result, Retirement,
-    Revocation, RevokeAnswer, SealMove, Store, StoredKey, TokenRevoked, Tokens, UpdateAnswer,
+    Erasure, Found, Import, Imported, Issued, KeyChanges, KeyPage, KeyTarget, KeyringChecks,
+    KeyringUse, Keys, KnownKey, ListKeys, Log, NewInstance, NewKey, NewToken, OnCommit, Result,
+    Retirement, Revocation, RevokeAnswer, SealMove, Store, StoredKey, TokenRevoked, Tokens,
+    UpdateAnswer, Usage,
 };
 use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
-use keyward_core::key::{AccountId, KeyId, KeyRecord, Prefix, TokenRecord};
+use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyUse, Prefix, TokenRecord};
 use keyward_crypto::{CheckValue, Digest, KeyName};
 
 /// Code that runs around each call to a store.
@@ -84,9 +85,14 @@ forward! {
         find_keys as "find_key" (digests: &[Digest]) -> Vec<Found<KeyRecord>>;
         end_graces() -> u64;
         get_key(target: &KeyTarget) -> Option<StoredKey>;
-        list_keys(query: ListKeys) -> Vec<KeyRecord>;
+        list_keys(query: ListKeys) -> KeyPage;
+        predecessor(id: KeyId) -> Option<KeyRecord>;
         erase_account(account: &AccountId, pseudonym: &AccountId, actor: &Actor) -> Erasure;
         note_prefixes(accepted: &[Prefix]) -> Vec<(String, u64)>;
+    }
+    Usage for dyn Store {
+        note_uses(uses: &[(KeyId, KeyUse)]) -> ();
+        uses_of(ids: &[KeyId]) -> Vec<(KeyId, KeyUse)>;
     }
     Log for dyn Store {
         start() -> Start;

@@ -8,6 +8,7 @@ pub mod import;
 mod instrumentation;
 mod intercept;
 pub mod keyring;
+mod listing;
 pub mod plan;
 pub mod raw;
 pub mod selection;
@@ -15,8 +16,8 @@ mod time_repair;
 
 pub use commands::{
     Actor, AuditAction, AuditEntry, ChangeNotice, Confirmed, Erasure, Expiry, Found, Issued,
-    KeyChanges, KeyTarget, ListKeys, NewInstance, NewKey, NewToken, OnCommit, Revocation,
-    RevokeAnswer, Revoked, Selection, StoredKey, Successor, TokenRevoked, UpdateAnswer, Updated,
+    KeyChanges, KeyTarget, NewInstance, NewKey, NewToken, OnCommit, Revocation, RevokeAnswer,
+    Revoked, Selection, StoredKey, Successor, TokenRevoked, UpdateAnswer, Updated,
 };
 pub use control::{Control, Lost};
 pub use import::{Import, ImportOutcome, Imported, ImportedKey};
@@ -24,6 +25,7 @@ pub use instrumentation::Instrumentation;
 pub use intercept::{Intercepted, Interceptor};
 pub use keyring::{Activation, KeyringUse, KnownKey, KnownState, Retirement, SealMove};
 pub use keyward_core::fence::CommittedChange;
+pub use listing::{EXAMINED, KeyPage, ListKeys};
 pub use time_repair::{ExpiringKey, ExpiringKeys, TimeRepair, TimeSurvey};
 
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
-use keyward_core::key::{AccountId, FieldError, KeyId, KeyRecord, Prefix, TokenRecord};
+use keyward_core::key::{AccountId, FieldError, KeyId, KeyRecord, KeyUse, Prefix, TokenRecord};
 use keyward_crypto::{CheckValue, Digest, KeyName};
 
 /// Why a store call failed. The text is for the operator's log; a caller gets a status.
@@ -118,8 +120,11 @@ pub trait Keys: Send + Sync + 'static {
     /// number.
     async fn end_graces(&self) -> Result<u64>;
 
-    /// Lists the keys of an account, or all keys, in order of creation.
-    async fn list_keys(&self, query: ListKeys) -> Result<Vec<KeyRecord>>;
+    /// Lists keys in order of creation. Examines a limited number of them.
+    async fn list_keys(&self, query: ListKeys) -> Result<KeyPage>;
+
+    /// Reads the key whose successor is `id`.
+    async fn predecessor(&self, id: KeyId) -> Result<Option<KeyRecord>>;
 
     /// Removes the personal data of an account from its revoked keys and from their audit entries, in
     /// steps. `pseudonym` replaces the account and the names, unless an earlier call that was interrupted
@@ -134,6 +139,18 @@ pub trait Keys: Send + Sync + 'static {
     /// Notes that new keys get the first of `accepted`. Returns each other prefix that keys were
     /// given and that is not in `accepted`, with the number of its keys without revoke time.
     async fn note_prefixes(&self, accepted: &[Prefix]) -> Result<Vec<(String, u64)>>;
+}
+
+/// The use of keys. Noting it is no change of a key: it writes no row of the log, waits for no change, and
+/// no change waits for it.
+#[async_trait]
+pub trait Usage: Send + Sync + 'static {
+    /// Adds to the stored use of keys, of which each is named once. The store cuts times to its own time
+    /// and ignores a key that it does not have. What this writes need not survive a crash of the server.
+    async fn note_uses(&self, uses: &[(KeyId, KeyUse)]) -> Result<()>;
+
+    /// Reads the use of keys, of which each is named once, in any order, without those that have none.
+    async fn uses_of(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, KeyUse)>>;
 }
 
 /// The log of changes.
@@ -294,7 +311,7 @@ pub trait Cluster: Send + Sync + 'static {
 
 /// A backend: everything above.
 #[async_trait]
-pub trait Store: Keys + Log + Tokens + Audit + KeyringChecks {
+pub trait Store: Keys + Usage + Log + Tokens + Audit + KeyringChecks {
     /// The instances that share this store; `None` for an embedded store.
     fn cluster(&self) -> Option<Arc<dyn Cluster>>;
 

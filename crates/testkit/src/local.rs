@@ -52,6 +52,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         foreign_formats: Vec::new(),
         forbid_recoverable: false,
         max_key_age: None,
+        use_interval: Duration::from_secs(60),
         insecure: false,
         keyring: directory.join("keyring"),
         workers: 2,

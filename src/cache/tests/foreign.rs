@@ -1,7 +1,6 @@
 //! The sets of keys that foreign texts name: one statement for each batch, and what outdates a set.
 
 use super::*;
-use keyward_core::key::{AccountId, Hint, KeyRecord, Metadata, Networks, Scopes};
 
 /// A store with these keys.
 #[derive(Default)]
@@ -43,9 +42,11 @@ impl Place {
         let (world, rows) = (World::new(), Arc::<Rows>::default());
         *rows.head.lock() = 1;
         let metrics = Metrics::new(&[]);
+        let uses = Arc::new(Uses::new(metrics.uses.dropped.clone()));
+        let keep = move |key: &KeyRecord| KeptKey::new(key, Box::default(), &uses);
         let dependencies = Dependencies {
             store: Box::new(Arc::clone(&rows)),
-            keep: |found| KeptForeign::new(found, |key| KeptKey::new(key, Box::default())),
+            keep: Arc::new(move |found| KeptForeign::new(found, &keep)),
             shared: None,
             fence: Arc::clone(&world.fence),
             clock: Arc::new(Still),
@@ -56,7 +57,7 @@ impl Place {
         let lookup = Lookup::new(
             Arc::clone(&world.fence),
             Arc::new(Still),
-            L1::new(1 << 20),
+            Arc::new(L1::new(1 << 20)),
             Reads::start(dependencies, &Tasks::default()),
             metrics.foreign_cache.clone(),
         );
@@ -72,13 +73,13 @@ impl Place {
         let digests = digests.iter().map(|n| known(*n)).collect();
         let found = self.lookup.find(&digests, Consistency::Default).await;
         let entry = found.unwrap().unwrap().entry;
-        let keys = entry.kept().keys().collect();
+        let keys = entry.kept().keys().iter().map(KeptKey::id).collect();
         (keys, self.rows.statements.lock().len())
     }
 
     /// Stores a key with this number under this digest.
     fn store(&self, digest: u8, number: u8) -> KeyId {
-        let key = key(number);
+        let key = key(number.into());
         let id = key.id;
         self.rows.keys.lock().insert(known(digest), key);
         id
@@ -103,27 +104,6 @@ impl Place {
             }],
         };
         self.world.fence.absorb(Now::read(&Still), &page).unwrap();
-    }
-}
-
-fn key(number: u8) -> KeyRecord {
-    KeyRecord {
-        id: KeyId::from_bytes([number; 16]),
-        account: AccountId::new("account_id", "42".to_owned()).unwrap(),
-        name: SlotName::default_slot(),
-        hint: Hint(String::new()),
-        scopes: Scopes::default(),
-        metadata: Metadata::default(),
-        networks: Networks::default(),
-        recoverable: false,
-        disabled: false,
-        create_time: Timestamp::from_micros(0),
-        expire_time: None,
-        revoke_time: None,
-        revoked: false,
-        revoke_reason: None,
-        replaced_by: None,
-        revision: 0,
     }
 }
 

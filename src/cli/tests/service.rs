@@ -50,6 +50,7 @@ impl ApiKeyService for Scripted {
             key: Some(key),
             api_key: "kw_new".into(),
             created: true,
+            predecessor: None,
         }))
     }
 
@@ -208,7 +209,7 @@ fn verdict_decides_the_exit_code() {
     let service = Service::start();
     let (code, out, _) = service.call(&["verify", "-"], "kw_good\n");
     assert_eq!(code, DONE);
-    assert!(out.starts_with("verdict:     VALID\n"), "{out}");
+    assert!(out.starts_with("verdict:  VALID\n"), "{out}");
     let (code, out, err) = service.call(&["verify", "kw_bad", "--output", "json"], "");
     assert_eq!((code, err.as_str()), (NOT_VALID, ""));
     assert!(out.contains("\"verdict\": \"REVOKED\""), "{out}");

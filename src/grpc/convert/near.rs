@@ -2,10 +2,13 @@
 
 use keyward_proto::v1;
 
-use super::time;
+use super::{Checked, time};
 use crate::service::ValidKey;
 use keyward_core::fence::{Epoch, NearAnswer};
-use keyward_core::key::KeyId;
+use keyward_core::key::{FieldError, KeyId};
+
+/// The most keys that a poll may name as used.
+const MOST_USED: usize = 1_000;
 
 pub(in crate::grpc) fn epoch(epoch: v1::Epoch) -> Epoch {
     Epoch {
@@ -21,6 +24,17 @@ fn wire_epoch(epoch: Epoch) -> v1::Epoch {
         timeline: epoch.timeline,
         incarnation: epoch.incarnation,
     }
+}
+
+/// The keys that a poll names as used.
+pub(in crate::grpc) fn used(ids: &[Vec<u8>]) -> Checked<Vec<KeyId>> {
+    if ids.len() > MOST_USED {
+        let reason = format!("has {} keys; the maximum is {MOST_USED}", ids.len());
+        return Err(FieldError::new("used", reason));
+    }
+    let id = |bytes: &Vec<u8>| Some(KeyId::from_bytes(bytes.as_slice().try_into().ok()?));
+    let ids = ids.iter().map(id).collect::<Option<_>>();
+    ids.ok_or_else(|| FieldError::new("used", "has an id that is not 16 bytes"))
 }
 
 /// The answer to the poll with this number.

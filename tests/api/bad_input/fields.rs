@@ -37,11 +37,10 @@ async fn accounts() {
     let long = "x".repeat(129);
     for account in [&long, "a\tb", "a\nb", "\0", "\u{7f}", "é", " a", "a "] {
         invalid(client.send(by_account(account)).await, "account_id");
-    }
-    for account in ["", &long, "a\tb", "a\nb", "\0", "\u{7f}", "é", " a", "a "] {
         invalid(client.send(slot(account)).await, "account_id");
         invalid(client.send(listing(account)).await, "account_id");
     }
+    invalid(client.send(slot("")).await, "account_id");
     client.send(slot(&long[..128])).await.unwrap();
     client.send(slot("a b ~ !")).await.unwrap();
 }

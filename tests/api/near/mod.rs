@@ -76,7 +76,7 @@ async fn a_key_is_valid_without_a_call_until_its_revoke_returns() {
             "the near-cache was waited out"
         );
         let verdict = world.near.verify(asking(&key)).await.unwrap();
-        assert_eq!(verdict, Verdict::Revoked);
+        assert!(matches!(verdict, Verdict::Revoked(_)), "{verdict:?}");
     }
     let stats = world.near.stats();
     assert_eq!((stats.hits, stats.misses, stats.not_fresh), (20, 40, 0));
@@ -112,7 +112,7 @@ async fn scopes_addresses_and_ends_are_judged_at_each_call() {
         let is_kept = near.cached(&ask("read", "10.0.0.1")).is_some();
         let verdict = near.verify(ask("read", "10.0.0.1")).await.unwrap();
         assert!(!is_kept || matches!(verdict, Verdict::Valid(_)));
-        verdict == Verdict::Expired
+        matches!(verdict, Verdict::Expired(_))
     };
     eventually("the key expires", PATIENCE, has_expired).await;
     assert!(near.is_fresh());
@@ -188,4 +188,33 @@ async fn a_stop_of_the_instance_turns_near_caches_off() {
     );
     assert!(!world.near.is_fresh());
     assert!(world.near.cached(&asking(&key)).is_none());
+}
+
+/// A hit takes no call, so the near-cache reports the use of its keys with its polls.
+#[tokio::test]
+async fn a_near_cache_reports_what_it_accepts() {
+    let change = |settings: &mut keyward::config::Settings| {
+        settings.use_interval = Duration::from_secs(1);
+    };
+    let local = Local::start_with(change, |store| store).await;
+    let client = local.client().await;
+    let token = client.send(creating_token("near", &ROLES)).await.unwrap();
+    let near = near_cache(&local, &token.token, Fallback::Call);
+    fresh(&near).await;
+    let key = client.send(slot("42")).await.unwrap();
+    let (id, text) = (key.key.unwrap().key_id, key.api_key);
+    let verdict = near.verify(asking(&text)).await.unwrap();
+    assert!(matches!(verdict, Verdict::Valid(_)));
+    let last_use = async || {
+        let key = client.get(&id).await.unwrap();
+        key.last_use_time.map(|time| time.seconds)
+    };
+    let is_noted = async || last_use().await.is_some();
+    eventually("the call is noted", PATIENCE, is_noted).await;
+    let by_call = last_use().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(last_use().await, by_call);
+    assert!(near.cached(&asking(&text)).is_some());
+    let is_reported = async || last_use().await > by_call;
+    eventually("the hit is noted", PATIENCE, is_reported).await;
 }

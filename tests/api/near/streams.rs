@@ -47,7 +47,7 @@ impl Hand {
             poll: self.last,
             epoch: known.map(|(epoch, _)| epoch),
             applied: known.map_or(0, |(_, applied)| applied),
-            off: false,
+            ..Poll::default()
         };
         Ok(self.send(poll).await?.unwrap())
     }
@@ -95,6 +95,31 @@ async fn polls_out_of_order_end_the_stream() {
             hand.send(poll).await.unwrap_err().code(),
             Code::InvalidArgument
         );
+    }
+}
+
+#[tokio::test]
+async fn wrong_ids_of_used_keys_end_the_stream() {
+    let local = Local::start().await;
+    let client = watcher(&local).await;
+    for used in [
+        vec![vec![7; 15]],
+        vec![Vec::new()],
+        vec![vec![7; 16]; 1_001],
+    ] {
+        let mut hand = Hand::open(&client).await.unwrap();
+        // An unknown key is ignored.
+        let poll = |poll, used| Poll {
+            poll,
+            used,
+            ..Poll::default()
+        };
+        let unknown = hand.send(poll(1, vec![vec![7; 16]; 1_000])).await;
+        assert!(unknown.unwrap().is_some());
+        let refused = hand.send(poll(2, used)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        // Ended without "off", so the caller waits before the fourth.
+        drop(hand);
     }
 }
 

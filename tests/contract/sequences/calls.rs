@@ -1,6 +1,9 @@
 //! Draws the calls of a sequence.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::world::slot;
 
 /// The names of the keys with this number. Those of seals are as in `sealed`.
 pub(super) fn names(number: u32) -> [KeyName; 4] {
@@ -12,6 +15,13 @@ pub(super) fn names(number: u32) -> [KeyName; 4] {
     ];
     kinds.map(|(kind, number)| KeyName { kind, number })
 }
+
+const STATES: [KeyState; 4] = [
+    KeyState::Active,
+    KeyState::Disabled,
+    KeyState::Expired,
+    KeyState::Revoked,
+];
 
 /// Draws calls that often concern the same few things.
 pub(super) struct Calls {
@@ -70,11 +80,26 @@ impl Calls {
             4..=7 => self.revoke(world),
             8..=10 => Call::Update(self.key(world).0, self.changes(world)),
             11 => Call::Find(self.key(world).1),
-            12 => Call::Get(self.target(world)),
+            12 => match self.random.below(4) {
+                0 => Call::Get(self.target(world)),
+                1 => Call::Predecessor(self.key(world).0),
+                2 => self.note(world),
+                _ => {
+                    let ids: BTreeSet<_> = self.keys.iter().map(|(id, _)| *id).collect();
+                    Call::Uses(ids.into_iter().collect())
+                }
+            },
             13 => Call::List(ListKeys {
                 account: self.random.chance(70).then(|| account(self.account())),
                 include_revoked: self.random.chance(50),
+                state: self
+                    .random
+                    .pick(&STATES)
+                    .copied()
+                    .filter(|_| self.random.chance(50)),
+                name_prefix: self.random.chance(30).then(|| slot("s")),
                 older_than: self.random.chance(30).then_some(HOUR),
+                unused_for: self.random.chance(30).then_some(HOUR),
                 after: self.random.chance(30).then(|| self.key(world).0),
                 limit: *self.random.pick(&[1, 3, 10]).unwrap(),
             }),
@@ -159,6 +184,24 @@ impl Calls {
                 .unwrap(),
             reason,
         })
+    }
+
+    /// The use of a key, perhaps by a clock that is ahead of the store's.
+    fn note(&self, world: &World) -> Call {
+        let now = world.clock.wall();
+        let time = || {
+            let times = [now, now.plus(HOUR), Timestamp::from_micros(7)];
+            self.random
+                .pick(&times)
+                .copied()
+                .filter(|_| self.random.chance(70))
+        };
+        let noted = KeyUse {
+            last_use: time(),
+            refused: self.random.below(3),
+            last_refused: time(),
+        };
+        Call::Use(self.key(world).0, noted)
     }
 
     fn changes(&self, world: &World) -> KeyChanges {

@@ -203,6 +203,8 @@ impl Run {
             .env_remove("RUST_LOG")
             .current_dir(self.directory.path())
             .env("KEYWARD_LISTEN", "127.0.0.1:0")
+            // A slow machine prints the same.
+            .env("KEYWARD_USE_INTERVAL", "1h")
             .env("KEYWARD_REST_LISTEN", "127.0.0.1:0")
             .env("KEYWARD_HTTP_LISTEN", "127.0.0.1:0");
         let service = Process::start(command, &data);

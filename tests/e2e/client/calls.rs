@@ -1,7 +1,7 @@
 //! The calls of the client.
 
 use keyward_client::v1::Role;
-use keyward_client::{Consistency, ErrorKind, Secret, Verdict, VerifyRequest};
+use keyward_client::{Consistency, DeadKey, ErrorKind, Secret, Verdict, VerifyRequest};
 use keyward_testkit::requests::*;
 
 use super::Keyward;
@@ -36,7 +36,11 @@ async fn key_is_issued_verified_replaced_and_shown() {
     assert_eq!(identity.name, "default");
 
     let revoked = client.revoke(replacing(&old)).await.unwrap();
-    assert_eq!(verify(&issued.api_key).await.unwrap(), Verdict::Revoked);
+    let dead = DeadKey {
+        key_id: old.clone(),
+    };
+    let verdict = verify(&issued.api_key).await.unwrap();
+    assert_eq!(verdict, Verdict::Revoked(dead.clone()));
     let again = client.revoke(replacing(&old)).await.unwrap();
     assert_eq!(
         again.api_key, revoked.api_key,
@@ -51,7 +55,7 @@ async fn key_is_issued_verified_replaced_and_shown() {
     let verdicts = client.verify_batch(requests.into()).await.unwrap();
     assert_eq!(
         (&verdicts[0], &verdicts[2]),
-        (&Verdict::Revoked, &Verdict::Malformed)
+        (&Verdict::Revoked(dead), &Verdict::Malformed)
     );
     assert!(matches!(verdicts[1], Verdict::Valid(_)));
 
@@ -62,7 +66,8 @@ async fn key_is_issued_verified_replaced_and_shown() {
     assert_eq!(page.keys.len(), 2);
     let off = disabling(&key.key_id, true);
     assert!(client.update(off).await.unwrap().key.unwrap().disabled);
-    assert_eq!(verify(&revoked.api_key).await.unwrap(), Verdict::Disabled);
+    let verdict = verify(&revoked.api_key).await.unwrap();
+    assert!(matches!(verdict, Verdict::Disabled(dead) if dead.key_id == key.key_id));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,7 @@ fn name(key_id: Uuid) -> KeyName {
     KeyName {
         key_id,
         hint: "kw_abcd".to_owned(),
+        ..KeyName::default()
     }
 }
 
@@ -39,6 +40,7 @@ fn issued(key: v1::ApiKey, api_key: &str) -> Result<v1::IssueResponse, Error> {
         key: Some(key),
         api_key: api_key.to_owned(),
         created: false,
+        predecessor: None,
     })
 }
 
@@ -272,5 +274,30 @@ fn other_messages_call_a_key_dead_only_after_a_proof() {
         ),
     ] {
         assert_eq!(result.view_elsewhere(hint()), expected);
+    }
+}
+
+#[test]
+fn the_use_of_the_key_and_of_its_predecessor_is_known() {
+    let second = |seconds| Some(prost_types::Timestamp { seconds, nanos: 7 });
+    let answer = |refused_count, last_refused_time| v1::IssueResponse {
+        key: Some(v1::ApiKey {
+            last_use_time: second(1_700_000_000),
+            ..key(NEW, v1::State::Active)
+        }),
+        predecessor: Some(v1::ApiKey {
+            refused_count,
+            last_refused_time,
+            ..key(OLD, v1::State::Revoked)
+        }),
+        ..Default::default()
+    };
+    for (answer, tried) in [
+        (answer(14, second(1_800_000_000)), Some((14, 1_800_000_000))),
+        (answer(0, None), None),
+    ] {
+        let current = current_key(ACCOUNT, Ok(answer)).unwrap();
+        assert_eq!(current.key().last_use, Some(1_700_000_000));
+        assert_eq!(current.key().old_key_tried, tried);
     }
 }

@@ -12,6 +12,7 @@ fn name(key_id: Uuid) -> KeyName {
     KeyName {
         key_id,
         hint: "kw_abcd".to_owned(),
+        ..KeyName::default()
     }
 }
 

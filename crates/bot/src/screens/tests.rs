@@ -157,6 +157,23 @@ fn screens_contain_what_is_known_and_nothing_else() {
     assert!(replaced.contains("in 10 minutes"), "{replaced}");
     assert!(text("limited-reveals", Language::English).contains("in 2 minutes"));
     assert!(text("limited-revokes", Language::Russian).contains("через 5 минут."));
+    for (name, known) in [
+        ("ask-now", "a moment ago"),
+        ("ask", "3 minutes ago"),
+        ("ask-hours", "2 hours ago"),
+        ("ask-days", "4 days ago"),
+    ] {
+        let asked = text(name, Language::English);
+        assert!(
+            asked.contains(&format!("Last known use: {known}.")),
+            "{asked}"
+        );
+    }
+    assert!(!text("ask-again", Language::English).contains("Last known use"));
+    assert!(text("ask", Language::Russian).contains("3 минуты назад."));
+    let tried = text("tried", Language::English);
+    assert!(tried.contains("14 times, last on 2026-11-25 10:30:00 UTC"));
+    assert!(!text("key", Language::English).contains("someone tried it"));
     let disabled = text("disabled", Language::Chinese);
     assert!(disabled.contains("@help &lt;me&gt;"), "{disabled}");
     for name in ["unclear-unknown", "unclear-unconfirmed", "hidden"] {

@@ -148,6 +148,7 @@ impl ApiKeyService for Service {
             key: Some(key),
             api_key,
             created,
+            predecessor: None,
         }))
     }
 

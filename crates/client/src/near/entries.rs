@@ -3,17 +3,22 @@
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use keyward_core::fence::{Epoch, Stamp, Terms};
-use keyward_core::key::{KeyId, Networks, Scopes, Timestamp};
+use keyward_core::key::{BootTime, KeyId, Networks, Scopes, Timestamp};
 use keyward_proto::v1;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use sha2::Sha256;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::{Identity, Secret};
 
 /// The name of a key in this process: 128 bits of an HMAC.
 type Digest = [u8; 16];
+
+/// How often the use of a key is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(30);
 
 /// What is kept of one key.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub(super) struct Entry {
     /// What decides a verdict.
     pub(super) terms: Terms,
     pub(super) identity: Identity,
+    /// When its use was last reported, in seconds of boot time.
+    reported: AtomicU64,
 }
 
 impl Entry {
@@ -48,7 +55,20 @@ impl Entry {
             },
             terms: Terms::of_live(scopes, networks, revoke_time, expire_time),
             identity: identity.clone(),
+            reported: AtomicU64::new(0),
         })
+    }
+
+    /// The key, if its use must be reported now.
+    pub(super) fn to_report(&self, now: BootTime) -> Option<KeyId> {
+        let now = now.since(BootTime::default()).as_secs();
+        let reported = self.reported.load(Ordering::Relaxed);
+        let is_due = now >= reported + REPORT_EVERY.as_secs();
+        if is_due {
+            self.reported.store(now, Ordering::Relaxed);
+        }
+        // The key is the first of them.
+        self.ids.first().copied().filter(|_| is_due)
     }
 
     /// The size in memory in bytes, about.

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! An instance keeps the near-cache fresh by a stream, and a Revoke waits until each near-cache knows of it,
-//! or can no longer be fresh. The near-cache answers only VALID by itself. Every other verdict, a key that it
+//! or can no longer be fresh. The near-cache answers only VALID by itself, and reports with
+//! its polls which keys were used. Every other verdict, a key that it
 //! does not know, and [`Consistency::Strong`] take a call; so does everything while it is not fresh
 //! ([`Fallback`]).
 //!
@@ -30,13 +31,17 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use arc_swap::ArcSwap;
 use keyward_clock::SystemClock;
 use keyward_core::fence::{Admission, Ask, Epoch, Fence, Now, judge};
-use keyward_core::key::{Scopes, Verdict as Judged};
+use keyward_core::key::{KeyId, Scopes, Verdict as Judged};
 use keyward_proto::v1;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Client, Consistency, Error, Identity, Verdict, VerifyRequest};
 use entries::{Entries, Entry, Names};
+
+/// The most keys whose use waits for a poll. Others are reported after their next use.
+const MOST_UNREPORTED: usize = 20_000;
 
 /// How a near-cache is set up.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +112,8 @@ struct Shared {
     state: ArcSwap<State>,
     closing: CancellationToken,
     counts: Counts,
+    /// The keys whose use is to be reported with the next polls.
+    used: Mutex<Vec<KeyId>>,
 }
 
 #[derive(Default)]
@@ -160,6 +167,7 @@ impl Client {
             state: ArcSwap::from_pointee(State::new(Epoch::NONE, options.max_bytes)),
             closing: closing.clone(),
             counts: Counts::default(),
+            used: Mutex::default(),
         });
         let (ending, ended) = watch::channel(());
         let running = Arc::clone(&shared);
@@ -272,7 +280,16 @@ impl Shared {
             client: request.client_ip,
         };
         let verdict = judge(&entry.terms, &ask, snapshot.database_time(now.boot));
-        (verdict == Judged::Valid).then(|| entry.identity.clone())
+        if verdict != Judged::Valid {
+            return None;
+        }
+        if let Some(id) = entry.to_report(now.boot) {
+            let mut used = self.used.lock();
+            if used.len() < MOST_UNREPORTED {
+                used.push(id);
+            }
+        }
+        Some(entry.identity.clone())
     }
 
     /// Verifies by a call, and keeps the key if it is valid.

@@ -30,6 +30,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A near-cache that was not fresh for so long starts with nothing.
 const FORGETFUL: Duration = Duration::from_secs(60);
 
+/// The most keys in a poll.
+const MOST_REPORTED: usize = 1_000;
+
 type Polls = mpsc::Sender<v1::WatchInvalidationsRequest>;
 type Answers = Streaming<v1::WatchInvalidationsResponse>;
 
@@ -181,8 +184,17 @@ impl Watch<'_> {
             epoch,
             applied,
             off: false,
+            used: self.used(),
         };
         (Now::read(&self.shared.clock), poll)
+    }
+
+    /// Takes some of the keys whose use is to be reported.
+    fn used(&self) -> Vec<Vec<u8>> {
+        let mut used = self.shared.used.lock();
+        let start = used.len().saturating_sub(MOST_REPORTED);
+        let ids = used.drain(start..);
+        ids.map(|id| id.as_bytes().to_vec()).collect()
     }
 
     /// Takes an answer. Returns whether the stream may go on.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use keyward_client::{Consistency, Error, ErrorKind, Secret, Verdict, VerifyRequest, v1};
+use keyward_client::{Consistency, DeadKey, Error, ErrorKind, Secret, Verdict, VerifyRequest, v1};
 use tonic::Code;
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -12,6 +12,12 @@ fn key() -> VerifyRequest {
     VerifyRequest::new(Secret::new("kw_canary"))
 }
 
+fn dead() -> DeadKey {
+    DeadKey {
+        key_id: "0197-dead".to_owned(),
+    }
+}
+
 #[tokio::test]
 async fn every_verdict_is_returned() {
     let fake = Fake::start().await;
@@ -19,14 +25,15 @@ async fn every_verdict_is_returned() {
     for (wire, expected) in [
         (v1::Verdict::NotFound, Verdict::NotFound),
         (v1::Verdict::Malformed, Verdict::Malformed),
-        (v1::Verdict::Revoked, Verdict::Revoked),
-        (v1::Verdict::Expired, Verdict::Expired),
-        (v1::Verdict::Disabled, Verdict::Disabled),
+        (v1::Verdict::Revoked, Verdict::Revoked(dead())),
+        (v1::Verdict::Expired, Verdict::Expired(dead())),
+        (v1::Verdict::Disabled, Verdict::Disabled(dead())),
         (v1::Verdict::InsufficientScope, Verdict::InsufficientScope),
         (v1::Verdict::IpNotAllowed, Verdict::IpNotAllowed),
     ] {
         *fake.script.verdict.lock() = v1::VerifyResponse {
             verdict: wire.into(),
+            key_id: dead().key_id,
             ..Default::default()
         };
         assert_eq!(client.verify(key()).await.unwrap(), expected);

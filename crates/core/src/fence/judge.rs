@@ -122,12 +122,13 @@ pub fn judge(terms: &Terms, ask: &Ask, now: Timestamp) -> Verdict {
 }
 
 /// The verdict on a text that names several admitted keys, in the order of their ids: VALID only if it is
-/// the verdict on each of them. A dead key goes before a live one that this call may not use.
+/// the verdict on each of them. A dead key goes before a live one that this call may not use. Returns the
+/// place of the key that decides, too.
 pub fn judge_all<'t>(
     keys: impl IntoIterator<Item = &'t Terms>,
     ask: &Ask,
     now: Timestamp,
-) -> Verdict {
+) -> (usize, Verdict) {
     let severity = |verdict| match verdict {
         Verdict::Valid => 0,
         Verdict::Revoked | Verdict::Expired | Verdict::Disabled => 2,
@@ -135,11 +136,12 @@ pub fn judge_all<'t>(
     };
     let verdicts = keys.into_iter().map(|terms| judge(terms, ask, now));
     verdicts
-        .reduce(|first, next| match severity(next) > severity(first) {
+        .enumerate()
+        .reduce(|first, next| match severity(next.1) > severity(first.1) {
             true => next,
             false => first,
         })
-        .unwrap_or(Verdict::NotFound)
+        .unwrap_or((0, Verdict::NotFound))
 }
 
 /// Whether an admitted token is valid at `now`, the store's time.
@@ -183,13 +185,25 @@ mod tests {
         }
     }
 
-    fn verdict(keys: &[Verdict]) -> Verdict {
+    fn decided(keys: &[Verdict]) -> (usize, Verdict) {
         let ask = Ask {
             scopes: Scopes::new("scopes", vec!["read".to_owned()]).unwrap(),
             client: Some([192, 0, 2, 1].into()),
         };
         let keys: Vec<_> = keys.iter().map(|verdict| terms(*verdict)).collect();
         judge_all(&keys, &ask, NOW)
+    }
+
+    fn verdict(keys: &[Verdict]) -> Verdict {
+        decided(keys).1
+    }
+
+    #[test]
+    fn the_first_of_the_dead_keys_decides() {
+        let keys = [Valid, IpNotAllowed, Expired, Revoked];
+        assert_eq!(decided(&keys), (2, Expired));
+        assert_eq!(decided(&keys[..2]), (1, IpNotAllowed));
+        assert_eq!(decided(&[Valid, Valid]), (0, Valid));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod ports;
 mod record;
 mod secret;
 mod text;
+mod usage;
 mod verdict;
 
 pub use fields::{
@@ -20,4 +21,5 @@ pub use secret::SecretText;
 pub use text::{
     BODY_LEN, Body, Malformed, Prefix, PrefixError, RANDOM_LEN, TAG_LEN, TOKEN_PREFIX, TextForm,
 };
+pub use usage::KeyUse;
 pub use verdict::Verdict;

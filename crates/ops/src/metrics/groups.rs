@@ -102,6 +102,21 @@ groups! {
             "Time from the commit of a change to the proof that it holds on every instance";
     }
 
+    /// The use of keys.
+    UseMetrics {
+        counters "keyward_key_uses" by "outcome",
+            "Keys whose use was `written` to the store, and whose use was `dropped` because too much waited" {
+            /// The use of a key was written.
+            written = "written",
+            /// There was no place to keep it.
+            dropped = "dropped",
+        }
+        /// The age that a stored use may have, in seconds.
+        metric resolution: Gauge<f64, AtomicU64> = "keyward_key_use_resolution_seconds",
+            "The time within which the use of a key is written: `use_interval`, or a multiple of it while \
+             more keys are in use than can be written in that time";
+    }
+
     /// Heartbeats of the tail.
     HeartbeatMetrics {
         counters "keyward_tail_beats" by "outcome",

@@ -72,6 +72,17 @@ pub struct ApiKey {
     /// 0: the key has not changed since its creation.
     #[prost(uint64, tag = "16")]
     pub revision: u64,
+    /// The last time at which Verify accepted the key, on any instance. It is written about a minute later
+    /// (`use_interval`). Absent: no use of the key is known. The answer of a change leaves it and the two
+    /// fields below out if they cannot be read at once.
+    #[prost(message, optional, tag = "17")]
+    pub last_use_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// How often Verify refused the key because it was revoked, expired or disabled.
+    #[prost(uint64, tag = "18")]
+    pub refused_count: u64,
+    /// The last time at which Verify refused the key for that. Absent: never.
+    #[prost(message, optional, tag = "19")]
+    pub last_refused_time: ::core::option::Option<::prost_types::Timestamp>,
 }
 impl ::prost::Name for ApiKey {
     const NAME: &'static str = "ApiKey";
@@ -2072,6 +2083,10 @@ pub struct IssueResponse {
     /// Whether this call created the key.
     #[prost(bool, tag = "3")]
     pub created: bool,
+    /// The predecessor of a key that the slot already had: the key that it replaced. Its `refused_count` says
+    /// how often someone still tried it. Absent: none, or it could not be read at once.
+    #[prost(message, optional, tag = "4")]
+    pub predecessor: ::core::option::Option<ApiKey>,
 }
 impl ::prost::Name for IssueResponse {
     const NAME: &'static str = "IssueResponse";
@@ -2212,14 +2227,15 @@ impl ::prost::Name for VerifyRequest {
         "/keyward.v1.VerifyRequest".into()
     }
 }
-/// The verdict on a key. All fields except `verdict` are set only with VERDICT_VALID.
+/// The verdict on a key. With VERDICT_VALID, all fields are set. With VERDICT_REVOKED, VERDICT_EXPIRED and
+/// VERDICT_DISABLED, `key_id` is set. With any other verdict, no field but `verdict` is set.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VerifyResponse {
     /// The verdict. Accept the key only on VERDICT_VALID. Refuse it on every other value, including values
     /// that your client does not know.
     #[prost(enumeration = "Verdict", tag = "1")]
     pub verdict: i32,
-    /// The public name of the key: a UUID.
+    /// The public name of the key: a UUID. Log it with a refusal, to see who still uses a dead key.
     #[prost(string, tag = "2")]
     pub key_id: ::prost::alloc::string::String,
     /// The account that owns the key.
@@ -2314,7 +2330,7 @@ impl ::prost::Name for Epoch {
     }
 }
 /// A poll of a near-cache, or its end.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchInvalidationsRequest {
     /// The number of the poll: above that of the previous one, otherwise INVALID_FIELD.
     #[prost(uint64, tag = "1")]
@@ -2329,6 +2345,11 @@ pub struct WatchInvalidationsRequest {
     /// ends.
     #[prost(bool, tag = "4")]
     pub off: bool,
+    /// The ids, as 16 bytes each, of keys that the near-cache has accepted: their `last_use_time` becomes the
+    /// time of this poll. At most 1,000, otherwise INVALID_FIELD. A near-cache names a key about every 30 s
+    /// while it is used.
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    pub used: ::prost::alloc::vec::Vec<::prost::alloc::vec::Vec<u8>>,
 }
 impl ::prost::Name for WatchInvalidationsRequest {
     const NAME: &'static str = "WatchInvalidationsRequest";
@@ -2477,29 +2498,44 @@ impl ::prost::Name for GetResponse {
         "/keyward.v1.GetResponse".into()
     }
 }
-/// The keys to list.
+/// The keys to list. Exactly one of `account_id` and `all_accounts` must be set, otherwise INVALID_FIELD.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListRequest {
     /// The account that owns the keys: 1 to 128 bytes of printable ASCII, without a space at either end,
     /// otherwise INVALID_FIELD. An account without keys gives an empty page.
     #[prost(string, tag = "1")]
     pub account_id: ::prost::alloc::string::String,
-    /// Whether the list includes keys whose `revoke_time` has passed.
+    /// Whether the list includes keys whose `revoke_time` has passed. With a `state`, it has no effect.
     #[prost(bool, tag = "2")]
     pub include_revoked: bool,
     /// The maximum number of keys. 0 means 50; more than 1000 means 1000; a negative number is
-    /// INVALID_FIELD. A page can contain fewer.
+    /// INVALID_FIELD. A page can contain fewer keys, or none, although others follow: a call examines at
+    /// most 10,000 keys.
     #[prost(int32, tag = "3")]
     pub page_size: i32,
     /// The `next_page_token` of the previous page; empty for the first page. Another text is
-    /// INVALID_FIELD, and so is a token that was returned for a different `account_id`, `include_revoked`
-    /// or `older_than`.
+    /// INVALID_FIELD, and so is a token that was returned for other values of any field but `page_size`.
     #[prost(string, tag = "4")]
     pub page_token: ::prost::alloc::string::String,
     /// Lists only keys that were created at least this long ago, by the store's time. 0 s to 100 years of
     /// 365 days, otherwise INVALID_FIELD. Absent: keys of any age.
     #[prost(message, optional, tag = "5")]
     pub older_than: ::core::option::Option<::prost_types::Duration>,
+    /// Lists the keys of all accounts.
+    #[prost(bool, tag = "6")]
+    pub all_accounts: bool,
+    /// Lists only keys in this state. An undefined value is INVALID_FIELD.
+    #[prost(enumeration = "State", tag = "7")]
+    pub state: i32,
+    /// Lists only keys whose last use was at least this long ago, by the store's time. A key without a use
+    /// counts from its creation. 0 s to 100 years of 365 days, otherwise INVALID_FIELD. Absent: used at any
+    /// time.
+    #[prost(message, optional, tag = "8")]
+    pub unused_for: ::core::option::Option<::prost_types::Duration>,
+    /// Lists only keys whose `name` begins with this: 1 to 64 characters of `A-Z a-z 0-9 . _ -`, otherwise
+    /// INVALID_FIELD. Empty: any name.
+    #[prost(string, tag = "9")]
+    pub name_prefix: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ListRequest {
     const NAME: &'static str = "ListRequest";
@@ -2956,9 +2992,9 @@ pub mod api_key_service_client {
                 .insert(GrpcMethod::new("keyward.v1.ApiKeyService", "Get"));
             self.inner.unary(req, path, codec).await
         }
-        /// Lists the keys of an account, page by page. Role `reader`.
+        /// Lists the keys of an account, or of all accounts, page by page. Role `reader`.
         ///
-        /// Errors: INVALID_FIELD.
+        /// All filters must fit. Errors: INVALID_FIELD.
         pub async fn list(
             &mut self,
             request: impl tonic::IntoRequest<super::ListRequest>,
@@ -3117,9 +3153,9 @@ pub mod api_key_service_server {
             &self,
             request: tonic::Request<super::GetRequest>,
         ) -> std::result::Result<tonic::Response<super::GetResponse>, tonic::Status>;
-        /// Lists the keys of an account, page by page. Role `reader`.
+        /// Lists the keys of an account, or of all accounts, page by page. Role `reader`.
         ///
-        /// Errors: INVALID_FIELD.
+        /// All filters must fit. Errors: INVALID_FIELD.
         async fn list(
             &self,
             request: tonic::Request<super::ListRequest>,

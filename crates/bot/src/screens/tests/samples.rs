@@ -18,7 +18,18 @@ fn name((key_id, hint): (u128, &str)) -> KeyName {
     KeyName {
         key_id: Uuid::from_u128(key_id),
         hint: hint.to_owned(),
+        ..KeyName::default()
     }
+}
+
+/// The question about a key that was used so many seconds before.
+fn ask(key: (u128, &str), before: u32) -> View {
+    let time = 1_000_000;
+    let key = KeyName {
+        last_use: Some(time - before),
+        ..name(key)
+    };
+    View::ConfirmRevoke(None, key, time)
 }
 
 fn visible(key: (u128, &str), once: bool) -> CurrentKey {
@@ -90,7 +101,10 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
             View::Account(Some(Note::OtherPlace), hosted(), user_id),
         ),
         ("key", old_key(None)),
-        ("ask", View::ConfirmRevoke(None, name(OLD), 0)),
+        ("ask", ask(OLD, 180)),
+        ("ask-now", ask(OLD, 80)),
+        ("ask-hours", ask(OLD, 7_200)),
+        ("ask-days", ask(OLD, 400_000)),
         (
             "ask-again",
             View::ConfirmRevoke(Some(Note::Late), name(OLD), 0),
@@ -103,6 +117,10 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
         ("expired", new_key(Note::Expired)),
         ("changed", new_key(Note::Changed)),
         ("unknown-key", new_key(Note::UnknownKey)),
+        (
+            "tried",
+            View::Key(None, visible(NEW, false).after(Some((14, 1_795_602_600)))),
+        ),
         ("once", View::Key(None, visible(OLD, true))),
         (
             "not-shown",

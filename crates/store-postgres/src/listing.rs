@@ -1,0 +1,108 @@
+//! Lists of keys on Postgres. A filter may fit few of very many keys, so a call first finds how far it
+//! looks.
+
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use super::PostgresStore;
+use super::pool::Statement;
+use super::rows::{self, key_columns};
+use keyward_core::key::KeyId;
+use keyward_store::{EXAMINED, KeyPage, ListKeys, Result};
+
+/// The store's time, read once for a statement.
+const NOW: &str = "(SELECT store_time())";
+/// The condition that a name is in a range.
+macro_rules! named {
+    ($from:literal, $to:literal) => {
+        concat!(
+            r#"name COLLATE "C" >= "#,
+            $from,
+            r#" AND name COLLATE "C" < "#,
+            $to
+        )
+    };
+}
+
+impl PostgresStore {
+    pub(super) async fn list(&self, query: &ListKeys) -> Result<KeyPage> {
+        let of_account = match query.account {
+            Some(_) => "account_id = $1",
+            None => "$1::text IS NULL",
+        };
+        let named = self.few_named(query).await?;
+        let bound = match named {
+            Some(_) => None,
+            None => self.bound(query, of_account).await?,
+        };
+        let of_name = match (&named, &query.name_prefix) {
+            (Some(_), _) => "key_id = ANY($8)",
+            (None, Some(_)) => named!("$6", "$7"),
+            (None, None) => "true",
+        };
+        let page = format!(
+            "SELECT {} FROM api_keys AS k
+              WHERE {of_account} AND {of_name} AND key_id > $2 AND key_id <= $3 AND {}
+                AND ($4::interval IS NULL OR create_time <= {NOW} - $4)
+                AND ($5::interval IS NULL OR {NOW} - $5 >=
+                     coalesce((SELECT last_use FROM key_uses AS u WHERE u.key_id = k.key_id), create_time))
+                AND ($6::text IS NULL OR $7::text IS NOT NULL) AND ($8::uuid[] IS NULL OR true)
+              ORDER BY key_id LIMIT $9",
+            key_columns!(),
+            query.state_condition(NOW),
+        );
+        let prefix = query.name_prefix.as_ref();
+        let page = start(page, query)
+            .bind(bound.map_or_else(Uuid::max, rows::uuid))
+            .bind(query.older_than.map(rows::interval))
+            .bind(query.unused_for.map(rows::interval))
+            .bind(prefix.map(|prefix| prefix.as_str().to_owned()))
+            .bind(query.after_prefix())
+            .bind(named)
+            .bind(i64::from(query.limit));
+        let found = self.readers.fetch_all(page).await?;
+        let keys = found.iter().map(rows::key).collect::<Result<_>>()?;
+        Ok(KeyPage::new(keys, query.limit, bound))
+    }
+
+    /// The last of the keys that this call examines; `None` if it examines all.
+    async fn bound(&self, query: &ListKeys, of_account: &str) -> Result<Option<KeyId>> {
+        let examined = format!(
+            "SELECT key_id FROM api_keys WHERE {of_account} AND key_id > $2 AND {}
+              ORDER BY key_id LIMIT 1 OFFSET {}",
+            query.indexed_condition(),
+            EXAMINED - 1
+        );
+        let bound = self.readers.fetch_optional(start(examined, query)).await?;
+        bound.map(|row| rows::id(&row, "key_id")).transpose()
+    }
+
+    /// All keys with the wanted prefix, if they are few. The planner does not know how few they are: it would
+    /// rather read all keys in the order of their ids.
+    async fn few_named(&self, query: &ListKeys) -> Result<Option<Vec<Uuid>>> {
+        let Some(prefix) = &query.name_prefix else {
+            return Ok(None);
+        };
+        let statement = sqlx::query(concat!(
+            "SELECT key_id FROM api_keys WHERE ",
+            named!("$1", "$2"),
+            r#" ORDER BY name COLLATE "C", key_id LIMIT $3"#
+        ));
+        let statement = statement
+            .bind(prefix.as_str().to_owned())
+            .bind(query.after_prefix())
+            .bind(i64::from(EXAMINED));
+        let found = self.readers.fetch_all(statement).await?;
+        let are_few = i64::try_from(found.len()).is_ok_and(|count| count < i64::from(EXAMINED));
+        let ids = found.iter().map(|row| rows::column(row, "key_id"));
+        are_few.then(|| ids.collect()).transpose()
+    }
+}
+
+/// A statement whose first parameters are the account and the start. Its text is made of constants.
+fn start(text: String, query: &ListKeys) -> Statement {
+    let account = query.account.as_ref();
+    sqlx::query(AssertSqlSafe(text))
+        .bind(account.map(|account| account.as_str().to_owned()))
+        .bind(query.after.map_or_else(Uuid::nil, rows::uuid))
+}
