@@ -5,6 +5,8 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tonic_health::server::HealthReporter;
 
+use keyward_core::fence::bound;
+
 use super::{App, HEALTH_NAMES, set_health};
 
 /// The time limit for calls in progress.
@@ -44,6 +46,11 @@ impl App {
         }
         self.stops.waiting.cancel();
         within(STEP, "work on the control runtime", self.control.finish()).await;
+        if self.store.cluster().is_some() {
+            // Meanwhile the tail acknowledges. An embedded store knows of those that are left.
+            let limit = bound(self.near_max_staleness);
+            within(limit, "near-caches", self.near.drained()).await;
+        }
         // I9: the tail ends freshness before it deletes the row, and the store is closed after that.
         self.stops.background.cancel();
         // An unresponsive store or an incomplete request on the side port must not delay the stop.

@@ -25,14 +25,12 @@ const OFF_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why a stream ends.
 enum Ending {
-    /// The near-cache is off, or was asked to be and has gone.
+    /// The near-cache is off.
     Off,
     /// The near-cache or its connection has gone.
     Gone,
     /// The near-cache did something wrong.
     Fault(Status),
-    /// This instance cannot go on.
-    Own(Status),
 }
 
 impl Ending {
@@ -110,20 +108,22 @@ impl Watch {
             None => (Epoch::NONE, 0),
         };
         self.stream.poll(known).map_err(Ending::fault)?;
-        let is_planned_end = self.wait(known.1).await;
+        let must_end = self.wait(known.1).await?;
         let answer = self.stream.answer(known);
-        let answer = answer.ok_or_else(|| Ending::Own(ServiceError::NotFresh.into()))?;
         // The token is judged after `applied` was read: while it lives, its revocation is above that. So a
         // near-cache never acknowledges the revocation of its own token.
-        if is_planned_end || self.is_denied().await? {
-            self.is_asked = true;
-            return Ok(v1::WatchInvalidationsResponse {
-                poll: poll.poll,
-                off: true,
-                ..Default::default()
-            });
+        let is_allowed = !must_end && self.is_allowed().await;
+        match answer.filter(|_| is_allowed) {
+            Some(answer) => Ok(convert::near_answer(poll.poll, &answer)),
+            None => {
+                self.is_asked = true;
+                Ok(v1::WatchInvalidationsResponse {
+                    poll: poll.poll,
+                    off: true,
+                    ..Default::default()
+                })
+            }
         }
-        Ok(convert::near_answer(poll.poll, &answer))
     }
 
     /// The next poll, in order.
@@ -142,14 +142,7 @@ impl Watch {
             () = tokio::time::sleep(stream.lease()) => return Err(Ending::Gone),
             () = silent => return Err(Ending::Gone),
         };
-        let Ok(Some(poll)) = poll else {
-            return Err(Ending::Gone);
-        };
-        let used = convert::used(&poll.used).map_err(Ending::fault)?;
-        self.api.service.note_uses(&used);
-        if poll.off {
-            return Err(Ending::Off);
-        }
+        let poll = self.read(poll)?;
         if self.is_asked {
             let reason = "must be true after a response with `off`";
             return Err(Ending::fault(FieldError::new("off", reason)));
@@ -162,38 +155,53 @@ impl Watch {
         Ok(poll)
     }
 
+    /// What the near-cache sent, unless it is off or has gone.
+    fn read(
+        &self,
+        sent: Result<Option<v1::WatchInvalidationsRequest>, Status>,
+    ) -> Result<v1::WatchInvalidationsRequest, Ending> {
+        let Ok(Some(poll)) = sent else {
+            return Err(Ending::Gone);
+        };
+        let used = convert::used(&poll.used).map_err(Ending::fault)?;
+        self.api.service.note_uses(&used);
+        match poll.off {
+            true => Err(Ending::Off),
+            false => Ok(poll),
+        }
+    }
+
     /// Waits until there is something to tell. Returns whether the instance or the connection is about to end.
-    async fn wait(&mut self, applied: u64) -> bool {
+    async fn wait(&mut self, applied: u64) -> Result<bool, Ending> {
         let retiring = async {
             match &self.peer {
                 Some(peer) => peer.retiring().await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
+        let early = tokio::select! {
             biased;
-            () = retiring => true,
-            () = self.stream.news(applied) => self.stream.is_leaving(),
-        }
+            () = retiring => return Ok(true),
+            early = self.polls.message() => early,
+            () = self.stream.news(applied) => return Ok(self.stream.is_leaving()),
+        };
+        self.read(early)?;
+        let reason = "must come after the response to the previous poll";
+        Err(Ending::fault(FieldError::new("poll", reason)))
     }
 
-    /// Whether the token of this stream is no longer valid.
-    async fn is_denied(&mut self) -> Result<bool, Ending> {
-        if self
-            .api
-            .callers
-            .is_still_valid(&self.caller, Now::read(&*self.clock))
-        {
-            return Ok(false);
+    /// Whether the token of this stream is valid, as far as this instance knows.
+    async fn is_allowed(&mut self) -> bool {
+        let now = Now::read(&*self.clock);
+        if self.api.callers.is_still_valid(&self.caller, now) {
+            return true;
         }
-        match self.api.judge(&self.metadata).await {
-            Ok(caller) => {
-                self.caller = caller;
-                Ok(false)
-            }
-            Err(Denied::Lookup(error)) => Err(Ending::Own(ServiceError::from(error).into())),
-            Err(_) => Ok(true),
+        let judged = self.api.judge(&self.metadata).await;
+        if let Ok(caller) = judged {
+            self.caller = caller;
+            return true;
         }
+        false
     }
 
     fn end(self, ending: Ending) -> Option<Status> {
@@ -204,10 +212,6 @@ impl Watch {
             }
             Ending::Gone => None,
             Ending::Fault(status) => Some(status),
-            Ending::Own(status) => {
-                self.stream.end();
-                Some(status)
-            }
         }
     }
 }

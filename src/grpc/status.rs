@@ -144,7 +144,7 @@ static OVER_LIMIT: Reason = Reason::new(
 static NEAR_CACHES_EXHAUSTED: Reason = Reason::new(
     "NEAR_CACHES_EXHAUSTED",
     Code::ResourceExhausted,
-    "The instance, or this caller there, has too many near-caches, or this caller's were too slow. Verify by calls. Retry after the time in `RetryInfo`, or on another instance.",
+    "The instance, or this caller there, has too many near-caches, or this caller's were too slow. Verify by calls. Retry on another instance, or after the time in `RetryInfo`.",
 );
 /// The reason of too large headers.
 pub const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
@@ -251,6 +251,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
         ServiceError::NoForeignFormat => &NO_FOREIGN_FORMAT,
         ServiceError::NotFresh | ServiceError::NearCache(NearRefusal::Stopping) => &NOT_FRESH,
         ServiceError::NearCache(NearRefusal::Store) => &STORE_UNAVAILABLE,
+        ServiceError::NearCache(NearRefusal::Unacknowledged) => &INVALID_FIELD,
         ServiceError::NearCache(_) => &NEAR_CACHES_EXHAUSTED,
         ServiceError::StoreUnavailable => &STORE_UNAVAILABLE,
         ServiceError::StoreLocked => &STORE_LOCKED,
@@ -360,8 +361,8 @@ impl From<ServiceError> for Status {
             } => {
                 details.set_retry_info(Some(*remaining));
             }
-            ServiceError::NearCache(NearRefusal::Unsteady { retry_after }) => {
-                details.set_retry_info(Some(*retry_after));
+            ServiceError::NearCache(refusal) => {
+                details.set_retry_info(refusal.retry_after());
             }
             _ => {}
         }

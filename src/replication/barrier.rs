@@ -151,10 +151,14 @@ impl Barrier {
         change: CommittedChange,
         answered_at: BootTime,
     ) -> Result<Receipt, Unconfirmed> {
-        let mut applied = self.tail.near().subscribe_acked();
-        let wait = Wait::new(change.revision, answered_at, self.fence.max_staleness());
+        let near = self.tail.near();
+        let mut acked = near.subscribe_acked();
+        // An earlier process may have made near-caches fresh for longer than this one may be.
+        let longest = self.fence.max_staleness().max(near.longest_staleness());
+        let wait = Wait::new(change.revision, answered_at, longest);
         loop {
-            let acknowledged = *applied.borrow_and_update();
+            acked.borrow_and_update();
+            let acknowledged = near.acked().1.revision;
             let now = self.clock.boot();
             let (confirmed, waited_out) = match wait.progress(acknowledged, now) {
                 Progress::Acknowledged => (1, 0),
@@ -162,7 +166,7 @@ impl Barrier {
                 Progress::Pending => {
                     tokio::select! {
                         biased;
-                        _ = applied.changed() => {}
+                        _ = acked.changed() => {}
                         () = tokio::time::sleep(wait.remaining(now).min(MAX_SLEEP)) => {}
                         () = self.closing.cancelled() => return Err(Unconfirmed::Unproven),
                     }

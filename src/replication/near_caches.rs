@@ -28,6 +28,10 @@ const UNSTEADY: Duration = Duration::from_secs(60);
 const POLLS: u32 = 5;
 /// The longest time for which a poll without news is held. A client gives up an instance that is silent longer.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+/// When a near-cache that is one too many may try again.
+const FULL: Duration = Duration::from_secs(10);
+/// The interval at which a stop looks whether leases are over.
+const DRAINING: Duration = Duration::from_millis(50);
 /// The interval at which the embedded store may forget near-caches.
 const FORGETTING: Duration = Duration::from_secs(1);
 
@@ -66,9 +70,23 @@ pub enum NearRefusal {
     /// It took too long to acknowledge changes.
     #[error("a near-cache must acknowledge changes within {ANSWER_LIMIT:?}")]
     TooSlow,
+    /// It did not take the answer to its previous poll.
+    #[error("`epoch` and `applied` must acknowledge the answer to the previous poll")]
+    Unacknowledged,
     /// The embedded store cannot note that there are near-caches.
     #[error("the store cannot note that there are near-caches; retry")]
     Store,
+}
+
+impl NearRefusal {
+    /// When the caller may open a stream to this instance again, if it may.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unsteady { retry_after } => Some(*retry_after),
+            Self::TooMany(_) | Self::TooManyOfCaller(_) => Some(FULL),
+            Self::Stopping | Self::TooSlow | Self::Unacknowledged | Self::Store => None,
+        }
+    }
 }
 
 /// The near-caches of this instance.
@@ -91,7 +109,26 @@ pub struct NearCaches {
 struct Embedded {
     store: Arc<dyn Store>,
     bound: Duration,
-    is_noted: tokio::sync::Mutex<bool>,
+    noted: tokio::sync::Mutex<Noted>,
+}
+
+/// What the embedded store has noted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    Known(Option<Duration>),
+    /// The outcome of a write is unknown.
+    Unknown,
+}
+
+impl Embedded {
+    async fn note(&self, noted: &mut Noted, bound: Option<Duration>) -> Result<(), StoreError> {
+        if *noted != Noted::Known(bound) {
+            *noted = Noted::Unknown;
+            self.store.set_near_bound(bound).await?;
+            *noted = Noted::Known(bound);
+        }
+        Ok(())
+    }
 }
 
 /// The streams of one caller.
@@ -123,7 +160,7 @@ impl NearCaches {
         let embedded = store.cluster().is_none().then(|| Embedded {
             store: Arc::clone(store),
             bound,
-            is_noted: tokio::sync::Mutex::new(left == Some(bound)),
+            noted: tokio::sync::Mutex::new(Noted::Known(left)),
         });
         Ok(Self {
             leases: Mutex::new(leases),
@@ -143,19 +180,33 @@ impl NearCaches {
     pub fn acked(&self) -> (Epoch, Position) {
         let mut leases = self.leases.lock();
         let acked = leases.acked(&self.fence, &*self.clock);
-        let held = leases.take_held();
+        let held = leases.take_held().filter(|held| *held > ANSWER_LIMIT);
+        let revision = acked.1.revision;
+        // Under the lock, so that the newest value is the last.
+        self.acked
+            .send_if_modified(|known| std::mem::replace(known, revision) != revision);
         drop(leases);
         if let Some(waited) = held {
             tracing::warn!(
-                revision = acked.1.revision,
+                revision,
                 ?waited,
                 "changes waited for a near-cache that did not acknowledge them"
             );
         }
-        let revision = acked.1.revision;
-        self.acked
-            .send_if_modified(|known| std::mem::replace(known, revision) != revision);
         acked
+    }
+
+    /// How long a near-cache of this process, or of an earlier one on an embedded store, may be fresh.
+    pub(super) fn longest_staleness(&self) -> Duration {
+        let embedded = self.embedded.as_ref();
+        embedded.map_or(self.limits.max_staleness, |embedded| embedded.bound)
+    }
+
+    /// Returns when no near-cache can be fresh any more. Call it after `leave`.
+    pub async fn drained(&self) {
+        while self.leases_end().is_some() {
+            tokio::time::sleep(DRAINING).await;
+        }
     }
 
     /// Receives each new value of what this instance may acknowledge.
@@ -237,20 +288,19 @@ impl NearCaches {
 
     /// Makes sure that the embedded store knows of near-caches, before the first lease. It must not forget
     /// them while the guard lives.
-    async fn note_in_store(&self) -> Result<Option<MutexGuard<'_, bool>>, NearRefusal> {
+    async fn note_in_store(&self) -> Result<Option<MutexGuard<'_, Noted>>, NearRefusal> {
         let Some(embedded) = &self.embedded else {
             return Ok(None);
         };
-        let mut is_noted = embedded.is_noted.lock().await;
-        if !*is_noted {
-            let noted = embedded.store.set_near_bound(Some(embedded.bound)).await;
-            noted.map_err(|error| {
+        let mut noted = embedded.noted.lock().await;
+        embedded
+            .note(&mut noted, Some(embedded.bound))
+            .await
+            .map_err(|error| {
                 tracing::warn!(%error, "a near-cache is refused: the store cannot note it");
                 NearRefusal::Store
             })?;
-            *is_noted = true;
-        }
-        Ok(Some(is_noted))
+        Ok(Some(noted))
     }
 
     /// Lets the embedded store forget the near-caches once there are none.
@@ -258,13 +308,15 @@ impl NearCaches {
         let Some(embedded) = &self.embedded else {
             return;
         };
-        let mut is_noted = embedded.is_noted.lock().await;
+        let mut noted = embedded.noted.lock().await;
         let are_gone = || {
             let leases = self.leases.lock();
             leases.streams() == 0 && leases.end(self.clock.boot()).is_none()
         };
-        if *is_noted && are_gone() && embedded.store.set_near_bound(None).await.is_ok() {
-            *is_noted = false;
+        if are_gone()
+            && let Err(error) = embedded.note(&mut noted, None).await
+        {
+            tracing::debug!(%error, "the store still knows of near-caches that are gone");
         }
     }
 
@@ -273,14 +325,13 @@ impl NearCaches {
         let mut leases = self.leases.lock();
         match end {
             End::Off => leases.off(id),
-            End::Broken | End::Ended => leases.broke(id),
+            End::Broken => leases.broke(id),
         }
         drop(leases);
         self.metrics.open.dec();
         match end {
             End::Off => &self.metrics.off,
             End::Broken => &self.metrics.broken,
-            End::Ended => &self.metrics.ended,
         }
         .inc();
         let mut callers = self.callers.lock();
@@ -318,8 +369,6 @@ enum End {
     Off,
     /// Its near-cache has gone without a word, or was too slow.
     Broken,
-    /// This instance ended it for a reason of its own.
-    Ended,
 }
 
 /// The stream of one near-cache. When it is dropped, its lease runs out.
@@ -328,21 +377,34 @@ pub struct NearStream {
     id: StreamId,
     caller: String,
     applied: watch::Receiver<u64>,
-    /// When the latest answer was built, and whether it told changes.
-    answered: Option<(BootTime, bool)>,
+    answered: Option<Answered>,
     end: End,
+}
+
+/// The latest answer of a stream.
+#[derive(Clone, Copy, Debug)]
+struct Answered {
+    at: BootTime,
+    epoch: Epoch,
+    applied: u64,
+    /// Whether it told changes.
+    has_told: bool,
 }
 
 impl NearStream {
     /// Notes a poll of a near-cache that has applied the log of an epoch up to a revision.
     pub fn poll(&mut self, known: (Epoch, u64)) -> Result<(), NearRefusal> {
         let near = &self.near;
-        if let Some((at, has_told)) = self.answered {
-            let taken = near.clock.boot().since(at);
+        if let Some(answered) = self.answered {
+            let taken = near.clock.boot().since(answered.at);
             if taken > ANSWER_LIMIT && known.1 < near.fence.applied() {
                 return Err(NearRefusal::TooSlow);
             }
-            if has_told {
+            // A near-cache that polls without taking what it is told would delay every change.
+            if known.0 != answered.epoch || known.1 < answered.applied {
+                return Err(NearRefusal::Unacknowledged);
+            }
+            if answered.has_told {
                 near.metrics.acknowledged.observe(taken.as_secs_f64());
             }
         }
@@ -367,7 +429,8 @@ impl NearStream {
         }
     }
 
-    /// The answer to a poll; `None` if this instance can say nothing now: the stream must end.
+    /// The answer to a poll; `None` if this instance cannot make the near-cache fresh now, so that it must be
+    /// off.
     pub fn answer(&mut self, known: (Epoch, u64)) -> Option<NearAnswer> {
         let near = &self.near;
         // No lease is noted and nothing is acknowledged meanwhile.
@@ -375,9 +438,14 @@ impl NearStream {
         let fresh_for = (!leases.is_leaving()).then_some(near.limits.max_staleness);
         let answer = near.fence.answer(known, fresh_for, &*near.clock);
         drop(leases);
-        let tells = |answer: &NearAnswer| answer.changes.as_ref().is_none_or(|all| !all.is_empty());
-        self.answered = Some((near.clock.boot(), answer.as_ref().is_some_and(tells)));
-        answer
+        let answer = answer.filter(|answer| answer.fresh_for.is_some())?;
+        self.answered = Some(Answered {
+            at: near.clock.boot(),
+            epoch: answer.epoch,
+            applied: answer.applied,
+            has_told: answer.changes.as_ref().is_none_or(|all| !all.is_empty()),
+        });
+        Some(answer)
     }
 
     /// Returns when this instance leaves, so that its near-caches must be off.
@@ -398,11 +466,6 @@ impl NearStream {
     /// The near-cache has ended its freshness.
     pub fn off(mut self) {
         self.end = End::Off;
-    }
-
-    /// This instance ends the stream for a reason that is not the near-cache's fault.
-    pub fn end(mut self) {
-        self.end = End::Ended;
     }
 }
 

@@ -285,16 +285,8 @@ async fn serve(
         }
         stream.news(known.1).await;
         instance.link.running().await;
-        let told = match stream.is_leaving() {
-            true => None,
-            false => match stream.answer(known) {
-                Some(answer) => Some(answer),
-                None => {
-                    stream.end();
-                    return;
-                }
-            },
-        };
+        let answer = stream.answer(known);
+        let told = answer.filter(|_| !stream.is_leaving());
         if answers.send(told).await.is_err() {
             break;
         }

@@ -161,12 +161,12 @@ impl Error {
     }
 
     /// Whether the failure is the instance's own. An unconfirmed change is not: it waits for another
-    /// instance. Neither is an invalid request.
+    /// instance. Neither is an invalid request, or a near-cache that is one too many.
     pub(crate) fn is_endpoint_failure(&self) -> bool {
         matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Internal)
             && !matches!(
                 self.reason.as_deref(),
-                Some("REVOKE_UNCONFIRMED" | "OUTCOME_UNKNOWN")
+                Some("REVOKE_UNCONFIRMED" | "OUTCOME_UNKNOWN" | "NEAR_CACHES_EXHAUSTED")
             )
     }
 }

@@ -172,6 +172,52 @@ async fn a_silent_near_cache_delays_one_revoke_until_its_lease_is_over() {
     );
 }
 
+/// It answers promptly and never takes anything: it would delay every change.
+#[tokio::test]
+async fn a_poll_must_acknowledge_the_answer_before_it() {
+    let local = Local::start().await;
+    let (admin, client) = (local.client().await, watcher(&local).await);
+    let key = admin.send(slot("1")).await.unwrap().key.unwrap();
+    let mut hand = Hand::open(&client).await.unwrap();
+    let known = hand.follow().await;
+    let revoking = tokio::spawn(async move { admin.send(by_id(&key.key_id)).await.unwrap() });
+    let told = hand.poll(Some(known)).await.unwrap();
+    assert_eq!(told.applied, known.1 + 1);
+    let refused = hand.poll(Some(known)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    revoking.await.unwrap();
+}
+
+/// The embedded store: near-caches of a process that has ended may be fresh for longer than this one may
+/// be, and a Revoke waits for them. When they are gone, the next start waits for nobody.
+#[tokio::test]
+async fn a_start_waits_for_the_near_caches_that_are_left() {
+    let longer = |settings: &mut keyward::config::Settings| {
+        settings.max_staleness = Duration::from_secs(6);
+        settings.near_max_staleness = Duration::from_secs(5);
+    };
+    let local = Local::start_with(longer, |store| store).await;
+    let admin = local.client().await;
+    let ids = [
+        admin.send(slot("1")).await.unwrap().key.unwrap().key_id,
+        admin.send(slot("2")).await.unwrap().key.unwrap().key_id,
+    ];
+    let mut hand = Hand::open(&watcher(&local).await).await.unwrap();
+    hand.follow().await;
+    let last_poll = now();
+    let local = local.restart().await;
+    local.client().await.send(by_id(&ids[0])).await.unwrap();
+    let waited = last_poll.elapsed();
+    assert!(waited > Duration::from_secs(5), "{waited:?}");
+    // The store is told soon.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let local = local.restart().await;
+    let admin = local.client().await;
+    let start = now();
+    admin.send(by_id(&ids[1])).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(1_500));
+}
+
 /// It acknowledges so late that it loses its stream, and then its near-caches for a minute.
 #[tokio::test]
 async fn slow_near_caches_are_barred() {

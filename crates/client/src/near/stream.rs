@@ -24,7 +24,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// The limit for opening a stream.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
 /// The limit for telling an instance that this near-cache is off.
-const OFF_LIMIT: Duration = Duration::from_secs(1);
+const OFF_LIMIT: Duration = Duration::from_secs(2);
 /// The longest pause before the second attempt; it doubles with each attempt.
 const PAUSE: Duration = Duration::from_millis(50);
 /// A near-cache that was not fresh for so long starts with nothing.
@@ -58,10 +58,10 @@ pub(super) async fn run(shared: &Shared) {
     while !shared.closing.is_cancelled() {
         let balance = &shared.client.caller().balance;
         let index = balance.pick(&tried, Instant::now());
-        let before = watch.last;
+        let before = watch.fresh_at;
         let outcome = watch.stream(index).await;
-        // An answer shows that the instance works.
-        if watch.last > before + 1 {
+        // The instance could make it fresh.
+        if watch.fresh_at > before {
             attempt = 0;
             tried.clear();
         }
@@ -109,8 +109,9 @@ impl Watch<'_> {
         let start = Instant::now();
         let opened = timeout(OPEN_LIMIT, self.open(index)).await;
         let failed = |error: Error| {
-            if error.is_endpoint_failure() {
-                endpoint.failed(start, Instant::now());
+            match error.is_endpoint_failure() {
+                true => endpoint.failed(start, Instant::now()),
+                false => endpoint.answered(Instant::now()),
             }
             error
         };

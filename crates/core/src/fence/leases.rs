@@ -166,6 +166,9 @@ impl Leases {
         let (epoch, applied) = fence.position();
         let now = clock.boot();
         self.follow(epoch);
+        if self.acked == applied {
+            return (epoch, applied);
+        }
         self.ghost = self.ghost.filter(|ghost| now <= ghost.until);
         let Some(lowest) = self.running(now).map(|lease| lease.acked).min() else {
             if let Some((_, first)) = self.pending.drain(..).next() {

@@ -132,10 +132,13 @@ impl Published {
         self.database_time.plus(boot.since(self.anchor))
     }
 
-    /// Notes the store's time in an answer to a request that was sent at `sent_at`.
+    /// Notes the store's time in an answer to a request that was sent at `sent_at`. Requests of a near-cache
+    /// may be answered in another order than they were sent.
     fn raise_time(&mut self, database_time: Timestamp, sent_at: BootTime) {
-        self.database_time = database_time.max(self.database_time_at(sent_at));
-        self.anchor = sent_at;
+        let anchor = self.anchor.max(sent_at);
+        let told = database_time.plus(anchor.since(sent_at));
+        self.database_time = told.max(self.database_time_at(anchor));
+        self.anchor = anchor;
     }
 }
 

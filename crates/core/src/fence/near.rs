@@ -47,8 +47,9 @@ impl Fence {
         Self::new(Duration::ZERO, MAX_TOMBSTONES, start)
     }
 
-    /// The answer to a poll of a near-cache that has applied the log of an epoch up to a revision. `fresh_for` is the longest time for which it keeps a near-cache fresh; `None`
-    /// for a process that gives no more freshness. Returns `None` if nothing can be said now.
+    /// The answer to a poll of a near-cache that has applied the log of an epoch up to a revision. `fresh_for`
+    /// is the longest time for which it keeps a near-cache fresh; `None` for a process that gives no more
+    /// freshness. Returns `None` if nothing can be said now.
     ///
     /// The order matters: epoch, `F` and `applied` as one value, then the changes, then the floor, then the
     /// epoch again.
@@ -64,13 +65,12 @@ impl Fence {
         let snapshot = self.snapshot();
         let now = Now::read(clock);
         let (epoch, own_applied) = snapshot.position();
-        // What it applied of another log says nothing about this one.
-        let acknowledged = if known == epoch { applied } else { 0 };
         let age = snapshot.age(now).filter(|_| snapshot.is_fresh(now));
         // A change whose tombstone is above `applied` stands for an earlier one of the same key, so it is
         // not left out.
-        let changes = self.tombstones.after(acknowledged, MAX_CHANGES);
-        let changes = changes.filter(|_| self.floor() <= acknowledged);
+        let changes = self.tombstones.after(applied, MAX_CHANGES);
+        // What it applied of another log says nothing about this one.
+        let changes = changes.filter(|_| known == epoch && self.floor() <= applied);
         if snapshot.fence_has_restarted() || self.epoch() != epoch {
             return None;
         }

@@ -64,12 +64,13 @@ impl Tombstones {
         None
     }
 
-    /// The changes above `revision`, newest first; `None` if there are more than `limit`. Some may be
+    /// The changes above `revision`, in order; `None` if there are more than `limit`. Some may be
     /// outdated: to leave those out would lose a key whose next tombstone is being set.
     pub(super) fn after(&self, revision: u64, limit: usize) -> Option<Vec<(KeyId, u64)>> {
         let order = self.order.lock();
         let newer = order.iter().rev().take_while(|(_, at)| *at > revision);
-        let changes: Vec<_> = newer.take(limit + 1).copied().collect();
+        let mut changes: Vec<_> = newer.take(limit + 1).copied().collect();
+        changes.reverse();
         (changes.len() <= limit).then_some(changes)
     }
 

@@ -160,13 +160,11 @@ groups! {
     NearMetrics {
         counters "keyward_near_cache_streams" by "end",
             "Streams of near-caches that have ended, or were not opened: `off` (the near-cache said so), \
-             `broken` (a Revoke may have waited for it), `ended` (by this instance), `refused`" {
+             `broken` (a Revoke may have waited for it), `refused`" {
             /// The near-cache said that it is off.
             off = "off",
             /// The stream broke, or the near-cache was too slow.
             broken = "broken",
-            /// This instance ended the stream.
-            ended = "ended",
             /// The stream was not opened.
             refused = "refused",
         }

@@ -2388,7 +2388,7 @@ pub struct WatchInvalidationsResponse {
     #[prost(bool, tag = "7")]
     pub reset: bool,
     /// Whether the near-cache must end its freshness and send `off`, because the instance or the connection is
-    /// about to end, or because the token was revoked.
+    /// about to end, the instance cannot make it fresh, or the token was revoked.
     #[prost(bool, tag = "8")]
     pub off: bool,
 }
@@ -3051,10 +3051,11 @@ pub mod api_key_service_client {
         /// The caller sends polls, one at a time. Each gets one response: at once if it is the first or if there is
         /// a change, otherwise after a part of the time for which a response keeps the near-cache fresh.
         ///
-        /// The stream ends with UNAVAILABLE if the instance cannot answer now, and with INVALID_ARGUMENT after a
-        /// poll out of order. A caller that takes more than a second to acknowledge changes loses its stream.
+        /// The stream ends with INVALID_ARGUMENT after a poll that is out of order or does not acknowledge the
+        /// answer before it. A caller that takes more than a second to acknowledge changes loses its stream.
         ///
-        /// Errors: INVALID_FIELD; NEAR_CACHES_EXHAUSTED: verify by calls, and retry after the time in `RetryInfo`.
+        /// Errors: INVALID_FIELD; NEAR_CACHES_EXHAUSTED: verify by calls, and retry after the time in `RetryInfo`,
+        /// if it has one.
         pub async fn watch_invalidations(
             &mut self,
             request: impl tonic::IntoStreamingRequest<
@@ -3187,10 +3188,11 @@ pub mod api_key_service_server {
         /// The caller sends polls, one at a time. Each gets one response: at once if it is the first or if there is
         /// a change, otherwise after a part of the time for which a response keeps the near-cache fresh.
         ///
-        /// The stream ends with UNAVAILABLE if the instance cannot answer now, and with INVALID_ARGUMENT after a
-        /// poll out of order. A caller that takes more than a second to acknowledge changes loses its stream.
+        /// The stream ends with INVALID_ARGUMENT after a poll that is out of order or does not acknowledge the
+        /// answer before it. A caller that takes more than a second to acknowledge changes loses its stream.
         ///
-        /// Errors: INVALID_FIELD; NEAR_CACHES_EXHAUSTED: verify by calls, and retry after the time in `RetryInfo`.
+        /// Errors: INVALID_FIELD; NEAR_CACHES_EXHAUSTED: verify by calls, and retry after the time in `RetryInfo`,
+        /// if it has one.
         async fn watch_invalidations(
             &self,
             request: tonic::Request<tonic::Streaming<super::WatchInvalidationsRequest>>,

@@ -31,31 +31,38 @@ fn a_key_that_changes_again_while_an_answer_is_built_is_told() {
 #[test]
 fn a_list_that_is_too_long_becomes_a_reset() {
     let mut world = World::default();
-    let count = MAX_CHANGES + 1;
-    for key in 0..count {
-        world.change(key % 200, 1);
+    for key in [1, 2, 3] {
+        world.change(key, 1);
     }
-    let clocks = Clocks::default();
-    let fence = Fence::new(BOUND, 1_000, World::default().start());
-    fence.absorb(Now::read(&clocks), &world.page(0)).unwrap();
-    fence
-        .absorb(Now::read(&clocks), &world.page(MAX_ROWS as u64))
-        .unwrap();
-    let near = Fence::near(EPOCH);
-    let answer = fence.answer((EPOCH, 0), Some(NEAR), &clocks).unwrap();
-    // Outdated tombstones are removed in bulk, so there are fewer.
-    assert!(answer.changes.is_some());
-    for (key, revision) in (0..count).zip(count as u64 + 1..) {
-        fence.tombstones.set(id(key % 200), revision);
-    }
+    let (fence, clocks) = fresh_fence(&world);
+    assert_eq!(fence.tombstones.after(0, 2), None);
+    let last_two = vec![(id(2), 2), (id(3), 3)];
+    assert_eq!(fence.tombstones.after(1, 2), Some(last_two.clone()));
+    let answer = |known| fence.answer(known, Some(NEAR), &clocks).unwrap();
+    assert_eq!(answer((EPOCH, 1)).changes, Some(last_two));
+    // As if a tombstone was pruned.
     fence.raise_floor(1);
-    let answer = fence.answer((EPOCH, 0), Some(NEAR), &clocks).unwrap();
-    assert_eq!(
-        (answer.changes.is_none(), answer.applied),
-        (true, count as u64)
-    );
-    assert!(near.take(Now::read(&clocks), &answer));
-    assert_eq!((near.floor(), near.applied()), (count as u64, count as u64));
+    let reset = answer((EPOCH, 0));
+    assert_eq!((&reset.changes, reset.applied), (&None, 3));
+    let near = Fence::near(EPOCH);
+    assert!(near.take(Now::read(&clocks), &reset));
+    assert_eq!((near.floor(), near.applied()), (3, 3));
+    // Nor is there a list for one that knows another log.
+    assert_eq!(answer((Epoch::NONE, 3)).changes, None);
+}
+
+/// Answers to polls and calls come in any order. The store's time in them is a lower bound, and the near-cache
+/// must not run ahead of it.
+#[test]
+fn the_stores_time_does_not_run_ahead_by_answers_out_of_order() {
+    let near = Fence::near(EPOCH);
+    let (early, late) = (BootTime::from_micros(0), BootTime::from_micros(1_000_000));
+    for _ in 0..10 {
+        near.note_time(Timestamp::from_micros(500), late);
+        near.note_time(Timestamp::from_micros(500), early);
+    }
+    let time = near.snapshot().database_time(late);
+    assert_eq!(time, Timestamp::from_micros(1_000_500));
 }
 
 /// The near-cache counts from its poll, and the instance's knowledge was older already.
