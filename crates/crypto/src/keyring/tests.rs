@@ -105,6 +105,7 @@ fn a_merged_keyring_has_the_kept_keys_of_both() {
     let active = Active {
         generation: Some(2),
         seal: Some(1),
+        ..Active::default()
     };
     let retired = KeyName::parse("generation-3").unwrap();
     let merge = |active| old.merged(&files, active, |name| name != retired, HashSet::new());
