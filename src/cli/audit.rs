@@ -154,7 +154,7 @@ fn verified(found: &VerifyAuditResponse, head: &str) -> Report {
         ),
         None => Some("no sealed event was changed, and the audit contains the head".to_owned()),
     };
-    report.message(
+    report.next_page("").message(
         "fault",
         found.fault.as_ref().map(|fault| {
             vec![

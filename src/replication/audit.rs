@@ -44,7 +44,12 @@ impl AuditKeeper {
 
     /// Seals events until `stop`. Deletes those that are older than `retention`, if there is one.
     pub async fn run(self, retention: Option<Duration>, stop: CancellationToken) {
-        let sealing = repeat(SEALING, "sealed the audit", stop.clone(), || self.seal());
+        let ended = stop.clone();
+        let sealing = async {
+            // What an instance that stopped has left. The store logs a failure.
+            let _ = self.seal().await;
+            repeat(SEALING, "sealed the audit", ended, || self.seal()).await;
+        };
         let trimming = async {
             if let Some(kept) = retention {
                 let step = || self.trim(kept);

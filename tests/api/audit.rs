@@ -324,6 +324,11 @@ async fn wrong_conditions_are_refused() {
     world.local.app.stop().await;
 }
 
+/// The number of a seal.
+fn number(seal: &str) -> u64 {
+    seal.split(':').next().unwrap().parse().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chain_shows_what_was_changed() {
     for world in World::both().await {
@@ -335,13 +340,13 @@ async fn the_chain_shows_what_was_changed() {
         for head in ["", &first, &second] {
             let found = world.verify(head).await.unwrap();
             assert_eq!(found.fault, None);
-            assert_eq!((found.seals, found.head.as_str()), (2, second.as_str()));
+            assert_eq!(found.head, second);
             assert_eq!(found.unsealed_events, 0);
         }
-        let digits = "0".repeat(64);
-        let differs = world.fault(&format!("2:{digits}")).await;
+        let (digits, number) = ("0".repeat(64), number(&second));
+        let differs = world.fault(&format!("{number}:{digits}")).await;
         assert_eq!(differs, Some(FaultKind::HeadDiffers));
-        let beyond = world.fault(&format!("3:{digits}")).await;
+        let beyond = world.fault(&format!("{}:{digits}", number + 1)).await;
         assert_eq!(beyond, Some(FaultKind::EndCut));
 
         // An erasure of the service is no alteration; one by hand is.
@@ -374,10 +379,13 @@ async fn the_chain_shows_what_was_changed() {
         assert!(fault.event_id > events[2].event_id, "{fault:?}");
 
         // The end is cut: only a noted seal shows it.
-        let cut = "DELETE FROM audit WHERE position >
-                     (SELECT last_position FROM audit_seals WHERE number = 3);
-                   DELETE FROM audit_seals WHERE number > 3";
-        world.tamper(cut).await;
+        let last = number + 1;
+        let cut = format!(
+            "DELETE FROM audit WHERE position >
+                 (SELECT last_position FROM audit_seals WHERE number = {last});
+             DELETE FROM audit_seals WHERE number > {last}"
+        );
+        world.tamper(&cut).await;
         assert_eq!(world.fault("").await, None);
         assert_eq!(world.fault(&third).await, None);
         assert_eq!(world.fault(&fourth).await, Some(FaultKind::EndCut));
@@ -396,6 +404,7 @@ async fn the_chain_shows_what_was_changed() {
 async fn an_audit_key_is_rotated_between_seals() {
     let world = World::sqlite().await;
     let client = &world.client;
+    client.issue("42", "").await.unwrap();
     world.seal(1).await;
     keyring_files::add(&world.keyring(), KeyKind::Audit, None, &SystemEntropy).unwrap();
     let kind = v1::KeyringKeyKind::Audit;
@@ -417,8 +426,8 @@ async fn an_audit_key_is_rotated_between_seals() {
     let head = world.seal(2).await;
     assert_eq!(world.fault(&head).await, None);
     let states: [_; 2] = [status(1).await.unwrap(), status(2).await.unwrap()];
-    let seals = states.each_ref().map(|key| key.audit_seals);
-    assert_eq!(seals, [1, 1]);
+    assert!(states[0].audit_seals >= 1);
+    assert_eq!(states[1].audit_seals, 1);
     // Its seals are checked with it.
     let retire = v1::RetireKeyringKeyRequest {
         kind: kind.into(),

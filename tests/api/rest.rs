@@ -259,7 +259,7 @@ async fn every_rpc_answers_as_by_grpc() {
     assert_eq!(events.events.len(), 1);
     let verified: v1::VerifyAuditResponse =
         curl.call("GET /v1/audit:verify", "", "", Value::Null).await;
-    assert_eq!(verified.seals, 0);
+    assert_eq!(verified.fault, None);
     let body = json!({"accountId": "a/b"});
     let erased: v1::EraseAccountResponse = curl.call("POST /v1/accounts:erase", "", "", body).await;
     assert_eq!(client.get(&id).await.unwrap().account_id, erased.pseudonym);

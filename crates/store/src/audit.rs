@@ -156,13 +156,16 @@ impl AuditPart {
     }
 }
 
+/// Computes what allows the chain to begin at a seal.
+pub type Prove = dyn Fn(&AuditSeal) -> Option<Vec<u8>> + Send + Sync;
+
 /// What decides which events are deleted.
 #[derive(Clone)]
 pub struct Trimming {
     /// How long a seal and its events are kept.
     pub kept: Duration,
     /// Allows the chain to begin at a seal; `None` if its audit key is not there.
-    pub proof: Arc<dyn Fn(&AuditSeal) -> Option<Vec<u8>> + Send + Sync>,
+    pub proof: Arc<Prove>,
 }
 
 impl Trimming {
