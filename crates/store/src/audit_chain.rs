@@ -421,3 +421,6 @@ fn place(event: &AuditEvent) -> i64 {
 fn lowers_clock(event: &AuditEvent) -> bool {
     event.action == AuditAction::ClockLower.name()
 }
+
+#[cfg(test)]
+mod tests;

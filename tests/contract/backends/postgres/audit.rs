@@ -6,7 +6,7 @@ use keyward_store::audit_chain::FaultKind;
 
 use super::fresh;
 use crate::audit_chain::{record, seal, sealing, verify};
-use crate::world::{HOUR, World, kill};
+use crate::world::{HOUR, World, account, actor, kill};
 
 /// The seal waits inside its transaction.
 const SLOW: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
@@ -118,4 +118,27 @@ async fn two_instances_make_one_chain() {
     let found = verify(&world).await;
     assert_eq!((found.fault, found.seals, found.events), (None, 20, 20));
     other.close().await;
+}
+
+#[tokio::test]
+async fn an_erasure_waits_for_a_seal_that_has_read_its_events() {
+    let world = World::new(fresh().await).await;
+    let key = world.plain("42").await;
+    world.revoke(kill(key.id)).await;
+    world.by_hand(SLOW).await;
+    let store = world.store.clone();
+    let making = tokio::spawn(async move { store.seal_events(&sealing(1)).await });
+    let mut hand = world.connect().await;
+    while hand.read(SLEEPERS).await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (erased, pseudonym, by) = (account("42"), account("erased-1"), actor());
+    let erasing = world.store.erase_account(&erased, &pseudonym, &by).await;
+    assert!(erasing.unwrap().is_complete);
+    assert!(making.await.unwrap().unwrap().is_some());
+    let found = verify(&world).await;
+    assert_eq!(
+        (found.fault, found.events, found.erased.len()),
+        (None, 2, 2)
+    );
 }
