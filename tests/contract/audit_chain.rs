@@ -209,7 +209,7 @@ pub(crate) async fn an_event_that_commits_late_is_sealed_by_the_next_seal(world:
 
 pub(crate) async fn many_events_are_sealed_in_several_seals(world: World) {
     record(&world, 0).await;
-    let rows = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 24999)";
+    let rows = "WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 4999)";
     let more = format!(
         "INSERT INTO audit (time, actor, action, detail) {rows} SELECT time, actor, action, CAST(n AS TEXT) FROM audit, n"
     );
@@ -220,9 +220,9 @@ pub(crate) async fn many_events_are_sealed_in_several_seals(world: World) {
     while let Some((seal, events)) = world.store.seal_events(&sealing(1)).await.unwrap() {
         sealed.push((events, seal.is_complete));
     }
-    assert_eq!(sealed, [(10_000, false), (10_000, false), (5_000, true)]);
+    assert_eq!(sealed, [(2_000, false), (2_000, false), (1_000, true)]);
     let found = verify(&world).await;
-    assert_eq!((found.fault, found.events), (None, 25_000));
+    assert_eq!((found.fault, found.events), (None, 5_000));
 }
 
 pub(crate) async fn seals_of_an_earlier_key_are_checked_with_it(world: World) {

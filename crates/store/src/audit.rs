@@ -114,7 +114,7 @@ impl AuditPart {
     /// The most seals of a part.
     pub const SEALS: usize = 1_000;
     /// The most events without a place that are read.
-    pub const UNSEALED: usize = Sealing::LIMIT;
+    pub const UNSEALED: usize = 10_000;
 
     /// The part whose seals are the first of `seals`, which are stored from `known` on; `SEALS + 1` of them
     /// if there are so many. It covers at most `limit` events, or one seal.

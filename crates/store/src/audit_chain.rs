@@ -30,8 +30,9 @@ pub struct Sealing {
 }
 
 impl Sealing {
-    /// The most events of one seal. A transaction that seals them takes a fraction of a second.
-    pub const LIMIT: usize = 10_000;
+    /// The most events of one seal. A transaction that seals them takes about a tenth of a second, in which
+    /// an embedded store writes nothing else.
+    pub const LIMIT: usize = 2_000;
 
     /// Whether a seal may be made at `now`, after `last`.
     pub fn is_due(&self, last: Option<&AuditSeal>, now: Timestamp, events: usize) -> bool {

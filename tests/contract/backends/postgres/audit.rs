@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use keyward::system::SystemClock;
+use keyward_core::key::Clock as _;
 use keyward_store::audit_chain::FaultKind;
 
 use super::fresh;
@@ -141,4 +143,60 @@ async fn an_erasure_waits_for_a_seal_that_has_read_its_events() {
         (found.fault, found.events, found.erased.len()),
         (None, 2, 2)
     );
+}
+
+/// Prints how long seals over many events take, and revocations meanwhile. `KEYWARD_AUDIT_EVENTS` sets
+/// another number.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_events_are_sealed_while_others_revoke() {
+    let world = World::new(fresh().await).await;
+    let events = std::env::var("KEYWARD_AUDIT_EVENTS").map_or(20_000, |text| text.parse().unwrap());
+    let more = format!(
+        "INSERT INTO audit (actor_id, actor, action, subject_id, account_id, detail, peer, request_id)
+         SELECT gen_random_uuid(), 'bot', 'revoke', gen_random_uuid(), 'account ' || n, 'with its account',
+                '192.0.2.1', md5(n::text) FROM generate_series(1, {events}) AS n"
+    );
+    world.by_hand(&more).await;
+    let mut keys = Vec::new();
+    for n in 0..200 {
+        keys.push(world.plain(&n.to_string()).await.id);
+    }
+    let clock = SystemClock;
+    let time = |since| clock.boot().since(since);
+    let mut alone = Vec::new();
+    for id in keys.split_off(100) {
+        let started = clock.boot();
+        world.revoke(kill(id)).await;
+        alone.push(time(started));
+    }
+    let store = world.store.clone();
+    let sealing = tokio::spawn(async move {
+        let (started, mut seals) = (SystemClock.boot(), 0);
+        while store.seal_events(&sealing(1)).await.unwrap().is_some() {
+            seals += 1;
+        }
+        (seals, SystemClock.boot().since(started))
+    });
+    let mut beside = Vec::new();
+    for id in keys {
+        let started = clock.boot();
+        world.revoke(kill(id)).await;
+        beside.push(time(started));
+    }
+    let (seals, took) = sealing.await.unwrap();
+    for times in [&mut alone, &mut beside] {
+        times.sort_unstable();
+    }
+    let started = clock.boot();
+    assert_eq!(verify(&world).await.fault, None);
+    println!(
+        "{events} events in {seals} seals: {took:?}; checked in {:?}; a revocation alone {:?} (p50) {:?} \
+         (max), beside a seal {:?} (p50) {:?} (max)",
+        time(started),
+        alone[50],
+        alone[99],
+        beside[50],
+        beside[99]
+    );
+    assert!(beside[99] < Duration::from_secs(1), "{:?}", beside[99]);
 }
