@@ -15,6 +15,8 @@ use keyward_store::keyring::active;
 use keyward_store::{Result, Sealing, Store, Trimming};
 
 const SEALING: Duration = Duration::from_secs(60);
+/// When an instance seals for the first time after its start.
+const FIRST: Duration = Duration::from_secs(5);
 /// The least time between two seals: instances that seal at different seconds of a minute make one.
 const PAUSE: Duration = Duration::from_secs(55);
 const TRIMMING: Duration = Duration::from_secs(3_600);
@@ -46,6 +48,11 @@ impl AuditKeeper {
     pub async fn run(self, retention: Option<Duration>, stop: CancellationToken) {
         let ended = stop.clone();
         let sealing = async {
+            tokio::select! {
+                biased;
+                () = ended.cancelled() => return,
+                () = tokio::time::sleep(FIRST) => {}
+            }
             // What an instance that stopped has left. The store logs a failure.
             let _ = self.seal().await;
             repeat(SEALING, "sealed the audit", ended, || self.seal()).await;
