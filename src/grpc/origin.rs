@@ -68,7 +68,8 @@ mod tests {
     #[test]
     fn a_request_is_named_by_its_id_or_its_trace() {
         let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let cases: [(&[(&str, &str)], Option<&str>); 7] = [
+        type Headers<'a> = &'a [(&'a str, &'a str)];
+        let cases: [(Headers<'_>, Option<&str>); 7] = [
             (&[("x-request-id", "order-7")], Some("order-7")),
             (
                 &[("x-request-id", "order-7"), ("traceparent", trace)],

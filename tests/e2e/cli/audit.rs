@@ -14,8 +14,8 @@ use crate::BINARY;
 /// The last seal in the log of the service, as `--head` takes it.
 fn logged(process: &Process) -> Option<String> {
     let log = process.output();
-    let seals = log.lines().filter(|line| line.contains("keyward::audit"));
-    let seal = seals.last()?.split("seal=").nth(1)?;
+    let mut seals = log.lines().filter(|line| line.contains("keyward::audit"));
+    let seal = seals.next_back()?.split("seal=").nth(1)?;
     Some(seal.split_whitespace().next()?.to_owned())
 }
 
