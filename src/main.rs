@@ -51,6 +51,7 @@ fn execute(command: LocalCommand, settings: Settings) -> Result<LocalResult, Str
                 AddedKind::Cache => KeyKind::Cache,
                 AddedKind::Foreign => KeyKind::Foreign,
                 AddedKind::Import => KeyKind::Import,
+                AddedKind::Audit => KeyKind::Audit,
             };
             app::add_to_keyring(&settings, kind, number, secret_file.as_deref())
         }

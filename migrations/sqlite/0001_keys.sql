@@ -124,7 +124,8 @@ CREATE TABLE caller_tokens (
 CREATE INDEX caller_tokens_graces ON caller_tokens (revoke_time)
  WHERE revoked = 0 AND revoke_time IS NOT NULL;
 
--- Who did what. Rows are never changed; an operator may delete old rows.
+-- Who did what. A row changes twice at most: when a seal covers it, and when its account is erased. Only
+-- trimming deletes rows.
 CREATE TABLE audit (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     time        INTEGER NOT NULL,
@@ -132,25 +133,61 @@ CREATE TABLE audit (
     actor       TEXT NOT NULL,
     action      TEXT NOT NULL CHECK (action IN
                 ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
-                 'keyring_activate', 'keyring_retire', 'account_erase', 'clock_lower', 'import')),
+                 'keyring_activate', 'keyring_retire', 'account_erase', 'clock_lower', 'import',
+                 'audit_trim', 'deny')),
     subject_id  BLOB,
     account_id  TEXT,
-    detail      TEXT
+    detail      TEXT,
+    -- From where: the connection, the client that a trusted proxy forwarded, and the request.
+    peer        TEXT,
+    client      TEXT,
+    request_id  TEXT,
+    -- The place in the chain, given by a seal: see `keyward_store::audit_chain`. The salt goes with an erasure.
+    position    INTEGER CHECK (position > 0),
+    salt        BLOB CHECK (length(salt) = 16),
+    personal    BLOB CHECK (length(personal) = 16),
+    mac         BLOB CHECK (length(mac) = 16),
+    CHECK ((position IS NULL) = (personal IS NULL) AND (position IS NULL) = (mac IS NULL)
+           AND (salt IS NULL OR position IS NOT NULL))
 ) STRICT;
 CREATE INDEX audit_subject ON audit (subject_id, id);
+CREATE INDEX audit_account ON audit (account_id, time, id) WHERE account_id IS NOT NULL;
+CREATE INDEX audit_time ON audit (time, id);
+CREATE INDEX audit_unsealed ON audit (id) WHERE position IS NULL;
+CREATE UNIQUE INDEX audit_chain ON audit (position) WHERE position IS NOT NULL;
+
+-- The seals of the audit: each covers the events from the place after its predecessor's last one.
+CREATE TABLE audit_seals (
+    number         INTEGER PRIMARY KEY CHECK (number > 0),
+    time           INTEGER NOT NULL,
+    last_position  INTEGER NOT NULL UNIQUE,
+    last_event     BLOB NOT NULL CHECK (length(last_event) = 16),
+    complete       INTEGER NOT NULL CHECK (complete IN (0, 1)),
+    key_version    INTEGER NOT NULL CHECK (key_version BETWEEN 1 AND 4294967295),
+    previous       BLOB NOT NULL CHECK (length(previous) = 32),
+    mac            BLOB NOT NULL CHECK (length(mac) = 32)
+) STRICT;
+
+-- What was trimmed: the seals before `first_seal`. 0: nothing.
+CREATE TABLE audit_state (
+    one         INTEGER PRIMARY KEY CHECK (one = 1),
+    first_seal  INTEGER NOT NULL,
+    proof       BLOB NOT NULL
+) STRICT;
+INSERT INTO audit_state VALUES (1, 0, x'');
 
 -- The check values of the keyring: what each of its keys computes from a fixed text.
 CREATE TABLE keyring_checks (
-    kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal', 'foreign', 'import')),
+    kind         TEXT NOT NULL CHECK (kind IN ('generation', 'seal', 'foreign', 'import', 'audit')),
     number       INTEGER NOT NULL,
     check_value  BLOB NOT NULL CHECK (length(check_value) = 16),
     -- 'loaded': the service has the key, and nothing needs it. 'required': the service needs it.
     -- 'retired': nothing is made with it any more, and nothing needs it.
     state        TEXT NOT NULL DEFAULT 'required' CHECK (state IN ('loaded', 'required', 'retired')),
-    -- The one generation of new keys, and the one sealing key of new copies.
+    -- The one generation of new keys, the one sealing key of new copies, the one audit key of new seals.
     active       INTEGER NOT NULL DEFAULT 0
                  CHECK (active IN (0, 1)
-                        AND (active = 0 OR (kind IN ('generation', 'seal') AND state = 'required'))),
+                        AND (active = 0 OR (kind IN ('generation', 'seal', 'audit') AND state = 'required'))),
     PRIMARY KEY (kind, number)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX keyring_active ON keyring_checks (kind) WHERE active = 1;
@@ -477,14 +514,68 @@ BEGIN
     INSERT INTO log_change (key_id, kind, actor, reason) VALUES (OLD.token_id, 'delete', NULL, NULL);
 END;
 
--- An entry changes only when the account that it names is erased.
+-- An event changes only when a seal gives it its place, and when the account that it names is erased.
 CREATE TRIGGER audit_fixed BEFORE UPDATE ON audit
 WHEN (NEW.id, NEW.time, NEW.actor_id, NEW.actor, NEW.action, NEW.subject_id, NEW.detail)
      IS NOT (OLD.id, OLD.time, OLD.actor_id, OLD.actor, OLD.action, OLD.subject_id, OLD.detail)
-  OR NOT EXISTS (SELECT 1 FROM erasures
-                  WHERE account_id = OLD.account_id AND pseudonym = NEW.account_id)
+  OR NOT CASE WHEN OLD.position IS NULL AND NEW.position IS NOT NULL
+         THEN (NEW.account_id, NEW.peer, NEW.client, NEW.request_id)
+              IS (OLD.account_id, OLD.peer, OLD.client, OLD.request_id)
+         ELSE (NEW.position, NEW.personal, NEW.mac) IS (OLD.position, OLD.personal, OLD.mac)
+              AND coalesce(NEW.peer, NEW.client, NEW.request_id, NEW.salt) IS NULL
+              AND EXISTS (SELECT 1 FROM erasures
+                           WHERE account_id = OLD.account_id AND pseudonym = NEW.account_id)
+         END
 BEGIN
     SELECT RAISE(ABORT, 'audit cannot be rewritten');
+END;
+
+-- Events and seals are deleted only by trimming, which first names the seal with which the chain begins.
+CREATE TRIGGER audit_deleted BEFORE DELETE ON audit
+WHEN (OLD.position <= (SELECT last_position FROM audit_seals
+                        WHERE number = (SELECT first_seal FROM audit_state))) IS NOT TRUE
+BEGIN
+    SELECT RAISE(ABORT, 'audit cannot be rewritten: only trimming deletes its events');
+END;
+
+CREATE TRIGGER audit_seals_deleted BEFORE DELETE ON audit_seals
+WHEN OLD.number >= (SELECT first_seal FROM audit_state)
+BEGIN
+    SELECT RAISE(ABORT, 'audit_seals cannot be rewritten: only trimming deletes seals');
+END;
+
+CREATE TRIGGER audit_seals_fixed BEFORE UPDATE ON audit_seals
+BEGIN
+    SELECT RAISE(ABORT, 'audit_seals cannot be rewritten');
+END;
+
+CREATE TRIGGER audit_seals_appended BEFORE INSERT ON audit_seals
+WHEN NEW.number <= (SELECT max(number) FROM audit_seals)
+BEGIN
+    SELECT RAISE(ABORT, 'audit_seals is appended to, one seal after the other');
+END;
+
+CREATE TRIGGER audit_seals_made BEFORE INSERT ON audit_seals
+WHEN EXISTS (SELECT 1 FROM keyring_checks
+              WHERE kind = 'audit' AND number = NEW.key_version AND state = 'retired')
+BEGIN
+    SELECT RAISE(ABORT, 'the audit key is retired');
+END;
+
+CREATE TRIGGER audit_state_kept BEFORE DELETE ON audit_state
+BEGIN
+    SELECT RAISE(ABORT, 'audit_state has one row, for ever');
+END;
+
+CREATE TRIGGER audit_state_one BEFORE INSERT ON audit_state
+BEGIN
+    SELECT RAISE(ABORT, 'audit_state has one row, for ever');
+END;
+
+CREATE TRIGGER audit_state_rises BEFORE UPDATE ON audit_state
+WHEN NEW.first_seal <= OLD.first_seal
+BEGIN
+    SELECT RAISE(ABORT, 'audit_state only rises');
 END;
 
 -- Refuses an INSERT that would REPLACE a row.

@@ -154,14 +154,20 @@ pub(super) async fn keyring(
         // Another key of the same name is noticed later in the start.
         false => store.note_loaded(&new).await.map_err(StartError::new)?,
     }
-    let (active, highest) = (active(&known), (keyring.active(), keyring.active_seal()));
-    for (kind, active, number) in [
-        (KeyKind::Generation, active.generation, highest.0),
-        (KeyKind::Seal, active.seal, highest.1),
+    let active = active(&known);
+    let audit_key = keyring.audit_key().map(|key| key.version());
+    for (kind, active, highest) in [
+        (
+            KeyKind::Generation,
+            active.generation,
+            Some(keyring.active()),
+        ),
+        (KeyKind::Seal, active.seal, Some(keyring.active_seal())),
+        (KeyKind::Audit, active.audit, audit_key),
     ] {
-        if active.is_none() {
+        if let (None, Some(number)) = (active, highest) {
             let name = KeyName { kind, number };
-            let activated = store.activate(name, &keyward()).await;
+            let activated = store.activate(name, &Actor::service()).await;
             activated.map_err(StartError::new)?;
         }
     }
@@ -178,14 +184,6 @@ pub(super) fn check_foreign(settings: &Settings, keyring: &Keyring) -> Result<()
          `keyward keyring add foreign` once, copy the file foreign-1 to all instances, and restart them",
         settings.keyring.display()
     )))
-}
-
-/// The service itself, as the log and the audit name it.
-pub(super) fn keyward() -> Actor {
-    Actor {
-        token: None,
-        name: "keyward".to_owned(),
-    }
 }
 
 /// Adds check values. Another instance may have added the same ones in the meantime.
@@ -272,7 +270,7 @@ impl FirstToken<'_> {
             roles: Roles::all(),
         };
         store
-            .create_token(new, &keyward())
+            .create_token(new, &Actor::service())
             .await
             .map_err(StartError::new)?;
         tracing::info!(file = %self.file.display(), "created a token with every role");

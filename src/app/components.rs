@@ -20,8 +20,8 @@ use crate::cache::{
 use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
-    Barrier, NearCaches, NearLimits, Registration, Roster, SealMover, StoreTime, Tail, UseWriter,
-    end_graces, forget_near_caches, trim_log, wake_on_l2_notices, wake_on_store_notices,
+    AuditKeeper, Barrier, NearCaches, NearLimits, Registration, Roster, SealMover, StoreTime, Tail,
+    UseWriter, end_graces, forget_near_caches, trim_log, wake_on_l2_notices, wake_on_store_notices,
     watch_freshness, watch_membership,
 };
 use crate::service::RecentRevokes;
@@ -314,6 +314,20 @@ impl Base {
             self.tasks.spawn("keyring", watch.run(stop())),
             self.tasks.spawn("sealed copies", mover.run(stop())),
         ]
+    }
+
+    /// The task that seals and trims the audit.
+    pub(super) fn audit_task(
+        &self,
+        settings: &Settings,
+        keyring: &Arc<CurrentKeyring>,
+        entropy: &Arc<dyn Entropy>,
+    ) -> JoinHandle<Option<()>> {
+        let store = Arc::clone(&self.store);
+        let keeper = AuditKeeper::new(store, Arc::clone(keyring), Arc::clone(entropy));
+        let stop = self.stops.background.clone();
+        self.tasks
+            .spawn("audit", keeper.run(settings.audit_retention, stop))
     }
 
     /// Reloads the certificate of the gRPC port when its files change.

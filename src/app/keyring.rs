@@ -9,14 +9,13 @@ use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
-use super::bootstrap::keyward;
 use crate::replication::Tail;
 use keyward_core::fence::RegistrationId;
 use keyward_crypto::{
     Active, CheckValue, CurrentKeyring, KeyKind, KeyName, Keyring, NoKeyring, keyring_files,
 };
 use keyward_store::keyring::{active, state_of};
-use keyward_store::{Activation, Cluster, KnownKey, KnownState, Store};
+use keyward_store::{Activation, Actor, Cluster, KnownKey, KnownState, Store};
 
 /// How often an instance looks at the directory of the keyring, and at the store's keys.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -220,7 +219,7 @@ impl KeyringWatch {
             if is_needless {
                 continue;
             }
-            if let Ok(Activation::Done) = self.store.activate(name, &keyward()).await {
+            if let Ok(Activation::Done) = self.store.activate(name, &Actor::service()).await {
                 tracing::info!("{name} is in use: every instance has loaded it");
                 has_come = true;
             }

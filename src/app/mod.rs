@@ -27,12 +27,10 @@ use tonic_health::server::HealthReporter;
 use crate::auth::Callers;
 use crate::cache::{L1, Uses};
 use crate::config::{Listen, Settings};
-use crate::grpc::{
-    self, Api, Envoy, Front, Http, Listener, Listeners, LongCalls, SERVICE_NAME, Workers,
-};
+use crate::grpc::{self, Api, Front, Http, Listener, Listeners, LongCalls, SERVICE_NAME, Workers};
 use crate::replication::{NearCaches, Registration, StoreTime};
 use crate::rest::Rest;
-use crate::service::Service;
+use crate::service::{Denials, Service};
 use crate::system::{SystemClock, SystemEntropy, host_name, open_files};
 use bootstrap::SecretPolicy;
 use components::Base;
@@ -261,6 +259,7 @@ impl App {
             entropy: Arc::clone(&entropy),
             metrics: Arc::clone(&base.metrics),
             recent: Arc::clone(&base.recent),
+            denials: Denials::default(),
             forbid_recoverable: settings.forbid_recoverable,
             max_key_age: settings.max_key_age,
         };
@@ -271,7 +270,7 @@ impl App {
         let api = Api::new(
             Arc::new(service),
             Arc::new(callers),
-            Envoy::new(settings.trusted_proxies.clone()),
+            settings.trusted_proxies.clone(),
         );
         let clock = Arc::clone(&base.clock);
         let thread_error = |error| StartError(format!("cannot start the serving threads: {error}"));
@@ -314,6 +313,7 @@ impl App {
         };
         let mut background = base.background(&tail);
         background.push(base.use_writer(settings.use_interval, l1, foreign_l1));
+        background.push(base.audit_task(settings, &keyring, &entropy));
         background.extend(base.keyring_tasks(watch, keyring, entropy));
         background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
         background

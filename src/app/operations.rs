@@ -209,7 +209,7 @@ pub fn add_to_keyring(
     };
     let name = added.map_err(StartError::new)?;
     let next = match kind {
-        KeyKind::Generation | KeyKind::Seal => format!(
+        KeyKind::Generation | KeyKind::Seal | KeyKind::Audit => format!(
             "A running instance loads it within about a second. When all have it, run `keyward keyring \
              activate {} {}`",
             kind.name(),

@@ -7,7 +7,7 @@ use crate::cache::{Consistency, Entry, Lookup, LookupError};
 use keyward_core::fence::{Now, token_lives};
 use keyward_core::key::{Prefix, Role, SecretText, TextForm, TokenRecord};
 use keyward_crypto::CurrentKeyring;
-use keyward_store::Actor;
+use keyward_store::{Actor, Origin};
 
 /// Why a caller is refused.
 #[derive(Debug, thiserror::Error)]
@@ -33,12 +33,16 @@ pub enum Denied {
 
 /// An authenticated caller.
 #[derive(Clone, Debug)]
-pub struct Caller(Arc<Entry<TokenRecord>>);
+pub struct Caller {
+    entry: Arc<Entry<TokenRecord>>,
+    /// From where its call comes, if the call may change something.
+    origin: Option<Arc<Origin>>,
+}
 
 impl Caller {
     /// Whether the caller has `role`.
     pub fn has(&self, role: Role) -> bool {
-        self.0.kept().roles.contains(role)
+        self.entry.kept().roles.contains(role)
     }
 
     /// Refuses a caller that does not have `role`.
@@ -47,18 +51,25 @@ impl Caller {
             return Ok(());
         }
         Err(Denied::RoleRequired {
-            name: self.0.kept().name.to_string(),
+            name: self.entry.kept().name.to_string(),
             role,
         })
     }
 
     /// The caller as the log and the audit name it.
     pub fn actor(&self) -> Actor {
-        let record = self.0.kept();
+        let record = self.entry.kept();
         Actor {
             token: Some(record.id),
             name: record.name.to_string(),
+            origin: self.origin.as_deref().cloned().unwrap_or_default(),
         }
+    }
+
+    /// The caller of a call from `origin`.
+    pub fn at(self, origin: Origin) -> Self {
+        let origin = Some(Arc::new(origin));
+        Self { origin, ..self }
     }
 }
 
@@ -114,13 +125,16 @@ impl Callers {
         if !token_lives(found.entry.kept(), found.at) {
             return Err(unknown());
         }
-        Ok(Caller(found.entry))
+        Ok(Caller {
+            entry: found.entry,
+            origin: None,
+        })
     }
 
     /// Whether the caller of an earlier call is still valid at `now`, which was read after this call
     /// arrived. No I/O. `false` says nothing: authenticate it.
     pub fn is_still_valid(&self, caller: &Caller, now: Now) -> bool {
-        let found = self.tokens.admit_again(&caller.0, now);
+        let found = self.tokens.admit_again(&caller.entry, now);
         found.is_some_and(|found| token_lives(found.entry.kept(), found.at))
     }
 

@@ -1,5 +1,6 @@
 //! Defines the verbs, their arguments and their help texts.
 
+mod audit;
 mod keyring;
 mod local;
 mod moves;
@@ -15,6 +16,7 @@ use super::input::{
     KeyText, duration, endpoints, key_text, pair, reason, role, state, time, value, wire_duration,
 };
 use crate::config::Settings;
+pub(super) use audit::{AuditCall, AuditExport, AuditFilter, AuditList, AuditVerify};
 pub(super) use keyring::{AccountCall, KeyringCall, KeyringKey, KeyringKind, KeyringVerb};
 pub use keyring::{AddedKind, KeyringCommand};
 use keyward_ops::VERSION;
@@ -54,10 +56,11 @@ pub(super) fn command() -> Command {
             "completions" | "man" => verb,
             "top" => verb.args(flags_of::<Settings>(&["http_listen"])),
             "import" => for_client(verb.mut_subcommands(for_client)),
-            "export" => for_client(verb).mut_arg("output", |output| {
-                let only = PossibleValuesParser::new(["jsonl"]).map(|_| Format::Jsonl);
-                output.value_parser(only).default_value("jsonl")
+            "audit" => verb.mut_subcommands(|verb| match verb.get_name() {
+                "export" => as_lines(verb),
+                _ => for_client(verb),
             }),
+            "export" => as_lines(verb),
             _ => for_client(verb),
         });
     with_settings(command)
@@ -70,6 +73,14 @@ fn with_settings(command: Command) -> Command {
 /// Adds the options of a client, and the settings that locate the service and its first token.
 fn for_client(command: Command) -> Command {
     ClientArgs::augment_args(command).args(flags_of::<Settings>(&["listen", "data_dir"]))
+}
+
+/// For a client that prints JSON lines.
+fn as_lines(command: Command) -> Command {
+    for_client(command).mut_arg("output", |output| {
+        let only = PossibleValuesParser::new(["jsonl"]).map(|_| Format::Jsonl);
+        output.value_parser(only).default_value("jsonl")
+    })
 }
 
 /// Whether `text` is the name of a flag of any verb.
@@ -155,6 +166,9 @@ pub(super) enum Call {
     /// Manage the personal data of accounts
     #[command(subcommand)]
     Account(AccountCall),
+    /// Show who did what, and check that nobody has changed this record
+    #[command(subcommand)]
+    Audit(AuditCall),
     /// Check whether the service serves, without a token; exits with 0 or 1
     Health,
 }
@@ -164,7 +178,7 @@ pub(super) enum Call {
 pub(super) enum Format {
     Text,
     Json,
-    /// Only for `export`.
+    /// Only for exports.
     #[value(skip)]
     Jsonl,
 }

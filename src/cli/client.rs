@@ -92,12 +92,15 @@ fn explain(error: &Error, token_file: &Path) -> Failure {
 /// The message about a wrong field, with the flag in place of the field's name in the API. A `name` is
 /// called so by flags and arguments, too.
 fn with_flag(error: &Error) -> String {
-    const FLAGS: [(&str, &str); 14] = [
+    const FLAGS: [(&str, &str); 18] = [
         ("account_id", "--account"),
         ("allowed_cidrs", "--cidr"),
+        ("caller", "--caller"),
         ("client_ip", "--client-ip"),
+        ("end_time", "--end-time"),
         ("expire_time", "--expire-time"),
         ("grace", "--grace"),
+        ("head", "--head"),
         ("metadata", "--metadata"),
         ("older_than", "--older-than"),
         ("page_size", "--page-size"),
@@ -106,6 +109,7 @@ fn with_flag(error: &Error) -> String {
         ("replace", "--replace"),
         ("required_scopes", "--scope"),
         ("scopes", "--scope"),
+        ("start_time", "--start-time"),
         ("ttl", "--ttl"),
     ];
     let message = &error.message;

@@ -48,6 +48,7 @@ fn name(key: &args::KeyringKey) -> (i32, u32) {
         KeyringKind::Seal => KeyringKeyKind::Seal,
         KeyringKind::Foreign => KeyringKeyKind::Foreign,
         KeyringKind::Import => KeyringKeyKind::Import,
+        KeyringKind::Audit => KeyringKeyKind::Audit,
     };
     (kind.into(), key.number)
 }
@@ -73,6 +74,7 @@ fn status(keys: &[KeyringKey]) -> Report {
         "live_keys",
         "live_tokens",
         "sealed_copies",
+        "audit_seals",
         "loaded_by",
         "missing_at",
     ];
@@ -91,6 +93,7 @@ fn object(key: &KeyringKey) -> Value {
         "live_keys": key.live_keys,
         "live_tokens": key.live_tokens,
         "sealed_copies": key.sealed_copies,
+        "audit_seals": key.audit_seals,
     })
 }
 

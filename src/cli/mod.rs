@@ -2,6 +2,7 @@
 //! others call the service.
 
 mod args;
+mod audit;
 mod certificate;
 mod client;
 mod doctor;
@@ -29,7 +30,7 @@ use clap::{ArgMatches, FromArgMatches as _};
 use keyward_proto::v1::RevokeTokenRequest;
 
 use crate::config::{self, Effective, Errors, Inputs, Settings};
-use args::{Call, ClientArgs, Format, ImportCall, KeyringVerb, TokenCall, Verb};
+use args::{AuditCall, Call, ClientArgs, Format, ImportCall, KeyringVerb, TokenCall, Verb};
 use client::Service;
 use keyward_ops::settings::given_flags;
 use render::{Report, for_people};
@@ -283,6 +284,15 @@ async fn execute_call(
         Call::Health => {
             client::check_health(context).await?;
             output::healthy()
+        }
+        Call::Audit(AuditCall::List(args)) => audit::list(args, &service()?).await?,
+        Call::Audit(AuditCall::Verify(args)) => audit::verify(args, &service()?).await?,
+        Call::Audit(AuditCall::Export(args)) => {
+            let service = match args.follow {
+                true => Service::persistent(context)?,
+                false => service()?,
+            };
+            audit::export(console, args, &service).await?
         }
         Call::Keyring(call) => keyring::call(call, &service()?).await?,
         Call::Account(call) => keyring::account(call, &service()?).await?,

@@ -76,6 +76,8 @@ pub struct Settings {
     pub max_key_age: Option<Duration>,
     /// How often the use of a key is written to the store.
     pub use_interval: Duration,
+    /// How long events of the audit are kept; `None` for ever.
+    pub audit_retention: Option<Duration>,
     /// Whether connections to other hosts may run without protection: a listener without TLS,
     /// Postgres without proof of its identity, a Redis password without TLS.
     pub insecure: bool,

@@ -11,7 +11,7 @@ use super::keys::{foreign_formats, prefixes};
 use super::names::{host_name, origin};
 use super::values::{
     MAX_WORKERS, connection_age, cores, key_age, largest_near_staleness, listen, near_staleness,
-    staleness, store, text_of, use_interval,
+    retention, staleness, store, text_of, use_interval,
 };
 use super::{Listen, Settings, Store, combinations, redis};
 use keyward_ops::LogFormat;
@@ -269,6 +269,13 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| use_interval(text).map(|interval| s.use_interval = interval),
     ),
     Row::new(
+        "audit_retention",
+        Takes::Value("DURATION"),
+        "400d",
+        "How long events of the audit are kept: 30d to 36500d; `none` means for ever",
+        |s, text| optional(text, retention).map(|kept| s.audit_retention = kept),
+    ),
+    Row::new(
         "insecure",
         Takes::Switch,
         "false",
@@ -389,6 +396,7 @@ impl Schema for Settings {
             forbid_recoverable: false,
             max_key_age: None,
             use_interval: Duration::ZERO,
+            audit_retention: None,
             insecure: false,
             keyring: PathBuf::new(),
             workers: 0,

@@ -82,6 +82,12 @@ pub(super) fn use_interval(text: &str) -> Result<Duration, String> {
     duration(text, range, "1s to 1h")
 }
 
+/// How long events of the audit are kept. A shared store refuses to delete younger ones.
+pub(super) fn retention(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_secs(30 * 24 * 3_600);
+    duration(text, least..=MAX_TTL, "30d to 36500d")
+}
+
 /// The number of threads that can run at once, at most `MAX_WORKERS`; 1 if it is unknown.
 pub(super) fn cores() -> usize {
     std::thread::available_parallelism()

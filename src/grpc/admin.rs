@@ -1,5 +1,5 @@
-//! `AdminService`: the tokens of callers, keys that move in or out, the keyring, the erasure of accounts.
-//! Every RPC requires the role `admin`.
+//! `AdminService`: the tokens of callers, keys that move in or out, the keyring, the erasure of accounts, the
+//! audit. Reading the audit requires the role `auditor`, all else `admin`.
 
 use keyward_proto::v1;
 use keyward_proto::v1::admin_service_server::AdminService;
@@ -142,5 +142,27 @@ impl AdminService for Api {
             confirmed_instances: reply.receipt.confirmed,
             waited_out_instances: reply.receipt.waited_out,
         }))
+    }
+
+    async fn list_audit_events(
+        &self,
+        request: Request<v1::ListAuditEventsRequest>,
+    ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
+        let (_, (query, page)) = self
+            .authorize_read(request, Role::Auditor, convert::list_audit)
+            .await?;
+        let page = self.service.list_audit(query, page).await?;
+        Ok(Response::new(convert::audit_events(&page)))
+    }
+
+    async fn verify_audit(
+        &self,
+        request: Request<v1::VerifyAuditRequest>,
+    ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
+        let (_, (head, token)) = self
+            .authorize_read(request, Role::Auditor, convert::verify_audit)
+            .await?;
+        let reply = self.service.verify_audit(head, token).await?;
+        Ok(Response::new(convert::verified_audit(reply)))
     }
 }

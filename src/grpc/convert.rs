@@ -1,5 +1,6 @@
 //! Converts messages to domain types and back.
 
+mod audit;
 mod keyring;
 mod keys;
 mod near;
@@ -21,6 +22,7 @@ use keyward_core::key::{
 };
 use keyward_store::{Expiry, KeyChanges};
 
+pub(super) use audit::{audit_events, list_audit, verified_audit, verify_audit};
 pub(super) use keyring::{account_to_erase, key_to_activate, key_to_retire, keyring_key, nothing};
 pub(super) use keys::{api_key, api_keys, list};
 pub(super) use near::{cache_entry, epoch, near_answer, used};
@@ -232,6 +234,7 @@ fn roles(values: &[i32]) -> Checked<Roles> {
         Ok(v1::Role::Reporter) => Ok(Role::Reporter),
         Ok(v1::Role::NearCache) => Ok(Role::NearCache),
         Ok(v1::Role::Admin) => Ok(Role::Admin),
+        Ok(v1::Role::Auditor) => Ok(Role::Auditor),
         Ok(v1::Role::Unspecified) | Err(_) => {
             let reason = format!("contains {value}, which is not a role");
             Err(FieldError::new("roles", reason))
@@ -305,6 +308,7 @@ pub(super) fn caller_token(record: &TokenRecord) -> v1::CallerToken {
         Role::Reporter => v1::Role::Reporter,
         Role::NearCache => v1::Role::NearCache,
         Role::Admin => v1::Role::Admin,
+        Role::Auditor => v1::Role::Auditor,
     };
     v1::CallerToken {
         token_id: record.id.to_string(),

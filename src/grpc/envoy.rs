@@ -31,7 +31,7 @@ const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Answers Envoy.
 #[derive(Debug, Default)]
-pub struct Envoy {
+pub(super) struct Envoy {
     proxies: TrustedProxies,
     faults: LogLimit,
 }
@@ -55,7 +55,7 @@ pub(super) enum Unasked {
 
 impl Envoy {
     /// Takes addresses from behind `proxies`.
-    pub fn new(proxies: TrustedProxies) -> Self {
+    pub(super) fn new(proxies: TrustedProxies) -> Self {
         Self {
             proxies,
             faults: LogLimit::default(),

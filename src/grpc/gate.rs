@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 
 use super::body::{RequestBody, ResponseBody};
 use super::observe::{METHODS, WATCH};
+use super::origin::Called;
 use super::peer::{CallGuard, LimitError, Peer};
 use super::{MAX_HEADERS, MAX_REQUEST};
 use crate::auth::{Caller, Callers};
@@ -27,12 +28,14 @@ const HEADER_OVERHEAD: usize = 32;
 pub(super) const SHORT_MESSAGE: usize = 8 << 10;
 /// The calls that take long even if their message is short. They are reads, so their responses may be
 /// refused.
-const LONG_READS: [&str; 5] = [
+const LONG_READS: [&str; 7] = [
     "/keyward.v1.ApiKeyService/VerifyBatch",
     "/keyward.v1.ApiKeyService/List",
     "/keyward.v1.AdminService/ListTokens",
     "/keyward.v1.AdminService/ExportKeys",
     "/keyward.v1.AdminService/GetKeyringStatus",
+    "/keyward.v1.AdminService/ListAuditEvents",
+    "/keyward.v1.AdminService/VerifyAudit",
 ];
 
 /// Wraps a service in a [`Gate`].
@@ -154,7 +157,14 @@ impl GateLayer {
         match kind {
             Kind::Keyward => {
                 let caller = self.judge(request.headers(), header_bytes, &peer).await?;
-                request.extensions_mut().insert(caller);
+                let path = request.uri().path();
+                let called = METHODS.iter().find(|known| **known == path);
+                let called = called.map(|path| Called(path));
+                let extensions = request.extensions_mut();
+                extensions.insert(caller);
+                if let Some(called) = called {
+                    extensions.insert(called);
+                }
             }
             Kind::Open { is_reflection } => {
                 open.push(peer.open_call()?);

@@ -1,7 +1,7 @@
 //! Where the gRPC service listens: an address with a port, or a Unix socket.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,16 @@ pub enum Listener {
 pub(super) enum Socket {
     Tcp(std::net::TcpStream),
     Unix(unix::UnixStream),
+}
+
+impl Socket {
+    /// The address of the client; `None` for a Unix socket.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
 }
 
 impl Listener {

@@ -17,6 +17,7 @@ mod listener;
 mod long_calls;
 mod near;
 mod observe;
+mod origin;
 mod peer;
 mod serve;
 mod status;
@@ -40,13 +41,13 @@ use tower::{Layer, ServiceBuilder};
 use crate::auth::{Caller, Callers};
 use crate::service::{Service, ServiceError};
 use keyward_core::key::{Clock, Role};
+use keyward_guard::TrustedProxies;
 use keyward_ops::Metrics;
 use keyward_ops::traces::Sampling;
 
 pub use body::RequestBody;
 pub use convert::{keep, keep_foreign};
 pub use door::{Http, Services};
-pub use envoy::Envoy;
 pub use immediate::VERIFY;
 pub use listener::Listener;
 pub use long_calls::LongCalls;
@@ -60,10 +61,12 @@ pub use workers::{Listeners, Workers, accept};
 
 use deadline::{Deadline, DeadlineLayer, Progress};
 use encoding::EncodingLayer;
+use envoy::Envoy;
 use gate::{Gate, GateLayer};
 use immediate::Immediate;
 use observe::{Observe, ObserveLayer, Observer};
-use peer::Peers;
+use origin::{Called, origin};
+use peer::{Peer, Peers};
 
 /// The maximum size of a request, in bytes, compressed or not.
 const MAX_REQUEST: usize = 1 << 20;
@@ -94,15 +97,18 @@ pub struct Api {
     service: Arc<Service>,
     callers: Arc<Callers>,
     envoy: Arc<Envoy>,
+    proxies: Arc<TrustedProxies>,
 }
 
 impl Api {
-    /// Serves the use cases of `service` to the callers that `callers` authenticates, and to `envoy`.
-    pub fn new(service: Arc<Service>, callers: Arc<Callers>, envoy: Envoy) -> Self {
+    /// Serves the use cases of `service` to the callers that `callers` authenticates, and to Envoy.
+    /// Addresses of clients are taken from behind `proxies`.
+    pub fn new(service: Arc<Service>, callers: Arc<Callers>, proxies: TrustedProxies) -> Self {
         Self {
             service,
             callers,
-            envoy: Arc::new(envoy),
+            envoy: Arc::new(Envoy::new(proxies.clone())),
+            proxies: Arc::new(proxies),
         }
     }
 
@@ -117,10 +123,14 @@ impl Api {
         ServiceError: From<E>,
     {
         let progress = request.extensions_mut().remove::<Progress>();
-        let authorized = self.authorize_read(request, role, convert).await?;
+        let peer = request.extensions().get::<Arc<Peer>>().cloned();
+        let headers = request.metadata().as_ref();
+        let entropy = &*self.service.entropy;
+        let origin = origin(peer.as_deref(), headers, &self.proxies, entropy);
+        let (caller, converted) = self.authorize_read(request, role, convert).await?;
         // Only a call with a deadline has it.
         progress.map_or(Ok(()), |progress| progress.start_change())?;
-        Ok(authorized)
+        Ok((caller.at(origin), converted))
     }
 
     /// Requires `role` of the caller (if any; otherwise the use case checks the role), and converts
@@ -136,6 +146,7 @@ impl Api {
         ServiceError: From<E>,
     {
         let judged = request.extensions_mut().remove::<Caller>();
+        let called = request.extensions_mut().remove::<Called>();
         let (metadata, _, message) = request.into_parts();
         let converted = convert(message);
         let caller = match judged {
@@ -147,8 +158,13 @@ impl Api {
                 self.callers.authenticate(values).await?
             }
         };
-        if let Some(role) = role.into() {
-            caller.require(role)?;
+        if let Some(role) = role.into()
+            && let Err(denied) = caller.require(role)
+        {
+            if let Some(called) = called {
+                self.service.note_denial(&caller, called.name(), &denied);
+            }
+            return Err(denied.into());
         }
         Ok((caller, converted?))
     }

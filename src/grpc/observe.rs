@@ -37,6 +37,8 @@ pub(super) const METHODS: &[&str] = &[
     "/keyward.v1.AdminService/ActivateKeyringKey",
     "/keyward.v1.AdminService/RetireKeyringKey",
     "/keyward.v1.AdminService/EraseAccount",
+    "/keyward.v1.AdminService/ListAuditEvents",
+    "/keyward.v1.AdminService/VerifyAudit",
     "/grpc.health.v1.Health/Check",
 ];
 

@@ -3,6 +3,7 @@
 //! refused, first that of strangers; memory does not grow.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -103,9 +104,9 @@ impl Peers {
         })
     }
 
-    /// Admits one more connection. At the limit the oldest stranger is closed for it. Without a
+    /// Admits one more connection, from `address`. At the limit the oldest stranger is closed for it. Without a
     /// stranger, the connection is refused.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<Arc<Peer>> {
+    pub(super) fn admit(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Arc<Peer>> {
         let mut admitted = self.admitted.lock();
         if admitted.strangers.len() + admitted.callers >= self.limits.connections
             && !self.displace(&mut admitted)
@@ -119,6 +120,7 @@ impl Peers {
         Some(Arc::new(Peer {
             id,
             peers: Arc::clone(self),
+            address,
             close,
             retires: CancellationToken::new(),
             is_caller: AtomicBool::new(false),
@@ -165,6 +167,7 @@ impl Peers {
 pub(super) struct Peer {
     id: u64,
     peers: Arc<Peers>,
+    address: Option<IpAddr>,
     close: CancellationToken,
     retires: CancellationToken,
     is_caller: AtomicBool,
@@ -181,6 +184,11 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// The address of the connection; `None` for a Unix socket.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        self.address
+    }
+
     pub(super) fn peers(&self) -> &Peers {
         &self.peers
     }

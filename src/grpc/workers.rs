@@ -95,7 +95,7 @@ impl Workers {
 
     /// Passes a connection to the least loaded thread that still runs, if there is a place for it.
     fn dispatch(&self, socket: Socket, door: Door) {
-        let Some(peer) = self.peers.admit() else {
+        let Some(peer) = self.peers.admit(socket.address()) else {
             return;
         };
         let mut alive: Vec<&Worker> = self.workers.iter().collect();

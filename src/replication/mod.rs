@@ -6,13 +6,14 @@
 //! - [`Registration`] is this instance's row. [`watch_membership`] deletes the rows of unresponsive
 //!   instances, and names the settled epoch.
 //! - [`wake_on_store_notices`] and [`wake_on_l2_notices`] wake the tail at a change notice.
-//! - [`end_graces`], [`trim_log`] and [`SealMover`] keep the store in order. [`StoreTime`] keeps its time
-//!   from falling. [`UseWriter`] writes the use of keys.
+//! - [`end_graces`], [`trim_log`], [`SealMover`] and [`AuditKeeper`] keep the store in order. [`StoreTime`]
+//!   keeps its time from falling. [`UseWriter`] writes the use of keys.
 //! - [`NearCaches`] keeps caches in callers' processes fresh.
 //! - [`watch_freshness`] reports when freshness starts and ends.
 //!
 //! Upholds I1, I5, I6, I7 and I9 with `fence`.
 
+mod audit;
 mod barrier;
 mod confirmer;
 mod freshness;
@@ -28,6 +29,7 @@ mod store_time;
 mod tail;
 mod uses;
 
+pub use audit::AuditKeeper;
 pub use barrier::{Barrier, Unconfirmed};
 pub use freshness::watch_freshness;
 pub use housekeeping::{end_graces, trim_log};

@@ -27,6 +27,7 @@ use failure::Failure;
 use routes::{Found, Routes};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The content type of answers.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The metadata of gRPC that a request may bring as headers.
@@ -138,11 +139,12 @@ impl Rest {
 impl Http for Rest {
     fn respond(
         self: Arc<Self>,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         services: Services,
     ) -> BoxFuture<'static, Response<Bytes>> {
         Box::pin(async move {
             let id = self.request_id(request.headers());
+            request.headers_mut().insert(REQUEST_ID, id.clone());
             let answer = service_fn(async |request: Request<RequestBody>| {
                 let (parts, body) = request.into_parts();
                 Ok(self.answer(parts, body, &services).await)
@@ -170,10 +172,10 @@ fn has_host(parts: &Parts) -> bool {
     parts.version != Version::HTTP_11 || parts.headers.get_all(HOST).iter().count() == 1
 }
 
-/// The headers of a request that its call takes as metadata.
+/// The headers of a request that its call takes as metadata, with those that tell from where it comes.
 fn metadata(headers: &HeaderMap) -> HeaderMap {
     let mut metadata = HeaderMap::new();
-    for name in METADATA {
+    for name in METADATA.into_iter().chain([REQUEST_ID, FORWARDED]) {
         for value in headers.get_all(&name) {
             metadata.append(&name, value.clone());
         }

@@ -161,11 +161,15 @@ fn needed(name: KeyName, needs: Needs) -> String {
         keys,
         tokens,
         copies,
+        seals,
     } = needs;
     match name.kind {
         KeyKind::Seal => format!(
             "is needed by {copies} sealed copies, which move to the active sealing key in the background; \
              `keyward keyring status` shows how many are left"
+        ),
+        KeyKind::Audit => format!(
+            "is needed to check {seals} seals of the audit, which are kept as long as `audit_retention` says"
         ),
         _ => format!(
             "is needed by {keys} live keys and {tokens} tokens. Replace or revoke them; to find them, run \

@@ -1,7 +1,8 @@
-//! The use cases, in domain types: Issue, Revoke, Verify, Update, Get, List, import and export, and the
-//! callers' tokens.
+//! The use cases, in domain types: Issue, Revoke, Verify, Update, Get, List, import and export, the callers'
+//! tokens, and the audit.
 //! A use case that accesses the store runs on the control runtime, to its end.
 
+mod audit;
 mod erase;
 mod errors;
 mod expiry;
@@ -21,6 +22,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use audit::{Denials, Head, VerifyAuditReply};
 pub use erase::EraseReply;
 pub use errors::ServiceError;
 pub use import::{
@@ -89,6 +91,8 @@ pub struct Service {
     pub metrics: Arc<Metrics>,
     /// The last revocations.
     pub recent: Arc<RecentRevokes>,
+    /// The last refused calls.
+    pub denials: Denials,
     /// Whether this deployment forbids recoverable keys.
     pub forbid_recoverable: bool,
     /// The longest life of a key.

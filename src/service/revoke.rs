@@ -65,7 +65,9 @@ impl Service {
             && caller.has(Role::Reporter)
             && !caller.has(Role::Issuer);
         if !reporting {
-            caller.require(Role::Issuer)?;
+            caller
+                .require(Role::Issuer)
+                .inspect_err(|denied| self.note_denial(caller, "Revoke", denied))?;
         }
         check(&revoke)?;
         let (actor, is_revealer) = (caller.actor(), caller.has(Role::Revealer));

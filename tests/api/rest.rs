@@ -245,6 +245,21 @@ async fn every_rpc_answers_as_by_grpc() {
     })
     .await;
     let _: v1::RetireKeyringKeyResponse = curl.call("POST /v1/keyring:retire", "", "", body).await;
+    let query = "?account_id=a%2Fb&action=AUDIT_ACTION_UPDATE&newestFirst=true&page_size=3";
+    let events: v1::ListAuditEventsResponse =
+        curl.call("GET /v1/audit", "", query, Value::Null).await;
+    let request = v1::ListAuditEventsRequest {
+        account_id: "a/b".to_owned(),
+        action: v1::AuditAction::Update.into(),
+        newest_first: true,
+        page_size: 3,
+        ..Default::default()
+    };
+    assert_eq!(events, client.send(request).await.unwrap());
+    assert_eq!(events.events.len(), 1);
+    let verified: v1::VerifyAuditResponse =
+        curl.call("GET /v1/audit:verify", "", "", Value::Null).await;
+    assert_eq!(verified.fault, None);
     let body = json!({"accountId": "a/b"});
     let erased: v1::EraseAccountResponse = curl.call("POST /v1/accounts:erase", "", "", body).await;
     assert_eq!(client.get(&id).await.unwrap().account_id, erased.pseudonym);

@@ -28,10 +28,12 @@ enum Rpc {
     ActivateKeyringKey,
     RetireKeyringKey,
     EraseAccount,
+    ListAuditEvents,
+    VerifyAudit,
 }
 
 /// Each RPC, who may call it, and which role a refusal asks for.
-const TABLE: [(Rpc, &[Role], &str); 19] = [
+const TABLE: [(Rpc, &[Role], &str); 21] = [
     (Rpc::Issue, &[Role::Issuer], "issuer"),
     (Rpc::RevokeId, &[Role::Issuer], "issuer"),
     (Rpc::RevokeText, &[Role::Issuer, Role::Reporter], "issuer"),
@@ -51,9 +53,11 @@ const TABLE: [(Rpc, &[Role], &str); 19] = [
     (Rpc::ActivateKeyringKey, &[Role::Admin], "admin"),
     (Rpc::RetireKeyringKey, &[Role::Admin], "admin"),
     (Rpc::EraseAccount, &[Role::Admin], "admin"),
+    (Rpc::ListAuditEvents, &[Role::Auditor], "auditor"),
+    (Rpc::VerifyAudit, &[Role::Auditor], "auditor"),
 ];
 
-const ROLES: [Role; 7] = [
+const ROLES: [Role; 8] = [
     Role::Issuer,
     Role::Verifier,
     Role::Revealer,
@@ -61,6 +65,7 @@ const ROLES: [Role; 7] = [
     Role::Editor,
     Role::Reporter,
     Role::Admin,
+    Role::Auditor,
 ];
 
 /// Calls `rpc` with a valid request about an unknown key or account.
@@ -108,6 +113,14 @@ async fn call(client: &Client, rpc: Rpc) -> Result<(), Status> {
         Rpc::EraseAccount => {
             let account_id = "nobody".to_owned();
             let request = v1::EraseAccountRequest { account_id };
+            client.send(request).await.map(drop)
+        }
+        Rpc::ListAuditEvents => {
+            let request = v1::ListAuditEventsRequest::default();
+            client.send(request).await.map(drop)
+        }
+        Rpc::VerifyAudit => {
+            let request = v1::VerifyAuditRequest::default();
             client.send(request).await.map(drop)
         }
     }

@@ -45,7 +45,7 @@ async fn a_token_is_made_listed_and_revoked() {
     assert_eq!(listed.len(), 2);
     assert_eq!(
         (listed[0].name.as_str(), listed[0].roles.len()),
-        ("admin", 8)
+        ("admin", 9)
     );
     assert_eq!(listed[1], token);
 

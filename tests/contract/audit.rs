@@ -15,17 +15,13 @@ pub(crate) async fn an_audit_entry_is_stored_completely(world: World) {
         detail: Some("again".to_owned()),
     };
     world.store.record(entry.clone(), &actor()).await.unwrap();
-    let nobody = Actor {
-        token: None,
-        name: "keyward".to_owned(),
-    };
     let bare = AuditEntry {
         id: None,
         account: None,
         detail: None,
         ..entry
     };
-    world.store.record(bare, &nobody).await.unwrap();
+    world.store.record(bare, &Actor::service()).await.unwrap();
     let world = world.abandoned_and_reopened().await;
     assert_eq!(
         world.audit().await,
@@ -56,7 +52,7 @@ pub(crate) async fn each_change_has_an_audit_entry(world: World) {
         "revoke bot -".to_owned(),
         "revoke bot with its account".to_owned(),
         "revoke bot with its account".to_owned(),
-        "token_create bot name=cli roles=issuer,verifier,revealer,reader,editor,reporter,admin,near_cache"
+        "token_create bot name=cli roles=issuer,verifier,revealer,reader,editor,reporter,admin,auditor,near_cache"
             .to_owned(),
         "token_revoke bot -".to_owned(),
     ];

@@ -181,6 +181,7 @@ pub(crate) async fn a_needed_key_is_not_retired(world: World) {
         keys,
         tokens,
         copies,
+        seals: 0,
     };
     let expected = [
         (generation(1), needs(2, 1, 0)),

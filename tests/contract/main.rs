@@ -15,6 +15,7 @@
 #![cfg(test)]
 
 mod audit;
+mod audit_chain;
 mod backends;
 mod by_hand;
 mod doubles;
@@ -205,6 +206,19 @@ macro_rules! contract {
                 an_audit_entry_cannot_be_changed
                 a_replacing_insert_is_refused
             }
+            audit_chain {
+                seals_cover_all_events_and_are_right
+                a_seal_waits_for_its_pause
+                concurrent_sealers_make_one_chain
+                each_planted_change_is_found
+                an_event_that_commits_late_is_sealed_by_the_next_seal
+                many_events_are_sealed_in_several_seals
+                seals_of_an_earlier_key_are_checked_with_it
+                an_erasure_is_no_alteration
+                old_events_are_trimmed_by_whole_seals
+                nothing_but_trimming_deletes_events_and_seals
+                events_are_listed_by_condition_and_page
+            }
             keyring {
                 check_values_are_returned
                 a_check_value_is_never_replaced
@@ -321,6 +335,10 @@ contract!(memory => crate::backends::memory::fresh,
     except audit::a_change_fails_if_its_audit_entry_cannot_be_written: "an entry is always written",
     except audit::an_audit_entry_cannot_be_changed: "there is no SQL",
     except audit::a_replacing_insert_is_refused: "there is no REPLACE",
+    except audit_chain::each_planted_change_is_found: "there is no SQL",
+    except audit_chain::an_event_that_commits_late_is_sealed_by_the_next_seal: "writes by SQL",
+    except audit_chain::many_events_are_sealed_in_several_seals: "writes by SQL",
+    except audit_chain::nothing_but_trimming_deletes_events_and_seals: "there is no SQL",
     except erase::an_erased_account_leaves_no_personal_data: "reads by SQL",
     except erase::a_large_account_is_erased_in_steps: "writes by SQL",
     except erase::only_an_erasure_changes_the_account_of_a_key: "there is no SQL",

@@ -7,12 +7,15 @@ use keyward_core::key::{
     AccountId, BatchId, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName, TokenRecord,
 };
 use keyward_crypto::{Digest, Sealed};
-use keyward_store::{Actor, Found, KeyChanges, KeyTarget, Revocation, Selection, Store, Successor};
+use keyward_store::{
+    Actor, Found, KeyChanges, KeyTarget, Origin, Revocation, Selection, Store, Successor,
+};
 
 pub(crate) fn actor() -> Actor {
     Actor {
         token: Some(KeyId::from_bytes([0xac; 16])),
         name: "bot".to_owned(),
+        origin: Origin::default(),
     }
 }
 

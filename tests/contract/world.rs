@@ -101,6 +101,12 @@ impl World {
         self.reopened_after(async |store| drop(store)).await
     }
 
+    /// One more instance on the same data, which only a shared store has.
+    pub(crate) async fn another(&self) -> Arc<dyn Store> {
+        let opened = self.backend.open(self.clock.clone(), &self.entropy).await;
+        opened.unwrap()
+    }
+
     /// The instances of a shared store.
     pub(crate) fn cluster(&self) -> Arc<dyn Cluster> {
         self.store.cluster().unwrap()

@@ -227,7 +227,7 @@ async fn an_activation_waits_for_every_instance() {
     let other = cluster.directory().join("other");
     fs::create_dir(&other).unwrap();
     let copy = |name: &str| fs::copy(cluster.keyring().join(name), other.join(name)).unwrap();
-    for name in ["generation-1", "seal-1", "cache-1", "foreign-1"] {
+    for name in ["generation-1", "seal-1", "cache-1", "foreign-1", "audit-1"] {
         copy(name);
     }
     let path = other.to_str().unwrap();

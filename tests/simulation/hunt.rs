@@ -108,8 +108,8 @@ async fn follow(world: Arc<World>, prey: Client, key: Arc<Known>) {
 /// grows although they refuse it.
 pub(crate) async fn burst(world: &Arc<World>) {
     let actor = Actor {
-        token: None,
         name: "operator".to_owned(),
+        ..Actor::service()
     };
     let clock = Arc::clone(&world.server_clock);
     let store = MemoryStore::open(Arc::new(Direct(Arc::clone(&world.server))), clock);

@@ -193,6 +193,7 @@ impl Parts {
             entropy,
             metrics: Arc::clone(metrics),
             recent: Arc::default(),
+            denials: keyward::service::Denials::default(),
             forbid_recoverable: false,
             max_key_age: None,
         };

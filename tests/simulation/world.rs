@@ -331,8 +331,8 @@ async fn first_token(server: &Arc<Server>, random: &Random) -> SecretText {
         roles: Roles::all(),
     };
     let actor = Actor {
-        token: None,
         name: "simulation".to_owned(),
+        ..Actor::service()
     };
     store.create_token(new, &actor).await.unwrap();
     minted.text

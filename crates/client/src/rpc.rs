@@ -79,4 +79,6 @@ rpcs! {
     AdminServiceClient.activate_keyring_key(ActivateKeyringKeyRequest) -> ActivateKeyringKeyResponse, Change;
     AdminServiceClient.retire_keyring_key(RetireKeyringKeyRequest) -> RetireKeyringKeyResponse, Change;
     AdminServiceClient.erase_account(EraseAccountRequest) -> EraseAccountResponse, Change;
+    AdminServiceClient.list_audit_events(ListAuditEventsRequest) -> ListAuditEventsResponse, Read;
+    AdminServiceClient.verify_audit(VerifyAuditRequest) -> VerifyAuditResponse, Read;
 }

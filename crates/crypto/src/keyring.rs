@@ -9,6 +9,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::audit_key::AuditKey;
 use super::cache_key::CacheKey;
 use super::foreign::{DigestScheme, ForeignDigests};
 use super::generation::{Digest, Generation};
@@ -55,6 +56,8 @@ pub struct Active {
     pub generation: Option<u32>,
     /// The sealing key of new sealed copies.
     pub seal: Option<u32>,
+    /// The key that seals the audit.
+    pub audit: Option<u32>,
 }
 
 /// The secrets of a deployment, ready for use. They are wiped on drop; `Debug` shows numbers only.
@@ -64,6 +67,8 @@ pub struct Keyring {
     /// The active sealing key first, then the newest.
     seals: Vec<Arc<SealingKey>>,
     cache: Option<Arc<CacheKey>>,
+    /// The active audit key first, then the newest.
+    audits: Vec<Arc<AuditKey>>,
     foreign: Option<ForeignDigests>,
 }
 
@@ -83,6 +88,11 @@ impl Keyring {
                 .caches
                 .last_key_value()
                 .map(|(version, key)| Arc::new(CacheKey::new(*version, key))),
+            audits: material
+                .audits
+                .iter()
+                .map(|(version, key)| Arc::new(AuditKey::new(*version, key)))
+                .collect(),
             foreign: ForeignDigests::new(material)?,
         };
         keyring.order(active)?;
@@ -102,6 +112,7 @@ impl Keyring {
         let mut keyring = Self {
             generations: union(&newer.generations, &self.generations, |key| key.number),
             seals: union(&newer.seals, &self.seals, |key| key.version()),
+            audits: union(&newer.audits, &self.audits, |key| key.version()),
             cache: newer.cache.clone(),
             foreign: ForeignDigests::merged(
                 self.foreign.as_ref(),
@@ -112,6 +123,9 @@ impl Keyring {
         let (generations, seals) = (&mut keyring.generations, &mut keyring.seals);
         generations.retain(|key| merged(KeyKind::Generation, key.number));
         seals.retain(|key| merged(KeyKind::Seal, key.version()));
+        keyring
+            .audits
+            .retain(|key| merged(KeyKind::Audit, key.version()));
         keyring.order(active)?;
         Ok(keyring)
     }
@@ -122,7 +136,12 @@ impl Keyring {
         active_first(&mut self.generations, |key| key.number, active.generation)
             .map_err(|number| number.map_or(NoKeyring::NoGeneration, generation))?;
         active_first(&mut self.seals, |key| key.version(), active.seal)
-            .map_err(|number| number.map_or(NoKeyring::NoSeal, seal))
+            .map_err(|number| number.map_or(NoKeyring::NoSeal, seal))?;
+        match active_first(&mut self.audits, |key| key.version(), active.audit) {
+            Err(Some(number)) => Err(lacks(KeyKind::Audit)(number)),
+            // A keyring may have no audit key.
+            Err(None) | Ok(()) => Ok(()),
+        }
     }
 
     /// Mints a new key, or a caller's token, under the active generation.
@@ -212,19 +231,31 @@ impl Keyring {
             .open(&Binding::new(purpose, id, account), sealed)
     }
 
-    /// One check value for each generation, sealing key, foreign pepper and import secret. A store keeps
+    /// One check value for each key but those of the cache. A store keeps
     /// them to detect another deployment's keyring. They disclose nothing.
     pub fn check_values(&self) -> Vec<CheckValue> {
         let generations = self.generations.iter().map(|key| key.check());
         generations
             .chain(self.seals.iter().map(|key| key.check))
             .chain(self.foreign.iter().flat_map(ForeignDigests::checks))
+            .chain(self.audits.iter().map(|key| key.check))
             .collect()
     }
 
     /// The newest cache key; `None` if the keyring has none.
     pub fn cache_key(&self) -> Option<Arc<CacheKey>> {
         self.cache.clone()
+    }
+
+    /// The active audit key; `None` if the keyring has none.
+    pub fn audit_key(&self) -> Option<Arc<AuditKey>> {
+        self.audits.first().cloned()
+    }
+
+    /// The audit key with this version.
+    pub fn audit_key_of(&self, version: u32) -> Option<Arc<AuditKey>> {
+        let mut keys = self.audits.iter();
+        keys.find(|key| key.version() == version).cloned()
     }
 
     /// The number of the active generation.

@@ -1,5 +1,5 @@
 //! The keyring as a directory of small text files, like a mounted secret: `generation-<n>`,
-//! `seal-<n>`, `cache-<n>`, `foreign-1` and `import-<n>`. `load` refuses every file that differs from the
+//! `seal-<n>`, `cache-<n>`, `foreign-1`, `import-<n>` and `audit-<n>`. `load` refuses every file that differs from the
 //! form that this module writes. No error contains any of a file's contents.
 //!
 //! ```text
@@ -44,7 +44,7 @@ pub enum KeyringError {
     NoSeal(PathBuf),
     /// The directory holds a file that does not belong to a keyring.
     #[error(
-        "{0:?} does not belong in a keyring, which holds only generation-<number>, seal-<number>, cache-<number>, foreign-1 and import-<number>: move it elsewhere, or restore its name if it was renamed"
+        "{0:?} does not belong in a keyring, which holds only generation-<number>, seal-<number>, cache-<number>, foreign-1, import-<number> and audit-<number>: move it elsewhere, or restore its name if it was renamed"
     )]
     Unknown(PathBuf),
     /// The number in a file's name is not in canonical form.
@@ -147,6 +147,10 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
                 let key = key(digits("key")?)?;
                 material.caches.insert(number, key);
             }
+            KeyKind::Audit => {
+                let key = key(digits("key")?)?;
+                material.audits.insert(number, key);
+            }
             KeyKind::Foreign if number == 1 => material.foreign = Some(key(digits("key")?)?),
             KeyKind::Foreign => return Err(KeyringError::SecondForeign(path)),
             KeyKind::Import => {
@@ -170,7 +174,7 @@ pub fn load(dir: &Path) -> Result<KeyringMaterial, KeyringError> {
     Ok(material)
 }
 
-/// Makes a new keyring in `dir` with generation 1, seal 1, cache 1 and foreign 1, and reads it back. The
+/// Makes a new keyring in `dir` with generation 1, seal 1, cache 1, foreign 1 and audit 1, and reads it back. The
 /// directory (mode 0700, files 0600) appears complete or not at all. A directory that is not empty
 /// is refused. A crash can leave an unused directory `.<name>.<16 hex digits>` beside it.
 pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, KeyringError> {
@@ -419,7 +423,12 @@ fn write_files(dir: &Path, entropy: &dyn Entropy) -> io::Result<()> {
         write_secret(&dir.join(name.to_string()), name, keys)
     };
     write(KeyKind::Generation, &lines(&GenerationKeys::draw(entropy)))?;
-    for kind in [KeyKind::Seal, KeyKind::Cache, KeyKind::Foreign] {
+    for kind in [
+        KeyKind::Seal,
+        KeyKind::Cache,
+        KeyKind::Foreign,
+        KeyKind::Audit,
+    ] {
         write(kind, &[("key", SecretKey::draw(entropy).expose())])?;
     }
     File::open(dir)?.sync_all()

@@ -1,6 +1,7 @@
 //! The operations of the keyring: mint and recognise keys, compute their digests, seal their text,
-//! and protect the shared cache. No secret of the keyring leaves this crate.
+//! protect the shared cache, and make the audit tamper-evident. No secret of the keyring leaves this crate.
 
+mod audit_key;
 mod cache_key;
 mod current;
 mod foreign;
@@ -13,6 +14,7 @@ mod seal;
 #[cfg(test)]
 mod testing;
 
+pub use audit_key::{AuditKey, AuditPurpose};
 pub use cache_key::{CACHE_SEAL_LEN, CacheKey, NoticeId};
 pub use current::CurrentKeyring;
 pub use foreign::DigestScheme;

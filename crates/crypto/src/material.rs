@@ -154,6 +154,8 @@ pub struct KeyringMaterial {
     pub seals: BTreeMap<u32, SecretKey>,
     /// The cache keys by version. Only a shared cache needs one.
     pub caches: BTreeMap<u32, SecretKey>,
+    /// The audit keys by version. Without one, the audit is not sealed.
+    pub audits: BTreeMap<u32, SecretKey>,
     /// The foreign pepper. Only foreign keys need it. It never changes: an imported key keeps the digest
     /// that it gave.
     pub foreign: Option<SecretKey>,
@@ -171,6 +173,7 @@ impl KeyringMaterial {
             KeyKind::Cache => numbers(self.caches.keys().next_back()),
             KeyKind::Foreign => u32::from(self.foreign.is_some()),
             KeyKind::Import => numbers(self.imports.keys().next_back()),
+            KeyKind::Audit => numbers(self.audits.keys().next_back()),
         }
     }
 
@@ -181,6 +184,7 @@ impl KeyringMaterial {
             .flat_map(|keys| [&keys.tag_key, &keys.pepper])
             .chain(self.seals.values())
             .chain(self.caches.values())
+            .chain(self.audits.values())
             .chain(&self.foreign);
         let imports = self.imports.values().map(ImportSecret::expose);
         keys.map(|key| key.expose().as_slice())
@@ -202,16 +206,19 @@ pub enum KeyKind {
     Foreign,
     /// An import secret. It is never retired: without it, a revoked key would not be found.
     Import,
+    /// An audit key.
+    Audit,
 }
 
 impl KeyKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Generation,
         Self::Seal,
         Self::Cache,
         Self::Foreign,
         Self::Import,
+        Self::Audit,
     ];
 
     /// The name in stores and in file names.
@@ -222,6 +229,7 @@ impl KeyKind {
             Self::Cache => "cache",
             Self::Foreign => "foreign",
             Self::Import => "import",
+            Self::Audit => "audit",
         }
     }
 }
@@ -364,6 +372,7 @@ mod tests {
             .into(),
             seals: [(1, key.clone())].into(),
             caches: [(1, key.clone())].into(),
+            audits: [(1, key.clone())].into(),
             foreign: Some(key),
             imports: [(1, ImportSecret::new(&[0xab; 40]).unwrap())].into(),
         };

@@ -10,7 +10,7 @@ use keyward_crypto::{Active, Keyring, KeyringMaterial, keyring_files};
 
 use crate::Target;
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "generation-1",
     "seal-1",
     "cache-1",
@@ -20,6 +20,7 @@ const NAMES: [&str; 9] = [
     "foreign-1",
     "foreign-2",
     "import-1",
+    "audit-1",
 ];
 
 /// The first byte names a file of a valid keyring, which the rest replaces; with an odd byte, the

@@ -11,8 +11,9 @@ use keyward_core::key::{
     AccountId, BatchId, Entropy, KeyId, KeyRecord, KeyUse, Timestamp, TokenRecord,
 };
 use keyward_crypto::{Digest, Sealed};
+use keyward_store::audit::TrimState;
 use keyward_store::keyring::InstanceKeys;
-use keyward_store::{Actor, AuditEntry, KnownKey, Result, StoreError, StoredKey};
+use keyward_store::{AuditEvent, AuditSeal, KnownKey, Result, StoreError, StoredKey};
 
 /// The contents of a database. A clone is a copy for a standby or a backup.
 #[derive(Clone, Debug)]
@@ -30,8 +31,12 @@ pub struct Database {
     /// The log from `first_revision` to the head.
     pub(crate) log: VecDeque<LogRow>,
     first_revision: u64,
-    /// The audit, in the order of its writing.
-    pub audit: Vec<(Actor, AuditEntry)>,
+    /// The events of the audit, in the order of their writing.
+    pub audit: Vec<AuditEvent>,
+    /// The seals of the audit.
+    pub seals: Vec<AuditSeal>,
+    /// What was trimmed of the audit.
+    pub trimmed: TrimState,
     pub(crate) keys: BTreeMap<KeyId, KeyRow>,
     pub(crate) tokens: BTreeMap<KeyId, TokenRow>,
     pub(crate) instances: BTreeMap<RegistrationId, InstanceRow>,
@@ -133,6 +138,8 @@ impl Database {
             log: VecDeque::from([origin]),
             first_revision: 0,
             audit: Vec::new(),
+            seals: Vec::new(),
+            trimmed: TrimState::default(),
             keys: BTreeMap::new(),
             tokens: BTreeMap::new(),
             instances: BTreeMap::new(),
@@ -289,11 +296,6 @@ impl Transaction<'_> {
             row.record = record;
             row.mark = Some(mark);
         }
-    }
-
-    /// Writes an audit entry.
-    pub(crate) fn audit(&mut self, entry: AuditEntry, actor: &Actor) {
-        self.database.audit.push((actor.clone(), entry));
     }
 }
 

@@ -3,7 +3,7 @@
 use super::database::KeyRow;
 use super::server::Transaction;
 use keyward_core::key::{AccountId, KeyRecord, Metadata, Networks, SlotName};
-use keyward_store::{Actor, AuditAction, AuditEntry, CommittedChange, Erasure, Result};
+use keyward_store::{Actor, AuditAction, AuditEntry, CommittedChange, Erasure, Origin, Result};
 
 impl Transaction<'_> {
     /// All steps of an erasure in one.
@@ -28,6 +28,7 @@ impl Transaction<'_> {
         if of_account.is_empty() && begun.is_none() {
             return Ok(erasure);
         }
+        let is_begun_now = begun.is_none();
         let pseudonym = begun.unwrap_or_else(|| proposed.clone());
         for record in of_account.into_iter().filter(|key| key.revoked) {
             self.database.uses.remove(&record.id);
@@ -47,12 +48,16 @@ impl Transaction<'_> {
             .max_by_key(|row| row.record.revision);
         let latest = latest.map_or(CommittedChange::NOTHING, KeyRow::last_change);
         erasure.committed = latest.read_in(Some(self.database.epoch));
-        for (_, entry) in &mut self.database.audit {
-            if entry.account.as_ref() == Some(account) {
-                entry.account = Some(pseudonym.clone());
+        for event in &mut self.database.audit {
+            if event.account.as_deref() == Some(account.as_str()) {
+                event.account = Some(pseudonym.as_str().to_owned());
+                event.origin = Origin::default();
+                if let Some(link) = &mut event.link {
+                    link.salt = None;
+                }
             }
         }
-        if erasure.is_complete {
+        if is_begun_now {
             let entry = AuditEntry {
                 action: AuditAction::AccountErase,
                 id: None,
@@ -60,7 +65,8 @@ impl Transaction<'_> {
                 detail: None,
             };
             self.audit(entry, actor);
-        } else {
+        }
+        if !erasure.is_complete {
             let (account, pseudonym) = (account.clone(), pseudonym.clone());
             self.database.erasures.insert(account, pseudonym);
         }

@@ -187,6 +187,9 @@ impl Transaction<'_> {
                 found.add(KeyKind::Seal, seal, |needs| needs.copies += 1);
             }
         }
+        for seal in &self.database.seals {
+            found.add(KeyKind::Audit, seal.key, |needs| needs.seals += 1);
+        }
         for row in self.database.tokens.values() {
             if !row.record.revoked {
                 found.add(KeyKind::Generation, row.generation, |needs| {

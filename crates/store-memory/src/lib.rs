@@ -4,6 +4,7 @@
 //!
 //! `tests/contract` holds it equal to the real stores.
 
+mod audit;
 mod cluster;
 mod database;
 mod erase;

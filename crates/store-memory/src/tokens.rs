@@ -1,4 +1,4 @@
-//! Callers' tokens, and the audit.
+//! Callers' tokens.
 
 use async_trait::async_trait;
 
@@ -9,9 +9,7 @@ use super::server::{Transaction, Transport};
 use keyward_core::key::{KeyId, Role, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_store::plan::token_entry;
-use keyward_store::{
-    Actor, Audit, AuditAction, AuditEntry, Found, NewToken, Result, TokenRevoked, Tokens,
-};
+use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens};
 
 #[async_trait]
 impl<T: Transport> Tokens for MemoryStore<T> {
@@ -121,17 +119,5 @@ impl Transaction<'_> {
             record: row.record.clone(),
             committed: row.last_change().read_in(read_in),
         })
-    }
-}
-
-#[async_trait]
-impl<T: Transport> Audit for MemoryStore<T> {
-    async fn record(&self, entry: AuditEntry, actor: &Actor) -> Result<()> {
-        let actor = actor.clone();
-        let work = move |tx: &mut Transaction<'_>| {
-            tx.audit(entry, &actor);
-            Ok(())
-        };
-        self.write("record", work).await
     }
 }

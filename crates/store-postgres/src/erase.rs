@@ -15,11 +15,14 @@ impl PostgresStore {
     ) -> Result<Erasure> {
         let mut count = 0;
         loop {
-            let statement = sqlx::query("SELECT * FROM erase_account($1, $2, $3, $4)")
+            let statement = sqlx::query("SELECT * FROM erase_account($1, $2, $3, $4, $5, $6, $7)")
                 .bind(account.as_str().to_owned())
                 .bind(proposed.as_str().to_owned())
                 .bind(actor.token.map(rows::uuid))
-                .bind(actor.name.clone());
+                .bind(actor.name.clone())
+                .bind(actor.origin.peer.clone())
+                .bind(actor.origin.client.clone())
+                .bind(actor.origin.request.clone());
             let step = self.writers.fetch_all(statement).await;
             let step = step.map_err(Failure::of_a_commit)?;
             let step = rows::first(&step)?;

@@ -56,7 +56,9 @@ impl KeyringChecks for PostgresStore {
               WHERE NOT revoked GROUP BY generation
              UNION ALL
              SELECT 'copies', ('x' || encode(substring(sealed FOR 4), 'hex'))::bit(32)::bigint, count(*)
-               FROM api_keys WHERE sealed IS NOT NULL GROUP BY substring(sealed FOR 4)",
+               FROM api_keys WHERE sealed IS NOT NULL GROUP BY substring(sealed FOR 4)
+             UNION ALL
+             SELECT 'seals', key_version, count(*) FROM audit_seals GROUP BY key_version",
         );
         let mut lease = self.long_transaction().await?;
         let instances = instances(&mut lease).await?;
@@ -72,6 +74,7 @@ impl KeyringChecks for PostgresStore {
             match rows::column(row, "what")? {
                 "keys" => found.add(KeyKind::Generation, number, |needs| needs.keys = count),
                 "tokens" => found.add(KeyKind::Generation, number, |needs| needs.tokens = count),
+                "seals" => found.add(KeyKind::Audit, number, |needs| needs.seals = count),
                 _ => found.add(KeyKind::Seal, number, |needs| needs.copies = count),
             }
         }
@@ -162,7 +165,7 @@ impl PostgresStore {
         }
         for statement in [
             "UPDATE keyring_checks SET active = false WHERE kind = $1 AND active AND number <> $2",
-            "UPDATE keyring_checks SET active = $1 IN ('generation', 'seal'), state = 'required'
+            "UPDATE keyring_checks SET active = $1 IN ('generation', 'seal', 'audit'), state = 'required'
               WHERE kind = $1 AND number = $2",
         ] {
             let statement = sqlx::query(statement).bind(name.kind.name());
@@ -265,7 +268,7 @@ async fn instances(lease: &mut Lease<'_>) -> std::result::Result<Vec<InstanceKey
     Ok(found.iter().map(instance).collect::<Result<_>>()?)
 }
 
-/// What needs a generation or a sealing key. An expired key does not: its expiry is final.
+/// What needs a key. An expired key does not: its expiry is final.
 async fn needs(lease: &mut Lease<'_>, name: KeyName) -> std::result::Result<Needs, Failure> {
     let mut needs = Needs::default();
     if name.kind == KeyKind::Seal {
@@ -276,6 +279,13 @@ async fn needs(lease: &mut Lease<'_>, name: KeyName) -> std::result::Result<Need
         .bind(name.number.to_be_bytes().to_vec());
         let row = lease.fetch_one_within(LONG_LIMIT, count).await?;
         needs.copies = rows::revision(&row, "copies")?;
+        return Ok(needs);
+    }
+    if name.kind == KeyKind::Audit {
+        let count = sqlx::query("SELECT count(*) AS seals FROM audit_seals WHERE key_version = $1");
+        let count = count.bind(i64::from(name.number));
+        let row = lease.fetch_one_within(LONG_LIMIT, count).await?;
+        needs.seals = rows::revision(&row, "seals")?;
         return Ok(needs);
     }
     let count = sqlx::query(

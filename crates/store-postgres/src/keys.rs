@@ -358,8 +358,8 @@ fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
                  ON CONFLICT (account_id, name) WHERE revoke_time IS NULL DO NOTHING
              RETURNING *
          ), entry AS (
-             INSERT INTO audit (actor_id, actor, action, subject_id, account_id)
-             SELECT $13, $14, 'issue', key_id, account_id FROM created
+             INSERT INTO audit (actor_id, actor, action, subject_id, account_id, peer, client, request_id)
+             SELECT $13, $14, 'issue', key_id, account_id, $15, $16, $17 FROM created
          )
          SELECT ",
         key_columns!(),
@@ -379,7 +379,10 @@ fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
         .bind(at)
         .bind(after)
         .bind(actor.token.map(rows::uuid))
-        .bind(actor.name.clone()))
+        .bind(actor.name.clone())
+        .bind(actor.origin.peer.clone())
+        .bind(actor.origin.client.clone())
+        .bind(actor.origin.request.clone()))
 }
 
 /// Writes the fields that Update may change.

@@ -24,7 +24,7 @@ pub(super) const RIGHTS: &[&str] = &[
     "GRANT CONNECT ON DATABASE {database} TO {role}",
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
     "GRANT SELECT ON _sqlx_migrations, log_head, log_state, key_changes, api_keys, caller_tokens, \
-     instances, audit, keyring_checks, key_prefixes, key_uses TO {role}",
+     instances, audit, audit_seals, audit_state, keyring_checks, key_prefixes, key_uses TO {role}",
     "GRANT INSERT (key_id, digest, generation, import_batch, account_id, name, hint, scopes, metadata, \
      allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time) ON api_keys TO {role}",
     "GRANT UPDATE (scopes, metadata, allowed_cidrs, sealed, disabled, expire_time, revoke_time, \
@@ -33,12 +33,15 @@ pub(super) const RIGHTS: &[&str] = &[
     "GRANT UPDATE (name, roles, revoke_time, revoked, changed_by) ON caller_tokens TO {role}",
     "GRANT INSERT, UPDATE, DELETE ON instances TO {role}",
     "GRANT UPDATE (settled_system, settled_timeline, settled_incarnation) ON log_state TO {role}",
-    "GRANT INSERT (actor_id, actor, action, subject_id, account_id, detail) ON audit TO {role}",
+    "GRANT INSERT (actor_id, actor, action, subject_id, account_id, detail, peer, client, \
+     request_id) ON audit TO {role}",
     "GRANT INSERT, DELETE, UPDATE (active, state) ON keyring_checks TO {role}",
     "GRANT INSERT ON key_prefixes TO {role}",
     "GRANT INSERT, UPDATE ON key_uses TO {role}",
     "GRANT EXECUTE ON FUNCTION trim_log(interval), raise_time_floor(), store_time(), server_time(), \
-     erase_account(text, text, uuid, text) TO {role}",
+     erase_account(text, text, uuid, text, text, text, text), \
+     seal_audit(bigint[], bigint[], bytea[], bytea[], bytea[], audit_seals), \
+     trim_audit(bigint, bytea, text), audit_lock() TO {role}",
 ];
 
 /// A connection of the database's owner.

@@ -7,7 +7,7 @@ use sqlx::postgres::types::PgInterval;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::audit::{bind, insert_entries};
+use super::audit::{bind, bind_origins, insert_entries};
 use super::failure::Failure;
 use super::pool::Lease;
 use super::rows;
@@ -90,7 +90,9 @@ pub(super) async fn write_revocations(
                  AS s(predecessor, key_id, digest, generation, hint, sealed, lifetime)
                JOIN revoked ON revoked.key_id = s.predecessor
          ), entries AS (",
-        insert_entries!("$13", "$14", "$15", "$16", "$17", "$18", "$19"),
+        insert_entries!(
+            "$13", "$14", "$15", "$16", "$17", "$18"; "$22", "$23", "$24"; "$19"
+        ),
         ")
          SELECT key_id FROM revoked"
     ))
@@ -110,6 +112,7 @@ pub(super) async fn write_revocations(
     let statement = statement
         .bind(revocations.revoked)
         .bind(successors.lifetimes);
+    let statement = bind_origins(statement, &entries);
     let written = lease.fetch_all(statement).await;
     let mut revoked = HashSet::new();
     for row in written.map_err(Failure::of_a_commit)? {

@@ -45,8 +45,9 @@ macro_rules! statements {
                              AND NOT k.revoked
                           RETURNING k.key_id, k.account_id),
                       entries AS (
-                          INSERT INTO audit (actor_id, actor, action, subject_id, account_id, detail)
-                          SELECT $5, $4, 'revoke', key_id, account_id, $6
+                          INSERT INTO audit (actor_id, actor, action, subject_id, account_id, detail,
+                                 peer, client, request_id)
+                          SELECT $5, $4, 'revoke', key_id, account_id, $6, $8, $9, $10
                             FROM revoked ORDER BY key_id)
                  SELECT key_id FROM revoked ORDER BY key_id"
             ),
@@ -168,7 +169,10 @@ impl PostgresStore {
             .bind(revocation.actor.name.clone())
             .bind(revocation.actor.token.map(rows::uuid))
             .bind(revocation.selection.audit_detail())
-            .bind(i64::try_from(STEP).unwrap_or(i64::MAX));
+            .bind(i64::try_from(STEP).unwrap_or(i64::MAX))
+            .bind(revocation.actor.origin.peer.clone())
+            .bind(revocation.actor.origin.client.clone())
+            .bind(revocation.actor.origin.request.clone());
         let revoked = self.writers.fetch_all(statement).await;
         let revoked = revoked.map_err(Failure::of_a_commit)?;
         if !revoked.is_empty() {

@@ -1,9 +1,20 @@
-//! The audit on SQLite: each entry is a row in the transaction of the change that it records.
+//! The audit on SQLite: each event is a row in the transaction of the change that it records.
 
 use async_trait::async_trait;
+use sqlx::AssertSqlSafe;
+use sqlx::sqlite::SqliteRow;
 
-use super::{SqliteStore, WriteTransaction, rows};
-use keyward_store::{Actor, Audit, AuditEntry, Result};
+use super::{SqliteStore, Statement, WriteTransaction, rows, store_error};
+use keyward_core::key::Timestamp;
+use keyward_store::audit::{AuditParameter, Link, TrimState};
+use keyward_store::{
+    Actor, Audit, AuditAction, AuditEntry, AuditEvent, AuditPage, AuditPart, AuditQuery, AuditSeal,
+    Origin, Result, Sealing, Trimming, raw,
+};
+
+/// The columns of an event.
+const COLUMNS: &str = "id, time, actor_id, actor, action, subject_id, account_id, detail, peer, client, \
+     request_id, position, salt, personal, mac";
 
 #[async_trait]
 impl Audit for SqliteStore {
@@ -11,6 +22,117 @@ impl Audit for SqliteStore {
         let mut tx = self.write().await?;
         audit(&mut tx, &entry, actor).await?;
         tx.commit().await
+    }
+
+    async fn list_events(&self, query: &AuditQuery) -> Result<AuditPage> {
+        let (text, parameters) = query.statement(COLUMNS);
+        let mut statement = sqlx::query(AssertSqlSafe(text));
+        for parameter in parameters {
+            statement = match parameter {
+                AuditParameter::Text(text) => statement.bind(text),
+                AuditParameter::Id(id) => statement.bind(rows::id(id)),
+                AuditParameter::Time(time) => statement.bind(time.as_micros()),
+                AuditParameter::Number(number) => statement.bind(number),
+            };
+        }
+        let found = statement.fetch_all(&self.readers).await;
+        let read = |row| Ok((event(row)?, rows::column(row, "matches")?));
+        let found: Result<Vec<_>> = found.map_err(store_error)?.iter().map(read).collect();
+        Ok(query.page(found?))
+    }
+
+    async fn seal_events(&self, sealing: &Sealing) -> Result<Option<(AuditSeal, usize)>> {
+        let mut tx = self.write().await?;
+        let last = sqlx::query("SELECT * FROM audit_seals ORDER BY number DESC LIMIT 1");
+        let last = tx.fetch_optional(last).await?;
+        let last = last.as_ref().map(seal).transpose()?;
+        let unsealed = unsealed(Sealing::LIMIT);
+        let mut events = events(&tx.fetch_all(unsealed).await?)?;
+        if !sealing.is_due(last.as_ref(), tx.now, events.len()) {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let seal = sealing.seal(last.as_ref(), &mut events, tx.now);
+        tx.execute(insert_seal(&seal)).await?;
+        for event in &events {
+            if let Some(link) = &event.link {
+                let place = sqlx::query(
+                    "UPDATE audit SET position = ?, salt = ?, personal = ?, mac = ? WHERE id = ?",
+                )
+                .bind(link.position)
+                .bind(link.salt.clone())
+                .bind(link.personal.clone())
+                .bind(link.mac.clone())
+                .bind(event.id);
+                tx.execute(place).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(Some((seal, events.len())))
+    }
+
+    async fn audit_part(&self, known: i64, limit: usize) -> Result<AuditPart> {
+        // One transaction, so one snapshot.
+        let mut tx = self.readers.begin().await.map_err(store_error)?;
+        let mut fetch = async |statement: Statement| {
+            let found = statement.fetch_all(&mut *tx).await;
+            found.map_err(store_error)
+        };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let state = fetch(sqlx::query("SELECT first_seal, proof FROM audit_state")).await?;
+        let trimmed = match state.first() {
+            Some(row) => TrimState {
+                first_seal: rows::column(row, "first_seal")?,
+                proof: rows::column(row, "proof")?,
+            },
+            None => TrimState::default(),
+        };
+        let seals =
+            sqlx::query("SELECT * FROM audit_seals WHERE number >= ? ORDER BY number LIMIT ?");
+        let seals = fetch(seals.bind(known).bind(count(AuditPart::SEALS + 1))).await?;
+        let seals = seals.iter().map(seal).collect::<Result<_>>()?;
+        let mut part = AuditPart::new(seals, known, limit, trimmed);
+        let (from, to, most) = part.places(known, limit);
+        let chained = sqlx::query(AssertSqlSafe(format!(
+            "SELECT {COLUMNS} FROM audit WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
+        )));
+        part.events = events(&fetch(chained.bind(from).bind(to).bind(most)).await?)?;
+        if part.is_last {
+            part.unsealed = events(&fetch(unsealed(AuditPart::UNSEALED)).await?)?;
+        }
+        Ok(part)
+    }
+
+    async fn trim_events(&self, trimming: &Trimming) -> Result<u64> {
+        let mut tx = self.write().await?;
+        let kept = i64::try_from(trimming.kept.as_micros()).unwrap_or(i64::MAX);
+        let first = sqlx::query(AssertSqlSafe(format!(
+            "SELECT * FROM audit_seals WHERE {}",
+            Trimming::FIRST
+        )))
+        .bind(tx.now.as_micros().saturating_sub(kept))
+        .bind(Trimming::STEP);
+        let first = tx.fetch_optional(first).await?;
+        let first = first.as_ref().map(seal).transpose()?;
+        let Some((first, proof)) = trimming.proven(first) else {
+            tx.rollback().await?;
+            return Ok(0);
+        };
+        let state = sqlx::query("UPDATE audit_state SET first_seal = ?, proof = ?");
+        tx.execute(state.bind(first.number).bind(proof)).await?;
+        let events = sqlx::query("DELETE FROM audit WHERE position <= ?");
+        let trimmed = tx.execute(events.bind(first.last_position)).await?;
+        let seals = sqlx::query("DELETE FROM audit_seals WHERE number < ?");
+        tx.execute(seals.bind(first.number)).await?;
+        let entry = AuditEntry {
+            action: AuditAction::AuditTrim,
+            id: None,
+            account: None,
+            detail: Some(Trimming::detail(trimmed, first.number)),
+        };
+        audit(&mut tx, &entry, &Actor::service()).await?;
+        tx.commit().await?;
+        Ok(trimmed)
     }
 }
 
@@ -23,8 +145,9 @@ pub(super) async fn audit(
     let account = entry.account.as_ref();
     tx.execute(
         sqlx::query(
-            "INSERT INTO audit (time, actor_id, actor, action, subject_id, account_id, detail)
-         VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO audit (time, actor_id, actor, action, subject_id, account_id, detail, peer,
+                client, request_id)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )
         .bind(tx.now.as_micros())
         .bind(actor.token.map(rows::id))
@@ -32,8 +155,84 @@ pub(super) async fn audit(
         .bind(entry.action.name())
         .bind(entry.id.map(rows::id))
         .bind(account.map(|account| account.as_str().to_owned()))
-        .bind(entry.detail.clone()),
+        .bind(entry.detail.clone())
+        .bind(actor.origin.peer.clone())
+        .bind(actor.origin.client.clone())
+        .bind(actor.origin.request.clone()),
     )
     .await
     .map(drop)
+}
+
+/// The first events that no seal covers.
+fn unsealed(limit: usize) -> Statement {
+    let text = format!("SELECT {COLUMNS} FROM audit WHERE position IS NULL ORDER BY id LIMIT ?");
+    sqlx::query(AssertSqlSafe(text)).bind(count(limit))
+}
+
+fn count(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn insert_seal(seal: &AuditSeal) -> Statement {
+    sqlx::query(
+        "INSERT INTO audit_seals (number, time, last_position, last_event, complete, key_version, previous,
+            mac)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(seal.number)
+    .bind(seal.time.as_micros())
+    .bind(seal.last_position)
+    .bind(seal.last_event.clone())
+    .bind(seal.is_complete)
+    .bind(seal.key)
+    .bind(seal.previous.clone())
+    .bind(seal.mac.clone())
+}
+
+/// The seal in a row of `audit_seals`.
+fn seal(row: &SqliteRow) -> Result<AuditSeal> {
+    Ok(AuditSeal {
+        number: rows::column(row, "number")?,
+        time: Timestamp::from_micros(rows::column(row, "time")?),
+        last_position: rows::column(row, "last_position")?,
+        last_event: rows::column(row, "last_event")?,
+        is_complete: rows::column(row, "complete")?,
+        key: raw::number(rows::column(row, "key_version")?)?,
+        previous: rows::column(row, "previous")?,
+        mac: rows::column(row, "mac")?,
+    })
+}
+
+fn events(found: &[SqliteRow]) -> Result<Vec<AuditEvent>> {
+    found.iter().map(event).collect()
+}
+
+/// The event in a row of `COLUMNS`.
+fn event(row: &SqliteRow) -> Result<AuditEvent> {
+    let position: Option<i64> = rows::column(row, "position")?;
+    let link = |position| -> Result<Link> {
+        Ok(Link {
+            position,
+            salt: rows::column(row, "salt")?,
+            personal: rows::column(row, "personal")?,
+            mac: rows::column(row, "mac")?,
+        })
+    };
+    Ok(AuditEvent {
+        id: rows::column(row, "id")?,
+        time: Timestamp::from_micros(rows::column(row, "time")?),
+        actor_id: rows::column(row, "actor_id")?,
+        actor: rows::column(row, "actor")?,
+        action: rows::column(row, "action")?,
+        subject: rows::column(row, "subject_id")?,
+        detail: rows::column(row, "detail")?,
+        account: rows::column(row, "account_id")?,
+        origin: Origin {
+            peer: rows::column(row, "peer")?,
+            client: rows::column(row, "client")?,
+            request: rows::column(row, "request_id")?,
+        },
+        link: position.map(link).transpose()?,
+    })
 }

@@ -22,7 +22,8 @@ const ERASE: [&str; 3] = [
         ")"
     ),
     concat!(
-        "UPDATE audit SET account_id = ?2 WHERE account_id = ?1 AND ?4 IS NOT NULL AND subject_id IN (",
+        "UPDATE audit SET account_id = ?2, peer = NULL, client = NULL, request_id = NULL, salt = NULL
+          WHERE account_id = ?1 AND ?4 IS NOT NULL AND subject_id IN (",
         erasable!(),
         ")"
     ),
@@ -82,7 +83,7 @@ impl SqliteStore {
              SELECT ?1, ?2 WHERE EXISTS (SELECT 1 FROM api_keys WHERE account_id = ?1)",
         );
         let begin = begin.bind(account.to_owned());
-        tx.execute(begin.bind(proposed.as_str().to_owned())).await?;
+        let begun = tx.execute(begin.bind(proposed.as_str().to_owned())).await?;
         let read = sqlx::query("SELECT pseudonym FROM erasures WHERE account_id = ?");
         let Some(row) = tx.fetch_optional(read.bind(account.to_owned())).await? else {
             tx.rollback().await?;
@@ -103,6 +104,8 @@ impl SqliteStore {
         if rest.is_none() {
             let end = sqlx::query("DELETE FROM erasures WHERE account_id = ?");
             tx.execute(end.bind(account.to_owned())).await?;
+        }
+        if begun > 0 {
             let entry = AuditEntry {
                 action: AuditAction::AccountErase,
                 id: None,

@@ -44,7 +44,7 @@ impl KeyringChecks for SqliteStore {
         }
         for statement in [
             "UPDATE keyring_checks SET active = 0 WHERE kind = ?1 AND active = 1 AND number <> ?2",
-            "UPDATE keyring_checks SET active = ?1 IN ('generation', 'seal'), state = 'required'
+            "UPDATE keyring_checks SET active = ?1 IN ('generation', 'seal', 'audit'), state = 'required'
               WHERE kind = ?1 AND number = ?2",
         ] {
             let statement = sqlx::query(statement).bind(name.kind.name());
@@ -116,6 +116,17 @@ impl KeyringChecks for SqliteStore {
             let number = raw::seal_version(rows::column(row, "version")?)?;
             let count = raw::revision(rows::column(row, "count")?)?;
             found.add(KeyKind::Seal, number, |needs| needs.copies = count);
+        }
+        let rows = sqlx::query(
+            "SELECT key_version, count(*) AS count FROM audit_seals GROUP BY key_version",
+        )
+        .fetch_all(&self.readers)
+        .await
+        .map_err(store_error)?;
+        for row in &rows {
+            let number = raw::number(rows::column(row, "key_version")?)?;
+            let count = raw::revision(rows::column(row, "count")?)?;
+            found.add(KeyKind::Audit, number, |needs| needs.seals = count);
         }
         Ok(found)
     }
@@ -193,7 +204,7 @@ async fn state_of(tx: &mut WriteTransaction, name: KeyName) -> Result<Option<Kno
         .map(|key| key.state))
 }
 
-/// What needs a generation or a sealing key. An expired key does not: its expiry is final.
+/// What needs a key. An expired key does not: its expiry is final.
 async fn needs(tx: &mut WriteTransaction, name: KeyName) -> Result<Needs> {
     let mut needs = Needs::default();
     if name.kind == KeyKind::Seal {
@@ -203,6 +214,12 @@ async fn needs(tx: &mut WriteTransaction, name: KeyName) -> Result<Needs> {
         )
         .bind(name.number.to_be_bytes().to_vec());
         needs.copies = raw::revision(rows::column(&tx.fetch_one(count).await?, "copies")?)?;
+        return Ok(needs);
+    }
+    if name.kind == KeyKind::Audit {
+        let count = sqlx::query("SELECT count(*) AS seals FROM audit_seals WHERE key_version = ?");
+        let row = tx.fetch_one(count.bind(name.number)).await?;
+        needs.seals = raw::revision(rows::column(&row, "seals")?)?;
         return Ok(needs);
     }
     let now = tx.now.as_micros();

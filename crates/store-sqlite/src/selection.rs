@@ -13,7 +13,7 @@ use super::keys::id_query;
 /// The statements about one kind of selection. Parameter 1 names it.
 struct Statements {
     /// Writes an audit entry for each key of a step. The parameters are the selection, the key before
-    /// the step, the time and the limit; then actor and detail.
+    /// the step, the time and the limit; then actor, detail and origin.
     audit: &'static str,
     /// Revokes the keys of a step. The same parameters; then the reason and the actor.
     revoke: &'static str,
@@ -26,8 +26,9 @@ macro_rules! statements {
     ($selected:literal, $changes:literal) => {
         Statements {
             audit: concat!(
-                "INSERT INTO audit (time, actor_id, actor, action, subject_id, account_id, detail)
-                 SELECT ?3, ?5, ?6, 'revoke', key_id, account_id, ?7 FROM api_keys
+                "INSERT INTO audit (time, actor_id, actor, action, subject_id, account_id, detail, peer,
+                        client, request_id)
+                 SELECT ?3, ?5, ?6, 'revoke', key_id, account_id, ?7, ?8, ?9, ?10 FROM api_keys
                   WHERE ",
                 $selected,
                 " AND key_id > ?2 AND revoked = 0 ORDER BY key_id LIMIT ?4"
@@ -136,7 +137,10 @@ impl SqliteStore {
             .bind(limit)
             .bind(actor.token.map(rows::id))
             .bind(actor.name.clone())
-            .bind(revocation.selection.audit_detail());
+            .bind(revocation.selection.audit_detail())
+            .bind(actor.origin.peer.clone())
+            .bind(actor.origin.client.clone())
+            .bind(actor.origin.request.clone());
         if tx.execute(audited).await? == 0 {
             tx.rollback().await?;
             return Ok(Vec::new());

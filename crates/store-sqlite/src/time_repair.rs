@@ -68,7 +68,7 @@ impl TimeRepair for SqliteStore {
             let row = tx.fetch_one(super::keys::id_query(raw::id(id)?)).await?;
             let detail = Some("expired".to_owned());
             let entry = key_entry(AuditAction::Revoke, &rows::key(&row)?, detail);
-            audit(&mut tx, &entry, &service()).await?;
+            audit(&mut tx, &entry, &Actor::service()).await?;
         }
         tx.commit().await?;
         Ok(ids.len() as u64)
@@ -88,19 +88,12 @@ impl TimeRepair for SqliteStore {
         );
         let entry = entry
             .bind(survey.clock.as_micros())
-            .bind(service().name)
+            .bind(Actor::service().name)
             .bind(reason.to_owned());
         tx.execute(entry).await?;
         tx.commit().await?;
         *self.last.lock() = (survey.clock, self.clock.boot());
         Ok(())
-    }
-}
-
-fn service() -> Actor {
-    Actor {
-        token: None,
-        name: "keyward".to_owned(),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::audit::Origin;
 use keyward_core::fence::{CommittedChange, Epoch, Membership, RegistrationId, Stamp};
 use keyward_core::key::{
     AccountId, BatchId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
@@ -16,6 +17,19 @@ pub struct Actor {
     pub token: Option<KeyId>,
     /// The caller's name.
     pub name: String,
+    /// From where the caller asked for the change.
+    pub origin: Origin,
+}
+
+impl Actor {
+    /// The service itself.
+    pub fn service() -> Self {
+        Self {
+            token: None,
+            name: "keyward".to_owned(),
+            origin: Origin::default(),
+        }
+    }
 }
 
 /// A key to create: its public fields, and what a store keeps of its secret.
@@ -296,11 +310,38 @@ pub enum AuditAction {
     KeyringActivate,
     /// A key of the keyring was retired.
     KeyringRetire,
-    /// An account was erased.
+    /// An account was erased, or its erasure has begun.
     AccountErase,
+    /// Old events of the audit were deleted.
+    AuditTrim,
+    /// A call was refused, because its caller lacks the role.
+    Deny,
+    /// The epoch was advanced.
+    EpochAdvance,
+    /// The store's time was lowered.
+    ClockLower,
 }
 
 impl AuditAction {
+    /// All actions.
+    pub const ALL: [Self; 15] = [
+        Self::Issue,
+        Self::Reveal,
+        Self::Replace,
+        Self::Revoke,
+        Self::Update,
+        Self::TokenCreate,
+        Self::TokenRevoke,
+        Self::Import,
+        Self::KeyringActivate,
+        Self::KeyringRetire,
+        Self::AccountErase,
+        Self::AuditTrim,
+        Self::Deny,
+        Self::EpochAdvance,
+        Self::ClockLower,
+    ];
+
     /// The name that stores and the audit use.
     pub const fn name(self) -> &'static str {
         match self {
@@ -315,6 +356,10 @@ impl AuditAction {
             Self::KeyringActivate => "keyring_activate",
             Self::KeyringRetire => "keyring_retire",
             Self::AccountErase => "account_erase",
+            Self::AuditTrim => "audit_trim",
+            Self::Deny => "deny",
+            Self::EpochAdvance => "epoch_advance",
+            Self::ClockLower => "clock_lower",
         }
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Activation, Actor, Audit, AuditEntry, ChangeNotice, Cluster, CommittedChange, Confirmed,
-    Erasure, Found, Import, Imported, Issued, KeyChanges, KeyPage, KeyTarget, KeyringChecks,
-    KeyringUse, Keys, KnownKey, ListKeys, Log, NewInstance, NewKey, NewToken, OnCommit, Result,
-    Retirement, Revocation, RevokeAnswer, SealMove, Store, StoredKey, TokenRevoked, Tokens,
-    UpdateAnswer, Usage,
+    Activation, Actor, Audit, AuditEntry, AuditPage, AuditPart, AuditQuery, AuditSeal,
+    ChangeNotice, Cluster, CommittedChange, Confirmed, Erasure, Found, Import, Imported, Issued,
+    KeyChanges, KeyPage, KeyTarget, KeyringChecks, KeyringUse, Keys, KnownKey, ListKeys, Log,
+    NewInstance, NewKey, NewToken, OnCommit, Result, Retirement, Revocation, RevokeAnswer,
+    SealMove, Sealing, Store, StoredKey, TokenRevoked, Tokens, Trimming, UpdateAnswer, Usage,
 };
 use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyUse, Prefix, TokenRecord};
@@ -111,6 +111,10 @@ forward! {
     }
     Audit for dyn Store {
         record(entry: AuditEntry, actor: &Actor) -> ();
+        list_events(query: &AuditQuery) -> AuditPage;
+        seal_events(sealing: &Sealing) -> Option<(AuditSeal, usize)>;
+        audit_part(known: i64, limit: usize) -> AuditPart;
+        trim_events(trimming: &Trimming) -> u64;
     }
     KeyringChecks for dyn Store {
         known_keys() -> Vec<KnownKey>;

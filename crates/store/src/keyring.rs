@@ -57,7 +57,7 @@ impl KnownState {
 
 /// Whether one key of this kind at a time is active, and earlier ones can be retired.
 fn is_exclusive(kind: KeyKind) -> bool {
-    matches!(kind, KeyKind::Generation | KeyKind::Seal)
+    matches!(kind, KeyKind::Generation | KeyKind::Seal | KeyKind::Audit)
 }
 
 /// The state of the key `name`; `None` if the store does not know it.
@@ -76,6 +76,7 @@ pub fn active(known: &[KnownKey]) -> Active {
     Active {
         generation: of(KeyKind::Generation),
         seal: of(KeyKind::Seal),
+        audit: of(KeyKind::Audit),
     }
 }
 
@@ -160,6 +161,8 @@ pub struct Needs {
     pub tokens: u64,
     /// The sealed copies.
     pub copies: u64,
+    /// The seals of the audit.
+    pub seals: u64,
 }
 
 /// The answer to a retirement that does not depend on what needs the key; `None` if that decides.

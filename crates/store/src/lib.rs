@@ -2,6 +2,8 @@
 //! database driver appears here. Run each call through [`Control`], so that no caller can drop the
 //! future of a write before the write ends.
 
+pub mod audit;
+pub mod audit_chain;
 mod commands;
 mod control;
 pub mod import;
@@ -14,6 +16,8 @@ pub mod raw;
 pub mod selection;
 mod time_repair;
 
+pub use audit::{AuditEvent, AuditPage, AuditPart, AuditQuery, AuditSeal, Origin, Trimming};
+pub use audit_chain::Sealing;
 pub use commands::{
     Actor, AuditAction, AuditEntry, ChangeNotice, Confirmed, Erasure, Expiry, Found, Issued,
     KeyChanges, KeyTarget, NewInstance, NewKey, NewToken, OnCommit, Revocation, RevokeAnswer,
@@ -206,6 +210,21 @@ pub trait Tokens: Send + Sync + 'static {
 pub trait Audit: Send + Sync + 'static {
     /// Writes one entry, durable when this returns. (A change writes its entry in its own commit.)
     async fn record(&self, entry: AuditEntry, actor: &Actor) -> Result<()>;
+
+    /// Lists events, in the order of their times.
+    async fn list_events(&self, query: &AuditQuery) -> Result<AuditPage>;
+
+    /// Seals the events that no seal covers, at most [`Sealing::LIMIT`]. Returns the seal and the number of
+    /// its events; `None` if no seal is due, or another instance seals now.
+    async fn seal_events(&self, sealing: &Sealing) -> Result<Option<(AuditSeal, usize)>>;
+
+    /// Reads the chain from the seal `known` on, or from its beginning if there is no such seal: at most
+    /// about `limit` events, but at least one more seal if there is one.
+    async fn audit_part(&self, known: i64, limit: usize) -> Result<AuditPart>;
+
+    /// Deletes old events, by whole seals, in one step of about [`audit::Trimming::STEP`], and records that.
+    /// The last seal of the deleted events stays. Returns the number of events.
+    async fn trim_events(&self, trimming: &Trimming) -> Result<u64>;
 }
 
 /// The keyring that belongs to the store.
@@ -221,11 +240,11 @@ pub trait KeyringChecks: Send + Sync + 'static {
     /// values stay.
     async fn note_loaded(&self, values: &[CheckValue]) -> Result<()>;
 
-    /// Makes a generation or a sealing key the active one, if every registered instance has loaded it.
+    /// Makes a key the active one of its kind, if every registered instance has loaded it.
     /// An instance that registers later needs it.
     async fn activate(&self, name: KeyName, actor: &Actor) -> Result<Activation>;
 
-    /// Retires a generation or a sealing key that nothing needs. From then on the store refuses keys,
+    /// Retires a key that nothing needs. From then on the store refuses keys,
     /// tokens and sealed copies that are made with it, also by a call that has begun before.
     async fn retire(&self, name: KeyName, actor: &Actor) -> Result<Retirement>;
 

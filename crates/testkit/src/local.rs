@@ -53,6 +53,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         forbid_recoverable: false,
         max_key_age: None,
         use_interval: Duration::from_secs(60),
+        audit_retention: None,
         insecure: false,
         keyring: directory.join("keyring"),
         workers: 2,

@@ -48,6 +48,8 @@ calls! {
     admin.activate_keyring_key: ActivateKeyringKeyRequest => ActivateKeyringKeyResponse;
     admin.retire_keyring_key: RetireKeyringKeyRequest => RetireKeyringKeyResponse;
     admin.erase_account: EraseAccountRequest => EraseAccountResponse;
+    admin.list_audit_events: ListAuditEventsRequest => ListAuditEventsResponse;
+    admin.verify_audit: VerifyAuditRequest => VerifyAuditResponse;
 }
 
 /// Issues the key in the slot `default` of an account.

@@ -37,6 +37,8 @@ pub enum AddedKind {
     Foreign,
     /// The secret with which another product computed the digests of its keys
     Import,
+    /// Seals the audit
+    Audit,
 }
 
 #[derive(Subcommand)]
@@ -51,7 +53,7 @@ pub(in crate::cli) enum KeyringVerb {
 #[derive(Subcommand)]
 pub(in crate::cli) enum KeyringCall {
     /// Make a key the active one; every instance must have loaded it. A generation mints all new keys and
-    /// tokens, a seal seals all new copies
+    /// tokens, a seal seals all new copies, an audit key seals the audit
     Activate(KeyringKey),
     /// Retire a key that nothing needs any more; then its file can be deleted
     Retire(KeyringKey),
@@ -76,6 +78,7 @@ pub(in crate::cli) enum KeyringKind {
     Seal,
     Foreign,
     Import,
+    Audit,
 }
 
 #[derive(Subcommand)]

@@ -75,3 +75,19 @@ fn a_foreign_format_that_overlaps_or_can_be_guessed_is_refused() {
         );
     }
 }
+
+#[test]
+fn events_of_the_audit_are_kept_for_a_month_at_least() {
+    for (text, shown) in [("30d", "30d"), ("none", "none"), ("36500d", "36500d")] {
+        let case = Case::new().flag("audit_retention", text);
+        assert_eq!(case.entry("audit_retention").0, shown);
+    }
+    assert_eq!(Case::new().entry("audit_retention").0, "400d");
+    for text in ["29d", "0", "", "forever", "36501d", "-1d"] {
+        let errors = Case::new().flag("audit_retention", text).errors();
+        assert!(
+            errors.len() == 1 && errors[0].contains("30d to 36500d, or none"),
+            "{text}: {errors:?}"
+        );
+    }
+}

@@ -16,8 +16,11 @@ pub(in crate::grpc) fn nothing(_: v1::GetKeyringStatusRequest) -> Checked<()> {
 pub(in crate::grpc) fn key_to_activate(request: v1::ActivateKeyringKeyRequest) -> Checked<KeyName> {
     let name = key_name(request.kind, request.number)?;
     match name.kind {
-        KeyKind::Generation | KeyKind::Seal => Ok(name),
-        _ => Err(FieldError::new("kind", "must be a generation or a seal")),
+        KeyKind::Generation | KeyKind::Seal | KeyKind::Audit => Ok(name),
+        _ => {
+            let reason = "must be a generation, a seal or an audit key";
+            Err(FieldError::new("kind", reason))
+        }
     }
 }
 
@@ -35,6 +38,7 @@ fn key_name(kind: i32, number: u32) -> Checked<KeyName> {
         Ok(v1::KeyringKeyKind::Seal) => KeyKind::Seal,
         Ok(v1::KeyringKeyKind::Foreign) => KeyKind::Foreign,
         Ok(v1::KeyringKeyKind::Import) => KeyKind::Import,
+        Ok(v1::KeyringKeyKind::Audit) => KeyKind::Audit,
         Ok(v1::KeyringKeyKind::Unspecified) | Err(_) => {
             let reason = format!("{kind} is not a kind of a key");
             return Err(FieldError::new("kind", reason));
@@ -52,6 +56,7 @@ pub(in crate::grpc) fn keyring_key(key: KeyringKey) -> v1::KeyringKey {
         KeyKind::Seal => v1::KeyringKeyKind::Seal,
         KeyKind::Foreign => v1::KeyringKeyKind::Foreign,
         KeyKind::Import => v1::KeyringKeyKind::Import,
+        KeyKind::Audit => v1::KeyringKeyKind::Audit,
         // No store knows the keys of the cache.
         KeyKind::Cache => v1::KeyringKeyKind::Unspecified,
     };
@@ -70,5 +75,6 @@ pub(in crate::grpc) fn keyring_key(key: KeyringKey) -> v1::KeyringKey {
         live_keys: key.needs.keys,
         live_tokens: key.needs.tokens,
         sealed_copies: key.needs.copies,
+        audit_seals: key.needs.seals,
     }
 }

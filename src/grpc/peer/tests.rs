@@ -20,7 +20,7 @@ fn peers(connections: usize) -> Arc<Peers> {
 }
 
 fn caller(peers: &Arc<Peers>) -> Arc<Peer> {
-    let peer = peers.admit().unwrap();
+    let peer = peers.admit(None).unwrap();
     peer.has_caller();
     peer
 }
@@ -29,15 +29,15 @@ fn caller(peers: &Arc<Peers>) -> Arc<Peer> {
 fn the_oldest_stranger_makes_room_and_a_caller_does_not() {
     let peers = peers(3);
     let caller = caller(&peers);
-    let (old, young) = (peers.admit().unwrap(), peers.admit().unwrap());
-    let new = peers.admit().unwrap();
+    let (old, young) = (peers.admit(None).unwrap(), peers.admit(None).unwrap());
+    let new = peers.admit(None).unwrap();
     assert!(old.is_displaced() && !young.is_displaced() && !caller.is_displaced());
     // A displaced connection that shows a caller gets no place back.
     old.has_caller();
     drop(old);
     young.has_caller();
     new.has_caller();
-    assert!(peers.admit().is_none(), "three callers fill all places");
+    assert!(peers.admit(None).is_none(), "three callers fill all places");
     drop((caller, young, new));
     let admitted = peers.admitted.lock();
     assert_eq!((admitted.strangers.len(), admitted.callers), (0, 0));
@@ -63,7 +63,7 @@ fn a_short_call_passes_while_others_hold_the_total() {
     let honest = caller(&peers);
     assert!(reserve(&honest, CALLER_ALLOWANCE).is_ok());
     assert!(reserve(&honest, CALLER_ALLOWANCE + (1 << 20)).is_err());
-    let stranger = peers.admit().unwrap();
+    let stranger = peers.admit(None).unwrap();
     assert!(reserve(&stranger, STRANGER_ALLOWANCE).is_ok());
     assert!(reserve(&stranger, STRANGER_ALLOWANCE + 1).is_err());
     drop(held);
@@ -76,7 +76,7 @@ fn a_short_call_passes_while_others_hold_the_total() {
 #[test]
 fn a_stranger_that_becomes_a_caller_leaves_no_count_behind() {
     let peers = peers(1);
-    let peer = peers.admit().unwrap();
+    let peer = peers.admit(None).unwrap();
     let before = reserve(&peer, 100 << 10).unwrap();
     peer.has_caller();
     let after = reserve(&peer, 100 << 10).unwrap();
@@ -90,7 +90,7 @@ fn a_stranger_that_becomes_a_caller_leaves_no_count_behind() {
 #[tokio::test]
 async fn a_connection_whose_client_does_not_read_is_closed() {
     let peers = peers(1);
-    let peer = peers.admit().unwrap();
+    let peer = peers.admit(None).unwrap();
     let _unread = peer.reserve_response(1);
     Arc::clone(&peer).must_close(Duration::from_millis(1)).await;
     assert_eq!(peers.metrics.connections_stalled.get(), 1);

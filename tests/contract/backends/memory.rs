@@ -87,9 +87,9 @@ impl ByHand for Hand {
                 keys.filter(|key| key.record.revoke_time.is_none()).count()
             }
             _ if sql.ends_with("FROM audit ORDER BY id") => {
-                let line = |(actor, entry): &(keyward_store::Actor, keyward_store::AuditEntry)| {
-                    let detail = entry.detail.as_deref().unwrap_or("-");
-                    format!("{} {} {detail}", entry.action.name(), actor.name)
+                let line = |event: &keyward_store::AuditEvent| {
+                    let detail = event.detail.as_deref().unwrap_or("-");
+                    format!("{} {} {detail}", event.action, event.actor)
                 };
                 return database.audit.iter().map(line).collect();
             }

@@ -109,19 +109,19 @@ fn the_api_page_names_every_rpc_with_its_role_and_every_verdict() {
             .any(|proto| proto.contains(&format!("rpc {method}(")))
     });
     assert!(methods.len() >= 10, "{methods:?}");
-    let role = Regex::new("Role `([a-z_]+)`").unwrap();
+    let role = Regex::new("(?:Role|Requires the role) `([a-z_]+)`").unwrap();
     for method in methods {
         let row = row(method);
         // The role stands in the comment above the RPC, or above AdminService as a whole.
-        let commented = protos[0].split(&format!("  rpc {method}(")).next().unwrap();
+        let rpc = format!("  rpc {method}(");
+        let proto = protos.iter().find(|proto| proto.contains(&rpc)).unwrap();
+        let commented = proto.split(&rpc).next().unwrap();
         let commented = commented.rsplit("\n\n").next().unwrap();
-        let role = if protos[0].contains(&format!("rpc {method}(")) {
-            let text = commented.replace("\n  // ", " ");
-            role.captures(&text)
-                .unwrap_or_else(|| panic!("{method}: {text}"))[1]
-                .to_owned()
-        } else {
-            "admin".to_owned()
+        let text = commented.replace("\n  // ", " ");
+        let named = role.captures(&text).map(|found| found[1].to_owned());
+        let role = match proto.contains("service AdminService") {
+            true => named.unwrap_or_else(|| "admin".to_owned()),
+            false => named.unwrap_or_else(|| panic!("{method}: {text}")),
         };
         assert!(
             row.contains(&format!("| `{role}`")),

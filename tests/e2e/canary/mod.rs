@@ -307,7 +307,7 @@ async fn no_output_holds_a_secret() {
     let mut process = Process::start(command, &data);
     let mut run = Run::default();
     run.needles.add_text("the first token", &process.token());
-    for name in ["generation-1", "seal-1", "cache-1", "foreign-1"] {
+    for name in ["generation-1", "seal-1", "cache-1", "foreign-1", "audit-1"] {
         run.needles
             .add_keyring_file(&data.join("keyring").join(name));
     }

@@ -9,6 +9,7 @@ use keyward_testkit::Process;
 use names::same_names;
 use serde_json::Value;
 
+mod audit;
 mod harness;
 mod import;
 mod manual;

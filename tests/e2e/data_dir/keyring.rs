@@ -200,7 +200,7 @@ async fn a_keyring_of_another_deployment_is_refused() {
     // Nor half of it.
     fs::copy(away.join("generation-1"), ours.file("generation-1")).unwrap();
     ours.refuses("of the keyring");
-    for name in ["seal-1", "foreign-1"] {
+    for name in ["seal-1", "foreign-1", "audit-1"] {
         fs::copy(away.join(name), ours.file(name)).unwrap();
     }
     ours.serves().await;

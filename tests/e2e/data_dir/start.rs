@@ -243,7 +243,7 @@ async fn a_token_that_cannot_be_read_is_a_fault_and_the_log_says_which() {
         let token = admin.token("edge", &[Role::Verifier]).await.unwrap();
         by_hand(
             &data_dir,
-            "UPDATE caller_tokens SET roles = 'verifier,auditor' WHERE name = 'edge'",
+            "UPDATE caller_tokens SET roles = 'verifier,root' WHERE name = 'edge'",
         )
         .await;
         let edge = Client::new(process.grpc, Some(&token)).await;

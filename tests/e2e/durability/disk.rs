@@ -57,7 +57,7 @@ const WRONG: &[(&str, &str)] = &[
     ),
     (
         "audit rows of nothing",
-        "SELECT count(*) FROM audit WHERE action <> 'keyring_activate' AND (subject_id IS NULL OR subject_id NOT IN
+        "SELECT count(*) FROM audit WHERE action NOT IN ('keyring_activate', 'deny') AND (subject_id IS NULL OR subject_id NOT IN
           (SELECT key_id FROM api_keys UNION SELECT token_id FROM caller_tokens))",
     ),
 ];

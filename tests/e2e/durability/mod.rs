@@ -104,7 +104,10 @@ async fn a_first_start_that_is_killed_is_finished_by_the_next() {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         keyring.sort();
-        assert_eq!(keyring, ["cache-1", "foreign-1", "generation-1", "seal-1"]);
+        assert_eq!(
+            keyring,
+            ["audit-1", "cache-1", "foreign-1", "generation-1", "seal-1"]
+        );
         assert!(process.stop().success());
         assert_eq!(disk::tokens(&data).await, 1);
     }

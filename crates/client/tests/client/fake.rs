@@ -292,6 +292,22 @@ impl AdminService for Service {
         Ok(Response::new(Default::default()))
     }
 
+    async fn list_audit_events(
+        &self,
+        request: Request<v1::ListAuditEventsRequest>,
+    ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn verify_audit(
+        &self,
+        request: Request<v1::VerifyAuditRequest>,
+    ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(Default::default()))
+    }
+
     async fn import_keys(
         &self,
         request: Request<v1::ImportKeysRequest>,

@@ -101,15 +101,17 @@ pub enum Role {
     Editor,
     /// Revoke by key text only, without the record in the response.
     Reporter,
-    /// AdminService.
+    /// AdminService, without the audit.
     Admin,
+    /// ListAuditEvents, VerifyAudit.
+    Auditor,
     /// WatchInvalidations.
     NearCache,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Issuer,
         Self::Verifier,
         Self::Revealer,
@@ -117,6 +119,7 @@ impl Role {
         Self::Editor,
         Self::Reporter,
         Self::Admin,
+        Self::Auditor,
         Self::NearCache,
     ];
 
@@ -130,6 +133,7 @@ impl Role {
             Self::Editor => "editor",
             Self::Reporter => "reporter",
             Self::Admin => "admin",
+            Self::Auditor => "auditor",
             Self::NearCache => "near_cache",
         }
     }
@@ -139,14 +143,14 @@ impl Role {
         Self::ALL.into_iter().find(|role| role.name() == name)
     }
 
-    const fn bit(self) -> u8 {
+    const fn bit(self) -> u16 {
         1 << self as u8
     }
 }
 
 /// A set of roles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Roles(u8);
+pub struct Roles(u16);
 
 impl Roles {
     /// Every role. The first token of a deployment has them all.

@@ -105,6 +105,7 @@ fn a_merged_keyring_has_the_kept_keys_of_both() {
     let active = Active {
         generation: Some(2),
         seal: Some(1),
+        ..Active::default()
     };
     let retired = KeyName::parse("generation-3").unwrap();
     let merge = |active| old.merged(&files, active, |name| name != retired, HashSet::new());
@@ -217,4 +218,47 @@ fn debug_shows_numbers_only() {
         "{shown}"
     );
     assert!(!shown.contains(&minted.text.expose()[7..15]), "{shown}");
+}
+
+#[test]
+fn a_keyring_seals_the_audit_with_the_active_key_and_has_the_others() {
+    let with = |audits: &[u32], active| {
+        let secret = |version: u32| SecretKey::new(&[u8::try_from(version).unwrap() + 50; 32]);
+        let material = KeyringMaterial {
+            audits: audits.iter().map(|n| (*n, secret(*n))).collect(),
+            ..material(&[1], &[1])
+        };
+        let audit = active;
+        let active = Active {
+            audit,
+            ..Active::default()
+        };
+        Keyring::new(&material, active)
+    };
+    let version = |keyring: &Keyring| keyring.audit_key().map(|key| key.version());
+    assert_eq!(version(&with(&[], None).unwrap()), None);
+    assert_eq!(version(&with(&[1, 2], None).unwrap()), Some(2));
+    let keyring = with(&[1, 2, 3], Some(2)).unwrap();
+    assert_eq!(version(&keyring), Some(2));
+    for number in 1..=3 {
+        assert_eq!(keyring.audit_key_of(number).unwrap().version(), number);
+    }
+    assert!(keyring.audit_key_of(4).is_none());
+    let lacks = NoKeyring::LacksActive(KeyName::parse("audit-3").unwrap());
+    assert_eq!(with(&[1, 2], Some(3)).unwrap_err(), lacks);
+    // A retired key goes, and a new file comes.
+    let is_kept = |name: KeyName| name.to_string() != "audit-1";
+    let files = with(&[4], None).unwrap();
+    let active = Active {
+        audit: Some(3),
+        ..Active::default()
+    };
+    let merged = keyring.merged(&files, active, is_kept, HashSet::new());
+    let names: Vec<_> = merged
+        .unwrap()
+        .names()
+        .iter()
+        .map(KeyName::to_string)
+        .collect();
+    assert_eq!(names[2..], ["audit-3", "audit-4", "audit-2"]);
 }

@@ -70,7 +70,7 @@ fn a_generated_keyring_is_loaded() {
 fn only_the_owner_may_read_a_keyring() {
     let (_home, dir) = generated();
     assert_eq!(mode(&dir), 0o700);
-    for name in ["generation-1", "seal-1", "cache-1", "foreign-1"] {
+    for name in ["generation-1", "seal-1", "cache-1", "foreign-1", "audit-1"] {
         assert_eq!(mode(&dir.join(name)), 0o600, "{name}");
     }
 }
@@ -203,6 +203,7 @@ fn a_missing_or_incomplete_keyring_is_refused() {
     fs::rename(dir.join("generation-1"), home.path().join("elsewhere")).unwrap();
     fs::remove_file(dir.join("cache-1")).unwrap();
     fs::remove_file(dir.join("foreign-1")).unwrap();
+    fs::remove_file(dir.join("audit-1")).unwrap();
     assert_eq!(refusal(&dir), none);
     write(
         &dir.join("seal-1"),

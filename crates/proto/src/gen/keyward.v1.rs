@@ -577,6 +577,9 @@ pub struct KeyringKey {
     /// The number of sealed copies under this sealing key.
     #[prost(uint64, tag = "8")]
     pub sealed_copies: u64,
+    /// The number of the audit's seals under this audit key.
+    #[prost(uint64, tag = "9")]
+    pub audit_seals: u64,
 }
 impl ::prost::Name for KeyringKey {
     const NAME: &'static str = "KeyringKey";
@@ -621,7 +624,7 @@ impl ::prost::Name for GetKeyringStatusResponse {
 /// The key to activate.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ActivateKeyringKeyRequest {
-    /// The kind: generation or seal, otherwise INVALID_FIELD.
+    /// The kind: generation, seal or audit, otherwise INVALID_FIELD.
     #[prost(enumeration = "KeyringKeyKind", tag = "1")]
     pub kind: i32,
     /// The number in the name of the key's file: at least 1, otherwise INVALID_FIELD.
@@ -654,7 +657,7 @@ impl ::prost::Name for ActivateKeyringKeyResponse {
 /// The key to retire.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RetireKeyringKeyRequest {
-    /// The kind. Generations and sealing keys can be retired; other kinds are KEYRING_KEY_IN_USE.
+    /// The kind. Generations, sealing keys and audit keys can be retired; other kinds are KEYRING_KEY_IN_USE.
     #[prost(enumeration = "KeyringKeyKind", tag = "1")]
     pub kind: i32,
     /// The number in the name of the key's file: at least 1, otherwise INVALID_FIELD.
@@ -736,6 +739,221 @@ impl ::prost::Name for EraseAccountResponse {
         "/keyward.v1.EraseAccountResponse".into()
     }
 }
+/// An event of the audit. It never contains a secret. Texts are shown as they are stored.
+///
+/// Times have a resolution of one microsecond.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditEvent {
+    /// The number of the event. A change that takes longer has the lower number, so a number can appear after
+    /// a higher one.
+    #[prost(int64, tag = "1")]
+    pub event_id: i64,
+    /// When it happened, by the store's time.
+    #[prost(message, optional, tag = "2")]
+    pub time: ::core::option::Option<::prost_types::Timestamp>,
+    /// What happened.
+    #[prost(enumeration = "AuditAction", tag = "3")]
+    pub action: i32,
+    /// How it ended.
+    #[prost(enumeration = "AuditOutcome", tag = "4")]
+    pub outcome: i32,
+    /// The name of the caller; `keyward` for the service itself, and the database user for an operator's
+    /// command on the store.
+    #[prost(string, tag = "5")]
+    pub caller: ::prost::alloc::string::String,
+    /// The token of the caller: a UUIDv7. Empty for the service and for an operator's command.
+    #[prost(string, tag = "6")]
+    pub caller_token_id: ::prost::alloc::string::String,
+    /// The key that the event is about: a UUIDv7. Empty for none.
+    #[prost(string, tag = "7")]
+    pub key_id: ::prost::alloc::string::String,
+    /// The token that the event is about: a UUIDv7. Empty for none.
+    #[prost(string, tag = "8")]
+    pub token_id: ::prost::alloc::string::String,
+    /// The account that owns the key. After an erasure, its pseudonym. Empty for none.
+    #[prost(string, tag = "9")]
+    pub account_id: ::prost::alloc::string::String,
+    /// Further facts, such as `replaced_by=` and a key id. Empty for none.
+    #[prost(string, tag = "10")]
+    pub detail: ::prost::alloc::string::String,
+    /// The address of the connection, or `unix`. Empty if it is unknown, and after an erasure.
+    #[prost(string, tag = "11")]
+    pub peer_address: ::prost::alloc::string::String,
+    /// The address of the client that a trusted proxy forwarded. Empty for none, and after an erasure.
+    #[prost(string, tag = "12")]
+    pub client_address: ::prost::alloc::string::String,
+    /// The id of the request: the caller's `x-request-id` of at most 128 visible characters, or else the trace id
+    /// of its `traceparent`, or else a random one. Empty after an erasure, and for the service itself.
+    #[prost(string, tag = "13")]
+    pub request_id: ::prost::alloc::string::String,
+    /// The place of the event in the audit's chain. 0: no seal covers the event yet.
+    #[prost(int64, tag = "14")]
+    pub position: i64,
+    /// Whether the personal data of the event was erased with its account.
+    #[prost(bool, tag = "15")]
+    pub erased: bool,
+}
+impl ::prost::Name for AuditEvent {
+    const NAME: &'static str = "AuditEvent";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.AuditEvent".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.AuditEvent".into()
+    }
+}
+/// Which events to list. All conditions must hold; an absent one always holds.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAuditEventsRequest {
+    /// Only events of this account: 1 to 128 bytes of printable ASCII, otherwise INVALID_FIELD. Empty: of all.
+    #[prost(string, tag = "1")]
+    pub account_id: ::prost::alloc::string::String,
+    /// Only events about this key: a UUID, otherwise INVALID_FIELD. Empty: about all.
+    #[prost(string, tag = "2")]
+    pub key_id: ::prost::alloc::string::String,
+    /// Only events of the caller with this name: 1 to 64 characters of `A-Z a-z 0-9 . _ -`, otherwise
+    /// INVALID_FIELD. Empty: of all.
+    #[prost(string, tag = "3")]
+    pub caller: ::prost::alloc::string::String,
+    /// Only events with this action. An undefined value is INVALID_FIELD.
+    #[prost(enumeration = "AuditAction", tag = "4")]
+    pub action: i32,
+    /// Only events at this time or later. A time outside the years 1 to 9998 is INVALID_FIELD.
+    #[prost(message, optional, tag = "5")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Only events before this time. A time outside the years 1 to 9998 is INVALID_FIELD.
+    #[prost(message, optional, tag = "6")]
+    pub end_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// Whether the newest event comes first. Otherwise the oldest one does.
+    #[prost(bool, tag = "7")]
+    pub newest_first: bool,
+    /// The maximum number of events. 0 means 50; more than 1000 means 1000; a negative number is
+    /// INVALID_FIELD. A page can have fewer events, even none, and a successor.
+    #[prost(int32, tag = "8")]
+    pub page_size: i32,
+    /// The `next_page_token` of the previous page; empty for the first page. Another text is
+    /// INVALID_FIELD, and so is a token that was returned for different conditions or another order.
+    #[prost(string, tag = "9")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListAuditEventsRequest {
+    const NAME: &'static str = "ListAuditEventsRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.ListAuditEventsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.ListAuditEventsRequest".into()
+    }
+}
+/// One page of events.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAuditEventsResponse {
+    /// The events, sorted by `time` and `event_id`.
+    #[prost(message, repeated, tag = "1")]
+    pub events: ::prost::alloc::vec::Vec<AuditEvent>,
+    /// The `page_token` for the next page. Empty: this page is the last.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListAuditEventsResponse {
+    const NAME: &'static str = "ListAuditEventsResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.ListAuditEventsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.ListAuditEventsResponse".into()
+    }
+}
+/// What to check.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyAuditRequest {
+    /// A seal that you have noted, as `NUMBER:MAC`: each is in the log of the instance that made it. The chain
+    /// must contain it. Without it, nothing shows that the last seals and their events were removed. Another
+    /// form, and the number of a seal that was trimmed, is INVALID_FIELD.
+    #[prost(string, tag = "1")]
+    pub head: ::prost::alloc::string::String,
+    /// The `next_page_token` of the previous part; empty for the first part. Another text is INVALID_FIELD, and
+    /// so is a token that was returned for a different `head`.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for VerifyAuditRequest {
+    const NAME: &'static str = "VerifyAuditRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.VerifyAuditRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.VerifyAuditRequest".into()
+    }
+}
+/// The first fault in the audit's chain.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuditFault {
+    /// What is wrong.
+    #[prost(enumeration = "AuditFaultKind", tag = "1")]
+    pub kind: i32,
+    /// The event. 0: the fault is not about an event, or the event is not there.
+    #[prost(int64, tag = "2")]
+    pub event_id: i64,
+    /// The place in the chain. 0: the fault is not about a place.
+    #[prost(int64, tag = "3")]
+    pub position: i64,
+    /// The number of the seal that covers the place, or of the seal that the fault is about. 0: none.
+    #[prost(int64, tag = "4")]
+    pub seal: i64,
+}
+impl ::prost::Name for AuditFault {
+    const NAME: &'static str = "AuditFault";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.AuditFault".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.AuditFault".into()
+    }
+}
+/// What a part of the audit's chain shows.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct VerifyAuditResponse {
+    /// The first fault. Absent: this part is right.
+    #[prost(message, optional, tag = "1")]
+    pub fault: ::core::option::Option<AuditFault>,
+    /// The number of seals of this part that are right.
+    #[prost(uint64, tag = "2")]
+    pub seals: u64,
+    /// The number of events of this part that are right.
+    #[prost(uint64, tag = "3")]
+    pub events: u64,
+    /// The number of these events whose personal data was erased.
+    #[prost(uint64, tag = "4")]
+    pub erased_events: u64,
+    /// The number of events that no seal covers yet, at most 10000. Only the last part has it.
+    #[prost(uint64, tag = "5")]
+    pub unsealed_events: u64,
+    /// The last seal of this part that is right, as `NUMBER:MAC`. Empty: there is no seal.
+    #[prost(string, tag = "6")]
+    pub head: ::prost::alloc::string::String,
+    /// The time of that seal.
+    #[prost(message, optional, tag = "7")]
+    pub head_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The `page_token` for the next part. Empty: this part is the last one, or has a fault.
+    #[prost(string, tag = "8")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for VerifyAuditResponse {
+    const NAME: &'static str = "VerifyAuditResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.VerifyAuditResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.VerifyAuditResponse".into()
+    }
+}
 /// A right of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -754,8 +972,10 @@ pub enum Role {
     Editor = 5,
     /// Revoke a key by its text, with an empty response. For leak scanners.
     Reporter = 6,
-    /// AdminService.
+    /// AdminService, without the audit.
     Admin = 7,
+    /// ListAuditEvents and VerifyAudit.
+    Auditor = 8,
     /// WatchInvalidations.
     NearCache = 9,
 }
@@ -774,6 +994,7 @@ impl Role {
             Self::Editor => "ROLE_EDITOR",
             Self::Reporter => "ROLE_REPORTER",
             Self::Admin => "ROLE_ADMIN",
+            Self::Auditor => "ROLE_AUDITOR",
             Self::NearCache => "ROLE_NEAR_CACHE",
         }
     }
@@ -788,6 +1009,7 @@ impl Role {
             "ROLE_EDITOR" => Some(Self::Editor),
             "ROLE_REPORTER" => Some(Self::Reporter),
             "ROLE_ADMIN" => Some(Self::Admin),
+            "ROLE_AUDITOR" => Some(Self::Auditor),
             "ROLE_NEAR_CACHE" => Some(Self::NearCache),
             _ => None,
         }
@@ -848,6 +1070,8 @@ pub enum KeyringKeyKind {
     Foreign = 3,
     /// A secret that imported digests were made with. It is never activated nor retired.
     Import = 4,
+    /// An audit key: it seals the audit. Its seals are checked with it as long as they are kept.
+    Audit = 5,
 }
 impl KeyringKeyKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -861,6 +1085,7 @@ impl KeyringKeyKind {
             Self::Seal => "KEYRING_KEY_KIND_SEAL",
             Self::Foreign => "KEYRING_KEY_KIND_FOREIGN",
             Self::Import => "KEYRING_KEY_KIND_IMPORT",
+            Self::Audit => "KEYRING_KEY_KIND_AUDIT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -871,6 +1096,7 @@ impl KeyringKeyKind {
             "KEYRING_KEY_KIND_SEAL" => Some(Self::Seal),
             "KEYRING_KEY_KIND_FOREIGN" => Some(Self::Foreign),
             "KEYRING_KEY_KIND_IMPORT" => Some(Self::Import),
+            "KEYRING_KEY_KIND_AUDIT" => Some(Self::Audit),
             _ => None,
         }
     }
@@ -916,6 +1142,187 @@ impl KeyringKeyState {
         }
     }
 }
+/// What an event of the audit records. Every action but AUDIT_ACTION_DENY is a change that was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditAction {
+    /// Not an action. In a request it means every action; in an event, an action of another version.
+    Unspecified = 0,
+    /// A key was created.
+    Issue = 1,
+    /// The secret of a recoverable key was shown again.
+    Reveal = 2,
+    /// A key was revoked and got a successor.
+    Replace = 3,
+    /// A key was revoked. The revocation of an account has such an event for each of its keys, with one
+    /// `request_id`.
+    Revoke = 4,
+    /// A key was changed.
+    Update = 5,
+    /// A token was created.
+    TokenCreate = 6,
+    /// A token was revoked.
+    TokenRevoke = 7,
+    /// Keys of another system were imported.
+    Import = 8,
+    /// A key of the keyring became active.
+    KeyringActivate = 9,
+    /// A key of the keyring was retired.
+    KeyringRetire = 10,
+    /// The erasure of an account began; `account_id` is its pseudonym.
+    AccountErase = 11,
+    /// Old events were deleted.
+    AuditTrim = 12,
+    /// A call was refused, because its caller lacks the role. Each instance records this once a minute for
+    /// each token and RPC.
+    Deny = 13,
+    /// An operator advanced the epoch.
+    EpochAdvance = 14,
+    /// An operator lowered the store's time.
+    ClockLower = 15,
+}
+impl AuditAction {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_ACTION_UNSPECIFIED",
+            Self::Issue => "AUDIT_ACTION_ISSUE",
+            Self::Reveal => "AUDIT_ACTION_REVEAL",
+            Self::Replace => "AUDIT_ACTION_REPLACE",
+            Self::Revoke => "AUDIT_ACTION_REVOKE",
+            Self::Update => "AUDIT_ACTION_UPDATE",
+            Self::TokenCreate => "AUDIT_ACTION_TOKEN_CREATE",
+            Self::TokenRevoke => "AUDIT_ACTION_TOKEN_REVOKE",
+            Self::Import => "AUDIT_ACTION_IMPORT",
+            Self::KeyringActivate => "AUDIT_ACTION_KEYRING_ACTIVATE",
+            Self::KeyringRetire => "AUDIT_ACTION_KEYRING_RETIRE",
+            Self::AccountErase => "AUDIT_ACTION_ACCOUNT_ERASE",
+            Self::AuditTrim => "AUDIT_ACTION_AUDIT_TRIM",
+            Self::Deny => "AUDIT_ACTION_DENY",
+            Self::EpochAdvance => "AUDIT_ACTION_EPOCH_ADVANCE",
+            Self::ClockLower => "AUDIT_ACTION_CLOCK_LOWER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_ACTION_ISSUE" => Some(Self::Issue),
+            "AUDIT_ACTION_REVEAL" => Some(Self::Reveal),
+            "AUDIT_ACTION_REPLACE" => Some(Self::Replace),
+            "AUDIT_ACTION_REVOKE" => Some(Self::Revoke),
+            "AUDIT_ACTION_UPDATE" => Some(Self::Update),
+            "AUDIT_ACTION_TOKEN_CREATE" => Some(Self::TokenCreate),
+            "AUDIT_ACTION_TOKEN_REVOKE" => Some(Self::TokenRevoke),
+            "AUDIT_ACTION_IMPORT" => Some(Self::Import),
+            "AUDIT_ACTION_KEYRING_ACTIVATE" => Some(Self::KeyringActivate),
+            "AUDIT_ACTION_KEYRING_RETIRE" => Some(Self::KeyringRetire),
+            "AUDIT_ACTION_ACCOUNT_ERASE" => Some(Self::AccountErase),
+            "AUDIT_ACTION_AUDIT_TRIM" => Some(Self::AuditTrim),
+            "AUDIT_ACTION_DENY" => Some(Self::Deny),
+            "AUDIT_ACTION_EPOCH_ADVANCE" => Some(Self::EpochAdvance),
+            "AUDIT_ACTION_CLOCK_LOWER" => Some(Self::ClockLower),
+            _ => None,
+        }
+    }
+}
+/// How an action ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditOutcome {
+    /// Not an outcome.
+    Unspecified = 0,
+    /// The change was committed.
+    Done = 1,
+    /// The call was refused and changed nothing.
+    Denied = 2,
+}
+impl AuditOutcome {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_OUTCOME_UNSPECIFIED",
+            Self::Done => "AUDIT_OUTCOME_DONE",
+            Self::Denied => "AUDIT_OUTCOME_DENIED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_OUTCOME_DONE" => Some(Self::Done),
+            "AUDIT_OUTCOME_DENIED" => Some(Self::Denied),
+            _ => None,
+        }
+    }
+}
+/// The kind of a fault in the audit's chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum AuditFaultKind {
+    /// Not a kind.
+    Unspecified = 0,
+    /// An event differs from what was sealed.
+    EventAltered = 1,
+    /// A sealed event is not there.
+    EventRemoved = 2,
+    /// An event was put between sealed ones.
+    EventInserted = 3,
+    /// A seal differs from what was made.
+    SealAltered = 4,
+    /// A seal is not there.
+    SealRemoved = 5,
+    /// The first seals are not there, and no trimming explains it.
+    BeginningCut = 6,
+    /// The keyring lacks the audit key of a seal.
+    KeyMissing = 7,
+    /// The chain ends before `head`.
+    EndCut = 8,
+    /// The chain has another seal with the number of `head`.
+    HeadDiffers = 9,
+}
+impl AuditFaultKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "AUDIT_FAULT_KIND_UNSPECIFIED",
+            Self::EventAltered => "AUDIT_FAULT_KIND_EVENT_ALTERED",
+            Self::EventRemoved => "AUDIT_FAULT_KIND_EVENT_REMOVED",
+            Self::EventInserted => "AUDIT_FAULT_KIND_EVENT_INSERTED",
+            Self::SealAltered => "AUDIT_FAULT_KIND_SEAL_ALTERED",
+            Self::SealRemoved => "AUDIT_FAULT_KIND_SEAL_REMOVED",
+            Self::BeginningCut => "AUDIT_FAULT_KIND_BEGINNING_CUT",
+            Self::KeyMissing => "AUDIT_FAULT_KIND_KEY_MISSING",
+            Self::EndCut => "AUDIT_FAULT_KIND_END_CUT",
+            Self::HeadDiffers => "AUDIT_FAULT_KIND_HEAD_DIFFERS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "AUDIT_FAULT_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "AUDIT_FAULT_KIND_EVENT_ALTERED" => Some(Self::EventAltered),
+            "AUDIT_FAULT_KIND_EVENT_REMOVED" => Some(Self::EventRemoved),
+            "AUDIT_FAULT_KIND_EVENT_INSERTED" => Some(Self::EventInserted),
+            "AUDIT_FAULT_KIND_SEAL_ALTERED" => Some(Self::SealAltered),
+            "AUDIT_FAULT_KIND_SEAL_REMOVED" => Some(Self::SealRemoved),
+            "AUDIT_FAULT_KIND_BEGINNING_CUT" => Some(Self::BeginningCut),
+            "AUDIT_FAULT_KIND_KEY_MISSING" => Some(Self::KeyMissing),
+            "AUDIT_FAULT_KIND_END_CUT" => Some(Self::EndCut),
+            "AUDIT_FAULT_KIND_HEAD_DIFFERS" => Some(Self::HeadDiffers),
+            _ => None,
+        }
+    }
+}
 /// Generated client implementations.
 pub mod admin_service_client {
     #![allow(
@@ -928,7 +1335,8 @@ pub mod admin_service_client {
     use tonic::codegen::*;
     use tonic::codegen::http::Uri;
     /// Manages a deployment: the tokens with which callers authenticate, the import and export of keys, the
-    /// keyring, and the erasure of accounts. Every RPC requires the role `admin`.
+    /// keyring, and the erasure of accounts. These RPCs require the role `admin`. Those that read the audit require
+    /// the role `auditor` instead.
     ///
     /// Authentication, size limits and error reasons are the same as for ApiKeyService.
     #[derive(Debug, Clone)]
@@ -1212,8 +1620,8 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("keyward.v1.AdminService", "GetKeyringStatus"));
             self.inner.unary(req, path, codec).await
         }
-        /// Makes a generation mint all new keys and tokens, or a sealing key seal all new copies. Keys of
-        /// other generations stay valid; sealed copies move to the new sealing key in the background. Each
+        /// Makes a generation mint all new keys and tokens, a sealing key seal all new copies, or an audit key seal
+        /// the audit. Keys of other generations stay valid; sealed copies move to the new sealing key in the background. Each
         /// instance follows within about a second. Idempotent.
         ///
         /// Errors: INVALID_FIELD; KEYRING_KEY_NOT_FOUND; KEYRING_KEY_NOT_LOADED; OUTCOME_UNKNOWN.
@@ -1243,7 +1651,7 @@ pub mod admin_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Retires a generation or a sealing key that nothing needs any more. Then its file can be deleted,
+        /// Retires a generation, a sealing key or an audit key that nothing needs any more. Then its file can be deleted,
         /// and nothing can be made with it again. Idempotent.
         ///
         /// Errors: INVALID_FIELD; KEYRING_KEY_NOT_FOUND; KEYRING_KEY_IN_USE: the message says what needs it;
@@ -1302,6 +1710,62 @@ pub mod admin_service_client {
             let mut req = request.into_request();
             req.extensions_mut()
                 .insert(GrpcMethod::new("keyward.v1.AdminService", "EraseAccount"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Lists the events of the audit, page by page: who did what, from where. Requires the role `auditor`.
+        ///
+        /// Errors: INVALID_FIELD.
+        pub async fn list_audit_events(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAuditEventsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditEventsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.AdminService/ListAuditEvents",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.v1.AdminService", "ListAuditEvents"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Checks a part of the audit's chain of seals, and names the first event or seal that somebody has altered,
+        /// removed or put in between. Repeat the call with `next_page_token` until it is empty or a fault is found.
+        /// Requires the role `auditor`.
+        ///
+        /// Errors: INVALID_FIELD.
+        pub async fn verify_audit(
+            &mut self,
+            request: impl tonic::IntoRequest<super::VerifyAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyAuditResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.AdminService/VerifyAudit",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.v1.AdminService", "VerifyAudit"));
             self.inner.unary(req, path, codec).await
         }
     }
@@ -1401,8 +1865,8 @@ pub mod admin_service_server {
             tonic::Response<super::GetKeyringStatusResponse>,
             tonic::Status,
         >;
-        /// Makes a generation mint all new keys and tokens, or a sealing key seal all new copies. Keys of
-        /// other generations stay valid; sealed copies move to the new sealing key in the background. Each
+        /// Makes a generation mint all new keys and tokens, a sealing key seal all new copies, or an audit key seal
+        /// the audit. Keys of other generations stay valid; sealed copies move to the new sealing key in the background. Each
         /// instance follows within about a second. Idempotent.
         ///
         /// Errors: INVALID_FIELD; KEYRING_KEY_NOT_FOUND; KEYRING_KEY_NOT_LOADED; OUTCOME_UNKNOWN.
@@ -1413,7 +1877,7 @@ pub mod admin_service_server {
             tonic::Response<super::ActivateKeyringKeyResponse>,
             tonic::Status,
         >;
-        /// Retires a generation or a sealing key that nothing needs any more. Then its file can be deleted,
+        /// Retires a generation, a sealing key or an audit key that nothing needs any more. Then its file can be deleted,
         /// and nothing can be made with it again. Idempotent.
         ///
         /// Errors: INVALID_FIELD; KEYRING_KEY_NOT_FOUND; KEYRING_KEY_IN_USE: the message says what needs it;
@@ -1440,9 +1904,32 @@ pub mod admin_service_server {
             tonic::Response<super::EraseAccountResponse>,
             tonic::Status,
         >;
+        /// Lists the events of the audit, page by page: who did what, from where. Requires the role `auditor`.
+        ///
+        /// Errors: INVALID_FIELD.
+        async fn list_audit_events(
+            &self,
+            request: tonic::Request<super::ListAuditEventsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAuditEventsResponse>,
+            tonic::Status,
+        >;
+        /// Checks a part of the audit's chain of seals, and names the first event or seal that somebody has altered,
+        /// removed or put in between. Repeat the call with `next_page_token` until it is empty or a fault is found.
+        /// Requires the role `auditor`.
+        ///
+        /// Errors: INVALID_FIELD.
+        async fn verify_audit(
+            &self,
+            request: tonic::Request<super::VerifyAuditRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::VerifyAuditResponse>,
+            tonic::Status,
+        >;
     }
     /// Manages a deployment: the tokens with which callers authenticate, the import and export of keys, the
-    /// keyring, and the erasure of accounts. Every RPC requires the role `admin`.
+    /// keyring, and the erasure of accounts. These RPCs require the role `admin`. Those that read the audit require
+    /// the role `auditor` instead.
     ///
     /// Authentication, size limits and error reasons are the same as for ApiKeyService.
     #[derive(Debug)]
@@ -1959,6 +2446,97 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EraseAccountSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.AdminService/ListAuditEvents" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAuditEventsSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ListAuditEventsRequest>
+                    for ListAuditEventsSvc<T> {
+                        type Response = super::ListAuditEventsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAuditEventsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::list_audit_events(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAuditEventsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.AdminService/VerifyAudit" => {
+                    #[allow(non_camel_case_types)]
+                    struct VerifyAuditSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::VerifyAuditRequest>
+                    for VerifyAuditSvc<T> {
+                        type Response = super::VerifyAuditResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::VerifyAuditRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::verify_audit(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = VerifyAuditSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

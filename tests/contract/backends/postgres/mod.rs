@@ -1,6 +1,7 @@
 //! The shared store: a new database for each case, on one private server. The cases control the
 //! time: `server_time()` of the database reads it from a file that the test's clock writes.
 
+mod audit;
 mod commits;
 mod drops;
 mod keyring;

@@ -44,7 +44,19 @@ async fn the_role_that_serves_can_neither_drop_a_trigger_nor_rewrite_the_log() {
         "UPDATE audit SET actor = 'nobody'",
         "UPDATE api_keys SET account_id = account_id",
         "INSERT INTO erasures VALUES ('42', 'nobody')",
+        "UPDATE audit SET position = 1",
+        "UPDATE audit SET account_id = 'x'",
         "DELETE FROM audit",
+        "TRUNCATE audit",
+        "INSERT INTO audit (id, actor, action) VALUES (1, 'nobody', 'issue')",
+        "INSERT INTO audit (time, actor, action) VALUES (now(), 'nobody', 'issue')",
+        "INSERT INTO audit (actor, action, position) VALUES ('nobody', 'issue', 1)",
+        "ALTER TABLE audit DISABLE TRIGGER ALL",
+        "INSERT INTO audit_seals SELECT * FROM audit_seals",
+        "UPDATE audit_seals SET number = 1",
+        "DELETE FROM audit_seals",
+        "TRUNCATE audit_seals",
+        "UPDATE audit_state SET first_seal = 1",
         "UPDATE keyring_checks SET check_value = check_value",
         "INSERT INTO _sqlx_migrations SELECT 9, '', now(), true, '', 0",
     ] {
@@ -56,6 +68,8 @@ async fn the_role_that_serves_can_neither_drop_a_trigger_nor_rewrite_the_log() {
     assert!(message.contains("permission denied"), "{message}");
     let message = refusal(&url, "SELECT trim_log('0')").await;
     assert!(message.contains("kept for an hour"), "{message}");
+    let message = refusal(&url, "SELECT trim_audit(1, '\\x00', 'x')").await;
+    assert!(message.contains("kept for 30 days"), "{message}");
 }
 
 #[tokio::test]
@@ -85,6 +99,9 @@ async fn a_table_whose_rows_are_logged_cannot_be_truncated() {
         "log_head",
         "log_state",
         "instances",
+        "audit",
+        "audit_seals",
+        "audit_state",
     ] {
         let sql = format!("TRUNCATE {table} CASCADE");
         world.refused(sql, "cannot be truncated").await;

@@ -20,7 +20,12 @@ fn a_key_of_each_kind_is_added_and_replaces_nothing() {
     let (_home, dir) = generated();
     let entropy = Distinct::default();
     let before = versions(&dir).unwrap();
-    for kind in [KeyKind::Generation, KeyKind::Seal, KeyKind::Cache] {
+    for kind in [
+        KeyKind::Generation,
+        KeyKind::Seal,
+        KeyKind::Cache,
+        KeyKind::Audit,
+    ] {
         for number in [2, 3] {
             let name = add(&dir, kind, None, &entropy).unwrap();
             assert_eq!(name, KeyName { kind, number });
@@ -39,8 +44,9 @@ fn a_key_of_each_kind_is_added_and_replaces_nothing() {
     let keyring = Keyring::new(&load(&dir).unwrap(), Active::default()).unwrap();
     assert_eq!((keyring.active(), keyring.active_seal()), (9, 9));
     assert_eq!(keyring.cache_key().unwrap().version(), 9);
+    assert_eq!(keyring.audit_key().unwrap().version(), 9);
     let left = fs::read_dir(&dir).unwrap().count();
-    assert_eq!(left, 13, "no hidden file is left");
+    assert_eq!(left, 17, "no hidden file is left");
 }
 
 #[test]

@@ -1,0 +1,236 @@
+//! Converts the messages about the audit.
+
+use keyward_proto::v1;
+
+use super::{Checked, key_id, time, timestamp};
+use crate::service::{Head, Page, PageQuery, VerifyAuditReply};
+use keyward_core::key::{AccountId, FieldError, KeyId, SlotName, Timestamp};
+use keyward_store::audit_chain::{Fault, FaultKind};
+use keyward_store::{AuditAction, AuditEvent, AuditQuery};
+
+/// The years that every store can represent.
+const FIRST_TIME: i64 = -62_135_596_800_000_000;
+const LAST_TIME: i64 = 253_370_764_800_000_000;
+/// The digits of a seal's MAC.
+const MAC_DIGITS: usize = 64;
+
+/// The actions with their names in the API.
+const ACTIONS: [(v1::AuditAction, AuditAction); 15] = [
+    (v1::AuditAction::Issue, AuditAction::Issue),
+    (v1::AuditAction::Reveal, AuditAction::Reveal),
+    (v1::AuditAction::Replace, AuditAction::Replace),
+    (v1::AuditAction::Revoke, AuditAction::Revoke),
+    (v1::AuditAction::Update, AuditAction::Update),
+    (v1::AuditAction::TokenCreate, AuditAction::TokenCreate),
+    (v1::AuditAction::TokenRevoke, AuditAction::TokenRevoke),
+    (v1::AuditAction::Import, AuditAction::Import),
+    (
+        v1::AuditAction::KeyringActivate,
+        AuditAction::KeyringActivate,
+    ),
+    (v1::AuditAction::KeyringRetire, AuditAction::KeyringRetire),
+    (v1::AuditAction::AccountErase, AuditAction::AccountErase),
+    (v1::AuditAction::AuditTrim, AuditAction::AuditTrim),
+    (v1::AuditAction::Deny, AuditAction::Deny),
+    (v1::AuditAction::EpochAdvance, AuditAction::EpochAdvance),
+    (v1::AuditAction::ClockLower, AuditAction::ClockLower),
+];
+
+pub(in crate::grpc) fn list_audit(
+    request: v1::ListAuditEventsRequest,
+) -> Checked<(AuditQuery, PageQuery)> {
+    let given = |text: String| Some(text).filter(|text| !text.is_empty());
+    let within = |field, given: Option<prost_types::Timestamp>| {
+        given.map(|given| calendar(field, given)).transpose()
+    };
+    let account = given(request.account_id)
+        .map(|text| AccountId::new("account_id", text))
+        .transpose()?;
+    let caller = given(request.caller)
+        .map(|text| SlotName::new("caller", text))
+        .transpose()?;
+    let subject = given(request.key_id).map(|text| key_id("key_id", &text));
+    let query = AuditQuery {
+        account: account.map(|account| account.to_string()),
+        subject: subject.transpose()?,
+        actor: caller.map(|caller| caller.to_string()),
+        action: action(request.action)?,
+        from: within("start_time", request.start_time)?,
+        until: within("end_time", request.end_time)?,
+        newest_first: request.newest_first,
+        ..AuditQuery::default()
+    };
+    let page = PageQuery {
+        size: request.page_size,
+        token: request.page_token,
+    };
+    Ok((query, page))
+}
+
+fn action(value: i32) -> Checked<Option<String>> {
+    let unknown = || FieldError::new("action", format!("{value} is not a defined value"));
+    let action = v1::AuditAction::try_from(value).map_err(|_| unknown())?;
+    let mut known = ACTIONS.into_iter();
+    match action {
+        v1::AuditAction::Unspecified => Ok(None),
+        _ => match known.find(|(name, _)| *name == action) {
+            Some((_, action)) => Ok(Some(action.name().to_owned())),
+            None => Err(unknown()),
+        },
+    }
+}
+
+fn calendar(field: &'static str, given: prost_types::Timestamp) -> Checked<Timestamp> {
+    let time = timestamp(field, given)?;
+    match (FIRST_TIME..LAST_TIME).contains(&time.as_micros()) {
+        true => Ok(time),
+        false => Err(FieldError::new(field, "is outside the years 1 to 9998")),
+    }
+}
+
+pub(in crate::grpc) fn audit_events(page: &Page<AuditEvent>) -> v1::ListAuditEventsResponse {
+    v1::ListAuditEventsResponse {
+        events: page.items.iter().map(event).collect(),
+        next_page_token: page.next.clone(),
+    }
+}
+
+fn event(event: &AuditEvent) -> v1::AuditEvent {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let id = |bytes: &Option<Vec<u8>>| {
+        let bytes = bytes.as_deref().and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or_else(String::new, |bytes| KeyId::from_bytes(bytes).to_string())
+    };
+    let mut known = ACTIONS.into_iter();
+    let action = known.find(|(_, action)| action.name() == event.action);
+    let action = action.map_or(v1::AuditAction::Unspecified, |(name, _)| name);
+    let is_about_token = matches!(
+        action,
+        v1::AuditAction::TokenCreate | v1::AuditAction::TokenRevoke
+    );
+    let outcome = match action {
+        v1::AuditAction::Deny => v1::AuditOutcome::Denied,
+        _ => v1::AuditOutcome::Done,
+    };
+    let subject = id(&event.subject);
+    let (key_id, token_id) = match is_about_token {
+        true => (String::new(), subject),
+        false => (subject, String::new()),
+    };
+    v1::AuditEvent {
+        event_id: event.id,
+        time: Some(time(event.time)),
+        action: action.into(),
+        outcome: outcome.into(),
+        caller: event.actor.clone(),
+        caller_token_id: id(&event.actor_id),
+        key_id,
+        token_id,
+        account_id: text(&event.account),
+        detail: text(&event.detail),
+        peer_address: text(&event.origin.peer),
+        client_address: text(&event.origin.client),
+        request_id: text(&event.origin.request),
+        position: event.link.as_ref().map_or(0, |link| link.position),
+        erased: event.link.as_ref().is_some_and(|link| link.salt.is_none()),
+    }
+}
+
+pub(in crate::grpc) fn verify_audit(
+    request: v1::VerifyAuditRequest,
+) -> Checked<(Option<Head>, String)> {
+    let head = match request.head.as_str() {
+        "" => None,
+        text => Some(head(text).ok_or_else(|| {
+            let reason =
+                "must be NUMBER:MAC, as the log shows it: a number and 64 hexadecimal digits";
+            FieldError::new("head", reason)
+        })?),
+    };
+    Ok((head, request.page_token))
+}
+
+fn head(text: &str) -> Option<Head> {
+    let (number, digits) = text.split_once(':')?;
+    let is_hex = digits.len() == MAC_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_decimal = number.bytes().all(|byte| byte.is_ascii_digit());
+    let bytes = (0..MAC_DIGITS).step_by(2);
+    let mac = bytes.map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok());
+    let number = number.parse().ok().filter(|number| *number > 0);
+    Some(Head {
+        number: number.filter(|_| is_hex && is_decimal)?,
+        mac: mac.collect::<Option<_>>()?,
+    })
+}
+
+pub(in crate::grpc) fn verified_audit(reply: VerifyAuditReply) -> v1::VerifyAuditResponse {
+    let VerifyAuditReply { verified, next } = reply;
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    v1::VerifyAuditResponse {
+        fault: verified.fault.as_ref().map(fault),
+        seals: verified.seals,
+        events: verified.events,
+        erased_events: count(verified.erased.len()),
+        unsealed_events: verified.unsealed,
+        head: verified
+            .last
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+        head_time: verified.last.as_ref().map(|last| time(last.time)),
+        next_page_token: next,
+    }
+}
+
+fn fault(fault: &Fault) -> v1::AuditFault {
+    let kind = match fault.kind {
+        FaultKind::EventAltered => v1::AuditFaultKind::EventAltered,
+        FaultKind::EventRemoved => v1::AuditFaultKind::EventRemoved,
+        FaultKind::EventInserted => v1::AuditFaultKind::EventInserted,
+        FaultKind::SealAltered => v1::AuditFaultKind::SealAltered,
+        FaultKind::SealRemoved => v1::AuditFaultKind::SealRemoved,
+        FaultKind::BeginningCut => v1::AuditFaultKind::BeginningCut,
+        FaultKind::KeyMissing => v1::AuditFaultKind::KeyMissing,
+        FaultKind::EndCut => v1::AuditFaultKind::EndCut,
+        FaultKind::HeadDiffers => v1::AuditFaultKind::HeadDiffers,
+    };
+    v1::AuditFault {
+        kind: kind.into(),
+        event_id: fault.event.unwrap_or_default(),
+        position: fault.position.unwrap_or_default(),
+        seal: fault.seal.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_action_has_a_name_in_the_api() {
+        for action in AuditAction::ALL {
+            let named = ACTIONS.iter().filter(|(_, known)| *known == action);
+            assert_eq!(named.count(), 1, "{action:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_read_as_the_log_shows_it() {
+        let digits = "0123456789abcdef".repeat(4);
+        let read = head(&format!("17:{digits}")).unwrap();
+        assert_eq!((read.number, read.mac.len(), read.mac[1]), (17, 32, 0x23));
+        for wrong in [
+            digits.clone(),
+            format!("0:{digits}"),
+            format!("-1:{digits}"),
+            format!("+1:{digits}"),
+            format!("17:{}", &digits[1..]),
+            format!("17:{digits}0"),
+            format!("17:{}", digits.replace('a', "g")),
+            format!("17:+{}", &digits[1..]),
+            format!("99999999999999999999:{digits}"),
+            ":".to_owned(),
+        ] {
+            assert_eq!(head(&wrong), None, "{wrong}");
+        }
+    }
+}
