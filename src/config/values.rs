@@ -8,6 +8,8 @@ use keyward_core::fence::MAX_STALENESS;
 use keyward_core::key::MAX_TTL;
 use keyward_ops::settings::values::{address, duration, path};
 
+/// The smallest `max_staleness`.
+const MIN_STALENESS: Duration = Duration::from_secs(2);
 /// The most serving threads.
 pub(super) const MAX_WORKERS: usize = 256;
 
@@ -47,20 +49,21 @@ pub(super) fn store(text: &str, settings: &Settings) -> Result<Store, String> {
 }
 
 pub(super) fn staleness(text: &str) -> Result<Duration, String> {
-    let range = Duration::from_secs(2)..=MAX_STALENESS;
+    let range = MIN_STALENESS..=MAX_STALENESS;
     duration(text, range, "2s to 60s")
 }
 
 /// An instance that is cut off must not keep near-caches fresh for longer than itself, by clocks that differ
 /// by 2 %. Whole milliseconds.
 pub(super) fn largest_near_staleness(max_staleness: Duration) -> Duration {
+    // A wrong max_staleness is blank, and an error of its own.
+    let max_staleness = max_staleness.max(MIN_STALENESS);
     let largest = max_staleness.mul_f64(1.0 / 1.02).as_millis();
     Duration::from_millis(u64::try_from(largest).unwrap_or(u64::MAX))
 }
 
 pub(super) fn near_staleness(text: &str, max_staleness: Duration) -> Result<Duration, String> {
-    // A wrong max_staleness is its own error.
-    let largest = largest_near_staleness(max_staleness.max(Duration::from_secs(2)));
+    let largest = largest_near_staleness(max_staleness);
     let takes = format!(
         "500ms to {} (max_staleness / 1.02)",
         humantime::format_duration(largest)
