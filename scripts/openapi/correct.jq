@@ -76,6 +76,9 @@ def unindented: gsub("\n "; "\n");
         | if .parameters == [] then del(.parameters) else . end
       else . end)
 
-# Definitions to which nothing refers.
-| [.. | objects | .["$ref"]? // empty | ltrimstr("#/components/schemas/")] as $used
-| .components.schemas |= with_entries(select(.key | IN($used[])))
+# Definitions to which nothing refers, and then those to which only they referred.
+| until(
+    [.. | objects | .["$ref"]? // empty | ltrimstr("#/components/schemas/")] as $used
+    | all(.components.schemas | keys[]; IN($used[]));
+    [.. | objects | .["$ref"]? // empty | ltrimstr("#/components/schemas/")] as $used
+    | .components.schemas |= with_entries(select(.key | IN($used[]))))

@@ -51,7 +51,9 @@ impl Facts {
         let services = self.pool.services();
         let services = services.filter(|service| service.package_name() == "keyward.v1");
         let mut routes = Vec::new();
-        for method in services.flat_map(|service| service.methods().collect::<Vec<_>>()) {
+        let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
+        // A stream has no JSON form.
+        for method in methods.filter(|method| !method.is_client_streaming()) {
             let options = method.options();
             assert!(options.has_extension(&http), "{}", method.full_name());
             let first = options.get_extension(&http).as_message().unwrap().clone();

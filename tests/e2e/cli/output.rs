@@ -136,20 +136,23 @@ fn every_verb_prints_json_with_wire_names() {
     );
 }
 
+/// The value in a line `name: value`. The values of one output stand below each other.
+fn value<'t>(text: &'t str, name: &str) -> Option<&'t str> {
+    let named = |line: &'t str| line.strip_prefix(name)?.strip_prefix(':');
+    text.lines().find_map(named).map(str::trim_start)
+}
+
 #[test]
 fn every_verb_prints_lines_for_people() {
     let service = Service::start();
     let new = service.call(&["issue", "--account", "42"], "").done();
     let (facts, secret) = new.split_once("\n\n").unwrap();
-    assert!(facts.starts_with("created: true\nkey_id:        "), "{new}");
+    assert!(facts.starts_with("created: true\nkey_id: "), "{new}");
     assert!(
         secret.starts_with("kw_") && secret.lines().count() == 1,
         "{new}"
     );
-    let id = facts
-        .lines()
-        .find_map(|line| line.strip_prefix("key_id:        "))
-        .unwrap();
+    let id = value(facts, "key_id").unwrap();
     let again = service.call(&["issue", "--account", "42"], "");
     let advice = format!("keyward revoke {id} --replace");
     assert!(again.err.contains(&advice), "{}", again.err);
@@ -157,22 +160,16 @@ fn every_verb_prints_lines_for_people() {
     assert!(again.starts_with("created: false"), "{again}");
     assert!(!holds_secret(&again));
 
-    assert!(
-        service
-            .call(&["get", id], "")
-            .done()
-            .contains("state:         ACTIVE\n")
-    );
+    let shown = service.call(&["get", id], "").done();
+    assert_eq!(value(&shown, "state"), Some("ACTIVE"), "{shown}");
     let list = service.call(&["list", "--account", "42"], "").done();
     assert!(
         list.starts_with("KEY_ID ") && list.lines().count() == 2,
         "{list}"
     );
     let valid = service.call(&["verify", "-"], secret).done();
-    assert!(
-        valid.starts_with("verdict:     VALID\n") && valid.contains("account_id:  42\n"),
-        "{valid}"
-    );
+    let facts = ["verdict", "account_id"].map(|name| value(&valid, name));
+    assert_eq!(facts, [Some("VALID"), Some("42")], "{valid}");
     let updated = service
         .call(&["update", id, "--metadata", "team=x"], "")
         .done();
@@ -187,9 +184,11 @@ fn every_verb_prints_lines_for_people() {
     );
     assert!(holds_secret(revoked.lines().last().unwrap()));
     let dead = service.call(&["verify", "-"], secret);
+    let facts = ["verdict", "key_id"].map(|name| value(&dead.out, name));
+    assert_eq!((dead.code, dead.err.as_str()), (2, ""));
     assert_eq!(
-        (dead.code, dead.out.as_str(), dead.err.as_str()),
-        (2, "verdict: REVOKED\n", "")
+        (facts, dead.out.lines().count()),
+        ([Some("REVOKED"), Some(id)], 2)
     );
     let none = service.call(&["revoke", "--account", "nobody"], "").done();
     assert!(none.starts_with("revoked_count: 0\n"), "{none}");
@@ -197,20 +196,15 @@ fn every_verb_prints_lines_for_people() {
     let token = service
         .call(&["token", "create", "bot", "--role", "reader"], "")
         .done();
-    assert!(
-        token.contains("roles:       READER\n") && token.contains("\n\nkwt_"),
-        "{token}"
-    );
+    assert_eq!(value(&token, "roles"), Some("READER"), "{token}");
+    assert!(token.contains("\n\nkwt_"), "{token}");
     let tokens = service.call(&["token", "list"], "").done();
     assert!(
         tokens.starts_with("TOKEN_ID ") && tokens.lines().count() == 3,
         "{tokens}"
     );
     assert!(!holds_secret(&tokens));
-    let id = token
-        .lines()
-        .find_map(|line| line.strip_prefix("token_id:    "))
-        .unwrap();
+    let id = value(&token, "token_id").unwrap();
     assert!(
         service
             .call(&["token", "revoke", id], "")
