@@ -175,7 +175,7 @@ fn schema(field: &FieldDescriptor) -> Map<String, Value> {
         Kind::Int32 => json!({ "type": "integer", "format": "int32" }),
         Kind::Uint32 => json!({ "type": "integer", "format": "uint32" }),
         Kind::Int64 => json!({ "type": "string", "format": "int64" }),
-        Kind::Uint64 | Kind::Fixed64 => json!({ "type": "string", "format": "uint64" }),
+        Kind::Uint64 => json!({ "type": "string", "format": "uint64" }),
         other => panic!("{}: which schema has {other:?}?", field.full_name()),
     };
     let mut schema = if field.is_map() {

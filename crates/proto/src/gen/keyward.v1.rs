@@ -2888,7 +2888,7 @@ impl ::prost::Name for CacheEntry {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Epoch {
     /// The database.
-    #[prost(fixed64, tag = "1")]
+    #[prost(uint64, tag = "1")]
     pub system: u64,
     /// The timeline of the primary.
     #[prost(uint32, tag = "2")]
