@@ -68,12 +68,12 @@ impl NearStream {
         let near = &self.near;
         if let Some(answered) = self.answered {
             let taken = near.clock.boot().since(answered.at);
-            if taken > ANSWER_LIMIT && known.1 < near.fence.applied() {
-                return Err(NearRefusal::TooSlow);
-            }
             // A near-cache that polls without taking what it is told would delay every change.
             if known.0 != answered.epoch || known.1 < answered.applied {
                 return Err(NearRefusal::Unacknowledged);
+            }
+            if taken > ANSWER_LIMIT && known.1 < near.fence.applied() {
+                return Err(NearRefusal::TooSlow);
             }
             if answered.has_told {
                 near.metrics.acknowledged.observe(taken.as_secs_f64());

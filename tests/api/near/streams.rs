@@ -154,12 +154,12 @@ async fn a_silent_near_cache_delays_one_revoke_until_its_lease_is_over() {
         admin.send(slot("2")).await.unwrap().key.unwrap(),
     ];
     let mut hand = Hand::open(&client).await.unwrap();
-    hand.follow().await;
     let start = now();
+    hand.follow().await;
     admin.send(by_id(&keys[0].key_id)).await.unwrap();
     // The bound of the tests is 1.9 s.
     assert!(
-        start.elapsed() > Duration::from_millis(1_500),
+        start.elapsed() > Duration::from_secs(2),
         "{:?}",
         start.elapsed()
     );
@@ -181,8 +181,8 @@ async fn a_poll_must_acknowledge_the_answer_before_it() {
     let mut hand = Hand::open(&client).await.unwrap();
     let known = hand.follow().await;
     let revoking = tokio::spawn(async move { admin.send(by_id(&key.key_id)).await.unwrap() });
-    let told = hand.poll(Some(known)).await.unwrap();
-    assert_eq!(told.applied, known.1 + 1);
+    // A heartbeat may come first.
+    while hand.poll(Some(known)).await.unwrap().applied == known.1 {}
     let refused = hand.poll(Some(known)).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     revoking.await.unwrap();
