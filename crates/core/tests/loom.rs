@@ -138,7 +138,8 @@ fn no_order_admits_the_revoked_key(
             move || tail(&fence)
         });
         // P2: Revoke has returned, because this instance has acknowledged it.
-        let has_returned = fence.applied_in(FIRST) >= Some(revision);
+        let (epoch, applied) = fence.known();
+        let has_returned = epoch == FIRST && applied >= revision;
         let is_used = verify(&fence, &entry, EARLY);
         assert!(!(has_returned && is_used), "P2: used after Revoke returned");
         // P1: freshness from after the commit covers the revocation.
