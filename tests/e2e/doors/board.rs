@@ -291,8 +291,9 @@ impl Board {
             "{name}: near-caches answered {hits} times without a call; the longest Revoke took {:?}",
             Duration::from_micros(longest)
         );
+        // Most keys die when a near-cache has just heard of them.
         assert!(
-            hits >= LEAST,
+            hits >= 10,
             "near-caches answered {hits} times without a call"
         );
         let names = DOORS.map(|door| format!("{door:?}"));

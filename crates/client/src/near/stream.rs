@@ -1,6 +1,6 @@
 //! The stream that keeps a near-cache fresh: it polls one instance at a time. Each step has its place: a
 //! poll's time is read before it is sent, an answer is taken before the next poll acknowledges it, and
-//! freshness ends before the instance is told so.
+//! freshness ends before the instance hears of it.
 
 use std::time::Duration;
 
