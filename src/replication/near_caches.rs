@@ -55,7 +55,7 @@ pub enum NearRefusal {
     /// The caller's streams end without "off".
     #[error(
         "{UNSTEADY_STREAMS} near-caches of this caller ended within a minute without \
-         saying that they are off, and each delayed revocations"
+         saying that they are off, and each may have delayed revocations"
     )]
     Unsteady {
         /// When the caller may open a stream again.
@@ -236,11 +236,6 @@ impl NearCaches {
         self.leaving.cancel();
     }
 
-    /// The number of near-caches.
-    pub fn count(&self) -> usize {
-        self.leases.lock().streams()
-    }
-
     /// Opens the stream of a near-cache of `caller`.
     pub async fn open(self: &Arc<Self>, caller: &str) -> Result<NearStream, NearRefusal> {
         let opened = self.admit(caller).await;
@@ -360,6 +355,6 @@ pub async fn forget_near_caches(near: Arc<NearCaches>, stop: CancellationToken) 
 
 impl std::fmt::Debug for NearCaches {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NearCaches({})", self.count())
+        write!(f, "NearCaches({})", self.leases.lock().streams())
     }
 }
