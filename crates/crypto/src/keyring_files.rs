@@ -351,6 +351,7 @@ fn checked_lines(
     }
     let (covered, crc) = text
         .rsplit_once("crc32 = ")
+        .filter(|(covered, _)| covered.ends_with('\n'))
         .ok_or("it is cut short: its last line is missing")?;
     // An editor or a secret manager may have removed the last newline.
     let crc = crc.strip_suffix('\n').unwrap_or(crc);

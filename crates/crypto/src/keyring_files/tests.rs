@@ -322,6 +322,11 @@ fn damaged_files_are_refused() {
             &seal(&format!("key = {key}\nkey = {key}\n")),
             "it has an extra line",
         ),
+        // The checksum stands behind the key instead of on a line of its own.
+        (
+            &seal(&format!("key = {key}")),
+            "it is cut short: its last line is missing",
+        ),
         (&"x".repeat(5_000), "it is too long"),
     ];
     for (text, reason) in cases {
