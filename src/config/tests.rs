@@ -135,6 +135,21 @@ fn derived_defaults_follow_the_data_directory() {
 }
 
 #[test]
+fn a_data_directory_must_be_one_that_the_store_can_name() {
+    for directory in ["./dyw?tara", "//srv/kw", ":memory:"] {
+        let case = Case::new().flag("data_dir", directory);
+        let errors = case.errors();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(
+            errors[0].starts_with("store") && errors[0].contains("data_dir"),
+            "{errors:?}"
+        );
+        let case = case.flag("store", "sqlite:keyward.db");
+        assert!(case.load().is_ok(), "{directory}");
+    }
+}
+
+#[test]
 fn only_a_named_file_must_exist() {
     let mut case = Case::new();
     assert!(case.load().is_ok());

@@ -36,11 +36,18 @@ pub(super) fn store(text: &str, settings: &Settings) -> Result<Store, String> {
             "{TAKES}, or `postgres://USER:PASSWORD@HOST/DATABASE`; no other store is supported"
         ));
     };
-    if file.is_empty() {
-        return Ok(Store::Sqlite(settings.data_dir.join("keyward.db")));
-    }
     // SQLite keeps ':memory:' in memory, and keys must survive the process.
-    if file.starts_with("//") || file.starts_with(':') || file.contains('?') {
+    let is_url = |path: &str| path.starts_with("//") || path.starts_with(':') || path.contains('?');
+    if file.is_empty() {
+        let path = settings.data_dir.join("keyward.db");
+        return match is_url(&path.to_string_lossy()) {
+            true => Err(
+                "needs a data_dir without `?`, which does not begin with `//` or `:`".to_owned(),
+            ),
+            false => Ok(Store::Sqlite(path)),
+        };
+    }
+    if is_url(file) {
         return Err(format!(
             "{TAKES}, where PATH is the path of a file, not a URL"
         ));
