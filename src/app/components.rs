@@ -33,6 +33,8 @@ use keyward_store::{Cluster, Control, Store};
 
 /// The maximum size of the tokens in memory, in bytes.
 const CACHED_TOKENS: usize = 1 << 20;
+/// The text of all metrics.
+type ShownMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 /// The limits of reads behind L1.
 const READS: ReadLimits = ReadLimits {
     readers: 4,
@@ -347,11 +349,35 @@ impl Base {
         self.tasks.spawn("health", watching)
     }
 
+    /// The text of all metrics. It reads the gauges anew.
+    pub(super) fn shown_metrics(&self) -> ShownMetrics {
+        let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
+        let (metrics, time) = (Arc::clone(&self.metrics), Arc::clone(&self.time));
+        Arc::new(move || {
+            let now = Now::read(&*clock);
+            let age = fence
+                .freshness_age(now)
+                .map_or(-1.0, |age| age.as_secs_f64());
+            metrics.fence.fresh.set(i64::from(fence.is_fresh(now)));
+            metrics.fence.freshness_age.set(age);
+            metrics.fence.applied_revision.set(fence.applied());
+            metrics
+                .fence
+                .tombstones
+                .set(fence.tombstones().try_into().unwrap_or(u64::MAX));
+            metrics.fence.floor_revision.set(fence.floor());
+            let ahead = time.ahead().as_secs_f64();
+            metrics.fence.store_time_ahead.set(ahead);
+            metrics.encode()
+        })
+    }
+
     pub(super) fn side_port(
         &self,
         listener: TcpListener,
         hosts: Vec<String>,
         tail: &Arc<Tail>,
+        metrics: ShownMetrics,
     ) -> JoinHandle<Option<()>> {
         let tail = Arc::clone(tail);
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
@@ -368,28 +394,9 @@ impl Base {
             Ok(warning.map_or_else(|| "ok".to_owned(), |warning| format!("ok, but {warning}")))
         });
         let page = status::page(self, hosts, Arc::clone(&ready));
-        let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
-        let (metrics, time) = (Arc::clone(&self.metrics), Arc::clone(&self.time));
-        let scrape = move || {
-            let now = Now::read(&*clock);
-            let age = fence
-                .freshness_age(now)
-                .map_or(-1.0, |age| age.as_secs_f64());
-            metrics.fence.fresh.set(i64::from(fence.is_fresh(now)));
-            metrics.fence.freshness_age.set(age);
-            metrics.fence.applied_revision.set(fence.applied());
-            metrics
-                .fence
-                .tombstones
-                .set(fence.tombstones().try_into().unwrap_or(u64::MAX));
-            metrics.fence.floor_revision.set(fence.floor());
-            let ahead = time.ahead().as_secs_f64();
-            metrics.fence.store_time_ahead.set(ahead);
-            metrics.encode()
-        };
         let probes = http::Probes {
             name: "keyward",
-            metrics: Box::new(scrape),
+            metrics: Box::new(move || metrics()),
             ready: Box::new(move || ready()),
             page: Some(page),
         };

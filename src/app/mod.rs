@@ -7,6 +7,7 @@ mod components;
 mod doctor;
 mod keyring;
 mod operations;
+mod ports;
 mod run;
 mod shared_cache;
 mod status;
@@ -39,7 +40,7 @@ use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
 use keyward_crypto::CurrentKeyring;
 use keyward_guard::LogLimit;
 use keyward_ops::traces::Sampling;
-use keyward_ops::{Ended, Metrics, Tasks};
+use keyward_ops::{Ended, Metrics, MetricsExport, Tasks};
 use keyward_store::{Control, Store};
 
 pub use clock::lower_time;
@@ -78,6 +79,8 @@ pub struct Parts {
     pub entropy: Arc<dyn Entropy>,
     /// Wraps the store, so that a test can stall or break it.
     pub around_store: AroundStore,
+    /// Sends the metrics to a collector.
+    pub telemetry: Option<MetricsExport>,
 }
 
 impl Parts {
@@ -87,6 +90,7 @@ impl Parts {
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             around_store: Box::new(|store| store),
+            telemetry: None,
         }
     }
 }
@@ -132,18 +136,14 @@ impl App {
             clock,
             entropy,
             around_store,
+            telemetry,
         } = parts;
         let verdicts: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.name()).collect();
         let metrics = Arc::new(Metrics::new(&verdicts));
         // Bind the ports before writing anything, so that a port in use leaves no traces.
-        let listener = match &settings.listen {
-            Listen::Tcp(address) => Listener::tcp(*address).await,
-            Listen::Unix(path) => Listener::unix(path),
-        };
-        let listener =
-            listener.map_err(|error| cannot_listen("listen", &settings.listen, &error))?;
-        let rest = bind("rest_listen", settings.rest_listen).await?;
-        let side = bind("http_listen", settings.http_listen).await?;
+        let listener = ports::listener(&settings.listen).await?;
+        let rest = ports::bind("rest_listen", settings.rest_listen).await?;
+        let side = ports::bind("http_listen", settings.http_listen).await?;
         let tls = components::listener_tls(settings, &clock, &metrics)?;
         let grpc = match &listener {
             Listener::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
@@ -279,7 +279,10 @@ impl App {
             limits: components::limits(settings),
             max_connection_age: settings.max_connection_age,
             long_calls: &long_calls,
-            sampling: Sampling::new(settings.otlp_endpoint.is_some(), settings.trace_ratio),
+            sampling: Sampling::new(
+                settings.otlp_endpoint.is_some() && settings.otlp_signals.traces,
+                settings.trace_ratio,
+            ),
         };
         let server = grpc::server(api.clone(), health_server, &base.metrics, clock, &front)
             .map_err(StartError::new)?;
@@ -316,8 +319,14 @@ impl App {
         background.push(base.audit_task(settings, &keyring, &entropy));
         background.extend(base.keyring_tasks(watch, keyring, entropy));
         background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
-        background
-            .extend(side.map(|side| base.side_port(side, settings.http_hosts.clone(), &tail)));
+        let metrics = base.shown_metrics();
+        if let Some(telemetry) = telemetry {
+            let metrics = Arc::clone(&metrics);
+            telemetry.of(move || metrics());
+        }
+        background.extend(
+            side.map(|side| base.side_port(side, settings.http_hosts.clone(), &tail, metrics)),
+        );
         background.extend(tls.map(|tls| base.certificate(tls)));
         Ok(Self {
             grpc,
@@ -384,20 +393,6 @@ impl std::fmt::Debug for App {
     }
 }
 
-/// Listens on the address of a setting, if it has one.
-async fn bind(
-    setting: &str,
-    address: Option<SocketAddr>,
-) -> Result<Option<TcpListener>, StartError> {
-    let Some(address) = address else {
-        return Ok(None);
-    };
-    let bound = TcpListener::bind(address).await;
-    bound
-        .map(Some)
-        .map_err(|error| cannot_listen(setting, &address, &error))
-}
-
 /// How many connections the files that the process may open allow.
 fn file_limit() -> usize {
     open_files().saturating_sub(RESERVED_FILES)
@@ -413,17 +408,6 @@ fn too_few_files(settings: &Settings) -> Option<String> {
             settings.max_connections
         )
     })
-}
-
-fn cannot_listen(
-    setting: &str,
-    address: &impl std::fmt::Display,
-    error: &std::io::Error,
-) -> StartError {
-    StartError(format!(
-        "cannot listen on {address}: {error}. Stop the process that uses this address, or set \
-         `{setting}` to another address"
-    ))
 }
 
 async fn set_health(health: &HealthReporter, fresh: bool) {

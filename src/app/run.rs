@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{App, Parts, StartError};
 use crate::config::Settings;
 use crate::system;
-use keyward_ops::{LogFormat, OtherCrates};
+use keyward_ops::{LogFormat, OtherCrates, Otlp};
 
 /// The signal of a write over the file-size limit. It is caught, so that the write fails as on a full
 /// disk and the process continues.
@@ -22,10 +22,18 @@ pub fn serve(settings: Settings) -> Result<(), StartError> {
     system::forbid_core_dumps().map_err(StartError::new)?;
     system::allow_open_files();
     let filter = std::env::var("RUST_LOG").ok();
-    let collector = settings.otlp_endpoint.as_ref().map(|url| url.expose());
     let (format, others) = (settings.log_format, OtherCrates::Filtered);
-    let _telemetry =
-        keyward_ops::init(format, filter.as_deref(), others, collector).map_err(StartError::new)?;
+    let otlp = settings.otlp_endpoint.as_ref().map(|url| Otlp {
+        endpoint: url.expose(),
+        signals: settings.otlp_signals,
+        service: "keyward",
+    });
+    let telemetry =
+        keyward_ops::init(format, filter.as_deref(), others, otlp).map_err(StartError::new)?;
+    let parts = Parts {
+        telemetry: telemetry.metrics(),
+        ..Parts::system()
+    };
     let mut runtime = match settings.workers {
         0 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
@@ -36,7 +44,7 @@ pub fn serve(settings: Settings) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(StartError::new)?
-        .block_on(run(&settings, Parts::system()))
+        .block_on(run(&settings, parts))
 }
 
 /// Serves on the current runtime until SIGTERM or SIGINT, or until a long-lived task ends by itself.

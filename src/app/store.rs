@@ -17,19 +17,19 @@ pub(super) async fn open(
     metrics: &Arc<Metrics>,
     tasks: &Tasks,
 ) -> Result<Arc<dyn Store>, StartError> {
-    let store: Arc<dyn Store> = match &settings.store {
+    let (system, store): (_, Arc<dyn Store>) = match &settings.store {
         config::Store::Sqlite(path) => {
             bootstrap::directory(&settings.data_dir)?;
             let store = SqliteStore::open(path, Arc::clone(clock), entropy).await;
-            Arc::new(store.map_err(StartError::new)?)
+            ("sqlite", Arc::new(store.map_err(StartError::new)?))
         }
         config::Store::Postgres(urls) => {
             let (hosts, clock) = (hosts(urls, settings), Arc::clone(clock));
             let store = PostgresStore::open(&hosts, settings.max_staleness, clock, tasks).await;
-            Arc::new(store.map_err(StartError::new)?)
+            ("postgresql", Arc::new(store.map_err(StartError::new)?))
         }
     };
-    let instrumentation = Instrumentation::new(Arc::clone(clock), Arc::clone(metrics));
+    let instrumentation = Instrumentation::new(system, Arc::clone(clock), Arc::clone(metrics));
     Ok(Arc::new(Intercepted::new(store, Arc::new(instrumentation))))
 }
 

@@ -245,7 +245,20 @@ impl<R: Record> Board<R> {
     /// its record again.
     async fn read_shared(&self, cache: &dyn SharedCache<R>, batch: Batch<R>, store: &Queue<R>) {
         let snapshot = self.with.fence.snapshot();
-        let found = cache.get_many(&digests::<R>(&batch)).await;
+        let Some(span) = span_of::<R>(&batch) else {
+            return;
+        };
+        let redis = span.in_scope(|| {
+            tracing::debug_span!(
+                "redis",
+                otel.name = "MGET",
+                otel.kind = "client",
+                db.system.name = "redis",
+                db.operation.name = "MGET",
+            )
+        });
+        let digests = digests::<R>(&batch);
+        let found = cache.get_many(&digests).instrument(redis).await;
         let now = Now::read(&*self.with.clock);
         for ((digest, read), found) in batch.into_iter().zip(found) {
             let usable = found.filter(|(record, stamp)| {
@@ -268,7 +281,7 @@ impl<R: Record> Board<R> {
 
     /// Reads from the store. A damaged row fails its own read alone.
     async fn read_store(&self, batch: Batch<R>) {
-        let Some(span) = batch.first().map(|(_, read)| read.span.clone()) else {
+        let Some(span) = span_of::<R>(&batch) else {
             return;
         };
         let mut batches = vec![batch];
@@ -331,6 +344,11 @@ impl<R: Record> Board<R> {
             }
         }
     }
+}
+
+/// The span that the work on a batch belongs to: that of its first caller.
+fn span_of<R: Record>(batch: &Batch<R>) -> Option<Span> {
+    batch.first().map(|(_, read)| read.span.clone())
 }
 
 fn digests<R: Record>(batch: &Batch<R>) -> Vec<R::Digests> {

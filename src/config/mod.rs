@@ -17,10 +17,10 @@ use keyward_guard::TrustedProxies;
 
 use crate::cache::l2::Address;
 use keyward_core::key::{ForeignFormat, Prefix};
-use keyward_ops::LogFormat;
 use keyward_ops::settings;
 pub use keyward_ops::settings::values::Url;
 pub use keyward_ops::settings::{Entry, Errors, Inputs, Source};
+use keyward_ops::{LogFormat, Signals};
 
 pub use postgres::PostgresUrls;
 pub use table::TABLE;
@@ -97,8 +97,10 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// The format of the log.
     pub log_format: LogFormat,
-    /// The collector of spans.
+    /// The OpenTelemetry collector.
     pub otlp_endpoint: Option<Url>,
+    /// What the collector receives.
+    pub otlp_signals: Signals,
     /// The part of the calls that are traced, from 0 to 1.
     pub trace_ratio: f64,
 }

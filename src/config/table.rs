@@ -14,11 +14,11 @@ use super::values::{
     retention, staleness, store, text_of, use_interval,
 };
 use super::{Listen, Settings, Store, combinations, redis};
-use keyward_ops::LogFormat;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
 };
 use keyward_ops::settings::{Entry, Schema, Setting, Takes};
+use keyward_ops::{LogFormat, Signals};
 
 /// The ranges of `max_buffered_bytes` and `max_cached_bytes`.
 const BUFFERED: RangeInclusive<usize> = 16 << 20..=1 << 40;
@@ -345,12 +345,21 @@ pub const TABLE: &[Setting<Settings>] = &[
         "otlp_endpoint",
         Takes::Value("URL"),
         "none",
-        "OpenTelemetry collector (OTLP over gRPC) that receives spans, such as \
-         http://127.0.0.1:4317; `none` switches spans off",
+        "OpenTelemetry collector (OTLP over gRPC) that receives `otlp_signals`, such as \
+         http://127.0.0.1:4317; `none` switches it off",
         |s, text| optional(text, Url::new).map(|url| s.otlp_endpoint = url),
     )
     .shown(|s| shown(s.otlp_endpoint.as_ref()))
     .confidential(),
+    Row::new(
+        "otlp_signals",
+        Takes::Value("SIGNALS"),
+        "traces",
+        "What `otlp_endpoint` receives, separated by commas: `traces`, `metrics` (every 30 seconds), `logs` (what \
+         this program logs on stderr)",
+        |s, text| Signals::parse(text).map(|signals| s.otlp_signals = signals),
+    )
+    .shown(|s| s.otlp_signals.to_string()),
     Row::new(
         "trace_ratio",
         Takes::Value("RATIO"),
@@ -407,6 +416,7 @@ impl Schema for Settings {
             drain_delay: Duration::ZERO,
             log_format: LogFormat::Text,
             otlp_endpoint: None,
+            otlp_signals: Signals::default(),
             trace_ratio: 0.0,
         }
     }

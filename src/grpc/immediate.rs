@@ -48,15 +48,9 @@ pub(super) enum Answer {
 /// Answers calls below the layers.
 pub(super) struct Immediate {
     api: Api,
-    verify: Observed,
-    check: Observed,
+    verify: RpcMetrics,
+    check: RpcMetrics,
     clock: Arc<dyn Clock>,
-}
-
-/// How a method that can be answered below the layers is observed.
-struct Observed {
-    name: &'static str,
-    metrics: RpcMetrics,
 }
 
 /// What a call asks for, and so the form of its answer.
@@ -77,14 +71,10 @@ impl Question {
 impl Immediate {
     /// Answers for `api`. Calls are observed as `observer` observes them.
     pub(super) fn new(api: Api, observer: &Observer, clock: Arc<dyn Clock>) -> Self {
-        let method = |path| {
-            let (name, metrics) = observer.method(path).clone();
-            Observed { name, metrics }
-        };
         Self {
             api,
-            verify: method(VERIFY),
-            check: method(CHECK),
+            verify: observer.method(VERIFY).clone(),
+            check: observer.method(CHECK).clone(),
             clock,
         }
     }
@@ -123,7 +113,7 @@ impl Immediate {
             Ok(verified) => Answer::Now(self.respond(question, Ok(verified), peer, now)),
             Err(missed) => {
                 let (this, peer) = (Arc::clone(self), Arc::clone(peer));
-                let span = rpc_span(self.method(&question).name, None);
+                let span = rpc_span(self.metrics(&question).method(), None);
                 let work = async move {
                     let work = this.api.service.verify_behind(question.verify(), &missed);
                     let verified = deadline::within(limit, work).await;
@@ -134,7 +124,7 @@ impl Immediate {
         })
     }
 
-    fn method(&self, question: &Question) -> &Observed {
+    fn metrics(&self, question: &Question) -> &RpcMetrics {
         match question {
             Question::Verify(_) => &self.verify,
             Question::Check(_) => &self.check,
@@ -149,7 +139,7 @@ impl Immediate {
         peer: &Arc<Peer>,
         now: Now,
     ) -> Response<Reply> {
-        let metrics = &self.method(&question).metrics;
+        let metrics = self.metrics(&question);
         let encoded = verified.map_err(Status::from).and_then(|verified| {
             Ok(match (question, &verified.key) {
                 (Question::Check(asked), _) => {

@@ -12,7 +12,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use keyward_core::key::Clock;
-use keyward_ops::traces::rpc_span;
+use keyward_ops::traces::{end_rpc, rpc_span};
 use keyward_ops::{Metrics, RpcMetrics};
 
 /// The methods that have their own metric labels. All others count as `other`, so that a client
@@ -48,7 +48,7 @@ pub(super) const WATCH: &str = "/keyward.v1.ApiKeyService/WatchInvalidations";
 /// The path of Envoy's question, whose last part is that of a health check.
 pub(super) const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 
-/// The name of a method in metrics and spans.
+/// The short name of a method in metrics.
 fn name(path: &'static str) -> &'static str {
     match path {
         CHECK => "Authorization",
@@ -58,8 +58,8 @@ fn name(path: &'static str) -> &'static str {
 
 /// Observes calls.
 pub(super) struct Observer {
-    methods: HashMap<&'static str, (&'static str, RpcMetrics)>,
-    other: (&'static str, RpcMetrics),
+    methods: HashMap<&'static str, RpcMetrics>,
+    other: RpcMetrics,
     clock: Arc<dyn Clock>,
 }
 
@@ -72,17 +72,18 @@ impl Observer {
     pub(super) fn new(metrics: &Metrics, clock: Arc<dyn Clock>) -> Self {
         let methods = METHODS
             .iter()
-            .map(|path| (*path, (name(path), metrics.rpc(name(path)))))
+            .map(|path| (*path, metrics.rpc(name(path), path.trim_start_matches('/'))))
             .collect();
         Self {
             methods,
-            other: ("other", metrics.rpc("other")),
+            // The name of OpenTelemetry's conventions for methods that the server does not know.
+            other: metrics.rpc("other", "_OTHER"),
             clock,
         }
     }
 
-    /// The name and the metrics of the method at `path`.
-    pub(super) fn method(&self, path: &str) -> &(&'static str, RpcMetrics) {
+    /// The metrics of the method at `path`.
+    pub(super) fn method(&self, path: &str) -> &RpcMetrics {
         self.methods.get(path).unwrap_or(&self.other)
     }
 }
@@ -132,14 +133,14 @@ where
         let observer = Arc::clone(&self.observer);
         let start = observer.clock.boot();
         let path = request.uri().path();
-        let (method, metrics) = observer.method(path).clone();
+        let metrics = observer.method(path).clone();
         let is_traced = request.extensions().get::<Traced>().is_some();
-        let span = rpc_span(method, is_traced.then(|| request.headers()));
+        let span = rpc_span(metrics.method(), is_traced.then(|| request.headers()));
         let work = self.inner.call(request).instrument(span.clone());
         Box::pin(async move {
             let response = work.await?;
             let code = code_of(&response);
-            span.record("code", tracing::field::debug(code));
+            end_rpc(&span, code);
             metrics.observe(code, observer.clock.boot().since(start));
             Ok(response)
         })

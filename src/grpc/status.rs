@@ -12,6 +12,7 @@ use crate::auth::Denied;
 use crate::cache::LookupError;
 use crate::service::{KeyringRefusal, NearRefusal, ServiceError, Unsettled};
 use keyward_core::key::shown;
+use keyward_ops::code_name;
 use keyward_store::StoreError;
 
 /// When a client may repeat a call that a limit refused.
@@ -210,20 +211,6 @@ pub fn reasons_table() -> String {
         table.push_str(&format!("| `{name}` | {code} | {meaning} |\n"));
     }
     table
-}
-
-const fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Unauthenticated => "UNAUTHENTICATED",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::NotFound => "NOT_FOUND",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        _ => "INTERNAL",
-    }
 }
 
 fn reason_of(error: &ServiceError) -> &'static Reason {

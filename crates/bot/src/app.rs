@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use keyward_ops::{Ended, LogFormat, Tasks, http};
+use keyward_ops::traces::{Sampling, propagate};
+use keyward_ops::{Ended, LogFormat, MetricsExport, Tasks, http};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -67,7 +68,7 @@ pub enum StartError {
 /// # Errors
 ///
 /// Why it cannot start.
-pub async fn run(settings: Settings) -> Result<(), StartError> {
+pub async fn run(settings: Settings, telemetry: Option<MetricsExport>) -> Result<(), StartError> {
     let stop = CancellationToken::new();
     let stopping = stop.clone();
     let mut term = signal(SignalKind::terminate()).map_err(StartError::Signals)?;
@@ -80,7 +81,10 @@ pub async fn run(settings: Settings) -> Result<(), StartError> {
         stopping.cancel();
     });
     let format = settings.log_format;
-    serve(settings, stop, |ready| print_ready(format, &ready)).await
+    serve(settings, telemetry, stop, |ready| {
+        print_ready(format, &ready)
+    })
+    .await
 }
 
 /// A bot that serves users, with its addresses.
@@ -101,27 +105,35 @@ pub struct Ready {
 /// Why no bot can start.
 pub async fn serve(
     settings: Settings,
+    telemetry: Option<MetricsExport>,
     stop: CancellationToken,
     ready: impl Fn(Ready),
 ) -> Result<(), StartError> {
     let metrics = Arc::default();
+    let is_tracing = settings.otlp_endpoint.is_some() && settings.otlp_signals.traces;
+    let sampling = Sampling::new(is_tracing, settings.trace_ratio);
     let (mut bots, mut webhooks) = (Vec::new(), Vec::new());
     for (handler, settings) in build(&settings, &metrics)?.into_iter().zip(&settings.bots) {
         let webhook = match &settings.webhook {
             Some(webhook) => Some(bind("webhook_listen", webhook.listen).await?),
             None => None,
         };
-        bots.push(Bot::new(handler, settings));
+        bots.push(Bot::new(handler, settings, sampling));
         webhooks.push(webhook);
     }
     let bots = Arc::new(bots);
     // The listeners end last, so that probes see the stop.
     let end_listeners = CancellationToken::new();
     let (tasks, listeners) = (Tasks::default(), TaskTracker::new());
+    let shown = shown_metrics(&bots, metrics);
+    if let Some(telemetry) = telemetry {
+        let shown = Arc::clone(&shown);
+        telemetry.of(move || shown());
+    }
     let http = match settings.http_listen {
         Some(address) => {
             let (listener, bound) = bind("http_listen", address).await?;
-            let probes = probes(&bots, metrics);
+            let probes = probes(&bots, shown);
             let stop = end_listeners.clone().cancelled_owned();
             listeners.spawn(tasks.supervise("side port", async {
                 drop(http::serve(listener, probes, stop).await);
@@ -157,19 +169,27 @@ pub async fn serve(
     failure.map_or(Ok(()), Err)
 }
 
-fn probes(bots: &Arc<Vec<Bot>>, metrics: Arc<Metrics>) -> http::Probes {
-    let (observed, bots) = (Arc::clone(bots), Arc::clone(bots));
+/// The text of all metrics. It reads the gauges anew.
+type ShownMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+fn shown_metrics(bots: &Arc<Vec<Bot>>, metrics: Arc<Metrics>) -> ShownMetrics {
+    let bots = Arc::clone(bots);
+    Arc::new(move || {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let in_flight = bots.iter().map(|bot| bot.intake.in_flight().count());
+        metrics.in_flight.set(count(in_flight.sum()));
+        let unserved = bots.iter().filter(|bot| bot.health.ready().is_err());
+        metrics.unserved.set(count(unserved.count()));
+        metrics.encode()
+    })
+}
+
+fn probes(bots: &Arc<Vec<Bot>>, metrics: ShownMetrics) -> http::Probes {
+    let bots = Arc::clone(bots);
     http::Probes {
         name: "keyward-bot",
         page: None,
-        metrics: Box::new(move || {
-            let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-            let in_flight = observed.iter().map(|bot| bot.intake.in_flight().count());
-            metrics.in_flight.set(count(in_flight.sum()));
-            let unserved = observed.iter().filter(|bot| bot.health.ready().is_err());
-            metrics.unserved.set(count(unserved.count()));
-            metrics.encode()
-        }),
+        metrics: Box::new(move || metrics()),
         ready: Box::new(move || {
             health::of_all(bots.iter().map(|bot| (bot.name.as_str(), &bot.health)))
         }),
@@ -189,13 +209,13 @@ struct Bot {
 }
 
 impl Bot {
-    fn new(handler: Handler, settings: &BotSettings) -> Self {
+    fn new(handler: Handler, settings: &BotSettings, sampling: Sampling) -> Self {
         let span = tracing::error_span!("bot", id = settings.id());
         Self {
             name: settings.id().to_owned(),
             span: span.clone(),
             telegram: Arc::clone(&handler.messages.telegram),
-            intake: Arc::new(Intake::new(handler, span)),
+            intake: Arc::new(Intake::new(handler, span, sampling)),
             health: Health::new(settings.webhook.is_some()),
             webhook: settings.webhook.clone(),
             deletes_webhook: settings.delete_webhook,
@@ -305,7 +325,8 @@ pub(crate) fn build(
     let mut client = keyward_client::Client::builder()
         .endpoints(settings.endpoints.clone())
         .token_file(&settings.token_file)
-        .insecure(settings.insecure);
+        .insecure(settings.insecure)
+        .headers(propagate);
     if let Some(file) = &settings.ca_file {
         client = client.ca_file(file);
     }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyward_ops::traces::{Sampling, root_span};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::Span;
+use tracing::{Instrument as _, Span};
 
 use crate::events::{Event, Update};
 use crate::handler::Handler;
@@ -31,16 +32,18 @@ pub struct Intake {
     queues: Arc<UserQueues>,
     in_flight: Arc<InFlight>,
     replacing: Arc<Semaphore>,
+    sampling: Sampling,
 }
 
 impl Intake {
     /// An intake that gives events to `handler`. The span names the bot in the log.
-    pub fn new(handler: Handler, span: Span) -> Self {
+    pub fn new(handler: Handler, span: Span, sampling: Sampling) -> Self {
         Self {
             handler: Arc::new(handler),
             queues: UserQueues::new(MAX_CONCURRENT, span),
             in_flight: InFlight::new(),
             replacing: Arc::new(Semaphore::new(MAX_REPLACING)),
+            sampling,
         }
     }
 
@@ -73,8 +76,10 @@ impl Intake {
             return id;
         }
         let handler = Arc::clone(&self.handler);
+        let sampling = self.sampling;
         let handle = async move {
-            handler.handle(event).await;
+            let span = root_span(kind, sampling.traces_root());
+            handler.handle(event).instrument(span).await;
             // From here the update may be confirmed.
             drop(guard);
         };

@@ -2,10 +2,13 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use crate::balance::{Balance, Endpoint};
-use crate::call::{Caller, Policy};
+use crate::call::{AddHeaders, Caller, Policy};
 use crate::endpoint::{ConnectOptions, connection};
 use crate::token::TokenSource;
 use crate::{Client, Secret, error};
@@ -32,6 +35,7 @@ pub struct Builder {
     connect_timeout: Duration,
     retries: u32,
     insecure: bool,
+    headers: AddHeaders,
 }
 
 impl Default for Builder {
@@ -48,6 +52,7 @@ impl Default for Builder {
             connect_timeout: Duration::from_secs(2),
             retries: 3,
             insecure: false,
+            headers: AddHeaders::default(),
         }
     }
 }
@@ -143,6 +148,13 @@ impl Builder {
         self
     }
 
+    /// Lets `add` put headers on each attempt of each call, such as `traceparent`. It runs in the task and in
+    /// the span of the call, so it must be fast.
+    pub fn headers(mut self, add: impl Fn(&mut HeaderMap) + Send + Sync + 'static) -> Self {
+        self.headers = AddHeaders(Some(Arc::new(add)));
+        self
+    }
+
     /// Builds the client. This reads the files but does not connect, so a client starts even while
     /// Keyward is unavailable. Connections are made when they are first used, and made again when they break.
     ///
@@ -194,6 +206,7 @@ impl Builder {
                 pause: CHANGE_PAUSE,
             },
             retries: self.retries,
+            headers: self.headers,
         }))
     }
 }

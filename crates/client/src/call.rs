@@ -5,14 +5,18 @@
 //! one endpoint fails in another way. The number of repetitions is bounded: more calls do not help a
 //! service that is down.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::balance::{Balance, Endpoint};
 use crate::rpc::{Kind, Rpc};
@@ -25,12 +29,23 @@ const SLOW: Duration = Duration::from_millis(250);
 /// One endpoint, with everything that one attempt adds to the call.
 pub(crate) type Transport = InterceptedService<Channel, Attempt>;
 
+/// Adds headers of the user of this crate to an attempt.
+#[derive(Clone, Default)]
+pub(crate) struct AddHeaders(pub(crate) Option<Arc<dyn Fn(&mut HeaderMap) + Send + Sync>>);
+
+impl std::fmt::Debug for AddHeaders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "set" } else { "none" })
+    }
+}
+
 /// The headers of one attempt.
 #[derive(Clone)]
 pub struct Attempt {
     token: Option<MetadataValue<Ascii>>,
     /// `None` for a stream, which has no end.
     limit: Option<Duration>,
+    headers: AddHeaders,
 }
 
 impl Interceptor for Attempt {
@@ -38,6 +53,9 @@ impl Interceptor for Attempt {
         // The service stops working on a call when its client no longer waits.
         if let Some(limit) = self.limit {
             request.set_timeout(limit);
+        }
+        if let Some(add) = &self.headers.0 {
+            add(request.metadata_mut().as_mut());
         }
         if let Some(token) = &self.token {
             request
@@ -65,6 +83,7 @@ pub(crate) struct Caller {
     pub(crate) changes: Policy,
     /// How often a call is repeated at most.
     pub(crate) retries: u32,
+    pub(crate) headers: AddHeaders,
 }
 
 impl Caller {
@@ -130,6 +149,7 @@ impl Caller {
         Attempt {
             token: self.token.current().await.header,
             limit: None,
+            headers: AddHeaders::default(),
         }
     }
 
@@ -150,6 +170,7 @@ impl Caller {
         let attempt = Attempt {
             token: token.header,
             limit: Some(limit),
+            headers: self.headers.clone(),
         };
         let transport = InterceptedService::new(endpoint.channel.clone(), attempt);
         let mut pending = PendingCall {
@@ -158,7 +179,18 @@ impl Caller {
             is_answered: false,
         };
         let mut was_sent = true;
-        let outcome = match timeout_at(deadline, request.send(transport)).await {
+        let span = attempt_span::<R>(&endpoint.url);
+        let sent = timeout_at(deadline, request.send(transport));
+        let answer = sent.instrument(span.clone()).await;
+        end(
+            &span,
+            match &answer {
+                Ok(Ok(_)) => Code::Ok,
+                Ok(Err(status)) => status.code(),
+                Err(_) => Code::DeadlineExceeded,
+            },
+        );
+        let outcome = match answer {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => {
                 was_sent = !error::is_connect_failure(&status);
@@ -174,6 +206,41 @@ impl Caller {
             _ => endpoint.answered(Instant::now()),
         }
         (outcome, token.generation, was_sent)
+    }
+}
+
+/// The span of an attempt, by the conventions of OpenTelemetry.
+fn attempt_span<R: Rpc>(url: &str) -> Span {
+    tracing::debug_span!(
+        "call",
+        otel.name = R::method(),
+        otel.kind = "client",
+        otel.status_code = Empty,
+        rpc.system.name = "grpc",
+        rpc.method = R::method(),
+        rpc.response.status_code = Empty,
+        server.address = url,
+        error.type = Empty,
+    )
+}
+
+/// Notes how an attempt ended.
+fn end(span: &Span, code: Code) {
+    if span.is_disabled() {
+        return;
+    }
+    // As gRPC's documentation writes it: `InvalidArgument` is INVALID_ARGUMENT.
+    let mut name = String::new();
+    for letter in format!("{code:?}").chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    span.record("rpc.response.status_code", &name);
+    if code != Code::Ok {
+        span.record("error.type", name);
+        span.record("otel.status_code", "ERROR");
     }
 }
 

@@ -33,6 +33,10 @@ pub trait Rpc: sealed::Sealed + Clone + Send + Sync {
     #[doc(hidden)]
     const KIND: Kind;
 
+    /// The full name of the method.
+    #[doc(hidden)]
+    fn method() -> String;
+
     #[doc(hidden)]
     fn send(
         self,
@@ -52,6 +56,12 @@ macro_rules! rpcs {
         impl Rpc for v1::$request {
             type Response = v1::$response;
             const KIND: Kind = Kind::$kind;
+
+            fn method() -> String {
+                let service = stringify!($client).trim_end_matches("Client");
+                let method = stringify!($request).trim_end_matches("Request");
+                format!("keyward.v1.{service}/{method}")
+            }
 
             async fn send(self, transport: Transport) -> Result<Response<v1::$response>, Status> {
                 let client = $client::new(transport);

@@ -158,7 +158,7 @@ async fn start(
     let (sender, mut ready) = tokio::sync::mpsc::unbounded_channel();
     let bot = tokio::spawn(async move {
         let ready = |ready| drop(sender.send(ready));
-        app::serve(settings, stop, ready)
+        app::serve(settings, None, stop, ready)
             .await
             .expect("the bot starts");
     });

@@ -6,11 +6,13 @@ pub mod http;
 mod metrics;
 mod otlp;
 mod page;
+pub mod samples;
 pub mod settings;
 pub mod side_port;
 mod tasks;
 pub mod traces;
 
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::layer::{Filter, SubscriberExt as _};
@@ -20,9 +22,10 @@ use tracing_subscriber::{Layer as _, fmt};
 pub use metrics::{
     CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics, HeartbeatMetrics,
     KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics, NearMetrics, One,
-    RevokeMetrics, RpcMetrics, TlsMetrics, Two, UseMetrics,
+    RevokeMetrics, RpcMetrics, TlsMetrics, Two, UseMetrics, code_name,
 };
 
+pub use otlp::{MetricsExport, Otlp, Signals};
 pub use page::Page;
 pub use tasks::{Ended, Tasks};
 
@@ -75,16 +78,23 @@ pub enum InitError {
     Subscriber(String),
 }
 
-/// Keeps telemetry running. Dropping it sends the spans collected so far, for at most 3 seconds.
-#[must_use = "without it, spans that were not sent yet are lost"]
+/// Keeps telemetry running. Dropping it sends what was collected so far, for at most 3 seconds.
+#[must_use = "without it, telemetry that was not sent yet is lost"]
 #[derive(Debug)]
 pub struct Guard {
-    _exporter: Option<otlp::Exporter>,
+    exporter: Option<otlp::Exporter>,
+}
+
+impl Guard {
+    /// What sends metrics, if they are sent.
+    pub fn metrics(&self) -> Option<MetricsExport> {
+        self.exporter.as_ref()?.metrics().cloned()
+    }
 }
 
 /// Starts the log on stderr, filtered by `filter` (the text of `RUST_LOG`; `info` by default). Sends
-/// the spans of traced calls to `otlp_endpoint` (OTLP over gRPC). An unreachable
-/// collector costs no time and at most two log lines for each outage; its spans are dropped.
+/// telemetry to the collector of `otlp`. An unreachable collector costs no time, and two log lines for each
+/// outage and signal; what cannot be sent is dropped.
 ///
 /// # Errors
 ///
@@ -93,7 +103,7 @@ pub fn init(
     format: LogFormat,
     filter: Option<&str>,
     others: OtherCrates,
-    otlp_endpoint: Option<&str>,
+    otlp: Option<Otlp<'_>>,
 ) -> Result<Guard, InitError> {
     let log = fmt::layer().with_writer(std::io::stderr);
     let log = match format {
@@ -102,20 +112,30 @@ pub fn init(
             .boxed(),
         LogFormat::Json => log.json().boxed(),
     };
-    let exporter = otlp_endpoint.map(otlp::Exporter::start).transpose()?;
-    let spans = exporter.as_ref().map(|exporter| {
+    let exporter = otlp.as_ref().map(otlp::Exporter::start).transpose()?;
+    let tracer = exporter.as_ref().and_then(otlp::Exporter::tracer);
+    let spans = tracer.map(|tracer| {
         tracing_opentelemetry::layer()
-            .with_tracer(exporter.tracer())
+            .with_tracer(tracer)
             .with_filter(traces::exported())
     });
+    let logger = exporter.as_ref().and_then(otlp::Exporter::logs);
+    // What the exporter's own crates log would be sent by them, and so log again.
+    let is_own = filter_fn(|event| event.target().starts_with("keyward"));
+    let is_own = is_own.with_max_level_hint(LevelFilter::TRACE);
+    let sent_log = logger
+        .map(|logger| {
+            let filter = log_filter(filter, others)?.and(is_own);
+            Ok(OpenTelemetryTracingBridge::new(logger).with_filter(filter))
+        })
+        .transpose()?;
     tracing_subscriber::registry()
         .with(log.with_filter(log_filter(filter, others)?))
         .with(spans)
+        .with(sent_log)
         .try_init()
         .map_err(|error| InitError::Subscriber(error.to_string()))?;
-    Ok(Guard {
-        _exporter: exporter,
-    })
+    Ok(Guard { exporter })
 }
 
 /// What the log contains. The filter names its finest level: otherwise tracing would create every span of

@@ -3,6 +3,7 @@
 
 mod catalogue;
 mod groups;
+mod rpc;
 
 use std::fmt;
 use std::time::Duration;
@@ -10,8 +11,6 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::Histogram;
-use tonic::Code;
 
 use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
@@ -19,35 +18,15 @@ pub use groups::{
     CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, KeyringMetrics, L2Metrics,
     LimitMetrics, MemberMetrics, NearMetrics, RevokeMetrics, TlsMetrics, UseMetrics,
 };
-
-/// The metrics of one RPC.
-#[derive(Clone, Debug)]
-pub struct RpcMetrics {
-    method: &'static str,
-    ok: Counter,
-    total: Family<Two, Counter>,
-    duration: Histogram,
-}
-
-impl RpcMetrics {
-    /// Counts a call that ended with `code` after `elapsed`.
-    pub fn observe(&self, code: Code, elapsed: Duration) {
-        if code == Code::Ok {
-            self.ok.inc();
-        } else {
-            self.total
-                .get_or_create(&[("method", self.method), ("code", code_name(code))])
-                .inc();
-        }
-        self.duration.observe(elapsed.as_secs_f64());
-    }
-}
+use rpc::RpcDurations;
+pub(crate) use rpc::conventional_name;
+pub use rpc::{RpcMetrics, code_name};
 
 /// All metrics of one process. The fields are handles: a clone is the same metric.
 pub struct Metrics {
     catalogue: Catalogue,
     rpc_total: Family<Two, Counter>,
-    rpc_duration: Durations<One>,
+    rpc_duration: RpcDurations,
     store_calls: Durations<Two>,
     connections: Family<[(&'static str, String); 1], Gauge>,
     verdicts: Vec<Counter>,
@@ -100,12 +79,7 @@ impl Metrics {
                 "method, code",
                 "Answered calls, by RPC and gRPC status code (`OK`, `UNAVAILABLE`, ...)",
             ),
-            rpc_duration: c.durations(
-                "keyward_rpc_duration",
-                "method",
-                "Time from a call to its answer",
-                histogram,
-            ),
+            rpc_duration: RpcDurations::register(c),
             verdicts: verdicts.iter().map(count).collect(),
             garbage: GarbageMetrics::register(c),
             keyring: KeyringMetrics::register(c),
@@ -142,16 +116,15 @@ impl Metrics {
         metrics
     }
 
-    /// The handles of one RPC. Keep them: this looks them up.
-    pub fn rpc(&self, method: &'static str) -> RpcMetrics {
-        RpcMetrics {
+    /// The handles of one RPC: its short name, and its full one without a `/` before it. Keep them: this
+    /// looks them up.
+    pub fn rpc(&self, name: &'static str, method: &'static str) -> RpcMetrics {
+        RpcMetrics::new(
+            name,
             method,
-            ok: self
-                .rpc_total
-                .get_or_create_owned(&[("method", method), ("code", "OK")]),
-            total: self.rpc_total.clone(),
-            duration: self.rpc_duration.get_or_create_owned(&[("method", method)]),
-        }
+            self.rpc_total.clone(),
+            self.rpc_duration.clone(),
+        )
     }
 
     /// Counts a verdict by its index in the names of `new`; other indexes count nothing.
@@ -193,31 +166,10 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// The name of a status code as gRPC's documentation writes it.
-const fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+
     use super::*;
     use crate::VERSION;
 
@@ -226,7 +178,7 @@ mod tests {
         let metrics = Metrics::new(&["VALID", "NOT_FOUND"]);
         metrics.verdict(1);
         metrics.verdict(99);
-        let rpc = metrics.rpc("Verify");
+        let rpc = metrics.rpc("Verify", "keyward.v1.ApiKeyService/Verify");
         rpc.observe(Code::Ok, Duration::from_micros(40));
         rpc.observe(Code::Unavailable, Duration::from_secs(1));
         metrics.store_call("find", "ok", Duration::from_millis(1));
@@ -240,7 +192,9 @@ mod tests {
             "keyward_verify_total{verdict=\"NOT_FOUND\"} 1",
             "keyward_rpc_total{method=\"Verify\",code=\"OK\"} 1",
             "keyward_rpc_total{method=\"Verify\",code=\"UNAVAILABLE\"} 1",
-            "keyward_rpc_duration_seconds_count{method=\"Verify\"} 2",
+            "keyward_rpc_duration_seconds_count{method=\"Verify\",code=\"OK\"} 1",
+            "rpc_server_call_duration_seconds_count{rpc_system_name=\"grpc\",\
+             rpc_method=\"keyward.v1.ApiKeyService/Verify\",rpc_response_status_code=\"UNAVAILABLE\"} 1",
             "keyward_store_call_duration_seconds_count{call=\"find\",outcome=\"ok\"} 1",
             "keyward_connections{worker=\"3\"} 1",
             "keyward_cache_total{cache=\"key\",outcome=\"hit\"} 1",
@@ -260,7 +214,7 @@ mod tests {
     fn table_lists_every_encoded_metric() {
         let table = Metrics::table();
         let metrics = Metrics::new(&["VALID"]);
-        let (_, _) = (metrics.rpc("Get"), metrics.connections(0));
+        let (_, _) = (metrics.rpc("Get", "x.Y/Get"), metrics.connections(0));
         metrics.store_call("find", "ok", Duration::ZERO);
         for line in metrics
             .encode()

@@ -2,14 +2,18 @@
 
 use http::{HeaderMap, HeaderName};
 use opentelemetry::Context;
-use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
 use opentelemetry::trace::TraceContextExt as _;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tonic::Code;
+use tracing::field::Empty;
 use tracing::{Level, Metadata, Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::{LevelFilter, dynamic_filter_fn};
 use tracing_subscriber::layer::Filter;
 use tracing_subscriber::registry::LookupSpan;
+
+use crate::metrics::code_name;
 
 /// The target of the span of a traced call. All its parts are below it.
 const TRACED: &str = "keyward::traced";
@@ -36,20 +40,86 @@ impl Sampling {
             None => fastrand::f64() < ratio,
         })
     }
+
+    /// Whether something that begins here is traced.
+    pub fn traces_root(self) -> bool {
+        self.ratio.is_some_and(|ratio| fastrand::f64() < ratio)
+    }
 }
 
-/// The span of a call. `traced` are the headers of a traced call. The span of another call is in the log
-/// only, if that shows DEBUG.
+/// The span of a call to `method`, by the conventions of OpenTelemetry. `traced` are the headers of a traced
+/// call. The span of another call is in the log only, if that shows DEBUG.
 pub fn rpc_span(method: &'static str, traced: Option<&HeaderMap>) -> Span {
+    macro_rules! span {
+        ($target:expr) => {
+            tracing::debug_span!(
+                target: $target,
+                "rpc",
+                otel.name = method,
+                otel.kind = "server",
+                otel.status_code = Empty,
+                rpc.system.name = "grpc",
+                rpc.method = method,
+                rpc.response.status_code = Empty,
+                error.type = Empty,
+            )
+        };
+    }
     let Some(headers) = traced else {
-        return tracing::debug_span!("rpc", method, code = tracing::field::Empty);
+        return span!(module_path!());
     };
-    let span = tracing::debug_span!(target: TRACED, "rpc", method, code = tracing::field::Empty);
+    let span = span!(TRACED);
     if let Some(parent) = parent(headers) {
         // An error means that nothing exports the span.
         let _ = span.set_parent(parent);
     }
     span
+}
+
+/// Notes in the span of a call how it ended.
+pub fn end_rpc(span: &Span, code: Code) {
+    let name = code_name(code);
+    span.record("rpc.response.status_code", name);
+    // The other codes are the caller's errors.
+    if matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    ) {
+        span.record("error.type", name);
+        span.record("otel.status_code", "ERROR");
+    }
+}
+
+/// The span of something that begins here, such as an update of Telegram: traced, or in the log only.
+pub fn root_span(name: &'static str, is_traced: bool) -> Span {
+    match is_traced {
+        true => {
+            tracing::debug_span!(target: TRACED, "root", otel.name = name, otel.kind = "consumer")
+        }
+        false => Span::none(),
+    }
+}
+
+/// Adds the header `traceparent`, so that what is called belongs to the trace of the current span, if that
+/// is traced.
+pub fn propagate(headers: &mut HeaderMap) {
+    struct Headers<'h>(&'h mut HeaderMap);
+
+    impl Injector for Headers<'_> {
+        fn set(&mut self, key: &str, value: String) {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(key), value.try_into()) {
+                self.0.insert(name, value);
+            }
+        }
+    }
+
+    let context = Span::current().context();
+    TraceContextPropagator::new().inject_context(&context, &mut Headers(headers));
 }
 
 /// What is exported: the spans of traced calls, and what happens in them.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::{Interceptor, Result, StoreError};
 use keyward_core::key::{BootTime, Clock};
@@ -20,6 +21,8 @@ const REMINDER: Duration = Duration::from_secs(60);
 
 /// The interceptor that measures and logs each call.
 pub struct Instrumentation {
+    /// The database, by the conventions of OpenTelemetry.
+    system: &'static str,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     /// Whether there is an outage, so that a successful call need not take the lock.
@@ -38,9 +41,10 @@ struct Outage {
 }
 
 impl Instrumentation {
-    /// Measures durations by `clock`.
-    pub fn new(clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
+    /// Measures durations by `clock`. `system` names the database in spans: `postgresql` or `sqlite`.
+    pub fn new(system: &'static str, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Self {
         Self {
+            system,
             clock,
             metrics,
             failing: AtomicBool::new(false),
@@ -88,7 +92,15 @@ impl Interceptor for Instrumentation {
         work: impl Future<Output = Result<T>> + Send,
     ) -> Result<T> {
         let started = self.clock.boot();
-        let span = tracing::debug_span!("store", call, outcome = tracing::field::Empty);
+        let span = tracing::debug_span!(
+            "store",
+            otel.name = call,
+            otel.kind = "client",
+            otel.status_code = Empty,
+            db.system.name = self.system,
+            db.operation.name = call,
+            error.type = Empty,
+        );
         let result = work.instrument(span.clone()).await;
         let outcome = match &result {
             Ok(_) => "ok",
@@ -98,7 +110,10 @@ impl Interceptor for Instrumentation {
             Err(StoreError::Refused(_)) => "refused",
             Err(StoreError::Locked(_)) => "locked",
         };
-        span.record("outcome", outcome);
+        if result.is_err() {
+            span.record("error.type", outcome);
+            span.record("otel.status_code", "ERROR");
+        }
         let ended = self.clock.boot();
         self.metrics.store_call(call, outcome, ended.since(started));
         match &result {

@@ -10,7 +10,7 @@ use keyward::config::{Inputs, Listen, Settings, Store, load};
 use keyward_core::key::Prefix;
 use keyward_crypto::{ImportSecret, keyring_files};
 use keyward_guard::TrustedProxies;
-use keyward_ops::LogFormat;
+use keyward_ops::{LogFormat, Signals};
 use keyward_store::Intercepted;
 
 use super::{Client, Faults, ManualClock};
@@ -64,6 +64,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         drain_delay: Duration::ZERO,
         log_format: LogFormat::Text,
         otlp_endpoint: None,
+        otlp_signals: Signals::default(),
         trace_ratio: 0.01,
     }
 }

@@ -1,7 +1,6 @@
 //! `keyward top`: the numbers of an instance's status page in the terminal.
 
 mod frame;
-mod samples;
 
 use std::io::Write;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::render::{Report, for_people};
 use super::{Console, Failure};
 use crate::config::Settings;
-use samples::Samples;
+use keyward_ops::samples::Samples;
 
 /// The time between two frames.
 const INTERVAL: Duration = Duration::from_secs(1);

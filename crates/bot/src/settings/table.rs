@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyward_client::Secret;
+use keyward_ops::Signals;
 use keyward_ops::settings::values::{
-    Url, address, duration, log_format, number, optional, path, switch,
+    Url, address, duration, log_format, number, optional, path, shown, switch,
 };
 use keyward_ops::settings::{Entry, Schema, Setting, Takes, tables};
 
@@ -264,6 +265,32 @@ pub const TABLE: &[Setting<Values>] = &[
         "text",
         "Format of the log on stderr: `text` or `json`; RUST_LOG filters the log",
         |v, text| log_format(text).map(|format| v.settings.log_format = format),
+    ),
+    Row::new(
+        "otlp_endpoint",
+        Takes::Value("URL"),
+        "none",
+        "OpenTelemetry collector (OTLP over gRPC) that receives `otlp_signals`, such as \
+         http://127.0.0.1:4317; `none` switches it off",
+        |v, text| optional(text, Url::new).map(|url| v.settings.otlp_endpoint = url),
+    )
+    .shown(|v| shown(v.settings.otlp_endpoint.as_ref()))
+    .confidential(),
+    Row::new(
+        "otlp_signals",
+        Takes::Value("SIGNALS"),
+        "traces",
+        "What `otlp_endpoint` receives, separated by commas: `traces`, `metrics` (every 30 seconds), `logs` (what \
+         this program logs on stderr)",
+        |v, text| Signals::parse(text).map(|signals| v.settings.otlp_signals = signals),
+    )
+    .shown(|v| v.settings.otlp_signals.to_string()),
+    Row::new(
+        "trace_ratio",
+        Takes::Value("RATIO"),
+        "0.01",
+        "Part of the updates whose spans are sent to the collector: 0 to 1; their calls to Keyward are traced, too",
+        |v, text| number(text, 0.0..=1.0).map(|ratio| v.settings.trace_ratio = ratio),
     ),
     // The last one: each bot starts with the settings above.
     Row::new(

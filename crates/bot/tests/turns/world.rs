@@ -93,7 +93,7 @@ impl World {
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
         let bot = runtime.spawn(async move {
             let ready = |ready| sender.send(ready).unwrap();
-            app::serve(settings, until, ready).await.unwrap();
+            app::serve(settings, None, until, ready).await.unwrap();
         });
         self.bot = Some(Running { runtime, bot, stop });
         let ready = tokio::time::timeout(PATIENCE, ready.recv());

@@ -78,3 +78,33 @@ async fn token_file_is_read_while_calls_are_made() {
         assert!(start.elapsed() < PATIENCE, "the new token is not used");
     }
 }
+
+#[tokio::test]
+async fn own_headers_are_on_each_attempt_and_replace_no_token() {
+    let fake = Fake::start().await;
+    let attempts = Arc::<Mutex<u64>>::default();
+    let counted = Arc::clone(&attempts);
+    let builder = Client::builder().endpoint(fake.url());
+    let client = builder
+        .token(Secret::new("kwt_test"))
+        .timeout(PATIENCE)
+        .headers(move |headers| {
+            let mut attempts = counted.lock();
+            *attempts += 1;
+            headers.insert("x-attempt", (*attempts).into());
+            headers.insert("authorization", "Bearer kwt_other".parse().unwrap());
+        })
+        .build()
+        .unwrap();
+    fake.script.before(|seen| {
+        assert_eq!(seen.text("authorization"), Some("Bearer kwt_test"));
+        match seen.text("x-attempt") {
+            Some("1") => Err(status(Code::Unavailable, "NOT_FRESH")),
+            Some("2") => Ok(()),
+            other => panic!("{other:?}"),
+        }
+    });
+    let verdict = client.verify(key()).await;
+    assert!(matches!(verdict, Ok(Verdict::Valid(_))), "{verdict:?}");
+    assert_eq!(*attempts.lock(), 2);
+}

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 use std::hash::Hash;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -152,6 +153,22 @@ impl Catalogue {
             self.registry.register(name, help, metric.clone());
         }
         metric
+    }
+
+    /// Registers a collector of metrics with these names, labels and meanings.
+    pub(super) fn collector(
+        &mut self,
+        collector: impl Collector,
+        metrics: &[(&'static str, &'static str, &'static str)],
+    ) {
+        self.registry.register_collector(Box::new(collector));
+        let described = metrics.iter().map(|(name, labels, help)| Described {
+            name: (*name).to_owned(),
+            kind: Histogram::NAME,
+            labels,
+            help,
+        });
+        self.described.extend(described);
     }
 
     /// All metrics in the OpenMetrics text format.

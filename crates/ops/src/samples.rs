@@ -1,37 +1,43 @@
 //! The samples of a text in the OpenMetrics format.
 
 /// One value of a metric.
-struct Sample {
+pub(crate) struct Sample {
     name: String,
-    labels: Vec<(String, String)>,
-    value: f64,
+    pub(crate) labels: Vec<(String, String)>,
+    pub(crate) value: f64,
 }
 
 /// All values at one moment.
-pub(super) struct Samples(Vec<Sample>);
+pub struct Samples(Vec<Sample>);
 
 impl Samples {
-    pub(super) fn read(text: &str) -> Self {
+    /// Reads `text`; a line that is no sample is left out.
+    pub fn read(text: &str) -> Self {
         Self(text.lines().filter_map(sample).collect())
     }
 
+    /// The samples of `name`.
+    pub(crate) fn of(&self, name: &str) -> impl Iterator<Item = &Sample> {
+        self.0.iter().filter(move |sample| sample.name == name)
+    }
+
     /// The sum of the samples of `name` that have all of these labels.
-    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let has = |sample: &&Sample| {
-            sample.name == name
-                && labels
-                    .iter()
-                    .all(|(label, value)| sample.label(label) == Some(value))
+            labels
+                .iter()
+                .all(|(label, value)| sample.label(label) == Some(value))
         };
-        self.0.iter().filter(has).map(|sample| sample.value).sum()
+        let found = self.of(name).filter(has);
+        found.map(|sample| sample.value).sum()
     }
 
     /// The upper bound of the bucket with the quantile `q` of what the histogram `name` has counted since
     /// `before`; `None` if it has counted nothing.
-    pub(super) fn quantile(&self, before: &Self, name: &str, q: f64) -> Option<f64> {
+    pub fn quantile(&self, before: &Self, name: &str, q: f64) -> Option<f64> {
         let bucket = format!("{name}_bucket");
-        let buckets = self.0.iter().filter(|sample| sample.name == bucket);
-        let mut counts: Vec<_> = buckets
+        let mut counts: Vec<_> = self
+            .of(&bucket)
             .filter_map(|sample| {
                 let le = sample.label("le")?;
                 let counted = sample.value - before.sum(&bucket, &[("le", le)]);
@@ -48,7 +54,7 @@ impl Samples {
 }
 
 impl Sample {
-    fn label(&self, name: &str) -> Option<&str> {
+    pub(crate) fn label(&self, name: &str) -> Option<&str> {
         let label = self.labels.iter().find(|(known, _)| known == name);
         label.map(|(_, value)| value.as_str())
     }
