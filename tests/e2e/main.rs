@@ -6,6 +6,7 @@ mod cli;
 mod client;
 mod clock;
 mod cluster;
+mod collector;
 mod data_dir;
 mod deploy;
 mod doctor;

@@ -13,6 +13,9 @@ use crate::ports::draw_port;
 use crate::process::without_settings;
 use crate::processes;
 
+/// The file of a collector.
+const RECEIVED: &str = "received.json";
+
 /// The root of this repository.
 pub(crate) const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 
@@ -21,7 +24,7 @@ pub struct PortServer {
     server: Option<Child>,
     address: SocketAddr,
     // Dropped after the server is killed.
-    _guard: Guard,
+    guard: Guard,
 }
 
 impl PortServer {
@@ -48,6 +51,36 @@ impl PortServer {
                 .arg(format!("--web.listen-address=127.0.0.1:{port}"));
             command
         })
+    }
+
+    /// Starts an OpenTelemetry collector. It writes what it receives to [`Self::received`].
+    ///
+    /// # Panics
+    ///
+    /// This machine lacks the collector of `tests/e2e/collector`, or it does not start.
+    pub fn collector() -> Self {
+        let guard = Guard::new("collector", KILL_ALL);
+        Self::start("the collector", guard, |home, port| {
+            let settings = format!(
+                "receivers: {{ otlp: {{ protocols: {{ grpc: {{ endpoint: '127.0.0.1:{port}' }} }} }} }}\n\
+                 exporters: {{ file: {{ path: {RECEIVED}, flush_interval: 100ms }} }}\n\
+                 service:\n  \
+                   telemetry: {{ metrics: {{ level: none }} }}\n  \
+                   pipelines:\n    \
+                     traces: {{ receivers: [otlp], exporters: [file] }}\n    \
+                     metrics: {{ receivers: [otlp], exporters: [file] }}\n    \
+                     logs: {{ receivers: [otlp], exporters: [file] }}\n"
+            );
+            write(&home.join("collector.yml"), &settings);
+            let mut command = without_settings(program("otelcol"));
+            command.arg("--config=collector.yml");
+            command
+        })
+    }
+
+    /// What a collector has received: a line of JSON for each request.
+    pub fn received(&self) -> String {
+        read(&self.guard.home().join(RECEIVED))
     }
 
     /// Starts what `command` returns for the home of `guard` and a free port, until the port is still
@@ -80,7 +113,7 @@ impl PortServer {
                 return Self {
                     server: Some(server),
                     address,
-                    _guard: guard,
+                    guard,
                 };
             }
             let log = read(&log).to_lowercase();

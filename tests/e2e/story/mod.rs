@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use keyward_testkit::Stage;
 
-use actor::Actor;
+pub(crate) use actor::Actor;
 use whole::{assert_whole, refused};
 use words::LANGUAGES;
 

@@ -1,0 +1,217 @@
+//! A real OpenTelemetry collector gets what Keyward and the bot send: one tree from the user's tap to Postgres,
+//! metrics and logs.
+
+use std::time::{Duration, Instant};
+
+use keyward_proto::v1::Verdict;
+use keyward_testkit::{Cluster, Front, FrontOptions, Options, PATIENCE, PortServer, eventually};
+use serde_json::Value;
+
+use crate::BINARY;
+use crate::story::Actor;
+use crate::telemetry::{start, traffic};
+
+/// A span, with the name of the program that sent it.
+struct Span {
+    service: String,
+    json: Value,
+}
+
+impl Span {
+    fn text(&self, field: &str) -> &str {
+        self.json[field].as_str().unwrap_or_default()
+    }
+
+    fn attribute(&self, name: &str) -> Option<&str> {
+        attribute(&self.json["attributes"], name)
+    }
+
+    /// The program, the name and the kind.
+    fn what(&self) -> (&str, &str, i64) {
+        let kind = self.json["kind"].as_i64().unwrap();
+        (&self.service, self.text("name"), kind)
+    }
+}
+
+const SERVER: i64 = 2;
+const CLIENT: i64 = 3;
+const CONSUMER: i64 = 5;
+
+fn attribute<'v>(attributes: &'v Value, name: &str) -> Option<&'v str> {
+    let mut all = attributes.as_array()?.iter();
+    let found = all.find(|attribute| attribute["key"] == name)?;
+    found["value"]["stringValue"].as_str()
+}
+
+/// All items of a signal, such as `resourceSpans`, `scopeSpans`, `spans`, each with the name of its program.
+fn received(collector: &PortServer, [resources, scopes, items]: [&str; 3]) -> Vec<(String, Value)> {
+    let text = collector.received();
+    // The last line may be half written.
+    let requests = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok());
+    let mut found = Vec::new();
+    for request in requests {
+        let request: Value = request;
+        for resource in request[resources].as_array().into_iter().flatten() {
+            let attributes = &resource["resource"]["attributes"];
+            let service = attribute(attributes, "service.name").unwrap();
+            assert!(attribute(attributes, "service.instance.id").is_some());
+            for scope in resource[scopes].as_array().unwrap() {
+                let items = scope[items].as_array().unwrap().iter();
+                found.extend(items.map(|item| (service.to_owned(), item.clone())));
+            }
+        }
+    }
+    found
+}
+
+fn spans(collector: &PortServer) -> Vec<Span> {
+    let found = received(collector, ["resourceSpans", "scopeSpans", "spans"]).into_iter();
+    found
+        .map(|(service, json)| Span { service, json })
+        .collect()
+}
+
+/// The span and all above it, up to the root.
+fn path<'s>(spans: &'s [Span], mut span: &'s Span) -> Vec<&'s Span> {
+    let mut path = vec![span];
+    while !span.text("parentSpanId").is_empty() {
+        let parent = span.text("parentSpanId");
+        let mut above = spans.iter().filter(|other| other.text("spanId") == parent);
+        let Some(found) = above.next() else {
+            return path;
+        };
+        assert_eq!(found.text("traceId"), span.text("traceId"));
+        path.push(found);
+        span = found;
+    }
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issue_is_one_tree_from_the_tap_to_postgres() {
+    let collector = PortServer::collector();
+    let endpoint = format!("http://{}", collector.address());
+    let signals = "traces,metrics,logs".to_owned();
+    let options = Options {
+        variables: vec![
+            ("KEYWARD_OTLP_ENDPOINT", endpoint.clone()),
+            ("KEYWARD_OTLP_SIGNALS", signals.clone()),
+            // The bot alone decides what is traced.
+            ("KEYWARD_TRACE_RATIO", "0".to_owned()),
+        ],
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start(BINARY, 1, options);
+    let mut front = Front::start(FrontOptions {
+        for_bot: vec![cluster.grpc(0)],
+        for_api: vec![cluster.grpc(0)],
+        admin_token: cluster.directory().join("init/admin.token"),
+        bot: vec![
+            ("KEYWARD_BOT_OTLP_ENDPOINT", endpoint),
+            ("KEYWARD_BOT_OTLP_SIGNALS", signals),
+            ("KEYWARD_BOT_TRACE_RATIO", "1".to_owned()),
+        ],
+    });
+    let actor = Actor::english(&front, 1001);
+    let key = actor.open().await.key().unwrap().to_owned();
+    assert_eq!(front.request(&key).await.status, 200);
+    // What was not sent yet is sent at a stop.
+    front.stop_bot();
+    cluster.stop(0);
+
+    let is_insert = |span: &&Span| {
+        span.attribute("db.system.name") == Some("postgresql") && span.text("name") == "issue"
+    };
+    let is_logged = |text: &str| {
+        let records = received(&collector, ["resourceLogs", "scopeLogs", "logRecords"]);
+        records
+            .iter()
+            .any(|(service, record)| service == "keyward" && record["body"]["stringValue"] == text)
+    };
+    // The collector writes what it has received a moment later, and the log comes last.
+    eventually("all is there", PATIENCE, || async {
+        spans(&collector).iter().any(|span| is_insert(&span)) && is_logged("fresh: serving")
+    })
+    .await;
+    let spans = spans(&collector);
+    let insert = spans.iter().find(is_insert).unwrap();
+    let found = path(&spans, insert);
+    let shown: Vec<_> = found.iter().map(|span| span.what()).collect();
+    let method = "keyward.v1.ApiKeyService/Issue";
+    assert_eq!(
+        shown,
+        [
+            ("keyward", "issue", CLIENT),
+            ("keyward", method, SERVER),
+            ("keyward-bot", method, CLIENT),
+            ("keyward-bot", "tap", CONSUMER),
+        ]
+    );
+    for span in &found[1..3] {
+        assert_eq!(span.attribute("rpc.system.name"), Some("grpc"));
+        assert_eq!(span.attribute("rpc.method"), Some(method));
+        assert_eq!(span.attribute("rpc.response.status_code"), Some("OK"));
+    }
+    // The API's Verify was not traced, because nobody asked for it.
+    assert!(
+        spans
+            .iter()
+            .all(|span| !span.text("name").ends_with("/Verify"))
+    );
+
+    let metrics = received(&collector, ["resourceMetrics", "scopeMetrics", "metrics"]);
+    let calls = metrics.iter().filter(|(service, metric)| {
+        service == "keyward" && metric["name"] == "rpc.server.call.duration"
+    });
+    let points =
+        calls.flat_map(|(_, metric)| metric["histogram"]["dataPoints"].as_array().unwrap());
+    let verified = |point: &&Value| {
+        attribute(&point["attributes"], "rpc.method") == Some("keyward.v1.ApiKeyService/Verify")
+            && attribute(&point["attributes"], "rpc.response.status_code") == Some("OK")
+    };
+    let last = points.filter(verified).next_back().unwrap();
+    assert_eq!(last["count"], "1", "{last}");
+    let is_sent = |program: &str, name: &str| {
+        let mut all = metrics.iter();
+        all.any(|(service, metric)| service == program && metric["name"] == name)
+    };
+    assert!(is_sent("keyward", "keyward_verify_total"));
+    assert!(is_sent("keyward-bot", "keyward_bot_updates_total"));
+
+    let text = collector.received();
+    for secret in [&key, cluster.token(), front.telegram.token()] {
+        assert!(!text.contains(secret), "a secret was sent");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_that_hangs_delays_nothing() {
+    // It accepts connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let flags = [
+        "--otlp-endpoint",
+        &endpoint,
+        "--otlp-signals=traces,metrics,logs",
+        "--trace-ratio=1",
+    ];
+    let mut process = start(directory.path(), &flags);
+    let client = process.client().await;
+    let key = traffic(&client).await;
+    // More spans than the queue holds.
+    let calls = (0..3_000).map(|_| client.verify(&key));
+    for verdict in futures_util::future::join_all(calls).await {
+        assert_eq!(verdict.unwrap(), Verdict::Revoked);
+    }
+    let begun = Instant::now();
+    assert!(process.stop().success());
+    // The last telemetry has 3 seconds in all.
+    assert!(
+        begun.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        begun.elapsed()
+    );
+}
