@@ -1,10 +1,12 @@
 //! A real OpenTelemetry collector gets what Keyward and the bot send: one tree from the user's tap to Postgres,
 //! metrics and logs.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
-use keyward_testkit::{Cluster, Front, FrontOptions, Options, PATIENCE, PortServer, eventually};
+use keyward_testkit::{
+    Cluster, Front, FrontOptions, Options, PATIENCE, PortServer, eventually, now,
+};
 use serde_json::Value;
 
 use crate::BINARY;
@@ -165,13 +167,13 @@ async fn an_issue_is_one_tree_from_the_tap_to_postgres() {
     let calls = metrics.iter().filter(|(service, metric)| {
         service == "keyward" && metric["name"] == "rpc.server.call.duration"
     });
-    let points =
+    let mut points =
         calls.flat_map(|(_, metric)| metric["histogram"]["dataPoints"].as_array().unwrap());
     let verified = |point: &&Value| {
         attribute(&point["attributes"], "rpc.method") == Some("keyward.v1.ApiKeyService/Verify")
             && attribute(&point["attributes"], "rpc.response.status_code") == Some("OK")
     };
-    let last = points.filter(verified).next_back().unwrap();
+    let last = points.rfind(verified).unwrap();
     assert_eq!(last["count"], "1", "{last}");
     let is_sent = |program: &str, name: &str| {
         let mut all = metrics.iter();
@@ -206,7 +208,7 @@ async fn a_collector_that_hangs_delays_nothing() {
     for verdict in futures_util::future::join_all(calls).await {
         assert_eq!(verdict.unwrap(), Verdict::Revoked);
     }
-    let begun = Instant::now();
+    let begun = now();
     assert!(process.stop().success());
     // The last telemetry has 3 seconds in all.
     assert!(

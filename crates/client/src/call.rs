@@ -31,7 +31,9 @@ pub(crate) type Transport = InterceptedService<Channel, Attempt>;
 
 /// Adds headers of the user of this crate to an attempt.
 #[derive(Clone, Default)]
-pub(crate) struct AddHeaders(pub(crate) Option<Arc<dyn Fn(&mut HeaderMap) + Send + Sync>>);
+pub(crate) struct AddHeaders(pub(crate) Option<Arc<Add>>);
+
+type Add = dyn Fn(&mut HeaderMap) + Send + Sync;
 
 impl std::fmt::Debug for AddHeaders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -36,7 +36,8 @@ struct Inner {
     sender: Sender,
     resource: v1::Resource,
     runtime: Handle,
-    start: SystemTime,
+    /// In nanoseconds since 1970.
+    start: u64,
     source: OnceLock<Source>,
 }
 
@@ -51,7 +52,7 @@ impl MetricsExport {
                 ..Default::default()
             },
             runtime: runtime.clone(),
-            start: SystemTime::now(),
+            start: now(),
             source: OnceLock::new(),
         }));
         let regular = export.clone();
@@ -87,7 +88,7 @@ impl MetricsExport {
         let Some(text) = source.get().map(|source| source()) else {
             return;
         };
-        let metrics = read(&text, [*start, SystemTime::now()].map(nanoseconds));
+        let metrics = read(&text, [*start, now()]);
         let scope = InstrumentationScope {
             name: "keyward".to_owned(),
             ..Default::default()
@@ -117,8 +118,15 @@ impl std::fmt::Debug for MetricsExport {
     }
 }
 
-fn nanoseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+/// The time in nanoseconds since 1970.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the time of a sample decides nothing"
+)]
+fn now() -> u64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -5,7 +5,7 @@ mod collector;
 mod metrics;
 
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
@@ -21,6 +21,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogBatch, SdkLoggerProvider};
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::Instant;
 
 use super::{InitError, VERSION};
 use collector::{Collector, Sender};
