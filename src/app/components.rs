@@ -326,7 +326,8 @@ impl Base {
         entropy: &Arc<dyn Entropy>,
     ) -> JoinHandle<Option<()>> {
         let store = Arc::clone(&self.store);
-        let keeper = AuditKeeper::new(store, Arc::clone(keyring), Arc::clone(entropy));
+        let metrics = self.metrics.audit.clone();
+        let keeper = AuditKeeper::new(store, Arc::clone(keyring), Arc::clone(entropy), metrics);
         let stop = self.stops.background.clone();
         self.tasks
             .spawn("audit", keeper.run(settings.audit_retention, stop))

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::housekeeping::repeat;
 use keyward_core::key::Entropy;
 use keyward_crypto::CurrentKeyring;
+use keyward_ops::AuditMetrics;
 use keyward_store::audit_chain::trim_proof;
 use keyward_store::keyring::active;
 use keyward_store::{Result, Sealing, Store, Trimming};
@@ -26,6 +27,7 @@ pub struct AuditKeeper {
     store: Arc<dyn Store>,
     keyring: Arc<CurrentKeyring>,
     entropy: Arc<dyn Entropy>,
+    metrics: AuditMetrics,
     has_warned: AtomicBool,
 }
 
@@ -35,11 +37,13 @@ impl AuditKeeper {
         store: Arc<dyn Store>,
         keyring: Arc<CurrentKeyring>,
         entropy: Arc<dyn Entropy>,
+        metrics: AuditMetrics,
     ) -> Self {
         Self {
             store,
             keyring,
             entropy,
+            metrics,
             has_warned: AtomicBool::new(false),
         }
     }
@@ -54,8 +58,8 @@ impl AuditKeeper {
                 () = tokio::time::sleep(FIRST) => {}
             }
             // What an instance that stopped has left. The store logs a failure.
-            let _ = self.seal().await;
-            repeat(SEALING, "sealed the audit", ended, || self.seal()).await;
+            let _ = self.counted_seal().await;
+            repeat(SEALING, "sealed the audit", ended, || self.counted_seal()).await;
         };
         let trimming = async {
             if let Some(kept) = retention {
@@ -66,8 +70,20 @@ impl AuditKeeper {
         tokio::join!(sealing, trimming);
     }
 
-    /// Makes a seal if one is due. Returns the number of its events if more may be left.
-    async fn seal(&self) -> Result<u64> {
+    async fn counted_seal(&self) -> Result<u64> {
+        let sealed = self.seal().await;
+        match sealed {
+            Ok(Some(_)) => &self.metrics.done,
+            Ok(None) => &self.metrics.no_key,
+            Err(_) => &self.metrics.failed,
+        }
+        .inc();
+        Ok(sealed?.unwrap_or_default())
+    }
+
+    /// Makes a seal if one is due. Returns the number of its events if more may be left; `None` without the
+    /// active audit key.
+    async fn seal(&self) -> Result<Option<u64>> {
         let known = self.store.known_keys().await?;
         let key = self.keyring.load().audit_key();
         // Before this instance has followed an activation, others could not check its seals.
@@ -78,7 +94,7 @@ impl AuditKeeper {
                      audit`, copy the file to every instance, and run `keyward keyring activate audit`"
                 );
             }
-            return Ok(0);
+            return Ok(None);
         };
         let sealing = Sealing {
             key,
@@ -86,14 +102,14 @@ impl AuditKeeper {
             pause: PAUSE,
         };
         let Some((seal, events)) = self.store.seal_events(&sealing).await? else {
-            return Ok(0);
+            return Ok(Some(0));
         };
         // Kept elsewhere, this line shows later that the end of the audit was cut.
         tracing::info!(target: "keyward::audit", %seal, events, "sealed the audit");
-        Ok(match seal.is_complete {
+        Ok(Some(match seal.is_complete {
             true => 0,
             false => events as u64,
-        })
+        }))
     }
 
     async fn trim(&self, kept: Duration) -> Result<u64> {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use keyward_ops::Metrics;
 use keyward_proto::v1::Verdict;
 use keyward_testkit::requests::verifying;
-use keyward_testkit::{Client, Process, http_ask};
+use keyward_testkit::{Client, PATIENCE, Process, eventually, http_ask};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -155,6 +155,10 @@ async fn the_side_port_shows_every_metric_of_the_table() {
         env!("CARGO_PKG_VERSION")
     );
     assert!(after.contains_key(&build));
+    eventually("the audit is sealed", PATIENCE, || async {
+        samples(process.http).await["keyward_audit_sealing_total{outcome=\"done\"}"] >= 1.0
+    })
+    .await;
     assert!(process.stop().success());
 }
 

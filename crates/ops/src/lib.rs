@@ -20,9 +20,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
-    CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics, HeartbeatMetrics,
-    KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics, NearMetrics, One,
-    RevokeMetrics, RpcMetrics, TlsMetrics, Two, UseMetrics, code_name,
+    AuditMetrics, CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics,
+    HeartbeatMetrics, KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics,
+    NearMetrics, One, RevokeMetrics, RpcMetrics, TlsMetrics, Two, UseMetrics, code_name,
 };
 
 pub use otlp::{MetricsExport, Otlp, Signals};

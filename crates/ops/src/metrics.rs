@@ -15,8 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
-    CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, KeyringMetrics, L2Metrics,
-    LimitMetrics, MemberMetrics, NearMetrics, RevokeMetrics, TlsMetrics, UseMetrics,
+    AuditMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, KeyringMetrics,
+    L2Metrics, LimitMetrics, MemberMetrics, NearMetrics, RevokeMetrics, TlsMetrics, UseMetrics,
 };
 use rpc::RpcDurations;
 pub(crate) use rpc::conventional_name;
@@ -34,6 +34,8 @@ pub struct Metrics {
     pub garbage: GarbageMetrics,
     /// The keyring.
     pub keyring: KeyringMetrics,
+    /// The seals of the audit.
+    pub audit: AuditMetrics,
     /// The cache of keys.
     pub key_cache: CacheMetrics,
     /// The cache of callers' tokens.
@@ -83,6 +85,7 @@ impl Metrics {
             verdicts: verdicts.iter().map(count).collect(),
             garbage: GarbageMetrics::register(c),
             keyring: KeyringMetrics::register(c),
+            audit: AuditMetrics::register(c),
             key_cache,
             token_cache,
             foreign_cache,

@@ -63,6 +63,20 @@ groups! {
             "Sealed copies that this instance has moved to the active sealing key";
     }
 
+    /// The seals of the audit.
+    AuditMetrics {
+        counters "keyward_audit_sealing" by "outcome",
+            "Each minute's sealing of the audit: `done` by this instance or another, without an audit key \
+             (`no_key`), or `failed`" {
+            /// The store has sealed what was due.
+            done = "done",
+            /// No audit key is active, or this instance does not have it.
+            no_key = "no_key",
+            /// The store failed.
+            failed = "failed",
+        }
+    }
+
     /// The fence's knowledge.
     FenceMetrics {
         /// Age of the proven freshness in seconds; -1 before the first proof.
