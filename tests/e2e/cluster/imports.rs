@@ -1,9 +1,11 @@
 //! Imported keys on several instances with Redis. They are imported again, under every scheme, as soon as
 //! they have ended, while an instance is killed and Redis is emptied.
 
-use keyward_testkit::{Cluster, Load, Options, Redis};
+use keyward_proto::v1::Verdict;
+use keyward_testkit::{Cluster, Load, Options, Redis, Scheme, importing, uuid_v4};
 
 use super::Plan;
+use crate::BINARY;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_import_revives_a_key_on_any_instance() {
@@ -30,4 +32,48 @@ async fn no_import_revives_a_key_on_any_instance() {
         load.wait_for_ends(15).await;
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_that_names_several_keys_is_logged_once() {
+    let cluster = Cluster::start(
+        BINARY,
+        1,
+        Options {
+            variables: vec![("KEYWARD_FOREIGN_FORMATS", "uuid".to_owned())],
+            import_secrets: true,
+            ..Options::default()
+        },
+    );
+    let client = cluster.client(0).await;
+    let (text, other) = (uuid_v4(), uuid_v4());
+    // Nobody can see that two digests under different schemes are of one text.
+    let keys = [
+        Scheme::Sha256.key("1", &text),
+        Scheme::Hmac(1).key("2", &text),
+        Scheme::Text.key("3", &other),
+    ];
+    let imported = client.send(importing(keys)).await.unwrap();
+    assert_eq!(imported.imported, 3);
+    let mut ids = Vec::new();
+    for account in ["1", "2"] {
+        ids.push(client.list(account).await.unwrap()[0].key_id.clone());
+    }
+    for _ in 0..3 {
+        for text in [&text, &other] {
+            assert_eq!(client.verify(text).await.unwrap(), Verdict::Valid);
+        }
+    }
+    client.revoke(&ids[1]).await.unwrap();
+    assert_eq!(client.verify(&text).await.unwrap(), Verdict::Revoked);
+    let log = cluster.instance(0).output();
+    let warnings: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("one text names several keys"))
+        .collect();
+    let [warning] = warnings[..] else {
+        panic!("{log}");
+    };
+    assert!(ids.iter().all(|id| warning.contains(id)), "{warning}");
+    assert!(!log.contains(&text) && !log.contains(&other));
 }
