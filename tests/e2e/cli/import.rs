@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::{Child, Stdio};
 
-use keyward_testkit::{PATIENCE, Process, eventually, uuid_v4};
+use keyward_testkit::{PATIENCE, Process, eventually, http_ask, uuid_v4};
 use serde_json::Value;
 
 use super::ID;
@@ -43,8 +43,8 @@ fn new_keys(many: usize) -> String {
     file
 }
 
-#[test]
-fn a_file_is_imported_and_undone() {
+#[tokio::test]
+async fn a_file_is_imported_and_undone() {
     let service = Service::start_with(FORMATS);
     let texts: Vec<_> = (0..6).map(|_| uuid_v4()).collect();
     let [a, b, c, d, e, f] = &texts[..] else {
@@ -143,6 +143,9 @@ fn a_file_is_imported_and_undone() {
         "",
     );
     assert_eq!(undone["revoked_count"], 1);
+    let status = http_ask(service.process.http, "GET", "/status.json", &[], "").await;
+    let status: Value = serde_json::from_str(&status.unwrap().body).unwrap();
+    assert_eq!(status["revokes"][0]["count"], 1, "{status}");
     assert_eq!((verdict(d), verdict(b)), ("REVOKED".into(), "VALID".into()));
     let undone = service.call(&["import", "undo", ID], "");
     assert!(

@@ -1,6 +1,9 @@
 //! Several bots in one process: each has its users, and fails alone.
 
+use std::time::Duration;
+
 use keyward_bot::i18n::Id;
+use keyward_testkit::PATIENCE;
 use keyward_testkit::telegram::{Fault, Screen, Telegram, When};
 
 use crate::host::{Host, flags};
@@ -120,4 +123,38 @@ async fn two_bots_for_one_account_keep_one_key_and_a_slow_one_delays_no_other() 
     held.arrived().await;
     world.ask(&one, "/start").await;
     held.release();
+}
+
+#[tokio::test]
+async fn one_of_several_bots_can_have_a_webhook() {
+    let (world, second) = (World::new().await, Telegram::with_token(SECOND));
+    let secret = world.files.path().join("webhook");
+    std::fs::write(&secret, "a-secret-of-the-webhook").unwrap();
+    let settings = format!(
+        "account_template = \"partner-{{user_id}}\"\nwebhook_url = \"https://bot.example/hook\"\n\
+         webhook_listen = \"127.0.0.1:0\"\nwebhook_secret_file = {secret:?}"
+    );
+    let (mut process, _) = start(&world, &second, &settings).await;
+    let named = async {
+        loop {
+            let output = process.output.lock().clone();
+            let found = output.split_once(", webhook on ");
+            if let Some(address) = found.and_then(|(_, rest)| rest.lines().next()) {
+                return address.parse().unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let address = tokio::time::timeout(PATIENCE, named).await.unwrap();
+    second.resolve("bot.example", address);
+    let same = second.person(5, "en");
+    same.send("/apikey");
+    let shown = same.sees("the key", |screen| screen.key().is_some()).await;
+    assert_eq!(world.keyward.live("partner-5"), [key_in(&shown)]);
+    assert!(second.calls_of("getUpdates").is_empty());
+    // The other one asks for its updates.
+    let first = world.telegram.person(5, "en");
+    let (_, key) = world.open_key(&first).await;
+    assert_eq!(world.keyward.live("tg-5"), [key]);
+    assert_eq!(process.stop().await, 0);
 }
