@@ -112,6 +112,8 @@ CREATE INDEX api_keys_successor ON api_keys (replaced_by) WHERE replaced_by IS N
 CREATE INDEX api_keys_revoked ON api_keys (key_id) WHERE revoke_time IS NOT NULL;
 CREATE INDEX api_keys_expiring ON api_keys (key_id) WHERE expire_time IS NOT NULL AND NOT revoked;
 CREATE INDEX api_keys_disabled ON api_keys (key_id) WHERE disabled AND NOT revoked;
+-- The next keys to expire.
+CREATE INDEX api_keys_expiry ON api_keys (expire_time) WHERE expire_time IS NOT NULL AND revoke_time IS NULL;
 CREATE INDEX api_keys_name ON api_keys (name COLLATE "C", key_id);
 
 -- When each key was accepted last, and how often it was refused because it was dead. A key that was
@@ -251,6 +253,48 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT 7521983312::bigint';
 CREATE TABLE key_prefixes (
     prefix  text PRIMARY KEY
 );
+
+-- The webhooks that the instances name. While there is none, no event is written.
+CREATE TABLE webhooks (
+    name       text PRIMARY KEY,
+    -- The kinds of events that are written for it.
+    events     text[] NOT NULL,
+    -- When an instance has named it last.
+    seen_time  timestamptz NOT NULL,
+    -- The receiver has said that it is gone: nothing is sent until an operator replays events.
+    gone       boolean NOT NULL DEFAULT false
+);
+
+-- The events for webhooks: a row for each webhook that gets one. The triggers of the keys write them. Account
+-- and name of the key are not here, so that its erasure need not change a row.
+CREATE TABLE webhook_events (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- What the receiver knows the event by.
+    message_id  uuid NOT NULL DEFAULT gen_random_uuid(),
+    webhook     text NOT NULL,
+    key_id      uuid NOT NULL,
+    type        text NOT NULL CHECK (type IN ('key.issued', 'key.revoked', 'key.expiring', 'key.refused')),
+    time        timestamptz NOT NULL,
+    -- The time that the event tells: of the expiry, of the revocation, or of the refusal.
+    at          timestamptz,
+    state       text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'dead')),
+    -- When it may be claimed.
+    due         timestamptz NOT NULL,
+    claims      bigint NOT NULL DEFAULT 0,
+    failures    bigint NOT NULL DEFAULT 0,
+    done_time   timestamptz CHECK ((done_time IS NULL) = (state = 'waiting'))
+);
+CREATE INDEX webhook_events_due ON webhook_events (webhook, due, id) WHERE state = 'waiting';
+CREATE INDEX webhook_events_key ON webhook_events (webhook, key_id, id) WHERE state = 'waiting';
+CREATE INDEX webhook_events_open ON webhook_events (webhook) WHERE state <> 'delivered';
+CREATE INDEX webhook_events_done ON webhook_events (done_time) WHERE done_time IS NOT NULL;
+
+-- The keys about whose expiry an event was written, with that expiry.
+CREATE TABLE expiry_notices (
+    key_id       uuid PRIMARY KEY,
+    expire_time  timestamptz NOT NULL
+);
+CREATE INDEX expiry_notices_time ON expiry_notices (expire_time);
 
 INSERT INTO log_head (revision) VALUES (0);
 INSERT INTO log_state (pruned_to, incarnation) VALUES (0, 1);
@@ -459,20 +503,22 @@ CREATE TRIGGER api_keys_last_change BEFORE UPDATE ON api_keys FOR EACH ROW
 CREATE FUNCTION api_keys_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
-    ids uuid[]; marks bytea[]; kinds text[]; actors text[]; reasons text[]; base bigint;
+    ids uuid[]; marks bytea[]; kinds text[]; actors text[]; reasons text[]; ends timestamptz[]; base bigint;
     now timestamptz;
 BEGIN
     -- A join of the old and new rows would reuse a plan made for one row, which is far too slow for
     -- 100,000. Sorting and grouping is fast with any plan.
     SELECT array_agg(key_id ORDER BY key_id), array_agg(kind ORDER BY key_id),
            array_agg(actor ORDER BY key_id), array_agg(reason ORDER BY key_id),
-           array_agg(log_mark())
-      INTO ids, kinds, actors, reasons, marks
+           array_agg(nullif(ended, ended_before) ORDER BY key_id), array_agg(log_mark())
+      INTO ids, kinds, actors, reasons, ends, marks
       FROM (SELECT key_id,
                    CASE WHEN count(DISTINCT (revoke_time, revoked)) > 1
                         THEN 'revoke' ELSE 'update' END AS kind,
                    max(changed_by) FILTER (WHERE after) AS actor,
-                   max(revoke_reason) FILTER (WHERE after) AS reason
+                   max(revoke_reason) FILTER (WHERE after) AS reason,
+                   max(revoke_time) FILTER (WHERE after) AS ended,
+                   max(revoke_time) FILTER (WHERE NOT after) AS ended_before
               FROM (SELECT false AS after, * FROM old_rows
                     UNION ALL
                     SELECT true, * FROM new_rows) AS sides
@@ -493,6 +539,14 @@ BEGIN
     UPDATE api_keys AS k SET revision = base + c.n, mark = c.mark, changed_by = NULL
       FROM unnest(ids, marks) WITH ORDINALITY AS c(id, mark, n)
      WHERE k.key_id = c.id;
+    -- An event for each new end of a key.
+    IF EXISTS (SELECT FROM webhooks) THEN
+        INSERT INTO webhook_events (webhook, key_id, type, time, at, due)
+        SELECT w.name, c.id, 'key.revoked', now, c.ended, now
+          FROM webhooks AS w CROSS JOIN unnest(ids, ends) AS c(id, ended)
+         WHERE c.ended IS NOT NULL AND 'key.revoked' = ANY (w.events)
+         ORDER BY c.id;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -500,12 +554,18 @@ $$;
 -- An INSERT of a new random key is not logged, because no cache can hold it. An imported key may have
 -- been asked for before, so that caches hold that there is no such key: one log row for the statement,
 -- about the id of all zeros, outdates that. An INSERT cannot name its caller in `changed_by`, so the
--- service names it in a setting of its transaction.
-CREATE FUNCTION imports_log() RETURNS trigger
+-- service names it in a setting of its transaction. Other keys get an event for webhooks.
+CREATE FUNCTION inserts_log() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
     batch text; next bigint;
 BEGIN
+    IF EXISTS (SELECT FROM webhooks) THEN
+        INSERT INTO webhook_events (webhook, key_id, type, time, at, due)
+        SELECT w.name, k.key_id, 'key.issued', k.create_time, k.expire_time, now
+          FROM webhooks AS w CROSS JOIN new_rows AS k CROSS JOIN store_time() AS now
+         WHERE k.import_batch IS NULL AND 'key.issued' = ANY (w.events);
+    END IF;
     SELECT min(import_batch::text) INTO batch FROM new_rows;
     IF batch IS NULL THEN
         RETURN NULL;
@@ -524,10 +584,28 @@ CREATE TRIGGER api_keys_new BEFORE INSERT ON api_keys FOR EACH ROW
     EXECUTE FUNCTION refuse('revision, mark and changed_by are not for an INSERT, nor a seal for a revoked key');
 CREATE TRIGGER api_keys_imported AFTER INSERT ON api_keys
     REFERENCING NEW TABLE AS new_rows
-    FOR EACH STATEMENT EXECUTE FUNCTION imports_log();
+    FOR EACH STATEMENT EXECUTE FUNCTION inserts_log();
 CREATE TRIGGER api_keys_changed AFTER UPDATE ON api_keys
     REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
     FOR EACH STATEMENT EXECUTE FUNCTION api_keys_log();
+
+-- An event for webhooks when a key is refused for the first time on a day.
+CREATE FUNCTION refusals_tell() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+BEGIN
+    INSERT INTO webhook_events (webhook, key_id, type, time, at, due)
+    SELECT w.name, NEW.key_id, 'key.refused', now, NEW.last_refused, now
+      FROM webhooks AS w CROSS JOIN store_time() AS now
+     WHERE 'key.refused' = ANY (w.events);
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER key_uses_refused AFTER INSERT ON key_uses FOR EACH ROW
+    WHEN (NEW.last_refused IS NOT NULL) EXECUTE FUNCTION refusals_tell();
+CREATE TRIGGER key_uses_refused_again AFTER UPDATE ON key_uses FOR EACH ROW
+    WHEN (date_trunc('day', NEW.last_refused, 'UTC') > coalesce(date_trunc('day', OLD.last_refused, 'UTC'), '-infinity'))
+    EXECUTE FUNCTION refusals_tell();
 
 -- Callers' tokens share the log with keys.
 CREATE FUNCTION caller_tokens_born_clean() RETURNS trigger

@@ -96,6 +96,8 @@ CREATE INDEX api_keys_successor ON api_keys (replaced_by) WHERE replaced_by IS N
 CREATE INDEX api_keys_revoked ON api_keys (key_id) WHERE revoke_time IS NOT NULL;
 CREATE INDEX api_keys_expiring ON api_keys (key_id) WHERE expire_time IS NOT NULL AND NOT revoked;
 CREATE INDEX api_keys_disabled ON api_keys (key_id) WHERE disabled AND NOT revoked;
+-- The next keys to expire.
+CREATE INDEX api_keys_expiry ON api_keys (expire_time) WHERE expire_time IS NOT NULL AND revoke_time IS NULL;
 
 -- When each key was accepted last, and how often it was refused because it was dead. A key that was
 -- neither has no row. A use is no change of the key: it has no row in the log.
@@ -202,6 +204,60 @@ CREATE TABLE erasures (
 CREATE TABLE key_prefixes (
     prefix  TEXT PRIMARY KEY
 ) STRICT, WITHOUT ROWID;
+
+-- The webhooks that the service names. While there is none, no event is written.
+CREATE TABLE webhooks (
+    name       TEXT PRIMARY KEY,
+    -- The kinds of events that are written for it: an array.
+    events     TEXT NOT NULL CHECK (json_type(events) = 'array'),
+    -- When the service has named it last.
+    seen_time  INTEGER NOT NULL,
+    -- The receiver has said that it is gone: nothing is sent until an operator replays events.
+    gone       INTEGER NOT NULL DEFAULT 0 CHECK (gone IN (0, 1))
+) STRICT, WITHOUT ROWID;
+
+-- The events for webhooks: a row for each webhook that gets one. Triggers write them. Account and name of the
+-- key are not here, so that its erasure need not change a row.
+CREATE TABLE webhook_events (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    -- What the receiver knows the event by.
+    message_id  BLOB NOT NULL CHECK (length(message_id) = 16),
+    webhook     TEXT NOT NULL,
+    key_id      BLOB NOT NULL CHECK (length(key_id) = 16),
+    type        TEXT NOT NULL CHECK (type IN ('key.issued', 'key.revoked', 'key.expiring', 'key.refused')),
+    time        INTEGER NOT NULL,
+    -- The time that the event tells: of the expiry, of the revocation, or of the refusal.
+    at          INTEGER,
+    state       TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'dead')),
+    -- When it may be claimed.
+    due         INTEGER NOT NULL,
+    claims      INTEGER NOT NULL DEFAULT 0,
+    failures    INTEGER NOT NULL DEFAULT 0,
+    done_time   INTEGER CHECK ((done_time IS NULL) = (state = 'waiting'))
+) STRICT;
+CREATE INDEX webhook_events_due ON webhook_events (webhook, due, id) WHERE state = 'waiting';
+CREATE INDEX webhook_events_key ON webhook_events (webhook, key_id, id) WHERE state = 'waiting';
+CREATE INDEX webhook_events_open ON webhook_events (webhook) WHERE state <> 'delivered';
+CREATE INDEX webhook_events_done ON webhook_events (done_time) WHERE done_time IS NOT NULL;
+
+-- The keys about whose expiry an event was written, with that expiry.
+CREATE TABLE expiry_notices (
+    key_id       BLOB PRIMARY KEY CHECK (length(key_id) = 16),
+    expire_time  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX expiry_notices_time ON expiry_notices (expire_time);
+
+-- An INSERT into this view writes an event for each webhook that gets its kind, at the store's time.
+CREATE VIEW webhook_event AS
+SELECT key_id, type, at FROM webhook_events WHERE 0;
+
+CREATE TRIGGER webhook_event_append INSTEAD OF INSERT ON webhook_event
+BEGIN
+    INSERT INTO webhook_events (message_id, webhook, key_id, type, time, at, due)
+    SELECT randomblob(16), w.name, NEW.key_id, NEW.type, newest, NEW.at, newest
+      FROM webhooks AS w, store_clock
+     WHERE EXISTS (SELECT 1 FROM json_each(w.events) WHERE value = NEW.type);
+END;
 
 -- An INSERT into this view appends a log row with the next revision and a time that does not fall.
 -- All triggers that log use it.
@@ -440,6 +496,32 @@ CREATE TRIGGER api_keys_born_revoked AFTER INSERT ON api_keys
 WHEN NEW.revoke_time IS NOT NULL AND NOT NEW.revoked
 BEGIN
     UPDATE api_keys SET revoke_time = revoke_time WHERE key_id = NEW.key_id;
+END;
+
+-- Events for webhooks: a new key, a new end of a key, the first refusal of a key on a day.
+CREATE TRIGGER api_keys_issue_told AFTER INSERT ON api_keys
+WHEN NEW.import_batch IS NULL AND EXISTS (SELECT 1 FROM webhooks)
+BEGIN
+    INSERT INTO webhook_event (key_id, type, at) VALUES (NEW.key_id, 'key.issued', NEW.expire_time);
+END;
+
+CREATE TRIGGER api_keys_end_told AFTER UPDATE OF revoke_time ON api_keys
+WHEN NEW.revoke_time IS NOT OLD.revoke_time AND EXISTS (SELECT 1 FROM webhooks)
+BEGIN
+    INSERT INTO webhook_event (key_id, type, at) VALUES (NEW.key_id, 'key.revoked', NEW.revoke_time);
+END;
+
+CREATE TRIGGER key_uses_refusal_told AFTER INSERT ON key_uses
+WHEN NEW.last_refused IS NOT NULL AND EXISTS (SELECT 1 FROM webhooks)
+BEGIN
+    INSERT INTO webhook_event (key_id, type, at) VALUES (NEW.key_id, 'key.refused', NEW.last_refused);
+END;
+
+CREATE TRIGGER key_uses_refusal_told_again AFTER UPDATE OF last_refused ON key_uses
+WHEN NEW.last_refused / 86400000000 > coalesce(OLD.last_refused / 86400000000, -1)
+ AND EXISTS (SELECT 1 FROM webhooks)
+BEGIN
+    INSERT INTO webhook_event (key_id, type, at) VALUES (NEW.key_id, 'key.refused', NEW.last_refused);
 END;
 
 CREATE TRIGGER api_keys_deleted AFTER DELETE ON api_keys

@@ -40,7 +40,8 @@ impl World {
     }
 }
 
-async fn import(world: &World, number: u8, keys: &[ImportedKey]) -> Vec<ImportOutcome> {
+/// Imports keys under the name of this number.
+pub(crate) async fn import(world: &World, number: u8, keys: &[ImportedKey]) -> Vec<ImportOutcome> {
     run(world, number, keys, false).await.outcomes
 }
 

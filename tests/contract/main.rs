@@ -28,6 +28,7 @@ mod issue;
 mod keyring;
 mod lists;
 mod log;
+mod outbox;
 mod reads;
 mod revoke;
 mod sequences;
@@ -37,6 +38,7 @@ mod tokens;
 mod update;
 mod uses;
 mod values;
+mod webhooks;
 mod world;
 
 use world::{Backend, World};
@@ -178,6 +180,31 @@ macro_rules! contract {
                 an_erased_key_has_no_use
                 a_deleted_key_has_no_use
                 a_predecessor_is_found
+            }
+            webhooks {
+                nothing_is_written_without_a_webhook
+                each_webhook_gets_the_events_that_it_wants
+                each_new_end_of_a_key_is_told_once
+                an_expired_key_that_is_replaced_is_told
+                an_account_has_an_event_for_each_key
+                an_import_writes_no_event
+                a_change_by_hand_writes_an_event
+                a_failed_change_writes_no_event
+                a_refused_key_is_told_once_a_day
+                a_key_that_expires_soon_is_told_once
+                an_erasure_leaves_no_account_in_events
+            }
+            outbox {
+                an_event_waits_for_the_one_before_it
+                events_that_wait_hide_no_others
+                concurrent_claims_take_different_events
+                a_claim_without_an_end_is_taken_over
+                waiting_events_survive_a_reopening
+                the_status_tells_what_waits
+                dead_events_are_replayed
+                a_gone_receiver_gets_nothing_until_a_replay
+                old_events_are_trimmed
+                a_webhook_that_nobody_names_is_forgotten
             }
             several {
                 the_oldest_is_read
@@ -324,6 +351,8 @@ contract!(memory => crate::backends::memory::fresh,
     except uses::noting_use_changes_no_key_and_logs_nothing: "reads by SQL",
     except uses::a_locked_key_can_be_used: "there are no transactions by hand",
     except uses::a_deleted_key_has_no_use: "there is no SQL",
+    except webhooks::a_change_by_hand_writes_an_event: "there is no SQL",
+    except webhooks::an_erasure_leaves_no_account_in_events: "reads by SQL",
     except log::a_trim_is_a_bounded_step: "writes by SQL",
     except tokens::a_token_with_a_later_end_is_revoked_at_once: "writes by SQL",
     except time::an_ended_grace_becomes_a_revocation: "writes by SQL",

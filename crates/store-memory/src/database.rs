@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::outbox::OutboxTables;
 use super::server::Transaction;
 use keyward_core::fence::{
     CommittedChange, Epoch, MAX_ROWS, Mark, Position, RegistrationId, Stamp,
@@ -45,6 +46,7 @@ pub struct Database {
     pub(crate) erasures: BTreeMap<AccountId, AccountId>,
     pub(crate) prefixes: BTreeSet<String>,
     pub(crate) uses: BTreeMap<KeyId, KeyUse>,
+    pub(crate) outbox: OutboxTables,
 }
 
 /// One row of the log.
@@ -147,6 +149,7 @@ impl Database {
             erasures: BTreeMap::new(),
             prefixes: BTreeSet::new(),
             uses: BTreeMap::new(),
+            outbox: OutboxTables::default(),
         }
     }
 
@@ -279,6 +282,7 @@ impl Transaction<'_> {
     pub(crate) fn change_key(&mut self, mut record: KeyRecord) {
         let (revision, mark) = self.append(record.id);
         record.revision = revision;
+        self.tell_end(&record);
         if let Some(row) = self.database.keys.get_mut(&record.id) {
             if record.revoke_time.is_some() {
                 row.sealed = None;

@@ -16,9 +16,9 @@ use keyward_store::plan::{
     PlannedRevocation, RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update,
 };
 use keyward_store::{
-    Actor, AuditAction, CommittedChange, Erasure, Expiry, Found, Import, Imported, Issued,
-    KeyChanges, KeyPage, KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer,
-    Revoked, Selection, StoredKey, Successor, UpdateAnswer, Updated,
+    Actor, AuditAction, CommittedChange, Erasure, EventKind, Expiry, Found, Import, Imported,
+    Issued, KeyChanges, KeyPage, KeyTarget, Keys, ListKeys, NewKey, Result, Revocation,
+    RevokeAnswer, Revoked, Selection, StoredKey, Successor, UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -230,6 +230,7 @@ impl Transaction<'_> {
             batch: None,
             mark: None,
         };
+        self.tell(EventKind::Issued, row.record.id, row.record.expire_time);
         self.database.keys.insert(row.record.id, row);
     }
 

@@ -13,6 +13,7 @@ mod keyring;
 mod keys;
 mod listing;
 mod log;
+mod outbox;
 mod server;
 mod tokens;
 mod uses;

@@ -19,7 +19,11 @@ impl<T: Transport> Usage for MemoryStore<T> {
                         last_refused: noted.last_refused.map(|time| time.min(tx.now)),
                         ..noted
                     };
-                    tx.database.uses.entry(id).or_default().add(&noted);
+                    let usage = tx.database.uses.entry(id).or_default();
+                    let before = usage.last_refused;
+                    usage.add(&noted);
+                    let after = usage.last_refused;
+                    tx.tell_refusal(id, before, after);
                 }
             }
             Ok(())

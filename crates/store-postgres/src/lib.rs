@@ -19,6 +19,7 @@ mod locks;
 mod log;
 mod lookups;
 mod migrate;
+mod outbox;
 mod pool;
 mod revocations;
 mod revoke;

@@ -24,7 +24,8 @@ pub(super) const RIGHTS: &[&str] = &[
     "GRANT CONNECT ON DATABASE {database} TO {role}",
     "GRANT USAGE ON SCHEMA {schema} TO {role}",
     "GRANT SELECT ON _sqlx_migrations, log_head, log_state, key_changes, api_keys, caller_tokens, \
-     instances, audit, audit_seals, audit_state, keyring_checks, key_prefixes, key_uses TO {role}",
+     instances, audit, audit_seals, audit_state, keyring_checks, key_prefixes, key_uses, webhooks, webhook_events, \
+     expiry_notices TO {role}",
     "GRANT INSERT (key_id, digest, generation, import_batch, account_id, name, hint, scopes, metadata, \
      allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time) ON api_keys TO {role}",
     "GRANT UPDATE (scopes, metadata, allowed_cidrs, sealed, disabled, expire_time, revoke_time, \
@@ -38,6 +39,9 @@ pub(super) const RIGHTS: &[&str] = &[
     "GRANT INSERT, DELETE, UPDATE (active, state) ON keyring_checks TO {role}",
     "GRANT INSERT ON key_prefixes TO {role}",
     "GRANT INSERT, UPDATE ON key_uses TO {role}",
+    "GRANT INSERT, UPDATE, DELETE ON webhooks, expiry_notices TO {role}",
+    "GRANT INSERT (webhook, key_id, type, time, at, due), UPDATE (state, due, claims, failures, done_time), \
+     DELETE ON webhook_events TO {role}",
     "GRANT EXECUTE ON FUNCTION trim_log(interval), raise_time_floor(), store_time(), server_time(), \
      erase_account(text, text, uuid, text, text, text, text), \
      seal_audit(bigint[], bigint[], bytea[], bytea[], bytea[], audit_seals), \

@@ -12,6 +12,7 @@ mod listing;
 mod lock;
 mod log;
 mod lookups;
+mod outbox;
 mod revoke;
 mod rows;
 mod selection;

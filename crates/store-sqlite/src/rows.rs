@@ -41,7 +41,8 @@ pub(super) fn time(row: &SqliteRow, name: &str) -> Result<Option<Timestamp>> {
     Ok(column::<Option<i64>>(row, name)?.map(Timestamp::from_micros))
 }
 
-fn json<T: DeserializeOwned>(row: &SqliteRow, name: &str) -> Result<T> {
+/// A column with JSON.
+pub(super) fn json<T: DeserializeOwned>(row: &SqliteRow, name: &str) -> Result<T> {
     serde_json::from_str(column(row, name)?)
         .map_err(|_| StoreError::Damaged(format!("the column {name} is not the expected JSON")))
 }

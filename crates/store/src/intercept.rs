@@ -8,11 +8,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Activation, Actor, Audit, AuditEntry, AuditPage, AuditPart, AuditQuery, AuditSeal,
-    ChangeNotice, Cluster, CommittedChange, Confirmed, Erasure, Found, Import, Imported, Issued,
-    KeyChanges, KeyPage, KeyTarget, KeyringChecks, KeyringUse, Keys, KnownKey, ListKeys, Log,
-    NewInstance, NewKey, NewToken, OnCommit, Result, Retirement, Revocation, RevokeAnswer,
-    SealMove, Sealing, Store, StoredKey, TokenRevoked, Tokens, Trimming, UpdateAnswer, Usage,
+    Activation, Actor, Attempt, Audit, AuditEntry, AuditPage, AuditPart, AuditQuery, AuditSeal,
+    ChangeNotice, ClaimedEvent, Cluster, CommittedChange, Confirmed, Erasure, Found, Import,
+    Imported, Issued, KeyChanges, KeyPage, KeyTarget, KeyringChecks, KeyringUse, Keys, KnownKey,
+    ListKeys, Log, NewInstance, NewKey, NewToken, OnCommit, Outbox, Replay, Result, Retirement,
+    Revocation, RevokeAnswer, SealMove, Sealing, Store, StoredKey, TokenRevoked, Tokens, Trimming,
+    UpdateAnswer, Usage, Webhook, WebhookStatus,
 };
 use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyUse, Prefix, TokenRecord};
@@ -93,6 +94,16 @@ forward! {
     Usage for dyn Store {
         note_uses(uses: &[(KeyId, KeyUse)]) -> ();
         uses_of(ids: &[KeyId]) -> Vec<(KeyId, KeyUse)>;
+    }
+    Outbox for dyn Store {
+        name_webhooks(webhooks: &[Webhook]) -> ();
+        claim_events(webhook: &str, limit: u32, lease: Duration) -> Vec<ClaimedEvent>;
+        note_attempts(attempts: &[Attempt]) -> ();
+        note_gone(webhook: &str) -> ();
+        webhook_status() -> Vec<WebhookStatus>;
+        replay_events(replay: &Replay) -> u64;
+        note_expiring(notice: Duration) -> u64;
+        trim_outbox() -> u64;
     }
     Log for dyn Store {
         start() -> Start;

@@ -15,6 +15,7 @@ pub mod plan;
 pub mod raw;
 pub mod selection;
 mod time_repair;
+pub mod webhooks;
 
 pub use audit::{AuditEvent, AuditPage, AuditPart, AuditQuery, AuditSeal, Origin, Trimming};
 pub use audit_chain::Sealing;
@@ -31,6 +32,9 @@ pub use keyring::{Activation, KeyringUse, KnownKey, KnownState, Retirement, Seal
 pub use keyward_core::fence::CommittedChange;
 pub use listing::{EXAMINED, KeyPage, ListKeys};
 pub use time_repair::{ExpiringKey, ExpiringKeys, TimeRepair, TimeSurvey};
+pub use webhooks::{
+    Attempt, AttemptOutcome, ClaimedEvent, EventKind, Replay, Replayed, Webhook, WebhookStatus,
+};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,6 +159,44 @@ pub trait Usage: Send + Sync + 'static {
 
     /// Reads the use of keys, of which each is named once, in any order, without those that have none.
     async fn uses_of(&self, ids: &[KeyId]) -> Result<Vec<(KeyId, KeyUse)>>;
+}
+
+/// The events for webhooks. A change writes its events in its own commit. Noting what became of them changes no
+/// key, and need not survive a crash of the server: an event is delivered at least once.
+#[async_trait]
+pub trait Outbox: Send + Sync + 'static {
+    /// Names webhooks: from now on changes write events for them. Webhooks that no call has named for
+    /// [`webhooks::FORGOTTEN_AFTER`] are forgotten.
+    async fn name_webhooks(&self, webhooks: &[Webhook]) -> Result<()>;
+
+    /// Claims at most `limit` events for `webhook` that are due. Of the events about one key only the first is
+    /// claimed. Others may claim the events after `lease`.
+    async fn claim_events(
+        &self,
+        webhook: &str,
+        limit: u32,
+        lease: Duration,
+    ) -> Result<Vec<ClaimedEvent>>;
+
+    /// Notes the ends of attempts.
+    async fn note_attempts(&self, attempts: &[Attempt]) -> Result<()>;
+
+    /// Notes that the receiver of a webhook is gone: none of its events is claimed until a replay.
+    async fn note_gone(&self, webhook: &str) -> Result<()>;
+
+    /// Reads what waits for each webhook.
+    async fn webhook_status(&self) -> Result<Vec<WebhookStatus>>;
+
+    /// Makes events of a webhook due again, in one step of at most [`webhooks::REPLAY_STEP`], and returns
+    /// their number.
+    async fn replay_events(&self, replay: &Replay) -> Result<u64>;
+
+    /// Writes an event for each live key that expires within `notice`, unless one was written for this
+    /// expiry. Takes one step of at most [`webhooks::EXPIRING_STEP`] keys, and returns their number.
+    async fn note_expiring(&self, notice: Duration) -> Result<u64>;
+
+    /// Deletes what is older than [`webhooks::KEPT`], in one step, and returns the number of events.
+    async fn trim_outbox(&self) -> Result<u64>;
 }
 
 /// The log of changes.
@@ -330,7 +372,7 @@ pub trait Cluster: Send + Sync + 'static {
 
 /// A backend: everything above.
 #[async_trait]
-pub trait Store: Keys + Usage + Log + Tokens + Audit + KeyringChecks {
+pub trait Store: Keys + Usage + Outbox + Log + Tokens + Audit + KeyringChecks {
     /// The instances that share this store; `None` for an embedded store.
     fn cluster(&self) -> Option<Arc<dyn Cluster>>;
 
