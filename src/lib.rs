@@ -13,3 +13,4 @@ pub mod replication;
 pub mod rest;
 pub mod service;
 pub mod system;
+pub mod webhooks;

@@ -21,10 +21,11 @@ use crate::config::Settings;
 use crate::grpc::{self, Tls};
 use crate::replication::{
     AuditKeeper, Barrier, NearCaches, NearLimits, Registration, Roster, SealMover, StoreTime, Tail,
-    UseWriter, end_graces, forget_near_caches, trim_log, wake_on_l2_notices, wake_on_store_notices,
-    watch_freshness, watch_membership,
+    UseWriter, end_graces, forget_near_caches, trim_log, trim_outbox, wake_on_l2_notices,
+    wake_on_store_notices, watch_freshness, watch_membership,
 };
 use crate::service::RecentRevokes;
+use crate::webhooks::Webhooks;
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, Entropy, KeyRecord, TokenRecord};
 use keyward_crypto::CurrentKeyring;
@@ -74,6 +75,18 @@ pub(super) fn listener_tls(
     Tls::load(certificate, key, Arc::clone(clock), metrics.tls.clone())
         .map(Some)
         .map_err(StartError::new)
+}
+
+/// The webhooks of the settings.
+pub(super) fn webhooks(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Arc<Webhooks>, StartError> {
+    let (clock, entropy) = (Arc::clone(clock), Arc::clone(entropy));
+    let (endpoints, timeout) = (&settings.webhooks, settings.webhook_timeout);
+    let webhooks = Webhooks::new(endpoints, timeout, clock, entropy);
+    webhooks.map(Arc::new).map_err(StartError)
 }
 
 /// The near-caches of callers, none yet. The store is open, so this process alone has an embedded one.
@@ -224,6 +237,7 @@ impl Base {
         let mut tasks = vec![
             spawn.spawn("graces", end_graces(graces, stop.clone())),
             spawn.spawn("trimming", trim_log(trimming, stop.clone())),
+            spawn.spawn("outbox", trim_outbox(Arc::clone(&self.store), stop.clone())),
             spawn.spawn("tail", async move { running.run(stop).await }),
         ];
         if self.cluster.is_none() {

@@ -188,6 +188,9 @@ impl App {
         let keyring = Arc::new(CurrentKeyring::new(keyring));
         let time = Arc::new(StoreTime::new(Arc::clone(&fence), Arc::clone(&clock)));
         let uses = Arc::new(Uses::new(metrics.uses.dropped.clone()));
+        let webhooks = components::webhooks(settings, &clock, &entropy)?;
+        // Before any change, so that each one writes its events.
+        webhooks.announce(&*store).await.map_err(StartError::new)?;
         let base = Base {
             time,
             near,
@@ -260,6 +263,7 @@ impl App {
             metrics: Arc::clone(&base.metrics),
             recent: Arc::clone(&base.recent),
             denials: Denials::default(),
+            webhooks: Arc::clone(&webhooks),
             forbid_recoverable: settings.forbid_recoverable,
             max_key_age: settings.max_key_age,
         };
@@ -317,6 +321,13 @@ impl App {
         let mut background = base.background(&tail);
         background.push(base.use_writer(settings.use_interval, l1, foreign_l1));
         background.push(base.audit_task(settings, &keyring, &entropy));
+        background.extend(webhooks.start(
+            &base.store,
+            settings.expiry_notice,
+            &base.metrics,
+            &base.tasks,
+            &base.stops.background,
+        ));
         background.extend(base.keyring_tasks(watch, keyring, entropy));
         background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
         let metrics = base.shown_metrics();

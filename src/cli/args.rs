@@ -4,6 +4,7 @@ mod audit;
 mod keyring;
 mod local;
 mod moves;
+mod webhooks;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use keyward_proto::v1::{Role, State};
 pub use local::{ClockCommand, EpochCommand, ExpiredKeys, LocalCommand};
 
 pub(super) use moves::{Export, FileFormat, Import, ImportCall};
+pub(super) use webhooks::WebhookCall;
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -52,7 +54,7 @@ pub(super) fn command() -> Command {
                 "add" => with_settings(verb),
                 _ => for_client(verb),
             }),
-            "token" | "account" => verb.mut_subcommands(for_client),
+            "token" | "account" | "webhook" => verb.mut_subcommands(for_client),
             "completions" | "man" => verb,
             "top" => verb.args(flags_of::<Settings>(&["http_listen"])),
             "import" => for_client(verb.mut_subcommands(for_client)),
@@ -169,6 +171,9 @@ pub(super) enum Call {
     /// Show who did what, and check that nobody has changed this record
     #[command(subcommand)]
     Audit(AuditCall),
+    /// Show what waits for the webhooks, test them, and send events again
+    #[command(subcommand)]
+    Webhook(WebhookCall),
     /// Check whether the service serves, without a token; exits with 0 or 1
     Health,
 }

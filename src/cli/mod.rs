@@ -18,6 +18,7 @@ mod pages;
 mod render;
 mod token;
 mod top;
+mod webhooks;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal as _, Read, Write};
@@ -294,6 +295,7 @@ async fn execute_call(
             };
             audit::export(console, args, &service).await?
         }
+        Call::Webhook(call) => webhooks::call(call, &service()?).await?,
         Call::Keyring(call) => keyring::call(call, &service()?).await?,
         Call::Account(call) => keyring::account(call, &service()?).await?,
         Call::Token(TokenCall::Create(args)) => token::create(args, context).await?,

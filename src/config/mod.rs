@@ -6,6 +6,7 @@ mod postgres;
 mod redis;
 mod table;
 mod values;
+mod webhooks;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use http::HeaderValue;
 use keyward_guard::TrustedProxies;
 
 use crate::cache::l2::Address;
+use crate::webhooks::Endpoint;
 use keyward_core::key::{ForeignFormat, Prefix};
 use keyward_ops::settings;
 pub use keyward_ops::settings::values::Url;
@@ -78,6 +80,12 @@ pub struct Settings {
     pub use_interval: Duration,
     /// How long events of the audit are kept; `None` for ever.
     pub audit_retention: Option<Duration>,
+    /// The webhooks that get events.
+    pub webhooks: Vec<Endpoint>,
+    /// How long an attempt to send an event takes at most.
+    pub webhook_timeout: Duration,
+    /// The time before the expiry of a key at which an event tells it.
+    pub expiry_notice: Duration,
     /// Whether connections to other hosts may run without protection: a listener without TLS,
     /// Postgres without proof of its identity, a Redis password without TLS.
     pub insecure: bool,

@@ -13,6 +13,7 @@ use super::values::{
     MAX_WORKERS, connection_age, cores, key_age, largest_near_staleness, listen, near_staleness,
     retention, staleness, store, text_of, use_interval,
 };
+use super::webhooks::{expiry_notice, webhook_timeout, webhooks};
 use super::{Listen, Settings, Store, combinations, redis};
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
@@ -276,6 +277,38 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| optional(text, retention).map(|kept| s.audit_retention = kept),
     ),
     Row::new(
+        "webhooks",
+        Takes::Tables,
+        "none",
+        "Webhooks that get events about keys: tables with the keys name, url (https, or http on this host), \
+         secret_file (a `whsec_` secret, read for each message) and events (key.issued, key.revoked, \
+         key.expiring, key.refused; all by default), the same on every instance",
+        |s, text| {
+            s.webhooks = optional(text, webhooks)?.unwrap_or_default();
+            Ok(())
+        },
+    )
+    .shown(|s| {
+        let webhooks = s.webhooks.iter().map(|webhook| format!("{} to {}", webhook.name, webhook.url));
+        let webhooks = webhooks.collect::<Vec<_>>().join(", ");
+        shown((!webhooks.is_empty()).then_some(&webhooks))
+    })
+    .confidential(),
+    Row::new(
+        "webhook_timeout",
+        Takes::Value("DURATION"),
+        "10s",
+        "How long an attempt to send an event to a webhook takes at most: 1s to 60s",
+        |s, text| webhook_timeout(text).map(|timeout| s.webhook_timeout = timeout),
+    ),
+    Row::new(
+        "expiry_notice",
+        Takes::Value("DURATION"),
+        "7d",
+        "How long before the expiry of a key webhooks get `key.expiring`: 1m to 365d",
+        |s, text| expiry_notice(text).map(|notice| s.expiry_notice = notice),
+    ),
+    Row::new(
         "insecure",
         Takes::Switch,
         "false",
@@ -406,6 +439,9 @@ impl Schema for Settings {
             max_key_age: None,
             use_interval: Duration::ZERO,
             audit_retention: None,
+            webhooks: Vec::new(),
+            webhook_timeout: Duration::ZERO,
+            expiry_notice: Duration::ZERO,
             insecure: false,
             keyring: PathBuf::new(),
             workers: 0,

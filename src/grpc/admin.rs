@@ -1,5 +1,5 @@
 //! `AdminService`: the tokens of callers, keys that move in or out, the keyring, the erasure of accounts, the
-//! audit. Reading the audit requires the role `auditor`, all else `admin`.
+//! audit, webhooks. Reading the audit requires the role `auditor`, all else `admin`.
 
 use keyward_proto::v1;
 use keyward_proto::v1::admin_service_server::AdminService;
@@ -164,5 +164,38 @@ impl AdminService for Api {
             .await?;
         let reply = self.service.verify_audit(head, token).await?;
         Ok(Response::new(convert::verified_audit(reply)))
+    }
+
+    async fn list_webhooks(
+        &self,
+        request: Request<v1::ListWebhooksRequest>,
+    ) -> Result<Response<v1::ListWebhooksResponse>, Status> {
+        self.authorize_read(request, Role::Admin, convert::nothing)
+            .await?;
+        let webhooks = self.service.list_webhooks().await?;
+        let webhooks = webhooks.into_iter().map(convert::webhook).collect();
+        Ok(Response::new(v1::ListWebhooksResponse { webhooks }))
+    }
+
+    async fn test_webhook(
+        &self,
+        request: Request<v1::TestWebhookRequest>,
+    ) -> Result<Response<v1::TestWebhookResponse>, Status> {
+        let (_, name) = self
+            .authorize(request, Role::Admin, convert::webhook_to_test)
+            .await?;
+        let test = self.service.test_webhook(&name).await?;
+        Ok(Response::new(convert::webhook_test(test)))
+    }
+
+    async fn replay_webhook(
+        &self,
+        request: Request<v1::ReplayWebhookRequest>,
+    ) -> Result<Response<v1::ReplayWebhookResponse>, Status> {
+        let (_, (name, events)) = self
+            .authorize(request, Role::Admin, convert::replay)
+            .await?;
+        let replayed_count = self.service.replay_webhook(name, events).await?;
+        Ok(Response::new(v1::ReplayWebhookResponse { replayed_count }))
     }
 }

@@ -4,6 +4,7 @@ mod audit;
 mod keyring;
 mod keys;
 mod near;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ pub(super) use audit::{audit_events, list_audit, verified_audit, verify_audit};
 pub(super) use keyring::{account_to_erase, key_to_activate, key_to_retire, keyring_key, nothing};
 pub(super) use keys::{api_key, api_keys, list};
 pub(super) use near::{cache_entry, epoch, near_answer, used};
+pub(super) use webhooks::{replay, webhook, webhook_test, webhook_to_test};
 
 /// The maximum number of requests in one VerifyBatch.
 const MAX_BATCH: usize = 256;

@@ -39,6 +39,9 @@ pub(super) const METHODS: &[&str] = &[
     "/keyward.v1.AdminService/EraseAccount",
     "/keyward.v1.AdminService/ListAuditEvents",
     "/keyward.v1.AdminService/VerifyAudit",
+    "/keyward.v1.AdminService/ListWebhooks",
+    "/keyward.v1.AdminService/TestWebhook",
+    "/keyward.v1.AdminService/ReplayWebhook",
     "/grpc.health.v1.Health/Check",
 ];
 

@@ -67,6 +67,11 @@ static TOKEN_NOT_FOUND: Reason = Reason::new(
     Code::NotFound,
     "The caller token does not exist.",
 );
+static WEBHOOK_NOT_FOUND: Reason = Reason::new(
+    "WEBHOOK_NOT_FOUND",
+    Code::NotFound,
+    "No webhook of the instance has this name. Look at its setting `webhooks`.",
+);
 static KEY_REVOKED: Reason = Reason::new(
     "KEY_REVOKED",
     Code::FailedPrecondition,
@@ -169,13 +174,14 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 25] = [
+static REASONS: [&Reason; 26] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
     &ROLE_REQUIRED,
     &INVALID_FIELD,
     &KEY_NOT_FOUND,
     &TOKEN_NOT_FOUND,
+    &WEBHOOK_NOT_FOUND,
     &KEY_REVOKED,
     &KEY_EXPIRED,
     &RECOVERABLE_FORBIDDEN,
@@ -229,6 +235,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
         ServiceError::Field(_) | ServiceError::NotOne(_) => &INVALID_FIELD,
         ServiceError::KeyNotFound => &KEY_NOT_FOUND,
         ServiceError::TokenNotFound => &TOKEN_NOT_FOUND,
+        ServiceError::WebhookNotFound => &WEBHOOK_NOT_FOUND,
         ServiceError::KeyRevoked => &KEY_REVOKED,
         ServiceError::KeyExpired => &KEY_EXPIRED,
         ServiceError::Keyring(KeyringRefusal::NotFound(..)) => &KEYRING_KEY_NOT_FOUND,

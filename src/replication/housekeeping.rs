@@ -30,8 +30,17 @@ pub async fn trim_log(store: Arc<dyn Store>, stop: CancellationToken) {
     repeat(TRIMMING, "trimmed the log", stop, step).await;
 }
 
+/// Deletes old events for webhooks, and forgets webhooks that no instance names any more, until `stop`.
+pub async fn trim_outbox(store: Arc<dyn Store>, stop: CancellationToken) {
+    let step = || {
+        let store = Arc::clone(&store);
+        async move { store.trim_outbox().await }
+    };
+    repeat(TRIMMING, "trimmed the events for webhooks", stop, step).await;
+}
+
 /// After each `interval`, takes steps until one finds nothing left.
-pub(super) async fn repeat<F: Future<Output = Result<u64>>>(
+pub(crate) async fn repeat<F: Future<Output = Result<u64>>>(
     interval: Duration,
     name: &str,
     stop: CancellationToken,

@@ -6,7 +6,7 @@
 //! - [`Registration`] is this instance's row. [`watch_membership`] deletes the rows of unresponsive
 //!   instances, and names the settled epoch.
 //! - [`wake_on_store_notices`] and [`wake_on_l2_notices`] wake the tail at a change notice.
-//! - [`end_graces`], [`trim_log`], [`SealMover`] and [`AuditKeeper`] keep the store in order. [`StoreTime`]
+//! - [`end_graces`], [`trim_log`], [`trim_outbox`], [`SealMover`] and [`AuditKeeper`] keep the store in order. [`StoreTime`]
 //!   keeps its time from falling. [`UseWriter`] writes the use of keys.
 //! - [`NearCaches`] keeps caches in callers' processes fresh.
 //! - [`watch_freshness`] reports when freshness starts and ends.
@@ -33,7 +33,8 @@ mod uses;
 pub use audit::AuditKeeper;
 pub use barrier::{Barrier, Unconfirmed};
 pub use freshness::watch_freshness;
-pub use housekeeping::{end_graces, trim_log};
+pub(crate) use housekeeping::repeat;
+pub use housekeeping::{end_graces, trim_log, trim_outbox};
 pub use keyward_core::fence::{Receipt, Unsettled};
 pub use near_caches::{NearCaches, NearLimits, NearRefusal, forget_near_caches};
 pub use near_stream::NearStream;

@@ -25,6 +25,9 @@ pub enum ServiceError {
     /// The caller token does not exist.
     #[error("the token does not exist")]
     TokenNotFound,
+    /// No webhook of this instance has the name.
+    #[error("no webhook of this instance has this name")]
+    WebhookNotFound,
     /// The key has a revoke time. A revocation is final.
     #[error("the key is revoked, or will be at the end of its grace; issue another key")]
     KeyRevoked,

@@ -17,6 +17,7 @@ mod tokens;
 mod update;
 mod uses;
 mod verify;
+mod webhooks;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -37,12 +38,14 @@ pub use tokens::{TokenReply, TokenRevokeReply};
 pub use update::UpdateReply;
 pub use uses::KeyUses;
 pub use verify::{Missed, ValidKey, Verified, Verify};
+pub use webhooks::{KnownWebhook, WebhookTest};
 
 use tokio::sync::Mutex;
 
 use crate::cache::{ForeignKeys, Lookup, Uses};
 use crate::replication::{Barrier, NearCaches};
 pub use crate::replication::{NearRefusal, NearStream, Unsettled};
+use crate::webhooks::Webhooks;
 use keyward_core::fence::{Fence, state_at};
 use keyward_core::key::{
     AccountId, Clock, Entropy, ForeignFormat, KeyId, KeyRecord, KeyState, Prefix, SecretText,
@@ -93,6 +96,8 @@ pub struct Service {
     pub recent: Arc<RecentRevokes>,
     /// The last refused calls.
     pub denials: Denials,
+    /// The webhooks of this instance.
+    pub webhooks: Arc<Webhooks>,
     /// Whether this deployment forbids recoverable keys.
     pub forbid_recoverable: bool,
     /// The longest life of a key.

@@ -31,6 +31,7 @@ mod update;
 mod uses;
 mod vectors;
 mod verify;
+mod webhooks;
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keyward::system::SystemEntropy;
 use keyward_crypto::{KeyKind, keyring_files};
-use keyward_testkit::{HttpAnswer, PATIENCE, eventually, undoing, uuid_v4};
+use keyward_testkit::{HttpAnswer, PATIENCE, Receiver, eventually, undoing, uuid_v4};
 use parking_lot::Mutex;
 use prost_reflect::{DescriptorPool, DynamicMessage};
 use serde_json::{Value, json};
@@ -96,7 +96,15 @@ fn read<M: prost::Message + prost::Name + Default>(text: &str) -> M {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_rpc_answers_as_by_grpc() {
-    let (local, client) = import::start().await;
+    let receiver = Receiver::start();
+    let url = receiver.url();
+    let local = Local::start().await;
+    let with_all = |settings: &mut keyward::config::Settings| {
+        import::accept_foreign(settings);
+        settings.webhooks = vec![webhooks::endpoint(settings, "a", &url)];
+    };
+    let local = local.restart_with_import_secrets(with_all).await;
+    let client = local.client().await;
     let curl = Curl::new(&local);
     let none = Value::Null;
 
@@ -260,6 +268,14 @@ async fn every_rpc_answers_as_by_grpc() {
     let verified: v1::VerifyAuditResponse =
         curl.call("GET /v1/audit:verify", "", "", Value::Null).await;
     assert_eq!(verified.fault, None);
+    let listed: v1::ListWebhooksResponse = curl.call("GET /v1/webhooks", "", "", Value::Null).await;
+    assert_eq!(listed.webhooks[0].name, "a");
+    let body = json!({"name": "a"});
+    let tested: v1::TestWebhookResponse = curl
+        .call("POST /v1/webhooks:test", "", "", body.clone())
+        .await;
+    assert_eq!(tested.status, 204, "{tested:?}");
+    let _: v1::ReplayWebhookResponse = curl.call("POST /v1/webhooks:replay", "", "", body).await;
     let body = json!({"accountId": "a/b"});
     let erased: v1::EraseAccountResponse = curl.call("POST /v1/accounts:erase", "", "", body).await;
     assert_eq!(client.get(&id).await.unwrap().account_id, erased.pseudonym);

@@ -30,10 +30,13 @@ enum Rpc {
     EraseAccount,
     ListAuditEvents,
     VerifyAudit,
+    ListWebhooks,
+    TestWebhook,
+    ReplayWebhook,
 }
 
 /// Each RPC, who may call it, and which role a refusal asks for.
-const TABLE: [(Rpc, &[Role], &str); 21] = [
+const TABLE: [(Rpc, &[Role], &str); 24] = [
     (Rpc::Issue, &[Role::Issuer], "issuer"),
     (Rpc::RevokeId, &[Role::Issuer], "issuer"),
     (Rpc::RevokeText, &[Role::Issuer, Role::Reporter], "issuer"),
@@ -55,6 +58,9 @@ const TABLE: [(Rpc, &[Role], &str); 21] = [
     (Rpc::EraseAccount, &[Role::Admin], "admin"),
     (Rpc::ListAuditEvents, &[Role::Auditor], "auditor"),
     (Rpc::VerifyAudit, &[Role::Auditor], "auditor"),
+    (Rpc::ListWebhooks, &[Role::Admin], "admin"),
+    (Rpc::TestWebhook, &[Role::Admin], "admin"),
+    (Rpc::ReplayWebhook, &[Role::Admin], "admin"),
 ];
 
 const ROLES: [Role; 8] = [
@@ -123,6 +129,9 @@ async fn call(client: &Client, rpc: Rpc) -> Result<(), Status> {
             let request = v1::VerifyAuditRequest::default();
             client.send(request).await.map(drop)
         }
+        Rpc::ListWebhooks => client.send(v1::ListWebhooksRequest {}).await.map(drop),
+        Rpc::TestWebhook => client.send(testing("nobody")).await.map(drop),
+        Rpc::ReplayWebhook => client.send(replaying("nobody")).await.map(drop),
     }
 }
 

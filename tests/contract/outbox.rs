@@ -206,7 +206,12 @@ pub(crate) async fn a_gone_receiver_gets_nothing_until_a_replay(world: World) {
     name(&world, "a", &EventKind::ALL).await;
     world.plain("42").await;
     let event = claim_one(&world).await;
-    note(&world, &event, AttemptOutcome::Failed(Duration::ZERO)).await;
+    note(&world, &event, AttemptOutcome::Postponed(MINUTE)).await;
+    assert_eq!(claim(&world, "a").await, []);
+    world.clock.pass(MINUTE);
+    let event = claim_one(&world).await;
+    assert_eq!((event.claims, event.failures), (2, 0), "nothing was tried");
+    note(&world, &event, AttemptOutcome::Postponed(Duration::ZERO)).await;
     world.store.note_gone("a").await.unwrap();
     world.plain("43").await;
     name(&world, "a", &EventKind::ALL).await;

@@ -25,6 +25,7 @@ mod story;
 mod telemetry;
 mod tls;
 mod uses;
+mod webhooks;
 
 use std::path::{Path, PathBuf};
 

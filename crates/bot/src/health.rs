@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::telegram::POLL;
-use crate::telegram::failure::cause;
+use keyward_ops::outgoing::cause;
 
 /// After this time without an answer from Telegram, a poll hangs.
 const STALE: Duration = Duration::from_secs(2 * POLL.as_secs() + 10);

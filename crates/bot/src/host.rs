@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+use keyward_ops::outgoing::{self, Proxies, cause};
 use keyward_ops::settings::values::Url;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -16,7 +17,6 @@ use serde::de::DeserializeOwned;
 use crate::account::{Account, Line, Link, NoAccount, is_account_id};
 use crate::events::Person;
 use crate::metrics::{Metrics, count};
-use crate::telegram::failure::cause;
 
 /// Timeout of a question, together with its repetition.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -86,14 +86,13 @@ impl Host {
     ///
     /// TLS that cannot be set up.
     pub fn new(settings: HostSettings, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let mut client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-        if settings.url.is_local() {
+        let proxies = match settings.url.is_local() {
             // A proxy would get the token in the clear.
-            client = client.no_proxy();
-        }
-        let client = client
-            .build()
-            .map_err(|error| format!("the client for account_url: {}", cause(&error)))?;
+            true => Proxies::None,
+            false => Proxies::Environment,
+        };
+        let client = outgoing::client(proxies)
+            .map_err(|error| format!("the client for account_url: {error}"))?;
         Ok(Self {
             client,
             settings,
@@ -157,14 +156,11 @@ impl Host {
         if status.is_server_error() {
             return Err(away(format!("status {status}")));
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_BODY {
-                return Err(wrong("the answer is longer than 64 KiB"));
-            }
+        let body = outgoing::body(&mut response, MAX_BODY).await;
+        match body.map_err(failed)? {
+            Some(body) => Ok((status, body)),
+            None => Err(wrong("the answer is longer than 64 KiB")),
         }
-        Ok((status, body))
     }
 
     fn registered(&self, person: Person, body: &[u8]) -> Result<Account, Failure> {

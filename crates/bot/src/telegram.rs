@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keyward_client::Secret;
+use keyward_ops::outgoing::{cause, words};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -70,7 +71,7 @@ impl Webhook {
 
     /// Why the last delivery failed.
     pub fn why(&self) -> String {
-        failure::words(&self.why)
+        words(&self.why)
     }
 }
 
@@ -94,7 +95,7 @@ impl Telegram {
         let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
         let client = client
             .build()
-            .map_err(|error| format!("the client for Telegram: {}", failure::cause(&error)))?;
+            .map_err(|error| format!("the client for Telegram: {}", cause(&error)))?;
         let url = format!("{}/bot{}", api_url.trim_end_matches('/'), token.expose());
         reqwest::Url::parse(&url).map_err(|error| format!("telegram_api_url: {error}"))?;
         Ok(Self {

@@ -91,4 +91,7 @@ rpcs! {
     AdminServiceClient.erase_account(EraseAccountRequest) -> EraseAccountResponse, Change;
     AdminServiceClient.list_audit_events(ListAuditEventsRequest) -> ListAuditEventsResponse, Read;
     AdminServiceClient.verify_audit(VerifyAuditRequest) -> VerifyAuditResponse, Read;
+    AdminServiceClient.list_webhooks(ListWebhooksRequest) -> ListWebhooksResponse, Read;
+    AdminServiceClient.test_webhook(TestWebhookRequest) -> TestWebhookResponse, Once;
+    AdminServiceClient.replay_webhook(ReplayWebhookRequest) -> ReplayWebhookResponse, Change;
 }

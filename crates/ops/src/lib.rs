@@ -5,6 +5,7 @@ pub mod findings;
 pub mod http;
 mod metrics;
 mod otlp;
+pub mod outgoing;
 mod page;
 pub mod samples;
 pub mod settings;
@@ -22,7 +23,8 @@ use tracing_subscriber::{Layer as _, fmt};
 pub use metrics::{
     AuditMetrics, CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics,
     HeartbeatMetrics, KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics,
-    NearMetrics, One, RevokeMetrics, RpcMetrics, TlsMetrics, Two, UseMetrics, code_name,
+    NearMetrics, One, RevokeMetrics, RpcMetrics, TlsMetrics, Two, UseMetrics, WebhookMetrics,
+    WebhooksMetrics, code_name,
 };
 
 pub use otlp::{MetricsExport, Otlp, Signals};

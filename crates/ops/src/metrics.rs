@@ -17,6 +17,7 @@ pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
     AuditMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, KeyringMetrics,
     L2Metrics, LimitMetrics, MemberMetrics, NearMetrics, RevokeMetrics, TlsMetrics, UseMetrics,
+    WebhookMetrics, WebhooksMetrics,
 };
 use rpc::RpcDurations;
 pub(crate) use rpc::conventional_name;
@@ -50,6 +51,8 @@ pub struct Metrics {
     pub revoke: RevokeMetrics,
     /// The use of keys.
     pub uses: UseMetrics,
+    /// What is sent to webhooks.
+    pub webhooks: WebhooksMetrics,
     /// Heartbeats of the tail.
     pub beats: HeartbeatMetrics,
     /// The other instances.
@@ -102,6 +105,7 @@ impl Metrics {
             fence: FenceMetrics::register(c),
             revoke: RevokeMetrics::register(c),
             uses: UseMetrics::register(c),
+            webhooks: WebhooksMetrics::register(c),
             beats: HeartbeatMetrics::register(c),
             members: MemberMetrics::register(c),
             near: NearMetrics::register(c),

@@ -242,13 +242,18 @@ impl Transaction<'_> {
         let Some(row) = waiting.find(|row| row.event.id == attempt.event) else {
             return;
         };
-        if attempt.outcome != AttemptOutcome::Delivered && row.event.claims != attempt.claims {
+        let outcome = attempt.outcome;
+        if outcome != AttemptOutcome::Delivered && row.event.claims != attempt.claims {
             return;
         }
-        row.event.failures += i64::from(attempt.outcome != AttemptOutcome::Delivered);
-        match attempt.outcome {
-            AttemptOutcome::Failed(pause) => row.due = now.plus(pause),
-            outcome => row.done = Some((now, outcome)),
+        if let AttemptOutcome::Failed(_) | AttemptOutcome::Dead = outcome {
+            row.event.failures += 1;
+        }
+        match outcome {
+            AttemptOutcome::Failed(pause) | AttemptOutcome::Postponed(pause) => {
+                row.due = now.plus(pause);
+            }
+            AttemptOutcome::Delivered | AttemptOutcome::Dead => row.done = Some((now, outcome)),
         }
     }
 

@@ -86,7 +86,6 @@ impl Outbox for PostgresStore {
                 .iter()
                 .map(|attempt| {
                     let (state, pause) = attempt.state();
-                    let pause = Duration::from_micros(pause.unsigned_abs());
                     (state, rows::interval(pause))
                 })
                 .unzip();

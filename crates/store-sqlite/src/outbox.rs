@@ -80,7 +80,7 @@ impl Outbox for SqliteStore {
     async fn note_attempts(&self, attempts: &[Attempt]) -> Result<()> {
         let ended = attempts.iter().map(|attempt| {
             let (state, pause) = attempt.state();
-            (attempt.event, attempt.claims, state, pause)
+            (attempt.event, attempt.claims, state, micros(pause))
         });
         let ended = rows::to_json(&ended.collect::<Vec<_>>())?;
         let mut tx = self.write().await?;

@@ -97,6 +97,8 @@ pub enum AttemptOutcome {
     Delivered,
     /// The attempt failed; the next one is due after this time.
     Failed(Duration),
+    /// Nothing was tried; the next attempt is due after this time.
+    Postponed(Duration),
     /// The last attempt failed.
     Dead,
 }
@@ -113,15 +115,13 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The state of the event after the attempt, and the microseconds until the next one.
-    pub fn state(&self) -> (&'static str, i64) {
+    /// The state of the event after the attempt, or `failed`, and the pause before the next one.
+    pub const fn state(&self) -> (&'static str, Duration) {
         match self.outcome {
-            AttemptOutcome::Delivered => ("delivered", 0),
-            AttemptOutcome::Failed(pause) => (
-                "waiting",
-                i64::try_from(pause.as_micros()).unwrap_or(i64::MAX),
-            ),
-            AttemptOutcome::Dead => ("dead", 0),
+            AttemptOutcome::Delivered => ("delivered", Duration::ZERO),
+            AttemptOutcome::Failed(pause) => ("failed", pause),
+            AttemptOutcome::Postponed(pause) => ("waiting", pause),
+            AttemptOutcome::Dead => ("dead", Duration::ZERO),
         }
     }
 }
@@ -239,9 +239,10 @@ impl Dialect {
     pub fn note(&self) -> String {
         self.fill(
             "UPDATE webhook_events AS e
-                SET state = o.state, due = {now} + o.pause,
-                    failures = e.failures + CASE WHEN o.state = 'delivered' THEN 0 ELSE 1 END,
-                    done_time = CASE WHEN o.state <> 'waiting' THEN {now} END
+                SET state = CASE o.state WHEN 'failed' THEN 'waiting' ELSE o.state END,
+                    due = {now} + o.pause,
+                    failures = e.failures + CASE WHEN o.state IN ('failed', 'dead') THEN 1 ELSE 0 END,
+                    done_time = CASE WHEN o.state IN ('delivered', 'dead') THEN {now} END
                FROM {attempts}
               WHERE e.id = o.id AND e.state = 'waiting'
                 AND (o.state = 'delivered' OR e.claims = o.claims)",

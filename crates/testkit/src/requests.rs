@@ -50,6 +50,23 @@ calls! {
     admin.erase_account: EraseAccountRequest => EraseAccountResponse;
     admin.list_audit_events: ListAuditEventsRequest => ListAuditEventsResponse;
     admin.verify_audit: VerifyAuditRequest => VerifyAuditResponse;
+    admin.list_webhooks: ListWebhooksRequest => ListWebhooksResponse;
+    admin.test_webhook: TestWebhookRequest => TestWebhookResponse;
+    admin.replay_webhook: ReplayWebhookRequest => ReplayWebhookResponse;
+}
+
+/// Tests a webhook.
+pub fn testing(name: &str) -> v1::TestWebhookRequest {
+    let name = name.to_owned();
+    v1::TestWebhookRequest { name }
+}
+
+/// Replays the dead events of a webhook.
+pub fn replaying(name: &str) -> v1::ReplayWebhookRequest {
+    v1::ReplayWebhookRequest {
+        name: name.to_owned(),
+        ..Default::default()
+    }
 }
 
 /// Issues the key in the slot `default` of an account.

@@ -80,7 +80,7 @@ fn action(value: i32) -> Checked<Option<String>> {
     }
 }
 
-fn calendar(field: &'static str, given: prost_types::Timestamp) -> Checked<Timestamp> {
+pub(super) fn calendar(field: &'static str, given: prost_types::Timestamp) -> Checked<Timestamp> {
     let time = timestamp(field, given)?;
     match (FIRST_TIME..LAST_TIME).contains(&time.as_micros()) {
         true => Ok(time),

@@ -9,7 +9,7 @@ use keyward_crypto::{KeyKind, KeyName};
 use keyward_store::KnownState;
 
 /// A request without fields.
-pub(in crate::grpc) fn nothing(_: v1::GetKeyringStatusRequest) -> Checked<()> {
+pub(in crate::grpc) fn nothing<M>(_: M) -> Checked<()> {
     Ok(())
 }
 

@@ -17,6 +17,7 @@ mod names;
 mod output;
 mod tls;
 mod top;
+mod webhooks;
 
 const ID: &str = "01970000-0000-7000-8000-000000000000";
 

@@ -3,12 +3,9 @@
 //! The errors of the libraries print the URL, which contains the token, and an answer may contain a
 //! key. So this module uses only parts of them.
 
-use std::error::Error;
 use std::time::Duration;
 
-/// In characters. A longer word of Telegram may be a secret and is replaced by an ellipsis.
-const MAX_WORD: usize = 20;
-const MAX_WORDS: usize = 16;
+use keyward_ops::outgoing::{cause, words};
 
 /// Why a call failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,31 +115,6 @@ impl Failure {
             _ => Self::Refused(words(text)),
         }
     }
-}
-
-/// The innermost cause, from the operating system or TLS. The outer layers print the URL.
-pub(crate) fn cause(error: &dyn Error) -> String {
-    let Some(mut inner) = error.source() else {
-        return "the request failed".to_owned();
-    };
-    while let Some(source) = inner.source() {
-        inner = source;
-    }
-    words(&inner.to_string())
-}
-
-/// The first words of a text, without those that are too long.
-pub(super) fn words(text: &str) -> String {
-    let words = text.split_whitespace().take(MAX_WORDS);
-    let words = words.map(|word| match word.chars().count() > MAX_WORD {
-        true => "…",
-        false => word,
-    });
-    words
-        .collect::<Vec<_>>()
-        .join(" ")
-        .escape_debug()
-        .to_string()
 }
 
 #[cfg(test)]

@@ -308,6 +308,30 @@ impl AdminService for Service {
         Ok(Response::new(Default::default()))
     }
 
+    async fn list_webhooks(
+        &self,
+        request: Request<v1::ListWebhooksRequest>,
+    ) -> Result<Response<v1::ListWebhooksResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn test_webhook(
+        &self,
+        request: Request<v1::TestWebhookRequest>,
+    ) -> Result<Response<v1::TestWebhookResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(Default::default()))
+    }
+
+    async fn replay_webhook(
+        &self,
+        request: Request<v1::ReplayWebhookRequest>,
+    ) -> Result<Response<v1::ReplayWebhookResponse>, Status> {
+        self.0.enter(&request)?;
+        Ok(Response::new(Default::default()))
+    }
+
     async fn import_keys(
         &self,
         request: Request<v1::ImportKeysRequest>,

@@ -301,3 +301,84 @@ impl CacheMetrics {
         })
     }
 }
+
+/// What is sent to webhooks, by their names.
+#[derive(Clone, Debug)]
+pub struct WebhooksMetrics {
+    attempts: Family<[(&'static str, String); 2], Counter>,
+    gauges: [Family<[(&'static str, String); 1], Gauge>; 4],
+}
+
+impl WebhooksMetrics {
+    pub(super) fn register(catalogue: &mut Catalogue) -> Self {
+        Self {
+            attempts: catalogue.counters(
+                "keyward_webhook_attempts",
+                "webhook, outcome",
+                "Attempts of this instance to send an event to a webhook: `delivered`, `failed` (another \
+                 attempt follows), `dead` (the last one failed)",
+            ),
+            gauges: [
+                (
+                    "keyward_webhook_waiting",
+                    "Events in the store that wait for a webhook",
+                ),
+                (
+                    "keyward_webhook_oldest_age",
+                    "Age of the oldest event that waits for a webhook; 0 if none waits",
+                ),
+                (
+                    "keyward_webhook_dead",
+                    "Dead events of a webhook in the store; they are kept for a week",
+                ),
+                (
+                    "keyward_webhook_gone",
+                    "1 if the receiver has answered 410, so that nothing is sent until a replay, otherwise 0",
+                ),
+            ]
+            .map(|(name, help)| catalogue.gauges(name, "webhook", help)),
+        }
+    }
+
+    /// The handles of one webhook.
+    pub fn webhook(&self, name: &str) -> WebhookMetrics {
+        let label = || [("webhook", name.to_owned())];
+        let count = |outcome: &str| {
+            let [webhook] = label();
+            let labels = [webhook, ("outcome", outcome.to_owned())];
+            self.attempts.get_or_create_owned(&labels)
+        };
+        let [waiting, oldest_age, dead, gone] = self
+            .gauges
+            .each_ref()
+            .map(|family| family.get_or_create_owned(&label()));
+        WebhookMetrics {
+            delivered: count("delivered"),
+            failed: count("failed"),
+            died: count("dead"),
+            waiting,
+            oldest_age,
+            dead,
+            gone,
+        }
+    }
+}
+
+/// What is sent to one webhook.
+#[derive(Clone, Debug)]
+pub struct WebhookMetrics {
+    /// Attempts that succeeded.
+    pub delivered: Counter,
+    /// Attempts that failed, and after which others follow.
+    pub failed: Counter,
+    /// Last attempts that failed.
+    pub died: Counter,
+    /// Events that wait.
+    pub waiting: Gauge,
+    /// The age of the oldest one, in seconds.
+    pub oldest_age: Gauge,
+    /// Dead events.
+    pub dead: Gauge,
+    /// Whether the receiver is gone.
+    pub gone: Gauge,
+}

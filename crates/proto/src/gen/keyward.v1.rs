@@ -954,6 +954,151 @@ impl ::prost::Name for VerifyAuditResponse {
         "/keyward.v1.VerifyAuditResponse".into()
     }
 }
+/// All webhooks.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListWebhooksRequest {}
+impl ::prost::Name for ListWebhooksRequest {
+    const NAME: &'static str = "ListWebhooksRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.ListWebhooksRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.ListWebhooksRequest".into()
+    }
+}
+/// A webhook, and what waits for it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Webhook {
+    /// The name.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Where events are sent, without secrets. Empty: the settings of this instance do not have the webhook.
+    #[prost(string, tag = "2")]
+    pub url: ::prost::alloc::string::String,
+    /// The types of the events that it gets.
+    #[prost(string, repeated, tag = "3")]
+    pub events: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The number of events that wait.
+    #[prost(uint64, tag = "4")]
+    pub waiting_count: u64,
+    /// When the oldest of them happened. Absent: none waits.
+    #[prost(message, optional, tag = "5")]
+    pub oldest_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The number of events whose last attempt failed, of the last week.
+    #[prost(uint64, tag = "6")]
+    pub dead_count: u64,
+    /// Whether the receiver has answered with status 410. Then nothing is sent until ReplayWebhook.
+    #[prost(bool, tag = "7")]
+    pub gone: bool,
+}
+impl ::prost::Name for Webhook {
+    const NAME: &'static str = "Webhook";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.Webhook".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.Webhook".into()
+    }
+}
+/// The webhooks.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListWebhooksResponse {
+    /// In the order of their names.
+    #[prost(message, repeated, tag = "1")]
+    pub webhooks: ::prost::alloc::vec::Vec<Webhook>,
+}
+impl ::prost::Name for ListWebhooksResponse {
+    const NAME: &'static str = "ListWebhooksResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.ListWebhooksResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.ListWebhooksResponse".into()
+    }
+}
+/// Which webhook to test.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TestWebhookRequest {
+    /// The name of the webhook; otherwise WEBHOOK_NOT_FOUND.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TestWebhookRequest {
+    const NAME: &'static str = "TestWebhookRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.TestWebhookRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.TestWebhookRequest".into()
+    }
+}
+/// What the receiver has answered.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TestWebhookResponse {
+    /// The `webhook-id` of the event.
+    #[prost(string, tag = "1")]
+    pub event_id: ::prost::alloc::string::String,
+    /// The HTTP status. 0: there was no answer.
+    #[prost(uint32, tag = "2")]
+    pub status: u32,
+    /// Why there was no answer. Empty: there was one.
+    #[prost(string, tag = "3")]
+    pub failure: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TestWebhookResponse {
+    const NAME: &'static str = "TestWebhookResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.TestWebhookResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.TestWebhookResponse".into()
+    }
+}
+/// Which events to send again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplayWebhookRequest {
+    /// The name of the webhook; otherwise WEBHOOK_NOT_FOUND.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Only the event with this `webhook-id`.
+    #[prost(string, tag = "2")]
+    pub event_id: ::prost::alloc::string::String,
+    /// Only events that happened at this time or later and were delivered, or are dead. Not with `event_id`.
+    #[prost(message, optional, tag = "3")]
+    pub start_time: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for ReplayWebhookRequest {
+    const NAME: &'static str = "ReplayWebhookRequest";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.ReplayWebhookRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.ReplayWebhookRequest".into()
+    }
+}
+/// What is sent again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplayWebhookResponse {
+    /// The number of events.
+    #[prost(uint64, tag = "1")]
+    pub replayed_count: u64,
+}
+impl ::prost::Name for ReplayWebhookResponse {
+    const NAME: &'static str = "ReplayWebhookResponse";
+    const PACKAGE: &'static str = "keyward.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "keyward.v1.ReplayWebhookResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/keyward.v1.ReplayWebhookResponse".into()
+    }
+}
 /// A right of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -1768,6 +1913,89 @@ pub mod admin_service_client {
                 .insert(GrpcMethod::new("keyward.v1.AdminService", "VerifyAudit"));
             self.inner.unary(req, path, codec).await
         }
+        /// Lists the webhooks that instances name in their settings, with what waits for them.
+        ///
+        /// Errors: none but those of every call.
+        pub async fn list_webhooks(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListWebhooksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListWebhooksResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.AdminService/ListWebhooks",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.v1.AdminService", "ListWebhooks"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Sends an event of the type `keyward.test` to a webhook now, signed like any other, and returns what its
+        /// receiver answers. It is not repeated.
+        ///
+        /// Errors: INVALID_FIELD; WEBHOOK_NOT_FOUND.
+        pub async fn test_webhook(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TestWebhookRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TestWebhookResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.AdminService/TestWebhook",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.v1.AdminService", "TestWebhook"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Sends events to a webhook again, in the background. Without `event_id` and `start_time` these are the dead
+        /// ones, and those that wait after a failed attempt. A webhook whose receiver is gone is used again.
+        ///
+        /// Errors: INVALID_FIELD; WEBHOOK_NOT_FOUND; OUTCOME_UNKNOWN.
+        pub async fn replay_webhook(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReplayWebhookRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReplayWebhookResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/keyward.v1.AdminService/ReplayWebhook",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("keyward.v1.AdminService", "ReplayWebhook"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -1924,6 +2152,38 @@ pub mod admin_service_server {
             request: tonic::Request<super::VerifyAuditRequest>,
         ) -> std::result::Result<
             tonic::Response<super::VerifyAuditResponse>,
+            tonic::Status,
+        >;
+        /// Lists the webhooks that instances name in their settings, with what waits for them.
+        ///
+        /// Errors: none but those of every call.
+        async fn list_webhooks(
+            &self,
+            request: tonic::Request<super::ListWebhooksRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListWebhooksResponse>,
+            tonic::Status,
+        >;
+        /// Sends an event of the type `keyward.test` to a webhook now, signed like any other, and returns what its
+        /// receiver answers. It is not repeated.
+        ///
+        /// Errors: INVALID_FIELD; WEBHOOK_NOT_FOUND.
+        async fn test_webhook(
+            &self,
+            request: tonic::Request<super::TestWebhookRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TestWebhookResponse>,
+            tonic::Status,
+        >;
+        /// Sends events to a webhook again, in the background. Without `event_id` and `start_time` these are the dead
+        /// ones, and those that wait after a failed attempt. A webhook whose receiver is gone is used again.
+        ///
+        /// Errors: INVALID_FIELD; WEBHOOK_NOT_FOUND; OUTCOME_UNKNOWN.
+        async fn replay_webhook(
+            &self,
+            request: tonic::Request<super::ReplayWebhookRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ReplayWebhookResponse>,
             tonic::Status,
         >;
     }
@@ -2537,6 +2797,141 @@ pub mod admin_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = VerifyAuditSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.AdminService/ListWebhooks" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListWebhooksSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ListWebhooksRequest>
+                    for ListWebhooksSvc<T> {
+                        type Response = super::ListWebhooksResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListWebhooksRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::list_webhooks(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListWebhooksSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.AdminService/TestWebhook" => {
+                    #[allow(non_camel_case_types)]
+                    struct TestWebhookSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::TestWebhookRequest>
+                    for TestWebhookSvc<T> {
+                        type Response = super::TestWebhookResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TestWebhookRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::test_webhook(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TestWebhookSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/keyward.v1.AdminService/ReplayWebhook" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReplayWebhookSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ReplayWebhookRequest>
+                    for ReplayWebhookSvc<T> {
+                        type Response = super::ReplayWebhookResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReplayWebhookRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::replay_webhook(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReplayWebhookSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
@@ -3321,6 +3716,7 @@ pub mod api_key_service_client {
     /// |`INVALID_FIELD`|INVALID_ARGUMENT|A field breaks its limits; a `google.rpc.BadRequest` names the field.|
     /// |`KEY_NOT_FOUND`|NOT_FOUND|The key does not exist.|
     /// |`TOKEN_NOT_FOUND`|NOT_FOUND|The caller token does not exist.|
+    /// |`WEBHOOK_NOT_FOUND`|NOT_FOUND|No webhook of the instance has this name.|
     /// |`KEY_REVOKED`|FAILED_PRECONDITION|The key has a `revoke_time`. A revocation is final.|
     /// |`KEY_EXPIRED`|FAILED_PRECONDITION|The key has expired. An expiry is final.|
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|
@@ -3801,6 +4197,7 @@ pub mod api_key_service_server {
     /// |`INVALID_FIELD`|INVALID_ARGUMENT|A field breaks its limits; a `google.rpc.BadRequest` names the field.|
     /// |`KEY_NOT_FOUND`|NOT_FOUND|The key does not exist.|
     /// |`TOKEN_NOT_FOUND`|NOT_FOUND|The caller token does not exist.|
+    /// |`WEBHOOK_NOT_FOUND`|NOT_FOUND|No webhook of the instance has this name.|
     /// |`KEY_REVOKED`|FAILED_PRECONDITION|The key has a `revoke_time`. A revocation is final.|
     /// |`KEY_EXPIRED`|FAILED_PRECONDITION|The key has expired. An expiry is final.|
     /// |`RECOVERABLE_FORBIDDEN`|FAILED_PRECONDITION|This deployment does not allow recoverable keys.|

@@ -1,0 +1,74 @@
+//! HTTP requests to servers that an operator names: without redirects, and with answers of a limited size.
+
+use std::error::Error;
+
+/// In characters. A longer word may be a secret and is replaced by an ellipsis.
+const MAX_WORD: usize = 20;
+const MAX_WORDS: usize = 16;
+
+/// Whether a client uses the proxies that the environment names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proxies {
+    /// It uses them.
+    Environment,
+    /// It connects to the server itself.
+    None,
+}
+
+/// A client that follows no redirect.
+///
+/// # Errors
+///
+/// TLS that cannot be set up.
+pub fn client(proxies: Proxies) -> Result<reqwest::Client, String> {
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+    let client = match proxies {
+        Proxies::Environment => client,
+        Proxies::None => client.no_proxy(),
+    };
+    client.build().map_err(|error| cause(&error))
+}
+
+/// Reads the body of an answer. `None` if it is longer than `limit` bytes.
+///
+/// # Errors
+///
+/// The connection failed.
+pub async fn body(
+    response: &mut reqwest::Response,
+    limit: usize,
+) -> Result<Option<Vec<u8>>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() > limit {
+            return Ok(None);
+        }
+    }
+    Ok(Some(body))
+}
+
+/// The innermost cause, from the operating system or TLS. The outer layers print the URL.
+pub fn cause(error: &dyn Error) -> String {
+    let Some(mut inner) = error.source() else {
+        return "the request failed".to_owned();
+    };
+    while let Some(source) = inner.source() {
+        inner = source;
+    }
+    words(&inner.to_string())
+}
+
+/// The first words of a text, without those that are too long.
+pub fn words(text: &str) -> String {
+    let words = text.split_whitespace().take(MAX_WORDS);
+    let words = words.map(|word| match word.chars().count() > MAX_WORD {
+        true => "…",
+        false => word,
+    });
+    words
+        .collect::<Vec<_>>()
+        .join(" ")
+        .escape_debug()
+        .to_string()
+}

@@ -1,0 +1,83 @@
+//! Lists, tests and replays webhooks.
+
+use std::sync::Arc;
+
+use super::{Service, ServiceError};
+use crate::webhooks::{Answer, Endpoint};
+use keyward_core::key::KeyId;
+use keyward_store::webhooks::REPLAY_STEP;
+use keyward_store::{Replay, Replayed, WebhookStatus};
+
+/// A webhook, and what waits for it.
+#[derive(Clone, Debug)]
+pub struct KnownWebhook {
+    /// What the store knows.
+    pub status: WebhookStatus,
+    /// Its URL without secrets; `None` if this instance does not have it.
+    pub url: Option<String>,
+}
+
+/// What a test has shown.
+#[derive(Clone, Debug)]
+pub struct WebhookTest {
+    /// The id of the event.
+    pub event: KeyId,
+    /// The answer.
+    pub answer: Answer,
+}
+
+impl Service {
+    fn endpoint(&self, name: &str) -> Result<&Arc<Endpoint>, ServiceError> {
+        self.webhooks
+            .endpoint(name)
+            .ok_or(ServiceError::WebhookNotFound)
+    }
+
+    /// Lists the webhooks that instances have named.
+    pub async fn list_webhooks(self: &Arc<Self>) -> Result<Vec<KnownWebhook>, ServiceError> {
+        let status = self
+            .read(|service| async move { Ok(service.store.webhook_status().await?) })
+            .await?;
+        let known = status.into_iter().map(|status| {
+            let endpoint = self.webhooks.endpoint(&status.webhook.name);
+            let url = endpoint.map(|endpoint| endpoint.url.to_string());
+            KnownWebhook { status, url }
+        });
+        Ok(known.collect())
+    }
+
+    /// Sends a test to a webhook.
+    pub async fn test_webhook(self: &Arc<Self>, name: &str) -> Result<WebhookTest, ServiceError> {
+        let endpoint = Arc::clone(self.endpoint(name)?);
+        self.read(|service| async move {
+            let (event, answer) = service.webhooks.test(&endpoint).await;
+            Ok(WebhookTest { event, answer })
+        })
+        .await
+    }
+
+    /// Makes events of a webhook due again, and returns their number.
+    pub async fn replay_webhook(
+        self: &Arc<Self>,
+        name: String,
+        events: Replayed,
+    ) -> Result<u64, ServiceError> {
+        self.endpoint(&name)?;
+        let replay = Replay {
+            webhook: name,
+            events,
+            until: self.store_time(),
+        };
+        self.change(|service| async move {
+            let mut replayed = 0;
+            loop {
+                let step = service.store.replay_events(&replay).await?;
+                replayed += step;
+                if step < REPLAY_STEP.unsigned_abs() {
+                    return Ok(replayed);
+                }
+            }
+        })
+        .await
+    }
+}
