@@ -347,6 +347,16 @@ impl Base {
             .spawn("audit", keeper.run(settings.audit_retention, stop))
     }
 
+    /// The tasks that send events to webhooks.
+    pub(super) fn webhook_tasks(
+        &self,
+        settings: &Settings,
+        webhooks: &Arc<Webhooks>,
+    ) -> Vec<JoinHandle<Option<()>>> {
+        let (notice, stop) = (settings.expiry_notice, &self.stops.background);
+        webhooks.start(&self.store, notice, &self.metrics, &self.tasks, stop)
+    }
+
     /// Reloads the certificate of the gRPC port when its files change.
     pub(super) fn certificate(&self, tls: Tls) -> JoinHandle<Option<()>> {
         let stop = self.stops.background.clone();

@@ -190,7 +190,8 @@ impl App {
         let uses = Arc::new(Uses::new(metrics.uses.dropped.clone()));
         let webhooks = components::webhooks(settings, &clock, &entropy)?;
         // Before any change, so that each one writes its events.
-        webhooks.announce(&*store).await.map_err(StartError::new)?;
+        let announced = webhooks.announce_first(&*store).await;
+        announced.map_err(StartError::new)?;
         let base = Base {
             time,
             near,
@@ -321,13 +322,7 @@ impl App {
         let mut background = base.background(&tail);
         background.push(base.use_writer(settings.use_interval, l1, foreign_l1));
         background.push(base.audit_task(settings, &keyring, &entropy));
-        background.extend(webhooks.start(
-            &base.store,
-            settings.expiry_notice,
-            &base.metrics,
-            &base.tasks,
-            &base.stops.background,
-        ));
+        background.extend(base.webhook_tasks(settings, &webhooks));
         background.extend(base.keyring_tasks(watch, keyring, entropy));
         background.extend(watching.map(|watching| base.tasks.spawn("confirmer", watching)));
         let metrics = base.shown_metrics();

@@ -13,8 +13,8 @@ use super::values::{
     MAX_WORKERS, connection_age, cores, key_age, largest_near_staleness, listen, near_staleness,
     retention, staleness, store, text_of, use_interval,
 };
-use super::webhooks::{expiry_notice, webhook_timeout, webhooks};
-use super::{Listen, Settings, Store, combinations, redis};
+use super::webhooks::{expiry_notice, shown_webhooks, webhook_timeout, webhooks};
+use super::{Listen, Settings, Store, check, redis};
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
 };
@@ -283,16 +283,9 @@ pub const TABLE: &[Setting<Settings>] = &[
         "Webhooks that get events about keys: tables with the keys name, url (https, or http on this host), \
          secret_file (a `whsec_` secret, read for each message) and events (key.issued, key.revoked, \
          key.expiring, key.refused; all by default), the same on every instance",
-        |s, text| {
-            s.webhooks = optional(text, webhooks)?.unwrap_or_default();
-            Ok(())
-        },
+        |s, text| webhooks(text).map(|webhooks| s.webhooks = webhooks),
     )
-    .shown(|s| {
-        let webhooks = s.webhooks.iter().map(|webhook| format!("{} to {}", webhook.name, webhook.url));
-        let webhooks = webhooks.collect::<Vec<_>>().join(", ");
-        shown((!webhooks.is_empty()).then_some(&webhooks))
-    })
+    .shown(|s| shown_webhooks(&s.webhooks))
     .confidential(),
     Row::new(
         "webhook_timeout",
@@ -458,12 +451,6 @@ impl Schema for Settings {
     }
 
     fn check(&mut self, entries: &[Entry], errors: &mut Vec<String>) {
-        // A wrong value has left a blank one, which says nothing about the combination.
-        if errors.is_empty() {
-            let refused = combinations(self);
-            errors.extend(refused.filter_map(|(name, reason)| {
-                Entry::find(entries, name).map(|entry| entry.refused(&reason))
-            }));
-        }
+        check(self, entries, errors);
     }
 }

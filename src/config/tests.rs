@@ -8,6 +8,7 @@ use super::*;
 mod keys;
 mod postgres;
 mod redis;
+mod webhooks;
 
 struct Case {
     dir: tempfile::TempDir,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyward_core::key::SlotName;
-use keyward_ops::settings::values::{Url, duration, path};
+use keyward_ops::settings::values::{Url, duration, optional, path, shown};
 use keyward_ops::settings::{Entry, Schema, Setting, Takes, tables};
 
 use crate::webhooks::Endpoint;
@@ -75,6 +75,17 @@ impl Schema for Values {
 }
 
 pub(super) fn webhooks(text: &str) -> Result<Vec<Endpoint>, String> {
+    Ok(optional(text, endpoints)?.unwrap_or_default())
+}
+
+pub(super) fn shown_webhooks(webhooks: &[Endpoint]) -> String {
+    let webhooks = webhooks.iter();
+    let webhooks = webhooks.map(|webhook| format!("{} to {}", webhook.name, webhook.url));
+    let webhooks = webhooks.collect::<Vec<_>>().join(", ");
+    shown((!webhooks.is_empty()).then_some(&webhooks))
+}
+
+fn endpoints(text: &str) -> Result<Vec<Endpoint>, String> {
     let values = tables(text, &Values::default(), |_| true)?;
     if values.len() > MAX_WEBHOOKS {
         return Err(format!("takes at most {MAX_WEBHOOKS} tables"));

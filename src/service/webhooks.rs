@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Service, ServiceError};
-use crate::webhooks::{Answer, Endpoint};
+use crate::webhooks::{Answer, Sender};
 use keyward_core::key::KeyId;
 use keyward_store::webhooks::REPLAY_STEP;
 use keyward_store::{Replay, Replayed, WebhookStatus};
@@ -27,10 +27,9 @@ pub struct WebhookTest {
 }
 
 impl Service {
-    fn endpoint(&self, name: &str) -> Result<&Arc<Endpoint>, ServiceError> {
-        self.webhooks
-            .endpoint(name)
-            .ok_or(ServiceError::WebhookNotFound)
+    fn webhook(&self, name: &str) -> Result<&Arc<Sender>, ServiceError> {
+        let sender = self.webhooks.sender(name);
+        sender.ok_or(ServiceError::WebhookNotFound)
     }
 
     /// Lists the webhooks that instances have named.
@@ -39,8 +38,8 @@ impl Service {
             .read(|service| async move { Ok(service.store.webhook_status().await?) })
             .await?;
         let known = status.into_iter().map(|status| {
-            let endpoint = self.webhooks.endpoint(&status.webhook.name);
-            let url = endpoint.map(|endpoint| endpoint.url.to_string());
+            let sender = self.webhooks.sender(&status.webhook.name);
+            let url = sender.map(|sender| sender.endpoint().url.to_string());
             KnownWebhook { status, url }
         });
         Ok(known.collect())
@@ -48,9 +47,9 @@ impl Service {
 
     /// Sends a test to a webhook.
     pub async fn test_webhook(self: &Arc<Self>, name: &str) -> Result<WebhookTest, ServiceError> {
-        let endpoint = Arc::clone(self.endpoint(name)?);
+        let sender = Arc::clone(self.webhook(name)?);
         self.read(|service| async move {
-            let (event, answer) = service.webhooks.test(&endpoint).await;
+            let (event, answer) = service.webhooks.test(&sender).await;
             Ok(WebhookTest { event, answer })
         })
         .await
@@ -62,7 +61,7 @@ impl Service {
         name: String,
         events: Replayed,
     ) -> Result<u64, ServiceError> {
-        self.endpoint(&name)?;
+        self.webhook(&name)?;
         let replay = Replay {
             webhook: name,
             events,

@@ -9,7 +9,7 @@ use http::StatusCode;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{Answer, Endpoint, Webhooks, message, schedule};
+use super::{Answer, Sender, Webhooks, message, schedule};
 use keyward_core::key::{KeyId, KeyUse};
 use keyward_guard::LogLimit;
 use keyward_ops::{Metrics, WebhookMetrics};
@@ -31,7 +31,7 @@ const LOG_PAUSE: Duration = Duration::from_secs(60);
 /// Sends the events of one webhook.
 pub(super) struct Delivery {
     webhooks: Arc<Webhooks>,
-    endpoint: Arc<Endpoint>,
+    sender: Arc<Sender>,
     store: Arc<dyn Store>,
     metrics: WebhookMetrics,
     log: LogLimit,
@@ -43,15 +43,15 @@ type Ended = (Attempt, bool);
 impl Delivery {
     pub(super) fn new(
         webhooks: &Arc<Webhooks>,
-        endpoint: &Arc<Endpoint>,
+        sender: &Arc<Sender>,
         store: &Arc<dyn Store>,
         metrics: &Metrics,
     ) -> Self {
         Self {
             webhooks: Arc::clone(webhooks),
-            endpoint: Arc::clone(endpoint),
+            sender: Arc::clone(sender),
             store: Arc::clone(store),
-            metrics: metrics.webhooks.webhook(&endpoint.name),
+            metrics: metrics.webhooks.webhook(&sender.endpoint().name),
             log: LogLimit::every(LOG_PAUSE),
         }
     }
@@ -94,9 +94,9 @@ impl Delivery {
     }
 
     async fn claim(&self, most: usize) -> Result<Vec<ClaimedEvent>> {
-        let lease = self.webhooks.sender.timeout() + LEASE_RESERVE;
+        let lease = self.sender.timeout() + LEASE_RESERVE;
         let most = u32::try_from(most).unwrap_or(u32::MAX);
-        let name = &self.endpoint.name;
+        let name = &self.sender.endpoint().name;
         self.store.claim_events(name, most, lease).await
     }
 
@@ -109,7 +109,7 @@ impl Delivery {
         let is_gone = ended.iter().any(|(_, is_gone)| *is_gone);
         let noted = async {
             if is_gone {
-                self.store.note_gone(&self.endpoint.name).await?;
+                self.store.note_gone(&self.sender.endpoint().name).await?;
             }
             self.store.note_attempts(&attempts).await
         };
@@ -123,8 +123,7 @@ impl Delivery {
         let answer = match self.body(&event).await {
             Ok(body) => {
                 let id = KeyId::from_bytes(event.message);
-                let sender = &self.webhooks.sender;
-                sender.send(&self.endpoint, id, body).await
+                self.sender.send(id, body).await
             }
             Err(StoreError::Damaged(reason)) => Answer::None(reason),
             // The receiver is not to blame, so this is no attempt.
@@ -159,7 +158,7 @@ impl Delivery {
     }
 
     fn report(&self, event: &ClaimedEvent, answer: &Answer, outcome: AttemptOutcome) {
-        let webhook = self.endpoint.name.as_str();
+        let webhook = self.sender.endpoint().name.as_str();
         let event_id = KeyId::from_bytes(event.message);
         match outcome {
             AttemptOutcome::Delivered => drop(self.metrics.delivered.inc()),

@@ -29,7 +29,7 @@ impl Keeper {
         notice: Duration,
         metrics: &Metrics,
     ) -> Self {
-        let names = webhooks.endpoints.iter().map(|endpoint| &endpoint.name);
+        let names = webhooks.endpoints().map(|endpoint| &endpoint.name);
         let metrics = names.map(|name| (name.clone(), metrics.webhooks.webhook(name)));
         Self {
             metrics: metrics.collect(),
@@ -55,10 +55,10 @@ impl Keeper {
                 let _ = self.measure().await;
             }
         };
-        let is_told =
-            |endpoint: &Arc<super::Endpoint>| endpoint.events.contains(&EventKind::Expiring);
+        let mut endpoints = self.webhooks.endpoints();
+        let is_told = endpoints.any(|endpoint| endpoint.events.contains(&EventKind::Expiring));
         let telling = async {
-            if self.webhooks.endpoints.iter().any(is_told) {
+            if is_told {
                 let step = || self.store.note_expiring(self.notice);
                 repeat(INTERVAL, "told keys that expire soon", stop.clone(), step).await;
             }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use keyward_core::key::{Clock, Entropy, KeyId};
@@ -19,8 +20,7 @@ use keyward_ops::settings::values::Url;
 use keyward_ops::{Metrics, Tasks};
 use keyward_store::{EventKind, Store, StoreError, Webhook};
 pub use secret::check as check_secret;
-pub use sender::Answer;
-use sender::Sender;
+pub use sender::{Answer, Sender};
 
 /// A webhook in the settings.
 #[derive(Clone, Debug)]
@@ -37,8 +37,7 @@ pub struct Endpoint {
 
 /// The webhooks of this instance.
 pub struct Webhooks {
-    endpoints: Vec<Arc<Endpoint>>,
-    sender: Sender,
+    senders: Vec<Arc<Sender>>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
 }
@@ -55,24 +54,27 @@ impl Webhooks {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, String> {
+        let mut senders = Vec::new();
         for endpoint in endpoints {
             secret::check(endpoint)?;
+            let sender = Sender::new(endpoint.clone(), timeout, Arc::clone(&clock))?;
+            senders.push(Arc::new(sender));
         }
         Ok(Self {
-            endpoints: endpoints.iter().cloned().map(Arc::new).collect(),
-            sender: Sender::new(timeout, Arc::clone(&clock))?,
+            senders,
             clock,
             entropy,
         })
     }
 
+    /// The webhooks in the settings.
+    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.senders.iter().map(|sender| sender.endpoint())
+    }
+
     /// Has the store write events for the webhooks from now on.
-    ///
-    /// # Errors
-    ///
-    /// Those of the store.
-    pub async fn announce(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let webhooks = self.endpoints.iter().map(|endpoint| Webhook {
+    async fn announce(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let webhooks = self.endpoints().map(|endpoint| Webhook {
             name: endpoint.name.clone(),
             events: endpoint.events.clone(),
         });
@@ -80,6 +82,28 @@ impl Webhooks {
             none if none.is_empty() => Ok(()),
             webhooks => store.name_webhooks(&webhooks).await,
         }
+    }
+
+    /// Has the store write events for the webhooks from now on. A store that cannot be written, for example on a
+    /// full disk, stops no start if it knows them from an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn announce_first(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let Err(error) = self.announce(store).await else {
+            return Ok(());
+        };
+        let known = store.webhook_status().await?;
+        let is_known = |endpoint: &Endpoint| {
+            let mut names = known.iter().map(|status| &status.webhook.name);
+            names.any(|name| *name == endpoint.name)
+        };
+        if !self.endpoints().all(is_known) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "the webhooks could not be announced to the store");
+        Ok(())
     }
 
     /// Starts the tasks that send events until `stop`. `notice` is the time before an expiry at which an
@@ -91,35 +115,35 @@ impl Webhooks {
         metrics: &Metrics,
         tasks: &Tasks,
         stop: &CancellationToken,
-    ) -> Vec<tokio::task::JoinHandle<Option<()>>> {
-        if self.endpoints.is_empty() {
+    ) -> Vec<JoinHandle<Option<()>>> {
+        if self.senders.is_empty() {
             return Vec::new();
         }
         let keeper = keeper::Keeper::new(Arc::clone(self), store, notice, metrics);
         let mut running = vec![tasks.spawn("webhooks", keeper.run(stop.clone()))];
-        for endpoint in &self.endpoints {
-            let delivery = delivery::Delivery::new(self, endpoint, store, metrics);
+        for sender in &self.senders {
+            let delivery = delivery::Delivery::new(self, sender, store, metrics);
             running.push(tasks.spawn("webhook", delivery.run(stop.clone())));
         }
         running
     }
 
-    /// The webhook with this name.
-    pub fn endpoint(&self, name: &str) -> Option<&Arc<Endpoint>> {
-        self.endpoints.iter().find(|endpoint| endpoint.name == name)
+    /// The sender of the webhook with this name.
+    pub fn sender(&self, name: &str) -> Option<&Arc<Sender>> {
+        let mut senders = self.senders.iter();
+        senders.find(|sender| sender.endpoint().name == name)
     }
 
     /// Sends an event `keyward.test` now. Returns its id and the answer.
-    pub async fn test(&self, endpoint: &Endpoint) -> (KeyId, Answer) {
+    pub async fn test(&self, sender: &Sender) -> (KeyId, Answer) {
         let now = self.clock.wall();
         let id = KeyId::draw(now, &*self.entropy);
-        let body = message::test(now);
-        (id, self.sender.send(endpoint, id, body).await)
+        (id, sender.send(id, message::test(now)).await)
     }
 }
 
 impl std::fmt::Debug for Webhooks {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Webhooks({})", self.endpoints.len())
+        write!(f, "Webhooks({})", self.senders.len())
     }
 }

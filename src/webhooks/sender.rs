@@ -34,22 +34,33 @@ impl std::fmt::Display for Answer {
     }
 }
 
-/// Sends messages.
-pub(super) struct Sender {
+/// Sends messages to one webhook.
+pub struct Sender {
+    endpoint: Endpoint,
     client: reqwest::Client,
     timeout: Duration,
     clock: Arc<dyn Clock>,
 }
 
 impl Sender {
-    pub(super) fn new(timeout: Duration, clock: Arc<dyn Clock>) -> Result<Self, String> {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        timeout: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, String> {
         let client = outgoing::client(Proxies::None)
             .map_err(|error| format!("the client for webhooks: {error}"))?;
         Ok(Self {
+            endpoint,
             client,
             timeout,
             clock,
         })
+    }
+
+    /// The webhook.
+    pub const fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// How long an attempt takes at most.
@@ -58,8 +69,8 @@ impl Sender {
     }
 
     /// Sends a message, signed now.
-    pub(super) async fn send(&self, endpoint: &Endpoint, id: KeyId, body: String) -> Answer {
-        let answer = tokio::time::timeout(self.timeout, self.exchange(endpoint, id, body)).await;
+    pub(super) async fn send(&self, id: KeyId, body: String) -> Answer {
+        let answer = tokio::time::timeout(self.timeout, self.exchange(id, body)).await;
         match answer {
             Ok(Ok((status, pause))) => Answer::Status(status, pause),
             Ok(Err(reason)) => Answer::None(reason),
@@ -69,11 +80,10 @@ impl Sender {
 
     async fn exchange(
         &self,
-        endpoint: &Endpoint,
         id: KeyId,
         body: String,
     ) -> Result<(StatusCode, Option<Duration>), String> {
-        let file = endpoint.secret_file.clone();
+        let file = self.endpoint.secret_file.clone();
         let secrets = tokio::task::spawn_blocking(move || secret::read(&file)).await;
         let secrets = secrets.map_err(|error| error.to_string())?;
         let secrets = secrets.map_err(|error| format!("secret_file {error}"))?;
@@ -82,7 +92,7 @@ impl Sender {
         let signature = secrets.sign(&id, timestamp, &body);
         let request = self
             .client
-            .post(endpoint.url.expose())
+            .post(self.endpoint.url.expose())
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, format!("keyward/{VERSION}"))
             .header("webhook-id", id)
@@ -98,6 +108,12 @@ impl Sender {
         let rest = outgoing::body(&mut response, MAX_ANSWER);
         let _ = tokio::time::timeout(Duration::from_millis(500), rest).await;
         Ok((status, pause))
+    }
+}
+
+impl std::fmt::Debug for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sender({})", self.endpoint.name)
     }
 }
 

@@ -13,6 +13,7 @@ use keyward::replication::{
     wake_on_store_notices, watch_membership,
 };
 use keyward::service::Service;
+use keyward::webhooks::Webhooks;
 use keyward_core::fence::{Fence, Now, Settling};
 use keyward_core::key::{Clock, KeyRecord, Prefix, SecretText, TOKEN_PREFIX, TokenRecord};
 use keyward_guard::LogLimit;
@@ -174,7 +175,9 @@ impl Parts {
         let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(|error| error.to_string())?;
         let keyring = Arc::clone(&world.keyring);
         let callers = Callers::new(token_prefix.clone(), Arc::clone(&keyring), self.tokens());
+        let (timer, random) = (Arc::clone(&self.clock), Arc::clone(&entropy));
         let service = Service {
+            webhooks: Arc::new(Webhooks::new(&[], Duration::ZERO, timer, random)?),
             store: Arc::clone(&self.store),
             fence: Arc::clone(&self.fence),
             keys: self.keys(),

@@ -1,5 +1,5 @@
-//! What an operator meets in every program of Keyward: its settings, log, spans, metrics and side
-//! port.
+//! What an operator meets in every program of Keyward: its settings, log, spans, metrics, side
+//! port and outgoing HTTP.
 
 pub mod findings;
 pub mod http;

@@ -59,14 +59,15 @@ impl Outbox for SqliteStore {
         limit: u32,
         lease: Duration,
     ) -> Result<Vec<ClaimedEvent>> {
-        let due = "SELECT EXISTS (SELECT 1 FROM webhook_events
-                                   WHERE webhook = $1 AND state = 'waiting' AND due <= $2)";
-        let is_due = sqlx::query_scalar(due)
-            .bind(webhook)
-            .bind(self.now().as_micros())
-            .fetch_one(&self.readers);
         // A poll without events takes no turn of the writer.
-        if !is_due.await.map_err(store_error)? {
+        let is_due = Dialect {
+            now: "$2",
+            ..DIALECT
+        }
+        .is_due();
+        let is_due = about(is_due, webhook).bind(self.now().as_micros());
+        let is_due = is_due.fetch_optional(&self.readers).await;
+        if is_due.map_err(store_error)?.is_none() {
             return Ok(Vec::new());
         }
         let mut tx = self.write().await?;

@@ -205,6 +205,15 @@ impl Dialect {
         ))
     }
 
+    /// A row if there is something to claim. Parameter 1 is the webhook.
+    pub fn is_due(&self) -> String {
+        self.fill(
+            "SELECT 1 FROM webhook_events
+              WHERE webhook = $1 AND state = 'waiting' AND due <= {now}
+                AND NOT EXISTS (SELECT 1 FROM webhooks WHERE name = $1 AND gone) LIMIT 1",
+        )
+    }
+
     /// Moves each due event behind the one that it waits for, so that a claim need not look at it again.
     pub fn queue(&self) -> String {
         let before = "SELECT p.due FROM webhook_events AS p

@@ -20,6 +20,7 @@ use super::{operations, shared_cache, too_few_files};
 use crate::cache::l2;
 use crate::config::{self, Settings};
 use crate::system::{self, SystemClock};
+use crate::webhooks::check_secret;
 
 /// A certificate that ends this soon is worth a warning.
 const CERTIFICATE_ENDS: Duration = Duration::from_secs(7 * 24 * 3_600);
@@ -43,6 +44,7 @@ async fn examine(settings: &Settings, found: &mut Findings) {
     machine(settings, found);
     data_dir::examine(settings, found);
     tls(settings, &clock, found);
+    webhooks(settings, found);
     let store = store::examine(settings, &clock, found).await;
     let keyring = keyring(settings, store.as_deref(), found).await;
     if let Some(store) = store {
@@ -98,6 +100,22 @@ fn tls(settings: &Settings, clock: &Arc<dyn Clock>, found: &mut Findings) {
             }
         }
         Err(error) => found.error("tls", error),
+    }
+}
+
+/// Without webhooks it says nothing.
+fn webhooks(settings: &Settings, found: &mut Findings) {
+    for endpoint in &settings.webhooks {
+        match check_secret(endpoint) {
+            Ok(()) => {
+                let (name, url) = (&endpoint.name, &endpoint.url);
+                found.ok(
+                    "webhooks",
+                    format!("{name} to {url} has a secret; `keyward webhook test {name}` asks it"),
+                );
+            }
+            Err(error) => found.error("webhooks", error),
+        }
     }
 }
 

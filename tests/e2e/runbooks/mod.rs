@@ -2,6 +2,7 @@
 
 mod secrets;
 mod store;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -104,6 +105,7 @@ fn every_block_of_the_runbooks_is_run() {
                 ("## The last admin token is lost", 2),
                 ("## The keyring is lost", 1),
                 ("## Redis is lost", 1),
+                ("## A webhook fails", 2),
             ][..],
         ),
         (UPGRADE, &[("# Upgrade", 2)]),

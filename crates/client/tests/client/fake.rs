@@ -1,24 +1,25 @@
 //! Keyward's two services, with the responses that a test sets.
 
+mod running;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use keyward_client::{Builder, Client, Secret, v1};
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::http::Extensions;
 use tonic::metadata::MetadataMap;
-use tonic::transport::server::{Router, Server, ServerTlsConfig, TcpIncoming};
+use tonic::transport::server::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 use v1::admin_service_server::{AdminService, AdminServiceServer};
 use v1::api_key_service_server::{ApiKeyService, ApiKeyServiceServer};
+
+pub(crate) use running::Running;
 
 /// Any free port on loopback.
 pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -354,60 +355,6 @@ impl AdminService for Service {
     ) -> Result<Response<v1::ExportKeysResponse>, Status> {
         self.0.enter(&request)?;
         Ok(Response::new(v1::ExportKeysResponse::default()))
-    }
-}
-
-/// A running server.
-pub(crate) struct Running {
-    pub(crate) address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-/// Completes when the server has to stop.
-pub(crate) type Until = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-impl Running {
-    /// Serves `router` on a free port.
-    pub(crate) async fn serve(router: Router) -> Self {
-        Self::serve_on(ANY, router).await
-    }
-
-    async fn serve_on(address: SocketAddr, router: Router) -> Self {
-        Self::start(address, |incoming, until| {
-            router.serve_with_incoming_shutdown(incoming, until)
-        })
-        .await
-    }
-
-    /// Runs the server that `serve` builds for the connections to `address`.
-    pub(crate) async fn start<F>(
-        address: SocketAddr,
-        serve: impl FnOnce(TcpIncoming, Until) -> F,
-    ) -> Self
-    where
-        F: Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
-    {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let until = Box::pin(async {
-            // An error means that the test dropped the sender.
-            let _ = stopped.await;
-        });
-        let serving = serve(TcpIncoming::from(listener), until);
-        let task = tokio::spawn(async { serving.await.unwrap() });
-        Self {
-            address,
-            stop,
-            task,
-        }
-    }
-
-    pub(crate) async fn stop(self) -> SocketAddr {
-        self.stop.send(()).unwrap();
-        self.task.await.unwrap();
-        self.address
     }
 }
 
