@@ -58,7 +58,7 @@ install_collector
 
 if [[ -z ${KEYWARD_TEST_PYTHON:-} ]]; then
     make_venv target/venv tests/python/requirements.txt
-elif ! "$KEYWARD_TEST_PYTHON" -c 'import google.protobuf, grpc, grpc_reflection, grpc_tools, tronsave'; then
+elif ! "$KEYWARD_TEST_PYTHON" -c 'import google.protobuf, grpc, grpc_reflection, grpc_tools, standardwebhooks, tronsave'; then
     echo "error: KEYWARD_TEST_PYTHON=$KEYWARD_TEST_PYTHON lacks packages of" \
         "tests/python/requirements.txt; install them for that interpreter, or unset it" >&2
     exit 1

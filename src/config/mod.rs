@@ -4,6 +4,7 @@ mod keys;
 mod names;
 mod postgres;
 mod redis;
+mod schema;
 mod table;
 mod values;
 mod webhooks;
@@ -169,17 +170,6 @@ pub fn load(inputs: Inputs) -> Result<Effective, Errors> {
 /// The table of settings as Markdown, for the documentation.
 pub fn markdown() -> String {
     settings::markdown::<Settings>()
-}
-
-/// Adds the errors that concern several settings.
-fn check(settings: &Settings, entries: &[Entry], errors: &mut Vec<String>) {
-    // A wrong value has left a blank one, which says nothing about the combination.
-    if errors.is_empty() {
-        let refused = combinations(settings).filter_map(|(name, reason)| {
-            Entry::find(entries, name).map(|entry| entry.refused(&reason))
-        });
-        errors.extend(refused);
-    }
 }
 
 /// The errors that concern several settings: the setting at fault, and the reason.

@@ -1,8 +1,6 @@
 //! The table of settings: names, defaults, help, and how each is read and shown.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use keyward_guard::TrustedProxies;
@@ -14,12 +12,12 @@ use super::values::{
     retention, staleness, store, text_of, use_interval,
 };
 use super::webhooks::{expiry_notice, shown_webhooks, webhook_timeout, webhooks};
-use super::{Listen, Settings, Store, check, redis};
+use super::{Settings, Store, redis};
+use keyward_ops::Signals;
 use keyward_ops::settings::values::{
     Url, address, duration, log_format, number, optional, path, shown, size, switch,
 };
-use keyward_ops::settings::{Entry, Schema, Setting, Takes};
-use keyward_ops::{LogFormat, Signals};
+use keyward_ops::settings::{Setting, Takes};
 
 /// The ranges of `max_buffered_bytes` and `max_cached_bytes`.
 const BUFFERED: RangeInclusive<usize> = 16 << 20..=1 << 40;
@@ -395,62 +393,3 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| number(text, 0.0..=1.0).map(|ratio| s.trace_ratio = ratio),
     ),
 ];
-
-impl Schema for Settings {
-    const PREFIX: &'static str = "KEYWARD_";
-    const FILE: &'static str = "keyward.toml";
-    const FOREIGN: &'static [&'static str] = &[
-        "KEYWARD_ENDPOINT",
-        "KEYWARD_TOKEN_FILE",
-        "KEYWARD_CA_FILE",
-        "KEYWARD_BOT_*",
-    ];
-    const TABLE: &'static [Setting<Self>] = TABLE;
-
-    fn blank() -> Self {
-        Self {
-            listen: Listen::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
-            rest_listen: None,
-            rest_cors_origins: Vec::new(),
-            trusted_proxies: TrustedProxies::default(),
-            http_listen: None,
-            http_hosts: Vec::new(),
-            tls_cert: None,
-            tls_key: None,
-            data_dir: PathBuf::new(),
-            store_password_file: None,
-            store: Store::Sqlite(PathBuf::new()),
-            redis_password_file: None,
-            redis: None,
-            max_staleness: Duration::ZERO,
-            near_max_staleness: Duration::ZERO,
-            max_near_caches: 0,
-            failover_loses_nothing: false,
-            key_prefixes: Vec::new(),
-            foreign_formats: Vec::new(),
-            forbid_recoverable: false,
-            max_key_age: None,
-            use_interval: Duration::ZERO,
-            audit_retention: None,
-            webhooks: Vec::new(),
-            webhook_timeout: Duration::ZERO,
-            expiry_notice: Duration::ZERO,
-            insecure: false,
-            keyring: PathBuf::new(),
-            workers: 0,
-            max_connections: 0,
-            max_buffered_bytes: 0,
-            max_cached_bytes: 0,
-            max_connection_age: None,
-            drain_delay: Duration::ZERO,
-            log_format: LogFormat::Text,
-            otlp_endpoint: None,
-            otlp_signals: Signals::default(),
-            trace_ratio: 0.0,
-        }
-    }
-
-    fn check(&mut self, entries: &[Entry], errors: &mut Vec<String>) {
-        check(self, entries, errors);
-    }
-}

@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde_json::json;
+
 use keyward_core::key::SlotName;
 use keyward_ops::settings::values::{Url, duration, optional, path, shown};
 use keyward_ops::settings::{Entry, Schema, Setting, Takes, tables};
 
+use super::values::text_of;
 use crate::webhooks::Endpoint;
 use keyward_store::EventKind;
 
@@ -78,11 +81,21 @@ pub(super) fn webhooks(text: &str) -> Result<Vec<Endpoint>, String> {
     Ok(optional(text, endpoints)?.unwrap_or_default())
 }
 
+/// The webhooks in the form in which `webhooks` reads them, without secrets in URLs.
 pub(super) fn shown_webhooks(webhooks: &[Endpoint]) -> String {
-    let webhooks = webhooks.iter();
-    let webhooks = webhooks.map(|webhook| format!("{} to {}", webhook.name, webhook.url));
-    let webhooks = webhooks.collect::<Vec<_>>().join(", ");
-    shown((!webhooks.is_empty()).then_some(&webhooks))
+    // A JSON text is a TOML text, too.
+    let table = |webhook: &Endpoint| {
+        let events = webhook.events.iter().map(|kind| kind.name());
+        format!(
+            "{{name = {}, url = {}, secret_file = {}, events = {}}}",
+            json!(webhook.name),
+            json!(webhook.url.to_string()),
+            json!(text_of(&webhook.secret_file)),
+            json!(events.collect::<Vec<_>>()),
+        )
+    };
+    let tables = webhooks.iter().map(table).collect::<Vec<_>>().join(", ");
+    shown((!tables.is_empty()).then(|| format!("[{tables}]")).as_ref())
 }
 
 fn endpoints(text: &str) -> Result<Vec<Endpoint>, String> {

@@ -15,7 +15,8 @@ fn python() -> PathBuf {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let named = std::env::var_os("KEYWARD_TEST_PYTHON").filter(|name| !name.is_empty());
     let python = named.map_or_else(|| root.join("target/venv/bin/python"), PathBuf::from);
-    let imports = "import google.protobuf, grpc, grpc_reflection, grpc_tools, tronsave";
+    let imports =
+        "import google.protobuf, grpc, grpc_reflection, grpc_tools, standardwebhooks, tronsave";
     let fit = Command::new(&python).args(["-c", imports]).output();
     assert!(
         fit.as_ref().is_ok_and(|output| output.status.success()),

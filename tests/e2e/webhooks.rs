@@ -2,14 +2,16 @@
 //! share the work.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_proto::v1;
 use keyward_testkit::{
-    Authority, Client, Cluster, Options, PATIENCE, Process, Reaction, Receiver, eventually, now,
-    write_secret,
+    Authority, Client, Cluster, Message, Options, PATIENCE, Process, Reaction, Receiver,
+    eventually, now, write_secret,
 };
 use parking_lot::Mutex;
 
@@ -204,6 +206,25 @@ async fn a_dead_receiver_does_not_slow_revoke_on_postgres() {
     );
 }
 
+/// What the library of Standard Webhooks for Python says to a message.
+fn verified_by_the_library(message: &Message) -> String {
+    let names = ["webhook-id", "webhook-timestamp", "webhook-signature"];
+    let headers = names.map(|name| (name, message.header(name)));
+    let headers: BTreeMap<_, _> = headers.into();
+    let input = serde_json::json!({ "headers": headers, "body": message.body });
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/webhook.py");
+    let mut python = crate::python::client()
+        .args([script, SECRET])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = python.stdin.take().unwrap();
+    stdin.write_all(input.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    String::from_utf8(python.wait_with_output().unwrap().stdout).unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorities_of_the_system_are_trusted() {
     let (directory, data) = fresh_directory();
@@ -226,7 +247,9 @@ async fn the_authorities_of_the_system_are_trusted() {
     client.issue("42", "").await.unwrap();
     let has_one = || async { !receiver.messages().is_empty() };
     eventually("the event arrives", PATIENCE, has_one).await;
-    assert!(receiver.messages()[0].is_signed_by(SECRET));
+    let message = receiver.messages().remove(0);
+    assert!(message.is_signed_by(SECRET));
+    assert_eq!(verified_by_the_library(&message), "all is well\n");
     assert!(!process.output().contains(SECRET));
     assert!(process.stop().success());
 }
