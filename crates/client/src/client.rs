@@ -40,7 +40,6 @@ impl Client {
         Self(Arc::new(caller))
     }
 
-    #[cfg(feature = "near-cache")]
     pub(crate) fn caller(&self) -> &Caller {
         &self.0
     }
@@ -60,10 +59,20 @@ impl Client {
     ///
     /// Those of [`Self::verify`], for all keys together.
     pub async fn verify_batch(&self, requests: Vec<VerifyRequest>) -> Result<Vec<Verdict>, Error> {
-        let requests: Vec<_> = requests
+        let responses = self.call_batch(&requests, false).await?.into_iter();
+        Ok(responses.map(Verdict::try_from).collect::<Result<_, _>>()?)
+    }
+
+    /// Verifies several keys by one call: one response each, in order.
+    pub(crate) async fn call_batch(
+        &self,
+        requests: &[VerifyRequest],
+        want_cache_entry: bool,
+    ) -> Result<Vec<v1::VerifyResponse>, Error> {
+        let wire = requests
             .iter()
-            .map(|request| request.to_wire(false))
-            .collect();
+            .map(|request| request.to_wire(want_cache_entry));
+        let requests: Vec<_> = wire.collect();
         let count = requests.len();
         let response = self.call(v1::VerifyBatchRequest { requests }).await?;
         if response.responses.len() != count {
@@ -72,8 +81,7 @@ impl Client {
                 response.responses.len(),
             )));
         }
-        let verdicts = response.responses.into_iter();
-        Ok(verdicts.map(Verdict::try_from).collect::<Result<_, _>>()?)
+        Ok(response.responses)
     }
 
     /// Returns the key of a slot, and creates it if the slot is empty. Role `issuer`.

@@ -21,6 +21,7 @@ mod error;
 pub mod layer;
 #[cfg(feature = "near-cache")]
 pub mod near;
+mod pass;
 mod request;
 mod rpc;
 mod token;
@@ -30,5 +31,6 @@ pub use client::Client;
 pub use error::{Advice, Error, ErrorKind};
 pub use keyward_guard::{DeadKey, Holder, Identity, InvalidResponse, Secret, Verdict};
 pub use keyward_proto::v1;
+pub use pass::Unanswered;
 pub use request::{Consistency, VerifyRequest};
 pub use rpc::Rpc;

@@ -165,6 +165,39 @@ impl TryFrom<v1::VerifyResponse> for Verdict {
     }
 }
 
+/// What Keyward answers with this verdict.
+impl From<&Verdict> for v1::VerifyResponse {
+    fn from(verdict: &Verdict) -> Self {
+        let said = |verdict: v1::Verdict| Self {
+            verdict: verdict.into(),
+            ..Self::default()
+        };
+        let dead = |verdict, key: &DeadKey| Self {
+            key_id: key.key_id.clone(),
+            ..said(verdict)
+        };
+        match verdict {
+            Verdict::Valid(identity) => Self {
+                key_id: identity.key_id.clone(),
+                account_id: identity.account_id.clone(),
+                name: identity.name.clone(),
+                scopes: identity.scopes.clone(),
+                metadata: identity.metadata.clone(),
+                expire_time: identity.expire_time.map(Into::into),
+                revision: identity.revision,
+                ..said(v1::Verdict::Valid)
+            },
+            Verdict::NotFound => said(v1::Verdict::NotFound),
+            Verdict::Malformed => said(v1::Verdict::Malformed),
+            Verdict::Revoked(key) => dead(v1::Verdict::Revoked, key),
+            Verdict::Expired(key) => dead(v1::Verdict::Expired, key),
+            Verdict::Disabled(key) => dead(v1::Verdict::Disabled, key),
+            Verdict::InsufficientScope => said(v1::Verdict::InsufficientScope),
+            Verdict::IpNotAllowed => said(v1::Verdict::IpNotAllowed),
+        }
+    }
+}
+
 impl From<v1::VerifyResponse> for DeadKey {
     fn from(response: v1::VerifyResponse) -> Self {
         Self {
@@ -237,6 +270,37 @@ mod tests {
         assert_eq!(metadata.1, expected);
         let parsed: BTreeMap<String, String> = serde_json::from_str(&metadata.1).unwrap();
         assert_eq!(parsed, identity.metadata);
+    }
+
+    #[test]
+    fn a_verdict_becomes_the_response_that_it_came_from() {
+        for verdict in 1..=8 {
+            let mut response = v1::VerifyResponse {
+                verdict,
+                ..Default::default()
+            };
+            match response.verdict() {
+                v1::Verdict::Valid => {
+                    response = v1::VerifyResponse {
+                        name: "default".to_owned(),
+                        scopes: vec!["a".to_owned(), "b".to_owned()],
+                        metadata: [("plan".to_owned(), "pro".to_owned())].into(),
+                        expire_time: Some(prost_types::Timestamp {
+                            seconds: 7,
+                            nanos: 8_000,
+                        }),
+                        revision: 9,
+                        ..valid()
+                    }
+                }
+                v1::Verdict::Revoked | v1::Verdict::Expired | v1::Verdict::Disabled => {
+                    response.key_id = "0197-key".to_owned();
+                }
+                _ => {}
+            }
+            let judged = Verdict::try_from(response.clone()).unwrap();
+            assert_eq!(v1::VerifyResponse::from(&judged), response);
+        }
     }
 
     /// Without the wrong character, it would be another account.

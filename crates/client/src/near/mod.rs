@@ -114,6 +114,8 @@ struct Shared {
     counts: Counts,
     /// The keys whose use is to be reported with the next polls.
     used: Mutex<Vec<KeyId>>,
+    /// Why the last stream failed.
+    trouble: Mutex<Option<Error>>,
 }
 
 #[derive(Default)]
@@ -168,6 +170,7 @@ impl Client {
             closing: closing.clone(),
             counts: Counts::default(),
             used: Mutex::default(),
+            trouble: Mutex::default(),
         });
         let (ending, ended) = watch::channel(());
         let running = Arc::clone(&shared);
@@ -194,16 +197,46 @@ impl NearCache {
         if let Some(identity) = self.cached(&request) {
             return Ok(Verdict::Valid(identity));
         }
-        let counts = &self.shared.counts;
-        if self.is_fresh() {
-            counts.misses.fetch_add(1, Relaxed);
-        } else {
-            counts.not_fresh.fetch_add(1, Relaxed);
-            if self.shared.fallback == Fallback::Fail {
-                return Err(Error::unavailable("the near-cache is not fresh"));
+        self.note_unanswered(1)?;
+        self.shared.call(&request).await
+    }
+
+    /// Checks at most 256 keys, as [`Self::verify`] does: one verdict each, in order. The keys that it cannot
+    /// answer take one call together.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::verify`], for all keys together.
+    pub async fn verify_batch(&self, requests: Vec<VerifyRequest>) -> Result<Vec<Verdict>, Error> {
+        let cached = |request| self.cached(request).map(Verdict::Valid);
+        let mut verdicts: Vec<_> = requests.iter().map(cached).collect();
+        let unanswered: Vec<_> = requests
+            .into_iter()
+            .zip(&verdicts)
+            .filter_map(|(request, verdict)| verdict.is_none().then_some(request))
+            .collect();
+        if !unanswered.is_empty() {
+            self.note_unanswered(unanswered.len() as u64)?;
+            let mut called = self.shared.call_batch(&unanswered).await?.into_iter();
+            for verdict in verdicts.iter_mut().filter(|verdict| verdict.is_none()) {
+                *verdict = called.next();
             }
         }
-        self.shared.call(&request).await
+        Ok(verdicts.into_iter().flatten().collect())
+    }
+
+    /// Counts keys that need a call.
+    fn note_unanswered(&self, keys: u64) -> Result<(), Error> {
+        let counts = &self.shared.counts;
+        if self.is_fresh() {
+            counts.misses.fetch_add(keys, Relaxed);
+            return Ok(());
+        }
+        counts.not_fresh.fetch_add(keys, Relaxed);
+        match self.shared.fallback {
+            Fallback::Call => Ok(()),
+            Fallback::Fail => Err(Error::unavailable("the near-cache is not fresh")),
+        }
     }
 
     /// The identity of a key that is known and valid now, without a call. `None` says nothing.
@@ -221,6 +254,11 @@ impl NearCache {
     pub fn is_fresh(&self) -> bool {
         let now = Now::read(&self.shared.clock);
         self.shared.state.load().fence.is_fresh(now)
+    }
+
+    /// Why its last stream failed, until it is fresh again.
+    pub fn trouble(&self) -> Option<Error> {
+        self.shared.trouble.lock().clone()
     }
 
     /// Its numbers.
@@ -295,7 +333,26 @@ impl Shared {
     /// Verifies by a call, and keeps the key if it is valid.
     async fn call(&self, request: &VerifyRequest) -> Result<Verdict, Error> {
         let sent_at = Now::read(&self.clock);
-        let mut response: v1::VerifyResponse = self.client.call(request.to_wire(true)).await?;
+        let response = self.client.call(request.to_wire(true)).await?;
+        self.keep(request, response, sent_at)
+    }
+
+    /// Verifies several keys by one call, and keeps those that are valid.
+    async fn call_batch(&self, requests: &[VerifyRequest]) -> Result<Vec<Verdict>, Error> {
+        let sent_at = Now::read(&self.clock);
+        let responses = self.client.call_batch(requests, true).await?;
+        let answered = requests.iter().zip(responses);
+        let kept = answered.map(|(request, response)| self.keep(request, response, sent_at));
+        kept.collect()
+    }
+
+    /// Keeps the key if it is valid. The call was sent at `sent_at`.
+    fn keep(
+        &self,
+        request: &VerifyRequest,
+        mut response: v1::VerifyResponse,
+        sent_at: Now,
+    ) -> Result<Verdict, Error> {
         let entry = response.cache_entry.take();
         let verdict = Verdict::try_from(response)?;
         if let (Verdict::Valid(identity), Some(entry)) = (&verdict, entry) {

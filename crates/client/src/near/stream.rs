@@ -75,7 +75,9 @@ pub(super) async fn run(shared: &Shared) {
             Err(error) => {
                 tracing::debug!(%error, "a near-cache's stream ended; it is opened again");
                 tried.push(index);
-                error.retry_after
+                let retry_after = error.retry_after;
+                *shared.trouble.lock() = Some(error);
+                retry_after
             }
         };
         attempt += 1;
@@ -218,6 +220,7 @@ impl Watch<'_> {
         }
         if answer.fresh_for.is_some() {
             self.fresh_at = self.shared.clock.boot();
+            *self.shared.trouble.lock() = None;
         }
         true
     }
