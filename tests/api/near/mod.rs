@@ -190,6 +190,49 @@ async fn a_stop_of_the_instance_turns_near_caches_off() {
     assert!(world.near.cached(&asking(&key)).is_none());
 }
 
+#[tokio::test]
+async fn a_batch_takes_one_call_for_the_keys_that_are_not_known() {
+    let world = world(Fallback::Call).await;
+    let (_, known_key) = known(&world.client, &world.near, "42").await;
+    let (dead_id, dead) = known(&world.client, &world.near, "43").await;
+    world.client.send(by_id(&dead_id)).await.unwrap();
+    let new = world.client.send(slot("44")).await.unwrap().api_key;
+    let batch = || [&*known_key, &dead, &new, "x"].map(asking).to_vec();
+    for misses in [3, 2] {
+        let before = world.near.stats();
+        let verdicts = world.near.verify_batch(batch()).await.unwrap();
+        let accounts: Vec<_> = verdicts
+            .iter()
+            .map(|verdict| match verdict {
+                Verdict::Valid(identity) => identity.account_id.as_str(),
+                Verdict::Revoked(_) => "dead",
+                Verdict::Malformed => "none",
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(accounts, ["42", "dead", "44", "none"]);
+        let stats = world.near.stats();
+        assert_eq!(stats.misses - before.misses, misses);
+        assert_eq!(stats.hits - before.hits, 4 - misses);
+    }
+    assert_eq!(world.near.verify_batch(Vec::new()).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_near_cache_says_why_it_is_not_fresh() {
+    let world = world(Fallback::Call).await;
+    assert!(world.near.trouble().is_none());
+    let create = creating_token("verifier", &[Role::Verifier]);
+    let token = world.client.send(create).await.unwrap().token;
+    let near = near_cache(&world.local, &token, Fallback::Call);
+    let has_trouble = async || near.trouble().is_some();
+    eventually("the stream is refused", PATIENCE, has_trouble).await;
+    let trouble = near.trouble().unwrap();
+    assert_eq!(trouble.kind, ErrorKind::Unauthorized);
+    assert!(trouble.message.contains("near_cache"), "{trouble}");
+    assert!(!near.is_fresh());
+}
+
 /// A hit takes no call, so the near-cache reports the use of its keys with its polls.
 #[tokio::test]
 async fn a_near_cache_reports_what_it_accepts() {
