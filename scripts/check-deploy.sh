@@ -60,7 +60,7 @@ ln -s usr/lib "$root/lib"
 for program in keyward keyward-bot; do
     install -m 755 /bin/true "$root/usr/local/bin/$program"
 done
-for unit in keyward.service keyward-bot.service; do
+for unit in keyward.service keyward-agent.service keyward-bot.service; do
     # An unknown directive is only a warning, so any output fails the check.
     output=$(systemd-analyze verify --man=no --recursive-errors=one --root="$root" "$unit" 2>&1) \
         && [[ -z $output ]] || {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use keyward::cli::{
     AddedKind, ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand, LocalResult,
+    LocalWork,
 };
 use keyward::config::Settings;
 use keyward::{app, cli, system};
@@ -18,8 +19,18 @@ fn main() -> ExitCode {
     cli::run(std::env::args_os(), std::env::vars_os(), &execute)
 }
 
+/// Executes work of this process.
+fn execute(work: LocalWork) -> Result<LocalResult, String> {
+    match work {
+        LocalWork::Command(command, settings) => execute_command(command, *settings),
+        LocalWork::Agent(settings) => app::serve_agent(&settings)
+            .map(|()| LocalResult::Text(String::new()))
+            .map_err(|error| error.to_string()),
+    }
+}
+
 /// Executes a command that calls no service.
-fn execute(command: LocalCommand, settings: Settings) -> Result<LocalResult, String> {
+fn execute_command(command: LocalCommand, settings: Settings) -> Result<LocalResult, String> {
     let done = match command {
         LocalCommand::Serve => app::serve(settings).map(|()| String::new()),
         LocalCommand::Migrate { service_role } => app::migrate(&settings, service_role.as_deref()),

@@ -53,13 +53,13 @@ const FOREIGN_READS: ReadLimits = ReadLimits {
 };
 
 /// The limits in force: the files that the process may open limit its connections, too.
-pub(super) fn limits(settings: &Settings) -> grpc::Limits {
-    if let Some(warning) = super::too_few_files(settings) {
+pub(super) fn limits(max_connections: usize, max_buffered_bytes: usize) -> grpc::Limits {
+    if let Some(warning) = super::too_few_files(max_connections) {
         tracing::warn!("{warning}");
     }
     grpc::Limits {
-        connections: settings.max_connections.min(super::file_limit()),
-        buffered: settings.max_buffered_bytes,
+        connections: max_connections.min(super::file_limit()),
+        buffered: max_buffered_bytes,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Assembles the service from its components, and stops it in order. Only this module names every
 //! concrete type.
 
+mod agent;
 mod bootstrap;
 mod clock;
 mod components;
@@ -42,7 +43,9 @@ use keyward_guard::LogLimit;
 use keyward_ops::traces::Sampling;
 use keyward_ops::{Ended, Metrics, MetricsExport, Tasks};
 use keyward_store::{Control, Store};
+use ports::{bind, listen};
 
+pub use agent::serve_agent;
 pub use clock::lower_time;
 pub use doctor::doctor;
 pub use operations::{add_to_keyring, advance_epoch, init, migrate};
@@ -53,6 +56,9 @@ const NOT_FRESH: &str = "this instance cannot prove that it knows every change";
 
 /// The number of files that are not connections of the gRPC port: the store, the side port, and others.
 const RESERVED_FILES: usize = 256;
+
+/// The mode of the service's socket: its user and its group may connect.
+const SOCKET_MODE: u32 = 0o660;
 
 /// The names of the health checks: the empty name for the whole server, and the service.
 const HEALTH_NAMES: [&str; 2] = ["", SERVICE_NAME];
@@ -141,15 +147,10 @@ impl App {
         let verdicts: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.name()).collect();
         let metrics = Arc::new(Metrics::new(&verdicts));
         // Bind the ports before writing anything, so that a port in use leaves no traces.
-        let listener = ports::listener(&settings.listen).await?;
-        let rest = ports::bind("rest_listen", settings.rest_listen).await?;
-        let side = ports::bind("http_listen", settings.http_listen).await?;
+        let (listener, grpc) = listen("listen", &settings.listen, SOCKET_MODE).await?;
+        let rest = bind("rest_listen", settings.rest_listen).await?;
+        let side = bind("http_listen", settings.http_listen).await?;
         let tls = components::listener_tls(settings, &clock, &metrics)?;
-        let grpc = match &listener {
-            Listener::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
-            Listener::Unix(..) => Ok(settings.listen.clone()),
-        }
-        .map_err(StartError::new)?;
         let local =
             |port: &Option<TcpListener>| port.as_ref().and_then(|port| port.local_addr().ok());
         let (rest_address, http) = (local(&rest), local(&side));
@@ -281,7 +282,7 @@ impl App {
         let thread_error = |error| StartError(format!("cannot start the serving threads: {error}"));
         let long_calls = LongCalls::start(settings.workers).map_err(thread_error)?;
         let front = Front {
-            limits: components::limits(settings),
+            limits: components::limits(settings.max_connections, settings.max_buffered_bytes),
             max_connection_age: settings.max_connection_age,
             long_calls: &long_calls,
             sampling: Sampling::new(
@@ -289,16 +290,28 @@ impl App {
                 settings.trace_ratio,
             ),
         };
-        let server = grpc::server(api.clone(), health_server, &base.metrics, clock, &front)
-            .map_err(StartError::new)?;
+        let server = grpc::server(
+            api.clone(),
+            health_server,
+            &base.metrics.ports,
+            clock,
+            &front,
+        )
+        .map_err(StartError::new)?;
         let stop = &base.stops.serving;
         let workers = match settings.workers {
-            0 => Workers::here(&server, tls.as_ref(), &base.metrics, &base.tasks, stop),
+            0 => Workers::here(
+                &server,
+                tls.as_ref(),
+                &base.metrics.ports,
+                &base.tasks,
+                stop,
+            ),
             count => Workers::start(
                 count,
                 &server,
                 tls.as_ref(),
-                &base.metrics,
+                &base.metrics.ports,
                 &base.tasks,
                 stop,
             )
@@ -405,13 +418,12 @@ fn file_limit() -> usize {
 }
 
 /// A warning if `max_connections` needs more files than the process may open.
-fn too_few_files(settings: &Settings) -> Option<String> {
+fn too_few_files(max_connections: usize) -> Option<String> {
     let files = file_limit();
-    (files < settings.max_connections).then(|| {
+    (files < max_connections).then(|| {
         format!(
-            "the limit of open files (`ulimit -n`) allows only {files} of {} connections \
-             (`max_connections`); raise it",
-            settings.max_connections
+            "the limit of open files (`ulimit -n`) allows only {files} of {max_connections} connections \
+             (`max_connections`); raise it"
         )
     })
 }

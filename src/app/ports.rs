@@ -1,5 +1,7 @@
-//! Listens on the ports of the settings.
+//! Listens where the settings say.
 
+use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 
 use tokio::net::TcpListener;
@@ -8,13 +10,22 @@ use super::StartError;
 use crate::config::Listen;
 use crate::grpc::Listener;
 
-/// The listener of the gRPC service.
-pub(super) async fn listener(listen: &Listen) -> Result<Listener, StartError> {
-    let listener = match listen {
+/// Listens where a setting says; a socket gets this mode. Returns the listener and where it listens.
+pub(super) async fn listen(
+    setting: &str,
+    at: &Listen,
+    mode: u32,
+) -> Result<(Listener, Listen), StartError> {
+    let listener = match at {
         Listen::Tcp(address) => Listener::tcp(*address).await,
-        Listen::Unix(path) => Listener::unix(path),
+        Listen::Unix(path) => Listener::unix(path, mode),
     };
-    listener.map_err(|error| cannot_listen("listen", listen, &error))
+    let listener = listener.map_err(|error| cannot_listen(setting, at, &error))?;
+    let at = match &listener {
+        Listener::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
+        Listener::Unix(..) => Ok(at.clone()),
+    };
+    Ok((listener, at.map_err(StartError::new)?))
 }
 
 /// Listens on the address of a setting, if it has one.
@@ -31,11 +42,7 @@ pub(super) async fn bind(
         .map_err(|error| cannot_listen(setting, &address, &error))
 }
 
-fn cannot_listen(
-    setting: &str,
-    address: &impl std::fmt::Display,
-    error: &std::io::Error,
-) -> StartError {
+fn cannot_listen(setting: &str, address: &impl fmt::Display, error: &io::Error) -> StartError {
     StartError(format!(
         "cannot listen on {address}: {error}. Stop the process that uses this address, or set \
          `{setting}` to another address"

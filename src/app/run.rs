@@ -53,17 +53,12 @@ pub fn serve(settings: Settings) -> Result<(), StartError> {
 ///
 /// Why the service did not start, or which task ended and how.
 pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
-    let catch = |kind| signal(kind).map_err(StartError::new);
-    let (mut terminate, mut interrupt) = (
-        catch(SignalKind::terminate())?,
-        catch(SignalKind::interrupt())?,
-    );
-    let _over_limit: Signal = catch(SignalKind::from_raw(SIGXFSZ))?;
+    let mut signals = Signals::catch()?;
+    let _over_limit = catch(SignalKind::from_raw(SIGXFSZ))?;
     let app = App::start(settings, parts).await?;
     report_ready(&app, settings.log_format);
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.stop() => {}
         ended = app.task_ended() => {
             tracing::error!("stopping: {ended}");
             app.stop().await;
@@ -79,15 +74,55 @@ pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
             tracing::info!("stopped");
             Ok(())
         }
-        // A second Ctrl-C stops immediately. A second SIGTERM does not: some supervisors send two.
-        _ = interrupt.recv() => Err(StartError("stopped immediately by a second interrupt".to_owned())),
+        interrupted = signals.interrupt() => Err(interrupted),
+    }
+}
+
+fn catch(kind: SignalKind) -> Result<Signal, StartError> {
+    signal(kind).map_err(StartError::new)
+}
+
+/// The signals that stop a process.
+pub(super) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(super) fn catch() -> Result<Self, StartError> {
+        Ok(Self {
+            terminate: catch(SignalKind::terminate())?,
+            interrupt: catch(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Returns at SIGTERM or SIGINT.
+    pub(super) async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// Returns at a second Ctrl-C, which stops immediately. A second SIGTERM does not: some supervisors send
+    /// two.
+    pub(super) async fn interrupt(&mut self) -> StartError {
+        self.interrupt.recv().await;
+        StartError("stopped immediately by a second interrupt".to_owned())
     }
 }
 
 /// Writes the line that the parent process can wait for.
 fn report_ready(app: &App, format: LogFormat) {
     let addresses = (app.rest_address(), app.http_address());
-    let line = ready_line(&app.listens_on().to_string(), addresses, format);
+    report(&ready_line(
+        &app.listens_on().to_string(),
+        addresses,
+        format,
+    ));
+}
+
+pub(super) fn report(line: &str) {
     if let Err(error) = writeln!(std::io::stderr(), "{line}") {
         tracing::warn!(%error, "cannot write to stderr");
     }

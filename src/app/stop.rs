@@ -10,11 +10,11 @@ use keyward_core::fence::bound;
 use super::{App, HEALTH_NAMES, set_health};
 
 /// The time limit for calls in progress.
-const CALLS: Duration = Duration::from_secs(10);
+pub(super) const CALLS: Duration = Duration::from_secs(10);
 /// The time limit for sending the remaining responses after that.
 const RESPONSES: Duration = Duration::from_secs(1);
 /// The time limit for each of the following steps.
-const STEP: Duration = Duration::from_secs(5);
+pub(super) const STEP: Duration = Duration::from_secs(5);
 
 impl App {
     /// Stops in order: sets NOT_SERVING, serves on for the drain delay, drains calls, ends the
@@ -62,7 +62,11 @@ impl App {
 }
 
 /// Waits for `work` until `limit`, and logs a warning if it does not end.
-async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> Option<T> {
+pub(super) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    work: impl Future<Output = T>,
+) -> Option<T> {
     let ended = tokio::time::timeout(limit, work).await.ok();
     if ended.is_none() {
         tracing::warn!("{what} did not end within {limit:?}");

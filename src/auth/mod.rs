@@ -150,7 +150,8 @@ pub fn from_file(bytes: &[u8]) -> SecretText {
     SecretText::new(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-fn bearer(value: &[u8]) -> Option<&str> {
+/// The token in a value of `authorization`.
+pub fn bearer(value: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(value).ok()?;
     let (scheme, token) = text.split_once(' ')?;
     scheme

@@ -16,7 +16,7 @@ use clap_complete::Shell;
 use super::input::{
     KeyText, duration, endpoints, key_text, pair, reason, role, state, time, value, wire_duration,
 };
-use crate::config::Settings;
+use crate::config::{AgentSettings, Settings};
 pub(super) use audit::{AuditCall, AuditExport, AuditFilter, AuditList, AuditVerify};
 pub(super) use keyring::{AccountCall, KeyringCall, KeyringKey, KeyringKind, KeyringVerb};
 pub use keyring::{AddedKind, KeyringCommand};
@@ -49,6 +49,7 @@ pub(super) fn command() -> Command {
         .after_help(AFTER_HELP)
         .mut_subcommands(|verb| match verb.get_name() {
             "serve" | "config" | "doctor" | "migrate" | "init" => with_settings(verb),
+            "agent" => verb.args(flags::<AgentSettings>()),
             "epoch" | "clock" => verb.mut_subcommands(with_settings),
             "keyring" => verb.mut_subcommands(|verb| match verb.get_name() {
                 "add" => with_settings(verb),
@@ -113,6 +114,8 @@ pub(super) enum Verb {
         #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
         output: Format,
     },
+    /// Verify keys for the programs on this machine from a near-cache, and pass on their other calls
+    Agent,
     /// Manage the keyring: its files on this machine, and which keys are in use
     #[command(subcommand)]
     Keyring(KeyringVerb),

@@ -5,11 +5,20 @@ use keyward_ops::findings::Finding;
 use super::args::LocalCommand;
 use super::render::Report;
 use super::{Failure, doctor};
-use crate::config::{Settings, Store};
+use crate::config::{AgentSettings, Settings, Store};
 
-/// Executes a command with these settings. Returns its result, or an error text that says what to do.
-/// Neither holds a secret.
-pub type Execute = dyn Fn(LocalCommand, Settings) -> Result<LocalResult, String>;
+/// Executes work of this process. Returns its result, or an error text that says what to do. Neither holds a
+/// secret.
+pub type Execute = dyn Fn(LocalWork) -> Result<LocalResult, String>;
+
+/// What this process executes itself.
+#[derive(Debug)]
+pub enum LocalWork {
+    /// A command with the settings of the service.
+    Command(LocalCommand, Box<Settings>),
+    /// An agent.
+    Agent(Box<AgentSettings>),
+}
 
 /// What a command returns.
 #[derive(Debug)]
@@ -31,7 +40,12 @@ pub(super) fn run(
     {
         return Err(Failure::Usage(reason));
     }
-    Ok(match execute(command, settings).map_err(Failure::Failed)? {
+    perform(LocalWork::Command(command, Box::new(settings)), execute)
+}
+
+/// Does the work. Returns the report.
+pub(super) fn perform(work: LocalWork, execute: &Execute) -> Result<Report, Failure> {
+    Ok(match execute(work).map_err(Failure::Failed)? {
         LocalResult::Text(mut text) => {
             if !text.is_empty() {
                 text.push('\n');

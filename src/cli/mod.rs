@@ -30,14 +30,14 @@ use clap::{ArgMatches, FromArgMatches as _};
 
 use keyward_proto::v1::RevokeTokenRequest;
 
-use crate::config::{self, Effective, Errors, Inputs, Settings};
+use crate::config::{self, AgentSettings, Effective, Errors, Inputs, Settings};
 use args::{AuditCall, Call, ClientArgs, Format, ImportCall, KeyringVerb, TokenCall, Verb};
 use client::Service;
-use keyward_ops::settings::given_flags;
+use keyward_ops::settings::{Schema as _, given_flags};
 use render::{Report, for_people};
 
 pub use args::{AddedKind, ClockCommand, EpochCommand, ExpiredKeys, KeyringCommand, LocalCommand};
-pub use local::{Execute, LocalResult};
+pub use local::{Execute, LocalResult, LocalWork};
 
 const DONE: u8 = 0;
 const FAILED: u8 = 1;
@@ -202,6 +202,10 @@ fn execute(
             let shown = top::run(console, endpoint, once, &settings);
             return Ok((runtime()?.block_on(shown)?, Format::Text));
         }
+        Verb::Agent => {
+            let work = LocalWork::Agent(Box::new(load_agent(matches, &environment)?));
+            return Ok((local::perform(work, execute_local)?, Format::Text));
+        }
         Verb::Config { output } => {
             return Ok((output::config(&load().map_err(usage)?), output));
         }
@@ -317,6 +321,24 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 
 fn usage(errors: Errors) -> Failure {
     Failure::Usage(errors.0.join("\nerror: "))
+}
+
+fn load_agent(
+    matches: &ArgMatches,
+    environment: &[(OsString, OsString)],
+) -> Result<AgentSettings, Failure> {
+    if matches.args_present() {
+        let what = "the flags of an agent come after the verb: keyward agent --listen ADDRESS";
+        return Err(Failure::Usage(what.to_owned()));
+    }
+    let (flags, config) = given_flags::<AgentSettings>(innermost(matches));
+    let inputs = Inputs {
+        flags,
+        config,
+        environment: environment.to_vec(),
+        default_file: PathBuf::from(AgentSettings::FILE),
+    };
+    config::load_agent(inputs).map_err(usage)
 }
 
 fn load(matches: &ArgMatches, environment: &[(OsString, OsString)]) -> Result<Effective, Errors> {

@@ -1,5 +1,6 @@
 //! The settings of a deployment: their table, and the checks that concern several settings.
 
+mod agent;
 mod keys;
 mod names;
 mod postgres;
@@ -25,6 +26,7 @@ pub use keyward_ops::settings::values::Url;
 pub use keyward_ops::settings::{Entry, Errors, Inputs, Source};
 use keyward_ops::{LogFormat, Signals};
 
+pub use agent::{AgentSettings, agent_markdown, load_agent};
 pub use postgres::PostgresUrls;
 pub use table::TABLE;
 

@@ -17,6 +17,7 @@ impl Schema for Settings {
         "KEYWARD_ENDPOINT",
         "KEYWARD_TOKEN_FILE",
         "KEYWARD_CA_FILE",
+        "KEYWARD_AGENT_*",
         "KEYWARD_BOT_*",
     ];
     const TABLE: &'static [Setting<Self>] = TABLE;

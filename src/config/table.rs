@@ -3,13 +3,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use keyward_guard::TrustedProxies;
-
 use super::keys::{foreign_formats, prefixes};
 use super::names::{host_name, origin};
 use super::values::{
     MAX_WORKERS, connection_age, cores, key_age, largest_near_staleness, listen, near_staleness,
-    retention, staleness, store, text_of, use_interval,
+    retention, staleness, store, text_of, trusted_proxies, use_interval,
 };
 use super::webhooks::{expiry_notice, shown_webhooks, webhook_timeout, webhooks};
 use super::{Settings, Store, redis};
@@ -63,13 +61,7 @@ pub const TABLE: &[Setting<Settings>] = &[
         "none",
         "Networks of the proxies before the proxy that asks, separated by commas, such as 10.0.0.0/8: the \
          client is the last address of `x-forwarded-for` outside them",
-        |s, text| {
-            let networks = |text: &str| {
-                TrustedProxies::new(text.split(',').map(str::trim)).map_err(|error| error.to_string())
-            };
-            s.trusted_proxies = optional(text, networks)?.unwrap_or_default();
-            Ok(())
-        },
+        |s, text| trusted_proxies(text).map(|proxies| s.trusted_proxies = proxies),
     ),
     Row::new(
         "http_listen",

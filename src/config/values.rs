@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::{Listen, PostgresUrls, Settings, Store, postgres};
 use keyward_core::fence::MAX_STALENESS;
 use keyward_core::key::MAX_TTL;
-use keyward_ops::settings::values::{address, duration, path};
+use keyward_guard::TrustedProxies;
+use keyward_ops::settings::values::{address, duration, optional, path};
 
 /// The smallest `max_staleness`.
 const MIN_STALENESS: Duration = Duration::from_secs(2);
@@ -20,6 +21,13 @@ pub(super) fn listen(text: &str) -> Result<Listen, String> {
             .map(Listen::Tcp)
             .map_err(|reason| format!("{reason}; or unix:PATH")),
     }
+}
+
+pub(super) fn trusted_proxies(text: &str) -> Result<TrustedProxies, String> {
+    let networks = |text: &str| {
+        TrustedProxies::new(text.split(',').map(str::trim)).map_err(|error| error.to_string())
+    };
+    Ok(optional(text, networks)?.unwrap_or_default())
 }
 
 pub(super) fn store(text: &str, settings: &Settings) -> Result<Store, String> {

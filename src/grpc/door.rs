@@ -137,7 +137,7 @@ impl Services {
             let message = message.await.map(|message| framed(&message));
             let (parts, ()) = call.into_parts();
             if let Ok(message) = &message
-                && let Some(answer) = server.immediate.answer(&parts, message, peer)
+                && let Some(answer) = server.handler.at_once(&parts, message, peer)
             {
                 let response = match answer {
                     Answer::Now(response) => response,

@@ -20,7 +20,7 @@ use keyward_proto::v1;
 use tonic::{Request, Response, Status};
 
 use super::{Api, convert};
-use crate::service::{ServiceError, Verified, Verify};
+use crate::service::{ServiceError, Verify};
 use keyward_core::key::Role;
 
 /// The realm of challenges.
@@ -99,15 +99,14 @@ impl Envoy {
         })
     }
 
-    /// The answer to a request that was judged.
+    /// The answer to a request that was judged; without a verdict it is UNAVAILABLE.
     pub(super) fn answer(
         &self,
         asked: Asked,
-        verified: &Verified,
+        verdict: Option<Verdict>,
     ) -> Result<CheckResponse, Status> {
-        let verdict = Verdict::try_from(convert::verified(verified, false));
         let judged = verdict
-            .map_err(|_| Refusal::unavailable(None))
+            .ok_or_else(|| Refusal::unavailable(None))
             .and_then(Refusal::check)
             .and_then(|identity| identity.headers().map_err(|_| Refusal::unavailable(None)));
         match judged {
@@ -231,7 +230,8 @@ impl Authorization for Api {
         let answer = match asked {
             Ok(asked) => {
                 let verified = self.service.verify(&asked.verify).await?;
-                self.envoy.answer(asked, &verified)
+                let verdict = Verdict::try_from(convert::verified(&verified, false));
+                self.envoy.answer(asked, verdict.ok())
             }
             Err(unasked) => self.envoy.unasked(&unasked),
         };

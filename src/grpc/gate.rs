@@ -14,12 +14,13 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
+use super::agent::LocalCallers;
 use super::body::{RequestBody, ResponseBody};
 use super::observe::{METHODS, WATCH};
 use super::origin::Called;
 use super::peer::{CallGuard, LimitError, Peer};
 use super::{MAX_HEADERS, MAX_REQUEST};
-use crate::auth::{Caller, Callers};
+use crate::auth::Callers;
 use crate::service::ServiceError;
 
 /// The overhead of a header in HTTP/2's size of a header list (RFC 9113, 6.5.2), in bytes.
@@ -38,18 +39,27 @@ const LONG_READS: [&str; 7] = [
     "/keyward.v1.AdminService/VerifyAudit",
 ];
 
+/// Judges who calls.
+#[derive(Clone)]
+pub(super) enum Doorkeeper {
+    /// The service: by tokens of Keyward.
+    Tokens(Arc<Callers>),
+    /// An agent.
+    Agent(Arc<LocalCallers>),
+}
+
 /// Wraps a service in a [`Gate`].
 #[derive(Clone)]
 pub(super) struct GateLayer {
-    callers: Arc<Callers>,
+    doorkeeper: Doorkeeper,
     long_calls: Handle,
 }
 
 impl GateLayer {
-    /// Admits those whom `callers` authenticates. Long calls run on `long_calls`.
-    pub(super) fn new(callers: Arc<Callers>, long_calls: Handle) -> Self {
+    /// Admits those whom `doorkeeper` admits. Long calls run on `long_calls`.
+    pub(super) fn new(doorkeeper: Doorkeeper, long_calls: Handle) -> Self {
         Self {
-            callers,
+            doorkeeper,
             long_calls,
         }
     }
@@ -107,7 +117,7 @@ where
 }
 
 /// What a path asks for.
-enum Kind {
+pub(super) enum Kind {
     /// A call of our services, which needs a token.
     Keyward,
     /// A near-cache's stream.
@@ -119,7 +129,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(path: &str) -> Self {
+    pub(super) fn of(path: &str) -> Self {
         if METHODS.contains(&path) && !path.starts_with("/grpc.") {
             Self::Keyward
         } else if path.starts_with("/grpc.reflection.") {
@@ -156,14 +166,11 @@ impl GateLayer {
         let mut open = Vec::new();
         match kind {
             Kind::Keyward => {
-                let caller = self.judge(request.headers(), header_bytes, &peer).await?;
+                self.judge(&mut request, header_bytes, &peer).await?;
                 let path = request.uri().path();
                 let called = METHODS.iter().find(|known| **known == path);
-                let called = called.map(|path| Called(path));
-                let extensions = request.extensions_mut();
-                extensions.insert(caller);
-                if let Some(called) = called {
-                    extensions.insert(called);
+                if let Some(path) = called {
+                    request.extensions_mut().insert(Called(path));
                 }
             }
             Kind::Open { is_reflection } => {
@@ -205,27 +212,35 @@ impl GateLayer {
         })
     }
 
-    /// Authenticates the caller. What a stranger's call holds meanwhile counts.
+    /// Judges the caller, and notes it in the request. What a stranger's call holds meanwhile counts.
     async fn judge(
         &self,
-        headers: &HeaderMap,
+        request: &mut Request<Body>,
         bytes: usize,
         peer: &Arc<Peer>,
-    ) -> Result<Caller, Status> {
+    ) -> Result<(), Status> {
         let mut held = peer.reservation();
         if !peer.is_caller() {
             held.grow(bytes)?;
         }
+        let callers = match &self.doorkeeper {
+            Doorkeeper::Tokens(callers) => callers,
+            Doorkeeper::Agent(callers) => {
+                let sender = callers.judge(request.headers(), request.uri().path(), peer)?;
+                request.extensions_mut().insert(sender);
+                return Ok(());
+            }
+        };
+        let headers = request.headers();
         let values = headers.get_all(AUTHORIZATION).into_iter();
-        let judging = self
-            .callers
-            .authenticate(values.map(|value| value.as_bytes()));
+        let judging = callers.authenticate(values.map(|value| value.as_bytes()));
         let caller = judging.await.map_err(ServiceError::from)?;
         peer.has_caller();
         if let Some(value) = headers.get(AUTHORIZATION) {
             peer.remember(value.as_bytes(), &caller);
         }
-        Ok(caller)
+        request.extensions_mut().insert(caller);
+        Ok(())
     }
 
     /// Passes the call to `inner`, on the threads of long calls if it is long.

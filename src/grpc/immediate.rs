@@ -7,6 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::future::BoxFuture;
@@ -17,6 +18,7 @@ use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use keyward_core::fence::Now;
 use keyward_core::key::{Clock, Role};
+use keyward_guard::Verdict;
 use keyward_ops::RpcMetrics;
 use keyward_ops::traces::rpc_span;
 use keyward_proto::envoy::CheckRequest;
@@ -27,7 +29,7 @@ use tonic::{Code, Status};
 use tracing::Instrument as _;
 
 use super::body::PREFIX;
-use super::envoy::Asked;
+use super::envoy::{Asked, Envoy};
 use super::gate::{SHORT_MESSAGE, check_headers};
 use super::observe::{CHECK, Observer};
 use super::peer::{Peer, Unsent};
@@ -45,22 +47,38 @@ pub(super) enum Answer {
     Later(BoxFuture<'static, Response<Reply>>),
 }
 
-/// Answers calls below the layers.
+/// Answers calls of the service below the layers.
 pub(super) struct Immediate {
     api: Api,
+    methods: Methods,
+}
+
+/// The methods that can be answered below the layers.
+pub(super) struct Methods {
     verify: RpcMetrics,
     check: RpcMetrics,
     clock: Arc<dyn Clock>,
 }
 
 /// What a call asks for, and so the form of its answer.
-enum Question {
+pub(super) enum Question {
     Verify(Verify),
     Check(Box<Asked>),
 }
 
 impl Question {
-    fn verify(&self) -> &Verify {
+    /// What a call of the method at `path` asks for. `None` says nothing: the layers answer it.
+    pub(super) fn read(path: &str, message: &[u8], envoy: &Envoy) -> Option<Self> {
+        Some(match path {
+            CHECK => {
+                let request = CheckRequest::decode(message).ok()?;
+                Self::Check(Box::new(envoy.ask(request).ok()?))
+            }
+            _ => Self::Verify(convert::verify(v1::VerifyRequest::decode(message).ok()?).ok()?),
+        })
+    }
+
+    pub(super) fn verify(&self) -> &Verify {
         match self {
             Self::Verify(verify) => verify,
             Self::Check(asked) => &asked.verify,
@@ -68,91 +86,48 @@ impl Question {
     }
 }
 
-impl Immediate {
-    /// Answers for `api`. Calls are observed as `observer` observes them.
-    pub(super) fn new(api: Api, observer: &Observer, clock: Arc<dyn Clock>) -> Self {
+/// The message of a call whose whole body is `body`, and the time limit of the call. `None` says nothing:
+/// the layers answer it.
+pub(super) fn begin<'b>(call: &Parts, body: &'b [u8]) -> Option<(&'b [u8], Option<Duration>)> {
+    let message = message(body)?;
+    check_headers(&call.headers, &call.uri).ok()?;
+    let limit = deadline::limit(&call.headers).ok()?;
+    let is_over = limit.is_some_and(|limit| limit.is_zero());
+    (!is_over).then_some((message, limit))
+}
+
+impl Methods {
+    /// Calls are observed as `observer` observes them.
+    pub(super) fn new(observer: &Observer, clock: Arc<dyn Clock>) -> Self {
         Self {
-            api,
             verify: observer.method(VERIFY).clone(),
             check: observer.method(CHECK).clone(),
             clock,
         }
     }
 
-    /// The answer to a call whose whole message is `body`. `None` says nothing: the call must go
-    /// through the layers.
-    pub(super) fn answer(
-        self: &Arc<Self>,
-        call: &Parts,
-        body: &[u8],
-        peer: &Arc<Peer>,
-    ) -> Option<Answer> {
-        let now = Now::read(&*self.clock);
-        let message = message(body)?;
-        check_headers(&call.headers, &call.uri).ok()?;
-        let limit = deadline::limit(&call.headers).ok()?;
-        if limit.is_some_and(|limit| limit.is_zero()) {
-            return None;
-        }
-        let mut tokens = call.headers.get_all(AUTHORIZATION).into_iter();
-        let caller = peer.known_caller(tokens.next()?.as_bytes())?;
-        let is_admitted = tokens.next().is_none()
-            && caller.has(Role::Verifier)
-            && self.api.callers.is_still_valid(&caller, now);
-        if !is_admitted {
-            return None;
-        }
-        let question = match call.uri.path() {
-            CHECK => {
-                let request = CheckRequest::decode(message).ok()?;
-                Question::Check(Box::new(self.api.envoy.ask(request).ok()?))
-            }
-            _ => Question::Verify(convert::verify(v1::VerifyRequest::decode(message).ok()?).ok()?),
-        };
-        Some(match self.api.service.verify_now(question.verify(), now) {
-            Ok(verified) => Answer::Now(self.respond(question, Ok(verified), peer, now)),
-            Err(missed) => {
-                let (this, peer) = (Arc::clone(self), Arc::clone(peer));
-                let span = rpc_span(self.metrics(&question).method(), None);
-                let work = async move {
-                    let work = this.api.service.verify_behind(question.verify(), &missed);
-                    let verified = deadline::within(limit, work).await;
-                    this.respond(question, verified, &peer, now)
-                };
-                Answer::Later(Box::pin(work.instrument(span)))
-            }
-        })
+    /// The time now.
+    pub(super) fn now(&self) -> Now {
+        Now::read(&*self.clock)
     }
 
-    fn metrics(&self, question: &Question) -> &RpcMetrics {
+    fn of(&self, question: &Question) -> &RpcMetrics {
         match question {
             Question::Verify(_) => &self.verify,
             Question::Check(_) => &self.check,
         }
     }
 
-    /// The response to a call that arrived at `now`.
-    fn respond(
+    /// The response to a call that arrived at `now`, with the message that `encode` makes.
+    pub(super) fn respond(
         &self,
         question: Question,
-        verified: Result<Verified, ServiceError>,
+        encode: impl FnOnce(Question) -> Result<Bytes, Status>,
         peer: &Arc<Peer>,
         now: Now,
     ) -> Response<Reply> {
-        let metrics = self.metrics(&question);
-        let encoded = verified.map_err(Status::from).and_then(|verified| {
-            Ok(match (question, &verified.key) {
-                (Question::Check(asked), _) => {
-                    let answer = self.api.envoy.answer(*asked, &verified)?;
-                    framed(&answer.encode_to_vec())
-                }
-                (Question::Verify(asked), Some(key)) if !asked.wants_entry => framed(key.answer()),
-                (Question::Verify(asked), _) => {
-                    framed(&convert::verified(&verified, asked.wants_entry).encode_to_vec())
-                }
-            })
-        });
-        let (code, response) = match encoded {
+        let metrics = self.of(&question);
+        let (code, response) = match encode(question) {
             Ok(reply) => {
                 let (unsent, _) = peer.reserve_response(reply.len());
                 let mut response = Response::new(Reply::Message(reply, unsent));
@@ -164,6 +139,72 @@ impl Immediate {
         };
         metrics.observe(code, self.clock.boot().since(now.boot));
         response
+    }
+}
+
+impl Immediate {
+    /// Answers for `api`.
+    pub(super) fn new(api: Api, methods: Methods) -> Self {
+        Self { api, methods }
+    }
+
+    /// The answer to a call whose whole message is `body`. `None` says nothing: the call must go
+    /// through the layers.
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        call: &Parts,
+        body: &[u8],
+        peer: &Arc<Peer>,
+    ) -> Option<Answer> {
+        let now = self.methods.now();
+        let (message, limit) = begin(call, body)?;
+        let mut tokens = call.headers.get_all(AUTHORIZATION).into_iter();
+        let caller = peer.known_caller(tokens.next()?.as_bytes())?;
+        let is_admitted = tokens.next().is_none()
+            && caller.has(Role::Verifier)
+            && self.api.callers.is_still_valid(&caller, now);
+        if !is_admitted {
+            return None;
+        }
+        let question = Question::read(call.uri.path(), message, &self.api.envoy)?;
+        Some(match self.api.service.verify_now(question.verify(), now) {
+            Ok(verified) => Answer::Now(self.respond(question, Ok(verified), peer, now)),
+            Err(missed) => {
+                let (this, peer) = (Arc::clone(self), Arc::clone(peer));
+                let span = rpc_span(self.methods.of(&question).method(), None);
+                let work = async move {
+                    let work = this.api.service.verify_behind(question.verify(), &missed);
+                    let verified = deadline::within(limit, work).await;
+                    this.respond(question, verified, &peer, now)
+                };
+                Answer::Later(Box::pin(work.instrument(span)))
+            }
+        })
+    }
+
+    /// The response to a call that arrived at `now`.
+    fn respond(
+        &self,
+        question: Question,
+        verified: Result<Verified, ServiceError>,
+        peer: &Arc<Peer>,
+        now: Now,
+    ) -> Response<Reply> {
+        let encode = |question| {
+            let verified = verified?;
+            Ok(match (question, &verified.key) {
+                (Question::Check(asked), _) => {
+                    let verdict = Verdict::try_from(convert::verified(&verified, false));
+                    let answer = self.api.envoy.answer(*asked, verdict.ok())?;
+                    framed(&answer.encode_to_vec())
+                }
+                (Question::Verify(asked), Some(key)) if !asked.wants_entry => framed(key.answer()),
+                (Question::Verify(asked), _) => {
+                    framed(&convert::verified(&verified, asked.wants_entry).encode_to_vec())
+                }
+            })
+        };
+        self.methods.respond(question, encode, peer, now)
     }
 }
 

@@ -6,10 +6,10 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::os::unix::net as unix;
 use std::path::{Path, PathBuf};
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixSocket};
 
-/// The mode of a socket: its user and its group may connect.
-const MODE: u32 = 0o660;
+/// The connections that may wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// A bound listener.
 pub enum Listener {
@@ -45,17 +45,19 @@ impl Listener {
         TcpListener::bind(address).await.map(Self::Tcp)
     }
 
-    /// Listens on a socket at `path`, and replaces one on which nobody listens.
+    /// Listens on a socket with this mode at `path`, and replaces one on which nobody listens.
     ///
     /// # Errors
     ///
     /// Those of the system; another process listens there, or the file is no socket.
-    pub fn unix(path: &Path) -> io::Result<Self> {
+    pub fn unix(path: &Path, mode: u32) -> io::Result<Self> {
         remove_stale(path)?;
-        let listener = UnixListener::bind(path)?;
+        let socket = UnixSocket::new_stream()?;
+        socket.bind(path)?;
         let file = SocketFile::of(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))?;
-        Ok(Self::Unix(listener, file))
+        // Nobody can connect before the mode is set.
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        Ok(Self::Unix(socket.listen(BACKLOG)?, file))
     }
 
     pub(super) async fn accept(&self) -> io::Result<Socket> {
@@ -132,10 +134,10 @@ mod tests {
     async fn only_a_socket_without_a_listener_is_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("keyward.sock");
-        let first = Listener::unix(&path).unwrap();
+        let first = Listener::unix(&path, 0o640).unwrap();
         let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, MODE);
-        let refused = Listener::unix(&path).err().unwrap();
+        assert_eq!(mode & 0o777, 0o640);
+        let refused = Listener::unix(&path, 0o640).err().unwrap();
         assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
         drop(first);
         assert!(!path.exists(), "a stop removes the file");
@@ -143,10 +145,10 @@ mod tests {
         // A process that was killed leaves its socket.
         drop(unix::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        drop(Listener::unix(&path).unwrap());
+        drop(Listener::unix(&path, 0o640).unwrap());
 
         std::fs::write(&path, "text").unwrap();
-        assert!(Listener::unix(&path).is_err());
+        assert!(Listener::unix(&path, 0o640).is_err());
         assert_eq!(std::fs::read(&path).unwrap(), b"text");
     }
 }

@@ -2,6 +2,7 @@
 //! The use cases are in `service`.
 
 mod admin;
+mod agent;
 mod api;
 mod body;
 mod connection;
@@ -11,6 +12,7 @@ mod door;
 mod encoding;
 mod envoy;
 mod gate;
+mod handler;
 mod immediate;
 mod import;
 mod listener;
@@ -36,15 +38,16 @@ use tonic::Request;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tower::{Layer, ServiceBuilder};
+use tower::ServiceBuilder;
 
 use crate::auth::{Caller, Callers};
 use crate::service::{Service, ServiceError};
 use keyward_core::key::{Clock, Role};
 use keyward_guard::TrustedProxies;
-use keyward_ops::Metrics;
+use keyward_ops::PortMetrics;
 use keyward_ops::traces::Sampling;
 
+pub use agent::{Agent, LocalCallers, agent_server};
 pub use body::RequestBody;
 pub use convert::{keep, keep_foreign};
 pub use door::{Http, Services};
@@ -59,12 +62,12 @@ pub use status::{
 pub use tls::{Tls, TlsError};
 pub use workers::{Listeners, Workers, accept};
 
-use deadline::{Deadline, DeadlineLayer, Progress};
-use encoding::EncodingLayer;
+use deadline::{DeadlineLayer, Progress};
 use envoy::Envoy;
-use gate::{Gate, GateLayer};
-use immediate::Immediate;
-use observe::{Observe, ObserveLayer, Observer};
+use gate::{Doorkeeper, GateLayer};
+use handler::{Handler, Layers};
+use immediate::{Immediate, Methods};
+use observe::{ObserveLayer, Observer};
 use origin::{Called, origin};
 use peer::{Peer, Peers};
 
@@ -170,18 +173,26 @@ impl Api {
     }
 }
 
-/// The services in their layers.
-type Stacked = Observe<Deadline<Gate<<EncodingLayer as Layer<Routes>>::Service>>>;
-
 /// A configured server, ready to serve connections.
 #[derive(Clone)]
 pub struct Server {
-    stack: Stacked,
-    immediate: Arc<Immediate>,
+    handler: Arc<dyn Handler>,
     long_calls: Handle,
     sampling: Sampling,
     max_age: Option<Duration>,
     peers: Arc<Peers>,
+}
+
+impl Server {
+    fn new(handler: Arc<dyn Handler>, metrics: &PortMetrics, front: &Front<'_>) -> Self {
+        Self {
+            handler,
+            long_calls: front.long_calls.handle(),
+            sampling: front.sampling,
+            max_age: front.max_connection_age,
+            peers: Peers::new(front.limits, metrics.limits.clone()),
+        }
+    }
 }
 
 impl std::fmt::Debug for Server {
@@ -206,7 +217,7 @@ pub struct Front<'a> {
 pub fn server(
     api: Api,
     health: HealthServer<impl Health>,
-    metrics: &Metrics,
+    metrics: &PortMetrics,
     clock: Arc<dyn Clock>,
     front: &Front<'_>,
 ) -> Result<Server, tonic_reflection::server::Error> {
@@ -217,9 +228,10 @@ pub fn server(
             .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
     let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
-    let gate = GateLayer::new(Arc::clone(&api.callers), front.long_calls.handle());
+    let callers = Doorkeeper::Tokens(Arc::clone(&api.callers));
+    let gate = GateLayer::new(callers, front.long_calls.handle());
     let observer = Arc::new(Observer::new(metrics, Arc::clone(&clock)));
-    let immediate = Arc::new(Immediate::new(api.clone(), &observer, clock));
+    let immediate = Immediate::new(api.clone(), Methods::new(&observer, clock));
     let keys = ApiKeyServiceServer::new(api.clone())
         .max_decoding_message_size(MAX_REQUEST)
         .accept_compressed(Gzip)
@@ -242,12 +254,9 @@ pub fn server(
         .layer(gate)
         .layer(encoding::layer())
         .service(routes.routes().prepare());
-    Ok(Server {
+    let handler = Layers {
         stack,
-        immediate,
-        long_calls: front.long_calls.handle(),
-        sampling: front.sampling,
-        max_age: front.max_connection_age,
-        peers: Peers::new(front.limits, metrics.limits.clone()),
-    })
+        immediate: Arc::new(immediate),
+    };
+    Ok(Server::new(Arc::new(handler), metrics, front))
 }

@@ -13,7 +13,7 @@ use tracing::Instrument as _;
 
 use keyward_core::key::Clock;
 use keyward_ops::traces::{end_rpc, rpc_span};
-use keyward_ops::{Metrics, RpcMetrics};
+use keyward_ops::{PortMetrics, RpcMetrics};
 
 /// The methods that have their own metric labels. All others count as `other`, so that a client
 /// cannot create labels.
@@ -72,7 +72,7 @@ pub(super) struct Traced;
 
 impl Observer {
     /// Counts in `metrics` and measures durations with `clock`.
-    pub(super) fn new(metrics: &Metrics, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(metrics: &PortMetrics, clock: Arc<dyn Clock>) -> Self {
         let methods = METHODS
             .iter()
             .map(|path| (*path, metrics.rpc(name(path), path.trim_start_matches('/'))))
@@ -152,7 +152,7 @@ where
 
 /// The status code of a response. A failed RPC has `grpc-status` in its headers; a successful one
 /// has it in its trailers.
-fn code_of<R>(response: &Response<R>) -> Code {
+pub(super) fn code_of<R>(response: &Response<R>) -> Code {
     response
         .headers()
         .get("grpc-status")

@@ -11,6 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use super::connection::{Connection, OPENING_TIMEOUT, STALL};
+use super::door::{Door, Http};
+use super::handler::BoxedCall;
+use super::immediate::{Answer, Begun, Reply, may_be_immediate};
+use super::observe::Traced;
+use super::peer::Peer;
+use super::{CONNECTION_WINDOW, MAX_HTTP2_HEADERS, MAX_STREAMS, STREAM_WINDOW, Server};
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -22,14 +29,6 @@ use hyper_util::server::conn::auto;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tower::Service as _;
-
-use super::connection::{Connection, OPENING_TIMEOUT, STALL};
-use super::door::{Door, Http};
-use super::immediate::{Answer, Begun, Reply, may_be_immediate};
-use super::observe::Traced;
-use super::peer::Peer;
-use super::{CONNECTION_WINDOW, MAX_HTTP2_HEADERS, MAX_STREAMS, STREAM_WINDOW, Server};
 
 /// The interval of pings that find a client which has vanished.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -152,14 +151,12 @@ pub(super) struct Serving {
 }
 
 impl Serving {
-    /// Hands a call to the layers, which are always ready.
+    /// Hands a call to the layers.
     pub(super) fn through_layers(&self, mut request: Request<Body>) -> BoxedCall {
         request.extensions_mut().insert(Arc::clone(&self.peer));
-        self.server.stack.clone().call(request)
+        self.server.handler.through_layers(request)
     }
 }
-
-pub(super) type BoxedCall = BoxFuture<'static, Result<Response<Body>, Infallible>>;
 
 impl hyper::service::Service<Request<Incoming>> for Calls {
     type Response = Response<Reply>;
@@ -198,9 +195,9 @@ impl Future for Call {
             && let Some((request, serving)) = new.take()
         {
             let (parts, mut body) = request.map(Begun::new).into_parts();
-            let immediate = &serving.server.immediate;
+            let handler = &serving.server.handler;
             let answer = match body.whole(cx) {
-                Some(data) => immediate.answer(&parts, data, &serving.peer),
+                Some(data) => handler.at_once(&parts, data, &serving.peer),
                 None => None,
             };
             *self = match answer {

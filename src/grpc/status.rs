@@ -1,11 +1,15 @@
 //! Maps each error to a `tonic::Status`: code, message, reason and details.
 
+mod agent;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use http::HeaderValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
+
+pub(super) use agent::AgentError;
 
 use super::peer::LimitError;
 use crate::auth::Denied;
@@ -152,6 +156,16 @@ static NEAR_CACHES_EXHAUSTED: Reason = Reason::new(
     Code::ResourceExhausted,
     "The instance, or this caller there, has too many near-caches, or this caller's were too slow. Verify by calls. Retry on another instance, or after the time in `RetryInfo`.",
 );
+static AGENT_VERIFIES_ONLY: Reason = Reason::new(
+    "AGENT_VERIFIES_ONLY",
+    Code::PermissionDenied,
+    "An agent only verifies keys for local programs. Send a token of Keyward for this call.",
+);
+static AGENT_CUT_OFF: Reason = Reason::new(
+    "AGENT_CUT_OFF",
+    Code::Unavailable,
+    "The agent got no answer from Keyward and cannot answer by itself. Nothing was changed. Retry.",
+);
 /// The reason of too large headers.
 pub const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
 /// The reason of a request that did not arrive in time.
@@ -174,7 +188,7 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 26] = [
+static REASONS: [&Reason; 28] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
     &ROLE_REQUIRED,
@@ -200,6 +214,8 @@ static REASONS: [&Reason; 26] = [
     &NEAR_CACHES_EXHAUSTED,
     &TOO_LARGE_HEADERS,
     &UNFINISHED_REQUEST,
+    &AGENT_VERIFIES_ONLY,
+    &AGENT_CUT_OFF,
     &INTERNAL,
 ];
 

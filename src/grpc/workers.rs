@@ -19,7 +19,7 @@ use super::door::{Door, Http};
 use super::listener::{Listener, Socket};
 use super::peer::{Peer, Peers};
 use super::tls::{Tls, handshakes};
-use keyward_ops::{Metrics, Tasks};
+use keyward_ops::{PortMetrics, Tasks};
 
 /// The pause of the acceptor after a failed accept, for example without free file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -46,7 +46,7 @@ impl Workers {
         count: usize,
         server: &Server,
         tls: Option<&Tls>,
-        metrics: &Metrics,
+        metrics: &PortMetrics,
         tasks: &Tasks,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
@@ -73,7 +73,7 @@ impl Workers {
     pub fn here(
         server: &Server,
         tls: Option<&Tls>,
-        metrics: &Metrics,
+        metrics: &PortMetrics,
         tasks: &Tasks,
         stop: &CancellationToken,
     ) -> Self {
@@ -122,7 +122,7 @@ fn worker(
     n: usize,
     server: Server,
     tls: Option<Tls>,
-    metrics: &Metrics,
+    metrics: &PortMetrics,
     tasks: &Tasks,
     stop: &CancellationToken,
 ) -> (Worker, impl Future<Output = ()> + Send + 'static) {

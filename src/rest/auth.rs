@@ -54,7 +54,8 @@ impl Rest {
         required_scopes: Vec<String>,
         services: &Services,
     ) -> Result<[(HeaderName, HeaderValue); 5], Refusal> {
-        let token = token(headers).map_err(|fault| self.misconfigured(fault))?;
+        let token = token(headers, self.allows_no_token);
+        let token = token.map_err(|fault| self.misconfigured(fault))?;
         let api_key = credential::take(headers, &DEFAULT_HEADERS)?;
         let client_ip = self.proxies.client_ip_from_proxy(headers);
         let verify = v1::VerifyRequest {
@@ -65,7 +66,7 @@ impl Rest {
             want_cache_entry: false,
         };
         let mut metadata = HeaderMap::new();
-        metadata.insert(AUTHORIZATION, token);
+        metadata.extend(token.map(|token| (AUTHORIZATION, token)));
         let message = async move { Ok(verify.encode_to_vec()) };
         let answered = services
             .call(&Uri::from_static(VERIFY), metadata, message)
@@ -97,13 +98,17 @@ impl Rest {
 }
 
 /// The metadata `authorization` of the proxy.
-fn token(headers: &HeaderMap) -> Result<HeaderValue, &'static str> {
+fn token(headers: &HeaderMap, may_be_missing: bool) -> Result<Option<HeaderValue>, &'static str> {
     let mut tokens = headers.get_all(TOKEN).iter();
     match (tokens.next(), tokens.next()) {
         (Some(token), None) => {
             let bearer = [b"Bearer ", token.as_bytes()].concat();
-            HeaderValue::from_bytes(&bearer).map_err(|_| "x-keyward-token is not a token")
+            let bearer = HeaderValue::from_bytes(&bearer);
+            bearer
+                .map(Some)
+                .map_err(|_| "x-keyward-token is not a token")
         }
+        (None, _) if may_be_missing => Ok(None),
         (None, _) => Err("x-keyward-token is missing; it holds the proxy's own token"),
         (Some(_), Some(_)) => Err("x-keyward-token is there twice; delete what the client sent"),
     }

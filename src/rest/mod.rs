@@ -46,6 +46,8 @@ pub struct Rest {
     proxies: TrustedProxies,
     cors: Option<CorsLayer>,
     faults: LogLimit,
+    /// Whether a proxy may ask `/auth` without a token.
+    allows_no_token: bool,
     /// Names this process in the ids of requests, which it numbers.
     process: u64,
     requests: AtomicU64,
@@ -82,9 +84,18 @@ impl Rest {
             proxies,
             cors,
             faults: LogLimit::default(),
+            allows_no_token: false,
             process: u64::from_be_bytes(process),
             requests: AtomicU64::new(0),
         })
+    }
+
+    /// Lets a proxy ask `/auth` without a token: the permissions of a socket say who it is.
+    pub fn without_token(self) -> Self {
+        Self {
+            allows_no_token: true,
+            ..self
+        }
     }
 
     async fn answer(

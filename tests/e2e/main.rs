@@ -1,6 +1,7 @@
 //! Keyward, the bot and the callers as processes, with the servers that they need.
 #![cfg(test)]
 
+mod agent;
 mod canary;
 mod cli;
 mod client;

@@ -21,10 +21,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
-    AuditMetrics, CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics,
+    AgentMetrics, AuditMetrics, CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics,
     HeartbeatMetrics, KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics,
-    NearMetrics, One, RevokeMetrics, RpcMetrics, TlsMetrics, Two, UseMetrics, WebhookMetrics,
-    WebhooksMetrics, code_name,
+    NearCacheCounts, NearMetrics, One, PortMetrics, RevokeMetrics, RpcMetrics, TlsMetrics, Two,
+    UseMetrics, WebhookMetrics, WebhooksMetrics, code_name,
 };
 
 pub use otlp::{MetricsExport, Otlp, Signals};

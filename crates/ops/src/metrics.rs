@@ -1,8 +1,10 @@
 //! The metrics of the service. The hot path counts with handles that were resolved beforehand,
 //! without a lookup. A counter or a gauge costs one atomic operation; a histogram takes a short lock.
 
+mod agent;
 mod catalogue;
 mod groups;
+mod ports;
 mod rpc;
 
 use std::fmt;
@@ -10,8 +12,8 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
 
+pub use agent::{AgentMetrics, NearCacheCounts};
 use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
@@ -19,17 +21,14 @@ pub use groups::{
     L2Metrics, LimitMetrics, MemberMetrics, NearMetrics, RevokeMetrics, TlsMetrics, UseMetrics,
     WebhookMetrics, WebhooksMetrics,
 };
-use rpc::RpcDurations;
+pub use ports::PortMetrics;
 pub(crate) use rpc::conventional_name;
 pub use rpc::{RpcMetrics, code_name};
 
-/// All metrics of one process. The fields are handles: a clone is the same metric.
+/// All metrics of an instance. The fields are handles: a clone is the same metric.
 pub struct Metrics {
     catalogue: Catalogue,
-    rpc_total: Family<Two, Counter>,
-    rpc_duration: RpcDurations,
     store_calls: Durations<Two>,
-    connections: Family<[(&'static str, String); 1], Gauge>,
     verdicts: Vec<Counter>,
     /// Keys refused without I/O.
     pub garbage: GarbageMetrics,
@@ -63,8 +62,8 @@ pub struct Metrics {
     pub l2: L2Metrics,
     /// The listener's TLS.
     pub tls: TlsMetrics,
-    /// The limits of the gRPC port.
-    pub limits: LimitMetrics,
+    /// The calls and connections.
+    pub ports: PortMetrics,
 }
 
 impl Metrics {
@@ -79,12 +78,7 @@ impl Metrics {
         let count = |name: &&'static str| verdict.get_or_create_owned(&[("verdict", *name)]);
         let [key_cache, token_cache, foreign_cache] = CacheMetrics::register(c);
         let metrics = Self {
-            rpc_total: c.counters(
-                "keyward_rpc",
-                "method, code",
-                "Answered calls, by RPC and gRPC status code (`OK`, `UNAVAILABLE`, ...)",
-            ),
-            rpc_duration: RpcDurations::register(c),
+            ports: PortMetrics::register(c),
             verdicts: verdicts.iter().map(count).collect(),
             garbage: GarbageMetrics::register(c),
             keyring: KeyringMetrics::register(c),
@@ -111,27 +105,10 @@ impl Metrics {
             near: NearMetrics::register(c),
             l2: L2Metrics::register(c),
             tls: TlsMetrics::register(c),
-            limits: LimitMetrics::register(c),
-            connections: c.gauges(
-                "keyward_connections",
-                "worker",
-                "Open gRPC connections, by verifying thread",
-            ),
             catalogue,
         };
         metrics.fence.freshness_age.set(-1.0);
         metrics
-    }
-
-    /// The handles of one RPC: its short name, and its full one without a `/` before it. Keep them: this
-    /// looks them up.
-    pub fn rpc(&self, name: &'static str, method: &'static str) -> RpcMetrics {
-        RpcMetrics::new(
-            name,
-            method,
-            self.rpc_total.clone(),
-            self.rpc_duration.clone(),
-        )
     }
 
     /// Counts a verdict by its index in the names of `new`; other indexes count nothing.
@@ -148,12 +125,6 @@ impl Metrics {
         self.store_calls
             .get_or_create(&labels)
             .observe(elapsed.as_secs_f64());
-    }
-
-    /// The gauge of one thread's open connections. Keep it: this looks it up.
-    pub fn connections(&self, worker: usize) -> Gauge {
-        self.connections
-            .get_or_create_owned(&[("worker", worker.to_string())])
     }
 
     /// All metrics in the OpenMetrics text format.
@@ -185,11 +156,13 @@ mod tests {
         let metrics = Metrics::new(&["VALID", "NOT_FOUND"]);
         metrics.verdict(1);
         metrics.verdict(99);
-        let rpc = metrics.rpc("Verify", "keyward.v1.ApiKeyService/Verify");
+        let rpc = metrics
+            .ports
+            .rpc("Verify", "keyward.v1.ApiKeyService/Verify");
         rpc.observe(Code::Ok, Duration::from_micros(40));
         rpc.observe(Code::Unavailable, Duration::from_secs(1));
         metrics.store_call("find", "ok", Duration::from_millis(1));
-        metrics.connections(3).inc();
+        metrics.ports.connections(3).inc();
         metrics.key_cache.hit.inc();
         metrics.fence.freshness_age.set(0.25);
         metrics.fence.applied_revision.set(7);
@@ -221,7 +194,10 @@ mod tests {
     fn table_lists_every_encoded_metric() {
         let table = Metrics::table();
         let metrics = Metrics::new(&["VALID"]);
-        let (_, _) = (metrics.rpc("Get", "x.Y/Get"), metrics.connections(0));
+        let (_, _) = (
+            metrics.ports.rpc("Get", "x.Y/Get"),
+            metrics.ports.connections(0),
+        );
         metrics.store_call("find", "ok", Duration::ZERO);
         for line in metrics
             .encode()

@@ -2,9 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 
 /// A response.
 #[derive(Clone, Debug)]
@@ -58,9 +59,36 @@ pub async fn ask(
     headers: &[(&str, &str)],
     body: &str,
 ) -> io::Result<HttpAnswer> {
-    let mut stream = TcpStream::connect(address).await?;
+    let stream = TcpStream::connect(address).await?;
+    ask_over(stream, &address.to_string(), method, path, headers, body).await
+}
+
+/// Like [`ask`], of a server on a Unix socket.
+///
+/// # Errors
+///
+/// The connection failed, or the response is invalid.
+pub async fn ask_unix(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<HttpAnswer> {
+    let stream = UnixStream::connect(socket).await?;
+    ask_over(stream, "localhost", method, path, headers, body).await
+}
+
+async fn ask_over(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> io::Result<HttpAnswer> {
     let mut request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-length: {}\r\n",
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {}\r\n",
         body.len()
     );
     for (name, value) in headers {

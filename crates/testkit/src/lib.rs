@@ -10,6 +10,7 @@
     reason = "a harness that cannot start its server fails the test"
 )]
 
+mod agent;
 mod browser;
 mod client;
 mod cluster;
@@ -51,6 +52,7 @@ mod tls;
 mod turns;
 mod web;
 
+pub use agent::AgentProcess;
 pub use browser::Browser;
 pub use client::{Client, connect, connect_tls, http_get};
 pub use cluster::{Cluster, Options};
@@ -63,7 +65,7 @@ pub use front::{Front, FrontOptions, start_api};
 pub use history::{
     Counts, Event, Fault, Recorder, Report, Unreadable, Violation, check, check_events,
 };
-pub use http::{HttpAnswer, ask as http_ask};
+pub use http::{HttpAnswer, ask as http_ask, ask_unix as http_ask_unix};
 pub use load::{
     End, Key, Least, Load, LoadOptions, Outcome, graceful, is_unavailable, left_until, patiently,
 };

@@ -60,7 +60,7 @@ fn machine(settings: &Settings, found: &mut Findings) {
     found.ok("settings", "valid");
     // As `serve` does it.
     system::allow_open_files();
-    if let Some(warning) = too_few_files(settings) {
+    if let Some(warning) = too_few_files(settings.max_connections) {
         found.warn("settings", warning);
     }
     if settings.insecure {

@@ -8,7 +8,11 @@ use keyward_ops::findings::Findings;
 use super::*;
 
 /// Executes nothing, and returns a description of the command.
-fn recorded(command: LocalCommand, settings: Settings) -> Result<LocalResult, String> {
+fn recorded(work: LocalWork) -> Result<LocalResult, String> {
+    let (command, settings) = match work {
+        LocalWork::Command(command, settings) => (command, *settings),
+        LocalWork::Agent(settings) => return Err(format!("agent on {}", settings.listen)),
+    };
     let store = settings.store;
     let text = match command {
         LocalCommand::Serve => Err(format!("listens on {}", settings.listen)),

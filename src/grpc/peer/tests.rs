@@ -16,7 +16,7 @@ fn peers(connections: usize) -> Arc<Peers> {
         connections,
         buffered: TOTAL,
     };
-    Peers::new(limits, Metrics::new(&[]).limits.clone())
+    Peers::new(limits, Metrics::new(&[]).ports.limits.clone())
 }
 
 fn caller(peers: &Arc<Peers>) -> Arc<Peer> {

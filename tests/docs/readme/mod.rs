@@ -6,7 +6,7 @@
 //! `LANGUAGE FILE` is written to that file before the next command.
 
 use keyward_core::key::Verdict;
-use keyward_ops::Metrics;
+use keyward_ops::{AgentMetrics, Metrics};
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use regex::Regex;
@@ -20,8 +20,9 @@ mod story;
 mod transcript;
 
 /// The documents whose commands are run.
-const TRANSCRIPTS: [&str; 3] = [
+const TRANSCRIPTS: [&str; 4] = [
     "README.md",
+    "docs/guide/agent.md",
     "docs/guide/first-key.md",
     "docs/guide/move-in.md",
 ];
@@ -63,12 +64,14 @@ fn the_story_is_what_the_demo_prints() {
 
 #[test]
 fn tables_are_those_of_the_code() {
-    for (name, table) in [
-        ("errors", keyward::grpc::reasons_table()),
-        ("settings", keyward::config::markdown()),
-        ("metrics", Metrics::table()),
+    for (page, name, table) in [
+        ("errors", "errors", keyward::grpc::reasons_table()),
+        ("settings", "settings", keyward::config::markdown()),
+        ("settings", "agent", keyward::config::agent_markdown()),
+        ("metrics", "metrics", Metrics::table()),
+        ("metrics", "agent", AgentMetrics::table()),
     ] {
-        let document = format!("docs/reference/{name}.md");
+        let document = format!("docs/reference/{page}.md");
         settle(&document, &with_table(&read(&document), name, &table));
     }
 }

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 
-use keyward_testkit::{PATIENCE, Process, Program, start_api, wait_until, without_settings};
+use keyward_testkit::{
+    AgentProcess, PATIENCE, Process, Program, start_api, wait_until, without_settings,
+};
 use regex::Regex;
 
 use super::shell::Shell;
@@ -19,6 +21,10 @@ const STARTS: [&str; 2] = ["cargo run --release", "keyward serve"];
 /// The command that starts the example of an API, before its options.
 const STARTS_API: &str =
     "cargo run --example rest_api -- --keyward http://127.0.0.1:50051 --token-file ";
+/// The command that starts an agent, before its options.
+const STARTS_AGENT: &str = "keyward agent ";
+/// The address of its side port in the documents.
+const AGENT_SIDE: &str = "127.0.0.1:9466";
 /// The addresses of the service and of the API in the documents; the test's take free ports.
 const ADDRESSES: [&str; 4] = [
     "127.0.0.1:50051",
@@ -128,6 +134,7 @@ struct Run {
     shell: Shell,
     service: Option<Process>,
     api: Option<Program>,
+    agent: Option<AgentProcess>,
     /// Each id, secret and time of the document, with the run's own.
     same: HashMap<String, String>,
     volatile: Regex,
@@ -146,6 +153,7 @@ impl Run {
             shell,
             service: None,
             api: None,
+            agent: None,
             same: HashMap::new(),
             volatile,
         }
@@ -160,7 +168,11 @@ impl Run {
         let own = own.chain(api);
         let own = own.map(|address: Option<SocketAddr>| address.map(|address| address.to_string()));
         let pairs = ADDRESSES.into_iter().zip(own.collect::<Vec<_>>());
-        pairs.filter_map(|(shown, own)| Some((shown, own?)))
+        let side = self.agent.iter().map(|agent| agent.side.to_string());
+        let side = side.map(|side| (AGENT_SIDE, Some(side)));
+        pairs
+            .chain(side)
+            .filter_map(|(shown, own)| Some((shown, own?)))
     }
 
     /// The document's text with this run's addresses.
@@ -189,6 +201,9 @@ impl Run {
         }
         if let Some(file) = command.strip_prefix(STARTS_API) {
             return self.start_api(file);
+        }
+        if let Some(options) = command.strip_prefix(STARTS_AGENT) {
+            return self.start_agent(options);
         }
         let command = self.localised(&self.in_this_run(command));
         let printed = self.shell.execute(&command);
@@ -232,6 +247,21 @@ impl Run {
         let ready = format!("rest_api is ready: http://{}\n", api.ready());
         self.api = Some(api);
         self.as_documented(&ready)
+    }
+
+    /// Starts an agent as the command does, but with its side port on a free port.
+    fn start_agent(&mut self, options: &str) -> String {
+        let mut command = without_settings(BINARY);
+        command
+            .env_remove("RUST_LOG")
+            .current_dir(self.directory.path())
+            .arg("agent")
+            .args(self.localised(options).split(' '))
+            .args(["--side-listen", "127.0.0.1:0"]);
+        let agent = AgentProcess::start(command);
+        let printed = agent.output();
+        self.agent = Some(agent);
+        self.as_documented(&printed)
     }
 
     fn as_documented(&self, printed: &str) -> String {

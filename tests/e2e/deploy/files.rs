@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use keyward::config::{Inputs, Source, Store, TABLE, load};
+use keyward::config::{AgentSettings, Inputs, Source, Store, TABLE, load, load_agent};
+use keyward_ops::settings::Schema as _;
 use keyward_testkit::Compose;
 use serde_json::Value;
 
@@ -166,13 +167,33 @@ fn the_sample_settings_are_right_and_name_every_setting() {
         .iter()
         .filter(|e| e.source != Source::Default);
     assert!(given.count() >= 9);
-    let text = read("keyward.toml");
-    for setting in TABLE {
+    names_all("keyward.toml", TABLE.iter().map(|setting| setting.name));
+}
+
+#[test]
+fn the_sample_settings_of_an_agent_are_right_and_name_every_setting() {
+    let token_file = ("KEYWARD_TOKEN_FILE".into(), "/token".into());
+    let inputs = Inputs {
+        config: Some(repository().join("deploy/keyward-agent.toml")),
+        environment: vec![token_file],
+        ..Inputs::default()
+    };
+    let settings = load_agent(inputs).unwrap();
+    assert_eq!(settings.socket_mode, 0o660);
+    assert!(settings.http_listen.is_some() && !settings.insecure);
+    let names = AgentSettings::TABLE.iter().map(|setting| setting.name);
+    names_all("keyward-agent.toml", names);
+}
+
+/// Asserts that a sample has a line for each of these settings.
+fn names_all(sample: &str, names: impl Iterator<Item = &'static str>) {
+    let text = read(sample);
+    for name in names {
         let named = |line: &str| {
             line.trim_start_matches("# ")
-                .starts_with(&format!("{} = ", setting.name))
+                .starts_with(&format!("{name} = "))
         };
-        assert!(text.lines().any(named), "{}", setting.name);
+        assert!(text.lines().any(named), "{name}");
     }
 }
 

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use keyward_proto::v1::Role;
+use keyward_proto::v1::{Role, Verdict};
 use keyward_testkit::telegram::Telegram;
 use keyward_testkit::{
-    Authority, Client, Cluster, Options, Process, Program, Programs, connect_tls,
+    AgentProcess, Authority, Client, Cluster, Options, Process, Program, Programs, connect_tls,
 };
 
 use super::repository;
@@ -104,6 +104,52 @@ fn settings(home: &Path, cluster: &Cluster) -> String {
         _ => format!("{line}\n"),
     });
     lines.collect()
+}
+
+/// The agent by its unit, with the secrets that it loads, and its sockets in `home`.
+fn agent(home: &Path, service: &Unit, token: &str) -> AgentProcess {
+    let unit = unit("keyward-agent.service");
+    let sample = fs::read_to_string(repository().join("deploy/keyward-agent.toml")).unwrap();
+    let settings: String = sample
+        .replace("/run/keyward-agent", home.to_str().unwrap())
+        .replace("127.0.0.1:9466", "127.0.0.1:0")
+        .lines()
+        .map(|line| match line.split(' ').next() {
+            Some("endpoint") => format!("endpoint = \"https://{}\"\n", service.process.grpc),
+            Some("log_format") => "log_format = \"text\"\n".to_owned(),
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    let contents = [
+        ("keyward-agent.toml", settings),
+        ("keyward.token", format!("{token}\n")),
+        ("ca.pem", service.authority.pem().to_owned()),
+    ];
+    let named = contents
+        .each_ref()
+        .map(|(name, _)| format!("{name}:/etc/keyward-agent/{name}"));
+    assert_eq!(values(&unit, "LoadCredential"), named);
+    for (name, text) in contents {
+        fs::write(home.join(name), text).unwrap();
+    }
+    AgentProcess::start(command(&unit, Path::new(crate::BINARY), home))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_that_its_unit_starts_verifies_on_its_socket() {
+    let service = Unit::start();
+    let client = service.client().await;
+    let roles = [Role::NearCache, Role::Verifier];
+    let token = client.token("host", &roles).await.unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let mut agent = agent(home.path(), &service, &token);
+    assert!(agent.grpc.starts_with("unix:"), "{}", agent.grpc);
+    let program = agent.client(None).await;
+    let (id, key) = client.issue("42", "").await.unwrap();
+    assert_eq!(program.verify(&key).await.unwrap(), Verdict::Valid);
+    client.revoke(&id).await.unwrap();
+    assert_eq!(program.verify(&key).await.unwrap(), Verdict::Revoked);
+    assert!(agent.stop().success(), "{}", agent.output());
 }
 
 /// The bot by its unit, with the secrets that it loads.

@@ -11,6 +11,7 @@ use keyward_testkit::{Key, PATIENCE, Recorder, check, eventually};
 use parking_lot::{Mutex, RwLock};
 use tokio::task::JoinSet;
 
+use super::agent::{Agent, FIRST};
 use super::door::{DOORS, Door, Instance};
 use super::guard::Guard;
 
@@ -22,8 +23,8 @@ const PAUSE: Duration = Duration::from_millis(8);
 const WARM: Duration = Duration::from_millis(200);
 /// The least that each door must have said of each kind: VALID, and REVOKED.
 const LEAST: usize = 30;
-/// The ways to ask: the doors, and a service with a near-cache.
-const WAYS: usize = DOORS.len() + 1;
+/// The ways to ask: the doors of an instance, a service with a near-cache, the doors of an agent.
+const WAYS: usize = 2 * DOORS.len() + 1;
 /// How many callers ask a service at the same time.
 const GUARD_CALLERS: usize = 3;
 
@@ -45,6 +46,9 @@ impl Witness {
     /// Its number in the history: modulo [`WAYS`] the way by which it is asked.
     fn number(&self) -> usize {
         match self {
+            Self::Door(instance, door) if instance.number >= FIRST => {
+                instance.number * WAYS + DOORS.len() + 1 + *door as usize
+            }
             Self::Door(instance, door) => instance.number * WAYS + *door as usize,
             Self::Guard(guard) => guard.number * WAYS + DOORS.len(),
         }
@@ -92,9 +96,27 @@ impl Board {
     pub(super) fn join(self: &Arc<Self>, instance: Instance) {
         let instance = Arc::new(instance);
         self.instances.write().push(Arc::clone(&instance));
+        self.hear_at_doors(&instance);
+    }
+
+    fn hear_at_doors(self: &Arc<Self>, instance: &Arc<Instance>) {
         for door in DOORS {
-            self.hear(Witness::Door(Arc::clone(&instance), door));
+            self.hear(Witness::Door(Arc::clone(instance), door));
         }
+    }
+
+    /// An agent, beside the instances.
+    pub(super) async fn agent(
+        self: &Arc<Self>,
+        number: usize,
+        keyward: &[String],
+        directory: &Path,
+    ) -> Agent {
+        let instance = self.any(0).expect("an instance runs");
+        let started = Agent::start(number, &instance.grpc, keyward, directory).await;
+        let (agent, doors) = started;
+        self.hear_at_doors(&Arc::new(doors));
+        agent
     }
 
     /// Asks for verdicts until the witness leaves.
@@ -297,7 +319,9 @@ impl Board {
             "near-caches answered {hits} times without a call"
         );
         let names = DOORS.map(|door| format!("{door:?}"));
+        let of_agent = names.clone().map(|name| format!("{name} of an agent"));
         let names = names.into_iter().chain(["a near-cache".to_owned()]);
+        let names = names.chain(of_agent);
         for (way, name) in names.enumerate() {
             let Said { valid, revoked } = &self.said[way];
             let said = (valid.load(Relaxed), revoked.load(Relaxed));

@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use keyward_proto::envoy::attribute_context::{HttpRequest, Request as Attributes};
 use keyward_proto::envoy::authorization_client::AuthorizationClient;
@@ -35,12 +36,32 @@ pub(super) struct Instance {
     pub(super) number: usize,
     pub(super) grpc: Client,
     envoy: AuthorizationClient<Channel>,
-    json: Web,
-    auth: Web,
+    json: Webs,
+    auth: Webs,
     revoking: Web,
     token: String,
     /// Whether the instance may be killed during a call.
     may_die: bool,
+}
+
+/// Connections in turn: one answer at a time comes over each.
+struct Webs {
+    connections: [Web; 4],
+    turn: AtomicUsize,
+}
+
+impl Webs {
+    fn new(address: SocketAddr) -> Self {
+        Self {
+            connections: [(); 4].map(|()| Web::new(address)),
+            turn: AtomicUsize::new(0),
+        }
+    }
+
+    fn next(&self) -> &Web {
+        let turn = self.turn.fetch_add(1, Relaxed);
+        &self.connections[turn % self.connections.len()]
+    }
 }
 
 impl Instance {
@@ -55,8 +76,8 @@ impl Instance {
             number,
             envoy: AuthorizationClient::new(client.channel.clone()),
             grpc: client,
-            json: Web::new(rest),
-            auth: Web::new(rest),
+            json: Webs::new(rest),
+            auth: Webs::new(rest),
             revoking: Web::new(rest),
             token: token.to_owned(),
             may_die,
@@ -76,12 +97,14 @@ impl Instance {
             }
             Door::Json => {
                 let body = json!({"apiKey": key.text}).to_string();
-                let answer = self.post(&self.json, "/v1/keys:verify", &body).await?;
+                let answer = self
+                    .post(self.json.next(), "/v1/keys:verify", &body)
+                    .await?;
                 Verdict::from_str_name(answer["verdict"].as_str()?)
             }
             Door::Auth => {
                 let headers = [("x-keyward-token", &*self.token), ("apikey", &key.text)];
-                let answer = self.auth.ask("GET", "/auth", &headers, "").await;
+                let answer = self.auth.next().ask("GET", "/auth", &headers, "").await;
                 let answer = self.reached(answer)?;
                 match answer.status {
                     200 => assert_eq!(answer.header("x-keyward-key-id"), Some(&*key.id)),

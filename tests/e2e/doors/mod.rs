@@ -1,7 +1,8 @@
 //! The promise through each door: keys are verified through gRPC, JSON, `/auth` and Envoy's Check on every
-//! instance, and by the near-caches of services, at the same time, and revoked through gRPC and JSON in turn,
-//! while instances and services are paused and killed.
+//! instance and every agent, and by the near-caches of services, at the same time, and revoked through gRPC
+//! and JSON in turn, while instances, agents and services are paused and killed.
 
+mod agent;
 mod board;
 mod door;
 mod guard;
@@ -48,19 +49,37 @@ async fn no_valid_after_revoke_through_any_door_of_three_instances() {
                 .await,
         );
     }
+    let mut agents = Vec::new();
+    for number in 0..2 {
+        agents.push(
+            board
+                .agent(number, &keyward(&cluster), directory.path())
+                .await,
+        );
+    }
     (0..4).for_each(|writer| board.write(1_000 * writer));
     board.wait_for_ends(10).await;
     for (number, pause) in (3..).zip(PAUSES) {
         let [first, _, last] = cluster.running()[..] else {
             panic!("three run");
         };
-        // A service is paused, another one dies.
+        // A service and an agent are paused, others die.
         guards[1].pause();
+        agents[1].pause();
         let dead = guards.remove(0);
         board.dismiss(&dead).await;
         dead.kill();
+        let dead = agents.remove(0);
+        board.leave(agent::FIRST + number - 3);
+        dead.kill();
         tokio::time::sleep(pause).await;
         guards[0].go_on();
+        agents[0].go_on();
+        agents.push(
+            board
+                .agent(number - 1, &keyward(&cluster), directory.path())
+                .await,
+        );
         guards.push(
             board
                 .guard(number, &keyward(&cluster), directory.path())
@@ -100,6 +119,7 @@ async fn no_valid_after_revoke_through_any_door_of_the_embedded_store() {
     board.join(doors(0, &process).await);
     let keyward = |process: &Process| [format!("http://{}", process.grpc)];
     let mut service = board.guard(0, &keyward(&process), directory.path()).await;
+    let mut agent = board.agent(0, &keyward(&process), directory.path()).await;
     (0..3).for_each(|writer| board.write(1_000 * writer));
     board.wait_for_ends(10).await;
     for (number, pause) in (1..).zip(PAUSES) {
@@ -116,6 +136,11 @@ async fn no_valid_after_revoke_through_any_door_of_the_embedded_store() {
         board.dismiss(&service).await;
         service = board
             .guard(number, &keyward(&process), directory.path())
+            .await;
+        board.leave(agent::FIRST + number - 1);
+        agent.kill();
+        agent = board
+            .agent(number, &keyward(&process), directory.path())
             .await;
         board.wait_for_ends(5).await;
     }

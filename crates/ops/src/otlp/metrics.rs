@@ -261,7 +261,9 @@ mod tests {
     /// The metrics that a program with one failed and two answered calls sends.
     fn sent() -> Vec<Metric> {
         let metrics = Metrics::new(&["VALID"]);
-        let rpc = metrics.rpc("Verify", "keyward.v1.ApiKeyService/Verify");
+        let rpc = metrics
+            .ports
+            .rpc("Verify", "keyward.v1.ApiKeyService/Verify");
         rpc.observe(Code::Ok, Duration::from_micros(60));
         rpc.observe(Code::Ok, Duration::from_secs(60));
         rpc.observe(Code::Unavailable, Duration::from_millis(1));

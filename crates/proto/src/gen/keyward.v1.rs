@@ -3735,6 +3735,8 @@ pub mod api_key_service_client {
     /// |`NEAR_CACHES_EXHAUSTED`|RESOURCE_EXHAUSTED|The instance, or this caller there, has too many near-caches.|
     /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
     /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
+    /// |`AGENT_VERIFIES_ONLY`|PERMISSION_DENIED|An agent only verifies keys for local programs.|
+    /// |`AGENT_CUT_OFF`|UNAVAILABLE|The agent got no answer from Keyward. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
     /// A call whose deadline passes after it has started a change is DEADLINE_EXCEEDED with the reason
@@ -4216,6 +4218,8 @@ pub mod api_key_service_server {
     /// |`NEAR_CACHES_EXHAUSTED`|RESOURCE_EXHAUSTED|The instance, or this caller there, has too many near-caches.|
     /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
     /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
+    /// |`AGENT_VERIFIES_ONLY`|PERMISSION_DENIED|An agent only verifies keys for local programs.|
+    /// |`AGENT_CUT_OFF`|UNAVAILABLE|The agent got no answer from Keyward. Nothing was changed.|
     /// |`INTERNAL`|INTERNAL|The service has a fault; its log has the details.|
     ///
     /// A call whose deadline passes after it has started a change is DEADLINE_EXCEEDED with the reason

@@ -1,0 +1,367 @@
+//! Runs an agent: starts it, and stops it in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
+use keyward_client::{Client, Error, ErrorKind, Secret, VerifyRequest};
+use keyward_ops::settings::values::secret_file;
+use keyward_ops::traces::Sampling;
+use keyward_ops::{AgentMetrics, LogFormat, NearCacheCounts, OtherCrates, Tasks, http};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::ports::{bind, listen};
+use super::run::{Signals, report};
+use super::stop::{CALLS, STEP, within};
+use super::{StartError, components};
+use crate::config::{AgentSettings, Listen};
+use crate::grpc::{
+    self, Agent, Front, Http, Listeners, LocalCallers, LongCalls, Workers, agent_server,
+};
+use crate::rest::Rest;
+use crate::system::{self, SystemClock, SystemEntropy};
+
+/// How long a start waits until the agent is fresh. Later it goes on without.
+const START: Duration = Duration::from_secs(5);
+const START_CHECK: Duration = Duration::from_millis(10);
+/// How often the file of the local token is read.
+const TOKEN_CHECK: Duration = Duration::from_secs(2);
+/// The lengths of a local token: a shorter one could be guessed.
+const TOKEN: std::ops::RangeInclusive<usize> = 16..=256;
+/// The reason of an instance that keeps no more near-caches fresh.
+const EXHAUSTED: &str = "NEAR_CACHES_EXHAUSTED";
+
+/// Runs an agent until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// Why it did not start, or which task ended and how.
+pub fn serve_agent(settings: &AgentSettings) -> Result<(), StartError> {
+    system::forbid_core_dumps().map_err(StartError::new)?;
+    system::allow_open_files();
+    let filter = std::env::var("RUST_LOG").ok();
+    let others = OtherCrates::WarningsOnly;
+    let _telemetry = keyward_ops::init(settings.log_format, filter.as_deref(), others, None)
+        .map_err(StartError::new)?;
+    let mut runtime = match settings.workers {
+        0 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    runtime
+        .worker_threads(1)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(StartError::new)?
+        .block_on(run(settings))
+}
+
+async fn run(settings: &AgentSettings) -> Result<(), StartError> {
+    let mut signals = Signals::catch()?;
+    let running = tokio::select! {
+        running = Running::start(settings) => running?,
+        () = signals.stop() => return Ok(()),
+    };
+    report(&running.ready_line(settings.log_format));
+    tokio::select! {
+        () = signals.stop() => {}
+        ended = running.tasks.ended() => {
+            tracing::error!("stopping: {ended}");
+            running.stop().await;
+            return Err(StartError::new(ended));
+        }
+    }
+    tracing::info!("stopping: calls in progress can finish");
+    tokio::select! {
+        () = running.stop() => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        interrupted = signals.interrupt() => Err(interrupted),
+    }
+}
+
+/// A running agent.
+struct Running {
+    grpc: Listen,
+    http: Option<Listen>,
+    side: Option<SocketAddr>,
+    near: NearCache,
+    acceptor: JoinHandle<Option<Workers>>,
+    background: Vec<JoinHandle<Option<()>>>,
+    tasks: Tasks,
+    stop: CancellationToken,
+    _long_calls: LongCalls,
+}
+
+impl Running {
+    async fn start(settings: &AgentSettings) -> Result<Self, StartError> {
+        let mode = settings.socket_mode;
+        let (listener, grpc) = listen("listen", &settings.listen, mode).await?;
+        let http = match &settings.http_listen {
+            Some(at) => Some(listen("http_listen", at, mode).await?),
+            None => None,
+        };
+        let side = bind("side_listen", settings.side_listen).await?;
+        let callers = Arc::new(LocalCallers::new(local_token(settings)?));
+        let client = client(settings)?;
+        let near = near_cache(settings, &client).await?;
+
+        let (tasks, stop) = (Tasks::default(), CancellationToken::new());
+        let metrics = Arc::new(AgentMetrics::new());
+        let thread_error = |error| StartError(format!("cannot start the serving threads: {error}"));
+        let long_calls = LongCalls::start(settings.workers).map_err(thread_error)?;
+        let front = Front {
+            limits: components::limits(settings.max_connections, settings.max_buffered_bytes),
+            max_connection_age: None,
+            long_calls: &long_calls,
+            sampling: Sampling::new(false, 0.0),
+        };
+        let proxies = settings.trusted_proxies.clone();
+        let agent = Agent::new(near.clone(), client, Arc::clone(&callers), proxies);
+        let server = agent_server(agent, &metrics.ports, Arc::new(SystemClock), &front);
+        let workers = match settings.workers {
+            0 => Workers::here(&server, None, &metrics.ports, &tasks, &stop),
+            count => Workers::start(count, &server, None, &metrics.ports, &tasks, &stop)
+                .map_err(thread_error)?,
+        };
+        let (http_listener, http) = http.unzip();
+        let listeners = Listeners {
+            grpc: listener,
+            http: match http_listener {
+                Some(listener) => Some((listener, rest(settings)?)),
+                None => None,
+            },
+        };
+        let mut background = Vec::new();
+        let local_side = side.as_ref().and_then(|port| port.local_addr().ok());
+        background
+            .extend(side.map(|port| side_port(port, settings, &near, metrics, &tasks, &stop)));
+        if let Some(file) = settings.local_token_file.clone() {
+            let following = follow_token(settings.clone(), file, callers, stop.clone());
+            background.push(tasks.spawn("local token", following));
+        }
+        Ok(Self {
+            grpc,
+            http,
+            side: local_side,
+            near,
+            background,
+            acceptor: tasks.spawn("acceptor", grpc::accept(listeners, workers, stop.clone())),
+            tasks,
+            stop,
+            _long_calls: long_calls,
+        })
+    }
+
+    /// Stops in order: takes no more calls, tells Keyward that the agent is off, drains.
+    async fn stop(mut self) {
+        self.tasks.stop();
+        self.stop.cancel();
+        let draining = async {
+            if let Ok(Some(workers)) = self.acceptor.await {
+                within(CALLS, "calls", workers.ended()).await;
+            }
+        };
+        // A Revoke waits for the near-cache until that is off.
+        tokio::join!(self.near.close(), draining);
+        let tasks = futures_util::future::join_all(&mut self.background);
+        within(STEP, "background tasks", tasks).await;
+    }
+
+    fn ready_line(&self, format: LogFormat) -> String {
+        let text = |port: Option<String>| port.unwrap_or_else(|| "off".to_owned());
+        let http = text(self.http.as_ref().map(ToString::to_string));
+        let side = text(self.side.map(|address| address.to_string()));
+        let grpc = &self.grpc;
+        match format {
+            LogFormat::Text => format!(
+                "keyward agent is ready: gRPC on {grpc}, JSON on {http}, metrics and probes on {side}"
+            ),
+            LogFormat::Json => serde_json::json!({
+                "message": "keyward agent is ready",
+                "listen": grpc.to_string(),
+                "http_listen": http,
+                "side_listen": side,
+            })
+            .to_string(),
+        }
+    }
+}
+
+/// Answers requests of plain HTTP.
+fn rest(settings: &AgentSettings) -> Result<Arc<dyn Http>, StartError> {
+    let port = Rest::new(settings.trusted_proxies.clone(), &[], &SystemEntropy);
+    let port = port.map_err(StartError::new)?;
+    Ok(Arc::new(match settings.local_token_file {
+        Some(_) => port,
+        None => port.without_token(),
+    }))
+}
+
+/// The token that local programs send.
+fn local_token(settings: &AgentSettings) -> Result<Option<Secret>, StartError> {
+    let Some(file) = &settings.local_token_file else {
+        return Ok(None);
+    };
+    let wrong = |what: &str| StartError(format!("local_token_file {}: {what}", file.display()));
+    let text = secret_file(file).map_err(|error| wrong(&error.to_string()))?;
+    let is_token = TOKEN.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if !is_token {
+        return Err(wrong(
+            "it must hold one token of 16 to 256 visible ASCII characters, such as those that \
+             `openssl rand -hex 32` prints",
+        ));
+    }
+    let own = secret_file(&settings.token_file);
+    if own.is_ok_and(|own| *own == *text) {
+        return Err(wrong(
+            "it holds the agent's own token, which no other program must know: make another one",
+        ));
+    }
+    Ok(Some(Secret::new(text.as_str())))
+}
+
+/// Reads the local token again when its file changes, until `stop`. A file without a token changes nothing.
+async fn follow_token(
+    settings: AgentSettings,
+    file: std::path::PathBuf,
+    callers: Arc<LocalCallers>,
+    stop: CancellationToken,
+) {
+    let mut is_logged = false;
+    loop {
+        tokio::select! {
+            () = sleep(TOKEN_CHECK) => {}
+            () = stop.cancelled() => return,
+        }
+        let again = settings.clone();
+        // Reading files can block.
+        let read = tokio::task::spawn_blocking(move || local_token(&again)).await;
+        match read {
+            Ok(Ok(Some(token))) => {
+                is_logged = false;
+                if callers.expect(token) {
+                    tracing::info!(file = %file.display(), "the local token changed");
+                }
+            }
+            Ok(Err(error)) if !std::mem::replace(&mut is_logged, true) => {
+                tracing::warn!(%error, "the last local token stays in use");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn client(settings: &AgentSettings) -> Result<Client, StartError> {
+    let builder = Client::builder()
+        .endpoints(settings.endpoints.iter().cloned())
+        .token_file(&settings.token_file)
+        .timeout(settings.timeout)
+        .insecure(settings.insecure);
+    let builder = match &settings.ca_file {
+        Some(file) => builder.ca_file(file),
+        None => builder,
+    };
+    builder.build().map_err(StartError::new)
+}
+
+/// The near-cache of an agent whose token has both roles, as far as Keyward says now.
+async fn near_cache(settings: &AgentSettings, client: &Client) -> Result<NearCache, StartError> {
+    let refused = |error: &Error| {
+        StartError(format!(
+            "token_file {}: {error}. An agent needs a token with the roles near_cache and verifier: \
+             keyward token create NAME --role near_cache --role verifier",
+            settings.token_file.display()
+        ))
+    };
+    // No key has this text: only the token is judged.
+    let probe = client
+        .verify(VerifyRequest::new(Secret::new("agent")))
+        .await;
+    let mut options = NearCacheOptions::default();
+    options.max_bytes = u64::try_from(settings.max_cached_bytes).unwrap_or(u64::MAX);
+    options.fallback = match settings.calls_if_not_fresh {
+        true => Fallback::Call,
+        false => Fallback::Fail,
+    };
+    let near = client.near_cache(options).map_err(StartError::new)?;
+    if let Err(error) = probe {
+        if error.kind == ErrorKind::Unauthorized {
+            return Err(refused(&error));
+        }
+        tracing::warn!(%error, "Keyward does not answer; the agent starts without it");
+        return Ok(near);
+    }
+    let limit = Instant::now() + START;
+    while !near.is_fresh() && Instant::now() < limit {
+        match near.trouble() {
+            Some(error) if error.kind == ErrorKind::Unauthorized => return Err(refused(&error)),
+            // This caller goes on with calls.
+            Some(error) if error.reason.as_deref() == Some(EXHAUSTED) => break,
+            _ => sleep(START_CHECK).await,
+        }
+    }
+    if !near.is_fresh() {
+        let trouble = near.trouble().map(|error| error.to_string());
+        let trouble = trouble.unwrap_or_default();
+        tracing::warn!("the agent is not fresh yet: {trouble}");
+    }
+    Ok(near)
+}
+
+fn side_port(
+    listener: TcpListener,
+    settings: &AgentSettings,
+    near: &NearCache,
+    metrics: Arc<AgentMetrics>,
+    tasks: &Tasks,
+    stop: &CancellationToken,
+) -> JoinHandle<Option<()>> {
+    let (counted, calls, stopping) = (near.clone(), settings.calls_if_not_fresh, stop.clone());
+    let near = near.clone();
+    let probes = http::Probes {
+        name: "keyward agent",
+        metrics: Box::new(move || {
+            let stats = counted.stats();
+            metrics.encode(NearCacheCounts {
+                hits: stats.hits,
+                misses: stats.misses,
+                not_fresh: stats.not_fresh,
+                resets: stats.resets,
+                keys: stats.keys,
+                fresh_for: stats.fresh_for,
+            })
+        }),
+        ready: Box::new(move || match stopping.is_cancelled() {
+            true => Err("stopping".to_owned()),
+            false => readiness(near.is_fresh(), near.trouble(), calls),
+        }),
+        page: None,
+    };
+    let stop = stop.clone().cancelled_owned();
+    tasks.spawn("side port", async move {
+        if let Err(error) = http::serve(listener, probes, stop).await {
+            tracing::error!(%error, "the side port failed");
+        }
+    })
+}
+
+/// Whether an agent can answer, perhaps with a warning, or why it cannot.
+fn readiness(is_fresh: bool, trouble: Option<Error>, calls: bool) -> Result<String, String> {
+    if is_fresh {
+        return Ok("ok".to_owned());
+    }
+    let Some(error) = trouble else {
+        return Err("not fresh yet".to_owned());
+    };
+    // Keyward answers calls, and has no place for one more near-cache.
+    match calls && error.reason.as_deref() == Some(EXHAUSTED) {
+        true => Ok(format!("ok, but verifies by calls: {error}")),
+        false => Err(format!("not fresh: {error}")),
+    }
+}

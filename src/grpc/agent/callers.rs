@@ -1,0 +1,85 @@
+//! Who may ask an agent: judged on this machine, by the headers alone.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use keyward_client::Secret;
+use tonic::Status;
+
+use super::super::immediate::VERIFY;
+use super::super::observe::CHECK;
+use super::super::peer::Peer;
+use super::super::status::AgentError;
+use super::verdicts::VERIFY_BATCH;
+use crate::auth::{Denied, bearer};
+use crate::service::ServiceError;
+
+/// Who sends a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::grpc) enum Sender {
+    /// A local program, which asks the agent for a verdict.
+    Local,
+    /// The holder of another token, which Keyward judges.
+    Other,
+}
+
+/// The local programs that may ask.
+pub struct LocalCallers {
+    /// What they send. `None`: whoever can connect to the sockets may ask, and there are no ports.
+    token: Option<ArcSwap<Secret>>,
+}
+
+impl LocalCallers {
+    /// Programs that send `token`; without one, those that can connect.
+    pub fn new(token: Option<Secret>) -> Self {
+        Self {
+            token: token.map(ArcSwap::from_pointee),
+        }
+    }
+
+    /// Expects `token` from now on. Returns whether it is another one.
+    pub fn expect(&self, token: Secret) -> bool {
+        match &self.token {
+            Some(expected) if **expected.load() != token => {
+                expected.store(Arc::new(token));
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Who sends a call of one of our methods with these headers.
+    pub(in crate::grpc) fn judge(
+        &self,
+        headers: &HeaderMap,
+        path: &str,
+        peer: &Peer,
+    ) -> Result<Sender, Status> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let is_local = match (values.next(), values.next(), &self.token) {
+            (None, _, None) => true,
+            (None, _, Some(_)) => return Err(ServiceError::from(Denied::Missing).into()),
+            (Some(value), None, Some(token)) => {
+                let text = bearer(value.as_bytes());
+                text.is_some_and(|text| token.load().is(text))
+            }
+            _ => false,
+        };
+        if !is_local {
+            return Ok(Sender::Other);
+        }
+        peer.has_caller();
+        match [VERIFY, VERIFY_BATCH, CHECK].contains(&path) {
+            true => Ok(Sender::Local),
+            false => Err(AgentError::VerifiesOnly.into()),
+        }
+    }
+}
+
+impl std::fmt::Debug for LocalCallers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LocalCallers")
+    }
+}

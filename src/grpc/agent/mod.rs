@@ -1,0 +1,173 @@
+//! The calls of an agent: those that ask for verdicts are answered from its near-cache, the others are passed
+//! on to Keyward with their caller's own token. They pass the same gate and have the same limits as calls of
+//! the service.
+
+mod callers;
+mod passed;
+mod verdicts;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::future::BoxFuture;
+use http::request::Parts;
+use http::{Request, Response};
+use keyward_client::near::NearCache;
+use keyward_client::{Client, Error};
+use keyward_core::key::Clock;
+use keyward_guard::{LogLimit, TrustedProxies, Verdict};
+use keyward_ops::PortMetrics;
+use prost::Message as _;
+use tonic::body::Body;
+use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
+
+use super::deadline::DeadlineLayer;
+use super::envoy::Envoy;
+use super::gate::{Doorkeeper, GateLayer};
+use super::handler::{BoxedCall, Handler, Stacked};
+use super::immediate::{Answer, Methods, Question, begin, framed};
+use super::observe::{ObserveLayer, Observer};
+use super::peer::Peer;
+use super::{Front, Server, encoding};
+use keyward_proto::v1::VerifyResponse;
+
+pub use callers::LocalCallers;
+use callers::Sender;
+
+/// What an agent asks, and who asks it.
+pub struct Agent {
+    near: NearCache,
+    client: Client,
+    callers: Arc<LocalCallers>,
+    envoy: Envoy,
+    faults: LogLimit,
+}
+
+impl Agent {
+    /// Answers `callers` from `near`, and passes on by `client`. Addresses of clients are taken from behind
+    /// `proxies`.
+    pub fn new(
+        near: NearCache,
+        client: Client,
+        callers: Arc<LocalCallers>,
+        proxies: TrustedProxies,
+    ) -> Self {
+        Self {
+            near,
+            client,
+            callers,
+            envoy: Envoy::new(proxies),
+            faults: LogLimit::default(),
+        }
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        let sender = request.extensions().get::<Sender>().copied();
+        let answered = match sender {
+            Some(Sender::Local) => {
+                let verdicts = service_fn(|request| self.verdicts(request));
+                match encoding::layer().layer(verdicts).oneshot(request).await {
+                    Ok(response) => Ok(response),
+                    Err(never) => match never {},
+                }
+            }
+            Some(Sender::Other) | None => self.pass_on(request, sender).await,
+        };
+        answered.unwrap_or_else(tonic::Status::into_http)
+    }
+
+    /// Logs a failed call if somebody must mend something, but not each of many.
+    fn note(&self, error: &Error) {
+        if error.kind == keyward_client::ErrorKind::Unauthorized && self.faults.is_due() {
+            tracing::error!(%error, "Keyward refuses the agent's own token");
+        } else {
+            tracing::debug!(%error, "Keyward gave the agent no verdict");
+        }
+    }
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Agent").field(&self.near).finish()
+    }
+}
+
+/// Builds the server of an agent.
+pub fn agent_server(
+    agent: Agent,
+    metrics: &PortMetrics,
+    clock: Arc<dyn Clock>,
+    front: &Front<'_>,
+) -> Server {
+    let agent = Arc::new(agent);
+    let callers = Doorkeeper::Agent(Arc::clone(&agent.callers));
+    let observer = Arc::new(Observer::new(metrics, Arc::clone(&clock)));
+    let methods = Methods::new(&observer, clock);
+    let stack = ServiceBuilder::new()
+        .layer(ObserveLayer(observer))
+        .layer(DeadlineLayer)
+        .layer(GateLayer::new(callers, front.long_calls.handle()))
+        .service(Calls(Arc::clone(&agent)));
+    let handler = AgentHandler {
+        agent,
+        methods,
+        stack,
+    };
+    Server::new(Arc::new(handler), metrics, front)
+}
+
+/// The calls that have passed the gate.
+#[derive(Clone)]
+struct Calls(Arc<Agent>);
+
+impl Service<Request<Body>> for Calls {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let answer = Arc::clone(&self.0).answer(request);
+        Box::pin(async move { Ok(answer.await) })
+    }
+}
+
+struct AgentHandler {
+    agent: Arc<Agent>,
+    methods: Methods,
+    stack: Stacked<Calls>,
+}
+
+impl Handler for AgentHandler {
+    /// Answers for a key that the near-cache knows.
+    fn at_once(&self, call: &Parts, body: &[u8], peer: &Arc<Peer>) -> Option<Answer> {
+        let now = self.methods.now();
+        let (message, _) = begin(call, body)?;
+        let (agent, path) = (&*self.agent, call.uri.path());
+        let sender = agent.callers.judge(&call.headers, path, peer).ok()?;
+        if sender != Sender::Local {
+            return None;
+        }
+        let question = Question::read(path, message, &agent.envoy)?;
+        let known = agent.near.cached(&verdicts::asking(question.verify()))?;
+        let verdict = Verdict::Valid(known);
+        let encode = |question| {
+            Ok(match question {
+                Question::Check(asked) => {
+                    framed(&agent.envoy.answer(*asked, Some(verdict))?.encode_to_vec())
+                }
+                Question::Verify(_) => framed(&VerifyResponse::from(&verdict).encode_to_vec()),
+            })
+        };
+        let response = self.methods.respond(question, encode, peer, now);
+        Some(Answer::Now(response))
+    }
+
+    fn through_layers(&self, call: Request<Body>) -> BoxedCall {
+        self.stack.clone().call(call)
+    }
+}

@@ -1,0 +1,155 @@
+//! An agent that is cut off from Keyward: it answers what it can prove, then nothing.
+
+use std::time::Duration;
+
+use keyward_proto::v1::Verdict;
+use keyward_testkit::requests::{by_id, verifying_strongly};
+use keyward_testkit::{PATIENCE, Proxy, eventually, http_get, now};
+use tonic::Code;
+use tonic_types::StatusExt as _;
+
+use super::{By, Site, World, check};
+
+/// The bound for `max_staleness` of 2 s, with room for a busy machine.
+const BOUND: Duration = Duration::from_secs(3);
+
+/// An agent behind a proxy.
+async fn behind_proxy(by: By, flags: &[&str]) -> (World, Proxy) {
+    let site = Site::start().await;
+    let proxy = Proxy::to(site.keyward.grpc);
+    let url = format!("http://{}", proxy.address());
+    let world = site.agent(by, &url, |command| {
+        command.args(flags);
+    });
+    (world, proxy)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cut_off_an_agent_answers_what_it_can_prove_and_then_says_unavailable() {
+    for by in [By::Ports, By::Sockets] {
+        let (world, proxy) = behind_proxy(by, &["--timeout", "300ms"]).await;
+        let program = world.program().await;
+        let (id, key) = world.admin.issue("42", "").await.unwrap();
+        assert_eq!(program.verify(&key).await.unwrap(), Verdict::Valid);
+        proxy.black_hole(true);
+        let cut = now();
+        assert_eq!(program.verify(&key).await.unwrap(), Verdict::Valid);
+        let strong = program.send(verifying_strongly(&key)).await.unwrap_err();
+        assert_eq!(strong.code(), Code::Unavailable, "STRONG takes a call");
+        let unknown = program.verify("kw_x").await.unwrap_err();
+        assert_eq!(
+            unknown.get_details_error_info().unwrap().reason,
+            "AGENT_CUT_OFF"
+        );
+        let is_silent = async || program.verify(&key).await.is_err();
+        eventually("the agent is not fresh", BOUND, is_silent).await;
+        // The Revoke waits until then, and not for longer.
+        world.admin.revoke(&id).await.unwrap();
+        assert!(cut.elapsed() < BOUND + BOUND);
+        for _ in 0..3 {
+            let refused = program.verify(&key).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable);
+            let refused = check(&program, world.local, &key).await.unwrap_err();
+            assert_eq!(refused.code(), Code::Unavailable);
+            assert_eq!(world.auth(&key).await.status, 503);
+            assert_eq!(world.json(&key).await.status, 503);
+        }
+        let ready = http_get(world.agent.side, "/readyz").await;
+        assert!(
+            ready.contains(" 503 ") && ready.contains("not fresh"),
+            "{ready}"
+        );
+        assert!(http_get(world.agent.side, "/livez").await.contains(" 200 "));
+        // Other calls get no answer, and say so.
+        let passed = world.agent.client(Some(&world.keyward.token())).await;
+        let waiting = tokio::time::timeout(Duration::from_millis(300), passed.get(&id)).await;
+        assert!(waiting.is_err(), "its caller says how long it waits");
+
+        proxy.black_hole(false);
+        let is_back = async || program.verify(&key).await.is_ok();
+        eventually("Keyward answers again", PATIENCE, is_back).await;
+        assert_eq!(program.verify(&key).await.unwrap(), Verdict::Revoked);
+        let is_ready = async || {
+            http_get(world.agent.side, "/readyz")
+                .await
+                .contains(" 200 ")
+        };
+        eventually("the agent is fresh again", PATIENCE, is_ready).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_may_not_call_fails_at_once_while_it_is_not_fresh() {
+    let (world, proxy) = behind_proxy(By::Ports, &["--fallback", "fail"]).await;
+    let program = world.program().await;
+    let (_, key) = world.admin.issue("42", "").await.unwrap();
+    assert_eq!(program.verify(&key).await.unwrap(), Verdict::Valid);
+    proxy.refuse(true);
+    proxy.cut();
+    let is_silent = async || program.verify(&key).await.is_err();
+    eventually("the agent is not fresh", BOUND, is_silent).await;
+    let begun = now();
+    for _ in 0..20 {
+        let refused = program.verify(&key).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "it does not wait");
+    proxy.refuse(false);
+    let is_back = async || program.verify(&key).await.is_ok();
+    eventually("the agent is fresh again", PATIENCE, is_back).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_starts_before_keyward_and_serves_when_that_does() {
+    let site = Site::start().await;
+    let proxy = Proxy::to(site.keyward.grpc);
+    proxy.refuse(true);
+    let url = format!("http://{}", proxy.address());
+    let world = site.agent(By::Ports, &url, |_| ());
+    let program = world.program().await;
+    let refused = program.verify("x").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    proxy.refuse(false);
+    let is_there = async || program.verify("x").await.is_ok();
+    eventually("Keyward answers", PATIENCE, is_there).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_waits_for_no_agent_that_has_stopped() {
+    let mut world = World::start(By::Sockets).await;
+    let program = world.program().await;
+    let (id, key) = world.admin.issue("42", "").await.unwrap();
+    assert_eq!(program.verify(&key).await.unwrap(), Verdict::Valid);
+    let open = "keyward_near_caches";
+    assert_eq!(super::metric(world.keyward.http, open).await, 1);
+    let ended = async |how: &str| {
+        let line = format!("keyward_near_cache_streams_total{{end=\"{how}\"}}");
+        super::metric(world.keyward.http, &line).await
+    };
+    let off = ended("off").await;
+    assert!(world.agent.stop().success(), "{}", world.agent.output());
+    assert_eq!((ended("off").await, ended("broken").await), (off + 1, 0));
+    let begun = now();
+    world.admin.send(by_id(&id)).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(1_500));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_whose_token_is_revoked_answers_nothing_and_blames_nobody() {
+    let world = World::start(By::Ports).await;
+    let program = world.program().await;
+    let (_, key) = world.admin.issue("42", "").await.unwrap();
+    assert_eq!(program.verify(&key).await.unwrap(), Verdict::Valid);
+    let tokens = keyward_proto::v1::ListTokensRequest::default();
+    let tokens = world.admin.send(tokens).await.unwrap().caller_tokens;
+    let own = tokens.iter().find(|token| token.name == "agent").unwrap();
+    let revoke = keyward_testkit::requests::revoking_token(&own.token_id);
+    world.admin.send(revoke).await.unwrap();
+    for _ in 0..3 {
+        let refused = program.verify(&key).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        assert_eq!(world.auth(&key).await.status, 503);
+    }
+    let output = world.agent.output();
+    assert!(output.contains("refuses the agent's own token"), "{output}");
+}
