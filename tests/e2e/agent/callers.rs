@@ -1,17 +1,21 @@
 //! Who may ask an agent what, and which calls it passes on.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 
 use keyward_client::near::NearCacheOptions;
 use keyward_client::{Client as KeywardClient, Secret};
 use keyward_proto::v1::{self, Verdict};
 use keyward_testkit::requests::{by_id, creating_token, getting, listing, slot};
 use keyward_testkit::{PATIENCE, eventually, now, refused};
-use tonic::Code;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{By, LOCAL, World, check};
+use super::{By, LOCAL, Site, World, check};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_local_token_asks_on_a_port() {
@@ -246,4 +250,74 @@ async fn an_agent_writes_no_secret() {
     }
     files.sort_unstable();
     assert_eq!(files, ["data", "local.token", "own.token"]);
+}
+
+/// Notes the tokens that reach it, and answers nothing.
+async fn eavesdropper() -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let heard = Arc::<Mutex<Vec<String>>>::default();
+    let noted = Arc::clone(&heard);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let noted = Arc::clone(&noted);
+            tokio::spawn(async move {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((request, mut respond))) = connection.accept().await {
+                    let token = request.headers().get("authorization");
+                    let token = token.map_or("none", |token| token.to_str().unwrap());
+                    noted
+                        .lock()
+                        .push(format!("{} {token}", request.uri().path()));
+                    let headers = Status::unavailable("no").into_http::<()>().into_parts().0;
+                    let response = http::Response::from_parts(headers, ());
+                    let _ = respond.send_response(response, true);
+                }
+            });
+        }
+    });
+    (address, heard)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_local_token_never_leaves_the_machine() {
+    let (address, heard) = eavesdropper().await;
+    let site = Site::start().await;
+    let world = site.agent(By::Ports, &format!("http://{address}"), |_| ());
+    let program = world.program().await;
+    program.verify("kw_x").await.unwrap_err();
+    world.auth("kw_x").await;
+    world.json("kw_x").await;
+    check(&program, world.local, "kw_x").await.unwrap_err();
+    program.send(slot("42")).await.unwrap_err();
+    let bearer: MetadataValue<_> = format!("Bearer {LOCAL}").parse().unwrap();
+    let health = |bearer: &MetadataValue<_>| {
+        let mut request = tonic::Request::new(HealthCheckRequest::default());
+        request
+            .metadata_mut()
+            .insert("authorization", bearer.clone());
+        let mut health = HealthClient::new(program.channel.clone());
+        async move { health.check(request).await }
+    };
+    health(&bearer).await.unwrap_err();
+    let other = world.agent.client(Some("kwt_other")).await;
+    other.send(slot("42")).await.unwrap_err();
+
+    let heard = heard.lock();
+    let own = format!("Bearer {}", world.own);
+    assert!(
+        heard
+            .iter()
+            .any(|call| call.ends_with("/Issue Bearer kwt_other"))
+    );
+    assert!(heard.iter().any(|call| call.ends_with("Health/Check none")));
+    for call in heard.iter() {
+        let (path, token) = call.split_once(' ').unwrap();
+        let expected = match path.rsplit('/').next().unwrap() {
+            "Issue" => "Bearer kwt_other",
+            "Check" => "none",
+            _ => &own,
+        };
+        assert_eq!(token, expected, "{call}");
+    }
 }
