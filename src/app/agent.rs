@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::ports::{bind, listen};
-use super::run::{Signals, report};
+use super::run::{Signals, on, report};
 use super::stop::{CALLS, STEP, within};
 use super::{StartError, components};
 use crate::config::{AgentSettings, Listen};
@@ -174,21 +174,25 @@ impl Running {
     }
 
     fn ready_line(&self, format: LogFormat) -> String {
-        let text = |port: Option<String>| port.unwrap_or_else(|| "off".to_owned());
-        let http = text(self.http.as_ref().map(ToString::to_string));
-        let side = text(self.side.map(|address| address.to_string()));
+        let http = self.http.as_ref().map(ToString::to_string);
+        let side = self.side.map(|address| address.to_string());
         let grpc = &self.grpc;
         match format {
             LogFormat::Text => format!(
-                "keyward agent is ready: gRPC on {grpc}, JSON on {http}, metrics and probes on {side}"
+                "keyward agent is ready: gRPC on {grpc}, JSON {}, metrics and probes {}",
+                on(http),
+                on(side)
             ),
-            LogFormat::Json => serde_json::json!({
-                "message": "keyward agent is ready",
-                "listen": grpc.to_string(),
-                "http_listen": http,
-                "side_listen": side,
-            })
-            .to_string(),
+            LogFormat::Json => {
+                let off = || "off".to_owned();
+                serde_json::json!({
+                    "message": "keyward agent is ready",
+                    "listen": grpc.to_string(),
+                    "http_listen": http.unwrap_or_else(off),
+                    "side_listen": side.unwrap_or_else(off),
+                })
+                .to_string()
+            }
         }
     }
 }

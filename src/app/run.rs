@@ -128,6 +128,11 @@ pub(super) fn report(line: &str) {
     }
 }
 
+/// Where a port is, for people.
+pub(super) fn on(port: Option<String>) -> String {
+    port.map_or("off".to_owned(), |port| format!("on {port}"))
+}
+
 /// The line for people, or one JSON object. `ports` are the JSON port and the side port.
 fn ready_line(
     grpc: &str,
@@ -138,8 +143,6 @@ fn ready_line(
     let (rest, http) = (address(ports.0), address(ports.1));
     match format {
         LogFormat::Text => {
-            let on =
-                |port: Option<String>| port.map_or("off".to_owned(), |port| format!("on {port}"));
             let (rest, http) = (on(rest), on(http));
             format!("keyward is ready: gRPC on {grpc}, JSON {rest}, metrics and probes {http}")
         }

@@ -17,7 +17,7 @@ pub struct AgentProcess {
     program: Program,
     /// Where it takes calls by gRPC: an address, or `unix:PATH`.
     pub grpc: String,
-    /// Where it takes calls by HTTP.
+    /// Where it takes calls by HTTP, or `off`.
     pub http: String,
     /// The address of its side port.
     pub side: std::net::SocketAddr,
@@ -58,11 +58,11 @@ impl AgentProcess {
         let addresses = program
             .ready()
             .split_once(", metrics and probes on ")
-            .and_then(|(ports, side)| Some((ports.split_once(", JSON on ")?, side)));
+            .and_then(|(ports, side)| Some((ports.split_once(", JSON ")?, side)));
         let ((grpc, http), side) = addresses.expect("the ready line names each port");
         Self {
             grpc: grpc.to_owned(),
-            http: http.to_owned(),
+            http: http.strip_prefix("on ").unwrap_or(http).to_owned(),
             side: side.parse().expect("an address"),
             program,
         }
