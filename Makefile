@@ -74,7 +74,7 @@ deploy: check-tools ## check deploy/: Dockerfile, compose.yaml, load balancer, s
 advisories: check-tools ## check the dependencies for known vulnerabilities (requires the network)
 	$(CARGO) deny --locked check --hide-inclusion-graph advisories
 
-bench: test-tools ## measure Verify and its doors, compared with empty calls (PARTS: calls, doors, cold, flood, near, scale); writes docs/speed.md
+bench: test-tools ## measure Verify and its doors, compared with empty calls (PARTS: calls, doors, cold, flood, near, agent, scale); writes docs/speed.md
 	$(CARGO) bench --locked --bench speed -- $(PARTS)
 
 bench-revoke: test-tools ## measure the cost of a Revoke on three instances; writes docs/results.md

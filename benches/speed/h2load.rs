@@ -29,6 +29,8 @@ pub(crate) struct Call {
     /// The body of a POST. Without it the call is a GET.
     body: Option<tempfile::NamedTempFile>,
     is_http1: bool,
+    /// The Unix socket of the server, if it has one.
+    socket: Option<String>,
 }
 
 impl Call {
@@ -73,7 +75,23 @@ impl Call {
             headers: headers.iter().map(ToString::to_string).collect(),
             body,
             is_http1: true,
+            socket: None,
         }
+    }
+
+    /// The same over a Unix socket.
+    pub(crate) fn over_socket(self, path: &str) -> Self {
+        Self {
+            socket: Some(format!("--base-uri=unix:{path}")),
+            ..self
+        }
+    }
+
+    /// The same without a token.
+    pub(crate) fn without_token(mut self) -> Self {
+        self.headers
+            .retain(|header| !header.starts_with("authorization"));
+        self
     }
 
     /// The same by HTTP/2.
@@ -124,6 +142,7 @@ impl Call {
             .args(body.flat_map(|path| [OsStr::new("-d"), path.as_os_str()]))
             .args(arguments)
             .args(headers)
+            .args(&self.socket)
             .arg(format!("{scheme}://{address}{}", self.path))
             .output()
             .expect("h2load runs; it is in Debian's package nghttp2-client");

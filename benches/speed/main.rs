@@ -10,6 +10,7 @@
     reason = "a benchmark prints results, and stops at the first error"
 )]
 
+mod agent;
 mod cold;
 mod doors;
 mod empty;
@@ -108,6 +109,9 @@ async fn measure(parts: Vec<String>) {
     }
     if is_asked("near") {
         near::measure().await;
+    }
+    if is_asked("agent") || is_asked("near") {
+        agent::measure().await;
     }
     if is_asked("scale") {
         scale::measure().await;
