@@ -129,11 +129,14 @@ CREATE TABLE key_uses (
 
 CREATE TABLE caller_tokens (
     token_id     uuid PRIMARY KEY,
-    digest       bytea NOT NULL UNIQUE CHECK (octet_length(digest) = 32),
-    generation   bigint NOT NULL CHECK (generation BETWEEN 1 AND 4294967295),
+    digest       bytea NOT NULL CHECK (octet_length(digest) = 32),
+    -- The generation of the secret. Without a secret, a client certificate proves the name in san.
+    generation   bigint CHECK (generation BETWEEN 1 AND 4294967295),
+    san          text CHECK (length(san) BETWEEN 1 AND 512),
     name         text NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
     roles        text NOT NULL CHECK (length(roles) > 0),
     create_time  timestamptz NOT NULL,
+    expire_time  timestamptz,
     revoke_time  timestamptz,
     -- As in api_keys.
     revoked      boolean NOT NULL DEFAULT false CHECK (NOT revoked OR revoke_time IS NOT NULL),
@@ -142,8 +145,12 @@ CREATE TABLE caller_tokens (
     mark         bytea CHECK (octet_length(mark) = 8),
     CONSTRAINT times_are_readable CHECK (
         create_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC'
-        AND revoke_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC')
+        AND expire_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC'
+        AND revoke_time BETWEEN '0001-01-01 UTC' AND '9999-01-01 UTC'),
+    CHECK ((generation IS NULL) = (san IS NOT NULL))
 );
+-- A name in certificates can have a row again after its revocation; a secret never returns.
+CREATE UNIQUE INDEX caller_tokens_known ON caller_tokens (digest) WHERE san IS NULL OR NOT revoked;
 CREATE INDEX caller_tokens_graces ON caller_tokens (revoke_time)
  WHERE NOT revoked AND revoke_time IS NOT NULL;
 
@@ -620,12 +627,12 @@ END
 $$;
 
 CREATE TRIGGER caller_tokens_fixed BEFORE UPDATE ON caller_tokens FOR EACH ROW
-    WHEN ((NEW.token_id, NEW.digest, NEW.generation, NEW.create_time)
-          IS DISTINCT FROM (OLD.token_id, OLD.digest, OLD.generation, OLD.create_time)
+    WHEN ((NEW.token_id, NEW.digest, NEW.generation, NEW.san, NEW.create_time)
+          IS DISTINCT FROM (OLD.token_id, OLD.digest, OLD.generation, OLD.san, OLD.create_time)
           OR (OLD.revoke_time IS NOT NULL
               AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time
                    OR NEW.revoked < OLD.revoked)))
-    EXECUTE FUNCTION refuse('token_id, digest, generation and create_time of a token never change, and a revoked token stays revoked');
+    EXECUTE FUNCTION refuse('token_id, digest, generation, san and create_time of a token never change, and a revoked token stays revoked');
 CREATE FUNCTION caller_tokens_last_change_guard() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -650,8 +657,8 @@ DECLARE
     changes bigint; base bigint;
 BEGIN
     SELECT count(*) INTO changes FROM old_rows AS o JOIN new_rows AS n USING (token_id)
-     WHERE (o.name, o.roles, o.revoke_time, o.revoked)
-           IS DISTINCT FROM (n.name, n.roles, n.revoke_time, n.revoked);
+     WHERE (o.name, o.roles, o.expire_time, o.revoke_time, o.revoked)
+           IS DISTINCT FROM (n.name, n.roles, n.expire_time, n.revoke_time, n.revoked);
     IF changes = 0 THEN
         RETURN NULL;
     END IF;
@@ -662,8 +669,8 @@ BEGIN
                 THEN 'revoke' ELSE 'update' END,
            n.changed_by, store_time()
       FROM old_rows AS o JOIN new_rows AS n USING (token_id)
-     WHERE (o.name, o.roles, o.revoke_time, o.revoked)
-           IS DISTINCT FROM (n.name, n.roles, n.revoke_time, n.revoked);
+     WHERE (o.name, o.roles, o.expire_time, o.revoke_time, o.revoked)
+           IS DISTINCT FROM (n.name, n.roles, n.expire_time, n.revoke_time, n.revoked);
     UPDATE caller_tokens AS t SET revision = c.revision, mark = c.mark, changed_by = NULL
       FROM key_changes AS c
      WHERE c.revision > base AND c.key_id = t.token_id;
@@ -802,8 +809,8 @@ $$;
 
 CREATE TRIGGER api_keys_minted BEFORE INSERT ON api_keys FOR EACH ROW
     WHEN (NEW.generation IS NOT NULL) EXECUTE FUNCTION keyring_key_usable('generation');
-CREATE TRIGGER caller_tokens_minted BEFORE INSERT ON caller_tokens
-    FOR EACH ROW EXECUTE FUNCTION keyring_key_usable('generation');
+CREATE TRIGGER caller_tokens_minted BEFORE INSERT ON caller_tokens FOR EACH ROW
+    WHEN (NEW.generation IS NOT NULL) EXECUTE FUNCTION keyring_key_usable('generation');
 CREATE TRIGGER api_keys_sealed_new BEFORE INSERT ON api_keys FOR EACH ROW
     WHEN (NEW.sealed IS NOT NULL) EXECUTE FUNCTION keyring_key_usable('seal');
 CREATE TRIGGER api_keys_sealed_again BEFORE UPDATE ON api_keys FOR EACH ROW

@@ -110,11 +110,14 @@ CREATE TABLE key_uses (
 
 CREATE TABLE caller_tokens (
     token_id     BLOB PRIMARY KEY CHECK (length(token_id) = 16),
-    digest       BLOB NOT NULL UNIQUE CHECK (length(digest) = 32),
-    generation   INTEGER NOT NULL,
+    digest       BLOB NOT NULL CHECK (length(digest) = 32),
+    -- The generation of the secret. Without a secret, a client certificate proves the name in san.
+    generation   INTEGER,
+    san          TEXT CHECK (length(san) BETWEEN 1 AND 512 AND (generation IS NULL) = (san IS NOT NULL)),
     name         TEXT NOT NULL CHECK (length(name) BETWEEN 1 AND 64),
     roles        TEXT NOT NULL CHECK (length(roles) > 0),
     create_time  INTEGER NOT NULL,
+    expire_time  INTEGER,
     revoke_time  INTEGER,
     -- As in api_keys.
     revoked      INTEGER NOT NULL DEFAULT 0 CHECK (revoked IN (0, 1) AND (revoked = 0 OR revoke_time IS NOT NULL)),
@@ -123,6 +126,9 @@ CREATE TABLE caller_tokens (
     mark         BLOB
 ) STRICT, WITHOUT ROWID;
 
+-- A name in certificates can have a row again after its revocation; a secret never returns.
+CREATE UNIQUE INDEX caller_tokens_known ON caller_tokens (digest) WHERE san IS NULL OR revoked = 0;
+CREATE INDEX caller_tokens_digest ON caller_tokens (digest);
 CREATE INDEX caller_tokens_graces ON caller_tokens (revoke_time)
  WHERE revoked = 0 AND revoke_time IS NOT NULL;
 
@@ -532,7 +538,7 @@ END;
 
 CREATE TRIGGER caller_tokens_new BEFORE INSERT ON caller_tokens
 WHEN EXISTS (SELECT 1 FROM caller_tokens WHERE token_id = NEW.token_id)
-  OR EXISTS (SELECT 1 FROM caller_tokens WHERE digest = NEW.digest)
+  OR EXISTS (SELECT 1 FROM caller_tokens WHERE digest = NEW.digest AND (san IS NULL OR revoked = 0))
   OR NEW.revision <> 0 OR NEW.mark IS NOT NULL OR NEW.changed_by IS NOT NULL
 BEGIN
     SELECT RAISE(ABORT, 'a token with this token_id or digest exists, or revision, mark or changed_by were given');
@@ -549,12 +555,13 @@ CREATE TRIGGER caller_tokens_fixed BEFORE UPDATE ON caller_tokens
 WHEN NEW.token_id IS NOT OLD.token_id
   OR NEW.digest IS NOT OLD.digest
   OR NEW.generation IS NOT OLD.generation
+  OR NEW.san IS NOT OLD.san
   OR NEW.create_time IS NOT OLD.create_time
   OR (OLD.revoke_time IS NOT NULL
       AND (NEW.revoke_time IS NULL OR NEW.revoke_time > OLD.revoke_time
            OR NEW.revoked < OLD.revoked))
 BEGIN
-    SELECT RAISE(ABORT, 'token_id, digest, generation and create_time of a token never change, and a revoked token stays revoked');
+    SELECT RAISE(ABORT, 'token_id, digest, generation, san and create_time of a token never change, and a revoked token stays revoked');
 END;
 
 CREATE TRIGGER caller_tokens_revision BEFORE UPDATE OF revision, mark ON caller_tokens
@@ -562,13 +569,14 @@ WHEN (NEW.revision IS NOT OLD.revision OR NEW.mark IS NOT OLD.mark)
  AND (NOT EXISTS (SELECT 1 FROM key_changes
                    WHERE revision = NEW.revision AND mark = NEW.mark AND key_id = NEW.token_id
                      AND revision = (SELECT revision FROM log_head))
-      OR (NEW.name, NEW.roles, NEW.revoke_time) IS NOT (OLD.name, OLD.roles, OLD.revoke_time))
+      OR (NEW.name, NEW.roles, NEW.expire_time, NEW.revoke_time)
+         IS NOT (OLD.name, OLD.roles, OLD.expire_time, OLD.revoke_time))
 BEGIN
     SELECT RAISE(ABORT, 'revision and mark are written by the triggers alone');
 END;
 
 CREATE TRIGGER caller_tokens_changed
-AFTER UPDATE OF token_id, name, roles, revoke_time, revoked ON caller_tokens
+AFTER UPDATE OF token_id, name, roles, expire_time, revoke_time, revoked ON caller_tokens
 WHEN NEW.revision IS OLD.revision
 BEGIN
     INSERT INTO log_change (key_id, kind, actor, reason)

@@ -17,7 +17,7 @@ use keyward_crypto::{
     Active, CheckValue, KeyKind, KeyName, Keyring, KeyringError, KeyringMaterial, keyring_files,
 };
 use keyward_store::keyring::active;
-use keyward_store::{Actor, KnownKey, NewToken, Store};
+use keyward_store::{Actor, Expiry, KnownKey, NewToken, Store};
 
 /// Creates the data directory if it is missing. Only its owner can read it.
 pub(super) fn directory(path: &Path) -> Result<(), StartError> {
@@ -265,14 +265,14 @@ impl FirstToken<'_> {
         let new = NewToken {
             id: KeyId::draw(clock.wall(), entropy),
             digest,
-            generation,
+            generation: Some(generation),
+            san: None,
             name: SlotName::new("name", "admin".to_owned()).map_err(StartError::new)?,
             roles: Roles::all(),
+            expiry: Expiry::Never,
         };
-        store
-            .create_token(new, &Actor::service())
-            .await
-            .map_err(StartError::new)?;
+        let created = store.create_token(new, &Actor::service()).await;
+        created.map_err(StartError::new)?;
         tracing::info!(file = %self.file.display(), "created a token with every role");
         Ok(())
     }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use crate::cache::{Consistency, Entry, Lookup, LookupError};
-use keyward_core::fence::{Now, token_lives};
-use keyward_core::key::{Prefix, Role, SecretText, TextForm, TokenRecord};
+use keyward_core::fence::{Now, token_lives, token_state_at};
+use keyward_core::key::{KeyState, Prefix, Role, SecretText, TextForm, TokenRecord};
 use keyward_crypto::CurrentKeyring;
 use keyward_store::{Actor, Origin};
 
@@ -15,7 +15,7 @@ pub enum Denied {
     /// The request has no token.
     #[error("the request has no token; send the metadata `authorization: Bearer <token>`")]
     Missing,
-    /// The token is malformed, unknown or revoked.
+    /// The token is malformed, unknown, expired or revoked.
     #[error("{0}")]
     Invalid(&'static str),
     /// The token is valid, but lacks the role that the call requires.
@@ -122,8 +122,10 @@ impl Callers {
             .find(&digest, Consistency::Default)
             .await?
             .ok_or_else(unknown)?;
-        if !token_lives(found.entry.kept(), found.at) {
-            return Err(unknown());
+        match token_state_at(found.entry.kept(), found.at) {
+            KeyState::Active => {}
+            KeyState::Expired => return Err(Denied::Invalid("the token has expired")),
+            _ => return Err(unknown()),
         }
         Ok(Caller {
             entry: found.entry,

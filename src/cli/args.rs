@@ -4,6 +4,7 @@ mod audit;
 mod keyring;
 mod local;
 mod moves;
+mod token;
 mod webhooks;
 
 use std::path::PathBuf;
@@ -14,7 +15,7 @@ use clap::{ArgGroup, Args, Command, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::input::{
-    KeyText, duration, endpoints, key_text, pair, reason, role, state, time, value, wire_duration,
+    KeyText, duration, endpoints, key_text, pair, reason, state, time, value, wire_duration,
 };
 use crate::config::{AgentSettings, Settings};
 pub(super) use audit::{AuditCall, AuditExport, AuditFilter, AuditList, AuditVerify};
@@ -22,10 +23,11 @@ pub(super) use keyring::{AccountCall, KeyringCall, KeyringKey, KeyringKind, Keyr
 pub use keyring::{AddedKind, KeyringCommand};
 use keyward_ops::VERSION;
 use keyward_ops::settings::{flags, flags_of};
-use keyward_proto::v1::{Role, State};
+use keyward_proto::v1::State;
 pub use local::{ClockCommand, EpochCommand, ExpiredKeys, LocalCommand};
 
 pub(super) use moves::{Export, FileFormat, Import, ImportCall};
+pub(super) use token::{TokenCall, TokenCreate};
 pub(super) use webhooks::WebhookCall;
 
 const AFTER_HELP: &str = "\
@@ -383,33 +385,4 @@ pub(super) struct Verify {
     /// Read the store instead of a cache
     #[arg(long)]
     pub(super) strong: bool,
-}
-
-#[derive(Subcommand)]
-pub(super) enum TokenCall {
-    /// Create a token for a caller; it is shown only once
-    Create(TokenCreate),
-    /// List the tokens without their secrets
-    List(Page),
-    /// Revoke a token; on success, it is dead everywhere
-    Revoke {
-        /// ID of the token, a UUID
-        #[arg(value_name = "TOKEN_ID")]
-        token_id: String,
-    },
-}
-
-#[derive(Args)]
-pub(super) struct TokenCreate {
-    /// Name of the caller; several tokens may share it
-    #[arg(value_name = "NAME", allow_negative_numbers = true)]
-    pub(super) name: String,
-    /// A role of the caller; repeat for more: issuer, verifier, revealer, reader, editor, reporter,
-    /// admin
-    #[arg(long, value_name = "ROLE", required = true, value_parser = role)]
-    pub(super) role: Vec<Role>,
-    /// Write the token to this file, with mode 0600, instead of showing it; if the file already holds
-    /// a token, create nothing
-    #[arg(long, value_name = "FILE")]
-    pub(super) into: Option<PathBuf>,
 }

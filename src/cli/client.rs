@@ -92,7 +92,7 @@ fn explain(error: &Error, token_file: &Path) -> Failure {
 /// The message about a wrong field, with the flag in place of the field's name in the API. A `name` is
 /// called so by flags and arguments, too.
 fn with_flag(error: &Error) -> String {
-    const FLAGS: [(&str, &str); 18] = [
+    const FLAGS: [(&str, &str); 19] = [
         ("account_id", "--account"),
         ("allowed_cidrs", "--cidr"),
         ("caller", "--caller"),
@@ -108,6 +108,7 @@ fn with_flag(error: &Error) -> String {
         ("reason", "--reason"),
         ("replace", "--replace"),
         ("required_scopes", "--scope"),
+        ("san", "--san"),
         ("scopes", "--scope"),
         ("start_time", "--start-time"),
         ("ttl", "--ttl"),

@@ -1,10 +1,8 @@
 //! Formats responses as JSON objects and as lines for people, with the names of the API.
 
-use std::path::Path;
-
 use keyward_proto::v1::{
-    ApiKey, CallerToken, CreateTokenResponse, GetResponse, IssueResponse, RevokeResponse,
-    RevokeTokenResponse, Role, State, UndoImportResponse, UpdateResponse, Verdict, VerifyResponse,
+    ApiKey, GetResponse, IssueResponse, RevokeResponse, State, UndoImportResponse, UpdateResponse,
+    Verdict, VerifyResponse,
 };
 use prost_types::Timestamp;
 use serde_json::{Value, json};
@@ -23,6 +21,10 @@ macro_rules! fields {
         vec![$((stringify!($name), $message.$name.json())),+]
     };
 }
+
+mod tokens;
+
+pub(super) use tokens::{lost_token, token_created, token_revoked, tokens_listed};
 
 pub(super) fn issued(response: &IssueResponse) -> Report {
     let report = Report::default()
@@ -235,46 +237,6 @@ pub(super) fn healthy() -> Report {
     Report::default().fields(vec![("status", json!("SERVING"))])
 }
 
-/// `file`: the file that holds the secret instead of the response.
-pub(super) fn token_created(response: &CreateTokenResponse, file: Option<&Path>) -> Report {
-    let report = Report::default()
-        .message("caller_token", response.caller_token.as_ref().map(token))
-        .secret("token", &response.token);
-    let done = response.caller_token.as_ref().map(|token| match file {
-        Some(path) => format!("the token {} is in {}", token.token_id, path.display()),
-        None => lost_token(token),
-    });
-    Report { done, ..report }
-}
-
-/// What to do about a token that was created and whose secret nobody has received.
-pub(super) fn lost_token(token: &CallerToken) -> String {
-    let id = &token.token_id;
-    format!(
-        "the token {id} was created, and its secret cannot be shown again; run keyward token revoke \
-         {id}, and create another"
-    )
-}
-
-pub(super) fn tokens_listed(tokens: &[CallerToken], next_page_token: &str) -> Report {
-    let columns = ["token_id", "name", "roles", "create_time", "revoke_time"];
-    let tokens = tokens.iter().map(token).map(Value::from_iter);
-    Report::default()
-        .table("caller_tokens", &columns, tokens.collect())
-        .next_page(next_page_token)
-}
-
-pub(super) fn token_revoked(response: &RevokeTokenResponse) -> Report {
-    let report = Report::default()
-        .message("caller_token", response.caller_token.as_ref().map(token))
-        .fields(fields!(response, confirmed_instances, waited_out_instances))
-        .json("revision", json!(response.revision));
-    Report {
-        done: Some("the revocation is in force".to_owned()),
-        ..report
-    }
-}
-
 /// The effective settings. In JSON, an object with `value` and `source` for each name.
 pub(super) fn config(effective: &Effective) -> Report {
     let entries = effective.entries.iter();
@@ -317,15 +279,6 @@ fn key(key: &ApiKey) -> Fields {
         refused_count,
         last_refused_time
     ));
-    fields
-}
-
-fn token(token: &CallerToken) -> Fields {
-    let role = |role: &i32| enum_name(Role::try_from(*role).map(|r| r.as_str_name()), "ROLE_");
-    let roles: Vec<_> = token.roles.iter().map(role).collect();
-    let mut fields = fields!(token, token_id, name);
-    fields.push(("roles", json!(roles)));
-    fields.extend(fields!(token, create_time, revoke_time, revision));
     fields
 }
 
@@ -422,25 +375,5 @@ mod tests {
         );
         assert_eq!(report.json["keys"].as_array().unwrap().len(), 2);
         assert_eq!(report.json["next_page_token"], Value::Null);
-    }
-
-    #[test]
-    fn token_is_shown_once() {
-        let caller_token = CallerToken {
-            name: "bot".into(),
-            roles: vec![Role::Issuer.into(), Role::Revealer.into()],
-            ..CallerToken::default()
-        };
-        let response = CreateTokenResponse {
-            caller_token: Some(caller_token),
-            token: "kwt_x".into(),
-        };
-        let report = token_created(&response, None);
-        assert_eq!(report.text.matches("kwt_x").count(), 1);
-        assert_eq!(report.json["token"], "kwt_x");
-        assert_eq!(
-            report.json["caller_token"]["roles"],
-            json!(["ISSUER", "REVEALER"])
-        );
     }
 }

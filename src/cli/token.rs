@@ -23,6 +23,9 @@ pub(super) async fn create(
     let request = CreateTokenRequest {
         name: args.name.clone(),
         roles: args.role.iter().map(|role| i32::from(*role)).collect(),
+        expire_time: args.expire_time,
+        ttl: args.ttl,
+        san: args.san.clone().unwrap_or_default(),
     };
     let Some(path) = &args.into else {
         let response = Service::new(context)?.call(request).await?;

@@ -14,13 +14,16 @@ impl AdminService for Api {
         &self,
         request: Request<v1::CreateTokenRequest>,
     ) -> Result<Response<v1::CreateTokenResponse>, Status> {
-        let (caller, (name, roles)) = self
+        let (caller, new) = self
             .authorize(request, Role::Admin, convert::new_token)
             .await?;
-        let reply = self.service.create_token(&caller, name, roles).await?;
+        let reply = self.service.create_token(&caller, new).await?;
         Ok(Response::new(v1::CreateTokenResponse {
             caller_token: Some(convert::caller_token(&reply.record)),
-            token: SecretText::into_exposed(reply.secret),
+            token: reply
+                .secret
+                .map(SecretText::into_exposed)
+                .unwrap_or_default(),
         }))
     }
 

@@ -4,6 +4,7 @@ mod audit;
 mod keyring;
 mod keys;
 mod near;
+mod tokens;
 mod webhooks;
 
 use std::collections::BTreeMap;
@@ -15,11 +16,11 @@ use keyward_proto::v1;
 use prost::Message as _;
 
 use crate::cache::{Consistency, ForeignKeys, Keep, KeptForeign, KeptKey, Uses};
-use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, ServiceError, Verified, Verify};
+use crate::service::{Issue, Revoke, RevokeTarget, ServiceError, Verified, Verify};
 use keyward_core::fence::Ask;
 use keyward_core::key::{
-    AccountId, FieldError, KeyId, KeyRecord, Metadata, Networks, Reason, Role, Roles, Scopes,
-    SecretText, SlotName, TextForm, Timestamp, TokenRecord, Verdict, shown,
+    AccountId, FieldError, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SecretText,
+    SlotName, TextForm, Timestamp, Verdict, shown,
 };
 use keyward_store::{Expiry, KeyChanges};
 
@@ -27,6 +28,7 @@ pub(super) use audit::{audit_events, list_audit, verified_audit, verify_audit};
 pub(super) use keyring::{account_to_erase, key_to_activate, key_to_retire, keyring_key, nothing};
 pub(super) use keys::{api_key, api_keys, list};
 pub(super) use near::{cache_entry, epoch, near_answer, used};
+pub(super) use tokens::{caller_token, list_tokens, new_token, token_id};
 pub(super) use webhooks::{replay, webhook, webhook_test, webhook_to_test};
 
 /// The maximum number of requests in one VerifyBatch.
@@ -35,17 +37,7 @@ const MAX_BATCH: usize = 256;
 type Checked<T> = Result<T, FieldError>;
 
 pub(super) fn issue(request: v1::IssueRequest) -> Checked<Issue> {
-    let expiry = match (request.expire_time, request.ttl) {
-        (None, None) => Expiry::Never,
-        (Some(time), None) => Expiry::At(timestamp("expire_time", time)?),
-        (None, Some(ttl)) => Expiry::After(duration("ttl", ttl)?),
-        (Some(_), Some(_)) => {
-            return Err(FieldError::new(
-                "ttl",
-                "cannot be combined with expire_time; send one of them",
-            ));
-        }
-    };
+    let expiry = expiry(request.expire_time, request.ttl)?;
     no_secret("account_id", [&request.account_id])?;
     no_secret("name", [&request.name])?;
     no_secret("scopes", &request.scopes)?;
@@ -63,6 +55,21 @@ pub(super) fn issue(request: v1::IssueRequest) -> Checked<Issue> {
         recoverable: request.recoverable.unwrap_or(false),
         expiry,
     })
+}
+
+fn expiry(
+    expire_time: Option<prost_types::Timestamp>,
+    ttl: Option<prost_types::Duration>,
+) -> Checked<Expiry> {
+    match (expire_time, ttl) {
+        (None, None) => Ok(Expiry::Never),
+        (Some(time), None) => Ok(Expiry::At(timestamp("expire_time", time)?)),
+        (None, Some(ttl)) => Ok(Expiry::After(duration("ttl", ttl)?)),
+        (Some(_), Some(_)) => Err(FieldError::new(
+            "ttl",
+            "cannot be combined with expire_time; send one of them",
+        )),
+    }
 }
 
 pub(super) fn revoke(request: v1::RevokeRequest) -> Result<Revoke, ServiceError> {
@@ -226,42 +233,6 @@ fn key_id(field: &'static str, text: &str) -> Checked<KeyId> {
     KeyId::parse(text).ok_or_else(|| FieldError::new(field, "is not a UUID"))
 }
 
-fn roles(values: &[i32]) -> Checked<Roles> {
-    let role = |value: &i32| match v1::Role::try_from(*value) {
-        Ok(v1::Role::Issuer) => Ok(Role::Issuer),
-        Ok(v1::Role::Verifier) => Ok(Role::Verifier),
-        Ok(v1::Role::Revealer) => Ok(Role::Revealer),
-        Ok(v1::Role::Reader) => Ok(Role::Reader),
-        Ok(v1::Role::Editor) => Ok(Role::Editor),
-        Ok(v1::Role::Reporter) => Ok(Role::Reporter),
-        Ok(v1::Role::NearCache) => Ok(Role::NearCache),
-        Ok(v1::Role::Admin) => Ok(Role::Admin),
-        Ok(v1::Role::Auditor) => Ok(Role::Auditor),
-        Ok(v1::Role::Unspecified) | Err(_) => {
-            let reason = format!("contains {value}, which is not a role");
-            Err(FieldError::new("roles", reason))
-        }
-    };
-    values.iter().map(role).collect()
-}
-
-pub(super) fn new_token(request: v1::CreateTokenRequest) -> Checked<(SlotName, Roles)> {
-    no_secret("name", [&request.name])?;
-    Ok((SlotName::new("name", request.name)?, roles(&request.roles)?))
-}
-
-pub(super) fn list_tokens(request: v1::ListTokensRequest) -> Checked<(bool, PageQuery)> {
-    let query = PageQuery {
-        size: request.page_size,
-        token: request.page_token,
-    };
-    Ok((request.include_revoked, query))
-}
-
-pub(super) fn token_id(request: v1::RevokeTokenRequest) -> Checked<KeyId> {
-    key_id("token_id", &request.token_id)
-}
-
 /// Converts a time and cuts it to the microsecond.
 pub(super) fn timestamp(field: &'static str, time: prost_types::Timestamp) -> Checked<Timestamp> {
     let nanos = i64::from(time.nanos);
@@ -297,28 +268,6 @@ pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: micros.div_euclid(1_000_000),
         nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or(0),
-    }
-}
-
-pub(super) fn caller_token(record: &TokenRecord) -> v1::CallerToken {
-    let role = |role| match role {
-        Role::Issuer => v1::Role::Issuer,
-        Role::Verifier => v1::Role::Verifier,
-        Role::Revealer => v1::Role::Revealer,
-        Role::Reader => v1::Role::Reader,
-        Role::Editor => v1::Role::Editor,
-        Role::Reporter => v1::Role::Reporter,
-        Role::NearCache => v1::Role::NearCache,
-        Role::Admin => v1::Role::Admin,
-        Role::Auditor => v1::Role::Auditor,
-    };
-    v1::CallerToken {
-        token_id: record.id.to_string(),
-        name: record.name.to_string(),
-        roles: record.roles.iter().map(|r| role(r).into()).collect(),
-        create_time: Some(time(record.create_time)),
-        revoke_time: record.revoke_time.map(time),
-        revision: record.revision,
     }
 }
 

@@ -52,7 +52,7 @@ static TOKEN_MISSING: Reason = Reason::new(
 static TOKEN_INVALID: Reason = Reason::new(
     "TOKEN_INVALID",
     Code::Unauthenticated,
-    "The token is unknown, malformed or revoked, or there is more than one. Check the token.",
+    "The token is unknown, malformed, expired or revoked, or there is more than one. Check the token.",
 );
 static ROLE_REQUIRED: Reason = Reason::new(
     "ROLE_REQUIRED",

@@ -74,7 +74,7 @@ impl Service {
         Some(end.map_or(max, |end| end.since(predecessor.create_time).min(max)))
     }
 
-    fn check_expiry(&self, expiry: Expiry) -> Result<Expiry, FieldError> {
+    pub(super) fn check_expiry(&self, expiry: Expiry) -> Result<Expiry, FieldError> {
         match expiry {
             Expiry::Never => {}
             Expiry::At(end) => self.check_end("expire_time", end)?,

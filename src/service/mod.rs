@@ -34,7 +34,7 @@ pub use keyring::{KeyringKey, KeyringRefusal};
 pub use query::{GetReply, Page, PageQuery};
 pub use recent::{RecentRevoke, RecentRevokes};
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
-pub use tokens::{TokenReply, TokenRevokeReply};
+pub use tokens::{NewCaller, TokenReply, TokenRevokeReply};
 pub use update::UpdateReply;
 pub use uses::KeyUses;
 pub use verify::{Missed, ValidKey, Verified, Verify};

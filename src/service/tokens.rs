@@ -6,16 +6,30 @@ use super::query::page;
 use super::{Page, PageQuery, Service, ServiceError};
 use crate::auth::Caller;
 use crate::replication::Receipt;
-use keyward_core::key::{FieldError, KeyId, Roles, SecretText, SlotName, TokenRecord};
-use keyward_store::NewToken;
+use keyward_core::key::{FieldError, KeyId, Roles, San, SecretText, SlotName, TokenRecord};
+use keyward_crypto::Digest;
+use keyward_store::{Expiry, NewToken};
+
+/// The caller for whom a token is created.
+#[derive(Clone, Debug)]
+pub struct NewCaller {
+    /// The caller's name.
+    pub name: SlotName,
+    /// What the caller may call.
+    pub roles: Roles,
+    /// When the token expires.
+    pub expiry: Expiry,
+    /// The name in the caller's certificate, instead of a secret.
+    pub san: Option<San>,
+}
 
 /// A new token.
 #[derive(Debug)]
 pub struct TokenReply {
     /// The record of the token.
     pub record: TokenRecord,
-    /// The secret, shown once.
-    pub secret: SecretText,
+    /// The secret, shown once; `None` for a caller with a certificate.
+    pub secret: Option<SecretText>,
 }
 
 /// A revoked token, and how its revocation was confirmed.
@@ -32,28 +46,40 @@ impl Service {
     pub async fn create_token(
         self: &Arc<Self>,
         caller: &Caller,
-        name: SlotName,
-        roles: Roles,
+        new: NewCaller,
     ) -> Result<TokenReply, ServiceError> {
-        if roles.is_empty() {
+        if new.roles.is_empty() {
             return Err(FieldError::new("roles", "must contain at least one role").into());
         }
-        let minted = self.keyring.load().mint(&self.token_prefix, &*self.entropy);
+        let expiry = self.check_expiry(new.expiry)?;
+        let (digest, generation, secret) = match &new.san {
+            Some(san) => (Digest::of_san(san), None, None),
+            None => {
+                let minted = self.keyring.load().mint(&self.token_prefix, &*self.entropy);
+                (minted.digest, Some(minted.generation), Some(minted.text))
+            }
+        };
         let new = NewToken {
             id: KeyId::draw(self.store_time(), &*self.entropy),
-            digest: minted.digest,
-            generation: minted.generation,
-            name,
-            roles,
+            digest,
+            generation,
+            san: new.san,
+            name: new.name,
+            roles: new.roles,
+            expiry,
         };
         let actor = caller.actor();
-        let record = self
+        let created = self
             .change(|service| async move { Ok(service.store.create_token(new, &actor).await?) })
             .await?;
-        Ok(TokenReply {
-            record,
-            secret: minted.text,
-        })
+        let taken = || {
+            FieldError::new(
+                "san",
+                "another caller has this name; revoke its token first",
+            )
+        };
+        let record = created.ok_or_else(taken)?;
+        Ok(TokenReply { record, secret })
     }
 
     /// Lists tokens, page by page.

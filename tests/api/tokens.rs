@@ -14,6 +14,7 @@ async fn create(
     let request = v1::CreateTokenRequest {
         name: name.to_owned(),
         roles: roles.to_vec(),
+        ..Default::default()
     };
     client.send(request).await
 }
@@ -89,6 +90,66 @@ async fn a_revoked_token_is_refused_on_a_connection_that_knows_it() {
     client.send(revoking_token(&id)).await.unwrap();
     let refusal = caller.verify(&key).await;
     refused(refusal, Code::Unauthenticated, "TOKEN_INVALID");
+}
+
+/// Creates a token that expires.
+async fn expiring(client: &Client, role: Role, ttl: i64) -> v1::CreateTokenResponse {
+    let request = v1::CreateTokenRequest {
+        ttl: seconds(ttl),
+        ..creating_token("api", &[role])
+    };
+    client.send(request).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_token_is_refused_on_a_connection_that_knows_it() {
+    let (local, client) = start().await;
+    let (_, key) = client.issue("42", "").await.unwrap();
+    let made = expiring(&client, Role::Verifier, 3_600).await;
+    let token = made.caller_token.unwrap();
+    assert_eq!(
+        token.expire_time,
+        token.create_time.map(|time| later(time, 3_600))
+    );
+    let caller = Client::new(local.app.grpc_address(), Some(&made.token)).await;
+    assert_eq!(caller.verify(&key).await.unwrap(), Verdict::Valid);
+    pass(&local, 3_590).await;
+    for _ in 0..3 {
+        assert_eq!(caller.verify(&key).await.unwrap(), Verdict::Valid);
+    }
+    pass(&local, 20).await;
+    for _ in 0..2 {
+        let status = caller.verify(&key).await.unwrap_err();
+        assert_eq!(status.message(), "the token has expired");
+        refused(Err::<(), _>(status), Code::Unauthenticated, "TOKEN_INVALID");
+    }
+    assert_eq!(list(&client, false).await[1], token, "it is not revoked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_expiry_of_a_token_keeps_its_limits() {
+    let (_local, client) = start().await;
+    let tomorrow = later(
+        list(&client, false).await[0].create_time.unwrap(),
+        24 * 3_600,
+    );
+    let creating = |ttl, expire_time| v1::CreateTokenRequest {
+        ttl,
+        expire_time,
+        ..creating_token("bot", &[Role::Reader])
+    };
+    for (ttl, expire_time, field) in [
+        (seconds(0), None, "ttl"),
+        (seconds(-1), None, "ttl"),
+        (seconds(101 * 365 * 24 * 3_600), None, "ttl"),
+        (seconds(60), Some(tomorrow), "ttl"),
+        (None, Some(later(tomorrow, -48 * 3_600)), "expire_time"),
+        (None, Some(later(tomorrow, 300_000_000_000)), "expire_time"),
+    ] {
+        invalid(client.send(creating(ttl, expire_time)).await, field);
+    }
+    let made = client.send(creating(None, Some(tomorrow))).await.unwrap();
+    assert_eq!(made.caller_token.unwrap().expire_time, Some(tomorrow));
 }
 
 #[tokio::test(flavor = "multi_thread")]

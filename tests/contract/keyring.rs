@@ -234,7 +234,7 @@ pub(crate) async fn nothing_is_made_with_a_retired_key(world: World) {
         refused(store.revoke(replace, &actor).await.map(drop));
     }
     let token = NewToken {
-        generation: 1,
+        generation: Some(1),
         ..world.new_token("bot")
     };
     refused(store.create_token(token, &actor).await.map(drop));

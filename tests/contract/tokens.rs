@@ -1,9 +1,10 @@
 //! Callers' tokens, which share the log with keys.
 
-use keyward_core::key::{Role, TokenRecord};
-use keyward_store::NewToken;
+use keyward_core::key::{Role, San, TokenRecord};
+use keyward_crypto::Digest;
+use keyward_store::{Expiry, NewToken};
 
-use crate::world::{HOUR, World, actor, assert_damaged, disabled, slot};
+use crate::world::{DAY, HOUR, World, actor, assert_damaged, disabled, slot};
 
 pub(crate) async fn a_token_is_stored_completely(world: World) {
     assert!(!world.has_tokens().await);
@@ -18,7 +19,9 @@ pub(crate) async fn a_token_is_stored_completely(world: World) {
         id: new.id,
         name: slot("bot"),
         roles,
+        san: None,
         create_time,
+        expire_time: None,
         revoke_time: None,
         revoked: false,
         revision: 0,
@@ -129,6 +132,64 @@ pub(crate) async fn tokens_are_listed_page_by_page_in_order_of_creation(world: W
     assert_eq!(list(false, None, 2).await, [all[0].clone(), all[2].clone()]);
 }
 
+pub(crate) async fn a_token_expires_by_the_time_of_the_store(world: World) {
+    let (own, ttl) = (world.now().await.plus(DAY), HOUR);
+    for (expiry, end) in [
+        (Expiry::At(own), own),
+        (Expiry::After(ttl), world.now().await.plus(ttl)),
+    ] {
+        let new = NewToken {
+            expiry,
+            ..world.new_token("bot")
+        };
+        let token = world.create_token(new.clone()).await;
+        assert_eq!(token.expire_time, Some(end));
+        assert_eq!(world.find_token(&new.digest).await.record, Some(token));
+    }
+    assert!(world.has_admin().await);
+    world.clock.pass(HOUR);
+    assert!(world.has_admin().await, "one of them lives on");
+    world.clock.pass(DAY);
+    assert!(!world.has_admin().await);
+    let listed = world.store.list_tokens(false, None, 10).await.unwrap();
+    assert_eq!(listed.len(), 2, "an expired token is not a revoked one");
+    assert_eq!(world.head().await, 0);
+}
+
+pub(crate) async fn a_name_of_a_certificate_is_free_again_after_its_revocation(world: World) {
+    let san = San::new("san", "spiffe://corp/billing").unwrap();
+    let digest = Digest::of_san(&san);
+    let named = || NewToken {
+        digest,
+        generation: None,
+        san: Some(san.clone()),
+        ..world.new_token("billing")
+    };
+    let first = world.create_token(named()).await;
+    assert_eq!(first.san.as_ref(), Some(&san));
+    assert_eq!(
+        world.find_token(&digest).await.record.as_ref(),
+        Some(&first)
+    );
+    let taken = world.store.create_token(named(), &actor()).await;
+    assert_eq!(taken.unwrap(), None);
+
+    let revoked = world.revoke_token(first.id).await.record;
+    let found = world.find_token(&digest).await;
+    assert_eq!((found.record, found.stamp.revision), (None, 1));
+    let second = world.create_token(named()).await;
+    assert_eq!(
+        world.find_token(&digest).await.record.as_ref(),
+        Some(&second)
+    );
+    assert_eq!(world.tokens().await, [revoked, second]);
+    let needs = world.store.keyring_use().await.unwrap().needs;
+    assert!(
+        needs.iter().all(|(_, needs)| needs.tokens == 0),
+        "{needs:?}"
+    );
+}
+
 pub(crate) async fn has_tokens_stays_true_after_a_revocation(world: World) {
     let token = world.token("admin").await;
     world.revoke_token(token.id).await;
@@ -164,19 +225,25 @@ pub(crate) async fn ids_and_digests_are_unique(world: World) {
     let first = world.new_token("bot");
     let record = world.create_token(first.clone()).await;
     let other = world.new_token("bot");
-    for again in [
-        NewToken {
-            id: first.id,
-            ..other.clone()
-        },
-        NewToken {
-            digest: first.digest,
-            ..other.clone()
-        },
-    ] {
-        let refused = world.store.create_token(again, &actor()).await;
-        assert_damaged(&refused);
-    }
+    let same_id = NewToken {
+        id: first.id,
+        ..other.clone()
+    };
+    assert_damaged(&world.store.create_token(same_id, &actor()).await);
+    let same_digest = NewToken {
+        digest: first.digest,
+        ..other
+    };
+    let again = async |new| world.store.create_token(new, &actor()).await.unwrap();
+    assert_eq!(again(same_digest.clone()).await, None);
+    world.revoke_token(record.id).await;
+    assert_eq!(
+        again(same_digest).await,
+        None,
+        "a revoked secret never returns"
+    );
+    let record = world.find_token(&first.digest).await.record.unwrap();
+    assert!(record.revoked);
     assert_eq!(world.tokens().await, [record]);
 }
 
@@ -196,6 +263,7 @@ pub(crate) async fn a_change_by_hand_is_logged(world: World) {
     for (revision, sql) in (1..).zip([
         "UPDATE caller_tokens SET roles = 'verifier'",
         "UPDATE caller_tokens SET name = 'other'",
+        "UPDATE caller_tokens SET expire_time = create_time",
         "UPDATE caller_tokens SET revoke_time = create_time",
         "DELETE FROM caller_tokens",
     ]) {
@@ -221,6 +289,7 @@ pub(crate) async fn a_revoked_token_cannot_be_revived(world: World) {
         format!("token_id = {id}"),
         format!("digest = {digest}"),
         "generation = generation + 1".to_owned(),
+        "san = 'other.example', generation = NULL".to_owned(),
         format!("create_time = {}", world.a_tick_after("create_time")),
     ] {
         world

@@ -372,14 +372,17 @@ impl World {
         NewToken {
             id,
             digest,
-            generation,
+            generation: Some(generation),
+            san: None,
             name: slot(name),
             roles: Roles::all(),
+            expiry: Expiry::Never,
         }
     }
 
     pub(crate) async fn create_token(&self, new: NewToken) -> TokenRecord {
-        self.store.create_token(new, &actor()).await.unwrap()
+        let created = self.store.create_token(new, &actor()).await.unwrap();
+        created.expect("the digest is free")
     }
 
     pub(crate) async fn token(&self, name: &str) -> TokenRecord {

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use keyward::auth::{Caller, Denied};
 use keyward::cache::Consistency;
-use keyward::service::{Issue, Revoke, RevokeTarget, ServiceError, Verify};
+use keyward::service::{Issue, NewCaller, Revoke, RevokeTarget, ServiceError, Verify};
 use keyward_core::fence::Ask;
 use keyward_core::key::{
-    AccountId, KeyId, KeyRecord, Metadata, Networks, Role, Roles, Scopes, SecretText, SlotName,
-    Verdict,
+    AccountId, KeyId, KeyRecord, Metadata, Networks, Role, Scopes, SecretText, SlotName, Verdict,
 };
 use keyward_store::{Expiry, KeyChanges};
 use tokio::time::sleep;
@@ -325,17 +324,18 @@ impl Client {
     pub(crate) async fn create_token(&self) -> Option<()> {
         let caller = self.caller().await?;
         let name = SlotName::new("name", "other".to_owned()).ok()?;
-        let roles: Roles = [Role::Verifier].into_iter().collect();
-        let outcome = self
-            .instance
-            .service
-            .create_token(&caller, name, roles)
-            .await;
+        let new = NewCaller {
+            name,
+            roles: [Role::Verifier].into_iter().collect(),
+            expiry: Expiry::Never,
+            san: None,
+        };
+        let outcome = self.instance.service.create_token(&caller, new).await;
         let reply = self.answer("create token", outcome).await?;
         self.world.count("create token: OK");
         let known = Arc::new(Known {
             id: reply.record.id,
-            text: reply.secret,
+            text: reply.secret?,
             account: String::new(),
         });
         self.name(&known);

@@ -9,7 +9,7 @@ use keyward_core::fence::{Epoch, MAX_ROWS};
 use keyward_core::key::{Clock, KeyId, Prefix, Roles, SecretText, SlotName, TOKEN_PREFIX, Verdict};
 use keyward_crypto::{Active, CurrentKeyring, GenerationKeys, Keyring, KeyringMaterial, SecretKey};
 use keyward_ops::Metrics;
-use keyward_store::{Actor, NewToken, Tokens};
+use keyward_store::{Actor, Expiry, NewToken, Tokens};
 use keyward_store_memory::{Database, Direct, MemoryStore, Server};
 use keyward_testkit::Random;
 use parking_lot::Mutex;
@@ -326,9 +326,11 @@ async fn first_token(server: &Arc<Server>, random: &Random) -> SecretText {
     let new = NewToken {
         id: KeyId::draw(server.now(), random),
         digest: minted.digest,
-        generation: minted.generation,
+        generation: Some(minted.generation),
+        san: None,
         name: SlotName::new("name", "caller".to_owned()).unwrap(),
         roles: Roles::all(),
+        expiry: Expiry::Never,
     };
     let actor = Actor {
         name: "simulation".to_owned(),

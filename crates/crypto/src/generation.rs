@@ -4,11 +4,11 @@
 use std::fmt;
 
 use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::material::{CheckValue, GenerationKeys, KeyKind};
-use keyward_core::key::{Prefix, TAG_LEN};
+use keyward_core::key::{Prefix, San, TAG_LEN};
 
 /// The digest under which a key is stored and looked up: HMAC-SHA256 of its text under a pepper. A
 /// comparison need not take constant time: without the pepper, nobody can choose a digest.
@@ -16,6 +16,13 @@ use keyward_core::key::{Prefix, TAG_LEN};
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// The digest of a name in a client certificate. The name is no secret, so no pepper is needed; the domain
+    /// keeps it apart from every other digest.
+    pub fn of_san(san: &San) -> Self {
+        let domain = Sha256::new_with_prefix(b"keyward caller certificate\0");
+        Self(domain.chain_update(san.as_str()).finalize().into())
+    }
+
     /// Decodes the 32 bytes from a store.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)

@@ -78,7 +78,7 @@ pub(crate) struct KeyRow {
 pub(crate) struct TokenRow {
     pub(crate) record: TokenRecord,
     pub(crate) digest: Digest,
-    pub(crate) generation: u32,
+    pub(crate) generation: Option<u32>,
     pub(crate) mark: Option<Mark>,
 }
 
@@ -259,7 +259,8 @@ impl Database {
     }
 
     pub(crate) fn token_of(&self, digest: &Digest) -> Option<&TokenRow> {
-        self.tokens.values().find(|row| row.digest == *digest)
+        let mut rows = self.tokens.values();
+        rows.find(|row| row.digest == *digest && !(row.record.revoked && row.record.san.is_some()))
     }
 }
 

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::MemoryStore;
 use super::database::refused;
 use super::server::{Transaction, Transport};
+use keyward_core::fence::token_lives;
 use keyward_core::key::{KeyId, KeyRecord};
 use keyward_crypto::{CheckValue, KeyKind, KeyName, Sealed};
 use keyward_store::keyring::{
@@ -191,10 +192,10 @@ impl Transaction<'_> {
             found.add(KeyKind::Audit, seal.key, |needs| needs.seals += 1);
         }
         for row in self.database.tokens.values() {
-            if !row.record.revoked {
-                found.add(KeyKind::Generation, row.generation, |needs| {
-                    needs.tokens += 1
-                });
+            if let Some(generation) = row.generation
+                && token_lives(&row.record, self.now)
+            {
+                found.add(KeyKind::Generation, generation, |needs| needs.tokens += 1);
             }
         }
         found.needs

@@ -16,9 +16,9 @@ use keyward_store::plan::{
     PlannedRevocation, RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update,
 };
 use keyward_store::{
-    Actor, AuditAction, CommittedChange, Erasure, EventKind, Expiry, Found, Import, Imported,
-    Issued, KeyChanges, KeyPage, KeyTarget, Keys, ListKeys, NewKey, Result, Revocation,
-    RevokeAnswer, Revoked, Selection, StoredKey, Successor, UpdateAnswer, Updated,
+    Actor, AuditAction, CommittedChange, Erasure, EventKind, Found, Import, Imported, Issued,
+    KeyChanges, KeyPage, KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer,
+    Revoked, Selection, StoredKey, Successor, UpdateAnswer, Updated,
 };
 
 #[async_trait]
@@ -211,11 +211,7 @@ impl Transaction<'_> {
             recoverable: new.sealed.is_some(),
             disabled,
             create_time: self.now,
-            expire_time: match new.expiry {
-                Expiry::Never => None,
-                Expiry::At(end) => Some(end),
-                Expiry::After(ttl) => Some(self.now.plus(ttl)),
-            },
+            expire_time: new.expiry.end(self.now),
             revoke_time: None,
             revoked: false,
             revoke_reason: None,

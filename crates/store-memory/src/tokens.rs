@@ -6,14 +6,15 @@ use super::MemoryStore;
 use super::database::{TokenRow, refused};
 use super::keys::is_dead;
 use super::server::{Transaction, Transport};
+use keyward_core::fence::token_lives;
 use keyward_core::key::{KeyId, Role, TokenRecord};
 use keyward_crypto::Digest;
-use keyward_store::plan::token_entry;
+use keyward_store::plan::{token_created, token_entry};
 use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens};
 
 #[async_trait]
 impl<T: Transport> Tokens for MemoryStore<T> {
-    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
+    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<Option<TokenRecord>> {
         let actor = actor.clone();
         let work = move |tx: &mut Transaction<'_>| tx.create_token(new, &actor);
         self.write("create_token", work).await
@@ -63,28 +64,33 @@ impl<T: Transport> Tokens for MemoryStore<T> {
     }
 
     async fn has_admin(&self) -> Result<bool> {
-        let read = |tx: &mut Transaction<'_>| {
-            let mut records = tx.database.tokens.values().map(|row| &row.record);
-            let now = tx.now;
-            Ok(records
-                .any(|r| !is_dead(r.revoked, r.revoke_time, now) && r.roles.contains(Role::Admin)))
-        };
+        let read =
+            |tx: &mut Transaction<'_>| {
+                let mut records = tx.database.tokens.values().map(|row| &row.record);
+                let now = tx.now;
+                Ok(records
+                    .any(|record| token_lives(record, now) && record.roles.contains(Role::Admin)))
+            };
         self.read("has_admin", read).await
     }
 }
 
 impl Transaction<'_> {
-    fn create_token(&mut self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
-        let tokens = &self.database.tokens;
-        if tokens.contains_key(&new.id) || self.database.token_of(&new.digest).is_some() {
-            return refused("a token with this token_id or digest exists");
+    fn create_token(&mut self, new: NewToken, actor: &Actor) -> Result<Option<TokenRecord>> {
+        if self.database.tokens.contains_key(&new.id) {
+            return refused("a token with this token_id exists");
         }
-        self.check_usable(Some(new.generation), None)?;
+        if self.database.token_of(&new.digest).is_some() {
+            return Ok(None);
+        }
+        self.check_usable(new.generation, None)?;
         let record = TokenRecord {
             id: new.id,
             name: new.name,
             roles: new.roles,
+            san: new.san,
             create_time: self.now,
+            expire_time: new.expiry.end(self.now),
             revoke_time: None,
             revoked: false,
             revision: 0,
@@ -96,10 +102,8 @@ impl Transaction<'_> {
             mark: None,
         };
         self.database.tokens.insert(record.id, row);
-        let detail = format!("name={} roles={}", record.name, record.roles.to_text());
-        let entry = token_entry(AuditAction::TokenCreate, record.id, Some(detail));
-        self.audit(entry, actor);
-        Ok(record)
+        self.audit(token_created(&record), actor);
+        Ok(Some(record))
     }
 
     fn revoke_token(&mut self, id: KeyId, actor: &Actor) -> Option<TokenRevoked> {

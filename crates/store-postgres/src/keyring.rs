@@ -53,7 +53,8 @@ impl KeyringChecks for PostgresStore {
                 AND (expire_time IS NULL OR expire_time > (SELECT store_time())) GROUP BY generation
              UNION ALL
              SELECT 'tokens', generation, count(*) FROM caller_tokens
-              WHERE NOT revoked GROUP BY generation
+              WHERE NOT revoked AND generation IS NOT NULL
+                AND (expire_time IS NULL OR expire_time > (SELECT store_time())) GROUP BY generation
              UNION ALL
              SELECT 'copies', ('x' || encode(substring(sealed FOR 4), 'hex'))::bit(32)::bigint, count(*)
                FROM api_keys WHERE sealed IS NOT NULL GROUP BY substring(sealed FOR 4)
@@ -292,7 +293,9 @@ async fn needs(lease: &mut Lease<'_>, name: KeyName) -> std::result::Result<Need
         "SELECT (SELECT count(*) FROM api_keys
                   WHERE generation = $1 AND NOT revoked
                     AND (expire_time IS NULL OR expire_time > (SELECT store_time()))) AS keys,
-                (SELECT count(*) FROM caller_tokens WHERE generation = $1 AND NOT revoked) AS tokens",
+                (SELECT count(*) FROM caller_tokens
+                  WHERE generation = $1 AND NOT revoked
+                    AND (expire_time IS NULL OR expire_time > (SELECT store_time()))) AS tokens",
     )
     .bind(i64::from(name.number));
     let row = lease.fetch_one_within(LONG_LIMIT, count).await?;

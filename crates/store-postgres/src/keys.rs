@@ -18,9 +18,9 @@ use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyState, Prefix, Timestamp
 use keyward_crypto::Digest;
 use keyward_store::plan::{UpdatePlan, key_entry, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Erasure, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyPage,
-    KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey,
-    UpdateAnswer, Updated,
+    Actor, AuditAction, Erasure, Found, Import, Imported, Issued, KeyChanges, KeyPage, KeyTarget,
+    Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
+    Updated,
 };
 
 #[async_trait]
@@ -342,11 +342,7 @@ fn slot_query(new: &NewKey, lock: Lock) -> Statement {
 
 /// A slot that an open transaction is filling is waited for only briefly.
 fn insert(new: &NewKey, actor: &Actor) -> Result<Statement> {
-    let (at, after) = match new.expiry {
-        Expiry::Never => (None, None),
-        Expiry::At(end) => (Some(rows::instant(end)?), None),
-        Expiry::After(ttl) => (None, Some(rows::interval(ttl))),
-    };
+    let (at, after) = rows::expiry(new.expiry)?;
     let statement = sqlx::query(concat!(
         "WITH created AS (
              INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,

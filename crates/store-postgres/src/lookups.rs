@@ -13,7 +13,7 @@ use keyward_store::{Found, Result};
 
 /// A statement that reads the record and the head of the log for each digest.
 macro_rules! lookup {
-    ($columns:expr, $table:literal) => {
+    ($columns:expr, $table:literal $(, $condition:expr)?) => {
         concat!(
             "SELECT ",
             $columns,
@@ -24,8 +24,9 @@ macro_rules! lookup {
                            ORDER BY revision DESC LIMIT 1) AS head
                LEFT JOIN ",
             $table,
-            " AS t ON t.digest = asked.digest
-              ORDER BY place"
+            " AS t ON t.digest = asked.digest ",
+            $("AND ", $condition,)?
+            " ORDER BY place"
         )
     };
 }

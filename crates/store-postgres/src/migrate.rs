@@ -30,7 +30,8 @@ pub(super) const RIGHTS: &[&str] = &[
      allowed_cidrs, recoverable, sealed, disabled, create_time, expire_time) ON api_keys TO {role}",
     "GRANT UPDATE (scopes, metadata, allowed_cidrs, sealed, disabled, expire_time, revoke_time, \
      revoked, revoke_reason, replaced_by, changed_by) ON api_keys TO {role}",
-    "GRANT INSERT (token_id, digest, generation, name, roles, create_time) ON caller_tokens TO {role}",
+    "GRANT INSERT (token_id, digest, generation, san, name, roles, create_time, expire_time) \
+     ON caller_tokens TO {role}",
     "GRANT UPDATE (name, roles, revoke_time, revoked, changed_by) ON caller_tokens TO {role}",
     "GRANT INSERT, UPDATE, DELETE ON instances TO {role}",
     "GRANT UPDATE (settled_system, settled_timeline, settled_incarnation) ON log_state TO {role}",

@@ -14,6 +14,7 @@ use super::failure::Failure;
 use keyward_core::fence::{Mark, RegistrationId};
 use keyward_core::key::{KeyId, KeyRecord, Timestamp, TokenRecord};
 use keyward_crypto::{Digest, Sealed};
+use keyward_store::Expiry;
 use keyward_store::raw::{self, RawKey, RawToken};
 use keyward_store::{CommittedChange, Result, StoreError, StoredKey};
 
@@ -42,8 +43,8 @@ macro_rules! token_columns {
         $crate::rows::token_columns!("")
     };
     ($t:literal) => {
-        $crate::rows::columns!($t, "token_id", "name", "roles", "create_time", "revoke_time",
-            "revoked", "revision"; "mark")
+        $crate::rows::columns!($t, "token_id", "name", "roles", "san", "create_time", "expire_time",
+            "revoke_time", "revoked", "revision"; "mark")
     };
 }
 
@@ -97,6 +98,15 @@ pub(super) fn mark(row: &PgRow, name: &str) -> Result<Mark> {
 pub(super) fn instant(time: Timestamp) -> Result<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(time.as_micros()) * 1_000)
         .map_err(|_| damaged("a time is outside the calendar"))
+}
+
+/// An expiry as two parameters of a statement: a time, and a time since the creation.
+pub(super) fn expiry(expiry: Expiry) -> Result<(Option<OffsetDateTime>, Option<PgInterval>)> {
+    Ok(match expiry {
+        Expiry::Never => (None, None),
+        Expiry::At(end) => (Some(instant(end)?), None),
+        Expiry::After(ttl) => (None, Some(interval(ttl))),
+    })
 }
 
 /// A duration as a parameter of a statement.
@@ -178,7 +188,9 @@ pub(super) fn token(row: &PgRow) -> Result<TokenRecord> {
         id: column::<Uuid>(row, "token_id")?.into_bytes().to_vec(),
         name: column(row, "name")?,
         roles: column(row, "roles")?,
+        san: column(row, "san")?,
         create_time: time(row, "create_time")?,
+        expire_time: optional_time(row, "expire_time")?,
         revoke_time: optional_time(row, "revoke_time")?,
         revoked: column(row, "revoked")?,
         revision: column(row, "revision")?,

@@ -9,35 +9,53 @@ use super::locks::LockedRow;
 use super::log::epoch;
 use super::lookups::lookup;
 use super::rows::{self, token_columns};
-use keyward_core::key::{KeyId, Role, TokenRecord};
+use keyward_core::key::{KeyId, TokenRecord};
 use keyward_crypto::Digest;
-use keyward_store::plan::token_entry;
+use keyward_store::plan::{token_created, token_entry};
 use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens};
+
+/// The rows that a digest names. The argument is the prefix of their columns.
+macro_rules! known {
+    ($t:literal) => {
+        concat!("(", $t, "san IS NULL OR NOT ", $t, "revoked)")
+    };
+}
 
 #[async_trait]
 impl Tokens for PostgresStore {
-    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
+    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<Option<TokenRecord>> {
+        let (at, after) = rows::expiry(new.expiry)?;
         let insert = sqlx::query(concat!(
-            "INSERT INTO caller_tokens (token_id, digest, generation, name, roles, create_time)
-             VALUES ($1, $2, $3, $4, $5, store_time()) RETURNING ",
+            "INSERT INTO caller_tokens (token_id, digest, generation, san, name, roles, create_time,
+                                        expire_time)
+             SELECT $1, $2, $3, $4, $5, $6, now, coalesce($7, now + $8)
+               FROM (SELECT store_time() AS now) AS clock
+                 ON CONFLICT (digest) WHERE ",
+            known!(""),
+            " DO NOTHING RETURNING ",
             token_columns!()
         ))
         .bind(rows::uuid(new.id))
         .bind(new.digest.as_bytes().to_vec())
-        .bind(i64::from(new.generation))
+        .bind(new.generation.map(i64::from))
+        .bind(new.san.map(|san| san.to_string()))
         .bind(new.name.as_str().to_owned())
-        .bind(new.roles.to_text());
+        .bind(new.roles.to_text())
+        .bind(at)
+        .bind(after);
         let mut lease = self.inserters.begin().await?;
-        let record = rows::token(&lease.fetch_one(insert).await?)?;
-        let detail = format!("name={} roles={}", record.name, record.roles.to_text());
-        let entry = token_entry(AuditAction::TokenCreate, record.id, Some(detail));
-        audit(&mut lease, &[(entry, actor.clone())]).await?;
+        let Some(row) = lease.fetch_optional(insert).await? else {
+            lease.rollback().await?;
+            return Ok(None);
+        };
+        let record = rows::token(&row)?;
+        audit(&mut lease, &[(token_created(&record), actor.clone())]).await?;
         lease.commit().await?;
-        Ok(record)
+        Ok(Some(record))
     }
 
     async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>> {
-        let statement = lookup!(token_columns!("t."), "caller_tokens");
+        let statement = lookup!(token_columns!("t."), "caller_tokens", known!("t."));
         self.look_up(statement, digests, "token_id", rows::token)
             .await
     }
@@ -74,8 +92,13 @@ impl Tokens for PostgresStore {
     }
 
     async fn has_admin(&self) -> Result<bool> {
-        let tokens = self.list_tokens(false, None, u32::MAX).await?;
-        Ok(tokens.iter().any(|token| token.roles.contains(Role::Admin)))
+        let any = sqlx::query(
+            "SELECT token_id FROM caller_tokens, (SELECT store_time() AS now) AS clock
+              WHERE NOT revoked AND (revoke_time IS NULL OR revoke_time > now)
+                AND (expire_time IS NULL OR expire_time > now)
+                AND 'admin' = ANY (string_to_array(roles, ',')) LIMIT 1",
+        );
+        Ok(self.readers.fetch_optional(any).await?.is_some())
     }
 }
 

@@ -90,7 +90,8 @@ impl KeyringChecks for SqliteStore {
                 AND (expire_time IS NULL OR expire_time > ?1) GROUP BY generation
              UNION ALL
              SELECT 'tokens', generation, count(*) FROM caller_tokens
-              WHERE revoked = 0 GROUP BY generation",
+              WHERE revoked = 0 AND generation IS NOT NULL
+                AND (expire_time IS NULL OR expire_time > ?1) GROUP BY generation",
         )
         .bind(self.now().as_micros())
         .fetch_all(&self.readers)
@@ -227,7 +228,9 @@ async fn needs(tx: &mut WriteTransaction, name: KeyName) -> Result<Needs> {
         "SELECT (SELECT count(*) FROM api_keys NOT INDEXED
                   WHERE generation = ?1 AND revoked = 0
                     AND (expire_time IS NULL OR expire_time > ?2)) AS keys,
-                (SELECT count(*) FROM caller_tokens WHERE generation = ?1 AND revoked = 0) AS tokens",
+                (SELECT count(*) FROM caller_tokens
+                  WHERE generation = ?1 AND revoked = 0
+                    AND (expire_time IS NULL OR expire_time > ?2)) AS tokens",
     )
     .bind(name.number)
     .bind(now);

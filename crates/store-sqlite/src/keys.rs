@@ -14,9 +14,9 @@ use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyState, Prefix, Timestamp
 use keyward_crypto::Digest;
 use keyward_store::plan::{RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update};
 use keyward_store::{
-    Actor, AuditAction, Erasure, Expiry, Found, Import, Imported, Issued, KeyChanges, KeyPage,
-    KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey,
-    UpdateAnswer, Updated, raw,
+    Actor, AuditAction, Erasure, Found, Import, Imported, Issued, KeyChanges, KeyPage, KeyTarget,
+    Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer, StoreError, StoredKey, UpdateAnswer,
+    Updated, raw,
 };
 
 #[async_trait]
@@ -257,11 +257,7 @@ async fn write_update(
 }
 
 pub(super) async fn insert(tx: &mut WriteTransaction, new: &NewKey, disabled: bool) -> Result<()> {
-    let expire_time = match new.expiry {
-        Expiry::Never => None,
-        Expiry::At(end) => Some(end),
-        Expiry::After(ttl) => Some(tx.now.plus(ttl)),
-    };
+    let expire_time = new.expiry.end(tx.now);
     tx.execute(
         sqlx::query(
             "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,

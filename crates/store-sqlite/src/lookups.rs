@@ -19,7 +19,7 @@ macro_rules! asked {
 
 /// A statement that reads the records behind digests, which are its parameter, and the head of the log.
 macro_rules! lookup {
-    ($columns:expr, $table:literal) => {
+    ($columns:expr, $table:literal $(, $condition:expr)?) => {
         concat!(
             $crate::lookups::asked!(),
             "SELECT ",
@@ -28,7 +28,9 @@ macro_rules! lookup {
                     (SELECT incarnation FROM log_state) AS incarnation
                FROM asked LEFT JOIN ",
             $table,
-            " ON digest = substr(?1, place, 32) ORDER BY place"
+            " ON digest = substr(?1, place, 32) ",
+            $("AND ", $condition,)?
+            " ORDER BY place"
         )
     };
 }

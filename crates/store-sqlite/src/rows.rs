@@ -22,7 +22,7 @@ macro_rules! key_columns {
 /// The columns of a token's record, as the text of a query.
 macro_rules! token_columns {
     () => {
-        "token_id, name, roles, create_time, revoke_time, revoked, revision, mark"
+        "token_id, name, roles, san, create_time, expire_time, revoke_time, revoked, revision, mark"
     };
 }
 
@@ -99,7 +99,9 @@ pub(super) fn token(row: &SqliteRow) -> Result<TokenRecord> {
         id: column(row, "token_id")?,
         name: column(row, "name")?,
         roles: column(row, "roles")?,
+        san: column(row, "san")?,
         create_time: Timestamp::from_micros(column(row, "create_time")?),
+        expire_time: time(row, "expire_time")?,
         revoke_time: time(row, "revoke_time")?,
         revoked: column(row, "revoked")?,
         revision: column(row, "revision")?,

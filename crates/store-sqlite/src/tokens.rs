@@ -6,45 +6,55 @@ use super::audit::audit;
 use super::lookups::lookup;
 use super::rows::{self, token_columns};
 use super::{SqliteStore, store_error};
-use keyward_core::key::{KeyId, Role, TokenRecord};
+use keyward_core::fence::token_lives;
+use keyward_core::key::{KeyId, Role, Timestamp, TokenRecord};
 use keyward_crypto::Digest;
-use keyward_store::plan::token_entry;
+use keyward_store::plan::{token_created, token_entry};
 use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens};
+
+/// The rows that a digest names. The argument is the prefix of their columns.
+macro_rules! known {
+    ($t:literal) => {
+        concat!("(", $t, "san IS NULL OR ", $t, "revoked = 0)")
+    };
+}
 
 #[async_trait]
 impl Tokens for SqliteStore {
-    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord> {
+    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<Option<TokenRecord>> {
         let mut tx = self.write().await?;
-        let now = tx.now.as_micros();
-        let row = tx
-            .fetch_one(
-                sqlx::query(concat!(
-            "INSERT INTO caller_tokens (token_id, digest, generation, name, roles, create_time)
-             VALUES (?, ?, ?, ?, ?, ?) RETURNING ",
+        let now = tx.now;
+        let taken = sqlx::query(concat!(
+            "SELECT token_id FROM caller_tokens WHERE digest = ? AND ",
+            known!("")
+        ));
+        let taken = taken.bind(new.digest.as_bytes().to_vec());
+        if tx.fetch_optional(taken).await?.is_some() {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        let insert = sqlx::query(concat!(
+            "INSERT INTO caller_tokens (token_id, digest, generation, san, name, roles, create_time,
+                                        expire_time)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING ",
             token_columns!()
         ))
-                .bind(rows::id(new.id))
-                .bind(new.digest.as_bytes().to_vec())
-                .bind(new.generation)
-                .bind(new.name.as_str().to_owned())
-                .bind(new.roles.to_text())
-                .bind(now),
-            )
-            .await?;
-        let record = rows::token(&row)?;
-        let detail = format!("name={} roles={}", record.name, record.roles.to_text());
-        audit(
-            &mut tx,
-            &token_entry(AuditAction::TokenCreate, record.id, Some(detail)),
-            actor,
-        )
-        .await?;
+        .bind(rows::id(new.id))
+        .bind(new.digest.as_bytes().to_vec())
+        .bind(new.generation)
+        .bind(new.san.map(|san| san.to_string()))
+        .bind(new.name.as_str().to_owned())
+        .bind(new.roles.to_text())
+        .bind(now.as_micros())
+        .bind(new.expiry.end(now).map(Timestamp::as_micros));
+        let record = rows::token(&tx.fetch_one(insert).await?)?;
+        audit(&mut tx, &token_created(&record), actor).await?;
         tx.commit().await?;
-        Ok(record)
+        Ok(Some(record))
     }
 
     async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>> {
-        let statement = lookup!(token_columns!(), "caller_tokens");
+        let statement = lookup!(token_columns!(), "caller_tokens", known!("caller_tokens."));
         self.look_up(statement, digests, "token_id", rows::token)
             .await
     }
@@ -127,7 +137,9 @@ impl Tokens for SqliteStore {
     }
 
     async fn has_admin(&self) -> Result<bool> {
-        let tokens = self.list_tokens(false, None, u32::MAX).await?;
-        Ok(tokens.iter().any(|token| token.roles.contains(Role::Admin)))
+        let (tokens, now) = (self.list_tokens(false, None, u32::MAX).await?, self.now());
+        Ok(tokens
+            .iter()
+            .any(|token| token_lives(token, now) && token.roles.contains(Role::Admin)))
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::audit::Origin;
 use keyward_core::fence::{CommittedChange, Epoch, Membership, RegistrationId, Stamp};
 use keyward_core::key::{
-    AccountId, BatchId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
+    AccountId, BatchId, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, San, Scopes,
     SlotName, Timestamp, TokenRecord,
 };
 use keyward_crypto::{Digest, KeyName, Sealed};
@@ -68,6 +68,17 @@ pub enum Expiry {
     At(Timestamp),
     /// This long after the creation, by the store's time.
     After(Duration),
+}
+
+impl Expiry {
+    /// The time of the expiry of what is created at `now`.
+    pub fn end(self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::Never => None,
+            Self::At(end) => Some(end),
+            Self::After(ttl) => Some(now.plus(ttl)),
+        }
+    }
 }
 
 /// The result of Issue.
@@ -268,14 +279,18 @@ pub struct Found<R> {
 pub struct NewToken {
     /// The public name.
     pub id: KeyId,
-    /// The digest of the key text.
+    /// The digest of the token's text, or of `san`.
     pub digest: Digest,
-    /// The keyring generation of tag and digest.
-    pub generation: u32,
+    /// The keyring generation of tag and digest; `None` with `san`.
+    pub generation: Option<u32>,
+    /// The name in the caller's certificate, instead of a secret.
+    pub san: Option<San>,
     /// The caller's name.
     pub name: SlotName,
     /// What the caller may call.
     pub roles: Roles,
+    /// When it expires.
+    pub expiry: Expiry,
 }
 
 /// The result of RevokeToken.

@@ -113,7 +113,7 @@ forward! {
         set_near_bound(bound: Option<Duration>) -> ();
     }
     Tokens for dyn Store {
-        create_token(new: NewToken, actor: &Actor) -> TokenRecord;
+        create_token(new: NewToken, actor: &Actor) -> Option<TokenRecord>;
         find_tokens as "find_token" (digests: &[Digest]) -> Vec<Found<TokenRecord>>;
         list_tokens(include_revoked: bool, after: Option<KeyId>, limit: u32) -> Vec<TokenRecord>;
         revoke_token(id: KeyId, actor: &Actor) -> Option<TokenRevoked>;

@@ -223,10 +223,11 @@ pub trait Log: Send + Sync + 'static {
 /// Callers' tokens.
 #[async_trait]
 pub trait Tokens: Send + Sync + 'static {
-    /// Stores a new token.
-    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<TokenRecord>;
+    /// Stores a new token. `None` if another one has its digest. (A revoked name of a certificate is free
+    /// again.)
+    async fn create_token(&self, new: NewToken, actor: &Actor) -> Result<Option<TokenRecord>>;
 
-    /// Finds tokens as [`Keys::find_keys`] finds keys.
+    /// Finds tokens as [`Keys::find_keys`] finds keys. A revoked name of a certificate is not found.
     async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>>;
 
     /// Lists at most `limit` tokens after `after`, in order of creation.

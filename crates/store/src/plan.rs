@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{AuditAction, AuditEntry, KeyChanges, Successor};
 use keyward_core::fence::state_at;
-use keyward_core::key::{KeyId, KeyRecord, KeyState, Reason, Timestamp};
+use keyward_core::key::{KeyId, KeyRecord, KeyState, Reason, Timestamp, TokenRecord};
 use keyward_crypto::KeyName;
 
 /// What an update does to one key.
@@ -149,6 +149,15 @@ pub fn keyring_entry(action: AuditAction, name: KeyName) -> AuditEntry {
         account: None,
         detail: Some(name.to_string()),
     }
+}
+
+/// The audit entry of a new token.
+pub fn token_created(record: &TokenRecord) -> AuditEntry {
+    let mut detail = format!("name={} roles={}", record.name, record.roles.to_text());
+    if let Some(san) = &record.san {
+        detail.push_str(&format!(" san={san}"));
+    }
+    token_entry(AuditAction::TokenCreate, record.id, Some(detail))
 }
 
 /// An audit entry about one token.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{KnownKey, KnownState, Result};
 use keyward_core::fence::{CommittedChange, Mark};
 use keyward_core::key::{
-    AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, Scopes,
+    AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, San, Scopes,
     SlotName, Timestamp, TokenRecord,
 };
 use keyward_crypto::{CheckValue, Digest, KeyKind};
@@ -85,8 +85,12 @@ pub struct RawToken {
     pub name: String,
     /// See [`Roles::to_text`].
     pub roles: String,
+    /// See [`San`].
+    pub san: Option<String>,
     /// When the token was created.
     pub create_time: Timestamp,
+    /// From when on the token is expired.
+    pub expire_time: Option<Timestamp>,
     /// From when on the token is revoked.
     pub revoke_time: Option<Timestamp>,
     /// Whether the token is revoked, at any time.
@@ -103,7 +107,9 @@ impl RawToken {
             name: SlotName::new("name", self.name)?,
             roles: Roles::parse(&self.roles)
                 .ok_or_else(|| FieldError::new("roles", "contains an unknown role"))?,
+            san: self.san.map(|san| San::new("san", &san)).transpose()?,
             create_time: self.create_time,
+            expire_time: self.expire_time,
             revoked: revoked(self.revoked, self.revoke_time)?,
             revoke_time: self.revoke_time,
             revision: revision(self.revision)?,

@@ -213,6 +213,7 @@ pub fn creating_token(name: &str, roles: &[v1::Role]) -> v1::CreateTokenRequest 
     v1::CreateTokenRequest {
         name: name.to_owned(),
         roles: roles.iter().map(|role| *role as i32).collect(),
+        ..Default::default()
     }
 }
 

@@ -7,7 +7,8 @@ mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::key::Clock;
+use keyward_core::fence::token_lives;
+use keyward_core::key::{Clock, Timestamp};
 use keyward_crypto::{KeyKind, Keyring, KeyringError, keyring_files};
 use keyward_ops::findings::{Finding, Findings};
 use keyward_ops::{Metrics, VERSION, side_port};
@@ -22,8 +23,10 @@ use crate::config::{self, Settings};
 use crate::system::{self, SystemClock};
 use crate::webhooks::check_secret;
 
-/// A certificate that ends this soon is worth a warning.
-const CERTIFICATE_ENDS: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// A certificate or a token that ends this soon is worth a warning.
+const CREDENTIAL_ENDS: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// The maximum number of tokens whose ends are examined.
+const TOKENS_EXAMINED: u32 = 10_000;
 
 /// Examines the deployment that `settings` describe.
 pub fn doctor(settings: &Settings) -> Vec<Finding> {
@@ -49,6 +52,7 @@ async fn examine(settings: &Settings, found: &mut Findings) {
     let keyring = keyring(settings, store.as_deref(), found).await;
     if let Some(store) = store {
         admin_token(settings, &*store, found).await;
+        ending_tokens(&*store, clock.wall(), found).await;
         store.close().await;
     }
     redis(settings, keyring.as_ref(), found).await;
@@ -86,7 +90,7 @@ fn tls(settings: &Settings, clock: &Arc<dyn Clock>, found: &mut Findings) {
                     "tls",
                     format!("the certificate has expired, so clients refuse it. {renew}"),
                 ),
-                Ok(left) if left < CERTIFICATE_ENDS => found.warn(
+                Ok(left) if left < CREDENTIAL_ENDS => found.warn(
                     "tls",
                     format!("the certificate expires in {}. {renew}", in_days(left)),
                 ),
@@ -200,6 +204,27 @@ async fn admin_token(settings: &Settings, store: &dyn Store, found: &mut Finding
         }
         (Ok(_), Ok(_)) => {}
         (Err(error), _) | (_, Err(error)) => found.error("token", error),
+    }
+}
+
+/// Tokens that live and end soon.
+async fn ending_tokens(store: &dyn Store, now: Timestamp, found: &mut Findings) {
+    let Ok(tokens) = store.list_tokens(false, None, TOKENS_EXAMINED).await else {
+        // The database's error is a finding already.
+        return;
+    };
+    for token in tokens.iter().filter(|token| token_lives(token, now)) {
+        if let Some(end) = token.expire_time
+            && end.since(now) < CREDENTIAL_ENDS
+        {
+            let text = format!(
+                "the token {} of {} expires in {}. Create another, and give it to the caller",
+                token.id,
+                token.name,
+                in_days(end.since(now))
+            );
+            found.warn("token", text);
+        }
     }
 }
 

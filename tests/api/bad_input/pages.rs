@@ -124,6 +124,7 @@ async fn unknown_enum_values() {
         let request = v1::CreateTokenRequest {
             name: "x".to_owned(),
             roles: vec![role],
+            ..Default::default()
         };
         let outcome = client.send(request).await;
         invalid(outcome, "roles");

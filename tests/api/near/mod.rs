@@ -175,6 +175,24 @@ async fn a_revoked_token_ends_its_near_caches() {
     assert!(!world.near.is_fresh());
 }
 
+#[tokio::test]
+async fn an_expired_token_ends_its_near_caches() {
+    let (local, request) = (
+        Local::start().await,
+        v1::CreateTokenRequest {
+            ttl: seconds(3),
+            ..creating_token("near", &ROLES)
+        },
+    );
+    let token = local.client().await.send(request).await.unwrap();
+    let near = near_cache(&local, &token.token, Fallback::Fail);
+    fresh(&near).await;
+    let is_off = async || !near.is_fresh();
+    eventually("the near-cache is off", PATIENCE, is_off).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(!near.is_fresh());
+}
+
 /// The instance leaves: the near-cache is off before, and finds its successor.
 #[tokio::test]
 async fn a_stop_of_the_instance_turns_near_caches_off() {

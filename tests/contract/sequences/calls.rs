@@ -59,7 +59,7 @@ impl Calls {
         *self.random.pick(&names(number)).unwrap()
     }
 
-    fn token(&self, world: &World) -> (KeyId, Digest) {
+    pub(super) fn token(&self, world: &World) -> (KeyId, Digest) {
         let none = (world.successor().id, world.digest());
         *self.random.pick(&self.tokens).unwrap_or(&none)
     }
@@ -107,7 +107,7 @@ impl Calls {
             15 => Call::Tail(self.random.below(40)),
             16 => Call::Trim,
             17 => {
-                let new = world.new_token("bot");
+                let new = self.new_token(world);
                 self.tokens.push((new.id, new.digest));
                 Call::CreateToken(new)
             }

@@ -1,7 +1,8 @@
 //! Random new keys, issued or imported, often with the slot or the digest of another key.
 
-use keyward_core::key::{BatchId, Timestamp};
-use keyward_store::{Expiry, Import};
+use keyward_core::key::{BatchId, San, Timestamp};
+use keyward_crypto::Digest;
+use keyward_store::{Expiry, Import, NewToken};
 
 use super::Call;
 use super::calls::Calls;
@@ -20,6 +21,22 @@ impl Calls {
         }
         self.keys.push((new.id, new.digest));
         Call::Issue(new)
+    }
+
+    pub(super) fn new_token(&self, world: &World) -> NewToken {
+        let mut new = world.new_token("bot");
+        match self.random.below(8) {
+            0..=2 => {
+                let san = self.random.pick(&["a.example", "b.example"]).unwrap();
+                let san = San::new("san", san).expect("it is a name");
+                new.digest = Digest::of_san(&san);
+                (new.generation, new.san) = (None, Some(san));
+            }
+            3 => new.expiry = Expiry::After(HOUR / 30),
+            4 => new.digest = self.token(world).1,
+            _ => {}
+        }
+        new
     }
 
     pub(super) fn batch(&self) -> BatchId {

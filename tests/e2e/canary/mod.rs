@@ -215,6 +215,7 @@ impl Run {
         let request = v1::CreateTokenRequest {
             name: "bot".to_owned(),
             roles: vec![Role::Issuer.into()],
+            ..Default::default()
         };
         let made = self.answer("CreateToken", client.admin.create_token(request).await);
         self.needles.add_text("a token", &made.token);

@@ -7,6 +7,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use keyward_proto::v1::{self, Role};
+use keyward_testkit::requests::{creating_token, seconds};
 use keyward_testkit::{Authority, without_settings};
 
 use super::Findings;
@@ -156,6 +158,28 @@ async fn an_embedded_store_is_examined_before_beside_and_after_its_instance() {
     }
     fs::write(data_dir.join("keyward.db"), "no database").unwrap();
     examine("none").has("error", "store", &["cannot be opened", "not a database"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_expires_soon_is_found() {
+    let (_directory, data_dir) = fresh_directory();
+    let mut process = serve(&data_dir);
+    let client = process.client().await;
+    let day = 24 * 3_600;
+    for (name, ttl) in [("soon", 2 * day + 3_000), ("later", 8 * day), ("ever", 0)] {
+        let request = v1::CreateTokenRequest {
+            ttl: seconds(ttl).filter(|_| ttl > 0),
+            ..creating_token(name, &[Role::Reader])
+        };
+        client.send(request).await.unwrap();
+    }
+    assert!(process.stop().success());
+    let found = Findings::of(embedded(&data_dir, "none"));
+    found.only(
+        "warning",
+        "token",
+        &["of soon expires in 2 days", "Create another"],
+    );
 }
 
 #[test]

@@ -144,10 +144,20 @@ pub fn judge_all<'t>(
         .unwrap_or((0, Verdict::NotFound))
 }
 
+/// The state of an admitted token at `now`, the store's time, as [`state_at`] judges a key.
+pub fn token_state_at(record: &TokenRecord, now: Timestamp) -> KeyState {
+    let ends = Ends {
+        revoke_time: record.revoke_time.unwrap_or(Timestamp::NEVER),
+        expire_time: record.expire_time.unwrap_or(Timestamp::NEVER),
+        revoked: record.revoked,
+        disabled: false,
+    };
+    ends.state_at(now)
+}
+
 /// Whether an admitted token is valid at `now`, the store's time.
 pub fn token_lives(record: &TokenRecord, now: Timestamp) -> bool {
-    let revoke_time = record.revoke_time.unwrap_or(Timestamp::NEVER);
-    !is_revoked(record.revoked, revoke_time, now)
+    token_state_at(record, now) == KeyState::Active
 }
 
 /// Only a running grace is compared with the time.

@@ -27,7 +27,7 @@ mod tests;
 pub use apply::{
     Absorbed, Change, MAX_BEHIND, MAX_ROWS, Mark, Page, Position, Refused, START_BEHIND, Start,
 };
-pub use judge::{Ask, Terms, judge, judge_all, state_at, token_lives};
+pub use judge::{Ask, Terms, judge, judge_all, state_at, token_lives, token_state_at};
 pub use leases::{Leases, StreamId};
 pub use membership::{
     AckSet, CommittedChange, FailureDetector, Member, Membership, Receipt, RegistrationId,

@@ -5,6 +5,7 @@ mod foreign;
 mod id;
 mod ports;
 mod record;
+mod san;
 mod secret;
 mod text;
 mod usage;
@@ -17,6 +18,7 @@ pub use foreign::{ForeignFormat, FormatError};
 pub use id::{BatchId, KeyId};
 pub use ports::{BootTime, Clock, Entropy, Timestamp};
 pub use record::{Hint, KeyRecord, KeyState, Role, Roles, TokenRecord};
+pub use san::San;
 pub use secret::SecretText;
 pub use text::{
     BODY_LEN, Body, Malformed, Prefix, PrefixError, RANDOM_LEN, TAG_LEN, TOKEN_PREFIX, TextForm,

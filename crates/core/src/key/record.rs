@@ -1,7 +1,7 @@
 //! The records of keys and of callers' tokens. They hold no secret: the digest and the sealed copy
 //! stay in the store's rows.
 
-use super::{AccountId, KeyId, Metadata, Networks, Reason, Scopes, SlotName, Timestamp};
+use super::{AccountId, KeyId, Metadata, Networks, Reason, San, Scopes, SlotName, Timestamp};
 
 /// The prefix and the first four characters of a key. It identifies the key without disclosing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,8 @@ pub enum KeyState {
     Revoked,
 }
 
-/// A caller's token, which authenticates the caller.
+/// A caller's token, which authenticates the caller. Instead of a secret it can have a name, which a client
+/// certificate proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenRecord {
     /// The public id.
@@ -76,8 +77,12 @@ pub struct TokenRecord {
     pub name: SlotName,
     /// The roles of the caller.
     pub roles: Roles,
+    /// The name in the caller's certificate, instead of a secret.
+    pub san: Option<San>,
     /// The time of creation.
     pub create_time: Timestamp,
+    /// The time from which the token is expired.
+    pub expire_time: Option<Timestamp>,
     /// The time from which the token is revoked.
     pub revoke_time: Option<Timestamp>,
     /// Whether the token is revoked, at any time. It implies `revoke_time`.

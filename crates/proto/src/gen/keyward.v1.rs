@@ -159,6 +159,13 @@ pub struct CallerToken {
     /// 0: the token has not changed since its creation.
     #[prost(uint64, tag = "6")]
     pub revision: u64,
+    /// The time from which the token is expired. Absent: never. An expired token is refused as a revoked one is.
+    #[prost(message, optional, tag = "7")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The URI or DNS name in the caller's client certificate, in its normal form. Empty: the caller sends a
+    /// token instead.
+    #[prost(string, tag = "8")]
+    pub san: ::prost::alloc::string::String,
 }
 impl ::prost::Name for CallerToken {
     const NAME: &'static str = "CallerToken";
@@ -180,6 +187,20 @@ pub struct CreateTokenRequest {
     /// an undefined value is INVALID_FIELD.
     #[prost(enumeration = "Role", repeated, tag = "2")]
     pub roles: ::prost::alloc::vec::Vec<i32>,
+    /// The time from which the token is expired: in the future and before the year 9999 (UTC), otherwise
+    /// INVALID_FIELD. Resolution: one microsecond. If both `expire_time` and `ttl` are absent, the token
+    /// never expires; if both are set, INVALID_FIELD.
+    #[prost(message, optional, tag = "3")]
+    pub expire_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The lifetime of the token from its creation: 1 second to 100 years of 365 days, otherwise
+    /// INVALID_FIELD. Resolution: one microsecond. Together with `expire_time`: INVALID_FIELD.
+    #[prost(message, optional, tag = "4")]
+    pub ttl: ::core::option::Option<::prost_types::Duration>,
+    /// A URI or a DNS name. With it, the caller has no secret: its client certificate proves this name. At most
+    /// 512 bytes of printable ASCII, without a wildcard. Scheme and host are lowered. A name that another
+    /// caller has is INVALID_FIELD, until that one is revoked.
+    #[prost(string, tag = "5")]
+    pub san: ::prost::alloc::string::String,
 }
 impl ::prost::Name for CreateTokenRequest {
     const NAME: &'static str = "CreateTokenRequest";
@@ -199,7 +220,7 @@ pub struct CreateTokenResponse {
     #[prost(message, optional, tag = "1")]
     pub caller_token: ::core::option::Option<CallerToken>,
     /// The SECRET, which the caller sends as `authorization: Bearer <token>`. Never log it. This response
-    /// is the only one that contains it. Always set.
+    /// is the only one that contains it. Empty for a caller with `san`.
     #[prost(string, tag = "2")]
     pub token: ::prost::alloc::string::String,
 }
@@ -1568,7 +1589,8 @@ pub mod admin_service_client {
         /// share a name, so that you can replace one without an interruption.
         ///
         /// Errors: INVALID_FIELD; OUTCOME_UNKNOWN: the list may contain a token whose secret nobody has
-        /// received. Revoke that token and repeat the call.
+        /// received. Revoke that token and repeat the call. (With `san` there is no secret: if the list contains
+        /// the token, it is ready.)
         pub async fn create_token(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateTokenRequest>,
@@ -2015,7 +2037,8 @@ pub mod admin_service_server {
         /// share a name, so that you can replace one without an interruption.
         ///
         /// Errors: INVALID_FIELD; OUTCOME_UNKNOWN: the list may contain a token whose secret nobody has
-        /// received. Revoke that token and repeat the call.
+        /// received. Revoke that token and repeat the call. (With `san` there is no secret: if the list contains
+        /// the token, it is ready.)
         async fn create_token(
             &self,
             request: tonic::Request<super::CreateTokenRequest>,
@@ -3711,7 +3734,7 @@ pub mod api_key_service_client {
     /// |reason|status|meaning|
     /// |------|------|-------|
     /// |`TOKEN_MISSING`|UNAUTHENTICATED|The request has no token.|
-    /// |`TOKEN_INVALID`|UNAUTHENTICATED|The token is unknown, malformed or revoked, or there is more than one.|
+    /// |`TOKEN_INVALID`|UNAUTHENTICATED|The token is unknown, malformed, expired or revoked, or there are two.|
     /// |`ROLE_REQUIRED`|PERMISSION_DENIED|The token lacks the required role; the metadata `role` names it.|
     /// |`INVALID_FIELD`|INVALID_ARGUMENT|A field breaks its limits; a `google.rpc.BadRequest` names the field.|
     /// |`KEY_NOT_FOUND`|NOT_FOUND|The key does not exist.|
@@ -4194,7 +4217,7 @@ pub mod api_key_service_server {
     /// |reason|status|meaning|
     /// |------|------|-------|
     /// |`TOKEN_MISSING`|UNAUTHENTICATED|The request has no token.|
-    /// |`TOKEN_INVALID`|UNAUTHENTICATED|The token is unknown, malformed or revoked, or there is more than one.|
+    /// |`TOKEN_INVALID`|UNAUTHENTICATED|The token is unknown, malformed, expired or revoked, or there are two.|
     /// |`ROLE_REQUIRED`|PERMISSION_DENIED|The token lacks the required role; the metadata `role` names it.|
     /// |`INVALID_FIELD`|INVALID_ARGUMENT|A field breaks its limits; a `google.rpc.BadRequest` names the field.|
     /// |`KEY_NOT_FOUND`|NOT_FOUND|The key does not exist.|
