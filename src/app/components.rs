@@ -18,7 +18,7 @@ use crate::cache::{
     Uses,
 };
 use crate::config::Settings;
-use crate::grpc::{self, Tls};
+use crate::grpc::{self, Tls, TlsFiles};
 use crate::replication::{
     AuditKeeper, Barrier, NearCaches, NearLimits, Registration, Roster, SealMover, StoreTime, Tail,
     UseWriter, end_graces, forget_near_caches, trim_log, trim_outbox, wake_on_l2_notices,
@@ -72,7 +72,12 @@ pub(super) fn listener_tls(
     let Some((certificate, key)) = settings.tls() else {
         return Ok(None);
     };
-    Tls::load(certificate, key, Arc::clone(clock), metrics.tls.clone())
+    let files = TlsFiles {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        client_ca: settings.tls_client_ca.clone(),
+    };
+    Tls::load(files, Arc::clone(clock), metrics.tls.clone())
         .map(Some)
         .map_err(StartError::new)
 }

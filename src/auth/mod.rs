@@ -1,13 +1,17 @@
-//! Authenticates callers: checks a bearer token under the same log and fence as a key, and knows the
-//! roles of the token.
+//! Authenticates callers: checks a bearer token, or the name in a client certificate, under the same log and
+//! fence as a key, and knows the roles of the token.
+
+mod certificate;
 
 use std::sync::Arc;
 
-use crate::cache::{Consistency, Entry, Lookup, LookupError};
-use keyward_core::fence::{Now, token_lives, token_state_at};
-use keyward_core::key::{KeyState, Prefix, Role, SecretText, TextForm, TokenRecord};
-use keyward_crypto::CurrentKeyring;
+use crate::cache::{Admitted, Consistency, Entry, Lookup, LookupError};
+use keyward_core::fence::{Now, token_state_at};
+use keyward_core::key::{KeyState, Prefix, Role, SecretText, TextForm, Timestamp, TokenRecord};
+use keyward_crypto::{CurrentKeyring, Digest};
 use keyward_store::{Actor, Origin};
+
+pub use certificate::Certificate;
 
 /// Why a caller is refused.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +22,9 @@ pub enum Denied {
     /// The token is malformed, unknown, expired or revoked.
     #[error("{0}")]
     Invalid(&'static str),
+    /// The client certificate names no caller, or several, or is expired.
+    #[error("{0}")]
+    Certificate(&'static str),
     /// The token is valid, but lacks the role that the call requires.
     #[error("the token '{name}' lacks the role {role}; use a token with that role", role = .role.name())]
     RoleRequired {
@@ -35,11 +42,21 @@ pub enum Denied {
 #[derive(Clone, Debug)]
 pub struct Caller {
     entry: Arc<Entry<TokenRecord>>,
+    /// The end of the certificate that proves it; `NEVER` for a token.
+    end: Timestamp,
     /// From where its call comes, if the call may change something.
     origin: Option<Arc<Origin>>,
 }
 
 impl Caller {
+    fn new(entry: Arc<Entry<TokenRecord>>, end: Timestamp) -> Self {
+        Self {
+            entry,
+            end,
+            origin: None,
+        }
+    }
+
     /// Whether the caller has `role`.
     pub fn has(&self, role: Role) -> bool {
         self.entry.kept().roles.contains(role)
@@ -91,18 +108,26 @@ impl Callers {
         }
     }
 
-    /// Authenticates a caller by its values of `authorization`. Invented tokens are refused without
-    /// I/O.
+    /// Authenticates a caller by its values of `authorization`, or by the certificate of its connection if it
+    /// has none. A token that was sent decides alone: it speaks for this call, while a proxy's certificate
+    /// speaks for every call of its connection.
     pub async fn authenticate<'v>(
         &self,
         mut authorization: impl Iterator<Item = &'v [u8]>,
+        certificate: Option<&Certificate>,
     ) -> Result<Caller, Denied> {
-        let value = authorization.next().ok_or(Denied::Missing)?;
-        if authorization.next().is_some() {
-            return Err(Denied::Invalid(
+        match (authorization.next(), certificate) {
+            (Some(_), _) if authorization.next().is_some() => Err(Denied::Invalid(
                 "the request has more than one token; send one",
-            ));
+            )),
+            (Some(value), _) => self.by_token(value).await,
+            (None, Some(certificate)) => self.by_certificate(certificate).await,
+            (None, None) => Err(Denied::Missing),
         }
+    }
+
+    /// Invented tokens are refused without I/O.
+    async fn by_token(&self, value: &[u8]) -> Result<Caller, Denied> {
         let text = bearer(value).ok_or(Denied::Invalid(
             "the authorization metadata does not have the form `Bearer <token>`",
         ))?;
@@ -117,27 +142,50 @@ impl Callers {
                 false => LookupError::NotFresh.into(),
             });
         };
-        let found = self
-            .tokens
-            .find(&digest, Consistency::Default)
-            .await?
-            .ok_or_else(unknown)?;
-        match token_state_at(found.entry.kept(), found.at) {
-            KeyState::Active => {}
-            KeyState::Expired => return Err(Denied::Invalid("the token has expired")),
-            _ => return Err(unknown()),
+        let found = self.find(&digest).await?.ok_or_else(unknown)?;
+        match token_state_at(found.entry.kept(), Timestamp::NEVER, found.at) {
+            KeyState::Active => Ok(Caller::new(found.entry, Timestamp::NEVER)),
+            KeyState::Expired => Err(Denied::Invalid("the token has expired")),
+            _ => Err(unknown()),
         }
-        Ok(Caller {
-            entry: found.entry,
-            origin: None,
-        })
+    }
+
+    /// Exactly one name must belong to a caller.
+    async fn by_certificate(&self, certificate: &Certificate) -> Result<Caller, Denied> {
+        let mut known = None;
+        for name in certificate.names().map_err(Denied::Certificate)? {
+            let found = self.find(&Digest::of_san(name)).await?;
+            if found.is_some() && known.is_some() {
+                return Err(Denied::Certificate(
+                    "several names of the client certificate belong to callers; it must name one",
+                ));
+            }
+            known = known.or(found);
+        }
+        let unknown = || {
+            Denied::Certificate("no name of the client certificate belongs to a caller; create one")
+        };
+        let found = known.ok_or_else(unknown)?;
+        match token_state_at(found.entry.kept(), certificate.end(), found.at) {
+            KeyState::Active => Ok(Caller::new(found.entry, certificate.end())),
+            KeyState::Expired => Err(Denied::Certificate(
+                "the client certificate or its caller has expired",
+            )),
+            _ => Err(unknown()),
+        }
+    }
+
+    async fn find(&self, digest: &Digest) -> Result<Option<Admitted<TokenRecord>>, LookupError> {
+        self.tokens.find(digest, Consistency::Default).await
     }
 
     /// Whether the caller of an earlier call is still valid at `now`, which was read after this call
     /// arrived. No I/O. `false` says nothing: authenticate it.
     pub fn is_still_valid(&self, caller: &Caller, now: Now) -> bool {
         let found = self.tokens.admit_again(&caller.entry, now);
-        found.is_some_and(|found| token_lives(found.entry.kept(), found.at))
+        found.is_some_and(|found| {
+            token_state_at(found.entry.kept(), caller.end, found.at) == KeyState::Active
+        })
     }
 
     /// The prefix of tokens.

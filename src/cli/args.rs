@@ -206,6 +206,12 @@ pub(super) struct ClientArgs {
     /// File with your token [env: KEYWARD_TOKEN_FILE] [default: admin.token in data_dir]
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+    /// PEM file with your client certificate, instead of a token [env: KEYWARD_CLIENT_CERTIFICATE]
+    #[arg(long, value_name = "FILE")]
+    pub(super) client_certificate: Option<PathBuf>,
+    /// PEM file with the key of your client certificate [env: KEYWARD_CLIENT_KEY]
+    #[arg(long, value_name = "FILE")]
+    pub(super) client_key: Option<PathBuf>,
     /// Time limit of each call; a change can take 5s more than the longest bound of all instances: their
     /// `max_staleness`, plus 2 %, plus 100ms
     #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = duration)]

@@ -16,34 +16,52 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The service, as one caller reaches it.
 pub(super) struct Service {
     client: Client,
-    token_file: PathBuf,
+    /// The file of the caller's token, or of its certificate.
+    credential: PathBuf,
 }
 
 impl Service {
-    /// A client with the caller's token. It connects with the first call.
+    /// A client with the caller's token or certificate. It connects with the first call.
     pub(super) fn new(context: &Context<'_>) -> Result<Self, Failure> {
-        let token_file = token_file(context)?;
-        let client = build(builder(context)?.token_file(&token_file))?;
-        Ok(Self { client, token_file })
+        Self::build(context, builder(context)?)
     }
 
     /// Like [`Self::new`], but repeats a call that fails for now until the time limit has passed.
     pub(super) fn persistent(context: &Context<'_>) -> Result<Self, Failure> {
-        let token_file = token_file(context)?;
-        let builder = builder(context)?.retries(u32::MAX);
-        let client = build(builder.token_file(&token_file))?;
-        Ok(Self { client, token_file })
+        Self::build(context, builder(context)?.retries(u32::MAX))
+    }
+
+    fn build(context: &Context<'_>, builder: Builder) -> Result<Self, Failure> {
+        let options = context.options;
+        let token = context.path(&options.token_file, "KEYWARD_TOKEN_FILE")?;
+        let certificate =
+            context.path(&options.client_certificate, "KEYWARD_CLIENT_CERTIFICATE")?;
+        let key = context.path(&options.client_key, "KEYWARD_CLIENT_KEY")?;
+        let builder = match (&certificate, &key) {
+            (Some(certificate), Some(key)) => builder.client_certificate(certificate, key),
+            (None, None) => builder,
+            _ => {
+                return Err(Failure::Usage(
+                    "--client-certificate and --client-key need each other".to_owned(),
+                ));
+            }
+        };
+        let (builder, credential) = match (token, certificate) {
+            (Some(token), _) => (builder.token_file(&token), token),
+            (None, Some(certificate)) => (builder, certificate),
+            (None, None) => {
+                let token = context.settings.data_dir.join("admin.token");
+                (builder.token_file(&token), token)
+            }
+        };
+        let client = build(builder)?;
+        Ok(Self { client, credential })
     }
 
     pub(super) async fn call<R: Rpc>(&self, request: R) -> Result<R::Response, Failure> {
         let response = self.client.call(request).await;
-        response.map_err(|error| explain(&error, &self.token_file))
+        response.map_err(|error| explain(&error, &self.credential))
     }
-}
-
-fn token_file(context: &Context<'_>) -> Result<PathBuf, Failure> {
-    let given = context.path(&context.options.token_file, "KEYWARD_TOKEN_FILE")?;
-    Ok(given.unwrap_or_else(|| context.settings.data_dir.join("admin.token")))
 }
 
 /// Succeeds if the service serves. Sends no token.
@@ -54,8 +72,8 @@ pub(super) async fn check_health(context: &Context<'_>) -> Result<(), Failure> {
 }
 
 /// The error, and what to do next.
-fn explain(error: &Error, token_file: &Path) -> Failure {
-    let file = token_file.display();
+fn explain(error: &Error, credential: &Path) -> Failure {
+    let file = credential.display();
     let advice = match (error.kind, error.reason.as_deref()) {
         (_, Some("REVOKE_UNCONFIRMED")) => {
             "the change is committed; repeat the command until it succeeds".to_owned()
@@ -70,6 +88,11 @@ fn explain(error: &Error, token_file: &Path) -> Failure {
         }
         (_, Some("TOKEN_NOT_FOUND")) => {
             "check the TOKEN_ID, or run keyward token list --all".to_owned()
+        }
+        (_, Some("CERTIFICATE_INVALID")) => {
+            format!(
+                "the client certificate is in {file}; create its caller with keyward token create --san"
+            )
         }
         (ErrorKind::Unauthorized, _) => {
             format!("the token comes from {file}; choose another file with --token-file")

@@ -52,6 +52,8 @@ pub struct Settings {
     pub tls_cert: Option<PathBuf>,
     /// The certificate's private key.
     pub tls_key: Option<PathBuf>,
+    /// The authorities that vouch for client certificates.
+    pub tls_client_ca: Option<PathBuf>,
     /// The directory of the files that Keyward writes: the embedded store, the keyring, the first token.
     pub data_dir: PathBuf,
     /// The file of the password for Postgres.
@@ -193,6 +195,11 @@ fn unused(settings: &Settings) -> impl Iterator<Item = (&'static str, String)> {
             "tls_cert",
             has_unused_tls,
             "has no use with a Unix socket, which no network carries: remove it and tls_key",
+        ),
+        (
+            "tls_client_ca",
+            settings.tls_client_ca.is_some() && settings.tls_cert.is_none(),
+            "has no use without TLS: set tls_cert and tls_key, or remove this",
         ),
         (
             "rest_cors_origins",

@@ -17,6 +17,8 @@ impl Schema for Settings {
         "KEYWARD_ENDPOINT",
         "KEYWARD_TOKEN_FILE",
         "KEYWARD_CA_FILE",
+        "KEYWARD_CLIENT_CERTIFICATE",
+        "KEYWARD_CLIENT_KEY",
         "KEYWARD_AGENT_*",
         "KEYWARD_BOT_*",
     ];
@@ -32,6 +34,7 @@ impl Schema for Settings {
             http_hosts: Vec::new(),
             tls_cert: None,
             tls_key: None,
+            tls_client_ca: None,
             data_dir: PathBuf::new(),
             store_password_file: None,
             store: Store::Sqlite(PathBuf::new()),

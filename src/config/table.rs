@@ -103,6 +103,15 @@ pub const TABLE: &[Setting<Settings>] = &[
     )
     .shown(|s| shown(s.tls_key.as_deref().map(text_of).as_ref())),
     Row::new(
+        "tls_client_ca",
+        Takes::Value("FILE"),
+        "none",
+        "Certificates in PEM of the authorities that vouch for client certificates; a client with a \
+         certificate can call without a token; read again when it changes; `none` asks clients for none",
+        |s, text| optional(text, path).map(|path| s.tls_client_ca = path),
+    )
+    .shown(|s| shown(s.tls_client_ca.as_deref().map(text_of).as_ref())),
+    Row::new(
         "data_dir",
         Takes::Value("DIRECTORY"),
         "./keyward-data",

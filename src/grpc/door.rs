@@ -157,6 +157,11 @@ impl Services {
         self.pass(call.map(|()| body)).await
     }
 
+    /// Whether the client has opened the connection with a certificate.
+    pub fn has_certificate(&self) -> bool {
+        self.serving.peer.identity().certificate().is_some()
+    }
+
     /// Does `work` on so many bytes: at once if they are few, otherwise on the threads of long calls.
     ///
     /// # Errors

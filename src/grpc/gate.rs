@@ -233,12 +233,13 @@ impl GateLayer {
         };
         let headers = request.headers();
         let values = headers.get_all(AUTHORIZATION).into_iter();
-        let judging = callers.authenticate(values.map(|value| value.as_bytes()));
+        let values = values.map(|value| value.as_bytes());
+        let judging = callers.authenticate(values, peer.identity().certificate());
         let caller = judging.await.map_err(ServiceError::from)?;
         peer.has_caller();
-        if let Some(value) = headers.get(AUTHORIZATION) {
-            peer.remember(value.as_bytes(), &caller);
-        }
+        let value = headers.get(AUTHORIZATION);
+        peer.identity()
+            .remember(value.map(|value| value.as_bytes()), &caller);
         request.extensions_mut().insert(caller);
         Ok(())
     }

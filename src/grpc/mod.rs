@@ -13,6 +13,7 @@ mod encoding;
 mod envoy;
 mod gate;
 mod handler;
+mod identity;
 mod immediate;
 mod import;
 mod listener;
@@ -59,7 +60,7 @@ pub use status::{
     HEADERS_TOO_LARGE, REQUEST_UNFINISHED, no_route, not_json, reasons_table, undecodable,
     wrong_method,
 };
-pub use tls::{Tls, TlsError};
+pub use tls::{Tls, TlsError, TlsFiles};
 pub use workers::{Listeners, Workers, accept};
 
 use deadline::{DeadlineLayer, Progress};
@@ -158,7 +159,7 @@ impl Api {
             None => {
                 let values = metadata.get_all("authorization").into_iter();
                 let values = values.map(|value| value.as_encoded_bytes());
-                self.callers.authenticate(values).await?
+                self.callers.authenticate(values, None).await?
             }
         };
         if let Some(role) = role.into()

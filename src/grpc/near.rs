@@ -68,7 +68,10 @@ impl Api {
         let caller = match judged {
             Some(caller) => caller,
             // The request did not pass the gate.
-            None => self.judge(&metadata).await.map_err(ServiceError::from)?,
+            None => self
+                .judge(&metadata, peer.as_deref())
+                .await
+                .map_err(ServiceError::from)?,
         };
         let stream = self.service.watch(&caller).await?;
         let watch = Watch {
@@ -92,10 +95,11 @@ impl Api {
         Ok(answers.boxed())
     }
 
-    async fn judge(&self, metadata: &MetadataMap) -> Result<Caller, Denied> {
+    async fn judge(&self, metadata: &MetadataMap, peer: Option<&Peer>) -> Result<Caller, Denied> {
         let values = metadata.get_all("authorization").into_iter();
         let values = values.map(|value| value.as_encoded_bytes());
-        self.callers.authenticate(values).await
+        let certificate = peer.and_then(|peer| peer.identity().certificate());
+        self.callers.authenticate(values, certificate).await
     }
 }
 
@@ -196,7 +200,7 @@ impl Watch {
         if self.api.callers.is_still_valid(&self.caller, now) {
             return true;
         }
-        let judged = self.api.judge(&self.metadata).await;
+        let judged = self.api.judge(&self.metadata, self.peer.as_deref()).await;
         if let Ok(caller) = judged {
             self.caller = caller;
             return true;

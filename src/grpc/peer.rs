@@ -13,9 +13,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
-use crate::auth::Caller;
+use super::identity::Identity;
 use keyward_ops::LimitMetrics;
 
 /// The bytes of a caller's connection that are always granted, so that short calls pass while others
@@ -130,7 +129,7 @@ impl Peers {
             open: Arc::default(),
             long_reads: Semaphore::new(LONG_READS),
             calls: AtomicU32::new(0),
-            known: Mutex::default(),
+            identity: Identity::default(),
         }))
     }
 
@@ -179,8 +178,7 @@ pub(super) struct Peer {
     long_reads: Semaphore,
     /// The calls of a stranger since the last read.
     calls: AtomicU32,
-    /// The latest authenticated caller, and its header `authorization`.
-    known: Mutex<Option<(Zeroizing<Vec<u8>>, Caller)>>,
+    identity: Identity,
 }
 
 impl Peer {
@@ -204,16 +202,9 @@ impl Peer {
         age.mul_f64(0.9 + 0.2 * f64::from(part) / f64::from(AGES - 1))
     }
 
-    /// The caller that sent this header `authorization` in an earlier call on this connection.
-    pub(super) fn known_caller(&self, authorization: &[u8]) -> Option<Caller> {
-        let known = self.known.lock();
-        let (header, caller) = known.as_ref()?;
-        is_same(header, authorization).then(|| caller.clone())
-    }
-
-    /// Remembers the caller that sent this header `authorization`.
-    pub(super) fn remember(&self, authorization: &[u8], caller: &Caller) {
-        *self.known.lock() = Some((authorization.to_vec().into(), caller.clone()));
+    /// Who the client is.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
     }
 
     /// Records that the connection has a valid caller, so it is no longer a stranger.
@@ -333,12 +324,6 @@ impl AsRef<[u8]> for Counted {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
-}
-
-/// Compares two secrets in a time that depends on their length alone.
-fn is_same(one: &[u8], other: &[u8]) -> bool {
-    let differences = one.iter().zip(other).fold(0, |all, (a, b)| all | (a ^ b));
-    one.len() == other.len() && std::hint::black_box(differences) == 0
 }
 
 impl Drop for Peer {

@@ -44,6 +44,7 @@ impl Server {
     pub(super) async fn serve(self, connection: Connection, stop: CancellationToken) {
         let peer = connection.peer();
         let age = self.max_age.map(|age| peer.age(age));
+        let trusting = Arc::clone(&peer);
         let end = async move {
             let aged = async {
                 match age {
@@ -54,6 +55,8 @@ impl Server {
             tokio::select! {
                 () = aged => {}
                 () = stop.cancelled() => {}
+                // Its certificate must convince the new authorities.
+                () = trusting.identity().authorities_replaced() => {}
             }
         };
         let door = connection.door();

@@ -47,12 +47,17 @@ impl Reason {
 static TOKEN_MISSING: Reason = Reason::new(
     "TOKEN_MISSING",
     Code::Unauthenticated,
-    "The request has no token. Send `authorization: Bearer <token>`.",
+    "The request has no token. Send `authorization: Bearer <token>`, or open the connection with a client certificate.",
 );
 static TOKEN_INVALID: Reason = Reason::new(
     "TOKEN_INVALID",
     Code::Unauthenticated,
     "The token is unknown, malformed, expired or revoked, or there is more than one. Check the token.",
+);
+static CERTIFICATE_INVALID: Reason = Reason::new(
+    "CERTIFICATE_INVALID",
+    Code::Unauthenticated,
+    "The request has no token, and the client certificate names no caller, names several, or is expired. The message says which.",
 );
 static ROLE_REQUIRED: Reason = Reason::new(
     "ROLE_REQUIRED",
@@ -188,9 +193,10 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 28] = [
+static REASONS: [&Reason; 29] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
+    &CERTIFICATE_INVALID,
     &ROLE_REQUIRED,
     &INVALID_FIELD,
     &KEY_NOT_FOUND,
@@ -239,6 +245,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
     match error {
         ServiceError::Denied(Denied::Missing) => &TOKEN_MISSING,
         ServiceError::Denied(Denied::Invalid(_)) => &TOKEN_INVALID,
+        ServiceError::Denied(Denied::Certificate(_)) => &CERTIFICATE_INVALID,
         ServiceError::Denied(Denied::RoleRequired { .. }) => &ROLE_REQUIRED,
         ServiceError::Denied(Denied::Lookup(error)) => match error {
             LookupError::NotFresh => &NOT_FRESH,

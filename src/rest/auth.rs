@@ -54,7 +54,8 @@ impl Rest {
         required_scopes: Vec<String>,
         services: &Services,
     ) -> Result<[(HeaderName, HeaderValue); 5], Refusal> {
-        let token = token(headers, self.allows_no_token);
+        let may_be_missing = self.allows_no_token || services.has_certificate();
+        let token = token(headers, may_be_missing);
         let token = token.map_err(|fault| self.misconfigured(fault))?;
         let api_key = credential::take(headers, &DEFAULT_HEADERS)?;
         let client_ip = self.proxies.client_ip_from_proxy(headers);
@@ -97,7 +98,7 @@ impl Rest {
     }
 }
 
-/// The metadata `authorization` of the proxy.
+/// The metadata `authorization` of the proxy; `None` if its certificate or its socket says who it is.
 fn token(headers: &HeaderMap, may_be_missing: bool) -> Result<Option<HeaderValue>, &'static str> {
     let mut tokens = headers.get_all(TOKEN).iter();
     match (tokens.next(), tokens.next()) {

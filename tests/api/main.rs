@@ -5,6 +5,7 @@
 mod audit;
 mod bad_input;
 mod cancellation;
+mod certificates;
 mod compression;
 mod deadlines;
 mod doors;

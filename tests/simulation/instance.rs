@@ -106,7 +106,7 @@ impl Instance {
     pub(crate) async fn authenticate(&self, token: &SecretText) -> Result<Caller, Denied> {
         let value = format!("Bearer {}", token.expose());
         let values = std::iter::once(value.as_bytes());
-        self.callers.authenticate(values).await
+        self.callers.authenticate(values, None).await
     }
 }
 

@@ -324,9 +324,14 @@ pub(crate) fn build(
     const MINUTE: Duration = Duration::from_secs(60);
     let mut client = keyward_client::Client::builder()
         .endpoints(settings.endpoints.clone())
-        .token_file(&settings.token_file)
         .insecure(settings.insecure)
         .headers(propagate);
+    if let Some(file) = &settings.token_file {
+        client = client.token_file(file);
+    }
+    if let (Some(certificate), Some(key)) = (&settings.client_certificate, &settings.client_key) {
+        client = client.client_certificate(certificate, key);
+    }
     if let Some(file) = &settings.ca_file {
         client = client.ca_file(file);
     }

@@ -28,8 +28,12 @@ pub struct Settings {
     pub bots: Vec<BotSettings>,
     /// The instances of Keyward.
     pub endpoints: Vec<String>,
-    /// The file with the token for Keyward.
-    pub token_file: PathBuf,
+    /// The file with the token for Keyward; `None`: the certificate says who the bot is.
+    pub token_file: Option<PathBuf>,
+    /// The files with the bot's certificate and with its key.
+    pub client_certificate: Option<PathBuf>,
+    /// See `client_certificate`.
+    pub client_key: Option<PathBuf>,
     /// The file with the authorities to trust for Keyward; `None` means the system's.
     pub ca_file: Option<PathBuf>,
     /// Whether `http://` URLs may lead to another host.

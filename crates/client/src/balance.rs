@@ -26,7 +26,7 @@ pub(crate) struct Balance {
 pub(crate) struct Endpoint {
     /// The URL as the user wrote it.
     pub(crate) url: String,
-    pub(crate) channel: Channel,
+    channel: Mutex<Channel>,
     health: Mutex<Health>,
 }
 
@@ -45,9 +45,19 @@ impl Endpoint {
     pub(crate) fn new(url: String, channel: Channel) -> Self {
         Self {
             url,
-            channel,
+            channel: Mutex::new(channel),
             health: Mutex::default(),
         }
+    }
+
+    /// The connection.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.lock().clone()
+    }
+
+    /// Makes new calls on another connection. The old one ends with its last call.
+    pub(crate) fn reconnect(&self, channel: Channel) {
+        *self.channel.lock() = channel;
     }
 
     /// Records an answer.

@@ -9,6 +9,7 @@ use http::HeaderMap;
 
 use crate::balance::{Balance, Endpoint};
 use crate::call::{AddHeaders, Caller, Policy};
+use crate::certificate::{CertificateFiles, CertificateSource};
 use crate::endpoint::{ConnectOptions, connection};
 use crate::token::TokenSource;
 use crate::{Client, Secret, error};
@@ -29,6 +30,7 @@ pub struct Builder {
     token_file: Option<PathBuf>,
     has_token: bool,
     ca_file: Option<PathBuf>,
+    certificate: Option<CertificateFiles>,
     server_name: Option<String>,
     timeout: Duration,
     change_timeout: Duration,
@@ -46,6 +48,7 @@ impl Default for Builder {
             token_file: None,
             has_token: true,
             ca_file: None,
+            certificate: None,
             server_name: None,
             timeout: Duration::from_secs(1),
             change_timeout: Duration::from_secs(75),
@@ -79,8 +82,8 @@ impl Builder {
         self
     }
 
-    /// Sets this client's own token, which never changes. Either this or [`Self::token_file`] is
-    /// required.
+    /// Sets this client's own token, which never changes. One of this, [`Self::token_file`] and
+    /// [`Self::client_certificate`] is required.
     pub fn token(mut self, token: Secret) -> Self {
         self.token = Some(token);
         self
@@ -91,6 +94,22 @@ impl Builder {
     /// last token stays in use, and one warning is logged.
     pub fn token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.token_file = Some(path.into());
+        self
+    }
+
+    /// Sets the PEM files with this client's own certificate, followed by its chain, and with its private key.
+    /// With them the client needs no token; if it has one, the token decides who it is. The files are read now,
+    /// and about once a second while calls are made. While they cannot be used, the last certificate stays in
+    /// use, and one warning is logged.
+    pub fn client_certificate(
+        mut self,
+        certificate: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        self.certificate = Some(CertificateFiles {
+            certificate: certificate.into(),
+            key: key.into(),
+        });
         self
     }
 
@@ -180,6 +199,11 @@ impl Builder {
         let options = ConnectOptions {
             timeout: self.connect_timeout,
             authorities: self.ca_file.map(authorities).transpose()?,
+            certificate: self
+                .certificate
+                .as_ref()
+                .map(|files| files.read())
+                .transpose()?,
             server_name: self.server_name,
             insecure: self.insecure,
         };
@@ -191,12 +215,16 @@ impl Builder {
         let token = match (self.has_token, &self.token, self.token_file) {
             (true, Some(token), None) => TokenSource::fixed(token)?,
             (true, None, Some(path)) => TokenSource::file(path)?,
+            (true, None, None) if self.certificate.is_some() => TokenSource::none(),
             (false, None, None) => TokenSource::none(),
             _ => return Err(BuildError::TokenSetting),
         };
         Ok(Client::new(Caller {
             balance,
             token,
+            certificate: self
+                .certificate
+                .map(|files| CertificateSource::new(files, options)),
             reads: Policy {
                 total: self.timeout,
                 pause: READ_PAUSE,
@@ -237,8 +265,8 @@ pub enum BuildError {
     /// TLS to this endpoint cannot be set up.
     #[error("the endpoint {0}: TLS cannot be set up: {cause}", cause = error::innermost(.1))]
     Tls(String, #[source] tonic::transport::Error),
-    /// A client needs exactly one token: a text or a file.
-    #[error("set either token or token_file")]
+    /// A client needs exactly one token, a text or a file, or a certificate.
+    #[error("set either token or token_file, or a client certificate")]
     TokenSetting,
     /// The text is not a token.
     #[error("the token is empty, or is not printable ASCII without spaces")]
@@ -249,6 +277,9 @@ pub enum BuildError {
     /// The CA file cannot be used.
     #[error("the CA file {path}: {1}", path = .0.display())]
     CaFile(PathBuf, #[source] io::Error),
+    /// A file of the client's own certificate cannot be used.
+    #[error("the client certificate {path}: {1}", path = .0.display())]
+    ClientCertificate(PathBuf, #[source] io::Error),
     /// This time limit is out of range.
     #[error("{0} must be more than 0 and at most 24h")]
     Timeout(&'static str),

@@ -19,8 +19,9 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::balance::{Balance, Endpoint};
+use crate::certificate::CertificateSource;
 use crate::rpc::{Kind, Rpc};
-use crate::token::TokenSource;
+use crate::token::{Token, TokenSource};
 use crate::{Error, ErrorKind, error};
 
 /// A call that its caller drops before this time says nothing about the endpoint.
@@ -81,6 +82,7 @@ pub(crate) struct Policy {
 pub(crate) struct Caller {
     pub(crate) balance: Balance,
     pub(crate) token: TokenSource,
+    pub(crate) certificate: Option<CertificateSource>,
     pub(crate) reads: Policy,
     pub(crate) changes: Policy,
     /// How often a call is repeated at most.
@@ -145,11 +147,19 @@ impl Caller {
         }
     }
 
+    /// The token, after what has changed was read again.
+    async fn renewed(&self) -> Token {
+        if let Some(certificate) = &self.certificate {
+            certificate.renew(&self.balance).await;
+        }
+        self.token.current().await
+    }
+
     /// The headers for a stream.
     #[cfg(feature = "near-cache")]
     pub(crate) async fn stream_headers(&self) -> Attempt {
         Attempt {
-            token: self.token.current().await.header,
+            token: self.renewed().await.header,
             limit: None,
             headers: AddHeaders::default(),
         }
@@ -165,7 +175,7 @@ impl Caller {
     ) -> (Result<R::Response, Error>, u64, bool) {
         let endpoint = &self.balance.endpoints()[index];
         let deadline = Instant::now() + limit;
-        let Ok(token) = timeout(limit, self.token.current()).await else {
+        let Ok(token) = timeout(limit, self.renewed()).await else {
             let error = Error::unavailable("the token file cannot be read in time");
             return (Err(error), self.token.last().generation, false);
         };
@@ -174,7 +184,7 @@ impl Caller {
             limit: Some(limit),
             headers: self.headers.clone(),
         };
-        let transport = InterceptedService::new(endpoint.channel.clone(), attempt);
+        let transport = InterceptedService::new(endpoint.channel(), attempt);
         let mut pending = PendingCall {
             endpoint,
             start: Instant::now(),

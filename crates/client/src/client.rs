@@ -183,7 +183,7 @@ impl Client {
 }
 
 async fn check_health(endpoint: &Endpoint, limit: Duration) -> Result<(), Error> {
-    let mut health = HealthClient::new(endpoint.channel.clone());
+    let mut health = HealthClient::new(endpoint.channel());
     let url = &endpoint.url;
     match timeout(limit, health.check(HealthCheckRequest::default())).await {
         Ok(Ok(response)) if response.get_ref().status() == ServingStatus::Serving => Ok(()),

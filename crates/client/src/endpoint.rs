@@ -8,6 +8,7 @@ use http::Uri;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
 use crate::BuildError;
+use crate::certificate::CertificatePair;
 
 /// How often a silent connection is checked, even without calls, so that a peer that vanished is
 /// noticed before the next call needs it.
@@ -16,10 +17,13 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The settings that all connections share.
+#[derive(Clone)]
 pub(crate) struct ConnectOptions {
     pub(crate) timeout: Duration,
     /// Certificates in PEM format that are trusted instead of the system's.
     pub(crate) authorities: Option<Vec<u8>>,
+    /// The client's own certificate.
+    pub(crate) certificate: Option<CertificatePair>,
     /// The name that certificates must prove, instead of the endpoint's host.
     pub(crate) server_name: Option<String>,
     /// Whether the token may cross the network in clear text.
@@ -32,6 +36,10 @@ pub(crate) fn connection(url: &str, options: &ConnectOptions) -> Result<Channel,
     if let Some((_, host)) = url.rsplit_once('@') {
         let why = "must not contain a user or password";
         return Err(BuildError::Endpoint(host.to_owned(), why));
+    }
+    if options.certificate.is_some() && !url.starts_with("https://") {
+        let why = "presents no client certificate: use https://";
+        return Err(BuildError::Endpoint(url.to_owned(), why));
     }
     if let Some(path) = url.strip_prefix("unix:") {
         // The permissions of the socket protect the token.
@@ -54,6 +62,10 @@ pub(crate) fn connection(url: &str, options: &ConnectOptions) -> Result<Channel,
     let tls = match &options.authorities {
         Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
         None => tls.with_native_roots(),
+    };
+    let tls = match &options.certificate {
+        Some(pair) => tls.identity(pair.identity()),
+        None => tls,
     };
     let endpoint = endpoint
         .tls_config(tls)
@@ -129,6 +141,7 @@ mod tests {
         let options = ConnectOptions {
             timeout: Duration::from_secs(1),
             authorities: None,
+            certificate: None,
             server_name: None,
             insecure,
         };

@@ -14,6 +14,7 @@
 mod balance;
 mod builder;
 mod call;
+mod certificate;
 mod client;
 mod endpoint;
 mod error;

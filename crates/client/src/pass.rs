@@ -33,7 +33,7 @@ impl Client {
         let balance = &self.caller().balance;
         let endpoint = &balance.endpoints()[balance.pick(&[], Instant::now())];
         let start = Instant::now();
-        let mut channel = endpoint.channel.clone();
+        let mut channel = endpoint.channel();
         let answered = async {
             poll_fn(|cx| GrpcService::<Body>::poll_ready(&mut channel, cx)).await?;
             channel.call(call).await

@@ -11,12 +11,15 @@ use tokio::net::TcpStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Error};
+use tonic::transport::{
+    Certificate, Channel, ClientTlsConfig, Endpoint, Error, Identity as PemIdentity,
+};
 use tonic::{Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::Identity;
 use crate::load::patiently;
 use crate::requests::{self, Call};
 
@@ -64,7 +67,24 @@ pub async fn connect(address: SocketAddr) -> Channel {
 ///
 /// The connection failed.
 pub async fn connect_tls(address: SocketAddr, trusted: &str) -> Result<Channel, Error> {
+    connect_tls_as(address, trusted, None).await
+}
+
+/// Connects as [`connect_tls`] does, and presents this certificate.
+///
+/// # Errors
+///
+/// The connection failed.
+pub async fn connect_tls_as(
+    address: SocketAddr,
+    trusted: &str,
+    own: Option<&Identity>,
+) -> Result<Channel, Error> {
     let tls = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(trusted));
+    let tls = match own {
+        Some(own) => tls.identity(PemIdentity::from_pem(&own.certificate, &own.key)),
+        None => tls,
+    };
     Endpoint::from_shared(format!("https://{address}"))?
         .connect_timeout(Duration::from_secs(20))
         .tls_config(tls)?

@@ -54,7 +54,7 @@ mod web;
 
 pub use agent::AgentProcess;
 pub use browser::Browser;
-pub use client::{Client, connect, connect_tls, http_get};
+pub use client::{Client, connect, connect_tls, connect_tls_as, http_get};
 pub use cluster::{Cluster, Options};
 pub use compose::Compose;
 pub use deadline::{PATIENCE, eventually, now, wait_until};
@@ -85,5 +85,5 @@ pub use redis::{Redis, RedisCluster, RedisConnection, RedisOptions, RedisSentine
 pub use refusal::{invalid, invalid_fields, refused};
 pub use stage::Stage;
 pub use stalling::{Faults, Gate};
-pub use tls::{Authority, Identity};
+pub use tls::{Authority, ClientFlaw, Identity};
 pub use web::Web;

@@ -39,6 +39,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         http_hosts: Vec::new(),
         tls_cert: None,
         tls_key: None,
+        tls_client_ca: None,
         data_dir: directory.to_path_buf(),
         store_password_file: None,
         redis_password_file: None,

@@ -5,7 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    SanType, date_time_ymd,
+};
 
 use crate::deadline::unix_time;
 
@@ -15,7 +18,20 @@ pub struct Authority {
     certificate: String,
 }
 
-/// A server certificate and its private key, in PEM.
+/// What is wrong with a client certificate.
+#[derive(Clone, Copy, Debug)]
+pub enum ClientFlaw {
+    /// It is expired.
+    Expired,
+    /// It is not valid yet.
+    NotYetValid,
+    /// Only servers may use it.
+    ServerOnly,
+    /// It is an authority.
+    Authority,
+}
+
+/// A certificate and its private key, in PEM.
 #[derive(Clone)]
 pub struct Identity {
     /// The certificate.
@@ -71,8 +87,7 @@ impl Authority {
     /// Signs a certificate that expires in `life`.
     pub fn sign_for(&self, names: &[&str], life: Duration) -> Identity {
         self.sign_with(names, |params| {
-            let now = Duration::from_secs(unix_time().unsigned_abs());
-            params.not_after = (SystemTime::UNIX_EPOCH + now + life).into();
+            params.not_after = in_time(life).into();
         })
     }
 
@@ -81,6 +96,44 @@ impl Authority {
         self.sign_with(names, |params| {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         })
+    }
+
+    /// Signs a client's certificate with these URIs and DNS names, and with a common name.
+    pub fn sign_client(&self, names: &[&str], flaw: Option<ClientFlaw>) -> Identity {
+        self.sign_with(&[], |params| {
+            of_client(params, names);
+            match flaw {
+                None => {}
+                Some(ClientFlaw::Expired) => params.not_after = date_time_ymd(2001, 9, 9),
+                Some(ClientFlaw::NotYetValid) => params.not_before = date_time_ymd(3000, 1, 1),
+                Some(ClientFlaw::ServerOnly) => {
+                    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+                }
+                Some(ClientFlaw::Authority) => {
+                    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+                }
+            }
+        })
+    }
+
+    /// Signs a client's certificate that expires in `life`.
+    pub fn sign_client_for(&self, names: &[&str], life: Duration) -> Identity {
+        self.sign_with(&[], |params| {
+            of_client(params, names);
+            params.not_after = in_time(life).into();
+        })
+    }
+
+    /// A client's certificate that vouches for itself.
+    pub fn self_signed_client(names: &[&str]) -> Identity {
+        let key = KeyPair::generate().expect("a key can be drawn");
+        let mut params = CertificateParams::default();
+        of_client(&mut params, names);
+        let certificate = params.self_signed(&key).expect("it signs itself");
+        Identity {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        }
     }
 
     fn sign_with(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
@@ -96,6 +149,27 @@ impl Authority {
             key: key.serialize_pem(),
         }
     }
+}
+
+fn in_time(life: Duration) -> SystemTime {
+    let now = Duration::from_secs(unix_time().unsigned_abs());
+    SystemTime::UNIX_EPOCH + now + life
+}
+
+/// Makes it the certificate of a client with these URIs and DNS names, and with a common name.
+fn of_client(params: &mut CertificateParams, names: &[&str]) {
+    let name = |name: &&str| {
+        let text = (*name).try_into().expect("it is ASCII");
+        match name.contains(':') {
+            true => SanType::URI(text),
+            false => SanType::DnsName(text),
+        }
+    };
+    params.subject_alt_names = names.iter().map(name).collect();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "common.example");
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
 }
 
 impl fmt::Debug for Identity {
@@ -117,14 +191,19 @@ impl Identity {
         }
     }
 
-    /// Writes `server.crt` and `server.key` to `directory`. Other users cannot read them. Existing
-    /// files are replaced atomically.
-    pub fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
-        let certificate = directory.join("server.crt");
-        let key = directory.join("server.key");
+    /// Writes `{name}.crt` and `{name}.key` to `directory`, as [`Self::write`] does.
+    pub fn write_as(&self, directory: &Path, name: &str) -> (PathBuf, PathBuf) {
+        let certificate = directory.join(format!("{name}.crt"));
+        let key = directory.join(format!("{name}.key"));
         put(&certificate, &self.certificate, 0o644);
         put(&key, &self.key, 0o600);
         (certificate, key)
+    }
+
+    /// Writes `server.crt` and `server.key` to `directory`. Other users cannot read them. Existing
+    /// files are replaced atomically.
+    pub fn write(&self, directory: &Path) -> (PathBuf, PathBuf) {
+        self.write_as(directory, "server")
     }
 }
 

@@ -1,14 +1,14 @@
-//! Reads the files of the certificate and its key, checks that they belong together, and detects
-//! changed files. No error contains key material.
+//! Reads the files of the certificate, its key and the clients' authorities, checks that they belong together,
+//! and detects changed files. No error contains key material.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::crypto::CryptoProvider;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
 
@@ -51,6 +51,16 @@ pub enum TlsError {
         /// The parser's error.
         reason: String,
     },
+    /// The file of the clients' authorities has no usable one.
+    #[error(
+        "tls_client_ca: {path:?} contains no usable authority ({reason}). Name a PEM file with the certificates of the authorities that sign client certificates"
+    )]
+    Authorities {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// Every user of the machine can read or change the key.
     #[error(
         "tls_key: every user of this machine can read or change {0:?}. Run `chmod o-rwx {0:?}`, or in Kubernetes set the volume's defaultMode to 0440"
@@ -76,38 +86,55 @@ pub enum TlsError {
     Setup(#[from] rustls::Error),
 }
 
-/// The paths of the two files.
+/// The paths of the files.
 #[derive(Clone, Debug)]
-pub(super) struct Files {
-    pub(super) certificate: PathBuf,
-    pub(super) key: PathBuf,
+pub struct TlsFiles {
+    /// The certificate of the service, and its chain.
+    pub certificate: PathBuf,
+    /// The key of the certificate.
+    pub key: PathBuf,
+    /// The authorities of client certificates; `None`: clients have none.
+    pub client_ca: Option<PathBuf>,
 }
 
-/// A certificate with its key, and the time of its expiry in seconds since the Unix epoch.
-pub(super) struct Pair {
+/// What the files hold.
+pub(super) struct Content {
+    /// The certificate with its key.
     pub(super) pair: CertifiedKey,
+    /// The time of its expiry, in seconds since the Unix epoch.
     pub(super) expires: i64,
+    /// The authorities of client certificates.
+    pub(super) authorities: Option<Vec<CertificateDer<'static>>>,
 }
 
 /// Distinguishes a file from its predecessor: device, inode, size, modification and change time.
 type FileVersion = (u64, u64, u64, (i64, i64), (i64, i64));
-/// The versions of the certificate and of the key; `None` for a missing file.
-pub(super) type FileVersions = [Option<FileVersion>; 2];
+/// The versions of the files; `None` for a missing one.
+pub(super) type FileVersions = [Option<FileVersion>; 3];
 
-impl Files {
-    /// The current versions of both files. Symbolic links are followed.
+impl TlsFiles {
+    /// The current versions of the files. Symbolic links are followed.
     pub(super) fn versions(&self) -> FileVersions {
-        [&self.certificate, &self.key].map(|path| {
-            let found = fs::metadata(path).ok()?;
+        let paths = [
+            Some(&self.certificate),
+            Some(&self.key),
+            self.client_ca.as_ref(),
+        ];
+        paths.map(|path| {
+            let found = fs::metadata(path?).ok()?;
             let modified = (found.mtime(), found.mtime_nsec());
             let changed = (found.ctime(), found.ctime_nsec());
             Some((found.dev(), found.ino(), found.size(), modified, changed))
         })
     }
 
-    /// Reads both files and checks that they belong together.
-    pub(super) fn read(&self, provider: &CryptoProvider) -> Result<Pair, TlsError> {
-        let chain = self.chain()?;
+    /// Reads the files and checks that they belong together.
+    pub(super) fn read(&self, provider: &CryptoProvider) -> Result<Content, TlsError> {
+        let chain = certificates("tls_cert", &self.certificate)?
+            .map_err(|error| self.damaged(error.to_string()))?;
+        if chain.is_empty() {
+            return Err(TlsError::NoCertificate(self.certificate.clone()));
+        }
         let expires = expires(&chain[0]).map_err(|reason| self.damaged(reason))?;
         let pair =
             CertifiedKey::from_der(chain, self.private_key()?, provider).map_err(|error| {
@@ -120,32 +147,18 @@ impl Files {
                     _ => TlsError::NoKey(self.key.clone()),
                 }
             })?;
-        Ok(Pair { pair, expires })
-    }
-
-    /// Reads the certificate and its chain: at least one certificate.
-    fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-        let path = &self.certificate;
-        let failed = |cause| TlsError::Read {
-            setting: "tls_cert",
-            path: path.clone(),
-            cause,
+        let authorities = match &self.client_ca {
+            Some(path) => {
+                let read = certificates("tls_client_ca", path)?;
+                Some(read.map_err(|error| unusable(path, error))?)
+            }
+            None => None,
         };
-        let found = fs::metadata(path).map_err(failed)?;
-        if !found.is_file() || found.len() > MAX_FILE as u64 {
-            return Err(TlsError::Unsuitable {
-                setting: "tls_cert",
-                path: path.clone(),
-            });
-        }
-        let text = fs::read(path).map_err(failed)?;
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
-            .collect::<Result<_, _>>()
-            .map_err(|error| self.damaged(error.to_string()))?;
-        match chain.is_empty() {
-            true => Err(TlsError::NoCertificate(path.clone())),
-            false => Ok(chain),
-        }
+        Ok(Content {
+            pair,
+            expires,
+            authorities,
+        })
     }
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
@@ -171,6 +184,35 @@ impl Files {
             reason,
         }
     }
+}
+
+/// The file of the clients' authorities cannot be used.
+pub(super) fn unusable(path: &Path, reason: impl ToString) -> TlsError {
+    TlsError::Authorities {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+    }
+}
+
+/// The certificates in a file. The inner error is that of a damaged one.
+fn certificates(
+    setting: &'static str,
+    path: &Path,
+) -> Result<Result<Vec<CertificateDer<'static>>, pem::Error>, TlsError> {
+    let failed = |cause| TlsError::Read {
+        setting,
+        path: path.to_owned(),
+        cause,
+    };
+    let found = fs::metadata(path).map_err(failed)?;
+    if !found.is_file() || found.len() > MAX_FILE as u64 {
+        return Err(TlsError::Unsuitable {
+            setting,
+            path: path.to_owned(),
+        });
+    }
+    let text = fs::read(path).map_err(failed)?;
+    Ok(CertificateDer::pem_slice_iter(&text).collect())
 }
 
 /// The time of the certificate's expiry, in seconds since the Unix epoch.

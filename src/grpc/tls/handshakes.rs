@@ -73,15 +73,17 @@ async fn handshake(
     done: mpsc::UnboundedSender<Connection>,
     stop: CancellationToken,
 ) {
-    let accepting =
-        tokio::time::timeout(OPENING_TIMEOUT, tls.acceptor(&accepted.door).accept(stream));
+    let accepting = tokio::time::timeout(OPENING_TIMEOUT, tls.accept(stream, &accepted.door));
     let result = tokio::select! {
         result = accepting => result,
         () = accepted.peer.displaced() => return,
     };
     match result {
-        Ok(Ok(stream)) => {
+        Ok(Ok((stream, certificate))) => {
             tls.metrics.done.inc();
+            if let Some(certificate) = certificate {
+                accepted.peer.identity().has_certificate(certificate);
+            }
             // The receiver is gone if the thread stops; the connection is closed then.
             let _ = done.send(Connection::new(
                 Transport::Tls(Box::new(stream)),

@@ -1,13 +1,14 @@
 //! TLS of both ports: HTTP/2, and HTTP/1.1 for requests of plain HTTP, with a certificate that can be
-//! replaced while the service runs.
-//! A new pair of files is used only if it is valid. Otherwise the current certificate stays in use,
-//! and one warning is logged.
+//! replaced while the service runs. Clients can have certificates, too.
+//! New files are used only if they are valid. Otherwise the current ones stay in use, and one warning is
+//! logged.
 
+mod clients;
 mod files;
 mod handshakes;
 
 use std::fmt;
-use std::path::Path;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,19 +16,24 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::door::Door;
-use files::{FileVersions, Files, Pair};
+use super::identity::ClientCertificate;
+use files::{Content, FileVersions};
 use keyward_core::key::Clock;
+use keyward_guard::LogLimit;
 use keyward_ops::TlsMetrics;
 
-pub use files::TlsError;
+pub use files::{TlsError, TlsFiles};
 pub(super) use handshakes::handshakes;
 
 /// The interval between two checks of the files.
@@ -36,23 +42,33 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Accepts TLS connections. All clones share one certificate.
 #[derive(Clone)]
 pub struct Tls {
-    grpc: TlsAcceptor,
-    http: TlsAcceptor,
     metrics: TlsMetrics,
     reloader: Arc<Reloader>,
+}
+
+/// Accepts the connections of both doors while the clients' authorities stay the same. Its sessions end with
+/// it, because a resumed session brings a certificate that is not verified again.
+struct Acceptors {
+    grpc: TlsAcceptor,
+    http: TlsAcceptor,
+    authorities: Option<Vec<CertificateDer<'static>>>,
+    /// Ends when the authorities are replaced.
+    replaced: CancellationToken,
 }
 
 /// The current certificate, used for new handshakes.
 struct Current(ArcSwap<CertifiedKey>);
 
-/// Reloads the current certificate when its files change.
+/// Reloads the current certificate and the clients' authorities when their files change.
 struct Reloader {
-    files: Files,
+    files: TlsFiles,
     provider: Arc<CryptoProvider>,
     current: Arc<Current>,
+    acceptors: ArcSwap<Acceptors>,
     seen: Mutex<SeenVersions>,
     clock: Arc<dyn Clock>,
     metrics: TlsMetrics,
+    refused: LogLimit,
 }
 
 /// The versions of the files that were read.
@@ -70,56 +86,69 @@ impl SeenVersions {
 }
 
 impl Tls {
-    /// Reads the certificate and its key, and logs when the certificate expires.
+    /// Reads the files, and logs when the certificate expires.
     ///
     /// # Errors
     ///
     /// A file cannot be read or has the wrong content, or the key does not belong to the certificate.
     pub fn load(
-        certificate: &Path,
-        key: &Path,
+        files: TlsFiles,
         clock: Arc<dyn Clock>,
         metrics: TlsMetrics,
     ) -> Result<Self, TlsError> {
-        let files = Files {
-            certificate: certificate.to_owned(),
-            key: key.to_owned(),
-        };
         let provider = Arc::new(ring::default_provider());
         // Taken before the files are read, so that the next check finds a change in between.
         let seen = Mutex::new(SeenVersions::new(files.versions()));
-        let Pair { pair, expires } = files.read(&provider)?;
+        let Content {
+            pair,
+            expires,
+            authorities,
+        } = files.read(&provider)?;
         let current = Arc::new(Current(ArcSwap::from_pointee(pair)));
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::<Current>::clone(&current));
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let mut http = config.clone();
-        http.alpn_protocols.push(b"http/1.1".to_vec());
+        let acceptors = acceptors(&files, authorities, &provider, &current)?;
         let reloader = Reloader {
             files,
             provider,
             current,
+            acceptors: ArcSwap::from_pointee(acceptors),
             seen,
             clock,
             metrics: metrics.clone(),
+            refused: LogLimit::default(),
         };
         reloader.report("TLS is on", expires);
         Ok(Self {
-            grpc: TlsAcceptor::from(Arc::new(config)),
-            http: TlsAcceptor::from(Arc::new(http)),
             metrics,
             reloader: Arc::new(reloader),
         })
     }
 
-    /// Accepts the connections of a door.
-    fn acceptor(&self, door: &Door) -> &TlsAcceptor {
-        match door {
-            Door::Grpc => &self.grpc,
-            Door::Http(_) => &self.http,
-        }
+    /// Performs the handshake of a connection to `door`, and reads the client's certificate.
+    async fn accept(
+        &self,
+        stream: TcpStream,
+        door: &Door,
+    ) -> io::Result<(TlsStream<TcpStream>, Option<ClientCertificate>)> {
+        let acceptors = self.reloader.acceptors.load_full();
+        let acceptor = match door {
+            Door::Grpc => &acceptors.grpc,
+            Door::Http(_) => &acceptors.http,
+        };
+        let accepted = acceptor.accept(stream).await;
+        let stream = accepted.inspect_err(|error| {
+            if let Some(reason) = clients::refusal(error)
+                && self.reloader.refused.is_due()
+            {
+                tracing::warn!(%reason, "refused a client certificate");
+            }
+        })?;
+        let presented = stream.get_ref().1.peer_certificates();
+        let certificate = presented.and_then(<[_]>::first);
+        let certificate = certificate.map(|certificate| ClientCertificate {
+            certificate: clients::read(certificate),
+            replaced: acceptors.replaced.clone(),
+        });
+        Ok((stream, certificate))
     }
 
     /// Reloads the certificate when its files change, until `stop`.
@@ -150,12 +179,8 @@ impl Reloader {
             seen.bad = None;
             return;
         }
-        match self.files.read(&self.provider) {
-            Ok(Pair { pair, expires }) => {
-                self.current.0.store(Arc::new(pair));
-                *seen = SeenVersions::new(now);
-                self.report("a new TLS certificate is in use", expires);
-            }
+        match self.replace() {
+            Ok(()) => *seen = SeenVersions::new(now),
             Err(error) => match &mut seen.bad {
                 Some((bad, logged)) if *bad == now => {
                     if !std::mem::replace(logged, true) {
@@ -166,6 +191,27 @@ impl Reloader {
                 _ => seen.bad = Some((now, false)),
             },
         }
+    }
+
+    /// Uses the files if they are valid.
+    fn replace(&self) -> Result<(), TlsError> {
+        let Content {
+            pair,
+            expires,
+            authorities,
+        } = self.files.read(&self.provider)?;
+        let before = self.acceptors.load();
+        if authorities != before.authorities {
+            let next = acceptors(&self.files, authorities, &self.provider, &self.current)?;
+            self.acceptors.store(Arc::new(next));
+            before.replaced.cancel();
+            tracing::info!("new authorities of client certificates are in use");
+        }
+        if pair.cert != self.current.0.load().cert {
+            self.current.0.store(Arc::new(pair));
+            self.report("a new TLS certificate is in use", expires);
+        }
+        Ok(())
     }
 
     /// Logs the certificate and its expiry, and warns if it has expired.
@@ -181,6 +227,31 @@ impl Reloader {
         }
         tracing::info!(%certificate, %until, "{message}");
     }
+}
+
+fn acceptors(
+    files: &TlsFiles,
+    authorities: Option<Vec<CertificateDer<'static>>>,
+    provider: &Arc<CryptoProvider>,
+    current: &Arc<Current>,
+) -> Result<Acceptors, TlsError> {
+    let verifier = match (&authorities, &files.client_ca) {
+        (Some(authorities), Some(path)) => clients::verifier(authorities, path, provider)?,
+        _ => WebPkiClientVerifier::no_client_auth(),
+    };
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::<Current>::clone(current));
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let mut http = config.clone();
+    http.alpn_protocols.push(b"http/1.1".to_vec());
+    Ok(Acceptors {
+        grpc: TlsAcceptor::from(Arc::new(config)),
+        http: TlsAcceptor::from(Arc::new(http)),
+        authorities,
+        replaced: CancellationToken::new(),
+    })
 }
 
 impl ResolvesServerCert for Current {

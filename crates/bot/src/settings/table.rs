@@ -93,14 +93,37 @@ pub const TABLE: &[Setting<Values>] = &[
     .prefixed(OF_CLIENTS)
     .confidential(),
     Row::new(
+        "client_certificate",
+        Takes::Value("FILE"),
+        "none",
+        "The bot's client certificate (PEM), instead of a token; read again when it changes",
+        |v, text| optional(text, path).map(|path| v.settings.client_certificate = path),
+    )
+    .prefixed(OF_CLIENTS),
+    Row::new(
+        "client_key",
+        Takes::Value("FILE"),
+        "none",
+        "Private key (PEM) of `client_certificate`",
+        |v, text| {
+            v.settings.client_key = optional(text, path)?;
+            match v.settings.client_key.is_some() == v.settings.client_certificate.is_some() {
+                true => Ok(()),
+                false => Err("and client_certificate need each other".to_owned()),
+            }
+        },
+    )
+    .prefixed(OF_CLIENTS),
+    Row::new(
         "token_file",
         Takes::Value("FILE"),
         "",
         "File that contains the bot's token for Keyward, with the roles `issuer` and `revealer`; \
-         read again when it changes",
+         read again when it changes; not needed with `client_certificate`",
         |v, text| match text {
+            "" if v.settings.client_certificate.is_some() => Ok(()),
             "" => Err("is missing: name the file that contains the bot's token for Keyward".into()),
-            _ => path(text).map(|path| v.settings.token_file = path),
+            _ => path(text).map(|path| v.settings.token_file = Some(path)),
         },
     )
     .prefixed(OF_CLIENTS),

@@ -221,7 +221,10 @@ fn white_space_does_not_count_and_an_empty_variable_is_unset() {
         ]);
         let settings = load(inputs(&[], &variables, None)).unwrap();
         assert_eq!(settings.bots[0].telegram_token.expose(), "123:canary");
-        assert_eq!(settings.token_file, Path::new("/run/keyward-token"));
+        assert_eq!(
+            settings.token_file.as_deref(),
+            Some(Path::new("/run/keyward-token"))
+        );
         assert_eq!(settings.endpoints, ["https://a:1", "https://b:2"]);
         assert_eq!(
             settings.bots[0].telegram_api_url,
@@ -366,6 +369,7 @@ fn every_setting_is_read() {
             "telegram_token_file",
             "token_file",
             "ca_file",
+            "client_certificate",
             "account_token_file",
         ]
         .contains(&setting.name)
@@ -376,6 +380,18 @@ fn every_setting_is_read() {
         let flags = [(setting.name, "\u{7}")];
         let error = refused(inputs(&flags, &[TOKEN, TOKEN_FILE], None));
         assert!(error.contains(setting.name), "{error}");
+    }
+}
+
+#[test]
+fn a_certificate_replaces_the_token_of_keyward() {
+    let files = [("client_certificate", "bot.crt"), ("client_key", "bot.key")];
+    let settings = load(inputs(&files, &[TOKEN], None)).unwrap();
+    assert_eq!(settings.token_file, None);
+    assert_eq!(settings.client_key.as_deref(), Some(Path::new("bot.key")));
+    for one in files {
+        let error = refused(inputs(&[one], &[TOKEN, TOKEN_FILE], None));
+        assert!(error.contains("need each other"), "{error}");
     }
 }
 

@@ -160,7 +160,7 @@ impl Watch<'_> {
         let caller = self.shared.client.caller();
         let endpoint = &caller.balance.endpoints()[index];
         let attempt = caller.stream_headers().await;
-        let transport = InterceptedService::new(endpoint.channel.clone(), attempt);
+        let transport = InterceptedService::new(endpoint.channel(), attempt);
         let (polls, receiver) = mpsc::channel(1);
         let mut client = ApiKeyServiceClient::new(transport);
         let opened = client

@@ -144,11 +144,13 @@ pub fn judge_all<'t>(
         .unwrap_or((0, Verdict::NotFound))
 }
 
-/// The state of an admitted token at `now`, the store's time, as [`state_at`] judges a key.
-pub fn token_state_at(record: &TokenRecord, now: Timestamp) -> KeyState {
+/// The state of an admitted token at `now`, the store's time, as [`state_at`] judges a key. `end` is the end
+/// of the certificate that proves it; `NEVER` for a secret.
+pub fn token_state_at(record: &TokenRecord, end: Timestamp, now: Timestamp) -> KeyState {
+    let expire_time = record.expire_time.unwrap_or(Timestamp::NEVER);
     let ends = Ends {
         revoke_time: record.revoke_time.unwrap_or(Timestamp::NEVER),
-        expire_time: record.expire_time.unwrap_or(Timestamp::NEVER),
+        expire_time: expire_time.min(end),
         revoked: record.revoked,
         disabled: false,
     };
@@ -157,7 +159,7 @@ pub fn token_state_at(record: &TokenRecord, now: Timestamp) -> KeyState {
 
 /// Whether an admitted token is valid at `now`, the store's time.
 pub fn token_lives(record: &TokenRecord, now: Timestamp) -> bool {
-    token_state_at(record, now) == KeyState::Active
+    token_state_at(record, Timestamp::NEVER, now) == KeyState::Active
 }
 
 /// Only a running grace is compared with the time.

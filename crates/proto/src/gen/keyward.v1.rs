@@ -3735,6 +3735,7 @@ pub mod api_key_service_client {
     /// |------|------|-------|
     /// |`TOKEN_MISSING`|UNAUTHENTICATED|The request has no token.|
     /// |`TOKEN_INVALID`|UNAUTHENTICATED|The token is unknown, malformed, expired or revoked, or there are two.|
+    /// |`CERTIFICATE_INVALID`|UNAUTHENTICATED|Without a token: the client certificate names no caller, or is expired.|
     /// |`ROLE_REQUIRED`|PERMISSION_DENIED|The token lacks the required role; the metadata `role` names it.|
     /// |`INVALID_FIELD`|INVALID_ARGUMENT|A field breaks its limits; a `google.rpc.BadRequest` names the field.|
     /// |`KEY_NOT_FOUND`|NOT_FOUND|The key does not exist.|
@@ -4218,6 +4219,7 @@ pub mod api_key_service_server {
     /// |------|------|-------|
     /// |`TOKEN_MISSING`|UNAUTHENTICATED|The request has no token.|
     /// |`TOKEN_INVALID`|UNAUTHENTICATED|The token is unknown, malformed, expired or revoked, or there are two.|
+    /// |`CERTIFICATE_INVALID`|UNAUTHENTICATED|Without a token: the client certificate names no caller, or is expired.|
     /// |`ROLE_REQUIRED`|PERMISSION_DENIED|The token lacks the required role; the metadata `role` names it.|
     /// |`INVALID_FIELD`|INVALID_ARGUMENT|A field breaks its limits; a `google.rpc.BadRequest` names the field.|
     /// |`KEY_NOT_FOUND`|NOT_FOUND|The key does not exist.|

@@ -1,0 +1,87 @@
+//! Certificates that prove no caller.
+
+use keyward_testkit::ClientFlaw;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_must_name_exactly_one_caller() {
+    let world = world().await;
+    let key = world.key().await;
+    world.caller(NAME, &[Role::Verifier]).await;
+    world.caller("billing.example", &[Role::Verifier]).await;
+    let many: Vec<_> = (0..16).map(|n| format!("n{n}.example")).collect();
+    let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
+    for (names, said) in [
+        (&[][..], "common name"),
+        (&["*.example"], "common name"),
+        (
+            &["other.example", "spiffe://corp/billing/"],
+            "belongs to a caller",
+        ),
+        (&[NAME, "billing.example"], "several names"),
+    ] {
+        is_refused(world.named(names).await.verify(&key).await, said);
+    }
+    many[15] = NAME;
+    let billing = world.named(&many).await;
+    assert_eq!(billing.verify(&key).await.unwrap(), Verdict::Valid);
+    many.push("n16.example");
+    is_refused(world.named(&many).await.verify(&key).await, "more than 16");
+    // A name in the subject, and a caller of this name, change nothing.
+    world.caller("common.example", &[Role::Verifier]).await;
+    is_refused(world.named(&[]).await.verify(&key).await, "common name");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_refuses_a_certificate_that_proves_nothing() {
+    let world = world().await;
+    let key = world.key().await;
+    world.caller(NAME, &[Role::Verifier]).await;
+    let other = Authority::new();
+    let (ours, theirs) = (&world.authority, &other);
+    for own in [
+        ours.sign_client(&[NAME], Some(ClientFlaw::Expired)),
+        ours.sign_client(&[NAME], Some(ClientFlaw::NotYetValid)),
+        ours.sign_client(&[NAME], Some(ClientFlaw::ServerOnly)),
+        ours.sign_client(&[NAME], Some(ClientFlaw::Authority)),
+        theirs.sign_client(&[NAME], None),
+        Authority::self_signed_client(&[NAME]),
+    ] {
+        let (address, trusted) = (world.local.app.grpc_address(), ours.pem());
+        // With TLS 1.3 a client learns of the refusal when it reads.
+        let Ok(channel) = connect_tls_as(address, trusted, Some(&own)).await else {
+            continue;
+        };
+        for token in [None, Some(&*world.local.token)] {
+            let client = Client::over(channel.clone(), token);
+            let status = client.verify(&key).await.unwrap_err();
+            assert_ne!(status.code(), Code::Unauthenticated, "{status}");
+        }
+    }
+    let metrics = keyward_testkit::http_get(world.local.app.http_address().unwrap(), "/metrics");
+    let metrics = metrics.await;
+    let failed = "keyward_tls_handshakes_total{outcome=\"failed\"} ";
+    let failed = metrics.lines().find_map(|line| line.strip_prefix(failed));
+    assert!(failed.unwrap().parse::<u32>().unwrap() >= 6, "{failed:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_setting_a_certificate_is_not_asked_for() {
+    let (authority, files) = (Authority::new(), tempfile::tempdir().unwrap());
+    let (certificate, key) = authority.sign(&["127.0.0.1"]).write(files.path());
+    let settings = |settings: &mut keyward::config::Settings| {
+        (settings.tls_cert, settings.tls_key) = (Some(certificate), Some(key));
+    };
+    let local = Local::start_with(settings, |store| store).await;
+    let (address, own) = (
+        local.app.grpc_address(),
+        authority.sign_client(&[NAME], None),
+    );
+    let channel = connect_tls_as(address, authority.pem(), Some(&own)).await;
+    let channel = channel.unwrap();
+    let admin = Client::over(channel.clone(), Some(&local.token));
+    admin.send(with_san(NAME, &[Role::Verifier])).await.unwrap();
+    let outcome = Client::over(channel, None).verify("x").await;
+    refused(outcome, Code::Unauthenticated, "TOKEN_MISSING");
+}
