@@ -59,6 +59,8 @@ pub struct Leases {
     /// The positions that were applied and not acknowledged yet, each with a time read after that.
     pending: VecDeque<(Position, BootTime)>,
     acked: Position,
+    /// A stream that lately held the oldest of them. While it does, no other one needs to be looked at.
+    holder: Option<StreamId>,
     /// How long the last change waited that leases held up to their end; `None` if it was reported.
     held: Option<Duration>,
     is_leaving: bool,
@@ -85,6 +87,7 @@ impl Leases {
             }),
             pending: VecDeque::new(),
             acked: NOTHING,
+            holder: None,
             held: None,
             is_leaving: false,
         }
@@ -169,6 +172,10 @@ impl Leases {
         if self.acked == applied {
             return (epoch, applied);
         }
+        if self.is_held(now) {
+            self.note(applied, now);
+            return (epoch, self.acked);
+        }
         self.ghost = self.ghost.filter(|ghost| now <= ghost.until);
         let Some(lowest) = self.running(now).map(|lease| lease.acked).min() else {
             if let Some((_, first)) = self.pending.drain(..).next() {
@@ -190,7 +197,23 @@ impl Leases {
             self.acked = position;
             self.pending.pop_front();
         }
+        self.holder = self.pending.front().and_then(|(position, _)| {
+            let mut streams = self.streams.iter();
+            let holds = |lease: &Lease| now <= lease.until && lease.acked < position.revision;
+            let holder = streams.find(|(_, lease)| lease.as_ref().is_some_and(holds));
+            holder.map(|(id, _)| *id)
+        });
         (epoch, self.acked)
+    }
+
+    /// Whether the stream that held the oldest position still does. The streams are in no order, so of many that
+    /// poll after a change, few are the holder.
+    fn is_held(&self, now: BootTime) -> bool {
+        let lease = self.holder.and_then(|id| *self.streams.get(&id)?);
+        let oldest = self.pending.front();
+        oldest.zip(lease).is_some_and(|((position, at), lease)| {
+            now.since(*at) <= self.length && now <= lease.until && lease.acked < position.revision
+        })
     }
 
     /// How long a change waited for near-caches that never acknowledged it, once for each such wait.

@@ -239,3 +239,37 @@ fn a_process_that_leaves_makes_nothing_fresh() {
     let answer = fence.answer((EPOCH, 0), None, &clocks).unwrap();
     assert_eq!(answer.fresh_for, None);
 }
+
+/// Each stream holds a change until it has acknowledged it, in whatever order they poll.
+#[test]
+fn each_of_many_near_caches_holds_a_change_until_it_acknowledges() {
+    let mut world = World::default();
+    let (fence, clocks) = fresh_fence(&world);
+    let mut leases = Leases::new(NEAR, None, &fence, clocks.boot());
+    let streams: Vec<_> = (0..300).map(|_| leases.open()).collect();
+    for stream in &streams {
+        leases.poll(*stream, (EPOCH, 0), &fence, &clocks);
+    }
+    let acked = |leases: &mut Leases| leases.acked(&fence, &clocks).1.revision;
+    for (step, revision) in [(1, 1), (7, 2), (299, 3)] {
+        world.change(1, 1);
+        fence
+            .absorb(Now::read(&clocks), &world.page(revision - 1))
+            .unwrap();
+        for index in 0..streams.len() {
+            assert_eq!(acked(&mut leases), revision - 1, "{index} have polled");
+            let stream = streams[index * step % streams.len()];
+            leases.poll(stream, (EPOCH, revision), &fence, &clocks);
+        }
+        assert_eq!(acked(&mut leases), revision);
+    }
+    // One that does not poll holds it for a lease.
+    world.change(1, 1);
+    fence.absorb(Now::read(&clocks), &world.page(3)).unwrap();
+    for stream in &streams[1..] {
+        leases.poll(*stream, (EPOCH, 4), &fence, &clocks);
+        assert_eq!(acked(&mut leases), 3);
+    }
+    leases.off(streams[0]);
+    assert_eq!(acked(&mut leases), 4);
+}
