@@ -32,7 +32,7 @@ use crate::config::{Listen, Settings};
 use crate::grpc::{self, Api, Front, Http, Listener, Listeners, LongCalls, SERVICE_NAME, Workers};
 use crate::replication::{NearCaches, Registration, StoreTime};
 use crate::rest::Rest;
-use crate::service::{Denials, Service};
+use crate::service::{Denials, Reveals, Service};
 use crate::system::{SystemClock, SystemEntropy, host_name, open_files};
 use bootstrap::SecretPolicy;
 use components::Base;
@@ -265,6 +265,7 @@ impl App {
             metrics: Arc::clone(&base.metrics),
             recent: Arc::clone(&base.recent),
             denials: Denials::default(),
+            reveals: Reveals::new(settings.max_reveals_per_minute),
             webhooks: Arc::clone(&webhooks),
             forbid_recoverable: settings.forbid_recoverable,
             max_key_age: settings.max_key_age,

@@ -81,6 +81,8 @@ pub struct Settings {
     pub forbid_recoverable: bool,
     /// The longest life of a key.
     pub max_key_age: Option<Duration>,
+    /// How many secrets of recoverable keys each caller may see again within a minute.
+    pub max_reveals_per_minute: Option<u32>,
     /// How often the use of a key is written to the store.
     pub use_interval: Duration,
     /// How long events of the audit are kept; `None` for ever.

@@ -48,6 +48,7 @@ impl Schema for Settings {
             foreign_formats: Vec::new(),
             forbid_recoverable: false,
             max_key_age: None,
+            max_reveals_per_minute: None,
             use_interval: Duration::ZERO,
             audit_retention: None,
             webhooks: Vec::new(),

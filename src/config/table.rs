@@ -262,6 +262,17 @@ pub const TABLE: &[Setting<Settings>] = &[
         |s, text| optional(text, key_age).map(|age| s.max_key_age = age),
     ),
     Row::new(
+        "max_reveals_per_minute",
+        Takes::Value("NUMBER"),
+        "600",
+        "Most secrets of recoverable keys that this instance shows again to one caller within a minute: 1 to \
+         1000000; `none` means no limit",
+        |s, text| {
+            optional(text, |text| number(text, 1..=1_000_000))
+                .map(|limit| s.max_reveals_per_minute = limit)
+        },
+    ),
+    Row::new(
         "use_interval",
         Takes::Value("DURATION"),
         "60s",

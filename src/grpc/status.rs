@@ -274,6 +274,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
         ServiceError::StoreLocked => &STORE_LOCKED,
         ServiceError::OutcomeUnknown { .. } => &OUTCOME_UNKNOWN,
         ServiceError::Unconfirmed { .. } => &REVOKE_UNCONFIRMED,
+        ServiceError::TooManyReveals { .. } => &OVER_LIMIT,
         ServiceError::Overloaded => &OVERLOADED,
         ServiceError::DeadlinePassed => &DEADLINE_PASSED,
         ServiceError::Internal => &INTERNAL,
@@ -377,6 +378,9 @@ impl From<ServiceError> for Status {
                 ..
             } => {
                 details.set_retry_info(Some(*remaining));
+            }
+            ServiceError::TooManyReveals { retry_after } => {
+                details.set_retry_info(Some(*retry_after));
             }
             ServiceError::NearCache(refusal) => {
                 details.set_retry_info(refusal.retry_after());

@@ -12,7 +12,7 @@ use crate::auth::{Caller, Denied};
 use keyward_core::key::{BootTime, FieldError, KeyId, Timestamp};
 use keyward_store::audit::AuditCursor;
 use keyward_store::audit_chain::{Fault, FaultKind, Verified, Verifier};
-use keyward_store::{AuditAction, AuditEntry, AuditEvent, AuditQuery, AuditSeal};
+use keyward_store::{Actor, AuditAction, AuditEntry, AuditEvent, AuditQuery, AuditSeal};
 
 /// About the most events that one call checks.
 const PART: usize = 10_000;
@@ -154,13 +154,23 @@ impl Service {
     }
 
     /// Records a call to `method` that was refused, because its caller lacks a role. Does not wait.
-    pub fn note_denial(self: &Arc<Self>, caller: &Caller, method: &'static str, denied: &Denied) {
+    pub fn note_denial(&self, caller: &Caller, method: &'static str, denied: &Denied) {
         let Denied::RoleRequired { role, .. } = denied else {
             return;
         };
-        let actor = caller.actor();
+        let detail = || format!("{method} requires {}", role.name());
+        self.note_refusal(caller.actor(), method, detail);
+    }
+
+    /// Records that `actor` was refused `what`, once a minute. Does not wait.
+    pub(super) fn note_refusal(
+        &self,
+        actor: Actor,
+        what: &'static str,
+        detail: impl FnOnce() -> String,
+    ) {
         let now = self.clock.boot();
-        let is_due = |token| self.denials.is_due(token, method, now);
+        let is_due = |token| self.denials.is_due(token, what, now);
         if !actor.token.is_some_and(is_due) {
             return;
         }
@@ -168,7 +178,7 @@ impl Service {
             action: AuditAction::Deny,
             id: None,
             account: None,
-            detail: Some(format!("{method} requires {}", role.name())),
+            detail: Some(detail()),
         };
         let store = Arc::clone(&self.store);
         self.control.spawn(async move {

@@ -1,5 +1,7 @@
 //! The errors of the use cases. `grpc::status` maps each to a status.
 
+use std::time::Duration;
+
 use super::KeyringRefusal;
 use crate::auth::Denied;
 use crate::cache::LookupError;
@@ -78,6 +80,15 @@ pub enum ServiceError {
         replacement: Option<KeyId>,
         /// Why it cannot be proven now.
         unsettled: Option<Unsettled>,
+    },
+    /// The caller has seen too many secrets within a minute.
+    #[error(
+        "this caller has seen as many secrets within a minute as max_reveals_per_minute allows; keys and \
+         revocations stay as they are; retry later"
+    )]
+    TooManyReveals {
+        /// When the caller may see the next one.
+        retry_after: Duration,
     },
     /// Too many calls wait for the store.
     #[error("too many calls wait for the store; retry later")]

@@ -12,6 +12,7 @@ mod keyring;
 mod near;
 mod query;
 mod recent;
+mod reveals;
 mod revoke;
 mod tokens;
 mod update;
@@ -33,6 +34,7 @@ pub use issue::{Issue, IssueReply};
 pub use keyring::{KeyringKey, KeyringRefusal};
 pub use query::{GetReply, Page, PageQuery};
 pub use recent::{RecentRevoke, RecentRevokes};
+pub use reveals::Reveals;
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
 pub use tokens::{NewCaller, TokenReply, TokenRevokeReply};
 pub use update::UpdateReply;
@@ -96,6 +98,8 @@ pub struct Service {
     pub recent: Arc<RecentRevokes>,
     /// The last refused calls.
     pub denials: Denials,
+    /// How often each caller may see secrets again.
+    pub reveals: Reveals,
     /// The webhooks of this instance.
     pub webhooks: Arc<Webhooks>,
     /// Whether this deployment forbids recoverable keys.
@@ -201,6 +205,15 @@ impl Service {
         let Some(sealed) = key.sealed.as_ref().filter(|_| !ended) else {
             return Ok(None);
         };
+        let metrics = &self.metrics.reveals;
+        if let Err(retry_after) = self.reveals.take(&actor.name, self.clock.boot()) {
+            metrics.refused.inc();
+            self.note_refusal(actor.clone(), "reveal", || {
+                "reveal exceeds max_reveals_per_minute".to_owned()
+            });
+            return Err(ServiceError::TooManyReveals { retry_after });
+        }
+        metrics.shown.inc();
         let open = |keyring: &Keyring| {
             keyring.open(
                 SealPurpose::RECOVERABLE_KEY,

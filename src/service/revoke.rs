@@ -141,7 +141,10 @@ impl Service {
                 };
                 self.reveal(&keyring, successor, actor)
                     .await
-                    .map_err(|_| retry)?
+                    .map_err(|error| match error {
+                        limited @ ServiceError::TooManyReveals { .. } => limited,
+                        _ => retry,
+                    })?
             }
             _ => None,
         };

@@ -23,6 +23,7 @@ mod promise;
 mod query;
 mod replace;
 mod rest;
+mod reveals;
 mod revoke;
 mod roles;
 mod supervision;

@@ -197,6 +197,7 @@ impl Parts {
             metrics: Arc::clone(metrics),
             recent: Arc::default(),
             denials: keyward::service::Denials::default(),
+            reveals: keyward::service::Reveals::new(None),
             forbid_recoverable: false,
             max_key_age: None,
         };

@@ -23,8 +23,8 @@ use tracing_subscriber::{Layer as _, fmt};
 pub use metrics::{
     AgentMetrics, AuditMetrics, CacheMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics,
     HeartbeatMetrics, KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics,
-    NearCacheCounts, NearMetrics, One, PortMetrics, RevokeMetrics, RpcMetrics, TlsMetrics, Two,
-    UseMetrics, WebhookMetrics, WebhooksMetrics, code_name,
+    NearCacheCounts, NearMetrics, One, PortMetrics, RevealMetrics, RevokeMetrics, RpcMetrics,
+    TlsMetrics, Two, UseMetrics, WebhookMetrics, WebhooksMetrics, code_name,
 };
 
 pub use otlp::{MetricsExport, Otlp, Signals};

@@ -18,8 +18,8 @@ use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
     AuditMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, KeyringMetrics,
-    L2Metrics, LimitMetrics, MemberMetrics, NearMetrics, RevokeMetrics, TlsMetrics, UseMetrics,
-    WebhookMetrics, WebhooksMetrics,
+    L2Metrics, LimitMetrics, MemberMetrics, NearMetrics, RevealMetrics, RevokeMetrics, TlsMetrics,
+    UseMetrics, WebhookMetrics, WebhooksMetrics,
 };
 pub use ports::PortMetrics;
 pub(crate) use rpc::conventional_name;
@@ -62,6 +62,8 @@ pub struct Metrics {
     pub l2: L2Metrics,
     /// The listener's TLS.
     pub tls: TlsMetrics,
+    /// Secrets that callers see again.
+    pub reveals: RevealMetrics,
     /// The calls and connections.
     pub ports: PortMetrics,
 }
@@ -105,6 +107,7 @@ impl Metrics {
             near: NearMetrics::register(c),
             l2: L2Metrics::register(c),
             tls: TlsMetrics::register(c),
+            reveals: RevealMetrics::register(c),
             catalogue,
         };
         metrics.fence.freshness_age.set(-1.0);

@@ -53,6 +53,7 @@ pub fn settings_in(directory: &Path) -> Settings {
         foreign_formats: Vec::new(),
         forbid_recoverable: false,
         max_key_age: None,
+        max_reveals_per_minute: None,
         use_interval: Duration::from_secs(60),
         audit_retention: None,
         webhooks: Vec::new(),

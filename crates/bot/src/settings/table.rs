@@ -107,10 +107,9 @@ pub const TABLE: &[Setting<Values>] = &[
         "Private key (PEM) of `client_certificate`",
         |v, text| {
             v.settings.client_key = optional(text, path)?;
-            match v.settings.client_key.is_some() == v.settings.client_certificate.is_some() {
-                true => Ok(()),
-                false => Err("and client_certificate need each other".to_owned()),
-            }
+            let is_pair = v.settings.client_key.is_some() == v.settings.client_certificate.is_some();
+            let reason = || "and client_certificate need each other".to_owned();
+            is_pair.then_some(()).ok_or_else(reason)
         },
     )
     .prefixed(OF_CLIENTS),

@@ -56,6 +56,18 @@ groups! {
         }
     }
 
+    /// Secrets of recoverable keys that callers see again.
+    RevealMetrics {
+        counters "keyward_reveals" by "outcome",
+            "Secrets of existing recoverable keys: `shown` again to a `revealer`, or `refused` because the \
+             caller has seen more than `max_reveals_per_minute`" {
+            /// The caller sees the secret.
+            shown = "shown",
+            /// The caller has seen too many.
+            refused = "refused",
+        }
+    }
+
     /// The keyring.
     KeyringMetrics {
         /// Sealed copies moved to the active sealing key.
