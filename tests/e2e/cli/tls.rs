@@ -157,3 +157,81 @@ fn invalid_port_or_path_of_the_endpoint_is_refused() {
         assert!(!err.contains("pass@"), "{err}");
     }
 }
+
+#[test]
+fn a_client_certificate_replaces_the_token() {
+    let files = Secure::new(&["localhost", "127.0.0.1"]);
+    let mut start = files.command();
+    start.args(["--tls-client-ca", "ca.crt"]);
+    let process = Process::start(start, &files.data());
+    let https = format!("https://{}", process.grpc);
+    let by = |arguments: &[&str], more: &[&str]| {
+        let endpoint = ["--endpoint", &https, "--ca-file", "ca.crt"];
+        run(
+            command(files.directory(), &[arguments, &endpoint, more].concat()),
+            "",
+        )
+    };
+    let name = "spiffe://corp/billing";
+    let creating = [
+        "token", "create", "billing", "--role", "reader", "--san", name,
+    ];
+    let made = by(&creating, &["--output", "json", "--ttl", "90d"]).done();
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    let caller = &made["caller_token"];
+    assert_eq!(
+        (&made["token"], &caller["san"]),
+        (&serde_json::Value::Null, &name.into())
+    );
+    assert!(caller["expire_time"].is_string());
+    assert!(by(&["token", "list"], &[]).done().contains(name));
+    let taken = by(&creating, &[]).refused(64);
+    assert!(
+        taken.contains("--san") && taken.contains("another caller"),
+        "{taken}"
+    );
+    by(&creating, &["--into", "x.token"]).refused(64);
+
+    let own = files.authority.sign_client(&[name], None);
+    own.write_as(files.directory(), "billing");
+    let pair = [
+        "--client-certificate",
+        "billing.crt",
+        "--client-key",
+        "billing.key",
+    ];
+    by(&["list"], &pair).done();
+    let mut by_variables = command(files.directory(), &["list", "--ca-file", "ca.crt"]);
+    by_variables
+        .env("KEYWARD_ENDPOINT", &https)
+        .env("KEYWARD_CLIENT_CERTIFICATE", "billing.crt")
+        .env("KEYWARD_CLIENT_KEY", "billing.key");
+    run(by_variables, "").done();
+    // It is a reader, while the token that is named beside it has every role.
+    let denied = by(&["token", "list"], &pair).refused(1);
+    assert!(denied.contains("admin"), "{denied}");
+    let both = [&pair[..], &["--token-file", "keyward-data/admin.token"]].concat();
+    by(&["token", "list"], &both).done();
+    let half = by(&["list"], &pair[..2]).refused(64);
+    assert!(half.contains("need each other"), "{half}");
+    let clear = ["list", "--endpoint", "http://127.0.0.1:1"];
+    let clear = run(
+        command(files.directory(), &[&clear[..], &pair].concat()),
+        "",
+    )
+    .refused(64);
+    assert!(clear.contains("use https://"), "{clear}");
+
+    let id = caller["token_id"].as_str().unwrap();
+    by(&["token", "revoke", id], &[]).done();
+    let refused = by(&["list"], &pair).refused(1);
+    assert!(
+        refused.contains("CERTIFICATE_INVALID") && refused.contains("billing.crt"),
+        "{refused}"
+    );
+    let other = Authority::new().sign_client(&[name], None);
+    other.write_as(files.directory(), "billing");
+    by(&["list"], &pair).refused(1);
+    let log = process.output();
+    assert!(log.contains("refused a client certificate"), "{log}");
+}
