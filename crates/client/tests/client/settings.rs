@@ -22,6 +22,9 @@ async fn wrong_setting_is_named_without_a_secret() {
     std::fs::write(path("two"), "kwt_canary kwt_canary").unwrap();
     std::fs::write(path("large"), "x".repeat(1 << 20)).unwrap();
     std::fs::write(path("bytes"), [0xff, 0xfe]).unwrap();
+    let pem = |kind: &str| format!("-----BEGIN {kind}-----\nMIICANARY\n-----END {kind}-----\n");
+    std::fs::write(path("cert"), pem("CERTIFICATE")).unwrap();
+    std::fs::write(path("key"), pem("PRIVATE KEY")).unwrap();
     let none = || Client::builder().endpoint("http://127.0.0.1:1");
     for (builder, part) in [
         (Client::builder(), "no endpoint"),
@@ -40,6 +43,28 @@ async fn wrong_setting_is_named_without_a_secret() {
         (good().without_token(), "either token or token_file"),
         (good().ca_file(path("missing")), "missing"),
         (good().ca_file(path("two")), "no certificate"),
+        (
+            good().client_certificate(path("missing"), path("missing")),
+            "missing",
+        ),
+        (
+            good().client_certificate(path("cert"), path("two")),
+            "PRIVATE KEY",
+        ),
+        (
+            good().client_certificate(path("two"), path("key")),
+            "BEGIN CERTIFICATE",
+        ),
+        (
+            good().client_certificate(path("cert"), path("key")),
+            "use https://",
+        ),
+        (
+            Client::builder()
+                .endpoint("https://127.0.0.1:1")
+                .client_certificate(path("cert"), path("key")),
+            "TLS cannot be set up",
+        ),
         (good().timeout(Duration::ZERO), "timeout"),
         (good().change_timeout(Duration::MAX), "change_timeout"),
         (good().connect_timeout(Duration::ZERO), "connect_timeout"),
