@@ -8,6 +8,8 @@ use zeroize::Zeroizing;
 
 use crate::auth::{Caller, Certificate};
 
+type Secret = Zeroizing<Vec<u8>>;
+
 /// The certificate of a client.
 pub(super) struct ClientCertificate {
     pub(super) certificate: Certificate,
@@ -20,7 +22,7 @@ pub(super) struct ClientCertificate {
 pub(super) struct Identity {
     certificate: OnceLock<ClientCertificate>,
     /// The latest authenticated caller, and its header `authorization`; without one, its certificate decided.
-    known: Mutex<Option<(Option<Zeroizing<Vec<u8>>>, Caller)>>,
+    known: Mutex<Option<(Option<Secret>, Caller)>>,
 }
 
 impl Identity {
