@@ -154,7 +154,7 @@ static DEADLINE_PASSED: Reason = Reason::new(
 static OVER_LIMIT: Reason = Reason::new(
     "OVER_LIMIT",
     Code::ResourceExhausted,
-    "The connection or the instance holds too much unfinished work. Nothing was changed. Retry after the time in `RetryInfo`, or call another instance.",
+    "The connection or the instance holds too much unfinished work, or the caller has seen too many secrets within a minute. Nothing was changed. Retry after the time in `RetryInfo`, or call another instance.",
 );
 static NEAR_CACHES_EXHAUSTED: Reason = Reason::new(
     "NEAR_CACHES_EXHAUSTED",

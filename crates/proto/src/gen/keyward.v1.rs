@@ -3723,7 +3723,8 @@ pub mod api_key_service_client {
     /// starts later than `max_staleness` after the commit answers VERDICT_VALID, even if Revoke has not
     /// returned.
     ///
-    /// A caller sends its token as metadata `authorization: Bearer <token>`. A request is at most 1 MiB; a
+    /// A caller sends its token as metadata `authorization: Bearer <token>`, or opens the connection with a client
+    /// certificate (then an invalid one is CERTIFICATE_INVALID). A request is at most 1 MiB; a
     /// larger one is OUT_OF_RANGE. It may be compressed with gzip; one that grows over 1 MiB is
     /// RESOURCE_EXHAUSTED. Only the answers of List are compressed. A request that cannot be decoded, or
     /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT. A field that is stored must not
@@ -3755,7 +3756,7 @@ pub mod api_key_service_client {
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
     /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
-    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work is held. Nothing was changed.|
+    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work, or too many reveals. Nothing was changed.|
     /// |`NEAR_CACHES_EXHAUSTED`|RESOURCE_EXHAUSTED|The instance, or this caller there, has too many near-caches.|
     /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
     /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
@@ -4207,7 +4208,8 @@ pub mod api_key_service_server {
     /// starts later than `max_staleness` after the commit answers VERDICT_VALID, even if Revoke has not
     /// returned.
     ///
-    /// A caller sends its token as metadata `authorization: Bearer <token>`. A request is at most 1 MiB; a
+    /// A caller sends its token as metadata `authorization: Bearer <token>`, or opens the connection with a client
+    /// certificate (then an invalid one is CERTIFICATE_INVALID). A request is at most 1 MiB; a
     /// larger one is OUT_OF_RANGE. It may be compressed with gzip; one that grows over 1 MiB is
     /// RESOURCE_EXHAUSTED. Only the answers of List are compressed. A request that cannot be decoded, or
     /// whose deadline (`grpc-timeout`) cannot be read, is INVALID_ARGUMENT. A field that is stored must not
@@ -4239,7 +4241,7 @@ pub mod api_key_service_server {
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
     /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
-    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work is held. Nothing was changed.|
+    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work, or too many reveals. Nothing was changed.|
     /// |`NEAR_CACHES_EXHAUSTED`|RESOURCE_EXHAUSTED|The instance, or this caller there, has too many near-caches.|
     /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
     /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
