@@ -138,7 +138,8 @@ impl PostgresStore {
         }
         let Some(row) = row else { return Ok(None) };
         let record = rows::token(&row)?;
-        if record.revoke_time.is_none() {
+        // A later end is no revocation: another session has the row.
+        if !record.revoked {
             return Err(Failure::locked(LockedRow::Token(rows::uuid(id))));
         }
         Ok(Some(TokenRevoked {

@@ -37,12 +37,15 @@ async fn a_locked_row_delays_only_the_calls_that_change_it() {
         locked.push(world.plain(&format!("locked-{n}")).await.id);
     }
     let (expired, token) = (world.expired("expired").await, world.token("locked").await);
+    let graced = world.token("graced").await;
     let (mut others, mut tokens) = (Vec::new(), Vec::new());
     for n in 0..OTHERS {
         others.push(world.plain(&format!("other-{n}")).await.id);
         tokens.push(world.token(&format!("other-{n}")).await.id);
     }
     let mut hand = world.connect().await;
+    let later = "UPDATE caller_tokens SET revoke_time = store_time() + interval '1 hour' WHERE name = 'graced'";
+    hand.run(later).await.unwrap();
     hand.run("BEGIN").await.unwrap();
     for id in locked.iter().chain([&expired.id]) {
         let lock = format!(
@@ -51,7 +54,7 @@ async fn a_locked_row_delays_only_the_calls_that_change_it() {
         );
         hand.run(&lock).await.unwrap();
     }
-    let lock = "SELECT FROM caller_tokens WHERE name = 'locked' FOR UPDATE";
+    let lock = "SELECT FROM caller_tokens WHERE name IN ('locked', 'graced') FOR UPDATE";
     hand.run(lock).await.unwrap();
     // A slot that an open transaction fills.
     let insert = format!(
@@ -75,7 +78,9 @@ async fn a_locked_row_delays_only_the_calls_that_change_it() {
         let new = world.plain_key(account, "default");
         waiting.push(beside!(world, store => store.issue(new, &actor())));
     }
-    waiting.push(beside!(world, store => store.revoke_token(token.id, &actor())));
+    for id in [token.id, graced.id] {
+        waiting.push(beside!(world, store => store.revoke_token(id, &actor())));
+    }
     has_skipped(&world).await;
 
     // All other changes are answered while the rows are locked.
