@@ -188,6 +188,11 @@ impl Callers {
         })
     }
 
+    /// Whether the caller of an earlier call is still valid, as [`Self::is_still_valid`] says.
+    pub fn is_valid_now(&self, caller: &Caller) -> bool {
+        self.is_still_valid(caller, self.tokens.now())
+    }
+
     /// The prefix of tokens.
     pub fn prefix(&self) -> &Prefix {
         &self.prefixes[0]

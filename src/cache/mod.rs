@@ -125,7 +125,12 @@ impl<R: Record> Lookup<R> {
 
     /// Whether this instance knows every change, and so every active generation of the keyring.
     pub fn is_fresh(&self) -> bool {
-        self.fence.is_fresh(Now::read(&*self.clock))
+        self.fence.is_fresh(self.now())
+    }
+
+    /// The time of the clocks.
+    pub fn now(&self) -> Now {
+        Now::read(&*self.clock)
     }
 
     /// The record for `digests` in L1, if the fence admits it at `now`, which was read after the call

@@ -234,8 +234,19 @@ impl GateLayer {
         let headers = request.headers();
         let values = headers.get_all(AUTHORIZATION).into_iter();
         let values = values.map(|value| value.as_bytes());
-        let judging = callers.authenticate(values, peer.identity().certificate());
-        let caller = judging.await.map_err(ServiceError::from)?;
+        let identity = peer.identity();
+        // Each name of a certificate is a look-up, and those of no caller are in no cache.
+        let known = match (identity.certificate(), headers.contains_key(AUTHORIZATION)) {
+            (Some(_), false) => identity.known_caller(None),
+            _ => None,
+        };
+        let caller = match known.filter(|known| callers.is_valid_now(known)) {
+            Some(known) => known,
+            None => {
+                let judging = callers.authenticate(values, identity.certificate());
+                judging.await.map_err(ServiceError::from)?
+            }
+        };
         peer.has_caller();
         let value = headers.get(AUTHORIZATION);
         peer.identity()

@@ -14,7 +14,7 @@ use super::{Api, convert};
 use crate::auth::{Caller, Denied};
 use crate::service::{NearStream, ServiceError};
 use keyward_core::fence::{Epoch, Now};
-use keyward_core::key::{Clock, FieldError};
+use keyward_core::key::{Clock, FieldError, Role};
 
 /// The answers of a stream.
 pub(super) type Answers =
@@ -201,7 +201,9 @@ impl Watch {
             return true;
         }
         let judged = self.api.judge(&self.metadata, self.peer.as_deref()).await;
-        if let Ok(caller) = judged {
+        if let Ok(caller) = judged
+            && caller.has(Role::NearCache)
+        {
             self.caller = caller;
             return true;
         }

@@ -67,7 +67,7 @@ async fn insert(local: &Local, text: &str, number: u8, scheme: usize) -> String 
     id.to_string()
 }
 
-async fn by_hand(database: &Path) -> SqliteConnection {
+pub(super) async fn by_hand(database: &Path) -> SqliteConnection {
     let options = sqlx::sqlite::SqliteConnectOptions::new()
         .filename(database)
         .busy_timeout(Duration::from_secs(5));

@@ -156,13 +156,16 @@ fn in_time(life: Duration) -> SystemTime {
     SystemTime::UNIX_EPOCH + now + life
 }
 
-/// Makes it the certificate of a client with these URIs and DNS names, and with a common name.
+/// Makes it the certificate of a client with these URIs and DNS names, and with a common name. `URI=` and
+/// `DNS=` before a name say what it is.
 fn of_client(params: &mut CertificateParams, names: &[&str]) {
     let name = |name: &&str| {
-        let text = (*name).try_into().expect("it is ASCII");
-        match name.contains(':') {
-            true => SanType::URI(text),
-            false => SanType::DnsName(text),
+        let ascii = |text: &str| text.try_into().expect("it is ASCII");
+        match name.split_once('=') {
+            Some(("URI", text)) => SanType::URI(ascii(text)),
+            Some(("DNS", text)) => SanType::DnsName(ascii(text)),
+            _ if name.contains(':') => SanType::URI(ascii(name)),
+            _ => SanType::DnsName(ascii(name)),
         }
     };
     params.subject_alt_names = names.iter().map(name).collect();

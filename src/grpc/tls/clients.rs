@@ -43,8 +43,10 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Certificate {
     let names = extension
         .iter()
         .flat_map(|names| &names.value.general_names);
+    // Authorities check the two kinds by different rules, so a text of one kind proves no name of the other.
     let names = names.filter_map(|name| match name {
-        GeneralName::DNSName(name) | GeneralName::URI(name) => Some(*name),
+        GeneralName::DNSName(name) => Some(*name).filter(|name| !name.contains(':')),
+        GeneralName::URI(name) => Some(*name).filter(|name| name.contains(':')),
         _ => None,
     });
     // The last second belongs to the validity (RFC 5280, 4.1.2.5).

@@ -3,13 +3,14 @@
 mod doors;
 mod refused;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use keyward_client as client;
 use keyward_proto::v1::{self, Role, Verdict};
 use keyward_testkit::requests::*;
 use keyward_testkit::{
-    Authority, Client, Identity, Local, PATIENCE, connect_tls_as, eventually, now, refused,
+    Authority, Client, Faults, Identity, Local, PATIENCE, connect_tls_as, eventually, now, refused,
 };
 use tonic::Code;
 
@@ -18,6 +19,7 @@ const NAME: &str = "spiffe://corp/billing";
 /// A service with TLS that trusts client certificates of an authority.
 struct World {
     local: Local,
+    faults: Arc<Faults>,
     authority: Authority,
     files: tempfile::TempDir,
     /// A client with every role, by its token.
@@ -34,12 +36,13 @@ async fn world() -> World {
         settings.tls_key = Some(key);
         settings.tls_client_ca = Some(ca);
     };
-    let local = Local::start_with(settings, |store| store).await;
+    let (local, faults) = Local::start_stalling(settings).await;
     let address = local.app.grpc_address();
     let channel = connect_tls_as(address, authority.pem(), None).await;
     let admin = Client::over(channel.unwrap(), Some(&local.token));
     World {
         local,
+        faults,
         authority,
         files,
         admin,
@@ -135,6 +138,24 @@ async fn a_caller_needs_no_token_with_a_certificate() {
     let channel = connect_tls_as(address, trusted, None).await.unwrap();
     let outcome = Client::over(channel, None).verify(&key).await;
     refused(outcome, Code::Unauthenticated, "TOKEN_MISSING");
+}
+
+/// Names that belong to no caller are in no cache.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_known_reads_no_name_again() {
+    let world = world().await;
+    let key = world.key().await;
+    world.caller(NAME, &[Role::Verifier]).await;
+    let billing = world.named(&["other.example", NAME]).await;
+    assert_eq!(billing.verify(&key).await.unwrap(), Verdict::Valid);
+    world.faults.answer.close();
+    let batch = v1::VerifyBatchRequest {
+        requests: vec![verifying(&key)],
+    };
+    let answer = tokio::time::timeout(PATIENCE / 2, billing.send(batch)).await;
+    let verdict = answer.unwrap().unwrap().responses[0].verdict();
+    assert_eq!(verdict, Verdict::Valid);
+    world.faults.answer.open();
 }
 
 #[tokio::test(flavor = "multi_thread")]

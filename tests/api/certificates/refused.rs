@@ -20,6 +20,9 @@ async fn a_certificate_must_name_exactly_one_caller() {
             "belongs to a caller",
         ),
         (&[NAME, "billing.example"], "several names"),
+        // A text of one kind is no name of the other.
+        (&["URI=billing.example"], "common name"),
+        (&["DNS=spiffe://corp/billing"], "common name"),
     ] {
         is_refused(world.named(names).await.verify(&key).await, said);
     }

@@ -10,6 +10,8 @@ use keyward_proto::v1::{self, Role};
 use keyward_testkit::requests::*;
 use keyward_testkit::{Client, Local, PATIENCE, eventually, http_get, now};
 
+use crate::foreign::by_hand;
+
 const ROLES: [Role; 2] = [Role::NearCache, Role::Verifier];
 
 /// A near-cache of a caller with this token.
@@ -187,6 +189,21 @@ async fn an_expired_token_ends_its_near_caches() {
     let token = local.client().await.send(request).await.unwrap();
     let near = near_cache(&local, &token.token, Fallback::Fail);
     fresh(&near).await;
+    let is_off = async || !near.is_fresh();
+    eventually("the near-cache is off", PATIENCE, is_off).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(!near.is_fresh());
+}
+
+#[tokio::test]
+async fn a_caller_that_loses_the_role_loses_its_near_caches() {
+    let local = Local::start().await;
+    let token = local.client().await.token("near", &ROLES).await.unwrap();
+    let near = near_cache(&local, &token, Fallback::Fail);
+    fresh(&near).await;
+    let mut hand = by_hand(&local.database()).await;
+    let change = "UPDATE caller_tokens SET roles = 'verifier' WHERE name = 'near'";
+    sqlx::query(change).execute(&mut hand).await.unwrap();
     let is_off = async || !near.is_fresh();
     eventually("the near-cache is off", PATIENCE, is_off).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
