@@ -31,7 +31,7 @@ use tracing::Instrument as _;
 use super::body::PREFIX;
 use super::envoy::{Asked, Envoy};
 use super::gate::{SHORT_MESSAGE, check_headers};
-use super::observe::{CHECK, Observer};
+use super::observe::{CHECK, Observer, Unanswered};
 use super::peer::{Peer, Unsent};
 use super::{Api, convert, deadline};
 use crate::service::{ServiceError, Verified, Verify};
@@ -172,10 +172,14 @@ impl Immediate {
             Ok(verified) => Answer::Now(self.respond(question, Ok(verified), peer, now)),
             Err(missed) => {
                 let (this, peer) = (Arc::clone(self), Arc::clone(peer));
-                let span = rpc_span(self.methods.of(&question).method(), None);
+                let metrics = self.methods.of(&question).clone();
+                let span = rpc_span(metrics.method(), None);
+                let clock = Arc::clone(&self.methods.clock);
+                let unanswered = Unanswered::new(clock, now.boot, metrics, span.clone());
                 let work = async move {
                     let work = this.api.service.verify_behind(question.verify(), &missed);
                     let verified = deadline::within(limit, work).await;
+                    unanswered.counted();
                     this.respond(question, verified, &peer, now)
                 };
                 Answer::Later(Box::pin(work.instrument(span)))

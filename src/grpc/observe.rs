@@ -9,9 +9,9 @@ use std::task::{Context, Poll};
 use http::{Request, Response};
 use tonic::Code;
 use tower::{Layer, Service};
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
-use keyward_core::key::Clock;
+use keyward_core::key::{BootTime, Clock};
 use keyward_ops::traces::{end_rpc, rpc_span};
 use keyward_ops::{PortMetrics, RpcMetrics};
 
@@ -140,13 +140,64 @@ where
         let is_traced = request.extensions().get::<Traced>().is_some();
         let span = rpc_span(metrics.method(), is_traced.then(|| request.headers()));
         let work = self.inner.call(request).instrument(span.clone());
+        let clock = Arc::clone(&observer.clock);
+        let unanswered = Unanswered::new(clock, start, metrics, span);
         Box::pin(async move {
             let response = work.await?;
-            let code = code_of(&response);
-            end_rpc(&span, code);
-            metrics.observe(code, observer.clock.boot().since(start));
+            unanswered.end(code_of(&response));
             Ok(response)
         })
+    }
+}
+
+/// A call that is not answered yet. If its client gives it up, it counts as cancelled.
+pub(super) struct Unanswered(Option<Observed>);
+
+struct Observed {
+    clock: Arc<dyn Clock>,
+    start: BootTime,
+    metrics: RpcMetrics,
+    span: Span,
+}
+
+impl Unanswered {
+    /// A call that arrived at `start`.
+    pub(super) fn new(
+        clock: Arc<dyn Clock>,
+        start: BootTime,
+        metrics: RpcMetrics,
+        span: Span,
+    ) -> Self {
+        Self(Some(Observed {
+            clock,
+            start,
+            metrics,
+            span,
+        }))
+    }
+
+    /// The call ends with `code`.
+    pub(super) fn end(mut self, code: Code) {
+        self.count(code);
+    }
+
+    /// The call ends, and is counted elsewhere.
+    pub(super) fn counted(mut self) {
+        self.0 = None;
+    }
+
+    fn count(&mut self, code: Code) {
+        if let Some(call) = self.0.take() {
+            end_rpc(&call.span, code);
+            let elapsed = call.clock.boot().since(call.start);
+            call.metrics.observe(code, elapsed);
+        }
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        self.count(Code::Cancelled);
     }
 }
 

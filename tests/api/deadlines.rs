@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use keyward_testkit::raw::{RawAnswer, RawClient, frame};
-use keyward_testkit::{Faults, Scheme, http_get, importing, refused, undoing, uuid_v4};
+use keyward_testkit::{
+    Faults, PATIENCE, Scheme, eventually, http_get, importing, refused, undoing, uuid_v4,
+};
 use prost::Message;
 
 use super::*;
@@ -40,13 +42,18 @@ impl World {
         self.raw.call(path, &headers, frame(message)).await
     }
 
-    /// How many calls of `method` the metrics count as DEADLINE_EXCEEDED.
+    /// Whether the metrics count calls of `method` as DEADLINE_EXCEEDED.
     async fn counted(&self, method: &str) -> bool {
+        self.counted_as(method, "DEADLINE_EXCEEDED").await
+    }
+
+    /// Whether the metrics count calls of `method` that ended with `code`.
+    async fn counted_as(&self, method: &str, code: &str) -> bool {
         let metrics = http_get(self.local.app.http_address().unwrap(), "/metrics").await;
         metrics.lines().any(|line| {
             line.starts_with("keyward_rpc_total{")
                 && line.contains(&format!("\"{method}\""))
-                && line.contains("DEADLINE_EXCEEDED")
+                && line.contains(code)
         })
     }
 }
@@ -149,4 +156,29 @@ async fn a_deadline_that_is_far_away_does_no_harm_and_a_malformed_one_is_refused
         assert_eq!(status.code(), Code::InvalidArgument, "{malformed} {status}");
         assert!(status.message().contains("grpc-timeout"), "{status}");
     }
+}
+
+/// A client that no longer waits resets its stream, and its call still counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_its_client_gives_up_is_counted_as_cancelled() {
+    let world = World::start().await;
+    let (_, key) = world.client.issue("42", "").await.unwrap();
+    world.faults.record.close();
+    world.faults.answer.close();
+    let bearer = format!("Bearer {}", world.local.token);
+    let headers = [("authorization", bearer.as_str())];
+    let calls = [
+        ("Verify", verifying(&key).encode_to_vec()),
+        ("Issue", slot("43").encode_to_vec()),
+    ];
+    for (method, message) in calls {
+        let path = format!("{KEYS}/{method}");
+        let call = world.raw.call(&path, &headers, frame(&message));
+        let given_up = tokio::time::timeout(Duration::from_millis(100), call).await;
+        assert!(given_up.is_err(), "{method} is not answered");
+        let is_counted = || world.counted_as(method, "CANCELLED");
+        eventually(method, PATIENCE, is_counted).await;
+    }
+    world.faults.record.open();
+    world.faults.answer.open();
 }
