@@ -10,6 +10,8 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use super::Tail;
 use super::confirmer::{Confirmation, Confirmer, PendingConfirmation};
@@ -108,17 +110,32 @@ impl Barrier {
         if let Some(l2) = &self.l2 {
             l2.remove(digests);
         }
-        let outcome = match &self.confirmer {
-            Some(confirmer) => {
-                confirm(confirmer, |sender| {
-                    PendingConfirmation::of_change(change, answered_at, sender)
-                })
-                .await
+        let span = tracing::debug_span!(
+            "wait",
+            revision = change.revision,
+            confirmed_instances = Empty,
+            waited_out_instances = Empty,
+            near_caches_waited_seconds = Empty,
+        );
+        let waiting = async {
+            match &self.confirmer {
+                Some(confirmer) => {
+                    confirm(confirmer, |sender| {
+                        PendingConfirmation::of_change(change, answered_at, sender)
+                    })
+                    .await
+                }
+                None => self.wait_for_this_instance(change, answered_at).await,
             }
-            None => self.wait_for_this_instance(change, answered_at).await,
         };
+        let outcome = waiting.instrument(span.clone()).await;
+        if let Some(waited) = self.tail.near().held_up(change.revision) {
+            span.record("near_caches_waited_seconds", waited.as_secs_f64());
+        }
         match &outcome {
             Ok(receipt) => {
+                span.record("confirmed_instances", receipt.confirmed);
+                span.record("waited_out_instances", receipt.waited_out);
                 self.metrics.confirmed.inc_by(u64::from(receipt.confirmed));
                 self.metrics
                     .waited_out

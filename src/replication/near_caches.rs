@@ -96,6 +96,8 @@ pub struct NearCaches {
     /// What this instance has applied, and what it may acknowledge.
     applied: watch::Sender<u64>,
     acked: watch::Sender<u64>,
+    /// The last wait for near-caches that did not acknowledge, and the revision up to which it held changes up.
+    held: Mutex<(u64, Duration)>,
     callers: Mutex<HashMap<String, Streams>>,
     /// Cancelled when this instance leaves.
     pub(super) leaving: CancellationToken,
@@ -163,6 +165,7 @@ impl NearCaches {
             leases: Mutex::new(leases),
             applied: watch::Sender::new(fence.applied()),
             acked: watch::Sender::new(0),
+            held: Mutex::default(),
             fence,
             clock,
             limits,
@@ -171,6 +174,12 @@ impl NearCaches {
             leaving: CancellationToken::new(),
             embedded,
         })
+    }
+
+    /// How long near-caches of this instance held up the change with this revision, if they did not acknowledge it.
+    pub fn held_up(&self, revision: u64) -> Option<Duration> {
+        let (up_to, waited) = *self.held.lock();
+        (revision <= up_to).then_some(waited)
     }
 
     /// What this instance may acknowledge now, and the epoch of it (I6).
@@ -184,6 +193,7 @@ impl NearCaches {
             .send_if_modified(|known| std::mem::replace(known, revision) != revision);
         drop(leases);
         if let Some(waited) = held {
+            *self.held.lock() = (revision, waited);
             tracing::warn!(
                 revision,
                 ?waited,

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use keyward_proto::v1::Verdict;
+use keyward_proto::v1::{Role, Verdict};
 use keyward_testkit::{
-    Cluster, Front, FrontOptions, Options, PATIENCE, PortServer, eventually, now,
+    Cluster, Front, FrontOptions, Options, PATIENCE, PortServer, eventually, http_ask, now,
+    start_api,
 };
 use serde_json::Value;
 
@@ -216,4 +217,60 @@ async fn a_collector_that_hangs_delays_nothing() {
         "{:?}",
         begun.elapsed()
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoke_that_waited_for_a_near_cache_says_so() {
+    let collector = PortServer::collector();
+    let endpoint = format!("http://{}", collector.address());
+    let directory = tempfile::tempdir().unwrap();
+    let flags = [
+        "--otlp-endpoint",
+        &endpoint,
+        "--trace-ratio=1",
+        "--max-staleness=2s",
+    ];
+    let mut process = start(directory.path(), &flags);
+    let client = process.client().await;
+    let roles = [Role::NearCache, Role::Verifier];
+    let token = directory.path().join("api.token");
+    std::fs::write(&token, client.token("api", &roles).await.unwrap()).unwrap();
+    let keyward = format!("http://{}", process.grpc);
+    let api = start_api(&[keyward], &token, &["--near-cache", "--rate", "1000000"]);
+    let (id, key) = client.issue("42", "").await.unwrap();
+    let address = api.ready().parse().unwrap();
+    let headers = [("apikey", key.as_str())];
+    eventually("the near-cache answers", PATIENCE, || async {
+        let answer = http_ask(address, "GET", "/v2/orders", &headers, "").await;
+        assert_eq!(answer.unwrap().status, 200);
+        let near = http_ask(address, "GET", "/near-cache", &[], "").await;
+        let near: Value = serde_json::from_str(&near.unwrap().body).unwrap();
+        near["hits"].as_u64() > Some(0)
+    })
+    .await;
+    api.pause();
+    client.revoke(&id).await.unwrap();
+    api.go_on();
+    assert!(process.stop().success());
+    let has_waited = |span: &Span| {
+        let attributes = span.json["attributes"].as_array().into_iter().flatten();
+        let mut waited = attributes.filter(|one| one["key"] == "near_caches_waited_seconds");
+        let seconds = waited
+            .next()
+            .and_then(|one| one["value"]["doubleValue"].as_f64());
+        seconds.is_some_and(|seconds| seconds > 1.0)
+    };
+    eventually("the wait is there", PATIENCE, || async {
+        let spans = spans(&collector);
+        let found = spans
+            .iter()
+            .find(|span| span.text("name") == "wait" && has_waited(span));
+        found.is_some_and(|span| {
+            let above = path(&spans, span);
+            above
+                .last()
+                .is_some_and(|root| root.text("name").ends_with("/Revoke"))
+        })
+    })
+    .await;
 }
