@@ -85,6 +85,8 @@ async fn the_side_port_shows_every_metric_of_the_table() {
     let named: Vec<_> = table
         .lines()
         .skip(2)
+        // There is no webhook here.
+        .filter(|row| !row.contains("| webhook"))
         .map(|row| row.split('`').nth(1).unwrap())
         .collect();
     assert!(named.len() > 10, "{table}");
