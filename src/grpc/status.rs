@@ -154,7 +154,12 @@ static DEADLINE_PASSED: Reason = Reason::new(
 static OVER_LIMIT: Reason = Reason::new(
     "OVER_LIMIT",
     Code::ResourceExhausted,
-    "The connection or the instance holds too much unfinished work, or the caller has seen too many secrets within a minute. Nothing was changed. Retry after the time in `RetryInfo`, or call another instance.",
+    "The connection or the instance holds too much unfinished work. Nothing was changed. Retry after the time in `RetryInfo`, or call another instance.",
+);
+static REVEALS_EXHAUSTED: Reason = Reason::new(
+    "REVEALS_EXHAUSTED",
+    Code::ResourceExhausted,
+    "This caller has seen too many secrets within a minute. Nothing was changed. Retry after the time in `RetryInfo`, not on another instance.",
 );
 static NEAR_CACHES_EXHAUSTED: Reason = Reason::new(
     "NEAR_CACHES_EXHAUSTED",
@@ -193,7 +198,7 @@ static INTERNAL: Reason = Reason::new(
 );
 
 /// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 29] = [
+static REASONS: [&Reason; 30] = [
     &TOKEN_MISSING,
     &TOKEN_INVALID,
     &CERTIFICATE_INVALID,
@@ -217,6 +222,7 @@ static REASONS: [&Reason; 29] = [
     &OVERLOADED,
     &DEADLINE_PASSED,
     &OVER_LIMIT,
+    &REVEALS_EXHAUSTED,
     &NEAR_CACHES_EXHAUSTED,
     &TOO_LARGE_HEADERS,
     &UNFINISHED_REQUEST,
@@ -274,7 +280,7 @@ fn reason_of(error: &ServiceError) -> &'static Reason {
         ServiceError::StoreLocked => &STORE_LOCKED,
         ServiceError::OutcomeUnknown { .. } => &OUTCOME_UNKNOWN,
         ServiceError::Unconfirmed { .. } => &REVOKE_UNCONFIRMED,
-        ServiceError::TooManyReveals { .. } => &OVER_LIMIT,
+        ServiceError::TooManyReveals { .. } => &REVEALS_EXHAUSTED,
         ServiceError::Overloaded => &OVERLOADED,
         ServiceError::DeadlinePassed => &DEADLINE_PASSED,
         ServiceError::Internal => &INTERNAL,

@@ -22,7 +22,11 @@ fn is_over_limit<T: std::fmt::Debug>(outcome: Result<T, tonic::Status>) {
         status.message().contains("max_reveals_per_minute"),
         "{status}"
     );
-    refused(Err::<T, _>(status), Code::ResourceExhausted, "OVER_LIMIT");
+    refused(
+        Err::<T, _>(status),
+        Code::ResourceExhausted,
+        "REVEALS_EXHAUSTED",
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Chooses the endpoint for each attempt: each in turn, and another one after a failure.
 //!
-//! Each endpoint has its own connection, instead of one balanced channel for all: a retry must reach
+//! Each endpoint has its own connections, instead of one balanced channel for all: a retry must reach
 //! another instance. An instance that answers UNAVAILABLE is as useless as one that is gone, and no
 //! balancer below gRPC can see that.
 
@@ -10,6 +10,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tonic::transport::Channel;
+
+use crate::endpoint::Channels;
 
 /// How long an endpoint gets no calls after its first failure; the time doubles with each failure.
 const MIN_COOLDOWN: Duration = Duration::from_millis(500);
@@ -22,11 +24,11 @@ pub(crate) struct Balance {
     next: AtomicUsize,
 }
 
-/// One endpoint and its connection.
+/// One endpoint and its connections.
 pub(crate) struct Endpoint {
     /// The URL as the user wrote it.
     pub(crate) url: String,
-    channel: Mutex<Channel>,
+    channels: Mutex<Channels>,
     health: Mutex<Health>,
 }
 
@@ -42,22 +44,27 @@ struct Health {
 }
 
 impl Endpoint {
-    pub(crate) fn new(url: String, channel: Channel) -> Self {
+    pub(crate) fn new(url: String, channels: Channels) -> Self {
         Self {
             url,
-            channel: Mutex::new(channel),
+            channels: Mutex::new(channels),
             health: Mutex::default(),
         }
     }
 
-    /// The connection.
+    /// The connection of this client's own calls.
     pub(crate) fn channel(&self) -> Channel {
-        self.channel.lock().clone()
+        self.channels.lock().own.clone()
     }
 
-    /// Makes new calls on another connection. The old one ends with its last call.
-    pub(crate) fn reconnect(&self, channel: Channel) {
-        *self.channel.lock() = channel;
+    /// The connection of calls that are passed on.
+    pub(crate) fn passed_channel(&self) -> Channel {
+        self.channels.lock().passed.clone()
+    }
+
+    /// Makes new calls on other connections. The old ones end with their last call.
+    pub(crate) fn reconnect(&self, channels: Channels) {
+        *self.channels.lock() = channels;
     }
 
     /// Records an answer.
@@ -164,10 +171,7 @@ mod tests {
     use super::*;
 
     fn balance(count: usize) -> Balance {
-        let endpoint = |index: usize| {
-            let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
-            Endpoint::new(index.to_string(), channel)
-        };
+        let endpoint = |index: usize| Endpoint::new(index.to_string(), Channels::nowhere());
         let balance = Balance::new((0..count).map(endpoint).collect());
         balance.next.store(0, Ordering::Relaxed);
         balance

@@ -10,7 +10,7 @@ use http::HeaderMap;
 use crate::balance::{Balance, Endpoint};
 use crate::call::{AddHeaders, Caller, Policy};
 use crate::certificate::{CertificateFiles, CertificateSource};
-use crate::endpoint::{ConnectOptions, connection};
+use crate::endpoint::{ConnectOptions, connections};
 use crate::token::TokenSource;
 use crate::{Client, Secret, error};
 
@@ -208,8 +208,8 @@ impl Builder {
             insecure: self.insecure,
         };
         let endpoints = self.endpoints.into_iter().map(|url| {
-            let channel = connection(&url, &options)?;
-            Ok(Endpoint::new(url, channel))
+            let channels = connections(&url, &options)?;
+            Ok(Endpoint::new(url, channels))
         });
         let balance = Balance::new(endpoints.collect::<Result<_, _>>()?);
         let token = match (self.has_token, &self.token, self.token_file) {

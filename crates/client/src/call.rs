@@ -128,7 +128,9 @@ impl Caller {
                 }
             }
             let may_repeat = match error.kind {
-                ErrorKind::Unavailable => R::KIND != Kind::Once || !was_sent,
+                ErrorKind::Unavailable => {
+                    !error.is_over_allowance() && (R::KIND != Kind::Once || !was_sent)
+                }
                 ErrorKind::Internal => is_read && has_others,
                 _ => false,
             };
@@ -185,11 +187,7 @@ impl Caller {
             headers: self.headers.clone(),
         };
         let transport = InterceptedService::new(endpoint.channel(), attempt);
-        let mut pending = PendingCall {
-            endpoint,
-            start: Instant::now(),
-            is_answered: false,
-        };
+        let pending = PendingCall::new(endpoint);
         let mut was_sent = true;
         let span = attempt_span::<R>(&endpoint.url);
         let sent = timeout_at(deadline, request.send(transport));
@@ -210,13 +208,8 @@ impl Caller {
             }
             Err(_) => Err(Error::no_response(&endpoint.url, limit)),
         };
-        pending.is_answered = true;
-        match &outcome {
-            Err(error) if error.is_endpoint_failure() => {
-                endpoint.failed(pending.start, Instant::now());
-            }
-            _ => endpoint.answered(Instant::now()),
-        }
+        let is_failure = matches!(&outcome, Err(error) if error.is_endpoint_failure());
+        pending.ended(is_failure);
         (outcome, token.generation, was_sent)
     }
 }
@@ -258,15 +251,35 @@ fn end(span: &Span, code: Code) {
 
 /// A call in progress. If its caller drops it after some time, that counts as a failure of the
 /// endpoint, as if the call had timed out.
-struct PendingCall<'a> {
+pub(crate) struct PendingCall<'a> {
     endpoint: &'a Endpoint,
     start: Instant,
-    is_answered: bool,
+    has_ended: bool,
+}
+
+impl<'a> PendingCall<'a> {
+    pub(crate) fn new(endpoint: &'a Endpoint) -> Self {
+        Self {
+            endpoint,
+            start: Instant::now(),
+            has_ended: false,
+        }
+    }
+
+    /// Records how the call ended: with an answer, or with a failure of the endpoint.
+    pub(crate) fn ended(mut self, is_failure: bool) {
+        self.has_ended = true;
+        let now = Instant::now();
+        match is_failure {
+            true => self.endpoint.failed(self.start, now),
+            false => self.endpoint.answered(now),
+        }
+    }
 }
 
 impl Drop for PendingCall<'_> {
     fn drop(&mut self) {
-        if self.is_answered {
+        if self.has_ended {
             return;
         }
         let now = Instant::now();
@@ -289,6 +302,7 @@ pub(crate) fn pause(first: Duration, attempt: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Channels;
 
     #[test]
     fn pause_stays_below_its_limit() {
@@ -303,13 +317,12 @@ mod tests {
 
     #[tokio::test]
     async fn dropped_call_counts_against_the_endpoint_only_if_it_was_slow() {
-        let channel = Channel::from_static("http://127.0.0.1:1").connect_lazy();
-        let balance = Balance::new(vec![Endpoint::new("a".to_owned(), channel)]);
+        let balance = Balance::new(vec![Endpoint::new("a".to_owned(), Channels::nowhere())]);
         let endpoint = &balance.endpoints()[0];
         let pending = |age| PendingCall {
             endpoint,
             start: Instant::now() - age,
-            is_answered: false,
+            has_ended: false,
         };
         drop(pending(Duration::ZERO));
         assert!(endpoint.is_up());

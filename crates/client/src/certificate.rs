@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::BuildError;
 use crate::balance::Balance;
-use crate::endpoint::{ConnectOptions, connection};
+use crate::endpoint::{ConnectOptions, connections};
 
 /// The files are read at most this often.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -142,7 +142,7 @@ impl State {
             certificate: Some(pair),
             ..self.options.clone()
         };
-        let connect = |url: &String| connection(url, &options);
+        let connect = |url: &String| connections(url, &options);
         let urls = balance.endpoints().iter().map(|endpoint| &endpoint.url);
         let channels = urls.map(connect).collect::<Result<Vec<_>, _>>()?;
         for (endpoint, channel) in balance.endpoints().iter().zip(channels) {

@@ -1,4 +1,4 @@
-//! One endpoint: which URLs are accepted, and the connection. The connection is made when it is first
+//! One endpoint: which URLs are accepted, and the connections. A connection is made when it is first
 //! used, and made again when it breaks.
 
 use std::net::IpAddr;
@@ -30,8 +30,41 @@ pub(crate) struct ConnectOptions {
     pub(crate) insecure: bool,
 }
 
-/// The connection to the endpoint that the user wrote as `url`.
-pub(crate) fn connection(url: &str, options: &ConnectOptions) -> Result<Channel, BuildError> {
+/// The window of a call that is passed on: what its reader can hold of the connection.
+const PASSED_WINDOW: u32 = 64 << 10;
+/// The window of the connection of such calls. It leaves room for other calls while 200 are not read.
+const PASSED_CONNECTION_WINDOW: u32 = 16 << 20;
+
+/// The connections to one endpoint.
+pub(crate) struct Channels {
+    /// For this client's own calls.
+    pub(crate) own: Channel,
+    /// For calls that are passed on. Their readers may be slow, and unread answers use up the window that all
+    /// calls of a connection share.
+    pub(crate) passed: Channel,
+}
+
+impl Channels {
+    fn to(endpoint: &Endpoint) -> Self {
+        let passed = endpoint
+            .clone()
+            .initial_stream_window_size(PASSED_WINDOW)
+            .initial_connection_window_size(PASSED_CONNECTION_WINDOW);
+        Self {
+            own: endpoint.connect_lazy(),
+            passed: passed.connect_lazy(),
+        }
+    }
+
+    /// Those of an endpoint that is not there.
+    #[cfg(test)]
+    pub(crate) fn nowhere() -> Self {
+        Self::to(&Endpoint::from_static("http://127.0.0.1:1"))
+    }
+}
+
+/// The connections to the endpoint that the user wrote as `url`.
+pub(crate) fn connections(url: &str, options: &ConnectOptions) -> Result<Channels, BuildError> {
     // The text before an @ may be a password, even if the rest is not a URL.
     if let Some((_, host)) = url.rsplit_once('@') {
         let why = "must not contain a user or password";
@@ -47,14 +80,14 @@ pub(crate) fn connection(url: &str, options: &ConnectOptions) -> Result<Channel,
         let endpoint = endpoint.and_then(|_| Endpoint::from_shared(url.to_owned()).ok());
         let why = "must name a socket by its absolute path, such as unix:/run/keyward.sock";
         let endpoint = endpoint.ok_or_else(|| BuildError::Endpoint(url.to_owned(), why))?;
-        return Ok(configured(endpoint, url, options)?.connect_lazy());
+        return Ok(Channels::to(&configured(endpoint, url, options)?));
     }
     let (uri, is_tls) =
         parse(url, options.insecure).map_err(|why| BuildError::Endpoint(url.to_owned(), why))?;
     let host = host(&uri);
     let endpoint = configured(Endpoint::from(uri.clone()), url, options)?;
     if !is_tls {
-        return Ok(endpoint.connect_lazy());
+        return Ok(Channels::to(&endpoint));
     }
     let tls = ClientTlsConfig::new()
         .domain_name(options.server_name.as_deref().unwrap_or(host))
@@ -70,7 +103,7 @@ pub(crate) fn connection(url: &str, options: &ConnectOptions) -> Result<Channel,
     let endpoint = endpoint
         .tls_config(tls)
         .map_err(|error| BuildError::Tls(url.to_owned(), error))?;
-    Ok(endpoint.connect_lazy())
+    Ok(Channels::to(&endpoint))
 }
 
 /// Adds what all connections share.
@@ -145,7 +178,7 @@ mod tests {
             server_name: None,
             insecure,
         };
-        let error = connection(text, &options).err();
+        let error = connections(text, &options).err();
         error.map(|error| error.to_string())
     }
 

@@ -161,13 +161,20 @@ impl Error {
     }
 
     /// Whether the failure is the instance's own. An unconfirmed change is not: it waits for another
-    /// instance. Neither is an invalid request, or a near-cache that is one too many.
+    /// instance. Neither is an invalid request, a near-cache that is one too many, or a used-up allowance.
     pub(crate) fn is_endpoint_failure(&self) -> bool {
         matches!(self.kind, ErrorKind::Unavailable | ErrorKind::Internal)
             && !matches!(
                 self.reason.as_deref(),
                 Some("REVOKE_UNCONFIRMED" | "OUTCOME_UNKNOWN" | "NEAR_CACHES_EXHAUSTED")
             )
+            && !self.is_over_allowance()
+    }
+
+    /// Whether this caller has seen too many secrets on the instance. A repetition on the next one would make
+    /// the limit as many times as large as there are instances.
+    pub(crate) fn is_over_allowance(&self) -> bool {
+        self.reason.as_deref() == Some("REVEALS_EXHAUSTED")
     }
 }
 

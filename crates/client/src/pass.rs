@@ -7,6 +7,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::client::GrpcService;
 
+use crate::call::PendingCall;
 use crate::{Client, Error, error};
 
 /// A call that was passed on has no answer.
@@ -33,24 +34,20 @@ impl Client {
         let balance = &self.caller().balance;
         let endpoint = &balance.endpoints()[balance.pick(&[], Instant::now())];
         let start = Instant::now();
-        let mut channel = endpoint.channel();
+        let pending = PendingCall::new(endpoint);
+        let mut channel = endpoint.passed_channel();
         let answered = async {
             poll_fn(|cx| GrpcService::<Body>::poll_ready(&mut channel, cx)).await?;
             channel.call(call).await
         };
-        match answered.await {
-            Ok(response) => {
-                endpoint.answered(Instant::now());
-                Ok(response)
+        let answer = answered.await;
+        pending.ended(answer.is_err());
+        answer.map_err(|failed| {
+            let status = Status::from_error(Box::new(failed));
+            Unanswered {
+                was_sent: !error::is_connect_failure(&status),
+                error: Error::from_status(&status, &endpoint.url, start.elapsed()),
             }
-            Err(failed) => {
-                endpoint.failed(start, Instant::now());
-                let status = Status::from_error(Box::new(failed));
-                Err(Unanswered {
-                    was_sent: !error::is_connect_failure(&status),
-                    error: Error::from_status(&status, &endpoint.url, start.elapsed()),
-                })
-            }
-        }
+        })
     }
 }

@@ -101,6 +101,44 @@ async fn unavailable_instance_is_avoided_for_its_cooldown() {
     }
 }
 
+/// Otherwise a stolen token would read as many times more as there are instances.
+#[tokio::test]
+async fn a_used_up_allowance_is_not_tried_elsewhere() {
+    let (one, other) = (Fake::start().await, Fake::start().await);
+    let client = client([one.url(), other.url()]).build().unwrap();
+    for fake in [&one, &other] {
+        fake.script
+            .refuse(Code::ResourceExhausted, "REVEALS_EXHAUSTED");
+    }
+    for turn in 1..=4 {
+        let issue = client.issue(keyward_client::v1::IssueRequest::default());
+        let error = issue.await.unwrap_err();
+        assert_eq!(error.reason.as_deref(), Some("REVEALS_EXHAUSTED"));
+        assert_eq!(one.script.calls() + other.script.calls(), turn);
+    }
+    assert_eq!(one.script.calls(), 2, "no instance is avoided for it");
+}
+
+/// A program that does not wait for its answer tells as much of the endpoint as this client's own call.
+#[tokio::test]
+async fn a_passed_call_that_its_caller_drops_counts_against_a_slow_endpoint() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hangs = format!("http://{}", listener.local_addr().unwrap());
+    let sound = Fake::start().await;
+    let client = client([hangs, sound.url()]).build().unwrap();
+    let pass = || {
+        let path = "http://keyward/keyward.v1.ApiKeyService/Verify";
+        let call = http::Request::post(path).body(tonic::body::Body::empty());
+        let waiting = client.pass_on(call.unwrap());
+        tokio::time::timeout(Duration::from_millis(400), waiting)
+    };
+    let (first, second) = (pass().await, pass().await);
+    assert!(first.is_err() || second.is_err(), "one waits in vain");
+    for _ in 0..3 {
+        assert!(pass().await.is_ok(), "the endpoint has its cooldown");
+    }
+}
+
 /// For example an instance with a damaged store, or a proxy with its own error.
 #[tokio::test]
 async fn broken_instance_is_avoided_for_reads_only() {

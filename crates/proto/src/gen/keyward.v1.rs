@@ -3756,7 +3756,8 @@ pub mod api_key_service_client {
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
     /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
-    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work, or too many reveals. Nothing was changed.|
+    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work. Nothing was changed.|
+    /// |`REVEALS_EXHAUSTED`|RESOURCE_EXHAUSTED|This caller has seen too many secrets. Nothing was changed.|
     /// |`NEAR_CACHES_EXHAUSTED`|RESOURCE_EXHAUSTED|The instance, or this caller there, has too many near-caches.|
     /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
     /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
@@ -4241,7 +4242,8 @@ pub mod api_key_service_server {
     /// |`REVOKE_UNCONFIRMED`|UNAVAILABLE|The change is committed, but not yet proven to hold everywhere.|
     /// |`OVERLOADED`|UNAVAILABLE|Too many calls wait for the store.|
     /// |`DEADLINE_PASSED`|DEADLINE_EXCEEDED|The deadline of the call passed. Nothing was changed.|
-    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work, or too many reveals. Nothing was changed.|
+    /// |`OVER_LIMIT`|RESOURCE_EXHAUSTED|Too much unfinished work. Nothing was changed.|
+    /// |`REVEALS_EXHAUSTED`|RESOURCE_EXHAUSTED|This caller has seen too many secrets. Nothing was changed.|
     /// |`NEAR_CACHES_EXHAUSTED`|RESOURCE_EXHAUSTED|The instance, or this caller there, has too many near-caches.|
     /// |`HEADERS_TOO_LARGE`|RESOURCE_EXHAUSTED|The headers of the request are larger than 16 KiB.|
     /// |`REQUEST_UNFINISHED`|DEADLINE_EXCEEDED|The request did not arrive within 10 s. Nothing was changed.|
