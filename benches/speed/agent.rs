@@ -19,7 +19,7 @@ pub(super) async fn measure() {
         directory.path().join("local.token"),
     );
     std::fs::write(&own, keyward.process.token()).unwrap();
-    std::fs::write(&local, LOCAL).unwrap();
+    keyward_testkit::write_secret(&local, LOCAL);
     let url = format!("http://{}", keyward.process.grpc);
     let start = |with: &dyn Fn(&mut std::process::Command)| {
         let mut command = AgentProcess::command(env!("CARGO_BIN_EXE_keyward"), &url, &own);

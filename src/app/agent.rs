@@ -1,11 +1,14 @@
 //! Runs an agent: starts it, and stops it in order.
 
+mod health;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
 use keyward_client::{Client, Error, ErrorKind, Secret, VerifyRequest};
+use keyward_crypto::private_file::{self, PrivateFileError};
 use keyward_ops::settings::values::secret_file;
 use keyward_ops::traces::Sampling;
 use keyward_ops::{AgentMetrics, LogFormat, NearCacheCounts, OtherCrates, Tasks, http};
@@ -13,6 +16,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
+
+use health::{Health, readiness};
 
 use super::ports::{bind, listen};
 use super::run::{Signals, on, report};
@@ -32,6 +37,7 @@ const START_CHECK: Duration = Duration::from_millis(10);
 const TOKEN_CHECK: Duration = Duration::from_secs(2);
 /// The lengths of a local token: a shorter one could be guessed.
 const TOKEN: std::ops::RangeInclusive<usize> = 16..=256;
+const MAX_TOKEN_FILE: usize = 1024;
 /// The reason of an instance that keeps no more near-caches fresh.
 const EXHAUSTED: &str = "NEAR_CACHES_EXHAUSTED";
 
@@ -91,6 +97,7 @@ struct Running {
     http: Option<Listen>,
     side: Option<SocketAddr>,
     near: NearCache,
+    health: Health,
     acceptor: JoinHandle<Option<Workers>>,
     background: Vec<JoinHandle<Option<()>>>,
     tasks: Tasks,
@@ -122,7 +129,15 @@ impl Running {
             sampling: Sampling::new(false, 0.0),
         };
         let proxies = settings.trusted_proxies.clone();
-        let agent = Agent::new(near.clone(), client, Arc::clone(&callers), proxies);
+        let health = Health::follow(&near, settings.calls_if_not_fresh, &tasks).await;
+        let reporter = health.reporter.clone();
+        let agent = Agent::new(
+            near.clone(),
+            client,
+            Arc::clone(&callers),
+            proxies,
+            reporter,
+        );
         let server = agent_server(agent, &metrics.ports, Arc::new(SystemClock), &front);
         let workers = match settings.workers {
             0 => Workers::here(&server, None, &metrics.ports, &tasks, &stop),
@@ -150,6 +165,7 @@ impl Running {
             http,
             side: local_side,
             near,
+            health,
             background,
             acceptor: tasks.spawn("acceptor", grpc::accept(listeners, workers, stop.clone())),
             tasks,
@@ -161,6 +177,7 @@ impl Running {
     /// Stops in order: takes no more calls, tells Keyward that the agent is off, drains.
     async fn stop(mut self) {
         self.tasks.stop();
+        self.health.stop().await;
         self.stop.cancel();
         let draining = async {
             if let Ok(Some(workers)) = self.acceptor.await {
@@ -213,8 +230,17 @@ fn local_token(settings: &AgentSettings) -> Result<Option<Secret>, StartError> {
         return Ok(None);
     };
     let wrong = |what: &str| StartError(format!("local_token_file {}: {what}", file.display()));
-    let text = secret_file(file).map_err(|error| wrong(&error.to_string()))?;
-    let is_token = TOKEN.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    let bytes = private_file::read(file, MAX_TOKEN_FILE).map_err(|error| match error {
+        PrivateFileError::NoFile => wrong("is not a regular file"),
+        PrivateFileError::Exposed => wrong(
+            "every user of this machine can read or change it: make another token, and run `chmod o-rwx` on \
+             its file",
+        ),
+        PrivateFileError::TooLong => wrong("is too long"),
+        PrivateFileError::Read(error) => wrong(&error.to_string()),
+    })?;
+    let text = bytes.trim_ascii();
+    let is_token = TOKEN.contains(&text.len()) && text.iter().all(u8::is_ascii_graphic);
     if !is_token {
         return Err(wrong(
             "it must hold one token of 16 to 256 visible ASCII characters, such as those that \
@@ -222,12 +248,12 @@ fn local_token(settings: &AgentSettings) -> Result<Option<Secret>, StartError> {
         ));
     }
     let own = secret_file(&settings.token_file);
-    if own.is_ok_and(|own| *own == *text) {
+    if own.is_ok_and(|own| own.as_bytes() == text) {
         return Err(wrong(
             "it holds the agent's own token, which no other program must know: make another one",
         ));
     }
-    Ok(Some(Secret::new(text.as_str())))
+    Ok(std::str::from_utf8(text).ok().map(Secret::new))
 }
 
 /// Reads the local token again when its file changes, until `stop`. A file without a token changes nothing.
@@ -343,7 +369,7 @@ fn side_port(
         }),
         ready: Box::new(move || match stopping.is_cancelled() {
             true => Err("stopping".to_owned()),
-            false => readiness(near.is_fresh(), near.trouble(), calls),
+            false => readiness(&near, calls),
         }),
         page: None,
     };
@@ -353,19 +379,4 @@ fn side_port(
             tracing::error!(%error, "the side port failed");
         }
     })
-}
-
-/// Whether an agent can answer, perhaps with a warning, or why it cannot.
-fn readiness(is_fresh: bool, trouble: Option<Error>, calls: bool) -> Result<String, String> {
-    if is_fresh {
-        return Ok("ok".to_owned());
-    }
-    let Some(error) = trouble else {
-        return Err("not fresh yet".to_owned());
-    };
-    // Keyward answers calls, and has no place for one more near-cache.
-    match calls && error.reason.as_deref() == Some(EXHAUSTED) {
-        true => Ok(format!("ok, but verifies by calls: {error}")),
-        false => Err(format!("not fresh: {error}")),
-    }
 }

@@ -76,7 +76,7 @@ pub(super) async fn within<T>(
 
 /// Ends the health streams after their last message. Otherwise each would delay the stop until its
 /// client disconnects. Later health checks get NOT_SERVING.
-async fn end_watches_of_health(health: &HealthReporter) {
+pub(super) async fn end_watches_of_health(health: &HealthReporter) {
     let mut ending = health.clone();
     for name in HEALTH_NAMES {
         ending.clear_service_status(name).await;

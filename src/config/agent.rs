@@ -125,8 +125,8 @@ const TABLE: &[Setting<AgentSettings>] = &[
         "local_token_file",
         Takes::Value("FILE"),
         "none",
-        "File with the token that local programs send: 16 to 256 visible characters; read again when it \
-         changes; `none` only with sockets, whose permissions then say who may ask",
+        "File with the token that local programs send: 16 to 256 visible characters; other users must not be \
+         able to read it; read again when it changes; `none` only with sockets, whose permissions then say who may ask",
         |s, text| optional(text, path).map(|path| s.local_token_file = path),
     ),
     Row::new(

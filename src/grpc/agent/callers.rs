@@ -57,15 +57,12 @@ impl LocalCallers {
         path: &str,
         peer: &Peer,
     ) -> Result<Sender, Status> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let is_local = match (values.next(), values.next(), &self.token) {
-            (None, _, None) => true,
-            (None, _, Some(_)) => return Err(ServiceError::from(Denied::Missing).into()),
-            (Some(value), None, Some(token)) => {
-                let text = bearer(value.as_bytes());
-                text.is_some_and(|text| token.load().is(text))
-            }
-            _ => false,
+        let sent = sent_token(headers).map_err(ServiceError::from)?;
+        let is_local = match (sent, &self.token) {
+            (None, None) => true,
+            (None, Some(_)) => return Err(ServiceError::from(Denied::Missing).into()),
+            (Some(text), Some(token)) => token.load().is(text),
+            (Some(_), None) => false,
         };
         if !is_local {
             return Ok(Sender::Other);
@@ -76,6 +73,24 @@ impl LocalCallers {
             false => Err(AgentError::VerifiesOnly.into()),
         }
     }
+}
+
+/// The token of a call. In any other form than Keyward's, the local token would be passed on unrecognized.
+fn sent_token(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    if values.next().is_some() {
+        return Err(Denied::Invalid(
+            "the request has more than one token; send one",
+        ));
+    }
+    let text = bearer(value.as_bytes());
+    let text = text.filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()));
+    text.map(Some).ok_or(Denied::Invalid(
+        "the authorization metadata does not have the form `Bearer <token>`",
+    ))
 }
 
 impl std::fmt::Debug for LocalCallers {

@@ -1,6 +1,6 @@
-//! The calls of an agent: those that ask for verdicts are answered from its near-cache, the others are passed
-//! on to Keyward with their caller's own token. They pass the same gate and have the same limits as calls of
-//! the service.
+//! The calls of an agent: those that ask for verdicts are answered from its near-cache, health checks by what
+//! it reports, the others are passed on to Keyward with their caller's own token. They pass the same gate and
+//! have the same limits as calls of the service.
 
 mod callers;
 mod passed;
@@ -20,16 +20,18 @@ use keyward_guard::{LogLimit, TrustedProxies, Verdict};
 use keyward_ops::PortMetrics;
 use prost::Message as _;
 use tonic::body::Body;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
 use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
 
 use super::deadline::DeadlineLayer;
 use super::envoy::Envoy;
-use super::gate::{Doorkeeper, GateLayer};
+use super::gate::{Doorkeeper, GateLayer, Kind};
 use super::handler::{BoxedCall, Handler, Stacked};
 use super::immediate::{Answer, Methods, Question, begin, framed};
 use super::observe::{ObserveLayer, Observer};
 use super::peer::Peer;
-use super::{Front, Server, encoding};
+use super::{Front, MAX_OPEN_REQUEST, Server, encoding};
 use keyward_proto::v1::VerifyResponse;
 
 pub use callers::LocalCallers;
@@ -41,40 +43,54 @@ pub struct Agent {
     client: Client,
     callers: Arc<LocalCallers>,
     envoy: Envoy,
+    health: HealthServer<HealthService>,
     faults: LogLimit,
 }
 
 impl Agent {
     /// Answers `callers` from `near`, and passes on by `client`. Addresses of clients are taken from behind
-    /// `proxies`.
+    /// `proxies`. Health checks get what `health` reports.
     pub fn new(
         near: NearCache,
         client: Client,
         callers: Arc<LocalCallers>,
         proxies: TrustedProxies,
+        health: HealthReporter,
     ) -> Self {
+        let health = HealthService::from_health_reporter(health);
         Self {
             near,
             client,
             callers,
             envoy: Envoy::new(proxies),
+            health: HealthServer::new(health).max_decoding_message_size(MAX_OPEN_REQUEST),
             faults: LogLimit::default(),
         }
     }
 
     async fn answer(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
         let sender = request.extensions().get::<Sender>().copied();
+        let is_health = matches!(
+            Kind::of(request.uri().path()),
+            Kind::Open {
+                is_reflection: false
+            }
+        );
         let answered = match sender {
             Some(Sender::Local) => {
                 let verdicts = service_fn(|request| self.verdicts(request));
-                match encoding::layer().layer(verdicts).oneshot(request).await {
-                    Ok(response) => Ok(response),
-                    Err(never) => match never {},
-                }
+                encoding::layer().layer(verdicts).oneshot(request).await
             }
-            Some(Sender::Other) | None => self.pass_on(request, sender).await,
+            None if is_health => self.health.clone().oneshot(request).await,
+            Some(Sender::Other) | None => {
+                let passed = self.pass_on(request, sender).await;
+                Ok(passed.unwrap_or_else(tonic::Status::into_http))
+            }
         };
-        answered.unwrap_or_else(tonic::Status::into_http)
+        match answered {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
     }
 
     /// Logs a failed call if somebody must mend something, but not each of many.

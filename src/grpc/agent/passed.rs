@@ -38,7 +38,10 @@ impl Agent {
             // The agent cannot know what the call changes.
             progress.start_change()?;
         }
-        let is_stream = request.uri().path() == WATCH;
+        let is_stream = sender.is_none() || request.uri().path() == WATCH;
+        if sender.is_none() {
+            request = request.map(|body| until_retiring(body, &peer));
+        }
         request
             .headers_mut()
             .insert(TE, HeaderValue::from_static("trailers"));
@@ -54,11 +57,14 @@ impl Agent {
         if !is_stream {
             return Ok(response);
         }
-        // It has no end of its own, for which the end of the connection would wait.
-        let retiring = async move { peer.retiring().await };
-        Ok(response.map(|body| {
-            let frames = BodyStream::new(body).take_until(Box::pin(retiring));
-            Body::new(StreamBody::new(frames))
-        }))
+        Ok(response.map(|body| until_retiring(body, &peer)))
     }
+}
+
+/// A body that may have no end of its own, for which the end of its connection would wait.
+fn until_retiring(body: Body, peer: &Arc<Peer>) -> Body {
+    let peer = Arc::clone(peer);
+    let retiring = async move { peer.retiring().await };
+    let frames = BodyStream::new(body).take_until(Box::pin(retiring));
+    Body::new(StreamBody::new(frames))
 }

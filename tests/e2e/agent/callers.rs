@@ -14,6 +14,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 
 use super::{By, LOCAL, Site, World, check};
 
@@ -170,10 +171,13 @@ async fn other_calls_are_passed_on_with_their_own_token() {
             .unwrap();
         let is_fresh = async || near.is_fresh();
         eventually("a near-cache behind the agent is fresh", PATIENCE, is_fresh).await;
-        drop(watch);
+        let mut files = super::reflection(&passed.channel, 1, true).await;
+        assert!(files.message().await.unwrap().is_some());
         let begun = now();
         assert!(world.agent.stop().success(), "{}", world.agent.output());
         assert!(begun.elapsed().as_secs() < 8, "no stream delays a stop");
+        let last = watch.message().await.unwrap().unwrap();
+        assert_eq!(last.status, 2, "NOT_SERVING");
     }
 }
 
@@ -291,15 +295,39 @@ async fn the_local_token_never_leaves_the_machine() {
     check(&program, world.local, "kw_x").await.unwrap_err();
     program.send(slot("42")).await.unwrap_err();
     let bearer: MetadataValue<_> = format!("Bearer {LOCAL}").parse().unwrap();
-    let health = |bearer: &MetadataValue<_>| {
-        let mut request = tonic::Request::new(HealthCheckRequest::default());
-        request
-            .metadata_mut()
-            .insert("authorization", bearer.clone());
-        let mut health = HealthClient::new(program.channel.clone());
-        async move { health.check(request).await }
-    };
-    health(&bearer).await.unwrap_err();
+    let mut reflection = ServerReflectionClient::new(program.channel.clone());
+    let mut request = tonic::Request::new(tokio_stream::empty());
+    request
+        .metadata_mut()
+        .insert("authorization", bearer.clone());
+    reflection
+        .server_reflection_info(request)
+        .await
+        .unwrap_err();
+    // In another form than Keyward's it is refused here.
+    let bearer = format!("Bearer {LOCAL}");
+    let odd = [
+        LOCAL.to_owned(),
+        format!("Basic {LOCAL}"),
+        format!("{bearer} x"),
+    ];
+    let several = [["Bearer kwt_x", &bearer], [&bearer, "Bearer kwt_x"]];
+    let silent = keyward_testkit::Client::over(program.channel.clone(), None);
+    let odd = odd.iter().map(|value| vec![value.as_str()]);
+    for values in odd.chain(several.map(Vec::from)) {
+        let mut request = tonic::Request::new(slot("42"));
+        for value in &values {
+            request
+                .metadata_mut()
+                .append("authorization", value.parse().unwrap());
+        }
+        let refusal = silent.keys.clone().issue(request).await;
+        refused(refusal, Code::Unauthenticated, "TOKEN_INVALID");
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(values.iter().map(|value| ("authorization", *value)));
+        let json = world.http("POST", "/v1/keys:issue", &headers, r#"{"accountId":"7"}"#);
+        assert_eq!(json.await.status, 401, "{values:?}");
+    }
     let other = world.agent.client(Some("kwt_other")).await;
     other.send(slot("42")).await.unwrap_err();
 
@@ -310,12 +338,16 @@ async fn the_local_token_never_leaves_the_machine() {
             .iter()
             .any(|call| call.ends_with("/Issue Bearer kwt_other"))
     );
-    assert!(heard.iter().any(|call| call.ends_with("Health/Check none")));
+    assert!(
+        heard
+            .iter()
+            .any(|call| call.ends_with("/ServerReflectionInfo none"))
+    );
     for call in heard.iter() {
         let (path, token) = call.split_once(' ').unwrap();
         let expected = match path.rsplit('/').next().unwrap() {
             "Issue" => "Bearer kwt_other",
-            "Check" => "none",
+            "ServerReflectionInfo" => "none",
             _ => &own,
         };
         assert_eq!(token, expected, "{call}");

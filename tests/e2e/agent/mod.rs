@@ -13,9 +13,14 @@ use keyward_proto::envoy::authorization_client::AuthorizationClient;
 use keyward_proto::envoy::{AttributeContext, CheckRequest};
 use keyward_proto::v1::Role;
 use keyward_testkit::{
-    AgentProcess, Client, HttpAnswer, Process, http_ask, http_ask_unix, http_get,
+    AgentProcess, Client, HttpAnswer, Process, http_ask, http_ask_unix, http_get, write_secret,
 };
-use tonic::{Request, Status};
+use tokio_stream::StreamExt as _;
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
 use crate::{BINARY, fresh_directory};
 
@@ -118,7 +123,7 @@ impl Site {
         let admin = keyward.client().await;
         let own = admin.token("agent", &ROLES).await.unwrap();
         std::fs::write(directory.path().join("own.token"), &own).unwrap();
-        std::fs::write(directory.path().join("local.token"), format!("{LOCAL}\n")).unwrap();
+        write_secret(&directory.path().join("local.token"), &format!("{LOCAL}\n"));
         Self {
             keyward,
             admin,
@@ -165,6 +170,29 @@ async fn metric(side: std::net::SocketAddr, line: &str) -> u64 {
     let mut lines = text.lines();
     let found = lines.find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
     found.map_or(0, |number| number.parse().unwrap())
+}
+
+/// Asks by reflection for a large file, so many `times`. If the client `stays`, the call has no end.
+async fn reflection(
+    channel: &Channel,
+    times: usize,
+    stays: bool,
+) -> Streaming<ServerReflectionResponse> {
+    let symbol = "keyward.v1.ApiKeyService".to_owned();
+    let request = ServerReflectionRequest {
+        message_request: Some(MessageRequest::FileContainingSymbol(symbol)),
+        ..Default::default()
+    };
+    let requests = tokio_stream::iter(std::iter::repeat_n(request, times));
+    let mut client = ServerReflectionClient::new(channel.clone());
+    let asked = match stays {
+        true => {
+            let requests = requests.chain(tokio_stream::pending());
+            client.server_reflection_info(requests).await
+        }
+        false => client.server_reflection_info(requests).await,
+    };
+    asked.unwrap().into_inner()
 }
 
 /// The status in the answer of Envoy's Check of a key.

@@ -6,12 +6,19 @@ use keyward_proto::v1::Verdict;
 use keyward_testkit::requests::{by_id, verifying_strongly};
 use keyward_testkit::{PATIENCE, Proxy, eventually, http_get, now};
 use tonic::Code;
+use tonic::transport::Endpoint;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt as _;
 
 use super::{By, Site, World, check};
 
 /// The bound for `max_staleness` of 2 s, with room for a busy machine.
 const BOUND: Duration = Duration::from_secs(3);
+
+/// The statuses of health.
+const SERVING: i32 = 1;
+const NOT_SERVING: i32 = 2;
 
 /// An agent behind a proxy.
 async fn behind_proxy(by: By, flags: &[&str]) -> (World, Proxy) {
@@ -112,6 +119,60 @@ async fn an_agent_starts_before_keyward_and_serves_when_that_does() {
     proxy.refuse(false);
     let is_there = async || program.verify("x").await.is_ok();
     eventually("Keyward answers", PATIENCE, is_there).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_reads_delay_no_verdict() {
+    let world = World::start(By::Ports).await;
+    let program = world.program().await;
+    let (_, key) = world.admin.issue("42", "").await.unwrap();
+    let mut unread = Vec::new();
+    for _ in 0..3 {
+        let agent = Endpoint::from_shared(format!("http://{}", world.agent.grpc)).unwrap();
+        let small = agent.initial_stream_window_size(64 << 10);
+        let channel = small.connect().await.unwrap();
+        unread.push(super::reflection(&channel, 200, true).await);
+    }
+    // The answers arrive up to the last window.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for _ in 0..10 {
+        let begun = now();
+        let verdict = program.send(verifying_strongly(&key)).await.unwrap();
+        assert_eq!(verdict.verdict(), Verdict::Valid);
+        assert!(
+            begun.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            begun.elapsed()
+        );
+        let ready = http_get(world.agent.side, "/readyz").await;
+        assert!(ready.contains(" 200 "), "{ready}");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_the_agents_own_for_many_clients() {
+    let (world, proxy) = behind_proxy(By::Ports, &["--fallback", "fail"]).await;
+    let mut watches = Vec::new();
+    for _ in 0..12 {
+        let mut health = HealthClient::new(world.agent.channel().await);
+        let watch = health.watch(HealthCheckRequest::default()).await;
+        let mut watch = watch.unwrap().into_inner();
+        assert_eq!(watch.message().await.unwrap().unwrap().status, SERVING);
+        watches.push(watch);
+    }
+    proxy.refuse(true);
+    proxy.cut();
+    for watch in &mut watches {
+        let next = tokio::time::timeout(PATIENCE, watch.message()).await;
+        assert_eq!(next.unwrap().unwrap().unwrap().status, NOT_SERVING);
+    }
+    proxy.refuse(false);
+    for watch in &mut watches {
+        let next = tokio::time::timeout(PATIENCE, watch.message()).await;
+        assert_eq!(next.unwrap().unwrap().unwrap().status, SERVING);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,10 +1,12 @@
 //! What an agent refuses at its start, with a text that says what to do.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use keyward_proto::v1::Role;
-use keyward_testkit::{AgentProcess, Process};
+use keyward_testkit::{AgentProcess, Process, write_secret};
 
 use super::Site;
 
@@ -75,7 +77,7 @@ async fn a_wrong_start_is_refused_with_what_to_do() {
     let with_local = |text: Option<&str>| {
         let file = site.path("other.token");
         match text {
-            Some(text) => std::fs::write(&file, text).unwrap(),
+            Some(text) => write_secret(&file, text),
             None => drop(std::fs::remove_file(&file)),
         }
         let mut command = site.command(&url);
@@ -103,6 +105,13 @@ async fn a_wrong_start_is_refused_with_what_to_do() {
         "{output}"
     );
     assert!(!output.contains(&site.own));
+
+    let mut command = site.command(&url);
+    AgentProcess::with_token(&mut command, &local);
+    std::fs::set_permissions(&local, Permissions::from_mode(0o644)).unwrap();
+    let (code, output) = refused(command);
+    assert!(code == 1 && output.contains("chmod o-rwx"), "{output}");
+    std::fs::set_permissions(&local, Permissions::from_mode(0o640)).unwrap();
 
     let with_own = |endpoint: &str, token_file: &Path| {
         let mut command = AgentProcess::command(crate::BINARY, endpoint, token_file);
