@@ -70,19 +70,21 @@ impl Sender {
 
     /// Sends a message, signed now.
     pub(super) async fn send(&self, id: KeyId, body: String) -> Answer {
-        let answer = tokio::time::timeout(self.timeout, self.exchange(id, body)).await;
-        match answer {
-            Ok(Ok((status, pause))) => Answer::Status(status, pause),
-            Ok(Err(reason)) => Answer::None(reason),
-            Err(_) => Answer::None(format!("no answer within {:?}", self.timeout)),
-        }
+        let response = tokio::time::timeout(self.timeout, self.request(id, body)).await;
+        let mut response = match response {
+            Ok(Ok(response)) => response,
+            Ok(Err(reason)) => return Answer::None(reason),
+            Err(_) => return Answer::None(format!("no answer within {:?}", self.timeout)),
+        };
+        let pause = retry_after(response.headers(), self.clock.wall());
+        // A connection whose answer was read can be used again. Whatever happens now, the status is known.
+        let rest = outgoing::body(&mut response, MAX_ANSWER);
+        let _ = tokio::time::timeout(Duration::from_millis(500), rest).await;
+        Answer::Status(response.status(), pause)
     }
 
-    async fn exchange(
-        &self,
-        id: KeyId,
-        body: String,
-    ) -> Result<(StatusCode, Option<Duration>), String> {
+    /// Sends a message, and returns when the head of the answer is there.
+    async fn request(&self, id: KeyId, body: String) -> Result<reqwest::Response, String> {
         let file = self.endpoint.secret_file.clone();
         let secrets = tokio::task::spawn_blocking(move || secret::read(&file)).await;
         let secrets = secrets.map_err(|error| error.to_string())?;
@@ -99,15 +101,8 @@ impl Sender {
             .header("webhook-timestamp", timestamp)
             .header("webhook-signature", signature)
             .body(body);
-        let mut response = request
-            .send()
-            .await
-            .map_err(|error| outgoing::cause(&error))?;
-        let (status, pause) = (response.status(), retry_after(response.headers(), now));
-        // A connection whose answer was read can be used again. Whatever happens now, the status is known.
-        let rest = outgoing::body(&mut response, MAX_ANSWER);
-        let _ = tokio::time::timeout(Duration::from_millis(500), rest).await;
-        Ok((status, pause))
+        let response = request.send().await;
+        response.map_err(|error| outgoing::cause(&error))
     }
 }
 

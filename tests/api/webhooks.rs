@@ -172,6 +172,23 @@ async fn expiries_and_refusals_arrive() {
     local.app.stop().await;
 }
 
+/// The time for an attempt ends while the body comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_came_in_time_counts() {
+    let receiver = Receiver::start();
+    receiver.react(keyward_testkit::Reaction::Slow(Duration::from_millis(800)));
+    let (local, client) = start_with(&receiver, |settings| {
+        settings.webhook_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let tested = client.send(testing("a")).await.unwrap();
+    assert_eq!((tested.status, tested.failure.as_str()), (200, ""));
+    client.issue("42", "").await.unwrap();
+    settled(&client, 0, 0).await;
+    assert_eq!(receiver.messages().len(), 2);
+    local.app.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_secret_is_used_at_once() {
     let (local, client, receiver) = start().await;

@@ -31,6 +31,8 @@ pub enum Reaction {
     Answer(String),
     /// With status 200 and a body without end.
     Endless,
+    /// With status 200 after this time, and a body that comes slowly and has no end.
+    Slow(Duration),
     /// Not at all; the connection stays open.
     Silence,
     /// It closes the connection.
@@ -211,6 +213,14 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             stream.write_all(head).await?;
             let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
             while stream.write_all(chunk.as_bytes()).await.is_ok() {}
+        }
+        Reaction::Slow(pause) => {
+            tokio::time::sleep(pause).await;
+            let head = b"HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(head).await?;
+            while stream.write_all(b"1\r\nx\r\n").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
         Reaction::Silence => tokio::time::sleep(Duration::from_secs(3_600)).await,
         Reaction::Close => {}
