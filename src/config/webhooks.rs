@@ -81,7 +81,7 @@ pub(super) fn webhooks(text: &str) -> Result<Vec<Endpoint>, String> {
     Ok(optional(text, endpoints)?.unwrap_or_default())
 }
 
-/// The webhooks in the form in which `webhooks` reads them, without secrets in URLs.
+/// The webhooks in the form in which `webhooks` reads them. The path of a URL can be a secret, so it is left out.
 pub(super) fn shown_webhooks(webhooks: &[Endpoint]) -> String {
     // A JSON text is a TOML text, too.
     let table = |webhook: &Endpoint| {
@@ -89,7 +89,7 @@ pub(super) fn shown_webhooks(webhooks: &[Endpoint]) -> String {
         format!(
             "{{name = {}, url = {}, secret_file = {}, events = {}}}",
             json!(webhook.name),
-            json!(webhook.url.to_string()),
+            json!(webhook.url.origin()),
             json!(text_of(&webhook.secret_file)),
             json!(events.collect::<Vec<_>>()),
         )

@@ -13,7 +13,7 @@ use keyward_store::{Replay, Replayed, WebhookStatus};
 pub struct KnownWebhook {
     /// What the store knows.
     pub status: WebhookStatus,
-    /// Its URL without secrets; `None` if this instance does not have it.
+    /// Scheme and host of its URL; `None` if this instance does not have it.
     pub url: Option<String>,
 }
 
@@ -39,7 +39,7 @@ impl Service {
             .await?;
         let known = status.into_iter().map(|status| {
             let sender = self.webhooks.sender(&status.webhook.name);
-            let url = sender.map(|sender| sender.endpoint().url.to_string());
+            let url = sender.map(|sender| sender.endpoint().url.origin());
             KnownWebhook { status, url }
         });
         Ok(known.collect())

@@ -23,7 +23,7 @@ pub use secret::check as check_secret;
 pub use sender::{Answer, Sender};
 
 /// A webhook in the settings.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Endpoint {
     /// Its name.
     pub name: String,
@@ -33,6 +33,13 @@ pub struct Endpoint {
     pub secret_file: PathBuf,
     /// The events that are sent.
     pub events: Vec<EventKind>,
+}
+
+/// The path of a URL can be a secret.
+impl std::fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Endpoint({} {})", self.name, self.url.origin())
+    }
 }
 
 /// The webhooks of this instance.

@@ -176,6 +176,16 @@ impl Url {
         &self.text
     }
 
+    /// Scheme, host and port. A path can be a secret, too.
+    pub fn origin(&self) -> String {
+        let scheme = self.uri.scheme_str().unwrap_or_default();
+        let authority = self.authority();
+        let host = authority
+            .rsplit_once('@')
+            .map_or(authority, |(_, host)| host);
+        format!("{scheme}://{host}")
+    }
+
     /// Its parts.
     pub const fn uri(&self) -> &Uri {
         &self.uri
