@@ -113,7 +113,8 @@ CREATE INDEX api_keys_revoked ON api_keys (key_id) WHERE revoke_time IS NOT NULL
 CREATE INDEX api_keys_expiring ON api_keys (key_id) WHERE expire_time IS NOT NULL AND NOT revoked;
 CREATE INDEX api_keys_disabled ON api_keys (key_id) WHERE disabled AND NOT revoked;
 -- The next keys to expire.
-CREATE INDEX api_keys_expiry ON api_keys (expire_time) WHERE expire_time IS NOT NULL AND revoke_time IS NULL;
+CREATE INDEX api_keys_expiry ON api_keys (expire_time, key_id)
+    WHERE expire_time IS NOT NULL AND revoke_time IS NULL;
 CREATE INDEX api_keys_name ON api_keys (name COLLATE "C", key_id);
 
 -- When each key was accepted last, and how often it was refused because it was dead. A key that was
@@ -293,7 +294,8 @@ CREATE TABLE webhook_events (
 );
 CREATE INDEX webhook_events_due ON webhook_events (webhook, due, id) WHERE state = 'waiting';
 CREATE INDEX webhook_events_key ON webhook_events (webhook, key_id, id) WHERE state = 'waiting';
-CREATE INDEX webhook_events_open ON webhook_events (webhook) WHERE state <> 'delivered';
+CREATE INDEX webhook_events_oldest ON webhook_events (webhook, time) WHERE state = 'waiting';
+CREATE INDEX webhook_events_dead ON webhook_events (webhook) WHERE state = 'dead';
 CREATE INDEX webhook_events_done ON webhook_events (done_time) WHERE done_time IS NOT NULL;
 
 -- The keys about whose expiry an event was written, with that expiry.

@@ -62,18 +62,22 @@ impl Service {
         events: Replayed,
     ) -> Result<u64, ServiceError> {
         self.webhook(&name)?;
-        let replay = Replay {
+        let mut replay = Replay {
             webhook: name,
             events,
             until: self.store_time(),
+            after: 0,
         };
         self.change(|service| async move {
             let mut replayed = 0;
             loop {
                 let step = service.store.replay_events(&replay).await?;
-                replayed += step;
-                if step < REPLAY_STEP.unsigned_abs() {
-                    return Ok(replayed);
+                replayed += step.len() as u64;
+                match step.iter().max() {
+                    Some(last) if step.len() as u64 == REPLAY_STEP.unsigned_abs() => {
+                        replay.after = *last
+                    }
+                    _ => return Ok(replayed),
                 }
             }
         })

@@ -37,9 +37,6 @@ pub(super) struct Delivery {
     log: LogLimit,
 }
 
-/// The end of an attempt, and whether the receiver is gone.
-type Ended = (Attempt, bool);
-
 impl Delivery {
     pub(super) fn new(
         webhooks: &Arc<Webhooks>,
@@ -101,25 +98,14 @@ impl Delivery {
     }
 
     /// Notes what has ended. After a failure of the store it is noted with the next.
-    async fn note(&self, ended: &mut Vec<Ended>) {
-        if ended.is_empty() {
-            return;
-        }
-        let attempts: Vec<_> = ended.iter().map(|(attempt, _)| *attempt).collect();
-        let is_gone = ended.iter().any(|(_, is_gone)| *is_gone);
-        let noted = async {
-            if is_gone {
-                self.store.note_gone(&self.sender.endpoint().name).await?;
-            }
-            self.store.note_attempts(&attempts).await
-        };
+    async fn note(&self, ended: &mut Vec<Attempt>) {
         // The store's calls are logged where they fail.
-        if noted.await.is_ok() {
+        if !ended.is_empty() && self.store.note_attempts(ended).await.is_ok() {
             ended.clear();
         }
     }
 
-    async fn attempt(&self, event: ClaimedEvent) -> Ended {
+    async fn attempt(&self, event: ClaimedEvent) -> Attempt {
         let answer = match self.body(&event).await {
             Ok(body) => {
                 let id = KeyId::from_bytes(event.message);
@@ -127,17 +113,16 @@ impl Delivery {
             }
             Err(StoreError::Damaged(reason)) => Answer::None(reason),
             // The receiver is not to blame, so this is no attempt.
-            Err(_) => return (attempted(&event, AttemptOutcome::Postponed(POLL)), false),
+            Err(_) => return event.ended(AttemptOutcome::Postponed(POLL)),
         };
-        let is_gone = matches!(answer, Answer::Status(StatusCode::GONE, _));
         let outcome = match &answer {
             Answer::Status(status, _) if status.is_success() => AttemptOutcome::Delivered,
-            Answer::Status(..) if is_gone => AttemptOutcome::Postponed(Duration::ZERO),
+            Answer::Status(StatusCode::GONE, _) => AttemptOutcome::Gone,
             Answer::Status(_, wanted) => self.failed(&event, *wanted),
             Answer::None(_) => self.failed(&event, None),
         };
         self.report(&event, &answer, outcome);
-        (attempted(&event, outcome), is_gone)
+        event.ended(outcome)
     }
 
     fn failed(&self, event: &ClaimedEvent, wanted: Option<Duration>) -> AttemptOutcome {
@@ -162,7 +147,8 @@ impl Delivery {
         let event_id = KeyId::from_bytes(event.message);
         match outcome {
             AttemptOutcome::Delivered => drop(self.metrics.delivered.inc()),
-            AttemptOutcome::Postponed(_) => {
+            AttemptOutcome::Postponed(_) => {}
+            AttemptOutcome::Gone => {
                 self.metrics.failed.inc();
                 tracing::error!(
                     webhook,
@@ -187,13 +173,5 @@ impl Delivery {
                 );
             }
         }
-    }
-}
-
-const fn attempted(event: &ClaimedEvent, outcome: AttemptOutcome) -> Attempt {
-    Attempt {
-        event: event.id,
-        claims: event.claims,
-        outcome,
     }
 }

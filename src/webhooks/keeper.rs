@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Webhooks;
 use crate::replication::repeat;
 use keyward_ops::{Metrics, WebhookMetrics};
+use keyward_store::webhooks::FIRST_PLACE;
 use keyward_store::{EventKind, Result, Store};
 
 /// Much less than the time after which the store forgets a webhook.
@@ -59,7 +61,13 @@ impl Keeper {
         let is_told = endpoints.any(|endpoint| endpoint.events.contains(&EventKind::Expiring));
         let telling = async {
             if is_told {
-                let step = || self.store.note_expiring(self.notice);
+                let place = Mutex::new(FIRST_PLACE);
+                let step = || async {
+                    let begin = *place.lock();
+                    let step = self.store.note_expiring(self.notice, begin).await?;
+                    *place.lock() = step.next;
+                    Ok(step.noted)
+                };
                 repeat(INTERVAL, "told keys that expire soon", stop.clone(), step).await;
             }
         };

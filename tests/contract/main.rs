@@ -192,6 +192,8 @@ macro_rules! contract {
                 a_failed_change_writes_no_event
                 a_refused_key_is_told_once_a_day
                 a_key_that_expires_soon_is_told_once
+                an_expiry_waits_for_a_webhook_that_gets_it
+                a_step_looks_at_few_keys_that_expire
                 an_erasure_leaves_no_account_in_events
             }
             outbox {
@@ -202,6 +204,11 @@ macro_rules! contract {
                 waiting_events_survive_a_reopening
                 the_status_tells_what_waits
                 dead_events_are_replayed
+                a_replay_begins_after_an_event
+                a_replay_makes_earlier_claims_void
+                an_attempt_that_is_noted_twice_counts_once
+                an_event_that_waits_for_too_long_is_dead
+                old_notices_are_trimmed_in_steps
                 a_gone_receiver_gets_nothing_until_a_replay
                 old_events_are_trimmed
                 a_webhook_that_nobody_names_is_forgotten
@@ -274,6 +281,7 @@ macro_rules! contract {
                 an_ended_grace_stays_ended
                 a_revocation_outlives_the_clock_that_it_was_made_by
                 an_ended_grace_becomes_a_revocation
+                a_lowered_time_keeps_no_event_back
             }
             durability {
                 everything_survives_a_reopening
@@ -378,4 +386,7 @@ contract!(memory => crate::backends::memory::fresh,
     except time::time_runs_on_after_a_reopening_with_the_wall_clock_behind: "the store's time is the database's clock",
     except time::a_key_found_expired_stays_expired: "the store's time is the database's clock",
     except time::an_ended_grace_stays_ended: "the store's time is the database's clock",
+    except time::a_lowered_time_keeps_no_event_back: "nobody lowers its time",
+    except webhooks::a_step_looks_at_few_keys_that_expire: "writes by SQL",
+    except outbox::old_notices_are_trimmed_in_steps: "writes by SQL",
 );

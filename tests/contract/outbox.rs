@@ -1,18 +1,22 @@
 //! The events for webhooks: in which order they are claimed, and what becomes of them.
 
-use std::time::Duration;
-
-use keyward_store::webhooks::{FORGOTTEN_AFTER, KEPT};
+use keyward_store::webhooks::{FORGOTTEN_AFTER, KEPT, TRIM_STEP};
 use keyward_store::{AttemptOutcome, EventKind, Replay, Replayed, WebhookStatus};
 
 use crate::webhooks::{LEASE, MINUTE, claim, claim_one, deliver, drain, name, note, status, told};
-use crate::world::{HOUR, World, end, kill, kill_all};
+use crate::world::{DAY, HOUR, World, end, kill, kill_all};
 
-async fn replay(world: &World, events: Replayed) -> u64 {
+async fn replay(world: &World, events: Replayed) -> usize {
+    replay_after(world, events, 0).await.len()
+}
+
+/// Replays events with numbers above `after`, and returns their numbers.
+async fn replay_after(world: &World, events: Replayed, after: i64) -> Vec<i64> {
     let replay = Replay {
         webhook: "a".to_owned(),
         events,
         until: world.now().await,
+        after,
     };
     world.store.replay_events(&replay).await.unwrap()
 }
@@ -202,6 +206,81 @@ pub(crate) async fn dead_events_are_replayed(world: World) {
     assert_eq!(replay(&world, Replayed::Message([7; 16])).await, 0);
 }
 
+pub(crate) async fn a_replay_begins_after_an_event(world: World) {
+    name(&world, "a", &EventKind::ALL).await;
+    let start = world.now().await;
+    for account in ["1", "2", "3"] {
+        world.plain(account).await;
+    }
+    let events = drain(&world, "a").await;
+    let since = Replayed::Since(start);
+    let replayed = replay_after(&world, since, events[0].id).await;
+    assert_eq!(replayed.len(), 2);
+    assert!(!replayed.contains(&events[0].id));
+}
+
+pub(crate) async fn a_replay_makes_earlier_claims_void(world: World) {
+    name(&world, "a", &EventKind::ALL).await;
+    world.plain("42").await;
+    let old = claim_one(&world).await;
+    let message = Replayed::Message(old.message);
+    assert_eq!(replay(&world, message).await, 1);
+    note(&world, &old, AttemptOutcome::Dead).await;
+    note(&world, &old, AttemptOutcome::Gone).await;
+    assert!(!status(&world).await[0].is_gone);
+    let new = claim_one(&world).await;
+    assert_eq!((new.id, new.failures), (old.id, 0));
+}
+
+pub(crate) async fn an_attempt_that_is_noted_twice_counts_once(world: World) {
+    name(&world, "a", &EventKind::ALL).await;
+    world.plain("42").await;
+    let event = claim_one(&world).await;
+    note(&world, &event, AttemptOutcome::Failed(MINUTE)).await;
+    note(&world, &event, AttemptOutcome::Failed(MINUTE)).await;
+    world.clock.pass(MINUTE);
+    assert_eq!(claim_one(&world).await.failures, 1);
+}
+
+pub(crate) async fn an_event_that_waits_for_too_long_is_dead(world: World) {
+    name(&world, "a", &EventKind::ALL).await;
+    let key = world.plain("42").await;
+    let event = claim_one(&world).await;
+    note(&world, &event, AttemptOutcome::Failed(KEPT + DAY)).await;
+    world.clock.pass(DAY);
+    name(&world, "a", &EventKind::ALL).await;
+    world.revoke(kill(key.id)).await;
+    assert_eq!(claim(&world, "a").await, []);
+    world.clock.pass(KEPT - DAY);
+    name(&world, "a", &EventKind::ALL).await;
+    assert_eq!(world.store.trim_outbox().await.unwrap(), 0);
+    world.clock.pass(MINUTE);
+    assert_eq!(world.store.trim_outbox().await.unwrap(), 1);
+    let left = &status(&world).await[0];
+    assert_eq!((left.waiting, left.dead), (1, 1));
+    assert_eq!(claim_one(&world).await.kind, EventKind::Revoked);
+    world.clock.pass(KEPT - HOUR);
+    name(&world, "a", &EventKind::ALL).await;
+    world.store.trim_outbox().await.unwrap();
+    assert_eq!(status(&world).await[0].dead, 2, "it is kept like others");
+}
+
+pub(crate) async fn old_notices_are_trimmed_in_steps(world: World) {
+    let old = world.time(world.now().await.as_micros());
+    let (id, _) = world.random_bytes();
+    let insert = format!(
+        "INSERT INTO expiry_notices (key_id, expire_time)
+         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 25000)
+         SELECT {id}, {old} FROM n"
+    );
+    world.by_hand(&insert).await;
+    world.clock.pass(KEPT + MINUTE);
+    let step = TRIM_STEP.unsigned_abs();
+    for trimmed in [step, step, 25_000 - 2 * step, 0] {
+        assert_eq!(world.store.trim_outbox().await.unwrap(), trimmed);
+    }
+}
+
 pub(crate) async fn a_gone_receiver_gets_nothing_until_a_replay(world: World) {
     name(&world, "a", &EventKind::ALL).await;
     world.plain("42").await;
@@ -211,8 +290,7 @@ pub(crate) async fn a_gone_receiver_gets_nothing_until_a_replay(world: World) {
     world.clock.pass(MINUTE);
     let event = claim_one(&world).await;
     assert_eq!((event.claims, event.failures), (2, 0), "nothing was tried");
-    note(&world, &event, AttemptOutcome::Postponed(Duration::ZERO)).await;
-    world.store.note_gone("a").await.unwrap();
+    note(&world, &event, AttemptOutcome::Gone).await;
     world.plain("43").await;
     name(&world, "a", &EventKind::ALL).await;
     assert_eq!(claim(&world, "a").await, []);
@@ -236,12 +314,10 @@ pub(crate) async fn old_events_are_trimmed(world: World) {
     assert_eq!(world.store.trim_outbox().await.unwrap(), 0);
     world.clock.pass(HOUR + MINUTE);
     name(&world, "a", &EventKind::ALL).await;
-    assert_eq!(world.store.trim_outbox().await.unwrap(), 2);
+    assert_eq!(world.store.trim_outbox().await.unwrap(), 3);
     assert_eq!(world.store.trim_outbox().await.unwrap(), 0);
     let left = &status(&world).await[0];
-    assert_eq!((left.waiting, left.dead), (1, 0), "what waits is kept");
-    world.store.note_gone("a").await.unwrap();
-    assert_eq!(world.store.trim_outbox().await.unwrap(), 1);
+    assert_eq!((left.waiting, left.dead), (0, 1), "what has waited is dead");
 }
 
 pub(crate) async fn a_webhook_that_nobody_names_is_forgotten(world: World) {

@@ -4,9 +4,13 @@ use std::time::Duration;
 
 use keyward_core::fence::{state_at, token_lives};
 use keyward_core::key::{KeyState, Timestamp};
-use keyward_store::{Expiry, ListKeys, NewKey, RevokeAnswer, UpdateAnswer};
+use keyward_store::webhooks::FORGOTTEN_AFTER;
+use keyward_store::{
+    AttemptOutcome, EventKind, Expiry, ListKeys, NewKey, RevokeAnswer, UpdateAnswer,
+};
 
-use crate::world::{HOUR, World, account, disabled, end, kill, kill_all, replace};
+use crate::webhooks;
+use crate::world::{DAY, HOUR, World, account, disabled, end, kill, kill_all, replace};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -213,4 +217,42 @@ pub(crate) async fn an_ended_grace_becomes_a_revocation(world: World) {
     let record = world.record(running.id).await;
     assert!(!record.revoked);
     assert_eq!(state_at(&record, before), KeyState::Active);
+}
+
+/// Events that were written by a clock that was ahead are due at once.
+pub(crate) async fn a_lowered_time_keeps_no_event_back(world: World) {
+    let hooked = async |world: &World| webhooks::name(world, "a", &[EventKind::Revoked]).await;
+    hooked(&world).await;
+    let expiry = Expiry::At(world.now().await.plus(HOUR));
+    let new = world.plain_key("1", "default");
+    let expires = world.issue(NewKey { expiry, ..new }).await;
+    let (ends, later) = (world.plain("2").await, world.plain("3").await);
+    world.revoke(end(ends.id, 3 * DAY)).await;
+    let first = webhooks::claim_one(&world).await;
+    let failed = AttemptOutcome::Failed(HOUR);
+    webhooks::note(&world, &first, failed).await;
+    world.clock.pass(DAY);
+    world.raise_time_floor().await;
+    hooked(&world).await;
+    world.revoke(end(later.id, 3 * DAY)).await;
+    webhooks::deliver(&world, &webhooks::claim(&world, "a").await[1]).await;
+    world.clock.set_back(DAY);
+    let world = world.lowered().await;
+    let now = world.now().await;
+    assert!(now <= first.time.plus(HOUR), "it is lowered");
+    let mut told: Vec<_> = webhooks::drain(&world, "a").await;
+    assert!(told.iter().all(|event| event.time <= now), "{told:?}");
+    told.retain(|event| event.id != first.id);
+    let mut keys: Vec<_> = told.iter().map(|event| event.key).collect();
+    keys.sort_unstable();
+    let mut expected = vec![expires.id, ends.id, later.id];
+    expected.sort_unstable();
+    assert_eq!(keys, expected, "each revocation is told at once");
+    world.clock.pass(FORGOTTEN_AFTER + HOUR);
+    world.store.trim_outbox().await.unwrap();
+    assert_eq!(
+        webhooks::status(&world).await,
+        [],
+        "it is forgotten in time"
+    );
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use keyward_core::key::{KeyId, KeyUse, Timestamp};
+use keyward_store::webhooks::{EXPIRING_LOOKED_AT, EXPIRING_STEP, FIRST_PLACE};
 use keyward_store::{
-    Attempt, AttemptOutcome, ClaimedEvent, EventKind, Expiry, KeyChanges, NewKey, Webhook,
-    WebhookStatus,
+    AttemptOutcome, ClaimedEvent, EventKind, Expiry, ExpiryPlace, ExpiryStep, KeyChanges, NewKey,
+    Webhook, WebhookStatus,
 };
 
 use crate::import::import;
@@ -40,11 +41,7 @@ pub(crate) async fn claim_one(world: &World) -> ClaimedEvent {
 }
 
 pub(crate) async fn note(world: &World, event: &ClaimedEvent, outcome: AttemptOutcome) {
-    let attempt = Attempt {
-        event: event.id,
-        claims: event.claims,
-        outcome,
-    };
+    let attempt = event.ended(outcome);
     world.store.note_attempts(&[attempt]).await.unwrap();
 }
 
@@ -223,6 +220,10 @@ pub(crate) async fn a_refused_key_is_told_once_a_day(world: World) {
     assert_eq!(claim_one(&world).await.key, key.id);
 }
 
+async fn note_expiring(world: &World, place: ExpiryPlace) -> ExpiryStep {
+    world.store.note_expiring(7 * DAY, place).await.unwrap()
+}
+
 pub(crate) async fn a_key_that_expires_soon_is_told_once(world: World) {
     name(&world, "a", &[EventKind::Expiring]).await;
     name(&world, "b", &[EventKind::Issued]).await;
@@ -236,17 +237,17 @@ pub(crate) async fn a_key_that_expires_soon_is_told_once(world: World) {
     world.plain("4").await;
     world.expired("5").await;
     world.revoke(kill(revoked.id)).await;
-    let note = async || world.store.note_expiring(7 * DAY).await.unwrap();
+    let note = async || note_expiring(&world, FIRST_PLACE).await.noted;
     assert_eq!(note().await, 1);
-    let concurrent = (0..8).map(|_| world.store.note_expiring(7 * DAY));
+    let concurrent = (0..8).map(|_| note_expiring(&world, FIRST_PLACE));
     for noted in futures_util::future::join_all(concurrent).await {
-        assert_eq!(noted.unwrap(), 0);
+        assert_eq!(noted.noted, 0);
     }
     world.clock.pass(2 * DAY + MINUTE);
     name(&world, "a", &[EventKind::Expiring]).await;
-    let concurrent = (0..8).map(|_| world.store.note_expiring(7 * DAY));
+    let concurrent = (0..8).map(|_| note_expiring(&world, FIRST_PLACE));
     let noted = futures_util::future::join_all(concurrent).await;
-    assert_eq!(noted.into_iter().map(Result::unwrap).sum::<u64>(), 1);
+    assert_eq!(noted.into_iter().map(|step| step.noted).sum::<u64>(), 1);
     let expected = [&soon, &late].map(|key| (EventKind::Expiring, key.id, key.expire_time));
     assert_eq!(told(&drain(&world, "a").await), expected);
     let later = now.plus(5 * DAY);
@@ -260,6 +261,60 @@ pub(crate) async fn a_key_that_expires_soon_is_told_once(world: World) {
     world.clock.pass(30 * DAY);
     world.store.trim_outbox().await.unwrap();
     assert_eq!(note().await, 0);
+}
+
+/// Another instance may have other events in its settings.
+pub(crate) async fn an_expiry_waits_for_a_webhook_that_gets_it(world: World) {
+    name(&world, "a", &[EventKind::Issued]).await;
+    let expiry = Expiry::At(world.now().await.plus(DAY));
+    let new = world.plain_key("42", "default");
+    let key = world.issue(NewKey { expiry, ..new }).await;
+    drain(&world, "a").await;
+    assert_eq!(note_expiring(&world, FIRST_PLACE).await.noted, 0);
+    name(&world, "a", &[EventKind::Expiring]).await;
+    assert_eq!(note_expiring(&world, FIRST_PLACE).await.noted, 1);
+    let event = claim_one(&world).await;
+    assert_eq!((event.kind, event.key), (EventKind::Expiring, key.id));
+}
+
+/// Keys whose expiry was told do not make a step longer.
+pub(crate) async fn a_step_looks_at_few_keys_that_expire(world: World) {
+    name(&world, "a", &[EventKind::Expiring]).await;
+    let now = world.now().await;
+    let new = world.plain_key("42", "default");
+    let expiry = Expiry::At(now.plus(DAY));
+    world.issue(NewKey { expiry, ..new }).await;
+    let (id, digest) = world.random_bytes();
+    let more = format!(
+        "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes, metadata,
+                allowed_cidrs, recoverable, create_time, expire_time)
+         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {EXPIRING_LOOKED_AT})
+         SELECT {id}, {digest}, generation, account_id, 'more-' || n, hint, scopes, metadata,
+                allowed_cidrs, recoverable, create_time, expire_time FROM api_keys, n"
+    );
+    world.by_hand(&more).await;
+    let told =
+        "INSERT INTO expiry_notices (key_id, expire_time) SELECT key_id, expire_time FROM api_keys";
+    world.by_hand(told).await;
+    let late = Expiry::At(now.plus(2 * DAY));
+    for number in 0..EXPIRING_STEP + 1 {
+        let new = world.plain_key("43", &number.to_string());
+        world
+            .issue(NewKey {
+                expiry: late,
+                ..new
+            })
+            .await;
+    }
+    let mut step = note_expiring(&world, FIRST_PLACE).await;
+    assert_eq!(step.noted, 0, "it has seen told keys alone");
+    assert_ne!(step.next, FIRST_PLACE);
+    let mut noted = Vec::new();
+    while step.next != FIRST_PLACE {
+        step = note_expiring(&world, step.next).await;
+        noted.push(step.noted);
+    }
+    assert_eq!(noted, [EXPIRING_STEP.unsigned_abs(), 1]);
 }
 
 /// The events name no account, so an erasure leaves none in them.

@@ -1,5 +1,7 @@
 //! The environment of a case: a store on a new backend, and helpers that keep cases short.
 
+mod reopen;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use keyward_crypto::Digest;
 use keyward_store::{
     Cluster, CommittedChange, Expiry, Found, Issued, KeyChanges, KeyTarget, ListKeys, NewKey,
     NewToken, OpenError, Revocation, RevokeAnswer, Revoked, Store, StoreError, StoredKey,
-    Successor, TokenRevoked, UpdateAnswer,
+    Successor, TimeRepair, TokenRevoked, UpdateAnswer,
 };
 
 use crate::doubles::{Counting, ManualClock};
@@ -32,6 +34,13 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// A connection for manual SQL.
     async fn connect(&self) -> Box<dyn ByHand>;
+
+    /// The store as an operator repairs its time, while no instance uses it.
+    async fn time_repair(
+        &self,
+        clock: Arc<dyn Clock>,
+        entropy: &dyn Entropy,
+    ) -> Box<dyn TimeRepair>;
 
     /// Bytes as an SQL literal. 16 bytes are an id.
     fn bytes(&self, bytes: &[u8]) -> String;
@@ -71,40 +80,6 @@ impl World {
             clock,
             entropy,
         }
-    }
-
-    /// Ends the store with `end`, and opens it again.
-    async fn reopened_after(self, end: impl AsyncFnOnce(Arc<dyn Store>)) -> Self {
-        let Self {
-            backend,
-            store,
-            clock,
-            entropy,
-        } = self;
-        end(store).await;
-        let store = backend.open(clock.clone(), &entropy).await.unwrap();
-        Self {
-            backend,
-            store,
-            clock,
-            entropy,
-        }
-    }
-
-    /// Closes the store and opens it again.
-    pub(crate) async fn reopened(self) -> Self {
-        self.reopened_after(async |store| store.close().await).await
-    }
-
-    /// Drops the store without closing it, and opens it again.
-    pub(crate) async fn abandoned_and_reopened(self) -> Self {
-        self.reopened_after(async |store| drop(store)).await
-    }
-
-    /// One more instance on the same data, which only a shared store has.
-    pub(crate) async fn another(&self) -> Arc<dyn Store> {
-        let opened = self.backend.open(self.clock.clone(), &self.entropy).await;
-        opened.unwrap()
     }
 
     /// The instances of a shared store.

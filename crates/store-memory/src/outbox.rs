@@ -8,10 +8,12 @@ use async_trait::async_trait;
 use super::MemoryStore;
 use super::server::{Transaction, Transport};
 use keyward_core::key::{KeyId, KeyRecord, Timestamp};
-use keyward_store::webhooks::{EXPIRING_STEP, FORGOTTEN_AFTER, KEPT, REPLAY_STEP, TRIM_STEP};
+use keyward_store::webhooks::{
+    COUNTED, EXPIRING_LOOKED_AT, EXPIRING_STEP, FORGOTTEN_AFTER, KEPT, REPLAY_STEP, TRIM_STEP,
+};
 use keyward_store::{
-    Attempt, AttemptOutcome, ClaimedEvent, EventKind, Outbox, Replay, Replayed, Result, Webhook,
-    WebhookStatus,
+    Attempt, AttemptOutcome, ClaimedEvent, EventKind, ExpiryPlace, ExpiryStep, Outbox, Replay,
+    Replayed, Result, Webhook, WebhookStatus,
 };
 
 const DAY: i64 = 24 * 3_600 * 1_000_000;
@@ -96,16 +98,6 @@ impl<T: Transport> Outbox for MemoryStore<T> {
         self.write("note_attempts", work).await
     }
 
-    async fn note_gone(&self, webhook: &str) -> Result<()> {
-        let webhook = webhook.to_owned();
-        let work = move |tx: &mut Transaction<'_>| {
-            let row = tx.database.outbox.webhooks.get_mut(&webhook);
-            row.into_iter().for_each(|row| row.is_gone = true);
-            Ok(())
-        };
-        self.write("note_gone", work).await
-    }
-
     async fn webhook_status(&self) -> Result<Vec<WebhookStatus>> {
         let read = move |tx: &mut Transaction<'_>| {
             let OutboxTables {
@@ -117,9 +109,9 @@ impl<T: Transport> Outbox for MemoryStore<T> {
                 let dead = events.iter().filter(of).filter(|event| event.is_dead());
                 WebhookStatus {
                     webhook: row.webhook.clone(),
-                    waiting: waiting.clone().count() as u64,
+                    waiting: COUNTED.min(waiting.clone().count() as u64),
                     oldest: waiting.map(|event| event.event.time).min(),
-                    dead: dead.count() as u64,
+                    dead: COUNTED.min(dead.count() as u64),
                     is_gone: row.is_gone,
                 }
             });
@@ -128,14 +120,14 @@ impl<T: Transport> Outbox for MemoryStore<T> {
         self.read("webhook_status", read).await
     }
 
-    async fn replay_events(&self, replay: &Replay) -> Result<u64> {
+    async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>> {
         let replay = replay.clone();
         let work = move |tx: &mut Transaction<'_>| Ok(tx.replay_events(&replay));
         self.write("replay_events", work).await
     }
 
-    async fn note_expiring(&self, notice: Duration) -> Result<u64> {
-        let work = move |tx: &mut Transaction<'_>| Ok(tx.note_expiring(notice));
+    async fn note_expiring(&self, notice: Duration, place: ExpiryPlace) -> Result<ExpiryStep> {
+        let work = move |tx: &mut Transaction<'_>| Ok(tx.note_expiring(notice, place));
         self.write("note_expiring", work).await
     }
 
@@ -143,24 +135,29 @@ impl<T: Transport> Outbox for MemoryStore<T> {
         let work = |tx: &mut Transaction<'_>| {
             let (outbox, now) = (&mut tx.database.outbox, tx.now);
             let OutboxTables {
-                webhooks, events, ..
+                webhooks,
+                events,
+                notices,
+                ..
             } = outbox;
-            webhooks.retain(|_, row| now.since(row.seen) <= FORGOTTEN_AFTER);
-            let is_live =
-                |event: &EventRow| webhooks.get(&event.webhook).is_some_and(|row| !row.is_gone);
-            let mut left = TRIM_STEP;
-            events.retain(|event| {
-                let since = match event.done {
-                    Some((time, _)) => time,
-                    None if is_live(event) => return true,
-                    None => event.event.time,
-                };
-                let is_kept = now.since(since) <= KEPT || left == 0;
-                left -= i64::from(!is_kept);
-                is_kept
-            });
-            outbox.notices.retain(|_, end| now.since(*end) <= KEPT);
-            Ok((TRIM_STEP - left).unsigned_abs())
+            let mut steps = [TRIM_STEP; 4];
+            let mut take = |step: usize, is_old: bool| {
+                let is_taken = is_old && steps[step] > 0;
+                steps[step] -= i64::from(is_taken);
+                is_taken
+            };
+            webhooks.retain(|_, row| !take(0, now.since(row.seen) > FORGOTTEN_AFTER));
+            notices.retain(|_, end| !take(1, now.since(*end) > KEPT));
+            events.retain(|row| !take(2, row.done.is_some_and(|(time, _)| now.since(time) > KEPT)));
+            for row in events.iter_mut().filter(|row| row.waits()) {
+                if take(3, now.since(row.event.time) > KEPT) {
+                    row.done = Some((now, AttemptOutcome::Dead));
+                }
+            }
+            Ok(steps
+                .iter()
+                .map(|left| (TRIM_STEP - left).unsigned_abs())
+                .sum())
         };
         self.write("trim_outbox", work).await
     }
@@ -237,7 +234,9 @@ impl Transaction<'_> {
 
     fn note_attempt(&mut self, attempt: Attempt) {
         let now = self.now;
-        let events = &mut self.database.outbox.events;
+        let OutboxTables {
+            webhooks, events, ..
+        } = &mut self.database.outbox;
         let mut waiting = events.iter_mut().filter(|row| row.waits());
         let Some(row) = waiting.find(|row| row.event.id == attempt.event) else {
             return;
@@ -247,17 +246,22 @@ impl Transaction<'_> {
             return;
         }
         if let AttemptOutcome::Failed(_) | AttemptOutcome::Dead = outcome {
-            row.event.failures += 1;
+            row.event.failures = attempt.failures + 1;
         }
         match outcome {
             AttemptOutcome::Failed(pause) | AttemptOutcome::Postponed(pause) => {
                 row.due = now.plus(pause);
             }
+            AttemptOutcome::Gone => {
+                row.due = now;
+                let webhook = webhooks.get_mut(&row.webhook);
+                webhook.into_iter().for_each(|row| row.is_gone = true);
+            }
             AttemptOutcome::Delivered | AttemptOutcome::Dead => row.done = Some((now, outcome)),
         }
     }
 
-    fn replay_events(&mut self, replay: &Replay) -> u64 {
+    fn replay_events(&mut self, replay: &Replay) -> Vec<i64> {
         let now = self.now;
         let OutboxTables {
             webhooks, events, ..
@@ -267,11 +271,12 @@ impl Transaction<'_> {
         let is_chosen = |row: &EventRow| {
             let by = row.done.is_none_or(|(time, _)| time <= replay.until);
             let waits = row.waits() && row.event.failures > 0 && row.due > now;
-            by && match replay.events {
-                Replayed::Message(id) => row.event.message == id,
-                Replayed::Dead => row.is_dead() || waits,
-                Replayed::Since(time) => !row.waits() && row.event.time >= time,
-            }
+            by && row.event.id > replay.after
+                && match replay.events {
+                    Replayed::Message(id) => row.event.message == id,
+                    Replayed::Dead => row.is_dead() || waits,
+                    Replayed::Since(time) => !row.waits() && row.event.time >= time,
+                }
         };
         let events = events.iter_mut();
         let chosen = events.filter(|row| row.webhook == replay.webhook && is_chosen(row));
@@ -279,26 +284,38 @@ impl Transaction<'_> {
         let replayed = chosen.take(step).map(|row| {
             (row.due, row.done) = (now, None);
             row.event.failures = 0;
+            row.event.claims += 1;
+            row.event.id
         });
-        replayed.count() as u64
+        replayed.collect()
     }
 
-    fn note_expiring(&mut self, notice: Duration) -> u64 {
+    fn note_expiring(&mut self, notice: Duration, place: ExpiryPlace) -> ExpiryStep {
         let (now, end) = (self.now, self.now.plus(notice));
-        let notices = &self.database.outbox.notices;
+        let OutboxTables {
+            webhooks, notices, ..
+        } = &self.database.outbox;
         let keys = self.database.keys.values().map(|row| &row.record);
         let expiring = keys.filter_map(|key| {
-            let expiry = key.expire_time?;
-            let is_new = notices.get(&key.id) != Some(&expiry);
-            let expires = now < expiry && expiry <= end && key.revoke_time.is_none();
-            (expires && is_new).then_some((key.id, expiry))
+            let expiry = key.expire_time.filter(|_| key.revoke_time.is_none())?;
+            let is_soon = now < expiry && expiry <= end && (expiry, key.id) > place;
+            is_soon.then_some((expiry, key.id))
         });
-        let step = usize::try_from(EXPIRING_STEP).unwrap_or(usize::MAX);
-        let expiring: Vec<_> = expiring.take(step).collect();
-        for (id, expiry) in &expiring {
+        let mut looked_at: Vec<_> = expiring.collect();
+        looked_at.sort_unstable();
+        let size = |step| usize::try_from(step).unwrap_or(usize::MAX);
+        looked_at.truncate(size(EXPIRING_LOOKED_AT));
+        let last = looked_at.get(size(EXPIRING_LOOKED_AT) - 1).copied();
+        let mut webhooks = webhooks.values();
+        if !webhooks.any(|row| row.webhook.events.contains(&EventKind::Expiring)) {
+            return ExpiryStep::new(0, place, last);
+        }
+        looked_at.retain(|(expiry, id)| notices.get(id) != Some(expiry));
+        looked_at.truncate(size(EXPIRING_STEP));
+        for (expiry, id) in &looked_at {
             self.tell(EventKind::Expiring, *id, Some(*expiry));
             self.database.outbox.notices.insert(*id, *expiry);
         }
-        expiring.len() as u64
+        ExpiryStep::new(looked_at.len() as u64, place, last)
     }
 }

@@ -11,29 +11,36 @@ use uuid::Uuid;
 use super::failure::Failure;
 use super::pool::{Lease, Statement};
 use super::{PostgresStore, rows};
-use keyward_store::webhooks::{
-    Dialect, EXPIRING_STEP, FORGOTTEN_AFTER, GONE, KEPT, REVIVE, STATUS,
-};
+use keyward_store::webhooks::{Dialect, EXPIRING_LOOKED_AT, EXPIRING_STEP, KEPT, REVIVE, status};
 use keyward_store::{
-    Attempt, ClaimedEvent, EventKind, Outbox, Replay, Replayed, Result, Webhook, WebhookStatus,
+    Attempt, ClaimedEvent, EventKind, ExpiryPlace, ExpiryStep, Outbox, Replay, Replayed, Result,
+    Webhook, WebhookStatus,
 };
 
 const DIALECT: Dialect = Dialect {
     now: "(SELECT store_time())",
     lock: "FOR UPDATE SKIP LOCKED",
-    attempts: "unnest($1::bigint[], $2::bigint[], $3::text[], $4::interval[]) AS o(id, claims, state, pause)",
+    lock_in_order: "FOR UPDATE",
+    attempts: "unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::interval[])
+                   AS o(id, claims, failures, state, pause)",
 };
 
-/// Instances that note at the same time wait for each other, and only the first one writes an event.
+/// Instances that note at the same time wait for each other, and only the first one writes an event. The answer
+/// has the last key that the step has looked at, if it has looked at as many as it may.
 const NOTE_EXPIRING: &str = "
     WITH clock AS MATERIALIZED (SELECT store_time() AS now),
-         soon AS MATERIALIZED (
-        SELECT key_id, expire_time FROM api_keys AS k
-         WHERE expire_time > (SELECT now FROM clock) AND expire_time <= (SELECT now + $1 FROM clock)
+         looked_at AS MATERIALIZED (
+        SELECT key_id, expire_time FROM api_keys
+         WHERE (expire_time, key_id) > (greatest($2, (SELECT now FROM clock)), $3)
+           AND expire_time > (SELECT now FROM clock) AND expire_time <= (SELECT now + $1 FROM clock)
            AND revoke_time IS NULL
+         ORDER BY expire_time, key_id LIMIT $5),
+         soon AS MATERIALIZED (
+        SELECT key_id, expire_time FROM looked_at AS k
+         WHERE EXISTS (SELECT FROM webhooks WHERE 'key.expiring' = ANY (events))
            AND NOT EXISTS (SELECT FROM expiry_notices AS n
                             WHERE n.key_id = k.key_id AND n.expire_time = k.expire_time)
-         ORDER BY expire_time, key_id LIMIT $2),
+         ORDER BY expire_time, key_id LIMIT $4),
          noted AS (
         INSERT INTO expiry_notices AS n (key_id, expire_time)
         SELECT key_id, expire_time FROM soon ORDER BY key_id
@@ -44,7 +51,9 @@ const NOTE_EXPIRING: &str = "
         INSERT INTO webhook_events (webhook, key_id, type, time, at, due)
         SELECT w.name, key_id, 'key.expiring', now, expire_time, now FROM noted, clock, webhooks AS w
          WHERE 'key.expiring' = ANY (w.events))
-    SELECT count(*) AS noted FROM noted";
+    SELECT noted, expire_time, key_id FROM (SELECT count(*) AS noted FROM noted) AS n
+      LEFT JOIN (SELECT expire_time, key_id FROM looked_at ORDER BY expire_time, key_id OFFSET $5 - 1) AS last
+             ON true";
 
 #[async_trait]
 impl Outbox for PostgresStore {
@@ -86,7 +95,7 @@ impl Outbox for PostgresStore {
 
     async fn note_attempts(&self, attempts: &[Attempt]) -> Result<()> {
         let mut transaction = self.begin_notes().await?;
-        for text in [DIALECT.note(), DIALECT.release()] {
+        for text in DIALECT.attempts_end() {
             let (states, pauses): (Vec<_>, Vec<_>) = attempts
                 .iter()
                 .map(|attempt| {
@@ -96,9 +105,11 @@ impl Outbox for PostgresStore {
                 .unzip();
             let events = attempts.iter().map(|attempt| attempt.event);
             let claims = attempts.iter().map(|attempt| attempt.claims);
+            let failures = attempts.iter().map(|attempt| attempt.failures);
             let statement = sqlx::query(AssertSqlSafe(text))
                 .bind(events.collect::<Vec<_>>())
                 .bind(claims.collect::<Vec<_>>())
+                .bind(failures.collect::<Vec<_>>())
                 .bind(states)
                 .bind(pauses);
             transaction.execute(statement).await?;
@@ -106,14 +117,11 @@ impl Outbox for PostgresStore {
         Ok(transaction.commit().await?)
     }
 
-    async fn note_gone(&self, webhook: &str) -> Result<()> {
-        let gone = sqlx::query(GONE).bind(webhook.to_owned());
-        let noted = self.noters.fetch_all(gone).await;
-        Ok(noted.map(drop).map_err(Failure::of_a_commit)?)
-    }
-
     async fn webhook_status(&self) -> Result<Vec<WebhookStatus>> {
-        let found = self.readers.fetch_all(sqlx::query(STATUS)).await?;
+        let found = self
+            .readers
+            .fetch_all(sqlx::query(AssertSqlSafe(status())))
+            .await?;
         let read = |row| {
             let names: Vec<String> = rows::column(row, "events")?;
             Ok(WebhookStatus {
@@ -127,42 +135,64 @@ impl Outbox for PostgresStore {
         found.iter().map(read).collect()
     }
 
-    async fn replay_events(&self, replay: &Replay) -> Result<u64> {
+    async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>> {
         let mut transaction = self.writers.begin().await?;
         let revive = sqlx::query(REVIVE).bind(replay.webhook.clone());
         transaction.execute(revive).await?;
         let text = DIALECT.replay(&replay.events);
-        let statement = about(text, &replay.webhook).bind(rows::instant(replay.until)?);
+        let statement = about(text, &replay.webhook)
+            .bind(rows::instant(replay.until)?)
+            .bind(replay.after);
         let statement = match &replay.events {
             Replayed::Message(id) => statement.bind(Uuid::from_bytes(*id)),
             Replayed::Since(time) => statement.bind(rows::instant(*time)?),
             Replayed::Dead => statement,
         };
-        let replayed = transaction.execute(statement).await?;
+        let replayed = transaction.fetch_all(statement).await?;
         transaction.commit().await?;
-        Ok(replayed)
+        replayed.iter().map(|row| rows::column(row, "id")).collect()
     }
 
-    async fn note_expiring(&self, notice: Duration) -> Result<u64> {
+    async fn note_expiring(&self, notice: Duration, place: ExpiryPlace) -> Result<ExpiryStep> {
         let note = sqlx::query(NOTE_EXPIRING)
             .bind(rows::interval(notice))
-            .bind(EXPIRING_STEP);
+            .bind(rows::instant(place.0)?)
+            .bind(rows::uuid(place.1))
+            .bind(EXPIRING_STEP)
+            .bind(EXPIRING_LOOKED_AT);
         let noted = self.noters.fetch_all(note).await;
         let noted = noted.map_err(Failure::of_a_commit)?;
-        rows::revision(rows::first(&noted)?, "noted")
+        let row = rows::first(&noted)?;
+        let last = match rows::optional_time(row, "expire_time")? {
+            Some(time) => Some((time, rows::id(row, "key_id")?)),
+            None => None,
+        };
+        Ok(ExpiryStep::new(rows::revision(row, "noted")?, place, last))
     }
 
     async fn trim_outbox(&self) -> Result<u64> {
-        let mut transaction = self.writers.begin().await?;
-        let (forgotten, expired) = (DIALECT.forget(), DIALECT.forget_expired());
-        for (text, age) in [(forgotten, FORGOTTEN_AFTER), (expired, KEPT)] {
+        let mut trimmed = 0;
+        for (text, age) in DIALECT.trim() {
+            let mut transaction = self.writers.begin().await?;
             let statement = sqlx::query(AssertSqlSafe(text)).bind(rows::interval(age));
-            transaction.execute(statement).await?;
+            trimmed += transaction.execute(statement).await?;
+            transaction.commit().await?;
         }
-        let trim = sqlx::query(AssertSqlSafe(DIALECT.trim())).bind(rows::interval(KEPT));
-        let trimmed = transaction.execute(trim).await?;
-        transaction.commit().await?;
-        Ok(trimmed)
+        let old = sqlx::query(AssertSqlSafe(DIALECT.waits_too_long())).bind(rows::interval(KEPT));
+        let old = self.readers.fetch_all(old).await?;
+        let given_up = |row| {
+            let column = |name| rows::column(row, name);
+            Ok(Attempt::given_up(
+                column("id")?,
+                column("claims")?,
+                column("failures")?,
+            ))
+        };
+        let given_up = old.iter().map(given_up).collect::<Result<Vec<_>>>()?;
+        if !given_up.is_empty() {
+            self.note_attempts(&given_up).await?;
+        }
+        Ok(trimmed + given_up.len() as u64)
     }
 }
 

@@ -85,6 +85,11 @@ impl TimeRepair for PostgresOwner {
                                   last_refused = CASE WHEN last_refused > $1 THEN $1
                                                       ELSE last_refused END
                             WHERE last_use > $1 OR last_refused > $1),
+                  events AS (UPDATE webhook_events
+                                SET time = least(time, $1), due = least(due, $1),
+                                    done_time = CASE WHEN done_time > $1 THEN $1 ELSE done_time END
+                              WHERE time > $1 OR due > $1 OR done_time > $1),
+                  webhooks AS (UPDATE webhooks SET seen_time = $1 WHERE seen_time > $1),
                   entry AS (INSERT INTO audit (actor, action, detail)
                             SELECT current_user, 'clock_lower', $2 FROM lowered)
              SELECT count(*) AS changed FROM lowered",

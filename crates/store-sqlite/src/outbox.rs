@@ -7,30 +7,36 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
 
 use super::{SqliteStore, Statement, rows, store_error};
-use keyward_core::key::Timestamp;
-use keyward_store::webhooks::{
-    Dialect, EXPIRING_STEP, FORGOTTEN_AFTER, GONE, KEPT, REVIVE, STATUS,
-};
+use keyward_core::key::{KeyId, Timestamp};
+use keyward_store::webhooks::{Dialect, EXPIRING_LOOKED_AT, EXPIRING_STEP, KEPT, REVIVE, status};
 use keyward_store::{
-    Attempt, ClaimedEvent, EventKind, Outbox, Replay, Replayed, Result, Webhook, WebhookStatus, raw,
+    Attempt, ClaimedEvent, EventKind, ExpiryPlace, ExpiryStep, Outbox, Replay, Replayed, Result,
+    Webhook, WebhookStatus, raw,
 };
 
 /// A write transaction has stored its time.
 const DIALECT: Dialect = Dialect {
     now: "(SELECT newest FROM store_clock)",
     lock: "",
-    attempts: "(SELECT value ->> 0 AS id, value ->> 1 AS claims, value ->> 2 AS state, value ->> 3 AS pause
-                  FROM json_each($1)) AS o",
+    lock_in_order: "",
+    attempts: "(SELECT value ->> 0 AS id, value ->> 1 AS claims, value ->> 2 AS failures, value ->> 3 AS state,
+                       value ->> 4 AS pause FROM json_each($1)) AS o",
 };
 
-/// The live keys that expire by parameter 1 and about which no event was written, with their expiry.
+/// The live keys that expire by parameter 1, behind the place in parameters 2 and 3: as many as one
+/// step looks at. Those in `soon` have no event yet, and a webhook gets such events.
 macro_rules! expiring {
     () => {
-        "FROM api_keys AS k
-          WHERE expire_time > $2 AND expire_time <= $1 AND revoke_time IS NULL
-            AND NOT EXISTS (SELECT 1 FROM expiry_notices AS n
-                             WHERE n.key_id = k.key_id AND n.expire_time = k.expire_time)
-          ORDER BY expire_time, key_id LIMIT $3"
+        "WITH looked_at AS MATERIALIZED (
+             SELECT key_id, expire_time FROM api_keys
+              WHERE (expire_time, key_id) > ($2, $3) AND expire_time <= $1 AND revoke_time IS NULL
+              ORDER BY expire_time, key_id LIMIT $5),
+              soon AS MATERIALIZED (
+             SELECT key_id, expire_time FROM looked_at AS k
+              WHERE EXISTS (SELECT 1 FROM webhooks, json_each(events) WHERE value = 'key.expiring')
+                AND NOT EXISTS (SELECT 1 FROM expiry_notices AS n
+                                 WHERE n.key_id = k.key_id AND n.expire_time = k.expire_time)
+              ORDER BY expire_time, key_id LIMIT $4) "
     };
 }
 
@@ -81,25 +87,26 @@ impl Outbox for SqliteStore {
     async fn note_attempts(&self, attempts: &[Attempt]) -> Result<()> {
         let ended = attempts.iter().map(|attempt| {
             let (state, pause) = attempt.state();
-            (attempt.event, attempt.claims, state, micros(pause))
+            let Attempt {
+                event,
+                claims,
+                failures,
+                ..
+            } = *attempt;
+            (event, claims, failures, state, micros(pause))
         });
         let ended = rows::to_json(&ended.collect::<Vec<_>>())?;
         let mut tx = self.write().await?;
-        for text in [DIALECT.note(), DIALECT.release()] {
+        for text in DIALECT.attempts_end() {
             tx.execute(about(text, &ended)).await?;
         }
         tx.commit().await
     }
 
-    async fn note_gone(&self, webhook: &str) -> Result<()> {
-        let mut tx = self.write().await?;
-        tx.execute(sqlx::query(GONE).bind(webhook.to_owned()))
-            .await?;
-        tx.commit().await
-    }
-
     async fn webhook_status(&self) -> Result<Vec<WebhookStatus>> {
-        let found = sqlx::query(STATUS).fetch_all(&self.readers).await;
+        let found = sqlx::query(AssertSqlSafe(status()))
+            .fetch_all(&self.readers)
+            .await;
         let read = |row| {
             let names: Vec<String> = rows::json(row, "events")?;
             Ok(WebhookStatus {
@@ -113,57 +120,85 @@ impl Outbox for SqliteStore {
         found.map_err(store_error)?.iter().map(read).collect()
     }
 
-    async fn replay_events(&self, replay: &Replay) -> Result<u64> {
+    async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>> {
         let mut tx = self.write().await?;
         tx.execute(sqlx::query(REVIVE).bind(replay.webhook.clone()))
             .await?;
         let text = DIALECT.replay(&replay.events);
-        let statement = about(text, &replay.webhook).bind(replay.until.as_micros());
+        let statement = about(text, &replay.webhook)
+            .bind(replay.until.as_micros())
+            .bind(replay.after);
         let statement = match &replay.events {
             Replayed::Message(id) => statement.bind(id.to_vec()),
             Replayed::Since(time) => statement.bind(time.as_micros()),
             Replayed::Dead => statement,
         };
-        let replayed = tx.execute(statement).await?;
+        let replayed = tx.fetch_all(statement).await?;
         tx.commit().await?;
-        Ok(replayed)
+        replayed.iter().map(|row| rows::column(row, "id")).collect()
     }
 
-    async fn note_expiring(&self, notice: Duration) -> Result<u64> {
+    async fn note_expiring(&self, notice: Duration, place: ExpiryPlace) -> Result<ExpiryStep> {
         let now = self.now();
-        let (end, now) = (now.plus(notice).as_micros(), now.as_micros());
-        let bound = |statement: Statement| statement.bind(end).bind(now).bind(EXPIRING_STEP);
-        let any = bound(sqlx::query(concat!("SELECT 1 ", expiring!())));
-        let any = any.fetch_optional(&self.readers).await;
-        if any.map_err(store_error)?.is_none() {
-            return Ok(0);
+        let end = now.plus(notice).as_micros();
+        let (begin, id) = place.max((now, KeyId::from_bytes([u8::MAX; 16])));
+        let bound = |text: &'static str| {
+            let statement = sqlx::query(text).bind(end).bind(begin.as_micros());
+            let statement = statement.bind(rows::id(id));
+            statement.bind(EXPIRING_STEP).bind(EXPIRING_LOOKED_AT)
+        };
+        let look = bound(concat!(
+            expiring!(),
+            "SELECT any_soon, expire_time, key_id FROM (SELECT EXISTS (SELECT 1 FROM soon) AS any_soon)
+               LEFT JOIN (SELECT expire_time, key_id FROM looked_at ORDER BY expire_time, key_id
+                           LIMIT 1 OFFSET $5 - 1)"
+        ));
+        let look = look.fetch_one(&self.readers).await.map_err(store_error)?;
+        let last = match rows::time(&look, "expire_time")? {
+            Some(time) => Some((time, raw::id(rows::column(&look, "key_id")?)?)),
+            None => None,
+        };
+        let mut noted = 0;
+        if rows::column(&look, "any_soon")? {
+            let mut tx = self.write().await?;
+            tx.execute(bound(concat!(
+                expiring!(),
+                "INSERT INTO webhook_event (key_id, type, at) SELECT key_id, 'key.expiring', expire_time FROM soon"
+            )))
+            .await?;
+            let note = bound(concat!(
+                expiring!(),
+                "INSERT OR REPLACE INTO expiry_notices (key_id, expire_time) SELECT key_id, expire_time FROM soon"
+            ));
+            noted = tx.execute(note).await?;
+            tx.commit().await?;
         }
-        let mut tx = self.write().await?;
-        let tell = concat!(
-            "INSERT INTO webhook_event (key_id, type, at) SELECT key_id, 'key.expiring', expire_time ",
-            expiring!()
-        );
-        tx.execute(bound(sqlx::query(tell))).await?;
-        let note = concat!(
-            "INSERT OR REPLACE INTO expiry_notices (key_id, expire_time) SELECT key_id, expire_time ",
-            expiring!()
-        );
-        let noted = tx.execute(bound(sqlx::query(note))).await?;
-        tx.commit().await?;
-        Ok(noted)
+        Ok(ExpiryStep::new(noted, place, last))
     }
 
     async fn trim_outbox(&self) -> Result<u64> {
-        let mut tx = self.write().await?;
-        let (forgotten, expired) = (DIALECT.forget(), DIALECT.forget_expired());
-        for (text, age) in [(forgotten, FORGOTTEN_AFTER), (expired, KEPT)] {
-            tx.execute(sqlx::query(AssertSqlSafe(text)).bind(micros(age)))
-                .await?;
+        let mut trimmed = 0;
+        for (text, age) in DIALECT.trim() {
+            let mut tx = self.write().await?;
+            let statement = sqlx::query(AssertSqlSafe(text)).bind(micros(age));
+            trimmed += tx.execute(statement).await?;
+            tx.commit().await?;
         }
-        let trim = sqlx::query(AssertSqlSafe(DIALECT.trim())).bind(micros(KEPT));
-        let trimmed = tx.execute(trim).await?;
-        tx.commit().await?;
-        Ok(trimmed)
+        let old = sqlx::query(AssertSqlSafe(DIALECT.waits_too_long())).bind(micros(KEPT));
+        let old = old.fetch_all(&self.readers).await.map_err(store_error)?;
+        let given_up = |row| {
+            let column = |name| rows::column(row, name);
+            Ok(Attempt::given_up(
+                column("id")?,
+                column("claims")?,
+                column("failures")?,
+            ))
+        };
+        let given_up = old.iter().map(given_up).collect::<Result<Vec<_>>>()?;
+        if !given_up.is_empty() {
+            self.note_attempts(&given_up).await?;
+        }
+        Ok(trimmed + given_up.len() as u64)
     }
 }
 

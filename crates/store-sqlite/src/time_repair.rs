@@ -78,11 +78,17 @@ impl TimeRepair for SqliteStore {
         let mut tx = self.write().await?;
         let lower = sqlx::query("UPDATE store_clock SET newest = ?, lowered = lowered + 1");
         tx.execute(lower.bind(survey.clock.as_micros())).await?;
-        let uses = sqlx::query(
+        for text in [
             "UPDATE key_uses SET last_use = min(last_use, ?1), last_refused = min(last_refused, ?1)
               WHERE last_use > ?1 OR last_refused > ?1",
-        );
-        tx.execute(uses.bind(survey.clock.as_micros())).await?;
+            "UPDATE webhook_events
+                SET time = min(time, ?1), due = min(due, ?1), done_time = min(done_time, ?1)
+              WHERE time > ?1 OR due > ?1 OR done_time > ?1",
+            "UPDATE webhooks SET seen_time = ?1 WHERE seen_time > ?1",
+        ] {
+            let statement = sqlx::query(text).bind(survey.clock.as_micros());
+            tx.execute(statement).await?;
+        }
         let entry = sqlx::query(
             "INSERT INTO audit (time, actor, action, detail) VALUES (?, ?, 'clock_lower', ?)",
         );

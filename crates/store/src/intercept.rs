@@ -9,11 +9,11 @@ use async_trait::async_trait;
 
 use super::{
     Activation, Actor, Attempt, Audit, AuditEntry, AuditPage, AuditPart, AuditQuery, AuditSeal,
-    ChangeNotice, ClaimedEvent, Cluster, CommittedChange, Confirmed, Erasure, Found, Import,
-    Imported, Issued, KeyChanges, KeyPage, KeyTarget, KeyringChecks, KeyringUse, Keys, KnownKey,
-    ListKeys, Log, NewInstance, NewKey, NewToken, OnCommit, Outbox, Replay, Result, Retirement,
-    Revocation, RevokeAnswer, SealMove, Sealing, Store, StoredKey, TokenRevoked, Tokens, Trimming,
-    UpdateAnswer, Usage, Webhook, WebhookStatus,
+    ChangeNotice, ClaimedEvent, Cluster, CommittedChange, Confirmed, Erasure, ExpiryPlace,
+    ExpiryStep, Found, Import, Imported, Issued, KeyChanges, KeyPage, KeyTarget, KeyringChecks,
+    KeyringUse, Keys, KnownKey, ListKeys, Log, NewInstance, NewKey, NewToken, OnCommit, Outbox,
+    Replay, Result, Retirement, Revocation, RevokeAnswer, SealMove, Sealing, Store, StoredKey,
+    TokenRevoked, Tokens, Trimming, UpdateAnswer, Usage, Webhook, WebhookStatus,
 };
 use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyUse, Prefix, TokenRecord};
@@ -99,10 +99,9 @@ forward! {
         name_webhooks(webhooks: &[Webhook]) -> ();
         claim_events(webhook: &str, limit: u32, lease: Duration) -> Vec<ClaimedEvent>;
         note_attempts(attempts: &[Attempt]) -> ();
-        note_gone(webhook: &str) -> ();
         webhook_status() -> Vec<WebhookStatus>;
-        replay_events(replay: &Replay) -> u64;
-        note_expiring(notice: Duration) -> u64;
+        replay_events(replay: &Replay) -> Vec<i64>;
+        note_expiring(notice: Duration, place: ExpiryPlace) -> ExpiryStep;
         trim_outbox() -> u64;
     }
     Log for dyn Store {

@@ -33,7 +33,8 @@ pub use keyward_core::fence::CommittedChange;
 pub use listing::{EXAMINED, KeyPage, ListKeys};
 pub use time_repair::{ExpiringKey, ExpiringKeys, TimeRepair, TimeSurvey};
 pub use webhooks::{
-    Attempt, AttemptOutcome, ClaimedEvent, EventKind, Replay, Replayed, Webhook, WebhookStatus,
+    Attempt, AttemptOutcome, ClaimedEvent, EventKind, ExpiryPlace, ExpiryStep, Replay, Replayed,
+    Webhook, WebhookStatus,
 };
 
 use std::sync::Arc;
@@ -178,24 +179,23 @@ pub trait Outbox: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Vec<ClaimedEvent>>;
 
-    /// Notes the ends of attempts.
+    /// Notes the ends of attempts. No event of a webhook whose receiver is gone is claimed until a replay.
     async fn note_attempts(&self, attempts: &[Attempt]) -> Result<()>;
-
-    /// Notes that the receiver of a webhook is gone: none of its events is claimed until a replay.
-    async fn note_gone(&self, webhook: &str) -> Result<()>;
 
     /// Reads what waits for each webhook.
     async fn webhook_status(&self) -> Result<Vec<WebhookStatus>>;
 
     /// Makes events of a webhook due again, in one step of at most [`webhooks::REPLAY_STEP`], and returns
-    /// their number.
-    async fn replay_events(&self, replay: &Replay) -> Result<u64>;
+    /// their numbers. Failures of attempts that began before no longer count.
+    async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>>;
 
-    /// Writes an event for each live key that expires within `notice`, unless one was written for this
-    /// expiry. Takes one step of at most [`webhooks::EXPIRING_STEP`] keys, and returns their number.
-    async fn note_expiring(&self, notice: Duration) -> Result<u64>;
+    /// Writes an event for live keys that expire within `notice`, unless one was written for this expiry or no
+    /// webhook gets such events. A step begins at `place`, looks at no more than
+    /// [`webhooks::EXPIRING_LOOKED_AT`] keys, and notes at most [`webhooks::EXPIRING_STEP`] of them.
+    async fn note_expiring(&self, notice: Duration, place: ExpiryPlace) -> Result<ExpiryStep>;
 
-    /// Deletes what is older than [`webhooks::KEPT`], in one step, and returns the number of events.
+    /// Gives up events that have waited for [`webhooks::KEPT`], and deletes what is older than that, in short
+    /// steps. Returns the number of rows.
     async fn trim_outbox(&self) -> Result<u64>;
 }
 

@@ -61,6 +61,7 @@ pub trait TimeRepair: Send {
     /// Revokes keys of `survey.expired`. Takes one step and returns its number.
     async fn revoke_expired(&mut self, survey: &TimeSurvey) -> Result<u64>;
 
-    /// Lowers the store's time to `survey.clock`. Refused while a grace runs.
+    /// Lowers the store's time to `survey.clock`, with the times of uses and of events for webhooks. Refused while
+    /// a grace runs.
     async fn lower(&mut self, survey: &TimeSurvey, reason: &str) -> Result<()>;
 }

@@ -101,6 +101,8 @@ pub enum AttemptOutcome {
     Postponed(Duration),
     /// The last attempt failed.
     Dead,
+    /// The receiver is gone: nothing is sent to it until a replay, and the event waits.
+    Gone,
 }
 
 /// The end of an attempt.
@@ -108,20 +110,45 @@ pub enum AttemptOutcome {
 pub struct Attempt {
     /// The number of the event.
     pub event: i64,
-    /// Its claims when the attempt began: a failure counts only if nobody has claimed it since.
+    /// Its claims when the attempt began: a failure counts only if nobody has claimed or replayed it since.
     pub claims: i64,
+    /// Its failures before the attempt, so that an attempt that is noted twice counts once.
+    pub failures: i64,
     /// What became of it.
     pub outcome: AttemptOutcome,
 }
 
+impl ClaimedEvent {
+    /// The end of the attempt that the claim was for.
+    pub const fn ended(&self, outcome: AttemptOutcome) -> Attempt {
+        Attempt {
+            event: self.id,
+            claims: self.claims,
+            failures: self.failures,
+            outcome,
+        }
+    }
+}
+
 impl Attempt {
-    /// The state of the event after the attempt, or `failed`, and the pause before the next one.
+    /// The end of an event that has waited for too long.
+    pub const fn given_up(event: i64, claims: i64, failures: i64) -> Self {
+        Self {
+            event,
+            claims,
+            failures,
+            outcome: AttemptOutcome::Dead,
+        }
+    }
+
+    /// The state of the event after the attempt, or `failed` or `gone`, and the pause before the next one.
     pub const fn state(&self) -> (&'static str, Duration) {
         match self.outcome {
             AttemptOutcome::Delivered => ("delivered", Duration::ZERO),
             AttemptOutcome::Failed(pause) => ("failed", pause),
             AttemptOutcome::Postponed(pause) => ("waiting", pause),
             AttemptOutcome::Dead => ("dead", Duration::ZERO),
+            AttemptOutcome::Gone => ("gone", Duration::ZERO),
         }
     }
 }
@@ -131,11 +158,11 @@ impl Attempt {
 pub struct WebhookStatus {
     /// The webhook.
     pub webhook: Webhook,
-    /// The number of events that wait.
+    /// The number of events that wait, at most [`COUNTED`].
     pub waiting: u64,
     /// The time of the oldest one.
     pub oldest: Option<Timestamp>,
-    /// The number of dead events that are kept.
+    /// The number of dead events that are kept, at most [`COUNTED`].
     pub dead: u64,
     /// Whether the receiver has answered that it is gone: nothing is sent until a replay.
     pub is_gone: bool,
@@ -161,18 +188,55 @@ pub struct Replay {
     pub events: Replayed,
     /// Only events that were delivered or died by this time, so that repeated steps come to an end.
     pub until: Timestamp,
+    /// Only events with a higher number: the last one of the step before.
+    pub after: i64,
+}
+
+/// The place of a key among those that expire: its expiry, then its id.
+pub type ExpiryPlace = (Timestamp, KeyId);
+/// The place before all others.
+pub const FIRST_PLACE: ExpiryPlace = (Timestamp::from_micros(0), KeyId::from_bytes([0; 16]));
+
+/// One step through the keys that expire soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpiryStep {
+    /// How many keys were noted.
+    pub noted: u64,
+    /// Where the next step begins: at [`FIRST_PLACE`] if this one was the last.
+    pub next: ExpiryPlace,
+}
+
+impl ExpiryStep {
+    /// The step that has begun at `place` and has noted so many keys. `last` is the last key that it has looked
+    /// at, if there may be more.
+    pub fn new(noted: u64, place: ExpiryPlace, last: Option<ExpiryPlace>) -> Self {
+        // A full step may have left some of the keys that it has looked at.
+        let is_full = noted >= EXPIRING_STEP.unsigned_abs();
+        let next = if is_full {
+            place
+        } else {
+            last.unwrap_or(FIRST_PLACE)
+        };
+        Self { noted, next }
+    }
 }
 
 /// For how long a webhook is known that no instance has named since.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(3_600);
-/// For how long delivered and dead events are kept, and events for a webhook that is gone or forgotten.
+/// For how long delivered and dead events are kept. An event that has waited for so long is dead.
 pub const KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// The most events that one step of a replay changes.
 pub const REPLAY_STEP: i64 = 1_000;
 /// The most events that one step of trimming deletes.
 pub const TRIM_STEP: i64 = 10_000;
+/// The most events that are dead after one step because they have waited for too long.
+const GIVEN_UP_STEP: i64 = 1_000;
+/// The most events of a webhook that are counted.
+pub const COUNTED: u64 = 100_001;
 /// The most keys that one step notes as expiring.
 pub const EXPIRING_STEP: i64 = 500;
+/// The most keys that one step looks at for this.
+pub const EXPIRING_LOOKED_AT: i64 = 5_000;
 /// The most events that a claim looks at.
 const LOOKED_AT: i64 = 100;
 
@@ -183,8 +247,11 @@ pub struct Dialect {
     pub now: &'static str,
     /// Follows the rows that a claim reads, so that several instances claim different ones.
     pub lock: &'static str,
-    /// The attempts as rows `o(id, claims, state, pause)`, from the first parameters. A pause can be added to a
-    /// time.
+    /// Follows the rows that a change of many events reads in the order of their numbers: changes at the same
+    /// time lock them in one order.
+    pub lock_in_order: &'static str,
+    /// The attempts as rows `o(id, claims, failures, state, pause)`, from the first parameters. A pause can be
+    /// added to a time.
     pub attempts: &'static str,
 }
 
@@ -192,6 +259,7 @@ impl Dialect {
     fn fill(&self, text: &str) -> String {
         text.replace("{now}", self.now)
             .replace("{lock}", self.lock)
+            .replace("{lock_in_order}", self.lock_in_order)
             .replace("{attempts}", self.attempts)
     }
 
@@ -244,22 +312,39 @@ impl Dialect {
         self.due() + &claim
     }
 
-    /// Notes the ends of attempts.
-    pub fn note(&self) -> String {
+    /// The statements that note the ends of attempts, in their order.
+    pub fn attempts_end(&self) -> [String; 3] {
+        [self.gone(), self.note(), self.release()]
+    }
+
+    /// Notes that receivers are gone, unless the events of these attempts were replayed since.
+    fn gone(&self) -> String {
         self.fill(
-            "UPDATE webhook_events AS e
-                SET state = CASE o.state WHEN 'failed' THEN 'waiting' ELSE o.state END,
+            "UPDATE webhooks SET gone = true
+              WHERE NOT gone AND name IN (
+                    SELECT e.webhook FROM webhook_events AS e, {attempts}
+                     WHERE e.id = o.id AND o.state = 'gone' AND e.claims = o.claims)",
+        )
+    }
+
+    fn note(&self) -> String {
+        self.fill(
+            "WITH locked AS MATERIALIZED (
+                 SELECT id FROM webhook_events WHERE id IN (SELECT o.id FROM {attempts})
+                  ORDER BY id {lock_in_order})
+             UPDATE webhook_events AS e
+                SET state = CASE WHEN o.state IN ('failed', 'gone') THEN 'waiting' ELSE o.state END,
                     due = {now} + o.pause,
-                    failures = e.failures + CASE WHEN o.state IN ('failed', 'dead') THEN 1 ELSE 0 END,
+                    failures = CASE WHEN o.state IN ('failed', 'dead') THEN o.failures + 1 ELSE e.failures END,
                     done_time = CASE WHEN o.state IN ('delivered', 'dead') THEN {now} END
                FROM {attempts}
-              WHERE e.id = o.id AND e.state = 'waiting'
+              WHERE e.id IN (SELECT id FROM locked) AND e.id = o.id AND e.state = 'waiting'
                 AND (o.state = 'delivered' OR e.claims = o.claims)",
         )
     }
 
     /// Makes the events due that have waited for those of the attempts.
-    pub fn release(&self) -> String {
+    fn release(&self) -> String {
         self.fill(
             "UPDATE webhook_events SET due = {now}
               WHERE state = 'waiting' AND claims = 0 AND due > {now}
@@ -269,61 +354,75 @@ impl Dialect {
         )
     }
 
-    /// One step of a replay. Parameter 1 is the webhook, parameter 2 the latest end, parameter 3 what the
-    /// choice needs.
+    /// One step of a replay, which makes claims of before void. Parameter 1 is the webhook, parameter 2 the
+    /// latest end, parameter 3 the number after which it begins, parameter 4 what the choice needs.
     pub fn replay(&self, events: &Replayed) -> String {
         let which = match events {
-            Replayed::Message(_) => "message_id = $3 AND (done_time IS NULL OR done_time <= $2)",
+            Replayed::Message(_) => "message_id = $4 AND (done_time IS NULL OR done_time <= $2)",
             Replayed::Dead => {
                 "(state = 'dead' AND done_time <= $2
                   OR state = 'waiting' AND failures > 0 AND due > {now})"
             }
-            Replayed::Since(_) => "state <> 'waiting' AND done_time <= $2 AND time >= $3",
+            Replayed::Since(_) => "state <> 'waiting' AND done_time <= $2 AND time >= $4",
         };
         self.fill(&format!(
-            "UPDATE webhook_events SET state = 'waiting', due = {{now}}, done_time = NULL, failures = 0
-              WHERE id IN (SELECT id FROM webhook_events
-                            WHERE webhook = $1 AND {which} ORDER BY id LIMIT {REPLAY_STEP})"
-        ))
-    }
-
-    /// Deletes old events, in one step. Parameter 1 is how long they are kept.
-    pub fn trim(&self) -> String {
-        self.fill(&format!(
-            "DELETE FROM webhook_events WHERE id IN (
-                 SELECT id FROM webhook_events WHERE done_time < {{now}} - $1 ORDER BY done_time
-                  LIMIT {TRIM_STEP})
-              OR id IN (
+            "WITH chosen AS MATERIALIZED (
                  SELECT id FROM webhook_events
-                  WHERE state = 'waiting' AND time < {{now}} - $1
-                    AND webhook NOT IN (SELECT name FROM webhooks WHERE NOT gone)
-                  LIMIT {TRIM_STEP})"
+                  WHERE webhook = $1 AND id > $3 AND {which} ORDER BY id LIMIT {REPLAY_STEP} {{lock_in_order}})
+             UPDATE webhook_events
+                SET state = 'waiting', due = {{now}}, done_time = NULL, failures = 0, claims = claims + 1
+              WHERE id IN (SELECT id FROM chosen)
+             RETURNING id"
         ))
     }
 
-    /// Forgets webhooks that no instance has named for the time in parameter 1.
-    pub fn forget(&self) -> String {
-        self.fill("DELETE FROM webhooks WHERE seen_time < {now} - $1")
+    /// What deletes old rows, each in one step, and the age of the rows: webhooks that no instance names any
+    /// more, the expiries that were told, and events that were delivered or died.
+    pub fn trim(&self) -> [(String, Duration); 3] {
+        let step = |table, column, time| {
+            self.fill(&format!(
+                "DELETE FROM {table} WHERE {column} IN (
+                     SELECT {column} FROM {table} WHERE {time} < {{now}} - $1 ORDER BY {time} LIMIT {TRIM_STEP})"
+            ))
+        };
+        [
+            (step("webhooks", "name", "seen_time"), FORGOTTEN_AFTER),
+            (step("expiry_notices", "key_id", "expire_time"), KEPT),
+            (step("webhook_events", "id", "done_time"), KEPT),
+        ]
     }
 
-    /// Forgets about which keys an event was written when they have expired for the time in parameter 1.
-    pub fn forget_expired(&self) -> String {
-        self.fill("DELETE FROM expiry_notices WHERE expire_time < {now} - $1")
+    /// The first events that have waited for longer than parameter 1, also for webhooks that are gone or
+    /// forgotten. Finds the names of the webhooks one by one in the index.
+    pub fn waits_too_long(&self) -> String {
+        self.fill(&format!(
+            "WITH RECURSIVE names(webhook) AS (
+                 SELECT min(webhook) FROM webhook_events WHERE state = 'waiting'
+                  UNION ALL
+                 SELECT (SELECT min(e.webhook) FROM webhook_events AS e
+                          WHERE e.state = 'waiting' AND e.webhook > n.webhook)
+                   FROM names AS n WHERE n.webhook IS NOT NULL)
+             SELECT e.id, e.claims, e.failures FROM names AS n JOIN webhook_events AS e ON e.webhook = n.webhook
+              WHERE e.state = 'waiting' AND e.time < {{now}} - $1 LIMIT {GIVEN_UP_STEP}"
+        ))
     }
 }
 
 /// What waits for each webhook.
-pub const STATUS: &str = "
-    SELECT w.name, w.events, w.gone, coalesce(e.waiting, 0) AS waiting, e.oldest, coalesce(e.dead, 0) AS dead
-      FROM webhooks AS w
-      LEFT JOIN (SELECT webhook, count(*) FILTER (WHERE state = 'waiting') AS waiting,
-                        min(time) FILTER (WHERE state = 'waiting') AS oldest,
-                        count(*) FILTER (WHERE state = 'dead') AS dead
-                   FROM webhook_events WHERE state <> 'delivered' GROUP BY webhook) AS e
-        ON e.webhook = w.name
-     ORDER BY w.name";
+pub fn status() -> String {
+    format!(
+        "SELECT w.name, w.events, w.gone,
+                (SELECT count(*) FROM (SELECT 1 FROM webhook_events AS e
+                                        WHERE e.webhook = w.name AND e.state = 'waiting' LIMIT {COUNTED}) AS c)
+                AS waiting,
+                (SELECT min(e.time) FROM webhook_events AS e
+                  WHERE e.webhook = w.name AND e.state = 'waiting') AS oldest,
+                (SELECT count(*) FROM (SELECT 1 FROM webhook_events AS e
+                                        WHERE e.webhook = w.name AND e.state = 'dead' LIMIT {COUNTED}) AS c)
+                AS dead
+           FROM webhooks AS w ORDER BY w.name"
+    )
+}
 
 /// A call at the end of which a webhook sends again, even if its receiver was gone.
 pub const REVIVE: &str = "UPDATE webhooks SET gone = false WHERE name = $1 AND gone";
-/// Notes that the receiver of a webhook is gone.
-pub const GONE: &str = "UPDATE webhooks SET gone = true WHERE name = $1";

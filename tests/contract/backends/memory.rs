@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use keyward_core::fence::Epoch;
 use keyward_core::key::{Clock, Entropy, Timestamp};
-use keyward_store::{OpenError, Store};
+use keyward_store::{OpenError, Store, TimeRepair};
 use keyward_store_memory::{Database, Direct, MemoryStore, Server};
 
 use crate::doubles::Counting;
@@ -46,6 +46,10 @@ impl Backend for Memory {
 
     async fn connect(&self) -> Box<dyn ByHand> {
         Box::new(Hand(Arc::clone(self.server.get().unwrap())))
+    }
+
+    async fn time_repair(&self, _: Arc<dyn Clock>, _: &dyn Entropy) -> Box<dyn TimeRepair> {
+        unreachable!("nobody lowers its time")
     }
 
     fn bytes(&self, _: &[u8]) -> String {

@@ -994,19 +994,19 @@ pub struct Webhook {
     /// The name.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Where events are sent, without secrets. Empty: the settings of this instance do not have the webhook.
+    /// Scheme and host of the URL to which events are sent; its path can be a secret. Empty: the settings of this instance do not have the webhook.
     #[prost(string, tag = "2")]
     pub url: ::prost::alloc::string::String,
     /// The types of the events that it gets.
     #[prost(string, repeated, tag = "3")]
     pub events: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The number of events that wait.
+    /// The number of events that wait. 100001 means more than 100,000.
     #[prost(uint64, tag = "4")]
     pub waiting_count: u64,
     /// When the oldest of them happened. Absent: none waits.
     #[prost(message, optional, tag = "5")]
     pub oldest_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// The number of events whose last attempt failed, of the last week.
+    /// The number of dead events, of the last week. 100001 means more than 100,000.
     #[prost(uint64, tag = "6")]
     pub dead_count: u64,
     /// Whether the receiver has answered with status 410. Then nothing is sent until ReplayWebhook.

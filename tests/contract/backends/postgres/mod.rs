@@ -7,6 +7,7 @@ mod drops;
 mod keyring;
 mod locks;
 mod members;
+mod outbox;
 mod pooler;
 mod refusals;
 mod rights;
@@ -23,7 +24,7 @@ use async_trait::async_trait;
 use keyward::system::SystemClock;
 use keyward_core::key::{Clock, Entropy};
 use keyward_ops::Tasks;
-use keyward_store::{OpenError, Store};
+use keyward_store::{OpenError, Store, TimeRepair};
 use keyward_store_postgres::{Hosts, PostgresOwner, PostgresStore};
 use keyward_testkit::{Database, Postgres as Server};
 use sqlx::PgConnection;
@@ -108,6 +109,10 @@ impl Backend for Postgres {
 
     async fn connect(&self) -> Box<dyn ByHand> {
         Box::new(Server::connect(&self.database.superuser_url()).await)
+    }
+
+    async fn time_repair(&self, _: Arc<dyn Clock>, _: &dyn Entropy) -> Box<dyn TimeRepair> {
+        Box::new(owner(&self.database).await)
     }
 
     fn bytes(&self, bytes: &[u8]) -> String {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use keyward_core::key::{Clock, Entropy};
-use keyward_store::{OpenError, Store};
+use keyward_store::{OpenError, Store, TimeRepair};
 use keyward_store_sqlite::SqliteStore;
 use sqlx::sqlite::SqliteConnectOptions;
 use sqlx::{ConnectOptions, SqliteConnection};
@@ -41,6 +41,15 @@ impl Backend for Sqlite {
         Ok(Arc::new(
             SqliteStore::open(&self.path(), clock, entropy).await?,
         ))
+    }
+
+    async fn time_repair(
+        &self,
+        clock: Arc<dyn Clock>,
+        entropy: &dyn Entropy,
+    ) -> Box<dyn TimeRepair> {
+        let store = SqliteStore::open(&self.path(), clock, entropy).await;
+        Box::new(store.unwrap())
     }
 
     async fn connect(&self) -> Box<dyn ByHand> {

@@ -1,0 +1,68 @@
+//! The ends of a store, and what opens it again.
+
+use std::sync::Arc;
+
+use keyward_store::Store;
+
+use super::World;
+
+impl World {
+    /// Ends the store with `end`, and opens it again.
+    async fn reopened_after(self, end: impl AsyncFnOnce(Arc<dyn Store>)) -> Self {
+        let Self {
+            backend,
+            store,
+            clock,
+            entropy,
+        } = self;
+        end(store).await;
+        let store = backend.open(clock.clone(), &entropy).await.unwrap();
+        Self {
+            backend,
+            store,
+            clock,
+            entropy,
+        }
+    }
+
+    /// Closes the store and opens it again.
+    pub(crate) async fn reopened(self) -> Self {
+        self.reopened_after(async |store| store.close().await).await
+    }
+
+    /// Drops the store without closing it, and opens it again.
+    pub(crate) async fn abandoned_and_reopened(self) -> Self {
+        self.reopened_after(async |store| drop(store)).await
+    }
+
+    /// Closes the store, lowers its time to the clock, revokes what has expired by then, and opens it again.
+    pub(crate) async fn lowered(self) -> Self {
+        let Self {
+            backend,
+            store,
+            clock,
+            entropy,
+        } = self;
+        store.close().await;
+        drop(store);
+        let mut repair = backend.time_repair(clock.clone(), &entropy).await;
+        let survey = repair.survey().await.unwrap();
+        while repair.end_all_graces(&survey).await.unwrap() > 0 {}
+        while repair.revoke_expired(&survey).await.unwrap() > 0 {}
+        repair.lower(&survey, "a test").await.unwrap();
+        drop(repair);
+        let store = backend.open(clock.clone(), &entropy).await.unwrap();
+        Self {
+            backend,
+            store,
+            clock,
+            entropy,
+        }
+    }
+
+    /// One more instance on the same data, which only a shared store has.
+    pub(crate) async fn another(&self) -> Arc<dyn Store> {
+        let opened = self.backend.open(self.clock.clone(), &self.entropy).await;
+        opened.unwrap()
+    }
+}
