@@ -9,6 +9,7 @@ use keyward_testkit::{Message, PATIENCE, Receiver, eventually, write_secret};
 use serde_json::json;
 
 use super::*;
+use crate::foreign::by_hand;
 
 pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -50,6 +51,22 @@ async fn received(receiver: &Receiver, count: usize) -> Vec<Message> {
     let messages = receiver.messages();
     assert_eq!(messages.len(), count, "{messages:#?}");
     messages
+}
+
+/// Waits until so many failures of an event are noted: its pause counts from then.
+async fn noted(local: &Local, failures: i64) {
+    let mut hand = by_hand(&local.database()).await;
+    let noted = async {
+        loop {
+            let found = sqlx::query_scalar("SELECT max(failures) FROM webhook_events");
+            let found: i64 = found.fetch_one(&mut hand).await.unwrap();
+            if found == failures {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, noted).await.unwrap();
 }
 
 /// What a webhook waits for.
@@ -223,6 +240,7 @@ async fn an_erased_account_is_not_sent() {
     let account_id = "secret-account".to_owned();
     let erased = client.send(v1::EraseAccountRequest { account_id }).await;
     let pseudonym = erased.unwrap().pseudonym;
+    noted(&local, 1).await;
     receiver.react(keyward_testkit::Reaction::Status(200));
     pass(&local, 6).await;
     for message in &received(&receiver, 3).await[1..] {

@@ -3,7 +3,6 @@
 use keyward_testkit::{Authority, Reaction, now};
 
 use super::*;
-use crate::foreign::by_hand;
 
 const REDIRECT: &str =
     "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/other\r\ncontent-length: 0\r\n\r\n";
@@ -24,6 +23,7 @@ async fn a_failed_attempt_is_repeated_with_the_same_id_and_signed_anew() {
         let (id, _) = client.issue("42", "").await.unwrap();
         client.revoke(&id).await.unwrap();
         received(&receiver, 1).await;
+        noted(&local, 1).await;
         tokio::time::sleep(Duration::from_millis(2_500)).await;
         assert_eq!(
             receiver.messages().len(),
@@ -72,6 +72,7 @@ async fn a_receiver_can_ask_for_a_pause() {
     receiver.react(Reaction::Answer(LATER.to_owned()));
     client.issue("42", "").await.unwrap();
     received(&receiver, 1).await;
+    noted(&local, 1).await;
     pass(&local, 3_000).await;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     received(&receiver, 1).await;
@@ -87,21 +88,9 @@ async fn a_dead_event_blocks_nothing_and_can_be_replayed() {
     let (local, client, receiver) = start().await;
     receiver.react(Reaction::Status(500));
     let (id, _) = client.issue("42", "").await.unwrap();
-    let mut hand = by_hand(&local.database()).await;
     for attempt in 1..=8 {
         received(&receiver, attempt).await;
-        // The pause counts from when the failure is noted.
-        let noted = async {
-            loop {
-                let failures = sqlx::query_scalar("SELECT max(failures) FROM webhook_events");
-                let failures: i64 = failures.fetch_one(&mut hand).await.unwrap();
-                if usize::try_from(failures).unwrap() == attempt {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, noted).await.unwrap();
+        noted(&local, i64::try_from(attempt).unwrap()).await;
         settled(&client, u64::from(attempt < 8), u64::from(attempt == 8)).await;
         // Another attempt is due after each of these times, and none is claimed any more.
         pass(&local, 12 * 3_600).await;

@@ -30,7 +30,7 @@ impl Agent {
         let token = admin.send(create).await.expect("an admin makes tokens");
         let [own, local] = ["own", "local"].map(|name| directory.join(format!("{name}-{number}")));
         std::fs::write(&own, token.token).expect("a file is written");
-        std::fs::write(&local, LOCAL).expect("a file is written");
+        keyward_testkit::write_secret(&local, LOCAL);
         let mut command = AgentProcess::command(BINARY, &keyward.join(","), &own);
         AgentProcess::with_token(&mut command, &local);
         let process = AgentProcess::start(command);
