@@ -379,7 +379,7 @@ impl Base {
         self.tasks.spawn("health", watching)
     }
 
-    /// The text of all metrics. It reads the gauges anew.
+    /// The text of all metrics. It updates the gauges.
     pub(super) fn shown_metrics(&self) -> ShownMetrics {
         let (fence, clock) = (Arc::clone(&self.fence), Arc::clone(&self.clock));
         let (metrics, time) = (Arc::clone(&self.metrics), Arc::clone(&self.time));

@@ -77,7 +77,7 @@ impl Sender {
             Err(_) => return Answer::None(format!("no answer within {:?}", self.timeout)),
         };
         let pause = retry_after(response.headers(), self.clock.wall());
-        // A connection whose answer was read can be used again. Whatever happens now, the status is known.
+        // A connection whose answer was read can be used again. The status is known already.
         let rest = outgoing::body(&mut response, MAX_ANSWER);
         let _ = tokio::time::timeout(Duration::from_millis(500), rest).await;
         Answer::Status(response.status(), pause)

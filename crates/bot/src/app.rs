@@ -169,7 +169,7 @@ pub async fn serve(
     failure.map_or(Ok(()), Err)
 }
 
-/// The text of all metrics. It reads the gauges anew.
+/// The text of all metrics. It updates the gauges.
 type ShownMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 fn shown_metrics(bots: &Arc<Vec<Bot>>, metrics: Arc<Metrics>) -> ShownMetrics {

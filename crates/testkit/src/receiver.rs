@@ -71,7 +71,7 @@ impl Message {
     ///
     /// # Panics
     ///
-    /// It is none.
+    /// The body is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).expect("the body is JSON")
     }

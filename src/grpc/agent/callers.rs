@@ -27,7 +27,7 @@ pub(in crate::grpc) enum Sender {
 
 /// The local programs that may ask.
 pub struct LocalCallers {
-    /// What they send. `None`: whoever can connect to the sockets may ask, and there are no ports.
+    /// What they send. `None`: every program that can connect to the sockets may ask, and there are no ports.
     token: Option<ArcSwap<Secret>>,
 }
 

@@ -93,7 +93,7 @@ impl Agent {
         }
     }
 
-    /// Logs a failed call if somebody must mend something, but not each of many.
+    /// Logs a failed call if an operator must act, but not each of many.
     fn note(&self, error: &Error) {
         if error.kind == keyward_client::ErrorKind::Unauthorized && self.faults.is_due() {
             tracing::error!(%error, "Keyward refuses the agent's own token");

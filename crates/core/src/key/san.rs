@@ -68,7 +68,7 @@ fn uri(text: &str) -> Option<String> {
         .then(|| format!("{scheme}://{}{path}", host.to_ascii_lowercase()))
 }
 
-/// In lower case. A wildcard stands for many callers, so it is none.
+/// In lower case. A wildcard stands for many callers, so it is refused.
 fn dns(text: &str) -> Option<String> {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -28,7 +28,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// The text of all metrics, in the OpenMetrics format.
 type Source = Box<dyn Fn() -> String + Send + Sync>;
 
-/// Sends metrics. Until it has a source, there are none.
+/// Sends metrics. It sends nothing until it has a source.
 #[derive(Clone)]
 pub struct MetricsExport(Arc<Inner>);
 

@@ -121,12 +121,12 @@ impl Exporter {
             logs,
         } = otlp.signals;
         let spans = traces.then(|| {
-            let exporter = Spans::new(collector.sender("spans"));
+            let exporter = Batches::new(collector.sender("spans"));
             let builder = SdkTracerProvider::builder().with_batch_exporter(exporter);
             builder.with_resource(resource.clone()).build()
         });
         let logs = logs.then(|| {
-            let exporter = Logs::new(collector.sender("log records"));
+            let exporter = Batches::new(collector.sender("log records"));
             let builder = SdkLoggerProvider::builder().with_batch_exporter(exporter);
             builder.with_resource(resource.clone()).build()
         });
@@ -210,20 +210,21 @@ fn wait(
     }
 }
 
+/// Sends batches of spans, or of log records.
 #[derive(Debug)]
-struct Spans {
+struct Batches {
     sender: Sender,
     resource: ResourceAttributesWithSchema,
 }
 
-impl Spans {
+impl Batches {
     fn new(sender: Sender) -> Self {
         let resource = ResourceAttributesWithSchema::default();
         Self { sender, resource }
     }
 }
 
-impl opentelemetry_sdk::trace::SpanExporter for Spans {
+impl opentelemetry_sdk::trace::SpanExporter for Batches {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let request = ExportTraceServiceRequest {
             resource_spans: group_spans_by_resource_and_scope(batch, &self.resource),
@@ -238,20 +239,7 @@ impl opentelemetry_sdk::trace::SpanExporter for Spans {
     }
 }
 
-#[derive(Debug)]
-struct Logs {
-    sender: Sender,
-    resource: ResourceAttributesWithSchema,
-}
-
-impl Logs {
-    fn new(sender: Sender) -> Self {
-        let resource = ResourceAttributesWithSchema::default();
-        Self { sender, resource }
-    }
-}
-
-impl opentelemetry_sdk::logs::LogExporter for Logs {
+impl opentelemetry_sdk::logs::LogExporter for Batches {
     async fn export(&self, batch: LogBatch<'_>) -> OTelSdkResult {
         let request = ExportLogsServiceRequest {
             resource_logs: group_logs_by_resource_and_scope(&batch, &self.resource),
