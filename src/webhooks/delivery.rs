@@ -1,11 +1,11 @@
 //! Claims the events of one webhook and sends them.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::StatusCode;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -43,31 +43,32 @@ impl Delivery {
         sender: &Arc<Sender>,
         store: &Arc<dyn Store>,
         metrics: &Metrics,
-    ) -> Self {
-        Self {
+    ) -> Arc<Self> {
+        Arc::new(Self {
             webhooks: Arc::clone(webhooks),
             sender: Arc::clone(sender),
             store: Arc::clone(store),
             metrics: metrics.webhooks.webhook(&sender.endpoint().name),
             log: LogLimit::every(LOG_PAUSE),
-        }
+        })
     }
 
     /// Sends events until `stop`. Those that were sent and whose answers are not noted are sent again.
-    pub(super) async fn run(self, stop: CancellationToken) {
+    pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut polls = interval(POLL);
         polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut flights = FuturesUnordered::new();
+        // Each is a task: it may hold a connection to the store, and must go on while this one waits for another.
+        let mut flights = JoinSet::new();
         let mut ended = Vec::new();
         let mut may_have_more = false;
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(first) = flights.next() => {
-                    ended.push(first);
-                    while let Some(Some(next)) = flights.next().now_or_never() {
-                        ended.push(next);
+                Some(first) = flights.join_next() => {
+                    ended.push(attempted(first));
+                    while let Some(next) = flights.try_join_next() {
+                        ended.push(attempted(next));
                     }
                 }
                 _ = polls.tick() => may_have_more = true,
@@ -78,12 +79,14 @@ impl Delivery {
             if may_have_more && free >= IN_FLIGHT / 2 {
                 let claimed = self.claim(free).await.unwrap_or_default();
                 may_have_more = claimed.len() == free;
-                flights.extend(claimed.into_iter().map(|event| self.attempt(event)));
+                for event in claimed {
+                    flights.spawn(Arc::clone(&self).attempt(event));
+                }
             }
         }
         let rest = async {
-            while let Some(next) = flights.next().await {
-                ended.push(next);
+            while let Some(next) = flights.join_next().await {
+                ended.push(attempted(next));
             }
         };
         let _ = timeout(LAST_ANSWERS, rest).await;
@@ -105,7 +108,7 @@ impl Delivery {
         }
     }
 
-    async fn attempt(&self, event: ClaimedEvent) -> Attempt {
+    async fn attempt(self: Arc<Self>, event: ClaimedEvent) -> Attempt {
         let answer = match self.body(&event).await {
             Ok(body) => {
                 let id = KeyId::from_bytes(event.message);
@@ -174,4 +177,9 @@ impl Delivery {
             }
         }
     }
+}
+
+/// The result of an attempt's task. A panic in it goes on here.
+fn attempted(ended: std::result::Result<Attempt, JoinError>) -> Attempt {
+    ended.unwrap_or_else(|error| resume_unwind(error.into_panic()))
 }
