@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyward_core::fence::{MAX_BEHIND, MAX_ROWS};
 use tokio::time::{sleep, timeout};
 
-use crate::hunt::{burst, cached, heartbeat, hunt, look_late, lurk, revocation};
+use crate::hunt::{burst, cached, fresh, heartbeat, hunt, look_late, lurk, revocation};
 use crate::instance::Instance;
 use crate::link::Weather;
 use crate::world::World;
@@ -22,6 +22,7 @@ pub(crate) enum Fault {
     Hang,
     HangingHeartbeats,
     LockedRow,
+    CutWhenBack,
     Failures,
     Strand,
     Crash,
@@ -40,7 +41,7 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Cut,
         Self::CutWhenFresh,
         Self::Pause,
@@ -49,6 +50,7 @@ impl Fault {
         Self::Hang,
         Self::HangingHeartbeats,
         Self::LockedRow,
+        Self::CutWhenBack,
         Self::Failures,
         Self::Strand,
         Self::Crash,
@@ -75,7 +77,8 @@ impl Fault {
             Self::Loss => "an instance lost calls",
             Self::Hang => "statements began to hang",
             Self::HangingHeartbeats => "heartbeats began to hang",
-            Self::LockedRow => "a heartbeat waited for its row after a long cut",
+            Self::LockedRow => "a heartbeat waited for its row after a long pause",
+            Self::CutWhenBack => "an instance was cut off after a long pause",
             Self::Failures => "statements began to fail",
             Self::Strand => "an instance was cut off after late answers",
             Self::Crash => "an instance crashed",
@@ -187,6 +190,7 @@ impl Fault {
                 weather(&instance, 1_000, 8_000, change).await;
             }
             Self::LockedRow => locked_row(world, &instance).await,
+            Self::CutWhenBack => cut_when_back(world, &instance).await,
             Self::Failures => {
                 let failures = random.between(5, 40);
                 weather(&instance, 500, 5_000, |weather| weather.failures = failures).await;
@@ -301,17 +305,36 @@ async fn lose_row(world: &Arc<World>, instance: &Instance) {
     clear(&new);
 }
 
-/// An instance is cut off until the others have noticed. Then its first heartbeat waits for a lock, with a
+/// An instance is paused until the others have noticed. When it is fresh again, it is cut off before they see
+/// its heartbeat.
+async fn cut_when_back(world: &Arc<World>, instance: &Arc<Instance>) {
+    let caching = timeout(Duration::from_millis(500), cached(world, instance));
+    let Ok(Some(key)) = caching.await else {
+        return;
+    };
+    pause_until_noticed(world, instance).await;
+    fresh(world, instance).await;
+    instance.link.change(|weather| weather.is_cut = true);
+    lurk(world, instance, &key).await;
+    clear(instance);
+}
+
+/// An instance is paused until the others have noticed. After a cut it would have another row.
+async fn pause_until_noticed(world: &World, instance: &Instance) {
+    instance.link.change(|weather| weather.is_paused = true);
+    let bound = world.seats[instance.index].max_staleness;
+    sleep(bound + Duration::from_millis(world.random.between(1_300, 2_500))).await;
+    clear(instance);
+}
+
+/// An instance is paused until the others have noticed. Then its first heartbeat waits for a lock, with a
 /// snapshot from before a revocation, and its answer comes late.
 async fn locked_row(world: &Arc<World>, instance: &Arc<Instance>) {
     let caching = timeout(Duration::from_millis(500), cached(world, instance));
     let Ok(Some(key)) = caching.await else {
         return;
     };
-    instance.link.change(|weather| weather.is_cut = true);
-    let bound = world.seats[instance.index].max_staleness;
-    sleep(bound + Duration::from_millis(world.random.between(1_300, 2_500))).await;
-    clear(instance);
+    pause_until_noticed(world, instance).await;
     instance.link.lock_row(world.random.between(250, 380));
     instance.link.change(|weather| weather.late_answers = 100);
     lurk(world, instance, &key).await;

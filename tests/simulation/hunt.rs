@@ -78,6 +78,16 @@ pub(crate) fn look_late(world: &World, index: usize) {
     }
 }
 
+/// Returns when `instance` is fresh. After a pause it needs another heartbeat than the one that it had sent.
+pub(crate) async fn fresh(world: &World, instance: &Instance) {
+    for _ in 0..400 {
+        if instance.is_fresh(world) {
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Returns when `instance` has just become fresh.
 pub(crate) async fn heartbeat(instance: &Instance) {
     let answered = instance.link.heartbeat_answered.notified();
@@ -130,7 +140,7 @@ pub(crate) async fn burst(world: &Arc<World>) {
     }
 }
 
-fn client(world: &Arc<World>, instance: &Arc<Instance>) -> Client {
+pub(crate) fn client(world: &Arc<World>, instance: &Arc<Instance>) -> Client {
     Client {
         world: Arc::clone(world),
         instance: Arc::clone(instance),

@@ -1,10 +1,103 @@
-//! What no seed shows, because another safeguard prevents it.
+//! What no seed shows: another safeguard prevents it, or it needs several events within milliseconds.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::hunt::heartbeat;
+use keyward::cache::Consistency;
+use keyward_core::key::Verdict;
+use keyward_store::Expiry;
+use tokio::time::sleep;
+
+use crate::calls::Client;
+use crate::hunt::{client, fresh, heartbeat};
+use crate::instance::Instance;
 use crate::run::simulated;
-use crate::world::World;
+use crate::world::{Known, World};
+
+/// The shortest `max_staleness` of a seat.
+const SHORT: Duration = Duration::from_millis(800);
+const NOW: (bool, Duration) = (false, Duration::ZERO);
+
+/// Two instances, and a key that the second one has in its cache.
+struct Two {
+    world: Arc<World>,
+    clients: [Client; 2],
+    second: Arc<Instance>,
+    key: Arc<Known>,
+}
+
+impl Two {
+    async fn start() -> Self {
+        for seed in 0.. {
+            let world = World::new(seed, false).await;
+            if world.seats[1].max_staleness != SHORT || !world.seats[1].has_l1 {
+                continue;
+            }
+            world.boot(0).await;
+            world.boot(1).await;
+            let instances: Vec<_> = world.instances.lock().iter().flatten().cloned().collect();
+            let [first, second] = &instances[..] else {
+                unreachable!("two have started")
+            };
+            let clients = [first, second].map(|instance| client(&world, instance));
+            let key = clients[0].issue("a", "one", Expiry::Never).await.unwrap();
+            let second = Arc::clone(second);
+            let two = Self {
+                world,
+                clients,
+                second,
+                key,
+            };
+            assert_eq!(two.ask_second().await, Some(Verdict::Valid));
+            return two;
+        }
+        unreachable!("some seed has such a seat")
+    }
+
+    async fn ask_second(&self) -> Option<Verdict> {
+        let verdict = self.clients[1].verify(&self.key, Consistency::Default);
+        verdict.await
+    }
+
+    async fn revoke(&self) {
+        assert!(self.clients[0].revoke(&self.key, NOW, false).await);
+    }
+}
+
+/// An instance becomes fresh while a commit is on its way, and is cut off before it.
+#[test]
+fn a_wait_counts_from_the_answer_of_the_commit() {
+    simulated(async {
+        let two = Two::start().await;
+        heartbeat(&two.second).await;
+        let first = two.world.instances.lock()[0].clone().unwrap();
+        first.link.delay_next("revoke", 350);
+        let cut = async {
+            heartbeat(&two.second).await;
+            two.second.link.change(|weather| weather.is_cut = true);
+        };
+        tokio::join!(two.revoke(), cut);
+        assert_ne!(two.ask_second().await, Some(Verdict::Valid));
+    });
+}
+
+/// An instance was silent for so long that changes did not wait for it. It becomes fresh, and is cut off before
+/// another one has seen its heartbeat.
+#[test]
+fn a_silent_instance_that_is_fresh_again_is_waited_for() {
+    for pause in (2_000..3_000).step_by(100) {
+        simulated(async {
+            let two = Two::start().await;
+            two.second.link.change(|weather| weather.is_paused = true);
+            sleep(Duration::from_millis(pause)).await;
+            two.second.link.change(|weather| weather.is_paused = false);
+            fresh(&two.world, &two.second).await;
+            two.second.link.change(|weather| weather.is_cut = true);
+            two.revoke().await;
+            assert_ne!(two.ask_second().await, Some(Verdict::Valid), "{pause}");
+        });
+    }
+}
 
 /// The rows of an instance that may be fresh are never deleted, except by hand.
 #[test]
@@ -18,7 +111,7 @@ fn an_instance_whose_row_was_deleted_by_hand_is_not_fresh() {
         heartbeat(&instance).await;
         // It cannot register again.
         instance.link.change(|weather| weather.is_cut = true);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
         assert!(!instance.is_fresh(&world));
     });
 }
