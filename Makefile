@@ -74,7 +74,7 @@ deploy: check-tools ## check deploy/: Dockerfile, compose.yaml, load balancer, s
 advisories: check-tools ## check the dependencies for known vulnerabilities (requires the network)
 	$(CARGO) deny --locked check --hide-inclusion-graph advisories
 
-bench: test-tools ## measure Verify and its doors, compared with empty calls (PARTS: calls, doors, cold, flood, near, agent, scale); writes docs/speed.md
+bench: test-tools ## measure Verify and its doors, compared with empty calls (PARTS: calls, doors, cold, flood, near, agent, import, scale); writes docs/speed.md
 	$(CARGO) bench --locked --bench speed -- $(PARTS)
 
 bench-revoke: test-tools ## measure the cost of a Revoke on three instances; writes docs/results.md
@@ -114,9 +114,10 @@ simulate: ## simulate SEEDS (10000) deployments with faults, from FIRST_SEED (10
 	KEYWARD_SEEDS=$${SEEDS:-10000} KEYWARD_FIRST_SEED=$${FIRST_SEED:-1000} \
 		$(CARGO) test --profile soak --locked --test simulation -- --nocapture the_promise_holds_for_every_seed
 
-soak: test-tools ## repeat kill -9 under traffic 200 times, cluster faults 20, story races 100 (KEYWARD_SOAK_ROUNDS)
+soak: test-tools ## repeat kill -9 under traffic 200 times, cluster faults 20, doors 8, story races 100 (KEYWARD_SOAK_ROUNDS)
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-200} $(SOAK) durability::
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-20} $(SOAK) cluster::
+	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-8} $(SOAK) doors::
 	KEYWARD_SOAK_ROUNDS=$${KEYWARD_SOAK_ROUNDS:-100} $(SOAK) story:: --skip deploy::
 
 test-tools:

@@ -28,7 +28,9 @@ mod tls;
 mod uses;
 mod webhooks;
 
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use keyward_testkit::Process;
 use tempfile::TempDir;
@@ -39,6 +41,12 @@ const BINARY: &str = env!("CARGO_BIN_EXE_keyward");
 /// Keyward as a process on `data_dir`.
 fn serve(data_dir: &Path) -> Process {
     Process::start(Process::command(BINARY, data_dir), data_dir)
+}
+
+/// How often a test repeats its faults: `KEYWARD_SOAK_ROUNDS`, or `default`.
+fn rounds<N: FromStr<Err = ParseIntError>>(default: N) -> N {
+    let rounds = std::env::var("KEYWARD_SOAK_ROUNDS");
+    rounds.map_or(default, |rounds| rounds.parse().unwrap())
 }
 
 /// A data directory that does not exist yet, in a temporary directory.

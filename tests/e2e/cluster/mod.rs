@@ -23,7 +23,7 @@ use keyward_testkit::{
     Client, Cluster, End, Least, Load, LoadOptions, Options, PATIENCE, eventually, now, patiently,
 };
 
-use crate::BINARY;
+use crate::{BINARY, rounds};
 
 /// Longer than an instance with the shortest `max_staleness` may answer without news.
 const TOO_LONG: Duration = Duration::from_millis(2_600);
@@ -79,7 +79,7 @@ impl Plan {
     /// Puts a load on three instances during `fault`, and checks that the promise was kept.
     async fn run(self, fault: impl AsyncFn(&mut Cluster, &Load)) {
         let mut cluster = Cluster::start(BINARY, 3, self.options);
-        for round in 0..rounds() {
+        for round in 0..rounds(1) {
             let path = cluster.directory().join(format!("history-{round}.jsonl"));
             let options = LoadOptions {
                 coming_and_going: self.coming_and_going,
@@ -96,10 +96,6 @@ impl Plan {
         }
         cluster.stop_all();
     }
-}
-
-fn rounds() -> usize {
-    std::env::var("KEYWARD_SOAK_ROUNDS").map_or(1, |rounds| rounds.parse().unwrap())
 }
 
 async fn pass(time: Duration) {

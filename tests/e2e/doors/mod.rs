@@ -12,18 +12,31 @@ use std::time::Duration;
 use keyward_proto::v1::Verdict;
 use keyward_testkit::{Cluster, Key, Options, PATIENCE, Process, Redis, eventually};
 
-use crate::{BINARY, fresh_directory};
+use crate::failover::{fail_over, replicate_synchronously, settle, with_standby};
+use crate::{BINARY, fresh_directory, rounds};
 use board::Board;
 use door::{DOORS, Instance};
 
 /// A pause that is shorter than `max_staleness`, and one that is longer.
 const PAUSES: [Duration; 2] = [Duration::from_millis(800), Duration::from_millis(2_600)];
+/// The pauses of a test.
+fn pauses() -> impl Iterator<Item = Duration> {
+    (0..rounds(1)).flat_map(|_| PAUSES)
+}
 const STALENESS: Duration = Duration::from_secs(2);
 
 async fn instance(cluster: &Cluster, number: usize, may_die: bool) -> Instance {
     let process = cluster.instance(number);
     let addresses = (process.grpc, process.rest.expect("there is a JSON port"));
     Instance::new(number, addresses, cluster.token(), may_die).await
+}
+
+/// The addresses of the running instances.
+fn keyward(cluster: &Cluster) -> Vec<String> {
+    let running = cluster.running().into_iter();
+    running
+        .map(|number| format!("http://{}", cluster.grpc(number)))
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,12 +47,6 @@ async fn no_valid_after_revoke_through_any_door_of_three_instances() {
     for number in cluster.running() {
         board.join(instance(&cluster, number, true).await);
     }
-    let keyward = |cluster: &Cluster| -> Vec<String> {
-        let running = cluster.running().into_iter();
-        running
-            .map(|number| format!("http://{}", cluster.grpc(number)))
-            .collect()
-    };
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let mut guards = Vec::new();
     for number in 0..3 {
@@ -59,7 +66,7 @@ async fn no_valid_after_revoke_through_any_door_of_three_instances() {
     }
     (0..4).for_each(|writer| board.write(1_000 * writer));
     board.wait_for_ends(10).await;
-    for (number, pause) in (3..).zip(PAUSES) {
+    for (number, pause) in (3..).zip(pauses()) {
         let [first, _, last] = cluster.running()[..] else {
             panic!("three run");
         };
@@ -122,7 +129,7 @@ async fn no_valid_after_revoke_through_any_door_of_the_embedded_store() {
     let mut agent = board.agent(0, &keyward(&process), directory.path()).await;
     (0..3).for_each(|writer| board.write(1_000 * writer));
     board.wait_for_ends(10).await;
-    for (number, pause) in (1..).zip(PAUSES) {
+    for (number, pause) in (1..).zip(pauses()) {
         process.pause();
         tokio::time::sleep(pause).await;
         process.go_on();
@@ -146,6 +153,32 @@ async fn no_valid_after_revoke_through_any_door_of_the_embedded_store() {
     }
     board.end_and_check("embedded store").await;
     assert!(process.stop().success(), "{}", process.output());
+}
+
+/// The new primary has another epoch: near-caches must begin again, and nothing that was acknowledged before
+/// counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_valid_after_revoke_through_any_door_over_a_failover() {
+    let mut cluster = Cluster::start(BINARY, 2, with_standby());
+    replicate_synchronously(&cluster).await;
+    let board = Board::new(cluster.directory());
+    for number in cluster.running() {
+        board.join(instance(&cluster, number, false).await);
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory can be made");
+    let guard = board.guard(0, &keyward(&cluster), directory.path()).await;
+    let _agent = board.agent(0, &keyward(&cluster), directory.path()).await;
+    (0..3).for_each(|writer| board.write(1_000 * writer));
+    board.wait_for_ends(10).await;
+    guard.pause();
+    fail_over(&cluster).await;
+    tokio::time::sleep(PAUSES[1]).await;
+    guard.go_on();
+    settle(cluster.standby()).await;
+    board.wait_for_ends(20).await;
+    board.dismiss(&guard).await;
+    board.end_and_check("a failover").await;
+    cluster.stop_all();
 }
 
 /// What is asked without a verdict is neither 401 nor 403: [`Instance::ask`] panics on these.

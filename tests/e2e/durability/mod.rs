@@ -19,9 +19,8 @@ const CALLERS: usize = 6;
 /// The latest moment of the kill in the first rounds.
 const LONGEST: Duration = Duration::from_millis(400);
 
-/// The number of rounds: `KEYWARD_SOAK_ROUNDS`, or 20.
 fn rounds() -> usize {
-    std::env::var("KEYWARD_SOAK_ROUNDS").map_or(20, |rounds| rounds.parse().unwrap())
+    crate::rounds(20)
 }
 
 fn random_up_to(longest: Duration) -> Duration {

@@ -21,7 +21,7 @@ use crate::BINARY;
 /// More than the bound of the largest `max_staleness`.
 const LONGEST_WAIT: Duration = Duration::from_secs(62);
 
-fn with_standby() -> Options {
+pub(crate) fn with_standby() -> Options {
     Options {
         standby: true,
         ..Options::default()
@@ -29,7 +29,7 @@ fn with_standby() -> Options {
 }
 
 /// Makes the primary wait for its standby at each commit.
-async fn replicate_synchronously(cluster: &Cluster) {
+pub(crate) async fn replicate_synchronously(cluster: &Cluster) {
     let postgres = &cluster.postgres;
     postgres
         .configure("synchronous_standby_names", "standby")
@@ -40,7 +40,7 @@ async fn replicate_synchronously(cluster: &Cluster) {
 }
 
 /// Kills the primary and promotes its standby.
-async fn fail_over(cluster: &Cluster) {
+pub(crate) async fn fail_over(cluster: &Cluster) {
     cluster.postgres.kill();
     cluster.standby().promote().await;
 }

@@ -23,8 +23,7 @@ use words::LANGUAGES;
 
 /// The rounds of each race.
 fn rounds() -> i64 {
-    let rounds = std::env::var("KEYWARD_SOAK_ROUNDS").ok();
-    rounds.map_or(10, |rounds| rounds.parse().unwrap())
+    crate::rounds(10)
 }
 
 #[tokio::test(flavor = "multi_thread")]
