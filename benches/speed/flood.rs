@@ -151,7 +151,7 @@ async fn import(cluster: &Cluster) -> Vec<String> {
 }
 
 /// A UUID that nobody has seen.
-fn another() -> String {
+pub(super) fn another() -> String {
     let mut random = [0; 16];
     SystemEntropy.fill(&mut random);
     let uuid = uuid::Builder::from_random_bytes(random).into_uuid();
@@ -209,7 +209,7 @@ async fn round(keyward: &Process, token: &str, texts: &Texts, flood: Option<&str
 }
 
 /// Calls Verify until `stop`. Returns the times of answered calls and the number of failed ones.
-async fn honest(
+pub(super) async fn honest(
     client: Client,
     (texts, next): (Arc<Vec<String>>, Arc<AtomicUsize>),
     stop: Arc<AtomicBool>,
@@ -228,7 +228,7 @@ async fn honest(
 }
 
 /// The largest age of freshness until `stop`, in seconds.
-async fn freshness(http: std::net::SocketAddr, stop: Arc<AtomicBool>) -> f64 {
+pub(super) async fn freshness(http: std::net::SocketAddr, stop: Arc<AtomicBool>) -> f64 {
     let mut oldest = 0.0_f64;
     while !stop.load(Relaxed) {
         let metrics = http_get(http, "/metrics").await;

@@ -16,6 +16,7 @@ mod doors;
 mod empty;
 mod flood;
 mod h2load;
+mod import;
 mod near;
 mod scale;
 #[path = "../shared/mod.rs"]
@@ -112,6 +113,9 @@ async fn measure(parts: Vec<String>) {
     }
     if is_asked("agent") || is_asked("near") {
         agent::measure().await;
+    }
+    if is_asked("import") {
+        import::measure().await;
     }
     if is_asked("scale") {
         scale::measure().await;
