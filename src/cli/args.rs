@@ -213,9 +213,9 @@ pub(super) struct ClientArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) client_key: Option<PathBuf>,
     /// Time limit of each call; a change can take 5s more than the longest bound of all instances: their
-    /// `max_staleness`, plus 2 %, plus 100ms
-    #[arg(long, value_name = "DURATION", default_value = "75s", value_parser = duration)]
-    pub(super) timeout: Duration,
+    /// `max_staleness`, plus 2 %, plus 100ms [default: 75s, or 24h for a change of many keys]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) timeout: Option<Duration>,
     /// Output format
     #[arg(long, value_enum, default_value = "text", value_name = "FORMAT")]
     pub(super) output: Format,

@@ -12,6 +12,10 @@ use super::{Context, Failure, certificate, input};
 use crate::config::{Listen, Settings};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The time limit of a call.
+const TIMEOUT: Duration = Duration::from_secs(75);
+/// That of a change of many keys. A million of them take minutes.
+const TIMEOUT_OF_MANY: Duration = Duration::from_secs(24 * 3_600);
 
 /// The service, as one caller reaches it.
 pub(super) struct Service {
@@ -24,6 +28,12 @@ impl Service {
     /// A client with the caller's token or certificate. It connects with the first call.
     pub(super) fn new(context: &Context<'_>) -> Result<Self, Failure> {
         Self::build(context, builder(context)?)
+    }
+
+    /// Like [`Self::new`], for a change of all keys of an account or of an import.
+    pub(super) fn of_many(context: &Context<'_>) -> Result<Self, Failure> {
+        let limit = context.options.timeout.unwrap_or(TIMEOUT_OF_MANY);
+        Self::build(context, builder(context)?.change_timeout(limit))
     }
 
     /// Like [`Self::new`], but repeats a call that fails for now until the time limit has passed.
@@ -175,9 +185,10 @@ fn builder(context: &Context<'_>) -> Result<Builder, Failure> {
         ),
         (None, None) => None,
     };
+    let limit = options.timeout.unwrap_or(TIMEOUT);
     let builder = Client::builder()
-        .timeout(options.timeout)
-        .change_timeout(options.timeout)
+        .timeout(limit)
+        .change_timeout(limit)
         .connect_timeout(CONNECT_TIMEOUT)
         .retries(0)
         .insecure(true);

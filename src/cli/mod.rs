@@ -258,6 +258,7 @@ async fn execute_call(
 ) -> Result<Report, Failure> {
     let input = &mut *console.input;
     let service = || Service::new(context);
+    let service_of_many = || Service::of_many(context);
     Ok(match call {
         Call::Issue(args) => output::issued(&service()?.call(keys::issue_request(args)).await?),
         Call::Get(args) => {
@@ -268,7 +269,11 @@ async fn execute_call(
         Call::Revoke(args) => {
             let request = keys::revoke_request(args, input)?;
             let start = keys::now().into();
-            output::revoked(&service()?.call(request).await?, args, start)
+            let service = match args.account {
+                Some(_) => service_of_many()?,
+                None => service()?,
+            };
+            output::revoked(&service.call(request).await?, args, start)
         }
         Call::Update(args) => {
             let request = keys::update_request(args)?;
@@ -281,7 +286,7 @@ async fn execute_call(
         }
         Call::Import(args) => match &args.call {
             Some(ImportCall::Undo { batch_id, reason }) => {
-                import::undo(batch_id, reason, &service()?).await?
+                import::undo(batch_id, reason, &service_of_many()?).await?
             }
             None => import::run(console, args, context).await?,
         },
@@ -301,7 +306,7 @@ async fn execute_call(
         }
         Call::Webhook(call) => webhooks::call(call, &service()?).await?,
         Call::Keyring(call) => keyring::call(call, &service()?).await?,
-        Call::Account(call) => keyring::account(call, &service()?).await?,
+        Call::Account(call) => keyring::account(call, &service_of_many()?).await?,
         Call::Token(TokenCall::Create(args)) => token::create(args, context).await?,
         Call::Token(TokenCall::List(page)) => pages::list_tokens(page, &service()?).await?,
         Call::Token(TokenCall::Revoke { token_id }) => {

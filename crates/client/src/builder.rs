@@ -141,7 +141,8 @@ impl Builder {
     }
 
     /// Limits the time of a change (Issue, Revoke, Update), retries included. 75 seconds by default:
-    /// a Revoke may have to wait for the deployment's `max_staleness`, which is at most a minute.
+    /// a Revoke may have to wait for the deployment's `max_staleness`, which is at most a minute. A change of
+    /// many keys needs more: 1,000,000 can take some minutes.
     pub fn change_timeout(mut self, timeout: Duration) -> Self {
         self.change_timeout = timeout;
         self

@@ -1706,7 +1706,7 @@ pub mod admin_service_client {
         }
         /// Revokes all keys of an import. Returns only after the revocation holds on every instance. Idempotent.
         /// A key of the import that was replaced leaves its successor, which is a key of Keyward's own. A
-        /// revocation is final: the keys cannot be imported again.
+        /// revocation is final: the keys cannot be imported again. A million keys can take some minutes.
         ///
         /// Errors: INVALID_FIELD; OUTCOME_UNKNOWN; REVOKE_UNCONFIRMED: the revocation is committed, but was not
         /// proven to hold everywhere in time. Repeating the call is safe.
@@ -2086,7 +2086,7 @@ pub mod admin_service_server {
         >;
         /// Revokes all keys of an import. Returns only after the revocation holds on every instance. Idempotent.
         /// A key of the import that was replaced leaves its successor, which is a key of Keyward's own. A
-        /// revocation is final: the keys cannot be imported again.
+        /// revocation is final: the keys cannot be imported again. A million keys can take some minutes.
         ///
         /// Errors: INVALID_FIELD; OUTCOME_UNKNOWN; REVOKE_UNCONFIRMED: the revocation is committed, but was not
         /// proven to hold everywhere in time. Repeating the call is safe.
