@@ -64,6 +64,31 @@ impl Two {
     }
 }
 
+/// The registration of an instance takes long. Meanwhile no change waits for it, so it needs a page from after the
+/// registration.
+#[test]
+fn freshness_needs_a_page_from_after_the_registration() {
+    for pause in (0..300).step_by(25) {
+        simulated(async {
+            let two = Two::start().await;
+            two.second.link.delay_next("register", 350);
+            two.world
+                .server
+                .alter(|database| database.forget_instances());
+            while two.second.is_fresh(&two.world) {
+                sleep(Duration::from_millis(5)).await;
+            }
+            sleep(Duration::from_millis(pause)).await;
+            let registered = async {
+                heartbeat(&two.second).await;
+                two.second.link.change(|weather| weather.is_cut = true);
+            };
+            tokio::join!(two.revoke(), registered);
+            assert_ne!(two.ask_second().await, Some(Verdict::Valid), "{pause}");
+        });
+    }
+}
+
 /// An instance becomes fresh while a commit is on its way, and is cut off before it.
 #[test]
 fn a_wait_counts_from_the_answer_of_the_commit() {
