@@ -14,7 +14,7 @@ use super::{BINARY, clients, issued, pass, tell};
 /// The connections of an instance, and as many processes that it has given up and that are ending.
 const LIMIT: i64 = 14 + 14;
 /// Long enough to give up the connections of an instance several times.
-const AWAY: Duration = Duration::from_secs(10);
+const AWAY: Duration = Duration::from_secs(16);
 
 async fn count(connection: &mut PgConnection, which: &'static str) -> i64 {
     let count = sqlx::query_scalar(which).fetch_one(connection).await;
