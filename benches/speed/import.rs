@@ -86,29 +86,13 @@ async fn rows(store: &str, keyward: &Process, token: &str, file: &Path) -> Strin
         let texts = (Arc::clone(&key), Arc::default());
         let calling = tokio::spawn(honest(client.clone(), texts, Arc::clone(&stop)));
         let watching = tokio::spawn(freshness(keyward.http, Arc::clone(&stop)));
-        let start = now();
-        let mut running = work.map(|mut work| work.spawn().unwrap());
-        let mut peak = 0;
-        loop {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            peak = peak.max(memory(keyward.id()));
-            match &mut running {
-                None if start.elapsed() < QUIET => {}
-                None => break,
-                Some(running) => {
-                    if let Some(status) = running.try_wait().unwrap() {
-                        assert!(status.success(), "{store}, {step}");
-                        break;
-                    }
-                }
-            }
-        }
-        let seconds = start.elapsed().as_secs_f64();
+        let is_quiet = work.is_none();
+        let (seconds, peak) = run(work, keyward.id()).await;
         stop.store(true, Relaxed);
         let (mut times, failed) = calling.await.unwrap();
-        let rate = match running {
-            None => "|".to_owned(),
-            Some(_) => {
+        let rate = match is_quiet {
+            true => "|".to_owned(),
+            false => {
                 let keys = f64::from(u32::try_from(KEYS).unwrap());
                 format!("{seconds:.0} | {:.0}", keys / seconds)
             }
@@ -122,4 +106,27 @@ async fn rows(store: &str, keyward: &Process, token: &str, file: &Path) -> Strin
         let _ = writeln!(rows, "{row}");
     }
     rows
+}
+
+/// Runs a command to its end, or waits for a while. Returns the seconds, and the most memory of `process`.
+async fn run(work: Option<Command>, process: u32) -> (f64, u64) {
+    let mut running = work.map(|mut work| work.spawn().unwrap());
+    let (start, mut peak) = (now(), 0);
+    loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        peak = peak.max(memory(process));
+        let is_over = match &mut running {
+            None => start.elapsed() > QUIET,
+            Some(running) => match running.try_wait().unwrap() {
+                None => false,
+                Some(status) => {
+                    assert!(status.success(), "{status}");
+                    true
+                }
+            },
+        };
+        if is_over {
+            return (start.elapsed().as_secs_f64(), peak);
+        }
+    }
 }

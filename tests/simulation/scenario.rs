@@ -1,4 +1,5 @@
-//! What no seed shows: another safeguard prevents it, or it needs several events within milliseconds.
+//! What seeds show seldom or never: another safeguard prevents it, or it needs several events within
+//! milliseconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,10 +10,11 @@ use keyward_store::Expiry;
 use tokio::time::sleep;
 
 use crate::calls::Client;
+use crate::faults::Fault;
 use crate::hunt::{client, fresh, heartbeat};
 use crate::instance::Instance;
 use crate::run::simulated;
-use crate::world::{Known, World};
+use crate::world::{INSTANCES, Known, World};
 
 /// The shortest `max_staleness` of a seat.
 const SHORT: Duration = Duration::from_millis(800);
@@ -120,6 +122,31 @@ fn a_silent_instance_that_is_fresh_again_is_waited_for() {
             two.second.link.change(|weather| weather.is_cut = true);
             two.revoke().await;
             assert_ne!(two.ask_second().await, Some(Verdict::Valid), "{pause}");
+        });
+    }
+}
+
+/// A process sleeps when its revocation has committed, and a failover loses the change.
+#[test]
+fn a_change_that_a_failover_lost_is_not_confirmed() {
+    for seed in 0..20 {
+        simulated(async {
+            let world = World::new(seed, false).await;
+            if world.failover_loses_nothing {
+                return;
+            }
+            for index in 0..INSTANCES {
+                world.boot(index).await;
+            }
+            let client = client(&world, &world.instance().unwrap());
+            for account in ["a", "b", "c"] {
+                let key = client.issue(account, "one", Expiry::Never).await.unwrap();
+                client.verify(&key, Consistency::Default).await;
+            }
+            Fault::Sleep.happen(&world).await;
+            sleep(Duration::from_secs(5)).await;
+            let (violations, _) = world.judge.lock().finish();
+            assert!(violations.is_empty(), "{seed}: {violations:#?}");
         });
     }
 }
