@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use keyward_proto::v1;
 use keyward_testkit::{
-    Cluster, Load, Options, PATIENCE, Redis, Reply, eventually, http_get, now, patiently,
+    Cluster, Load, Options, PATIENCE, Redis, Reply, eventually, http_get, now, patiently, requests,
 };
 
 use super::redis::{HIT, counted, sharing};
@@ -24,14 +25,14 @@ struct Attack {
 }
 
 impl Attack {
-    /// `donors` are entries of keys that live.
-    fn start(redis: &Arc<Redis>, donors: Vec<Vec<u8>>) -> Self {
+    /// `donor` is the entry of a key that lives.
+    fn start(redis: &Arc<Redis>, donor: Vec<u8>) -> Self {
         let (stop, replayed) = (Arc::default(), Arc::default());
         let threads = vec![
             spawn(redis, &stop, {
                 let replayed = Arc::clone(&replayed);
                 let mut seen = HashMap::new();
-                move |redis: &Redis| replay(redis, &mut seen, &donors, &replayed)
+                move |redis: &Redis| replay(redis, &mut seen, &donor, &replayed)
             }),
             spawn(redis, &stop, shout),
         ];
@@ -81,7 +82,7 @@ fn names(redis: &Redis) -> Vec<Vec<u8>> {
 fn replay(
     redis: &Redis,
     seen: &mut HashMap<Vec<u8>, Vec<u8>>,
-    donors: &[Vec<u8>],
+    donor: &[u8],
     replayed: &AtomicUsize,
 ) {
     let mut hand = redis.connect().unwrap();
@@ -97,7 +98,7 @@ fn replay(
     for (n, (name, value)) in seen.iter().enumerate() {
         let turn = n + round;
         let put = match turn % 8 {
-            0..3 => donors[turn % donors.len()].clone(),
+            0..3 => donor.to_vec(),
             3 if turn.is_multiple_of(25) => vec![b'x'; 10 << 20],
             4 => {
                 let mut altered = value.clone();
@@ -161,24 +162,31 @@ fn shout(redis: &Redis) {
     std::thread::sleep(Duration::from_millis(50));
 }
 
-/// Entries that appear when a key is verified that nobody ends.
-async fn donors(cluster: &Cluster, redis: &Redis) -> Vec<Vec<u8>> {
+/// The entry of a key that nobody ends. Its metadata makes it the longest.
+async fn donor(cluster: &Cluster, redis: &Redis) -> Vec<u8> {
     let client = cluster.client(0).await;
-    let before = names(redis);
-    let (_, text) = issued(&client).await;
-    client.verdict(&text).await;
-    pass(Duration::from_millis(30)).await;
-    let new = names(redis)
-        .into_iter()
-        .filter(|name| !before.contains(name));
-    let values = new.map(|name| redis.query(&[b"GET", &name]));
-    let bulk = |value| match value {
-        Reply::Bulk(value) => Some(value),
-        _ => None,
+    let note = "x".repeat(500);
+    let request = v1::IssueRequest {
+        metadata: [("note".to_owned(), note.clone())].into(),
+        ..requests::slot("donor")
     };
-    let values: Vec<_> = values.filter_map(bulk).collect();
-    assert!(!values.is_empty(), "nothing to give away");
-    values
+    let issued = patiently(async || client.send(request.clone()).await).await;
+    eventually("the donor is shared", PATIENCE, async || {
+        client.verdict(&issued.api_key).await;
+        longest(redis).is_some_and(|entry| entry.len() > note.len())
+    })
+    .await;
+    longest(redis).unwrap()
+}
+
+fn longest(redis: &Redis) -> Option<Vec<u8>> {
+    let values = names(redis)
+        .into_iter()
+        .filter_map(|name| match redis.query(&[b"GET", &name]) {
+            Reply::Bulk(value) => Some(value),
+            _ => None,
+        });
+    values.max_by_key(Vec::len)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -191,7 +199,7 @@ async fn the_promise_holds_with_redis_in_the_hands_of_an_attacker() {
     Plan::with("redis in the hands of an attacker", options)
         .run(async |cluster: &mut Cluster, load: &Load| {
             sharing(cluster, load).await;
-            let attack = Attack::start(&redis, donors(cluster, &redis).await);
+            let attack = Attack::start(&redis, donor(cluster, &redis).await);
             // One that joins knows nothing but what it is given: also of the keys that just died.
             for _ in 0..3 {
                 load.wait_for_ends(20).await;
