@@ -7,7 +7,7 @@ use keyward_store::{Expiry, ListKeys};
 
 use crate::world::{DAY, HOUR, World, account, disabled, end, kill};
 
-fn list(account: &str, include_revoked: bool) -> ListKeys {
+pub(crate) fn list(account: &str, include_revoked: bool) -> ListKeys {
     ListKeys {
         account: Some(self::account(account)),
         include_revoked,

@@ -32,13 +32,15 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(17);
 /// The settings of every session; they override those of the role and the database. A commit must
 /// be durable at least on this server and its synchronous standby. The session always sets this, so that a
 /// reload of the server's configuration cannot weaken its later commits. Every
-/// statement uses an index, so the session plans it once, independently of the table's size. A bitmap
+/// statement uses an index, so the session plans it once, independently of the table's size: a plan that was
+/// made for a small table, and that reads all of it for a join, would stay while the table grows. A bitmap
 /// scan would read and sort all keys of a large account for one page of them.
 /// A role without a search_path gets the default schema.
 const SESSION: &str = "\
 SET statement_timeout = '15s'; SET lock_timeout = '5s'; \
 SET idle_in_transaction_session_timeout = '20s'; SET default_transaction_isolation = 'read committed'; \
 SET jit = off; SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; \
+SET enable_hashjoin = off; SET enable_mergejoin = off; \
 SET client_connection_check_interval = '2s'; \
 SELECT set_config('synchronous_commit', \
     CASE current_setting('synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END, \

@@ -19,13 +19,8 @@ impl PostgresStore {
         actor: &Actor,
     ) -> std::result::Result<Imported, Failure> {
         let mut lease = self.writers.begin().await?;
-        // A session keeps its plans. Those for a small table read all of it, so they are forbidden: the
-        // table grows with each call. The trigger copies the actor to the log.
-        let prepare = sqlx::query(
-            "SELECT set_config('keyward.actor', $1, true), set_config('enable_seqscan', 'off', true),
-                    set_config('enable_hashjoin', 'off', true),
-                    set_config('enable_mergejoin', 'off', true)",
-        );
+        // The trigger copies the actor to the log.
+        let prepare = sqlx::query("SELECT set_config('keyward.actor', $1, true)");
         lease.fetch_one(prepare.bind(actor.name.clone())).await?;
         let outcomes = plan_import(&import.keys, holdings(&mut lease, import).await?);
         let (new, entry) = import.planned(&outcomes);

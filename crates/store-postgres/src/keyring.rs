@@ -113,13 +113,12 @@ impl KeyringChecks for PostgresStore {
             "WITH moved AS (
                  SELECT * FROM unnest($1::uuid[], $2::bytea[], $3::bytea[]) AS m(key_id, old, new)
              ), locked AS MATERIALIZED (
-                 SELECT k.key_id FROM api_keys AS k JOIN moved AS m USING (key_id)
+                 SELECT m.* FROM api_keys AS k JOIN moved AS m USING (key_id)
                   WHERE k.sealed = m.old
                   ORDER BY k.key_id FOR UPDATE OF k SKIP LOCKED
              )
              UPDATE api_keys AS k SET sealed = m.new
-               FROM moved AS m JOIN locked USING (key_id)
-              WHERE k.key_id = m.key_id AND k.sealed = m.old",
+               FROM locked AS m WHERE k.key_id = m.key_id AND k.sealed = m.old",
         )
         .bind(ids)
         .bind(bytes(|copy| copy.old.as_bytes()))

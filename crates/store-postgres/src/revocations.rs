@@ -67,15 +67,14 @@ pub(super) async fn write_revocations(
                                   $4::text[], $5::uuid[], $6::text[])
                  AS p(key_id, revision, revoke_time, revoked, reason, replaced_by, actor)
          ), locked AS MATERIALIZED (
-             SELECT k.key_id FROM api_keys AS k
+             SELECT planned.* FROM api_keys AS k
                JOIN planned USING (key_id, revision)
               ORDER BY k.key_id FOR UPDATE OF k SKIP LOCKED
          ), revoked AS (
              UPDATE api_keys AS k
                 SET revoke_time = p.revoke_time, revoked = p.revoked, revoke_reason = p.reason,
                     replaced_by = p.replaced_by, changed_by = p.actor
-               FROM planned AS p JOIN locked USING (key_id)
-              WHERE k.key_id = p.key_id
+               FROM locked AS p WHERE k.key_id = p.key_id
              RETURNING k.*
          ), successors AS (
              INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,

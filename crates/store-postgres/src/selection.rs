@@ -24,18 +24,36 @@ struct Statements {
     state: &'static str,
 }
 
-/// The statements about the keys that fulfil `$selected`. `$changes` has their latest change.
+/// The condition that `$column` is `$1`, and that the key comes after `$after`.
+macro_rules! in_order {
+    ($column:literal, $after:literal) => {
+        concat!(
+            "(",
+            $column,
+            ", key_id) > ($1, ",
+            $after,
+            ") AND ",
+            $column,
+            " <= $1"
+        )
+    };
+}
+
+/// The statements about the keys whose `$column` is `$1`. `$changes` has their latest change.
+///
+/// The range and the order are those of the index of `$column`. With an equality, the planner may expect the
+/// next key soon and look for it among all keys, in the order of their ids.
 macro_rules! statements {
-    ($selected:literal, $changes:literal) => {
+    ($column:literal, $changes:literal) => {
         Statements {
             step: concat!(
                 "WITH clock AS MATERIALIZED (SELECT store_time() AS now),
                       live AS MATERIALIZED (
                           SELECT key_id FROM api_keys AS k
                            WHERE ",
-                $selected,
-                "            AND key_id > $2 AND NOT revoked
-                           ORDER BY key_id LIMIT $7 FOR UPDATE OF k SKIP LOCKED),
+                in_order!($column, "$2"),
+                "            AND NOT revoked
+                           ORDER BY ", $column, ", key_id LIMIT $7 FOR UPDATE OF k SKIP LOCKED),
                       revoked AS (
                           UPDATE api_keys AS k
                              SET revoke_time = least(k.revoke_time, clock.now), revoked = true,
@@ -54,9 +72,9 @@ macro_rules! statements {
             state: concat!(
                 "WITH live AS MATERIALIZED (
                      SELECT key_id FROM api_keys WHERE ",
-                $selected,
+                in_order!($column, "'00000000-0000-0000-0000-000000000000'"),
                 "       AND NOT revoked
-                      ORDER BY key_id LIMIT 1),
+                      ORDER BY ", $column, ", key_id LIMIT 1),
                       latest AS (
                      SELECT key_id, revision, mark FROM ",
                 $changes,
@@ -69,9 +87,9 @@ macro_rules! statements {
     };
 }
 
-static OF_ACCOUNT: Statements = statements!("account_id = $1", "api_keys WHERE account_id = $1");
+static OF_ACCOUNT: Statements = statements!("account_id", "api_keys WHERE account_id = $1");
 // The rows of an import that are revoked have no index. The head of the log is no earlier.
-static OF_BATCH: Statements = statements!("import_batch = $1", "key_changes WHERE $1 IS NOT NULL");
+static OF_BATCH: Statements = statements!("import_batch", "key_changes WHERE $1 IS NOT NULL");
 
 /// A statement about a selection, whose name is bound.
 fn named(selection: &Selection, which: fn(&Statements) -> &'static str) -> Statement {

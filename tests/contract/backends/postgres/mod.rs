@@ -7,7 +7,7 @@ mod drops;
 mod keyring;
 mod locks;
 mod members;
-mod outbox;
+mod plans;
 mod pooler;
 mod refusals;
 mod rights;
