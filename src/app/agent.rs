@@ -10,7 +10,6 @@ use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
 use keyward_client::{Client, Error, ErrorKind, Secret, VerifyRequest};
 use keyward_crypto::private_file::{self, PrivateFileError};
 use keyward_ops::settings::values::secret_file;
-use keyward_ops::traces::Sampling;
 use keyward_ops::{AgentMetrics, LogFormat, NearCacheCounts, OtherCrates, Tasks, http};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -49,10 +48,9 @@ const EXHAUSTED: &str = "NEAR_CACHES_EXHAUSTED";
 pub fn serve_agent(settings: &AgentSettings) -> Result<(), StartError> {
     system::forbid_core_dumps().map_err(StartError::new)?;
     system::allow_open_files();
-    let filter = std::env::var("RUST_LOG").ok();
     let others = OtherCrates::WarningsOnly;
-    let _telemetry = keyward_ops::init(settings.log_format, filter.as_deref(), others, None)
-        .map_err(StartError::new)?;
+    let _telemetry =
+        keyward_ops::init(&settings.telemetry, "keyward-agent", others).map_err(StartError::new)?;
     let mut runtime = match settings.workers {
         0 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
@@ -72,7 +70,7 @@ async fn run(settings: &AgentSettings) -> Result<(), StartError> {
         running = Running::start(settings) => running?,
         () = signals.stop() => return Ok(()),
     };
-    report(&running.ready_line(settings.log_format));
+    report(&running.ready_line(settings.telemetry.log_format));
     tokio::select! {
         () = signals.stop() => {}
         ended = running.tasks.ended() => {
@@ -126,7 +124,7 @@ impl Running {
             limits: components::limits(settings.max_connections, settings.max_buffered_bytes),
             max_connection_age: None,
             long_calls: &long_calls,
-            sampling: Sampling::new(false, 0.0),
+            sampling: settings.telemetry.sampling(),
         };
         let proxies = settings.trusted_proxies.clone();
         let health = Health::follow(&near, settings.calls_if_not_fresh, &tasks).await;

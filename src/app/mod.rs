@@ -40,7 +40,6 @@ use keyward_core::fence::{Fence, MAX_TOMBSTONES, Settling};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
 use keyward_crypto::CurrentKeyring;
 use keyward_guard::LogLimit;
-use keyward_ops::traces::Sampling;
 use keyward_ops::{Ended, Metrics, MetricsExport, Tasks};
 use keyward_store::{Control, Store};
 use ports::{bind, listen};
@@ -286,10 +285,7 @@ impl App {
             limits: components::limits(settings.max_connections, settings.max_buffered_bytes),
             max_connection_age: settings.max_connection_age,
             long_calls: &long_calls,
-            sampling: Sampling::new(
-                settings.otlp_endpoint.is_some() && settings.otlp_signals.traces,
-                settings.trace_ratio,
-            ),
+            sampling: settings.telemetry.sampling(),
         };
         let server = grpc::server(
             api.clone(),

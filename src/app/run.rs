@@ -8,7 +8,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{App, Parts, StartError};
 use crate::config::Settings;
 use crate::system;
-use keyward_ops::{LogFormat, OtherCrates, Otlp};
+use keyward_ops::{LogFormat, OtherCrates};
 
 /// The signal of a write over the file-size limit. It is caught, so that the write fails as on a full
 /// disk and the process continues.
@@ -21,15 +21,8 @@ const CONTROL_THREADS: usize = 2;
 pub fn serve(settings: Settings) -> Result<(), StartError> {
     system::forbid_core_dumps().map_err(StartError::new)?;
     system::allow_open_files();
-    let filter = std::env::var("RUST_LOG").ok();
-    let (format, others) = (settings.log_format, OtherCrates::Filtered);
-    let otlp = settings.otlp_endpoint.as_ref().map(|url| Otlp {
-        endpoint: url.expose(),
-        signals: settings.otlp_signals,
-        service: "keyward",
-    });
-    let telemetry =
-        keyward_ops::init(format, filter.as_deref(), others, otlp).map_err(StartError::new)?;
+    let telemetry = keyward_ops::init(&settings.telemetry, "keyward", OtherCrates::Filtered);
+    let telemetry = telemetry.map_err(StartError::new)?;
     let parts = Parts {
         telemetry: telemetry.metrics(),
         ..Parts::system()
@@ -56,7 +49,7 @@ pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
     let mut signals = Signals::catch()?;
     let _over_limit = catch(SignalKind::from_raw(SIGXFSZ))?;
     let app = App::start(settings, parts).await?;
-    report_ready(&app, settings.log_format);
+    report_ready(&app, settings.telemetry.log_format);
     tokio::select! {
         () = signals.stop() => {}
         ended = app.task_ended() => {

@@ -6,17 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyward_guard::TrustedProxies;
-use keyward_ops::LogFormat;
-use keyward_ops::settings::values::{
-    address, duration, log_format, number, optional, path, size, switch,
+use keyward_ops::settings::values::{address, duration, number, optional, path, size, switch};
+use keyward_ops::settings::{
+    Entry, Errors, HasTelemetry, Inputs, Schema, Setting, Takes, Telemetry,
 };
-use keyward_ops::settings::{Entry, Errors, Inputs, Schema, Setting, Takes};
 
 use super::Listen;
 use super::values::{MAX_WORKERS, listen, trusted_proxies};
 
-/// The prefix of the variables that every client of Keyward shares.
-const OF_CLIENTS: &str = "KEYWARD_";
 const CACHED: RangeInclusive<usize> = 1 << 20..=1 << 40;
 const BUFFERED: RangeInclusive<usize> = 16 << 20..=1 << 40;
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
@@ -24,7 +21,7 @@ const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::
 const OTHERS: u32 = 0o006;
 
 /// The settings in force of an agent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AgentSettings {
     /// The instances of Keyward.
     pub endpoints: Vec<String>,
@@ -58,8 +55,8 @@ pub struct AgentSettings {
     pub max_connections: usize,
     /// The maximum number of bytes that all connections together buffer.
     pub max_buffered_bytes: usize,
-    /// The format of the log.
-    pub log_format: LogFormat,
+    /// The log. An agent sends nothing to a collector.
+    pub telemetry: Telemetry,
 }
 
 type Row = Setting<AgentSettings>;
@@ -78,7 +75,7 @@ const TABLE: &[Setting<AgentSettings>] = &[
             }
         },
     )
-    .prefixed(OF_CLIENTS)
+    .of_clients()
     .confidential(),
     Row::new(
         "token_file",
@@ -91,22 +88,9 @@ const TABLE: &[Setting<AgentSettings>] = &[
             _ => path(text).map(|path| s.token_file = path),
         },
     )
-    .prefixed(OF_CLIENTS),
-    Row::new(
-        "ca_file",
-        Takes::Value("FILE"),
-        "none",
-        "Certificates (PEM) of the authorities to trust for Keyward, instead of the system's",
-        |s, text| optional(text, path).map(|path| s.ca_file = path),
-    )
-    .prefixed(OF_CLIENTS),
-    Row::new(
-        "insecure",
-        Takes::Switch,
-        "false",
-        "Allow http:// to other hosts: keys and tokens cross the network in the clear",
-        |s, text| switch(text).map(|on| s.insecure = on),
-    ),
+    .of_clients(),
+    Row::ca_file(|s, text| optional(text, path).map(|path| s.ca_file = path)),
+    Row::insecure_client(|s, text| switch(text).map(|on| s.insecure = on)),
     Row::new(
         "listen",
         Takes::Value("ADDRESS"),
@@ -202,42 +186,23 @@ const TABLE: &[Setting<AgentSettings>] = &[
         "Maximum size of unfinished requests and unread responses of all connections: 16MiB to 1TiB",
         |s, text| size(text, BUFFERED, "16MiB to 1TiB").map(|size| s.max_buffered_bytes = size),
     ),
-    Row::new(
-        "log_format",
-        Takes::Value("FORMAT"),
-        "text",
-        "Format of the log on stderr: `text` or `json`; RUST_LOG filters the log",
-        |s, text| log_format(text).map(|format| s.log_format = format),
-    ),
+    Row::log_format(),
 ];
+
+impl HasTelemetry for AgentSettings {
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    fn telemetry_mut(&mut self) -> &mut Telemetry {
+        &mut self.telemetry
+    }
+}
 
 impl Schema for AgentSettings {
     const PREFIX: &'static str = "KEYWARD_AGENT_";
     const FILE: &'static str = "keyward-agent.toml";
-    const FOREIGN: &'static [&'static str] = &[];
     const TABLE: &'static [Setting<Self>] = TABLE;
-
-    fn blank() -> Self {
-        Self {
-            endpoints: Vec::new(),
-            token_file: PathBuf::new(),
-            ca_file: None,
-            insecure: false,
-            listen: Listen::Unix(PathBuf::new()),
-            http_listen: None,
-            local_token_file: None,
-            socket_mode: 0o600,
-            trusted_proxies: TrustedProxies::default(),
-            side_listen: None,
-            max_cached_bytes: 0,
-            calls_if_not_fresh: true,
-            timeout: Duration::ZERO,
-            workers: 0,
-            max_connections: 0,
-            max_buffered_bytes: 0,
-            log_format: LogFormat::Text,
-        }
-    }
 
     fn check(&mut self, entries: &[Entry], errors: &mut Vec<String>) {
         if !errors.is_empty() || self.local_token_file.is_some() {

@@ -5,7 +5,6 @@ mod keys;
 mod names;
 mod postgres;
 mod redis;
-mod schema;
 mod table;
 mod values;
 mod webhooks;
@@ -21,10 +20,9 @@ use keyward_guard::TrustedProxies;
 use crate::cache::l2::Address;
 use crate::webhooks::Endpoint;
 use keyward_core::key::{ForeignFormat, Prefix};
-use keyward_ops::settings;
 pub use keyward_ops::settings::values::Url;
+use keyward_ops::settings::{self, HasTelemetry, Schema, Setting, Telemetry};
 pub use keyward_ops::settings::{Entry, Errors, Inputs, Source};
-use keyward_ops::{LogFormat, Signals};
 
 pub use agent::{AgentSettings, agent_markdown, load_agent};
 pub use postgres::PostgresUrls;
@@ -34,7 +32,7 @@ pub use table::TABLE;
 pub type Effective = settings::Effective<Settings>;
 
 /// The settings in force.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Where the gRPC service listens.
     pub listen: Listen,
@@ -110,14 +108,8 @@ pub struct Settings {
     pub max_connection_age: Option<Duration>,
     /// How long an instance keeps serving after SIGTERM, while its health is NOT_SERVING.
     pub drain_delay: Duration,
-    /// The format of the log.
-    pub log_format: LogFormat,
-    /// The OpenTelemetry collector.
-    pub otlp_endpoint: Option<Url>,
-    /// What the collector receives.
-    pub otlp_signals: Signals,
-    /// The part of the calls that are traced, from 0 to 1.
-    pub trace_ratio: f64,
+    /// The log, and what a collector receives.
+    pub telemetry: Telemetry,
 }
 
 impl Settings {
@@ -146,6 +138,12 @@ impl Listen {
     }
 }
 
+impl Default for Listen {
+    fn default() -> Self {
+        Self::Unix(PathBuf::new())
+    }
+}
+
 impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -162,6 +160,47 @@ pub enum Store {
     Sqlite(PathBuf),
     /// The shared store: one Postgres database on these hosts.
     Postgres(PostgresUrls),
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self::Sqlite(PathBuf::new())
+    }
+}
+
+impl HasTelemetry for Settings {
+    fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    fn telemetry_mut(&mut self) -> &mut Telemetry {
+        &mut self.telemetry
+    }
+}
+
+impl Schema for Settings {
+    const PREFIX: &'static str = "KEYWARD_";
+    const FILE: &'static str = "keyward.toml";
+    const FOREIGN: &'static [&'static str] = &[
+        "KEYWARD_ENDPOINT",
+        "KEYWARD_TOKEN_FILE",
+        "KEYWARD_CA_FILE",
+        "KEYWARD_CLIENT_CERTIFICATE",
+        "KEYWARD_CLIENT_KEY",
+        "KEYWARD_AGENT_*",
+        "KEYWARD_BOT_*",
+    ];
+    const TABLE: &'static [Setting<Self>] = TABLE;
+
+    fn check(&mut self, entries: &[Entry], errors: &mut Vec<String>) {
+        // A wrong value has left a blank one, which says nothing about the combination.
+        if errors.is_empty() {
+            let refused = combinations(self);
+            errors.extend(refused.filter_map(|(name, reason)| {
+                Entry::find(entries, name).map(|entry| entry.refused(&reason))
+            }));
+        }
+    }
 }
 
 /// Loads the settings from `inputs`. Reads only the settings file.

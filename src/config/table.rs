@@ -11,9 +11,8 @@ use super::values::{
 };
 use super::webhooks::{expiry_notice, shown_webhooks, webhook_timeout, webhooks};
 use super::{Settings, Store, redis};
-use keyward_ops::Signals;
 use keyward_ops::settings::values::{
-    Url, address, duration, log_format, number, optional, path, shown, size, switch,
+    address, duration, number, optional, path, shown, size, switch,
 };
 use keyward_ops::settings::{Setting, Takes};
 
@@ -370,38 +369,11 @@ pub const TABLE: &[Setting<Settings>] = &[
             duration(text, range, "0s to 10m").map(|delay| s.drain_delay = delay)
         },
     ),
-    Row::new(
-        "log_format",
-        Takes::Value("FORMAT"),
-        "text",
-        "Format of the log on stderr: `text` or `json`; RUST_LOG filters the log",
-        |s, text| log_format(text).map(|format| s.log_format = format),
-    ),
-    Row::new(
-        "otlp_endpoint",
-        Takes::Value("URL"),
-        "none",
-        "OpenTelemetry collector (OTLP over gRPC) that receives `otlp_signals`, such as \
-         http://127.0.0.1:4317; `none` switches it off",
-        |s, text| optional(text, Url::new).map(|url| s.otlp_endpoint = url),
-    )
-    .shown(|s| shown(s.otlp_endpoint.as_ref()))
-    .confidential(),
-    Row::new(
-        "otlp_signals",
-        Takes::Value("SIGNALS"),
-        "traces",
-        "What `otlp_endpoint` receives, separated by commas: `traces`, `metrics` (every 30 seconds), `logs` (what \
-         this program logs on stderr)",
-        |s, text| Signals::parse(text).map(|signals| s.otlp_signals = signals),
-    )
-    .shown(|s| s.otlp_signals.to_string()),
-    Row::new(
-        "trace_ratio",
-        Takes::Value("RATIO"),
-        "0.01",
+    Row::log_format(),
+    Row::otlp_endpoint(),
+    Row::otlp_signals(),
+    Row::trace_ratio(
         "Part of the calls whose spans are sent to the collector: 0 to 1. A call with a `traceparent` \
          is traced if its caller traces it",
-        |s, text| number(text, 0.0..=1.0).map(|ratio| s.trace_ratio = ratio),
     ),
 ];

@@ -77,7 +77,7 @@ fn defaults_are_those_of_the_table() {
     assert_eq!(settings.max_staleness, Duration::from_secs(15));
     assert_eq!(settings.key_prefixes, [Prefix::new("kw").unwrap()]);
     assert!(!settings.insecure && !settings.forbid_recoverable);
-    assert!(settings.workers >= 1 && settings.otlp_endpoint.is_none());
+    assert!(settings.workers >= 1 && settings.telemetry.otlp_endpoint.is_none());
     assert_eq!(settings.redis, None);
     assert!(
         effective
@@ -294,6 +294,7 @@ fn otlp_password_is_not_shown() {
     assert!(
         effective
             .settings
+            .telemetry
             .otlp_endpoint
             .unwrap()
             .expose()

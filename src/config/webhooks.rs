@@ -67,12 +67,7 @@ const TABLE: &[Setting<Values>] = &[
 impl Schema for Values {
     const PREFIX: &'static str = "";
     const FILE: &'static str = "";
-    const FOREIGN: &'static [&'static str] = &[];
     const TABLE: &'static [Setting<Self>] = TABLE;
-
-    fn blank() -> Self {
-        Self::default()
-    }
 
     fn check(&mut self, _: &[Entry], _: &mut Vec<String>) {}
 }

@@ -80,7 +80,7 @@ pub async fn run(settings: Settings, telemetry: Option<MetricsExport>) -> Result
         }
         stopping.cancel();
     });
-    let format = settings.log_format;
+    let format = settings.telemetry.log_format;
     serve(settings, telemetry, stop, |ready| {
         print_ready(format, &ready)
     })
@@ -110,8 +110,7 @@ pub async fn serve(
     ready: impl Fn(Ready),
 ) -> Result<(), StartError> {
     let metrics = Arc::default();
-    let is_tracing = settings.otlp_endpoint.is_some() && settings.otlp_signals.traces;
-    let sampling = Sampling::new(is_tracing, settings.trace_ratio);
+    let sampling = settings.telemetry.sampling();
     let (mut bots, mut webhooks) = (Vec::new(), Vec::new());
     for (handler, settings) in build(&settings, &metrics)?.into_iter().zip(&settings.bots) {
         let webhook = match &settings.webhook {

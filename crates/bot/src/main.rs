@@ -9,8 +9,8 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use keyward_bot::settings::{Inputs, Values};
 use keyward_bot::{app, health, settings};
+use keyward_ops::OtherCrates;
 use keyward_ops::settings::{Schema as _, flags, flags_of, given_flags};
-use keyward_ops::{OtherCrates, Otlp};
 
 /// It returns the memory of a crowd to the system once the crowd has gone.
 #[global_allocator]
@@ -59,15 +59,9 @@ fn inputs(matches: &ArgMatches) -> Inputs {
 }
 
 fn run(settings: settings::Settings) -> ExitCode {
-    let filter = std::env::var("RUST_LOG").ok();
     // The URLs of the Bot API contain the token, and other crates log URLs.
     let others = OtherCrates::WarningsOnly;
-    let otlp = settings.otlp_endpoint.as_ref().map(|url| Otlp {
-        endpoint: url.expose(),
-        signals: settings.otlp_signals,
-        service: "keyward-bot",
-    });
-    let telemetry = match keyward_ops::init(settings.log_format, filter.as_deref(), others, otlp) {
+    let telemetry = match keyward_ops::init(&settings.telemetry, "keyward-bot", others) {
         Ok(telemetry) => telemetry,
         Err(error) => return failed(USAGE, &error.to_string()),
     };

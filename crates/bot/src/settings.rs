@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use keyward_client::Secret;
 use keyward_ops::settings as engine;
+use keyward_ops::settings::Telemetry;
 use keyward_ops::settings::values::{Url, secret_file};
 pub use keyward_ops::settings::{Errors, Inputs};
-use keyward_ops::{LogFormat, Signals};
 
 use crate::account::{Template, is_account_id};
 use crate::host::HostSettings;
@@ -48,14 +48,8 @@ pub struct Settings {
     pub revokes_per_hour: u32,
     /// How many updates of one user a bot answers in a minute.
     pub updates_per_minute: u32,
-    /// The format of the log.
-    pub log_format: LogFormat,
-    /// The OpenTelemetry collector.
-    pub otlp_endpoint: Option<Url>,
-    /// What the collector receives.
-    pub otlp_signals: Signals,
-    /// The part of the updates that are traced, from 0 to 1.
-    pub trace_ratio: f64,
+    /// The log, and what a collector receives.
+    pub telemetry: Telemetry,
 }
 
 /// The settings of one bot.

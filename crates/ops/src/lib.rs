@@ -27,8 +27,9 @@ pub use metrics::{
     TlsMetrics, Two, UseMetrics, WebhookMetrics, WebhooksMetrics, code_name,
 };
 
-pub use otlp::{MetricsExport, Otlp, Signals};
+pub use otlp::{MetricsExport, Signals};
 pub use page::Page;
+use settings::Telemetry;
 pub use tasks::{Ended, Tasks};
 
 /// The target of the log's events that show how a change reaches all instances.
@@ -94,27 +95,32 @@ impl Guard {
     }
 }
 
-/// Starts the log on stderr, filtered by `filter` (the text of `RUST_LOG`; `info` by default). Sends
-/// telemetry to the collector of `otlp`. An unreachable collector costs no time, and two log lines for each
-/// outage and signal; what cannot be sent is dropped.
+/// Starts the log on stderr, filtered by `RUST_LOG` (`info` by default), and sends telemetry of the program
+/// `service` to the collector. An unreachable collector costs no time, and two log lines for each outage and
+/// signal; what cannot be sent is dropped.
 ///
 /// # Errors
 ///
 /// An invalid filter or endpoint; a second call in one process.
 pub fn init(
-    format: LogFormat,
-    filter: Option<&str>,
+    settings: &Telemetry,
+    service: &'static str,
     others: OtherCrates,
-    otlp: Option<Otlp<'_>>,
 ) -> Result<Guard, InitError> {
+    let filter = std::env::var("RUST_LOG").ok();
+    let filter = filter.as_deref();
     let log = fmt::layer().with_writer(std::io::stderr);
-    let log = match format {
+    let log = match settings.log_format {
         LogFormat::Text => log
             .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
             .boxed(),
         LogFormat::Json => log.json().boxed(),
     };
-    let exporter = otlp.as_ref().map(otlp::Exporter::start).transpose()?;
+    let exporter = settings.otlp_endpoint.as_ref().map(|url| {
+        let signals = settings.otlp_signals;
+        otlp::Exporter::start(url.expose(), signals, service)
+    });
+    let exporter = exporter.transpose()?;
     let tracer = exporter.as_ref().and_then(otlp::Exporter::tracer);
     let spans = tracer.map(|tracer| {
         tracing_opentelemetry::layer()

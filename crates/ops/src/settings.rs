@@ -3,27 +3,27 @@
 //! defaults. Each setting remembers its source, and all errors are reported at once.
 
 mod flags;
+mod shared;
 mod source;
 pub mod values;
 
 use std::fmt::Write as _;
 
 pub use flags::{flags, flags_of, given_flags};
+pub use shared::{HasTelemetry, Telemetry};
 pub use source::{Inputs, Source, tables};
 
-/// A struct of settings, with the table that fills it.
-pub trait Schema: Sized + 'static {
+/// A struct of settings, with the table that fills it. `load` starts with its `Default`, which holds blank
+/// values: the defaults of the settings are in the table.
+pub trait Schema: Default + 'static {
     /// The prefix of the environment variables, for example `KEYWARD_`.
     const PREFIX: &'static str;
     /// The file that is read if it exists and the operator names no other file.
     const FILE: &'static str;
     /// Variables with the prefix that other programs use. A final `*` matches any text.
-    const FOREIGN: &'static [&'static str];
+    const FOREIGN: &'static [&'static str] = &[];
     /// All settings. A setting can depend only on settings above it.
     const TABLE: &'static [Setting<Self>];
-
-    /// The value that `load` fills in, setting by setting.
-    fn blank() -> Self;
 
     /// Adds the errors that concern several settings to those of single settings in `errors`.
     fn check(&mut self, entries: &[Entry], errors: &mut Vec<String>);
@@ -42,7 +42,7 @@ pub struct Setting<S: 'static> {
     derive: Option<fn(&S) -> String>,
     set: fn(&mut S, &str) -> Result<(), String>,
     show: Option<fn(&S) -> String>,
-    prefix: Option<&'static str>,
+    is_of_clients: bool,
     tables: &'static [&'static str],
     is_confidential: bool,
     is_variable_only: bool,
@@ -79,7 +79,7 @@ impl<S: Schema> Setting<S> {
             derive: None,
             set,
             show: None,
-            prefix: None,
+            is_of_clients: false,
             tables: &[],
             is_confidential: false,
             is_variable_only: false,
@@ -120,10 +120,10 @@ impl<S: Schema> Setting<S> {
         }
     }
 
-    /// The variable has this prefix instead of the prefix of the schema.
-    pub const fn prefixed(self, prefix: &'static str) -> Self {
+    /// Every client of Keyward has this setting: the variable is the same for all of them.
+    pub const fn of_clients(self) -> Self {
         Self {
-            prefix: Some(prefix),
+            is_of_clients: true,
             ..self
         }
     }
@@ -143,7 +143,10 @@ impl<S: Schema> Setting<S> {
 
     /// The name of the environment variable.
     pub fn variable(&self) -> String {
-        let prefix = self.prefix.unwrap_or(S::PREFIX);
+        let prefix = match self.is_of_clients {
+            true => "KEYWARD_",
+            false => S::PREFIX,
+        };
         format!("{prefix}{}", self.name.to_uppercase())
     }
 
@@ -230,7 +233,7 @@ fn read<S: Schema>(
     is_wanted: impl Fn(&Setting<S>) -> bool,
 ) -> (Effective<S>, Vec<String>) {
     let (mut given, mut errors) = source::gather::<S>(inputs);
-    let (mut settings, mut entries) = (S::blank(), Vec::with_capacity(S::TABLE.len()));
+    let (mut settings, mut entries) = (S::default(), Vec::with_capacity(S::TABLE.len()));
     for setting in S::TABLE.iter().filter(|setting| is_wanted(setting)) {
         let (text, source) = given.remove(setting.name).unwrap_or_else(|| {
             let derived = setting.derive.map(|derive| derive(&settings));

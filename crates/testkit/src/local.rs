@@ -9,8 +9,6 @@ use keyward::app::{App, Parts};
 use keyward::config::{Inputs, Listen, Settings, Store, load};
 use keyward_core::key::Prefix;
 use keyward_crypto::{ImportSecret, keyring_files};
-use keyward_guard::TrustedProxies;
-use keyward_ops::{LogFormat, Signals};
 use keyward_store::Intercepted;
 
 use super::{Client, Faults, ManualClock};
@@ -33,44 +31,22 @@ pub fn settings_in(directory: &Path) -> Settings {
     Settings {
         listen: Listen::Tcp(any),
         rest_listen: Some(any),
-        rest_cors_origins: Vec::new(),
-        trusted_proxies: TrustedProxies::default(),
         http_listen: Some(any),
-        http_hosts: Vec::new(),
-        tls_cert: None,
-        tls_key: None,
-        tls_client_ca: None,
         data_dir: directory.to_path_buf(),
-        store_password_file: None,
-        redis_password_file: None,
         store: Store::Sqlite(directory.join("keyward.db")),
-        redis: None,
         max_staleness: Duration::from_secs(2),
         near_max_staleness: Duration::from_millis(1_900),
         max_near_caches: 1_000,
-        failover_loses_nothing: false,
         key_prefixes: vec![Prefix::new("kw").expect("kw is a prefix")],
-        foreign_formats: Vec::new(),
-        forbid_recoverable: false,
-        max_key_age: None,
-        max_reveals_per_minute: None,
         use_interval: Duration::from_secs(60),
-        audit_retention: None,
-        webhooks: Vec::new(),
         webhook_timeout: Duration::from_secs(2),
         expiry_notice: Duration::from_secs(7 * 24 * 3_600),
-        insecure: false,
         keyring: directory.join("keyring"),
         workers: 2,
         max_connections: 1_000,
         max_buffered_bytes: 64 << 20,
         max_cached_bytes: 16 << 20,
-        max_connection_age: None,
-        drain_delay: Duration::ZERO,
-        log_format: LogFormat::Text,
-        otlp_endpoint: None,
-        otlp_signals: Signals::default(),
-        trace_ratio: 0.01,
+        ..Settings::default()
     }
 }
 

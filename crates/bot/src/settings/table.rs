@@ -6,11 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use keyward_client::Secret;
-use keyward_ops::Signals;
-use keyward_ops::settings::values::{
-    Url, address, duration, log_format, number, optional, path, shown, switch,
-};
-use keyward_ops::settings::{Entry, Schema, Setting, Takes, tables};
+use keyward_ops::settings::values::{Url, address, duration, number, optional, path, switch};
+use keyward_ops::settings::{Entry, HasTelemetry, Schema, Setting, Takes, Telemetry, tables};
 
 use super::{BotSettings, Settings, Slot, bot, is_account_id};
 use crate::account::Template;
@@ -18,8 +15,6 @@ use crate::account::Template;
 const HIDE_AFTER: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
 const LIMIT: RangeInclusive<u32> = 1..=100_000;
-/// The prefix of the variables that every client of Keyward shares.
-const OF_CLIENTS: &str = "KEYWARD_";
 
 /// What the table reads: the settings, and the values that `check` turns into settings.
 #[derive(Clone, Debug, Default)]
@@ -61,13 +56,7 @@ pub const TABLE: &[Setting<Values>] = &[
         "File that contains the bot's token",
         |v, text| optional(text, path).map(|path| v.telegram_token_file = path),
     ),
-    Row::new(
-        "insecure",
-        Takes::Switch,
-        "false",
-        "Allow http:// to other hosts: keys and tokens cross the network in the clear",
-        |v, text| switch(text).map(|on| v.settings.insecure = on),
-    ),
+    Row::insecure_client(|v, text| switch(text).map(|on| v.settings.insecure = on)),
     Row::new(
         "telegram_api_url",
         Takes::Value("URL"),
@@ -90,7 +79,7 @@ pub const TABLE: &[Setting<Values>] = &[
                 .map(|urls| v.settings.endpoints = urls)
         },
     )
-    .prefixed(OF_CLIENTS)
+    .of_clients()
     .confidential(),
     Row::new(
         "client_certificate",
@@ -99,7 +88,7 @@ pub const TABLE: &[Setting<Values>] = &[
         "The bot's client certificate (PEM), instead of a token; read again when it changes",
         |v, text| optional(text, path).map(|path| v.settings.client_certificate = path),
     )
-    .prefixed(OF_CLIENTS),
+    .of_clients(),
     Row::new(
         "client_key",
         Takes::Value("FILE"),
@@ -112,7 +101,7 @@ pub const TABLE: &[Setting<Values>] = &[
             is_pair.then_some(()).ok_or_else(reason)
         },
     )
-    .prefixed(OF_CLIENTS),
+    .of_clients(),
     Row::new(
         "token_file",
         Takes::Value("FILE"),
@@ -125,15 +114,8 @@ pub const TABLE: &[Setting<Values>] = &[
             _ => path(text).map(|path| v.settings.token_file = Some(path)),
         },
     )
-    .prefixed(OF_CLIENTS),
-    Row::new(
-        "ca_file",
-        Takes::Value("FILE"),
-        "none",
-        "Certificates (PEM) of the authorities to trust for Keyward, instead of the system's",
-        |v, text| optional(text, path).map(|path| v.settings.ca_file = path),
-    )
-    .prefixed(OF_CLIENTS),
+    .of_clients(),
+    Row::ca_file(|v, text| optional(text, path).map(|path| v.settings.ca_file = path)),
     Row::new(
         "http_listen",
         Takes::Value("ADDRESS"),
@@ -281,38 +263,11 @@ pub const TABLE: &[Setting<Values>] = &[
         "File with the secret that Telegram sends with each update: 16 to 256 of A-Z a-z 0-9 _ -",
         |v, text| optional(text, path).map(|path| v.webhook_secret_file = path),
     ),
-    Row::new(
-        "log_format",
-        Takes::Value("FORMAT"),
-        "text",
-        "Format of the log on stderr: `text` or `json`; RUST_LOG filters the log",
-        |v, text| log_format(text).map(|format| v.settings.log_format = format),
-    ),
-    Row::new(
-        "otlp_endpoint",
-        Takes::Value("URL"),
-        "none",
-        "OpenTelemetry collector (OTLP over gRPC) that receives `otlp_signals`, such as \
-         http://127.0.0.1:4317; `none` switches it off",
-        |v, text| optional(text, Url::new).map(|url| v.settings.otlp_endpoint = url),
-    )
-    .shown(|v| shown(v.settings.otlp_endpoint.as_ref()))
-    .confidential(),
-    Row::new(
-        "otlp_signals",
-        Takes::Value("SIGNALS"),
-        "traces",
-        "What `otlp_endpoint` receives, separated by commas: `traces`, `metrics` (every 30 seconds), `logs` (what \
-         this program logs on stderr)",
-        |v, text| Signals::parse(text).map(|signals| v.settings.otlp_signals = signals),
-    )
-    .shown(|v| v.settings.otlp_signals.to_string()),
-    Row::new(
-        "trace_ratio",
-        Takes::Value("RATIO"),
-        "0.01",
+    Row::log_format(),
+    Row::otlp_endpoint(),
+    Row::otlp_signals(),
+    Row::trace_ratio(
         "Part of the updates whose spans are sent to the collector: 0 to 1; their calls to Keyward are traced, too",
-        |v, text| number(text, 0.0..=1.0).map(|ratio| v.settings.trace_ratio = ratio),
     ),
     // The last one: each bot starts with the settings above.
     Row::new(
@@ -339,15 +294,20 @@ fn is_of_a_bot(name: &str) -> bool {
     OF_A_BOT.split_whitespace().any(|known| known == name)
 }
 
+impl HasTelemetry for Values {
+    fn telemetry(&self) -> &Telemetry {
+        &self.settings.telemetry
+    }
+
+    fn telemetry_mut(&mut self) -> &mut Telemetry {
+        &mut self.settings.telemetry
+    }
+}
+
 impl Schema for Values {
     const PREFIX: &'static str = "KEYWARD_BOT_";
     const FILE: &'static str = "keyward-bot.toml";
-    const FOREIGN: &'static [&'static str] = &[];
     const TABLE: &'static [Setting<Self>] = TABLE;
-
-    fn blank() -> Self {
-        Self::default()
-    }
 
     fn check(&mut self, _: &[Entry], errors: &mut Vec<String>) {
         let tables = (1..).zip(std::mem::take(&mut self.bots));

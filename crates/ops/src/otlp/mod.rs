@@ -76,17 +76,6 @@ impl std::fmt::Display for Signals {
     }
 }
 
-/// Where and what a program sends.
-#[derive(Clone, Copy, Debug)]
-pub struct Otlp<'a> {
-    /// The URL of the collector.
-    pub endpoint: &'a str,
-    /// What is sent.
-    pub signals: Signals,
-    /// The name of the program.
-    pub service: &'static str,
-}
-
 /// Collects spans, log records and metrics, and sends them in batches. A full queue drops what is new.
 #[derive(Debug)]
 pub(super) struct Exporter {
@@ -99,7 +88,11 @@ pub(super) struct Exporter {
 
 impl Exporter {
     /// Does not connect: the collector can start later, and can stop.
-    pub(super) fn start(otlp: &Otlp<'_>) -> Result<Self, InitError> {
+    pub(super) fn start(
+        endpoint: &str,
+        signals: Signals,
+        service: &'static str,
+    ) -> Result<Self, InitError> {
         // The gRPC channel needs a tokio runtime, and the SDK's batching threads have none. The runtimes
         // of the service can have a single thread, which must not wait for a collector.
         let runtime = Builder::new_multi_thread()
@@ -108,9 +101,9 @@ impl Exporter {
             .enable_all()
             .build()
             .map_err(|error| InitError::Exporter(error.to_string()))?;
-        let collector = Collector::new(otlp.endpoint, &runtime)?;
+        let collector = Collector::new(endpoint, &runtime)?;
         let resource = Resource::builder()
-            .with_service_name(otlp.service)
+            .with_service_name(service)
             .with_attribute(KeyValue::new("service.version", VERSION))
             // Otherwise the metrics of two instances would be one series.
             .with_attribute(KeyValue::new("service.instance.id", instance_id()))
@@ -119,7 +112,7 @@ impl Exporter {
             traces,
             metrics,
             logs,
-        } = otlp.signals;
+        } = signals;
         let spans = traces.then(|| {
             let exporter = Batches::new(collector.sender("spans"));
             let builder = SdkTracerProvider::builder().with_batch_exporter(exporter);
@@ -270,12 +263,7 @@ mod tests {
     };
 
     fn exporter(endpoint: &str) -> Exporter {
-        Exporter::start(&Otlp {
-            endpoint,
-            signals: ALL,
-            service: "keyward",
-        })
-        .unwrap()
+        Exporter::start(endpoint, ALL, "keyward").unwrap()
     }
 
     #[test]

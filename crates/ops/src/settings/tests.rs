@@ -34,10 +34,6 @@ impl Schema for Example {
         .variable_only(),
     ];
 
-    fn blank() -> Self {
-        Self::default()
-    }
-
     fn check(&mut self, _: &[Entry], _: &mut Vec<String>) {}
 }
 
