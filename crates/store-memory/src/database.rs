@@ -14,7 +14,7 @@ use keyward_core::key::{
 use keyward_crypto::{Digest, Sealed};
 use keyward_store::audit::TrimState;
 use keyward_store::keyring::InstanceKeys;
-use keyward_store::{AuditEvent, AuditSeal, KnownKey, Result, StoreError, StoredKey};
+use keyward_store::{AuditEvent, AuditSeal, KnownKey, Result, StoreError, StoredKey, Updated};
 
 /// The contents of a database. A clone is a copy for a standby or a backup.
 #[derive(Clone, Debug)]
@@ -102,6 +102,15 @@ impl KeyRow {
 
     pub(crate) fn last_change(&self) -> CommittedChange {
         last_change(self.record.id, self.record.revision, self.mark)
+    }
+
+    /// The answer about the key; `read_in` is the epoch of a call that changed nothing.
+    pub(crate) fn updated(&self, read_in: Option<Epoch>) -> Updated {
+        Updated {
+            record: self.record.clone(),
+            digest: self.digest,
+            committed: self.last_change().read_in(read_in),
+        }
     }
 }
 

@@ -15,10 +15,11 @@ use keyward_crypto::Digest;
 use keyward_store::plan::{
     PlannedRevocation, RevocationPlan, UpdatePlan, key_entry, plan_revocation, plan_update,
 };
+use keyward_store::selection::SelectionProgress;
 use keyward_store::{
     Actor, AuditAction, CommittedChange, Erasure, EventKind, Found, Import, Imported, Issued,
     KeyChanges, KeyPage, KeyTarget, Keys, ListKeys, NewKey, Result, Revocation, RevokeAnswer,
-    Revoked, Selection, StoredKey, Successor, UpdateAnswer, Updated,
+    Revoked, Selection, StoredKey, Successor, UpdateAnswer,
 };
 
 #[async_trait]
@@ -259,15 +260,7 @@ impl Transaction<'_> {
         let row = self.row(record.id)?;
         let successor = row.record.replaced_by.map(|id| self.row(id));
         let successor = successor.transpose()?.map(KeyRow::stored);
-        Ok(RevokeAnswer::Done(Box::new(Revoked {
-            keys: vec![row.record.clone()],
-            digests: vec![row.digest],
-            count: 1,
-            successor,
-            created,
-            revoke_time: row.record.revoke_time,
-            committed: row.last_change().read_in(read_in),
-        })))
+        Ok(Revoked::one(row.updated(read_in), successor, created))
     }
 
     fn write_revocation(
@@ -292,7 +285,7 @@ impl Transaction<'_> {
         });
         if let Some(successor) = planned.successor {
             // The successor inherits `disabled`: a replacement must not switch a key on again.
-            self.insert(new_key(record, successor), record.disabled);
+            self.insert(successor.key(record), record.disabled);
         }
         Ok(())
     }
@@ -333,21 +326,15 @@ impl Transaction<'_> {
             }
             Selection::Batch(_) => self.database.last_change(),
         };
-        let listed: Vec<&KeyRow> = live
-            .iter()
-            .take(Revoked::LISTED)
-            .filter_map(|record| self.database.keys.get(&record.id))
-            .collect();
-        RevokeAnswer::Done(Box::new(Revoked {
-            keys: listed.iter().map(|row| row.record.clone()).collect(),
-            digests: listed.iter().map(|row| row.digest).collect(),
-            count: u64::try_from(live.len()).unwrap_or(u64::MAX),
-            successor: None,
-            created: false,
-            revoke_time: listed.iter().filter_map(|row| row.record.revoke_time).max(),
-            // In another epoch the selection may have other keys.
-            committed: latest.read_in(Some(self.database.epoch)),
-        }))
+        let mut progress = SelectionProgress::default();
+        progress.add(&live.iter().map(|record| record.id).collect::<Vec<_>>());
+        let rows = progress.listed.iter();
+        let listed: Vec<&KeyRow> = rows.filter_map(|id| self.database.keys.get(id)).collect();
+        let keys = listed.iter().map(|row| row.record.clone()).collect();
+        let digests = listed.iter().map(|row| row.digest).collect();
+        // In another epoch the selection may have other keys.
+        let committed = latest.read_in(Some(self.database.epoch));
+        progress.done(keys, digests, committed)
     }
 
     fn end_graces(&mut self) -> u64 {
@@ -391,28 +378,7 @@ impl Transaction<'_> {
                 self.change_key(*record);
             }
         }
-        let row = self.row(id)?;
-        Ok(UpdateAnswer::Done(Box::new(Updated {
-            record: row.record.clone(),
-            digest: row.digest,
-            committed: row.last_change().read_in(read_in),
-        })))
-    }
-}
-
-/// The row of a successor.
-fn new_key(predecessor: &KeyRecord, successor: Successor) -> NewKey {
-    NewKey {
-        expiry: successor.expiry(predecessor),
-        id: successor.id,
-        digest: successor.digest,
-        generation: successor.generation,
-        hint: successor.hint,
-        sealed: successor.sealed,
-        account: predecessor.account.clone(),
-        name: predecessor.name.clone(),
-        scopes: predecessor.scopes.clone(),
-        metadata: predecessor.metadata.clone(),
-        networks: predecessor.networks.clone(),
+        let updated = self.row(id)?.updated(read_in);
+        Ok(UpdateAnswer::Done(Box::new(updated)))
     }
 }

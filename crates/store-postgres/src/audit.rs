@@ -9,10 +9,10 @@ use super::failure::Failure;
 use super::pool::{Lease, Statement};
 use super::{PostgresStore, rows};
 use keyward_core::key::KeyId;
-use keyward_store::audit::{AuditParameter, Link, TrimState};
+use keyward_store::audit::{AuditParameter, TrimState};
 use keyward_store::{
     Actor, Audit, AuditEntry, AuditEvent, AuditPage, AuditPart, AuditQuery, AuditSeal, Origin,
-    Result, Sealing, Trimming, raw,
+    Result, Sealing, Trimming,
 };
 
 /// The text of a statement that writes entries; the arguments name its six parameters and those of their
@@ -72,7 +72,7 @@ impl Audit for PostgresStore {
             };
         }
         let found = self.readers.fetch_all(statement).await?;
-        let read = |row| Ok((event(row)?, rows::column(row, "matches")?));
+        let read = |row| Ok((rows::read(row)?, rows::column(row, "matches")?));
         let found: Result<Vec<_>> = found.iter().map(read).collect();
         Ok(query.page(found?))
     }
@@ -94,7 +94,7 @@ impl Audit for PostgresStore {
             .bind(rows::interval(trimming.kept))
             .bind(Trimming::STEP);
         let first = self.readers.fetch_optional(first).await?;
-        let first = first.as_ref().map(seal).transpose()?;
+        let first = first.as_ref().map(rows::read).transpose()?;
         let Some((first, proof)) = trimming.proven(first) else {
             return Ok(0);
         };
@@ -127,7 +127,7 @@ impl PostgresStore {
         let now = rows::time(&locked, "now")?;
         let last = sqlx::query("SELECT * FROM audit_seals ORDER BY number DESC LIMIT 1");
         let last = lease.fetch_optional(last).await?;
-        let last = last.as_ref().map(seal).transpose()?;
+        let last = last.as_ref().map(rows::read).transpose()?;
         let unsealed = unsealed(Sealing::LIMIT);
         let mut events = events(&lease.fetch_all(unsealed).await?)?;
         if !sealing.is_due(last.as_ref(), now, events.len()) {
@@ -146,19 +146,13 @@ impl PostgresStore {
         lease.execute(sqlx::query(begin)).await?;
         let state = sqlx::query("SELECT first_seal, proof FROM audit_state");
         let state = lease.fetch_optional(state).await?;
-        let trimmed = match &state {
-            Some(row) => TrimState {
-                first_seal: rows::column(row, "first_seal")?,
-                proof: rows::column(row, "proof")?,
-            },
-            None => TrimState::default(),
-        };
+        let trimmed: Option<TrimState> = state.as_ref().map(rows::read).transpose()?;
         let seals =
             sqlx::query("SELECT * FROM audit_seals WHERE number >= $1 ORDER BY number LIMIT $2");
         let seals = seals.bind(known).bind(count(AuditPart::SEALS + 1));
         let seals = lease.fetch_all(seals).await?;
-        let seals = seals.iter().map(seal).collect::<Result<_>>()?;
-        let mut part = AuditPart::new(seals, known, limit, trimmed);
+        let seals = seals.iter().map(rows::read).collect::<Result<_>>()?;
+        let mut part = AuditPart::new(seals, known, limit, trimmed.unwrap_or_default());
         let (from, to, most) = part.places(known, limit);
         let chained = sqlx::query(AssertSqlSafe(format!(
             "SELECT {COLUMNS} FROM audit WHERE position > $1 AND position <= $2
@@ -211,52 +205,8 @@ fn write_seal(seal: &AuditSeal, events: &[AuditEvent]) -> Result<Statement> {
         .bind(seal.mac.clone()))
 }
 
-/// The seal in a row of `audit_seals`.
-fn seal(row: &PgRow) -> Result<AuditSeal> {
-    Ok(AuditSeal {
-        number: rows::column(row, "number")?,
-        time: rows::time(row, "time")?,
-        last_position: rows::column(row, "last_position")?,
-        last_event: rows::column(row, "last_event")?,
-        is_complete: rows::column(row, "complete")?,
-        key: raw::number(rows::column(row, "key_version")?)?,
-        previous: rows::column(row, "previous")?,
-        mac: rows::column(row, "mac")?,
-    })
-}
-
 fn events(found: &[PgRow]) -> Result<Vec<AuditEvent>> {
-    found.iter().map(event).collect()
-}
-
-/// The event in a row of `COLUMNS`.
-fn event(row: &PgRow) -> Result<AuditEvent> {
-    let bytes = |id: Option<Uuid>| id.map(|id| id.into_bytes().to_vec());
-    let position: Option<i64> = rows::column(row, "position")?;
-    let link = |position| -> Result<Link> {
-        Ok(Link {
-            position,
-            salt: rows::column(row, "salt")?,
-            personal: rows::column(row, "personal")?,
-            mac: rows::column(row, "mac")?,
-        })
-    };
-    Ok(AuditEvent {
-        id: rows::column(row, "id")?,
-        time: rows::time(row, "time")?,
-        actor_id: bytes(rows::column(row, "actor_id")?),
-        actor: rows::column(row, "actor")?,
-        action: rows::column(row, "action")?,
-        subject: bytes(rows::column(row, "subject_id")?),
-        detail: rows::column(row, "detail")?,
-        account: rows::column(row, "account_id")?,
-        origin: Origin {
-            peer: rows::column(row, "peer")?,
-            client: rows::column(row, "client")?,
-            request: rows::column(row, "request_id")?,
-        },
-        link: position.map(link).transpose()?,
-    })
+    found.iter().map(rows::read).collect()
 }
 
 /// Writes audit rows within the transaction of the changes that they record.

@@ -87,7 +87,7 @@ async fn holdings(
             id: rows::id(&row, "key_id")?,
             same_batch: rows::column(&row, "same_batch")?,
         };
-        held.add_key(rows::digest(&row)?, key);
+        held.add_key(rows::read(&row)?, key);
     }
     Ok(held)
 }
@@ -145,8 +145,5 @@ fn insert(import: &Import, new: &[&ImportedKey]) -> Result<Statement> {
 async fn head(lease: &mut Lease<'_>) -> std::result::Result<CommittedChange, Failure> {
     let head = "SELECT key_id, revision, mark FROM key_changes ORDER BY revision DESC LIMIT 1";
     let head = lease.fetch_one(sqlx::query(head)).await?;
-    Ok(match rows::column::<Option<Uuid>>(&head, "key_id")? {
-        Some(_) => rows::last_change(&head, "key_id")?,
-        None => CommittedChange::NOTHING,
-    })
+    Ok(rows::last_change(&head, "key_id")?)
 }

@@ -7,7 +7,7 @@ use sqlx::postgres::PgRow;
 use super::audit::audit;
 use super::failure::Failure;
 use super::pool::Lease;
-use super::rows::{self, key_columns};
+use super::rows::{self, Columns, key_columns};
 use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore};
 use keyward_core::key::KeyId;
 use keyward_crypto::{CheckValue, KeyKind, KeyName};
@@ -15,7 +15,7 @@ use keyward_store::keyring::{InstanceKeys, Needs, answer_to_retirement, unchange
 use keyward_store::plan::keyring_entry;
 use keyward_store::{
     Activation, Actor, AuditAction, KeyringChecks, KeyringUse, KnownKey, KnownState, Result,
-    Retirement, SealMove, StoredKey, raw,
+    Retirement, SealMove, StoredKey,
 };
 
 #[async_trait]
@@ -24,7 +24,7 @@ impl KeyringChecks for PostgresStore {
         let all =
             sqlx::query("SELECT kind, number, check_value, state, active FROM keyring_checks");
         let found = self.readers.fetch_all(all).await?;
-        found.iter().map(known_key).collect()
+        found.iter().map(rows::read).collect()
     }
 
     async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
@@ -70,14 +70,7 @@ impl KeyringChecks for PostgresStore {
             ..KeyringUse::default()
         };
         for row in &counted {
-            let number = raw::number(rows::column(row, "number")?)?;
-            let count = rows::revision(row, "count")?;
-            match rows::column(row, "what")? {
-                "keys" => found.add(KeyKind::Generation, number, |needs| needs.keys = count),
-                "tokens" => found.add(KeyKind::Generation, number, |needs| needs.tokens = count),
-                "seals" => found.add(KeyKind::Audit, number, |needs| needs.seals = count),
-                _ => found.add(KeyKind::Seal, number, |needs| needs.copies = count),
-            }
+            found.add_row(&Columns(row))?;
         }
         Ok(found)
     }
@@ -100,7 +93,7 @@ impl KeyringChecks for PostgresStore {
         .bind(after.map(rows::uuid))
         .bind(i64::from(limit));
         let found = self.readers.fetch_all(statement).await?;
-        found.iter().map(rows::stored_key).collect()
+        found.iter().map(rows::read).collect()
     }
 
     async fn move_seals(&self, moves: Vec<SealMove>) -> Result<u64> {
@@ -230,13 +223,6 @@ async fn lock_key(lease: &mut Lease<'_>, name: KeyName) -> std::result::Result<(
     lease.execute(lock).await.map(drop)
 }
 
-fn known_key(row: &PgRow) -> Result<KnownKey> {
-    let (kind, number) = (rows::column(row, "kind")?, rows::column(row, "number")?);
-    let (state, active) = (rows::column(row, "state")?, rows::column(row, "active")?);
-    let value = rows::column(row, "check_value")?;
-    Ok(raw::known_key(kind, number, value, state, active)?)
-}
-
 async fn state_of(
     lease: &mut Lease<'_>,
     name: KeyName,
@@ -247,7 +233,7 @@ async fn state_of(
     );
     let read = read.bind(name.kind.name()).bind(i64::from(name.number));
     let row = lease.fetch_optional(read).await?;
-    let known = row.map(|row| known_key(&row)).transpose()?;
+    let known: Option<KnownKey> = row.as_ref().map(rows::read).transpose()?;
     Ok(known.map(|key| key.state))
 }
 

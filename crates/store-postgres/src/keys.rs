@@ -2,7 +2,6 @@
 //! INSERT, so Issue does not wait for the log's counter.
 
 use async_trait::async_trait;
-use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 
 use super::audit::audit;
@@ -61,7 +60,7 @@ impl Keys for PostgresStore {
 
     async fn find_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>> {
         let statement = lookup!(key_columns!("t."), "api_keys");
-        self.look_up(statement, digests, "key_id", rows::key).await
+        self.look_up(statement, digests, "key_id").await
     }
 
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
@@ -75,7 +74,7 @@ impl Keys for PostgresStore {
             .bind(rows::digests(digests)),
         };
         let found = self.readers.fetch_optional(statement).await?;
-        found.map(|row| rows::stored_key(&row)).transpose()
+        found.map(|row| rows::read(&row)).transpose()
     }
 
     async fn end_graces(&self) -> Result<u64> {
@@ -97,7 +96,7 @@ impl Keys for PostgresStore {
             " FROM api_keys WHERE replaced_by = $1 ORDER BY key_id DESC LIMIT 1"
         ));
         let found = self.readers.fetch_optional(statement.bind(rows::uuid(id)));
-        found.await?.map(|row| rows::key(&row)).transpose()
+        found.await?.map(|row| rows::read(&row)).transpose()
     }
 
     async fn erase_account(
@@ -171,11 +170,7 @@ impl PostgresStore {
             .connection()
             .epoch(rows::revision(&row, "incarnation")?);
         lease.done();
-        Ok(Some((
-            rows::stored_key(&row)?,
-            rows::time(&row, "now")?,
-            epoch,
-        )))
+        Ok(Some((rows::read(&row)?, rows::time(&row, "now")?, epoch)))
     }
 
     /// Creates a key and its audit entry in one statement; `None` if the slot is taken.
@@ -192,7 +187,7 @@ impl PostgresStore {
             created => created?,
         };
         lease.done();
-        Ok(created.map(|row| rows::stored_key(&row)).transpose()?)
+        Ok(created.map(|row| rows::read(&row)).transpose()?)
     }
 
     /// Revokes the expired key in a slot and creates `new`; `None` if the slot has no expired key
@@ -208,7 +203,7 @@ impl PostgresStore {
             lease.rollback().await?;
             return Ok(None);
         };
-        let (record, now) = (rows::key(&row)?, rows::time(&row, "now")?);
+        let (record, now) = (rows::read(&row)?, rows::time(&row, "now")?);
         if state_at(&record, now) != KeyState::Expired {
             lease.rollback().await?;
             return Ok(None);
@@ -227,7 +222,7 @@ impl PostgresStore {
         let created = lease.fetch_one(insert).await?;
         lease.commit().await?;
         self.announce();
-        Ok(Some(rows::stored_key(&created)?))
+        Ok(Some(rows::read(&created)?))
     }
 
     async fn try_update(
@@ -245,7 +240,7 @@ impl PostgresStore {
                 None => Ok(UpdateAnswer::NotFound),
             };
         };
-        let (record, now) = (rows::key(&row)?, rows::time(&row, "now")?);
+        let (record, now) = (rows::read(&row)?, rows::time(&row, "now")?);
         let answer = match plan_update(&record, changes, now) {
             UpdatePlan::Update(changed) => {
                 // The audit entry comes first: the change locks the log's counter.
@@ -255,13 +250,13 @@ impl PostgresStore {
                 let row = lease.fetch_one(by_ids(&[id], Lock::None)).await?;
                 lease.commit().await?;
                 self.announce();
-                return Ok(UpdateAnswer::Done(Box::new(updated(&row)?)));
+                return Ok(UpdateAnswer::Done(Box::new(rows::read::<Updated>(&row)?)));
             }
             UpdatePlan::Revoked => UpdateAnswer::Revoked,
             UpdatePlan::Expired => UpdateAnswer::Expired,
             // The caller still waits until every instance has applied the row's last change.
             UpdatePlan::Unchanged => {
-                let mut unchanged = updated(&row)?;
+                let mut unchanged = rows::read::<Updated>(&row)?;
                 let read_in = Some(epoch(&mut lease).await?);
                 unchanged.committed = unchanged.committed.read_in(read_in);
                 UpdateAnswer::Done(Box::new(unchanged))
@@ -270,15 +265,6 @@ impl PostgresStore {
         lease.rollback().await?;
         Ok(answer)
     }
-}
-
-/// The answer about a key with this row.
-fn updated(row: &PgRow) -> Result<Updated> {
-    Ok(Updated {
-        record: rows::key(row)?,
-        digest: rows::digest(row)?,
-        committed: rows::last_change(row, "key_id")?,
-    })
 }
 
 /// Whether a query locks the rows that it reads. It then skips rows that others have locked.

@@ -66,7 +66,7 @@ impl PostgresStore {
             .bind(named)
             .bind(i64::from(query.limit));
         let found = self.readers.fetch_all(page).await?;
-        let keys = found.iter().map(rows::key).collect::<Result<_>>()?;
+        let keys = found.iter().map(rows::read).collect::<Result<_>>()?;
         Ok(KeyPage::new(keys, query.limit, bound))
     }
 

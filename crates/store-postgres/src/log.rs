@@ -11,7 +11,7 @@ use super::connection::Connection;
 use super::failure::Failure;
 use super::pool::{Lease, Statement};
 use super::{PostgresStore, rows};
-use keyward_core::fence::{Change, Epoch, MAX_ROWS, Page, START_BEHIND, Start};
+use keyward_core::fence::{Epoch, MAX_ROWS, Page, START_BEHIND, Start};
 use keyward_store::{Log, Result, raw};
 
 /// How long a log row is kept.
@@ -122,7 +122,7 @@ pub(super) fn read_page(found: &[PgRow], connection: &Connection) -> Result<Page
     let mut changes = Vec::with_capacity(found.len());
     for row in found {
         if rows::column::<Option<i64>>(row, "revision")?.is_some() {
-            changes.push(change(row)?);
+            changes.push(rows::read(row)?);
         }
     }
     let mark_at_applied: Option<&[u8]> = rows::column(first, "mark_at_applied")?;
@@ -134,13 +134,5 @@ pub(super) fn read_page(found: &[PgRow], connection: &Connection) -> Result<Page
         mark_at_applied: mark_at_applied.map(raw::mark).transpose()?,
         database_time: rows::time(first, "now")?,
         rows: changes,
-    })
-}
-
-fn change(row: &PgRow) -> Result<Change> {
-    Ok(Change {
-        revision: rows::revision(row, "revision")?,
-        mark: rows::mark(row, "mark")?,
-        id: rows::id(row, "key_id")?,
     })
 }

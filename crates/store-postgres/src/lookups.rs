@@ -9,6 +9,7 @@ use super::pool::Statement;
 use super::rows;
 use keyward_core::fence::Stamp;
 use keyward_crypto::Digest;
+use keyward_store::rows::FromRow;
 use keyward_store::{Found, Result};
 
 /// A statement that reads the record and the head of the log for each digest.
@@ -35,12 +36,11 @@ pub(super) use lookup;
 
 impl PostgresStore {
     /// The records in the order of `digests`. I2: one statement is one snapshot, which has one head.
-    pub(super) async fn look_up<R>(
+    pub(super) async fn look_up<R: FromRow>(
         &self,
         statement: &'static str,
         digests: &[Digest],
         id: &str,
-        record: impl Fn(&PgRow) -> Result<R>,
     ) -> Result<Vec<Found<R>>> {
         let bytes: Vec<[u8; 32]> = digests.iter().map(|digest| *digest.as_bytes()).collect();
         let statement = || sqlx::query(statement).bind(bytes.clone());
@@ -51,7 +51,7 @@ impl PostgresStore {
         };
         let found = found.iter().map(|row| {
             let is_known = rows::column::<Option<uuid::Uuid>>(row, id)?.is_some();
-            let record = is_known.then(|| record(row)).transpose()?;
+            let record = is_known.then(|| rows::read(row)).transpose()?;
             Ok(Found { record, stamp })
         });
         found.collect()

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
-use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
+use super::PostgresStore;
 use super::failure::Failure;
 use super::pool::{Lease, Statement};
-use super::{PostgresStore, rows};
+use super::rows::{self, Columns};
+use keyward_store::rows::Row as _;
 use keyward_store::webhooks::{Dialect, EXPIRING_LOOKED_AT, EXPIRING_STEP, KEPT, REVIVE, status};
 use keyward_store::{
-    Attempt, ClaimedEvent, EventKind, ExpiryPlace, ExpiryStep, Outbox, Replay, Replayed, Result,
-    Webhook, WebhookStatus,
+    Attempt, AttemptOutcome, ClaimedEvent, ExpiryPlace, ExpiryStep, Outbox, Replay, Replayed,
+    Result, Webhook, WebhookStatus,
 };
 
 const DIALECT: Dialect = Dialect {
@@ -90,7 +91,7 @@ impl Outbox for PostgresStore {
         let claim = claim.bind(rows::interval(lease));
         let claimed = transaction.fetch_all(claim).await?;
         transaction.commit().await?;
-        claimed.iter().map(event).collect()
+        claimed.iter().map(rows::read).collect()
     }
 
     async fn note_attempts(&self, attempts: &[Attempt]) -> Result<()> {
@@ -122,17 +123,7 @@ impl Outbox for PostgresStore {
             .readers
             .fetch_all(sqlx::query(AssertSqlSafe(status())))
             .await?;
-        let read = |row| {
-            let names: Vec<String> = rows::column(row, "events")?;
-            Ok(WebhookStatus {
-                webhook: Webhook::stored(rows::column(row, "name")?, &names)?,
-                waiting: rows::revision(row, "waiting")?,
-                oldest: rows::optional_time(row, "oldest")?,
-                dead: rows::revision(row, "dead")?,
-                is_gone: rows::column(row, "gone")?,
-            })
-        };
-        found.iter().map(read).collect()
+        found.iter().map(rows::read).collect()
     }
 
     async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>> {
@@ -163,7 +154,7 @@ impl Outbox for PostgresStore {
         let noted = self.noters.fetch_all(note).await;
         let noted = noted.map_err(Failure::of_a_commit)?;
         let row = rows::first(&noted)?;
-        let last = match rows::optional_time(row, "expire_time")? {
+        let last = match Columns(row).optional_time("expire_time")? {
             Some(time) => Some((time, rows::id(row, "key_id")?)),
             None => None,
         };
@@ -180,14 +171,7 @@ impl Outbox for PostgresStore {
         }
         let old = sqlx::query(AssertSqlSafe(DIALECT.waits_too_long())).bind(rows::interval(KEPT));
         let old = self.readers.fetch_all(old).await?;
-        let given_up = |row| {
-            let column = |name| rows::column(row, name);
-            Ok(Attempt::given_up(
-                column("id")?,
-                column("claims")?,
-                column("failures")?,
-            ))
-        };
+        let given_up = |row| Ok(rows::read::<ClaimedEvent>(row)?.ended(AttemptOutcome::Dead));
         let given_up = old.iter().map(given_up).collect::<Result<Vec<_>>>()?;
         if !given_up.is_empty() {
             self.note_attempts(&given_up).await?;
@@ -209,17 +193,4 @@ impl PostgresStore {
 /// A statement with its first parameter.
 fn about(text: String, first: &str) -> Statement {
     sqlx::query(AssertSqlSafe(text)).bind(first.to_owned())
-}
-
-fn event(row: &PgRow) -> Result<ClaimedEvent> {
-    Ok(ClaimedEvent {
-        id: rows::column(row, "id")?,
-        message: rows::column::<Uuid>(row, "message_id")?.into_bytes(),
-        key: rows::id(row, "key_id")?,
-        kind: EventKind::stored(rows::column(row, "type")?)?,
-        time: rows::time(row, "time")?,
-        at: rows::optional_time(row, "at")?,
-        claims: rows::column(row, "claims")?,
-        failures: rows::column(row, "failures")?,
-    })
 }

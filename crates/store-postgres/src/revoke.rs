@@ -20,10 +20,11 @@ use super::revocations::{Write, write_revocations};
 use super::rows::{self, key_columns};
 use keyward_core::fence::Epoch;
 use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
+use keyward_crypto::Digest;
 use keyward_ops::{TIMELINE, Tasks};
 use keyward_store::plan::{PlannedRevocation, RevocationPlan, plan_revocation};
 use keyward_store::{
-    Actor, KeyTarget, Result, RevokeAnswer, Revoked, StoreError, StoredKey, Successor,
+    Actor, KeyTarget, Result, RevokeAnswer, Revoked, StoreError, StoredKey, Successor, Updated,
 };
 
 /// The most revocations in one statement.
@@ -313,13 +314,13 @@ fn plan(request: &Request, seen: &[PgRow], taken: &mut HashSet<KeyId>) -> Plan {
             let id = rows::id(row, "key_id")?;
             let is_target = match &request.target {
                 KeyTarget::Id(named) => id == *named,
-                KeyTarget::Digests(digests) => digests.contains(&rows::digest(row)?),
+                KeyTarget::Digests(digests) => digests.contains(&rows::read::<Digest>(row)?),
             };
             if is_target && target.is_none_or(|(lowest, _)| id < lowest) {
                 target = Some((id, row));
             }
         }
-        let read = |(_, row)| Ok((rows::key(row)?, rows::time(row, "now")?));
+        let read = |(_, row)| Ok((rows::read(row)?, rows::time(row, "now")?));
         target.map(read).transpose()
     };
     let (record, now): (KeyRecord, Timestamp) = match read() {
@@ -390,23 +391,18 @@ fn answer(
         StoreError::OutcomeUnknown(gone.to_owned())
     };
     let row = find(seen.id)?.ok_or_else(gone)?;
-    let record = rows::key(row)?;
+    let mut revoked: Updated = rows::read(row)?;
+    let record = &revoked.record;
     // The row was read after the commit. A change that was lost since then must not be answered.
     let at_least = seen.revision + u64::from(planned.is_some());
     if record.revision < at_least || record.revoke_time.is_none() {
         return Err(gone());
     }
     let successor: Option<StoredKey> = match record.replaced_by {
-        Some(id) => find(id)?.map(rows::stored_key).transpose()?,
+        Some(id) => find(id)?.map(rows::read).transpose()?,
         None => None,
     };
-    Ok(RevokeAnswer::Done(Box::new(Revoked {
-        revoke_time: record.revoke_time,
-        keys: vec![record],
-        digests: vec![rows::digest(row)?],
-        count: 1,
-        successor,
-        created: planned.is_some_and(|planned| planned.successor.is_some()),
-        committed: rows::last_change(row, "key_id")?.read_in(read_in),
-    })))
+    revoked.committed = revoked.committed.read_in(read_in);
+    let created = planned.is_some_and(|planned| planned.successor.is_some());
+    Ok(Revoked::one(revoked, successor, created))
 }

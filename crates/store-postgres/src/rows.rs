@@ -1,9 +1,9 @@
-//! Converts rows to records and back. The checks are in `keyward_store::raw`.
+//! Columns of rows, and parameters of statements. The records are made in `keyward_store::rows`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use sqlx::Row;
+use serde::de::DeserializeOwned;
+use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::PgInterval;
 use sqlx::types::Json;
@@ -12,11 +12,10 @@ use uuid::Uuid;
 
 use super::failure::Failure;
 use keyward_core::fence::{Mark, RegistrationId};
-use keyward_core::key::{KeyId, KeyRecord, Timestamp, TokenRecord};
-use keyward_crypto::{Digest, Sealed};
-use keyward_store::Expiry;
-use keyward_store::raw::{self, RawKey, RawToken};
-use keyward_store::{CommittedChange, Result, StoreError, StoredKey};
+use keyward_core::key::{KeyId, Timestamp};
+use keyward_crypto::Digest;
+use keyward_store::rows::{Column, FromRow, Row};
+use keyward_store::{CommittedChange, Expiry, Result, StoreError, raw};
 
 /// Columns as the text of a query; `$t` is a prefix such as `t.`.
 macro_rules! columns {
@@ -71,7 +70,7 @@ where
 
 /// A column with a revision, or with another number that is never negative.
 pub(super) fn revision(row: &PgRow, name: &str) -> Result<u64> {
-    Ok(raw::revision(column(row, name)?)?)
+    Columns(row).revision(name)
 }
 
 /// An id as a parameter of a statement.
@@ -86,7 +85,7 @@ pub(super) fn registration(id: RegistrationId) -> Uuid {
 
 /// A column with the id of a key or of a token.
 pub(super) fn id(row: &PgRow, name: &str) -> Result<KeyId> {
-    Ok(KeyId::from_bytes(column::<Uuid>(row, name)?.into_bytes()))
+    Columns(row).id(name)
 }
 
 /// A column with the mark of a log row.
@@ -118,62 +117,9 @@ pub(super) fn interval(duration: Duration) -> PgInterval {
     }
 }
 
-fn timestamp(time: OffsetDateTime) -> Result<Timestamp> {
-    i64::try_from(time.unix_timestamp_nanos() / 1_000)
-        .map(Timestamp::from_micros)
-        .map_err(damaged)
-}
-
 /// A column with a time.
 pub(super) fn time(row: &PgRow, name: &str) -> Result<Timestamp> {
-    timestamp(column(row, name)?)
-}
-
-/// A column with a time, or without one.
-pub(super) fn optional_time(row: &PgRow, name: &str) -> Result<Option<Timestamp>> {
-    column::<Option<OffsetDateTime>>(row, name)?
-        .map(timestamp)
-        .transpose()
-}
-
-/// The record in a row of `key_columns`.
-pub(super) fn key(row: &PgRow) -> Result<KeyRecord> {
-    let Json(scopes): Json<Vec<String>> = column(row, "scopes")?;
-    let Json(metadata): Json<BTreeMap<String, String>> = column(row, "metadata")?;
-    let Json(networks): Json<Vec<String>> = column(row, "allowed_cidrs")?;
-    let replaced_by: Option<Uuid> = column(row, "replaced_by")?;
-    let raw = RawKey {
-        id: column::<Uuid>(row, "key_id")?.into_bytes().to_vec(),
-        account: column(row, "account_id")?,
-        name: column(row, "name")?,
-        hint: column(row, "hint")?,
-        scopes,
-        metadata,
-        networks,
-        recoverable: column(row, "recoverable")?,
-        disabled: column(row, "disabled")?,
-        create_time: time(row, "create_time")?,
-        expire_time: optional_time(row, "expire_time")?,
-        revoke_time: optional_time(row, "revoke_time")?,
-        revoked: column(row, "revoked")?,
-        revoke_reason: column(row, "revoke_reason")?,
-        replaced_by: replaced_by.map(|id| id.into_bytes().to_vec()),
-        revision: column(row, "revision")?,
-    };
-    Ok(raw.check()?)
-}
-
-/// The record in a row of `key_columns` and the column `sealed`.
-pub(super) fn stored_key(row: &PgRow) -> Result<StoredKey> {
-    Ok(StoredKey {
-        record: key(row)?,
-        sealed: column::<Option<Vec<u8>>>(row, "sealed")?.map(Sealed::from_bytes),
-    })
-}
-
-/// The column `digest`.
-pub(super) fn digest(row: &PgRow) -> Result<Digest> {
-    Ok(raw::digest(column(row, "digest")?)?)
+    Columns(row).time(name)
 }
 
 /// Digests as a parameter.
@@ -182,24 +128,46 @@ pub(super) fn digests(digests: &[Digest]) -> Vec<Vec<u8>> {
     bytes.collect()
 }
 
-/// The record in a row of `token_columns`.
-pub(super) fn token(row: &PgRow) -> Result<TokenRecord> {
-    let raw = RawToken {
-        id: column::<Uuid>(row, "token_id")?.into_bytes().to_vec(),
-        name: column(row, "name")?,
-        roles: column(row, "roles")?,
-        san: column(row, "san")?,
-        create_time: time(row, "create_time")?,
-        expire_time: optional_time(row, "expire_time")?,
-        revoke_time: optional_time(row, "revoke_time")?,
-        revoked: column(row, "revoked")?,
-        revision: column(row, "revision")?,
-    };
-    Ok(raw.check()?)
+/// What the row holds.
+pub(super) fn read<T: FromRow>(row: &PgRow) -> Result<T> {
+    T::from_row(&Columns(row))
 }
 
-/// The last change of a row whose id is in the column `id_column`.
-pub(super) fn last_change(row: &PgRow, id_column: &str) -> Result<CommittedChange> {
-    let revision = revision(row, "revision")?;
-    raw::last_change(id(row, id_column)?, revision, column(row, "mark")?)
+/// The last change of a row whose id is in the column `id`.
+pub(super) fn last_change(row: &PgRow, id: &str) -> Result<CommittedChange> {
+    Columns(row).last_change(id)
+}
+
+/// The columns of a row.
+pub(super) struct Columns<'r>(pub(super) &'r PgRow);
+
+impl<'r, T> Column<T> for Columns<'r>
+where
+    T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+{
+    fn column(&self, name: &str) -> Result<T> {
+        column(self.0, name)
+    }
+}
+
+impl Row for Columns<'_> {
+    fn id_bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let id: Option<Uuid> = column(self.0, name)?;
+        Ok(id.map(|id| id.into_bytes().to_vec()))
+    }
+
+    fn optional_time(&self, name: &str) -> Result<Option<Timestamp>> {
+        let time: Option<OffsetDateTime> = column(self.0, name)?;
+        let micros = |time: OffsetDateTime| i64::try_from(time.unix_timestamp_nanos() / 1_000);
+        let micros = time.map(micros).transpose().map_err(damaged)?;
+        Ok(micros.map(Timestamp::from_micros))
+    }
+
+    fn json<T: DeserializeOwned + 'static>(&self, name: &str) -> Result<T> {
+        column(self.0, name).map(|Json(value)| value)
+    }
+
+    fn texts(&self, name: &str) -> Result<Vec<String>> {
+        column(self.0, name)
+    }
 }

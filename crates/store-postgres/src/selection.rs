@@ -205,9 +205,12 @@ impl PostgresStore {
     /// The current records of the listed keys, and their digests.
     async fn read_listed(&self, ids: &[KeyId]) -> Result<(Vec<KeyRecord>, Vec<Digest>)> {
         let found = self.writers.fetch_all(by_ids(ids, Lock::None)).await?;
-        let mut keys = found.iter().map(rows::key).collect::<Result<Vec<_>>>()?;
+        let mut keys = found
+            .iter()
+            .map(rows::read)
+            .collect::<Result<Vec<KeyRecord>>>()?;
         keys.sort_unstable_by_key(|key| key.id);
-        let digests = found.iter().map(rows::digest).collect::<Result<_>>()?;
+        let digests = found.iter().map(rows::read).collect::<Result<_>>()?;
         Ok((keys, digests))
     }
 
@@ -225,10 +228,7 @@ impl PostgresStore {
         // In another epoch the selection may have other keys.
         let read_in = Some(epoch(&mut lease).await?);
         lease.rollback().await?;
-        let latest = match rows::column::<Option<Uuid>>(&row, "key_id")? {
-            Some(_) => rows::last_change(&row, "key_id")?,
-            None => CommittedChange::NOTHING,
-        };
+        let latest = rows::last_change(&row, "key_id")?;
         Ok((rows::column(&row, "live")?, latest.read_in(read_in)))
     }
 }

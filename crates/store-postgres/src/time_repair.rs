@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::graces::END_GRACES;
 use super::pool::Statement;
 use super::rows;
-use keyward_store::{ExpiringKey, ExpiringKeys, Result, TimeRepair, TimeSurvey};
+use keyward_store::{ExpiringKeys, Result, TimeRepair, TimeSurvey};
 
 /// Keys without revoke time that expire, with their number on each row. The argument is their condition.
 macro_rules! expiring {
@@ -118,17 +118,8 @@ impl PostgresOwner {
 }
 
 fn keys(found: &[PgRow]) -> Result<ExpiringKeys> {
-    let key = |row: &PgRow| {
-        Ok(ExpiringKey {
-            id: rows::id(row, "key_id")?,
-            account: rows::column(row, "account_id")?,
-            name: rows::column(row, "name")?,
-            create_time: rows::time(row, "create_time")?,
-            expire_time: rows::time(row, "expire_time")?,
-        })
-    };
     Ok(ExpiringKeys {
-        listed: found.iter().map(key).collect::<Result<_>>()?,
+        listed: found.iter().map(rows::read).collect::<Result<_>>()?,
         count: match found.first() {
             Some(row) => rows::revision(row, "count")?,
             None => 0,

@@ -48,7 +48,7 @@ impl Tokens for PostgresStore {
             lease.rollback().await?;
             return Ok(None);
         };
-        let record = rows::token(&row)?;
+        let record = rows::read(&row)?;
         audit(&mut lease, &[(token_created(&record), actor.clone())]).await?;
         lease.commit().await?;
         Ok(Some(record))
@@ -56,8 +56,7 @@ impl Tokens for PostgresStore {
 
     async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>> {
         let statement = lookup!(token_columns!("t."), "caller_tokens", known!("t."));
-        self.look_up(statement, digests, "token_id", rows::token)
-            .await
+        self.look_up(statement, digests, "token_id").await
     }
 
     async fn list_tokens(
@@ -79,7 +78,7 @@ impl Tokens for PostgresStore {
         .bind(include_revoked)
         .bind(i64::from(limit));
         let found = self.readers.fetch_all(statement).await?;
-        found.iter().map(rows::token).collect()
+        found.iter().map(rows::read).collect()
     }
 
     async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>> {
@@ -137,7 +136,7 @@ impl PostgresStore {
             lease.rollback().await?;
         }
         let Some(row) = row else { return Ok(None) };
-        let record = rows::token(&row)?;
+        let record: TokenRecord = rows::read(&row)?;
         // A later end is no revocation: another session has the row.
         if !record.revoked {
             return Err(Failure::locked(LockedRow::Token(rows::uuid(id))));

@@ -49,14 +49,6 @@ impl Usage for PostgresStore {
               WHERE key_id = ANY($1)",
         );
         let found = self.readers.fetch_all(statement.bind(ids)).await?;
-        let read = found.iter().map(|row| {
-            let usage = KeyUse {
-                last_use: rows::optional_time(row, "last_use")?,
-                refused: rows::revision(row, "refused_count")?,
-                last_refused: rows::optional_time(row, "last_refused")?,
-            };
-            Ok((rows::id(row, "key_id")?, usage))
-        });
-        read.collect()
+        found.iter().map(rows::read).collect()
     }
 }

@@ -5,11 +5,10 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
 
 use super::{SqliteStore, Statement, WriteTransaction, rows, store_error};
-use keyward_core::key::Timestamp;
-use keyward_store::audit::{AuditParameter, Link, TrimState};
+use keyward_store::audit::{AuditParameter, TrimState};
 use keyward_store::{
     Actor, Audit, AuditAction, AuditEntry, AuditEvent, AuditPage, AuditPart, AuditQuery, AuditSeal,
-    Origin, Result, Sealing, Trimming, raw,
+    Result, Sealing, Trimming,
 };
 
 /// The columns of an event.
@@ -36,7 +35,7 @@ impl Audit for SqliteStore {
             };
         }
         let found = statement.fetch_all(&self.readers).await;
-        let read = |row| Ok((event(row)?, rows::column(row, "matches")?));
+        let read = |row| Ok((rows::read(row)?, rows::column(row, "matches")?));
         let found: Result<Vec<_>> = found.map_err(store_error)?.iter().map(read).collect();
         Ok(query.page(found?))
     }
@@ -45,7 +44,7 @@ impl Audit for SqliteStore {
         let mut tx = self.write().await?;
         let last = sqlx::query("SELECT * FROM audit_seals ORDER BY number DESC LIMIT 1");
         let last = tx.fetch_optional(last).await?;
-        let last = last.as_ref().map(seal).transpose()?;
+        let last = last.as_ref().map(rows::read).transpose()?;
         let unsealed = unsealed(Sealing::LIMIT);
         let mut events = events(&tx.fetch_all(unsealed).await?)?;
         if !sealing.is_due(last.as_ref(), tx.now, events.len()) {
@@ -80,18 +79,12 @@ impl Audit for SqliteStore {
         };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let state = fetch(sqlx::query("SELECT first_seal, proof FROM audit_state")).await?;
-        let trimmed = match state.first() {
-            Some(row) => TrimState {
-                first_seal: rows::column(row, "first_seal")?,
-                proof: rows::column(row, "proof")?,
-            },
-            None => TrimState::default(),
-        };
+        let trimmed: Option<TrimState> = state.first().map(rows::read).transpose()?;
         let seals =
             sqlx::query("SELECT * FROM audit_seals WHERE number >= ? ORDER BY number LIMIT ?");
         let seals = fetch(seals.bind(known).bind(count(AuditPart::SEALS + 1))).await?;
-        let seals = seals.iter().map(seal).collect::<Result<_>>()?;
-        let mut part = AuditPart::new(seals, known, limit, trimmed);
+        let seals = seals.iter().map(rows::read).collect::<Result<_>>()?;
+        let mut part = AuditPart::new(seals, known, limit, trimmed.unwrap_or_default());
         let (from, to, most) = part.places(known, limit);
         let chained = sqlx::query(AssertSqlSafe(format!(
             "SELECT {COLUMNS} FROM audit WHERE position > ? AND position <= ? ORDER BY position LIMIT ?"
@@ -113,7 +106,7 @@ impl Audit for SqliteStore {
         .bind(tx.now.as_micros().saturating_sub(kept))
         .bind(Trimming::STEP);
         let first = tx.fetch_optional(first).await?;
-        let first = first.as_ref().map(seal).transpose()?;
+        let first = first.as_ref().map(rows::read).transpose()?;
         let Some((first, proof)) = trimming.proven(first) else {
             tx.rollback().await?;
             return Ok(0);
@@ -190,49 +183,6 @@ fn insert_seal(seal: &AuditSeal) -> Statement {
     .bind(seal.mac.clone())
 }
 
-/// The seal in a row of `audit_seals`.
-fn seal(row: &SqliteRow) -> Result<AuditSeal> {
-    Ok(AuditSeal {
-        number: rows::column(row, "number")?,
-        time: Timestamp::from_micros(rows::column(row, "time")?),
-        last_position: rows::column(row, "last_position")?,
-        last_event: rows::column(row, "last_event")?,
-        is_complete: rows::column(row, "complete")?,
-        key: raw::number(rows::column(row, "key_version")?)?,
-        previous: rows::column(row, "previous")?,
-        mac: rows::column(row, "mac")?,
-    })
-}
-
 fn events(found: &[SqliteRow]) -> Result<Vec<AuditEvent>> {
-    found.iter().map(event).collect()
-}
-
-/// The event in a row of `COLUMNS`.
-fn event(row: &SqliteRow) -> Result<AuditEvent> {
-    let position: Option<i64> = rows::column(row, "position")?;
-    let link = |position| -> Result<Link> {
-        Ok(Link {
-            position,
-            salt: rows::column(row, "salt")?,
-            personal: rows::column(row, "personal")?,
-            mac: rows::column(row, "mac")?,
-        })
-    };
-    Ok(AuditEvent {
-        id: rows::column(row, "id")?,
-        time: Timestamp::from_micros(rows::column(row, "time")?),
-        actor_id: rows::column(row, "actor_id")?,
-        actor: rows::column(row, "actor")?,
-        action: rows::column(row, "action")?,
-        subject: rows::column(row, "subject_id")?,
-        detail: rows::column(row, "detail")?,
-        account: rows::column(row, "account_id")?,
-        origin: Origin {
-            peer: rows::column(row, "peer")?,
-            client: rows::column(row, "client")?,
-            request: rows::column(row, "request_id")?,
-        },
-        link: position.map(link).transpose()?,
-    })
+    found.iter().map(rows::read).collect()
 }

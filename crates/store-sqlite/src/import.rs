@@ -3,11 +3,12 @@
 use sqlx::{QueryBuilder, Sqlite};
 
 use super::audit::audit;
-use super::rows;
+use super::rows::{self, Columns};
 use super::{SqliteStore, WriteTransaction, store_error};
 use keyward_core::key::{KeyId, Timestamp};
 use keyward_store::import::{HeldKey, Holdings, plan_import};
-use keyward_store::{Actor, CommittedChange, Import, Imported, ImportedKey, Result, raw};
+use keyward_store::rows::Row as _;
+use keyward_store::{Actor, CommittedChange, Import, Imported, ImportedKey, Result};
 
 impl SqliteStore {
     pub(super) async fn import_keys(&self, import: &Import, actor: &Actor) -> Result<Imported> {
@@ -51,10 +52,10 @@ async fn holdings(tx: &mut WriteTransaction, import: &Import) -> Result<Holdings
     .bind(import.batch.as_bytes().to_vec());
     for row in tx.fetch_all(known).await? {
         let key = HeldKey {
-            id: raw::id(rows::column(&row, "key_id")?)?,
+            id: Columns(&row).id("key_id")?,
             same_batch: rows::column(&row, "same_batch")?,
         };
-        held.add_key(rows::digest(&row)?, key);
+        held.add_key(rows::read(&row)?, key);
     }
     let slots = import.keys.iter();
     let slots: Vec<_> = slots
@@ -69,7 +70,7 @@ async fn holdings(tx: &mut WriteTransaction, import: &Import) -> Result<Holdings
     )
     .bind(rows::to_json(&slots)?);
     for row in tx.fetch_all(slots).await? {
-        let id = raw::id(rows::column(&row, "key_id")?)?;
+        let id = Columns(&row).id("key_id")?;
         held.add_slot(
             rows::column(&row, "account_id")?,
             rows::column(&row, "name")?,
@@ -125,8 +126,5 @@ async fn insert(tx: &mut WriteTransaction, import: &Import, new: &[&ImportedKey]
 async fn head(tx: &mut WriteTransaction) -> Result<CommittedChange> {
     let head = "SELECT key_id, revision, mark FROM key_changes ORDER BY revision DESC LIMIT 1";
     let head = tx.fetch_one(sqlx::query(head)).await?;
-    match rows::column::<Option<&[u8]>>(&head, "key_id")? {
-        Some(_) => rows::last_change(&head, "key_id"),
-        None => Ok(CommittedChange::NOTHING),
-    }
+    Columns(&head).last_change("key_id")
 }

@@ -1,15 +1,15 @@
 //! The keyring on SQLite. The one process that has the database open needs no list of instances.
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
 
 use super::audit::audit;
-use super::rows::{self, key_columns};
+use super::rows::{self, Columns, key_columns};
 use super::{SqliteStore, WriteTransaction, store_error};
 use keyward_core::key::KeyId;
 use keyward_crypto::{CheckValue, KeyKind, KeyName};
 use keyward_store::keyring::{Needs, answer_to_retirement, unchanged_by_activation};
 use keyward_store::plan::keyring_entry;
+use keyward_store::rows::Row as _;
 use keyward_store::{
     Activation, Actor, AuditAction, KeyringChecks, KeyringUse, KnownKey, KnownState, Result,
     Retirement, SealMove, StoredKey, raw,
@@ -20,8 +20,7 @@ impl KeyringChecks for SqliteStore {
     async fn known_keys(&self) -> Result<Vec<KnownKey>> {
         let all =
             sqlx::query("SELECT kind, number, check_value, state, active FROM keyring_checks");
-        let found = all.fetch_all(&self.readers).await.map_err(store_error)?;
-        found.iter().map(known_key).collect()
+        self.read_all(all).await
     }
 
     async fn add_check_values(&self, values: &[CheckValue]) -> Result<()> {
@@ -91,20 +90,16 @@ impl KeyringChecks for SqliteStore {
              UNION ALL
              SELECT 'tokens', generation, count(*) FROM caller_tokens
               WHERE revoked = 0 AND generation IS NOT NULL
-                AND (expire_time IS NULL OR expire_time > ?1) GROUP BY generation",
+                AND (expire_time IS NULL OR expire_time > ?1) GROUP BY generation
+             UNION ALL
+             SELECT 'seals', key_version, count(*) FROM audit_seals GROUP BY key_version",
         )
         .bind(self.now().as_micros())
         .fetch_all(&self.readers)
         .await
         .map_err(store_error)?;
         for row in &rows {
-            let number = raw::number(rows::column(row, "number")?)?;
-            let count = raw::revision(rows::column(row, "count")?)?;
-            let is_keys = rows::column::<&str>(row, "what")? == "keys";
-            found.add(KeyKind::Generation, number, |needs| match is_keys {
-                true => needs.keys = count,
-                false => needs.tokens = count,
-            });
+            found.add_row(&Columns(row))?;
         }
         let rows = sqlx::query(
             "SELECT substr(sealed, 1, 4) AS version, count(*) AS count FROM api_keys
@@ -115,19 +110,8 @@ impl KeyringChecks for SqliteStore {
         .map_err(store_error)?;
         for row in &rows {
             let number = raw::seal_version(rows::column(row, "version")?)?;
-            let count = raw::revision(rows::column(row, "count")?)?;
+            let count = Columns(row).revision("count")?;
             found.add(KeyKind::Seal, number, |needs| needs.copies = count);
-        }
-        let rows = sqlx::query(
-            "SELECT key_version, count(*) AS count FROM audit_seals GROUP BY key_version",
-        )
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error)?;
-        for row in &rows {
-            let number = raw::number(rows::column(row, "key_version")?)?;
-            let count = raw::revision(rows::column(row, "count")?)?;
-            found.add(KeyKind::Audit, number, |needs| needs.seals = count);
         }
         Ok(found)
     }
@@ -147,11 +131,8 @@ impl KeyringChecks for SqliteStore {
         ))
         .bind(seal.to_be_bytes().to_vec())
         .bind(after.map_or_else(Vec::new, rows::id))
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error)?;
-        found.iter().map(rows::stored_key).collect()
+        .bind(limit);
+        self.read_all(found).await
     }
 
     async fn move_seals(&self, moves: Vec<SealMove>) -> Result<u64> {
@@ -184,13 +165,6 @@ impl SqliteStore {
     }
 }
 
-fn known_key(row: &SqliteRow) -> Result<KnownKey> {
-    let (kind, number) = (rows::column(row, "kind")?, rows::column(row, "number")?);
-    let (state, active) = (rows::column(row, "state")?, rows::column(row, "active")?);
-    let value = rows::column(row, "check_value")?;
-    Ok(raw::known_key(kind, number, value, state, active)?)
-}
-
 async fn state_of(tx: &mut WriteTransaction, name: KeyName) -> Result<Option<KnownState>> {
     let read = sqlx::query(
         "SELECT kind, number, check_value, state, active FROM keyring_checks
@@ -199,10 +173,8 @@ async fn state_of(tx: &mut WriteTransaction, name: KeyName) -> Result<Option<Kno
     let row = tx
         .fetch_optional(read.bind(name.kind.name()).bind(name.number))
         .await?;
-    Ok(row
-        .map(|row| known_key(&row))
-        .transpose()?
-        .map(|key| key.state))
+    let known: Option<KnownKey> = row.as_ref().map(rows::read).transpose()?;
+    Ok(known.map(|key| key.state))
 }
 
 /// What needs a key. An expired key does not: its expiry is final.
@@ -214,13 +186,13 @@ async fn needs(tx: &mut WriteTransaction, name: KeyName) -> Result<Needs> {
               WHERE sealed IS NOT NULL AND substr(sealed, 1, 4) = ?",
         )
         .bind(name.number.to_be_bytes().to_vec());
-        needs.copies = raw::revision(rows::column(&tx.fetch_one(count).await?, "copies")?)?;
+        needs.copies = Columns(&tx.fetch_one(count).await?).revision("copies")?;
         return Ok(needs);
     }
     if name.kind == KeyKind::Audit {
         let count = sqlx::query("SELECT count(*) AS seals FROM audit_seals WHERE key_version = ?");
         let row = tx.fetch_one(count.bind(name.number)).await?;
-        needs.seals = raw::revision(rows::column(&row, "seals")?)?;
+        needs.seals = Columns(&row).revision("seals")?;
         return Ok(needs);
     }
     let now = tx.now.as_micros();
@@ -235,7 +207,7 @@ async fn needs(tx: &mut WriteTransaction, name: KeyName) -> Result<Needs> {
     .bind(name.number)
     .bind(now);
     let row = tx.fetch_one(count).await?;
-    needs.keys = raw::revision(rows::column(&row, "keys")?)?;
-    needs.tokens = raw::revision(rows::column(&row, "tokens")?)?;
+    needs.keys = Columns(&row).revision("keys")?;
+    needs.tokens = Columns(&row).revision("tokens")?;
     Ok(needs)
 }

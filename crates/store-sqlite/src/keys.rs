@@ -2,7 +2,6 @@
 //! the audit row; the triggers write the log.
 
 use async_trait::async_trait;
-use sqlx::sqlite::SqliteRow;
 
 use super::audit::audit;
 use super::lookups::{asked, joined, lookup};
@@ -24,7 +23,7 @@ impl Keys for SqliteStore {
     async fn issue(&self, new: NewKey, actor: &Actor) -> Result<Issued> {
         let mut tx = self.write().await?;
         if let Some(row) = tx.fetch_optional(slot_query(&new)).await? {
-            let key = rows::stored_key(&row)?;
+            let key: StoredKey = rows::read(&row)?;
             if state_at(&key.record, tx.now) != KeyState::Expired {
                 tx.rollback().await?;
                 return Ok(Issued {
@@ -67,7 +66,7 @@ impl Keys for SqliteStore {
                     tx.rollback().await?;
                     return Ok(RevokeAnswer::NotFound { read_in: None });
                 };
-                let record = rows::key(&row)?;
+                let record = rows::read(&row)?;
                 match plan_revocation(&record, successor, tx.now, grace, reason) {
                     RevocationPlan::Expired => {
                         tx.rollback().await?;
@@ -92,12 +91,12 @@ impl Keys for SqliteStore {
             tx.rollback().await?;
             return Ok(UpdateAnswer::NotFound);
         };
-        let answer = match plan_update(&rows::key(&row)?, changes, tx.now) {
+        let answer = match plan_update(&rows::read(&row)?, changes, tx.now) {
             UpdatePlan::Update(record) => return write_update(tx, &record, actor).await,
             UpdatePlan::Revoked => UpdateAnswer::Revoked,
             UpdatePlan::Expired => UpdateAnswer::Expired,
             // The caller still waits until every instance has applied the row's last change.
-            UpdatePlan::Unchanged => UpdateAnswer::Done(Box::new(updated(&row)?)),
+            UpdatePlan::Unchanged => UpdateAnswer::Done(Box::new(rows::read::<Updated>(&row)?)),
         };
         tx.rollback().await?;
         Ok(answer)
@@ -105,7 +104,7 @@ impl Keys for SqliteStore {
 
     async fn find_keys(&self, digests: &[Digest]) -> Result<Vec<Found<KeyRecord>>> {
         let statement = lookup!(key_columns!(), "api_keys");
-        self.look_up(statement, digests, "key_id", rows::key).await
+        self.look_up(statement, digests, "key_id").await
     }
 
     async fn get_key(&self, target: &KeyTarget) -> Result<Option<StoredKey>> {
@@ -113,7 +112,7 @@ impl Keys for SqliteStore {
             .fetch_optional(&self.readers)
             .await
             .map_err(store_error)?
-            .map(|row| rows::stored_key(&row))
+            .map(|row| rows::read(&row))
             .transpose()
     }
 
@@ -134,7 +133,7 @@ impl Keys for SqliteStore {
         ));
         let found = found.bind(rows::id(id)).fetch_optional(&self.readers);
         let found = found.await.map_err(store_error)?;
-        found.map(|row| rows::key(&row)).transpose()
+        found.map(|row| rows::read(&row)).transpose()
     }
 
     async fn erase_account(
@@ -205,19 +204,10 @@ fn slot_query(new: &NewKey) -> Statement {
     .bind(new.name.as_str().to_owned())
 }
 
-/// The answer about a key with this row.
-fn updated(row: &SqliteRow) -> Result<Updated> {
-    Ok(Updated {
-        record: rows::key(row)?,
-        digest: rows::digest(row)?,
-        committed: rows::last_change(row, "key_id")?,
-    })
-}
-
 pub(super) async fn by_id(tx: &mut WriteTransaction, id: KeyId) -> Result<Option<StoredKey>> {
     tx.fetch_optional(id_query(id))
         .await?
-        .map(|row| rows::stored_key(&row))
+        .map(|row| rows::read(&row))
         .transpose()
 }
 
@@ -249,7 +239,7 @@ async fn write_update(
         .fetch_optional(id_query(record.id))
         .await?
         .ok_or_else(row_vanished)?;
-    let updated = updated(&row)?;
+    let updated = rows::read::<Updated>(&row)?;
     let entry = key_entry(AuditAction::Update, record, None);
     audit(&mut tx, &entry, actor).await?;
     tx.commit().await?;

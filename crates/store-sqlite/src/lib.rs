@@ -37,6 +37,7 @@ use sqlx::{ConnectOptions, Sqlite, SqliteConnection};
 
 use keyward_core::fence::Epoch;
 use keyward_core::key::{BootTime, Clock, Entropy, Timestamp};
+use keyward_store::rows::FromRow;
 use keyward_store::{Cluster, OpenError, Result, Store, StoreError, raw};
 use lock::DatabaseLock;
 
@@ -120,6 +121,12 @@ impl SqliteStore {
         let newest = tx.fetch_one(newest).await?;
         tx.now = Timestamp::from_micros(rows::column(&newest, "newest")?);
         Ok(tx)
+    }
+
+    /// Reads what the rows of a statement hold, on a connection of the readers.
+    async fn read_all<T: FromRow>(&self, statement: Statement) -> Result<Vec<T>> {
+        let found = statement.fetch_all(&self.readers).await;
+        found.map_err(store_error)?.iter().map(rows::read).collect()
     }
 
     /// Fails if the database file was replaced.

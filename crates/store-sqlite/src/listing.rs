@@ -2,9 +2,10 @@
 
 use sqlx::AssertSqlSafe;
 
-use super::rows::{self, key_columns};
+use super::rows::{self, Columns, key_columns};
 use super::{SqliteStore, Statement, store_error};
-use keyward_store::{EXAMINED, KeyPage, ListKeys, Result, raw};
+use keyward_store::rows::Row as _;
+use keyward_store::{EXAMINED, KeyPage, ListKeys, Result};
 
 /// The store's time. Parameter 3 is that of this process.
 const NOW: &str = "max((SELECT newest FROM store_clock), ?3)";
@@ -25,7 +26,7 @@ impl SqliteStore {
         );
         let bound = start(examined, query).fetch_optional(&self.readers).await;
         let bound = match bound.map_err(store_error)? {
-            Some(row) => Some(raw::id(rows::column(&row, "key_id")?)?),
+            Some(row) => Some(Columns(&row).id("key_id")?),
             None => None,
         };
         let page = format!(
@@ -49,12 +50,12 @@ impl SqliteStore {
             .bind(query.unused_for.map(micros))
             .bind(prefix.map(|prefix| prefix.as_str().to_owned()))
             .bind(query.after_prefix())
-            .bind(query.limit)
-            .fetch_all(&self.readers)
-            .await
-            .map_err(store_error)?;
-        let keys = found.iter().map(rows::key).collect::<Result<_>>()?;
-        Ok(KeyPage::new(keys, query.limit, bound))
+            .bind(query.limit);
+        Ok(KeyPage::new(
+            self.read_all(found).await?,
+            query.limit,
+            bound,
+        ))
     }
 }
 

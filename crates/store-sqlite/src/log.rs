@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use sqlx::{Connection, SqliteConnection};
 
 use super::{SqliteStore, rows, store_error};
-use keyward_core::fence::{Change, MAX_ROWS, Page, Start};
+use keyward_core::fence::{MAX_ROWS, Page, Start};
 use keyward_core::key::Timestamp;
 use keyward_store::{Log, Result, raw};
 
@@ -52,7 +52,7 @@ impl Log for SqliteStore {
             .fetch_all(&mut *tx)
             .await
             .map_err(store_error)?;
-            page.rows = rows.iter().map(change).collect::<Result<_>>()?;
+            page.rows = rows.iter().map(rows::read).collect::<Result<_>>()?;
         }
         tx.rollback().await.map_err(store_error)?;
         Ok(page)
@@ -136,12 +136,4 @@ impl SqliteStore {
             rows: Vec::new(),
         })
     }
-}
-
-fn change(row: &sqlx::sqlite::SqliteRow) -> Result<Change> {
-    Ok(Change {
-        revision: raw::revision(rows::column(row, "revision")?)?,
-        mark: raw::mark(rows::column(row, "mark")?)?,
-        id: raw::id(rows::column(row, "key_id")?)?,
-    })
 }

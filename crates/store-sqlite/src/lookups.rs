@@ -1,10 +1,9 @@
 //! Cache misses: one statement looks up the records behind several digests.
 
-use sqlx::sqlite::SqliteRow;
-
 use super::{SqliteStore, rows, store_error};
 use keyward_core::fence::Stamp;
 use keyward_crypto::Digest;
+use keyward_store::rows::FromRow;
 use keyward_store::{Found, Result, raw};
 
 /// The start of a statement whose first parameter is several digests, one after the other: `asked` has
@@ -45,12 +44,11 @@ pub(super) fn joined(digests: &[Digest]) -> Vec<u8> {
 
 impl SqliteStore {
     /// The records in the order of `digests`. I2: one statement is one snapshot.
-    pub(super) async fn look_up<R>(
+    pub(super) async fn look_up<R: FromRow>(
         &self,
         statement: &'static str,
         digests: &[Digest],
         id: &str,
-        record: impl Fn(&SqliteRow) -> Result<R>,
     ) -> Result<Vec<Found<R>>> {
         let found = sqlx::query(statement).bind(joined(digests));
         let found = found.fetch_all(&self.readers);
@@ -58,7 +56,7 @@ impl SqliteStore {
         let found = found.iter().map(|row| {
             let is_known = rows::column::<Option<&[u8]>>(row, id)?.is_some();
             Ok(Found {
-                record: is_known.then(|| record(row)).transpose()?,
+                record: is_known.then(|| rows::read(row)).transpose()?,
                 stamp: Stamp {
                     epoch: self.epoch(rows::column(row, "incarnation")?)?,
                     revision: raw::revision(rows::column(row, "head")?)?,

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::AssertSqlSafe;
-use sqlx::sqlite::SqliteRow;
 
-use super::{SqliteStore, Statement, rows, store_error};
-use keyward_core::key::{KeyId, Timestamp};
+use super::rows::{self, Columns};
+use super::{SqliteStore, Statement, store_error};
+use keyward_core::key::KeyId;
+use keyward_store::rows::Row as _;
 use keyward_store::webhooks::{Dialect, EXPIRING_LOOKED_AT, EXPIRING_STEP, KEPT, REVIVE, status};
 use keyward_store::{
-    Attempt, ClaimedEvent, EventKind, ExpiryPlace, ExpiryStep, Outbox, Replay, Replayed, Result,
-    Webhook, WebhookStatus, raw,
+    Attempt, AttemptOutcome, ClaimedEvent, ExpiryPlace, ExpiryStep, Outbox, Replay, Replayed,
+    Result, Webhook, WebhookStatus,
 };
 
 /// A write transaction has stored its time.
@@ -81,7 +82,7 @@ impl Outbox for SqliteStore {
         let claim = about(DIALECT.claim(), webhook).bind(limit);
         let claimed = tx.fetch_all(claim.bind(micros(lease))).await?;
         tx.commit().await?;
-        claimed.iter().map(event).collect()
+        claimed.iter().map(rows::read).collect()
     }
 
     async fn note_attempts(&self, attempts: &[Attempt]) -> Result<()> {
@@ -104,20 +105,7 @@ impl Outbox for SqliteStore {
     }
 
     async fn webhook_status(&self) -> Result<Vec<WebhookStatus>> {
-        let found = sqlx::query(AssertSqlSafe(status()))
-            .fetch_all(&self.readers)
-            .await;
-        let read = |row| {
-            let names: Vec<String> = rows::json(row, "events")?;
-            Ok(WebhookStatus {
-                webhook: Webhook::stored(rows::column(row, "name")?, &names)?,
-                waiting: raw::revision(rows::column(row, "waiting")?)?,
-                oldest: rows::time(row, "oldest")?,
-                dead: raw::revision(rows::column(row, "dead")?)?,
-                is_gone: rows::column(row, "gone")?,
-            })
-        };
-        found.map_err(store_error)?.iter().map(read).collect()
+        self.read_all(sqlx::query(AssertSqlSafe(status()))).await
     }
 
     async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>> {
@@ -154,8 +142,8 @@ impl Outbox for SqliteStore {
                            LIMIT 1 OFFSET $5 - 1)"
         ));
         let look = look.fetch_one(&self.readers).await.map_err(store_error)?;
-        let last = match rows::time(&look, "expire_time")? {
-            Some(time) => Some((time, raw::id(rows::column(&look, "key_id")?)?)),
+        let last = match Columns(&look).optional_time("expire_time")? {
+            Some(time) => Some((time, Columns(&look).id("key_id")?)),
             None => None,
         };
         let mut noted = 0;
@@ -185,16 +173,9 @@ impl Outbox for SqliteStore {
             tx.commit().await?;
         }
         let old = sqlx::query(AssertSqlSafe(DIALECT.waits_too_long())).bind(micros(KEPT));
-        let old = old.fetch_all(&self.readers).await.map_err(store_error)?;
-        let given_up = |row| {
-            let column = |name| rows::column(row, name);
-            Ok(Attempt::given_up(
-                column("id")?,
-                column("claims")?,
-                column("failures")?,
-            ))
-        };
-        let given_up = old.iter().map(given_up).collect::<Result<Vec<_>>>()?;
+        let old: Vec<ClaimedEvent> = self.read_all(old).await?;
+        let given_up = old.iter().map(|event| event.ended(AttemptOutcome::Dead));
+        let given_up: Vec<_> = given_up.collect();
         if !given_up.is_empty() {
             self.note_attempts(&given_up).await?;
         }
@@ -209,17 +190,4 @@ fn about(text: String, first: &str) -> Statement {
 
 fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
-fn event(row: &SqliteRow) -> Result<ClaimedEvent> {
-    Ok(ClaimedEvent {
-        id: rows::column(row, "id")?,
-        message: *raw::id(rows::column(row, "message_id")?)?.as_bytes(),
-        key: raw::id(rows::column(row, "key_id")?)?,
-        kind: EventKind::stored(rows::column(row, "type")?)?,
-        time: Timestamp::from_micros(rows::column(row, "time")?),
-        at: rows::time(row, "at")?,
-        claims: rows::column(row, "claims")?,
-        failures: rows::column(row, "failures")?,
-    })
 }

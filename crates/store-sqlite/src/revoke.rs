@@ -7,7 +7,7 @@ use super::keys::{by_id, id_query, insert, row_vanished};
 use super::rows;
 use keyward_core::key::{KeyId, KeyRecord, Reason, Timestamp};
 use keyward_store::plan::PlannedRevocation;
-use keyward_store::{Actor, NewKey, Result, RevokeAnswer, Revoked, Successor};
+use keyward_store::{Actor, Result, RevokeAnswer, Revoked, Updated};
 
 /// Revokes a key, at `revoke_time` or at once. The trigger logs the change and wipes the sealed copy.
 pub(super) async fn set_revoke_time(
@@ -49,7 +49,7 @@ pub(super) async fn revoke_one(
         set_revoke_time(&mut tx, &record, end, next, reason, actor).await?;
         if let Some(successor) = &planned.successor {
             // The successor inherits `disabled`: a replacement must not switch a key on again.
-            insert(&mut tx, &new_key(&record, successor), record.disabled).await?;
+            insert(&mut tx, &successor.clone().key(&record), record.disabled).await?;
         }
         for entry in planned.audit(&record) {
             audit(&mut tx, &entry, actor).await?;
@@ -59,10 +59,8 @@ pub(super) async fn revoke_one(
         .fetch_optional(id_query(record.id))
         .await?
         .ok_or_else(row_vanished)?;
-    let record = rows::key(&row)?;
-    let committed = rows::last_change(&row, "key_id")?;
-    let digests = vec![rows::digest(&row)?];
-    let successor = match record.replaced_by {
+    let revoked: Updated = rows::read(&row)?;
+    let successor = match revoked.record.replaced_by {
         Some(id) => by_id(&mut tx, id).await?,
         None => None,
     };
@@ -71,30 +69,6 @@ pub(super) async fn revoke_one(
     } else {
         tx.rollback().await?
     }
-    Ok(RevokeAnswer::Done(Box::new(Revoked {
-        revoke_time: record.revoke_time,
-        keys: vec![record],
-        digests,
-        count: 1,
-        successor,
-        created: planned.is_some_and(|planned| planned.successor.is_some()),
-        committed,
-    })))
-}
-
-/// The row of a successor.
-fn new_key(predecessor: &KeyRecord, successor: &Successor) -> NewKey {
-    NewKey {
-        id: successor.id,
-        digest: successor.digest,
-        generation: successor.generation,
-        hint: successor.hint.clone(),
-        sealed: successor.sealed.clone(),
-        account: predecessor.account.clone(),
-        name: predecessor.name.clone(),
-        scopes: predecessor.scopes.clone(),
-        metadata: predecessor.metadata.clone(),
-        networks: predecessor.networks.clone(),
-        expiry: successor.expiry(predecessor),
-    }
+    let created = planned.is_some_and(|planned| planned.successor.is_some());
+    Ok(Revoked::one(revoked, successor, created))
 }

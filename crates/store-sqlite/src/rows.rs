@@ -1,15 +1,14 @@
-//! Converts rows to records. The checks are in `keyward_store::raw`.
+//! Columns of rows, and parameters of statements. The records are made in `keyward_store::rows`.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::Row;
+use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use super::store_error;
-use keyward_core::key::{KeyId, KeyRecord, Timestamp, TokenRecord};
-use keyward_crypto::{Digest, Sealed};
-use keyward_store::raw::{self, RawKey, RawToken};
-use keyward_store::{CommittedChange, Result, StoreError, StoredKey};
+use keyward_core::key::{KeyId, Timestamp};
+use keyward_store::rows::{Column, FromRow, Row};
+use keyward_store::{Result, StoreError};
 
 /// The columns of a key's record, as the text of a query.
 macro_rules! key_columns {
@@ -36,17 +35,6 @@ where
     row.try_get(name).map_err(store_error)
 }
 
-/// A column with a time.
-pub(super) fn time(row: &SqliteRow, name: &str) -> Result<Option<Timestamp>> {
-    Ok(column::<Option<i64>>(row, name)?.map(Timestamp::from_micros))
-}
-
-/// A column with JSON.
-pub(super) fn json<T: DeserializeOwned>(row: &SqliteRow, name: &str) -> Result<T> {
-    serde_json::from_str(column(row, name)?)
-        .map_err(|_| StoreError::Damaged(format!("the column {name} is not the expected JSON")))
-}
-
 /// A list or a map as the value of a column.
 pub(super) fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| StoreError::Damaged(error.to_string()))
@@ -57,61 +45,39 @@ pub(super) fn id(id: KeyId) -> Vec<u8> {
     id.as_bytes().to_vec()
 }
 
-/// The record in a row of `key_columns`.
-pub(super) fn key(row: &SqliteRow) -> Result<KeyRecord> {
-    let raw = RawKey {
-        id: column(row, "key_id")?,
-        account: column(row, "account_id")?,
-        name: column(row, "name")?,
-        hint: column(row, "hint")?,
-        scopes: json(row, "scopes")?,
-        metadata: json(row, "metadata")?,
-        networks: json(row, "allowed_cidrs")?,
-        recoverable: column(row, "recoverable")?,
-        disabled: column(row, "disabled")?,
-        create_time: Timestamp::from_micros(column(row, "create_time")?),
-        expire_time: time(row, "expire_time")?,
-        revoke_time: time(row, "revoke_time")?,
-        revoked: column(row, "revoked")?,
-        revoke_reason: column(row, "revoke_reason")?,
-        replaced_by: column(row, "replaced_by")?,
-        revision: column(row, "revision")?,
-    };
-    Ok(raw.check()?)
+/// What the row holds.
+pub(super) fn read<T: FromRow>(row: &SqliteRow) -> Result<T> {
+    T::from_row(&Columns(row))
 }
 
-/// The record and the sealed copy in a row of `key_columns`.
-pub(super) fn stored_key(row: &SqliteRow) -> Result<StoredKey> {
-    Ok(StoredKey {
-        record: key(row)?,
-        sealed: column::<Option<Vec<u8>>>(row, "sealed")?.map(Sealed::from_bytes),
-    })
+/// The columns of a row.
+pub(super) struct Columns<'r>(pub(super) &'r SqliteRow);
+
+impl<'r, T> Column<T> for Columns<'r>
+where
+    T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
+{
+    fn column(&self, name: &str) -> Result<T> {
+        column(self.0, name)
+    }
 }
 
-/// The column `digest`.
-pub(super) fn digest(row: &SqliteRow) -> Result<Digest> {
-    Ok(raw::digest(column(row, "digest")?)?)
-}
+impl Row for Columns<'_> {
+    fn id_bytes(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        column(self.0, name)
+    }
 
-/// The record in a row of `token_columns`.
-pub(super) fn token(row: &SqliteRow) -> Result<TokenRecord> {
-    let raw = RawToken {
-        id: column(row, "token_id")?,
-        name: column(row, "name")?,
-        roles: column(row, "roles")?,
-        san: column(row, "san")?,
-        create_time: Timestamp::from_micros(column(row, "create_time")?),
-        expire_time: time(row, "expire_time")?,
-        revoke_time: time(row, "revoke_time")?,
-        revoked: column(row, "revoked")?,
-        revision: column(row, "revision")?,
-    };
-    Ok(raw.check()?)
-}
+    fn optional_time(&self, name: &str) -> Result<Option<Timestamp>> {
+        let micros: Option<i64> = column(self.0, name)?;
+        Ok(micros.map(Timestamp::from_micros))
+    }
 
-/// The last change of a row whose id is in the column `id_column`.
-pub(super) fn last_change(row: &SqliteRow, id_column: &str) -> Result<CommittedChange> {
-    let id = raw::id(column(row, id_column)?)?;
-    let revision = raw::revision(column(row, "revision")?)?;
-    raw::last_change(id, revision, column(row, "mark")?)
+    fn json<T: DeserializeOwned + 'static>(&self, name: &str) -> Result<T> {
+        serde_json::from_str(column(self.0, name)?)
+            .map_err(|_| StoreError::Damaged(format!("the column {name} is not the expected JSON")))
+    }
+
+    fn texts(&self, name: &str) -> Result<Vec<String>> {
+        self.json(name)
+    }
 }

@@ -1,12 +1,13 @@
 //! Revokes all keys of an account or of an import on SQLite, in steps, between which other changes are
 //! written.
 
-use super::rows;
+use super::rows::{self, Columns};
 use super::{SqliteStore, Statement, store_error};
 use keyward_core::key::{KeyId, KeyRecord, Reason};
 use keyward_crypto::Digest;
+use keyward_store::rows::Row as _;
 use keyward_store::selection::{PASSES, STEP, SelectionProgress};
-use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer, Selection, raw};
+use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer, Selection};
 
 use super::keys::id_query;
 
@@ -63,13 +64,6 @@ static OF_ACCOUNT: Statements = statements!("account_id = ?1", "api_keys WHERE a
 // The rows of an import that are revoked have no index. The head of the log is no earlier.
 static OF_BATCH: Statements = statements!("import_batch = ?1", "key_changes WHERE ?1 IS NOT NULL");
 
-/// The revocation of a selection.
-struct SelectionRevocation<'r> {
-    selection: &'r Selection,
-    reason: Option<&'r Reason>,
-    actor: &'r Actor,
-}
-
 /// The statements about a selection, and how to bind its name.
 fn parts(selection: &Selection) -> (&'static Statements, impl Fn(Statement) -> Statement) {
     let statements = match selection {
@@ -90,25 +84,22 @@ impl SqliteStore {
         reason: Option<&Reason>,
         actor: &Actor,
     ) -> Result<RevokeAnswer> {
-        let revocation = SelectionRevocation {
-            selection,
-            reason,
-            actor,
-        };
         let mut progress = SelectionProgress::default();
-        let answer = self.revoke_in_steps(&revocation, &mut progress).await;
-        answer.map_err(|error| progress.failed(error))
+        let steps = self.revoke_in_steps(selection, reason, actor, &mut progress);
+        steps.await.map_err(|error| progress.failed(error))
     }
 
     async fn revoke_in_steps(
         &self,
-        revocation: &SelectionRevocation<'_>,
+        selection: &Selection,
+        reason: Option<&Reason>,
+        actor: &Actor,
         progress: &mut SelectionProgress,
     ) -> Result<RevokeAnswer> {
         for _ in 0..PASSES {
             let mut after = Vec::new();
             loop {
-                let revoked = self.step(revocation, &after).await?;
+                let revoked = self.step(selection, reason, actor, &after).await?;
                 progress.add(&revoked);
                 match revoked.last() {
                     Some(last) if revoked.len() == STEP => after = rows::id(*last),
@@ -117,7 +108,7 @@ impl SqliteStore {
             }
             // Keys may have been added meanwhile: no key of the selection may be live in the read that
             // ends this call.
-            if let Some(committed) = self.latest_change(revocation.selection).await? {
+            if let Some(committed) = self.latest_change(selection).await? {
                 let (keys, digests) = self.read_listed(&progress.listed).await?;
                 return Ok(progress.done(keys, digests, committed));
             }
@@ -126,18 +117,23 @@ impl SqliteStore {
     }
 
     /// One step: revokes the first live keys after `after`, in one transaction.
-    async fn step(&self, revocation: &SelectionRevocation<'_>, after: &[u8]) -> Result<Vec<KeyId>> {
+    async fn step(
+        &self,
+        selection: &Selection,
+        reason: Option<&Reason>,
+        actor: &Actor,
+        after: &[u8],
+    ) -> Result<Vec<KeyId>> {
         let mut tx = self.write().await?;
         let (now, limit) = (tx.now.as_micros(), i64::try_from(STEP).unwrap_or(i64::MAX));
-        let actor = revocation.actor;
-        let (statements, bound) = parts(revocation.selection);
+        let (statements, bound) = parts(selection);
         let audited = bound(sqlx::query(statements.audit))
             .bind(after.to_vec())
             .bind(now)
             .bind(limit)
             .bind(actor.token.map(rows::id))
             .bind(actor.name.clone())
-            .bind(revocation.selection.audit_detail())
+            .bind(selection.audit_detail())
             .bind(actor.origin.peer.clone())
             .bind(actor.origin.client.clone())
             .bind(actor.origin.request.clone());
@@ -149,7 +145,7 @@ impl SqliteStore {
             .bind(after.to_vec())
             .bind(now)
             .bind(limit)
-            .bind(revocation.reason.map(|reason| reason.as_str().to_owned()))
+            .bind(reason.map(|reason| reason.as_str().to_owned()))
             .bind(actor.name.clone())
             .fetch_all(tx.connection()?)
             .await
@@ -157,7 +153,7 @@ impl SqliteStore {
         tx.commit().await?;
         let mut ids = revoked
             .iter()
-            .map(|row| Ok(raw::id(rows::column(row, "key_id")?)?))
+            .map(|row| Columns(row).id("key_id"))
             .collect::<Result<Vec<_>>>()?;
         ids.sort_unstable();
         Ok(ids)
@@ -177,12 +173,7 @@ impl SqliteStore {
         if rows::column(&latest, "live")? {
             return Ok(None);
         }
-        Ok(Some(
-            match rows::column::<Option<&[u8]>>(&latest, "key_id")? {
-                Some(_) => rows::last_change(&latest, "key_id")?,
-                None => CommittedChange::NOTHING,
-            },
-        ))
+        Columns(&latest).last_change("key_id").map(Some)
     }
 
     /// The current records of the listed keys, and their digests.
@@ -192,8 +183,8 @@ impl SqliteStore {
             let row = id_query(*id).fetch_optional(&self.readers).await;
             // A key may have been deleted manually.
             if let Some(row) = row.map_err(store_error)? {
-                keys.push(rows::key(&row)?);
-                digests.push(rows::digest(&row)?);
+                keys.push(rows::read(&row)?);
+                digests.push(rows::read(&row)?);
             }
         }
         Ok((keys, digests))

@@ -4,13 +4,12 @@ use async_trait::async_trait;
 use sqlx::sqlite::SqliteRow;
 
 use super::audit::audit;
-use super::rows;
+use super::rows::{self, Columns};
 use super::{SqliteStore, store_error};
 use keyward_core::key::Timestamp;
 use keyward_store::plan::key_entry;
-use keyward_store::{
-    Actor, AuditAction, ExpiringKey, ExpiringKeys, Result, TimeRepair, TimeSurvey, raw,
-};
+use keyward_store::rows::Row as _;
+use keyward_store::{Actor, AuditAction, ExpiringKeys, Result, TimeRepair, TimeSurvey, raw};
 
 /// Keys without revoke time that expire, with their number on each row. The argument is their condition.
 macro_rules! expiring {
@@ -67,7 +66,7 @@ impl TimeRepair for SqliteStore {
         for id in &ids {
             let row = tx.fetch_one(super::keys::id_query(raw::id(id)?)).await?;
             let detail = Some("expired".to_owned());
-            let entry = key_entry(AuditAction::Revoke, &rows::key(&row)?, detail);
+            let entry = key_entry(AuditAction::Revoke, &rows::read(&row)?, detail);
             audit(&mut tx, &entry, &Actor::service()).await?;
         }
         tx.commit().await?;
@@ -104,19 +103,10 @@ impl TimeRepair for SqliteStore {
 }
 
 fn keys(found: &[SqliteRow]) -> Result<ExpiringKeys> {
-    let key = |row: &SqliteRow| {
-        Ok(ExpiringKey {
-            id: raw::id(rows::column(row, "key_id")?)?,
-            account: rows::column(row, "account_id")?,
-            name: rows::column(row, "name")?,
-            create_time: Timestamp::from_micros(rows::column(row, "create_time")?),
-            expire_time: Timestamp::from_micros(rows::column(row, "expire_time")?),
-        })
-    };
     Ok(ExpiringKeys {
-        listed: found.iter().map(key).collect::<Result<_>>()?,
+        listed: found.iter().map(rows::read).collect::<Result<_>>()?,
         count: match found.first() {
-            Some(row) => raw::revision(rows::column(row, "count")?)?,
+            Some(row) => Columns(row).revision("count")?,
             None => 0,
         },
     })

@@ -4,12 +4,13 @@ use async_trait::async_trait;
 
 use super::audit::audit;
 use super::lookups::lookup;
-use super::rows::{self, token_columns};
+use super::rows::{self, Columns, token_columns};
 use super::{SqliteStore, store_error};
 use keyward_core::fence::token_lives;
 use keyward_core::key::{KeyId, Role, Timestamp, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_store::plan::{token_created, token_entry};
+use keyward_store::rows::Row as _;
 use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens};
 
 /// The rows that a digest names. The argument is the prefix of their columns.
@@ -47,7 +48,7 @@ impl Tokens for SqliteStore {
         .bind(new.roles.to_text())
         .bind(now.as_micros())
         .bind(new.expiry.end(now).map(Timestamp::as_micros));
-        let record = rows::token(&tx.fetch_one(insert).await?)?;
+        let record = rows::read(&tx.fetch_one(insert).await?)?;
         audit(&mut tx, &token_created(&record), actor).await?;
         tx.commit().await?;
         Ok(Some(record))
@@ -55,8 +56,7 @@ impl Tokens for SqliteStore {
 
     async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>> {
         let statement = lookup!(token_columns!(), "caller_tokens", known!("caller_tokens."));
-        self.look_up(statement, digests, "token_id", rows::token)
-            .await
+        self.look_up(statement, digests, "token_id").await
     }
 
     async fn list_tokens(
@@ -77,11 +77,8 @@ impl Tokens for SqliteStore {
         .bind(after.map_or_else(Vec::new, rows::id))
         .bind(include_revoked)
         .bind(self.now().as_micros())
-        .bind(limit)
-        .fetch_all(&self.readers)
-        .await
-        .map_err(store_error)?;
-        found.iter().map(rows::token).collect()
+        .bind(limit);
+        self.read_all(found).await
     }
 
     async fn revoke_token(&self, id: KeyId, actor: &Actor) -> Result<Option<TokenRevoked>> {
@@ -122,8 +119,8 @@ impl Tokens for SqliteStore {
         }
         row.map(|row| {
             Ok(TokenRevoked {
-                record: rows::token(&row)?,
-                committed: rows::last_change(&row, "token_id")?,
+                record: rows::read(&row)?,
+                committed: Columns(&row).last_change("token_id")?,
             })
         })
         .transpose()

@@ -3,9 +3,9 @@
 
 use async_trait::async_trait;
 
-use super::{SqliteStore, rows, store_error};
+use super::{SqliteStore, rows};
 use keyward_core::key::{KeyId, KeyUse, Timestamp};
-use keyward_store::{Result, Usage, raw};
+use keyward_store::{Result, Usage};
 
 /// Parameter 1 is a JSON array of ids in hexadecimal with their use, parameter 2 the store's time.
 const NOTE: &str = "
@@ -46,17 +46,7 @@ impl Usage for SqliteStore {
             "SELECT key_id, last_use, refused_count, last_refused
                FROM json_each(?) CROSS JOIN key_uses ON key_id = unhex(value)",
         );
-        let found = found.bind(rows::to_json(&ids)?).fetch_all(&self.readers);
-        let found = found.await.map_err(store_error)?;
-        let read = found.iter().map(|row| {
-            let usage = KeyUse {
-                last_use: rows::time(row, "last_use")?,
-                refused: raw::revision(rows::column(row, "refused_count")?)?,
-                last_refused: rows::time(row, "last_refused")?,
-            };
-            Ok((raw::id(rows::column(row, "key_id")?)?, usage))
-        });
-        read.collect()
+        self.read_all(found.bind(rows::to_json(&ids)?)).await
     }
 }
 

@@ -130,17 +130,6 @@ pub struct Successor {
     pub lifetime: Option<Duration>,
 }
 
-impl Successor {
-    /// When the successor of `predecessor` expires.
-    pub fn expiry(&self, predecessor: &KeyRecord) -> Expiry {
-        match (self.lifetime, predecessor.expire_time) {
-            (Some(lifetime), _) => Expiry::After(lifetime),
-            (None, Some(end)) => Expiry::At(end),
-            (None, None) => Expiry::Never,
-        }
-    }
-}
-
 /// What to revoke, and how.
 #[derive(Clone, Debug)]
 pub enum Revocation {
@@ -211,6 +200,19 @@ pub struct Revoked {
 impl Revoked {
     /// The most records in `keys`.
     pub const LISTED: usize = 100;
+
+    /// The answer about one key.
+    pub fn one(key: Updated, successor: Option<StoredKey>, created: bool) -> RevokeAnswer {
+        RevokeAnswer::Done(Box::new(Self {
+            revoke_time: key.record.revoke_time,
+            keys: vec![key.record],
+            digests: vec![key.digest],
+            count: 1,
+            successor,
+            created,
+            committed: key.committed,
+        }))
+    }
 }
 
 /// The fields to change. `None` leaves a field unchanged.

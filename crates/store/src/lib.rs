@@ -13,6 +13,7 @@ pub mod keyring;
 mod listing;
 pub mod plan;
 pub mod raw;
+pub mod rows;
 pub mod selection;
 mod time_repair;
 pub mod webhooks;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{AuditAction, AuditEntry, KeyChanges, Successor};
+use super::{AuditAction, AuditEntry, Expiry, KeyChanges, NewKey, Successor};
 use keyward_core::fence::state_at;
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Reason, Timestamp, TokenRecord};
 use keyward_crypto::KeyName;
@@ -167,5 +167,28 @@ pub fn token_entry(action: AuditAction, id: KeyId, detail: Option<String>) -> Au
         id: Some(id),
         account: None,
         detail,
+    }
+}
+
+impl Successor {
+    /// The key to create in the slot of `predecessor`.
+    pub fn key(self, predecessor: &KeyRecord) -> NewKey {
+        NewKey {
+            expiry: match (self.lifetime, predecessor.expire_time) {
+                (Some(lifetime), _) => Expiry::After(lifetime),
+                (None, Some(end)) => Expiry::At(end),
+                (None, None) => Expiry::Never,
+            },
+            id: self.id,
+            digest: self.digest,
+            generation: self.generation,
+            hint: self.hint,
+            sealed: self.sealed,
+            account: predecessor.account.clone(),
+            name: predecessor.name.clone(),
+            scopes: predecessor.scopes.clone(),
+            metadata: predecessor.metadata.clone(),
+            networks: predecessor.networks.clone(),
+        }
     }
 }

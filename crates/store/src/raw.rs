@@ -1,21 +1,19 @@
-//! Records as a backend or a shared cache holds them. The only checked conversion from raw fields
-//! to records is here; a backend only fills in the fields.
+//! The fields of records as a backend or a shared cache holds them, and their checks.
 
 use std::collections::BTreeMap;
 
-use super::{KnownKey, KnownState, Result};
-use keyward_core::fence::{CommittedChange, Mark};
+use keyward_core::fence::Mark;
 use keyward_core::key::{
-    AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Roles, San, Scopes,
-    SlotName, Timestamp, TokenRecord,
+    AccountId, FieldError, Hint, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SlotName,
+    Timestamp,
 };
-use keyward_crypto::{CheckValue, Digest, KeyKind};
+use keyward_crypto::Digest;
 
 /// The fields of a key, unchecked.
 #[derive(Clone, Debug)]
 pub struct RawKey {
-    /// 16 bytes.
-    pub id: Vec<u8>,
+    /// The public name.
+    pub id: KeyId,
     /// See [`AccountId`].
     pub account: String,
     /// See [`SlotName`].
@@ -50,9 +48,9 @@ pub struct RawKey {
 
 impl RawKey {
     /// Checks each field.
-    pub fn check(self) -> std::result::Result<KeyRecord, FieldError> {
+    pub fn check(self) -> Result<KeyRecord, FieldError> {
         Ok(KeyRecord {
-            id: id(&self.id)?,
+            id: self.id,
             account: AccountId::new("account_id", self.account)?,
             name: SlotName::new("name", self.name)?,
             hint: Hint(self.hint),
@@ -76,128 +74,54 @@ impl RawKey {
     }
 }
 
-/// The fields of a token, unchecked.
-#[derive(Clone, Debug)]
-pub struct RawToken {
-    /// 16 bytes.
-    pub id: Vec<u8>,
-    /// See [`SlotName`].
-    pub name: String,
-    /// See [`Roles::to_text`].
-    pub roles: String,
-    /// See [`San`].
-    pub san: Option<String>,
-    /// When the token was created.
-    pub create_time: Timestamp,
-    /// From when on the token is expired.
-    pub expire_time: Option<Timestamp>,
-    /// From when on the token is revoked.
-    pub revoke_time: Option<Timestamp>,
-    /// Whether the token is revoked, at any time.
-    pub revoked: bool,
-    /// The revision of the last change.
-    pub revision: i64,
-}
-
-impl RawToken {
-    /// Checks each field.
-    pub fn check(self) -> std::result::Result<TokenRecord, FieldError> {
-        Ok(TokenRecord {
-            id: id(&self.id)?,
-            name: SlotName::new("name", self.name)?,
-            roles: Roles::parse(&self.roles)
-                .ok_or_else(|| FieldError::new("roles", "contains an unknown role"))?,
-            san: self.san.map(|san| San::new("san", &san)).transpose()?,
-            create_time: self.create_time,
-            expire_time: self.expire_time,
-            revoked: revoked(self.revoked, self.revoke_time)?,
-            revoke_time: self.revoke_time,
-            revision: revision(self.revision)?,
-        })
-    }
-}
-
-fn revoked(revoked: bool, revoke_time: Option<Timestamp>) -> std::result::Result<bool, FieldError> {
+/// Whether a key or token is revoked.
+pub(super) fn revoked(revoked: bool, revoke_time: Option<Timestamp>) -> Result<bool, FieldError> {
     match revoked && revoke_time.is_none() {
         true => Err(FieldError::new("revoked", "is set without a revoke_time")),
         false => Ok(revoked),
     }
 }
 
-/// The last change of a row: `revision` and `mark` are columns of the row of `id`.
-pub fn last_change(id: KeyId, revision: u64, mark: Option<&[u8]>) -> Result<CommittedChange> {
-    if revision == 0 {
-        return Ok(CommittedChange::NOTHING);
-    }
-    Ok(CommittedChange {
-        revision,
-        mark: Some(self::mark(mark.unwrap_or_default())?),
-        id: Some(id),
-        read_in: None,
-    })
-}
-
 /// The id of a key or of a token.
-pub fn id(bytes: &[u8]) -> std::result::Result<KeyId, FieldError> {
+pub fn id(bytes: &[u8]) -> Result<KeyId, FieldError> {
     Ok(KeyId::from_bytes(array("id", bytes)?))
 }
 
 /// A digest.
-pub fn digest(bytes: &[u8]) -> std::result::Result<Digest, FieldError> {
+pub fn digest(bytes: &[u8]) -> Result<Digest, FieldError> {
     Ok(Digest::from_bytes(array("digest", bytes)?))
 }
 
 /// The mark of a log row.
-pub fn mark(bytes: &[u8]) -> std::result::Result<Mark, FieldError> {
+pub fn mark(bytes: &[u8]) -> Result<Mark, FieldError> {
     array("mark", bytes)
 }
 
 /// A revision, or another number that is never negative.
-pub fn revision(value: i64) -> std::result::Result<u64, FieldError> {
+pub fn revision(value: i64) -> Result<u64, FieldError> {
     u64::try_from(value).map_err(|_| FieldError::new("revision", "is negative"))
 }
 
 /// The number of a generation or of another key of the keyring.
-pub fn number(value: i64) -> std::result::Result<u32, FieldError> {
+pub fn number(value: i64) -> Result<u32, FieldError> {
     u32::try_from(value).map_err(|_| FieldError::new("number", "is not a number of 32 bits"))
 }
 
-/// A row of `keyring_checks`.
-pub fn known_key(
-    kind: &str,
-    number: i64,
-    value: &[u8],
-    state: &str,
-    active: bool,
-) -> std::result::Result<KnownKey, FieldError> {
-    let mut kinds = KeyKind::ALL.into_iter();
-    let kind = kinds.find(|known| known.name() == kind);
-    let check = CheckValue {
-        kind: kind.ok_or_else(|| FieldError::new("kind", "is unknown"))?,
-        number: self::number(number)?,
-        value: array("check_value", value)?,
-    };
-    let state = KnownState::of_columns(state, active);
-    Ok(KnownKey {
-        check,
-        state: state.ok_or_else(|| FieldError::new("state", "is unknown"))?,
-    })
-}
-
 /// The version of a sealing key, as the first bytes of a sealed copy.
-pub fn seal_version(prefix: &[u8]) -> std::result::Result<u32, FieldError> {
+pub fn seal_version(prefix: &[u8]) -> Result<u32, FieldError> {
     Ok(u32::from_be_bytes(array("sealed", prefix)?))
 }
 
 /// A revision, or another number, as a parameter of a statement.
-pub fn parameter(revision: u64) -> std::result::Result<i64, FieldError> {
+pub fn parameter(revision: u64) -> Result<i64, FieldError> {
     i64::try_from(revision).map_err(|_| FieldError::new("revision", "is over 2^63"))
 }
 
-fn array<const N: usize>(
+/// So many bytes.
+pub(super) fn array<const N: usize>(
     field: &'static str,
     bytes: &[u8],
-) -> std::result::Result<[u8; N], FieldError> {
+) -> Result<[u8; N], FieldError> {
     bytes.try_into().map_err(|_| {
         let found = bytes.len();
         FieldError::new(field, format!("has {found} bytes instead of {N}"))

@@ -131,16 +131,6 @@ impl ClaimedEvent {
 }
 
 impl Attempt {
-    /// The end of an event that has waited for too long.
-    pub const fn given_up(event: i64, claims: i64, failures: i64) -> Self {
-        Self {
-            event,
-            claims,
-            failures,
-            outcome: AttemptOutcome::Dead,
-        }
-    }
-
     /// The state of the event after the attempt, or `failed` or `gone`, and the pause before the next one.
     pub const fn state(&self) -> (&'static str, Duration) {
         match self.outcome {
@@ -402,7 +392,7 @@ impl Dialect {
                  SELECT (SELECT min(e.webhook) FROM webhook_events AS e
                           WHERE e.state = 'waiting' AND e.webhook > n.webhook)
                    FROM names AS n WHERE n.webhook IS NOT NULL)
-             SELECT e.id, e.claims, e.failures FROM names AS n JOIN webhook_events AS e ON e.webhook = n.webhook
+             SELECT e.* FROM names AS n JOIN webhook_events AS e ON e.webhook = n.webhook
               WHERE e.state = 'waiting' AND e.time < {{now}} - $1 LIMIT {GIVEN_UP_STEP}"
         ))
     }

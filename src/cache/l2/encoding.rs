@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use keyward_core::fence::{Epoch, Stamp};
 use keyward_core::key::{KeyRecord, Timestamp};
-use keyward_store::raw::RawKey;
+use keyward_store::raw::{self, RawKey};
 
 #[derive(prost::Message)]
 struct Message {
@@ -89,7 +89,7 @@ pub fn encode(record: &KeyRecord, stamp: Stamp) -> Vec<u8> {
 pub fn decode(bytes: &[u8]) -> Option<(KeyRecord, Stamp)> {
     let message = Message::decode(bytes).ok()?;
     let record = RawKey {
-        id: message.id,
+        id: raw::id(&message.id).ok()?,
         account: message.account,
         name: message.name,
         hint: message.hint,
