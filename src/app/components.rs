@@ -328,8 +328,12 @@ impl Base {
         keyring: Arc<CurrentKeyring>,
         entropy: Arc<dyn Entropy>,
     ) -> [JoinHandle<Option<()>>; 2] {
-        let (store, metrics) = (Arc::clone(&self.store), self.metrics.keyring.clone());
-        let mover = SealMover::new(store, keyring, entropy, metrics);
+        let mover = SealMover {
+            store: Arc::clone(&self.store),
+            keyring,
+            entropy,
+            metrics: self.metrics.keyring.clone(),
+        };
         let stop = || self.stops.background.clone();
         [
             self.tasks.spawn("keyring", watch.run(stop())),
@@ -344,9 +348,12 @@ impl Base {
         keyring: &Arc<CurrentKeyring>,
         entropy: &Arc<dyn Entropy>,
     ) -> JoinHandle<Option<()>> {
-        let store = Arc::clone(&self.store);
-        let metrics = self.metrics.audit.clone();
-        let keeper = AuditKeeper::new(store, Arc::clone(keyring), Arc::clone(entropy), metrics);
+        let keeper = AuditKeeper {
+            store: Arc::clone(&self.store),
+            keyring: Arc::clone(keyring),
+            entropy: Arc::clone(entropy),
+            metrics: self.metrics.audit.clone(),
+        };
         let stop = self.stops.background.clone();
         self.tasks
             .spawn("audit", keeper.run(settings.audit_retention, stop))

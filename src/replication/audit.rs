@@ -24,33 +24,20 @@ const TRIMMING: Duration = Duration::from_secs(3_600);
 
 /// Seals and trims the audit of one store.
 pub struct AuditKeeper {
-    store: Arc<dyn Store>,
-    keyring: Arc<CurrentKeyring>,
-    entropy: Arc<dyn Entropy>,
-    metrics: AuditMetrics,
-    has_warned: AtomicBool,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The keyring with the active audit key.
+    pub keyring: Arc<CurrentKeyring>,
+    /// The random numbers of the seals.
+    pub entropy: Arc<dyn Entropy>,
+    /// What is counted.
+    pub metrics: AuditMetrics,
 }
 
 impl AuditKeeper {
-    /// Seals the audit of `store` with the active audit key of `keyring`.
-    pub fn new(
-        store: Arc<dyn Store>,
-        keyring: Arc<CurrentKeyring>,
-        entropy: Arc<dyn Entropy>,
-        metrics: AuditMetrics,
-    ) -> Self {
-        Self {
-            store,
-            keyring,
-            entropy,
-            metrics,
-            has_warned: AtomicBool::new(false),
-        }
-    }
-
     /// Seals events until `stop`. Deletes those that are older than `retention`, if there is one.
     pub async fn run(self, retention: Option<Duration>, stop: CancellationToken) {
-        let ended = stop.clone();
+        let (ended, has_warned) = (stop.clone(), AtomicBool::new(false));
         let sealing = async {
             tokio::select! {
                 biased;
@@ -58,8 +45,9 @@ impl AuditKeeper {
                 () = tokio::time::sleep(FIRST) => {}
             }
             // What an instance that stopped has left. The store logs a failure.
-            let _ = self.counted_seal().await;
-            repeat(SEALING, "sealed the audit", ended, || self.counted_seal()).await;
+            let _ = self.counted_seal(&has_warned).await;
+            let step = || self.counted_seal(&has_warned);
+            repeat(SEALING, "sealed the audit", ended, step).await;
         };
         let trimming = async {
             if let Some(kept) = retention {
@@ -70,8 +58,8 @@ impl AuditKeeper {
         tokio::join!(sealing, trimming);
     }
 
-    async fn counted_seal(&self) -> Result<u64> {
-        let sealed = self.seal().await;
+    async fn counted_seal(&self, has_warned: &AtomicBool) -> Result<u64> {
+        let sealed = self.seal(has_warned).await;
         match sealed {
             Ok(Some(_)) => &self.metrics.done,
             Ok(None) => &self.metrics.no_key,
@@ -83,12 +71,12 @@ impl AuditKeeper {
 
     /// Makes a seal if one is due. Returns the number of its events if more may be left; `None` without the
     /// active audit key.
-    async fn seal(&self) -> Result<Option<u64>> {
+    async fn seal(&self, has_warned: &AtomicBool) -> Result<Option<u64>> {
         let known = self.store.known_keys().await?;
         let key = self.keyring.load().audit_key();
         // Before this instance has followed an activation, others could not check its seals.
         let Some(key) = key.filter(|key| active(&known).audit == Some(key.version())) else {
-            if active(&known).audit.is_none() && !self.has_warned.swap(true, Ordering::Relaxed) {
+            if active(&known).audit.is_none() && !has_warned.swap(true, Ordering::Relaxed) {
                 tracing::warn!(
                     "the audit is not sealed, because no audit key is active: run `keyward keyring add \
                      audit`, copy the file to every instance, and run `keyward keyring activate audit`"
@@ -122,11 +110,5 @@ impl AuditKeeper {
             }),
         };
         self.store.trim_events(&trimming).await
-    }
-}
-
-impl std::fmt::Debug for AuditKeeper {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AuditKeeper")
     }
 }

@@ -22,38 +22,29 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Moves the sealed copies of one store.
 pub struct SealMover {
-    store: Arc<dyn Store>,
-    keyring: Arc<CurrentKeyring>,
-    entropy: Arc<dyn Entropy>,
-    metrics: KeyringMetrics,
-    /// How many copies could not be opened when that was logged last.
-    unopened: AtomicUsize,
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The keyring with the sealing keys.
+    pub keyring: Arc<CurrentKeyring>,
+    /// The random numbers of new copies.
+    pub entropy: Arc<dyn Entropy>,
+    /// What is counted.
+    pub metrics: KeyringMetrics,
 }
 
 impl SealMover {
-    /// Moves copies in `store` with the keys of `keyring`.
-    pub fn new(
-        store: Arc<dyn Store>,
-        keyring: Arc<CurrentKeyring>,
-        entropy: Arc<dyn Entropy>,
-        metrics: KeyringMetrics,
-    ) -> Self {
-        Self {
-            store,
-            keyring,
-            entropy,
-            metrics,
-            unopened: AtomicUsize::new(0),
-        }
-    }
-
     /// Moves copies whenever some are left, until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        repeat(INTERVAL, "moved sealed copies", stop, || self.step()).await;
+        // How many copies could not be opened when that was logged last.
+        let unopened = AtomicUsize::new(0);
+        repeat(INTERVAL, "moved sealed copies", stop, || {
+            self.step(&unopened)
+        })
+        .await;
     }
 
     /// Moves some copies and returns their number; 0 if none is left that can be moved.
-    async fn step(&self) -> Result<u64> {
+    async fn step(&self, logged: &AtomicUsize) -> Result<u64> {
         let known = self.store.known_keys().await?;
         let keyring = self.keyring.load_full();
         // Before this instance has followed an activation, it would move copies back.
@@ -85,7 +76,7 @@ impl SealMover {
                 }
             }
         }
-        if self.unopened.swap(unopened, Ordering::Relaxed) < unopened {
+        if logged.swap(unopened, Ordering::Relaxed) < unopened {
             tracing::error!(
                 "{unopened} sealed copies cannot be opened, so they stay under their sealing key: revoke \
                  their keys to retire it"
@@ -106,11 +97,5 @@ impl SealMover {
             old,
             new: new.ok()?,
         })
-    }
-}
-
-impl std::fmt::Debug for SealMover {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SealMover")
     }
 }
