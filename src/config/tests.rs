@@ -48,6 +48,14 @@ impl Case {
         self.load().unwrap_err().0
     }
 
+    /// The only error, which does not repeat the password.
+    fn error(&self) -> String {
+        let errors = self.errors();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(!errors[0].contains("hunter2"), "{errors:?}");
+        errors.into_iter().next().unwrap()
+    }
+
     fn entry(&self, name: &str) -> (String, Source) {
         let entries = self.load().unwrap().entries;
         let entry = entries

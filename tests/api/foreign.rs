@@ -121,16 +121,8 @@ async fn a_foreign_key_lives_from_its_import_to_its_revocation() {
         (answer.key_id.as_str(), answer.account_id.as_str()),
         (id.as_str(), "imported")
     );
-    assert_eq!(
-        client
-            .send(getting_by_text(TEXT))
-            .await
-            .unwrap()
-            .key
-            .unwrap()
-            .key_id,
-        id
-    );
+    let shown = client.send(getting_by_text(TEXT)).await.unwrap();
+    assert_eq!(shown.key.unwrap().key_id, id);
     let asked = v1::VerifyRequest {
         required_scopes: vec!["write".to_owned()],
         ..verifying(TEXT)
@@ -247,16 +239,8 @@ async fn a_text_with_several_keys_is_revoked_by_its_oldest() {
         assert_eq!(revoked.revoked[0].key_id, older);
     }
     assert_eq!(verdict(&local, &client, TEXT).await, Verdict::Revoked);
-    assert_eq!(
-        client
-            .send(getting_by_text(TEXT))
-            .await
-            .unwrap()
-            .key
-            .unwrap()
-            .key_id,
-        older
-    );
+    let shown = client.send(getting_by_text(TEXT)).await.unwrap();
+    assert_eq!(shown.key.unwrap().key_id, older);
 }
 
 /// It would not see that a text names a revoked key.

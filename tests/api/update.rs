@@ -133,35 +133,20 @@ async fn an_expiry_is_set_moved_and_taken_away() {
         expire_time: Some(later(key.create_time.unwrap(), after)),
         ..bare(&key.key_id)
     };
-    for after in [600, 1_200] {
-        client
-            .send(changing(ending(after), ["expire_time"]))
-            .await
-            .unwrap();
+    let change = async |wished| {
+        let change = changing(wished, ["expire_time"]);
+        client.send(change).await.unwrap();
+    };
+    change(ending(600)).await;
+    for (wished, verdict) in [
+        (ending(1_200), Verdict::Valid),
+        (bare(&key.key_id), Verdict::Valid),
+        (ending(1_800), Verdict::Expired),
+    ] {
+        change(wished).await;
+        pass(&local, 601).await;
+        assert_eq!(client.verify(&issued.api_key).await.unwrap(), verdict);
     }
-    pass(&local, 601).await;
-    assert_eq!(
-        client.verify(&issued.api_key).await.unwrap(),
-        Verdict::Valid
-    );
-    client
-        .send(changing(bare(&key.key_id), ["expire_time"]))
-        .await
-        .unwrap();
-    pass(&local, 601).await;
-    assert_eq!(
-        client.verify(&issued.api_key).await.unwrap(),
-        Verdict::Valid
-    );
-    client
-        .send(changing(ending(1_800), ["expire_time"]))
-        .await
-        .unwrap();
-    pass(&local, 601).await;
-    assert_eq!(
-        client.verify(&issued.api_key).await.unwrap(),
-        Verdict::Expired
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! Issue: get or create.
 
-use keyward_store::{Expiry, NewKey};
+use keyward_store::{Expiry, Issued, NewKey};
 
 use crate::world::{
     DAY, World, account, actor, assert_damaged, at_once, disabled, kill, scopes, sealed, slot,
@@ -110,18 +110,20 @@ pub(crate) async fn slots_and_accounts_are_separate(world: World) {
     assert_eq!(ids.len(), 5);
 }
 
+/// One call created the key that all of them return.
+fn assert_one_key(issued: &[Issued]) {
+    assert_eq!(issued.iter().filter(|one| one.created).count(), 1);
+    let first = &issued[0].key.record;
+    assert!(issued.iter().all(|one| one.key.record == *first));
+}
+
 pub(crate) async fn concurrent_calls_for_one_slot_give_one_key(world: World) {
     let issued = at_once(200, |_| {
         let (store, new) = (world.store.clone(), world.plain_key("42", "default"));
         async move { store.issue(new, &actor()).await.unwrap() }
     })
     .await;
-    assert_eq!(issued.iter().filter(|one| one.created).count(), 1);
-    assert!(
-        issued
-            .iter()
-            .all(|one| one.key.record == issued[0].key.record)
-    );
+    assert_one_key(&issued);
     assert_eq!(world.count("api_keys").await, 1);
     assert_eq!(world.audit().await, ["issue bot -"]);
 }
@@ -138,12 +140,7 @@ pub(crate) async fn concurrent_calls_for_an_expired_slot_give_one_successor(worl
         async move { store.issue(new, &actor()).await.unwrap() }
     })
     .await;
-    assert_eq!(issued.iter().filter(|one| one.created).count(), 1);
-    assert!(
-        issued
-            .iter()
-            .all(|one| one.key.record == issued[0].key.record)
-    );
+    assert_one_key(&issued);
     assert_eq!(
         world.record(old.id).await.replaced_by,
         Some(issued[0].key.record.id)

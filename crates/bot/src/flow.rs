@@ -261,4 +261,4 @@ pub fn asked(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -284,12 +284,10 @@ fn an_error_names_the_fault_and_no_part_of_the_url() {
 fn the_embedded_store_refuses_redis() {
     let case = |url: &str| Case::new().flag("redis", url);
     for url in ["redis://h", "redis+unix:///s?password=hunter2"] {
-        let errors = case(url).flag("insecure", "true").errors();
-        assert_eq!(errors.len(), 1, "{errors:?}");
+        let error = case(url).flag("insecure", "true").error();
         let expected = "(flag --redis): has no use with the embedded store, which only one \
                         process serves: remove it, or use a Postgres store";
-        assert!(errors[0].ends_with(expected), "{errors:?}");
-        assert!(!errors[0].contains("hunter2"), "{errors:?}");
+        assert!(error.ends_with(expected), "{error}");
     }
     assert_eq!(case("redis://:hunter2@h").errors().len(), 2);
     for none in ["none", "off"] {
@@ -310,18 +308,16 @@ fn a_password_for_another_host_needs_tls() {
         "redis+sentinel://:hunter2@localhost,h/main",
         "redis+cluster://:hunter2@h,localhost",
     ] {
-        let errors = with_store(url).errors();
-        assert_eq!(errors.len(), 1, "{errors:?}");
-        assert!(errors[0].starts_with("redis = 'redis"), "{errors:?}");
+        let error = with_store(url).error();
+        assert!(error.starts_with("redis = 'redis"), "{error}");
         for expected in [
             "(flag --redis): leads to another host without TLS",
             "write rediss in place of redis",
             "?ca=FILE",
             "insecure = true",
         ] {
-            assert!(errors[0].contains(expected), "{expected}: {errors:?}");
+            assert!(error.contains(expected), "{expected}: {error}");
         }
-        assert!(!errors[0].contains("hunter2"), "{errors:?}");
         let case = with_store(url).flag("insecure", "true");
         assert_eq!(case.load().unwrap().settings.redis, Some(read(url)));
         let over_tls = url.replacen("redis", "rediss", 1);
@@ -375,12 +371,8 @@ fn a_password_file_takes_the_place_of_the_password() {
             "redis_password_file = '/run/secret' (variable KEYWARD_REDIS_PASSWORD_FILE): has no use without `redis`",
         ),
     ] {
-        let errors = with(url).errors();
-        assert!(
-            errors.len() == 1 && errors[0].contains(reason),
-            "{errors:?}"
-        );
-        assert!(!errors[0].contains("hunter2"), "{errors:?}");
+        let error = with(url).error();
+        assert!(error.contains(reason), "{error}");
     }
 }
 

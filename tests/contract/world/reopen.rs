@@ -9,19 +9,11 @@ use super::World;
 impl World {
     /// Ends the store with `end`, and opens it again.
     async fn reopened_after(self, end: impl AsyncFnOnce(Arc<dyn Store>)) -> Self {
-        let Self {
-            backend,
-            store,
-            clock,
-            entropy,
-        } = self;
-        end(store).await;
-        let store = backend.open(clock.clone(), &entropy).await.unwrap();
+        end(self.store).await;
+        let opened = self.backend.open(self.clock.clone(), &self.entropy).await;
         Self {
-            backend,
-            store,
-            clock,
-            entropy,
+            store: opened.unwrap(),
+            ..self
         }
     }
 
@@ -37,26 +29,19 @@ impl World {
 
     /// Closes the store, lowers its time to the clock, revokes what has expired by then, and opens it again.
     pub(crate) async fn lowered(self) -> Self {
-        let Self {
-            backend,
-            store,
-            clock,
-            entropy,
-        } = self;
-        store.close().await;
-        drop(store);
-        let mut repair = backend.time_repair(clock.clone(), &entropy).await;
+        self.store.close().await;
+        drop(self.store);
+        let (backend, clock) = (&self.backend, &self.clock);
+        let mut repair = backend.time_repair(clock.clone(), &self.entropy).await;
         let survey = repair.survey().await.unwrap();
         while repair.end_all_graces(&survey).await.unwrap() > 0 {}
         while repair.revoke_expired(&survey).await.unwrap() > 0 {}
         repair.lower(&survey, "a test").await.unwrap();
         drop(repair);
-        let store = backend.open(clock.clone(), &entropy).await.unwrap();
+        let opened = backend.open(clock.clone(), &self.entropy).await;
         Self {
-            backend,
-            store,
-            clock,
-            entropy,
+            store: opened.unwrap(),
+            ..self
         }
     }
 

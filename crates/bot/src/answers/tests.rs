@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::flow::tests::{NEW, OLD, name, visible};
 
 const ACCOUNT: &str = "tg-42";
-const OLD: Uuid = Uuid::from_u128(1);
-const NEW: Uuid = Uuid::from_u128(2);
 
 fn key(key_id: Uuid, state: v1::State) -> v1::ApiKey {
     v1::ApiKey {
@@ -16,22 +15,6 @@ fn key(key_id: Uuid, state: v1::State) -> v1::ApiKey {
         recoverable: true,
         state: state.into(),
         ..Default::default()
-    }
-}
-
-fn name(key_id: Uuid) -> KeyName {
-    KeyName {
-        key_id,
-        hint: "kw_abcd".to_owned(),
-        ..KeyName::default()
-    }
-}
-
-fn visible(key_id: Uuid, once: bool) -> CurrentKey {
-    CurrentKey::Visible {
-        key: name(key_id),
-        api_key: Secret::new("kw_canary".to_owned()),
-        once,
     }
 }
 

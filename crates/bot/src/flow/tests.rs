@@ -4,11 +4,11 @@ use keyward_client::Secret;
 
 use super::*;
 
-const OLD: Uuid = Uuid::from_u128(1);
-const NEW: Uuid = Uuid::from_u128(2);
+pub(crate) const OLD: Uuid = Uuid::from_u128(1);
+pub(crate) const NEW: Uuid = Uuid::from_u128(2);
 const NOW: u32 = 1_800_000_000;
 
-fn name(key_id: Uuid) -> KeyName {
+pub(crate) fn name(key_id: Uuid) -> KeyName {
     KeyName {
         key_id,
         hint: "kw_abcd".to_owned(),
@@ -16,7 +16,7 @@ fn name(key_id: Uuid) -> KeyName {
     }
 }
 
-fn visible(key_id: Uuid, once: bool) -> CurrentKey {
+pub(crate) fn visible(key_id: Uuid, once: bool) -> CurrentKey {
     CurrentKey::Visible {
         key: name(key_id),
         api_key: Secret::new("kw_canary".to_owned()),

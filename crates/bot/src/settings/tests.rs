@@ -238,25 +238,21 @@ fn white_space_does_not_count_and_an_empty_variable_is_unset() {
 
 #[test]
 fn a_webhook_needs_a_secret() {
-    let secret = file("canary-canary-canary\n");
-    let path = secret.path().to_str().unwrap();
-    let flags = [
-        ("webhook_url", "https://bot.example/tg"),
-        ("webhook_secret_file", path),
-    ];
-    let settings = load(inputs(&flags, &[TOKEN, TOKEN_FILE], None)).unwrap();
+    let with = |secret: &tempfile::NamedTempFile| {
+        let path = secret.path().to_str().unwrap();
+        let flags = [
+            ("webhook_url", "https://bot.example/tg"),
+            ("webhook_secret_file", path),
+        ];
+        inputs(&flags, &[TOKEN, TOKEN_FILE], None)
+    };
+    let settings = load(with(&file("canary-canary-canary\n"))).unwrap();
     let webhook = settings.bots[0].webhook.as_ref().unwrap();
     assert_eq!(
         (webhook.url.uri().path(), webhook.secret.expose()),
         ("/tg", "canary-canary-canary")
     );
-    let short = file("canary");
-    let path = short.path().to_str().unwrap();
-    let flags = [
-        ("webhook_url", "https://bot.example/tg"),
-        ("webhook_secret_file", path),
-    ];
-    let error = refused(inputs(&flags, &[TOKEN, TOKEN_FILE], None));
+    let error = refused(with(&file("canary")));
     assert!(error.contains("must contain 16 to 256"), "{error}");
 }
 
