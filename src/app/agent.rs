@@ -10,7 +10,7 @@ use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
 use keyward_client::{Client, Error, ErrorKind, Secret, VerifyRequest};
 use keyward_crypto::private_file::{self, PrivateFileError};
 use keyward_ops::settings::values::secret_file;
-use keyward_ops::{AgentMetrics, LogFormat, NearCacheCounts, OtherCrates, Tasks, http};
+use keyward_ops::{AgentMetrics, NearCacheCounts, OtherCrates, Tasks, http};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use health::{Health, readiness};
 
 use super::ports::{bind, listen};
-use super::run::{Signals, on, report};
+use super::run::{Signals, on_control, prepare, report_ready};
 use super::stop::{CALLS, STEP, within};
 use super::{StartError, components};
 use crate::config::{AgentSettings, Listen};
@@ -27,7 +27,7 @@ use crate::grpc::{
     self, Agent, Front, Http, Listeners, LocalCallers, LongCalls, Workers, agent_server,
 };
 use crate::rest::Rest;
-use crate::system::{self, SystemClock, SystemEntropy};
+use crate::system::{SystemClock, SystemEntropy};
 
 /// How long a start waits until the agent is fresh. Later it goes on without.
 const START: Duration = Duration::from_secs(5);
@@ -46,22 +46,9 @@ const EXHAUSTED: &str = "NEAR_CACHES_EXHAUSTED";
 ///
 /// Why it did not start, or which task ended and how.
 pub fn serve_agent(settings: &AgentSettings) -> Result<(), StartError> {
-    system::forbid_core_dumps().map_err(StartError::new)?;
-    system::allow_open_files();
     let others = OtherCrates::WarningsOnly;
-    let _telemetry =
-        keyward_ops::init(&settings.telemetry, "keyward-agent", others).map_err(StartError::new)?;
-    let mut runtime = match settings.workers {
-        0 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    runtime
-        .worker_threads(1)
-        .thread_name("control")
-        .enable_all()
-        .build()
-        .map_err(StartError::new)?
-        .block_on(run(settings))
+    let _telemetry = prepare(&settings.telemetry, "keyward-agent", others)?;
+    on_control(settings.workers, 1, run(settings))
 }
 
 async fn run(settings: &AgentSettings) -> Result<(), StartError> {
@@ -70,7 +57,13 @@ async fn run(settings: &AgentSettings) -> Result<(), StartError> {
         running = Running::start(settings) => running?,
         () = signals.stop() => return Ok(()),
     };
-    report(&running.ready_line(settings.telemetry.log_format));
+    let http = ("http_listen", running.http.as_ref().map(Listen::to_string));
+    let side = (
+        "side_listen",
+        running.side.map(|address| address.to_string()),
+    );
+    let format = settings.telemetry.log_format;
+    report_ready("keyward agent", &running.grpc, http, side, format);
     tokio::select! {
         () = signals.stop() => {}
         ended = running.tasks.ended() => {
@@ -137,11 +130,9 @@ impl Running {
             reporter,
         );
         let server = agent_server(agent, &metrics.ports, Arc::new(SystemClock), &front);
-        let workers = match settings.workers {
-            0 => Workers::here(&server, None, &metrics.ports, &tasks, &stop),
-            count => Workers::start(count, &server, None, &metrics.ports, &tasks, &stop)
-                .map_err(thread_error)?,
-        };
+        let (count, ports) = (settings.workers, &metrics.ports);
+        let workers = Workers::start(count, &server, None, ports, &tasks, &stop);
+        let workers = workers.map_err(thread_error)?;
         let (http_listener, http) = http.unzip();
         let listeners = Listeners {
             grpc: listener,
@@ -186,29 +177,6 @@ impl Running {
         tokio::join!(self.near.close(), draining);
         let tasks = futures_util::future::join_all(&mut self.background);
         within(STEP, "background tasks", tasks).await;
-    }
-
-    fn ready_line(&self, format: LogFormat) -> String {
-        let http = self.http.as_ref().map(ToString::to_string);
-        let side = self.side.map(|address| address.to_string());
-        let grpc = &self.grpc;
-        match format {
-            LogFormat::Text => format!(
-                "keyward agent is ready: gRPC on {grpc}, JSON {}, metrics and probes {}",
-                on(http),
-                on(side)
-            ),
-            LogFormat::Json => {
-                let off = || "off".to_owned();
-                serde_json::json!({
-                    "message": "keyward agent is ready",
-                    "listen": grpc.to_string(),
-                    "http_listen": http.unwrap_or_else(off),
-                    "side_listen": side.unwrap_or_else(off),
-                })
-                .to_string()
-            }
-        }
     }
 }
 

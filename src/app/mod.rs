@@ -296,24 +296,9 @@ impl App {
         )
         .map_err(StartError::new)?;
         let stop = &base.stops.serving;
-        let workers = match settings.workers {
-            0 => Workers::here(
-                &server,
-                tls.as_ref(),
-                &base.metrics.ports,
-                &base.tasks,
-                stop,
-            ),
-            count => Workers::start(
-                count,
-                &server,
-                tls.as_ref(),
-                &base.metrics.ports,
-                &base.tasks,
-                stop,
-            )
-            .map_err(thread_error)?,
-        };
+        let (count, ports) = (settings.workers, &base.metrics.ports);
+        let workers = Workers::start(count, &server, tls.as_ref(), ports, &base.tasks, stop);
+        let workers = workers.map_err(thread_error)?;
         let listeners = Listeners {
             grpc: listener,
             http: match rest {

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{App, Parts, StartError};
-use crate::config::Settings;
+use crate::config::{Listen, Settings};
 use crate::system;
-use keyward_ops::{LogFormat, OtherCrates};
+use keyward_ops::settings::Telemetry;
+use keyward_ops::{Guard, LogFormat, OtherCrates};
 
 /// The signal of a write over the file-size limit. It is caught, so that the write fails as on a full
 /// disk and the process continues.
@@ -19,25 +20,42 @@ const CONTROL_THREADS: usize = 2;
 
 /// Serves until SIGTERM or SIGINT.
 pub fn serve(settings: Settings) -> Result<(), StartError> {
-    system::forbid_core_dumps().map_err(StartError::new)?;
-    system::allow_open_files();
-    let telemetry = keyward_ops::init(&settings.telemetry, "keyward", OtherCrates::Filtered);
-    let telemetry = telemetry.map_err(StartError::new)?;
+    let telemetry = prepare(&settings.telemetry, "keyward", OtherCrates::Filtered)?;
     let parts = Parts {
         telemetry: telemetry.metrics(),
         ..Parts::system()
     };
-    let mut runtime = match settings.workers {
+    on_control(settings.workers, CONTROL_THREADS, run(&settings, parts))
+}
+
+/// Prepares the process, and starts the telemetry of the program `name`.
+pub(super) fn prepare(
+    settings: &Telemetry,
+    name: &'static str,
+    others: OtherCrates,
+) -> Result<Guard, StartError> {
+    system::forbid_core_dumps().map_err(StartError::new)?;
+    system::allow_open_files();
+    keyward_ops::init(settings, name, others).map_err(StartError::new)
+}
+
+/// Runs `program` on `threads` control threads; without serving threads on this one, which does everything.
+pub(super) fn on_control(
+    workers: usize,
+    threads: usize,
+    program: impl Future<Output = Result<(), StartError>>,
+) -> Result<(), StartError> {
+    let mut runtime = match workers {
         0 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     runtime
-        .worker_threads(CONTROL_THREADS)
+        .worker_threads(threads)
         .thread_name("control")
         .enable_all()
         .build()
         .map_err(StartError::new)?
-        .block_on(run(&settings, parts))
+        .block_on(program)
 }
 
 /// Serves on the current runtime until SIGTERM or SIGINT, or until a long-lived task ends by itself.
@@ -49,7 +67,11 @@ pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
     let mut signals = Signals::catch()?;
     let _over_limit = catch(SignalKind::from_raw(SIGXFSZ))?;
     let app = App::start(settings, parts).await?;
-    report_ready(&app, settings.telemetry.log_format);
+    let text = |address: Option<SocketAddr>| address.map(|address| address.to_string());
+    let rest = ("rest_listen", text(app.rest_address()));
+    let side = ("http_listen", text(app.http_address()));
+    let format = settings.telemetry.log_format;
+    report_ready("keyward", app.listens_on(), rest, side, format);
     tokio::select! {
         () = signals.stop() => {}
         ended = app.task_ended() => {
@@ -105,47 +127,39 @@ impl Signals {
     }
 }
 
-/// Writes the line that the parent process can wait for.
-fn report_ready(app: &App, format: LogFormat) {
-    let addresses = (app.rest_address(), app.http_address());
-    report(&ready_line(
-        &app.listens_on().to_string(),
-        addresses,
-        format,
-    ));
-}
+/// The name of a port's setting, and where the port is.
+type Port = (&'static str, Option<String>);
 
-pub(super) fn report(line: &str) {
+/// Writes the line that the parent process can wait for.
+pub(super) fn report_ready(
+    program: &str,
+    grpc: &Listen,
+    http: Port,
+    side: Port,
+    format: LogFormat,
+) {
+    let line = ready_line(program, grpc, http, side, format);
     if let Err(error) = writeln!(std::io::stderr(), "{line}") {
         tracing::warn!(%error, "cannot write to stderr");
     }
 }
 
-/// Where a port is, for people.
-pub(super) fn on(port: Option<String>) -> String {
-    port.map_or("off".to_owned(), |port| format!("on {port}"))
-}
-
-/// The line for people, or one JSON object. `ports` are the JSON port and the side port.
-fn ready_line(
-    grpc: &str,
-    ports: (Option<SocketAddr>, Option<SocketAddr>),
-    format: LogFormat,
-) -> String {
-    let address = |port: Option<SocketAddr>| port.map(|address| address.to_string());
-    let (rest, http) = (address(ports.0), address(ports.1));
+/// The line for people, or one JSON object.
+fn ready_line(program: &str, grpc: &Listen, http: Port, side: Port, format: LogFormat) -> String {
+    let message = format!("{program} is ready");
     match format {
         LogFormat::Text => {
-            let (rest, http) = (on(rest), on(http));
-            format!("keyward is ready: gRPC on {grpc}, JSON {rest}, metrics and probes {http}")
+            let on = |(_, at): Port| at.map_or("off".to_owned(), |at| format!("on {at}"));
+            let (http, side) = (on(http), on(side));
+            format!("{message}: gRPC on {grpc}, JSON {http}, metrics and probes {side}")
         }
         LogFormat::Json => {
-            let off = || "off".to_owned();
+            let off = |at: Option<String>| at.unwrap_or("off".to_owned());
             serde_json::json!({
-                "message": "keyward is ready",
-                "listen": grpc,
-                "rest_listen": rest.unwrap_or_else(off),
-                "http_listen": http.unwrap_or_else(off),
+                "message": message,
+                "listen": grpc.to_string(),
+                http.0: off(http.1),
+                side.0: off(side.1),
             })
             .to_string()
         }
@@ -158,26 +172,28 @@ mod tests {
 
     #[test]
     fn ready_line_names_each_port_or_says_that_it_is_off() {
-        let port = |number| Some(SocketAddr::from(([127, 0, 0, 1], number)));
+        let at = |number| Some(format!("127.0.0.1:{number}"));
+        let grpc = Listen::Unix("a".into());
         for (ports, format, expected) in [
             (
-                (port(8), port(7)),
+                (at(8), at(7)),
                 LogFormat::Text,
-                "gRPC on a, JSON on 127.0.0.1:8, metrics and probes on 127.0.0.1:7",
+                "gRPC on unix:a, JSON on 127.0.0.1:8, metrics and probes on 127.0.0.1:7",
             ),
             (
                 (None, None),
                 LogFormat::Text,
-                "gRPC on a, JSON off, metrics and probes off",
+                "gRPC on unix:a, JSON off, metrics and probes off",
             ),
             (
-                (port(8), port(7)),
+                (at(8), at(7)),
                 LogFormat::Json,
                 r#""rest_listen":"127.0.0.1:8""#,
             ),
-            ((port(8), None), LogFormat::Json, r#""http_listen":"off""#),
+            ((at(8), None), LogFormat::Json, r#""http_listen":"off""#),
         ] {
-            let line = ready_line("a", ports, format);
+            let (rest, side) = (("rest_listen", ports.0), ("http_listen", ports.1));
+            let line = ready_line("keyward", &grpc, rest, side, format);
             assert!(line.contains(expected), "{line}");
         }
     }

@@ -41,7 +41,8 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` threads that serve `server`, with TLS if `tls` is set. After `stop` they drain.
+    /// Starts `count` threads that serve `server`, with TLS if `tls` is set; with 0 the calling runtime serves.
+    /// After `stop` they drain.
     pub fn start(
         count: usize,
         server: &Server,
@@ -50,13 +51,17 @@ impl Workers {
         tasks: &Tasks,
         stop: &CancellationToken,
     ) -> io::Result<Self> {
-        let workers = (0..count).map(|n| {
+        let workers = (0..count.max(1)).map(|n| {
+            let (worker, serving) = worker(n, server.clone(), tls.cloned(), metrics, tasks, stop);
+            let name = format!("verify-{n}");
+            if count == 0 {
+                tasks.spawn(&name, serving);
+                return Ok(worker);
+            }
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .event_interval(EVENT_INTERVAL)
                 .enable_all()
                 .build()?;
-            let (worker, serving) = worker(n, server.clone(), tls.cloned(), metrics, tasks, stop);
-            let name = format!("verify-{n}");
             let serving = tasks.supervise(&name, serving);
             std::thread::Builder::new()
                 .name(name)
@@ -67,22 +72,6 @@ impl Workers {
             workers: workers.collect::<io::Result<_>>()?,
             peers: Arc::clone(&server.peers),
         })
-    }
-
-    /// Serves on the calling runtime, without additional threads.
-    pub fn here(
-        server: &Server,
-        tls: Option<&Tls>,
-        metrics: &PortMetrics,
-        tasks: &Tasks,
-        stop: &CancellationToken,
-    ) -> Self {
-        let (worker, serving) = worker(0, server.clone(), tls.cloned(), metrics, tasks, stop);
-        tasks.spawn("verify-0", serving);
-        Self {
-            workers: vec![worker],
-            peers: Arc::clone(&server.peers),
-        }
     }
 
     /// Waits until every thread has drained.
