@@ -388,12 +388,6 @@ impl App {
     }
 }
 
-impl std::fmt::Debug for App {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "App({})", self.grpc)
-    }
-}
-
 /// How many connections the files that the process may open allow.
 fn file_limit() -> usize {
     open_files().saturating_sub(RESERVED_FILES)

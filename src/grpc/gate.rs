@@ -65,12 +65,6 @@ impl GateLayer {
     }
 }
 
-impl std::fmt::Debug for GateLayer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("GateLayer")
-    }
-}
-
 impl<S> Layer<S> for GateLayer {
     type Service = Gate<S>;
 

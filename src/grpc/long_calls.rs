@@ -55,9 +55,3 @@ impl Drop for LongCalls {
         }
     }
 }
-
-impl std::fmt::Debug for LongCalls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LongCalls")
-    }
-}

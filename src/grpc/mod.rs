@@ -96,7 +96,7 @@ const _: () = assert!(CONNECTION_WINDOW / 2 >= MAX_STREAMS * SHORT_FRAME);
 pub const SERVICE_NAME: &str = "keyward.v1.ApiKeyService";
 
 /// The handler of all services.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Api {
     service: Arc<Service>,
     callers: Arc<Callers>,
@@ -193,12 +193,6 @@ impl Server {
             max_age: front.max_connection_age,
             peers: Peers::new(front.limits, metrics.limits.clone()),
         }
-    }
-}
-
-impl std::fmt::Debug for Server {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Server")
     }
 }
 

@@ -95,12 +95,6 @@ impl Observer {
 #[derive(Clone)]
 pub(super) struct ObserveLayer(pub(super) Arc<Observer>);
 
-impl std::fmt::Debug for ObserveLayer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ObserveLayer")
-    }
-}
-
 impl<S> Layer<S> for ObserveLayer {
     type Service = Observe<S>;
 

@@ -101,12 +101,6 @@ impl Workers {
     }
 }
 
-impl std::fmt::Debug for Workers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Workers({})", self.workers.len())
-    }
-}
-
 fn worker(
     n: usize,
     server: Server,

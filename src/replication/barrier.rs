@@ -209,9 +209,3 @@ async fn confirm(
     // The confirmer drops the sender if the confirmation times out or the process closes.
     receiver.await.map_err(|_| Unconfirmed::Unproven)?
 }
-
-impl std::fmt::Debug for Barrier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Barrier")
-    }
-}

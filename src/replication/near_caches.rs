@@ -362,9 +362,3 @@ pub async fn forget_near_caches(near: Arc<NearCaches>, stop: CancellationToken) 
         near.forget_in_store().await;
     }
 }
-
-impl std::fmt::Debug for NearCaches {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NearCaches({})", self.leases.lock().streams())
-    }
-}

@@ -145,9 +145,3 @@ impl Drop for NearStream {
         self.near.close(self.id, &self.caller, self.end);
     }
 }
-
-impl std::fmt::Debug for NearStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NearStream({:?} of {})", self.id, self.caller)
-    }
-}

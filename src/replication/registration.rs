@@ -153,9 +153,3 @@ impl Registration {
         self.state.lock().left_behind.is_empty()
     }
 }
-
-impl std::fmt::Debug for Registration {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Registration({}, {:?})", self.name, self.id())
-    }
-}

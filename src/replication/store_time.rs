@@ -112,9 +112,3 @@ impl StoreTime {
         }
     }
 }
-
-impl std::fmt::Debug for StoreTime {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "StoreTime({:?} ahead)", self.ahead())
-    }
-}

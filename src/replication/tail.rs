@@ -429,9 +429,3 @@ async fn leave(registration: &Registration) {
         tokio::time::sleep(LEAVE_PAUSE).await;
     }
 }
-
-impl std::fmt::Debug for Tail {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tail(applied {})", self.fence.applied())
-    }
-}

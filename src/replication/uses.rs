@@ -91,9 +91,3 @@ impl UseWriter {
         }
     }
 }
-
-impl std::fmt::Debug for UseWriter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("UseWriter")
-    }
-}

@@ -239,12 +239,6 @@ impl Service {
     }
 }
 
-impl std::fmt::Debug for Service {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Service")
-    }
-}
-
 /// Why a text is refused without I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Unrecognised {

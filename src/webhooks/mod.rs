@@ -148,9 +148,3 @@ impl Webhooks {
         (id, sender.send(id, message::test(now)).await)
     }
 }
-
-impl std::fmt::Debug for Webhooks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Webhooks({})", self.senders.len())
-    }
-}

@@ -106,12 +106,6 @@ impl Sender {
     }
 }
 
-impl std::fmt::Debug for Sender {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Sender({})", self.endpoint.name)
-    }
-}
-
 /// The pause that a receiver asks for: seconds, or a time.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();

@@ -7,7 +7,6 @@ mod groups;
 mod ports;
 mod rpc;
 
-use std::fmt;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -138,12 +137,6 @@ impl Metrics {
     /// The metrics as a Markdown table, for the documentation.
     pub fn table() -> String {
         Self::new(&[]).catalogue.table()
-    }
-}
-
-impl fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Metrics")
     }
 }
 

@@ -122,9 +122,3 @@ impl<T> Clone for MemoryStore<T> {
         Self { session }
     }
 }
-
-impl<T> std::fmt::Debug for MemoryStore<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("MemoryStore")
-    }
-}

@@ -130,12 +130,6 @@ impl PostgresStore {
     }
 }
 
-impl std::fmt::Debug for PostgresStore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("PostgresStore")
-    }
-}
-
 #[async_trait]
 impl Store for PostgresStore {
     fn cluster(&self) -> Option<Arc<dyn Cluster>> {

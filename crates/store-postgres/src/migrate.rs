@@ -210,12 +210,6 @@ impl PostgresOwner {
     }
 }
 
-impl std::fmt::Debug for PostgresOwner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("PostgresOwner")
-    }
-}
-
 /// The migrations in the database: version, description, checksum, and whether it succeeded.
 type Applied = (i64, String, Vec<u8>, bool);
 

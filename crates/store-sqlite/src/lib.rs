@@ -163,12 +163,6 @@ impl SqliteStore {
     }
 }
 
-impl std::fmt::Debug for SqliteStore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SqliteStore")
-    }
-}
-
 #[async_trait]
 impl Store for SqliteStore {
     fn cluster(&self) -> Option<Arc<dyn Cluster>> {

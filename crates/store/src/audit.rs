@@ -192,12 +192,6 @@ impl Trimming {
     }
 }
 
-impl std::fmt::Debug for Trimming {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Trimming({:?})", self.kept)
-    }
-}
-
 /// Where a page of the list begins: after the event with this time and number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AuditCursor {

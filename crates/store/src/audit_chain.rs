@@ -82,12 +82,6 @@ impl Sealing {
     }
 }
 
-impl std::fmt::Debug for Sealing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Sealing")
-    }
-}
-
 /// What allows the chain to begin at `seal`.
 pub fn trim_proof(key: &AuditKey, seal: &AuditSeal) -> Vec<u8> {
     let number = seal.number.to_be_bytes();
@@ -405,12 +399,6 @@ impl<'k> Verifier<'k> {
             position: event.link.as_ref().map(|link| link.position),
             seal,
         }
-    }
-}
-
-impl std::fmt::Debug for Verifier<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Verifier")
     }
 }
 

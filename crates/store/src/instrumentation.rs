@@ -124,9 +124,3 @@ impl Interceptor for Instrumentation {
         result
     }
 }
-
-impl std::fmt::Debug for Instrumentation {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Instrumentation")
-    }
-}

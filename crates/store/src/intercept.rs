@@ -42,12 +42,6 @@ impl<I: Interceptor> Intercepted<dyn Store, I> {
     }
 }
 
-impl<S: ?Sized, I> std::fmt::Debug for Intercepted<S, I> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Intercepted")
-    }
-}
-
 /// The name of a method in metrics and logs.
 macro_rules! name_of {
     ($method:ident) => {

@@ -177,12 +177,6 @@ impl Receiver {
     }
 }
 
-impl std::fmt::Debug for Receiver {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Receiver({})", self.address)
-    }
-}
-
 /// Serves one request.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,

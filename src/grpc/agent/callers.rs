@@ -92,9 +92,3 @@ fn sent_token(headers: &HeaderMap) -> Result<Option<&str>, Denied> {
         "the authorization metadata does not have the form `Bearer <token>`",
     ))
 }
-
-impl std::fmt::Debug for LocalCallers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("LocalCallers")
-    }
-}

@@ -103,12 +103,6 @@ impl Agent {
     }
 }
 
-impl std::fmt::Debug for Agent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Agent").field(&self.near).finish()
-    }
-}
-
 /// Builds the server of an agent.
 pub fn agent_server(
     agent: Agent,

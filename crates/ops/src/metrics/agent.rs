@@ -1,6 +1,5 @@
 //! The metrics of an agent.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -97,11 +96,5 @@ impl AgentMetrics {
 impl Default for AgentMetrics {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-impl fmt::Debug for AgentMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("AgentMetrics")
     }
 }

@@ -1,6 +1,6 @@
 //! The registry of a program's metrics, and their description for the documentation.
 
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::hash::Hash;
 
 use prometheus_client::collector::Collector;
@@ -193,11 +193,5 @@ impl Catalogue {
             let _ = writeln!(text, "| `{name}` | {kind} | {labels} | {help}. |");
         }
         text
-    }
-}
-
-impl fmt::Debug for Catalogue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Catalogue of {} metrics", self.described.len())
     }
 }

@@ -180,7 +180,7 @@ async fn a_hidden_timeline_is_refused_unless_a_failover_loses_nothing() {
             owner.settle_first().await?;
             PostgresStore::open(&declared(&url), STALENESS, clock(), &Tasks::default()).await
         };
-        let refused = prepare(false).await.unwrap_err().to_string();
+        let refused = prepare(false).await.err().unwrap().to_string();
         for expected in ["pg_walfile_name", "failover_loses_nothing"] {
             assert!(refused.contains(expected), "{hide}: {refused}");
         }
