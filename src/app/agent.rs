@@ -69,7 +69,7 @@ async fn run(settings: &AgentSettings) -> Result<(), StartError> {
         ended = running.tasks.ended() => {
             tracing::error!("stopping: {ended}");
             running.stop().await;
-            return Err(StartError::new(ended));
+            return Err(ended.into());
         }
     }
     tracing::info!("stopping: calls in progress can finish");
@@ -182,8 +182,7 @@ impl Running {
 
 /// Answers requests of plain HTTP.
 fn rest(settings: &AgentSettings) -> Result<Arc<dyn Http>, StartError> {
-    let port = Rest::new(settings.trusted_proxies.clone(), &[], &SystemEntropy);
-    let port = port.map_err(StartError::new)?;
+    let port = Rest::new(settings.trusted_proxies.clone(), &[], &SystemEntropy)?;
     Ok(Arc::new(match settings.local_token_file {
         Some(_) => port,
         None => port.without_token(),
@@ -263,7 +262,7 @@ fn client(settings: &AgentSettings) -> Result<Client, StartError> {
         Some(file) => builder.ca_file(file),
         None => builder,
     };
-    builder.build().map_err(StartError::new)
+    Ok(builder.build()?)
 }
 
 /// The near-cache of an agent whose token has both roles, as far as Keyward says now.
@@ -285,7 +284,7 @@ async fn near_cache(settings: &AgentSettings, client: &Client) -> Result<NearCac
         true => Fallback::Call,
         false => Fallback::Fail,
     };
-    let near = client.near_cache(options).map_err(StartError::new)?;
+    let near = client.near_cache(options)?;
     if let Err(error) = probe {
         if error.kind == ErrorKind::Unauthorized {
             return Err(refused(&error));

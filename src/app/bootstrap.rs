@@ -41,9 +41,9 @@ pub(super) fn cannot_create(path: &Path, error: &std::io::Error) -> StartError {
 
 /// Whether the store has never contained a key or a token. Only then may a start create secrets.
 pub(super) async fn is_untouched(store: &dyn Store) -> Result<bool, StartError> {
-    let tokens = store.has_tokens().await.map_err(StartError::new)?;
+    let tokens = store.has_tokens().await?;
     // The log still has the row of a token that was deleted manually.
-    let log = store.tail(0).await.map_err(StartError::new)?;
+    let log = store.tail(0).await?;
     Ok(!tokens && log.head == 0)
 }
 
@@ -77,7 +77,7 @@ pub(super) async fn find_keyring(
     store: &dyn Store,
     policy: SecretPolicy,
 ) -> Result<Found, StartError> {
-    let known = store.known_keys().await.map_err(StartError::new)?;
+    let known = store.known_keys().await?;
     if policy == SecretPolicy::Load && known.is_empty() {
         return Err(StartError(
             "this database has no keyring yet: run `keyward init` once, with the owner's URL in \
@@ -96,7 +96,7 @@ pub(super) async fn find_keyring(
     }
     let material = match keyring_files::load(&settings.keyring) {
         Err(KeyringError::Missing { .. }) if is_untouched => None,
-        loaded => Some(loaded.map_err(StartError::new)?),
+        loaded => Some(loaded?),
     };
     if !is_untouched && known.is_empty() {
         return Err(StartError(
@@ -119,11 +119,11 @@ fn belonging(
     known: &[KnownKey],
     path: &Path,
 ) -> Result<Keyring, StartError> {
-    let files = Keyring::new(material, Active::default()).map_err(StartError::new)?;
+    let files = Keyring::new(material, Active::default())?;
     fitting(&files, &files, known).map_err(|misfit| match misfit {
         Misfit::Differs(name) => foreign(name, path),
         Misfit::Missing(name) => absent(name, path),
-        Misfit::Incomplete(error) => StartError::new(error),
+        Misfit::Incomplete(error) => error.into(),
     })
 }
 
@@ -144,7 +144,7 @@ pub(super) async fn keyring(
         Some(keyring) => keyring,
         None => {
             tracing::info!(keyring = %path.display(), "created a new keyring; back it up: without it all keys are lost");
-            let material = keyring_files::generate(path, entropy).map_err(StartError::new)?;
+            let material = keyring_files::generate(path, entropy)?;
             belonging(&material, &known, path)?
         }
     };
@@ -152,7 +152,7 @@ pub(super) async fn keyring(
     match is_untouched {
         true => add(store, &new).await?,
         // Another key of the same name is noticed later in the start.
-        false => store.note_loaded(&new).await.map_err(StartError::new)?,
+        false => store.note_loaded(&new).await?,
     }
     let active = active(&known);
     let audit_key = keyring.audit_key().map(|key| key.version());
@@ -167,8 +167,7 @@ pub(super) async fn keyring(
     ] {
         if let (None, Some(number)) = (active, highest) {
             let name = KeyName { kind, number };
-            let activated = store.activate(name, &Actor::service()).await;
-            activated.map_err(StartError::new)?;
+            store.activate(name, &Actor::service()).await?;
         }
     }
     Ok(keyring)
@@ -191,12 +190,12 @@ async fn add(store: &dyn Store, new: &[CheckValue]) -> Result<(), StartError> {
     let Err(error) = store.add_check_values(new).await else {
         return Ok(());
     };
-    let known = store.known_keys().await.map_err(StartError::new)?;
+    let known = store.known_keys().await?;
     let is_known = |value: &CheckValue| known.iter().any(|key| key.check == *value);
     if new.iter().all(is_known) {
         return Ok(());
     }
-    Err(StartError::new(error))
+    Err(error.into())
 }
 
 fn foreign(name: KeyName, path: &Path) -> StartError {
@@ -237,7 +236,7 @@ impl FirstToken<'_> {
         clock: &dyn Clock,
         entropy: &dyn Entropy,
     ) -> Result<(), StartError> {
-        if store.has_admin().await.map_err(StartError::new)? {
+        if store.has_admin().await? {
             return Ok(());
         }
         let text = match self.read()? {
@@ -267,12 +266,11 @@ impl FirstToken<'_> {
             digest,
             generation: Some(generation),
             san: None,
-            name: SlotName::new("name", "admin".to_owned()).map_err(StartError::new)?,
+            name: SlotName::new("name", "admin".to_owned())?,
             roles: Roles::all(),
             expiry: Expiry::Never,
         };
-        let created = store.create_token(new, &Actor::service()).await;
-        created.map_err(StartError::new)?;
+        store.create_token(new, &Actor::service()).await?;
         tracing::info!(file = %self.file.display(), "created a token with every role");
         Ok(())
     }

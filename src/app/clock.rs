@@ -41,8 +41,7 @@ pub fn lower_time(
                     )));
                 }
                 let clock = Arc::new(SystemClock);
-                let store = SqliteStore::open(path, clock, &SystemEntropy).await;
-                let mut store = store.map_err(StartError::new)?;
+                let mut store = SqliteStore::open(path, clock, &SystemEntropy).await?;
                 let outcome = repair(&mut store, reason, revoke_expired).await;
                 store.close().await;
                 outcome
@@ -59,8 +58,8 @@ pub fn lower_time(
 async fn await_no_instances(settings: &Settings) -> Result<(), StartError> {
     let (clock, tasks) = (Arc::new(SystemClock), Tasks::default());
     let hosts = hosts(settings)?;
-    let store = PostgresStore::open(&hosts, settings.max_staleness, clock.clone(), &tasks);
-    let store = store.await.map_err(StartError::new)?;
+    let staleness = settings.max_staleness;
+    let store = PostgresStore::open(&hosts, staleness, clock.clone(), &tasks).await?;
     let outcome = match store.cluster() {
         Some(cluster) => reap_killed(&*cluster, &clock).await,
         None => Ok(()),
@@ -73,7 +72,7 @@ async fn reap_killed(cluster: &dyn Cluster, clock: &SystemClock) -> Result<(), S
     let mut detector = FailureDetector::default();
     let mut first = None;
     loop {
-        let membership = cluster.membership().await.map_err(StartError::new)?;
+        let membership = cluster.membership().await?;
         let mut members = membership.members.clone();
         members.sort_unstable_by_key(|member| member.registration);
         let seen = first.get_or_insert_with(|| members.clone());
@@ -88,8 +87,7 @@ async fn reap_killed(cluster: &dyn Cluster, clock: &SystemClock) -> Result<(), S
             return Ok(());
         }
         for (registration, beat) in detector.observe(&membership, clock.boot()) {
-            let reaped = cluster.reap(registration, beat).await;
-            reaped.map_err(StartError::new)?;
+            cluster.reap(registration, beat).await?;
         }
         tokio::time::sleep(POLL).await;
     }
@@ -100,31 +98,19 @@ async fn repair(
     reason: &str,
     revoke_expired: Option<bool>,
 ) -> Result<String, StartError> {
-    let survey = store.survey().await.map_err(StartError::new)?;
+    let survey = store.survey().await?;
     check(&survey, revoke_expired)?;
     let mut graces = 0;
     loop {
-        match store
-            .end_all_graces(&survey)
-            .await
-            .map_err(StartError::new)?
-        {
+        match store.end_all_graces(&survey).await? {
             0 => break,
             ended => graces += ended,
         }
     }
     if revoke_expired == Some(true) {
-        while store
-            .revoke_expired(&survey)
-            .await
-            .map_err(StartError::new)?
-            > 0
-        {}
+        while store.revoke_expired(&survey).await? > 0 {}
     }
-    store
-        .lower(&survey, reason)
-        .await
-        .map_err(StartError::new)?;
+    store.lower(&survey, reason).await?;
     Ok(report(&survey, revoke_expired, graces))
 }
 

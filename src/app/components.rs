@@ -77,9 +77,8 @@ pub(super) fn listener_tls(
         key: key.to_owned(),
         client_ca: settings.tls_client_ca.clone(),
     };
-    Tls::load(files, Arc::clone(clock), metrics.tls.clone())
-        .map(Some)
-        .map_err(StartError::new)
+    let tls = Tls::load(files, Arc::clone(clock), metrics.tls.clone())?;
+    Ok(Some(tls))
 }
 
 /// The webhooks of the settings.
@@ -107,8 +106,8 @@ pub(super) async fn near_caches(
         count: settings.max_near_caches,
     };
     let (fence, clock) = (Arc::clone(fence), Arc::clone(clock));
-    let near = NearCaches::start(store, fence, clock, limits, metrics.near.clone()).await;
-    near.map(Arc::new).map_err(StartError::new)
+    let near = NearCaches::start(store, fence, clock, limits, metrics.near.clone()).await?;
+    Ok(Arc::new(near))
 }
 
 /// The dependencies that most components share.

@@ -63,12 +63,18 @@ const SOCKET_MODE: u32 = 0o660;
 const HEALTH_NAMES: [&str; 2] = ["", SERVICE_NAME];
 
 /// Why the service cannot start, and what to do.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
+#[derive(Debug)]
 pub struct StartError(pub String);
 
-impl StartError {
-    fn new(error: impl std::fmt::Display) -> Self {
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+// `StartError` is not an `Error` itself, so that `?` can turn every error into one.
+impl<E: std::error::Error> From<E> for StartError {
+    fn from(error: E) -> Self {
         Self(error.to_string())
     }
 }
@@ -164,7 +170,7 @@ impl App {
         };
         let keyring = bootstrap::keyring(settings, &*store, &*entropy, policy).await?;
         bootstrap::check_foreign(settings, &keyring)?;
-        let token_prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
+        let token_prefix = Prefix::new(TOKEN_PREFIX)?;
         if policy == SecretPolicy::Create {
             let first = bootstrap::FirstToken {
                 file: bootstrap::token_file(settings),
@@ -174,7 +180,7 @@ impl App {
             first.ensure(&*store, &*clock, &*entropy).await?;
         }
 
-        let start = store.start().await.map_err(StartError::new)?;
+        let start = store.start().await?;
         let fence = Arc::new(Fence::new(settings.max_staleness, MAX_TOMBSTONES, start));
         let near = components::near_caches(settings, &store, &fence, &clock, &metrics).await?;
         let control = Control::new(tokio::runtime::Handle::current());
@@ -190,8 +196,7 @@ impl App {
         let uses = Arc::new(Uses::new(metrics.uses.dropped.clone()));
         let webhooks = components::webhooks(settings, &clock, &entropy)?;
         // Before any change, so that each one writes its events.
-        let announced = webhooks.announce_first(&*store).await;
-        announced.map_err(StartError::new)?;
+        webhooks.announce_first(&*store).await?;
         let base = Base {
             time,
             near,
@@ -293,8 +298,7 @@ impl App {
             &base.metrics.ports,
             clock,
             &front,
-        )
-        .map_err(StartError::new)?;
+        )?;
         let stop = &base.stops.serving;
         let (count, ports) = (settings.workers, &base.metrics.ports);
         let workers = Workers::start(count, &server, tls.as_ref(), ports, &base.tasks, stop);
@@ -303,12 +307,11 @@ impl App {
             grpc: listener,
             http: match rest {
                 Some(rest) => {
-                    let port = Rest::new(
+                    let (proxies, origins) = (
                         settings.trusted_proxies.clone(),
                         &settings.rest_cors_origins,
-                        &*entropy,
                     );
-                    let port: Arc<dyn Http> = Arc::new(port.map_err(StartError::new)?);
+                    let port: Arc<dyn Http> = Arc::new(Rest::new(proxies, origins, &*entropy)?);
                     Some((Listener::Tcp(rest), port))
                 }
                 None => None,

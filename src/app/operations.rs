@@ -22,11 +22,7 @@ use keyward_store_postgres::{Hosts, PostgresOwner, PostgresStore};
 /// Why the migration failed, and what to do.
 pub fn migrate(settings: &Settings, service_role: Option<&str>) -> Result<String, StartError> {
     run(async {
-        owner(settings)
-            .await?
-            .migrate(service_role)
-            .await
-            .map_err(StartError::new)?;
+        owner(settings).await?.migrate(service_role).await?;
         Ok(schema_line(service_role))
     })
 }
@@ -51,8 +47,8 @@ pub fn init(
             refuse_to_overwrite(&token)?;
         }
         let mut owner = owner(settings).await?;
-        owner.migrate(service_role).await.map_err(StartError::new)?;
-        owner.settle_first().await.map_err(StartError::new)?;
+        owner.migrate(service_role).await?;
+        owner.settle_first().await?;
         let schema = schema_line(service_role);
         if create_secrets(settings, &token, if_new).await? {
             let keyring = settings.keyring.display();
@@ -83,7 +79,7 @@ pub fn init(
 pub fn advance_epoch(settings: &Settings, reason: &str) -> Result<String, StartError> {
     run(async {
         let mut owner = owner(settings).await?;
-        let incarnation = owner.advance_epoch(reason).await.map_err(StartError::new)?;
+        let incarnation = owner.advance_epoch(reason).await?;
         Ok(format!(
             "the epoch is now {incarnation}; instances that refused to serve start again within a \
              second. Revoke answers UNAVAILABLE for about a minute more, until the epoch is settled. \
@@ -120,14 +116,14 @@ async fn create_secrets(
     let (clock, entropy) = (Arc::new(SystemClock), SystemEntropy);
     let hosts = hosts(settings)?;
     let tasks = Tasks::default();
-    let store = PostgresStore::open(&hosts, settings.max_staleness, clock.clone(), &tasks);
-    let store = store.await.map_err(StartError::new)?;
-    let known = store.known_keys().await.map_err(StartError::new)?;
+    let staleness = settings.max_staleness;
+    let store = PostgresStore::open(&hosts, staleness, clock.clone(), &tasks).await?;
+    let known = store.known_keys().await?;
     let exists = match if_new {
-        true => store.has_tokens().await,
-        false => store.has_admin().await,
+        true => store.has_tokens().await?,
+        false => store.has_admin().await?,
     };
-    if exists.map_err(StartError::new)? {
+    if exists {
         store.close().await;
         return Ok(false);
     }
@@ -147,7 +143,7 @@ async fn create_secrets(
     // The keyring comes first, because the token belongs to one of its generations.
     let policy = bootstrap::SecretPolicy::Create;
     let keyring = bootstrap::keyring(settings, &store, &entropy, policy).await?;
-    let prefix = Prefix::new(TOKEN_PREFIX).map_err(StartError::new)?;
+    let prefix = Prefix::new(TOKEN_PREFIX)?;
     let first = bootstrap::FirstToken {
         file: token.to_path_buf(),
         prefix: &prefix,
@@ -159,9 +155,7 @@ async fn create_secrets(
 }
 
 pub(super) async fn owner(settings: &Settings) -> Result<PostgresOwner, StartError> {
-    PostgresOwner::connect(&hosts(settings)?, Arc::new(SystemClock))
-        .await
-        .map_err(StartError::new)
+    Ok(PostgresOwner::connect(&hosts(settings)?, Arc::new(SystemClock)).await?)
 }
 
 pub(super) fn hosts(settings: &Settings) -> Result<Hosts, StartError> {
@@ -178,8 +172,7 @@ pub(super) fn hosts(settings: &Settings) -> Result<Hosts, StartError> {
 pub(super) fn run<T>(work: impl Future<Output = Result<T, StartError>>) -> Result<T, StartError> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-        .map_err(StartError::new)?
+        .build()?
         .block_on(work)
 }
 
@@ -207,7 +200,7 @@ pub fn add_to_keyring(
         }
         (_, None) => keyring_files::add(directory, kind, number, &SystemEntropy),
     };
-    let name = added.map_err(StartError::new)?;
+    let name = added?;
     let next = match kind {
         KeyKind::Generation | KeyKind::Seal | KeyKind::Audit => format!(
             "A running instance loads it within about a second. When all have it, run `keyward keyring \

@@ -25,7 +25,7 @@ pub(super) async fn listen(
         Listener::Tcp(listener) => listener.local_addr().map(Listen::Tcp),
         Listener::Unix(..) => Ok(at.clone()),
     };
-    Ok((listener, at.map_err(StartError::new)?))
+    Ok((listener, at?))
 }
 
 /// Listens on the address of a setting, if it has one.

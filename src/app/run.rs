@@ -34,9 +34,9 @@ pub(super) fn prepare(
     name: &'static str,
     others: OtherCrates,
 ) -> Result<Guard, StartError> {
-    system::forbid_core_dumps().map_err(StartError::new)?;
+    system::forbid_core_dumps()?;
     system::allow_open_files();
-    keyward_ops::init(settings, name, others).map_err(StartError::new)
+    Ok(keyward_ops::init(settings, name, others)?)
 }
 
 /// Runs `program` on `threads` control threads; without serving threads on this one, which does everything.
@@ -53,8 +53,7 @@ pub(super) fn on_control(
         .worker_threads(threads)
         .thread_name("control")
         .enable_all()
-        .build()
-        .map_err(StartError::new)?
+        .build()?
         .block_on(program)
 }
 
@@ -77,7 +76,7 @@ pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
         ended = app.task_ended() => {
             tracing::error!("stopping: {ended}");
             app.stop().await;
-            return Err(StartError::new(ended));
+            return Err(ended.into());
         }
     }
     tracing::info!(
@@ -94,7 +93,7 @@ pub async fn run(settings: &Settings, parts: Parts) -> Result<(), StartError> {
 }
 
 fn catch(kind: SignalKind) -> Result<Signal, StartError> {
-    signal(kind).map_err(StartError::new)
+    Ok(signal(kind)?)
 }
 
 /// The signals that stop a process.

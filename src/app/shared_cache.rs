@@ -26,9 +26,8 @@ pub(super) fn start(
     let key = cache_key(settings, keyring)?;
     tracing::info!(cache_key = key.version(), "redis: {address}");
     let entropy = Arc::clone(entropy);
-    L2::start(address.clone(), key, entropy, metrics.clone(), tasks, stop)
-        .map(Some)
-        .map_err(StartError::new)
+    let l2 = L2::start(address.clone(), key, entropy, metrics.clone(), tasks, stop)?;
+    Ok(Some(l2))
 }
 
 /// The key that protects entries and change notices.

@@ -20,13 +20,13 @@ pub(super) async fn open(
     let (system, store): (_, Arc<dyn Store>) = match &settings.store {
         config::Store::Sqlite(path) => {
             bootstrap::directory(&settings.data_dir)?;
-            let store = SqliteStore::open(path, Arc::clone(clock), entropy).await;
-            ("sqlite", Arc::new(store.map_err(StartError::new)?))
+            let store = SqliteStore::open(path, Arc::clone(clock), entropy).await?;
+            ("sqlite", Arc::new(store))
         }
         config::Store::Postgres(urls) => {
             let (hosts, clock) = (hosts(urls, settings), Arc::clone(clock));
-            let store = PostgresStore::open(&hosts, settings.max_staleness, clock, tasks).await;
-            ("postgresql", Arc::new(store.map_err(StartError::new)?))
+            let store = PostgresStore::open(&hosts, settings.max_staleness, clock, tasks).await?;
+            ("postgresql", Arc::new(store))
         }
     };
     let instrumentation = Instrumentation::new(system, Arc::clone(clock), Arc::clone(metrics));
