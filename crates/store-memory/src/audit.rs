@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use super::MemoryStore;
 use super::server::{Transaction, Transport};
 use keyward_store::audit::{AuditCursor, Link};
+use keyward_store::raw;
 use keyward_store::{
     Actor, Audit, AuditAction, AuditEntry, AuditEvent, AuditPage, AuditPart, AuditQuery, AuditSeal,
     Result, Sealing, Trimming,
@@ -44,7 +45,7 @@ impl<T: Transport> Audit for MemoryStore<T> {
     }
 
     async fn audit_part(&self, known: i64, limit: usize) -> Result<AuditPart> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = raw::limit(limit);
         let read = move |tx: &mut Transaction<'_>| Ok(tx.audit_part(known, limit));
         self.read("audit_part", read).await
     }

@@ -9,10 +9,10 @@ use super::failure::Failure;
 use super::pool::{Lease, Statement};
 use super::{PostgresStore, rows};
 use keyward_core::key::KeyId;
-use keyward_store::audit::{AuditParameter, TrimState};
+use keyward_store::audit::{AuditParameter, COLUMNS, TrimState};
 use keyward_store::{
     Actor, Audit, AuditEntry, AuditEvent, AuditPage, AuditPart, AuditQuery, AuditSeal, Origin,
-    Result, Sealing, Trimming,
+    Result, Sealing, Trimming, raw,
 };
 
 /// The text of a statement that writes entries; the arguments name its six parameters and those of their
@@ -48,10 +48,6 @@ macro_rules! insert_entries {
 
 pub(super) use insert_entries;
 
-/// The columns of an event.
-const COLUMNS: &str = "id, time, actor_id, actor, action, subject_id, account_id, detail, peer, client, \
-     request_id, position, salt, personal, mac";
-
 #[async_trait]
 impl Audit for PostgresStore {
     async fn record(&self, entry: AuditEntry, actor: &Actor) -> Result<()> {
@@ -61,7 +57,7 @@ impl Audit for PostgresStore {
     }
 
     async fn list_events(&self, query: &AuditQuery) -> Result<AuditPage> {
-        let (text, parameters) = query.statement(COLUMNS);
+        let (text, parameters) = query.statement();
         let mut statement = sqlx::query(AssertSqlSafe(text));
         for parameter in parameters {
             statement = match parameter {
@@ -82,7 +78,7 @@ impl Audit for PostgresStore {
     }
 
     async fn audit_part(&self, known: i64, limit: usize) -> Result<AuditPart> {
-        Ok(self.read_part(known, count(limit)).await?)
+        Ok(self.read_part(known, raw::limit(limit)).await?)
     }
 
     async fn trim_events(&self, trimming: &Trimming) -> Result<u64> {
@@ -149,7 +145,7 @@ impl PostgresStore {
         let trimmed: Option<TrimState> = state.as_ref().map(rows::read).transpose()?;
         let seals =
             sqlx::query("SELECT * FROM audit_seals WHERE number >= $1 ORDER BY number LIMIT $2");
-        let seals = seals.bind(known).bind(count(AuditPart::SEALS + 1));
+        let seals = seals.bind(known).bind(raw::limit(AuditPart::SEALS + 1));
         let seals = lease.fetch_all(seals).await?;
         let seals = seals.iter().map(rows::read).collect::<Result<_>>()?;
         let mut part = AuditPart::new(seals, known, limit, trimmed.unwrap_or_default());
@@ -172,11 +168,7 @@ impl PostgresStore {
 /// The first events that no seal covers.
 fn unsealed(limit: usize) -> Statement {
     let text = format!("SELECT {COLUMNS} FROM audit WHERE position IS NULL ORDER BY id LIMIT $1");
-    sqlx::query(AssertSqlSafe(text)).bind(count(limit))
-}
-
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    sqlx::query(AssertSqlSafe(text)).bind(raw::limit(limit))
 }
 
 /// Writes a seal and the places of its events.

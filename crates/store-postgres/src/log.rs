@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
-use sqlx::postgres::types::PgInterval;
 
 use super::connection::Connection;
 use super::failure::Failure;
@@ -79,12 +78,7 @@ impl Log for PostgresStore {
     }
 
     async fn trim(&self) -> Result<u64> {
-        let retention = PgInterval {
-            months: 0,
-            days: 0,
-            microseconds: i64::try_from(RETENTION.as_micros()).unwrap_or(i64::MAX),
-        };
-        let trim = sqlx::query("SELECT trim_log($1) AS trimmed").bind(retention);
+        let trim = sqlx::query("SELECT trim_log($1) AS trimmed").bind(rows::interval(RETENTION));
         let mut lease = self.writers.lease().await?;
         let row = lease.fetch_one(trim).await?;
         lease.done();
@@ -112,7 +106,7 @@ pub(super) async fn epoch(lease: &mut Lease<'_>) -> std::result::Result<Epoch, F
 
 /// Binds the parameters of a `page!` query.
 pub(super) fn bind_position(statement: Statement, applied: u64) -> Result<Statement> {
-    let limit = i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
+    let limit = raw::limit(MAX_ROWS);
     Ok(statement.bind(raw::parameter(applied)?).bind(limit))
 }
 

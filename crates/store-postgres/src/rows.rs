@@ -113,7 +113,7 @@ pub(super) fn interval(duration: Duration) -> PgInterval {
     PgInterval {
         months: 0,
         days: 0,
-        microseconds: i64::try_from(duration.as_micros()).unwrap_or(i64::MAX),
+        microseconds: raw::micros(duration),
     }
 }
 

@@ -12,7 +12,7 @@ use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore, rows};
 use keyward_core::key::{KeyId, KeyRecord, Reason};
 use keyward_crypto::Digest;
 use keyward_store::selection::{PASSES, STEP, SelectionProgress};
-use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer, Selection};
+use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer, Selection, raw};
 
 /// The statements about one kind of selection. Parameter 1 names it.
 struct Statements {
@@ -187,7 +187,7 @@ impl PostgresStore {
             .bind(revocation.actor.name.clone())
             .bind(revocation.actor.token.map(rows::uuid))
             .bind(revocation.selection.audit_detail())
-            .bind(i64::try_from(STEP).unwrap_or(i64::MAX))
+            .bind(raw::limit(STEP))
             .bind(revocation.actor.origin.peer.clone())
             .bind(revocation.actor.origin.client.clone())
             .bind(revocation.actor.origin.request.clone());

@@ -8,7 +8,7 @@ use super::failure::Failure;
 use super::graces::END_GRACES;
 use super::pool::Statement;
 use super::rows;
-use keyward_store::{ExpiringKeys, Result, TimeRepair, TimeSurvey};
+use keyward_store::{ExpiringKeys, Result, TimeRepair, TimeSurvey, raw};
 
 /// Keys without revoke time that expire, with their number on each row. The argument is their condition.
 macro_rules! expiring {
@@ -38,7 +38,7 @@ impl TimeRepair for PostgresOwner {
             let statement = sqlx::query(text)
                 .bind(rows::instant(clock)?)
                 .bind(rows::instant(stored)?)
-                .bind(i64::try_from(ExpiringKeys::LISTED).unwrap_or(i64::MAX));
+                .bind(raw::limit(ExpiringKeys::LISTED));
             keys(&self.fetch_all(statement).await?)
         };
         Ok(TimeSurvey {

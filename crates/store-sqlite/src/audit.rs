@@ -5,15 +5,11 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqliteRow;
 
 use super::{SqliteStore, Statement, WriteTransaction, rows, store_error};
-use keyward_store::audit::{AuditParameter, TrimState};
+use keyward_store::audit::{AuditParameter, COLUMNS, TrimState};
 use keyward_store::{
     Actor, Audit, AuditAction, AuditEntry, AuditEvent, AuditPage, AuditPart, AuditQuery, AuditSeal,
-    Result, Sealing, Trimming,
+    Result, Sealing, Trimming, raw,
 };
-
-/// The columns of an event.
-const COLUMNS: &str = "id, time, actor_id, actor, action, subject_id, account_id, detail, peer, client, \
-     request_id, position, salt, personal, mac";
 
 #[async_trait]
 impl Audit for SqliteStore {
@@ -24,7 +20,7 @@ impl Audit for SqliteStore {
     }
 
     async fn list_events(&self, query: &AuditQuery) -> Result<AuditPage> {
-        let (text, parameters) = query.statement(COLUMNS);
+        let (text, parameters) = query.statement();
         let mut statement = sqlx::query(AssertSqlSafe(text));
         for parameter in parameters {
             statement = match parameter {
@@ -77,12 +73,12 @@ impl Audit for SqliteStore {
             let found = statement.fetch_all(&mut *tx).await;
             found.map_err(store_error)
         };
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let limit = raw::limit(limit);
         let state = fetch(sqlx::query("SELECT first_seal, proof FROM audit_state")).await?;
         let trimmed: Option<TrimState> = state.first().map(rows::read).transpose()?;
         let seals =
             sqlx::query("SELECT * FROM audit_seals WHERE number >= ? ORDER BY number LIMIT ?");
-        let seals = fetch(seals.bind(known).bind(count(AuditPart::SEALS + 1))).await?;
+        let seals = fetch(seals.bind(known).bind(raw::limit(AuditPart::SEALS + 1))).await?;
         let seals = seals.iter().map(rows::read).collect::<Result<_>>()?;
         let mut part = AuditPart::new(seals, known, limit, trimmed.unwrap_or_default());
         let (from, to, most) = part.places(known, limit);
@@ -98,7 +94,7 @@ impl Audit for SqliteStore {
 
     async fn trim_events(&self, trimming: &Trimming) -> Result<u64> {
         let mut tx = self.write().await?;
-        let kept = i64::try_from(trimming.kept.as_micros()).unwrap_or(i64::MAX);
+        let kept = raw::micros(trimming.kept);
         let first = sqlx::query(AssertSqlSafe(format!(
             "SELECT * FROM audit_seals WHERE {}",
             Trimming::FIRST
@@ -160,11 +156,7 @@ pub(super) async fn audit(
 /// The first events that no seal covers.
 fn unsealed(limit: usize) -> Statement {
     let text = format!("SELECT {COLUMNS} FROM audit WHERE position IS NULL ORDER BY id LIMIT ?");
-    sqlx::query(AssertSqlSafe(text)).bind(count(limit))
-}
-
-fn count(number: usize) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
+    sqlx::query(AssertSqlSafe(text)).bind(raw::limit(limit))
 }
 
 fn insert_seal(seal: &AuditSeal) -> Statement {

@@ -4,7 +4,9 @@ use super::audit::audit;
 use super::{SqliteStore, rows};
 use keyward_core::key::AccountId;
 use keyward_store::selection::STEP;
-use keyward_store::{Actor, AuditAction, AuditEntry, CommittedChange, Erasure, Result, Selection};
+use keyward_store::{
+    Actor, AuditAction, AuditEntry, CommittedChange, Erasure, Result, Selection, raw,
+};
 
 /// The keys of one step of an erasure. The parameters are the account, the pseudonym, the limit and the
 /// caller's name.
@@ -95,7 +97,7 @@ impl SqliteStore {
             let statement = sqlx::query(statement)
                 .bind(account.to_owned())
                 .bind(pseudonym.as_str().to_owned())
-                .bind(i64::try_from(STEP).unwrap_or(i64::MAX))
+                .bind(raw::limit(STEP))
                 .bind(actor.name.clone());
             erased = tx.execute(statement).await?;
         }

@@ -5,7 +5,7 @@ use sqlx::AssertSqlSafe;
 use super::rows::{self, Columns, key_columns};
 use super::{SqliteStore, Statement, store_error};
 use keyward_store::rows::Row as _;
-use keyward_store::{EXAMINED, KeyPage, ListKeys, Result};
+use keyward_store::{EXAMINED, KeyPage, ListKeys, Result, raw};
 
 /// The store's time. Parameter 3 is that of this process.
 const NOW: &str = "max((SELECT newest FROM store_clock), ?3)";
@@ -40,14 +40,12 @@ impl SqliteStore {
             key_columns!(),
             query.state_condition(NOW),
         );
-        let micros =
-            |least: std::time::Duration| i64::try_from(least.as_micros()).unwrap_or(i64::MAX);
         let prefix = query.name_prefix.as_ref();
         let found = start(page, query)
             .bind(self.now().as_micros())
             .bind(bound.map_or_else(|| END.to_vec(), rows::id))
-            .bind(query.older_than.map(micros))
-            .bind(query.unused_for.map(micros))
+            .bind(query.older_than.map(raw::micros))
+            .bind(query.unused_for.map(raw::micros))
             .bind(prefix.map(|prefix| prefix.as_str().to_owned()))
             .bind(query.after_prefix())
             .bind(query.limit);

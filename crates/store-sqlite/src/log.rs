@@ -42,7 +42,7 @@ impl Log for SqliteStore {
         let mut tx = connection.begin().await.map_err(store_error)?;
         let mut page = self.head(&mut tx, applied, now).await?;
         if page.head > applied {
-            let limit = i64::try_from(MAX_ROWS).unwrap_or(i64::MAX);
+            let limit = raw::limit(MAX_ROWS);
             let rows = sqlx::query(
                 "SELECT revision, mark, key_id FROM key_changes
                   WHERE revision > ? ORDER BY revision LIMIT ?",
@@ -60,7 +60,7 @@ impl Log for SqliteStore {
 
     async fn trim(&self) -> Result<u64> {
         let mut tx = self.write().await?;
-        let retention = i64::try_from(RETENTION.as_micros()).unwrap_or(i64::MAX);
+        let retention = raw::micros(RETENTION);
         let now = tx.now.as_micros();
         let oldest = now.saturating_sub(retention);
         // `pruned_to` becomes the first row that is young enough, or else the last row of the step. A row
@@ -98,7 +98,7 @@ impl Log for SqliteStore {
     }
 
     async fn set_near_bound(&self, bound: Option<Duration>) -> Result<()> {
-        let micros = bound.map(|bound| i64::try_from(bound.as_micros()).unwrap_or(i64::MAX));
+        let micros = bound.map(raw::micros);
         let mut tx = self.write().await?;
         let set = sqlx::query("UPDATE log_state SET near_bound = ?");
         tx.execute(set.bind(micros)).await?;

@@ -12,7 +12,7 @@ use keyward_store::rows::Row as _;
 use keyward_store::webhooks::{Dialect, EXPIRING_LOOKED_AT, EXPIRING_STEP, KEPT, REVIVE, status};
 use keyward_store::{
     Attempt, AttemptOutcome, ClaimedEvent, ExpiryPlace, ExpiryStep, Outbox, Replay, Replayed,
-    Result, Webhook, WebhookStatus,
+    Result, Webhook, WebhookStatus, raw,
 };
 
 /// A write transaction has stored its time.
@@ -80,7 +80,7 @@ impl Outbox for SqliteStore {
         let mut tx = self.write().await?;
         tx.execute(about(DIALECT.queue(), webhook)).await?;
         let claim = about(DIALECT.claim(), webhook).bind(limit);
-        let claimed = tx.fetch_all(claim.bind(micros(lease))).await?;
+        let claimed = tx.fetch_all(claim.bind(raw::micros(lease))).await?;
         tx.commit().await?;
         claimed.iter().map(rows::read).collect()
     }
@@ -94,7 +94,7 @@ impl Outbox for SqliteStore {
                 failures,
                 ..
             } = *attempt;
-            (event, claims, failures, state, micros(pause))
+            (event, claims, failures, state, raw::micros(pause))
         });
         let ended = rows::to_json(&ended.collect::<Vec<_>>())?;
         let mut tx = self.write().await?;
@@ -168,11 +168,11 @@ impl Outbox for SqliteStore {
         let mut trimmed = 0;
         for (text, age) in DIALECT.trim() {
             let mut tx = self.write().await?;
-            let statement = sqlx::query(AssertSqlSafe(text)).bind(micros(age));
+            let statement = sqlx::query(AssertSqlSafe(text)).bind(raw::micros(age));
             trimmed += tx.execute(statement).await?;
             tx.commit().await?;
         }
-        let old = sqlx::query(AssertSqlSafe(DIALECT.waits_too_long())).bind(micros(KEPT));
+        let old = sqlx::query(AssertSqlSafe(DIALECT.waits_too_long())).bind(raw::micros(KEPT));
         let old: Vec<ClaimedEvent> = self.read_all(old).await?;
         let given_up = old.iter().map(|event| event.ended(AttemptOutcome::Dead));
         let given_up: Vec<_> = given_up.collect();
@@ -186,8 +186,4 @@ impl Outbox for SqliteStore {
 /// A statement with its first parameter.
 fn about(text: String, first: &str) -> Statement {
     sqlx::query(AssertSqlSafe(text)).bind(first.to_owned())
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

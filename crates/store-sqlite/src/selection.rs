@@ -7,7 +7,7 @@ use keyward_core::key::{KeyId, KeyRecord, Reason};
 use keyward_crypto::Digest;
 use keyward_store::rows::Row as _;
 use keyward_store::selection::{PASSES, STEP, SelectionProgress};
-use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer, Selection};
+use keyward_store::{Actor, CommittedChange, Result, RevokeAnswer, Selection, raw};
 
 use super::keys::id_query;
 
@@ -125,7 +125,7 @@ impl SqliteStore {
         after: &[u8],
     ) -> Result<Vec<KeyId>> {
         let mut tx = self.write().await?;
-        let (now, limit) = (tx.now.as_micros(), i64::try_from(STEP).unwrap_or(i64::MAX));
+        let (now, limit) = (tx.now.as_micros(), raw::limit(STEP));
         let (statements, bound) = parts(selection);
         let audited = bound(sqlx::query(statements.audit))
             .bind(after.to_vec())

@@ -31,7 +31,7 @@ impl TimeRepair for SqliteStore {
             let found = sqlx::query(text)
                 .bind(clock.as_micros())
                 .bind(stored.as_micros())
-                .bind(i64::try_from(ExpiringKeys::LISTED).unwrap_or(i64::MAX))
+                .bind(raw::limit(ExpiringKeys::LISTED))
                 .fetch_all(&self.readers)
                 .await;
             keys(&found.map_err(store_error)?)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::audit_chain::Sealing;
+use super::raw;
 use keyward_core::key::{KeyId, Timestamp};
 
 /// From where a change was asked for. All of it is personal data.
@@ -147,7 +148,7 @@ impl AuditPart {
             Some(last) if !self.is_last => last.last_position,
             _ => i64::MAX,
         };
-        let full = i64::try_from(Sealing::LIMIT).unwrap_or(i64::MAX);
+        let full = raw::limit(Sealing::LIMIT);
         (
             from,
             to,
@@ -191,6 +192,10 @@ impl Trimming {
         format!("events={events} first_seal={first_seal}")
     }
 }
+
+/// The columns of an event.
+pub const COLUMNS: &str = "id, time, actor_id, actor, action, subject_id, account_id, detail, peer, client, \
+     request_id, position, salt, personal, mac";
 
 /// Where a page of the list begins: after the event with this time and number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -252,9 +257,9 @@ impl AuditQuery {
     const SCANNED: i64 = 20_000;
 
     /// The statement of a page, for both databases, with its parameters. Its rows have the columns
-    /// `columns` and `matches`. They are the events that an index finds: each is a candidate, and the last
+    /// [`COLUMNS`] and `matches`. They are the events that an index finds: each is a candidate, and the last
     /// one tells where the next page begins.
-    pub fn statement(&self, columns: &str) -> (String, Vec<AuditParameter>) {
+    pub fn statement(&self) -> (String, Vec<AuditParameter>) {
         let mut parameters = Vec::new();
         let mut bind = |parameter| {
             parameters.push(parameter);
@@ -311,7 +316,7 @@ impl AuditQuery {
                   last AS (
                  SELECT t, i, false AS matches FROM scanned ORDER BY t {order}, i {order}
                   LIMIT 1 OFFSET {scanned} - 1)
-             SELECT {columns}, page.matches FROM (SELECT * FROM found UNION ALL SELECT * FROM last) AS page
+             SELECT {COLUMNS}, page.matches FROM (SELECT * FROM found UNION ALL SELECT * FROM last) AS page
                JOIN audit ON audit.id = page.i
               ORDER BY page.matches DESC, page.t {order}, page.i {order}"
         );

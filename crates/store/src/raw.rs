@@ -1,6 +1,7 @@
 //! The fields of records as a backend or a shared cache holds them, and their checks.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use keyward_core::fence::Mark;
 use keyward_core::key::{
@@ -115,6 +116,16 @@ pub fn seal_version(prefix: &[u8]) -> Result<u32, FieldError> {
 /// A revision, or another number, as a parameter of a statement.
 pub fn parameter(revision: u64) -> Result<i64, FieldError> {
     i64::try_from(revision).map_err(|_| FieldError::new("revision", "is over 2^63"))
+}
+
+/// A number of rows as a parameter of a statement.
+pub fn limit(number: usize) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A duration in microseconds as a parameter of a statement.
+pub fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// So many bytes.
