@@ -11,8 +11,8 @@ use keyward_store::{AuditAction, AuditEvent, AuditQuery};
 /// The years that every store can represent.
 const FIRST_TIME: i64 = -62_135_596_800_000_000;
 const LAST_TIME: i64 = 253_370_764_800_000_000;
-/// The digits of a seal's MAC.
-const MAC_DIGITS: usize = 64;
+/// The length of a seal's MAC, in bytes.
+const MAC: usize = 32;
 
 /// The actions with their names in the API.
 const ACTIONS: [(v1::AuditAction, AuditAction); 15] = [
@@ -152,14 +152,11 @@ pub(in crate::grpc) fn verify_audit(
 
 fn head(text: &str) -> Option<Head> {
     let (number, digits) = text.split_once(':')?;
-    let is_hex = digits.len() == MAC_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_decimal = number.bytes().all(|byte| byte.is_ascii_digit());
-    let bytes = (0..MAC_DIGITS).step_by(2);
-    let mac = bytes.map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok());
     let number = number.parse().ok().filter(|number| *number > 0);
     Some(Head {
-        number: number.filter(|_| is_hex && is_decimal)?,
-        mac: mac.collect::<Option<_>>()?,
+        number: number.filter(|_| is_decimal)?,
+        mac: hex::decode(digits).ok().filter(|mac| mac.len() == MAC)?,
     })
 }
 
