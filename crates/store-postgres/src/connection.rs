@@ -347,10 +347,8 @@ impl Connector {
             return Err(wrong_encoding(&encoding, &host));
         }
         let wal: String = identity.try_get("wal").map_err(text)?;
-        let timeline = wal
-            .get(..8)
-            .and_then(|hex| u32::from_str_radix(hex, 16).ok());
-        let timeline = timeline.ok_or_else(|| away("does not report its timeline".to_owned()))?;
+        let timeline = u32::from_str_radix(wal.get(..8).unwrap_or_default(), 16);
+        let timeline = timeline.map_err(|_| away("does not report its timeline".to_owned()))?;
         let system: i64 = identity.try_get("system_identifier").map_err(text)?;
         let system = system.cast_unsigned();
         let next_era = self.check_timeline(system, timeline).map_err(|why| {
