@@ -114,7 +114,7 @@ pub(super) fn imported(reply: &ImportReply, dry_run: bool) -> v1::ImportKeysResp
         duplicates: count(v1::ImportOutcome::Duplicate),
         bad: count(v1::ImportOutcome::Bad),
         results,
-        revision: reply.revision,
+        revision: reply.committed.revision,
         confirmed_instances: receipt.map_or(0, |receipt| receipt.confirmed),
         waited_out_instances: receipt.map_or(0, |receipt| receipt.waited_out),
     }

@@ -12,8 +12,8 @@ use keyward_core::key::{
 };
 use keyward_crypto::{Digest, DigestScheme, Keyring};
 use keyward_store::{
-    Actor, Import, ImportOutcome, ImportedKey, ListKeys, Revocation, RevokeAnswer, Revoked,
-    Selection,
+    Actor, CommittedChange, Import, ImportOutcome, ImportedKey, ListKeys, Revocation, RevokeAnswer,
+    Revoked, Selection,
 };
 
 /// Keys of another system.
@@ -73,8 +73,8 @@ pub enum GivenScheme {
 pub struct ImportReply {
     /// One result for each key, in order.
     pub results: Vec<ImportResult>,
-    /// The confirmed revision.
-    pub revision: u64,
+    /// The confirmed change.
+    pub committed: CommittedChange,
     /// How the import was confirmed. `None` for a dry run.
     pub receipt: Option<Receipt>,
 }
@@ -155,7 +155,7 @@ impl Service {
         if dry_run {
             return Ok(ImportReply {
                 results,
-                revision: 0,
+                committed: CommittedChange::NOTHING,
                 receipt: None,
             });
         }
@@ -166,7 +166,7 @@ impl Service {
             .await?;
         Ok(ImportReply {
             results,
-            revision: stored.committed.revision,
+            committed: stored.committed,
             receipt: Some(receipt),
         })
     }

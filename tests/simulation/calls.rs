@@ -6,11 +6,11 @@ use std::time::Duration;
 use keyward::auth::{Caller, Denied};
 use keyward::cache::Consistency;
 use keyward::service::{Issue, NewCaller, Revoke, RevokeTarget, ServiceError, Verify};
-use keyward_core::fence::Ask;
+use keyward_core::fence::{Ask, CommittedChange};
 use keyward_core::key::{
     AccountId, KeyId, KeyRecord, Metadata, Networks, Role, Scopes, SecretText, SlotName, Verdict,
 };
-use keyward_store::{Expiry, KeyChanges};
+use keyward_store::{Expiry, KeyChanges, Revoked};
 use tokio::time::sleep;
 
 use crate::instance::Instance;
@@ -27,18 +27,18 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn tell(&self, line: impl FnOnce() -> String) {
+    pub(crate) fn tell(&self, line: impl FnOnce() -> String) {
         let index = self.instance.index;
         self.world.tell(|| format!("  {index}: {}", line()));
     }
 
-    fn name(&self, known: &Known) -> String {
+    pub(crate) fn name(&self, known: &Known) -> String {
         let account = (!known.account.is_empty()).then_some(known.account.as_str());
         let at = self.world.now();
         self.world.judge.lock().know(at, known.id, account)
     }
 
-    async fn caller(&self) -> Option<Caller> {
+    pub(crate) async fn caller(&self) -> Option<Caller> {
         self.instance.link.running().await;
         let caller = self.instance.authenticate(&self.world.token).await;
         if let Err(denied @ (Denied::Missing | Denied::Invalid(_))) = &caller {
@@ -49,7 +49,11 @@ impl Client {
     }
 
     /// Whether a call ended well. An error that no fault explains is a violation.
-    async fn answer<T>(&self, what: &str, outcome: Result<T, ServiceError>) -> Option<T> {
+    pub(crate) async fn answer<T>(
+        &self,
+        what: &str,
+        outcome: Result<T, ServiceError>,
+    ) -> Option<T> {
         // The answer of a process that does not run arrives later, or never.
         self.instance.link.running().await;
         match outcome {
@@ -66,20 +70,26 @@ impl Client {
     }
 
     pub(crate) async fn verify(&self, known: &Known, consistency: Consistency) -> Option<Verdict> {
+        self.instance.link.running().await;
+        let began = self.world.now();
+        let verdict = self.ask(known.text.clone(), consistency).await;
+        self.verified(known, began, verdict);
+        verdict
+    }
+
+    /// The verdict on a text; `None` for UNAVAILABLE.
+    pub(crate) async fn ask(&self, text: SecretText, consistency: Consistency) -> Option<Verdict> {
         let link = &self.instance.link;
         link.running().await;
-        let began = self.world.now();
         let verify = Verify {
-            text: SecretText::new(known.text.expose().to_owned()),
+            text,
             ask: Ask::default(),
             consistency,
             wants_entry: false,
         };
         let verdict = self.instance.service.verify(&verify).await;
         link.running().await;
-        let verdict = verdict.ok().map(|verified| verified.verdict);
-        self.verified(known, began, verdict);
-        verdict
+        verdict.ok().map(|verified| verified.verdict)
     }
 
     pub(crate) async fn verify_token(&self, known: &Known) {
@@ -135,7 +145,7 @@ impl Client {
     }
 
     /// Whether a failover lost a key or token before its caller heard of it.
-    fn is_lost(&self, id: KeyId) -> bool {
+    pub(crate) fn is_lost(&self, id: KeyId) -> bool {
         let server = &self.world.server;
         server.look(|database| database.key(id).is_none() && database.token(id).is_none())
     }
@@ -154,7 +164,8 @@ impl Client {
             self.world.judge.lock().dying(at, known.id);
         }
         if let Some(end) = record.expire_time {
-            self.world.judge.lock().expires(at, known.id, end);
+            let nothing = CommittedChange::NOTHING;
+            self.world.judge.lock().expires(at, known.id, end, nothing);
         }
         self.tell(|| {
             format!(
@@ -190,7 +201,7 @@ impl Client {
     }
 
     /// Asks every instance about a key or token at once, because a call has just said that it is dead.
-    fn probe(&self, known: &Known) {
+    pub(crate) fn probe(&self, known: &Known) {
         let (is_token, known) = (known.account.is_empty(), Arc::new(known.clone()));
         let running = self.world.instances.lock();
         let stopping = self.world.stopping.lock();
@@ -261,24 +272,31 @@ impl Client {
             self.world.count("revoke: waited for a bound");
         }
         self.tell(|| format!("{what}: OK, {:?}", reply.receipt));
-        let at = self.world.now();
-        {
-            let mut judge = self.world.judge.lock();
-            let (change, what) = (reply.revoked.committed, what.to_owned());
-            let confirmed = self.instance.link.confirmed();
-            let stands = self
-                .world
-                .server
-                .look(|database| judge.acknowledge(change, what, confirmed, database));
-            for key in reply.revoked.keys.iter().filter(|_| stands) {
-                judge.promised(at, key.id, reply.revoked.committed.revision);
-            }
-        }
+        self.ended(what, &reply.revoked);
         if let (Some(successor), Some(text)) = (&reply.revoked.successor, reply.secret) {
             self.world.count("revoke: replaced");
             self.created(&successor.record, text);
         }
         true
+    }
+
+    /// A call returned OK about this change. Returns whether the store still has it.
+    pub(crate) fn acknowledged(&self, what: &str, change: CommittedChange) -> bool {
+        let confirmed = self.instance.link.confirmed();
+        let mut judge = self.world.judge.lock();
+        let server = &self.world.server;
+        server.look(|database| judge.acknowledge(change, what.to_owned(), confirmed, database))
+    }
+
+    /// A call returned OK that says that keys are dead.
+    pub(crate) fn ended(&self, what: &str, revoked: &Revoked) {
+        if self.acknowledged(what, revoked.committed) {
+            let at = self.world.now();
+            let mut judge = self.world.judge.lock();
+            for key in &revoked.keys {
+                judge.promised(at, key.id, revoked.committed.revision);
+            }
+        }
     }
 
     /// Changes a key; with `disables`, in a way that ends it.

@@ -15,7 +15,9 @@ use keyward::replication::{
 use keyward::service::Service;
 use keyward::webhooks::Webhooks;
 use keyward_core::fence::{Fence, Now, Settling};
-use keyward_core::key::{Clock, KeyRecord, Prefix, SecretText, TOKEN_PREFIX, TokenRecord};
+use keyward_core::key::{
+    Clock, ForeignFormat, KeyRecord, Prefix, SecretText, TOKEN_PREFIX, TokenRecord,
+};
 use keyward_guard::LogLimit;
 use keyward_ops::{CacheMetrics, Tasks};
 use keyward_store::{Control, Store};
@@ -183,7 +185,7 @@ impl Parts {
             keys: self.keys(),
             foreign_keys: self.foreign_keys(),
             uses: self.uses(),
-            foreign_formats: Vec::new(),
+            foreign_formats: vec![ForeignFormat::parse("uuid").map_err(|error| error.to_string())?],
             ambiguous: LogLimit::default(),
             keyring,
             prefixes: vec![Prefix::new("kw").map_err(|error| error.to_string())?],

@@ -9,6 +9,8 @@ use keyward_core::key::{KeyId, Timestamp, Verdict};
 use keyward_store_memory::Database;
 use keyward_testkit::{Event, check_events};
 
+use crate::imports::Texts;
+
 /// A committed end of a key or of a token.
 #[derive(Clone, Copy, Debug)]
 struct Death {
@@ -46,6 +48,7 @@ pub(crate) struct Judge {
     /// How long after a commit each instance may still answer without it.
     bounds: Vec<u64>,
     lives: BTreeMap<KeyId, Life>,
+    texts: Texts,
     /// Accounts that some call revokes.
     dying_accounts: Vec<String>,
     head: u64,
@@ -71,6 +74,7 @@ impl Judge {
 
     /// The name of a key or token. The first mention makes it known.
     pub(crate) fn know(&mut self, at: u64, id: KeyId, account: Option<&str>) -> String {
+        let id = self.texts.first(id);
         let count = self.lives.len();
         if let Some(life) = self.lives.get(&id) {
             return life.name.clone();
@@ -106,12 +110,13 @@ impl Judge {
         self.dying_accounts.push(account.to_owned());
     }
 
-    /// A key that ends by itself was created.
-    pub(crate) fn expires(&mut self, at: u64, id: KeyId, end: Timestamp) {
+    /// A key that ends by itself was created, by `change` if others can have its text after a failover has
+    /// lost it.
+    pub(crate) fn expires(&mut self, at: u64, id: KeyId, end: Timestamp, change: CommittedChange) {
         self.dying(at, id);
-        if let Some(life) = self.lives.get_mut(&id) {
+        if let Some(life) = self.lives.get_mut(&self.texts.first(id)) {
             life.deaths.push(Death {
-                change: CommittedChange::NOTHING,
+                change,
                 end,
                 since: None,
                 is_fact: false,
@@ -124,6 +129,16 @@ impl Judge {
         for (revision, row) in database.rows_after(self.head) {
             self.head = revision;
             let Some(id) = row.id else { continue };
+            let change = CommittedChange {
+                revision,
+                mark: Some(row.mark),
+                id: Some(id),
+                read_in: None,
+            };
+            if id == KeyId::IMPORTS {
+                self.imported(at, change, database);
+                continue;
+            }
             let (account, end, is_fact) = match (database.key(id), database.token(id)) {
                 (Some(key), _) if key.disabled => {
                     let account = key.account.as_str();
@@ -136,12 +151,7 @@ impl Judge {
             };
             self.know(at, id, account);
             let Some(end) = end else { continue };
-            let change = CommittedChange {
-                revision,
-                mark: Some(row.mark),
-                id: Some(id),
-                read_in: None,
-            };
+            let id = self.texts.first(id);
             let mut lives = self.lives.get(&id).into_iter();
             let is_known = |known: &Death| known.end == end && (known.is_fact || !is_fact);
             if lives.any(|life| life.deaths.iter().any(is_known)) {
@@ -163,6 +173,20 @@ impl Judge {
         self.release(at, |_, applied| applied < pruned_to);
     }
 
+    /// An import was committed.
+    fn imported(&mut self, at: u64, change: CommittedChange, database: &Database) {
+        for (key, is_wrong) in self.texts.add(database) {
+            let name = self.know(at, key.id, Some(key.account.as_str()));
+            if is_wrong {
+                let twice = format!("an import of the text brought {name} although it was known");
+                self.faults.push(twice);
+            }
+            if let Some(end) = key.expire_time {
+                self.expires(at, key.id, end, change);
+            }
+        }
+    }
+
     /// Finds the ends that came. P1 counts from then. `floor` is the time that the store never falls below.
     fn pass(&mut self, at: u64, floor: Timestamp) {
         let bounds = &self.bounds;
@@ -180,7 +204,7 @@ impl Judge {
     /// A call returned OK: this key is dead everywhere from now on, if it is not in a grace. P2.
     /// `revision` is the change that the call returned: it promises nothing about later ones.
     pub(crate) fn promised(&mut self, at: u64, id: KeyId, revision: u64) {
-        let Some(life) = self.lives.get_mut(&id) else {
+        let Some(life) = self.lives.get_mut(&self.texts.first(id)) else {
             return;
         };
         let is_covered = |death: &Death| death.is_fact && death.change.revision <= revision;
@@ -189,6 +213,12 @@ impl Judge {
             let dead = |instance| dead(&life.name, at, instance);
             self.events.extend((0..self.bounds.len()).map(dead));
         }
+    }
+
+    /// Whether a revocation ended it.
+    pub(crate) fn is_revoked(&self, id: KeyId) -> bool {
+        let life = self.lives.get(&self.texts.first(id));
+        life.is_some_and(|life| life.deaths.iter().any(|death| death.is_fact))
     }
 
     /// The keys of an account that were dead at `before`.

@@ -10,6 +10,7 @@ mod calls;
 mod clock;
 mod faults;
 mod hunt;
+mod imports;
 mod instance;
 mod judge;
 mod link;
@@ -81,6 +82,7 @@ fn simulate(seeds: &[u64]) {
     }
     let names = Fault::ALL.iter().map(|fault| fault.name());
     let names = names.chain(link::FAULTS).chain([world::OLD_READ]);
+    let names = names.chain(imports::EVENTS);
     let never: Vec<&str> = names.filter(|name| !counts.contains_key(name)).collect();
     let ran = next.load(Ordering::Relaxed).min(seeds.len());
     println!(
@@ -96,7 +98,7 @@ fn simulate(seeds: &[u64]) {
     }
     assert!(
         seeds.len() < ENOUGH || never.is_empty(),
-        "these faults never happened: {never:?}"
+        "these never happened: {never:?}"
     );
 }
 

@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::calls::Client;
 use crate::faults::{self, Fault};
+use crate::imports;
 use crate::near::{NEAR_CACHES, Near};
 use crate::world::{INSTANCES, Known, World};
 
@@ -87,10 +88,13 @@ async fn play(world: &Arc<World>) {
     let verifying = tokio::spawn(verify_all(Arc::clone(world), random.between(16, 90)));
     let copies = allowed.iter().any(|fault| fault.loses());
     let operating = tokio::spawn(operate(Arc::clone(world), copies));
-    let mut near = JoinSet::new();
+    let mut living = JoinSet::new();
+    if world.imports.is_some() {
+        living.spawn(imports::move_in(Arc::clone(world)));
+    }
     if random.chance(60) {
         for number in 0..NEAR_CACHES {
-            near.spawn(Near::new(world, number, random.fork()).live());
+            living.spawn(Near::new(world, number, random.fork()).live());
         }
     }
     let mut happening = JoinSet::new();
@@ -121,12 +125,12 @@ async fn play(world: &Arc<World>) {
     while happening.join_next().await.is_some() {}
     verifying.abort();
     operating.abort();
-    near.abort_all();
+    living.abort_all();
 }
 
 /// Whether a new epoch is neither young nor nearly old enough that changes are confirmed in it. Nothing
 /// new happens then.
-fn is_boring(world: &World) -> bool {
+pub(crate) fn is_boring(world: &World) -> bool {
     let age = world.epoch_age().unwrap_or_default();
     (6_000_000..59_000_000).contains(&age)
 }

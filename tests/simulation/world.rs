@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use keyward_core::fence::{Epoch, MAX_ROWS};
 use keyward_core::key::{Clock, KeyId, Prefix, Roles, SecretText, SlotName, TOKEN_PREFIX, Verdict};
-use keyward_crypto::{Active, CurrentKeyring, GenerationKeys, Keyring, KeyringMaterial, SecretKey};
+use keyward_crypto::{
+    Active, CurrentKeyring, GenerationKeys, ImportSecret, Keyring, KeyringMaterial, SecretKey,
+};
 use keyward_ops::Metrics;
 use keyward_store::{Actor, Expiry, NewToken, Tokens};
 use keyward_store_memory::{Database, Direct, MemoryStore, Server};
-use keyward_testkit::Random;
+use keyward_testkit::{IMPORT_SECRETS, Random};
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
 use crate::clock::SimClock;
+use crate::imports::Imports;
 use crate::instance::{Instance, Seat};
 use crate::judge::{Judge, micros};
 use crate::link::Link;
@@ -33,17 +36,24 @@ static METRICS: LazyLock<Arc<Metrics>> = LazyLock::new(|| {
     let verdicts: Vec<_> = Verdict::ALL.iter().map(|verdict| verdict.name()).collect();
     Arc::new(Metrics::new(&verdicts))
 });
-static KEYRING: LazyLock<Arc<CurrentKeyring>> = LazyLock::new(|| {
+static KEYRING: LazyLock<Arc<CurrentKeyring>> = LazyLock::new(|| keyring(false));
+static IMPORTING_KEYRING: LazyLock<Arc<CurrentKeyring>> = LazyLock::new(|| keyring(true));
+
+fn keyring(imports: bool) -> Arc<CurrentKeyring> {
     let random = Random::new(1);
-    let material = KeyringMaterial {
+    let mut material = KeyringMaterial {
         generations: [(1, GenerationKeys::draw(&random))].into(),
         seals: [(1, SecretKey::draw(&random))].into(),
         ..KeyringMaterial::default()
     };
-    Arc::new(CurrentKeyring::new(
-        Keyring::new(&material, Active::default()).unwrap(),
-    ))
-});
+    if imports {
+        material.foreign = Some(SecretKey::draw(&random));
+        let secrets = IMPORT_SECRETS.map(|secret| ImportSecret::new(secret).unwrap());
+        material.imports = (1..).zip(secrets).collect();
+    }
+    let keyring = Keyring::new(&material, Active::default()).unwrap();
+    Arc::new(CurrentKeyring::new(keyring))
+}
 
 /// A key or a token whose text a caller knows.
 #[derive(Clone)]
@@ -75,6 +85,8 @@ pub(crate) struct World {
     /// The token of the caller of most calls.
     pub(crate) token: SecretText,
     pub(crate) shared_cache: Option<Arc<MemoryCache>>,
+    /// What was imported, in a run with imports.
+    pub(crate) imports: Option<Imports>,
     pub(crate) keyring: Arc<CurrentKeyring>,
     pub(crate) metrics: Arc<Metrics>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
@@ -117,6 +129,7 @@ impl World {
         let server = Arc::new(Server::new(database, server_clock.clone(), entropy));
         let token = first_token(&server, &random).await;
         let cache = random.fork();
+        let imports = Imports::of(seed);
         Arc::new(Self {
             start,
             seats,
@@ -133,7 +146,11 @@ impl World {
             failover_loses_nothing: random.chance(30),
             epoch_since: AtomicU64::new(u64::MAX),
             shared_cache: random.chance(60).then(|| Arc::new(MemoryCache::new(cache))),
-            keyring: Arc::clone(&KEYRING),
+            keyring: Arc::clone(match imports {
+                None => &KEYRING,
+                Some(_) => &IMPORTING_KEYRING,
+            }),
+            imports,
             metrics: Arc::clone(&METRICS),
             counts: Mutex::default(),
             lines: is_told.then(Mutex::default),

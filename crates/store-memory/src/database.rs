@@ -255,6 +255,12 @@ impl Database {
         self.keys.values().map(KeyRow::stored)
     }
 
+    /// The keys that imports brought.
+    pub fn imported(&self) -> impl Iterator<Item = &KeyRecord> {
+        let imported = self.keys.values().filter(|row| row.batch.is_some());
+        imported.map(|row| &row.record)
+    }
+
     /// The head of the log, as the stamp of a read.
     pub(crate) fn stamp(&self) -> Stamp {
         Stamp {
