@@ -10,6 +10,7 @@ pub mod cache_entry;
 pub mod http;
 pub mod key_text;
 pub mod keyring;
+pub mod near_polls;
 pub mod page_token;
 mod panics;
 pub mod requests;

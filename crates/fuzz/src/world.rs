@@ -1,6 +1,7 @@
 //! Keyward in this process. A target calls the handlers of its RPCs with bytes, without a network.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use http::Request;
@@ -13,6 +14,7 @@ use prost::Message;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
+use tonic::body::Body;
 use tonic::codegen::Bytes;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -23,7 +25,10 @@ use crate::panics;
 /// The time limit for the end of a connection, longer than that for an unfinished request.
 const CLOSED: Duration = Duration::from_secs(30);
 
-/// The RPCs of both services.
+/// Short: what ends without a word is waited out.
+pub(crate) const NEAR_MAX_STALENESS: Duration = Duration::from_millis(100);
+
+/// The unary RPCs of both services.
 pub(crate) const METHODS: [&str; 10] = [
     "ApiKeyService/Issue",
     "ApiKeyService/Revoke",
@@ -37,13 +42,77 @@ pub(crate) const METHODS: [&str; 10] = [
     "AdminService/RevokeToken",
 ];
 
+/// The handlers of both services, as an HTTP/2 connection calls them.
+#[derive(Clone)]
+pub(crate) struct Handlers {
+    keys: ApiKeyServiceServer<Api>,
+    admin: AdminServiceServer<Api>,
+}
+
+impl Handlers {
+    /// Calls an RPC with the frames of `body`, and returns the body of the response.
+    pub(crate) async fn open<B>(
+        &mut self,
+        method: &str,
+        token: Option<&str>,
+        body: B,
+    ) -> Result<Body, Status>
+    where
+        B: http_body::Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
+        let mut request = Request::post(format!("http://keyward/keyward.v1.{method}"))
+            .header("content-type", "application/grpc");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(body).expect("a request can be made");
+        let response = match method.starts_with("Admin") {
+            true => self.admin.call(request).await,
+            false => self.keys.call(request).await,
+        };
+        let (head, body) = response.expect("a handler answers").into_parts();
+        match Status::from_header_map(&head.headers) {
+            Some(status) if status.code() != Code::Ok => Err(as_outside(status)),
+            _ => Ok(body),
+        }
+    }
+
+    /// Calls an RPC with these bytes as its message, and returns the message of the response.
+    pub(crate) async fn call(
+        &mut self,
+        method: &str,
+        token: Option<&str>,
+        message: &[u8],
+    ) -> Result<Vec<u8>, Status> {
+        let body = Full::new(frame(message));
+        let body = self.open(method, token, body).await?.collect().await;
+        Ok(body.map_err(as_outside)?.to_bytes().slice(FRAME..).to_vec())
+    }
+}
+
+/// The bytes of a frame that precede its message.
+pub(crate) const FRAME: usize = 5;
+
+/// A frame with this message.
+pub(crate) fn frame(message: &[u8]) -> Bytes {
+    let length = u32::try_from(message.len()).expect("an input is short");
+    [&[0], &length.to_be_bytes()[..], message].concat().into()
+}
+
+/// A status as the layer outside of the handlers passes it on.
+pub(crate) fn as_outside(status: Status) -> Status {
+    match status.code() {
+        Code::Internal if status.details().is_empty() => Status::invalid_argument(status.message()),
+        _ => status,
+    }
+}
+
 /// A service with its embedded store.
 pub(crate) struct World {
     runtime: Runtime,
     /// `None` only while it is dropped.
     local: Option<Local>,
-    keys: ApiKeyServiceServer<Api>,
-    admin: AdminServiceServer<Api>,
+    handlers: Handlers,
     /// The token with every role.
     pub(crate) token: String,
     /// The documented pairs of a reason and a status code.
@@ -58,8 +127,10 @@ impl World {
         let local = runtime.block_on(local());
         let api = local.app.api();
         Self {
-            keys: ApiKeyServiceServer::new(api.clone()),
-            admin: AdminServiceServer::new(api.clone()),
+            handlers: Handlers {
+                keys: ApiKeyServiceServer::new(api.clone()),
+                admin: AdminServiceServer::new(api.clone()),
+            },
             token: local.token.clone(),
             local: Some(local),
             runtime,
@@ -75,42 +146,23 @@ impl World {
         token: Option<&str>,
         message: &[u8],
     ) -> Result<Vec<u8>, Status> {
-        let mut frame = vec![0];
-        let length = u32::try_from(message.len()).expect("an input is short");
-        frame.extend_from_slice(&length.to_be_bytes());
-        frame.extend_from_slice(message);
-        let mut request = Request::post(format!("http://keyward/keyward.v1.{method}"))
-            .header("content-type", "application/grpc");
-        if let Some(token) = token {
-            request = request.header("authorization", format!("Bearer {token}"));
-        }
-        let request = request.body(Full::new(Bytes::from(frame)));
-        let request = request.expect("a request can be made");
-        let call = async {
-            let response = match method.starts_with("Admin") {
-                true => self.admin.call(request).await,
-                false => self.keys.call(request).await,
-            };
-            let (head, body) = response.expect("a handler answers").into_parts();
-            let body = body.collect().await?;
-            match Status::from_header_map(&head.headers) {
-                Some(status) if status.code() != Code::Ok => Err(status),
-                // Five bytes of the frame precede the message.
-                _ => Ok(body.to_bytes().slice(5..).to_vec()),
-            }
-        };
+        let call = self.handlers.call(method, token, message);
         let answer = panics::none_during(|| self.runtime.block_on(call));
-        // As the layer outside of the handlers.
-        let answer = answer.map_err(|status| match status.code() {
-            Code::Internal if status.details().is_empty() => {
-                Status::invalid_argument(status.message())
-            }
-            _ => status,
-        });
         if let Err(status) = &answer {
-            assert!(self.is_documented(status), "{method}: {status:?}");
+            self.check(method, status);
         }
         answer
+    }
+
+    /// Runs `play` with the handlers.
+    pub(crate) fn play<T>(&self, play: impl AsyncFnOnce(Handlers) -> T) -> T {
+        let playing = play(self.handlers.clone());
+        panics::none_during(|| self.runtime.block_on(playing))
+    }
+
+    /// Panics if a status is not documented.
+    pub(crate) fn check(&self, method: &str, status: &Status) {
+        assert!(self.is_documented(status), "{method}: {status:?}");
     }
 
     /// Calls an RPC with every role.
@@ -174,6 +226,7 @@ impl Drop for World {
 pub(crate) async fn local() -> Local {
     let change = |settings: &mut keyward::config::Settings| {
         settings.max_staleness = Duration::from_secs(60);
+        settings.near_max_staleness = NEAR_MAX_STALENESS;
         settings.workers = 0;
         settings.http_listen = None;
     };

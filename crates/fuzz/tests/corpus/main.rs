@@ -25,7 +25,7 @@ macro_rules! replayed {
     )*};
 }
 
-replayed! { key_text requests http cache_entry keyring page_token settings bot_updates }
+replayed! { key_text requests near_polls http cache_entry keyring page_token settings bot_updates }
 
 fn replay(name: &str, mut target: Target, seeds: BTreeMap<&str, Vec<u8>>) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))

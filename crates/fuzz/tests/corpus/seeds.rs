@@ -31,8 +31,10 @@ impl Entropy for Counting {
 }
 
 mod http;
+mod near_polls;
 
 pub(crate) use http::http;
+pub(crate) use near_polls::near_polls;
 
 type Seeds = BTreeMap<&'static str, Vec<u8>>;
 
