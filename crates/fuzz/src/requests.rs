@@ -1,6 +1,10 @@
 //! Each RPC of both services, with any bytes as its message. The target remembers what the responses
-//! say, and compares every verdict with that: a key that was never issued, or that is revoked or
-//! disabled, is never VALID. Statuses are the documented ones, and their messages hold no secret.
+//! say, and compares every verdict with that: a key that was never issued or imported, or that is revoked
+//! or disabled, is never VALID. No import brings a key back. Statuses are the documented ones, and their
+//! messages hold no secret.
+
+mod imports;
+mod input;
 
 use std::collections::HashMap;
 
@@ -15,76 +19,15 @@ use tonic::{Code, Status};
 
 use crate::world::{METHODS, World};
 use crate::{Target, key_text};
+use imports::Imports;
+pub use imports::{foreign_marker, importing};
+use input::{CALLERS, NAMED};
+pub use input::{Caller, Named, call, id_marker, text_marker};
 
 /// The most calls of one input.
 const MAX_CALLS: usize = 8;
 /// A world with more inputs behind it becomes slow.
 const INPUTS: usize = 2_000;
-
-/// An input names these keys by [`text_marker`] and [`id_marker`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Named {
-    /// A key in use.
-    Live,
-    /// A revoked key.
-    Revoked,
-    /// A disabled key.
-    Disabled,
-    /// A key of another deployment; as an id, the id of the reader's token.
-    Foreign,
-    /// The last key that the input created.
-    Newest,
-}
-
-const NAMED: [Named; 5] = [
-    Named::Live,
-    Named::Revoked,
-    Named::Disabled,
-    Named::Foreign,
-    Named::Newest,
-];
-
-/// Who calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Caller {
-    /// A caller with every role.
-    Every,
-    /// A caller without a token.
-    Nobody,
-    /// A caller with the role `reader`.
-    Reader,
-    /// A caller with a revoked token of every role.
-    Former,
-}
-
-const CALLERS: [Caller; 4] = [
-    Caller::Every,
-    Caller::Nobody,
-    Caller::Reader,
-    Caller::Former,
-];
-
-/// As long as a key.
-pub fn text_marker(named: Named) -> String {
-    format!("kw_MARKER{}{}", named as u8, "x".repeat(42))
-}
-
-/// As long as an id, and like one.
-pub fn id_marker(named: Named) -> String {
-    format!("00000000-0000-7000-8000-00000000000{}", named as u8)
-}
-
-/// One call of an input: the caller and the RPC, the length of the message, the message.
-pub fn call(caller: Caller, method: &str, message: &impl Message) -> Vec<u8> {
-    let method = METHODS.iter().position(|known| known.ends_with(method));
-    let method = u8::try_from(method.expect("an RPC")).expect("there are ten");
-    let bytes = message.encode_to_vec();
-    let length = u16::try_from(bytes.len()).expect("a message is short");
-    let mut call = vec![caller as u8 * 10 + method];
-    call.extend_from_slice(&length.to_le_bytes());
-    call.extend_from_slice(&bytes);
-    call
-}
 
 /// The input is a list of calls.
 pub fn target() -> Target {
@@ -110,6 +53,7 @@ struct Judge {
     /// The id of each text that a response held.
     texts: HashMap<String, String>,
     seen: HashMap<String, Seen>,
+    imports: Imports,
     /// Text and id of each named key.
     named: [(String, String); NAMED.len()],
     reader: (String, v1::CallerToken),
@@ -135,6 +79,7 @@ impl Judge {
             world,
             texts: HashMap::new(),
             seen: HashMap::new(),
+            imports: Imports::default(),
             named: Default::default(),
             reader,
             former: former.0,
@@ -151,6 +96,7 @@ impl Judge {
 
     fn run(&mut self, data: &[u8]) {
         self.prepare();
+        self.imports.next_text();
         let mut rest = data;
         for _ in 0..MAX_CALLS {
             let Some(([kind, low, high], after)) = rest.split_first_chunk() else {
@@ -159,8 +105,9 @@ impl Judge {
             let length = usize::from(u16::from_le_bytes([*low, *high])).min(after.len());
             let (message, after) = after.split_at(length);
             rest = after;
-            let method = METHODS[usize::from(kind % 10)];
-            let caller = CALLERS[usize::from(kind / 10) % CALLERS.len()];
+            let kind = usize::from(*kind);
+            let method = METHODS[kind % METHODS.len()];
+            let caller = CALLERS[kind / METHODS.len() % CALLERS.len()];
             // A refusal is as good an answer as any.
             let _ = self.call(caller, method, &self.with_names(message));
         }
@@ -252,7 +199,8 @@ impl Judge {
 
     fn refused(&self, caller: Caller, status: &Status) {
         let tokens = [&self.world.token, &self.reader.0, &self.former];
-        let mut secrets = self.named.iter().map(|(text, _)| text).chain(tokens);
+        let texts = self.named.iter().map(|(text, _)| text);
+        let mut secrets = texts.chain(tokens).chain([self.imports.text()]);
         assert!(
             !secrets.any(|secret| status.message().contains(secret)),
             "an error repeats a secret"
@@ -308,6 +256,23 @@ impl Judge {
             "ApiKeyService/Update" => {
                 self.learn(v1::UpdateResponse::decode(answer)?.key, String::new());
             }
+            "AdminService/ImportKeys" => {
+                let request = v1::ImportKeysRequest::decode(message)?;
+                let response = v1::ImportKeysResponse::decode(answer)?;
+                self.imported(&request, &response);
+            }
+            "AdminService/UndoImport" => {
+                let undone = v1::UndoImportRequest::decode(message)?.batch_id;
+                for id in self.imports.brought_by(&undone) {
+                    let state = State::Revoked;
+                    self.seen.insert(id, Seen { state, revision: 0 });
+                }
+            }
+            "AdminService/ExportKeys" => {
+                for key in v1::ExportKeysResponse::decode(answer)?.keys {
+                    self.learn(Some(key), String::new());
+                }
+            }
             "AdminService/RevokeToken" => {
                 let token = v1::RevokeTokenResponse::decode(answer)?.caller_token;
                 let token = token.expect("a token");
@@ -337,14 +302,43 @@ impl Judge {
         }
     }
 
+    /// Imported keys are new, and no text has another key then.
+    fn imported(&mut self, request: &v1::ImportKeysRequest, response: &v1::ImportKeysResponse) {
+        assert_eq!(request.keys.len(), response.results.len());
+        for (key, result) in request.keys.iter().zip(&response.results) {
+            let is_secret = !key.api_key.is_empty() && result.description.contains(&key.api_key);
+            assert!(!is_secret, "a result repeats a secret");
+            if result.outcome() == v1::ImportOutcome::Imported && !request.dry_run {
+                let fresh = Seen {
+                    state: State::Active,
+                    revision: 0,
+                };
+                let known = self.seen.insert(result.key_id.clone(), fresh);
+                assert!(known.is_none(), "the id {} is not new", result.key_id);
+                self.imports.add(&request.batch_id, key, &result.key_id);
+                self.named[Named::Newest as usize].1 = result.key_id.clone();
+            }
+        }
+    }
+
+    /// The ids of the keys that a text names.
+    fn ids_of(&self, text: &str) -> Vec<String> {
+        match self.texts.get(text) {
+            Some(id) => vec![id.clone()],
+            None => self.imports.ids_of(text),
+        }
+    }
+
     fn judge(&self, request: &v1::VerifyRequest, response: &v1::VerifyResponse) {
+        let ids = self.ids_of(&request.api_key);
+        let named = ids.iter().find(|id| **id == response.key_id);
         let verdict = response.verdict();
         if verdict != Verdict::Valid {
             let is_dead = matches!(
                 verdict,
                 Verdict::Revoked | Verdict::Expired | Verdict::Disabled
             );
-            let name = self.texts.get(&request.api_key).filter(|_| is_dead);
+            let name = named.or(ids.first()).filter(|_| is_dead);
             let bare = v1::VerifyResponse {
                 verdict: verdict.into(),
                 key_id: name.cloned().unwrap_or_default(),
@@ -353,17 +347,18 @@ impl Judge {
             assert_eq!(*response, bare, "a refused key has no data but its name");
             return;
         }
-        let id = self.texts.get(&request.api_key);
-        let id = id.expect("VALID for a key that was never issued");
-        assert_eq!(*id, response.key_id);
-        let state = self.seen.get(id).map(|seen| seen.state);
-        assert_eq!(state, Some(State::Active), "VALID");
+        assert!(named.is_some(), "VALID for a key that was never issued");
+        for id in &ids {
+            let state = self.seen.get(id).map(|seen| seen.state);
+            assert_eq!(state, Some(State::Active), "VALID");
+        }
     }
 
     /// Verifies each named key with and without a cache.
     fn verify_all(&mut self) {
         let mut requests = Vec::new();
-        for (text, _) in &self.named {
+        let texts = self.named.iter().map(|(text, _)| text);
+        for text in texts.chain([self.imports.text()]) {
             for consistency in [v1::Consistency::Default, v1::Consistency::Strong] {
                 requests.push(v1::VerifyRequest {
                     consistency: consistency.into(),
@@ -396,6 +391,7 @@ impl Judge {
             replace(&mut message, text_marker(named).as_bytes(), text.as_bytes());
             replace(&mut message, id_marker(named).as_bytes(), id.as_bytes());
         }
+        self.imports.with_text(&mut message);
         message
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use http::Request;
 use http_body_util::{BodyExt as _, Full};
+use keyward::config::Settings;
 use keyward::grpc::{Api, reasons_table};
+use keyward_core::key::ForeignFormat;
 use keyward_proto::v1::admin_service_server::AdminServiceServer;
 use keyward_proto::v1::api_key_service_server::ApiKeyServiceServer;
 use keyward_testkit::Local;
@@ -28,8 +30,8 @@ const CLOSED: Duration = Duration::from_secs(30);
 /// Short: what ends without a word is waited out.
 pub(crate) const NEAR_MAX_STALENESS: Duration = Duration::from_millis(100);
 
-/// The unary RPCs of both services.
-pub(crate) const METHODS: [&str; 10] = [
+/// The unary RPCs of both services, without those that erase an account or change the keyring or webhooks.
+pub(crate) const METHODS: [&str; 17] = [
     "ApiKeyService/Issue",
     "ApiKeyService/Revoke",
     "ApiKeyService/Verify",
@@ -40,6 +42,13 @@ pub(crate) const METHODS: [&str; 10] = [
     "AdminService/CreateToken",
     "AdminService/ListTokens",
     "AdminService/RevokeToken",
+    "AdminService/ImportKeys",
+    "AdminService/UndoImport",
+    "AdminService/ExportKeys",
+    "AdminService/GetKeyringStatus",
+    "AdminService/ListAuditEvents",
+    "AdminService/VerifyAudit",
+    "AdminService/ListWebhooks",
 ];
 
 /// The handlers of both services, as an HTTP/2 connection calls them.
@@ -124,7 +133,10 @@ impl World {
     pub(crate) fn start() -> Self {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime can be created");
-        let local = runtime.block_on(local());
+        let local = runtime.block_on(async {
+            let local = local().await;
+            local.restart_with_import_secrets(change).await
+        });
         let api = local.app.api();
         Self {
             handlers: Handlers {
@@ -224,13 +236,15 @@ impl Drop for World {
 
 /// A service that does not mind if the fuzzer pauses.
 pub(crate) async fn local() -> Local {
-    let change = |settings: &mut keyward::config::Settings| {
-        settings.max_staleness = Duration::from_secs(60);
-        settings.near_max_staleness = NEAR_MAX_STALENESS;
-        settings.workers = 0;
-        settings.http_listen = None;
-    };
     Local::start_with(change, |store| store).await
+}
+
+fn change(settings: &mut Settings) {
+    settings.max_staleness = Duration::from_secs(60);
+    settings.near_max_staleness = NEAR_MAX_STALENESS;
+    settings.foreign_formats = vec![ForeignFormat::parse("uuid").expect("a format")];
+    settings.workers = 0;
+    settings.http_listen = None;
 }
 
 /// The table of errors without INTERNAL, which no request may cause. Codes are written as by `Debug`

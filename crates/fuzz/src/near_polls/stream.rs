@@ -56,6 +56,14 @@ struct Fresh {
     until: Instant,
 }
 
+/// A poll without a response.
+struct Open {
+    poll: v1::WatchInvalidationsRequest,
+    sent_at: Instant,
+    /// Whether it ends the stream.
+    is_last: bool,
+}
+
 /// A near-cache by hand.
 pub(super) struct Stream {
     /// `None` after their end.
@@ -63,13 +71,15 @@ pub(super) struct Stream {
     /// `None` after their end.
     responses: Option<mpsc::UnboundedReceiver<Result<Frame<Bytes>, Status>>>,
     received: Vec<u8>,
-    /// The polls without a response, with the times of sending.
-    open: VecDeque<(v1::WatchInvalidationsRequest, Instant)>,
+    /// The polls without a response.
+    open: VecDeque<Open>,
     last: u64,
     answered: Option<(v1::Epoch, u64)>,
     /// What it has acknowledged, and when.
     acknowledged: Vec<(v1::Epoch, u64, Instant)>,
     fresh: Vec<Fresh>,
+    /// Whether it was told to be off.
+    is_asked: bool,
     /// Whether it has sent bytes that may be any poll.
     pub(super) is_raw: bool,
 }
@@ -87,6 +97,7 @@ impl Stream {
             answered: None,
             acknowledged: Vec::new(),
             fresh: Vec::new(),
+            is_asked: false,
             is_raw: false,
         }
     }
@@ -134,6 +145,12 @@ impl Stream {
             off: extra == Extra::Off,
             used,
         };
+        let is_acknowledged = |(known, up_to)| poll.epoch == Some(known) && poll.applied >= up_to;
+        let is_last = self.is_asked
+            || poll.off
+            || poll.poll <= self.last
+            || matches!(extra, Extra::ShortId | Extra::ManyUsed | Extra::Large)
+            || !self.answered.is_none_or(is_acknowledged);
         self.last = poll.poll;
         let mut message = poll.encode_to_vec();
         if extra == Extra::Unknown {
@@ -151,7 +168,11 @@ impl Stream {
         }
         let acknowledged = poll.epoch.map(|epoch| (epoch, applied, now));
         self.acknowledged.extend(acknowledged);
-        self.open.push_back((poll, now));
+        self.open.push_back(Open {
+            poll,
+            sent_at: now,
+            is_last,
+        });
     }
 
     /// Takes responses until no poll is without one, or the stream ends.
@@ -198,12 +219,15 @@ impl Stream {
     }
 
     fn take(&mut self, response: &v1::WatchInvalidationsResponse, changes: &[Change]) {
-        let (poll, sent_at) = self.open.pop_front().expect("an answer to a poll");
+        let open = self.open.pop_front().expect("an answer to a poll");
+        let (poll, sent_at) = (open.poll, open.sent_at);
+        assert!(!open.is_last, "a wrong poll is answered: {poll:?}");
         assert_eq!(response.poll, poll.poll, "in the order of the polls");
         let told = &response.invalidations;
         if response.off {
             let is_bare = told.is_empty() && response.fresh_for.is_none();
             assert!(is_bare, "`off` comes alone: {response:?}");
+            self.is_asked = true;
             return;
         }
         let is_late = |change: &Change| change.is_of_token && change.at < sent_at;

@@ -40,6 +40,8 @@ fn fresh<const N: usize>(steps: [[u8; 3]; N]) -> Vec<u8> {
 
 pub(crate) fn near_polls() -> Seeds {
     let (first, second) = (following(0), following(1));
+    let above = poll(Step::Poll, 1, Number::Next, Known::Highest, Extra::Plain);
+    let (drop, other) = (step(Step::Drop, 0, 0, 0), step(Step::Drop, 1, 0, 0));
     let raw = [&step(Step::Raw, 0, 7, 0)[..], &[0, 0, 0, 0, 2, 8, 9]].concat();
     let again = [OPEN, first, step(Step::Drop, 0, 0, 0)];
     let callers = [step(Step::Open, 0, 1, 0), step(Step::Open, 0, 2, 0)];
@@ -84,7 +86,11 @@ pub(crate) fn near_polls() -> Seeds {
             "silent-token",
             fresh([REVOKE_TOKEN, step(Step::Drop, 0, 0, 0)]),
         ),
-        ("drop", fresh([step(Step::Drop, 0, 0, 0), CHANGE])),
+        (
+            "two-drop",
+            fresh([OPEN, second, above, drop, other, CHANGE]),
+        ),
+        ("drop", fresh([drop, CHANGE])),
         ("finish", fresh([step(Step::Finish, 0, 0, 0), CHANGE])),
         (
             "again",
