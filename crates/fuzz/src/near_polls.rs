@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use keyward_core::key::KeyId;
 use keyward_proto::v1;
-use keyward_testkit::requests::{creating_token, disabling, recoverable, revoking_token};
+use keyward_testkit::requests::{bare, changing, creating_token, recoverable, revoking_token};
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -23,7 +23,7 @@ use stream::{Frames, Stream};
 
 const METHOD: &str = "ApiKeyService/WatchInvalidations";
 /// The most steps of one input, and the most streams and changes.
-const MAX_STEPS: usize = 24;
+const MAX_STEPS: usize = 16;
 const MAX_STREAMS: usize = 4;
 const MAX_CHANGES: usize = 3;
 /// A world with more inputs behind it becomes slow.
@@ -250,7 +250,7 @@ impl Play {
             let step = STEPS[usize::from(kind % 8)];
             match step {
                 Step::Open => self.open(low % 3).await,
-                Step::Change => self.change(low % 2 == 0),
+                Step::Change => self.change(),
                 Step::RevokeToken => self.revoke_token(),
                 Step::Raw => {
                     let (bytes, after) = rest.split_at(usize::from(*low).min(rest.len()));
@@ -313,8 +313,15 @@ impl Play {
         }
     }
 
-    fn change(&mut self, disables: bool) {
-        let request = disabling(&self.key, disables).encode_to_vec();
+    fn change(&mut self) {
+        let token = self.near.caller_token.as_ref().expect("a token");
+        let note = format!("{} {}", token.token_id, self.calls.len());
+        // Other notes than ever before.
+        let key = v1::ApiKey {
+            metadata: [("note".to_owned(), note)].into(),
+            ..bare(&self.key)
+        };
+        let request = changing(key, ["metadata"]).encode_to_vec();
         self.call("ApiKeyService/Update", request, |answer| {
             let key = v1::UpdateResponse::decode(answer)?.key;
             Ok(key.map(|key| (key.key_id, key.revision)))

@@ -27,8 +27,9 @@ use crate::panics;
 /// The time limit for the end of a connection, longer than that for an unfinished request.
 const CLOSED: Duration = Duration::from_secs(30);
 
-/// Short: what ends without a word is waited out.
-pub(crate) const NEAR_MAX_STALENESS: Duration = Duration::from_millis(100);
+/// Short, because a near-cache that ends without a word is waited out. It is longer than the time since the last
+/// heartbeat, mostly.
+pub(crate) const NEAR_MAX_STALENESS: Duration = Duration::from_millis(200);
 
 /// The unary RPCs of both services, without those that erase an account or change the keyring or webhooks.
 pub(crate) const METHODS: [&str; 17] = [

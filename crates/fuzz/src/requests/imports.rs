@@ -7,14 +7,17 @@ use keyward_testkit::Scheme;
 
 use super::replace;
 
+/// The number in the markers.
+const MARKER: u64 = u64::MAX >> 16;
+
 /// An import by this text, or by a digest of it, is one by a text that no earlier input has imported.
 pub fn foreign_marker() -> String {
-    text_of(u64::MAX >> 16)
+    text_of(MARKER)
 }
 
-/// Imports the text of [`foreign_marker`] under a scheme.
+/// Imports the text of [`foreign_marker`] under a scheme, to a slot that no earlier input has filled.
 pub fn importing(scheme: Scheme) -> v1::ImportKeysRequest {
-    let name = format!("{scheme:?}").replace(['(', ')'], "");
+    let name = format!("{scheme:?}-{}", slot_of(MARKER)).replace(['(', ')'], "");
     let key = v1::ImportKey {
         name,
         ..scheme.key("fuzz", &foreign_marker())
@@ -28,6 +31,10 @@ pub fn importing(scheme: Scheme) -> v1::ImportKeysRequest {
 
 fn text_of(number: u64) -> String {
     format!("2e4a1d1e-6f0c-4d2a-9a2f-{number:012x}")
+}
+
+fn slot_of(number: u64) -> String {
+    format!("slot-{number:012x}")
 }
 
 /// The digests of a text, with their schemes.
@@ -60,10 +67,12 @@ impl Imports {
         &self.text
     }
 
-    /// Replaces the marker and its digests.
+    /// Replaces the markers and the digests.
     pub(super) fn with_text(&self, message: &mut [u8]) {
         let marker = foreign_marker();
         replace(message, marker.as_bytes(), self.text.as_bytes());
+        let (slot, own) = (slot_of(MARKER), slot_of(self.texts));
+        replace(message, slot.as_bytes(), own.as_bytes());
         for ((_, from), (_, to)) in digests(&marker).zip(digests(&self.text)) {
             replace(message, &from, &to);
         }

@@ -6,7 +6,6 @@ use super::Seeds;
 
 const OPEN: [u8; 3] = [Step::Open as u8, 0, 0];
 const CHANGE: [u8; 3] = [Step::Change as u8, 0, 0];
-const BACK: [u8; 3] = [Step::Change as u8, 1, 0];
 const REVOKE_TOKEN: [u8; 3] = [Step::RevokeToken as u8, 0, 0];
 
 /// A poll in order that acknowledges the last response.
@@ -47,24 +46,30 @@ pub(crate) fn near_polls() -> Seeds {
     let callers = [step(Step::Open, 0, 1, 0), step(Step::Open, 0, 2, 0)];
     let early = poll(Step::Early, 0, Number::Next, Known::Response, Extra::Plain);
     [
-        ("follows", fresh([CHANGE, first, first, BACK, first, first])),
-        ("silent", fresh([CHANGE, BACK])),
+        (
+            "follows",
+            fresh([CHANGE, first, first, CHANGE, first, first]),
+        ),
+        ("silent", fresh([CHANGE, CHANGE])),
         (
             "two",
             fresh([OPEN, second, second, CHANGE, second, first, second]),
         ),
-        ("off", fresh([CHANGE, first, with(Extra::Off), BACK])),
+        ("off", fresh([CHANGE, first, with(Extra::Off), CHANGE])),
         ("same-number", fresh([CHANGE, numbered(Number::Same)])),
         ("number-zero", fresh([numbered(Number::Zero), CHANGE])),
         ("highest-number", fresh([numbered(Number::Highest), first])),
-        ("below", fresh([CHANGE, first, knowing(Known::Below), BACK])),
+        (
+            "below",
+            fresh([CHANGE, first, knowing(Known::Below), CHANGE]),
+        ),
         (
             "above",
             fresh([knowing(Known::Above), CHANGE, first, first]),
         ),
         (
             "highest",
-            fresh([knowing(Known::Highest), CHANGE, first, BACK]),
+            fresh([knowing(Known::Highest), CHANGE, first, CHANGE]),
         ),
         ("nothing", fresh([CHANGE, knowing(Known::Nothing)])),
         ("zero", fresh([CHANGE, first, knowing(Known::Zero)])),
