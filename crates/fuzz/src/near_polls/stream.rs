@@ -80,6 +80,8 @@ pub(super) struct Stream {
     fresh: Vec<Fresh>,
     /// Whether it was told to be off.
     is_asked: bool,
+    /// Whether it has said that it is off. It takes nothing more.
+    is_off: bool,
     /// Whether it has sent bytes that may be any poll.
     pub(super) is_raw: bool,
 }
@@ -98,6 +100,7 @@ impl Stream {
             acknowledged: Vec::new(),
             fresh: Vec::new(),
             is_asked: false,
+            is_off: false,
             is_raw: false,
         }
     }
@@ -162,6 +165,7 @@ impl Stream {
             _ => self.send(frame(&message)),
         }
         if poll.off {
+            self.is_off = true;
             self.fresh
                 .iter_mut()
                 .for_each(|fresh| fresh.until = fresh.until.min(now));
@@ -258,11 +262,13 @@ impl Stream {
             }
         }
         self.answered = Some((epoch, response.applied));
-        self.fresh.push(Fresh {
-            epoch,
-            applied: response.applied,
-            until: sent_at + fresh_for,
-        });
+        if !self.is_off {
+            self.fresh.push(Fresh {
+                epoch,
+                applied: response.applied,
+                until: sent_at + fresh_for,
+            });
+        }
     }
 
     /// A change has returned: this near-cache is not fresh by a response from before the change, unless it has

@@ -95,6 +95,10 @@ pub(crate) fn near_polls() -> Seeds {
             "two-drop",
             fresh([OPEN, second, above, drop, other, CHANGE]),
         ),
+        (
+            "early-off",
+            fresh([early, with(Extra::Off), CHANGE, CHANGE]),
+        ),
         ("drop", fresh([drop, CHANGE])),
         ("finish", fresh([step(Step::Finish, 0, 0, 0), CHANGE])),
         (
