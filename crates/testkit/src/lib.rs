@@ -85,5 +85,5 @@ pub use redis::{Redis, RedisCluster, RedisConnection, RedisOptions, RedisSentine
 pub use refusal::{invalid, invalid_fields, refused};
 pub use stage::Stage;
 pub use stalling::{Faults, Gate};
-pub use tls::{Authority, ClientFlaw, Identity};
+pub use tls::{Authority, ClientFlaw, Identity, connector as tls_connector};
 pub use web::Web;

@@ -3,12 +3,18 @@
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     SanType, date_time_ymd,
 };
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::deadline::unix_time;
 
@@ -217,6 +223,33 @@ fn put(path: &Path, text: &str, mode: u32) {
     let mode = std::fs::Permissions::from_mode(mode);
     std::fs::set_permissions(&new, mode).expect("a file's mode can be set");
     std::fs::rename(&new, path).expect("a file can be replaced");
+}
+
+/// What opens connections by TLS: it trusts the authority `trusted` (PEM), presents `own`, and offers `protocols`.
+///
+/// # Panics
+///
+/// A certificate or a key cannot be used.
+pub fn connector(trusted: &str, own: Option<&Identity>, protocols: &[&[u8]]) -> TlsConnector {
+    let read = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
+    let mut roots = RootCertStore::empty();
+    let authority = read(trusted).expect("it is a certificate");
+    roots.add(authority).expect("it can be trusted");
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider has them")
+        .with_root_certificates(roots);
+    let mut config = match own {
+        Some(own) => {
+            let chain = vec![read(&own.certificate).expect("it is a certificate")];
+            let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes()).expect("it is a key");
+            let config = config.with_client_auth_cert(chain, key);
+            config.expect("the key belongs to the certificate")
+        }
+        None => config.with_no_client_auth(),
+    };
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    TlsConnector::from(Arc::new(config))
 }
 
 /// Creates an authority and a certificate for these names and addresses, and writes them to

@@ -8,14 +8,19 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 
-use crate::HttpAnswer;
+use crate::tls::connector;
+use crate::{HttpAnswer, Identity};
 
 /// One connection. It is opened again when it was closed.
 pub struct Web {
     address: SocketAddr,
+    tls: Option<TlsConnector>,
     connection: Mutex<Option<SendRequest<Full<Bytes>>>>,
 }
 
@@ -24,7 +29,16 @@ impl Web {
     pub fn new(address: SocketAddr) -> Self {
         Self {
             address,
+            tls: None,
             connection: Mutex::default(),
+        }
+    }
+
+    /// A client that trusts the authority `trusted` (PEM), and presents `own`.
+    pub fn secure(address: SocketAddr, trusted: &str, own: Option<&Identity>) -> Self {
+        Self {
+            tls: Some(connector(trusted, own, &[b"http/1.1"])),
+            ..Self::new(address)
         }
     }
 
@@ -71,11 +85,23 @@ impl Web {
     async fn open(&self) -> io::Result<SendRequest<Full<Bytes>>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        // It ends with its sender.
-        tokio::spawn(connection);
-        Ok(sender)
+        match &self.tls {
+            Some(tls) => {
+                let name = ServerName::from(self.address.ip());
+                begin(tls.connect(name, stream).await?).await
+            }
+            None => begin(stream).await,
+        }
     }
+}
+
+async fn begin(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> io::Result<SendRequest<Full<Bytes>>> {
+    let (sender, connection) = handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    // It ends with its sender.
+    tokio::spawn(connection);
+    Ok(sender)
 }

@@ -114,7 +114,11 @@ impl Instance {
                 (answer.status == 200).then_some(Verdict::Valid)
             }
             Door::Envoy => {
-                let answer = self.envoy.clone().check(self.check(key)).await;
+                let mut request = Request::new(check(&key.text));
+                let bearer = format!("Bearer {}", self.token).parse();
+                let metadata = request.metadata_mut();
+                metadata.insert("authorization", bearer.expect("a token is ASCII"));
+                let answer = self.envoy.clone().check(request).await;
                 let answer = self.answered(answer)?.into_inner();
                 match answer.http_response.expect("Check answers for HTTP") {
                     HttpResponse::OkResponse(_) => Some(Verdict::Valid),
@@ -125,24 +129,6 @@ impl Instance {
                 }
             }
         }
-    }
-
-    /// What Envoy asks about a request with `key`.
-    fn check(&self, key: &Key) -> Request<CheckRequest> {
-        let http = HttpRequest {
-            headers: [("x-api-key".to_owned(), key.text.clone())].into(),
-            ..HttpRequest::default()
-        };
-        let mut request = Request::new(CheckRequest {
-            attributes: Some(AttributeContext {
-                request: Some(Attributes { http: Some(http) }),
-                ..AttributeContext::default()
-            }),
-        });
-        let bearer = format!("Bearer {}", self.token).parse();
-        let metadata = request.metadata_mut();
-        metadata.insert("authorization", bearer.expect("a token is ASCII"));
-        request
     }
 
     /// Revokes a key through gRPC or JSON. Returns whether that is confirmed.
@@ -190,6 +176,20 @@ impl Instance {
             Err(status) if !is_broken(&status) && status.code() == Code::Unavailable => None,
             Err(status) => panic!("instance {}: {status:?}", self.number),
         }
+    }
+}
+
+/// What Envoy asks about a request with this key.
+pub(super) fn check(api_key: &str) -> CheckRequest {
+    let http = HttpRequest {
+        headers: [("x-api-key".to_owned(), api_key.to_owned())].into(),
+        ..HttpRequest::default()
+    };
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            request: Some(Attributes { http: Some(http) }),
+            ..AttributeContext::default()
+        }),
     }
 }
 

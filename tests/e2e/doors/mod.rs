@@ -4,6 +4,7 @@
 
 mod agent;
 mod board;
+mod callers;
 mod door;
 mod guard;
 

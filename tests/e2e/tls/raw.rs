@@ -2,17 +2,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
+use keyward_testkit::tls_connector;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, HandshakeKind, RootCertStore};
+use tokio_rustls::rustls::HandshakeKind;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// What a client trusts and speaks; with one offer sessions are taken up again.
 pub(super) struct Offer(TlsConnector);
@@ -27,18 +25,7 @@ pub(super) struct Shaken {
 
 impl Offer {
     pub(super) fn new(trusted: &str, protocols: &[&[u8]]) -> Self {
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(trusted.as_bytes()).unwrap())
-            .unwrap();
-        let provider = Arc::new(ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        Self(TlsConnector::from(Arc::new(config)))
+        Self(tls_connector(trusted, None, protocols))
     }
 }
 
