@@ -2,16 +2,20 @@
 //! fence as a key, and knows the roles of the token.
 
 mod certificate;
+mod unknown;
 
 use std::sync::Arc;
 
 use crate::cache::{Admitted, Consistency, Entry, Lookup, LookupError};
 use keyward_core::fence::{Now, token_state_at};
-use keyward_core::key::{KeyState, Prefix, Role, SecretText, TextForm, Timestamp, TokenRecord};
+use keyward_core::key::{
+    KeyState, Prefix, Role, San, SecretText, TextForm, Timestamp, TokenRecord,
+};
 use keyward_crypto::{CurrentKeyring, Digest};
 use keyward_store::{Actor, Origin};
 
 pub use certificate::Certificate;
+use unknown::UnknownNames;
 
 /// Why a caller is refused.
 #[derive(Debug, thiserror::Error)]
@@ -96,6 +100,7 @@ pub struct Callers {
     prefixes: [Prefix; 1],
     keyring: Arc<CurrentKeyring>,
     tokens: Lookup<TokenRecord>,
+    unknown: UnknownNames,
 }
 
 impl Callers {
@@ -105,6 +110,7 @@ impl Callers {
             prefixes: [prefix],
             keyring,
             tokens,
+            unknown: UnknownNames::new(),
         }
     }
 
@@ -154,7 +160,7 @@ impl Callers {
     async fn by_certificate(&self, certificate: &Certificate) -> Result<Caller, Denied> {
         let mut known = None;
         for name in certificate.names().map_err(Denied::Certificate)? {
-            let found = self.find(&Digest::of_san(name)).await?;
+            let found = self.find_name(name).await?;
             if found.is_some() && known.is_some() {
                 return Err(Denied::Certificate(
                     "several names of the client certificate belong to callers; it must name one",
@@ -173,6 +179,23 @@ impl Callers {
             )),
             _ => Err(unknown()),
         }
+    }
+
+    /// A caller with the name `san` was created here.
+    pub fn created(&self, san: &San) {
+        self.unknown.forget(&Digest::of_san(san));
+    }
+
+    async fn find_name(&self, san: &San) -> Result<Option<Admitted<TokenRecord>>, LookupError> {
+        let (digest, now) = (Digest::of_san(san), self.tokens.now().boot);
+        if self.unknown.has(&digest, now) {
+            return Ok(None);
+        }
+        let found = self.find(&digest).await?;
+        if found.is_none() {
+            self.unknown.note(digest, now);
+        }
+        Ok(found)
     }
 
     async fn find(&self, digest: &Digest) -> Result<Option<Admitted<TokenRecord>>, LookupError> {

@@ -18,6 +18,11 @@ impl AdminService for Api {
             .authorize(request, Role::Admin, convert::new_token)
             .await?;
         let reply = self.service.create_token(&caller, new).await?;
+        reply
+            .record
+            .san
+            .iter()
+            .for_each(|san| self.callers.created(san));
         Ok(Response::new(v1::CreateTokenResponse {
             caller_token: Some(convert::caller_token(&reply.record)),
             token: reply

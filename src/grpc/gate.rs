@@ -229,7 +229,7 @@ impl GateLayer {
         let values = headers.get_all(AUTHORIZATION).into_iter();
         let values = values.map(|value| value.as_bytes());
         let identity = peer.identity();
-        // Each name of a certificate is a look-up, and those of no caller are in no cache.
+        // Each name of a certificate is a look-up, and those of no caller are read again soon.
         let known = match (identity.certificate(), headers.contains_key(AUTHORIZATION)) {
             (Some(_), false) => identity.known_caller(None),
             _ => None,

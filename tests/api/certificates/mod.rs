@@ -140,7 +140,7 @@ async fn a_caller_needs_no_token_with_a_certificate() {
     refused(outcome, Code::Unauthenticated, "TOKEN_MISSING");
 }
 
-/// Names that belong to no caller are in no cache.
+/// Names that belong to no caller are soon read again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_known_reads_no_name_again() {
     let world = world().await;
@@ -148,6 +148,7 @@ async fn a_connection_that_is_known_reads_no_name_again() {
     world.caller(NAME, &[Role::Verifier]).await;
     let billing = world.named(&["other.example", NAME]).await;
     assert_eq!(billing.verify(&key).await.unwrap(), Verdict::Valid);
+    world.local.clock.step_boot(1);
     world.faults.answer.close();
     let batch = v1::VerifyBatchRequest {
         requests: vec![verifying(&key)],

@@ -88,3 +88,50 @@ async fn without_the_setting_a_certificate_is_not_asked_for() {
     let outcome = Client::over(channel, None).verify("x").await;
     refused(outcome, Code::Unauthenticated, "TOKEN_MISSING");
 }
+
+/// The reads of callers from the store.
+async fn reads(world: &World) -> usize {
+    let metrics = keyward_testkit::http_get(world.local.app.http_address().unwrap(), "/metrics");
+    let misses = "keyward_cache_total{cache=\"token\",outcome=\"miss\"} ";
+    let metrics = metrics.await;
+    let misses = metrics.lines().find_map(|line| line.strip_prefix(misses));
+    misses.unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_with_names_of_no_caller_reads_each_name_a_few_times_a_second() {
+    const CALLS: usize = 100;
+    let world = world().await;
+    let key = world.key().await;
+    let own = world
+        .authority
+        .sign_client(&["a.example", "b.example", NAME], None);
+    let mut strangers = Vec::new();
+    for _ in 0..4 {
+        strangers.push(world.present(&own, None).await);
+    }
+    let (before, begun) = (reads(&world).await, now());
+    let flood = strangers.iter().map(async |stranger| {
+        for _ in 0..CALLS {
+            is_refused(stranger.verify(&key).await, "belongs to a caller");
+        }
+    });
+    futures_util::future::join_all(flood).await;
+    let periods = usize::try_from(begun.elapsed().as_millis() / 250).unwrap() + 1;
+    let read = reads(&world).await - before;
+    // Calls that arrive together may all read.
+    assert!(read <= 3 * strangers.len() * periods, "{read} in {periods}");
+    assert!(read < strangers.len() * CALLS, "{read}: a read for a call");
+
+    // A caller that is created is known at once.
+    for _ in 0..3 {
+        let caller = world.caller(NAME, &[Role::Verifier]).await;
+        for stranger in &strangers {
+            assert_eq!(stranger.verify(&key).await.unwrap(), Verdict::Valid);
+        }
+        world.revoke(&caller).await;
+        for stranger in &strangers {
+            is_refused(stranger.verify(&key).await, "belongs to a caller");
+        }
+    }
+}
