@@ -12,6 +12,7 @@ use tonic_health::server::HealthReporter;
 
 use super::keyring::KeyringWatch;
 use super::{NOT_FRESH, StartError, Stops, set_health, status};
+use crate::auth::expiry;
 use crate::cache::l2::L2;
 use crate::cache::{
     Dependencies, ForeignKeys, Keep, L1, Lookup, ReadLimits, Reads, Record, Records, SharedCache,
@@ -237,11 +238,13 @@ impl Base {
     pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<Option<()>>> {
         let (running, stop) = (Arc::clone(tail), self.stops.background.clone());
         let spawn = &self.tasks;
-        let (graces, trimming) = (Arc::clone(&self.store), Arc::clone(&self.store));
+        let (store, clock) = (|| Arc::clone(&self.store), Arc::clone(&self.clock));
+        let callers = expiry::measure(store(), clock, self.metrics.callers.clone(), stop.clone());
         let mut tasks = vec![
-            spawn.spawn("graces", end_graces(graces, stop.clone())),
-            spawn.spawn("trimming", trim_log(trimming, stop.clone())),
-            spawn.spawn("outbox", trim_outbox(Arc::clone(&self.store), stop.clone())),
+            spawn.spawn("graces", end_graces(store(), stop.clone())),
+            spawn.spawn("trimming", trim_log(store(), stop.clone())),
+            spawn.spawn("expiry of callers", callers),
+            spawn.spawn("outbox", trim_outbox(store(), stop.clone())),
             spawn.spawn("tail", async move { running.run(stop).await }),
         ];
         if self.cluster.is_none() {

@@ -2,6 +2,7 @@
 //! fence as a key, and knows the roles of the token.
 
 mod certificate;
+pub mod expiry;
 mod unknown;
 
 use std::sync::Arc;

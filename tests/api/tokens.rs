@@ -153,6 +153,30 @@ async fn the_expiry_of_a_token_keeps_its_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_the_first_callers_last_token_is_measured() {
+    let (local, client) = start().await;
+    let day = 24 * 3_600;
+    let ends = |made: v1::CreateTokenResponse| made.caller_token.unwrap().expire_time.unwrap();
+    expiring(&client, Role::Verifier, 30 * day).await;
+    let first = ends(expiring(&client, Role::Verifier, 90 * day).await);
+    let other = v1::CreateTokenRequest {
+        ttl: seconds(95 * day),
+        ..creating_token("other", &[Role::Verifier])
+    };
+    client.send(other).await.unwrap();
+    // It is measured at the start, and then every minute.
+    let local = local.restart().await;
+    let side = local.app.http_address().unwrap();
+    let wanted = format!("keyward_caller_token_expire_time_seconds {}", first.seconds);
+    let is_measured = async || {
+        let metrics = keyward_testkit::http_get(side, "/metrics").await;
+        metrics.lines().any(|line| line == wanted)
+    };
+    keyward_testkit::eventually("it is measured", keyward_testkit::PATIENCE, is_measured).await;
+    local.app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tokens_may_share_a_name_so_that_one_takes_over() {
     let (local, client) = start().await;
     let roles = [Role::Issuer.into()];

@@ -16,9 +16,9 @@ pub use agent::{AgentMetrics, NearCacheCounts};
 use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{
-    AuditMetrics, CacheMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics, KeyringMetrics,
-    L2Metrics, LimitMetrics, MemberMetrics, NearMetrics, RevealMetrics, RevokeMetrics, TlsMetrics,
-    UseMetrics, WebhookMetrics, WebhooksMetrics,
+    AuditMetrics, CacheMetrics, CallerMetrics, FenceMetrics, GarbageMetrics, HeartbeatMetrics,
+    KeyringMetrics, L2Metrics, LimitMetrics, MemberMetrics, NearMetrics, RevealMetrics,
+    RevokeMetrics, TlsMetrics, UseMetrics, WebhookMetrics, WebhooksMetrics,
 };
 pub use ports::PortMetrics;
 pub(crate) use rpc::conventional_name;
@@ -61,6 +61,8 @@ pub struct Metrics {
     pub l2: L2Metrics,
     /// The listener's TLS.
     pub tls: TlsMetrics,
+    /// The callers.
+    pub callers: CallerMetrics,
     /// Secrets that callers see again.
     pub reveals: RevealMetrics,
     /// The calls and connections.
@@ -106,6 +108,7 @@ impl Metrics {
             near: NearMetrics::register(c),
             l2: L2Metrics::register(c),
             tls: TlsMetrics::register(c),
+            callers: CallerMetrics::register(c),
             reveals: RevealMetrics::register(c),
             catalogue,
         };

@@ -7,8 +7,7 @@ mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::fence::token_lives;
-use keyward_core::key::{Clock, Timestamp};
+use keyward_core::key::{Clock, Timestamp, TokenRecord};
 use keyward_crypto::{KeyKind, Keyring, KeyringError, keyring_files};
 use keyward_ops::findings::{Finding, Findings};
 use keyward_ops::{Metrics, VERSION, side_port};
@@ -18,15 +17,14 @@ use serde_json::Value;
 use super::bootstrap::{self, SecretPolicy};
 use super::components::listener_tls;
 use super::{operations, shared_cache, too_few_files};
+use crate::auth::expiry::{self, SOON};
 use crate::cache::l2;
 use crate::config::{self, Settings};
 use crate::system::{self, SystemClock};
 use crate::webhooks::check_secret;
 
-/// A certificate or a token that ends this soon is worth a warning.
-const CREDENTIAL_ENDS: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// The maximum number of tokens whose ends are examined.
-const TOKENS_EXAMINED: u32 = 10_000;
+/// A certificate that ends this soon is worth a warning.
+const CERTIFICATE_ENDS: Duration = Duration::from_secs(7 * 24 * 3_600);
 
 /// Examines the deployment that `settings` describe.
 pub fn doctor(settings: &Settings) -> Vec<Finding> {
@@ -90,7 +88,7 @@ fn tls(settings: &Settings, clock: &Arc<dyn Clock>, found: &mut Findings) {
                     "tls",
                     format!("the certificate has expired, so clients refuse it. {renew}"),
                 ),
-                Ok(left) if left < CREDENTIAL_ENDS => found.warn(
+                Ok(left) if left < CERTIFICATE_ENDS => found.warn(
                     "tls",
                     format!("the certificate expires in {}. {renew}", in_days(left)),
                 ),
@@ -207,24 +205,40 @@ async fn admin_token(settings: &Settings, store: &dyn Store, found: &mut Finding
     }
 }
 
-/// Tokens that live and end soon.
+/// Callers that are refused soon, or since a short time.
 async fn ending_tokens(store: &dyn Store, now: Timestamp, found: &mut Findings) {
-    let Ok(tokens) = store.list_tokens(false, None, TOKENS_EXAMINED).await else {
+    let Ok(tokens) = expiry::expiring(store, now).await else {
         // The database's error is a finding already.
         return;
     };
-    for token in tokens.iter().filter(|token| token_lives(token, now)) {
-        if let Some(end) = token.expire_time
-            && end.since(now) < CREDENTIAL_ENDS
-        {
-            let text = format!(
-                "the token {} of {} expires in {}. Create another, and give it to the caller",
-                token.id,
-                token.name,
-                in_days(end.since(now))
-            );
-            found.warn("token", text);
+    for token in &tokens {
+        let end = token.expire_time.unwrap_or_default();
+        if end.since(now) < SOON {
+            found.warn("token", ending_token(token, end, now));
         }
+    }
+}
+
+fn ending_token(token: &TokenRecord, end: Timestamp, now: Timestamp) -> String {
+    let TokenRecord { id, name, .. } = token;
+    let when = match now < end {
+        true => format!("expires in {}", in_days(end.since(now))),
+        false => format!("has expired {} ago", in_days(now.since(end))),
+    };
+    let roles = token.roles.iter();
+    let roles: String = roles
+        .map(|role| format!(" --role {}", role.name()))
+        .collect();
+    let create = format!("keyward token create {name}{roles}");
+    match &token.san {
+        None => format!(
+            "the last token of {name}, {id}, {when}. Run `{create} --into FILE`, and give the file to {name}; \
+             if {name} is no longer in use, run `keyward token revoke {id}`"
+        ),
+        Some(san) => format!(
+            "the caller {name} with the certificate {san}, {id}, {when}. Run `keyward token revoke {id}`, and if \
+             {name} is still in use, `{create} --san {san}`"
+        ),
     }
 }
 

@@ -166,7 +166,7 @@ async fn a_token_that_expires_soon_is_found() {
     let mut process = serve(&data_dir);
     let client = process.client().await;
     let day = 24 * 3_600;
-    for (name, ttl) in [("soon", 2 * day + 3_000), ("later", 8 * day), ("ever", 0)] {
+    for (name, ttl) in [("later", 16 * day), ("short", 13 * day), ("ever", 0)] {
         let request = v1::CreateTokenRequest {
             ttl: seconds(ttl).filter(|_| ttl > 0),
             ..creating_token(name, &[Role::Reader])
@@ -174,12 +174,50 @@ async fn a_token_that_expires_soon_is_found() {
         client.send(request).await.unwrap();
     }
     assert!(process.stop().success());
-    let found = Findings::of(embedded(&data_dir, "none"));
-    found.only(
-        "warning",
-        "token",
-        &["of soon expires in 2 days", "Create another"],
-    );
+    Findings::of(embedded(&data_dir, "none")).are_fine();
+    let url = format!("sqlite:{}", data_dir.join("keyward.db").display());
+    let id = "01890000000070008000000000000001";
+    for (san, name, ending, texts) in [
+        (
+            "NULL, 1",
+            "billing",
+            "+ 2 * 86400 + 3000",
+            &[
+                "billing",
+                "expires in 2 days",
+                "`keyward token create billing --role verifier --role near_cache --into FILE`",
+            ][..],
+        ),
+        (
+            "'mesh.example', NULL",
+            "mesh",
+            "- 5 * 3600 - 60",
+            &[
+                "mesh",
+                "has expired 5 hours ago",
+                "`keyward token revoke 01890000-0000-7000-8000-000000000001`",
+                "`keyward token create mesh --role verifier --role near_cache --san mesh.example`",
+            ],
+        ),
+    ] {
+        // Made long ago.
+        let insert = format!(
+            "INSERT INTO caller_tokens (token_id, digest, san, generation, name, roles, create_time, expire_time)
+             VALUES (x'{id}', randomblob(32), {san}, '{name}', 'verifier,near_cache', 1700000000000000,
+                     (unixepoch() {ending}) * 1000000)"
+        );
+        let pool = sqlx::SqlitePool::connect(&url).await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(insert))
+            .execute(&pool)
+            .await
+            .unwrap();
+        pool.close().await;
+        Findings::of(embedded(&data_dir, "none")).only("warning", "token", texts);
+        let pool = sqlx::SqlitePool::connect(&url).await.unwrap();
+        let delete = "DELETE FROM caller_tokens WHERE name IN ('billing', 'mesh')";
+        sqlx::query(delete).execute(&pool).await.unwrap();
+        pool.close().await;
+    }
 }
 
 #[test]

@@ -68,6 +68,14 @@ groups! {
         }
     }
 
+    /// The callers.
+    CallerMetrics {
+        /// End of the last token of the caller that is refused first, in seconds since the Unix epoch; 0 without one.
+        metric token_expire_time: Gauge = "keyward_caller_token_expire_time_seconds",
+            "End of the last token of the caller whose tokens expire first, in seconds since 1970; 0 if none \
+             expires. Tokens made for 14 days or less do not count";
+    }
+
     /// The keyring.
     KeyringMetrics {
         /// Sealed copies moved to the active sealing key.
