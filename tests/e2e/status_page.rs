@@ -4,13 +4,16 @@ use std::fs;
 use std::time::Duration;
 
 use keyward_proto::v1;
-use keyward_testkit::{Browser, Client, PATIENCE, wait_until};
+use keyward_testkit::{
+    Browser, Client, PATIENCE, Process, Reaction, Receiver, now, wait_until, write_secret,
+};
 use serde_json::{Value, json};
 
-use crate::telemetry::start;
+use crate::BINARY;
 
 const ACCOUNT: &str = "account-canary";
 const REASON: &str = "reason-canary";
+const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const PICTURE: &str = "docs/guide/status.png";
 
 /// Verifies a new key some times and revokes it. Returns its id, and what the page must not show.
@@ -34,23 +37,41 @@ fn text(browser: &mut Browser, id: &str) -> String {
     text.as_str().unwrap().to_owned()
 }
 
+fn page(browser: &mut Browser) -> String {
+    browser.evaluate("document.body.innerText").to_string()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_page_renders_updates_and_shows_no_secret() {
     let directory = tempfile::tempdir().unwrap();
-    let process = start(directory.path(), &[]);
+    let (receiver, secret) = (Receiver::start(), directory.path().join("secret"));
+    write_secret(&secret, WEBHOOK_SECRET);
+    let data = directory.path().join("data");
+    let mut command = Process::command(BINARY, &data);
+    let (url, file) = (receiver.url(), secret.display());
+    let webhook = format!(r#"[{{name = "billing", url = "{url}", secret_file = "{file}"}}]"#);
+    command.env("KEYWARD_WEBHOOKS", webhook);
+    let process = Process::start(command, &data);
     let mut client = process.client().await;
     let mut browser = Browser::start();
     browser.look(1_000, 900, false);
     browser.open(&format!("http://{}/", process.http));
     let mut shown = (String::new(), String::new());
-    let mut drawn = 0;
+    let (mut is_drawn, begun) = (false, now());
     // A rate needs two refreshes with traffic between them, and a line four.
-    while drawn < 5 || text(&mut browser, "verify").starts_with('0') {
+    while !is_drawn {
+        assert!(begun.elapsed() < PATIENCE, "{}", page(&mut browser));
         shown = traffic(&mut client).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         let points = "document.querySelector('#age-chart polyline')?.getAttribute('points') || ''";
         let points = browser.evaluate(points);
-        drawn = points.as_str().unwrap().split_whitespace().count();
+        is_drawn = points.as_str().unwrap().split_whitespace().count() >= 5
+            && !text(&mut browser, "verify").starts_with('0')
+            && text(&mut browser, "revoke").contains("ms")
+            && text(&mut browser, "memory").ends_with(" %");
+    }
+    if std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1") {
+        fs::write(PICTURE, browser.picture()).unwrap();
     }
     let (id, key) = shown;
     wait_until("the revocation is shown", PATIENCE, || {
@@ -58,22 +79,43 @@ async fn the_status_page_renders_updates_and_shows_no_secret() {
     });
     assert_eq!(
         text(&mut browser, "state"),
-        "Fresh: this instance knows every change."
+        "Fresh: this instance knows every change.",
+        "{}",
+        page(&mut browser)
     );
     assert!(text(&mut browser, "instances").contains("embedded (this one)"));
-    assert!(text(&mut browser, "revoke").contains("ms"));
     assert_eq!(text(&mut browser, "near"), "0");
-    let memory = text(&mut browser, "memory");
-    assert!(memory.ends_with(" %"), "{memory}");
-    if std::env::var_os("UPDATE_DOCS").is_some_and(|value| value == "1") {
-        fs::write(PICTURE, browser.picture()).unwrap();
-    }
+    let shown = text(&mut browser, "webhooks");
+    assert!(
+        shown.contains("billing") && shown.ends_with("nothing"),
+        "{shown}"
+    );
+
+    receiver.react(Reaction::Status(410));
+    traffic(&mut client).await;
+    wait_until(
+        "the page says what to do about the receiver",
+        PATIENCE,
+        || {
+            let shown = text(&mut browser, "webhooks");
+            shown.ends_with(
+                "its receiver answered 410: repair it, then run keyward webhook replay billing",
+            )
+        },
+    );
 
     let html = browser.evaluate("document.documentElement.outerHTML");
     let status = browser.evaluate("fetch('/status.json').then(answer => answer.text())");
     for shown in [html, status] {
         let shown = shown.as_str().unwrap();
-        for secret in [&key[3..], &process.token()[4..], ACCOUNT, REASON] {
+        for secret in [
+            &key[3..],
+            &process.token()[4..],
+            ACCOUNT,
+            REASON,
+            WEBHOOK_SECRET,
+            &url,
+        ] {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
     }

@@ -21,6 +21,11 @@ impl Samples {
         self.0.iter().filter(move |sample| sample.name == name)
     }
 
+    /// The values of the label `label` of the samples of `name`.
+    pub fn labels(&self, name: &str, label: &str) -> impl Iterator<Item = &str> {
+        self.of(name).filter_map(move |sample| sample.label(label))
+    }
+
     /// The sum of the samples of `name` that have all of these labels.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let has = |sample: &&Sample| {

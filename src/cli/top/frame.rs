@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Look;
 use crate::cli::render::{table, time};
+use keyward_ops::samples::Samples;
 
 /// What is shown instead of numbers.
 pub(super) fn unreachable(endpoint: &str, why: impl std::fmt::Display) -> String {
@@ -44,6 +45,8 @@ pub(super) fn of(endpoint: &str, now: &Look, before: Option<&Look>) -> String {
     let mut frame: String = lines.collect();
     frame.push('\n');
     frame += &instances(status);
+    frame.push('\n');
+    frame += &webhooks(&now.samples);
     frame.push('\n');
     frame += &revokes(status);
     frame
@@ -150,6 +153,56 @@ fn instances(status: &Value) -> String {
     table(&columns, &rows)
 }
 
+fn webhooks(samples: &Samples) -> String {
+    let mut names: Vec<_> = samples
+        .labels("keyward_webhook_waiting", "webhook")
+        .collect();
+    names.sort_unstable();
+    let rows: Vec<_> = names.iter().map(|name| webhook(samples, name)).collect();
+    let columns = [
+        "webhook",
+        "waiting",
+        "oldest",
+        "dead",
+        "failed attempts",
+        "what to do",
+    ];
+    match rows.is_empty() {
+        true => "no webhook in the settings of this instance\n".to_owned(),
+        false => table(&columns, &rows),
+    }
+}
+
+fn webhook(samples: &Samples, name: &str) -> Value {
+    let of = |metric: &str| {
+        let metric = format!("keyward_webhook_{metric}");
+        samples.sum(&metric, &[("webhook", name)])
+    };
+    let failed = |outcome| {
+        let labels = [("webhook", name), ("outcome", outcome)];
+        samples.sum("keyward_webhook_attempts_total", &labels)
+    };
+    let (waiting, oldest, dead) = (of("waiting"), of("oldest_age_seconds"), of("dead"));
+    let advice = if of("gone") > 0.0 {
+        format!("its receiver answered 410: repair it, then run keyward webhook replay {name}")
+    } else if dead > 0.0 {
+        format!("repair its receiver, then run keyward webhook replay {name}")
+    } else if waiting > 0.0 && oldest >= 60.0 {
+        format!("see what its receiver answers: keyward webhook test {name}")
+    } else {
+        "nothing".to_owned()
+    };
+    let whole = |count: f64| format!("{count:.0}");
+    json!({
+        "webhook": name,
+        "waiting": whole(waiting),
+        "oldest": if waiting > 0.0 { duration(oldest) } else { "–".to_owned() },
+        "dead": whole(dead),
+        "failed attempts": whole(failed("failed") + failed("dead")),
+        "what to do": advice,
+    })
+}
+
 fn revokes(status: &Value) -> String {
     let rows = rows(&status["revokes"], |it| {
         let answered = it["time"].as_i64().map(|millis| {
@@ -213,6 +266,36 @@ fn number(number: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn webhooks_say_what_to_do() {
+        let of = |waiting, age, dead, gone| {
+            let text = format!(
+                "keyward_webhook_waiting{{webhook=\"b\"}} {waiting}\n\
+                 keyward_webhook_oldest_age_seconds{{webhook=\"b\"}} {age}\n\
+                 keyward_webhook_dead{{webhook=\"b\"}} {dead}\n\
+                 keyward_webhook_gone{{webhook=\"b\"}} {gone}\n\
+                 keyward_webhook_waiting{{webhook=\"a\"}} 0\n\
+                 keyward_webhook_attempts_total{{webhook=\"b\",outcome=\"failed\"}} 4\n\
+                 keyward_webhook_attempts_total{{webhook=\"b\",outcome=\"dead\"}} 1\n\
+                 keyward_webhook_attempts_total{{webhook=\"b\",outcome=\"delivered\"}} 9\n"
+            );
+            let shown = webhooks(&Samples::read(&text));
+            let lines: Vec<_> = shown.lines().collect();
+            assert!(lines[1].starts_with("a ") && lines[1].ends_with(" nothing"));
+            lines[2].split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of(0, 0, 0, 0), "b 0 – 0 5 nothing");
+        assert_eq!(of(3, 59, 0, 0), "b 3 59.0 s 0 5 nothing");
+        let test = "see what its receiver answers: keyward webhook test b";
+        assert_eq!(of(3, 60, 0, 0), format!("b 3 60.0 s 0 5 {test}"));
+        let replay = "repair its receiver, then run keyward webhook replay b";
+        assert_eq!(of(3, 90, 7, 0), format!("b 3 90.0 s 7 5 {replay}"));
+        let gone = "its receiver answered 410: repair it, then run keyward webhook replay b";
+        assert_eq!(of(3, 90, 7, 1), format!("b 3 90.0 s 7 5 {gone}"));
+        let none = webhooks(&Samples::read(""));
+        assert_eq!(none, "no webhook in the settings of this instance\n");
+    }
 
     #[test]
     fn numbers_have_three_digits_and_times_a_unit() {

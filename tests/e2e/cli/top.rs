@@ -60,6 +60,7 @@ async fn top_shows_rates_and_revocations_and_no_secret() {
             r"(?m)^memory +[\d.]+ % of look-ups$",
             r"(?m)^redis +not used$",
             r"(?m)^near +0 near-caches, 0 streams broken, 0 refused$",
+            r"(?m)^no webhook in the settings of this instance$",
             r"(?m)^embedded \(this one\) .*  15.4 s$",
             &format!(r"(?m)^{id}  1 +\d{{4}}-.*Z +[\d.]+ m?s +1 +0$"),
         ] {

@@ -143,7 +143,9 @@ struct Connections {
 impl Lane {
     async fn new(world: &World, number: usize) -> Self {
         let name = format!("lane-{number}");
-        let san = number.is_multiple_of(2).then(|| format!("spiffe://corp/{name}"));
+        let san = number
+            .is_multiple_of(2)
+            .then(|| format!("spiffe://corp/{name}"));
         let authority = &world.place.authority;
         let own = san.as_ref().map(|san| authority.sign_client(&[san], None));
         if let Some(own) = &own {
