@@ -186,7 +186,7 @@ CREATE TABLE audit (
     action      text NOT NULL CHECK (action IN
                 ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
                  'keyring_activate', 'keyring_retire', 'account_erase', 'epoch_advance', 'clock_lower',
-                 'import', 'audit_trim', 'deny')),
+                 'import', 'webhook_replay', 'audit_trim', 'deny')),
     subject_id  uuid,
     account_id  text,
     detail      text,

@@ -143,7 +143,7 @@ CREATE TABLE audit (
     action      TEXT NOT NULL CHECK (action IN
                 ('issue', 'reveal', 'replace', 'revoke', 'update', 'token_create', 'token_revoke',
                  'keyring_activate', 'keyring_retire', 'account_erase', 'clock_lower', 'import',
-                 'audit_trim', 'deny')),
+                 'webhook_replay', 'audit_trim', 'deny')),
     subject_id  BLOB,
     account_id  TEXT,
     detail      TEXT,

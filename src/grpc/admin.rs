@@ -200,10 +200,10 @@ impl AdminService for Api {
         &self,
         request: Request<v1::ReplayWebhookRequest>,
     ) -> Result<Response<v1::ReplayWebhookResponse>, Status> {
-        let (_, (name, events)) = self
+        let (caller, (name, events)) = self
             .authorize(request, Role::Admin, convert::replay)
             .await?;
-        let replayed_count = self.service.replay_webhook(name, events).await?;
+        let replayed_count = self.service.replay_webhook(&caller, name, events).await?;
         Ok(Response::new(v1::ReplayWebhookResponse { replayed_count }))
     }
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use super::{Service, ServiceError};
-use crate::webhooks::{Answer, Sender};
+use crate::auth::Caller;
+use crate::webhooks::{Answer, Sender, rfc3339};
 use keyward_core::key::KeyId;
 use keyward_store::webhooks::REPLAY_STEP;
-use keyward_store::{Replay, Replayed, WebhookStatus};
+use keyward_store::{AuditAction, AuditEntry, Replay, Replayed, WebhookStatus};
 
 /// A webhook, and what waits for it.
 #[derive(Clone, Debug)]
@@ -55,13 +56,21 @@ impl Service {
         .await
     }
 
-    /// Makes events of a webhook due again, and returns their number.
+    /// Makes events of a webhook due again, and returns their number. The audit entry is written before.
     pub async fn replay_webhook(
         self: &Arc<Self>,
+        caller: &Caller,
         name: String,
         events: Replayed,
     ) -> Result<u64, ServiceError> {
         self.webhook(&name)?;
+        let actor = caller.actor();
+        let entry = AuditEntry {
+            action: AuditAction::WebhookReplay,
+            id: None,
+            account: None,
+            detail: Some(format!("{name} {}", described(events))),
+        };
         let mut replay = Replay {
             webhook: name,
             events,
@@ -69,6 +78,7 @@ impl Service {
             after: 0,
         };
         self.change(|service| async move {
+            service.store.record(entry, &actor).await?;
             let mut replayed = 0;
             loop {
                 let step = service.store.replay_events(&replay).await?;
@@ -82,5 +92,14 @@ impl Service {
             }
         })
         .await
+    }
+}
+
+/// The events as the audit names them.
+fn described(events: Replayed) -> String {
+    match events {
+        Replayed::Dead => "dead".to_owned(),
+        Replayed::Message(id) => format!("event {}", KeyId::from_bytes(id)),
+        Replayed::Since(time) => format!("since {}", rfc3339(time).unwrap_or_default()),
     }
 }

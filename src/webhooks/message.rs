@@ -42,7 +42,7 @@ fn message(kind: &str, time: Timestamp, data: Value) -> String {
 }
 
 /// A time as text. A store has no time outside the calendar.
-fn rfc3339(time: Timestamp) -> Option<String> {
+pub(crate) fn rfc3339(time: Timestamp) -> Option<String> {
     let nanos = i128::from(time.as_micros()) * 1_000;
     let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
     time.format(&Rfc3339).ok()

@@ -19,6 +19,7 @@ use keyward_core::key::{Clock, Entropy, KeyId};
 use keyward_ops::settings::values::Url;
 use keyward_ops::{Metrics, Tasks};
 use keyward_store::{EventKind, Store, StoreError, Webhook};
+pub(crate) use message::rfc3339;
 pub use secret::check as check_secret;
 pub use sender::{Answer, Sender};
 

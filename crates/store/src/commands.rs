@@ -329,6 +329,8 @@ pub enum AuditAction {
     KeyringRetire,
     /// An account was erased, or its erasure has begun.
     AccountErase,
+    /// Events are sent to a webhook again.
+    WebhookReplay,
     /// Old events of the audit were deleted.
     AuditTrim,
     /// A call was refused, because its caller lacks the role.
@@ -341,7 +343,7 @@ pub enum AuditAction {
 
 impl AuditAction {
     /// All actions.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Issue,
         Self::Reveal,
         Self::Replace,
@@ -353,6 +355,7 @@ impl AuditAction {
         Self::KeyringActivate,
         Self::KeyringRetire,
         Self::AccountErase,
+        Self::WebhookReplay,
         Self::AuditTrim,
         Self::Deny,
         Self::EpochAdvance,
@@ -373,6 +376,7 @@ impl AuditAction {
             Self::KeyringActivate => "keyring_activate",
             Self::KeyringRetire => "keyring_retire",
             Self::AccountErase => "account_erase",
+            Self::WebhookReplay => "webhook_replay",
             Self::AuditTrim => "audit_trim",
             Self::Deny => "deny",
             Self::EpochAdvance => "epoch_advance",

@@ -15,7 +15,7 @@ const LAST_TIME: i64 = 253_370_764_800_000_000;
 const MAC: usize = 32;
 
 /// The actions with their names in the API.
-const ACTIONS: [(v1::AuditAction, AuditAction); 15] = [
+const ACTIONS: [(v1::AuditAction, AuditAction); 16] = [
     (v1::AuditAction::Issue, AuditAction::Issue),
     (v1::AuditAction::Reveal, AuditAction::Reveal),
     (v1::AuditAction::Replace, AuditAction::Replace),
@@ -34,6 +34,7 @@ const ACTIONS: [(v1::AuditAction, AuditAction); 15] = [
     (v1::AuditAction::Deny, AuditAction::Deny),
     (v1::AuditAction::EpochAdvance, AuditAction::EpochAdvance),
     (v1::AuditAction::ClockLower, AuditAction::ClockLower),
+    (v1::AuditAction::WebhookReplay, AuditAction::WebhookReplay),
 ];
 
 pub(in crate::grpc) fn list_audit(

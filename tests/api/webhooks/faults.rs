@@ -123,6 +123,22 @@ async fn a_dead_event_blocks_nothing_and_can_be_replayed() {
         ("key.revoked".to_owned(), id),
         "in order"
     );
+    let request = v1::ListAuditEventsRequest {
+        action: v1::AuditAction::WebhookReplay.into(),
+        ..Default::default()
+    };
+    let events = client.send(request).await.unwrap().events;
+    let events = events.iter();
+    let mut recorded: Vec<_> = events
+        .map(|event| (event.caller.as_str(), event.detail.as_str()))
+        .collect();
+    recorded.sort_unstable();
+    let one = format!("a event {}", dead.id());
+    let since = "a since 1970-01-01T00:00:00Z";
+    assert_eq!(
+        recorded,
+        [("admin", "a dead"), ("admin", &one), ("admin", since)]
+    );
     local.app.stop().await;
 }
 

@@ -1346,6 +1346,8 @@ pub enum AuditAction {
     EpochAdvance = 14,
     /// An operator lowered the store's time.
     ClockLower = 15,
+    /// ReplayWebhook was called; `detail` names the webhook and the events.
+    WebhookReplay = 16,
 }
 impl AuditAction {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1370,6 +1372,7 @@ impl AuditAction {
             Self::Deny => "AUDIT_ACTION_DENY",
             Self::EpochAdvance => "AUDIT_ACTION_EPOCH_ADVANCE",
             Self::ClockLower => "AUDIT_ACTION_CLOCK_LOWER",
+            Self::WebhookReplay => "AUDIT_ACTION_WEBHOOK_REPLAY",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1391,6 +1394,7 @@ impl AuditAction {
             "AUDIT_ACTION_DENY" => Some(Self::Deny),
             "AUDIT_ACTION_EPOCH_ADVANCE" => Some(Self::EpochAdvance),
             "AUDIT_ACTION_CLOCK_LOWER" => Some(Self::ClockLower),
+            "AUDIT_ACTION_WEBHOOK_REPLAY" => Some(Self::WebhookReplay),
             _ => None,
         }
     }
