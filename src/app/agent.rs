@@ -10,7 +10,8 @@ use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
 use keyward_client::{Client, Error, ErrorKind, Secret, VerifyRequest};
 use keyward_crypto::private_file::{self, PrivateFileError};
 use keyward_ops::settings::values::secret_file;
-use keyward_ops::{AgentMetrics, NearCacheCounts, OtherCrates, Tasks, http};
+use keyward_ops::traces::propagate;
+use keyward_ops::{AgentMetrics, MetricsExport, NearCacheCounts, OtherCrates, Tasks, http};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -18,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 
 use health::{Health, readiness};
 
+use super::StartError;
+use super::components::{self, ShownMetrics};
 use super::ports::{bind, listen};
 use super::run::{Signals, on_control, prepare, report_ready};
 use super::stop::{CALLS, STEP, within};
-use super::{StartError, components};
 use crate::config::{AgentSettings, Listen};
 use crate::grpc::{
     self, Agent, Front, Http, Listeners, LocalCallers, LongCalls, Workers, agent_server,
@@ -47,14 +49,14 @@ const EXHAUSTED: &str = "NEAR_CACHES_EXHAUSTED";
 /// Why it did not start, or which task ended and how.
 pub fn serve_agent(settings: &AgentSettings) -> Result<(), StartError> {
     let others = OtherCrates::WarningsOnly;
-    let _telemetry = prepare(&settings.telemetry, "keyward-agent", others)?;
-    on_control(settings.workers, 1, run(settings))
+    let telemetry = prepare(&settings.telemetry, "keyward-agent", others)?;
+    on_control(settings.workers, 1, run(settings, telemetry.metrics()))
 }
 
-async fn run(settings: &AgentSettings) -> Result<(), StartError> {
+async fn run(settings: &AgentSettings, export: Option<MetricsExport>) -> Result<(), StartError> {
     let mut signals = Signals::catch()?;
     let running = tokio::select! {
-        running = Running::start(settings) => running?,
+        running = Running::start(settings, export) => running?,
         () = signals.stop() => return Ok(()),
     };
     let http = ("http_listen", running.http.as_ref().map(Listen::to_string));
@@ -97,7 +99,10 @@ struct Running {
 }
 
 impl Running {
-    async fn start(settings: &AgentSettings) -> Result<Self, StartError> {
+    async fn start(
+        settings: &AgentSettings,
+        export: Option<MetricsExport>,
+    ) -> Result<Self, StartError> {
         let mode = settings.socket_mode;
         let (listener, grpc) = listen("listen", &settings.listen, mode).await?;
         let http = match &settings.http_listen {
@@ -143,8 +148,12 @@ impl Running {
         };
         let mut background = Vec::new();
         let local_side = side.as_ref().and_then(|port| port.local_addr().ok());
-        background
-            .extend(side.map(|port| side_port(port, settings, &near, metrics, &tasks, &stop)));
+        let shown = shown_metrics(metrics, near.clone());
+        if let Some(export) = export {
+            let shown = Arc::clone(&shown);
+            export.of(move || shown());
+        }
+        background.extend(side.map(|port| side_port(port, settings, &near, shown, &tasks, &stop)));
         if let Some(file) = settings.local_token_file.clone() {
             let following = follow_token(settings.clone(), file, callers, stop.clone());
             background.push(tasks.spawn("local token", following));
@@ -212,8 +221,8 @@ fn local_token(settings: &AgentSettings) -> Result<Option<Secret>, StartError> {
              `openssl rand -hex 32` prints",
         ));
     }
-    let own = secret_file(&settings.token_file);
-    if own.is_ok_and(|own| own.as_bytes() == text) {
+    let own = settings.token_file.as_ref().map(|file| secret_file(file));
+    if own.is_some_and(|own| own.is_ok_and(|own| own.as_bytes() == text)) {
         return Err(wrong(
             "it holds the agent's own token, which no other program must know: make another one",
         ));
@@ -255,23 +264,45 @@ async fn follow_token(
 fn client(settings: &AgentSettings) -> Result<Client, StartError> {
     let builder = Client::builder()
         .endpoints(settings.endpoints.iter().cloned())
-        .token_file(&settings.token_file)
         .timeout(settings.timeout)
-        .insecure(settings.insecure);
+        .insecure(settings.insecure)
+        .headers(propagate);
     let builder = match &settings.ca_file {
         Some(file) => builder.ca_file(file),
         None => builder,
     };
+    let builder = match &settings.token_file {
+        Some(file) => builder.token_file(file),
+        None => builder,
+    };
+    let builder = match (&settings.client_certificate, &settings.client_key) {
+        (Some(certificate), Some(key)) => builder.client_certificate(certificate, key),
+        _ => builder,
+    };
     Ok(builder.build()?)
 }
 
-/// The near-cache of an agent whose token has both roles, as far as Keyward says now.
+/// How an agent shows who it is, and the end of the command that creates it as a caller.
+fn proof(settings: &AgentSettings) -> (String, &'static str) {
+    match (&settings.token_file, &settings.client_certificate) {
+        (None, Some(file)) => (
+            format!("client_certificate {}", file.display()),
+            " --san NAME_IN_CERTIFICATE",
+        ),
+        (file, _) => {
+            let file = file.as_ref().map(|file| file.display().to_string());
+            (format!("token_file {}", file.unwrap_or_default()), "")
+        }
+    }
+}
+
+/// The near-cache of an agent that is a caller with both roles, as far as Keyward says now.
 async fn near_cache(settings: &AgentSettings, client: &Client) -> Result<NearCache, StartError> {
     let refused = |error: &Error| {
+        let (proof, san) = proof(settings);
         StartError(format!(
-            "token_file {}: {error}. An agent needs a token with the roles near_cache and verifier: \
-             keyward token create NAME --role near_cache --role verifier",
-            settings.token_file.display()
+            "{proof}: {error}. An agent needs the roles near_cache and verifier: \
+             keyward token create NAME --role near_cache --role verifier{san}"
         ))
     };
     // No key has this text: only the token is judged.
@@ -309,29 +340,33 @@ async fn near_cache(settings: &AgentSettings, client: &Client) -> Result<NearCac
     Ok(near)
 }
 
+/// The text of all metrics.
+fn shown_metrics(metrics: Arc<AgentMetrics>, near: NearCache) -> ShownMetrics {
+    Arc::new(move || {
+        let stats = near.stats();
+        metrics.encode(NearCacheCounts {
+            hits: stats.hits,
+            misses: stats.misses,
+            not_fresh: stats.not_fresh,
+            resets: stats.resets,
+            keys: stats.keys,
+            fresh_for: stats.fresh_for,
+        })
+    })
+}
+
 fn side_port(
     listener: TcpListener,
     settings: &AgentSettings,
     near: &NearCache,
-    metrics: Arc<AgentMetrics>,
+    metrics: ShownMetrics,
     tasks: &Tasks,
     stop: &CancellationToken,
 ) -> JoinHandle<Option<()>> {
-    let (counted, calls, stopping) = (near.clone(), settings.calls_if_not_fresh, stop.clone());
-    let near = near.clone();
+    let (near, calls, stopping) = (near.clone(), settings.calls_if_not_fresh, stop.clone());
     let probes = http::Probes {
         name: "keyward agent",
-        metrics: Box::new(move || {
-            let stats = counted.stats();
-            metrics.encode(NearCacheCounts {
-                hits: stats.hits,
-                misses: stats.misses,
-                not_fresh: stats.not_fresh,
-                resets: stats.resets,
-                keys: stats.keys,
-                fresh_for: stats.fresh_for,
-            })
-        }),
+        metrics: Box::new(move || metrics()),
         ready: Box::new(move || match stopping.is_cancelled() {
             true => Err("stopping".to_owned()),
             false => readiness(&near, calls),

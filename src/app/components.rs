@@ -36,7 +36,7 @@ use keyward_store::{Cluster, Control, Store};
 /// The maximum size of the tokens in memory, in bytes.
 const CACHED_TOKENS: usize = 1 << 20;
 /// The text of all metrics.
-type ShownMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+pub(super) type ShownMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 /// The limits of reads behind L1.
 const READS: ReadLimits = ReadLimits {
     readers: 4,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use keyward_guard::TrustedProxies;
 use keyward_ops::settings::values::{address, duration, number, optional, path, size, switch};
 use keyward_ops::settings::{
-    Entry, Errors, HasTelemetry, Inputs, Schema, Setting, Takes, Telemetry,
+    Entry, Errors, HasTelemetry, Inputs, Schema, Setting, Takes, Telemetry, key_of,
 };
 
 use super::Listen;
@@ -25,8 +25,12 @@ const OTHERS: u32 = 0o006;
 pub struct AgentSettings {
     /// The instances of Keyward.
     pub endpoints: Vec<String>,
+    /// The files with the agent's own certificate and its key.
+    pub client_certificate: Option<PathBuf>,
+    /// See `client_certificate`.
+    pub client_key: Option<PathBuf>,
     /// The file with the agent's own token.
-    pub token_file: PathBuf,
+    pub token_file: Option<PathBuf>,
     /// The file with the authorities to trust for Keyward; `None` means the system's.
     pub ca_file: Option<PathBuf>,
     /// Whether `http://` URLs may lead to another host.
@@ -55,7 +59,7 @@ pub struct AgentSettings {
     pub max_connections: usize,
     /// The maximum number of bytes that all connections together buffer.
     pub max_buffered_bytes: usize,
-    /// The log. An agent sends nothing to a collector.
+    /// The log, and what a collector receives.
     pub telemetry: Telemetry,
 }
 
@@ -77,15 +81,22 @@ const TABLE: &[Setting<AgentSettings>] = &[
     )
     .of_clients()
     .confidential(),
+    Row::client_certificate(|s, text| {
+        optional(text, path).map(|path| s.client_certificate = path)
+    }),
+    Row::client_key(|s, text| {
+        key_of(s.client_certificate.as_ref(), text).map(|key| s.client_key = key)
+    }),
     Row::new(
         "token_file",
         Takes::Value("FILE"),
         "",
         "File with the agent's own token, which has the roles `near_cache` and `verifier`; read again when it \
-         changes",
+         changes; not needed with `client_certificate`",
         |s, text| match text {
+            "" if s.client_certificate.is_some() => Ok(()),
             "" => Err("is missing: name the file with the agent's own token".into()),
-            _ => path(text).map(|path| s.token_file = path),
+            _ => path(text).map(|path| s.token_file = Some(path)),
         },
     )
     .of_clients(),
@@ -187,6 +198,12 @@ const TABLE: &[Setting<AgentSettings>] = &[
         |s, text| size(text, BUFFERED, "16MiB to 1TiB").map(|size| s.max_buffered_bytes = size),
     ),
     Row::log_format(),
+    Row::otlp_endpoint(),
+    Row::otlp_signals(),
+    Row::trace_ratio(
+        "Part of the calls whose spans are sent to the collector: 0 to 1. A call with a `traceparent` \
+         is traced if its caller traces it",
+    ),
 ];
 
 impl HasTelemetry for AgentSettings {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use keyward_proto::v1::{Role, Verdict};
 use keyward_testkit::{
-    Cluster, Front, FrontOptions, Options, PATIENCE, PortServer, eventually, http_ask, now,
-    start_api,
+    AgentProcess, Cluster, Front, FrontOptions, Options, PATIENCE, PortServer, eventually,
+    http_ask, now, start_api,
 };
 use serde_json::Value;
 
@@ -185,6 +185,84 @@ async fn an_issue_is_one_tree_from_the_tap_to_postgres() {
 
     let text = collector.received();
     for secret in [&key, cluster.token(), front.telegram.token()] {
+        assert!(!text.contains(secret), "a secret was sent");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_through_an_agent_are_one_tree_each() {
+    let collector = PortServer::collector();
+    let endpoint = format!("http://{}", collector.address());
+    let directory = tempfile::tempdir().unwrap();
+    // The agent alone decides what is traced.
+    let flags = ["--otlp-endpoint", &endpoint, "--trace-ratio=0"];
+    let mut process = start(directory.path(), &flags);
+    let admin = process.client().await;
+    let token = directory.path().join("agent.token");
+    let roles = [Role::NearCache, Role::Verifier];
+    std::fs::write(&token, admin.token("agent", &roles).await.unwrap()).unwrap();
+    let keyward = format!("http://{}", process.grpc);
+    let mut command = AgentProcess::command(BINARY, &keyward, &token);
+    AgentProcess::with_sockets(&mut command, directory.path());
+    command
+        .args(["--otlp-endpoint", &endpoint, "--trace-ratio=1"])
+        .arg("--otlp-signals=traces,metrics,logs");
+    let mut agent = AgentProcess::start(command);
+    let (id, key) = admin.issue("42", "").await.unwrap();
+    let program = agent.client(None).await;
+    assert_eq!(program.verify(&key).await.unwrap(), Verdict::Valid);
+    let reader = agent.client(Some(&process.token())).await;
+    reader.get(&id).await.unwrap();
+    // What was not sent yet is sent at a stop.
+    assert!(agent.stop().success() && process.stop().success());
+
+    let (verify, get) = (
+        "keyward.v1.ApiKeyService/Verify",
+        "keyward.v1.ApiKeyService/Get",
+    );
+    let above = |method: &str| {
+        let spans = spans(&collector);
+        let mut served = spans.iter().filter(|span| span.text("name") == method);
+        let served = served.find(|span| span.what() == ("keyward", method, SERVER))?;
+        let path = path(&spans, served);
+        let owned = path
+            .iter()
+            .map(|span| (span.what().0.to_owned(), span.what().2));
+        Some(owned.collect::<Vec<_>>())
+    };
+    let expected = |path: &[(&str, i64)]| {
+        let owned = path
+            .iter()
+            .map(|(service, kind)| ((*service).to_owned(), *kind));
+        Some(owned.collect::<Vec<_>>())
+    };
+    let (served, asked, sent) = (
+        ("keyward", SERVER),
+        ("keyward-agent", SERVER),
+        ("keyward-agent", CLIENT),
+    );
+    eventually("the spans are there", PATIENCE, || async {
+        above(verify) == expected(&[served, sent, asked])
+            && above(get) == expected(&[served, asked])
+    })
+    .await;
+    let is_sent = || {
+        let metrics = received(&collector, ["resourceMetrics", "scopeMetrics", "metrics"]);
+        let logs = received(&collector, ["resourceLogs", "scopeLogs", "logRecords"]);
+        let is_metric = |(service, metric): &(String, Value)| {
+            service == "keyward-agent" && metric["name"] == "keyward_agent_verify_total"
+        };
+        let is_log = |(service, record): &(String, Value)| {
+            service == "keyward-agent" && record["body"]["stringValue"] == "stopped"
+        };
+        metrics.iter().any(is_metric) && logs.iter().any(is_log)
+    };
+    eventually("metrics and logs are there", PATIENCE, || async {
+        is_sent()
+    })
+    .await;
+    let text = collector.received();
+    for secret in [&key, &process.token()] {
         assert!(!text.contains(secret), "a secret was sent");
     }
 }

@@ -46,8 +46,12 @@ pub(crate) struct Channels {
 
 impl Channels {
     fn to(endpoint: &Endpoint) -> Self {
-        let passed = endpoint
-            .clone()
+        Self::with(endpoint, endpoint.clone())
+    }
+
+    /// Calls are passed on to `passed`.
+    fn with(endpoint: &Endpoint, passed: Endpoint) -> Self {
+        let passed = passed
             .initial_stream_window_size(PASSED_WINDOW)
             .initial_connection_window_size(PASSED_CONNECTION_WINDOW);
         Self {
@@ -96,14 +100,17 @@ pub(crate) fn connections(url: &str, options: &ConnectOptions) -> Result<Channel
         Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
         None => tls.with_native_roots(),
     };
-    let tls = match &options.certificate {
-        Some(pair) => tls.identity(pair.identity()),
-        None => tls,
+    let secured = |tls| {
+        let endpoint = endpoint.clone().tls_config(tls);
+        endpoint.map_err(|error| BuildError::Tls(url.to_owned(), error))
     };
-    let endpoint = endpoint
-        .tls_config(tls)
-        .map_err(|error| BuildError::Tls(url.to_owned(), error))?;
-    Ok(Channels::to(&endpoint))
+    // The certificate says who this client is, not who calls through it.
+    let passed = secured(tls.clone())?;
+    let own = match &options.certificate {
+        Some(pair) => secured(tls.identity(pair.identity()))?,
+        None => passed.clone(),
+    };
+    Ok(Channels::with(&own, passed))
 }
 
 /// Adds what all connections share.

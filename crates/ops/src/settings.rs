@@ -10,7 +10,7 @@ pub mod values;
 use std::fmt::Write as _;
 
 pub use flags::{flags, flags_of, given_flags};
-pub use shared::{HasTelemetry, Telemetry};
+pub use shared::{HasTelemetry, Telemetry, key_of};
 pub use source::{Inputs, Source, tables};
 
 /// A struct of settings, with the table that fills it. `load` starts with its `Default`, which holds blank

@@ -27,11 +27,18 @@ impl AgentProcess {
     /// The command that starts `binary` as an agent of these instances with the token in this file. It still
     /// has to name who may ask.
     pub fn command(binary: &str, endpoints: &str, token_file: &Path) -> Command {
+        let directory = token_file.parent().unwrap_or(token_file);
+        let mut command = Self::without_token(binary, endpoints, directory);
+        command.arg("--token-file").arg(token_file);
+        command
+    }
+
+    /// The same in this directory, of an agent that still has to show who it is.
+    pub fn without_token(binary: &str, endpoints: &str, directory: &Path) -> Command {
         let mut command = without_settings(binary);
         command
-            .current_dir(token_file.parent().unwrap_or(token_file))
-            .args(["agent", "--endpoint", endpoints, "--token-file"])
-            .arg(token_file)
+            .current_dir(directory)
+            .args(["agent", "--endpoint", endpoints])
             .args(["--side-listen", "127.0.0.1:0"]);
         command
     }

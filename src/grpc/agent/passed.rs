@@ -6,6 +6,7 @@ use futures_util::StreamExt as _;
 use http::header::{AUTHORIZATION, TE};
 use http::{HeaderValue, Request, Response};
 use http_body_util::{BodyStream, StreamBody};
+use keyward_ops::traces::propagate;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
@@ -45,6 +46,8 @@ impl Agent {
         request
             .headers_mut()
             .insert(TE, HeaderValue::from_static("trailers"));
+        // A traced call stays one tree.
+        propagate(request.headers_mut());
         let passed = self.client.pass_on(request).await;
         let response = passed.map_err(|unanswered| {
             self.note(&unanswered.error);

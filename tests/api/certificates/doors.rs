@@ -141,3 +141,22 @@ async fn a_near_cache_ends_with_its_caller() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(!near.is_fresh());
 }
+
+/// The certificate says who the client is, not whose call it passes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_passed_on_presents_no_certificate() {
+    let world = world().await;
+    let key = world.key().await;
+    world.caller(NAME, &[Role::Verifier]).await;
+    let library = world.library(&world.authority.sign_client(&[NAME], None));
+    let verdict = library.verify(asking(&key)).await.unwrap();
+    assert!(matches!(verdict, client::Verdict::Valid(_)));
+    let call = http::Request::post("/keyward.v1.ApiKeyService/Verify")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::empty())
+        .unwrap();
+    let answer = library.pass_on(call).await.unwrap();
+    let status = tonic::Status::from_header_map(answer.headers()).unwrap();
+    refused(Err::<(), _>(status), Code::Unauthenticated, "TOKEN_MISSING");
+}

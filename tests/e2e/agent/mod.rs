@@ -1,6 +1,7 @@
 //! `keyward agent` as a process beside its callers: by gRPC and HTTP, on ports and on sockets.
 
 mod callers;
+mod certificate;
 mod outages;
 mod start;
 mod verdicts;

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use keyward_client::Secret;
 use keyward_ops::settings::values::{Url, address, duration, number, optional, path, switch};
-use keyward_ops::settings::{Entry, HasTelemetry, Schema, Setting, Takes, Telemetry, tables};
+use keyward_ops::settings::{
+    Entry, HasTelemetry, Schema, Setting, Takes, Telemetry, key_of, tables,
+};
 
 use super::{BotSettings, Settings, Slot, bot, is_account_id};
 use crate::account::Template;
@@ -81,27 +83,13 @@ pub const TABLE: &[Setting<Values>] = &[
     )
     .of_clients()
     .confidential(),
-    Row::new(
-        "client_certificate",
-        Takes::Value("FILE"),
-        "none",
-        "The bot's client certificate (PEM), instead of a token; read again when it changes",
-        |v, text| optional(text, path).map(|path| v.settings.client_certificate = path),
-    )
-    .of_clients(),
-    Row::new(
-        "client_key",
-        Takes::Value("FILE"),
-        "none",
-        "Private key (PEM) of `client_certificate`",
-        |v, text| {
-            v.settings.client_key = optional(text, path)?;
-            let is_pair = v.settings.client_key.is_some() == v.settings.client_certificate.is_some();
-            let reason = || "and client_certificate need each other".to_owned();
-            is_pair.then_some(()).ok_or_else(reason)
-        },
-    )
-    .of_clients(),
+    Row::client_certificate(|v, text| {
+        optional(text, path).map(|path| v.settings.client_certificate = path)
+    }),
+    Row::client_key(|v, text| {
+        let key = key_of(v.settings.client_certificate.as_ref(), text);
+        key.map(|key| v.settings.client_key = key)
+    }),
     Row::new(
         "token_file",
         Takes::Value("FILE"),

@@ -1,6 +1,8 @@
 //! Settings that several programs take: those of the log and of telemetry, and those of Keyward's clients.
 
-use super::values::{Url, log_format, number, optional, shown};
+use std::path::PathBuf;
+
+use super::values::{Url, log_format, number, optional, path, shown};
 use super::{Schema, Setting, Takes};
 use crate::traces::Sampling;
 use crate::{LogFormat, Signals};
@@ -102,6 +104,30 @@ impl<S: Schema> Setting<S> {
         .of_clients()
     }
 
+    /// A client's own certificate.
+    pub const fn client_certificate(set: Set<S>) -> Self {
+        Self::new(
+            "client_certificate",
+            Takes::Value("FILE"),
+            "none",
+            "Own client certificate (PEM), instead of a token; read again when it changes",
+            set,
+        )
+        .of_clients()
+    }
+
+    /// The key of a client's own certificate.
+    pub const fn client_key(set: Set<S>) -> Self {
+        Self::new(
+            "client_key",
+            Takes::Value("FILE"),
+            "none",
+            "Private key (PEM) of `client_certificate`",
+            set,
+        )
+        .of_clients()
+    }
+
     /// Whether a client may send secrets in the clear.
     pub const fn insecure_client(set: Set<S>) -> Self {
         Self::new(
@@ -111,5 +137,18 @@ impl<S: Schema> Setting<S> {
             "Allow http:// to other hosts: keys and tokens cross the network in the clear",
             set,
         )
+    }
+}
+
+/// Reads the setting `client_key`, which needs `client_certificate` and is needed by it.
+///
+/// # Errors
+///
+/// One of them is missing.
+pub fn key_of(certificate: Option<&PathBuf>, text: &str) -> Result<Option<PathBuf>, String> {
+    let key = optional(text, path)?;
+    match key.is_some() == certificate.is_some() {
+        true => Ok(key),
+        false => Err("and client_certificate need each other".to_owned()),
     }
 }
