@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use keyward_proto::v1;
+use keyward_testkit::now;
 use parking_lot::Mutex;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -159,7 +160,7 @@ impl Stream {
         if extra == Extra::Unknown {
             message.extend_from_slice(b"\xfa\x07\x03abc\x80\x08\x01");
         }
-        let now = Instant::now();
+        let now = now();
         match extra {
             Extra::Large => self.send(Bytes::from_static(&[0, 0xff, 0xff, 0xff, 0xff])),
             _ => self.send(frame(&message)),
