@@ -3,6 +3,7 @@
 
 use async_trait::async_trait;
 use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
 use super::audit::audit;
 use super::failure::Failure;
@@ -85,12 +86,12 @@ impl KeyringChecks for PostgresStore {
             "SELECT ",
             key_columns!(),
             ", sealed FROM api_keys
-              WHERE sealed IS NOT NULL AND substring(sealed FOR 4) = $1
-                AND ($2::uuid IS NULL OR key_id > $2)
-              ORDER BY key_id LIMIT $3"
+              WHERE sealed IS NOT NULL AND substring(sealed FOR 4) <= $1
+                AND (substring(sealed FOR 4), key_id) > ($1, $2)
+              ORDER BY substring(sealed FOR 4), key_id LIMIT $3"
         ))
         .bind(seal.to_be_bytes().to_vec())
-        .bind(after.map(rows::uuid))
+        .bind(after.map_or_else(Uuid::nil, rows::uuid))
         .bind(i64::from(limit));
         let found = self.readers.fetch_all(statement).await?;
         found.iter().map(rows::read).collect()

@@ -1,7 +1,7 @@
 //! Plans on Postgres: what runs again and again reads what it needs, by an index. A session plans a
 //! statement once.
 
-use keyward_core::key::KeyUse;
+use keyward_core::key::{KeyId, KeyUse};
 use keyward_store::webhooks::{FIRST_PLACE, KEPT};
 use keyward_store::{AttemptOutcome, EventKind, Replay, Replayed};
 use keyward_testkit::{PATIENCE, eventually};
@@ -83,9 +83,9 @@ async fn a_change_of_one_key_reads_few_others() {
     }
     let more = format!(
         "INSERT INTO api_keys (key_id, digest, generation, account_id, name, hint, scopes,
-                metadata, allowed_cidrs, recoverable, create_time)
+                metadata, allowed_cidrs, recoverable, sealed, create_time)
          SELECT lpad(n::text, 32, '0')::uuid, sha256(n::text::bytea), generation, 'many', 'slot-' || n,
-                hint, scopes, metadata, allowed_cidrs, recoverable, create_time
+                hint, scopes, metadata, allowed_cidrs, true, '\\x0000000201', create_time
            FROM api_keys, generate_series(1, {KEYS}) AS n WHERE key_id = {}",
         world.id(keys[0])
     );
@@ -100,6 +100,10 @@ async fn a_change_of_one_key_reads_few_others() {
     assert_eq!(world.end_graces().await, 1);
     world.revoke(kill_all("d")).await;
     assert_eq!(world.listed(list("e", false)).await.len(), 1);
+    // The ids of the other keys are their numbers, digit by digit.
+    let last_but_one = KeyId::from_bytes(0x499_u128.to_be_bytes());
+    let copies = world.store.sealed_under(2, Some(last_but_one), 10);
+    assert_eq!(copies.await.unwrap().len(), 1);
     let used = KeyUse {
         last_use: Some(world.now().await),
         ..KeyUse::default()
