@@ -5,19 +5,18 @@ mod faults;
 use keyward::config::{Settings, Url};
 use keyward::webhooks::Endpoint;
 use keyward_store::EventKind;
-use keyward_testkit::{Message, PATIENCE, Receiver, eventually, write_secret};
+use keyward_testkit::{Message, PATIENCE, Receiver, WEBHOOK_SECRET, eventually, write_secret};
 use serde_json::json;
 
 use super::*;
 use crate::foreign::by_hand;
 
-pub(super) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const OTHER_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
 /// A webhook that gets all events, with a secret in the data directory.
 pub(super) fn endpoint(settings: &Settings, name: &str, url: &str) -> Endpoint {
     let secret_file = settings.data_dir.join(format!("{name}.secret"));
-    write_secret(&secret_file, SECRET);
+    write_secret(&secret_file, WEBHOOK_SECRET);
     Endpoint {
         name: name.to_owned(),
         url: Url::new(url).unwrap(),
@@ -107,7 +106,7 @@ async fn changes_arrive_signed_and_in_order() {
     let (old, new) = (&revoked.revoked[0], revoked.replacement.clone().unwrap());
     let messages = received(&receiver, 3).await;
     for message in &messages {
-        assert!(message.is_signed_by(SECRET) && !message.is_signed_by(OTHER_SECRET));
+        assert!(message.is_signed_by(WEBHOOK_SECRET) && !message.is_signed_by(OTHER_SECRET));
         assert!(message.head.starts_with("POST /hook HTTP/1.1"));
         assert_eq!(message.header("content-type"), "application/json");
         for secret in [&*issued.api_key, &*revoked.api_key, &*key.hint, "payments"] {
@@ -212,14 +211,14 @@ async fn a_new_secret_is_used_at_once() {
     client.issue("1", "").await.unwrap();
     received(&receiver, 1).await;
     let file = local.directory.path().join("a.secret");
-    write_secret(&file, &format!("{OTHER_SECRET}\n{SECRET}\n"));
+    write_secret(&file, &format!("{OTHER_SECRET}\n{WEBHOOK_SECRET}\n"));
     client.issue("2", "").await.unwrap();
     let both = &received(&receiver, 2).await[1];
-    assert!(both.is_signed_by(SECRET) && both.is_signed_by(OTHER_SECRET));
+    assert!(both.is_signed_by(WEBHOOK_SECRET) && both.is_signed_by(OTHER_SECRET));
     write_secret(&file, OTHER_SECRET);
     client.issue("3", "").await.unwrap();
     let one = &received(&receiver, 3).await[2];
-    assert!(!one.is_signed_by(SECRET) && one.is_signed_by(OTHER_SECRET));
+    assert!(!one.is_signed_by(WEBHOOK_SECRET) && one.is_signed_by(OTHER_SECRET));
     write_secret(&file, "nonsense");
     let tested = client.send(testing("a")).await.unwrap();
     assert!(
@@ -261,7 +260,7 @@ async fn a_test_says_what_the_receiver_answers() {
     let message = &received(&receiver, 1).await[0];
     assert_eq!(message.id(), tested.event_id);
     assert_eq!(message.json()["type"], "keyward.test");
-    assert!(message.is_signed_by(SECRET));
+    assert!(message.is_signed_by(WEBHOOK_SECRET));
     receiver.react(keyward_testkit::Reaction::Status(403));
     assert_eq!(client.send(testing("a")).await.unwrap().status, 403);
     settled(&client, 0, 0).await;

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use keyward_testkit::{PATIENCE, PortServer, eventually, http_ask};
+use keyward_testkit::{PATIENCE, PortServer, Receiver, eventually, http_ask};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use crate::telemetry::{start, traffic};
 
-/// The panels that an embedded store without Redis and without faults leaves empty.
-const EMPTY: [&str; 2] = ["Redis", "Store calls that failed"];
+/// The panels that an embedded store without Redis, faults, and tokens that expire leaves empty.
+const EMPTY: [&str; 3] = [
+    "Redis",
+    "Store calls that failed",
+    "Time left of callers' tokens and certificates",
+];
 
 /// The data of an answer of Prometheus.
 async fn get(prometheus: &PortServer, path: &str) -> Value {
@@ -23,7 +27,9 @@ async fn get(prometheus: &PortServer, path: &str) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn prometheus_reads_what_dashboard_and_alerts_ask_for() {
     let directory = tempfile::tempdir().unwrap();
-    let process = start(directory.path(), &[]);
+    let receiver = Receiver::start();
+    let webhooks = receiver.webhook("a", directory.path());
+    let process = start(directory.path(), &["--webhooks", &webhooks]);
     let prometheus = PortServer::prometheus(&[process.http]);
     let dashboard = include_str!("../../deploy/grafana/keyward.json");
     let dashboard: Value = serde_json::from_str(dashboard).unwrap();

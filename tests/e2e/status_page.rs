@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use keyward_proto::v1;
 use keyward_testkit::{
-    Browser, Client, PATIENCE, Process, Reaction, Receiver, now, wait_until, write_secret,
+    Browser, Client, PATIENCE, Process, Reaction, Receiver, WEBHOOK_SECRET, now, wait_until,
 };
 use serde_json::{Value, json};
 
@@ -13,7 +13,6 @@ use crate::BINARY;
 
 const ACCOUNT: &str = "account-canary";
 const REASON: &str = "reason-canary";
-const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const PICTURE: &str = "docs/guide/status.png";
 
 /// Verifies a new key some times and revokes it. Returns its id, and what the page must not show.
@@ -44,13 +43,13 @@ fn page(browser: &mut Browser) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_page_renders_updates_and_shows_no_secret() {
     let directory = tempfile::tempdir().unwrap();
-    let (receiver, secret) = (Receiver::start(), directory.path().join("secret"));
-    write_secret(&secret, WEBHOOK_SECRET);
+    let receiver = Receiver::start();
     let data = directory.path().join("data");
     let mut command = Process::command(BINARY, &data);
-    let (url, file) = (receiver.url(), secret.display());
-    let webhook = format!(r#"[{{name = "billing", url = "{url}", secret_file = "{file}"}}]"#);
-    command.env("KEYWARD_WEBHOOKS", webhook);
+    command.env(
+        "KEYWARD_WEBHOOKS",
+        receiver.webhook("billing", directory.path()),
+    );
     let process = Process::start(command, &data);
     let mut client = process.client().await;
     let mut browser = Browser::start();
@@ -114,7 +113,7 @@ async fn the_status_page_renders_updates_and_shows_no_secret() {
             ACCOUNT,
             REASON,
             WEBHOOK_SECRET,
-            &url,
+            &receiver.url(),
         ] {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }

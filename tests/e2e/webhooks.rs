@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,21 +10,14 @@ use std::time::Duration;
 use keyward_proto::v1;
 use keyward_testkit::{
     Authority, Client, Cluster, Message, Options, PATIENCE, Process, Reaction, Receiver,
-    eventually, now, write_secret,
+    WEBHOOK_SECRET, eventually, now,
 };
 use parking_lot::Mutex;
 
 use crate::{BINARY, fresh_directory};
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 /// A claim that was lost ends 10 seconds after this.
 const TIMEOUT: (&str, &str) = ("KEYWARD_WEBHOOK_TIMEOUT", "1s");
-
-/// The value of the setting `webhooks`, with the receiver as `a`.
-fn setting(receiver: &Receiver, secret_file: &Path) -> String {
-    let (url, file) = (receiver.url(), secret_file.display());
-    format!(r#"[{{name = "a", url = "{url}", secret_file = "{file}"}}]"#)
-}
 
 /// What callers have got acknowledged, as receivers see it: type and key.
 type Acknowledged = Arc<Mutex<Vec<(String, String)>>>;
@@ -87,7 +79,7 @@ async fn all_arrive(receiver: &Receiver, acknowledged: &Acknowledged) -> usize {
     let messages = receiver.messages();
     let mut first = BTreeMap::new();
     for (number, message) in messages.iter().enumerate() {
-        assert!(message.is_signed_by(SECRET));
+        assert!(message.is_signed_by(WEBHOOK_SECRET));
         first.entry(message.about()).or_insert(number);
     }
     for ((kind, id), number) in &first {
@@ -102,11 +94,10 @@ async fn all_arrive(receiver: &Receiver, acknowledged: &Acknowledged) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_change_arrives_although_the_service_is_killed() {
     let (directory, data) = fresh_directory();
-    let (receiver, file) = (Receiver::start(), directory.path().join("secret"));
-    write_secret(&file, SECRET);
+    let receiver = Receiver::start();
     let start = || {
         let mut command = Process::command(BINARY, &data);
-        command.env("KEYWARD_WEBHOOKS", setting(&receiver, &file));
+        command.env("KEYWARD_WEBHOOKS", receiver.webhook("a", directory.path()));
         command.env(TIMEOUT.0, TIMEOUT.1);
         Process::start(command, &data)
     };
@@ -137,11 +128,10 @@ async fn every_acknowledged_change_arrives_although_the_service_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn instances_share_the_events_and_one_of_them_is_killed() {
     let directory = tempfile::tempdir().unwrap();
-    let (receiver, file) = (Receiver::start(), directory.path().join("secret"));
-    write_secret(&file, SECRET);
+    let receiver = Receiver::start();
     let options = Options {
         variables: vec![
-            ("KEYWARD_WEBHOOKS", setting(&receiver, &file)),
+            ("KEYWARD_WEBHOOKS", receiver.webhook("a", directory.path())),
             (TIMEOUT.0, TIMEOUT.1.to_owned()),
         ],
         ..Options::default()
@@ -172,12 +162,11 @@ async fn instances_share_the_events_and_one_of_them_is_killed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_receiver_does_not_slow_revoke_on_postgres() {
     let directory = tempfile::tempdir().unwrap();
-    let (receiver, file) = (Receiver::start(), directory.path().join("secret"));
-    write_secret(&file, SECRET);
+    let receiver = Receiver::start();
     receiver.react(Reaction::Silence);
     let variables = [
         vec![],
-        vec![("KEYWARD_WEBHOOKS", setting(&receiver, &file))],
+        vec![("KEYWARD_WEBHOOKS", receiver.webhook("a", directory.path()))],
     ];
     let mut medians = Vec::new();
     for variables in variables {
@@ -214,7 +203,7 @@ fn verified_by_the_library(message: &Message) -> String {
     let input = serde_json::json!({ "headers": headers, "body": message.body });
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/webhook.py");
     let mut python = crate::python::client()
-        .args([script, SECRET])
+        .args([script, WEBHOOK_SECRET])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -230,14 +219,10 @@ async fn the_authorities_of_the_system_are_trusted() {
     let (directory, data) = fresh_directory();
     let authority = Authority::new();
     let receiver = Receiver::start_tls(&authority.sign(&["127.0.0.1", "localhost"]));
-    let (file, trusted) = (
-        directory.path().join("secret"),
-        directory.path().join("ca.pem"),
-    );
-    write_secret(&file, SECRET);
+    let trusted = directory.path().join("ca.pem");
     std::fs::write(&trusted, authority.pem()).unwrap();
     let mut command = Process::command(BINARY, &data);
-    command.env("KEYWARD_WEBHOOKS", setting(&receiver, &file));
+    command.env("KEYWARD_WEBHOOKS", receiver.webhook("a", directory.path()));
     // A proxy would see the traffic, so none is used.
     command
         .env("SSL_CERT_FILE", trusted)
@@ -248,8 +233,8 @@ async fn the_authorities_of_the_system_are_trusted() {
     let has_one = || async { !receiver.messages().is_empty() };
     eventually("the event arrives", PATIENCE, has_one).await;
     let message = receiver.messages().remove(0);
-    assert!(message.is_signed_by(SECRET));
+    assert!(message.is_signed_by(WEBHOOK_SECRET));
     assert_eq!(verified_by_the_library(&message), "all is well\n");
-    assert!(!process.output().contains(SECRET));
+    assert!(!process.output().contains(WEBHOOK_SECRET));
     assert!(process.stop().success());
 }

@@ -80,7 +80,7 @@ pub use programs::Programs;
 pub use proxies::{ProxyKind, ProxyOptions};
 pub use proxy::{Proxy, Swallowed};
 pub use random::Random;
-pub use receiver::{Message, Reaction, Receiver, write_secret};
+pub use receiver::{Message, Reaction, Receiver, WEBHOOK_SECRET, write_secret};
 pub use redis::{Redis, RedisCluster, RedisConnection, RedisOptions, RedisSentinel, Reply};
 pub use refusal::{invalid, invalid_fields, refused};
 pub use stage::Stage;

@@ -22,6 +22,9 @@ use crate::deadline::now;
 use crate::server::{listen, run_on_thread};
 use crate::tls::Identity;
 
+/// The secret of the webhooks of tests.
+pub const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
 /// How a receiver answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reaction {
@@ -164,6 +167,14 @@ impl Receiver {
     /// The URL of the receiver.
     pub fn url(&self) -> String {
         format!("{}://{}/hook", self.scheme, self.address)
+    }
+
+    /// The value of `webhooks` for a webhook that sends all events here. Puts its secret into `directory`.
+    pub fn webhook(&self, name: &str, directory: &Path) -> String {
+        let file = directory.join(format!("{name}.whsec"));
+        write_secret(&file, WEBHOOK_SECRET);
+        let (url, file) = (self.url(), file.display());
+        format!(r#"[{{name = "{name}", url = "{url}", secret_file = "{file}"}}]"#)
     }
 
     /// Answers like this from now on.

@@ -43,7 +43,7 @@ async fn a_failed_attempt_is_repeated_with_the_same_id_and_signed_anew() {
         );
         let timestamp = |message: &Message| message.header("webhook-timestamp").to_owned();
         assert_ne!(timestamp(first), timestamp(second));
-        assert!(second.is_signed_by(SECRET) && third.is_signed_by(SECRET));
+        assert!(second.is_signed_by(WEBHOOK_SECRET) && third.is_signed_by(WEBHOOK_SECRET));
         assert_eq!(
             third.about(),
             ("key.revoked".to_owned(), id),
@@ -225,7 +225,7 @@ async fn a_service_does_not_start_with_a_wrong_secret() {
     for (secret, mode, reason) in [
         (None, 0, "cannot be read"),
         (Some("whsec_AAAA"), 0o600, "must contain whsec_"),
-        (Some(SECRET), 0o644, "every user of this machine"),
+        (Some(WEBHOOK_SECRET), 0o644, "every user of this machine"),
     ] {
         let mut settings = keyward_testkit::settings_in(directory.path());
         let mut webhook = endpoint(&settings, "a", "http://127.0.0.1:1/");
@@ -243,6 +243,6 @@ async fn a_service_does_not_start_with_a_wrong_secret() {
             error.contains("webhook a: secret_file") && error.contains(reason),
             "{error}"
         );
-        assert!(!error.contains(SECRET));
+        assert!(!error.contains(WEBHOOK_SECRET));
     }
 }

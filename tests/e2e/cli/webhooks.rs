@@ -1,6 +1,6 @@
 //! The verbs `webhook`: list, test, replay.
 
-use keyward_testkit::{PATIENCE, Reaction, Receiver, eventually, write_secret};
+use keyward_testkit::{PATIENCE, Reaction, Receiver, eventually};
 use serde_json::Value;
 
 use super::harness::{Service, text};
@@ -8,13 +8,8 @@ use super::harness::{Service, text};
 #[tokio::test(flavor = "multi_thread")]
 async fn webhooks_are_listed_tested_and_replayed() {
     let (directory, receiver) = (tempfile::tempdir().unwrap(), Receiver::start());
-    let file = directory.path().join("secret");
-    write_secret(&file, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-    let webhooks = format!(
-        r#"[{{name = "a", url = "{}", secret_file = "{}", events = ["key.issued"]}}]"#,
-        receiver.url(),
-        file.display()
-    );
+    let webhooks = receiver.webhook("a", directory.path());
+    let webhooks = webhooks.replace("}]", r#", events = ["key.issued"]}]"#);
     let service = Service::start_with(&[("KEYWARD_WEBHOOKS", &webhooks)]);
 
     let tested = service.json("TestWebhookResponse", &["webhook", "test", "a"], "");

@@ -1,6 +1,6 @@
 //! A webhook that fails.
 
-use keyward_testkit::{PATIENCE, Process, Reaction, Receiver, eventually, write_secret};
+use keyward_testkit::{PATIENCE, Process, Reaction, Receiver, eventually};
 
 use super::{Operator, RUNBOOKS, blocks};
 use crate::{BINARY, fresh_directory};
@@ -8,12 +8,12 @@ use crate::{BINARY, fresh_directory};
 #[tokio::test(flavor = "multi_thread")]
 async fn events_for_a_webhook_that_failed_are_sent_again() {
     let (directory, data) = fresh_directory();
-    let (receiver, secret) = (Receiver::start(), directory.path().join("secret"));
-    write_secret(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-    let (url, file) = (receiver.url(), secret.display());
-    let webhooks = format!(r#"[{{name = "billing", url = "{url}", secret_file = "{file}"}}]"#);
+    let receiver = Receiver::start();
     let mut command = Process::command(BINARY, &data);
-    command.env("KEYWARD_WEBHOOKS", webhooks);
+    command.env(
+        "KEYWARD_WEBHOOKS",
+        receiver.webhook("billing", directory.path()),
+    );
     let mut process = Process::start(command, &data);
     let mut operator = Operator::new(directory.path());
     operator.set("KEYWARD_ENDPOINT", format!("http://{}", process.grpc));
