@@ -908,8 +908,10 @@ BEGIN
     GET DIAGNOSTICS begun = ROW_COUNT;
     SELECT e.pseudonym INTO erase_account.pseudonym FROM erasures AS e WHERE e.account_id = account;
     SELECT array_agg(key_id) INTO ids
-      FROM (SELECT k.key_id FROM api_keys AS k WHERE k.account_id = account AND k.revoked
-             ORDER BY k.key_id LIMIT 500 FOR UPDATE) AS step;
+      FROM (SELECT k.key_id FROM api_keys AS k
+             WHERE (k.account_id, k.key_id) > (account, '00000000-0000-0000-0000-000000000000')
+               AND k.account_id <= account AND k.revoked
+             ORDER BY k.account_id, k.key_id LIMIT 500 FOR UPDATE) AS step;
     -- In the order in which instances write them.
     PERFORM FROM key_uses AS u WHERE u.key_id = ANY (ids) ORDER BY u.key_id FOR UPDATE;
     DELETE FROM key_uses AS u WHERE u.key_id = ANY (ids);

@@ -5,7 +5,7 @@ use keyward_store::{Erasure, Revocation, Selection};
 
 use crate::world::{World, account, actor, disabled, kill, kill_all, reason, slot};
 
-async fn erase(world: &World, of: &str, pseudonym: &str) -> Erasure {
+pub(crate) async fn erase(world: &World, of: &str, pseudonym: &str) -> Erasure {
     let (of, pseudonym) = (account(of), account(pseudonym));
     let erased = world.store.erase_account(&of, &pseudonym, &actor()).await;
     erased.unwrap()

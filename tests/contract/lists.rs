@@ -219,9 +219,12 @@ pub(crate) async fn a_list_ends_early_after_many_keys_that_do_not_fit(world: Wor
                 allowed_cidrs, recoverable, create_time FROM api_keys, n"
     );
     world.by_hand(&more).await;
-    for of in [None, Some(account("42"))] {
+    let of = Some(account("42"));
+    let disabled = Some(KeyState::Disabled);
+    for (of, state) in [(None, None), (of.clone(), None), (of, disabled)] {
         let query = ListKeys {
             account: of,
+            state,
             unused_for: Some(HOUR),
             limit: 10,
             ..ListKeys::default()

@@ -33,8 +33,8 @@ pub(super) const ANSWER_LIMIT: Duration = Duration::from_secs(17);
 /// be durable at least on this server and its synchronous standby. The session always sets this, so that a
 /// reload of the server's configuration cannot weaken its later commits. Every
 /// statement uses an index, so the session plans it once, independently of the table's size: a plan that was
-/// made for a small table, and that reads all of it for a join, would stay while the table grows. A bitmap
-/// scan would read and sort all keys of a large account for one page of them.
+/// made for a small table, and that reads all of it for a join, would stay until the table is analyzed. A
+/// bitmap scan would read and sort all keys of a large account for one page of them.
 /// A role without a search_path gets the default schema.
 const SESSION: &str = "\
 SET statement_timeout = '15s'; SET lock_timeout = '5s'; \

@@ -26,19 +26,26 @@ macro_rules! named {
 
 impl PostgresStore {
     pub(super) async fn list(&self, query: &ListKeys) -> Result<KeyPage> {
-        // The range and the order of an index. With an equality, the planner may look for the keys of a small
-        // account among all keys.
-        let (after, order) = match query.account {
-            Some(_) => (
-                "(account_id, key_id) > ($1, $2) AND account_id <= $1",
-                "account_id, key_id",
-            ),
-            None => ("$1::text IS NULL AND key_id > $2", "key_id"),
-        };
         let named = self.few_named(query).await?;
         let bound = match named {
             Some(_) => None,
-            None => self.bound(query, after, order).await?,
+            None => self.bound(query).await?,
+        };
+        // With the other conditions beside its range, the planner may look for the keys of a small account
+        // among all keys.
+        let (examined, order) = match query.account {
+            Some(_) => (
+                format!(
+                    "(SELECT * FROM api_keys
+                       WHERE (account_id, key_id) > ($1, $2) AND (account_id, key_id) <= ($1, $3)
+                       ORDER BY account_id, key_id LIMIT {EXAMINED}) AS k WHERE true"
+                ),
+                "account_id, key_id",
+            ),
+            None => (
+                "api_keys AS k WHERE $1::text IS NULL AND key_id > $2 AND key_id <= $3".to_owned(),
+                "key_id",
+            ),
         };
         let of_name = match (&named, &query.name_prefix) {
             (Some(_), _) => "key_id = ANY($8)",
@@ -46,8 +53,7 @@ impl PostgresStore {
             (None, None) => "true",
         };
         let page = format!(
-            "SELECT {} FROM api_keys AS k
-              WHERE {after} AND {of_name} AND key_id <= $3 AND {}
+            "SELECT {} FROM {examined} AND {of_name} AND {}
                 AND ($4::interval IS NULL OR create_time <= {NOW} - $4)
                 AND ($5::interval IS NULL OR {NOW} - $5 >=
                      coalesce((SELECT last_use FROM key_uses AS u WHERE u.key_id = k.key_id), create_time))
@@ -71,7 +77,15 @@ impl PostgresStore {
     }
 
     /// The last of the keys that this call examines; `None` if it examines all.
-    async fn bound(&self, query: &ListKeys, after: &str, order: &str) -> Result<Option<KeyId>> {
+    async fn bound(&self, query: &ListKeys) -> Result<Option<KeyId>> {
+        // The range and the order of an index. An equality could have the order of another one.
+        let (after, order) = match query.account {
+            Some(_) => (
+                "(account_id, key_id) > ($1, $2) AND account_id <= $1",
+                "account_id, key_id",
+            ),
+            None => ("$1::text IS NULL AND key_id > $2", "key_id"),
+        };
         let examined = format!(
             "SELECT key_id FROM api_keys WHERE {after} AND {} ORDER BY {order} LIMIT 1 OFFSET {}",
             query.indexed_condition(),
@@ -81,10 +95,10 @@ impl PostgresStore {
         bound.map(|row| rows::id(&row, "key_id")).transpose()
     }
 
-    /// All keys with the wanted prefix, if they are few. The planner does not know how few they are: it would
-    /// rather read all keys in the order of their ids.
+    /// Of a list of all accounts: the keys with the wanted prefix, if they are few. The planner does not know
+    /// how few they are: it would rather read all keys in the order of their ids.
     async fn few_named(&self, query: &ListKeys) -> Result<Option<Vec<Uuid>>> {
-        let Some(prefix) = &query.name_prefix else {
+        let (None, Some(prefix)) = (&query.account, &query.name_prefix) else {
             return Ok(None);
         };
         let statement = sqlx::query(concat!(

@@ -265,32 +265,46 @@ impl AuditQuery {
             parameters.push(parameter);
             format!("${}", parameters.len())
         };
-        let (than, order) = match self.newest_first {
-            true => ("<", "DESC"),
-            false => (">", "ASC"),
+        // The range and the order of an index. With an equality, the planner may look for the events of an
+        // account among all events, in the order of their times.
+        let account = self
+            .account
+            .clone()
+            .map(AuditParameter::Text)
+            .map(&mut bind);
+        let columns = match account {
+            Some(_) => &["account_id", "time", "id"][..],
+            None => &["time", "id"],
         };
         let mut indexed = vec!["true".to_owned()];
-        if let Some(account) = &self.account {
-            let account = bind(AuditParameter::Text(account.clone()));
-            indexed.push(format!("account_id = {account}"));
-        }
         if let Some(subject) = self.subject {
             let subject = bind(AuditParameter::Id(subject));
             indexed.push(format!("subject_id = {subject}"));
         }
-        if let Some(from) = self.from {
-            let from = bind(AuditParameter::Time(from));
-            indexed.push(format!("time >= {from}"));
+        // No event has this id.
+        let at = |time| AuditCursor { time, id: i64::MIN };
+        let (first, end) = (self.from.map(at), self.until.map(at));
+        let (order, first, end) = match self.newest_first {
+            true => ("DESC", first, [self.after, end].into_iter().flatten().min()),
+            false => ("ASC", first.max(self.after), end),
+        };
+        for (than, bound) in [(">", first), ("<", end)] {
+            if let Some(AuditCursor { time, id }) = bound {
+                let mut place: Vec<_> = account.iter().cloned().collect();
+                place.extend(
+                    [AuditParameter::Time(time), AuditParameter::Number(id)].map(&mut bind),
+                );
+                let columns = columns.join(", ");
+                indexed.push(format!("({columns}) {than} ({})", place.join(", ")));
+            } else if let Some(account) = &account {
+                indexed.push(format!("account_id {than}= {account}"));
+            }
         }
-        if let Some(until) = self.until {
-            let until = bind(AuditParameter::Time(until));
-            indexed.push(format!("time < {until}"));
-        }
-        if let Some(after) = self.after {
-            let time = bind(AuditParameter::Time(after.time));
-            let id = bind(AuditParameter::Number(after.id));
-            indexed.push(format!("(time, id) {than} ({time}, {id})"));
-        }
+        let ordered: Vec<_> = columns
+            .iter()
+            .map(|column| format!("{column} {order}"))
+            .collect();
+        let ordered = ordered.join(", ");
         let mut others = vec!["true".to_owned()];
         for (column, value) in [("actor", &self.actor), ("action", &self.action)] {
             if let Some(value) = value {
@@ -309,7 +323,7 @@ impl AuditQuery {
         let text = format!(
             "WITH scanned AS (
                  SELECT time AS t, id AS i, {others} AS matches FROM audit
-                  WHERE {indexed} ORDER BY time {order}, id {order} LIMIT {scanned}),
+                  WHERE {indexed} ORDER BY {ordered} LIMIT {scanned}),
                   found AS (
                  SELECT t, i, true AS matches FROM scanned
                   WHERE matches ORDER BY t {order}, i {order} LIMIT {limit}),

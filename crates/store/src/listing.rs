@@ -71,9 +71,11 @@ impl ListKeys {
         }
     }
 
-    /// The part of `state_condition` that a partial index has.
+    /// The part of `state_condition` that the index has by which the keys are found.
     pub const fn indexed_condition(&self) -> &'static str {
         match self.state {
+            // The index of the accounts has all keys.
+            _ if self.account.is_some() => "true",
             Some(KeyState::Revoked) => "revoke_time IS NOT NULL",
             Some(KeyState::Expired) => "expire_time IS NOT NULL AND NOT revoked",
             Some(KeyState::Disabled) => "disabled AND NOT revoked",
