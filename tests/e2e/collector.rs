@@ -15,17 +15,17 @@ use crate::story::Actor;
 use crate::telemetry::{start, traffic};
 
 /// A span, with the name of the program that sent it.
-struct Span {
-    service: String,
+pub(crate) struct Span {
+    pub(crate) service: String,
     json: Value,
 }
 
 impl Span {
-    fn text(&self, field: &str) -> &str {
+    pub(crate) fn text(&self, field: &str) -> &str {
         self.json[field].as_str().unwrap_or_default()
     }
 
-    fn attribute(&self, name: &str) -> Option<&str> {
+    pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         attribute(&self.json["attributes"], name)
     }
 
@@ -69,7 +69,7 @@ fn received(collector: &PortServer, [resources, scopes, items]: [&str; 3]) -> Ve
     found
 }
 
-fn spans(collector: &PortServer) -> Vec<Span> {
+pub(crate) fn spans(collector: &PortServer) -> Vec<Span> {
     let found = received(collector, ["resourceSpans", "scopeSpans", "spans"]).into_iter();
     found
         .map(|(service, json)| Span { service, json })
@@ -77,7 +77,7 @@ fn spans(collector: &PortServer) -> Vec<Span> {
 }
 
 /// The span and all above it, up to the root.
-fn path<'s>(spans: &'s [Span], mut span: &'s Span) -> Vec<&'s Span> {
+pub(crate) fn path<'s>(spans: &'s [Span], mut span: &'s Span) -> Vec<&'s Span> {
     let mut path = vec![span];
     while !span.text("parentSpanId").is_empty() {
         let parent = span.text("parentSpanId");

@@ -3,25 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::sync::Arc;
 
 use keyward_ops::Metrics;
 use keyward_proto::v1::Verdict;
 use keyward_testkit::requests::verifying;
-use keyward_testkit::{Client, PATIENCE, Process, eventually, http_ask};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
-    TraceService, TraceServiceServer,
-};
-use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-};
-use opentelemetry_proto::tonic::trace::v1::Span;
-use parking_lot::Mutex;
-use prost::Message;
-use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status};
+use keyward_testkit::{Client, PATIENCE, PortServer, Process, eventually, http_ask};
+use tonic::Request;
 
 use crate::BINARY;
+use crate::collector::{Span, path, spans};
 
 /// Status and body of a GET.
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
@@ -188,68 +178,31 @@ async fn the_side_port_answers_probes_and_nothing_else() {
     assert!(TcpStream::connect(process.http).is_err());
 }
 
-/// A collector that keeps what it is sent.
-#[derive(Clone, Default)]
-struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
-
-#[tonic::async_trait]
-impl TraceService for Collector {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        self.0.lock().push(request.into_inner());
-        Ok(Response::new(ExportTraceServiceResponse::default()))
-    }
-}
-
-fn attribute(span: &Span, name: &str) -> String {
-    let found = span
-        .attributes
-        .iter()
-        .find(|attribute| attribute.key == name);
-    found.map_or_else(String::new, |attribute| format!("{:?}", attribute.value))
-}
-
-/// What a collector gets from a service with this `trace_ratio`, during `calls`.
+/// The spans that a collector gets from a service with this `trace_ratio` during `calls`, and all that it gets,
+/// once the spans are complete.
 async fn collected(
     ratio: &str,
     calls: impl AsyncFnOnce(&Process),
-) -> Vec<ExportTraceServiceRequest> {
-    let collector = Collector::default();
-    let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let endpoint = format!("http://{}", incoming.local_addr().unwrap());
-    let service = TraceServiceServer::new(collector.clone());
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(incoming),
-    );
+    are_complete: impl Fn(&[Span]) -> bool,
+) -> (Vec<Span>, String) {
+    let collector = PortServer::collector();
+    let endpoint = format!("http://{}", collector.address());
     let directory = tempfile::tempdir().unwrap();
     let flags = ["--otlp-endpoint", &endpoint, "--trace-ratio", ratio];
     let mut process = start(directory.path(), &flags);
     calls(&process).await;
     // The last spans are sent at the stop.
-    let status = tokio::task::spawn_blocking(move || process.stop())
-        .await
-        .unwrap();
-    assert!(status.success());
-    let mut sent = collector.0.lock();
-    std::mem::take(&mut sent)
-}
-
-fn spans(sent: &[ExportTraceServiceRequest]) -> Vec<&Span> {
-    sent.iter()
-        .flat_map(|request| &request.resource_spans)
-        .flat_map(|resource| &resource.scope_spans)
-        .flat_map(|scope| &scope.spans)
-        .collect()
+    let status = tokio::task::spawn_blocking(move || process.stop());
+    assert!(status.await.unwrap().success());
+    let arrived = || async { are_complete(&spans(&collector)) };
+    eventually("all spans arrive", PATIENCE, arrived).await;
+    (spans(&collector), collector.received())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_decides_whether_its_call_is_traced() {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
-    let sent = collected("0", async |process| {
+    let calls = async |process: &Process| {
         let client = process.client().await;
         let key = traffic(&client).await;
         for flags in ["01", "00"] {
@@ -259,75 +212,54 @@ async fn a_caller_decides_whether_its_call_is_traced() {
             request.metadata_mut().insert("traceparent", parent);
             client.keys.clone().verify(request).await.unwrap();
         }
-    })
-    .await;
-    let spans = spans(&sent);
-    let [span] = spans[..] else {
-        panic!("{spans:#?}");
     };
-    assert_eq!(span.name, "keyward.v1.ApiKeyService/Verify");
-    assert_eq!(span.trace_id, hex(TRACE));
-    assert_eq!(span.parent_span_id, hex("b7ad6b7169203331"));
-}
-
-fn hex(text: &str) -> Vec<u8> {
-    let digits = text.as_bytes().chunks(2);
-    digits
-        .map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap())
-        .collect()
+    let (spans, _) = collected("0", calls, |spans| !spans.is_empty()).await;
+    assert_eq!(spans.len(), 1);
+    assert_eq!(spans[0].text("name"), "keyward.v1.ApiKeyService/Verify");
+    assert_eq!(spans[0].text("traceId"), TRACE);
+    assert_eq!(spans[0].text("parentSpanId"), "b7ad6b7169203331");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_gets_a_span_for_each_rpc_and_store_call() {
     let mut secrets = Vec::new();
-    let sent = collected("1", async |process| {
+    let calls = async |process: &Process| {
         secrets.push(process.token());
         secrets.push(traffic(&process.client().await).await);
-    })
-    .await;
-    assert!(format!("{:?}", sent[0].resource_spans[0].resource).contains("keyward"));
-    let spans = spans(&sent);
-    let is_rpc = |span: &&&Span| attribute(span, "rpc.system.name").contains("\"grpc\"");
-    let rpcs: Vec<_> = spans.iter().filter(is_rpc).collect();
-    let of = |method: &str, code: &str| {
-        let is = |span: &&&&Span| {
-            span.name == format!("keyward.v1.ApiKeyService/{method}")
-                && attribute(span, "rpc.method").contains(&format!("\"{}\"", span.name))
-                && attribute(span, "rpc.response.status_code").contains(&format!("\"{code}\""))
-        };
-        rpcs.iter().filter(is).count()
     };
-    assert_eq!(
-        (
+    let rpcs = |spans: &[Span]| {
+        let of = |method: &str, code: &str| {
+            let method = format!("keyward.v1.ApiKeyService/{method}");
+            let is = |span: &&Span| {
+                span.text("name") == method
+                    && span.attribute("rpc.system.name") == Some("grpc")
+                    && span.attribute("rpc.method") == Some(&method)
+                    && span.attribute("rpc.response.status_code") == Some(code)
+            };
+            spans.iter().filter(is).count()
+        };
+        [
             of("Verify", "OK"),
             of("Issue", "INVALID_ARGUMENT"),
-            of("Revoke", "OK")
-        ),
-        (5, 1, 1),
-        "{rpcs:#?}"
-    );
-    let is_store = |span: &&&Span| attribute(span, "db.system.name").contains("\"sqlite\"");
-    let stores: Vec<_> = spans.iter().filter(is_store).collect();
+            of("Revoke", "OK"),
+        ]
+    };
+    let (spans, sent) = collected("1", calls, |spans| rpcs(spans) == [5, 1, 1]).await;
     for call in ["issue", "revoke", "find_key", "find_token"] {
-        let mut called = stores.iter().filter(|span| {
-            span.name == call
-                && attribute(span, "db.operation.name").contains(&format!("\"{call}\""))
+        let mut called = spans.iter().filter(|span| {
+            span.text("name") == call
+                && span.attribute("db.system.name") == Some("sqlite")
+                && span.attribute("db.operation.name") == Some(call)
         });
-        let span = called.next_back();
-        let span = span.unwrap_or_else(|| panic!("no span of {call} in {stores:#?}"));
-        assert_eq!(attribute(span, "error.type"), "", "{span:?}");
-        let parent = rpcs.iter().find(|rpc| rpc.span_id == span.parent_span_id);
-        assert!(
-            parent.is_some_and(|rpc| rpc.trace_id == span.trace_id),
-            "{span:?} stands under no rpc"
-        );
+        let span = called.next_back().unwrap();
+        assert_eq!(span.attribute("error.type"), None, "{call}");
+        let above = path(&spans, span);
+        let is_under_an_rpc = above.len() == 2 && above[1].attribute("rpc.method").is_some();
+        assert!(is_under_an_rpc, "{call} stands under no rpc");
     }
-    let bytes: Vec<u8> = sent.iter().flat_map(Message::encode_to_vec).collect();
-    for secret in secrets.iter().map(String::as_bytes) {
-        assert!(
-            !bytes.windows(secret.len()).any(|window| window == secret),
-            "a span holds a secret"
-        );
+    assert!(spans.iter().all(|span| span.service == "keyward"));
+    for secret in &secrets {
+        assert!(!sent.contains(secret.as_str()), "a span holds a secret");
     }
 }
 

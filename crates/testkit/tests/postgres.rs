@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use keyward_testkit::{Postgres, User, wait_until};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use keyward_testkit::{Postgres, wait_until};
+use sqlx::{Connection, PgConnection, Row};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -16,59 +16,6 @@ async fn text(url: &str, query: &'static str) -> String {
     let mut connection = Postgres::connect(url).await;
     let row = sqlx::query(query).fetch_one(&mut connection).await.unwrap();
     row.get(0)
-}
-
-#[tokio::test]
-async fn each_user_gets_in_with_its_password_only() {
-    let postgres = Postgres::shared();
-    for user in [User::Owner, User::Service, User::Superuser] {
-        let url = postgres.database().url(user);
-        assert_eq!(text(&url, "SELECT current_user::text").await, user.name());
-        assert_eq!(
-            text(&url, "SELECT current_database()::text").await,
-            "keyward"
-        );
-        let wrong = url.replace("-secret", "-guess");
-        assert_ne!(wrong, url);
-        let refused = PgConnection::connect(&wrong).await.unwrap_err();
-        assert!(refused.to_string().contains("password"), "{refused}");
-    }
-}
-
-#[tokio::test]
-async fn only_the_owner_may_change_the_schema() {
-    let database = Postgres::shared().fresh_database("schema").await;
-    let mut owner = Postgres::connect(&database.owner_url()).await;
-    let create = "CREATE TABLE kept (n int)";
-    sqlx::query(create).execute(&mut owner).await.unwrap();
-    let mut service = Postgres::connect(&database.service_url()).await;
-    let refused = sqlx::query("CREATE TABLE made (n int)")
-        .execute(&mut service)
-        .await;
-    assert!(
-        refused
-            .unwrap_err()
-            .to_string()
-            .contains("permission denied")
-    );
-    let count = "SELECT count(*)::text FROM pg_tables WHERE schemaname = 'public'";
-    assert_eq!(text(&database.superuser_url(), count).await, "1");
-    let other = Postgres::shared().fresh_database("schema").await;
-    assert_ne!(database, other);
-    assert_eq!(text(&other.superuser_url(), count).await, "0");
-}
-
-#[tokio::test]
-async fn settings_are_in_force() {
-    let postgres = Postgres::start_with(&[("fsync", "on"), ("work_mem", "5MB")]);
-    let url = postgres.service_url();
-    assert_eq!(text(&url, "SHOW fsync").await, "on");
-    assert_eq!(text(&url, "SHOW work_mem").await, "5MB");
-    assert_eq!(text(&url, "SHOW max_connections").await, "200");
-    assert_eq!(
-        text(&Postgres::shared().service_url(), "SHOW fsync").await,
-        "off"
-    );
 }
 
 #[tokio::test]
@@ -120,20 +67,6 @@ async fn a_paused_server_answers_when_it_goes_on() {
     }
 }
 
-#[tokio::test]
-async fn the_certificate_holds_for_its_name_and_its_authority() {
-    let postgres = Postgres::start_tls();
-    let url = postgres.tls_url(User::Service);
-    let query = "SELECT ssl::text FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-    assert_eq!(text(&url, query).await, "true");
-    let other_name = url.replace("localhost", "127.0.0.1");
-    assert!(PgConnection::connect(&other_name).await.is_err());
-    let stranger = Postgres::start_tls();
-    let authority = |postgres: &Postgres| postgres.authority().to_str().unwrap().to_owned();
-    let other_authority = url.replace(&authority(&postgres), &authority(&stranger));
-    assert!(PgConnection::connect(&other_authority).await.is_err());
-}
-
 /// In the process with this variable, the test below is the victim.
 const VICTIM: &str = "TESTKIT_VICTIM";
 
@@ -175,31 +108,5 @@ async fn a_server_and_its_directory_end_with_the_process() {
         // A zombie has no command line.
         let ended = std::fs::read(&process).unwrap_or_default();
         assert!(ended.is_empty(), "the server goes on: {state}");
-    }
-}
-
-#[tokio::test]
-async fn dropping_a_server_ends_it() {
-    let postgres = Postgres::start();
-    let data = text(&postgres.superuser_url(), "SHOW data_directory").await;
-    let address = postgres.address();
-    drop(postgres);
-    assert!(!Path::new(&data).parent().unwrap().exists());
-    assert!(std::net::TcpStream::connect(address).is_err());
-}
-
-#[tokio::test]
-async fn many_servers_start_at_the_same_time() {
-    let start = || std::thread::spawn(Postgres::start);
-    let servers: Vec<_> = (0..4).map(|_| start()).collect();
-    for server in servers {
-        let postgres = server.join().unwrap();
-        let mut connection = Postgres::connect(&postgres.owner_url()).await;
-        let query = AssertSqlSafe(format!("SELECT {}", postgres.port()));
-        let port: i32 = sqlx::query_scalar(query)
-            .fetch_one(&mut connection)
-            .await
-            .unwrap();
-        assert_eq!(u16::try_from(port).unwrap(), postgres.port());
     }
 }
