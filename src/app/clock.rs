@@ -20,8 +20,8 @@ use keyward_store_sqlite::SqliteStore;
 const POLL: Duration = Duration::from_secs(1);
 
 /// Lowers the store's time to the clock of its server, after all graces were ended. `revoke_expired` says
-/// what becomes of keys that have expired by the store's time and not by the clock; without a decision the
-/// time is not lowered if there are any.
+/// what becomes of keys and tokens that have expired by the store's time and not by the clock; without a
+/// decision the time is not lowered if there are any.
 ///
 /// # Errors
 ///
@@ -124,7 +124,7 @@ fn check(survey: &TimeSurvey, revoke_expired: Option<bool>) -> Result<(), StartE
     }
     if survey.expired.count > 0 && revoke_expired.is_none() {
         return Err(StartError(format!(
-            "{} keys have expired by the store's time {stored}, but not by the clock, which shows {clock}. \
+            "{} keys and tokens have expired by the store's time {stored}, but not by the clock, which shows {clock}. \
              Nothing was changed. Choose what becomes of them: --expired revoke, or --expired revive\n{}",
             survey.expired.count,
             list(&survey.expired)
@@ -155,21 +155,29 @@ fn report(survey: &TimeSurvey, revoke_expired: Option<bool>, graces: u64) -> Str
     ] {
         if keys.count > 0 {
             // Writing to a String cannot fail.
-            let _ = write!(text, "{} keys are {what}:\n{}", keys.count, list(keys));
+            let _ = write!(
+                text,
+                "{} keys and tokens are {what}:\n{}",
+                keys.count,
+                list(keys)
+            );
         }
     }
     text + "Start the instances again"
 }
 
-/// One line for each listed key.
+/// One line for each listed key or token.
 fn list(keys: &ExpiringKeys) -> String {
     let mut text = String::new();
     for key in &keys.listed {
+        let of = match &key.account {
+            Some(account) => format!("account {account} name"),
+            None => "token of".to_owned(),
+        };
         let _ = writeln!(
             text,
-            "  {} account {} name {} created {} expires {}",
+            "  {} {of} {} created {} expires {}",
             key.id,
-            key.account,
             key.name,
             time(key.create_time),
             time(key.expire_time)

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use keyward_proto::v1::{Role, Verdict};
-use keyward_testkit::requests::{creating_token, living, revoking_token, with_grace};
+use keyward_proto::v1::{self, Role, Verdict};
+use keyward_testkit::requests::{creating_token, living, revoking_token, seconds, with_grace};
 use keyward_testkit::{
     Client, Cluster, Options, PATIENCE, Process, eventually, http_get, without_settings,
 };
@@ -123,6 +123,11 @@ async fn no_dead_key_lives_again(
     let (id, early) = client.issue("2", "").await.unwrap();
     client.send(with_grace(&id, HOUR)).await.unwrap();
     let expired = client.send(living("3", YEAR)).await.unwrap();
+    let temporary = v1::CreateTokenRequest {
+        ttl: seconds(YEAR),
+        ..creating_token("temporary", &[Role::Reader])
+    };
+    let temporary = client.send(temporary).await.unwrap();
     assert!(metric(&process).await < 60.0);
     assert!(process.stop().success());
 
@@ -149,6 +154,9 @@ async fn no_dead_key_lives_again(
         (&issued.api_key, Verdict::Valid),
     ];
     assert_verdicts(&client, &before).await;
+    let caller = Client::new(process.grpc, Some(&temporary.token)).await;
+    let refused = caller.list("1").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
 
     store.clock_back().await;
     eventually("the alarm", PATIENCE, async || {
@@ -177,9 +185,14 @@ async fn no_dead_key_lives_again(
         !done && said.contains("--expired revoke") && said.contains(id),
         "{said}"
     );
+    let of_token = format!(
+        "{} token of temporary",
+        temporary.caller_token.unwrap().token_id
+    );
+    assert!(said.contains(&of_token), "{said}");
     let (done, said) = store.lower(&["--expired", decision]);
     assert!(
-        done && said.contains("ended graces: ") && said.contains(id),
+        done && said.contains("ended graces: ") && said.contains(id) && said.contains(&of_token),
         "{said}"
     );
     let issued_id = &issued.key.unwrap().key_id;
@@ -201,9 +214,16 @@ async fn no_dead_key_lives_again(
         (&issued.api_key, Verdict::Valid),
     ];
     assert_verdicts(&client, &after).await;
-    let dead = Client::new(process.grpc, Some(&created.token)).await;
-    let refused = dead.list("1").await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unauthenticated);
+    let refused = async |token| {
+        let caller = Client::new(process.grpc, Some(token)).await;
+        let refusal = caller.list("1").await.err();
+        refusal.is_some_and(|status| status.code() == Code::Unauthenticated)
+    };
+    assert!(refused(&created.token).await);
+    assert_eq!(
+        refused(&temporary.token).await,
+        expired_later == Verdict::Revoked
+    );
     let ready = http_get(process.http, "/readyz").await;
     assert!(!ready.contains("ahead"), "{ready}");
     assert!(metric(&process).await < 60.0);

@@ -10,12 +10,17 @@ use super::pool::Statement;
 use super::rows;
 use keyward_store::{ExpiringKeys, Result, TimeRepair, TimeSurvey, raw};
 
-/// Keys without revoke time that expire, with their number on each row. The argument is their condition.
+/// Keys and tokens without revoke time that expire, with their number on each row. The argument is their
+/// condition.
 macro_rules! expiring {
     ($condition:literal) => {
         concat!(
             "SELECT key_id, account_id, name, create_time, expire_time, count(*) OVER () AS count
-               FROM api_keys WHERE revoke_time IS NULL AND ",
+               FROM (SELECT key_id, account_id, name, create_time, expire_time, revoke_time FROM api_keys
+                     UNION ALL
+                     SELECT token_id, NULL, name, create_time, expire_time, revoke_time
+                       FROM caller_tokens) AS both_tables
+              WHERE revoke_time IS NULL AND ",
             $condition,
             " ORDER BY expire_time, key_id LIMIT $3"
         )
@@ -67,8 +72,16 @@ impl TimeRepair for PostgresOwner {
              ), entries AS (
                  INSERT INTO audit (actor, action, subject_id, account_id, detail)
                  SELECT current_user, 'revoke', key_id, account_id, 'expired' FROM revoked
+             ), revoked_tokens AS (
+                 UPDATE caller_tokens
+                    SET revoke_time = $1, revoked = true, changed_by = current_user
+                  WHERE revoke_time IS NULL AND expire_time > $1 AND expire_time <= $2
+                 RETURNING token_id
+             ), token_entries AS (
+                 INSERT INTO audit (actor, action, subject_id, detail)
+                 SELECT current_user, 'token_revoke', token_id, 'expired' FROM revoked_tokens
              )
-             SELECT count(*) AS changed FROM revoked",
+             SELECT (SELECT count(*) FROM revoked) + (SELECT count(*) FROM revoked_tokens) AS changed",
         );
         let statement = statement
             .bind(rows::instant(survey.clock)?)

@@ -7,16 +7,22 @@ use super::audit::audit;
 use super::rows::{self, Columns};
 use super::{SqliteStore, store_error};
 use keyward_core::key::Timestamp;
-use keyward_store::plan::key_entry;
+use keyward_store::plan::{key_entry, token_entry};
 use keyward_store::rows::Row as _;
 use keyward_store::{Actor, AuditAction, ExpiringKeys, Result, TimeRepair, TimeSurvey, raw};
 
-/// Keys without revoke time that expire, with their number on each row. The argument is their condition.
+/// Keys and tokens without revoke time that expire, with their number on each row. The argument is their
+/// condition.
 macro_rules! expiring {
     ($condition:literal) => {
         concat!(
             "SELECT key_id, account_id, name, create_time, expire_time, count(*) OVER () AS count
-               FROM api_keys NOT INDEXED WHERE revoke_time IS NULL AND ",
+               FROM (SELECT key_id, account_id, name, create_time, expire_time, revoke_time
+                       FROM api_keys NOT INDEXED
+                     UNION ALL
+                     SELECT token_id, NULL, name, create_time, expire_time, revoke_time
+                       FROM caller_tokens)
+              WHERE revoke_time IS NULL AND ",
             $condition,
             " ORDER BY expire_time, key_id LIMIT ?3"
         )
@@ -69,8 +75,23 @@ impl TimeRepair for SqliteStore {
             let entry = key_entry(AuditAction::Revoke, &rows::read(&row)?, detail);
             audit(&mut tx, &entry, &Actor::service()).await?;
         }
+        let tokens: Vec<Vec<u8>> = sqlx::query_scalar(
+            "UPDATE caller_tokens SET revoke_time = ?1, revoked = 1, changed_by = 'keyward'
+              WHERE revoke_time IS NULL AND expire_time > ?1 AND expire_time <= ?2
+             RETURNING token_id",
+        )
+        .bind(survey.clock.as_micros())
+        .bind(survey.stored.as_micros())
+        .fetch_all(tx.connection()?)
+        .await
+        .map_err(store_error)?;
+        for token in &tokens {
+            let detail = Some("expired".to_owned());
+            let entry = token_entry(AuditAction::TokenRevoke, raw::id(token)?, detail);
+            audit(&mut tx, &entry, &Actor::service()).await?;
+        }
         tx.commit().await?;
-        Ok(ids.len() as u64)
+        Ok((ids.len() + tokens.len()) as u64)
     }
 
     async fn lower(&mut self, survey: &TimeSurvey, reason: &str) -> Result<()> {

@@ -6,27 +6,27 @@ use async_trait::async_trait;
 use super::Result;
 use keyward_core::key::{KeyId, Timestamp};
 
-/// A key whose expiry depends on the time of the store.
+/// A key, or a caller's token, whose expiry depends on the time of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpiringKey {
     /// The public name.
     pub id: KeyId,
-    /// The account that owns the key.
-    pub account: String,
-    /// The slot of the account.
+    /// The account that owns the key; `None` for a token.
+    pub account: Option<String>,
+    /// The slot of the account, or the caller.
     pub name: String,
-    /// When the key was created.
+    /// When it was created.
     pub create_time: Timestamp,
-    /// When the key expires.
+    /// When it expires.
     pub expire_time: Timestamp,
 }
 
-/// Some keys, and the number of all.
+/// Some keys and tokens, and the number of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExpiringKeys {
-    /// The first keys: at most [`Self::LISTED`].
+    /// The first ones: at most [`Self::LISTED`].
     pub listed: Vec<ExpiringKey>,
-    /// The number of all keys.
+    /// The number of all.
     pub count: u64,
 }
 
@@ -42,23 +42,23 @@ pub struct TimeSurvey {
     pub stored: Timestamp,
     /// The clock that the store's time follows.
     pub clock: Timestamp,
-    /// The keys that have expired by the store's time and not by the clock.
+    /// Those that have expired by the store's time and not by the clock.
     pub expired: ExpiringKeys,
-    /// The other keys that were created after the time of the clock and that expire.
+    /// The others that were created after the time of the clock and that expire.
     pub issued: ExpiringKeys,
 }
 
 /// Lowers the time of a store that no instance uses. The steps are repeated until they return 0.
 #[async_trait]
 pub trait TimeRepair: Send {
-    /// Reads both times, and the keys whose expiry the operator must check.
+    /// Reads both times, and the keys and tokens whose expiry the operator must check.
     async fn survey(&mut self) -> Result<TimeSurvey>;
 
     /// Revokes at once keys and tokens that have a grace: its end was computed by a wrong clock, and an
     /// instance may have judged it as passed. Takes one step and returns its number.
     async fn end_all_graces(&mut self, survey: &TimeSurvey) -> Result<u64>;
 
-    /// Revokes keys of `survey.expired`. Takes one step and returns its number.
+    /// Revokes what is in `survey.expired`. Takes one step and returns its number.
     async fn revoke_expired(&mut self, survey: &TimeSurvey) -> Result<u64>;
 
     /// Lowers the store's time to `survey.clock`, with the times of uses and of events for webhooks. Refused while
