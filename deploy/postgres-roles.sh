@@ -5,8 +5,11 @@
 set -euo pipefail
 
 secrets=${KEYWARD_SECRETS:-/run/secrets}
-psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "${POSTGRES_USER:-postgres}" --dbname "${POSTGRES_DB:-postgres}" \
-    --set owner="$(cat "$secrets/owner.password")" --set service="$(cat "$secrets/service.password")" <<'SQL'
+export secrets
+# psql reads the passwords itself: others see the arguments of a command.
+psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "${POSTGRES_USER:-postgres}" --dbname "${POSTGRES_DB:-postgres}" <<'SQL'
+\set owner `cat "$secrets/owner.password"`
+\set service `cat "$secrets/service.password"`
 SELECT format('CREATE ROLE %I LOGIN', name)
 FROM unnest(ARRAY['keyward_owner', 'keyward_service']) AS name
 WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec

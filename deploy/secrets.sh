@@ -103,7 +103,9 @@ store = "postgres://keyward_service:$(password service)@$database"
 redis = "rediss://keyward:$(password redis)@redis:6379?ca=/run/secrets/ca.pem"
 TOML
 [[ -s secrets/redis.acl ]] \
-    || sed "s/>CHANGE-ME/>$(password redis)/" "$here/redis.acl" | grep -v '^#' >secrets/redis.acl
+    || while IFS= read -r line; do
+        [[ $line == '#'* ]] || printf '%s\n' "${line/>CHANGE-ME/>$(password redis)}"
+    done <"$here/redis.acl" >secrets/redis.acl
 
 if [[ -n ${TELEGRAM_TOKEN:-} ]]; then
     printf '%s\n' "$TELEGRAM_TOKEN" >secrets/telegram.token

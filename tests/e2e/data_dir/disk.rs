@@ -41,8 +41,11 @@ async fn a_full_disk_stops_writes_and_nothing_else() {
     let (_, before) = first.client().await.issue("before", "").await.unwrap();
     assert!(first.stop().success());
 
-    let command = limited(&Process::command(BINARY, &data_dir), 2_048);
-    let mut full = Process::start(command, &data_dir);
+    let start = || {
+        let command = limited(&Process::command(BINARY, &data_dir), 2_048);
+        Process::start(command, &data_dir)
+    };
+    let mut full = start();
     let client = full.client().await;
     let victim = client.issue("42", "victim").await.unwrap();
     let mut acknowledged = Vec::new();
@@ -68,6 +71,14 @@ async fn a_full_disk_stops_writes_and_nothing_else() {
         unwritten(&client.revoke(&victim.0).await.unwrap_err());
         assert_eq!(client.health().await, ServingStatus::Serving);
     }
+    full.kill();
+    // A restart needs no room.
+    let mut full = start();
+    let client = full.client().await;
+    for (_, key) in &acknowledged {
+        assert_eq!(client.verify(key).await.unwrap(), Verdict::Valid);
+    }
+    unwritten(&client.revoke(&victim.0).await.unwrap_err());
     full.kill();
 
     let again = serve(&data_dir);
