@@ -182,19 +182,20 @@ impl Callers {
         }
     }
 
-    /// A caller with the name `san` was created here.
-    pub fn created(&self, san: &San) {
-        self.unknown.forget(&Digest::of_san(san));
+    /// A caller with a name was created here.
+    pub fn created(&self) {
+        self.unknown.created();
     }
 
     async fn find_name(&self, san: &San) -> Result<Option<Admitted<TokenRecord>>, LookupError> {
-        let (digest, now) = (Digest::of_san(san), self.tokens.now().boot);
-        if self.unknown.has(&digest, now) {
+        let digest = Digest::of_san(san);
+        let read = self.unknown.begin(self.tokens.now().boot);
+        if self.unknown.has(&digest, read) {
             return Ok(None);
         }
         let found = self.find(&digest).await?;
         if found.is_none() {
-            self.unknown.note(digest, now);
+            self.unknown.note(digest, read);
         }
         Ok(found)
     }

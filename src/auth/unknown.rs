@@ -1,6 +1,7 @@
 //! The names in certificates that belonged to no caller a moment ago. Without them each call of a stranger would read
 //! its names from the store.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keyward_core::key::BootTime;
@@ -14,27 +15,51 @@ const NAMES: usize = 10_000;
 
 /// Names of no caller.
 #[derive(Debug)]
-pub(super) struct UnknownNames(Cache<Digest, BootTime>);
+pub(super) struct UnknownNames {
+    reads: Cache<Digest, NameRead>,
+    /// The number of callers with a name that were created here.
+    created: AtomicU64,
+}
+
+/// The begin of a read of a name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NameRead {
+    begun: BootTime,
+    created: u64,
+}
 
 impl UnknownNames {
     pub(super) fn new() -> Self {
-        Self(Cache::new(NAMES))
+        Self {
+            reads: Cache::new(NAMES),
+            created: AtomicU64::new(0),
+        }
     }
 
-    /// Whether a read that began shortly before `now` found no caller.
-    pub(super) fn has(&self, name: &Digest, now: BootTime) -> bool {
-        let read = self.0.get(name);
-        read.is_some_and(|read| now.since(read) < UNKNOWN_FOR)
+    /// Begins a read at `now`.
+    pub(super) fn begin(&self, now: BootTime) -> NameRead {
+        NameRead {
+            begun: now,
+            created: self.created.load(Ordering::Acquire),
+        }
     }
 
-    /// Notes that a read that began at `begun` found no caller.
-    pub(super) fn note(&self, name: Digest, begun: BootTime) {
-        self.0.insert(name, begun);
+    /// Whether another read found no caller shortly before `read`, and no caller was created here since it began.
+    pub(super) fn has(&self, name: &Digest, read: NameRead) -> bool {
+        let other = self.reads.get(name);
+        other.is_some_and(|other| {
+            other.created == read.created && read.begun.since(other.begun) < UNKNOWN_FOR
+        })
     }
 
-    /// The name belongs to a caller now.
-    pub(super) fn forget(&self, name: &Digest) {
-        self.0.remove(name);
+    /// Notes that `read` found no caller.
+    pub(super) fn note(&self, name: Digest, read: NameRead) {
+        self.reads.insert(name, read);
+    }
+
+    /// A caller was created: what began before counts no more, even if it ends later.
+    pub(super) fn created(&self) {
+        self.created.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -44,17 +69,24 @@ mod tests {
     use keyward_core::key::San;
 
     #[test]
-    fn a_name_is_unknown_for_a_short_time_and_until_it_has_a_caller() {
+    fn a_name_is_unknown_for_a_short_time_and_until_a_caller_is_created() {
         let name = |text| Digest::of_san(&San::new("san", text).unwrap());
         let (one, other) = (name("a.example"), name("b.example"));
         let unknown = UnknownNames::new();
         let begun = BootTime::from_micros(1_000);
-        unknown.note(one, begun);
-        assert!(unknown.has(&one, begun.plus(UNKNOWN_FOR / 2)));
-        assert!(!unknown.has(&other, begun));
-        assert!(!unknown.has(&one, begun.plus(UNKNOWN_FOR)));
-        unknown.forget(&one);
-        assert!(!unknown.has(&one, begun));
+        let read = |after| unknown.begin(begun.plus(after));
+        let first = read(Duration::ZERO);
+        unknown.note(one, first);
+        assert!(unknown.has(&one, read(UNKNOWN_FOR / 2)));
+        assert!(!unknown.has(&other, first));
+        assert!(!unknown.has(&one, read(UNKNOWN_FOR)));
+        unknown.created();
+        let second = read(Duration::ZERO);
+        assert!(!unknown.has(&one, second));
+        unknown.note(one, first);
+        assert!(!unknown.has(&one, second), "it began before");
+        unknown.note(one, second);
+        assert!(unknown.has(&one, second));
     }
 
     #[test]
@@ -62,8 +94,8 @@ mod tests {
         let unknown = UnknownNames::new();
         for n in 0..3 * NAMES {
             let name = San::new("san", &format!("n{n}.example")).unwrap();
-            unknown.note(Digest::of_san(&name), BootTime::default());
+            unknown.note(Digest::of_san(&name), unknown.begin(BootTime::default()));
         }
-        assert!(unknown.0.len() <= NAMES);
+        assert!(unknown.reads.len() <= NAMES);
     }
 }

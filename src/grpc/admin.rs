@@ -18,11 +18,9 @@ impl AdminService for Api {
             .authorize(request, Role::Admin, convert::new_token)
             .await?;
         let reply = self.service.create_token(&caller, new).await?;
-        reply
-            .record
-            .san
-            .iter()
-            .for_each(|san| self.callers.created(san));
+        if reply.record.san.is_some() {
+            self.callers.created();
+        }
         Ok(Response::new(v1::CreateTokenResponse {
             caller_token: Some(convert::caller_token(&reply.record)),
             token: reply

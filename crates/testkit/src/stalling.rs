@@ -70,7 +70,7 @@ pub struct Faults {
     pub tail: Gate,
     /// After a page was read: it arrives late and old.
     pub page: Gate,
-    /// After a key's record was read: it arrives late and old.
+    /// After the record of a key or a caller was read: it arrives late and old.
     pub record: Gate,
     /// After any other call: its answer arrives late.
     pub answer: Gate,
@@ -106,7 +106,7 @@ impl Interceptor for Faults {
         let answer = work.await;
         match call {
             _ if reads_log => self.delay_page().await,
-            "find_key" => self.record.pass().await,
+            "find_key" | "find_token" => self.record.pass().await,
             _ => self.answer.pass().await,
         }
         answer

@@ -149,14 +149,14 @@ async fn a_connection_that_is_known_reads_no_name_again() {
     let billing = world.named(&["other.example", NAME]).await;
     assert_eq!(billing.verify(&key).await.unwrap(), Verdict::Valid);
     world.local.clock.step_boot(1);
-    world.faults.answer.close();
+    world.faults.record.close();
     let batch = v1::VerifyBatchRequest {
         requests: vec![verifying(&key)],
     };
     let answer = tokio::time::timeout(PATIENCE / 2, billing.send(batch)).await;
     let verdict = answer.unwrap().unwrap().responses[0].verdict();
     assert_eq!(verdict, Verdict::Valid);
-    world.faults.answer.open();
+    world.faults.record.open();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -135,3 +135,21 @@ async fn a_flood_with_names_of_no_caller_reads_each_name_a_few_times_a_second() 
         }
     }
 }
+
+/// A read of its name that begins before, and ends after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_that_is_created_during_a_read_of_its_name_is_known_at_once() {
+    let world = world().await;
+    let key = world.key().await;
+    let stranger = world.named(&[NAME]).await;
+    world.faults.record.close();
+    let early = {
+        let (stranger, key) = (stranger.clone(), key.clone());
+        tokio::spawn(async move { stranger.verify(&key).await })
+    };
+    world.faults.record.is_holding().await;
+    world.caller(NAME, &[Role::Verifier]).await;
+    world.faults.record.open();
+    is_refused(early.await.unwrap(), "belongs to a caller");
+    assert_eq!(stranger.verify(&key).await.unwrap(), Verdict::Valid);
+}

@@ -175,7 +175,7 @@ async fn the_heads_of_strangers_are_counted() {
     let bearer = format!("Bearer {token}");
     let long = "x".repeat(12 << 10);
     let headers = [("authorization", &*bearer), ("x-long", &long)];
-    faults.answer.close();
+    faults.record.close();
     let mut stranger = Unread::open(local.app.rest_address().unwrap()).await;
     let mut held = tokio::task::JoinSet::new();
     for _ in 0..10 {
@@ -184,7 +184,7 @@ async fn the_heads_of_strangers_are_counted() {
     }
     let refused = soon(held.join_next()).await.unwrap().unwrap().unwrap();
     assert_eq!(refused.status(), 429);
-    faults.answer.open();
+    faults.record.open();
 }
 
 #[tokio::test(flavor = "multi_thread")]
