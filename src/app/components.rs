@@ -238,8 +238,8 @@ impl Base {
     pub(super) fn background(&self, tail: &Arc<Tail>) -> Vec<JoinHandle<Option<()>>> {
         let (running, stop) = (Arc::clone(tail), self.stops.background.clone());
         let spawn = &self.tasks;
-        let (store, clock) = (|| Arc::clone(&self.store), Arc::clone(&self.clock));
-        let callers = expiry::measure(store(), clock, self.metrics.callers.clone(), stop.clone());
+        let store = || Arc::clone(&self.store);
+        let callers = expiry::measure(store(), self.metrics.callers.clone(), stop.clone());
         let mut tasks = vec![
             spawn.spawn("graces", end_graces(store(), stop.clone())),
             spawn.spawn("trimming", trim_log(store(), stop.clone())),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use keyward_core::key::{Clock, SlotName, Timestamp, TokenRecord};
+use keyward_core::key::{SlotName, Timestamp, TokenRecord};
 use keyward_ops::CallerMetrics;
 use keyward_store::{Result, Store};
 use tokio::time::{MissedTickBehavior, interval};
@@ -16,8 +16,8 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 pub const SOON: Duration = DAY.saturating_mul(14);
 /// How long an expired token counts. Later its caller is gone.
 const MISSED: Duration = DAY.saturating_mul(7);
-/// The maximum number of tokens that are examined.
-const EXAMINED: u32 = 10_000;
+/// The number of tokens that are read at once.
+const PAGE: u32 = 10_000;
 const INTERVAL: Duration = Duration::from_secs(60);
 
 /// The last token of each caller whose tokens expire, the earliest first. Callers are told apart by their names.
@@ -25,23 +25,36 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// # Errors
 ///
 /// Those of the store.
-pub async fn expiring(store: &dyn Store, now: Timestamp) -> Result<Vec<TokenRecord>> {
-    let tokens = store.list_tokens(false, None, EXAMINED).await?;
-    Ok(last_tokens(tokens, now))
+pub async fn expiring(store: &dyn Store) -> Result<Vec<TokenRecord>> {
+    let (mut last, mut after) = (LastTokens::new(), None);
+    loop {
+        let tokens = store.list_tokens(false, Some(MISSED), after, PAGE).await?;
+        let Some(token) = tokens.last() else {
+            return Ok(in_order(last));
+        };
+        after = Some(token.id);
+        tokens.into_iter().for_each(|token| note(&mut last, token));
+    }
 }
 
-fn last_tokens(tokens: Vec<TokenRecord>, now: Timestamp) -> Vec<TokenRecord> {
-    let mut last: HashMap<SlotName, TokenRecord> = HashMap::new();
+/// The last token of each caller so far.
+type LastTokens = HashMap<SlotName, TokenRecord>;
+
+fn note(last: &mut LastTokens, token: TokenRecord) {
     // A token that is being revoked ends on purpose.
-    for token in tokens.into_iter().filter(|it| it.revoke_time.is_none()) {
-        let other = last.get(&token.name).map(end);
-        if other.is_none_or(|other| other < end(&token)) {
-            last.insert(token.name.clone(), token);
-        }
+    if token.revoke_time.is_some() {
+        return;
     }
+    let other = last.get(&token.name).map(end);
+    if other.is_none_or(|other| other < end(&token)) {
+        last.insert(token.name.clone(), token);
+    }
+}
+
+fn in_order(last: LastTokens) -> Vec<TokenRecord> {
     let counts = |token: &TokenRecord| {
         let end = end(token);
-        end != Timestamp::NEVER && end.since(token.create_time) > SOON && now.since(end) < MISSED
+        end != Timestamp::NEVER && end.since(token.create_time) > SOON
     };
     let mut last: Vec<_> = last.into_values().filter(counts).collect();
     last.sort_unstable_by_key(end);
@@ -53,12 +66,7 @@ fn end(token: &TokenRecord) -> Timestamp {
 }
 
 /// Measures when the first caller's last token expires, every minute until `stop`.
-pub async fn measure(
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
-    metrics: CallerMetrics,
-    stop: CancellationToken,
-) {
+pub async fn measure(store: Arc<dyn Store>, metrics: CallerMetrics, stop: CancellationToken) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -68,7 +76,7 @@ pub async fn measure(
             _ = ticks.tick() => {}
         }
         // The store's calls are logged where they fail.
-        if let Ok(expiring) = expiring(&*store, clock.wall()).await {
+        if let Ok(expiring) = expiring(&*store).await {
             let first = expiring.first().map_or(0, |token| end(token).as_micros());
             metrics.token_expire_time.set(first / 1_000_000);
         }
@@ -97,9 +105,12 @@ mod tests {
     }
 
     fn named(tokens: Vec<TokenRecord>) -> Vec<String> {
-        let now = token("now", 1_000, None).create_time;
-        let last = last_tokens(tokens, now);
-        last.iter().map(|token| token.name.to_string()).collect()
+        let mut last = LastTokens::new();
+        tokens.into_iter().for_each(|token| note(&mut last, token));
+        in_order(last)
+            .iter()
+            .map(|token| token.name.to_string())
+            .collect()
     }
 
     #[test]
@@ -129,13 +140,10 @@ mod tests {
     fn tokens_that_end_on_purpose_do_not_count() {
         let short = token("short", 999, Some(1_013));
         let long = token("long", 999, Some(1_014));
-        let missed = token("missed", 900, Some(994));
-        let gone = token("gone", 900, Some(993));
         let revoked = TokenRecord {
             revoke_time: Some(short.create_time),
             ..token("revoked", 900, Some(1_001))
         };
-        let tokens = vec![short, long, missed, gone, revoked];
-        assert_eq!(named(tokens), ["missed", "long"]);
+        assert_eq!(named(vec![short, long, revoked]), ["long"]);
     }
 }

@@ -95,7 +95,7 @@ impl Service {
             .read(|service| async move {
                 Ok(service
                     .store
-                    .list_tokens(include_revoked, after, limit + 1)
+                    .list_tokens(include_revoked, None, after, limit + 1)
                     .await?)
             })
             .await?;

@@ -164,7 +164,12 @@ async fn the_end_of_the_first_callers_last_token_is_measured() {
         ..creating_token("other", &[Role::Verifier])
     };
     client.send(other).await.unwrap();
-    // It is measured at the start, and then every minute.
+    first_end_is(local, first).await;
+}
+
+/// Waits until the metric shows when the first caller's last token expires. It is measured at the start, and then
+/// every minute.
+async fn first_end_is(local: Local, first: prost_types::Timestamp) {
     let local = local.restart().await;
     let side = local.app.http_address().unwrap();
     let wanted = format!("keyward_caller_token_expire_time_seconds {}", first.seconds);
@@ -174,6 +179,28 @@ async fn the_end_of_the_first_callers_last_token_is_measured() {
     };
     keyward_testkit::eventually("it is measured", keyward_testkit::PATIENCE, is_measured).await;
     local.app.stop().await;
+}
+
+/// A program may make a token every few minutes, and nobody revokes the expired ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_tokens_hide_no_caller() {
+    let (local, client) = start().await;
+    let day = 24 * 3_600;
+    // Their ids are the first ones. The last of them has a successor.
+    let many = "INSERT INTO caller_tokens (token_id, digest, generation, name, roles, create_time, expire_time)
+         WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n <= 10000)
+         SELECT unhex(printf('%032x', n)), randomblob(32), 1, iif(n > 10000, 'api', 'job-' || n), 'verifier',
+                (unixepoch() - iif(n > 10000, 30, 2) * 86400) * 1000000,
+                (unixepoch() + iif(n > 10000, 60, -1) * 86400) * 1000000
+           FROM n";
+    by_hand(&local, many).await;
+    expiring(&client, Role::Verifier, 95 * day).await;
+    let other = v1::CreateTokenRequest {
+        ttl: seconds(90 * day),
+        ..creating_token("other", &[Role::Verifier])
+    };
+    let first = client.send(other).await.unwrap().caller_token.unwrap();
+    first_end_is(local, first.expire_time.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

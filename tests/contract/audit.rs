@@ -124,7 +124,10 @@ pub(crate) async fn a_change_fails_if_its_audit_entry_cannot_be_written(world: W
         .await;
     assert_eq!(world.count("api_keys").await, 1);
     assert_eq!(world.record(key.id).await, key);
-    assert_eq!(store.list_tokens(true, None, 10).await.unwrap(), [token]);
+    assert_eq!(
+        store.list_tokens(true, None, None, 10).await.unwrap(),
+        [token]
+    );
     assert_eq!(world.head().await, 0);
     assert_eq!(world.revoke(kill(key.id)).await.committed.revision, 1);
 }

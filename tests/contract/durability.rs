@@ -34,7 +34,11 @@ async fn contents(world: &World) -> Contents {
     let page = world.tail(0).await;
     Contents {
         keys,
-        tokens: world.store.list_tokens(true, None, 1_000).await.unwrap(),
+        tokens: world
+            .store
+            .list_tokens(true, None, None, 1_000)
+            .await
+            .unwrap(),
         log: (page.pruned_to, page.head_mark, page.rows),
         checks: world.store.known_keys().await.unwrap(),
         audit: world.audit().await,

@@ -225,6 +225,7 @@ macro_rules! contract {
                 an_unknown_token_is_none
                 tokens_and_keys_share_one_log
                 tokens_are_listed_page_by_page_in_order_of_creation
+                tokens_that_expired_long_ago_can_be_left_out
                 a_token_expires_by_the_time_of_the_store
                 a_name_of_a_certificate_is_free_again_after_its_revocation
                 has_tokens_stays_true_after_a_revocation

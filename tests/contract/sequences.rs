@@ -186,7 +186,9 @@ impl Side {
                 let found = find_token(&*store, &digest).await?;
                 shown(&(found.record, found.stamp.revision))
             }
-            Call::ListTokens(revoked, after) => shown(&store.list_tokens(revoked, after, 5).await?),
+            Call::ListTokens(revoked, after) => {
+                shown(&store.list_tokens(revoked, None, after, 5).await?)
+            }
             Call::RevokeToken(id) => match store.revoke_token(id, &actor()).await? {
                 Some(done) => shown(&(done.record, self.change(done.committed))),
                 None => String::new(),

@@ -1,5 +1,7 @@
 //! Callers' tokens, which share the log with keys.
 
+use std::time::Duration;
+
 use keyward_core::key::{Role, San, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_store::{Expiry, NewToken};
@@ -73,7 +75,7 @@ pub(crate) async fn a_token_with_a_later_end_is_revoked_at_once(world: World) {
     assert_eq!(
         world
             .store
-            .list_tokens(false, None, 10)
+            .list_tokens(false, None, None, 10)
             .await
             .unwrap()
             .len(),
@@ -120,7 +122,7 @@ pub(crate) async fn tokens_are_listed_page_by_page_in_order_of_creation(world: W
     let list = async |revoked, after: Option<&TokenRecord>, limit| {
         world
             .store
-            .list_tokens(revoked, after.map(|token| token.id), limit)
+            .list_tokens(revoked, None, after.map(|token| token.id), limit)
             .await
             .unwrap()
     };
@@ -151,9 +153,42 @@ pub(crate) async fn a_token_expires_by_the_time_of_the_store(world: World) {
     assert!(world.has_admin().await, "one of them lives on");
     world.clock.pass(DAY);
     assert!(!world.has_admin().await);
-    let listed = world.store.list_tokens(false, None, 10).await.unwrap();
+    let listed = world
+        .store
+        .list_tokens(false, None, None, 10)
+        .await
+        .unwrap();
     assert_eq!(listed.len(), 2, "an expired token is not a revoked one");
     assert_eq!(world.head().await, 0);
+}
+
+pub(crate) async fn tokens_that_expired_long_ago_can_be_left_out(world: World) {
+    let with = async |expiry| {
+        let new = world.new_token("bot");
+        world.create_token(NewToken { expiry, ..new }).await
+    };
+    let early = with(Expiry::After(HOUR)).await;
+    let late = with(Expiry::After(3 * HOUR)).await;
+    let forever = with(Expiry::Never).await;
+    let list = async |within| {
+        let listed = world.store.list_tokens(false, Some(within), None, 10).await;
+        listed.unwrap()
+    };
+    let all = [early, late, forever];
+    assert_eq!(list(Duration::ZERO).await, all);
+    world.clock.pass(2 * HOUR);
+    assert_eq!(list(2 * HOUR).await, all);
+    assert_eq!(list(HOUR).await, all[1..], "one that expired at this time");
+    world.clock.pass(2 * HOUR);
+    assert_eq!(list(Duration::ZERO).await, all[2..]);
+    assert_eq!(
+        world
+            .store
+            .list_tokens(false, None, None, 10)
+            .await
+            .unwrap(),
+        all
+    );
 }
 
 pub(crate) async fn a_name_of_a_certificate_is_free_again_after_its_revocation(world: World) {

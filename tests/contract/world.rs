@@ -375,7 +375,7 @@ impl World {
 
     /// Up to ten tokens, revoked tokens too.
     pub(crate) async fn tokens(&self) -> Vec<TokenRecord> {
-        self.store.list_tokens(true, None, 10).await.unwrap()
+        self.store.list_tokens(true, None, None, 10).await.unwrap()
     }
 
     pub(crate) async fn has_tokens(&self) -> bool {

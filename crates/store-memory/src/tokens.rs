@@ -1,5 +1,7 @@
 //! Callers' tokens.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::MemoryStore;
@@ -7,7 +9,7 @@ use super::database::{TokenRow, refused};
 use super::keys::is_dead;
 use super::server::{Transaction, Transport};
 use keyward_core::fence::token_lives;
-use keyward_core::key::{KeyId, Role, TokenRecord};
+use keyward_core::key::{KeyId, Role, Timestamp, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_store::plan::{token_created, token_entry};
 use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens};
@@ -35,6 +37,7 @@ impl<T: Transport> Tokens for MemoryStore<T> {
     async fn list_tokens(
         &self,
         include_revoked: bool,
+        expired_within: Option<Duration>,
         after: Option<KeyId>,
         limit: u32,
     ) -> Result<Vec<TokenRecord>> {
@@ -45,6 +48,10 @@ impl<T: Transport> Tokens for MemoryStore<T> {
                 .filter(|record| Some(record.id) > after)
                 .filter(|record| {
                     include_revoked || !is_dead(record.revoked, record.revoke_time, now)
+                })
+                .filter(|record| {
+                    let end = record.expire_time.unwrap_or(Timestamp::NEVER);
+                    expired_within.is_none_or(|within| end.plus(within) > now)
                 });
             let limit = usize::try_from(limit).unwrap_or(usize::MAX);
             Ok(wanted.take(limit).cloned().collect())

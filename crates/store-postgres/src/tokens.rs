@@ -1,5 +1,7 @@
 //! Callers' tokens on Postgres.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::PostgresStore;
@@ -62,6 +64,7 @@ impl Tokens for PostgresStore {
     async fn list_tokens(
         &self,
         include_revoked: bool,
+        expired_within: Option<Duration>,
         after: Option<KeyId>,
         limit: u32,
     ) -> Result<Vec<TokenRecord>> {
@@ -72,10 +75,13 @@ impl Tokens for PostgresStore {
               WHERE ($1::uuid IS NULL OR token_id > $1)
                 AND ($2 OR revoke_time IS NULL
                      OR (NOT revoked AND revoke_time > (SELECT store_time())))
-              ORDER BY token_id LIMIT $3"
+                AND ($3::interval IS NULL OR expire_time IS NULL
+                     OR expire_time > (SELECT store_time()) - $3)
+              ORDER BY token_id LIMIT $4"
         ))
         .bind(after.map(rows::uuid))
         .bind(include_revoked)
+        .bind(expired_within.map(rows::interval))
         .bind(i64::from(limit));
         let found = self.readers.fetch_all(statement).await?;
         found.iter().map(rows::read).collect()

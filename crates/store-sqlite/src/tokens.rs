@@ -1,5 +1,7 @@
 //! Callers' tokens on SQLite.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::audit::audit;
@@ -11,7 +13,7 @@ use keyward_core::key::{KeyId, Role, Timestamp, TokenRecord};
 use keyward_crypto::Digest;
 use keyward_store::plan::{token_created, token_entry};
 use keyward_store::rows::Row as _;
-use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens};
+use keyward_store::{Actor, AuditAction, Found, NewToken, Result, TokenRevoked, Tokens, raw};
 
 /// The rows that a digest names. The argument is the prefix of their columns.
 macro_rules! known {
@@ -62,6 +64,7 @@ impl Tokens for SqliteStore {
     async fn list_tokens(
         &self,
         include_revoked: bool,
+        expired_within: Option<Duration>,
         after: Option<KeyId>,
         limit: u32,
     ) -> Result<Vec<TokenRecord>> {
@@ -72,11 +75,14 @@ impl Tokens for SqliteStore {
               WHERE token_id > ?1
                 AND (?2 OR revoke_time IS NULL
                      OR (revoked = 0 AND revoke_time > max((SELECT newest FROM store_clock), ?3)))
-              ORDER BY token_id LIMIT ?4"
+                AND (?4 IS NULL OR expire_time IS NULL
+                     OR expire_time > max((SELECT newest FROM store_clock), ?3) - ?4)
+              ORDER BY token_id LIMIT ?5"
         ))
         .bind(after.map_or_else(Vec::new, rows::id))
         .bind(include_revoked)
         .bind(self.now().as_micros())
+        .bind(expired_within.map(raw::micros))
         .bind(limit);
         self.read_all(found).await
     }
@@ -134,7 +140,11 @@ impl Tokens for SqliteStore {
     }
 
     async fn has_admin(&self) -> Result<bool> {
-        let (tokens, now) = (self.list_tokens(false, None, u32::MAX).await?, self.now());
+        let (tokens, now) = (
+            self.list_tokens(false, Some(Duration::ZERO), None, u32::MAX)
+                .await?,
+            self.now(),
+        );
         Ok(tokens
             .iter()
             .any(|token| token_lives(token, now) && token.roles.contains(Role::Admin)))

@@ -108,7 +108,7 @@ forward! {
     Tokens for dyn Store {
         create_token(new: NewToken, actor: &Actor) -> Option<TokenRecord>;
         find_tokens as "find_token" (digests: &[Digest]) -> Vec<Found<TokenRecord>>;
-        list_tokens(include_revoked: bool, after: Option<KeyId>, limit: u32) -> Vec<TokenRecord>;
+        list_tokens(include_revoked: bool, expired_within: Option<Duration>, after: Option<KeyId>, limit: u32) -> Vec<TokenRecord>;
         revoke_token(id: KeyId, actor: &Actor) -> Option<TokenRevoked>;
         has_tokens() -> bool;
         has_admin() -> bool;

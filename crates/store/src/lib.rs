@@ -231,10 +231,12 @@ pub trait Tokens: Send + Sync + 'static {
     /// Finds tokens as [`Keys::find_keys`] finds keys. A revoked name of a certificate is not found.
     async fn find_tokens(&self, digests: &[Digest]) -> Result<Vec<Found<TokenRecord>>>;
 
-    /// Lists at most `limit` tokens after `after`, in order of creation.
+    /// Lists at most `limit` tokens after `after`, in order of creation, without those that expired longer ago
+    /// than `expired_within`.
     async fn list_tokens(
         &self,
         include_revoked: bool,
+        expired_within: Option<Duration>,
         after: Option<KeyId>,
         limit: u32,
     ) -> Result<Vec<TokenRecord>>;

@@ -207,7 +207,7 @@ async fn admin_token(settings: &Settings, store: &dyn Store, found: &mut Finding
 
 /// Callers whose last token ends soon, or has just ended.
 async fn ending_tokens(store: &dyn Store, now: Timestamp, found: &mut Findings) {
-    let Ok(tokens) = expiry::expiring(store, now).await else {
+    let Ok(tokens) = expiry::expiring(store).await else {
         // The database's error is a finding already.
         return;
     };
