@@ -288,12 +288,15 @@ CREATE TABLE webhook_events (
     state       text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'dead')),
     -- When it may be claimed.
     due         timestamptz NOT NULL,
+    -- Whether it is due when the event before it is, about the same key, for which it waits.
+    queued      boolean NOT NULL DEFAULT false CHECK (NOT queued OR state = 'waiting'),
     claims      bigint NOT NULL DEFAULT 0,
     failures    bigint NOT NULL DEFAULT 0,
     done_time   timestamptz CHECK ((done_time IS NULL) = (state = 'waiting'))
 );
 CREATE INDEX webhook_events_due ON webhook_events (webhook, due, id) WHERE state = 'waiting';
 CREATE INDEX webhook_events_key ON webhook_events (webhook, key_id, id) WHERE state = 'waiting';
+CREATE INDEX webhook_events_queued ON webhook_events (webhook, key_id) WHERE queued;
 CREATE INDEX webhook_events_oldest ON webhook_events (webhook, time) WHERE state = 'waiting';
 CREATE INDEX webhook_events_dead ON webhook_events (webhook) WHERE state = 'dead';
 CREATE INDEX webhook_events_done ON webhook_events (done_time) WHERE done_time IS NOT NULL;

@@ -238,12 +238,15 @@ CREATE TABLE webhook_events (
     state       TEXT NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'delivered', 'dead')),
     -- When it may be claimed.
     due         INTEGER NOT NULL,
+    -- Whether it is due when the event before it is, about the same key, for which it waits.
+    queued      INTEGER NOT NULL DEFAULT 0 CHECK (queued IN (0, 1) AND (queued = 0 OR state = 'waiting')),
     claims      INTEGER NOT NULL DEFAULT 0,
     failures    INTEGER NOT NULL DEFAULT 0,
     done_time   INTEGER CHECK ((done_time IS NULL) = (state = 'waiting'))
 ) STRICT;
 CREATE INDEX webhook_events_due ON webhook_events (webhook, due, id) WHERE state = 'waiting';
 CREATE INDEX webhook_events_key ON webhook_events (webhook, key_id, id) WHERE state = 'waiting';
+CREATE INDEX webhook_events_queued ON webhook_events (webhook, key_id) WHERE queued;
 CREATE INDEX webhook_events_oldest ON webhook_events (webhook, time) WHERE state = 'waiting';
 CREATE INDEX webhook_events_dead ON webhook_events (webhook) WHERE state = 'dead';
 CREATE INDEX webhook_events_done ON webhook_events (done_time) WHERE done_time IS NOT NULL;

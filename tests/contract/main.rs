@@ -206,6 +206,7 @@ macro_rules! contract {
                 dead_events_are_replayed
                 a_replay_begins_after_an_event
                 a_replay_makes_earlier_claims_void
+                replayed_events_wait_only_for_each_other
                 an_attempt_that_is_noted_twice_counts_once
                 an_event_that_waits_for_too_long_is_dead
                 old_notices_are_trimmed_in_steps

@@ -1,7 +1,7 @@
 //! The events for webhooks: in which order they are claimed, and what becomes of them.
 
 use keyward_store::webhooks::{FORGOTTEN_AFTER, KEPT, TRIM_STEP};
-use keyward_store::{AttemptOutcome, EventKind, Replay, Replayed, WebhookStatus};
+use keyward_store::{AttemptOutcome, ClaimedEvent, EventKind, Replay, Replayed, WebhookStatus};
 
 use crate::webhooks::{LEASE, MINUTE, claim, claim_one, deliver, drain, name, note, status, told};
 use crate::world::{DAY, HOUR, World, end, kill, kill_all};
@@ -230,6 +230,47 @@ pub(crate) async fn a_replay_makes_earlier_claims_void(world: World) {
     assert!(!status(&world).await[0].is_gone);
     let new = claim_one(&world).await;
     assert_eq!((new.id, new.failures), (old.id, 0));
+}
+
+/// Behind a replayed event that is delivered, the next one about its key is due at once. One that is being sent
+/// meanwhile stays claimed.
+pub(crate) async fn replayed_events_wait_only_for_each_other(world: World) {
+    name(&world, "a", &EventKind::ALL).await;
+    let start = world.now().await;
+    let key = world.plain("42").await;
+    world.revoke(kill(key.id)).await;
+    let sent = drain(&world, "a").await;
+    assert_eq!(told(&sent).len(), 2);
+    let follows = async |first: &ClaimedEvent| {
+        assert_eq!(first.id, sent[0].id);
+        assert_eq!(claim(&world, "a").await, [], "the other one waits");
+        deliver(&world, first).await;
+        let second = claim_one(&world).await;
+        assert_eq!(second.id, sent[1].id);
+        deliver(&world, &second).await;
+    };
+    assert_eq!(replay(&world, Replayed::Since(start)).await, 2);
+    follows(&claim_one(&world).await).await;
+
+    // The first one fails, and is replayed while the second one waits for it.
+    assert_eq!(replay(&world, Replayed::Since(start)).await, 2);
+    note(
+        &world,
+        &claim_one(&world).await,
+        AttemptOutcome::Failed(HOUR),
+    )
+    .await;
+    assert_eq!(claim(&world, "a").await, [], "the other one waits");
+    assert_eq!(replay(&world, Replayed::Dead).await, 1);
+    follows(&claim_one(&world).await).await;
+
+    // The second one is being sent when the first one is replayed.
+    assert_eq!(replay(&world, Replayed::Message(sent[1].message)).await, 1);
+    let second = claim_one(&world).await;
+    assert_eq!(replay(&world, Replayed::Message(sent[0].message)).await, 1);
+    deliver(&world, &claim_one(&world).await).await;
+    assert_eq!(claim(&world, "a").await, [], "it is still claimed");
+    deliver(&world, &second).await;
 }
 
 pub(crate) async fn an_attempt_that_is_noted_twice_counts_once(world: World) {

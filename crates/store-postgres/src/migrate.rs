@@ -41,7 +41,7 @@ pub(super) const RIGHTS: &[&str] = &[
     "GRANT INSERT ON key_prefixes TO {role}",
     "GRANT INSERT, UPDATE ON key_uses TO {role}",
     "GRANT INSERT, UPDATE, DELETE ON webhooks, expiry_notices TO {role}",
-    "GRANT INSERT (webhook, key_id, type, time, at, due), UPDATE (state, due, claims, failures, done_time), \
+    "GRANT INSERT (webhook, key_id, type, time, at, due), UPDATE (state, due, queued, claims, failures, done_time), \
      DELETE ON webhook_events TO {role}",
     "GRANT EXECUTE ON FUNCTION trim_log(interval), raise_time_floor(), store_time(), server_time(), \
      erase_account(text, text, uuid, text, text, text, text), \

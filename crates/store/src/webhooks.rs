@@ -278,7 +278,7 @@ impl Dialect {
              WHERE p.webhook = $1 AND p.key_id = e.key_id AND p.state = 'waiting' AND p.id < e.id
              ORDER BY p.id DESC LIMIT 1";
         format!(
-            "{} UPDATE webhook_events AS e SET due = ({before})
+            "{} UPDATE webhook_events AS e SET due = ({before}), queued = true
               WHERE e.id IN (SELECT id FROM looked_at) AND ({before}) > e.due",
             self.due()
         )
@@ -295,7 +295,7 @@ impl Dialect {
                                        AND p.state = 'waiting' AND p.id < e.id)
                     AND NOT EXISTS (SELECT 1 FROM webhooks WHERE name = $1 AND gone)
                   ORDER BY e.id LIMIT $2)
-             UPDATE webhook_events SET due = {now} + $3, claims = claims + 1
+             UPDATE webhook_events SET due = {now} + $3, claims = claims + 1, queued = false
               WHERE id IN (SELECT id FROM free)
              RETURNING id, message_id, key_id, type, time, at, claims, failures",
         );
@@ -326,21 +326,22 @@ impl Dialect {
                 SET state = CASE WHEN o.state IN ('failed', 'gone') THEN 'waiting' ELSE o.state END,
                     due = {now} + o.pause,
                     failures = CASE WHEN o.state IN ('failed', 'dead') THEN o.failures + 1 ELSE e.failures END,
-                    done_time = CASE WHEN o.state IN ('delivered', 'dead') THEN {now} END
+                    done_time = CASE WHEN o.state IN ('delivered', 'dead') THEN {now} END,
+                    queued = false
                FROM {attempts}
               WHERE e.id IN (SELECT id FROM locked) AND e.id = o.id AND e.state = 'waiting'
                 AND (o.state = 'delivered' OR e.claims = o.claims)",
         )
     }
 
-    /// Makes the events due that have waited for those of the attempts.
+    /// Makes the events due that have waited for those of the attempts. Others wait for the end of their own claims
+    /// or pauses.
     fn release(&self) -> String {
         self.fill(
-            "UPDATE webhook_events SET due = {now}
-              WHERE state = 'waiting' AND claims = 0 AND due > {now}
-                AND (webhook, key_id) IN (
+            "UPDATE webhook_events SET due = {now}, queued = false
+              WHERE queued AND (webhook, key_id) IN (
                     SELECT e.webhook, e.key_id FROM webhook_events AS e, {attempts}
-                     WHERE e.id = o.id AND e.state <> 'waiting')",
+                     WHERE e.id = o.id AND e.done_time IS NOT NULL)",
         )
     }
 
@@ -360,7 +361,7 @@ impl Dialect {
                  SELECT id FROM webhook_events
                   WHERE webhook = $1 AND id > $3 AND {which} ORDER BY id LIMIT {REPLAY_STEP} {{lock_in_order}})
              UPDATE webhook_events
-                SET state = 'waiting', due = {{now}}, done_time = NULL, failures = 0, claims = claims + 1
+                SET state = 'waiting', due = {{now}}, queued = false, done_time = NULL, failures = 0, claims = claims + 1
               WHERE id IN (SELECT id FROM chosen)
              RETURNING id"
         ))
