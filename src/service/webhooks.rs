@@ -7,7 +7,9 @@ use crate::auth::Caller;
 use crate::webhooks::{Answer, Sender, rfc3339};
 use keyward_core::key::KeyId;
 use keyward_store::webhooks::REPLAY_STEP;
-use keyward_store::{AuditAction, AuditEntry, Replay, Replayed, WebhookStatus};
+use keyward_store::{
+    AuditAction, AuditEntry, EventPlace, Replay, Replayed, Store, StoreError, WebhookStatus,
+};
 
 /// A webhook, and what waits for it.
 #[derive(Clone, Debug)]
@@ -71,34 +73,47 @@ impl Service {
             account: None,
             detail: Some(format!("{name} {}", described(events))),
         };
-        let mut replay = Replay {
-            webhook: name,
-            events,
-            until: self.store_time(),
-            after: 0,
+        // In this order an event that waits follows the dead ones about its key.
+        let parts = match events {
+            Replayed::Dead => vec![Replayed::Dead, Replayed::Failing],
+            _ => vec![events],
         };
+        let until = self.store_time();
         self.change(|service| async move {
             service.store.record(entry, &actor).await?;
             let mut replayed = 0;
-            loop {
-                let step = service.store.replay_events(&replay).await?;
-                replayed += step.len() as u64;
-                match step.iter().max() {
-                    Some(last) if step.len() as u64 == REPLAY_STEP.unsigned_abs() => {
-                        replay.after = *last
-                    }
-                    _ => return Ok(replayed),
-                }
+            for events in parts {
+                let replay = Replay {
+                    webhook: name.clone(),
+                    events,
+                    until,
+                    after: EventPlace::default(),
+                };
+                replayed += replay_all(&*service.store, replay).await?;
             }
+            Ok(replayed)
         })
         .await
+    }
+}
+
+/// Replays in steps, and returns the number of events.
+async fn replay_all(store: &dyn Store, mut replay: Replay) -> Result<u64, StoreError> {
+    let mut replayed = 0;
+    loop {
+        let step = store.replay_events(&replay).await?;
+        replayed += step.len() as u64;
+        match step.iter().max() {
+            Some(last) if step.len() as u64 == REPLAY_STEP.unsigned_abs() => replay.after = *last,
+            _ => return Ok(replayed),
+        }
     }
 }
 
 /// The events as the audit names them.
 fn described(events: Replayed) -> String {
     match events {
-        Replayed::Dead => "dead".to_owned(),
+        Replayed::Dead | Replayed::Failing => "dead".to_owned(),
         Replayed::Message(id) => format!("event {}", KeyId::from_bytes(id)),
         Replayed::Since(time) => format!("since {}", rfc3339(time).unwrap_or_default()),
     }

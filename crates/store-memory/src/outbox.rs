@@ -12,8 +12,8 @@ use keyward_store::webhooks::{
     COUNTED, EXPIRING_LOOKED_AT, EXPIRING_STEP, FORGOTTEN_AFTER, KEPT, REPLAY_STEP, TRIM_STEP,
 };
 use keyward_store::{
-    Attempt, AttemptOutcome, ClaimedEvent, EventKind, ExpiryPlace, ExpiryStep, Outbox, Replay,
-    Replayed, Result, Webhook, WebhookStatus,
+    Attempt, AttemptOutcome, ClaimedEvent, EventKind, EventPlace, ExpiryPlace, ExpiryStep, Outbox,
+    Replay, Replayed, Result, Webhook, WebhookStatus,
 };
 
 const DAY: i64 = 24 * 3_600 * 1_000_000;
@@ -47,6 +47,10 @@ struct EventRow {
 impl EventRow {
     const fn waits(&self) -> bool {
         self.done.is_none()
+    }
+
+    const fn place(&self) -> EventPlace {
+        (self.event.time, self.event.id)
     }
 
     fn is_dead(&self) -> bool {
@@ -120,7 +124,7 @@ impl<T: Transport> Outbox for MemoryStore<T> {
         self.read("webhook_status", read).await
     }
 
-    async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>> {
+    async fn replay_events(&self, replay: &Replay) -> Result<Vec<EventPlace>> {
         let replay = replay.clone();
         let work = move |tx: &mut Transaction<'_>| Ok(tx.replay_events(&replay));
         self.write("replay_events", work).await
@@ -261,7 +265,7 @@ impl Transaction<'_> {
         }
     }
 
-    fn replay_events(&mut self, replay: &Replay) -> Vec<i64> {
+    fn replay_events(&mut self, replay: &Replay) -> Vec<EventPlace> {
         let now = self.now;
         let OutboxTables {
             webhooks, events, ..
@@ -269,23 +273,25 @@ impl Transaction<'_> {
         let row = webhooks.get_mut(&replay.webhook);
         row.into_iter().for_each(|row| row.is_gone = false);
         let is_chosen = |row: &EventRow| {
-            let by = row.done.is_none_or(|(time, _)| time <= replay.until);
-            let waits = row.waits() && row.event.failures > 0 && row.due > now;
-            by && row.event.id > replay.after
+            row.done.is_none_or(|(time, _)| time <= replay.until)
+                && row.place() > replay.start()
                 && match replay.events {
                     Replayed::Message(id) => row.event.message == id,
-                    Replayed::Dead => row.is_dead() || waits,
-                    Replayed::Since(time) => !row.waits() && row.event.time >= time,
+                    Replayed::Dead => row.is_dead(),
+                    Replayed::Failing => row.waits() && row.event.failures > 0 && row.due > now,
+                    Replayed::Since(_) => !row.waits(),
                 }
         };
         let events = events.iter_mut();
         let chosen = events.filter(|row| row.webhook == replay.webhook && is_chosen(row));
+        let mut chosen: Vec<_> = chosen.collect();
+        chosen.sort_unstable_by_key(|row| row.place());
         let step = usize::try_from(REPLAY_STEP).unwrap_or(usize::MAX);
-        let replayed = chosen.take(step).map(|row| {
+        let replayed = chosen.into_iter().take(step).map(|row| {
             (row.due, row.done) = (now, None);
             row.event.failures = 0;
             row.event.claims += 1;
-            row.event.id
+            row.place()
         });
         replayed.collect()
     }

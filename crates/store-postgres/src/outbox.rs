@@ -12,10 +12,12 @@ use super::failure::Failure;
 use super::pool::{Lease, Statement};
 use super::rows::{self, Columns};
 use keyward_store::rows::Row as _;
-use keyward_store::webhooks::{Dialect, EXPIRING_LOOKED_AT, EXPIRING_STEP, KEPT, REVIVE, status};
+use keyward_store::webhooks::{
+    Dialect, EXPIRING_LOOKED_AT, EXPIRING_STEP, KEPT, REVIVE, WITH_WAITING, status,
+};
 use keyward_store::{
-    Attempt, AttemptOutcome, ClaimedEvent, ExpiryPlace, ExpiryStep, Outbox, Replay, Replayed,
-    Result, Webhook, WebhookStatus,
+    Attempt, AttemptOutcome, ClaimedEvent, EventPlace, ExpiryPlace, ExpiryStep, Outbox, Replay,
+    Replayed, Result, Webhook, WebhookStatus,
 };
 
 const DIALECT: Dialect = Dialect {
@@ -126,22 +128,23 @@ impl Outbox for PostgresStore {
         found.iter().map(rows::read).collect()
     }
 
-    async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>> {
+    async fn replay_events(&self, replay: &Replay) -> Result<Vec<EventPlace>> {
         let mut transaction = self.writers.begin().await?;
         let revive = sqlx::query(REVIVE).bind(replay.webhook.clone());
         transaction.execute(revive).await?;
+        let (time, id) = replay.start();
         let text = DIALECT.replay(&replay.events);
         let statement = about(text, &replay.webhook)
             .bind(rows::instant(replay.until)?)
-            .bind(replay.after);
+            .bind(rows::instant(time)?)
+            .bind(id);
         let statement = match &replay.events {
             Replayed::Message(id) => statement.bind(Uuid::from_bytes(*id)),
-            Replayed::Since(time) => statement.bind(rows::instant(*time)?),
-            Replayed::Dead => statement,
+            _ => statement,
         };
         let replayed = transaction.fetch_all(statement).await?;
         transaction.commit().await?;
-        replayed.iter().map(|row| rows::column(row, "id")).collect()
+        replayed.iter().map(rows::read).collect()
     }
 
     async fn note_expiring(&self, notice: Duration, place: ExpiryPlace) -> Result<ExpiryStep> {
@@ -169,14 +172,21 @@ impl Outbox for PostgresStore {
             trimmed += transaction.execute(statement).await?;
             transaction.commit().await?;
         }
-        let old = sqlx::query(AssertSqlSafe(DIALECT.waits_too_long())).bind(rows::interval(KEPT));
-        let old = self.readers.fetch_all(old).await?;
-        let given_up = |row| Ok(rows::read::<ClaimedEvent>(row)?.ended(AttemptOutcome::Dead));
-        let given_up = old.iter().map(given_up).collect::<Result<Vec<_>>>()?;
-        if !given_up.is_empty() {
-            self.note_attempts(&given_up).await?;
+        let webhooks = self.readers.fetch_all(sqlx::query(WITH_WAITING)).await?;
+        for webhook in &webhooks {
+            let old = about(DIALECT.waits_too_long(), rows::column(webhook, "webhook")?);
+            let old = self
+                .readers
+                .fetch_all(old.bind(rows::interval(KEPT)))
+                .await?;
+            let given_up = |row| Ok(rows::read::<ClaimedEvent>(row)?.ended(AttemptOutcome::Dead));
+            let given_up = old.iter().map(given_up).collect::<Result<Vec<_>>>()?;
+            if !given_up.is_empty() {
+                self.note_attempts(&given_up).await?;
+            }
+            trimmed += given_up.len() as u64;
         }
-        Ok(trimmed + given_up.len() as u64)
+        Ok(trimmed)
     }
 }
 

@@ -9,10 +9,12 @@ use super::rows::{self, Columns};
 use super::{SqliteStore, Statement, store_error};
 use keyward_core::key::KeyId;
 use keyward_store::rows::Row as _;
-use keyward_store::webhooks::{Dialect, EXPIRING_LOOKED_AT, EXPIRING_STEP, KEPT, REVIVE, status};
+use keyward_store::webhooks::{
+    Dialect, EXPIRING_LOOKED_AT, EXPIRING_STEP, KEPT, REVIVE, WITH_WAITING, status,
+};
 use keyward_store::{
-    Attempt, AttemptOutcome, ClaimedEvent, ExpiryPlace, ExpiryStep, Outbox, Replay, Replayed,
-    Result, Webhook, WebhookStatus, raw,
+    Attempt, AttemptOutcome, ClaimedEvent, EventPlace, ExpiryPlace, ExpiryStep, Outbox, Replay,
+    Replayed, Result, Webhook, WebhookStatus, raw,
 };
 
 /// A write transaction has stored its time.
@@ -108,22 +110,23 @@ impl Outbox for SqliteStore {
         self.read_all(sqlx::query(AssertSqlSafe(status()))).await
     }
 
-    async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>> {
+    async fn replay_events(&self, replay: &Replay) -> Result<Vec<EventPlace>> {
         let mut tx = self.write().await?;
         tx.execute(sqlx::query(REVIVE).bind(replay.webhook.clone()))
             .await?;
+        let (time, id) = replay.start();
         let text = DIALECT.replay(&replay.events);
         let statement = about(text, &replay.webhook)
             .bind(replay.until.as_micros())
-            .bind(replay.after);
+            .bind(time.as_micros())
+            .bind(id);
         let statement = match &replay.events {
             Replayed::Message(id) => statement.bind(id.to_vec()),
-            Replayed::Since(time) => statement.bind(time.as_micros()),
-            Replayed::Dead => statement,
+            _ => statement,
         };
         let replayed = tx.fetch_all(statement).await?;
         tx.commit().await?;
-        replayed.iter().map(|row| rows::column(row, "id")).collect()
+        replayed.iter().map(rows::read).collect()
     }
 
     async fn note_expiring(&self, notice: Duration, place: ExpiryPlace) -> Result<ExpiryStep> {
@@ -172,14 +175,18 @@ impl Outbox for SqliteStore {
             trimmed += tx.execute(statement).await?;
             tx.commit().await?;
         }
-        let old = sqlx::query(AssertSqlSafe(DIALECT.waits_too_long())).bind(raw::micros(KEPT));
-        let old: Vec<ClaimedEvent> = self.read_all(old).await?;
-        let given_up = old.iter().map(|event| event.ended(AttemptOutcome::Dead));
-        let given_up: Vec<_> = given_up.collect();
-        if !given_up.is_empty() {
-            self.note_attempts(&given_up).await?;
+        let webhooks = sqlx::query(WITH_WAITING).fetch_all(&self.readers).await;
+        for webhook in &webhooks.map_err(store_error)? {
+            let old = about(DIALECT.waits_too_long(), rows::column(webhook, "webhook")?);
+            let old: Vec<ClaimedEvent> = self.read_all(old.bind(raw::micros(KEPT))).await?;
+            let given_up = old.iter().map(|event| event.ended(AttemptOutcome::Dead));
+            let given_up: Vec<_> = given_up.collect();
+            if !given_up.is_empty() {
+                self.note_attempts(&given_up).await?;
+            }
+            trimmed += given_up.len() as u64;
         }
-        Ok(trimmed + given_up.len() as u64)
+        Ok(trimmed)
     }
 }
 
@@ -187,3 +194,6 @@ impl Outbox for SqliteStore {
 fn about(text: String, first: &str) -> Statement {
     sqlx::query(AssertSqlSafe(text)).bind(first.to_owned())
 }
+
+#[cfg(test)]
+mod tests;

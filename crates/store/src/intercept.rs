@@ -9,11 +9,11 @@ use async_trait::async_trait;
 
 use super::{
     Activation, Actor, Attempt, Audit, AuditEntry, AuditPage, AuditPart, AuditQuery, AuditSeal,
-    ChangeNotice, ClaimedEvent, Cluster, CommittedChange, Confirmed, Erasure, ExpiryPlace,
-    ExpiryStep, Found, Import, Imported, Issued, KeyChanges, KeyPage, KeyTarget, KeyringChecks,
-    KeyringUse, Keys, KnownKey, ListKeys, Log, NewInstance, NewKey, NewToken, OnCommit, Outbox,
-    Replay, Result, Retirement, Revocation, RevokeAnswer, SealMove, Sealing, Store, StoredKey,
-    TokenRevoked, Tokens, Trimming, UpdateAnswer, Usage, Webhook, WebhookStatus,
+    ChangeNotice, ClaimedEvent, Cluster, CommittedChange, Confirmed, Erasure, EventPlace,
+    ExpiryPlace, ExpiryStep, Found, Import, Imported, Issued, KeyChanges, KeyPage, KeyTarget,
+    KeyringChecks, KeyringUse, Keys, KnownKey, ListKeys, Log, NewInstance, NewKey, NewToken,
+    OnCommit, Outbox, Replay, Result, Retirement, Revocation, RevokeAnswer, SealMove, Sealing,
+    Store, StoredKey, TokenRevoked, Tokens, Trimming, UpdateAnswer, Usage, Webhook, WebhookStatus,
 };
 use keyward_core::fence::{Epoch, Membership, Page, Position, RegistrationId, Start};
 use keyward_core::key::{AccountId, KeyId, KeyRecord, KeyUse, Prefix, TokenRecord};
@@ -94,7 +94,7 @@ forward! {
         claim_events(webhook: &str, limit: u32, lease: Duration) -> Vec<ClaimedEvent>;
         note_attempts(attempts: &[Attempt]) -> ();
         webhook_status() -> Vec<WebhookStatus>;
-        replay_events(replay: &Replay) -> Vec<i64>;
+        replay_events(replay: &Replay) -> Vec<EventPlace>;
         note_expiring(notice: Duration, place: ExpiryPlace) -> ExpiryStep;
         trim_outbox() -> u64;
     }

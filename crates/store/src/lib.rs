@@ -34,8 +34,8 @@ pub use keyward_core::fence::CommittedChange;
 pub use listing::{EXAMINED, KeyPage, ListKeys};
 pub use time_repair::{ExpiringKey, ExpiringKeys, TimeRepair, TimeSurvey};
 pub use webhooks::{
-    Attempt, AttemptOutcome, ClaimedEvent, EventKind, ExpiryPlace, ExpiryStep, Replay, Replayed,
-    Webhook, WebhookStatus,
+    Attempt, AttemptOutcome, ClaimedEvent, EventKind, EventPlace, ExpiryPlace, ExpiryStep, Replay,
+    Replayed, Webhook, WebhookStatus,
 };
 
 use std::sync::Arc;
@@ -187,8 +187,8 @@ pub trait Outbox: Send + Sync + 'static {
     async fn webhook_status(&self) -> Result<Vec<WebhookStatus>>;
 
     /// Makes events of a webhook due again, in one step of at most [`webhooks::REPLAY_STEP`], and returns
-    /// their numbers. Failures of attempts that began before no longer count.
-    async fn replay_events(&self, replay: &Replay) -> Result<Vec<i64>>;
+    /// their places. Failures of attempts that began before no longer count.
+    async fn replay_events(&self, replay: &Replay) -> Result<Vec<EventPlace>>;
 
     /// Writes an event for live keys that expire within `notice`, unless one was written for this expiry or no
     /// webhook gets such events. A step begins at `place`, looks at no more than

@@ -6,8 +6,9 @@ use serde::de::DeserializeOwned;
 use super::audit::{Link, TrimState};
 use super::raw::{self, RawKey};
 use super::{
-    AuditEvent, AuditSeal, ClaimedEvent, CommittedChange, EventKind, ExpiringKey, KeyringUse,
-    KnownKey, KnownState, Origin, Result, StoreError, StoredKey, Updated, Webhook, WebhookStatus,
+    AuditEvent, AuditSeal, ClaimedEvent, CommittedChange, EventKind, EventPlace, ExpiringKey,
+    KeyringUse, KnownKey, KnownState, Origin, Result, StoreError, StoredKey, Updated, Webhook,
+    WebhookStatus,
 };
 use keyward_core::fence::Change;
 use keyward_core::key::{
@@ -292,6 +293,12 @@ impl FromRow for ClaimedEvent {
             claims: row.column("claims")?,
             failures: row.column("failures")?,
         })
+    }
+}
+
+impl FromRow for EventPlace {
+    fn from_row<R: Row>(row: &R) -> Result<Self> {
+        Ok((row.time("time")?, row.column("id")?))
     }
 }
 

@@ -163,8 +163,10 @@ pub struct WebhookStatus {
 pub enum Replayed {
     /// The one with this random id.
     Message([u8; 16]),
-    /// The dead ones, and at once those that wait after a failure.
+    /// The dead ones.
     Dead,
+    /// Those that wait after a failure.
+    Failing,
     /// Those that happened at this time or later and are delivered or dead.
     Since(Timestamp),
 }
@@ -178,9 +180,22 @@ pub struct Replay {
     pub events: Replayed,
     /// Only events that were delivered or died by this time, so that repeated steps come to an end.
     pub until: Timestamp,
-    /// Only events with a higher number: the last one of the step before.
-    pub after: i64,
+    /// Only events behind this place: of the last one of the step before.
+    pub after: EventPlace,
 }
+
+impl Replay {
+    /// The place behind which the events are.
+    pub fn start(&self) -> EventPlace {
+        match self.events {
+            Replayed::Since(time) => self.after.max((time, 0)),
+            _ => self.after,
+        }
+    }
+}
+
+/// The place of an event among those of a webhook: its time, then its number.
+pub type EventPlace = (Timestamp, i64);
 
 /// The place of a key among those that expire: its expiry, then its id.
 pub type ExpiryPlace = (Timestamp, KeyId);
@@ -219,7 +234,7 @@ pub const KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 pub const REPLAY_STEP: i64 = 1_000;
 /// The most events that one step of trimming deletes.
 pub const TRIM_STEP: i64 = 10_000;
-/// The most events that are dead after one step because they have waited for too long.
+/// The most events of a webhook that are dead after one step because they have waited for too long.
 const GIVEN_UP_STEP: i64 = 1_000;
 /// The most events of a webhook that are counted.
 pub const COUNTED: u64 = 100_001;
@@ -230,6 +245,12 @@ pub const EXPIRING_LOOKED_AT: i64 = 5_000;
 /// The most events that a claim looks at.
 const LOOKED_AT: i64 = 100;
 
+/// The time at which the event before `e` about its key is due, if there is one: behind it `e` waits. It reads one
+/// entry of one index, whatever the plan.
+const BEFORE: &str = "SELECT p.due FROM webhook_events AS p
+     WHERE p.webhook = $1 AND p.key_id = e.key_id AND p.state = 'waiting' AND p.id < e.id
+     ORDER BY p.id DESC LIMIT 1";
+
 /// What differs between the databases.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialect {
@@ -237,8 +258,8 @@ pub struct Dialect {
     pub now: &'static str,
     /// Follows the rows that a claim reads, so that several instances claim different ones.
     pub lock: &'static str,
-    /// Follows the rows that a change of many events reads in the order of their numbers: changes at the same
-    /// time lock them in one order.
+    /// Follows the rows that a change of many events reads in the order of their numbers or times: changes at
+    /// the same time lock them in one order.
     pub lock_in_order: &'static str,
     /// The attempts as rows `o(id, claims, failures, state, pause)`, from the first parameters. A pause can be
     /// added to a time.
@@ -268,18 +289,16 @@ impl Dialect {
         self.fill(
             "SELECT 1 FROM webhook_events
               WHERE webhook = $1 AND state = 'waiting' AND due <= {now}
-                AND NOT EXISTS (SELECT 1 FROM webhooks WHERE name = $1 AND gone) LIMIT 1",
+                AND NOT EXISTS (SELECT 1 FROM webhooks WHERE name = $1 AND gone)
+              ORDER BY due, id LIMIT 1",
         )
     }
 
     /// Moves each due event behind the one that it waits for, so that a claim need not look at it again.
     pub fn queue(&self) -> String {
-        let before = "SELECT p.due FROM webhook_events AS p
-             WHERE p.webhook = $1 AND p.key_id = e.key_id AND p.state = 'waiting' AND p.id < e.id
-             ORDER BY p.id DESC LIMIT 1";
         format!(
-            "{} UPDATE webhook_events AS e SET due = ({before}), queued = true
-              WHERE e.id IN (SELECT id FROM looked_at) AND ({before}) > e.due",
+            "{} UPDATE webhook_events AS e SET due = ({BEFORE}), queued = true
+              WHERE e.id IN (SELECT id FROM looked_at) AND ({BEFORE}) > e.due",
             self.due()
         )
     }
@@ -287,18 +306,16 @@ impl Dialect {
     /// Claims events that are due and wait for no other. Parameter 2 is the most of them, parameter 3 the
     /// time until others may claim them.
     pub fn claim(&self) -> String {
-        let claim = self.fill(
+        let claim = self.fill(&format!(
             ", free AS MATERIALIZED (
                  SELECT e.id FROM looked_at AS e
-                  WHERE NOT EXISTS (SELECT 1 FROM webhook_events AS p
-                                     WHERE p.webhook = $1 AND p.key_id = e.key_id
-                                       AND p.state = 'waiting' AND p.id < e.id)
+                  WHERE ({BEFORE}) IS NULL
                     AND NOT EXISTS (SELECT 1 FROM webhooks WHERE name = $1 AND gone)
                   ORDER BY e.id LIMIT $2)
-             UPDATE webhook_events SET due = {now} + $3, claims = claims + 1, queued = false
+             UPDATE webhook_events SET due = {{now}} + $3, claims = claims + 1, queued = false
               WHERE id IN (SELECT id FROM free)
-             RETURNING id, message_id, key_id, type, time, at, claims, failures",
-        );
+             RETURNING id, message_id, key_id, type, time, at, claims, failures"
+        ));
         self.due() + &claim
     }
 
@@ -329,7 +346,7 @@ impl Dialect {
                     done_time = CASE WHEN o.state IN ('delivered', 'dead') THEN {now} END,
                     queued = false
                FROM {attempts}
-              WHERE e.id IN (SELECT id FROM locked) AND e.id = o.id AND e.state = 'waiting'
+              WHERE e.id IN (SELECT id FROM locked) AND e.id = o.id AND e.state NOT IN ('delivered', 'dead')
                 AND (o.state = 'delivered' OR e.claims = o.claims)",
         )
     }
@@ -346,24 +363,28 @@ impl Dialect {
     }
 
     /// One step of a replay, which makes claims of before void. Parameter 1 is the webhook, parameter 2 the
-    /// latest end, parameter 3 the number after which it begins, parameter 4 what the choice needs.
+    /// latest end, parameters 3 and 4 the place behind which it begins, parameter 5 the random id. Each choice
+    /// begins with the condition of one index, and implies that of no other: a plan that is made while the
+    /// table is small finds few rows in a large one, too.
     pub fn replay(&self, events: &Replayed) -> String {
         let which = match events {
-            Replayed::Message(_) => "message_id = $4 AND (done_time IS NULL OR done_time <= $2)",
-            Replayed::Dead => {
-                "(state = 'dead' AND done_time <= $2
-                  OR state = 'waiting' AND failures > 0 AND due > {now})"
+            Replayed::Message(_) => "message_id = $5",
+            Replayed::Dead => "state = 'dead'",
+            Replayed::Failing => {
+                "failures > 0 AND state NOT IN ('delivered', 'dead') AND due > {now}"
             }
-            Replayed::Since(_) => "state <> 'waiting' AND done_time <= $2 AND time >= $4",
+            Replayed::Since(_) => "done_time IS NOT NULL",
         };
         self.fill(&format!(
             "WITH chosen AS MATERIALIZED (
                  SELECT id FROM webhook_events
-                  WHERE webhook = $1 AND id > $3 AND {which} ORDER BY id LIMIT {REPLAY_STEP} {{lock_in_order}})
+                  WHERE {which} AND webhook = $1 AND (time, id) > ($3, $4)
+                    AND (done_time IS NULL OR done_time <= $2)
+                  ORDER BY time, id LIMIT {REPLAY_STEP} {{lock_in_order}})
              UPDATE webhook_events
                 SET state = 'waiting', due = {{now}}, queued = false, done_time = NULL, failures = 0, claims = claims + 1
               WHERE id IN (SELECT id FROM chosen)
-             RETURNING id"
+             RETURNING time, id"
         ))
     }
 
@@ -383,31 +404,34 @@ impl Dialect {
         ]
     }
 
-    /// The first events that have waited for longer than parameter 1, also for webhooks that are gone or
-    /// forgotten. Finds the names of the webhooks one by one in the index.
+    /// The first events that have waited for longer than parameter 2, also for a webhook that is gone or
+    /// forgotten. Parameter 1 is the webhook.
     pub fn waits_too_long(&self) -> String {
         self.fill(&format!(
-            "WITH RECURSIVE names(webhook) AS (
-                 SELECT min(webhook) FROM webhook_events WHERE state = 'waiting'
-                  UNION ALL
-                 SELECT (SELECT min(e.webhook) FROM webhook_events AS e
-                          WHERE e.state = 'waiting' AND e.webhook > n.webhook)
-                   FROM names AS n WHERE n.webhook IS NOT NULL)
-             SELECT e.* FROM names AS n JOIN webhook_events AS e ON e.webhook = n.webhook
-              WHERE e.state = 'waiting' AND e.time < {{now}} - $1 LIMIT {GIVEN_UP_STEP}"
+            "SELECT * FROM webhook_events
+              WHERE webhook = $1 AND done_time IS NULL AND time < {{now}} - $2 ORDER BY time LIMIT {GIVEN_UP_STEP}"
         ))
     }
 }
+
+/// The webhooks with events that wait. Finds them one by one in an index.
+pub const WITH_WAITING: &str = "WITH RECURSIVE names(webhook) AS (
+         SELECT (SELECT webhook FROM webhook_events WHERE done_time IS NULL ORDER BY webhook LIMIT 1)
+          UNION ALL
+         SELECT (SELECT e.webhook FROM webhook_events AS e
+                  WHERE e.done_time IS NULL AND e.webhook > n.webhook ORDER BY e.webhook LIMIT 1)
+           FROM names AS n WHERE n.webhook IS NOT NULL)
+     SELECT webhook FROM names WHERE webhook IS NOT NULL";
 
 /// What waits for each webhook.
 pub fn status() -> String {
     format!(
         "SELECT w.name, w.events, w.gone,
                 (SELECT count(*) FROM (SELECT 1 FROM webhook_events AS e
-                                        WHERE e.webhook = w.name AND e.state = 'waiting' LIMIT {COUNTED}) AS c)
+                                        WHERE e.webhook = w.name AND e.done_time IS NULL LIMIT {COUNTED}) AS c)
                 AS waiting,
-                (SELECT min(e.time) FROM webhook_events AS e
-                  WHERE e.webhook = w.name AND e.state = 'waiting') AS oldest,
+                (SELECT e.time FROM webhook_events AS e
+                  WHERE e.webhook = w.name AND e.done_time IS NULL ORDER BY e.time LIMIT 1) AS oldest,
                 (SELECT count(*) FROM (SELECT 1 FROM webhook_events AS e
                                         WHERE e.webhook = w.name AND e.state = 'dead' LIMIT {COUNTED}) AS c)
                 AS dead
