@@ -56,10 +56,8 @@ pub use immediate::VERIFY;
 pub use listener::Listener;
 pub use long_calls::LongCalls;
 pub use peer::Limits;
-pub use status::{
-    HEADERS_TOO_LARGE, REQUEST_UNFINISHED, no_route, not_json, reasons_table, undecodable,
-    wrong_method,
-};
+pub(crate) use status::{HEADERS_TOO_LARGE, REQUEST_UNFINISHED};
+pub use status::{no_route, not_json, reasons_table, undecodable, wrong_method};
 pub use tls::{Tls, TlsError, TlsFiles};
 pub use workers::{Listeners, Workers, accept};
 

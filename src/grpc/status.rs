@@ -26,210 +26,90 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 const DOMAIN: &str = "keyward";
 
 /// A reason that a client's code can act on.
-struct Reason {
+pub(crate) struct Reason {
     /// `ErrorInfo.reason`.
-    name: &'static str,
+    pub(crate) name: &'static str,
     code: Code,
     /// What happened and what to do, for the documentation.
     meaning: &'static str,
 }
 
-impl Reason {
-    const fn new(name: &'static str, code: Code, meaning: &'static str) -> Self {
-        Self {
-            name,
-            code,
-            meaning,
-        }
-    }
+/// Makes a static of each reason, and the list of all.
+macro_rules! reasons {
+    ($($name:ident $code:ident $meaning:literal)*) => {
+        $(pub(crate) static $name: Reason = Reason {
+            name: stringify!($name),
+            code: Code::$code,
+            meaning: $meaning,
+        };)*
+
+        /// All reasons, in the order of the documentation.
+        static REASONS: &[&Reason] = &[$(&$name),*];
+    };
 }
 
-static TOKEN_MISSING: Reason = Reason::new(
-    "TOKEN_MISSING",
-    Code::Unauthenticated,
-    "The request has no token. Send `authorization: Bearer <token>`, or open the connection with a client certificate.",
-);
-static TOKEN_INVALID: Reason = Reason::new(
-    "TOKEN_INVALID",
-    Code::Unauthenticated,
-    "The token is unknown, malformed, expired or revoked, or there is more than one. Check the token.",
-);
-static CERTIFICATE_INVALID: Reason = Reason::new(
-    "CERTIFICATE_INVALID",
-    Code::Unauthenticated,
-    "The request has no token, and the client certificate names no caller, names several, or is expired. The message says which.",
-);
-static ROLE_REQUIRED: Reason = Reason::new(
-    "ROLE_REQUIRED",
-    Code::PermissionDenied,
-    "The token lacks the required role; the metadata `role` names it. Use a token with that role.",
-);
-static INVALID_FIELD: Reason = Reason::new(
-    "INVALID_FIELD",
-    Code::InvalidArgument,
-    "A field breaks its limits; `BadRequest` names the field and the limit.",
-);
-static KEY_NOT_FOUND: Reason =
-    Reason::new("KEY_NOT_FOUND", Code::NotFound, "The key does not exist.");
-static TOKEN_NOT_FOUND: Reason = Reason::new(
-    "TOKEN_NOT_FOUND",
-    Code::NotFound,
-    "The caller token does not exist.",
-);
-static WEBHOOK_NOT_FOUND: Reason = Reason::new(
-    "WEBHOOK_NOT_FOUND",
-    Code::NotFound,
-    "No webhook of the instance has this name. Look at its setting `webhooks`.",
-);
-static KEY_REVOKED: Reason = Reason::new(
-    "KEY_REVOKED",
-    Code::FailedPrecondition,
-    "The key has a `revoke_time`. A revocation is final: issue another key.",
-);
-static KEY_EXPIRED: Reason = Reason::new(
-    "KEY_EXPIRED",
-    Code::FailedPrecondition,
-    "The key has expired. An expiry is final: issue another key.",
-);
-static RECOVERABLE_FORBIDDEN: Reason = Reason::new(
-    "RECOVERABLE_FORBIDDEN",
-    Code::FailedPrecondition,
-    "This deployment does not allow recoverable keys. Leave `recoverable` out.",
-);
-static NO_FOREIGN_FORMAT: Reason = Reason::new(
-    "NO_FOREIGN_FORMAT",
-    Code::FailedPrecondition,
-    "The deployment could verify no imported key. Set `foreign_formats` on all instances, then retry.",
-);
-static KEYRING_KEY_NOT_FOUND: Reason = Reason::new(
-    "KEYRING_KEY_NOT_FOUND",
-    Code::NotFound,
-    "No instance has loaded this key of the keyring, or it is retired. Add a new file to the keyring of every instance.",
-);
-static KEYRING_KEY_NOT_LOADED: Reason = Reason::new(
-    "KEYRING_KEY_NOT_LOADED",
-    Code::FailedPrecondition,
-    "The message names instances that have not loaded this key of the keyring. Copy its file there.",
-);
-static KEYRING_KEY_IN_USE: Reason = Reason::new(
-    "KEYRING_KEY_IN_USE",
-    Code::FailedPrecondition,
-    "The message says what needs this key of the keyring, and how to find it.",
-);
-static NOT_FRESH: Reason = Reason::new(
-    "NOT_FRESH",
-    Code::Unavailable,
-    "The instance cannot prove that it knows every change. Retry, or call another instance.",
-);
-static STORE_UNAVAILABLE: Reason = Reason::new(
-    "STORE_UNAVAILABLE",
-    Code::Unavailable,
-    "The store did not respond. Nothing was changed. Retry.",
-);
-static STORE_LOCKED: Reason = Reason::new(
-    "STORE_LOCKED",
-    Code::Unavailable,
-    "Another session of the database holds a lock that the change needs. Nothing was changed. Retry; the log of the instance names the session.",
-);
-static OUTCOME_UNKNOWN: Reason = Reason::new(
-    "OUTCOME_UNKNOWN",
-    Code::Unavailable,
-    "The connection to the store failed, or the deadline of the call passed (then the status is DEADLINE_EXCEEDED); the change may have been committed. Repeat the same call: this is safe for every RPC except CreateToken.",
-);
-static REVOKE_UNCONFIRMED: Reason = Reason::new(
-    "REVOKE_UNCONFIRMED",
-    Code::Unavailable,
-    "The change is committed, but not yet proven to hold everywhere. Repeat the same call: this is safe. After a failover of Postgres, `RetryInfo` says when it can be proven again.",
-);
-static OVERLOADED: Reason = Reason::new(
-    "OVERLOADED",
-    Code::Unavailable,
-    "Too many calls wait for the store. Retry later.",
-);
-static DEADLINE_PASSED: Reason = Reason::new(
-    "DEADLINE_PASSED",
-    Code::DeadlineExceeded,
-    "The deadline of the call passed. Nothing was changed. Allow more time.",
-);
-static OVER_LIMIT: Reason = Reason::new(
-    "OVER_LIMIT",
-    Code::ResourceExhausted,
-    "The connection or the instance holds too much unfinished work. Nothing was changed. Retry after the time in `RetryInfo`, or call another instance.",
-);
-static REVEALS_EXHAUSTED: Reason = Reason::new(
-    "REVEALS_EXHAUSTED",
-    Code::ResourceExhausted,
-    "This caller has seen too many secrets within a minute. Nothing was changed. Retry after the time in `RetryInfo`, not on another instance.",
-);
-static NEAR_CACHES_EXHAUSTED: Reason = Reason::new(
-    "NEAR_CACHES_EXHAUSTED",
-    Code::ResourceExhausted,
-    "The instance, or this caller there, has too many near-caches, or this caller's were too slow. Verify by calls. Retry on another instance, or after the time in `RetryInfo`.",
-);
-static AGENT_VERIFIES_ONLY: Reason = Reason::new(
-    "AGENT_VERIFIES_ONLY",
-    Code::PermissionDenied,
-    "An agent only verifies keys for local programs. Send a token of Keyward for this call.",
-);
-static AGENT_CUT_OFF: Reason = Reason::new(
-    "AGENT_CUT_OFF",
-    Code::Unavailable,
-    "The agent got no answer from Keyward and cannot answer by itself. Nothing was changed. Retry.",
-);
-/// The reason of too large headers.
-pub const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
-/// The reason of a request that did not arrive in time.
-pub const REQUEST_UNFINISHED: &str = "REQUEST_UNFINISHED";
-
-static TOO_LARGE_HEADERS: Reason = Reason::new(
-    HEADERS_TOO_LARGE,
-    Code::ResourceExhausted,
-    "The headers of the request are larger than 16 KiB. Send fewer or shorter ones.",
-);
-static UNFINISHED_REQUEST: Reason = Reason::new(
-    REQUEST_UNFINISHED,
-    Code::DeadlineExceeded,
-    "The request did not arrive completely within 10 seconds. Nothing was changed. Retry.",
-);
-static INTERNAL: Reason = Reason::new(
-    "INTERNAL",
-    Code::Internal,
-    "The service has a fault, or its database refuses it. The log and `/readyz` say what to do.",
-);
-
-/// All reasons, in the order of the documentation.
-static REASONS: [&Reason; 30] = [
-    &TOKEN_MISSING,
-    &TOKEN_INVALID,
-    &CERTIFICATE_INVALID,
-    &ROLE_REQUIRED,
-    &INVALID_FIELD,
-    &KEY_NOT_FOUND,
-    &TOKEN_NOT_FOUND,
-    &WEBHOOK_NOT_FOUND,
-    &KEY_REVOKED,
-    &KEY_EXPIRED,
-    &RECOVERABLE_FORBIDDEN,
-    &NO_FOREIGN_FORMAT,
-    &KEYRING_KEY_NOT_FOUND,
-    &KEYRING_KEY_NOT_LOADED,
-    &KEYRING_KEY_IN_USE,
-    &NOT_FRESH,
-    &STORE_UNAVAILABLE,
-    &STORE_LOCKED,
-    &OUTCOME_UNKNOWN,
-    &REVOKE_UNCONFIRMED,
-    &OVERLOADED,
-    &DEADLINE_PASSED,
-    &OVER_LIMIT,
-    &REVEALS_EXHAUSTED,
-    &NEAR_CACHES_EXHAUSTED,
-    &TOO_LARGE_HEADERS,
-    &UNFINISHED_REQUEST,
-    &AGENT_VERIFIES_ONLY,
-    &AGENT_CUT_OFF,
-    &INTERNAL,
-];
+reasons! {
+    TOKEN_MISSING Unauthenticated
+        "The request has no token. Send `authorization: Bearer <token>`, or open the connection with a client certificate."
+    TOKEN_INVALID Unauthenticated
+        "The token is unknown, malformed, expired or revoked, or there is more than one. Check the token."
+    CERTIFICATE_INVALID Unauthenticated
+        "The request has no token, and the client certificate names no caller, names several, or is expired. The message says which."
+    ROLE_REQUIRED PermissionDenied
+        "The token lacks the required role; the metadata `role` names it. Use a token with that role."
+    INVALID_FIELD InvalidArgument
+        "A field breaks its limits; `BadRequest` names the field and the limit."
+    KEY_NOT_FOUND NotFound
+        "The key does not exist."
+    TOKEN_NOT_FOUND NotFound
+        "The caller token does not exist."
+    WEBHOOK_NOT_FOUND NotFound
+        "No webhook of the instance has this name. Look at its setting `webhooks`."
+    KEY_REVOKED FailedPrecondition
+        "The key has a `revoke_time`. A revocation is final: issue another key."
+    KEY_EXPIRED FailedPrecondition
+        "The key has expired. An expiry is final: issue another key."
+    RECOVERABLE_FORBIDDEN FailedPrecondition
+        "This deployment does not allow recoverable keys. Leave `recoverable` out."
+    NO_FOREIGN_FORMAT FailedPrecondition
+        "The deployment could verify no imported key. Set `foreign_formats` on all instances, then retry."
+    KEYRING_KEY_NOT_FOUND NotFound
+        "No instance has loaded this key of the keyring, or it is retired. Add a new file to the keyring of every instance."
+    KEYRING_KEY_NOT_LOADED FailedPrecondition
+        "The message names instances that have not loaded this key of the keyring. Copy its file there."
+    KEYRING_KEY_IN_USE FailedPrecondition
+        "The message says what needs this key of the keyring, and how to find it."
+    NOT_FRESH Unavailable
+        "The instance cannot prove that it knows every change. Retry, or call another instance."
+    STORE_UNAVAILABLE Unavailable
+        "The store did not respond. Nothing was changed. Retry."
+    STORE_LOCKED Unavailable
+        "Another session of the database holds a lock that the change needs. Nothing was changed. Retry; the log of the instance names the session."
+    OUTCOME_UNKNOWN Unavailable
+        "The connection to the store failed, or the deadline of the call passed (then the status is DEADLINE_EXCEEDED); the change may have been committed. Repeat the same call: this is safe for every RPC except CreateToken."
+    REVOKE_UNCONFIRMED Unavailable
+        "The change is committed, but not yet proven to hold everywhere. Repeat the same call: this is safe. After a failover of Postgres, `RetryInfo` says when it can be proven again."
+    OVERLOADED Unavailable
+        "Too many calls wait for the store. Retry later."
+    DEADLINE_PASSED DeadlineExceeded
+        "The deadline of the call passed. Nothing was changed. Allow more time."
+    OVER_LIMIT ResourceExhausted
+        "The connection or the instance holds too much unfinished work. Nothing was changed. Retry after the time in `RetryInfo`, or call another instance."
+    REVEALS_EXHAUSTED ResourceExhausted
+        "This caller has seen too many secrets within a minute. Nothing was changed. Retry after the time in `RetryInfo`, not on another instance."
+    NEAR_CACHES_EXHAUSTED ResourceExhausted
+        "The instance, or this caller there, has too many near-caches, or this caller's were too slow. Verify by calls. Retry on another instance, or after the time in `RetryInfo`."
+    HEADERS_TOO_LARGE ResourceExhausted
+        "The headers of the request are larger than 16 KiB. Send fewer or shorter ones."
+    REQUEST_UNFINISHED DeadlineExceeded
+        "The request did not arrive completely within 10 seconds. Nothing was changed. Retry."
+    AGENT_VERIFIES_ONLY PermissionDenied
+        "An agent only verifies keys for local programs. Send a token of Keyward for this call."
+    AGENT_CUT_OFF Unavailable
+        "The agent got no answer from Keyward and cannot answer by itself. Nothing was changed. Retry."
+    INTERNAL Internal
+        "The service has a fault, or its database refuses it. The log and `/readyz` say what to do."
+}
 
 /// The table of all reasons, for the documentation.
 pub fn reasons_table() -> String {
@@ -401,8 +281,8 @@ impl From<LimitError> for Status {
     fn from(error: LimitError) -> Self {
         let reason = match error {
             LimitError::OverLimit(_) => &OVER_LIMIT,
-            LimitError::HeadersTooLarge => &TOO_LARGE_HEADERS,
-            LimitError::Unfinished => &UNFINISHED_REQUEST,
+            LimitError::HeadersTooLarge => &HEADERS_TOO_LARGE,
+            LimitError::Unfinished => &REQUEST_UNFINISHED,
         };
         let mut details = ErrorDetails::with_error_info(reason.name, DOMAIN, HashMap::new());
         if let LimitError::OverLimit(_) = error {

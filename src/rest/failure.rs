@@ -93,8 +93,10 @@ impl From<Status> for Failure {
         let info = status.get_details_error_info();
         let reason = info.map(|info| info.reason).unwrap_or_default();
         let code = match status.code() {
-            _ if reason == grpc::HEADERS_TOO_LARGE => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            _ if reason == grpc::REQUEST_UNFINISHED => StatusCode::REQUEST_TIMEOUT,
+            _ if reason == grpc::HEADERS_TOO_LARGE.name => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            _ if reason == grpc::REQUEST_UNFINISHED.name => StatusCode::REQUEST_TIMEOUT,
             Code::Ok => StatusCode::OK,
             Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Code::InvalidArgument | Code::FailedPrecondition => StatusCode::BAD_REQUEST,
