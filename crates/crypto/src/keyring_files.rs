@@ -311,11 +311,12 @@ fn name_of(path: &Path) -> Result<KeyName, KeyringError> {
         .and_then(|name| name.to_str())
         .unwrap_or_default();
     KeyName::parse(name).ok_or_else(|| {
-        let kind = name.split_once('-').map(|(kind, _)| kind);
-        let is_known = KeyKind::ALL.iter().any(|known| Some(known.name()) == kind);
-        match is_known {
-            true => KeyringError::Number(path.to_owned()),
-            false => KeyringError::Unknown(path.to_owned()),
+        match name
+            .split_once('-')
+            .and_then(|(kind, _)| KeyKind::parse(kind))
+        {
+            Some(_) => KeyringError::Number(path.to_owned()),
+            None => KeyringError::Unknown(path.to_owned()),
         }
     })
 }

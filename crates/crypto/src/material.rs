@@ -193,44 +193,22 @@ impl KeyringMaterial {
     }
 }
 
-/// The kind of a numbered part of a keyring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum KeyKind {
-    /// A generation: tag key and pepper.
-    Generation,
-    /// A sealing key.
-    Seal,
-    /// A cache key. No store keeps its check value, because a shared cache can be filled again.
-    Cache,
-    /// The foreign pepper, number 1. It is never retired.
-    Foreign,
-    /// An import secret. It is never retired: without it, a revoked key would not be found.
-    Import,
-    /// An audit key.
-    Audit,
-}
-
-impl KeyKind {
-    /// All kinds.
-    pub const ALL: [Self; 6] = [
-        Self::Generation,
-        Self::Seal,
-        Self::Cache,
-        Self::Foreign,
-        Self::Import,
-        Self::Audit,
-    ];
-
-    /// The name in stores and in file names.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Generation => "generation",
-            Self::Seal => "seal",
-            Self::Cache => "cache",
-            Self::Foreign => "foreign",
-            Self::Import => "import",
-            Self::Audit => "audit",
-        }
+keyward_core::named! {
+    /// The kind of a numbered part of a keyring. Stores and file names use its name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    pub enum KeyKind {
+        /// A generation: tag key and pepper.
+        Generation = "generation",
+        /// A sealing key.
+        Seal = "seal",
+        /// A cache key. No store keeps its check value, because a shared cache can be filled again.
+        Cache = "cache",
+        /// The foreign pepper, number 1. It is never retired.
+        Foreign = "foreign",
+        /// An import secret. It is never retired: without it, a revoked key would not be found.
+        Import = "import",
+        /// An audit key.
+        Audit = "audit",
     }
 }
 
@@ -248,9 +226,7 @@ impl KeyName {
     pub fn parse(text: &str) -> Option<Self> {
         let (kind, digits) = text.split_once('-')?;
         let name = Self {
-            kind: KeyKind::ALL
-                .into_iter()
-                .find(|known| known.name() == kind)?,
+            kind: KeyKind::parse(kind)?,
             number: digits.parse().ok().filter(|number| *number > 0)?,
         };
         (name.to_string() == text).then_some(name)

@@ -304,84 +304,42 @@ pub struct TokenRevoked {
     pub committed: CommittedChange,
 }
 
-/// The action of an audit entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuditAction {
-    /// A key was created.
-    Issue,
-    /// The secret of a recoverable key was shown again.
-    Reveal,
-    /// A key was revoked and got a successor.
-    Replace,
-    /// A key was revoked.
-    Revoke,
-    /// A key was changed.
-    Update,
-    /// A token was created.
-    TokenCreate,
-    /// A token was revoked.
-    TokenRevoke,
-    /// Keys of another system were imported.
-    Import,
-    /// A key of the keyring became active.
-    KeyringActivate,
-    /// A key of the keyring was retired.
-    KeyringRetire,
-    /// An account was erased, or its erasure has begun.
-    AccountErase,
-    /// Events are sent to a webhook again.
-    WebhookReplay,
-    /// Old events of the audit were deleted.
-    AuditTrim,
-    /// A call was refused, because its caller lacks the role.
-    Deny,
-    /// The epoch was advanced.
-    EpochAdvance,
-    /// The store's time was lowered.
-    ClockLower,
-}
-
-impl AuditAction {
-    /// All actions.
-    pub const ALL: [Self; 16] = [
-        Self::Issue,
-        Self::Reveal,
-        Self::Replace,
-        Self::Revoke,
-        Self::Update,
-        Self::TokenCreate,
-        Self::TokenRevoke,
-        Self::Import,
-        Self::KeyringActivate,
-        Self::KeyringRetire,
-        Self::AccountErase,
-        Self::WebhookReplay,
-        Self::AuditTrim,
-        Self::Deny,
-        Self::EpochAdvance,
-        Self::ClockLower,
-    ];
-
-    /// The name that stores and the audit use.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Issue => "issue",
-            Self::Reveal => "reveal",
-            Self::Replace => "replace",
-            Self::Revoke => "revoke",
-            Self::Update => "update",
-            Self::TokenCreate => "token_create",
-            Self::TokenRevoke => "token_revoke",
-            Self::Import => "import",
-            Self::KeyringActivate => "keyring_activate",
-            Self::KeyringRetire => "keyring_retire",
-            Self::AccountErase => "account_erase",
-            Self::WebhookReplay => "webhook_replay",
-            Self::AuditTrim => "audit_trim",
-            Self::Deny => "deny",
-            Self::EpochAdvance => "epoch_advance",
-            Self::ClockLower => "clock_lower",
-        }
+keyward_core::named! {
+    /// The action of an audit entry. Stores use its name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum AuditAction {
+        /// A key was created.
+        Issue = "issue",
+        /// The secret of a recoverable key was shown again.
+        Reveal = "reveal",
+        /// A key was revoked and got a successor.
+        Replace = "replace",
+        /// A key was revoked.
+        Revoke = "revoke",
+        /// A key was changed.
+        Update = "update",
+        /// A token was created.
+        TokenCreate = "token_create",
+        /// A token was revoked.
+        TokenRevoke = "token_revoke",
+        /// Keys of another system were imported.
+        Import = "import",
+        /// A key of the keyring became active.
+        KeyringActivate = "keyring_activate",
+        /// A key of the keyring was retired.
+        KeyringRetire = "keyring_retire",
+        /// An account was erased, or its erasure has begun.
+        AccountErase = "account_erase",
+        /// Events are sent to a webhook again.
+        WebhookReplay = "webhook_replay",
+        /// Old events of the audit were deleted.
+        AuditTrim = "audit_trim",
+        /// A call was refused, because its caller lacks the role.
+        Deny = "deny",
+        /// The epoch was advanced.
+        EpochAdvance = "epoch_advance",
+        /// The store's time was lowered.
+        ClockLower = "clock_lower",
     }
 }
 

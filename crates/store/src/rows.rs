@@ -251,7 +251,7 @@ impl FromRow for TrimState {
 impl FromRow for KnownKey {
     fn from_row<R: Row>(row: &R) -> Result<Self> {
         let (kind, value): (String, Vec<u8>) = (row.column("kind")?, row.column("check_value")?);
-        let kind = KeyKind::ALL.into_iter().find(|known| known.name() == kind);
+        let kind = KeyKind::parse(&kind);
         let state: String = row.column("state")?;
         let state = KnownState::of_columns(&state, row.column("active")?);
         Ok(Self {

@@ -31,38 +31,20 @@ enum Form {
     },
 }
 
-/// The characters after the prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Alphabet {
-    Digits,
-    Hex,
-    Base32,
-    Base58,
-    Base62,
-    Base64Url,
+named! {
+    /// The characters after the prefix.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Alphabet {
+        Digits = "digits",
+        Hex = "hex",
+        Base32 = "base32",
+        Base58 = "base58",
+        Base62 = "base62",
+        Base64Url = "base64url",
+    }
 }
 
 impl Alphabet {
-    const ALL: [Self; 6] = [
-        Self::Digits,
-        Self::Hex,
-        Self::Base32,
-        Self::Base58,
-        Self::Base62,
-        Self::Base64Url,
-    ];
-
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Digits => "digits",
-            Self::Hex => "hex",
-            Self::Base32 => "base32",
-            Self::Base58 => "base58",
-            Self::Base62 => "base62",
-            Self::Base64Url => "base64url",
-        }
-    }
-
     /// The number of values of a character.
     const fn size(self) -> u128 {
         match self {
@@ -158,8 +140,7 @@ impl ForeignFormat {
         if prefix.len() > MAX_PREFIX || !prefix.bytes().all(in_prefix) {
             return Err(FormatError::Prefix(name));
         }
-        let mut alphabets = Alphabet::ALL.into_iter();
-        let Some(alphabet) = alphabets.find(|known| known.name() == alphabet) else {
+        let Some(alphabet) = Alphabet::parse(alphabet) else {
             return Err(FormatError::Alphabet(name));
         };
         let length = match length.parse() {

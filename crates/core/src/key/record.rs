@@ -91,63 +91,32 @@ pub struct TokenRecord {
     pub revision: u64,
 }
 
-/// A right of a caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Issue, Revoke.
-    Issuer,
-    /// Verify, VerifyBatch.
-    Verifier,
-    /// Reveal a recoverable key.
-    Revealer,
-    /// Get, List.
-    Reader,
-    /// Update.
-    Editor,
-    /// Revoke by key text only, without the record in the response.
-    Reporter,
-    /// AdminService, without the audit.
-    Admin,
-    /// ListAuditEvents, VerifyAudit.
-    Auditor,
-    /// WatchInvalidations.
-    NearCache,
+named! {
+    /// A right of a caller. Stores, the CLI and errors use its name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Role {
+        /// Issue, Revoke.
+        Issuer = "issuer",
+        /// Verify, VerifyBatch.
+        Verifier = "verifier",
+        /// Reveal a recoverable key.
+        Revealer = "revealer",
+        /// Get, List.
+        Reader = "reader",
+        /// Update.
+        Editor = "editor",
+        /// Revoke by key text only, without the record in the response.
+        Reporter = "reporter",
+        /// AdminService, without the audit.
+        Admin = "admin",
+        /// ListAuditEvents, VerifyAudit.
+        Auditor = "auditor",
+        /// WatchInvalidations.
+        NearCache = "near_cache",
+    }
 }
 
 impl Role {
-    /// All roles.
-    pub const ALL: [Self; 9] = [
-        Self::Issuer,
-        Self::Verifier,
-        Self::Revealer,
-        Self::Reader,
-        Self::Editor,
-        Self::Reporter,
-        Self::Admin,
-        Self::Auditor,
-        Self::NearCache,
-    ];
-
-    /// The name in stores, in the CLI and in errors.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Issuer => "issuer",
-            Self::Verifier => "verifier",
-            Self::Revealer => "revealer",
-            Self::Reader => "reader",
-            Self::Editor => "editor",
-            Self::Reporter => "reporter",
-            Self::Admin => "admin",
-            Self::Auditor => "auditor",
-            Self::NearCache => "near_cache",
-        }
-    }
-
-    /// The role with this name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|role| role.name() == name)
-    }
-
     const fn bit(self) -> u16 {
         1 << self as u8
     }
