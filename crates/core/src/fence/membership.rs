@@ -4,17 +4,18 @@
 //! Upholds I7 (with `wait`) and the reaper's half of I9.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::time::Duration;
 
 use super::wait::{Progress, Wait, bound};
 use super::{Epoch, Mark, Position};
 use crate::key::{BootTime, Entropy, KeyId};
 
-/// Identifies one registration of one instance. Each registration draws a new id, so that an
-/// acknowledgement under an earlier registration never counts for a later one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RegistrationId(uuid::Uuid);
+uuid_type! {
+    /// Identifies one registration of one instance. Each registration draws a new id, so that an
+    /// acknowledgement under an earlier registration never counts for a later one.
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    RegistrationId
+}
 
 impl RegistrationId {
     /// Draws a new random id.
@@ -22,28 +23,6 @@ impl RegistrationId {
         let mut random = [0; 16];
         entropy.fill(&mut random);
         Self(uuid::Builder::from_random_bytes(random).into_uuid())
-    }
-
-    /// Decodes the 16 bytes from a store.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(uuid::Uuid::from_bytes(bytes))
-    }
-
-    /// The 16 bytes for a store.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Display for RegistrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0.as_hyphenated(), f)
-    }
-}
-
-impl fmt::Debug for RegistrationId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

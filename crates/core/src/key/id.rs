@@ -1,12 +1,12 @@
 //! The public id of a key or of a caller's token, and that of an import.
 
-use std::fmt;
-
 use super::{Entropy, Timestamp};
 
-/// A UUIDv7: unique, ordered by creation time to the millisecond, and not secret.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct KeyId(uuid::Uuid);
+uuid_type! {
+    /// A UUIDv7: unique, ordered by creation time to the millisecond, and not secret.
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+    KeyId
+}
 
 impl KeyId {
     /// The id under which the log names an import. No key has it. It is a change of all keys that were
@@ -20,16 +20,6 @@ impl KeyId {
         Self(uuid::Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid())
     }
 
-    /// Decodes the 16 bytes from a store.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(uuid::Uuid::from_bytes(bytes))
-    }
-
-    /// The 16 bytes for a store.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
-
     /// Parses the hyphenated text form; `None` for any other text.
     pub fn parse(text: &str) -> Option<Self> {
         if text.len() != uuid::fmt::Hyphenated::LENGTH {
@@ -39,50 +29,18 @@ impl KeyId {
     }
 }
 
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0.as_hyphenated(), f)
-    }
+uuid_type! {
+    /// A UUID that names the keys of one import. Its caller chooses it.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash)]
+    BatchId
 }
-
-impl fmt::Debug for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// A UUID that names the keys of one import. Its caller chooses it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct BatchId(uuid::Uuid);
 
 impl BatchId {
-    /// Decodes the 16 bytes from a store.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(uuid::Uuid::from_bytes(bytes))
-    }
-
-    /// The 16 bytes for a store.
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        self.0.as_bytes()
-    }
-
     /// Parses the hyphenated text form; `None` for any other text, and for the UUID of all zeros, which a
     /// caller may send by mistake.
     pub fn parse(text: &str) -> Option<Self> {
         let id = KeyId::parse(text).filter(|id| *id != KeyId::IMPORTS)?;
         Some(Self(id.0))
-    }
-}
-
-impl fmt::Display for BatchId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0.as_hyphenated(), f)
-    }
-}
-
-impl fmt::Debug for BatchId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 
