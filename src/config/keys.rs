@@ -26,7 +26,7 @@ pub(super) fn foreign_formats(
     let starts: Vec<_> = ours.map(|prefix| format!("{prefix}_")).collect();
     let mut formats: Vec<ForeignFormat> = Vec::new();
     for text in text.split(',').map(str::trim) {
-        let format = ForeignFormat::parse(text).map_err(|error| error.to_string())?;
+        let format = ForeignFormat::parse(text)?;
         let name = format.name();
         if formats.iter().any(|known| known.name() == name) {
             return Err(format!("names two formats {name}: give each its own name"));

@@ -185,7 +185,7 @@ impl Parts {
             keys: self.keys(),
             foreign_keys: self.foreign_keys(),
             uses: self.uses(),
-            foreign_formats: vec![ForeignFormat::parse("uuid").map_err(|error| error.to_string())?],
+            foreign_formats: vec![ForeignFormat::parse("uuid")?],
             ambiguous: LogLimit::default(),
             keyring,
             prefixes: vec![Prefix::new("kw").map_err(|error| error.to_string())?],

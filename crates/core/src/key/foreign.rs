@@ -72,49 +72,9 @@ impl Alphabet {
     }
 }
 
-/// Why a text names no format.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FormatError {
-    /// It does not have four parts.
-    #[error(
-        "'{0}' is no format: write `uuid`, or NAME:PREFIX:ALPHABET:LENGTH, where PREFIX may be empty"
-    )]
-    Parts(String),
-    /// The name has a wrong form, or is that of the built-in format.
-    #[error(
-        "'{0}' can't name a format: use 1 to {MAX_NAME} of a-z, 0-9 and hyphens, but not `uuid`"
-    )]
-    Name(String),
-    /// The prefix has a wrong form.
-    #[error(
-        "format {0}: the prefix takes at most {MAX_PREFIX} printable ASCII characters without spaces, commas and colons"
-    )]
-    Prefix(String),
-    /// The alphabet is unknown.
-    #[error("format {0}: the alphabet is one of digits, hex, base32, base58, base62 and base64url")]
-    Alphabet(String),
-    /// The length has a wrong form, or is too large.
-    #[error(
-        "format {0}: the length is the number of characters after the prefix, 1 to {MAX_LENGTH}"
-    )]
-    Length(String),
-    /// Its keys can be guessed.
-    #[error(
-        "format {name}: {length} characters of {alphabet} have fewer than {MIN_BITS} bits, so its keys could be guessed"
-    )]
-    Bits {
-        /// The name of the format.
-        name: String,
-        /// The characters after the prefix.
-        length: usize,
-        /// Their alphabet.
-        alphabet: &'static str,
-    },
-}
-
 impl ForeignFormat {
-    /// Parses a format.
-    pub fn parse(text: &str) -> Result<Self, FormatError> {
+    /// Parses a format. The error says what is wrong.
+    pub fn parse(text: &str) -> Result<Self, String> {
         if text == UUID {
             return Ok(Self {
                 name: UUID.to_owned(),
@@ -129,33 +89,43 @@ impl ForeignFormat {
             parts.next(),
             parts.next(),
         ) else {
-            return Err(FormatError::Parts(text.to_owned()));
+            return Err(format!(
+                "'{text}' is no format: write `uuid`, or NAME:PREFIX:ALPHABET:LENGTH, where PREFIX may be empty"
+            ));
         };
         let in_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         if !(1..=MAX_NAME).contains(&name.len()) || !name.bytes().all(in_name) || name == UUID {
-            return Err(FormatError::Name(name.to_owned()));
+            return Err(format!(
+                "'{name}' can't name a format: use 1 to {MAX_NAME} of a-z, 0-9 and hyphens, but not `uuid`"
+            ));
         }
         let name = name.to_owned();
         let in_prefix = |b: u8| b.is_ascii_graphic() && b != b',';
         if prefix.len() > MAX_PREFIX || !prefix.bytes().all(in_prefix) {
-            return Err(FormatError::Prefix(name));
+            return Err(format!(
+                "format {name}: the prefix takes at most {MAX_PREFIX} printable ASCII characters without spaces, commas and colons"
+            ));
         }
         let Some(alphabet) = Alphabet::parse(alphabet) else {
-            return Err(FormatError::Alphabet(name));
+            return Err(format!(
+                "format {name}: the alphabet is one of digits, hex, base32, base58, base62 and base64url"
+            ));
         };
         let length = match length.parse() {
             Ok(length @ 1..=MAX_LENGTH) => length,
-            _ => return Err(FormatError::Length(name)),
+            _ => {
+                return Err(format!(
+                    "format {name}: the length is the number of characters after the prefix, 1 to {MAX_LENGTH}"
+                ));
+            }
         };
         let values = u32::try_from(length).map(|length| alphabet.size().checked_pow(length));
         // A number of values above 128 bits is large enough.
         if values.is_ok_and(|values| values.is_some_and(|values| values < 1 << MIN_BITS)) {
             let alphabet = alphabet.name();
-            return Err(FormatError::Bits {
-                name,
-                length,
-                alphabet,
-            });
+            return Err(format!(
+                "format {name}: {length} characters of {alphabet} have fewer than {MIN_BITS} bits, so its keys could be guessed"
+            ));
         }
         let prefix = prefix.to_owned();
         Ok(Self {
@@ -331,7 +301,7 @@ mod tests {
             ("n::base62:16", "fewer than 96 bits"),
             ("n::base64url:15", "fewer than 96 bits"),
         ] {
-            let error = ForeignFormat::parse(text).unwrap_err().to_string();
+            let error = ForeignFormat::parse(text).unwrap_err();
             assert!(error.contains(message), "{text}: {error}");
         }
         for smallest in ["n::hex:24", "n::base32:20", "n::base64url:16"] {

@@ -14,7 +14,7 @@ mod verdict;
 pub use fields::{
     AccountId, FieldError, MAX_GRACE, MAX_TTL, Metadata, Networks, Reason, Scopes, SlotName, shown,
 };
-pub use foreign::{ForeignFormat, FormatError};
+pub use foreign::ForeignFormat;
 pub use id::{BatchId, KeyId};
 pub use ports::{BootTime, Clock, Entropy, Timestamp};
 pub use record::{Hint, KeyRecord, KeyState, Role, Roles, TokenRecord};
