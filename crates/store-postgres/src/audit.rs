@@ -107,10 +107,7 @@ impl Audit for PostgresStore {
 
 impl PostgresStore {
     /// The transaction changes only events that no other call changes, so its locks delay none.
-    async fn try_seal(
-        &self,
-        sealing: &Sealing,
-    ) -> std::result::Result<Option<(AuditSeal, usize)>, Failure> {
+    async fn try_seal(&self, sealing: &Sealing) -> Result<Option<(AuditSeal, usize)>, Failure> {
         let mut lease = self.writers.begin().await?;
         let lock = sqlx::query(
             "SELECT pg_try_advisory_xact_lock(audit_lock()) AS locked, store_time() AS now",
@@ -136,7 +133,7 @@ impl PostgresStore {
         Ok(Some((seal, events.len())))
     }
 
-    async fn read_part(&self, known: i64, limit: i64) -> std::result::Result<AuditPart, Failure> {
+    async fn read_part(&self, known: i64, limit: i64) -> Result<AuditPart, Failure> {
         let mut lease = self.readers.lease().await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         lease.execute(sqlx::query(begin)).await?;
@@ -205,7 +202,7 @@ fn events(found: &[PgRow]) -> Result<Vec<AuditEvent>> {
 pub(super) async fn audit(
     lease: &mut Lease<'_>,
     entries: &[(AuditEntry, Actor)],
-) -> std::result::Result<(), Failure> {
+) -> Result<(), Failure> {
     let statement = sqlx::query(insert_entries!(
         "$1", "$2", "$3", "$4", "$5", "$6"; "$7", "$8", "$9"
     ));

@@ -17,7 +17,7 @@ impl PostgresStore {
         &self,
         import: &Import,
         actor: &Actor,
-    ) -> std::result::Result<Imported, Failure> {
+    ) -> Result<Imported, Failure> {
         let mut lease = self.writers.begin().await?;
         // The trigger copies the actor to the log.
         let prepare = sqlx::query("SELECT set_config('keyward.actor', $1, true)");
@@ -54,10 +54,7 @@ impl PostgresStore {
 }
 
 /// What the store has under the digests and in the slots of an import.
-async fn holdings(
-    lease: &mut Lease<'_>,
-    import: &Import,
-) -> std::result::Result<Holdings, Failure> {
+async fn holdings(lease: &mut Lease<'_>, import: &Import) -> Result<Holdings, Failure> {
     let mut held = Holdings::default();
     // The slots first: each statement sees the commits before it, so the key in a slot that another import
     // has filled meanwhile is found by its digest, too.
@@ -142,7 +139,7 @@ fn insert(import: &Import, new: &[&ImportedKey]) -> Result<Statement> {
 }
 
 /// The last row of the log. Within the transaction of an import it is the row of the import.
-async fn head(lease: &mut Lease<'_>) -> std::result::Result<CommittedChange, Failure> {
+async fn head(lease: &mut Lease<'_>) -> Result<CommittedChange, Failure> {
     let head = "SELECT key_id, revision, mark FROM key_changes ORDER BY revision DESC LIMIT 1";
     let head = lease.fetch_one(sqlx::query(head)).await?;
     Ok(rows::last_change(&head, "key_id")?)

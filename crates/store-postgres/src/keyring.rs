@@ -129,7 +129,7 @@ impl PostgresStore {
         &self,
         insert: &'static str,
         values: &[CheckValue],
-    ) -> std::result::Result<(), Failure> {
+    ) -> Result<(), Failure> {
         let mut lease = self.inserters.begin().await?;
         for check in values {
             let insert = sqlx::query(insert)
@@ -141,11 +141,7 @@ impl PostgresStore {
         lease.commit().await
     }
 
-    async fn try_activate(
-        &self,
-        name: KeyName,
-        actor: &Actor,
-    ) -> std::result::Result<Activation, Failure> {
+    async fn try_activate(&self, name: KeyName, actor: &Actor) -> Result<Activation, Failure> {
         let mut lease = self.inserters.begin().await?;
         // No instance registers between the read of the instances and the commit.
         let lock = sqlx::query("SELECT pg_advisory_xact_lock(keyring_lock('instances', 0))");
@@ -173,11 +169,7 @@ impl PostgresStore {
         Ok(Activation::Done)
     }
 
-    async fn try_retire(
-        &self,
-        name: KeyName,
-        actor: &Actor,
-    ) -> std::result::Result<Retirement, Failure> {
+    async fn try_retire(&self, name: KeyName, actor: &Actor) -> Result<Retirement, Failure> {
         let mut lease = self.long_transaction().await?;
         // Statements that store something made with the key have ended, and later ones see its end.
         lock_key(&mut lease, name).await?;
@@ -208,7 +200,7 @@ impl PostgresStore {
     }
 
     /// A transaction that counts keys. Counting reads the whole table, where an index would only cost.
-    async fn long_transaction(&self) -> std::result::Result<Lease<'_>, Failure> {
+    async fn long_transaction(&self) -> Result<Lease<'_>, Failure> {
         let mut lease = self.writers.begin().await?;
         for set in [ALLOW_LONG_STATEMENT, "SET LOCAL enable_seqscan = on"] {
             lease.execute(sqlx::query(set)).await?;
@@ -217,17 +209,14 @@ impl PostgresStore {
     }
 }
 
-async fn lock_key(lease: &mut Lease<'_>, name: KeyName) -> std::result::Result<(), Failure> {
+async fn lock_key(lease: &mut Lease<'_>, name: KeyName) -> Result<(), Failure> {
     let lock = sqlx::query("SELECT pg_advisory_xact_lock(keyring_lock($1, $2))")
         .bind(name.kind.name())
         .bind(i64::from(name.number));
     lease.execute(lock).await.map(drop)
 }
 
-async fn state_of(
-    lease: &mut Lease<'_>,
-    name: KeyName,
-) -> std::result::Result<Option<KnownState>, Failure> {
+async fn state_of(lease: &mut Lease<'_>, name: KeyName) -> Result<Option<KnownState>, Failure> {
     let read = sqlx::query(
         "SELECT kind, number, check_value, state, active FROM keyring_checks
           WHERE kind = $1 AND number = $2",
@@ -238,7 +227,7 @@ async fn state_of(
     Ok(known.map(|key| key.state))
 }
 
-async fn instances(lease: &mut Lease<'_>) -> std::result::Result<Vec<InstanceKeys>, Failure> {
+async fn instances(lease: &mut Lease<'_>) -> Result<Vec<InstanceKeys>, Failure> {
     let read = sqlx::query("SELECT name, loaded_keys FROM instances ORDER BY name");
     let found = lease.fetch_all(read).await?;
     let instance = |row: &PgRow| {
@@ -256,7 +245,7 @@ async fn instances(lease: &mut Lease<'_>) -> std::result::Result<Vec<InstanceKey
 }
 
 /// What needs a key. An expired key does not: its expiry is final.
-async fn needs(lease: &mut Lease<'_>, name: KeyName) -> std::result::Result<Needs, Failure> {
+async fn needs(lease: &mut Lease<'_>, name: KeyName) -> Result<Needs, Failure> {
     let mut needs = Needs::default();
     if name.kind == KeyKind::Seal {
         let count = sqlx::query(

@@ -138,7 +138,7 @@ impl Keys for PostgresStore {
 }
 
 impl PostgresStore {
-    async fn try_issue(&self, new: &NewKey, actor: &Actor) -> std::result::Result<Issued, Failure> {
+    async fn try_issue(&self, new: &NewKey, actor: &Actor) -> Result<Issued, Failure> {
         let created = match self.in_slot(new).await? {
             Some((key, now, epoch)) if state_at(&key.record, now) != KeyState::Expired => {
                 return Ok(Issued {
@@ -174,11 +174,7 @@ impl PostgresStore {
     }
 
     /// Creates a key and its audit entry in one statement; `None` if the slot is taken.
-    async fn create(
-        &self,
-        new: &NewKey,
-        actor: &Actor,
-    ) -> std::result::Result<Option<StoredKey>, Failure> {
+    async fn create(&self, new: &NewKey, actor: &Actor) -> Result<Option<StoredKey>, Failure> {
         let statement = insert(new, actor)?;
         let mut lease = self.inserters.lease().await?;
         let created = lease.fetch_optional(statement).await;
@@ -196,7 +192,7 @@ impl PostgresStore {
         &self,
         new: &NewKey,
         actor: &Actor,
-    ) -> std::result::Result<Option<StoredKey>, Failure> {
+    ) -> Result<Option<StoredKey>, Failure> {
         let insert = insert(new, actor)?;
         let mut lease = self.writers.begin().await?;
         let Some(row) = lease.fetch_optional(slot_query(new, Lock::Rows)).await? else {
@@ -230,7 +226,7 @@ impl PostgresStore {
         id: KeyId,
         changes: KeyChanges,
         actor: &Actor,
-    ) -> std::result::Result<UpdateAnswer, Failure> {
+    ) -> Result<UpdateAnswer, Failure> {
         let mut lease = self.writers.begin().await?;
         let Some(row) = lease.fetch_optional(by_ids(&[id], Lock::Rows)).await? else {
             let exists = lease.fetch_optional(by_ids(&[id], Lock::None)).await?;

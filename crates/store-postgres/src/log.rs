@@ -96,7 +96,7 @@ impl Log for PostgresStore {
 
 /// The epoch of what was read over this connection: a server keeps its history as long as the connection
 /// lasts.
-pub(super) async fn epoch(lease: &mut Lease<'_>) -> std::result::Result<Epoch, Failure> {
+pub(super) async fn epoch(lease: &mut Lease<'_>) -> Result<Epoch, Failure> {
     let row = lease
         .fetch_one(sqlx::query("SELECT incarnation FROM log_state"))
         .await?;

@@ -57,10 +57,7 @@ impl PostgresStore {
         found.collect()
     }
 
-    async fn try_look_up(
-        &self,
-        statement: Statement,
-    ) -> std::result::Result<(Vec<PgRow>, Stamp), Failure> {
+    async fn try_look_up(&self, statement: Statement) -> Result<(Vec<PgRow>, Stamp), Failure> {
         let mut lease = self.readers.lease().await?;
         let found = lease.fetch_all(statement).await?;
         let first = rows::first(&found)?;

@@ -57,10 +57,7 @@ pub struct PostgresOwner {
 
 impl PostgresOwner {
     /// Connects to the first of `hosts` that is a primary.
-    pub async fn connect(
-        hosts: &Hosts,
-        clock: Arc<dyn Clock>,
-    ) -> std::result::Result<Self, OpenError> {
+    pub async fn connect(hosts: &Hosts, clock: Arc<dyn Clock>) -> Result<Self, OpenError> {
         let connector = Connector::new(hosts.clone(), clock);
         let connection = connector
             .open()
@@ -74,7 +71,7 @@ impl PostgresOwner {
 
     /// Migrates the schema under a lock, then grants `role` the rights to serve. Repeating either
     /// is safe.
-    pub async fn migrate(&mut self, role: Option<&str>) -> std::result::Result<(), OpenError> {
+    pub async fn migrate(&mut self, role: Option<&str>) -> Result<(), OpenError> {
         // Exactly one schema: the functions keep it as their search_path.
         self.run(
             "SET lock_timeout = '60s'; SET statement_timeout = 0; \
@@ -94,7 +91,7 @@ impl PostgresOwner {
         }
     }
 
-    async fn grant_rights(&mut self, role: &str) -> std::result::Result<(), OpenError> {
+    async fn grant_rights(&mut self, role: &str) -> Result<(), OpenError> {
         let names = "SELECT quote_ident(current_schema()), quote_ident(current_database())";
         let (schema, database): (String, String) = sqlx::query_as(names)
             .fetch_one(self.connection.driver())
@@ -137,7 +134,7 @@ impl PostgresOwner {
         function: &str,
         role: &str,
         otherwise: &str,
-    ) -> std::result::Result<(), OpenError> {
+    ) -> Result<(), OpenError> {
         let grant = grant(function, role);
         for attempt in 0..2 {
             let may_call: bool =
@@ -165,14 +162,14 @@ impl PostgresOwner {
         self.connection.driver()
     }
 
-    async fn run(&mut self, statements: &str) -> std::result::Result<(), sqlx::Error> {
+    async fn run(&mut self, statements: &str) -> Result<(), sqlx::Error> {
         let statements = sqlx::raw_sql(AssertSqlSafe(statements));
         statements.execute(self.connection.driver()).await.map(drop)
     }
 
     /// Marks the present timeline as settled if none was before, so that revocations on it are
     /// confirmed without a wait. The first timeline has no predecessor that could lose changes.
-    pub async fn settle_first(&mut self) -> std::result::Result<(), OpenError> {
+    pub async fn settle_first(&mut self) -> Result<(), OpenError> {
         let (system, timeline) = self.connection.timeline();
         let settle = sqlx::query(
             "UPDATE log_state SET settled_system = $1, settled_timeline = $2,
@@ -213,7 +210,7 @@ impl PostgresOwner {
 /// The migrations in the database: version, description, checksum, and whether it succeeded.
 type Applied = (i64, String, Vec<u8>, bool);
 
-async fn applied(connection: &mut Connection) -> std::result::Result<Vec<Applied>, OpenError> {
+async fn applied(connection: &mut Connection) -> Result<Vec<Applied>, OpenError> {
     let all = sqlx::query_as(
         "SELECT version, description, checksum, success FROM _sqlx_migrations ORDER BY version",
     );
@@ -228,7 +225,7 @@ async fn applied(connection: &mut Connection) -> std::result::Result<Vec<Applied
 }
 
 /// Refuses a database whose migrations are those of another program.
-fn refuse_foreign(applied: &[Applied]) -> std::result::Result<(), OpenError> {
+fn refuse_foreign(applied: &[Applied]) -> Result<(), OpenError> {
     let known = MIGRATIONS
         .iter()
         .map(|known| (known.version, &*known.description));
@@ -241,7 +238,7 @@ fn refuse_foreign(applied: &[Applied]) -> std::result::Result<(), OpenError> {
 
 /// Refuses a schema that this program does not know. A newer schema is accepted: migrations only
 /// add, so that two versions can serve side by side during an upgrade.
-pub(super) async fn check(connection: &mut Connection) -> std::result::Result<(), OpenError> {
+pub(super) async fn check(connection: &mut Connection) -> Result<(), OpenError> {
     let applied = applied(connection).await?;
     refuse_foreign(&applied)?;
     for known in MIGRATIONS.iter() {

@@ -192,7 +192,7 @@ impl Outbox for PostgresStore {
 
 impl PostgresStore {
     /// Begins a transaction whose commit need not be durable.
-    async fn begin_notes(&self) -> std::result::Result<Lease<'_>, Failure> {
+    async fn begin_notes(&self) -> Result<Lease<'_>, Failure> {
         let mut lease = self.noters.begin().await?;
         let set = sqlx::query("SET LOCAL synchronous_commit = 'off'");
         lease.execute(set).await?;

@@ -51,7 +51,7 @@ struct Successors {
 pub(super) async fn write_revocations(
     lease: &mut Lease<'_>,
     writes: &[Write<'_>],
-) -> std::result::Result<HashSet<KeyId>, Failure> {
+) -> Result<HashSet<KeyId>, Failure> {
     let (mut entries, mut keys) = (Vec::new(), Vec::new());
     for write in writes {
         for entry in write.planned.audit(write.record) {

@@ -42,7 +42,7 @@ struct Request {
     actor: Actor,
 }
 
-type Answer = std::result::Result<RevokeAnswer, Failure>;
+type Answer = Result<RevokeAnswer, Failure>;
 type Queue = mpsc::Receiver<(Request, oneshot::Sender<Answer>)>;
 
 /// Revokes single keys in batches.
@@ -142,7 +142,7 @@ impl Writer {
 
     /// Revokes in rounds. A request goes into another round if its key has changed meanwhile, or if
     /// another request for the same key is in this round.
-    async fn revoke_all(&self, requests: &[Request]) -> std::result::Result<Vec<Answer>, Failure> {
+    async fn revoke_all(&self, requests: &[Request]) -> Result<Vec<Answer>, Failure> {
         let mut answers: Vec<Option<Answer>> = requests.iter().map(|_| None).collect();
         // One round for each request, in case all name one key, and some for other writers.
         for _ in 0..requests.len() + ATTEMPTS {
@@ -180,10 +180,7 @@ impl Writer {
     }
 
     /// One round: read the keys, plan, write the plans whose key has not changed, read again.
-    async fn one_round(
-        &self,
-        requests: &[&Request],
-    ) -> std::result::Result<Vec<RoundResult>, Failure> {
+    async fn one_round(&self, requests: &[&Request]) -> Result<Vec<RoundResult>, Failure> {
         tracing::trace!(target: TIMELINE, requests = requests.len(), "started");
         let mut lease = self.pool.lease().await?;
         // An idle connection may have broken unnoticed, but nothing was written over it yet.
@@ -284,10 +281,7 @@ impl Plan {
 }
 
 /// Reads the keys that the requests name.
-async fn read_targets(
-    lease: &mut Lease<'_>,
-    requests: &[&Request],
-) -> std::result::Result<Vec<PgRow>, Failure> {
+async fn read_targets(lease: &mut Lease<'_>, requests: &[&Request]) -> Result<Vec<PgRow>, Failure> {
     let (mut ids, mut digests) = (Vec::new(), Vec::new());
     for request in requests {
         match &request.target {

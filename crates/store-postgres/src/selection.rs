@@ -180,7 +180,7 @@ impl PostgresStore {
         &self,
         revocation: &SelectionRevocation<'_>,
         after: Uuid,
-    ) -> std::result::Result<Vec<KeyId>, Failure> {
+    ) -> Result<Vec<KeyId>, Failure> {
         let statement = named(revocation.selection, |statements| statements.step)
             .bind(after)
             .bind(revocation.reason.map(|reason| reason.as_str().to_owned()))

@@ -112,7 +112,7 @@ impl PostgresStore {
         &self,
         id: KeyId,
         actor: &Actor,
-    ) -> std::result::Result<Option<TokenRevoked>, Failure> {
+    ) -> Result<Option<TokenRevoked>, Failure> {
         let mut lease = self.writers.begin().await?;
         let revoke = sqlx::query(
             "WITH live AS MATERIALIZED (

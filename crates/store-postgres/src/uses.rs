@@ -36,7 +36,7 @@ impl Usage for PostgresStore {
         let statement = sqlx::query(NOTE)
             .bind(ids)
             .bind(times(|usage| usage.last_use)?)
-            .bind(refused.collect::<std::result::Result<Vec<_>, _>>()?)
+            .bind(refused.collect::<Result<Vec<_>, _>>()?)
             .bind(times(|usage| usage.last_refused)?);
         let noted = self.noters.fetch_all(statement).await;
         Ok(noted.map(drop).map_err(Failure::of_a_commit)?)

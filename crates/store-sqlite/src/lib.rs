@@ -72,7 +72,7 @@ impl SqliteStore {
         path: &Path,
         clock: Arc<dyn Clock>,
         entropy: &dyn Entropy,
-    ) -> std::result::Result<Self, OpenError> {
+    ) -> Result<Self, OpenError> {
         let lock = DatabaseLock::acquire(path)?;
         let not_opened = |error| not_opened(path, &error);
         let writing = SqliteConnectOptions::new()
@@ -233,7 +233,7 @@ impl WriteTransaction {
         self.end(outcome.map(drop)).await
     }
 
-    async fn end(&mut self, outcome: std::result::Result<(), sqlx::Error>) -> Result<()> {
+    async fn end(&mut self, outcome: Result<(), sqlx::Error>) -> Result<()> {
         let connection = self.connection.take();
         let Err(error) = outcome else { return Ok(()) };
         tracing::error!(%error, "a transaction could not be ended; its connection is closed");
@@ -254,10 +254,7 @@ impl Drop for WriteTransaction {
     }
 }
 
-async fn pool(
-    connections: u32,
-    options: SqliteConnectOptions,
-) -> std::result::Result<SqlitePool, sqlx::Error> {
+async fn pool(connections: u32, options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
     SqlitePoolOptions::new()
         .max_connections(connections)
         .min_connections(1)
@@ -270,7 +267,7 @@ async fn pool(
 }
 
 /// The latest time that the store has saved.
-async fn newest(pool: &SqlitePool) -> std::result::Result<Timestamp, sqlx::Error> {
+async fn newest(pool: &SqlitePool) -> Result<Timestamp, sqlx::Error> {
     let newest = sqlx::query_scalar("SELECT newest FROM store_clock");
     newest.fetch_one(pool).await.map(Timestamp::from_micros)
 }

@@ -25,7 +25,7 @@ pub(super) struct DatabaseLock {
 impl DatabaseLock {
     /// Takes the lock. Creates the database file if it does not exist, readable by its owner only;
     /// the files that SQLite adds inherit this mode.
-    pub(super) fn acquire(path: &Path) -> std::result::Result<Self, OpenError> {
+    pub(super) fn acquire(path: &Path) -> Result<Self, OpenError> {
         let lock_path = lock_path(path);
         let not_writable = |error: io::Error| {
             OpenError(format!(

@@ -86,7 +86,7 @@ pub fn refuse_foreign_schema<'a>(
     place: &str,
     mut known: impl Iterator<Item = (i64, &'a str)>,
     applied: &[(i64, String)],
-) -> std::result::Result<(), OpenError> {
+) -> Result<(), OpenError> {
     let ours = known.any(|(version, name)| applied.contains(&(version, name.to_owned())));
     match applied.first() {
         Some((version, name)) if !ours => Err(OpenError(format!(
@@ -98,7 +98,7 @@ pub fn refuse_foreign_schema<'a>(
 }
 
 /// The result of a store call.
-pub type Result<T> = std::result::Result<T, StoreError>;
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// API keys.
 #[async_trait]
