@@ -23,139 +23,45 @@ impl<T: AsRef<[u8]>> Debug for Redacted<'_, T> {
     }
 }
 
-impl Debug for IssueResponse {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self {
-            key,
-            api_key,
-            created,
-            predecessor,
-        } = self;
-        f.debug_struct("IssueResponse")
-            .field("key", key)
-            .field("api_key", &Redacted(api_key))
-            .field("created", created)
-            .field("predecessor", predecessor)
-            .finish()
-    }
+/// Implements `Debug` for messages. Of a field that is marked `secret` it shows only whether it is empty.
+macro_rules! redacted {
+    ($($message:ident { $($field:ident $($secret:ident)?,)* })*) => {
+        $(impl Debug for $message {
+            fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+                let Self { $($field),* } = self;
+                f.debug_struct(stringify!($message))
+                    $(.field(stringify!($field), redacted!(@shown $field $($secret)?)))*
+                    .finish()
+            }
+        })*
+    };
+    (@shown $field:ident) => { $field };
+    (@shown $field:ident secret) => { &Redacted($field) };
 }
 
-impl Debug for ImportKey {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self {
-            account_id,
-            name,
-            api_key,
-            digest,
-            digest_scheme,
-            scopes,
-            metadata,
-            expire_time,
-            allowed_cidrs,
-            create_time,
-            recoverable,
-        } = self;
-        f.debug_struct("ImportKey")
-            .field("account_id", account_id)
-            .field("name", name)
-            .field("api_key", &Redacted(api_key))
-            .field("digest", &Redacted(digest))
-            .field("digest_scheme", digest_scheme)
-            .field("scopes", scopes)
-            .field("metadata", metadata)
-            .field("expire_time", expire_time)
-            .field("allowed_cidrs", allowed_cidrs)
-            .field("create_time", create_time)
-            .field("recoverable", recoverable)
-            .finish()
+redacted! {
+    IssueResponse {
+        key, api_key secret, created, predecessor,
     }
-}
-
-impl Debug for RevokeRequest {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self {
-            key_id,
-            api_key,
-            account_id,
-            replace,
-            grace,
-            reason,
-        } = self;
-        f.debug_struct("RevokeRequest")
-            .field("key_id", key_id)
-            .field("api_key", &Redacted(api_key))
-            .field("account_id", account_id)
-            .field("replace", replace)
-            .field("grace", grace)
-            .field("reason", reason)
-            .finish()
+    ImportKey {
+        account_id, name, api_key secret, digest secret, digest_scheme, scopes, metadata,
+        expire_time, allowed_cidrs, create_time, recoverable,
     }
-}
-
-impl Debug for RevokeResponse {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self {
-            revoked,
-            revoked_count,
-            replacement,
-            api_key,
-            revoke_time,
-            revision,
-            confirmed_instances,
-            waited_out_instances,
-        } = self;
-        f.debug_struct("RevokeResponse")
-            .field("revoked", revoked)
-            .field("revoked_count", revoked_count)
-            .field("replacement", replacement)
-            .field("api_key", &Redacted(api_key))
-            .field("revoke_time", revoke_time)
-            .field("revision", revision)
-            .field("confirmed_instances", confirmed_instances)
-            .field("waited_out_instances", waited_out_instances)
-            .finish()
+    RevokeRequest {
+        key_id, api_key secret, account_id, replace, grace, reason,
     }
-}
-
-impl Debug for VerifyRequest {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self {
-            api_key,
-            required_scopes,
-            client_ip,
-            consistency,
-            want_cache_entry,
-        } = self;
-        f.debug_struct("VerifyRequest")
-            .field("api_key", &Redacted(api_key))
-            .field("required_scopes", required_scopes)
-            .field("client_ip", client_ip)
-            .field("consistency", consistency)
-            .field("want_cache_entry", want_cache_entry)
-            .finish()
+    RevokeResponse {
+        revoked, revoked_count, replacement, api_key secret, revoke_time, revision,
+        confirmed_instances, waited_out_instances,
     }
-}
-
-impl Debug for GetRequest {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self { key_id, api_key } = self;
-        f.debug_struct("GetRequest")
-            .field("key_id", key_id)
-            .field("api_key", &Redacted(api_key))
-            .finish()
+    VerifyRequest {
+        api_key secret, required_scopes, client_ip, consistency, want_cache_entry,
     }
-}
-
-impl Debug for CreateTokenResponse {
-    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        let Self {
-            caller_token,
-            token,
-        } = self;
-        f.debug_struct("CreateTokenResponse")
-            .field("caller_token", caller_token)
-            .field("token", &Redacted(token))
-            .finish()
+    GetRequest {
+        key_id, api_key secret,
+    }
+    CreateTokenResponse {
+        caller_token, token secret,
     }
 }
 
@@ -173,9 +79,14 @@ mod tests {
             api_key: api_key(),
             ..Default::default()
         };
-        let messages: [&dyn Debug; 7] = [
+        let messages: [&dyn Debug; 8] = [
             &IssueResponse {
                 api_key: api_key(),
+                ..Default::default()
+            },
+            &ImportKey {
+                api_key: api_key(),
+                digest: api_key().into(),
                 ..Default::default()
             },
             &RevokeRequest {
