@@ -1,6 +1,7 @@
 //! Reads the files of the certificate, its key and the clients' authorities, checks that they belong together,
 //! and detects changed files. No error contains key material.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -19,71 +20,13 @@ const MAX_FILE: usize = 256 << 10;
 
 /// Why the certificate cannot be used: what is wrong, in which file, and what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// A file cannot be read.
-    #[error("{setting}: cannot read {path:?}: {cause}. Check the path and its permissions")]
-    Read {
-        /// The setting that names the file.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        cause: io::Error,
-    },
-    /// The path does not name a regular file, or the file is too large.
-    #[error("{setting}: {path:?} is not a regular file of at most 256 KiB. Name a PEM file")]
-    Unsuitable {
-        /// The setting that names the file.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-    },
-    /// The file has no certificate.
-    #[error(
-        "tls_cert: {0:?} contains no certificate. Name a PEM file with the service's certificate first, then its chain"
-    )]
-    NoCertificate(PathBuf),
-    /// A certificate cannot be parsed.
-    #[error("tls_cert: a certificate in {path:?} is damaged ({reason}). Replace the file")]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// The parser's error.
-        reason: String,
-    },
-    /// The file of the clients' authorities has no usable one.
-    #[error(
-        "tls_client_ca: {path:?} contains no usable authority ({reason}). Name a PEM file with the certificates of the authorities that sign client certificates"
-    )]
-    Authorities {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// Every user of the machine can read or change the key.
-    #[error(
-        "tls_key: every user of this machine can read or change {0:?}. Run `chmod o-rwx {0:?}`, or in Kubernetes set the volume's defaultMode to 0440"
-    )]
-    Exposed(PathBuf),
-    /// The file has no usable private key.
-    #[error(
-        "tls_key: {0:?} contains no usable private key. Name a PEM file (PKCS#8, PKCS#1 or SEC1; RSA, ECDSA or Ed25519) without a password"
-    )]
-    NoKey(PathBuf),
-    /// The key belongs to another certificate.
-    #[error(
-        "tls_key: the key in {key:?} does not belong to the first certificate in {certificate:?} (tls_cert), which must be the service's own. Install the two files that were created together"
-    )]
-    Mismatch {
-        /// The certificate's file.
-        certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
-    },
-    /// TLS cannot be set up.
-    #[error("cannot set up TLS: {0}")]
-    Setup(#[from] rustls::Error),
+#[error("{0}")]
+pub struct TlsError(String);
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> Self {
+        Self(format!("cannot set up TLS: {error}"))
+    }
 }
 
 /// The paths of the files.
@@ -130,21 +73,24 @@ impl TlsFiles {
 
     /// Reads the files and checks that they belong together.
     pub(super) fn read(&self, provider: &CryptoProvider) -> Result<Content, TlsError> {
-        let chain = certificates("tls_cert", &self.certificate)?
-            .map_err(|error| self.damaged(error.to_string()))?;
+        let chain =
+            certificates("tls_cert", &self.certificate)?.map_err(|error| self.damaged(error))?;
         if chain.is_empty() {
-            return Err(TlsError::NoCertificate(self.certificate.clone()));
+            return Err(TlsError(format!(
+                "tls_cert: {:?} contains no certificate. Name a PEM file with the service's certificate first, then its chain",
+                self.certificate
+            )));
         }
         let expires = expires(&chain[0]).map_err(|reason| self.damaged(reason))?;
         let pair =
             CertifiedKey::from_der(chain, self.private_key()?, provider).map_err(|error| {
                 match error {
-                    rustls::Error::InconsistentKeys(_) => TlsError::Mismatch {
-                        certificate: self.certificate.clone(),
-                        key: self.key.clone(),
-                    },
+                    rustls::Error::InconsistentKeys(_) => TlsError(format!(
+                        "tls_key: the key in {:?} does not belong to the first certificate in {:?} (tls_cert), which must be the service's own. Install the two files that were created together",
+                        self.key, self.certificate
+                    )),
                     rustls::Error::InvalidCertificate(error) => self.damaged(format!("{error:?}")),
-                    _ => TlsError::NoKey(self.key.clone()),
+                    _ => self.no_key(),
                 }
             })?;
         let authorities = match &self.client_ca {
@@ -162,54 +108,60 @@ impl TlsFiles {
     }
 
     fn private_key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
-        let path = || self.key.clone();
-        let text = private_file::read(&self.key, MAX_FILE).map_err(|error| match error {
-            PrivateFileError::Exposed => TlsError::Exposed(path()),
-            PrivateFileError::NoFile | PrivateFileError::TooLong => TlsError::Unsuitable {
-                setting: "tls_key",
-                path: path(),
-            },
-            PrivateFileError::Read(cause) => TlsError::Read {
-                setting: "tls_key",
-                path: path(),
-                cause,
-            },
+        let path = &self.key;
+        let text = private_file::read(path, MAX_FILE).map_err(|error| match error {
+            PrivateFileError::Exposed => TlsError(format!(
+                "tls_key: every user of this machine can read or change {path:?}. Run `chmod o-rwx {path:?}`, or in Kubernetes set the volume's defaultMode to 0440"
+            )),
+            PrivateFileError::NoFile | PrivateFileError::TooLong => unsuitable("tls_key", path),
+            PrivateFileError::Read(cause) => unreadable("tls_key", path, &cause),
         })?;
-        PrivateKeyDer::from_pem_slice(&text).map_err(|_| TlsError::NoKey(path()))
+        PrivateKeyDer::from_pem_slice(&text).map_err(|_| self.no_key())
     }
 
-    fn damaged(&self, reason: String) -> TlsError {
-        TlsError::Certificate {
-            path: self.certificate.clone(),
-            reason,
-        }
+    fn no_key(&self) -> TlsError {
+        TlsError(format!(
+            "tls_key: {:?} contains no usable private key. Name a PEM file (PKCS#8, PKCS#1 or SEC1; RSA, ECDSA or Ed25519) without a password",
+            self.key
+        ))
+    }
+
+    fn damaged(&self, reason: impl Display) -> TlsError {
+        let path = &self.certificate;
+        TlsError(format!(
+            "tls_cert: a certificate in {path:?} is damaged ({reason}). Replace the file"
+        ))
     }
 }
 
+fn unreadable(setting: &str, path: &Path, cause: &io::Error) -> TlsError {
+    TlsError(format!(
+        "{setting}: cannot read {path:?}: {cause}. Check the path and its permissions"
+    ))
+}
+
+fn unsuitable(setting: &str, path: &Path) -> TlsError {
+    TlsError(format!(
+        "{setting}: {path:?} is not a regular file of at most 256 KiB. Name a PEM file"
+    ))
+}
+
 /// The file of the clients' authorities cannot be used.
-pub(super) fn unusable(path: &Path, reason: impl ToString) -> TlsError {
-    TlsError::Authorities {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    }
+pub(super) fn unusable(path: &Path, reason: impl Display) -> TlsError {
+    TlsError(format!(
+        "tls_client_ca: {path:?} contains no usable authority ({reason}). Name a PEM file with the certificates of the authorities that sign client certificates"
+    ))
 }
 
 /// The certificates in a file. The inner error is that of a damaged one.
 fn certificates(
-    setting: &'static str,
+    setting: &str,
     path: &Path,
 ) -> Result<Result<Vec<CertificateDer<'static>>, pem::Error>, TlsError> {
-    let failed = |cause| TlsError::Read {
-        setting,
-        path: path.to_owned(),
-        cause,
-    };
+    let failed = |cause| unreadable(setting, path, &cause);
     let found = fs::metadata(path).map_err(failed)?;
     if !found.is_file() || found.len() > MAX_FILE as u64 {
-        return Err(TlsError::Unsuitable {
-            setting,
-            path: path.to_owned(),
-        });
+        return Err(unsuitable(setting, path));
     }
     let text = fs::read(path).map_err(failed)?;
     Ok(CertificateDer::pem_slice_iter(&text).collect())
