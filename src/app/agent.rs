@@ -238,11 +238,7 @@ async fn follow_token(
     stop: CancellationToken,
 ) {
     let mut is_logged = false;
-    loop {
-        tokio::select! {
-            () = sleep(TOKEN_CHECK) => {}
-            () = stop.cancelled() => return,
-        }
+    while let Some(()) = stop.run_until_cancelled(sleep(TOKEN_CHECK)).await {
         let again = settings.clone();
         // Reading files can block.
         let read = tokio::task::spawn_blocking(move || local_token(&again)).await;

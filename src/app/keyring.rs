@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::replication::Tail;
@@ -111,12 +112,7 @@ impl KeyringWatch {
 
     /// Looks once a second until `stop`.
     pub(super) async fn run(mut self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(INTERVAL) => {}
-                () = stop.cancelled() => return,
-            }
+        while let Some(()) = stop.run_until_cancelled(sleep(INTERVAL)).await {
             if let Err(misfit) = self.look().await {
                 tracing::error!(
                     "the keyring {} was not loaded again: {misfit}. Copy the right file from \

@@ -157,10 +157,7 @@ async fn serve(
         open.spawn(server.clone().serve(connection, stop.clone()));
         std::future::ready(())
     });
-    tokio::select! {
-        () = accepting => {}
-        () = stop.cancelled() => {}
-    }
+    stop.run_until_cancelled(accepting).await;
     open.close();
     open.wait().await;
 }
@@ -210,11 +207,7 @@ impl Listeners {
 /// Accepts connections on `listeners` and dispatches them until `stop`. Returns the threads.
 pub async fn accept(listeners: Listeners, workers: Workers, stop: CancellationToken) -> Workers {
     let mut failures = 0_u64;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listeners.accept() => accepted,
-            () = stop.cancelled() => return workers,
-        };
+    while let Some(accepted) = stop.run_until_cancelled(listeners.accept()).await {
         match accepted {
             Ok((socket, door)) => workers.dispatch(socket, door),
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -230,4 +223,5 @@ pub async fn accept(listeners: Listeners, workers: Workers, stop: CancellationTo
             }
         }
     }
+    workers
 }

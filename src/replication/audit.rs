@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::housekeeping::repeat;
@@ -39,10 +40,8 @@ impl AuditKeeper {
     pub async fn run(self, retention: Option<Duration>, stop: CancellationToken) {
         let (ended, has_warned) = (stop.clone(), AtomicBool::new(false));
         let sealing = async {
-            tokio::select! {
-                biased;
-                () = ended.cancelled() => return,
-                () = tokio::time::sleep(FIRST) => {}
+            if ended.run_until_cancelled(sleep(FIRST)).await.is_none() {
+                return;
             }
             // What an instance that stopped has left. The store logs a failure.
             let _ = self.counted_seal(&has_warned).await;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use keyward_core::fence::{Fence, Now};
@@ -32,10 +33,12 @@ pub async fn watch_freshness(
             on_change(fresh).await;
             reported = fresh;
         }
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep(POLL_INTERVAL) => {}
-            () = stop.cancelled() => return,
+        if stop
+            .run_until_cancelled(sleep(POLL_INTERVAL))
+            .await
+            .is_none()
+        {
+            return;
         }
     }
 }

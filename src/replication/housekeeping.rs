@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use keyward_store::{Result, Store};
@@ -49,10 +50,8 @@ pub(crate) async fn repeat<F: Future<Output = Result<u64>>>(
     let mut total = 0;
     loop {
         let pause = if total == 0 { interval } else { Duration::ZERO };
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep(pause) => {}
-            () = stop.cancelled() => return,
+        if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+            return;
         }
         match step().await {
             Ok(0) => {

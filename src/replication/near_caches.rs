@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{MutexGuard, watch};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::near_stream::{End, NearStream};
@@ -212,7 +213,7 @@ impl NearCaches {
     /// Returns when no near-cache can be fresh any more. Call it after `leave`.
     pub async fn drained(&self) {
         while self.leases_end().is_some() {
-            tokio::time::sleep(DRAINING).await;
+            sleep(DRAINING).await;
         }
     }
 
@@ -355,10 +356,7 @@ impl NearCaches {
 /// Lets the embedded store forget near-caches that are gone, until `stop` and once more then.
 pub async fn forget_near_caches(near: Arc<NearCaches>, stop: CancellationToken) {
     while !stop.is_cancelled() {
-        tokio::select! {
-            () = tokio::time::sleep(FORGETTING) => {}
-            () = stop.cancelled() => {}
-        }
+        stop.run_until_cancelled(sleep(FORGETTING)).await;
         near.forget_in_store().await;
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Tail;
@@ -21,12 +22,7 @@ pub async fn wake_on_store_notices(
     metrics: MemberMetrics,
     stop: CancellationToken,
 ) {
-    loop {
-        let notice = tokio::select! {
-            biased;
-            notice = cluster.next_change_notice() => notice,
-            () = stop.cancelled() => return,
-        };
+    while let Some(notice) = stop.run_until_cancelled(cluster.next_change_notice()).await {
         tail.wake();
         match notice {
             ChangeNotice::Changed => {
@@ -34,11 +30,7 @@ pub async fn wake_on_store_notices(
             }
             ChangeNotice::Lost => {
                 metrics.hints_lost.inc();
-                tokio::select! {
-                    biased;
-                    () = tokio::time::sleep(PAUSE) => {}
-                    () = stop.cancelled() => return,
-                }
+                stop.run_until_cancelled(sleep(PAUSE)).await;
             }
         }
     }

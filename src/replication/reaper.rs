@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{Roster, Tail};
@@ -30,12 +31,7 @@ pub async fn watch_membership(
 ) {
     let mut detector = FailureDetector::default();
     let mut was_settled = true;
-    loop {
-        tokio::select! {
-            biased;
-            () = tokio::time::sleep(POLL_INTERVAL) => {}
-            () = stop.cancelled() => return,
-        }
+    while let Some(()) = stop.run_until_cancelled(sleep(POLL_INTERVAL)).await {
         tail.clean_up().await;
         // A failed read says nothing about the instances: the detector keeps its state.
         let Ok(membership) = cluster.membership().await else {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use keyward_core::fence::Fence;
@@ -94,12 +95,7 @@ impl StoreTime {
     /// Raises the floor about once a second until `stop`. Logs when the time begins to be ahead.
     pub async fn keep(self: Arc<Self>, cluster: Arc<dyn Cluster>, stop: CancellationToken) {
         let mut was_ahead = self.floor_is_ahead();
-        loop {
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep(INTERVAL) => {}
-                () = stop.cancelled() => return,
-            }
+        while let Some(()) = stop.run_until_cancelled(sleep(INTERVAL)).await {
             self.raise_floor(&*cluster).await;
             let is_ahead = self.floor_is_ahead();
             if is_ahead

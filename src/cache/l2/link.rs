@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::servers::{Connection, Servers};
@@ -161,9 +161,8 @@ impl Link {
                 }
             }
             metrics.breaker.set(OPEN);
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = stop.cancelled() => return,
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                return;
             }
             pause = (pause * 2).min(PAUSE.1);
         }
@@ -186,7 +185,7 @@ impl Link {
             tokio::select! {
                 () = ended.cancelled() => break,
                 () = stop.cancelled() => break,
-                () = tokio::time::sleep(PROBE_INTERVAL) => {}
+                () = sleep(PROBE_INTERVAL) => {}
             }
             if started.elapsed() >= STABLE_AFTER && logged.take().is_some() {
                 tracing::info!("redis answers again");

@@ -30,14 +30,9 @@ pub(in crate::grpc) fn handshakes(
     tasks.spawn("handshakes", async move {
         tokio::pin!(connections);
         let mut pending = VecDeque::new();
-        loop {
-            let next = tokio::select! {
-                next = connections.next() => next,
-                () = stop.cancelled() => None,
-            };
-            let Some((transport, accepted)) = next else {
-                break;
-            };
+        while let Some(Some((transport, accepted))) =
+            stop.run_until_cancelled(connections.next()).await
+        {
             let stream = match transport {
                 Transport::Plain(stream) => stream,
                 // No network carries a Unix socket.

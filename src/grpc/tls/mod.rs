@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::net::TcpStream;
+use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
@@ -153,19 +154,12 @@ impl Tls {
 
     /// Reloads the certificate when its files change, until `stop`.
     pub async fn reload(self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(CHECK_INTERVAL) => {}
-                () = stop.cancelled() => return,
-            }
+        while let Some(()) = stop.run_until_cancelled(sleep(CHECK_INTERVAL)).await {
             let reloader = Arc::clone(&self.reloader);
             // Reading files can block, and a stop must not wait for it.
             let check = tokio::task::spawn_blocking(move || reloader.check());
-            tokio::select! {
-                // After a panic the next check runs as usual.
-                _ = check => {}
-                () = stop.cancelled() => return,
-            }
+            // After a panic the next check runs as usual.
+            stop.run_until_cancelled(check).await;
         }
     }
 }
