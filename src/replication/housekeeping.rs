@@ -15,29 +15,20 @@ const TRIMMING: Duration = Duration::from_secs(3_600);
 
 /// Revokes keys and tokens whose grace has ended, until `stop`.
 pub async fn end_graces(store: Arc<dyn Store>, stop: CancellationToken) {
-    let step = || {
-        let store = Arc::clone(&store);
-        async move { store.end_graces().await }
-    };
-    repeat(GRACES, "ended graces", stop, step).await;
+    repeat(GRACES, "ended graces", stop, || store.end_graces()).await;
 }
 
 /// Deletes the rows of the log that are older than a day, until `stop`.
 pub async fn trim_log(store: Arc<dyn Store>, stop: CancellationToken) {
-    let step = || {
-        let store = Arc::clone(&store);
-        async move { store.trim().await }
-    };
-    repeat(TRIMMING, "trimmed the log", stop, step).await;
+    repeat(TRIMMING, "trimmed the log", stop, || store.trim()).await;
 }
 
 /// Deletes old events for webhooks, and forgets webhooks that no instance names any more, until `stop`.
 pub async fn trim_outbox(store: Arc<dyn Store>, stop: CancellationToken) {
-    let step = || {
-        let store = Arc::clone(&store);
-        async move { store.trim_outbox().await }
-    };
-    repeat(TRIMMING, "trimmed the events for webhooks", stop, step).await;
+    repeat(TRIMMING, "trimmed the events for webhooks", stop, || {
+        store.trim_outbox()
+    })
+    .await;
 }
 
 /// After each `interval`, takes steps until one finds nothing left.
