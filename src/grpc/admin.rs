@@ -51,12 +51,12 @@ impl AdminService for Api {
         let (caller, id) = self
             .authorize(request, Role::Admin, convert::token_id)
             .await?;
-        let reply = self.service.revoke_token(&caller, id).await?;
+        let (record, receipt) = self.service.revoke_token(&caller, id).await?;
         Ok(Response::new(v1::RevokeTokenResponse {
-            revision: reply.record.revision,
-            caller_token: Some(convert::caller_token(&reply.record)),
-            confirmed_instances: reply.receipt.confirmed,
-            waited_out_instances: reply.receipt.waited_out,
+            revision: record.revision,
+            caller_token: Some(convert::caller_token(&record)),
+            confirmed_instances: receipt.confirmed,
+            waited_out_instances: receipt.waited_out,
         }))
     }
 

@@ -4,15 +4,16 @@ use keyward_proto::v1;
 
 use super::convert::{entries, no_secret, time, timestamp};
 use crate::service::{
-    ForeignKey, Given, GivenScheme, ImportKeys, ImportReply, ImportResult, PageQuery, UndoReply,
+    ForeignKey, Given, GivenScheme, ImportKeys, ImportReply, ImportResult, PageQuery,
 };
+use keyward_core::fence::Receipt;
 use keyward_core::key::{
     AccountId, BatchId, FieldError, KeyId, Metadata, Networks, Reason, Scopes, SecretText,
     SlotName, shown,
 };
 use keyward_crypto::DigestScheme;
-use keyward_store::ImportOutcome;
 use keyward_store::import::HeldKey;
+use keyward_store::{ImportOutcome, Revoked};
 
 /// The maximum number of keys in one ImportKeys.
 const MAX_KEYS: usize = 1_000;
@@ -177,12 +178,12 @@ pub(super) fn export_keys(request: v1::ExportKeysRequest) -> Checked<(bool, Page
     Ok((request.include_revoked, query))
 }
 
-pub(super) fn undone(reply: &UndoReply) -> v1::UndoImportResponse {
+pub(super) fn undone((revoked, receipt): &(Revoked, Receipt)) -> v1::UndoImportResponse {
     v1::UndoImportResponse {
-        revoked_count: reply.revoked.count,
-        revoke_time: reply.revoked.revoke_time.map(time),
-        revision: reply.revoked.committed.revision,
-        confirmed_instances: reply.receipt.confirmed,
-        waited_out_instances: reply.receipt.waited_out,
+        revoked_count: revoked.count,
+        revoke_time: revoked.revoke_time.map(time),
+        revision: revoked.committed.revision,
+        confirmed_instances: receipt.confirmed,
+        waited_out_instances: receipt.waited_out,
     }
 }

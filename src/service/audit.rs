@@ -30,15 +30,6 @@ pub struct Head {
     pub mac: Vec<u8>,
 }
 
-/// What a part of the chain shows, and the token of the next one.
-#[derive(Debug)]
-pub struct VerifyAuditReply {
-    /// What this part shows.
-    pub verified: Verified,
-    /// The token for the next part; empty if this is the last one, or has a fault.
-    pub next: String,
-}
-
 /// The refused calls of the last minute, so that a caller cannot fill the audit.
 #[derive(Debug, Default)]
 pub struct Denials(Mutex<HashMap<(KeyId, &'static str), BootTime>>);
@@ -84,12 +75,13 @@ impl Service {
         })
     }
 
-    /// Checks a part of the chain.
+    /// Checks a part of the chain. Also returns the token of the next part: empty if this is the last one, or
+    /// has a fault.
     pub async fn verify_audit(
         self: &Arc<Self>,
         head: Option<Head>,
         token: String,
-    ) -> Result<VerifyAuditReply, ServiceError> {
+    ) -> Result<(Verified, String), ServiceError> {
         let described = format!("{head:?}");
         let parts: [&[u8]; 2] = [b"verify_audit", described.as_bytes()];
         let page_query = PageQuery { size: 0, token };
@@ -118,7 +110,7 @@ impl Service {
             }
             _ => String::new(),
         };
-        Ok(VerifyAuditReply { verified, next })
+        Ok((verified, next))
     }
 
     /// The first event whose personal data is gone, although no erasure has its pseudonym.

@@ -88,15 +88,6 @@ pub enum ImportResult {
     Bad(FieldError),
 }
 
-/// How many keys of an import were revoked, and how their revocation was confirmed.
-#[derive(Debug)]
-pub struct UndoReply {
-    /// The result of the store.
-    pub revoked: Revoked,
-    /// How the revocation was confirmed.
-    pub receipt: Receipt,
-}
-
 impl Service {
     /// Imports keys, and returns after every instance finds them.
     pub async fn import(
@@ -247,13 +238,14 @@ impl Service {
         Ok((keyring.foreign_digests(text).collect(), hint))
     }
 
-    /// Revokes all keys of an import, and returns after the revocation holds everywhere.
+    /// Revokes all keys of an import, and returns after the revocation holds everywhere. Also returns how it was
+    /// confirmed.
     pub async fn undo_import(
         self: &Arc<Self>,
         caller: &Caller,
         batch: BatchId,
         reason: Option<Reason>,
-    ) -> Result<UndoReply, ServiceError> {
+    ) -> Result<(Revoked, Receipt), ServiceError> {
         let actor = caller.actor();
         self.change(|service| async move {
             let selection = Selection::Batch(batch);
@@ -271,10 +263,7 @@ impl Service {
                     .wait(revoked.committed, &revoked.digests, answered_at);
             let receipt = confirmation.await?;
             service.note_revoked(&revoked, receipt, answered_at);
-            Ok(UndoReply {
-                revoked: *revoked,
-                receipt,
-            })
+            Ok((*revoked, receipt))
         })
         .await
     }

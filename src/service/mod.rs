@@ -24,23 +24,21 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use audit::{Denials, Head, VerifyAuditReply};
+pub use audit::{Denials, Head};
 pub use erase::EraseReply;
 pub use errors::ServiceError;
-pub use import::{
-    ForeignKey, Given, GivenScheme, ImportKeys, ImportReply, ImportResult, UndoReply,
-};
+pub use import::{ForeignKey, Given, GivenScheme, ImportKeys, ImportReply, ImportResult};
 pub use issue::{Issue, IssueReply};
 pub use keyring::{KeyringKey, KeyringRefusal};
 pub use query::{GetReply, Page, PageQuery};
 pub use recent::{RecentRevoke, RecentRevokes};
 pub use reveals::Reveals;
 pub use revoke::{Revoke, RevokeReply, RevokeTarget};
-pub use tokens::{NewCaller, TokenReply, TokenRevokeReply};
+pub use tokens::{NewCaller, TokenReply};
 pub use update::UpdateReply;
 pub use uses::KeyUses;
 pub use verify::{Missed, ValidKey, Verified, Verify};
-pub use webhooks::{KnownWebhook, WebhookTest};
+pub use webhooks::KnownWebhook;
 
 use tokio::sync::Mutex;
 

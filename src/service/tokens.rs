@@ -32,15 +32,6 @@ pub struct TokenReply {
     pub secret: Option<SecretText>,
 }
 
-/// A revoked token, and how its revocation was confirmed.
-#[derive(Debug)]
-pub struct TokenRevokeReply {
-    /// The record of the token.
-    pub record: TokenRecord,
-    /// How the revocation was confirmed.
-    pub receipt: Receipt,
-}
-
 impl Service {
     /// Creates a token.
     pub async fn create_token(
@@ -106,12 +97,12 @@ impl Service {
         Ok(page(items, id_and_size, limit, &query, self.store_time()))
     }
 
-    /// Revokes a token, and returns after the revocation holds everywhere.
+    /// Revokes a token, and returns after the revocation holds everywhere. Also returns how it was confirmed.
     pub async fn revoke_token(
         self: &Arc<Self>,
         caller: &Caller,
         id: KeyId,
-    ) -> Result<TokenRevokeReply, ServiceError> {
+    ) -> Result<(TokenRecord, Receipt), ServiceError> {
         let actor = caller.actor();
         self.change(|service| async move {
             let revoked = service.store.revoke_token(id, &actor).await?;
@@ -120,11 +111,7 @@ impl Service {
             let revoked = revoked.ok_or(ServiceError::TokenNotFound)?;
             // P2: no reply before the change holds everywhere.
             let confirmation = service.barrier.wait(revoked.committed, &[], answered_at);
-            let receipt = confirmation.await?;
-            Ok(TokenRevokeReply {
-                record: revoked.record,
-                receipt,
-            })
+            Ok((revoked.record, confirmation.await?))
         })
         .await
     }

@@ -20,15 +20,6 @@ pub struct KnownWebhook {
     pub url: Option<String>,
 }
 
-/// What a test has shown.
-#[derive(Clone, Debug)]
-pub struct WebhookTest {
-    /// The id of the event.
-    pub event: KeyId,
-    /// The answer.
-    pub answer: Answer,
-}
-
 impl Service {
     fn webhook(&self, name: &str) -> Result<&Arc<Sender>, ServiceError> {
         let sender = self.webhooks.sender(name);
@@ -48,14 +39,14 @@ impl Service {
         Ok(known.collect())
     }
 
-    /// Sends a test to a webhook.
-    pub async fn test_webhook(self: &Arc<Self>, name: &str) -> Result<WebhookTest, ServiceError> {
+    /// Sends a test to a webhook. Returns the id of the event, and the answer.
+    pub async fn test_webhook(
+        self: &Arc<Self>,
+        name: &str,
+    ) -> Result<(KeyId, Answer), ServiceError> {
         let sender = Arc::clone(self.webhook(name)?);
-        self.read(|service| async move {
-            let (event, answer) = service.webhooks.test(&sender).await;
-            Ok(WebhookTest { event, answer })
-        })
-        .await
+        self.read(|service| async move { Ok(service.webhooks.test(&sender).await) })
+            .await
     }
 
     /// Makes events of a webhook due again, and returns their number. The audit entry is written before.

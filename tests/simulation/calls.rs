@@ -370,12 +370,12 @@ impl Client {
         let what = format!("revoke {}", self.name(known));
         self.world.judge.lock().dying(self.world.now(), known.id);
         let outcome = self.instance.service.revoke_token(&caller, known.id).await;
-        let reply = self.answer(&what, outcome).await?;
+        let (record, _) = self.answer(&what, outcome).await?;
         self.world.count("revoke token: OK");
         self.tell(|| format!("{what}: OK"));
         let at = self.world.now();
         let mut judge = self.world.judge.lock();
-        judge.promised(at, known.id, reply.record.revision);
+        judge.promised(at, known.id, record.revision);
         drop(judge);
         self.probe(known);
         Some(())

@@ -245,12 +245,11 @@ impl Client {
             .service
             .undo_import(&caller, batch, None)
             .await;
-        let reply = self.answer(&what, outcome).await?;
+        let (revoked, receipt) = self.answer(&what, outcome).await?;
         self.world.count(UNDONE);
-        self.tell(|| format!("{what}: OK, {:?}", reply.receipt));
-        self.ended(&what, &reply.revoked);
-        let is_revoked =
-            |key: &&Arc<Known>| reply.revoked.keys.iter().any(|dead| dead.id == key.id);
+        self.tell(|| format!("{what}: OK, {receipt:?}"));
+        self.ended(&what, &revoked);
+        let is_revoked = |key: &&Arc<Known>| revoked.keys.iter().any(|dead| dead.id == key.id);
         let keys = self.world.keys.lock();
         keys.iter()
             .filter(is_revoked)

@@ -3,9 +3,9 @@
 use keyward_proto::v1;
 
 use super::{Checked, key_id, time, timestamp};
-use crate::service::{Head, Page, PageQuery, VerifyAuditReply};
+use crate::service::{Head, Page, PageQuery};
 use keyward_core::key::{AccountId, FieldError, KeyId, SlotName, Timestamp};
-use keyward_store::audit_chain::{Fault, FaultKind};
+use keyward_store::audit_chain::{Fault, FaultKind, Verified};
 use keyward_store::{AuditAction, AuditEvent, AuditQuery};
 
 /// The years that every store can represent.
@@ -161,8 +161,9 @@ fn head(text: &str) -> Option<Head> {
     })
 }
 
-pub(in crate::grpc) fn verified_audit(reply: VerifyAuditReply) -> v1::VerifyAuditResponse {
-    let VerifyAuditReply { verified, next } = reply;
+pub(in crate::grpc) fn verified_audit(
+    (verified, next): (Verified, String),
+) -> v1::VerifyAuditResponse {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     v1::VerifyAuditResponse {
         fault: verified.fault.as_ref().map(fault),

@@ -4,9 +4,9 @@ use keyward_proto::v1;
 
 use super::audit::calendar;
 use super::{Checked, key_id, time};
-use crate::service::{KnownWebhook, WebhookTest};
+use crate::service::KnownWebhook;
 use crate::webhooks::Answer;
-use keyward_core::key::{FieldError, SlotName};
+use keyward_core::key::{FieldError, KeyId, SlotName};
 use keyward_store::Replayed;
 
 pub(in crate::grpc) fn webhook(known: KnownWebhook) -> v1::Webhook {
@@ -31,13 +31,13 @@ pub(in crate::grpc) fn webhook_to_test(request: v1::TestWebhookRequest) -> Check
     name(request.name)
 }
 
-pub(in crate::grpc) fn webhook_test(test: WebhookTest) -> v1::TestWebhookResponse {
-    let (status, failure) = match test.answer {
+pub(in crate::grpc) fn webhook_test((event, answer): (KeyId, Answer)) -> v1::TestWebhookResponse {
+    let (status, failure) = match answer {
         Answer::Status(status, _) => (status.as_u16().into(), String::new()),
         Answer::None(reason) => (0, reason),
     };
     v1::TestWebhookResponse {
-        event_id: test.event.to_string(),
+        event_id: event.to_string(),
         status,
         failure,
     }
