@@ -9,7 +9,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, ready};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
+use tower::Service;
 
 use super::status;
 use crate::service::ServiceError;
@@ -43,21 +43,9 @@ impl Progress {
     }
 }
 
-/// Wraps a service in [`Deadline`].
-#[derive(Clone, Copy, Debug)]
-pub(super) struct DeadlineLayer;
-
-impl<S> Layer<S> for DeadlineLayer {
-    type Service = Deadline<S>;
-
-    fn layer(&self, inner: S) -> Deadline<S> {
-        Deadline(inner)
-    }
-}
-
 /// Ends every call of the inner service at its deadline.
 #[derive(Clone, Debug)]
-pub(super) struct Deadline<S>(S);
+pub(super) struct Deadline<S>(pub(super) S);
 
 impl<S, B> Service<Request<B>> for Deadline<S>
 where

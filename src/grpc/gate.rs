@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
+use tower::Service;
 use tracing::Instrument as _;
 
 use super::agent::LocalCallers;
@@ -48,39 +48,20 @@ pub(super) enum Doorkeeper {
     Agent(Arc<LocalCallers>),
 }
 
-/// Wraps a service in a [`Gate`].
+/// Which calls pass a gate, and where they run.
 #[derive(Clone)]
-pub(super) struct GateLayer {
-    doorkeeper: Doorkeeper,
-    long_calls: Handle,
-}
-
-impl GateLayer {
-    /// Admits those whom `doorkeeper` admits. Long calls run on `long_calls`.
-    pub(super) fn new(doorkeeper: Doorkeeper, long_calls: Handle) -> Self {
-        Self {
-            doorkeeper,
-            long_calls,
-        }
-    }
-}
-
-impl<S> Layer<S> for GateLayer {
-    type Service = Gate<S>;
-
-    fn layer(&self, inner: S) -> Gate<S> {
-        Gate {
-            inner,
-            gate: self.clone(),
-        }
-    }
+pub(super) struct Admission {
+    /// Judges the callers.
+    pub(super) doorkeeper: Doorkeeper,
+    /// Runs the long calls.
+    pub(super) long_calls: Handle,
 }
 
 /// Lets a call pass to `inner` if its caller and the limits allow it.
 #[derive(Clone)]
 pub(super) struct Gate<S> {
-    inner: S,
-    gate: GateLayer,
+    pub(super) inner: S,
+    pub(super) admission: Admission,
 }
 
 impl<S> Service<Request<Body>> for Gate<S>
@@ -100,10 +81,10 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let waiting = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, waiting);
-        let gate = self.gate.clone();
+        let admission = self.admission.clone();
         Box::pin(async move {
-            match gate.admit(request).await {
-                Ok(admitted) => gate.pass(admitted, inner).await,
+            match admission.admit(request).await {
+                Ok(admitted) => admission.pass(admitted, inner).await,
                 Err(status) => Ok(status.into_http()),
             }
         })
@@ -149,7 +130,7 @@ struct Admitted {
     open: Vec<CallGuard>,
 }
 
-impl GateLayer {
+impl Admission {
     /// Authenticates the caller, and waits for the first bytes of the message of a caller.
     async fn admit(&self, mut request: Request<Body>) -> Result<Admitted, Status> {
         let peer = request.extensions().get::<Arc<Peer>>().cloned();

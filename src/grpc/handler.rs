@@ -10,11 +10,12 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::{Layer, Service};
 
+use super::Front;
 use super::deadline::Deadline;
 use super::encoding::EncodingLayer;
-use super::gate::Gate;
+use super::gate::{Admission, Doorkeeper, Gate};
 use super::immediate::{Answer, Immediate};
-use super::observe::Observe;
+use super::observe::{Observe, Observer};
 use super::peer::Peer;
 
 /// A call in its layers.
@@ -30,8 +31,23 @@ pub(super) trait Handler: Send + Sync {
     fn through_layers(&self, call: Request<Body>) -> BoxedCall;
 }
 
-/// The layers around a service.
+/// A service in the layers of all calls.
 pub(super) type Stacked<S> = Observe<Deadline<Gate<S>>>;
+
+/// Puts `inner` into the layers of all calls.
+pub(super) fn stacked<S>(
+    inner: S,
+    observer: Arc<Observer>,
+    doorkeeper: Doorkeeper,
+    front: &Front<'_>,
+) -> Stacked<S> {
+    let admission = Admission {
+        doorkeeper,
+        long_calls: front.long_calls.handle(),
+    };
+    let inner = Deadline(Gate { inner, admission });
+    Observe { inner, observer }
+}
 
 /// The service.
 pub(super) struct Layers {

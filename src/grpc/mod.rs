@@ -39,7 +39,7 @@ use tonic::Request;
 use tonic::codec::CompressionEncoding::Gzip;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tower::ServiceBuilder;
+use tower::Layer as _;
 
 use crate::auth::{Caller, Callers};
 use crate::service::{Service, ServiceError};
@@ -61,12 +61,12 @@ pub use status::{no_route, not_json, reasons_table, undecodable, wrong_method};
 pub use tls::{Tls, TlsError, TlsFiles};
 pub use workers::{Listeners, Workers, accept};
 
-use deadline::{DeadlineLayer, Progress};
+use deadline::Progress;
 use envoy::Envoy;
-use gate::{Doorkeeper, GateLayer};
-use handler::{Handler, Layers};
+use gate::Doorkeeper;
+use handler::{Handler, Layers, stacked};
 use immediate::{Immediate, Methods};
-use observe::{ObserveLayer, Observer};
+use observe::Observer;
 use origin::{Called, origin};
 use peer::{Peer, Peers};
 
@@ -222,7 +222,6 @@ pub fn server(
     };
     let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let callers = Doorkeeper::Tokens(Arc::clone(&api.callers));
-    let gate = GateLayer::new(callers, front.long_calls.handle());
     let observer = Arc::new(Observer::new(metrics, Arc::clone(&clock)));
     let immediate = Immediate::new(api.clone(), Methods::new(&observer, clock));
     let keys = ApiKeyServiceServer::new(api.clone())
@@ -241,14 +240,9 @@ pub fn server(
         .add_service(health.max_decoding_message_size(MAX_OPEN_REQUEST))
         .add_service(v1.max_decoding_message_size(MAX_OPEN_REQUEST))
         .add_service(v1alpha.max_decoding_message_size(MAX_OPEN_REQUEST));
-    let stack = ServiceBuilder::new()
-        .layer(ObserveLayer(observer))
-        .layer(DeadlineLayer)
-        .layer(gate)
-        .layer(encoding::layer())
-        .service(routes.routes().prepare());
+    let inner = encoding::layer().layer(routes.routes().prepare());
     let handler = Layers {
-        stack,
+        stack: stacked(inner, observer, callers, front),
         immediate: Arc::new(immediate),
     };
     Ok(Server::new(Arc::new(handler), metrics, front))

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tonic::Code;
-use tower::{Layer, Service};
+use tower::Service;
 use tracing::{Instrument as _, Span};
 
 use keyward_core::key::{BootTime, Clock};
@@ -91,26 +91,11 @@ impl Observer {
     }
 }
 
-/// Wraps a service in [`Observe`].
-#[derive(Clone)]
-pub(super) struct ObserveLayer(pub(super) Arc<Observer>);
-
-impl<S> Layer<S> for ObserveLayer {
-    type Service = Observe<S>;
-
-    fn layer(&self, inner: S) -> Observe<S> {
-        Observe {
-            inner,
-            observer: Arc::clone(&self.0),
-        }
-    }
-}
-
 /// Observes every call of `inner`.
 #[derive(Clone)]
 pub(super) struct Observe<S> {
-    inner: S,
-    observer: Arc<Observer>,
+    pub(super) inner: S,
+    pub(super) observer: Arc<Observer>,
 }
 
 impl<S, B, R> Service<Request<B>> for Observe<S>

@@ -22,14 +22,13 @@ use prost::Message as _;
 use tonic::body::Body;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
-use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
+use tower::{Layer as _, Service, ServiceExt as _, service_fn};
 
-use super::deadline::DeadlineLayer;
 use super::envoy::Envoy;
-use super::gate::{Doorkeeper, GateLayer, Kind};
-use super::handler::{BoxedCall, Handler, Stacked};
+use super::gate::{Doorkeeper, Kind};
+use super::handler::{BoxedCall, Handler, Stacked, stacked};
 use super::immediate::{Answer, Methods, Question, begin, framed};
-use super::observe::{ObserveLayer, Observer};
+use super::observe::Observer;
 use super::peer::Peer;
 use super::{Front, MAX_OPEN_REQUEST, Server, encoding};
 use keyward_proto::v1::VerifyResponse;
@@ -114,11 +113,7 @@ pub fn agent_server(
     let callers = Doorkeeper::Agent(Arc::clone(&agent.callers));
     let observer = Arc::new(Observer::new(metrics, Arc::clone(&clock)));
     let methods = Methods::new(&observer, clock);
-    let stack = ServiceBuilder::new()
-        .layer(ObserveLayer(observer))
-        .layer(DeadlineLayer)
-        .layer(GateLayer::new(callers, front.long_calls.handle()))
-        .service(Calls(Arc::clone(&agent)));
+    let stack = stacked(Calls(Arc::clone(&agent)), observer, callers, front);
     let handler = AgentHandler {
         agent,
         methods,
