@@ -14,28 +14,11 @@ const LAST_TIME: i64 = 253_370_764_800_000_000;
 /// The length of a seal's MAC, in bytes.
 const MAC: usize = 32;
 
-/// The actions with their names in the API.
-const ACTIONS: [(v1::AuditAction, AuditAction); 16] = [
-    (v1::AuditAction::Issue, AuditAction::Issue),
-    (v1::AuditAction::Reveal, AuditAction::Reveal),
-    (v1::AuditAction::Replace, AuditAction::Replace),
-    (v1::AuditAction::Revoke, AuditAction::Revoke),
-    (v1::AuditAction::Update, AuditAction::Update),
-    (v1::AuditAction::TokenCreate, AuditAction::TokenCreate),
-    (v1::AuditAction::TokenRevoke, AuditAction::TokenRevoke),
-    (v1::AuditAction::Import, AuditAction::Import),
-    (
-        v1::AuditAction::KeyringActivate,
-        AuditAction::KeyringActivate,
-    ),
-    (v1::AuditAction::KeyringRetire, AuditAction::KeyringRetire),
-    (v1::AuditAction::AccountErase, AuditAction::AccountErase),
-    (v1::AuditAction::AuditTrim, AuditAction::AuditTrim),
-    (v1::AuditAction::Deny, AuditAction::Deny),
-    (v1::AuditAction::EpochAdvance, AuditAction::EpochAdvance),
-    (v1::AuditAction::ClockLower, AuditAction::ClockLower),
-    (v1::AuditAction::WebhookReplay, AuditAction::WebhookReplay),
-];
+/// An action in the API, where it has the same name in capitals.
+fn in_api(action: AuditAction) -> v1::AuditAction {
+    let name = format!("AUDIT_ACTION_{}", action.name().to_uppercase());
+    v1::AuditAction::from_str_name(&name).unwrap_or_default()
+}
 
 pub(in crate::grpc) fn list_audit(
     request: v1::ListAuditEventsRequest,
@@ -69,16 +52,13 @@ pub(in crate::grpc) fn list_audit(
 }
 
 fn action(value: i32) -> Checked<Option<String>> {
-    let unknown = || FieldError::new("action", format!("{value} is not a defined value"));
-    let action = v1::AuditAction::try_from(value).map_err(|_| unknown())?;
-    let mut known = ACTIONS.into_iter();
-    match action {
-        v1::AuditAction::Unspecified => Ok(None),
-        _ => match known.find(|(name, _)| *name == action) {
-            Some((_, action)) => Ok(Some(action.name().to_owned())),
-            None => Err(unknown()),
-        },
+    if value == i32::from(v1::AuditAction::Unspecified) {
+        return Ok(None);
     }
+    let mut known = AuditAction::ALL.into_iter();
+    let action = known.find(|action| i32::from(in_api(*action)) == value);
+    let unknown = || FieldError::new("action", format!("{value} is not a defined value"));
+    Ok(Some(action.ok_or_else(unknown)?.name().to_owned()))
 }
 
 pub(super) fn calendar(field: &'static str, given: prost_types::Timestamp) -> Checked<Timestamp> {
@@ -102,9 +82,8 @@ fn event(event: &AuditEvent) -> v1::AuditEvent {
         let bytes = bytes.as_deref().and_then(|bytes| bytes.try_into().ok());
         bytes.map_or_else(String::new, |bytes| KeyId::from_bytes(bytes).to_string())
     };
-    let mut known = ACTIONS.into_iter();
-    let action = known.find(|(_, action)| action.name() == event.action);
-    let action = action.map_or(v1::AuditAction::Unspecified, |(name, _)| name);
+    let action = AuditAction::parse(&event.action);
+    let action = action.map_or(v1::AuditAction::Unspecified, in_api);
     let is_about_token = matches!(
         action,
         v1::AuditAction::TokenCreate | v1::AuditAction::TokenRevoke
@@ -207,8 +186,9 @@ mod tests {
     #[test]
     fn every_action_has_a_name_in_the_api() {
         for action in AuditAction::ALL {
-            let named = ACTIONS.iter().filter(|(_, known)| *known == action);
-            assert_eq!(named.count(), 1, "{action:?}");
+            assert_ne!(in_api(action), v1::AuditAction::Unspecified, "{action:?}");
+            let name = Some(action.name().to_owned());
+            assert_eq!(super::action(in_api(action).into()), Ok(name));
         }
     }
 

@@ -6,21 +6,26 @@ use super::{Checked, expiry, key_id, no_secret, time};
 use crate::service::{NewCaller, PageQuery};
 use keyward_core::key::{FieldError, KeyId, Role, Roles, San, SlotName, TokenRecord};
 
+fn in_api(role: Role) -> v1::Role {
+    match role {
+        Role::Issuer => v1::Role::Issuer,
+        Role::Verifier => v1::Role::Verifier,
+        Role::Revealer => v1::Role::Revealer,
+        Role::Reader => v1::Role::Reader,
+        Role::Editor => v1::Role::Editor,
+        Role::Reporter => v1::Role::Reporter,
+        Role::NearCache => v1::Role::NearCache,
+        Role::Admin => v1::Role::Admin,
+        Role::Auditor => v1::Role::Auditor,
+    }
+}
+
 fn roles(values: &[i32]) -> Checked<Roles> {
-    let role = |value: &i32| match v1::Role::try_from(*value) {
-        Ok(v1::Role::Issuer) => Ok(Role::Issuer),
-        Ok(v1::Role::Verifier) => Ok(Role::Verifier),
-        Ok(v1::Role::Revealer) => Ok(Role::Revealer),
-        Ok(v1::Role::Reader) => Ok(Role::Reader),
-        Ok(v1::Role::Editor) => Ok(Role::Editor),
-        Ok(v1::Role::Reporter) => Ok(Role::Reporter),
-        Ok(v1::Role::NearCache) => Ok(Role::NearCache),
-        Ok(v1::Role::Admin) => Ok(Role::Admin),
-        Ok(v1::Role::Auditor) => Ok(Role::Auditor),
-        Ok(v1::Role::Unspecified) | Err(_) => {
-            let reason = format!("contains {value}, which is not a role");
-            Err(FieldError::new("roles", reason))
-        }
+    let role = |value: &i32| {
+        let mut known = Role::ALL.into_iter();
+        let role = known.find(|role| i32::from(in_api(*role)) == *value);
+        let reason = || format!("contains {value}, which is not a role");
+        role.ok_or_else(|| FieldError::new("roles", reason()))
     };
     values.iter().map(role).collect()
 }
@@ -52,21 +57,11 @@ pub(in crate::grpc) fn token_id(request: v1::RevokeTokenRequest) -> Checked<KeyI
 }
 
 pub(in crate::grpc) fn caller_token(record: &TokenRecord) -> v1::CallerToken {
-    let role = |role| match role {
-        Role::Issuer => v1::Role::Issuer,
-        Role::Verifier => v1::Role::Verifier,
-        Role::Revealer => v1::Role::Revealer,
-        Role::Reader => v1::Role::Reader,
-        Role::Editor => v1::Role::Editor,
-        Role::Reporter => v1::Role::Reporter,
-        Role::NearCache => v1::Role::NearCache,
-        Role::Admin => v1::Role::Admin,
-        Role::Auditor => v1::Role::Auditor,
-    };
+    let roles = record.roles.iter().map(in_api);
     v1::CallerToken {
         token_id: record.id.to_string(),
         name: record.name.to_string(),
-        roles: record.roles.iter().map(|r| role(r).into()).collect(),
+        roles: roles.map(i32::from).collect(),
         create_time: Some(time(record.create_time)),
         revoke_time: record.revoke_time.map(time),
         revision: record.revision,
