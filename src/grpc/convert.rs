@@ -16,7 +16,7 @@ use keyward_proto::v1;
 use prost::Message as _;
 
 use crate::cache::{Consistency, ForeignKeys, Keep, KeptForeign, KeptKey, Uses};
-use crate::service::{Issue, Revoke, RevokeTarget, ServiceError, Verified, Verify};
+use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, ServiceError, Verified, Verify};
 use keyward_core::fence::Ask;
 use keyward_core::key::{
     AccountId, FieldError, KeyId, KeyRecord, Metadata, Networks, Reason, Scopes, SecretText,
@@ -44,11 +44,7 @@ pub(super) fn issue(request: v1::IssueRequest) -> Checked<Issue> {
     no_secret("metadata", entries(&request.metadata))?;
     Ok(Issue {
         account: AccountId::new("account_id", request.account_id)?,
-        name: if request.name.is_empty() {
-            SlotName::default_slot()
-        } else {
-            SlotName::new("name", request.name)?
-        },
+        name: slot(request.name)?,
         scopes: Scopes::new("scopes", request.scopes)?,
         metadata: Metadata::new("metadata", request.metadata)?,
         networks: Networks::new("allowed_cidrs", &request.allowed_cidrs)?,
@@ -83,12 +79,7 @@ pub(super) fn revoke(request: v1::RevokeRequest) -> Result<Revoke, ServiceError>
         [false, false, true] => RevokeTarget::Account(AccountId::new("account_id", account)?),
         _ => return Err(ServiceError::NotOne(&["key_id", "api_key", "account_id"])),
     };
-    no_secret("reason", [&request.reason])?;
-    let reason = if request.reason.is_empty() {
-        None
-    } else {
-        Some(Reason::new("reason", request.reason)?)
-    };
+    let reason = reason(request.reason)?;
     Ok(Revoke {
         target,
         replace: request.replace,
@@ -110,15 +101,14 @@ pub(super) fn verify(request: v1::VerifyRequest) -> Checked<Verify> {
             return Err(FieldError::new("consistency", reason));
         }
     };
-    let client = match request.client_ip.as_str() {
-        "" => None,
-        text => Some(text.parse::<IpAddr>().map_err(|_| {
+    let client = optional(request.client_ip, |text| {
+        text.parse::<IpAddr>().map_err(|_| {
             FieldError::new(
                 "client_ip",
                 "is not an IPv4 or IPv6 address; send the address without port and zone",
             )
-        })?),
-    };
+        })
+    })?;
     let scopes = Scopes::new("required_scopes", request.required_scopes)?;
     Ok(Verify {
         text,
@@ -227,6 +217,31 @@ pub(super) fn no_secret<'a>(
 
 pub(super) fn entries(metadata: &BTreeMap<String, String>) -> impl Iterator<Item = &String> {
     metadata.keys().chain(metadata.values())
+}
+
+/// Reads a text; an empty one is absent.
+fn optional<T>(text: String, read: impl FnOnce(String) -> Checked<T>) -> Checked<Option<T>> {
+    match text.is_empty() {
+        true => Ok(None),
+        false => read(text).map(Some),
+    }
+}
+
+/// The slot of a request.
+pub(super) fn slot(name: String) -> Checked<SlotName> {
+    let named = optional(name, |name| SlotName::new("name", name))?;
+    Ok(named.unwrap_or_else(SlotName::default_slot))
+}
+
+/// The reason of a revocation.
+pub(super) fn reason(text: String) -> Checked<Option<Reason>> {
+    no_secret("reason", [&text])?;
+    optional(text, |text| Reason::new("reason", text))
+}
+
+/// The page that a request asks for.
+pub(super) fn page(size: i32, token: String) -> PageQuery {
+    PageQuery { size, token }
 }
 
 fn key_id(field: &'static str, text: &str) -> Checked<KeyId> {

@@ -2,14 +2,13 @@
 
 use keyward_proto::v1;
 
-use super::convert::{entries, no_secret, time, timestamp};
+use super::convert::{entries, no_secret, page, reason, slot, time, timestamp};
 use crate::service::{
     ForeignKey, Given, GivenScheme, ImportKeys, ImportReply, ImportResult, PageQuery,
 };
 use keyward_core::fence::Receipt;
 use keyward_core::key::{
-    AccountId, BatchId, FieldError, KeyId, Metadata, Networks, Reason, Scopes, SecretText,
-    SlotName, shown,
+    AccountId, BatchId, FieldError, KeyId, Metadata, Networks, Reason, Scopes, SecretText, shown,
 };
 use keyward_crypto::DigestScheme;
 use keyward_store::import::HeldKey;
@@ -49,10 +48,7 @@ fn foreign_key(key: v1::ImportKey) -> Checked<ForeignKey> {
     let time = |field, time: Option<_>| time.map(|time| timestamp(field, time)).transpose();
     Ok(ForeignKey {
         account: AccountId::new("account_id", key.account_id)?,
-        name: match key.name.is_empty() {
-            true => SlotName::default_slot(),
-            false => SlotName::new("name", key.name)?,
-        },
+        name: slot(key.name)?,
         given: given(text, &key.digest, &key.digest_scheme)?,
         scopes: Scopes::new("scopes", key.scopes)?,
         metadata: Metadata::new("metadata", key.metadata)?,
@@ -162,20 +158,13 @@ fn import_result(result: &ImportResult, dry_run: bool) -> v1::ImportResult {
 }
 
 pub(super) fn undo_import(request: v1::UndoImportRequest) -> Checked<(BatchId, Option<Reason>)> {
-    no_secret("reason", [&request.reason])?;
-    let reason = match request.reason.is_empty() {
-        true => None,
-        false => Some(Reason::new("reason", request.reason)?),
-    };
+    let reason = reason(request.reason)?;
     Ok((batch_id(&request.batch_id)?, reason))
 }
 
 pub(super) fn export_keys(request: v1::ExportKeysRequest) -> Checked<(bool, PageQuery)> {
-    let query = PageQuery {
-        size: request.page_size,
-        token: request.page_token,
-    };
-    Ok((request.include_revoked, query))
+    let page = page(request.page_size, request.page_token);
+    Ok((request.include_revoked, page))
 }
 
 pub(super) fn undone((revoked, receipt): &(Revoked, Receipt)) -> v1::UndoImportResponse {

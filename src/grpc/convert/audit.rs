@@ -2,7 +2,7 @@
 
 use keyward_proto::v1;
 
-use super::{Checked, key_id, time, timestamp};
+use super::{Checked, key_id, optional, page, time, timestamp};
 use crate::service::{Head, Page, PageQuery};
 use keyward_core::key::{AccountId, FieldError, KeyId, SlotName, Timestamp};
 use keyward_store::audit_chain::{Fault, FaultKind, Verified};
@@ -23,20 +23,16 @@ fn in_api(action: AuditAction) -> v1::AuditAction {
 pub(in crate::grpc) fn list_audit(
     request: v1::ListAuditEventsRequest,
 ) -> Checked<(AuditQuery, PageQuery)> {
-    let given = |text: String| Some(text).filter(|text| !text.is_empty());
     let within = |field, given: Option<prost_types::Timestamp>| {
         given.map(|given| calendar(field, given)).transpose()
     };
-    let account = given(request.account_id)
-        .map(|text| AccountId::new("account_id", text))
-        .transpose()?;
-    let caller = given(request.caller)
-        .map(|text| SlotName::new("caller", text))
-        .transpose()?;
-    let subject = given(request.key_id).map(|text| key_id("key_id", &text));
+    let account = optional(request.account_id, |text| {
+        AccountId::new("account_id", text)
+    })?;
+    let caller = optional(request.caller, |text| SlotName::new("caller", text))?;
     let query = AuditQuery {
         account: account.map(|account| account.to_string()),
-        subject: subject.transpose()?,
+        subject: optional(request.key_id, |text| key_id("key_id", &text))?,
         actor: caller.map(|caller| caller.to_string()),
         action: action(request.action)?,
         from: within("start_time", request.start_time)?,
@@ -44,11 +40,7 @@ pub(in crate::grpc) fn list_audit(
         newest_first: request.newest_first,
         ..AuditQuery::default()
     };
-    let page = PageQuery {
-        size: request.page_size,
-        token: request.page_token,
-    };
-    Ok((query, page))
+    Ok((query, page(request.page_size, request.page_token)))
 }
 
 fn action(value: i32) -> Checked<Option<String>> {
@@ -119,14 +111,11 @@ fn event(event: &AuditEvent) -> v1::AuditEvent {
 pub(in crate::grpc) fn verify_audit(
     request: v1::VerifyAuditRequest,
 ) -> Checked<(Option<Head>, String)> {
-    let head = match request.head.as_str() {
-        "" => None,
-        text => Some(head(text).ok_or_else(|| {
-            let reason =
-                "must be NUMBER:MAC, as the log shows it: a number and 64 hexadecimal digits";
-            FieldError::new("head", reason)
-        })?),
+    let wrong = || {
+        let reason = "must be NUMBER:MAC, as the log shows it: a number and 64 hexadecimal digits";
+        FieldError::new("head", reason)
     };
+    let head = optional(request.head, |text| head(&text).ok_or_else(wrong))?;
     Ok((head, request.page_token))
 }
 

@@ -2,7 +2,7 @@
 
 use keyward_proto::v1;
 
-use super::{duration, time};
+use super::{duration, optional, page, time};
 use crate::service::{KeyUses, Page, PageQuery, ServiceError};
 use keyward_core::fence::state_at;
 use keyward_core::key::{AccountId, FieldError, KeyRecord, KeyState, Reason, SlotName, Timestamp};
@@ -77,17 +77,12 @@ pub(in crate::grpc) fn list(
         account,
         include_revoked: request.include_revoked,
         state,
-        name_prefix: match request.name_prefix.is_empty() {
-            true => None,
-            false => Some(SlotName::new("name_prefix", request.name_prefix)?),
-        },
+        name_prefix: optional(request.name_prefix, |start| {
+            SlotName::new("name_prefix", start)
+        })?,
         older_than: least("older_than", request.older_than)?,
         unused_for: least("unused_for", request.unused_for)?,
         ..ListKeys::default()
     };
-    let query = PageQuery {
-        size: request.page_size,
-        token: request.page_token,
-    };
-    Ok((list, query))
+    Ok((list, page(request.page_size, request.page_token)))
 }

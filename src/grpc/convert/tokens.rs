@@ -2,7 +2,7 @@
 
 use keyward_proto::v1;
 
-use super::{Checked, expiry, key_id, no_secret, time};
+use super::{Checked, expiry, key_id, no_secret, optional, page, time};
 use crate::service::{NewCaller, PageQuery};
 use keyward_core::key::{FieldError, KeyId, Role, Roles, San, SlotName, TokenRecord};
 
@@ -37,19 +37,13 @@ pub(in crate::grpc) fn new_token(request: v1::CreateTokenRequest) -> Checked<New
         name: SlotName::new("name", request.name)?,
         roles: roles(&request.roles)?,
         expiry: expiry(request.expire_time, request.ttl)?,
-        san: match request.san.is_empty() {
-            true => None,
-            false => Some(San::new("san", &request.san)?),
-        },
+        san: optional(request.san, |san| San::new("san", &san))?,
     })
 }
 
 pub(in crate::grpc) fn list_tokens(request: v1::ListTokensRequest) -> Checked<(bool, PageQuery)> {
-    let query = PageQuery {
-        size: request.page_size,
-        token: request.page_token,
-    };
-    Ok((request.include_revoked, query))
+    let page = page(request.page_size, request.page_token);
+    Ok((request.include_revoked, page))
 }
 
 pub(in crate::grpc) fn token_id(request: v1::RevokeTokenRequest) -> Checked<KeyId> {
