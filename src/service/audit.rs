@@ -12,7 +12,7 @@ use crate::auth::{Caller, Denied};
 use keyward_core::key::{BootTime, FieldError, KeyId, Timestamp};
 use keyward_store::audit::AuditCursor;
 use keyward_store::audit_chain::{Fault, FaultKind, Verified, Verifier};
-use keyward_store::{Actor, AuditAction, AuditEntry, AuditEvent, AuditQuery, AuditSeal};
+use keyward_store::{Actor, AuditAction, AuditEvent, AuditQuery, AuditSeal};
 
 /// About the most events that one call checks.
 const PART: usize = 10_000;
@@ -166,12 +166,7 @@ impl Service {
         if !actor.token.is_some_and(is_due) {
             return;
         }
-        let entry = AuditEntry {
-            action: AuditAction::Deny,
-            id: None,
-            account: None,
-            detail: Some(detail()),
-        };
+        let entry = AuditAction::Deny.entry(detail());
         let store = Arc::clone(&self.store);
         self.control.spawn(async move {
             // The store logs its failures.

@@ -54,7 +54,8 @@ use keyward_core::key::{
 use keyward_crypto::{CurrentKeyring, Digest, Keyring, Minted, SealPurpose, Sealed};
 use keyward_guard::LogLimit;
 use keyward_ops::Metrics;
-use keyward_store::{Actor, AuditAction, AuditEntry, Control, Store, StoredKey};
+use keyward_store::plan::key_entry;
+use keyward_store::{Actor, AuditAction, Control, Store, StoredKey};
 
 /// The use cases and their dependencies.
 pub struct Service {
@@ -226,12 +227,7 @@ impl Service {
             tracing::error!(key_id = %key.record.id, %error, "cannot open the sealed copy of a key");
             ServiceError::Internal
         })?;
-        let entry = AuditEntry {
-            action: AuditAction::Reveal,
-            id: Some(key.record.id),
-            account: Some(key.record.account.clone()),
-            detail: None,
-        };
+        let entry = key_entry(AuditAction::Reveal, &key.record, None);
         self.store.record(entry, actor).await?;
         Ok(Some(text))
     }

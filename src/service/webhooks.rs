@@ -7,9 +7,7 @@ use crate::auth::Caller;
 use crate::webhooks::{Answer, Sender, rfc3339};
 use keyward_core::key::KeyId;
 use keyward_store::webhooks::REPLAY_STEP;
-use keyward_store::{
-    AuditAction, AuditEntry, EventPlace, Replay, Replayed, Store, StoreError, WebhookStatus,
-};
+use keyward_store::{AuditAction, EventPlace, Replay, Replayed, Store, StoreError, WebhookStatus};
 
 /// A webhook, and what waits for it.
 #[derive(Clone, Debug)]
@@ -58,12 +56,7 @@ impl Service {
     ) -> Result<u64, ServiceError> {
         self.webhook(&name)?;
         let actor = caller.actor();
-        let entry = AuditEntry {
-            action: AuditAction::WebhookReplay,
-            id: None,
-            account: None,
-            detail: Some(format!("{name} {}", described(events))),
-        };
+        let entry = AuditAction::WebhookReplay.entry(format!("{name} {}", described(events)));
         // In this order an event that waits follows the dead ones about its key.
         let parts = match events {
             Replayed::Dead => vec![Replayed::Dead, Replayed::Failing],

@@ -165,12 +165,7 @@ impl Transaction<'_> {
             .retain(|seal| seal.number >= first.number);
         self.database.trimmed.first_seal = first.number;
         self.database.trimmed.proof = proof;
-        let entry = AuditEntry {
-            action: AuditAction::AuditTrim,
-            id: None,
-            account: None,
-            detail: Some(Trimming::detail(trimmed, first.number)),
-        };
+        let entry = AuditAction::AuditTrim.entry(Trimming::detail(trimmed, first.number));
         self.audit(entry, &Actor::service());
         trimmed
     }

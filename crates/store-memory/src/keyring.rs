@@ -13,7 +13,6 @@ use keyward_crypto::{CheckValue, KeyKind, KeyName, Sealed};
 use keyward_store::keyring::{
     InstanceKeys, Needs, answer_to_retirement, state_of, unchanged_by_activation,
 };
-use keyward_store::plan::keyring_entry;
 use keyward_store::{
     Activation, Actor, AuditAction, KeyringChecks, KeyringUse, KnownKey, KnownState, Result,
     Retirement, SealMove, StoreError, StoredKey,
@@ -156,7 +155,7 @@ impl Transaction<'_> {
         self.set_state(is_active, KnownState::Required);
         let state = KnownState::activated(name.kind);
         self.set_state(|key| key.check.name() == name, state);
-        self.audit(keyring_entry(AuditAction::KeyringActivate, name), actor);
+        self.audit(AuditAction::KeyringActivate.entry(name.to_string()), actor);
         Activation::Done
     }
 
@@ -172,7 +171,7 @@ impl Transaction<'_> {
             self.database.checks.retain(|key| key.check.name() != name);
         }
         self.set_state(|key| key.check.name() == name, KnownState::Retired);
-        self.audit(keyring_entry(AuditAction::KeyringRetire, name), actor);
+        self.audit(AuditAction::KeyringRetire.entry(name.to_string()), actor);
         Retirement::Done
     }
 

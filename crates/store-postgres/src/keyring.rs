@@ -13,7 +13,6 @@ use super::{ALLOW_LONG_STATEMENT, LONG_LIMIT, PostgresStore};
 use keyward_core::key::KeyId;
 use keyward_crypto::{CheckValue, KeyKind, KeyName};
 use keyward_store::keyring::{InstanceKeys, Needs, answer_to_retirement, unchanged_by_activation};
-use keyward_store::plan::keyring_entry;
 use keyward_store::{
     Activation, Actor, AuditAction, KeyringChecks, KeyringUse, KnownKey, KnownState, Result,
     Retirement, SealMove, StoredKey,
@@ -163,7 +162,7 @@ impl PostgresStore {
                 .execute(statement.bind(i64::from(name.number)))
                 .await?;
         }
-        let entry = keyring_entry(AuditAction::KeyringActivate, name);
+        let entry = AuditAction::KeyringActivate.entry(name.to_string());
         audit(&mut lease, &[(entry, actor.clone())]).await?;
         lease.commit().await?;
         Ok(Activation::Done)
@@ -193,7 +192,7 @@ impl PostgresStore {
         };
         let retire = sqlx::query(retire).bind(name.kind.name());
         lease.execute(retire.bind(i64::from(name.number))).await?;
-        let entry = keyring_entry(AuditAction::KeyringRetire, name);
+        let entry = AuditAction::KeyringRetire.entry(name.to_string());
         audit(&mut lease, &[(entry, actor.clone())]).await?;
         lease.commit().await?;
         Ok(Retirement::Done)

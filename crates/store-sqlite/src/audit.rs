@@ -113,12 +113,7 @@ impl Audit for SqliteStore {
         let trimmed = tx.execute(events.bind(first.last_position)).await?;
         let seals = sqlx::query("DELETE FROM audit_seals WHERE number < ?");
         tx.execute(seals.bind(first.number)).await?;
-        let entry = AuditEntry {
-            action: AuditAction::AuditTrim,
-            id: None,
-            account: None,
-            detail: Some(Trimming::detail(trimmed, first.number)),
-        };
+        let entry = AuditAction::AuditTrim.entry(Trimming::detail(trimmed, first.number));
         audit(&mut tx, &entry, &Actor::service()).await?;
         tx.commit().await?;
         Ok(trimmed)

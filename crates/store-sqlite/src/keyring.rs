@@ -8,7 +8,6 @@ use super::{SqliteStore, WriteTransaction, store_error};
 use keyward_core::key::KeyId;
 use keyward_crypto::{CheckValue, KeyKind, KeyName};
 use keyward_store::keyring::{Needs, answer_to_retirement, unchanged_by_activation};
-use keyward_store::plan::keyring_entry;
 use keyward_store::rows::Row as _;
 use keyward_store::{
     Activation, Actor, AuditAction, KeyringChecks, KeyringUse, KnownKey, KnownState, Result,
@@ -49,7 +48,7 @@ impl KeyringChecks for SqliteStore {
             let statement = sqlx::query(statement).bind(name.kind.name());
             tx.execute(statement.bind(name.number)).await?;
         }
-        let entry = keyring_entry(AuditAction::KeyringActivate, name);
+        let entry = AuditAction::KeyringActivate.entry(name.to_string());
         audit(&mut tx, &entry, actor).await?;
         tx.commit().await?;
         Ok(Activation::Done)
@@ -75,7 +74,7 @@ impl KeyringChecks for SqliteStore {
         };
         let retire = sqlx::query(retire).bind(name.kind.name()).bind(name.number);
         tx.execute(retire).await?;
-        let entry = keyring_entry(AuditAction::KeyringRetire, name);
+        let entry = AuditAction::KeyringRetire.entry(name.to_string());
         audit(&mut tx, &entry, actor).await?;
         tx.commit().await?;
         Ok(Retirement::Done)

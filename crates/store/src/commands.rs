@@ -343,6 +343,18 @@ keyward_core::named! {
     }
 }
 
+impl AuditAction {
+    /// An entry of the audit about no single key or token.
+    pub fn entry(self, detail: String) -> AuditEntry {
+        AuditEntry {
+            action: self,
+            id: None,
+            account: None,
+            detail: Some(detail),
+        }
+    }
+}
+
 /// One entry of the audit.
 #[derive(Clone, Debug)]
 pub struct AuditEntry {

@@ -146,12 +146,6 @@ impl Import {
             .filter(|(key, outcome)| !self.dry_run && **outcome == ImportOutcome::Imported(key.id));
         let keys: Vec<_> = planned.map(|(key, _)| key).collect();
         let detail = format!("batch={} imported={}", self.batch, keys.len());
-        let entry = AuditEntry {
-            action: AuditAction::Import,
-            id: None,
-            account: None,
-            detail: Some(detail),
-        };
-        (keys, entry)
+        (keys, AuditAction::Import.entry(detail))
     }
 }

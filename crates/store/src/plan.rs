@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::{AuditAction, AuditEntry, Expiry, KeyChanges, NewKey, Successor};
 use keyward_core::fence::state_at;
 use keyward_core::key::{KeyId, KeyRecord, KeyState, Reason, Timestamp, TokenRecord};
-use keyward_crypto::KeyName;
 
 /// What an update does to one key.
 #[derive(Debug)]
@@ -138,16 +137,6 @@ pub fn key_entry(action: AuditAction, record: &KeyRecord, detail: Option<String>
         id: Some(record.id),
         account: Some(record.account.clone()),
         detail,
-    }
-}
-
-/// An audit entry about a key of the keyring.
-pub fn keyring_entry(action: AuditAction, name: KeyName) -> AuditEntry {
-    AuditEntry {
-        action,
-        id: None,
-        account: None,
-        detail: Some(name.to_string()),
     }
 }
 
