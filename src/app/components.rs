@@ -307,22 +307,6 @@ impl Base {
         self.tasks.spawn("uses of keys", writer.run(stop))
     }
 
-    /// Keeps `current` up to date with the files and the store.
-    pub(super) fn keyring_watch(
-        &self,
-        settings: &Settings,
-        tail: &Arc<Tail>,
-        current: &Arc<CurrentKeyring>,
-    ) -> KeyringWatch {
-        KeyringWatch::new(
-            settings.keyring.clone(),
-            Arc::clone(&self.store),
-            self.cluster.clone(),
-            Arc::clone(tail),
-            Arc::clone(current),
-        )
-    }
-
     /// The tasks that follow the keyring and move sealed copies.
     pub(super) fn keyring_tasks(
         &self,

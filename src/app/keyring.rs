@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::components::Base;
 use crate::replication::Tail;
 use keyward_core::fence::RegistrationId;
 use keyward_crypto::{
@@ -91,20 +92,20 @@ struct Seen {
 }
 
 impl KeyringWatch {
-    /// A watch of `directory` for the instance with this tail.
+    /// Keeps `current` up to date with the files in `directory` and the store, for the instance with this
+    /// tail.
     pub(super) fn new(
+        base: &Base,
         directory: PathBuf,
-        store: Arc<dyn Store>,
-        cluster: Option<Arc<dyn Cluster>>,
-        tail: Arc<Tail>,
-        current: Arc<CurrentKeyring>,
+        tail: &Arc<Tail>,
+        current: &Arc<CurrentKeyring>,
     ) -> Self {
         Self {
             directory,
-            store,
-            cluster,
-            tail,
-            current,
+            store: Arc::clone(&base.store),
+            cluster: base.cluster.clone(),
+            tail: Arc::clone(tail),
+            current: Arc::clone(current),
             seen: None,
             reported: None,
         }

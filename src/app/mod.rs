@@ -36,6 +36,7 @@ use crate::service::{Denials, Reveals, Service};
 use crate::system::{SystemClock, SystemEntropy, host_name, open_files};
 use bootstrap::SecretPolicy;
 use components::Base;
+use keyring::KeyringWatch;
 use keyward_core::fence::{Fence, MAX_TOMBSTONES, Settling};
 use keyward_core::key::{Clock, Entropy, Prefix, TOKEN_PREFIX, Verdict};
 use keyward_crypto::CurrentKeyring;
@@ -226,7 +227,7 @@ impl App {
             )
         });
         let tail = base.tail(registration, &keyring);
-        let mut watch = base.keyring_watch(settings, &tail, &keyring);
+        let mut watch = KeyringWatch::new(&base, settings.keyring.clone(), &tail, &keyring);
         // Notices what has changed since the keyring was loaded, before this instance registers.
         watch.look().await.map_err(|misfit| {
             let path = settings.keyring.display();
