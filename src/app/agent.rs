@@ -1,6 +1,7 @@
 //! Runs an agent: starts it, and stops it in order.
 
 mod health;
+mod metrics;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,13 +12,14 @@ use keyward_client::{Client, Error, ErrorKind, Secret, VerifyRequest};
 use keyward_crypto::private_file::{self, PrivateFileError};
 use keyward_ops::settings::values::secret_file;
 use keyward_ops::traces::propagate;
-use keyward_ops::{AgentMetrics, MetricsExport, NearCacheCounts, OtherCrates, Tasks, http};
+use keyward_ops::{MetricsExport, OtherCrates, Tasks, http};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use health::{Health, readiness};
+pub use metrics::AgentMetrics;
 
 use super::StartError;
 use super::components::{self, ShownMetrics};
@@ -115,7 +117,7 @@ impl Running {
         let near = near_cache(settings, &client).await?;
 
         let (tasks, stop) = (Tasks::default(), CancellationToken::new());
-        let metrics = Arc::new(AgentMetrics::new());
+        let metrics = AgentMetrics::new();
         let thread_error = |error| StartError(format!("cannot start the serving threads: {error}"));
         let long_calls = LongCalls::start(settings.workers).map_err(thread_error)?;
         let front = Front {
@@ -148,7 +150,10 @@ impl Running {
         };
         let mut background = Vec::new();
         let local_side = side.as_ref().and_then(|port| port.local_addr().ok());
-        let shown = shown_metrics(metrics, near.clone());
+        let shown: ShownMetrics = {
+            let near = near.clone();
+            Arc::new(move || metrics.encode(near.stats()))
+        };
         if let Some(export) = export {
             let shown = Arc::clone(&shown);
             export.of(move || shown());
@@ -334,21 +339,6 @@ async fn near_cache(settings: &AgentSettings, client: &Client) -> Result<NearCac
         tracing::warn!("the agent is not fresh yet: {trouble}");
     }
     Ok(near)
-}
-
-/// The text of all metrics.
-fn shown_metrics(metrics: Arc<AgentMetrics>, near: NearCache) -> ShownMetrics {
-    Arc::new(move || {
-        let stats = near.stats();
-        metrics.encode(NearCacheCounts {
-            hits: stats.hits,
-            misses: stats.misses,
-            not_fresh: stats.not_fresh,
-            resets: stats.resets,
-            keys: stats.keys,
-            fresh_for: stats.fresh_for,
-        })
-    })
 }
 
 fn side_port(

@@ -45,7 +45,7 @@ use keyward_ops::{Ended, Metrics, MetricsExport, Tasks};
 use keyward_store::{Control, Store};
 use ports::{bind, listen};
 
-pub use agent::serve_agent;
+pub use agent::{AgentMetrics, serve_agent};
 pub use clock::lower_time;
 pub use doctor::doctor;
 pub use operations::{add_to_keyring, advance_epoch, init, migrate};

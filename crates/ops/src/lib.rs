@@ -21,10 +21,10 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt};
 
 pub use metrics::{
-    AgentMetrics, AuditMetrics, CacheMetrics, CallerMetrics, Catalogue, Durations, FenceMetrics,
-    GarbageMetrics, HeartbeatMetrics, KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics,
-    Metrics, NearCacheCounts, NearMetrics, One, PortMetrics, RevealMetrics, RevokeMetrics,
-    RpcMetrics, TlsMetrics, Two, UseMetrics, WebhookMetrics, WebhooksMetrics, code_name,
+    AuditMetrics, CacheMetrics, CallerMetrics, Catalogue, Durations, FenceMetrics, GarbageMetrics,
+    HeartbeatMetrics, KeyringMetrics, Kind, L2Metrics, LimitMetrics, MemberMetrics, Metrics,
+    NearMetrics, One, PortMetrics, RevealMetrics, RevokeMetrics, RpcMetrics, TlsMetrics, Two,
+    UseMetrics, WebhookMetrics, WebhooksMetrics, code_name,
 };
 
 pub use otlp::{MetricsExport, Signals};

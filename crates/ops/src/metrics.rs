@@ -1,7 +1,6 @@
 //! The metrics of the service. The hot path counts with handles that were resolved beforehand,
 //! without a lookup. A counter or a gauge costs one atomic operation; a histogram takes a short lock.
 
-mod agent;
 mod catalogue;
 mod groups;
 mod ports;
@@ -12,7 +11,6 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 
-pub use agent::{AgentMetrics, NearCacheCounts};
 use catalogue::histogram;
 pub use catalogue::{Catalogue, Durations, Kind, One, Two};
 pub use groups::{

@@ -6,7 +6,7 @@
 //! `LANGUAGE FILE` is written to that file before the next command.
 
 use keyward_core::key::Verdict;
-use keyward_ops::{AgentMetrics, Metrics};
+use keyward_ops::Metrics;
 use prost::Message;
 use prost_types::FileDescriptorSet;
 use regex::Regex;
@@ -69,7 +69,7 @@ fn tables_are_those_of_the_code() {
         ("settings", "settings", keyward::config::markdown()),
         ("settings", "agent", keyward::config::agent_markdown()),
         ("metrics", "metrics", Metrics::table()),
-        ("metrics", "agent", AgentMetrics::table()),
+        ("metrics", "agent", keyward::app::AgentMetrics::table()),
     ] {
         let document = format!("docs/reference/{page}.md");
         settle(&document, &with_table(&read(&document), name, &table));

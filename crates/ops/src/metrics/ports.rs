@@ -19,7 +19,8 @@ pub struct PortMetrics {
 }
 
 impl PortMetrics {
-    pub(super) fn register(catalogue: &mut Catalogue) -> Self {
+    /// Registers the metrics.
+    pub fn register(catalogue: &mut Catalogue) -> Self {
         Self {
             rpc_total: catalogue.counters(
                 "keyward_rpc",

@@ -1,14 +1,12 @@
 //! The metrics of an agent.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
+use keyward_client::near::NearCacheStats;
+use keyward_ops::{Catalogue, One, PortMetrics};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-
-use super::PortMetrics;
-use super::catalogue::{Catalogue, One};
 
 /// All metrics of an agent. The fields are handles: a clone is the same metric.
 pub struct AgentMetrics {
@@ -20,29 +18,12 @@ pub struct AgentMetrics {
     keys: Gauge<u64, AtomicU64>,
     fresh_for: Gauge<f64, AtomicU64>,
     /// The calls and connections.
-    pub ports: PortMetrics,
-}
-
-/// What the near-cache of an agent has counted.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NearCacheCounts {
-    /// Keys verified without a call.
-    pub hits: u64,
-    /// Keys that needed a call.
-    pub misses: u64,
-    /// Keys that needed a call, or got no verdict, because it was not fresh.
-    pub not_fresh: u64,
-    /// How often it lost all keys.
-    pub resets: u64,
-    /// The keys that it holds.
-    pub keys: u64,
-    /// For how long it is fresh without news.
-    pub fresh_for: Option<Duration>,
+    pub(super) ports: PortMetrics,
 }
 
 impl AgentMetrics {
     /// Registers all metrics.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut catalogue = Catalogue::default();
         let c = &mut catalogue;
         c.build_info("keyward_agent_build_info");
@@ -72,17 +53,17 @@ impl AgentMetrics {
     }
 
     /// All metrics in the OpenMetrics text format, with these numbers of the near-cache.
-    pub fn encode(&self, counts: NearCacheCounts) -> String {
+    pub(super) fn encode(&self, near: NearCacheStats) -> String {
         for (counter, count) in [
-            (&self.hits, counts.hits),
-            (&self.misses, counts.misses),
-            (&self.not_fresh, counts.not_fresh),
-            (&self.resets, counts.resets),
+            (&self.hits, near.hits),
+            (&self.misses, near.misses),
+            (&self.not_fresh, near.not_fresh),
+            (&self.resets, near.resets),
         ] {
             counter.inner().store(count, Relaxed);
         }
-        self.keys.set(counts.keys);
-        let fresh_for = counts.fresh_for.unwrap_or_default();
+        self.keys.set(near.keys);
+        let fresh_for = near.fresh_for.unwrap_or_default();
         self.fresh_for.set(fresh_for.as_secs_f64());
         self.catalogue.encode()
     }
@@ -90,11 +71,5 @@ impl AgentMetrics {
     /// The metrics as a Markdown table, for the documentation.
     pub fn table() -> String {
         Self::new().catalogue.table()
-    }
-}
-
-impl Default for AgentMetrics {
-    fn default() -> Self {
-        Self::new()
     }
 }
