@@ -2,7 +2,6 @@
 //! call means to the user.
 
 use std::io::ErrorKind as IoErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use keyward_client::{Advice, BuildError, Builder, Client, Error, ErrorKind, Rpc}
 
 use super::{Context, Failure, certificate, input};
 use crate::config::{Listen, Settings};
+use keyward_ops::outgoing::connect_address;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit of a call.
@@ -238,16 +238,6 @@ fn local_service(
     })
 }
 
-/// A service can listen on a wildcard address, but nobody can connect to one.
-fn connect_address(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
 impl Context<'_> {
     /// The environment variable, read as those of settings are: without white space at its end, and
     /// an empty one counts as unset.
@@ -266,23 +256,6 @@ impl Context<'_> {
         match flag {
             Some(path) => Ok(Some(path.clone())),
             None => Ok(self.variable(variable)?.map(PathBuf::from)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wildcard_address_is_reached_on_loopback() {
-        for (listen, expected) in [
-            ("0.0.0.0:1", "127.0.0.1:1"),
-            ("[::]:1", "[::1]:1"),
-            ("192.0.2.7:1", "192.0.2.7:1"),
-        ] {
-            let address = connect_address(listen.parse().unwrap());
-            assert_eq!(address.to_string(), expected);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Whether the bot serves users, and how another process asks a running bot.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::telegram::POLL;
-use keyward_ops::outgoing::cause;
+use keyward_ops::outgoing::connect_address;
+use keyward_ops::side_port;
 
 /// After this time without an answer from Telegram, a poll hangs.
 const STALE: Duration = Duration::from_secs(2 * POLL.as_secs() + 10);
@@ -81,32 +82,18 @@ pub fn of_all<'a>(
     }
 }
 
-/// Asks the bot with this side port whether it serves users, for at most `timeout`. Returns its
-/// answer.
+/// Asks the bot with this side port whether it serves users. Returns its answer.
 ///
 /// # Errors
 ///
 /// The reason why it does not, or why it does not answer.
-pub async fn ask(side_port: SocketAddr, timeout: Duration) -> Result<String, String> {
-    let mut at = side_port;
-    // An unspecified address means all addresses of this host.
-    match at.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => at.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => at.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    // The bot runs on this host, so no proxy is needed.
-    let client = reqwest::Client::builder().no_proxy().timeout(timeout);
-    let client = client.build().map_err(|error| cause(&error))?;
-    let response = client.get(format!("http://{at}/readyz")).send().await;
-    let mut response =
-        response.map_err(|error| format!("the bot does not answer: {}", cause(&error)))?;
-    // The first chunk holds the reason; another program on this port could send without end.
-    let reason = response.chunk().await.ok().flatten().unwrap_or_default();
-    let reason = String::from_utf8_lossy(&reason);
+pub async fn ask(side_port: SocketAddr) -> Result<String, String> {
+    let authority = connect_address(side_port).to_string();
+    let answered = side_port::get(&authority, "/readyz").await;
+    let (status, reason) = answered.map_err(|error| format!("the bot does not answer: {error}"))?;
     let reason: String = reason.trim_end().chars().take(MAX_REASON).collect();
     let reason = reason.escape_debug();
-    match response.status() {
+    match status {
         StatusCode::OK => Ok(reason.to_string()),
         StatusCode::SERVICE_UNAVAILABLE => Err(format!("users are not served: {reason}")),
         other => Err(format!("another program answers there: {other}")),

@@ -18,8 +18,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// EX_USAGE: the command line or a setting is wrong.
 const USAGE: u8 = 64;
-/// How long a running bot may take to report its health.
-const HEALTH_TIMEOUT: Duration = Duration::from_secs(3);
 const ABOUT: &str = "Telegram front end of Keyward: shows users their API key, and replaces it";
 const AFTER: &str = "\
 Each setting is a flag, a variable, or a key in the settings file (--hide-after is hide_after there). \
@@ -105,7 +103,7 @@ fn ask_health(matches: &ArgMatches) -> ExitCode {
         Ok(_) => return failed(USAGE, "http_listen names no port to ask"),
         Err(errors) => return failed(USAGE, &errors.to_string()),
     };
-    let health = on_runtime(health::ask(side_port, HEALTH_TIMEOUT));
+    let health = on_runtime(health::ask(side_port));
     // If the output is closed, the exit code is all that remains.
     ended(health.map(|text| drop(writeln!(std::io::stdout().lock(), "{text}"))))
 }

@@ -1,6 +1,7 @@
 //! HTTP requests to servers that an operator names: without redirects, and with answers of a limited size.
 
 use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// In characters. A longer word may be a secret and is replaced by an ellipsis.
 const MAX_WORD: usize = 20;
@@ -71,4 +72,32 @@ pub fn words(text: &str) -> String {
         .join(" ")
         .escape_debug()
         .to_string()
+}
+
+/// The address at which to reach a program of this host that listens on `listen`: nobody can connect to a
+/// wildcard address.
+pub fn connect_address(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcard_address_is_reached_on_loopback() {
+        for (listen, expected) in [
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::]:1", "[::1]:1"),
+            ("192.0.2.7:1", "192.0.2.7:1"),
+        ] {
+            let address = connect_address(listen.parse().unwrap());
+            assert_eq!(address.to_string(), expected);
+        }
+    }
 }

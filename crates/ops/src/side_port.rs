@@ -4,8 +4,8 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Request;
 use http::header::HOST;
+use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ const MAX_ANSWER: usize = 8 << 20;
 /// # Errors
 ///
 /// Nothing answers there, or not in time, or not with HTTP.
-pub async fn get(authority: &str, path: &str) -> io::Result<(u16, String)> {
+pub async fn get(authority: &str, path: &str) -> io::Result<(StatusCode, String)> {
     match tokio::time::timeout(PATIENCE, ask(authority, path)).await {
         Ok(answer) => answer,
         Err(_) => Err(io::Error::new(
@@ -32,7 +32,7 @@ pub async fn get(authority: &str, path: &str) -> io::Result<(u16, String)> {
     }
 }
 
-async fn ask(authority: &str, path: &str) -> io::Result<(u16, String)> {
+async fn ask(authority: &str, path: &str) -> io::Result<(StatusCode, String)> {
     let stream = TokioIo::new(TcpStream::connect(authority).await?);
     let (mut sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
     let request = Request::get(path)
@@ -44,7 +44,7 @@ async fn ask(authority: &str, path: &str) -> io::Result<(u16, String)> {
             .send_request(request)
             .await
             .map_err(io::Error::other)?;
-        let status = answer.status().as_u16();
+        let status = answer.status();
         let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(io::Error::other)?.to_bytes();
         Ok((status, String::from_utf8_lossy(&body).into_owned()))

@@ -5,6 +5,7 @@ mod frame;
 use std::io::Write;
 use std::time::Duration;
 
+use http::StatusCode;
 use keyward_ops::side_port;
 use rustix::termios::tcgetwinsize;
 use serde_json::Value;
@@ -127,8 +128,8 @@ fn size() -> (usize, usize) {
 /// What the instance says, or why it does not.
 async fn look(endpoint: &str) -> Result<Look, String> {
     let ask = async |path: &str| match side_port::get(endpoint, path).await {
-        Ok((200, text)) => Ok(text),
-        Ok((status, text)) => Err(format!("HTTP {status}: {}", text.trim_end())),
+        Ok((StatusCode::OK, text)) => Ok(text),
+        Ok((status, text)) => Err(format!("HTTP {}: {}", status.as_u16(), text.trim_end())),
         Err(error) => Err(error.to_string()),
     };
     let status = ask("/status.json").await?;
