@@ -53,7 +53,7 @@ const TABLE: &[Setting<Values>] = &[
         "",
         "Which events",
         |v, text| {
-            let kinds = text.split(',').map(|name| EventKind::named(name.trim()));
+            let kinds = text.split(',').map(|name| EventKind::parse(name.trim()));
             v.events = kinds.collect();
             let known = EventKind::ALL.map(EventKind::name).join(", ");
             let is_known = v.events.is_some();

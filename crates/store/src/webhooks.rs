@@ -7,42 +7,26 @@ use std::time::Duration;
 use super::StoreError;
 use keyward_core::key::{KeyId, Timestamp};
 
-/// What an event tells about its key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum EventKind {
-    /// The key was created.
-    Issued,
-    /// The key got a time from which on it is dead, or an earlier one.
-    Revoked,
-    /// The key expires soon.
-    Expiring,
-    /// The key was refused because it is dead or disabled.
-    Refused,
+keyward_core::named! {
+    /// What an event tells about its key. Stores, settings and messages use its name.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum EventKind {
+        /// The key was created.
+        Issued = "key.issued",
+        /// The key got a time from which on it is dead, or an earlier one.
+        Revoked = "key.revoked",
+        /// The key expires soon.
+        Expiring = "key.expiring",
+        /// The key was refused because it is dead or disabled.
+        Refused = "key.refused",
+    }
 }
 
 impl EventKind {
-    /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Issued, Self::Revoked, Self::Expiring, Self::Refused];
-
-    /// The name in stores, settings and messages.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Issued => "key.issued",
-            Self::Revoked => "key.revoked",
-            Self::Expiring => "key.expiring",
-            Self::Refused => "key.refused",
-        }
-    }
-
-    /// The kind with this name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-
     /// The kind in a column.
     pub fn stored(name: &str) -> super::Result<Self> {
         let unknown = || StoreError::Damaged(format!("'{name}' is no kind of event"));
-        Self::named(name).ok_or_else(unknown)
+        Self::parse(name).ok_or_else(unknown)
     }
 }
 
