@@ -179,6 +179,17 @@ impl KeyringWatch {
             fitted = fitting(&before, files, &known);
         }
         let fitted = fitted?;
+        let with_file: HashSet<_> = files.names().into_iter().collect();
+        for key in seen.known.iter().filter(|key| key.state.is_required()) {
+            let name = key.check.name();
+            if !with_file.contains(&name) {
+                tracing::error!(
+                    "{name} is required, and its file is gone from {}: it is in memory alone. Put the file back \
+                     before a restart",
+                    self.directory.display()
+                );
+            }
+        }
         if fitted.names() != before.names() {
             tracing::info!(keys = ?fitted, "loaded the keyring again");
         }

@@ -10,6 +10,8 @@
 //! crc32 = <8 hex digits>      CRC-32 of all bytes before this line
 //! ```
 
+mod adding;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -17,6 +19,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use zeroize::Zeroizing;
+
+pub use adding::{add, add_import_secret};
 
 use super::material::{
     GenerationKeys, ImportSecret, KeyKind, KeyName, KeyringMaterial, SecretKey, hex_digits,
@@ -205,73 +209,6 @@ pub fn generate(dir: &Path, entropy: &dyn Entropy) -> Result<KeyringMaterial, Ke
         });
     }
     load(dir)
-}
-
-/// Adds a new key to the keyring in `dir`: the next one of its kind, or the one with `number`. Never
-/// replaces a file. An import secret is not drawn: see [`add_import_secret`].
-pub fn add(
-    dir: &Path,
-    kind: KeyKind,
-    number: Option<u32>,
-    entropy: &dyn Entropy,
-) -> Result<KeyName, KeyringError> {
-    let material = load(dir)?;
-    if kind == KeyKind::Foreign && material.foreign.is_some() {
-        return Err(KeyringError::Known(dir.to_owned()));
-    }
-    let generation = GenerationKeys::draw(entropy);
-    let name = next(dir, &material, kind, number)?;
-    match kind {
-        KeyKind::Generation => publish(dir, name, &lines(&generation)),
-        _ => publish(dir, name, &[("key", generation.pepper.expose())]),
-    }
-}
-
-/// Adds an import secret to the keyring in `dir`, with the next number or with `number`.
-pub fn add_import_secret(
-    dir: &Path,
-    number: Option<u32>,
-    secret: &ImportSecret,
-) -> Result<KeyName, KeyringError> {
-    let material = load(dir)?;
-    if material.holds(secret.expose()) {
-        return Err(KeyringError::Known(dir.to_owned()));
-    }
-    let name = next(dir, &material, KeyKind::Import, number)?;
-    publish(dir, name, &[("key", secret.expose())])
-}
-
-fn next(
-    dir: &Path,
-    material: &KeyringMaterial,
-    kind: KeyKind,
-    number: Option<u32>,
-) -> Result<KeyName, KeyringError> {
-    let next = number.or_else(|| material.highest(kind).checked_add(1));
-    let number = next.ok_or_else(|| KeyringError::Write {
-        path: dir.to_owned(),
-        cause: io::ErrorKind::QuotaExceeded.into(),
-    })?;
-    Ok(KeyName { kind, number })
-}
-
-/// Writes a file, complete or not at all, and never over another.
-fn publish(dir: &Path, name: KeyName, keys: &[(&str, &[u8])]) -> Result<KeyName, KeyringError> {
-    let failed = |cause| KeyringError::Write {
-        path: dir.to_owned(),
-        cause,
-    };
-    // First under a hidden name, which `load` ignores.
-    let hidden = dir.join(format!(".{name}"));
-    let _ = fs::remove_file(&hidden);
-    let added = write_secret(&hidden, name, keys)
-        .and_then(|()| fs::hard_link(&hidden, dir.join(name.to_string())));
-    // A hidden file that cannot be removed is as private as the keyring.
-    let _ = fs::remove_file(&hidden);
-    added
-        .and_then(|()| File::open(dir)?.sync_all())
-        .map_err(failed)?;
-    Ok(name)
 }
 
 /// What shows that a file of the keyring was added, removed or changed: path, length and time of the last

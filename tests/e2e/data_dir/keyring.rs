@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use keyward::system::SystemEntropy;
 use keyward_crypto::{ImportSecret, keyring_files};
 use keyward_proto::v1::Verdict;
+use keyward_testkit::{PATIENCE, eventually};
 
 use super::*;
 
@@ -243,5 +244,29 @@ async fn a_generation_that_was_not_activated_mints_nothing() {
     deployment.refuses("generation 1 is missing from the keyring");
     fs::rename(kept, deployment.file("generation-1")).unwrap();
     fs::remove_file(deployment.file("generation-2")).unwrap();
+    deployment.serves().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_removed_too_early_is_missed_before_the_restart() {
+    let deployment = Deployment::new().await;
+    let mut process = serve(&deployment.data_dir);
+    deployment.add_generation_2();
+    let text = fs::read(deployment.file("generation-1")).unwrap();
+    fs::remove_file(deployment.file("generation-1")).unwrap();
+    eventually("the log names the file", PATIENCE, async || {
+        let said = process.output();
+        said.contains("generation-1 is required, and its file is gone")
+    })
+    .await;
+    let client = process.client().await;
+    assert_eq!(
+        client.verify(&deployment.key).await.unwrap(),
+        Verdict::Valid
+    );
+    fs::write(deployment.file("generation-1"), text).unwrap();
+    let private = Permissions::from_mode(0o600);
+    fs::set_permissions(deployment.file("generation-1"), private).unwrap();
+    assert!(process.stop().success());
     deployment.serves().await;
 }

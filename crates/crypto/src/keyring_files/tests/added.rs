@@ -1,5 +1,6 @@
 //! Files that are added to a keyring.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::*;
@@ -87,4 +88,26 @@ fn a_keyring_has_one_foreign_pepper_and_any_number_of_import_secrets() {
         &text_of(KeyKind::Import, 3, "key = abc\n"),
     );
     assert!(refusal(&dir).contains("a key is not 2 to 2048 hexadecimal digits"));
+}
+
+#[test]
+fn who_reads_the_keyring_reads_a_new_file() {
+    let (_home, dir) = generated();
+    let files = || files_in(&dir).unwrap();
+    // Only root can give files away.
+    let is_root = std::os::unix::fs::chown(&dir, Some(65_534), Some(65_534)).is_ok();
+    for file in files() {
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        if is_root {
+            std::os::unix::fs::chown(&file, Some(65_534), Some(65_534)).unwrap();
+        }
+    }
+    add(&dir, KeyKind::Seal, None, &Distinct::default()).unwrap();
+    let readers = |path: &PathBuf| {
+        let file = fs::metadata(path).unwrap();
+        (file.uid(), file.gid(), mode(path))
+    };
+    let all: std::collections::BTreeSet<_> = files().iter().map(readers).collect();
+    assert_eq!(all.len(), 1, "{all:?}");
+    assert!(all.iter().all(|(.., mode)| *mode == 0o640));
 }
