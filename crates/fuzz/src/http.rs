@@ -13,10 +13,10 @@ use serde_json::Value;
 
 use crate::world::World;
 use crate::{Target, key_text, requests};
-use requests::{Caller, Named, id_marker, text_marker};
+use requests::{Named, id_marker, text_marker};
 
 /// The paths of structured requests. What follows in the input is added to them.
-pub const PATHS: [&str; 12] = [
+const PATHS: [&str; 12] = [
     "/v1/keys:issue",
     "/v1/keys:revoke",
     "/v1/keys:verify",
@@ -37,34 +37,6 @@ const FORMS: usize = 4;
 const INPUTS: usize = 2_000;
 /// As long as a token.
 const TOKEN_MARKER: &str = "kwt_MARKER";
-
-/// An input of bytes that are sent as they are.
-pub fn raw(bytes: &str) -> Vec<u8> {
-    [&[0], bytes.as_bytes()].concat()
-}
-
-/// An input of a request: `path` begins with one of [`PATHS`], and `form` says how the body is sent.
-pub fn request(method: &str, path: &str, caller: Caller, form: u8, body: &str) -> Vec<u8> {
-    let longest = (0..PATHS.len()).filter(|n| path.starts_with(PATHS[*n]));
-    let known = longest.max_by_key(|n| PATHS[*n].len()).expect("a path");
-    let tail = &path[PATHS[known].len()..];
-    let method = METHODS.iter().position(|known| *known == method);
-    let byte = |n: usize| u8::try_from(n).expect("a seed is short");
-    let head = [
-        1,
-        byte(known),
-        byte(method.expect("a method")),
-        caller as u8,
-        form,
-        byte(tail.len()),
-    ];
-    [&head, tail.as_bytes(), body.as_bytes()].concat()
-}
-
-/// The token of a caller with every role, in the bytes of an input.
-pub fn token_marker() -> &'static str {
-    TOKEN_MARKER
-}
 
 /// The first byte says whether bytes or a request follow.
 pub fn target() -> Target {

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The next step of an input, before two bytes that say more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+enum Step {
     /// Opens a stream: by a near-cache, by a caller without the role, by nobody.
     Open,
     /// Sends a poll on a stream, and waits for the response. See [`Number`], [`Known`] and [`Extra`].
@@ -66,7 +66,7 @@ const STEPS: [Step; 8] = [
 
 /// The number of a poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Number {
+enum Number {
     /// One more than the last.
     Next,
     /// The last once more.
@@ -81,7 +81,7 @@ const NUMBERS: [Number; 4] = [Number::Next, Number::Same, Number::Zero, Number::
 
 /// What a poll acknowledges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+enum Known {
     /// The last response.
     Response,
     /// Nothing, without an epoch.
@@ -113,7 +113,7 @@ const KNOWN: [Known; 8] = [
 
 /// What else a poll holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extra {
+enum Extra {
     /// Nothing.
     Plain,
     /// `off`.
@@ -139,16 +139,6 @@ const EXTRAS: [Extra; 7] = [
     Extra::Unknown,
     Extra::Large,
 ];
-
-/// A step about a stream, with two bytes that say more.
-pub fn step(step: Step, stream: u8, low: u8, high: u8) -> [u8; 3] {
-    [stream * 8 + step as u8, low, high]
-}
-
-/// Polls on a stream.
-pub fn poll(step: Step, stream: u8, number: Number, known: Known, extra: Extra) -> [u8; 3] {
-    self::step(step, stream, number as u8 * 8 + known as u8, extra as u8)
-}
 
 /// The input is a list of steps.
 pub fn target() -> Target {

@@ -1,9 +1,8 @@
-//! Runs every target as an ordinary test: on its seeds, on the files that `fuzz/corpus` holds, and on
-//! mutations of both, which are the same in every run. `UPDATE_CORPUS=1` writes the seeds there.
+//! Runs every target as an ordinary test: on the files that `fuzz/corpus` holds, on its seeds, and on mutations
+//! of both, which are the same in every run. `UPDATE_CORPUS=1` writes the seeds to `fuzz/corpus`.
 
 #![cfg(test)]
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -11,28 +10,39 @@ use keyward_fuzz::Target;
 
 mod seeds;
 
+use seeds::Seeds;
+
 /// The number of mutations.
 const MUTATIONS: usize = 300;
 /// The most bytes that a mutation inserts.
 const INSERTED: usize = 8;
 
 macro_rules! replayed {
-    ($($target:ident)*) => {$(
+    ($($target:ident: $seeds:expr,)*) => {$(
         #[test]
         fn $target() {
-            replay(stringify!($target), keyward_fuzz::$target::target(), seeds::$target());
+            replay(stringify!($target), keyward_fuzz::$target::target(), $seeds);
         }
     )*};
 }
 
-replayed! { key_text requests near_polls http cache_entry keyring page_token settings bot_updates }
+replayed! {
+    key_text: Seeds::new(),
+    requests: seeds::requests(),
+    near_polls: Seeds::new(),
+    http: Seeds::new(),
+    cache_entry: seeds::cache_entry(),
+    keyring: seeds::keyring(),
+    page_token: Seeds::new(),
+    settings: Seeds::new(),
+    bot_updates: Seeds::new(),
+}
 
-fn replay(name: &str, mut target: Target, seeds: BTreeMap<&str, Vec<u8>>) {
+fn replay(name: &str, mut target: Target, seeds: Seeds) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../fuzz/corpus")
         .join(name);
     if std::env::var_os("UPDATE_CORPUS").is_some() {
-        fs::create_dir_all(&corpus).unwrap();
         for (seed, bytes) in &seeds {
             fs::write(corpus.join(seed), bytes).unwrap();
         }
