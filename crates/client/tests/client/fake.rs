@@ -226,136 +226,44 @@ impl ApiKeyService for Service {
     }
 }
 
-#[async_trait::async_trait]
-impl AdminService for Service {
-    async fn create_token(
-        &self,
-        request: Request<v1::CreateTokenRequest>,
-    ) -> Result<Response<v1::CreateTokenResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(v1::CreateTokenResponse {
-            token: "kwt_new".to_owned(),
-            ..Default::default()
-        }))
-    }
+/// AdminService, whose responses are always the same.
+macro_rules! admin_service {
+    ($($method:ident: $request:ident => $response:ident, $answer:expr;)*) => {
+        #[async_trait::async_trait]
+        impl AdminService for Service {$(
+            async fn $method(
+                &self,
+                request: Request<v1::$request>,
+            ) -> Result<Response<v1::$response>, Status> {
+                self.0.enter(&request)?;
+                Ok(Response::new($answer))
+            }
+        )*}
+    };
+}
 
-    async fn list_tokens(
-        &self,
-        request: Request<v1::ListTokensRequest>,
-    ) -> Result<Response<v1::ListTokensResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(v1::ListTokensResponse {
-            next_page_token: "more".to_owned(),
-            ..Default::default()
-        }))
-    }
-
-    async fn revoke_token(
-        &self,
-        request: Request<v1::RevokeTokenRequest>,
-    ) -> Result<Response<v1::RevokeTokenResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(v1::RevokeTokenResponse {
-            revision: 8,
-            ..Default::default()
-        }))
-    }
-
-    async fn get_keyring_status(
-        &self,
-        request: Request<v1::GetKeyringStatusRequest>,
-    ) -> Result<Response<v1::GetKeyringStatusResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn activate_keyring_key(
-        &self,
-        request: Request<v1::ActivateKeyringKeyRequest>,
-    ) -> Result<Response<v1::ActivateKeyringKeyResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn retire_keyring_key(
-        &self,
-        request: Request<v1::RetireKeyringKeyRequest>,
-    ) -> Result<Response<v1::RetireKeyringKeyResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn erase_account(
-        &self,
-        request: Request<v1::EraseAccountRequest>,
-    ) -> Result<Response<v1::EraseAccountResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn list_audit_events(
-        &self,
-        request: Request<v1::ListAuditEventsRequest>,
-    ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn verify_audit(
-        &self,
-        request: Request<v1::VerifyAuditRequest>,
-    ) -> Result<Response<v1::VerifyAuditResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn list_webhooks(
-        &self,
-        request: Request<v1::ListWebhooksRequest>,
-    ) -> Result<Response<v1::ListWebhooksResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn test_webhook(
-        &self,
-        request: Request<v1::TestWebhookRequest>,
-    ) -> Result<Response<v1::TestWebhookResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn replay_webhook(
-        &self,
-        request: Request<v1::ReplayWebhookRequest>,
-    ) -> Result<Response<v1::ReplayWebhookResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(Default::default()))
-    }
-
-    async fn import_keys(
-        &self,
-        request: Request<v1::ImportKeysRequest>,
-    ) -> Result<Response<v1::ImportKeysResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(v1::ImportKeysResponse::default()))
-    }
-
-    async fn undo_import(
-        &self,
-        request: Request<v1::UndoImportRequest>,
-    ) -> Result<Response<v1::UndoImportResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(v1::UndoImportResponse::default()))
-    }
-
-    async fn export_keys(
-        &self,
-        request: Request<v1::ExportKeysRequest>,
-    ) -> Result<Response<v1::ExportKeysResponse>, Status> {
-        self.0.enter(&request)?;
-        Ok(Response::new(v1::ExportKeysResponse::default()))
-    }
+admin_service! {
+    create_token: CreateTokenRequest => CreateTokenResponse, v1::CreateTokenResponse {
+        token: "kwt_new".to_owned(),
+        ..Default::default()
+    };
+    list_tokens: ListTokensRequest => ListTokensResponse, v1::ListTokensResponse {
+        next_page_token: "more".to_owned(),
+        ..Default::default()
+    };
+    revoke_token: RevokeTokenRequest => RevokeTokenResponse, v1::RevokeTokenResponse { revision: 8, ..Default::default() };
+    get_keyring_status: GetKeyringStatusRequest => GetKeyringStatusResponse, Default::default();
+    activate_keyring_key: ActivateKeyringKeyRequest => ActivateKeyringKeyResponse, Default::default();
+    retire_keyring_key: RetireKeyringKeyRequest => RetireKeyringKeyResponse, Default::default();
+    erase_account: EraseAccountRequest => EraseAccountResponse, Default::default();
+    list_audit_events: ListAuditEventsRequest => ListAuditEventsResponse, Default::default();
+    verify_audit: VerifyAuditRequest => VerifyAuditResponse, Default::default();
+    list_webhooks: ListWebhooksRequest => ListWebhooksResponse, Default::default();
+    test_webhook: TestWebhookRequest => TestWebhookResponse, Default::default();
+    replay_webhook: ReplayWebhookRequest => ReplayWebhookResponse, Default::default();
+    import_keys: ImportKeysRequest => ImportKeysResponse, Default::default();
+    undo_import: UndoImportRequest => UndoImportResponse, Default::default();
+    export_keys: ExportKeysRequest => ExportKeysResponse, Default::default();
 }
 
 /// A running service and its script.
