@@ -1,6 +1,6 @@
 //! Measures the benefit of Redis and the cost of its faults: Verify on three instances during each fault;
-//! an L2 hit compared with a raw GET; Revoke with and without the change notice; the statements of a cold
-//! instance on Postgres with and without Redis. Writes the tables of `docs/faults.md`.
+//! Revoke with and without the change notice; the statements of a cold instance on Postgres with and without
+//! Redis. Writes the tables of `docs/faults.md`.
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -17,7 +17,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use keyward_proto::v1::Verdict;
-use keyward_testkit::machine::cpu_time;
 use keyward_testkit::machine::{Times, write_between};
 use keyward_testkit::{Client, Cluster, Options, Proxy, Redis, Reply, Swallowed};
 use parking_lot::Mutex;
@@ -228,91 +227,31 @@ async fn statements(connection: &mut PgConnection) -> i64 {
         .unwrap()
 }
 
-/// Verifies many keys on a cold instance, then the same keys again. Adds a row with the CPU time of both
-/// and the statements on Postgres. Returns the difference of the CPU times, in microseconds.
-async fn cold(
-    cluster: &mut Cluster,
-    texts: &Arc<Vec<String>>,
-    name: &str,
-    table: &mut String,
-) -> f64 {
-    let new = cluster.add();
-    let client = cluster.client(new).await;
-    let process = cluster.instance(new).id();
-    let mut connection = PgConnection::connect(&cluster.postgres.superuser_url())
-        .await
-        .unwrap();
-    let statements_before = statements(&mut connection).await;
-    let (start, cpu_before) = (Instant::now(), cpu_time(process));
-    verify_each(&client, texts, CALLERS).await;
-    let first = cpu_time(process) - cpu_before;
-    let seconds = start.elapsed().as_secs_f64();
-    let executed = statements(&mut connection).await - statements_before;
-    let cpu_before = cpu_time(process);
-    verify_each(&client, texts, CALLERS).await;
-    let second = cpu_time(process) - cpu_before;
-    let each = |time: Duration| time.as_secs_f64() * 1e6 / texts.len() as f64;
-    let (cold, hot) = (each(first), each(second));
-    let per = 100_000.0 * executed as f64 / texts.len() as f64;
-    let row = format!(
-        "| {name} | {:.0} | {cold:.1} | {hot:.1} | {per:.0} |\n",
-        texts.len() as f64 / seconds
-    );
-    print!("{row}");
-    table.push_str(&row);
-    cold - hot
-}
-
-/// The client's CPU time for a raw GET with the same number of concurrent calls, in microseconds.
-async fn raw_gets(redis: &Redis) -> f64 {
-    let size = 300;
-    redis.query(&[b"SET", b"raw", &vec![b'x'; size]]);
-    let client = redis::Client::open(redis.url()).unwrap();
-    let connection = client.get_multiplexed_async_connection().await.unwrap();
-    let (next, before) = (Arc::new(AtomicUsize::new(0)), cpu_time(std::process::id()));
-    let mut tasks = JoinSet::new();
-    for _ in 0..CALLERS {
-        let (mut connection, next) = (connection.clone(), Arc::clone(&next));
-        tasks.spawn(async move {
-            while next.fetch_add(1, Ordering::Relaxed) < 5 * COLD {
-                let got: Vec<u8> = redis::cmd("GET")
-                    .arg("raw")
-                    .query_async(&mut connection)
-                    .await
-                    .unwrap();
-                assert_eq!(got.len(), size);
-            }
-        });
-    }
-    tasks.join_all().await;
-    (cpu_time(std::process::id()) - before).as_secs_f64() * 1e6 / (5 * COLD) as f64
-}
-
-async fn caches(text: &mut String) {
+/// Verifies many keys on a cold instance, and counts the statements on Postgres.
+async fn cold_instances(text: &mut String) {
     text.push_str(
-        "\n| a cold instance, 64 callers | verifies/s | CPU us per Verify | repeated, CPU us per Verify | Postgres statements per 100,000 verifies |\n|---|---|---|---|---|\n",
+        "\n| a cold instance, 64 callers | Postgres statements per 100,000 verifies |\n|---|---|\n",
     );
     let redis = Redis::start();
-    let mut cluster = Cluster::start(BINARY, 1, options(Some(redis.url())));
-    let clients = clients(&cluster).await;
-    let (keys, _) = issue(&clients, "cold", COLD).await;
-    let texts = Arc::new(keys.into_iter().map(|(_, text)| text).collect::<Vec<_>>());
-    // Fill Redis.
-    verify_each(&clients[0], &texts, CALLERS).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let hit = cold(&mut cluster, &texts, "with Redis", text).await;
-    drop(cluster);
-    let mut cluster = Cluster::start(BINARY, 1, options(None));
-    let clients = shared::clients(&cluster).await;
-    let (keys, _) = issue(&clients, "cold", COLD).await;
-    let texts = Arc::new(keys.into_iter().map(|(_, text)| text).collect::<Vec<_>>());
-    let read = cold(&mut cluster, &texts, "without Redis", text).await;
-    let raw = raw_gets(&redis).await;
-    let _ = writeln!(
-        text,
-        "\n- CPU time of an instance, more than for an L1 hit: {hit:.1} us for an L2 hit, {read:.1} us for \
-         a read of Postgres. CPU time of a client for a raw GET of 300 bytes, 64 concurrent: {raw:.1} us"
-    );
+    for (name, url) in [("with Redis", Some(redis.url())), ("without Redis", None)] {
+        let mut cluster = Cluster::start(BINARY, 1, options(url));
+        let clients = clients(&cluster).await;
+        let (keys, _) = issue(&clients, "cold", COLD).await;
+        let texts = Arc::new(keys.into_iter().map(|(_, text)| text).collect::<Vec<_>>());
+        // This fills Redis.
+        verify_each(&clients[0], &texts, CALLERS).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let new = cluster.add();
+        let client = cluster.client(new).await;
+        let mut connection = PgConnection::connect(&cluster.postgres.superuser_url())
+            .await
+            .unwrap();
+        let before = statements(&mut connection).await;
+        verify_each(&client, &texts, CALLERS).await;
+        let executed = statements(&mut connection).await - before;
+        let per = 100_000.0 * executed as f64 / texts.len() as f64;
+        let _ = writeln!(text, "| {name} | {per:.0} |");
+    }
 }
 
 /// Compares Revoke on two clusters of three instances, which take turns.
@@ -360,7 +299,7 @@ async fn main() {
         "| fault of Redis | verifies | after Revoke returned | of these VALID | UNAVAILABLE | p50 ms | p99 ms | max ms | over 50 ms |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     let valid = faults(&mut text).await;
-    caches(&mut text).await;
+    cold_instances(&mut text).await;
     change_notices(&mut text).await;
     println!("{text}");
     write_between(RESULTS, "faults", &text);
