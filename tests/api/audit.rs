@@ -182,128 +182,50 @@ async fn events_are_listed_by_condition_page_by_page() {
     }
 }
 
+fn time(seconds: i64, nanos: i32) -> Option<prost_types::Timestamp> {
+    Some(prost_types::Timestamp { seconds, nanos })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_conditions_are_refused() {
     let world = World::sqlite().await;
     let client = &world.client;
-    let base = v1::ListAuditEventsRequest::default;
-    let time = |seconds, nanos| Some(prost_types::Timestamp { seconds, nanos });
-    let wrong = [
-        (
-            v1::ListAuditEventsRequest {
-                account_id: "x".repeat(129),
-                ..base()
-            },
-            "account_id",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                account_id: "a\n".to_owned(),
-                ..base()
-            },
-            "account_id",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                key_id: "42".to_owned(),
-                ..base()
-            },
-            "key_id",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                caller: "two words".to_owned(),
-                ..base()
-            },
-            "caller",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                caller: "x".repeat(65),
-                ..base()
-            },
-            "caller",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                action: 99,
-                ..base()
-            },
-            "action",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                action: -1,
-                ..base()
-            },
-            "action",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                start_time: time(0, -1),
-                ..base()
-            },
-            "start_time",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                start_time: time(i64::MAX, 0),
-                ..base()
-            },
-            "start_time",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                end_time: time(-90_000_000_000, 0),
-                ..base()
-            },
-            "end_time",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                end_time: time(253_400_000_000, 0),
-                ..base()
-            },
-            "end_time",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                page_size: -1,
-                ..base()
-            },
-            "page_size",
-        ),
-        (
-            v1::ListAuditEventsRequest {
-                page_token: "x".to_owned(),
-                ..base()
-            },
-            "page_token",
-        ),
+    type Set = fn(&mut v1::ListAuditEventsRequest);
+    let requesting = |set: Set| {
+        let mut request = v1::ListAuditEventsRequest::default();
+        set(&mut request);
+        request
+    };
+    let wrong: [(&str, Set); 13] = [
+        ("account_id", |r| r.account_id = "x".repeat(129)),
+        ("account_id", |r| r.account_id = "a\n".to_owned()),
+        ("key_id", |r| r.key_id = "42".to_owned()),
+        ("caller", |r| r.caller = "two words".to_owned()),
+        ("caller", |r| r.caller = "x".repeat(65)),
+        ("action", |r| r.action = 99),
+        ("action", |r| r.action = -1),
+        ("start_time", |r| r.start_time = time(0, -1)),
+        ("start_time", |r| r.start_time = time(i64::MAX, 0)),
+        ("end_time", |r| r.end_time = time(-90_000_000_000, 0)),
+        ("end_time", |r| r.end_time = time(253_400_000_000, 0)),
+        ("page_size", |r| r.page_size = -1),
+        ("page_token", |r| r.page_token = "x".to_owned()),
     ];
-    for (request, field) in wrong {
-        invalid(client.send(request).await, field);
+    for (field, set) in wrong {
+        invalid(client.send(requesting(set)).await, field);
     }
     client.issue("42", "").await.unwrap();
     client.issue("42", "two").await.unwrap();
-    let first = v1::ListAuditEventsRequest {
-        page_size: 1,
-        ..base()
-    };
-    let page_token = client.send(first).await.unwrap().next_page_token;
-    for other in [
-        v1::ListAuditEventsRequest {
-            account_id: "42".to_owned(),
-            ..base()
-        },
-        v1::ListAuditEventsRequest {
-            newest_first: true,
-            ..base()
-        },
-    ] {
+    let first = client.send(requesting(|r| r.page_size = 1)).await.unwrap();
+    let page_token = first.next_page_token;
+    let others: [Set; 2] = [
+        |r| r.account_id = "42".to_owned(),
+        |r| r.newest_first = true,
+    ];
+    for set in others {
         let request = v1::ListAuditEventsRequest {
             page_token: page_token.clone(),
-            ..other
+            ..requesting(set)
         };
         invalid(client.send(request).await, "page_token");
     }

@@ -30,66 +30,26 @@ pub(crate) async fn events_are_listed_by_condition_and_page(world: World) {
         world.clock.pass(Duration::from_secs(1));
     }
     let all: Vec<_> = (0..12).collect();
-    let no_conditions = || AuditQuery::default();
+    let with = |set: &dyn Fn(&mut AuditQuery)| {
+        let mut query = AuditQuery::default();
+        set(&mut query);
+        query
+    };
     let text = |text: &str| Some(text.to_owned());
     let cases: [(AuditQuery, &[usize]); 9] = [
-        (no_conditions(), &all),
+        (AuditQuery::default(), &all),
+        (with(&|q| q.account = text("42")), &all[..6]),
+        (with(&|q| q.account = text("43")), &[6, 7]),
+        (with(&|q| q.subject = Some(subject)), &[9]),
+        (with(&|q| q.actor = text("other")), &all[6..]),
+        (with(&|q| q.action = text("reveal")), &all[..6]),
+        (with(&|q| q.action = text("deny")), &[]),
         (
-            AuditQuery {
-                account: text("42"),
-                ..no_conditions()
-            },
-            &all[..6],
-        ),
-        (
-            AuditQuery {
-                account: text("43"),
-                ..no_conditions()
-            },
+            with(&|q| (q.from, q.account) = (Some(middle), text("43"))),
             &[6, 7],
         ),
         (
-            AuditQuery {
-                subject: Some(subject),
-                ..no_conditions()
-            },
-            &[9],
-        ),
-        (
-            AuditQuery {
-                actor: text("other"),
-                ..no_conditions()
-            },
-            &all[6..],
-        ),
-        (
-            AuditQuery {
-                action: text("reveal"),
-                ..no_conditions()
-            },
-            &all[..6],
-        ),
-        (
-            AuditQuery {
-                action: text("deny"),
-                ..no_conditions()
-            },
-            &[],
-        ),
-        (
-            AuditQuery {
-                from: Some(middle),
-                account: text("43"),
-                ..no_conditions()
-            },
-            &[6, 7],
-        ),
-        (
-            AuditQuery {
-                until: Some(middle),
-                actor: text("bot"),
-                ..no_conditions()
-            },
+            with(&|q| (q.until, q.actor) = (Some(middle), text("bot"))),
             &all[..6],
         ),
     ];
