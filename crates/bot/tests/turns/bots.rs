@@ -1,19 +1,19 @@
 //! Several bots in one process: each has its users, and fails alone.
 
-use std::time::Duration;
+use std::net::SocketAddr;
 
 use keyward_bot::i18n::Id;
-use keyward_testkit::PATIENCE;
 use keyward_testkit::telegram::{Fault, Screen, Telegram, When};
+use keyward_testkit::{PATIENCE, Program, eventually, http_get};
 
 use crate::host::{Host, flags};
-use crate::process::{Bot, bot, get, health};
+use crate::process::{self, bot, health};
 use crate::world::{World, en, key_in};
 
 const SECOND: &str = "7000000002:AAfakeTokenOfAnotherBot_012345678abc";
 
 /// A process with the bot of the world, one of `second`, and one whose token Telegram does not know.
-async fn start(world: &World, second: &Telegram, of_second: &str) -> (Bot, String) {
+fn start(world: &World, second: &Telegram, of_second: &str) -> (Program, SocketAddr) {
     let file = |name: &str, text: &str| {
         let path = world.files.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -31,14 +31,14 @@ async fn start(world: &World, second: &Telegram, of_second: &str) -> (Bot, Strin
     let config = file("bots.toml", &tables);
     let mut command = bot(world, &[("telegram_token_file", "none")]);
     command.args(["--config", &config]);
-    Bot::start(command).await
+    process::start(command)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_token_stops_no_other_bot_and_health_names_it() {
     let (world, second) = (World::new().await, Telegram::with_token(SECOND));
     let template = "account_template = \"partner-{user_id}\"";
-    let (mut process, address) = start(&world, &second, template).await;
+    let (mut process, address) = start(&world, &second, template);
     let first = world.telegram.person(5, "en");
     let (_, key) = world.open_key(&first).await;
     assert_eq!(world.keyward.live("tg-5"), [key]);
@@ -49,24 +49,26 @@ async fn a_dead_token_stops_no_other_bot_and_health_names_it() {
 
     let dead = "bot 7000000003: Telegram refuses the token";
     let expected = format!("ok, except {dead}");
-    let ready = get(&address, "/readyz").await;
+    let ready = http_get(address, "/readyz").await;
     assert!(
         ready.starts_with("HTTP/1.1 200") && ready.contains(&expected),
         "{ready}"
     );
-    assert_eq!(health(&address).await, (Some(0), format!("{expected}\n")));
-    let metrics = get(&address, "/metrics").await;
+    assert_eq!(health(address).await, (Some(0), format!("{expected}\n")));
+    let metrics = http_get(address, "/metrics").await;
     assert!(metrics.contains("keyward_bot_bots_unserved 1"), "{metrics}");
 
     // One more fails later, and the last one goes on.
     second.fault("getUpdates", 1000, unauthorized());
-    let named = async { while !get(&address, "/readyz").await.contains("bot 7000000002: ") {} };
-    tokio::time::timeout(crate::world::PATIENCE, named)
-        .await
-        .unwrap();
+    eventually("the other bot is named", PATIENCE, async || {
+        http_get(address, "/readyz")
+            .await
+            .contains("bot 7000000002: ")
+    })
+    .await;
     world.open_key(&first).await;
-    assert_eq!(process.stop().await, 0);
-    let log = process.output.lock().clone();
+    assert!(process.stop().success());
+    let log = process.output();
     assert!(
         log.contains("bot{id=\"7000000003\"}: ") && !log.contains("canary"),
         "{log}"
@@ -85,13 +87,13 @@ fn unauthorized() -> Fault {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn two_bots_for_one_account_keep_one_key_and_a_slow_one_delays_no_other() {
     let (world, second) = (World::new().await, Telegram::with_token(SECOND));
     let host = Host::start().await;
     let of_host = flags(&world, &host).map(|(name, value)| format!("{name} = {value:?}"));
     let of_second = of_host.join("\n") + "\naccount_prefix = \"tg-\"";
-    let (_process, _) = start(&world, &second, &of_second).await;
+    let (_process, _) = start(&world, &second, &of_second);
     host.knows("5");
     let [one, two] = [&world.telegram, &second].map(|telegram| telegram.person(5, "en"));
     let (first, old) = world.open_key(&one).await;
@@ -125,7 +127,7 @@ async fn two_bots_for_one_account_keep_one_key_and_a_slow_one_delays_no_other() 
     held.release();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn one_of_several_bots_can_have_a_webhook() {
     let (world, second) = (World::new().await, Telegram::with_token(SECOND));
     let secret = world.files.path().join("webhook");
@@ -134,19 +136,17 @@ async fn one_of_several_bots_can_have_a_webhook() {
         "account_template = \"partner-{{user_id}}\"\nwebhook_url = \"https://bot.example/hook\"\n\
          webhook_listen = \"127.0.0.1:0\"\nwebhook_secret_file = {secret:?}"
     );
-    let (mut process, _) = start(&world, &second, &settings).await;
-    let named = async {
-        loop {
-            let output = process.output.lock().clone();
-            let found = output.split_once(", webhook on ");
-            if let Some(address) = found.and_then(|(_, rest)| rest.lines().next()) {
-                return address.parse().unwrap();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+    let (mut process, _) = start(&world, &second, &settings);
+    let webhook = || {
+        let output = process.output();
+        let (_, rest) = output.split_once(", webhook on ")?;
+        Some(rest.lines().next()?.parse().unwrap())
     };
-    let address = tokio::time::timeout(PATIENCE, named).await.unwrap();
-    second.resolve("bot.example", address);
+    eventually("the webhook is named", PATIENCE, async || {
+        webhook().is_some()
+    })
+    .await;
+    second.resolve("bot.example", webhook().unwrap());
     let same = second.person(5, "en");
     same.send("/apikey");
     let shown = same.sees("the key", |screen| screen.key().is_some()).await;
@@ -156,5 +156,5 @@ async fn one_of_several_bots_can_have_a_webhook() {
     let first = world.telegram.person(5, "en");
     let (_, key) = world.open_key(&first).await;
     assert_eq!(world.keyward.live("tg-5"), [key]);
-    assert_eq!(process.stop().await, 0);
+    assert!(process.stop().success());
 }

@@ -1,6 +1,7 @@
 //! The real binary with a host product that says which account a user has: its answers, and what the
 //! bot does when they are missing, wrong, or about somebody else.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, Response};
 use keyward_bot::i18n::Id;
 use keyward_testkit::telegram::{Person, Screen};
+use keyward_testkit::{PATIENCE, Program, eventually, http_get};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::process::{Bot, bot, get};
+use crate::process::{self, bot};
 use crate::world::{World, en, key_in};
 
 const TOKEN: &str = "canary-of-the-host";
@@ -121,7 +123,7 @@ pub(crate) fn flags(world: &World, host: &Host) -> [(&'static str, String); 2] {
     ]
 }
 
-async fn start(other: &[(&str, &str)]) -> (World, Host, Bot, String) {
+async fn start(other: &[(&str, &str)]) -> (World, Host, Program, SocketAddr) {
     let (world, host) = (World::new().await, Host::start().await);
     let own = flags(&world, &host);
     let mut all: Vec<_> = own
@@ -129,7 +131,7 @@ async fn start(other: &[(&str, &str)]) -> (World, Host, Bot, String) {
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
     all.extend(other);
-    let (bot, address) = Bot::start(bot(&world, &all)).await;
+    let (bot, address) = process::start(bot(&world, &all));
     (world, host, bot, address)
 }
 
@@ -138,7 +140,7 @@ fn assert_unknown(screen: &Screen) {
     assert_eq!((screen.key(), screen.labels()), (None, vec!["🔄 Retry"]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_host_names_the_account_and_its_lines_and_links_are_shown() {
     let (world, host, _bot, _) = start(&[("account_prefix", "shop-")]).await;
     let who = world.telegram.person(5, "zh-hans");
@@ -164,7 +166,7 @@ async fn the_host_names_the_account_and_its_lines_and_links_are_shown() {
     assert_eq!(host.questions(), 3);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_without_an_account_gets_the_hosts_link() {
     let (world, host, _bot, _) = start(&[]).await;
     let who = world.telegram.person(5, "en");
@@ -246,7 +248,7 @@ fn bad_answers() -> Vec<(Answer, &'static str)> {
     ]
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_breaks_the_contract_shows_no_key_and_is_logged_without_personal_data() {
     let (world, host, bot, address) = start(&[("updates_per_minute", "10000")]).await;
     let who = world.telegram.person(5, "en");
@@ -255,10 +257,10 @@ async fn an_answer_that_breaks_the_contract_shows_no_key_and_is_logged_without_p
     let before = world.keyward.count();
     for (answer, reason) in bad_answers() {
         host.says(answer);
-        let seen = bot.output.lock().len();
+        let seen = bot.output().len();
         assert_unknown(&world.ask(&who, "/apikey").await);
-        let logged = bot.output.lock()[seen..].to_owned();
-        assert!(logged.contains(reason), "{reason}:\n{logged}");
+        let is_logged = async || bot.output()[seen..].contains(reason);
+        eventually(reason, PATIENCE, is_logged).await;
     }
     // A Retry on the last screen works as soon as the host answers.
     host.knows("canary-account");
@@ -266,8 +268,8 @@ async fn an_answer_that_breaks_the_contract_shows_no_key_and_is_logged_without_p
     let again = world.press(&who, &screen, Id::BUTTON_RETRY).await;
     assert_eq!(key_in(&again), key);
     assert_eq!(world.keyward.count().0, before.0);
-    let metrics = get(&address, "/metrics").await;
-    let log = bot.output.lock().clone();
+    let metrics = http_get(address, "/metrics").await;
+    let log = bot.output();
     for secret in ["canary", "host.example", "telegram_user_id=", &key] {
         assert!(!log.contains(secret), "{secret}:\n{log}");
     }
@@ -277,7 +279,7 @@ async fn an_answer_that_breaks_the_contract_shows_no_key_and_is_logged_without_p
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_down_is_asked_once_more_and_revokes_nothing() {
     let (mut world, host, mut bot, _) = start(&[]).await;
     let who = world.telegram.person(5, "en");
@@ -297,7 +299,7 @@ async fn a_host_that_is_down_is_asked_once_more_and_revokes_nothing() {
         (0, vec![old.clone()])
     );
     // Both continue when the host is back: also after a restart, since the button says how.
-    assert_eq!(bot.stop().await, 0);
+    assert!(bot.stop().success());
     let own = flags(&world, &host);
     let own = own.each_ref().map(|(name, value)| (*name, value.as_str()));
     world.start_bot(&own).await;
@@ -309,17 +311,17 @@ async fn a_host_that_is_down_is_asked_once_more_and_revokes_nothing() {
     assert_ne!(key_in(&new), old);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_host_to_which_nothing_connects_is_named_in_the_log() {
     let away = [("account_url", "http://127.0.0.1:1/")];
     let (world, _, bot, _) = start(&away).await;
     assert_unknown(&world.ask(&world.telegram.person(5, "en"), "/start").await);
-    let log = bot.output.lock().clone();
-    assert!(
-        log.contains("bot{id=\"7000000001\"}: keyward_bot::host: "),
-        "{log}"
-    );
-    assert!(log.contains("Connection refused"), "{log}");
+    eventually("the log names the host", PATIENCE, async || {
+        let log = bot.output();
+        log.contains("bot{id=\"7000000001\"}: keyward_bot::host: ")
+            && log.contains("Connection refused")
+    })
+    .await;
     assert_eq!(world.keyward.count(), (0, 0, 0));
 }
 
@@ -332,7 +334,7 @@ async fn refused(world: &World, who: &Person, screen: &Screen, button: &str) -> 
     now
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_button_does_nothing_after_the_account_has_changed() {
     let (world, host, _bot, _) = start(&[]).await;
     let who = world.telegram.person(5, "en");
@@ -362,7 +364,7 @@ async fn a_button_does_nothing_after_the_account_has_changed() {
     assert_eq!(world.keyward.live("a"), [key_in(&done)]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn slow_answers_delay_no_other_user_and_a_double_tap_revokes_once() {
     let (world, host, _bot, _) = start(&[]).await;
     let [who, other] = [5, 6].map(|id| world.telegram.person(id, "en"));
@@ -397,7 +399,7 @@ async fn slow_answers_delay_no_other_user_and_a_double_tap_revokes_once() {
     assert_ne!(new, old);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn buttons_from_before_the_host_are_refused_and_two_users_of_an_account_see_one_key() {
     let mut world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");

@@ -1,46 +1,16 @@
 //! The real binary: its output and exit codes, and that no secret is in its output.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::process::Command;
 
 use keyward_bot::i18n::Id;
 use keyward_testkit::telegram::{Fault, When};
-use parking_lot::Mutex;
+use keyward_testkit::{PATIENCE, Process, Program, eventually, http_get, without_settings};
 
 use crate::world::{World, key_in};
 
-/// Timeout of every wait.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A running bot. Killed when dropped.
-pub(crate) struct Bot {
-    child: Child,
-    pub(crate) output: Arc<Mutex<String>>,
-}
-
-impl Drop for Bot {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_keyward-bot"));
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("KEYWARD_") {
-            command.env_remove(name);
-        }
-    }
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    command
+    without_settings(env!("CARGO_BIN_EXE_keyward-bot"))
 }
 
 /// The bot with both fakes, with these settings in place of the usual ones.
@@ -61,80 +31,31 @@ pub(crate) fn bot(world: &World, other: &[(&str, &str)]) -> Command {
     command
 }
 
-impl Bot {
-    /// Starts it, and waits for the line with the address of its side port.
-    pub(crate) async fn start(mut command: Command) -> (Self, String) {
-        let mut child = command.spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let output = Arc::new(Mutex::new(String::new()));
-        let (sender, ready) = mpsc::channel();
-        let lines = Arc::clone(&output);
-        std::thread::spawn(move || {
-            for line in stderr.lines().map_while(Result::ok) {
-                if let Some(ready) = line.strip_prefix("keyward-bot is ready: @") {
-                    let (_, address) = ready.split_once(", metrics and probes on ").unwrap();
-                    // Of several bots, the first one counts.
-                    let _ = sender.send(address.to_owned());
-                }
-                lines.lock().push_str(&(line + "\n"));
-            }
-        });
-        let bot = Self { child, output };
-        let ready = move || ready.recv_timeout(PATIENCE);
-        let address = tokio::task::spawn_blocking(ready).await.unwrap();
-        (bot, address.expect("it becomes ready"))
-    }
-
-    pub(crate) async fn stop(&mut self) -> i32 {
-        let id = self.child.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args(["-s", "TERM", &id])
-                .status()
-                .unwrap()
-                .success()
-        );
-        let start = tokio::time::Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code().unwrap();
-            }
-            assert!(
-                start.elapsed() < PATIENCE,
-                "it still runs:\n{}",
-                self.output.lock()
-            );
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-pub(crate) async fn get(address: &str, path: &str) -> String {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+/// Starts the bot. Returns it with the address of its side port.
+pub(crate) fn start(command: Command) -> (Program, SocketAddr) {
+    let program = Program::start("keyward-bot", command, "keyward-bot is ready: @");
+    let (_, addresses) = program
+        .ready()
+        .split_once(", metrics and probes on ")
+        .unwrap();
+    let address = addresses.split(',').next().unwrap().parse().unwrap();
+    (program, address)
 }
 
 /// Runs `keyward-bot health` for this side port. Returns its exit code and output.
-pub(crate) async fn health(side_port: &str) -> (Option<i32>, String) {
+pub(crate) async fn health(side_port: impl ToString) -> (Option<i32>, String) {
     let mut command = command();
     command
-        .args(["health", "--http-listen", side_port])
+        .args(["health", "--http-listen", &side_port.to_string()])
         // A proxy must not be used for this host.
-        .env("http_proxy", "http://127.0.0.1:1")
-        .stdout(Stdio::piped());
+        .env("http_proxy", "http://127.0.0.1:1");
     let output = tokio::task::spawn_blocking(move || command.output());
     let output = output.await.unwrap().unwrap();
     let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     (output.status.code(), text)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn health_reports_each_failure_in_one_clear_line() {
     let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = stranger.local_addr().unwrap().to_string();
@@ -170,10 +91,10 @@ async fn health_reports_each_failure_in_one_clear_line() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_bot_serves_stops_and_prints_no_secret() {
     let world = World::new().await;
-    let (mut bot, address) = Bot::start(bot(&world, &[])).await;
+    let (mut bot, address) = start(bot(&world, &[]));
     let who = world.telegram.person(5, "en");
     let (asked, old) = world.ask_to_revoke(&who).await;
     world.keyward.keys.lock().is_unproven = true;
@@ -187,12 +108,20 @@ async fn the_bot_serves_stops_and_prints_no_secret() {
     let done = world.press(&who, &unclear, Id::BUTTON_RETRY).await;
     let new = key_in(&done);
 
-    assert_eq!(health(&address).await, (Some(0), "ok\n".to_owned()));
-    let everywhere = address.replace("127.0.0.1", "0.0.0.0");
-    assert_eq!(health(&everywhere).await.0, Some(0));
-    assert!(get(&address, "/livez").await.starts_with("HTTP/1.1 200"));
-    assert!(get(&address, "/readyz").await.starts_with("HTTP/1.1 200"));
-    let metrics = get(&address, "/metrics").await;
+    assert_eq!(health(address).await, (Some(0), "ok\n".to_owned()));
+    let everywhere = format!("0.0.0.0:{}", address.port());
+    assert_eq!(health(everywhere).await.0, Some(0));
+    assert!(
+        http_get(address, "/livez")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    assert!(
+        http_get(address, "/readyz")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    let metrics = http_get(address, "/metrics").await;
     for line in [
         "keyward_bot_revokes_total{outcome=\"replaced\"} 1",
         "keyward_bot_revokes_total{outcome=\"unclear\"} 1",
@@ -208,8 +137,8 @@ async fn the_bot_serves_stops_and_prints_no_secret() {
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
-    assert_eq!(bot.stop().await, 0);
-    let (code, text) = health(&address).await;
+    assert!(bot.stop().success());
+    let (code, text) = health(address).await;
     assert_eq!(code, Some(1));
     assert!(
         text.starts_with("keyward-bot: the bot does not answer: "),
@@ -217,7 +146,7 @@ async fn the_bot_serves_stops_and_prints_no_secret() {
     );
     let hidden = who.message(done.id).unwrap();
     assert!(hidden.key().is_none(), "{hidden}");
-    let text = bot.output.lock().clone();
+    let text = bot.output();
     assert!(text.contains("REVOKE_UNCONFIRMED"), "{text}");
     let (_, token) = world.telegram.token().split_once(':').unwrap();
     let data = asked
@@ -238,42 +167,36 @@ async fn the_bot_serves_stops_and_prints_no_secret() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn without_telegram_the_bot_waits_and_reports_it() {
     let world = World::new().await;
     // A free port.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let side = free.local_addr().unwrap().to_string();
+    let side = free.local_addr().unwrap();
+    let listen = side.to_string();
     drop(free);
     let away = [
         ("telegram_api_url", "http://127.0.0.1:1"),
-        ("http_listen", side.as_str()),
+        ("http_listen", listen.as_str()),
     ];
-    let mut command = bot(&world, &away);
-    let mut child = Bot {
-        child: command.spawn().unwrap(),
-        output: Arc::default(),
-    };
-    let mut stderr = BufReader::new(child.child.stderr.take().unwrap());
-    let mut line = String::new();
-    while !line.contains("cannot reach Telegram") {
-        line.clear();
-        assert_ne!(stderr.read_line(&mut line).unwrap(), 0, "it ended");
-    }
-    let answer = get(&side, "/readyz").await;
+    // Any line will do, because it does not become ready.
+    let mut program = Program::start("keyward-bot", bot(&world, &away), "");
+    eventually("the log names Telegram", PATIENCE, async || {
+        program.output().contains("cannot reach Telegram")
+    })
+    .await;
+    let answer = http_get(side, "/readyz").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("cannot reach Telegram"), "{answer}");
-    let (code, text) = health(&side).await;
+    let (code, text) = health(side).await;
     assert_eq!(code, Some(1));
     let expected = "keyward-bot: users are not served: cannot reach Telegram";
     assert!(text.starts_with(expected), "{text}");
-    assert_eq!(child.stop().await, 0);
-    let mut rest = String::new();
-    stderr.read_to_string(&mut rest).unwrap();
-    assert!(!(line + &rest).contains("canary"));
+    assert!(program.stop().success());
+    assert!(!program.output().contains("canary"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_failed_start_prints_one_clear_line_and_an_exit_code() {
     let world = World::new().await;
     std::fs::write(world.files.path().join("other"), "4243:canary-other").unwrap();
@@ -296,11 +219,8 @@ async fn a_failed_start_prints_one_clear_line_and_an_exit_code() {
         ("endpoint", "https://:0", 64, "endpoint"),
         ("token_file", "/nowhere/token", 1, "/nowhere/token"),
     ] {
-        let mut command = bot(&world, &[(name, value)]);
-        let output = tokio::task::spawn_blocking(move || command.output());
-        let output = output.await.unwrap().unwrap();
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(code), "{name}\n{text}");
+        let (status, text) = Process::run_to_end(bot(&world, &[(name, value)]));
+        assert_eq!(status.code(), Some(code), "{name}\n{text}");
         assert!(text.contains(expected), "{name}\n{text}");
         assert!(!text.contains("canary-"), "{text}");
     }

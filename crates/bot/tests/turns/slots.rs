@@ -3,19 +3,19 @@
 use keyward_bot::i18n::Id;
 use keyward_testkit::telegram::Screen;
 
-use crate::process::{Bot, bot};
+use crate::process::{bot, start};
 use crate::world::{World, en, key_in};
 
 const SLOTS: &str = "default=Production;ru:Основной,test=Test network";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn each_slot_has_its_screens_and_its_key() {
     let mut world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     // A question from before there were slots.
     let (before, production) = world.ask_to_revoke(&who).await;
     world.stop_bot().await;
-    let (mut process, _) = Bot::start(bot(&world, &[("slots", SLOTS)])).await;
+    let (mut process, _) = start(bot(&world, &[("slots", SLOTS)]));
 
     let account = world.ask(&who, "/apikey").await;
     assert_eq!(
@@ -58,7 +58,7 @@ async fn each_slot_has_its_screens_and_its_key() {
         .press_labelled(&who, &account, "🔑 Test network")
         .await;
     assert_eq!(key_in(&other), live[1]);
-    assert_eq!(process.stop().await, 0);
+    assert!(process.stop().success());
     // A slot that is no longer shown.
     world.start_bot(&[]).await;
     let hidden = who.message(other.id).unwrap();
@@ -66,10 +66,10 @@ async fn each_slot_has_its_screens_and_its_key() {
     assert!(gone.text.contains(&en(Id::NOTE_OTHER_PLACE)), "{gone}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_grace_is_a_choice_and_the_screens_say_until_when_the_old_key_works() {
     let world = World::new().await;
-    let (mut process, _) = Bot::start(bot(&world, &[("revoke_grace", "1h")])).await;
+    let (mut process, _) = start(bot(&world, &[("revoke_grace", "1h")]));
     let who = world.telegram.person(5, "en");
     let (shown, old) = world.open_key(&who).await;
     let (asked, _) = world.ask_to_revoke(&who).await;
@@ -87,8 +87,8 @@ async fn a_grace_is_a_choice_and_the_screens_say_until_when_the_old_key_works() 
         .await;
     world.keyward.keys.lock().is_unproven = false;
     // Also after a restart, the same Revoke is repeated with the same grace.
-    assert_eq!(process.stop().await, 0);
-    let (_process, _) = Bot::start(bot(&world, &[])).await;
+    assert!(process.stop().success());
+    let (_process, _) = start(bot(&world, &[]));
     let new = world.press(&who, &unclear, Id::BUTTON_RETRY).await;
     let until = "The old key stops working on 2026-11-25 11:30:00 UTC. Until then it works";
     assert!(new.text.contains(until), "{new}");

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use keyward_bot::i18n::Id;
-use keyward_testkit::http_ask;
+use keyward_testkit::{PATIENCE, http_ask};
 
-use crate::world::{PATIENCE, World, key_in};
+use crate::world::{World, key_in};
 
 const SECRET: &str = "canary-secret-of-the-webhook";
 

@@ -1,20 +1,17 @@
 //! Starts a bot with both fakes, and waits for its answers.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use keyward_bot::app;
 use keyward_bot::i18n::{Id, Language, Texts};
 use keyward_bot::settings::{self, Inputs};
+use keyward_testkit::PATIENCE;
 use keyward_testkit::telegram::{Person, Screen, Telegram};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::keyward::Keyward;
-
-/// Timeout of every wait.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct World {
     pub(crate) telegram: Telegram,
