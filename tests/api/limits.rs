@@ -8,7 +8,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
 use keyward_proto::v1::{self, Verdict};
-use keyward_testkit::{Client, Local, eventually, http_get, refused};
+use keyward_testkit::{Client, Local, PATIENCE, eventually, http_get, refused};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -22,17 +22,26 @@ const VERIFY: &str = "/keyward.v1.ApiKeyService/Verify";
 const LIST: &str = "/keyward.v1.ApiKeyService/List";
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
-/// The time limit of a wait.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// The least that `max_buffered_bytes` may be.
-const BUDGET: usize = 16 << 20;
+pub(super) const BUDGET: usize = 16 << 20;
 
 /// A connection that sends what a test wants.
 struct Attacker {
     h2: SendRequest<Bytes>,
     token: Option<String>,
-    /// Ends with the connection.
-    connection: JoinHandle<Result<(), h2::Error>>,
+    connection: Connection,
+}
+
+/// Ends with the connection.
+type Connection = JoinHandle<Result<(), h2::Error>>;
+
+/// A connection of HTTP/2 whose responses stay where they are, because its streams may send nothing.
+pub(super) async fn unread(address: SocketAddr) -> (SendRequest<Bytes>, Connection) {
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(0).max_header_list_size(1 << 20);
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (h2, connection) = builder.handshake(stream).await.unwrap();
+    (h2, tokio::spawn(connection))
 }
 
 /// A call. Its request is unfinished while this exists, unless `finish` was called.
@@ -43,15 +52,11 @@ struct Sent {
 
 impl Attacker {
     async fn connect(address: SocketAddr, token: Option<&str>) -> Self {
-        // The streams may send nothing, so responses stay where they are.
-        let mut builder = h2::client::Builder::new();
-        builder.initial_window_size(0).max_header_list_size(1 << 20);
-        let stream = TcpStream::connect(address).await.unwrap();
-        let (h2, connection) = builder.handshake(stream).await.unwrap();
+        let (h2, connection) = unread(address).await;
         Self {
             h2,
             token: token.map(str::to_owned),
-            connection: tokio::spawn(connection),
+            connection,
         }
     }
 
@@ -101,7 +106,7 @@ impl Sent {
 }
 
 /// Waits for what must end.
-async fn soon<F: Future>(work: F) -> F::Output {
+pub(super) async fn soon<F: Future>(work: F) -> F::Output {
     let answer = tokio::time::timeout(PATIENCE, work).await;
     answer.expect("it ends in time")
 }
@@ -114,10 +119,31 @@ fn over_limit(status: Status) {
     refused(Err::<(), _>(status), Code::ResourceExhausted, "OVER_LIMIT");
 }
 
-async fn start_with(change: impl FnOnce(&mut keyward::config::Settings)) -> (Local, Client) {
+pub(super) async fn start_with(
+    change: impl FnOnce(&mut keyward::config::Settings),
+) -> (Local, Client) {
     let local = Local::start_with(change, |store| store).await;
     let client = local.client().await;
     (local, client)
+}
+
+/// Issues keys whose list has half a megabyte. A connection may hold four such lists of the [`BUDGET`].
+pub(super) async fn issue_long_list(client: &Client) {
+    for name in 0..60 {
+        let request = v1::IssueRequest {
+            name: name.to_string(),
+            metadata: (0..15).map(|n| (n.to_string(), "x".repeat(500))).collect(),
+            ..slot("42")
+        };
+        client.send(request).await.unwrap();
+    }
+}
+
+/// Waits until a message passes that needs the budget of all connections.
+pub(super) async fn budget_is_free(client: &Client) {
+    let long = "x".repeat(1_000_000);
+    let passes = async || client.verify(&long).await.is_ok();
+    eventually("a long message passes", PATIENCE, passes).await;
 }
 
 /// Waits until the service closes a connection.
@@ -227,11 +253,8 @@ async fn requests_over_the_budget_are_refused_while_others_are_served() {
     is_served(&client).await;
     assert_eq!(client.health().await, ServingStatus::Serving);
 
-    // What was held is free again.
     drop((others, crowd, caller));
-    let long = "x".repeat(1_000_000);
-    let passes = async || client.verify(&long).await.is_ok();
-    eventually("a long message passes", PATIENCE, passes).await;
+    budget_is_free(&client).await;
 }
 
 /// Batches wait for a turn. Their unread messages would fill the window of the connection.
@@ -256,18 +279,10 @@ async fn many_batches_of_one_connection_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_responses_are_counted() {
     let (local, client) = start_with(|settings| settings.max_buffered_bytes = BUDGET).await;
-    for name in 0..60 {
-        let request = v1::IssueRequest {
-            name: name.to_string(),
-            metadata: (0..15).map(|n| (n.to_string(), "x".repeat(500))).collect(),
-            ..slot("42")
-        };
-        client.send(request).await.unwrap();
-    }
+    issue_long_list(&client).await;
     let listing = prost::Message::encode_to_vec(&listing_all("42"));
     let mut caller = Attacker::connect(local.app.grpc_address(), Some(&local.token)).await;
     let mut unread = Vec::new();
-    // Each response has half a megabyte, and the connection may hold two.
     let refusal = loop {
         assert!(unread.len() < 6, "unread responses are not counted");
         let mut call = caller.open(LIST, None).await;

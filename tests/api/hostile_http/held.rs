@@ -3,25 +3,16 @@
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use http::Request;
-use keyward_proto::v1;
-use keyward_testkit::{eventually, http_get};
+use keyward_testkit::http_get;
 
 use super::*;
+use crate::limits::{BUDGET, budget_is_free, issue_long_list, soon, start_with, unread};
 
-/// The least that `max_buffered_bytes` may be.
-const BUDGET: usize = 16 << 20;
-
-/// A connection of HTTP/2 whose answers stay where they are, because their streams may send nothing.
 struct Unread(SendRequest<Bytes>);
 
 impl Unread {
     async fn open(port: SocketAddr) -> Self {
-        let mut builder = h2::client::Builder::new();
-        builder.initial_window_size(0).max_header_list_size(1 << 20);
-        let stream = TcpStream::connect(port).await.unwrap();
-        let (h2, connection) = builder.handshake(stream).await.unwrap();
-        tokio::spawn(connection);
-        Self(h2)
+        Self(unread(port).await.0)
     }
 
     async fn get(&mut self, path: &str, headers: &[(&str, &str)]) -> ResponseFuture {
@@ -35,28 +26,10 @@ impl Unread {
     }
 }
 
-/// Waits for what must end.
-async fn soon<F: Future>(work: F) -> F::Output {
-    let answer = tokio::time::timeout(PATIENCE, work).await;
-    answer.expect("it ends in time")
-}
-
 async fn with_budget() -> (Local, Client, SocketAddr) {
-    let local = Local::start_with(
-        |settings| settings.max_buffered_bytes = BUDGET,
-        |store| store,
-    )
-    .await;
-    let client = local.client().await;
+    let (local, client) = start_with(|settings| settings.max_buffered_bytes = BUDGET).await;
     let port = local.app.rest_address().unwrap();
     (local, client, port)
-}
-
-/// A message that needs the budget of all connections passes.
-async fn budget_is_free(client: &Client) {
-    let long = "x".repeat(1_000_000);
-    let passes = async || client.verify(&long).await.is_ok();
-    eventually("a long message passes", PATIENCE, passes).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,14 +95,7 @@ async fn unfinished_bodies_over_the_budget_are_refused_while_others_are_served()
 #[tokio::test(flavor = "multi_thread")]
 async fn unread_answers_are_counted() {
     let (local, client, port) = with_budget().await;
-    for name in 0..60 {
-        let request = v1::IssueRequest {
-            name: name.to_string(),
-            metadata: (0..15).map(|n| (n.to_string(), "x".repeat(500))).collect(),
-            ..slot("42")
-        };
-        client.send(request).await.unwrap();
-    }
+    issue_long_list(&client).await;
     let bearer = format!("Bearer {}", local.token);
     let mut caller = Unread::open(port).await;
     let mut unread = Vec::new();

@@ -8,7 +8,7 @@ mod wire;
 
 use std::net::SocketAddr;
 
-use keyward_testkit::{HttpAnswer, Local, http_ask};
+use keyward_testkit::{HttpAnswer, Local, PATIENCE, http_ask};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
@@ -19,8 +19,6 @@ const LAST: &str = "the-last-one";
 /// The header of a body in JSON, and a body.
 const JSON: &str = "content-type: application/json\r\n";
 const BODY: &str = r#"{"apiKey":"x"}"#;
-/// The time limit of a wait.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection that sends what a test wants.
 struct Wire(BufReader<TcpStream>);
