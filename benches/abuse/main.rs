@@ -9,19 +9,21 @@
 )]
 
 mod attacks;
+#[path = "../shared/honest.rs"]
+mod honest;
 
 use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use keyward_proto::v1;
-use keyward_testkit::machine::{Times, cpu_time, memory, pin, write_between};
-use keyward_testkit::{Client, Process, http_get};
+use keyward_testkit::machine::{cpu_time, memory, pin, write_between};
+use keyward_testkit::{Client, Process};
 
 use attacks::{ATTACKS, Kind, Target, attack_forever};
+use honest::{freshness, honest};
 
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/limits.md");
 
@@ -39,38 +41,6 @@ fn megabytes(process: u32) -> u64 {
     memory(process) / 1_000_000
 }
 
-/// Calls Verify until `stop`. Returns the times of answered calls and the number of failed ones.
-async fn honest(client: Client, key: String, stop: Arc<AtomicBool>) -> (Times, usize) {
-    let (mut times, mut failed) = (Times(Vec::new()), 0);
-    while !stop.load(Relaxed) {
-        let start = Instant::now();
-        let call = tokio::time::timeout(Duration::from_secs(5), client.verify(&key));
-        match call.await {
-            Ok(Ok(v1::Verdict::Valid)) => times.0.push(start.elapsed()),
-            _ => failed += 1,
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    (times, failed)
-}
-
-/// The largest freshness age that the side port reports until `stop`, in seconds.
-async fn freshness(http: SocketAddr, stop: Arc<AtomicBool>) -> f64 {
-    let mut oldest = 0.0_f64;
-    while !stop.load(Relaxed) {
-        // The task of a scrape that an attack displaces fails; the next one asks again.
-        let scrape = tokio::spawn(http_get(http, "/metrics"));
-        if let Ok(Ok(text)) = tokio::time::timeout(Duration::from_secs(2), scrape).await {
-            let age = text
-                .lines()
-                .find_map(|line| line.strip_prefix("keyward_freshness_age_seconds "));
-            oldest = oldest.max(age.and_then(|age| age.parse().ok()).unwrap_or_default());
-        }
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-    oldest
-}
-
 /// What one phase costs.
 struct Phase {
     p99: f64,
@@ -83,7 +53,8 @@ struct Phase {
 async fn phase(keyward: &Process, key: &str, length: Duration) -> Phase {
     let stop = Arc::new(AtomicBool::new(false));
     let client = keyward.client().await;
-    let calling = tokio::spawn(honest(client, key.to_owned(), Arc::clone(&stop)));
+    let texts = (Arc::new(vec![key.to_owned()]), Arc::default());
+    let calling = tokio::spawn(honest(client, texts, PAUSE, Arc::clone(&stop)));
     let watching = tokio::spawn(freshness(keyward.http, Arc::clone(&stop)));
     let (start, before, mut peak) = (Instant::now(), cpu_time(keyward.id()), 0);
     while start.elapsed() < length && peak < MEMORY_GUARD {

@@ -11,12 +11,12 @@ use std::time::Duration;
 use keyward::system::SystemEntropy;
 use keyward_core::key::Entropy as _;
 use keyward_crypto::{Active, Keyring, keyring_files};
-use keyward_proto::v1::Verdict;
-use keyward_testkit::machine::{Times, pin};
-use keyward_testkit::{Client, Cluster, Options, Process, http_get, now};
+use keyward_testkit::machine::pin;
+use keyward_testkit::{Client, Cluster, Options, Process, now};
 use sqlx::{Connection as _, PgConnection};
 
 use super::h2load::median;
+use super::honest::{freshness, honest};
 use super::shared::{clients, issue, verify_each};
 use super::{ROUNDS, publish};
 
@@ -27,7 +27,7 @@ const CONNECTIONS: usize = 8;
 const STREAMS: usize = 32;
 /// The length of a measurement, and the pause of an honest caller between two calls.
 const LENGTH: Duration = Duration::from_secs(5);
-const PAUSE: Duration = Duration::from_millis(8);
+pub(super) const PAUSE: Duration = Duration::from_millis(8);
 /// The keys that are in memory, and those that no call has named before.
 const HOT: usize = 100;
 const COLD: usize = 3 * ROUNDS * 600;
@@ -184,7 +184,12 @@ async fn round(keyward: &Process, token: &str, texts: &Texts, flood: Option<&str
     let mut callers = Vec::new();
     for texts in [hits(&texts.own), hits(&texts.foreign), cold] {
         let client = Client::new(keyward.grpc, Some(token)).await;
-        callers.push(tokio::spawn(honest(client, texts, Arc::clone(&stop))));
+        callers.push(tokio::spawn(honest(
+            client,
+            texts,
+            PAUSE,
+            Arc::clone(&stop),
+        )));
     }
     let watching = tokio::spawn(freshness(keyward.http, Arc::clone(&stop)));
     let (start, before) = (now(), count());
@@ -206,38 +211,6 @@ async fn round(keyward: &Process, token: &str, texts: &Texts, flood: Option<&str
     let last = std::iter::from_fn(|| Some(count()).filter(|count| *count > 0.0)).last();
     figures.flood = (last.unwrap_or(before) - before) / start.elapsed().as_secs_f64();
     figures
-}
-
-/// Calls Verify until `stop`. Returns the times of answered calls and the number of failed ones.
-pub(super) async fn honest(
-    client: Client,
-    (texts, next): (Arc<Vec<String>>, Arc<AtomicUsize>),
-    stop: Arc<AtomicBool>,
-) -> (Times, usize) {
-    let (mut times, mut failed) = (Times(Vec::new()), 0);
-    while !stop.load(Relaxed) {
-        let text = &texts[next.fetch_add(1, Relaxed) % texts.len()];
-        let start = now();
-        match client.verify(text).await {
-            Ok(Verdict::Valid) => times.0.push(start.elapsed()),
-            _ => failed += 1,
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    (times, failed)
-}
-
-/// The largest age of freshness until `stop`, in seconds.
-pub(super) async fn freshness(http: std::net::SocketAddr, stop: Arc<AtomicBool>) -> f64 {
-    let mut oldest = 0.0_f64;
-    while !stop.load(Relaxed) {
-        let metrics = http_get(http, "/metrics").await;
-        let name = "keyward_freshness_age_seconds ";
-        let age = metrics.lines().find_map(|line| line.strip_prefix(name));
-        oldest = oldest.max(age.unwrap().parse().unwrap());
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
-    oldest
 }
 
 /// Floods, if this process is to, until it is killed, and prints how many calls were answered.

@@ -12,7 +12,8 @@ use std::time::Duration;
 use keyward_testkit::machine::{memory, pin};
 use keyward_testkit::{Cluster, Options, Process, now};
 
-use super::flood::{another, freshness, honest};
+use super::flood::{PAUSE, another};
+use super::honest::{freshness, honest};
 use super::publish;
 
 const KEYS: usize = 1_000_000;
@@ -84,7 +85,7 @@ async fn rows(store: &str, keyward: &Process, token: &str, file: &Path) -> Strin
     ] {
         let stop = Arc::new(AtomicBool::new(false));
         let texts = (Arc::clone(&key), Arc::default());
-        let calling = tokio::spawn(honest(client.clone(), texts, Arc::clone(&stop)));
+        let calling = tokio::spawn(honest(client.clone(), texts, PAUSE, Arc::clone(&stop)));
         let watching = tokio::spawn(freshness(keyward.http, Arc::clone(&stop)));
         let is_quiet = work.is_none();
         let (seconds, peak) = run(work, keyward.id()).await;

@@ -16,6 +16,8 @@ mod doors;
 mod empty;
 mod flood;
 mod h2load;
+#[path = "../shared/honest.rs"]
+mod honest;
 mod import;
 mod near;
 mod scale;

@@ -1,14 +1,10 @@
 //! What Redis refuses is logged in its own words, with what to do; a password in a file can change.
 
-use std::time::Duration;
-
 use keyward_testkit::{
-    Client, Cluster, Options, Process, Redis, RedisOptions, eventually, http_get,
+    Client, Cluster, Options, PATIENCE, Process, Redis, RedisOptions, eventually, http_get,
 };
 
 use super::{BINARY, issued};
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 fn redis(lines: &[&str], acl: Option<&str>) -> Redis {
     Redis::with(RedisOptions {
@@ -32,15 +28,6 @@ async fn a_refusal_has_the_servers_words_and_the_remedy() {
                 "redis cannot be used",
                 "WRONGPASS invalid username-password",
                 "check the user",
-            ],
-        ),
-        (
-            redis(&[], Some(right)),
-            "",
-            [
-                "redis cannot be used",
-                "NOAUTH",
-                "set `redis_password_file`",
             ],
         ),
         (
