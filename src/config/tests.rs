@@ -276,10 +276,17 @@ fn wrong_values_are_refused() {
 fn an_exposed_address_needs_insecure() {
     let case = Case::new()
         .flag("listen", "0.0.0.0:50051")
+        .flag("rest_listen", "[::]:8080")
         .flag("http_listen", "[::]:9464");
     let errors = case.errors();
-    assert_eq!(errors.len(), 2);
-    assert!(errors[0].contains("flag --listen") && errors[0].contains("insecure = true"));
+    assert_eq!(errors.len(), 3);
+    for (error, flag) in errors
+        .iter()
+        .zip(["--listen", "--rest-listen", "--http-listen"])
+    {
+        let is_explained = error.contains(flag) && error.contains("insecure = true");
+        assert!(is_explained, "{error}");
+    }
     assert!(case.flag("insecure", "true").load().is_ok());
     assert!(
         Case::new()
@@ -397,6 +404,7 @@ fn tls_takes_both_files_and_needs_no_insecure() {
         .flag("tls_cert", "c.pem")
         .variable("KEYWARD_TLS_KEY", "k.pem")
         .flag("listen", "0.0.0.0:50051")
+        .flag("rest_listen", "[::]:8080")
         .flag("http_listen", "[::]:9464");
     let settings = case.load().unwrap().settings;
     assert_eq!(
