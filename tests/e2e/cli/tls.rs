@@ -5,7 +5,7 @@ use std::process::Command;
 
 use keyward_testkit::{Authority, Process};
 
-use super::harness::{alone, command, run};
+use super::harness::{command, run};
 use crate::secure::Secure;
 
 /// A running service with TLS.
@@ -129,33 +129,6 @@ fn health_needs_no_token() {
     assert_eq!(json, "{\n  \"status\": \"SERVING\"\n}\n");
     assert!(service.process.stop().success());
     run(command(service.path(), &health), "").refused(1);
-}
-
-/// The peer accepts TCP and never answers the handshake.
-#[test]
-fn timeout_covers_the_tls_handshake() {
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let https = format!("https://{}", silent.local_addr().unwrap());
-    let err = alone(&["health", "--endpoint", &https, "--timeout", "1s"]).refused(1);
-    assert!(err.contains("no response within 1s"), "{err}");
-    drop(silent);
-}
-
-#[test]
-fn invalid_port_or_path_of_the_endpoint_is_refused() {
-    for (endpoint, expected) in [
-        ("http://127.0.0.1:99999", "invalid port"),
-        ("http://127.0.0.1:0", "invalid port"),
-        ("http://127.0.0.1:", "invalid port"),
-        ("https://[::1]:70000", "invalid port"),
-        ("http://127.0.0.1:1/path", "must not have a path"),
-        ("http://user:pass@127.0.0.1:1", "must not contain a user"),
-        ("127.0.0.1:1", "must begin with https:// or http://"),
-    ] {
-        let err = alone(&["health", "--endpoint", endpoint]).refused(64);
-        assert!(err.contains(expected), "{endpoint}: {err}");
-        assert!(!err.contains("pass@"), "{err}");
-    }
 }
 
 #[test]

@@ -219,9 +219,9 @@ fn more_files() {
 }
 
 /// Starts with these files and expects it to end: what it said.
-fn refused(command: Command, code: i32) -> String {
+fn refused(command: Command) -> String {
     let (status, said) = Process::run_to_end(command);
-    assert_eq!(status.code(), Some(code), "{said}");
+    assert_eq!(status.code(), Some(1), "{said}");
     let complaints: Vec<_> = said.lines().filter(|l| l.starts_with("error: ")).collect();
     assert_eq!(complaints.len(), 1, "{said}");
     assert!(!said.contains("PRIVATE KEY"), "{said}");
@@ -272,21 +272,21 @@ fn a_bad_pair_is_refused_in_one_line_that_says_why() {
     for (certificate, private, expected) in cases {
         std::fs::write(&crt, certificate).unwrap();
         std::fs::write(&key, private).unwrap();
-        let said = refused(place.command(), 1);
+        let said = refused(place.command());
         for part in expected {
             assert!(said.contains(part), "{part}: {said}");
         }
     }
     place.replace(&good);
     mode(&key, 0o604);
-    let said = refused(place.command(), 1);
+    let said = refused(place.command());
     assert!(
         said.contains("chmod o-rwx") && said.contains("tls_key"),
         "{said}"
     );
     mode(&key, 0o640);
     std::fs::remove_file(&crt).unwrap();
-    let said = refused(place.command(), 1);
+    let said = refused(place.command());
     assert!(
         said.contains("server.crt") && said.contains("No such file"),
         "{said}"
@@ -302,39 +302,6 @@ fn a_bad_pair_is_refused_in_one_line_that_says_why() {
 
 fn mode(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
-#[test]
-fn one_file_without_the_other_is_refused() {
-    let place = Secure::new(&NAMES);
-    for (flag, said) in [
-        ("--tls-cert", "without tls_key"),
-        ("--tls-key", "without tls_cert"),
-    ] {
-        let mut command = Process::command(BINARY, &place.data());
-        command.arg(flag).arg(place.path("server.crt"));
-        assert!(refused(command, 64).contains(said));
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_public_address_with_tls_needs_no_insecure_flag() {
-    let place = Secure::new(&NAMES);
-    let mut command = Command::new(BINARY);
-    command
-        .env_clear()
-        .current_dir(place.directory())
-        .args(["--listen", "0.0.0.0:0", "--http-listen", "0.0.0.0:0"])
-        .args(["--rest-listen", "0.0.0.0:0"])
-        .args(["--tls-cert", "server.crt", "--tls-key", "server.key"])
-        .args(["--data-dir", "keyward-data"]);
-    let process = Process::start(command, &place.data());
-    assert!(process.grpc.ip().is_unspecified());
-    let address = SocketAddr::from(([127, 0, 0, 1], process.grpc.port()));
-    connect_tls(address, place.authority.pem()).await.unwrap();
-    // The side port holds no secret, and stays as it is.
-    let side = SocketAddr::from(([127, 0, 0, 1], process.http.port()));
-    assert!(http_get(side, "/livez").await.starts_with("HTTP/1.1 200"));
 }
 
 /// Also if gRPC has a Unix socket, which needs no TLS.
