@@ -37,18 +37,6 @@ async fn a_second_process_on_the_same_directory_names_the_first() {
     client.issue("43", "").await.unwrap();
 }
 
-/// The lock ends with its holder, even if the holder is killed.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_process_holds_nothing() {
-    let (_directory, data_dir) = fresh_directory();
-    let mut first = serve(&data_dir);
-    let (_, key) = first.client().await.issue("42", "").await.unwrap();
-    first.kill();
-    let second = serve(&data_dir);
-    let client = second.client().await;
-    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
-}
-
 #[test]
 fn a_port_in_use_leaves_no_trace() {
     const FLAGS: [&str; 3] = ["--listen", "--rest-listen", "--http-listen"];
@@ -107,32 +95,6 @@ fn a_directory_that_may_not_be_written_is_named() {
     assert!(said.contains(missing.to_str().unwrap()), "{said}");
     assert!(said.contains("cannot create the data directory"), "{said}");
     assert!(said.contains("data_dir"), "{said}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_of_a_newer_schema_is_left_alone() {
-    let (_directory, data_dir) = fresh_directory();
-    let mut first = serve(&data_dir);
-    let (_, key) = first.client().await.issue("42", "").await.unwrap();
-    assert!(first.stop().success());
-    by_hand(
-        &data_dir,
-        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
-         VALUES (9999, 'of tomorrow', TRUE, x'00', 0)",
-    )
-    .await;
-    let said = refusal_of(Process::command(BINARY, &data_dir));
-    assert!(said.contains("has schema 9999"), "{said}");
-    assert!(said.contains("a newer keyward: run that version"), "{said}");
-
-    by_hand(
-        &data_dir,
-        "DELETE FROM _sqlx_migrations WHERE version = 9999",
-    )
-    .await;
-    let again = serve(&data_dir);
-    let client = again.client().await;
-    assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
 }
 
 #[test]

@@ -70,7 +70,10 @@ async fn a_newer_schema_is_refused_and_unchanged() {
     .await;
     let message = refusal(&backend.path()).await;
     assert!(message.contains("has schema 9999"), "{message}");
-    assert!(message.contains("used by a newer keyward"), "{message}");
+    assert!(
+        message.contains("used by a newer keyward: run that version"),
+        "{message}"
+    );
     by_hand(
         &backend,
         "DELETE FROM _sqlx_migrations WHERE version = 9999",
