@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use keyward_testkit::raw::{RawAnswer, RawClient, frame};
 use keyward_testkit::{
-    Faults, PATIENCE, Scheme, eventually, http_get, importing, refused, undoing, uuid_v4,
+    Faults, PATIENCE, Scheme, eventually, importing, metric, refused, undoing, uuid_v4,
 };
 use prost::Message;
 
@@ -49,12 +49,9 @@ impl World {
 
     /// Whether the metrics count calls of `method` that ended with `code`.
     async fn counted_as(&self, method: &str, code: &str) -> bool {
-        let metrics = http_get(self.local.app.http_address().unwrap(), "/metrics").await;
-        metrics.lines().any(|line| {
-            line.starts_with("keyward_rpc_total{")
-                && line.contains(&format!("\"{method}\""))
-                && line.contains(code)
-        })
+        let line = format!("keyward_rpc_total{{method=\"{method}\",code=\"{code}\"}}");
+        let side_port = self.local.app.http_address().unwrap();
+        metric::<u64>(side_port, &line).await.is_some()
     }
 }
 

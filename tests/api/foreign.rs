@@ -1,14 +1,11 @@
 //! Keys of another product: each way to ask about one, and what an import and a revocation change. The
 //! keys are imported by SQL, under any scheme.
 
-use std::path::Path;
-
 use keyward::config::Settings;
 use keyward::system::SystemEntropy;
 use keyward_core::key::ForeignFormat;
 use keyward_crypto::{Active, ImportSecret, Keyring, keyring_files};
-use keyward_testkit::{http_ask, http_get};
-use sqlx::{Connection as _, SqliteConnection};
+use keyward_testkit::{http_ask, http_get, sqlite};
 
 use super::*;
 
@@ -52,7 +49,7 @@ async fn insert(local: &Local, text: &str, number: u8, scheme: usize) -> String 
     let material = keyring_files::load(&local.directory.path().join("keyring")).unwrap();
     let keyring = Keyring::new(&material, Active::default()).unwrap();
     let digest = keyring.foreign_digests(text).nth(scheme).unwrap();
-    let mut hand = by_hand(&local.database()).await;
+    let mut hand = sqlite(&local.database()).await;
     let inserted = sqlx::query(
         "INSERT INTO api_keys (key_id, digest, import_batch, account_id, name, hint, scopes, metadata,
                                allowed_cidrs, recoverable, create_time)
@@ -65,13 +62,6 @@ async fn insert(local: &Local, text: &str, number: u8, scheme: usize) -> String 
         .bind(number);
     inserted.execute(&mut hand).await.unwrap();
     id.to_string()
-}
-
-pub(super) async fn by_hand(database: &Path) -> SqliteConnection {
-    let options = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(database)
-        .busy_timeout(Duration::from_secs(5));
-    SqliteConnection::connect_with(&options).await.unwrap()
 }
 
 /// What each RPC says about a text: all agree.
@@ -252,7 +242,7 @@ async fn an_instance_without_an_import_secret_of_the_store_does_not_verify() {
     insert(&local, TEXT, 1, 0).await;
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
     // As another instance does that has the secret, before it imports.
-    let mut hand = by_hand(&local.database()).await;
+    let mut hand = sqlite(&local.database()).await;
     let third = "INSERT INTO keyring_checks (kind, number, check_value) VALUES ('import', 3, randomblob(16))";
     sqlx::query(third).execute(&mut hand).await.unwrap();
     insert(&local, &text(2), 2, 0).await;

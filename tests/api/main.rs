@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use keyward_proto::v1::{self, Role, Verdict};
 use keyward_testkit::requests::*;
-use keyward_testkit::{Client, Local};
+use keyward_testkit::{Client, Local, sqlite, sqlite_execute};
 use tonic::Code;
 
 /// The id of no key and no token.
@@ -112,8 +112,6 @@ async fn bot(local: &Local) -> Client {
 }
 
 /// Runs manual SQL.
-async fn by_hand(local: &Local, sql: &'static str) {
-    let store = sqlx::SqlitePool::connect_lazy(&local.database().display().to_string()).unwrap();
-    sqlx::query(sql).execute(&store).await.unwrap();
-    store.close().await;
+async fn by_hand(local: &Local, sql: &str) {
+    sqlite_execute(&local.database(), sql).await;
 }

@@ -158,11 +158,9 @@ async fn an_expired_key_is_revoked_but_not_replaced() {
 
 /// How often the audit says that a secret was shown again.
 async fn reveals(local: &Local) -> i64 {
-    let store = sqlx::SqlitePool::connect_lazy(&local.database().display().to_string()).unwrap();
     let counted = sqlx::query_scalar("SELECT count(*) FROM audit WHERE action = 'reveal'");
-    let count = counted.fetch_one(&store).await.unwrap();
-    store.close().await;
-    count
+    let mut store = sqlite(&local.database()).await;
+    counted.fetch_one(&mut store).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,13 +127,12 @@ async fn an_unknown_method_is_unimplemented() {
 
 /// The audit after `seen` rows: who did what to which key or account.
 async fn audit(local: &Local, seen: &mut i64) -> Vec<(String, String, Option<String>)> {
-    let store = sqlx::SqlitePool::connect_lazy(&local.database().display().to_string()).unwrap();
+    let mut store = sqlite(&local.database()).await;
     let rows = sqlx::query("SELECT id, actor, action, subject_id, account_id, detail FROM audit WHERE id > ? ORDER BY id")
         .bind(*seen)
-        .fetch_all(&store)
+        .fetch_all(&mut store)
         .await
         .unwrap();
-    store.close().await;
     rows.iter()
         .map(|row| {
             *seen = row.get("id");

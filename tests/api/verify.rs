@@ -95,12 +95,8 @@ async fn what_was_never_a_key_is_malformed_and_what_is_unknown_not_found() {
     let (_, foreign) = other.client().await.issue("42", "").await.unwrap();
     assert_eq!(plain(&client, &foreign).await, Verdict::NotFound, "the tag");
 
-    let store = sqlx::SqlitePool::connect_lazy(&local.database().display().to_string()).unwrap();
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
-    sqlx::query("DELETE FROM api_keys")
-        .execute(&store)
-        .await
-        .unwrap();
+    by_hand(&local, "DELETE FROM api_keys").await;
     assert_eq!(
         client.verify_strongly(&key).await.unwrap(),
         Verdict::NotFound,

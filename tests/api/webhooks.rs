@@ -9,7 +9,6 @@ use keyward_testkit::{Message, PATIENCE, Receiver, WEBHOOK_SECRET, eventually, w
 use serde_json::json;
 
 use super::*;
-use crate::foreign::by_hand;
 
 const OTHER_SECRET: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -54,7 +53,7 @@ async fn received(receiver: &Receiver, count: usize) -> Vec<Message> {
 
 /// Waits until so many failures of an event are noted: its pause counts from then.
 async fn noted(local: &Local, failures: i64) {
-    let mut hand = by_hand(&local.database()).await;
+    let mut hand = sqlite(&local.database()).await;
     let noted = async {
         loop {
             let found = sqlx::query_scalar("SELECT max(failures) FROM webhook_events");

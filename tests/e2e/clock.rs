@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use keyward_proto::v1::{self, Role, Verdict};
 use keyward_testkit::requests::{creating_token, living, revoking_token, seconds, with_grace};
 use keyward_testkit::{
-    Client, Cluster, Options, PATIENCE, Process, eventually, http_get, without_settings,
+    Client, Cluster, Options, PATIENCE, Process, eventually, http_get, metric, sqlite_execute,
+    without_settings,
 };
 use tonic::Code;
 
@@ -51,19 +52,16 @@ impl Store {
     async fn clock_ahead(&self) {
         match self {
             Self::Sqlite(directory) => {
-                let database = data_dir(directory).join("keyward.db").display().to_string();
-                let pool = sqlx::SqlitePool::connect(&database).await.unwrap();
                 let ahead = "UPDATE store_clock SET newest = newest + 315360000000000";
-                sqlx::query(ahead).execute(&pool).await.unwrap();
-                pool.close().await;
+                sqlite_execute(&data_dir(directory).join("keyward.db"), ahead).await;
             }
-            Self::Postgres(cluster) => cluster.postgres.execute(&server_time("10 years")).await,
+            Self::Postgres(cluster) => cluster.postgres.clock_ahead("10 years").await,
         }
     }
 
     async fn clock_back(&self) {
         if let Self::Postgres(cluster) = self {
-            cluster.postgres.execute(&server_time("0")).await;
+            cluster.postgres.clock_ahead("0").await;
         }
     }
 
@@ -88,13 +86,6 @@ fn data_dir(directory: &tempfile::TempDir) -> PathBuf {
     directory.path().join("data")
 }
 
-fn server_time(ahead: &str) -> String {
-    format!(
-        "CREATE OR REPLACE FUNCTION server_time() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE
-         AS $$SELECT clock_timestamp() + interval '{ahead}'$$"
-    )
-}
-
 async fn assert_verdicts(client: &Client, expected: &[(&String, Verdict)]) {
     for (key, verdict) in expected {
         assert_eq!(client.verify(key).await.unwrap(), *verdict);
@@ -102,13 +93,10 @@ async fn assert_verdicts(client: &Client, expected: &[(&String, Verdict)]) {
     }
 }
 
-/// The seconds by which the metric says that the store's time is ahead.
-async fn metric(process: &Process) -> f64 {
-    let all = http_get(process.http, "/metrics").await;
-    let line = all
-        .lines()
-        .find(|line| line.starts_with("keyward_store_time_ahead "));
-    line.unwrap().split(' ').nth(1).unwrap().parse().unwrap()
+/// The seconds by which the store's time is ahead.
+async fn ahead(process: &Process) -> f64 {
+    let seconds = metric(process.http, "keyward_store_time_ahead").await;
+    seconds.unwrap()
 }
 
 async fn no_dead_key_lives_again(
@@ -128,7 +116,7 @@ async fn no_dead_key_lives_again(
         ..creating_token("temporary", &[Role::Reader])
     };
     let temporary = client.send(temporary).await.unwrap();
-    assert!(metric(&process).await < 60.0);
+    assert!(ahead(&process).await < 60.0);
     assert!(process.stop().success());
 
     store.clock_ahead().await;
@@ -167,7 +155,7 @@ async fn no_dead_key_lives_again(
         process.output().contains(warning)
     })
     .await;
-    assert!(metric(&process).await > 300e6);
+    assert!(ahead(&process).await > 300e6);
     assert_verdicts(&client, &before).await;
     let (done, said) = store.lower(&[]);
     assert!(!done, "{said}");
@@ -226,7 +214,7 @@ async fn no_dead_key_lives_again(
     );
     let ready = http_get(process.http, "/readyz").await;
     assert!(!ready.contains("ahead"), "{ready}");
-    assert!(metric(&process).await < 60.0);
+    assert!(ahead(&process).await < 60.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

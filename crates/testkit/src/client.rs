@@ -1,8 +1,11 @@
 //! A gRPC client with a token.
 
+use std::fmt::Debug;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
+use keyward_proto::envoy::authorization_client::AuthorizationClient;
 use keyward_proto::v1;
 use keyward_proto::v1::admin_service_client::AdminServiceClient;
 use keyward_proto::v1::api_key_service_client::ApiKeyServiceClient;
@@ -38,7 +41,7 @@ impl Interceptor for Bearer {
     }
 }
 
-/// Clients of both services with one token over one connection. Clone the fields for concurrent
+/// Clients of all services with one token over one connection. Clone the fields for concurrent
 /// use.
 #[derive(Clone)]
 pub struct Client {
@@ -46,6 +49,8 @@ pub struct Client {
     pub keys: ApiKeyServiceClient<InterceptedService<Channel, Bearer>>,
     /// `AdminService`.
     pub admin: AdminServiceClient<InterceptedService<Channel, Bearer>>,
+    /// Envoy's `Authorization`.
+    pub envoy: AuthorizationClient<InterceptedService<Channel, Bearer>>,
     /// The connection, for services that need no token.
     pub channel: Channel,
 }
@@ -110,6 +115,18 @@ pub async fn http_get(address: SocketAddr, path: &str) -> String {
     answer
 }
 
+/// The number in the line of the metrics at a side port that begins with `line`: a name and all its labels.
+///
+/// # Panics
+///
+/// It is no number of this type.
+pub async fn metric<N: FromStr<Err: Debug>>(side_port: SocketAddr, line: &str) -> Option<N> {
+    let metrics = http_get(side_port, "/metrics").await;
+    let mut lines = metrics.lines();
+    let number = lines.find_map(|found| found.strip_prefix(line)?.strip_prefix(' '))?;
+    Some(number.parse().expect("a number"))
+}
+
 impl Client {
     /// A client with `token`, or without a token.
     pub async fn new(address: SocketAddr, token: Option<&str>) -> Self {
@@ -127,7 +144,8 @@ impl Client {
         Self {
             keys: ApiKeyServiceClient::with_interceptor(channel.clone(), bearer.clone())
                 .max_decoding_message_size(8 << 20),
-            admin: AdminServiceClient::with_interceptor(channel.clone(), bearer),
+            admin: AdminServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+            envoy: AuthorizationClient::with_interceptor(channel.clone(), bearer),
             channel,
         }
     }

@@ -5,16 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use crate::deadline::wait_until;
+use crate::deadline::{PATIENCE, wait_until};
 use crate::guard::{Guard, KILL_ALL};
 use crate::ports::draw_port;
 use crate::postgres::{Database, User};
 use crate::processes;
-
-/// The time limit for a start.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pooler. It ends when this is dropped and when this process ends.
 pub struct PgBouncer {

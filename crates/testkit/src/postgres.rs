@@ -246,6 +246,15 @@ impl Postgres {
         self.database.execute(statements).await;
     }
 
+    /// Sets the clock of the server ahead by an interval, for Keyward alone.
+    pub async fn clock_ahead(&self, interval: &str) {
+        let ahead = format!(
+            "CREATE OR REPLACE FUNCTION server_time() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE
+             AS $$SELECT clock_timestamp() + interval '{interval}'$$"
+        );
+        self.execute(&ahead).await;
+    }
+
     /// Kills all processes of the server with SIGKILL, like a power failure.
     pub fn kill(&self) {
         let mut server = self.server.lock();

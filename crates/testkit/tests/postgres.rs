@@ -7,10 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use keyward_testkit::{Postgres, wait_until};
+use keyward_testkit::{PATIENCE, Postgres, wait_until};
 use sqlx::{Connection, PgConnection, Row};
-
-const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn text(url: &str, query: &'static str) -> String {
     let mut connection = Postgres::connect(url).await;

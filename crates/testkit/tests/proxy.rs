@@ -4,14 +4,13 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use keyward_testkit::{Postgres, Proxy, Swallowed, User};
+use keyward_testkit::{PATIENCE, Postgres, Proxy, Swallowed, User};
 use sqlx::postgres::PgListener;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 /// The time after which missing data counts as lost.
 const SHORT: Duration = Duration::from_millis(300);
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A server that echoes its input.
 async fn echo() -> SocketAddr {

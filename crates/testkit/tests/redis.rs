@@ -9,10 +9,10 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use keyward_testkit::{
-    Proxy, Redis, RedisConnection, RedisOptions, RedisSentinel, Reply, Swallowed, wait_until,
+    PATIENCE, Proxy, Redis, RedisConnection, RedisOptions, RedisSentinel, Reply, Swallowed,
+    wait_until,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// The time after which missing data counts as lost.
 const SHORT: Duration = Duration::from_millis(300);
 

@@ -13,6 +13,8 @@ use keyward_testkit::{Client, Cluster, Local, Options, Postgres};
 use parking_lot::Mutex;
 use tonic::Status;
 
+use crate::by_hand;
+
 /// A service whose audit the test seals and changes.
 pub(super) struct World {
     pub(super) local: Local,
@@ -98,13 +100,9 @@ impl World {
                 sqlx::raw_sql(sql).execute(&mut hand).await.unwrap();
             }
             None => {
-                let path = self.local.database().display().to_string();
-                let hand = sqlx::SqlitePool::connect(&path).await.unwrap();
                 let off = "DROP TRIGGER IF EXISTS audit_fixed; DROP TRIGGER IF EXISTS audit_deleted; \
                            DROP TRIGGER IF EXISTS audit_seals_deleted;";
-                let sql = sqlx::AssertSqlSafe(format!("{off} {sql}"));
-                sqlx::raw_sql(sql).execute(&hand).await.unwrap();
-                hand.close().await;
+                by_hand(&self.local, &format!("{off} {sql}")).await;
             }
         }
     }

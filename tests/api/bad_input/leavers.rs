@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use keyward_proto::v1::{State, Verdict};
+use keyward_testkit::sqlite;
 use sqlx::Row;
 use tokio::task::JoinSet;
 
@@ -12,8 +13,7 @@ use super::*;
 
 /// Asserts that the log holds every revision up to its head, and every change.
 async fn assert_whole(directory: &Path) {
-    let database = directory.join("keyward.db").display().to_string();
-    let store = sqlx::SqlitePool::connect(&database).await.unwrap();
+    let mut store = sqlite(&directory.join("keyward.db")).await;
     let counted = sqlx::query(
         "SELECT (SELECT count(*) FROM key_changes) AS rows,
                 (SELECT revision FROM log_head) AS head,
@@ -24,11 +24,10 @@ async fn assert_whole(directory: &Path) {
                    (SELECT 1 FROM api_keys AS next WHERE next.key_id = api_keys.replaced_by))
                    AS orphans",
     );
-    let row = counted.fetch_one(&store).await.unwrap();
+    let row = counted.fetch_one(&mut store).await.unwrap();
     let count = |name: &str| row.get::<i64, _>(name);
     assert_eq!(count("rows"), count("head") + 1, "the log has no gap");
     assert_eq!((count("unlogged"), count("orphans")), (0, 0));
-    store.close().await;
 }
 
 /// Asserts that every key is consistently live or consistently revoked.

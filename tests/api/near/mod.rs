@@ -8,9 +8,7 @@ use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
 use keyward_client::{self as client, ErrorKind, Secret, Verdict, VerifyRequest};
 use keyward_proto::v1::{self, Role};
 use keyward_testkit::requests::*;
-use keyward_testkit::{Client, Local, PATIENCE, eventually, http_get, now};
-
-use crate::foreign::by_hand;
+use keyward_testkit::{Client, Local, PATIENCE, eventually, http_get, now, sqlite};
 
 const ROLES: [Role; 2] = [Role::NearCache, Role::Verifier];
 
@@ -201,7 +199,7 @@ async fn a_caller_that_loses_the_role_loses_its_near_caches() {
     let token = local.client().await.token("near", &ROLES).await.unwrap();
     let near = near_cache(&local, &token, Fallback::Fail);
     fresh(&near).await;
-    let mut hand = by_hand(&local.database()).await;
+    let mut hand = sqlite(&local.database()).await;
     let change = "UPDATE caller_tokens SET roles = 'verifier' WHERE name = 'near'";
     sqlx::query(change).execute(&mut hand).await.unwrap();
     let is_off = async || !near.is_fresh();

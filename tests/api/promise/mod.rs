@@ -9,9 +9,9 @@ use std::time::Duration;
 use keyward_proto::v1::{Consistency, RevokeResponse, Verdict};
 use keyward_testkit::{
     Client, End, Key, Least, Load, LoadOptions, Local, Process, Recorder, check, graceful,
-    is_unavailable, left_until, now,
+    is_unavailable, left_until, now, sqlite,
 };
-use sqlx::{Connection, SqliteConnection};
+use sqlx::SqliteConnection;
 
 const LOAD: LoadOptions = LoadOptions {
     writers: 2,
@@ -196,14 +196,6 @@ async fn a_grace_lets_a_key_live_until_its_end_and_not_longer() {
     local.app.stop().await;
 }
 
-/// A second connection to a database that is in use.
-async fn by_hand(database: &Path) -> SqliteConnection {
-    let options = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(database)
-        .busy_timeout(Duration::from_secs(5));
-    SqliteConnection::connect_with(&options).await.unwrap()
-}
-
 async fn change_by_hand(connection: &mut SqliteConnection, change: &'static str, id: &str) {
     let id: Vec<u8> = uuid::Uuid::parse_str(id).unwrap().as_bytes().to_vec();
     let done = sqlx::query(change)
@@ -220,7 +212,7 @@ const REVOKE_BY_HAND: &str = "UPDATE api_keys SET revoke_time = create_time WHER
 async fn a_change_by_another_connection_is_noticed_within_a_second() {
     let local = Local::start().await;
     let caller = Caller::new(local.client().await, local.directory.path());
-    let mut hand = by_hand(&local.database()).await;
+    let mut hand = sqlite(&local.database()).await;
     let changes = [
         (
             "UPDATE api_keys SET disabled = 1 WHERE key_id = ?",
@@ -263,7 +255,7 @@ async fn a_paused_process_wakes_up_without_a_valid_for_what_died_meanwhile() {
     let mut command = Process::command(env!("CARGO_BIN_EXE_keyward"), &data);
     command.env("KEYWARD_MAX_STALENESS", "2s");
     let mut process = Process::start(command, &data);
-    let mut hand = by_hand(&data.join("keyward.db")).await;
+    let mut hand = sqlite(&data.join("keyward.db")).await;
     let caller = Caller::new(process.client().await, directory.path());
     for round in 0..2 {
         let key = caller.live_key(&format!("{round}")).await;

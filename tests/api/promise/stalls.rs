@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use keyward_proto::v1::{Consistency, RevokeResponse, Verdict};
-use keyward_testkit::{Faults, Key, Local, PATIENCE, eventually, http_get, now};
+use keyward_testkit::{Faults, Key, Local, PATIENCE, eventually, http_get, now, sqlite};
 use parking_lot::Mutex;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_types::StatusExt;
 
-use super::{Caller, REVOKE_BY_HAND, Seen, by_hand, change_by_hand};
+use super::{Caller, REVOKE_BY_HAND, Seen, change_by_hand};
 
 /// The `max_staleness` of these tests.
 const STALENESS: Duration = Duration::from_secs(2);
@@ -102,7 +102,7 @@ async fn with_the_tail_stalled_verify_turns_unavailable_and_recovers_by_itself()
         Watch::on(&caller, &dies, Consistency::Default),
     );
     caller.recorder.dying(&dies.id);
-    let mut hand = by_hand(&local.database()).await;
+    let mut hand = sqlite(&local.database()).await;
     change_by_hand(&mut hand, REVOKE_BY_HAND, &dies.id).await;
     // P1: the commit bound, though nobody can tell this instance.
     caller.recorder.dead(&dies.id, STALENESS);

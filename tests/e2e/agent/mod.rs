@@ -14,7 +14,7 @@ use keyward_proto::envoy::authorization_client::AuthorizationClient;
 use keyward_proto::envoy::{AttributeContext, CheckRequest};
 use keyward_proto::v1::Role;
 use keyward_testkit::{
-    AgentProcess, Client, HttpAnswer, Process, http_ask, http_ask_unix, http_get, write_secret,
+    AgentProcess, Client, HttpAnswer, Process, http_ask, http_ask_unix, write_secret,
 };
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
@@ -167,10 +167,7 @@ impl Site {
 
 /// The number in a line of metrics that starts so.
 async fn metric(side: std::net::SocketAddr, line: &str) -> u64 {
-    let text = http_get(side, "/metrics").await;
-    let mut lines = text.lines();
-    let found = lines.find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
-    found.map_or(0, |number| number.parse().unwrap())
+    keyward_testkit::metric(side, line).await.unwrap_or(0)
 }
 
 /// Asks by reflection for a large file, so many `times`. If the client `stays`, the call has no end.

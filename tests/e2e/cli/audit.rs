@@ -3,9 +3,8 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
-use keyward_testkit::{PATIENCE, Process, eventually};
+use keyward_testkit::{PATIENCE, Process, eventually, sqlite_execute};
 use serde_json::Value;
-use sqlx::sqlite::SqlitePool;
 
 use super::harness::{Service, run, text};
 use super::names::same_names;
@@ -101,9 +100,8 @@ async fn the_audit_is_listed_exported_and_verified() {
     }
 
     let path = service.directory.path().join("keyward-data/keyward.db");
-    let hand = SqlitePool::connect(path.to_str().unwrap()).await.unwrap();
     let altered = "DROP TRIGGER audit_fixed; UPDATE audit SET actor = 'nobody' WHERE position = 2";
-    sqlx::raw_sql(altered).execute(&hand).await.unwrap();
+    sqlite_execute(&path, altered).await;
     let outcome = service.call(&["audit", "verify"], "");
     assert_eq!(outcome.code, 1, "{outcome:?}");
     assert!(outcome.out.contains("EVENT_ALTERED"), "{outcome:?}");
@@ -111,8 +109,7 @@ async fn the_audit_is_listed_exported_and_verified() {
     // The end is cut: only the seal in the log shows it.
     let cut = "DROP TRIGGER audit_deleted; DROP TRIGGER audit_seals_deleted;
                DELETE FROM audit; DELETE FROM audit_seals";
-    sqlx::raw_sql(cut).execute(&hand).await.unwrap();
-    hand.close().await;
+    sqlite_execute(&path, cut).await;
     let outcome = service.call(&["audit", "verify"], "");
     assert_eq!(outcome.code, 1, "nothing is proven: {outcome:?}");
     let outcome = service.call(&verify, "");

@@ -2,13 +2,10 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use keyward_testkit::{Client, Cluster, Options, Process, eventually, http_get};
+use keyward_testkit::{Client, Cluster, Options, PATIENCE, Process, eventually, http_get};
 
 use super::BINARY;
-
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A home directory with a file of passwords, which has the right one for every server.
 fn home_with_pgpass(cluster: &Cluster) -> PathBuf {
@@ -113,10 +110,7 @@ async fn a_password_in_a_file_can_change_without_a_restart() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_whose_clock_is_ahead_is_told_in_the_log_and_by_readyz() {
     let cluster = Cluster::start(BINARY, 0, Options::default());
-    let ahead = "CREATE OR REPLACE FUNCTION server_time() RETURNS timestamptz
-                 LANGUAGE sql VOLATILE PARALLEL SAFE
-                 AS $$SELECT clock_timestamp() + interval '10 minutes'$$";
-    cluster.postgres.execute(ahead).await;
+    cluster.postgres.clock_ahead("10 minutes").await;
     let data = cluster.directory().join("serve");
     let command = cluster.command(&data, &cluster.postgres.service_url());
     let process = Process::start(command, &data);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keyward_proto::v1::Verdict;
 use keyward_testkit::{
     Cluster, Load, Options, PATIENCE, Proxy, Redis, RedisCluster, RedisOptions, RedisSentinel,
-    Reply, Swallowed, eventually, http_get, patiently,
+    Reply, Swallowed, eventually, metric, patiently,
 };
 
 use super::{BINARY, Plan, clients, issued, pass};
@@ -25,11 +25,8 @@ pub(crate) fn with(name: &'static str, url: &str) -> Plan {
 pub(crate) async fn counted(cluster: &Cluster, line: &str) -> u64 {
     let mut sum = 0;
     for number in cluster.running() {
-        let metrics = http_get(cluster.instance(number).http, "/metrics").await;
-        let found = metrics
-            .lines()
-            .find_map(|shown| shown.strip_prefix(line)?.trim().parse::<u64>().ok());
-        sum += found.unwrap_or_else(|| panic!("{line} is not in\n{metrics}"));
+        let found: Option<u64> = metric(cluster.instance(number).http, line).await;
+        sum += found.unwrap_or_else(|| panic!("{line} is not in the metrics"));
     }
     sum
 }

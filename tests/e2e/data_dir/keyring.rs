@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use keyward::system::SystemEntropy;
 use keyward_crypto::{ImportSecret, keyring_files};
 use keyward_proto::v1::Verdict;
-use keyward_testkit::{PATIENCE, eventually};
+use keyward_testkit::{PATIENCE, eventually, sqlite};
 
 use super::*;
 
@@ -55,12 +55,9 @@ impl Deployment {
 
     /// The generations that keys were born in.
     async fn generations(&self) -> Vec<u32> {
-        let database = self.data_dir.join("keyward.db").display().to_string();
-        let store = sqlx::SqlitePool::connect(&database).await.unwrap();
+        let mut store = sqlite(&self.data_dir.join("keyward.db")).await;
         let found = sqlx::query_scalar("SELECT generation FROM api_keys ORDER BY key_id");
-        let found = found.fetch_all(&store).await.unwrap();
-        store.close().await;
-        found
+        found.fetch_all(&mut store).await.unwrap()
     }
 
     /// Every file of the keyring with what it holds.

@@ -10,7 +10,7 @@ mod warnings;
 use std::path::Path;
 use std::process::Command;
 
-use keyward_testkit::{Client, Process};
+use keyward_testkit::{Client, Process, sqlite_execute};
 
 use crate::{BINARY, fresh_directory, serve};
 
@@ -25,8 +25,5 @@ fn refusal_of(command: Command) -> String {
 
 /// Runs manual SQL.
 async fn by_hand(data_dir: &Path, sql: &'static str) {
-    let database = data_dir.join("keyward.db").display().to_string();
-    let store = sqlx::SqlitePool::connect(&database).await.unwrap();
-    sqlx::query(sql).execute(&store).await.unwrap();
-    store.close().await;
+    sqlite_execute(&data_dir.join("keyward.db"), sql).await;
 }

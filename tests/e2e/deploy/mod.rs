@@ -6,7 +6,7 @@ use std::path::Path;
 
 use keyward_proto::v1::Verdict;
 use keyward_testkit::requests::{recoverable, replacing};
-use keyward_testkit::{Client, Deployment, PATIENCE, eventually, http_get};
+use keyward_testkit::{Client, Deployment, PATIENCE, eventually, metric};
 
 mod files;
 mod package;
@@ -23,12 +23,10 @@ fn start() -> Deployment {
 }
 
 /// The value of a metric at each instance.
-async fn metric(deployment: &Deployment, name: &str) -> Vec<u64> {
+async fn metrics(deployment: &Deployment, name: &str) -> Vec<u64> {
     let mut values = Vec::new();
     for port in deployment.side_ports() {
-        let text = http_get(port, "/metrics").await;
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        values.push(line.map_or(0, |value| value.trim().parse().unwrap()));
+        values.push(metric(port, name).await.unwrap_or_default());
     }
     values
 }
@@ -49,11 +47,11 @@ async fn the_services_of_compose_yaml_serve_behind_the_balancer() {
     let (id, key) = client.issue("42", "").await.unwrap();
     assert_eq!(verify(&client, &key, 60).await, [Verdict::Valid; 60]);
     // One connection, and calls on every instance.
-    let calls = "keyward_rpc_total{method=\"Verify\",code=\"OK\"} ";
-    let calls = metric(&deployment, calls).await;
+    let calls = "keyward_rpc_total{method=\"Verify\",code=\"OK\"}";
+    let calls = metrics(&deployment, calls).await;
     assert!(calls.iter().all(|calls| *calls > 0), "{calls:?}");
     // What one has verified the others need not ask Postgres for.
-    let shared = metric(&deployment, "keyward_l2_total{outcome=\"hit\"} ").await;
+    let shared = metrics(&deployment, "keyward_l2_total{outcome=\"hit\"}").await;
     assert!(shared.iter().sum::<u64>() > 0, "{shared:?}");
 
     let revoked = client.revoke(&id).await.unwrap();
@@ -77,10 +75,10 @@ async fn the_services_of_compose_yaml_serve_behind_the_balancer() {
     })
     .await;
     deployment.up("keyward-b");
-    let calls = "keyward_rpc_total{method=\"Verify\",code=\"OK\"} ";
+    let calls = "keyward_rpc_total{method=\"Verify\",code=\"OK\"}";
     eventually("it gets calls again", PATIENCE, async || {
         let _ = client.verify(&key).await;
-        metric(&deployment, calls).await[1] > 0
+        metrics(&deployment, calls).await[1] > 0
     })
     .await;
     assert!(deployment.stop("keyward-c").success());

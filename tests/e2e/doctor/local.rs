@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keyward_proto::v1::{self, Role};
 use keyward_testkit::requests::{creating_token, seconds};
-use keyward_testkit::{Authority, without_settings};
+use keyward_testkit::{Authority, sqlite_execute, without_settings};
 
 use super::Findings;
 use crate::{BINARY, fresh_directory, serve};
@@ -150,10 +150,7 @@ async fn an_embedded_store_is_examined_before_beside_and_after_its_instance() {
             &["has schema 9999", "run that version"],
         ),
     ] {
-        let database = data_dir.join("keyward.db").display().to_string();
-        let pool = sqlx::SqlitePool::connect(&database).await.unwrap();
-        sqlx::query(sql).execute(&pool).await.unwrap();
-        pool.close().await;
+        sqlite_execute(&data_dir.join("keyward.db"), sql).await;
         examine("none").only(level, subject, texts);
     }
     fs::write(data_dir.join("keyward.db"), "no database").unwrap();
@@ -175,7 +172,7 @@ async fn a_token_that_expires_soon_is_found() {
     }
     assert!(process.stop().success());
     Findings::of(embedded(&data_dir, "none")).are_fine();
-    let url = format!("sqlite:{}", data_dir.join("keyward.db").display());
+    let database = data_dir.join("keyward.db");
     let id = "01890000000070008000000000000001";
     for (san, name, ending, texts) in [
         (
@@ -206,17 +203,10 @@ async fn a_token_that_expires_soon_is_found() {
              VALUES (x'{id}', randomblob(32), {san}, '{name}', 'verifier,near_cache', 1700000000000000,
                      (unixepoch() {ending}) * 1000000)"
         );
-        let pool = sqlx::SqlitePool::connect(&url).await.unwrap();
-        sqlx::query(sqlx::AssertSqlSafe(insert))
-            .execute(&pool)
-            .await
-            .unwrap();
-        pool.close().await;
+        sqlite_execute(&database, &insert).await;
         Findings::of(embedded(&data_dir, "none")).only("warning", "token", texts);
-        let pool = sqlx::SqlitePool::connect(&url).await.unwrap();
         let delete = "DELETE FROM caller_tokens WHERE name IN ('billing', 'mesh')";
-        sqlx::query(delete).execute(&pool).await.unwrap();
-        pool.close().await;
+        sqlite_execute(&database, delete).await;
     }
 }
 

@@ -130,16 +130,9 @@ async fn each_fault_of_a_shared_store_is_found() {
         ("10 years", ["ahead of this machine's", "the runbook"]),
         ("-10 years", ["ahead of the server's clock", "the runbook"]),
     ] {
-        cluster.postgres.execute(&server_time(offset)).await;
+        cluster.postgres.clock_ahead(offset).await;
         shared(&cluster, &store, &[]).only("warning", "clock", &texts);
     }
-}
-
-fn server_time(ahead: &str) -> String {
-    format!(
-        "CREATE OR REPLACE FUNCTION server_time() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE
-         AS $$SELECT clock_timestamp() + interval '{ahead}'$$"
-    )
 }
 
 #[tokio::test(flavor = "multi_thread")]

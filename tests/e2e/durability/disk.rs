@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{Connection, SqliteConnection};
+use keyward_testkit::sqlite;
+use sqlx::SqliteConnection;
 
 /// Each counts what must not be there.
 const WRONG: &[(&str, &str)] = &[
@@ -70,11 +70,7 @@ async fn open_copy(data: &Path) -> (SqliteConnection, tempfile::TempDir) {
             std::fs::copy(data.join(name), copy.path().join(name)).unwrap();
         }
     }
-    let options = SqliteConnectOptions::new().filename(copy.path().join("keyward.db"));
-    (
-        SqliteConnection::connect_with(&options).await.unwrap(),
-        copy,
-    )
+    (sqlite(&copy.path().join("keyward.db")).await, copy)
 }
 
 /// Only the copy has them: they make the checks of a long soak quick.

@@ -1,22 +1,14 @@
 //! Asserts that an account is whole: one key lives, it is on the screen, and the API accepts no other.
 
-use std::time::Duration;
-
 use keyward_proto::v1;
-use keyward_testkit::{Client, Front, Stage, eventually};
-use sqlx::{Connection, SqliteConnection};
+use keyward_testkit::{Client, Front, PATIENCE, Stage, eventually, sqlite};
+use sqlx::Connection as _;
 
 use super::actor::Actor;
 
-const PATIENCE: Duration = Duration::from_secs(60);
-
 /// The number of replaced keys of the account, from the audit.
 async fn replaces(stage: &Stage, account: &str) -> i64 {
-    let options = sqlx::sqlite::SqliteConnectOptions::new()
-        .filename(stage.database())
-        .read_only(true)
-        .busy_timeout(PATIENCE);
-    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
+    let mut connection = sqlite(&stage.database()).await;
     let count = "SELECT count(*) FROM audit WHERE action = 'replace' AND account_id = ?";
     let count = sqlx::query_scalar(count).bind(account);
     let count = count.fetch_one(&mut connection).await.unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use keyward_proto::v1::Verdict;
 use keyward_testkit::{
-    Authority, Client, PATIENCE, Process, Program, connect, connect_tls, eventually, http_get, now,
+    Authority, Client, PATIENCE, Process, Program, connect, connect_tls, eventually, metric, now,
 };
 use raw::{Offer, open, shake};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -23,13 +23,6 @@ use crate::{BINARY, fresh_directory, serve};
 const NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 /// With nobody who holds it up, a stop does not take the grace of ten seconds.
 const PROMPT: Duration = Duration::from_secs(9);
-
-async fn metric(process: &Process, name: &str) -> i64 {
-    let text = http_get(process.http, "/metrics").await;
-    let line = text.lines().find_map(|line| line.strip_prefix(name));
-    let value = line.unwrap_or_else(|| panic!("no {name} in\n{text}"));
-    value.trim().parse().unwrap()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_valid_through_tls_and_plain_text_is_refused() {
@@ -110,11 +103,11 @@ async fn a_new_certificate_is_used_without_a_restart_and_a_bad_one_is_not() {
 
     // The connection of before goes on.
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
-    let expires = "keyward_tls_certificate_expire_time_seconds ";
-    assert!(metric(&process, expires).await > 2_000_000_000);
+    let expires = "keyward_tls_certificate_expire_time_seconds";
+    assert!(metric(process.http, expires).await.unwrap_or(0_i64) > 2_000_000_000);
     place.replace(&place.authority.sign_expired(&NAMES));
     eventually("the end of the newest is shown", PATIENCE, async || {
-        metric(&process, expires).await < 1_100_000_000
+        metric(process.http, expires).await.unwrap_or(0_i64) < 1_100_000_000
     })
     .await;
     assert!(process.output().contains("has expired; clients refuse it"));
@@ -137,18 +130,18 @@ async fn a_thousand_idle_connections_slow_no_other_client() {
     }
     let client = place.client(&process).await;
     let (_, key) = client.issue("42", "").await.unwrap();
-    let displaced = "keyward_tls_handshakes_total{outcome=\"displaced\"} ";
+    let displaced = "keyward_tls_handshakes_total{outcome=\"displaced\"}";
     eventually("the oldest give way", PATIENCE, async || {
-        metric(&process, displaced).await >= 400
+        metric(process.http, displaced).await.unwrap_or(0) >= 400
     })
     .await;
     assert_eq!(client.verify(&key).await.unwrap(), Verdict::Valid);
     place.client(&process).await;
 
     // Those that stayed are given up in time.
-    let timed_out = "keyward_tls_handshakes_total{outcome=\"timed_out\"} ";
+    let timed_out = "keyward_tls_handshakes_total{outcome=\"timed_out\"}";
     eventually("the others take too long", PATIENCE, async || {
-        metric(&process, timed_out).await >= 400
+        metric(process.http, timed_out).await.unwrap_or(0) >= 400
     })
     .await;
     for _ in 0..300 {
