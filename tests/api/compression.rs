@@ -1,6 +1,6 @@
 //! Compressed requests, and which answers are compressed.
 
-use keyward_proto::{FILE_DESCRIPTOR_SET, envoy};
+use keyward_proto::FILE_DESCRIPTOR_SET;
 use keyward_testkit::raw::{RawClient, frame};
 use keyward_testkit::{undoing, uuid_v4};
 use prost::Message;
@@ -56,12 +56,6 @@ async fn only_the_answers_of_list_are_compressed() {
         let services = file.service.iter();
         services.map(|service| (format!("{}.{}", file.package(), service.name()), service))
     });
-    let nothing = envoy::AttributeContext {
-        request: Some(envoy::attribute_context::Request {
-            http: Some(Default::default()),
-        }),
-        ..Default::default()
-    };
     for (name, service) in services {
         let unary = service
             .method
@@ -95,10 +89,7 @@ async fn only_the_answers_of_list_are_compressed() {
                 "ListAuditEvents" => v1::ListAuditEventsRequest::default().encode_to_vec(),
                 "VerifyAudit" => v1::VerifyAuditRequest::default().encode_to_vec(),
                 "ListWebhooks" => v1::ListWebhooksRequest {}.encode_to_vec(),
-                "Check" => {
-                    let attributes = Some(nothing.clone());
-                    envoy::CheckRequest { attributes }.encode_to_vec()
-                }
+                "Check" => checking("").encode_to_vec(),
                 other => panic!("{other} needs a request here"),
             };
             let path = format!("/{name}/{method}");

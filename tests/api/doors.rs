@@ -7,7 +7,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use keyward_client::layer::{ClientIp, RequireApiKey, TrustedProxies};
 use keyward_client::{Identity, Secret};
 use keyward_proto::envoy::attribute_context::{HttpRequest, Peer, Request as EnvoyRequest};
-use keyward_proto::envoy::authorization_client::AuthorizationClient;
 use keyward_proto::envoy::check_response::HttpResponse;
 use keyward_proto::envoy::{
     Address, AttributeContext, CheckRequest, HeaderValueOption, SocketAddress,
@@ -134,15 +133,7 @@ pub(super) async fn by_auth(local: &Local, received: &Received) -> Said {
 /// Envoy's Check. Repeated headers come joined by commas.
 pub(super) async fn by_check(local: &Local, received: &Received) -> Said {
     let client = local.client().await;
-    let mut request = check_of(received);
-    request.metadata_mut().insert(
-        "authorization",
-        format!("Bearer {}", local.token).parse().unwrap(),
-    );
-    let answer = AuthorizationClient::new(client.channel.clone())
-        .check(request)
-        .await
-        .unwrap();
+    let answer = client.send(check_of(received)).await.unwrap();
     let pairs = |options: Vec<HeaderValueOption>| -> Vec<(String, String)> {
         let header = |option: HeaderValueOption| {
             assert!(option.keep_empty_value);
@@ -151,7 +142,6 @@ pub(super) async fn by_check(local: &Local, received: &Received) -> Said {
         };
         options.into_iter().map(header).collect()
     };
-    let answer = answer.into_inner();
     match answer.http_response.unwrap() {
         HttpResponse::OkResponse(ok) => {
             assert_eq!(answer.status.unwrap().code, 0);
@@ -189,7 +179,7 @@ pub(super) async fn by_check(local: &Local, received: &Received) -> Said {
     }
 }
 
-fn check_of(received: &Received) -> tonic::Request<CheckRequest> {
+fn check_of(received: &Received) -> CheckRequest {
     let mut headers = std::collections::BTreeMap::<String, String>::new();
     for (name, value) in &received.headers {
         let joined = headers.entry((*name).to_owned()).or_default();
@@ -202,7 +192,7 @@ fn check_of(received: &Received) -> tonic::Request<CheckRequest> {
         address: received.peer.to_owned(),
     };
     let scopes = received.scopes.join(" ");
-    tonic::Request::new(CheckRequest {
+    CheckRequest {
         attributes: Some(AttributeContext {
             source: Some(Peer {
                 address: Some(Address {
@@ -220,7 +210,7 @@ fn check_of(received: &Received) -> tonic::Request<CheckRequest> {
                 false => [("scope".to_owned(), scopes)].into(),
             },
         }),
-    })
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -404,36 +394,20 @@ async fn a_wrong_configuration_opens_no_door() {
             peer: "192.0.2.1",
             scopes: &[],
         });
-        let attributes = request.get_mut().attributes.as_mut().unwrap();
+        let attributes = request.attributes.as_mut().unwrap();
         let (name, value) = extension;
         attributes.context_extensions = [(name.to_owned(), value.to_owned())].into();
-        let bearer = format!("Bearer {token}");
-        request
-            .metadata_mut()
-            .insert("authorization", bearer.parse().unwrap());
         request
     };
-    let mut envoy = AuthorizationClient::new(client.channel.clone());
     for extension in [("scopes", "read"), ("scope", ""), ("scope", "tw\u{f6}")] {
-        let refused = envoy.check(received(extension)).await.err().unwrap();
+        let refused = client.send(received(extension)).await.err().unwrap();
         assert_eq!(refused.code(), Code::Unavailable, "{extension:?}");
     }
-    let mut stranger = received(("scope", "read"));
-    stranger.metadata_mut().clear();
-    assert_eq!(
-        envoy.check(stranger).await.err().unwrap().code(),
-        Code::Unauthenticated
-    );
-    assert_eq!(
-        envoy
-            .check(received(("scope", "read")))
-            .await
-            .unwrap()
-            .into_inner()
-            .status
-            .unwrap()
-            .code,
-        7
-    );
+    let scope = ("scope", "read");
+    let stranger = Client::over(client.channel.clone(), None);
+    let refused = stranger.send(received(scope)).await.err().unwrap();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    let denied = client.send(received(scope)).await.unwrap();
+    assert_eq!(denied.status.unwrap().code, 7);
     local.app.stop().await;
 }

@@ -5,7 +5,7 @@ use keyward::config::Settings;
 use keyward::system::SystemEntropy;
 use keyward_core::key::ForeignFormat;
 use keyward_crypto::{Active, ImportSecret, Keyring, keyring_files};
-use keyward_testkit::{http_ask, http_get, sqlite};
+use keyward_testkit::http_get;
 
 use super::*;
 
@@ -75,20 +75,7 @@ async fn verdict(local: &Local, client: &Client, text: &str) -> Verdict {
         })
         .await
         .unwrap();
-    let bearer = format!("Bearer {}", local.token);
-    let json = http_ask(
-        local.app.rest_address().unwrap(),
-        "POST",
-        "/v1/keys:verify",
-        &[
-            ("authorization", &bearer),
-            ("content-type", "application/json"),
-        ],
-        &format!("{{\"apiKey\": {text:?}}}"),
-    )
-    .await
-    .unwrap()
-    .body;
+    let json = verify_by_json(local, text).await;
     let mut all = vec![again, strong];
     all.extend(batch.responses.iter().map(v1::VerifyResponse::verdict));
     assert!(

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use keyward_proto::v1::{self, Role, Verdict};
 use keyward_testkit::requests::*;
-use keyward_testkit::{Client, Local, sqlite, sqlite_execute};
+use keyward_testkit::{Client, Local, http_ask, sqlite, sqlite_execute};
 use tonic::Code;
 
 /// The id of no key and no token.
@@ -114,4 +114,19 @@ async fn bot(local: &Local) -> Client {
 /// Runs manual SQL.
 async fn by_hand(local: &Local, sql: &str) {
     sqlite_execute(&local.database(), sql).await;
+}
+
+/// The body of the answer to a Verify through JSON.
+async fn verify_by_json(local: &Local, api_key: &str) -> String {
+    let bearer = format!("Bearer {}", local.token);
+    let headers = [
+        ("authorization", &*bearer),
+        ("content-type", "application/json"),
+    ];
+    let body = serde_json::json!({"apiKey": api_key}).to_string();
+    let port = local.app.rest_address().unwrap();
+    let answer = http_ask(port, "POST", "/v1/keys:verify", &headers, &body).await;
+    let answer = answer.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body
 }

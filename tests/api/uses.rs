@@ -9,7 +9,7 @@ use keyward::config::Settings;
 use keyward_core::key::Clock as _;
 use keyward_proto::v1::{Consistency, State};
 use keyward_store::{Intercepted, Interceptor, Result, Store, StoreError};
-use keyward_testkit::{http_ask, http_get};
+use keyward_testkit::http_get;
 use parking_lot::Mutex;
 
 use super::doors::{Received, by_auth, by_check, by_layer};
@@ -155,15 +155,7 @@ async fn every_door_notes_use_and_refusals() {
                     let batch = v1::VerifyBatchRequest { requests };
                     drop(client.send(batch).await.unwrap());
                 }
-                "JSON" => {
-                    let token = format!("Bearer {}", local.token);
-                    let json = ("content-type", "application/json");
-                    let headers = [("authorization", token.as_str()), json];
-                    let body = format!(r#"{{"apiKey": "{text}"}}"#);
-                    let port = local.app.rest_address().unwrap();
-                    let answer = http_ask(port, "POST", "/v1/keys:verify", &headers, &body);
-                    assert_eq!(answer.await.unwrap().status, 200);
-                }
+                "JSON" => drop(verify_by_json(&local, text).await),
                 _ => ask_door(&local, door, text).await,
             }
         }

@@ -1,5 +1,7 @@
 //! Requests in a few words: a test builds on these and sets only the fields that it is about.
 
+use keyward_proto::envoy::attribute_context::{HttpRequest, Request as Attributes};
+use keyward_proto::envoy::{AttributeContext, CheckRequest, CheckResponse};
 use keyward_proto::v1;
 use tonic::Status;
 
@@ -53,6 +55,28 @@ calls! {
     admin.list_webhooks: ListWebhooksRequest => ListWebhooksResponse;
     admin.test_webhook: TestWebhookRequest => TestWebhookResponse;
     admin.replay_webhook: ReplayWebhookRequest => ReplayWebhookResponse;
+}
+
+impl Call for CheckRequest {
+    type Answer = CheckResponse;
+
+    async fn send(self, client: &Client) -> Result<CheckResponse, Status> {
+        Ok(client.envoy.clone().check(self).await?.into_inner())
+    }
+}
+
+/// What Envoy asks about an HTTP request with a key.
+pub fn checking(api_key: &str) -> CheckRequest {
+    let http = HttpRequest {
+        headers: [("x-api-key".to_owned(), api_key.to_owned())].into(),
+        ..HttpRequest::default()
+    };
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            request: Some(Attributes { http: Some(http) }),
+            ..AttributeContext::default()
+        }),
+    }
 }
 
 /// Tests a webhook.

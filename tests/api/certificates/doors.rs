@@ -2,11 +2,6 @@
 
 use keyward_client::near::{Fallback, NearCacheOptions};
 use keyward_client::{ErrorKind, Secret, VerifyRequest};
-use keyward_proto::envoy::authorization_client::AuthorizationClient;
-use keyward_proto::envoy::{
-    AttributeContext, CheckRequest,
-    attribute_context::{HttpRequest, Request},
-};
 
 use super::*;
 
@@ -68,29 +63,14 @@ async fn envoy_takes_part_with_a_certificate() {
     let key = world.key().await;
     world.caller("envoy.example", &[Role::Verifier]).await;
     let envoy = world.named(&["envoy.example"]).await;
-    let mut envoy = AuthorizationClient::new(envoy.channel);
-    let mut check = async |bearer: String| {
-        let http = HttpRequest {
-            headers: [("authorization".to_owned(), bearer)].into(),
-            ..Default::default()
-        };
-        let attributes = AttributeContext {
-            request: Some(Request { http: Some(http) }),
-            ..Default::default()
-        };
-        let request = CheckRequest {
-            attributes: Some(attributes),
-        };
-        let answer = envoy.check(request).await.unwrap().into_inner();
+    let check = async |key: &str| {
+        let answer = envoy.send(checking(key)).await.unwrap();
         answer.status.unwrap().code
     };
     for _ in 0..2 {
-        assert_eq!(check(format!("Bearer {key}")).await, 0);
+        assert_eq!(check(&key).await, 0);
     }
-    assert_eq!(
-        check("Bearer x".to_owned()).await,
-        i32::from(Code::Unauthenticated)
-    );
+    assert_eq!(check("x").await, i32::from(Code::Unauthenticated));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ mod wire;
 
 use std::net::SocketAddr;
 
-use keyward_testkit::{HttpAnswer, Local, PATIENCE, http_ask};
+use keyward_testkit::{HttpAnswer, Local, PATIENCE};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
@@ -86,23 +86,8 @@ async fn answers(port: SocketAddr, bytes: impl AsRef<[u8]>) -> (Vec<HttpAnswer>,
 
 /// An honest request gets its answer.
 async fn is_honest(local: &Local) {
-    let bearer = format!("Bearer {}", local.token);
-    let headers = [
-        ("authorization", &*bearer),
-        ("content-type", "application/json"),
-    ];
-    let port = local.app.rest_address().unwrap();
-    let answer = http_ask(
-        port,
-        "POST",
-        "/v1/keys:verify",
-        &headers,
-        "{\"apiKey\":\"x\"}",
-    )
-    .await;
-    let answer = answer.unwrap();
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert!(answer.body.contains("VERDICT_MALFORMED"), "{answer:?}");
+    let body = verify_by_json(local, "x").await;
+    assert!(body.contains("VERDICT_MALFORMED"), "{body}");
 }
 
 /// A Verify with these further lines in its head, before the body.

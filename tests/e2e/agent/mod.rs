@@ -9,16 +9,14 @@ mod verdicts;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use keyward_proto::envoy::attribute_context::{HttpRequest, Request as Attributes};
-use keyward_proto::envoy::authorization_client::AuthorizationClient;
-use keyward_proto::envoy::{AttributeContext, CheckRequest};
 use keyward_proto::v1::Role;
+use keyward_testkit::requests::checking;
 use keyward_testkit::{
     AgentProcess, Client, HttpAnswer, Process, http_ask, http_ask_unix, write_secret,
 };
 use tokio_stream::StreamExt as _;
 use tonic::transport::Channel;
-use tonic::{Request, Status, Streaming};
+use tonic::{Status, Streaming};
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
@@ -195,21 +193,7 @@ async fn reflection(
 
 /// The status in the answer of Envoy's Check of a key.
 async fn check(client: &Client, token: Option<&str>, key: &str) -> Result<i32, Status> {
-    let http = HttpRequest {
-        headers: [("x-api-key".to_owned(), key.to_owned())].into(),
-        ..HttpRequest::default()
-    };
-    let mut request = Request::new(CheckRequest {
-        attributes: Some(AttributeContext {
-            request: Some(Attributes { http: Some(http) }),
-            ..AttributeContext::default()
-        }),
-    });
-    if let Some(token) = token {
-        let bearer = format!("Bearer {token}").parse().unwrap();
-        request.metadata_mut().insert("authorization", bearer);
-    }
-    let mut envoy = AuthorizationClient::new(client.channel.clone());
-    let checked = envoy.check(request).await?.into_inner();
+    let client = Client::over(client.channel.clone(), token);
+    let checked = client.send(checking(key)).await?;
     Ok(checked.status.unwrap().code)
 }

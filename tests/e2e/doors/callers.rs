@@ -8,18 +8,17 @@ use std::time::{Duration, Instant};
 
 use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
 use keyward_client::{Secret, Verdict as Answered, VerifyRequest};
-use keyward_proto::envoy::authorization_client::AuthorizationClient;
 use keyward_proto::v1::{self, Role, Verdict};
-use keyward_testkit::requests::{creating_token, revoking_token, verifying};
+use keyward_testkit::requests::{checking, creating_token, revoking_token, verifying};
 use keyward_testkit::{
     Client, Cluster, Identity, Options, PATIENCE, Web, connect_tls_as, eventually, now,
 };
 use serde_json::json;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
-use super::door::{DOORS, Door, check};
+use super::door::{DOORS, Door};
 use crate::secure::Secure;
 use crate::{BINARY, rounds};
 
@@ -260,9 +259,9 @@ impl Connections {
     /// Whether this door accepts the caller. The key is always VALID.
     async fn accept(&self, door: Door, token: Option<&str>, key: &str) -> bool {
         let bearer = token.map(|token| format!("Bearer {token}"));
+        let client = Client::over(self.grpc.clone(), token);
         match door {
             Door::Grpc => {
-                let client = Client::over(self.grpc.clone(), token);
                 let verdict = client.send(verifying(key)).await.map(|it| it.verdict());
                 answered(verdict).is_some_and(|verdict| {
                     assert_eq!(verdict, Verdict::Valid);
@@ -270,15 +269,9 @@ impl Connections {
                 })
             }
             Door::Envoy => {
-                let mut request = Request::new(check(key));
-                if let Some(bearer) = bearer {
-                    let metadata = request.metadata_mut();
-                    metadata.insert("authorization", bearer.parse().unwrap());
-                }
-                let mut envoy = AuthorizationClient::new(self.grpc.clone());
-                let answer = envoy.check(request).await;
+                let answer = client.send(checking(key)).await;
                 answered(answer).is_some_and(|answer| {
-                    assert_eq!(answer.into_inner().status.unwrap().code, 0);
+                    assert_eq!(answer.status.unwrap().code, 0);
                     true
                 })
             }

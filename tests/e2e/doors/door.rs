@@ -5,16 +5,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use keyward_proto::envoy::attribute_context::{HttpRequest, Request as Attributes};
-use keyward_proto::envoy::authorization_client::AuthorizationClient;
 use keyward_proto::envoy::check_response::HttpResponse;
-use keyward_proto::envoy::{AttributeContext, CheckRequest};
 use keyward_proto::v1::Verdict;
-use keyward_testkit::requests::{by_id, verifying};
+use keyward_testkit::requests::{by_id, checking, verifying};
 use keyward_testkit::{Client, HttpAnswer, Key, Web};
 use serde_json::{Value, json};
-use tonic::transport::Channel;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 /// A way to ask for a verdict.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +31,6 @@ pub(super) const DOORS: [Door; 4] = [Door::Grpc, Door::Json, Door::Auth, Door::E
 pub(super) struct Instance {
     pub(super) number: usize,
     pub(super) grpc: Client,
-    envoy: AuthorizationClient<Channel>,
     json: Webs,
     auth: Webs,
     revoking: Web,
@@ -71,11 +66,9 @@ impl Instance {
         token: &str,
         may_die: bool,
     ) -> Self {
-        let client = Client::new(grpc, Some(token)).await;
         Self {
             number,
-            envoy: AuthorizationClient::new(client.channel.clone()),
-            grpc: client,
+            grpc: Client::new(grpc, Some(token)).await,
             json: Webs::new(rest),
             auth: Webs::new(rest),
             revoking: Web::new(rest),
@@ -114,12 +107,8 @@ impl Instance {
                 (answer.status == 200).then_some(Verdict::Valid)
             }
             Door::Envoy => {
-                let mut request = Request::new(check(&key.text));
-                let bearer = format!("Bearer {}", self.token).parse();
-                let metadata = request.metadata_mut();
-                metadata.insert("authorization", bearer.expect("a token is ASCII"));
-                let answer = self.envoy.clone().check(request).await;
-                let answer = self.answered(answer)?.into_inner();
+                let answer = self.grpc.send(checking(&key.text)).await;
+                let answer = self.answered(answer)?;
                 match answer.http_response.expect("Check answers for HTTP") {
                     HttpResponse::OkResponse(_) => Some(Verdict::Valid),
                     HttpResponse::DeniedResponse(denied) => {
@@ -176,20 +165,6 @@ impl Instance {
             Err(status) if !is_broken(&status) && status.code() == Code::Unavailable => None,
             Err(status) => panic!("instance {}: {status:?}", self.number),
         }
-    }
-}
-
-/// What Envoy asks about a request with this key.
-pub(super) fn check(api_key: &str) -> CheckRequest {
-    let http = HttpRequest {
-        headers: [("x-api-key".to_owned(), api_key.to_owned())].into(),
-        ..HttpRequest::default()
-    };
-    CheckRequest {
-        attributes: Some(AttributeContext {
-            request: Some(Attributes { http: Some(http) }),
-            ..AttributeContext::default()
-        }),
     }
 }
 
