@@ -97,7 +97,8 @@ pub struct NearCaches {
     /// What this instance has applied, and what it may acknowledge.
     applied: watch::Sender<u64>,
     acked: watch::Sender<u64>,
-    /// The last wait for near-caches that did not acknowledge, and the revision up to which it held changes up.
+    /// The last wait for near-caches that did not acknowledge in time, and the revision up to which it held
+    /// changes up.
     held: Mutex<(u64, Duration)>,
     callers: Mutex<HashMap<String, Streams>>,
     /// Cancelled when this instance leaves.
@@ -177,7 +178,8 @@ impl NearCaches {
         })
     }
 
-    /// How long near-caches of this instance held up the change with this revision, if they did not acknowledge it.
+    /// How long near-caches of this instance held up the change with this revision, if they did not acknowledge
+    /// it in time.
     pub fn held_up(&self, revision: u64) -> Option<Duration> {
         let (up_to, waited) = *self.held.lock();
         (revision <= up_to).then_some(waited)
@@ -198,7 +200,7 @@ impl NearCaches {
             tracing::warn!(
                 revision,
                 ?waited,
-                "changes waited for a near-cache that did not acknowledge them"
+                "changes waited for a near-cache that did not acknowledge them in time"
             );
         }
         acked

@@ -72,7 +72,9 @@ impl NearStream {
             if known.0 != answered.epoch || known.1 < answered.applied {
                 return Err(NearRefusal::Unacknowledged);
             }
-            if taken > ANSWER_LIMIT && known.1 < near.fence.applied() {
+            // A change waits for the near-cache: one that it was told, or one that came after its answer.
+            let is_waited_for = answered.has_told || known.1 < near.fence.applied();
+            if taken > ANSWER_LIMIT && is_waited_for {
                 return Err(NearRefusal::TooSlow);
             }
             if answered.has_told {

@@ -238,6 +238,32 @@ async fn slow_near_caches_are_barred() {
     assert!(Hand::open(&other).await.is_ok());
 }
 
+/// It acknowledges each change, but late, and nothing else has changed meanwhile.
+#[tokio::test]
+async fn late_acknowledgements_bar_a_near_cache() {
+    let local = Local::start().await;
+    let (admin, client) = (local.client().await, watcher(&local).await);
+    for account in ["1", "2", "3"] {
+        let key = admin.send(slot(account)).await.unwrap().key.unwrap();
+        let mut hand = Hand::open(&client).await.unwrap();
+        let (epoch, before) = hand.follow().await;
+        let revoker = local.client().await;
+        let revoking = tokio::spawn(async move { revoker.send(by_id(&key.key_id)).await.unwrap() });
+        let mut applied = before;
+        // A heartbeat may come first.
+        while applied == before {
+            applied = hand.poll(Some((epoch, before))).await.unwrap().applied;
+        }
+        // The lease of the tests is 2 s.
+        tokio::time::sleep(Duration::from_millis(1_500)).await;
+        let late = hand.poll(Some((epoch, applied))).await.unwrap_err();
+        assert_eq!(late.code(), Code::ResourceExhausted);
+        revoking.await.unwrap();
+    }
+    let barred = Hand::open(&client).await.err().unwrap();
+    assert_eq!(barred.code(), Code::ResourceExhausted);
+}
+
 #[tokio::test]
 async fn streams_are_limited_for_each_caller_and_in_all() {
     let local = Local::start_with(|settings| settings.max_near_caches = 4, |store| store).await;

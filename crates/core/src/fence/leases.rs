@@ -61,7 +61,7 @@ pub struct Leases {
     acked: Position,
     /// A stream that lately held the oldest of them. While it does, no other one needs to be looked at.
     holder: Option<StreamId>,
-    /// How long the last change waited that leases held up to their end; `None` if it was reported.
+    /// The longest wait of an acknowledged change for leases that was not reported yet.
     held: Option<Duration>,
     is_leaving: bool,
 }
@@ -179,7 +179,7 @@ impl Leases {
         self.ghost = self.ghost.filter(|ghost| now <= ghost.until);
         let Some(lowest) = self.running(now).map(|lease| lease.acked).min() else {
             if let Some((_, first)) = self.pending.drain(..).next() {
-                self.held = Some(now.since(first));
+                self.held = self.held.max(Some(now.since(first)));
             }
             self.acked = applied;
             return (epoch, applied);
@@ -187,13 +187,11 @@ impl Leases {
         self.note(applied, now);
         while let Some((position, at)) = self.pending.front().copied() {
             // A near-cache that did not poll for so long is not fresh; one that did was sent the change.
-            let is_over = now.since(at) > self.length;
-            if position.revision > lowest {
-                if !is_over {
-                    break;
-                }
-                self.held = Some(now.since(at));
+            let waited = now.since(at);
+            if position.revision > lowest && waited <= self.length {
+                break;
             }
+            self.held = self.held.max(Some(waited));
             self.acked = position;
             self.pending.pop_front();
         }
@@ -216,7 +214,7 @@ impl Leases {
         })
     }
 
-    /// How long a change waited for near-caches that never acknowledged it, once for each such wait.
+    /// The longest time that a change waited for near-caches since the last call.
     pub fn take_held(&mut self) -> Option<Duration> {
         self.held.take()
     }

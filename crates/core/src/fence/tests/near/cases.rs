@@ -222,6 +222,27 @@ fn streams_that_break_all_the_time_delay_a_change_once() {
 }
 
 #[test]
+fn a_late_acknowledgement_is_reported() {
+    let mut world = World::default();
+    let (fence, clocks) = fresh_fence(&world);
+    let mut leases = Leases::new(NEAR, None, &fence, clocks.boot());
+    let stream = leases.open();
+    leases.poll(stream, (EPOCH, 0), &fence, &clocks);
+    for revision in [1, 2] {
+        world.change(1, 1);
+        fence
+            .absorb(Now::read(&clocks), &world.page(revision - 1))
+            .unwrap();
+        assert!(leases.acked(&fence, &clocks).1.revision < revision);
+        clocks.boot.fetch_add(1_000, Relaxed);
+    }
+    leases.poll(stream, (EPOCH, 2), &fence, &clocks);
+    assert_eq!(leases.acked(&fence, &clocks).1.revision, 2);
+    let longest = Some(Duration::from_micros(2_000));
+    assert_eq!((leases.take_held(), leases.take_held()), (longest, None));
+}
+
+#[test]
 fn a_process_that_leaves_makes_nothing_fresh() {
     let world = World::default();
     let (fence, clocks) = fresh_fence(&world);
