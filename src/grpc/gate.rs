@@ -247,10 +247,12 @@ impl Admission {
         if matches!(kind, Kind::Stream) {
             return inner.call(request).await;
         }
+        // On an agent such a call waits for Keyward, and others must not wait for it.
+        let has_turns = matches!(self.doorkeeper, Doorkeeper::Tokens(_));
         let work = async move {
             let is_ours = matches!(kind, Kind::Keyward);
             let is_long_read = LONG_READS.contains(&request.uri().path());
-            let turn = match is_long_read {
+            let turn = match is_long_read && has_turns {
                 true => Some(peer.long_read().await),
                 false => None,
             };

@@ -1,12 +1,14 @@
 //! Verdicts for local programs: from the near-cache, or from Keyward with the agent's own token.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use http::{Request, Response};
 use keyward_client::{self as client, Secret, VerifyRequest};
 use keyward_guard::Verdict;
 use keyward_proto::envoy::{CheckRequest, CheckResponse};
 use keyward_proto::v1;
+use prost::Message as _;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codec::CompressionEncoding::Gzip;
@@ -15,6 +17,7 @@ use tonic_prost::ProstCodec;
 use tower::service_fn;
 
 use super::super::observe::CHECK;
+use super::super::peer::Peer;
 use super::super::status::AgentError;
 use super::super::{MAX_REQUEST, convert};
 use super::Agent;
@@ -32,7 +35,7 @@ impl Agent {
     ) -> Result<Response<Body>, Infallible> {
         Ok(match request.uri().path() {
             VERIFY_BATCH => {
-                let batch = service_fn(|asked: tonic::Request<_>| self.batch(asked.into_inner()));
+                let batch = service_fn(|asked| self.batch(asked));
                 grpc().unary(batch, request).await
             }
             CHECK => {
@@ -57,8 +60,13 @@ impl Agent {
 
     async fn batch(
         &self,
-        request: v1::VerifyBatchRequest,
+        request: tonic::Request<v1::VerifyBatchRequest>,
     ) -> Result<tonic::Response<v1::VerifyBatchResponse>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        let peer = extensions.get::<Arc<Peer>>();
+        let mut held = peer.ok_or(ServiceError::Internal)?.reservation();
+        // The keys are in memory while the call waits for Keyward.
+        held.grow(request.encoded_len())?;
         let batch = convert::verify_batch(request).map_err(ServiceError::from)?;
         let judged = self.near.verify_batch(batch.iter().map(asking).collect());
         let verdicts = judged.await.map_err(|error| self.cut_off(error))?;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use keyward_proto::v1::Verdict;
-use keyward_testkit::requests::{by_id, verifying_strongly};
+use keyward_proto::v1::{self, Verdict};
+use keyward_testkit::requests::{by_id, verifying, verifying_strongly};
 use keyward_testkit::{PATIENCE, Proxy, eventually, http_get, now};
 use tonic::Code;
 use tonic::transport::Endpoint;
@@ -106,6 +106,40 @@ async fn an_agent_that_may_not_call_fails_at_once_while_it_is_not_fresh() {
     eventually("the agent is fresh again", PATIENCE, is_back).await;
 }
 
+/// Each of these calls waits for Keyward. Anybody who can connect can send them: Keyward judges their token.
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_wait_for_keyward_delay_no_verdict() {
+    let (world, proxy) = behind_proxy(By::Ports, &[]).await;
+    let program = world.program().await;
+    let (_, key) = world.admin.issue("42", "").await.unwrap();
+    assert_eq!(program.verify(&key).await.unwrap(), Verdict::Valid);
+    let (token, mut clients) = (world.keyward.token(), Vec::new());
+    for _ in 0..4 {
+        clients.push((
+            world.agent.client(Some(&token)).await,
+            world.program().await,
+        ));
+    }
+    let batch = |key: &str| v1::VerifyBatchRequest {
+        requests: vec![verifying(key)],
+    };
+    proxy.black_hole(true);
+    let mut waiting = tokio::task::JoinSet::new();
+    for (passed, program) in clients {
+        for _ in 0..4 {
+            let (passed, program) = (passed.clone(), program.clone());
+            waiting.spawn(async move { passed.list("42").await.map(drop) });
+            waiting.spawn(async move { program.send(batch("kw_x")).await.map(drop) });
+        }
+    }
+    // The near-cache is fresh for another 1.5 s.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let begun = now();
+    let known = program.send(batch(&key)).await.unwrap();
+    assert_eq!(known.responses[0].verdict(), Verdict::Valid);
+    assert!(begun.elapsed() < Duration::from_millis(500));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_starts_before_keyward_and_serves_when_that_does() {
     let site = Site::start().await;
@@ -201,7 +235,7 @@ async fn an_agent_whose_token_is_revoked_answers_nothing_and_blames_nobody() {
     let program = world.program().await;
     let (_, key) = world.admin.issue("42", "").await.unwrap();
     assert_eq!(program.verify(&key).await.unwrap(), Verdict::Valid);
-    let tokens = keyward_proto::v1::ListTokensRequest::default();
+    let tokens = v1::ListTokensRequest::default();
     let tokens = world.admin.send(tokens).await.unwrap().caller_tokens;
     let own = tokens.iter().find(|token| token.name == "agent").unwrap();
     let revoke = keyward_testkit::requests::revoking_token(&own.token_id);
