@@ -108,19 +108,23 @@ impl Watch<'_> {
     async fn stream(&mut self, index: usize) -> Result<Ending, Error> {
         let caller = self.shared.client.caller();
         let endpoint = &caller.balance.endpoints()[index];
-        let start = Instant::now();
+        // The answers to polls say nothing of calls, which the instance may leave without an answer meanwhile. So
+        // only the first one counts, and the end of the stream counts from the last one.
+        let mut last_news = Instant::now();
+        let mut is_first = true;
         let opened = timeout(OPEN_LIMIT, self.open(index)).await;
-        let failed = |error: Error| {
+        let failed = |last_news, error: Error| {
             match error.is_endpoint_failure() {
-                true => endpoint.failed(start, Instant::now()),
+                true => endpoint.failed(last_news, Instant::now()),
                 false => endpoint.answered(Instant::now()),
             }
             error
         };
         let opened = opened.unwrap_or_else(|_| Err(Error::no_response(&endpoint.url, OPEN_LIMIT)));
-        let (polls, mut answers) = opened.map_err(failed)?;
+        let (polls, mut answers) = opened.map_err(|error| failed(last_news, error))?;
         self.forget_after_a_while();
         loop {
+            let failed = |error| failed(last_news, error);
             let (sent_at, poll) = self.poll();
             let number = poll.poll;
             let gone = || Error::unavailable(format!("{}: the stream has ended", endpoint.url));
@@ -145,7 +149,10 @@ impl Watch<'_> {
                 }
                 Err(_) => return Err(failed(Error::no_response(&endpoint.url, ANSWER_LIMIT))),
             };
-            endpoint.answered(Instant::now());
+            last_news = Instant::now();
+            if std::mem::take(&mut is_first) {
+                endpoint.answered(last_news);
+            }
             let ending = match answer.off {
                 true => Ending::Off,
                 false if self.take(sent_at, answer) => continue,

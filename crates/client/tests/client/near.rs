@@ -1,5 +1,7 @@
 //! A near-cache whose instance a test plays by hand: each rule of the client at its line.
 
+mod ends;
+
 use std::time::Duration;
 
 use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
