@@ -255,6 +255,8 @@ pub(crate) struct PendingCall<'a> {
     endpoint: &'a Endpoint,
     start: Instant,
     has_ended: bool,
+    /// Whether it is the call of another program, which may drop it for any reason.
+    is_passed: bool,
 }
 
 impl<'a> PendingCall<'a> {
@@ -263,7 +265,15 @@ impl<'a> PendingCall<'a> {
             endpoint,
             start: Instant::now(),
             has_ended: false,
+            is_passed: false,
         }
+    }
+
+    /// A call that is passed on.
+    pub(crate) fn passed(endpoint: &'a Endpoint) -> Self {
+        let mut call = Self::new(endpoint);
+        call.is_passed = true;
+        call
     }
 
     /// Records how the call ended: with an answer, or with a failure of the endpoint.
@@ -283,7 +293,7 @@ impl Drop for PendingCall<'_> {
             return;
         }
         let now = Instant::now();
-        if now.duration_since(self.start) >= SLOW {
+        if now.duration_since(self.start) >= SLOW && !self.is_passed {
             self.endpoint.failed(self.start, now);
         } else {
             self.endpoint.probe_dropped(now);
@@ -319,14 +329,16 @@ mod tests {
     async fn dropped_call_counts_against_the_endpoint_only_if_it_was_slow() {
         let balance = Balance::new(vec![Endpoint::new("a".to_owned(), Channels::nowhere())]);
         let endpoint = &balance.endpoints()[0];
-        let pending = |age| PendingCall {
+        let pending = |age, is_passed| PendingCall {
             endpoint,
             start: Instant::now() - age,
             has_ended: false,
+            is_passed,
         };
-        drop(pending(Duration::ZERO));
+        drop(pending(Duration::ZERO, false));
+        drop(pending(SLOW, true));
         assert!(endpoint.is_up());
-        drop(pending(SLOW));
+        drop(pending(SLOW, false));
         assert!(!endpoint.is_up());
     }
 }

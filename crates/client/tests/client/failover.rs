@@ -119,24 +119,62 @@ async fn a_used_up_allowance_is_not_tried_elsewhere() {
     assert_eq!(one.script.calls(), 2, "no instance is avoided for it");
 }
 
-/// A program that does not wait for its answer tells as much of the endpoint as this client's own call.
-#[tokio::test]
-async fn a_passed_call_that_its_caller_drops_counts_against_a_slow_endpoint() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let hangs = format!("http://{}", listener.local_addr().unwrap());
-    let sound = Fake::start().await;
-    let client = client([hangs, sound.url()]).build().unwrap();
-    let pass = || {
-        let path = "http://keyward/keyward.v1.ApiKeyService/Verify";
-        let call = http::Request::post(path).body(tonic::body::Body::empty());
-        let waiting = client.pass_on(call.unwrap());
-        tokio::time::timeout(Duration::from_millis(400), waiting)
-    };
-    let (first, second) = (pass().await, pass().await);
-    assert!(first.is_err() || second.is_err(), "one waits in vain");
-    for _ in 0..3 {
-        assert!(pass().await.is_ok(), "the endpoint has its cooldown");
+fn passed(client: &Client) -> impl Future<Output = bool> {
+    let path = "http://keyward/keyward.v1.ApiKeyService/Verify";
+    let frame = tonic::body::Body::new("\0".repeat(5));
+    let call = http::Request::post(path)
+        .header("content-type", "application/grpc")
+        .body(frame);
+    let passed = client.pass_on(call.unwrap());
+    async move {
+        let answer = passed.await.unwrap();
+        !answer.headers().contains_key("grpc-status")
     }
+}
+
+/// A program may stop waiting for any reason, and many calls take long.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passed_call_that_its_caller_drops_says_nothing_of_the_endpoint() {
+    let (slow, other) = (Fake::start().await, Fake::start().await);
+    let client = client([slow.url(), other.url()]).build().unwrap();
+    slow.script.before(|_| {
+        std::thread::sleep(Duration::from_millis(600));
+        Ok(())
+    });
+    let mut dropped = 0;
+    while dropped == 0 {
+        let waiting = tokio::time::timeout(Duration::from_millis(400), passed(&client));
+        dropped += usize::from(waiting.await.is_err());
+    }
+    slow.script.before(|_| Ok(()));
+    let before = slow.script.calls();
+    for _ in 0..10 {
+        assert!(passes(&client).await);
+    }
+    assert_eq!(slow.script.calls() - before, 5, "it has its share");
+}
+
+#[tokio::test]
+async fn an_instance_that_refuses_passed_calls_as_unavailable_is_avoided() {
+    let (sound, stale) = (Fake::start().await, Fake::start().await);
+    let client = client([sound.url(), stale.url()]).build().unwrap();
+    stale.script.refuse(Code::Unavailable, "NOT_FRESH");
+    let mut failed = 0;
+    for _ in 0..10 {
+        failed += usize::from(!passed(&client).await);
+    }
+    assert_eq!(failed, 1, "the endpoint has its cooldown");
+    // What is wrong with a call says nothing of the instance.
+    for fake in [&sound, &stale] {
+        fake.script
+            .refuse(Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    }
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let before = stale.script.calls();
+    for _ in 0..10 {
+        assert!(!passed(&client).await);
+    }
+    assert!(stale.script.calls() - before >= 4, "it has its share");
 }
 
 /// For example an instance with a damaged store, or a proxy with its own error.
