@@ -20,7 +20,7 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How a stream has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// The near-cache has said that it is off.
+    /// The near-cache has said that it is off, or never polled, so that it was not fresh.
     Off,
     /// Its near-cache has gone without a word, or was too slow.
     Broken,
@@ -59,7 +59,7 @@ impl NearStream {
             caller: caller.to_owned(),
             applied,
             answered: None,
-            end: End::Broken,
+            end: End::Off,
         }
     }
 
@@ -81,6 +81,7 @@ impl NearStream {
                 near.metrics.acknowledged.observe(taken.as_secs_f64());
             }
         }
+        self.end = End::Broken;
         near.leases
             .lock()
             .poll(self.id, known, &near.fence, &*near.clock);

@@ -123,6 +123,18 @@ async fn wrong_ids_of_used_keys_end_the_stream() {
     }
 }
 
+/// Nobody waits for a near-cache that never was fresh.
+#[tokio::test]
+async fn streams_that_end_before_their_first_poll_bar_nobody() {
+    let local = Local::start().await;
+    let client = watcher(&local).await;
+    for _ in 0..5 {
+        drop(Hand::open(&client).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(Hand::open(&client).await.is_ok());
+}
+
 /// What it acknowledges of a change that it never got is its own affair; a Revoke needs no more of it.
 #[tokio::test]
 async fn numbers_that_nobody_knows_harm_nobody_else() {

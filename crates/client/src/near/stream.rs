@@ -23,7 +23,7 @@ use crate::call::pause;
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 /// The limit for opening a stream.
 const OPEN_LIMIT: Duration = Duration::from_secs(5);
-/// The limit for telling an instance that this near-cache is off.
+/// The limit for telling an instance that this near-cache is off, and for all of that at the end.
 const OFF_LIMIT: Duration = Duration::from_secs(2);
 /// The longest pause before the second attempt; it doubles with each attempt.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -59,7 +59,14 @@ pub(super) async fn run(shared: &Shared) {
         let balance = &shared.client.caller().balance;
         let index = balance.pick(&tried, Instant::now());
         let before = watch.fresh_at;
-        let outcome = watch.stream(index).await;
+        let late = async {
+            shared.closing.cancelled().await;
+            tokio::time::sleep(OFF_LIMIT).await;
+        };
+        let outcome = tokio::select! {
+            outcome = watch.stream(index) => outcome,
+            () = late => break,
+        };
         // The instance could make it fresh.
         if watch.fresh_at > before {
             attempt = 0;
@@ -125,6 +132,10 @@ impl Watch<'_> {
         self.forget_after_a_while();
         loop {
             let failed = |error| failed(last_news, error);
+            if self.shared.closing.is_cancelled() {
+                self.turn_off(polls, answers).await;
+                return Ok(Ending::Closed);
+            }
             let (sent_at, poll) = self.poll();
             let number = poll.poll;
             let gone = || Error::unavailable(format!("{}: the stream has ended", endpoint.url));

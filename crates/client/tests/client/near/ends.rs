@@ -3,10 +3,49 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use tokio::net::TcpListener;
+use tokio::time::Instant;
 use tonic::Code;
 
 use super::*;
 use crate::fake::{client, status};
+
+#[tokio::test]
+async fn a_near_cache_whose_instance_is_silent_closes_soon() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let client = client([url]).build().unwrap();
+    let near = client.near_cache(NearCacheOptions::default()).unwrap();
+    let _silent = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
+    sleep(Duration::from_millis(100)).await;
+    let start = Instant::now();
+    near.close().await;
+    let taken = start.elapsed();
+    assert!(taken < Duration::from_millis(2_500), "{taken:?}");
+}
+
+/// A poll after that would leave a lease behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_near_cache_that_is_closed_while_it_opens_a_stream_only_says_off() {
+    let fake = Fake::start().await;
+    let (sender, mut opened) = mpsc::unbounded_channel();
+    *fake.script.streams.lock() = Some(sender);
+    fake.script.before(|_| {
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(())
+    });
+    let near = fake.client().near_cache(NearCacheOptions::default());
+    let near = near.unwrap();
+    while fake.script.calls() == 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let closing = tokio::spawn(async move { near.close().await });
+    let mut stream = timeout(PATIENCE, opened.recv()).await.unwrap().unwrap();
+    let first = timeout(PATIENCE, stream.polls.message()).await.unwrap();
+    assert!(first.unwrap().unwrap().off);
+    drop(stream);
+    closing.await.unwrap();
+}
 
 /// Answers each poll of the near-caches of a service, and notes in `current` that it does.
 fn follow(fake: &Fake, index: usize, current: &Arc<AtomicUsize>) {
