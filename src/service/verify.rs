@@ -49,7 +49,11 @@ enum ValidEntry {
     /// A key that Keyward issued.
     Own(Arc<Entry<KeptKey>>),
     /// The keys that the text of a foreign key names, all valid.
-    Foreign(Arc<Entry<KeptForeign>>),
+    Foreign {
+        entry: Arc<Entry<KeptForeign>>,
+        /// Whether the text has no other digests than those that were read.
+        is_complete: bool,
+    },
 }
 
 impl ValidKey {
@@ -57,16 +61,19 @@ impl ValidKey {
     pub fn answer(&self) -> &[u8] {
         match &self.entry {
             ValidEntry::Own(entry) => entry.kept().answer(),
-            ValidEntry::Foreign(entry) => entry.kept().answer(),
+            ValidEntry::Foreign { entry, .. } => entry.kept().answer(),
         }
     }
 
     /// What a near-cache keeps: the ids whose changes outdate it, and what decides a verdict. `None` for a
-    /// text that names several keys.
+    /// text that names several keys, or may do so.
     pub fn kept(&self) -> Option<(Vec<KeyId>, &Terms)> {
         match &self.entry {
             ValidEntry::Own(entry) => Some((entry.kept().ids().to_vec(), entry.kept().terms())),
-            ValidEntry::Foreign(entry) => {
+            ValidEntry::Foreign {
+                is_complete: false, ..
+            } => None,
+            ValidEntry::Foreign { entry, .. } => {
                 let mut terms = entry.kept().terms();
                 let only = terms.next().filter(|_| terms.next().is_none())?;
                 // A near-cache does not know the digests, so it cannot notice that there are more by now.
@@ -118,7 +125,7 @@ impl Service {
         if verify.consistency == Consistency::Default
             && let Some(found) = self.foreign_keys.cached(&digests, now)
         {
-            return Ok(self.judged_all(found, verify));
+            return Ok(self.judged_all(found, &digests, verify));
         }
         Err(Missed::Foreign(digests))
     }
@@ -137,7 +144,7 @@ impl Service {
             }
             Missed::Foreign(digests) => {
                 let found = self.foreign_keys.find_behind(digests, consistency).await?;
-                found.map(|found| self.judged_all(found, verify))
+                found.map(|found| self.judged_all(found, digests, verify))
             }
         };
         Ok(verified.unwrap_or_else(|| self.unknown(Verdict::NotFound)))
@@ -184,7 +191,12 @@ impl Service {
     }
 
     /// The verdict on all keys that the text of a foreign key names.
-    fn judged_all(&self, found: Admitted<KeptForeign>, verify: &Verify) -> Verified {
+    fn judged_all(
+        &self,
+        found: Admitted<KeptForeign>,
+        digests: &[Digest],
+        verify: &Verify,
+    ) -> Verified {
         let kept = found.entry.kept();
         let (decider, verdict) = judge_all(kept.terms(), &verify.ask, found.at);
         let dead = self.noted(verdict, kept.keys(), kept.keys().get(decider), found.at);
@@ -195,12 +207,23 @@ impl Service {
                 "one text names several keys, which were imported as different ones: it is valid only while all of them are"
             );
         }
-        let key = (verdict == Verdict::Valid).then_some(ValidKey {
+        let key = (verdict == Verdict::Valid).then(|| ValidKey {
             stamp: found.stamp,
             at: found.at,
-            entry: ValidEntry::Foreign(found.entry),
+            entry: ValidEntry::Foreign {
+                // A near-cache keeps the keys under their text. So the digests are compared after the admission:
+                // an import under one that this instance does not know yet is later, and outdates the entry.
+                is_complete: verify.wants_entry && self.has_digests(verify, digests),
+                entry: found.entry,
+            },
         });
         Verified { verdict, key, dead }
+    }
+
+    /// Whether the text of a foreign key has these digests now.
+    fn has_digests(&self, verify: &Verify, digests: &[Digest]) -> bool {
+        let now = self.foreign_digests(verify.text.expose());
+        now.is_ok_and(|now| now == digests)
     }
 
     /// Counts a verdict on known keys, and notes that they were used or that the decisive one was refused.

@@ -5,7 +5,7 @@ use keyward::config::Settings;
 use keyward::system::SystemEntropy;
 use keyward_core::key::ForeignFormat;
 use keyward_crypto::{Active, ImportSecret, Keyring, keyring_files};
-use keyward_testkit::http_get;
+use keyward_testkit::{PATIENCE, eventually, http_ask, http_get};
 
 use super::*;
 
@@ -242,4 +242,53 @@ async fn an_instance_without_an_import_secret_of_the_store_does_not_verify() {
         ready.contains("Copy the file import-3 to its keyring"),
         "{ready}"
     );
+}
+
+/// While a read waits, the instance learns an import secret, and a key of the same text under it, which dies. That
+/// Verify began before, so it may say VALID; but a near-cache would keep the key under its text.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_near_cache_keeps_what_was_read_without_the_newest_import_secret() {
+    let (local, faults) = Local::start_stalling(takes_uuids).await;
+    let client = local.client().await;
+    let asking = |text: &str| v1::VerifyRequest {
+        want_cache_entry: true,
+        ..verifying(text)
+    };
+    import(&local, TEXT, 1, 0).await;
+    let kept = client.send(asking(TEXT)).await.unwrap();
+    assert!(kept.cache_entry.is_some());
+    for attempt in 0..10_u8 {
+        let (text, number) = (text(attempt), 2 * attempt + 2);
+        import(&local, &text, number, 0).await;
+        faults.lookup.close();
+        let (asker, asked) = (local.client().await, asking(&text));
+        let answer = tokio::spawn(async move { asker.send(asked).await });
+        faults.lookup.is_holding().await;
+        let secret = ImportSecret::new(&[attempt; 16]).unwrap();
+        let keyring = local.directory.path().join("keyring");
+        keyring_files::add_import_secret(&keyring, None, &secret).unwrap();
+        let is_loaded = async || {
+            let status = client.send(v1::GetKeyringStatusRequest {}).await.unwrap();
+            let newest = u32::from(attempt) + 3;
+            status.keys.iter().any(|key| {
+                key.kind() == v1::KeyringKeyKind::Import
+                    && key.number == newest
+                    && !key.loaded_by.is_empty()
+            })
+        };
+        eventually("the instance has the secret", PATIENCE, is_loaded).await;
+        let twin = insert(&local, &text, number + 1, SCHEMES + usize::from(attempt)).await;
+        client.revoke(&twin).await.unwrap();
+        faults.lookup.open();
+        let Ok(answer) = answer.await.unwrap() else {
+            // The instance took so long that the read was given up.
+            continue;
+        };
+        assert_eq!(answer.verdict(), Verdict::Valid);
+        assert_eq!(answer.cache_entry, None);
+        let next = client.send(asking(&text)).await.unwrap();
+        assert_eq!(next.verdict(), Verdict::Revoked);
+        return;
+    }
+    panic!("no read waited long enough");
 }

@@ -70,6 +70,8 @@ pub struct Faults {
     pub tail: Gate,
     /// After a page was read: it arrives late and old.
     pub page: Gate,
+    /// Before a key's record is read.
+    pub lookup: Gate,
     /// After the record of a key or a caller was read: it arrives late and old.
     pub record: Gate,
     /// After any other call: its answer arrives late.
@@ -102,6 +104,9 @@ impl Interceptor for Faults {
         let reads_log = matches!(call, "tail" | "beat");
         if reads_log {
             self.tail.pass().await;
+        }
+        if call == "find_key" {
+            self.lookup.pass().await;
         }
         let answer = work.await;
         match call {
