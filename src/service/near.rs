@@ -1,5 +1,7 @@
 //! Near-caches of callers.
 
+use std::sync::Arc;
+
 use super::{Service, ServiceError};
 use crate::auth::Caller;
 use crate::replication::NearStream;
@@ -7,9 +9,12 @@ use keyward_core::key::{KeyId, KeyUse, Role};
 
 impl Service {
     /// Opens the stream of a near-cache.
-    pub async fn watch(&self, caller: &Caller) -> Result<NearStream, ServiceError> {
+    pub async fn watch(self: &Arc<Self>, caller: &Caller) -> Result<NearStream, ServiceError> {
         caller.require(Role::NearCache)?;
-        Ok(self.near.open(&caller.actor().name).await?)
+        let name = caller.actor().name;
+        // It may write to the store.
+        self.read(|service| async move { Ok(service.near.open(&name).await?) })
+            .await
     }
 
     /// Notes that a near-cache has accepted these keys.
