@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use keyward_client::near::{Fallback, NearCache, NearCacheOptions};
 use keyward_client::{Client, Error, ErrorKind, Secret, VerifyRequest};
+use keyward_core::key::TextForm;
 use keyward_crypto::private_file::{self, PrivateFileError};
-use keyward_ops::settings::values::secret_file;
 use keyward_ops::traces::propagate;
 use keyward_ops::{MetricsExport, OtherCrates, Tasks, http};
 use tokio::net::TcpListener;
@@ -226,13 +226,13 @@ fn local_token(settings: &AgentSettings) -> Result<Option<Secret>, StartError> {
              `openssl rand -hex 32` prints",
         ));
     }
-    let own = settings.token_file.as_ref().map(|file| secret_file(file));
-    if own.is_some_and(|own| own.is_ok_and(|own| own.as_bytes() == text)) {
+    let text = std::str::from_utf8(text).unwrap_or_default();
+    if TextForm::is_token(text) {
         return Err(wrong(
-            "it holds the agent's own token, which no other program must know: make another one",
+            "it holds a token of Keyward, which the agent would pass on once the file changes: make another one",
         ));
     }
-    Ok(std::str::from_utf8(text).ok().map(Secret::new))
+    Ok(Some(Secret::new(text)))
 }
 
 /// Reads the local token again when its file changes, until `stop`. A file without a token changes nothing.

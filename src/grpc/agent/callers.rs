@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use keyward_client::Secret;
+use keyward_core::key::TextForm;
 use tonic::Status;
 
 use super::super::immediate::VERIFY;
@@ -65,7 +66,14 @@ impl LocalCallers {
             (Some(_), None) => false,
         };
         if !is_local {
-            return Ok(Sender::Other);
+            // Around a change of the local token, this may be the former or the next one.
+            return match sent.is_some_and(TextForm::is_token) {
+                true => Ok(Sender::Other),
+                false => Err(ServiceError::from(Denied::Invalid(
+                    "the token is neither the local one, nor in the form of a Keyward token",
+                ))
+                .into()),
+            };
         }
         peer.has_caller();
         match [VERIFY, VERIFY_BATCH, CHECK].contains(&path) {

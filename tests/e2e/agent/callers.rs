@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use keyward_client::near::NearCacheOptions;
 use keyward_client::{Client as KeywardClient, Secret};
+use keyward_core::key::{Body, Prefix, RANDOM_LEN, TAG_LEN, TOKEN_PREFIX, TextForm};
 use keyward_proto::v1::{self, Verdict};
 use keyward_testkit::requests::{by_id, creating_token, getting, listing, slot};
 use keyward_testkit::{PATIENCE, eventually, now, refused};
@@ -32,9 +33,8 @@ async fn only_the_local_token_asks_on_a_port() {
     refused(missing, Code::Unauthenticated, "TOKEN_MISSING");
     let missing = check(&with(None), None, &key).await;
     refused(missing, Code::Unauthenticated, "TOKEN_MISSING");
-    // Any other token is one of Keyward, which judges it.
-    let almost = LOCAL.replace('f', "e");
-    for wrong in ["kwt_x", &LOCAL[1..], &almost, "x"] {
+    let (almost, unknown) = (LOCAL.replace('f', "e"), unknown_token());
+    for wrong in ["kwt_x", &LOCAL[1..], &almost, "x", &unknown] {
         let refusal = with(Some(wrong)).verify(&key).await;
         refused(refusal, Code::Unauthenticated, "TOKEN_INVALID");
         let refusal = check(&with(None), Some(wrong), &key).await;
@@ -256,6 +256,13 @@ async fn an_agent_writes_no_secret() {
     assert_eq!(files, ["data", "local.token", "own.token"]);
 }
 
+/// A token that nobody has created.
+fn unknown_token() -> String {
+    let body = Body::new(&[7; RANDOM_LEN], &[7; TAG_LEN]);
+    let token = TextForm::write(&Prefix::new(TOKEN_PREFIX).unwrap(), &body);
+    token.expose().to_owned()
+}
+
 /// Notes the tokens that reach it, and answers nothing.
 async fn eavesdropper() -> (std::net::SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -304,12 +311,14 @@ async fn the_local_token_never_leaves_the_machine() {
         .server_reflection_info(request)
         .await
         .unwrap_err();
-    // In another form than Keyward's it is refused here.
+    // In another form than Keyward's it is refused here, as is the one of before or after a change.
     let bearer = format!("Bearer {LOCAL}");
     let odd = [
         LOCAL.to_owned(),
         format!("Basic {LOCAL}"),
         format!("{bearer} x"),
+        "Bearer another-token-0123456789".to_owned(),
+        "Bearer kwt_x".to_owned(),
     ];
     let several = [["Bearer kwt_x", &bearer], [&bearer, "Bearer kwt_x"]];
     let silent = keyward_testkit::Client::over(program.channel.clone(), None);
@@ -328,16 +337,14 @@ async fn the_local_token_never_leaves_the_machine() {
         let json = world.http("POST", "/v1/keys:issue", &headers, r#"{"accountId":"7"}"#);
         assert_eq!(json.await.status, 401, "{values:?}");
     }
-    let other = world.agent.client(Some("kwt_other")).await;
+    let token = unknown_token();
+    let other = world.agent.client(Some(&token)).await;
     other.send(slot("42")).await.unwrap_err();
 
     let heard = heard.lock();
-    let own = format!("Bearer {}", world.own);
-    assert!(
-        heard
-            .iter()
-            .any(|call| call.ends_with("/Issue Bearer kwt_other"))
-    );
+    let (own, other) = (format!("Bearer {}", world.own), format!("Bearer {token}"));
+    let issue = format!("/Issue {other}");
+    assert!(heard.iter().any(|call| call.ends_with(&issue)));
     assert!(
         heard
             .iter()
@@ -346,7 +353,7 @@ async fn the_local_token_never_leaves_the_machine() {
     for call in heard.iter() {
         let (path, token) = call.split_once(' ').unwrap();
         let expected = match path.rsplit('/').next().unwrap() {
-            "Issue" => "Bearer kwt_other",
+            "Issue" => &other,
             "ServerReflectionInfo" => "none",
             _ => &own,
         };

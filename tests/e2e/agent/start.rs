@@ -101,7 +101,7 @@ async fn a_wrong_start_is_refused_with_what_to_do() {
     }
     let (code, output) = with_local(Some(&site.own));
     assert!(
-        code == 1 && output.contains("agent's own token"),
+        code == 1 && output.contains("holds a token of Keyward"),
         "{output}"
     );
     assert!(!output.contains(&site.own));

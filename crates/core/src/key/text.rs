@@ -141,6 +141,11 @@ impl TextForm {
         Ok((prefix, read_body(body)?))
     }
 
+    /// Whether `text` has the form of a caller's token.
+    pub fn is_token(text: &str) -> bool {
+        Prefix::new(TOKEN_PREFIX).is_ok_and(|prefix| Self::read(text, &[prefix]).is_ok())
+    }
+
     /// Whether `text` contains a key or token of any deployment: digits with the right checksum after
     /// an underscore. A text that is stored for others to read must not contain one.
     pub fn is_within(text: &str) -> bool {
