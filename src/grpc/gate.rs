@@ -245,7 +245,9 @@ impl Admission {
             open,
         } = admitted;
         if matches!(kind, Kind::Stream) {
-            return inner.call(request).await;
+            let (parts, body) = inner.call(request).await?.into_parts();
+            let body = ResponseBody::new(body, peer, true, open);
+            return Ok(Response::from_parts(parts, Body::new(body)));
         }
         // On an agent such a call waits for Keyward, and others must not wait for it.
         let has_turns = matches!(self.doorkeeper, Doorkeeper::Tokens(_));

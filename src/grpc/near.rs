@@ -1,15 +1,20 @@
 //! WatchInvalidations: the stream of a near-cache. It passes each poll to `replication::NearStream`, and
 //! judges the stream's token at each poll.
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _};
 use keyward_proto::v1;
+use prost::Message as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Status, Streaming};
+use tracing::Instrument as _;
 
-use super::peer::Peer;
+use super::peer::{Peer, Unsent};
 use super::{Api, convert};
 use crate::auth::{Caller, Denied};
 use crate::service::{NearStream, ServiceError};
@@ -37,6 +42,18 @@ impl Ending {
     fn fault(error: impl Into<ServiceError>) -> Self {
         Self::Fault(error.into().into())
     }
+
+    /// The near-cache polls without the answer before.
+    fn early() -> Self {
+        let reason = "must come after the response to the previous poll";
+        Self::fault(FieldError::new("poll", reason))
+    }
+}
+
+/// An answer that its near-cache has not asked for yet.
+struct Queued {
+    answer: Result<v1::WatchInvalidationsResponse, Status>,
+    _unsent: Option<Unsent>,
 }
 
 /// One near-cache's stream.
@@ -85,12 +102,12 @@ impl Api {
             last: 0,
             is_asked: false,
         };
-        let answers = stream::unfold(Some(watch), |watch| async move {
-            let mut watch = watch?;
-            match watch.answer().await {
-                Ok(answer) => Some((Ok(answer), Some(watch))),
-                Err(ending) => watch.end(ending).map(|status| (Err(status), None)),
-            }
+        let (sender, receiver) = mpsc::channel(1);
+        let serving = AbortOnDropHandle::new(tokio::spawn(watch.serve(sender).in_current_span()));
+        let answers = ReceiverStream::new(receiver).map(move |Queued { answer, .. }| {
+            // The stream ends when its near-cache has gone.
+            let _ = &serving;
+            answer
         });
         Ok(answers.boxed())
     }
@@ -104,6 +121,42 @@ impl Api {
 }
 
 impl Watch {
+    /// Answers polls until the stream ends. HTTP/2 asks for an answer only when the near-cache lets it send, so
+    /// this is a task of its own: one that does not read ends as one that is silent.
+    async fn serve(mut self, answers: mpsc::Sender<Queued>) {
+        let ending = loop {
+            let answer = self.answer().await;
+            let queued = answer.and_then(|answer| self.queue(answer));
+            // There is no place while the answer before is not read.
+            let early = |_| Ending::early();
+            let sent = queued.and_then(|queued| answers.try_send(queued).map_err(early));
+            if let Err(ending) = sent {
+                break ending;
+            }
+        };
+        if let Some(status) = self.end(ending) {
+            let last = Queued {
+                answer: Err(status),
+                _unsent: None,
+            };
+            // Otherwise there is nobody to tell it.
+            let _ = answers.send(last).await;
+        }
+    }
+
+    /// An answer that counts among the bytes of its connection until it is read.
+    fn queue(&self, answer: v1::WatchInvalidationsResponse) -> Result<Queued, Ending> {
+        let counted = |peer: &Arc<Peer>| peer.reserve_response(answer.encoded_len());
+        let (unsent, granted) = self.peer.as_ref().map(counted).unzip();
+        granted
+            .unwrap_or(Ok(()))
+            .map_err(|limit| Ending::Fault(limit.into()))?;
+        Ok(Queued {
+            answer: Ok(answer),
+            _unsent: unsent,
+        })
+    }
+
     /// Waits for the next poll, and answers it.
     async fn answer(&mut self) -> Result<v1::WatchInvalidationsResponse, Ending> {
         let poll = self.next_poll().await?;
@@ -190,8 +243,7 @@ impl Watch {
             () = self.stream.news(applied) => return Ok(self.stream.is_leaving()),
         };
         self.read(early)?;
-        let reason = "must come after the response to the previous poll";
-        Err(Ending::fault(FieldError::new("poll", reason)))
+        Err(Ending::early())
     }
 
     /// Whether the token of this stream is valid, as far as this instance knows.

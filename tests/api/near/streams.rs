@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use keyward_proto::v1::{self, Role, WatchInvalidationsRequest as Poll};
 use keyward_testkit::requests::*;
-use keyward_testkit::{Client, Local, now};
+use keyward_testkit::{Client, Local, PATIENCE, eventually, http_get, now};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -182,6 +182,31 @@ async fn a_silent_near_cache_delays_one_revoke_until_its_lease_is_over() {
         "{:?}",
         start.elapsed()
     );
+}
+
+/// It lets the instance send nothing, so HTTP/2 asks for no answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_near_cache_that_does_not_read_loses_its_place() {
+    let local = Local::start().await;
+    let token = local.client().await.token("near", &ROLES).await.unwrap();
+    let url = format!("http://{}", local.app.grpc_address());
+    let endpoint = tonic::transport::Endpoint::from_shared(url).unwrap();
+    let channel = endpoint.initial_stream_window_size(0).connect().await;
+    let hand = Hand::open(&Client::over(channel.unwrap(), Some(&token)))
+        .await
+        .unwrap();
+    let poll = Poll {
+        poll: 1,
+        ..Poll::default()
+    };
+    hand.polls.send(poll).await.unwrap();
+    let open = async || {
+        let metrics = http_get(local.app.http_address().unwrap(), "/metrics").await;
+        metrics.contains("keyward_near_caches 1\n")
+    };
+    eventually("the stream is open", PATIENCE, open).await;
+    let has_ended = async || !open().await;
+    eventually("the stream has ended", PATIENCE, has_ended).await;
 }
 
 /// It answers promptly and never takes anything: it would delay every change.
