@@ -17,9 +17,9 @@ use tracing::Instrument as _;
 use super::peer::{Peer, Unsent};
 use super::{Api, convert};
 use crate::auth::{Caller, Denied};
-use crate::service::{NearStream, ServiceError};
+use crate::service::{NearStream, ServiceError, require_roles};
 use keyward_core::fence::{Epoch, Now};
-use keyward_core::key::{Clock, FieldError, Role};
+use keyward_core::key::{Clock, FieldError};
 
 /// The answers of a stream.
 pub(super) type Answers =
@@ -254,7 +254,7 @@ impl Watch {
         }
         let judged = self.api.judge(&self.metadata, self.peer.as_deref()).await;
         if let Ok(caller) = judged
-            && caller.has(Role::NearCache)
+            && require_roles(&caller).is_ok()
         {
             self.caller = caller;
             return true;

@@ -30,6 +30,7 @@ pub use errors::ServiceError;
 pub use import::{ForeignKey, Given, GivenScheme, ImportKeys, ImportReply, ImportResult};
 pub use issue::{Issue, IssueReply};
 pub use keyring::{KeyringKey, KeyringRefusal};
+pub use near::require_roles;
 pub use query::{GetReply, Page, PageQuery};
 pub use recent::{RecentRevoke, RecentRevokes};
 pub use reveals::Reveals;

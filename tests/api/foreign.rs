@@ -5,7 +5,7 @@ use keyward::config::Settings;
 use keyward::system::SystemEntropy;
 use keyward_core::key::ForeignFormat;
 use keyward_crypto::{Active, ImportSecret, Keyring, keyring_files};
-use keyward_testkit::{PATIENCE, eventually, http_ask, http_get};
+use keyward_testkit::{PATIENCE, eventually, http_get};
 
 use super::*;
 

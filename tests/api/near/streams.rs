@@ -67,17 +67,13 @@ async fn watcher(local: &Local) -> Client {
 }
 
 #[tokio::test]
-async fn a_stream_needs_its_role() {
+async fn a_stream_needs_its_roles() {
     let local = Local::start().await;
-    for role in [Role::Verifier, Role::Admin, Role::Reader] {
+    for role in [Role::NearCache, Role::Verifier, Role::Admin, Role::Reader] {
         let refused = Hand::open(&local.client_as(&[role]).await).await;
         assert_eq!(refused.err().unwrap().code(), Code::PermissionDenied);
     }
-    assert!(
-        Hand::open(&local.client_as(&[Role::NearCache]).await)
-            .await
-            .is_ok()
-    );
+    assert!(Hand::open(&watcher(&local).await).await.is_ok());
 }
 
 #[tokio::test]

@@ -4049,7 +4049,8 @@ pub mod api_key_service_client {
             self.inner.unary(req, path, codec).await
         }
         /// Keeps a near-cache fresh: a cache of verified keys in the caller's own process, which answers
-        /// VERDICT_VALID without a call. A Revoke waits for it. Role `near_cache`.
+        /// VERDICT_VALID without a call. A Revoke waits for it. Role `near_cache`, and
+        /// also `verifier`.
         ///
         /// Use a client library that has one: the near-cache must follow strict rules, which are in the book of
         /// Keyward. A caller that breaks them harms its own answers alone. Without a near-cache keep no verdict.
@@ -4186,7 +4187,8 @@ pub mod api_key_service_server {
             + std::marker::Send
             + 'static;
         /// Keeps a near-cache fresh: a cache of verified keys in the caller's own process, which answers
-        /// VERDICT_VALID without a call. A Revoke waits for it. Role `near_cache`.
+        /// VERDICT_VALID without a call. A Revoke waits for it. Role `near_cache`, and
+        /// also `verifier`.
         ///
         /// Use a client library that has one: the near-cache must follow strict rules, which are in the book of
         /// Keyward. A caller that breaks them harms its own answers alone. Without a near-cache keep no verdict.
