@@ -59,16 +59,17 @@ impl Entry {
         })
     }
 
-    /// The key, if its use must be reported now.
-    pub(super) fn to_report(&self, now: BootTime) -> Option<KeyId> {
+    /// Reports the use of the key if that is due. `report` returns whether it took the key.
+    pub(super) fn report(&self, now: BootTime, report: impl FnOnce(KeyId) -> bool) {
         let now = now.since(BootTime::default()).as_secs();
         let reported = self.reported.load(Ordering::Relaxed);
-        let is_due = now >= reported + REPORT_EVERY.as_secs();
-        if is_due {
+        // The key is the first of them.
+        if now >= reported + REPORT_EVERY.as_secs()
+            && let Some(id) = self.ids.first()
+            && report(*id)
+        {
             self.reported.store(now, Ordering::Relaxed);
         }
-        // The key is the first of them.
-        self.ids.first().copied().filter(|_| is_due)
     }
 
     /// The size in memory in bytes, about.
@@ -163,5 +164,40 @@ impl Names {
         let mut digest = [0; 16];
         digest.copy_from_slice(&mac.finalize().into_bytes()[..16]);
         digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_use_that_finds_no_place_is_due_again() {
+        let wire = v1::CacheEntry {
+            epoch: Some(v1::Epoch::default()),
+            ids: vec![vec![7; 16]],
+            ..Default::default()
+        };
+        let identity = Identity::from(keyward_guard::Holder {
+            key_id: "1".to_owned(),
+            account_id: "42".to_owned(),
+            name: "default".to_owned(),
+            scopes: Vec::new(),
+            metadata: [].into(),
+            expire_time: None,
+            revision: 0,
+        });
+        let entry = Entry::new(wire, &identity).unwrap();
+        let at = |seconds: i64| BootTime::from_micros((100 + seconds) * 1_000_000);
+        let reported = |seconds, has_place| {
+            let mut was_due = false;
+            entry.report(at(seconds), |_| {
+                was_due = true;
+                has_place
+            });
+            was_due
+        };
+        assert!(reported(0, false) && reported(1, true));
+        assert!(!reported(30, true) && reported(31, true));
     }
 }

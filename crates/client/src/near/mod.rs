@@ -24,6 +24,7 @@
 mod entries;
 mod stream;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -113,7 +114,7 @@ struct Shared {
     closing: CancellationToken,
     counts: Counts,
     /// The keys whose use is to be reported with the next polls.
-    used: Mutex<Vec<KeyId>>,
+    used: Mutex<VecDeque<KeyId>>,
     /// Why the last stream failed.
     trouble: Mutex<Option<Error>>,
 }
@@ -321,12 +322,14 @@ impl Shared {
         if verdict != Judged::Valid {
             return None;
         }
-        if let Some(id) = entry.to_report(now.boot) {
+        entry.report(now.boot, |id| {
             let mut used = self.used.lock();
-            if used.len() < MOST_UNREPORTED {
-                used.push(id);
+            let has_place = used.len() < MOST_UNREPORTED;
+            if has_place {
+                used.push_back(id);
             }
-        }
+            has_place
+        });
         Some(entry.identity.clone())
     }
 

@@ -210,11 +210,11 @@ impl Watch<'_> {
         (Now::read(&self.shared.clock), poll)
     }
 
-    /// Takes some of the keys whose use is to be reported.
+    /// Takes some of the keys whose use is to be reported, the oldest first.
     fn used(&self) -> Vec<Vec<u8>> {
         let mut used = self.shared.used.lock();
-        let start = used.len().saturating_sub(MOST_REPORTED);
-        let ids = used.drain(start..);
+        let count = used.len().min(MOST_REPORTED);
+        let ids = used.drain(..count);
         ids.map(|id| id.as_bytes().to_vec()).collect()
     }
 

@@ -90,3 +90,31 @@ async fn polls_that_are_answered_do_not_hide_failed_calls() {
     let failed = instance.script.calls() - before;
     assert!((1..=2).contains(&failed), "{failed} of 20 calls");
 }
+
+#[tokio::test]
+async fn the_oldest_uses_are_reported_first() {
+    let (mut hand, poll) = Hand::fresh(Fallback::Call).await;
+    let id = |number: u16| [&number.to_be_bytes()[..], &[7; 14]].concat();
+    for number in 0..1_001 {
+        let asking = VerifyRequest::new(Secret::new(format!("kw_{number}")));
+        *hand.fake.script.verdict.lock() = v1::VerifyResponse {
+            cache_entry: Some(v1::CacheEntry {
+                ids: vec![id(number)],
+                ..entry(5)
+            }),
+            ..valid()
+        };
+        let verdict = hand.near.verify(asking.clone()).await.unwrap();
+        assert!(matches!(verdict, Verdict::Valid(_)));
+        assert!(hand.near.cached(&asking).is_some());
+    }
+    hand.send(answer(&poll, 5)).await;
+    let poll = hand.poll().await;
+    assert!(poll.used.into_iter().eq((0..1_000).map(id)));
+    hand.send(WatchInvalidationsResponse {
+        poll: poll.poll,
+        ..answer(&WatchInvalidationsRequest::default(), 5)
+    })
+    .await;
+    assert_eq!(hand.poll().await.used, [id(1_000)]);
+}
