@@ -77,6 +77,9 @@ pub(super) async fn run(shared: &Shared) {
             Ok(Ending::OtherLog) => None,
             Ok(Ending::Off) => {
                 tried.push(index);
+                let url = &balance.endpoints()[index].url;
+                let why = format!("{url}: the instance cannot make near-caches fresh now");
+                *shared.trouble.lock() = Some(Error::unavailable(why));
                 None
             }
             Err(error) => {

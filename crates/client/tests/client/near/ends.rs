@@ -10,6 +10,28 @@ use tonic::Code;
 use super::*;
 use crate::fake::{client, status};
 
+fn off(poll: &WatchInvalidationsRequest) -> WatchInvalidationsResponse {
+    WatchInvalidationsResponse {
+        off: true,
+        ..answer(poll, 5)
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_asks_for_off_is_the_trouble_until_another_one_helps() {
+    let (mut hand, poll) = Hand::fresh(Fallback::Call).await;
+    assert!(hand.near.trouble().is_none());
+    hand.send(off(&poll)).await;
+    hand.ended_by_off().await;
+    let trouble = hand.near.trouble().unwrap();
+    assert_eq!(trouble.kind, ErrorKind::Unavailable);
+    assert!(trouble.message.contains(&hand.fake.url()), "{trouble}");
+    let poll = hand.poll().await;
+    hand.send(answer(&poll, 5)).await;
+    hand.poll().await;
+    assert!(hand.near.trouble().is_none());
+}
+
 #[tokio::test]
 async fn a_near_cache_whose_instance_is_silent_closes_soon() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
