@@ -104,11 +104,12 @@ impl Now {
         }
     }
 
-    /// The later of both points, on each clock.
+    /// The later of both points by the boot clock, which is never set. Its wall time stays with it: after the
+    /// wall clock was set back, an earlier wall time would bound nothing.
     fn later(self, other: Self) -> Self {
-        Self {
-            boot: self.boot.max(other.boot),
-            wall: self.wall.max(other.wall),
+        match other.boot > self.boot {
+            true => other,
+            false => self,
         }
     }
 }

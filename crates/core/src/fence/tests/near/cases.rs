@@ -65,6 +65,22 @@ fn the_stores_time_does_not_run_ahead_by_answers_out_of_order() {
     assert_eq!(time, Timestamp::from_micros(1_000_500));
 }
 
+/// The end of freshness that an earlier answer set lies far ahead on a wall clock that was set back.
+#[test]
+fn the_wall_clock_bounds_freshness_after_it_was_set_back() {
+    let (fence, clocks) = fresh_fence(&World::default());
+    let near = Fence::near(EPOCH);
+    let answer = fence.answer((EPOCH, 0), Some(NEAR), &clocks).unwrap();
+    assert!(near.take(Now::read(&clocks), &answer));
+    clocks.boot.store(1_000, Relaxed);
+    clocks.wall_step.store(-3_600_000_000, Relaxed);
+    assert!(near.take(Now::read(&clocks), &answer));
+    assert!(near.is_fresh(Now::read(&clocks)));
+    // The boot clock stands still, as it must not.
+    clocks.wall_step.fetch_add(1_600_000, Relaxed);
+    assert!(!near.is_fresh(Now::read(&clocks)));
+}
+
 /// The near-cache counts from its poll, and the instance's knowledge was older already.
 #[test]
 fn an_answer_is_shorter_by_the_age_of_freshness() {
