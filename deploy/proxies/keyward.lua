@@ -1,14 +1,14 @@
 -- Asks Keyward whether a request may pass. haproxy.cfg says for which requests:
 --   http-request lua.keyward /auth?scope=orders:write
--- It sets txn.keyward_allowed if the request may pass, and answers if the key is refused. In all other cases,
--- errors of this script included, it does nothing, and haproxy.cfg answers 503.
+-- It sets txn.keyward_allowed and the identity (txn.keyward_key_id and so on) if the request may pass, and answers if
+-- the key is refused. In all other cases, errors of this script included, haproxy.cfg answers 503.
 
 local file = assert(io.open(os.getenv("KEYWARD_TOKEN_FILE")))
 local token = file:read("l")
 file:close()
 assert(token and token ~= "", "the file with Keyward's token is empty")
 
-local IDENTITY = { "x-keyward-key-id", "x-keyward-account-id", "x-keyward-name", "x-keyward-scopes", "x-keyward-metadata" }
+local IDENTITY = { "key-id", "account-id", "name", "scopes", "metadata" }
 local OF_A_REFUSAL = { "www-authenticate", "content-type" }
 
 core.register_action("keyward", { "http-req" }, function(txn, uri)
@@ -28,7 +28,9 @@ core.register_action("keyward", { "http-req" }, function(txn, uri)
     local headers = verdict.headers or {}
     if verdict.status == 200 then
         for _, name in ipairs(IDENTITY) do
-            txn.http:req_set_header(name, headers[name] and headers[name][0] or "")
+            local values = headers["x-keyward-" .. name]
+            -- Not as headers here: Lua drops a header without an error if the buffer has no room for it.
+            txn:set_var("txn.keyward_" .. name:gsub("-", "_"), values and values[0] or "")
         end
         txn:set_var("txn.keyward_allowed", true)
     elseif verdict.status == 401 or verdict.status == 403 then

@@ -1,6 +1,7 @@
 //! The samples of `deploy/proxies`: each proxy in front of an API, with Keyward as a process.
 
 mod hostile;
+mod large;
 mod outages;
 mod world;
 
@@ -16,6 +17,7 @@ async fn story(kind: ProxyKind) {
     let mut world = World::start(kind).await;
     world.only_a_valid_key_passes().await;
     world.address_is_that_of_the_connection().await;
+    world.largest_identity_arrives_whole().await;
     world.browser_asks_without_a_key().await;
     world.identity_cannot_be_forged().await;
     world.no_path_evades_a_scope().await;

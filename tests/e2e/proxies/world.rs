@@ -77,11 +77,16 @@ impl World {
             "" => vec![],
             text => vec![text.to_owned()],
         };
-        let request = IssueRequest {
+        self.issue_key(IssueRequest {
             scopes: some(scope),
             allowed_cidrs: some(cidr),
             ..slot(account)
-        };
+        })
+        .await
+    }
+
+    /// Issues a key. Returns its ID and its text.
+    pub(super) async fn issue_key(&self, request: IssueRequest) -> (String, String) {
         let issued = self.admin.send(request).await.unwrap();
         (issued.key.unwrap().key_id, issued.api_key)
     }
