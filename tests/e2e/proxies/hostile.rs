@@ -5,7 +5,7 @@ use keyward_testkit::{ProxyKind, http_ask};
 use super::world::World;
 
 /// What a client says about itself, with a name that some APIs read as one of Keyward's.
-const FORGED: [(&str, &str); 11] = [
+const FORGED: [(&str, &str); 23] = [
     ("x-keyward-key-id", "forged"),
     ("X-Keyward-Account-Id", "forged"),
     ("X-KEYWARD-NAME", "forged"),
@@ -17,6 +17,18 @@ const FORGED: [(&str, &str); 11] = [
     ("X_Keyward-Name", "forged"),
     ("x-keyward_scopes", "forged"),
     ("x.keyward.name", "forged"),
+    ("x+keyward+account+id", "forged"),
+    ("x~keyward~name", "forged"),
+    ("X!Keyward-Scopes", "forged"),
+    ("x#keyward-metadata", "forged"),
+    ("x-keyward$name", "forged"),
+    ("x%keyward-name", "forged"),
+    ("x-keyward&name", "forged"),
+    ("x'keyward'name", "forged"),
+    ("x*keyward*name", "forged"),
+    ("x^keyward-name", "forged"),
+    ("x-keyward`name", "forged"),
+    ("x|keyward|name", "forged"),
 ];
 
 /// Paths that an API could read as below `/v1/orders`.

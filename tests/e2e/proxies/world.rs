@@ -126,10 +126,8 @@ impl World {
             path: path.to_owned(),
             headers: headers
                 .map(|(name, value)| {
-                    (
-                        name.to_lowercase().replace(['_', '.'], "-"),
-                        value.to_owned(),
-                    )
+                    let is_other = |byte: char| !byte.is_ascii_alphanumeric();
+                    (name.to_lowercase().replace(is_other, "-"), value.to_owned())
                 })
                 .collect(),
             body: body.to_owned(),
