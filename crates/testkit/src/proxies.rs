@@ -38,6 +38,8 @@ pub struct ProxyOptions {
     pub api: SocketAddr,
     /// The token of the proxy.
     pub token: String,
+    /// The network of the load balancers in front of the proxy.
+    pub balancer: Option<String>,
 }
 
 impl ProxyKind {
@@ -107,6 +109,30 @@ impl ProxyKind {
         words
     }
 
+    /// What to replace in the sample behind load balancers of `NETWORK`, and by what, as
+    /// `deploy/proxies/README.md` says.
+    fn balanced(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Nginx => &[("$remote_addr", "$proxy_add_x_forwarded_for")],
+            Self::Caddy => &[
+                (
+                    "\t\turi {args.0}\n",
+                    "\t\turi {args.0}\n\t\ttrusted_proxies NETWORK\n",
+                ),
+                (
+                    "\t\theader_up -Apikey\n",
+                    "\t\theader_up -Apikey\n\t\ttrusted_proxies NETWORK\n",
+                ),
+            ],
+            Self::HaProxy => &[(
+                "    http-request set-header x-forwarded-for",
+                "    http-request set-src req.hdr_ip(x-forwarded-for,-1) if { src NETWORK }\n    \
+                 http-request set-header x-forwarded-for",
+            )],
+            Self::Envoy => &[("                        - remove: x-forwarded-for\n", "")],
+        }
+    }
+
     /// Writes its samples, with their placeholders replaced, to the directory `proxies` of `home`, and
     /// the file that includes them.
     fn write_samples(self, home: &Path, options: &ProxyOptions, port: u16) {
@@ -118,6 +144,22 @@ impl ProxyKind {
             assert!(found, "the samples of {self:?} lack {word:?}");
             for text in &mut texts {
                 *text = text.replace(word, &replacement);
+            }
+        }
+        if let Some(network) = &options.balancer {
+            let readme = read(&root.join("deploy/proxies/README.md"));
+            for (old, new) in self.balanced() {
+                let added = new.lines().find(|line| !old.contains(line));
+                let words = added.unwrap_or(old).trim();
+                assert!(
+                    readme.contains(&format!("`{words}`")),
+                    "the README lacks {words:?}"
+                );
+                assert!(
+                    texts[0].contains(old),
+                    "the sample of {self:?} lacks {old:?}"
+                );
+                texts[0] = texts[0].replace(old, &new.replace("NETWORK", network));
             }
         }
         match self {

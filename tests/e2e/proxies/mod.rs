@@ -46,6 +46,37 @@ async fn envoy_passes_live_keys_only() {
     story(ProxyKind::Envoy).await;
 }
 
+/// The client's address is that in front of the load balancer, and only the load balancer can say it.
+async fn balanced_story(kind: ProxyKind) {
+    let mut world = World::start_behind(kind, Some("127.0.0.1/32")).await;
+    if kind == ProxyKind::Envoy {
+        world.trust_what_envoy_appends().await;
+    }
+    world.address_is_that_before_the_balancer().await;
+    let world = World::start_behind(kind, Some("127.0.0.2/32")).await;
+    world.client_is_no_balancer().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nginx_behind_a_balancer_knows_the_client() {
+    balanced_story(ProxyKind::Nginx).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caddy_behind_a_balancer_knows_the_client() {
+    balanced_story(ProxyKind::Caddy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn haproxy_behind_a_balancer_knows_the_client() {
+    balanced_story(ProxyKind::HaProxy).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_behind_a_balancer_knows_the_client() {
+    balanced_story(ProxyKind::Envoy).await;
+}
+
 impl World {
     async fn only_a_valid_key_passes(&self) {
         let key = self.issue("42", "orders:write", "").await.1;
@@ -116,6 +147,34 @@ impl World {
                 .ask("GET", "/", &[forged, &[("apikey", &far)]].concat())
                 .await;
             assert_eq!(reply.status, 403, "{forged:?}: {reply:?}");
+        }
+    }
+
+    /// The load balancer is the client of the test: it connects from 127.0.0.1.
+    async fn address_is_that_before_the_balancer(&self) {
+        let key = self.issue("48", "", "10.0.0.0/8").await.1;
+        for (forwarded, status) in [
+            (&["10.0.0.1"][..], 200),
+            (&["6.6.6.6, 10.0.0.1"], 200),
+            (&["6.6.6.6", "10.0.0.1"], 200),
+            (&["10.0.0.1, 6.6.6.6"], 403),
+            (&["10.0.0.1", "6.6.6.6"], 403),
+            (&["6.6.6.6"], 403),
+            (&[], 403),
+        ] {
+            let mut headers = vec![("apikey", &*key)];
+            headers.extend(forwarded.iter().map(|line| ("x-forwarded-for", *line)));
+            let reply = self.ask("GET", "/", &headers).await;
+            assert_eq!(reply.status, status, "{forwarded:?}: {reply:?}");
+        }
+    }
+
+    async fn client_is_no_balancer(&self) {
+        let key = self.issue("49", "", "10.0.0.0/8").await.1;
+        for forged in ["10.0.0.1", "127.0.0.2", "10.0.0.1, 127.0.0.2"] {
+            let headers = [("apikey", &*key), ("x-forwarded-for", forged)];
+            let reply = self.ask("GET", "/", &headers).await;
+            assert_eq!(reply.status, 403, "{forged}: {reply:?}");
         }
     }
 

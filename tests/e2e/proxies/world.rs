@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, Method, Uri};
 use keyward_proto::v1::{IssueRequest, Role};
 use keyward_testkit::requests::slot;
 use keyward_testkit::{
-    Client, HttpAnswer, PATIENCE, PortServer, Process, ProxyKind, ProxyOptions, http_ask,
-    without_settings,
+    Client, HttpAnswer, PATIENCE, PortServer, Process, ProxyKind, ProxyOptions, eventually,
+    http_ask, without_settings,
 };
 
 pub(super) const ORIGIN: (&str, &str) = ("origin", "https://app.example");
@@ -22,6 +22,8 @@ pub(super) struct World {
     /// A client of Keyward with every role.
     pub(super) admin: Client,
     directory: tempfile::TempDir,
+    /// Keyward's setting `trusted_proxies`.
+    trusted: String,
 }
 
 /// What the API received.
@@ -39,8 +41,16 @@ pub(super) struct Seen {
 
 impl World {
     pub(super) async fn start(kind: ProxyKind) -> Self {
+        Self::start_behind(kind, None).await
+    }
+
+    /// With load balancers of the network `balancer` in front of the proxy.
+    pub(super) async fn start_behind(kind: ProxyKind, balancer: Option<&str>) -> Self {
         let (directory, data) = crate::fresh_directory();
-        let keyward = crate::serve(&data);
+        let trusted = balancer.unwrap_or("none").to_owned();
+        let mut command = Process::command(crate::BINARY, &data);
+        command.args(["--trusted-proxies", &trusted]);
+        let keyward = Process::start(command, &data);
         let admin = keyward.client().await;
         let token = admin.token("proxy", &[Role::Verifier]).await.unwrap();
         let options = ProxyOptions {
@@ -48,6 +58,7 @@ impl World {
             rest: keyward.rest.unwrap(),
             api: serve_api().await,
             token,
+            balancer: balancer.map(str::to_owned),
         };
         Self {
             kind,
@@ -56,6 +67,7 @@ impl World {
             keyward,
             admin,
             directory,
+            trusted,
         }
     }
 
@@ -66,9 +78,23 @@ impl World {
         let mut command = without_settings(crate::BINARY);
         command
             .args(["serve", "--listen", &grpc, "--rest-listen", &rest])
-            .args(["--http-listen", "127.0.0.1:0", "--data-dir"])
+            .args(["--http-listen", "127.0.0.1:0"])
+            .args(["--trusted-proxies", &self.trusted, "--data-dir"])
             .arg(&data);
         self.keyward = Process::start(command, &data);
+    }
+
+    /// Makes Keyward trust what Envoy appends to `x-forwarded-for`: for a peer on the loopback interface it is
+    /// another address of the machine.
+    pub(super) async fn trust_what_envoy_appends(&mut self) {
+        let key = self.issue("40", "", "").await.1;
+        let appended = self.pass(&[("apikey", &key)]).await;
+        let appended = appended.header("x-forwarded-for");
+        self.trusted = format!("{},{appended}", self.trusted);
+        assert!(self.keyward.stop().success());
+        self.start_again();
+        let passes = async || self.ask("GET", "/", &[("apikey", &key)]).await.status == 200;
+        eventually("the key passes again", PATIENCE, passes).await;
     }
 
     /// Issues the key of an account. "" means no scope, or no range. Returns its ID and its text.
