@@ -292,3 +292,20 @@ pub(super) fn check_headers(headers: &HeaderMap, uri: &Uri) -> Result<usize, Lim
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::LONG_READS;
+
+    #[test]
+    fn long_reads_are_documented() {
+        let page = include_str!("../../docs/reference/limits.md");
+        let names: Vec<_> = LONG_READS
+            .iter()
+            .map(|path| path.rsplit('/').next().unwrap())
+            .collect();
+        let (last, others) = names.split_last().unwrap();
+        let sentence = format!("**Long reads** are {} and {last}.", others.join(", "));
+        assert!(page.contains(&sentence), "{sentence}");
+    }
+}
