@@ -162,6 +162,11 @@ impl Services {
         self.serving.peer.identity().certificate().is_some()
     }
 
+    /// Whether no call on the connection had a valid caller so far.
+    pub fn is_stranger(&self) -> bool {
+        !self.serving.peer.is_caller()
+    }
+
     /// Does `work` on so many bytes: at once if they are few, otherwise on the threads of long calls.
     ///
     /// # Errors

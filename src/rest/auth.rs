@@ -7,7 +7,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
 use keyward_guard::credential::{self, DEFAULT_HEADERS};
-use keyward_guard::{Refusal, Verdict};
+use keyward_guard::{Refusal, Secret, Verdict};
 use keyward_proto::v1;
 use prost::Message as _;
 use tonic::{Code, Status};
@@ -57,10 +57,14 @@ impl Rest {
         let may_be_missing = self.allows_no_token || services.has_certificate();
         let token = token(headers, may_be_missing);
         let token = token.map_err(|fault| self.misconfigured(fault))?;
-        let api_key = credential::take(headers, &DEFAULT_HEADERS)?;
+        let api_key = match credential::take(headers, &DEFAULT_HEADERS) {
+            Err(refusal) if !services.is_stranger() => return Err(refusal),
+            found => found,
+        };
         let client_ip = self.proxies.client_ip_from_proxy(headers);
         let verify = v1::VerifyRequest {
-            api_key: api_key.expose().to_owned(),
+            // Without a key, the call authenticates the proxy: its connection is then no stranger's any more.
+            api_key: api_key.as_ref().map_or("", Secret::expose).to_owned(),
             required_scopes,
             client_ip: client_ip.map(|ip| ip.to_string()).unwrap_or_default(),
             consistency: 0,
@@ -73,6 +77,7 @@ impl Rest {
             .call(&Uri::from_static(VERIFY), metadata, message)
             .await;
         let answer = answered.map_err(|status| self.unanswered(&status))?;
+        api_key?;
         let verdict = v1::VerifyResponse::decode(answer).ok();
         let verdict = verdict.and_then(|response| Verdict::try_from(response).ok());
         let identity = Refusal::check(verdict.ok_or_else(|| Refusal::unavailable(None))?)?;

@@ -388,6 +388,12 @@ async fn a_wrong_configuration_opens_no_door() {
         assert_eq!(answer.status, expected, "{path} {tokens:?}: {answer:?}");
         assert_eq!(answer.header("retry-after").is_some(), expected == 503);
     }
+    // Each connection here is new, so its token is judged without a key, too.
+    for (wrong, expected) in [(token, 401), ("kwt_nonsense", 503), (&issuer, 503)] {
+        let headers = [("x-keyward-token", wrong)];
+        let answer = ask(port, "GET", "/auth", &headers, "").await.unwrap();
+        assert_eq!(answer.status, expected, "{answer:?}");
+    }
     let received = |extension: (&str, &str)| {
         let mut request = check_of(&Received {
             headers: vec![("apikey", key.clone())],

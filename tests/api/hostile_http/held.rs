@@ -180,6 +180,31 @@ async fn idle_connections_make_room_for_callers() {
     }
 }
 
+/// A proxy keeps its connection, even if no request of its clients had a key so far.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_no_stranger_before_the_first_key() {
+    let change = |settings: &mut keyward::config::Settings| settings.max_connections = 3;
+    let local = Local::start_with(change, |store| store).await;
+    let port = local.app.rest_address().unwrap();
+    let token = format!("x-keyward-token: {}\r\n", local.token);
+    for (key, status) in [("", 401), ("apikey: a\r\napikey: b\r\n", 401)] {
+        let asked = format!("GET /auth HTTP/1.1\r\nhost: x\r\n{token}{key}\r\n");
+        let mut proxy = Wire::open(port).await;
+        assert!(proxy.send(&asked).await);
+        assert_eq!(proxy.response(false).await.unwrap().status, status);
+        let mut strangers = Vec::new();
+        for _ in 0..10 {
+            strangers.push(Wire::open(port).await);
+        }
+        assert!(
+            strangers[0].response(false).await.is_none(),
+            "it was displaced"
+        );
+        assert!(proxy.send(&asked).await);
+        assert_eq!(proxy.response(false).await.unwrap().status, status);
+    }
+}
+
 /// A connection that is not read has answers to write and further requests to begin with. It is closed
 /// all the same if others need its place.
 #[tokio::test(flavor = "multi_thread")]
