@@ -55,6 +55,7 @@ pub use door::{Http, Services};
 pub use immediate::VERIFY;
 pub use listener::Listener;
 pub use long_calls::LongCalls;
+pub use origin::is_request_id;
 pub use peer::Limits;
 pub(crate) use status::{HEADERS_TOO_LARGE, REQUEST_UNFINISHED};
 pub use status::{no_route, not_json, reasons_table, undecodable, wrong_method};

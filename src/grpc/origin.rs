@@ -41,12 +41,15 @@ pub(super) fn origin(
     }
 }
 
+/// Whether a client may name its request so.
+pub fn is_request_id(id: &[u8]) -> bool {
+    (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic)
+}
+
 /// The id that the client has chosen, or else that of its trace.
 fn given_id(headers: &HeaderMap) -> Option<String> {
     let text = |name: &str| headers.get(name)?.to_str().ok();
-    let own = text("x-request-id").filter(|id| {
-        (1..=MAX_REQUEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
-    });
+    let own = text("x-request-id").filter(|id| is_request_id(id.as_bytes()));
     let trace = || {
         let id = text("traceparent")?.get(TRACE_ID)?;
         let is_id = id.bytes().all(|byte| byte.is_ascii_hexdigit());

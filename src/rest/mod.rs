@@ -37,8 +37,6 @@ const METADATA: [HeaderName; 4] = [
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
 ];
-/// The maximum length of a request id that a client chooses.
-const MAX_REQUEST_ID: usize = 128;
 
 /// Answers the requests of the JSON port.
 pub struct Rest {
@@ -128,10 +126,10 @@ impl Rest {
             .unwrap_or_else(|failure| failure.response(self.routes.status()))
     }
 
-    /// The client's own id of the request if it is short, otherwise a new one.
+    /// The client's own id of the request, as the audit takes it, otherwise a new one.
     fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
         let own = headers.get(&REQUEST_ID);
-        let own = own.filter(|id| (1..=MAX_REQUEST_ID).contains(&id.len()));
+        let own = own.filter(|id| grpc::is_request_id(id.as_bytes()));
         own.cloned().unwrap_or_else(|| {
             let number = self.requests.fetch_add(1, Relaxed);
             HeaderValue::try_from(format!("{:016x}-{number}", self.process))

@@ -343,16 +343,31 @@ async fn only_pages_of_chosen_origins_may_read_answers() {
     }
 }
 
+/// The audit records the id that the response has.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_names_its_request() {
     let (local, _) = start().await;
     let curl = Curl::new(&local);
-    let long = format!("x-request-id: {}", "a".repeat(200));
-    for (header, echoed) in [("x-request-id: order-7", Some("order-7")), (&long, None)] {
-        let answer = curl.ask("GET", "/v1/tokens", &[header], "").await;
+    let long = format!("x-request-id: {}", "a".repeat(129));
+    let trace = "traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let cases = [
+        ("x-request-id: order-7", Some("order-7")),
+        ("x-request-id: two words", None),
+        ("x-request-id: \u{e9}t\u{e9}", None),
+        (&long, None),
+        (trace, None),
+    ];
+    for (account, (header, chosen)) in cases.into_iter().enumerate() {
+        let headers = ["content-type: application/json", header];
+        let body = format!(r#"{{"accountId": "{account}"}}"#);
+        let answer = curl.ask("POST", "/v1/keys:issue", &headers, &body).await;
         let id = answer.header("x-request-id").unwrap();
-        assert_eq!(id, echoed.unwrap_or(id));
-        assert!(id.len() <= 128);
+        assert_eq!(id, chosen.unwrap_or(id), "{header}");
+        let is_visible = id.bytes().all(|byte| byte.is_ascii_graphic());
+        assert!(is_visible && id.len() <= 128, "{header}: {id}");
+        let events = curl.ask("GET", "/v1/audit?newestFirst=true", &[], "").await;
+        let events: Value = serde_json::from_str(&events.body).unwrap();
+        assert_eq!(events["events"][0]["requestId"], id, "{header}: {events}");
     }
     local.app.stop().await;
 }
