@@ -9,6 +9,9 @@ use uuid::Uuid;
 
 use crate::flow::{Note, Unclear, View};
 
+/// The bot has shown as many keys, for all of its users, as Keyward allows it.
+pub const REVEALS_EXHAUSTED: &str = "REVEALS_EXHAUSTED";
+
 /// A key, named without disclosing it, and what is known of its use.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyName {
@@ -98,8 +101,21 @@ pub struct End {
 pub enum Problem {
     /// Keyward cannot be reached, or cannot answer now.
     Unavailable,
+    /// Keyward shows the bot no more keys at the moment.
+    Busy,
     /// Keyward refuses the bot, or its answer does not fit the request.
     Fault,
+}
+
+impl Problem {
+    /// What a failed call means.
+    pub fn of(error: &Error) -> Self {
+        match (error.kind, error.reason.as_deref()) {
+            (_, Some(REVEALS_EXHAUSTED)) => Self::Busy,
+            (ErrorKind::Unavailable, _) => Self::Unavailable,
+            _ => Self::Fault,
+        }
+    }
 }
 
 /// The result of a Revoke with a successor.
@@ -150,7 +166,7 @@ impl RevokeResult {
 /// Why it cannot be shown.
 pub fn current_key(
     account: &str,
-    answer: Result<v1::IssueResponse, ErrorKind>,
+    answer: Result<v1::IssueResponse, Problem>,
 ) -> Result<CurrentKey, Problem> {
     match answer {
         Ok(v1::IssueResponse {
@@ -167,8 +183,8 @@ pub fn current_key(
             let current = CurrentKey::of(account, key, api_key).ok_or(Problem::Unavailable);
             current.map(|current| current.after(tried))
         }
-        Err(ErrorKind::Unavailable) => Err(Problem::Unavailable),
-        Ok(_) | Err(_) => Err(Problem::Fault),
+        Ok(_) => Err(Problem::Fault),
+        Err(problem) => Err(problem),
     }
 }
 
@@ -216,6 +232,7 @@ fn refused(error: &Error) -> RevokeResult {
         (ErrorKind::Invalid, Some("KEY_EXPIRED")) => RevokeResult::Ended(Note::Expired),
         // An earlier attempt of the client may have succeeded, so no other error is an outcome.
         (_, Some("REVOKE_UNCONFIRMED")) => RevokeResult::Unclear(Unclear::Unconfirmed),
+        (_, Some(REVEALS_EXHAUSTED)) => RevokeResult::Unclear(Unclear::Busy),
         _ => RevokeResult::Unclear(Unclear::Unknown),
     }
 }

@@ -8,6 +8,7 @@ use keyward_client::{Client, Error, ErrorKind, v1};
 use tokio::time::Instant;
 
 use crate::account::Place;
+use crate::answers::{Problem, REVEALS_EXHAUSTED};
 use crate::callback::Revocation;
 use crate::metrics::Metrics;
 
@@ -32,8 +33,8 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// The kind of Issue's error.
-    pub async fn issue(&self, place: &Place) -> Result<v1::IssueResponse, ErrorKind> {
+    /// Why there is no answer.
+    pub async fn issue(&self, place: &Place) -> Result<v1::IssueResponse, Problem> {
         let request = v1::IssueRequest {
             account_id: place.account.clone(),
             name: place.slot.clone(),
@@ -45,9 +46,9 @@ impl Authority {
         let Ok(answer) = tokio::time::timeout(ISSUE_TIMEOUT, call).await else {
             tracing::warn!("Keyward has not answered Issue within {ISSUE_TIMEOUT:?}");
             self.metrics.keyward("Issue", "unavailable", ISSUE_TIMEOUT);
-            return Err(ErrorKind::Unavailable);
+            return Err(Problem::Unavailable);
         };
-        answer.map_err(|error| error.kind)
+        answer.map_err(|error| Problem::of(&error))
     }
 
     /// Revokes the key and creates its successor. A repeated call is the same revocation.
@@ -90,7 +91,7 @@ impl Authority {
 
 /// The label in metrics. It is one of a fixed list, so no label comes from outside.
 fn outcome(error: &Error) -> &'static str {
-    const KNOWN: [&str; 7] = [
+    const KNOWN: [&str; 8] = [
         "NOT_FRESH",
         "STORE_UNAVAILABLE",
         "OUTCOME_UNKNOWN",
@@ -98,6 +99,7 @@ fn outcome(error: &Error) -> &'static str {
         "OVERLOADED",
         "KEY_EXPIRED",
         "KEY_NOT_FOUND",
+        REVEALS_EXHAUSTED,
     ];
     let reason = error.reason.as_deref().unwrap_or_default();
     let known = KNOWN.into_iter().find(|known| *known == reason);

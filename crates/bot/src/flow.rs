@@ -67,6 +67,8 @@ pub enum Unclear {
     Unconfirmed,
     /// There was no answer.
     Unknown,
+    /// Keyward shows the bot no more keys at the moment, and so not the successor.
+    Busy,
 }
 
 /// A screen without its language.
@@ -151,13 +153,25 @@ pub enum Step {
     Ignore,
     /// Show this view.
     Show(View),
-    /// Take one reveal, get the current key and show it. With a key id, the user has pressed
-    /// Cancel on the question whether to revoke that key.
+    /// Get the current key and show it. With a key id, the user has pressed Cancel on the question
+    /// whether to revoke that key.
     Open(Option<Uuid>),
     /// Get the current key, and ask whether to revoke it if it is this key. The note says why.
     Ask(Option<Note>, Uuid),
     /// Revoke this key, after taking one from the allowance.
     Revoke(Revocation, Option<Allowance>),
+}
+
+impl Step {
+    /// What the step counts against. Getting the key counts even if the user does not see it: Keyward
+    /// limits how many keys it shows to the bot, so one user must not use up what is there for all.
+    pub const fn allowance(&self) -> Option<Allowance> {
+        match self {
+            Self::Ignore | Self::Show(_) => None,
+            Self::Open(_) | Self::Ask(..) => Some(Allowance::Reveals),
+            Self::Revoke(_, allowance) => *allowance,
+        }
+    }
 }
 
 /// What a callback wants, and in which place; `None` if that is not one of this account. A callback
@@ -241,22 +255,19 @@ pub fn opened(cancelled: Option<Uuid>, current: Result<CurrentKey, Problem>) -> 
     View::current(note, current)
 }
 
-/// The view after `Step::Ask`, and the allowance that it counts against.
+/// The view after `Step::Ask`.
 pub fn asked(
     note: Option<Note>,
     key_id: Uuid,
     current: Result<CurrentKey, Problem>,
     now: u32,
-) -> (View, Option<Allowance>) {
+) -> View {
     match current {
         Ok(current) if current.key().key_id == key_id => {
-            (View::ConfirmRevoke(note, current.key().clone(), now), None)
+            View::ConfirmRevoke(note, current.key().clone(), now)
         }
-        Ok(current) => (
-            View::Key(Some(Note::Changed), current),
-            Some(Allowance::Reveals),
-        ),
-        Err(problem) => (View::Problem(None, problem), None),
+        Ok(current) => View::Key(Some(Note::Changed), current),
+        Err(problem) => View::Problem(None, problem),
     }
 }
 

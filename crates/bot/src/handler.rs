@@ -140,25 +140,21 @@ impl Handler {
             shown: message.and_then(|message| self.messages.key(person, message)),
             now: u32::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or(u32::MAX),
         };
-        let (view, allowance) = match flow::first_step(action, &context) {
-            Step::Ignore => return,
-            Step::Show(view) => (view, None),
-            Step::Open(cancelled) => match self.take(person, Some(Allowance::Reveals)) {
-                Ok(()) => (
-                    flow::opened(cancelled, self.current_key(&place).await),
-                    None,
-                ),
-                Err(limited) => (limited, None),
-            },
-            Step::Ask(note, key_id) => {
+        let step = flow::first_step(action, &context);
+        let view = match (self.take(person, step.allowance()), step) {
+            (_, Step::Ignore) => return,
+            (Err(limited), _) => limited,
+            (Ok(()), Step::Show(view)) => view,
+            (Ok(()), Step::Open(cancelled)) => {
+                flow::opened(cancelled, self.current_key(&place).await)
+            }
+            (Ok(()), Step::Ask(note, key_id)) => {
                 flow::asked(note, key_id, self.current_key(&place).await, context.now)
             }
-            Step::Revoke(revocation, allowance) => match self.take(person, allowance) {
-                Ok(()) => return self.revoke(person, message, &place, revocation).await,
-                Err(limited) => (limited, None),
-            },
+            (Ok(()), Step::Revoke(revocation, _)) => {
+                return self.revoke(person, message, &place, revocation).await;
+            }
         };
-        let view = self.take(person, allowance).err().unwrap_or(view);
         self.messages.show(person, message, &place, &view).await;
     }
 

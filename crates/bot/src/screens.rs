@@ -112,6 +112,7 @@ impl Renderer<'_> {
                     Unclear::Running => text(Id::REVOKING_TEXT),
                     Unclear::Unconfirmed => self.with_support(text(Id::UNCLEAR_UNCONFIRMED)),
                     Unclear::Unknown => self.with_support(text(Id::UNCLEAR_UNKNOWN)),
+                    Unclear::Busy => self.with_support(text(Id::UNCLEAR_BUSY)),
                 };
                 let retry = (Id::BUTTON_RETRY, Action::Retry(*revocation));
                 (text, self.column([retry]))
@@ -278,6 +279,7 @@ impl Renderer<'_> {
         let mut text = self.note(note);
         text.push(self.plain(match (problem, note) {
             (Problem::Fault, _) => Id::FAULT_TEXT,
+            (Problem::Busy, _) => Id::BUSY_TEXT,
             (Problem::Unavailable, None) => Id::UNAVAILABLE_TEXT,
             (Problem::Unavailable, Some(_)) => Id::PRESENT_UNAVAILABLE,
         }));

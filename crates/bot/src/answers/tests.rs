@@ -97,6 +97,10 @@ fn issue_returns_the_current_key_of_the_account() {
             Err(Problem::Unavailable),
         ),
         (
+            Err(error(ErrorKind::Unavailable, Some("REVEALS_EXHAUSTED"))),
+            Err(Problem::Busy),
+        ),
+        (
             Err(error(ErrorKind::Unauthorized, Some("TOKEN_INVALID"))),
             Err(Problem::Fault),
         ),
@@ -105,7 +109,7 @@ fn issue_returns_the_current_key_of_the_account() {
             Err(Problem::Fault),
         ),
     ] {
-        let answer = answer.map_err(|error| error.kind);
+        let answer = answer.map_err(|error| Problem::of(&error));
         assert_eq!(current_key(ACCOUNT, answer), expected);
     }
 }
@@ -162,6 +166,11 @@ fn only_a_proven_revoke_is_clear() {
             ErrorKind::Unavailable,
             Some("REVOKE_UNCONFIRMED"),
             unclear(true),
+        ),
+        (
+            ErrorKind::Unavailable,
+            Some("REVEALS_EXHAUSTED"),
+            RevokeResult::Unclear(Unclear::Busy),
         ),
         (
             ErrorKind::Unauthorized,
@@ -225,7 +234,7 @@ fn a_key_in_its_grace_is_not_the_current_key() {
     assert_eq!(
         current_key(
             ACCOUNT,
-            issued(dying, "kw_canary").map_err(|error| error.kind)
+            issued(dying, "kw_canary").map_err(|error| Problem::of(&error))
         ),
         Err(Problem::Unavailable)
     );

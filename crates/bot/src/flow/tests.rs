@@ -119,13 +119,9 @@ fn only_the_current_key_can_be_revoked() {
     let changed = View::Key(Some(Note::Changed), visible(NEW, false));
     let problem = View::Problem(None, Problem::Fault);
     for (key_id, current, expected) in [
-        (
-            NEW,
-            current(),
-            (View::ConfirmRevoke(late(), name(NEW), NOW), None),
-        ),
-        (OLD, current(), (changed, Some(Allowance::Reveals))),
-        (OLD, Err(Problem::Fault), (problem, None)),
+        (NEW, current(), View::ConfirmRevoke(late(), name(NEW), NOW)),
+        (OLD, current(), changed),
+        (OLD, Err(Problem::Fault), problem),
     ] {
         assert_eq!(asked(late(), key_id, current, NOW), expected);
     }

@@ -62,6 +62,24 @@ async fn forged_and_foreign_buttons_cause_no_call_to_keyward() {
 }
 
 #[tokio::test]
+async fn a_repeated_old_button_uses_up_the_reveals_of_its_user_alone() {
+    let world = World::start(&[]).await;
+    let [who, other] = [5, 6].map(|id| world.telegram.person(id, "en"));
+    let (shown, _) = world.open_key(&who).await;
+    let revoke = shown.button("♻️ Revoke").unwrap().data.clone().unwrap();
+    world.press(&who, &shown, Id::BUTTON_BACK).await;
+    // The message shows no key any more, so each of these needs an Issue.
+    for _ in 0..40 {
+        who.tap_data(shown.id, &revoke);
+    }
+    world.telegram.settled().await;
+    assert_eq!(world.keyward.count().1, 30);
+    let limited = who.message(shown.id).unwrap();
+    assert!(limited.text.contains("in 2 minutes"), "{limited}");
+    world.open_key(&other).await;
+}
+
+#[tokio::test]
 async fn a_button_of_another_version_opens_the_account() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");

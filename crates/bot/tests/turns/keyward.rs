@@ -19,6 +19,8 @@ pub(crate) struct Keys {
     pub(crate) revokes: usize,
     /// Every call fails.
     pub(crate) is_down: bool,
+    /// Nobody sees another key: the limit of the bot's token is used up.
+    pub(crate) is_busy: bool,
     /// A Revoke is committed, but not proven.
     pub(crate) is_unproven: bool,
     /// How long each Revoke takes.
@@ -144,6 +146,9 @@ impl ApiKeyService for Service {
         let created = live.is_none();
         let at = live.unwrap_or_else(|| keys.create(&account_id, &name));
         let (key, api_key) = keys.all[at].clone();
+        if keys.is_busy {
+            return Err(refuse(Code::ResourceExhausted, "REVEALS_EXHAUSTED"));
+        }
         Ok(Response::new(v1::IssueResponse {
             key: Some(key),
             api_key,
@@ -158,10 +163,10 @@ impl ApiKeyService for Service {
     ) -> Result<Response<v1::RevokeResponse>, Status> {
         let request = request.into_inner();
         assert!(request.replace);
-        let (is_down, is_unproven, delay) = {
+        let (is_down, is_busy, is_unproven, delay) = {
             let mut keys = self.0.keys.lock();
             keys.revokes += 1;
-            (keys.is_down, keys.is_unproven, keys.delay)
+            (keys.is_down, keys.is_busy, keys.is_unproven, keys.delay)
         };
         if is_down {
             return Err(refuse(Code::Unavailable, "STORE_UNAVAILABLE"));
@@ -169,9 +174,10 @@ impl ApiKeyService for Service {
         tokio::time::sleep(delay).await;
         let grace = request.grace.map_or(0, |grace| grace.seconds);
         let revoked = self.0.keys.lock().revoke(&request.key_id, grace)?;
-        match is_unproven {
-            true => Err(refuse(Code::Unavailable, "REVOKE_UNCONFIRMED")),
-            false => Ok(Response::new(revoked)),
+        match (is_unproven, is_busy) {
+            (true, _) => Err(refuse(Code::Unavailable, "REVOKE_UNCONFIRMED")),
+            (false, true) => Err(refuse(Code::ResourceExhausted, "REVEALS_EXHAUSTED")),
+            (false, false) => Ok(Response::new(revoked)),
         }
     }
 

@@ -129,6 +129,26 @@ async fn a_confirm_long_after_its_question_is_asked_again() {
 }
 
 #[tokio::test]
+async fn a_keyward_that_shows_no_more_keys_is_named_as_the_reason() {
+    let world = World::start(&[]).await;
+    let [who, other] = [5, 6].map(|id| world.telegram.person(id, "en"));
+    let (asked, old) = world.ask_to_revoke(&who).await;
+    world.keyward.keys.lock().is_busy = true;
+    let busy = world.ask(&other, "/apikey").await;
+    assert!(busy.text.contains(&en(Id::BUSY_TEXT)), "{busy}");
+    // The old key is not called dead, and the service has answered.
+    let unclear = world.press(&who, &asked, Id::BUTTON_CONFIRM).await;
+    let expected = "may still work, or it may have stopped working";
+    assert!(unclear.text.contains(expected), "{unclear}");
+    assert!(!unclear.text.contains("didn't answer"), "{unclear}");
+    world.keyward.keys.lock().is_busy = false;
+    let up = world.press(&other, &busy, Id::BUTTON_RETRY).await;
+    assert_eq!(key_in(&up), world.live(&other));
+    let done = world.press(&who, &unclear, Id::BUTTON_RETRY).await;
+    assert_ne!(key_in(&done), old);
+}
+
+#[tokio::test]
 async fn an_unavailable_keyward_is_shown_with_a_retry() {
     let world = World::start(&[]).await;
     let [who, other] = [5, 6].map(|id| world.telegram.person(id, "en"));

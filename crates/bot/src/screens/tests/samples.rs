@@ -132,6 +132,8 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
             View::Unclear(of_key, Unclear::Unconfirmed),
         ),
         ("unclear-unknown", View::Unclear(of_key, Unclear::Unknown)),
+        ("unclear-busy", View::Unclear(of_key, Unclear::Busy)),
+        ("busy", View::Problem(None, Problem::Busy)),
         ("unavailable", View::Problem(None, Problem::Unavailable)),
         (
             "present-unavailable",
