@@ -229,19 +229,24 @@ pub fn first_step(action: Action, context: &Context) -> Step {
 /// successor again, which is a reveal; while the outcome is unclear, it is free. A first one needs an
 /// answer soon after the question: Telegram keeps a tap for a day while it cannot deliver it, and the
 /// user has long gone on by then. A Retry has no such limit, because its Revoke was confirmed in time.
+/// A Revoke with a shorter grace than the confirmed one is another one: it ends the key earlier.
 fn confirmed(revocation: Revocation, asked: Option<u32>, context: &Context) -> Step {
     let key_id = revocation.key_id;
     let mut outcomes = context.outcomes.iter();
     let shows_other = matches!(&context.shown, Some(key) if key.key_id != key_id);
-    match outcomes.find(|(known, _)| known.key_id == key_id) {
-        Some((_, true)) => Step::Revoke(revocation, None),
+    let known = outcomes.find(|(known, _)| known.key_id == key_id);
+    let repeats = |known: &Revocation| revocation.grace >= known.grace;
+    match known {
         // A second tap: the message already shows the successor.
         Some((_, false)) if shows_other => Step::Ignore,
-        Some((_, false)) => Step::Revoke(revocation, Some(Allowance::Reveals)),
-        None if asked.is_some_and(|asked| context.now.abs_diff(asked) > MAX_AGE) => {
+        Some((known, true)) if repeats(known) => Step::Revoke(revocation, None),
+        Some((known, false)) if repeats(known) => {
+            Step::Revoke(revocation, Some(Allowance::Reveals))
+        }
+        _ if asked.is_some_and(|asked| context.now.abs_diff(asked) > MAX_AGE) => {
             Step::Ask(Some(Note::Late), key_id)
         }
-        None => Step::Revoke(revocation, Some(Allowance::Revokes)),
+        _ => Step::Revoke(revocation, Some(Allowance::Revokes)),
     }
 }
 

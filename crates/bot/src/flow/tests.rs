@@ -215,6 +215,37 @@ fn the_first_step_follows_from_what_is_known() {
             None,
             Step::Revoke(of(OLD, 5), None),
         ),
+        // One that ends the key earlier than the confirmed one is another one.
+        (
+            Action::Confirm(of(OLD, 0), NOW - MAX_AGE - 1),
+            vec![clear],
+            None,
+            late(),
+        ),
+        (
+            Action::Confirm(of(OLD, 0), NOW - MAX_AGE - 1),
+            vec![unclear],
+            None,
+            late(),
+        ),
+        (
+            Action::Confirm(of(OLD, 0), NOW),
+            vec![clear],
+            None,
+            Step::Revoke(of(OLD, 0), Some(Allowance::Revokes)),
+        ),
+        (
+            Action::Confirm(of(OLD, 6), 0),
+            vec![clear],
+            None,
+            Step::Revoke(of(OLD, 6), Some(Allowance::Reveals)),
+        ),
+        (
+            Action::Confirm(of(OLD, 0), NOW),
+            vec![clear],
+            Some(NEW),
+            Step::Ignore,
+        ),
         (Action::Retry(of(OLD, 5)), vec![], None, first()),
         (
             Action::Retry(of(OLD, 5)),
