@@ -33,7 +33,7 @@ use crate::telegram::failure::Failure;
 use crate::tracked::TrackedMessages;
 use crate::{updates, webhook};
 
-/// Timeout of updates in flight at a stop. Telegram repeats an unfinished update.
+/// Timeout of updates in flight at a stop. Telegram repeats an unfinished update that is not confirmed.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Timeout of hiding all shown keys at a stop.
 const HIDE_TIMEOUT: Duration = Duration::from_secs(12);
@@ -293,7 +293,9 @@ impl Bot {
             .await
             .is_err()
         {
-            tracing::warn!("updates still run after {FINISH_TIMEOUT:?}; Telegram repeats them");
+            tracing::warn!(
+                "updates still run after {FINISH_TIMEOUT:?}; Telegram repeats those that are not confirmed"
+            );
         }
         if self.webhook.is_none() {
             updates::confirm(&self.intake, &self.telegram).await;

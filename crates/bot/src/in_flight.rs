@@ -18,7 +18,9 @@ pub struct InFlight {
 struct State {
     /// The start time of each running update.
     running: BTreeMap<u32, Instant>,
-    /// Done, but Telegram may repeat them.
+    /// How many of the running ones were released.
+    released: usize,
+    /// Done or released, but Telegram may repeat them.
     done: BTreeSet<u32>,
     /// The latest id, plus one. Answers are in ascending order. It falls when Telegram starts again
     /// at a lower id.
@@ -72,13 +74,16 @@ impl InFlight {
         self.state.borrow().next
     }
 
-    /// Counts updates that started before `start` as done. Returns their number.
-    pub fn release(&self, start: Instant) -> usize {
+    /// Counts updates that started before `start` as done, as long as no more than `max` of them run.
+    /// Returns their number.
+    pub fn release(&self, start: Instant, max: usize) -> usize {
         let mut count = 0;
         self.state.send_modify(|state| {
             let old = state.running.extract_if(.., |_, since| *since < start);
+            let old = old.take(max.saturating_sub(state.released));
             let old: Vec<_> = old.map(|(id, _)| id).collect();
             count = old.len();
+            state.released += count;
             state.done.extend(old);
         });
         count
@@ -115,8 +120,13 @@ impl InFlight {
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
         self.all.state.send_modify(|state| {
-            state.running.remove(&self.id);
-            state.done.insert(self.id);
+            match state.running.remove(&self.id) {
+                Some(_) => {
+                    state.done.insert(self.id);
+                }
+                // It was released, and Telegram may number others by its id since.
+                None => state.released = state.released.saturating_sub(1),
+            }
         });
     }
 }
@@ -161,12 +171,17 @@ mod tests {
         std::thread::sleep(Duration::from_millis(2));
         let later = Instant::now();
         let six = all.begin(6).unwrap();
-        assert_eq!(all.release(start), 0);
-        assert_eq!(all.release(later), 1);
+        assert_eq!(all.release(start, 9), 0);
+        assert_eq!(all.release(later, 0), 0);
+        assert_eq!(all.release(later, 9), 1);
         assert_eq!((all.offset(), all.count()), (Some(6), 1));
         let again = [5, 6].map(|id| all.begin(id).is_none());
         assert_eq!(again, [true, true], "both still run");
-        drop((five, six));
+        let rest = Instant::now() + Duration::from_secs(1);
+        assert_eq!(all.release(rest, 1), 0, "one runs already");
+        drop(five);
+        assert_eq!(all.release(rest, 1), 1);
+        drop(six);
         assert_eq!(all.offset(), Some(7));
     }
 

@@ -20,6 +20,7 @@ use crate::events::{Command, Update};
 use crate::i18n::{Id, Language, Texts};
 use crate::metrics::Metrics;
 use crate::screens::{Button, ButtonAction, Screen};
+use crate::user_queues;
 use failure::Failure;
 
 /// How long Telegram holds a poll that has no updates.
@@ -264,7 +265,9 @@ impl Telegram {
             request["text"] = text.into();
             request["show_alert"] = true.into();
         }
-        let call = self.call("answerCallbackQuery", SHORTLY, &request);
+        // The timeout may end a pause, so it is not one of the job.
+        let attempt = || self.attempt("answerCallbackQuery", &request, TIMEOUT);
+        let call = repeated(SHORTLY, attempt, tokio::time::sleep);
         match tokio::time::timeout(ANSWER_TIMEOUT, call).await {
             Ok(Err(Failure::Stale)) => Ok(()),
             Ok(answered) => answered.map(drop),
@@ -279,7 +282,7 @@ impl Telegram {
         request: &Value,
     ) -> Result<Value, Failure> {
         let attempt = || self.attempt(method, request, TIMEOUT);
-        repeated(attempts, attempt, tokio::time::sleep).await
+        repeated(attempts, attempt, user_queues::pause).await
     }
 
     async fn attempt(

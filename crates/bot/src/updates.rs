@@ -19,6 +19,9 @@ const LIMIT: u8 = 100;
 /// before its end, so that no user waits for another user's Revoke. A crash then loses the update,
 /// and its user must repeat it.
 const MAX_HOLD: Duration = Duration::from_secs(10);
+/// Above this number of such updates, the others wait at Telegram: while it takes no messages, they
+/// would fill the memory, and a crash would lose them all.
+const MAX_RELEASED: usize = 1_000;
 /// Pause between polls while updates are in flight: Telegram then answers at once, and repeats them.
 const PAUSE: Duration = Duration::from_millis(250);
 /// Timeout of the last confirmation.
@@ -67,7 +70,7 @@ fn accept(intake: &Intake, offset: Option<u32>, updates: Vec<Update>) {
     // A full answer without a new update: later updates wait for the first of these.
     if count >= usize::from(LIMIT) && in_flight.next() == next {
         let start = Instant::now().checked_sub(MAX_HOLD);
-        let released = start.map_or(0, |start| in_flight.release(start));
+        let released = start.map_or(0, |start| in_flight.release(start, MAX_RELEASED));
         if released > 0 {
             tracing::warn!(released, "slow updates are confirmed before their end");
         }

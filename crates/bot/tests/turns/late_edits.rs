@@ -141,6 +141,24 @@ async fn a_second_tap_beyond_the_limit_keeps_the_new_key_on_the_screen() {
 }
 
 #[tokio::test]
+async fn chats_that_telegram_slows_down_hold_up_no_other_user() {
+    let world = World::start(&[]).await;
+    // As many users as are served at a time. Each waits for its own chat.
+    world
+        .telegram
+        .fault("sendMessage", 64, Fault::TooManyRequests(30));
+    for id in 1001..=1064 {
+        world.telegram.person(id, "en").send("/start");
+    }
+    world.telegram.called("sendMessage", 64).await;
+    let who = world.telegram.person(5, "en");
+    who.send("/apikey");
+    let shown = who.sees("the key", |screen| screen.key().is_some());
+    let shown = tokio::time::timeout(std::time::Duration::from_secs(20), shown).await;
+    shown.expect("it does not wait for the others");
+}
+
+#[tokio::test]
 async fn a_slow_revoke_is_announced_and_does_not_hold_up_a_crowd() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
