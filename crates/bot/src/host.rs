@@ -195,10 +195,11 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 
 fn links_of(links: Vec<Link>) -> Result<Vec<Link>, Failure> {
     let is_link = |link: &Link| {
-        // Telegram refuses a host without a dot, and with it the whole message.
-        let is_page = |url: Url| {
-            url.is_https() && !url.has_user() && url.uri().host().is_some_and(|at| at.contains('.'))
-        };
+        // Telegram refuses other hosts, and with them the whole message.
+        let is_domain =
+            |host: &str| host.contains('.') && host.split('.').all(|part| !part.is_empty());
+        let is_page =
+            |url: Url| url.is_https() && !url.has_user() && url.uri().host().is_some_and(is_domain);
         is_text(&link.text, MAX_LABEL)
             && link.url.len() <= MAX_URL
             && link.url.bytes().all(|byte| byte.is_ascii_graphic())

@@ -104,8 +104,8 @@ impl Messages {
             }
             Ok(()) | Err(Failure::Gone) => self.tracked.remove(self.user(person), message),
             Err(failure) => {
-                self.tracked.put_back(tracked, failure, Instant::now());
                 log_failure("editing a message", edited.as_ref());
+                self.put_back(tracked, failure);
             }
         }
         self.count_tracked();
@@ -198,10 +198,17 @@ impl Messages {
             Ok(()) | Err(Failure::Gone) => {}
             Err(failure) => {
                 log_failure("replacing a message", Err::<(), _>(&failure));
-                self.tracked.put_back(message, &failure, Instant::now());
+                self.put_back(message, &failure);
             }
         }
         self.count_tracked();
+    }
+
+    fn put_back(&self, message: TrackedMessage, failure: &Failure) {
+        if matches!(failure, Failure::Refused(_)) && message.key.is_some() {
+            tracing::error!(%failure, "a message still shows a key: Telegram refuses the edit");
+        }
+        self.tracked.put_back(message, failure, Instant::now());
     }
 
     fn count_tracked(&self) {

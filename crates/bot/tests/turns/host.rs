@@ -242,6 +242,8 @@ fn bad_answers() -> Vec<(Answer, &'static str)> {
         (link("a", "http://host.example/"), "links are"),
         (link("a", "https://canary@host.example/"), "links are"),
         (link("a", "https://localhost/"), "links are"),
+        (link("a", "https://shop./"), "links are"),
+        (link("a", "https://a..b/"), "links are"),
         (link("a", "javascript:alert(1)"), "links are"),
         (link("\u{7}", LINK), "links are"),
         (link("a", &format!("{LINK}{long}{long}")), "links are"),
@@ -277,6 +279,23 @@ async fn an_answer_that_breaks_the_contract_shows_no_key_and_is_logged_without_p
         let line = format!("keyward_bot_account_lookups_total{{outcome=\"{outcome}\"}}");
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_telegram_refuses_does_not_leave_the_key_on_the_screen() {
+    let (world, host, bot, _) = start(&[]).await;
+    let who = world.telegram.person(5, "en");
+    host.knows("a");
+    let (shown, key) = world.open_key(&who).await;
+    let mut answer = of("a");
+    answer["links"][0]["url"] = json!("https://host.invalid/");
+    host.says(Answer::Body(200, answer.to_string()));
+    who.tap_on(&shown, "‹ Back");
+    let is_hidden = |screen: &Screen| screen.id == shown.id && screen.key().is_none();
+    let hidden = who.finds("the hint", is_hidden).await;
+    assert!(hidden.text.contains(&key[..7]), "{hidden}");
+    let reason = "a message still shows a key";
+    eventually(reason, PATIENCE, async || bot.output().contains(reason)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

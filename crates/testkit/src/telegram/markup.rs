@@ -86,12 +86,14 @@ fn button(value: &Value) -> Result<Button, Refusal> {
     Ok(button)
 }
 
-/// Whether a button may open this URL: Telegram wants a host with a dot.
+/// Whether a button may open this URL: Telegram wants a host with a dot. `.invalid` stands for all others
+/// that it refuses.
 fn is_page(url: &str) -> bool {
     let uri = url.parse::<http::Uri>().ok();
     uri.is_some_and(|uri| {
         let is_web = ["http", "https"].contains(&uri.scheme_str().unwrap_or_default());
-        is_web && uri.host().is_some_and(|host| host.contains('.'))
+        let is_host = |host: &str| host.contains('.') && !host.ends_with(".invalid");
+        is_web && uri.host().is_some_and(is_host)
     })
 }
 
