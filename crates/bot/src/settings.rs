@@ -90,10 +90,11 @@ impl BotSettings {
         host.map_or_else(|| self.template.prefix(), |host| &host.prefix)
     }
 
-    /// Whether the host of this bot could name an account of the other one.
-    fn reaches(&self, other: &Self) -> bool {
+    /// Whether this bot and the other one could name an account of each other. With equal prefixes they
+    /// share their accounts on purpose.
+    fn overlaps(&self, other: &Self) -> bool {
         let (own, other) = (self.prefix(), other.prefix());
-        self.host.is_some() && own != other && other.starts_with(own)
+        own != other && (own.starts_with(other) || other.starts_with(own))
     }
 }
 

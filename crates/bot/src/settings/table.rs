@@ -310,13 +310,10 @@ impl Schema for Values {
                 Ok(bot) if known.iter().any(|known| known.id() == bot.id()) => {
                     errors.push(format!("{place}bot {} is in another table", bot.id()));
                 }
-                Ok(bot)
-                    if known
-                        .iter()
-                        .any(|known| bot.reaches(known) || known.reaches(&bot)) =>
-                {
+                Ok(bot) if known.iter().any(|known| bot.overlaps(known)) => {
                     errors.push(format!(
-                        "{place}account_prefix: give each host its own, of which none begins another"
+                        "{place}account_prefix or account_template: give each bot a prefix that begins no \
+                         other one, and begins with no other one"
                     ));
                 }
                 Ok(bot) => known.push(bot),

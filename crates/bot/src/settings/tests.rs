@@ -340,11 +340,27 @@ fn each_table_is_a_bot_that_starts_with_the_settings_for_all() {
         let error = loaded(&tables).map_or_else(|error| error.to_string(), |_| String::new());
         assert_eq!(error.is_empty(), is_right, "{prefixes:?}: {error}");
         assert!(
-            is_right || error.contains("of which none begins another"),
+            is_right || error.contains("a prefix that begins no other one"),
             "{error}"
         );
     }
-    assert!(loaded(&format!("{first}{}", host(&two, "none"))).is_err());
+    let template = |token_file: &str, prefix: &str| {
+        format!(
+            "[[bots]]\ntelegram_token_file = {token_file:?}\naccount_template = \"{prefix}{{user_id}}\"\n"
+        )
+    };
+    for (tables, is_right) in [
+        (first.clone() + &host(&two, "none"), false),
+        // With the account 001 it would be the one of user 1001.
+        (template(&one, "tg-") + &host(&two, "tg-1"), false),
+        (host(&one, "tg-1") + &template(&two, "tg-"), false),
+        (template(&one, "tg-") + &template(&two, "tg-1"), false),
+        (template(&one, "tg-1") + &template(&two, "tg-"), false),
+        (template(&one, "tg-") + &template(&two, "tg-"), true),
+        (template(&one, "tg-") + &host(&two, "shop-"), true),
+    ] {
+        assert_eq!(loaded(&tables).is_ok(), is_right, "{tables}");
+    }
     let missing = "[[bots]]\ntelegram_token_file = \"/nowhere\"\n";
     let error = loaded(&format!("{first}{missing}"))
         .unwrap_err()
