@@ -86,12 +86,7 @@ impl Host {
     ///
     /// TLS that cannot be set up.
     pub fn new(settings: HostSettings, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let proxies = match settings.url.is_local() {
-            // A proxy would get the token in the clear.
-            true => Proxies::None,
-            false => Proxies::Environment,
-        };
-        let client = outgoing::client(proxies)
+        let client = outgoing::client(Proxies::to(&settings.url))
             .map_err(|error| format!("the client for account_url: {error}"))?;
         Ok(Self {
             client,

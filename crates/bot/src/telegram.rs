@@ -11,7 +11,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use keyward_client::Secret;
-use keyward_ops::outgoing::{cause, words};
+use keyward_ops::outgoing::{self, Proxies, cause, words};
+use keyward_ops::settings::values::Url;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -28,6 +29,8 @@ pub const POLL: Duration = Duration::from_secs(25);
 /// Timeout of a call; a poll adds `POLL`.
 const TIMEOUT: Duration = Duration::from_secs(15);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest answer, in bytes. A hundred updates are far shorter.
+const MAX_BODY: usize = 32 << 20;
 /// A call whose `retry_after` is longer fails.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Timeout of the answer to a tap.
@@ -93,7 +96,10 @@ impl Telegram {
     ///
     /// An invalid URL; TLS that cannot be set up.
     pub fn new(token: &Secret, api_url: &str, metrics: Arc<Metrics>) -> Result<Self, String> {
-        let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+        let proxies = Url::new(api_url).map(|url| Proxies::to(&url));
+        let proxies = proxies.map_err(|error| format!("telegram_api_url: {error}"))?;
+        // A redirect would send the token and the keys to another server.
+        let client = outgoing::builder(proxies).connect_timeout(CONNECT_TIMEOUT);
         let client = client
             .build()
             .map_err(|error| format!("the client for Telegram: {}", cause(&error)))?;
@@ -294,12 +300,14 @@ impl Telegram {
         let url = format!("{}/{method}", self.url.expose());
         let answer = async {
             let response = self.client.post(url).timeout(timeout).json(request).send();
-            let response = response.await?;
-            Ok((response.status(), response.bytes().await?))
+            let mut response = response.await?;
+            let body = outgoing::body(&mut response, MAX_BODY).await?;
+            Ok((response.status(), body))
         };
         let answer: Result<_, reqwest::Error> = answer.await;
         let answer = answer.map_err(|error| Failure::of_http(&error));
         let answer = answer.and_then(|(status, body)| {
+            let body = readable(body)?;
             let mut answer: Value = serde_json::from_slice(&body).unwrap_or_default();
             let result = answer.get_mut("result").map(Value::take);
             let code = answer["error_code"].as_u64();

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::settings::values::Url;
 /// In characters. A longer word may be a secret and is replaced by an ellipsis.
 const MAX_WORD: usize = 20;
 const MAX_WORDS: usize = 16;
@@ -16,18 +17,32 @@ pub enum Proxies {
     None,
 }
 
+impl Proxies {
+    /// For a server at `url`. A proxy would get what is sent to this machine in the clear.
+    pub fn to(url: &Url) -> Self {
+        match url.is_local() {
+            true => Self::None,
+            false => Self::Environment,
+        }
+    }
+}
+
 /// A client that follows no redirect.
 ///
 /// # Errors
 ///
 /// TLS that cannot be set up.
 pub fn client(proxies: Proxies) -> Result<reqwest::Client, String> {
+    builder(proxies).build().map_err(|error| cause(&error))
+}
+
+/// The same, to be completed.
+pub fn builder(proxies: Proxies) -> reqwest::ClientBuilder {
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
-    let client = match proxies {
+    match proxies {
         Proxies::Environment => client,
         Proxies::None => client.no_proxy(),
-    };
-    client.build().map_err(|error| cause(&error))
+    }
 }
 
 /// Reads the body of an answer. `None` if it is longer than `limit` bytes.

@@ -1,6 +1,7 @@
 //! No failure contains the token or a message; pauses and retries have bounds.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::http::StatusCode;
@@ -26,9 +27,12 @@ fn assert_clean(failure: &Failure) {
 
 /// A server that gives every call the same answer. Returns its URL.
 async fn serve(status: StatusCode, body: &'static str) -> String {
+    routed(Router::new().fallback(move || async move { (status, body) })).await
+}
+
+async fn routed(router: Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let router = Router::new().fallback(move || async move { (status, body) });
     tokio::spawn(async move { axum::serve(listener, router).await });
     url
 }
@@ -78,6 +82,32 @@ async fn a_failure_does_not_contain_the_token() {
         let url = serve(status, body).await;
         assert_eq!(telegram(&url).introduce().await, Err(expected));
     }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed_and_an_endless_answer_ends() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let elsewhere = routed(Router::new().fallback(move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { r#"{"ok":true,"result":{"username":"x"}}"# }
+    }));
+    let to = elsewhere.await;
+    let redirects = Router::new().fallback(move || async move {
+        (StatusCode::TEMPORARY_REDIRECT, [("location", to.clone())])
+    });
+    let endless = Router::new().fallback(|| async {
+        let chunk = || Ok::<_, std::io::Error>(vec![b' '; 1 << 20]);
+        axum::body::Body::from_stream(futures_util::stream::repeat_with(chunk))
+    });
+    for router in [redirects, endless] {
+        let failure = telegram(&routed(router).await).introduce().await;
+        assert_eq!(
+            failure,
+            Err(Failure::Lost("the answer cannot be read".to_owned()))
+        );
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
