@@ -249,7 +249,7 @@ impl Bot {
         );
         let (target, until) = (Arc::clone(&self.intake), stop.clone());
         listeners.spawn(tasks.supervise("webhook", async move {
-            drop(webhook::serve(listener, &path, secret, target, until).await);
+            webhook::serve(listener, path, secret, target, until).await;
         }));
         let (url, secret) = (settings.url.expose(), &settings.secret);
         webhook::watch(&self.telegram, &self.health, url, secret, stop).await;

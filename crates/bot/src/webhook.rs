@@ -1,18 +1,16 @@
 //! Updates that Telegram pushes to a webhook. A request is answered after its update was handled,
 //! so Telegram repeats an update that a crash interrupts. A repeated update waits for the first.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
+use axum::body::{Body, to_bytes};
+use http::{Method, Request, Response, StatusCode};
 use keyward_client::Secret;
+use keyward_ops::http::serve_connections;
 use subtle::ConstantTimeEq as _;
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::Update;
@@ -25,62 +23,79 @@ use crate::telegram::failure::Failure;
 const HEADER: &str = "x-telegram-bot-api-secret-token";
 /// In bytes; Telegram's updates are far smaller.
 const MAX_BODY: usize = 1 << 20;
+/// Timeout of the body, after the headers.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// More than Telegram opens.
+const MAX_LISTENED: usize = 256;
 /// Telegram repeats what is refused beyond this.
 const MAX_IN_FLIGHT: usize = 200;
 /// How often to ask Telegram whether it delivers updates.
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 
 struct Webhook {
+    path: String,
     intake: Arc<Intake>,
     secret: Secret,
 }
 
 /// Serves the webhook at `path` until `stop`, and ends after the last answer.
-///
-/// # Errors
-///
-/// Those of the listener.
 pub async fn serve(
     listener: TcpListener,
-    path: &str,
+    path: String,
     secret: Secret,
     intake: Arc<Intake>,
     stop: CancellationToken,
-) -> io::Result<()> {
-    let router = Router::new()
-        .route(path, post(accept))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(Arc::new(Webhook { intake, secret }));
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+) {
+    let webhook = Arc::new(Webhook {
+        path,
+        intake,
+        secret,
+    });
+    let answer = move |request: Request<_>| {
+        let webhook = Arc::clone(&webhook);
+        async move {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = webhook.accept(request.map(Body::new)).await;
+            response
+        }
+    };
+    serve_connections(&listener, MAX_LISTENED, answer, stop.cancelled_owned()).await;
 }
 
-async fn accept(
-    State(webhook): State<Arc<Webhook>>,
-    headers: HeaderMap,
-    body: Bytes,
-) -> StatusCode {
-    let sent = headers
-        .get(HEADER)
-        .map_or(&[][..], |value| value.as_bytes());
-    let secret = webhook.secret.expose().as_bytes();
-    if !bool::from(sent.ct_eq(secret)) {
-        return StatusCode::UNAUTHORIZED;
+impl Webhook {
+    /// Checks the secret first: of a request without it, nothing else is read.
+    async fn accept(&self, request: Request<Body>) -> StatusCode {
+        if request.uri().path() != self.path {
+            return StatusCode::NOT_FOUND;
+        }
+        let sent = request.headers().get(HEADER);
+        let sent = sent.map_or(&[][..], |value| value.as_bytes());
+        if !bool::from(sent.ct_eq(self.secret.expose().as_bytes())) {
+            return StatusCode::UNAUTHORIZED;
+        }
+        if request.method() != Method::POST {
+            return StatusCode::METHOD_NOT_ALLOWED;
+        }
+        let in_flight = self.intake.in_flight();
+        if in_flight.count() >= MAX_IN_FLIGHT {
+            return StatusCode::SERVICE_UNAVAILABLE;
+        }
+        let body = timeout(BODY_TIMEOUT, to_bytes(request.into_body(), MAX_BODY));
+        let body = match body.await {
+            Ok(Ok(body)) => body,
+            Ok(Err(_)) => return StatusCode::PAYLOAD_TOO_LARGE,
+            Err(_) => return StatusCode::REQUEST_TIMEOUT,
+        };
+        let Ok(update) = serde_json::from_slice::<Update>(&body) else {
+            // With another status, Telegram would repeat it forever.
+            tracing::warn!("an update that cannot be read was dropped");
+            return StatusCode::OK;
+        };
+        let id = self.intake.accept(update);
+        in_flight.wait_done(id).await;
+        in_flight.forget(id);
+        StatusCode::OK
     }
-    let in_flight = webhook.intake.in_flight();
-    if in_flight.count() >= MAX_IN_FLIGHT {
-        return StatusCode::SERVICE_UNAVAILABLE;
-    }
-    let Ok(update) = serde_json::from_slice::<Update>(&body) else {
-        // With another status, Telegram would repeat it forever.
-        tracing::warn!("an update that cannot be read was dropped");
-        return StatusCode::OK;
-    };
-    let id = webhook.intake.accept(update);
-    in_flight.wait_done(id).await;
-    in_flight.forget(id);
-    StatusCode::OK
 }
 
 /// Keeps the webhook registered until `stop`, and sets `health`: another program may delete the

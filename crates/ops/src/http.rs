@@ -1,5 +1,6 @@
 //! The side port: `/metrics`, `/livez`, `/readyz`, `/version`, and perhaps a page. It runs on its own thread with a low
-//! priority, and everything that a client can hold is limited, so that it delays no other thread.
+//! priority, and everything that a client can hold is limited, so that it delays no other thread. Other small listeners
+//! have the same limits.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -11,6 +12,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -77,8 +79,18 @@ pub async fn serve(
             // A failure leaves the priority as it was.
             let _ = rustix::process::nice(NICENESS);
             let result = runtime.block_on(async {
-                let listener = TcpListener::from_std(listener)?;
-                accept(&listener, Arc::new(Side::new(probes)), stopped).await;
+                let (listener, side) = (
+                    TcpListener::from_std(listener)?,
+                    Arc::new(Side::new(probes)),
+                );
+                let answer = move |request| {
+                    let side = Arc::clone(&side);
+                    async move { side.answer(&request).await }
+                };
+                serve_connections(&listener, MAX_CONNECTIONS, answer, async {
+                    drop(stopped.await)
+                })
+                .await;
                 io::Result::Ok(())
             });
             // The receiver is gone if the caller's runtime has stopped.
@@ -94,26 +106,35 @@ pub async fn serve(
     ended.unwrap_or_else(|_| Err(io::Error::other("the side port panicked")))
 }
 
-/// Accepts connections until `stopped`, then waits for the open requests.
-async fn accept(listener: &TcpListener, side: Arc<Side>, mut stopped: oneshot::Receiver<()>) {
+/// Answers requests until `stopped`, then waits for the open ones. Of more than `max_connections`, it closes the oldest.
+pub async fn serve_connections<F, B>(
+    listener: &TcpListener,
+    max_connections: usize,
+    answer: impl Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+    stopped: impl Future<Output = ()>,
+) where
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    tokio::pin!(stopped);
     let mut connections: VecDeque<AbortHandle> = VecDeque::new();
     let (stop, _) = watch::channel(());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = &mut stopped => break,
+            () = &mut stopped => break,
         };
         let Ok((stream, _)) = accepted else {
             sleep(ACCEPT_PAUSE).await;
             continue;
         };
         connections.retain(|task| !task.is_finished());
-        if connections.len() >= MAX_CONNECTIONS
+        if connections.len() >= max_connections
             && let Some(oldest) = connections.pop_front()
         {
             oldest.abort();
         }
-        let task = tokio::spawn(connection(stream, Arc::clone(&side), stop.subscribe()));
+        let task = tokio::spawn(connection(stream, answer.clone(), stop.subscribe()));
         connections.push_back(task.abort_handle());
     }
     stop.send_replace(());
@@ -122,10 +143,17 @@ async fn accept(listener: &TcpListener, side: Arc<Side>, mut stopped: oneshot::R
 }
 
 /// Serves one connection until its age, or until the stop.
-async fn connection(stream: TcpStream, side: Arc<Side>, mut stop: watch::Receiver<()>) {
+async fn connection<F, B>(
+    stream: TcpStream,
+    answer: impl Fn(Request<Incoming>) -> F + Send,
+    mut stop: watch::Receiver<()>,
+) where
+    F: Future<Output = Response<B>> + Send,
+    B: Body<Data: Send, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
     let answer = service_fn(move |request| {
-        let side = Arc::clone(&side);
-        async move { Ok::<_, Infallible>(side.answer(&request).await) }
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())

@@ -1,9 +1,12 @@
 //! Updates that Telegram pushes to a webhook.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use keyward_bot::i18n::Id;
 use keyward_testkit::{PATIENCE, http_ask};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::world::{World, key_in};
 
@@ -74,6 +77,30 @@ async fn a_deleted_webhook_is_registered_again() {
 }
 
 #[tokio::test]
+async fn slow_and_silent_requests_end() {
+    let (_world, address) = pushed().await;
+    let mut ends = Vec::new();
+    let begun = format!(
+        "POST /hook HTTP/1.1\r\nhost: x\r\nx-telegram-bot-api-secret-token: {SECRET}\r\n\
+         content-length: 1000\r\n\r\n{{"
+    );
+    for (sent, answer) in [("POST /ho", ""), (&begun, "HTTP/1.1 408")] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        ends.push(async move {
+            let mut read = String::new();
+            stream.read_to_string(&mut read).await.unwrap();
+            assert!(
+                read.starts_with(answer) && read.is_empty() == answer.is_empty(),
+                "{read}"
+            );
+        });
+    }
+    let ends = tokio::time::timeout(PATIENCE, futures_util::future::join_all(ends));
+    ends.await.expect("the bot closes both");
+}
+
+#[tokio::test]
 async fn pushed_updates_are_handled_before_they_are_answered() {
     let (mut world, address) = pushed().await;
     let who = world.telegram.person(5, "en");
@@ -98,6 +125,14 @@ async fn pushed_updates_are_handled_before_they_are_answered() {
         assert_eq!(answer.unwrap().status, status);
     }
     assert_eq!(world.keyward.count(), before);
+    // Of a request without the secret, the bot does not wait for the rest.
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "POST /hook HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(5), stream.read_exact(&mut answer));
+    read.await.expect("an answer without the body").unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 401");
     // The connection may close before the answer.
     let large = " ".repeat(2 << 20);
     let answer = http_ask(address, "POST", "/hook", &secret(SECRET), &large).await;
