@@ -73,10 +73,7 @@ ask-used-days = { $days ->
         [one] Last known use: { $days } day ago.
        *[other] Last known use: { $days } days ago.
     }
-old-key-tried = { $times ->
-        [one] After your old key stopped working, someone tried it { $times } time, last on { $time }. Check that all your programs have the new key.
-       *[other] After your old key stopped working, someone tried it { $times } times, last on { $time }. Check that all your programs have the new key.
-    }
+old-key-tried = After your old key stopped working, someone tried it, last on { $time }. Check that all your programs have the new key.
 revoking-text = Revoking the key… This can take up to a minute. If you don't get an answer, press Retry. Retry never creates a second key.
 unclear-unconfirmed =
     <b>Not finished yet</b>

@@ -55,7 +55,7 @@ ask-used-now = 最近一次已知的使用：刚刚。
 ask-used-minutes = 最近一次已知的使用：{ $minutes } 分钟前。
 ask-used-hours = 最近一次已知的使用：{ $hours } 小时前。
 ask-used-days = 最近一次已知的使用：{ $days } 天前。
-old-key-tried = 旧密钥失效后，仍有人尝试使用了 { $times } 次，最近一次为 { $time }。请检查您的所有程序是否都已换上新密钥。
+old-key-tried = 旧密钥失效后，仍有人尝试使用，最近一次为 { $time }。请检查您的所有程序是否都已换上新密钥。
 revoking-text = 正在撤销密钥，最长可能需要一分钟。如果一直没有结果，请点按“重试”。重试不会生成第二个新密钥。
 unclear-unconfirmed =
     <b>尚未完成</b>

@@ -21,9 +21,8 @@ pub struct KeyName {
     pub hint: String,
     /// When it was used last, as far as Keyward said when it was shown, in seconds since 1970.
     pub last_use: Option<u32>,
-    /// How often the key that it replaced was tried after its end, and when that was the last time, in
-    /// seconds since 1970.
-    pub old_key_tried: Option<(u32, u32)>,
+    /// When somebody last tried the key that it replaced, after its end, in seconds since 1970.
+    pub old_key_tried: Option<u32>,
 }
 
 /// The current key of the account.
@@ -53,7 +52,7 @@ impl CurrentKey {
     }
 
     /// The same key, with what is known of its predecessor.
-    pub(crate) fn after(mut self, tried: Option<(u32, u32)>) -> Self {
+    pub(crate) fn after(mut self, tried: Option<u32>) -> Self {
         let (Self::Visible { key, .. } | Self::Unrecoverable(key) | Self::Disabled(key)) =
             &mut self;
         key.old_key_tried = tried;
@@ -175,10 +174,7 @@ pub fn current_key(
             created: _,
             predecessor,
         }) if key.account_id == account => {
-            let tried = predecessor.and_then(|old| {
-                let times = u32::try_from(old.refused_count).unwrap_or(u32::MAX);
-                Some((times, unix(old.last_refused_time?)?))
-            });
+            let tried = predecessor.as_ref().and_then(tried_after_end);
             // The key has just ended; the next Issue creates its successor.
             let current = CurrentKey::of(account, key, api_key).ok_or(Problem::Unavailable);
             current.map(|current| current.after(tried))
@@ -216,6 +212,15 @@ pub fn revoke_result(account: &str, answer: Result<v1::RevokeResponse, Error>) -
         Some(current) => RevokeResult::Replaced(end, current),
         None => RevokeResult::Ended(Note::Already(end)),
     }
+}
+
+/// When a revoked key was last tried. It may have been refused before its end, while it was disabled:
+/// then nobody may have tried it since.
+fn tried_after_end(key: &v1::ApiKey) -> Option<u32> {
+    let exact = |time: &prost_types::Timestamp| (time.seconds, time.nanos);
+    let (tried, ended) = (key.last_refused_time?, key.revoke_time?);
+    let is_after = key.state() == v1::State::Revoked && exact(&tried) >= exact(&ended);
+    is_after.then(|| unix(tried)).flatten()
 }
 
 fn second(time: prost_types::Timestamp) -> Option<OffsetDateTime> {

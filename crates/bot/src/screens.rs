@@ -243,10 +243,9 @@ impl Renderer<'_> {
             note.push('\n');
             note.push_str(&self.plain(Id::NOTE_CURRENT));
         }
-        if let Some((times, time)) = current.key().old_key_tried {
+        if let Some(time) = current.key().old_key_tried {
             let time = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(time.into());
-            let values = [("times", Value::from(times)), ("time", utc(time))];
-            text.push(self.text(Id::OLD_KEY_TRIED, &values));
+            text.push(self.text(Id::OLD_KEY_TRIED, &[("time", utc(time))]));
         }
         let revoke = |key: &KeyName| {
             let revoke = (Id::BUTTON_REVOKE, Action::Revoke(key.key_id));

@@ -272,21 +272,27 @@ fn other_messages_call_a_key_dead_only_after_a_proof() {
 #[test]
 fn the_use_of_the_key_and_of_its_predecessor_is_known() {
     let second = |seconds| Some(prost_types::Timestamp { seconds, nanos: 7 });
-    let answer = |refused_count, last_refused_time| v1::IssueResponse {
+    let answer = |state, last_refused_time| v1::IssueResponse {
         key: Some(v1::ApiKey {
             last_use_time: second(1_700_000_000),
             ..key(NEW, v1::State::Active)
         }),
         predecessor: Some(v1::ApiKey {
-            refused_count,
+            refused_count: 14,
             last_refused_time,
-            ..key(OLD, v1::State::Revoked)
+            revoke_time: second(1_800_000_000),
+            ..key(OLD, state)
         }),
         ..Default::default()
     };
+    let (revoked, active) = (v1::State::Revoked, v1::State::Active);
     for (answer, tried) in [
-        (answer(14, second(1_800_000_000)), Some((14, 1_800_000_000))),
-        (answer(0, None), None),
+        (answer(revoked, second(1_800_000_000)), Some(1_800_000_000)),
+        (answer(revoked, second(1_900_000_000)), Some(1_900_000_000)),
+        // While it was disabled, before its end.
+        (answer(revoked, second(1_799_999_999)), None),
+        (answer(active, second(1_900_000_000)), None),
+        (answer(revoked, None), None),
     ] {
         let current = current_key(ACCOUNT, Ok(answer)).unwrap();
         assert_eq!(current.key().last_use, Some(1_700_000_000));

@@ -119,7 +119,7 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
         ("unknown-key", new_key(Note::UnknownKey)),
         (
             "tried",
-            View::Key(None, visible(NEW, false).after(Some((14, 1_795_602_600)))),
+            View::Key(None, visible(NEW, false).after(Some(1_795_602_600))),
         ),
         ("once", View::Key(None, visible(OLD, true))),
         (
