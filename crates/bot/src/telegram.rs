@@ -319,7 +319,7 @@ impl Telegram {
                     Err(Failure::of_answer(code, text, retry_after))
                 }
                 // A proxy before Telegram answers in its own words.
-                _ if status.is_server_error() => Err(Failure::Server(status.as_u16())),
+                _ if status.is_server_error() => Err(Failure::of_server(status.as_u16())),
                 _ => readable(None),
             }
         });

@@ -86,6 +86,14 @@ impl Failure {
         }
     }
 
+    /// The failure of a status from 500 on. With 504 a proxy says that it got no answer.
+    pub(super) fn of_server(status: u16) -> Self {
+        match status {
+            504 => Self::Lost("a proxy got no answer: status 504".to_owned()),
+            status => Self::Server(status),
+        }
+    }
+
     /// The failure of Telegram's answer. Telegram changes its texts, but these parts have stayed.
     pub(super) fn of_answer(code: u16, text: &str, retry_after: Option<u64>) -> Self {
         let lower = text.to_ascii_lowercase();
@@ -96,7 +104,7 @@ impl Failure {
             409 if says(&["webhook"]) => Self::Webhook,
             409 => Self::Conflict,
             429 => Self::TooMany(Duration::from_secs(retry_after.unwrap_or(1))),
-            500.. => Self::Server(code),
+            500.. => Self::of_server(code),
             _ if says(&["message is not modified"]) => Self::Same,
             _ if says(&[
                 "message to edit not found",
@@ -167,6 +175,11 @@ mod tests {
                 Failure::TooMany(Duration::from_secs(1)),
             ),
             (502, "Bad Gateway", Failure::Server(502)),
+            (
+                504,
+                "Gateway Timeout",
+                Failure::Lost("a proxy got no answer: status 504".to_owned()),
+            ),
             (
                 400,
                 "Bad Request: new",

@@ -78,6 +78,11 @@ async fn a_failure_does_not_contain_the_token() {
             "<html>canary</html>",
             Failure::Server(502),
         ),
+        (
+            StatusCode::GATEWAY_TIMEOUT,
+            "<html>canary</html>",
+            Failure::Lost("a proxy got no answer: status 504".to_owned()),
+        ),
     ] {
         let url = serve(status, body).await;
         assert_eq!(telegram(&url).introduce().await, Err(expected));
