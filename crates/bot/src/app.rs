@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -289,6 +290,7 @@ impl Bot {
     /// Waits for the updates in flight, confirms them if they were polled, and hides all keys.
     async fn finish(&self) {
         self.health.set(Err("stopping".to_owned()));
+        self.intake.messages().stop_showing();
         if timeout(FINISH_TIMEOUT, self.intake.wait_idle())
             .await
             .is_err()
@@ -360,6 +362,7 @@ pub(crate) fn build(
             screens,
             tracked: Arc::clone(&tracked),
             metrics: Arc::clone(metrics),
+            is_stopping: AtomicBool::new(false),
         };
         let authority = Authority {
             client: client.clone(),

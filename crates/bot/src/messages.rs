@@ -2,6 +2,7 @@
 //! counts as one that shows its key. A repeated edit discloses no key, so it may come late.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -33,6 +34,8 @@ pub struct Messages {
     pub tracked: Arc<TrackedMessages>,
     /// Where they are counted.
     pub metrics: Arc<Metrics>,
+    /// Nothing hides a key that is shown from now on.
+    pub is_stopping: AtomicBool,
 }
 
 impl Messages {
@@ -44,6 +47,11 @@ impl Messages {
         place: &Place,
         view: &View,
     ) -> Option<MessageId> {
+        let keyless = view.without_key();
+        let view = match &keyless {
+            Some(keyless) if self.is_stopping() => keyless,
+            _ => view,
+        };
         if let Some(message) = message
             && self.edit(person, message, place, view).await != Err(Failure::Gone)
         {
@@ -51,13 +59,12 @@ impl Messages {
         }
         // Telegram may create a message and lose the answer with its id, and sending is repeated. So
         // a new message gets its key by an edit, after the bot knows which message it must hide.
-        let keyless = view.without_key();
         let first = keyless.as_ref().unwrap_or(view);
         let screen = self.screens.render(person.language, place, first);
         let sent = self.telegram.send(person.id, &screen).await;
         log_failure("sending a message", sent.as_ref());
         let message = sent.ok()?;
-        if keyless.is_some() {
+        if view.discloses().is_some() && !self.is_stopping() {
             // A failed edit is logged and repeated.
             let _ = self.edit(person, message, place, view).await;
         }
@@ -101,6 +108,9 @@ impl Messages {
         match &edited {
             Ok(()) if shows_key => {
                 self.metrics.reveals.inc();
+                if self.is_stopping() {
+                    self.replace(tracked, SHORTLY).await;
+                }
             }
             Ok(()) | Err(Failure::Gone) => self.tracked.remove(self.user(person), message),
             Err(failure) => {
@@ -172,6 +182,15 @@ impl Messages {
             // A failed edit becomes due again.
             self.replace(message, ONCE).await;
         }
+    }
+
+    /// From now on, messages get the hints of keys.
+    pub fn stop_showing(&self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
     }
 
     /// Replaces every tracked message, at a stop.

@@ -1,6 +1,8 @@
 //! Edits that fail at first, and outdated screens: no message keeps showing a dead key, every outcome
 //! of a Revoke arrives, and no message is wrong.
 
+use std::time::Duration;
+
 use keyward_bot::i18n::Id;
 use keyward_testkit::telegram::{Fault, Screen, When};
 
@@ -141,6 +143,39 @@ async fn a_second_tap_beyond_the_limit_keeps_the_new_key_on_the_screen() {
 }
 
 #[tokio::test]
+async fn a_revoke_that_ends_during_the_stop_shows_no_key_that_nothing_would_hide() {
+    let mut world = World::start(&[]).await;
+    let [who, other] = [5, 6].map(|id| world.telegram.person(id, "en"));
+    let (asked, old) = world.ask_to_revoke(&who).await;
+    world.open_key(&other).await;
+    // The updates in flight have 10 seconds. Then the bot hides the other key, which takes longer than
+    // the Revoke.
+    world.keyward.keys.lock().delay = Duration::from_secs(13);
+    who.tap_on(&asked, "✅ Confirm");
+    who.sees("the announcement", |screen| {
+        screen.text.contains("Revoking")
+    })
+    .await;
+    let slow = Fault::Slow(Duration::from_secs(8));
+    world.telegram.fault("editMessageText", 1, slow);
+    world.stop_bot().await;
+    let new = world.live(&who);
+    assert_ne!(new, old);
+    let hidden = who.message(asked.id).unwrap();
+    assert!(
+        hidden.key().is_none() && hidden.text.contains(&new[..7]),
+        "{hidden}"
+    );
+    assert!(
+        world
+            .telegram
+            .shown()
+            .iter()
+            .all(|screen| screen.key() != Some(&new))
+    );
+}
+
+#[tokio::test]
 async fn chats_that_telegram_slows_down_hold_up_no_other_user() {
     let world = World::start(&[]).await;
     // As many users as are served at a time. Each waits for its own chat.
@@ -154,7 +189,7 @@ async fn chats_that_telegram_slows_down_hold_up_no_other_user() {
     let who = world.telegram.person(5, "en");
     who.send("/apikey");
     let shown = who.sees("the key", |screen| screen.key().is_some());
-    let shown = tokio::time::timeout(std::time::Duration::from_secs(20), shown).await;
+    let shown = tokio::time::timeout(Duration::from_secs(20), shown).await;
     shown.expect("it does not wait for the others");
 }
 
@@ -163,7 +198,7 @@ async fn a_slow_revoke_is_announced_and_does_not_hold_up_a_crowd() {
     let world = World::start(&[]).await;
     let who = world.telegram.person(5, "en");
     let (asked, _) = world.ask_to_revoke(&who).await;
-    world.keyward.keys.lock().delay = std::time::Duration::from_secs(30);
+    world.keyward.keys.lock().delay = Duration::from_secs(30);
     who.tap_on(&asked, "✅ Confirm");
     let revoking = |screen: &Screen| screen.text.contains("Revoking");
     let waiting = who.sees("the announcement", revoking).await;
