@@ -34,7 +34,7 @@ pub(super) fn prepare(
     name: &'static str,
     others: OtherCrates,
 ) -> Result<Guard, StartError> {
-    system::forbid_core_dumps()?;
+    keyward_ops::process::forbid_core_dumps()?;
     system::allow_open_files();
     Ok(keyward_ops::init(settings, name, others)?)
 }

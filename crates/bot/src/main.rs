@@ -57,6 +57,9 @@ fn inputs(matches: &ArgMatches) -> Inputs {
 }
 
 fn run(settings: settings::Settings) -> ExitCode {
+    if let Err(error) = keyward_ops::process::forbid_core_dumps() {
+        return failed(1, &format!("cannot protect the memory: {error}"));
+    }
     // The URLs of the Bot API contain the token, and other crates log URLs.
     let others = OtherCrates::WarningsOnly;
     let telemetry = match keyward_ops::init(&settings.telemetry, "keyward-bot", others) {

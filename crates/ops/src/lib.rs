@@ -1,5 +1,5 @@
 //! What an operator meets in every program of Keyward: its settings, log, spans, metrics, side
-//! port and outgoing HTTP.
+//! port and outgoing HTTP; and how a program protects its memory.
 
 pub mod findings;
 pub mod http;
@@ -7,6 +7,7 @@ mod metrics;
 mod otlp;
 pub mod outgoing;
 mod page;
+pub mod process;
 pub mod samples;
 pub mod settings;
 pub mod side_port;

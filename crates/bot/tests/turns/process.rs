@@ -56,6 +56,17 @@ pub(crate) async fn health(side_port: impl ToString) -> (Option<i32>, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_crash_writes_no_secrets_to_a_file() {
+    let world = World::new().await;
+    let (bot, _) = start(bot(&world, &[]));
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", bot.id())).unwrap();
+    let mut lines = limits.lines();
+    let core = lines.find(|line| line.starts_with("Max core file size"));
+    let core: Vec<_> = core.unwrap().split_whitespace().skip(4).take(2).collect();
+    assert_eq!(core, ["0", "0"], "{limits}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn health_reports_each_failure_in_one_clear_line() {
     let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = stranger.local_addr().unwrap().to_string();
