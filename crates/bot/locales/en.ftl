@@ -87,6 +87,10 @@ unclear-busy =
     <b>Result not known yet</b>
 
     Many people are opening their keys right now, so we can't show you the result yet. The old key may still work, or it may have stopped working, so don't rely on it. Press Retry in a minute. Retry never creates a second key.
+unclear-fault =
+    <b>Result unknown</b>
+
+    The service doesn't accept requests from this bot right now. The old key may still work, or it may have stopped working, so don't rely on it. Press Retry later. Retry never creates a second key.
 busy-text = Many people are opening their keys right now, so we can't show you yours. Please try again in a minute.
 unavailable-text = We can't reach the service right now. Please try again.
 present-unavailable = We can't show your current key right now. Please try again.

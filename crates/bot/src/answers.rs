@@ -238,7 +238,8 @@ fn refused(error: &Error) -> RevokeResult {
         // An earlier attempt of the client may have succeeded, so no other error is an outcome.
         (_, Some("REVOKE_UNCONFIRMED")) => RevokeResult::Unclear(Unclear::Unconfirmed),
         (_, Some(REVEALS_EXHAUSTED)) => RevokeResult::Unclear(Unclear::Busy),
-        _ => RevokeResult::Unclear(Unclear::Unknown),
+        (ErrorKind::Unavailable, _) => RevokeResult::Unclear(Unclear::Unknown),
+        _ => RevokeResult::Unclear(Unclear::Fault),
     }
 }
 

@@ -69,6 +69,8 @@ pub enum Unclear {
     Unknown,
     /// Keyward shows the bot no more keys at the moment, and so not the successor.
     Busy,
+    /// Keyward refuses the bot.
+    Fault,
 }
 
 /// A screen without its language.
@@ -268,6 +270,10 @@ pub fn asked(
     now: u32,
 ) -> View {
     match current {
+        // A successor would be disabled, too.
+        Ok(current @ CurrentKey::Disabled(_)) if current.key().key_id == key_id => {
+            View::Key(None, current)
+        }
         Ok(current) if current.key().key_id == key_id => {
             View::ConfirmRevoke(note, current.key().clone(), now)
         }

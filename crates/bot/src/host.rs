@@ -212,7 +212,7 @@ fn links_of(links: Vec<Link>) -> Result<Vec<Link>, Failure> {
 /// direction.
 fn is_text(text: &str, max: usize) -> bool {
     // U+200D joins emoji.
-    let hidden = ['\u{200b}', '\u{200e}', '\u{200f}', '\u{feff}'];
+    let hidden = ['\u{61c}', '\u{200b}', '\u{200e}', '\u{200f}', '\u{feff}'];
     let is_hidden =
         |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
     let is_short = text.chars().count() <= max;

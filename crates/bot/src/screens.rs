@@ -113,6 +113,7 @@ impl Renderer<'_> {
                     Unclear::Unconfirmed => self.with_support(text(Id::UNCLEAR_UNCONFIRMED)),
                     Unclear::Unknown => self.with_support(text(Id::UNCLEAR_UNKNOWN)),
                     Unclear::Busy => self.with_support(text(Id::UNCLEAR_BUSY)),
+                    Unclear::Fault => self.with_support(text(Id::UNCLEAR_FAULT)),
                 };
                 let retry = (Id::BUTTON_RETRY, Action::Retry(*revocation));
                 (text, self.column([retry]))
@@ -304,7 +305,7 @@ impl Renderer<'_> {
     fn hides(&self, after: Duration) -> String {
         let (id, name, number) = match after.as_secs() {
             seconds @ 0..120 => (Id::KEY_HIDES_SECONDS, "seconds", seconds),
-            seconds => (Id::KEY_HIDES_MINUTES, "minutes", seconds / 60),
+            seconds => (Id::KEY_HIDES_MINUTES, "minutes", seconds.div_ceil(60)),
         };
         self.text(id, &[(name, Value::from(number))])
     }

@@ -150,6 +150,7 @@ fn only_a_proven_revoke_is_clear() {
         true => RevokeResult::Unclear(Unclear::Unconfirmed),
         false => RevokeResult::Unclear(Unclear::Unknown),
     };
+    let fault = || RevokeResult::Unclear(Unclear::Fault);
     for (kind, reason, expected) in [
         (ErrorKind::Unavailable, None, unclear(false)),
         (
@@ -172,14 +173,10 @@ fn only_a_proven_revoke_is_clear() {
             Some("REVEALS_EXHAUSTED"),
             RevokeResult::Unclear(Unclear::Busy),
         ),
-        (
-            ErrorKind::Unauthorized,
-            Some("ROLE_REQUIRED"),
-            unclear(false),
-        ),
-        (ErrorKind::Invalid, Some("INVALID_FIELD"), unclear(false)),
-        (ErrorKind::Internal, None, unclear(false)),
-        (ErrorKind::NotFound, None, unclear(false)),
+        (ErrorKind::Unauthorized, Some("ROLE_REQUIRED"), fault()),
+        (ErrorKind::Invalid, Some("INVALID_FIELD"), fault()),
+        (ErrorKind::Internal, None, fault()),
+        (ErrorKind::NotFound, None, fault()),
         (
             ErrorKind::NotFound,
             Some("KEY_NOT_FOUND"),

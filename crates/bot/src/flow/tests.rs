@@ -115,12 +115,14 @@ fn the_view_after_cancel_says_whether_the_key_is_still_the_current_one() {
 #[test]
 fn only_the_current_key_can_be_revoked() {
     let current = || Ok(visible(NEW, false));
+    let disabled = || CurrentKey::Disabled(name(NEW));
     let late = || Some(Note::Late);
     let changed = View::Key(Some(Note::Changed), visible(NEW, false));
     let problem = View::Problem(None, Problem::Fault);
     for (key_id, current, expected) in [
         (NEW, current(), View::ConfirmRevoke(late(), name(NEW), NOW)),
         (OLD, current(), changed),
+        (NEW, Ok(disabled()), View::Key(None, disabled())),
         (OLD, Err(Problem::Fault), problem),
     ] {
         assert_eq!(asked(late(), key_id, current, NOW), expected);

@@ -217,6 +217,21 @@ fn values_are_escaped_and_a_long_key_has_no_copy_button() {
 }
 
 #[test]
+fn a_key_is_not_hidden_later_than_the_text_says() {
+    for (seconds, said) in [(119, "119 seconds"), (120, "2 minutes"), (150, "3 minutes")] {
+        let screens = Screens {
+            hide_after: Some(Duration::from_secs(seconds)),
+            ..screens()
+        };
+        let screen = render(&screens, Language::English, &sample("key"));
+        assert!(
+            screen.text.expose().contains(&format!("in {said}.")),
+            "{screen:?}"
+        );
+    }
+}
+
+#[test]
 fn without_hide_after_no_time_is_shown() {
     let screens = Screens::default();
     let screen = render(&screens, Language::English, &sample("key"));

@@ -231,6 +231,7 @@ fn bad_answers() -> Vec<(Answer, &'static str)> {
         (with("lines", line(&long, "a")), "lines are"),
         (with("lines", line("a\n", "b")), "lines are"),
         (with("lines", line("a", "\u{202e}canary")), "lines are"),
+        (with("lines", line("a", "\u{61c}canary")), "lines are"),
         (with("lines", line("", "b")), "lines are"),
         (
             with(

@@ -133,6 +133,7 @@ pub(crate) fn views() -> Vec<(&'static str, View)> {
         ),
         ("unclear-unknown", View::Unclear(of_key, Unclear::Unknown)),
         ("unclear-busy", View::Unclear(of_key, Unclear::Busy)),
+        ("unclear-fault", View::Unclear(of_key, Unclear::Fault)),
         ("busy", View::Problem(None, Problem::Busy)),
         ("unavailable", View::Problem(None, Problem::Unavailable)),
         (
