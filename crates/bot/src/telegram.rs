@@ -64,6 +64,9 @@ pub struct Webhook {
     pub last_error: Option<i64>,
     #[serde(default, rename = "last_error_message")]
     why: String,
+    /// How many updates wait for their delivery.
+    #[serde(default, rename = "pending_update_count")]
+    pub pending: u64,
 }
 
 impl Webhook {

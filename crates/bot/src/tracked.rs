@@ -26,6 +26,9 @@ const MAX_PAUSE: Duration = Duration::from_secs(3600);
 /// After so many failures, an edit that Telegram refuses is given up, unless the message shows a key.
 const MAX_FAILURES: u32 = 10;
 
+/// After so many failures, about a week, the message of a user who has blocked the bot is given up.
+const MAX_BLOCKED: u32 = 24 * 7;
+
 /// A bot of this process, by its position in the settings, and one of its users.
 pub type BotUser = (usize, u64);
 
@@ -90,6 +93,7 @@ impl TrackedMessages {
                 message.replacement = View::HiddenKey(None, key.hint.clone());
             }
             (Failure::Refused(_), None) if failures >= MAX_FAILURES => return,
+            (Failure::Blocked, _) if failures >= MAX_BLOCKED => return,
             _ => {}
         }
         let pause = match failure {
@@ -151,9 +155,11 @@ impl TrackedMessages {
         })
     }
 
-    /// Removes and returns all messages of a bot.
+    /// Removes and returns all messages of a bot; first those whose edit has not failed.
     pub fn take_all(&self, bot: usize) -> Vec<TrackedMessage> {
-        self.take(|message| message.user.0 == bot)
+        let mut all = self.take(|message| message.user.0 == bot);
+        all.sort_by_key(|message| message.failures);
+        all
     }
 
     /// The users of a bot who have due messages.
@@ -302,6 +308,28 @@ mod tests {
         let message = tracked.take_due((0, 1), None, now).pop().unwrap();
         tracked.put_back(message, &refused, now);
         assert!(tracked.take_all(0).is_empty());
+    }
+
+    #[test]
+    fn users_who_block_the_bot_come_last_and_are_given_up_after_a_week() {
+        let (tracked, mut now) = (TrackedMessages::default(), Instant::now());
+        tracked.put(message(1, 1, 1, Some(now)), now);
+        let mut hours = 0;
+        while let Some(message) = tracked.take_due((0, 1), None, now).pop() {
+            tracked.put_back(message, &Failure::Blocked, now);
+            now += MAX_PAUSE;
+            hours += 1;
+        }
+        assert_eq!(hours, MAX_BLOCKED);
+        for (id, failures) in [(1, 5), (2, 0), (3, 7)] {
+            let message = TrackedMessage {
+                failures,
+                ..message(1, id, 1, Some(now))
+            };
+            tracked.put(message, now);
+        }
+        let order = tracked.take_all(0).into_iter().map(|message| message.id.0);
+        assert_eq!(order.collect::<Vec<_>>(), [2, 1, 3]);
     }
 
     #[test]

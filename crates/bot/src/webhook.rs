@@ -17,8 +17,8 @@ use crate::events::Update;
 use crate::health::Health;
 use crate::intake::Intake;
 use crate::outage::Outage;
-use crate::telegram::Telegram;
 use crate::telegram::failure::Failure;
+use crate::telegram::{self, Telegram};
 
 const HEADER: &str = "x-telegram-bot-api-secret-token";
 /// In bytes; Telegram's updates are far smaller.
@@ -107,15 +107,17 @@ pub async fn watch(
     secret: &Secret,
     stop: &CancellationToken,
 ) {
-    let (mut outage, mut last_error) = (Outage::default(), None);
+    let (mut outage, mut known) = (Outage::default(), None);
     while let Some(answer) = stop
-        .run_until_cancelled(check(telegram, url, secret, &mut last_error))
+        .run_until_cancelled(check(telegram, url, secret, &mut known))
         .await
     {
         match answer {
             Ok(delivery) => {
                 outage = Outage::default();
-                if let Err(reason) = &delivery {
+                if let Err(reason) = &delivery
+                    && health.ready() != delivery
+                {
                     tracing::warn!(reason, "updates are not delivered");
                 }
                 health.set(delivery);
@@ -127,27 +129,81 @@ pub async fn watch(
     }
 }
 
+/// Whether Telegram delivers updates, as one check has found.
+struct Delivery {
+    last_error: Option<i64>,
+    pending: u64,
+    is_failing: bool,
+}
+
+impl Delivery {
+    /// After the previous check. Telegram repeats a failed delivery after pauses that grow, so the lack of a
+    /// new error says nothing: updates are delivered again once fewer wait.
+    fn after(previous: Option<&Self>, webhook: &telegram::Webhook) -> Self {
+        let is_failing = previous.is_some_and(|previous| {
+            let still_wait = webhook.pending > 0 && webhook.pending >= previous.pending;
+            webhook.last_error > previous.last_error || (previous.is_failing && still_wait)
+        });
+        Self {
+            last_error: webhook.last_error,
+            pending: webhook.pending,
+            is_failing,
+        }
+    }
+}
+
 /// Registers the webhook if Telegram has another one, or if this process has not registered it yet:
-/// the secret may be new. Returns whether Telegram delivers updates. `last_error` is the time of the
-/// last failed delivery at the previous check.
+/// the secret may be new. Returns whether Telegram delivers updates. `known` is what the previous check
+/// has found.
 async fn check(
     telegram: &Telegram,
     url: &str,
     secret: &Secret,
-    last_error: &mut Option<Option<i64>>,
+    known: &mut Option<Delivery>,
 ) -> Result<Result<(), String>, Failure> {
     let webhook = telegram.webhook().await?;
-    if last_error.is_none() || !webhook.is_at(url) {
+    if known.is_none() || !webhook.is_at(url) {
         telegram.set_webhook(url, secret).await?;
     }
-    let previous = last_error.replace(webhook.last_error);
-    Ok(
-        match previous.is_some_and(|previous| webhook.last_error > previous) {
-            true => Err(format!(
-                "Telegram cannot deliver updates: {}",
-                webhook.why()
-            )),
-            false => Ok(()),
-        },
-    )
+    let delivery = known.insert(Delivery::after(known.as_ref(), &webhook));
+    Ok(match delivery.is_failing {
+        true => Err(format!(
+            "Telegram cannot deliver updates: {}",
+            webhook.why()
+        )),
+        false => Ok(()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn delivery_fails_until_fewer_updates_wait() {
+        let mut known = None;
+        for (last_error, pending, is_failing) in [
+            // An error from before the start.
+            (Some(5), 3, false),
+            (Some(5), 4, false),
+            (Some(9), 4, true),
+            // Telegram pauses, and more users write.
+            (Some(9), 4, true),
+            (Some(9), 6, true),
+            (Some(9), 5, false),
+            (Some(9), 7, false),
+            (Some(12), 1, true),
+            (Some(12), 0, false),
+        ] {
+            let webhook = json!({
+                "url": "", "last_error_date": last_error, "pending_update_count": pending,
+            });
+            let webhook = serde_json::from_value(webhook).unwrap();
+            let delivery = Delivery::after(known.as_ref(), &webhook);
+            assert_eq!(delivery.is_failing, is_failing, "{last_error:?} {pending}");
+            known = Some(delivery);
+        }
+    }
 }
