@@ -36,7 +36,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(30);
 /// Timeout of the answer to a tap.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Updates that Telegram pushes concurrently; this is its maximum.
-const MAX_CONNECTIONS: u8 = 100;
+pub const MAX_CONNECTIONS: u8 = 100;
 const FIRST_PAUSE: Duration = Duration::from_millis(300);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 

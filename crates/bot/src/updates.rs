@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::Update;
 use crate::health::Health;
+use crate::in_flight::InFlight;
 use crate::intake::Intake;
 use crate::outage::Outage;
 use crate::telegram::{POLL, Telegram};
@@ -18,7 +19,7 @@ const LIMIT: u8 = 100;
 /// A slow update holds up all updates behind the first `LIMIT`. After this time it is confirmed
 /// before its end, so that no user waits for another user's Revoke. A crash then loses the update,
 /// and its user must repeat it.
-const MAX_HOLD: Duration = Duration::from_secs(10);
+pub(crate) const MAX_HOLD: Duration = Duration::from_secs(10);
 /// Above this number of such updates, the others wait at Telegram: while it takes no messages, they
 /// would fill the memory, and a crash would lose them all.
 const MAX_RELEASED: usize = 1_000;
@@ -69,11 +70,16 @@ fn accept(intake: &Intake, offset: Option<u32>, updates: Vec<Update>) {
     }
     // A full answer without a new update: later updates wait for the first of these.
     if count >= usize::from(LIMIT) && in_flight.next() == next {
-        let start = Instant::now().checked_sub(MAX_HOLD);
-        let released = start.map_or(0, |start| in_flight.release(start, MAX_RELEASED));
-        if released > 0 {
-            tracing::warn!(released, "slow updates are confirmed before their end");
-        }
+        release_slow(in_flight);
+    }
+}
+
+/// Lets Telegram get the confirmation of updates that take longer than `MAX_HOLD`.
+pub(crate) fn release_slow(in_flight: &InFlight) {
+    let start = Instant::now().checked_sub(MAX_HOLD);
+    let released = start.map_or(0, |start| in_flight.release(start, MAX_RELEASED));
+    if released > 0 {
+        tracing::warn!(released, "slow updates are confirmed before their end");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Updates that Telegram pushes to a webhook. A request is answered after its update was handled,
-//! so Telegram repeats an update that a crash interrupts. A repeated update waits for the first.
+//! so Telegram repeats an update that a crash interrupts. A repeated update waits for the first. The
+//! exception is that of `updates`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::health::Health;
 use crate::intake::Intake;
 use crate::outage::Outage;
 use crate::telegram::failure::Failure;
-use crate::telegram::{self, Telegram};
+use crate::telegram::{self, MAX_CONNECTIONS, Telegram};
+use crate::updates::{MAX_HOLD, release_slow};
 
 const HEADER: &str = "x-telegram-bot-api-secret-token";
 /// In bytes; Telegram's updates are far smaller.
@@ -92,7 +94,12 @@ impl Webhook {
             return StatusCode::OK;
         };
         let id = self.intake.accept(update);
-        in_flight.wait_done(id).await;
+        while timeout(MAX_HOLD, in_flight.wait_done(id)).await.is_err() {
+            // Telegram must not run out of connections.
+            if in_flight.count() > usize::from(MAX_CONNECTIONS / 2) {
+                release_slow(in_flight);
+            }
+        }
         in_flight.forget(id);
         StatusCode::OK
     }

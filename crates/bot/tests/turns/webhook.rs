@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use keyward_bot::i18n::Id;
+use keyward_testkit::telegram::Fault;
 use keyward_testkit::{PATIENCE, http_ask};
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -98,6 +100,35 @@ async fn slow_and_silent_requests_end() {
     }
     let ends = tokio::time::timeout(PATIENCE, futures_util::future::join_all(ends));
     ends.await.expect("the bot closes both");
+}
+
+#[tokio::test]
+async fn slow_chats_do_not_keep_all_connections_of_telegram() {
+    let (world, address) = pushed().await;
+    let slow = Fault::TooManyRequests(30);
+    world.telegram.fault("sendMessage", 100, slow);
+    let mut answers = tokio::task::JoinSet::new();
+    for id in 1001..=1100 {
+        world.telegram.person(id, "en");
+        let update = json!({"update_id": id, "message": {
+            "message_id": 1, "date": 1, "text": "/start",
+            "from": {"id": id, "is_bot": false, "first_name": "x"},
+            "chat": {"id": id, "type": "private", "first_name": "x"},
+        }});
+        let secret = [("x-telegram-bot-api-secret-token", SECRET)];
+        answers.spawn(async move {
+            let update = update.to_string();
+            http_ask(address, "POST", "/hook", &secret, &update).await
+        });
+    }
+    let half = async {
+        for _ in 0..50 {
+            let answer = answers.join_next().await.unwrap().unwrap();
+            assert_eq!(answer.unwrap().status, 200);
+        }
+    };
+    let half = tokio::time::timeout(Duration::from_secs(25), half).await;
+    half.expect("they are answered before their end");
 }
 
 #[tokio::test]
