@@ -229,8 +229,8 @@ pub const EXPIRING_LOOKED_AT: i64 = 5_000;
 /// The most events that a claim looks at.
 const LOOKED_AT: i64 = 100;
 
-/// The time at which the event before `e` about its key is due, if there is one: behind it `e` waits. It reads one
-/// entry of one index, whatever the plan.
+/// The time at which the event before `e` about its key is due, if there is one: behind it `e` waits. Under every
+/// plan it reads one entry of one index.
 const BEFORE: &str = "SELECT p.due FROM webhook_events AS p
      WHERE p.webhook = $1 AND p.key_id = e.key_id AND p.state = 'waiting' AND p.id < e.id
      ORDER BY p.id DESC LIMIT 1";

@@ -1,5 +1,7 @@
 //! What happens to the store and its instances: an upgrade under load, a restore, a lost Redis.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,8 +11,8 @@ use keyward_proto::v1;
 use keyward_testkit::{Cluster, Options, PATIENCE, Process, Redis, eventually, patiently};
 
 use super::{BACKUP, Operator, RUNBOOKS, UPGRADE, blocks};
-use crate::BINARY;
 use crate::failover::{assert_unsettled, settle};
+use crate::{BINARY, fresh_directory, serve};
 
 fn operator(cluster: &Cluster) -> Operator {
     let mut operator = Operator::new(cluster.directory());
@@ -171,4 +173,40 @@ async fn a_lost_redis_changes_no_verdict() {
     let added = cluster.add();
     let added = cluster.client(added).await;
     assert_eq!(added.verify(&key).await.unwrap(), v1::Verdict::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_an_embedded_store_that_serves_is_whole_and_private() {
+    let (_directory, data) = fresh_directory();
+    let mut process = serve(&data);
+    let client = process.client().await;
+    let (_, key) = client.issue("42", "").await.unwrap();
+    let writer = tokio::spawn(async move {
+        let mut slot = 0;
+        while client.issue("43", &slot.to_string()).await.is_ok() {
+            slot += 1;
+        }
+        slot
+    });
+    let (_, command) = BACKUP.split_once("`(umask").unwrap();
+    let (command, _) = command.split_once('`').unwrap();
+    let operator = Operator::new(&data);
+    for _ in 0..5 {
+        let _ = fs::remove_file(data.join("copy.db"));
+        operator.does(&format!("(umask{command}"));
+    }
+    process.kill();
+    assert!(writer.await.unwrap() > 0);
+    let copy = data.join("copy.db");
+    assert_eq!(
+        fs::metadata(&copy).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    for left in ["keyward.db-wal", "keyward.db-shm"] {
+        let _ = fs::remove_file(data.join(left));
+    }
+    fs::rename(copy, data.join("keyward.db")).unwrap();
+    let restored = serve(&data);
+    let restored = restored.client().await.verify(&key).await;
+    assert_eq!(restored.unwrap(), v1::Verdict::Valid);
 }

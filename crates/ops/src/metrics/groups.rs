@@ -193,7 +193,7 @@ groups! {
     /// The near-caches in callers' processes.
     NearMetrics {
         counters "keyward_near_cache_streams" by "end",
-            "Streams of near-caches that have ended, or were not opened: `off` (the near-cache said so), \
+            "Streams of near-caches that have ended, or were not opened: `off` (the near-cache said so, or never polled), \
              `broken` (a Revoke may have waited for it), `refused`" {
             /// The near-cache said that it is off.
             off = "off",
