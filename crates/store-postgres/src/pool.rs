@@ -55,15 +55,21 @@ impl Pool {
     /// Takes an idle connection, or opens a new one.
     pub(super) async fn lease(&self) -> Result<Lease<'_>, Failure> {
         let permit = Arc::clone(&self.permits).acquire_owned();
-        let permit = tokio::time::timeout(WAIT_LIMIT, permit).await;
-        let Ok(Ok(permit)) = permit else {
-            let why = format!("no connection became free within {WAIT_LIMIT:?}");
-            let are_held = self.locks.as_ref().is_some_and(|locks| locks.are_held());
-            return Err(match are_held {
-                true => StoreError::Locked(why),
-                false => StoreError::Unavailable(why),
+        let permit = match tokio::time::timeout(WAIT_LIMIT, permit).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) => {
+                let closed = "the store is being closed".to_owned();
+                return Err(StoreError::Unavailable(closed).into());
             }
-            .into());
+            Err(_) => {
+                let why = format!("no connection became free within {WAIT_LIMIT:?}");
+                let are_held = self.locks.as_ref().is_some_and(|locks| locks.are_held());
+                return Err(match are_held {
+                    true => StoreError::Locked(why),
+                    false => StoreError::Unavailable(why),
+                }
+                .into());
+            }
         };
         loop {
             let Some(connection) = self.idle.lock().pop() else {
@@ -109,8 +115,9 @@ impl Pool {
         Ok(row)
     }
 
-    /// Closes the idle connections.
+    /// Closes the idle connections now, and the others when their calls end.
     pub(super) async fn close(&self) {
+        self.permits.close();
         let idle = std::mem::take(&mut *self.idle.lock());
         for connection in idle {
             connection.close().await;
@@ -235,6 +242,10 @@ impl<'p> Lease<'p> {
         let Self {
             pool, connection, ..
         } = self;
-        pool.idle.lock().push(connection);
+        let mut idle = pool.idle.lock();
+        // `close` takes the idle ones after it has closed the permits.
+        if !pool.permits.is_closed() {
+            idle.push(connection);
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! Revocations of single keys on Postgres. All writers of changes queue for the log's counter, so
-//! concurrent revocations are gathered into batches by two writers. A batch skips locked keys; their
-//! calls come again in a later batch, so they delay no other call.
+//! concurrent revocations are gathered into batches: while one is written, the next one fills. A batch
+//! skips locked keys; their calls come again in a later batch, so they delay no other call.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::PgRow;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::ATTEMPTS;
 use super::change_notices::ChangeNotices;
@@ -29,8 +30,10 @@ use keyward_store::{
 
 /// The most revocations in one statement.
 const BATCH: usize = 64;
-/// The number of concurrent statements.
+/// The number of batches at a time: one is written, the other fills.
 const WRITERS: usize = 2;
+/// The longest time for which a batch holds up the next one: its connection may hang.
+const TURN: Duration = Duration::from_secs(1);
 
 /// One revocation.
 #[derive(Clone)]
@@ -60,13 +63,15 @@ impl Revoker {
         tasks: &Tasks,
     ) -> Self {
         let (requests, queue) = mpsc::channel(BATCH * WRITERS);
-        let queue = Arc::new(Mutex::new(queue));
+        let (queue, turn) = (Arc::new(Mutex::new(queue)), Arc::new(Semaphore::new(1)));
         for _ in 0..WRITERS {
             let writer = Writer {
                 pool: Arc::clone(pool),
                 notices: Arc::clone(notices),
+                queue: Arc::clone(&queue),
+                turn: Arc::clone(&turn),
             };
-            tasks.spawn("writer of revocations", writer.run(Arc::clone(&queue)));
+            tasks.spawn("writer of revocations", writer.run());
         }
         let locks = Arc::clone(locks);
         Self { requests, locks }
@@ -107,27 +112,50 @@ impl Revoker {
 struct Writer {
     pool: Arc<Pool>,
     notices: Arc<ChangeNotices>,
+    queue: Arc<Mutex<Queue>>,
+    turn: Arc<Semaphore>,
 }
 
 impl Writer {
-    async fn run(self, queue: Arc<Mutex<Queue>>) {
+    async fn run(self) {
         let mut batch = Vec::with_capacity(BATCH);
-        while queue.lock().await.recv_many(&mut batch, BATCH).await > 0 {
+        loop {
+            let mut queue = self.queue.lock().await;
+            if queue.recv_many(&mut batch, BATCH).await == 0 {
+                return;
+            }
+            let turn = self.turn.acquire().await;
+            while batch.len() < BATCH
+                && let Ok(request) = queue.try_recv()
+            {
+                batch.push(request);
+            }
+            drop(queue);
             let (requests, senders): (Vec<Request>, Vec<_>) = batch.drain(..).unzip();
-            let answers = match self.revoke_all(&requests).await {
+            let mut answers = pin!(self.answer_all(&requests));
+            let in_time = tokio::time::timeout(TURN, &mut answers).await;
+            drop(turn);
+            let answers = match in_time {
                 Ok(answers) => answers,
-                // One damaged row must not fail the other requests.
-                Err(failure)
-                    if matches!(failure.error, StoreError::Damaged(_)) && requests.len() > 1 =>
-                {
-                    self.one_by_one(&requests).await
-                }
-                Err(failure) => requests.iter().map(|_| Err(failure.clone())).collect(),
+                Err(_) => answers.await,
             };
             for (sender, answer) in senders.into_iter().zip(answers) {
                 // The caller may have stopped waiting. The change is committed anyway.
                 let _ = sender.send(answer);
             }
+        }
+    }
+
+    async fn answer_all(&self, requests: &[Request]) -> Vec<Answer> {
+        match self.revoke_all(requests).await {
+            Ok(answers) => answers,
+            // One damaged row must not fail the other requests.
+            Err(failure)
+                if matches!(failure.error, StoreError::Damaged(_)) && requests.len() > 1 =>
+            {
+                self.one_by_one(requests).await
+            }
+            Err(failure) => requests.iter().map(|_| Err(failure.clone())).collect(),
         }
     }
 

@@ -116,6 +116,11 @@ async fn rows_read(world: &World) -> usize {
 /// Closes the store, and waits until all that its sessions have read is counted.
 async fn close(world: &World) {
     world.store.close().await;
+    sessions_end(world).await;
+}
+
+/// Waits until the sessions of the store have ended.
+pub(super) async fn sessions_end(world: &World) {
     let sessions =
         format!("pg_stat_activity WHERE datname = current_database() AND usename = '{SERVICE}'");
     eventually("the store's sessions have ended", PATIENCE, async || {

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use keyward_store::{RevokeAnswer, StoreError};
 use keyward_testkit::{PATIENCE, eventually};
+use tokio::task::JoinHandle;
 
 use super::fresh;
 use super::locks::has_skipped;
+use super::plans::sessions_end;
 use crate::world::{
     DAY, HOUR, World, actor, at_once, disabled, done, end, kill, kill_all, replace,
 };
@@ -251,6 +253,47 @@ async fn a_writer_that_panics_is_missed() {
     let expected = "the task 'writer of revocations' panicked: planted";
     assert_eq!(ended.to_string(), expected);
     assert!(world.record(key.id).await.revoke_time.is_some());
+}
+
+/// Revokes a key in a call that hangs for some seconds, and returns when it hangs.
+async fn hanging(world: &World) -> JoinHandle<Result<RevokeAnswer, StoreError>> {
+    let key = world.plain("slow").await.id;
+    let function = "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_sleep(6); RETURN NEW; END'";
+    world.by_hand(function).await;
+    let trigger = format!(
+        "CREATE TRIGGER hang BEFORE UPDATE ON api_keys FOR EACH ROW
+             WHEN (OLD.key_id = '{key}') EXECUTE FUNCTION hang()"
+    );
+    world.by_hand(&trigger).await;
+    let store = world.store.clone();
+    let hanging = tokio::spawn(async move { store.revoke(kill(key), &actor()).await });
+    let hangs = "pg_stat_activity WHERE wait_event = 'PgSleep'";
+    eventually("the call hangs", PATIENCE, || async {
+        world.count(hangs).await > 0
+    })
+    .await;
+    hanging
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_hangs_does_not_hold_up_others_for_long() {
+    let world = World::new(fresh().await).await;
+    let key = world.plain("other").await;
+    let hanging = hanging(&world).await;
+    done(world.store.revoke(kill(key.id), &actor()).await.unwrap());
+    assert!(!hanging.is_finished(), "the second waited for the first");
+    done(hanging.await.unwrap().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_ends_after_the_close_leaves_no_session() {
+    let world = World::new(fresh().await).await;
+    let hanging = hanging(&world).await;
+    world.store.close().await;
+    // What it reads after its commit may need another connection.
+    let _ = hanging.await.unwrap();
+    sessions_end(&world).await;
 }
 
 /// The server refuses notices while their queue is full, too.
