@@ -102,12 +102,6 @@ impl KeptForeign {
     pub fn keys(&self) -> &[KeptKey] {
         &self.keys
     }
-
-    /// The bytes that answer a call for which the fence has admitted the keys and judged them VALID: those
-    /// of the first one. Empty without a key.
-    pub fn answer(&self) -> &[u8] {
-        self.keys.first().map_or(&[], KeptKey::answer)
-    }
 }
 
 impl Kept for KeptForeign {

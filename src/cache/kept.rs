@@ -21,13 +21,36 @@ pub struct KeptKey {
     pub(super) id: KeyId,
     pub(super) mark: UseMark,
     terms: Terms,
-    answer: Box<[u8]>,
+    answer: KeptAnswer,
+}
+
+/// The bytes of the answer VALID, without what the rest of a [`KeptKey`] tells: its id and scopes. The
+/// first byte is the length of what stands before the scopes.
+#[derive(Debug, Default)]
+pub struct KeptAnswer(Box<[u8]>);
+
+impl KeptAnswer {
+    /// The bytes between the id and the scopes, at most 255, and those after the scopes.
+    pub fn new(before: &[u8], after: &[u8]) -> Self {
+        debug_assert!(before.len() <= u8::MAX.into(), "an account and a name");
+        // With another length the fields would come in another order, which means the same.
+        let length = u8::try_from(before.len()).unwrap_or(0);
+        Self([&[length], before, after].concat().into())
+    }
+
+    /// The bytes between the id and the scopes, and those after the scopes.
+    pub fn parts(&self) -> (&[u8], &[u8]) {
+        match self.0.split_first() {
+            Some((length, bytes)) => bytes.split_at((*length).into()),
+            None => (&[], &[]),
+        }
+    }
 }
 
 impl KeptKey {
     /// Keeps what decides a verdict on `record`, and the bytes that answer VALID. What `uses` has not
     /// collected when this ends, it keeps.
-    pub fn new(record: &KeyRecord, answer: Box<[u8]>, uses: &Arc<Uses>) -> Self {
+    pub fn new(record: &KeyRecord, answer: KeptAnswer, uses: &Arc<Uses>) -> Self {
         Self {
             id: record.id,
             mark: UseMark::new(uses),
@@ -56,8 +79,8 @@ impl KeptKey {
         self.mark.note_refusal(at);
     }
 
-    /// The bytes that answer a call for which the fence has admitted the key and judged it VALID.
-    pub fn answer(&self) -> &[u8] {
+    /// What answers a call for which the fence has admitted the key and judged it VALID.
+    pub fn answer(&self) -> &KeptAnswer {
         &self.answer
     }
 }
@@ -74,7 +97,7 @@ impl Kept for KeptKey {
     }
 
     fn weight(&self) -> usize {
-        self.terms.size() + self.answer.len()
+        self.terms.size() + self.answer.0.len()
     }
 }
 

@@ -53,7 +53,7 @@ impl<D, K: Kept> Weighter<D, Arc<Entry<K>>> for ByWeight {
 /// The memory of an entry besides itself, in bytes: its place in the tables, and what allocators round up.
 const OVERHEAD: usize = 128;
 /// The usual size of an entry in bytes, from which the cache plans its tables.
-const USUAL_WEIGHT: usize = 380;
+const USUAL_WEIGHT: usize = 320;
 
 /// Entries by digests.
 pub struct L1<R: Record> {

@@ -12,7 +12,7 @@ mod shared_cache;
 mod uses;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use keyward_ops::CacheMetrics;
 use keyward_store::StoreError;
 
 pub use foreign::{ForeignDigests, ForeignKeys, KeptForeign};
-pub use kept::{Kept, KeptKey};
+pub use kept::{Kept, KeptAnswer, KeptKey};
 pub use l1::{Entry, L1};
 pub use reads::{Dependencies, Keep, ReadLimits, Reads, Records};
 pub use shared_cache::SharedCache;

@@ -190,7 +190,7 @@ fn record() -> TokenRecord {
 }
 
 /// A key with an id of this number.
-pub(super) fn key(number: u32) -> KeyRecord {
+pub(crate) fn key(number: u32) -> KeyRecord {
     let mut id = [0; 16];
     id[12..].copy_from_slice(&number.to_be_bytes());
     KeyRecord {

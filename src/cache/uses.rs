@@ -194,8 +194,8 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::cache::Entry;
     use crate::cache::tests::{at as stamp, key};
+    use crate::cache::{Entry, KeptAnswer};
     use keyward_crypto::Digest;
 
     fn uses() -> Arc<Uses> {
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn an_entry_that_ends_leaves_its_use_behind() {
         let uses = uses();
-        let key = KeptKey::new(&key(1), Box::default(), &uses);
+        let key = KeptKey::new(&key(1), KeptAnswer::default(), &uses);
         key.note_use(at(7));
         let id = key.id;
         drop(key);
@@ -292,7 +292,7 @@ mod tests {
     fn each_key_is_in_one_share_and_the_rest_stays() {
         let (uses, keys, foreign) = (uses(), L1::new(4 << 20), L1::new(1 << 16));
         for number in 0..1_000 {
-            let kept = KeptKey::new(&key(number), Box::default(), &uses);
+            let kept = KeptKey::new(&key(number), KeptAnswer::default(), &uses);
             kept.note_use(at(3));
             let mut digest = [0; 32];
             digest[..4].copy_from_slice(&number.to_be_bytes());

@@ -347,7 +347,7 @@ pub const TABLE: &[Setting<Settings>] = &[
         "max_cached_bytes",
         Takes::Value("SIZE"),
         "128MiB",
-        "Maximum size of the records in memory, of which each key takes about 380 bytes: 1MiB to 1TiB",
+        "Maximum size of the records in memory, of which each key takes about 320 bytes: 1MiB to 1TiB",
         |s, text| size(text, CACHED, "1MiB to 1TiB").map(|size| s.max_cached_bytes = size),
     ),
     Row::new(

@@ -12,10 +12,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{BufMut as _, BytesMut};
 use keyward_proto::v1;
 use prost::Message as _;
 
-use crate::cache::{Consistency, ForeignKeys, Keep, KeptForeign, KeptKey, Uses};
+use crate::cache::{Consistency, ForeignKeys, Keep, KeptAnswer, KeptForeign, KeptKey, Uses};
 use crate::service::{Issue, PageQuery, Revoke, RevokeTarget, ServiceError, Verified, Verify};
 use keyward_core::fence::Ask;
 use keyward_core::key::{
@@ -31,6 +32,8 @@ pub(super) use near::{cache_entry, epoch, near_answer, used};
 pub(super) use tokens::{caller_token, list_tokens, new_token, token_id};
 pub(super) use webhooks::{replay, webhook, webhook_test, webhook_to_test};
 
+/// The verdict VALID on the wire.
+const VALID: u8 = v1::Verdict::Valid as u8;
 /// The maximum number of requests in one VerifyBatch.
 const MAX_BATCH: usize = 256;
 
@@ -299,11 +302,17 @@ pub(super) fn verified(verified: &Verified, wants_entry: bool) -> v1::VerifyResp
         Verdict::IpNotAllowed => v1::Verdict::IpNotAllowed,
     };
     match &verified.key {
-        // `keep` made these bytes. The response for others would have no verdict.
-        Some(key) => v1::VerifyResponse {
-            cache_entry: wants_entry.then(|| cache_entry(key)).flatten(),
-            ..v1::VerifyResponse::decode(key.answer()).unwrap_or_default()
-        },
+        // The response for other bytes would have no verdict.
+        Some(key) => {
+            let mut bytes = BytesMut::new();
+            key.shown()
+                .iter()
+                .for_each(|shown| encode_valid(shown, &mut bytes));
+            v1::VerifyResponse {
+                cache_entry: wants_entry.then(|| cache_entry(key)).flatten(),
+                ..v1::VerifyResponse::decode(bytes).unwrap_or_default()
+            }
+        }
         None => v1::VerifyResponse {
             verdict: verdict.into(),
             key_id: verified.dead.map(|id| id.to_string()).unwrap_or_default(),
@@ -325,16 +334,77 @@ pub fn keep_foreign(uses: &Arc<Uses>) -> Keep<ForeignKeys> {
 }
 
 fn kept(record: &KeyRecord, uses: &Arc<Uses>) -> KeptKey {
-    let valid = v1::VerifyResponse {
-        verdict: v1::Verdict::Valid.into(),
-        key_id: record.id.to_string(),
+    let before = v1::VerifyResponse {
         account_id: record.account.to_string(),
         name: record.name.to_string(),
-        scopes: record.scopes.to_vec(),
+        ..Default::default()
+    };
+    let after = v1::VerifyResponse {
         metadata: record.metadata.entries().clone(),
         expire_time: record.expire_time.map(time),
         revision: record.revision,
-        cache_entry: None,
+        ..Default::default()
     };
-    KeptKey::new(record, valid.encode_to_vec().into(), uses)
+    let answer = KeptAnswer::new(&before.encode_to_vec(), &after.encode_to_vec());
+    KeptKey::new(record, answer, uses)
+}
+
+/// Appends the response for a valid key, with its fields in the order of their tags.
+pub(super) fn encode_valid(key: &KeptKey, to: &mut BytesMut) {
+    let (before, after) = key.answer().parts();
+    to.put_slice(&[1 << 3, VALID]);
+    let id = uuid::Uuid::from_bytes(*key.id().as_bytes());
+    put_text(2, id.as_hyphenated().encode_lower(&mut [0; 36]), to);
+    to.put_slice(before);
+    for scope in key.terms().scopes().iter() {
+        put_text(5, scope, to);
+    }
+    to.put_slice(after);
+}
+
+/// Appends the text field with this tag.
+fn put_text(tag: u8, text: &str, to: &mut BytesMut) {
+    to.put_u8(tag << 3 | 2);
+    // An id and a scope have less than 128 bytes, so this byte is their whole length.
+    to.put_u8(u8::try_from(text.len()).unwrap_or(0));
+    to.put_slice(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::tests::key;
+    use prometheus_client::metrics::counter::Counter;
+
+    #[test]
+    fn the_response_for_a_valid_key_has_the_bytes_that_prost_makes() {
+        let uses = Arc::new(Uses::new(Counter::default()));
+        let plain = key(1);
+        let full = KeyRecord {
+            account: AccountId::new("account_id", "a".repeat(128)).unwrap(),
+            name: SlotName::new("name", "n".repeat(64)).unwrap(),
+            scopes: Scopes::new("scopes", vec!["a".to_owned(), "b".repeat(64)]).unwrap(),
+            metadata: Metadata::new("metadata", [("k".to_owned(), "v".repeat(200))].into())
+                .unwrap(),
+            expire_time: Some(Timestamp::from_micros(1_500_000)),
+            revision: 1 << 40,
+            ..key(2)
+        };
+        for record in [plain, full] {
+            let expected = v1::VerifyResponse {
+                verdict: v1::Verdict::Valid.into(),
+                key_id: record.id.to_string(),
+                account_id: record.account.to_string(),
+                name: record.name.to_string(),
+                scopes: record.scopes.to_vec(),
+                metadata: record.metadata.entries().clone(),
+                expire_time: record.expire_time.map(time),
+                revision: record.revision,
+                cache_entry: None,
+            };
+            let mut bytes = BytesMut::new();
+            encode_valid(&kept(&record, &uses), &mut bytes);
+            assert_eq!(bytes, expected.encode_to_vec());
+        }
+    }
 }

@@ -36,6 +36,8 @@ use super::peer::{Peer, Unsent};
 use super::{Api, convert, deadline};
 use crate::service::{ServiceError, Verified, Verify};
 
+/// The bytes in which the answer for most keys fits.
+const USUAL_ANSWER: usize = 187;
 /// The path of Verify.
 pub const VERIFY: &str = "/keyward.v1.ApiKeyService/Verify";
 
@@ -203,7 +205,12 @@ impl Immediate {
                     let answer = self.api.envoy.answer(*asked, verdict.ok())?;
                     framed(&answer.encode_to_vec())
                 }
-                (Question::Verify(asked), Some(key)) if !asked.wants_entry => framed(key.answer()),
+                (Question::Verify(asked), Some(key)) if !asked.wants_entry => {
+                    let shown = key.shown().into_iter();
+                    frame(USUAL_ANSWER, |message| {
+                        shown.for_each(|key| convert::encode_valid(key, message));
+                    })
+                }
                 (Question::Verify(asked), _) => {
                     framed(&convert::verified(&verified, asked.wants_entry).encode_to_vec())
                 }
@@ -232,11 +239,17 @@ fn message(body: &[u8]) -> Option<&[u8]> {
 
 /// A message as gRPC sends it.
 pub(super) fn framed(message: &[u8]) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(PREFIX + message.len());
-    bytes.put_u8(0);
+    frame(message.len(), |bytes| bytes.put_slice(message))
+}
+
+/// The message that `write` appends, as gRPC sends it. It will have about `size` bytes.
+fn frame(size: usize, write: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(PREFIX + size);
+    bytes.put_bytes(0, PREFIX);
+    write(&mut bytes);
     // A record is far smaller than 4 GiB.
-    bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    bytes.extend_from_slice(message);
+    let length = u32::try_from(bytes.len() - PREFIX).unwrap_or(u32::MAX);
+    bytes[1..PREFIX].copy_from_slice(&length.to_be_bytes());
     bytes.freeze()
 }
 

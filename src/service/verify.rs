@@ -57,11 +57,11 @@ enum ValidEntry {
 }
 
 impl ValidKey {
-    /// The bytes that answer the call.
-    pub fn answer(&self) -> &[u8] {
+    /// The key that the answer shows: of several the first.
+    pub fn shown(&self) -> Option<&KeptKey> {
         match &self.entry {
-            ValidEntry::Own(entry) => entry.kept().answer(),
-            ValidEntry::Foreign { entry, .. } => entry.kept().answer(),
+            ValidEntry::Own(entry) => Some(entry.kept()),
+            ValidEntry::Foreign { entry, .. } => entry.kept().keys().first(),
         }
     }
 

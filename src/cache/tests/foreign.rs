@@ -43,7 +43,7 @@ impl Place {
         *rows.head.lock() = 1;
         let metrics = Metrics::new(&[]);
         let uses = Arc::new(Uses::new(metrics.uses.dropped.clone()));
-        let keep = move |key: &KeyRecord| KeptKey::new(key, Box::default(), &uses);
+        let keep = move |key: &KeyRecord| KeptKey::new(key, KeptAnswer::default(), &uses);
         let dependencies = Dependencies {
             store: Box::new(Arc::clone(&rows)),
             keep: Arc::new(move |found| KeptForeign::new(found, &keep)),

@@ -53,6 +53,11 @@ impl Terms {
         }
     }
 
+    /// The scopes of the key.
+    pub fn scopes(&self) -> &Scopes {
+        &self.scopes
+    }
+
     /// The end of a running grace.
     pub fn revoke_time(&self) -> Option<Timestamp> {
         Some(self.ends.revoke_time).filter(|time| *time != Timestamp::NEVER)
