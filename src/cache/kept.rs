@@ -1,5 +1,5 @@
-//! What is kept of a record in memory: what decides an answer, and the answer. A key takes few bytes, so
-//! that an instance can keep millions.
+//! What is kept of a record in memory: what decides an answer, and what else the answer shows. A key takes
+//! few bytes, so that an instance can keep millions.
 
 use std::sync::Arc;
 
@@ -48,7 +48,7 @@ impl KeptAnswer {
 }
 
 impl KeptKey {
-    /// Keeps what decides a verdict on `record`, and the bytes that answer VALID. What `uses` has not
+    /// Keeps what decides a verdict on `record`, and the rest of what answers VALID. What `uses` has not
     /// collected when this ends, it keeps.
     pub fn new(record: &KeyRecord, answer: KeptAnswer, uses: &Arc<Uses>) -> Self {
         Self {

@@ -302,7 +302,7 @@ pub(super) fn verified(verified: &Verified, wants_entry: bool) -> v1::VerifyResp
         Verdict::IpNotAllowed => v1::Verdict::IpNotAllowed,
     };
     match &verified.key {
-        // The response for other bytes would have no verdict.
+        // Without a key to show, the response has no verdict.
         Some(key) => {
             let mut bytes = BytesMut::new();
             key.shown()
@@ -349,7 +349,8 @@ fn kept(record: &KeyRecord, uses: &Arc<Uses>) -> KeptKey {
     KeptKey::new(record, answer, uses)
 }
 
-/// Appends the response for a valid key, with its fields in the order of their tags.
+/// Appends the response for a key that the fence has admitted and judged VALID. The fields have the order of
+/// their tags.
 pub(super) fn encode_valid(key: &KeptKey, to: &mut BytesMut) {
     let (before, after) = key.answer().parts();
     to.put_slice(&[1 << 3, VALID]);

@@ -209,6 +209,11 @@ fn is_tls_refusal(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Why a call fails after the store was closed.
+pub(super) fn closed() -> StoreError {
+    StoreError::Unavailable("the store is being closed".to_owned())
+}
+
 /// The server's own words, or the driver's if the server has said nothing.
 pub(super) fn words(error: &sqlx::Error) -> String {
     match error.as_database_error() {

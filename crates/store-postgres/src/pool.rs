@@ -13,7 +13,7 @@ use sqlx::{PgConnection, Postgres};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::connection::{Connection, Connector};
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, Kind, closed};
 use super::locks::Locks;
 use keyward_store::StoreError;
 
@@ -57,10 +57,7 @@ impl Pool {
         let permit = Arc::clone(&self.permits).acquire_owned();
         let permit = match tokio::time::timeout(WAIT_LIMIT, permit).await {
             Ok(Ok(permit)) => permit,
-            Ok(Err(_)) => {
-                let closed = "the store is being closed".to_owned();
-                return Err(StoreError::Unavailable(closed).into());
-            }
+            Ok(Err(_)) => return Err(closed().into()),
             Err(_) => {
                 let why = format!("no connection became free within {WAIT_LIMIT:?}");
                 let are_held = self.locks.as_ref().is_some_and(|locks| locks.are_held());

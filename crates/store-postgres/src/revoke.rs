@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc, oneshot};
 
 use super::ATTEMPTS;
 use super::change_notices::ChangeNotices;
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, Kind, closed};
 use super::keys::{Lock, by_ids};
 use super::locks::{LockedRow, Locks};
 use super::log::epoch;
@@ -100,7 +100,7 @@ impl Revoker {
         self.requests
             .send((request, sender))
             .await
-            .map_err(|_| StoreError::Unavailable("the store is being closed".to_owned()))?;
+            .map_err(|_| closed())?;
         receiver.await.unwrap_or_else(|_| {
             let lost = "a revocation ended without an answer".to_owned();
             Err(StoreError::OutcomeUnknown(lost).into())
