@@ -27,8 +27,8 @@ use honest::{freshness, honest};
 
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/limits.md");
 
-const QUIET: Duration = Duration::from_secs(4);
-const ATTACK: Duration = Duration::from_secs(6);
+const QUIET: Duration = Duration::from_secs(10);
+const ATTACK: Duration = Duration::from_secs(10);
 /// The time after an attack at which its memory should have been returned.
 const AFTER: Duration = Duration::from_secs(10);
 /// The honest caller's pause between two calls.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{FutureExt as _, Stream, StreamExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -118,7 +119,9 @@ fn worker(
         let accepted =
             UnboundedReceiverStream::new(incoming).filter_map(move |(socket, peer, door)| {
                 let load = LoadGuard::new(Arc::clone(&counted), gauge.clone());
-                std::future::ready(register(socket, Accepted { peer, door, load }))
+                let registered = register(socket, Accepted { peer, door, load });
+                // Calls of open connections do not wait for a burst of new ones.
+                yield_now().map(|()| registered)
             });
         match tls {
             None => {
