@@ -1,12 +1,12 @@
 //! The threads of long calls: batches, lists and large messages. A long call that ran on a serving
-//! thread would delay the short calls there. These threads run while the serving threads are idle.
+//! thread would delay the short calls there. These threads have the lowest priority.
 
 use std::io;
 
 use tokio::runtime::{Handle, Runtime};
 
-/// The niceness of these threads. With less, Linux lets them finish their time slice, some milliseconds,
-/// while a short call waits. On a core full of short calls they still get 1.4 % of the time.
+/// The niceness of these threads, the highest. With less, Linux often lets them finish their time slice,
+/// some milliseconds, while a short call waits. On a core full of short calls they still get some time.
 const NICENESS: i32 = 19;
 
 /// The threads of long calls. They end when this is dropped.
@@ -54,5 +54,17 @@ impl Drop for LongCalls {
         if let Some(threads) = self.threads.take() {
             threads.shutdown_background();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_threads_have_the_lowest_priority() {
+        let long_calls = LongCalls::start(1).unwrap();
+        let niceness = async { rustix::process::getpriority_process(None).unwrap() };
+        assert_eq!(long_calls.handle().spawn(niceness).await.unwrap(), 19);
     }
 }
